@@ -1,0 +1,83 @@
+# What the README names. Nothing is needed but Python 3.11 or later, git and make; all else goes into .venv.
+PYTHON ?= python3
+PORT ?= 8000
+VENV := .venv
+BIN := $(VENV)/bin
+export UV := $(abspath $(BIN)/uv)
+SAM := $(VENV)/sam/bin/sam
+INSTALL := $(UV) pip install --quiet --require-hashes
+COMPILE := $(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url
+PYTEST := $(BIN)/python -m pytest -q
+
+.PHONY: run test check format lint types contracts bench build deploy aws-local openapi lock clean
+
+run: $(VENV)/.run ## Serve http://localhost:8000, embedded
+	@exec $(BIN)/llm-server serve --port $(PORT)
+
+test: $(VENV)/.dev ## The whole suite: no account, no Docker
+	$(PYTEST) --cov --cov-report= $(ARGS)
+	$(BIN)/coverage report --include='src/llm_server/orchestration/*' --fail-under=95
+	$(BIN)/coverage report --include='src/llm_server/storage/*' --fail-under=95
+
+check: lint types contracts test ## Everything CI runs
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+
+types: $(VENV)/.dev
+	$(BIN)/mypy src tools tests benchmarks
+
+contracts: $(VENV)/.dev ## Who may import whom
+	$(BIN)/lint-imports --no-cache
+
+format: $(VENV)/.dev
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: $(VENV)/.dev ## Ratios measured side by side in one run
+	$(BIN)/python -m benchmarks
+
+build: $(VENV)/.dev ## The deployment package, without Docker
+	$(SAM) build
+
+deploy: build ## To AWS, asking first
+	$(SAM) deploy --guided
+
+aws-local: $(VENV)/.dev ## The AWS path on this machine: emulator, table and queue from template.yaml
+	@PYTHONPATH=src:tools exec $(BIN)/python -m aws_local $(ARGS)
+
+openapi: $(VENV)/.dev ## docs/openapi.json as the app exports it
+	$(BIN)/python -m llm_server.api.export > docs/openapi.json
+
+lock: $(VENV)/.uv ## New pins
+	$(COMPILE) --upgrade requirements/uv.in -o requirements/uv.txt
+	$(COMPILE) --upgrade --group dev pyproject.toml requirements/build.in -o requirements/dev.txt
+	$(COMPILE) --upgrade pyproject.toml requirements/build.in -c requirements/dev.txt -o requirements/run.txt
+	$(COMPILE) --upgrade requirements/ministack.in -o requirements/ministack.txt
+	$(COMPILE) --upgrade requirements/sam.in -o requirements/sam.txt
+	$(MAKE) -C layers lock
+
+clean:
+	rm -rf $(VENV) .aws-sam .coverage* .pytest_cache .mypy_cache .ruff_cache
+
+$(VENV)/.uv: requirements/uv.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed: make PYTHON=python3.12 run")'
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements/uv.txt
+	@touch $@
+
+$(VENV)/.run: $(VENV)/.uv requirements/run.txt pyproject.toml
+	@echo "Setting up .venv ..."
+	@$(INSTALL) --python $(BIN)/python -r requirements/run.txt
+	@$(UV) pip install --quiet --no-deps --no-build-isolation --python $(BIN)/python -e .
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.run requirements/dev.txt requirements/ministack.txt requirements/sam.txt
+	@echo "Setting up .venv for tests ..."
+	@$(INSTALL) --python $(BIN)/python -r requirements/dev.txt
+	@$(UV) venv --quiet --clear --python $(BIN)/python $(VENV)/ministack
+	@$(INSTALL) --python $(VENV)/ministack/bin/python -r requirements/ministack.txt
+	@$(UV) venv --quiet --clear --python $(BIN)/python $(VENV)/sam
+	@$(INSTALL) --python $(VENV)/sam/bin/python -r requirements/sam.txt
+	@touch $@

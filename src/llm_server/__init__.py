@@ -1,0 +1,3 @@
+"""LLM-Server: the task server between programs and their LLMs."""
+
+__version__ = "0.1.0"

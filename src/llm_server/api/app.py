@@ -1,0 +1,36 @@
+"""The FastAPI app over a service."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from fastapi import FastAPI
+
+from llm_server import __version__
+from llm_server.api import errors
+from llm_server.api.edge import Edge
+from llm_server.api.routes import PREFIX, router
+from llm_server.orchestration.service import Service
+
+JSON_BYTES_PER_CHAR = 12
+"""A character outside the Basic Multilingual Plane may come as two escapes of six bytes."""
+BODY_REST_BYTES = 64 * 1024
+
+
+def create_app(service: Service, new_id: Callable[[], str]) -> FastAPI:
+    """Make the app. `new_id` names requests that came without an X-Request-Id."""
+    app = FastAPI(
+        title="LLM-Server",
+        version=__version__,
+        openapi_url=f"{PREFIX}/openapi.json",
+        docs_url=f"{PREFIX}/docs",
+        redoc_url=None,
+        redirect_slashes=False,
+        max_body_size=service.prompt_max_chars * JSON_BYTES_PER_CHAR + BODY_REST_BYTES,
+    )
+    app.state.service = service
+    app.state.stopping = lambda: False
+    app.include_router(router)
+    errors.install(app)
+    app.add_middleware(Edge, new_id=new_id)
+    return app

@@ -1,0 +1,78 @@
+"""JSON bodies read strictly: what one parser takes and another refuses is refused here (RFC 8259, RFC 7493)."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Coroutine
+from typing import Any, NoReturn
+
+from fastapi import HTTPException, Request, Response
+from fastapi.routing import APIRoute
+
+
+class StrictRoute(APIRoute):
+    """A route whose body must be one strict JSON document sent as application/json."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        handle = super().get_route_handler()
+
+        async def handle_strictly(request: Request) -> Response:
+            strict = _StrictRequest(request.scope, request.receive)
+            if self.body_field is not None:
+                media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+                if media_type != "application/json":
+                    raise HTTPException(415, "Send the body as JSON, with the header Content-Type: application/json.")
+                if not (await strict.body()).strip():
+                    raise HTTPException(400, "The body is empty; send a JSON object.")
+            return await handle(strict)
+
+        return handle_strictly
+
+
+class _StrictRequest(Request):
+    async def json(self) -> Any:
+        return parse(await self.body())
+
+
+def parse(body: bytes) -> Any:
+    """Parse one JSON document in UTF-8.
+
+    Raises:
+        HTTPException: 400; no JSON, not UTF-8, a duplicate key, NaN or an infinite number, a lone surrogate, too deep.
+    """
+    try:
+        text = body.decode()
+        value = json.loads(
+            text, parse_constant=_not_a_number, parse_float=_finite, object_pairs_hook=_without_duplicates
+        )
+        if "\\u" in text:
+            json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeDecodeError as error:
+        raise HTTPException(400, "The body is not valid UTF-8.") from error
+    except UnicodeEncodeError as error:
+        raise HTTPException(400, "The body holds half of a surrogate pair.") from error
+    except json.JSONDecodeError as error:
+        detail = f"The body is not valid JSON: {error.msg} at line {error.lineno}, column {error.colno}."
+        raise HTTPException(400, detail) from error
+    except (ValueError, RecursionError) as error:
+        raise HTTPException(400, "The body nests too deep or holds a number that is too long.") from error
+    return value
+
+
+def _not_a_number(name: str) -> NoReturn:
+    raise HTTPException(400, f"The body holds {name}, which is no JSON number.")
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if math.isinf(value):
+        raise HTTPException(400, "The body holds a number too large for a 64-bit float.")
+    return value
+
+
+def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    value = dict(pairs)
+    if len(value) < len(pairs):
+        raise HTTPException(400, "The body holds an object with a duplicate key.")
+    return value

@@ -1,0 +1,46 @@
+"""The outermost layer of the app: every answer has an id, and no failure leaves without a body."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Callable
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from llm_server.api import errors
+
+_log = logging.getLogger(__name__)
+_SANE_ID = re.compile(r"[A-Za-z0-9._:/=+-]{1,128}")
+
+
+class Edge:
+    """ASGI middleware: `X-Request-Id` (the caller's where it is sane), and 500 for what nobody expected."""
+
+    def __init__(self, app: ASGIApp, new_id: Callable[[], str]) -> None:
+        self._app = app
+        self._new_id = new_id
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        given = Headers(scope=scope).get("x-request-id", "")
+        request_id = given if _SANE_ID.fullmatch(given) else self._new_id()
+        started = False
+
+        async def send_named(message: Message) -> None:
+            nonlocal started
+            if message["type"] == "http.response.start":
+                started = True
+                MutableHeaders(scope=message)["X-Request-Id"] = request_id
+            await send(message)
+
+        try:
+            await self._app(scope, receive, send_named)
+        except Exception:  # the last resort: a caller must get an answer, and the log the reason
+            _log.exception("request failed", extra={"request_id": request_id, "path": scope["path"]})
+            if started:
+                raise
+            await errors.answer(500, errors.INTERNAL)(scope, receive, send_named)

@@ -1,0 +1,231 @@
+"""What comes in and goes out over HTTP."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator
+
+from llm_server.orchestration import service
+from llm_server.orchestration.task import Limits, Mode
+
+METADATA_MOST = 16
+MetadataKey = Annotated[str, StringConstraints(min_length=1, max_length=64)]
+MetadataValue = Annotated[str, StringConstraints(max_length=512)]
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+class NewLimits(_Model):
+    """What the caller allows the task."""
+
+    max_cost_usd: float | None = Field(None, gt=0, le=10_000, description="No engine call is made that could go over it.")
+    deadline_s: float | None = Field(None, ge=1, le=604_800, description="Seconds from acceptance; then the task fails.")
+    max_output_tokens: int | None = Field(None, ge=1, le=1_000_000, description="For each engine call.")
+
+
+class NewTask(_Model):
+    """A prompt and, if the caller likes, how it is to be done."""
+
+    prompt: str = Field(description="1 to 200,000 characters after trimming.", examples=["Summarise this text: ..."])
+    profile: str | None = Field(None, description="Default: General. The analysis chooses a role inside a given profile.")
+    role: str | None = Field(None, description="Default: the analysis chooses; Chat-Agent when it is not sure.")
+    mode: Literal["Chat", "Agent", "Plan"] | None = Field(None, description="Default: the analysis chooses.")
+    engine: str | None = Field(None, description="A configured engine; it alone is asked.")
+    limits: NewLimits = Field(default_factory=NewLimits)
+    metadata: dict[MetadataKey, MetadataValue] = Field(default_factory=dict, max_length=METADATA_MOST)
+
+    @field_validator("prompt")
+    @classmethod
+    def _no_nul(cls, prompt: str) -> str:
+        if "\0" in prompt:
+            raise ValueError("it holds a NUL character")
+        return prompt
+
+    def to_domain(self) -> service.NewTask:
+        limits = Limits(**self.limits.model_dump())
+        mode = Mode(self.mode) if self.mode else None
+        return service.NewTask(**self.model_dump(exclude={"limits", "mode"}), limits=limits, mode=mode)
+
+
+class TaskView(_Model):
+    """The four fields every task answers with."""
+
+    task_id: str | None
+    status: Literal["Queued", "Processing", "Planned", "Completed", "Failed", "Cancelled"]
+    result: str | None
+    error: str | None
+
+
+class ReceiptView(_Model):
+    """The sum of the attempts; `unpriced_calls` are not in `cost_microusd`, because nobody knows their price."""
+
+    calls: int
+    failed_calls: int
+    api_calls: int
+    unpriced_calls: int
+    tokens_in: int
+    tokens_out: int
+    duration_ms: int
+    cost_microusd: int
+
+
+class AttemptView(_Model):
+    """One engine call. `cost_microusd` is null when nobody knows the model's price."""
+
+    engine: str
+    model: str
+    source: Literal["local", "api"]
+    purpose: str
+    started_at: str
+    duration_ms: int
+    tokens_in: int
+    tokens_out: int
+    usage_estimated: bool
+    cost_microusd: int | None
+    error: str | None
+
+
+class StepView(_Model):
+    """One step of a plan and how far it is."""
+
+    id: str
+    role: str
+    instruction: str
+    depends_on: list[str]
+    status: Literal["Waiting", "Completed", "Failed"]
+    result: str | None
+    error: str | None
+    cost_microusd: int
+
+
+class PlanView(_Model):
+    """What the planner proposed."""
+
+    goal: str
+    steps: list[StepView]
+
+
+class TaskSummary(_Model):
+    """A task in a listing: its state, without the texts."""
+
+    task_id: str
+    status: Literal["Queued", "Processing", "Planned", "Completed", "Failed", "Cancelled"]
+    error: str | None
+    mode: str
+    role: str
+    profile: str
+    engine: str | None
+    receipt: ReceiptView
+    created_at: str
+    updated_at: str
+    finished_at: str | None
+
+
+class TaskDetail(TaskSummary):
+    """Everything about a task."""
+
+    result: str | None
+    confidence: float
+    complexity: float
+    reasons: list[str]
+    plan: PlanView | None
+    attempts: list[AttemptView]
+    limits: NewLimits
+    metadata: dict[str, str]
+
+
+class TaskPage(_Model):
+    """Some of the caller's tasks, newest first; `next_page_token` is "" at the end."""
+
+    tasks: list[TaskSummary]
+    next_page_token: str
+
+
+class DecisionView(_Model):
+    """How a prompt would be done."""
+
+    mode: str
+    role: str
+    profile: str
+    engine: str | None
+    complexity: float
+    multi_step: float
+    confidence: float
+    reasons: list[str]
+    alternatives: list[tuple[str, float]]
+
+
+class MetricsView(_Model):
+    """The nine figures."""
+
+    server_status: Literal["online", "offline"]
+    llm_status: dict[str, Literal["online", "cooling", "disabled", "locked", "offline"]]
+    tokens_per_second: float | None
+    average_response_time: float | None
+    total_requests: int
+    active_tasks: int
+    queue_length: int
+    success_rate: float | None
+    api_costs: float | None
+
+
+class UsageView(_Model):
+    """What the caller's tenant spent today (UTC); `limits` is empty until keys carry limits."""
+
+    tenant: str
+    day: str
+    spent_microusd: int
+    tasks_in_flight: int
+    limits: dict[str, float]
+
+
+class ProfileView(_Model):
+    """A field of work."""
+
+    purpose: str
+    default_role: str
+    roles: list[str]
+
+
+class RoleView(_Model):
+    """Who can do a task."""
+
+    purpose: str
+    profiles: list[str]
+    tier: Literal["fast", "strong"]
+
+
+class EngineView(_Model):
+    """An engine as configured, without its credentials."""
+
+    kind: str
+    model: str
+    source: Literal["local", "api"]
+    tier: Literal["fast", "strong"] | None
+    toggle: bool
+    locked: bool
+    max_concurrency: int
+
+
+class CatalogView(_Model):
+    """What is configured."""
+
+    profiles: dict[str, ProfileView]
+    roles: dict[str, RoleView]
+    engines: dict[str, EngineView]
+
+
+class HealthView(_Model):
+    """The process answers."""
+
+    status: Literal["ok"]
+    version: str
+
+
+class Problem(BaseModel):
+    """Any error."""
+
+    detail: str

@@ -1,0 +1,146 @@
+"""Domain values as the models of the HTTP contract."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from datetime import UTC, datetime
+from typing import Any
+
+from llm_server.api.models import (
+    AttemptView,
+    CatalogView,
+    DecisionView,
+    EngineView,
+    NewLimits,
+    PlanView,
+    ProfileView,
+    ReceiptView,
+    RoleView,
+    StepView,
+    TaskDetail,
+    TaskPage,
+    TaskSummary,
+    TaskView,
+    UsageView,
+)
+from llm_server.orchestration import plan as plans
+from llm_server.orchestration.catalog import Catalog
+from llm_server.orchestration.plan import Step
+from llm_server.orchestration.ports import Page
+from llm_server.orchestration.receipts import Attempt
+from llm_server.orchestration.service import Decision, Usage
+from llm_server.orchestration.task import Output, Snapshot, Task
+
+
+def task(task: Task, result: str | None = None) -> TaskView:
+    return TaskView(task_id=task.task_id, status=task.status.value, result=result, error=task.error)
+
+
+def detail(snapshot: Snapshot) -> TaskDetail:
+    request = snapshot.request
+    return TaskDetail(
+        **_state(snapshot.task),
+        result=snapshot.result,
+        confidence=request.confidence,
+        complexity=request.complexity,
+        reasons=list(request.reasons),
+        plan=_plan(snapshot),
+        attempts=[_attempt(a) for a in snapshot.attempts],
+        limits=NewLimits(**asdict(request.limits)),
+        metadata=dict(request.metadata),
+    )
+
+
+def page(page: Page) -> TaskPage:
+    return TaskPage(tasks=[TaskSummary(**_state(t)) for t in page.tasks], next_page_token=page.next_token)
+
+
+def decision(decision: Decision) -> DecisionView:
+    a = decision.analysis
+    return DecisionView(
+        mode=a.mode.value,
+        role=a.role,
+        profile=decision.profile,
+        engine=decision.engine,
+        complexity=a.complexity,
+        multi_step=a.multi_step,
+        confidence=a.confidence,
+        reasons=list(a.reasons),
+        alternatives=list(a.alternatives),
+    )
+
+
+def usage(usage: Usage) -> UsageView:
+    return UsageView(**asdict(usage), limits={})
+
+
+def catalog(catalog: Catalog) -> CatalogView:
+    return CatalogView(
+        profiles={
+            name: ProfileView(purpose=p.purpose, default_role=p.default_role, roles=catalog.roles_of(name))
+            for name, p in catalog.profiles.items()
+        },
+        roles={
+            name: RoleView(purpose=r.purpose, profiles=list(r.profiles), tier=r.tier)
+            for name, r in catalog.roles.items()
+        },
+        engines={
+            name: EngineView(
+                kind=e.kind,
+                model=e.model,
+                source=e.source,
+                tier=e.tier,
+                toggle=e.toggle,
+                locked=e.locked,
+                max_concurrency=e.max_concurrency,
+            )
+            for name, e in catalog.engines.items()
+        },
+    )
+
+
+def _state(task: Task) -> dict[str, Any]:
+    return {
+        "task_id": task.task_id,
+        "status": task.status.value,
+        "error": task.error,
+        "mode": task.mode.value,
+        "role": task.role,
+        "profile": task.profile,
+        "engine": task.engine,
+        "receipt": ReceiptView(**asdict(task.receipt)),
+        "created_at": _time(task.created_ms),
+        "updated_at": _time(task.updated_ms),
+        "finished_at": None if task.finished_ms is None else _time(task.finished_ms),
+    }
+
+
+def _plan(snapshot: Snapshot) -> PlanView | None:
+    stored = snapshot.outputs.get("PLAN")
+    if stored is None or stored.text is None:
+        return None
+    plan = plans.stored(stored.text)
+    return PlanView(goal=plan.goal, steps=[_step(s, snapshot.outputs.get(f"STEP#{s.id}")) for s in plan.steps])
+
+
+def _step(step: Step, output: Output | None) -> StepView:
+    return StepView(
+        id=step.id,
+        role=step.role,
+        instruction=step.instruction,
+        depends_on=list(step.depends_on),
+        status="Waiting" if output is None else "Failed" if output.error else "Completed",
+        result=output.text if output else None,
+        error=output.error if output else None,
+        cost_microusd=sum(a.cost_microusd or 0 for a in output.attempts) if output else 0,
+    )
+
+
+def _attempt(attempt: Attempt) -> AttemptView:
+    values = asdict(attempt)
+    return AttemptView(started_at=_time(values.pop("started_ms")), **values)
+
+
+def _time(milliseconds: int) -> str:
+    """RFC 3339 in UTC with milliseconds."""
+    return datetime.fromtimestamp(milliseconds / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

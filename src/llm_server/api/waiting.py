@@ -1,0 +1,42 @@
+"""`Prefer: wait=N` (RFC 7240): hold an answer until a task is final."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Callable
+
+from llm_server.orchestration.service import Service
+from llm_server.orchestration.task import Task, TaskRef
+
+WAIT_MOST_S = 25
+POLL_FIRST_S = 0.02
+POLL_MOST_S = 1.0
+RETRY_MOST_S = 30
+_WAIT = re.compile(r"(?:^|[,;\s])wait\s*=\s*\"?(\d{1,6})\"?", re.IGNORECASE)
+
+
+def wished_s(prefer: str | None) -> int:
+    """The seconds a Prefer header asks to wait, at most 25; 0 without the preference."""
+    found = _WAIT.search(prefer or "")
+    return min(int(found[1]), WAIT_MOST_S) if found else 0
+
+
+async def until_final(service: Service, ref: TaskRef, wait_s: int, stopping: Callable[[], bool]) -> bool:
+    """Wait for a task's end, looking after 20 ms and then ever more seldom.
+
+    False when `wait_s` seconds went by without it, or the server is stopping.
+    """
+    loop = asyncio.get_running_loop()
+    end, pause = loop.time() + wait_s, POLL_FIRST_S
+    while (left := end - loop.time()) > 0 and not stopping():
+        await asyncio.sleep(min(pause, left))
+        if service.is_final(ref):
+            return True
+        pause = min(pause * 1.5, POLL_MOST_S)
+    return False
+
+
+def retry_after_s(task: Task, now_ms: int) -> int:
+    """When to look again: after as long as the task has been going on, so that polls grow rare (1 to 30 s)."""
+    return max(1, min((now_ms - task.created_ms) // 1000, RETRY_MOST_S))

@@ -1,0 +1,169 @@
+"""Amazon Bedrock's Converse (https://docs.aws.amazon.com/bedrock/latest/APIReference/API_runtime_Converse.html)."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import msgspec
+from botocore.exceptions import (
+    BotoCoreError,
+    ClientError,
+    ConnectionClosedError,
+    CredentialRetrievalError,
+    NoCredentialsError,
+    ParamValidationError,
+    PartialCredentialsError,
+    ReadTimeoutError,
+    ResponseStreamingError,
+    TokenRetrievalError,
+    UnauthorizedSSOTokenError,
+)
+from botocore.parsers import ResponseParserError
+
+from llm_server.engines._failures import BadRequest, of_status
+from llm_server.engines._wire import Wire, completion, count, record, records, without_bounds
+from llm_server.orchestration.catalog import EngineSpec
+from llm_server.orchestration.errors import EngineUnavailable, PromptRefused
+from llm_server.orchestration.ports import Completion, EngineCall
+
+ANSWER_MOST_CHARS = 4 * 1024 * 1024
+_STATUS = {
+    "ThrottlingException": 429,
+    "ServiceQuotaExceededException": 429,
+    "ModelNotReadyException": 429,
+    "ModelTimeoutException": 408,
+    "ModelErrorException": 500,
+    "InternalServerException": 500,
+    "ServiceUnavailableException": 503,
+    "AccessDeniedException": 403,
+    "UnrecognizedClientException": 403,
+    "ExpiredTokenException": 403,
+    "ResourceNotFoundException": 404,
+    "ValidationException": 400,
+}
+_NO_CREDENTIALS = (
+    NoCredentialsError,
+    PartialCredentialsError,
+    CredentialRetrievalError,
+    TokenRetrievalError,
+    UnauthorizedSSOTokenError,
+)
+_BUSY = (ReadTimeoutError, ConnectionClosedError, ResponseStreamingError)
+# botocore trusts an answer's shape, and trips over what a gateway may send in its place.
+_UNREADABLE = (ResponseParserError, AttributeError, TypeError, ValueError, RecursionError)
+_REFUSED = frozenset({"guardrail_intervened", "content_filtered"})
+_CUT = frozenset({"max_tokens", "model_context_window_exceeded"})
+
+
+def bedrock_client(spec: EngineSpec, timeout_s: float) -> Any:
+    """Make a Converse client that tries once; `timeout_s` is the longest it waits for a byte."""
+    import boto3
+    from botocore.config import Config
+
+    once: Any = {"total_max_attempts": 1}
+    places = spec.max_concurrency
+    config = Config(retries=once, connect_timeout=5, read_timeout=timeout_s, max_pool_connections=places)
+    return boto3.session.Session().client(
+        "bedrock-runtime", region_name=spec.region, endpoint_url=spec.base_url, config=config
+    )
+
+
+class BedrockEngine(Wire):
+    """`client` makes the boto3 client; it is called once, when the first prompt comes.
+
+    boto3 bounds the wait for a byte, not for an answer: calls run in threads of their own, and one that is
+    late is left to its thread.
+    """
+
+    def __init__(self, spec: EngineSpec, client: Callable[[], Any]) -> None:
+        super().__init__(schema_field=spec.json_schema)
+        self._spec = spec
+        self._make_client = client
+        self._client: Any = None
+        self._lock = threading.Lock()
+        self._threads = ThreadPoolExecutor(spec.max_concurrency, thread_name_prefix="bedrock")
+
+    def _ask(self, call: EngineCall, timeout_s: float) -> Completion:
+        late = self._threads.submit(self._converse, call)
+        try:
+            return _read(call, late.result(timeout=max(timeout_s, 0.0)))
+        except TimeoutError as error:
+            late.cancel()
+            raise EngineUnavailable("The engine did not answer in time.") from error
+
+    def _converse(self, call: EngineCall) -> dict[str, Any]:
+        arguments = self._arguments(call)
+        try:
+            answer: dict[str, Any] = self._ready_client().converse(**arguments)
+        except ClientError as error:
+            raise _refusal(error, call) from error
+        except ParamValidationError as error:
+            raise BadRequest("The installed boto3 does not take this call.") from error
+        except _UNREADABLE as error:
+            raise EngineUnavailable("The engine's answer cannot be read.", kind="garbage") from error
+        except BotoCoreError as error:
+            raise _unavailable(error) from error
+        return answer
+
+    def _ready_client(self) -> Any:
+        with self._lock:
+            if self._client is None:
+                self._client = self._make_client()
+            return self._client
+
+    def _arguments(self, call: EngineCall) -> dict[str, Any]:
+        limits: dict[str, Any] = {"maxTokens": call.max_output_tokens}
+        if self._spec.send_temperature:
+            limits["temperature"] = min(call.temperature, 1.0)
+        arguments: dict[str, Any] = {
+            "modelId": self._spec.model,
+            "messages": [{"role": "user", "content": [{"text": call.prompt}]}],
+            "inferenceConfig": limits,
+        }
+        if call.system:
+            arguments["system"] = [{"text": call.system}]
+        if call.answer_schema:
+            schema = msgspec.json.encode(without_bounds(call.answer_schema.schema)).decode()
+            held_to = {"jsonSchema": {"name": call.answer_schema.name, "schema": schema}}
+            arguments["outputConfig"] = {"textFormat": {"type": "json_schema", "structure": held_to}}
+        return arguments
+
+
+def _read(call: EngineCall, answer: dict[str, Any]) -> Completion:
+    content = record(record(answer.get("output")).get("message")).get("content")
+    ended, usage = answer.get("stopReason"), record(answer.get("usage"))
+    if ended in _REFUSED:
+        raise PromptRefused("The engine declined to answer this prompt.")
+    if not isinstance(content, list):
+        raise EngineUnavailable("The engine's answer holds no completion.", kind="garbage")
+    text = "".join(block["text"] for block in records(content) if isinstance(block.get("text"), str))
+    if len(text) > ANSWER_MOST_CHARS:
+        raise EngineUnavailable("The engine's answer is larger than 4 MiB.", kind="garbage")
+    return completion(
+        call,
+        text,
+        tokens_in=count(usage.get("inputTokens")),
+        tokens_out=count(usage.get("outputTokens")),
+        truncated=ended in _CUT,
+    )
+
+
+def _refusal(error: ClientError, call: EngineCall) -> EngineUnavailable | BadRequest:
+    said, meta = record(error.response.get("Error")), record(error.response.get("ResponseMetadata"))
+    return of_status(
+        _STATUS.get(said.get("Code", "")) or meta.get("HTTPStatusCode", 500),
+        retry_after=record(meta.get("HTTPHeaders")).get("retry-after", ""),
+        said=said.get("Message", ""),
+        private=(call.prompt,),
+    )
+
+
+def _unavailable(error: BotoCoreError) -> EngineUnavailable:
+    if isinstance(error, _NO_CREDENTIALS):
+        return EngineUnavailable("There are no AWS credentials for this engine.", kind="credentials")
+    if isinstance(error, _BUSY):
+        return EngineUnavailable("The engine did not answer in time, or closed the connection.")
+    return EngineUnavailable("The engine cannot be reached.", kind="unreachable")

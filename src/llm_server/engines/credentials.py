@@ -1,0 +1,69 @@
+"""Keys by reference: `env:NAME`, `ssm:NAME`, `secretsmanager:NAME`; each fetched once a process."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from llm_server.orchestration.errors import EngineUnavailable
+
+_REMOTE = ("ssm:", "secretsmanager:")
+
+
+def aws_client(service: str) -> Any:
+    """Make a boto3 client that gives up soon, because a task waits; imports boto3, which few need."""
+    import boto3
+    from botocore.config import Config
+
+    retries: Any = {"total_max_attempts": 2}
+    config = Config(connect_timeout=3, read_timeout=5, retries=retries)
+    return boto3.session.Session().client(service, config=config)  # type: ignore[call-overload]
+
+
+class Credentials:
+    """Resolves references, from many threads. `client` makes the AWS client of a service by its name."""
+
+    def __init__(self, environ: Mapping[str, str], *, client: Callable[[str], Any] = aws_client) -> None:
+        self._environ = environ
+        self._client = client
+        self._lock = threading.Lock()
+        self._known: dict[str, str] = {}
+
+    def is_present(self, reference: str) -> bool:
+        """Whether there is a key to try: a variable that is set, or a remote secret's name. No network."""
+        kind, _, name = reference.partition(":")
+        return bool(self._environ.get(name, "").strip()) if kind == "env" else bool(name)
+
+    def resolve(self, reference: str) -> str:
+        """Give the key behind a reference. A value that is itself a remote reference is resolved once more.
+
+        Raises:
+            EngineUnavailable: no such key, or it cannot be fetched; the next call tries again.
+        """
+        with self._lock:
+            if reference not in self._known:
+                value = self._fetched(reference)
+                self._known[reference] = self._fetched(value) if value.startswith(_REMOTE) else value
+            return self._known[reference]
+
+    def _fetched(self, reference: str) -> str:
+        kind, _, name = reference.partition(":")
+        value = self._environ.get(name, "") if kind == "env" else self._remote(kind, name, reference)
+        value = value.strip()
+        if not value:
+            raise EngineUnavailable(f"The key {reference} is not set.", kind="credentials")
+        if not (value.isascii() and value.isprintable()):
+            raise EngineUnavailable(f"The key {reference} holds characters no key has.", kind="credentials")
+        return value
+
+    def _remote(self, kind: str, name: str, reference: str) -> str:
+        from botocore.exceptions import BotoCoreError, ClientError
+
+        try:
+            if kind == "ssm":
+                answer = self._client("ssm").get_parameter(Name=name, WithDecryption=True)
+                return str(answer["Parameter"]["Value"])
+            return str(self._client("secretsmanager").get_secret_value(SecretId=name).get("SecretString", ""))
+        except (BotoCoreError, ClientError) as error:
+            raise EngineUnavailable(f"The key {reference} cannot be fetched.", kind="credentials") from error

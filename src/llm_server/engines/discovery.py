@@ -1,0 +1,110 @@
+"""Finds an engine where nothing is configured: the keys in the environment, then servers on this machine."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from llm_server.engines._wire import records
+from llm_server.engines.http import EnginePool, exchange
+from llm_server.orchestration.catalog import EngineSpec
+from llm_server.orchestration.errors import EngineUnavailable, PromptRefused
+
+PROBE_TIMEOUT_S = 0.3
+_NOT_FOR_CHAT = re.compile(
+    r"embed|rerank|whisper|moderation|transcri|diffusion|tts|dall-e|flux|colbert|clip|minilm|(^|[/-])(bge|gte|e5)-",
+    re.IGNORECASE,
+)
+
+
+class LoopbackServer(NamedTuple):
+    """Where a kind of LLM server listens unless told otherwise."""
+
+    name: str
+    title: str
+    port: int
+
+
+LOOPBACK_SERVERS = (
+    LoopbackServer("ollama", "Ollama", 11434),
+    LoopbackServer("lm-studio", "LM Studio", 1234),
+    LoopbackServer("llama-cpp", "llama.cpp", 8080),
+    LoopbackServer("vllm", "vLLM", 8000),
+)
+
+OPENAI = EngineSpec(
+    kind="openai",
+    source="api",
+    model="gpt-6-luna",
+    base_url="https://api.openai.com/v1",
+    api_key="env:OPENAI_API_KEY",
+    max_tokens_field="max_completion_tokens",
+    send_temperature=False,
+)
+ANTHROPIC = EngineSpec(
+    kind="anthropic",
+    source="api",
+    model="claude-haiku-5-5",
+    base_url="https://api.anthropic.com",
+    api_key="env:ANTHROPIC_API_KEY",
+    send_temperature=False,
+)
+EMBEDDED = EngineSpec(kind="embedded", source="local", model="embedded")
+
+
+class Found(NamedTuple):
+    """An engine to use, and why, in one sentence for whoever starts the server."""
+
+    name: str
+    spec: EngineSpec
+    why: str
+
+
+def discover(
+    environ: Mapping[str, str],
+    *,
+    loopback: Sequence[LoopbackServer] = LOOPBACK_SERVERS,
+    own_port: int | None = None,
+    pool: EnginePool | None = None,
+) -> Found:
+    """Choose the first there is: OPENAI_API_KEY, ANTHROPIC_API_KEY, a loopback server, the embedded engine.
+
+    An empty `loopback` probes nothing (on AWS only keys count); `own_port` is never probed. Each server has
+    0.3 s to answer.
+    """
+    for name, spec in (("openai", OPENAI), ("anthropic", ANTHROPIC)):
+        variable = f"{name.upper()}_API_KEY"
+        if environ.get(variable, "").strip():
+            return Found(name, spec, f"{variable} is set, so {spec.model} answers.")
+    pool = pool or EnginePool()
+    for server in loopback:
+        base_url = f"http://127.0.0.1:{server.port}/v1"
+        model = None if server.port == own_port else _first_chat_model(pool, base_url)
+        if model:
+            spec = EngineSpec(
+                kind="openai", source="local", model=model, base_url=base_url, max_concurrency=4
+            )
+            return Found(
+                server.name, spec, f"A server answers at {base_url} ({server.title}), so its {model} answers."
+            )
+    return Found(
+        "embedded", EMBEDDED, f"No LLM was found ({_looked_for(loopback)}), so the embedded engine answers."
+    )
+
+
+def _first_chat_model(pool: EnginePool, base_url: str) -> str | None:
+    """The first model a server lists that is made for chat; None without one, or without a server."""
+    try:
+        answer = exchange(pool, "GET", f"{base_url}/models", headers={}, timeout_s=PROBE_TIMEOUT_S)
+    except (EngineUnavailable, PromptRefused):
+        return None
+    names: list[Any] = [model.get("id") for model in records(answer.get("data"))]
+    return next(
+        (name for name in names if isinstance(name, str) and name and not _NOT_FOR_CHAT.search(name)), None
+    )
+
+
+def _looked_for(loopback: Sequence[LoopbackServer]) -> str:
+    keys = "OPENAI_API_KEY, ANTHROPIC_API_KEY"
+    return f"{keys}, loopback ports {', '.join(str(s.port) for s in loopback)}" if loopback else keys

@@ -1,0 +1,127 @@
+"""What answers when no LLM is configured: it says so, and measures the prompt, so that modes can be tried."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+import msgspec
+
+from llm_server.engines._wire import CHARACTERS_A_TOKEN, completion, record
+from llm_server.orchestration.analysis import analyse
+from llm_server.orchestration.plan import MAX_STEPS, Plan, Step
+from llm_server.orchestration.ports import AnswerSchema, Completion, EngineCall
+
+HOW_TO_CONFIGURE = """\
+To get real answers, do one of these and start the server again:
+- set OPENAI_API_KEY or ANTHROPIC_API_KEY;
+- start an LLM server on this machine, such as Ollama: it is found on its usual port;
+- describe an engine in a TOML file and name that file in LLM_SERVER_CONFIG."""
+
+_INSTRUCTION_MOST = 400
+_FENCED = re.compile(r"<(task|result_of_[\w-]+|last_plan)>\n(.*?)\n</\1>", re.DOTALL)
+_BULLET = re.compile(r"\s*[-*•]\s+(.+)")
+_NUMBER = re.compile(r"\s*\d{1,2}[.)]\s+(.+)")
+_SENTENCE = re.compile(r"(?<=[.!?;])\s+|(?<=[。！？])|\n+|,?\s+(?:and\s+)?then\s+", re.IGNORECASE)
+_AND = re.compile(r",?\s+and\s+(?=\S+\s+\S)", re.IGNORECASE)
+
+
+class EmbeddedEngine:
+    """Deterministic, free, instant; its tokens are four characters each."""
+
+    def complete(self, call: EngineCall, *, timeout_s: float) -> Completion:  # noqa: ARG002
+        answer = _answer(call)
+        limit = call.max_output_tokens * CHARACTERS_A_TOKEN
+        text = answer[:limit]
+        return completion(call, text, tokens_in=None, tokens_out=None, truncated=len(answer) > limit)
+
+
+def _answer(call: EngineCall) -> str:
+    fenced = [(match[1], match[2]) for match in _FENCED.finditer(call.prompt)]
+    task = next((text for name, text in fenced if name == "task"), call.prompt)
+    if call.answer_schema and call.answer_schema.name == "plan":
+        return _plan(task, call.answer_schema).to_json()
+    if call.answer_schema:
+        return msgspec.json.encode({"verdict": "pass", "findings": []}).decode()
+    results = [name.removeprefix("result_of_") for name, _ in fenced if name.startswith("result_of_")]
+    asked = _FENCED.sub("", call.prompt).strip().rpartition("\n")[2] if fenced else ""
+    return "\n\n".join(_paragraphs(task, asked, results))
+
+
+def _paragraphs(task: str, asked: str, results: list[str]) -> Iterator[str]:
+    seen = analyse(task)
+    yield (
+        "No LLM is configured. This answer comes from the server's embedded engine, which measures a prompt "
+        "but does not understand it."
+    )
+    yield (
+        f"The prompt has {_counted(len(task.split()), 'word')} and {_counted(len(task), 'character')}. It "
+        f"reads like {seen.mode} mode for {seen.role} (complexity {seen.complexity:.2f}, confidence "
+        f"{seen.confidence:.2f})."
+    )
+    if seen.reasons:
+        yield "Why: " + "; ".join(seen.reasons[:4]) + "."
+    if asked:
+        yield f"Asked for here: {asked[:_INSTRUCTION_MOST]}"
+    if results:
+        yield f"Given were the results of {_counted(len(results), 'step')}: {', '.join(results)}."
+    yield HOW_TO_CONFIGURE
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
+def _plan(task: str, asked: AnswerSchema) -> Plan:
+    """Make each sentence or list item of a task a step; steps of one group do not wait for one another."""
+    roles = _allowed_roles(asked)
+    steps: list[Step] = []
+    before: tuple[str, ...] = ()
+    for group in _groups_that_fit(task):
+        ids = [f"s{len(steps) + n}" for n in range(1, len(group) + 1)]
+        for step_id, text in zip(ids, group, strict=True):
+            steps.append(Step(id=step_id, role=_role(text, task, roles), instruction=text, depends_on=before))
+        before = tuple(ids)
+    return Plan(goal=" ".join(task.split())[:_INSTRUCTION_MOST], steps=tuple(steps))
+
+
+def _allowed_roles(asked: AnswerSchema) -> list[str]:
+    node = asked.schema
+    for name in ("properties", "steps", "items", "properties", "role"):
+        node = record(node.get(name))
+    return list(node.get("enum", ()))
+
+
+def _role(text: str, task: str, roles: list[str]) -> str:
+    """The role the analysis finds for a step, or for the whole task, if a plan may name it."""
+    found = (analyse(part, roles=roles).role for part in (text, task))
+    return next((role for role in found if role in roles), roles[0] if roles else "")
+
+
+def _groups_that_fit(task: str) -> list[list[str]]:
+    """The groups of a task, at most 12 parts in all: what is left over joins the last one."""
+    groups = [group for group in _groups(task) if group] or [["Do the task."]]
+    parts = [part for group in groups for part in group]
+    if len(parts) <= MAX_STEPS:
+        return groups
+    rest = "; ".join(parts[MAX_STEPS - 1 :])[:_INSTRUCTION_MOST]
+    return [[part] for part in (*parts[: MAX_STEPS - 1], rest)]
+
+
+def _groups(task: str) -> Iterator[list[str]]:
+    """A list's items (numbered ones wait for one another), else sentences and what "and" joins in them."""
+    lines = task.splitlines()
+    numbered = [match[1] for line in lines if (match := _NUMBER.fullmatch(line))]
+    bullets = [match[1] for line in lines if (match := _BULLET.fullmatch(line))]
+    if len(numbered) > 1:
+        yield from (_cleaned([item]) for item in numbered)
+    elif len(bullets) > 1:
+        yield _cleaned(bullets)
+    else:
+        yield from (_cleaned(_AND.split(sentence)) for sentence in _SENTENCE.split(task))
+
+
+def _cleaned(parts: list[str]) -> list[str]:
+    """Parts as instructions, without loose punctuation; those without a letter or digit are dropped."""
+    texts = (" ".join(part.split()).strip(" ,;:.")[:_INSTRUCTION_MOST] for part in parts)
+    return [text[:1].upper() + text[1:] for text in texts if any(c.isalnum() for c in text)]

@@ -1,0 +1,59 @@
+"""Makes the adapter of each configured engine. Workers import this: what is rarely needed comes later."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from llm_server.engines.anthropic import AnthropicEngine
+from llm_server.engines.credentials import Credentials
+from llm_server.engines.http import EnginePool
+from llm_server.engines.openai import OpenAIEngine
+from llm_server.orchestration.catalog import Catalog, EngineSpec
+from llm_server.orchestration.ports import Engine
+
+
+def build(
+    catalog: Catalog,
+    credentials: Credentials,
+    *,
+    pool: EnginePool | None = None,
+    bedrock: Callable[[EngineSpec, float], Any] | None = None,
+) -> dict[str, Engine]:
+    """Make one adapter an engine; none opens a connection or fetches a key before its first call.
+
+    `bedrock` makes the boto3 client of a specification, given the longest a call may take in seconds.
+    """
+    pool = pool or EnginePool()
+    engines: dict[str, Engine] = {}
+    for name, spec in catalog.engines.items():
+        if spec.kind == "bedrock":
+            engines[name] = _bedrock(spec, catalog.timeout_s(name), bedrock)
+        elif spec.kind == "embedded":
+            engines[name] = _embedded()
+        else:
+            wire = OpenAIEngine if spec.kind == "openai" else AnthropicEngine
+            engines[name] = wire(spec, pool, _key(spec, credentials))
+    return engines
+
+
+def has_credentials(credentials: Credentials, spec: EngineSpec) -> bool:
+    """Whether an engine's key is there to be tried; without a reference none is needed, or AWS has it."""
+    return spec.api_key is None or credentials.is_present(spec.api_key)
+
+
+def _key(spec: EngineSpec, credentials: Credentials) -> Callable[[], str | None]:
+    return partial(credentials.resolve, spec.api_key) if spec.api_key else lambda: None
+
+
+def _bedrock(spec: EngineSpec, timeout_s: float, client: Callable[[EngineSpec, float], Any] | None) -> Engine:
+    from llm_server.engines.bedrock import BedrockEngine, bedrock_client
+
+    return BedrockEngine(spec, partial(client or bedrock_client, spec, timeout_s))
+
+
+def _embedded() -> Engine:
+    from llm_server.engines.embedded import EmbeddedEngine
+
+    return EmbeddedEngine()

@@ -1,0 +1,51 @@
+"""What a call costs, in whole micro-USD, rounded up. USD for a million tokens is micro-USD for one."""
+
+from __future__ import annotations
+
+from decimal import ROUND_CEILING, Decimal
+from typing import Any
+
+from llm_server.orchestration.catalog import EngineSpec
+
+_MICROUSD_PER_USD = 1_000_000
+
+
+def price(spec: EngineSpec, tokens_in: int, tokens_out: int) -> int | None:
+    """Price one call: 0 for a local engine, the configured price, else the price library's; None is unknown.
+
+    The library (https://pypi.org/project/genai-prices) is offline data, imported when first needed: 0.5 s.
+    """
+    if spec.source == "local":
+        return 0
+    if spec.price:
+        usd = Decimal(str(spec.price.input)) * tokens_in + Decimal(str(spec.price.output)) * tokens_out
+        return _rounded_up(usd)
+    provider = _provider(spec)
+    return _listed(spec, provider, tokens_in, tokens_out) if provider else None
+
+
+def _provider(spec: EngineSpec) -> dict[str, Any]:
+    """Who sets the price: as configured, AWS for Bedrock, else whom the address belongs to."""
+    if spec.price_provider:
+        return {"provider_id": spec.price_provider}
+    if spec.kind == "bedrock":
+        return {"provider_id": "aws"}
+    return {"provider_api_url": spec.base_url} if spec.base_url else {}
+
+
+def _listed(spec: EngineSpec, provider: dict[str, Any], tokens_in: int, tokens_out: int) -> int | None:
+    from genai_prices import Usage, calc_price
+
+    model = spec.model.rsplit("/", 1)[-1] if spec.model.startswith("arn:") else spec.model
+    try:
+        found = calc_price(Usage(input_tokens=tokens_in, output_tokens=tokens_out), model, **provider)
+    except (LookupError, ValueError):
+        return None
+    listed = found.model_price
+    if listed.input_mtok is None or listed.output_mtok is None:
+        return 0 if found.model.id.endswith(":free") else None
+    return _rounded_up(found.total_price * _MICROUSD_PER_USD)
+
+
+def _rounded_up(microusd: Decimal) -> int:
+    return int(microusd.to_integral_value(rounding=ROUND_CEILING))

@@ -1,0 +1,286 @@
+"""Which engine answers: candidates in order, failover inside one call, rest after failures, and the price of it all."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+
+from llm_server.orchestration.catalog import Catalog, EngineSpec, Tier
+from llm_server.orchestration.errors import (
+    EngineUnavailable,
+    LimitReached,
+    LLMServerError,
+    OutOfTime,
+    PromptRefused,
+    StorageUnavailable,
+)
+from llm_server.orchestration.metrics import MICROUSD_PER_USD
+from llm_server.orchestration.ports import Clock, Completion, Engine, EngineCall, EngineState, Pricer, Store
+from llm_server.orchestration.receipts import Attempt
+
+_log = logging.getLogger(__name__)
+
+REST_FIRST_S = 5
+REST_MOST_S = 300
+RETRY_AFTER_MOST_S = 600
+STATE_AGE_MS = 5_000
+LEAST_CALL_S = 1.0
+LEAST_OUTPUT_TOKENS = 16
+
+
+class Budget:
+    """What is left of a task's `max_cost_usd`, shared by its parallel calls; None is no limit."""
+
+    def __init__(self, left_microusd: int | None) -> None:
+        self._left = left_microusd
+        self._lock = threading.Lock()
+
+    @classmethod
+    def of(cls, max_cost_usd: float | None, spent_microusd: int) -> Budget:
+        if max_cost_usd is None:
+            return cls(None)
+        return cls(int(max_cost_usd * MICROUSD_PER_USD) - spent_microusd)
+
+    def reserve(self, call: EngineCall, price: Callable[[int, int], int | None]) -> tuple[EngineCall, int]:
+        """Set the worst case of a call aside, its output limit cut to what is left.
+
+        The worst case of a prompt is one token a UTF-8 byte. Returns the call to make and the micro-USD set aside.
+
+        Raises:
+            LimitReached: the call cannot fit, or nobody knows what it would cost.
+        """
+        if self._left is None:
+            return call, 0
+        tokens_in = len(call.system.encode()) + len(call.prompt.encode()) + 64
+        with self._lock:
+            fixed, worst = price(tokens_in, 0), price(tokens_in, call.max_output_tokens)
+            if fixed is None or worst is None:
+                raise LimitReached("The engine's price is unknown, so max_cost_usd cannot be kept.")
+            if worst > self._left:
+                share = max(0, self._left - fixed) / (worst - fixed) if worst > fixed else 0.0
+                call = replace(call, max_output_tokens=max(0, int(call.max_output_tokens * share) - 1))
+                worst = price(tokens_in, call.max_output_tokens) or 0
+            if worst > self._left or call.max_output_tokens < LEAST_OUTPUT_TOKENS:
+                raise LimitReached("The next engine call could cost more than is left of max_cost_usd.")
+            self._left -= worst
+            return call, worst
+
+    def settle(self, reserved_microusd: int, cost_microusd: int) -> None:
+        """Give back what a call did not cost."""
+        if self._left is not None:
+            with self._lock:
+                self._left += reserved_microusd - cost_microusd
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Want:
+    """What a call is for and what bounds it. `until_ms` (Unix milliseconds): no call goes on after it."""
+
+    purpose: str
+    tier: Tier
+    until_ms: int
+    engine: str | None = None
+    budget: Budget = field(default_factory=lambda: Budget(None))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reply:
+    """A completion or the failure that ended the search for one, and every call it took."""
+
+    completion: Completion | None = None
+    failure: LLMServerError | None = None
+    attempts: tuple[Attempt, ...] = ()
+
+    @property
+    def can_be_retried(self) -> bool:
+        """Another delivery may get what this one did not."""
+        return isinstance(self.failure, EngineUnavailable | OutOfTime)
+
+
+class EngineStates:
+    """The engines' health as the store has it, read at most every 5 s and written only when it changes.
+
+    It is advice: while the store cannot be reached, what is known here goes on to hold.
+    """
+
+    def __init__(self, store: Store, clock: Clock) -> None:
+        self._store = store
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._known: dict[str, EngineState] = {}
+        self._read_ms = -STATE_AGE_MS
+
+    def all(self) -> dict[str, EngineState]:
+        with self._lock:
+            if self._clock() - self._read_ms >= STATE_AGE_MS:
+                self._read_ms = self._clock()
+                try:
+                    self._known = self._store.engine_states()
+                except StorageUnavailable:
+                    _log.warning("engine states not read")
+            return dict(self._known)
+
+    def failed(self, engine: str, error: EngineUnavailable) -> None:
+        """Rest an engine: as long as it asked for, else 5 s doubling to 5 min."""
+        before = self.all().get(engine, EngineState())
+        doubled = min(REST_FIRST_S * 2 ** min(before.failures, 10), REST_MOST_S)
+        rest_s = doubled if error.retry_after_s is None else min(error.retry_after_s, RETRY_AFTER_MOST_S)
+        now_ms = self._clock()
+        if before.rest_until_ms > now_ms:
+            return
+        offline = before.offline or error.kind in ("unreachable", "credentials")
+        self._write(
+            engine,
+            EngineState(
+                failures=before.failures + 1,
+                rest_until_ms=now_ms + int(rest_s * 1000),
+                offline=offline,
+                reason=str(error)[:200],
+            ),
+        )
+
+    def answered(self, engine: str) -> None:
+        """An engine that answers is well again."""
+        if self.all().get(engine, EngineState()).failures:
+            self._write(engine, EngineState())
+
+    def _write(self, engine: str, state: EngineState) -> None:
+        with self._lock:
+            self._known[engine] = state
+        try:
+            self._store.save_engine_state(engine, state)
+        except StorageUnavailable:
+            _log.warning("engine state not written", extra={"engine": engine})
+
+
+class Balancer:
+    """Chooses an engine for each call and carries it out."""
+
+    def __init__(
+        self,
+        *,
+        catalog: Catalog,
+        engines: Mapping[str, Engine],
+        has_credentials: Callable[[EngineSpec], bool],
+        states: EngineStates,
+        price: Pricer,
+        clock: Clock,
+    ) -> None:
+        self._catalog = catalog
+        self._engines = engines
+        self._has_credentials = has_credentials
+        self._states = states
+        self._price = price
+        self._clock = clock
+        self._places = {n: threading.BoundedSemaphore(s.max_concurrency) for n, s in catalog.engines.items()}
+
+    def serving(self) -> dict[str, EngineSpec]:
+        """The configured engines; the embedded one only when there is no other, so that it never stands in for one."""
+        real = {name: spec for name, spec in self._catalog.engines.items() if spec.kind != "embedded"}
+        return real or dict(self._catalog.engines)
+
+    def candidates(self, tier: Tier, only: str | None = None) -> list[str]:
+        """Engines that may take a call now: the wanted tier first, then cheapest, then local."""
+        states, now_ms = self._states.all(), self._clock()
+        serving = {only: self._catalog.engines[only]} if only else self.serving()
+        usable = [
+            name
+            for name, spec in serving.items()
+            if spec.toggle
+            and not spec.locked
+            and self._has_credentials(spec)
+            and states.get(name, EngineState()).rest_until_ms <= now_ms
+        ]
+        if len(usable) < 2:
+            return usable
+        return sorted(usable, key=lambda name: self._rank(self._catalog.engines[name], tier))
+
+    def status(self, states: Mapping[str, EngineState]) -> dict[str, str]:
+        """Each engine as `GET /metrics` names it: online, cooling, disabled, locked or offline."""
+        return {name: self._status(spec, states.get(name, EngineState())) for name, spec in self.serving().items()}
+
+    def call(self, call: EngineCall, want: Want) -> Reply:
+        """Try the candidates in order until one answers."""
+        attempts: list[Attempt] = []
+        failure: LLMServerError = EngineUnavailable("No engine can take work now.")
+        for name in self.candidates(want.tier, want.engine):
+            try:
+                completion = self._try(name, call, want, attempts)
+            except EngineUnavailable as error:
+                failure = error
+                self._states.failed(name, error)
+                continue
+            except (PromptRefused, LimitReached, OutOfTime) as error:
+                return Reply(failure=error, attempts=tuple(attempts))
+            self._states.answered(name)
+            return Reply(completion=completion, attempts=tuple(attempts))
+        return Reply(failure=failure, attempts=tuple(attempts))
+
+    def _try(self, name: str, call: EngineCall, want: Want, attempts: list[Attempt]) -> Completion:
+        spec = self._catalog.engines[name]
+        call, reserved = want.budget.reserve(call, lambda i, o: self._price(spec, i, o))
+        cost: int | None = 0
+        try:
+            with self._place(name, want.until_ms):
+                timeout_s = min(self._catalog.timeout_s(name), self._left_s(want.until_ms))
+                started_ms = self._clock()
+                made = Attempt(
+                    engine=name,
+                    model=spec.model,
+                    source=spec.source,
+                    purpose=want.purpose,
+                    started_ms=started_ms,
+                    duration_ms=0,
+                )
+                try:
+                    completion = self._engines[name].complete(call, timeout_s=timeout_s)
+                except (EngineUnavailable, PromptRefused) as failure:
+                    took_ms = self._clock() - started_ms
+                    attempts.append(replace(made, duration_ms=took_ms, error=str(failure)))
+                    raise
+            cost = self._price(spec, completion.tokens_in, completion.tokens_out)
+            attempts.append(
+                replace(
+                    made,
+                    duration_ms=self._clock() - started_ms,
+                    tokens_in=completion.tokens_in,
+                    tokens_out=completion.tokens_out,
+                    usage_estimated=completion.usage_estimated,
+                    cost_microusd=cost,
+                )
+            )
+            return completion
+        finally:
+            want.budget.settle(reserved, cost or 0)
+
+    @contextmanager
+    def _place(self, name: str, until_ms: int) -> Iterator[None]:
+        """Hold one of the engine's `max_concurrency` places; wait for it no longer than the worker's time."""
+        if not self._places[name].acquire(timeout=self._left_s(until_ms)):
+            raise OutOfTime(f"Engine {name} had no free place within the worker's time.")
+        try:
+            yield
+        finally:
+            self._places[name].release()
+
+    def _left_s(self, until_ms: int) -> float:
+        left_s = (until_ms - self._clock()) / 1000
+        if left_s < LEAST_CALL_S:
+            raise OutOfTime("Too little of the worker's time is left for another engine call.")
+        return left_s
+
+    def _rank(self, spec: EngineSpec, tier: Tier) -> tuple[bool, bool, int, bool]:
+        price = self._price(spec, 1000, 1000)
+        return (spec.tier not in (None, tier), price is None, price or 0, spec.source != "local")
+
+    def _status(self, spec: EngineSpec, state: EngineState) -> str:
+        if spec.locked:
+            return "locked"
+        if not spec.toggle:
+            return "disabled"
+        if state.offline or not self._has_credentials(spec):
+            return "offline"
+        return "cooling" if state.rest_until_ms > self._clock() else "online"

@@ -1,0 +1,171 @@
+"""Profiles, roles and engines as data: the packaged catalogue with the user's overlay merged over it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+import msgspec
+
+from llm_server.orchestration.errors import ConfigurationError, UnknownName
+
+Tier = Literal["fast", "strong"]
+Positive = Annotated[int, msgspec.Meta(gt=0)]
+Price = Annotated[float, msgspec.Meta(ge=0)]
+
+
+class Defaults(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Figures that hold unless an engine or role says otherwise."""
+
+    timeout_s: Positive
+    max_output_tokens: Positive
+    confidence_threshold: Annotated[float, msgspec.Meta(ge=0, le=1)]
+    parallel_steps: Positive
+    profile: str
+    planner: str
+    synthesis_tier: Tier
+
+
+class Role(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Who does a task: a system prompt and how its engine is to be called."""
+
+    profiles: tuple[str, ...]
+    purpose: str
+    system_prompt: str
+    tier: Tier = "fast"
+    max_output_tokens: Positive | None = None
+    temperature: Annotated[float, msgspec.Meta(ge=0, le=2)] = 0.3
+
+
+class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A field of work: the roles that name it, and the one to fall back to."""
+
+    purpose: str
+    default_role: str
+
+
+class EnginePrice(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """USD for a million tokens; for models the price library does not know."""
+
+    input: Price
+    output: Price
+
+
+class EngineSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """An engine as configured.
+
+    `api_key` is a reference: `env:NAME`, `ssm:NAME` (an SSM SecureString) or `secretsmanager:NAME`.
+    `source` decides about money: calls to a `local` engine cost nothing. `max_tokens_field` and `send_temperature` are for
+    servers that refuse the usual field names (OpenAI's reasoning models).
+    """
+
+    kind: Literal["openai", "anthropic", "bedrock", "embedded"]
+    source: Literal["local", "api"]
+    model: str = ""
+    base_url: str | None = None
+    api_key: Annotated[str, msgspec.Meta(pattern=r"^(env|ssm|secretsmanager):.+$")] | None = None
+    tier: Tier | None = None
+    toggle: bool = True
+    locked: bool = False
+    max_concurrency: Positive = 64
+    timeout_s: Positive | None = None
+    region: str | None = None
+    price: EnginePrice | None = None
+    price_provider: str | None = None
+    json_schema: bool = True
+    send_temperature: bool = True
+    max_tokens_field: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
+
+
+class Catalog(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Everything that is configured."""
+
+    defaults: Defaults
+    profiles: dict[str, Profile]
+    roles: dict[str, Role]
+    engines: dict[str, EngineSpec]
+
+    def role(self, name: str) -> Role:
+        """Raises UnknownName."""
+        if name not in self.roles:
+            raise UnknownName("role", name, self.roles)
+        return self.roles[name]
+
+    def profile(self, name: str) -> Profile:
+        """Raises UnknownName."""
+        if name not in self.profiles:
+            raise UnknownName("profile", name, self.profiles)
+        return self.profiles[name]
+
+    def roles_of(self, profile: str) -> list[str]:
+        """The names of a profile's roles, in the order of the file."""
+        return [name for name, role in self.roles.items() if profile in role.profiles]
+
+    def profile_of(self, role: str) -> str:
+        """The profile a role is shown under when the caller named none: the default one if it has the role."""
+        profiles = self.role(role).profiles
+        return self.defaults.profile if self.defaults.profile in profiles else profiles[0]
+
+    def timeout_s(self, engine: str) -> int:
+        """The longest one call to this engine may take, in seconds."""
+        return self.engines[engine].timeout_s or self.defaults.timeout_s
+
+
+def load(packaged: Mapping[str, Any], overlay: Mapping[str, Any] | None = None, *, source: str = "") -> Catalog:
+    """Merge an overlay over the packaged catalogue, table by table, and check it.
+
+    Raises:
+        ConfigurationError: the sentence names the entry, what is wrong and `source`, the overlay's file.
+    """
+    try:
+        catalog = msgspec.convert(_merged(packaged, overlay or {}), Catalog)
+    except msgspec.ValidationError as error:
+        raise ConfigurationError(f"The configuration {source} is wrong: {error}.") from error
+    for fault in _faults(catalog):
+        raise ConfigurationError(f"The configuration {source} is wrong: {fault}.")
+    return catalog
+
+
+def _merged(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(under)
+    for key, value in over.items():
+        below = merged.get(key)
+        merged[key] = _merged(below, value) if isinstance(below, dict) and isinstance(value, dict) else value
+    return merged
+
+
+def _faults(catalog: Catalog) -> list[str]:
+    faults = [
+        f"roles.{name}.profiles names {profile!r}, known are {', '.join(catalog.profiles)}"
+        for name, role in catalog.roles.items()
+        for profile in role.profiles
+        if profile not in catalog.profiles
+    ]
+    faults += [f"roles.{name}.profiles is empty" for name, role in catalog.roles.items() if not role.profiles]
+    faults += [
+        f"profiles.{name}.default_role {profile.default_role!r} is no role of this profile"
+        for name, profile in catalog.profiles.items()
+        if profile.default_role not in catalog.roles_of(name)
+    ]
+    if catalog.defaults.profile not in catalog.profiles:
+        faults.append(f"defaults.profile {catalog.defaults.profile!r} is no profile")
+    if catalog.defaults.planner not in catalog.roles:
+        faults.append(f"defaults.planner {catalog.defaults.planner!r} is no role")
+    for name, engine in catalog.engines.items():
+        faults += [f"engines.{name}.{fault}" for fault in _engine_faults(engine)]
+    return faults
+
+
+def _engine_faults(engine: EngineSpec) -> list[str]:
+    faults = []
+    if engine.kind != "embedded" and not engine.model:
+        faults.append("model is missing")
+    if engine.kind in ("openai", "anthropic") and not engine.base_url:
+        faults.append("base_url is missing")
+    if engine.base_url and not engine.base_url.startswith(("http://", "https://")):
+        faults.append("base_url must start with http:// or https://")
+    if engine.base_url and "@" in engine.base_url:
+        faults.append("base_url must hold no credentials; name them by api_key")
+    if engine.price and engine.source == "local":
+        faults.append('price is for engines with source = "api"; calls to a local engine cost nothing')
+    return faults

@@ -1,0 +1,119 @@
+"""Every failure the server knows, by what the caller can do about it.
+
+LLMServerError
+├── InvalidInput          change the input; `field` names where
+│   └── UnknownName       use one of the known names
+├── TaskNotFound          check the id
+├── IllegalTransition     a bug: a task was asked to leave a final state
+├── NotClaimable          a worker: acknowledge the message, nothing to do
+│   ├── TaskBusy          another worker's lease has not ended
+│   └── TaskFinished      the task is final
+├── TaskLost              a worker: stop, somebody else has changed the task since
+├── EngineUnavailable     another engine may answer, or this one later
+├── PromptRefused         no engine will answer this prompt
+├── LimitReached          the task's own limits forbid the next call
+├── OutOfTime             the worker's time is over; the rest is for the next delivery
+├── StorageUnavailable    the store or the queue cannot be reached; try again
+└── ConfigurationError    fix the setting or the configuration file it names
+"""
+
+from collections.abc import Collection
+from typing import Literal
+
+
+class LLMServerError(Exception):
+    """Base of every error here; the message is one sentence fit to be shown to a caller."""
+
+
+class InvalidInput(LLMServerError):
+    """The caller can fix the field that is named."""
+
+    def __init__(self, field: str, message: str) -> None:
+        super().__init__(message)
+        self.field = field
+
+
+class UnknownName(InvalidInput):
+    """The caller named a profile, role or engine that is not configured."""
+
+    def __init__(self, field: str, name: str, known: Collection[str]) -> None:
+        shown = name if len(name) <= 60 else name[:60] + "…"
+        super().__init__(field, f"Unknown {field} {shown!r}; known are {', '.join(sorted(known))}.")
+
+
+class TaskNotFound(LLMServerError):
+    """No such task in the caller's tenant; a foreign id answers the same."""
+
+    def __init__(self) -> None:
+        super().__init__("No task has this id.")
+
+
+class IllegalTransition(LLMServerError):
+    """A final task never changes."""
+
+    def __init__(self, task_id: str, status: str, wanted: str) -> None:
+        super().__init__(f"Task {task_id} is {status} and cannot become {wanted}.")
+
+
+class NotClaimable(LLMServerError):
+    """A worker has nothing to do for this message."""
+
+
+class TaskBusy(NotClaimable):
+    """Another worker owns the task until its lease ends."""
+
+    def __init__(self, task_id: str) -> None:
+        super().__init__(f"Task {task_id} is being processed.")
+
+
+class TaskFinished(NotClaimable):
+    """The task has its final state."""
+
+    def __init__(self, task_id: str) -> None:
+        super().__init__(f"Task {task_id} is finished.")
+
+
+class TaskLost(LLMServerError):
+    """The stored task is not the one this write started from; nothing was written."""
+
+    def __init__(self, task_id: str) -> None:
+        super().__init__(f"Task {task_id} was changed by somebody else.")
+
+
+class EngineUnavailable(LLMServerError):
+    """This engine did not answer; another one may.
+
+    `kind`: `busy` (429, 5xx, time-out: it rests), `unreachable` (no connection), `credentials` (401, 403, no key),
+    `garbage` (it answered, but not with a completion).
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        kind: Literal["busy", "unreachable", "credentials", "garbage"] = "busy",
+        retry_after_s: float | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.kind = kind
+        self.retry_after_s = retry_after_s
+
+
+class PromptRefused(LLMServerError):
+    """No engine will answer this prompt: too long, refused content, bad request."""
+
+
+class LimitReached(LLMServerError):
+    """A limit the caller set on the task leaves no room for the next engine call."""
+
+
+class OutOfTime(LLMServerError):
+    """Too little of the worker's time is left for another engine call."""
+
+
+class StorageUnavailable(LLMServerError):
+    """The store or the queue did not answer; nothing is known to have been written."""
+
+
+class ConfigurationError(LLMServerError):
+    """A setting or the configuration file is wrong; the message names it and what is allowed."""

@@ -1,0 +1,222 @@
+"""Carries a claimed task out: yields each state it reaches, and holds neither store nor queue."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator, Mapping
+from dataclasses import dataclass, replace
+
+from llm_server.orchestration import plan as plans
+from llm_server.orchestration import prompts
+from llm_server.orchestration.balancer import LEAST_CALL_S, Balancer, Budget, Reply, Want
+from llm_server.orchestration.catalog import Catalog, Tier
+from llm_server.orchestration.errors import EngineUnavailable, OutOfTime
+from llm_server.orchestration.plan import Plan, PlanInvalid, Step
+from llm_server.orchestration.ports import AnswerSchema, Clock, EngineCall
+from llm_server.orchestration.prompts import StepResult
+from llm_server.orchestration.receipts import Attempt
+from llm_server.orchestration.steps import run_steps
+from llm_server.orchestration.task import Mode, Output, Request, Snapshot, Task
+
+RETRY_FIRST_S = 5
+RETRY_MOST_S = 300
+STRONG_FROM = 0.5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Progress:
+    """The next state of a task, the output to store with it, and how long a released task is to wait."""
+
+    task: Task
+    output: Output | None = None
+    delay_s: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Work:
+    """What every call of one claim shares."""
+
+    task: Task
+    request: Request
+    until_ms: int
+    budget: Budget
+
+
+class Orchestrator:
+    """The three modes, over a balancer."""
+
+    def __init__(self, *, catalog: Catalog, balancer: Balancer, clock: Clock, max_deliveries: int, sweep_s: int) -> None:
+        self._catalog = catalog
+        self._balancer = balancer
+        self._clock = clock
+        self._max_deliveries = max_deliveries
+        self._sweep_ms = sweep_s * 1000
+
+    def run(self, snapshot: Snapshot, *, until_ms: int) -> Generator[Progress]:
+        """Carry a claimed task out until it is final or released; no engine call goes on after `until_ms`.
+
+        What an earlier claim finished is not done again: its plan, its steps, an answer whose worker died.
+        """
+        task, request = snapshot.task, snapshot.request
+        if snapshot.orphan:
+            yield Progress(task=task.completed(snapshot.orphan))
+            return
+        deadline_s = request.limits.deadline_s
+        deadline_ms = None if deadline_s is None else task.created_ms + int(deadline_s * 1000)
+        if task.deliveries > self._max_deliveries:
+            yield self._failed(task, (), f"Given up after {self._max_deliveries} attempts without an answer.")
+        elif deadline_ms is not None and self._clock() + LEAST_CALL_S * 1000 > deadline_ms:
+            yield self._failed(task, (), f"The deadline of {deadline_s:g} s has passed.")
+        else:
+            work = _Work(
+                task=task,
+                request=request,
+                until_ms=until_ms if deadline_ms is None else min(until_ms, deadline_ms),
+                budget=Budget.of(request.limits.max_cost_usd, task.receipt.cost_microusd),
+            )
+            yield from self._planned(work, snapshot.outputs) if task.mode is Mode.PLAN else self._single(work)
+
+    def tier(self, role: str, complexity: float) -> Tier:
+        """The tier a task's answer is wanted from: the role's, or strong when a strong engine would add much."""
+        return "strong" if complexity >= STRONG_FROM else self._catalog.role(role).tier
+
+    def _single(self, work: _Work, before: tuple[Attempt, ...] = ()) -> Iterator[Progress]:
+        """Chat and Agent: one role answers. `before`: calls already made in this claim."""
+        role = work.task.role
+        tier = self.tier(role, work.request.complexity)
+        reply = self._ask(work, role, work.request.prompt, purpose="answer", tier=tier)
+        yield self._answered(work.task, before + reply.attempts, reply)
+
+    def _planned(self, work: _Work, outputs: Mapping[str, Output]) -> Iterator[Progress]:
+        """Plan: a plan, its steps, their synthesis."""
+        stored = outputs.get("PLAN")
+        if stored is None or stored.text is None:
+            plan, reply = self._propose(work)
+            if reply.failure:
+                yield self._answered(work.task, reply.attempts, reply)
+                return
+            if plan is None:
+                agent = replace(work.task, role=self._catalog.profile(work.task.profile).default_role)
+                yield from self._single(replace(work, task=agent), reply.attempts)
+                return
+            stored = self._output("PLAN", text=plan.to_json(), attempts=reply.attempts)
+            work = replace(work, task=work.task.progressed(stored))
+            yield Progress(task=work.task, output=stored)
+        else:
+            plan = plans.stored(stored.text)
+        yield from self._carried_out(work, plan, outputs)
+
+    def _carried_out(self, work: _Work, plan: Plan, outputs: Mapping[str, Output]) -> Iterator[Progress]:
+        done = {key.removeprefix("STEP#"): output for key, output in outputs.items() if key.startswith("STEP#")}
+        results = {s.id: StepResult(s, done[s.id].text or "") for s in plan.steps if s.id in done}
+        task, held = work.task, Reply()
+
+        def carry_out(step: Step) -> Reply:
+            text = prompts.for_step(work.request.prompt, plan, step, dict(results))
+            return self._ask(work, step.role, text, purpose=f"step {step.id}")
+
+        finished = {key: output.error is None for key, output in done.items()}
+        for step, reply in run_steps(plan, finished, carry_out, at_once=self._catalog.defaults.parallel_steps):
+            if reply.can_be_retried:
+                held = Reply(failure=reply.failure, attempts=held.attempts + reply.attempts)
+                continue
+            output = self._output(
+                f"STEP#{step.id}",
+                text=reply.completion.text if reply.completion else None,
+                error=str(reply.failure) if reply.failure else None,
+                attempts=reply.attempts,
+            )
+            done[step.id], results[step.id] = output, StepResult(step, output.text or "")
+            task = task.progressed(output)
+            yield Progress(task=task, output=output)
+        if held.failure:
+            yield self._answered(task, held.attempts, held)
+            return
+        broken = [f"Step {s.id} failed: {done[s.id].error}" for s in plan.steps if s.id in done and done[s.id].error]
+        if broken:
+            yield self._failed(task, (), " ".join(broken))
+            return
+        text = prompts.for_synthesis(work.request.prompt, plan, results)
+        reply = self._ask(
+            work, None, text, purpose="synthesis", tier=self._catalog.defaults.synthesis_tier
+        )
+        yield self._answered(task, reply.attempts, reply)
+
+    def _propose(self, work: _Work) -> tuple[Plan | None, Reply]:
+        """Ask for a plan, once more when it is broken; None when both are."""
+        asked = prompts.for_plan(work.request.prompt, work.task.profile, self._catalog)
+        schema = AnswerSchema(name="plan", schema=plans.schema(self._catalog.roles))
+        text, attempts = asked, tuple[Attempt, ...]()
+        for _ in range(2):
+            reply = self._ask(work, self._catalog.defaults.planner, text, purpose="plan", schema=schema)
+            attempts += reply.attempts
+            if reply.completion is None:
+                return None, replace(reply, attempts=attempts)
+            try:
+                return plans.parse(reply.completion.text, self._catalog.roles), Reply(attempts=attempts)
+            except PlanInvalid as error:
+                text = prompts.for_repair(asked, reply.completion.text, str(error))
+        return None, Reply(attempts=attempts)
+
+    def _ask(
+        self,
+        work: _Work,
+        role_name: str | None,
+        prompt: str,
+        *,
+        purpose: str,
+        tier: Tier | None = None,
+        schema: AnswerSchema | None = None,
+    ) -> Reply:
+        """One call in the name of a role; None is the synthesis, which has no role."""
+        role = self._catalog.role(role_name) if role_name else None
+        most = (role.max_output_tokens if role else None) or self._catalog.defaults.max_output_tokens
+        wanted = work.request.limits.max_output_tokens
+        call = EngineCall(
+            system=role.system_prompt if role else prompts.SYNTHESIS_SYSTEM,
+            prompt=prompt,
+            max_output_tokens=most if wanted is None else wanted,
+            temperature=role.temperature if role else 0.2,
+            answer_schema=schema,
+        )
+        want = Want(
+            purpose=purpose,
+            tier=tier or (role.tier if role else "fast"),
+            until_ms=work.until_ms,
+            engine=work.request.engine,
+            budget=work.budget,
+        )
+        return self._balancer.call(call, want)
+
+    def _answered(self, task: Task, attempts: tuple[Attempt, ...], reply: Reply) -> Progress:
+        """The end of a claim: an answer, a failure no other engine would cure, or another try later."""
+        if reply.completion:
+            answer = self._output(f"RES#{task.fence}", text=reply.completion.text, attempts=attempts)
+            return Progress(task=task.completed(answer), output=answer)
+        error = reply.failure
+        if isinstance(error, OutOfTime):
+            return self._released(task, attempts, delay_s=0)
+        if isinstance(error, EngineUnavailable) and task.deliveries < self._max_deliveries:
+            doubled = min(RETRY_FIRST_S * 2 ** max(task.deliveries - 1, 0), RETRY_MOST_S)
+            return self._released(task, attempts, delay_s=doubled)
+        return self._failed(task, attempts, str(error))
+
+    def _released(self, task: Task, attempts: tuple[Attempt, ...], *, delay_s: int) -> Progress:
+        output = self._output(f"TRY#{task.fence}", attempts=attempts)
+        due_ms = output.created_ms + delay_s * 1000 + self._sweep_ms
+        return Progress(task=task.released(output, due_ms=due_ms), output=output, delay_s=delay_s)
+
+    def _failed(self, task: Task, attempts: tuple[Attempt, ...], error: str) -> Progress:
+        output = self._output(f"TRY#{task.fence}", error=error, attempts=attempts)
+        return Progress(task=task.failed(output), output=output)
+
+    def _output(
+        self,
+        key: str,
+        *,
+        text: str | None = None,
+        error: str | None = None,
+        attempts: tuple[Attempt, ...] = (),
+    ) -> Output:
+        return Output(key=key, created_ms=self._clock(), text=text, error=error, attempts=attempts)
+
+

@@ -1,0 +1,161 @@
+"""What the orchestration needs from outside; every adapter of a port is held to one contract suite."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+from llm_server.orchestration.catalog import EngineSpec
+from llm_server.orchestration.metrics import Counters
+from llm_server.orchestration.task import Output, Request, Snapshot, Status, Task, TaskRef
+
+Clock = Callable[[], int]
+"""The time now as Unix milliseconds."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AnswerSchema:
+    """A JSON schema the answer must follow; `name` says what is asked for."""
+
+    name: Literal["plan", "verdict"]
+    schema: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineCall:
+    """One prompt for an engine. `max_output_tokens` is the most it may answer with."""
+
+    system: str
+    prompt: str
+    max_output_tokens: int
+    temperature: float = 0.3
+    answer_schema: AnswerSchema | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Completion:
+    """An engine's answer; token counts it did not report are estimated and marked. `truncated`: the limit cut it."""
+
+    text: str
+    tokens_in: int
+    tokens_out: int
+    usage_estimated: bool = False
+    truncated: bool = False
+
+
+class Engine(Protocol):
+    """Something that answers prompts."""
+
+    def complete(self, call: EngineCall, *, timeout_s: float) -> Completion:
+        """Answer one prompt within `timeout_s` seconds; never retries by itself.
+
+        Raises:
+            EngineUnavailable: another engine may answer.
+            PromptRefused: no engine will.
+        """
+        ...
+
+
+Pricer = Callable[[EngineSpec, int, int], int | None]
+"""(engine, tokens in, tokens out) -> micro-USD, rounded up; None when nobody knows the model's price."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineState:
+    """What the workers know of an engine; an engine without a record is well.
+
+    It rests until `rest_until_ms`, after `failures` in a row. `offline`: it could not be reached, or refused our
+    credentials, and has not answered since.
+    """
+
+    failures: int = 0
+    rest_until_ms: int = 0
+    offline: bool = False
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Due:
+    """An open task the sweep has to look at, and the time that made it due."""
+
+    ref: TaskRef
+    due_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Some of a tenant's tasks, newest first, and the token of the next page ("" at the end)."""
+
+    tasks: Sequence[Task]
+    next_token: str
+
+
+class Store(Protocol):
+    """The truth about tasks. Every method may raise StorageUnavailable."""
+
+    def add(self, task: Task, request: Request) -> None:
+        """Store a new task and count it, once: adding the same task again changes nothing."""
+        ...
+
+    def get(self, ref: TaskRef) -> Snapshot:
+        """Read a task with everything stored about it. Raises TaskNotFound."""
+        ...
+
+    def peek(self, ref: TaskRef) -> Task:
+        """Read a task's state alone. Raises TaskNotFound."""
+        ...
+
+    def save(self, before: Task, after: Task, output: Output | None = None) -> None:
+        """Replace `before` by `after`, store `output` and change the counters, all or nothing.
+
+        Saving the same `after` again is no error, so a write whose reply was lost can be repeated.
+
+        Raises:
+            TaskLost: the stored state is not `before`; nothing was written.
+        """
+        ...
+
+    def keep(self, ref: TaskRef, output: Output) -> None:
+        """Store an output by its key, outside of any transaction; a later claim finds it."""
+        ...
+
+    def due(self, now_ms: int, limit: int) -> list[Due]:
+        """At most `limit` open tasks whose `due_ms` has passed, in no order that matters."""
+        ...
+
+    def postpone(self, due: Due, due_ms: int) -> bool:
+        """Move an open task's due time on; False when it was moved or the task changed meanwhile."""
+        ...
+
+    def page(self, tenant: str, *, size: int, token: str, status: Status | None, role: str | None) -> Page:
+        """List a tenant's tasks, newest first. Raises InvalidInput when the token is none of ours."""
+        ...
+
+    def overview(self) -> tuple[Counters, dict[str, EngineState]]:
+        """Totals and gauges, and the engines' records, in one read."""
+        ...
+
+    def spent_microusd(self, tenant: str, day: str) -> int:
+        """What a tenant's calls cost on a UTC day (`YYYY-MM-DD`), by the time they were recorded."""
+        ...
+
+    def engine_states(self) -> dict[str, EngineState]:
+        """The engines that are not well, or were not when last written."""
+        ...
+
+    def save_engine_state(self, engine: str, state: EngineState) -> None:
+        """Replace an engine's record."""
+        ...
+
+
+class Queue(Protocol):
+    """Wake-ups for workers: may be lost, doubled, late or out of order. May raise StorageUnavailable."""
+
+    def send(self, ref: TaskRef, *, delay_s: int = 0) -> None:
+        """Wake a worker for a task, not before `delay_s` seconds (0 to 900) have passed."""
+        ...
+
+    def depth(self) -> int:
+        """About how many messages are waiting, delayed or in flight."""
+        ...

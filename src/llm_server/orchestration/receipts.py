@@ -1,0 +1,64 @@
+"""What engine calls used and cost: the attempt (one call) and the receipt (their sum).
+
+Money is integer micro-USD. A call whose price nobody knows is *unpriced* (`None`), never 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attempt:
+    """One engine call: what it used, or why it failed.
+
+    `usage_estimated` marks token counts the engine did not report. `cost_microusd` is None when the call is unpriced;
+    a failed call costs 0.
+    """
+
+    engine: str
+    model: str
+    source: Literal["local", "api"]
+    purpose: str
+    started_ms: int
+    duration_ms: int
+    tokens_in: int = 0
+    tokens_out: int = 0
+    usage_estimated: bool = False
+    cost_microusd: int | None = 0
+    error: str | None = None
+
+    @property
+    def answered(self) -> bool:
+        return self.error is None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Receipt:
+    """The sum of attempts. `calls`, `duration_ms` and the tokens count answered calls; `failed_calls` the others."""
+
+    calls: int = 0
+    failed_calls: int = 0
+    api_calls: int = 0
+    unpriced_calls: int = 0
+    tokens_in: int = 0
+    tokens_out: int = 0
+    duration_ms: int = 0
+    cost_microusd: int = 0
+
+    def plus(self, attempts: Iterable[Attempt]) -> Receipt:
+        """Add attempts to what is here."""
+        new = list(attempts)
+        answered = [a for a in new if a.answered]
+        return Receipt(
+            calls=self.calls + len(answered),
+            failed_calls=self.failed_calls + len(new) - len(answered),
+            api_calls=self.api_calls + sum(a.source == "api" for a in answered),
+            unpriced_calls=self.unpriced_calls + sum(a.cost_microusd is None for a in answered),
+            tokens_in=self.tokens_in + sum(a.tokens_in for a in answered),
+            tokens_out=self.tokens_out + sum(a.tokens_out for a in answered),
+            duration_ms=self.duration_ms + sum(a.duration_ms for a in answered),
+            cost_microusd=self.cost_microusd + sum(a.cost_microusd or 0 for a in new),
+        )

@@ -1,0 +1,35 @@
+"""Runs a plan's steps: those whose dependencies are done, at the same time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+
+from llm_server.orchestration.balancer import Reply
+from llm_server.orchestration.plan import Plan, Step, ready
+
+
+def run_steps(
+    plan: Plan, finished: Mapping[str, bool], carry_out: Callable[[Step], Reply], *, at_once: int
+) -> Iterator[tuple[Step, Reply]]:
+    """Yield each step with its reply as it ends, at most `at_once` running.
+
+    `finished` tells of the steps that ended before whether they succeeded. A step starts only after the consumer has taken
+    (and so stored) what it depends on. After a reply without a completion its descendants are left out; after one that
+    another delivery may cure nothing new is started.
+    """
+    ended = dict(finished)
+    stopped = False
+    running: dict[Future[Reply], Step] = {}
+    with ThreadPoolExecutor(max_workers=at_once, thread_name_prefix="step") as pool:
+        while True:
+            names = {step.id for step in running.values()}
+            free = [] if stopped else ready(plan, ended, names)[: at_once - len(running)]
+            running |= {pool.submit(carry_out, step): step for step in free}
+            if not running:
+                return
+            for future in wait(running, return_when=FIRST_COMPLETED).done:
+                step, reply = running.pop(future), future.result()
+                ended[step.id] = reply.completion is not None
+                stopped = stopped or reply.can_be_retried
+                yield step, reply

@@ -1,0 +1,227 @@
+"""The task: an immutable state record, what was asked, what the work gave, and how they read together."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+
+from llm_server.orchestration.errors import IllegalTransition, TaskBusy, TaskFinished
+from llm_server.orchestration.receipts import Attempt, Receipt
+
+
+class Mode(StrEnum):
+    """How a task is done."""
+
+    CHAT = "Chat"
+    AGENT = "Agent"
+    PLAN = "Plan"
+
+
+class Status(StrEnum):
+    """Where a task is; the last three are final."""
+
+    QUEUED = "Queued"
+    PROCESSING = "Processing"
+    PLANNED = "Planned"
+    COMPLETED = "Completed"
+    FAILED = "Failed"
+    CANCELLED = "Cancelled"
+
+    @property
+    def is_final(self) -> bool:
+        return self in (Status.COMPLETED, Status.FAILED, Status.CANCELLED)
+
+    @property
+    def is_active(self) -> bool:
+        """A worker has it, or had it when its lease ended."""
+        return self in (Status.PROCESSING, Status.PLANNED)
+
+
+@dataclass(frozen=True, slots=True)
+class TaskRef:
+    """The name of a task: its tenant and its id; as text `<tenant>/<task_id>`."""
+
+    tenant: str
+    task_id: str
+
+    @classmethod
+    def parse(cls, text: str) -> TaskRef:
+        """Read `<tenant>/<task_id>`; ValueError when it is anything else."""
+        tenant, slash, task_id = text.partition("/")
+        if not (tenant and slash and task_id) or "/" in task_id:
+            raise ValueError("a task reference is <tenant>/<task_id>")
+        return cls(tenant, task_id)
+
+    def __str__(self) -> str:
+        return f"{self.tenant}/{self.task_id}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """What the caller allows a task; None is no limit of the caller's own."""
+
+    max_cost_usd: float | None = None
+    deadline_s: float | None = None
+    max_output_tokens: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """What was asked and how the analysis understood it: written once, never changed."""
+
+    prompt: str
+    engine: str | None = None
+    limits: Limits = field(default_factory=Limits)
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    confidence: float = 1.0
+    complexity: float = 0.0
+    reasons: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Output:
+    """What one piece of work gave: a text or an error, and every engine call it took. Written once.
+
+    `key` is `PLAN` (text: the plan as JSON), `STEP#<id>`, `RES#<fence>` (the final answer of one claim) or
+    `TRY#<fence>` (the calls of a claim that ended without an answer).
+    """
+
+    key: str
+    created_ms: int
+    text: str | None = None
+    error: str | None = None
+    attempts: tuple[Attempt, ...] = ()
+
+    @property
+    def is_answer(self) -> bool:
+        return self.key.startswith("RES#")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Task:
+    """The state of a task; each transition returns the next one, with `rev` one higher.
+
+    A store accepts a state only when it holds its predecessor (`rev - 1`), so of two writers one wins. `fence` counts
+    claims, `deliveries` the claims since the last progress: both grow before the work, so a prompt that kills its
+    worker ends too. `lease_ms` is when the claim ends, `due_ms` when the sweep looks at the task, both Unix
+    milliseconds. Invariant: `answer_fence` is set only when Completed, `error` only when Failed.
+    """
+
+    tenant: str
+    task_id: str
+    mode: Mode
+    role: str
+    profile: str
+    created_ms: int
+    updated_ms: int
+    due_ms: int
+    status: Status = Status.QUEUED
+    rev: int = 1
+    fence: int = 0
+    deliveries: int = 0
+    owner: str = ""
+    lease_ms: int = 0
+    finished_ms: int | None = None
+    engine: str | None = None
+    answer_fence: int | None = None
+    error: str | None = None
+    receipt: Receipt = field(default_factory=Receipt)
+
+    @property
+    def ref(self) -> TaskRef:
+        return TaskRef(self.tenant, self.task_id)
+
+    def claimed(self, *, owner: str, now_ms: int, lease_ms: int, has_plan: bool) -> Task:
+        """Give the task to one worker until `lease_ms` (Unix milliseconds).
+
+        Raises:
+            TaskFinished: the task is final.
+            TaskBusy: another worker's lease has not ended.
+        """
+        if self.status.is_final:
+            raise TaskFinished(self.task_id)
+        if self.status.is_active and now_ms < self.lease_ms:
+            raise TaskBusy(self.task_id)
+        return self._to(
+            Status.PLANNED if has_plan else Status.PROCESSING,
+            now_ms,
+            fence=self.fence + 1,
+            deliveries=self.deliveries + 1,
+            owner=owner,
+            lease_ms=lease_ms,
+        )
+
+    def abandoned(self, *, now_ms: int) -> Task:
+        """End the lease of a worker that is known to be dead; the task is due now."""
+        return replace(self, rev=self.rev + 1, lease_ms=now_ms, due_ms=now_ms)
+
+    def progressed(self, output: Output) -> Task:
+        """Count a finished plan or step; the deliveries start anew, because the work moved on."""
+        return self._to(Status.PLANNED, output.created_ms, deliveries=0, receipt=self.receipt.plus(output.attempts))
+
+    def released(self, output: Output, *, due_ms: int) -> Task:
+        """Hand the task back to the queue; the sweep looks at it from `due_ms`."""
+        receipt = self.receipt.plus(output.attempts)
+        return self._to(Status.QUEUED, output.created_ms, owner="", lease_ms=0, due_ms=due_ms, receipt=receipt)
+
+    def completed(self, answer: Output) -> Task:
+        """Record the answer, kept under `RES#<fence>`; the last state a task can have."""
+        return self._to(
+            Status.COMPLETED,
+            answer.created_ms,
+            finished_ms=answer.created_ms,
+            answer_fence=int(answer.key.removeprefix("RES#")),
+            engine=last_engine(answer.attempts) or self.engine,
+            receipt=self.receipt.plus(answer.attempts),
+        )
+
+    def failed(self, output: Output) -> Task:
+        """Record why there is no answer; the last state a task can have."""
+        return self._to(
+            Status.FAILED,
+            output.created_ms,
+            finished_ms=output.created_ms,
+            error=output.error,
+            engine=last_engine(output.attempts) or self.engine,
+            receipt=self.receipt.plus(output.attempts),
+        )
+
+    def _to(self, status: Status, now_ms: int, **changes: object) -> Task:
+        if self.status.is_final:
+            raise IllegalTransition(self.task_id, self.status, status)
+        return replace(self, status=status, updated_ms=now_ms, rev=self.rev + 1, **changes)  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Snapshot:
+    """A task with everything stored about it, as one read gave it."""
+
+    task: Task
+    request: Request
+    outputs: Mapping[str, Output] = field(default_factory=dict)
+
+    @property
+    def result(self) -> str | None:
+        """The final answer of a Completed task."""
+        answer = self.outputs.get(f"RES#{self.task.answer_fence}")
+        return answer.text if answer else None
+
+    @property
+    def orphan(self) -> Output | None:
+        """An answer whose worker died before it could finish the task: paid for, to be adopted."""
+        if self.task.status.is_final:
+            return None
+        answers = [o for o in self.outputs.values() if o.is_answer]
+        return max(answers, key=lambda o: o.created_ms, default=None)
+
+    @property
+    def attempts(self) -> list[Attempt]:
+        """Every engine call on the receipt, oldest first; an answer that was not adopted is not on it."""
+        counted = (o for o in self.outputs.values() if not o.is_answer or o.key == f"RES#{self.task.answer_fence}")
+        return sorted((a for o in counted for a in o.attempts), key=lambda a: a.started_ms)
+
+
+def last_engine(attempts: Iterable[Attempt]) -> str | None:
+    """The engine of the last call that answered."""
+    return next((a.engine for a in reversed(list(attempts)) if a.answered), None)

@@ -1,0 +1,249 @@
+"""The store on AWS: one on-demand table.
+
+| record | pk | sk | guarded by |
+|---|---|---|---|
+| request | T#<tenant>#<task> | REQ | - |
+| state | same | STATE | absent, or `rev` is the predecessor's |
+| output | same | PLAN, STEP#<id>, RES#<fence>, TRY#<fence> | the state in its transaction; RES# alone |
+| part of a long text | same | <sk of the text>~<n> | written before the record that counts it |
+| counters | CTR#<shard> | ALL | the transaction of the state they count |
+| spending | USE#<tenant> | <day> | same |
+| engines | ENG | STATE | - |
+
+Index `open` (open, due) holds what is not final; index `listing` (tenant, created) every task.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import fields
+from typing import TYPE_CHECKING, Any
+from zlib import crc32
+
+from llm_server.orchestration.errors import TaskLost, TaskNotFound
+from llm_server.orchestration.metrics import Counters, change, day_of
+from llm_server.orchestration.ports import Due, EngineState, Page
+from llm_server.orchestration.task import Output, Request, Snapshot, Status, Task, TaskRef
+from llm_server.storage import dynamodb_items as items
+from llm_server.storage import records
+from llm_server.storage.dynamodb_calls import ConditionFailed, calling, transacting
+
+if TYPE_CHECKING:
+    from mypy_boto3_dynamodb import DynamoDBClient
+
+OPEN_SHARDS = 8
+PAGE_ROUNDS = 10
+SPENDING_KEPT_S = 40 * 24 * 3600
+_FIGURES = [f.name for f in fields(Counters)]
+
+
+class DynamoStore:
+    """The Store port over a table. `draw(n)` gives a random number below n: the counter shard of a write."""
+
+    def __init__(self, client: DynamoDBClient, table: str, *, draw: Callable[[int], int], counter_shards: int = 16) -> None:
+        self._client = client
+        self._table = table
+        self._draw = draw
+        self._counter_shards = counter_shards
+
+    def add(self, task: Task, request: Request) -> None:
+        self._put_text(task.ref, "REQ", records.encode(request))
+        try:
+            self._transact([self._put_state(task, "attribute_not_exists(pk)"), *self._counts(None, task)])
+        except ConditionFailed:
+            return
+
+    def get(self, ref: TaskRef) -> Snapshot:
+        rows = {row["sk"]["S"]: row for row in self._partition(ref)}
+        if "STATE" not in rows:
+            raise TaskNotFound
+        outputs = {
+            sk: records.OUTPUT.decode(items.joined(rows, sk))
+            for sk in rows
+            if sk not in ("STATE", "REQ") and not items.is_part(sk)
+        }
+        request = records.REQUEST.decode(items.joined(rows, "REQ"))
+        return Snapshot(task=items.task(rows["STATE"]), request=request, outputs=outputs)
+
+    def peek(self, ref: TaskRef) -> Task:
+        with calling():
+            row = self._client.get_item(TableName=self._table, Key=items.key(ref, "STATE"), ConsistentRead=True)
+        if "Item" not in row:
+            raise TaskNotFound
+        return items.task(row["Item"])
+
+    def save(self, before: Task, after: Task, output: Output | None = None) -> None:
+        writes = [self._put_state(after, "rev = :rev", {":rev": items.number(before.rev)})]
+        if output is not None:
+            head = self._put_parts(after.ref, output.key, records.encode(output))
+            writes.append({"Put": {"TableName": self._table, "Item": head}})
+        try:
+            self._transact([*writes, *self._counts(before, after)])
+        except ConditionFailed as error:
+            if not self._holds(after):
+                raise TaskLost(after.task_id) from error
+
+    def keep(self, ref: TaskRef, output: Output) -> None:
+        self._put_text(ref, output.key, records.encode(output))
+
+    def due(self, now_ms: int, limit: int) -> list[Due]:
+        found: list[Due] = []
+        for shard in range(OPEN_SHARDS):
+            if len(found) >= limit:
+                break
+            with calling():
+                answer = self._client.query(
+                    TableName=self._table,
+                    IndexName="open",
+                    KeyConditionExpression="#open = :open AND due <= :now",
+                    ExpressionAttributeNames={"#open": "open"},
+                    ExpressionAttributeValues={":open": {"S": f"OPEN#{shard}"}, ":now": items.number(now_ms)},
+                    Limit=limit - len(found),
+                )
+            found += [Due(items.ref(row), int(row["due"]["N"])) for row in answer["Items"]]
+        return found
+
+    def postpone(self, due: Due, due_ms: int) -> bool:
+        try:
+            with calling():
+                self._client.update_item(
+                    TableName=self._table,
+                    Key=items.key(due.ref, "STATE"),
+                    UpdateExpression="SET due = :next",
+                    ConditionExpression="due = :seen",
+                    ExpressionAttributeValues={":next": items.number(due_ms), ":seen": items.number(due.due_ms)},
+                )
+        except ConditionFailed:
+            return False
+        return True
+
+    def page(self, tenant: str, *, size: int, token: str, status: Status | None, role: str | None) -> Page:
+        found: list[Task] = []
+        after = records.key_of(token) if token else ""
+        for _ in range(PAGE_ROUNDS):
+            keys, after = self._listed(tenant, after, size)
+            for task in self._states(keys):
+                if status not in (None, task.status) or role not in (None, task.role):
+                    continue
+                if len(found) == size:
+                    return Page(found, records.token_of(records.listing_key(found[-1])))
+                found.append(task)
+            if not after:
+                return Page(found, "")
+        return Page(found, records.token_of(after))
+
+    def overview(self) -> tuple[Counters, dict[str, EngineState]]:
+        keys = [{"pk": {"S": f"CTR#{n}"}, "sk": {"S": "ALL"}} for n in range(self._counter_shards)]
+        total, engines = Counters(), dict[str, EngineState]()
+        for row in self._batch([*keys, items.ENGINES_KEY]):
+            if row["pk"]["S"] == "ENG":
+                engines = items.engine_states(row)
+            else:
+                total += Counters(**{name: int(row[name]["N"]) for name in _FIGURES if name in row})
+        return total, engines
+
+    def spent_microusd(self, tenant: str, day: str) -> int:
+        with calling():
+            answer = self._client.get_item(
+                TableName=self._table, Key={"pk": {"S": f"USE#{tenant}"}, "sk": {"S": day}}, ConsistentRead=True
+            )
+        return int(answer["Item"]["microusd"]["N"]) if "Item" in answer else 0
+
+    def engine_states(self) -> dict[str, EngineState]:
+        with calling():
+            answer = self._client.get_item(TableName=self._table, Key=items.ENGINES_KEY)
+        return items.engine_states(answer.get("Item", {}))
+
+    def save_engine_state(self, engine: str, state: EngineState) -> None:
+        with calling():
+            self._client.update_item(
+                TableName=self._table,
+                Key=items.ENGINES_KEY,
+                UpdateExpression="SET #engine = :state",
+                ExpressionAttributeNames={"#engine": items.ENGINE_PREFIX + engine},
+                ExpressionAttributeValues={":state": {"S": records.encode(state)}},
+            )
+
+    def _transact(self, writes: list[Any]) -> None:
+        transacting(lambda: self._client.transact_write_items(TransactItems=writes))
+
+    def _put_state(self, task: Task, condition: str, values: dict[str, Any] | None = None) -> dict[str, Any]:
+        put: dict[str, Any] = {"TableName": self._table, "Item": items.state(task), "ConditionExpression": condition}
+        if not task.status.is_final:
+            shard = crc32(task.task_id.encode()) % OPEN_SHARDS
+            put["Item"] |= {"open": {"S": f"OPEN#{shard}"}, "due": items.number(task.due_ms)}
+        return {"Put": put | ({"ExpressionAttributeValues": values} if values else {})}
+
+    def _counts(self, before: Task | None, after: Task) -> Iterator[dict[str, Any]]:
+        delta = change(before, after).nonzero()
+        if delta:
+            key = {"pk": {"S": f"CTR#{self._draw(self._counter_shards)}"}, "sk": {"S": "ALL"}}
+            yield {"Update": items.addition(self._table, key, delta)}
+        if cost := delta.get("cost_microusd"):
+            key = {"pk": {"S": f"USE#{after.tenant}"}, "sk": {"S": day_of(after.updated_ms)}}
+            spending = items.addition(self._table, key, {"microusd": cost})
+            spending["UpdateExpression"] += " SET #ttl = if_not_exists(#ttl, :ttl)"
+            spending["ExpressionAttributeNames"]["#ttl"] = "ttl"
+            spending["ExpressionAttributeValues"][":ttl"] = items.number(after.updated_ms // 1000 + SPENDING_KEPT_S)
+            yield {"Update": spending}
+
+    def _holds(self, task: Task) -> bool:
+        try:
+            return self.peek(task.ref) == task
+        except TaskNotFound:
+            return False
+
+    def _put_text(self, ref: TaskRef, sk: str, text: str) -> None:
+        head = self._put_parts(ref, sk, text)
+        with calling():
+            self._client.put_item(TableName=self._table, Item=head)
+
+    def _put_parts(self, ref: TaskRef, sk: str, text: str) -> dict[str, Any]:
+        """Write what an item cannot hold as items of their own; returns the item that counts them."""
+        head, parts = items.split(ref, sk, text)
+        for part in parts:
+            with calling():
+                self._client.put_item(TableName=self._table, Item=part)
+        return head
+
+    def _partition(self, ref: TaskRef) -> Iterator[dict[str, Any]]:
+        query: dict[str, Any] = {
+            "TableName": self._table,
+            "KeyConditionExpression": "pk = :pk",
+            "ExpressionAttributeValues": {":pk": {"S": items.partition(ref)}},
+            "ConsistentRead": True,
+        }
+        while True:
+            with calling():
+                answer = self._client.query(**query)
+            yield from answer["Items"]
+            if "LastEvaluatedKey" not in answer:
+                return
+            query["ExclusiveStartKey"] = answer["LastEvaluatedKey"]
+
+    def _listed(self, tenant: str, after: str, size: int) -> tuple[list[dict[str, Any]], str]:
+        """One page of the listing index: the keys of the states, newest first, and where to go on."""
+        with calling():
+            answer = self._client.query(
+                TableName=self._table,
+                IndexName="listing",
+                KeyConditionExpression="tenant = :tenant" + (" AND created < :after" if after else ""),
+                ExpressionAttributeValues={":tenant": {"S": tenant}} | ({":after": {"S": after}} if after else {}),
+                ScanIndexForward=False,
+                Limit=min(size + 1, 100),
+            )
+        rows = answer["Items"]
+        more = "LastEvaluatedKey" in answer
+        return [{"pk": row["pk"], "sk": row["sk"]} for row in rows], rows[-1]["created"]["S"] if rows and more else ""
+
+    def _states(self, keys: list[dict[str, Any]]) -> list[Task]:
+        tasks = [items.task(row) for row in self._batch(keys)]
+        return sorted(tasks, key=records.listing_key, reverse=True)
+
+    def _batch(self, keys: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+        wanted: dict[str, Any] = {self._table: {"Keys": list(keys)}}
+        while wanted and wanted[self._table]["Keys"]:
+            with calling():
+                answer = self._client.batch_get_item(RequestItems=wanted)
+            yield from answer["Responses"].get(self._table, [])
+            wanted = answer.get("UnprocessedKeys", {})

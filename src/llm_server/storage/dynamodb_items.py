@@ -1,0 +1,98 @@
+"""Tasks and their texts as DynamoDB items."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from llm_server.orchestration.ports import EngineState
+from llm_server.orchestration.task import Task, TaskRef
+from llm_server.storage import records
+
+PART_BYTES = 350_000
+"""An item holds 400 KB, names and keys included."""
+
+ENGINES_KEY = {"pk": {"S": "ENG"}, "sk": {"S": "STATE"}}
+ENGINE_PREFIX = "engine:"
+
+
+def number(value: int) -> dict[str, str]:
+    return {"N": str(value)}
+
+
+def partition(ref: TaskRef) -> str:
+    return f"T#{ref.tenant}#{ref.task_id}"
+
+
+def key(ref: TaskRef, sk: str) -> dict[str, dict[str, str]]:
+    return {"pk": {"S": partition(ref)}, "sk": {"S": sk}}
+
+
+def ref(row: Mapping[str, Any]) -> TaskRef:
+    """The task an item belongs to, by its partition."""
+    _, tenant, task_id = row["pk"]["S"].split("#", 2)
+    return TaskRef(tenant, task_id)
+
+
+def state(task: Task) -> dict[str, Any]:
+    return key(task.ref, "STATE") | {
+        "rev": number(task.rev),
+        "tenant": {"S": task.tenant},
+        "created": {"S": records.listing_key(task)},
+        "body": {"S": records.encode(task)},
+    }
+
+
+def task(row: Mapping[str, Any]) -> Task:
+    return records.TASK.decode(row["body"]["S"])
+
+
+def engine_states(row: Mapping[str, Any]) -> dict[str, EngineState]:
+    return {
+        name.removeprefix(ENGINE_PREFIX): records.ENGINE_STATE.decode(value["S"])
+        for name, value in row.items()
+        if name.startswith(ENGINE_PREFIX)
+    }
+
+
+def addition(table: str, key: Mapping[str, Any], delta: Mapping[str, int]) -> dict[str, Any]:
+    """An Update that adds to an item's figures."""
+    return {
+        "TableName": table,
+        "Key": key,
+        "UpdateExpression": "ADD " + ", ".join(f"#{name} :{name}" for name in delta),
+        "ExpressionAttributeNames": {f"#{name}": name for name in delta},
+        "ExpressionAttributeValues": {f":{name}": number(value) for name, value in delta.items()},
+    }
+
+
+def split(ref: TaskRef, sk: str, text: str) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """A text as the item that holds its beginning and counts its parts, and the parts."""
+    chunks = _chunks(text)
+    head = key(ref, sk) | {"body": {"S": chunks[0]}}
+    if len(chunks) > 1:
+        head["parts"] = number(len(chunks) - 1)
+    parts = [key(ref, f"{sk}~{n}") | {"body": {"S": chunk}} for n, chunk in enumerate(chunks[1:], 1)]
+    return head, parts
+
+
+def joined(rows: Mapping[str, Mapping[str, Any]], sk: str) -> str:
+    """The whole text of a record, from all rows of its partition by sort key."""
+    count = int(rows[sk].get("parts", {"N": "0"})["N"])
+    return "".join(rows[name]["body"]["S"] for name in (sk, *(f"{sk}~{n}" for n in range(1, count + 1))))
+
+
+def is_part(sk: str) -> bool:
+    return "~" in sk
+
+
+def _chunks(text: str) -> list[str]:
+    data = text.encode()
+    if len(data) <= PART_BYTES:
+        return [text]
+    chunks, start = [], 0
+    while start < len(data):
+        chunk = data[start : start + PART_BYTES].decode(errors="ignore")
+        chunks.append(chunk)
+        start += len(chunk.encode())
+    return chunks

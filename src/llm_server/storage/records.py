@@ -1,0 +1,40 @@
+"""How records are written as JSON text: one form for every store."""
+
+from __future__ import annotations
+
+import msgspec
+
+from llm_server.orchestration.errors import InvalidInput
+from llm_server.orchestration.ports import EngineState
+from llm_server.orchestration.task import Output, Request, Task
+
+TASK = msgspec.json.Decoder(Task)
+REQUEST = msgspec.json.Decoder(Request)
+OUTPUT = msgspec.json.Decoder(Output)
+ENGINE_STATE = msgspec.json.Decoder(EngineState)
+
+
+def encode(record: Task | Request | Output | EngineState) -> str:
+    return msgspec.json.encode(record).decode()
+
+
+def listing_key(task: Task) -> str:
+    """Sorts a tenant's tasks by time of creation; also what a page token stands for."""
+    return f"{task.created_ms:015d}#{task.task_id}"
+
+
+def token_of(key: str) -> str:
+    """A listing key as an opaque, URL-safe page token."""
+    return key.encode().hex()
+
+
+def key_of(token: str) -> str:
+    """Read a page token back. Raises InvalidInput when it is none of ours."""
+    try:
+        key = bytes.fromhex(token).decode()
+    except ValueError:
+        key = ""
+    time, separator, task_id = key.partition("#")
+    if not (time.isascii() and time.isdigit() and len(time) == 15 and separator and task_id):
+        raise InvalidInput("page_token", "The page_token is none that this server gave out.")
+    return key

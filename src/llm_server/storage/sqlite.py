@@ -1,0 +1,160 @@
+"""The embedded store. An acknowledged write survives a power cut (synchronous=FULL)."""
+
+from __future__ import annotations
+
+import sqlite3
+from pathlib import Path
+
+from llm_server.orchestration.errors import TaskLost, TaskNotFound
+from llm_server.orchestration.metrics import Counters, change, day_of
+from llm_server.orchestration.ports import Due, EngineState, Page
+from llm_server.orchestration.task import Output, Request, Snapshot, Status, Task, TaskRef
+from llm_server.storage import records
+from llm_server.storage.sqlite_file import COUNTERS, Database
+
+
+class SqliteStore:
+    """The Store port over a SQLite file."""
+
+    def __init__(self, path: Path) -> None:
+        self._database = Database(path, durable=True)
+
+    def close(self) -> None:
+        self._database.close()
+
+    def add(self, task: Task, request: Request) -> None:
+        with self._database.transaction() as db:
+            if self._state(db, task.ref) is not None:
+                return
+            key = (task.tenant, task.task_id)
+            db.execute("INSERT INTO requests VALUES (?, ?, ?)", (*key, records.encode(request)))
+            row = (*key, task.rev, task.status, task.role, records.listing_key(task), task.due_ms, records.encode(task))
+            db.execute("INSERT INTO tasks VALUES (?, ?, ?, ?, ?, ?, ?, ?)", row)
+            self._count(db, None, task)
+
+    def get(self, ref: TaskRef) -> Snapshot:
+        key = (ref.tenant, ref.task_id)
+        with self._database.reading() as db:
+            task = self._state(db, ref)
+            if task is None:
+                raise TaskNotFound
+            (request,) = db.execute("SELECT body FROM requests WHERE (tenant, task_id) = (?, ?)", key).fetchone()
+            rows = db.execute("SELECT key, body FROM outputs WHERE (tenant, task_id) = (?, ?)", key).fetchall()
+        outputs = {name: records.OUTPUT.decode(body) for name, body in rows}
+        return Snapshot(task=task, request=records.REQUEST.decode(request), outputs=outputs)
+
+    def peek(self, ref: TaskRef) -> Task:
+        with self._database.reading() as db:
+            task = self._state(db, ref)
+        if task is None:
+            raise TaskNotFound
+        return task
+
+    def save(self, before: Task, after: Task, output: Output | None = None) -> None:
+        with self._database.transaction() as db:
+            stored = self._state(db, after.ref)
+            if stored == after:
+                return
+            if stored is None or stored.rev != before.rev:
+                raise TaskLost(after.task_id)
+            due_ms = None if after.status.is_final else after.due_ms
+            db.execute(
+                "UPDATE tasks SET rev = ?, status = ?, role = ?, due_ms = ?, body = ? WHERE (tenant, task_id) = (?, ?)",
+                (after.rev, after.status, after.role, due_ms, records.encode(after), after.tenant, after.task_id),
+            )
+            if output is not None:
+                self._keep(db, after.ref, output)
+            self._count(db, before, after)
+
+    def keep(self, ref: TaskRef, output: Output) -> None:
+        with self._database.transaction() as db:
+            self._keep(db, ref, output)
+
+    def due(self, now_ms: int, limit: int) -> list[Due]:
+        query = "SELECT tenant, task_id, due_ms FROM tasks WHERE due_ms <= ? ORDER BY due_ms LIMIT ?"
+        with self._database.reading() as db:
+            rows = db.execute(query, (now_ms, limit)).fetchall()
+        return [Due(TaskRef(tenant, task_id), due_ms) for tenant, task_id, due_ms in rows]
+
+    def postpone(self, due: Due, due_ms: int) -> bool:
+        where = (due_ms, due.ref.tenant, due.ref.task_id, due.due_ms)
+        with self._database.transaction() as db:
+            cursor = db.execute("UPDATE tasks SET due_ms = ? WHERE (tenant, task_id, due_ms) = (?, ?, ?)", where)
+            return cursor.rowcount == 1
+
+    def end_leases(self, now_ms: int) -> int:
+        """Make every open task due now, whoever had it; for a process that knows it is the only one."""
+        with self._database.transaction() as db:
+            rows = db.execute("SELECT body FROM tasks WHERE status IN ('Processing', 'Planned')").fetchall()
+            for (body,) in rows:
+                task = records.TASK.decode(body)
+                ended = task.abandoned(now_ms=now_ms)
+                db.execute(
+                    "UPDATE tasks SET rev = ?, due_ms = ?, body = ? WHERE (tenant, task_id) = (?, ?)",
+                    (ended.rev, ended.due_ms, records.encode(ended), task.tenant, task.task_id),
+                )
+        return len(rows)
+
+    def page(self, tenant: str, *, size: int, token: str, status: Status | None, role: str | None) -> Page:
+        query = "SELECT body FROM tasks WHERE tenant = ?"
+        values: list[object] = [tenant]
+        for condition, value in (
+            ("listing < ?", records.key_of(token) if token else None),
+            ("status = ?", status),
+            ("role = ?", role),
+        ):
+            if value is not None:
+                query += f" AND {condition}"
+                values.append(value)
+        with self._database.reading() as db:
+            rows = db.execute(query + " ORDER BY listing DESC LIMIT ?", (*values, size + 1)).fetchall()
+        tasks = [records.TASK.decode(body) for (body,) in rows]
+        more = len(tasks) > size
+        return Page(tasks[:size], records.token_of(records.listing_key(tasks[size - 1])) if more else "")
+
+    def overview(self) -> tuple[Counters, dict[str, EngineState]]:
+        with self._database.reading() as db:
+            row = db.execute(f"SELECT {', '.join(COUNTERS)} FROM counters").fetchone()
+            engines = self._engines(db)
+        return Counters(**dict(zip(COUNTERS, row, strict=True))), engines
+
+    def spent_microusd(self, tenant: str, day: str) -> int:
+        query = "SELECT microusd FROM spending WHERE (tenant, day) = (?, ?)"
+        with self._database.reading() as db:
+            row = db.execute(query, (tenant, day)).fetchone()
+        return row[0] if row else 0
+
+    def engine_states(self) -> dict[str, EngineState]:
+        with self._database.reading() as db:
+            return self._engines(db)
+
+    def save_engine_state(self, engine: str, state: EngineState) -> None:
+        with self._database.transaction() as db:
+            db.execute("INSERT OR REPLACE INTO engines VALUES (?, ?)", (engine, records.encode(state)))
+
+    @staticmethod
+    def _engines(db: sqlite3.Connection) -> dict[str, EngineState]:
+        rows = db.execute("SELECT name, body FROM engines").fetchall()
+        return {name: records.ENGINE_STATE.decode(body) for name, body in rows}
+
+    @staticmethod
+    def _state(db: sqlite3.Connection, ref: TaskRef) -> Task | None:
+        query = "SELECT body FROM tasks WHERE (tenant, task_id) = (?, ?)"
+        row = db.execute(query, (ref.tenant, ref.task_id)).fetchone()
+        return records.TASK.decode(row[0]) if row else None
+
+    @staticmethod
+    def _keep(db: sqlite3.Connection, ref: TaskRef, output: Output) -> None:
+        row = (ref.tenant, ref.task_id, output.key, records.encode(output))
+        db.execute("INSERT OR REPLACE INTO outputs VALUES (?, ?, ?, ?)", row)
+
+    @staticmethod
+    def _count(db: sqlite3.Connection, before: Task | None, after: Task) -> None:
+        delta = change(before, after).nonzero()
+        if delta:
+            db.execute(f"UPDATE counters SET {', '.join(f'{n} = {n} + ?' for n in delta)}", tuple(delta.values()))
+        if cost := delta.get("cost_microusd"):
+            db.execute(
+                "INSERT INTO spending VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET microusd = microusd + excluded.microusd",
+                (after.tenant, day_of(after.updated_ms), cost),
+            )

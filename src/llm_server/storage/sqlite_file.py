@@ -1,0 +1,104 @@
+"""One SQLite file (WAL): its tables, connections to it, and the lock that gives it to one process."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import sqlite3
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import fields
+from pathlib import Path
+
+from llm_server.orchestration.errors import ConfigurationError, StorageUnavailable
+from llm_server.orchestration.metrics import Counters
+
+COUNTERS = [f.name for f in fields(Counters)]
+_SCHEMA = f"""
+CREATE TABLE IF NOT EXISTS tasks (
+    tenant TEXT NOT NULL, task_id TEXT NOT NULL, rev INTEGER NOT NULL, status TEXT NOT NULL, role TEXT NOT NULL,
+    listing TEXT NOT NULL, due_ms INTEGER, body TEXT NOT NULL, PRIMARY KEY (tenant, task_id)) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS listing ON tasks (tenant, listing);
+CREATE INDEX IF NOT EXISTS open ON tasks (due_ms) WHERE due_ms IS NOT NULL;
+CREATE TABLE IF NOT EXISTS requests (
+    tenant TEXT NOT NULL, task_id TEXT NOT NULL, body TEXT NOT NULL, PRIMARY KEY (tenant, task_id));
+CREATE TABLE IF NOT EXISTS outputs (
+    tenant TEXT NOT NULL, task_id TEXT NOT NULL, key TEXT NOT NULL, body TEXT NOT NULL,
+    PRIMARY KEY (tenant, task_id, key));
+CREATE TABLE IF NOT EXISTS counters (
+    id INTEGER PRIMARY KEY CHECK (id = 1), {", ".join(f"{name} INTEGER NOT NULL DEFAULT 0" for name in COUNTERS)});
+INSERT OR IGNORE INTO counters (id) VALUES (1);
+CREATE TABLE IF NOT EXISTS spending (
+    tenant TEXT NOT NULL, day TEXT NOT NULL, microusd INTEGER NOT NULL, PRIMARY KEY (tenant, day));
+CREATE TABLE IF NOT EXISTS engines (name TEXT PRIMARY KEY, body TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS messages (id INTEGER PRIMARY KEY, ref TEXT NOT NULL, visible_ms INTEGER NOT NULL);
+CREATE INDEX IF NOT EXISTS visible ON messages (visible_ms, id);
+"""
+BUSY_S = 5.0
+
+
+
+class Database:
+    """One connection behind a lock; every error is StorageUnavailable."""
+
+    def __init__(self, path: Path, *, durable: bool) -> None:
+        self._lock = threading.Lock()
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=BUSY_S)
+            self._connection.execute("PRAGMA journal_mode = WAL")
+            self._connection.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
+            self._connection.executescript(_SCHEMA)
+        except (sqlite3.Error, OSError) as error:
+            raise ConfigurationError(f"The database {path} cannot be opened: {error}.") from error
+
+    @contextmanager
+    def transaction(self) -> Iterator[sqlite3.Connection]:
+        """All or nothing."""
+        with self._reachable() as connection:
+            connection.execute("BEGIN IMMEDIATE")
+            try:
+                yield connection
+                connection.execute("COMMIT")
+            except BaseException:
+                connection.execute("ROLLBACK")
+                raise
+
+    @contextmanager
+    def reading(self) -> Iterator[sqlite3.Connection]:
+        """Several reads of one moment."""
+        with self._reachable() as connection:
+            connection.execute("BEGIN")
+            try:
+                yield connection
+            finally:
+                connection.execute("ROLLBACK")
+
+    def close(self) -> None:
+        with self._lock:
+            self._connection.close()
+
+    @contextmanager
+    def _reachable(self) -> Iterator[sqlite3.Connection]:
+        with self._lock:
+            try:
+                yield self._connection
+            except sqlite3.Error as error:
+                raise StorageUnavailable("The database does not answer; try again.") from error
+
+
+class OnlyProcess:
+    """Holds a database file for one process; the system lets go of it when the process ends, however it ends."""
+
+    def __init__(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._descriptor = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            os.close(self._descriptor)
+            raise ConfigurationError(f"The database {path} is in use by another server.") from error
+
+    def release(self) -> None:
+        os.close(self._descriptor)

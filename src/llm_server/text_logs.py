@@ -1,0 +1,19 @@
+"""Log lines for people: a time, a level, a fixed phrase and its fields. On AWS the runtime writes JSON itself."""
+
+from __future__ import annotations
+
+import logging
+
+_OWN = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "color_message"}
+
+
+class TextFormatter(logging.Formatter):
+    """`12:00:01 INFO task state task_id=… status=Completed`."""
+
+    def __init__(self) -> None:
+        super().__init__("%(asctime)s %(levelname)s %(message)s", "%H:%M:%S")
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's name
+        """The line, with what the caller passed as `extra` behind it."""
+        fields = " ".join(f"{name}={value}" for name, value in vars(record).items() if name not in _OWN)
+        return f"{super().formatMessage(record)} {fields}".rstrip()

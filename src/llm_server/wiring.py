@@ -1,0 +1,129 @@
+"""The composition root: settings to a service, for AWS or embedded.
+
+Adapters are imported where they are chosen: a Lambda must not pay for SQLite, nor the embedded server for boto3.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import time
+import tomllib
+from collections.abc import Sequence
+from functools import partial
+from importlib import resources
+from typing import Any, NamedTuple
+
+import msgspec
+
+from llm_server.engines import factory, prices
+from llm_server.engines.credentials import Credentials
+from llm_server.engines.discovery import LoopbackServer, discover
+from llm_server.orchestration import catalog as catalogs
+from llm_server.orchestration.balancer import Balancer, EngineStates
+from llm_server.orchestration.catalog import Catalog
+from llm_server.orchestration.errors import ConfigurationError
+from llm_server.orchestration.orchestrator import Orchestrator
+from llm_server.orchestration.ports import Queue, Store
+from llm_server.orchestration.service import Service
+from llm_server.settings import Settings
+
+
+class Found(NamedTuple):
+    """The catalogue, and which engines answer and why."""
+
+    catalog: Catalog
+    why: str
+
+
+def now_ms() -> int:
+    """The wall clock, Unix milliseconds."""
+    return time.time_ns() // 1_000_000
+
+
+def new_id() -> str:
+    """A UUIDv7 (RFC 9562, 5.7): 48 bits of Unix milliseconds, then 74 random bits; sorts by time."""
+    value = now_ms() << 80 | int.from_bytes(os.urandom(10))
+    value = value & ~(0xF << 76) | 0x7 << 76
+    value = value & ~(0x3 << 62) | 0x2 << 62
+    text = f"{value:032x}"
+    return "-".join((text[:8], text[8:12], text[12:16], text[16:20], text[20:]))
+
+
+def overlay(settings: Settings) -> dict[str, Any]:
+    """The user's configuration file, {} without one. Raises ConfigurationError when it is no TOML."""
+    if settings.config is None:
+        return {}
+    try:
+        return tomllib.loads(settings.config.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
+        raise ConfigurationError(f"The configuration {settings.config} cannot be read: {error}.") from error
+
+
+def load_catalog(settings: Settings, *, loopback: Sequence[LoopbackServer] = (), own_port: int | None = None) -> Found:
+    """The packaged catalogue with the user's file over it and, where it configures no engine, the one that is found.
+
+    Raises:
+        ConfigurationError: the file is wrong.
+    """
+    packaged = tomllib.loads((resources.files("llm_server") / "data" / "catalog.toml").read_text(encoding="utf-8"))
+    catalog = catalogs.load(packaged, overlay(settings), source=str(settings.config or ""))
+    configured = [name for name, spec in catalog.engines.items() if spec.kind != "embedded"]
+    if configured:
+        return Found(catalog, f"{', '.join(configured)} (configured in {settings.config})")
+    found = discover(settings.environ, loopback=loopback, own_port=own_port)
+    engines = {**catalog.engines, found.name: found.spec}
+    return Found(msgspec.structs.replace(catalog, engines=engines), f"{found.name}: {found.why}")
+
+
+def service_of(settings: Settings, *, store: Store, queue: Queue, catalog: Catalog) -> Service:
+    """Put a service together."""
+    secrets = Credentials(settings.environ)
+    balancer = Balancer(
+        catalog=catalog,
+        engines=factory.build(catalog, secrets),
+        has_credentials=partial(factory.has_credentials, secrets),
+        states=EngineStates(store, now_ms),
+        price=prices.price,
+        clock=now_ms,
+    )
+    orchestrator = Orchestrator(
+        catalog=catalog,
+        balancer=balancer,
+        clock=now_ms,
+        max_deliveries=settings.max_attempts,
+        sweep_s=settings.sweep_s,
+    )
+    return Service(
+        catalog=catalog,
+        store=store,
+        queue=queue,
+        balancer=balancer,
+        orchestrator=orchestrator,
+        clock=now_ms,
+        new_id=new_id,
+        lease_s=settings.lease_s,
+        sweep_s=settings.sweep_s,
+        prompt_max_chars=settings.prompt_max_chars,
+    )
+
+
+def aws_service(settings: Settings) -> Service:
+    """A service over DynamoDB and SQS. Raises ConfigurationError when table and queue are not set."""
+    import boto3
+    from botocore.config import Config
+
+    from llm_server.storage.dynamodb import DynamoStore
+    from llm_server.storage.sqs import SqsQueue
+
+    if settings.table is None or settings.queue_url is None:
+        raise ConfigurationError("LLM_SERVER_TABLE and LLM_SERVER_QUEUE_URL must be set on AWS.")
+    config = Config(
+        connect_timeout=2,
+        read_timeout=5,
+        retries={"mode": "standard", "total_max_attempts": 4},
+        max_pool_connections=32,
+    )
+    store = DynamoStore(boto3.client("dynamodb", config=config), settings.table, draw=random.randrange)
+    queue = SqsQueue(boto3.client("sqs", config=config), settings.queue_url)
+    return service_of(settings, store=store, queue=queue, catalog=load_catalog(settings).catalog)

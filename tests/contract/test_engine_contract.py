@@ -1,0 +1,448 @@
+"""What every engine adapter promises, whatever its wire: the same answers, failures and deadlines."""
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
+from functools import partial
+from threading import Thread
+from typing import Any
+
+import boto3
+import pytest
+from botocore.config import Config
+from fake_engine import FakeEngine, Fault, body, changed, drip, fake_engine, raw, reset, silence, status
+
+from llm_server.engines.anthropic import AnthropicEngine
+from llm_server.engines.bedrock import BedrockEngine
+from llm_server.engines.embedded import EmbeddedEngine
+from llm_server.engines.http import EnginePool
+from llm_server.engines.openai import OpenAIEngine
+from llm_server.orchestration import plan
+from llm_server.orchestration.catalog import EngineSpec
+from llm_server.orchestration.errors import EngineUnavailable, PromptRefused
+from llm_server.orchestration.ports import AnswerSchema, Engine, EngineCall
+
+ROLES = ["Fast-Coder-Agent", "QA-Agent", "Writing-Agent"]
+KEY = "sk-canary-1f9c2e7ab8"
+CALL = EngineCall(system="You answer.", prompt="Why is the sky blue, canary 7741?", max_output_tokens=64)
+PLAN_CALL = replace(CALL, answer_schema=AnswerSchema(name="plan", schema=plan.schema(ROLES)))
+WIRES = ("openai", "anthropic", "bedrock")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wired:
+    """An adapter and the server behind it, and how the wire writes that an answer was cut or refused."""
+
+    engine: Engine
+    server: FakeEngine
+    cut: Callable[[dict[str, Any]], object]
+    refused: Callable[[dict[str, Any]], object]
+
+    def fails(self, fault: Fault, *, timeout_s: float = 5.0) -> EngineUnavailable | PromptRefused:
+        """Meet a fault; the message must be fit to be shown."""
+        self.server.script(fault)
+        with pytest.raises((EngineUnavailable, PromptRefused)) as caught:
+            self.engine.complete(CALL, timeout_s=timeout_s)
+        assert isinstance(caught.value, EngineUnavailable | PromptRefused)
+        for secret in (KEY, "canary", self.server.text):
+            assert secret not in str(caught.value)
+        return caught.value
+
+
+@pytest.fixture(scope="module")
+def pool() -> EnginePool:
+    return EnginePool()
+
+
+@pytest.fixture
+def server() -> Iterator[FakeEngine]:
+    with fake_engine() as engine:
+        yield engine
+
+
+@pytest.fixture(params=WIRES)
+def wired(request: pytest.FixtureRequest, server: FakeEngine, pool: EnginePool) -> Wired:
+    return {"openai": _openai, "anthropic": _anthropic, "bedrock": _bedrock}[request.param](server, pool)
+
+
+@pytest.fixture(params=[*WIRES, "embedded"])
+def any_engine(request: pytest.FixtureRequest, server: FakeEngine, pool: EnginePool) -> Engine:
+    if request.param == "embedded":
+        return EmbeddedEngine()
+    return {"openai": _openai, "anthropic": _anthropic, "bedrock": _bedrock}[request.param](
+        server, pool
+    ).engine
+
+
+def _openai(server: FakeEngine, pool: EnginePool) -> Wired:
+    spec = EngineSpec(kind="openai", source="api", model="m", base_url=server.base_url)
+    return Wired(
+        engine=OpenAIEngine(spec, pool, lambda: KEY),
+        server=server,
+        cut=lambda answer: answer["choices"][0].update(finish_reason="length"),
+        refused=lambda answer: answer["choices"][0].update(finish_reason="content_filter"),
+    )
+
+
+def _anthropic(server: FakeEngine, pool: EnginePool) -> Wired:
+    spec = EngineSpec(kind="anthropic", source="api", model="m", base_url=server.url)
+    return Wired(
+        engine=AnthropicEngine(spec, pool, lambda: KEY),
+        server=server,
+        cut=lambda answer: answer.update(stop_reason="max_tokens"),
+        refused=lambda answer: answer.update(stop_reason="refusal"),
+    )
+
+
+def _bedrock(server: FakeEngine, pool: EnginePool) -> Wired:
+    spec = EngineSpec(kind="bedrock", source="api", model="m", region="eu-west-1")
+    return Wired(
+        engine=BedrockEngine(spec, partial(_converse_client, server.url)),
+        server=server,
+        cut=lambda answer: answer.update(stopReason="max_tokens"),
+        refused=lambda answer: answer.update(stopReason="content_filtered"),
+    )
+
+
+def _converse_client(url: str) -> Any:
+    return boto3.session.Session().client(
+        "bedrock-runtime",
+        region_name="eu-west-1",
+        endpoint_url=url,
+        aws_access_key_id="AKIAEXAMPLE",
+        aws_secret_access_key=KEY,
+        config=Config(retries={"total_max_attempts": 1}, connect_timeout=2, read_timeout=2),
+    )
+
+
+def test_a_prompt_is_answered(any_engine: Engine) -> None:
+    completion = any_engine.complete(replace(CALL, max_output_tokens=500), timeout_s=5)
+
+    assert completion.text
+    assert completion.tokens_in > 0
+    assert completion.tokens_out > 0
+    assert not completion.truncated
+
+
+def test_a_plan_that_is_asked_for_can_be_carried_out(any_engine: Engine) -> None:
+    completion = any_engine.complete(replace(PLAN_CALL, max_output_tokens=500), timeout_s=5)
+
+    assert plan.parse(completion.text, ROLES).steps
+
+
+def test_reported_tokens_are_passed_on(wired: Wired) -> None:
+    completion = wired.engine.complete(CALL, timeout_s=5)
+
+    assert (completion.tokens_in, completion.tokens_out) == (11, 7)
+    assert not completion.usage_estimated
+
+
+@pytest.mark.parametrize(
+    "usage", [None, {}, {"prompt_tokens": None, "input_tokens": None, "inputTokens": None}]
+)
+def test_tokens_that_are_not_reported_are_estimated_and_marked(wired: Wired, usage: Any) -> None:
+    wired.server.script(changed(lambda answer: answer.update(usage=usage)))
+
+    completion = wired.engine.complete(CALL, timeout_s=5)
+
+    assert completion.text == wired.server.text
+    assert completion.usage_estimated
+    assert completion.tokens_in == -(-len(CALL.system + CALL.prompt) // 4)
+    assert completion.tokens_out == -(-len(completion.text) // 4)
+
+
+def test_an_answer_cut_by_the_limit_is_marked(wired: Wired) -> None:
+    wired.server.script(changed(wired.cut))
+
+    assert wired.engine.complete(CALL, timeout_s=5).truncated
+
+
+def test_a_declined_prompt_is_refused_for_good(wired: Wired) -> None:
+    assert isinstance(wired.fails(changed(wired.refused)), PromptRefused)
+
+
+@pytest.mark.parametrize(
+    ("code", "kind"),
+    [
+        (401, "credentials"),
+        (403, "credentials"),
+        (404, "garbage"),
+        (408, "busy"),
+        (409, "busy"),
+        (429, "busy"),
+        (500, "busy"),
+        (502, "busy"),
+        (503, "busy"),
+        (529, "busy"),
+    ],
+)
+def test_another_engine_is_tried_after_a_status_that_is_the_engines_own_fault(
+    wired: Wired, code: int, kind: str
+) -> None:
+    failure = wired.fails(status(code))
+
+    assert isinstance(failure, EngineUnavailable)
+    assert failure.kind == kind
+    assert str(code) in str(failure)
+
+
+@pytest.mark.parametrize("code", [400, 413, 422])
+def test_a_prompt_no_engine_would_take_is_refused_with_the_engines_reason(wired: Wired, code: int) -> None:
+    failure = wired.fails(status(code, _said("This is longer than 8192 tokens.")))
+
+    assert isinstance(failure, PromptRefused)
+    assert "This is longer than 8192 tokens." in str(failure)
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        f"I do not take {CALL.prompt}",
+        f"{KEY} may not ask for {CALL.prompt} here",
+        "invalid text 'canary'",
+        "x" * 100_000,
+    ],
+)
+def test_a_reason_that_repeats_the_prompt_or_the_key_is_not_shown(wired: Wired, said: str) -> None:
+    assert len(str(wired.fails(status(400, _said(said))))) < 300
+
+
+def _said(message: str) -> dict[str, Any]:
+    """An error body that all three wires read."""
+    return {
+        "type": "error",
+        "error": {"type": "invalid_request_error", "message": message},
+        "message": message,
+    }
+
+
+@pytest.mark.parametrize(
+    ("header", "least_s", "most_s"),
+    [
+        ("3", 3, 3),
+        (" 2.5 ", 2.5, 2.5),
+        ("0", 0, 0),
+        ("86400", 600, 600),
+        ("9" * 400, 600, 600),
+        ("in a minute", 50, 60),
+        ("yesterday", 0, 0),
+        ("in ten years", 600, 600),
+    ],
+)
+def test_the_engine_says_when_it_can_be_asked_again(
+    wired: Wired, header: str, least_s: float, most_s: float
+) -> None:
+    """Seconds or an HTTP date, at most ten minutes."""
+    ago = {"in a minute": 60, "yesterday": -86_400, "in ten years": 315_360_000}
+    if header in ago:
+        header = format_datetime(datetime.now(UTC) + timedelta(seconds=ago[header]), usegmt=True)
+    failure = wired.fails(status(429, retry_after=header))
+
+    assert isinstance(failure, EngineUnavailable)
+    assert failure.retry_after_s is not None
+    assert least_s <= failure.retry_after_s <= most_s
+
+
+@pytest.mark.parametrize(
+    "header", ["", "soon", "-1", "1e9", "nan", "inf", "1,5", "Fri, 99 Foo 2026 25:61:00 GMT", "٣"]
+)
+def test_nonsense_in_retry_after_is_ignored(wired: Wired, header: str) -> None:
+    failure = wired.fails(
+        raw(
+            b"HTTP/1.1 429 Too Many Requests\r\nretry-after: %b\r\ncontent-length: 2\r\n\r\n{}"
+            % header.encode()
+        )
+    )
+
+    assert isinstance(failure, EngineUnavailable)
+    assert (failure.kind, failure.retry_after_s) == ("busy", None)
+
+
+def test_a_cut_connection_means_the_engine_is_busy(wired: Wired) -> None:
+    failure = wired.fails(reset)
+
+    assert isinstance(failure, EngineUnavailable)
+    assert failure.kind == "busy"
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b'HTTP/1.1 200 OK\r\ncontent-length: 900\r\n\r\n{"choices": [',
+        b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n5\r\n{",
+        b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\nlots\r\n{}",
+        b"HTTP/1.1 200 OK\r\n" + b"x-many: headers\r\n" * 500 + b"\r\n{}",
+        b"HTTP/1.1 200 OK\r\ncontent-encoding: gzip\r\ncontent-length: 5\r\n\r\nplain",
+        b"SSH-2.0-OpenSSH_9.6\r\n",
+        b"",
+    ],
+    ids=["short", "chunk", "size", "headers", "gzip", "ssh", "empty"],
+)
+def test_an_answer_that_breaks_the_protocol_leaves_the_prompt_to_another_engine(
+    wired: Wired, data: bytes
+) -> None:
+    """Busy or garbage: how much a client library tells differs."""
+    failure = wired.fails(raw(data))
+
+    assert isinstance(failure, EngineUnavailable)
+    assert failure.kind in ("busy", "garbage")
+
+
+@pytest.mark.parametrize(
+    "fault", [silence, drip("headers"), drip("body")], ids=["silence", "headers", "body"]
+)
+def test_no_answer_takes_longer_than_its_time(wired: Wired, fault: Fault) -> None:
+    """A time-out between bytes would never end a slow drip."""
+    wired.engine.complete(CALL, timeout_s=5)  # the client is made here, not within the time that is measured
+    started_s = time.monotonic()
+    failure = wired.fails(fault, timeout_s=0.25)
+
+    assert isinstance(failure, EngineUnavailable)
+    assert failure.kind == "busy"
+    assert 0.2 < time.monotonic() - started_s < 1.0
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        body(b"not json"),
+        body(b"<html><body>Bad gateway</body></html>", "text/html"),
+        body(b""),
+        body(b"[1, 2]"),
+        body(b"null"),
+        body({}),
+        body({"choices": [], "content": None, "output": {}}),
+        body({"choices": "no", "content": "no", "output": "no"}),
+        body(b'{"a": NaN}'),
+        body(b'{"choices": "\xff"}'),
+        body(b"[" * 100_000),
+        status(301, location="http://127.0.0.1:9/"),
+        status(204, b""),
+    ],
+    ids=[
+        "text",
+        "html",
+        "empty",
+        "list",
+        "null",
+        "object",
+        "nothing",
+        "wrong",
+        "nan",
+        "utf8",
+        "nested",
+        "redirect",
+        "no-content",
+    ],
+)
+def test_what_is_no_completion_is_garbage(wired: Wired, fault: Fault) -> None:
+    failure = wired.fails(fault)
+
+    assert isinstance(failure, EngineUnavailable)
+    assert failure.kind == "garbage"
+
+
+def test_an_answer_of_five_megabytes_is_not_kept(wired: Wired) -> None:
+    wired.server.text = "x" * 5_000_000
+    with pytest.raises(EngineUnavailable) as caught:
+        wired.engine.complete(CALL, timeout_s=5)
+    assert caught.value.kind == "garbage"
+    wired.server.text = "x" * 1_000_000
+
+    assert len(wired.engine.complete(CALL, timeout_s=5).text) == 1_000_000
+
+
+def test_a_failed_call_is_not_repeated(wired: Wired) -> None:
+    """A second call may be paid twice; who retries is decided elsewhere."""
+    for fault in (status(500), status(429), reset):
+        before = len(wired.server.seen)
+        wired.fails(fault)
+        assert len(wired.server.seen) == before + 1
+
+
+def test_an_engine_that_failed_answers_the_next_call(wired: Wired) -> None:
+    for fault in (status(500), reset, body(b"<html>"), raw(b"nonsense\r\n\r\n")):
+        wired.fails(fault)
+        assert wired.engine.complete(CALL, timeout_s=5).text == wired.server.text
+
+
+def test_an_engine_that_is_not_there_is_unreachable(wired: Wired, pool: EnginePool) -> None:
+    with fake_engine() as gone:
+        pass
+    make = {OpenAIEngine: _openai, AnthropicEngine: _anthropic, BedrockEngine: _bedrock}[type(wired.engine)]
+    with pytest.raises(EngineUnavailable) as caught:
+        make(gone, pool).engine.complete(CALL, timeout_s=5)
+
+    assert caught.value.kind == "unreachable"
+
+
+def test_a_schema_goes_into_the_field_of_the_api(wired: Wired) -> None:
+    wired.engine.complete(PLAN_CALL, timeout_s=5)
+
+    assert {"response_format", "output_config", "outputConfig"} & wired.server.last.body.keys()
+    assert len(wired.server.seen) == 1
+
+
+def test_a_schema_the_api_does_not_take_goes_into_the_text(wired: Wired) -> None:
+    """Not every server has the field. What it refused once it is not asked again."""
+    wired.server.script(status(400, _said("response_format is not supported")))
+
+    wired.engine.complete(PLAN_CALL, timeout_s=5)
+    wired.engine.complete(PLAN_CALL, timeout_s=5)
+
+    assert len(wired.server.seen) == 3
+    for seen in wired.server.seen[1:]:
+        assert not {"response_format", "output_config", "outputConfig"} & seen.body.keys()
+        assert "depends_on" in str(seen.body.get("system") or seen.body["messages"][0])
+
+
+def test_a_prompt_refused_with_and_without_schema_leaves_the_field_in_use(wired: Wired) -> None:
+    """A prompt that is too long says nothing about the field."""
+    wired.server.script(status(400), status(400))
+    with pytest.raises(PromptRefused):
+        wired.engine.complete(PLAN_CALL, timeout_s=5)
+
+    wired.engine.complete(PLAN_CALL, timeout_s=5)
+
+    assert len(wired.server.seen) == 3
+    assert {"response_format", "output_config", "outputConfig"} & wired.server.last.body.keys()
+
+
+def test_a_declined_plan_is_not_asked_for_twice(wired: Wired) -> None:
+    """Content refused has been paid for; only a bad request is free to be written otherwise."""
+    wired.server.script(changed(wired.refused))
+    with pytest.raises(PromptRefused):
+        wired.engine.complete(PLAN_CALL, timeout_s=5)
+
+    assert len(wired.server.seen) == 1
+
+
+def test_unicode_comes_back_as_it_was_sent(wired: Wired) -> None:
+    wired.server.answer = _prompt_of
+    legal = '日本語 \x00 🧪 é \u202e "quoted" \u2028 end'
+
+    assert wired.engine.complete(replace(CALL, prompt=legal), timeout_s=5).text == legal
+
+
+def test_many_threads_share_one_adapter(wired: Wired) -> None:
+    wired.server.answer = _prompt_of
+    answers: dict[int, str] = {}
+
+    def ask(number: int) -> None:
+        call = replace(CALL, prompt=f"number {number};")
+        answers[number] = wired.engine.complete(call, timeout_s=10).text
+
+    threads = [Thread(target=ask, args=(number,)) for number in range(24)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    assert answers == {number: f"number {number};" for number in range(24)}
+
+
+def _prompt_of(asked: Any) -> str:
+    content = asked["messages"][-1]["content"]
+    return content if isinstance(content, str) else content[0]["text"]

@@ -1,0 +1,97 @@
+"""Our wires against a server nobody here wrote: llama.cpp speaks Chat Completions and Messages."""
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+
+import pytest
+from llamacpp import CONTEXT, LlamaServer
+
+from llm_server.engines.anthropic import AnthropicEngine
+from llm_server.engines.discovery import LoopbackServer, discover
+from llm_server.engines.http import EnginePool
+from llm_server.engines.openai import OpenAIEngine
+from llm_server.orchestration import plan
+from llm_server.orchestration.catalog import EngineSpec
+from llm_server.orchestration.errors import EngineUnavailable, PromptRefused
+from llm_server.orchestration.ports import AnswerSchema, Engine, EngineCall
+
+ROLES = ["Fast-Coder-Agent", "Writing-Agent"]
+CALL = EngineCall(system="Be brief.", prompt="Hello?", max_output_tokens=24)
+
+
+@pytest.fixture(params=["openai", "anthropic"])
+def wire(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+def engine(wire: str, server: LlamaServer, api_key: str | None = None) -> Engine:
+    key = api_key or server.api_key
+    if wire == "openai":
+        spec = EngineSpec(kind="openai", source="local", model=server.model, base_url=server.base_url)
+        return OpenAIEngine(spec, EnginePool(), lambda: key)
+    spec = EngineSpec(kind="anthropic", source="local", model=server.model, base_url=server.url)
+    return AnthropicEngine(spec, EnginePool(), lambda: key)
+
+
+def test_a_real_server_answers_and_reports_its_tokens(wire: str, llamacpp_server: LlamaServer) -> None:
+    completion = engine(wire, llamacpp_server).complete(CALL, timeout_s=20)
+
+    assert completion.text
+    assert 0 < completion.tokens_out <= 24
+    assert completion.tokens_in > 10
+    assert not completion.usage_estimated
+
+
+def test_a_real_answer_cut_by_the_limit_is_marked(wire: str, llamacpp_server: LlamaServer) -> None:
+    short = replace(CALL, max_output_tokens=2)
+
+    assert engine(wire, llamacpp_server).complete(short, timeout_s=20).truncated
+
+
+def test_a_prompt_longer_than_the_context_is_refused(wire: str, llamacpp_server: LlamaServer) -> None:
+    """Every other engine of this size would refuse it too; the caller learns the size."""
+    long = replace(CALL, prompt="word " * CONTEXT)
+    with pytest.raises(PromptRefused, match="exceeds the available context size") as caught:
+        engine(wire, llamacpp_server).complete(long, timeout_s=20)
+
+    assert f"{CONTEXT} tokens" in str(caught.value)
+
+
+def test_a_wrong_key_is_told_apart(wire: str, llamacpp_server: LlamaServer) -> None:
+    with pytest.raises(EngineUnavailable) as caught:
+        engine(wire, llamacpp_server, "sk-wrong").complete(CALL, timeout_s=20)
+
+    assert caught.value.kind == "credentials"
+    assert "sk-wrong" not in str(caught.value)
+
+
+def test_a_model_held_to_the_schema_writes_a_plan_we_can_read(llamacpp_server: LlamaServer) -> None:
+    """Random weights: only the schema makes it a plan. Ids would be random too, so the schema names one."""
+    schema = plan.schema(ROLES)
+    step = schema["properties"]["steps"]["items"]["properties"]
+    step["depends_on"] = {"type": "array", "items": {"type": "string"}, "maxItems": 0}
+    step["id"], step["instruction"] = {"const": "s1"}, {"type": "string", "minLength": 1, "maxLength": 20}
+    schema["properties"]["steps"]["maxItems"] = 1
+    schema["properties"]["goal"] = {"type": "string", "maxLength": 20}
+    call = replace(CALL, max_output_tokens=400, answer_schema=AnswerSchema(name="plan", schema=schema))
+    completion = engine("openai", llamacpp_server).complete(call, timeout_s=20)
+
+    assert not completion.truncated
+    assert plan.parse(completion.text, ROLES).steps[0].role in ROLES
+
+
+def test_calls_at_the_same_time_are_all_answered(wire: str, llamacpp_server: LlamaServer) -> None:
+    shared = engine(wire, llamacpp_server)
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(lambda _: shared.complete(CALL, timeout_s=30), range(16)))
+
+    assert all(answer.text for answer in answers)
+
+
+def test_a_real_server_that_wants_a_key_is_not_chosen_unasked(llamacpp_server: LlamaServer) -> None:
+    port = int(llamacpp_server.url.rpartition(":")[2])
+
+    assert discover({}, loopback=[LoopbackServer("llama-cpp", "llama.cpp", port)]).name in (
+        "llama-cpp",
+        "embedded",
+    )

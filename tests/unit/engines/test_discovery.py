@@ -1,0 +1,129 @@
+"""Which engine answers where nothing is configured."""
+
+import time
+from collections.abc import Iterator
+
+import pytest
+from fake_engine import FakeEngine, body, fake_engine, silence, status
+
+from llm_server.engines.discovery import LOOPBACK_SERVERS, LoopbackServer, discover
+from llm_server.engines.http import EnginePool
+from llm_server.engines.openai import OpenAIEngine
+from llm_server.orchestration.ports import EngineCall
+
+
+@pytest.fixture
+def server() -> Iterator[FakeEngine]:
+    with fake_engine() as engine:
+        yield engine
+
+
+def at(server: FakeEngine, name: str = "ollama") -> LoopbackServer:
+    return LoopbackServer(name, name.title(), int(server.url.rpartition(":")[2]))
+
+
+def test_an_openai_key_goes_before_everything(server: FakeEngine) -> None:
+    found = discover({"OPENAI_API_KEY": "k", "ANTHROPIC_API_KEY": "k"}, loopback=[at(server)])
+
+    assert (found.name, found.spec.kind, found.spec.source) == ("openai", "openai", "api")
+    assert found.spec.api_key == "env:OPENAI_API_KEY"
+    assert found.spec.max_tokens_field == "max_completion_tokens"
+    assert not found.spec.send_temperature
+    assert not server.seen
+
+
+def test_an_anthropic_key_goes_before_a_server_on_loopback(server: FakeEngine) -> None:
+    found = discover({"OPENAI_API_KEY": " ", "ANTHROPIC_API_KEY": "k"}, loopback=[at(server)])
+
+    assert (found.name, found.spec.kind) == ("anthropic", "anthropic")
+    assert not server.seen
+
+
+def test_a_server_on_loopback_answers_with_its_first_model_for_chat(server: FakeEngine) -> None:
+    server.models = ("nomic-embed-text:latest", "bge-reranker-v2", "whisper-large", "llama3.2:3b", "qwen3:8b")
+    found = discover({}, loopback=[at(server)])
+    call = EngineCall(system="", prompt="Hello?", max_output_tokens=50)
+
+    assert (found.name, found.spec.model, found.spec.source) == ("ollama", "llama3.2:3b", "local")
+    assert (
+        OpenAIEngine(found.spec, EnginePool(), lambda: None).complete(call, timeout_s=5).text == server.text
+    )
+
+
+def test_servers_are_asked_in_their_order(server: FakeEngine) -> None:
+    with fake_engine(models=("second",)) as other:
+        assert discover({}, loopback=[at(other, "lm-studio"), at(server)]).spec.model == "second"
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        status(401),
+        status(404, {"detail": "Not Found"}),
+        body(b"<html>some other program</html>", "text/html"),
+        body({"data": []}),
+        body({"data": "models"}),
+        body({"data": [{"id": None}, {"id": "text-embedding-3-small"}, 7]}),
+        body(b"[" * 50_000),
+    ],
+)
+def test_a_server_without_a_model_for_chat_is_passed_over(server: FakeEngine, fault: object) -> None:
+    server.script(fault)  # type: ignore[arg-type]
+
+    assert discover({}, loopback=[at(server)]).name == "embedded"
+
+
+def test_a_server_that_does_not_answer_costs_a_third_of_a_second(server: FakeEngine) -> None:
+    server.script(silence)
+    started_s = time.monotonic()
+
+    assert discover({}, loopback=[at(server)]).name == "embedded"
+    assert time.monotonic() - started_s < 0.6
+
+
+def test_the_port_we_serve_on_ourselves_is_not_asked(server: FakeEngine) -> None:
+    """Asking ourselves while starting would hang, or find this server."""
+    found = discover({}, loopback=[at(server)], own_port=at(server).port)
+
+    assert found.name == "embedded"
+    assert not server.seen
+
+
+def test_nothing_found_is_the_embedded_engine_and_says_where_was_looked() -> None:
+    found = discover({}, loopback=[])
+
+    assert (found.name, found.spec.kind, found.spec.source) == ("embedded", "embedded", "local")
+    assert (
+        found.why == "No LLM was found (OPENAI_API_KEY, ANTHROPIC_API_KEY), so the embedded engine answers."
+    )
+
+
+def test_the_ports_are_those_the_servers_have_unless_told_otherwise() -> None:
+    assert [(s.name, s.port) for s in LOOPBACK_SERVERS] == [
+        ("ollama", 11434),
+        ("lm-studio", 1234),
+        ("llama-cpp", 8080),
+        ("vllm", 8000),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("model", "chats"),
+    [
+        ("qwen2.5-coder-7b-instruct", True),
+        ("claude-style-writer", True),
+        ("gemma-3-4b-it", True),
+        ("text-embedding-nomic-embed-text-v1.5", False),
+        ("BAAI/bge-m3", False),
+        ("intfloat/e5-large", False),
+        ("thenlper/gte-small", False),
+        ("all-minilm:33m", False),
+        ("models/tiny-random.gguf", True),
+    ],
+)
+def test_models_made_for_other_things_are_told_by_their_names(
+    server: FakeEngine, model: str, chats: bool
+) -> None:
+    server.models = (model,)
+
+    assert (discover({}, loopback=[at(server)]).spec.model == model) is chats

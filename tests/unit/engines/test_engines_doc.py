@@ -1,0 +1,62 @@
+"""The examples in docs/engines.md are configuration that works."""
+
+import re
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from llm_server.engines.credentials import Credentials
+from llm_server.engines.factory import build
+from llm_server.engines.prices import price
+from llm_server.orchestration import catalog
+
+DOC = Path(__file__).parents[3] / "docs" / "engines.md"
+EXAMPLES = [tomllib.loads(text) for text in re.findall(r"```toml\n(.*?)```", DOC.read_text(), re.DOTALL)]
+NAMES = [name for example in EXAMPLES for name in example["engines"]]
+PACKAGED: dict[str, Any] = {
+    "defaults": {
+        "timeout_s": 60,
+        "max_output_tokens": 1024,
+        "confidence_threshold": 0.7,
+        "parallel_steps": 4,
+        "profile": "general",
+        "planner": "Planner-Agent",
+        "synthesis_tier": "strong",
+    },
+    "profiles": {"general": {"purpose": "Anything.", "default_role": "Planner-Agent"}},
+    "roles": {"Planner-Agent": {"profiles": ["general"], "purpose": "Plans.", "system_prompt": "Plan."}},
+    "engines": {"embedded": {"kind": "embedded", "source": "local"}},
+}
+
+
+def test_every_kind_of_server_has_an_example() -> None:
+    wanted = {
+        "openai",
+        "azure",
+        "ollama",
+        "vllm",
+        "llama-cpp",
+        "lm-studio",
+        "openrouter",
+        "anthropic",
+        "bedrock",
+    }
+
+    assert set(NAMES) == wanted
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=NAMES)
+def test_an_example_is_read_priced_and_made_into_an_adapter(example: dict[str, Any]) -> None:
+    loaded = catalog.load(PACKAGED, example, source=DOC.name)
+    (name,) = example["engines"]
+
+    assert name in build(loaded, Credentials({}))
+    assert price(loaded.engines[name], 1000, 1000) is not None
+
+
+def test_every_field_is_explained() -> None:
+    fields = set(catalog.EngineSpec.__struct_fields__)
+
+    assert fields <= set(re.findall(r"`(\w+)", DOC.read_text().partition("## Fields")[2]))

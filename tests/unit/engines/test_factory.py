@@ -1,0 +1,93 @@
+"""From the catalogue to adapters: one each, made cheaply."""
+
+import os
+import subprocess
+import sys
+from typing import Any
+
+from llm_server.engines.anthropic import AnthropicEngine
+from llm_server.engines.bedrock import BedrockEngine
+from llm_server.engines.credentials import Credentials
+from llm_server.engines.embedded import EmbeddedEngine
+from llm_server.engines.factory import build, has_credentials
+from llm_server.engines.openai import OpenAIEngine
+from llm_server.orchestration.catalog import Catalog, Defaults, EngineSpec
+from llm_server.orchestration.ports import EngineCall
+
+DEFAULTS = Defaults(
+    timeout_s=60,
+    max_output_tokens=1024,
+    confidence_threshold=0.7,
+    parallel_steps=4,
+    profile="general",
+    planner="Planner-Agent",
+    synthesis_tier="strong",
+)
+
+
+def spec(kind: Any, **changes: Any) -> EngineSpec:
+    return EngineSpec(
+        **({"kind": kind, "source": "api", "model": "m", "base_url": "http://127.0.0.1:1"} | changes)
+    )
+
+
+def catalog(**engines: EngineSpec) -> Catalog:
+    return Catalog(defaults=DEFAULTS, profiles={}, roles={}, engines=engines)
+
+
+def no_network(service: str) -> Any:
+    raise AssertionError(f"{service} was asked")
+
+
+def test_every_kind_has_its_adapter_and_none_asks_for_anything_yet() -> None:
+    """Neither a key nor an AWS client: a worker may never need them."""
+    configured = catalog(
+        a=spec("openai", api_key="ssm:/k"),
+        b=spec("anthropic", api_key="ssm:/k"),
+        c=spec("bedrock"),
+        d=spec("embedded", source="local"),
+    )
+    engines = build(configured, Credentials({}, client=no_network), bedrock=lambda *_: no_network("bedrock"))
+
+    made = {name: type(engine) for name, engine in engines.items()}
+    assert made == {"a": OpenAIEngine, "b": AnthropicEngine, "c": BedrockEngine, "d": EmbeddedEngine}
+
+
+def test_the_bedrock_client_waits_as_long_as_a_call_may_take() -> None:
+    asked: list[Any] = []
+
+    class Client:
+        def converse(self, **_: Any) -> Any:
+            return {"output": {"message": {"content": [{"text": "Hi"}]}}}
+
+    def client(wanted: EngineSpec, timeout_s: float) -> Client:
+        asked.append((wanted.region, timeout_s))
+        return Client()
+
+    configured = catalog(short=spec("bedrock", region="eu-west-1", timeout_s=7), usual=spec("bedrock"))
+    engines = build(configured, Credentials({}, client=no_network), bedrock=client)
+    for engine in engines.values():
+        engine.complete(EngineCall(system="", prompt="Hello?", max_output_tokens=9), timeout_s=5)
+
+    assert asked == [("eu-west-1", 7), (None, 60)]
+
+
+def test_an_engine_whose_key_is_missing_is_known_before_it_is_tried() -> None:
+    credentials = Credentials({"SET": "k"}, client=no_network)
+
+    assert has_credentials(credentials, spec("openai"))
+    assert has_credentials(credentials, spec("openai", api_key="env:SET"))
+    assert has_credentials(credentials, spec("bedrock"))
+    assert not has_credentials(credentials, spec("openai", api_key="env:MISSING"))
+
+
+def test_importing_the_factory_brings_in_no_more_than_http() -> None:
+    """A Lambda worker pays for its imports at every cold start."""
+    costly = ("boto3", "botocore", "genai_prices", "pydantic", "fastapi", "llm_server.orchestration.analysis")
+    code = "import llm_server.engines.factory, llm_server.engines.prices, sys; print(*sys.modules)"
+    environ = {"PYTHONPATH": os.pathsep.join(sys.path)}
+    ran = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environ
+    )
+
+    assert not set(costly) & set(ran.stdout.split())

@@ -1,0 +1,247 @@
+"""One exchange over HTTP: what it trusts, what it bounds, what it leaves behind."""
+
+import datetime
+import gzip
+import ipaddress
+import socket
+import ssl
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NoReturn
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+from fake_engine import FakeEngine, body, fake_engine, reset, status
+from urllib3.connection import HTTPConnection
+from urllib3.exceptions import NameResolutionError
+
+from llm_server.engines._failures import showable
+from llm_server.engines.http import EnginePool, exchange
+from llm_server.orchestration.errors import EngineUnavailable, PromptRefused
+
+
+@pytest.fixture
+def server() -> Iterator[FakeEngine]:
+    with fake_engine() as engine:
+        yield engine
+
+
+def get(url: str, pool: EnginePool | None = None, timeout_s: float = 5.0) -> dict[str, object]:
+    return exchange(pool or EnginePool(), "GET", url, headers={}, timeout_s=timeout_s)
+
+
+def test_a_connection_is_used_again(server: FakeEngine) -> None:
+    """A TLS handshake for every call would double the time of short ones."""
+    pool = EnginePool()
+    ports = {_client_port(server, pool) for _ in range(5)}
+
+    assert len(ports) == 1
+
+
+def _client_port(server: FakeEngine, pool: EnginePool) -> int:
+    server.script(lambda handler: handler.reply(200, {"port": handler.client_address[1]}))
+    return int(str(get(f"{server.base_url}/models", pool)["port"]))
+
+
+def test_a_connection_the_server_closed_while_idle_is_replaced() -> None:
+    pool = EnginePool()
+    with fake_engine() as first:
+        get(f"{first.base_url}/models", pool)
+        port = int(first.url.rpartition(":")[2])
+        first.script(close_after)
+        get(f"{first.base_url}/models", pool)
+        time.sleep(0.05)
+
+        assert get(f"http://127.0.0.1:{port}/v1/models", pool)["object"] == "list"
+
+
+def close_after(handler: Any) -> None:
+    """Answer as if the connection were kept, and close it."""
+    handler.reply(200, {})
+    handler.close_connection = True
+
+
+def test_a_redirect_is_not_followed(server: FakeEngine) -> None:
+    """It would send the key and the prompt to whom nobody configured."""
+    with fake_engine() as elsewhere:
+        server.script(status(307, {}, location=f"{elsewhere.base_url}/models"))
+        with pytest.raises(EngineUnavailable, match="HTTP 307"):
+            get(f"{server.base_url}/models")
+
+        assert not elsewhere.seen
+
+
+def test_proxy_variables_do_not_lead_elsewhere(server: FakeEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only the configuration says where a prompt goes."""
+    for name in ("http_proxy", "HTTP_PROXY", "all_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+
+    assert get(f"{server.base_url}/models")["object"] == "list"
+
+
+def test_a_certificate_nobody_vouches_for_is_not_trusted(tmp_path: Path) -> None:
+    with tls_server(tmp_path) as url:
+        with pytest.raises(EngineUnavailable) as caught:
+            get(url)
+
+        assert caught.value.kind == "unreachable"
+        assert get(url, EnginePool(ca_certs=str(tmp_path / "cert.pem"))) == {"ok": True}
+
+
+def test_the_whole_answer_has_its_time_over_tls_too(tmp_path: Path) -> None:
+    with tls_server(tmp_path, drip_s=0.02) as url:
+        started_s = time.monotonic()
+        with pytest.raises(EngineUnavailable, match="in time"):
+            get(url, EnginePool(ca_certs=str(tmp_path / "cert.pem")), timeout_s=0.3)
+
+    assert time.monotonic() - started_s < 1.0
+
+
+def test_a_server_that_does_not_take_the_prompt_has_its_time_too() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as deaf:
+        url = f"http://127.0.0.1:{deaf.getsockname()[1]}/v1/chat/completions"
+        started_s = time.monotonic()
+        with pytest.raises(EngineUnavailable) as caught:
+            exchange(EnginePool(), "POST", url, headers={}, body={"p": "x" * 30_000_000}, timeout_s=0.3)
+
+    assert caught.value.kind == "busy"
+    assert time.monotonic() - started_s < 2.0
+
+
+def test_a_name_nobody_knows_is_unreachable() -> None:
+    class NoNames(EnginePool):
+        def request(self, *args: Any, **options: Any) -> NoReturn:
+            raise NameResolutionError("nowhere", HTTPConnection("nowhere"), socket.gaierror())
+
+    with pytest.raises(EngineUnavailable) as caught:
+        get("http://nowhere/v1", NoNames())
+
+    assert caught.value.kind == "unreachable"
+
+
+@pytest.mark.parametrize("url", ["http://127.0.0.1:1/v1", "http://[bad/v1", "http:///v1"])
+def test_an_address_without_a_server_is_unreachable(url: str) -> None:
+    with pytest.raises(EngineUnavailable) as caught:
+        get(url)
+
+    assert caught.value.kind == "unreachable"
+
+
+def test_no_time_is_not_endless_time(server: FakeEngine) -> None:
+    with pytest.raises(EngineUnavailable):
+        get("http://127.0.0.1:1/v1", timeout_s=-1.0)
+
+
+def test_text_that_is_no_unicode_is_refused_before_it_is_sent(server: FakeEngine) -> None:
+    with pytest.raises(PromptRefused, match="Unicode"):
+        exchange(EnginePool(), "POST", server.url, headers={}, body={"p": "\ud800"}, timeout_s=5)
+
+    assert not server.seen
+
+
+def test_a_bomb_is_not_unpacked(server: FakeEngine) -> None:
+    """A megabyte of blanks a kilobyte: the limit counts what comes out."""
+    bomb = gzip.compress(b" " * 60_000_000)
+    server.script(lambda handler: handler.reply(200, bomb, {"content-encoding": "gzip"}))
+    with pytest.raises(EngineUnavailable, match="4 MiB"):
+        get(f"{server.base_url}/models")
+
+
+def test_failures_leave_no_connection_behind(server: FakeEngine) -> None:
+    pool = EnginePool()
+    before = threading.active_count()
+    for fault in (reset, body(b"x" * 5_000_000), body(b"<html>"), status(500)) * 5:
+        server.script(fault)
+        with pytest.raises(EngineUnavailable):
+            get(f"{server.base_url}/models", pool)
+
+    time.sleep(0.1)
+    assert threading.active_count() <= before + 2
+
+
+@pytest.mark.parametrize(
+    ("said", "prompt"),
+    [
+        ("the text `hunter` is not allowed", "my word is hunter, do not tell"),
+        ("account 99887766 is blocked", "transfer from 99887766 to my wife"),
+        ("user jane.doe@example.com unknown", "write to jane.doe@example.com today"),
+        ("cannot parse: meet me at the usual place", "Meet  me at the\nusual PLACE at nine"),
+        ("unexpected token in open sesame", "open sesame"),
+    ],
+)
+def test_an_engines_message_that_repeats_the_prompt_is_not_shown(said: str, prompt: str) -> None:
+    assert showable(said, (prompt,)) == ""
+
+
+def test_an_engines_message_is_one_short_line_of_its_own_words() -> None:
+    said = "request (5000 tokens) exceeds\nthe available context size\x1b[31m (4096 tokens)"
+
+    shown = showable(said, ("Please summarise the available evidence. " * 500, ""))
+
+    assert shown == "request (5000 tokens) exceeds the available context size [31m (4096 tokens)"
+    assert len(showable("word " * 500, ("a prompt",))) == 200
+
+
+@contextmanager
+def tls_server(folder: Path, drip_s: float = 0.0) -> Iterator[str]:
+    """Answer {"ok": true} over TLS, byte by byte when `drip_s` is set."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(_certificate(folder))
+    listener = socket.create_server(("127.0.0.1", 0))
+    thread = threading.Thread(target=_serve_tls, args=(listener, context, drip_s), daemon=True)
+    thread.start()
+    try:
+        yield f"https://127.0.0.1:{listener.getsockname()[1]}/"
+    finally:
+        listener.shutdown(socket.SHUT_RDWR)
+        listener.close()
+        thread.join()
+
+
+def _serve_tls(listener: socket.socket, context: ssl.SSLContext, drip_s: float) -> None:
+    while True:
+        try:
+            plain, _ = listener.accept()
+        except OSError:
+            return
+        with plain:
+            try:
+                with context.wrap_socket(plain, server_side=True) as client:
+                    client.recv(65_536)
+                    answer = b'HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 12\r\n\r\n{"ok": true}'
+                    for piece in [answer] if not drip_s else [bytes([byte]) for byte in answer]:
+                        client.sendall(piece)
+                        time.sleep(drip_s)
+            except OSError:
+                continue
+
+
+def _certificate(folder: Path) -> Path:
+    """Write a certificate for 127.0.0.1 that signed itself, with its key, to `cert.pem`."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "127.0.0.1")])
+    now = datetime.datetime.now(datetime.UTC)
+    address = x509.IPAddress(ipaddress.ip_address("127.0.0.1"))
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(1)
+        .not_valid_before(now - datetime.timedelta(days=1))
+        .not_valid_after(now + datetime.timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([address]), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    private = key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    path = folder / "cert.pem"
+    path.write_bytes(certificate.public_bytes(serialization.Encoding.PEM) + private)
+    return path

@@ -1,0 +1,247 @@
+"""The catalogue: the packaged file is complete, an overlay merges over it, every fault names its entry."""
+
+from __future__ import annotations
+
+import copy
+import tomllib
+from importlib.resources import files
+from typing import Any
+
+import pytest
+
+from llm_server.orchestration import catalog
+from llm_server.orchestration.analysis import FIELDS
+from llm_server.orchestration.errors import ConfigurationError, UnknownName
+
+# ORCHESTRATION.md, section 2.
+ROLES_OF = {
+    "Developer": {
+        "Architect-Agent",
+        "Planner-Agent",
+        "Fast-Coder-Agent",
+        "Deep-Coder-Agent",
+        "QA-Agent",
+        "Debug-Agent",
+        "Research-Agent",
+        "Vision-Agent",
+    },
+    "Productivity": {
+        "Planner-Agent",
+        "Writing-Agent",
+        "Teacher-Agent",
+        "Financial-Agent",
+        "Email-Agent",
+        "Document-Agent",
+        "Spreadsheet-Agent",
+    },
+    "General": {"Chat-Agent", "Research-Agent", "Writing-Agent", "Teacher-Agent", "Personal-Trainer-Agent"},
+}
+PACKAGED = tomllib.loads(files("llm_server").joinpath("data/catalog.toml").read_text(encoding="utf-8"))
+ENGINE = {"kind": "openai", "source": "api", "model": "m", "base_url": "http://127.0.0.1:1"}
+ROLE = {"profiles": ["General"], "purpose": "Reads contracts.", "system_prompt": "You are a lawyer."}
+
+
+def load(overlay: dict[str, Any] | None = None) -> catalog.Catalog:
+    return catalog.load(PACKAGED, overlay, source="over.toml")
+
+
+def test_the_packaged_catalogue_has_the_promised_defaults() -> None:
+    """What holds for a user who configured nothing."""
+    defaults = load().defaults
+
+    assert (defaults.timeout_s, defaults.max_output_tokens, defaults.parallel_steps) == (120, 4096, 4)
+    assert (defaults.confidence_threshold, defaults.synthesis_tier) == (0.7, "strong")
+    assert (defaults.profile, defaults.planner) == ("General", "Planner-Agent")
+
+
+@pytest.mark.parametrize("profile", ROLES_OF)
+def test_every_role_stands_in_its_profiles(profile: str) -> None:
+    """No more and no fewer than the design names."""
+    packaged = load()
+
+    assert set(packaged.roles_of(profile)) == ROLES_OF[profile]
+    assert set(packaged.profiles) == set(ROLES_OF)
+
+
+def test_every_profile_falls_back_to_its_own_role() -> None:
+    """The role that answers when the analysis is not sure; also the first on offer."""
+    packaged = load()
+
+    assert {name: p.default_role for name, p in packaged.profiles.items()} == {
+        "General": "Chat-Agent",
+        "Developer": "Fast-Coder-Agent",
+        "Productivity": "Writing-Agent",
+    }
+    assert all(packaged.roles_of(name)[0] == p.default_role for name, p in packaged.profiles.items())
+
+
+def test_the_rules_and_the_catalogue_know_the_same_roles() -> None:
+    """A role the rules choose and the catalogue lacks would fail every task it is chosen for."""
+    assert {role for members in FIELDS.values() for role in members} == set(load().roles)
+
+
+@pytest.mark.parametrize("name", PACKAGED["roles"])
+def test_a_system_prompt_is_whole_and_short(name: str) -> None:
+    """It is paid for with every call; it says who, and that material is data."""
+    role = load().role(name)
+
+    assert 60 <= len(role.system_prompt.split()) <= 150
+    assert role.system_prompt.startswith("You ")
+    assert "\\" not in role.system_prompt
+    assert "  " not in role.system_prompt
+    assert any(word in role.system_prompt for word in ("data", "material"))
+    assert role.purpose.endswith(".")
+
+
+def test_system_prompts_are_nobodys_copy() -> None:
+    """Each role has a prompt of its own."""
+    prompts = [role.system_prompt for role in load().roles.values()]
+
+    assert len(set(prompts)) == len(prompts)
+
+
+def test_the_planner_is_told_the_shape_of_a_plan() -> None:
+    """Engines without a schema have only the prompt to go by."""
+    prompt = load().role("Planner-Agent").system_prompt
+
+    assert all(
+        f'"{field}"' in prompt for field in ("goal", "steps", "id", "role", "instruction", "depends_on")
+    )
+    assert "1 to 12" in prompt
+
+
+def test_out_of_the_box_only_the_embedded_engine_is_configured() -> None:
+    """Nothing can spend money before somebody configured it."""
+    engines = load().engines
+
+    assert {name: (e.kind, e.source, e.model) for name, e in engines.items()} == {
+        "embedded": ("embedded", "local", "embedded")
+    }
+
+
+def test_an_overlay_changes_single_fields() -> None:
+    """What it does not mention stays as packaged."""
+    changed = load({"defaults": {"timeout_s": 30}, "roles": {"QA-Agent": {"tier": "fast"}}})
+
+    assert changed.defaults.timeout_s == 30
+    assert changed.defaults.parallel_steps == 4
+    assert changed.role("QA-Agent").tier == "fast"
+    assert changed.role("QA-Agent").system_prompt == load().role("QA-Agent").system_prompt
+
+
+def test_an_overlay_adds_a_profile_its_role_and_an_engine() -> None:
+    """Without a line of code."""
+    law = {"purpose": "Contracts.", "default_role": "Legal-Agent"}
+    overlay = {
+        "profiles": {"Law": law},
+        "roles": {"Legal-Agent": {**ROLE, "profiles": ["Law"]}},
+        "engines": {"mine": {**ENGINE, "timeout_s": 7}},
+    }
+
+    added = load(overlay)
+
+    assert added.roles_of("Law") == ["Legal-Agent"]
+    assert added.profile_of("Legal-Agent") == "Law"
+    assert (added.timeout_s("mine"), added.timeout_s("embedded")) == (7, 120)
+
+
+def test_an_overlay_replaces_lists_whole() -> None:
+    """A role can leave a profile: lists are not joined."""
+    assert "QA-Agent" not in load({"roles": {"QA-Agent": {"profiles": ["General"]}}}).roles_of("Developer")
+
+
+def test_merging_leaves_both_files_as_they_were() -> None:
+    """The packaged catalogue is loaded once and shared."""
+    before, overlay = copy.deepcopy(PACKAGED), {"defaults": {"timeout_s": 30}}
+
+    load(overlay)
+
+    assert before == PACKAGED
+    assert overlay == {"defaults": {"timeout_s": 30}}
+
+
+def test_a_role_is_shown_under_the_default_profile_if_it_has_one() -> None:
+    """Else under the first it names."""
+    packaged = load()
+
+    assert packaged.profile_of("Writing-Agent") == "General"
+    assert packaged.profile_of("Planner-Agent") == "Developer"
+
+
+@pytest.mark.parametrize(
+    ("overlay", "named"),
+    [
+        ({"roles": {"Legal-Agent": {**ROLE, "profiles": ["Law"]}}}, "roles.Legal-Agent.profiles names 'Law'"),
+        ({"roles": {"Legal-Agent": {**ROLE, "profiles": []}}}, "roles.Legal-Agent.profiles is empty"),
+        (
+            {"profiles": {"General": {"default_role": "QA-Agent"}}},
+            "profiles.General.default_role 'QA-Agent' is no role of this profile",
+        ),
+        ({"defaults": {"profile": "Law"}}, "defaults.profile 'Law' is no profile"),
+        ({"defaults": {"planner": "Law-Agent"}}, "defaults.planner 'Law-Agent' is no role"),
+        ({"engines": {"mine": {**ENGINE, "model": ""}}}, "engines.mine.model is missing"),
+        ({"engines": {"mine": {"kind": "bedrock", "source": "api"}}}, "engines.mine.model is missing"),
+        (
+            {"engines": {"mine": {"kind": "openai", "source": "api", "model": "m"}}},
+            "engines.mine.base_url is missing",
+        ),
+        (
+            {"engines": {"mine": {"kind": "anthropic", "source": "api", "model": "m"}}},
+            "engines.mine.base_url is missing",
+        ),
+        (
+            {"engines": {"mine": {**ENGINE, "base_url": "ftp://x"}}},
+            "engines.mine.base_url must start with http:// or https://",
+        ),
+        (
+            {"engines": {"mine": {**ENGINE, "base_url": "http://me:pass@x"}}},
+            "engines.mine.base_url must hold no credentials",
+        ),
+        (
+            {"engines": {"mine": {**ENGINE, "source": "local", "price": {"input": 1, "output": 1}}}},
+            'engines.mine.price is for engines with source = "api"',
+        ),
+    ],
+)
+def test_a_fault_is_named_by_its_entry(overlay: dict[str, Any], named: str) -> None:
+    """The sentence says which file, which entry, what is wrong: enough to repair it without reading code."""
+    with pytest.raises(ConfigurationError) as caught:
+        load(overlay)
+
+    assert str(caught.value).startswith("The configuration over.toml is wrong: ")
+    assert named in str(caught.value)
+    assert str(caught.value).endswith(".")
+
+
+@pytest.mark.parametrize(
+    ("overlay", "named"),
+    [
+        ({"engine": {}}, "engine"),
+        ({"defaults": {"timeout_s": 0}}, "$.defaults.timeout_s"),
+        ({"defaults": {"confidence_threshold": 1.1}}, "$.defaults.confidence_threshold"),
+        ({"engines": {"mine": {**ENGINE, "kind": "gpt"}}}, "$.engines[...].kind"),
+        ({"engines": {"mine": {**ENGINE, "api_key": "sk-secret"}}}, "$.engines[...].api_key"),
+        ({"engines": {"mine": {**ENGINE, "price": {"input": -1, "output": 0}}}}, "price.input"),
+        ({"roles": {"Legal-Agent": {**ROLE, "temperature": 3}}}, "temperature"),
+        ({"roles": {"Legal-Agent": {**ROLE, "promt": "x"}}}, "promt"),
+    ],
+)
+def test_a_wrong_type_or_name_is_refused(overlay: dict[str, Any], named: str) -> None:
+    """A misspelt setting must not be ignored; and a key pasted in place of its reference is not repeated."""
+    with pytest.raises(ConfigurationError) as caught:
+        load(overlay)
+
+    assert named in str(caught.value)
+    assert "sk-secret" not in str(caught.value)
+
+
+def test_an_unknown_name_lists_the_known_ones() -> None:
+    """The caller can choose from the answer."""
+    packaged = load()
+
+    with pytest.raises(UnknownName, match="Unknown role 'Nobody'; known are Architect-Agent, Chat-Agent"):
+        packaged.role("Nobody")
+    with pytest.raises(
+        UnknownName, match="Unknown profile 'Law'; known are Developer, General, Productivity"
+    ):
+        packaged.profile("Law")

@@ -1,0 +1,393 @@
+"""The commands against a real server on loopback: what is printed where, and the exit codes."""
+
+import json
+import os
+import pty
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from scripted_server import Reply, Script, scripted_server, task
+from typer.testing import CliRunner, Result
+
+from llm_server.cli import app
+
+COMMAND = [sys.executable, "-c", "from llm_server.cli import app; app(prog_name='llm-server')"]
+
+DONE = task(
+    "Completed",
+    result="**Grüße** 🌍",
+    mode="Agent",
+    role="Writing-Agent",
+    engine=None,
+    attempts=[{"engine": "slow", "error": "busy"}, {"engine": "local-llm", "error": None}],
+    receipt={"calls": 2, "tokens_in": 1200, "tokens_out": 34, "cost_microusd": 1500, "duration_ms": 2340},
+)
+
+
+@pytest.fixture
+def server() -> Iterator[Script]:
+    with scripted_server() as script:
+        yield script
+
+
+def run(server: Script, *arguments: str, stdin: str | bytes | None = None) -> Result:
+    return CliRunner().invoke(app, [*arguments, "--url", server.url], input=stdin)
+
+
+def started(server: Script, *arguments: str, **streams: Any) -> subprocess.Popen[bytes]:
+    return subprocess.Popen([*COMMAND, *arguments, "--url", server.url], **streams)
+
+
+def until_asked(server: Script, times: int) -> None:
+    ends = time.monotonic() + 20
+    while len(server.asked) < times and time.monotonic() < ends:
+        time.sleep(0.01)
+
+
+def test_submit_prints_the_answer_alone_on_stdout(server: Script) -> None:
+    """A pipe gets the answer as the engine wrote it, without a colour code; the rest is on stderr."""
+    server.replies = [Reply(body=task("Completed", result="**Grüße** 🌍")), Reply(body=DONE)]
+
+    result = run(server, "submit", "Sag Grüße 🌍")
+
+    assert result.exit_code == 0
+    assert result.stdout_bytes == "**Grüße** 🌍\n".encode()
+    assert result.stderr == "Agent · Writing-Agent · local-llm · 1,200 tokens in, 34 out · 2.3 s · $0.0015\n"
+    assert server.asked[0].body == {"prompt": "Sag Grüße 🌍"}
+
+
+def test_submit_waits_through_every_state(server: Script) -> None:
+    """202 and unfinished polls are not an end; a piped submit first lets the server hold the answer."""
+    server.replies = [
+        Reply(body=task("Queued"), status=202, retry_after="0.05"),
+        Reply(body=task("Processing"), retry_after="0.05"),
+        Reply(
+            body=task("Planned", steps=[{"status": "Completed"}, {"status": "Queued"}]), retry_after="0.05"
+        ),
+        Reply(body=DONE),
+    ]
+
+    result = run(server, "submit", "x")
+
+    assert (result.exit_code, result.stdout) == (0, "**Grüße** 🌍\n")
+    assert server.asked[0].headers["Prefer"] == "wait=25"
+    assert [asked.line for asked in server.asked] == ["POST /api/v1/tasks"] + ["GET /api/v1/tasks/t1"] * 3
+
+
+def test_submit_sends_every_option_under_the_contracts_names(server: Script) -> None:
+    """Limits and metadata are objects of their own; what was not said is not sent."""
+    server.replies = [Reply(body=task("Queued"), status=202)]
+    options = "--profile Developer --role QA-Agent --mode Agent --engine e1 --max-cost-usd 0 --deadline-s 30"
+
+    result = run(
+        server, "submit", "x", "--no-wait", *options.split(), "--max-output-tokens", "9",
+        "--metadata", "team=a=b", "--metadata", "x=",
+    )  # fmt: skip
+
+    assert result.exit_code == 0
+    assert server.asked[0].body == {
+        "prompt": "x",
+        "profile": "Developer",
+        "role": "QA-Agent",
+        "mode": "Agent",
+        "engine": "e1",
+        "limits": {"max_cost_usd": 0, "deadline_s": 30, "max_output_tokens": 9},
+        "metadata": {"team": "a=b", "x": ""},
+    }
+
+
+def test_no_wait_prints_the_id_for_a_script_to_keep(server: Script) -> None:
+    """`id=$(llm-server submit --no-wait …)` holds the id and nothing else."""
+    server.replies = [Reply(body=task("Queued"), status=202)]
+
+    result = run(server, "submit", "x", "--no-wait")
+
+    assert (result.exit_code, result.stdout) == (0, "t1\n")
+    assert f"llm-server get t1 --wait --url {server.url}" in result.stderr
+    assert len(server.asked) == 1
+
+
+def test_json_is_the_servers_document_byte_for_byte(server: Script) -> None:
+    """Spaces, escapes and numbers are the server's, also for a failed task; the exit code stays."""
+    body = b'{ "task_id":"t1","status" : "Failed","error":"\\u00fc \xc3\xbc \\ud83d",\n"n":1.50,"receipt":{}}'
+    server.replies = [Reply(body=body)]
+
+    waited, read = run(server, "submit", "x", "--json"), run(server, "get", "t1", "--json")
+
+    assert waited.stdout_bytes == read.stdout_bytes == body + b"\n"
+    assert (waited.exit_code, read.exit_code) == (1, 1)
+
+
+def test_submit_json_is_the_full_document_however_soon_the_task_ended(server: Script) -> None:
+    """A script sees one shape, whether the server held the POST to the end or was polled."""
+    server.replies = [Reply(body=task("Completed", result="x")), Reply(body=DONE)]
+
+    assert json.loads(run(server, "submit", "x", "--json").stdout) == DONE
+
+
+def test_an_answer_in_hand_is_not_lost_when_the_receipt_cannot_be_read(server: Script) -> None:
+    """The result came with the POST; the footer is only a courtesy."""
+    server.replies = [Reply(body=task("Completed", result="kept")), Reply(body=None)]
+
+    result = run(server, "submit", "x")
+
+    assert (result.exit_code, result.stdout) == (0, "kept\n")
+
+
+@pytest.mark.parametrize("prompt", ["erste Zeile: Grüße\nzweite 🌍\n", "x" * 200_000])
+def test_a_dash_reads_the_prompt_from_stdin(server: Script, prompt: str) -> None:
+    """Every line, every script and more than an argument can hold."""
+    server.replies = [Reply(body=DONE)]
+
+    assert run(server, "submit", "-", stdin=prompt).exit_code == 0
+    assert server.asked[0].body == {"prompt": prompt}
+
+
+@pytest.mark.parametrize(
+    ("document", "said"),
+    [
+        (task("Failed", error="No engine answered."), "Task t1 failed: No engine answered.\n"),
+        (task("Cancelled", error=None), "Task t1 cancelled: no reason given.\n"),
+    ],
+)
+def test_a_task_without_an_answer_is_exit_1(server: Script, document: dict[str, Any], said: str) -> None:
+    """Stdout stays empty, so nothing mistakes an error for an answer."""
+    server.replies = [Reply(body=document)]
+
+    for result in (run(server, "submit", "x"), run(server, "get", "t1"), run(server, "get", "t1", "--wait")):
+        assert (result.exit_code, result.stdout, result.stderr) == (1, "", said)
+
+
+def test_a_refusal_is_exit_2_with_the_servers_detail(server: Script) -> None:
+    """The sentence names what to change."""
+    server.replies = [Reply(body={"detail": "Unknown role 'X'; known are Chat-Agent."}, status=422)]
+
+    result = run(server, "submit", "x", "--role", "X")
+
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert result.stderr == "Unknown role 'X'; known are Chat-Agent.\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "stdin"),
+    [
+        (["submit"], None),
+        (["submit", "x", "--metadata", "no-pair"], None),
+        (["submit", "x", "--timeout", "-1"], None),
+        (["submit", "-"], b"\xff\xfe"),
+        (["submit", "bad \udcff byte"], None),
+        (["submit", "x", "--url", "localhost:8000"], None),
+        (["get", " "], None),
+        (["serve", "--port", "70000"], None),
+        (["serve", "--workers", "0"], None),
+    ],
+)
+def test_wrong_usage_is_exit_2_before_anything_is_sent(arguments: list[str], stdin: bytes | None) -> None:
+    """The last line says what is wrong."""
+    result = CliRunner().invoke(app, arguments, input=stdin)
+
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert result.stderr.splitlines()[-1].startswith("Error: ")
+
+
+def test_a_broken_server_is_exit_3(server: Script) -> None:
+    """A 5xx is the server's fault, not the caller's."""
+    server.replies = [Reply(body={"detail": "The store cannot be reached."}, status=503)]
+
+    result = run(server, "submit", "x")
+
+    assert (result.exit_code, result.stdout, result.stderr) == (3, "", "The store cannot be reached.\n")
+
+
+def test_a_timeout_is_exit_4_and_says_how_to_get_the_task(server: Script) -> None:
+    """Nothing is lost: the command that fetches the answer later can be copied."""
+    server.replies = [Reply(body=task("Queued"), status=202, retry_after="9")]
+
+    result = run(server, "submit", "x", "--timeout", "0.2")
+
+    assert (result.exit_code, result.stdout) == (4, "")
+    assert "Task t1 is not final (Queued)." in result.stderr
+    assert f"llm-server get t1 --wait --url {server.url}" in result.stderr
+    assert "Prefer" not in server.asked[0].headers
+
+
+def test_get_of_an_open_task_is_exit_4(server: Script) -> None:
+    """A script may poll with the exit code alone."""
+    server.replies = [Reply(body=task("Processing"))]
+
+    assert run(server, "get", "t1").exit_code == 4
+    assert len(server.asked) == 1
+
+
+def test_get_wait_follows_the_task_to_its_end(server: Script) -> None:
+    """It is how an interrupted submit is taken up again."""
+    server.replies = [Reply(body=task("Processing"), retry_after="0.05"), Reply(body=DONE)]
+
+    result = run(server, "get", "t1", "--wait")
+
+    assert (result.exit_code, result.stdout) == (0, "**Grüße** 🌍\n")
+
+
+def test_dry_run_says_how_and_spends_nothing(server: Script) -> None:
+    """One line a field; the prompt goes to the deciding route and to no other."""
+    decision = {"mode": "Plan", "role": None, "confidence": 0.9, "reasons": ["three verbs", "a list"]}
+    server.replies = [Reply(body=decision)]
+
+    result, as_json = (
+        run(server, "submit", "x", "--dry-run"),
+        run(server, "submit", "x", "--dry-run", "--json"),
+    )
+
+    assert result.stdout.splitlines()[0].split() == ["mode", "Plan"]
+    assert "three verbs; a list" in result.stdout
+    assert json.loads(as_json.stdout) == decision
+    assert {asked.line for asked in server.asked} == {"POST /api/v1/tasks?dry_run=true"}
+
+
+def test_metrics_shows_the_nine_figures_and_each_engine(server: Script) -> None:
+    """What was never measured is a dash, not a zero; an engine's name is never markup."""
+    figures = {
+        "server_status": "online",
+        "llm_status": {"local-llm": "online", "[red]api[/red]": "cooling"},
+        "tokens_per_second": None,
+        "average_response_time": 0.517,
+        "total_requests": 12345,
+        "active_tasks": 0,
+        "queue_length": 2,
+        "success_rate": 98.76,
+        "api_costs": 0.001234,
+    }
+    server.replies = [Reply(body=figures)]
+
+    result, as_json = run(server, "metrics"), run(server, "metrics", "--json")
+
+    shown = {tuple(line.split()) for line in result.stdout.splitlines()}
+    assert {("tokens_per_second", "-"), ("active_tasks", "0"), ("total_requests", "12,345")} <= shown
+    assert {("average_response_time", "0.52", "s"), ("success_rate", "98.8", "%")} <= shown
+    assert {("api_costs", "$0.001234"), ("llm_status", "·", "[red]api[/red]", "cooling")} <= shown
+    assert "\x1b" not in result.stdout
+    assert json.loads(as_json.stdout) == figures
+
+
+def test_a_document_with_little_in_it_is_enough(server: Script) -> None:
+    """An older or newer server's missing fields are left out and break nothing."""
+    server.replies = [Reply(body={"task_id": "t1", "status": "Completed", "receipt": {"calls": 1}})]
+
+    result = run(server, "get", "t1")
+
+    assert (result.exit_code, result.stdout, result.stderr) == (0, "\n", "0 tokens in, 0 out · 0.0 s · $0\n")
+
+
+def test_the_environment_may_name_the_server(server: Script) -> None:
+    """LLM_SERVER_URL spares the option."""
+    server.replies = [Reply(body={"server_status": "online"})]
+
+    result = CliRunner().invoke(app, ["metrics"], env={"LLM_SERVER_URL": f"{server.url}/prod"})
+
+    assert result.exit_code == 0
+    assert server.asked[0].line == "GET /prod/api/v1/metrics"
+
+
+def test_exit_codes_are_in_the_help() -> None:
+    """A script's author finds them without reading the source."""
+    shown = CliRunner().invoke(app, ["submit", "--help"]).stdout
+
+    assert [code for code in "01234" if f"\n    {code}    " in shown] == list("01234")
+
+
+def test_the_process_ends_with_the_documented_codes(server: Script) -> None:
+    """What a shell sees: the codes survive the interpreter, and no failure prints a traceback."""
+    ends = [task("Completed"), task("Failed"), {"detail": "No."}, {"detail": "Broken."}, task("Queued")]
+    seen = []
+
+    for body, status in zip(ends, [200, 200, 404, 500, 200], strict=True):
+        server.replies = [Reply(body=body, status=status)]
+        with started(server, "get", "t1", stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+            _, said = process.communicate(timeout=30)
+        seen.append(process.returncode)
+        assert b"Traceback" not in said
+    assert seen == [0, 1, 2, 3, 4]
+
+
+def test_a_closed_port_is_exit_3() -> None:
+    """The most common failure of all names the address."""
+    url = "http://127.0.0.1:1"
+
+    result = CliRunner().invoke(app, ["submit", "x", "--url", url])
+
+    assert (result.exit_code, result.stdout) == (3, "")
+    assert result.stderr == f"No LLM-Server answers at {url}: Connection refused.\n"
+
+
+def test_ctrl_c_while_waiting_says_how_to_get_the_task(server: Script) -> None:
+    """Leaving does not cancel; exit 130 is the shell's own code for it."""
+    server.replies = [Reply(body=task("Queued"), status=202, retry_after="0.05")]
+
+    with started(server, "submit", "x", stderr=subprocess.PIPE) as process:
+        until_asked(server, 3)
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=30)
+
+    assert process.returncode == 130
+    assert said.decode() == f"Task t1 goes on; fetch it with: llm-server get t1 --wait --url {server.url}\n"
+
+
+def test_ctrl_c_before_the_id_is_known_says_where_tasks_are_listed(server: Script) -> None:
+    """The server holds the first answer and with it the id; the caller is not left with nothing."""
+    server.replies = [Reply(body=task("Queued"), status=202, held_s=1)]
+
+    with started(server, "submit", "x", stderr=subprocess.PIPE) as process:
+        until_asked(server, 1)
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=30)
+
+    assert process.returncode == 130
+    assert f"{server.url}/api/v1/tasks lists it" in said.decode()
+
+
+def test_a_terminal_sees_the_state_and_rendered_markdown_but_no_engines_control_codes(server: Script) -> None:
+    """Who watches gets a spinner with state and time; an engine's words cannot steer the terminal."""
+    steps = [{"status": "Completed"}, {"status": "Queued"}]
+    server.replies = [
+        Reply(body=task("[new]"), status=202, retry_after="0.3"),
+        Reply(body=task("Planned", steps=steps), retry_after="0.3"),
+        Reply(body=task("Completed", result="**bold** [red]x[/red] \x1b]0;evil\x07")),
+    ]
+    master, terminal = pty.openpty()
+    environment = {**os.environ, "TERM": "xterm-256color"}
+
+    with started(server, "submit", "x", stdout=terminal, stderr=terminal, env=environment) as process:
+        os.close(terminal)
+        shown = b"".join(iter(lambda: _read(master), b"")).decode()
+    os.close(master)
+
+    assert process.returncode == 0
+    assert "Planned · 1 of 2 steps" in shown
+    assert "[new]" in shown
+    assert "0:00:0" in shown
+    assert "\x1b[1mbold" in shown
+    assert "[red]x[/red] ]0;evil" in shown
+    assert "\x1b]0;evil" not in shown
+    assert server.asked[0].headers["Prefer"] == "wait=2"
+
+
+def test_the_client_commands_start_without_a_servers_imports() -> None:
+    """Asking for a figure does not cost the import of a web framework or an SDK."""
+    heavy = "{'fastapi', 'pydantic', 'boto3', 'botocore', 'uvicorn', 'rich.markdown'}"
+    code = f"import sys, llm_server.cli; print(sorted({heavy} & set(sys.modules)))"
+
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+
+    assert found.stdout == "[]\n"
+
+
+def _read(master: int) -> bytes:
+    try:
+        return os.read(master, 65536)
+    except OSError:  # Linux says so at the end of a terminal
+        return b""

@@ -1,0 +1,403 @@
+"""What the deployment promises, held against template.yaml after SAM has translated it.
+
+cfn-lint alone passes a dangling reference, a visibility time-out below the function's and a misspelt
+ReportBatchItemFailures. At the end each of these tests is shown a template that breaks its promise.
+"""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import json
+import sys
+import tomllib
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from cfnlint.api import lint
+
+from aws_local.template import TEMPLATE, Document, load, translate
+from llm_server.settings import EMBEDDED_ONLY, LOG_LEVELS, VARIABLES
+from template_stack import references, resolved, statements
+
+FUNCTIONS = {"ApiFunction": "ApiRole", "WorkerFunction": "WorkerRole"}
+TABLE = {"BatchGetItem", "GetItem", "PutItem", "Query", "UpdateItem"}
+LOGS = {"logs:CreateLogStream", "logs:PutLogEvents"}
+TRACES = {"xray:PutTelemetryRecords", "xray:PutTraceSegments"}
+PSEUDO_PARAMETERS = {"AWS::Region", "AWS::AccountId", "AWS::Partition", "AWS::StackName", "AWS::NoValue"}
+WITH_ENGINES = {
+    "OpenAIKeyName": "/llm/openai",
+    "AnthropicKeyName": "/llm/anthropic",
+    "BedrockModelArns": ["arn:aws:bedrock:us-east-1::foundation-model/some.model"],
+}
+
+
+@pytest.fixture(scope="module")
+def cfn() -> Document:
+    return translate(load())
+
+
+def test_cfn_lint_finds_nothing(cfn: Document) -> None:
+    assert [str(match) for match in lint(json.dumps(cfn))] == []
+
+
+def test_every_reference_leads_somewhere(cfn: Document) -> None:
+    there = {
+        "Ref": set(cfn["Resources"]) | set(cfn["Parameters"]) | PSEUDO_PARAMETERS,
+        "Fn::GetAtt": set(cfn["Resources"]),
+        "Fn::If": set(cfn["Conditions"]),
+    }
+    parts = [cfn["Resources"], cfn["Conditions"], cfn["Outputs"]]
+
+    assert {(kind, name) for kind, name in references(parts) if name not in there[kind]} == set()
+
+
+def test_the_handlers_and_what_they_run_on_are_fixed(cfn: Document) -> None:
+    stack = resolved(cfn)
+    ran = {
+        name: stack.properties(name, "Handler", "Runtime", "Architectures", "MemorySize") for name in FUNCTIONS
+    }
+
+    on_lambda = {"Runtime": "python3.13", "Architectures": ["arm64"]}
+    assert ran == {
+        "ApiFunction": {"Handler": "llm_server.lambda_api.handler", "MemorySize": 512, **on_lambda},
+        "WorkerFunction": {"Handler": "llm_server.lambda_worker.handler", "MemorySize": 256, **on_lambda},
+    }
+    layers = stack.resources("AWS::Lambda::LayerVersion")
+    assert all(stack.properties(name)["CompatibleArchitectures"] == ["arm64"] for name in layers)
+
+
+def test_a_batch_does_not_come_again_while_it_is_worked_on(cfn: Document) -> None:
+    stack = resolved(cfn)
+    timeout_s = stack.properties("WorkerFunction", "Timeout")["Timeout"]
+
+    assert stack.properties("Queue")["VisibilityTimeout"] >= 6 * timeout_s
+
+
+def test_each_time_out_ends_before_the_one_that_guards_it(cfn: Document) -> None:
+    """Engine < function < lease <= visibility: a worker still owns its task when its engine gives up."""
+    stack = resolved(cfn)
+    catalog = (TEMPLATE.parent / "src/llm_server/data/catalog.toml").read_text(encoding="utf-8")
+    engine_s = tomllib.loads(catalog)["defaults"]["timeout_s"]
+    function_s = stack.properties("WorkerFunction", "Timeout")["Timeout"]
+    lease_s = int(stack.environment("WorkerFunction")["LLM_SERVER_LEASE_S"])
+    visibility_s = stack.properties("Queue")["VisibilityTimeout"]
+
+    assert engine_s < function_s < lease_s <= visibility_s
+
+
+def test_the_gateway_waits_longer_than_the_function_and_the_function_longer_than_a_caller(cfn: Document) -> None:
+    """`Prefer: wait` holds an answer up to 25 s."""
+    stack = resolved(cfn)
+    function_s = stack.properties("ApiFunction", "Timeout")["Timeout"]
+
+    assert 25 < function_s
+    assert function_s * 1000 < stack.properties("HttpApiIntegration")["TimeoutInMillis"] <= 30_000
+
+
+def test_one_bad_message_does_not_bring_back_the_other_nine(cfn: Document) -> None:
+    source = resolved(cfn).properties("WorkerFunctionTasks")
+
+    assert source["EventSourceArn"] == "Queue.Arn"
+    assert source["BatchSize"] == 10
+    assert source["FunctionResponseTypes"] == ["ReportBatchItemFailures"]
+
+
+def test_concurrency_is_limited_where_no_message_is_lost_by_it(cfn: Document) -> None:
+    """Reserved concurrency would throttle deliveries, and throttled ones end as dead letters unseen."""
+    stack = resolved(cfn)
+
+    assert stack.properties("WorkerFunctionTasks")["ScalingConfig"]["MaximumConcurrency"] >= 2
+    for function in FUNCTIONS:
+        assert "ReservedConcurrentExecutions" not in stack.properties(function)
+
+
+def test_a_message_given_up_is_kept_for_14_days(cfn: Document) -> None:
+    stack = resolved(cfn)
+    queue, dead_letters = stack.properties("Queue"), stack.properties("DeadLetterQueue")
+
+    assert queue["RedrivePolicy"]["deadLetterTargetArn"] == "DeadLetterQueue.Arn"
+    assert queue["RedrivePolicy"]["maxReceiveCount"] >= 5
+    assert dead_letters["MessageRetentionPeriod"] == 14 * 24 * 3600
+    assert queue["MessageRetentionPeriod"] < dead_letters["MessageRetentionPeriod"]  # a dead letter keeps its age
+
+
+def test_the_sweep_comes_every_minute_through_the_same_queue(cfn: Document) -> None:
+    stack = resolved(cfn)
+    schedule = stack.properties("SweepSchedule")
+
+    assert schedule["ScheduleExpression"] == "rate(1 minute)"
+    assert schedule["Target"]["Arn"] == "Queue.Arn"
+    assert json.loads(schedule["Target"]["Input"]) == {"sweep": True}
+    assert list(statements(stack, "SweepRole")) == [(["sqs:SendMessage"], ["Queue.Arn"])]
+
+
+def test_the_table_has_the_keys_and_keeps_the_data(cfn: Document) -> None:
+    table = resolved(cfn).properties("Table")
+    keys = {index["IndexName"]: index["KeySchema"] for index in table["GlobalSecondaryIndexes"]}
+    keys["table"] = table["KeySchema"]
+
+    assert {name: [key["AttributeName"] for key in schema] for name, schema in keys.items()} == {
+        "table": ["pk", "sk"],
+        "open": ["open", "due"],
+        "listing": ["tenant", "created"],
+    }
+    assert all(i["Projection"] == {"ProjectionType": "KEYS_ONLY"} for i in table["GlobalSecondaryIndexes"])
+    assert table["BillingMode"] == "PAY_PER_REQUEST"
+    assert table["TimeToLiveSpecification"] == {"AttributeName": "ttl", "Enabled": True}
+    assert table["PointInTimeRecoverySpecification"] == {"PointInTimeRecoveryEnabled": True}
+    assert table["SSESpecification"] == {"SSEEnabled": True}
+    policies = cfn["Resources"]["Table"]["DeletionPolicy"], cfn["Resources"]["Table"]["UpdateReplacePolicy"]
+    assert policies == ("Retain", "Retain")
+
+
+def test_every_setting_reaches_both_functions(cfn: Document) -> None:
+    for function in FUNCTIONS:
+        given = {name for name in resolved(cfn).environment(function) if name.startswith("LLM_SERVER_")}
+        assert given == set(VARIABLES) - EMBEDDED_ONLY
+
+
+def test_every_log_level_offered_is_one_the_server_knows(cfn: Document) -> None:
+    assert cfn["Parameters"]["LogLevel"]["AllowedValues"] == list(LOG_LEVELS)
+    logging = resolved(cfn, LogLevel="WARNING").properties("WorkerFunction", "LoggingConfig")["LoggingConfig"]
+    assert (logging["LogFormat"], logging["ApplicationLogLevel"]) == ("JSON", "WARN")
+
+
+@pytest.mark.parametrize("mode", ["IAM", "JWT"])
+def test_the_api_is_never_open(cfn: Document, mode: str) -> None:
+    stack = resolved(cfn, AuthMode=mode)
+    routes = [stack.properties(name) for name in stack.resources("AWS::ApiGatewayV2::Route")]
+    wanted = ("AWS_IAM", None) if mode == "IAM" else ("JWT", "JwtAuthorizer")
+
+    assert {(route["AuthorizationType"], route.get("AuthorizerId")) for route in routes} == {wanted}
+    assert cfn["Parameters"]["AuthMode"]["Default"] == "IAM"
+    assert stack.resources("AWS::Lambda::Url") == {}
+
+
+def test_the_api_speaks_payload_2_and_is_throttled_and_logged(cfn: Document) -> None:
+    stack = resolved(cfn)
+    stage = stack.properties("HttpApiStage")
+
+    assert stack.properties("HttpApiIntegration")["PayloadFormatVersion"] == "2.0"
+    assert stage["DefaultRouteSettings"]["ThrottlingRateLimit"] == 50
+    assert stage["AccessLogSettings"]["DestinationArn"] == "AccessLogGroup.Arn"
+    assert json.loads(stage["AccessLogSettings"]["Format"])["requestId"] == "$context.requestId"
+
+
+def test_browsers_may_call_only_from_the_origins_given(cfn: Document) -> None:
+    allowed = resolved(cfn, CorsOrigins=["https://a.example"]).properties("HttpApi")["CorsConfiguration"]
+
+    assert allowed["AllowOrigins"] == ["https://a.example"]
+    assert "CorsConfiguration" not in resolved(cfn).properties("HttpApi")
+
+
+def test_no_policy_has_a_wildcard(cfn: Document) -> None:
+    stack = resolved(cfn, **WITH_ENGINES)
+    for role in stack.resources("AWS::IAM::Role"):
+        assert "ManagedPolicyArns" not in stack.properties(role)  # AWS's own are full of them
+        for actions, over in statements(stack, role):
+            assert "*" not in "".join(actions)
+            assert "*" not in "".join(over) or set(actions) == TRACES  # X-Ray knows no resources
+
+
+def test_each_function_may_do_what_it_does_and_no_more(cfn: Document) -> None:
+    stack = resolved(cfn, **WITH_ENGINES)
+
+    assert _rights(stack, "ApiRole") == {
+        "Table.Arn": {f"dynamodb:{name}" for name in TABLE},
+        "Table.Arn/index/listing": {"dynamodb:Query"},
+        "Queue.Arn": {"sqs:SendMessage"},
+        "ApiLogGroup.Arn": LOGS,
+        "*": TRACES,
+    }
+    to_work = ("ChangeMessageVisibility", "DeleteMessage", "GetQueueAttributes", "ReceiveMessage", "SendMessage")
+    assert _rights(stack, "WorkerRole") == {
+        "Table.Arn": {f"dynamodb:{name}" for name in TABLE},
+        "Table.Arn/index/open": {"dynamodb:Query"},
+        "Queue.Arn": {f"sqs:{name}" for name in to_work},
+        "WorkerLogGroup.Arn": LOGS,
+        "*": TRACES,
+        "arn:aws:ssm:us-east-1:000000000000:parameter/llm/openai": {"ssm:GetParameter"},
+        "arn:aws:ssm:us-east-1:000000000000:parameter/llm/anthropic": {"ssm:GetParameter"},
+        "arn:aws:bedrock:us-east-1::foundation-model/some.model": {"bedrock:InvokeModel"},
+    }
+
+
+def test_each_function_has_its_own_role(cfn: Document) -> None:
+    stack = resolved(cfn)
+
+    assert {name: stack.properties(name, "Role")["Role"] for name in FUNCTIONS} == {
+        name: f"{role}.Arn" for name, role in FUNCTIONS.items()
+    }
+
+
+def test_engine_keys_are_passed_by_name_only(cfn: Document) -> None:
+    given = resolved(cfn, **WITH_ENGINES).environment("WorkerFunction")
+
+    assert given["OPENAI_API_KEY"] == "ssm:/llm/openai"
+    assert given["ANTHROPIC_API_KEY"] == "ssm:/llm/anthropic"
+    assert "OPENAI_API_KEY" not in resolved(cfn).environment("WorkerFunction")
+
+
+def test_nothing_leads_to_an_emulator_once_deployed(cfn: Document) -> None:
+    """The variable stands in the template only because `sam local` passes on none that does not."""
+    for function in FUNCTIONS:
+        assert resolved(cfn).environment(function)["AWS_ENDPOINT_URL"] == ""
+
+
+def test_logs_are_not_kept_for_ever(cfn: Document) -> None:
+    stack = resolved(cfn, LogRetentionDays=7)
+    groups = stack.resources("AWS::Logs::LogGroup")
+
+    assert all(stack.properties(name)["RetentionInDays"] == 7 for name in groups)
+    for function in FUNCTIONS:
+        assert stack.properties(function, "LoggingConfig")["LoggingConfig"]["LogGroup"] in groups
+
+
+def test_what_can_go_wrong_has_an_alarm(cfn: Document) -> None:
+    stack = resolved(cfn, AlarmTopicArn="arn:aws:sns:us-east-1:000000000000:oncall")
+    alarms = [stack.properties(name) for name in stack.resources("AWS::CloudWatch::Alarm")]
+
+    assert {(alarm["MetricName"], alarm["Dimensions"][0]["Value"]) for alarm in alarms} == {
+        ("ApproximateAgeOfOldestMessage", "Queue.QueueName"),
+        ("ApproximateNumberOfMessagesVisible", "DeadLetterQueue.QueueName"),
+        *((metric, function) for metric in ("Errors", "Throttles") for function in FUNCTIONS),
+    }
+    assert all(a["AlarmActions"] == ["arn:aws:sns:us-east-1:000000000000:oncall"] for a in alarms)
+
+
+def test_sam_local_serves_the_documented_port_with_the_variables_of_aws_local() -> None:
+    settings = tomllib.loads((TEMPLATE.parent / "samconfig.toml").read_text(encoding="utf-8"))
+    start_api = settings["default"]["local_start_api"]["parameters"]
+
+    assert {"default", "prod"} <= set(settings)
+    assert start_api["port"] == 8000
+    assert start_api["warm_containers"] == "EAGER"
+    assert start_api["env_vars"] == ".llm-server/sam-env.json"
+
+
+def _rights(stack: Any, role: str) -> dict[str, set[str]]:
+    rights: dict[str, set[str]] = {}
+    for actions, over in statements(stack, role):
+        for resource in over:
+            rights.setdefault(resource, set()).update(actions)
+    return rights
+
+
+# Each promise, and how a template would break it: a path into the template, and the value put there.
+_PROPERTIES = {
+    "environment": "Resources.WorkerFunction.Properties.Environment.Variables",
+    "worker_policy": "Resources.WorkerRole.Properties.Policies.0.PolicyDocument.Statement",
+    "source": "Resources.WorkerFunctionTasks.Properties",
+}
+_MISSING = object()
+_BROKEN: list[tuple[Callable[..., None], str, Any]] = [
+    (test_cfn_lint_finds_nothing, "Resources.Queue.Properties.VisibilityTimeOut", 5),
+    (test_every_reference_leads_somewhere, "Resources.Queue.Properties.QueueName", {"Ref": "Nothing"}),
+    (test_every_reference_leads_somewhere, "Outputs.TableName.Value", {"Fn::Sub": "${Tabel.Arn}"}),
+    (test_every_reference_leads_somewhere, "Resources.JwtAuthorizer.Condition", "UsesJWT"),
+    (test_the_handlers_and_what_they_run_on_are_fixed, "Resources.ApiFunction.Properties.Handler", "api.handler"),
+    (test_the_handlers_and_what_they_run_on_are_fixed, "Resources.WorkerFunction.Properties.MemorySize", 512),
+    (
+        test_the_handlers_and_what_they_run_on_are_fixed,
+        "Resources.ApiFunction.Properties.Architectures",
+        ["x86_64"],
+    ),
+    (test_a_batch_does_not_come_again_while_it_is_worked_on, "Resources.Queue.Properties.VisibilityTimeout", 1079),
+    (test_each_time_out_ends_before_the_one_that_guards_it, "Resources.WorkerFunction.Properties.Timeout", 120),
+    (test_each_time_out_ends_before_the_one_that_guards_it, "{environment}.LLM_SERVER_LEASE_S", "180"),
+    (test_each_time_out_ends_before_the_one_that_guards_it, "{environment}.LLM_SERVER_LEASE_S", "1081"),
+    (
+        test_the_gateway_waits_longer_than_the_function_and_the_function_longer_than_a_caller,
+        "Resources.ApiFunction.Properties.Timeout",
+        30,
+    ),
+    (
+        test_one_bad_message_does_not_bring_back_the_other_nine,
+        "{source}.FunctionResponseTypes",
+        ["ReportBatchItemFailure"],
+    ),
+    (test_concurrency_is_limited_where_no_message_is_lost_by_it, "{source}.ScalingConfig.MaximumConcurrency", 1),
+    (
+        test_concurrency_is_limited_where_no_message_is_lost_by_it,
+        "Resources.WorkerFunction.Properties.ReservedConcurrentExecutions",
+        10,
+    ),
+    (test_a_message_given_up_is_kept_for_14_days, "Resources.Queue.Properties.RedrivePolicy.maxReceiveCount", 1),
+    (
+        test_a_message_given_up_is_kept_for_14_days,
+        "Resources.DeadLetterQueue.Properties.MessageRetentionPeriod",
+        345600,
+    ),
+    (
+        test_the_sweep_comes_every_minute_through_the_same_queue,
+        "Resources.SweepSchedule.Properties.Target.Input",
+        "{}",
+    ),
+    (test_the_table_has_the_keys_and_keeps_the_data, "Resources.Table.DeletionPolicy", "Delete"),
+    (test_the_table_has_the_keys_and_keeps_the_data, "Resources.Table.Properties.BillingMode", "PROVISIONED"),
+    (test_every_setting_reaches_both_functions, "{environment}.LLM_SERVER_SWEEP_S", _MISSING),
+    (test_every_setting_reaches_both_functions, "{environment}.LLM_SERVER_TYPO", "1"),
+    (test_every_log_level_offered_is_one_the_server_knows, "Parameters.LogLevel.AllowedValues", ["LOUD"]),
+    (test_the_api_is_never_open, "Resources.GetRoute.Properties.AuthorizationType", "NONE"),
+    (test_the_api_is_never_open, "Resources.Open", {"Type": "AWS::Lambda::Url", "Properties": {}}),
+    (
+        test_the_api_speaks_payload_2_and_is_throttled_and_logged,
+        "Resources.HttpApiIntegration.Properties.PayloadFormatVersion",
+        "1.0",
+    ),
+    (
+        test_browsers_may_call_only_from_the_origins_given,
+        "Resources.HttpApi.Properties.CorsConfiguration",
+        {"AllowOrigins": ["*"]},
+    ),
+    (test_no_policy_has_a_wildcard, "{worker_policy}.0.Action", "dynamodb:*"),
+    (test_no_policy_has_a_wildcard, "{worker_policy}.1.Resource", {"Fn::Sub": "${Table.Arn}/index/*"}),
+    (
+        test_no_policy_has_a_wildcard,
+        "Resources.ApiRole.Properties.ManagedPolicyArns",
+        ["arn:aws:iam::aws:policy/AmazonSQSFullAccess"],
+    ),
+    (test_each_function_may_do_what_it_does_and_no_more, "{worker_policy}.0.Action", "dynamodb:Scan"),
+    (test_each_function_has_its_own_role, "Resources.ApiFunction.Properties.Role", "WorkerRole.Arn"),
+    (test_engine_keys_are_passed_by_name_only, "{environment}.OPENAI_API_KEY", {"Ref": "OpenAIKeyName"}),
+    (test_nothing_leads_to_an_emulator_once_deployed, "{environment}.AWS_ENDPOINT_URL", "http://127.0.0.1"),
+    (test_logs_are_not_kept_for_ever, "Resources.ApiLogGroup.Properties.RetentionInDays", 3653),
+    (test_what_can_go_wrong_has_an_alarm, "Resources.DeadLetterAlarm", _MISSING),
+]
+
+
+@pytest.mark.parametrize(
+    ("promise", "path", "value"),
+    _BROKEN,
+    ids=[f"{promise.__name__.removeprefix('test_')}-{path}" for promise, path, _ in _BROKEN],
+)
+def test_a_template_that_breaks_a_promise_is_refused(
+    cfn: Document, promise: Callable[..., None], path: str, value: Any
+) -> None:
+    broken = copy.deepcopy(cfn)
+    *way, last = path.format_map(_PROPERTIES).split(".")
+    node: Any = broken
+    for step in way:
+        node = node[int(step) if isinstance(node, list) else step]
+    if value is _MISSING:
+        del node[last]
+    else:
+        node[last] = value
+    more = {"mode": "IAM"} if "mode" in inspect.signature(promise).parameters else {}
+
+    with pytest.raises(AssertionError):
+        promise(broken, **more)
+
+
+def test_every_promise_is_known_to_be_breakable() -> None:
+    module = vars(sys.modules[__name__])
+    promises = {
+        test
+        for name, test in module.items()
+        if name.startswith("test_") and next(iter(inspect.signature(test).parameters), "") == "cfn"
+    }
+    promises.discard(test_a_template_that_breaks_a_promise_is_refused)
+
+    assert {promise for promise, _, _ in _BROKEN} == promises

@@ -1,0 +1,171 @@
+"""`make aws-local`: the AWS path on this machine, with Docker (`sam local start-api`) or without."""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import importlib
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import boto3
+
+from aws_local import ministack, resources, template
+from aws_local.gateway import Gateway
+from aws_local.invocation import Event, Handler, LambdaContext
+from aws_local.pump import Pump
+from aws_local.resources import Resources
+
+SAM_VARIABLES = Path(".llm-server/sam-env.json")
+WORKERS = 2
+JOIN_S = 5.0
+CREDENTIALS = {
+    "AWS_ACCESS_KEY_ID": "local",
+    "AWS_SECRET_ACCESS_KEY": "local",
+    "AWS_DEFAULT_REGION": template.REGION,
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run until Ctrl-C or SIGTERM."""
+    options = _options(arguments)
+    stop = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.set())
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
+    logging.getLogger("botocore.credentials").setLevel(logging.WARNING)
+    try:
+        _serve(options, stop)
+    except ministack.EmulatorMissing as missing:
+        print(missing, file=sys.stderr)
+        return 1
+    except OSError as refused:
+        if refused.errno != errno.EADDRINUSE:
+            raise
+        print(f"Port {options.port} is in use; --port takes another one.", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _serve(options: argparse.Namespace, stop: threading.Event) -> None:
+    with ExitStack() as cleanup:
+        endpoint = cleanup.enter_context(ministack.running(options.bind))
+        os.environ.update(CREDENTIALS, AWS_ENDPOINT_URL=endpoint)
+        sqs = boto3.client("sqs")
+        made = resources.make(
+            template.translate(template.load()), dynamodb=boto3.client("dynamodb"), sqs=sqs, prefix="llm-server"
+        )
+        _write_sam_variables(made, endpoint)
+        _adopt(made)
+        pump = Pump(sqs, queue_url=made.queue_url, queue_arn=made.queue_arn, invoke=function(made, "WorkerFunction"))
+        for _ in range(WORKERS):
+            cleanup.enter_context(_thread(pump.run, stop))
+        cleanup.enter_context(_thread(pump.run_sweeps, stop))
+        url = None
+        if options.gateway:
+            gateway = cleanup.enter_context(Gateway(function(made, "ApiFunction"), port=options.port))
+            cleanup.callback(gateway.shutdown)
+            threading.Thread(target=gateway.serve_forever, daemon=True).start()
+            url = gateway.url
+        print(_welcome(made, endpoint, url), flush=True)
+        stop.wait()
+        print("Stopping.", flush=True)
+
+
+def function(made: Resources, logical_id: str) -> Callable[[Event], Any]:
+    """Import a function's handler, as the template names it, and give what invokes it as Lambda would."""
+    properties = made.stack.properties(logical_id, "Handler", "MemorySize", "Timeout")
+    module, _, name = properties["Handler"].rpartition(".")
+    # Not at the top: the handlers read the environment when they are imported.
+    handler: Handler = getattr(importlib.import_module(module), name)
+    return lambda event: handler(event, LambdaContext(properties, name=logical_id))
+
+
+@contextmanager
+def _thread(run: Callable[[threading.Event], None], stop: threading.Event) -> Iterator[None]:
+    thread = threading.Thread(target=run, args=(stop,), daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join(JOIN_S)
+
+
+def _adopt(made: Resources) -> None:
+    """Take the worker's variables as the template sets them; what the shell sets wins, but never where the data is."""
+    given = made.stack.environment("WorkerFunction")
+    for name, value in given.items():
+        os.environ.setdefault(name, value)
+    for name in ("LLM_SERVER_TABLE", "LLM_SERVER_QUEUE_URL"):
+        os.environ[name] = given[name]
+
+
+def _write_sam_variables(made: Resources, endpoint: str) -> None:
+    """Write the file of `sam local --env-vars`: the way from inside a container to what runs out here."""
+    host = endpoint.split("//")[1].split(":")[0]
+    variables = {
+        "LLM_SERVER_TABLE": made.table,
+        "LLM_SERVER_QUEUE_URL": made.queue_url.replace(host, "host.docker.internal"),
+        "AWS_ENDPOINT_URL": endpoint.replace(host, "host.docker.internal"),
+    }
+    SAM_VARIABLES.parent.mkdir(exist_ok=True)
+    SAM_VARIABLES.write_text(json.dumps({"Parameters": variables}, indent=2) + "\n", encoding="utf-8")
+
+
+def _welcome(made: Resources, endpoint: str, url: str | None) -> str:
+    lines = [
+        "The AWS path on this machine. Everything in it is gone when this ends (Ctrl-C).",
+        f"  emulator  {endpoint}",
+        f"  table     {made.table}",
+        f"  queue     {made.queue_url} (its messages go to lambda_worker.handler in this process)",
+    ]
+    if url:
+        lines += [
+            f"Without Docker: lambda_api.handler answers at {url}",
+            f"  curl -s {url}/api/v1/tasks -H 'content-type: application/json' -d '{{\"prompt\": \"Hello\"}}'",
+            "With Docker: start this with --no-gateway, then in another terminal",
+        ]
+    else:
+        lines += ["Without Docker: start this with --gateway.", "With Docker: in another terminal"]
+    return "\n".join([*lines, f"  sam build && sam local start-api    (reads {SAM_VARIABLES}, serves port 8000)"])
+
+
+def _has_docker() -> bool:
+    try:
+        return subprocess.run(["docker", "info"], capture_output=True, timeout=5, check=False).returncode == 0
+    except (OSError, subprocess.TimeoutExpired):
+        return False
+
+
+def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="make aws-local", description=__doc__)
+    parser.add_argument("--port", type=int, default=8000, help="port of the API without Docker (8000)")
+    parser.add_argument(
+        "--gateway",
+        action=argparse.BooleanOptionalAction,
+        help="serve the API without Docker (the default where no Docker engine runs)",
+    )
+    parser.add_argument(
+        "--bind",
+        default="127.0.0.1",
+        metavar="ADDRESS",
+        help="address of the emulator; on Linux, Docker's bridge (172.17.0.1) for `sam local` to reach it",
+    )
+    options = parser.parse_args(arguments)
+    if options.gateway is None:
+        options.gateway = not _has_docker()
+    return options
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,143 @@
+"""A tiny API Gateway: HTTP requests in, payload 2.0 events to a handler, its answers out."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+import logging
+import time
+import urllib.parse
+import uuid
+from collections.abc import Callable
+from datetime import UTC, datetime
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+from aws_local.invocation import Event
+
+PAYLOAD_MAX_BYTES = 10 * 1024 * 1024
+_TEXT = ("text/", "application/json", "application/javascript", "application/xml")
+
+_log = logging.getLogger(__name__)
+
+
+class Gateway(ThreadingHTTPServer):
+    """Serve an API handler on loopback. `invoke` takes a payload 2.0 event and gives the function's answer."""
+
+    daemon_threads = True
+
+    def __init__(self, invoke: Callable[[Event], Any], *, port: int) -> None:
+        super().__init__(("127.0.0.1", port), _Exchange)
+        self._invoke = invoke
+
+    @property
+    def url(self) -> str:
+        """The base URL."""
+        return f"http://localhost:{self.server_port}"
+
+    def call(self, event: Event) -> Event:
+        """Invoke the function. Mangum runs on the thread's event loop, so each invocation gets a fresh one."""
+        loop = asyncio.new_event_loop()
+        asyncio.set_event_loop(loop)
+        try:
+            answer: Event = self._invoke(event)
+            return answer
+        except Exception:  # this stands for API Gateway, which outlives whatever a function does
+            _log.exception("function failed")
+            return {"statusCode": 500, "body": '{"message":"Internal Server Error"}'}
+        finally:
+            asyncio.set_event_loop(None)
+            loop.close()
+
+
+class _Exchange(BaseHTTPRequestHandler):
+    server: Gateway
+    protocol_version = "HTTP/1.1"
+
+    def _routed(self) -> None:
+        length = int(self.headers.get("Content-Length") or 0)
+        if length > PAYLOAD_MAX_BYTES:
+            self.close_connection = True
+            self._answer({"statusCode": 413, "body": '{"message":"Request Entity Too Large"}'})
+            return
+        self._answer(self.server.call(self._event(self.rfile.read(length))))
+
+    def _not_routed(self) -> None:
+        self.close_connection = True  # its body, if any, is left unread
+        self._answer({"statusCode": 404, "body": '{"message":"Not Found"}'})
+
+    # The methods that template.yaml has routes for.
+    do_GET = do_POST = do_DELETE = _routed
+    do_PUT = do_PATCH = do_HEAD = do_OPTIONS = _not_routed
+
+    def _event(self, body: bytes) -> Event:
+        path, _, query = self.path.partition("?")
+        path = urllib.parse.unquote(path)
+        headers = {name.lower(): ",".join(self.headers.get_all(name, [])) for name in self.headers}
+        cookies = headers.pop("cookie", "")
+        parameters: dict[str, list[str]] = urllib.parse.parse_qs(query, keep_blank_values=True)
+        text, is_base64 = _encoded(body, headers.get("content-type", "application/json"))
+        return {
+            "version": "2.0",
+            "routeKey": f"{self.command} /{{proxy+}}",
+            "rawPath": path,
+            "rawQueryString": query,
+            **({"cookies": cookies.split("; ")} if cookies else {}),
+            "headers": headers,
+            **({"queryStringParameters": {k: ",".join(v) for k, v in parameters.items()}} if parameters else {}),
+            "requestContext": self._request_context(path),
+            "pathParameters": {"proxy": path.lstrip("/")},
+            **({"body": text} if body else {}),
+            "isBase64Encoded": is_base64,
+        }
+
+    def _request_context(self, path: str) -> Event:
+        now = datetime.now(UTC)
+        return {
+            "accountId": "000000000000",
+            "apiId": "local",
+            "domainName": "localhost",
+            "domainPrefix": "localhost",
+            "http": {
+                "method": self.command,
+                "path": path,
+                "protocol": self.request_version,
+                "sourceIp": self.client_address[0],
+                "userAgent": self.headers.get("User-Agent", ""),
+            },
+            "requestId": uuid.uuid4().hex[:15] + "=",
+            "routeKey": f"{self.command} /{{proxy+}}",
+            "stage": "$default",
+            "time": now.strftime("%d/%b/%Y:%H:%M:%S +0000"),
+            "timeEpoch": time.time_ns() // 1_000_000,
+        }
+
+    def _answer(self, answer: Event) -> None:
+        body = answer.get("body") or ""
+        content = base64.b64decode(body) if answer.get("isBase64Encoded") else body.encode()
+        headers = {"content-type": "application/json", **answer.get("headers", {})}
+        headers.pop("content-length", None)
+        self.send_response(answer["statusCode"])
+        for name, value in headers.items():
+            self.send_header(name, value)
+        for cookie in answer.get("cookies", []):
+            self.send_header("set-cookie", cookie)
+        if answer["statusCode"] not in (204, 304):
+            self.send_header("content-length", str(len(content)))
+        self.end_headers()
+        if self.command != "HEAD" and answer["statusCode"] not in (204, 304):
+            self.wfile.write(content)
+
+    def log_message(self, format: str, *args: Any) -> None:
+        _log.info("%s", json.dumps(format % args))
+
+
+def _encoded(body: bytes, content_type: str) -> tuple[str, bool]:
+    """API Gateway passes text on as it is and everything else in base64."""
+    if content_type.startswith(_TEXT):
+        try:
+            return body.decode(), False
+        except UnicodeDecodeError:
+            pass
+    return base64.b64encode(body).decode(), True

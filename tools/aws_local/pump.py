@@ -1,0 +1,120 @@
+"""The part of Lambda between a queue and a function: receive, invoke, delete what succeeded."""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from botocore.exceptions import BotoCoreError, ClientError
+
+from aws_local.invocation import Event
+
+if TYPE_CHECKING:
+    from mypy_boto3_sqs import SQSClient
+    from mypy_boto3_sqs.type_defs import MessageTypeDef
+
+SWEEP_S = 60.0
+SWEEP_BODY = json.dumps({"sweep": True})
+BATCH_SIZE = 10
+
+_log = logging.getLogger(__name__)
+
+
+class Pump:
+    """Hand a queue's messages to a function, as the template's event source does.
+
+    `invoke` takes an SQS event and gives the function's answer. What it names in `batchItemFailures` stays in the
+    queue and comes again after the visibility time-out; when it raises, everything does.
+    """
+
+    def __init__(self, sqs: SQSClient, *, queue_url: str, queue_arn: str, invoke: Callable[[Event], Any]) -> None:
+        self._sqs = sqs
+        self._queue_url = queue_url
+        self._queue_arn = queue_arn
+        self._invoke = invoke
+
+    def deliver(self, *, wait_s: int = 0) -> int:
+        """Deliver one batch; give the number of messages in it. Waits up to `wait_s` for the first."""
+        messages = self._sqs.receive_message(
+            QueueUrl=self._queue_url,
+            MaxNumberOfMessages=BATCH_SIZE,
+            WaitTimeSeconds=wait_s,
+            MessageSystemAttributeNames=["All"],
+        ).get("Messages", [])
+        if messages:
+            self._settle(messages, self._failed(messages))
+        return len(messages)
+
+    def deliver_all(self) -> int:
+        """Deliver until the queue has nothing more to give; give the number of messages."""
+        delivered = 0
+        while batch := self.deliver():
+            delivered += batch
+        return delivered
+
+    def sweep(self) -> None:
+        """Send what the template's schedule sends every minute."""
+        self._sqs.send_message(QueueUrl=self._queue_url, MessageBody=SWEEP_BODY)
+
+    def run(self, stop: threading.Event) -> None:
+        """Deliver until told to stop."""
+        while not stop.is_set():
+            try:
+                self.deliver(wait_s=1)
+            except (BotoCoreError, ClientError):
+                _log.exception("queue unreachable")
+                stop.wait(1)
+
+    def run_sweeps(self, stop: threading.Event, *, every_s: float = SWEEP_S) -> None:
+        """Send the sweep message again and again until told to stop."""
+        while not stop.wait(every_s):
+            try:
+                self.sweep()
+            except (BotoCoreError, ClientError):
+                _log.exception("queue unreachable")
+
+    def _failed(self, messages: Sequence[MessageTypeDef]) -> set[str]:
+        sent = {message["MessageId"] for message in messages}
+        try:
+            answer = self._invoke({"Records": [self._record(message) for message in messages]})
+        except Exception:  # this stands for Lambda, which outlives whatever a function does
+            _log.exception("function failed")
+            return sent
+        return failures(answer, sent)
+
+    def _settle(self, messages: Sequence[MessageTypeDef], failed: set[str]) -> None:
+        done = [message for message in messages if message["MessageId"] not in failed]
+        if done:
+            self._sqs.delete_message_batch(
+                QueueUrl=self._queue_url,
+                Entries=[
+                    {"Id": str(number), "ReceiptHandle": message["ReceiptHandle"]} for number, message in enumerate(done)
+                ],
+            )
+
+    def _record(self, message: MessageTypeDef) -> Event:
+        return {
+            "messageId": message["MessageId"],
+            "receiptHandle": message["ReceiptHandle"],
+            "body": message["Body"],
+            "attributes": dict(message.get("Attributes", {})),
+            "messageAttributes": {},
+            "md5OfBody": message["MD5OfBody"],
+            "eventSource": "aws:sqs",
+            "eventSourceARN": self._queue_arn,
+            "awsRegion": self._queue_arn.split(":")[3],
+        }
+
+
+def failures(answer: Any, sent: set[str]) -> set[str]:
+    """Read a partial batch response as Lambda does: none or an empty one is success, a wrong one is failure of all."""
+    if not answer or not answer.get("batchItemFailures"):
+        return set()
+    try:
+        failed = {item["itemIdentifier"] for item in answer["batchItemFailures"]}
+    except (KeyError, TypeError):
+        return sent
+    return failed if failed <= sent else sent

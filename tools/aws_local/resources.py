@@ -1,0 +1,84 @@
+"""The template's table and queues, made on an emulator through boto3: what stands here is what is deployed."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from botocore.exceptions import ClientError
+
+from aws_local.template import Document, Stack
+
+if TYPE_CHECKING:
+    from mypy_boto3_dynamodb import DynamoDBClient
+    from mypy_boto3_sqs import SQSClient
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Resources:
+    """Where the made resources are, and the stack that knows them, so that what refers to them can be resolved."""
+
+    table: str
+    queue_url: str
+    queue_arn: str
+    dead_letter_queue_url: str
+    stack: Stack
+
+
+def make(translated: Document, *, dynamodb: DynamoDBClient, sqs: SQSClient, prefix: str) -> Resources:
+    """Make the table and the queues, each named `<prefix>-<logical id>`."""
+    stack = Stack(translated)
+    # The dead-letter queue first: the other one's redrive policy names it.
+    for logical_id in ("DeadLetterQueue", "Queue"):
+        url = sqs.create_queue(
+            QueueName=f"{prefix}-{logical_id}", Attributes=_queue_attributes(stack.properties(logical_id))
+        )["QueueUrl"]
+        arn = sqs.get_queue_attributes(QueueUrl=url, AttributeNames=["QueueArn"])["Attributes"]["QueueArn"]
+        stack.names |= {logical_id: url, f"{logical_id}.Arn": arn}
+    stack.names["Table"] = f"{prefix}-Table"
+    _make_table(dynamodb, stack.names["Table"], stack.properties("Table"))
+    return Resources(
+        table=stack.names["Table"],
+        queue_url=stack.names["Queue"],
+        queue_arn=stack.names["Queue.Arn"],
+        dead_letter_queue_url=stack.names["DeadLetterQueue"],
+        stack=stack,
+    )
+
+
+def remove(made: Resources, *, dynamodb: DynamoDBClient, sqs: SQSClient) -> None:
+    """Delete what `make` made."""
+    dynamodb.delete_table(TableName=made.table)
+    sqs.delete_queue(QueueUrl=made.queue_url)
+    sqs.delete_queue(QueueUrl=made.dead_letter_queue_url)
+
+
+def _queue_attributes(properties: Document) -> dict[Any, str]:
+    """SQS wants every attribute as a string; the names are those of the template."""
+    return {
+        name: value if isinstance(value, str) else json.dumps(value)
+        for name, value in properties.items()
+        if name not in {"QueueName", "Tags"}
+    }
+
+
+def _make_table(dynamodb: DynamoDBClient, table: str, properties: Document) -> None:
+    dynamodb.create_table(
+        TableName=table,
+        BillingMode=properties["BillingMode"],
+        AttributeDefinitions=properties["AttributeDefinitions"],
+        KeySchema=properties["KeySchema"],
+        GlobalSecondaryIndexes=properties["GlobalSecondaryIndexes"],
+        SSESpecification={"Enabled": properties["SSESpecification"]["SSEEnabled"]},
+    )
+    dynamodb.update_time_to_live(
+        TableName=table, TimeToLiveSpecification=properties["TimeToLiveSpecification"]
+    )
+    # Not every emulator can keep backups, and nothing here restores one.
+    with contextlib.suppress(ClientError):
+        dynamodb.update_continuous_backups(
+            TableName=table,
+            PointInTimeRecoverySpecification=properties["PointInTimeRecoverySpecification"],
+        )
