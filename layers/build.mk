@@ -11,6 +11,7 @@ define install-layer
 "$(UV)" pip install --quiet --require-hashes --only-binary :all: --link-mode copy \
     --python-version $(LAMBDA_PYTHON) --python-platform $(LAMBDA_PLATFORM) \
     --target "$(ARTIFACTS_DIR)/python" --requirement requirements.txt
+rm -rf "$(ARTIFACTS_DIR)/python/bin" "$(ARTIFACTS_DIR)/python/.lock"
 $(call precompile,/opt)
 endef
 

@@ -7,7 +7,7 @@ import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import boto3
 import pytest
@@ -114,7 +114,7 @@ def _translated() -> template.Document:
 
 
 @cache  # loading a service's model takes longer than most tests
-def _client(service: str, endpoint_url: str | None) -> Any:
+def _client(service: Literal["dynamodb", "sqs"], endpoint_url: str | None) -> Any:
     return boto3.client(
         service,
         endpoint_url=endpoint_url,

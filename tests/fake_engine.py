@@ -173,9 +173,7 @@ class _Handler(BaseHTTPRequestHandler):
         try:
             fault = engine.faults.popleft()
         except IndexError:
-            self.reply(200, self.usual()) if self._known() else self.reply(
-                404, {"error": {"message": "not found"}}
-            )
+            self.reply(200, self.usual()) if self._known() else self.reply(404, {"error": {"message": "not found"}})
         else:
             fault(self)
 
@@ -211,9 +209,7 @@ class _Handler(BaseHTTPRequestHandler):
         return {"choices": [{"index": 0, "message": message, "finish_reason": "stop"}], "usage": usage}
 
     def _known(self) -> bool:
-        return self.path in ("/v1/models", "/v1/chat/completions", "/v1/messages") or self.path.startswith(
-            "/model/"
-        )
+        return self.path in ("/v1/models", "/v1/chat/completions", "/v1/messages") or self.path.startswith("/model/")
 
     def log_message(self, format: str, *args: Any) -> None:
         """Nothing on the terminal of a test."""

@@ -1,7 +1,7 @@
 """Write a 0.4 MB Llama with random weights as GGUF, with the standard library alone (no numpy, no download).
 
-The output head is biased through one constant hidden feature, so that only printable ASCII is sampled and a turn
-can end; the rest is random. Held to a JSON schema, the real llama.cpp server then answers with valid JSON.
+The output head is biased through one constant hidden feature, so that only printable ASCII is sampled and a
+turn can end; the rest is random. Held to a JSON schema, the real llama.cpp server then answers with valid JSON.
 Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
 """
 
@@ -123,9 +123,7 @@ def _metadata(tokens: list[str]) -> Iterator[bytes]:
     yield _entry("tokenizer.ggml.pre", _STRING, _string("gpt-2"))
     yield _entry("tokenizer.ggml.tokens", _ARRAY, _list(_STRING, map(_string, tokens)))
     kinds = [3] * len(SPECIAL) + [1] * (len(tokens) - len(SPECIAL))
-    yield _entry(
-        "tokenizer.ggml.token_type", _ARRAY, _list(_I32, (struct.pack("<i", kind) for kind in kinds))
-    )
+    yield _entry("tokenizer.ggml.token_type", _ARRAY, _list(_I32, (struct.pack("<i", kind) for kind in kinds)))
     yield _entry("tokenizer.ggml.merges", _ARRAY, _list(_STRING, [_string("t " + tokens[len(SPECIAL)])]))
     yield _entry("tokenizer.ggml.add_bos_token", _BOOL, struct.pack("<?", True))
     yield _entry("tokenizer.chat_template", _STRING, _string(TEMPLATE))

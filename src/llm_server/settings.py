@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from llm_server.orchestration.errors import ConfigurationError
 
+PREFIX = "LLM_SERVER_"
 VARIABLES = (
     "LLM_SERVER_TABLE",
     "LLM_SERVER_QUEUE_URL",
@@ -22,6 +24,9 @@ VARIABLES = (
     "LLM_SERVER_LOG_LEVEL",
 )
 EMBEDDED_ONLY = frozenset({"LLM_SERVER_DB", "LLM_SERVER_WORKERS"})
+OF_THE_CLIENT = "LLM_SERVER_URL"
+TABLE = re.compile(r"[A-Za-z0-9_.:/-]{3,}")
+QUEUE_URL = re.compile(r"https?://[^/\s]+/\S+")
 LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
 
 
@@ -30,8 +35,8 @@ class Settings:
     """What the environment says; an empty variable counts as not set.
 
     `lease_s`: how long a worker owns a task it has claimed. `sweep_s`: the age at which an open task is due for the
-    sweep. `max_attempts`: claims of a task without progress before it is Failed. `environ` is where `env:` references to
-    secrets are looked up.
+    sweep. `max_attempts`: claims of a task without progress before it is Failed. `environ` is where `env:` references
+    to secrets are looked up.
     """
 
     table: str | None = None
@@ -58,38 +63,71 @@ class Settings:
             ConfigurationError: a variable is unknown or its value is not allowed; the sentence names both.
         """
         default = cls()
-        given = {name: value for name, value in environ.items() if name.startswith("LLM_SERVER_") and value}
-        table, queue_url = given.get("LLM_SERVER_TABLE"), given.get("LLM_SERVER_QUEUE_URL")
-        if (table is None) != (queue_url is None):
-            missing = "LLM_SERVER_QUEUE_URL" if table else "LLM_SERVER_TABLE"
-            raise ConfigurationError(f"{missing} is not set: set both the table and the queue (AWS), or neither (embedded).")
-        if queue_url and not queue_url.startswith(("http://", "https://")):
-            raise ConfigurationError("LLM_SERVER_QUEUE_URL must be the https:// address of an SQS queue.")
-        level = given.get("LLM_SERVER_LOG_LEVEL", default.log_level).upper()
-        if level not in LOG_LEVELS:
-            raise ConfigurationError(f"LLM_SERVER_LOG_LEVEL is {level!r}; allowed are {', '.join(LOG_LEVELS)}.")
-        config = Path(given["LLM_SERVER_CONFIG"]) if "LLM_SERVER_CONFIG" in given else None
-        if config is not None and not config.is_file():
-            raise ConfigurationError(f"LLM_SERVER_CONFIG names {str(config)!r}, which is no file; allowed is a TOML file.")
+        given = _given(environ)
         return cls(
-            table=table,
-            queue_url=queue_url,
-            db=Path(given["LLM_SERVER_DB"]) if "LLM_SERVER_DB" in given else default.db,
-            config=config,
+            table=_matching(given, "LLM_SERVER_TABLE", TABLE, "the name or ARN of a DynamoDB table"),
+            queue_url=_matching(given, "LLM_SERVER_QUEUE_URL", QUEUE_URL, "the https:// address of an SQS queue"),
+            db=_database(given) or default.db,
+            config=_file(given, "LLM_SERVER_CONFIG"),
             workers=_whole(given, "LLM_SERVER_WORKERS", default.workers, 1, 256),
             lease_s=_whole(given, "LLM_SERVER_LEASE_S", default.lease_s, 5, 43_200),
             sweep_s=_whole(given, "LLM_SERVER_SWEEP_S", default.sweep_s, 1, 3_600),
             max_attempts=_whole(given, "LLM_SERVER_MAX_ATTEMPTS", default.max_attempts, 1, 100),
             prompt_max_chars=_whole(given, "LLM_SERVER_PROMPT_MAX_CHARS", default.prompt_max_chars, 1, 1_000_000),
-            log_level=level,
+            log_level=_log_level(given, default.log_level),
             environ=dict(environ),
         )
+
+
+def _given(environ: Mapping[str, str]) -> dict[str, str]:
+    """Our variables that are set: all of them known, and the two of AWS both or neither."""
+    given = {name: value for name, value in environ.items() if name.startswith(PREFIX) and value}
+    for name in sorted(given.keys() - {*VARIABLES, OF_THE_CLIENT}):
+        raise ConfigurationError(f"{name} is no setting; known are {', '.join(VARIABLES)}.")
+    pair = ("LLM_SERVER_TABLE", "LLM_SERVER_QUEUE_URL")
+    missing = [name for name in pair if name not in given]
+    if len(missing) == 1:
+        advice = "set both the table and the queue (AWS), or neither (embedded)"
+        raise ConfigurationError(f"{missing[0]} is not set: {advice}.")
+    return given
+
+
+def _matching(given: Mapping[str, str], name: str, pattern: re.Pattern[str], allowed: str) -> str | None:
+    text = given.get(name)
+    if text is not None and not pattern.fullmatch(text):
+        raise _wrong(name, text, allowed)
+    return text
 
 
 def _whole(given: Mapping[str, str], name: str, default: int, least: int, most: int) -> int:
     text = given.get(name)
     if text is None:
         return default
-    if not (text.isascii() and text.isdigit() and least <= int(text) <= most):
-        raise ConfigurationError(f"{name} is {text!r}; allowed is a whole number from {least} to {most}.")
+    if not (text.isascii() and text.isdigit() and len(text) < 10 and least <= int(text) <= most):
+        raise _wrong(name, text, f"a whole number from {least} to {most}")
     return int(text)
+
+
+def _log_level(given: Mapping[str, str], default: str) -> str:
+    text = given.get("LLM_SERVER_LOG_LEVEL", default)
+    if text.upper() not in LOG_LEVELS:
+        raise _wrong("LLM_SERVER_LOG_LEVEL", text, f"one of {', '.join(LOG_LEVELS)}")
+    return text.upper()
+
+
+def _file(given: Mapping[str, str], name: str) -> Path | None:
+    text = given.get(name)
+    if text is not None and not Path(text).is_file():
+        raise _wrong(name, text, "a TOML file that exists")
+    return None if text is None else Path(text)
+
+
+def _database(given: Mapping[str, str]) -> Path | None:
+    text = given.get("LLM_SERVER_DB")
+    if text is not None and (Path(text).is_dir() or text.endswith(("/", os.sep))):
+        raise _wrong("LLM_SERVER_DB", text, "a file, which is made when there is none")
+    return None if text is None else Path(text)
+
+
+def _wrong(name: str, text: str, allowed: str) -> ConfigurationError:
+    return ConfigurationError(f"{name} is {text[:200]!r}; allowed is {allowed}.")

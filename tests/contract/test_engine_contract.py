@@ -71,9 +71,7 @@ def wired(request: pytest.FixtureRequest, server: FakeEngine, pool: EnginePool) 
 def any_engine(request: pytest.FixtureRequest, server: FakeEngine, pool: EnginePool) -> Engine:
     if request.param == "embedded":
         return EmbeddedEngine()
-    return {"openai": _openai, "anthropic": _anthropic, "bedrock": _bedrock}[request.param](
-        server, pool
-    ).engine
+    return {"openai": _openai, "anthropic": _anthropic, "bedrock": _bedrock}[request.param](server, pool).engine
 
 
 def _openai(server: FakeEngine, pool: EnginePool) -> Wired:
@@ -139,9 +137,7 @@ def test_reported_tokens_are_passed_on(wired: Wired) -> None:
     assert not completion.usage_estimated
 
 
-@pytest.mark.parametrize(
-    "usage", [None, {}, {"prompt_tokens": None, "input_tokens": None, "inputTokens": None}]
-)
+@pytest.mark.parametrize("usage", [None, {}, {"prompt_tokens": None, "input_tokens": None, "inputTokens": None}])
 def test_tokens_that_are_not_reported_are_estimated_and_marked(wired: Wired, usage: Any) -> None:
     wired.server.script(changed(lambda answer: answer.update(usage=usage)))
 
@@ -231,9 +227,7 @@ def _said(message: str) -> dict[str, Any]:
         ("in ten years", 600, 600),
     ],
 )
-def test_the_engine_says_when_it_can_be_asked_again(
-    wired: Wired, header: str, least_s: float, most_s: float
-) -> None:
+def test_the_engine_says_when_it_can_be_asked_again(wired: Wired, header: str, least_s: float, most_s: float) -> None:
     """Seconds or an HTTP date, at most ten minutes."""
     ago = {"in a minute": 60, "yesterday": -86_400, "in ten years": 315_360_000}
     if header in ago:
@@ -245,15 +239,10 @@ def test_the_engine_says_when_it_can_be_asked_again(
     assert least_s <= failure.retry_after_s <= most_s
 
 
-@pytest.mark.parametrize(
-    "header", ["", "soon", "-1", "1e9", "nan", "inf", "1,5", "Fri, 99 Foo 2026 25:61:00 GMT", "٣"]
-)
+@pytest.mark.parametrize("header", ["", "soon", "-1", "1e9", "nan", "inf", "1,5", "Fri, 99 Foo 2026 25:61:00 GMT", "٣"])
 def test_nonsense_in_retry_after_is_ignored(wired: Wired, header: str) -> None:
     failure = wired.fails(
-        raw(
-            b"HTTP/1.1 429 Too Many Requests\r\nretry-after: %b\r\ncontent-length: 2\r\n\r\n{}"
-            % header.encode()
-        )
+        raw(b"HTTP/1.1 429 Too Many Requests\r\nretry-after: %b\r\ncontent-length: 2\r\n\r\n{}" % header.encode())
     )
 
     assert isinstance(failure, EngineUnavailable)
@@ -280,9 +269,7 @@ def test_a_cut_connection_means_the_engine_is_busy(wired: Wired) -> None:
     ],
     ids=["short", "chunk", "size", "headers", "gzip", "ssh", "empty"],
 )
-def test_an_answer_that_breaks_the_protocol_leaves_the_prompt_to_another_engine(
-    wired: Wired, data: bytes
-) -> None:
+def test_an_answer_that_breaks_the_protocol_leaves_the_prompt_to_another_engine(wired: Wired, data: bytes) -> None:
     """Busy or garbage: how much a client library tells differs."""
     failure = wired.fails(raw(data))
 
@@ -290,9 +277,7 @@ def test_an_answer_that_breaks_the_protocol_leaves_the_prompt_to_another_engine(
     assert failure.kind in ("busy", "garbage")
 
 
-@pytest.mark.parametrize(
-    "fault", [silence, drip("headers"), drip("body")], ids=["silence", "headers", "body"]
-)
+@pytest.mark.parametrize("fault", [silence, drip("headers"), drip("body")], ids=["silence", "headers", "body"])
 def test_no_answer_takes_longer_than_its_time(wired: Wired, fault: Fault) -> None:
     """A time-out between bytes would never end a slow drip."""
     wired.engine.complete(CALL, timeout_s=5)  # the client is made here, not within the time that is measured

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import socket
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -129,6 +130,7 @@ def test_ministack_listens_on_loopback_only(ministack_endpoint: str) -> None:
     """It asks nobody for a password. 127.0.0.2 stands for the machine's other addresses."""
     port = int(ministack_endpoint.rpartition(":")[2])
     with socket.socket() as other:
+        other.settimeout(1)
         assert other.connect_ex(("127.0.0.2", port)) != 0
 
 
@@ -191,7 +193,7 @@ def test_the_sweep_message_comes_again_and_again_until_stopped(moto_substrate: S
     sweeping = threading.Thread(target=pump.run_sweeps, args=(stop,), kwargs={"every_s": 0.01})
     sweeping.start()
     while waiting(moto_substrate) < 2:
-        pass
+        time.sleep(0.01)
     stop.set()
     sweeping.join(5)
 

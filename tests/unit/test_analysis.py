@@ -50,9 +50,7 @@ def test_no_text_breaks_the_analysis(prompt: str, roles: list[str], profile: str
     assert first.reasons
 
 
-@given(
-    prompt=ANY_TEXT, role=st.sampled_from([*ALL_ROLES, "Legal-Agent"]), mode=st.sampled_from([None, *Mode])
-)
+@given(prompt=ANY_TEXT, role=st.sampled_from([*ALL_ROLES, "Legal-Agent"]), mode=st.sampled_from([None, *Mode]))
 def test_an_explicit_role_always_wins(prompt: str, role: str, mode: Mode | None) -> None:
     """The caller's role is taken as it is, even one the rules do not know or the profile does not offer."""
     analysis = analyse(prompt, role=role, mode=mode, roles=["Writing-Agent"])
@@ -60,9 +58,7 @@ def test_an_explicit_role_always_wins(prompt: str, role: str, mode: Mode | None)
     follows = Mode.CHAT if role == "Chat-Agent" else Mode.AGENT
     assert decided(analysis) == (mode or follows, role)
     assert analysis.confidence == 1
-    assert analysis.reasons == (
-        "role and mode chosen by the caller" if mode else "role chosen by the caller",
-    )
+    assert analysis.reasons == ("role and mode chosen by the caller" if mode else "role chosen by the caller",)
 
 
 @given(prompt=ANY_TEXT, mode=st.sampled_from(Mode), roles=SOME_ROLES)

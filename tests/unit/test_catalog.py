@@ -104,9 +104,7 @@ def test_the_planner_is_told_the_shape_of_a_plan() -> None:
     """Engines without a schema have only the prompt to go by."""
     prompt = load().role("Planner-Agent").system_prompt
 
-    assert all(
-        f'"{field}"' in prompt for field in ("goal", "steps", "id", "role", "instruction", "depends_on")
-    )
+    assert all(f'"{field}"' in prompt for field in ("goal", "steps", "id", "role", "instruction", "depends_on"))
     assert "1 to 12" in prompt
 
 
@@ -241,7 +239,5 @@ def test_an_unknown_name_lists_the_known_ones() -> None:
 
     with pytest.raises(UnknownName, match="Unknown role 'Nobody'; known are Architect-Agent, Chat-Agent"):
         packaged.role("Nobody")
-    with pytest.raises(
-        UnknownName, match="Unknown profile 'Law'; known are Developer, General, Productivity"
-    ):
+    with pytest.raises(UnknownName, match="Unknown profile 'Law'; known are Developer, General, Productivity"):
         packaged.profile("Law")

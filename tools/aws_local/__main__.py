@@ -20,6 +20,7 @@ from typing import Any
 import boto3
 
 from aws_local import ministack, resources, template
+from aws_local.environments import ToolMissing
 from aws_local.gateway import Gateway
 from aws_local.invocation import Event, Handler, LambdaContext
 from aws_local.pump import Pump
@@ -42,10 +43,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
-    logging.getLogger("botocore.credentials").setLevel(logging.WARNING)
+    for name in ("botocore", "mangum"):
+        logging.getLogger(name).setLevel(logging.WARNING)
     try:
         _serve(options, stop)
-    except ministack.EmulatorMissing as missing:
+    except ToolMissing as missing:
         print(missing, file=sys.stderr)
         return 1
     except OSError as refused:
@@ -137,7 +139,9 @@ def _welcome(made: Resources, endpoint: str, url: str | None) -> str:
         ]
     else:
         lines += ["Without Docker: start this with --gateway.", "With Docker: in another terminal"]
-    return "\n".join([*lines, f"  sam build && sam local start-api    (reads {SAM_VARIABLES}, serves port 8000)"])
+    return "\n".join(
+        [*lines, f"  make build && .venv/sam/bin/sam local start-api    (reads {SAM_VARIABLES}, serves port 8000)"]
+    )
 
 
 def _has_docker() -> bool:

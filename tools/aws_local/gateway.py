@@ -56,16 +56,20 @@ class _Exchange(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
     def _routed(self) -> None:
-        length = int(self.headers.get("Content-Length") or 0)
-        if length > PAYLOAD_MAX_BYTES:
-            self.close_connection = True
-            self._answer({"statusCode": 413, "body": '{"message":"Request Entity Too Large"}'})
-            return
-        self._answer(self.server.call(self._event(self.rfile.read(length))))
+        length = self.headers.get("Content-Length", "0")
+        if "Transfer-Encoding" in self.headers or not length.isdecimal():
+            self._refuse(411, "Length Required")
+        elif int(length) > PAYLOAD_MAX_BYTES:
+            self._refuse(413, "Request Entity Too Large")
+        else:
+            self._answer(self.server.call(self._event(self.rfile.read(int(length)))))
 
     def _not_routed(self) -> None:
+        self._refuse(404, "Not Found")
+
+    def _refuse(self, status: int, message: str) -> None:
         self.close_connection = True  # its body, if any, is left unread
-        self._answer({"statusCode": 404, "body": '{"message":"Not Found"}'})
+        self._answer({"statusCode": status, "body": json.dumps({"message": message})})
 
     # The methods that template.yaml has routes for.
     do_GET = do_POST = do_DELETE = _routed
@@ -130,7 +134,7 @@ class _Exchange(BaseHTTPRequestHandler):
             self.wfile.write(content)
 
     def log_message(self, format: str, *args: Any) -> None:
-        _log.info("%s", json.dumps(format % args))
+        _log.info("%r", format % args)
 
 
 def _encoded(body: bytes, content_type: str) -> tuple[str, bool]:

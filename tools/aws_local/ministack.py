@@ -6,11 +6,11 @@ import http.client
 import os
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from pathlib import Path
+
+from aws_local.environments import ToolMissing, tool
 
 START_S = 30.0
 STOP_S = 5.0
@@ -24,24 +24,6 @@ main()
 """
 
 
-class EmulatorMissing(Exception):
-    """ministack is not installed, or it does not start."""
-
-
-def interpreter() -> Path:
-    """Find the Python that has ministack. It pins its own botocore and so lives in an environment of its own.
-
-    Raises:
-        EmulatorMissing: that environment does not exist.
-    """
-    repository = Path(__file__).resolve().parents[2]
-    for home in (Path(sys.prefix), repository / ".venv"):
-        python = home / "ministack" / "bin" / "python"
-        if python.exists():
-            return python
-    raise EmulatorMissing("ministack is not installed in .venv/ministack; `make test` and `make aws-local` install it.")
-
-
 @contextmanager
 def running(bind: str = "127.0.0.1") -> Iterator[str]:
     """Start ministack on a free port of one address, give its endpoint URL, stop it at the end.
@@ -49,11 +31,11 @@ def running(bind: str = "127.0.0.1") -> Iterator[str]:
     It authenticates nobody: `bind` must be an address that only this machine (or its containers) can reach.
 
     Raises:
-        EmulatorMissing: it is not installed, or was not ready within 30 s.
+        ToolMissing: it is not installed, or was not ready within 30 s.
     """
     port = _free_port(bind)
     process = subprocess.Popen(
-        [str(interpreter()), "-c", _UNTIL_STDIN_ENDS],
+        [str(tool("ministack", "python")), "-c", _UNTIL_STDIN_ENDS],
         env=_environment(bind, port),
         stdin=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
@@ -107,4 +89,4 @@ def _wait_until_ready(process: subprocess.Popen[bytes], bind: str, port: int) ->
             finally:
                 connection.close()
         time.sleep(0.02)
-    raise EmulatorMissing(f"ministack was not ready on {bind}:{port} (exit code {process.poll()}).")
+    raise ToolMissing(f"ministack was not ready on {bind}:{port} (exit code {process.poll()}).")

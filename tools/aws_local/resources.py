@@ -73,9 +73,7 @@ def _make_table(dynamodb: DynamoDBClient, table: str, properties: Document) -> N
         GlobalSecondaryIndexes=properties["GlobalSecondaryIndexes"],
         SSESpecification={"Enabled": properties["SSESpecification"]["SSEEnabled"]},
     )
-    dynamodb.update_time_to_live(
-        TableName=table, TimeToLiveSpecification=properties["TimeToLiveSpecification"]
-    )
+    dynamodb.update_time_to_live(TableName=table, TimeToLiveSpecification=properties["TimeToLiveSpecification"])
     # Not every emulator can keep backups, and nothing here restores one.
     with contextlib.suppress(ClientError):
         dynamodb.update_continuous_backups(

@@ -61,7 +61,11 @@ class Stack:
     """
 
     def __init__(
-        self, translated: Document, *, parameters: Mapping[str, Any] | None = None, names: Mapping[str, Any] | None = None
+        self,
+        translated: Document,
+        *,
+        parameters: Mapping[str, Any] | None = None,
+        names: Mapping[str, Any] | None = None,
     ) -> None:
         self._template = translated
         defaults = {name: _default(spec) for name, spec in translated.get("Parameters", {}).items()}

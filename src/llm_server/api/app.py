@@ -26,9 +26,9 @@ def create_app(service: Service, new_id: Callable[[], str]) -> FastAPI:
         docs_url=f"{PREFIX}/docs",
         redoc_url=None,
         redirect_slashes=False,
-        max_body_size=service.prompt_max_chars * JSON_BYTES_PER_CHAR + BODY_REST_BYTES,
     )
     app.state.service = service
+    app.state.body_most_bytes = service.prompt_max_chars * JSON_BYTES_PER_CHAR + BODY_REST_BYTES
     app.state.stopping = lambda: False
     app.include_router(router)
     errors.install(app)

@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable
 
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from llm_server.api import errors
@@ -39,6 +40,8 @@ class Edge:
 
         try:
             await self._app(scope, receive, send_named)
+        except ClientDisconnect:
+            _log.debug("the caller hung up", extra={"request_id": request_id})
         except Exception:  # the last resort: a caller must get an answer, and the log the reason
             _log.exception("request failed", extra={"request_id": request_id, "path": scope["path"]})
             if started:

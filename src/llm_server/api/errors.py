@@ -10,11 +10,17 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException as StarletteHTTPException
+from starlette.routing import Match
 
+from llm_server.api.models import NewLimits, NewTask
 from llm_server.orchestration.errors import InvalidInput, LLMServerError, StorageUnavailable, TaskNotFound
 
 STATUS: dict[type[LLMServerError], int] = {InvalidInput: 422, TaskNotFound: 404, StorageUnavailable: 503}
 RETRY_AFTER_S = "5"
+FAULTS_MOST = 20
+METHODS = ("DELETE", "GET", "HEAD", "PATCH", "POST", "PUT")
+FIELDS = {1: ", ".join(NewTask.model_fields), 2: ", ".join(NewLimits.model_fields)}
+"""The known fields by how deep in the body an unknown one stands."""
 INTERNAL = "The server made an error; it is logged under this answer's X-Request-Id."
 
 
@@ -42,7 +48,7 @@ async def _known(_: Request, error: Exception) -> JSONResponse:
 
 async def _invalid(_: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)
-    faults = [{"pointer": _pointer(f["loc"]), "detail": _sentence(f)} for f in error.errors()]
+    faults = [{"pointer": _pointer(f["loc"]), "detail": _sentence(f)} for f in error.errors()[:FAULTS_MOST]]
     return answer(422, faults[0]["detail"], errors=faults)
 
 
@@ -50,33 +56,42 @@ async def _refused(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, StarletteHTTPException)
     response = answer(error.status_code, _own_sentence(request, error))
     response.headers.update(error.headers or {})
+    if error.status_code == 405:
+        response.headers["Allow"] = _allowed(request)
     return response
+
+
+def _allowed(request: Request) -> str:
+    """Every method of a path (RFC 9110, 15.5.6); the framework names those of the first route alone."""
+    routes = request.app.router.routes
+    scopes = [(method, {**request.scope, "method": method}) for method in METHODS]
+    return ", ".join(name for name, scope in scopes if any(r.matches(scope)[0] is Match.FULL for r in routes))
 
 
 def _own_sentence(request: Request, error: StarletteHTTPException) -> str:
     """What the framework says in a bare phrase, said in a sentence."""
     if error.detail != HTTPStatus(error.status_code).phrase:
-        return error.detail if error.status_code != 413 else "The body is too large."
+        return error.detail
     return {
         404: "There is nothing at this path.",
-        405: f"The method {request.method} is not allowed here.",
-        413: "The body is too large.",
+        405: f"The method {request.method[:20]} is not allowed here.",
     }.get(error.status_code, f"{error.detail}.")
 
 
 def _pointer(location: Sequence[str | int]) -> str:
-    """A JSON pointer (RFC 6901) into the body, or the name of a parameter."""
-    parts = location[1:] if location[0] == "body" else location
-    return "".join(f"/{str(part).replace('~', '~0').replace('/', '~1')[:60]}" for part in parts)
+    """A JSON pointer (RFC 6901) into the body, or a slash and a parameter's name."""
+    return "".join(f"/{str(part)[:60].replace('~', '~0').replace('/', '~1')}" for part in location[1:])
 
 
 def _sentence(fault: Any) -> str:
-    place = ".".join(str(part)[:60] for part in fault["loc"][1:]) or "body"
+    location = fault["loc"][1:]
+    place = ".".join(str(part)[:60] for part in location)
+    if not location:
+        return "The body is not a JSON object."
     if fault["type"] == "extra_forbidden":
-        return f"Unknown field {place!r}."
+        return f"Unknown field {place!r}; known are {FIELDS[len(location)]}."
     if fault["type"] == "missing":
         return f"The field {place!r} is missing."
-    message = fault["msg"].removeprefix("Value error, ")
-    return f"The field {place!r} is not valid: {message}."
-
-
+    if fault["type"] == "string_pattern_mismatch":
+        return f"The field {place!r} holds a NUL character."
+    return f"The field {place!r} is not valid: {fault['msg']}."

@@ -4,45 +4,51 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from llm_server.orchestration import service
 from llm_server.orchestration.task import Limits, Mode
 
 METADATA_MOST = 16
-MetadataKey = Annotated[str, StringConstraints(min_length=1, max_length=64)]
-MetadataValue = Annotated[str, StringConstraints(max_length=512)]
+NO_NUL = r"^[^\x00]*$"
+NOT_BLANK_NO_NUL = r"^[^\x00]*[^\s\x00][^\x00]*$"
+MetadataKey = Annotated[str, StringConstraints(min_length=1, max_length=64, pattern=NO_NUL)]
+MetadataValue = Annotated[str, StringConstraints(max_length=512, pattern=NO_NUL)]
 
 
 class _Model(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True)
+    model_config = ConfigDict(extra="forbid", strict=True, hide_input_in_errors=True)
 
 
 class NewLimits(_Model):
     """What the caller allows the task."""
 
-    max_cost_usd: float | None = Field(None, gt=0, le=10_000, description="No engine call is made that could go over it.")
-    deadline_s: float | None = Field(None, ge=1, le=604_800, description="Seconds from acceptance; then the task fails.")
-    max_output_tokens: int | None = Field(None, ge=1, le=1_000_000, description="For each engine call.")
+    max_cost_usd: float | None = Field(
+        default=None, gt=0, le=10_000, description="No engine call is made that could go over it."
+    )
+    deadline_s: float | None = Field(
+        default=None, ge=1, le=604_800, description="Seconds from acceptance; then the task fails."
+    )
+    max_output_tokens: int | None = Field(default=None, ge=1, le=1_000_000, description="For each engine call.")
 
 
 class NewTask(_Model):
     """A prompt and, if the caller likes, how it is to be done."""
 
-    prompt: str = Field(description="1 to 200,000 characters after trimming.", examples=["Summarise this text: ..."])
-    profile: str | None = Field(None, description="Default: General. The analysis chooses a role inside a given profile.")
-    role: str | None = Field(None, description="Default: the analysis chooses; Chat-Agent when it is not sure.")
-    mode: Literal["Chat", "Agent", "Plan"] | None = Field(None, description="Default: the analysis chooses.")
-    engine: str | None = Field(None, description="A configured engine; it alone is asked.")
+    prompt: str = Field(
+        pattern=NO_NUL,
+        json_schema_extra={"pattern": NOT_BLANK_NO_NUL},
+        description="1 to 200,000 characters after trimming.",
+        examples=["Summarise this text: ..."],
+    )
+    profile: str | None = Field(
+        default=None, description="Default: General. The analysis chooses a role inside a given profile."
+    )
+    role: str | None = Field(default=None, description="Default: the analysis chooses; Chat-Agent when it is not sure.")
+    mode: Literal["Chat", "Agent", "Plan"] | None = Field(default=None, description="Default: the analysis chooses.")
+    engine: str | None = Field(default=None, description="A configured engine; it alone is asked.")
     limits: NewLimits = Field(default_factory=NewLimits)
     metadata: dict[MetadataKey, MetadataValue] = Field(default_factory=dict, max_length=METADATA_MOST)
-
-    @field_validator("prompt")
-    @classmethod
-    def _no_nul(cls, prompt: str) -> str:
-        if "\0" in prompt:
-            raise ValueError("it holds a NUL character")
-        return prompt
 
     def to_domain(self) -> service.NewTask:
         limits = Limits(**self.limits.model_dump())
@@ -124,10 +130,21 @@ class TaskSummary(_Model):
     finished_at: str | None
 
 
-class TaskDetail(TaskSummary):
-    """Everything about a task."""
+class TaskDetail(_Model):
+    """Everything about a task, the four fields first."""
 
+    task_id: str
+    status: Literal["Queued", "Processing", "Planned", "Completed", "Failed", "Cancelled"]
     result: str | None
+    error: str | None
+    mode: str
+    role: str
+    profile: str
+    engine: str | None
+    receipt: ReceiptView
+    created_at: str
+    updated_at: str
+    finished_at: str | None
     confidence: float
     complexity: float
     reasons: list[str]
@@ -225,7 +242,15 @@ class HealthView(_Model):
     version: str
 
 
-class Problem(BaseModel):
-    """Any error."""
+class Fault(BaseModel):
+    """One thing that is wrong with the input."""
 
+    pointer: str = Field(description="A JSON pointer into the body, or a slash and a parameter's name.")
     detail: str
+
+
+class Problem(BaseModel):
+    """Any error (RFC 9457)."""
+
+    detail: str = Field(description="What happened, in one sentence.")
+    errors: list[Fault] = Field(default=[], description="Every fault, where the input has some.")

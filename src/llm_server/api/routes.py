@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+import re
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Header, Query, Request, Response
 from fastapi.responses import JSONResponse
@@ -12,24 +13,48 @@ from llm_server import __version__
 from llm_server.api import models, views, waiting
 from llm_server.api.body import StrictRoute
 from llm_server.orchestration import service as core
+from llm_server.orchestration.errors import TaskNotFound
 from llm_server.orchestration.task import Snapshot, Status, TaskRef
 
 PREFIX = "/api/v1"
-_PROBLEMS: dict[int | str, dict[str, object]] = {
-    400: {"model": models.Problem, "description": "Not a strict JSON document"},
-    404: {"model": models.Problem, "description": "No such thing"},
-    413: {"model": models.Problem, "description": "Body too large"},
-    415: {"model": models.Problem, "description": "Body not sent as application/json"},
-    422: {"model": models.Problem, "description": "An invalid field"},
-    503: {"model": models.Problem, "description": "The store cannot be reached; see Retry-After"},
+_TASK_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
+_Responses = dict[int | str, dict[str, Any]]
+_PROBLEMS = {
+    400: "Not a strict JSON document",
+    404: "No such task",
+    413: "Body too large",
+    415: "Body not sent as application/json",
+    422: "An invalid field",
+    500: "The server made an error",
+    503: "The store cannot be reached; see Retry-After",
 }
 
 
-def _problems(*statuses: int) -> dict[int | str, dict[str, object]]:
-    return {status: _PROBLEMS[status] for status in statuses}
+def _problems(*statuses: int) -> _Responses:
+    return {status: {"model": models.Problem, "description": _PROBLEMS[status]} for status in statuses}
 
 
-router = APIRouter(prefix=PREFIX, route_class=StrictRoute)
+def _headers(**meanings: str) -> dict[str, Any]:
+    return {
+        name.replace("_", "-"): {"description": meaning, "schema": {"type": "string"}}
+        for name, meaning in meanings.items()
+    }
+
+
+_CREATED: _Responses = {
+    200: {
+        "model": models.TaskView | models.DecisionView,
+        "description": "Final within `Prefer: wait`, or a dry run",
+        "headers": _headers(Location="The task", Preference_Applied="The wait that was granted"),
+    },
+    202: {"headers": _headers(Location="The task", Retry_After="Seconds until it is worth looking")},
+}
+_READ: _Responses = {
+    200: {"headers": _headers(ETag="This state of the task", Retry_After="Seconds; absent when final")},
+    304: {"description": "Not changed since the ETag in If-None-Match"},
+}
+
+router = APIRouter(prefix=PREFIX, route_class=StrictRoute, responses=_problems(500))
 
 
 async def _service(request: Request) -> core.Service:
@@ -42,36 +67,49 @@ async def _tenant() -> str:
     return "local"
 
 
+async def _ref(task_id: str, tenant: Annotated[str, Depends(_tenant)]) -> TaskRef:
+    """The task of a path; what no task can be called is unknown without a look."""
+    if not _TASK_ID.fullmatch(task_id):
+        raise TaskNotFound
+    return TaskRef(tenant, task_id)
+
+
+async def _wait_s(
+    request: Request,
+    prefer: Annotated[str | None, Header(description="wait=N: hold the answer up to N seconds (at most 25).")] = None,  # noqa: ARG001 - for the document; several such lines are one list (RFC 7240, section 2)
+) -> int:
+    return waiting.wished_s(",".join(request.headers.getlist("prefer")))
+
+
 Service = Annotated[core.Service, Depends(_service)]
 Tenant = Annotated[str, Depends(_tenant)]
-TaskId = str
+Ref = Annotated[TaskRef, Depends(_ref)]
+WaitS = Annotated[int, Depends(_wait_s)]
 
 
 @router.post(
     "/tasks",
     status_code=202,
     response_model=models.TaskView,
-    responses=_problems(400, 413, 415, 422, 503)
-    | {200: {"model": models.TaskView | models.DecisionView, "description": "Final within `Prefer: wait`, or a dry run"}},
+    responses=_problems(400, 413, 415, 422, 503) | _CREATED,
 )
 async def create_task(
     request: Request,
     new: models.NewTask,
     service: Service,
     tenant: Tenant,
+    wait_s: WaitS,
     dry_run: Annotated[bool, Query(description="Only decide how it would be done.")] = False,
-    prefer: Annotated[str | None, Header(description="wait=N: hold the answer up to N seconds (at most 25).")] = None,
 ) -> Response:
     """Accept a task: it is stored and queued before the answer is sent."""
     if dry_run:
         return _json(views.decision(service.decide(new.to_domain())))
     task = service.submit(tenant, new.to_domain())
-    wait_s = waiting.wished_s(prefer)
-    if await waiting.until_final(service, task.ref, wait_s, request.app.state.stopping):
-        snapshot = service.get(task.ref)
-        headers = {"Location": _location(task.task_id), "Preference-Applied": f"wait={wait_s}"}
-        return _json(views.task(snapshot.task, snapshot.result), headers=headers)
-    return _json(views.task(task), 202, {"Location": _location(task.task_id), "Retry-After": "1"})
+    location = {"Location": f"{PREFIX}/tasks/{task.task_id}"}
+    ended = await waiting.until_final(service, task.ref, wait_s, request.app.state.stopping)
+    if ended is None:
+        return _json(views.task(task), 202, location | {"Retry-After": "1"})
+    return _json(views.task(ended.task, ended.result), 200, location | {"Preference-Applied": f"wait={wait_s}"})
 
 
 @router.get("/tasks", response_model=models.TaskPage, responses=_problems(422, 503))
@@ -90,16 +128,15 @@ async def list_tasks(
 @router.get(
     "/tasks/{task_id}",
     response_model=models.TaskDetail,
-    responses=_problems(404, 422, 503) | {304: {"description": "Not changed since the ETag in If-None-Match"}},
+    responses=_problems(404, 422, 503) | _READ,
 )
 async def get_task(
-    task_id: TaskId,
+    ref: Ref,
     service: Service,
-    tenant: Tenant,
     if_none_match: Annotated[str | None, Header()] = None,
 ) -> Response:
     """Read everything about a task."""
-    snapshot = service.get(TaskRef(tenant, task_id))
+    snapshot = service.get(ref)
     headers = _freshness(snapshot, service.now_ms())
     if _matches(if_none_match, headers["ETag"]):
         return Response(status_code=304, headers=headers)
@@ -132,10 +169,6 @@ async def get_health() -> Response:
 
 def _json(body: BaseModel, status: int = 200, headers: dict[str, str] | None = None) -> JSONResponse:
     return JSONResponse(body.model_dump(mode="json"), status, headers)
-
-
-def _location(task_id: str) -> str:
-    return f"{PREFIX}/tasks/{task_id}"
 
 
 def _freshness(snapshot: Snapshot, now_ms: int) -> dict[str, str]:

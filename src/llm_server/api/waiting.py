@@ -5,36 +5,40 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Callable
+from contextlib import suppress
 
+from llm_server.orchestration.errors import StorageUnavailable
 from llm_server.orchestration.service import Service
-from llm_server.orchestration.task import Task, TaskRef
+from llm_server.orchestration.task import Snapshot, Task, TaskRef
 
 WAIT_MOST_S = 25
 POLL_FIRST_S = 0.02
 POLL_MOST_S = 1.0
 RETRY_MOST_S = 30
-_WAIT = re.compile(r"(?:^|[,;\s])wait\s*=\s*\"?(\d{1,6})\"?", re.IGNORECASE)
+_WAIT = re.compile(r"(?:^|,)\s*wait\s*=\s*\"?([0-9]{1,9})\"?\s*(?:[,;]|$)", re.IGNORECASE)
 
 
-def wished_s(prefer: str | None) -> int:
+def wished_s(prefer: str) -> int:
     """The seconds a Prefer header asks to wait, at most 25; 0 without the preference."""
-    found = _WAIT.search(prefer or "")
+    found = _WAIT.search(prefer)
     return min(int(found[1]), WAIT_MOST_S) if found else 0
 
 
-async def until_final(service: Service, ref: TaskRef, wait_s: int, stopping: Callable[[], bool]) -> bool:
+async def until_final(service: Service, ref: TaskRef, wait_s: int, stopping: Callable[[], bool]) -> Snapshot | None:
     """Wait for a task's end, looking after 20 ms and then ever more seldom.
 
-    False when `wait_s` seconds went by without it, or the server is stopping.
+    None when `wait_s` seconds went by without it, or the server is stopping. A look that fails is no failure: the task
+    is accepted, and a caller who is told otherwise would send it again.
     """
     loop = asyncio.get_running_loop()
     end, pause = loop.time() + wait_s, POLL_FIRST_S
     while (left := end - loop.time()) > 0 and not stopping():
         await asyncio.sleep(min(pause, left))
-        if service.is_final(ref):
-            return True
+        with suppress(StorageUnavailable):
+            if service.is_final(ref):
+                return service.get(ref)
         pause = min(pause * 1.5, POLL_MOST_S)
-    return False
+    return None
 
 
 def retry_after_s(task: Task, now_ms: int) -> int:

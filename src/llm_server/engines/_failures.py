@@ -33,19 +33,13 @@ def of_status(
     """
     if status in _BUSY or status >= 500:
         fault = "is busy" if status < 500 else "failed"
-        return EngineUnavailable(
-            f"The engine {fault} (HTTP {status}).", retry_after_s=retry_after_s(retry_after)
-        )
+        return EngineUnavailable(f"The engine {fault} (HTTP {status}).", retry_after_s=retry_after_s(retry_after))
     if status in _CREDENTIALS:
         return EngineUnavailable(f"The engine refused our credentials (HTTP {status}).", kind="credentials")
     if status in _GARBAGE:
-        return EngineUnavailable(
-            f"The engine knows no such model or address (HTTP {status}).", kind="garbage"
-        )
+        return EngineUnavailable(f"The engine knows no such model or address (HTTP {status}).", kind="garbage")
     if status < 400:
-        return EngineUnavailable(
-            f"The engine's address answers HTTP {status}, which is not followed.", kind="garbage"
-        )
+        return EngineUnavailable(f"The engine's address answers HTTP {status}, which is not followed.", kind="garbage")
     shown = showable(said, private)
     return BadRequest(f"The engine refused the prompt (HTTP {status}){': ' + shown if shown else '.'}")
 
@@ -66,11 +60,7 @@ def showable(said: str, private: Iterable[str]) -> str:
     """Cut an engine's message to one short line, or to nothing when it repeats what must not be repeated."""
     text = " ".join("".join(c if c.isprintable() else " " for c in said).split())
     text = text if len(text) <= _SAID_MOST else text[: _SAID_MOST - 1] + "…"
-    return (
-        ""
-        if any(_repeats(text.casefold(), " ".join(secret.split()).casefold()) for secret in private)
-        else text
-    )
+    return "" if any(_repeats(text.casefold(), " ".join(secret.split()).casefold()) for secret in private) else text
 
 
 def _repeats(text: str, secret: str) -> bool:

@@ -82,15 +82,9 @@ def discover(
         base_url = f"http://127.0.0.1:{server.port}/v1"
         model = None if server.port == own_port else _first_chat_model(pool, base_url)
         if model:
-            spec = EngineSpec(
-                kind="openai", source="local", model=model, base_url=base_url, max_concurrency=4
-            )
-            return Found(
-                server.name, spec, f"A server answers at {base_url} ({server.title}), so its {model} answers."
-            )
-    return Found(
-        "embedded", EMBEDDED, f"No LLM was found ({_looked_for(loopback)}), so the embedded engine answers."
-    )
+            spec = EngineSpec(kind="openai", source="local", model=model, base_url=base_url, max_concurrency=4)
+            return Found(server.name, spec, f"A server answers at {base_url} ({server.title}), so its {model} answers.")
+    return Found("embedded", EMBEDDED, f"No LLM was found ({_looked_for(loopback)}), so the embedded engine answers.")
 
 
 def _first_chat_model(pool: EnginePool, base_url: str) -> str | None:
@@ -100,9 +94,7 @@ def _first_chat_model(pool: EnginePool, base_url: str) -> str | None:
     except (EngineUnavailable, PromptRefused):
         return None
     names: list[Any] = [model.get("id") for model in records(answer.get("data"))]
-    return next(
-        (name for name in names if isinstance(name, str) and name and not _NOT_FOR_CHAT.search(name)), None
-    )
+    return next((name for name in names if isinstance(name, str) and name and not _NOT_FOR_CHAT.search(name)), None)
 
 
 def _looked_for(loopback: Sequence[LoopbackServer]) -> str:

@@ -48,9 +48,7 @@ SEQUENCE = _words("""
 CONNECTORS = SEQUENCE | _words("and or & to und et y first firstly second secondly third please but i'll you")
 # After these a "to" begins what the caller wants done; after other words it only says what for.
 WANTING = _words("want need like love wish help is have you me us task goal required trying going asked and")
-FILLERS = _words(
-    "please also just now kindly me can could would will you we i i'd i'm need want like us let's"
-)
+FILLERS = _words("please also just now kindly me can could would will you we i i'd i'm need want like us let's")
 
 ITEM = re.compile(r"^[ \t]*(?:\d{1,2}[.)]|[-*•])\s+(?=\w)", re.MULTILINE)
 _TOKEN = re.compile(r"\.?[^\W_](?:[\w'+#-]|\.(?=\w))*|[,;:.!?\n]")
@@ -64,9 +62,7 @@ def tokens(text: str) -> list[str]:
 def orders(text: str) -> str:
     """The first line, and the lines after it that begin with a verb of work, bullets aside."""
     lines = text.strip().split("\n")
-    return "\n".join(
-        lines[:1] + [line for line in lines[1:] if set(tokens(ITEM.sub("", line))[:1]) & GROUP_OF.keys()]
-    )
+    return "\n".join(lines[:1] + [line for line in lines[1:] if set(tokens(ITEM.sub("", line))[:1]) & GROUP_OF.keys()])
 
 
 def steps(words: list[str]) -> Iterator[str]:

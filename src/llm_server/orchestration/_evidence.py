@@ -106,9 +106,7 @@ def _stepwise(s: Signals) -> Iterator[Evidence]:
     worth = 0.4 if s.title else 1.0
     if steps >= 2:
         weight = min(1.2 * steps - 1.4, 4.5) + min(0.6 * s.sequence, 1.2) + 1.2 * max(groups - 1, 0)
-        what = f"{steps} steps: {', '.join(s.steps[:4])}" + (
-            f" in {groups} specialities" if groups > 1 else ""
-        )
+        what = f"{steps} steps: {', '.join(s.steps[:4])}" + (f" in {groups} specialities" if groups > 1 else "")
         yield Evidence(lexicon.PLANNER, worth * weight, what)
     if s.numbered >= 3:
         yield Evidence(lexicon.PLANNER, worth * 1.0, "numbered list")

@@ -161,18 +161,14 @@ def _split(prose: str) -> tuple[str, str]:
 
 
 def _words(text: str) -> tuple[str, ...]:
-    return tuple(
-        token.rstrip(".'-") for token in clauses.tokens(text) if token[-1].isalnum() or token[0].isalnum()
-    )
+    return tuple(token.rstrip(".'-") for token in clauses.tokens(text) if token[-1].isalnum() or token[0].isalnum())
 
 
 def _asks(request: str) -> bool:
     """Whether a sentence of the request begins with a question word, politeness aside."""
     starts = (line.strip().lower() for line in _SENTENCE_END.split(request))
     return any(
-        line.partition(" ")[0].rstrip(",?") in lexicon.QUESTIONS and not _POLITE.match(line)
-        for line in starts
-        if line
+        line.partition(" ")[0].rstrip(",?") in lexicon.QUESTIONS and not _POLITE.match(line) for line in starts if line
     )
 
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
+from llm_server.orchestration.budget import Budget
 from llm_server.orchestration.catalog import Catalog, EngineSpec, Tier
 from llm_server.orchestration.errors import (
     EngineUnavailable,
@@ -17,7 +18,6 @@ from llm_server.orchestration.errors import (
     PromptRefused,
     StorageUnavailable,
 )
-from llm_server.orchestration.metrics import MICROUSD_PER_USD
 from llm_server.orchestration.ports import Clock, Completion, Engine, EngineCall, EngineState, Pricer, Store
 from llm_server.orchestration.receipts import Attempt
 
@@ -28,51 +28,6 @@ REST_MOST_S = 300
 RETRY_AFTER_MOST_S = 600
 STATE_AGE_MS = 5_000
 LEAST_CALL_S = 1.0
-LEAST_OUTPUT_TOKENS = 16
-
-
-class Budget:
-    """What is left of a task's `max_cost_usd`, shared by its parallel calls; None is no limit."""
-
-    def __init__(self, left_microusd: int | None) -> None:
-        self._left = left_microusd
-        self._lock = threading.Lock()
-
-    @classmethod
-    def of(cls, max_cost_usd: float | None, spent_microusd: int) -> Budget:
-        if max_cost_usd is None:
-            return cls(None)
-        return cls(int(max_cost_usd * MICROUSD_PER_USD) - spent_microusd)
-
-    def reserve(self, call: EngineCall, price: Callable[[int, int], int | None]) -> tuple[EngineCall, int]:
-        """Set the worst case of a call aside, its output limit cut to what is left.
-
-        The worst case of a prompt is one token a UTF-8 byte. Returns the call to make and the micro-USD set aside.
-
-        Raises:
-            LimitReached: the call cannot fit, or nobody knows what it would cost.
-        """
-        if self._left is None:
-            return call, 0
-        tokens_in = len(call.system.encode()) + len(call.prompt.encode()) + 64
-        with self._lock:
-            fixed, worst = price(tokens_in, 0), price(tokens_in, call.max_output_tokens)
-            if fixed is None or worst is None:
-                raise LimitReached("The engine's price is unknown, so max_cost_usd cannot be kept.")
-            if worst > self._left:
-                share = max(0, self._left - fixed) / (worst - fixed) if worst > fixed else 0.0
-                call = replace(call, max_output_tokens=max(0, int(call.max_output_tokens * share) - 1))
-                worst = price(tokens_in, call.max_output_tokens) or 0
-            if worst > self._left or call.max_output_tokens < LEAST_OUTPUT_TOKENS:
-                raise LimitReached("The next engine call could cost more than is left of max_cost_usd.")
-            self._left -= worst
-            return call, worst
-
-    def settle(self, reserved_microusd: int, cost_microusd: int) -> None:
-        """Give back what a call did not cost."""
-        if self._left is not None:
-            with self._lock:
-                self._left += reserved_microusd - cost_microusd
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -143,9 +98,13 @@ class EngineStates:
         )
 
     def answered(self, engine: str) -> None:
-        """An engine that answers is well again."""
-        if self.all().get(engine, EngineState()).failures:
+        """An engine that answers after its rest is well again; a call that began before the rest proves nothing."""
+        known = self.all().get(engine, EngineState())
+        if known.failures and known.rest_until_ms <= self._clock():
             self._write(engine, EngineState())
+
+    def rests(self, engine: str) -> bool:
+        return self.all().get(engine, EngineState()).rest_until_ms > self._clock()
 
     def _write(self, engine: str, state: EngineState) -> None:
         with self._lock:
@@ -185,7 +144,7 @@ class Balancer:
     def candidates(self, tier: Tier, only: str | None = None) -> list[str]:
         """Engines that may take a call now: the wanted tier first, then cheapest, then local."""
         states, now_ms = self._states.all(), self._clock()
-        serving = {only: self._catalog.engines[only]} if only else self.serving()
+        serving = self.serving() if only is None else {n: s for n, s in self._catalog.engines.items() if n == only}
         usable = [
             name
             for name, spec in serving.items()
@@ -203,58 +162,67 @@ class Balancer:
         return {name: self._status(spec, states.get(name, EngineState())) for name, spec in self.serving().items()}
 
     def call(self, call: EngineCall, want: Want) -> Reply:
-        """Try the candidates in order until one answers."""
+        """Try the candidates in order until one answers; one the task cannot afford is passed over."""
         attempts: list[Attempt] = []
-        failure: LLMServerError = EngineUnavailable("No engine can take work now.")
+        failure: LLMServerError | None = None
         for name in self.candidates(want.tier, want.engine):
             try:
                 completion = self._try(name, call, want, attempts)
             except EngineUnavailable as error:
                 failure = error
-                self._states.failed(name, error)
-                continue
-            except (PromptRefused, LimitReached, OutOfTime) as error:
+            except LimitReached as error:
+                failure = failure or error
+            except (PromptRefused, OutOfTime) as error:
                 return Reply(failure=error, attempts=tuple(attempts))
-            self._states.answered(name)
-            return Reply(completion=completion, attempts=tuple(attempts))
-        return Reply(failure=failure, attempts=tuple(attempts))
+            else:
+                self._states.answered(name)
+                return Reply(completion=completion, attempts=tuple(attempts))
+        who = "No engine can" if want.engine is None else f"Engine {want.engine} cannot"
+        return Reply(failure=failure or EngineUnavailable(f"{who} take work now."), attempts=tuple(attempts))
 
     def _try(self, name: str, call: EngineCall, want: Want, attempts: list[Attempt]) -> Completion:
+        """One call within the task's money and the engine's places; the attempt is recorded, answered or not."""
         spec = self._catalog.engines[name]
         call, reserved = want.budget.reserve(call, lambda i, o: self._price(spec, i, o))
         cost: int | None = 0
         try:
             with self._place(name, want.until_ms):
-                timeout_s = min(self._catalog.timeout_s(name), self._left_s(want.until_ms))
-                started_ms = self._clock()
-                made = Attempt(
-                    engine=name,
-                    model=spec.model,
-                    source=spec.source,
-                    purpose=want.purpose,
-                    started_ms=started_ms,
-                    duration_ms=0,
-                )
-                try:
-                    completion = self._engines[name].complete(call, timeout_s=timeout_s)
-                except (EngineUnavailable, PromptRefused) as failure:
-                    took_ms = self._clock() - started_ms
-                    attempts.append(replace(made, duration_ms=took_ms, error=str(failure)))
-                    raise
+                completion, attempt = self._made(name, call, want, attempts)
             cost = self._price(spec, completion.tokens_in, completion.tokens_out)
-            attempts.append(
-                replace(
-                    made,
-                    duration_ms=self._clock() - started_ms,
-                    tokens_in=completion.tokens_in,
-                    tokens_out=completion.tokens_out,
-                    usage_estimated=completion.usage_estimated,
-                    cost_microusd=cost,
-                )
-            )
+            attempts.append(replace(attempt, cost_microusd=cost))
             return completion
         finally:
             want.budget.settle(reserved, cost or 0)
+
+    def _made(self, name: str, call: EngineCall, want: Want, attempts: list[Attempt]) -> tuple[Completion, Attempt]:
+        """Call the engine. A failure is recorded here, while the place is held: who waits for it must see the rest."""
+        spec = self._catalog.engines[name]
+        left_s, most_s = self._left_s(want.until_ms), self._catalog.timeout_s(name)
+        started_ms = self._clock()
+        attempt = Attempt(
+            engine=name,
+            model=spec.model,
+            source=spec.source,
+            purpose=want.purpose,
+            started_ms=started_ms,
+            duration_ms=0,
+        )
+        try:
+            completion = self._engines[name].complete(call, timeout_s=min(most_s, left_s))
+        except (EngineUnavailable, PromptRefused) as failure:
+            attempts.append(replace(attempt, duration_ms=max(0, self._clock() - started_ms), error=str(failure)))
+            if isinstance(failure, EngineUnavailable):
+                if left_s < most_s and failure.kind == "busy" and failure.retry_after_s is None:
+                    self._left_s(want.until_ms)  # the worker's time cut the call short: no fault of the engine
+                self._states.failed(name, failure)
+            raise
+        return completion, replace(
+            attempt,
+            duration_ms=max(1, self._clock() - started_ms),
+            tokens_in=completion.tokens_in,
+            tokens_out=completion.tokens_out,
+            usage_estimated=completion.usage_estimated,
+        )
 
     @contextmanager
     def _place(self, name: str, until_ms: int) -> Iterator[None]:
@@ -262,6 +230,8 @@ class Balancer:
         if not self._places[name].acquire(timeout=self._left_s(until_ms)):
             raise OutOfTime(f"Engine {name} had no free place within the worker's time.")
         try:
+            if self._states.rests(name):
+                raise EngineUnavailable(f"Engine {name} rests.")
             yield
         finally:
             self._places[name].release()

@@ -12,7 +12,7 @@ from llm_server.orchestration.errors import LLMServerError
 
 MAX_STEPS = 12
 
-_Id = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_-]{1,32}$")]
+_Id = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_-]{1,32}\Z")]
 
 
 class PlanInvalid(LLMServerError):
@@ -65,13 +65,12 @@ def schema(roles: Collection[str]) -> dict[str, Any]:
 def parse(text: str, roles: Collection[str]) -> Plan:
     """Read a plan out of an engine's answer, which may wrap it in prose or a code fence.
 
+    Of several JSON objects the first with the shape of a plan is taken.
+
     Raises:
         PlanInvalid: no JSON object in it, wrong shape, unknown role, duplicate or dangling id, or a cycle.
     """
-    try:
-        plan = msgspec.convert(_first_object(text), Plan)
-    except msgspec.ValidationError as error:
-        raise PlanInvalid(f"The plan has the wrong shape: {error}.") from error
+    plan = _first_plan(text)
     faults = list(_faults(plan, roles))
     if faults:
         raise PlanInvalid(" ".join(faults))
@@ -92,21 +91,40 @@ def ready(plan: Plan, finished: Mapping[str, bool], running: Collection[str] = (
     ]
 
 
-def _first_object(text: str) -> Any:
+def _first_plan(text: str) -> Plan:
+    wrong: msgspec.ValidationError | None = None
+    for found in _objects(text):
+        try:
+            return msgspec.convert(found, Plan)
+        except msgspec.ValidationError as error:
+            wrong = wrong or error
+    if wrong is None:
+        raise PlanInvalid("The answer holds no JSON object.")
+    raise PlanInvalid(f"The plan has the wrong shape: {wrong}.") from wrong
+
+
+def _objects(text: str) -> Iterator[Any]:
+    """The JSON objects in a text, none from inside another; at nesting nobody writes the search ends."""
     decoder = json.JSONDecoder()
     start = text.find("{")
     while start >= 0:
         try:
-            return decoder.raw_decode(text, start)[0]
-        except (json.JSONDecodeError, RecursionError):
-            start = text.find("{", start + 1)
-    raise PlanInvalid("The answer holds no JSON object.")
+            found, end = decoder.raw_decode(text, start)
+        except RecursionError:
+            return
+        except ValueError:
+            end = start + 1
+        else:
+            yield found
+        start = text.find("{", end)
 
 
 def _faults(plan: Plan, roles: Collection[str]) -> Iterator[str]:
     ids = [step.id for step in plan.steps]
     if len(set(ids)) < len(ids):
         yield "Step ids must be unique."
+    if not _is_unicode(plan):
+        yield "The texts must be valid Unicode, without half a surrogate pair."
     for step in plan.steps:
         if step.role not in roles:
             yield f"Step {step.id} has the unknown role {step.role[:60]!r}; known are {', '.join(sorted(roles))}."
@@ -115,6 +133,14 @@ def _faults(plan: Plan, roles: Collection[str]) -> Iterator[str]:
                 yield f"Step {step.id} depends on {dependency[:60]!r}, which is no step."
     if _has_cycle(plan):
         yield "The steps depend on one another in a circle."
+
+
+def _is_unicode(plan: Plan) -> bool:
+    try:
+        plan.to_json()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _has_cycle(plan: Plan) -> bool:

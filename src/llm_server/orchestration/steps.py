@@ -16,10 +16,12 @@ def run_steps(
 
     `finished` tells of the steps that ended before whether they succeeded. A step starts only after the consumer has taken
     (and so stored) what it depends on. After a reply without a completion its descendants are left out; after one that
-    another delivery may cure nothing new is started.
+    another delivery may cure nothing new is started. What `carry_out` raises is raised here, but only after the steps
+    that run beside it have been handed over: they are paid for.
     """
     ended = dict(finished)
     stopped = False
+    broken: BaseException | None = None
     running: dict[Future[Reply], Step] = {}
     with ThreadPoolExecutor(max_workers=at_once, thread_name_prefix="step") as pool:
         while True:
@@ -27,9 +29,15 @@ def run_steps(
             free = [] if stopped else ready(plan, ended, names)[: at_once - len(running)]
             running |= {pool.submit(carry_out, step): step for step in free}
             if not running:
-                return
+                break
             for future in wait(running, return_when=FIRST_COMPLETED).done:
-                step, reply = running.pop(future), future.result()
+                step = running.pop(future)
+                if future.exception():
+                    broken, stopped = future.exception(), True
+                    continue
+                reply = future.result()
                 ended[step.id] = reply.completion is not None
                 stopped = stopped or reply.can_be_retried
                 yield step, reply
+    if broken:
+        raise broken

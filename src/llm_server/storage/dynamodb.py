@@ -5,7 +5,7 @@
 | request | T#<tenant>#<task> | REQ | - |
 | state | same | STATE | absent, or `rev` is the predecessor's |
 | output | same | PLAN, STEP#<id>, RES#<fence>, TRY#<fence> | the state in its transaction; RES# alone |
-| part of a long text | same | <sk of the text>~<n> | written before the record that counts it |
+| part of a long text | same | <sk of the text>~<digest>#<n> | written before the record that names it |
 | counters | CTR#<shard> | ALL | the transaction of the state they count |
 | spending | USE#<tenant> | <day> | same |
 | engines | ENG | STATE | - |
@@ -16,7 +16,9 @@ Index `open` (open, due) holds what is not final; index `listing` (tenant, creat
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import fields
+from functools import partial
 from typing import TYPE_CHECKING, Any
 from zlib import crc32
 
@@ -26,7 +28,7 @@ from llm_server.orchestration.ports import Due, EngineState, Page
 from llm_server.orchestration.task import Output, Request, Snapshot, Status, Task, TaskRef
 from llm_server.storage import dynamodb_items as items
 from llm_server.storage import records
-from llm_server.storage.dynamodb_calls import ConditionFailed, calling, transacting
+from llm_server.storage.dynamodb_calls import ConditionFailed, calling, tries, writing
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient
@@ -40,32 +42,29 @@ _FIGURES = [f.name for f in fields(Counters)]
 class DynamoStore:
     """The Store port over a table. `draw(n)` gives a random number below n: the counter shard of a write."""
 
-    def __init__(self, client: DynamoDBClient, table: str, *, draw: Callable[[int], int], counter_shards: int = 16) -> None:
+    def __init__(
+        self, client: DynamoDBClient, table: str, *, draw: Callable[[int], int], counter_shards: int = 16
+    ) -> None:
         self._client = client
         self._table = table
         self._draw = draw
         self._counter_shards = counter_shards
 
     def add(self, task: Task, request: Request) -> None:
-        self._put_text(task.ref, "REQ", records.encode(request))
-        try:
+        with suppress(ConditionFailed):  # an earlier try got this far
+            self._put_text(task.ref, "REQ", records.encode(request), ConditionExpression="attribute_not_exists(pk)")
+        with suppress(ConditionFailed):
             self._transact([self._put_state(task, "attribute_not_exists(pk)"), *self._counts(None, task)])
-        except ConditionFailed:
-            return
 
     def get(self, ref: TaskRef) -> Snapshot:
-        rows = {row["sk"]["S"]: row for row in self._partition(ref)}
-        if "STATE" not in rows:
-            raise TaskNotFound
-        outputs = {
-            sk: records.OUTPUT.decode(items.joined(rows, sk))
-            for sk in rows
-            if sk not in ("STATE", "REQ") and not items.is_part(sk)
-        }
-        request = records.REQUEST.decode(items.joined(rows, "REQ"))
-        return Snapshot(task=items.task(rows["STATE"]), request=request, outputs=outputs)
+        snapshot = self._read(ref)
+        if snapshot.task.status is Status.COMPLETED and snapshot.result is None:
+            return self._read(ref)  # it was completed while we read: its answer sorts before its state
+        return snapshot
 
     def peek(self, ref: TaskRef) -> Task:
+        if not records.is_name(ref):
+            raise TaskNotFound
         with calling():
             row = self._client.get_item(TableName=self._table, Key=items.key(ref, "STATE"), ConsistentRead=True)
         if "Item" not in row:
@@ -104,15 +103,16 @@ class DynamoStore:
         return found
 
     def postpone(self, due: Due, due_ms: int) -> bool:
+        move = partial(
+            self._client.update_item,
+            TableName=self._table,
+            Key=items.key(due.ref, "STATE"),
+            UpdateExpression="SET due = :next",
+            ConditionExpression="due = :seen",
+            ExpressionAttributeValues={":next": items.number(due_ms), ":seen": items.number(due.due_ms)},
+        )
         try:
-            with calling():
-                self._client.update_item(
-                    TableName=self._table,
-                    Key=items.key(due.ref, "STATE"),
-                    UpdateExpression="SET due = :next",
-                    ConditionExpression="due = :seen",
-                    ExpressionAttributeValues={":next": items.number(due_ms), ":seen": items.number(due.due_ms)},
-                )
+            writing(move)
         except ConditionFailed:
             return False
         return True
@@ -155,17 +155,32 @@ class DynamoStore:
         return items.engine_states(answer.get("Item", {}))
 
     def save_engine_state(self, engine: str, state: EngineState) -> None:
-        with calling():
-            self._client.update_item(
-                TableName=self._table,
-                Key=items.ENGINES_KEY,
-                UpdateExpression="SET #engine = :state",
-                ExpressionAttributeNames={"#engine": items.ENGINE_PREFIX + engine},
-                ExpressionAttributeValues={":state": {"S": records.encode(state)}},
-            )
+        record = partial(
+            self._client.update_item,
+            TableName=self._table,
+            Key=items.ENGINES_KEY,
+            UpdateExpression="SET #engine = :state",
+            ExpressionAttributeNames={"#engine": items.ENGINE_PREFIX + engine},
+            ExpressionAttributeValues={":state": {"S": records.encode(state)}},
+        )
+        writing(record)
+
+    def _read(self, ref: TaskRef) -> Snapshot:
+        if not records.is_name(ref):
+            raise TaskNotFound
+        rows = {row["sk"]["S"]: row for row in self._partition(ref)}
+        if "STATE" not in rows:
+            raise TaskNotFound
+        outputs = {
+            sk: records.OUTPUT.decode(items.joined(rows, sk))
+            for sk in rows
+            if sk not in ("STATE", "REQ") and not items.is_part(sk)
+        }
+        request = records.REQUEST.decode(items.joined(rows, "REQ"))
+        return Snapshot(task=items.task(rows["STATE"]), request=request, outputs=outputs)
 
     def _transact(self, writes: list[Any]) -> None:
-        transacting(lambda: self._client.transact_write_items(TransactItems=writes))
+        writing(partial(self._client.transact_write_items, TransactItems=writes))
 
     def _put_state(self, task: Task, condition: str, values: dict[str, Any] | None = None) -> dict[str, Any]:
         put: dict[str, Any] = {"TableName": self._table, "Item": items.state(task), "ConditionExpression": condition}
@@ -193,17 +208,15 @@ class DynamoStore:
         except TaskNotFound:
             return False
 
-    def _put_text(self, ref: TaskRef, sk: str, text: str) -> None:
+    def _put_text(self, ref: TaskRef, sk: str, text: str, **condition: Any) -> None:
         head = self._put_parts(ref, sk, text)
-        with calling():
-            self._client.put_item(TableName=self._table, Item=head)
+        writing(partial(self._client.put_item, TableName=self._table, Item=head, **condition))
 
     def _put_parts(self, ref: TaskRef, sk: str, text: str) -> dict[str, Any]:
-        """Write what an item cannot hold as items of their own; returns the item that counts them."""
+        """Write what an item cannot hold as items of their own; returns the item that names them."""
         head, parts = items.split(ref, sk, text)
         for part in parts:
-            with calling():
-                self._client.put_item(TableName=self._table, Item=part)
+            writing(partial(self._client.put_item, TableName=self._table, Item=part))
         return head
 
     def _partition(self, ref: TaskRef) -> Iterator[dict[str, Any]]:
@@ -242,8 +255,12 @@ class DynamoStore:
 
     def _batch(self, keys: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
         wanted: dict[str, Any] = {self._table: {"Keys": list(keys)}}
-        while wanted and wanted[self._table]["Keys"]:
+        if not wanted[self._table]["Keys"]:
+            return
+        for _ in tries():
             with calling():
                 answer = self._client.batch_get_item(RequestItems=wanted)
             yield from answer["Responses"].get(self._table, [])
             wanted = answer.get("UnprocessedKeys", {})
+            if not wanted:
+                return

@@ -11,7 +11,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from llm_server.orchestration.errors import StorageUnavailable
 
-CONFLICT_TRIES = 12
+TRIES = 12
 _PASSING = {"TransactionConflict", "ThrottlingError", "ProvisionedThroughputExceeded", "None"}
 
 
@@ -19,8 +19,8 @@ class ConditionFailed(Exception):
     """The stored item is not what the write expected."""
 
 
-class _Conflict(Exception):
-    """Another transaction touched the same item; nothing was written."""
+class _Conflict(StorageUnavailable):
+    """A transaction is busy with the same item; nothing was written."""
 
 
 @contextmanager
@@ -34,15 +34,23 @@ def calling() -> Iterator[None]:
         raise StorageUnavailable("The database cannot be reached; try again.") from error
 
 
-def transacting(transact: Callable[[], object]) -> None:
-    """Carry out a transaction, again while it collides with others (up to 12 times, waiting 5 ms to 0.6 s)."""
-    for attempt in range(CONFLICT_TRIES):
+def writing(write: Callable[[], object]) -> None:
+    """Carry out a write, again while it collides with transactions; a plain put or update collides with them too."""
+    for _ in tries():
         try:
             with calling():
-                transact()
+                write()
             return
         except _Conflict:
-            time.sleep(random.uniform(0.005, min(0.005 * 2**attempt, 0.6)))
+            continue
+
+
+def tries() -> Iterator[None]:
+    """Twelve tries, with pauses of 5 ms to 0.6 s between them, 2 s in all. Raises StorageUnavailable after the last."""
+    for attempt in range(TRIES):
+        if attempt:
+            time.sleep(random.uniform(0.005, min(0.005 * 2**attempt, 0.6)))  # noqa: S311 -- no secret
+        yield
     raise StorageUnavailable("The database is too busy; try again.")
 
 
@@ -51,11 +59,11 @@ def _meaning(error: ClientError) -> Exception:
     if code == "ConditionalCheckFailedException":
         return ConditionFailed()
     if code in ("TransactionConflictException", "TransactionInProgressException"):
-        return _Conflict()
+        return _Conflict("The database is busy; try again.")
     if code == "TransactionCanceledException":
         reasons = {reason.get("Code", "None") for reason in error.response.get("CancellationReasons", [])}
         if "ConditionalCheckFailed" in reasons:
             return ConditionFailed()
         if reasons <= _PASSING and reasons != {"None"}:
-            return _Conflict()
+            return _Conflict("The database is busy; try again.")
     return StorageUnavailable("The database does not answer; try again.")

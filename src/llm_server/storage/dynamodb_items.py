@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from hashlib import sha256
 from typing import Any
 
 from llm_server.orchestration.ports import EngineState
@@ -67,19 +68,25 @@ def addition(table: str, key: Mapping[str, Any], delta: Mapping[str, int]) -> di
 
 
 def split(ref: TaskRef, sk: str, text: str) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """A text as the item that holds its beginning and counts its parts, and the parts."""
-    chunks = _chunks(text)
-    head = key(ref, sk) | {"body": {"S": chunks[0]}}
-    if len(chunks) > 1:
-        head["parts"] = number(len(chunks) - 1)
-    parts = [key(ref, f"{sk}~{n}") | {"body": {"S": chunk}} for n, chunk in enumerate(chunks[1:], 1)]
+    """A text as the item that holds its beginning and names its parts, and the parts.
+
+    The parts are named after the whole text: of two workers that write the same record, neither overwrites parts of
+    the other's, and the record that stays names its own.
+    """
+    first, *others = _chunks(text)
+    head: dict[str, Any] = key(ref, sk) | {"body": {"S": first}}
+    if not others:
+        return head, []
+    name = f"{sk}~{sha256(text.encode()).hexdigest()[:16]}"
+    parts = [key(ref, f"{name}#{n}") | {"body": {"S": chunk}} for n, chunk in enumerate(others)]
+    head["parts"] = {"L": [part["sk"] for part in parts]}
     return head, parts
 
 
 def joined(rows: Mapping[str, Mapping[str, Any]], sk: str) -> str:
     """The whole text of a record, from all rows of its partition by sort key."""
-    count = int(rows[sk].get("parts", {"N": "0"})["N"])
-    return "".join(rows[name]["body"]["S"] for name in (sk, *(f"{sk}~{n}" for n in range(1, count + 1))))
+    parts = [part["S"] for part in rows[sk].get("parts", {"L": []})["L"]]
+    return "".join(rows[name]["body"]["S"] for name in (sk, *parts))
 
 
 def is_part(sk: str) -> bool:

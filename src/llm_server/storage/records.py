@@ -6,16 +6,26 @@ import msgspec
 
 from llm_server.orchestration.errors import InvalidInput
 from llm_server.orchestration.ports import EngineState
-from llm_server.orchestration.task import Output, Request, Task
+from llm_server.orchestration.task import Output, Request, Task, TaskRef
 
 TASK = msgspec.json.Decoder(Task)
 REQUEST = msgspec.json.Decoder(Request)
 OUTPUT = msgspec.json.Decoder(Output)
 ENGINE_STATE = msgspec.json.Decoder(EngineState)
 
+NAME_MOST_BYTES = 1_000
+
 
 def encode(record: Task | Request | Output | EngineState) -> str:
     return msgspec.json.encode(record).decode()
+
+
+def is_name(ref: TaskRef) -> bool:
+    """Whether a task can have this name at all; strangers ask for any, and no key holds every text."""
+    try:
+        return len(str(ref).encode()) <= NAME_MOST_BYTES
+    except UnicodeEncodeError:  # a lone surrogate
+        return False
 
 
 def listing_key(task: Task) -> str:

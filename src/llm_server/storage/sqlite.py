@@ -83,9 +83,10 @@ class SqliteStore:
             return cursor.rowcount == 1
 
     def end_leases(self, now_ms: int) -> int:
-        """Make every open task due now, whoever had it; for a process that knows it is the only one."""
+        """Make every task that a worker had due now; for a process that knows it is the only one. Returns how many."""
+        query = "SELECT body FROM tasks WHERE due_ms IS NOT NULL AND status IN ('Processing', 'Planned')"
         with self._database.transaction() as db:
-            rows = db.execute("SELECT body FROM tasks WHERE status IN ('Processing', 'Planned')").fetchall()
+            rows = db.execute(query).fetchall()
             for (body,) in rows:
                 task = records.TASK.decode(body)
                 ended = task.abandoned(now_ms=now_ms)
@@ -139,6 +140,8 @@ class SqliteStore:
 
     @staticmethod
     def _state(db: sqlite3.Connection, ref: TaskRef) -> Task | None:
+        if not records.is_name(ref):
+            return None
         query = "SELECT body FROM tasks WHERE (tenant, task_id) = (?, ?)"
         row = db.execute(query, (ref.tenant, ref.task_id)).fetchone()
         return records.TASK.decode(row[0]) if row else None
@@ -155,6 +158,7 @@ class SqliteStore:
             db.execute(f"UPDATE counters SET {', '.join(f'{n} = {n} + ?' for n in delta)}", tuple(delta.values()))
         if cost := delta.get("cost_microusd"):
             db.execute(
-                "INSERT INTO spending VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET microusd = microusd + excluded.microusd",
+                "INSERT INTO spending VALUES (?, ?, ?)"
+                " ON CONFLICT DO UPDATE SET microusd = microusd + excluded.microusd",
                 (after.tenant, day_of(after.updated_ms), cost),
             )

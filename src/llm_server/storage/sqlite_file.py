@@ -38,7 +38,6 @@ CREATE INDEX IF NOT EXISTS visible ON messages (visible_ms, id);
 BUSY_S = 5.0
 
 
-
 class Database:
     """One connection behind a lock; every error is StorageUnavailable."""
 
@@ -47,11 +46,15 @@ class Database:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=BUSY_S)
+        except (sqlite3.Error, OSError) as error:
+            raise _cannot_be_opened(path, error) from error
+        try:
             self._connection.execute("PRAGMA journal_mode = WAL")
             self._connection.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
             self._connection.executescript(_SCHEMA)
-        except (sqlite3.Error, OSError) as error:
-            raise ConfigurationError(f"The database {path} cannot be opened: {error}.") from error
+        except sqlite3.Error as error:
+            self._connection.close()
+            raise _cannot_be_opened(path, error) from error
 
     @contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
@@ -92,8 +95,11 @@ class OnlyProcess:
     """Holds a database file for one process; the system lets go of it when the process ends, however it ends."""
 
     def __init__(self, path: Path) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._descriptor = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._descriptor = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT, 0o600)
+        except OSError as error:
+            raise _cannot_be_opened(path, error) from error
         try:
             fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
@@ -102,3 +108,7 @@ class OnlyProcess:
 
     def release(self) -> None:
         os.close(self._descriptor)
+
+
+def _cannot_be_opened(path: Path, error: Exception) -> ConfigurationError:
+    return ConfigurationError(f"The database {path} cannot be opened: {error}.")

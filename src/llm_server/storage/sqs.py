@@ -12,8 +12,14 @@ from llm_server.orchestration.task import TaskRef
 
 if TYPE_CHECKING:
     from mypy_boto3_sqs import SQSClient
+    from mypy_boto3_sqs.literals import QueueAttributeNameType
 
 DELAY_MOST_S = 900
+_WAITING: list[QueueAttributeNameType] = [
+    "ApproximateNumberOfMessages",
+    "ApproximateNumberOfMessagesDelayed",
+    "ApproximateNumberOfMessagesNotVisible",
+]
 
 
 class SqsQueue:
@@ -31,13 +37,8 @@ class SqsQueue:
             raise StorageUnavailable("The queue does not answer; try again.") from error
 
     def depth(self) -> int:
-        names = (
-            "ApproximateNumberOfMessages",
-            "ApproximateNumberOfMessagesDelayed",
-            "ApproximateNumberOfMessagesNotVisible",
-        )
         try:
-            answer = self._client.get_queue_attributes(QueueUrl=self._url, AttributeNames=list(names))
+            answer = self._client.get_queue_attributes(QueueUrl=self._url, AttributeNames=_WAITING)
         except (ClientError, BotoCoreError) as error:
             raise StorageUnavailable("The queue does not answer; try again.") from error
-        return sum(int(answer["Attributes"][name]) for name in names)
+        return sum(int(answer["Attributes"][name]) for name in _WAITING)

@@ -171,9 +171,7 @@ def test_the_client_is_made_once_and_only_when_needed() -> None:
 
     engine = BedrockEngine(SPEC, client)
     assert not made
-    threads = [
-        threading.Thread(target=engine.complete, args=(CALL,), kwargs={"timeout_s": 5}) for _ in range(16)
-    ]
+    threads = [threading.Thread(target=engine.complete, args=(CALL,), kwargs={"timeout_s": 5}) for _ in range(16)]
     for thread in threads:
         thread.start()
     for thread in threads:

@@ -45,9 +45,7 @@ def test_a_server_on_loopback_answers_with_its_first_model_for_chat(server: Fake
     call = EngineCall(system="", prompt="Hello?", max_output_tokens=50)
 
     assert (found.name, found.spec.model, found.spec.source) == ("ollama", "llama3.2:3b", "local")
-    assert (
-        OpenAIEngine(found.spec, EnginePool(), lambda: None).complete(call, timeout_s=5).text == server.text
-    )
+    assert OpenAIEngine(found.spec, EnginePool(), lambda: None).complete(call, timeout_s=5).text == server.text
 
 
 def test_servers_are_asked_in_their_order(server: FakeEngine) -> None:
@@ -93,9 +91,7 @@ def test_nothing_found_is_the_embedded_engine_and_says_where_was_looked() -> Non
     found = discover({}, loopback=[])
 
     assert (found.name, found.spec.kind, found.spec.source) == ("embedded", "embedded", "local")
-    assert (
-        found.why == "No LLM was found (OPENAI_API_KEY, ANTHROPIC_API_KEY), so the embedded engine answers."
-    )
+    assert found.why == "No LLM was found (OPENAI_API_KEY, ANTHROPIC_API_KEY), so the embedded engine answers."
 
 
 def test_the_ports_are_those_the_servers_have_unless_told_otherwise() -> None:
@@ -121,9 +117,7 @@ def test_the_ports_are_those_the_servers_have_unless_told_otherwise() -> None:
         ("models/tiny-random.gguf", True),
     ],
 )
-def test_models_made_for_other_things_are_told_by_their_names(
-    server: FakeEngine, model: str, chats: bool
-) -> None:
+def test_models_made_for_other_things_are_told_by_their_names(server: FakeEngine, model: str, chats: bool) -> None:
     server.models = (model,)
 
     assert (discover({}, loopback=[at(server)]).spec.model == model) is chats

@@ -26,9 +26,7 @@ DEFAULTS = Defaults(
 
 
 def spec(kind: Any, **changes: Any) -> EngineSpec:
-    return EngineSpec(
-        **({"kind": kind, "source": "api", "model": "m", "base_url": "http://127.0.0.1:1"} | changes)
-    )
+    return EngineSpec(**({"kind": kind, "source": "api", "model": "m", "base_url": "http://127.0.0.1:1"} | changes))
 
 
 def catalog(**engines: EngineSpec) -> Catalog:
@@ -86,8 +84,6 @@ def test_importing_the_factory_brings_in_no_more_than_http() -> None:
     costly = ("boto3", "botocore", "genai_prices", "pydantic", "fastapi", "llm_server.orchestration.analysis")
     code = "import llm_server.engines.factory, llm_server.engines.prices, sys; print(*sys.modules)"
     environ = {"PYTHONPATH": os.pathsep.join(sys.path)}
-    ran = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environ
-    )
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environ)
 
     assert not set(costly) & set(ran.stdout.split())

@@ -7,6 +7,7 @@ import socket
 import ssl
 import threading
 import time
+import tracemalloc
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,7 +18,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
-from fake_engine import FakeEngine, body, fake_engine, reset, status
+from fake_engine import FakeEngine, body, fake_engine, reset, silence, status
 from urllib3.connection import HTTPConnection
 from urllib3.exceptions import NameResolutionError
 
@@ -103,6 +104,22 @@ def test_the_whole_answer_has_its_time_over_tls_too(tmp_path: Path) -> None:
     assert time.monotonic() - started_s < 1.0
 
 
+def test_an_answer_that_starts_late_has_no_more_time_for_its_rest(server: FakeEngine) -> None:
+    """A time-out that starts anew with each byte would let it take twice as long."""
+
+    def late_and_stuck(handler: Any) -> None:
+        handler.hold(0.4)
+        handler.wfile.write(b"HTTP/1.1 200 OK\r\n")
+        silence(handler)
+
+    server.script(late_and_stuck)
+    started_s = time.monotonic()
+    with pytest.raises(EngineUnavailable, match="in time"):
+        get(f"{server.base_url}/models", timeout_s=0.6)
+
+    assert time.monotonic() - started_s < 0.9
+
+
 def test_a_server_that_does_not_take_the_prompt_has_its_time_too() -> None:
     with socket.create_server(("127.0.0.1", 0)) as deaf:
         url = f"http://127.0.0.1:{deaf.getsockname()[1]}/v1/chat/completions"
@@ -149,8 +166,13 @@ def test_a_bomb_is_not_unpacked(server: FakeEngine) -> None:
     """A megabyte of blanks a kilobyte: the limit counts what comes out."""
     bomb = gzip.compress(b" " * 60_000_000)
     server.script(lambda handler: handler.reply(200, bomb, {"content-encoding": "gzip"}))
+    tracemalloc.start()
     with pytest.raises(EngineUnavailable, match="4 MiB"):
         get(f"{server.base_url}/models")
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+
+    assert peak < 30_000_000
 
 
 def test_failures_leave_no_connection_behind(server: FakeEngine) -> None:

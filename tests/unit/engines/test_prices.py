@@ -14,10 +14,7 @@ def api(**changes: Any) -> EngineSpec:
 
 
 def test_a_local_engine_costs_nothing() -> None:
-    assert (
-        price(api(source="local", base_url="https://api.openai.com/v1", model="gpt-5-mini"), 10**9, 10**9)
-        == 0
-    )
+    assert price(api(source="local", base_url="https://api.openai.com/v1", model="gpt-5-mini"), 10**9, 10**9) == 0
     assert price(EMBEDDED, 1, 1) == 0
 
 

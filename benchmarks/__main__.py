@@ -1,0 +1,22 @@
+"""Run the benchmarks named on the command line, or all."""
+
+import sys
+
+from benchmarks import batch, calls, imports, throughput
+
+BENCHMARKS = {"imports": imports.run, "calls": calls.run, "batch": batch.run, "throughput": throughput.run}
+
+
+def main(names: list[str]) -> int:
+    unknown = [name for name in names if name not in BENCHMARKS]
+    if unknown:
+        print(f"Unknown: {', '.join(unknown)}; known are {', '.join(BENCHMARKS)}.", file=sys.stderr)
+        return 2
+    for name in names or BENCHMARKS:
+        print(f"\n{name}", flush=True)
+        BENCHMARKS[name]()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,175 @@
+"""The AWS path on an emulator, without Docker: table and queue from template.yaml, events into both handlers."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import json
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from aws_emulators import Substrate
+from aws_local.invocation import Event, Handler, LambdaContext
+from aws_local.pump import Pump
+
+EVENTS = Path(__file__).parents[2] / "events"
+UNKNOWN_ID = "01979f5e-7a3c-7b21-9c4d-5e6f708192a3"
+
+
+@dataclass(slots=True)
+class Deployment:
+    """Both functions over one table and one queue."""
+
+    on: Substrate
+    api: Handler
+    worker: Handler
+
+    def call(self, event: Event) -> Any:
+        """Invoke the API function; its answer with the JSON body decoded as `json`."""
+        loop = asyncio.new_event_loop()
+        asyncio.set_event_loop(loop)
+        try:
+            answer = self.api(event, self._context("ApiFunction"))
+        finally:
+            asyncio.set_event_loop(None)
+            loop.close()
+        return answer | {"json": json.loads(answer["body"]) if answer["body"] else None}
+
+    def submit(self, prompt: str, **fields: object) -> str:
+        event = an_event("api-v2-post-task")
+        answer = self.call(event | {"body": json.dumps({"prompt": prompt, **fields}), "isBase64Encoded": False})
+        assert answer["statusCode"] == 202, answer
+        return str(answer["json"]["task_id"])
+
+    def get(self, task_id: str) -> Any:
+        event = an_event("api-v2-get-task")
+        path = f"/api/v1/tasks/{task_id}"
+        event["rawPath"] = event["requestContext"]["http"]["path"] = path
+        return self.call(event)["json"]
+
+    def metrics(self) -> Any:
+        return self.call(an_event("api-v2-get-metrics"))["json"]
+
+    def work(self, event: Event) -> Any:
+        return self.worker(event, self._context("WorkerFunction"))
+
+    def deliver_all(self) -> int:
+        """Hand the queue's messages to the worker, as Lambda's event source does."""
+        return Pump(
+            self.on.sqs, queue_url=self.on.queue_url, queue_arn=self.on.made.queue_arn, invoke=self.work
+        ).deliver_all()
+
+    def _context(self, function: str) -> LambdaContext:
+        properties: Mapping[str, Any] = {"MemorySize": 256, "Timeout": 30}
+        return LambdaContext(properties, name=function)
+
+
+def an_event(name: str) -> Event:
+    event: Event = json.loads((EVENTS / f"{name}.json").read_text(encoding="utf-8"))
+    return event
+
+
+@pytest.fixture
+def deployment(ministack_substrate: Substrate, monkeypatch: pytest.MonkeyPatch) -> Iterator[Deployment]:
+    """Import both handlers anew, as a cold start does, with the environment that template.yaml gives them."""
+    for name, value in ministack_substrate.environment.items():
+        monkeypatch.setenv(name, value)
+    for name in ("OPENAI_API_KEY", "ANTHROPIC_API_KEY"):
+        monkeypatch.delenv(name, raising=False)
+    names = ("llm_server.lambda_api", "llm_server.lambda_worker")
+    api, worker = (importlib.import_module(name).handler for name in names)
+    yield Deployment(ministack_substrate, api, worker)
+    for name in names:
+        del sys.modules[name]
+
+
+def test_a_prompt_goes_from_the_api_through_the_queue_to_an_answer(deployment: Deployment) -> None:
+    task_id = deployment.submit("Write a haiku about queues.")
+    queued, waiting = deployment.get(task_id), deployment.metrics()
+    delivered = deployment.deliver_all()
+    done, finished = deployment.get(task_id), deployment.metrics()
+
+    assert (queued["status"], waiting["queue_length"], waiting["success_rate"]) == ("Queued", 1, None)
+    assert delivered == 1
+    assert done["status"] == "Completed"
+    assert "No LLM is configured" in done["result"]
+    assert (finished["queue_length"], finished["active_tasks"], finished["success_rate"]) == (0, 0, 100.0)
+
+
+@pytest.mark.parametrize("name", ["api-v2-post-task", "api-v2-post-task-base64", "api-v1-post-task"])
+def test_every_form_of_api_gateway_event_makes_a_task(deployment: Deployment, name: str) -> None:
+    answer = deployment.call(an_event(name))
+
+    assert answer["statusCode"] == 202, answer
+    assert set(answer["json"]) == {"task_id", "status", "result", "error"}
+    assert answer["json"]["status"] == "Queued"
+
+
+@pytest.mark.parametrize("name", ["api-v2-get-metrics", "api-v1-get-metrics"])
+def test_every_form_of_api_gateway_event_reads_the_nine_figures(deployment: Deployment, name: str) -> None:
+    answer = deployment.call(an_event(name))
+
+    assert answer["statusCode"] == 200
+    assert len(answer["json"]) == 9
+
+
+def test_a_plan_is_carried_out_by_the_worker(deployment: Deployment) -> None:
+    task_id = deployment.submit("Design a cache, then implement it, then test it.", mode="Plan")
+    deployment.deliver_all()
+    task = deployment.get(task_id)
+
+    assert task["status"] == "Completed"
+    assert {step["status"] for step in task["plan"]["steps"]} == {"Completed"}
+    assert task["receipt"]["calls"] == len(task["attempts"]) == len(task["plan"]["steps"]) + 2
+
+
+def test_a_listing_shows_what_was_submitted(deployment: Deployment) -> None:
+    ids = [deployment.submit(f"Say {n}.") for n in range(3)]
+    page = deployment.call(an_event("api-v2-list-tasks") | {"rawQueryString": ""})["json"]
+
+    assert sorted(task["task_id"] for task in page["tasks"]) == sorted(ids)
+
+
+def test_a_bad_record_in_a_batch_harms_no_other(deployment: Deployment) -> None:
+    """A malformed message and an unknown id are acknowledged; the good one is worked on."""
+    task_id = deployment.submit("Write a haiku about queues.")
+    event = an_event("sqs-batch")
+    event["Records"][0]["body"] = event["Records"][0]["body"].replace(UNKNOWN_ID, task_id)
+    answer = deployment.work(event)
+
+    assert answer == {"batchItemFailures": []}
+    assert deployment.get(task_id)["status"] == "Completed"
+
+
+def test_what_could_not_be_done_comes_again(deployment: Deployment, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without its table the batch is given back, record by record."""
+    monkeypatch.setenv("LLM_SERVER_TABLE", "missing")
+    deployment.worker = importlib.reload(sys.modules["llm_server.lambda_worker"]).handler
+    event = an_event("sqs-batch")
+    answer = deployment.work(event)
+
+    given_back = {failure["itemIdentifier"] for failure in answer["batchItemFailures"]}
+    well_formed = {r["messageId"] for r in event["Records"] if r["body"].startswith('{"task"')}
+    assert given_back == well_formed != set()
+
+
+def test_the_sweep_wakes_a_task_whose_message_was_lost(
+    deployment: Deployment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LLM_SERVER_SWEEP_S", "1")
+    deployment.api = importlib.reload(sys.modules["llm_server.lambda_api"]).handler
+    task_id = deployment.submit("Write a haiku about queues.")
+    deployment.on.sqs.purge_queue(QueueUrl=deployment.on.queue_url)
+    time.sleep(1.1)
+    answer = deployment.work(an_event("sqs-sweep"))
+    delivered = deployment.deliver_all()
+
+    assert answer == {"batchItemFailures": []}
+    assert delivered == 1
+    assert deployment.get(task_id)["status"] == "Completed"

@@ -1,0 +1,167 @@
+"""The embedded server as a user runs it: one process, one file, killed without warning."""
+
+from __future__ import annotations
+
+import json
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from fake_engine import fake_engine
+from running_server import RunningServer, serving, start
+
+FOUR = {"task_id", "status", "result", "error"}
+NINE = {
+    "server_status",
+    "llm_status",
+    "tokens_per_second",
+    "average_response_time",
+    "total_requests",
+    "active_tasks",
+    "queue_length",
+    "success_rate",
+    "api_costs",
+}
+
+
+def a_config(directory: Path, base_url: str, **more: object) -> dict[str, str]:
+    """Configure one engine; gives the environment that names the file."""
+    lines = ["[engines.fake]", 'kind = "openai"', 'source = "local"', 'model = "fake-1"', f'base_url = "{base_url}"']
+    lines += [f"{name} = {json.dumps(value)}" for name, value in more.items()]
+    path = directory / "engines.toml"
+    path.write_text("\n".join(lines))
+    return {"LLM_SERVER_CONFIG": str(path)}
+
+
+def test_a_prompt_in_an_answer_and_honest_metrics_out(tmp_path: Path) -> None:
+    """With nothing configured the answer says so, and the figures are of what was done."""
+    with serving(tmp_path / "tasks.db") as server:
+        answer = server.submit("Write a haiku about queues.", wait_s=20)
+        metrics = server.call("GET", "/metrics").json()
+        task = server.call("GET", f"/tasks/{answer['task_id']}").json()
+
+    assert set(answer) == FOUR
+    assert answer["status"] == "Completed"
+    assert "No LLM is configured" in answer["result"]
+    assert set(metrics) == NINE
+    assert (metrics["total_requests"], metrics["success_rate"], metrics["api_costs"]) == (1, 100.0, 0.0)
+    assert metrics["llm_status"] == {"embedded": "online"}
+    assert task["attempts"][0]["engine"] == "embedded"
+    assert task["receipt"]["cost_microusd"] == 0
+
+
+def test_every_mode_can_be_tried_without_an_engine(tmp_path: Path) -> None:
+    prompt = "Design a cache, then implement it, then write tests and document it."
+    with serving(tmp_path / "tasks.db") as server:
+        tasks = {mode: server.submit(prompt, mode=mode, wait_s=20) for mode in ("Chat", "Agent", "Plan")}
+        plan = server.call("GET", f"/tasks/{tasks['Plan']['task_id']}").json()
+
+    assert {mode: task["status"] for mode, task in tasks.items()} == dict.fromkeys(("Chat", "Agent", "Plan"), "Completed")
+    assert len(plan["plan"]["steps"]) >= 2
+    assert {step["status"] for step in plan["plan"]["steps"]} == {"Completed"}
+
+
+def test_tasks_queued_when_the_server_is_killed_are_finished_after_the_next_start(tmp_path: Path) -> None:
+    """SIGKILL with tasks queued and in progress: each acknowledged task ends, and soon, not after the lease."""
+    with fake_engine(latency_s=0.5) as engine:
+        env = a_config(tmp_path, engine.base_url)
+        with serving(tmp_path / "tasks.db", "--workers", "2", env=env) as server:
+            ids = [server.submit(f"Say {n}.")["task_id"] for n in range(10)]
+            server.kill()
+        with serving(tmp_path / "tasks.db", "--workers", "4", env=env) as server:
+            tasks = [server.finished(task_id) for task_id in ids]
+            metrics = server.call("GET", "/metrics").json()
+
+    assert [task["status"] for task in tasks] == ["Completed"] * 10
+    assert (metrics["total_requests"], metrics["queue_length"], metrics["active_tasks"]) == (10, 0, 0)
+    assert metrics["success_rate"] == 100.0
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_stop_lets_running_tasks_end(tmp_path: Path, number: signal.Signals) -> None:
+    with fake_engine(latency_s=1.0) as engine:
+        with serving(tmp_path / "tasks.db", env=a_config(tmp_path, engine.base_url)) as server:
+            task_id = server.submit("Say hello.")["task_id"]
+            wait_until(lambda: len(engine.seen) == 1)
+            code = server.stop(number)
+        with serving(tmp_path / "tasks.db", env=a_config(tmp_path, engine.base_url)) as server:
+            task = server.finished(task_id)
+
+    assert code == 0
+    assert (task["status"], len(task["attempts"]), len(engine.seen)) == ("Completed", 1, 1)
+
+
+def test_a_second_start_on_the_same_port_says_so(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        process, log = start(tmp_path / "tasks.db", "--port", port)
+        process.communicate(timeout=20)
+
+    assert process.returncode == 1
+    assert f"Port {port} is in use" in log.read_text()
+
+
+def test_a_database_has_one_server(tmp_path: Path) -> None:
+    with serving(tmp_path / "tasks.db"):
+        process, log = start(tmp_path / "tasks.db")
+        process.communicate(timeout=20)
+
+    assert process.returncode == 1
+    assert "in use by another server" in log.read_text()
+
+
+def test_without_keys_only_loopback_is_served(tmp_path: Path) -> None:
+    process, log = start(tmp_path / "tasks.db", "--host", "0.0.0.0")
+    process.communicate(timeout=20)
+
+    assert process.returncode == 1
+    assert "binds to loopback only" in log.read_text()
+
+
+@pytest.mark.parametrize(
+    ("env", "named"),
+    [
+        ({"LLM_SERVER_WORKERS": "many"}, "LLM_SERVER_WORKERS"),
+        ({"LLM_SERVER_TABLE": "t"}, "LLM_SERVER_QUEUE_URL"),
+        ({"LLM_SERVER_CONFIG": "missing.toml"}, "LLM_SERVER_CONFIG"),
+    ],
+)
+def test_a_wrong_setting_stops_the_start_and_is_named(tmp_path: Path, env: dict[str, str], named: str) -> None:
+    process, log = start(tmp_path / "tasks.db", env=env)
+    process.communicate(timeout=20)
+
+    assert process.returncode == 1
+    assert named in log.read_text()
+    assert "Traceback" not in log.read_text()
+
+
+def test_the_command_line_speaks_with_a_real_server(tmp_path: Path) -> None:
+    with serving(tmp_path / "tasks.db") as server:
+        submitted = run_cli(server, "submit", "Write a haiku about queues.", "--json")
+        task_id = json.loads(submitted.stdout)["task_id"]
+        read = run_cli(server, "get", task_id)
+        metrics = run_cli(server, "metrics", "--json")
+        refused = run_cli(server, "submit", "Hi", "--role", "Nobody")
+
+    assert (submitted.returncode, read.returncode, metrics.returncode, refused.returncode) == (0, 0, 0, 2)
+    assert "No LLM is configured" in read.stdout
+    assert json.loads(metrics.stdout)["total_requests"] == 1
+    assert "Unknown role 'Nobody'" in refused.stderr
+
+
+def wait_until(holds: Callable[[], bool], within_s: float = 10.0) -> None:
+    end = time.monotonic() + within_s
+    while not holds():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+def run_cli(server: RunningServer, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "llm_server", *arguments, "--url", server.url]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)

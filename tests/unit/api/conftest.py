@@ -1,0 +1,24 @@
+"""A server to call: the real app on a real service, SQLite and the embedded engine."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from called_server import CalledServer, called_server
+
+from llm_server.orchestration.ports import Store
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[CalledServer]:
+    with called_server(tmp_path) as server:
+        yield server
+
+
+@pytest.fixture
+def server_on(tmp_path: Path) -> Iterator[Callable[[Store], CalledServer]]:
+    """A server on another store, which may misbehave."""
+    with called_server(tmp_path) as usual:
+        yield usual.on

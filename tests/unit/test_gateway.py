@@ -1,0 +1,129 @@
+"""The local gateway hands over what API Gateway hands over, and gives back what the function answers."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import threading
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from aws_local.gateway import Gateway
+from aws_local.invocation import LambdaContext
+
+EVENTS = Path(__file__).parents[2] / "events"
+
+
+class Function:
+    """Notes the event and answers what it was told to."""
+
+    def __init__(self) -> None:
+        self.event: Any = None
+        self.answer: Any = {"statusCode": 200, "body": "{}"}
+
+    def __call__(self, event: Any) -> Any:
+        self.event = event
+        if isinstance(self.answer, Exception):
+            raise self.answer
+        return self.answer
+
+
+@pytest.fixture
+def function() -> Function:
+    return Function()
+
+
+@pytest.fixture
+def gateway(function: Function) -> Iterator[Gateway]:
+    with Gateway(function, port=0) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        yield server
+        server.shutdown()
+        thread.join()
+
+
+def ask(gateway: Gateway, method: str, path: str, *, body: Any = None, headers: Any = None) -> tuple[int, Any, bytes]:
+    with closing(http.client.HTTPConnection("127.0.0.1", gateway.server_port, timeout=5)) as connection:
+        connection.request(method, path, body=body, headers=headers or {})
+        answer = connection.getresponse()
+        return answer.status, answer.headers, answer.read()
+
+
+def keys(node: Any) -> Any:
+    """A document without its values."""
+    return {name: keys(value) for name, value in node.items()} if isinstance(node, dict) else None
+
+
+def test_an_event_has_the_parts_of_a_real_one(gateway: Gateway, function: Function) -> None:
+    real = json.loads((EVENTS / "api-v2-post-task.json").read_text(encoding="utf-8"))
+    for nobody_signs_here in ("authentication", "authorizer"):
+        del real["requestContext"][nobody_signs_here]
+
+    ask(gateway, "POST", "/api/v1/tasks", body=real["body"], headers={"Content-Type": "application/json"})
+    assert keys(function.event | {"headers": None}) == keys(real | {"headers": None})
+    assert function.event["body"] == real["body"]
+    assert function.event["rawPath"] == real["rawPath"]
+    assert function.event["headers"]["content-type"] == "application/json"
+
+
+def test_what_is_no_text_arrives_in_base64(gateway: Gateway, function: Function) -> None:
+    ask(gateway, "POST", "/api/v1/tasks", body=b"\xff\x00", headers={"Content-Type": "application/json"})
+
+    assert (function.event["body"], function.event["isBase64Encoded"]) == ("/wA=", True)
+
+
+def test_a_query_arrives_raw_and_read(gateway: Gateway, function: Function) -> None:
+    ask(gateway, "GET", "/api/v1/tasks?role=a%20b&role=c&status=", headers={"Cookie": "a=1; b=2"})
+
+    assert function.event["rawQueryString"] == "role=a%20b&role=c&status="
+    assert function.event["queryStringParameters"] == {"role": "a b,c", "status": ""}
+    assert function.event["cookies"] == ["a=1", "b=2"]
+
+
+def test_an_answer_goes_back_as_it_is(gateway: Gateway, function: Function) -> None:
+    headers = {"content-type": "text/plain", "retry-after": "1", "content-length": "9"}
+    function.answer = {"statusCode": 202, "headers": headers, "body": "R3LDvMOf", "isBase64Encoded": True}
+
+    status, received, body = ask(gateway, "POST", "/api/v1/tasks", body=b"{}")
+    assert (status, received["retry-after"], received.get_all("content-length")) == (202, "1", ["6"])
+    assert body.decode() == "Grüß"
+
+
+def test_not_modified_has_no_body(gateway: Gateway, function: Function) -> None:
+    function.answer = {"statusCode": 304, "headers": {"etag": '"1"'}, "body": ""}
+
+    status, received, body = ask(gateway, "GET", "/api/v1/tasks/1")
+    assert (status, received["etag"], body) == (304, '"1"', b"")
+
+
+@pytest.mark.parametrize(
+    ("method", "headers", "status"),
+    [
+        ("PUT", {}, 404),
+        ("POST", {"Transfer-Encoding": "chunked"}, 411),
+        ("POST", {"Content-Length": "many"}, 411),
+        ("POST", {"Content-Length": "99999999"}, 413),
+    ],
+)
+def test_what_api_gateway_refuses_never_reaches_the_function(
+    gateway: Gateway, function: Function, method: str, headers: dict[str, str], status: int
+) -> None:
+    assert ask(gateway, method, "/api/v1/tasks", headers=headers)[0] == status
+    assert function.event is None
+
+
+def test_a_crash_of_the_function_is_a_500(gateway: Gateway, function: Function) -> None:
+    function.answer = RuntimeError("out of memory")
+
+    assert ask(gateway, "GET", "/api/v1/metrics")[0] == 500
+
+
+def test_an_invocation_knows_how_long_it_may_run() -> None:
+    context = LambdaContext({"MemorySize": 256, "Timeout": 180}, name="WorkerFunction")
+
+    assert 179_000 < context.get_remaining_time_in_millis() <= 180_000

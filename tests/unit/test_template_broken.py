@@ -1,0 +1,153 @@
+"""Each test of test_template.py fails on a template that breaks its promise: what cannot fail checks nothing."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+import test_template as promises
+from aws_local.template import Document, load, translate
+
+_PROPERTIES = {
+    "environment": "Resources.WorkerFunction.Properties.Environment.Variables",
+    "worker_policy": "Resources.WorkerRole.Properties.Policies.0.PolicyDocument.Statement",
+    "source": "Resources.WorkerFunctionTasks.Properties",
+}
+_MISSING = object()
+# A promise, and how a template would break it: a path into the translated template, and the value put there.
+_BROKEN: list[tuple[Callable[..., None], str, Any]] = [
+    (promises.test_cfn_lint_finds_nothing, "Resources.Queue.Properties.VisibilityTimeOut", 5),
+    (promises.test_every_reference_leads_somewhere, "Resources.Queue.Properties.QueueName", {"Ref": "Nothing"}),
+    (promises.test_every_reference_leads_somewhere, "Outputs.TableName.Value", {"Fn::Sub": "${Tabel.Arn}"}),
+    (promises.test_every_reference_leads_somewhere, "Resources.JwtAuthorizer.Condition", "UsesJWT"),
+    (
+        promises.test_the_handlers_and_what_they_run_on_are_fixed,
+        "Resources.ApiFunction.Properties.Handler",
+        "api.handler",
+    ),
+    (promises.test_the_handlers_and_what_they_run_on_are_fixed, "Resources.WorkerFunction.Properties.MemorySize", 512),
+    (
+        promises.test_the_handlers_and_what_they_run_on_are_fixed,
+        "Resources.ApiFunction.Properties.Architectures",
+        ["x86_64"],
+    ),
+    (
+        promises.test_a_batch_does_not_come_again_while_it_is_worked_on,
+        "Resources.Queue.Properties.VisibilityTimeout",
+        1079,
+    ),
+    (
+        promises.test_each_time_out_ends_before_the_one_that_guards_it,
+        "Resources.WorkerFunction.Properties.Timeout",
+        120,
+    ),
+    (promises.test_each_time_out_ends_before_the_one_that_guards_it, "{environment}.LLM_SERVER_LEASE_S", "180"),
+    (promises.test_each_time_out_ends_before_the_one_that_guards_it, "{environment}.LLM_SERVER_LEASE_S", "1081"),
+    (
+        promises.test_the_gateway_waits_longer_than_the_function_and_the_function_longer_than_a_caller,
+        "Resources.ApiFunction.Properties.Timeout",
+        30,
+    ),
+    (
+        promises.test_one_bad_message_does_not_bring_back_the_other_nine,
+        "{source}.FunctionResponseTypes",
+        ["ReportBatchItemFailure"],
+    ),
+    (
+        promises.test_concurrency_is_limited_where_no_message_is_lost_by_it,
+        "{source}.ScalingConfig.MaximumConcurrency",
+        1,
+    ),
+    (
+        promises.test_concurrency_is_limited_where_no_message_is_lost_by_it,
+        "Resources.WorkerFunction.Properties.ReservedConcurrentExecutions",
+        10,
+    ),
+    (
+        promises.test_a_message_given_up_is_kept_for_14_days,
+        "Resources.Queue.Properties.RedrivePolicy.maxReceiveCount",
+        1,
+    ),
+    (
+        promises.test_a_message_given_up_is_kept_for_14_days,
+        "Resources.DeadLetterQueue.Properties.MessageRetentionPeriod",
+        345600,
+    ),
+    (
+        promises.test_the_sweep_comes_every_minute_through_the_same_queue,
+        "Resources.SweepSchedule.Properties.Target.Input",
+        "{}",
+    ),
+    (promises.test_the_table_has_the_keys_and_keeps_the_data, "Resources.Table.DeletionPolicy", "Delete"),
+    (promises.test_the_table_has_the_keys_and_keeps_the_data, "Resources.Table.Properties.BillingMode", "PROVISIONED"),
+    (promises.test_every_setting_reaches_both_functions, "{environment}.LLM_SERVER_SWEEP_S", _MISSING),
+    (promises.test_every_setting_reaches_both_functions, "{environment}.LLM_SERVER_TYPO", "1"),
+    (promises.test_every_log_level_offered_is_one_the_server_knows, "Parameters.LogLevel.AllowedValues", ["LOUD"]),
+    (promises.test_the_api_is_never_open, "Resources.GetRoute.Properties.AuthorizationType", "NONE"),
+    (promises.test_the_api_is_never_open, "Resources.Open", {"Type": "AWS::Lambda::Url", "Properties": {}}),
+    (
+        promises.test_the_api_speaks_payload_2_and_is_throttled_and_logged,
+        "Resources.HttpApiIntegration.Properties.PayloadFormatVersion",
+        "1.0",
+    ),
+    (
+        promises.test_browsers_may_call_only_from_the_origins_given,
+        "Resources.HttpApi.Properties.CorsConfiguration",
+        {"AllowOrigins": ["*"]},
+    ),
+    (promises.test_no_policy_has_a_wildcard, "{worker_policy}.0.Action", "dynamodb:*"),
+    (promises.test_no_policy_has_a_wildcard, "{worker_policy}.1.Resource", {"Fn::Sub": "${Table.Arn}/index/*"}),
+    (
+        promises.test_no_policy_has_a_wildcard,
+        "Resources.ApiRole.Properties.ManagedPolicyArns",
+        ["arn:aws:iam::aws:policy/AmazonSQSFullAccess"],
+    ),
+    (promises.test_each_function_may_do_what_it_does_and_no_more, "{worker_policy}.0.Action", "dynamodb:Scan"),
+    (promises.test_each_function_has_its_own_role, "Resources.ApiFunction.Properties.Role", "WorkerRole.Arn"),
+    (promises.test_engine_keys_are_passed_by_name_only, "{environment}.OPENAI_API_KEY", {"Ref": "OpenAIKeyName"}),
+    (promises.test_nothing_leads_to_an_emulator_once_deployed, "{environment}.AWS_ENDPOINT_URL", "http://127.0.0.1"),
+    (promises.test_logs_are_not_kept_for_ever, "Resources.ApiLogGroup.Properties.RetentionInDays", 3653),
+    (promises.test_what_can_go_wrong_has_an_alarm, "Resources.DeadLetterAlarm", _MISSING),
+]
+
+
+@pytest.fixture(scope="module")
+def translated() -> Document:
+    return translate(load())
+
+
+@pytest.mark.parametrize(
+    ("promise", "path", "value"),
+    _BROKEN,
+    ids=[f"{promise.__name__.removeprefix('test_')}-{path}" for promise, path, _ in _BROKEN],
+)
+def test_a_template_that_breaks_a_promise_is_refused(
+    translated: Document, promise: Callable[..., None], path: str, value: Any
+) -> None:
+    broken = copy.deepcopy(translated)
+    *way, last = path.format_map(_PROPERTIES).split(".")
+    node: Any = broken
+    for step in way:
+        node = node[int(step) if isinstance(node, list) else step]
+    if value is _MISSING:
+        del node[last]
+    else:
+        node[last] = value
+    more = {"mode": "IAM"} if "mode" in inspect.signature(promise).parameters else {}
+
+    with pytest.raises(AssertionError):
+        promise(broken, **more)
+
+
+def test_every_promise_is_known_to_be_breakable() -> None:
+    about_the_template = {
+        test
+        for name, test in vars(promises).items()
+        if name.startswith("test_") and "cfn" in inspect.signature(test).parameters
+    }
+
+    assert {promise for promise, _, _ in _BROKEN} == about_the_template
