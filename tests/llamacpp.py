@@ -5,8 +5,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-import tiny_gguf
 import xllamacpp
+
+import tiny_gguf
 
 MODEL = "tiny-random"
 CONTEXT = 2048

@@ -39,8 +39,7 @@ class RunningServer:
 
     def submit(self, prompt: str, *, wait_s: int = 0, **fields: object) -> Any:
         headers = {"Prefer": f"wait={wait_s}"} if wait_s else {}
-        answer = self.call("POST", "/tasks", {"prompt": prompt, **fields}, headers).json()
-        return answer
+        return self.call("POST", "/tasks", {"prompt": prompt, **fields}, headers).json()
 
     def finished(self, task_id: str, *, within_s: float = 30.0) -> Any:
         """The task once it is final."""

@@ -35,9 +35,7 @@ app = typer.Typer(
 
 Url = Annotated[str, typer.Option("--url", envvar="LLM_SERVER_URL", help="Where the server is.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the server's JSON document as it came.")]
-TimeoutS = Annotated[
-    float, typer.Option("--timeout", min=0, metavar="SECONDS", help="Wait no longer than this.")
-]
+TimeoutS = Annotated[float, typer.Option("--timeout", min=0, metavar="SECONDS", help="Wait no longer than this.")]
 
 
 @app.command(help="Submit a prompt, wait, and print the answer.\n" + _EXIT_CODES)
@@ -45,9 +43,7 @@ def submit(
     prompt: Annotated[str, typer.Argument(help="What is to be done; - reads it from stdin.")],
     profile: Annotated[str | None, typer.Option(help="Choose a role inside this profile.")] = None,
     role: Annotated[str | None, typer.Option(help="Who does it; left out, the server decides.")] = None,
-    mode: Annotated[
-        str | None, typer.Option(help="Chat, Agent or Plan; left out, the server decides.")
-    ] = None,
+    mode: Annotated[str | None, typer.Option(help="Chat, Agent or Plan; left out, the server decides.")] = None,
     engine: Annotated[str | None, typer.Option(help="Use this configured engine and no other.")] = None,
     max_cost_usd: Annotated[float | None, typer.Option(help="Spend at most this.")] = None,
     deadline_s: Annotated[float | None, typer.Option(help="Let the server give up after this.")] = None,

@@ -47,7 +47,7 @@ def spinner() -> Iterator[Callable[[Mapping[str, Any]], None]]:
     Yields the function that takes the task's newest document.
     """
     if not sys.stderr.isatty():
-        yield lambda task: None
+        yield lambda _: None
         return
     from rich.console import Console
     from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn

@@ -29,10 +29,14 @@ _service = wiring.aws_service(_settings)
 
 def handler(event: dict[str, Any], context: Any) -> dict[str, list[dict[str, str]]]:
     """Process a batch; answers `{"batchItemFailures": [{"itemIdentifier": <message id>}]}`."""
-    until_ms = wiring.now_ms() + context.get_remaining_time_in_millis() - RESERVE_MS
+    return handle(_service, event, until_ms=wiring.now_ms() + context.get_remaining_time_in_millis() - RESERVE_MS)
+
+
+def handle(service: Service, event: dict[str, Any], *, until_ms: int) -> dict[str, list[dict[str, str]]]:
+    """Process a batch with a service until the function's own time ends, `until_ms`."""
     records = event["Records"]
     with ThreadPoolExecutor(max_workers=BATCH_MOST) as pool:
-        done = list(pool.map(lambda record: _handled(_service, record, until_ms), records))
+        done = list(pool.map(lambda record: _handled(service, record, until_ms), records))
     failed = [record["messageId"] for record, ok in zip(records, done, strict=True) if not ok]
     return {"batchItemFailures": [{"itemIdentifier": message_id} for message_id in failed]}
 
@@ -42,7 +46,7 @@ def _handled(service: Service, record: dict[str, Any], until_ms: int) -> bool:
     message_id = record["messageId"]
     try:
         ref = _wanted(record["body"])
-    except (ValueError, TypeError, AttributeError, RecursionError):
+    except (LookupError, ValueError, TypeError, AttributeError, RecursionError):
         _log.warning("malformed message", extra={"message_id": message_id})
         return True
     try:

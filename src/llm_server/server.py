@@ -37,7 +37,9 @@ def serve(*, host: str, port: int, db: Path | None = None, workers: int | None =
         settings = replace(settings, db=db or settings.db, workers=workers or settings.workers)
         _log_to_stderr(settings.log_level)
         if settings.on_aws:
-            raise ConfigurationError("LLM_SERVER_TABLE is set: that is for the Lambda functions; unset it to serve from SQLite.")
+            raise ConfigurationError(
+                "LLM_SERVER_TABLE is set: that is for the Lambda functions; unset it to serve from SQLite."
+            )
         with _bound(host, port) as listener:
             only = OnlyProcess(settings.db)
             try:
@@ -106,7 +108,9 @@ def _bound(host: str, port: int) -> socket.socket:
     except (OSError, OverflowError) as error:
         listener.close()
         if isinstance(error, OSError) and error.errno == errno.EADDRINUSE:
-            advice = "is LLM-Server running already? Choose another: PORT=8001 make run, or llm-server serve --port 8001"
+            advice = (
+                "is LLM-Server running already? Choose another: PORT=8001 make run, or llm-server serve --port 8001"
+            )
             raise ConfigurationError(f"Port {port} is in use; {advice}.") from error
         raise ConfigurationError(f"Port {port} cannot be bound: {error}.") from error
     return listener
@@ -122,7 +126,7 @@ def _greet(settings: Settings, why: str, service: Service, host: str, port: int)
         f"  address   {base}  ({settings.workers} workers; API at {base}/api/v1/docs; Ctrl-C stops)\n"
         f"\nTry it:\n"
         f"  curl {base}/api/v1/tasks -H 'Content-Type: application/json' -H 'Prefer: wait=20' \\\n"
-        f"       -d '{{\"prompt\": \"Write a haiku about queues.\"}}'\n",
+        f'       -d \'{{"prompt": "Write a haiku about queues."}}\'\n',
         flush=True,
     )
 

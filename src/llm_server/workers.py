@@ -20,7 +20,9 @@ SWEEP_MOST_S = 60
 class Workers:
     """Started once; `stop` lets each worker end the task it has, for a while."""
 
-    def __init__(self, service: Service, queue: SqliteQueue, *, count: int, sweep_s: int, new_id: Callable[[], str]) -> None:
+    def __init__(
+        self, service: Service, queue: SqliteQueue, *, count: int, sweep_s: int, new_id: Callable[[], str]
+    ) -> None:
         self._service = service
         self._queue = queue
         self._sweep_s = min(sweep_s, SWEEP_MOST_S)

@@ -12,8 +12,8 @@ from typing import Any
 import boto3
 import pytest
 from botocore.config import Config
-from fake_engine import FakeEngine, Fault, body, changed, drip, fake_engine, raw, reset, silence, status
 
+from fake_engine import FakeEngine, Fault, body, changed, drip, fake_engine, raw, reset, silence, status
 from llm_server.engines.anthropic import AnthropicEngine
 from llm_server.engines.bedrock import BedrockEngine
 from llm_server.engines.embedded import EmbeddedEngine

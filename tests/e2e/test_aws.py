@@ -32,13 +32,7 @@ class Deployment:
 
     def call(self, event: Event) -> Any:
         """Invoke the API function; its answer with the JSON body decoded as `json`."""
-        loop = asyncio.new_event_loop()
-        asyncio.set_event_loop(loop)
-        try:
-            answer = self.api(event, self._context("ApiFunction"))
-        finally:
-            asyncio.set_event_loop(None)
-            loop.close()
+        answer = self.api(event, self._context("ApiFunction"))
         return answer | {"json": json.loads(answer["body"]) if answer["body"] else None}
 
     def submit(self, prompt: str, **fields: object) -> str:
@@ -82,11 +76,15 @@ def deployment(ministack_substrate: Substrate, monkeypatch: pytest.MonkeyPatch) 
         monkeypatch.setenv(name, value)
     for name in ("OPENAI_API_KEY", "ANTHROPIC_API_KEY"):
         monkeypatch.delenv(name, raising=False)
+    loop = asyncio.new_event_loop()  # Mangum runs the app on the thread's loop
+    asyncio.set_event_loop(loop)
     names = ("llm_server.lambda_api", "llm_server.lambda_worker")
     api, worker = (importlib.import_module(name).handler for name in names)
     yield Deployment(ministack_substrate, api, worker)
     for name in names:
         del sys.modules[name]
+    asyncio.set_event_loop(None)
+    loop.close()
 
 
 def test_a_prompt_goes_from_the_api_through_the_queue_to_an_answer(deployment: Deployment) -> None:
@@ -159,9 +157,7 @@ def test_what_could_not_be_done_comes_again(deployment: Deployment, monkeypatch:
     assert given_back == well_formed != set()
 
 
-def test_the_sweep_wakes_a_task_whose_message_was_lost(
-    deployment: Deployment, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_sweep_wakes_a_task_whose_message_was_lost(deployment: Deployment, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LLM_SERVER_SWEEP_S", "1")
     deployment.api = importlib.reload(sys.modules["llm_server.lambda_api"]).handler
     task_id = deployment.submit("Write a haiku about queues.")

@@ -62,7 +62,9 @@ def test_every_mode_can_be_tried_without_an_engine(tmp_path: Path) -> None:
         tasks = {mode: server.submit(prompt, mode=mode, wait_s=20) for mode in ("Chat", "Agent", "Plan")}
         plan = server.call("GET", f"/tasks/{tasks['Plan']['task_id']}").json()
 
-    assert {mode: task["status"] for mode, task in tasks.items()} == dict.fromkeys(("Chat", "Agent", "Plan"), "Completed")
+    assert {mode: task["status"] for mode, task in tasks.items()} == dict.fromkeys(
+        ("Chat", "Agent", "Plan"), "Completed"
+    )
     assert len(plan["plan"]["steps"]) >= 2
     assert {step["status"] for step in plan["plan"]["steps"]} == {"Completed"}
 

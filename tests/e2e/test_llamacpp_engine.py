@@ -4,8 +4,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import pytest
-from llamacpp import CONTEXT, LlamaServer
 
+from llamacpp import CONTEXT, LlamaServer
 from llm_server.engines.anthropic import AnthropicEngine
 from llm_server.engines.discovery import LoopbackServer, discover
 from llm_server.engines.http import EnginePool

@@ -51,9 +51,7 @@ def scripted_server() -> Iterator[Script]:
         def do_GET(self) -> None:
             sent = self.rfile.read(int(self.headers.get("Content-Length", 0)))
             body = json.loads(sent) if sent else None
-            script.asked.append(
-                Asked(line=f"{self.command} {self.path}", headers=dict(self.headers), body=body)
-            )
+            script.asked.append(Asked(line=f"{self.command} {self.path}", headers=dict(self.headers), body=body))
             self._send(script.next_reply())
 
         do_POST = do_GET

@@ -11,10 +11,10 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from scripted_server import Reply, Script, scripted_server, task
 from typer.testing import CliRunner, Result
 
 from llm_server.cli import app
+from scripted_server import Reply, Script, scripted_server, task
 
 COMMAND = [sys.executable, "-c", "from llm_server.cli import app; app(prog_name='llm-server')"]
 
@@ -66,9 +66,7 @@ def test_submit_waits_through_every_state(server: Script) -> None:
     server.replies = [
         Reply(body=task("Queued"), status=202, retry_after="0.05"),
         Reply(body=task("Processing"), retry_after="0.05"),
-        Reply(
-            body=task("Planned", steps=[{"status": "Completed"}, {"status": "Queued"}]), retry_after="0.05"
-        ),
+        Reply(body=task("Planned", steps=[{"status": "Completed"}, {"status": "Queued"}]), retry_after="0.05"),
         Reply(body=DONE),
     ]
 

@@ -4,9 +4,9 @@ import socket
 from collections.abc import Iterator
 
 import pytest
-from scripted_server import Reply, Script, scripted_server, task
 
 from llm_server.client import Answer, Client, ServerRefused, ServerUnreachable
+from scripted_server import Reply, Script, scripted_server, task
 
 
 @pytest.fixture
@@ -70,9 +70,7 @@ def test_the_base_url_may_be_an_api_gateway_stage(server: Script, end: str) -> N
     assert server.asked[0].line == "GET /prod/api/v1/metrics"
 
 
-@pytest.mark.parametrize(
-    "url", ["", "localhost:8000", "ftp://localhost", "http://", "http://[", "http://x?y=1"]
-)
+@pytest.mark.parametrize("url", ["", "localhost:8000", "ftp://localhost", "http://", "http://[", "http://x?y=1"])
 def test_an_address_that_is_none_is_refused_before_any_call(url: str) -> None:
     """A wrong setting is named at once and not reported as a server that is down."""
     with pytest.raises(ValueError, match="is not an address"):

@@ -80,16 +80,21 @@ def _own_sentence(request: Request, error: StarletteHTTPException) -> str:
 
 def _pointer(location: Sequence[str | int]) -> str:
     """A JSON pointer (RFC 6901) into the body, or a slash and a parameter's name."""
-    return "".join(f"/{str(part)[:60].replace('~', '~0').replace('/', '~1')}" for part in location[1:])
+    return "".join(f"/{part.replace('~', '~0').replace('/', '~1')}" for part in _parts(location))
+
+
+def _parts(location: Sequence[str | int]) -> list[str]:
+    """Where a fault is, below body, query or path; `[key]` is pydantic's mark for a fault of the key before it."""
+    return [str(part)[:60] for part in location[1:] if part != "[key]"]
 
 
 def _sentence(fault: Any) -> str:
-    location = fault["loc"][1:]
-    place = ".".join(str(part)[:60] for part in location)
-    if not location:
+    parts = _parts(fault["loc"])
+    place = ".".join(parts)
+    if not parts:
         return "The body is not a JSON object."
     if fault["type"] == "extra_forbidden":
-        return f"Unknown field {place!r}; known are {FIELDS[len(location)]}."
+        return f"Unknown field {place!r}; known are {FIELDS[len(parts)]}."
     if fault["type"] == "missing":
         return f"The field {place!r} is missing."
     if fault["type"] == "string_pattern_mismatch":

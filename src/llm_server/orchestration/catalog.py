@@ -55,8 +55,8 @@ class EngineSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     """An engine as configured.
 
     `api_key` is a reference: `env:NAME`, `ssm:NAME` (an SSM SecureString) or `secretsmanager:NAME`.
-    `source` decides about money: calls to a `local` engine cost nothing. `max_tokens_field` and `send_temperature` are for
-    servers that refuse the usual field names (OpenAI's reasoning models).
+    `source` decides about money: calls to a `local` engine cost nothing. `max_tokens_field` and `send_temperature` are
+    for servers that refuse the usual field names (OpenAI's reasoning models).
     """
 
     kind: Literal["openai", "anthropic", "bedrock", "embedded"]

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from llm_server.orchestration import plan as plans
 from llm_server.orchestration import prompts
-from llm_server.orchestration.balancer import LEAST_CALL_S, Balancer, Budget, Reply, Want
+from llm_server.orchestration.balancer import LEAST_CALL_S, Balancer, Reply, Want
+from llm_server.orchestration.budget import Budget
 from llm_server.orchestration.catalog import Catalog, Tier
-from llm_server.orchestration.errors import EngineUnavailable, OutOfTime
+from llm_server.orchestration.errors import EngineUnavailable, OutOfTime, UnknownName
 from llm_server.orchestration.plan import Plan, PlanInvalid, Step
 from llm_server.orchestration.ports import AnswerSchema, Clock, EngineCall
 from llm_server.orchestration.prompts import StepResult
@@ -38,13 +40,16 @@ class _Work:
     task: Task
     request: Request
     until_ms: int
+    deadline_ms: int | None
     budget: Budget
 
 
 class Orchestrator:
     """The three modes, over a balancer."""
 
-    def __init__(self, *, catalog: Catalog, balancer: Balancer, clock: Clock, max_deliveries: int, sweep_s: int) -> None:
+    def __init__(
+        self, *, catalog: Catalog, balancer: Balancer, clock: Clock, max_deliveries: int, sweep_s: int
+    ) -> None:
         self._catalog = catalog
         self._balancer = balancer
         self._clock = clock
@@ -71,6 +76,7 @@ class Orchestrator:
                 task=task,
                 request=request,
                 until_ms=until_ms if deadline_ms is None else min(until_ms, deadline_ms),
+                deadline_ms=deadline_ms,
                 budget=Budget.of(request.limits.max_cost_usd, task.receipt.cost_microusd),
             )
             yield from self._planned(work, snapshot.outputs) if task.mode is Mode.PLAN else self._single(work)
@@ -81,10 +87,9 @@ class Orchestrator:
 
     def _single(self, work: _Work, before: tuple[Attempt, ...] = ()) -> Iterator[Progress]:
         """Chat and Agent: one role answers. `before`: calls already made in this claim."""
-        role = work.task.role
-        tier = self.tier(role, work.request.complexity)
-        reply = self._ask(work, role, work.request.prompt, purpose="answer", tier=tier)
-        yield self._answered(work.task, before + reply.attempts, reply)
+        tier: Tier | None = "strong" if work.request.complexity >= STRONG_FROM else None
+        reply = self._ask(work, work.task.role, work.request.prompt, purpose="answer", tier=tier)
+        yield self._answered(work, before + reply.attempts, reply)
 
     def _planned(self, work: _Work, outputs: Mapping[str, Output]) -> Iterator[Progress]:
         """Plan: a plan, its steps, their synthesis."""
@@ -92,11 +97,10 @@ class Orchestrator:
         if stored is None or stored.text is None:
             plan, reply = self._propose(work)
             if reply.failure:
-                yield self._answered(work.task, reply.attempts, reply)
+                yield self._answered(work, reply.attempts, reply)
                 return
             if plan is None:
-                agent = replace(work.task, role=self._catalog.profile(work.task.profile).default_role)
-                yield from self._single(replace(work, task=agent), reply.attempts)
+                yield from self._single(replace(work, task=self._without_plan(work.task)), reply.attempts)
                 return
             stored = self._output("PLAN", text=plan.to_json(), attempts=reply.attempts)
             work = replace(work, task=work.task.progressed(stored))
@@ -108,7 +112,7 @@ class Orchestrator:
     def _carried_out(self, work: _Work, plan: Plan, outputs: Mapping[str, Output]) -> Iterator[Progress]:
         done = {key.removeprefix("STEP#"): output for key, output in outputs.items() if key.startswith("STEP#")}
         results = {s.id: StepResult(s, done[s.id].text or "") for s in plan.steps if s.id in done}
-        task, held = work.task, Reply()
+        held = Reply()
 
         def carry_out(step: Step) -> Reply:
             text = prompts.for_step(work.request.prompt, plan, step, dict(results))
@@ -126,20 +130,23 @@ class Orchestrator:
                 attempts=reply.attempts,
             )
             done[step.id], results[step.id] = output, StepResult(step, output.text or "")
-            task = task.progressed(output)
-            yield Progress(task=task, output=output)
+            work = replace(work, task=work.task.progressed(output))
+            yield Progress(task=work.task, output=output)
         if held.failure:
-            yield self._answered(task, held.attempts, held)
+            yield self._answered(work, held.attempts, held)
             return
         broken = [f"Step {s.id} failed: {done[s.id].error}" for s in plan.steps if s.id in done and done[s.id].error]
         if broken:
-            yield self._failed(task, (), " ".join(broken))
+            yield self._failed(work.task, (), " ".join(broken))
             return
         text = prompts.for_synthesis(work.request.prompt, plan, results)
-        reply = self._ask(
-            work, None, text, purpose="synthesis", tier=self._catalog.defaults.synthesis_tier
-        )
-        yield self._answered(task, reply.attempts, reply)
+        reply = self._ask(work, None, text, purpose="synthesis", tier=self._catalog.defaults.synthesis_tier)
+        yield self._answered(work, reply.attempts, reply)
+
+    def _without_plan(self, task: Task) -> Task:
+        """A task no plan was found for: its profile's default role does it alone, in later deliveries too."""
+        profile = self._catalog.profiles.get(task.profile) or self._catalog.profile(self._catalog.defaults.profile)
+        return replace(task, mode=Mode.AGENT, role=profile.default_role)
 
     def _propose(self, work: _Work) -> tuple[Plan | None, Reply]:
         """Ask for a plan, once more when it is broken; None when both are."""
@@ -168,7 +175,10 @@ class Orchestrator:
         schema: AnswerSchema | None = None,
     ) -> Reply:
         """One call in the name of a role; None is the synthesis, which has no role."""
-        role = self._catalog.role(role_name) if role_name else None
+        try:
+            role = self._catalog.role(role_name) if role_name else None
+        except UnknownName as gone:  # configured when the task was accepted
+            return Reply(failure=gone)
         most = (role.max_output_tokens if role else None) or self._catalog.defaults.max_output_tokens
         wanted = work.request.limits.max_output_tokens
         call = EngineCall(
@@ -187,23 +197,30 @@ class Orchestrator:
         )
         return self._balancer.call(call, want)
 
-    def _answered(self, task: Task, attempts: tuple[Attempt, ...], reply: Reply) -> Progress:
-        """The end of a claim: an answer, a failure no other engine would cure, or another try later."""
+    def _answered(self, work: _Work, attempts: tuple[Attempt, ...], reply: Reply) -> Progress:
+        """The end of a claim: an answer, a failure no other engine would cure, or another try later.
+
+        Out of time, the next try comes at once. A claim that waited for an engine's place and got none is not counted
+        as a delivery, or a long queue would fail tasks; that next try is not at once, or it could go round for ever.
+        """
+        task, error = work.task, reply.failure
         if reply.completion:
             answer = self._output(f"RES#{task.fence}", text=reply.completion.text, attempts=attempts)
             return Progress(task=task.completed(answer), output=answer)
-        error = reply.failure
         if isinstance(error, OutOfTime):
-            return self._released(task, attempts, delay_s=0)
+            return self._released(work, attempts, delay_s=0 if attempts else RETRY_FIRST_S, counted=bool(attempts))
         if isinstance(error, EngineUnavailable) and task.deliveries < self._max_deliveries:
             doubled = min(RETRY_FIRST_S * 2 ** max(task.deliveries - 1, 0), RETRY_MOST_S)
-            return self._released(task, attempts, delay_s=doubled)
+            return self._released(work, attempts, delay_s=doubled)
         return self._failed(task, attempts, str(error))
 
-    def _released(self, task: Task, attempts: tuple[Attempt, ...], *, delay_s: int) -> Progress:
-        output = self._output(f"TRY#{task.fence}", attempts=attempts)
+    def _released(self, work: _Work, attempts: tuple[Attempt, ...], *, delay_s: int, counted: bool = True) -> Progress:
+        """Hand the task back, not beyond its deadline: it is to fail on time."""
+        output = self._output(f"TRY#{work.task.fence}", attempts=attempts)
+        if work.deadline_ms is not None:
+            delay_s = min(delay_s, max(0, math.ceil((work.deadline_ms - output.created_ms) / 1000)))
         due_ms = output.created_ms + delay_s * 1000 + self._sweep_ms
-        return Progress(task=task.released(output, due_ms=due_ms), output=output, delay_s=delay_s)
+        return Progress(task=work.task.released(output, due_ms=due_ms, counted=counted), output=output, delay_s=delay_s)
 
     def _failed(self, task: Task, attempts: tuple[Attempt, ...], error: str) -> Progress:
         output = self._output(f"TRY#{task.fence}", error=error, attempts=attempts)
@@ -218,5 +235,3 @@ class Orchestrator:
         attempts: tuple[Attempt, ...] = (),
     ) -> Output:
         return Output(key=key, created_ms=self._clock(), text=text, error=error, attempts=attempts)
-
-

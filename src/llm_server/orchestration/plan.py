@@ -11,6 +11,8 @@ import msgspec
 from llm_server.orchestration.errors import LLMServerError
 
 MAX_STEPS = 12
+MAX_LOOSE_BRACES = 1_000
+"""Where so many braces open no JSON object, none is looked for any longer: each try costs time."""
 
 _Id = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_-]{1,32}\Z")]
 
@@ -106,14 +108,14 @@ def _first_plan(text: str) -> Plan:
 def _objects(text: str) -> Iterator[Any]:
     """The JSON objects in a text, none from inside another; at nesting nobody writes the search ends."""
     decoder = json.JSONDecoder()
-    start = text.find("{")
-    while start >= 0:
+    start, loose = text.find("{"), 0
+    while start >= 0 and loose < MAX_LOOSE_BRACES:
         try:
             found, end = decoder.raw_decode(text, start)
         except RecursionError:
             return
         except ValueError:
-            end = start + 1
+            end, loose = start + 1, loose + 1
         else:
             yield found
         start = text.find("{", end)

@@ -157,5 +157,5 @@ class Queue(Protocol):
         ...
 
     def depth(self) -> int:
-        """About how many messages are waiting, delayed or in flight."""
+        """About how many messages wait or are delayed; one that a worker has taken does not count."""
         ...

@@ -34,7 +34,8 @@ def for_plan(prompt: str, profile: str, catalog: Catalog) -> str:
 
 def for_repair(asked: str, answer: str, faults: str) -> str:
     """Ask once more, with what was wrong with the plan."""
-    return f"{asked}\n\nYour last plan cannot be used. {faults}\n\n{_fenced('last_plan', answer)}\n\nSend the whole plan again."
+    wrong = f"Your last plan cannot be used. {faults}"
+    return f"{asked}\n\n{wrong}\n\n{_fenced('last_plan', answer)}\n\nSend the whole plan again."
 
 
 def for_step(task: str, plan: Plan, step: Step, results: Mapping[str, StepResult]) -> str:

@@ -186,7 +186,9 @@ class Service:
         try:
             snapshot = self._store.get(ref)
             has_plan = "PLAN" in snapshot.outputs
-            task = snapshot.task.claimed(owner=owner, now_ms=now_ms, lease_ms=now_ms + self._lease_ms, has_plan=has_plan)
+            task = snapshot.task.claimed(
+                owner=owner, now_ms=now_ms, lease_ms=now_ms + self._lease_ms, has_plan=has_plan
+            )
             self._store.save(snapshot.task, task)
         except (TaskNotFound, NotClaimable, TaskLost) as reason:
             _log.debug("wake-up not needed", extra={"task_id": ref.task_id, "reason": type(reason).__name__})
@@ -250,7 +252,9 @@ class Service:
     def _checked(self, new: NewTask) -> NewTask:
         prompt = new.prompt.strip()
         if not prompt:
-            raise InvalidInput("prompt", "The prompt is blank; it needs at least one character that is not white space.")
+            raise InvalidInput(
+                "prompt", "The prompt is blank; it needs at least one character that is not white space."
+            )
         if len(prompt) > self.prompt_max_chars:
             detail = f"The prompt has {len(prompt)} characters; at most {self.prompt_max_chars} are taken."
             raise InvalidInput("prompt", detail)

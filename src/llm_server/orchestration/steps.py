@@ -14,10 +14,10 @@ def run_steps(
 ) -> Iterator[tuple[Step, Reply]]:
     """Yield each step with its reply as it ends, at most `at_once` running.
 
-    `finished` tells of the steps that ended before whether they succeeded. A step starts only after the consumer has taken
-    (and so stored) what it depends on. After a reply without a completion its descendants are left out; after one that
-    another delivery may cure nothing new is started. What `carry_out` raises is raised here, but only after the steps
-    that run beside it have been handed over: they are paid for.
+    `finished` tells of the steps that ended before whether they succeeded. A step starts only after the consumer has
+    taken (and so stored) what it depends on. After a reply without a completion its descendants are left out; after one
+    that another delivery may cure nothing new is started. What `carry_out` raises is raised here, but only after the
+    steps that run beside it have been handed over: they are paid for.
     """
     ended = dict(finished)
     stopped = False

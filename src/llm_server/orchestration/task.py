@@ -160,10 +160,20 @@ class Task:
         """Count a finished plan or step; the deliveries start anew, because the work moved on."""
         return self._to(Status.PLANNED, output.created_ms, deliveries=0, receipt=self.receipt.plus(output.attempts))
 
-    def released(self, output: Output, *, due_ms: int) -> Task:
-        """Hand the task back to the queue; the sweep looks at it from `due_ms`."""
-        receipt = self.receipt.plus(output.attempts)
-        return self._to(Status.QUEUED, output.created_ms, owner="", lease_ms=0, due_ms=due_ms, receipt=receipt)
+    def released(self, output: Output, *, due_ms: int, counted: bool = True) -> Task:
+        """Hand the task back to the queue; the sweep looks at it from `due_ms`.
+
+        Not `counted`, the claim that ends here is no delivery: nothing was tried in it.
+        """
+        return self._to(
+            Status.QUEUED,
+            output.created_ms,
+            owner="",
+            lease_ms=0,
+            due_ms=due_ms,
+            deliveries=self.deliveries if counted else max(0, self.deliveries - 1),
+            receipt=self.receipt.plus(output.attempts),
+        )
 
     def completed(self, answer: Output) -> Task:
         """Record the answer, kept under `RES#<fence>`; the last state a task can have."""

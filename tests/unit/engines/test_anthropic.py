@@ -5,8 +5,8 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from fake_engine import FakeEngine, changed, fake_engine
 
+from fake_engine import FakeEngine, changed, fake_engine
 from llm_server.engines._wire import without_bounds
 from llm_server.engines.anthropic import AnthropicEngine
 from llm_server.engines.http import EnginePool

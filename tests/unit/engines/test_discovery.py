@@ -4,8 +4,8 @@ import time
 from collections.abc import Iterator
 
 import pytest
-from fake_engine import FakeEngine, body, fake_engine, silence, status
 
+from fake_engine import FakeEngine, body, fake_engine, silence, status
 from llm_server.engines.discovery import LOOPBACK_SERVERS, LoopbackServer, discover
 from llm_server.engines.http import EnginePool
 from llm_server.engines.openai import OpenAIEngine

@@ -18,10 +18,10 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
-from fake_engine import FakeEngine, body, fake_engine, reset, silence, status
 from urllib3.connection import HTTPConnection
 from urllib3.exceptions import NameResolutionError
 
+from fake_engine import FakeEngine, body, fake_engine, reset, silence, status
 from llm_server.engines._failures import showable
 from llm_server.engines.http import EnginePool, exchange
 from llm_server.orchestration.errors import EngineUnavailable, PromptRefused

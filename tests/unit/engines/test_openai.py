@@ -6,8 +6,8 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from fake_engine import FakeEngine, body, changed, fake_engine, silence
 
+from fake_engine import FakeEngine, body, changed, fake_engine, silence
 from llm_server.engines.http import EnginePool
 from llm_server.engines.openai import OpenAIEngine
 from llm_server.orchestration import plan

@@ -1,0 +1,92 @@
+"""Each port over each of its adapters; a suite that takes `store` or `mailbox` runs on all of them."""
+
+from __future__ import annotations
+
+import json
+import random
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from aws_emulators import Substrate
+from llm_server.orchestration.ports import Queue, Store
+from llm_server.storage.dynamodb import DynamoStore
+from llm_server.storage.sqlite import SqliteStore
+from llm_server.storage.sqlite_queue import SqliteQueue
+from llm_server.storage.sqs import SqsQueue
+
+
+def dynamo_store(on: Substrate) -> DynamoStore:
+    return DynamoStore(on.dynamodb, on.table, draw=random.Random(7).randrange)
+
+
+@pytest.fixture
+def sqlite_store(tmp_path: Path) -> Iterator[SqliteStore]:
+    store = SqliteStore(tmp_path / "tasks.db")
+    yield store
+    store.close()
+
+
+@pytest.fixture
+def moto_store(moto_substrate: Substrate) -> DynamoStore:
+    return dynamo_store(moto_substrate)
+
+
+@pytest.fixture
+def ministack_store(ministack_substrate: Substrate) -> DynamoStore:
+    return dynamo_store(ministack_substrate)
+
+
+@pytest.fixture(params=["sqlite", "moto", "ministack"])
+def store(request: pytest.FixtureRequest) -> Store:
+    """Each store in turn, empty."""
+    found: Store = request.getfixturevalue(f"{request.param}_store")
+    return found
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mailbox:
+    """A queue and the other end of it: `receive` gives the body of a message, None when there is none yet."""
+
+    queue: Queue
+    receive: Callable[[], str | None]
+
+
+@pytest.fixture
+def sqlite_mailbox(tmp_path: Path) -> Iterator[Mailbox]:
+    queue = SqliteQueue(tmp_path / "tasks.db", lambda: time.time_ns() // 1_000_000)
+
+    def receive() -> str | None:
+        ref = queue.receive(0)
+        return str(ref) if ref else None
+
+    yield Mailbox(queue=queue, receive=receive)
+    queue.close()
+
+
+@pytest.fixture
+def moto_mailbox(moto_substrate: Substrate) -> Mailbox:
+    return _sqs_mailbox(moto_substrate)
+
+
+@pytest.fixture
+def ministack_mailbox(ministack_substrate: Substrate) -> Mailbox:
+    return _sqs_mailbox(ministack_substrate)
+
+
+@pytest.fixture(params=["sqlite", "moto", "ministack"])
+def mailbox(request: pytest.FixtureRequest) -> Mailbox:
+    """Each queue in turn, empty."""
+    found: Mailbox = request.getfixturevalue(f"{request.param}_mailbox")
+    return found
+
+
+def _sqs_mailbox(on: Substrate) -> Mailbox:
+    def receive() -> str | None:
+        answer = on.sqs.receive_message(QueueUrl=on.queue_url, MaxNumberOfMessages=1, WaitTimeSeconds=0)
+        return next((str(json.loads(message["Body"])["task"]) for message in answer.get("Messages", [])), None)
+
+    return Mailbox(queue=SqsQueue(on.sqs, on.queue_url), receive=receive)

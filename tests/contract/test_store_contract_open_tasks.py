@@ -1,0 +1,126 @@
+"""What every store promises to the sweep: open tasks come due, one sweep takes each, final ones never come."""
+
+from __future__ import annotations
+
+import pytest
+
+from builders import LEASE_MS, NOW_MS, SWEEP_MS, a_failure, a_request, a_task, an_output, claimed
+from llm_server.orchestration.ports import Due, Store
+from llm_server.orchestration.task import Task, TaskRef
+
+DUE_MS = NOW_MS + SWEEP_MS
+LATER_MS = NOW_MS + 10 * SWEEP_MS
+
+
+def added(store: Store, task: Task) -> Task:
+    store.add(task, a_request())
+    return task
+
+
+def test_an_open_task_comes_due_at_its_time(store: Store) -> None:
+    task = added(store, a_task(tenant="acme"))
+
+    assert store.due(DUE_MS - 1, 10) == []
+    assert store.due(DUE_MS, 10) == [Due(task.ref, DUE_MS)]
+
+
+def test_no_more_than_the_limit_come_at_once(store: Store) -> None:
+    tasks = [added(store, a_task(due_ms=NOW_MS + n)) for n in range(25)]
+
+    assert len(store.due(LATER_MS, 7)) == 7
+    assert {due.ref for due in store.due(LATER_MS, 100)} == {task.ref for task in tasks}
+    assert len(store.due(LATER_MS, 100)) == 25
+
+
+def test_a_task_in_hand_is_still_open(store: Store) -> None:
+    """Its worker may die, and then nobody but the sweep knows."""
+    task = added(store, a_task())
+    store.save(task, claimed(task))
+
+    assert [due.ref for due in store.due(LATER_MS, 10)] == [task.ref]
+
+
+def test_a_final_task_is_not_open(store: Store) -> None:
+    completed, failed = added(store, a_task()), added(store, a_task())
+    answer = an_output()
+    for task in (completed, failed):
+        store.save(task, claimed(task))
+    store.keep(completed.ref, answer)
+    store.save(claimed(completed), claimed(completed).completed(answer))
+    store.save(claimed(failed), claimed(failed).failed(a_failure()), a_failure())
+
+    assert store.due(LATER_MS, 10) == []
+
+
+def test_a_released_task_is_due_when_it_says(store: Store) -> None:
+    task = added(store, a_task())
+    processing, pause = claimed(task), a_failure(error=None)
+    store.save(task, processing)
+
+    store.save(processing, processing.released(pause, due_ms=LATER_MS), pause)
+
+    assert store.due(LATER_MS - 1, 10) == []
+    assert store.due(LATER_MS, 10) == [Due(task.ref, LATER_MS)]
+
+
+def test_only_one_of_two_sweeps_gets_a_task(store: Store) -> None:
+    task = added(store, a_task())
+    (seen,) = store.due(DUE_MS, 10)
+
+    assert store.postpone(seen, LATER_MS)
+    assert not store.postpone(seen, LATER_MS + 1)
+    assert store.due(LATER_MS - 1, 10) == []
+    assert store.due(LATER_MS, 10) == [Due(task.ref, LATER_MS)]
+
+
+def test_a_postponed_task_is_the_same_to_its_readers(store: Store) -> None:
+    task = added(store, a_task())
+    before = store.get(task.ref)
+
+    store.postpone(Due(task.ref, DUE_MS), LATER_MS)
+
+    assert store.get(task.ref) == before
+
+
+def test_a_worker_s_next_save_succeeds_after_a_sweep_moved_its_task_on(store: Store) -> None:
+    task = added(store, a_task())
+    processing = claimed(task)
+    store.save(task, processing)
+    assert store.postpone(Due(task.ref, DUE_MS), NOW_MS + LEASE_MS)
+    plan, answer = an_output("PLAN"), an_output("RES#1")
+    planned = processing.progressed(plan)
+
+    store.save(processing, planned, plan)
+    store.keep(task.ref, answer)
+    store.save(planned, planned.completed(answer))
+
+    assert store.get(task.ref).result == "Hello."
+    assert store.due(LATER_MS, 10) == []
+
+
+def test_a_repeated_save_is_no_error_after_a_sweep_moved_the_task_on(store: Store) -> None:
+    task = added(store, a_task())
+    store.save(task, claimed(task))
+    assert store.postpone(Due(task.ref, DUE_MS), LATER_MS)
+
+    store.save(task, claimed(task))
+
+    assert store.overview()[0].active == 1
+
+
+@pytest.mark.parametrize("tenant", ["local", "a.b-c_d", "ü" * 20])
+def test_a_due_task_is_named_in_full(store: Store, tenant: str) -> None:
+    task = added(store, a_task("0197-#-x", tenant=tenant))
+
+    assert store.due(DUE_MS, 1) == [Due(TaskRef(tenant, "0197-#-x"), DUE_MS)]
+    assert store.peek(store.due(DUE_MS, 1)[0].ref) == task
+
+
+def test_what_is_final_or_unknown_cannot_be_postponed(store: Store) -> None:
+    task = added(store, a_task())
+    store.save(task, claimed(task))
+    store.save(claimed(task), claimed(task).failed(a_failure()), a_failure())
+
+    assert not store.postpone(Due(task.ref, DUE_MS), LATER_MS)
+    assert not store.postpone(Due(TaskRef("local", "unknown"), DUE_MS), LATER_MS)
+    assert store.due(LATER_MS, 10) == []

@@ -1,0 +1,221 @@
+"""`POST /tasks`: what is accepted, what is answered, what is stored."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from called_server import CalledServer, called_server
+
+from llm_server.orchestration.task import TaskRef
+
+
+def test_an_accepted_task_answers_exactly_four_fields(server: CalledServer) -> None:
+    """The shape that must never change."""
+    answer = server.post({"prompt": "Say hello."})
+
+    assert (answer.status, list(answer.json)) == (202, ["task_id", "status", "result", "error"])
+    assert (answer.json["status"], answer.json["result"], answer.json["error"]) == ("Queued", None, None)
+    assert isinstance(answer.json["task_id"], str)
+
+
+def test_an_accepted_task_says_where_and_when_to_look(server: CalledServer) -> None:
+    """So that a client polls the right place, and not at once."""
+    answer = server.post({"prompt": "Say hello."})
+
+    assert answer.headers["location"] == f"/api/v1/tasks/{answer.json['task_id']}"
+    assert int(answer.headers["retry-after"]) >= 1
+    assert server.get(answer.headers["location"]).status == 200
+
+
+def test_a_task_is_stored_and_queued_before_the_answer(server: CalledServer) -> None:
+    """202 is a promise."""
+    task_id = server.created()
+
+    assert server.store.peek(TaskRef("local", task_id)).status == "Queued"
+    assert server.queue.receive(0) == TaskRef("local", task_id)
+
+
+@pytest.mark.parametrize("body", [{"profile": "General", "role": "Chat-Agent"}, {"profile": None, "role": None}])
+def test_the_three_promised_fields_are_accepted_or_may_be_null(server: CalledServer, body: dict[str, object]) -> None:
+    """A null is a field left out."""
+    assert server.post({"prompt": "Say hello."} | body).status == 202
+
+
+def test_a_dry_run_decides_and_stores_nothing(server: CalledServer) -> None:
+    """The decision with its reasons; no task, no message."""
+    answer = server.post({"prompt": "Fix this Python stack trace."}, "tasks?dry_run=true", prefer="wait=5")
+
+    assert answer.status == 200
+    assert set(answer.json) == {
+        *("mode", "role", "profile", "engine", "complexity", "multi_step", "confidence", "reasons", "alternatives")
+    }
+    assert (answer.json["engine"], answer.json["reasons"] != []) == ("embedded", True)
+    assert server.get("tasks").json["tasks"] == []
+    assert (server.get("metrics").json["total_requests"], server.queue.depth()) == (0, 0)
+
+
+def test_a_given_role_wins(server: CalledServer) -> None:
+    """Whatever the prompt looks like, and whatever profile stands beside it."""
+    task = server.get(f"tasks/{server.created('Write a Python function.', role='Email-Agent', profile='General')}").json
+
+    assert (task["role"], task["profile"]) == ("Email-Agent", "General")
+
+
+def test_a_given_profile_bounds_the_choice(server: CalledServer) -> None:
+    """A prompt about code stays with the profile's own roles."""
+    task = server.get(f"tasks/{server.created('Write a Python function.', profile='Productivity')}").json
+
+    roles = server.get("catalog").json["profiles"]["Productivity"]["roles"]
+    assert (task["profile"], task["role"] in roles) == ("Productivity", True)
+
+
+@pytest.mark.parametrize("mode", ["Chat", "Agent", "Plan"])
+def test_a_given_mode_wins(server: CalledServer, mode: str) -> None:
+    """Even where the analysis is sure of another."""
+    assert server.get(f"tasks/{server.created(mode=mode)}").json["mode"] == mode
+
+
+def test_a_named_engine_alone_is_asked(tmp_path: Path) -> None:
+    """The embedded engine answers although another is configured."""
+    overlay = '[engines.far]\nkind = "openai"\nsource = "local"\nmodel = "m"\nbase_url = "http://127.0.0.1:9/v1"\n'
+    with called_server(tmp_path, overlay) as server:
+        task_id = server.created(engine="embedded")
+        server.work()
+
+        task = server.get(f"tasks/{task_id}").json
+        assert (task["status"], task["engine"]) == ("Completed", "embedded")
+        assert {attempt["engine"] for attempt in task["attempts"]} == {"embedded"}
+
+
+@pytest.mark.parametrize(
+    ("field", "known"),
+    [("role", "Chat-Agent"), ("profile", "Developer, General, Productivity"), ("engine", "embedded")],
+)
+@pytest.mark.parametrize("name", ["Chаt-Agent", "chat-agent", " Chat-Agent", "", "x" * 10_000, "a\0b", "a\nb"])
+def test_an_unknown_name_is_refused_with_the_known_ones(
+    server: CalledServer, field: str, known: str, name: str
+) -> None:
+    """Also where it only looks like one (the first has a Cyrillic а)."""
+    answer = server.post({"prompt": "Say hello.", field: name})
+
+    assert (answer.status, known in answer.detail) == (422, True)
+    assert answer.detail.startswith(f"Unknown {field} ")
+    assert answer.json["errors"] == [{"pointer": f"/{field}", "detail": answer.detail}]
+    assert len(answer.detail) < 600
+
+
+@pytest.mark.parametrize(
+    "limits",
+    [
+        {},
+        {"max_cost_usd": 0.01, "deadline_s": 1, "max_output_tokens": 1},
+        {"max_cost_usd": 10_000, "deadline_s": 604_800, "max_output_tokens": 1_000_000},
+        {"max_cost_usd": None},
+    ],
+)
+def test_limits_up_to_their_bounds_are_kept(server: CalledServer, limits: dict[str, object]) -> None:
+    """They come back with the task."""
+    task = server.get(f"tasks/{server.created(limits=limits)}").json
+
+    assert task["limits"] == {"max_cost_usd": None, "deadline_s": None, "max_output_tokens": None} | limits
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("max_cost_usd", value) for value in (0, -1, 10_000.01, "1", True, int("9" * 400), [])]
+    + [("deadline_s", value) for value in (0, 0.5, 604_801, "1", {})]
+    + [("max_output_tokens", value) for value in (0, -1, 1_000_001, 1.5, "7", True, int("9" * 400))],
+)
+def test_a_limit_beyond_its_bounds_is_refused_by_name(server: CalledServer, name: str, value: object) -> None:
+    """No limit is rounded, converted or ignored."""
+    answer = server.post({"prompt": "Say hello.", "limits": {name: value}})
+
+    assert (answer.status, f"limits.{name}" in answer.detail) == (422, True)
+    assert answer.json["errors"][0]["pointer"] == f"/limits/{name}"
+
+
+@pytest.mark.parametrize(
+    "metadata", [{}, {"k" * 64: "v" * 512}, {f"k{n}": "" for n in range(16)}], ids=["none", "long", "sixteen"]
+)
+def test_metadata_up_to_its_bounds_comes_back(server: CalledServer, metadata: dict[str, str]) -> None:
+    """16 pairs; keys of 64 characters, values of 512."""
+    assert server.get(f"tasks/{server.created(metadata=metadata)}").json["metadata"] == metadata
+
+
+@pytest.mark.parametrize(
+    "metadata",
+    [
+        {f"k{n}": "" for n in range(17)},
+        {"k" * 65: "v"},
+        {"": "v"},
+        {"k": "v" * 513},
+        {"k": 1},
+        {"k": None},
+        {"k": {"deep": {"er": []}}},
+        {"k": "a\0b"},
+        {"a\0b": "v"},
+        [],
+        "k",
+        None,
+    ],
+    ids=repr,
+)
+def test_metadata_beyond_its_bounds_is_refused(server: CalledServer, metadata: object) -> None:
+    """Nothing is cut, converted or dropped."""
+    answer = server.post({"prompt": "Say hello.", "metadata": metadata})
+
+    assert (answer.status, "metadata" in answer.detail) == (422, True)
+
+
+def test_a_prompt_may_have_as_many_characters_as_are_set(tmp_path: Path) -> None:
+    """After trimming; a character is a code point, however many bytes its escapes take in the body."""
+    with called_server(tmp_path, prompt_max_chars=1_000) as server:
+        assert server.post({"prompt": "🌍" * 1_000}).status == 202
+        assert server.post({"prompt": " \n" * 1_000 + "x" * 1_000 + "\t" * 1_000}).status == 202
+
+        answer = server.post({"prompt": "x" * 1_001})
+        assert answer.status == 422
+        assert answer.detail == "The prompt has 1001 characters; at most 1000 are taken."
+
+
+def test_the_longest_prompt_fits_into_the_largest_body(server: CalledServer) -> None:
+    """200,000 characters, each as two escapes of six bytes, and sixteen full metadata beside them."""
+    metadata = {"\u0001" * 62 + f"{n:02}": "\u0001" * 512 for n in range(16)}
+    body = json.dumps({"prompt": "🌍" * 200_000, "metadata": metadata}).encode()
+
+    assert len(body) > 2_400_000
+    assert server.post(body).status == 202
+    assert server.post({"prompt": "x" * 200_001}).status == 422
+
+
+def test_white_space_round_a_prompt_is_no_part_of_it(server: CalledServer) -> None:
+    """What is inside stays."""
+    task_id = server.created(" \u2003\r\n two  words\t\n ")
+
+    assert server.store.get(TaskRef("local", task_id)).request.prompt == "two  words"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "é e\u0301",
+        "👩\u200d👩\u200d👧 🏴\U000e0067\U000e007f",
+        "\u202eright to left\u202c שלום",
+        "line\u2028paragraph\u2029",
+        "\ufffe\uffff\U0010ffff\ufffd\ufeff",
+        "\x01\x1b[31m\x7f\x85",
+        '"\\/\b\f\n\r\t',
+        "漢字 ひらがな ﷽",
+    ],
+)
+@pytest.mark.parametrize("escaped", [True, False])
+def test_legal_unicode_is_kept_to_the_byte(server: CalledServer, text: str, escaped: bool) -> None:
+    """No normalising, no replacing: in the prompt and in what comes back."""
+    prompt = f"a{text}z"
+    answer = server.post(json.dumps({"prompt": prompt, "metadata": {"k": text}}, ensure_ascii=escaped).encode())
+
+    task_id = answer.json["task_id"]
+    assert server.store.get(TaskRef("local", task_id)).request.prompt == prompt
+    assert server.get(f"tasks/{task_id}").json["metadata"] == {"k": text}

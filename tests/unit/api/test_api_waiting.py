@@ -1,0 +1,135 @@
+"""`Prefer: wait=N` (RFC 7240) and the advice when to look again."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import asgi
+import pytest
+from builders import NOW_MS, a_task
+from called_server import DOWN, CalledServer, FailingStore
+
+from llm_server.api import waiting
+from llm_server.orchestration.ports import Store
+
+
+def test_a_task_that_ends_in_time_is_answered_with_its_result(server: CalledServer) -> None:
+    """200, the granted wait, and no advice to come again."""
+    with server.working():
+        answer = server.post({"prompt": "Say hello."}, prefer="wait=20")
+
+    assert (answer.status, list(answer.json)) == (200, ["task_id", "status", "result", "error"])
+    assert (answer.json["status"], answer.json["error"]) == ("Completed", None)
+    assert answer.json["result"].startswith("No LLM is configured.")
+    assert answer.headers["preference-applied"] == "wait=20"
+    assert answer.headers["location"].endswith(answer.json["task_id"])
+    assert "retry-after" not in answer.headers
+
+
+def test_a_task_that_fails_in_time_is_answered_with_its_error(server: CalledServer) -> None:
+    """200 as well: the call succeeded, the task did not."""
+    with server.working():
+        body = {"prompt": "Say hello.", "mode": "Agent", "limits": {"deadline_s": 1}}
+        time.sleep(0)
+        answer = server.post(body, prefer="wait=20")
+
+    assert (answer.status, answer.headers["preference-applied"]) == (200, "wait=20")
+
+
+def test_after_the_wait_the_answer_is_the_usual_one(server: CalledServer) -> None:
+    """Nobody works on it: 202 after one second, not before."""
+    began_s = time.monotonic()
+
+    answer = server.post({"prompt": "Say hello."}, prefer="wait=1")
+
+    assert 1 <= time.monotonic() - began_s < 5
+    assert (answer.status, answer.json["status"], answer.headers["retry-after"]) == (202, "Queued", "1")
+    assert "preference-applied" not in answer.headers
+
+
+@pytest.mark.parametrize("prefer", ["wait=0", "wait", "wait=soon", "respond-async", ""])
+def test_without_a_wish_to_wait_the_answer_comes_at_once(server: CalledServer, prefer: str) -> None:
+    """A preference that is not understood is no error (RFC 7240, section 2)."""
+    answer = server.post({"prompt": "Say hello."}, prefer=prefer)
+
+    assert (answer.status, "preference-applied" in answer.headers) == (202, False)
+
+
+def test_several_prefer_lines_are_one_list(server: CalledServer) -> None:
+    """RFC 7240, section 2."""
+    headers = [*asgi.JSON.items(), ("prefer", "respond-async"), ("prefer", "wait=20")]
+    with server.working():
+        answer = server.call("POST", "tasks", headers=headers, parts=[b'{"prompt": "Say hello."}'])
+
+    assert answer.headers["preference-applied"] == "wait=20"
+
+
+def test_a_longer_wish_is_granted_in_part_and_says_so(server: CalledServer) -> None:
+    """25 s is what API Gateway leaves us."""
+    with server.working():
+        answer = server.post({"prompt": "Say hello."}, prefer="wait=9999")
+
+    assert (answer.status, answer.headers["preference-applied"]) == (200, "wait=25")
+
+
+def test_a_server_that_stops_keeps_nobody_waiting(server: CalledServer) -> None:
+    """The task is stored; the caller is sent away to look for it later."""
+    server.app.state.stopping = lambda: True
+    began_s = time.monotonic()
+
+    assert server.post({"prompt": "Say hello."}, prefer="wait=20").status == 202
+    assert time.monotonic() - began_s < 5
+
+
+@pytest.mark.parametrize("look", ["peek", "get"])
+def test_a_look_that_fails_is_no_reason_to_send_the_task_again(
+    server: CalledServer, server_on: Callable[[Store], CalledServer], look: str
+) -> None:
+    """The task is accepted, so 503 would be a lie: a caller who believes it pays twice."""
+    served = server_on(FailingStore(server.store, DOWN, look))
+
+    with server.working():
+        answer = served.post({"prompt": "Say hello."}, prefer="wait=1")
+
+    assert (answer.status, answer.json["status"]) == (202, "Queued")
+
+
+@pytest.mark.parametrize(
+    ("prefer", "wait_s"),
+    [
+        ("wait=7", 7),
+        ("WAIT=7", 7),
+        ('wait="7"', 7),
+        ("wait = 7", 7),
+        ("respond-async, wait=7", 7),
+        ("wait=7; strict, handling=lenient", 7),
+        ("wait=7, wait=9", 7),
+        ("wait=25", 25),
+        ("wait=26", 25),
+        ("wait=999999999", 25),
+        ("wait=0", 0),
+        ("", 0),
+        ("wait", 0),
+        ("wait=", 0),
+        ("wait=-1", 0),
+        ("wait=1.5", 0),
+        ("wait=7s", 0),
+        ("await=7", 0),
+        ("other; wait=7", 0),
+        ("wait=" + "9" * 100_000, 0),
+        ("wait" + " " * 100_000, 0),
+        ("," * 100_000, 0),
+    ],
+)
+def test_the_wait_is_read_from_the_preferences(prefer: str, wait_s: int) -> None:
+    """The first one counts; at most 25 s; anything else is no wish."""
+    assert waiting.wished_s(prefer) == wait_s
+
+
+@pytest.mark.parametrize(
+    ("age_ms", "retry_s"), [(-60_000, 1), (0, 1), (1_999, 1), (2_000, 2), (29_999, 29), (30_000, 30), (3_600_000, 30)]
+)
+def test_the_older_a_task_the_rarer_the_polls(age_ms: int, retry_s: int) -> None:
+    """From 1 s to 30 s, also under a clock that was set back."""
+    assert waiting.retry_after_s(a_task(created_ms=NOW_MS), NOW_MS + age_ms) == retry_s
