@@ -74,5 +74,8 @@ def call(
             answer.headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in message["headers"]}
         answer.body += message.get("body", b"")
 
-    asyncio.run(app(scope, receive, send))
+    async def run() -> None:
+        await app(scope, receive, send)
+
+    asyncio.run(run())
     return answer

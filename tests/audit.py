@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import fields
 
 from llm_server.orchestration.metrics import Counters
 from llm_server.orchestration.ports import Store
+from llm_server.orchestration.receipts import Receipt
 from llm_server.orchestration.task import Snapshot, Status, TaskRef
 
 
@@ -33,11 +35,15 @@ def recounted(snapshots: Iterable[Snapshot]) -> Counters:
     )
 
 
-def audit(store: Store, refs: Iterable[TaskRef]) -> None:
-    """Fail unless the store's counters agree with its tasks, `refs` being all of them."""
+def audit(store: Store, refs: Iterable[TaskRef], *, before: Counters | None = None) -> None:
+    """Fail unless the store's counters agree with its tasks.
+
+    `refs` are all of its tasks, or all that came since its counters were `before`.
+    """
     snapshots = [store.get(ref) for ref in refs]
 
-    assert store.overview()[0] == recounted(snapshots)
+    assert store.overview()[0] == (before or Counters()) + recounted(snapshots)
     for snapshot in snapshots:
-        assert snapshot.task.receipt.cost_microusd == sum(a.cost_microusd or 0 for a in snapshot.attempts)
+        counted = recounted([snapshot])
+        assert snapshot.task.receipt == Receipt(**{f.name: getattr(counted, f.name) for f in fields(Receipt)})
         assert (snapshot.result is not None) == (snapshot.task.status is Status.COMPLETED)

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import asgi
 from fastapi import FastAPI
 
+import asgi
 from llm_server import wiring
 from llm_server.api.app import create_app
 from llm_server.orchestration.errors import StorageUnavailable

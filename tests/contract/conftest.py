@@ -5,18 +5,18 @@ from __future__ import annotations
 import json
 import random
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from aws_emulators import Substrate
-from llm_server.orchestration.ports import Queue, Store
+from llm_server.orchestration.ports import Store
 from llm_server.storage.dynamodb import DynamoStore
 from llm_server.storage.sqlite import SqliteStore
 from llm_server.storage.sqlite_queue import SqliteQueue
 from llm_server.storage.sqs import SqsQueue
+from queue_ends import Mailbox
 
 
 def dynamo_store(on: Substrate) -> DynamoStore:
@@ -45,14 +45,6 @@ def store(request: pytest.FixtureRequest) -> Store:
     """Each store in turn, empty."""
     found: Store = request.getfixturevalue(f"{request.param}_store")
     return found
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Mailbox:
-    """A queue and the other end of it: `receive` gives the body of a message, None when there is none yet."""
-
-    queue: Queue
-    receive: Callable[[], str | None]
 
 
 @pytest.fixture

@@ -70,19 +70,28 @@ def test_adding_a_task_again_changes_nothing(store: Store) -> None:
     assert store.overview()[0] == Counters(total=1, active=1)
 
 
-@pytest.mark.parametrize(
-    "task_id",
-    ["unknown", "known#REQ", "", "x" * 5_000, "\N{OLD ITALIC LETTER A}", "nul\0", "\ud800", "known'--", "KNOWN"],
-    ids=ascii,
-)
-def test_an_unknown_task_is_not_found(store: Store, task_id: str) -> None:
+STRANGE_IDS = [
+    "unknown",
+    "known#REQ",
+    "",
+    "x" * 5_000,
+    "\N{OLD ITALIC LETTER A}",
+    "nul\0",
+    "\ud800",
+    "known'--",
+    "KNOWN",
+]
+
+
+def test_an_unknown_task_is_not_found(store: Store) -> None:
     """Whatever a stranger asks for: an id that fits no key is an unknown one too."""
     added(store, a_task("known"))
 
-    with pytest.raises(TaskNotFound):
-        store.get(TaskRef("local", task_id))
-    with pytest.raises(TaskNotFound):
-        store.peek(TaskRef("local", task_id))
+    for task_id in STRANGE_IDS:
+        with pytest.raises(TaskNotFound):
+            store.get(TaskRef("local", task_id))
+        with pytest.raises(TaskNotFound):
+            store.peek(TaskRef("local", task_id))
 
 
 def test_another_tenant_does_not_find_the_task(store: Store) -> None:

@@ -72,7 +72,14 @@ def test_every_transition_of_a_plan_is_counted(store: Store) -> None:
 
 @pytest.mark.parametrize(
     "attempts",
-    [(), (an_attempt(),), (LOCAL,), (UNPRICED,), (a_failed_attempt(),), (a_failed_attempt(), UNPRICED, LOCAL, an_attempt())],
+    [
+        (),
+        (an_attempt(),),
+        (LOCAL,),
+        (UNPRICED,),
+        (a_failed_attempt(),),
+        (a_failed_attempt(), UNPRICED, LOCAL, an_attempt()),
+    ],
     ids=["none", "api", "local", "unpriced", "failed", "all"],
 )
 def test_a_failed_task_counts_its_calls(store: Store, attempts: tuple[Attempt, ...]) -> None:
@@ -121,7 +128,9 @@ def test_spending_is_kept_by_tenant_and_utc_day(store: Store) -> None:
             store.save(before, after, output)
             before = after
 
-    spent = {(tenant, day): store.spent_microusd(tenant, day) for tenant in "abc" for day in ("2025-10-09", "2025-10-10")}
+    spent = {
+        (tenant, day): store.spent_microusd(tenant, day) for tenant in "abc" for day in ("2025-10-09", "2025-10-10")
+    }
 
     assert {key: value for key, value in spent.items() if value} == {
         ("a", "2025-10-09"): 11,

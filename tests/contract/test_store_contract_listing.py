@@ -46,17 +46,17 @@ def test_a_list_shows_each_task_s_state(store: Store) -> None:
     assert store.page("local", size=10, token="", status=None, role=None) == Page([claimed(task)], "")
 
 
-@pytest.mark.parametrize("size", [1, 2, 3, 5, 6, 7, 100])
-def test_a_list_is_newest_first_over_all_its_pages(store: Store, size: int) -> None:
+def test_a_list_is_newest_first_over_all_its_pages(store: Store) -> None:
     """Two were made in the same millisecond: both are listed, whatever page ends between them."""
     for n, at_ms in enumerate([5, 1, 3, 3, 2, 4]):
         added(store, a_task(f"t{n}", created_ms=NOW_MS + at_ms))
 
-    listed = list(pages(store, size=size))
+    for size in (1, 2, 3, 5, 6, 7, 100):
+        listed = list(pages(store, size=size))
 
-    assert ids(*listed) == ["t0", "t5", "t3", "t2", "t4", "t1"]
-    assert all(len(page.tasks) == size for page in listed[:-1])
-    assert len(listed[-1].tasks) > 0
+        assert ids(*listed) == ["t0", "t5", "t3", "t2", "t4", "t1"]
+        assert all(len(page.tasks) == size for page in listed[:-1])
+        assert len(listed[-1].tasks) > 0
 
 
 def test_a_task_that_comes_meanwhile_moves_no_page(store: Store) -> None:
@@ -99,28 +99,28 @@ def test_tenants_never_see_each_other_s_tasks(store: Store) -> None:
     assert ids(*pages(store, size=2, tenant="b")) == []
 
 
-@pytest.mark.parametrize(
-    "token",
-    [
-        "x",
-        "zz",
-        "00",
-        "ff",
-        "é",
-        "1",
-        "NaN",
-        b"000001760000000".hex(),
-        b"000001760000000#".hex(),
-        b"1760000000#t1".hex(),
-        b"00000176000000x#t1".hex(),
-        "²²²²²²²²²²²²²²²#t1".encode().hex(),
-        b"000001760000000#t1".hex() + "0",
-    ],
-)
-def test_a_token_that_is_none_of_ours_is_refused(store: Store, token: str) -> None:
-    with pytest.raises(InvalidInput) as refused:
-        store.page("local", size=10, token=token, status=None, role=None)
-    assert refused.value.field == "page_token"
+FOREIGN_TOKENS = [
+    "x",
+    "zz",
+    "00",
+    "ff",
+    "é",
+    "1",
+    "NaN",
+    b"000001760000000".hex(),
+    b"000001760000000#".hex(),
+    b"1760000000#t1".hex(),
+    b"00000176000000x#t1".hex(),
+    "²²²²²²²²²²²²²²²#t1".encode().hex(),
+    b"000001760000000#t1".hex() + "0",
+]
+
+
+def test_a_token_that_is_none_of_ours_is_refused(store: Store) -> None:
+    for token in FOREIGN_TOKENS:
+        with pytest.raises(InvalidInput) as refused:
+            store.page("local", size=10, token=token, status=None, role=None)
+        assert refused.value.field == "page_token"
 
 
 def test_a_long_list_is_read_to_its_end(store: Store) -> None:

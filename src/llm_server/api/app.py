@@ -26,6 +26,7 @@ def create_app(service: Service, new_id: Callable[[], str]) -> FastAPI:
         docs_url=f"{PREFIX}/docs",
         redoc_url=None,
         redirect_slashes=False,
+        generate_unique_id_function=lambda route: route.name,
     )
     app.state.service = service
     app.state.body_most_bytes = service.prompt_max_chars * JSON_BYTES_PER_CHAR + BODY_REST_BYTES

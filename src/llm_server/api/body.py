@@ -58,6 +58,8 @@ def parse(body: bytes) -> Any:
     """
     try:
         text = body.decode()
+        if text.startswith("\ufeff"):
+            raise HTTPException(400, "The body begins with a byte order mark; leave it out.")
         value = json.loads(
             text, parse_constant=_not_a_number, parse_float=_finite, object_pairs_hook=_without_duplicates
         )

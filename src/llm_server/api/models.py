@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
 
 from llm_server.orchestration import service
 from llm_server.orchestration.task import Limits, Mode
@@ -14,6 +14,14 @@ NO_NUL = r"^[^\x00]*$"
 NOT_BLANK_NO_NUL = r"^[^\x00]*[^\s\x00][^\x00]*$"
 MetadataKey = Annotated[str, StringConstraints(min_length=1, max_length=64, pattern=NO_NUL)]
 MetadataValue = Annotated[str, StringConstraints(max_length=512, pattern=NO_NUL)]
+
+
+def _whole(value: object) -> object:
+    """JSON has one kind of number: 7.0 is the integer 7 (JSON Schema 2020-12, 4.2.3)."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+OutputTokens = Annotated[int, Field(ge=1, le=1_000_000), BeforeValidator(_whole)]
 
 
 class _Model(BaseModel):
@@ -29,7 +37,7 @@ class NewLimits(_Model):
     deadline_s: float | None = Field(
         default=None, ge=1, le=604_800, description="Seconds from acceptance; then the task fails."
     )
-    max_output_tokens: int | None = Field(default=None, ge=1, le=1_000_000, description="For each engine call.")
+    max_output_tokens: OutputTokens | None = Field(default=None, description="For each engine call.")
 
 
 class NewTask(_Model):

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Header, Query, Request, Response
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel
+from pydantic.json_schema import SkipJsonSchema
 
 from llm_server import __version__
 from llm_server.api import models, views, waiting
@@ -74,17 +75,11 @@ async def _ref(task_id: str, tenant: Annotated[str, Depends(_tenant)]) -> TaskRe
     return TaskRef(tenant, task_id)
 
 
-async def _wait_s(
-    request: Request,
-    prefer: Annotated[str | None, Header(description="wait=N: hold the answer up to N seconds (at most 25).")] = None,  # noqa: ARG001 - for the document; several such lines are one list (RFC 7240, section 2)
-) -> int:
-    return waiting.wished_s(",".join(request.headers.getlist("prefer")))
-
-
 Service = Annotated[core.Service, Depends(_service)]
 Tenant = Annotated[str, Depends(_tenant)]
 Ref = Annotated[TaskRef, Depends(_ref)]
-WaitS = Annotated[int, Depends(_wait_s)]
+HeaderList = list[str] | SkipJsonSchema[None]
+"""Several lines of a header are one list, as several words of one line are (RFC 9110, 5.3)."""
 
 
 @router.post(
@@ -98,13 +93,14 @@ async def create_task(
     new: models.NewTask,
     service: Service,
     tenant: Tenant,
-    wait_s: WaitS,
     dry_run: Annotated[bool, Query(description="Only decide how it would be done.")] = False,
+    prefer: Annotated[HeaderList, Header(description="wait=N: hold the answer up to N seconds (at most 25).")] = None,
 ) -> Response:
     """Accept a task: it is stored and queued before the answer is sent."""
     if dry_run:
         return _json(views.decision(service.decide(new.to_domain())))
     task = service.submit(tenant, new.to_domain())
+    wait_s = waiting.wished_s(",".join(prefer or ()))
     location = {"Location": f"{PREFIX}/tasks/{task.task_id}"}
     ended = await waiting.until_final(service, task.ref, wait_s, request.app.state.stopping)
     if ended is None:
@@ -133,12 +129,12 @@ async def list_tasks(
 async def get_task(
     ref: Ref,
     service: Service,
-    if_none_match: Annotated[str | None, Header()] = None,
+    if_none_match: Annotated[HeaderList, Header()] = None,
 ) -> Response:
     """Read everything about a task."""
     snapshot = service.get(ref)
     headers = _freshness(snapshot, service.now_ms())
-    if _matches(if_none_match, headers["ETag"]):
+    if _matches(",".join(if_none_match or ()), headers["ETag"]):
         return Response(status_code=304, headers=headers)
     return _json(views.detail(snapshot), headers=headers)
 
@@ -178,7 +174,7 @@ def _freshness(snapshot: Snapshot, now_ms: int) -> dict[str, str]:
     return headers
 
 
-def _matches(if_none_match: str | None, etag: str) -> bool:
+def _matches(if_none_match: str, etag: str) -> bool:
     """RFC 9110 section 13.1.2, weak comparison."""
-    tags = [tag.strip().removeprefix("W/") for tag in (if_none_match or "").split(",")]
+    tags = [tag.strip().removeprefix("W/") for tag in if_none_match.split(",")]
     return etag in tags or "*" in tags

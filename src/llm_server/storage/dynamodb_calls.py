@@ -12,7 +12,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from llm_server.orchestration.errors import StorageUnavailable
 
 TRIES = 12
-_PASSING = {"TransactionConflict", "ThrottlingError", "ProvisionedThroughputExceeded", "None"}
+_PASSING = {"TransactionConflict", "ThrottlingError", "ProvisionedThroughputExceeded"}
 
 
 class ConditionFailed(Exception):
@@ -61,9 +61,9 @@ def _meaning(error: ClientError) -> Exception:
     if code in ("TransactionConflictException", "TransactionInProgressException"):
         return _Conflict("The database is busy; try again.")
     if code == "TransactionCanceledException":
-        reasons = {reason.get("Code", "None") for reason in error.response.get("CancellationReasons", [])}
+        reasons = {reason.get("Code", "None") for reason in error.response.get("CancellationReasons", [])} - {"None"}
         if "ConditionalCheckFailed" in reasons:
             return ConditionFailed()
-        if reasons <= _PASSING and reasons != {"None"}:
+        if reasons and reasons <= _PASSING:
             return _Conflict("The database is busy; try again.")
     return StorageUnavailable("The database does not answer; try again.")

@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from called_server import CalledServer, called_server
 
+from called_server import CalledServer, called_server
 from llm_server.orchestration.ports import Store
 
 

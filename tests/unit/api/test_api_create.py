@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 
 import pytest
-from called_server import CalledServer, called_server
 
+from called_server import CalledServer, called_server
 from llm_server.orchestration.task import TaskRef
 
 
@@ -122,11 +122,21 @@ def test_limits_up_to_their_bounds_are_kept(server: CalledServer, limits: dict[s
     assert task["limits"] == {"max_cost_usd": None, "deadline_s": None, "max_output_tokens": None} | limits
 
 
+def test_a_whole_number_may_be_written_with_a_point(server: CalledServer) -> None:
+    """JSON knows one kind of number."""
+    limits = server.get(f"tasks/{server.created(limits={'max_output_tokens': 7.0})}").json["limits"]
+
+    assert repr(limits["max_output_tokens"]) == "7"
+
+
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("max_cost_usd", value) for value in (0, -1, 10_000.01, "1", True, int("9" * 400), [])]
-    + [("deadline_s", value) for value in (0, 0.5, 604_801, "1", {})]
-    + [("max_output_tokens", value) for value in (0, -1, 1_000_001, 1.5, "7", True, int("9" * 400))],
+    [
+        *(("max_cost_usd", value) for value in (0, -1, 10_000.01, "1", True, int("9" * 400))),
+        *(("deadline_s", value) for value in (0, 0.5, 604_801, "1", True)),
+        *(("max_output_tokens", value) for value in (0, -1, 1_000_001, 1.5, "7", True, int("9" * 400))),
+        ("deadline_s", []),
+    ],
 )
 def test_a_limit_beyond_its_bounds_is_refused_by_name(server: CalledServer, name: str, value: object) -> None:
     """No limit is rounded, converted or ignored."""

@@ -1,0 +1,286 @@
+"""What the DynamoDB store costs and how it bears DynamoDB's faults, seen on the wire."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from audit import audit
+from aws_emulators import Substrate
+from builders import LEASE_MS, NOW_MS, SWEEP_MS, a_request, a_task, an_attempt, an_output, claimed
+from dynamodb_wire import Wire, recording, size
+from llm_server.orchestration.errors import StorageUnavailable, TaskLost, TaskNotFound
+from llm_server.orchestration.metrics import Counters
+from llm_server.orchestration.ports import Due, EngineState
+from llm_server.orchestration.task import Mode, Output, Task, TaskRef
+from llm_server.storage import dynamodb_items as items
+from llm_server.storage.dynamodb import DynamoStore
+
+UUID = "01979f5e-7a3c-7b21-9c4d-5e6f708192a3"
+CONFLICT = ("None", "TransactionConflict")
+
+
+@pytest.fixture
+def store(moto_store: DynamoStore) -> DynamoStore:
+    return moto_store
+
+
+@pytest.fixture
+def wire(moto_substrate: Substrate) -> Iterator[Wire]:
+    with recording(moto_substrate.dynamodb) as wire:
+        yield wire
+
+
+def chat_task(store: DynamoStore, prompt: str, answer: Output) -> Task:
+    """A Chat task from its submission to its answer, as the service carries it out."""
+    task = a_task(UUID)
+    store.add(task, a_request(prompt))
+    snapshot = store.get(task.ref)
+    processing = claimed(snapshot.task, owner=UUID)
+    store.save(snapshot.task, processing)
+    store.keep(task.ref, answer)
+    completed = processing.completed(answer)
+    store.save(processing, completed)
+    return completed
+
+
+def added(store: DynamoStore, task: Task) -> Task:
+    store.add(task, a_request())
+    return task
+
+
+def test_a_chat_task_is_two_calls_to_submit_and_four_to_do(store: DynamoStore, wire: Wire) -> None:
+    chat_task(store, "Say hello.", an_output())
+
+    assert [call.operation for call in wire.calls] == [
+        "PutItem",
+        "TransactWriteItems",
+        "Query",
+        "TransactWriteItems",
+        "PutItem",
+        "TransactWriteItems",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("prompt_bytes", "answer_bytes", "cost_microusd", "units"),
+    [(500, 1_500, 0, 18), (500, 1_500, 300, 20), (2_000, 4_000, 0, 23), (2_000, 4_000, 300, 25)],
+)
+def test_what_a_chat_task_costs_in_write_units(
+    store: DynamoStore, wire: Wire, prompt_bytes: int, answer_bytes: int, cost_microusd: int, units: int
+) -> None:
+    """Two of them only for a call that cost money: what its tenant has spent."""
+    attempt = an_attempt(cost_microusd=cost_microusd)
+
+    chat_task(store, "p" * prompt_bytes, an_output(text="a" * answer_bytes, attempts=(attempt,)))
+
+    assert wire.write_units() == units
+
+
+def test_a_state_is_smaller_than_one_write_unit(store: DynamoStore, wire: Wire) -> None:
+    """Also with long names and large figures."""
+    task = a_task(UUID, tenant="t" * 40, role="Fast-Coder-Agent", profile="Productivity", mode=Mode.PLAN)
+    attempt = an_attempt(tokens_in=10**7, tokens_out=10**7, duration_ms=10**7, cost_microusd=10**9, engine="e" * 40)
+    plan, answer = an_output("PLAN", "{}", attempts=(attempt,) * 50), an_output(attempts=(attempt,) * 50)
+    processing = claimed(task, owner="w" * 40)
+    store.add(task, a_request())
+    store.save(task, processing)
+    store.save(processing, processing.progressed(plan), plan)
+    store.save(processing.progressed(plan), processing.progressed(plan).completed(answer))
+
+    states = [item for call in wire.calls for item in call.puts if item["sk"] == {"S": "STATE"}]
+    assert len(states) == 4
+    assert max(size(item) for item in states) < 1_024
+
+
+def test_a_prompt_is_written_outside_the_transaction(store: DynamoStore, wire: Wire) -> None:
+    """Inside it would cost double."""
+    chat_task(store, "The prompt.", an_output(text="The answer."))
+
+    transactions = [call for call in wire.calls if call.operation == "TransactWriteItems"]
+    assert len(transactions) == 3
+    assert not any("The prompt." in str(call) or "The answer." in str(call) for call in transactions)
+
+
+def test_metrics_are_one_batch_get(store: DynamoStore, wire: Wire) -> None:
+    chat_task(store, "Say hello.", an_output())
+    wire.calls.clear()
+
+    store.overview()
+
+    assert [call.operation for call in wire.calls] == ["BatchGetItem"]
+
+
+def test_nothing_ever_scans_or_changes_the_table(store: DynamoStore, wire: Wire) -> None:
+    task = chat_task(store, "Say hello.", an_output())
+    store.page("local", size=10, token="", status=None, role=None)
+    store.postpone(Due(task.ref, NOW_MS), NOW_MS)
+    store.save_engine_state("gpt", EngineState())
+    store.due(NOW_MS, 10)
+    store.peek(task.ref)
+    store.spent_microusd("local", "2025-10-09")
+    store.engine_states()
+    store.overview()
+
+    assert set(wire.operations) == {
+        "PutItem", "UpdateItem", "TransactWriteItems", "GetItem", "BatchGetItem", "Query",
+    }  # fmt: skip
+
+
+def test_counters_are_spread_over_their_shards(moto_substrate: Substrate, wire: Wire) -> None:
+    shards = iter([0, 1, 2, 0])
+    store = DynamoStore(
+        moto_substrate.dynamodb, moto_substrate.table, draw=lambda n: next(shards) % n, counter_shards=3
+    )
+
+    for _ in range(4):
+        added(store, a_task())
+
+    updates = [write["Update"] for call in wire.calls for write in call.arguments.get("TransactItems", [])[1:]]
+    assert [update["Key"]["pk"]["S"] for update in updates] == ["CTR#0", "CTR#1", "CTR#2", "CTR#0"]
+    assert store.overview()[0] == Counters(total=4, queued=4)
+
+
+def test_what_a_tenant_spent_is_forgotten_after_40_days(moto_substrate: Substrate, store: DynamoStore) -> None:
+    chat_task(store, "Say hello.", an_output())
+
+    key = {"pk": {"S": "USE#local"}, "sk": {"S": "2025-10-09"}}
+    item = moto_substrate.dynamodb.get_item(TableName=moto_substrate.table, Key=key)["Item"]
+    assert item["ttl"] == {"N": str((NOW_MS + 2_000) // 1000 + 40 * 24 * 3600)}
+
+
+@pytest.mark.parametrize("code", ["TransactionCanceledException", "TransactionInProgressException"])
+def test_a_transaction_that_collides_is_tried_again(store: DynamoStore, wire: Wire, code: str) -> None:
+    task = added(store, a_task())
+    wire.refuse("TransactWriteItems", code, reasons=CONFLICT, times=3)
+
+    store.save(task, claimed(task))
+
+    assert store.peek(task.ref) == claimed(task)
+    audit(store, [task.ref])
+
+
+def test_a_single_write_that_collides_with_a_transaction_is_tried_again(store: DynamoStore, wire: Wire) -> None:
+    """A sweep moves the task's due time on while its worker saves."""
+    task = added(store, a_task())
+    for operation in ("UpdateItem", "PutItem"):
+        wire.refuse(operation, "TransactionConflictException", times=2)
+
+    assert store.postpone(Due(task.ref, NOW_MS + SWEEP_MS), NOW_MS + LEASE_MS)
+    store.keep(task.ref, an_output())
+
+    assert store.get(task.ref).outputs == {"RES#1": an_output()}
+
+
+def test_collisions_without_end_are_an_unavailable_store(store: DynamoStore, wire: Wire) -> None:
+    task = added(store, a_task())
+    wire.refuse("TransactWriteItems", "TransactionCanceledException", reasons=CONFLICT, times=12)
+
+    with pytest.raises(StorageUnavailable):
+        store.save(task, claimed(task))
+    assert store.peek(task.ref) == task
+
+
+@pytest.mark.parametrize(
+    ("code", "reasons"),
+    [
+        ("ProvisionedThroughputExceededException", ()),
+        ("ThrottlingException", ()),
+        ("InternalServerError", ()),
+        ("TransactionCanceledException", ("ValidationError", "None")),
+        ("TransactionCanceledException", ("None", "None")),
+        ("TransactionCanceledException", ()),
+        ("ResourceNotFoundException", ()),
+    ],
+)
+def test_any_other_refusal_is_an_unavailable_store(
+    store: DynamoStore, wire: Wire, code: str, reasons: tuple[str, ...]
+) -> None:
+    task = added(store, a_task())
+    wire.refuse("TransactWriteItems", code, reasons=reasons)
+
+    with pytest.raises(StorageUnavailable):
+        store.save(task, claimed(task))
+    assert store.peek(task.ref) == task
+    audit(store, [task.ref])
+
+
+@pytest.mark.parametrize("operation", ["PutItem", "TransactWriteItems"])
+def test_a_submission_whose_reply_was_lost_can_be_repeated(store: DynamoStore, wire: Wire, operation: str) -> None:
+    task = a_task()
+    wire.lose_reply(operation)
+
+    with pytest.raises(StorageUnavailable):
+        store.add(task, a_request())
+    store.add(task, a_request())
+
+    assert store.get(task.ref).task == task
+    audit(store, [task.ref])
+
+
+def test_a_save_whose_reply_was_lost_is_found_by_reading(store: DynamoStore, wire: Wire) -> None:
+    """Repeated, it is neither taken for another worker's write nor counted twice."""
+    task = added(store, a_task())
+    wire.lose_reply("TransactWriteItems")
+
+    with pytest.raises(StorageUnavailable):
+        store.save(task, claimed(task))
+    store.save(task, claimed(task))
+
+    audit(store, [task.ref])
+
+
+def test_a_save_is_lost_when_another_came_between_a_collision_and_the_next_try(store: DynamoStore, wire: Wire) -> None:
+    task = added(store, a_task())
+    wire.refuse("TransactWriteItems", "TransactionCanceledException", reasons=CONFLICT)
+    wire.meanwhile("TransactWriteItems", lambda: store.save(task, claimed(task, owner="w2")))
+
+    with pytest.raises(TaskLost):
+        store.save(task, claimed(task, owner="w1"))
+    assert store.peek(task.ref).owner == "w2"
+    audit(store, [task.ref])
+
+
+def test_an_unreachable_database_is_an_unavailable_store(store: DynamoStore, wire: Wire) -> None:
+    ref = added(store, a_task()).ref
+    reads: dict[str, Callable[[], object]] = {
+        "Query": lambda: store.get(ref),
+        "GetItem": lambda: store.peek(ref),
+        "BatchGetItem": store.overview,
+        "UpdateItem": lambda: store.save_engine_state("gpt", EngineState()),
+    }
+    for operation, call in reads.items():
+        wire.lose_reply(operation)
+        with pytest.raises(StorageUnavailable):
+            call()
+
+
+def test_an_id_that_fits_no_key_is_not_even_asked_for(store: DynamoStore, wire: Wire) -> None:
+    """DynamoDB would call the request invalid, and that reads like a fault of ours."""
+    with pytest.raises(TaskNotFound):
+        store.get(TaskRef("local", "x" * 2_000))
+
+    assert wire.calls == []
+
+
+@pytest.mark.parametrize("around", range(-5, 6))
+def test_a_text_is_split_between_characters(around: int) -> None:
+    """Wherever the border of a part falls in a character of one to four bytes."""
+    ref = TaskRef("local", "t1")
+    for character in ("a", "é", "€", "\N{MUSICAL SYMBOL G CLEF}"):
+        text = "a" * (items.PART_BYTES + around) + character * 3 + "b" * items.PART_BYTES
+
+        head, parts = items.split(ref, "RES#1", text)
+
+        rows = {row["sk"]["S"]: row for row in (head, *parts)}
+        assert items.joined(rows, "RES#1") == text
+        assert len(rows) == len(parts) + 1
+        assert all(size(row) < 400 * 1024 for row in rows.values())
+
+
+def test_a_text_of_one_part_is_one_item() -> None:
+    head, parts = items.split(TaskRef("local", "t1"), "RES#1", "a" * items.PART_BYTES)
+
+    assert parts == []
+    assert "parts" not in head

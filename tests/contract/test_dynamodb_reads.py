@@ -1,0 +1,131 @@
+"""How the DynamoDB store reads what one answer does not hold: pages, unprocessed keys, changes in between."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, cast
+
+import pytest
+
+from aws_emulators import Substrate
+from builders import NOW_MS, a_request, a_task, an_output, claimed
+from dynamodb_wire import Wire, recording
+from llm_server.orchestration.errors import StorageUnavailable
+from llm_server.orchestration.metrics import Counters
+from llm_server.orchestration.ports import EngineState
+from llm_server.orchestration.task import Snapshot, Status
+from llm_server.storage.dynamodb import DynamoStore
+
+
+class StingyDynamo:
+    """A client whose batch reads answer at most `most` of the keys they were asked for, and leave the others."""
+
+    def __init__(self, client: Any, *, most: int) -> None:
+        self._client = client
+        self.most = most
+        self.asked: list[int] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._client, name)
+
+    def batch_get_item(self, *, RequestItems: Mapping[str, Any]) -> Any:
+        ((table, wanted),) = RequestItems.items()
+        keys = wanted["Keys"]
+        self.asked.append(len(keys))
+        answer: dict[str, Any] = {"Responses": {}}
+        if self.most:
+            answer = self._client.batch_get_item(RequestItems={table: {"Keys": keys[: self.most]}})
+        left = keys[self.most :]
+        return answer | {"UnprocessedKeys": {table: {"Keys": left}} if left else {}}
+
+
+@pytest.fixture
+def stingy(moto_substrate: Substrate) -> StingyDynamo:
+    return StingyDynamo(moto_substrate.dynamodb, most=7)
+
+
+@pytest.fixture
+def wire(moto_substrate: Substrate) -> Iterator[Wire]:
+    with recording(moto_substrate.dynamodb) as wire:
+        yield wire
+
+
+def over(client: StingyDynamo, table: str) -> DynamoStore:
+    return DynamoStore(cast("Any", client), table, draw=lambda n: 0)
+
+
+def test_counters_that_were_not_read_at_once_are_asked_for_again(
+    moto_substrate: Substrate, moto_store: DynamoStore, stingy: StingyDynamo
+) -> None:
+    for _ in range(20):
+        moto_store.add(a_task(), a_request())
+    moto_store.save_engine_state("gpt", EngineState(failures=1))
+
+    counters, engines = over(stingy, moto_substrate.table).overview()
+
+    assert counters == Counters(total=20, queued=20)
+    assert engines == {"gpt": EngineState(failures=1)}
+    assert stingy.asked == [17, 10, 3]
+
+
+def test_tasks_that_were_not_read_at_once_are_listed_in_order(
+    moto_substrate: Substrate, moto_store: DynamoStore, stingy: StingyDynamo
+) -> None:
+    for n in range(10):
+        moto_store.add(a_task(f"t{n}", created_ms=NOW_MS + n), a_request())
+
+    page = over(stingy, moto_substrate.table).page("local", size=10, token="", status=None, role=None)
+
+    assert [task.task_id for task in page.tasks] == [f"t{n}" for n in reversed(range(10))]
+
+
+def test_a_batch_that_is_never_read_is_an_unavailable_store(moto_substrate: Substrate, stingy: StingyDynamo) -> None:
+    stingy.most = 0
+
+    with pytest.raises(StorageUnavailable):
+        over(stingy, moto_substrate.table).overview()
+
+
+def test_a_task_of_more_than_1_mb_is_read_page_by_page(moto_store: DynamoStore, wire: Wire) -> None:
+    task, answer = a_task(), an_output(text="a" * 2_500_000)
+    moto_store.add(task, a_request("p" * 200_000))
+    moto_store.keep(task.ref, answer)
+    wire.calls.clear()
+
+    snapshot = moto_store.get(task.ref)
+
+    assert snapshot == Snapshot(task=task, request=a_request("p" * 200_000), outputs={"RES#1": answer})
+    assert wire.operations["Query"] >= 3
+
+
+def test_a_task_that_is_completed_while_it_is_read_has_its_answer(moto_store: DynamoStore, wire: Wire) -> None:
+    """Where the answer would stand was read before there was one, the state after it was Completed."""
+    task, answer = a_task(fence=9), an_output("RES#10")
+    processing = claimed(task)
+    moto_store.add(task, a_request())
+    moto_store.save(task, processing)
+    moto_store.keep(task.ref, an_output("RES#9", "z" * 1_500_000))  # a zombie's, so long that reading takes a page more
+
+    def complete() -> None:
+        moto_store.keep(task.ref, answer)
+        moto_store.save(processing, processing.completed(answer))
+
+    wire.meanwhile("Query", complete, calls_later=1)
+
+    snapshot = moto_store.get(task.ref)
+
+    assert (snapshot.task.status, snapshot.result) == (Status.COMPLETED, "Hello.")
+
+
+def test_a_narrowed_list_gives_up_for_now_after_ten_rounds(moto_store: DynamoStore, wire: Wire) -> None:
+    """One call must not read a tenant's whole history; the token goes on where it stopped."""
+    moto_store.add(a_task("oldest", created_ms=NOW_MS - 1, role="Architect-Agent"), a_request())
+    for n in range(25):
+        moto_store.add(a_task(f"t{n}", created_ms=NOW_MS + n), a_request())
+    wire.calls.clear()
+
+    first = moto_store.page("local", size=1, token="", status=None, role="Architect-Agent")
+
+    assert (first.tasks, wire.operations["Query"]) == ([], 10)
+    second = moto_store.page("local", size=1, token=first.next_token, status=None, role="Architect-Agent")
+    assert ([task.task_id for task in second.tasks], second.next_token) == (["oldest"], "")

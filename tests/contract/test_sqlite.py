@@ -1,0 +1,207 @@
+"""What the embedded store promises beyond the contract: one process, no lost write, a file that always opens."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+import pytest
+
+from audit import audit
+from builders import LEASE_MS, NOW_MS, SWEEP_MS, a_failure, a_request, a_task, an_output, claimed
+from llm_server.orchestration.errors import ConfigurationError, StorageUnavailable, TaskLost
+from llm_server.orchestration.task import Mode, Status, TaskRef
+from llm_server.storage.sqlite import SqliteStore
+from llm_server.storage.sqlite_file import OnlyProcess
+
+HOLDER = """
+import sys
+from pathlib import Path
+from llm_server.storage.sqlite_file import OnlyProcess
+only = OnlyProcess(Path(sys.argv[1]))
+print("held", flush=True)
+sys.stdin.read()
+"""
+
+
+@contextmanager
+def a_process_that_holds(path: Path) -> Iterator[subprocess.Popen[str]]:
+    """Another Python that has the database."""
+    command = [sys.executable, "-c", HOLDER, str(path)]
+    source = str(Path(__file__).parents[2] / "src")
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env={"PYTHONPATH": source}
+    ) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "held\n"
+        yield holder
+        holder.kill()
+
+
+def test_a_database_belongs_to_one_process(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "tasks.db"
+
+    with a_process_that_holds(path), pytest.raises(ConfigurationError, match="in use by another server"):
+        OnlyProcess(path)
+
+
+def test_a_killed_process_lets_go_of_its_database(tmp_path: Path) -> None:
+    path = tmp_path / "tasks.db"
+    with a_process_that_holds(path) as holder:
+        holder.send_signal(signal.SIGKILL)
+        holder.wait()
+
+        OnlyProcess(path).release()
+
+
+def test_a_database_that_was_released_can_be_held_again(tmp_path: Path) -> None:
+    path = tmp_path / "tasks.db"
+    first = OnlyProcess(path)
+    with pytest.raises(ConfigurationError):
+        OnlyProcess(path)
+    first.release()
+
+    OnlyProcess(path).release()
+
+
+def test_a_path_that_cannot_be_opened_is_a_wrong_setting(tmp_path: Path) -> None:
+    """A folder in its place, a file where a folder should be, a file that is no database."""
+    (tmp_path / "notes.txt").write_text("This is no database." * 1_000)
+    (tmp_path / "folder.lock").mkdir()
+
+    for path in (tmp_path, tmp_path / "notes.txt" / "tasks.db", tmp_path / "notes.txt"):
+        with pytest.raises(ConfigurationError, match="cannot be opened"):
+            SqliteStore(path)
+    for path in (tmp_path / "folder", tmp_path / "notes.txt" / "tasks.db"):
+        with pytest.raises(ConfigurationError, match="cannot be opened"):
+            OnlyProcess(path)
+
+
+def test_a_restart_ends_the_leases_of_the_process_before(sqlite_store: SqliteStore) -> None:
+    """Whoever had a task is dead; what waits, waits on, and what is final stays as it is."""
+    store = sqlite_store
+    queued, processing, planned, failed = (a_task(mode=Mode.PLAN) for _ in range(4))
+    for task in (queued, processing, planned, failed):
+        store.add(task, a_request())
+    for task in (processing, planned, failed):
+        store.save(task, claimed(task))
+    plan, failure = an_output("PLAN", "{}"), a_failure()
+    store.save(claimed(planned), claimed(planned).progressed(plan), plan)
+    store.save(claimed(failed), claimed(failed).failed(failure), failure)
+
+    assert store.end_leases(NOW_MS + 5) == 2
+
+    assert {due.ref for due in store.due(NOW_MS + 5, 10)} == {processing.ref, planned.ref}
+    assert store.peek(queued.ref) == queued
+    assert store.peek(failed.ref) == claimed(failed).failed(failure)
+    again = claimed(store.peek(planned.ref), now_ms=NOW_MS + 5, owner="w2", has_plan=True)
+    store.save(store.peek(planned.ref), again)
+    assert (again.status, again.fence) == (Status.PLANNED, 2)
+    audit(store, [task.ref for task in (queued, processing, planned, failed)])
+
+
+def test_a_worker_whose_lease_was_ended_writes_nothing(sqlite_store: SqliteStore) -> None:
+    task = a_task()
+    sqlite_store.add(task, a_request())
+    sqlite_store.save(task, claimed(task))
+    sqlite_store.end_leases(NOW_MS + LEASE_MS // 2)
+
+    with pytest.raises(TaskLost):
+        sqlite_store.save(claimed(task), claimed(task).failed(a_failure()), a_failure())
+
+
+def test_what_was_acknowledged_is_there_after_a_restart(tmp_path: Path) -> None:
+    task = a_task()
+    with closing(SqliteStore(tmp_path / "tasks.db")) as first:
+        first.add(task, a_request())
+        first.save(task, claimed(task))
+
+    with closing(SqliteStore(tmp_path / "tasks.db")) as second:
+        assert second.peek(task.ref) == claimed(task)
+        audit(second, [task.ref])
+
+
+def copied(path: Path, to: Path) -> Path:
+    """What a power cut leaves: the database and its log, as they are while somebody writes; never the shared memory."""
+    to.mkdir()
+    for name in (f"{path.name}-wal", path.name):  # the log first: a checkpoint in between only makes it superfluous
+        if (path.parent / name).exists():
+            shutil.copyfile(path.parent / name, to / name)
+    return to / path.name
+
+
+def test_a_database_from_a_power_cut_opens_with_all_that_was_acknowledged(tmp_path: Path) -> None:
+    path, acknowledged, enough = tmp_path / "tasks.db", list[TaskRef](), threading.Event()
+    store = SqliteStore(path)
+
+    def write() -> None:
+        while not enough.is_set():
+            task = a_task()
+            store.add(task, a_request())
+            acknowledged.append(task.ref)
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    while len(acknowledged) < 20:
+        enough.wait(0.001)
+    before = list(acknowledged)
+    cut = copied(path, tmp_path / "cut")
+    enough.set()
+    writer.join()
+    store.close()
+
+    with closing(SqliteStore(cut)) as after:
+        assert {after.peek(ref).status for ref in before} == {Status.QUEUED}
+        total = after.overview()[0].total
+        assert len(before) <= total <= len(acknowledged)
+        assert len(after.due(NOW_MS + SWEEP_MS, 100_000)) == total
+
+
+@pytest.mark.parametrize("lost_bytes", [1, 100, 4_096, 5_000, 20_000, 10**9])
+def test_a_log_that_was_cut_short_loses_whole_writes_only(tmp_path: Path, lost_bytes: int) -> None:
+    """The end of the log never reached the disk: each task is there with its count, or neither is."""
+    path, refs = tmp_path / "tasks.db", [TaskRef("local", f"t{n}") for n in range(20)]
+    with closing(SqliteStore(path)) as store:
+        for ref in refs:
+            store.add(a_task(ref.task_id), a_request())
+        cut = copied(path, tmp_path / "cut")
+    log = cut.with_name("tasks.db-wal")
+    log.write_bytes(log.read_bytes()[:-lost_bytes])
+
+    with closing(SqliteStore(cut)) as after:
+        listed = after.page("local", size=100, token="", status=None, role=None).tasks
+        audit(after, [task.ref for task in listed])
+
+
+def test_a_write_that_fails_midway_writes_nothing(tmp_path: Path) -> None:
+    """Here the counters are gone when a task is to be counted; the task is not stored either."""
+    path, task = tmp_path / "tasks.db", a_task()
+    with closing(SqliteStore(path)) as store:
+        with closing(sqlite3.connect(path)) as other:
+            other.execute("ALTER TABLE counters RENAME TO elsewhere")
+
+        with pytest.raises(StorageUnavailable):
+            store.add(task, a_request())
+
+        with closing(sqlite3.connect(path)) as other:
+            assert other.execute("SELECT count(*) FROM tasks").fetchone() == (0,)
+            other.execute("ALTER TABLE elsewhere RENAME TO counters")
+        store.add(task, a_request())
+        audit(store, [task.ref])
+
+
+def test_a_closed_database_is_an_unavailable_store(tmp_path: Path) -> None:
+    store = SqliteStore(tmp_path / "tasks.db")
+    store.close()
+
+    with pytest.raises(StorageUnavailable):
+        store.peek(TaskRef("local", "t1"))
+    with pytest.raises(StorageUnavailable):
+        store.add(a_task(), a_request())

@@ -1,0 +1,132 @@
+"""Many workers at once: one winner each, and counters that lose nothing."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
+
+from audit import audit
+from builders import NOW_MS, SWEEP_MS, a_failure, a_request, a_task, an_attempt, an_output, claimed
+from llm_server.orchestration.errors import TaskLost
+from llm_server.orchestration.ports import Store
+from llm_server.orchestration.task import Task
+
+Given = TypeVar("Given")
+Made = TypeVar("Made")
+
+
+def at_once(act: Callable[[Given], Made], each: Sequence[Given]) -> list[Made]:
+    """Do something once for each, in as many threads, all started together."""
+    together = threading.Barrier(len(each))
+
+    def started(given: Given) -> Made:
+        together.wait()
+        return act(given)
+
+    with ThreadPoolExecutor(len(each)) as pool:
+        return list(pool.map(started, each))
+
+
+def won(write: Callable[[], Any]) -> bool:
+    try:
+        write()
+    except TaskLost:
+        return False
+    return True
+
+
+def test_each_task_is_claimed_by_exactly_one_of_16_workers(store: Store) -> None:
+    """Every worker tries every task, half of them in the other order."""
+    tasks = [a_task() for _ in range(20)]
+    for task in tasks:
+        store.add(task, a_request())
+
+    def worker(n: int) -> list[Task]:
+        mine = [claimed(task, owner=f"w{n}") for task in tasks][:: 1 if n % 2 else -1]
+        before = {task.ref: task for task in tasks}
+        return [task for task in mine if won(lambda: store.save(before[task.ref], task))]  # noqa: B023
+
+    winners = [task for claims in at_once(worker, range(16)) for task in claims]
+
+    assert sorted(task.task_id for task in winners) == sorted(task.task_id for task in tasks)
+    assert all(store.peek(task.ref) == task for task in winners)
+    audit(store, [task.ref for task in tasks])
+
+
+def test_32_workers_that_finish_at_once_are_all_counted(store: Store) -> None:
+    tasks = [a_task(tenant=f"tenant-{n % 2}") for n in range(32)]
+    for task in tasks:
+        store.add(task, a_request())
+        store.save(task, claimed(task))
+
+    def finish(n: int) -> None:
+        processing, attempts = claimed(tasks[n]), (an_attempt(cost_microusd=n + 1),)
+        if n % 4:
+            answer = an_output(attempts=attempts)
+            store.keep(processing.ref, answer)
+            store.save(processing, processing.completed(answer))
+        else:
+            failure = a_failure(attempts=attempts)
+            store.save(processing, processing.failed(failure), failure)
+
+    at_once(finish, range(32))
+
+    counters = store.overview()[0]
+    assert (counters.completed, counters.failed, counters.active) == (24, 8, 0)
+    assert sum(store.spent_microusd(f"tenant-{n}", "2025-10-09") for n in (0, 1)) == sum(range(33))
+    audit(store, [task.ref for task in tasks])
+
+
+def test_a_task_added_by_8_twins_is_counted_once(store: Store) -> None:
+    task = a_task()
+
+    at_once(lambda _: store.add(task, a_request()), range(8))
+
+    assert store.get(task.ref).task == task
+    audit(store, [task.ref])
+
+
+def test_of_the_claim_and_the_finish_of_8_twins_each_counts_once(store: Store) -> None:
+    """A worker that repeats a write whose reply it lost, and whose first try is still on its way."""
+    task, answer = a_task(), an_output()
+    store.add(task, a_request())
+    store.keep(task.ref, answer)
+
+    at_once(lambda _: store.save(task, claimed(task)), range(8))
+    at_once(lambda _: store.save(claimed(task), claimed(task).completed(answer)), range(8))
+
+    assert store.get(task.ref).result == "Hello."
+    audit(store, [task.ref])
+
+
+def test_each_due_task_is_woken_by_exactly_one_of_8_sweeps(store: Store) -> None:
+    for _ in range(10):
+        store.add(a_task(), a_request())
+    due = store.due(NOW_MS + SWEEP_MS, 100)
+
+    moved = at_once(lambda n: [store.postpone(each, NOW_MS + 2 * SWEEP_MS + n) for each in due], range(8))
+
+    assert [sum(column) for column in zip(*moved, strict=True)] == [1] * 10
+
+
+def test_a_sweep_never_spoils_the_save_of_a_worker(store: Store) -> None:
+    """They touch the same record: whichever comes first, both go through."""
+    tasks = [a_task() for _ in range(10)]
+    for task in tasks:
+        store.add(task, a_request())
+    due = store.due(NOW_MS + SWEEP_MS, 100)
+
+    def act(n: int) -> None:
+        if n % 2:
+            for each in due:
+                store.postpone(each, NOW_MS + 3 * SWEEP_MS)
+        else:
+            for task in tasks[n // 2 :: 4]:
+                store.save(task, claimed(task))
+
+    at_once(act, range(8))
+
+    assert all(store.peek(task.ref) == claimed(task) for task in tasks)
+    audit(store, [task.ref for task in tasks])

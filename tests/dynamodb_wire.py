@@ -1,0 +1,145 @@
+"""What goes over the wire to DynamoDB: each call, its write units by Amazon's rules, and faults put in its way.
+
+Emulators report a capacity of 1 for everything, so units are computed from the items:
+https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/CapacityUnitCalculations.html
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import Any
+
+from botocore.client import BaseClient
+from botocore.exceptions import ReadTimeoutError
+
+Item = Mapping[str, Any]
+INDEXES = {"open": ("open", "due"), "listing": ("tenant", "created")}
+"""The keys of each index; both hold keys only."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Call:
+    """One call: its operation and its arguments."""
+
+    operation: str
+    arguments: Mapping[str, Any]
+
+    @property
+    def puts(self) -> list[Item]:
+        """The items it writes whole."""
+        if self.operation == "PutItem":
+            return [self.arguments["Item"]]
+        writes = self.arguments.get("TransactItems", [])
+        return [write["Put"]["Item"] for write in writes if "Put" in write]
+
+    @property
+    def updates(self) -> int:
+        """How many items it changes in place; each of ours is smaller than 1 KB."""
+        writes = self.arguments.get("TransactItems", [])
+        return sum("Update" in write for write in writes) + (self.operation == "UpdateItem")
+
+
+@dataclass(slots=True)
+class Wire:
+    """The calls since the recording began, and the faults that are still to come, by operation."""
+
+    calls: list[Call] = field(default_factory=list)
+    before: dict[str, deque[Callable[[], Any]]] = field(default_factory=dict)
+    after: dict[str, deque[Callable[[], Any]]] = field(default_factory=dict)
+
+    @property
+    def operations(self) -> Counter[str]:
+        return Counter(call.operation for call in self.calls)
+
+    def refuse(self, operation: str, code: str, *, reasons: tuple[str, ...] = (), times: int = 1) -> None:
+        """Answer the next calls with an error instead of carrying them out."""
+        body: dict[str, Any] = {"Error": {"Code": code, "Message": "refused by the test"}}
+        if reasons:
+            body["CancellationReasons"] = [{"Code": reason} for reason in reasons]
+        answer = SimpleNamespace(status_code=400), body
+        self.before.setdefault(operation, deque()).extend([lambda: answer] * times)
+
+    def meanwhile(self, operation: str, act: Callable[[], Any], *, calls_later: int = 0) -> None:
+        """Do something just before a call is carried out; the call itself is not changed."""
+        nothing: list[Callable[[], Any]] = [lambda: None] * calls_later
+        self.before.setdefault(operation, deque()).extend([*nothing, lambda: act() and None])
+
+    def lose_reply(self, operation: str, *, times: int = 1) -> None:
+        """Carry the next calls out and lose what they answer."""
+
+        def lost() -> None:
+            raise ReadTimeoutError(endpoint_url="https://dynamodb.invalid")
+
+        self.after.setdefault(operation, deque()).extend([lost] * times)
+
+    def write_units(self) -> int:
+        """What the recorded writes cost; a transaction costs double, an index entry 1 when it comes or goes."""
+        units, entries = 0, dict[tuple[str, str, str], tuple[Any, ...]]()
+        for call in self.calls:
+            factor = 2 if call.operation == "TransactWriteItems" else 1
+            units += factor * (call.updates + sum(math.ceil(size(item) / 1024) for item in call.puts))
+            for item in call.puts:
+                units += _index_units(item, entries)
+        return units
+
+
+@contextmanager
+def recording(client: BaseClient) -> Iterator[Wire]:
+    """Record what a client calls, and let faults happen to it."""
+    wire = Wire()
+
+    def called(params: Mapping[str, Any], model: Any, **_: Any) -> None:
+        wire.calls.append(Call(operation=model.name, arguments=params))
+
+    def to_be_carried_out(model: Any, **_: Any) -> Any:
+        acts = wire.before.get(model.name)
+        return acts.popleft()() if acts else None
+
+    def carried_out(model: Any, **_: Any) -> None:
+        acts = wire.after.get(model.name)
+        if acts:
+            acts.popleft()()
+
+    hooks: list[tuple[str, Callable[..., Any]]] = [
+        ("before-parameter-build.dynamodb", called),
+        ("before-call.dynamodb", to_be_carried_out),
+        ("after-call.dynamodb", carried_out),
+    ]
+    for event, hook in hooks:
+        client.meta.events.register(event, hook)
+    yield wire
+    for event, hook in hooks:
+        client.meta.events.unregister(event, hook)
+
+
+def size(item: Item) -> int:
+    """Bytes of an item: names and values in UTF-8; a number takes about a byte for two digits, and one more.
+
+    https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/CapacityUnitCalculations.html
+    """
+    return sum(len(name.encode()) + _value_size(value) for name, value in item.items())
+
+
+def _value_size(value: Mapping[str, Any]) -> int:
+    ((kind, content),) = value.items()
+    if kind == "L":
+        return 3 + sum(1 + _value_size(each) for each in content)
+    return math.ceil(len(content) / 2) + 1 if kind == "N" else len(content.encode())
+
+
+def _index_units(item: Item, entries: dict[tuple[str, str, str], tuple[Any, ...]]) -> int:
+    """Write units of an item's index entries, which are kept in `entries` from call to call."""
+    units = 0
+    for index, names in INDEXES.items():
+        key = (index, item["pk"]["S"], item["sk"]["S"])
+        old = entries.pop(key, None)
+        if all(name in item for name in names):
+            entries[key] = tuple(str(item[name]) for name in names)
+        new = entries.get(key)
+        units += 0 if old == new else (old is not None) + (new is not None)
+    return units

@@ -1,0 +1,191 @@
+"""Bad bodies (RELIABILITY.md): each refused with the right status and one sentence; none is an error of ours."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+import asgi
+from called_server import CalledServer, called_server
+
+MEGABYTE = 1 << 20
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "named"),
+    [
+        (b"", 400, "empty"),
+        (b" \r\n\t", 400, "empty"),
+        (b"null", 422, "JSON object"),
+        (b"[]", 422, "JSON object"),
+        (b'["prompt"]', 422, "JSON object"),
+        (b'"prompt"', 422, "JSON object"),
+        (b"7", 422, "JSON object"),
+        (b"prompt=hello", 400, "line 1, column 1"),
+        (b"{", 400, "JSON"),
+        (b'{"prompt": "x"} {}', 400, "JSON"),
+        (b'{"prompt": "x",}', 400, "JSON"),
+        (b"{'prompt': 'x'}", 400, "JSON"),
+        (b'{"prompt": "a\nb"}', 400, "JSON"),
+        (b'{"prompt": "\\x41"}', 400, "JSON"),
+        (b"{}", 422, "'prompt' is missing"),
+        (b'{"promt": "x"}', 422, "'prompt' is missing"),
+        (b'{"prompt": ""}', 422, "prompt"),
+        (b'{"prompt": " \\t\\n\\u3000"}', 422, "prompt is blank"),
+        (b'{"prompt": null}', 422, "'prompt'"),
+        (b'{"prompt": 7}', 422, "'prompt'"),
+        (b'{"prompt": true}', 422, "'prompt'"),
+        (b'{"prompt": ["x"]}', 422, "'prompt'"),
+        (b'{"prompt": {"x": 1}}', 422, "'prompt'"),
+        (b'{"prompt": "a\\u0000b"}', 422, "'prompt' holds a NUL"),
+        (b'{"prompt": "a\x00b"}', 400, "JSON"),
+        (b'{"prompt": "\\ud800"}', 400, "surrogate"),
+        (b'{"prompt": "\\udc00\\ud800"}', 400, "surrogate"),
+        (b'{"prompt": "x", "metadata": {"\\ud800": "v"}}', 400, "surrogate"),
+        (b'{"prompt": "x", "\\ud800": 1}', 400, "surrogate"),
+        (b'{"prompt": "\xed\xa0\x80"}', 400, "UTF-8"),
+        (b'{"prompt": "\xff"}', 400, "UTF-8"),
+        (b'{"prompt": "\xc0\xaf"}', 400, "UTF-8"),
+        ('{"prompt": "x"}'.encode("utf-16"), 400, "UTF-8"),
+        ('{"prompt": "x"}'.encode("utf-16-le"), 400, "JSON"),
+        (b'\xef\xbb\xbf{"prompt": "x"}', 400, "byte order mark"),
+        (b'{"prompt": "x", "limits": {"max_cost_usd": NaN}}', 400, "NaN"),
+        (b'{"prompt": "x", "limits": {"max_cost_usd": Infinity}}', 400, "Infinity"),
+        (b'{"prompt": "x", "limits": {"max_cost_usd": -Infinity}}', 400, "-Infinity"),
+        (b'{"prompt": "x", "limits": {"max_cost_usd": 1e999}}', 400, "too large"),
+        (b'{"prompt": "x", "limits": {"max_cost_usd": -1e999}}', 400, "too large"),
+        (b'{"prompt": "x", "limits": {"max_cost_usd": 1' + b"0" * 400 + b"}}", 422, "limits.max_cost_usd"),
+        (b'{"prompt": "x", "limits": {"max_cost_usd": 1' + b"0" * 5_000 + b"}}", 400, "number"),
+        (b'{"prompt": "x", "limits": {"deadline_s": 1e-999}}', 422, "limits.deadline_s"),
+        (b"[" * 100_000, 400, "deep"),
+        (b"[" * 100_000 + b"]" * 100_000, 400, "deep"),
+        (b'{"prompt":' * 100_000 + b"1" + b"}" * 100_000, 400, "deep"),
+        (b'{"prompt": "x", "metadata": {"k": ' + b"[" * 500 + b"]" * 500 + b"}}", 422, "metadata.k"),
+        (b'{"prompt": "x", "prompt": "y"}', 400, "'prompt' twice"),
+        (b'{"prompt": "x", "\\u0070rompt": "y"}', 400, "'prompt' twice"),
+        (b'{"prompt": "x", "metadata": {"k": "a", "k": "a"}}', 400, "'k' twice"),
+        (b'{"prompt": "x", "metadata": {"\\ud800": "a", "\\ud800": "a"}}', 400, "twice"),
+        (b'{"prompt": "x", "temperature": 1}', 422, "'temperature'; known are prompt, profile, role"),
+        (b'{"prompt": "x", "Prompt": "y"}', 422, "'Prompt'"),
+        (b'{"prompt": "x", "limits": {"max_cost": 1}}', 422, "'limits.max_cost'; known are max_cost_usd"),
+        (b'{"prompt": "x", "limits": null}', 422, "'limits'"),
+        (b'{"prompt": "x", "role": 7}', 422, "'role'"),
+        (b'{"prompt": "x", "role": ["Chat-Agent"]}', 422, "'role'"),
+        (b'{"prompt": "x", "mode": "chat"}', 422, "'Chat', 'Agent' or 'Plan'"),
+        (b'{"prompt": "x", "mode": 1}', 422, "'Chat', 'Agent' or 'Plan'"),
+    ],
+    ids=lambda value: repr(value[:60]) if isinstance(value, bytes) else None,
+)
+def test_a_bad_body_is_refused_in_one_sentence(server: CalledServer, body: bytes, status: int, named: str) -> None:
+    """400 what is no strict JSON, 422 what is no task; the sentence says where. Nothing is stored."""
+    answer = server.post(body)
+
+    assert (answer.status, named in answer.detail) == (status, True), answer.body
+    assert answer.detail.endswith(".")
+    assert len(answer.detail) < 400
+    assert server.get("metrics").json["total_requests"] == 0
+
+
+@pytest.mark.parametrize(
+    ("body", "pointer"),
+    [
+        ({"prompt": "x", "a/b~c": 1}, "/a~1b~0c"),
+        ({"prompt": "x", "limits": {"deadline_s": 0}}, "/limits/deadline_s"),
+        ({"prompt": "x", "metadata": {"k": 1}}, "/metadata/k"),
+        ({"prompt": "x", "metadata": {"k" * 65: "v"}}, "/metadata/" + "k" * 60),
+    ],
+)
+def test_every_fault_has_a_pointer(server: CalledServer, body: object, pointer: str) -> None:
+    """RFC 6901, so that a form can mark the field."""
+    assert server.post(body).json["errors"][0]["pointer"] == pointer
+
+
+def test_several_faults_come_at_once(server: CalledServer) -> None:
+    """The first is the sentence; all are listed."""
+    answer = server.post({"prompt": 1, "mode": "x", "extra": 1})
+
+    pointers = [fault["pointer"] for fault in answer.json["errors"]]
+    assert pointers == ["/prompt", "/mode", "/extra"]
+    assert answer.detail == answer.json["errors"][0]["detail"]
+
+
+def test_a_body_full_of_faults_gets_a_short_answer(server: CalledServer) -> None:
+    """An answer that grows with a bad body is a gift to who sends many."""
+    answer = server.post({f"field{n}": 1 for n in range(50_000)})
+
+    assert (answer.status, len(answer.body) < 10_000) == (422, True)
+
+
+@pytest.mark.parametrize(
+    "content_type",
+    [
+        *("text/plain", "application/x-www-form-urlencoded", "multipart/form-data; boundary=x", "", "json"),
+        *("application/jsonp", "application/json, text/plain", "text/json", "application/xml", ";", "\xff"),
+        *("application/problem+json", "application/merge-patch+json"),
+    ],
+)
+def test_another_content_type_is_refused(server: CalledServer, content_type: str) -> None:
+    """415; a browser's form cannot create a task."""
+    answer = server.post({"prompt": "x"}, content_type=content_type)
+
+    assert (answer.status, "application/json" in answer.detail) == (415, True)
+
+
+def test_a_body_without_a_content_type_is_refused(server: CalledServer) -> None:
+    """Nothing is guessed."""
+    assert server.call("POST", "tasks", parts=[b'{"prompt": "x"}']).status == 415
+
+
+@pytest.mark.parametrize(
+    "content_type", ["application/json", "application/json; charset=utf-8", "Application/JSON ;charset=UTF-8"]
+)
+def test_json_is_json_however_it_is_written(server: CalledServer, content_type: str) -> None:
+    """Media types ignore case (RFC 9110, 8.3.1)."""
+    assert server.post({"prompt": "x"}, content_type=content_type).status == 202
+
+
+def test_a_body_announced_as_too_large_is_not_read(server: CalledServer) -> None:
+    """5 MB by its Content-Length: refused before the first byte."""
+    headers = asgi.JSON | {"content-length": str(5 * MEGABYTE)}
+
+    answer = server.call("POST", "tasks", headers=headers, parts=[b"x" * MEGABYTE] * 5)
+
+    assert (answer.status, answer.taken) == (413, 0)
+    assert answer.detail.startswith("The body is too large; at most ")
+    assert "x-request-id" in answer.headers
+
+
+@pytest.mark.parametrize("headers", [{}, {"content-length": "7"}, {"content-length": "many"}])
+def test_a_body_that_grows_too_large_is_read_no_further(server: CalledServer, headers: dict[str, str]) -> None:
+    """Chunked, or with a Content-Length that lies: refused where the limit is passed."""
+    answer = server.call("POST", "tasks", headers=asgi.JSON | headers, parts=[b" " * MEGABYTE] * 5)
+
+    assert (answer.status, answer.taken, answer.detail.startswith("The body is too large")) == (413, 3, True)
+
+
+def test_a_body_in_many_parts_is_one_body(server: CalledServer) -> None:
+    """Also where a part ends inside a character."""
+    data = json.dumps({"prompt": "🌍é"}, ensure_ascii=False).encode()
+
+    answer = server.call("POST", "tasks", headers=asgi.JSON, parts=[data[i : i + 1] for i in range(len(data))])
+
+    assert answer.status == 202
+
+
+def test_the_limit_of_a_body_follows_the_limit_of_a_prompt(tmp_path: Path) -> None:
+    """A server for short prompts takes no long bodies."""
+    with called_server(tmp_path, prompt_max_chars=10) as server:
+        assert server.post(b" " * 70_000).status == 413
+
+
+def test_a_caller_who_hangs_up_leaves_no_task_and_no_error(
+    server: CalledServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Half a body is no body; it is not our failure either."""
+    answer = server.call("POST", "tasks", headers=asgi.JSON, parts=[])
+
+    assert answer.status == 0
+    assert server.get("metrics").json["total_requests"] == 0
+    assert caplog.records == []

@@ -1,0 +1,175 @@
+"""Errors of every route, the framework's own included: a status, one sentence, an id, nothing else."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mangum import Mangum
+
+import asgi
+from called_server import DOWN, CalledServer, FailingStore
+from llm_server.orchestration.errors import IllegalTransition
+from llm_server.orchestration.ports import Store
+
+EVENTS = Path(__file__).parents[3] / "events"
+UUID7 = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
+BOOM = RuntimeError("the secret of line 7")
+
+ServerOn = Callable[[Store], CalledServer]
+
+
+@pytest.mark.parametrize("path", ["/", "/api", "/api/v1", "/api/v1/", "/api/v1/tasks/", "/api/v2/tasks", "/%00", "//"])
+@pytest.mark.parametrize("method", ["GET", "POST", "DELETE"])
+def test_a_path_that_is_none_is_not_found(server: CalledServer, method: str, path: str) -> None:
+    """No redirects, no list of what there is."""
+    answer = server.call(method, path)
+
+    assert (answer.status, answer.json) == (404, {"detail": "There is nothing at this path."})
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "allowed"),
+    [
+        ("PUT", "tasks", "GET, POST"),
+        ("DELETE", "tasks", "GET, POST"),
+        ("POST", "tasks/t1", "GET"),
+        ("HEAD", "health", "GET"),
+        ("TRACE", "metrics", "GET"),
+        ("BREW", "usage", "GET"),
+        ("POST", "docs", "GET, HEAD"),
+    ],
+)
+def test_a_wrong_method_is_told_every_right_one(server: CalledServer, method: str, path: str, allowed: str) -> None:
+    """RFC 9110, 15.5.6: Allow names all methods of the path, not those of one route."""
+    answer = server.call(method, path)
+
+    assert (answer.status, answer.headers["allow"]) == (405, allowed)
+    assert answer.json == {"detail": f"The method {method} is not allowed here."}
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [("GET", "metrics"), ("GET", "usage"), ("GET", "tasks"), ("GET", "tasks/t1"), ("POST", "tasks")],
+)
+def test_a_store_that_does_not_answer_is_503(server: CalledServer, server_on: ServerOn, method: str, path: str) -> None:
+    """With the advice when to come again."""
+    parts = [b'{"prompt": "Say hello."}']
+
+    answer = server_on(FailingStore(server.store, DOWN)).call(method, path, headers=asgi.JSON, parts=parts)
+
+    assert (answer.status, int(answer.headers["retry-after"]) >= 1) == (503, True)
+    assert answer.json == {"detail": "The database does not answer; try again."}
+
+
+@pytest.mark.parametrize("error", [BOOM, IllegalTransition("the secret of line 7", "Failed", "Queued")])
+def test_what_nobody_expected_is_500_without_a_trace(
+    server: CalledServer, server_on: ServerOn, caplog: pytest.LogCaptureFixture, error: Exception
+) -> None:
+    """The caller gets an id, the log gets the reason under it."""
+    answer = server_on(FailingStore(server.store, error)).get("metrics", x_request_id="r-1")
+
+    assert (answer.status, list(answer.json), answer.headers["x-request-id"]) == (500, ["detail"], "r-1")
+    assert b"secret" not in answer.body
+    (record,) = caplog.records
+    assert (record.levelno, record.exc_info and record.exc_info[1]) == (logging.ERROR, error)
+    assert vars(record)["request_id"] == "r-1"
+
+
+CALLS: list[tuple[int, str, str, dict[str, Any]]] = [
+    (200, "GET", "health", {}),
+    (202, "POST", "tasks", {"headers": asgi.JSON, "parts": [b'{"prompt": "x"}']}),
+    (200, "GET", "openapi.json", {}),
+    (200, "GET", "docs", {}),
+    (400, "POST", "tasks", {"headers": asgi.JSON, "parts": [b"{"]}),
+    (404, "GET", "tasks/t1", {}),
+    (404, "GET", "/nowhere", {}),
+    (405, "PUT", "tasks", {}),
+    (413, "POST", "tasks", {"headers": asgi.JSON | {"content-length": "9" * 9}}),
+    (415, "POST", "tasks", {"parts": [b"{}"]}),
+    (422, "POST", "tasks", {"headers": asgi.JSON, "parts": [b"{}"]}),
+    (422, "GET", "tasks?page_size=0", {}),
+]
+
+
+@pytest.mark.parametrize(("status", "method", "path", "options"), CALLS)
+def test_every_answer_has_an_id(
+    server: CalledServer, status: int, method: str, path: str, options: dict[str, Any]
+) -> None:
+    """Made here when the caller sent none; a new one each time."""
+    answers = [server.call(method, path, **options) for _ in range(2)]
+
+    names = [answer.headers["x-request-id"] for answer in answers]
+    assert [answer.status for answer in answers] == [status] * 2
+    assert all(UUID7.fullmatch(name) for name in names)
+    assert names[0] != names[1]
+
+
+@pytest.mark.parametrize(("status", "method", "path", "options"), CALLS)
+def test_the_callers_own_id_comes_back(
+    server: CalledServer, status: int, method: str, path: str, options: dict[str, Any]
+) -> None:
+    """So that both logs can be joined."""
+    own = "Root=1-6868f1a0-3f2c1b0a9d8e7f6a5b4c3d2e"
+    headers = dict(options.get("headers", {})) | {"x-request-id": own}
+
+    answer = server.call(method, path, **options | {"headers": headers})
+
+    assert (answer.status, answer.headers["x-request-id"]) == (status, own)
+
+
+@pytest.mark.parametrize("own", ["", " ", "a b", "a\tb", "é", "a;b", '"a"', "<a>", "x" * 129, "x" * 200_000])
+def test_an_insane_id_is_replaced(server: CalledServer, own: str) -> None:
+    """It would stand in a header and in the log."""
+    assert UUID7.fullmatch(server.get("health", x_request_id=own).headers["x-request-id"])
+
+
+@pytest.mark.parametrize("name", ["prefer", "if-none-match", "accept", "cookie", "x-unknown"])
+def test_a_header_of_200_kilobytes_does_no_harm(server: CalledServer, name: str) -> None:
+    """What a server in front lets through is read in one pass."""
+    headers = asgi.JSON | {name: "wait, =;" * 25_000}
+
+    assert server.call("POST", "tasks", headers=headers, parts=[b'{"prompt": "x"}']).status == 202
+    assert server.call("GET", "tasks/t1", headers=headers).status == 404
+
+
+@pytest.fixture
+def loop() -> Iterator[None]:
+    """Mangum takes the thread's event loop, and would leave one of its own open."""
+    loop = asyncio.new_event_loop()
+    asyncio.set_event_loop(loop)
+    yield
+    asyncio.set_event_loop(None)
+    loop.close()
+
+
+@pytest.mark.usefixtures("loop")
+def test_api_gateway_gets_the_same_bodies(server: CalledServer, server_on: ServerOn) -> None:
+    """Under Mangum, which has error answers of its own: 202, 422, 500 and 503 look as they do embedded."""
+    event = json.loads((EVENTS / "api-v2-post-task.json").read_text(encoding="utf-8"))
+    broken, down = FailingStore(server.store, BOOM), FailingStore(server.store, DOWN)
+    calls = [
+        (server, event),
+        (server, event | {"body": "{}"}),
+        (server_on(broken), event),
+        (server_on(down), event),
+    ]
+
+    context: Any = None
+
+    answers = [Mangum(served.app, lifespan="off")(called, context) for served, called in calls]
+
+    assert [answer["statusCode"] for answer in answers] == [202, 422, 500, 503]
+    assert all(answer["headers"]["x-request-id"] for answer in answers)
+    assert [list(json.loads(answer["body"])) for answer in answers[1:]] == [
+        ["detail", "errors"],
+        ["detail"],
+        ["detail"],
+    ]
+    assert "secret" not in answers[2]["body"]

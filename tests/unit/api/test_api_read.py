@@ -1,0 +1,182 @@
+"""`GET /tasks/{id}` and `GET /tasks`: everything about a task, cheap polls, pages."""
+
+from __future__ import annotations
+
+import re
+from datetime import datetime
+
+import pytest
+
+from builders import NOW_MS, a_failed_attempt, a_failure, a_request, a_task, an_attempt, an_output, claimed
+from called_server import CalledServer
+from llm_server.orchestration.task import Task
+
+DETAIL = (
+    *("task_id", "status", "result", "error", "mode", "role", "profile", "engine", "receipt", "created_at"),
+    *("updated_at", "finished_at", "confidence", "complexity", "reasons", "plan", "attempts", "limits", "metadata"),
+)
+NO_TASK = {"detail": "No task has this id."}
+
+
+def a_stored(server: CalledServer, task: Task | None = None) -> Task:
+    """A claimed task in the store."""
+    queued = task or a_task()
+    server.store.add(queued, a_request())
+    processing = claimed(queued)
+    server.store.save(queued, processing)
+    return processing
+
+
+def test_a_waiting_task_shows_everything_that_is_known(server: CalledServer) -> None:
+    """The four fields first, then the decision; no result, no attempt, no end."""
+    task = server.get(f"tasks/{server.created('Write a haiku.', metadata={'team': 'a'})}").json
+
+    assert tuple(task) == DETAIL
+    assert (task["status"], task["result"], task["error"], task["engine"]) == ("Queued", None, None, None)
+    assert (task["plan"], task["attempts"], task["finished_at"]) == (None, [], None)
+    assert task["receipt"] == dict.fromkeys(task["receipt"], 0)
+    assert 0 <= task["confidence"] <= 1
+    assert task["reasons"]
+    assert task["metadata"] == {"team": "a"}
+
+
+def test_a_completed_task_shows_its_answer_and_what_it_took(server: CalledServer) -> None:
+    """One attempt by the embedded engine; the receipt is its sum."""
+    task_id = server.created()
+    server.work()
+
+    task = server.get(f"tasks/{task_id}").json
+    (attempt,) = task["attempts"]
+    assert (task["status"], task["engine"], task["error"]) == ("Completed", "embedded", None)
+    assert task["result"].startswith("No LLM is configured.")
+    assert (attempt["engine"], attempt["source"], attempt["purpose"]) == ("embedded", "local", "answer")
+    assert (attempt["cost_microusd"], attempt["error"], attempt["usage_estimated"]) == (0, None, True)
+    assert task["receipt"]["calls"] == 1
+    for sum_of in ("tokens_in", "tokens_out", "duration_ms", "cost_microusd"):
+        assert task["receipt"][sum_of] == attempt[sum_of]
+
+
+def test_a_plan_task_shows_its_plan_and_every_step(server: CalledServer) -> None:
+    """Steps with their order, status and result; an attempt for each, the plan and the synthesis."""
+    task_id = server.created("- Design a REST API for invoices\n- Write the tests\n", mode="Plan")
+    server.work()
+
+    task = server.get(f"tasks/{task_id}").json
+    steps = task["plan"]["steps"]
+    assert (task["mode"], task["status"], len(steps) >= 2) == ("Plan", "Completed", True)
+    assert {step["status"] for step in steps} == {"Completed"}
+    assert all(step["result"] and step["error"] is None for step in steps)
+    assert list(steps[0]) == [
+        *("id", "role", "instruction", "depends_on", "status", "result", "error", "cost_microusd")
+    ]
+    purposes = [attempt["purpose"] for attempt in task["attempts"]]
+    assert sorted(purposes) == sorted(["plan", "synthesis", *(f"step {step['id']}" for step in steps)])
+    assert (purposes[0], purposes[-1]) == ("plan", "synthesis")
+
+
+def test_a_failed_task_shows_why_and_what_it_cost(server: CalledServer) -> None:
+    """The attempt that failed is there too."""
+    task = a_stored(server)
+    failure = a_failure("TRY#1", "No engine answered.", attempts=(an_attempt(), a_failed_attempt("Busy.")))
+    server.store.save(task, task.failed(failure), failure)
+
+    shown = server.get(f"tasks/{task.task_id}").json
+    assert (shown["status"], shown["result"], shown["error"]) == ("Failed", None, "No engine answered.")
+    assert [attempt["error"] for attempt in shown["attempts"]] == [None, "Busy."]
+    assert (shown["receipt"]["cost_microusd"], shown["receipt"]["failed_calls"]) == (300, 1)
+
+
+def test_an_unpriced_call_costs_null_and_is_counted_as_such(server: CalledServer) -> None:
+    """0 would be a lie."""
+    task = a_stored(server)
+    answer = an_output(attempts=(an_attempt(cost_microusd=None),))
+    server.store.save(task, task.completed(answer), answer)
+
+    shown = server.get(f"tasks/{task.task_id}").json
+    assert shown["attempts"][0]["cost_microusd"] is None
+    assert (shown["receipt"]["cost_microusd"], shown["receipt"]["unpriced_calls"]) == (0, 1)
+
+
+def test_times_are_utc_with_milliseconds(server: CalledServer) -> None:
+    """RFC 3339, so that they sort as text."""
+    task = a_stored(server, a_task(created_ms=NOW_MS + 7))
+
+    shown = server.get(f"tasks/{task.task_id}").json
+    assert shown["created_at"] == "2025-10-09T08:53:20.007Z"
+    assert datetime.fromisoformat(shown["updated_at"]).utcoffset() is not None
+
+
+def test_an_open_task_says_when_to_look_again_and_a_final_one_does_not(server: CalledServer) -> None:
+    """Polls end with the task."""
+    task_id = server.created()
+    assert int(server.get(f"tasks/{task_id}").headers["retry-after"]) >= 1
+
+    server.work()
+
+    assert "retry-after" not in server.get(f"tasks/{task_id}").headers
+
+
+@pytest.mark.parametrize("form", ["{}", "W/{}", '"old", {}', '"old",{} , "x"', "*"])
+def test_an_unchanged_task_is_not_sent_again(server: CalledServer, form: str) -> None:
+    """304 without a body, with the same ETag and advice (RFC 9110, 13.1.2 and 15.4.5)."""
+    task_id = server.created()
+    first = server.get(f"tasks/{task_id}")
+
+    again = server.get(f"tasks/{task_id}", if_none_match=form.format(first.headers["etag"]))
+    assert (again.status, again.body) == (304, b"")
+    for name in ("etag", "retry-after", "cache-control"):
+        assert again.headers[name] == first.headers[name]
+    assert re.fullmatch(r'"[^"]+"', first.headers["etag"])
+
+
+@pytest.mark.parametrize("form", ["", '"nonsense"', "1", '"', ",,,", "W/"])
+def test_another_tag_gets_the_whole_task(server: CalledServer, form: str) -> None:
+    """A tag is quoted; what is none matches nothing."""
+    assert server.get(f"tasks/{server.created()}", if_none_match=form).status == 200
+
+
+def test_every_change_of_a_task_changes_its_tag(server: CalledServer) -> None:
+    """A poll with an old tag sees the new state."""
+    task_id = server.created()
+    old = server.get(f"tasks/{task_id}").headers["etag"]
+
+    server.work()
+
+    assert server.get(f"tasks/{task_id}", if_none_match=old).status == 200
+
+
+@pytest.mark.parametrize(
+    "task_id",
+    [
+        "0199b2f4-0000-7000-8000-000000000000",
+        "unknown",
+        "%F0%9F%8C%8D",
+        "%00",
+        "a%00b",
+        "%FF%FE",
+        "x" * 5_000,
+        "..",
+        "%2e%2e",
+        "a%2Fb",
+        "a%23STATE",
+        "'%20OR%201=1--",
+        "%0A",
+        "",
+        "%25",
+        "a/b",
+    ],
+)
+def test_an_id_that_is_none_is_not_found(server: CalledServer, task_id: str) -> None:
+    """404, whatever stands there: never 422, never 5xx."""
+    answer = server.get(f"tasks/{task_id}")
+
+    assert (answer.status, list(answer.json)) == (404, ["detail"])
+
+
+def test_anothers_task_is_as_unknown_as_one_that_never_was(server: CalledServer) -> None:
+    """Byte for byte."""
+    task = a_stored(server, a_task(tenant="another"))
+
+    theirs, none = server.get(f"tasks/{task.task_id}"), server.get("tasks/none")
+    assert (theirs.status, theirs.body) == (none.status, none.body)
+    assert theirs.json == NO_TASK

@@ -1,0 +1,75 @@
+"""The OpenAPI document is what the server does: exported, complete, and held to by generated calls."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import schemathesis
+from schemathesis.config import SchemathesisConfig
+from schemathesis.engine import events, from_schema
+from schemathesis.engine.recorder import ScenarioRecorder
+
+from called_server import CalledServer
+from export_openapi import document
+
+EXPORTED = Path(__file__).parents[3] / "docs" / "openapi.json"
+OF_THE_CONFIGURATION = re.compile(rb'{"detail":"(Unknown (profile|role|engine) |The page_token is none )')
+
+
+def test_the_exported_document_is_the_one_that_is_served(server: CalledServer) -> None:
+    """After a change: python tools/export_openapi.py > docs/openapi.json"""
+    exported = EXPORTED.read_text(encoding="utf-8")
+
+    assert exported == document()
+    assert json.loads(exported) == server.get("openapi.json").json
+
+
+def test_every_error_is_described_by_our_own_model() -> None:
+    """The framework's model of a 422 (`detail` is a list) must not leak into it."""
+    described = json.loads(document())
+
+    assert "HTTPValidationError" not in described["components"]["schemas"]
+    for operation in (o for path in described["paths"].values() for o in path.values()):
+        for status, answer in operation["responses"].items():
+            if status >= "400":
+                schema = answer["content"]["application/json"]["schema"]
+                assert schema == {"$ref": "#/components/schemas/Problem"}
+
+
+def test_generated_calls_are_answered_as_described(server: CalledServer) -> None:
+    """Every check of schemathesis, on data that fits the document and on data that does not, and on chains of calls."""
+    config = SchemathesisConfig.from_dict(
+        {
+            "seed": 1,
+            "continue-on-failure": True,
+            "generation": {"mode": "all", "max-examples": 100, "deterministic": True, "database": "none"},
+        }
+    )
+    described = schemathesis.openapi.from_asgi("/api/v1/openapi.json", server.app, config=config)
+
+    calls: Counter[str] = Counter()
+    failures: list[str] = []
+    for event in from_schema(described).execute():
+        assert not isinstance(event, events.NonFatalError | events.FatalError), event
+        if isinstance(event, events.ScenarioFinished):
+            calls[event.phase.name] += len(event.recorder.interactions)
+            failures += _failures(event.recorder)
+
+    assert failures == []
+    assert set(calls) == {"EXAMPLES", "COVERAGE", "FUZZING", "STATEFUL_TESTING"}
+    assert calls.total() > 1_000
+
+
+def _failures(recorder: ScenarioRecorder) -> Iterator[str]:
+    """What a check found; but for a name that is not configured or a page token that is none of ours, of which the
+    document can only say that they are strings."""
+    for case_id, checks in recorder.checks.items():
+        response = recorder.interactions[case_id].response
+        answer = b"" if response is None else response.content
+        for failure in (check.failure_info for check in checks if check.failure_info):
+            if not OF_THE_CONFIGURATION.match(answer):
+                yield f"{failure.failure.title}: {failure.failure.message}\n{failure.code_sample}\n{answer[:500]!r}"

@@ -1,0 +1,283 @@
+"""Which engine answers, what happens when it does not, and that every call is on the receipt."""
+
+from __future__ import annotations
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from llm_server.orchestration.balancer import Reply
+from llm_server.orchestration.budget import Budget
+from llm_server.orchestration.catalog import EnginePrice, EngineSpec
+from llm_server.orchestration.errors import EngineUnavailable, PromptRefused
+from llm_server.orchestration.ports import EngineCall
+from scripted import (
+    WAIT_S,
+    Answer,
+    Balanced,
+    Clock,
+    ScriptedEngine,
+    WatchedStore,
+    a_balancer,
+    a_catalog,
+    a_local_engine,
+    a_want,
+    an_engine,
+)
+
+CALL = EngineCall(system="s", prompt="p", max_output_tokens=100)
+BUSY = EngineUnavailable("The engine is busy.")
+
+
+def answering(text: str = "Hello.") -> ScriptedEngine:
+    return ScriptedEngine(text)
+
+
+# The order of candidates
+
+
+def test_the_wanted_tier_goes_before_the_price(balanced: Balanced) -> None:
+    """An engine without a tier takes any call; one of the other tier is the last resort."""
+    balancer = balanced(
+        strong=(an_engine(tier="strong", price=EnginePrice(input=0, output=1)), answering()),
+        fast=(an_engine(tier="fast", price=EnginePrice(input=5, output=9)), answering()),
+        any=(an_engine(price=EnginePrice(input=9, output=9)), answering()),
+    )
+
+    assert balancer.candidates("fast") == ["fast", "any", "strong"]
+    assert balancer.candidates("strong") == ["strong", "any", "fast"]
+
+
+def test_the_cheapest_goes_first_and_what_nobody_can_price_last(balanced: Balanced) -> None:
+    """An unpriced engine is not taken for a free one."""
+    balancer = balanced(
+        unpriced=(an_engine(price=None), answering()),
+        dear=(an_engine(price=EnginePrice(input=3, output=9)), answering()),
+        cheap=(an_engine(price=EnginePrice(input=1, output=1)), answering()),
+    )
+
+    assert balancer.candidates("fast") == ["cheap", "dear", "unpriced"]
+
+
+def test_local_goes_before_api_at_the_same_price(balanced: Balanced) -> None:
+    """Nothing leaves the machine that need not."""
+    balancer = balanced(
+        api=(an_engine(price=EnginePrice(input=0, output=0)), answering()),
+        local=(a_local_engine(), answering()),
+    )
+
+    assert balancer.candidates("fast") == ["local", "api"]
+
+
+def test_what_is_off_locked_or_without_a_key_is_no_candidate(balanced: Balanced) -> None:
+    """And llm_status says which it is."""
+    balancer = balanced(
+        without_credentials="keyless",
+        off=(an_engine(toggle=False), answering()),
+        locked=(an_engine(locked=True), answering()),
+        keyless=(an_engine(model="keyless"), answering()),
+        well=(an_engine(), answering()),
+    )
+
+    assert balancer.candidates("fast") == ["well"]
+    assert balancer.status({}) == {"off": "disabled", "locked": "locked", "keyless": "offline", "well": "online"}
+
+
+def test_the_embedded_engine_never_stands_in_for_a_configured_one(balanced: Balanced) -> None:
+    """Its answer would be taken for an LLM's; while the real engine rests, the task waits."""
+    real = ScriptedEngine(BUSY)
+    embedded = answering("No LLM is configured.")
+    spec = EngineSpec(kind="embedded", source="local", model="embedded")
+    balancer = balanced(real=(an_engine(), real), embedded=(spec, embedded))
+
+    first, second = balancer.call(CALL, a_want()), balancer.call(CALL, a_want())
+
+    assert (first.completion, second.completion, embedded.calls) == (None, None, [])
+    assert balancer.status({}) == {"real": "online"}
+    assert balanced(embedded=(spec, embedded)).call(CALL, a_want()).completion is not None
+
+
+def test_an_engine_asked_for_by_name_is_tried_alone(balanced: Balanced) -> None:
+    """Even when another could answer, and even when it is the embedded one."""
+    named, other = ScriptedEngine(BUSY), answering()
+    embedded = (EngineSpec(kind="embedded", source="local", model="embedded"), answering("Me."))
+    balancer = balanced(named=(an_engine(), named), other=(an_engine(), other), embedded=embedded)
+
+    assert balancer.call(CALL, a_want(engine="named")).completion is None
+    assert other.calls == []
+    reply = balancer.call(CALL, a_want(engine="embedded"))
+    assert reply.completion is not None
+    assert reply.completion.text == "Me."
+
+
+def test_an_engine_that_is_configured_no_more_is_waited_for(balanced: Balanced) -> None:
+    """A stored task may name what a later configuration leaves out: a sentence, not a crash."""
+    reply = balanced(a=(an_engine(), answering())).call(CALL, a_want(engine="gone"))
+
+    assert str(reply.failure) == "Engine gone cannot take work now."
+    assert reply.can_be_retried
+
+
+# Failover and rest
+
+
+@pytest.mark.parametrize("kind", ["busy", "unreachable", "credentials", "garbage"])
+def test_the_next_candidate_answers_in_the_same_call(balanced: Balanced, kind: str) -> None:
+    """Whatever was wrong with the first; both attempts are recorded, and only the answer costs."""
+    first = ScriptedEngine(EngineUnavailable("Broken.", kind=kind))  # type: ignore[arg-type]
+    balancer = balanced(
+        first=(an_engine(price=EnginePrice(input=0, output=1)), first), second=(an_engine(), answering())
+    )
+
+    reply = balancer.call(CALL, a_want(purpose="step a"))
+
+    assert reply.completion is not None
+    assert [(a.engine, a.error, a.cost_microusd) for a in reply.attempts] == [
+        ("first", "Broken.", 0),
+        ("second", None, 50),
+    ]
+    assert {a.purpose for a in reply.attempts} == {"step a"}
+
+
+def test_a_resting_engine_is_not_asked(balanced: Balanced, clock: Clock) -> None:
+    """Until its rest is over; then a real task is its probe."""
+    first = ScriptedEngine(BUSY, "Back.")
+    balancer = balanced(first=(a_local_engine(), first), second=(an_engine(), answering()))
+    balancer.call(CALL, a_want())
+
+    clock.pass_s(4.999)
+    balancer.call(CALL, a_want())
+    assert len(first.calls) == 1
+    clock.pass_s(0.001)
+
+    reply = balancer.call(CALL, a_want())
+    assert reply.completion is not None
+    assert reply.completion.text == "Back."
+
+
+def test_the_rest_doubles_from_5_s_to_5_min(balanced: Balanced, watched: WatchedStore, clock: Clock) -> None:
+    """An engine that stays away is asked less and less, and one answer makes it well."""
+    engine = ScriptedEngine(*[BUSY] * 9, "Back.", BUSY)
+    balancer = balanced(only=(an_engine(), engine))
+    rests = []
+    for _ in range(9):
+        balancer.call(CALL, a_want())
+        until_ms = watched.engine_states()["only"].rest_until_ms
+        rests.append((until_ms - clock.now_ms) / 1000)
+        clock.now_ms = until_ms
+
+    assert rests == [5, 10, 20, 40, 80, 160, 300, 300, 300]
+    assert balancer.call(CALL, a_want()).completion is not None
+    balancer.call(CALL, a_want())
+    assert watched.engine_states()["only"].rest_until_ms - clock.now_ms == 5_000
+
+
+@pytest.mark.parametrize(("asked_s", "rest_s"), [(0, 0), (0.5, 0.5), (30, 30), (600, 600), (86_400, 600)])
+def test_an_engine_rests_as_long_as_it_asked_for(
+    balanced: Balanced, watched: WatchedStore, clock: Clock, asked_s: float, rest_s: float
+) -> None:
+    """Its Retry-After, at most 10 minutes."""
+    engine = ScriptedEngine(EngineUnavailable("Later.", retry_after_s=asked_s))
+
+    balanced(only=(an_engine(), engine)).call(CALL, a_want())
+
+    assert watched.engine_states()["only"].rest_until_ms - clock.now_ms == rest_s * 1000
+
+
+def test_a_call_from_before_the_rest_neither_ends_nor_prolongs_it(
+    balanced: Balanced, watched: WatchedStore, clock: Clock
+) -> None:
+    """Three calls at once: one is told to come back in 30 s, the others end later; the 30 s hold."""
+    together, refused = threading.Barrier(3, timeout=WAIT_S), threading.Event()
+
+    def slow(call: EngineCall) -> Answer:
+        together.wait()
+        if call.prompt == "refused":
+            return EngineUnavailable("Later.", retry_after_s=30)
+        assert refused.wait(WAIT_S)
+        return BUSY if call.prompt == "busy" else "Done."
+
+    balancer = balanced(only=(an_engine(), ScriptedEngine(slow)))
+
+    def call(prompt: str) -> Reply:
+        reply = balancer.call(EngineCall(system="", prompt=prompt, max_output_tokens=9), a_want())
+        if prompt == "refused":
+            refused.set()
+        return reply
+
+    with ThreadPoolExecutor(3) as pool:
+        list(pool.map(call, ["refused", "busy", "done"]))
+
+    state = watched.engine_states()["only"]
+    assert (state.rest_until_ms, state.failures) == (clock.now_ms + 30_000, 1)
+
+
+def test_who_waits_for_a_place_sees_that_the_engine_rests(watched: WatchedStore, clock: Clock) -> None:
+    """A 429 to the call that holds the only place must keep those behind it from asking too."""
+    begun, waiting = threading.Event(), threading.Event()
+
+    def slow(call: EngineCall) -> Answer:
+        begun.set()
+        assert waiting.wait(WAIT_S)
+        return EngineUnavailable("Later.", retry_after_s=30)
+
+    engine = ScriptedEngine(slow)
+    balancer = a_balancer(a_catalog({"only": an_engine(max_concurrency=1)}), {"only": engine}, watched, clock)
+    second = Budget(10**9)
+
+    def waits(call: EngineCall) -> tuple[EngineCall, int]:
+        waiting.set()  # the call after this one is for the place
+        return call, 0
+
+    second.reserve = lambda call, price: waits(call)  # type: ignore[method-assign]
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(balancer.call, CALL, a_want())
+        assert begun.wait(WAIT_S)
+        behind = pool.submit(balancer.call, CALL, a_want(budget=second))
+
+    assert len(engine.calls) == 1
+    assert first.result().attempts
+    assert behind.result().attempts == ()
+    assert behind.result().can_be_retried
+
+
+def test_all_candidates_resting_is_a_matter_of_time(balanced: Balanced) -> None:
+    """No attempt is made and none is recorded; the task can wait."""
+    balancer = balanced(only=(an_engine(), ScriptedEngine(BUSY)))
+    first, second = balancer.call(CALL, a_want()), balancer.call(CALL, a_want())
+
+    assert (str(first.failure), len(first.attempts)) == ("The engine is busy.", 1)
+    assert (str(second.failure), second.attempts) == ("No engine can take work now.", ())
+    assert second.can_be_retried
+
+
+def test_a_refused_prompt_is_not_offered_to_another_engine(balanced: Balanced, watched: WatchedStore) -> None:
+    """Every engine would refuse it; the one that said so is well."""
+    other = answering()
+    balancer = balanced(a=(a_local_engine(), ScriptedEngine(PromptRefused("Too long."))), b=(an_engine(), other))
+
+    reply = balancer.call(CALL, a_want())
+
+    assert (str(reply.failure), reply.can_be_retried, other.calls) == ("Too long.", False, [])
+    assert [a.error for a in reply.attempts] == ["Too long."]
+    assert (watched.writes, balancer.candidates("fast")) == (0, ["a", "b"])
+
+
+@pytest.mark.parametrize(
+    ("kind", "status"),
+    [("busy", "cooling"), ("garbage", "cooling"), ("unreachable", "offline"), ("credentials", "offline")],
+)
+def test_the_status_says_why_an_engine_cannot_answer(
+    balanced: Balanced, watched: WatchedStore, clock: Clock, kind: str, status: str
+) -> None:
+    """Offline until it answers; cooling for as long as it rests."""
+    engine = ScriptedEngine(EngineUnavailable("Gone.", kind=kind), "Back.")  # type: ignore[arg-type]
+    balancer = balanced(only=(an_engine(), engine))
+    balancer.call(CALL, a_want())
+
+    assert balancer.status(watched.engine_states()) == {"only": status}
+    clock.pass_s(5)
+    assert balancer.status(watched.engine_states()) == {"only": "online" if status == "cooling" else "offline"}
+    balancer.call(CALL, a_want())
+    assert balancer.status(watched.engine_states()) == {"only": "online"}

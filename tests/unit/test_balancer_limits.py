@@ -1,0 +1,240 @@
+"""What bounds an engine call: shared rests, places, the worker's time and the task's money; each call is recorded."""
+
+from __future__ import annotations
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from builders import NOW_MS
+from llm_server.orchestration.budget import Budget
+from llm_server.orchestration.errors import EngineUnavailable, LimitReached, OutOfTime, PromptRefused
+from llm_server.orchestration.ports import EngineCall
+from scripted import (
+    WAIT_S,
+    Answer,
+    Balanced,
+    Clock,
+    Script,
+    ScriptedEngine,
+    WatchedStore,
+    a_completion,
+    a_local_engine,
+    a_want,
+    an_engine,
+)
+
+CALL = EngineCall(system="s", prompt="p", max_output_tokens=100)
+BUSY = EngineUnavailable("The engine is busy.")
+
+
+def answering(text: str = "Hello.") -> ScriptedEngine:
+    return ScriptedEngine(text)
+
+
+# Engines' states in the store
+
+
+def test_states_are_read_every_5_s_at_most_and_never_written_while_all_is_well(
+    balanced: Balanced, watched: WatchedStore, clock: Clock
+) -> None:
+    """Health costs no write and hardly a read."""
+    balancer = balanced(a=(an_engine(), answering()), b=(an_engine(), answering()))
+    for _ in range(20):
+        balancer.call(CALL, a_want())
+    assert (watched.reads, watched.writes) == (1, 0)
+
+    clock.pass_s(4.999)
+    balancer.call(CALL, a_want())
+    assert watched.reads == 1
+    clock.pass_s(0.001)
+    balancer.call(CALL, a_want())
+
+    assert (watched.reads, watched.writes) == (2, 0)
+
+
+def test_a_rest_is_shared_with_other_workers(balanced: Balanced) -> None:
+    """What one process learned the others need not pay for."""
+    engine = ScriptedEngine(BUSY)
+    one, other = balanced(only=(an_engine(), engine)), balanced(only=(an_engine(), engine))
+    one.call(CALL, a_want())
+
+    assert other.call(CALL, a_want()).attempts == ()
+
+
+def test_a_store_that_is_away_does_no_harm(balanced: Balanced, watched: WatchedStore, clock: Clock) -> None:
+    """The engines' states are advice: calls go on, and what is known here goes on to hold."""
+    first = ScriptedEngine(BUSY)
+    balancer = balanced(first=(a_local_engine(), first), second=(an_engine(), answering()))
+    watched.down = True
+
+    assert balancer.call(CALL, a_want()).completion is not None
+    assert balancer.call(CALL, a_want()).completion is not None
+    assert (len(first.calls), watched.writes) == (1, 0)
+
+
+# Places, time and money
+
+
+def test_an_engines_places_hold_across_threads(balanced: Balanced) -> None:
+    """Calls meet in pairs at a barrier: two run at once, and never a third."""
+    together, lock = threading.Barrier(2, timeout=WAIT_S), threading.Lock()
+    running, most = 0, 0
+
+    def counted(call: EngineCall) -> Answer:
+        nonlocal running, most
+        with lock:
+            running += 1
+            most = max(most, running)
+        together.wait()
+        with lock:
+            running -= 1
+        return "Hello."
+
+    balancer = balanced(only=(an_engine(max_concurrency=2), ScriptedEngine(counted)))
+    with ThreadPoolExecutor(8) as pool:
+        replies = list(pool.map(lambda _: balancer.call(CALL, a_want()), range(8)))
+
+    assert all(reply.completion for reply in replies)
+    assert most == 2
+
+
+def test_waiting_for_a_place_ends_with_the_workers_time(
+    balanced: Balanced, watched: WatchedStore, clock: Clock
+) -> None:
+    """The engine is busy with somebody else's task: no failure of its own, no attempt."""
+    begun, leave = threading.Event(), threading.Event()
+
+    def slow(call: EngineCall) -> Answer:
+        begun.set()
+        leave.wait(WAIT_S)
+        return "Hello."
+
+    balancer = balanced(only=(an_engine(max_concurrency=1), ScriptedEngine(slow)))
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(balancer.call, CALL, a_want())
+        assert begun.wait(WAIT_S)
+        reply = balancer.call(CALL, a_want(until_ms=clock.now_ms + 1_000))
+        leave.set()
+
+    assert isinstance(reply.failure, OutOfTime)
+    assert (reply.attempts, reply.can_be_retried, watched.writes) == ((), True, 0)
+    assert balancer.call(CALL, a_want()).completion is not None
+
+
+def test_a_place_is_given_back_whatever_happens_in_it(balanced: Balanced, clock: Clock) -> None:
+    """An engine with one place that fails in every way still has it."""
+    engine = ScriptedEngine(PromptRefused("No."), ZeroDivisionError(), BUSY, "Hello.")
+    balancer = balanced(only=(an_engine(max_concurrency=1), engine))
+    balancer.call(CALL, a_want())
+    with pytest.raises(ZeroDivisionError):
+        balancer.call(CALL, a_want())
+    balancer.call(CALL, a_want())
+    clock.pass_s(5)
+
+    assert balancer.call(CALL, a_want(until_ms=clock.now_ms + 1_000)).completion is not None
+
+
+def test_a_call_has_the_engines_time_or_the_workers_whichever_is_less(balanced: Balanced, clock: Clock) -> None:
+    """And with less than a second left it is not made."""
+    engine = answering()
+    balancer = balanced(only=(an_engine(timeout_s=30), engine))
+
+    balancer.call(CALL, a_want())
+    balancer.call(CALL, a_want(until_ms=clock.now_ms + 8_000))
+    reply = balancer.call(CALL, a_want(until_ms=clock.now_ms + 999))
+
+    assert engine.timeouts_s == [30, 8]
+    assert isinstance(reply.failure, OutOfTime)
+
+
+def test_an_engine_cut_short_by_the_workers_time_is_not_to_blame(
+    balanced: Balanced, watched: WatchedStore, clock: Clock
+) -> None:
+    """A caller's short deadline must not rest an engine for everybody; the attempt is recorded all the same."""
+
+    def times_out(call: EngineCall) -> Answer:
+        clock.pass_s(engine.timeouts_s[-1])
+        return EngineUnavailable("The engine did not answer in time.")
+
+    engine, other = ScriptedEngine(times_out), answering()
+    balancer = balanced(slow=(a_local_engine(timeout_s=30), engine), other=(an_engine(), other))
+
+    cut = balancer.call(CALL, a_want(until_ms=clock.now_ms + 2_000))
+
+    assert isinstance(cut.failure, OutOfTime)
+    assert [(a.error, a.duration_ms) for a in cut.attempts] == [("The engine did not answer in time.", 2_000)]
+    assert (watched.writes, other.calls) == (0, [])
+    assert balancer.call(CALL, a_want(until_ms=clock.now_ms + 60_000)).completion is not None
+    assert watched.engine_states()["slow"].failures == 1
+
+
+def test_an_answer_takes_at_least_a_millisecond(balanced: Balanced, clock: Clock) -> None:
+    """Or tokens per second would be null for an engine that answers at once; a clock set back does no harm."""
+
+    def set_back(answer: Answer) -> Script:
+        def answers(call: EngineCall) -> Answer:
+            clock.pass_s(-60)
+            return answer
+
+        return answers
+
+    engine = ScriptedEngine("Hello.", set_back("Hello."), set_back(BUSY))
+    balancer = balanced(only=(an_engine(), engine))
+
+    durations = [balancer.call(CALL, a_want()).attempts[0].duration_ms for _ in range(3)]
+
+    assert durations == [1, 1, 0]
+
+
+def test_an_attempt_says_what_was_used_and_what_was_estimated(balanced: Balanced, clock: Clock) -> None:
+    """Tokens, seconds, cost in micro-USD, model and source."""
+
+    def slow(call: EngineCall) -> Answer:
+        clock.pass_s(2)
+        return a_completion(usage_estimated=True)
+
+    attempt = balanced(only=(an_engine(model="m-7"), ScriptedEngine(slow))).call(CALL, a_want()).attempts[0]
+
+    assert (attempt.model, attempt.source, attempt.started_ms, attempt.duration_ms) == ("m-7", "api", NOW_MS, 2_000)
+    assert (attempt.tokens_in, attempt.tokens_out, attempt.usage_estimated) == (10, 20, True)
+    assert attempt.cost_microusd == 10 * 1 + 20 * 2
+
+
+def test_an_engine_nobody_can_price_is_unpriced(balanced: Balanced) -> None:
+    """Never 0."""
+    assert balanced(only=(an_engine(price=None), answering())).call(CALL, a_want()).attempts[0].cost_microusd is None
+
+
+def test_a_task_pays_what_a_call_cost_and_not_its_worst_case(balanced: Balanced) -> None:
+    """The worst case here is 267; each call costs 50, and a failed one nothing."""
+    engine = ScriptedEngine(ZeroDivisionError(), PromptRefused("No."), "Hello.")
+    balancer, budget = balanced(only=(an_engine(), engine)), Budget(400)
+    with pytest.raises(ZeroDivisionError):
+        balancer.call(CALL, a_want(budget=budget))
+    replies = [balancer.call(CALL, a_want(budget=budget)) for _ in range(4)]
+
+    assert [bool(reply.completion) for reply in replies] == [False, True, True, True]
+    assert engine.calls[-1].max_output_tokens == 100
+    last = [balancer.call(CALL, a_want(budget=budget)) for _ in range(5)][-1]
+    assert isinstance(last.failure, LimitReached)
+    assert (last.attempts, last.can_be_retried) == ((), False)
+
+
+def test_an_engine_the_task_cannot_afford_is_passed_over(balanced: Balanced) -> None:
+    """A free engine of the other tier is better than no answer."""
+    dear, free = answering(), answering()
+    balancer = balanced(dear=(an_engine(tier="fast"), dear), free=(a_local_engine(tier="strong"), free))
+
+    assert balancer.call(CALL, a_want(budget=Budget(10))).completion is not None
+    assert (len(dear.calls), len(free.calls)) == (0, 1)
+
+
+def test_an_affordable_engine_that_is_busy_is_worth_waiting_for(balanced: Balanced) -> None:
+    """Only when no candidate fits has the task reached its limit."""
+    balancer = balanced(
+        dear=(an_engine(tier="fast"), answering()), free=(a_local_engine(tier="strong"), ScriptedEngine(BUSY))
+    )
+
+    assert balancer.call(CALL, a_want(budget=Budget(10))).can_be_retried

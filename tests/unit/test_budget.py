@@ -1,0 +1,135 @@
+"""The money limit of a task is hard: the worst case of every call is set aside before it is made."""
+
+from __future__ import annotations
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from llm_server.orchestration.budget import LEAST_OUTPUT_TOKENS, Budget
+from llm_server.orchestration.errors import LimitReached
+from llm_server.orchestration.ports import AnswerSchema, EngineCall
+from scripted import WAIT_S
+
+WIRE = 64
+
+
+def a_call(prompt: str = "", most: int = 100) -> EngineCall:
+    return EngineCall(system="", prompt=prompt, max_output_tokens=most)
+
+
+def output_only(tokens_in: int, tokens_out: int) -> int:
+    return 10 * tokens_out
+
+
+def both(tokens_in: int, tokens_out: int) -> int:
+    return tokens_in + 10 * tokens_out
+
+
+def test_without_a_limit_no_price_is_asked_for() -> None:
+    """An engine nobody can price may answer a task that sets no limit."""
+    budget = Budget.of(None, 10**12)
+
+    assert budget.reserve(a_call(), lambda i, o: None) == (a_call(), 0)
+    budget.settle(0, 10**12)
+    assert budget.reserve(a_call(), lambda i, o: None) == (a_call(), 0)
+
+
+def test_the_worst_case_is_set_aside_and_the_rest_given_back() -> None:
+    """One token a byte, and everything the engine may answer."""
+    budget = Budget.of(0.002, spent_microusd=500)
+    prompt = "é" * 10
+
+    call, reserved = budget.reserve(a_call(prompt), both)
+    assert (call.max_output_tokens, reserved) == (100, 20 + WIRE + 1_000)
+    with pytest.raises(LimitReached, match="max_cost_usd"):
+        budget.reserve(a_call("x" * 500), both)
+    budget.settle(reserved, 100)
+
+    assert budget.reserve(a_call(prompt), both)[1] == reserved
+
+
+def test_the_schema_of_an_answer_is_part_of_the_worst_case() -> None:
+    """It is sent along, and an engine charges for it."""
+    schema = AnswerSchema(name="plan", schema={"type": "object"})
+    call = EngineCall(system="ab", prompt="c", max_output_tokens=100, answer_schema=schema)
+
+    assert Budget(10_000).reserve(call, both)[1] == 3 + len('{"type":"object"}') + WIRE + 1_000
+
+
+def test_the_output_limit_is_cut_to_what_is_left() -> None:
+    """A shorter answer within the limit is better than none."""
+    call, reserved = Budget(500).reserve(a_call(), output_only)
+
+    assert LEAST_OUTPUT_TOKENS <= call.max_output_tokens < 50
+    assert reserved <= 500
+
+
+def test_an_answer_too_short_to_be_worth_it_is_not_bought() -> None:
+    """And nothing is set aside for a call that is not made."""
+    budget = Budget(10 * LEAST_OUTPUT_TOKENS)
+
+    with pytest.raises(LimitReached):
+        budget.reserve(a_call(), output_only)
+    assert budget.reserve(a_call(most=LEAST_OUTPUT_TOKENS), output_only)[1] == 10 * LEAST_OUTPUT_TOKENS
+
+
+def test_a_short_answer_the_caller_asked_for_is_allowed() -> None:
+    """Eight tokens are the caller's own limit and fit: there is nothing to refuse."""
+    assert Budget(1_000).reserve(a_call(most=8), output_only) == (a_call(most=8), 80)
+
+
+def test_a_price_nobody_knows_cannot_keep_a_limit() -> None:
+    """Unpriced is not free."""
+    with pytest.raises(LimitReached, match="unknown"):
+        Budget(10**9).reserve(a_call(), lambda i, o: None)
+
+
+@pytest.mark.parametrize("left", [0, -5])
+def test_nothing_left_allows_what_costs_nothing(left: int) -> None:
+    """A local engine still answers when the money is spent; an API engine does not."""
+    with pytest.raises(LimitReached):
+        Budget(left).reserve(a_call(), output_only)
+    with pytest.raises(LimitReached):
+        Budget(left).reserve(a_call(), lambda i, o: 1)
+    if left == 0:
+        assert Budget(left).reserve(a_call(), lambda i, o: 0) == (a_call(), 0)
+
+
+@given(st.integers(-10, 5_000), st.integers(1, 10_000), st.integers(0, 40), st.integers(0, 40), st.integers(0, 300))
+def test_what_is_set_aside_always_fits(left: int, most: int, in_price: int, out_price: int, length: int) -> None:
+    """Whatever the prices and however the cut rounds."""
+    call = a_call("x" * length, most)
+    try:
+        made, reserved = Budget(left).reserve(call, lambda i, o: -(-(in_price * i + out_price * o) // 10))
+    except LimitReached:
+        return
+
+    assert reserved <= max(left, 0)
+    assert made.max_output_tokens <= most
+    assert reserved >= -(-(in_price * length + out_price * made.max_output_tokens) // 10)
+
+
+def test_64_racers_never_go_above_the_limit() -> None:
+    """Parallel steps share one budget; the calls under way at any moment fit into it together."""
+    budget = Budget(10_000)
+    start = threading.Barrier(64, timeout=WAIT_S)
+
+    def race(_: int) -> int:
+        start.wait()
+        spent = 0
+        for _ in range(20):
+            try:
+                _call, reserved = budget.reserve(a_call(most=30), output_only)
+            except LimitReached:
+                continue
+            budget.settle(reserved, reserved - 7)
+            spent += reserved - 7
+        return spent
+
+    with ThreadPoolExecutor(64) as pool:
+        spent = sum(pool.map(race, range(64)))
+    assert 10_000 - 300 <= spent <= 10_000

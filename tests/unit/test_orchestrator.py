@@ -1,0 +1,215 @@
+"""One claim of a task: a role's answer, or why there is none and when to try again."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+
+from builders import NOW_MS, an_attempt, an_output
+from delivered import MAX_DELIVERIES, SWEEP_S, Deliveries, accepted, changed
+from llm_server.orchestration.errors import EngineUnavailable, PromptRefused
+from llm_server.orchestration.ports import EngineCall
+from llm_server.orchestration.task import Limits, Mode, Status
+from scripted import WAIT_S, Answer, Clock, ScriptedEngine, WatchedStore, a_catalog, an_engine
+
+BUSY = EngineUnavailable("The engine is busy.")
+
+
+def test_one_role_answers_in_its_own_words(watched: WatchedStore, clock: Clock) -> None:
+    """The role's prompt, temperature and limit; the caller's prompt as it came."""
+    deliveries = Deliveries(watched, clock, ScriptedEngine("Done."))
+    role = a_catalog({}).roles["Deep-Coder-Agent"]
+
+    ended = deliveries.deliver(accepted(Mode.AGENT, "Deep-Coder-Agent"))
+
+    assert (ended.task.status, ended.result, ended.task.engine) == (Status.COMPLETED, "Done.", "only")
+    (call,) = deliveries.engine.calls
+    assert (call.system, call.prompt, call.answer_schema) == (role.system_prompt, "Build it.", None)
+    assert (call.temperature, call.max_output_tokens) == (role.temperature, role.max_output_tokens)
+    assert deliveries.purposes == ["answer"]
+
+
+def test_the_callers_output_limit_is_passed_on(watched: WatchedStore, clock: Clock) -> None:
+    """And without one the catalogue's."""
+    deliveries = Deliveries(watched, clock, ScriptedEngine())
+    deliveries.deliver(accepted(limits=Limits(max_output_tokens=7)))
+    deliveries.deliver(accepted())
+
+    assert [call.max_output_tokens for call in deliveries.engine.calls] == [7, 4096]
+
+
+@pytest.mark.parametrize(("complexity", "engine"), [(0.49, "only"), (0.5, "strong")])
+def test_a_demanding_prompt_goes_to_a_strong_engine(
+    watched: WatchedStore, clock: Clock, complexity: float, engine: str
+) -> None:
+    """Whatever its role's usual tier."""
+    catalog = a_catalog({"only": an_engine(tier="fast"), "strong": an_engine(tier="strong")})
+    strong = (an_engine(tier="strong"), ScriptedEngine())
+    deliveries = Deliveries(watched, clock, ScriptedEngine(), catalog=catalog, strong=strong)
+
+    assert deliveries.deliver(accepted(complexity=complexity)).task.engine == engine
+
+
+def test_an_orphan_answer_is_adopted_without_a_call(watched: WatchedStore, clock: Clock) -> None:
+    """It was paid for by a worker that died; not even used-up deliveries or a passed deadline throw it away."""
+    deliveries = Deliveries(watched, clock, ScriptedEngine())
+    waiting = changed(accepted(limits=Limits(deadline_s=1)), deliveries=MAX_DELIVERIES)
+    orphan = an_output("RES#1", "Paid for.")
+    clock.pass_s(60)
+
+    ended = deliveries.deliver(type(waiting)(task=waiting.task, request=waiting.request, outputs={"RES#1": orphan}))
+
+    assert (ended.task.status, ended.result, deliveries.engine.calls) == (Status.COMPLETED, "Paid for.", [])
+    assert ended.task.receipt.calls == 1
+
+
+def test_a_refused_prompt_fails_at_once(watched: WatchedStore, clock: Clock) -> None:
+    """Another try would end the same."""
+    ended = Deliveries(watched, clock, ScriptedEngine(PromptRefused("The prompt is too long."))).deliver(accepted())
+
+    assert (ended.task.status, ended.task.error) == (Status.FAILED, "The prompt is too long.")
+    assert ended.task.receipt.failed_calls == 1
+
+
+def test_a_role_that_is_configured_no_more_fails_the_task_with_a_sentence(watched: WatchedStore, clock: Clock) -> None:
+    """A stored task may name what a later configuration leaves out."""
+    ended = Deliveries(watched, clock, ScriptedEngine()).deliver(accepted(Mode.AGENT, "Gone-Agent"))
+
+    assert ended.task.status is Status.FAILED
+    assert str(ended.task.error).startswith("Unknown role 'Gone-Agent'")
+
+
+# Trying again
+
+
+def test_an_outage_is_a_delay(watched: WatchedStore, clock: Clock) -> None:
+    """5 s doubling to 5 min, and the sweep looks only after that; the last of its deliveries fails it."""
+    deliveries = Deliveries(watched, clock, ScriptedEngine(BUSY), max_deliveries=9)
+    snapshot, delays = accepted(), []
+    for _ in range(8):
+        snapshot = deliveries.deliver(snapshot)
+        assert snapshot.task.status is Status.QUEUED
+        assert snapshot.task.due_ms == clock.now_ms + (deliveries.given[-1].delay_s + SWEEP_S) * 1000
+        delays.append(deliveries.given[-1].delay_s)
+        clock.pass_s(delays[-1])
+    ended = deliveries.deliver(snapshot)
+
+    assert delays == [5, 10, 20, 40, 80, 160, 300, 300]
+    assert (ended.task.status, ended.task.error) == (Status.FAILED, "The engine is busy.")
+    assert ended.task.receipt.failed_calls == len(ended.attempts) == len(deliveries.engine.calls)
+
+
+def test_an_engine_that_comes_back_answers(watched: WatchedStore, clock: Clock) -> None:
+    """The failed calls stay on the receipt."""
+    deliveries = Deliveries(watched, clock, ScriptedEngine(BUSY, "Back."))
+    snapshot = deliveries.deliver(accepted())
+    clock.pass_s(5)
+    ended = deliveries.deliver(snapshot)
+
+    assert (ended.result, ended.task.receipt.calls, ended.task.receipt.failed_calls) == ("Back.", 1, 1)
+
+
+def test_a_prompt_that_kills_its_worker_ends(watched: WatchedStore, clock: Clock) -> None:
+    """Deliveries are counted before the work, so that it is given up without another call."""
+    deliveries = Deliveries(watched, clock, ScriptedEngine())
+    snapshot = accepted()
+    for _ in range(MAX_DELIVERIES):
+        dead = deliveries.deliver(snapshot, dies_after=0)
+        snapshot = changed(dead, lease_ms=clock.now_ms)
+
+    ended = deliveries.deliver(snapshot)
+
+    assert ended.task.error == f"Given up after {MAX_DELIVERIES} attempts without an answer."
+    assert deliveries.engine.calls == []
+
+
+def test_a_worker_without_time_hands_the_task_back_at_once(watched: WatchedStore, clock: Clock) -> None:
+    """The call its end cut short is recorded and counts as a delivery."""
+
+    def times_out(call: EngineCall) -> Answer:
+        clock.pass_s(deliveries.engine.timeouts_s[-1])
+        return EngineUnavailable("The engine did not answer in time.")
+
+    deliveries = Deliveries(watched, clock, ScriptedEngine(times_out, "Done."))
+    snapshot = deliveries.deliver(accepted(), for_s=10)
+
+    assert (snapshot.task.status, deliveries.given[-1].delay_s) == (Status.QUEUED, 0)
+    assert (snapshot.task.deliveries, snapshot.task.receipt.failed_calls) == (1, 1)
+    assert deliveries.deliver(snapshot).result == "Done."
+
+
+def test_waiting_for_a_busy_engine_is_no_delivery(watched: WatchedStore, clock: Clock) -> None:
+    """A long queue for one engine must not fail tasks; nor may it send them round without a pause."""
+    begun, leave = threading.Event(), threading.Event()
+
+    def slow(call: EngineCall) -> Answer:
+        begun.set()
+        leave.wait(WAIT_S)
+        return "Done."
+
+    catalog = a_catalog({"only": an_engine(max_concurrency=1)})
+    deliveries = Deliveries(watched, clock, ScriptedEngine(slow), catalog=catalog)
+    holder = threading.Thread(target=deliveries.deliver, args=[accepted()])
+    holder.start()
+    assert begun.wait(WAIT_S)
+    snapshot = deliveries.deliver(changed(accepted(), deliveries=MAX_DELIVERIES - 1), for_s=1)
+    delay_s = deliveries.given[-1].delay_s
+    leave.set()
+    holder.join(WAIT_S)
+
+    assert (snapshot.task.status, snapshot.task.deliveries, delay_s) == (Status.QUEUED, MAX_DELIVERIES - 1, 5)
+    assert deliveries.deliver(snapshot).result == "Done."
+
+
+# The caller's limits
+
+
+def test_a_deadline_that_has_passed_fails_the_task_without_a_call(watched: WatchedStore, clock: Clock) -> None:
+    """It counts from acceptance; with less than a second left no call is worth making."""
+    deliveries = Deliveries(watched, clock, ScriptedEngine())
+    snapshot = accepted(limits=Limits(deadline_s=30))
+    clock.now_ms = NOW_MS + 29_001
+
+    ended = deliveries.deliver(snapshot)
+
+    assert (ended.task.status, ended.task.error) == (Status.FAILED, "The deadline of 30 s has passed.")
+    assert deliveries.engine.calls == []
+
+
+def test_a_deadline_bounds_the_call(watched: WatchedStore, clock: Clock) -> None:
+    """No call goes on after it; then the task fails for that reason, and the engine is not blamed."""
+
+    def times_out(call: EngineCall) -> Answer:
+        clock.pass_s(deliveries.engine.timeouts_s[-1])
+        return EngineUnavailable("The engine did not answer in time.")
+
+    deliveries = Deliveries(watched, clock, ScriptedEngine(times_out))
+    ended = deliveries.deliver(deliveries.deliver(accepted(limits=Limits(deadline_s=12.5))))
+
+    assert deliveries.engine.timeouts_s == [12.5]
+    assert ended.task.error == "The deadline of 12.5 s has passed."
+    assert watched.engine_states() == {}
+
+
+def test_no_delay_goes_beyond_the_deadline(watched: WatchedStore, clock: Clock) -> None:
+    """A task that can only fail is not kept waiting for it."""
+    deliveries = Deliveries(watched, clock, ScriptedEngine(BUSY))
+    snapshot = deliveries.deliver(changed(accepted(limits=Limits(deadline_s=3.2)), deliveries=1))
+
+    assert deliveries.given[-1].delay_s == 4
+    clock.pass_s(4)
+    assert deliveries.deliver(snapshot).task.error == "The deadline of 3.2 s has passed."
+
+
+def test_a_call_that_could_exceed_max_cost_usd_is_not_made(watched: WatchedStore, clock: Clock) -> None:
+    """What earlier deliveries spent counts; the error names the limit."""
+    deliveries = Deliveries(watched, clock, ScriptedEngine())
+    dear = accepted(limits=Limits(max_cost_usd=0.1))
+    receipt = dear.task.receipt.plus([an_attempt(cost_microusd=99_900)])
+
+    ended = deliveries.deliver(changed(dear, receipt=receipt))
+
+    assert (ended.task.status, deliveries.engine.calls) == (Status.FAILED, [])
+    assert "max_cost_usd" in str(ended.task.error)
+    assert deliveries.deliver(dear).task.status is Status.COMPLETED

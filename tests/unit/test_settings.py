@@ -1,0 +1,181 @@
+"""The environment: every variable has a default, its bounds, and an error that names both when it is wrong."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from llm_server.orchestration.errors import ConfigurationError
+from llm_server.settings import VARIABLES, Settings
+
+QUEUE = "https://sqs.eu-central-1.amazonaws.com/123456789012/llm-server"
+AWS = {"LLM_SERVER_TABLE": "llm-server", "LLM_SERVER_QUEUE_URL": QUEUE}
+
+
+def refusal(**environ: str) -> str:
+    with pytest.raises(ConfigurationError) as caught:
+        Settings.read(environ)
+    return str(caught.value)
+
+
+def test_nothing_set_is_the_embedded_server() -> None:
+    """What `make run` starts with."""
+    settings = Settings.read({})
+
+    assert settings == Settings()
+    assert (settings.on_aws, settings.table, settings.queue_url, settings.config) == (False, None, None, None)
+    assert settings.db == Path(".llm-server/tasks.db")
+    assert (settings.workers, settings.lease_s, settings.sweep_s, settings.max_attempts) == (8, 210, 120, 8)
+    assert (settings.prompt_max_chars, settings.log_level) == (200_000, "INFO")
+
+
+def test_an_empty_variable_is_one_that_is_not_set() -> None:
+    """A template passes empty parameters on; that must not stop a function."""
+    empty = dict.fromkeys(VARIABLES, "")
+
+    assert Settings.read(empty) == Settings(environ=empty)
+
+
+def test_every_variable_is_read(tmp_path: Path) -> None:
+    """Each into its own field."""
+    config = tmp_path / "engines.toml"
+    config.touch()
+    given = AWS | {
+        "LLM_SERVER_DB": str(tmp_path / "new" / "tasks.db"),
+        "LLM_SERVER_CONFIG": str(config),
+        "LLM_SERVER_WORKERS": "3",
+        "LLM_SERVER_LEASE_S": "60",
+        "LLM_SERVER_SWEEP_S": "30",
+        "LLM_SERVER_MAX_ATTEMPTS": "2",
+        "LLM_SERVER_PROMPT_MAX_CHARS": "1000",
+        "LLM_SERVER_LOG_LEVEL": "debug",
+    }
+
+    assert set(given) == set(VARIABLES)
+    assert Settings.read(given) == Settings(
+        table="llm-server",
+        queue_url=QUEUE,
+        db=tmp_path / "new" / "tasks.db",
+        config=config,
+        workers=3,
+        lease_s=60,
+        sweep_s=30,
+        max_attempts=2,
+        prompt_max_chars=1000,
+        log_level="DEBUG",
+        environ=given,
+    )
+
+
+def test_the_real_environment_is_read_unless_another_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The only place that does."""
+    monkeypatch.setenv("LLM_SERVER_WORKERS", "5")
+
+    assert Settings.read().workers == 5
+
+
+def test_settings_show_no_secret_of_the_environment() -> None:
+    """They are printed in errors and logs."""
+    assert "sk-1" not in repr(Settings.read({"OPENAI_API_KEY": "sk-1"}))
+
+
+@pytest.mark.parametrize("given", AWS)
+def test_table_and_queue_are_set_together_or_not_at_all(given: str) -> None:
+    """One without the other would lose every wake-up; the sentence names the one that is missing."""
+    (missing,) = AWS.keys() - {given}
+
+    assert refusal(**{given: AWS[given]}).startswith(f"{missing} is not set: set both the table and the queue")
+
+
+@pytest.mark.parametrize(
+    ("name", "least", "most"),
+    [
+        ("LLM_SERVER_WORKERS", 1, 256),
+        ("LLM_SERVER_LEASE_S", 5, 43_200),
+        ("LLM_SERVER_SWEEP_S", 1, 3_600),
+        ("LLM_SERVER_MAX_ATTEMPTS", 1, 100),
+        ("LLM_SERVER_PROMPT_MAX_CHARS", 1, 1_000_000),
+    ],
+)
+def test_a_number_has_bounds(name: str, least: int, most: int) -> None:
+    """Both are allowed, and nothing beyond or beside them."""
+    field = name.removeprefix("LLM_SERVER_").lower()
+    for value in (least, most):
+        assert getattr(Settings.read({name: str(value)}), field) == value
+    for text in (str(least - 1), str(most + 1), "-1", "1.5", "1e3", "eight", " 8", "8 ", "+8", "٨", "²", "9" * 5_000):
+        detail = refusal(**{name: text})
+        assert detail.startswith(f"{name} is ")
+        assert detail.endswith(f"allowed is a whole number from {least} to {most}.")
+        assert len(detail) < 400
+
+
+@pytest.mark.parametrize("level", ["DEBUG", "INFO", "WARNING", "ERROR", "info", "Warning"])
+def test_a_log_level_is_one_of_four(level: str) -> None:
+    """In any case."""
+    assert Settings.read({"LLM_SERVER_LOG_LEVEL": level}).log_level == level.upper()
+
+
+@pytest.mark.parametrize("level", ["TRACE", "warn", "20", " INFO"])
+def test_another_log_level_is_refused(level: str) -> None:
+    """With the four that are allowed."""
+    assert refusal(LLM_SERVER_LOG_LEVEL=level) == (
+        f"LLM_SERVER_LOG_LEVEL is {level!r}; allowed is one of DEBUG, INFO, WARNING, ERROR."
+    )
+
+
+@pytest.mark.parametrize(
+    "table", ["llm-server", "a.b_c-D9", "arn:aws:dynamodb:eu-central-1:123456789012:table/llm-server"]
+)
+@pytest.mark.parametrize("queue_url", [QUEUE, "http://127.0.0.1:4566/000000000000/tasks", "https://sqs/1/q.fifo"])
+def test_table_and_queue_make_it_aws(table: str, queue_url: str) -> None:
+    """Names, ARNs, and the addresses of an emulator."""
+    settings = Settings.read({"LLM_SERVER_TABLE": table, "LLM_SERVER_QUEUE_URL": queue_url})
+
+    assert (settings.on_aws, settings.table, settings.queue_url) == (True, table, queue_url)
+
+
+@pytest.mark.parametrize("table", ["ab", "my table", "táble", "t\nt", "${Table}"])
+def test_what_can_be_no_table_is_refused(table: str) -> None:
+    """Before the first call to AWS fails."""
+    detail = refusal(**AWS | {"LLM_SERVER_TABLE": table})
+
+    assert detail == f"LLM_SERVER_TABLE is {table!r}; allowed is the name or ARN of a DynamoDB table."
+
+
+@pytest.mark.parametrize(
+    "url", ["llm-server", "arn:aws:sqs:eu:1:q", "https://", "https:///q", "https://host", "ftp://h/q"]
+)
+def test_what_can_be_no_queue_is_refused(url: str) -> None:
+    """An ARN is the usual mistake."""
+    detail = refusal(**AWS | {"LLM_SERVER_QUEUE_URL": url})
+
+    assert detail == f"LLM_SERVER_QUEUE_URL is {url!r}; allowed is the https:// address of an SQS queue."
+
+
+def test_a_configuration_is_a_file_that_exists(tmp_path: Path) -> None:
+    """A misspelt one must not mean "no configuration"; nor is a folder one."""
+    for path in (tmp_path / "none.toml", tmp_path):
+        detail = refusal(LLM_SERVER_CONFIG=str(path))
+        assert detail == f"LLM_SERVER_CONFIG is {str(path)!r}; allowed is a TOML file that exists."
+
+
+@pytest.mark.parametrize("form", ["{}", "{}/", "{}/new/"])
+def test_a_database_is_a_file(tmp_path: Path, form: str) -> None:
+    """It and its folder are made when there are none; a folder in its place is a mistake."""
+    path = form.format(tmp_path)
+
+    assert refusal(LLM_SERVER_DB=path).startswith(f"LLM_SERVER_DB is {path!r}; allowed is a file")
+    assert Settings.read({"LLM_SERVER_DB": f"{tmp_path}/new/tasks.db"}).db == tmp_path / "new" / "tasks.db"
+
+
+def test_a_misspelt_variable_stops_the_start() -> None:
+    """It would be ignored, and the default taken for what was meant."""
+    detail = refusal(LLM_SERVER_WORKER="3")
+
+    assert detail == f"LLM_SERVER_WORKER is no setting; known are {', '.join(VARIABLES)}."
+
+
+def test_the_command_lines_own_variable_does_not() -> None:
+    """LLM_SERVER_URL is the client's; nor do strangers' variables matter."""
+    assert Settings.read({"LLM_SERVER_URL": "http://localhost:8000", "LLM_SERVERS": "x", "PATH": "/bin"}).workers == 8

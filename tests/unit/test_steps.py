@@ -1,0 +1,165 @@
+"""Steps run side by side, and none before what it needs has been handed over."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from contextlib import closing
+
+import pytest
+
+from llm_server.orchestration.balancer import Reply
+from llm_server.orchestration.errors import EngineUnavailable, LLMServerError, OutOfTime, PromptRefused
+from llm_server.orchestration.plan import Plan, Step
+from llm_server.orchestration.steps import run_steps
+from scripted import WAIT_S, a_completion
+
+
+def a_plan(**depends_on: str) -> Plan:
+    """Steps by name with what they depend on, as in `a_plan(a="", b="a")`."""
+    steps = (Step(id=n, role="Coder", instruction=n, depends_on=tuple(d)) for n, d in depends_on.items())
+    return Plan(goal="g", steps=tuple(steps))
+
+
+def done(step: Step) -> Reply:
+    return Reply(completion=a_completion(step.id))
+
+
+def failing(names: str, error: LLMServerError) -> Callable[[Step], Reply]:
+    """Carries steps out, but not these."""
+    return lambda step: Reply(failure=error) if step.id in names else done(step)
+
+
+class Watched:
+    """Carries steps out and knows which began and how many ran at once at most."""
+
+    def __init__(self, meeting: int = 1) -> None:
+        self._barrier = threading.Barrier(meeting, timeout=WAIT_S)
+        self._lock = threading.Lock()
+        self._running = 0
+        self.begun: list[str] = []
+        self.most = 0
+
+    def __call__(self, step: Step) -> Reply:
+        with self._lock:
+            self.begun.append(step.id)
+            self._running += 1
+            self.most = max(self.most, self._running)
+        self._barrier.wait()
+        with self._lock:
+            self._running -= 1
+        return done(step)
+
+
+def test_independent_steps_run_at_the_same_time() -> None:
+    """Four steps meet at a barrier that one after the other would never pass: k steps take the time of one."""
+    watched = Watched(meeting=4)
+
+    ended = [step.id for step, _ in run_steps(a_plan(a="", b="", c="", d=""), {}, watched, at_once=4)]
+
+    assert sorted(ended) == ["a", "b", "c", "d"]
+
+
+def test_no_more_steps_run_than_are_allowed() -> None:
+    """One task does not take every place of an engine."""
+    watched = Watched(meeting=2)
+
+    assert len(list(run_steps(a_plan(a="", b="", c="", d="", e="", f=""), {}, watched, at_once=2))) == 6
+    assert watched.most == 2
+
+
+def test_a_step_starts_only_after_its_dependency_was_handed_over() -> None:
+    """What a step builds on is stored first, or a crash would pay for it twice."""
+    watched = Watched()
+    steps = run_steps(a_plan(a="", b="a"), {}, watched, at_once=4)
+
+    assert next(steps)[0].id == "a"
+    assert watched.begun == ["a"]
+    assert next(steps)[0].id == "b"
+    assert list(steps) == []
+
+
+def test_a_diamond_runs_in_order() -> None:
+    """A join waits for both its branches."""
+    ended = [step.id for step, _ in run_steps(a_plan(d="bc", b="a", c="a", a=""), {}, done, at_once=4)]
+
+    assert (ended[0], ended[-1], sorted(ended)) == ("a", "d", ["a", "b", "c", "d"])
+
+
+def test_finished_steps_are_not_run_again() -> None:
+    """They were paid for; failed ones stay failed in this delivery."""
+    watched = Watched()
+
+    ended = [s.id for s, _ in run_steps(a_plan(a="", b="a", c="", d="c"), {"a": True, "c": False}, watched, at_once=4)]
+
+    assert ended == ["b"]
+    assert watched.begun == ["b"]
+
+
+def test_a_failed_step_stops_its_descendants_and_not_its_siblings() -> None:
+    """What can be finished is finished."""
+    carry_out = failing("a", PromptRefused("No."))
+
+    ended = [step.id for step, _ in run_steps(a_plan(a="", b="a", c="b", x="", y="x"), {}, carry_out, at_once=1)]
+
+    assert sorted(ended) == ["a", "x", "y"]
+
+
+@pytest.mark.parametrize("error", [EngineUnavailable("Busy."), OutOfTime("Late.")])
+def test_after_a_failure_that_may_pass_nothing_new_is_started(error: LLMServerError) -> None:
+    """The rest is for the next delivery; hammering a resting engine helps nobody."""
+    ended = [step.id for step, _ in run_steps(a_plan(a="", b="", c=""), {}, failing("a", error), at_once=1)]
+
+    assert ended == ["a"]
+
+
+def test_running_steps_are_handed_over_after_a_failure_that_may_pass() -> None:
+    """They are paid for: only new ones are held back."""
+    handed_over = threading.Event()
+
+    def carry_out(step: Step) -> Reply:
+        if step.id == "a":
+            return Reply(failure=EngineUnavailable("Busy."))
+        assert handed_over.wait(WAIT_S)
+        return done(step)
+
+    steps = run_steps(a_plan(a="", b="", c=""), {}, carry_out, at_once=2)
+    assert next(steps)[0].id == "a"
+    handed_over.set()
+
+    assert [step.id for step, _ in steps] == ["b"]
+
+
+def test_a_step_that_raises_does_not_lose_its_siblings() -> None:
+    """A bug in one step must not throw away what the others cost; it is raised when they have been handed over."""
+    broken = threading.Event()
+
+    def carry_out(step: Step) -> Reply:
+        if step.id == "a":
+            broken.set()
+            raise ZeroDivisionError
+        broken.wait(WAIT_S)
+        return done(step)
+
+    ended: list[str] = []
+    with pytest.raises(ZeroDivisionError):
+        ended.extend(step.id for step, _ in run_steps(a_plan(a="", b=""), {}, carry_out, at_once=2))
+    assert ended == ["b"]
+
+
+def test_a_closed_run_leaves_no_thread_behind() -> None:
+    """A worker that lost its task returns to the queue alone."""
+    together = threading.Barrier(2, timeout=WAIT_S)
+    leave = threading.Event()
+
+    def carry_out(step: Step) -> Reply:
+        together.wait()
+        if step.id == "b":
+            leave.wait(WAIT_S)
+        return done(step)
+
+    with closing(run_steps(a_plan(a="", b="", c="a"), {}, carry_out, at_once=2)) as steps:  # type: ignore[type-var]
+        assert next(steps)[0].id == "a"
+        leave.set()
+
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("step")]

@@ -1,0 +1,22 @@
+"""Write the OpenAPI document of the HTTP contract: `python tools/export_openapi.py > docs/openapi.json`."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, cast
+
+from llm_server.api.app import create_app
+from llm_server.settings import Settings
+
+if TYPE_CHECKING:
+    from llm_server.orchestration.service import Service
+
+
+def document() -> str:
+    """The document as text. It says nothing of a service, so the settings' limit stands in for one."""
+    app = create_app(cast("Service", Settings()), lambda: "")
+    return json.dumps(app.openapi(), indent=2, ensure_ascii=False) + "\n"
+
+
+if __name__ == "__main__":
+    print(document(), end="")
