@@ -1,3 +1,3 @@
 """Fixtures for every test."""
 
-pytest_plugins = ["aws_emulators", "scripted"]
+pytest_plugins = ["aws_emulators", "scripted", "served"]

@@ -56,7 +56,7 @@ class Deliveries:
         )
         snapshot = replace(snapshot, task=task)
         until_ms = now_ms + round(for_s * 1000)
-        with closing(self._orchestrator.run(snapshot, until_ms=until_ms)) as states:  # type: ignore[type-var]
+        with closing(self._orchestrator.run(snapshot, until_ms=until_ms)) as states:
             self.given = list(islice(states, dies_after))
         for progress in self.given:
             stored = {progress.output.key: progress.output} if progress.output else {}

@@ -40,7 +40,8 @@ class Workers:
         self._stopping.set()
         end = time.monotonic() + grace_s
         for thread in self._threads:
-            thread.join(max(0.0, end - time.monotonic()))
+            if thread.ident is not None:
+                thread.join(max(0.0, end - time.monotonic()))
         return sum(thread.is_alive() for thread in self._threads)
 
     def _work(self) -> None:

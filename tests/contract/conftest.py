@@ -18,6 +18,8 @@ from llm_server.storage.sqlite_queue import SqliteQueue
 from llm_server.storage.sqs import SqsQueue
 from queue_ends import Mailbox
 
+pytest.register_assert_rewrite("audit")
+
 
 def dynamo_store(on: Substrate) -> DynamoStore:
     return DynamoStore(on.dynamodb, on.table, draw=random.Random(7).randrange)

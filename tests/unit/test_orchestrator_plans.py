@@ -252,3 +252,11 @@ def test_a_plan_stays_within_max_cost_usd(watched: WatchedStore, clock: Clock) -
     assert str(ended.task.error).startswith("Step b failed:")
     assert "max_cost_usd" in str(ended.task.error)
     assert (len(deliveries.engine.calls), ended.task.receipt.cost_microusd) == (2, 10_100)
+
+
+def test_a_plan_cannot_send_a_step_back_to_the_planner() -> None:
+    """A planner among the steps would plan again instead of doing its part."""
+    asked = prompts.for_plan("Build it.", "General", a_catalog({}))
+
+    assert "- QA-Agent:" in asked
+    assert "- Planner-Agent:" not in asked

@@ -177,6 +177,15 @@ def test_attempts_are_told_in_the_order_they_were_made() -> None:
     assert snapshot.attempts == [early, late]
 
 
+def test_attempts_of_one_millisecond_are_told_in_the_order_of_the_work() -> None:
+    """Plan, steps, synthesis: however fast the engine and whatever order a store returns the records in."""
+    keys = ["RES#1", "STEP#a", "PLAN"]
+    outputs = [an_output(key, attempts=(an_attempt(purpose=key),)) for key in keys]
+    task = claimed(a_task()).completed(outputs[0])
+
+    assert [attempt.purpose for attempt in a_snapshot(task, None, *outputs).attempts] == ["PLAN", "STEP#a", "RES#1"]
+
+
 def test_no_answered_call_is_no_engine() -> None:
     """A task nobody answered names no engine."""
     assert last_engine([a_failed_attempt()]) is None

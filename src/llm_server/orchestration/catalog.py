@@ -101,6 +101,10 @@ class Catalog(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         """The names of a profile's roles, in the order of the file."""
         return [name for name, role in self.roles.items() if profile in role.profiles]
 
+    def step_roles(self) -> list[str]:
+        """Who may do a step of a plan: everybody but the planner, who would only plan again."""
+        return [name for name in self.roles if name != self.defaults.planner]
+
     def profile_of(self, role: str) -> str:
         """The profile a role is shown under when the caller named none: the default one if it has the role."""
         profiles = self.role(role).profiles

@@ -151,7 +151,7 @@ class Orchestrator:
     def _propose(self, work: _Work) -> tuple[Plan | None, Reply]:
         """Ask for a plan, once more when it is broken; None when both are."""
         asked = prompts.for_plan(work.request.prompt, work.task.profile, self._catalog)
-        schema = AnswerSchema(name="plan", schema=plans.schema(self._catalog.roles))
+        schema = AnswerSchema(name="plan", schema=plans.schema(self._catalog.step_roles()))
         text, attempts = asked, tuple[Attempt, ...]()
         for _ in range(2):
             reply = self._ask(work, self._catalog.defaults.planner, text, purpose="plan", schema=schema)
@@ -159,7 +159,7 @@ class Orchestrator:
             if reply.completion is None:
                 return None, replace(reply, attempts=attempts)
             try:
-                return plans.parse(reply.completion.text, self._catalog.roles), Reply(attempts=attempts)
+                return plans.parse(reply.completion.text, self._catalog.step_roles()), Reply(attempts=attempts)
             except PlanInvalid as error:
                 text = prompts.for_repair(asked, reply.completion.text, str(error))
         return None, Reply(attempts=attempts)

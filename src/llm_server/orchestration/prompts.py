@@ -25,7 +25,7 @@ class StepResult(NamedTuple):
 
 def for_plan(prompt: str, profile: str, catalog: Catalog) -> str:
     """Ask the planner for a plan of a task."""
-    roles = "\n".join(f"- {name}: {role.purpose}" for name, role in catalog.roles.items())
+    roles = "\n".join(f"- {name}: {catalog.role(name).purpose}" for name in catalog.step_roles())
     return (
         f"Plan this task of the profile {profile} in 1 to {MAX_STEPS} steps.\n\nRoles you may use:\n{roles}\n\n"
         f"{_fenced('task', prompt)}"

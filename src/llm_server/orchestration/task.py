@@ -228,8 +228,13 @@ class Snapshot:
     @property
     def attempts(self) -> list[Attempt]:
         """Every engine call on the receipt, oldest first; an answer that was not adopted is not on it."""
-        counted = (o for o in self.outputs.values() if not o.is_answer or o.key == f"RES#{self.task.answer_fence}")
+        counted = [o for o in self.outputs.values() if not o.is_answer or o.key == f"RES#{self.task.answer_fence}"]
+        counted.sort(key=lambda o: (o.created_ms, _ORDER.get(o.key.partition("#")[0], 2)))
         return sorted((a for o in counted for a in o.attempts), key=lambda a: a.started_ms)
+
+
+_ORDER = {"PLAN": 0, "STEP": 1}
+"""Which output of one millisecond came first: the end of a claim comes after its plan and its steps."""
 
 
 def last_engine(attempts: Iterable[Attempt]) -> str | None:

@@ -18,7 +18,6 @@ DELAY_MOST_S = 900
 _WAITING: list[QueueAttributeNameType] = [
     "ApproximateNumberOfMessages",
     "ApproximateNumberOfMessagesDelayed",
-    "ApproximateNumberOfMessagesNotVisible",
 ]
 
 

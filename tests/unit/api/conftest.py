@@ -17,6 +17,13 @@ def server(tmp_path: Path) -> Iterator[CalledServer]:
         yield server
 
 
+@pytest.fixture(scope="module")
+def shared_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CalledServer]:
+    """One for all tests of a module that leave nothing behind."""
+    with called_server(tmp_path_factory.mktemp("shared")) as server:
+        yield server
+
+
 @pytest.fixture
 def server_on(tmp_path: Path) -> Iterator[Callable[[Store], CalledServer]]:
     """A server on another store, which may misbehave."""

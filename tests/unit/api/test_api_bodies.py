@@ -78,14 +78,16 @@ MEGABYTE = 1 << 20
     ],
     ids=lambda value: repr(value[:60]) if isinstance(value, bytes) else None,
 )
-def test_a_bad_body_is_refused_in_one_sentence(server: CalledServer, body: bytes, status: int, named: str) -> None:
+def test_a_bad_body_is_refused_in_one_sentence(
+    shared_server: CalledServer, body: bytes, status: int, named: str
+) -> None:
     """400 what is no strict JSON, 422 what is no task; the sentence says where. Nothing is stored."""
-    answer = server.post(body)
+    answer = shared_server.post(body)
 
     assert (answer.status, named in answer.detail) == (status, True), answer.body
     assert answer.detail.endswith(".")
     assert len(answer.detail) < 400
-    assert server.get("metrics").json["total_requests"] == 0
+    assert shared_server.get("metrics").json["total_requests"] == 0
 
 
 @pytest.mark.parametrize(
@@ -97,23 +99,23 @@ def test_a_bad_body_is_refused_in_one_sentence(server: CalledServer, body: bytes
         ({"prompt": "x", "metadata": {"k" * 65: "v"}}, "/metadata/" + "k" * 60),
     ],
 )
-def test_every_fault_has_a_pointer(server: CalledServer, body: object, pointer: str) -> None:
+def test_every_fault_has_a_pointer(shared_server: CalledServer, body: object, pointer: str) -> None:
     """RFC 6901, so that a form can mark the field."""
-    assert server.post(body).json["errors"][0]["pointer"] == pointer
+    assert shared_server.post(body).json["errors"][0]["pointer"] == pointer
 
 
-def test_several_faults_come_at_once(server: CalledServer) -> None:
+def test_several_faults_come_at_once(shared_server: CalledServer) -> None:
     """The first is the sentence; all are listed."""
-    answer = server.post({"prompt": 1, "mode": "x", "extra": 1})
+    answer = shared_server.post({"prompt": 1, "mode": "x", "extra": 1})
 
     pointers = [fault["pointer"] for fault in answer.json["errors"]]
     assert pointers == ["/prompt", "/mode", "/extra"]
     assert answer.detail == answer.json["errors"][0]["detail"]
 
 
-def test_a_body_full_of_faults_gets_a_short_answer(server: CalledServer) -> None:
+def test_a_body_full_of_faults_gets_a_short_answer(shared_server: CalledServer) -> None:
     """An answer that grows with a bad body is a gift to who sends many."""
-    answer = server.post({f"field{n}": 1 for n in range(50_000)})
+    answer = shared_server.post({f"field{n}": 1 for n in range(50_000)})
 
     assert (answer.status, len(answer.body) < 10_000) == (422, True)
 
@@ -126,16 +128,16 @@ def test_a_body_full_of_faults_gets_a_short_answer(server: CalledServer) -> None
         *("application/problem+json", "application/merge-patch+json"),
     ],
 )
-def test_another_content_type_is_refused(server: CalledServer, content_type: str) -> None:
+def test_another_content_type_is_refused(shared_server: CalledServer, content_type: str) -> None:
     """415; a browser's form cannot create a task."""
-    answer = server.post({"prompt": "x"}, content_type=content_type)
+    answer = shared_server.post({"prompt": "x"}, content_type=content_type)
 
     assert (answer.status, "application/json" in answer.detail) == (415, True)
 
 
-def test_a_body_without_a_content_type_is_refused(server: CalledServer) -> None:
+def test_a_body_without_a_content_type_is_refused(shared_server: CalledServer) -> None:
     """Nothing is guessed."""
-    assert server.call("POST", "tasks", parts=[b'{"prompt": "x"}']).status == 415
+    assert shared_server.call("POST", "tasks", parts=[b'{"prompt": "x"}']).status == 415
 
 
 @pytest.mark.parametrize(
@@ -146,11 +148,11 @@ def test_json_is_json_however_it_is_written(server: CalledServer, content_type: 
     assert server.post({"prompt": "x"}, content_type=content_type).status == 202
 
 
-def test_a_body_announced_as_too_large_is_not_read(server: CalledServer) -> None:
+def test_a_body_announced_as_too_large_is_not_read(shared_server: CalledServer) -> None:
     """5 MB by its Content-Length: refused before the first byte."""
     headers = asgi.JSON | {"content-length": str(5 * MEGABYTE)}
 
-    answer = server.call("POST", "tasks", headers=headers, parts=[b"x" * MEGABYTE] * 5)
+    answer = shared_server.call("POST", "tasks", headers=headers, parts=[b"x" * MEGABYTE] * 5)
 
     assert (answer.status, answer.taken) == (413, 0)
     assert answer.detail.startswith("The body is too large; at most ")
@@ -158,9 +160,9 @@ def test_a_body_announced_as_too_large_is_not_read(server: CalledServer) -> None
 
 
 @pytest.mark.parametrize("headers", [{}, {"content-length": "7"}, {"content-length": "many"}])
-def test_a_body_that_grows_too_large_is_read_no_further(server: CalledServer, headers: dict[str, str]) -> None:
+def test_a_body_that_grows_too_large_is_read_no_further(shared_server: CalledServer, headers: dict[str, str]) -> None:
     """Chunked, or with a Content-Length that lies: refused where the limit is passed."""
-    answer = server.call("POST", "tasks", headers=asgi.JSON | headers, parts=[b" " * MEGABYTE] * 5)
+    answer = shared_server.call("POST", "tasks", headers=asgi.JSON | headers, parts=[b" " * MEGABYTE] * 5)
 
     assert (answer.status, answer.taken, answer.detail.startswith("The body is too large")) == (413, 3, True)
 

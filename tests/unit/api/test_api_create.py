@@ -95,10 +95,10 @@ def test_a_named_engine_alone_is_asked(tmp_path: Path) -> None:
 )
 @pytest.mark.parametrize("name", ["Chаt-Agent", "chat-agent", " Chat-Agent", "", "x" * 10_000, "a\0b", "a\nb"])
 def test_an_unknown_name_is_refused_with_the_known_ones(
-    server: CalledServer, field: str, known: str, name: str
+    shared_server: CalledServer, field: str, known: str, name: str
 ) -> None:
     """Also where it only looks like one (the first has a Cyrillic а)."""
-    answer = server.post({"prompt": "Say hello.", field: name})
+    answer = shared_server.post({"prompt": "Say hello.", field: name})
 
     assert (answer.status, known in answer.detail) == (422, True)
     assert answer.detail.startswith(f"Unknown {field} ")
@@ -138,9 +138,9 @@ def test_a_whole_number_may_be_written_with_a_point(server: CalledServer) -> Non
         ("deadline_s", []),
     ],
 )
-def test_a_limit_beyond_its_bounds_is_refused_by_name(server: CalledServer, name: str, value: object) -> None:
+def test_a_limit_beyond_its_bounds_is_refused_by_name(shared_server: CalledServer, name: str, value: object) -> None:
     """No limit is rounded, converted or ignored."""
-    answer = server.post({"prompt": "Say hello.", "limits": {name: value}})
+    answer = shared_server.post({"prompt": "Say hello.", "limits": {name: value}})
 
     assert (answer.status, f"limits.{name}" in answer.detail) == (422, True)
     assert answer.json["errors"][0]["pointer"] == f"/limits/{name}"
@@ -172,9 +172,9 @@ def test_metadata_up_to_its_bounds_comes_back(server: CalledServer, metadata: di
     ],
     ids=repr,
 )
-def test_metadata_beyond_its_bounds_is_refused(server: CalledServer, metadata: object) -> None:
+def test_metadata_beyond_its_bounds_is_refused(shared_server: CalledServer, metadata: object) -> None:
     """Nothing is cut, converted or dropped."""
-    answer = server.post({"prompt": "Say hello.", "metadata": metadata})
+    answer = shared_server.post({"prompt": "Say hello.", "metadata": metadata})
 
     assert (answer.status, "metadata" in answer.detail) == (422, True)
 

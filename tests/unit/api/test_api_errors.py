@@ -12,9 +12,11 @@ from typing import Any
 
 import pytest
 from mangum import Mangum
+from starlette.types import Receive, Scope, Send
 
 import asgi
 from called_server import DOWN, CalledServer, FailingStore
+from llm_server.api.edge import Edge
 from llm_server.orchestration.errors import IllegalTransition
 from llm_server.orchestration.ports import Store
 
@@ -27,9 +29,9 @@ ServerOn = Callable[[Store], CalledServer]
 
 @pytest.mark.parametrize("path", ["/", "/api", "/api/v1", "/api/v1/", "/api/v1/tasks/", "/api/v2/tasks", "/%00", "//"])
 @pytest.mark.parametrize("method", ["GET", "POST", "DELETE"])
-def test_a_path_that_is_none_is_not_found(server: CalledServer, method: str, path: str) -> None:
+def test_a_path_that_is_none_is_not_found(shared_server: CalledServer, method: str, path: str) -> None:
     """No redirects, no list of what there is."""
-    answer = server.call(method, path)
+    answer = shared_server.call(method, path)
 
     assert (answer.status, answer.json) == (404, {"detail": "There is nothing at this path."})
 
@@ -46,9 +48,11 @@ def test_a_path_that_is_none_is_not_found(server: CalledServer, method: str, pat
         ("POST", "docs", "GET, HEAD"),
     ],
 )
-def test_a_wrong_method_is_told_every_right_one(server: CalledServer, method: str, path: str, allowed: str) -> None:
+def test_a_wrong_method_is_told_every_right_one(
+    shared_server: CalledServer, method: str, path: str, allowed: str
+) -> None:
     """RFC 9110, 15.5.6: Allow names all methods of the path, not those of one route."""
-    answer = server.call(method, path)
+    answer = shared_server.call(method, path)
 
     assert (answer.status, answer.headers["allow"]) == (405, allowed)
     assert answer.json == {"detail": f"The method {method} is not allowed here."}
@@ -80,6 +84,18 @@ def test_what_nobody_expected_is_500_without_a_trace(
     (record,) = caplog.records
     assert (record.levelno, record.exc_info and record.exc_info[1]) == (logging.ERROR, error)
     assert vars(record)["request_id"] == "r-1"
+
+
+def test_an_answer_that_has_begun_is_not_begun_again(caplog: pytest.LogCaptureFixture) -> None:
+    """The connection is cut instead: the caller must not take half an answer for a whole one."""
+
+    async def breaks_off(_scope: Scope, _receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        raise BOOM
+
+    with pytest.raises(RuntimeError):
+        asgi.call(Edge(breaks_off, lambda: "r-1"), "GET", "/")
+    assert len(caplog.records) == 1
 
 
 CALLS: list[tuple[int, str, str, dict[str, Any]]] = [
@@ -125,9 +141,9 @@ def test_the_callers_own_id_comes_back(
 
 
 @pytest.mark.parametrize("own", ["", " ", "a b", "a\tb", "é", "a;b", '"a"', "<a>", "x" * 129, "x" * 200_000])
-def test_an_insane_id_is_replaced(server: CalledServer, own: str) -> None:
+def test_an_insane_id_is_replaced(shared_server: CalledServer, own: str) -> None:
     """It would stand in a header and in the log."""
-    assert UUID7.fullmatch(server.get("health", x_request_id=own).headers["x-request-id"])
+    assert UUID7.fullmatch(shared_server.get("health", x_request_id=own).headers["x-request-id"])
 
 
 @pytest.mark.parametrize("name", ["prefer", "if-none-match", "accept", "cookie", "x-unknown"])

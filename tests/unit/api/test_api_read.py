@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
-from datetime import datetime
+from collections.abc import Callable
 
 import pytest
 
 from builders import NOW_MS, a_failed_attempt, a_failure, a_request, a_task, an_attempt, an_output, claimed
-from called_server import CalledServer
+from called_server import DOWN, CalledServer, FailingStore
+from llm_server.orchestration.plan import Plan, Step
+from llm_server.orchestration.ports import Store
 from llm_server.orchestration.task import Task
 
 DETAIL = (
@@ -74,6 +76,28 @@ def test_a_plan_task_shows_its_plan_and_every_step(server: CalledServer) -> None
     assert (purposes[0], purposes[-1]) == ("plan", "synthesis")
 
 
+def test_a_plan_in_progress_shows_how_far_each_step_is(server: CalledServer) -> None:
+    """One Completed, one Failed, one Waiting; what a step cost stands beside it."""
+    steps = tuple(Step(id=f"s{n}", role="Chat-Agent", instruction="Do.", depends_on=()) for n in (1, 2, 3))
+    task = a_stored(server)
+    for output in (
+        an_output("PLAN", Plan(goal="All of it.", steps=steps).to_json()),
+        an_output("STEP#s1", "Done.", attempts=(an_attempt(), an_attempt(cost_microusd=None))),
+        a_failure("STEP#s2", "No engine answered."),
+    ):
+        planned = task.progressed(output)
+        server.store.save(task, planned, output)
+        task = planned
+
+    shown = server.get(f"tasks/{task.task_id}").json
+    assert (shown["status"], shown["plan"]["goal"]) == ("Planned", "All of it.")
+    assert [(s["status"], s["result"], s["error"], s["cost_microusd"]) for s in shown["plan"]["steps"]] == [
+        ("Completed", "Done.", None, 300),
+        ("Failed", None, "No engine answered.", 0),
+        ("Waiting", None, None, 0),
+    ]
+
+
 def test_a_failed_task_shows_why_and_what_it_cost(server: CalledServer) -> None:
     """The attempt that failed is there too."""
     task = a_stored(server)
@@ -99,11 +123,14 @@ def test_an_unpriced_call_costs_null_and_is_counted_as_such(server: CalledServer
 
 def test_times_are_utc_with_milliseconds(server: CalledServer) -> None:
     """RFC 3339, so that they sort as text."""
-    task = a_stored(server, a_task(created_ms=NOW_MS + 7))
+    task = a_stored(server, a_task(created_ms=NOW_MS - 1))
+    answer = an_output(created_ms=NOW_MS + 7)
+    server.store.save(task, task.completed(answer), answer)
 
     shown = server.get(f"tasks/{task.task_id}").json
-    assert shown["created_at"] == "2025-10-09T08:53:20.007Z"
-    assert datetime.fromisoformat(shown["updated_at"]).utcoffset() is not None
+    assert shown["created_at"] == "2025-10-09T08:53:19.999Z"
+    assert shown["updated_at"] == shown["finished_at"] == "2025-10-09T08:53:20.007Z"
+    assert shown["attempts"][0]["started_at"] == "2025-10-09T08:53:21.000Z"
 
 
 def test_an_open_task_says_when_to_look_again_and_a_final_one_does_not(server: CalledServer) -> None:
@@ -166,11 +193,21 @@ def test_every_change_of_a_task_changes_its_tag(server: CalledServer) -> None:
         "a/b",
     ],
 )
-def test_an_id_that_is_none_is_not_found(server: CalledServer, task_id: str) -> None:
+def test_an_id_that_is_none_is_not_found(shared_server: CalledServer, task_id: str) -> None:
     """404, whatever stands there: never 422, never 5xx."""
-    answer = server.get(f"tasks/{task_id}")
+    answer = shared_server.get(f"tasks/{task_id}")
 
     assert (answer.status, list(answer.json)) == (404, ["detail"])
+
+
+@pytest.mark.parametrize("task_id", ["%00", "a%23STATE", "x" * 65, "%F0%9F%8C%8D"])
+def test_an_id_that_can_be_none_costs_no_look(
+    server: CalledServer, server_on: Callable[[Store], CalledServer], task_id: str
+) -> None:
+    """DynamoDB would refuse some as keys, and that would look like an outage."""
+    answer = server_on(FailingStore(server.store, DOWN)).get(f"tasks/{task_id}")
+
+    assert (answer.status, answer.json) == (404, NO_TASK)
 
 
 def test_anothers_task_is_as_unknown_as_one_that_never_was(server: CalledServer) -> None:

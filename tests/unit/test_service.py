@@ -1,0 +1,218 @@
+"""The use cases: an accepted task is stored and never lost, and one claim does it, however often it is woken."""
+
+from __future__ import annotations
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+
+import pytest
+
+from delivered import a_plan, planning
+from llm_server.orchestration.errors import (
+    EngineUnavailable,
+    PromptRefused,
+    StorageUnavailable,
+    TaskNotFound,
+    UnknownName,
+)
+from llm_server.orchestration.ports import EngineCall
+from llm_server.orchestration.task import Mode, Output, Status, Task, TaskRef
+from llm_server.storage.sqlite import SqliteStore
+from scripted import WAIT_S, Answer, ScriptedEngine, a_catalog, a_completion, an_engine
+from served import LEASE_S, SWEEP_S, Served
+
+AWAY = StorageUnavailable("The database does not answer; try again.")
+BUSY = EngineUnavailable("The engine is busy.")
+
+
+# Working
+
+
+def test_a_woken_worker_carries_the_task_out(served: Served) -> None:
+    """From the queue to the result."""
+    ref = served.submit()
+    assert not served.service.is_final(ref)
+
+    assert served.work() == 1
+
+    assert served.service.is_final(ref)
+    assert served.service.get(ref).result == "Hello."
+
+
+def test_a_needless_wake_up_does_nothing(served: Served) -> None:
+    """Unknown, final, or in another worker's hands: no engine is called and nothing changes."""
+    done = served.submit()
+    served.work()
+    busy = served.submit()
+    task = served.store.peek(busy)
+    end_ms = served.clock.now_ms + 1
+    served.store.save(task, task.claimed(owner="other", now_ms=served.clock.now_ms, lease_ms=end_ms, has_plan=False))
+    before = [served.get(ref) for ref in served.refs]
+
+    for ref in (TaskRef("local", "unknown"), TaskRef("other", done.task_id), done, busy):
+        served.service.process(ref, owner="late")
+
+    assert [served.get(ref) for ref in served.refs] == before
+    assert len(served.engine.calls) == 1
+
+
+def test_ten_deliveries_at_once_are_one_engine_call(served: Served) -> None:
+    """A message may come doubled; the claim decides."""
+    ref = served.submit()
+    start = threading.Barrier(10, timeout=WAIT_S)
+
+    def deliver(number: int) -> None:
+        start.wait()
+        served.service.process(ref, owner=f"w{number}")
+
+    with ThreadPoolExecutor(10) as pool:
+        list(pool.map(deliver, range(10)))
+
+    assert len(served.engine.calls) == 1
+    task = served.get(ref).task
+    assert (task.status, task.fence) == (Status.COMPLETED, 1)
+
+
+def test_a_worker_that_lost_its_task_stops(served: Served) -> None:
+    """Its lease ended while an engine thought; the successor's word stands, and no further call is paid for."""
+
+    def slow(call: EngineCall) -> Answer:
+        if call.answer_schema:
+            return a_plan({"a": "", "b": "a"})
+        served.clock.pass_s(LEASE_S + 1)
+        task = served.store.peek(ref)
+        taken = task.claimed(owner="other", now_ms=served.clock(), lease_ms=served.clock() + 1, has_plan=True)
+        served.store.save(task, taken)
+        return "Too late."
+
+    served.engine = ScriptedEngine(slow)
+    served.use(a_catalog({"only": an_engine()}))
+    ref = served.submit(mode=Mode.PLAN)
+
+    served.service.process(ref, owner="slow")
+
+    snapshot = served.get(ref)
+    assert (snapshot.task.owner, set(snapshot.outputs)) == ("other", {"PLAN"})
+    assert len(served.engine.calls) == 2
+
+
+def test_an_answer_that_could_not_be_finished_is_adopted_later(served: Served) -> None:
+    """The database went away between the answer and the last write: the engine is not asked again."""
+
+    class FailingFinish(SqliteStore):
+        def save(self, before: Task, after: Task, output: Output | None = None) -> None:
+            if after.status.is_final:
+                raise AWAY
+            super().save(before, after, output)
+
+    ref, catalog = served.submit(), a_catalog({"only": an_engine()})
+    with closing(FailingFinish(served.path)) as store, pytest.raises(StorageUnavailable):
+        served.use(catalog, store).process(ref, owner="w1")
+    service = served.use(catalog)
+
+    service.process(ref, owner="w2")
+    assert served.get(ref).task.status is Status.PROCESSING
+    served.clock.pass_s(LEASE_S)
+    service.process(ref, owner="w3")
+
+    assert served.get(ref).result == "Hello."
+    assert (len(served.engine.calls), served.get(ref).task.receipt.calls) == (1, 1)
+
+
+def test_a_call_ends_while_the_lease_holds(served: Served) -> None:
+    """A seventh of the lease is kept for the last write; a worker's own end may come sooner."""
+    served.submit()
+    served.work()
+    early = served.submit()
+    served.service.process(early, owner="w", until_ms=served.clock.now_ms + 20_000)
+    late = served.submit()
+    served.service.process(late, owner="w", until_ms=served.clock.now_ms + 900_000)
+
+    assert served.engine.timeouts_s == [60, 20, 60]
+
+
+def test_a_released_task_is_woken_after_its_delay(served: Served) -> None:
+    """By its own message; the sweep need not."""
+    served.engine = ScriptedEngine(BUSY, "Back.")
+    served.use(a_catalog({"only": an_engine()}))
+    ref = served.submit()
+    served.work()
+    assert (served.get(ref).task.status, served.work()) == (Status.QUEUED, 0)
+
+    served.clock.pass_s(5)
+    assert (served.service.sweep(), served.work()) == (0, 1)
+
+    assert served.get(ref).result == "Back."
+
+
+def test_a_released_task_whose_wake_up_was_not_sent_is_swept(served: Served) -> None:
+    """After the delay it was to have."""
+    served.engine = ScriptedEngine(BUSY, "Back.")
+    served.use(a_catalog({"only": an_engine()}))
+    ref = served.submit()
+    served.queue.before_send = lambda _: setattr(served.queue, "down", True)
+    served.work()
+    served.queue.before_send = lambda _: None
+    served.queue.down = False
+
+    served.clock.pass_s(5 + SWEEP_S)
+    assert (served.service.sweep(), served.work()) == (1, 1)
+
+    assert served.get(ref).result == "Back."
+
+
+# Reading
+
+
+def test_a_page_takes_known_roles_only(served: Served) -> None:
+    """A misspelt role is no empty list."""
+    ref = served.submit(role="Teacher-Agent")
+
+    page = served.service.page("local", size=5, token="", status=Status.QUEUED, role="Teacher-Agent")
+
+    assert [task.ref for task in page.tasks] == [ref]
+    assert len(served.service.page("local", size=5, token="", status=None, role=None).tasks) == 1
+    with pytest.raises(UnknownName):
+        served.service.page("local", size=5, token="", status=None, role="Nobody")
+
+
+def test_an_unknown_task_is_not_found(served: Served) -> None:
+    """Read or watched."""
+    for read in (served.service.get, served.service.is_final):
+        with pytest.raises(TaskNotFound):
+            read(TaskRef("local", "unknown"))
+
+
+def test_metrics_and_usage_agree_with_what_was_done(served: Served) -> None:
+    """After answers, refusals, plans and waits; the fixture audits counters and receipts after every test here."""
+    served.engine = planning(a_plan({"a": "", "b": "a"}), b=PromptRefused("No."), **{"Build it.": "Built."})
+    answers: list[Answer] = [a_completion(tokens_out=500), PromptRefused("Too long.")]
+    script = served.engine
+
+    def answer(call: EngineCall) -> Answer:
+        served.clock.pass_s(2)
+        if "sky" in call.prompt and "Goal" not in call.prompt and not call.answer_schema:
+            return answers.pop(0) if answers else BUSY
+        try:
+            return script.complete(call, timeout_s=1)
+        except PromptRefused as error:
+            return error
+
+    served.engine = ScriptedEngine(answer)
+    served.use(a_catalog({"only": an_engine()}))
+    for mode in (Mode.CHAT, Mode.CHAT, Mode.PLAN, Mode.CHAT):
+        served.submit(mode=mode)
+        served.work()
+
+    figures, usage = served.service.metrics(), served.service.usage("local")
+
+    assert [served.get(ref).task.status.value for ref in served.refs] == ["Completed", "Failed", "Failed", "Queued"]
+    assert (figures["total_requests"], figures["queue_length"], figures["active_tasks"]) == (4, 1, 0)
+    assert figures["success_rate"] == pytest.approx(100 / 3)
+    assert figures["average_response_time"] == 2.0
+    assert figures["tokens_per_second"] == (500 + 20 + 20) / 6
+    assert figures["api_costs"] == (1_010 + 50 + 50) / 1_000_000
+    assert (figures["llm_status"], figures["server_status"]) == ({"only": "cooling"}, "offline")
+    assert (usage.tenant, usage.day, usage.spent_microusd, usage.tasks_in_flight) == ("local", "2025-10-09", 1_110, 1)
+    assert served.service.now_ms() == served.clock.now_ms

@@ -1,0 +1,116 @@
+"""Accepting a task: checked, analysed, stored, and only then sent."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from called_server import FailingStore
+from llm_server.orchestration.errors import (
+    InvalidInput,
+    StorageUnavailable,
+    UnknownName,
+)
+from llm_server.orchestration.service import NewTask
+from llm_server.orchestration.task import Limits, Mode, Status
+from scripted import a_catalog, an_engine
+from served import SWEEP_S, Served
+
+AWAY = StorageUnavailable("The database does not answer; try again.")
+
+
+def test_a_task_is_stored_before_a_worker_is_woken(served: Served) -> None:
+    """A wake-up that overtook its task would be thrown away."""
+    seen: list[Status] = []
+    served.queue.before_send = lambda ref: seen.append(served.store.peek(ref).status)
+
+    ref = served.submit("  Why?  ", limits=Limits(max_output_tokens=9), metadata={"k": "v"})
+
+    assert seen == [Status.QUEUED]
+    asked = served.get(ref).request
+    assert (asked.prompt, asked.limits.max_output_tokens, asked.metadata) == ("Why?", 9, {"k": "v"})
+
+
+def test_a_task_whose_wake_up_was_not_sent_is_accepted_all_the_same(served: Served) -> None:
+    """It is stored: the sweep wakes it."""
+    served.queue.down = True
+    ref = served.submit()
+    served.queue.down = False
+    assert served.work() == 0
+
+    served.clock.pass_s(SWEEP_S)
+    assert served.service.sweep() == 1
+    served.work()
+
+    assert served.get(ref).task.status is Status.COMPLETED
+
+
+def test_a_task_that_was_not_stored_wakes_nobody(served: Served) -> None:
+    """The caller is told to try again."""
+    service = served.use(a_catalog({"only": an_engine()}), FailingStore(served.store, AWAY, "add"))
+
+    with pytest.raises(StorageUnavailable):
+        service.submit("local", NewTask(prompt="Why?"))
+    assert served.queue.depth() == 0
+
+
+@pytest.mark.parametrize(
+    ("asked", "field", "error"),
+    [
+        ({"prompt": " \n\t"}, "prompt", InvalidInput),
+        ({"prompt": "x" * 1_001}, "prompt", InvalidInput),
+        ({"prompt": "x", "profile": "Nobody"}, "profile", UnknownName),
+        ({"prompt": "x", "role": "Nobody"}, "role", UnknownName),
+        ({"prompt": "x", "engine": "nobody"}, "engine", UnknownName),
+    ],
+)
+def test_what_cannot_be_done_is_refused_by_field(
+    served: Served, asked: dict[str, Any], field: str, error: type[InvalidInput]
+) -> None:
+    """Nothing is stored, and a dry run says the same."""
+    for call in (
+        lambda: served.service.submit("local", NewTask(**asked)),
+        lambda: served.service.decide(NewTask(**asked)),
+    ):
+        with pytest.raises(error) as refused:
+            call()
+        assert refused.value.field == field
+    assert served.service.counters().total == 0
+
+
+def test_a_prompt_at_the_limit_is_taken(served: Served) -> None:
+    """White space round it does not count."""
+    assert served.get(served.submit("  " + "x" * 1_000 + "\n")).request.prompt == "x" * 1_000
+
+
+@pytest.mark.parametrize(("profile", "role"), [(None, "Chat-Agent"), ("Developer", "Fast-Coder-Agent")])
+def test_an_unsure_analysis_falls_back_to_chat(served: Served, profile: str | None, role: str) -> None:
+    """With the profile's default role; the reasons say so."""
+    served.use(a_catalog({"only": an_engine()}, confidence_threshold=1.01))
+
+    snapshot = served.get(served.submit("Compare the two.", profile=profile))
+
+    assert (snapshot.task.mode, snapshot.task.role) == (Mode.CHAT, role)
+    assert "below 1.01" in snapshot.request.reasons[-1]
+
+
+def test_what_the_caller_chose_stays_however_unsure_the_analysis(served: Served) -> None:
+    """Mode and role are never overruled."""
+    served.use(a_catalog({"only": an_engine()}, confidence_threshold=1.01))
+
+    by_role = served.get(served.submit(role="Teacher-Agent")).task
+    by_mode = served.get(served.submit(mode=Mode.AGENT, profile="Developer")).task
+
+    assert (by_role.role, by_role.profile) == ("Teacher-Agent", "General")
+    assert (by_mode.mode, by_mode.profile) == (Mode.AGENT, "Developer")
+
+
+def test_a_dry_run_names_the_first_engine_and_stores_nothing(served: Served) -> None:
+    """None while no engine can take work."""
+    decided = served.service.decide(NewTask(prompt="Why?", role="Teacher-Agent"))
+    served.use(a_catalog({"only": an_engine(toggle=False)}))
+
+    assert (decided.analysis.role, decided.profile, decided.engine) == ("Teacher-Agent", "General", "only")
+    assert served.service.decide(NewTask(prompt="Why?")).engine is None
+    assert (served.service.counters().total, served.queue.depth()) == (0, 0)

@@ -1,0 +1,149 @@
+"""The embedded workers: they take what comes, survive what explodes, and end when they are told to."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from itertools import count
+
+import pytest
+
+from llm_server.orchestration.errors import StorageUnavailable
+from llm_server.orchestration.ports import EngineCall
+from llm_server.orchestration.task import Status, TaskRef
+from llm_server.workers import Workers
+from scripted import WAIT_S, Answer, ScriptedEngine, a_catalog, an_engine
+from served import LEASE_S, SWEEP_S, Served
+
+Crew = Callable[..., Workers]
+
+
+@pytest.fixture
+def crew(served: Served) -> Iterator[Crew]:
+    """Make workers; they are stopped at the end of the test."""
+    made: list[Workers] = []
+
+    def make(count_: int = 1, sweep_s: int = 60) -> Workers:
+        numbers = count(1)
+        workers = Workers(
+            served.service, served.queue, count=count_, sweep_s=sweep_s, new_id=lambda: f"w{next(numbers)}"
+        )
+        made.append(workers)
+        workers.start()
+        return workers
+
+    yield make
+    for workers in made:
+        assert workers.stop(WAIT_S) == 0
+
+
+def use(served: Served, *answers: Answer | Callable[[EngineCall], Answer]) -> None:
+    served.engine = ScriptedEngine(*answers)
+    served.use(a_catalog({"only": an_engine()}))
+
+
+def ended(served: Served, ref: TaskRef) -> Status:
+    """A task's status once it is final."""
+    waiting = threading.Event()
+    for _ in range(int(WAIT_S / 0.005)):
+        if served.service.is_final(ref):
+            break
+        waiting.wait(0.005)
+    return served.get(ref).task.status
+
+
+def test_a_worker_takes_tasks_as_they_come(served: Served, crew: Crew) -> None:
+    """Those that were there at the start and those sent later."""
+    first = served.submit()
+    crew()
+    second = served.submit()
+
+    assert [ended(served, first), ended(served, second)] == [Status.COMPLETED] * 2
+
+
+def test_workers_work_side_by_side(served: Served, crew: Crew) -> None:
+    """Three tasks meet in the engine at a barrier."""
+    together = threading.Barrier(3, timeout=WAIT_S)
+
+    def meet(call: EngineCall) -> Answer:
+        together.wait()
+        return "Hello."
+
+    use(served, meet)
+    crew(3)
+    refs = [served.submit() for _ in range(3)]
+
+    assert [ended(served, ref) for ref in refs] == [Status.COMPLETED] * 3
+
+
+@pytest.mark.parametrize("error", [ZeroDivisionError(), StorageUnavailable("Away.")])
+def test_a_task_that_explodes_does_not_end_its_worker(served: Served, crew: Crew, error: Exception) -> None:
+    """The next task is done by the same thread; the sweep wakes the broken one when its lease has ended."""
+    use(served, error, "Hello.")
+    broken = served.submit()
+    crew()
+    other = served.submit()
+
+    assert ended(served, other) is Status.COMPLETED
+    assert served.get(broken).task.status is Status.PROCESSING
+    served.clock.pass_s(SWEEP_S + LEASE_S)
+    served.service.sweep()
+    assert ended(served, broken) is Status.COMPLETED
+
+
+def test_the_sweeper_wakes_at_the_start_and_then_in_its_own_time(served: Served, crew: Crew) -> None:
+    """What an earlier process left behind is not waited for."""
+    served.queue.down = True
+    ref = served.submit()
+    served.queue.down = False
+    served.clock.pass_s(SWEEP_S)
+    crew()
+
+    assert ended(served, ref) is Status.COMPLETED
+
+
+def test_a_sweep_that_explodes_does_not_end_the_sweeper(served: Served, crew: Crew) -> None:
+    """Here the queue is away at the first sweep and back at the second."""
+    swept, sweep = count(1), served.service.sweep
+    again = threading.Event()
+
+    def unsteady() -> int:
+        if next(swept) == 1:
+            raise ZeroDivisionError
+        again.set()
+        return sweep()
+
+    served.service.sweep = unsteady  # type: ignore[method-assign]
+    crew(sweep_s=0)
+
+    assert again.wait(WAIT_S)
+
+
+def test_stopping_waits_for_the_task_in_hand_and_takes_no_other(served: Served, crew: Crew) -> None:
+    """For as long as it is given; what is not done by then goes on at the next start."""
+    begun, leave = threading.Event(), threading.Event()
+
+    def slow(call: EngineCall) -> Answer:
+        begun.set()
+        leave.wait(WAIT_S)
+        return "Hello."
+
+    use(served, slow)
+    in_hand = served.submit()
+    workers = crew()
+    assert begun.wait(WAIT_S)
+    waiting = served.submit()
+
+    assert workers.stop(0.01) >= 1
+    leave.set()
+    assert workers.stop(WAIT_S) == 0
+
+    assert ended(served, in_hand) is Status.COMPLETED
+    assert served.get(waiting).task.status is Status.QUEUED
+
+
+def test_workers_that_never_began_stop_all_the_same(served: Served) -> None:
+    """A start that fails half-way must not fail again on its way out."""
+    workers = Workers(served.service, served.queue, count=2, sweep_s=60, new_id=lambda: "w")
+
+    assert workers.stop(0) == 0
