@@ -48,7 +48,7 @@ aws-local: $(VENV)/.dev ## The AWS path on this machine: emulator, table and que
 	@PYTHONPATH=src:tools exec $(BIN)/python -m aws_local $(ARGS)
 
 openapi: $(VENV)/.dev ## docs/openapi.json as the app exports it
-	$(BIN)/python tools/export_openapi.py > docs/openapi.json
+	$(BIN)/python tools/export_openapi.py > docs/openapi.json.new && mv docs/openapi.json.new docs/openapi.json
 
 lock: $(VENV)/.uv ## New pins
 	$(COMPILE) --upgrade requirements/uv.in -o requirements/uv.txt

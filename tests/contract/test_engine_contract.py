@@ -137,7 +137,15 @@ def test_reported_tokens_are_passed_on(wired: Wired) -> None:
     assert not completion.usage_estimated
 
 
-@pytest.mark.parametrize("usage", [None, {}, {"prompt_tokens": None, "input_tokens": None, "inputTokens": None}])
+@pytest.mark.parametrize(
+    "usage",
+    [
+        None,
+        {},
+        {"prompt_tokens": None, "input_tokens": None, "inputTokens": None},
+        {"prompt_tokens": 10**19, "input_tokens": 10**19, "inputTokens": 10**19},
+    ],
+)
 def test_tokens_that_are_not_reported_are_estimated_and_marked(wired: Wired, usage: Any) -> None:
     wired.server.script(changed(lambda answer: answer.update(usage=usage)))
 

@@ -189,7 +189,7 @@ def test_a_role_is_shown_under_the_default_profile_if_it_has_one() -> None:
         ),
         (
             {"engines": {"mine": {**ENGINE, "base_url": "ftp://x"}}},
-            "engines.mine.base_url must start with http:// or https://",
+            "engines.mine.base_url must be http:// or https://, a host",
         ),
         (
             {"engines": {"mine": {**ENGINE, "base_url": "http://me:pass@x"}}},
@@ -199,6 +199,12 @@ def test_a_role_is_shown_under_the_default_profile_if_it_has_one() -> None:
             {"engines": {"mine": {**ENGINE, "source": "local", "price": {"input": 1, "output": 1}}}},
             'engines.mine.price is for engines with source = "api"',
         ),
+        ({"engines": {"mine": {**ENGINE, "base_url": "http:///v1"}}}, "engines.mine.base_url must be"),
+        ({"engines": {"mine": {**ENGINE, "base_url": "http://x:99999"}}}, "engines.mine.base_url must be"),
+        ({"engines": {"mine": {**ENGINE, "base_url": "http://a b/v1"}}}, "engines.mine.base_url must be"),
+        ({"engines": {"ok": ENGINE, "mine": {**ENGINE, "kind": "opnai"}}}, "engines.mine: Invalid enum value 'opnai'"),
+        ({"engines": {"mine": {**ENGINE, "price": {"input": float("inf"), "output": 1}}}}, "engines.mine: "),
+        ({"roles": {"Legal-Agent": {"purpose": 1}}}, "roles.Legal-Agent: "),
     ],
 )
 def test_a_fault_is_named_by_its_entry(overlay: dict[str, Any], named: str) -> None:

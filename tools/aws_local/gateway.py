@@ -26,6 +26,7 @@ class Gateway(ThreadingHTTPServer):
     """Serve an API handler on loopback. `invoke` takes a payload 2.0 event and gives the function's answer."""
 
     daemon_threads = True
+    request_queue_size = 128
 
     def __init__(self, invoke: Callable[[Event], Any], *, port: int) -> None:
         super().__init__(("127.0.0.1", port), _Exchange)

@@ -56,7 +56,11 @@ class NewTask(_Model):
     mode: Literal["Chat", "Agent", "Plan"] | None = Field(default=None, description="Default: the analysis chooses.")
     engine: str | None = Field(default=None, description="A configured engine; it alone is asked.")
     limits: NewLimits = Field(default_factory=NewLimits)
-    metadata: dict[MetadataKey, MetadataValue] = Field(default_factory=dict, max_length=METADATA_MOST)
+    metadata: dict[MetadataKey, MetadataValue] = Field(
+        default_factory=dict,
+        max_length=METADATA_MOST,
+        json_schema_extra={"additionalProperties": False},  # pydantic leaves keys free that break their pattern
+    )
 
     def to_domain(self) -> service.NewTask:
         limits = Limits(**self.limits.model_dump())

@@ -13,6 +13,7 @@ import msgspec
 from llm_server.engines._failures import BadRequest
 from llm_server.orchestration.ports import Completion, EngineCall
 
+TOKENS_MOST = 100_000_000
 CHARACTERS_A_TOKEN = 4
 _BOUNDS = frozenset({"minItems", "maxItems", "minLength", "maxLength", "minimum", "maximum", "pattern"})
 
@@ -75,8 +76,8 @@ def records(value: Any) -> list[dict[str, Any]]:
 
 
 def count(value: Any) -> int | None:
-    """The value when it can be a number of tokens, else None."""
-    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
+    """The value when it can be a number of tokens, else None: an absurd one must not spoil the sums for ever."""
+    return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= TOKENS_MOST else None
 
 
 def without_bounds(schema: Any) -> Any:

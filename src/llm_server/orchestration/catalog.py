@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
 import msgspec
 
@@ -11,7 +12,7 @@ from llm_server.orchestration.errors import ConfigurationError, UnknownName
 
 Tier = Literal["fast", "strong"]
 Positive = Annotated[int, msgspec.Meta(gt=0)]
-Price = Annotated[float, msgspec.Meta(ge=0)]
+Price = Annotated[float, msgspec.Meta(ge=0, le=1_000_000)]
 
 
 class Defaults(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -121,10 +122,11 @@ def load(packaged: Mapping[str, Any], overlay: Mapping[str, Any] | None = None, 
     Raises:
         ConfigurationError: the sentence names the entry, what is wrong and `source`, the overlay's file.
     """
+    merged = _merged(packaged, overlay or {})
     try:
-        catalog = msgspec.convert(_merged(packaged, overlay or {}), Catalog)
+        catalog = msgspec.convert(merged, Catalog)
     except msgspec.ValidationError as error:
-        raise ConfigurationError(f"The configuration {source} is wrong: {error}.") from error
+        raise ConfigurationError(f"The configuration {source} is wrong: {_place(merged)}{error}.") from error
     for fault in _faults(catalog):
         raise ConfigurationError(f"The configuration {source} is wrong: {fault}.")
     return catalog
@@ -136,6 +138,18 @@ def _merged(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]
         below = merged.get(key)
         merged[key] = _merged(below, value) if isinstance(below, dict) and isinstance(value, dict) else value
     return merged
+
+
+def _place(merged: Mapping[str, Any]) -> str:
+    """Which entry is wrong: msgspec names the field, but not the key of the table it stands in."""
+    for table, kind in (("profiles", Profile), ("roles", Role), ("engines", EngineSpec)):
+        entries = merged.get(table)
+        for name, entry in entries.items() if isinstance(entries, dict) else ():
+            try:
+                msgspec.convert(entry, kind)
+            except msgspec.ValidationError:
+                return f"{table}.{name}: "
+    return ""
 
 
 def _faults(catalog: Catalog) -> list[str]:
@@ -166,10 +180,19 @@ def _engine_faults(engine: EngineSpec) -> list[str]:
         faults.append("model is missing")
     if engine.kind in ("openai", "anthropic") and not engine.base_url:
         faults.append("base_url is missing")
-    if engine.base_url and not engine.base_url.startswith(("http://", "https://")):
-        faults.append("base_url must start with http:// or https://")
+    if engine.base_url and not _is_address(engine.base_url):
+        faults.append("base_url must be http:// or https://, a host and perhaps a port")
     if engine.base_url and "@" in engine.base_url:
         faults.append("base_url must hold no credentials; name them by api_key")
     if engine.price and engine.source == "local":
         faults.append('price is for engines with source = "api"; calls to a local engine cost nothing')
     return faults
+
+
+def _is_address(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        named = bool(parts.hostname) and parts.port != 0  # reading the port checks its range
+    except ValueError:
+        return False
+    return named and parts.scheme in ("http", "https") and not any(c.isspace() for c in url)

@@ -28,8 +28,8 @@ class SqliteStore:
                 return
             key = (task.tenant, task.task_id)
             db.execute("INSERT INTO requests VALUES (?, ?, ?)", (*key, records.encode(request)))
-            row = (*key, task.rev, task.status, task.role, records.listing_key(task), task.due_ms, records.encode(task))
-            db.execute("INSERT INTO tasks VALUES (?, ?, ?, ?, ?, ?, ?, ?)", row)
+            row = (*key, task.status, task.role, records.listing_key(task), task.due_ms, records.encode(task))
+            db.execute("INSERT INTO tasks VALUES (?, ?, ?, ?, ?, ?, ?)", row)
             self._count(db, None, task)
 
     def get(self, ref: TaskRef) -> Snapshot:
@@ -59,8 +59,8 @@ class SqliteStore:
                 raise TaskLost(after.task_id)
             due_ms = None if after.status.is_final else after.due_ms
             db.execute(
-                "UPDATE tasks SET rev = ?, status = ?, role = ?, due_ms = ?, body = ? WHERE (tenant, task_id) = (?, ?)",
-                (after.rev, after.status, after.role, due_ms, records.encode(after), after.tenant, after.task_id),
+                "UPDATE tasks SET status = ?, role = ?, due_ms = ?, body = ? WHERE (tenant, task_id) = (?, ?)",
+                (after.status, after.role, due_ms, records.encode(after), after.tenant, after.task_id),
             )
             if output is not None:
                 self._keep(db, after.ref, output)
@@ -91,8 +91,8 @@ class SqliteStore:
                 task = records.TASK.decode(body)
                 ended = task.abandoned(now_ms=now_ms)
                 db.execute(
-                    "UPDATE tasks SET rev = ?, due_ms = ?, body = ? WHERE (tenant, task_id) = (?, ?)",
-                    (ended.rev, ended.due_ms, records.encode(ended), task.tenant, task.task_id),
+                    "UPDATE tasks SET due_ms = ?, body = ? WHERE (tenant, task_id) = (?, ?)",
+                    (ended.due_ms, records.encode(ended), task.tenant, task.task_id),
                 )
         return len(rows)
 

@@ -17,7 +17,7 @@ from llm_server.orchestration.metrics import Counters
 COUNTERS = [f.name for f in fields(Counters)]
 _SCHEMA = f"""
 CREATE TABLE IF NOT EXISTS tasks (
-    tenant TEXT NOT NULL, task_id TEXT NOT NULL, rev INTEGER NOT NULL, status TEXT NOT NULL, role TEXT NOT NULL,
+    tenant TEXT NOT NULL, task_id TEXT NOT NULL, status TEXT NOT NULL, role TEXT NOT NULL,
     listing TEXT NOT NULL, due_ms INTEGER, body TEXT NOT NULL, PRIMARY KEY (tenant, task_id)) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS listing ON tasks (tenant, listing);
 CREATE INDEX IF NOT EXISTS open ON tasks (due_ms) WHERE due_ms IS NOT NULL;
