@@ -104,6 +104,17 @@ def test_what_the_caller_chose_stays_however_unsure_the_analysis(served: Served)
 
     assert (by_role.role, by_role.profile) == ("Teacher-Agent", "General")
     assert (by_mode.mode, by_mode.profile) == (Mode.AGENT, "Developer")
+    assert by_mode.role == "Fast-Coder-Agent"
+
+
+@pytest.mark.parametrize(("state", "said"), [({"locked": True}, "locked"), ({"toggle": False}, "switched off")])
+def test_an_engine_that_may_not_answer_is_refused_at_once(served: Served, state: dict[str, bool], said: str) -> None:
+    """Accepted, the task would wait for nobody."""
+    served.use(a_catalog({"only": an_engine(**state)}))
+
+    with pytest.raises(InvalidInput, match=f"Engine only is {said}"):
+        served.submit(engine="only")
+    assert served.service.counters().total == 0
 
 
 def test_a_dry_run_names_the_first_engine_and_stores_nothing(served: Served) -> None:

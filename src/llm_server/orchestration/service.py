@@ -262,21 +262,31 @@ class Service:
             self.catalog.profile(new.profile)
         if new.role is not None:
             self.catalog.role(new.role)
-        if new.engine is not None and new.engine not in self.catalog.engines:
-            raise UnknownName("engine", new.engine, self.catalog.engines)
+        if new.engine is not None:
+            self._check_engine(new.engine)
         return replace(new, prompt=prompt)
+
+    def _check_engine(self, name: str) -> None:
+        """An engine asked for by name must be one that is allowed to answer."""
+        if name not in self.catalog.engines:
+            raise UnknownName("engine", name, self.catalog.engines)
+        spec = self.catalog.engines[name]
+        if spec.locked or not spec.toggle:
+            state = "locked" if spec.locked else "switched off"
+            raise InvalidInput("engine", f"Engine {name} is {state}; choose another or leave the field out.")
 
     def _analysed(self, new: NewTask) -> tuple[Analysis, str]:
         """The analysis, or the profile's default role in Chat mode where it is not sure enough; and the profile."""
         allowed = self.catalog.roles_of(new.profile) if new.profile else list(self.catalog.roles)
         analysis = analyse(new.prompt, role=new.role, profile=new.profile, mode=new.mode, roles=allowed)
         threshold = self.catalog.defaults.confidence_threshold
-        if analysis.confidence >= threshold or new.role or new.mode:
+        if analysis.confidence >= threshold or new.role:
             return analysis, new.profile or self.catalog.profile_of(analysis.role)
         profile = new.profile or self.catalog.defaults.profile
         fallback = self.catalog.profile(profile).default_role
-        reason = f"confidence {analysis.confidence:.2f} is below {threshold:g}: {fallback} answers in Chat mode"
-        return replace(analysis, mode=Mode.CHAT, role=fallback, reasons=(*analysis.reasons, reason)), profile
+        mode = new.mode or Mode.CHAT
+        reason = f"confidence {analysis.confidence:.2f} is below {threshold:g}: {fallback} answers in {mode} mode"
+        return replace(analysis, mode=mode, role=fallback, reasons=(*analysis.reasons, reason)), profile
 
 
 def _fields(task: Task) -> dict[str, object]:
