@@ -205,3 +205,37 @@ def test_a_closed_database_is_an_unavailable_store(tmp_path: Path) -> None:
         store.peek(TaskRef("local", "t1"))
     with pytest.raises(StorageUnavailable):
         store.add(a_task(), a_request())
+
+
+def test_prompts_and_answers_are_readable_by_their_owner_alone(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "tasks.db"
+    with closing(SqliteStore(path)) as store:
+        store.add(a_task(), a_request())
+
+        modes = {file.name: file.stat().st_mode & 0o077 for file in (path.parent, *path.parent.iterdir())}
+
+    assert modes == dict.fromkeys(["new", "tasks.db", "tasks.db-wal", "tasks.db-shm"], 0)
+
+
+def test_another_name_for_the_file_is_the_same_database(tmp_path: Path) -> None:
+    """A second server would take the first one's running tasks for abandoned."""
+    path, link = tmp_path / "tasks.db", tmp_path / "link.db"
+    only = OnlyProcess(path)
+    path.touch()
+    link.symlink_to(path)
+
+    with pytest.raises(ConfigurationError, match="in use by another server"):
+        OnlyProcess(link)
+    only.release()
+
+
+@pytest.mark.parametrize("made_by", ["CREATE TABLE counters (id, foo)", "PRAGMA user_version = 99"])
+def test_a_file_that_is_not_ours_is_a_wrong_setting(tmp_path: Path, made_by: str) -> None:
+    """Nothing is written into somebody else's database."""
+    path = tmp_path / "theirs.db"
+    with closing(sqlite3.connect(path)) as theirs:
+        theirs.execute(made_by)
+        theirs.commit()
+
+    with pytest.raises(ConfigurationError, match="not made by this version"):
+        SqliteStore(path)

@@ -35,7 +35,10 @@ CREATE TABLE IF NOT EXISTS engines (name TEXT PRIMARY KEY, body TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS messages (id INTEGER PRIMARY KEY, ref TEXT NOT NULL, visible_ms INTEGER NOT NULL);
 CREATE INDEX IF NOT EXISTS visible ON messages (visible_ms, id);
 """
-BUSY_S = 5.0
+VERSION = 1
+"""Of the tables above, kept in the file as `user_version`."""
+BUSY_S = 1.0
+"""Only somebody outside this process can make us wait, and the HTTP loop waits with us."""
 
 
 class Database:
@@ -44,17 +47,26 @@ class Database:
     def __init__(self, path: Path, *, durable: bool) -> None:
         self._lock = threading.Lock()
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self._connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=BUSY_S)
+            file = _made_private(path)
+            self._connection = sqlite3.connect(file, isolation_level=None, check_same_thread=False, timeout=BUSY_S)
         except (sqlite3.Error, OSError) as error:
             raise _cannot_be_opened(path, error) from error
         try:
             self._connection.execute("PRAGMA journal_mode = WAL")
             self._connection.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
-            self._connection.executescript(_SCHEMA)
+            self._check_ours(path)
+            self._connection.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version = {VERSION}; COMMIT;")
         except sqlite3.Error as error:
             self._connection.close()
             raise _cannot_be_opened(path, error) from error
+
+    def _check_ours(self, path: Path) -> None:
+        """Refuse a file that holds somebody else's tables, or those of another version."""
+        (version,) = self._connection.execute("PRAGMA user_version").fetchone()
+        (tables,) = self._connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+        if version != VERSION and (version, tables) != (0, 0):
+            self._connection.close()
+            raise _cannot_be_opened(path, "it was not made by this version of LLM-Server")
 
     @contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
@@ -96,19 +108,29 @@ class OnlyProcess:
 
     def __init__(self, path: Path) -> None:
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self._descriptor = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT, 0o600)
+            path.resolve().parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._descriptor = os.open(f"{path.resolve()}.lock", os.O_RDWR | os.O_CREAT, 0o600)
         except OSError as error:
             raise _cannot_be_opened(path, error) from error
         try:
             fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             os.close(self._descriptor)
-            raise ConfigurationError(f"The database {path} is in use by another server.") from error
+            advice = "Stop it, or choose another file: LLM_SERVER_DB=... or --db ..."
+            raise ConfigurationError(f"The database {path} is in use by another server. {advice}") from error
 
     def release(self) -> None:
         os.close(self._descriptor)
 
 
-def _cannot_be_opened(path: Path, error: Exception) -> ConfigurationError:
+def _made_private(path: Path) -> Path:
+    """Make a new file readable by its owner alone: it holds prompts and answers. SQLite's side files follow it."""
+    file = path.resolve()
+    file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if not file.exists():
+        os.close(os.open(file, os.O_RDWR | os.O_CREAT, 0o600))
+    return file
+
+
+def _cannot_be_opened(path: Path, error: object) -> ConfigurationError:
     return ConfigurationError(f"The database {path} cannot be opened: {error}.")
