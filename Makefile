@@ -11,7 +11,7 @@ PYTEST := $(BIN)/python -m pytest -q
 
 .PHONY: run test check format lint types contracts bench build deploy aws-local openapi lock clean
 
-run: $(VENV)/.run ## Serve http://localhost:8000, embedded
+run: $(VENV)/.run $(if $(LOCAL),$(VENV)/.local) ## Serve http://localhost:8000, embedded; LOCAL=1: able to load GGUF files
 	@exec $(BIN)/llm-server serve --port $(PORT)
 
 test: $(VENV)/.dev ## The whole suite: no account, no Docker
@@ -54,6 +54,7 @@ lock: $(VENV)/.uv ## New pins
 	$(COMPILE) --upgrade requirements/uv.in -o requirements/uv.txt
 	$(COMPILE) --upgrade --group dev pyproject.toml requirements/build.in -o requirements/dev.txt
 	$(COMPILE) --upgrade pyproject.toml requirements/build.in -c requirements/dev.txt -o requirements/run.txt
+	$(COMPILE) --upgrade --extra local pyproject.toml -c requirements/dev.txt -o requirements/local.txt
 	$(COMPILE) --upgrade requirements/ministack.in -o requirements/ministack.txt
 	$(COMPILE) --upgrade requirements/sam.in -o requirements/sam.txt
 	$(MAKE) -C layers lock
@@ -71,6 +72,11 @@ $(VENV)/.run: $(VENV)/.uv requirements/run.txt pyproject.toml
 	@echo "Setting up .venv ..."
 	@$(INSTALL) --python $(BIN)/python -r requirements/run.txt
 	@$(UV) pip install --quiet --no-deps --no-build-isolation --python $(BIN)/python -e .
+	@touch $@
+
+$(VENV)/.local: $(VENV)/.run requirements/local.txt
+	@echo "Setting up .venv for models in the process ..."
+	@$(INSTALL) --python $(BIN)/python -r requirements/local.txt
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.run requirements/dev.txt requirements/ministack.txt requirements/sam.txt

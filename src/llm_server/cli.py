@@ -1,4 +1,4 @@
-"""The command line: submit a task, read one, read the figures, or serve."""
+"""The command line: submit a task, read one, read the figures, serve, or pull a model."""
 
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from llm_server import display
+from llm_server import display, models_cli
 from llm_server.client import DEFAULT_URL, LONGEST_HOLD_S, Answer, Client, ClientError, ServerRefused
 
 _EXIT_CODES = """
@@ -32,6 +32,7 @@ app = typer.Typer(
     rich_markup_mode=None,  # a wrong option is one plain line, for people and for programs
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+app.add_typer(models_cli.app, name="models")
 
 Url = Annotated[str, typer.Option("--url", envvar="LLM_SERVER_URL", help="Where the server is.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the server's JSON document as it came.")]

@@ -27,6 +27,11 @@ _FIGURES: dict[str, Callable[[float], str]] = {
 }
 
 
+def put(text: str) -> None:
+    """Print one line to stdout, as a result."""
+    _print(_safe(text).encode(errors="replace"))
+
+
 def say(sentence: str, *, dim: bool = False) -> None:
     """Print one line to stderr."""
     typer.secho(_safe(sentence), err=True, dim=dim or None)
@@ -56,6 +61,27 @@ def spinner() -> Iterator[Callable[[Mapping[str, Any]], None]]:
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
         line = progress.add_task("Sending", total=None)
         yield lambda task: progress.update(line, description=_state(task))
+
+
+@contextmanager
+def download_bar(name: str, total_bytes: int) -> Iterator[Callable[[int], None]]:
+    """Show on stderr how much of a file is there, when it is a terminal; yields the function that takes the bytes."""
+    if not sys.stderr.isatty():
+        yield lambda _: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True)) as progress:
+        line = progress.add_task(_safe(name), total=total_bytes)
+        yield lambda done_bytes: progress.update(line, completed=done_bytes)
 
 
 def show_task(answer: Answer, base_url: str, as_json: bool) -> None:

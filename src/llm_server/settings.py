@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +17,7 @@ VARIABLES = (
     "LLM_SERVER_QUEUE_URL",
     "LLM_SERVER_DB",
     "LLM_SERVER_CONFIG",
+    "LLM_SERVER_MODEL",
     "LLM_SERVER_WORKERS",
     "LLM_SERVER_LEASE_S",
     "LLM_SERVER_SWEEP_S",
@@ -23,7 +25,7 @@ VARIABLES = (
     "LLM_SERVER_PROMPT_MAX_CHARS",
     "LLM_SERVER_LOG_LEVEL",
 )
-EMBEDDED_ONLY = frozenset({"LLM_SERVER_DB", "LLM_SERVER_WORKERS"})
+EMBEDDED_ONLY = frozenset({"LLM_SERVER_DB", "LLM_SERVER_MODEL", "LLM_SERVER_WORKERS"})
 OF_THE_CLIENT = "LLM_SERVER_URL"
 TABLE = re.compile(r"[A-Za-z0-9_.:/-]{3,}")
 QUEUE_URL = re.compile(r"https?://[^/\s]+/\S+")
@@ -34,6 +36,7 @@ LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
 class Settings:
     """What the environment says; an empty variable counts as not set.
 
+    `model`: a GGUF file, or a model of the catalogue, that answers where no engine is configured or found.
     `lease_s`: how long a worker owns a task it has claimed. `sweep_s`: the age at which an open task is due for the
     sweep. `max_attempts`: claims of a task without progress before it is Failed. `environ` is where `env:` references
     to secrets are looked up.
@@ -43,6 +46,7 @@ class Settings:
     queue_url: str | None = None
     db: Path = Path(".llm-server/tasks.db")
     config: Path | None = None
+    model: str | None = None
     workers: int = 8
     lease_s: int = 210
     sweep_s: int = 120
@@ -54,6 +58,14 @@ class Settings:
     @property
     def on_aws(self) -> bool:
         return self.table is not None
+
+    @property
+    def models_dir(self) -> Path:
+        """Where pulled models are kept: the user's cache (XDG Base Directory; on macOS ~/Library/Caches)."""
+        cache = Path(self.environ.get("XDG_CACHE_HOME", ""))
+        if not cache.is_absolute():
+            cache = Path(os.path.expanduser("~/Library/Caches" if sys.platform == "darwin" else "~/.cache"))
+        return cache / "llm-server" / "models"
 
     @classmethod
     def read(cls, environ: Mapping[str, str] = os.environ) -> Settings:
@@ -69,6 +81,7 @@ class Settings:
             queue_url=_matching(given, "LLM_SERVER_QUEUE_URL", QUEUE_URL, "the https:// address of an SQS queue"),
             db=_database(given) or default.db,
             config=_file(given, "LLM_SERVER_CONFIG"),
+            model=given.get("LLM_SERVER_MODEL"),
             workers=_whole(given, "LLM_SERVER_WORKERS", default.workers, 1, 256),
             lease_s=_whole(given, "LLM_SERVER_LEASE_S", default.lease_s, 5, 43_200),
             sweep_s=_whole(given, "LLM_SERVER_SWEEP_S", default.sweep_s, 1, 3_600),

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from llm_server.engines import factory, prices
+from llm_server.engines import factory, model_files, prices
 from llm_server.engines.credentials import Credentials
 from llm_server.engines.discovery import LoopbackServer, discover
 from llm_server.orchestration import catalog as catalogs
@@ -60,20 +60,31 @@ def overlay(settings: Settings) -> dict[str, Any]:
         raise ConfigurationError(f"The configuration {settings.config} cannot be read: {error}.") from error
 
 
+def configured_catalog(settings: Settings) -> Catalog:
+    """The packaged catalogue with the user's file over it. Raises ConfigurationError: the file is wrong."""
+    packaged = tomllib.loads((resources.files("llm_server") / "data" / "catalog.toml").read_text(encoding="utf-8"))
+    return catalogs.load(packaged, overlay(settings), source=str(settings.config or ""))
+
+
 def load_catalog(settings: Settings, *, loopback: Sequence[LoopbackServer] = (), own_port: int | None = None) -> Found:
     """The packaged catalogue with the user's file over it and, where it configures no engine, the one that is found.
 
     Raises:
-        ConfigurationError: the file is wrong.
+        ConfigurationError: the file is wrong, or LLM_SERVER_MODEL names no model on this machine.
     """
-    packaged = tomllib.loads((resources.files("llm_server") / "data" / "catalog.toml").read_text(encoding="utf-8"))
-    catalog = catalogs.load(packaged, overlay(settings), source=str(settings.config or ""))
+    catalog = configured_catalog(settings)
+    model = None if settings.on_aws else settings.model
+    if model:
+        file = model_files.named(model, catalog.models, settings.models_dir)
+        model_files.require(file, named_by="LLM_SERVER_MODEL")
+    unused = " LLM_SERVER_MODEL is not used." if model else ""
     configured = [name for name, spec in catalog.engines.items() if spec.kind != "embedded"]
     if configured:
-        return Found(catalog, f"{', '.join(configured)} (configured in {settings.config})")
-    found = discover(settings.environ, loopback=loopback, own_port=own_port)
+        return Found(catalog, f"{', '.join(configured)} (configured in {settings.config}).{unused}")
+    found = discover(settings.environ, loopback=loopback, own_port=own_port, model=model)
+    unused = "" if found.spec.kind == "llamacpp" else unused
     engines = {**catalog.engines, found.name: found.spec}
-    return Found(msgspec.structs.replace(catalog, engines=engines), f"{found.name}: {found.why}")
+    return Found(msgspec.structs.replace(catalog, engines=engines), f"{found.name}: {found.why}{unused}")
 
 
 def service_of(settings: Settings, *, store: Store, queue: Queue, catalog: Catalog) -> Service:
@@ -81,7 +92,7 @@ def service_of(settings: Settings, *, store: Store, queue: Queue, catalog: Catal
     secrets = Credentials(settings.environ)
     balancer = Balancer(
         catalog=catalog,
-        engines=factory.build(catalog, secrets),
+        engines=factory.build(catalog, secrets, models_dir=settings.models_dir),
         has_credentials=partial(factory.has_credentials, secrets),
         states=EngineStates(store, now_ms),
         price=prices.price,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 import tomllib
 from importlib.resources import files
 from typing import Any
@@ -36,6 +37,7 @@ ROLES_OF = {
     },
     "General": {"Chat-Agent", "Research-Agent", "Writing-Agent", "Teacher-Agent", "Personal-Trainer-Agent"},
 }
+MODEL = {"url": "https://models.example/m.gguf", "sha256": "ab" * 32, "size_bytes": 9, "licence": "MIT", "context": 9}
 PACKAGED = tomllib.loads(files("llm_server").joinpath("data/catalog.toml").read_text(encoding="utf-8"))
 ENGINE = {"kind": "openai", "source": "api", "model": "m", "base_url": "http://127.0.0.1:1"}
 ROLE = {"profiles": ["General"], "purpose": "Reads contracts.", "system_prompt": "You are a lawyer."}
@@ -158,6 +160,33 @@ def test_merging_leaves_both_files_as_they_were() -> None:
     assert overlay == {"defaults": {"timeout_s": 30}}
 
 
+def test_a_model_in_the_process_takes_one_call_at_a_time_unless_told_otherwise() -> None:
+    """Threads of two calls would only slow each other."""
+    gguf = {"kind": "llamacpp", "source": "local", "model": "m.gguf"}
+    loaded = load({"engines": {"a": gguf, "b": {**gguf, "max_concurrency": 3}, "c": ENGINE}})
+
+    assert [loaded.engines[name].max_concurrency for name in "abc"] == [1, 3, 64]
+
+
+def test_the_packaged_models_are_pinned() -> None:
+    """One revision, one size, one checksum, and a licence that lets everybody use them."""
+    packaged = load()
+
+    assert len(packaged.models) >= 2
+    for model in packaged.models.values():
+        assert re.fullmatch(r"https://\S+/resolve/[0-9a-f]{40}/\S+\.gguf", model.url)
+        assert 100_000_000 < model.size_bytes < 4_000_000_000
+        assert model.licence == "Apache-2.0"
+
+
+def test_an_overlay_adds_a_model() -> None:
+    """It can be pulled like a packaged one."""
+    added = load({"models": {"mine": MODEL}})
+
+    assert added.models["mine"].size_bytes == 9
+    assert set(added.models) == {*load().models, "mine"}
+
+
 def test_a_role_is_shown_under_the_default_profile_if_it_has_one() -> None:
     """Else under the first it names."""
     packaged = load()
@@ -205,6 +234,9 @@ def test_a_role_is_shown_under_the_default_profile_if_it_has_one() -> None:
         ({"engines": {"ok": ENGINE, "mine": {**ENGINE, "kind": "opnai"}}}, "engines.mine: Invalid enum value 'opnai'"),
         ({"engines": {"mine": {**ENGINE, "price": {"input": float("inf"), "output": 1}}}}, "engines.mine: "),
         ({"roles": {"Legal-Agent": {"purpose": 1}}}, "roles.Legal-Agent: "),
+        ({"models": {"../mine": MODEL}}, "models.../mine.name must be letters, digits"),
+        ({"models": {"mine": {**MODEL, "url": "file:///m.gguf"}}}, "models.mine.url must start with https://"),
+        ({"engines": {"mine": {"kind": "llamacpp", "source": "local"}}}, "engines.mine.model is missing"),
     ],
 )
 def test_a_fault_is_named_by_its_entry(overlay: dict[str, Any], named: str) -> None:
@@ -228,6 +260,11 @@ def test_a_fault_is_named_by_its_entry(overlay: dict[str, Any], named: str) -> N
         ({"engines": {"mine": {**ENGINE, "price": {"input": -1, "output": 0}}}}, "price.input"),
         ({"roles": {"Legal-Agent": {**ROLE, "temperature": 3}}}, "temperature"),
         ({"roles": {"Legal-Agent": {**ROLE, "promt": "x"}}}, "promt"),
+        ({"models": {"mine": {**MODEL, "sha256": "AB" * 32}}}, "sha256"),
+        ({"models": {"mine": {**MODEL, "size_bytes": 0}}}, "size_bytes"),
+        ({"models": {"mine": {"url": "https://models.example/m.gguf"}}}, "sha256"),
+        ({"engines": {"mine": "llamacpp"}}, "$.engines"),
+        ({"engines": []}, "$.engines"),
     ],
 )
 def test_a_wrong_type_or_name_is_refused(overlay: dict[str, Any], named: str) -> None:

@@ -25,6 +25,7 @@ def test_nothing_set_is_the_embedded_server() -> None:
 
     assert settings == Settings()
     assert (settings.on_aws, settings.table, settings.queue_url, settings.config) == (False, None, None, None)
+    assert settings.model is None
     assert settings.db == Path(".llm-server/tasks.db")
     assert (settings.workers, settings.lease_s, settings.sweep_s, settings.max_attempts) == (8, 210, 120, 8)
     assert (settings.prompt_max_chars, settings.log_level) == (200_000, "INFO")
@@ -44,6 +45,7 @@ def test_every_variable_is_read(tmp_path: Path) -> None:
     given = AWS | {
         "LLM_SERVER_DB": str(tmp_path / "new" / "tasks.db"),
         "LLM_SERVER_CONFIG": str(config),
+        "LLM_SERVER_MODEL": "qwen2.5-0.5b",
         "LLM_SERVER_WORKERS": "3",
         "LLM_SERVER_LEASE_S": "60",
         "LLM_SERVER_SWEEP_S": "30",
@@ -58,6 +60,7 @@ def test_every_variable_is_read(tmp_path: Path) -> None:
         queue_url=QUEUE,
         db=tmp_path / "new" / "tasks.db",
         config=config,
+        model="qwen2.5-0.5b",
         workers=3,
         lease_s=60,
         sweep_s=30,
@@ -179,3 +182,13 @@ def test_a_misspelt_variable_stops_the_start() -> None:
 def test_the_command_lines_own_variable_does_not() -> None:
     """LLM_SERVER_URL is the client's; nor do strangers' variables matter."""
     assert Settings.read({"LLM_SERVER_URL": "http://localhost:8000", "LLM_SERVERS": "x", "PATH": "/bin"}).workers == 8
+
+
+def test_models_are_kept_in_the_users_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where XDG_CACHE_HOME says; a relative one is to be ignored (XDG Base Directory)."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+
+    assert Settings.read({"XDG_CACHE_HOME": "/big/cache"}).models_dir == Path("/big/cache/llm-server/models")
+    for environ in ({}, {"XDG_CACHE_HOME": ""}, {"XDG_CACHE_HOME": "cache"}):
+        folder = Settings.read(environ).models_dir
+        assert folder.relative_to(tmp_path).parts[-2:] == ("llm-server", "models")

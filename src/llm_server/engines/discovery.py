@@ -1,4 +1,4 @@
-"""Finds an engine where nothing is configured: the keys in the environment, then servers on this machine."""
+"""Finds an engine where nothing is configured: keys in the environment, servers on this machine, a model's file."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from llm_server.orchestration.catalog import EngineSpec
 from llm_server.orchestration.errors import EngineUnavailable, PromptRefused
 
 PROBE_TIMEOUT_S = 0.3
+CPU_TIMEOUT_S = 600
+"""A laptop writes a few tokens a second: the worker's time ends such a call, not the engine's time-out."""
 _NOT_FOR_CHAT = re.compile(
     r"embed|rerank|whisper|moderation|transcri|diffusion|tts|dall-e|flux|colbert|clip|minilm|(^|[/-])(bge|gte|e5)-",
     re.IGNORECASE,
@@ -66,12 +68,13 @@ def discover(
     *,
     loopback: Sequence[LoopbackServer] = LOOPBACK_SERVERS,
     own_port: int | None = None,
+    model: str | None = None,
     pool: EnginePool | None = None,
 ) -> Found:
-    """Choose the first there is: OPENAI_API_KEY, ANTHROPIC_API_KEY, a loopback server, the embedded engine.
+    """Choose the first there is: OPENAI_API_KEY, ANTHROPIC_API_KEY, a loopback server, `model`, the embedded engine.
 
     An empty `loopback` probes nothing (on AWS only keys count); `own_port` is never probed. Each server has
-    0.3 s to answer.
+    0.3 s to answer. `model` is what LLM_SERVER_MODEL says.
     """
     for name, spec in (("openai", OPENAI), ("anthropic", ANTHROPIC)):
         variable = f"{name.upper()}_API_KEY"
@@ -80,10 +83,15 @@ def discover(
     pool = pool or EnginePool()
     for server in loopback:
         base_url = f"http://127.0.0.1:{server.port}/v1"
-        model = None if server.port == own_port else _first_chat_model(pool, base_url)
-        if model:
-            spec = EngineSpec(kind="openai", source="local", model=model, base_url=base_url, max_concurrency=4)
-            return Found(server.name, spec, f"A server answers at {base_url} ({server.title}), so its {model} answers.")
+        served = None if server.port == own_port else _first_chat_model(pool, base_url)
+        if served:
+            spec = EngineSpec(kind="openai", source="local", model=served, base_url=base_url, max_concurrency=4)
+            return Found(
+                server.name, spec, f"A server answers at {base_url} ({server.title}), so its {served} answers."
+            )
+    if model:
+        spec = EngineSpec(kind="llamacpp", source="local", model=model, max_concurrency=1, timeout_s=CPU_TIMEOUT_S)
+        return Found("llamacpp", spec, f"LLM_SERVER_MODEL is set, so {model} answers in this process.")
     return Found("embedded", EMBEDDED, f"No LLM was found ({_looked_for(loopback)}), so the embedded engine answers.")
 
 
@@ -99,4 +107,6 @@ def _first_chat_model(pool: EnginePool, base_url: str) -> str | None:
 
 def _looked_for(loopback: Sequence[LoopbackServer]) -> str:
     keys = "OPENAI_API_KEY, ANTHROPIC_API_KEY"
-    return f"{keys}, loopback ports {', '.join(str(s.port) for s in loopback)}" if loopback else keys
+    if not loopback:
+        return keys
+    return f"{keys}, loopback ports {', '.join(str(s.port) for s in loopback)}, LLM_SERVER_MODEL"

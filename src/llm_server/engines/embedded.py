@@ -16,6 +16,7 @@ HOW_TO_CONFIGURE = """\
 To get real answers, do one of these and start the server again:
 - set OPENAI_API_KEY or ANTHROPIC_API_KEY;
 - start an LLM server on this machine, such as Ollama: it is found on its usual port;
+- pull a small model, `llm-server models pull qwen2.5-1.5b`, and run `LLM_SERVER_MODEL=qwen2.5-1.5b make run LOCAL=1`;
 - describe an engine in a TOML file and name that file in LLM_SERVER_CONFIG."""
 
 _INSTRUCTION_MOST = 400

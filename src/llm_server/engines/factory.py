@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from llm_server.engines.anthropic import AnthropicEngine
@@ -20,10 +21,16 @@ def build(
     *,
     pool: EnginePool | None = None,
     bedrock: Callable[[EngineSpec, float], Any] | None = None,
+    models_dir: Path = Path(),
 ) -> dict[str, Engine]:
     """Make one adapter an engine; none opens a connection or fetches a key before its first call.
 
-    `bedrock` makes the boto3 client of a specification, given the longest a call may take in seconds.
+    `bedrock` makes the boto3 client of a specification, given the longest a call may take in seconds; `models_dir` is
+    where pulled models are.
+
+    Raises:
+        ConfigurationError: an engine of kind `llamacpp` that is switched on has no model on this machine, or its extra
+            is not installed.
     """
     pool = pool or EnginePool()
     engines: dict[str, Engine] = {}
@@ -32,6 +39,8 @@ def build(
             engines[name] = _bedrock(spec, catalog.timeout_s(name), bedrock)
         elif spec.kind == "embedded":
             engines[name] = _embedded()
+        elif spec.kind == "llamacpp":
+            engines[name] = _llamacpp(name, catalog, models_dir, pool)
         else:
             wire = OpenAIEngine if spec.kind == "openai" else AnthropicEngine
             engines[name] = wire(spec, pool, _key(spec, credentials))
@@ -57,3 +66,15 @@ def _embedded() -> Engine:
     from llm_server.engines.embedded import EmbeddedEngine
 
     return EmbeddedEngine()
+
+
+def _llamacpp(name: str, catalog: Catalog, models_dir: Path, pool: EnginePool) -> Engine:
+    from llm_server.engines import model_files
+    from llm_server.engines.llamacpp import LlamaCppEngine, require_extra
+
+    spec = catalog.engines[name]
+    file = model_files.named(spec.model, catalog.models, models_dir)
+    if spec.toggle:
+        require_extra(f"engines.{name}")
+        model_files.require(file, named_by=f"engines.{name}.model")
+    return LlamaCppEngine(spec, file, pool)

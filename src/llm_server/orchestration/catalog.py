@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
@@ -13,6 +14,7 @@ from llm_server.orchestration.errors import ConfigurationError, UnknownName
 Tier = Literal["fast", "strong"]
 Positive = Annotated[int, msgspec.Meta(gt=0)]
 Price = Annotated[float, msgspec.Meta(ge=0, le=1_000_000)]
+_MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
 class Defaults(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -57,10 +59,11 @@ class EngineSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
     `api_key` is a reference: `env:NAME`, `ssm:NAME` (an SSM SecureString) or `secretsmanager:NAME`.
     `source` decides about money: calls to a `local` engine cost nothing. `max_tokens_field` and `send_temperature` are
-    for servers that refuse the usual field names (OpenAI's reasoning models).
+    for servers that refuse the usual field names (OpenAI's reasoning models). The `model` of kind `llamacpp` is a GGUF
+    file or a name from the catalogue's models; `context` is how many tokens its prompt and answer may have together.
     """
 
-    kind: Literal["openai", "anthropic", "bedrock", "embedded"]
+    kind: Literal["openai", "anthropic", "bedrock", "llamacpp", "embedded"]
     source: Literal["local", "api"]
     model: str = ""
     base_url: str | None = None
@@ -71,11 +74,22 @@ class EngineSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     max_concurrency: Positive = 64
     timeout_s: Positive | None = None
     region: str | None = None
+    context: Positive | None = None
     price: EnginePrice | None = None
     price_provider: str | None = None
     json_schema: bool = True
     send_temperature: bool = True
     max_tokens_field: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
+
+
+class LocalModel(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A GGUF file that `llm-server models pull` fetches; `context` is what its engine gets unless it says otherwise."""
+
+    url: str
+    sha256: Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}$")]
+    size_bytes: Positive
+    licence: str
+    context: Positive
 
 
 class Catalog(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -85,6 +99,7 @@ class Catalog(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     profiles: dict[str, Profile]
     roles: dict[str, Role]
     engines: dict[str, EngineSpec]
+    models: dict[str, LocalModel] = {}
 
     def role(self, name: str) -> Role:
         """Raises UnknownName."""
@@ -122,7 +137,7 @@ def load(packaged: Mapping[str, Any], overlay: Mapping[str, Any] | None = None, 
     Raises:
         ConfigurationError: the sentence names the entry, what is wrong and `source`, the overlay's file.
     """
-    merged = _merged(packaged, overlay or {})
+    merged = _one_call_at_a_time(_merged(packaged, overlay or {}))
     try:
         catalog = msgspec.convert(merged, Catalog)
     except msgspec.ValidationError as error:
@@ -142,7 +157,7 @@ def _merged(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]
 
 def _place(merged: Mapping[str, Any]) -> str:
     """Which entry is wrong: msgspec names the field, but not the key of the table it stands in."""
-    for table, kind in (("profiles", Profile), ("roles", Role), ("engines", EngineSpec)):
+    for table, kind in (("profiles", Profile), ("roles", Role), ("engines", EngineSpec), ("models", LocalModel)):
         entries = merged.get(table)
         for name, entry in entries.items() if isinstance(entries, dict) else ():
             try:
@@ -150,6 +165,15 @@ def _place(merged: Mapping[str, Any]) -> str:
             except msgspec.ValidationError:
                 return f"{table}.{name}: "
     return ""
+
+
+def _one_call_at_a_time(merged: dict[str, Any]) -> dict[str, Any]:
+    """A model in the process has one place unless told otherwise: calls beside each other only slow each other."""
+    engines = merged.get("engines")
+    if not isinstance(engines, dict):
+        return merged
+    in_process = {n: e for n, e in engines.items() if isinstance(e, dict) and e.get("kind") == "llamacpp"}
+    return {**merged, "engines": {**engines, **{n: {"max_concurrency": 1, **e} for n, e in in_process.items()}}}
 
 
 def _faults(catalog: Catalog) -> list[str]:
@@ -169,6 +193,8 @@ def _faults(catalog: Catalog) -> list[str]:
         faults.append(f"defaults.profile {catalog.defaults.profile!r} is no profile")
     if catalog.defaults.planner not in catalog.roles:
         faults.append(f"defaults.planner {catalog.defaults.planner!r} is no role")
+    for name, model in catalog.models.items():
+        faults += [f"models.{name}.{fault}" for fault in _model_faults(name, model)]
     for name, engine in catalog.engines.items():
         faults += [f"engines.{name}.{fault}" for fault in _engine_faults(engine)]
     return faults
@@ -196,3 +222,12 @@ def _is_address(url: str) -> bool:
     except ValueError:
         return False
     return named and parts.scheme in ("http", "https") and not any(c.isspace() for c in url)
+
+
+def _model_faults(name: str, model: LocalModel) -> list[str]:
+    faults = []
+    if not _MODEL_NAME.fullmatch(name):
+        faults.append("name must be letters, digits, dots, hyphens and underscores; it becomes part of a file's name")
+    if not model.url.startswith(("https://", "http://")):
+        faults.append("url must start with https:// (or http://, on loopback)")
+    return faults

@@ -13,6 +13,7 @@ LLMServerError
 ├── PromptRefused         no engine will answer this prompt
 ├── LimitReached          the task's own limits forbid the next call
 ├── OutOfTime             the worker's time is over; the rest is for the next delivery
+├── DownloadFailed        a model file was not fetched; the message says whether to try again
 ├── StorageUnavailable    the store or the queue cannot be reached; try again
 └── ConfigurationError    fix the setting or the configuration file it names
 """
@@ -109,6 +110,10 @@ class LimitReached(LLMServerError):
 
 class OutOfTime(LLMServerError):
     """Too little of the worker's time is left for another engine call."""
+
+
+class DownloadFailed(LLMServerError):
+    """A model file could not be fetched, or is not the file its checksum names."""
 
 
 class StorageUnavailable(LLMServerError):

@@ -94,6 +94,24 @@ def test_nothing_found_is_the_embedded_engine_and_says_where_was_looked() -> Non
     assert found.why == "No LLM was found (OPENAI_API_KEY, ANTHROPIC_API_KEY), so the embedded engine answers."
 
 
+def test_a_model_named_by_setting_answers_when_no_server_is_there(server: FakeEngine) -> None:
+    """After keys and servers, before the embedded engine."""
+    assert discover({}, loopback=[at(server)], model="m.gguf").name == "ollama"
+    assert discover({"ANTHROPIC_API_KEY": "k"}, loopback=[], model="m.gguf").name == "anthropic"
+
+    server.models = ()
+    found = discover({}, loopback=[at(server)], model="m.gguf")
+
+    assert (found.name, found.spec.kind, found.spec.source, found.spec.model) == (
+        "llamacpp",
+        "llamacpp",
+        "local",
+        "m.gguf",
+    )
+    assert found.spec.max_concurrency == 1
+    assert found.why == "LLM_SERVER_MODEL is set, so m.gguf answers in this process."
+
+
 def test_the_ports_are_those_the_servers_have_unless_told_otherwise() -> None:
     assert [(s.name, s.port) for s in LOOPBACK_SERVERS] == [
         ("ollama", 11434),

@@ -3,15 +3,20 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
+
+import pytest
 
 from llm_server.engines.anthropic import AnthropicEngine
 from llm_server.engines.bedrock import BedrockEngine
 from llm_server.engines.credentials import Credentials
 from llm_server.engines.embedded import EmbeddedEngine
 from llm_server.engines.factory import build, has_credentials
+from llm_server.engines.llamacpp import LlamaCppEngine
 from llm_server.engines.openai import OpenAIEngine
 from llm_server.orchestration.catalog import Catalog, Defaults, EngineSpec
+from llm_server.orchestration.errors import ConfigurationError
 from llm_server.orchestration.ports import EngineCall
 
 DEFAULTS = Defaults(
@@ -79,9 +84,55 @@ def test_an_engine_whose_key_is_missing_is_known_before_it_is_tried() -> None:
     assert not has_credentials(credentials, spec("openai", api_key="env:MISSING"))
 
 
+def test_a_model_in_the_process_is_not_loaded_before_its_first_call(tmp_path: Path) -> None:
+    """Only its first bytes are looked at; this one is no model beyond them."""
+    (tmp_path / "m.gguf").write_bytes(b"GGUF")
+    configured = catalog(a=spec("llamacpp", source="local", model=str(tmp_path / "m.gguf")))
+
+    assert isinstance(build(configured, Credentials({}))["a"], LlamaCppEngine)
+
+
+def test_a_missing_model_stops_the_start_unless_its_engine_is_switched_off(tmp_path: Path) -> None:
+    missing = spec("llamacpp", source="local", model=str(tmp_path / "m.gguf"))
+    off = spec("llamacpp", source="local", model=str(tmp_path / "m.gguf"), toggle=False)
+
+    assert build(catalog(a=off), Credentials({}))
+    with pytest.raises(ConfigurationError, match=r"^engines\.a\.model is .*m\.gguf'; allowed is a GGUF file"):
+        build(catalog(a=missing), Credentials({}))
+
+
+def test_a_missing_extra_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`make run` alone does not install it."""
+    monkeypatch.setitem(sys.modules, "xllamacpp", None)
+    with pytest.raises(ConfigurationError) as caught:
+        build(catalog(a=spec("llamacpp", source="local")), Credentials({}))
+
+    assert str(caught.value) == (
+        "engines.a needs the extra [local], which is not installed: "
+        "`pip install 'llm-server[local]'`, or `make run LOCAL=1`."
+    )
+
+
+def test_no_lambda_layer_brings_llama_cpp() -> None:
+    """A function has neither the room nor the time for a model."""
+    layers = Path(__file__).parents[3] / "layers"
+    files = [*layers.glob("*/requirements.in"), *layers.glob("*/requirements.txt")]
+
+    assert len(files) >= 4
+    assert not [file for file in files if "xllamacpp" in file.read_text()]
+
+
 def test_importing_the_factory_brings_in_no_more_than_http() -> None:
     """A Lambda worker pays for its imports at every cold start."""
-    costly = ("boto3", "botocore", "genai_prices", "pydantic", "fastapi", "llm_server.orchestration.analysis")
+    costly = (
+        "boto3",
+        "botocore",
+        "genai_prices",
+        "pydantic",
+        "fastapi",
+        "llm_server.orchestration.analysis",
+        "xllamacpp",
+    )
     code = "import llm_server.engines.factory, llm_server.engines.prices, sys; print(*sys.modules)"
     environ = {"PYTHONPATH": os.pathsep.join(sys.path)}
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environ)

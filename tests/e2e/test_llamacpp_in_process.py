@@ -1,0 +1,214 @@
+"""A model in our own process: the real llama.cpp, loaded by the server from a path or a pulled name."""
+
+from __future__ import annotations
+
+import gc
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import urllib3
+
+import tiny_gguf
+from llm_server.engines.http import EnginePool
+from llm_server.engines.llamacpp import LlamaCppEngine
+from llm_server.engines.model_files import ModelFile
+from llm_server.orchestration import plan
+from llm_server.orchestration.catalog import EngineSpec
+from llm_server.orchestration.errors import EngineUnavailable, PromptRefused
+from llm_server.orchestration.ports import AnswerSchema, EngineCall
+from model_server import model_server
+from running_server import serving, start
+
+CALL = EngineCall(system="Be brief.", prompt="Hello?", max_output_tokens=24)
+SHORT = {"max_output_tokens": 32}
+CANARY = "canary-8841"
+ROLES = ["Fast-Coder-Agent", "Writing-Agent"]
+
+
+@pytest.fixture(scope="module")
+def gguf(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("model") / "tiny.gguf"
+    tiny_gguf.write(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def engine(gguf: Path) -> Iterator[LlamaCppEngine]:
+    engine = an_engine(gguf)
+    yield engine
+    engine.close()
+
+
+def an_engine(path: Path, **changes: Any) -> LlamaCppEngine:
+    settings: dict[str, Any] = {"kind": "llamacpp", "source": "local", "model": "tiny", "max_concurrency": 1} | changes
+    return LlamaCppEngine(EngineSpec(**settings), ModelFile(path, 2048, "", ()), EnginePool())
+
+
+def address(engine: LlamaCppEngine) -> str:
+    [server] = engine._servers
+    return str(server.listening_address)
+
+
+def test_a_model_answers_and_reports_its_tokens(engine: LlamaCppEngine) -> None:
+    completion = engine.complete(CALL, timeout_s=20)
+
+    assert completion.text
+    assert 0 < completion.tokens_out <= 24
+    assert completion.tokens_in > 10
+    assert not completion.usage_estimated
+
+
+def test_an_answer_cut_by_the_limit_is_marked(engine: LlamaCppEngine) -> None:
+    assert engine.complete(replace(CALL, max_output_tokens=2), timeout_s=20).truncated
+
+
+def test_the_context_is_the_models_unless_the_engine_says_otherwise(engine: LlamaCppEngine, gguf: Path) -> None:
+    """Each of several places has all of it."""
+    long = replace(CALL, prompt="word " * 4000)
+    with pytest.raises(PromptRefused, match="2048 tokens"):
+        engine.complete(long, timeout_s=20)
+
+    smaller = an_engine(gguf, context=512, max_concurrency=2)
+    with pytest.raises(PromptRefused, match="512 tokens"):
+        smaller.complete(long, timeout_s=20)
+    smaller.close()
+
+
+def test_a_model_held_to_the_schema_writes_a_plan(engine: LlamaCppEngine) -> None:
+    """Random weights: only the schema makes it one."""
+    schema = plan.schema(ROLES)
+    step = schema["properties"]["steps"]["items"]["properties"]
+    step["depends_on"] = {"type": "array", "items": {"type": "string"}, "maxItems": 0}
+    step["id"], step["instruction"] = {"const": "s1"}, {"type": "string", "minLength": 1, "maxLength": 20}
+    schema["properties"]["steps"]["maxItems"] = 1
+    schema["properties"]["goal"] = {"type": "string", "maxLength": 20}
+    call = replace(CALL, max_output_tokens=400, answer_schema=AnswerSchema(name="plan", schema=schema))
+
+    assert plan.parse(engine.complete(call, timeout_s=20).text, ROLES).steps[0].role in ROLES
+
+
+def test_nobody_else_on_this_machine_can_use_the_model(engine: LlamaCppEngine) -> None:
+    """Another user's process sees the port, not the key; past prompts are shown to nobody."""
+    engine.complete(CALL, timeout_s=20)
+
+    for path in ("/v1/models", "/slots", "/props", "/metrics"):
+        assert urllib3.request("GET", address(engine) + path, retries=False).status in (401, 404)
+    assert address(engine).startswith("http://127.0.0.1:")
+
+
+def test_a_closed_engine_gives_everything_back_and_starts_again_when_called(gguf: Path) -> None:
+    engine = an_engine(gguf)
+    assert not engine._servers
+    engine.complete(CALL, timeout_s=20)
+    before = address(engine)
+    engine.close()
+
+    with pytest.raises(urllib3.exceptions.HTTPError):
+        urllib3.request("GET", f"{before}/health", retries=False)
+    assert engine.complete(CALL, timeout_s=20).text
+    engine.close()
+
+
+def test_an_engine_nobody_holds_ends_its_server(gguf: Path) -> None:
+    engine = an_engine(gguf)
+    engine.complete(CALL, timeout_s=20)
+    before = address(engine)
+    del engine
+    gc.collect()
+
+    with pytest.raises(urllib3.exceptions.HTTPError):
+        urllib3.request("GET", f"{before}/health", retries=False)
+
+
+@pytest.mark.parametrize("kept", [4, 4096, 200_000])
+def test_a_broken_model_is_an_engine_that_cannot_be_used(gguf: Path, tmp_path: Path, kept: int) -> None:
+    """llama.cpp refuses it without taking the process along."""
+    broken = tmp_path / "broken.gguf"
+    broken.write_bytes(gguf.read_bytes()[:kept])
+    with pytest.raises(EngineUnavailable) as caught:
+        an_engine(broken).complete(CALL, timeout_s=20)
+
+    assert caught.value.kind == "unreachable"
+
+
+def test_a_model_named_by_setting_answers_through_the_whole_server(tmp_path: Path, gguf: Path) -> None:
+    """A laptop without a key; several tasks at a time wait for the one place. Nothing of a prompt is printed."""
+    with serving(tmp_path / "tasks.db", env={"LLM_SERVER_MODEL": str(gguf)}) as server:
+        ids = [server.submit(f"Say hello, {CANARY}.", mode="Chat", limits=SHORT)["task_id"] for _ in range(6)]
+        tasks = [server.finished(task_id) for task_id in ids]
+        metrics = server.call("GET", "/metrics").json()
+        code = server.stop()
+        logged = server.log.read_text()
+
+    assert f"llamacpp: LLM_SERVER_MODEL is set, so {gguf} answers in this process." in server.printed
+    assert [task["status"] for task in tasks] == ["Completed"] * 6
+    [attempt] = tasks[0]["attempts"]
+    assert (attempt["engine"], attempt["source"], attempt["cost_microusd"]) == ("llamacpp", "local", 0)
+    assert 0 < attempt["tokens_out"] <= 32
+    assert not attempt["usage_estimated"]
+    assert metrics["llm_status"] == {"llamacpp": "online"}
+    assert metrics["api_costs"] == 0
+    assert code == 0
+    assert CANARY not in logged + server.printed
+
+
+def test_a_pulled_model_is_configured_by_its_name(tmp_path: Path, gguf: Path) -> None:
+    """Before the pull the start says what to do, and fetches nothing by itself."""
+    with model_server(gguf.read_bytes()) as models:
+        env = an_environment(tmp_path, models.model())
+        process, log = start(tmp_path / "tasks.db", env=env)
+        process.communicate(timeout=20)
+        refused, asked_before = log.read_text(), list(models.asked)
+        pull = [sys.executable, "-m", "llm_server", "models", "pull", "tiny"]
+        subprocess.run(pull, env={**os.environ, **env}, check=True, capture_output=True, timeout=60)
+        with serving(tmp_path / "tasks.db", env=env) as server:
+            answer = server.submit("Say hello.", wait_s=25, mode="Chat", limits=SHORT)
+
+    assert process.returncode == 1
+    assert "engines.laptop.model is 'tiny', which was not pulled yet; `llm-server models pull tiny`" in refused
+    assert "Traceback" not in refused
+    assert not asked_before
+    assert models.asked == [""]
+    assert "laptop (configured in" in server.printed
+    assert answer["status"] == "Completed"
+
+
+def an_environment(folder: Path, model: Any) -> dict[str, str]:
+    config = folder / "engines.toml"
+    config.write_text(
+        f'[engines.laptop]\nkind = "llamacpp"\nsource = "local"\nmodel = "tiny"\n\n[models.tiny]\nurl = "{model.url}"\n'
+        f'sha256 = "{model.sha256}"\nsize_bytes = {model.size_bytes}\nlicence = "MIT"\ncontext = 2048\n'
+    )
+    return {"LLM_SERVER_CONFIG": str(config), "XDG_CACHE_HOME": str(folder / "cache")}
+
+
+@pytest.mark.parametrize(
+    ("model", "said"),
+    [
+        ("none.gguf", "LLM_SERVER_MODEL is 'none.gguf'; allowed is a GGUF file that can be read, or one of qwen"),
+        ("qwen2.5-0.5b", "LLM_SERVER_MODEL is 'qwen2.5-0.5b', which was not pulled yet"),
+    ],
+)
+def test_a_model_that_is_not_there_stops_the_start(tmp_path: Path, model: str, said: str) -> None:
+    env = {"LLM_SERVER_MODEL": model, "XDG_CACHE_HOME": str(tmp_path)}
+    process, log = start(tmp_path / "tasks.db", env=env)
+    process.communicate(timeout=20)
+
+    assert process.returncode == 1
+    assert said in log.read_text()
+    assert "Traceback" not in log.read_text()
+
+
+def test_a_key_goes_before_the_model_and_that_is_said(tmp_path: Path, gguf: Path) -> None:
+    env = {"LLM_SERVER_MODEL": str(gguf), "OPENAI_API_KEY": "k"}
+    with serving(tmp_path / "tasks.db", env=env) as server:
+        pass
+
+    assert "openai: OPENAI_API_KEY is set" in server.printed
+    assert "LLM_SERVER_MODEL is not used." in server.printed

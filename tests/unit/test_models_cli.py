@@ -1,0 +1,161 @@
+"""`llm-server models`: what is printed where, the exit codes, and a cache of the test's own."""
+
+from __future__ import annotations
+
+import os
+import pty
+import random
+import resource
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from llm_server.engines.model_files import part_of, path_of
+from model_server import Handling, ModelServer, model_server, status
+
+COMMAND = [sys.executable, "-c", "from llm_server.cli import app; app(prog_name='llm-server')", "models"]
+DATA = b"GGUF" + random.Random(2).randbytes(800_000)
+ENTRY = """
+[models.tiny]
+url = "{model.url}"
+sha256 = "{model.sha256}"
+size_bytes = {model.size_bytes}
+licence = "MIT"
+context = 1024
+"""
+
+
+@pytest.fixture
+def server() -> Iterator[ModelServer]:
+    with model_server(DATA) as served:
+        yield served
+
+
+def environment(server: ModelServer, folder: Path) -> dict[str, str]:
+    config = folder / "models.toml"
+    config.write_text(ENTRY.format(model=server.model()))
+    ours = {"XDG_CACHE_HOME": str(folder / "cache"), "LLM_SERVER_CONFIG": str(config), "TERM": "xterm-256color"}
+    return {**{name: value for name, value in os.environ.items() if not name.startswith("LLM_SERVER_")}, **ours}
+
+
+def run(server: ModelServer, folder: Path, *arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
+    env = environment(server, folder)
+    return subprocess.run([*COMMAND, *arguments], env=env, capture_output=True, text=True, timeout=60, **options)
+
+
+def models_dir(folder: Path) -> Path:
+    return folder / "cache" / "llm-server" / "models"
+
+
+def test_a_pull_prints_the_path_alone_on_stdout(server: ModelServer, tmp_path: Path) -> None:
+    """What it is, whence it came and how to use it are on stderr."""
+    result = run(server, tmp_path, "pull", "tiny")
+    path = path_of("tiny", server.model(), models_dir(tmp_path))
+
+    assert (result.returncode, result.stdout) == (0, f"{path}\n")
+    assert path.read_bytes() == DATA
+    assert f"tiny: 1 MB, MIT, from {server.url}/model.gguf" in result.stderr
+    assert "LLM_SERVER_MODEL=tiny make run" in result.stderr
+
+
+def test_the_list_says_what_is_here(server: ModelServer, tmp_path: Path) -> None:
+    """All of it, a part of it, or nothing; looking downloads nothing."""
+    part = part_of("tiny", server.model(), models_dir(tmp_path))
+    before = run(server, tmp_path, "list")
+    part.parent.mkdir(parents=True)
+    part.write_bytes(DATA[: len(DATA) // 2])
+    half = run(server, tmp_path, "list")
+    run(server, tmp_path, "pull", "tiny")
+    after = run(server, tmp_path, "list")
+
+    states = [_state(result.stdout) for result in (before, half, after)]
+    assert states == ["not pulled", "50 % here", "here"]
+    assert "qwen2.5-1.5b          1,117 MB  Apache-2.0     not pulled" in before.stdout
+    assert str(models_dir(tmp_path)) in before.stderr
+    assert server.asked == [f"bytes={len(DATA) // 2}-"]
+
+
+def test_an_unknown_model_is_named_with_those_that_are_known(server: ModelServer, tmp_path: Path) -> None:
+    result = run(server, tmp_path, "pull", "gpt-9")
+
+    assert (result.returncode, result.stdout) == (2, "")
+    assert result.stderr == "Unknown model 'gpt-9'; known are qwen2.5-0.5b, qwen2.5-1.5b, qwen3-4b, tiny.\n"
+
+
+def test_a_download_that_fails_is_one_sentence(server: ModelServer, tmp_path: Path) -> None:
+    server.always = status(404)
+    result = run(server, tmp_path, "pull", "tiny")
+
+    assert (result.returncode, result.stdout) == (1, "")
+    assert result.stderr.splitlines()[1:] == ["tiny cannot be fetched: the server answers HTTP 404."]
+
+
+def test_a_disk_that_fills_up_keeps_what_has_arrived(server: ModelServer, tmp_path: Path) -> None:
+    """Simulated by the largest file the process may write."""
+
+    def limited() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, 300_000))
+
+    result = run(server, tmp_path, "pull", "tiny", preexec_fn=limited)
+    kept = part_of("tiny", server.model(), models_dir(tmp_path)).stat().st_size
+
+    assert result.returncode == 1
+    assert "cannot be stored" in result.stderr
+    assert "what has arrived is kept" in result.stderr
+    assert "Traceback" not in result.stderr
+    assert 0 < kept <= 300_000
+    assert run(server, tmp_path, "pull", "tiny").returncode == 0
+    assert server.asked[1] == f"bytes={kept}-"
+
+
+def test_ctrl_c_keeps_what_has_arrived(server: ModelServer, tmp_path: Path) -> None:
+
+    def slow(asked: Handling) -> None:
+        asked.ranged(500_000)
+        time.sleep(1.5)
+
+    server.faults = [slow]
+    part = part_of("tiny", server.model(), models_dir(tmp_path))
+    env = environment(server, tmp_path)
+    with subprocess.Popen([*COMMAND, "pull", "tiny"], env=env, stderr=subprocess.PIPE, text=True) as process:
+        end = time.monotonic() + 20
+        while not (part.exists() and part.stat().st_size) and time.monotonic() < end:
+            time.sleep(0.01)
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=20)
+
+    assert process.returncode == 130
+    assert "Stopped; what has arrived is kept" in said
+    assert run(server, tmp_path, "pull", "tiny").returncode == 0
+
+
+def test_a_terminal_sees_a_bar(server: ModelServer, tmp_path: Path) -> None:
+    """With name, size and speed."""
+    master, terminal = pty.openpty()
+    env = environment(server, tmp_path)
+    with subprocess.Popen([*COMMAND, "pull", "tiny"], env=env, stdout=subprocess.PIPE, stderr=terminal) as process:
+        os.close(terminal)
+        shown = b"".join(iter(lambda: _read(master), b"")).decode()
+    os.close(master)
+
+    assert process.returncode == 0
+    assert "━━━" in shown
+    assert "800.0/800.0 kB" in shown
+
+
+def _read(master: int) -> bytes:
+    try:
+        return os.read(master, 65536)
+    except OSError:  # Linux says so at the end of a terminal
+        return b""
+
+
+def _state(printed: str) -> str:
+    [line] = [line for line in printed.splitlines() if line.startswith("tiny ")]
+    return line.partition("MIT")[2].strip()
