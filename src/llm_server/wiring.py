@@ -80,11 +80,22 @@ def load_catalog(settings: Settings, *, loopback: Sequence[LoopbackServer] = (),
     unused = " LLM_SERVER_MODEL is not used." if model else ""
     configured = [name for name, spec in catalog.engines.items() if spec.kind != "embedded"]
     if configured:
-        return Found(catalog, f"{', '.join(configured)} (configured in {settings.config}).{unused}")
+        without = _without_key(catalog, Credentials(settings.environ))
+        return Found(catalog, f"{', '.join(configured)} (configured in {settings.config}).{without}{unused}")
     found = discover(settings.environ, loopback=loopback, own_port=own_port, model=model)
     unused = "" if found.spec.kind == "llamacpp" else unused
     engines = {**catalog.engines, found.name: found.spec}
     return Found(msgspec.structs.replace(catalog, engines=engines), f"{found.name}: {found.why}{unused}")
+
+
+def _without_key(catalog: Catalog, secrets: Credentials) -> str:
+    """Say which engines cannot answer for want of a key."""
+    missing = [
+        f"{name} has no key ({spec.api_key} is not set)"
+        for name, spec in catalog.engines.items()
+        if not factory.has_credentials(secrets, spec)
+    ]
+    return f" {'; '.join(missing)}." if missing else ""
 
 
 def service_of(settings: Settings, *, store: Store, queue: Queue, catalog: Catalog) -> Service:

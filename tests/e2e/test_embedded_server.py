@@ -126,6 +126,15 @@ def test_without_keys_only_loopback_is_served(tmp_path: Path) -> None:
     assert "binds to loopback only" in log.read_text()
 
 
+def test_an_engine_without_its_key_is_named_at_the_start(tmp_path: Path) -> None:
+    env = a_config(tmp_path, "http://127.0.0.1:9/v1", api_key="env:NOBODYS_KEY")
+    with serving(tmp_path / "tasks.db", env=env) as server:
+        metrics = server.call("GET", "/metrics").json()
+
+    assert "fake has no key (env:NOBODYS_KEY is not set)" in server.printed
+    assert metrics["llm_status"] == {"fake": "offline"}
+
+
 @pytest.mark.parametrize(
     ("env", "named"),
     [
