@@ -21,6 +21,7 @@ from scripted import (
     WatchedStore,
     a_balancer,
     a_catalog,
+    a_completion,
     a_local_engine,
     a_want,
     an_engine,
@@ -281,3 +282,48 @@ def test_the_status_says_why_an_engine_cannot_answer(
     assert balancer.status(watched.engine_states()) == {"only": "online" if status == "cooling" else "offline"}
     balancer.call(CALL, a_want())
     assert balancer.status(watched.engine_states()) == {"only": "online"}
+
+
+def test_an_empty_answer_goes_to_the_next_engine_and_stays_on_the_bill(balanced: Balanced) -> None:
+    """It was paid for; the engine is well and does not rest."""
+    balancer = balanced(a=(an_engine(), ScriptedEngine(" \n")), b=(an_engine(), ScriptedEngine("Here.")))
+
+    reply = balancer.call(CALL, a_want())
+
+    assert reply.completion is not None
+    assert [(a.engine, a.error, a.cost_microusd) for a in reply.attempts] == [
+        ("a", "The engine's answer is empty.", 50),
+        ("b", None, 50),
+    ]
+    assert balancer.candidates("fast") == ["a", "b"]
+
+
+def test_an_empty_answer_is_not_bought_again(balanced: Balanced) -> None:
+    """With nobody else to ask the task fails and says why."""
+    reply = balanced(only=(an_engine(), ScriptedEngine(""))).call(CALL, a_want())
+
+    assert (str(reply.failure), reply.can_be_retried) == ("The engine's answer is empty.", False)
+
+
+def test_an_answer_its_limit_cut_is_marked(balanced: Balanced) -> None:
+    balancer = balanced(only=(an_engine(), ScriptedEngine(a_completion("Cut o", truncated=True))))
+
+    [attempt] = balancer.call(CALL, a_want()).attempts
+
+    assert attempt.truncated
+
+
+def test_an_affordable_engine_that_rests_is_waited_for(balanced: Balanced, clock: Clock) -> None:
+    """The dear one alone is no reason to fail the task."""
+    dear = an_engine(price=EnginePrice(input=1_000, output=1_000))
+    cheap = ScriptedEngine(EngineUnavailable("Too many.", retry_after_s=30), "Cheap.")
+    balancer = balanced(cheap=(an_engine(), cheap), dear=(dear, ScriptedEngine("Dear.")))
+    balancer.call(CALL, a_want(engine="cheap"))
+
+    waiting = balancer.call(CALL, a_want(budget=Budget.of(0.01, 0)))
+    clock.pass_s(30)
+    answered = balancer.call(CALL, a_want(budget=Budget.of(0.01, 0)))
+
+    assert (waiting.can_be_retried, waiting.wait_s) == (True, 30)
+    assert answered.completion is not None
+    assert answered.completion.text == "Cheap."

@@ -83,7 +83,56 @@ def test_a_role_that_is_configured_no_more_fails_the_task_with_a_sentence(watche
 # Trying again
 
 
-def test_an_outage_is_a_delay(watched: WatchedStore, clock: Clock) -> None:
+@pytest.mark.parametrize(
+    "outage",
+    [
+        EngineUnavailable("Nobody is there.", kind="unreachable"),
+        EngineUnavailable("No such key.", kind="credentials"),
+        EngineUnavailable("Too many.", retry_after_s=60),
+    ],
+)
+def test_an_outage_is_a_delay_and_no_failed_task(
+    watched: WatchedStore, clock: Clock, outage: EngineUnavailable
+) -> None:
+    """However long it lasts; the task says what it waits for, and since when, until it goes on."""
+    deliveries = Deliveries(watched, clock, ScriptedEngine(*[outage] * 20, "Back."))
+    snapshot, since = accepted(), clock.now_ms
+    while not snapshot.task.status.is_final:
+        snapshot = deliveries.deliver(snapshot)
+        waiting = snapshot.task
+        if not waiting.status.is_final:
+            assert (waiting.status, waiting.deliveries, waiting.waiting_since_ms) == (Status.QUEUED, 0, since)
+            assert waiting.waiting_for in (str(outage), "No engine can take work now.")
+            assert 5 <= deliveries.given[-1].delay_s <= 300
+        clock.pass_s(deliveries.given[-1].delay_s)
+
+    assert (snapshot.result, snapshot.task.receipt.failed_calls) == ("Back.", 20)
+    assert (snapshot.task.waiting_for, snapshot.task.waiting_since_ms) == (None, None)
+
+
+def test_a_resting_engine_is_asked_again_when_its_rest_ends(watched: WatchedStore, clock: Clock) -> None:
+    """Neither sooner, which would cost a claim for nothing, nor later."""
+    deliveries = Deliveries(watched, clock, ScriptedEngine(EngineUnavailable("Too many.", retry_after_s=90), "Back."))
+    deliveries.deliver(accepted())
+    delay_s = deliveries.given[-1].delay_s
+    clock.pass_s(30)
+    deliveries.deliver(accepted())
+
+    assert (delay_s, deliveries.given[-1].delay_s) == (90, 60)
+
+
+def test_an_outage_ends_with_the_deadline(watched: WatchedStore, clock: Clock) -> None:
+    deliveries = Deliveries(watched, clock, ScriptedEngine(EngineUnavailable("Nobody.", kind="unreachable")))
+    snapshot = accepted(limits=Limits(deadline_s=20))
+    while not snapshot.task.status.is_final:
+        snapshot = deliveries.deliver(snapshot)
+        clock.pass_s(deliveries.given[-1].delay_s)
+
+    assert snapshot.task.error == "The deadline of 20 s has passed."
+    assert snapshot.task.finished_ms == snapshot.task.created_ms + 20_000
+
+
+def test_an_engine_that_fails_on_the_prompt_is_asked_ever_more_seldom(watched: WatchedStore, clock: Clock) -> None:
     """5 s doubling to 5 min, and the sweep looks only after that; the last of its deliveries fails it."""
     deliveries = Deliveries(watched, clock, ScriptedEngine(BUSY), max_deliveries=9)
     snapshot, delays = accepted(), []

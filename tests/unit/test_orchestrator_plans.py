@@ -260,3 +260,13 @@ def test_a_plan_cannot_send_a_step_back_to_the_planner() -> None:
 
     assert "- QA-Agent:" in asked
     assert "- Planner-Agent:" not in asked
+
+
+def test_a_limit_on_the_answer_does_not_cut_the_plan(watched: WatchedStore, clock: Clock) -> None:
+    """A plan cut short is paid for and cannot be used; the caller never sees it anyway."""
+    deliveries = Deliveries(watched, clock, planning(synthesis="Final."))
+    deliveries.deliver(a_planned_task(limits=Limits(max_output_tokens=5)))
+
+    limits = [call.max_output_tokens for call in deliveries.engine.calls]
+    assert limits[0] > 1_000
+    assert set(limits[1:]) == {5}

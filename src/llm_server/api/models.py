@@ -102,6 +102,7 @@ class AttemptView(_Model):
     tokens_in: int
     tokens_out: int
     usage_estimated: bool
+    truncated: bool
     cost_microusd: int | None
     error: str | None
 
@@ -136,6 +137,8 @@ class TaskSummary(_Model):
     role: str
     profile: str
     engine: str | None
+    waiting_for: str | None
+    waiting_since: str | None
     receipt: ReceiptView
     created_at: str
     updated_at: str
@@ -153,6 +156,8 @@ class TaskDetail(_Model):
     role: str
     profile: str
     engine: str | None
+    waiting_for: str | None = Field(description="The outage that keeps the task queued.")
+    waiting_since: str | None
     receipt: ReceiptView
     created_at: str
     updated_at: str

@@ -111,7 +111,9 @@ def _state(task: Task) -> dict[str, Any]:
         "receipt": ReceiptView(**asdict(task.receipt)),
         "created_at": _time(task.created_ms),
         "updated_at": _time(task.updated_ms),
-        "finished_at": None if task.finished_ms is None else _time(task.finished_ms),
+        "finished_at": _time_or_none(task.finished_ms),
+        "waiting_for": task.waiting_for,
+        "waiting_since": _time_or_none(task.waiting_since_ms),
     }
 
 
@@ -139,6 +141,10 @@ def _step(step: Step, output: Output | None) -> StepView:
 def _attempt(attempt: Attempt) -> AttemptView:
     values = asdict(attempt)
     return AttemptView(started_at=_time(values.pop("started_ms")), **values)
+
+
+def _time_or_none(milliseconds: int | None) -> str | None:
+    return None if milliseconds is None else _time(milliseconds)
 
 
 def _time(milliseconds: int) -> str:

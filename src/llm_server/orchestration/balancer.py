@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -43,16 +44,26 @@ class Want:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reply:
-    """A completion or the failure that ended the search for one, and every call it took."""
+    """A completion or the failure that ended the search for one, and every call it took.
+
+    `wait_s`: how long until the first resting engine may be asked again; 0 when none rests.
+    """
 
     completion: Completion | None = None
     failure: LLMServerError | None = None
     attempts: tuple[Attempt, ...] = ()
+    wait_s: int = 0
 
     @property
     def can_be_retried(self) -> bool:
         """Another delivery may get what this one did not."""
         return isinstance(self.failure, EngineUnavailable | OutOfTime)
+
+
+class _EmptyAnswer(EngineUnavailable):
+    """The engine answered with nothing. It is well, so it does not rest; asking it again would be paid again."""
+
+    SENTENCE = "The engine's answer is empty."
 
 
 class EngineStates:
@@ -143,33 +154,39 @@ class Balancer:
 
     def candidates(self, tier: Tier, only: str | None = None) -> list[str]:
         """Engines that may take a call now: the wanted tier first, then cheapest, then local."""
-        states, now_ms = self._states.all(), self._clock()
-        serving = self.serving() if only is None else {n: s for n, s in self._catalog.engines.items() if n == only}
-        usable = [
-            name
-            for name, spec in serving.items()
-            if spec.toggle
-            and not spec.locked
-            and self._has_credentials(spec)
-            and states.get(name, EngineState()).rest_until_ms <= now_ms
-        ]
+        usable = [name for name, rest_s in self._allowed(only).items() if not rest_s]
         if len(usable) < 2:
             return usable
         return sorted(usable, key=lambda name: self._rank(self._catalog.engines[name], tier))
+
+    def _allowed(self, only: str | None) -> dict[str, int]:
+        """The engines that may answer at all, and how many seconds each still rests."""
+        states, now_ms = self._states.all(), self._clock()
+        serving = self.serving() if only is None else {n: s for n, s in self._catalog.engines.items() if n == only}
+        return {
+            name: max(0, math.ceil((states.get(name, EngineState()).rest_until_ms - now_ms) / 1000))
+            for name, spec in serving.items()
+            if spec.toggle and not spec.locked and self._has_credentials(spec)
+        }
 
     def status(self, states: Mapping[str, EngineState]) -> dict[str, str]:
         """Each engine as `GET /metrics` names it: online, cooling, disabled, locked or offline."""
         return {name: self._status(spec, states.get(name, EngineState())) for name, spec in self.serving().items()}
 
     def call(self, call: EngineCall, want: Want) -> Reply:
-        """Try the candidates in order until one answers; one the task cannot afford is passed over."""
+        """Try the candidates in order until one answers; one the task cannot afford is passed over.
+
+        Of several failures the one is reported that may be the prompt's own, so that a prompt that breaks engines ends.
+        """
         attempts: list[Attempt] = []
         failure: LLMServerError | None = None
         for name in self.candidates(want.tier, want.engine):
             try:
                 completion = self._try(name, call, want, attempts)
+            except _EmptyAnswer:
+                failure = PromptRefused(_EmptyAnswer.SENTENCE)
             except EngineUnavailable as error:
-                failure = error
+                failure = error if failure is None or not error.is_outage else failure
             except LimitReached as error:
                 failure = failure or error
             except (PromptRefused, OutOfTime) as error:
@@ -177,8 +194,11 @@ class Balancer:
             else:
                 self._states.answered(name)
                 return Reply(completion=completion, attempts=tuple(attempts))
-        who = "No engine can" if want.engine is None else f"Engine {want.engine} cannot"
-        return Reply(failure=failure or EngineUnavailable(f"{who} take work now."), attempts=tuple(attempts))
+        rests_s = [rest_s for rest_s in self._allowed(want.engine).values() if rest_s]
+        if failure is None or (isinstance(failure, LimitReached) and rests_s):
+            who = "No engine can" if want.engine is None else f"Engine {want.engine} cannot"
+            failure = EngineUnavailable(f"{who} take work now.", kind="resting")
+        return Reply(failure=failure, attempts=tuple(attempts), wait_s=min(rests_s, default=0))
 
     def _try(self, name: str, call: EngineCall, want: Want, attempts: list[Attempt]) -> Completion:
         """One call within the task's money and the engine's places; the attempt is recorded, answered or not."""
@@ -189,7 +209,11 @@ class Balancer:
             with self._place(name, want.until_ms):
                 completion, attempt = self._made(name, call, want, attempts)
             cost = self._price(spec, completion.tokens_in, completion.tokens_out)
-            attempts.append(replace(attempt, cost_microusd=cost))
+            empty = not completion.text.strip()
+            error = _EmptyAnswer.SENTENCE if empty else None
+            attempts.append(replace(attempt, cost_microusd=cost, error=error))
+            if empty:
+                raise _EmptyAnswer(_EmptyAnswer.SENTENCE, kind="garbage")
             return completion
         finally:
             want.budget.settle(reserved, cost or 0)
@@ -222,6 +246,7 @@ class Balancer:
             tokens_in=completion.tokens_in,
             tokens_out=completion.tokens_out,
             usage_estimated=completion.usage_estimated,
+            truncated=completion.truncated,
         )
 
     @contextmanager
@@ -231,7 +256,7 @@ class Balancer:
             raise OutOfTime(f"Engine {name} had no free place within the worker's time.")
         try:
             if self._states.rests(name):
-                raise EngineUnavailable(f"Engine {name} rests.")
+                raise EngineUnavailable(f"Engine {name} rests.", kind="resting")
             yield
         finally:
             self._places[name].release()

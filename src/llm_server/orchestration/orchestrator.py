@@ -121,7 +121,7 @@ class Orchestrator:
         finished = {key: output.error is None for key, output in done.items()}
         for step, reply in run_steps(plan, finished, carry_out, at_once=self._catalog.defaults.parallel_steps):
             if reply.can_be_retried:
-                held = Reply(failure=reply.failure, attempts=held.attempts + reply.attempts)
+                held = replace(reply, attempts=held.attempts + reply.attempts)
                 continue
             output = self._output(
                 f"STEP#{step.id}",
@@ -184,7 +184,7 @@ class Orchestrator:
         call = EngineCall(
             system=role.system_prompt if role else prompts.SYNTHESIS_SYSTEM,
             prompt=prompt,
-            max_output_tokens=most if wanted is None else wanted,
+            max_output_tokens=most if wanted is None or schema else wanted,
             temperature=role.temperature if role else 0.2,
             answer_schema=schema,
         )
@@ -209,18 +209,30 @@ class Orchestrator:
             return Progress(task=task.completed(answer), output=answer)
         if isinstance(error, OutOfTime):
             return self._released(work, attempts, delay_s=0 if attempts else RETRY_FIRST_S, counted=bool(attempts))
+        if isinstance(error, EngineUnavailable) and error.is_outage:
+            wait_s = min(max(reply.wait_s, RETRY_FIRST_S), RETRY_MOST_S)
+            return self._released(work, attempts, delay_s=wait_s, counted=False, waiting_for=str(error))
         if isinstance(error, EngineUnavailable) and task.deliveries < self._max_deliveries:
             doubled = min(RETRY_FIRST_S * 2 ** max(task.deliveries - 1, 0), RETRY_MOST_S)
             return self._released(work, attempts, delay_s=doubled)
         return self._failed(task, attempts, str(error))
 
-    def _released(self, work: _Work, attempts: tuple[Attempt, ...], *, delay_s: int, counted: bool = True) -> Progress:
+    def _released(
+        self,
+        work: _Work,
+        attempts: tuple[Attempt, ...],
+        *,
+        delay_s: int,
+        counted: bool = True,
+        waiting_for: str | None = None,
+    ) -> Progress:
         """Hand the task back, not beyond its deadline: it is to fail on time."""
         output = self._output(f"TRY#{work.task.fence}", attempts=attempts)
         if work.deadline_ms is not None:
             delay_s = min(delay_s, max(0, math.ceil((work.deadline_ms - output.created_ms) / 1000)))
         due_ms = output.created_ms + delay_s * 1000 + self._sweep_ms
-        return Progress(task=work.task.released(output, due_ms=due_ms, counted=counted), output=output, delay_s=delay_s)
+        task = work.task.released(output, due_ms=due_ms, counted=counted, waiting_for=waiting_for)
+        return Progress(task=task, output=output, delay_s=delay_s)
 
     def _failed(self, task: Task, attempts: tuple[Attempt, ...], error: str) -> Progress:
         output = self._output(f"TRY#{task.fence}", error=error, attempts=attempts)

@@ -14,8 +14,8 @@ from typing import Literal
 class Attempt:
     """One engine call: what it used, or why it failed.
 
-    `usage_estimated` marks token counts the engine did not report. `cost_microusd` is None when the call is unpriced;
-    a failed call costs 0.
+    `usage_estimated` marks token counts the engine did not report, `truncated` an answer that its limit cut.
+    `cost_microusd` is None when the call is unpriced; a failed call costs 0, unless its answer was paid for and empty.
     """
 
     engine: str
@@ -27,6 +27,7 @@ class Attempt:
     tokens_in: int = 0
     tokens_out: int = 0
     usage_estimated: bool = False
+    truncated: bool = False
     cost_microusd: int | None = 0
     error: str | None = None
 
@@ -56,7 +57,7 @@ class Receipt:
             calls=self.calls + len(answered),
             failed_calls=self.failed_calls + len(new) - len(answered),
             api_calls=self.api_calls + sum(a.source == "api" for a in answered),
-            unpriced_calls=self.unpriced_calls + sum(a.cost_microusd is None for a in answered),
+            unpriced_calls=self.unpriced_calls + sum(a.cost_microusd is None for a in new),
             tokens_in=self.tokens_in + sum(a.tokens_in for a in answered),
             tokens_out=self.tokens_out + sum(a.tokens_out for a in answered),
             duration_ms=self.duration_ms + sum(a.duration_ms for a in answered),

@@ -126,6 +126,8 @@ class Task:
     engine: str | None = None
     answer_fence: int | None = None
     error: str | None = None
+    waiting_for: str | None = None
+    waiting_since_ms: int | None = None
     receipt: Receipt = field(default_factory=Receipt)
 
     @property
@@ -150,6 +152,8 @@ class Task:
             deliveries=self.deliveries + 1,
             owner=owner,
             lease_ms=lease_ms,
+            waiting_for=self.waiting_for,
+            waiting_since_ms=self.waiting_since_ms,
         )
 
     def abandoned(self, *, now_ms: int) -> Task:
@@ -160,10 +164,11 @@ class Task:
         """Count a finished plan or step; the deliveries start anew, because the work moved on."""
         return self._to(Status.PLANNED, output.created_ms, deliveries=0, receipt=self.receipt.plus(output.attempts))
 
-    def released(self, output: Output, *, due_ms: int, counted: bool = True) -> Task:
+    def released(self, output: Output, *, due_ms: int, counted: bool = True, waiting_for: str | None = None) -> Task:
         """Hand the task back to the queue; the sweep looks at it from `due_ms`.
 
-        Not `counted`, the claim that ends here is no delivery: nothing was tried in it.
+        Not `counted`, the claim that ends here is no delivery: nothing was tried in it. `waiting_for` says what an
+        outage keeps it from; since when, is kept over several releases.
         """
         return self._to(
             Status.QUEUED,
@@ -172,6 +177,8 @@ class Task:
             lease_ms=0,
             due_ms=due_ms,
             deliveries=self.deliveries if counted else max(0, self.deliveries - 1),
+            waiting_for=waiting_for,
+            waiting_since_ms=(self.waiting_since_ms or output.created_ms) if waiting_for else None,
             receipt=self.receipt.plus(output.attempts),
         )
 
@@ -200,6 +207,7 @@ class Task:
     def _to(self, status: Status, now_ms: int, **changes: object) -> Task:
         if self.status.is_final:
             raise IllegalTransition(self.task_id, self.status, status)
+        changes = {"waiting_for": None, "waiting_since_ms": None} | changes
         return replace(self, status=status, updated_ms=now_ms, rev=self.rev + 1, **changes)  # type: ignore[arg-type]
 
 

@@ -9,7 +9,8 @@ from called_server import CalledServer
 from llm_server.orchestration.task import Task
 
 SUMMARY = (
-    *("task_id", "status", "error", "mode", "role", "profile", "engine", "receipt"),
+    *("task_id", "status", "error", "mode", "role", "profile", "engine", "waiting_for"),
+    *("waiting_since", "receipt"),
     *("created_at", "updated_at", "finished_at"),
 )
 

@@ -14,7 +14,8 @@ from llm_server.orchestration.ports import Store
 from llm_server.orchestration.task import Task
 
 DETAIL = (
-    *("task_id", "status", "result", "error", "mode", "role", "profile", "engine", "receipt", "created_at"),
+    *("task_id", "status", "result", "error", "mode", "role", "profile", "engine", "waiting_for"),
+    *("waiting_since", "receipt", "created_at"),
     *("updated_at", "finished_at", "confidence", "complexity", "reasons", "plan", "attempts", "limits", "metadata"),
 )
 NO_TASK = {"detail": "No task has this id."}
