@@ -4,13 +4,13 @@ import gc
 
 gc.disable()  # nothing imported here is garbage; collecting while importing costs 12 % of a cold start
 
-import logging  # noqa: E402
+import logging
 
-from mangum import Mangum  # noqa: E402
+from mangum import Mangum
 
-from llm_server import wiring  # noqa: E402
-from llm_server.api.app import create_app  # noqa: E402
-from llm_server.settings import Settings  # noqa: E402
+from llm_server import wiring
+from llm_server.api.app import create_app
+from llm_server.settings import Settings
 
 _settings = Settings.read()
 logging.getLogger("llm_server").setLevel(_settings.log_level)

@@ -7,15 +7,15 @@ import gc
 
 gc.disable()  # nothing imported here is garbage; collecting while importing costs 12 % of a cold start
 
-import json  # noqa: E402
-import logging  # noqa: E402
-from concurrent.futures import ThreadPoolExecutor  # noqa: E402
-from typing import Any  # noqa: E402
+import json
+import logging
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
-from llm_server import wiring  # noqa: E402
-from llm_server.orchestration.service import Service  # noqa: E402
-from llm_server.orchestration.task import TaskRef  # noqa: E402
-from llm_server.settings import Settings  # noqa: E402
+from llm_server import wiring
+from llm_server.orchestration.service import Service
+from llm_server.orchestration.task import TaskRef
+from llm_server.settings import Settings
 
 BATCH_MOST = 10
 RESERVE_MS = 5_000
