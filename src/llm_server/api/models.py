@@ -102,8 +102,16 @@ class AttemptView(_Model):
     error: str | None
 
 
+class ReviewView(_Model):
+    """What a step's review came to: `findings` are those left open, `reason` why it could go no further."""
+
+    verdict: Literal["pass", "fail", "not judged"]
+    findings: list[str]
+    reason: str | None
+
+
 class StepView(_Model):
-    """One step of a plan and how far it is."""
+    """One step of a plan and how far it is; `review` is null where nobody judges. The cost counts every call."""
 
     id: str
     role: str
@@ -113,6 +121,7 @@ class StepView(_Model):
     result: str | None
     error: str | None
     cost_microusd: int
+    review: ReviewView | None
 
 
 class PlanView(_Model):

@@ -15,6 +15,7 @@ from llm_server.api.models import (
     PlanView,
     ProfileView,
     ReceiptView,
+    ReviewView,
     RoleView,
     StepView,
     TaskDetail,
@@ -29,7 +30,7 @@ from llm_server.orchestration.plan import Step
 from llm_server.orchestration.ports import Page
 from llm_server.orchestration.receipts import Attempt
 from llm_server.orchestration.service import Decision, Usage
-from llm_server.orchestration.task import Output, Snapshot, Task
+from llm_server.orchestration.task import Snapshot, Task
 
 
 def task(task: Task, result: str | None = None) -> TaskView:
@@ -120,10 +121,11 @@ def _plan(snapshot: Snapshot) -> PlanView | None:
     if stored is None or stored.text is None:
         return None
     plan = plans.stored(stored.text)
-    return PlanView(goal=plan.goal, steps=[_step(s, snapshot.outputs.get(f"STEP#{s.id}")) for s in plan.steps])
+    return PlanView(goal=plan.goal, steps=[_step(s, snapshot) for s in plan.steps])
 
 
-def _step(step: Step, output: Output | None) -> StepView:
+def _step(step: Step, snapshot: Snapshot) -> StepView:
+    output, review = snapshot.outputs.get(f"STEP#{step.id}"), snapshot.review(step.id)
     return StepView(
         id=step.id,
         role=step.role,
@@ -132,7 +134,8 @@ def _step(step: Step, output: Output | None) -> StepView:
         status="Waiting" if output is None else "Failed" if output.error else "Completed",
         result=output.text if output else None,
         error=output.error if output else None,
-        cost_microusd=sum(a.cost_microusd or 0 for a in output.attempts) if output else 0,
+        cost_microusd=sum(a.cost_microusd or 0 for o in snapshot.of_step(step.id) for a in o.attempts),
+        review=ReviewView(**asdict(review) | {"findings": list(review.findings)}) if review else None,
     )
 
 

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Iterator, Mapping
 from typing import Annotated, Any
 
 import msgspec
 
+from llm_server.orchestration.answers import json_objects
 from llm_server.orchestration.errors import LLMServerError
 
 MAX_STEPS = 12
-MAX_LOOSE_BRACES = 1_000
-"""Where so many braces open no JSON object, none is looked for any longer: each try costs time."""
 
 _Id = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_-]{1,32}\Z")]
 
@@ -95,7 +93,7 @@ def ready(plan: Plan, finished: Mapping[str, bool], running: Collection[str] = (
 
 def _first_plan(text: str) -> Plan:
     wrong: msgspec.ValidationError | None = None
-    for found in _objects(text):
+    for found in json_objects(text):
         try:
             return msgspec.convert(found, Plan)
         except msgspec.ValidationError as error:
@@ -103,22 +101,6 @@ def _first_plan(text: str) -> Plan:
     if wrong is None:
         raise PlanInvalid("The answer holds no JSON object.")
     raise PlanInvalid(f"The plan has the wrong shape: {wrong}.") from wrong
-
-
-def _objects(text: str) -> Iterator[Any]:
-    """The JSON objects in a text, none from inside another; at nesting nobody writes the search ends."""
-    decoder = json.JSONDecoder()
-    start, loose = text.find("{"), 0
-    while start >= 0 and loose < MAX_LOOSE_BRACES:
-        try:
-            found, end = decoder.raw_decode(text, start)
-        except RecursionError:
-            return
-        except ValueError:
-            end, loose = start + 1, loose + 1
-        else:
-            yield found
-        start = text.find("{", end)
 
 
 def _faults(plan: Plan, roles: Collection[str]) -> Iterator[str]:

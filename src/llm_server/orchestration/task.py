@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
+from typing import Literal
 
 from llm_server.orchestration.errors import IllegalTransition, TaskBusy, TaskFinished
 from llm_server.orchestration.receipts import Attempt, Receipt
@@ -80,11 +81,21 @@ class Request:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Review:
+    """What the review of a step came to: `findings` are those left open, `reason` why it could go no further."""
+
+    verdict: Literal["pass", "fail", "not judged"]
+    findings: tuple[str, ...] = ()
+    reason: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Output:
     """What one piece of work gave: a text or an error, and every engine call it took. Written once.
 
     `key` is `PLAN` (text: the plan as JSON), `STEP#<id>`, `RES#<fence>` (the final answer of one claim) or
-    `TRY#<fence>` (the calls of a claim that ended without an answer).
+    `TRY#<fence>` (the calls of a claim that ended without an answer). While a step is under review its results are
+    `DRAFT#<id>#<n>` and the verdicts that found something `VERDICT#<id>#<n>`; `STEP#<id>` ends it.
     """
 
     key: str
@@ -92,10 +103,15 @@ class Output:
     text: str | None = None
     error: str | None = None
     attempts: tuple[Attempt, ...] = ()
+    review: Review | None = None
 
     @property
     def is_answer(self) -> bool:
         return self.key.startswith("RES#")
+
+    @property
+    def is_claims_end(self) -> bool:
+        return self.key.startswith(("RES#", "TRY#"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -225,16 +241,28 @@ class Snapshot:
         answers = [o for o in self.outputs.values() if o.is_answer]
         return max(answers, key=lambda o: o.created_ms, default=None)
 
+    def of_step(self, step_id: str) -> list[Output]:
+        """Everything stored about a step: its drafts and verdicts in turn, and its end."""
+        found = [o for o in self.outputs.values() if o.key.split("#")[1:2] == [step_id] and not o.is_claims_end]
+        return sorted(found, key=lambda o: _order(o.key))
+
+    def review(self, step_id: str) -> Review | None:
+        """What a step's review came to, or has found so far; None before the first verdict and where nobody judges."""
+        return next((o.review for o in reversed(self.of_step(step_id)) if o.review), None)
+
     @property
     def attempts(self) -> list[Attempt]:
         """Every engine call on the receipt, oldest first; an answer that was not adopted is not on it."""
         counted = [o for o in self.outputs.values() if not o.is_answer or o.key == f"RES#{self.task.answer_fence}"]
-        counted.sort(key=lambda o: (o.created_ms, _ORDER.get(o.key.partition("#")[0], 2)))
+        counted.sort(key=lambda o: (o.created_ms, _order(o.key)))
         return sorted((a for o in counted for a in o.attempts), key=lambda a: a.started_ms)
 
 
-_ORDER = {"PLAN": 0, "STEP": 1}
-"""Which output of one millisecond came first: the end of a claim comes after its plan and its steps."""
+def _order(key: str) -> tuple[int, str, int]:
+    """Which output of one millisecond came first: plan, drafts and verdicts in turn, steps, the end of a claim."""
+    kind, _, rest = key.partition("#")
+    turn = rest.rpartition("#")[2] if kind in ("DRAFT", "VERDICT") else ""
+    return ({"PLAN": 0, "DRAFT": 1, "VERDICT": 1, "STEP": 2}.get(kind, 3), turn, kind == "VERDICT")
 
 
 def last_engine(attempts: Iterable[Attempt]) -> str | None:

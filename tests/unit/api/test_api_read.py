@@ -69,10 +69,12 @@ def test_a_plan_task_shows_its_plan_and_every_step(server: CalledServer) -> None
     assert {step["status"] for step in steps} == {"Completed"}
     assert all(step["result"] and step["error"] is None for step in steps)
     assert list(steps[0]) == [
-        *("id", "role", "instruction", "depends_on", "status", "result", "error", "cost_microusd")
+        *("id", "role", "instruction", "depends_on", "status", "result", "error", "cost_microusd", "review")
     ]
     purposes = [attempt["purpose"] for attempt in task["attempts"]]
-    assert sorted(purposes) == sorted(["plan", "synthesis", *(f"step {step['id']}" for step in steps)])
+    judged = [f"verdict {step['id']}" for step in steps if step["review"]]
+    assert sorted(purposes) == sorted(["plan", "synthesis", *(f"step {step['id']}" for step in steps), *judged])
+    assert {step["review"]["verdict"] for step in steps if step["review"]} == {"pass"}
     assert (purposes[0], purposes[-1]) == ("plan", "synthesis")
 
 
