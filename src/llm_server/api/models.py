@@ -111,13 +111,17 @@ class ReviewView(_Model):
 
 
 class StepView(_Model):
-    """One step of a plan and how far it is; `review` is null where nobody judges. The cost counts every call."""
+    """One step of a plan and how far it is; `review` is null where nobody judges. The cost counts every call.
+
+    Running: what it depends on is done and a worker has the task. Skipped: a step it depends on failed or was skipped,
+    or the task ended before it began.
+    """
 
     id: str
     role: str
     instruction: str
     depends_on: list[str]
-    status: Literal["Waiting", "Completed", "Failed"]
+    status: Literal["Waiting", "Running", "Completed", "Failed", "Skipped"]
     result: str | None
     error: str | None
     cost_microusd: int

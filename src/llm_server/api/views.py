@@ -26,7 +26,7 @@ from llm_server.api.models import (
 )
 from llm_server.orchestration import plan as plans
 from llm_server.orchestration.catalog import Catalog
-from llm_server.orchestration.plan import Step
+from llm_server.orchestration.plan import Step, StepStatus
 from llm_server.orchestration.ports import Page
 from llm_server.orchestration.receipts import Attempt
 from llm_server.orchestration.service import Decision, Usage
@@ -121,17 +121,21 @@ def _plan(snapshot: Snapshot) -> PlanView | None:
     if stored is None or stored.text is None:
         return None
     plan = plans.stored(stored.text)
-    return PlanView(goal=plan.goal, steps=[_step(s, snapshot) for s in plan.steps])
+    ends = {step.id: snapshot.outputs.get(f"STEP#{step.id}") for step in plan.steps}
+    finished = {name: output.error is None for name, output in ends.items() if output}
+    status = snapshot.task.status
+    found = plans.statuses(plan, finished, at_work=status.is_active, is_final=status.is_final)
+    return PlanView(goal=plan.goal, steps=[_step(s, found[s.id], snapshot) for s in plan.steps])
 
 
-def _step(step: Step, snapshot: Snapshot) -> StepView:
+def _step(step: Step, status: StepStatus, snapshot: Snapshot) -> StepView:
     output, review = snapshot.outputs.get(f"STEP#{step.id}"), snapshot.review(step.id)
     return StepView(
         id=step.id,
         role=step.role,
         instruction=step.instruction,
         depends_on=list(step.depends_on),
-        status="Waiting" if output is None else "Failed" if output.error else "Completed",
+        status=status.value,
         result=output.text if output else None,
         error=output.error if output else None,
         cost_microusd=sum(a.cost_microusd or 0 for o in snapshot.of_step(step.id) for a in o.attempts),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
+from enum import StrEnum
 from typing import Annotated, Any
 
 import msgspec
@@ -89,6 +90,36 @@ def ready(plan: Plan, finished: Mapping[str, bool], running: Collection[str] = (
         for step in plan.steps
         if step.id not in finished and step.id not in running and all(finished.get(d, False) for d in step.depends_on)
     ]
+
+
+class StepStatus(StrEnum):
+    """How far a step is: to be done, under way, done, failed, or never to be done."""
+
+    WAITING = "Waiting"
+    RUNNING = "Running"
+    COMPLETED = "Completed"
+    FAILED = "Failed"
+    SKIPPED = "Skipped"
+
+
+def statuses(
+    plan: Plan, finished: Mapping[str, bool], *, at_work: bool, is_final: bool = False
+) -> dict[str, StepStatus]:
+    """Each step's status, from those that ended (and whether they succeeded) and whether a worker has the task.
+
+    Running is derived, not stored: all it depends on is done and a worker has the task. Skipped is what depends on a
+    failed step, directly or not, and in a final task everything that was not begun.
+    """
+    known = {name: StepStatus.COMPLETED if good else StepStatus.FAILED for name, good in finished.items()}
+    may_start = {step.id for step in ready(plan, finished)}
+    stopped = {name for name, good in finished.items() if not good}
+    for _ in plan.steps:
+        stopped |= {step.id for step in plan.steps if stopped & set(step.depends_on)}
+    for step in plan.steps:
+        if step.id in stopped or is_final:
+            known.setdefault(step.id, StepStatus.SKIPPED)
+        known.setdefault(step.id, StepStatus.RUNNING if at_work and step.id in may_start else StepStatus.WAITING)
+    return known
 
 
 def _first_plan(text: str) -> Plan:
