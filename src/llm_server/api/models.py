@@ -57,11 +57,18 @@ class NewTask(_Model):
     engine: str | None = Field(default=None, description="A configured engine; it alone is asked.")
     limits: NewLimits = Field(default_factory=NewLimits)
     metadata: dict[MetadataKey, MetadataValue] = Field(default_factory=dict, max_length=METADATA_MOST)
+    plan_approval: bool = Field(default=False, description="Stop at the plan until it is approved or rejected.")
 
     def to_domain(self) -> service.NewTask:
         limits = Limits(**self.limits.model_dump())
         mode = Mode(self.mode) if self.mode else None
         return service.NewTask(**self.model_dump(exclude={"limits", "mode"}), limits=limits, mode=mode)
+
+
+class PlanDecision(_Model):
+    """The caller's word on a plan."""
+
+    plan_hash: str = Field(description="`plan.hash` of the task, as it was read.")
 
 
 class TaskView(_Model):
@@ -132,6 +139,7 @@ class PlanView(_Model):
     """What the planner proposed."""
 
     goal: str
+    hash: str
     steps: list[StepView]
 
 
@@ -170,6 +178,7 @@ class TaskDetail(_Model):
     complexity: float
     reasons: list[str]
     plan: PlanView | None
+    awaiting_approval: bool
     attempts: list[AttemptView]
     limits: NewLimits
     metadata: dict[str, str]

@@ -46,6 +46,7 @@ def detail(snapshot: Snapshot) -> TaskDetail:
         complexity=request.complexity,
         reasons=list(request.reasons),
         plan=_plan(snapshot),
+        awaiting_approval=snapshot.task.awaits_approval,
         attempts=[_attempt(a) for a in snapshot.attempts],
         limits=NewLimits(**asdict(request.limits)),
         metadata=dict(request.metadata),
@@ -124,8 +125,12 @@ def _plan(snapshot: Snapshot) -> PlanView | None:
     ends = {step.id: snapshot.outputs.get(f"STEP#{step.id}") for step in plan.steps}
     finished = {name: output.error is None for name, output in ends.items() if output}
     status = snapshot.task.status
-    found = plans.statuses(plan, finished, at_work=status.is_active, is_final=status.is_final)
-    return PlanView(goal=plan.goal, steps=[_step(s, found[s.id], snapshot) for s in plan.steps])
+    found = plans.statuses(
+        plan, finished, at_work=status.is_active and not snapshot.task.awaits_approval, is_final=status.is_final
+    )
+    return PlanView(
+        goal=plan.goal, hash=plans.digest(stored.text), steps=[_step(s, found[s.id], snapshot) for s in plan.steps]
+    )
 
 
 def _step(step: Step, status: StepStatus, snapshot: Snapshot) -> StepView:

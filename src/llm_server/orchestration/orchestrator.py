@@ -17,7 +17,7 @@ from llm_server.orchestration.ports import AnswerSchema, Clock, EngineCall
 from llm_server.orchestration.receipts import Attempt
 from llm_server.orchestration.review import ReviewedSteps
 from llm_server.orchestration.steps import run_steps
-from llm_server.orchestration.task import Mode, Output, Request, Snapshot, Task
+from llm_server.orchestration.task import NEVER_MS, Mode, Output, Request, Snapshot, Task
 
 RETRY_FIRST_S = 5
 RETRY_MOST_S = 300
@@ -103,6 +103,10 @@ class Orchestrator:
                 yield from self._single(replace(work, task=self._without_plan(work.task)), reply.attempts)
                 return
             stored = self._output("PLAN", text=plan.to_json(), attempts=reply.attempts)
+            if work.request.plan_approval:
+                due_ms = work.deadline_ms or NEVER_MS
+                yield Progress(task=work.task.awaiting_approval(stored, due_ms=due_ms), output=stored)
+                return
             work = replace(work, task=work.task.progressed(stored))
             yield Progress(task=work.task, output=stored)
         else:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
 from enum import StrEnum
+from hashlib import sha256
 from typing import Annotated, Any
 
 import msgspec
@@ -81,6 +82,11 @@ def parse(text: str, roles: Collection[str]) -> Plan:
 def stored(text: str) -> Plan:
     """Read a plan back that was checked before it was stored."""
     return msgspec.json.decode(text, type=Plan)
+
+
+def digest(text: str) -> str:
+    """The hash of a stored plan, by which a caller names the plan that was seen."""
+    return sha256(text.encode()).hexdigest()
 
 
 def ready(plan: Plan, finished: Mapping[str, bool], running: Collection[str] = ()) -> list[Step]:

@@ -7,8 +7,11 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Literal
 
-from llm_server.orchestration.errors import IllegalTransition, TaskBusy, TaskFinished
+from llm_server.orchestration.errors import IllegalTransition, TaskBusy, TaskFinished, TaskUnapproved
 from llm_server.orchestration.receipts import Attempt, Receipt
+
+NEVER_MS = 253_402_300_799_000
+"""The end of the year 9999: when the sweep looks at a task that only its caller can move on."""
 
 
 class Mode(StrEnum):
@@ -78,6 +81,7 @@ class Request:
     confidence: float = 1.0
     complexity: float = 0.0
     reasons: tuple[str, ...] = ()
+    plan_approval: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -143,6 +147,12 @@ class Task:
     answer_fence: int | None = None
     error: str | None = None
     receipt: Receipt = field(default_factory=Receipt)
+    approval: Literal["awaited", "given", "refused"] | None = None
+
+    @property
+    def awaits_approval(self) -> bool:
+        """Its plan is stored and waits for its caller's word; no worker has it."""
+        return self.approval == "awaited" and not self.status.is_final
 
     @property
     def ref(self) -> TaskRef:
@@ -154,11 +164,14 @@ class Task:
         Raises:
             TaskFinished: the task is final.
             TaskBusy: another worker's lease has not ended.
+            TaskUnapproved: its plan waits to be approved, and its deadline has not come.
         """
         if self.status.is_final:
             raise TaskFinished(self.task_id)
         if self.status.is_active and now_ms < self.lease_ms:
             raise TaskBusy(self.task_id)
+        if self.awaits_approval and now_ms < self.due_ms:
+            raise TaskUnapproved(self.task_id)
         return self._to(
             Status.PLANNED if has_plan else Status.PROCESSING,
             now_ms,
@@ -175,6 +188,19 @@ class Task:
     def progressed(self, output: Output) -> Task:
         """Count a finished plan or step; the deliveries start anew, because the work moved on."""
         return self._to(Status.PLANNED, output.created_ms, deliveries=0, receipt=self.receipt.plus(output.attempts))
+
+    def awaiting_approval(self, plan: Output, *, due_ms: int) -> Task:
+        """Stop at the plan, without a worker; until `due_ms`, the task's deadline, only its caller moves it on."""
+        task = self.progressed(plan)
+        return replace(task, owner="", lease_ms=0, due_ms=due_ms, approval="awaited")
+
+    def approved(self, *, now_ms: int, due_ms: int) -> Task:
+        """Let the plan be carried out: back to the queue."""
+        return self._to(Status.QUEUED, now_ms, due_ms=due_ms, approval="given")
+
+    def rejected(self, *, now_ms: int) -> Task:
+        """End the task, as its caller wishes; a last state."""
+        return self._to(Status.CANCELLED, now_ms, finished_ms=now_ms, approval="refused")
 
     def released(self, output: Output, *, due_ms: int, counted: bool = True) -> Task:
         """Hand the task back to the queue; the sweep looks at it from `due_ms`.

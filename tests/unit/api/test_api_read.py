@@ -15,7 +15,18 @@ from llm_server.orchestration.task import Review, Task
 
 DETAIL = (
     *("task_id", "status", "result", "error", "mode", "role", "profile", "engine", "receipt", "created_at"),
-    *("updated_at", "finished_at", "confidence", "complexity", "reasons", "plan", "attempts", "limits", "metadata"),
+    *(
+        "updated_at",
+        "finished_at",
+        "confidence",
+        "complexity",
+        "reasons",
+        "plan",
+        "awaiting_approval",
+        "attempts",
+        "limits",
+        "metadata",
+    ),
 )
 NO_TASK = {"detail": "No task has this id."}
 
