@@ -217,3 +217,16 @@ def test_a_judge_that_cannot_be_reached_is_waited_for(watched: WatchedStore, clo
 
     ended = deliveries.deliver(waiting)
     assert (ended.review("a"), deliveries.purposes) == (Review(verdict="pass"), ["verdict a", "synthesis"])
+
+
+def test_a_draft_whose_profile_lost_its_judge_is_said_to_be_not_judged(watched: WatchedStore, clock: Clock) -> None:
+    """The configuration changed between two deliveries; no other voice judges in the judge's place."""
+    deliveries = Deliveries(watched, clock, judging(PASS))
+    drafted = deliveries.deliver(a_developers_task(), dies_after=2)
+    clock.pass_s(210)
+
+    ended = deliveries.deliver(changed(drafted, profile="General"))
+
+    review = ended.review("a")
+    assert review is not None
+    assert (review.verdict, deliveries.purposes) == ("not judged", ["synthesis"])

@@ -28,6 +28,9 @@ ROUNDS = 2
 FINDINGS_MOST = 20
 FINDING_MOST_CHARS = 1_000
 
+NOBODY = "(nobody)"
+"""Who judges a draft whose profile lost its judge since: an unknown role, and so the step is said to be not judged."""
+
 
 class VerdictInvalid(LLMServerError):
     """The answer holds no verdict that can be acted on."""
@@ -134,9 +137,9 @@ class ReviewedSteps:
         if len(verdicts) < len(drafts):
             asked = AnswerSchema(name="verdict", schema=schema())
             prompt = prompts.for_verdict(*context, draft)
-            return Call(role=self._judge or "", purpose=f"verdict {step.id}", prompt=prompt, schema=asked)
+            return Call(role=self._judge or NOBODY, purpose=f"verdict {step.id}", prompt=prompt, schema=asked)
         prompt = prompts.for_fix(*context, draft, _findings(verdicts))
-        return Call(role=self._fixer or "", purpose=f"fix {step.id}", prompt=prompt)
+        return Call(role=self._fixer or NOBODY, purpose=f"fix {step.id}", prompt=prompt)
 
     def output(self, step: Step, reply: Reply, now_ms: int) -> Output:
         """What a reply to `next_call` gives: a draft, a verdict with findings, or the end of the step."""
