@@ -102,6 +102,8 @@ def planning(*proposals: str, **answers: Answer | Sequence[Answer]) -> ScriptedE
         return script.pop(0) if len(script) > 1 else script[0]
 
     def answer(call: EngineCall) -> Answer:
+        if call.answer_schema and call.answer_schema.name == "verdict":
+            return next_of(scripts.get("verdict", ['{"verdict": "pass", "findings": []}']))
         if call.answer_schema:
             return left.pop(0) if len(left) > 1 else left[0]
         name = "synthesis" if call.system == prompts.SYNTHESIS_SYSTEM else call.prompt.rpartition("\n")[2]

@@ -16,6 +16,8 @@ from llm_server.orchestration.ports import EngineState
 from llm_server.orchestration.task import Snapshot, Status
 from llm_server.storage.dynamodb import DynamoStore
 
+KINDS = [("DRAFT", "#0"), ("VERDICT", "#0"), ("DRAFT", "#1"), ("STEP", "")]
+
 
 class StingyDynamo:
     """A client whose batch reads answer at most `most` of the keys they were asked for, and leave the others."""
@@ -129,3 +131,17 @@ def test_a_narrowed_list_gives_up_for_now_after_ten_rounds(moto_store: DynamoSto
     assert (first.tasks, wire.operations["Query"]) == ([], 10)
     second = moto_store.page("local", size=1, token=first.next_token, status=None, role="Architect-Agent")
     assert ([task.task_id for task in second.tasks], second.next_token) == (["oldest"], "")
+
+
+def test_a_task_with_twelve_steps_is_read_by_one_query(moto_store: DynamoStore, wire: Wire) -> None:
+    """Plan, drafts, verdicts and results stand in the task's own partition."""
+    task, keys = a_task(), ["PLAN", *(f"{kind}#s{n}{turn}" for n in range(12) for kind, turn in KINDS)]
+    moto_store.add(task, a_request())
+    for key in keys:
+        moto_store.keep(task.ref, an_output(key))
+    wire.calls.clear()
+
+    snapshot = moto_store.get(task.ref)
+
+    assert sorted(snapshot.outputs) == sorted(keys)
+    assert wire.operations == {"Query": 1}

@@ -9,9 +9,11 @@ from typing import Any, TypeVar
 
 from audit import audit
 from builders import NOW_MS, SWEEP_MS, a_failure, a_request, a_task, an_attempt, an_output, claimed
-from llm_server.orchestration.errors import TaskLost
+from llm_server.orchestration.approval import decide
+from llm_server.orchestration.errors import ApprovalConflict, TaskLost
+from llm_server.orchestration.plan import digest
 from llm_server.orchestration.ports import Store
-from llm_server.orchestration.task import Task
+from llm_server.orchestration.task import NEVER_MS, Status, Task
 
 Given = TypeVar("Given")
 Made = TypeVar("Made")
@@ -130,3 +132,27 @@ def test_a_sweep_never_spoils_the_save_of_a_worker(store: Store) -> None:
 
     assert all(store.peek(task.ref) == claimed(task) for task in tasks)
     audit(store, [task.ref for task in tasks])
+
+
+def test_of_8_approvals_and_rejections_at_once_one_word_counts(store: Store) -> None:
+    """The plan is approved or rejected, never both, and the gauges move once."""
+    task, plan = a_task(), an_output("PLAN", "{}")
+    store.add(task, a_request(plan_approval=True))
+    store.save(task, claimed(task))
+    waiting = claimed(task).awaiting_approval(plan, due_ms=NEVER_MS)
+    store.save(claimed(task), waiting, plan)
+    assert store.due(NOW_MS + 10**12, 10) == []
+
+    def say(n: int) -> bool | None:
+        try:
+            decide(store, task.ref, digest("{}"), approve=n % 2 == 0, now_ms=NOW_MS + n, due_ms=NOW_MS + SWEEP_MS)
+        except ApprovalConflict:
+            return None
+        return n % 2 == 0
+
+    said = {word for word in at_once(say, range(8)) if word is not None}
+
+    stored = store.peek(task.ref)
+    assert said == {stored.status is Status.QUEUED}
+    assert stored.rev == waiting.rev + 1
+    audit(store, [task.ref])

@@ -284,3 +284,25 @@ def test_an_unknown_name_lists_the_known_ones() -> None:
         packaged.role("Nobody")
     with pytest.raises(UnknownName, match="Unknown profile 'Law'; known are Developer, General, Productivity"):
         packaged.profile("Law")
+
+
+def test_the_developers_coders_are_judged_and_repaired_by_others() -> None:
+    """Who reviews and what is reviewed is data."""
+    catalogue = load()
+
+    developer = catalogue.profiles["Developer"]
+    assert (developer.judged_by, developer.repaired_by) == ("QA-Agent", "Debug-Agent")
+    assert {name for name, role in catalogue.roles.items() if role.reviewed} == {"Fast-Coder-Agent", "Deep-Coder-Agent"}
+
+
+@pytest.mark.parametrize(
+    ("reviewers", "fault"),
+    [
+        ({"judged_by": "Nobody", "repaired_by": "Debug-Agent"}, "judged_by 'Nobody' is no role"),
+        ({"judged_by": "QA-Agent"}, "judged_by and repaired_by go together"),
+    ],
+)
+def test_reviewers_are_roles_and_go_together(reviewers: dict[str, str], fault: str) -> None:
+    """A review that could only find, or only repair, is a fault of the configuration."""
+    with pytest.raises(ConfigurationError, match=fault):
+        load({"profiles": {"General": reviewers}})

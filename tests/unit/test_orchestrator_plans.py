@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 import msgspec
 import pytest
 
@@ -9,8 +11,10 @@ from builders import an_attempt
 from delivered import Deliveries, a_plan, accepted, changed, planning
 from llm_server.orchestration import prompts
 from llm_server.orchestration.errors import EngineUnavailable, PromptRefused
+from llm_server.orchestration.ports import EngineCall
 from llm_server.orchestration.task import Limits, Mode, Snapshot, Status
-from scripted import Clock, ScriptedEngine, WatchedStore, a_catalog, an_engine
+from scripted import WAIT_S, Answer, Clock, ScriptedEngine, WatchedStore, a_catalog, an_engine
+from served import Served
 
 BUSY = EngineUnavailable("The engine is busy.")
 CHAIN = a_plan({"a": "", "b": "a", "c": "b"})
@@ -270,3 +274,30 @@ def test_a_limit_on_the_answer_does_not_cut_the_plan(watched: WatchedStore, cloc
     limits = [call.max_output_tokens for call in deliveries.engine.calls]
     assert limits[0] > 1_000
     assert set(limits[1:]) == {5}
+
+
+# Side by side
+
+
+@pytest.mark.parametrize("count", [2, 3, 4])
+def test_independent_steps_of_a_plan_are_at_their_engine_together(served: Served, count: int) -> None:
+    """They meet at a barrier that none passes alone, with store and queue in place: they take the time of one.
+
+    The review's calls meet as well. How near that comes to the time of one is measured by `benchmarks/plans.py`.
+    """
+    together = threading.Barrier(count, timeout=WAIT_S)
+    script = planning(a_plan(dict.fromkeys("abcd"[:count], "")))
+
+    def answer(call: EngineCall) -> Answer:
+        is_verdict = call.answer_schema is not None and call.answer_schema.name == "verdict"
+        if is_verdict or "Do this step" in call.prompt:
+            together.wait()
+        return script.complete(call, timeout_s=1).text
+
+    served.engine = ScriptedEngine(answer)
+    served.use(a_catalog({"only": an_engine()}))
+    ref = served.submit(mode=Mode.PLAN, profile="Developer")
+    served.work()
+
+    assert served.get(ref).task.status is Status.COMPLETED
+    assert len(served.engine.calls) == 2 + 2 * count

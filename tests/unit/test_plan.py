@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llm_server.orchestration.plan import MAX_STEPS, Plan, PlanInvalid, parse, ready, schema, stored
+from llm_server.orchestration.plan import MAX_STEPS, Plan, PlanInvalid, Step, parse, ready, schema, statuses, stored
 
 ROLES = ("Coder", "Writer")
 
@@ -165,3 +165,23 @@ def test_a_failed_step_keeps_back_its_descendants_and_nobody_else(plan: Plan, da
         finished |= {step.id: step.id != failing for step in free}
 
     assert set(finished) == {step.id for step in plan.steps} - cut | {failing}
+
+
+@pytest.mark.parametrize(
+    ("at_work", "is_final", "expected"),
+    [
+        (True, False, "Completed Failed Running Waiting Skipped Skipped"),
+        (False, False, "Completed Failed Waiting Waiting Skipped Skipped"),
+        (False, True, "Completed Failed Skipped Skipped Skipped Skipped"),
+    ],
+    ids=["a worker has it", "it waits for one", "it has ended"],
+)
+def test_each_step_tells_how_far_it_is(at_work: bool, is_final: bool, expected: str) -> None:
+    """A failed step stops its descendants only, however the planner ordered them."""
+    depends_on = {"a": "", "b": "", "c": "a", "d": "c", "y": "x", "x": "b"}
+    steps = (Step(id=n, role="Coder", instruction=n, depends_on=tuple(d)) for n, d in depends_on.items())
+    plan = Plan(goal="g", steps=tuple(steps))
+
+    found = statuses(plan, {"a": True, "b": False}, at_work=at_work, is_final=is_final)
+
+    assert [found[step.id].value for step in plan.steps] == expected.split()

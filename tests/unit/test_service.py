@@ -202,7 +202,7 @@ def test_metrics_and_usage_agree_with_what_was_done(served: Served) -> None:
     served.engine = ScriptedEngine(answer)
     served.use(a_catalog({"only": an_engine()}))
     for mode in (Mode.CHAT, Mode.CHAT, Mode.PLAN, Mode.CHAT):
-        served.submit(mode=mode)
+        served.submit(mode=mode, profile="General")
         served.work()
 
     figures, usage = served.service.metrics(), served.service.usage("local")

@@ -12,15 +12,27 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException as StarletteHTTPException
 from starlette.routing import Match
 
-from llm_server.api.models import NewLimits, NewTask
-from llm_server.orchestration.errors import InvalidInput, LLMServerError, StorageUnavailable, TaskNotFound
+from llm_server.api.models import NewLimits, NewTask, PlanDecision
+from llm_server.orchestration.errors import (
+    ApprovalConflict,
+    InvalidInput,
+    LLMServerError,
+    StorageUnavailable,
+    TaskNotFound,
+)
 
-STATUS: dict[type[LLMServerError], int] = {InvalidInput: 422, TaskNotFound: 404, StorageUnavailable: 503}
+STATUS: dict[type[LLMServerError], int] = {
+    InvalidInput: 422,
+    TaskNotFound: 404,
+    ApprovalConflict: 409,
+    StorageUnavailable: 503,
+}
 RETRY_AFTER_S = "5"
 FAULTS_MOST = 20
 METHODS = ("DELETE", "GET", "HEAD", "PATCH", "POST", "PUT")
 FIELDS = {1: ", ".join(NewTask.model_fields), 2: ", ".join(NewLimits.model_fields)}
 """The known fields by how deep in the body an unknown one stands."""
+DECISION_FIELDS = {1: ", ".join(PlanDecision.model_fields)}
 INTERNAL = "The server made an error; it is logged under this answer's X-Request-Id."
 
 
@@ -46,9 +58,10 @@ async def _known(_: Request, error: Exception) -> JSONResponse:
     return answer(status, str(error))
 
 
-async def _invalid(_: Request, error: Exception) -> JSONResponse:
+async def _invalid(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)
-    faults = [{"pointer": _pointer(f["loc"]), "detail": _sentence(f)} for f in error.errors()[:FAULTS_MOST]]
+    fields = DECISION_FIELDS if "task_id" in request.path_params else FIELDS
+    faults = [{"pointer": _pointer(f["loc"]), "detail": _sentence(f, fields)} for f in error.errors()[:FAULTS_MOST]]
     return answer(422, faults[0]["detail"], errors=faults)
 
 
@@ -88,13 +101,13 @@ def _parts(location: Sequence[str | int]) -> list[str]:
     return [str(part)[:60] for part in location[1:] if part != "[key]"]
 
 
-def _sentence(fault: Any) -> str:
+def _sentence(fault: Any, fields: dict[int, str]) -> str:
     parts = _parts(fault["loc"])
     place = ".".join(parts)
     if not parts:
         return "The body is not a JSON object."
     if fault["type"] == "extra_forbidden":
-        return f"Unknown field {place!r}; known are {FIELDS[len(parts)]}."
+        return f"Unknown field {place!r}; known are {fields[len(parts)]}."
     if fault["type"] == "missing":
         return f"The field {place!r} is missing."
     if fault["type"] == "string_pattern_mismatch":

@@ -61,11 +61,18 @@ class NewTask(_Model):
         max_length=METADATA_MOST,
         json_schema_extra={"additionalProperties": False},  # pydantic leaves keys free that break their pattern
     )
+    plan_approval: bool = Field(default=False, description="Stop at the plan until it is approved or rejected.")
 
     def to_domain(self) -> service.NewTask:
         limits = Limits(**self.limits.model_dump())
         mode = Mode(self.mode) if self.mode else None
         return service.NewTask(**self.model_dump(exclude={"limits", "mode"}), limits=limits, mode=mode)
+
+
+class PlanDecision(_Model):
+    """The caller's word on a plan."""
+
+    plan_hash: str = Field(description="`plan.hash` of the task, as it was read.")
 
 
 class TaskView(_Model):
@@ -107,23 +114,37 @@ class AttemptView(_Model):
     error: str | None
 
 
+class ReviewView(_Model):
+    """What a step's review came to: `findings` are those left open, `reason` why it could go no further."""
+
+    verdict: Literal["pass", "fail", "not judged"]
+    findings: list[str]
+    reason: str | None
+
+
 class StepView(_Model):
-    """One step of a plan and how far it is."""
+    """One step of a plan and how far it is; `review` is null where nobody judges. The cost counts every call.
+
+    Running: what it depends on is done and a worker has the task. Skipped: a step it depends on failed or was skipped,
+    or the task ended before it began.
+    """
 
     id: str
     role: str
     instruction: str
     depends_on: list[str]
-    status: Literal["Waiting", "Completed", "Failed"]
+    status: Literal["Waiting", "Running", "Completed", "Failed", "Skipped"]
     result: str | None
     error: str | None
     cost_microusd: int
+    review: ReviewView | None
 
 
 class PlanView(_Model):
     """What the planner proposed."""
 
     goal: str
+    hash: str
     steps: list[StepView]
 
 
@@ -166,6 +187,7 @@ class TaskDetail(_Model):
     complexity: float
     reasons: list[str]
     plan: PlanView | None
+    awaiting_approval: bool
     attempts: list[AttemptView]
     limits: NewLimits
     metadata: dict[str, str]

@@ -23,6 +23,7 @@ _Responses = dict[int | str, dict[str, Any]]
 _PROBLEMS = {
     400: "Not a strict JSON document",
     404: "No such task",
+    409: "Not what the task waits for",
     413: "Body too large",
     415: "Body not sent as application/json",
     422: "An invalid field",
@@ -137,6 +138,23 @@ async def get_task(
     if _matches(",".join(if_none_match or ()), headers["ETag"]):
         return Response(status_code=304, headers=headers)
     return _json(views.detail(snapshot), headers=headers)
+
+
+_DECIDED = _problems(400, 404, 409, 413, 415, 422, 503)
+
+
+@router.post("/tasks/{task_id}/approve", response_model=models.TaskView, responses=_DECIDED)
+async def approve_plan(ref: Ref, said: models.PlanDecision, service: Service) -> Response:
+    """Let a plan that waits be carried out; the same word again changes nothing."""
+    snapshot = service.approve(ref, said.plan_hash, approve=True)
+    return _json(views.task(snapshot.task, snapshot.result))
+
+
+@router.post("/tasks/{task_id}/reject", response_model=models.TaskView, responses=_DECIDED)
+async def reject_plan(ref: Ref, said: models.PlanDecision, service: Service) -> Response:
+    """Cancel a task whose plan waits; the same word again changes nothing."""
+    snapshot = service.approve(ref, said.plan_hash, approve=False)
+    return _json(views.task(snapshot.task, snapshot.result))
 
 
 @router.get("/metrics", response_model=models.MetricsView, responses=_problems(503))

@@ -15,6 +15,7 @@ from llm_server.api.models import (
     PlanView,
     ProfileView,
     ReceiptView,
+    ReviewView,
     RoleView,
     StepView,
     TaskDetail,
@@ -25,11 +26,11 @@ from llm_server.api.models import (
 )
 from llm_server.orchestration import plan as plans
 from llm_server.orchestration.catalog import Catalog
-from llm_server.orchestration.plan import Step
+from llm_server.orchestration.plan import Step, StepStatus
 from llm_server.orchestration.ports import Page
 from llm_server.orchestration.receipts import Attempt
 from llm_server.orchestration.service import Decision, Usage
-from llm_server.orchestration.task import Output, Snapshot, Task
+from llm_server.orchestration.task import Snapshot, Task
 
 
 def task(task: Task, result: str | None = None) -> TaskView:
@@ -45,6 +46,7 @@ def detail(snapshot: Snapshot) -> TaskDetail:
         complexity=request.complexity,
         reasons=list(request.reasons),
         plan=_plan(snapshot),
+        awaiting_approval=snapshot.task.awaits_approval,
         attempts=[_attempt(a) for a in snapshot.attempts],
         limits=NewLimits(**asdict(request.limits)),
         metadata=dict(request.metadata),
@@ -122,19 +124,29 @@ def _plan(snapshot: Snapshot) -> PlanView | None:
     if stored is None or stored.text is None:
         return None
     plan = plans.stored(stored.text)
-    return PlanView(goal=plan.goal, steps=[_step(s, snapshot.outputs.get(f"STEP#{s.id}")) for s in plan.steps])
+    ends = {step.id: snapshot.outputs.get(f"STEP#{step.id}") for step in plan.steps}
+    finished = {name: output.error is None for name, output in ends.items() if output}
+    status = snapshot.task.status
+    found = plans.statuses(
+        plan, finished, at_work=status.is_active and not snapshot.task.awaits_approval, is_final=status.is_final
+    )
+    return PlanView(
+        goal=plan.goal, hash=plans.digest(stored.text), steps=[_step(s, found[s.id], snapshot) for s in plan.steps]
+    )
 
 
-def _step(step: Step, output: Output | None) -> StepView:
+def _step(step: Step, status: StepStatus, snapshot: Snapshot) -> StepView:
+    output, review = snapshot.outputs.get(f"STEP#{step.id}"), snapshot.review(step.id)
     return StepView(
         id=step.id,
         role=step.role,
         instruction=step.instruction,
         depends_on=list(step.depends_on),
-        status="Waiting" if output is None else "Failed" if output.error else "Completed",
+        status=status.value,
         result=output.text if output else None,
         error=output.error if output else None,
-        cost_microusd=sum(a.cost_microusd or 0 for a in output.attempts) if output else 0,
+        cost_microusd=sum(a.cost_microusd or 0 for o in snapshot.of_step(step.id) for a in o.attempts),
+        review=ReviewView(**asdict(review) | {"findings": list(review.findings)}) if review else None,
     )
 
 

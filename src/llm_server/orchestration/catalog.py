@@ -30,7 +30,10 @@ class Defaults(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
 
 class Role(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Who does a task: a system prompt and how its engine is to be called."""
+    """Who does a task: a system prompt and how its engine is to be called.
+
+    What a `reviewed` role does as a step is judged, in plans of a profile that names who judges.
+    """
 
     profiles: tuple[str, ...]
     purpose: str
@@ -38,13 +41,16 @@ class Role(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     tier: Tier = "fast"
     max_output_tokens: Positive | None = None
     temperature: Annotated[float, msgspec.Meta(ge=0, le=2)] = 0.3
+    reviewed: bool = False
 
 
 class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A field of work: the roles that name it, and the one to fall back to."""
+    """A field of work: the roles that name it, the one to fall back to, and who judges and repairs steps, if any do."""
 
     purpose: str
     default_role: str
+    judged_by: str | None = None
+    repaired_by: str | None = None
 
 
 class EnginePrice(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -189,6 +195,8 @@ def _faults(catalog: Catalog) -> list[str]:
         for name, profile in catalog.profiles.items()
         if profile.default_role not in catalog.roles_of(name)
     ]
+    for name, profile in catalog.profiles.items():
+        faults += [f"profiles.{name}.{fault}" for fault in _review_faults(catalog, profile)]
     if catalog.defaults.profile not in catalog.profiles:
         faults.append(f"defaults.profile {catalog.defaults.profile!r} is no profile")
     if catalog.defaults.planner not in catalog.roles:
@@ -197,6 +205,14 @@ def _faults(catalog: Catalog) -> list[str]:
         faults += [f"models.{name}.{fault}" for fault in _model_faults(name, model)]
     for name, engine in catalog.engines.items():
         faults += [f"engines.{name}.{fault}" for fault in _engine_faults(engine)]
+    return faults
+
+
+def _review_faults(catalog: Catalog, profile: Profile) -> list[str]:
+    named = {"judged_by": profile.judged_by, "repaired_by": profile.repaired_by}
+    faults = [f"{field} {role!r} is no role" for field, role in named.items() if role and role not in catalog.roles]
+    if bool(profile.judged_by) != bool(profile.repaired_by):
+        faults.append("judged_by and repaired_by go together")
     return faults
 
 

@@ -4,8 +4,10 @@ LLMServerError
 ├── InvalidInput          change the input; `field` names where
 │   └── UnknownName       use one of the known names
 ├── TaskNotFound          check the id
+├── ApprovalConflict      read the task again: there is nothing to approve, or another plan
 ├── IllegalTransition     a bug: a task was asked to leave a final state
 ├── NotClaimable          a worker: acknowledge the message, nothing to do
+│   ├── TaskUnapproved    its plan waits for its caller's word
 │   ├── TaskBusy          another worker's lease has not ended
 │   └── TaskFinished      the task is final
 ├── TaskLost              a worker: stop, somebody else has changed the task since
@@ -49,6 +51,10 @@ class TaskNotFound(LLMServerError):
         super().__init__("No task has this id.")
 
 
+class ApprovalConflict(LLMServerError):
+    """The task does not wait for this decision, or its plan is not the one the caller has seen."""
+
+
 class IllegalTransition(LLMServerError):
     """A final task never changes."""
 
@@ -65,6 +71,13 @@ class TaskBusy(NotClaimable):
 
     def __init__(self, task_id: str) -> None:
         super().__init__(f"Task {task_id} is being processed.")
+
+
+class TaskUnapproved(NotClaimable):
+    """The task's plan waits to be approved."""
+
+    def __init__(self, task_id: str) -> None:
+        super().__init__(f"Task {task_id} waits for its plan to be approved.")
 
 
 class TaskFinished(NotClaimable):

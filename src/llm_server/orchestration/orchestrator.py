@@ -14,10 +14,10 @@ from llm_server.orchestration.catalog import Catalog, Tier
 from llm_server.orchestration.errors import EngineUnavailable, OutOfTime, UnknownName
 from llm_server.orchestration.plan import Plan, PlanInvalid, Step
 from llm_server.orchestration.ports import AnswerSchema, Clock, EngineCall
-from llm_server.orchestration.prompts import StepResult
 from llm_server.orchestration.receipts import Attempt
+from llm_server.orchestration.review import ReviewedSteps
 from llm_server.orchestration.steps import run_steps
-from llm_server.orchestration.task import Mode, Output, Request, Snapshot, Task
+from llm_server.orchestration.task import NEVER_MS, Mode, Output, Request, Snapshot, Task
 
 RETRY_FIRST_S = 5
 RETRY_MOST_S = 300
@@ -103,6 +103,10 @@ class Orchestrator:
                 yield from self._single(replace(work, task=self._without_plan(work.task)), reply.attempts)
                 return
             stored = self._output("PLAN", text=plan.to_json(), attempts=reply.attempts)
+            if work.request.plan_approval:
+                due_ms = work.deadline_ms or NEVER_MS
+                yield Progress(task=work.task.awaiting_approval(stored, due_ms=due_ms), output=stored)
+                return
             work = replace(work, task=work.task.progressed(stored))
             yield Progress(task=work.task, output=stored)
         else:
@@ -110,38 +114,47 @@ class Orchestrator:
         yield from self._carried_out(work, plan, outputs)
 
     def _carried_out(self, work: _Work, plan: Plan, outputs: Mapping[str, Output]) -> Iterator[Progress]:
-        done = {key.removeprefix("STEP#"): output for key, output in outputs.items() if key.startswith("STEP#")}
-        results = {s.id: StepResult(s, done[s.id].text or "") for s in plan.steps if s.id in done}
+        steps = ReviewedSteps(
+            plan=plan,
+            prompt=work.request.prompt,
+            profile=work.task.profile,
+            catalog=self._catalog,
+            outputs=outputs,
+        )
         held = Reply()
 
         def carry_out(step: Step) -> Reply:
-            text = prompts.for_step(work.request.prompt, plan, step, dict(results))
-            return self._ask(work, step.role, text, purpose=f"step {step.id}")
+            call = steps.next_call(step)
+            return self._ask(work, call.role, call.prompt, purpose=call.purpose, schema=call.schema)
 
-        finished = {key: output.error is None for key, output in done.items()}
-        for step, reply in run_steps(plan, finished, carry_out, at_once=self._catalog.defaults.parallel_steps):
+        finished = {name: output.error is None for name, output in steps.ended.items()}
+        at_once = self._catalog.defaults.parallel_steps
+        for step, reply in run_steps(plan, finished, carry_out, at_once=at_once, succeeded=steps.succeeded):
             if reply.can_be_retried:
                 held = replace(reply, attempts=held.attempts + reply.attempts)
                 continue
-            output = self._output(
-                f"STEP#{step.id}",
-                text=reply.completion.text if reply.completion else None,
-                error=str(reply.failure) if reply.failure else None,
-                attempts=reply.attempts,
-            )
-            done[step.id], results[step.id] = output, StepResult(step, output.text or "")
+            output = steps.output(step, reply, self._clock())
+            steps.add(output)
             work = replace(work, task=work.task.progressed(output))
             yield Progress(task=work.task, output=output)
         if held.failure:
             yield self._answered(work, held.attempts, held)
             return
-        broken = [f"Step {s.id} failed: {done[s.id].error}" for s in plan.steps if s.id in done and done[s.id].error]
+        ended = steps.ended
+        broken = [f"Step {s.id} failed: {ended[s.id].error}" for s in plan.steps if s.id in ended and ended[s.id].error]
         if broken:
             yield self._failed(work.task, (), " ".join(broken))
             return
-        text = prompts.for_synthesis(work.request.prompt, plan, results)
+        yield self._synthesised(work, plan, steps)
+
+    def _synthesised(self, work: _Work, plan: Plan, steps: ReviewedSteps) -> Progress:
+        """The final answer, and below it what the reviews left open: no engine decides whether that is said."""
+        text = prompts.for_synthesis(work.request.prompt, plan, steps.results)
         reply = self._ask(work, None, text, purpose="synthesis", tier=self._catalog.defaults.synthesis_tier)
-        yield self._answered(work, reply.attempts, reply)
+        note = prompts.left_open(plan, steps.reviews)
+        if reply.completion and note:
+            reply = replace(reply, completion=replace(reply.completion, text=f"{reply.completion.text}\n\n{note}"))
+        return self._answered(work, reply.attempts, reply)
 
     def _without_plan(self, task: Task) -> Task:
         """A task no plan was found for: its profile's default role does it alone, in later deliveries too."""

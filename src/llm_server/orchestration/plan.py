@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Iterator, Mapping
+from enum import StrEnum
+from hashlib import sha256
 from typing import Annotated, Any
 
 import msgspec
 
+from llm_server.orchestration.answers import json_objects
 from llm_server.orchestration.errors import LLMServerError
 
 MAX_STEPS = 12
-MAX_LOOSE_BRACES = 1_000
-"""Where so many braces open no JSON object, none is looked for any longer: each try costs time."""
 
 _Id = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_-]{1,32}\Z")]
 
@@ -84,6 +84,11 @@ def stored(text: str) -> Plan:
     return msgspec.json.decode(text, type=Plan)
 
 
+def digest(text: str) -> str:
+    """The hash of a stored plan, by which a caller names the plan that was seen."""
+    return sha256(text.encode()).hexdigest()
+
+
 def ready(plan: Plan, finished: Mapping[str, bool], running: Collection[str] = ()) -> list[Step]:
     """The steps that may start now. `finished` tells of each ended step whether it succeeded."""
     return [
@@ -93,9 +98,39 @@ def ready(plan: Plan, finished: Mapping[str, bool], running: Collection[str] = (
     ]
 
 
+class StepStatus(StrEnum):
+    """How far a step is: to be done, under way, done, failed, or never to be done."""
+
+    WAITING = "Waiting"
+    RUNNING = "Running"
+    COMPLETED = "Completed"
+    FAILED = "Failed"
+    SKIPPED = "Skipped"
+
+
+def statuses(
+    plan: Plan, finished: Mapping[str, bool], *, at_work: bool, is_final: bool = False
+) -> dict[str, StepStatus]:
+    """Each step's status, from those that ended (and whether they succeeded) and whether a worker has the task.
+
+    Running is derived, not stored: all it depends on is done and a worker has the task. Skipped is what depends on a
+    failed step, directly or not, and in a final task everything that was not begun.
+    """
+    known = {name: StepStatus.COMPLETED if good else StepStatus.FAILED for name, good in finished.items()}
+    may_start = {step.id for step in ready(plan, finished)}
+    stopped = {name for name, good in finished.items() if not good}
+    for _ in plan.steps:
+        stopped |= {step.id for step in plan.steps if stopped & set(step.depends_on)}
+    for step in plan.steps:
+        if step.id in stopped or is_final:
+            known.setdefault(step.id, StepStatus.SKIPPED)
+        known.setdefault(step.id, StepStatus.RUNNING if at_work and step.id in may_start else StepStatus.WAITING)
+    return known
+
+
 def _first_plan(text: str) -> Plan:
     wrong: msgspec.ValidationError | None = None
-    for found in _objects(text):
+    for found in json_objects(text):
         try:
             return msgspec.convert(found, Plan)
         except msgspec.ValidationError as error:
@@ -103,22 +138,6 @@ def _first_plan(text: str) -> Plan:
     if wrong is None:
         raise PlanInvalid("The answer holds no JSON object.")
     raise PlanInvalid(f"The plan has the wrong shape: {wrong}.") from wrong
-
-
-def _objects(text: str) -> Iterator[Any]:
-    """The JSON objects in a text, none from inside another; at nesting nobody writes the search ends."""
-    decoder = json.JSONDecoder()
-    start, loose = text.find("{"), 0
-    while start >= 0 and loose < MAX_LOOSE_BRACES:
-        try:
-            found, end = decoder.raw_decode(text, start)
-        except RecursionError:
-            return
-        except ValueError:
-            end, loose = start + 1, loose + 1
-        else:
-            yield found
-        start = text.find("{", end)
 
 
 def _faults(plan: Plan, roles: Collection[str]) -> Iterator[str]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from llm_server.orchestration.catalog import Catalog
 from llm_server.orchestration.plan import MAX_STEPS, Plan, Step
+from llm_server.orchestration.task import Review
 
 SYNTHESIS_SYSTEM = (
     "You write the final answer to a user's task from the results of the steps that were carried out for it. "
@@ -40,10 +41,31 @@ def for_repair(asked: str, answer: str, faults: str) -> str:
 
 def for_step(task: str, plan: Plan, step: Step, results: Mapping[str, StepResult]) -> str:
     """Ask a role for one step: the goal, the results it depends on, its instruction. `task` is the caller's prompt."""
-    parts = [f"Goal: {plan.goal}", _fenced("task", task)]
-    parts += [_fenced(f"result_of_{d}", results[d].text) for d in step.depends_on]
-    parts.append(f"Do this step and nothing else, and answer with its result:\n{step.instruction}")
-    return "\n\n".join(parts)
+    asked = f"Do this step and nothing else, and answer with its result:\n{step.instruction}"
+    return "\n\n".join([*_context(task, plan, step, results), asked])
+
+
+def for_verdict(task: str, plan: Plan, step: Step, results: Mapping[str, StepResult], draft: str) -> str:
+    """Ask for a verdict on what a step gave."""
+    asked = (
+        "Judge the result of this step against its instruction, and nothing else:\n"
+        f"{step.instruction}\n\n{_fenced('result', draft)}\n\n"
+        'Answer with one JSON object: {"verdict": "pass", "findings": []}, or "fail" with what must be repaired, '
+        "one sentence each, worst first."
+    )
+    return "\n\n".join([*_context(task, plan, step, results), asked])
+
+
+def for_fix(
+    task: str, plan: Plan, step: Step, results: Mapping[str, StepResult], draft: str, findings: Sequence[str]
+) -> str:
+    """Ask for a step's result without what was found in it."""
+    asked = (
+        f"This step was carried out:\n{step.instruction}\n\n{_fenced('result', draft)}\n\n"
+        f"{_fenced('findings', _listed(findings))}\n\n"
+        "Repair every finding, and answer with the whole repaired result: it replaces the old one."
+    )
+    return "\n\n".join([*_context(task, plan, step, results), asked])
 
 
 def for_synthesis(task: str, plan: Plan, results: Mapping[str, StepResult]) -> str:
@@ -52,6 +74,30 @@ def for_synthesis(task: str, plan: Plan, results: Mapping[str, StepResult]) -> s
     parts += [_fenced(f"result_of_{s.id}", f"{s.instruction}\n\n{results[s.id].text}") for s in plan.steps]
     parts.append("Write the final answer to the task.")
     return "\n\n".join(parts)
+
+
+def left_open(plan: Plan, reviews: Mapping[str, Review]) -> str:
+    """What the reviews left open, to stand below the final answer; "" when that is nothing."""
+    parts = []
+    for step in plan.steps:
+        review = reviews.get(step.id)
+        if review is None or review.verdict == "pass":
+            continue
+        said = "was not judged" if review.verdict == "not judged" else "has open findings"
+        reason = f" ({review.reason.rstrip('.')})" if review.reason else ""
+        parts.append(f"Step {step.id} ({step.role}) {said}{reason}{':' if review.findings else '.'}")
+        parts += [f"- {finding}" for finding in review.findings]
+    return "\n".join(["Left open by the review:", *parts]) if parts else ""
+
+
+def _context(task: str, plan: Plan, step: Step, results: Mapping[str, StepResult]) -> list[str]:
+    """What everybody at work on a step is told: the goal, the caller's prompt, the results the step depends on."""
+    depends = [_fenced(f"result_of_{d}", results[d].text) for d in step.depends_on]
+    return [f"Goal: {plan.goal}", _fenced("task", task), *depends]
+
+
+def _listed(findings: Sequence[str]) -> str:
+    return "\n".join(f"- {finding}" for finding in findings)
 
 
 def _fenced(name: str, text: str) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 
+from llm_server.orchestration import approval
 from llm_server.orchestration.analysis import Analysis, analyse
 from llm_server.orchestration.balancer import Balancer
 from llm_server.orchestration.catalog import Catalog
@@ -39,6 +40,7 @@ class NewTask:
     engine: str | None = None
     limits: Limits = field(default_factory=Limits)
     metadata: Mapping[str, str] = field(default_factory=dict)
+    plan_approval: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -134,6 +136,7 @@ class Service:
             confidence=analysis.confidence,
             complexity=analysis.complexity,
             reasons=analysis.reasons,
+            plan_approval=new.plan_approval,
         )
         self._store.add(task, request)
         self._send(task.ref)
@@ -142,6 +145,15 @@ class Service:
     def get(self, ref: TaskRef) -> Snapshot:
         """Read a task. Raises TaskNotFound."""
         return self._store.get(ref)
+
+    def approve(self, ref: TaskRef, plan_hash: str, *, approve: bool) -> Snapshot:
+        """Let a plan that waits be carried out, or cancel its task. Raises as `approval.decide`."""
+        now_ms = self._clock()
+        due_ms = now_ms + self._sweep_ms
+        snapshot, moved = approval.decide(self._store, ref, plan_hash, approve=approve, now_ms=now_ms, due_ms=due_ms)
+        if moved and approve:
+            self._send(ref)
+        return snapshot
 
     def is_final(self, ref: TaskRef) -> bool:
         """Whether a task has ended, at the price of the smallest read. Raises TaskNotFound."""

@@ -10,12 +10,18 @@ from llm_server.orchestration.plan import Plan, Step, ready
 
 
 def run_steps(
-    plan: Plan, finished: Mapping[str, bool], carry_out: Callable[[Step], Reply], *, at_once: int
+    plan: Plan,
+    finished: Mapping[str, bool],
+    carry_out: Callable[[Step], Reply],
+    *,
+    at_once: int,
+    succeeded: Callable[[Step], bool | None] | None = None,
 ) -> Iterator[tuple[Step, Reply]]:
-    """Yield each step with its reply as it ends, at most `at_once` running.
+    """Yield each step with its reply as it comes, at most `at_once` running.
 
     `finished` tells of the steps that ended before whether they succeeded. A step starts only after the consumer has
-    taken (and so stored) what it depends on. After a reply without a completion its descendants are left out; after one
+    taken (and so stored) what it depends on; then `succeeded` is asked how the step ended, and one that has not (None)
+    is carried out further by another call. After a reply without a completion its descendants are left out; after one
     that another delivery may cure nothing new is started. What `carry_out` raises is raised here, but only after the
     steps that run beside it have been handed over: they are paid for.
     """
@@ -36,8 +42,10 @@ def run_steps(
                     broken, stopped = future.exception(), True
                     continue
                 reply = future.result()
-                ended[step.id] = reply.completion is not None
                 stopped = stopped or reply.can_be_retried
                 yield step, reply
+                outcome = succeeded(step) if succeeded else reply.completion is not None
+                if outcome is not None:
+                    ended[step.id] = outcome
     if broken:
         raise broken

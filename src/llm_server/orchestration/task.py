@@ -5,9 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
+from typing import Literal
 
-from llm_server.orchestration.errors import IllegalTransition, TaskBusy, TaskFinished
+from llm_server.orchestration.errors import IllegalTransition, TaskBusy, TaskFinished, TaskUnapproved
 from llm_server.orchestration.receipts import Attempt, Receipt
+
+NEVER_MS = 253_402_300_799_000
+"""The end of the year 9999: when the sweep looks at a task that only its caller can move on."""
 
 
 class Mode(StrEnum):
@@ -77,6 +81,16 @@ class Request:
     confidence: float = 1.0
     complexity: float = 0.0
     reasons: tuple[str, ...] = ()
+    plan_approval: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Review:
+    """What the review of a step came to: `findings` are those left open, `reason` why it could go no further."""
+
+    verdict: Literal["pass", "fail", "not judged"]
+    findings: tuple[str, ...] = ()
+    reason: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,7 +98,8 @@ class Output:
     """What one piece of work gave: a text or an error, and every engine call it took. Written once.
 
     `key` is `PLAN` (text: the plan as JSON), `STEP#<id>`, `RES#<fence>` (the final answer of one claim) or
-    `TRY#<fence>` (the calls of a claim that ended without an answer).
+    `TRY#<fence>` (the calls of a claim that ended without an answer). While a step is under review its results are
+    `DRAFT#<id>#<n>` and the verdicts that found something `VERDICT#<id>#<n>`; `STEP#<id>` ends it.
     """
 
     key: str
@@ -92,10 +107,15 @@ class Output:
     text: str | None = None
     error: str | None = None
     attempts: tuple[Attempt, ...] = ()
+    review: Review | None = None
 
     @property
     def is_answer(self) -> bool:
         return self.key.startswith("RES#")
+
+    @property
+    def is_claims_end(self) -> bool:
+        return self.key.startswith(("RES#", "TRY#"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,6 +149,12 @@ class Task:
     waiting_for: str | None = None
     waiting_since_ms: int | None = None
     receipt: Receipt = field(default_factory=Receipt)
+    approval: Literal["awaited", "given", "refused"] | None = None
+
+    @property
+    def awaits_approval(self) -> bool:
+        """Its plan is stored and waits for its caller's word; no worker has it."""
+        return self.approval == "awaited" and not self.status.is_final
 
     @property
     def ref(self) -> TaskRef:
@@ -140,11 +166,14 @@ class Task:
         Raises:
             TaskFinished: the task is final.
             TaskBusy: another worker's lease has not ended.
+            TaskUnapproved: its plan waits to be approved, and its deadline has not come.
         """
         if self.status.is_final:
             raise TaskFinished(self.task_id)
         if self.status.is_active and now_ms < self.lease_ms:
             raise TaskBusy(self.task_id)
+        if self.awaits_approval and now_ms < self.due_ms:
+            raise TaskUnapproved(self.task_id)
         return self._to(
             Status.PLANNED if has_plan else Status.PROCESSING,
             now_ms,
@@ -163,6 +192,19 @@ class Task:
     def progressed(self, output: Output) -> Task:
         """Count a finished plan or step; the deliveries start anew, because the work moved on."""
         return self._to(Status.PLANNED, output.created_ms, deliveries=0, receipt=self.receipt.plus(output.attempts))
+
+    def awaiting_approval(self, plan: Output, *, due_ms: int) -> Task:
+        """Stop at the plan, without a worker; until `due_ms`, the task's deadline, only its caller moves it on."""
+        task = self.progressed(plan)
+        return replace(task, owner="", lease_ms=0, due_ms=due_ms, approval="awaited")
+
+    def approved(self, *, now_ms: int, due_ms: int) -> Task:
+        """Let the plan be carried out: back to the queue."""
+        return self._to(Status.QUEUED, now_ms, due_ms=due_ms, approval="given")
+
+    def rejected(self, *, now_ms: int) -> Task:
+        """End the task, as its caller wishes; a last state."""
+        return self._to(Status.CANCELLED, now_ms, finished_ms=now_ms, approval="refused")
 
     def released(self, output: Output, *, due_ms: int, counted: bool = True, waiting_for: str | None = None) -> Task:
         """Hand the task back to the queue; the sweep looks at it from `due_ms`.
@@ -233,16 +275,28 @@ class Snapshot:
         answers = [o for o in self.outputs.values() if o.is_answer]
         return max(answers, key=lambda o: o.created_ms, default=None)
 
+    def of_step(self, step_id: str) -> list[Output]:
+        """Everything stored about a step: its drafts and verdicts in turn, and its end."""
+        found = [o for o in self.outputs.values() if o.key.split("#")[1:2] == [step_id] and not o.is_claims_end]
+        return sorted(found, key=lambda o: _order(o.key))
+
+    def review(self, step_id: str) -> Review | None:
+        """What a step's review came to, or has found so far; None before the first verdict and where nobody judges."""
+        return next((o.review for o in reversed(self.of_step(step_id)) if o.review), None)
+
     @property
     def attempts(self) -> list[Attempt]:
         """Every engine call on the receipt, oldest first; an answer that was not adopted is not on it."""
         counted = [o for o in self.outputs.values() if not o.is_answer or o.key == f"RES#{self.task.answer_fence}"]
-        counted.sort(key=lambda o: (o.created_ms, _ORDER.get(o.key.partition("#")[0], 2)))
+        counted.sort(key=lambda o: (o.created_ms, _order(o.key)))
         return sorted((a for o in counted for a in o.attempts), key=lambda a: a.started_ms)
 
 
-_ORDER = {"PLAN": 0, "STEP": 1}
-"""Which output of one millisecond came first: the end of a claim comes after its plan and its steps."""
+def _order(key: str) -> tuple[int, str, int]:
+    """Which output of one millisecond came first: plan, drafts and verdicts in turn, steps, the end of a claim."""
+    kind, _, rest = key.partition("#")
+    turn = rest.rpartition("#")[2] if kind in ("DRAFT", "VERDICT") else ""
+    return ({"PLAN": 0, "DRAFT": 1, "VERDICT": 1, "STEP": 2}.get(kind, 3), turn, kind == "VERDICT")
 
 
 def last_engine(attempts: Iterable[Attempt]) -> str | None:

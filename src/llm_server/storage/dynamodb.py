@@ -4,7 +4,7 @@
 |---|---|---|---|
 | request | T#<tenant>#<task> | REQ | - |
 | state | same | STATE | absent, or `rev` is the predecessor's |
-| output | same | PLAN, STEP#<id>, RES#<fence>, TRY#<fence> | the state in its transaction; RES# alone |
+| output | same | PLAN, STEP#…, DRAFT#…, VERDICT#…, RES#…, TRY#… | the state in its transaction; RES# alone |
 | part of a long text | same | <sk of the text>~<digest>#<n> | written before the record that names it |
 | counters | CTR#<shard> | ALL | the transaction of the state they count |
 | spending | USE#<tenant> | <day> | same |

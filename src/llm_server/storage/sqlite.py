@@ -86,15 +86,15 @@ class SqliteStore:
         """Make every task that a worker had due now; for a process that knows it is the only one. Returns how many."""
         query = "SELECT body FROM tasks WHERE due_ms IS NOT NULL AND status IN ('Processing', 'Planned')"
         with self._database.transaction() as db:
-            rows = db.execute(query).fetchall()
-            for (body,) in rows:
-                task = records.TASK.decode(body)
+            tasks = [records.TASK.decode(body) for (body,) in db.execute(query).fetchall()]
+            tasks = [task for task in tasks if not task.awaits_approval]
+            for task in tasks:
                 ended = task.abandoned(now_ms=now_ms)
                 db.execute(
                     "UPDATE tasks SET due_ms = ?, body = ? WHERE (tenant, task_id) = (?, ?)",
                     (ended.due_ms, records.encode(ended), task.tenant, task.task_id),
                 )
-        return len(rows)
+        return len(tasks)
 
     def page(self, tenant: str, *, size: int, token: str, status: Status | None, role: str | None) -> Page:
         query = "SELECT body FROM tasks WHERE tenant = ?"

@@ -11,12 +11,13 @@ from builders import NOW_MS, a_failed_attempt, a_failure, a_request, a_task, an_
 from called_server import DOWN, CalledServer, FailingStore
 from llm_server.orchestration.plan import Plan, Step
 from llm_server.orchestration.ports import Store
-from llm_server.orchestration.task import Task
+from llm_server.orchestration.task import Review, Task
 
 DETAIL = (
     *("task_id", "status", "result", "error", "mode", "role", "profile", "engine", "waiting_for"),
     *("waiting_since", "receipt", "created_at"),
-    *("updated_at", "finished_at", "confidence", "complexity", "reasons", "plan", "attempts", "limits", "metadata"),
+    *("updated_at", "finished_at", "confidence", "complexity", "reasons", "plan", "awaiting_approval"),
+    *("attempts", "limits", "metadata"),
 )
 NO_TASK = {"detail": "No task has this id."}
 
@@ -70,21 +71,27 @@ def test_a_plan_task_shows_its_plan_and_every_step(server: CalledServer) -> None
     assert {step["status"] for step in steps} == {"Completed"}
     assert all(step["result"] and step["error"] is None for step in steps)
     assert list(steps[0]) == [
-        *("id", "role", "instruction", "depends_on", "status", "result", "error", "cost_microusd")
+        *("id", "role", "instruction", "depends_on", "status", "result", "error", "cost_microusd", "review")
     ]
     purposes = [attempt["purpose"] for attempt in task["attempts"]]
-    assert sorted(purposes) == sorted(["plan", "synthesis", *(f"step {step['id']}" for step in steps)])
+    judged = [f"verdict {step['id']}" for step in steps if step["review"]]
+    assert sorted(purposes) == sorted(["plan", "synthesis", *(f"step {step['id']}" for step in steps), *judged])
+    assert {step["review"]["verdict"] for step in steps if step["review"]} == {"pass"}
     assert (purposes[0], purposes[-1]) == ("plan", "synthesis")
 
 
 def test_a_plan_in_progress_shows_how_far_each_step_is(server: CalledServer) -> None:
-    """One Completed, one Failed, one Waiting; what a step cost stands beside it."""
-    steps = tuple(Step(id=f"s{n}", role="Chat-Agent", instruction="Do.", depends_on=()) for n in (1, 2, 3))
+    """What a step cost stands beside it, its review's calls included."""
+    depends_on = {"s1": (), "s2": (), "s3": ("s1",), "s4": ("s3",), "s5": ("s2",), "s6": ("s5",)}
+    steps = (Step(id=name, role="Chat-Agent", instruction="Do.", depends_on=d) for name, d in depends_on.items())
     task = a_stored(server)
+    found = Review(verdict="fail", findings=("Off by one.",))
     for output in (
-        an_output("PLAN", Plan(goal="All of it.", steps=steps).to_json()),
+        an_output("PLAN", Plan(goal="All of it.", steps=tuple(steps)).to_json()),
         an_output("STEP#s1", "Done.", attempts=(an_attempt(), an_attempt(cost_microusd=None))),
         a_failure("STEP#s2", "No engine answered."),
+        an_output("DRAFT#s3#0", "A draft."),
+        an_output("VERDICT#s3#0", None, review=found),
     ):
         planned = task.progressed(output)
         server.store.save(task, planned, output)
@@ -95,8 +102,12 @@ def test_a_plan_in_progress_shows_how_far_each_step_is(server: CalledServer) -> 
     assert [(s["status"], s["result"], s["error"], s["cost_microusd"]) for s in shown["plan"]["steps"]] == [
         ("Completed", "Done.", None, 300),
         ("Failed", None, "No engine answered.", 0),
+        ("Running", None, None, 600),
         ("Waiting", None, None, 0),
+        ("Skipped", None, None, 0),
+        ("Skipped", None, None, 0),
     ]
+    assert shown["plan"]["steps"][2]["review"] == {"verdict": "fail", "findings": ["Off by one."], "reason": None}
 
 
 def test_a_failed_task_shows_why_and_what_it_cost(server: CalledServer) -> None:

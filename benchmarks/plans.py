@@ -1,0 +1,42 @@
+"""Independent steps side by side: how long k of them take against the time t of one, with SQLite in place."""
+
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+from benchmarks import aws  # noqa: F401 - puts tests/ on the path
+from delivered import a_plan, planning
+from llm_server.orchestration.ports import EngineCall
+from llm_server.orchestration.task import Mode
+from scripted import ScriptedEngine, a_catalog, an_engine
+from served import Served
+
+STEP_S = 0.2
+ROUNDS = 5
+MOST = 4
+
+
+def run() -> None:
+    for count in range(1, MOST + 1):
+        ratio = statistics.median(_steps_s(count) for _ in range(ROUNDS)) / STEP_S
+        print(f"  {count} steps of {STEP_S * 1000:.0f} ms: {ratio:.2f} x the time of one (expected <= 1.2)")
+
+
+def _steps_s(count: int) -> float:
+    """Seconds from the first step's call to the synthesis: by then every step is stored."""
+    script = planning(a_plan(dict.fromkeys("abcd"[:count], "")))
+    began: list[float] = []
+
+    def answer(call: EngineCall) -> str:
+        began.append(time.perf_counter())
+        if "Do this step" in call.prompt:
+            time.sleep(STEP_S)
+        return script.complete(call, timeout_s=1).text
+
+    with tempfile.TemporaryDirectory() as folder:
+        served = Served(Path(folder), ScriptedEngine(answer), catalog=a_catalog({"only": an_engine()}))
+        served.submit(mode=Mode.PLAN, profile="General")
+        served.work()
+        served.close()
+    return began[-1] - began[1]

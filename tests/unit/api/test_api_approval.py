@@ -1,0 +1,127 @@
+"""A plan that waits for its caller's word: approved or rejected by its hash, once."""
+
+from __future__ import annotations
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from called_server import CalledServer
+from delivered import a_plan
+from llm_server.orchestration.task import Limits, Mode, Status, TaskRef
+from served import Served
+
+PLAN = a_plan()
+
+
+def waiting(server: CalledServer) -> tuple[str, str]:
+    """A task at its plan: its id and its plan's hash."""
+    task_id = server.created("Design a cache, then test it.", mode="Plan", plan_approval=True)
+    server.work()
+    return task_id, server.get(f"tasks/{task_id}").json["plan"]["hash"]
+
+
+def say(server: CalledServer, word: str, task_id: str, plan_hash: str) -> tuple[int, str | None]:
+    answer = server.post({"plan_hash": plan_hash}, f"tasks/{task_id}/{word}")
+    return answer.status, answer.json.get("status")
+
+
+def test_a_plan_waits_for_its_callers_word(server: CalledServer) -> None:
+    """It is shown, active, and nothing is spent on a step."""
+    task_id, _ = waiting(server)
+
+    task = server.get(f"tasks/{task_id}").json
+    assert (task["status"], task["awaiting_approval"], task["receipt"]["calls"]) == ("Planned", True, 1)
+    assert {step["status"] for step in task["plan"]["steps"]} == {"Waiting"}
+    assert server.get("metrics").json["active_tasks"] == 1
+
+
+def test_an_approved_plan_is_carried_out(server: CalledServer) -> None:
+    task_id, plan_hash = waiting(server)
+
+    assert say(server, "approve", task_id, plan_hash) == (200, "Queued")
+    server.work()
+
+    task = server.get(f"tasks/{task_id}").json
+    assert (task["status"], task["awaiting_approval"]) == ("Completed", False)
+    assert [a["purpose"] for a in task["attempts"]].count("plan") == 1
+    assert say(server, "approve", task_id, plan_hash) == (200, "Completed")
+
+
+def test_a_rejected_plan_cancels_its_task(server: CalledServer) -> None:
+    """The caller's own decision is no failure of ours; the plan stays readable."""
+    task_id, plan_hash = waiting(server)
+
+    assert say(server, "reject", task_id, plan_hash) == (200, "Cancelled")
+    assert say(server, "reject", task_id, plan_hash) == (200, "Cancelled")
+    assert say(server, "approve", task_id, plan_hash) == (409, None)
+    assert {s["status"] for s in server.get(f"tasks/{task_id}").json["plan"]["steps"]} == {"Skipped"}
+
+
+def test_another_plans_hash_is_refused(server: CalledServer) -> None:
+    """What the caller approves is what the caller has seen."""
+    task_id, plan_hash = waiting(server)
+
+    assert {say(server, word, task_id, wrong)[0] for word in ("approve", "reject") for wrong in ("", "0" * 64)} == {409}
+    assert say(server, "approve", task_id, plan_hash) == (200, "Queued")
+    assert say(server, "reject", task_id, plan_hash) == (409, None)
+
+
+@pytest.mark.parametrize("word", ["approve", "reject"])
+def test_where_nothing_waits_there_is_nothing_to_say(server: CalledServer, word: str) -> None:
+    """409 for a task that asked for no approval, 404 for one that is not there."""
+    task_id = server.created()
+
+    assert say(server, word, task_id, "x") == (409, None)
+    assert say(server, word, "none", "x") == (404, None)
+    assert "known are plan_hash" in server.post({"plan_hash": "x", "hash": "x"}, f"tasks/{task_id}/{word}").detail
+
+
+def test_a_waiting_plan_is_nobodys_until_its_word(served: Served) -> None:
+    """No sweep, restart or stray message moves it."""
+    ref = served.submit(mode=Mode.PLAN, plan_approval=True)
+    served.engine._answers.clear()
+    served.engine._answers.append(PLAN)
+    served.work()
+    before = served.store.peek(ref)
+    assert (before.status, before.owner, before.lease_ms) == (Status.PLANNED, "", 0)
+    served.clock.pass_s(10 * 24 * 3600)
+
+    assert (served.service.sweep(), served.store.end_leases(served.clock())) == (0, 0)
+    served.service.process(ref, owner="stray")
+    assert served.store.peek(ref) == before
+
+
+def test_a_waiting_plan_fails_at_its_deadline(served: Served) -> None:
+    """A limit of the caller's own holds here, too."""
+    ref = served.submit(mode=Mode.PLAN, plan_approval=True, limits=Limits(deadline_s=600))
+    served.engine._answers.clear()
+    served.engine._answers.append(PLAN)
+    served.work()
+    served.clock.pass_s(600)
+
+    assert (served.service.sweep(), served.work()) == (1, 1)
+    assert served.get(ref).task.error == "The deadline of 600 s has passed."
+
+
+def test_of_approvals_at_once_one_counts(server: CalledServer) -> None:
+    """All are answered alike; the plan is carried out once."""
+    task_id, plan_hash = waiting(server)
+    together = threading.Barrier(4)
+
+    def approve(_: int) -> None:
+        together.wait()
+        server.service.approve(TaskRef("local", task_id), plan_hash, approve=True)
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(approve, range(4)))
+    rev = server.store.peek(TaskRef("local", task_id)).rev
+    server.work()
+
+    task = server.get(f"tasks/{task_id}").json
+    assert task["status"] == "Completed"
+    assert len({a["purpose"] for a in task["attempts"] if a["purpose"].startswith("step")}) == len(
+        task["plan"]["steps"]
+    )
+    assert rev == 4
