@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from audit import audit
 from builders import NOW_MS, SWEEP_MS, a_failure, a_request, a_task, an_attempt, an_output, claimed
 from llm_server.orchestration.errors import TaskLost
-from llm_server.orchestration.ports import Store
+from llm_server.orchestration.ports import EngineState, Store
 from llm_server.orchestration.task import Task
 
 Given = TypeVar("Given")
@@ -130,3 +130,14 @@ def test_a_sweep_never_spoils_the_save_of_a_worker(store: Store) -> None:
 
     assert all(store.peek(task.ref) == claimed(task) for task in tasks)
     audit(store, [task.ref for task in tasks])
+
+
+def test_of_16_workers_that_swap_an_engine_s_record_one_wins(store: Store) -> None:
+    """So one worker in the whole deployment probes it."""
+    resting = EngineState(failures=1, reason="The engine is busy.")
+    store.save_engine_state("gpt", resting)
+
+    claims = [EngineState(failures=1, probe_until_ms=NOW_MS + n) for n in range(16)]
+    swapped = at_once(lambda claim: store.swap_engine_state("gpt", resting, claim), claims)
+
+    assert [store.engine_states()["gpt"]] == [claim for claim, won in zip(claims, swapped, strict=True) if won]

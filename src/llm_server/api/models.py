@@ -87,11 +87,13 @@ class ReceiptView(_Model):
 
 
 class AttemptView(_Model):
-    """One engine call. `cost_microusd` is null when nobody knows the model's price."""
+    """One engine call; `why` says why this engine. `cost_microusd` is null when nobody knows the model's price."""
 
     engine: str
     model: str
     source: Literal["local", "api"]
+    tier: Literal["fast", "strong"] | None
+    why: str
     purpose: str
     started_at: str
     duration_ms: int

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import logging
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
@@ -16,18 +15,14 @@ from llm_server.orchestration.errors import (
     LLMServerError,
     OutOfTime,
     PromptRefused,
-    StorageUnavailable,
 )
-from llm_server.orchestration.ports import Clock, Completion, Engine, EngineCall, EngineState, Pricer, Store
+from llm_server.orchestration.health import EngineStates
+from llm_server.orchestration.ports import Clock, Completion, Engine, EngineCall, EngineState, Pricer
 from llm_server.orchestration.receipts import Attempt
 
-_log = logging.getLogger(__name__)
-
-REST_FIRST_S = 5
-REST_MOST_S = 300
-RETRY_AFTER_MOST_S = 600
-STATE_AGE_MS = 5_000
 LEAST_CALL_S = 1.0
+PROBE_GRACE_S = 5.0
+"""How long a probe's claim outlasts its call, for what its worker writes afterwards."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,66 +48,6 @@ class Reply:
     def can_be_retried(self) -> bool:
         """Another delivery may get what this one did not."""
         return isinstance(self.failure, EngineUnavailable | OutOfTime)
-
-
-class EngineStates:
-    """The engines' health as the store has it, read at most every 5 s and written only when it changes.
-
-    It is advice: while the store cannot be reached, what is known here goes on to hold.
-    """
-
-    def __init__(self, store: Store, clock: Clock) -> None:
-        self._store = store
-        self._clock = clock
-        self._lock = threading.Lock()
-        self._known: dict[str, EngineState] = {}
-        self._read_ms = -STATE_AGE_MS
-
-    def all(self) -> dict[str, EngineState]:
-        with self._lock:
-            if self._clock() - self._read_ms >= STATE_AGE_MS:
-                self._read_ms = self._clock()
-                try:
-                    self._known = self._store.engine_states()
-                except StorageUnavailable:
-                    _log.warning("engine states not read")
-            return dict(self._known)
-
-    def failed(self, engine: str, error: EngineUnavailable) -> None:
-        """Rest an engine: as long as it asked for, else 5 s doubling to 5 min."""
-        before = self.all().get(engine, EngineState())
-        doubled = min(REST_FIRST_S * 2 ** min(before.failures, 10), REST_MOST_S)
-        rest_s = doubled if error.retry_after_s is None else min(error.retry_after_s, RETRY_AFTER_MOST_S)
-        now_ms = self._clock()
-        if before.rest_until_ms > now_ms:
-            return
-        offline = before.offline or error.kind in ("unreachable", "credentials")
-        self._write(
-            engine,
-            EngineState(
-                failures=before.failures + 1,
-                rest_until_ms=now_ms + int(rest_s * 1000),
-                offline=offline,
-                reason=str(error)[:200],
-            ),
-        )
-
-    def answered(self, engine: str) -> None:
-        """An engine that answers after its rest is well again; a call that began before the rest proves nothing."""
-        known = self.all().get(engine, EngineState())
-        if known.failures and known.rest_until_ms <= self._clock():
-            self._write(engine, EngineState())
-
-    def rests(self, engine: str) -> bool:
-        return self.all().get(engine, EngineState()).rest_until_ms > self._clock()
-
-    def _write(self, engine: str, state: EngineState) -> None:
-        with self._lock:
-            self._known[engine] = state
-        try:
-            self._store.save_engine_state(engine, state)
-        except StorageUnavailable:
-            _log.warning("engine state not written", extra={"engine": engine})
 
 
 class Balancer:
@@ -143,7 +78,7 @@ class Balancer:
 
     def candidates(self, tier: Tier, only: str | None = None) -> list[str]:
         """Engines that may take a call now: the wanted tier first, then cheapest, then local."""
-        states, now_ms = self._states.all(), self._clock()
+        states = self._states.all()
         serving = self.serving() if only is None else {n: s for n, s in self._catalog.engines.items() if n == only}
         usable = [
             name
@@ -151,7 +86,7 @@ class Balancer:
             if spec.toggle
             and not spec.locked
             and self._has_credentials(spec)
-            and states.get(name, EngineState()).rest_until_ms <= now_ms
+            and not self._states.rests(states.get(name, EngineState()))
         ]
         if len(usable) < 2:
             return usable
@@ -175,7 +110,6 @@ class Balancer:
             except (PromptRefused, OutOfTime) as error:
                 return Reply(failure=error, attempts=tuple(attempts))
             else:
-                self._states.answered(name)
                 return Reply(completion=completion, attempts=tuple(attempts))
         who = "No engine can" if want.engine is None else f"Engine {want.engine} cannot"
         return Reply(failure=failure or EngineUnavailable(f"{who} take work now."), attempts=tuple(attempts))
@@ -199,23 +133,28 @@ class Balancer:
         spec = self._catalog.engines[name]
         left_s, most_s = self._left_s(want.until_ms), self._catalog.timeout_s(name)
         started_ms = self._clock()
-        attempt = Attempt(
-            engine=name,
-            model=spec.model,
-            source=spec.source,
-            purpose=want.purpose,
-            started_ms=started_ms,
-            duration_ms=0,
-        )
-        try:
-            completion = self._engines[name].complete(call, timeout_s=min(most_s, left_s))
-        except (EngineUnavailable, PromptRefused) as failure:
-            attempts.append(replace(attempt, duration_ms=max(0, self._clock() - started_ms), error=str(failure)))
-            if isinstance(failure, EngineUnavailable):
-                if left_s < most_s and failure.kind == "busy" and failure.retry_after_s is None:
+        with self._probing(name, min(most_s, left_s)) as probe:
+            attempt = Attempt(
+                engine=name,
+                model=spec.model,
+                source=spec.source,
+                tier=spec.tier,
+                why=_why(spec, want, attempts, probe=probe),
+                purpose=want.purpose,
+                started_ms=started_ms,
+                duration_ms=0,
+            )
+            try:
+                completion = self._engines[name].complete(call, timeout_s=min(most_s, left_s))
+            except (EngineUnavailable, PromptRefused) as failure:
+                attempts.append(replace(attempt, duration_ms=max(0, self._clock() - started_ms), error=str(failure)))
+                late = isinstance(failure, EngineUnavailable) and (failure.kind, failure.retry_after_s) == (
+                    "busy",
+                    None,
+                )
+                if late and left_s < most_s:
                     self._left_s(want.until_ms)  # the worker's time cut the call short: no fault of the engine
-                self._states.failed(name, failure)
-            raise
+                raise
         return completion, replace(
             attempt,
             duration_ms=max(1, self._clock() - started_ms),
@@ -225,12 +164,33 @@ class Balancer:
         )
 
     @contextmanager
+    def _probing(self, name: str, lasts_s: float) -> Iterator[bool]:
+        """Tell the engines' states how the call inside went; yields whether it is an engine's probe."""
+        probe = self._states.of(name).failures > 0
+        if probe and not self._states.begin_probe(name, lasts_s + PROBE_GRACE_S):
+            raise EngineUnavailable(f"Engine {name} rests.")
+        try:
+            yield probe
+        except EngineUnavailable as failure:
+            self._states.failed(name, failure, probe=probe)
+            raise
+        except PromptRefused:
+            if probe:
+                self._states.answered(name, probe=True)
+            raise
+        except BaseException:
+            if probe:
+                self._states.give_up_probe(name)
+            raise
+        self._states.answered(name, probe=probe)
+
+    @contextmanager
     def _place(self, name: str, until_ms: int) -> Iterator[None]:
         """Hold one of the engine's `max_concurrency` places; wait for it no longer than the worker's time."""
         if not self._places[name].acquire(timeout=self._left_s(until_ms)):
             raise OutOfTime(f"Engine {name} had no free place within the worker's time.")
         try:
-            if self._states.rests(name):
+            if self._states.rests(self._states.of(name)):
                 raise EngineUnavailable(f"Engine {name} rests.")
             yield
         finally:
@@ -253,4 +213,17 @@ class Balancer:
             return "disabled"
         if state.offline or not self._has_credentials(spec):
             return "offline"
-        return "cooling" if state.rest_until_ms > self._clock() else "online"
+        return "cooling" if self._states.rests(state) else "online"
+
+
+def _why(spec: EngineSpec, want: Want, before: Sequence[Attempt], *, probe: bool) -> str:
+    """Why an engine was chosen, for the receipt: it was the first of the candidates that were left."""
+    if before:
+        reason = f"failover from {before[-1].engine}"
+    elif want.engine is not None:
+        reason = "asked for by name"
+    elif spec.tier in (None, want.tier):
+        reason = f"{want.tier} tier, cheapest"
+    else:
+        reason = f"no engine of the {want.tier} tier, cheapest"
+    return f"{reason}, probe" if probe else reason

@@ -14,8 +14,8 @@ from typing import Literal
 class Attempt:
     """One engine call: what it used, or why it failed.
 
-    `usage_estimated` marks token counts the engine did not report. `cost_microusd` is None when the call is unpriced;
-    a failed call costs 0.
+    `why` says why this engine was chosen, `tier` what it is configured for. `usage_estimated` marks token counts the
+    engine did not report. `cost_microusd` is None when the call is unpriced; a failed call costs 0.
     """
 
     engine: str
@@ -27,6 +27,8 @@ class Attempt:
     tokens_in: int = 0
     tokens_out: int = 0
     usage_estimated: bool = False
+    tier: Literal["fast", "strong"] | None = None
+    why: str = ""
     cost_microusd: int | None = 0
     error: str | None = None
 
