@@ -141,7 +141,7 @@ class TaskSummary(_Model):
 
 
 class TaskDetail(_Model):
-    """Everything about a task, the four fields first."""
+    """Everything about a task, the four fields first; `waiting_for`: the engines (or why) a Queued task waits for."""
 
     task_id: str
     status: Literal["Queued", "Processing", "Planned", "Completed", "Failed", "Cancelled"]
@@ -155,6 +155,8 @@ class TaskDetail(_Model):
     created_at: str
     updated_at: str
     finished_at: str | None
+    waiting_for: str | None
+    waiting_since: str | None
     confidence: float
     complexity: float
     reasons: list[str]

@@ -29,7 +29,7 @@ from llm_server.orchestration.plan import Step
 from llm_server.orchestration.ports import Page
 from llm_server.orchestration.receipts import Attempt
 from llm_server.orchestration.service import Decision, Usage
-from llm_server.orchestration.task import Output, Snapshot, Task
+from llm_server.orchestration.task import Output, Snapshot, Status, Task
 
 
 def task(task: Task, result: str | None = None) -> TaskView:
@@ -41,6 +41,7 @@ def detail(snapshot: Snapshot) -> TaskDetail:
     return TaskDetail(
         **_state(snapshot.task),
         result=snapshot.result,
+        **_waiting(snapshot.task),
         confidence=request.confidence,
         complexity=request.complexity,
         reasons=list(request.reasons),
@@ -113,6 +114,13 @@ def _state(task: Task) -> dict[str, Any]:
         "updated_at": _time(task.updated_ms),
         "finished_at": None if task.finished_ms is None else _time(task.finished_ms),
     }
+
+
+def _waiting(task: Task) -> dict[str, Any]:
+    """What a task waits for while every engine is away."""
+    if task.status is not Status.QUEUED or task.waiting_since_ms is None:
+        return {"waiting_for": None, "waiting_since": None}
+    return {"waiting_for": task.waiting_for, "waiting_since": _time(task.waiting_since_ms)}
 
 
 def _plan(snapshot: Snapshot) -> PlanView | None:

@@ -43,6 +43,8 @@ class Reply:
     completion: Completion | None = None
     failure: LLMServerError | None = None
     attempts: tuple[Attempt, ...] = ()
+    outage: bool = False
+    """Every engine was away, whatever the prompt: none could be asked, or each said so."""
 
     @property
     def can_be_retried(self) -> bool:
@@ -79,18 +81,20 @@ class Balancer:
     def candidates(self, tier: Tier, only: str | None = None) -> list[str]:
         """Engines that may take a call now: the wanted tier first, then cheapest, then local."""
         states = self._states.all()
-        serving = self.serving() if only is None else {n: s for n, s in self._catalog.engines.items() if n == only}
-        usable = [
-            name
-            for name, spec in serving.items()
-            if spec.toggle
-            and not spec.locked
-            and self._has_credentials(spec)
-            and not self._states.rests(states.get(name, EngineState()))
-        ]
+        usable = [name for name in self._usable(only) if not self._states.rests(states.get(name, EngineState()))]
         if len(usable) < 2:
             return usable
         return sorted(usable, key=lambda name: self._rank(self._catalog.engines[name], tier))
+
+    def awaited(self, only: str | None = None) -> dict[str, int]:
+        """The engines a task can wait for, and when each may be asked again (Unix milliseconds)."""
+        states = self._states.all()
+        return {name: self._states.back_ms(states.get(name, EngineState())) for name in self._usable(only)}
+
+    def _usable(self, only: str | None) -> list[str]:
+        """The engines that are switched on and have credentials, resting or not."""
+        serving = self.serving() if only is None else {n: s for n, s in self._catalog.engines.items() if n == only}
+        return [n for n, s in serving.items() if s.toggle and not s.locked and self._has_credentials(s)]
 
     def status(self, states: Mapping[str, EngineState]) -> dict[str, str]:
         """Each engine as `GET /metrics` names it: online, cooling, disabled, locked or offline."""
@@ -100,11 +104,12 @@ class Balancer:
         """Try the candidates in order until one answers; one the task cannot afford is passed over."""
         attempts: list[Attempt] = []
         failure: LLMServerError | None = None
+        outage = True
         for name in self.candidates(want.tier, want.engine):
             try:
                 completion = self._try(name, call, want, attempts)
             except EngineUnavailable as error:
-                failure = error
+                failure, outage = error, outage and error.outage
             except LimitReached as error:
                 failure = failure or error
             except (PromptRefused, OutOfTime) as error:
@@ -112,7 +117,8 @@ class Balancer:
             else:
                 return Reply(completion=completion, attempts=tuple(attempts))
         who = "No engine can" if want.engine is None else f"Engine {want.engine} cannot"
-        return Reply(failure=failure or EngineUnavailable(f"{who} take work now."), attempts=tuple(attempts))
+        failure = failure or EngineUnavailable(f"{who} take work now.")
+        return Reply(failure=failure, attempts=tuple(attempts), outage=outage)
 
     def _try(self, name: str, call: EngineCall, want: Want, attempts: list[Attempt]) -> Completion:
         """One call within the task's money and the engine's places; the attempt is recorded, answered or not."""
@@ -168,7 +174,7 @@ class Balancer:
         """Tell the engines' states how the call inside went; yields whether it is an engine's probe."""
         probe = self._states.of(name).failures > 0
         if probe and not self._states.begin_probe(name, lasts_s + PROBE_GRACE_S):
-            raise EngineUnavailable(f"Engine {name} rests.")
+            raise EngineUnavailable(f"Engine {name} rests.", outage=True)
         try:
             yield probe
         except EngineUnavailable as failure:
@@ -191,7 +197,7 @@ class Balancer:
             raise OutOfTime(f"Engine {name} had no free place within the worker's time.")
         try:
             if self._states.rests(self._states.of(name)):
-                raise EngineUnavailable(f"Engine {name} rests.")
+                raise EngineUnavailable(f"Engine {name} rests.", outage=True)
             yield
         finally:
             self._places[name].release()

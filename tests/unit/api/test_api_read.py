@@ -15,7 +15,8 @@ from llm_server.orchestration.task import Task
 
 DETAIL = (
     *("task_id", "status", "result", "error", "mode", "role", "profile", "engine", "receipt", "created_at"),
-    *("updated_at", "finished_at", "confidence", "complexity", "reasons", "plan", "attempts", "limits", "metadata"),
+    *("updated_at", "finished_at", "waiting_for", "waiting_since", "confidence", "complexity", "reasons"),
+    *("plan", "attempts", "limits", "metadata"),
 )
 NO_TASK = {"detail": "No task has this id."}
 
@@ -27,6 +28,19 @@ def a_stored(server: CalledServer, task: Task | None = None) -> Task:
     processing = claimed(queued)
     server.store.save(queued, processing)
     return processing
+
+
+def test_a_task_in_an_outage_says_what_it_waits_for_and_since_when(server: CalledServer) -> None:
+    """And no longer once a worker has it again."""
+    processing = a_stored(server)
+    waiting = processing.released(a_failure(error=None), due_ms=NOW_MS, counted=False, waiting_for="gpt, local")
+    server.store.save(processing, waiting)
+    queued = server.get(f"tasks/{waiting.task_id}").json
+    server.store.save(waiting, claimed(waiting))
+    again = server.get(f"tasks/{waiting.task_id}").json
+
+    assert (queued["waiting_for"], queued["waiting_since"]) == ("gpt, local", "2025-10-09T08:53:22.000Z")
+    assert (again["waiting_for"], again["waiting_since"]) == (None, None)
 
 
 def test_a_waiting_task_shows_everything_that_is_known(server: CalledServer) -> None:
