@@ -19,6 +19,7 @@ from llm_server.orchestration.errors import (
 from llm_server.orchestration.health import EngineStates
 from llm_server.orchestration.ports import Clock, Completion, Engine, EngineCall, EngineState, Pricer
 from llm_server.orchestration.receipts import Attempt
+from llm_server.orchestration.retries import CALLS_A_STEP, RetryBudget
 
 LEAST_CALL_S = 1.0
 PROBE_GRACE_S = 5.0
@@ -71,6 +72,7 @@ class Balancer:
         self._states = states
         self._price = price
         self._clock = clock
+        self._retries = RetryBudget(clock)
         self._places = {n: threading.BoundedSemaphore(s.max_concurrency) for n, s in catalog.engines.items()}
 
     def serving(self) -> dict[str, EngineSpec]:
@@ -101,11 +103,13 @@ class Balancer:
         return {name: self._status(spec, states.get(name, EngineState())) for name, spec in self.serving().items()}
 
     def call(self, call: EngineCall, want: Want) -> Reply:
-        """Try the candidates in order until one answers; one the task cannot afford is passed over."""
+        """Try the candidates in order until one answers or the retry budget ends; one too dear is passed over."""
         attempts: list[Attempt] = []
         failure: LLMServerError | None = None
         outage = True
         for name in self.candidates(want.tier, want.engine):
+            if len(attempts) >= CALLS_A_STEP or (attempts and not self._retries.has_room()):
+                break
             try:
                 completion = self._try(name, call, want, attempts)
             except EngineUnavailable as error:
@@ -150,6 +154,7 @@ class Balancer:
                 started_ms=started_ms,
                 duration_ms=0,
             )
+            self._retries.count(retry=bool(attempts))
             try:
                 completion = self._engines[name].complete(call, timeout_s=min(most_s, left_s))
             except (EngineUnavailable, PromptRefused) as failure:
