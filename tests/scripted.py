@@ -19,9 +19,10 @@ import pytest
 
 from builders import NOW_MS
 from llm_server.orchestration import catalog as catalogs
-from llm_server.orchestration.balancer import Balancer, EngineStates, Want
+from llm_server.orchestration.balancer import Balancer, Want
 from llm_server.orchestration.catalog import Catalog, EnginePrice, EngineSpec
 from llm_server.orchestration.errors import StorageUnavailable
+from llm_server.orchestration.health import EngineStates
 from llm_server.orchestration.ports import Completion, EngineCall, EngineState
 from llm_server.storage.sqlite import SqliteStore
 
@@ -147,6 +148,11 @@ class WatchedStore(SqliteStore):
         self._answer()
         self.writes += 1
         super().save_engine_state(engine, state)
+
+    def swap_engine_state(self, engine: str, before: EngineState, after: EngineState) -> bool:
+        self._answer()
+        self.writes += 1
+        return super().swap_engine_state(engine, before, after)
 
     def _answer(self) -> None:
         if self.down:

@@ -20,9 +20,10 @@ from llm_server.engines import factory, model_files, prices
 from llm_server.engines.credentials import Credentials
 from llm_server.engines.discovery import LoopbackServer, discover
 from llm_server.orchestration import catalog as catalogs
-from llm_server.orchestration.balancer import Balancer, EngineStates
+from llm_server.orchestration.balancer import Balancer
 from llm_server.orchestration.catalog import Catalog
 from llm_server.orchestration.errors import ConfigurationError
+from llm_server.orchestration.health import EngineStates
 from llm_server.orchestration.orchestrator import Orchestrator
 from llm_server.orchestration.ports import Queue, Store
 from llm_server.orchestration.service import Service

@@ -160,3 +160,15 @@ def test_an_engine_s_record_is_replaced(store: Store) -> None:
 
     assert store.engine_states() == {"gpt": resting, "open-router.v2": offline}
     assert store.overview() == (Counters(), {"gpt": resting, "open-router.v2": offline})
+
+
+def test_a_record_is_swapped_only_for_the_one_it_replaces(store: Store) -> None:
+    """Whoever read an older one has lost."""
+    well, resting, probed = EngineState(), EngineState(failures=1), EngineState(failures=1, probe_until_ms=NOW_MS)
+
+    assert store.swap_engine_state("gpt", well, resting)
+    assert not store.swap_engine_state("gpt", well, probed)
+    assert store.swap_engine_state("gpt", resting, probed)
+    assert not store.swap_engine_state("gpt", resting, well)
+
+    assert store.engine_states() == {"gpt": probed}

@@ -12,7 +12,7 @@ from builders import NOW_MS, SWEEP_MS, a_failure, a_request, a_task, an_attempt,
 from llm_server.orchestration.approval import decide
 from llm_server.orchestration.errors import ApprovalConflict, TaskLost
 from llm_server.orchestration.plan import digest
-from llm_server.orchestration.ports import Store
+from llm_server.orchestration.ports import EngineState, Store
 from llm_server.orchestration.task import NEVER_MS, Status, Task
 
 Given = TypeVar("Given")
@@ -156,3 +156,14 @@ def test_of_8_approvals_and_rejections_at_once_one_word_counts(store: Store) -> 
     assert said == {stored.status is Status.QUEUED}
     assert stored.rev == waiting.rev + 1
     audit(store, [task.ref])
+
+
+def test_of_16_workers_that_swap_an_engine_s_record_one_wins(store: Store) -> None:
+    """So one worker in the whole deployment probes it."""
+    resting = EngineState(failures=1, reason="The engine is busy.")
+    store.save_engine_state("gpt", resting)
+
+    claims = [EngineState(failures=1, probe_until_ms=NOW_MS + n) for n in range(16)]
+    swapped = at_once(lambda claim: store.swap_engine_state("gpt", resting, claim), claims)
+
+    assert [store.engine_states()["gpt"]] == [claim for claim, won in zip(claims, swapped, strict=True) if won]

@@ -324,6 +324,6 @@ def test_an_affordable_engine_that_rests_is_waited_for(balanced: Balanced, clock
     clock.pass_s(30)
     answered = balancer.call(CALL, a_want(budget=Budget.of(0.01, 0)))
 
-    assert (waiting.can_be_retried, waiting.wait_s) == (True, 30)
+    assert (waiting.can_be_retried, waiting.outage) == (True, True)
     assert answered.completion is not None
     assert answered.completion.text == "Cheap."

@@ -83,56 +83,7 @@ def test_a_role_that_is_configured_no_more_fails_the_task_with_a_sentence(watche
 # Trying again
 
 
-@pytest.mark.parametrize(
-    "outage",
-    [
-        EngineUnavailable("Nobody is there.", kind="unreachable"),
-        EngineUnavailable("No such key.", kind="credentials"),
-        EngineUnavailable("Too many.", retry_after_s=60),
-    ],
-)
-def test_an_outage_is_a_delay_and_no_failed_task(
-    watched: WatchedStore, clock: Clock, outage: EngineUnavailable
-) -> None:
-    """However long it lasts; the task says what it waits for, and since when, until it goes on."""
-    deliveries = Deliveries(watched, clock, ScriptedEngine(*[outage] * 20, "Back."))
-    snapshot, since = accepted(), clock.now_ms
-    while not snapshot.task.status.is_final:
-        snapshot = deliveries.deliver(snapshot)
-        waiting = snapshot.task
-        if not waiting.status.is_final:
-            assert (waiting.status, waiting.deliveries, waiting.waiting_since_ms) == (Status.QUEUED, 0, since)
-            assert waiting.waiting_for in (str(outage), "No engine can take work now.")
-            assert 5 <= deliveries.given[-1].delay_s <= 300
-        clock.pass_s(deliveries.given[-1].delay_s)
-
-    assert (snapshot.result, snapshot.task.receipt.failed_calls) == ("Back.", 20)
-    assert (snapshot.task.waiting_for, snapshot.task.waiting_since_ms) == (None, None)
-
-
-def test_a_resting_engine_is_asked_again_when_its_rest_ends(watched: WatchedStore, clock: Clock) -> None:
-    """Neither sooner, which would cost a claim for nothing, nor later."""
-    deliveries = Deliveries(watched, clock, ScriptedEngine(EngineUnavailable("Too many.", retry_after_s=90), "Back."))
-    deliveries.deliver(accepted())
-    delay_s = deliveries.given[-1].delay_s
-    clock.pass_s(30)
-    deliveries.deliver(accepted())
-
-    assert (delay_s, deliveries.given[-1].delay_s) == (90, 60)
-
-
-def test_an_outage_ends_with_the_deadline(watched: WatchedStore, clock: Clock) -> None:
-    deliveries = Deliveries(watched, clock, ScriptedEngine(EngineUnavailable("Nobody.", kind="unreachable")))
-    snapshot = accepted(limits=Limits(deadline_s=20))
-    while not snapshot.task.status.is_final:
-        snapshot = deliveries.deliver(snapshot)
-        clock.pass_s(deliveries.given[-1].delay_s)
-
-    assert snapshot.task.error == "The deadline of 20 s has passed."
-    assert snapshot.task.finished_ms == snapshot.task.created_ms + 20_000
-
-
-def test_an_engine_that_fails_on_the_prompt_is_asked_ever_more_seldom(watched: WatchedStore, clock: Clock) -> None:
+def test_failures_the_prompt_may_cause_use_deliveries_up(watched: WatchedStore, clock: Clock) -> None:
     """5 s doubling to 5 min, and the sweep looks only after that; the last of its deliveries fails it."""
     deliveries = Deliveries(watched, clock, ScriptedEngine(BUSY), max_deliveries=9)
     snapshot, delays = accepted(), []
@@ -147,6 +98,70 @@ def test_an_engine_that_fails_on_the_prompt_is_asked_ever_more_seldom(watched: W
     assert delays == [5, 10, 20, 40, 80, 160, 300, 300]
     assert (ended.task.status, ended.task.error) == (Status.FAILED, "The engine is busy.")
     assert ended.task.receipt.failed_calls == len(ended.attempts) == len(deliveries.engine.calls)
+
+
+AWAY = EngineUnavailable("The engine cannot be reached.", kind="unreachable")
+
+
+def test_a_task_waits_out_an_outage_however_long(watched: WatchedStore, clock: Clock) -> None:
+    """No delivery is used up; it says what it waits for and since when, and the calls grow rare."""
+    deliveries = Deliveries(watched, clock, ScriptedEngine(*[AWAY] * 20, "Back."))
+    snapshot, began_ms = accepted(), clock.now_ms
+    for _ in range(20):
+        snapshot = deliveries.deliver(snapshot)
+        task = snapshot.task
+        assert (task.status, task.deliveries, task.waiting_for) == (Status.QUEUED, 0, "only")
+        assert task.waiting_since_ms == began_ms
+        clock.pass_s(deliveries.given[-1].delay_s)
+    ended = deliveries.deliver(snapshot)
+
+    assert (ended.result, ended.task.waiting_for, ended.task.waiting_since_ms) == ("Back.", "", None)
+    assert clock.now_ms - began_ms > 3_600_000
+
+
+def test_many_tasks_that_wait_make_few_calls(watched: WatchedStore, clock: Clock) -> None:
+    """While the engine rests a task goes back without a call, and without an output for each time round."""
+    deliveries = Deliveries(watched, clock, ScriptedEngine(AWAY))
+    deliveries.deliver(accepted())
+    waiting = [deliveries.deliver(accepted()) for _ in range(10)]
+
+    assert len(deliveries.engine.calls) == 1
+    assert {(len(s.outputs), s.task.deliveries, s.task.waiting_for) for s in waiting} == {(0, 0, "only")}
+    assert deliveries.given[-1].delay_s == 5
+
+
+def test_an_outage_ends_at_the_deadline(watched: WatchedStore, clock: Clock) -> None:
+    deliveries = Deliveries(watched, clock, ScriptedEngine(AWAY))
+    snapshot = accepted(limits=Limits(deadline_s=60))
+    while not snapshot.task.status.is_final:
+        snapshot = deliveries.deliver(snapshot)
+        clock.pass_s(deliveries.given[-1].delay_s)
+
+    assert snapshot.task.error == "The deadline of 60 s has passed."
+    assert clock.now_ms == NOW_MS + 60_000
+
+
+def test_a_prompt_that_breaks_engines_ends_though_they_are_away_in_between(watched: WatchedStore, clock: Clock) -> None:
+    """It crashes the engine, which then refuses connections until it has started again: the crashes count."""
+    deliveries = Deliveries(watched, clock, ScriptedEngine(*[BUSY, AWAY] * MAX_DELIVERIES))
+    snapshot, rounds = accepted(), 0
+    while not snapshot.task.status.is_final:
+        snapshot, rounds = deliveries.deliver(snapshot), rounds + 1
+        clock.pass_s(deliveries.given[-1].delay_s)
+        assert rounds < 20
+
+    assert snapshot.task.status is Status.FAILED
+    assert sum(attempt.error == str(BUSY) for attempt in snapshot.attempts) == MAX_DELIVERIES
+
+
+def test_without_an_engine_that_is_switched_on_a_task_waits_and_says_so(watched: WatchedStore, clock: Clock) -> None:
+    catalog = a_catalog({"only": an_engine(toggle=False)})
+    deliveries = Deliveries(watched, clock, ScriptedEngine(), catalog=catalog)
+
+    task = deliveries.deliver(accepted()).task
+
+    assert (task.deliveries, deliveries.given[-1].delay_s) == (0, 60)
+    assert task.waiting_for == "an engine that is switched on and has credentials"
 
 
 def test_an_engine_that_comes_back_answers(watched: WatchedStore, clock: Clock) -> None:

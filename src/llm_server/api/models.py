@@ -98,11 +98,13 @@ class ReceiptView(_Model):
 
 
 class AttemptView(_Model):
-    """One engine call. `cost_microusd` is null when nobody knows the model's price."""
+    """One engine call; `why` says why this engine. `cost_microusd` is null when nobody knows the model's price."""
 
     engine: str
     model: str
     source: Literal["local", "api"]
+    tier: Literal["fast", "strong"] | None
+    why: str
     purpose: str
     started_at: str
     duration_ms: int
@@ -167,7 +169,7 @@ class TaskSummary(_Model):
 
 
 class TaskDetail(_Model):
-    """Everything about a task, the four fields first."""
+    """Everything about a task, the four fields first; `waiting_for`: the engines (or why) a Queued task waits for."""
 
     task_id: str
     status: Literal["Queued", "Processing", "Planned", "Completed", "Failed", "Cancelled"]
@@ -177,7 +179,7 @@ class TaskDetail(_Model):
     role: str
     profile: str
     engine: str | None
-    waiting_for: str | None = Field(description="The outage that keeps the task queued.")
+    waiting_for: str | None
     waiting_since: str | None
     receipt: ReceiptView
     created_at: str

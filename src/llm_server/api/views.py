@@ -30,7 +30,7 @@ from llm_server.orchestration.plan import Step, StepStatus
 from llm_server.orchestration.ports import Page
 from llm_server.orchestration.receipts import Attempt
 from llm_server.orchestration.service import Decision, Usage
-from llm_server.orchestration.task import Snapshot, Task
+from llm_server.orchestration.task import Snapshot, Status, Task
 
 
 def task(task: Task, result: str | None = None) -> TaskView:
@@ -114,9 +114,15 @@ def _state(task: Task) -> dict[str, Any]:
         "created_at": _time(task.created_ms),
         "updated_at": _time(task.updated_ms),
         "finished_at": _time_or_none(task.finished_ms),
-        "waiting_for": task.waiting_for,
-        "waiting_since": _time_or_none(task.waiting_since_ms),
+        **_waiting(task),
     }
+
+
+def _waiting(task: Task) -> dict[str, Any]:
+    """What a task waits for while every engine is away."""
+    if task.status is not Status.QUEUED or task.waiting_since_ms is None:
+        return {"waiting_for": None, "waiting_since": None}
+    return {"waiting_for": task.waiting_for, "waiting_since": _time(task.waiting_since_ms)}
 
 
 def _plan(snapshot: Snapshot) -> PlanView | None:

@@ -13,6 +13,7 @@ RETRY_AFTER_MOST_S = 600.0
 _SAID_MOST = 200
 _RUN = 16
 _BUSY = frozenset({408, 409, 425, 429})
+_OVERLOADED = frozenset({429, 503, 529})
 _CREDENTIALS = frozenset({401, 402, 403})
 _GARBAGE = frozenset({404, 405, 410})
 _QUOTED = re.compile(r"""['"`]([^'"`]{4,})['"`]""")
@@ -33,7 +34,11 @@ def of_status(
     """
     if status in _BUSY or status >= 500:
         fault = "is busy" if status < 500 else "failed"
-        return EngineUnavailable(f"The engine {fault} (HTTP {status}).", retry_after_s=retry_after_s(retry_after))
+        return EngineUnavailable(
+            f"The engine {fault} (HTTP {status}).",
+            retry_after_s=retry_after_s(retry_after),
+            outage=status in _OVERLOADED,
+        )
     if status in _CREDENTIALS:
         return EngineUnavailable(f"The engine refused our credentials (HTTP {status}).", kind="credentials")
     if status in _GARBAGE:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import logging
-import math
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
@@ -17,18 +15,15 @@ from llm_server.orchestration.errors import (
     LLMServerError,
     OutOfTime,
     PromptRefused,
-    StorageUnavailable,
 )
-from llm_server.orchestration.ports import Clock, Completion, Engine, EngineCall, EngineState, Pricer, Store
+from llm_server.orchestration.health import EngineStates
+from llm_server.orchestration.ports import Clock, Completion, Engine, EngineCall, EngineState, Pricer
 from llm_server.orchestration.receipts import Attempt
+from llm_server.orchestration.retries import CALLS_A_STEP, RetryBudget
 
-_log = logging.getLogger(__name__)
-
-REST_FIRST_S = 5
-REST_MOST_S = 300
-RETRY_AFTER_MOST_S = 600
-STATE_AGE_MS = 5_000
 LEAST_CALL_S = 1.0
+PROBE_GRACE_S = 5.0
+"""How long a probe's claim outlasts its call, for what its worker writes afterwards."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,15 +39,13 @@ class Want:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reply:
-    """A completion or the failure that ended the search for one, and every call it took.
-
-    `wait_s`: how long until the first resting engine may be asked again; 0 when none rests.
-    """
+    """A completion or the failure that ended the search for one, and every call it took."""
 
     completion: Completion | None = None
     failure: LLMServerError | None = None
     attempts: tuple[Attempt, ...] = ()
-    wait_s: int = 0
+    outage: bool = False
+    """Every engine was away, whatever the prompt: none could be asked, or each said so."""
 
     @property
     def can_be_retried(self) -> bool:
@@ -61,69 +54,9 @@ class Reply:
 
 
 class _EmptyAnswer(EngineUnavailable):
-    """The engine answered with nothing. It is well, so it does not rest; asking it again would be paid again."""
+    """The engine answered with nothing. It is well and does not rest; asked again it would be paid again."""
 
     SENTENCE = "The engine's answer is empty."
-
-
-class EngineStates:
-    """The engines' health as the store has it, read at most every 5 s and written only when it changes.
-
-    It is advice: while the store cannot be reached, what is known here goes on to hold.
-    """
-
-    def __init__(self, store: Store, clock: Clock) -> None:
-        self._store = store
-        self._clock = clock
-        self._lock = threading.Lock()
-        self._known: dict[str, EngineState] = {}
-        self._read_ms = -STATE_AGE_MS
-
-    def all(self) -> dict[str, EngineState]:
-        with self._lock:
-            if self._clock() - self._read_ms >= STATE_AGE_MS:
-                self._read_ms = self._clock()
-                try:
-                    self._known = self._store.engine_states()
-                except StorageUnavailable:
-                    _log.warning("engine states not read")
-            return dict(self._known)
-
-    def failed(self, engine: str, error: EngineUnavailable) -> None:
-        """Rest an engine: as long as it asked for, else 5 s doubling to 5 min."""
-        before = self.all().get(engine, EngineState())
-        doubled = min(REST_FIRST_S * 2 ** min(before.failures, 10), REST_MOST_S)
-        rest_s = doubled if error.retry_after_s is None else min(error.retry_after_s, RETRY_AFTER_MOST_S)
-        now_ms = self._clock()
-        if before.rest_until_ms > now_ms:
-            return
-        offline = before.offline or error.kind in ("unreachable", "credentials")
-        self._write(
-            engine,
-            EngineState(
-                failures=before.failures + 1,
-                rest_until_ms=now_ms + int(rest_s * 1000),
-                offline=offline,
-                reason=str(error)[:200],
-            ),
-        )
-
-    def answered(self, engine: str) -> None:
-        """An engine that answers after its rest is well again; a call that began before the rest proves nothing."""
-        known = self.all().get(engine, EngineState())
-        if known.failures and known.rest_until_ms <= self._clock():
-            self._write(engine, EngineState())
-
-    def rests(self, engine: str) -> bool:
-        return self.all().get(engine, EngineState()).rest_until_ms > self._clock()
-
-    def _write(self, engine: str, state: EngineState) -> None:
-        with self._lock:
-            self._known[engine] = state
-        try:
-            self._store.save_engine_state(engine, state)
-        except StorageUnavailable:
-            _log.warning("engine state not written", extra={"engine": engine})
 
 
 class Balancer:
@@ -145,6 +78,7 @@ class Balancer:
         self._states = states
         self._price = price
         self._clock = clock
+        self._retries = RetryBudget(clock)
         self._places = {n: threading.BoundedSemaphore(s.max_concurrency) for n, s in catalog.engines.items()}
 
     def serving(self) -> dict[str, EngineSpec]:
@@ -154,51 +88,54 @@ class Balancer:
 
     def candidates(self, tier: Tier, only: str | None = None) -> list[str]:
         """Engines that may take a call now: the wanted tier first, then cheapest, then local."""
-        usable = [name for name, rest_s in self._allowed(only).items() if not rest_s]
+        states = self._states.all()
+        usable = [name for name in self._usable(only) if not self._states.rests(states.get(name, EngineState()))]
         if len(usable) < 2:
             return usable
         return sorted(usable, key=lambda name: self._rank(self._catalog.engines[name], tier))
 
-    def _allowed(self, only: str | None) -> dict[str, int]:
-        """The engines that may answer at all, and how many seconds each still rests."""
-        states, now_ms = self._states.all(), self._clock()
+    def awaited(self, only: str | None = None) -> dict[str, int]:
+        """The engines a task can wait for, and when each may be asked again (Unix milliseconds)."""
+        states = self._states.all()
+        return {name: self._states.back_ms(states.get(name, EngineState())) for name in self._usable(only)}
+
+    def _some_rest(self, only: str | None) -> bool:
+        """Whether one that is too busy now may be cheaper than those that were too dear."""
+        return any(self._states.rests(self._states.of(name)) for name in self._usable(only))
+
+    def _usable(self, only: str | None) -> list[str]:
+        """The engines that are switched on and have credentials, resting or not."""
         serving = self.serving() if only is None else {n: s for n, s in self._catalog.engines.items() if n == only}
-        return {
-            name: max(0, math.ceil((states.get(name, EngineState()).rest_until_ms - now_ms) / 1000))
-            for name, spec in serving.items()
-            if spec.toggle and not spec.locked and self._has_credentials(spec)
-        }
+        return [n for n, s in serving.items() if s.toggle and not s.locked and self._has_credentials(s)]
 
     def status(self, states: Mapping[str, EngineState]) -> dict[str, str]:
         """Each engine as `GET /metrics` names it: online, cooling, disabled, locked or offline."""
         return {name: self._status(spec, states.get(name, EngineState())) for name, spec in self.serving().items()}
 
     def call(self, call: EngineCall, want: Want) -> Reply:
-        """Try the candidates in order until one answers; one the task cannot afford is passed over.
-
-        Of several failures the one is reported that may be the prompt's own, so that a prompt that breaks engines ends.
-        """
+        """Try the candidates in order until one answers or the retry budget ends; one too dear is passed over."""
         attempts: list[Attempt] = []
         failure: LLMServerError | None = None
+        outage = True
         for name in self.candidates(want.tier, want.engine):
+            if len(attempts) >= CALLS_A_STEP or (attempts and not self._retries.has_room()):
+                break
             try:
                 completion = self._try(name, call, want, attempts)
             except _EmptyAnswer:
-                failure = PromptRefused(_EmptyAnswer.SENTENCE)
+                failure, outage = PromptRefused(_EmptyAnswer.SENTENCE), False
             except EngineUnavailable as error:
-                failure = error if failure is None or not error.is_outage else failure
+                failure, outage = error, outage and error.outage
             except LimitReached as error:
                 failure = failure or error
             except (PromptRefused, OutOfTime) as error:
                 return Reply(failure=error, attempts=tuple(attempts))
             else:
-                self._states.answered(name)
                 return Reply(completion=completion, attempts=tuple(attempts))
-        rests_s = [rest_s for rest_s in self._allowed(want.engine).values() if rest_s]
-        if failure is None or (isinstance(failure, LimitReached) and rests_s):
-            who = "No engine can" if want.engine is None else f"Engine {want.engine} cannot"
-            failure = EngineUnavailable(f"{who} take work now.", kind="resting")
-        return Reply(failure=failure, attempts=tuple(attempts), wait_s=min(rests_s, default=0))
+        who = "No engine can" if want.engine is None else f"Engine {want.engine} cannot"
+        if failure is None or (isinstance(failure, LimitReached) and self._some_rest(want.engine)):
+            failure = EngineUnavailable(f"{who} take work now.")
+        return Reply(failure=failure, attempts=tuple(attempts), outage=outage)
 
     def _try(self, name: str, call: EngineCall, want: Want, attempts: list[Attempt]) -> Completion:
         """One call within the task's money and the engine's places; the attempt is recorded, answered or not."""
@@ -210,8 +147,7 @@ class Balancer:
                 completion, attempt = self._made(name, call, want, attempts)
             cost = self._price(spec, completion.tokens_in, completion.tokens_out)
             empty = not completion.text.strip()
-            error = _EmptyAnswer.SENTENCE if empty else None
-            attempts.append(replace(attempt, cost_microusd=cost, error=error))
+            attempts.append(replace(attempt, cost_microusd=cost, error=_EmptyAnswer.SENTENCE if empty else None))
             if empty:
                 raise _EmptyAnswer(_EmptyAnswer.SENTENCE, kind="garbage")
             return completion
@@ -223,23 +159,29 @@ class Balancer:
         spec = self._catalog.engines[name]
         left_s, most_s = self._left_s(want.until_ms), self._catalog.timeout_s(name)
         started_ms = self._clock()
-        attempt = Attempt(
-            engine=name,
-            model=spec.model,
-            source=spec.source,
-            purpose=want.purpose,
-            started_ms=started_ms,
-            duration_ms=0,
-        )
-        try:
-            completion = self._engines[name].complete(call, timeout_s=min(most_s, left_s))
-        except (EngineUnavailable, PromptRefused) as failure:
-            attempts.append(replace(attempt, duration_ms=max(0, self._clock() - started_ms), error=str(failure)))
-            if isinstance(failure, EngineUnavailable):
-                if left_s < most_s and failure.kind == "busy" and failure.retry_after_s is None:
+        with self._probing(name, min(most_s, left_s)) as probe:
+            attempt = Attempt(
+                engine=name,
+                model=spec.model,
+                source=spec.source,
+                tier=spec.tier,
+                why=_why(spec, want, attempts, probe=probe),
+                purpose=want.purpose,
+                started_ms=started_ms,
+                duration_ms=0,
+            )
+            self._retries.count(retry=bool(attempts))
+            try:
+                completion = self._engines[name].complete(call, timeout_s=min(most_s, left_s))
+            except (EngineUnavailable, PromptRefused) as failure:
+                attempts.append(replace(attempt, duration_ms=max(0, self._clock() - started_ms), error=str(failure)))
+                late = isinstance(failure, EngineUnavailable) and (failure.kind, failure.retry_after_s) == (
+                    "busy",
+                    None,
+                )
+                if late and left_s < most_s:
                     self._left_s(want.until_ms)  # the worker's time cut the call short: no fault of the engine
-                self._states.failed(name, failure)
-            raise
+                raise
         return completion, replace(
             attempt,
             duration_ms=max(1, self._clock() - started_ms),
@@ -250,13 +192,34 @@ class Balancer:
         )
 
     @contextmanager
+    def _probing(self, name: str, lasts_s: float) -> Iterator[bool]:
+        """Tell the engines' states how the call inside went; yields whether it is an engine's probe."""
+        probe = self._states.of(name).failures > 0
+        if probe and not self._states.begin_probe(name, lasts_s + PROBE_GRACE_S):
+            raise EngineUnavailable(f"Engine {name} rests.", outage=True)
+        try:
+            yield probe
+        except EngineUnavailable as failure:
+            self._states.failed(name, failure, probe=probe)
+            raise
+        except PromptRefused:
+            if probe:
+                self._states.answered(name, probe=True)
+            raise
+        except BaseException:
+            if probe:
+                self._states.give_up_probe(name)
+            raise
+        self._states.answered(name, probe=probe)
+
+    @contextmanager
     def _place(self, name: str, until_ms: int) -> Iterator[None]:
         """Hold one of the engine's `max_concurrency` places; wait for it no longer than the worker's time."""
         if not self._places[name].acquire(timeout=self._left_s(until_ms)):
             raise OutOfTime(f"Engine {name} had no free place within the worker's time.")
         try:
-            if self._states.rests(name):
-                raise EngineUnavailable(f"Engine {name} rests.", kind="resting")
+            if self._states.rests(self._states.of(name)):
+                raise EngineUnavailable(f"Engine {name} rests.", outage=True)
             yield
         finally:
             self._places[name].release()
@@ -278,4 +241,17 @@ class Balancer:
             return "disabled"
         if state.offline or not self._has_credentials(spec):
             return "offline"
-        return "cooling" if state.rest_until_ms > self._clock() else "online"
+        return "cooling" if self._states.rests(state) else "online"
+
+
+def _why(spec: EngineSpec, want: Want, before: Sequence[Attempt], *, probe: bool) -> str:
+    """Why an engine was chosen, for the receipt: it was the first of the candidates that were left."""
+    if before:
+        reason = f"failover from {before[-1].engine}"
+    elif want.engine is not None:
+        reason = "asked for by name"
+    elif spec.tier in (None, want.tier):
+        reason = f"{want.tier} tier, cheapest"
+    else:
+        reason = f"no engine of the {want.tier} tier, cheapest"
+    return f"{reason}, probe" if probe else reason

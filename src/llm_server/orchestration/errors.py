@@ -98,24 +98,22 @@ class EngineUnavailable(LLMServerError):
     """This engine did not answer; another one may.
 
     `kind`: `busy` (429, 5xx, time-out: it rests), `unreachable` (no connection), `credentials` (401, 403, no key),
-    `garbage` (it answered, but not with a completion), `resting` (it was not asked: it rests after a failure).
+    `garbage` (it answered, but not with a completion). `outage`: whatever the prompt, the engine would have said no; a
+    time-out, a crash or a 500 may be the prompt's own doing and is none.
     """
 
     def __init__(
         self,
         message: str,
         *,
-        kind: Literal["busy", "unreachable", "credentials", "garbage", "resting"] = "busy",
+        kind: Literal["busy", "unreachable", "credentials", "garbage"] = "busy",
         retry_after_s: float | None = None,
+        outage: bool = False,
     ) -> None:
         super().__init__(message)
+        self.outage = outage or kind in ("unreachable", "credentials")
         self.kind = kind
         self.retry_after_s = retry_after_s
-
-    @property
-    def is_outage(self) -> bool:
-        """The engine would have failed whatever the prompt: the task waits for it and uses up no attempt."""
-        return self.kind in ("unreachable", "credentials", "resting") or self.retry_after_s is not None
 
 
 class PromptRefused(LLMServerError):

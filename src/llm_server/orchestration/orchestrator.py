@@ -21,6 +21,8 @@ from llm_server.orchestration.task import NEVER_MS, Mode, Output, Request, Snaps
 
 RETRY_FIRST_S = 5
 RETRY_MOST_S = 300
+NO_ENGINE_S = 60
+"""How soon a task looks again while no engine is switched on."""
 STRONG_FROM = 0.5
 
 
@@ -131,7 +133,8 @@ class Orchestrator:
         at_once = self._catalog.defaults.parallel_steps
         for step, reply in run_steps(plan, finished, carry_out, at_once=at_once, succeeded=steps.succeeded):
             if reply.can_be_retried:
-                held = replace(reply, attempts=held.attempts + reply.attempts)
+                outage = reply.outage and (held.outage or held.failure is None)
+                held = Reply(failure=reply.failure, attempts=held.attempts + reply.attempts, outage=outage)
                 continue
             output = steps.output(step, reply, self._clock())
             steps.add(output)
@@ -222,30 +225,30 @@ class Orchestrator:
             return Progress(task=task.completed(answer), output=answer)
         if isinstance(error, OutOfTime):
             return self._released(work, attempts, delay_s=0 if attempts else RETRY_FIRST_S, counted=bool(attempts))
-        if isinstance(error, EngineUnavailable) and error.is_outage:
-            wait_s = min(max(reply.wait_s, RETRY_FIRST_S), RETRY_MOST_S)
-            return self._released(work, attempts, delay_s=wait_s, counted=False, waiting_for=str(error))
+        if isinstance(error, EngineUnavailable) and reply.outage and not any(a.answered for a in attempts):
+            return self._waiting(work, attempts)
         if isinstance(error, EngineUnavailable) and task.deliveries < self._max_deliveries:
             doubled = min(RETRY_FIRST_S * 2 ** max(task.deliveries - 1, 0), RETRY_MOST_S)
             return self._released(work, attempts, delay_s=doubled)
         return self._failed(task, attempts, str(error))
 
+    def _waiting(self, work: _Work, attempts: tuple[Attempt, ...]) -> Progress:
+        """Wait for the first engine to be back: an outage is a delay, it is no delivery and ends at the deadline."""
+        awaited = self._balancer.awaited(work.request.engine)
+        back_s = math.ceil((min(awaited.values()) - self._clock()) / 1000) if awaited else NO_ENGINE_S
+        reason = ", ".join(awaited) or "an engine that is switched on and has credentials"
+        return self._released(work, attempts, delay_s=max(back_s, RETRY_FIRST_S), counted=False, waiting_for=reason)
+
     def _released(
-        self,
-        work: _Work,
-        attempts: tuple[Attempt, ...],
-        *,
-        delay_s: int,
-        counted: bool = True,
-        waiting_for: str | None = None,
+        self, work: _Work, attempts: tuple[Attempt, ...], *, delay_s: int, counted: bool = True, waiting_for: str = ""
     ) -> Progress:
-        """Hand the task back, not beyond its deadline: it is to fail on time."""
+        """Hand the task back, not beyond its deadline: it is to fail on time. A wait without a call stores nothing."""
         output = self._output(f"TRY#{work.task.fence}", attempts=attempts)
         if work.deadline_ms is not None:
             delay_s = min(delay_s, max(0, math.ceil((work.deadline_ms - output.created_ms) / 1000)))
         due_ms = output.created_ms + delay_s * 1000 + self._sweep_ms
         task = work.task.released(output, due_ms=due_ms, counted=counted, waiting_for=waiting_for)
-        return Progress(task=task, output=output, delay_s=delay_s)
+        return Progress(task=task, output=None if waiting_for and not attempts else output, delay_s=delay_s)
 
     def _failed(self, task: Task, attempts: tuple[Attempt, ...], error: str) -> Progress:
         output = self._output(f"TRY#{task.fence}", error=error, attempts=attempts)

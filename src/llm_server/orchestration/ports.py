@@ -65,12 +65,14 @@ Pricer = Callable[[EngineSpec, int, int], int | None]
 class EngineState:
     """What the workers know of an engine; an engine without a record is well.
 
-    It rests until `rest_until_ms`, after `failures` in a row. `offline`: it could not be reached, or refused our
-    credentials, and has not answered since.
+    It rests until `rest_until_ms`, after `failures` in a row; then one worker alone probes it with a real task, whose
+    claim to that ends at `probe_until_ms`. `offline`: it could not be reached, or refused our credentials, and has not
+    answered since.
     """
 
     failures: int = 0
     rest_until_ms: int = 0
+    probe_until_ms: int = 0
     offline: bool = False
     reason: str = ""
 
@@ -146,6 +148,10 @@ class Store(Protocol):
 
     def save_engine_state(self, engine: str, state: EngineState) -> None:
         """Replace an engine's record."""
+        ...
+
+    def swap_engine_state(self, engine: str, before: EngineState, after: EngineState) -> bool:
+        """Replace an engine's record if it still is `before`; False, and nothing written, when it is not."""
         ...
 
 

@@ -14,8 +14,9 @@ from typing import Literal
 class Attempt:
     """One engine call: what it used, or why it failed.
 
-    `usage_estimated` marks token counts the engine did not report, `truncated` an answer that its limit cut.
-    `cost_microusd` is None when the call is unpriced; a failed call costs 0, unless its answer was paid for and empty.
+    `why` says why this engine was chosen, `tier` what it is configured for. `usage_estimated` marks token counts the
+    engine did not report, `truncated` an answer that its limit cut. `cost_microusd` is None when the call is unpriced;
+    a failed call costs 0, unless its answer was paid for and empty.
     """
 
     engine: str
@@ -28,6 +29,8 @@ class Attempt:
     tokens_out: int = 0
     usage_estimated: bool = False
     truncated: bool = False
+    tier: Literal["fast", "strong"] | None = None
+    why: str = ""
     cost_microusd: int | None = 0
     error: str | None = None
 

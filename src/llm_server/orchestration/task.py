@@ -125,7 +125,8 @@ class Task:
     A store accepts a state only when it holds its predecessor (`rev - 1`), so of two writers one wins. `fence` counts
     claims, `deliveries` the claims since the last progress: both grow before the work, so a prompt that kills its
     worker ends too. `lease_ms` is when the claim ends, `due_ms` when the sweep looks at the task, both Unix
-    milliseconds. Invariant: `answer_fence` is set only when Completed, `error` only when Failed.
+    milliseconds. `waiting_for` names the engines, or the reason, that a task waits for in an outage. Invariant:
+    `answer_fence` is set only when Completed, `error` only when Failed.
     """
 
     tenant: str
@@ -146,7 +147,7 @@ class Task:
     engine: str | None = None
     answer_fence: int | None = None
     error: str | None = None
-    waiting_for: str | None = None
+    waiting_for: str = ""
     waiting_since_ms: int | None = None
     receipt: Receipt = field(default_factory=Receipt)
     approval: Literal["awaited", "given", "refused"] | None = None
@@ -206,7 +207,7 @@ class Task:
         """End the task, as its caller wishes; a last state."""
         return self._to(Status.CANCELLED, now_ms, finished_ms=now_ms, approval="refused")
 
-    def released(self, output: Output, *, due_ms: int, counted: bool = True, waiting_for: str | None = None) -> Task:
+    def released(self, output: Output, *, due_ms: int, counted: bool = True, waiting_for: str = "") -> Task:
         """Hand the task back to the queue; the sweep looks at it from `due_ms`.
 
         Not `counted`, the claim that ends here is no delivery: nothing was tried in it. `waiting_for` says what an
@@ -219,9 +220,9 @@ class Task:
             lease_ms=0,
             due_ms=due_ms,
             deliveries=self.deliveries if counted else max(0, self.deliveries - 1),
+            receipt=self.receipt.plus(output.attempts),
             waiting_for=waiting_for,
             waiting_since_ms=(self.waiting_since_ms or output.created_ms) if waiting_for else None,
-            receipt=self.receipt.plus(output.attempts),
         )
 
     def completed(self, answer: Output) -> Task:
@@ -249,7 +250,7 @@ class Task:
     def _to(self, status: Status, now_ms: int, **changes: object) -> Task:
         if self.status.is_final:
             raise IllegalTransition(self.task_id, self.status, status)
-        changes = {"waiting_for": None, "waiting_since_ms": None} | changes
+        changes = {"waiting_for": "", "waiting_since_ms": None} | changes
         return replace(self, status=status, updated_ms=now_ms, rev=self.rev + 1, **changes)  # type: ignore[arg-type]
 
 

@@ -8,14 +8,14 @@
 | part of a long text | same | <sk of the text>~<digest>#<n> | written before the record that names it |
 | counters | CTR#<shard> | ALL | the transaction of the state they count |
 | spending | USE#<tenant> | <day> | same |
-| engines | ENG | STATE | - |
+| engines | ENG | STATE | a swap by the record it replaces |
 
 Index `open` (open, due) holds what is not final; index `listing` (tenant, created) every task.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import fields
 from functools import partial
@@ -155,15 +155,32 @@ class DynamoStore:
         return items.engine_states(answer.get("Item", {}))
 
     def save_engine_state(self, engine: str, state: EngineState) -> None:
-        record = partial(
-            self._client.update_item,
-            TableName=self._table,
-            Key=items.ENGINES_KEY,
-            UpdateExpression="SET #engine = :state",
-            ExpressionAttributeNames={"#engine": items.ENGINE_PREFIX + engine},
-            ExpressionAttributeValues={":state": {"S": records.encode(state)}},
-        )
-        writing(record)
+        self._put_engine(engine, state)
+
+    def swap_engine_state(self, engine: str, before: EngineState, after: EngineState) -> bool:
+        with calling():
+            row = self._client.get_item(TableName=self._table, Key=items.ENGINES_KEY, ConsistentRead=True)
+        stored = row.get("Item", {}).get(items.ENGINE_PREFIX + engine)
+        if items.engine_states(row.get("Item", {})).get(engine, EngineState()) != before:
+            return False
+        condition = "attribute_not_exists(#engine)" if stored is None else "#engine = :before"
+        try:  # the text as it is stored: an older version's record reads the same and is written otherwise
+            self._put_engine(engine, after, condition, {} if stored is None else {":before": stored})
+        except ConditionFailed:
+            return False
+        return True
+
+    def _put_engine(
+        self, engine: str, state: EngineState, condition: str = "", values: Mapping[str, Any] | None = None
+    ) -> None:
+        update: dict[str, Any] = {
+            "TableName": self._table,
+            "Key": items.ENGINES_KEY,
+            "UpdateExpression": "SET #engine = :state",
+            "ExpressionAttributeNames": {"#engine": items.ENGINE_PREFIX + engine},
+            "ExpressionAttributeValues": {":state": {"S": records.encode(state)}, **(values or {})},
+        }
+        writing(partial(self._client.update_item, **update | ({"ConditionExpression": condition} if condition else {})))
 
     def _read(self, ref: TaskRef) -> Snapshot:
         if not records.is_name(ref):

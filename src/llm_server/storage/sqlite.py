@@ -133,6 +133,13 @@ class SqliteStore:
         with self._database.transaction() as db:
             db.execute("INSERT OR REPLACE INTO engines VALUES (?, ?)", (engine, records.encode(state)))
 
+    def swap_engine_state(self, engine: str, before: EngineState, after: EngineState) -> bool:
+        with self._database.transaction() as db:
+            if self._engines(db).get(engine, EngineState()) != before:
+                return False
+            db.execute("INSERT OR REPLACE INTO engines VALUES (?, ?)", (engine, records.encode(after)))
+            return True
+
     @staticmethod
     def _engines(db: sqlite3.Connection) -> dict[str, EngineState]:
         rows = db.execute("SELECT name, body FROM engines").fetchall()

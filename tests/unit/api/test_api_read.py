@@ -31,6 +31,19 @@ def a_stored(server: CalledServer, task: Task | None = None) -> Task:
     return processing
 
 
+def test_a_task_in_an_outage_says_what_it_waits_for_and_since_when(server: CalledServer) -> None:
+    """And no longer once a worker has it again."""
+    processing = a_stored(server)
+    waiting = processing.released(a_failure(error=None), due_ms=NOW_MS, counted=False, waiting_for="gpt, local")
+    server.store.save(processing, waiting)
+    queued = server.get(f"tasks/{waiting.task_id}").json
+    server.store.save(waiting, claimed(waiting))
+    again = server.get(f"tasks/{waiting.task_id}").json
+
+    assert (queued["waiting_for"], queued["waiting_since"]) == ("gpt, local", "2025-10-09T08:53:22.000Z")
+    assert (again["waiting_for"], again["waiting_since"]) == (None, None)
+
+
 def test_a_waiting_task_shows_everything_that_is_known(server: CalledServer) -> None:
     """The four fields first, then the decision; no result, no attempt, no end."""
     task = server.get(f"tasks/{server.created('Write a haiku.', metadata={'team': 'a'})}").json

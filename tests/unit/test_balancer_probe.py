@@ -1,0 +1,121 @@
+"""An engine whose rest has ended is asked by one worker alone, until that probe has ended."""
+
+from __future__ import annotations
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from llm_server.orchestration.errors import EngineUnavailable, PromptRefused
+from llm_server.orchestration.ports import EngineCall, EngineState
+from scripted import WAIT_S, Answer, Balanced, Clock, ScriptedEngine, WatchedStore, a_local_engine, a_want, an_engine
+
+CALL = EngineCall(system="s", prompt="p", max_output_tokens=100)
+BUSY = EngineUnavailable("The engine is busy.")
+
+
+def test_one_worker_of_the_deployment_probes(balanced: Balanced, watched: WatchedStore, clock: Clock) -> None:
+    """Two processes, eight calls at once: one reaches the engine, the others treat it as resting; then it is well."""
+    begun, leave = threading.Event(), threading.Event()
+
+    def slow(call: EngineCall) -> Answer:
+        begun.set()
+        assert leave.wait(WAIT_S)
+        return "Back."
+
+    engine = ScriptedEngine(BUSY, slow, "Well.")
+    workers = [balanced(only=(an_engine(), engine)) for _ in range(2)]
+    workers[0].call(CALL, a_want())
+    clock.pass_s(5)
+
+    with ThreadPoolExecutor(1) as pool:
+        probe = pool.submit(workers[1].call, CALL, a_want())
+        assert begun.wait(WAIT_S)
+        others = [workers[n % 2].call(CALL, a_want()) for n in range(7)]
+        assert workers[0].status(watched.engine_states()) == {"only": "cooling"}
+        leave.set()
+
+    assert (len(engine.calls), probe.result().attempts[0].why) == (2, "fast tier, cheapest, probe")
+    assert all(reply.attempts == () and reply.can_be_retried for reply in others)
+    assert watched.engine_states() == {"only": EngineState()}
+    clock.pass_s(5)
+    assert workers[0].call(CALL, a_want()).completion is not None
+
+
+def test_a_probe_whose_worker_died_ends_with_its_claim(balanced: Balanced, watched: WatchedStore, clock: Clock) -> None:
+    engine = ScriptedEngine("Back.")
+    claim = EngineState(failures=1, rest_until_ms=clock.now_ms, probe_until_ms=clock.now_ms + 30_000)
+    watched.save_engine_state("only", claim)
+    balancer = balanced(only=(an_engine(), engine))
+
+    clock.pass_s(29.999)
+    assert balancer.call(CALL, a_want()).attempts == ()
+    clock.pass_s(0.001)
+    assert balancer.call(CALL, a_want()).completion is not None
+
+
+def test_a_probe_that_fails_rests_the_engine_for_longer(
+    balanced: Balanced, watched: WatchedStore, clock: Clock
+) -> None:
+    balancer = balanced(only=(an_engine(), ScriptedEngine(BUSY)))
+    balancer.call(CALL, a_want())
+    clock.pass_s(5)
+
+    balancer.call(CALL, a_want())
+
+    state = watched.engine_states()["only"]
+    assert (state.failures, state.rest_until_ms, state.probe_until_ms) == (2, clock.now_ms + 10_000, 0)
+
+
+@pytest.mark.parametrize(("end", "failures"), [(PromptRefused("No."), 0), (ZeroDivisionError(), 1)])
+def test_a_probe_that_ends_otherwise_keeps_no_claim(
+    balanced: Balanced, watched: WatchedStore, clock: Clock, end: Exception, failures: int
+) -> None:
+    """A refusal is an answer; what says nothing about the engine leaves it to the next task."""
+    balancer = balanced(only=(an_engine(), ScriptedEngine(BUSY, end)))
+    balancer.call(CALL, a_want())
+    clock.pass_s(5)
+
+    try:
+        balancer.call(CALL, a_want())
+    except ZeroDivisionError:
+        assert failures
+
+    state = watched.engine_states()["only"]
+    assert (state.failures, state.probe_until_ms) == (failures, 0)
+    assert balancer.candidates("fast") == ["only"]
+
+
+def test_without_the_store_a_process_still_keeps_to_one_probe(
+    balanced: Balanced, watched: WatchedStore, clock: Clock
+) -> None:
+    inside: list[bool] = []
+
+    def asks_again(call: EngineCall) -> Answer:
+        inside.append(balancer.call(CALL, a_want()).attempts == ())
+        return "Back."
+
+    balancer = balanced(only=(an_engine(), ScriptedEngine(BUSY, asks_again)))
+    watched.down = True
+    balancer.call(CALL, a_want())
+    clock.pass_s(5)
+
+    assert balancer.call(CALL, a_want()).completion is not None
+    assert inside == [True]
+
+
+def test_an_attempt_says_why_its_engine_was_chosen(balanced: Balanced) -> None:
+    balancer = balanced(
+        weak=(a_local_engine(tier="fast"), ScriptedEngine(BUSY)), strong=(an_engine(tier="strong"), ScriptedEngine())
+    )
+
+    asked = [balancer.call(CALL, a_want(engine="strong")), balancer.call(CALL, a_want())]
+    asked.append(balancer.call(CALL, a_want()))
+
+    assert [(a.engine, a.tier, a.why) for reply in asked for a in reply.attempts] == [
+        ("strong", "strong", "asked for by name"),
+        ("weak", "fast", "fast tier, cheapest"),
+        ("strong", "strong", "failover from weak"),
+        ("strong", "strong", "no engine of the fast tier, cheapest"),
+    ]
