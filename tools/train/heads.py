@@ -20,6 +20,8 @@ EXPERT_BITS = {"exam": 15, "sum": 14}
 _SHARE = {"natural": 1.0, "written": 0.5, "weak": 0.15}
 _SEEN_BY_RULE = 2.0
 _WORDS_SCALE = 3.0
+_WORD_STIFFNESS = 1.5
+_CROSS_STIFFNESS = 100.0
 _COMMON_FORM = (0, 1, 2, 7)  # words, commas, repetition, sentences
 
 
@@ -115,7 +117,11 @@ def train_fields(rows: Sequence[Labelled], steps: Mapping[str, float], iteration
     prior = [0.0] * (size * len(FIELDS))
     for k, field in enumerate(FIELDS):
         prior[k * size + names.index(field)] = 1.0
-    penalty = ([0.1] + [3.0] * (len(names) - 1) + [1.5] * len(grams.column_of)) * len(FIELDS)
+    penalty = [
+        weight
+        for field in FIELDS
+        for weight in (*(_stiffness(name, field) for name in names), *[_WORD_STIFFNESS] * len(grams.column_of))
+    ]
 
     def objective(w: Vector) -> tuple[float, Vector]:
         away = [a - b for a, b in zip(w, prior, strict=True)]
@@ -168,6 +174,13 @@ def train_expert(kind: str, rows: Sequence[Paired], centre: Mapping[str, float])
         [round(weight, 6) for weight in weights],
         _words(w[len(scaled[0]) :], grams, stretch),
     )
+
+
+def _stiffness(name: str, field: str) -> float:
+    """How firmly a weight is held: what the lexicon says of one field hardly speaks for or against another."""
+    if name == "always":
+        return 0.1
+    return 3.0 if name == field or name not in FIELDS else _CROSS_STIFFNESS
 
 
 def _judged(row: Labelled, figures: Mapping[str, float]) -> tuple[list[int], list[bool]]:

@@ -12,7 +12,6 @@ from zlib import crc32
 
 from llm_server.orchestration.analysis import FIELDS
 
-Row = TypeVar("Row")
 DATA = Path(__file__).parents[2] / "data" / "routing"
 FIELD_OF = {
     "Chat-Agent": "talk",
@@ -73,6 +72,9 @@ class Stepped:
     domain: str
 
 
+Row = TypeVar("Row", Labelled, Paired, Stepped)
+
+
 def records(name: str) -> Iterator[dict[str, Any]]:
     with (DATA / name).open(encoding="utf-8") as lines:
         yield from map(json.loads, lines)
@@ -80,7 +82,7 @@ def records(name: str) -> Iterator[dict[str, Any]]:
 
 def spread_out(rows: Iterable[Row]) -> list[Row]:
     """The same rows in an order that has nothing to do with their source, and is always the same."""
-    return sorted(rows, key=lambda row: (crc32(repr(row).encode()), repr(row)))
+    return sorted(rows, key=lambda row: (crc32(row.prompt.encode()), row.prompt))
 
 
 def labelled() -> list[Labelled]:

@@ -6,7 +6,6 @@ import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
 
 from llm_server.figures import Interval, apgr, auroc, interval
 from llm_server.orchestration import _model as model
@@ -26,9 +25,8 @@ from train.heads import (
     train_steps,
 )
 from train.model_file import Trained, packed
-from train.rows import Labelled, Paired, Stepped, spread_out
+from train.rows import Labelled, Paired, Row, Stepped, spread_out
 
-Row = TypeVar("Row")
 FOLDS = 5
 _WRITTEN_SHARE = 0.05
 
