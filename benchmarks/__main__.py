@@ -2,9 +2,15 @@
 
 import sys
 
-from benchmarks import batch, calls, imports, throughput
+from benchmarks import analysis, batch, calls, imports, throughput
 
-BENCHMARKS = {"imports": imports.run, "calls": calls.run, "batch": batch.run, "throughput": throughput.run}
+BENCHMARKS = {
+    "analysis": analysis.run,
+    "imports": imports.run,
+    "calls": calls.run,
+    "batch": batch.run,
+    "throughput": throughput.run,
+}
 
 
 def main(names: list[str]) -> int:
