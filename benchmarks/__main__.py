@@ -2,9 +2,10 @@
 
 import sys
 
-from benchmarks import batch, calls, imports, plans, throughput
+from benchmarks import analysis, batch, calls, imports, plans, throughput
 
 BENCHMARKS = {
+    "analysis": analysis.run,
     "imports": imports.run,
     "calls": calls.run,
     "batch": batch.run,

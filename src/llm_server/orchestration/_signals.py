@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -55,10 +54,13 @@ _POLITE = re.compile(r"(?:can|could|would|will) (?:you|u)\b")
 class Signals:
     """What was found.
 
-    `head` is what is asked for, `topic` what that is about, `body` the material, `title` whom the
-    engine is to play; `steps` are the verbs that begin a clause, `groups` the specialities they need.
+    `text` is what was read, `prose` that without code; `head` is what is asked for, `topic` what that is
+    about, `body` the material, `title` whom the engine is to play; `steps` are the verbs that begin a
+    clause, `groups` the specialities they need.
     """
 
+    text: str
+    prose: str
     head: tuple[str, ...]
     topic: tuple[str, ...]
     body: tuple[str, ...]
@@ -76,7 +78,6 @@ class Signals:
     steps: tuple[str, ...]
     groups: frozenset[str]
     sequence: int
-    commas: int
 
 
 def read(prompt: str) -> Signals:
@@ -90,6 +91,8 @@ def read(prompt: str) -> Signals:
     opened = clauses.tokens(clauses.orders(_QUOTED.sub(" ", prose[:STEPS_CHARS])))
     steps = tuple(dict.fromkeys(clauses.steps(opened)))
     return Signals(
+        text=text,
+        prose=prose,
         head=words[:about],
         topic=words[about:],
         body=_words(material),
@@ -107,7 +110,6 @@ def read(prompt: str) -> Signals:
         steps=steps,
         groups=frozenset(clauses.GROUP_OF[verb] for verb in steps),
         sequence=len(clauses.SEQUENCE.intersection(opened)),
-        commas=opened.count(","),
     )
 
 
@@ -118,27 +120,6 @@ def phrases(words: tuple[str, ...]) -> Iterator[str]:
         for i in range(len(words) - size + 1):
             if words[i] in _FIRST_WORDS:
                 yield "_".join(words[i : i + size])
-
-
-def multi_step(signals: Signals) -> float:
-    """The likelihood, 0..1, that the task has several steps.
-
-    A logistic regression on every second of the 11,866 prompts of plan_taskbench_dev.jsonl, rounded; on the
-    others its AUROC is 0.92.
-    """
-    z = _STEP_WEIGHTS[0] + sum(w * x for w, x in zip(_STEP_WEIGHTS[1:], step_features(signals), strict=True))
-    return round(1 / (1 + math.exp(-z)), 3)
-
-
-def step_features(signals: Signals) -> tuple[float, ...]:
-    """What the regression sees: distinct steps, specialities, order words, commas, length, each capped."""
-    return (
-        min(len(signals.steps), 6),
-        min(len(signals.groups), 4),
-        min(signals.sequence, 3),
-        min(signals.commas, 5),
-        math.log1p(min(signals.words, 150)),
-    )
 
 
 def _excerpt(prompt: str) -> str:
@@ -174,4 +155,3 @@ def _asks(request: str) -> bool:
 
 _PHRASES = {p for by_weight in lexicon.WORDS.values() for words in by_weight.values() for p in words.split()}
 _FIRST_WORDS = {phrase.partition("_")[0] for phrase in _PHRASES if "_" in phrase}
-_STEP_WEIGHTS = (-1.35, 1.18, -0.33, 2.32, 0.51, -0.27)

@@ -10,9 +10,9 @@ import pytest
 
 from llm_server.engines.anthropic import AnthropicEngine
 from llm_server.engines.bedrock import BedrockEngine
-from llm_server.engines.credentials import Credentials
+from llm_server.engines.credentials import Credentials, has_credentials
 from llm_server.engines.embedded import EmbeddedEngine
-from llm_server.engines.factory import build, has_credentials
+from llm_server.engines.factory import build
 from llm_server.engines.llamacpp import LlamaCppEngine
 from llm_server.engines.openai import OpenAIEngine
 from llm_server.orchestration.catalog import Catalog, Defaults, EngineSpec

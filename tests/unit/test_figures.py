@@ -1,0 +1,46 @@
+"""The figures by which decisions are judged: known values, bounds, ties."""
+
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from llm_server.figures import apgr, auroc, calibration_error, interval, share
+
+SCORES = st.lists(st.tuples(st.floats(0, 1), st.booleans()), min_size=1, max_size=60)
+
+
+def test_apgr_is_a_half_for_no_opinion_and_more_for_the_right_order() -> None:
+    """RouteLLM's figure: chance is .5; sending first what only the strong engine can do recovers most."""
+    weak, strong = [1.0, 1.0, 0.0, 0.0], [1.0, 1.0, 1.0, 1.0]
+
+    assert apgr([0.0] * 4, weak, strong) == pytest.approx(0.5)
+    assert apgr([0.1, 0.2, 0.8, 0.9], weak, strong) == pytest.approx(0.75)
+    assert apgr([0.9, 0.8, 0.2, 0.1], weak, strong) == pytest.approx(0.25)
+    assert math.isnan(apgr([0.1], [1.0], [1.0]))
+
+
+def test_auroc_counts_ties_as_half() -> None:
+    """A constant score knows nothing."""
+    assert auroc([0.1, 0.9], [False, True]) == 1
+    assert auroc([0.5, 0.5, 0.5], [True, False, False]) == pytest.approx(0.5)
+    assert math.isnan(auroc([0.5], [True]))
+
+
+@given(SCORES)
+def test_calibration_error_is_bounded_and_zero_for_the_truth(pairs: list[tuple[float, bool]]) -> None:
+    """Saying 1 where right and 0 where wrong is perfect."""
+    scores, right = [score for score, _ in pairs], [label for _, label in pairs]
+
+    assert 0 <= calibration_error(scores, right) <= 1 + 1e-9
+    assert calibration_error([float(label) for label in right], right) == pytest.approx(0)
+
+
+def test_an_interval_is_the_same_at_every_run() -> None:
+    """A gate that flickers is no gate."""
+    right = [True] * 90 + [False] * 10
+    found = [interval(100, lambda chosen: share([right[i] for i in chosen])) for _ in range(2)]
+
+    assert found[0] == found[1]
+    assert 0.8 < found[0][0] < 0.9 < found[0][1] < 1

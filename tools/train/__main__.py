@@ -1,0 +1,88 @@
+"""`python -m train`: make the data file. `python -m train --figures`: print what docs/analysis.md says."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from llm_server.figures import calibration_error, share
+from llm_server.orchestration import _model as model
+from llm_server.route import THRESHOLD
+from train import rows, validation
+from train.heads import train_expert, train_fields, train_steps
+from train.model_file import Trained, packed
+
+
+def trained() -> tuple[Trained, list[validation.Judged]]:
+    """Train everything, and judge every labelled prompt by models that have not seen it."""
+    steps = train_steps(rows.stepped())
+    labelled = rows.labelled()
+    judged = validation.judged_fields(labelled, steps)
+    mmlu, sums = rows.paired("mmlu"), [*rows.paired("gsm8k"), *rows.paired("sums")]
+    return Trained(
+        steps=steps,
+        fields=train_fields(labelled, steps),
+        experts={
+            "exam": train_expert("exam", mmlu, validation.centres(mmlu)),
+            "sum": train_expert("sum", sums, validation.centres(sums)),
+        },
+        confidence=validation.confidence_of(judged),
+    ), judged
+
+
+def field_figures(judged: list[validation.Judged]) -> dict[str, float]:
+    """Role, mode and calibration on natural prompts, cross-validated; and on those written to be hard."""
+    natural = [j for j in judged if j.row.kind == "natural"]
+    written = [j for j in judged if j.row.kind == "written"]
+    crossed = zip(judged, validation.crossed_confidences(judged), strict=True)
+    confidences, right = zip(*((c, j.right) for j, c in crossed if j.row.kind == "natural"), strict=True)
+    return {
+        "role acceptable": share([j.role_right for j in natural]),
+        "mode acceptable": share([j.mode_right for j in natural]),
+        "calibration error": calibration_error(confidences, right),
+        "abstained": share([c < THRESHOLD for c in confidences]),
+        "written to be hard: role acceptable": share([j.role_right for j in written]),
+    }
+
+
+def gap_figures() -> dict[str, tuple[float, tuple[float, float]]]:
+    """The recovered gap, cross-validated and on data sets not seen; by prompt length for comparison."""
+    mmlu, gsm8k, sums = (rows.paired(name) for name in ("mmlu", "gsm8k", "sums"))
+    other = validation.served(train_expert("sum", sums, validation.centres(sums)), "sum")
+    scored = {
+        "MMLU": validation.crossed_gap("exam", mmlu, []),
+        "MMLU by length": validation.by_length(mmlu),
+        "GSM8K": validation.crossed_gap("sum", gsm8k, sums),
+        "GSM8K by length": validation.by_length(gsm8k),
+        "GSM8K, no word problem seen": validation.unseen_gap(gsm8k),
+        "GSM8K, LLMRouter's word problems seen": validation.unseen_gap(gsm8k, other),
+        "MMLU, no exam seen": validation.unseen_gap(mmlu),
+    }
+    return {name: validation.apgr_with_interval(pairs) for name, pairs in scored.items()}
+
+
+def step_figures() -> dict[str, float]:
+    """AUROC on the domain that was left out."""
+    stepped = rows.stepped()
+    return {domain: validation.unseen_steps(stepped, domain) for domain in ("dai", "hug")}
+
+
+def main(arguments: list[str]) -> int:
+    made, judged = trained()
+    data = packed(made)
+    if "--figures" in arguments:
+        for name, figure in field_figures(judged).items():
+            print(f"{name}: {figure:.3f}")
+        for name, (figure, (low, high)) in gap_figures().items():
+            print(f"APGR {name}: {figure:.3f} ({low:.3f} to {high:.3f})")
+        for name, figure in step_figures().items():
+            print(f"several steps, {name} not seen: AUROC {figure:.3f}")
+        return 0
+    target = Path(arguments[0] if arguments else model.FILE)
+    target.write_bytes(data)
+    print(f"{target.name}: {len(data):,} bytes")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

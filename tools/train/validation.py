@@ -1,0 +1,146 @@
+"""Cross-validated figures: every prompt is judged by a model that has not seen it."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from llm_server.figures import Interval, apgr, auroc, interval
+from llm_server.orchestration import _model as model
+from llm_server.orchestration._evidence import effort
+from llm_server.orchestration._signals import read
+from llm_server.orchestration.analysis import FIELDS, MODES, logistic
+from llm_server.orchestration.task import Mode
+from train.fit import platt
+from train.heads import (
+    Expert,
+    Fields,
+    Words,
+    field_figures,
+    steps_logit,
+    train_expert,
+    train_fields,
+    train_steps,
+)
+from train.model_file import Trained, packed
+from train.rows import Labelled, Paired, Row, Stepped, spread_out
+
+FOLDS = 5
+_WRITTEN_SHARE = 0.05
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Judged:
+    """What a model that had not seen a row said of it."""
+
+    row: Labelled
+    field: str
+    margin: float
+
+    @property
+    def role_right(self) -> bool:
+        return self.field in self.row.fields
+
+    @property
+    def mode_right(self) -> bool:
+        return MODES.get(self.field, Mode.AGENT) in self.row.modes
+
+    @property
+    def right(self) -> bool:
+        """Role and mode are acceptable; written prompts have no mode of their own."""
+        return self.role_right and (self.mode_right or not self.row.modes)
+
+
+def folds(rows: Iterable[Row]) -> list[tuple[list[Row], list[Row]]]:
+    """Pairs of what to train on and what to judge."""
+    mixed = spread_out(rows)
+    return [
+        ([row for i, row in enumerate(mixed) if i % FOLDS != n], [row for i, row in enumerate(mixed) if i % FOLDS == n])
+        for n in range(FOLDS)
+    ]
+
+
+def judged_fields(rows: Sequence[Labelled], steps: Mapping[str, float]) -> list[Judged]:
+    """Judge the natural and the written prompts; weakly labelled ones only teach."""
+    weak = [row for row in rows if row.kind == "weak"]
+    found = []
+    for train, held in folds(row for row in rows if row.kind != "weak"):
+        trained = Trained(steps=steps, fields=train_fields([*train, *weak], steps), experts={})
+        found += [_judge(row, model.parsed(packed(trained)), steps) for row in held]
+    return found
+
+
+def confidence_of(judged: Sequence[Judged]) -> tuple[float, float]:
+    """Platt's slope and bias; the written prompts, harder on purpose, count little."""
+    shares = [1.0 if j.row.kind == "natural" else _WRITTEN_SHARE for j in judged]
+    return platt([j.margin for j in judged], [j.right for j in judged], shares)
+
+
+def crossed_confidences(judged: Sequence[Judged]) -> list[float]:
+    """The likelihood of each by a slope and a bias that were fitted on the others' folds."""
+    fitted = [confidence_of([j for i, j in enumerate(judged) if i % FOLDS != n]) for n in range(FOLDS)]
+    pairs = ((fitted[i % FOLDS], j.margin) for i, j in enumerate(judged))
+    return [logistic(slope * margin + bias) for (slope, bias), margin in pairs]
+
+
+def crossed_gap(kind: str, rows: Sequence[Paired], others: Sequence[Paired]) -> list[tuple[float, Paired]]:
+    """Scores for rows, with the other rows always among what is trained on."""
+    found = []
+    for train, held in folds(rows):
+        seen = [*train, *others]
+        expert = served(train_expert(kind, seen, centres(seen)), kind)
+        found += [(expert.logit(read(row.prompt).text), row) for row in held]
+    return found
+
+
+def unseen_gap(rows: Sequence[Paired], expert: model.Expert | None = None) -> list[tuple[float, Paired]]:
+    """Scores by an expert of another data set, or by rule where there is none."""
+    texts = [read(row.prompt) for row in rows]
+    return [(expert.logit(s.text) if expert else effort(s), row) for s, row in zip(texts, rows, strict=True)]
+
+
+def served(expert: Expert, kind: str) -> model.Expert:
+    """As the server will have it, rounded to bytes."""
+    empty = {"always": [0.0] * len(FIELDS)}
+    fields = Fields(empty, [Words({}, 14)] * len(FIELDS))
+    return model.parsed(packed(Trained(steps={}, fields=fields, experts={kind: expert}))).experts[kind]
+
+
+def centres(rows: Iterable[Paired]) -> dict[str, float]:
+    """The mean gap of each data set."""
+    gaps: dict[str, list[float]] = defaultdict(list)
+    for row in rows:
+        gaps[row.source].append(row.gap)
+    return {source: math.fsum(found) / len(found) for source, found in gaps.items()}
+
+
+def apgr_with_interval(scored: Sequence[tuple[float, Paired]]) -> tuple[float, Interval]:
+    """The figure and its bootstrap interval."""
+
+    def figure(chosen: Iterable[int]) -> float:
+        part = [scored[i] for i in chosen]
+        return apgr([score for score, _ in part], [row.weak for _, row in part], [row.strong for _, row in part])
+
+    return figure(range(len(scored))), interval(len(scored), figure)
+
+
+def by_length(rows: Iterable[Paired]) -> list[tuple[float, Paired]]:
+    """The score to beat."""
+    return [(float(len(row.prompt)), row) for row in rows]
+
+
+def unseen_steps(rows: Sequence[Stepped], domain: str) -> float:
+    """AUROC on a domain of TaskBench by a model that has seen only the other one."""
+    steps = train_steps([row for row in rows if row.domain != domain])
+    held = [row for row in rows if row.domain == domain]
+    return auroc([steps_logit(steps, read(row.prompt)) for row in held], [row.several for row in held])
+
+
+def _judge(row: Labelled, trained: model.Model, steps: Mapping[str, float]) -> Judged:
+    signals = read(row.prompt)
+    formal = trained.formal(field_figures(signals, steps) | {"always": 0.0})
+    learned = trained.learned(signals)
+    scores = sorted(((formal[field] + learned[field], field) for field in FIELDS), reverse=True)
+    return Judged(row=row, field=scores[0][1], margin=scores[0][0] - scores[1][0])
