@@ -18,6 +18,7 @@ from train.fit import Sparse, logistic, platt, ridge
 from train.heads import train_steps
 from train.model_file import Trained, packed
 
+pytestmark = pytest.mark.timeout(400)  # training takes 50 s, and four times that on a busy machine
 Training = tuple[Trained, list[validation.Judged]]
 
 
@@ -26,7 +27,6 @@ def trained() -> Training:
     return training.trained()
 
 
-@pytest.mark.timeout(400)
 def test_the_shipped_file_is_what_training_gives(trained: Training) -> None:
     """Byte for byte: nobody has to trust a table of numbers."""
     assert packed(trained[0]) == Path(model.FILE).read_bytes()
@@ -42,7 +42,6 @@ def test_roles_modes_and_confidence_of_unseen_prompts(trained: Training) -> None
     assert figures["calibration error"] <= 0.05
 
 
-@pytest.mark.timeout(300)
 def test_the_quality_gap_recovered_on_unseen_questions() -> None:
     """Goals: MMLU .645, GSM8K .622, a data set not seen .60; never below prompt length alone."""
     recovered = {name: figure for name, (figure, _) in training.gap_figures().items()}
