@@ -19,7 +19,7 @@ def aws_client(service: str) -> Any:
 
     retries: Any = {"total_max_attempts": 2}
     config = Config(connect_timeout=3, read_timeout=5, retries=retries)
-    return boto3.session.Session().client(service, config=config)  # type: ignore[call-overload]
+    return boto3.session.Session().client(service, config=config)  # type: ignore[call-overload]  # the stubs know services by literal name only
 
 
 class Credentials:

@@ -30,7 +30,7 @@ _AND = re.compile(r",?\s+and\s+(?=\S+\s+\S)", re.IGNORECASE)
 class EmbeddedEngine:
     """Deterministic, free, instant; its tokens are four characters each."""
 
-    def complete(self, call: EngineCall, *, timeout_s: float) -> Completion:  # noqa: ARG002
+    def complete(self, call: EngineCall, *, timeout_s: float) -> Completion:  # noqa: ARG002 - the port has it; nothing here takes time
         answer = _answer(call)
         limit = call.max_output_tokens * CHARACTERS_A_TOKEN
         text = answer[:limit]

@@ -251,6 +251,7 @@ class Task:
         if self.status.is_final:
             raise IllegalTransition(self.task_id, self.status, status)
         changes = {"waiting_for": "", "waiting_since_ms": None} | changes
+        # each caller passes fields of this class; mypy cannot see that through a dict
         return replace(self, status=status, updated_ms=now_ms, rev=self.rev + 1, **changes)  # type: ignore[arg-type]
 
 
