@@ -8,7 +8,8 @@ from dataclasses import fields
 from llm_server.orchestration.metrics import Counters
 from llm_server.orchestration.ports import Store
 from llm_server.orchestration.receipts import Receipt
-from llm_server.orchestration.task import Snapshot, Status, TaskRef
+from llm_server.orchestration.snapshot import Snapshot
+from llm_server.orchestration.task import Status, TaskRef
 
 
 def recounted(snapshots: Iterable[Snapshot]) -> Counters:

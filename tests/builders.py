@@ -5,8 +5,10 @@ from __future__ import annotations
 from itertools import count
 from typing import Any
 
+from llm_server.orchestration.outputs import Output
 from llm_server.orchestration.receipts import Attempt
-from llm_server.orchestration.task import Mode, Output, Request, Snapshot, Task, TaskRef
+from llm_server.orchestration.snapshot import Request, Snapshot
+from llm_server.orchestration.task import Mode, Task, TaskRef
 
 NOW_MS = 1_760_000_000_000
 """A Thursday in October 2025, UTC day 2025-10-09."""

@@ -13,7 +13,8 @@ from llm_server.orchestration import prompts
 from llm_server.orchestration.catalog import Catalog, EngineSpec
 from llm_server.orchestration.orchestrator import Orchestrator, Progress
 from llm_server.orchestration.ports import EngineCall
-from llm_server.orchestration.task import Limits, Mode, Request, Snapshot
+from llm_server.orchestration.snapshot import Limits, Request, Snapshot
+from llm_server.orchestration.task import Mode
 from scripted import Answer, Clock, Script, ScriptedEngine, WatchedStore, a_balancer, a_catalog, an_engine
 
 SWEEP_S = 120

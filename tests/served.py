@@ -14,10 +14,12 @@ import pytest
 
 from llm_server.orchestration.catalog import Catalog
 from llm_server.orchestration.errors import StorageUnavailable
+from llm_server.orchestration.intake import NewTask
 from llm_server.orchestration.orchestrator import Orchestrator
 from llm_server.orchestration.ports import Store
-from llm_server.orchestration.service import NewTask, Service
-from llm_server.orchestration.task import Snapshot, TaskRef
+from llm_server.orchestration.service import Service
+from llm_server.orchestration.snapshot import Snapshot
+from llm_server.orchestration.task import TaskRef
 from llm_server.storage.sqlite_queue import SqliteQueue
 from scripted import Clock, ScriptedEngine, WatchedStore, a_balancer, a_catalog, an_engine
 

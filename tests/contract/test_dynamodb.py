@@ -12,8 +12,9 @@ from builders import LEASE_MS, NOW_MS, SWEEP_MS, a_request, a_task, an_attempt, 
 from dynamodb_wire import Wire, recording, size
 from llm_server.orchestration.errors import StorageUnavailable, TaskLost, TaskNotFound
 from llm_server.orchestration.metrics import Counters
+from llm_server.orchestration.outputs import Output
 from llm_server.orchestration.ports import Due, EngineState
-from llm_server.orchestration.task import Mode, Output, Task, TaskRef
+from llm_server.orchestration.task import Mode, Task, TaskRef
 from llm_server.storage import dynamodb_items as items
 from llm_server.storage.dynamodb import DynamoStore
 

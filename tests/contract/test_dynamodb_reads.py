@@ -13,7 +13,8 @@ from dynamodb_wire import Wire, recording
 from llm_server.orchestration.errors import StorageUnavailable
 from llm_server.orchestration.metrics import Counters
 from llm_server.orchestration.ports import EngineState
-from llm_server.orchestration.task import Snapshot, Status
+from llm_server.orchestration.snapshot import Snapshot
+from llm_server.orchestration.task import Status
 from llm_server.storage.dynamodb import DynamoStore
 
 KINDS = [("DRAFT", "#0"), ("VERDICT", "#0"), ("DRAFT", "#1"), ("STEP", "")]

@@ -19,7 +19,8 @@ from builders import (
 from llm_server.orchestration.errors import TaskBusy, TaskFinished, TaskLost, TaskNotFound
 from llm_server.orchestration.metrics import Counters, day_of
 from llm_server.orchestration.ports import Store
-from llm_server.orchestration.task import Limits, Mode, Snapshot, Status, Task, TaskRef
+from llm_server.orchestration.snapshot import Limits, Snapshot
+from llm_server.orchestration.task import Mode, Status, Task, TaskRef
 
 
 def added(store: Store, task: Task) -> Task:

@@ -6,7 +6,7 @@ import pytest
 
 from builders import NOW_MS, a_request, a_task, an_output, claimed
 from llm_server.orchestration.ports import Store
-from llm_server.orchestration.task import Snapshot
+from llm_server.orchestration.snapshot import Snapshot
 
 CLEF = "\N{MUSICAL SYMBOL G CLEF}"
 MB = 1_000_000

@@ -13,9 +13,10 @@ from audit import audit
 from builders import LEASE_MS, NOW_MS, a_failed_attempt, a_request, a_task, an_attempt, claimed
 from llm_server.orchestration.errors import NotClaimable, TaskLost
 from llm_server.orchestration.metrics import day_of
+from llm_server.orchestration.outputs import Output
 from llm_server.orchestration.ports import Due, Store
 from llm_server.orchestration.receipts import Attempt
-from llm_server.orchestration.task import Mode, Output, Task
+from llm_server.orchestration.task import Mode, Task
 from llm_server.storage.dynamodb import DynamoStore
 from llm_server.storage.sqlite import SqliteStore
 

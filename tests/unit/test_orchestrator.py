@@ -10,7 +10,8 @@ from builders import NOW_MS, an_attempt, an_output
 from delivered import MAX_DELIVERIES, SWEEP_S, Deliveries, accepted, changed
 from llm_server.orchestration.errors import EngineUnavailable, PromptRefused
 from llm_server.orchestration.ports import EngineCall
-from llm_server.orchestration.task import Limits, Mode, Status
+from llm_server.orchestration.snapshot import Limits
+from llm_server.orchestration.task import Mode, Status
 from scripted import WAIT_S, Answer, Clock, ScriptedEngine, WatchedStore, a_catalog, an_engine
 
 BUSY = EngineUnavailable("The engine is busy.")

@@ -12,7 +12,8 @@ from delivered import Deliveries, a_plan, accepted, changed, planning
 from llm_server.orchestration import prompts
 from llm_server.orchestration.errors import EngineUnavailable, PromptRefused
 from llm_server.orchestration.ports import EngineCall
-from llm_server.orchestration.task import Limits, Mode, Snapshot, Status
+from llm_server.orchestration.snapshot import Limits, Snapshot
+from llm_server.orchestration.task import Mode, Status
 from scripted import WAIT_S, Answer, Clock, ScriptedEngine, WatchedStore, a_catalog, an_engine
 from served import Served
 

@@ -16,8 +16,9 @@ from llm_server.orchestration.errors import (
     TaskNotFound,
     UnknownName,
 )
+from llm_server.orchestration.outputs import Output
 from llm_server.orchestration.ports import EngineCall
-from llm_server.orchestration.task import Mode, Output, Status, Task, TaskRef
+from llm_server.orchestration.task import Mode, Status, Task, TaskRef
 from llm_server.storage.sqlite import SqliteStore
 from scripted import WAIT_S, Answer, ScriptedEngine, a_catalog, a_completion, an_engine
 from served import LEASE_S, SWEEP_S, Served

@@ -12,8 +12,9 @@ from llm_server.orchestration.errors import (
     StorageUnavailable,
     UnknownName,
 )
-from llm_server.orchestration.service import NewTask
-from llm_server.orchestration.task import Limits, Mode, Status
+from llm_server.orchestration.intake import NewTask
+from llm_server.orchestration.snapshot import Limits
+from llm_server.orchestration.task import Mode, Status
 from scripted import a_catalog, an_engine
 from served import SWEEP_S, Served
 

@@ -16,7 +16,8 @@ from builders import (
     claimed,
 )
 from llm_server.orchestration.errors import IllegalTransition, TaskBusy, TaskFinished
-from llm_server.orchestration.task import Status, TaskRef, last_engine
+from llm_server.orchestration.outputs import last_engine
+from llm_server.orchestration.task import Status, TaskRef
 
 ENDED = {
     "Completed": claimed(a_task("t1")).completed(an_output("RES#1")),

@@ -6,8 +6,9 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
 
-from llm_server.orchestration import service
-from llm_server.orchestration.task import Limits, Mode
+from llm_server.orchestration import intake
+from llm_server.orchestration.snapshot import Limits
+from llm_server.orchestration.task import Mode
 
 METADATA_MOST = 16
 NO_NUL = r"^[^\x00]*$"
@@ -63,10 +64,10 @@ class NewTask(_Model):
     )
     plan_approval: bool = Field(default=False, description="Stop at the plan until it is approved or rejected.")
 
-    def to_domain(self) -> service.NewTask:
+    def to_domain(self) -> intake.NewTask:
         limits = Limits(**self.limits.model_dump())
         mode = Mode(self.mode) if self.mode else None
-        return service.NewTask(**self.model_dump(exclude={"limits", "mode"}), limits=limits, mode=mode)
+        return intake.NewTask(**self.model_dump(exclude={"limits", "mode"}), limits=limits, mode=mode)
 
 
 class PlanDecision(_Model):

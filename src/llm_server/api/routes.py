@@ -15,7 +15,8 @@ from llm_server.api import models, views, waiting
 from llm_server.api.body import StrictRoute
 from llm_server.orchestration import service as core
 from llm_server.orchestration.errors import TaskNotFound
-from llm_server.orchestration.task import Snapshot, Status, TaskRef
+from llm_server.orchestration.snapshot import Snapshot
+from llm_server.orchestration.task import Status, TaskRef
 
 PREFIX = "/api/v1"
 _TASK_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")

@@ -26,11 +26,13 @@ from llm_server.api.models import (
 )
 from llm_server.orchestration import plan as plans
 from llm_server.orchestration.catalog import Catalog
+from llm_server.orchestration.intake import Decision
 from llm_server.orchestration.plan import Step, StepStatus
 from llm_server.orchestration.ports import Page
 from llm_server.orchestration.receipts import Attempt
-from llm_server.orchestration.service import Decision, Usage
-from llm_server.orchestration.task import Snapshot, Status, Task
+from llm_server.orchestration.service import Usage
+from llm_server.orchestration.snapshot import Snapshot
+from llm_server.orchestration.task import Status, Task
 
 
 def task(task: Task, result: str | None = None) -> TaskView:

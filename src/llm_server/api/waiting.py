@@ -9,7 +9,8 @@ from contextlib import suppress
 
 from llm_server.orchestration.errors import StorageUnavailable
 from llm_server.orchestration.service import Service
-from llm_server.orchestration.task import Snapshot, Task, TaskRef
+from llm_server.orchestration.snapshot import Snapshot
+from llm_server.orchestration.task import Task, TaskRef
 
 WAIT_MOST_S = 25
 POLL_FIRST_S = 0.02

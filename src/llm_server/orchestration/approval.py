@@ -7,7 +7,8 @@ from dataclasses import replace
 from llm_server.orchestration import plan as plans
 from llm_server.orchestration.errors import ApprovalConflict, TaskLost
 from llm_server.orchestration.ports import Store
-from llm_server.orchestration.task import Snapshot, TaskRef
+from llm_server.orchestration.snapshot import Snapshot
+from llm_server.orchestration.task import TaskRef
 
 TRIES = 3
 

@@ -12,12 +12,14 @@ from llm_server.orchestration.balancer import LEAST_CALL_S, Balancer, Reply, Wan
 from llm_server.orchestration.budget import Budget
 from llm_server.orchestration.catalog import Catalog, Tier
 from llm_server.orchestration.errors import EngineUnavailable, OutOfTime, UnknownName
+from llm_server.orchestration.outputs import Output
 from llm_server.orchestration.plan import Plan, PlanInvalid, Step
 from llm_server.orchestration.ports import AnswerSchema, Clock, EngineCall
 from llm_server.orchestration.receipts import Attempt
 from llm_server.orchestration.review import ReviewedSteps
+from llm_server.orchestration.snapshot import Request, Snapshot
 from llm_server.orchestration.steps import run_steps
-from llm_server.orchestration.task import NEVER_MS, Mode, Output, Request, Snapshot, Task
+from llm_server.orchestration.task import NEVER_MS, Mode, Task
 
 RETRY_FIRST_S = 5
 RETRY_MOST_S = 300

@@ -8,7 +8,9 @@ from typing import Any, Literal, Protocol
 
 from llm_server.orchestration.catalog import EngineSpec
 from llm_server.orchestration.metrics import Counters
-from llm_server.orchestration.task import Output, Request, Snapshot, Status, Task, TaskRef
+from llm_server.orchestration.outputs import Output
+from llm_server.orchestration.snapshot import Request, Snapshot
+from llm_server.orchestration.task import Status, Task, TaskRef
 
 Clock = Callable[[], int]
 """The time now as Unix milliseconds."""

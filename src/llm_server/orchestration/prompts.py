@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from llm_server.orchestration.catalog import Catalog
+from llm_server.orchestration.outputs import Review
 from llm_server.orchestration.plan import MAX_STEPS, Plan, Step
-from llm_server.orchestration.task import Review
 
 SYNTHESIS_SYSTEM = (
     "You write the final answer to a user's task from the results of the steps that were carried out for it. "

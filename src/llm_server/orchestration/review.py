@@ -17,10 +17,10 @@ from llm_server.orchestration.answers import json_objects
 from llm_server.orchestration.balancer import Reply
 from llm_server.orchestration.catalog import Catalog
 from llm_server.orchestration.errors import LLMServerError
+from llm_server.orchestration.outputs import Output, Review
 from llm_server.orchestration.plan import Plan, Step
 from llm_server.orchestration.ports import AnswerSchema
 from llm_server.orchestration.prompts import StepResult
-from llm_server.orchestration.task import Output, Review
 
 ROUNDS = 2
 """How often findings go to be repaired."""

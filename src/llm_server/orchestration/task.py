@@ -1,14 +1,14 @@
-"""The task: an immutable state record, what was asked, what the work gave, and how they read together."""
+"""The task: an immutable state record whose transitions return the next one."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Literal
 
 from llm_server.orchestration.errors import IllegalTransition, TaskBusy, TaskFinished, TaskUnapproved
-from llm_server.orchestration.receipts import Attempt, Receipt
+from llm_server.orchestration.outputs import Output, last_engine
+from llm_server.orchestration.receipts import Receipt
 
 NEVER_MS = 253_402_300_799_000
 """The end of the year 9999: when the sweep looks at a task that only its caller can move on."""
@@ -59,63 +59,6 @@ class TaskRef:
 
     def __str__(self) -> str:
         return f"{self.tenant}/{self.task_id}"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Limits:
-    """What the caller allows a task; None is no limit of the caller's own."""
-
-    max_cost_usd: float | None = None
-    deadline_s: float | None = None
-    max_output_tokens: int | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Request:
-    """What was asked and how the analysis understood it: written once, never changed."""
-
-    prompt: str
-    engine: str | None = None
-    limits: Limits = field(default_factory=Limits)
-    metadata: Mapping[str, str] = field(default_factory=dict)
-    confidence: float = 1.0
-    complexity: float = 0.0
-    reasons: tuple[str, ...] = ()
-    plan_approval: bool = False
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Review:
-    """What the review of a step came to: `findings` are those left open, `reason` why it could go no further."""
-
-    verdict: Literal["pass", "fail", "not judged"]
-    findings: tuple[str, ...] = ()
-    reason: str | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Output:
-    """What one piece of work gave: a text or an error, and every engine call it took. Written once.
-
-    `key` is `PLAN` (text: the plan as JSON), `STEP#<id>`, `RES#<fence>` (the final answer of one claim) or
-    `TRY#<fence>` (the calls of a claim that ended without an answer). While a step is under review its results are
-    `DRAFT#<id>#<n>` and the verdicts that found something `VERDICT#<id>#<n>`; `STEP#<id>` ends it.
-    """
-
-    key: str
-    created_ms: int
-    text: str | None = None
-    error: str | None = None
-    attempts: tuple[Attempt, ...] = ()
-    review: Review | None = None
-
-    @property
-    def is_answer(self) -> bool:
-        return self.key.startswith("RES#")
-
-    @property
-    def is_claims_end(self) -> bool:
-        return self.key.startswith(("RES#", "TRY#"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -253,54 +196,3 @@ class Task:
         changes = {"waiting_for": "", "waiting_since_ms": None} | changes
         # each caller passes fields of this class; mypy cannot see that through a dict
         return replace(self, status=status, updated_ms=now_ms, rev=self.rev + 1, **changes)  # type: ignore[arg-type]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Snapshot:
-    """A task with everything stored about it, as one read gave it."""
-
-    task: Task
-    request: Request
-    outputs: Mapping[str, Output] = field(default_factory=dict)
-
-    @property
-    def result(self) -> str | None:
-        """The final answer of a Completed task."""
-        answer = self.outputs.get(f"RES#{self.task.answer_fence}")
-        return answer.text if answer else None
-
-    @property
-    def orphan(self) -> Output | None:
-        """An answer whose worker died before it could finish the task: paid for, to be adopted."""
-        if self.task.status.is_final:
-            return None
-        answers = [o for o in self.outputs.values() if o.is_answer]
-        return max(answers, key=lambda o: o.created_ms, default=None)
-
-    def of_step(self, step_id: str) -> list[Output]:
-        """Everything stored about a step: its drafts and verdicts in turn, and its end."""
-        found = [o for o in self.outputs.values() if o.key.split("#")[1:2] == [step_id] and not o.is_claims_end]
-        return sorted(found, key=lambda o: _order(o.key))
-
-    def review(self, step_id: str) -> Review | None:
-        """What a step's review came to, or has found so far; None before the first verdict and where nobody judges."""
-        return next((o.review for o in reversed(self.of_step(step_id)) if o.review), None)
-
-    @property
-    def attempts(self) -> list[Attempt]:
-        """Every engine call on the receipt, oldest first; an answer that was not adopted is not on it."""
-        counted = [o for o in self.outputs.values() if not o.is_answer or o.key == f"RES#{self.task.answer_fence}"]
-        counted.sort(key=lambda o: (o.created_ms, _order(o.key)))
-        return sorted((a for o in counted for a in o.attempts), key=lambda a: a.started_ms)
-
-
-def _order(key: str) -> tuple[int, str, int]:
-    """Which output of one millisecond came first: plan, drafts and verdicts in turn, steps, the end of a claim."""
-    kind, _, rest = key.partition("#")
-    turn = rest.rpartition("#")[2] if kind in ("DRAFT", "VERDICT") else ""
-    return ({"PLAN": 0, "DRAFT": 1, "VERDICT": 1, "STEP": 2}.get(kind, 3), turn, kind == "VERDICT")
-
-
-def last_engine(attempts: Iterable[Attempt]) -> str | None:
-    """The engine of the last call that answered."""
-    return next((a.engine for a in reversed(list(attempts)) if a.answered), None)

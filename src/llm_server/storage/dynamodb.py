@@ -24,8 +24,10 @@ from zlib import crc32
 
 from llm_server.orchestration.errors import TaskLost, TaskNotFound
 from llm_server.orchestration.metrics import Counters, change, day_of
+from llm_server.orchestration.outputs import Output
 from llm_server.orchestration.ports import Due, EngineState, Page
-from llm_server.orchestration.task import Output, Request, Snapshot, Status, Task, TaskRef
+from llm_server.orchestration.snapshot import Request, Snapshot
+from llm_server.orchestration.task import Status, Task, TaskRef
 from llm_server.storage import dynamodb_items as items
 from llm_server.storage import records
 from llm_server.storage.dynamodb_calls import ConditionFailed, calling, tries, writing

@@ -5,8 +5,10 @@ from __future__ import annotations
 import msgspec
 
 from llm_server.orchestration.errors import InvalidInput
+from llm_server.orchestration.outputs import Output
 from llm_server.orchestration.ports import EngineState
-from llm_server.orchestration.task import Output, Request, Task, TaskRef
+from llm_server.orchestration.snapshot import Request
+from llm_server.orchestration.task import Task, TaskRef
 
 TASK = msgspec.json.Decoder(Task)
 REQUEST = msgspec.json.Decoder(Request)

@@ -9,7 +9,8 @@ import pytest
 
 from called_server import CalledServer
 from delivered import a_plan
-from llm_server.orchestration.task import Limits, Mode, Status, TaskRef
+from llm_server.orchestration.snapshot import Limits
+from llm_server.orchestration.task import Mode, Status, TaskRef
 from served import Served
 
 PLAN = a_plan()

@@ -9,9 +9,10 @@ import pytest
 
 from builders import NOW_MS, a_failed_attempt, a_failure, a_request, a_task, an_attempt, an_output, claimed
 from called_server import DOWN, CalledServer, FailingStore
+from llm_server.orchestration.outputs import Review
 from llm_server.orchestration.plan import Plan, Step
 from llm_server.orchestration.ports import Store
-from llm_server.orchestration.task import Review, Task
+from llm_server.orchestration.task import Task
 
 DETAIL = (
     *("task_id", "status", "result", "error", "mode", "role", "profile", "engine", "waiting_for"),

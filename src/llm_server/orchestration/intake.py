@@ -1,0 +1,153 @@
+"""Takes a prompt in: checks it, decides how it is done, stores it, wakes a worker."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+
+from llm_server.orchestration.analysis import Analysis, analyse
+from llm_server.orchestration.balancer import Balancer
+from llm_server.orchestration.catalog import Catalog
+from llm_server.orchestration.errors import InvalidInput, UnknownName
+from llm_server.orchestration.orchestrator import Orchestrator
+from llm_server.orchestration.ports import Clock, Store
+from llm_server.orchestration.snapshot import Limits, Request
+from llm_server.orchestration.task import Mode, Task
+from llm_server.orchestration.wakeups import WakeUps
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewTask:
+    """What a caller asks for; None leaves the choice to the analysis."""
+
+    prompt: str
+    profile: str | None = None
+    role: str | None = None
+    mode: Mode | None = None
+    engine: str | None = None
+    limits: Limits = field(default_factory=Limits)
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    plan_approval: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decision:
+    """How a prompt would be done: the analysis, and the engine that would be asked first."""
+
+    analysis: Analysis
+    profile: str
+    engine: str | None
+
+
+class Intake:
+    """The way in, over the ports."""
+
+    def __init__(
+        self,
+        *,
+        catalog: Catalog,
+        store: Store,
+        wakeups: WakeUps,
+        balancer: Balancer,
+        orchestrator: Orchestrator,
+        clock: Clock,
+        new_id: Callable[[], str],
+        sweep_ms: int,
+        prompt_max_chars: int,
+    ) -> None:
+        self._catalog = catalog
+        self._store = store
+        self._wakeups = wakeups
+        self._balancer = balancer
+        self._orchestrator = orchestrator
+        self._clock = clock
+        self._new_id = new_id
+        self._sweep_ms = sweep_ms
+        self._prompt_max_chars = prompt_max_chars
+
+    def decide(self, new: NewTask) -> Decision:
+        """Decide mode, role and first engine, without storing or spending anything.
+
+        Below the confidence threshold the mode is Chat with the profile's default role; what the caller chose stays.
+
+        Raises:
+            InvalidInput: the prompt is blank or too long, or a name is unknown.
+        """
+        new = self._checked(new)
+        analysis, profile = self._analysed(new)
+        tier = self._orchestrator.tier(analysis.role, analysis.complexity)
+        engine = next(iter(self._balancer.candidates(tier, new.engine)), None)
+        return Decision(analysis=analysis, profile=profile, engine=engine)
+
+    def submit(self, tenant: str, new: NewTask) -> Task:
+        """Store a task, then wake a worker. Once this returns, the task is never lost.
+
+        Raises:
+            InvalidInput: as `decide`.
+            StorageUnavailable: nothing is known to have been stored.
+        """
+        new = self._checked(new)
+        analysis, profile = self._analysed(new)
+        now_ms = self._clock()
+        task = Task(
+            tenant=tenant,
+            task_id=self._new_id(),
+            mode=analysis.mode,
+            role=analysis.role,
+            profile=profile,
+            created_ms=now_ms,
+            updated_ms=now_ms,
+            due_ms=now_ms + self._sweep_ms,
+        )
+        request = Request(
+            prompt=new.prompt,
+            engine=new.engine,
+            limits=new.limits,
+            metadata=new.metadata,
+            confidence=analysis.confidence,
+            complexity=analysis.complexity,
+            reasons=analysis.reasons,
+            plan_approval=new.plan_approval,
+        )
+        self._store.add(task, request)
+        self._wakeups.send(task.ref)
+        return task
+
+    def _checked(self, new: NewTask) -> NewTask:
+        prompt = new.prompt.strip()
+        if not prompt:
+            raise InvalidInput(
+                "prompt", "The prompt is blank; it needs at least one character that is not white space."
+            )
+        if len(prompt) > self._prompt_max_chars:
+            detail = f"The prompt has {len(prompt)} characters; at most {self._prompt_max_chars} are taken."
+            raise InvalidInput("prompt", detail)
+        if new.profile is not None:
+            self._catalog.profile(new.profile)
+        if new.role is not None:
+            self._catalog.role(new.role)
+        if new.engine is not None:
+            self._check_engine(new.engine)
+        return replace(new, prompt=prompt)
+
+    def _check_engine(self, name: str) -> None:
+        """An engine asked for by name must be one that is allowed to answer."""
+        if name not in self._catalog.engines:
+            raise UnknownName("engine", name, self._catalog.engines)
+        spec = self._catalog.engines[name]
+        if spec.locked or not spec.toggle:
+            state = "locked" if spec.locked else "switched off"
+            raise InvalidInput("engine", f"Engine {name} is {state}; choose another or leave the field out.")
+
+    def _analysed(self, new: NewTask) -> tuple[Analysis, str]:
+        """The analysis, or the profile's default role in Chat mode where it is not sure enough; and the profile."""
+        allowed = self._catalog.roles_of(new.profile) if new.profile else list(self._catalog.roles)
+        analysis = analyse(new.prompt, role=new.role, profile=new.profile, mode=new.mode, roles=allowed)
+        threshold = self._catalog.defaults.confidence_threshold
+        if analysis.confidence >= threshold or new.role:
+            return analysis, new.profile or self._catalog.profile_of(analysis.role)
+        profile = new.profile or self._catalog.defaults.profile
+        fallback = self._catalog.profile(profile).default_role
+        mode = new.mode or Mode.CHAT
+        reason = f"confidence {analysis.confidence:.2f} is below {threshold:g}: {fallback} answers in {mode} mode"
+        return replace(analysis, mode=mode, role=fallback, reasons=(*analysis.reasons, reason)), profile

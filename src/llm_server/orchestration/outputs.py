@@ -1,0 +1,55 @@
+"""What one piece of a task's work gave: a text or an error, and the engine calls it took."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+from llm_server.orchestration.receipts import Attempt
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Review:
+    """What the review of a step came to: `findings` are those left open, `reason` why it could go no further."""
+
+    verdict: Literal["pass", "fail", "not judged"]
+    findings: tuple[str, ...] = ()
+    reason: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Output:
+    """What one piece of work gave: a text or an error, and every engine call it took. Written once.
+
+    `key` is `PLAN` (text: the plan as JSON), `STEP#<id>`, `RES#<fence>` (the final answer of one claim) or
+    `TRY#<fence>` (the calls of a claim that ended without an answer). While a step is under review its results are
+    `DRAFT#<id>#<n>` and the verdicts that found something `VERDICT#<id>#<n>`; `STEP#<id>` ends it.
+    """
+
+    key: str
+    created_ms: int
+    text: str | None = None
+    error: str | None = None
+    attempts: tuple[Attempt, ...] = ()
+    review: Review | None = None
+
+    @property
+    def is_answer(self) -> bool:
+        return self.key.startswith("RES#")
+
+    @property
+    def is_claims_end(self) -> bool:
+        return self.key.startswith(("RES#", "TRY#"))
+
+
+def order(key: str) -> tuple[int, str, int]:
+    """Which output of one millisecond came first: plan, drafts and verdicts in turn, steps, the end of a claim."""
+    kind, _, rest = key.partition("#")
+    turn = rest.rpartition("#")[2] if kind in ("DRAFT", "VERDICT") else ""
+    return ({"PLAN": 0, "DRAFT": 1, "VERDICT": 1, "STEP": 2}.get(kind, 3), turn, kind == "VERDICT")
+
+
+def last_engine(attempts: Iterable[Attempt]) -> str | None:
+    """The engine of the last call that answered."""
+    return next((a.engine for a in reversed(list(attempts)) if a.answered), None)

@@ -1,0 +1,72 @@
+"""A task with everything stored about it: what was asked, and what the work gave."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from llm_server.orchestration.outputs import Output, Review, order
+from llm_server.orchestration.receipts import Attempt
+from llm_server.orchestration.task import Task
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """What the caller allows a task; None is no limit of the caller's own."""
+
+    max_cost_usd: float | None = None
+    deadline_s: float | None = None
+    max_output_tokens: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """What was asked and how the analysis understood it: written once, never changed."""
+
+    prompt: str
+    engine: str | None = None
+    limits: Limits = field(default_factory=Limits)
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    confidence: float = 1.0
+    complexity: float = 0.0
+    reasons: tuple[str, ...] = ()
+    plan_approval: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Snapshot:
+    """A task with everything stored about it, as one read gave it."""
+
+    task: Task
+    request: Request
+    outputs: Mapping[str, Output] = field(default_factory=dict)
+
+    @property
+    def result(self) -> str | None:
+        """The final answer of a Completed task."""
+        answer = self.outputs.get(f"RES#{self.task.answer_fence}")
+        return answer.text if answer else None
+
+    @property
+    def orphan(self) -> Output | None:
+        """An answer whose worker died before it could finish the task: paid for, to be adopted."""
+        if self.task.status.is_final:
+            return None
+        answers = [o for o in self.outputs.values() if o.is_answer]
+        return max(answers, key=lambda o: o.created_ms, default=None)
+
+    def of_step(self, step_id: str) -> list[Output]:
+        """Everything stored about a step: its drafts and verdicts in turn, and its end."""
+        found = [o for o in self.outputs.values() if o.key.split("#")[1:2] == [step_id] and not o.is_claims_end]
+        return sorted(found, key=lambda o: order(o.key))
+
+    def review(self, step_id: str) -> Review | None:
+        """What a step's review came to, or has found so far; None before the first verdict and where nobody judges."""
+        return next((o.review for o in reversed(self.of_step(step_id)) if o.review), None)
+
+    @property
+    def attempts(self) -> list[Attempt]:
+        """Every engine call on the receipt, oldest first; an answer that was not adopted is not on it."""
+        counted = [o for o in self.outputs.values() if not o.is_answer or o.key == f"RES#{self.task.answer_fence}"]
+        counted.sort(key=lambda o: (o.created_ms, order(o.key)))
+        return sorted((a for o in counted for a in o.attempts), key=lambda a: a.started_ms)
