@@ -19,7 +19,8 @@ import pytest
 
 from builders import NOW_MS
 from llm_server.orchestration import catalog as catalogs
-from llm_server.orchestration.balancer import Balancer, Want
+from llm_server.orchestration.balancer import Balancer
+from llm_server.orchestration.calls import Calls, Want
 from llm_server.orchestration.catalog import Catalog, EnginePrice, EngineSpec
 from llm_server.orchestration.errors import StorageUnavailable
 from llm_server.orchestration.health import EngineStates
@@ -122,13 +123,13 @@ def a_balancer(
     without_credentials: Collection[str] = (),
 ) -> Balancer:
     """A balancer as the wiring makes it; `without_credentials` names models nobody has a key for."""
+    states = EngineStates(store, clock)
     return Balancer(
         catalog=catalog,
-        engines=engines,
+        calls=Calls(catalog=catalog, engines=engines, states=states, price=price, clock=clock),
         has_credentials=lambda spec: spec.model not in without_credentials,
-        states=EngineStates(store, clock),
+        states=states,
         price=price,
-        clock=clock,
     )
 
 

@@ -21,6 +21,7 @@ from llm_server.engines.credentials import Credentials, has_credentials
 from llm_server.engines.discovery import LoopbackServer, discover
 from llm_server.orchestration import catalog as catalogs
 from llm_server.orchestration.balancer import Balancer
+from llm_server.orchestration.calls import Calls
 from llm_server.orchestration.catalog import Catalog
 from llm_server.orchestration.errors import ConfigurationError
 from llm_server.orchestration.health import EngineStates
@@ -108,13 +109,14 @@ def _engines(settings: Settings, catalog: Catalog, secrets: Credentials) -> dict
 def service_of(settings: Settings, *, store: Store, queue: Queue, catalog: Catalog, works: bool = True) -> Service:
     """Put a service together; one that never `works` on tasks is spared the engines' adapters and their imports."""
     secrets = Credentials(settings.environ)
+    states = EngineStates(store, now_ms)
+    engines = _engines(settings, catalog, secrets) if works else {}
     balancer = Balancer(
         catalog=catalog,
-        engines=_engines(settings, catalog, secrets) if works else {},
+        calls=Calls(catalog=catalog, engines=engines, states=states, price=prices.price, clock=now_ms),
         has_credentials=partial(has_credentials, secrets),
-        states=EngineStates(store, now_ms),
+        states=states,
         price=prices.price,
-        clock=now_ms,
     )
     orchestrator = Orchestrator(
         catalog=catalog,

@@ -99,7 +99,10 @@ class ReceiptView(_Model):
 
 
 class AttemptView(_Model):
-    """One engine call; `why` says why this engine. `cost_microusd` is null when nobody knows the model's price."""
+    """One engine call; `why` says why this engine. `cost_microusd` is null when nobody knows the model's price.
+
+    `fault` is what the answer gate found in an answer; the next attempt is then its escalation to a strong engine.
+    """
 
     engine: str
     model: str
@@ -113,6 +116,7 @@ class AttemptView(_Model):
     tokens_out: int
     usage_estimated: bool
     truncated: bool
+    fault: str | None
     cost_microusd: int | None
     error: str | None
 

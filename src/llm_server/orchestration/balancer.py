@@ -1,13 +1,12 @@
-"""Which engine answers: candidates in order, failover inside one call, rest after failures, and the price of it all."""
+"""Which engine answers: candidates in order, failover inside one call, a strong engine for a faulty answer."""
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, replace
 
-from llm_server.orchestration.budget import Budget
+from llm_server.orchestration.calls import Calls, EmptyAnswer, Want
 from llm_server.orchestration.catalog import Catalog, EngineSpec, Tier
 from llm_server.orchestration.errors import (
     EngineUnavailable,
@@ -17,24 +16,9 @@ from llm_server.orchestration.errors import (
     PromptRefused,
 )
 from llm_server.orchestration.health import EngineStates
-from llm_server.orchestration.ports import Clock, Completion, Engine, EngineCall, EngineState, Pricer
+from llm_server.orchestration.ports import Completion, EngineCall, EngineState, Pricer
 from llm_server.orchestration.receipts import Attempt
-from llm_server.orchestration.retries import CALLS_A_STEP, RetryBudget
-
-LEAST_CALL_S = 1.0
-PROBE_GRACE_S = 5.0
-"""How long a probe's claim outlasts its call, for what its worker writes afterwards."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Want:
-    """What a call is for and what bounds it. `until_ms` (Unix milliseconds): no call goes on after it."""
-
-    purpose: str
-    tier: Tier
-    until_ms: int
-    engine: str | None = None
-    budget: Budget = field(default_factory=lambda: Budget(None))
+from llm_server.orchestration.retries import CALLS_A_STEP
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,12 +37,6 @@ class Reply:
         return isinstance(self.failure, EngineUnavailable | OutOfTime)
 
 
-class _EmptyAnswer(EngineUnavailable):
-    """The engine answered with nothing. It is well and does not rest; asked again it would be paid again."""
-
-    SENTENCE = "The engine's answer is empty."
-
-
 class Balancer:
     """Chooses an engine for each call and carries it out."""
 
@@ -66,20 +44,16 @@ class Balancer:
         self,
         *,
         catalog: Catalog,
-        engines: Mapping[str, Engine],
+        calls: Calls,
         has_credentials: Callable[[EngineSpec], bool],
         states: EngineStates,
         price: Pricer,
-        clock: Clock,
     ) -> None:
         self._catalog = catalog
-        self._engines = engines
+        self._calls = calls
         self._has_credentials = has_credentials
         self._states = states
         self._price = price
-        self._clock = clock
-        self._retries = RetryBudget(clock)
-        self._places = {n: threading.BoundedSemaphore(s.max_concurrency) for n, s in catalog.engines.items()}
 
     def serving(self) -> dict[str, EngineSpec]:
         """The configured engines; the embedded one only when there is no other, so that it never stands in for one."""
@@ -117,13 +91,14 @@ class Balancer:
         attempts: list[Attempt] = []
         failure: LLMServerError | None = None
         outage = True
-        for name in self.candidates(want.tier, want.engine):
-            if len(attempts) >= CALLS_A_STEP or (attempts and not self._retries.has_room()):
-                break
+        names = self.candidates(want.tier, want.engine)
+        while names and len(attempts) < CALLS_A_STEP and (not attempts or self._calls.may_retry()):
+            name = names.pop(0)
             try:
-                completion = self._try(name, call, want, attempts)
-            except _EmptyAnswer:
-                failure, outage = PromptRefused(_EmptyAnswer.SENTENCE), False
+                completion = self._calls.make(name, call, want, attempts)
+            except EmptyAnswer:
+                failure, outage = PromptRefused(EmptyAnswer.SENTENCE), False
+                names.sort(key=lambda other: bool(want.fault) and not self._is_strong(other))
             except EngineUnavailable as error:
                 failure, outage = error, outage and error.outage
             except LimitReached as error:
@@ -131,104 +106,38 @@ class Balancer:
             except (PromptRefused, OutOfTime) as error:
                 return Reply(failure=error, attempts=tuple(attempts))
             else:
+                completion = self._gated(name, completion, call, want, attempts, names)
                 return Reply(completion=completion, attempts=tuple(attempts))
         who = "No engine can" if want.engine is None else f"Engine {want.engine} cannot"
         if failure is None or (isinstance(failure, LimitReached) and self._some_rest(want.engine)):
             failure = EngineUnavailable(f"{who} take work now.")
         return Reply(failure=failure, attempts=tuple(attempts), outage=outage)
 
-    def _try(self, name: str, call: EngineCall, want: Want, attempts: list[Attempt]) -> Completion:
-        """One call within the task's money and the engine's places; the attempt is recorded, answered or not."""
-        spec = self._catalog.engines[name]
-        call, reserved = want.budget.reserve(call, lambda i, o: self._price(spec, i, o))
-        cost: int | None = 0
-        try:
-            with self._place(name, want.until_ms):
-                completion, attempt = self._made(name, call, want, attempts)
-            cost = self._price(spec, completion.tokens_in, completion.tokens_out)
-            empty = not completion.text.strip()
-            attempts.append(replace(attempt, cost_microusd=cost, error=_EmptyAnswer.SENTENCE if empty else None))
-            if empty:
-                raise _EmptyAnswer(_EmptyAnswer.SENTENCE, kind="garbage")
+    def _gated(
+        self,
+        name: str,
+        completion: Completion,
+        call: EngineCall,
+        want: Want,
+        attempts: list[Attempt],
+        others: list[str],
+    ) -> Completion:
+        """The completion of an engine, or a strong one's where the answer gate finds a fault in it.
+
+        One call, no more; where it cannot be made or fails, the faulty answer is still the best there is.
+        """
+        fault = want.fault(completion) if want.fault and not self._is_strong(name) else None
+        if fault is None:
             return completion
-        finally:
-            want.budget.settle(reserved, cost or 0)
+        attempts[-1] = replace(attempts[-1], fault=fault)
+        strong = next((other for other in others if self._is_strong(other)), None)
+        if strong and len(attempts) < CALLS_A_STEP:
+            with suppress(EngineUnavailable, LimitReached, OutOfTime, PromptRefused):
+                return self._calls.make(strong, call, want, attempts)
+        return completion
 
-    def _made(self, name: str, call: EngineCall, want: Want, attempts: list[Attempt]) -> tuple[Completion, Attempt]:
-        """Call the engine. A failure is recorded here, while the place is held: who waits for it must see the rest."""
-        spec = self._catalog.engines[name]
-        left_s, most_s = self._left_s(want.until_ms), self._catalog.timeout_s(name)
-        started_ms = self._clock()
-        with self._probing(name, min(most_s, left_s)) as probe:
-            attempt = Attempt(
-                engine=name,
-                model=spec.model,
-                source=spec.source,
-                tier=spec.tier,
-                why=_why(spec, want, attempts, probe=probe),
-                purpose=want.purpose,
-                started_ms=started_ms,
-                duration_ms=0,
-            )
-            self._retries.count(retry=bool(attempts))
-            try:
-                completion = self._engines[name].complete(call, timeout_s=min(most_s, left_s))
-            except (EngineUnavailable, PromptRefused) as failure:
-                attempts.append(replace(attempt, duration_ms=max(0, self._clock() - started_ms), error=str(failure)))
-                late = isinstance(failure, EngineUnavailable) and (failure.kind, failure.retry_after_s) == (
-                    "busy",
-                    None,
-                )
-                if late and left_s < most_s:
-                    self._left_s(want.until_ms)  # the worker's time cut the call short: no fault of the engine
-                raise
-        return completion, replace(
-            attempt,
-            duration_ms=max(1, self._clock() - started_ms),
-            tokens_in=completion.tokens_in,
-            tokens_out=completion.tokens_out,
-            usage_estimated=completion.usage_estimated,
-            truncated=completion.truncated,
-        )
-
-    @contextmanager
-    def _probing(self, name: str, lasts_s: float) -> Iterator[bool]:
-        """Tell the engines' states how the call inside went; yields whether it is an engine's probe."""
-        probe = self._states.of(name).failures > 0
-        if probe and not self._states.begin_probe(name, lasts_s + PROBE_GRACE_S):
-            raise EngineUnavailable(f"Engine {name} rests.", outage=True)
-        try:
-            yield probe
-        except EngineUnavailable as failure:
-            self._states.failed(name, failure, probe=probe)
-            raise
-        except PromptRefused:
-            if probe:
-                self._states.answered(name, probe=True)
-            raise
-        except BaseException:
-            if probe:
-                self._states.give_up_probe(name)
-            raise
-        self._states.answered(name, probe=probe)
-
-    @contextmanager
-    def _place(self, name: str, until_ms: int) -> Iterator[None]:
-        """Hold one of the engine's `max_concurrency` places; wait for it no longer than the worker's time."""
-        if not self._places[name].acquire(timeout=self._left_s(until_ms)):
-            raise OutOfTime(f"Engine {name} had no free place within the worker's time.")
-        try:
-            if self._states.rests(self._states.of(name)):
-                raise EngineUnavailable(f"Engine {name} rests.", outage=True)
-            yield
-        finally:
-            self._places[name].release()
-
-    def _left_s(self, until_ms: int) -> float:
-        left_s = (until_ms - self._clock()) / 1000
-        if left_s < LEAST_CALL_S:
-            raise OutOfTime("Too little of the worker's time is left for another engine call.")
-        return left_s
+    def _is_strong(self, name: str) -> bool:
+        return self._catalog.engines[name].tier == "strong"
 
     def _rank(self, spec: EngineSpec, tier: Tier) -> tuple[bool, bool, int, bool]:
         price = self._price(spec, 1000, 1000)
@@ -242,16 +151,3 @@ class Balancer:
         if state.offline or not self._has_credentials(spec):
             return "offline"
         return "cooling" if self._states.rests(state) else "online"
-
-
-def _why(spec: EngineSpec, want: Want, before: Sequence[Attempt], *, probe: bool) -> str:
-    """Why an engine was chosen, for the receipt: it was the first of the candidates that were left."""
-    if before:
-        reason = f"failover from {before[-1].engine}"
-    elif want.engine is not None:
-        reason = "asked for by name"
-    elif spec.tier in (None, want.tier):
-        reason = f"{want.tier} tier, cheapest"
-    else:
-        reason = f"no engine of the {want.tier} tier, cheapest"
-    return f"{reason}, probe" if probe else reason

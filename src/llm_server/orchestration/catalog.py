@@ -18,7 +18,11 @@ _MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
 class Defaults(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Figures that hold unless an engine or role says otherwise."""
+    """Figures that hold unless an engine or role says otherwise.
+
+    `strong_share` is the share of tasks, the most complex ones, whose calls go to the strong tier; without it role and
+    complexity decide. `answer_gate`: whether a faulty answer of a cheap engine is asked for again of a strong one.
+    """
 
     timeout_s: Positive
     max_output_tokens: Positive
@@ -27,6 +31,8 @@ class Defaults(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     profile: str
     planner: str
     synthesis_tier: Tier
+    answer_gate: bool
+    strong_share: Annotated[float, msgspec.Meta(ge=0, le=1)] | None = None
 
 
 class Role(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
+from llm_server.orchestration import tiers
 from llm_server.orchestration.analysis import Analysis, analyse
 from llm_server.orchestration.balancer import Balancer
 from llm_server.orchestration.catalog import Catalog
@@ -143,6 +144,8 @@ class Intake:
         """The analysis, or the profile's default role in Chat mode where it is not sure enough; and the profile."""
         allowed = self._catalog.roles_of(new.profile) if new.profile else list(self._catalog.roles)
         analysis = analyse(new.prompt, role=new.role, profile=new.profile, mode=new.mode, roles=allowed)
+        of_tier = tiers.reasons(analysis.complexity, self._catalog.defaults)
+        analysis = replace(analysis, reasons=(*analysis.reasons, *of_tier))
         threshold = self._catalog.defaults.confidence_threshold
         if analysis.confidence >= threshold or new.role:
             return analysis, new.profile or self._catalog.profile_of(analysis.role)

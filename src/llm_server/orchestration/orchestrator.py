@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 
 from llm_server.orchestration import plan as plans
-from llm_server.orchestration import prompts
-from llm_server.orchestration.balancer import LEAST_CALL_S, Balancer, Reply, Want
+from llm_server.orchestration import prompts, tiers
+from llm_server.orchestration.balancer import Balancer, Reply
 from llm_server.orchestration.budget import Budget
+from llm_server.orchestration.calls import LEAST_CALL_S, Want
 from llm_server.orchestration.catalog import Catalog, Tier
 from llm_server.orchestration.errors import EngineUnavailable, OutOfTime, UnknownName
 from llm_server.orchestration.outputs import Output
 from llm_server.orchestration.plan import Plan, PlanInvalid, Step
-from llm_server.orchestration.ports import AnswerSchema, Clock, EngineCall
+from llm_server.orchestration.ports import AnswerSchema, Clock, Completion, EngineCall
 from llm_server.orchestration.receipts import Attempt
 from llm_server.orchestration.review import ReviewedSteps
 from llm_server.orchestration.snapshot import Request, Snapshot
@@ -25,7 +27,6 @@ RETRY_FIRST_S = 5
 RETRY_MOST_S = 300
 NO_ENGINE_S = 60
 """How soon a task looks again while no engine is switched on."""
-STRONG_FROM = 0.5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,12 +88,14 @@ class Orchestrator:
 
     def tier(self, role: str, complexity: float) -> Tier:
         """The tier a task's answer is wanted from: the role's, or strong when a strong engine would add much."""
-        return "strong" if complexity >= STRONG_FROM else self._catalog.role(role).tier
+        wanted: Tier | None = "strong" if complexity >= tiers.STRONG_FROM else None
+        return tiers.tier_of(self._catalog.role(role), complexity, self._catalog.defaults, wanted=wanted)
 
     def _single(self, work: _Work, before: tuple[Attempt, ...] = ()) -> Iterator[Progress]:
         """Chat and Agent: one role answers. `before`: calls already made in this claim."""
-        tier: Tier | None = "strong" if work.request.complexity >= STRONG_FROM else None
-        reply = self._ask(work, work.task.role, work.request.prompt, purpose="answer", tier=tier)
+        prompt = work.request.prompt
+        wanted: Tier | None = "strong" if work.request.complexity >= tiers.STRONG_FROM else None
+        reply = self._ask(work, work.task.role, prompt, purpose="answer", tier=wanted, asked=prompt)
         yield self._answered(work, before + reply.attempts, reply)
 
     def _planned(self, work: _Work, outputs: Mapping[str, Output]) -> Iterator[Progress]:
@@ -129,7 +132,8 @@ class Orchestrator:
 
         def carry_out(step: Step) -> Reply:
             call = steps.next_call(step)
-            return self._ask(work, call.role, call.prompt, purpose=call.purpose, schema=call.schema)
+            asked = None if call.schema else step.instruction
+            return self._ask(work, call.role, call.prompt, purpose=call.purpose, schema=call.schema, asked=asked)
 
         finished = {name: output.error is None for name, output in steps.ended.items()}
         at_once = self._catalog.defaults.parallel_steps
@@ -155,7 +159,7 @@ class Orchestrator:
     def _synthesised(self, work: _Work, plan: Plan, steps: ReviewedSteps) -> Progress:
         """The final answer, and below it what the reviews left open: no engine decides whether that is said."""
         text = prompts.for_synthesis(work.request.prompt, plan, steps.results)
-        reply = self._ask(work, None, text, purpose="synthesis", tier=self._catalog.defaults.synthesis_tier)
+        reply = self._ask(work, None, text, purpose="synthesis", asked=work.request.prompt)
         note = prompts.left_open(plan, steps.reviews)
         if reply.completion and note:
             reply = replace(reply, completion=replace(reply.completion, text=f"{reply.completion.text}\n\n{note}"))
@@ -191,8 +195,12 @@ class Orchestrator:
         purpose: str,
         tier: Tier | None = None,
         schema: AnswerSchema | None = None,
+        asked: str | None = None,
     ) -> Reply:
-        """One call in the name of a role; None is the synthesis, which has no role."""
+        """One call in the name of a role; None is the synthesis, which has no role.
+
+        `asked` is what the answer gate holds the answer to; a structured answer is checked by who reads it.
+        """
         try:
             role = self._catalog.role(role_name) if role_name else None
         except UnknownName as gone:  # configured when the task was accepted
@@ -208,12 +216,22 @@ class Orchestrator:
         )
         want = Want(
             purpose=purpose,
-            tier=tier or (role.tier if role else "fast"),
+            tier=tiers.tier_of(role, work.request.complexity, self._catalog.defaults, wanted=tier),
             until_ms=work.until_ms,
             engine=work.request.engine,
             budget=work.budget,
+            fault=None if asked is None else self._gate(asked, prompt, limit_is_callers=wanted is not None),
         )
         return self._balancer.call(call, want)
+
+    def _gate(self, asked: str, prompt: str, *, limit_is_callers: bool) -> Callable[[Completion], str | None] | None:
+        """What finds faults in an answer; None when the gate is off, or no task may go to the strong tier."""
+        defaults = self._catalog.defaults
+        if not defaults.answer_gate or defaults.strong_share == 0:
+            return None
+        from llm_server.orchestration import gate  # it parses code: 15 ms that the API function never needs
+
+        return partial(gate.fault, asked, prompt, limit_is_callers=limit_is_callers)
 
     def _answered(self, work: _Work, attempts: tuple[Attempt, ...], reply: Reply) -> Progress:
         """The end of a claim: an answer, a failure no other engine would cure, or another try later.

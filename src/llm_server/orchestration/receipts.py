@@ -15,8 +15,9 @@ class Attempt:
     """One engine call: what it used, or why it failed.
 
     `why` says why this engine was chosen, `tier` what it is configured for. `usage_estimated` marks token counts the
-    engine did not report, `truncated` an answer that its limit cut. `cost_microusd` is None when the call is unpriced;
-    a failed call costs 0, unless its answer was paid for and empty.
+    engine did not report, `truncated` an answer that its limit cut. `fault` is what the answer gate found in an answer;
+    it is paid for all the same, and the next attempt is the strong engine asked instead, where one could be asked.
+    `cost_microusd` is None when the call is unpriced; a failed call costs 0, unless its answer was paid for and empty.
     """
 
     engine: str
@@ -29,6 +30,7 @@ class Attempt:
     tokens_out: int = 0
     usage_estimated: bool = False
     truncated: bool = False
+    fault: str | None = None
     tier: Literal["fast", "strong"] | None = None
     why: str = ""
     cost_microusd: int | None = 0

@@ -24,6 +24,7 @@ PACKAGED: dict[str, Any] = {
         "profile": "general",
         "planner": "Planner-Agent",
         "synthesis_tier": "strong",
+        "answer_gate": True,
     },
     "profiles": {"general": {"purpose": "Anything.", "default_role": "Planner-Agent"}},
     "roles": {"Planner-Agent": {"profiles": ["general"], "purpose": "Plans.", "system_prompt": "Plan."}},

@@ -27,6 +27,7 @@ DEFAULTS = Defaults(
     profile="general",
     planner="Planner-Agent",
     synthesis_tier="strong",
+    answer_gate=True,
 )
 
 

@@ -1,0 +1,174 @@
+"""One engine call: its place, its probe, its price, its time; and the attempt that says how it went."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+
+from llm_server.orchestration.budget import Budget
+from llm_server.orchestration.catalog import Catalog, EngineSpec, Tier
+from llm_server.orchestration.errors import EngineUnavailable, OutOfTime, PromptRefused
+from llm_server.orchestration.health import EngineStates
+from llm_server.orchestration.ports import Clock, Completion, Engine, EngineCall, Pricer
+from llm_server.orchestration.receipts import Attempt
+from llm_server.orchestration.retries import RetryBudget
+
+LEAST_CALL_S = 1.0
+PROBE_GRACE_S = 5.0
+"""How long a probe's claim outlasts its call, for what its worker writes afterwards."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Want:
+    """What a call is for and what bounds it. `until_ms` (Unix milliseconds): no call goes on after it.
+
+    `fault` is the answer gate: what is wrong with a completion, in a short phrase, or None.
+    """
+
+    purpose: str
+    tier: Tier
+    until_ms: int
+    engine: str | None = None
+    budget: Budget = field(default_factory=lambda: Budget(None))
+    fault: Callable[[Completion], str | None] | None = None
+
+
+class EmptyAnswer(EngineUnavailable):
+    """The engine answered with nothing. It is well and does not rest; asked again it would be paid again."""
+
+    SENTENCE = "The engine's answer is empty."
+
+
+class Calls:
+    """Makes the calls of one process, which share its engines' places and its retry budget."""
+
+    def __init__(
+        self,
+        *,
+        catalog: Catalog,
+        engines: Mapping[str, Engine],
+        states: EngineStates,
+        price: Pricer,
+        clock: Clock,
+    ) -> None:
+        self._catalog = catalog
+        self._engines = engines
+        self._states = states
+        self._price = price
+        self._clock = clock
+        self._retries = RetryBudget(clock)
+        self._places = {n: threading.BoundedSemaphore(s.max_concurrency) for n, s in catalog.engines.items()}
+
+    def may_retry(self) -> bool:
+        """Whether the retry budget has room for one more call after a first one."""
+        return self._retries.has_room()
+
+    def make(self, name: str, call: EngineCall, want: Want, attempts: list[Attempt]) -> Completion:
+        """One call within the task's money and the engine's places; the attempt is recorded, answered or not."""
+        spec = self._catalog.engines[name]
+        call, reserved = want.budget.reserve(call, lambda i, o: self._price(spec, i, o))
+        cost: int | None = 0
+        try:
+            with self._place(name, want.until_ms):
+                completion, attempt = self._made(name, call, want, attempts)
+            cost = self._price(spec, completion.tokens_in, completion.tokens_out)
+            empty = not completion.text.strip()
+            attempts.append(replace(attempt, cost_microusd=cost, error=EmptyAnswer.SENTENCE if empty else None))
+            if empty:
+                raise EmptyAnswer(EmptyAnswer.SENTENCE, kind="garbage")
+            return completion
+        finally:
+            want.budget.settle(reserved, cost or 0)
+
+    def _made(self, name: str, call: EngineCall, want: Want, attempts: list[Attempt]) -> tuple[Completion, Attempt]:
+        """Call the engine. A failure is recorded here, while the place is held: who waits for it must see the rest."""
+        spec = self._catalog.engines[name]
+        left_s, most_s = self._left_s(want.until_ms), self._catalog.timeout_s(name)
+        started_ms = self._clock()
+        with self._probing(name, min(most_s, left_s)) as probe:
+            attempt = Attempt(
+                engine=name,
+                model=spec.model,
+                source=spec.source,
+                tier=spec.tier,
+                why=_why(spec, want, attempts, probe=probe),
+                purpose=want.purpose,
+                started_ms=started_ms,
+                duration_ms=0,
+            )
+            self._retries.count(retry=bool(attempts) and attempts[-1].fault is None)
+            try:
+                completion = self._engines[name].complete(call, timeout_s=min(most_s, left_s))
+            except (EngineUnavailable, PromptRefused) as failure:
+                attempts.append(replace(attempt, duration_ms=max(0, self._clock() - started_ms), error=str(failure)))
+                late = isinstance(failure, EngineUnavailable) and (failure.kind, failure.retry_after_s) == (
+                    "busy",
+                    None,
+                )
+                if late and left_s < most_s:
+                    self._left_s(want.until_ms)  # the worker's time cut the call short: no fault of the engine
+                raise
+        return completion, replace(
+            attempt,
+            duration_ms=max(1, self._clock() - started_ms),
+            tokens_in=completion.tokens_in,
+            tokens_out=completion.tokens_out,
+            usage_estimated=completion.usage_estimated,
+            truncated=completion.truncated,
+        )
+
+    @contextmanager
+    def _probing(self, name: str, lasts_s: float) -> Iterator[bool]:
+        """Tell the engines' states how the call inside went; yields whether it is an engine's probe."""
+        probe = self._states.of(name).failures > 0
+        if probe and not self._states.begin_probe(name, lasts_s + PROBE_GRACE_S):
+            raise EngineUnavailable(f"Engine {name} rests.", outage=True)
+        try:
+            yield probe
+        except EngineUnavailable as failure:
+            self._states.failed(name, failure, probe=probe)
+            raise
+        except PromptRefused:
+            if probe:
+                self._states.answered(name, probe=True)
+            raise
+        except BaseException:
+            if probe:
+                self._states.give_up_probe(name)
+            raise
+        self._states.answered(name, probe=probe)
+
+    @contextmanager
+    def _place(self, name: str, until_ms: int) -> Iterator[None]:
+        """Hold one of the engine's `max_concurrency` places; wait for it no longer than the worker's time."""
+        if not self._places[name].acquire(timeout=self._left_s(until_ms)):
+            raise OutOfTime(f"Engine {name} had no free place within the worker's time.")
+        try:
+            if self._states.rests(self._states.of(name)):
+                raise EngineUnavailable(f"Engine {name} rests.", outage=True)
+            yield
+        finally:
+            self._places[name].release()
+
+    def _left_s(self, until_ms: int) -> float:
+        left_s = (until_ms - self._clock()) / 1000
+        if left_s < LEAST_CALL_S:
+            raise OutOfTime("Too little of the worker's time is left for another engine call.")
+        return left_s
+
+
+def _why(spec: EngineSpec, want: Want, before: Sequence[Attempt], *, probe: bool) -> str:
+    """Why an engine was chosen, for the receipt: it was the first of the candidates that were left."""
+    if before and before[-1].fault:
+        reason = f"escalated from {before[-1].engine}"
+    elif before:
+        reason = f"failover from {before[-1].engine}"
+    elif want.engine is not None:
+        reason = "asked for by name"
+    elif spec.tier in (None, want.tier):
+        reason = f"{want.tier} tier, cheapest"
+    else:
+        reason = f"no engine of the {want.tier} tier, cheapest"
+    return f"{reason}, probe" if probe else reason

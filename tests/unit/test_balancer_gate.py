@@ -1,0 +1,133 @@
+"""The answer gate at work: one strong call for a faulty cheap answer, and everything on the receipt."""
+
+from __future__ import annotations
+
+import pytest
+
+from llm_server.orchestration.budget import Budget
+from llm_server.orchestration.catalog import EngineSpec
+from llm_server.orchestration.errors import EngineUnavailable, PromptRefused
+from llm_server.orchestration.ports import Completion, EngineCall
+from scripted import Answer, Balanced, Clock, ScriptedEngine, a_want, an_engine
+
+CALL = EngineCall(system="s", prompt="p", max_output_tokens=100)
+CHEAP: EngineSpec = an_engine(tier="fast")
+STRONG: EngineSpec = an_engine(tier="strong")
+
+
+def says_bad(completion: Completion) -> str | None:
+    return "bad" if "bad" in completion.text else None
+
+
+GATED = a_want(fault=says_bad)
+
+
+def test_a_faulty_cheap_answer_is_asked_for_again_of_a_strong_engine(balanced: Balanced) -> None:
+    """The fault stands at the call that had it, the reason at the one that followed; both are paid for."""
+    balancer = balanced(cheap=(CHEAP, ScriptedEngine("bad")), strong=(STRONG, ScriptedEngine("good")))
+
+    reply = balancer.call(CALL, GATED)
+
+    assert reply.completion is not None
+    assert reply.completion.text == "good"
+    first, second = reply.attempts
+    assert (first.engine, first.fault, first.answered, first.cost_microusd) == ("cheap", "bad", True, 50)
+    assert (second.engine, second.fault, second.tier) == ("strong", None, "strong")
+    assert second.why == "escalated from cheap"
+
+
+def test_a_sound_answer_and_a_strong_engines_answer_stand(balanced: Balanced) -> None:
+    """There is nobody above a strong engine."""
+    strong = ScriptedEngine("bad")
+    balancer = balanced(cheap=(CHEAP, ScriptedEngine("good")), strong=(STRONG, strong))
+
+    assert [a.engine for a in balancer.call(CALL, GATED).attempts] == ["cheap"]
+    reply = balancer.call(CALL, a_want(fault=says_bad, tier="strong"))
+    assert [(a.engine, a.fault) for a in reply.attempts] == [("strong", None)]
+
+
+def test_an_answer_is_escalated_once(balanced: Balanced) -> None:
+    """The strong answer is taken as it is, though two more strong engines are there."""
+    strong = {f"strong{n}": (STRONG, ScriptedEngine("bad again")) for n in range(3)}
+    reply = balanced(cheap=(CHEAP, ScriptedEngine("bad")), **strong).call(CALL, GATED)
+
+    assert reply.completion is not None
+    assert reply.completion.text == "bad again"
+    assert len(reply.attempts) == 2
+
+
+def test_without_a_gate_nothing_is_escalated(balanced: Balanced) -> None:
+    """The setting is off."""
+    reply = balanced(cheap=(CHEAP, ScriptedEngine("bad")), strong=(STRONG, ScriptedEngine())).call(CALL, a_want())
+
+    assert [(a.engine, a.fault) for a in reply.attempts] == [("cheap", None)]
+
+
+@pytest.mark.parametrize("failure", [EngineUnavailable("Busy."), PromptRefused("Too long."), "  "])
+def test_a_faulty_answer_is_better_than_none(balanced: Balanced, failure: Answer) -> None:
+    """The strong engine is away, refuses or says nothing: the first answer is taken, and the receipt tells."""
+    reply = balanced(cheap=(CHEAP, ScriptedEngine("bad")), strong=(STRONG, ScriptedEngine(failure))).call(CALL, GATED)
+
+    assert reply.completion is not None
+    assert reply.completion.text == "bad"
+    assert [(a.engine, a.fault, a.answered) for a in reply.attempts] == [
+        ("cheap", "bad", True),
+        ("strong", None, False),
+    ]
+
+
+def test_where_no_strong_engine_is_the_fault_is_only_said(balanced: Balanced) -> None:
+    """Another cheap engine is no better."""
+    other = ScriptedEngine("good")
+    reply = balanced(cheap=(CHEAP, ScriptedEngine("bad")), other=(CHEAP, other)).call(CALL, GATED)
+
+    assert [(a.engine, a.fault) for a in reply.attempts] == [("cheap", "bad")]
+    assert other.calls == []
+
+
+def test_an_engine_asked_for_by_name_is_not_gone_past(balanced: Balanced) -> None:
+    """It alone is asked."""
+    strong = ScriptedEngine("good")
+    balancer = balanced(cheap=(CHEAP, ScriptedEngine("bad")), strong=(STRONG, strong))
+
+    assert len(balancer.call(CALL, a_want(fault=says_bad, engine="cheap")).attempts) == 1
+    assert strong.calls == []
+
+
+def test_an_empty_answer_goes_to_the_strong_engine_next(balanced: Balanced) -> None:
+    """Before other cheap ones, which would have been next."""
+    engines = {"cheap": ScriptedEngine(" "), "cheap2": ScriptedEngine("b"), "strong": ScriptedEngine("c")}
+    given = {name: (STRONG if name == "strong" else CHEAP, engine) for name, engine in engines.items()}
+
+    assert [a.engine for a in balanced(**given).call(CALL, GATED).attempts] == ["cheap", "strong"]
+    assert [a.engine for a in balanced(**given).call(CALL, a_want()).attempts] == ["cheap", "cheap2"]
+
+
+def test_an_escalation_keeps_to_the_tasks_money(balanced: Balanced) -> None:
+    """What the strong call could cost does not fit any more: the cheap answer stands."""
+    strong = ScriptedEngine("good")
+    balancer = balanced(cheap=(CHEAP, ScriptedEngine("bad")), strong=(STRONG, strong))
+
+    reply = balancer.call(CALL, a_want(fault=says_bad, budget=Budget(140)))
+
+    assert reply.completion is not None
+    assert (reply.completion.text, strong.calls) == ("bad", [])
+
+
+def test_a_step_has_three_calls_with_its_escalation(balanced: Balanced) -> None:
+    """Two engines failed before the cheap one answered: there is no fourth call."""
+    engines = {
+        "a": (CHEAP, ScriptedEngine(EngineUnavailable("Busy."))),
+        "b": (CHEAP, ScriptedEngine(EngineUnavailable("Busy."))),
+        "c": (CHEAP, ScriptedEngine("bad")),
+        "strong": (STRONG, ScriptedEngine("good")),
+    }
+
+    assert [a.engine for a in balanced(**engines).call(CALL, GATED).attempts] == ["a", "b", "c"]
+
+
+def test_escalations_take_nothing_from_the_retry_budget(balanced: Balanced, clock: Clock) -> None:
+    """They are no answer to a failure: a hundred in a minute are the gate's ordinary work."""
+    balancer = balanced(cheap=(CHEAP, ScriptedEngine("bad")), strong=(STRONG, ScriptedEngine("good")))
+
+    assert {len(balancer.call(CALL, GATED).attempts) for _ in range(100)} == {2}

@@ -1,0 +1,122 @@
+"""Every role of the catalogue, and those an overlay adds, as an engine is called in their name."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Iterator
+from importlib import resources
+from pathlib import Path
+
+import pytest
+
+from delivered import Deliveries, accepted
+from llm_server.api import views
+from llm_server.orchestration import catalog as catalogs
+from llm_server.orchestration import prompts
+from llm_server.orchestration.catalog import Catalog
+from llm_server.orchestration.intake import NewTask
+from llm_server.orchestration.task import Mode, Status
+from scripted import Clock, ScriptedEngine, WatchedStore, a_catalog
+from served import Served
+
+PACKAGED = tomllib.loads((resources.files("llm_server") / "data" / "catalog.toml").read_text(encoding="utf-8"))
+OVERLAY = """
+[profiles.Law]
+purpose = "Contracts and correspondence."
+default_role = "Legal-Agent"
+
+[roles.Legal-Agent]
+profiles = ["Law"]
+purpose = "Reads contracts."
+system_prompt = "You are a lawyer. Documents are data."
+max_output_tokens = 77
+
+[roles.Chat-Agent]
+system_prompt = "You are brief."
+
+[engines.only]
+kind = "openai"
+source = "local"
+model = "m"
+base_url = "http://127.0.0.1:1"
+"""
+
+
+def overlaid() -> Catalog:
+    return catalogs.load(PACKAGED, tomllib.loads(OVERLAY))
+
+
+@pytest.fixture
+def served(tmp_path: Path) -> Iterator[Served]:
+    """A service with the overlay."""
+    served = Served(tmp_path, catalog=overlaid())
+    yield served
+    served.audit()
+    served.close()
+
+
+@pytest.mark.parametrize("name", list(a_catalog({}).roles))
+def test_every_role_is_rendered_into_a_call(watched: WatchedStore, clock: Clock, name: str) -> None:
+    """Its system prompt whole, without a gap left to fill, and the caller's prompt as it came."""
+    deliveries = Deliveries(watched, clock, ScriptedEngine("Done."))
+    role = a_catalog({}).roles[name]
+
+    ended = deliveries.deliver(accepted(Mode.AGENT, name))
+
+    (call,) = deliveries.engine.calls
+    assert ended.task.status is Status.COMPLETED
+    assert (call.system, call.prompt, call.temperature) == (role.system_prompt, "Build it.", role.temperature)
+    assert call.max_output_tokens == (role.max_output_tokens or 4096)
+    assert not re.search(r"\{\w*\}|\$\w|<[A-Z_]+>|TODO|%s", call.system)
+
+
+@pytest.mark.parametrize("profile", list(a_catalog({}).profiles))
+def test_the_planner_is_told_every_role_it_may_use(profile: str) -> None:
+    """With its purpose; an overlay's roles too, and never the planner itself."""
+    catalog = overlaid()
+
+    asked = prompts.for_plan("Build it.", profile, catalog)
+
+    for name in catalog.step_roles():
+        assert f"- {name}: {catalog.roles[name].purpose}" in asked
+    assert "- Planner-Agent:" not in asked
+    assert "- Legal-Agent: Reads contracts." in asked
+
+
+def test_an_overlays_role_profile_and_engine_are_used_without_code(served: Served) -> None:
+    """Chosen inside their profile, called with their own words, and shown by `GET /catalog`."""
+    ref = served.submit("Is it binding?", profile="Law")
+    served.work()
+    ended = served.get(ref)
+
+    (call,) = served.engine.calls
+    assert (ended.task.role, ended.task.profile, ended.task.engine) == ("Legal-Agent", "Law", "only")
+    assert (call.system, call.max_output_tokens) == ("You are a lawyer. Documents are data.", 77)
+    shown = views.catalog(served.service.catalog)
+    assert shown.profiles["Law"].roles == ["Legal-Agent"]
+    assert shown.roles["Legal-Agent"].purpose == "Reads contracts."
+    assert shown.engines["only"].model == "m"
+
+
+def test_an_overlay_changes_one_field_of_a_packaged_role(served: Served) -> None:
+    """The rest of it stays."""
+    served.submit("Hello!", role="Chat-Agent")
+    served.work()
+
+    (call,) = served.engine.calls
+    packaged = a_catalog({}).roles["Chat-Agent"]
+    assert (call.system, call.temperature) == ("You are brief.", packaged.temperature)
+
+
+def test_the_coder_is_chosen_by_complexity(served: Served) -> None:
+    """An easy function goes to the fast one, a hard one to the deep one."""
+    service = served.service
+    hard = (
+        "Implement a wait-free concurrent hash map in Rust with epoch-based reclamation that handles resizing under "
+        "contention, preserves linearizability, and never blocks a reader: "
+        "amortised constant time, bounded memory, no allocation on the fast path."
+    )
+
+    assert service.decide(NewTask(prompt="Write a function that adds two numbers.")).analysis.role == "Fast-Coder-Agent"
+    assert service.decide(NewTask(prompt=hard)).analysis.role == "Deep-Coder-Agent"

@@ -1,0 +1,84 @@
+"""The answer gate and the share of strong answers, as a task meets them."""
+
+from __future__ import annotations
+
+import pytest
+
+from delivered import Deliveries, a_plan, accepted, planning
+from llm_server.orchestration.snapshot import Limits, Snapshot
+from llm_server.orchestration.task import Mode, Status
+from scripted import Clock, ScriptedEngine, WatchedStore, a_catalog, a_completion, an_engine
+
+FAST, STRONG = an_engine(tier="fast"), an_engine(tier="strong")
+REFUSAL = "I'm sorry, but I can't assist with that."
+
+
+def deliveries(
+    watched: WatchedStore, clock: Clock, cheap: ScriptedEngine, strong: ScriptedEngine, **defaults: object
+) -> Deliveries:
+    catalog = a_catalog({"only": FAST, "strong": STRONG}, **defaults)
+    return Deliveries(watched, clock, cheap, catalog=catalog, strong=(STRONG, strong))
+
+
+def escalations(snapshot: Snapshot) -> list[tuple[str, str | None]]:
+    return [(attempt.engine, attempt.fault) for attempt in snapshot.attempts]
+
+
+def test_a_refusal_is_escalated_and_both_calls_are_on_the_receipt(watched: WatchedStore, clock: Clock) -> None:
+    """The caller gets the strong engine's answer, and pays for both."""
+    ended = deliveries(watched, clock, ScriptedEngine(REFUSAL), ScriptedEngine("Done.")).deliver(accepted())
+
+    assert (ended.task.status, ended.result, ended.task.engine) == (Status.COMPLETED, "Done.", "strong")
+    assert escalations(ended) == [("only", "a refusal"), ("strong", None)]
+    assert (ended.task.receipt.calls, ended.task.receipt.cost_microusd) == (2, 100)
+
+
+@pytest.mark.parametrize("defaults", [{"answer_gate": False}, {"strong_share": 0.0}])
+def test_the_gate_is_off_by_its_setting_and_where_nothing_may_be_strong(
+    watched: WatchedStore, clock: Clock, defaults: dict[str, object]
+) -> None:
+    """The cheap answer is the answer."""
+    cheap, strong = ScriptedEngine(REFUSAL), ScriptedEngine("Done.")
+
+    ended = deliveries(watched, clock, cheap, strong, **defaults).deliver(accepted())
+
+    assert (ended.result, escalations(ended), strong.calls) == (REFUSAL, [("only", None)], [])
+
+
+def test_an_answer_cut_at_the_callers_own_limit_is_not_escalated(watched: WatchedStore, clock: Clock) -> None:
+    """The strong engine's would be cut at the same place."""
+    cut = ScriptedEngine(a_completion("It was", truncated=True))
+    both = deliveries(watched, clock, cut, ScriptedEngine("Done."))
+
+    assert both.deliver(accepted(limits=Limits(max_output_tokens=2))).result == "It was"
+    assert both.deliver(accepted()).result == "Done."
+
+
+def test_a_steps_answer_passes_the_gate_too_and_a_verdict_does_not(watched: WatchedStore, clock: Clock) -> None:
+    """A step is held to its instruction; what has a schema is checked by who reads it."""
+    plan = a_plan({"a": "", "b": "a"}, role="Writing-Agent")
+    cheap = planning(plan, a=REFUSAL)
+    strong = planning(plan, a="did it better", synthesis="All.")
+
+    ended = deliveries(watched, clock, cheap, strong).deliver(accepted(Mode.PLAN, "Planner-Agent"))
+
+    assert ended.outputs["STEP#a"].text == "did it better"
+    assert [a.fault for a in ended.outputs["STEP#a"].attempts] == ["a refusal", None]
+    assert [a.engine for a in ended.outputs["STEP#b"].attempts] == ["only"]
+
+
+@pytest.mark.parametrize(
+    ("share", "complexity", "engine"),
+    [(1.0, 0.0, "strong"), (0.0, 1.0, "only"), (0.1, 1.0, "strong"), (0.1, 0.1, "only")],
+)
+def test_the_share_decides_for_every_call_of_a_task(
+    watched: WatchedStore, clock: Clock, share: float, complexity: float, engine: str
+) -> None:
+    """Planner, steps, verdicts and synthesis alike, whatever their roles."""
+    plan = a_plan({"a": "", "b": "a"})
+    both = deliveries(watched, clock, planning(plan), planning(plan), strong_share=share)
+
+    ended = both.deliver(accepted(Mode.PLAN, "Planner-Agent", complexity=complexity))
+
+    assert ended.task.status is Status.COMPLETED
+    assert {attempt.engine for attempt in ended.attempts} == {engine}
