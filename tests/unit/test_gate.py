@@ -118,6 +118,12 @@ def test_a_form_that_is_only_spoken_of_is_not_asked_for(asked: str) -> None:
         "48/2 = 24, so 48+24 = 73",
         "10 - 12 = 2",
         r"\(7 \times 8 = 54\)",
+        "(12 / 20) x 100 = 55%",
+        "2 * (3 + 4) - 1 = 15",
+        r"200 / 100 \* 40 = 90",
+        "1/2 + 1/3 = 4/6",
+        "(20 - 4 = 17)",
+        "-5 + 3 = 2",
     ],
 )
 def test_a_sum_that_does_not_hold_is_a_fault(equation: str) -> None:
@@ -140,6 +146,11 @@ def test_a_sum_that_does_not_hold_is_a_fault(equation: str) -> None:
         "2 + 3 = 5 + 4 = 9",
         "5 apples + 2 * 3 = 11",
         "(1 + 2) * 3 = 9 and 2 * (1 + 2) = 6",
+        "(12 / 20) * 100% = 60% and (12 / 20) x 100 = 60%",
+        "2/2 * 1/2 = 1/2, 5/2 = <<5/2=2.5>>2.5",
+        "- 5 + 3 = 8\n* 5 * 3 = 15\n1) 2 + 3 = 5\n1. 2 + 3 = 5",
+        "(20 - 4 = 16), -5 + 3 = -2",
+        "the 3 4 + 1 = 9 rule, 2 ( 3 = 4, () + 1 = 2",
         "x 2 + 3 = 7",
         "3 + 2 = 5 million, 2 million + 2 = 4",
         "1/2 + 1/3 = 5/6",
@@ -219,6 +230,8 @@ def test_an_engines_bad_escape_prints_no_warning() -> None:
     [
         "1" * 20_000,
         "1+" * 10_000,
+        "(" * 10_000 + "1 + 1 = 3",
+        "((((1+" * 4_000,
         "1,111" * 4_000,
         "1 + 1 = 2 " * 2_000,
         "```a\n" * 20_000,

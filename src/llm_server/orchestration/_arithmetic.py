@@ -1,4 +1,4 @@
-"""Checks the sums an answer shows: `12 * 3 + 4 = 40` must hold, by exact fractions."""
+"""Checks the sums an answer shows: `(12 + 4) * 3 = 48` must hold, by exact fractions."""
 
 from __future__ import annotations
 
@@ -12,13 +12,15 @@ from llm_server.orchestration._fences import parted
 READ_MOST_CHARS = 20_000
 EQUATIONS_MOST = 100
 SHOWN_MOST_CHARS = 80
-_SIGNS = {"×": "*", "·": "*", "⋅": "*", "\\times": "*", "\\cdot": "*", "÷": "/", "\\div": "/", "−": "-", "–": "-"}
+_SIGNS = {"×": "*", "·": "*", "⋅": "*", "\\times": "*", "\\cdot": "*", "\\*": "*", "÷": "/", "\\div": "/", "−": "-"}
 _NUMBER = r"[$€£]?\d{1,15}(?:,\d{3}){0,5}(?:\.\d{1,12})?(?![.,]?\d)%?"
+_TOKEN = rf"{_NUMBER}|[-+*/x()]"
 _EQUATION = (
-    rf"(?P<left>{_NUMBER}(?: ?[-+*/x] ?{_NUMBER}){{1,12}}) ?= ?(?P<right>-?{_NUMBER})"
+    rf"(?P<left>(?:(?:{_TOKEN}) ?){{3,40}})= ?(?P<right>-?{_NUMBER}(?:/\d{{1,6}}(?![.,]?\d))?)"
     r"(?P<after> ?[-+*/x^=(]| ?(?:thousand|million|billion|trillion|hundred|dozen|k|m|bn|mod|r)\b|[\w°²³!/])?"
 )
-_GOES_ON = r"(?:[-+*/^%)]|\bx) *$|[\w.,]$"  # what stands before an equation that is only the end of a longer one
+# What stands before an equation that is only the end of something longer.
+_GOES_ON = r"(?:[-+*/^%)]|\bx) *$|[\w.,]$"
 # Where numbers do not count as usual, or the sign joins texts.
 _OTHER_SUMS = r"\b(?:mod(?:ulo|ulus)?|binary|octal|hex(?:adecimal)?|base[ -]?\d+|boolean|concatenat\w*)\b|\b0x"
 
@@ -44,6 +46,7 @@ def _plain(text: str) -> str:
     text, _ = parted(text)
     for sign, plain in _SIGNS.items():
         text = text.replace(sign, plain)
+    text = re.sub(r"^ {0,3}[-+*] ", "", text, flags=re.MULTILINE)  # a list's mark is no sign
     return re.sub(r"[*_]{2,}|\\[$]|\\text\{[^}]{0,30}\}", " ", text)
 
 
@@ -60,38 +63,58 @@ def _equations(text: str) -> Iterator[tuple[str, str]]:
             return
         start = found.start("right")  # a chain's next equation begins with this one's result
         if found["after"] is None and not re.search(_GOES_ON, text[max(0, found.start() - 4) : found.start()]):
-            yield found["left"].strip(), found["right"].strip()
+            left = found["left"].strip()
+            yield left[left.count("(") > left.count(")") and left[0] == "(" :].strip(), found["right"]
 
 
 def _holds(left: str, right: str) -> bool:
-    """Whether any reading of the percentages makes both sides the same, to the decimals of the result."""
-    parts = re.findall(rf"{_NUMBER}|[-+*/x]", left)
-    numbers, signs = parts[::2], ["*" if sign == "x" else sign for sign in parts[1::2]]
-    decimals = len(right.rstrip("%").partition(".")[2])
-    near = Fraction(1, 10**decimals)
+    """Whether any reading of the percentages makes both sides the same, to the decimals of the result; or none can."""
+    near = Fraction(1, 10 ** len(right.partition("/")[0].rstrip("%").partition(".")[2]))
+    if "/" in right:
+        near = Fraction(1, 10**6)
     for hundredths in product((False, True), repeat=2 if "%" in left + right else 1):
-        try:
-            value = _value([_fraction(n, hundredths[0]) for n in numbers], signs)
-        except ZeroDivisionError:
+        value, result = _value(left, hundredths[0]), _value(right, hundredths[-1])
+        if value is None or result is None:
             return True
-        if abs(value - _fraction(right, hundredths[-1])) < (near / 100 if "%" in right and hundredths[-1] else near):
+        if abs(value - result) < (near / 100 if "%" in right and hundredths[-1] else near):
             return True
     return False
 
 
-def _fraction(number: str, hundredth: bool) -> Fraction:
-    value = Fraction(re.sub(r"[^\d.-]", "", number))
-    return value / 100 if hundredth and number.endswith("%") else value
+def _value(expression: str, hundredth: bool) -> Fraction | None:
+    """What an expression comes to, its percentages taken as hundredths or as they stand; None if it is none."""
+    tokens = re.findall(_TOKEN, expression)
+    try:
+        value, rest = _sum(tokens, hundredth)
+    except (IndexError, ValueError, ZeroDivisionError):
+        return None
+    return None if rest else value
 
 
-def _value(numbers: Sequence[Fraction], signs: Sequence[str]) -> Fraction:
-    """Products first, then sums, from the left."""
-    terms = [numbers[0]]
-    for sign, number in zip(signs, numbers[1:], strict=True):
-        if sign == "*":
-            terms[-1] *= number
-        elif sign == "/":
-            terms[-1] /= number
-        else:
-            terms.append(number if sign == "+" else -number)
-    return sum(terms, Fraction())
+def _sum(tokens: Sequence[str], hundredth: bool) -> tuple[Fraction, Sequence[str]]:
+    negative = tokens[0] == "-"
+    value, tokens = _product(tokens[negative:], hundredth)
+    value = -value if negative else value
+    while tokens and tokens[0] in ("+", "-"):
+        term, rest = _product(tokens[1:], hundredth)
+        value, tokens = value + (term if tokens[0] == "+" else -term), rest
+    return value, tokens
+
+
+def _product(tokens: Sequence[str], hundredth: bool) -> tuple[Fraction, Sequence[str]]:
+    value, tokens = _factor(tokens, hundredth)
+    while tokens and tokens[0] in ("*", "x", "/"):
+        factor, rest = _factor(tokens[1:], hundredth)
+        value, tokens = value / factor if tokens[0] == "/" else value * factor, rest
+    return value, tokens
+
+
+def _factor(tokens: Sequence[str], hundredth: bool) -> tuple[Fraction, Sequence[str]]:
+    """A number or a sum in brackets. Raises ValueError for anything else, IndexError at the end."""
+    if tokens[0] == "(":
+        value, tokens = _sum(tokens[1:], hundredth)
+        if tokens[0] != ")":
+            raise ValueError(tokens[0])
+        return value, tokens[1:]
+    value = Fraction(re.sub(r"[^\d.]", "", tokens[0]))
+    return value / 100 if hundredth and tokens[0].endswith("%") else value, tokens[1:]
