@@ -154,7 +154,7 @@ def _show_result(result: str) -> None:
 
 
 def _state(task: Mapping[str, Any]) -> str:
-    steps = task.get("steps") or []
+    steps = (task.get("plan") or {}).get("steps") or []
     done = sum(step.get("status") == "Completed" for step in steps)
     return _safe(f"{task.get('status')} · {done} of {len(steps)} steps" if steps else str(task.get("status")))
 

@@ -66,7 +66,7 @@ def test_submit_waits_through_every_state(server: Script) -> None:
     server.replies = [
         Reply(body=task("Queued"), status=202, retry_after="0.05"),
         Reply(body=task("Processing"), retry_after="0.05"),
-        Reply(body=task("Planned", steps=[{"status": "Completed"}, {"status": "Queued"}]), retry_after="0.05"),
+        Reply(body=task("Planned", plan={"steps": [{"status": "Completed"}, {"status": "Waiting"}]}), retry_after="0.05"),
         Reply(body=DONE),
     ]
 
@@ -350,10 +350,10 @@ def test_ctrl_c_before_the_id_is_known_says_where_tasks_are_listed(server: Scrip
 
 def test_a_terminal_sees_the_state_and_rendered_markdown_but_no_engines_control_codes(server: Script) -> None:
     """Who watches gets a spinner with state and time; an engine's words cannot steer the terminal."""
-    steps = [{"status": "Completed"}, {"status": "Queued"}]
+    steps = [{"status": "Completed"}, {"status": "Waiting"}]
     server.replies = [
         Reply(body=task("[new]"), status=202, retry_after="0.3"),
-        Reply(body=task("Planned", steps=steps), retry_after="0.3"),
+        Reply(body=task("Planned", plan={"steps": steps}), retry_after="0.3"),
         Reply(body=task("Completed", result="**bold** [red]x[/red] \x1b]0;evil\x07")),
     ]
     master, terminal = pty.openpty()
