@@ -23,7 +23,7 @@ from llm_server.orchestration.balancer import Balancer, Want
 from llm_server.orchestration.catalog import Catalog, EnginePrice, EngineSpec
 from llm_server.orchestration.errors import StorageUnavailable
 from llm_server.orchestration.health import EngineStates
-from llm_server.orchestration.ports import Completion, EngineCall, EngineState
+from llm_server.orchestration.ports import Completion, EngineCall, EngineRecords, EngineState, SwitchName
 from llm_server.storage.sqlite import SqliteStore
 
 WAIT_S = 10.0
@@ -139,10 +139,14 @@ class WatchedStore(SqliteStore):
     reads = 0
     writes = 0
 
-    def engine_states(self) -> dict[str, EngineState]:
+    def engines(self) -> EngineRecords:
         self._answer()
         self.reads += 1
-        return super().engine_states()
+        return super().engines()
+
+    def switch_engine(self, engine: str, changes: Mapping[SwitchName, bool | None]) -> EngineRecords:
+        self._answer()
+        return super().switch_engine(engine, changes)
 
     def save_engine_state(self, engine: str, state: EngineState) -> None:
         self._answer()
