@@ -23,8 +23,9 @@ from llm_server.orchestration.balancer import Balancer
 from llm_server.orchestration.calls import Calls, Want
 from llm_server.orchestration.catalog import Catalog, EnginePrice, EngineSpec
 from llm_server.orchestration.errors import StorageUnavailable
+from llm_server.orchestration.fleet import Fleet
 from llm_server.orchestration.health import EngineStates
-from llm_server.orchestration.ports import Completion, EngineCall, EngineState
+from llm_server.orchestration.ports import Completion, EngineCall, EngineRecords, EngineState, SwitchName
 from llm_server.storage.sqlite import SqliteStore
 
 WAIT_S = 10.0
@@ -124,13 +125,13 @@ def a_balancer(
 ) -> Balancer:
     """A balancer as the wiring makes it; `without_credentials` names models nobody has a key for."""
     states = EngineStates(store, clock)
-    return Balancer(
-        catalog=catalog,
-        calls=Calls(catalog=catalog, engines=engines, states=states, price=price, clock=clock),
+    fleet = Fleet(
+        configured=catalog.engines,
         has_credentials=lambda spec: spec.model not in without_credentials,
         states=states,
-        price=price,
     )
+    calls = Calls(catalog=catalog, engines=engines, fleet=fleet, states=states, price=price, clock=clock)
+    return Balancer(catalog=catalog, fleet=fleet, calls=calls, price=price)
 
 
 class WatchedStore(SqliteStore):
@@ -140,10 +141,14 @@ class WatchedStore(SqliteStore):
     reads = 0
     writes = 0
 
-    def engine_states(self) -> dict[str, EngineState]:
+    def engines(self) -> EngineRecords:
         self._answer()
         self.reads += 1
-        return super().engine_states()
+        return super().engines()
+
+    def switch_engine(self, engine: str, changes: Mapping[SwitchName, bool | None]) -> EngineRecords:
+        self._answer()
+        return super().switch_engine(engine, changes)
 
     def save_engine_state(self, engine: str, state: EngineState) -> None:
         self._answer()

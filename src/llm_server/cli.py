@@ -1,10 +1,10 @@
-"""The command line: submit a task, read one, read the figures, serve, or pull a model."""
+"""The command line: submit a task, read one, read the figures, switch engines, serve, or pull a model."""
 
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -21,6 +21,20 @@ Exit codes:
   3    no server answers, or it is broken
   4    the task is not final yet (--timeout ended, or get without --wait)
   130  interrupted while waiting; the task goes on
+"""
+_SWITCHES: dict[str, dict[str, bool | None]] = {
+    "on": {"toggle": True},
+    "off": {"toggle": False},
+    "lock": {"locked": True},
+    "unlock": {"locked": False},
+    "reset": {"toggle": None, "locked": None},
+}
+_ENGINES_HELP = """Print the server's engines, or switch one: in every process within 5 s, until it is switched again.
+
+\b
+  on, off       use it, or not; calls that run, end
+  lock, unlock  keep it from being used, switched on or not; or no longer
+  reset         take both back: what the configuration says holds again
 """
 _WATCHED_HOLD_S = 2  # for somebody who watches, the status and the task's id are worth another call
 
@@ -95,6 +109,26 @@ def metrics(url: Url = DEFAULT_URL, as_json: AsJson = False) -> None:
     client = _client(url)
     with _failures_as_exit_codes():
         display.show_metrics(client.metrics(), as_json)
+
+
+@app.command(help=_ENGINES_HELP + _EXIT_CODES)
+def engines(
+    switch: Annotated[
+        Literal["on", "off", "lock", "unlock", "reset"] | None,
+        typer.Argument(metavar="SWITCH", help="on, off, lock, unlock or reset."),
+    ] = None,
+    name: Annotated[str | None, typer.Argument(metavar="NAME", help="The engine to switch.")] = None,
+    url: Url = DEFAULT_URL,
+    as_json: AsJson = False,
+) -> None:
+    if switch and not name:
+        raise typer.BadParameter("Say which engine.", param_hint="NAME")
+    client = _client(url)
+    with _failures_as_exit_codes():
+        if switch and name:
+            display.show_engine(name, client.switch_engine(name, _SWITCHES[switch]), as_json)
+        else:
+            display.show_engines(client.engines(), as_json)
 
 
 @app.command()

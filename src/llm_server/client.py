@@ -105,6 +105,14 @@ class Client:
         """Read the nine figures."""
         return self._call("GET", "/metrics", naming="server_status")
 
+    def engines(self) -> Answer:
+        """Read every engine, how it is switched and how it is."""
+        return self._call("GET", "/engines", naming="engines")
+
+    def switch_engine(self, name: str, changes: Mapping[str, bool | None]) -> Answer:
+        """Switch what `changes` names of an engine, None for what is configured."""
+        return self._call("PATCH", f"/engines/{quote(name, safe='')}", changes, naming="status")
+
     def deadline(self, timeout_s: float) -> float:
         """Return the moment on this client's clock that is `timeout_s` away."""
         return self._clock() + timeout_s

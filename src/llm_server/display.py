@@ -16,6 +16,8 @@ from llm_server.client import DEFAULT_URL, FINAL, Answer
 
 _UNSAFE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")  # steers a terminal, or has no encoding
 
+_SWITCHES = ("toggle", "locked")
+_ENGINE = ("kind", "model", "source", "tier", "status", *_SWITCHES)
 _FIGURES: dict[str, Callable[[float], str]] = {
     "tokens_per_second": lambda value: f"{value:,.1f}",
     "average_response_time": lambda value: f"{value:,.2f} s",
@@ -132,6 +134,33 @@ def show_metrics(answer: Answer, as_json: bool) -> None:
     for name, value in _figures(answer.document):
         table.add_row(Text(_safe(name)), Text(_safe(value)))
     Console().print(table)
+
+
+def show_engines(answer: Answer, as_json: bool) -> None:
+    """Print the engines as columns, one a line however long: a name that is folded could not be copied."""
+    if as_json:
+        _print(answer.body)
+        return
+    rows = [["name", *_ENGINE]]
+    for name, engine in answer.document["engines"].items():
+        rows.append([_safe(cell) for cell in (name, *(_word(engine.get(column)) for column in _ENGINE))])
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        put("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+def show_engine(name: str, answer: Answer, as_json: bool) -> None:
+    """Print what became of an engine that was switched."""
+    if as_json:
+        _print(answer.body)
+        return
+    switches = ", ".join(f"{switch} {_word(answer.document.get(switch))}" for switch in _SWITCHES)
+    put(f"{name} is {answer.status} ({switches}).")
+
+
+def _word(value: object) -> str:
+    """A value of an engine in the words of the contract; what it lacks is a dash."""
+    return str(value).lower() if isinstance(value, bool) else str(value or "-")
 
 
 def _figures(figures: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

@@ -24,6 +24,7 @@ from llm_server.orchestration.balancer import Balancer
 from llm_server.orchestration.calls import Calls
 from llm_server.orchestration.catalog import Catalog
 from llm_server.orchestration.errors import ConfigurationError
+from llm_server.orchestration.fleet import Fleet
 from llm_server.orchestration.health import EngineStates
 from llm_server.orchestration.orchestrator import Orchestrator
 from llm_server.orchestration.ports import Engine, Queue, Store
@@ -110,14 +111,10 @@ def service_of(settings: Settings, *, store: Store, queue: Queue, catalog: Catal
     """Put a service together; one that never `works` on tasks is spared the engines' adapters and their imports."""
     secrets = Credentials(settings.environ)
     states = EngineStates(store, now_ms)
+    fleet = Fleet(configured=catalog.engines, has_credentials=partial(has_credentials, secrets), states=states)
     engines = _engines(settings, catalog, secrets) if works else {}
-    balancer = Balancer(
-        catalog=catalog,
-        calls=Calls(catalog=catalog, engines=engines, states=states, price=prices.price, clock=now_ms),
-        has_credentials=partial(has_credentials, secrets),
-        states=states,
-        price=prices.price,
-    )
+    calls = Calls(catalog=catalog, engines=engines, fleet=fleet, states=states, price=prices.price, clock=now_ms)
+    balancer = Balancer(catalog=catalog, fleet=fleet, calls=calls, price=prices.price)
     orchestrator = Orchestrator(
         catalog=catalog,
         balancer=balancer,

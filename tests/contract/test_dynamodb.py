@@ -113,6 +113,17 @@ def test_metrics_are_one_batch_get(store: DynamoStore, wire: Wire) -> None:
     assert [call.operation for call in wire.calls] == ["BatchGetItem"]
 
 
+def test_a_switch_is_one_update_and_the_engines_one_read_of_what_was_last_written(
+    store: DynamoStore, wire: Wire
+) -> None:
+    """Every process reads them each 5 s; a read that may be stale would let a switch come later."""
+    store.switch_engine("gpt", {"toggle": False, "locked": None})
+    store.engines()
+
+    assert [call.operation for call in wire.calls] == ["UpdateItem", "GetItem"]
+    assert wire.calls[1].arguments["ConsistentRead"] is True
+
+
 def test_nothing_ever_scans_or_changes_the_table(store: DynamoStore, wire: Wire) -> None:
     task = chat_task(store, "Say hello.", an_output())
     store.page("local", size=10, token="", status=None, role=None)
@@ -121,7 +132,8 @@ def test_nothing_ever_scans_or_changes_the_table(store: DynamoStore, wire: Wire)
     store.due(NOW_MS, 10)
     store.peek(task.ref)
     store.spent_microusd("local", "2025-10-09")
-    store.engine_states()
+    store.engines()
+    store.switch_engine("gpt", {"toggle": False})
     store.overview()
 
     assert set(wire.operations) == {

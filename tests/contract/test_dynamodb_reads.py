@@ -67,7 +67,7 @@ def test_counters_that_were_not_read_at_once_are_asked_for_again(
     counters, engines = over(stingy, moto_substrate.table).overview()
 
     assert counters == Counters(total=20, queued=20)
-    assert engines == {"gpt": EngineState(failures=1)}
+    assert engines.states == {"gpt": EngineState(failures=1)}
     assert stingy.asked == [17, 10, 3]
 
 

@@ -17,6 +17,7 @@ import pytest
 from audit import audit
 from builders import LEASE_MS, NOW_MS, SWEEP_MS, a_failure, a_request, a_task, an_output, claimed
 from llm_server.orchestration.errors import ConfigurationError, StorageUnavailable, TaskLost
+from llm_server.orchestration.ports import EngineSwitch
 from llm_server.orchestration.task import Mode, Status, TaskRef
 from llm_server.storage.sqlite import SqliteStore
 from llm_server.storage.sqlite_file import OnlyProcess
@@ -239,3 +240,18 @@ def test_a_file_that_is_not_ours_is_a_wrong_setting(tmp_path: Path, made_by: str
 
     with pytest.raises(ConfigurationError, match="not made by this version"):
         SqliteStore(path)
+
+
+def test_a_file_from_before_engines_were_switched_goes_on_to_work(tmp_path: Path) -> None:
+    """It lacks the table; opened, it has it, and keeps what it held."""
+    path, task = tmp_path / "tasks.db", a_task()
+    with closing(SqliteStore(path)) as store:
+        store.add(task, a_request())
+    with closing(sqlite3.connect(path)) as before:
+        before.execute("DROP TABLE switches")
+
+    with closing(SqliteStore(path)) as store:
+        store.switch_engine("gpt", {"locked": True})
+    with closing(SqliteStore(path)) as store:
+        assert store.engines().switches == {"gpt": EngineSwitch(locked=True)}
+        audit(store, [task.ref])

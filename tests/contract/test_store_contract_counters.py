@@ -7,7 +7,7 @@ import pytest
 from audit import audit
 from builders import LEASE_MS, NOW_MS, a_failed_attempt, a_failure, a_request, a_task, an_attempt, an_output, claimed
 from llm_server.orchestration.metrics import Counters
-from llm_server.orchestration.ports import EngineState, Store
+from llm_server.orchestration.ports import EngineRecords, EngineState, Store
 from llm_server.orchestration.receipts import Attempt
 from llm_server.orchestration.task import Mode
 
@@ -17,7 +17,7 @@ UNPRICED = an_attempt(cost_microusd=None)
 
 
 def test_an_empty_store_counts_nothing(store: Store) -> None:
-    assert store.overview() == (Counters(), {})
+    assert store.overview() == (Counters(), EngineRecords())
     assert store.spent_microusd("local", "2025-10-09") == 0
 
 
@@ -158,8 +158,8 @@ def test_an_engine_s_record_is_replaced(store: Store) -> None:
 
     store.save_engine_state("gpt", resting)
 
-    assert store.engine_states() == {"gpt": resting, "open-router.v2": offline}
-    assert store.overview() == (Counters(), {"gpt": resting, "open-router.v2": offline})
+    stored = EngineRecords(states={"gpt": resting, "open-router.v2": offline})
+    assert (store.engines(), store.overview()) == (stored, (Counters(), stored))
 
 
 def test_a_record_is_swapped_only_for_the_one_it_replaces(store: Store) -> None:
@@ -171,4 +171,4 @@ def test_a_record_is_swapped_only_for_the_one_it_replaces(store: Store) -> None:
     assert store.swap_engine_state("gpt", resting, probed)
     assert not store.swap_engine_state("gpt", resting, well)
 
-    assert store.engine_states() == {"gpt": probed}
+    assert store.engines().states == {"gpt": probed}

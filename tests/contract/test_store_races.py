@@ -12,7 +12,7 @@ from builders import NOW_MS, SWEEP_MS, a_failure, a_request, a_task, an_attempt,
 from llm_server.orchestration.approval import decide
 from llm_server.orchestration.errors import ApprovalConflict, TaskLost
 from llm_server.orchestration.plan import digest
-from llm_server.orchestration.ports import EngineState, Store
+from llm_server.orchestration.ports import EngineState, EngineSwitch, Store, SwitchName
 from llm_server.orchestration.task import NEVER_MS, Status, Task
 
 Given = TypeVar("Given")
@@ -166,4 +166,13 @@ def test_of_16_workers_that_swap_an_engine_s_record_one_wins(store: Store) -> No
     claims = [EngineState(failures=1, probe_until_ms=NOW_MS + n) for n in range(16)]
     swapped = at_once(lambda claim: store.swap_engine_state("gpt", resting, claim), claims)
 
-    assert [store.engine_states()["gpt"]] == [claim for claim, won in zip(claims, swapped, strict=True) if won]
+    assert [store.engines().states["gpt"]] == [claim for claim, won in zip(claims, swapped, strict=True) if won]
+
+
+def test_of_16_that_switch_at_once_none_undoes_another(store: Store) -> None:
+    """Half lock, half switch off: two operators, or one with two terminals."""
+    changes: list[dict[SwitchName, bool | None]] = [{"toggle": False} if n % 2 else {"locked": True} for n in range(16)]
+
+    at_once(lambda change: store.switch_engine("gpt", change), changes)
+
+    assert store.engines().switches == {"gpt": EngineSwitch(toggle=False, locked=True)}

@@ -117,6 +117,20 @@ def test_every_form_of_api_gateway_event_reads_the_nine_figures(deployment: Depl
     assert len(answer["json"]) == 9
 
 
+def test_an_engine_switched_by_the_api_function_is_switched_for_the_worker(deployment: Deployment) -> None:
+    """Two functions, one table; the worker is a process that has not read the engines before."""
+    task_id = deployment.submit("Say hello.")
+
+    answer = deployment.call(an_event("api-v2-patch-engine"))
+    deployment.deliver_all()
+
+    assert (answer["statusCode"], answer["json"]["toggle"], answer["json"]["status"]) == (200, False, "disabled")
+    assert deployment.metrics()["llm_status"] == {"embedded": "disabled"}
+    waiting = deployment.get(task_id)
+    assert (waiting["status"], waiting["attempts"]) == ("Queued", [])
+    assert waiting["waiting_for"] == "an engine that is switched on and has credentials"
+
+
 def test_a_plan_is_carried_out_by_the_worker(deployment: Deployment) -> None:
     task_id = deployment.submit("Design a cache, then implement it, then test it.", mode="Plan")
     deployment.deliver_all()

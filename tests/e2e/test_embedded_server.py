@@ -85,6 +85,33 @@ def test_tasks_queued_when_the_server_is_killed_are_finished_after_the_next_star
     assert metrics["success_rate"] == 100.0
 
 
+def test_a_task_waits_for_an_engine_that_is_switched_off_until_it_is_on_again(tmp_path: Path) -> None:
+    """The other engine is dead, so the task looks again every few seconds; a restart leaves the switch as it is."""
+    dead = '[engines.dead]\nkind = "openai"\nsource = "local"\nmodel = "x"\nbase_url = "http://127.0.0.1:9/v1"'
+    with fake_engine() as engine:
+        env = a_config(tmp_path, engine.base_url)
+        with Path(env["LLM_SERVER_CONFIG"]).open("a") as config:
+            config.write(f"\n{dead}\n")
+        with serving(tmp_path / "tasks.db", env=env) as server:
+            switched = server.call("PATCH", "/engines/fake", {"toggle": False})
+            task_id = server.submit("Say hello.")["task_id"]
+            wait_until(lambda: server.call("GET", f"/tasks/{task_id}").json()["waiting_for"] is not None)
+            waiting = server.call("GET", f"/tasks/{task_id}").json()
+            server.stop()
+        asked_while_off = len(engine.seen)
+        with serving(tmp_path / "tasks.db", env=env) as server:
+            status = server.call("GET", "/metrics").json()["llm_status"]
+            refused = server.call("POST", "/tasks", {"prompt": "Say hello.", "engine": "fake"})
+            server.call("PATCH", "/engines/fake", {"toggle": True})
+            task = server.finished(task_id)
+
+    assert (switched.status, switched.json()["status"]) == (200, "disabled")
+    assert (waiting["status"], waiting["waiting_for"], asked_while_off) == ("Queued", "dead", 0)
+    assert status == {"fake": "disabled", "dead": "offline"}
+    assert refused.status == 422
+    assert (task["status"], task["attempts"][-1]["engine"]) == ("Completed", "fake")
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_stop_lets_running_tasks_end(tmp_path: Path, number: signal.Signals) -> None:
     with fake_engine(latency_s=1.0) as engine:

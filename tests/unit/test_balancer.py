@@ -11,7 +11,7 @@ from llm_server.orchestration.balancer import Reply
 from llm_server.orchestration.budget import Budget
 from llm_server.orchestration.catalog import EnginePrice, EngineSpec
 from llm_server.orchestration.errors import EngineUnavailable, PromptRefused
-from llm_server.orchestration.ports import EngineCall
+from llm_server.orchestration.ports import EngineCall, EngineRecords
 from scripted import (
     WAIT_S,
     Answer,
@@ -82,7 +82,12 @@ def test_what_is_off_locked_or_without_a_key_is_no_candidate(balanced: Balanced)
     )
 
     assert balancer.candidates("fast") == ["well"]
-    assert balancer.status({}) == {"off": "disabled", "locked": "locked", "keyless": "offline", "well": "online"}
+    assert balancer.fleet.status(EngineRecords()) == {
+        "off": "disabled",
+        "locked": "locked",
+        "keyless": "offline",
+        "well": "online",
+    }
 
 
 def test_the_embedded_engine_never_stands_in_for_a_configured_one(balanced: Balanced) -> None:
@@ -95,7 +100,7 @@ def test_the_embedded_engine_never_stands_in_for_a_configured_one(balanced: Bala
     first, second = balancer.call(CALL, a_want()), balancer.call(CALL, a_want())
 
     assert (first.completion, second.completion, embedded.calls) == (None, None, [])
-    assert balancer.status({}) == {"real": "online"}
+    assert balancer.fleet.status(EngineRecords()) == {"real": "online"}
     assert balanced(embedded=(spec, embedded)).call(CALL, a_want()).completion is not None
 
 
@@ -164,14 +169,14 @@ def test_the_rest_doubles_from_5_s_to_5_min(balanced: Balanced, watched: Watched
     rests = []
     for _ in range(9):
         balancer.call(CALL, a_want())
-        until_ms = watched.engine_states()["only"].rest_until_ms
+        until_ms = watched.engines().states["only"].rest_until_ms
         rests.append((until_ms - clock.now_ms) / 1000)
         clock.now_ms = until_ms
 
     assert rests == [5, 10, 20, 40, 80, 160, 300, 300, 300]
     assert balancer.call(CALL, a_want()).completion is not None
     balancer.call(CALL, a_want())
-    assert watched.engine_states()["only"].rest_until_ms - clock.now_ms == 5_000
+    assert watched.engines().states["only"].rest_until_ms - clock.now_ms == 5_000
 
 
 @pytest.mark.parametrize(("asked_s", "rest_s"), [(0, 0), (0.5, 0.5), (30, 30), (600, 600), (86_400, 600)])
@@ -183,7 +188,7 @@ def test_an_engine_rests_as_long_as_it_asked_for(
 
     balanced(only=(an_engine(), engine)).call(CALL, a_want())
 
-    assert watched.engine_states()["only"].rest_until_ms - clock.now_ms == rest_s * 1000
+    assert watched.engines().states["only"].rest_until_ms - clock.now_ms == rest_s * 1000
 
 
 def test_a_call_from_before_the_rest_neither_ends_nor_prolongs_it(
@@ -210,7 +215,7 @@ def test_a_call_from_before_the_rest_neither_ends_nor_prolongs_it(
     with ThreadPoolExecutor(3) as pool:
         list(pool.map(call, ["refused", "busy", "done"]))
 
-    state = watched.engine_states()["only"]
+    state = watched.engines().states["only"]
     assert (state.rest_until_ms, state.failures) == (clock.now_ms + 30_000, 1)
 
 
@@ -277,11 +282,11 @@ def test_the_status_says_why_an_engine_cannot_answer(
     balancer = balanced(only=(an_engine(), engine))
     balancer.call(CALL, a_want())
 
-    assert balancer.status(watched.engine_states()) == {"only": status}
+    assert balancer.fleet.status(watched.engines()) == {"only": status}
     clock.pass_s(5)
-    assert balancer.status(watched.engine_states()) == {"only": "online" if status == "cooling" else "offline"}
+    assert balancer.fleet.status(watched.engines()) == {"only": "online" if status == "cooling" else "offline"}
     balancer.call(CALL, a_want())
-    assert balancer.status(watched.engine_states()) == {"only": "online"}
+    assert balancer.fleet.status(watched.engines()) == {"only": "online"}
 
 
 def test_an_empty_answer_goes_to_the_next_engine_and_stays_on_the_bill(balanced: Balanced) -> None:

@@ -167,7 +167,7 @@ def test_an_engine_cut_short_by_the_workers_time_is_not_to_blame(
     assert [(a.error, a.duration_ms) for a in cut.attempts] == [("The engine did not answer in time.", 2_000)]
     assert (watched.writes, other.calls) == (0, [])
     assert balancer.call(CALL, a_want(until_ms=clock.now_ms + 60_000)).completion is not None
-    assert watched.engine_states()["slow"].failures == 1
+    assert watched.engines().states["slow"].failures == 1
 
 
 def test_an_answer_takes_at_least_a_millisecond(balanced: Balanced, clock: Clock) -> None:

@@ -33,12 +33,12 @@ def test_one_worker_of_the_deployment_probes(balanced: Balanced, watched: Watche
         probe = pool.submit(workers[1].call, CALL, a_want())
         assert begun.wait(WAIT_S)
         others = [workers[n % 2].call(CALL, a_want()) for n in range(7)]
-        assert workers[0].status(watched.engine_states()) == {"only": "cooling"}
+        assert workers[0].fleet.status(watched.engines()) == {"only": "cooling"}
         leave.set()
 
     assert (len(engine.calls), probe.result().attempts[0].why) == (2, "fast tier, cheapest, probe")
     assert all(reply.attempts == () and reply.can_be_retried for reply in others)
-    assert watched.engine_states() == {"only": EngineState()}
+    assert watched.engines().states == {"only": EngineState()}
     clock.pass_s(5)
     assert workers[0].call(CALL, a_want()).completion is not None
 
@@ -64,7 +64,7 @@ def test_a_probe_that_fails_rests_the_engine_for_longer(
 
     balancer.call(CALL, a_want())
 
-    state = watched.engine_states()["only"]
+    state = watched.engines().states["only"]
     assert (state.failures, state.rest_until_ms, state.probe_until_ms) == (2, clock.now_ms + 10_000, 0)
 
 
@@ -82,7 +82,7 @@ def test_a_probe_that_ends_otherwise_keeps_no_claim(
     except ZeroDivisionError:
         assert failures
 
-    state = watched.engine_states()["only"]
+    state = watched.engines().states["only"]
     assert (state.failures, state.probe_until_ms) == (failures, 0)
     assert balancer.candidates("fast") == ["only"]
 

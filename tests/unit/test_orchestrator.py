@@ -254,7 +254,7 @@ def test_a_deadline_bounds_the_call(watched: WatchedStore, clock: Clock) -> None
 
     assert deliveries.engine.timeouts_s == [12.5]
     assert ended.task.error == "The deadline of 12.5 s has passed."
-    assert watched.engine_states() == {}
+    assert watched.engines().states == {}
 
 
 def test_no_delay_goes_beyond_the_deadline(watched: WatchedStore, clock: Clock) -> None:

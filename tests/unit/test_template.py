@@ -14,6 +14,7 @@ import pytest
 from cfnlint.api import lint  # type: ignore[import-untyped]
 
 from aws_local.template import TEMPLATE, Document, load, translate
+from export_openapi import document
 from llm_server.settings import EMBEDDED_ONLY, LOG_LEVELS, VARIABLES
 from template_stack import references, resolved, statements
 
@@ -177,6 +178,16 @@ def test_the_api_speaks_payload_2_and_is_throttled_and_logged(cfn: Document) -> 
     assert stage["DefaultRouteSettings"]["ThrottlingRateLimit"] == 50
     assert stage["AccessLogSettings"]["DestinationArn"] == "AccessLogGroup.Arn"
     assert json.loads(stage["AccessLogSettings"]["Format"])["requestId"] == "$context.requestId"
+
+
+def test_every_method_of_the_api_has_a_route_and_is_open_to_browsers(cfn: Document) -> None:
+    """A method without a route is answered by API Gateway, and the function never hears of it."""
+    stack = resolved(cfn, CorsOrigins=["https://a.example"])
+    routed = {stack.properties(name)["RouteKey"] for name in stack.resources("AWS::ApiGatewayV2::Route")}
+    wanted = {method.upper() for path in json.loads(document())["paths"].values() for method in path} | {"DELETE"}
+
+    assert routed == {f"{method} /{{proxy+}}" for method in wanted}
+    assert set(stack.properties("HttpApi")["CorsConfiguration"]["AllowMethods"]) == wanted
 
 
 def test_browsers_may_call_only_from_the_origins_given(cfn: Document) -> None:

@@ -95,6 +95,11 @@ _BROKEN: list[tuple[Callable[..., None], str, Any]] = [
         "1.0",
     ),
     (
+        promises.test_every_method_of_the_api_has_a_route_and_is_open_to_browsers,
+        "Resources.PatchRoute.Properties.RouteKey",
+        "PUT /{proxy+}",
+    ),
+    (
         promises.test_browsers_may_call_only_from_the_origins_given,
         "Resources.HttpApi.Properties.CorsConfiguration",
         {"AllowOrigins": ["*"]},

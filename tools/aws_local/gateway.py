@@ -73,8 +73,8 @@ class _Exchange(BaseHTTPRequestHandler):
         self._answer({"statusCode": status, "body": json.dumps({"message": message})})
 
     # The methods that template.yaml has routes for.
-    do_GET = do_POST = do_DELETE = _routed
-    do_PUT = do_PATCH = do_HEAD = do_OPTIONS = _not_routed
+    do_GET = do_POST = do_PATCH = do_DELETE = _routed
+    do_PUT = do_HEAD = do_OPTIONS = _not_routed
 
     def _event(self, body: bytes) -> Event:
         path, _, query = self.path.partition("?")

@@ -9,12 +9,13 @@ from typing import Any
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException as StarletteHTTPException
 from starlette.routing import Match
 
-from llm_server.api.models import NewLimits, NewTask, PlanDecision
 from llm_server.orchestration.errors import (
     ApprovalConflict,
+    EngineNotFound,
     InvalidInput,
     LLMServerError,
     StorageUnavailable,
@@ -24,15 +25,13 @@ from llm_server.orchestration.errors import (
 STATUS: dict[type[LLMServerError], int] = {
     InvalidInput: 422,
     TaskNotFound: 404,
+    EngineNotFound: 404,
     ApprovalConflict: 409,
     StorageUnavailable: 503,
 }
 RETRY_AFTER_S = "5"
 FAULTS_MOST = 20
 METHODS = ("DELETE", "GET", "HEAD", "PATCH", "POST", "PUT")
-FIELDS = {1: ", ".join(NewTask.model_fields), 2: ", ".join(NewLimits.model_fields)}
-"""The known fields by how deep in the body an unknown one stands."""
-DECISION_FIELDS = {1: ", ".join(PlanDecision.model_fields)}
 INTERNAL = "The server made an error; it is logged under this answer's X-Request-Id."
 
 
@@ -60,8 +59,9 @@ async def _known(_: Request, error: Exception) -> JSONResponse:
 
 async def _invalid(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)
-    fields = DECISION_FIELDS if "task_id" in request.path_params else FIELDS
-    faults = [{"pointer": _pointer(f["loc"]), "detail": _sentence(f, fields)} for f in error.errors()[:FAULTS_MOST]]
+    route = request.scope["route"]
+    found = error.errors()[:FAULTS_MOST]
+    faults = [{"pointer": _pointer(f["loc"]), "detail": _sentence(f, route)} for f in found]
     return answer(422, faults[0]["detail"], errors=faults)
 
 
@@ -101,13 +101,22 @@ def _parts(location: Sequence[str | int]) -> list[str]:
     return [str(part)[:60] for part in location[1:] if part != "[key]"]
 
 
-def _sentence(fault: Any, fields: dict[int, str]) -> str:
+def _known_fields(route: APIRoute, parts: Sequence[str]) -> str:
+    """The fields of the object an unknown one stands in: those of the route's body, or of a model inside it."""
+    assert route.body_field is not None
+    model: Any = route.body_field.field_info.annotation
+    for name in parts[:-1]:
+        model = model.model_fields[name].annotation
+    return ", ".join(model.model_fields)
+
+
+def _sentence(fault: Any, route: APIRoute) -> str:
     parts = _parts(fault["loc"])
     place = ".".join(parts)
     if not parts:
         return "The body is not a JSON object."
     if fault["type"] == "extra_forbidden":
-        return f"Unknown field {place!r}; known are {fields[len(parts)]}."
+        return f"Unknown field {place!r}; known are {_known_fields(route, parts)}."
     if fault["type"] == "missing":
         return f"The field {place!r} is missing."
     if fault["type"] == "string_pattern_mismatch":

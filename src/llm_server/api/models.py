@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
 
 from llm_server.orchestration import intake
+from llm_server.orchestration.ports import SwitchName
 from llm_server.orchestration.snapshot import Limits
 from llm_server.orchestration.task import Mode
 
@@ -74,6 +75,19 @@ class PlanDecision(_Model):
     """The caller's word on a plan."""
 
     plan_hash: str = Field(description="`plan.hash` of the task, as it was read.")
+
+
+class EngineChange(_Model):
+    """What is to change of an engine: true or false, or null for what the configuration says; left out, it stays."""
+
+    model_config = ConfigDict(json_schema_extra={"minProperties": 1})
+
+    toggle: bool | None = Field(default=None, description="Whether the engine is switched on.")
+    locked: bool | None = Field(default=None, description="Whether it is kept from being used, switched on or not.")
+
+    def to_domain(self) -> dict[SwitchName, bool | None]:
+        changes: dict[SwitchName, bool | None] = {"toggle": self.toggle, "locked": self.locked}
+        return {name: value for name, value in changes.items() if name in self.model_fields_set}
 
 
 class TaskView(_Model):
@@ -221,11 +235,14 @@ class DecisionView(_Model):
     alternatives: list[tuple[str, float]]
 
 
+EngineStatus = Literal["online", "cooling", "disabled", "locked", "offline"]
+
+
 class MetricsView(_Model):
     """The nine figures."""
 
     server_status: Literal["online", "offline"]
-    llm_status: dict[str, Literal["online", "cooling", "disabled", "locked", "offline"]]
+    llm_status: dict[str, EngineStatus]
     tokens_per_second: float | None
     average_response_time: float | None
     total_requests: int
@@ -262,7 +279,7 @@ class RoleView(_Model):
 
 
 class EngineView(_Model):
-    """An engine as configured, without its credentials."""
+    """An engine as it is switched, else as configured, without its credentials."""
 
     kind: str
     model: str
@@ -271,6 +288,18 @@ class EngineView(_Model):
     toggle: bool
     locked: bool
     max_concurrency: int
+
+
+class EngineNowView(EngineView):
+    """An engine, and its status as `llm_status` of the metrics names it."""
+
+    status: EngineStatus
+
+
+class EnginesView(_Model):
+    """Every configured engine."""
+
+    engines: dict[str, EngineNowView]
 
 
 class CatalogView(_Model):

@@ -23,7 +23,7 @@ _TASK_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _Responses = dict[int | str, dict[str, Any]]
 _PROBLEMS = {
     400: "Not a strict JSON document",
-    404: "No such task",
+    404: "No such task or engine",
     409: "Not what the task waits for",
     413: "Body too large",
     415: "Body not sent as application/json",
@@ -172,8 +172,24 @@ async def get_usage(service: Service, tenant: Tenant) -> Response:
 
 @router.get("/catalog", response_model=models.CatalogView)
 async def get_catalog(service: Service) -> Response:
-    """Show the configured profiles, roles and engines."""
-    return _json(views.catalog(service.catalog))
+    """Show the configured profiles, roles and engines; `toggle` and `locked` as they were switched since."""
+    return _json(views.catalog(service.catalog, service.engine_specs()))
+
+
+@router.get("/engines", response_model=models.EnginesView, responses=_problems(503))
+async def get_engines(service: Service) -> Response:
+    """Show every engine, how it is switched and how it is."""
+    return _json(views.engines(service.engines()))
+
+
+@router.patch(
+    "/engines/{name:path}",  # a configured name may hold a slash
+    response_model=models.EngineNowView,
+    responses=_problems(400, 404, 413, 415, 422, 503),
+)
+async def switch_engine(name: str, change: models.EngineChange, service: Service) -> Response:
+    """Switch an engine on or off, lock or unlock it: everywhere within 5 s, until it is switched again."""
+    return _json(views.engine(service.switch_engine(name, change.to_domain())))
 
 
 @router.get("/health", response_model=models.HealthView)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
@@ -10,6 +11,8 @@ from llm_server.api.models import (
     AttemptView,
     CatalogView,
     DecisionView,
+    EngineNowView,
+    EnginesView,
     EngineView,
     NewLimits,
     PlanView,
@@ -25,7 +28,8 @@ from llm_server.api.models import (
     UsageView,
 )
 from llm_server.orchestration import plan as plans
-from llm_server.orchestration.catalog import Catalog
+from llm_server.orchestration.catalog import Catalog, EngineSpec
+from llm_server.orchestration.fleet import EngineNow
 from llm_server.orchestration.intake import Decision
 from llm_server.orchestration.plan import Step, StepStatus
 from llm_server.orchestration.ports import Page
@@ -78,7 +82,7 @@ def usage(usage: Usage) -> UsageView:
     return UsageView(**asdict(usage), limits={})
 
 
-def catalog(catalog: Catalog) -> CatalogView:
+def catalog(catalog: Catalog, engines: Mapping[str, EngineSpec]) -> CatalogView:
     return CatalogView(
         profiles={
             name: ProfileView(purpose=p.purpose, default_role=p.default_role, roles=catalog.roles_of(name))
@@ -88,19 +92,20 @@ def catalog(catalog: Catalog) -> CatalogView:
             name: RoleView(purpose=r.purpose, profiles=list(r.profiles), tier=r.tier)
             for name, r in catalog.roles.items()
         },
-        engines={
-            name: EngineView(
-                kind=e.kind,
-                model=e.model,
-                source=e.source,
-                tier=e.tier,
-                toggle=e.toggle,
-                locked=e.locked,
-                max_concurrency=e.max_concurrency,
-            )
-            for name, e in catalog.engines.items()
-        },
+        engines={name: EngineView(**_engine(spec)) for name, spec in engines.items()},
     )
+
+
+def engine(engine: EngineNow) -> EngineNowView:
+    return EngineNowView.model_validate(_engine(engine.spec) | {"status": engine.status})
+
+
+def engines(engines: Mapping[str, EngineNow]) -> EnginesView:
+    return EnginesView(engines={name: engine(now) for name, now in engines.items()})
+
+
+def _engine(spec: EngineSpec) -> dict[str, Any]:
+    return {name: getattr(spec, name) for name in EngineView.model_fields}
 
 
 def _state(task: Task) -> dict[str, Any]:

@@ -58,8 +58,10 @@ class LlamaCppEngine:
             return self._wire
 
     def _start(self) -> OpenAIEngine:
-        import xllamacpp
-
+        try:
+            import xllamacpp
+        except ImportError as error:  # configured as switched off, which needs no extra, and switched on since
+            raise EngineUnavailable("The extra [local] is not installed.", kind="unreachable") from error
         key = secrets.token_urlsafe(32)
         try:
             server = xllamacpp.Server(self._parameters(xllamacpp.CommonParams(), key))

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from llm_server.orchestration.budget import Budget
 from llm_server.orchestration.catalog import Catalog, EngineSpec, Tier
 from llm_server.orchestration.errors import EngineUnavailable, OutOfTime, PromptRefused
+from llm_server.orchestration.fleet import Fleet
 from llm_server.orchestration.health import EngineStates
 from llm_server.orchestration.ports import Clock, Completion, Engine, EngineCall, Pricer
 from llm_server.orchestration.receipts import Attempt
@@ -49,12 +50,14 @@ class Calls:
         *,
         catalog: Catalog,
         engines: Mapping[str, Engine],
+        fleet: Fleet,
         states: EngineStates,
         price: Pricer,
         clock: Clock,
     ) -> None:
         self._catalog = catalog
         self._engines = engines
+        self._fleet = fleet
         self._states = states
         self._price = price
         self._clock = clock
@@ -146,8 +149,8 @@ class Calls:
         if not self._places[name].acquire(timeout=self._left_s(until_ms)):
             raise OutOfTime(f"Engine {name} had no free place within the worker's time.")
         try:
-            if self._states.rests(self._states.of(name)):
-                raise EngineUnavailable(f"Engine {name} rests.", outage=True)
+            if not self._fleet.free(name):  # since the candidates were chosen
+                raise EngineUnavailable(f"Engine {name} rests or was switched off.", outage=True)
             yield
         finally:
             self._places[name].release()

@@ -4,6 +4,7 @@ LLMServerError
 ├── InvalidInput          change the input; `field` names where
 │   └── UnknownName       use one of the known names
 ├── TaskNotFound          check the id
+├── EngineNotFound        use one of the known names
 ├── ApprovalConflict      read the task again: there is nothing to approve, or another plan
 ├── IllegalTransition     a bug: a task was asked to leave a final state
 ├── NotClaimable          a worker: acknowledge the message, nothing to do
@@ -40,8 +41,7 @@ class UnknownName(InvalidInput):
     """The caller named a profile, role or engine that is not configured."""
 
     def __init__(self, field: str, name: str, known: Collection[str]) -> None:
-        shown = name if len(name) <= 60 else name[:60] + "…"
-        super().__init__(field, f"Unknown {field} {shown!r}; known are {', '.join(sorted(known))}.")
+        super().__init__(field, _unknown(field, name, known))
 
 
 class TaskNotFound(LLMServerError):
@@ -49,6 +49,13 @@ class TaskNotFound(LLMServerError):
 
     def __init__(self) -> None:
         super().__init__("No task has this id.")
+
+
+class EngineNotFound(LLMServerError):
+    """The engine that was to be switched is not configured."""
+
+    def __init__(self, name: str, known: Collection[str]) -> None:
+        super().__init__(_unknown("engine", name, known))
 
 
 class ApprovalConflict(LLMServerError):
@@ -138,3 +145,8 @@ class StorageUnavailable(LLMServerError):
 
 class ConfigurationError(LLMServerError):
     """A setting or the configuration file is wrong; the message names it and what is allowed."""
+
+
+def _unknown(kind: str, name: str, known: Collection[str]) -> str:
+    shown = name if len(name) <= 60 else name[:60] + "…"
+    return f"Unknown {kind} {shown!r}; known are {', '.join(sorted(known))}."

@@ -1,13 +1,14 @@
-"""What is known of the engines' health, shared by all workers through the store: rest, and one probe after it."""
+"""What is known of the engines, shared by all processes through the store: switches, rest, and one probe after it."""
 
 from __future__ import annotations
 
 import logging
 import threading
+from collections.abc import Mapping
 from dataclasses import replace
 
 from llm_server.orchestration.errors import EngineUnavailable, StorageUnavailable
-from llm_server.orchestration.ports import Clock, EngineState, Store
+from llm_server.orchestration.ports import Clock, EngineRecords, EngineState, EngineSwitch, Store, SwitchName
 
 _log = logging.getLogger(__name__)
 
@@ -22,7 +23,7 @@ _WELL = EngineState()
 
 
 class EngineStates:
-    """The engines' health as the store has it, read at most every 5 s and written only when it changes.
+    """The engines' health and switches as the store has them, read at most every 5 s, written only when they change.
 
     It is advice: while the store cannot be reached, what is known here goes on to hold.
     """
@@ -32,20 +33,34 @@ class EngineStates:
         self._clock = clock
         self._lock = threading.Lock()
         self._known: dict[str, EngineState] = {}
+        self._switches: Mapping[str, EngineSwitch] = {}
         self._read_ms = -STATE_AGE_MS
 
-    def all(self) -> dict[str, EngineState]:
+    def all(self) -> EngineRecords:
         with self._lock:
             if self._clock() - self._read_ms >= STATE_AGE_MS:
                 self._read_ms = self._clock()
                 try:
-                    self._known = self._store.engine_states()
+                    records = self._store.engines()
                 except StorageUnavailable:
                     _log.warning("engine states not read")
-            return dict(self._known)
+                else:
+                    self._known, self._switches = dict(records.states), records.switches
+            return EngineRecords(states=dict(self._known), switches=self._switches)
 
     def of(self, engine: str) -> EngineState:
-        return self.all().get(engine, _WELL)
+        return self.all().state(engine)
+
+    def switch(self, engine: str, changes: Mapping[SwitchName, bool | None]) -> EngineRecords:
+        """Switch an engine: here at once, elsewhere when that process reads the next time.
+
+        Raises:
+            StorageUnavailable: it is not known to have been stored; saying it again does no harm.
+        """
+        records = self._store.switch_engine(engine, changes)
+        with self._lock:
+            self._read_ms = self._clock() - STATE_AGE_MS  # two at once: which was the last, the store knows
+        return records
 
     def rests(self, state: EngineState) -> bool:
         """Whether an engine may not be asked: it rests, or another worker's probe has not ended."""

@@ -133,9 +133,10 @@ class Intake:
 
     def _check_engine(self, name: str) -> None:
         """An engine asked for by name must be one that is allowed to answer."""
-        if name not in self._catalog.engines:
-            raise UnknownName("engine", name, self._catalog.engines)
-        spec = self._catalog.engines[name]
+        engines = self._balancer.fleet.specs()
+        if name not in engines:
+            raise UnknownName("engine", name, engines)
+        spec = engines[name]
         if spec.locked or not spec.toggle:
             state = "locked" if spec.locked else "switched off"
             raise InvalidInput("engine", f"Engine {name} is {state}; choose another or leave the field out.")

@@ -254,9 +254,9 @@ class Orchestrator:
 
     def _waiting(self, work: _Work, attempts: tuple[Attempt, ...]) -> Progress:
         """Wait for the first engine to be back: an outage is a delay, it is no delivery and ends at the deadline."""
-        awaited = self._balancer.awaited(work.request.engine)
+        awaited = self._balancer.fleet.awaited(work.request.engine)
         back_s = math.ceil((min(awaited.values()) - self._clock()) / 1000) if awaited else NO_ENGINE_S
-        reason = ", ".join(awaited) or "an engine that is switched on and has credentials"
+        reason = ", ".join(awaited) or work.request.engine or "an engine that is switched on and has credentials"
         return self._released(work, attempts, delay_s=max(back_s, RETRY_FIRST_S), counted=False, waiting_for=reason)
 
     def _released(

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
+
+import msgspec
 
 from llm_server.orchestration.catalog import EngineSpec
 from llm_server.orchestration.metrics import Counters
@@ -79,6 +81,42 @@ class EngineState:
     reason: str = ""
 
 
+SwitchName = Literal["toggle", "locked"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineSwitch:
+    """What was said of an engine while the server ran; None leaves it to the configuration."""
+
+    toggle: bool | None = None
+    locked: bool | None = None
+
+    def changed(self, changes: Mapping[SwitchName, bool | None]) -> EngineSwitch:
+        """What `changes` does not name stays."""
+        return EngineSwitch(toggle=changes.get("toggle", self.toggle), locked=changes.get("locked", self.locked))
+
+    def over(self, spec: EngineSpec) -> EngineSpec:
+        """The engine as it is switched now."""
+        toggle = spec.toggle if self.toggle is None else self.toggle
+        locked = spec.locked if self.locked is None else self.locked
+        return msgspec.structs.replace(spec, toggle=toggle, locked=locked)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineRecords:
+    """What is stored of the engines. One without a record is well, and switched as it is configured."""
+
+    states: Mapping[str, EngineState] = field(default_factory=dict)
+    switches: Mapping[str, EngineSwitch] = field(default_factory=dict)
+
+    def state(self, engine: str) -> EngineState:
+        return self.states.get(engine, EngineState())
+
+    def over(self, specs: Mapping[str, EngineSpec]) -> dict[str, EngineSpec]:
+        """Configured engines as they are switched now."""
+        return {n: self.switches[n].over(spec) if n in self.switches else spec for n, spec in specs.items()}
+
+
 @dataclass(frozen=True, slots=True)
 class Due:
     """An open task the sweep has to look at, and the time that made it due."""
@@ -136,7 +174,7 @@ class Store(Protocol):
         """List a tenant's tasks, newest first. Raises InvalidInput when the token is none of ours."""
         ...
 
-    def overview(self) -> tuple[Counters, dict[str, EngineState]]:
+    def overview(self) -> tuple[Counters, EngineRecords]:
         """Totals and gauges, and the engines' records, in one read."""
         ...
 
@@ -144,16 +182,23 @@ class Store(Protocol):
         """What a tenant's calls cost on a UTC day (`YYYY-MM-DD`), by the time they were recorded."""
         ...
 
-    def engine_states(self) -> dict[str, EngineState]:
-        """The engines that are not well, or were not when last written."""
+    def engines(self) -> EngineRecords:
+        """What is stored of the engines, in one read that sees every write acknowledged before it."""
+        ...
+
+    def switch_engine(self, engine: str, changes: Mapping[SwitchName, bool | None]) -> EngineRecords:
+        """Write what `changes` names (at least one) of an engine's switch, None for what is configured; the rest stays.
+
+        The same again changes nothing. Returns the records after it.
+        """
         ...
 
     def save_engine_state(self, engine: str, state: EngineState) -> None:
-        """Replace an engine's record."""
+        """Replace an engine's state; its switch stays."""
         ...
 
     def swap_engine_state(self, engine: str, before: EngineState, after: EngineState) -> bool:
-        """Replace an engine's record if it still is `before`; False, and nothing written, when it is not."""
+        """Replace an engine's state if it still is `before`; False, and nothing written, when it is not."""
         ...
 
 

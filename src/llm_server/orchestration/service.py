@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from llm_server.orchestration import approval
 from llm_server.orchestration.balancer import Balancer
-from llm_server.orchestration.catalog import Catalog
+from llm_server.orchestration.catalog import Catalog, EngineSpec
+from llm_server.orchestration.errors import EngineNotFound, InvalidInput
+from llm_server.orchestration.fleet import EngineNow
 from llm_server.orchestration.intake import Decision, Intake, NewTask
 from llm_server.orchestration.metrics import Counters, day_of, summarise
 from llm_server.orchestration.orchestrator import Orchestrator
-from llm_server.orchestration.ports import Clock, Page, Queue, Store
+from llm_server.orchestration.ports import Clock, Page, Queue, Store, SwitchName
 from llm_server.orchestration.snapshot import Snapshot
 from llm_server.orchestration.sweep import Sweep
 from llm_server.orchestration.task import Status, Task, TaskRef
 from llm_server.orchestration.wakeups import WakeUps
 from llm_server.orchestration.worker import Worker
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,7 +54,7 @@ class Service:
         self.catalog = catalog
         self.prompt_max_chars = prompt_max_chars
         self._store = store
-        self._balancer = balancer
+        self._fleet = balancer.fleet
         self._clock = clock
         self._sweep_ms = sweep_s * 1000
         self._wakeups = WakeUps(queue)
@@ -111,8 +116,35 @@ class Service:
 
     def metrics(self) -> dict[str, object]:
         """The nine figures of `GET /metrics`."""
-        counters, states = self._store.overview()
-        return summarise(counters, self._balancer.status(states))
+        counters, records = self._store.overview()
+        return summarise(counters, self._fleet.status(records))
+
+    def engine_specs(self) -> dict[str, EngineSpec]:
+        """Every configured engine as it is switched, as far as it is known here; needs no store."""
+        return self._fleet.specs()
+
+    def engines(self) -> dict[str, EngineNow]:
+        """Every configured engine, as it is switched and how it is."""
+        return self._fleet.now(self._store.engines())
+
+    def switch_engine(self, name: str, changes: Mapping[SwitchName, bool | None]) -> EngineNow:
+        """Switch an engine on or off, lock or unlock it; None leaves it to the configuration, unnamed stays.
+
+        It holds here at once, in every other process within 5 s, and after a restart.
+
+        Raises:
+            EngineNotFound: no engine of this name is configured.
+            InvalidInput: nothing is to be changed.
+            StorageUnavailable: it is not known to have been stored; saying it again does no harm.
+        """
+        if name not in self.catalog.engines:
+            raise EngineNotFound(name, self.catalog.engines)
+        if not changes:
+            raise InvalidInput("toggle", "Say toggle, locked or both; neither is named.")
+        engine = self._fleet.switch(name, changes)
+        fields = {"engine": name, "toggle": engine.spec.toggle, "locked": engine.spec.locked}
+        _log.info("engine switched", extra=fields)
+        return engine
 
     def counters(self) -> Counters:
         """Totals and gauges."""

@@ -8,7 +8,7 @@
 | part of a long text | same | <sk of the text>~<digest>#<n> | written before the record that names it |
 | counters | CTR#<shard> | ALL | the transaction of the state they count |
 | spending | USE#<tenant> | <day> | same |
-| engines | ENG | STATE | a swap by the record it replaces |
+| engines: `engine:`, `toggle:` and `locked:` of each | ENG | STATE | a swap of a state by the one it replaces |
 
 Index `open` (open, due) holds what is not final; index `listing` (tenant, created) every task.
 """
@@ -25,7 +25,7 @@ from zlib import crc32
 from llm_server.orchestration.errors import TaskLost, TaskNotFound
 from llm_server.orchestration.metrics import Counters, change, day_of
 from llm_server.orchestration.outputs import Output
-from llm_server.orchestration.ports import Due, EngineState, Page
+from llm_server.orchestration.ports import Due, EngineRecords, EngineState, Page, SwitchName
 from llm_server.orchestration.snapshot import Request, Snapshot
 from llm_server.orchestration.task import Status, Task, TaskRef
 from llm_server.storage import dynamodb_items as items
@@ -134,12 +134,12 @@ class DynamoStore:
                 return Page(found, "")
         return Page(found, records.token_of(after))
 
-    def overview(self) -> tuple[Counters, dict[str, EngineState]]:
+    def overview(self) -> tuple[Counters, EngineRecords]:
         keys = [{"pk": {"S": f"CTR#{n}"}, "sk": {"S": "ALL"}} for n in range(self._counter_shards)]
-        total, engines = Counters(), dict[str, EngineState]()
+        total, engines = Counters(), EngineRecords()
         for row in self._batch([*keys, items.ENGINES_KEY]):
             if row["pk"]["S"] == "ENG":
-                engines = items.engine_states(row)
+                engines = items.engine_records(row)
             else:
                 total += Counters(**{name: int(row[name]["N"]) for name in _FIGURES if name in row})
         return total, engines
@@ -151,19 +151,25 @@ class DynamoStore:
             )
         return int(answer["Item"]["microusd"]["N"]) if "Item" in answer else 0
 
-    def engine_states(self) -> dict[str, EngineState]:
-        with calling():
-            answer = self._client.get_item(TableName=self._table, Key=items.ENGINES_KEY)
-        return items.engine_states(answer.get("Item", {}))
+    def engines(self) -> EngineRecords:
+        return items.engine_records(self._engines())
+
+    def switch_engine(self, engine: str, changes: Mapping[SwitchName, bool | None]) -> EngineRecords:
+        update = items.switching(engine, changes)
+        answer = writing(
+            lambda: self._client.update_item(
+                TableName=self._table, Key=items.ENGINES_KEY, ReturnValues="ALL_NEW", **update
+            )
+        )
+        return items.engine_records(answer["Attributes"])
 
     def save_engine_state(self, engine: str, state: EngineState) -> None:
         self._put_engine(engine, state)
 
     def swap_engine_state(self, engine: str, before: EngineState, after: EngineState) -> bool:
-        with calling():
-            row = self._client.get_item(TableName=self._table, Key=items.ENGINES_KEY, ConsistentRead=True)
-        stored = row.get("Item", {}).get(items.ENGINE_PREFIX + engine)
-        if items.engine_states(row.get("Item", {})).get(engine, EngineState()) != before:
+        row = self._engines()
+        stored = row.get(items.ENGINE_PREFIX + engine)
+        if items.engine_records(row).state(engine) != before:
             return False
         condition = "attribute_not_exists(#engine)" if stored is None else "#engine = :before"
         try:  # the text as it is stored: an older version's record reads the same and is written otherwise
@@ -171,6 +177,11 @@ class DynamoStore:
         except ConditionFailed:
             return False
         return True
+
+    def _engines(self) -> Mapping[str, Any]:
+        with calling():
+            answer = self._client.get_item(TableName=self._table, Key=items.ENGINES_KEY, ConsistentRead=True)
+        return answer.get("Item", {})
 
     def _put_engine(
         self, engine: str, state: EngineState, condition: str = "", values: Mapping[str, Any] | None = None

@@ -6,12 +6,14 @@ import random
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TypeVar
 
 from botocore.exceptions import BotoCoreError, ClientError
 
 from llm_server.orchestration.errors import StorageUnavailable
 
 TRIES = 12
+_Answer = TypeVar("_Answer")
 _PASSING = {"TransactionConflict", "ThrottlingError", "ProvisionedThroughputExceeded"}
 
 
@@ -34,15 +36,15 @@ def calling() -> Iterator[None]:
         raise StorageUnavailable("The database cannot be reached; try again.") from error
 
 
-def writing(write: Callable[[], object]) -> None:
+def writing(write: Callable[[], _Answer]) -> _Answer:
     """Carry out a write, again while it collides with transactions; a plain put or update collides with them too."""
     for _ in tries():
         try:
             with calling():
-                write()
-            return
+                return write()
         except _Conflict:
             continue
+    raise AssertionError("the tries end with StorageUnavailable")
 
 
 def tries() -> Iterator[None]:

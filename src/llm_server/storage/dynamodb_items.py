@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from hashlib import sha256
 from typing import Any
 
-from llm_server.orchestration.ports import EngineState
+from llm_server.orchestration.ports import EngineRecords, EngineSwitch, SwitchName
 from llm_server.orchestration.task import Task, TaskRef
 from llm_server.storage import records
 
@@ -15,6 +15,7 @@ PART_BYTES = 350_000
 
 ENGINES_KEY = {"pk": {"S": "ENG"}, "sk": {"S": "STATE"}}
 ENGINE_PREFIX = "engine:"
+SWITCHES: tuple[SwitchName, ...] = ("toggle", "locked")
 
 
 def number(value: int) -> dict[str, str]:
@@ -48,12 +49,30 @@ def task(row: Mapping[str, Any]) -> Task:
     return records.TASK.decode(row["body"]["S"])
 
 
-def engine_states(row: Mapping[str, Any]) -> dict[str, EngineState]:
-    return {
-        name.removeprefix(ENGINE_PREFIX): records.ENGINE_STATE.decode(value["S"])
-        for name, value in row.items()
-        if name.startswith(ENGINE_PREFIX)
+def engine_records(row: Mapping[str, Any]) -> EngineRecords:
+    states = {name: records.ENGINE_STATE.decode(value["S"]) for name, value in _of(row, ENGINE_PREFIX)}
+    said = {switch: {name: value["BOOL"] for name, value in _of(row, f"{switch}:")} for switch in SWITCHES}
+    switched = {name for names in said.values() for name in names}
+    switches = {name: EngineSwitch(**{switch: said[switch].get(name) for switch in SWITCHES}) for name in switched}
+    return EngineRecords(states=states, switches=switches)
+
+
+def _of(row: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
+    return ((name.removeprefix(prefix), value) for name, value in row.items() if name.startswith(prefix))
+
+
+def switching(engine: str, changes: Mapping[SwitchName, bool | None]) -> dict[str, Any]:
+    """An Update of each switch by itself, so that two that change different ones never undo each other."""
+    said = {switch: on for switch, on in changes.items() if on is not None}
+    left = [switch for switch in changes if switch not in said]
+    update: dict[str, Any] = {
+        "UpdateExpression": " ".join(
+            [f"SET {', '.join(f'#{s} = :{s}' for s in said)}"] * bool(said)
+            + [f"REMOVE {', '.join(f'#{s}' for s in left)}"] * bool(left)
+        ),
+        "ExpressionAttributeNames": {f"#{switch}": f"{switch}:{engine}" for switch in changes},
     }
+    return update | ({"ExpressionAttributeValues": {f":{s}": {"BOOL": on} for s, on in said.items()}} if said else {})
 
 
 def addition(table: str, key: Mapping[str, Any], delta: Mapping[str, int]) -> dict[str, Any]:

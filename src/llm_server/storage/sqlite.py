@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Mapping
 from pathlib import Path
 
 from llm_server.orchestration.errors import TaskLost, TaskNotFound
 from llm_server.orchestration.metrics import Counters, change, day_of
 from llm_server.orchestration.outputs import Output
-from llm_server.orchestration.ports import Due, EngineState, Page
+from llm_server.orchestration.ports import Due, EngineRecords, EngineState, EngineSwitch, Page, SwitchName
 from llm_server.orchestration.snapshot import Request, Snapshot
 from llm_server.orchestration.task import Status, Task, TaskRef
 from llm_server.storage import records
@@ -115,7 +116,7 @@ class SqliteStore:
         more = len(tasks) > size
         return Page(tasks[:size], records.token_of(records.listing_key(tasks[size - 1])) if more else "")
 
-    def overview(self) -> tuple[Counters, dict[str, EngineState]]:
+    def overview(self) -> tuple[Counters, EngineRecords]:
         with self._database.reading() as db:
             row = db.execute(f"SELECT {', '.join(COUNTERS)} FROM counters").fetchone()
             engines = self._engines(db)
@@ -127,8 +128,14 @@ class SqliteStore:
             row = db.execute(query, (tenant, day)).fetchone()
         return row[0] if row else 0
 
-    def engine_states(self) -> dict[str, EngineState]:
+    def engines(self) -> EngineRecords:
         with self._database.reading() as db:
+            return self._engines(db)
+
+    def switch_engine(self, engine: str, changes: Mapping[SwitchName, bool | None]) -> EngineRecords:
+        with self._database.transaction() as db:
+            switch = self._engines(db).switches.get(engine, EngineSwitch()).changed(changes)
+            db.execute("INSERT OR REPLACE INTO switches VALUES (?, ?)", (engine, records.encode(switch)))
             return self._engines(db)
 
     def save_engine_state(self, engine: str, state: EngineState) -> None:
@@ -137,15 +144,19 @@ class SqliteStore:
 
     def swap_engine_state(self, engine: str, before: EngineState, after: EngineState) -> bool:
         with self._database.transaction() as db:
-            if self._engines(db).get(engine, EngineState()) != before:
+            if self._engines(db).state(engine) != before:
                 return False
             db.execute("INSERT OR REPLACE INTO engines VALUES (?, ?)", (engine, records.encode(after)))
             return True
 
     @staticmethod
-    def _engines(db: sqlite3.Connection) -> dict[str, EngineState]:
-        rows = db.execute("SELECT name, body FROM engines").fetchall()
-        return {name: records.ENGINE_STATE.decode(body) for name, body in rows}
+    def _engines(db: sqlite3.Connection) -> EngineRecords:
+        states = db.execute("SELECT name, body FROM engines").fetchall()
+        switches = db.execute("SELECT name, body FROM switches").fetchall()
+        return EngineRecords(
+            states={name: records.ENGINE_STATE.decode(body) for name, body in states},
+            switches={name: records.ENGINE_SWITCH.decode(body) for name, body in switches},
+        )
 
     @staticmethod
     def _state(db: sqlite3.Connection, ref: TaskRef) -> Task | None:

@@ -32,11 +32,12 @@ INSERT OR IGNORE INTO counters (id) VALUES (1);
 CREATE TABLE IF NOT EXISTS spending (
     tenant TEXT NOT NULL, day TEXT NOT NULL, microusd INTEGER NOT NULL, PRIMARY KEY (tenant, day));
 CREATE TABLE IF NOT EXISTS engines (name TEXT PRIMARY KEY, body TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS switches (name TEXT PRIMARY KEY, body TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS messages (id INTEGER PRIMARY KEY, ref TEXT NOT NULL, visible_ms INTEGER NOT NULL);
 CREATE INDEX IF NOT EXISTS visible ON messages (visible_ms, id);
 """
 VERSION = 1
-"""Of the tables above, kept in the file as `user_version`."""
+"""Of the tables above, kept in the file as `user_version`; a table more does not change it: a file is given it here."""
 BUSY_S = 1.0
 """Only somebody outside this process can make us wait, and the HTTP loop waits with us."""
 

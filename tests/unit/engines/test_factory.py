@@ -16,7 +16,7 @@ from llm_server.engines.factory import build
 from llm_server.engines.llamacpp import LlamaCppEngine
 from llm_server.engines.openai import OpenAIEngine
 from llm_server.orchestration.catalog import Catalog, Defaults, EngineSpec
-from llm_server.orchestration.errors import ConfigurationError
+from llm_server.orchestration.errors import ConfigurationError, EngineUnavailable
 from llm_server.orchestration.ports import EngineCall
 
 DEFAULTS = Defaults(
@@ -112,6 +112,19 @@ def test_a_missing_extra_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> 
         "engines.a needs the extra [local], which is not installed: "
         "`pip install 'llm-server[local]'`, or `make run LOCAL=1`."
     )
+
+
+def test_an_engine_switched_on_later_without_its_extra_is_unreachable(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Switched off in the file, nothing checks for it; tasks go to another engine, and it is shown as offline."""
+    monkeypatch.setitem(sys.modules, "xllamacpp", None)
+    off = spec("llamacpp", source="local", model=str(tmp_path / "m.gguf"), toggle=False)
+    engine = build(catalog(a=off), Credentials({}))["a"]
+
+    with pytest.raises(EngineUnavailable, match="extra") as caught:
+        engine.complete(EngineCall(system="", prompt="Hi.", max_output_tokens=9), timeout_s=5)
+    assert caught.value.kind == "unreachable"
 
 
 def test_no_lambda_layer_brings_llama_cpp() -> None:

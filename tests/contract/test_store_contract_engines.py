@@ -1,0 +1,77 @@
+"""What every store promises about the engines' switches: each by itself, read with the states, lost by nothing."""
+
+from __future__ import annotations
+
+import pytest
+
+from builders import NOW_MS
+from llm_server.orchestration.metrics import Counters
+from llm_server.orchestration.ports import EngineRecords, EngineState, EngineSwitch, Store
+
+OFF, LOCKED = EngineSwitch(toggle=False), EngineSwitch(locked=True)
+
+
+@pytest.mark.parametrize("name", ["gpt", "openai/gpt 4.1", "toggle:x", "größer#1"])
+def test_a_switch_is_read_with_the_states(store: Store, name: str) -> None:
+    """Both reads have it; what the write answers is what they find."""
+    state = EngineState(failures=1, rest_until_ms=NOW_MS)
+    store.save_engine_state("other", state)
+    stored = EngineRecords(states={"other": state}, switches={name: OFF})
+
+    assert store.switch_engine(name, {"toggle": False}) == stored
+    assert (store.engines(), store.overview()) == (stored, (Counters(), stored))
+
+
+def test_what_a_change_does_not_name_stays(store: Store) -> None:
+    store.switch_engine("gpt", {"toggle": True})
+    store.switch_engine("gpt", {"locked": True})
+    store.switch_engine("other", {"toggle": False, "locked": False})
+
+    assert store.engines().switches == {
+        "gpt": EngineSwitch(toggle=True, locked=True),
+        "other": EngineSwitch(toggle=False, locked=False),
+    }
+
+
+def test_none_takes_a_switch_back(store: Store) -> None:
+    """In the same write as another is set; with nothing left the engine is as it was configured."""
+    store.switch_engine("gpt", {"toggle": False, "locked": True})
+
+    assert store.switch_engine("gpt", {"toggle": None, "locked": False}).switches == {"gpt": EngineSwitch(locked=False)}
+    assert store.switch_engine("gpt", {"locked": None}).switches.get("gpt", EngineSwitch()) == EngineSwitch()
+    assert store.engines().switches.get("gpt", EngineSwitch()) == EngineSwitch()
+
+
+def test_what_was_never_switched_can_be_taken_back(store: Store) -> None:
+    """In an empty store, too: whoever resets an engine need not know whether anything was said."""
+    records = store.switch_engine("gpt", {"toggle": None, "locked": None})
+
+    assert records.switches.get("gpt", EngineSwitch()) == EngineSwitch()
+
+
+def test_the_same_switch_again_changes_nothing(store: Store) -> None:
+    """So one whose reply was lost can be said again."""
+    first = store.switch_engine("gpt", {"locked": True})
+
+    assert store.switch_engine("gpt", {"locked": True}) == first == store.engines()
+
+
+def test_a_switch_survives_every_change_of_the_engine_s_state(store: Store) -> None:
+    """An engine that gets well has its whole state replaced."""
+    well, resting = EngineState(), EngineState(failures=1)
+    store.switch_engine("gpt", {"locked": True})
+
+    store.save_engine_state("gpt", resting)
+    assert store.swap_engine_state("gpt", resting, well)
+
+    assert store.engines() == EngineRecords(states={"gpt": well}, switches={"gpt": LOCKED})
+
+
+def test_a_state_survives_a_switch(store: Store) -> None:
+    resting = EngineState(failures=1)
+    store.save_engine_state("gpt", resting)
+
+    store.switch_engine("gpt", {"locked": True})
+
+    assert store.engines().state("gpt") == resting
+    assert store.swap_engine_state("gpt", resting, EngineState())

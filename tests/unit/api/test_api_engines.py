@@ -1,0 +1,153 @@
+"""Engines over HTTP: how each is, and switching one."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import asgi
+from called_server import DOWN, CalledServer, FailingStore, called_server
+
+ENGINES = """
+[engines.main]
+kind = "openai"
+source = "local"
+model = "m"
+base_url = "http://127.0.0.1:9/v1"
+api_key = "env:PATH"
+
+[engines."openai/spare"]
+kind = "openai"
+source = "local"
+model = "m"
+base_url = "http://127.0.0.1:9/v1"
+toggle = false
+"""
+MAIN = {
+    "kind": "openai",
+    "model": "m",
+    "source": "local",
+    "tier": None,
+    "toggle": True,
+    "locked": False,
+    "max_concurrency": 64,
+    "status": "online",
+}
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[CalledServer]:
+    with called_server(tmp_path, ENGINES, environ={"PATH": "k"}) as server:
+        yield server
+
+
+def patch(server: CalledServer, name: str, body: object) -> asgi.Answer:
+    data = body if isinstance(body, bytes) else json.dumps(body).encode()
+    return server.call("PATCH", f"engines/{name}", headers=asgi.JSON, parts=[data])
+
+
+def test_every_engine_is_shown_as_it_is_and_no_secret(server: CalledServer) -> None:
+    answer = server.get("engines")
+
+    assert (answer.status, list(answer.json)) == (200, ["engines"])
+    assert answer.json["engines"]["main"] == MAIN
+    assert {name: engine["status"] for name, engine in answer.json["engines"].items()} == {
+        "main": "online",
+        "openai/spare": "disabled",
+        "embedded": "online",
+    }
+    for secret in (b"PATH", b"127.0.0.1", b"api_key"):
+        assert secret not in answer.body
+
+
+@pytest.mark.parametrize(
+    ("body", "changed"),
+    [
+        ({"toggle": False}, {"toggle": False, "status": "disabled"}),
+        ({"locked": True}, {"locked": True, "status": "locked"}),
+        ({"toggle": False, "locked": True}, {"toggle": False, "locked": True, "status": "locked"}),
+        ({"toggle": None}, {}),
+    ],
+)
+def test_a_switch_answers_the_engine_as_it_is_now_everywhere(
+    server: CalledServer, body: dict[str, bool], changed: dict[str, object]
+) -> None:
+    """The answer, the engines, the catalogue and the metrics agree; saying it again changes nothing."""
+    answer, again = patch(server, "main", body), patch(server, "main", body)
+    shown = dict(answer.json)
+
+    assert (answer.status, shown, again.json) == (200, MAIN | changed, shown)
+    assert server.get("engines").json["engines"]["main"] == shown
+    status = shown.pop("status")
+    assert server.get("catalog").json["engines"]["main"] == shown
+    assert server.get("metrics").json["llm_status"]["main"] == status
+
+
+def test_what_is_left_out_stays_and_null_is_what_is_configured(server: CalledServer) -> None:
+    patch(server, "openai/spare", {"toggle": True, "locked": True})
+
+    unlocked = patch(server, "openai%2Fspare", {"locked": False}).json
+    reset = patch(server, "openai/spare", {"toggle": None}).json
+
+    assert (unlocked["toggle"], unlocked["locked"], unlocked["status"]) == (True, False, "online")
+    assert (reset["toggle"], reset["status"]) == (False, "disabled")
+
+
+@pytest.mark.parametrize(("body", "state"), [({"toggle": False}, "switched off"), ({"locked": True}, "locked")])
+def test_an_engine_that_was_switched_off_is_refused_by_name(
+    server: CalledServer, body: dict[str, bool], state: str
+) -> None:
+    """As one that is configured so; and taken again once it is back."""
+    patch(server, "main", body)
+    refused = server.post({"prompt": "x", "engine": "main"})
+    patch(server, "main", {"toggle": None, "locked": None})
+
+    assert (refused.status, refused.detail) == (
+        422,
+        f"Engine main is {state}; choose another or leave the field out.",
+    )
+    assert server.post({"prompt": "x", "engine": "main"}).status == 202
+
+
+@pytest.mark.parametrize("name", ["gpt", "MAIN", "main/", "x" * 5_000, "%00"])
+def test_an_unknown_engine_is_404_and_the_known_are_named(server: CalledServer, name: str) -> None:
+    answer = patch(server, name, {"toggle": True})
+
+    assert (answer.status, list(answer.json)) == (404, ["detail"])
+    assert answer.detail.startswith("Unknown engine '")
+    assert answer.detail.endswith("known are embedded, main, openai/spare.")
+    assert len(answer.detail) < 200
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "named"),
+    [
+        ({}, 422, "toggle, locked"),
+        ({"togle": True}, 422, "Unknown field 'togle'; known are toggle, locked."),
+        ({"toggle": True, "tier": "fast"}, 422, "'tier'; known are toggle, locked."),
+        ({"toggle": "off"}, 422, "'toggle'"),
+        ({"locked": 1}, 422, "'locked'"),
+        ([], 422, "not a JSON object"),
+        (b"", 400, "empty"),
+        (b'{"toggle": true, "toggle": false}', 400, "'toggle' twice"),
+    ],
+)
+def test_a_bad_change_is_refused_and_changes_nothing(
+    server: CalledServer, body: object, status: int, named: str
+) -> None:
+    answer = patch(server, "main", body)
+
+    assert (answer.status, named in answer.detail) == (status, True), answer.body
+    assert server.store.engines().switches == {}
+
+
+def test_without_a_store_nothing_is_switched_and_the_catalogue_is_as_configured(server: CalledServer) -> None:
+    without = server.on(FailingStore(server.store, DOWN))
+
+    answers = patch(without, "main", {"toggle": False}), without.get("engines")
+
+    assert [(a.status, a.detail) for a in answers] == [(503, "The database does not answer; try again.")] * 2
+    assert without.get("catalog").json["engines"]["main"]["toggle"] is True
