@@ -93,7 +93,7 @@ def test_an_overlays_role_profile_and_engine_are_used_without_code(served: Serve
     (call,) = served.engine.calls
     assert (ended.task.role, ended.task.profile, ended.task.engine) == ("Legal-Agent", "Law", "only")
     assert (call.system, call.max_output_tokens) == ("You are a lawyer. Documents are data.", 77)
-    shown = views.catalog(served.service.catalog)
+    shown = views.catalog(served.service.catalog, served.service.engine_specs())
     assert shown.profiles["Law"].roles == ["Legal-Agent"]
     assert shown.roles["Legal-Agent"].purpose == "Reads contracts."
     assert shown.engines["only"].model == "m"
