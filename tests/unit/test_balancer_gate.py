@@ -8,7 +8,7 @@ from llm_server.orchestration.budget import Budget
 from llm_server.orchestration.catalog import EngineSpec
 from llm_server.orchestration.errors import EngineUnavailable, PromptRefused
 from llm_server.orchestration.ports import Completion, EngineCall
-from scripted import Answer, Balanced, Clock, ScriptedEngine, a_want, an_engine
+from scripted import Answer, Balanced, ScriptedEngine, a_want, an_engine
 
 CALL = EngineCall(system="s", prompt="p", max_output_tokens=100)
 CHEAP: EngineSpec = an_engine(tier="fast")
@@ -126,8 +126,10 @@ def test_a_step_has_three_calls_with_its_escalation(balanced: Balanced) -> None:
     assert [a.engine for a in balanced(**engines).call(CALL, GATED).attempts] == ["a", "b", "c"]
 
 
-def test_escalations_take_nothing_from_the_retry_budget(balanced: Balanced, clock: Clock) -> None:
-    """They are no answer to a failure: a hundred in a minute are the gate's ordinary work."""
-    balancer = balanced(cheap=(CHEAP, ScriptedEngine("bad")), strong=(STRONG, ScriptedEngine("good")))
+def test_escalations_take_nothing_from_the_retry_budget(balanced: Balanced) -> None:
+    """They are no answer to a failure: after a hundred in a minute a failover is made as before."""
+    cheap = ScriptedEngine(*["bad"] * 100, EngineUnavailable("Busy."))
+    balancer = balanced(cheap=(CHEAP, cheap), strong=(STRONG, ScriptedEngine("good")))
 
     assert {len(balancer.call(CALL, GATED).attempts) for _ in range(100)} == {2}
+    assert [a.why for a in balancer.call(CALL, GATED).attempts] == ["fast tier, cheapest", "failover from cheap"]

@@ -126,3 +126,13 @@ def test_a_dry_run_names_the_first_engine_and_stores_nothing(served: Served) -> 
     assert (decided.analysis.role, decided.profile, decided.engine) == ("Teacher-Agent", "General", "only")
     assert served.service.decide(NewTask(prompt="Why?")).engine is None
     assert (served.service.counters().total, served.queue.depth()) == (0, 0)
+
+
+@pytest.mark.parametrize(("share", "tier"), [(1.0, "strong"), (0.0, "fast")])
+def test_the_reasons_say_how_the_share_of_strong_answers_decided(served: Served, share: float, tier: str) -> None:
+    """And the engine shown is the one that tier asks first."""
+    engines = {"cheap": an_engine(tier="fast"), "dear": an_engine(tier="strong")}
+    decision = served.use(a_catalog(engines, strong_share=share)).decide(NewTask(prompt="Why is the sky blue?"))
+
+    assert f"strong_share is {share:g}: {tier} tier" in decision.analysis.reasons[-1]
+    assert decision.engine == ("dear" if share else "cheap")
