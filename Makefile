@@ -61,6 +61,7 @@ lock: $(VENV)/.uv ## New pins
 	$(COMPILE) --upgrade --extra local pyproject.toml -c requirements/dev.txt -o requirements/local.txt
 	$(COMPILE) --upgrade requirements/ministack.in -o requirements/ministack.txt
 	$(COMPILE) --upgrade requirements/sam.in -o requirements/sam.txt
+	$(COMPILE) --exclude-newer 2026-10-01T00:00:00Z requirements/litellm.in -o requirements/litellm.txt
 	$(MAKE) -C layers lock
 
 clean:

@@ -33,7 +33,7 @@ def _measured(directory: Path, tasks: int, latency_s: float | None, workers: int
     env: dict[str, str] = {"LLM_SERVER_LOG_LEVEL": "WARNING"}
     stop: Callable[[], None] = lambda: None  # noqa: E731
     if latency_s is not None:
-        url, stop = _engine_process(latency_s)
+        url, stop = engine_process(latency_s)
         (directory / "engines.toml").write_text(CONFIG.format(url=url))
         env["LLM_SERVER_CONFIG"] = str(directory / "engines.toml")
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -73,7 +73,7 @@ def _post(server: RunningServer, tasks: int) -> None:
         thread.join()
 
 
-def _engine_process(latency_s: float) -> tuple[str, Callable[[], None]]:
+def engine_process(latency_s: float) -> tuple[str, Callable[[], None]]:
     """The engine in a process of its own, so that its work is not counted as the server's."""
     ours, theirs = multiprocessing.Pipe()
     process = multiprocessing.Process(target=_serve_engine, args=(latency_s, theirs), daemon=True)

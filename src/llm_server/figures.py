@@ -15,16 +15,36 @@ def apgr(scores: Sequence[float], weak: Sequence[float], strong: Sequence[float]
     The strong engine gets the prompts of highest score first; the mean, over all shares of strong calls, of the
     part of the gap between weak and strong that is won so. Prompts of equal score go in together. Nan without a gap.
     """
-    order = sorted(range(len(scores)), key=lambda i: -scores[i])
     gap = sum(strong) - sum(weak)
     if not gap:
         return float("nan")
+    won = _won(scores, weak, strong)
+    return (sum(won) - (won[0] + won[-1]) / 2) / (len(scores) * gap)
+
+
+def cpt(scores: Sequence[float], weak: Sequence[float], strong: Sequence[float], recovered: float) -> float:
+    """Call-performance threshold (RouteLLM): the least share of strong calls that wins `recovered` of the gap.
+
+    Prompts of equal score go in together; between two prompts the share is interpolated. Nan without a gap.
+    """
+    gap = sum(strong) - sum(weak)
+    if gap <= 0:
+        return float("nan")
+    won = _won(scores, weak, strong)
+    calls = next(n for n, part in enumerate(won) if part >= recovered * gap - 1e-9)
+    step = won[calls] - won[calls - 1] if calls else 0.0
+    return (calls - (won[calls] - recovered * gap) / step if step else calls) / len(scores)
+
+
+def _won(scores: Sequence[float], weak: Sequence[float], strong: Sequence[float]) -> list[float]:
+    """What is won over the weak engine by 0, 1, 2, ... strong calls, those of highest score first."""
+    order = sorted(range(len(scores)), key=lambda i: -scores[i])
     won = [0.0]
     for _, tied in groupby(order, key=lambda i: scores[i]):
         group = list(tied)
         mean = sum(strong[i] - weak[i] for i in group) / len(group)
         won += [won[-1] + mean * n for n in range(1, len(group) + 1)]
-    return (sum(won) - (won[0] + won[-1]) / 2) / (len(order) * gap)
+    return won
 
 
 def auroc(scores: Sequence[float], labels: Sequence[bool]) -> float:

@@ -2,10 +2,38 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
-from llamacpp import LlamaServer
-from running_server import serving
+import pytest
+
+from llamacpp import CONTEXT, LlamaServer
+from running_server import RunningServer, serving
+
+KINDS = ("openai", "anthropic")
+BOTH = """
+[engines.{kind}]
+kind = "{kind}"
+source = "local"
+model = "{model}"
+base_url = "{base_url}"
+api_key = "env:GOOD_KEY"
+
+[engines.{kind}-plans]
+kind = "{kind}"
+source = "local"
+model = "{model}"
+base_url = "{planning_url}"
+api_key = "env:GOOD_KEY"
+json_schema = false
+
+[engines.{kind}-locked-out]
+kind = "{kind}"
+source = "local"
+model = "{model}"
+base_url = "{base_url}"
+api_key = "env:WRONG_KEY"
+"""
 
 CONFIG = """
 [engines.laptop]
@@ -21,6 +49,86 @@ def an_environment(directory: Path, llama: LlamaServer, key: str) -> dict[str, s
     path = directory / "engines.toml"
     path.write_text(CONFIG.format(model=llama.model, base_url=llama.base_url))
     return {"LLM_SERVER_CONFIG": str(path), "LAPTOP_KEY": key}
+
+
+@pytest.fixture(scope="module")
+def server(
+    llamacpp_server: LlamaServer, planning_server: LlamaServer, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[RunningServer]:
+    """One server over both wires, each with a good key, with a wrong one, and to a model that only writes plans."""
+    folder = tmp_path_factory.mktemp("both")
+    config = folder / "engines.toml"
+    config.write_text("".join(_tables(kind, llamacpp_server, planning_server) for kind in KINDS))
+    keys = {"GOOD_KEY": llamacpp_server.api_key, "WRONG_KEY": "sk-wrong-7741"}
+    with serving(folder / "tasks.db", env={"LLM_SERVER_CONFIG": str(config), **keys}) as server:
+        yield server
+
+
+def _tables(kind: str, answering: LlamaServer, planning: LlamaServer) -> str:
+    first, second = ((s.base_url if kind == "openai" else s.url) for s in (answering, planning))
+    return BOTH.format(kind=kind, model=answering.model, base_url=first, planning_url=second)
+
+
+@pytest.fixture(params=KINDS)
+def kind(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+def test_a_chat_is_answered_over_each_wire(server: RunningServer, kind: str) -> None:
+    answer = server.submit("Say hello.", wait_s=20, mode="Chat", engine=kind, limits={"max_output_tokens": 32})
+    [attempt] = server.call("GET", f"/tasks/{answer['task_id']}").json()["attempts"]
+
+    assert (answer["status"], answer["error"]) == ("Completed", None)
+    assert answer["result"]
+    assert 0 < attempt["tokens_out"] <= 32
+    assert not attempt["usage_estimated"]
+
+
+def test_a_plan_is_made_and_carried_out_over_each_wire(server: RunningServer, kind: str) -> None:
+    """From the planner's prompt to the synthesis, every answer is the model's own."""
+    submitted = server.submit("Write a poem, then judge it.", mode="Plan", engine=f"{kind}-plans")
+    task = server.finished(submitted["task_id"])
+
+    assert (task["status"], task["error"], task["mode"]) == ("Completed", None, "Plan")
+    assert task["result"]
+    steps = {step["id"]: step for step in task["plan"]["steps"]}
+    assert {name: step["depends_on"] for name, step in steps.items()} == {"s1": [], "s2": ["s1"]}
+    assert {step["status"] for step in steps.values()} == {"Completed"}
+    assert [attempt["purpose"] for attempt in task["attempts"]] == ["plan", "step s1", "step s2", "synthesis"]
+    assert task["receipt"]["calls"] == 4
+    assert all(attempt["tokens_out"] > 0 and not attempt["usage_estimated"] for attempt in task["attempts"])
+
+
+def test_a_model_that_never_ends_its_plan_does_the_task_alone(server: RunningServer) -> None:
+    """Sent back to be repaired, that plan no longer fits into the context: no fault of the task."""
+    submitted = server.submit("Plan it.", mode="Plan", engine="openai", limits={"max_output_tokens": 32})
+    task = server.finished(submitted["task_id"])
+
+    assert (task["status"], task["mode"]) == ("Completed", "Agent")
+    assert [attempt["purpose"] for attempt in task["attempts"]] == ["plan", "plan", "answer"]
+    assert "context size" in task["attempts"][1]["error"]
+
+
+def test_a_prompt_beyond_the_context_fails_and_the_engine_goes_on(server: RunningServer, kind: str) -> None:
+    answer = server.submit("word " * CONTEXT, wait_s=20, mode="Chat", engine=kind)
+    task = server.call("GET", f"/tasks/{answer['task_id']}").json()
+
+    assert answer["status"] == "Failed"
+    assert f"available context size ({CONTEXT} tokens)" in answer["error"]
+    assert len(task["attempts"]) == 1
+    assert server.call("GET", "/metrics").json()["llm_status"][kind] == "online"
+
+
+def test_a_wrong_key_puts_that_engine_offline_and_no_other(server: RunningServer, kind: str) -> None:
+    submitted = server.submit("Say hello.", wait_s=1, engine=f"{kind}-locked-out")
+    task = server.call("GET", f"/tasks/{submitted['task_id']}").json()
+    metrics = server.call("GET", "/metrics").json()
+
+    assert (task["status"], task["waiting_for"]) == ("Queued", f"{kind}-locked-out")
+    assert task["attempts"][0]["error"] == "The engine refused our credentials (HTTP 401)."
+    assert (metrics["server_status"], metrics["llm_status"][f"{kind}-locked-out"]) == ("online", "offline")
+    assert metrics["llm_status"][kind] == "online"
+    assert "sk-wrong-7741" not in str(task) + server.log.read_text()
 
 
 def test_a_configured_llama_cpp_answers(tmp_path: Path, llamacpp_server: LlamaServer) -> None:

@@ -1,11 +1,13 @@
 """Our wires against a server nobody here wrote: llama.cpp speaks Chat Completions and Messages."""
 
+import json
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
-from llamacpp import CONTEXT, LlamaServer
+from llamacpp import CONTEXT, LlamaServer, plan_schema
 from llm_server.engines.anthropic import AnthropicEngine
 from llm_server.engines.discovery import LoopbackServer, discover
 from llm_server.engines.http import EnginePool
@@ -24,13 +26,12 @@ def wire(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
-def engine(wire: str, server: LlamaServer, api_key: str | None = None) -> Engine:
+def engine(wire: str, server: LlamaServer, api_key: str | None = None, **changes: Any) -> Engine:
     key = api_key or server.api_key
+    settings: dict[str, Any] = {"kind": wire, "source": "local", "model": server.model} | changes
     if wire == "openai":
-        spec = EngineSpec(kind="openai", source="local", model=server.model, base_url=server.base_url)
-        return OpenAIEngine(spec, EnginePool(), lambda: key)
-    spec = EngineSpec(kind="anthropic", source="local", model=server.model, base_url=server.url)
-    return AnthropicEngine(spec, EnginePool(), lambda: key)
+        return OpenAIEngine(EngineSpec(base_url=server.base_url, **settings), EnginePool(), lambda: key)
+    return AnthropicEngine(EngineSpec(base_url=server.url, **settings), EnginePool(), lambda: key)
 
 
 def test_a_real_server_answers_and_reports_its_tokens(wire: str, llamacpp_server: LlamaServer) -> None:
@@ -66,18 +67,33 @@ def test_a_wrong_key_is_told_apart(wire: str, llamacpp_server: LlamaServer) -> N
 
 
 def test_a_model_held_to_the_schema_writes_a_plan_we_can_read(llamacpp_server: LlamaServer) -> None:
-    """Random weights: only the schema makes it a plan. Ids would be random too, so the schema names one."""
-    schema = plan.schema(ROLES)
-    step = schema["properties"]["steps"]["items"]["properties"]
-    step["depends_on"] = {"type": "array", "items": {"type": "string"}, "maxItems": 0}
-    step["id"], step["instruction"] = {"const": "s1"}, {"type": "string", "minLength": 1, "maxLength": 20}
-    schema["properties"]["steps"]["maxItems"] = 1
-    schema["properties"]["goal"] = {"type": "string", "maxLength": 20}
-    call = replace(CALL, max_output_tokens=400, answer_schema=AnswerSchema(name="plan", schema=schema))
+    """Random weights: only the schema makes it a plan."""
+    held_to = AnswerSchema(name="plan", schema=plan_schema(ROLES))
+    call = replace(CALL, max_output_tokens=400, answer_schema=held_to)
     completion = engine("openai", llamacpp_server).complete(call, timeout_s=20)
 
     assert not completion.truncated
     assert plan.parse(completion.text, ROLES).steps[0].role in ROLES
+
+
+def test_messages_of_llama_cpp_take_the_schema_and_do_not_hold_to_it(llamacpp_server: LlamaServer) -> None:
+    """No error tells us so: such an engine is to be configured with `json_schema = false` (docs/engines.md)."""
+    held_to = AnswerSchema(name="plan", schema=plan_schema(ROLES))
+    call = replace(CALL, max_output_tokens=400, answer_schema=held_to)
+    completion = engine("anthropic", llamacpp_server).complete(call, timeout_s=20)
+
+    with pytest.raises(plan.PlanInvalid):
+        plan.parse(completion.text, ROLES)
+
+
+def test_a_schema_in_words_becomes_a_plan_on_both_wires(wire: str, planning_server: LlamaServer) -> None:
+    """A server that holds its answers to a schema by itself needs no field."""
+    held_to = AnswerSchema(name="plan", schema=plan_schema(ROLES))
+    call = replace(CALL, max_output_tokens=400, answer_schema=held_to)
+    completion = engine(wire, planning_server, json_schema=False).complete(call, timeout_s=20)
+
+    assert [step.depends_on for step in plan.parse(completion.text, ROLES).steps] == [(), ("s1",)]
+    assert completion.tokens_in > len(json.dumps(held_to.schema, separators=(",", ":")))  # a token is a byte
 
 
 def test_calls_at_the_same_time_are_all_answered(wire: str, llamacpp_server: LlamaServer) -> None:

@@ -15,6 +15,7 @@ import pytest
 import urllib3
 
 import tiny_gguf
+from llamacpp import plan_schema
 from llm_server.engines.http import EnginePool
 from llm_server.engines.llamacpp import LlamaCppEngine
 from llm_server.engines.model_files import ModelFile
@@ -82,13 +83,8 @@ def test_the_context_is_the_models_unless_the_engine_says_otherwise(engine: Llam
 
 def test_a_model_held_to_the_schema_writes_a_plan(engine: LlamaCppEngine) -> None:
     """Random weights: only the schema makes it one."""
-    schema = plan.schema(ROLES)
-    step = schema["properties"]["steps"]["items"]["properties"]
-    step["depends_on"] = {"type": "array", "items": {"type": "string"}, "maxItems": 0}
-    step["id"], step["instruction"] = {"const": "s1"}, {"type": "string", "minLength": 1, "maxLength": 20}
-    schema["properties"]["steps"]["maxItems"] = 1
-    schema["properties"]["goal"] = {"type": "string", "maxLength": 20}
-    call = replace(CALL, max_output_tokens=400, answer_schema=AnswerSchema(name="plan", schema=schema))
+    held_to = AnswerSchema(name="plan", schema=plan_schema(ROLES))
+    call = replace(CALL, max_output_tokens=400, answer_schema=held_to)
 
     assert plan.parse(engine.complete(call, timeout_s=20).text, ROLES).steps[0].role in ROLES
 

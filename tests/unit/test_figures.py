@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llm_server.figures import apgr, auroc, calibration_error, interval, share
+from llm_server.figures import apgr, auroc, calibration_error, cpt, interval, share
 
 SCORES = st.lists(st.tuples(st.floats(0, 1), st.booleans()), min_size=1, max_size=60)
 
@@ -19,6 +19,24 @@ def test_apgr_is_a_half_for_no_opinion_and_more_for_the_right_order() -> None:
     assert apgr([0.1, 0.2, 0.8, 0.9], weak, strong) == pytest.approx(0.75)
     assert apgr([0.9, 0.8, 0.2, 0.1], weak, strong) == pytest.approx(0.25)
     assert math.isnan(apgr([0.1], [1.0], [1.0]))
+
+
+def test_cpt_is_the_least_share_of_strong_calls_that_wins_so_much_of_the_gap() -> None:
+    """Without an opinion half the calls win half the gap; the right order wins it all with the two that matter."""
+    weak, strong = [1.0, 1.0, 0.0, 0.0], [1.0, 1.0, 1.0, 1.0]
+
+    assert cpt([0.0] * 4, weak, strong, 0.8) == pytest.approx(0.8)
+    assert cpt([0.1, 0.2, 0.8, 0.9], weak, strong, 0.5) == pytest.approx(0.25)
+    assert cpt([0.1, 0.2, 0.8, 0.9], weak, strong, 0.75) == pytest.approx(0.375)
+    assert cpt([0.9, 0.8, 0.2, 0.1], weak, strong, 1.0) == pytest.approx(1.0)
+    assert math.isnan(cpt([0.1], [1.0], [1.0], 0.5))
+
+
+def test_cpt_looks_past_calls_that_make_it_worse() -> None:
+    """A strong engine that fails where the weak one does not wins less with more calls; the first share counts."""
+    weak, strong = [0.0, 1.0, 0.0, 0.0], [1.0, 0.0, 1.0, 1.0]
+
+    assert cpt([0.9, 0.8, 0.7, 0.6], weak, strong, 0.5) == pytest.approx(0.25)
 
 
 def test_auroc_counts_ties_as_half() -> None:

@@ -114,6 +114,18 @@ def test_after_two_broken_plans_one_role_answers(watched: WatchedStore, clock: C
     assert engine.calls[2].prompt == "Build it."
 
 
+def test_a_plan_too_long_to_be_sent_back_leaves_the_task_to_one_role(watched: WatchedStore, clock: Clock) -> None:
+    """The planner has taken the task before: it is the broken plan in the prompt that is refused."""
+    engine = ScriptedEngine("No end of a plan", PromptRefused("Too long."), "Here you are.")
+    deliveries = Deliveries(watched, clock, engine)
+
+    ended = deliveries.deliver(a_planned_task())
+
+    assert (ended.task.status, ended.task.mode, ended.result) == (Status.COMPLETED, Mode.AGENT, "Here you are.")
+    assert deliveries.purposes == ["plan", "plan", "answer"]
+    assert (ended.task.receipt.calls, ended.task.receipt.failed_calls) == (2, 1)
+
+
 def test_broken_plans_are_not_paid_for_again(watched: WatchedStore, clock: Clock) -> None:
     """When the engine fails after them, the next delivery goes on in Agent mode."""
     deliveries = Deliveries(watched, clock, ScriptedEngine("No.", "No.", BUSY, "Here you are."))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from llm_server.figures import Interval, apgr, auroc, interval
@@ -28,6 +28,7 @@ from train.model_file import Trained, packed
 from train.rows import Labelled, Paired, Row, Stepped, spread_out
 
 FOLDS = 5
+Recovery = Callable[[Sequence[float], Sequence[float], Sequence[float]], float]
 _WRITTEN_SHARE = 0.05
 
 
@@ -117,13 +118,18 @@ def centres(rows: Iterable[Paired]) -> dict[str, float]:
 
 
 def apgr_with_interval(scored: Sequence[tuple[float, Paired]]) -> tuple[float, Interval]:
-    """The figure and its bootstrap interval."""
+    """The recovered gap and its bootstrap interval."""
+    return with_interval(scored, apgr)
 
-    def figure(chosen: Iterable[int]) -> float:
+
+def with_interval(scored: Sequence[tuple[float, Paired]], figure: Recovery) -> tuple[float, Interval]:
+    """A figure of scores, weak and strong answers, and its bootstrap interval."""
+
+    def of(chosen: Iterable[int]) -> float:
         part = [scored[i] for i in chosen]
-        return apgr([score for score, _ in part], [row.weak for _, row in part], [row.strong for _, row in part])
+        return figure([score for score, _ in part], [row.weak for _, row in part], [row.strong for _, row in part])
 
-    return figure(range(len(scored))), interval(len(scored), figure)
+    return of(range(len(scored))), interval(len(scored), of)
 
 
 def by_length(rows: Iterable[Paired]) -> list[tuple[float, Paired]]:

@@ -56,6 +56,7 @@ _BUSY = (ReadTimeoutError, ConnectionClosedError, ResponseStreamingError)
 _UNREADABLE = (ResponseParserError, AttributeError, TypeError, ValueError, RecursionError)
 _REFUSED = frozenset({"guardrail_intervened", "content_filtered"})
 _CUT = frozenset({"max_tokens", "model_context_window_exceeded"})
+_BROKEN = frozenset({"malformed_model_output", "malformed_tool_use"})
 
 
 def bedrock_client(spec: EngineSpec, timeout_s: float) -> Any:
@@ -137,6 +138,8 @@ def _read(call: EngineCall, answer: dict[str, Any]) -> Completion:
     ended, usage = answer.get("stopReason"), record(answer.get("usage"))
     if ended in _REFUSED:
         raise PromptRefused("The engine declined to answer this prompt.")
+    if ended in _BROKEN:
+        raise EngineUnavailable("The engine failed while it answered.")
     if not isinstance(content, list):
         raise EngineUnavailable("The engine's answer holds no completion.", kind="garbage")
     text = "".join(block["text"] for block in records(content) if isinstance(block.get("text"), str))

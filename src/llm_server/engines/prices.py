@@ -13,7 +13,7 @@ _MICROUSD_PER_USD = 1_000_000
 def price(spec: EngineSpec, tokens_in: int, tokens_out: int) -> int | None:
     """Price one call: 0 for a local engine, the configured price, else the price library's; None is unknown.
 
-    The library (https://pypi.org/project/genai-prices) is offline data, imported when first needed: 0.5 s.
+    The library (genai-prices, by Pydantic) is offline data, imported when first needed: 0.5 s.
     """
     if spec.source == "local":
         return 0

@@ -13,7 +13,7 @@ from llm_server.orchestration.balancer import Balancer, Reply
 from llm_server.orchestration.budget import Budget
 from llm_server.orchestration.calls import LEAST_CALL_S, Want
 from llm_server.orchestration.catalog import Catalog, Tier
-from llm_server.orchestration.errors import EngineUnavailable, OutOfTime, UnknownName
+from llm_server.orchestration.errors import EngineUnavailable, OutOfTime, PromptRefused, UnknownName
 from llm_server.orchestration.outputs import Output
 from llm_server.orchestration.plan import Plan, PlanInvalid, Step
 from llm_server.orchestration.ports import AnswerSchema, Clock, Completion, EngineCall
@@ -171,13 +171,15 @@ class Orchestrator:
         return replace(task, mode=Mode.AGENT, role=profile.default_role)
 
     def _propose(self, work: _Work) -> tuple[Plan | None, Reply]:
-        """Ask for a plan, once more when it is broken; None when both are."""
+        """Ask for a plan, once more when it is broken; None when both are, or when the repair is refused."""
         asked = prompts.for_plan(work.request.prompt, work.task.profile, self._catalog)
         schema = AnswerSchema(name="plan", schema=plans.schema(self._catalog.step_roles()))
         text, attempts = asked, tuple[Attempt, ...]()
         for _ in range(2):
             reply = self._ask(work, self._catalog.defaults.planner, text, purpose="plan", schema=schema)
             attempts += reply.attempts
+            if reply.completion is None and text != asked and isinstance(reply.failure, PromptRefused):
+                break  # with the broken plan in it the prompt is too long: it was not the task that was refused
             if reply.completion is None:
                 return None, replace(reply, attempts=attempts)
             try:

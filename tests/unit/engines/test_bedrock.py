@@ -8,11 +8,13 @@ from dataclasses import replace
 from typing import Any
 
 import boto3
+import msgspec
 import pytest
 from botocore import exceptions as aws
 from botocore.config import Config
-from botocore.stub import Stubber
+from botocore.stub import ANY, Stubber
 
+from fake_engine import Fault, fake_engine, reset, status
 from llm_server.engines.bedrock import BedrockEngine, bedrock_client
 from llm_server.orchestration import plan
 from llm_server.orchestration.catalog import EngineSpec
@@ -27,6 +29,8 @@ ANSWER = {
     "usage": {"inputTokens": 4, "outputTokens": 2, "totalTokens": 6},
     "metrics": {"latencyMs": 1},
 }
+PLAN = '{"goal": "G", "steps": [{"id": "s1", "role": "QA-Agent", "instruction": "Do it.", "depends_on": []}]}'
+PLAN_CALL = replace(CALL, answer_schema=AnswerSchema(name="plan", schema=plan.schema(["QA-Agent"])))
 
 
 class FakeClient:
@@ -55,13 +59,7 @@ def stubbed() -> tuple[BedrockEngine, Stubber]:
 
 def test_a_prompt_is_sent_as_converse_wants_it(stubbed: tuple[BedrockEngine, Stubber]) -> None:
     engine, stubber = stubbed
-    wanted = {
-        "modelId": SPEC.model,
-        "messages": [{"role": "user", "content": [{"text": "Hello?"}]}],
-        "system": [{"text": "Be brief."}],
-        "inferenceConfig": {"maxTokens": 50, "temperature": 1.0},
-    }
-    stubber.add_response("converse", ANSWER, wanted)
+    stubber.add_response("converse", ANSWER, _asked(CALL))
 
     completion = engine.complete(CALL, timeout_s=5)
 
@@ -69,39 +67,122 @@ def test_a_prompt_is_sent_as_converse_wants_it(stubbed: tuple[BedrockEngine, Stu
 
 
 @pytest.mark.parametrize(
-    ("code", "kind"),
+    ("code", "status", "kind", "outage"),
     [
-        ("ThrottlingException", "busy"),
-        ("ServiceQuotaExceededException", "busy"),
-        ("ServiceUnavailableException", "busy"),
-        ("ModelTimeoutException", "busy"),
-        ("ModelErrorException", "busy"),
-        ("ModelNotReadyException", "busy"),
-        ("InternalServerException", "busy"),
-        ("AccessDeniedException", "credentials"),
-        ("UnrecognizedClientException", "credentials"),
-        ("ExpiredTokenException", "credentials"),
-        ("ResourceNotFoundException", "garbage"),
+        ("ThrottlingException", 429, "busy", True),
+        ("ServiceQuotaExceededException", 400, "busy", True),
+        ("ServiceUnavailableException", 503, "busy", True),
+        ("ModelTimeoutException", 408, "busy", False),
+        ("ModelErrorException", 424, "busy", False),
+        ("ModelNotReadyException", 429, "busy", True),
+        ("InternalServerException", 500, "busy", False),
+        ("AccessDeniedException", 403, "credentials", True),
+        ("UnrecognizedClientException", 403, "credentials", True),
+        ("ExpiredTokenException", 403, "credentials", True),
+        ("ResourceNotFoundException", 404, "garbage", False),
     ],
 )
 def test_a_service_error_leaves_the_prompt_to_another_engine(
-    stubbed: tuple[BedrockEngine, Stubber], code: str, kind: str
+    stubbed: tuple[BedrockEngine, Stubber], code: str, status: int, kind: str, outage: bool
 ) -> None:
+    """`outage`: it says nothing of the prompt. A model's error or time-out may be the prompt's own doing."""
     engine, stubber = stubbed
-    stubber.add_client_error("converse", code, "Hello? is not for us")
+    stubber.add_client_error("converse", code, "Hello? is not for us", http_status_code=status)
     with pytest.raises(EngineUnavailable) as caught:
         engine.complete(CALL, timeout_s=5)
 
-    assert caught.value.kind == kind
+    assert (caught.value.kind, caught.value.outage, caught.value.retry_after_s) == (kind, outage, None)
     assert "Hello?" not in str(caught.value)
 
 
-def test_a_prompt_that_is_not_valid_is_refused(stubbed: tuple[BedrockEngine, Stubber]) -> None:
+def test_throttling_may_say_when_to_come_back(stubbed: tuple[BedrockEngine, Stubber]) -> None:
     engine, stubber = stubbed
-    stubber.add_client_error("converse", "ValidationException", "Input is too long.")
-
-    with pytest.raises(PromptRefused, match=r"Input is too long\."):
+    meta = {"HTTPHeaders": {"retry-after": "7"}}
+    stubber.add_client_error("converse", "ThrottlingException", "Slow down.", 429, response_meta=meta)
+    with pytest.raises(EngineUnavailable) as caught:
         engine.complete(CALL, timeout_s=5)
+
+    assert caught.value.retry_after_s == 7
+
+
+def test_a_prompt_that_is_too_long_is_refused_and_asked_once(stubbed: tuple[BedrockEngine, Stubber]) -> None:
+    """A second call would find the Stubber empty."""
+    engine, stubber = stubbed
+    stubber.add_client_error("converse", "ValidationException", "Input is too long for requested model.", 400)
+
+    with pytest.raises(PromptRefused, match=r"Input is too long for requested model\."):
+        engine.complete(CALL, timeout_s=5)
+    stubber.assert_no_pending_responses()
+
+
+@pytest.mark.parametrize("reason", ["guardrail_intervened", "content_filtered"])
+def test_a_prompt_a_guardrail_stopped_is_refused(stubbed: tuple[BedrockEngine, Stubber], reason: str) -> None:
+    """The guardrail's own text stands where the answer would: it is not given out as one."""
+    engine, stubber = stubbed
+    stubber.add_response("converse", ANSWER | {"stopReason": reason})
+
+    with pytest.raises(PromptRefused, match="declined"):
+        engine.complete(CALL, timeout_s=5)
+
+
+@pytest.mark.parametrize("reason", ["malformed_model_output", "malformed_tool_use"])
+def test_an_answer_bedrock_calls_malformed_is_left_to_another_engine(
+    stubbed: tuple[BedrockEngine, Stubber], reason: str
+) -> None:
+    engine, stubber = stubbed
+    stubber.add_response("converse", ANSWER | {"stopReason": reason})
+    with pytest.raises(EngineUnavailable) as caught:
+        engine.complete(CALL, timeout_s=5)
+
+    assert caught.value.kind == "busy"
+
+
+@pytest.mark.parametrize(
+    ("reason", "cut"),
+    [("max_tokens", True), ("model_context_window_exceeded", True), ("stop_sequence", False), ("end_turn", False)],
+)
+def test_an_answer_that_was_cut_is_marked(stubbed: tuple[BedrockEngine, Stubber], reason: str, cut: bool) -> None:
+    engine, stubber = stubbed
+    stubber.add_response("converse", ANSWER | {"stopReason": reason})
+
+    assert engine.complete(CALL, timeout_s=5).truncated == cut
+
+
+def test_a_plan_is_asked_for_as_converse_takes_it_and_read(stubbed: tuple[BedrockEngine, Stubber]) -> None:
+    """The Stubber checks every field against boto3's own model of the service."""
+    engine, stubber = stubbed
+    stubber.add_response("converse", _said(PLAN), _asked(PLAN_CALL) | {"outputConfig": ANY})
+
+    completion = engine.complete(PLAN_CALL, timeout_s=5)
+
+    assert [step.role for step in plan.parse(completion.text, ["QA-Agent"]).steps] == ["QA-Agent"]
+    stubber.assert_no_pending_responses()
+
+
+def test_a_model_without_structured_answers_is_asked_in_words(stubbed: tuple[BedrockEngine, Stubber]) -> None:
+    """Bedrock refuses the field for models that lack it, and for ours from then on it is not sent."""
+    engine, stubber = stubbed
+    in_words = _asked(PLAN_CALL) | {"system": ANY}
+    stubber.add_client_error("converse", "ValidationException", "outputConfig is not supported by this model.", 400)
+    stubber.add_response("converse", _said(f"Here it is:\n{PLAN}"), in_words)
+    stubber.add_response("converse", _said(PLAN), in_words)
+
+    for _ in range(2):
+        assert plan.parse(engine.complete(PLAN_CALL, timeout_s=5).text, ["QA-Agent"]).steps
+    stubber.assert_no_pending_responses()
+
+
+def _asked(call: EngineCall) -> dict[str, Any]:
+    return {
+        "modelId": SPEC.model,
+        "messages": [{"role": "user", "content": [{"text": call.prompt}]}],
+        "system": [{"text": call.system}],
+        "inferenceConfig": {"maxTokens": 50, "temperature": 1.0},
+    }
+
+
+def _said(text: str) -> dict[str, Any]:
+    return ANSWER | {"output": {"message": {"role": "assistant", "content": [{"text": text}]}}}
 
 
 @pytest.mark.parametrize(
@@ -142,8 +223,7 @@ def test_an_older_boto3_without_the_schema_field_still_plans() -> None:
             raise aws.ParamValidationError(report="Unknown parameter outputConfig")
         return ANSWER
 
-    call = replace(CALL, answer_schema=AnswerSchema(name="plan", schema=plan.schema(["QA-Agent"])))
-    BedrockEngine(SPEC, lambda: FakeClient(converse)).complete(call, timeout_s=5)
+    BedrockEngine(SPEC, lambda: FakeClient(converse)).complete(PLAN_CALL, timeout_s=5)
 
     assert "depends_on" in seen[1]["system"][0]["text"]
 
@@ -180,9 +260,21 @@ def test_the_client_is_made_once_and_only_when_needed() -> None:
     assert made == [1]
 
 
-def test_the_client_tries_once_and_does_not_wait_for_ever() -> None:
-    """Retries of the SDK would multiply ours."""
+def test_the_client_waits_no_longer_for_a_byte_than_its_engine_may_take() -> None:
     config = bedrock_client(SPEC, 42).meta.config
 
-    assert config.retries["total_max_attempts"] == 1
     assert (config.read_timeout, config.region_name) == (42, "eu-west-1")
+
+
+@pytest.mark.parametrize("fault", [status(429), status(500), status(503), reset], ids=["429", "500", "503", "reset"])
+def test_the_sdk_does_not_retry(monkeypatch: pytest.MonkeyPatch, fault: Fault) -> None:
+    """Its retries would multiply ours; what the environment says of them does not count."""
+    for name, value in {"ACCESS_KEY_ID": "AKIAEXAMPLE", "SECRET_ACCESS_KEY": "x", "MAX_ATTEMPTS": "5"}.items():
+        monkeypatch.setenv(f"AWS_{name}", value)
+    with fake_engine() as server:
+        spec = msgspec.structs.replace(SPEC, base_url=server.url)
+        server.script(fault)
+        with pytest.raises(EngineUnavailable):
+            BedrockEngine(spec, lambda: bedrock_client(spec, 5)).complete(CALL, timeout_s=5)
+
+    assert len(server.seen) == 1

@@ -1,0 +1,115 @@
+"""One side of the engine-call benchmark, as a process of its own: `python calling.py SIDE URL`.
+
+It is run by two interpreters, ours and LiteLLM's, so nothing is imported above what is measured. It prints the CPU
+seconds (user and system) of the import with the first client and of the first call; then, for every number it reads,
+those of that many calls.
+"""
+
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+MODEL = "gpt-4o-mini"  # both sides know its price
+SYSTEM, PROMPT = "You answer.", "Why is the sky blue? " * 20
+MOST_TOKENS, TIMEOUT_S = 200, 30
+TEXT = "Hello from the fake engine."
+
+
+def bare(url: str) -> Callable[[], str]:
+    """The exchange and nothing else: what nobody can do without."""
+    import json
+
+    import urllib3
+
+    pool = urllib3.PoolManager()
+    messages = [{"role": "system", "content": SYSTEM}, {"role": "user", "content": PROMPT}]
+    headers = {"content-type": "application/json", "authorization": "Bearer k"}
+
+    def call() -> str:
+        body = json.dumps({"model": MODEL, "messages": messages, "max_tokens": MOST_TOKENS})
+        answer: Any = pool.request(
+            "POST", f"{url}/chat/completions", body=body, headers=headers, timeout=TIMEOUT_S
+        ).json()
+        return str(answer["choices"][0]["message"]["content"])
+
+    return call
+
+
+def ours(url: str) -> Callable[[], str]:
+    """An engine call as a worker makes it: choice, limits, health, retry budget, exchange, price, receipt."""
+    import tempfile
+    from pathlib import Path
+
+    from llm_server import wiring
+    from llm_server.engines import factory, prices
+    from llm_server.engines.credentials import Credentials
+    from llm_server.orchestration.balancer import Balancer, Want
+    from llm_server.orchestration.health import EngineStates
+    from llm_server.orchestration.ports import EngineCall
+    from llm_server.settings import Settings
+    from llm_server.storage.sqlite import SqliteStore
+
+    folder = Path(tempfile.mkdtemp())
+    config = folder / "engines.toml"
+    engine = f'kind = "openai"\nsource = "api"\nmodel = "{MODEL}"\nprice_provider = "openai"\napi_key = "env:KEY"\n'
+    config.write_text(f'[engines.fake]\n{engine}base_url = "{url}"\n')
+    environ = {"LLM_SERVER_CONFIG": str(config), "KEY": "k"}
+    catalog = wiring.configured_catalog(Settings.read(environ))
+    balancer = Balancer(
+        catalog=catalog,
+        engines=factory.build(catalog, Credentials(environ)),
+        has_credentials=lambda spec: True,
+        states=EngineStates(SqliteStore(folder / "tasks.db"), wiring.now_ms),
+        price=prices.price,
+        clock=wiring.now_ms,
+    )
+
+    def call() -> str:
+        want = Want(purpose="answer", tier="fast", until_ms=wiring.now_ms() + TIMEOUT_S * 1000, engine="fake")
+        reply = balancer.call(EngineCall(system=SYSTEM, prompt=PROMPT, max_output_tokens=MOST_TOKENS), want)
+        assert reply.completion is not None, reply
+        assert reply.attempts[0].cost_microusd
+        return reply.completion.text
+
+    return call
+
+
+def litellm(url: str) -> Callable[[], str]:
+    """LiteLLM's SDK, with its price map from the package instead of the network."""
+    import os
+
+    os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"
+    import litellm as sdk
+
+    messages = [{"role": "system", "content": SYSTEM}, {"role": "user", "content": PROMPT}]
+    named: dict[str, Any] = {"model": f"openai/{MODEL}", "api_base": url, "api_key": "k"}
+
+    def call() -> str:
+        answer = sdk.completion(messages=messages, max_tokens=MOST_TOKENS, temperature=0.3, timeout=TIMEOUT_S, **named)
+        assert answer._hidden_params["response_cost"]
+        return str(answer.choices[0].message.content)
+
+    return call
+
+
+def main(side: str, url: str) -> None:
+    start = time.process_time()
+    call = {"bare": bare, "ours": ours, "litellm": litellm}[side](url)
+    print(time.process_time() - start, flush=True)
+    print(_cpu_s(call, 1), flush=True)
+    for line in sys.stdin:
+        print(_cpu_s(call, int(line)), flush=True)
+
+
+def _cpu_s(call: Callable[[], str], calls: int) -> float:
+    start = time.process_time()
+    for _ in range(calls):
+        text = call()
+    spent = time.process_time() - start
+    assert text == TEXT, text
+    return spent
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

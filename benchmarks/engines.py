@@ -1,0 +1,99 @@
+"""CPU of one engine call beside LiteLLM's SDK, against the same server on loopback, in turns.
+
+LiteLLM lives in an environment of its own (`.venv/litellm`, 200 MB), made here from hash-pinned requirements, of wheels
+alone, when it is missing.
+"""
+
+import statistics
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from benchmarks.throughput import engine_process
+
+ROOT = Path(__file__).parents[1]
+ENVIRONMENT = ROOT / ".venv" / "litellm"
+PINS = ROOT / "requirements" / "litellm.txt"
+ROUNDS, CALLS, STARTS = 9, 100, 3
+SIDES = {
+    "bare": "urllib3 and json alone",
+    "ours": "ours, from choice to receipt",
+    "litellm": "LiteLLM's completion()",
+}
+
+
+class Side:
+    """A process that makes calls when it is told to, and says what they cost it."""
+
+    def __init__(self, name: str, url: str) -> None:
+        python = str(ENVIRONMENT / "bin" / "python") if name == "litellm" else sys.executable
+        command = [python, str(Path(__file__).with_name("calling.py")), name, url]
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self.start_s, self.first_s = self._read(), self._read()
+
+    def call_s(self, calls: int) -> float:
+        assert self._process.stdin
+        print(calls, file=self._process.stdin, flush=True)
+        return self._read() / calls
+
+    def end(self) -> None:
+        self._process.communicate()
+
+    def _read(self) -> float:
+        assert self._process.stdout
+        return float(self._process.stdout.readline())
+
+
+def run() -> None:
+    _make_environment()
+    url, stop = engine_process(0.0)
+    with ExitStack() as stack:
+        stack.callback(stop)
+        starts = [{name: _start(name, url) for name in SIDES} for _ in range(STARTS)]
+        sides = {name: stack.enter_context(_side(name, url)) for name in SIDES}
+        for side in sides.values():
+            side.call_s(CALLS)
+        rounds = [{name: side.call_s(CALLS) for name, side in sides.items()} for _ in range(ROUNDS)]
+    for name, what in SIDES.items():
+        call_ms, import_ms, first_ms = (
+            statistics.median(found) * 1000
+            for found in ([r[name] for r in rounds], [s[name][0] for s in starts], [s[name][1] for s in starts])
+        )
+        print(
+            f"  {what}: {call_ms:.2f} ms CPU a call; import and client {import_ms:.0f} ms, first call {first_ms:.0f} ms"
+        )
+    ratio = statistics.median(r["ours"] / r["litellm"] for r in rounds)
+    added = statistics.median((r["ours"] - r["bare"]) / (r["litellm"] - r["bare"]) for r in rounds)
+    imported = statistics.median(s["ours"][0] / s["litellm"][0] for s in starts)
+    begun = statistics.median(sum(s["ours"]) / sum(s["litellm"]) for s in starts)
+    print(f"  ours of LiteLLM's: a call {ratio:.3f}, what it adds to the exchange {added:.3f} (expected <= 0.1)")
+    print(f"  ours of LiteLLM's: import and client {imported:.3f}, and the first answer {begun:.3f} (expected <= 0.1)")
+
+
+def _start(name: str, url: str) -> tuple[float, float]:
+    with _side(name, url) as side:
+        return side.start_s, side.first_s
+
+
+@contextmanager
+def _side(name: str, url: str) -> Iterator[Side]:
+    side = Side(name, url)
+    try:
+        yield side
+    finally:
+        side.end()
+
+
+def _make_environment() -> None:
+    """Install LiteLLM from hash-pinned requirements, once for each state of the pins."""
+    stamp = ENVIRONMENT / "pins.txt"
+    if stamp.exists() and stamp.read_bytes() == PINS.read_bytes():
+        return
+    uv = str(Path(sys.executable).with_name("uv"))
+    python = str(ENVIRONMENT / "bin" / "python")
+    subprocess.run([uv, "venv", "--quiet", "--clear", "--python", sys.executable, ENVIRONMENT], check=True)
+    install = [uv, "pip", "install", "--quiet", "--require-hashes", "--only-binary", ":all:", "--python", python]
+    subprocess.run([*install, "-r", PINS], check=True)
+    stamp.write_bytes(PINS.read_bytes())

@@ -1,0 +1,171 @@
+"""A balancer over llmock on both wires: the first engine has a fault, and llmock judges what we did about it.
+
+Its fixture `llmock` (https://github.com/JulienRabault/LLMock) is fresh for each test. It warns (`gave_up`) of a failed
+request that the same engine never got again: that is failover, and the one warning allowed here.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import pytest
+from llmock.pytest_plugin import LLMock
+from llmock.scenarios import Delay, Match, Reply
+
+from llm_server import wiring
+from llm_server.engines import factory
+from llm_server.engines.credentials import Credentials
+from llm_server.orchestration import plan
+from llm_server.orchestration.balancer import Balancer, Want
+from llm_server.orchestration.balancer import Reply as Outcome
+from llm_server.orchestration.errors import EngineUnavailable, PromptRefused
+from llm_server.orchestration.health import EngineStates
+from llm_server.orchestration.ports import AnswerSchema, EngineCall
+from llm_server.orchestration.retries import CALLS_A_STEP
+from scripted import WatchedStore, a_catalog, a_local_engine, price
+
+CALL = EngineCall(system="Be brief.", prompt="Hello?", max_output_tokens=200)
+SCHEMA = AnswerSchema(name="plan", schema=plan.schema(["QA-Agent", "Writing-Agent"]))
+PLAN_CALL = EngineCall(system="Plan.", prompt="Build, then test.", max_output_tokens=500, answer_schema=SCHEMA)
+KINDS = ("openai", "anthropic")
+FIRST = Match(model="e0")
+Make = Callable[..., Balancer]
+
+
+@pytest.fixture(params=[KINDS, KINDS[::-1]], ids=["openai-first", "anthropic-first"])
+def kinds(request: pytest.FixtureRequest) -> tuple[str, ...]:
+    return tuple(request.param)
+
+
+@pytest.fixture
+def balanced(llmock: LLMock, kinds: tuple[str, ...], watched: WatchedStore) -> Make:
+    """Make a balancer over engines `e0`, `e1`, ..., tried in this order, of the two wires in turn."""
+
+    def make(count: int = 2, *, timeout_s: int = 10) -> Balancer:
+        engines = {
+            f"e{n}": a_local_engine(kind=kind, model=f"e{n}", base_url=llmock.base_url(kind), timeout_s=timeout_s)
+            for n, kind in enumerate((kinds * count)[:count])
+        }
+        catalog = a_catalog(engines)
+        return Balancer(
+            catalog=catalog,
+            engines=factory.build(catalog, Credentials({})),
+            has_credentials=lambda spec: True,
+            states=EngineStates(watched, wiring.now_ms),
+            price=price,
+            clock=wiring.now_ms,
+        )
+
+    return make
+
+
+def ask(balancer: Balancer, call: EngineCall = CALL) -> Outcome:
+    return balancer.call(call, Want(purpose="answer", tier="fast", until_ms=wiring.now_ms() + 30_000))
+
+
+def asked(llmock: LLMock) -> list[str | None]:
+    return [record.model for record in llmock.requests]
+
+
+def judged(llmock: LLMock) -> set[str]:
+    """The codes of llmock's warnings; its errors fail the test."""
+    llmock.assert_resilient()
+    return {finding.code for finding in llmock.verdict().findings}
+
+
+@pytest.mark.parametrize("status", [401, 404, 408, 429, 500, 502, 503, 504, 529])
+def test_the_next_engine_answers_at_once_and_the_failed_one_is_left_alone(
+    llmock: LLMock, balanced: Make, status: int
+) -> None:
+    llmock.fail(status, times=None, model="e0")
+    balancer = balanced()
+
+    replies = [ask(balancer) for _ in range(3)]
+
+    assert all(reply.completion for reply in replies)
+    assert asked(llmock) == ["e0", "e1", "e1", "e1"]
+    assert judged(llmock) == (set() if status in (401, 404) else {"gave_up"})
+
+
+def test_a_slow_engine_costs_its_time_and_no_more(llmock: LLMock, balanced: Make) -> None:
+    llmock.add(Delay(2.9, match=FIRST))
+    started_s = time.monotonic()
+    reply = ask(balanced(timeout_s=1))
+    took_s = time.monotonic() - started_s
+
+    assert reply.completion
+    assert [attempt.error for attempt in reply.attempts] == ["The engine did not answer in time.", None]
+    assert 1.0 <= took_s < 2.8
+    assert sorted(map(str, asked(llmock))) == ["e0", "e1"]
+    assert judged(llmock) == set()
+
+
+def test_an_outage_of_all_is_met_by_few_requests(llmock: LLMock, balanced: Make) -> None:
+    """A step asks three engines at most, and nobody asks one that rests."""
+    llmock.outage(status=500)
+    balancer = balanced(5)
+    first = ask(balancer)
+    replies = [ask(balancer) for _ in range(20)]
+
+    assert len(first.attempts) == CALLS_A_STEP
+    assert all(isinstance(reply.failure, EngineUnavailable) for reply in [first, *replies])
+    assert asked(llmock) == ["e0", "e1", "e2", "e3", "e4"]
+    assert judged(llmock) == {"gave_up"}
+
+
+def test_a_spent_quota_is_not_pressed(llmock: LLMock, balanced: Make) -> None:
+    """One request a minute for each provider: the third call has nobody to ask, and the fourth does not knock."""
+    llmock.limits(rpm=1)
+    balancer = balanced()
+    replies = [ask(balancer) for _ in range(4)]
+
+    assert [bool(reply.completion) for reply in replies] == [True, True, False, False]
+    assert asked(llmock) == ["e0", "e0", "e1", "e1"]
+    assert replies[-1].outage
+    assert min(balancer.awaited().values()) - wiring.now_ms() > 50_000
+    assert judged(llmock) == {"gave_up"}
+
+
+def test_a_prompt_too_long_for_one_is_sent_to_no_other(llmock: LLMock, balanced: Make, kinds: tuple[str, ...]) -> None:
+    llmock.limits(context_window=10)
+    reply = ask(balanced(), EngineCall(system="", prompt="word " * 100, max_output_tokens=20))
+
+    assert isinstance(reply.failure, PromptRefused)
+    assert ("prompt is too long" if kinds[0] == "anthropic" else "maximum context length is 10") in str(reply.failure)
+    assert asked(llmock) == ["e0"]
+    assert judged(llmock) == set()
+
+
+def test_a_schema_that_is_refused_is_asked_for_in_words(llmock: LLMock, balanced: Make) -> None:
+    """The second request is another one: llmock would call the same one after a 400 an error."""
+    llmock.fail(400, model="e0")
+    assert ask(balanced(), PLAN_CALL).completion
+
+    assert asked(llmock) == ["e0", "e0"]
+    with_field, in_words = (record.body for record in llmock.requests)
+    assert {"response_format", "output_config"} & with_field.keys()
+    assert not {"response_format", "output_config"} & in_words.keys()
+    assert "depends_on" in str(in_words)
+    assert judged(llmock) == set()
+
+
+def test_an_empty_answer_goes_to_the_next_engine(llmock: LLMock, balanced: Make) -> None:
+    llmock.add(Reply(text="", match=FIRST))
+    reply = ask(balanced())
+
+    assert reply.completion
+    assert [attempt.error for attempt in reply.attempts] == ["The engine's answer is empty.", None]
+    assert asked(llmock) == ["e0", "e1"]
+    assert judged(llmock) == set()
+
+
+@pytest.mark.parametrize(("ended", "cut"), [("length", True), ("stop", False)])
+def test_an_answer_says_whether_it_was_cut(llmock: LLMock, balanced: Make, ended: str, cut: bool) -> None:
+    llmock.add(Reply(text="Half an", finish_reason=ended, match=FIRST))
+    completion = ask(balanced()).completion
+
+    assert completion is not None
+    assert (completion.text, completion.truncated) == ("Half an", cut)
+    assert completion.tokens_in > 0
+    assert not completion.usage_estimated
