@@ -42,10 +42,9 @@ def ours(url: str) -> Callable[[], str]:
     from pathlib import Path
 
     from llm_server import wiring
-    from llm_server.engines import factory, prices
+    from llm_server.engines import factory
     from llm_server.engines.credentials import Credentials
-    from llm_server.orchestration.balancer import Balancer, Want
-    from llm_server.orchestration.health import EngineStates
+    from llm_server.orchestration.calls import Want
     from llm_server.orchestration.ports import EngineCall
     from llm_server.settings import Settings
     from llm_server.storage.sqlite import SqliteStore
@@ -56,14 +55,8 @@ def ours(url: str) -> Callable[[], str]:
     config.write_text(f'[engines.fake]\n{engine}base_url = "{url}"\n')
     environ = {"LLM_SERVER_CONFIG": str(config), "KEY": "k"}
     catalog = wiring.configured_catalog(Settings.read(environ))
-    balancer = Balancer(
-        catalog=catalog,
-        engines=factory.build(catalog, Credentials(environ)),
-        has_credentials=lambda spec: True,
-        states=EngineStates(SqliteStore(folder / "tasks.db"), wiring.now_ms),
-        price=prices.price,
-        clock=wiring.now_ms,
-    )
+    adapters, store = factory.build(catalog, Credentials(environ)), SqliteStore(folder / "tasks.db")
+    balancer = wiring.balancer_of(catalog, adapters, store, has_credentials=lambda spec: True)
 
     def call() -> str:
         want = Want(purpose="answer", tier="fast", until_ms=wiring.now_ms() + TIMEOUT_S * 1000, engine="fake")

@@ -18,13 +18,12 @@ import msgspec
 import pytest
 
 from builders import NOW_MS
+from llm_server import wiring
 from llm_server.orchestration import catalog as catalogs
 from llm_server.orchestration.balancer import Balancer
-from llm_server.orchestration.calls import Calls, Want
+from llm_server.orchestration.calls import Want
 from llm_server.orchestration.catalog import Catalog, EnginePrice, EngineSpec
 from llm_server.orchestration.errors import StorageUnavailable
-from llm_server.orchestration.fleet import Fleet
-from llm_server.orchestration.health import EngineStates
 from llm_server.orchestration.ports import Completion, EngineCall, EngineRecords, EngineState, SwitchName
 from llm_server.storage.sqlite import SqliteStore
 
@@ -124,14 +123,11 @@ def a_balancer(
     without_credentials: Collection[str] = (),
 ) -> Balancer:
     """A balancer as the wiring makes it; `without_credentials` names models nobody has a key for."""
-    states = EngineStates(store, clock)
-    fleet = Fleet(
-        configured=catalog.engines,
-        has_credentials=lambda spec: spec.model not in without_credentials,
-        states=states,
-    )
-    calls = Calls(catalog=catalog, engines=engines, fleet=fleet, states=states, price=price, clock=clock)
-    return Balancer(catalog=catalog, fleet=fleet, calls=calls, price=price)
+
+    def has_credentials(spec: EngineSpec) -> bool:
+        return spec.model not in without_credentials
+
+    return wiring.balancer_of(catalog, engines, store, has_credentials=has_credentials, price=price, clock=clock)
 
 
 class WatchedStore(SqliteStore):

@@ -9,7 +9,7 @@ import os
 import random
 import time
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from importlib import resources
 from typing import Any, NamedTuple
@@ -22,12 +22,12 @@ from llm_server.engines.discovery import LoopbackServer, discover
 from llm_server.orchestration import catalog as catalogs
 from llm_server.orchestration.balancer import Balancer
 from llm_server.orchestration.calls import Calls
-from llm_server.orchestration.catalog import Catalog
+from llm_server.orchestration.catalog import Catalog, EngineSpec
 from llm_server.orchestration.errors import ConfigurationError
 from llm_server.orchestration.fleet import Fleet
 from llm_server.orchestration.health import EngineStates
 from llm_server.orchestration.orchestrator import Orchestrator
-from llm_server.orchestration.ports import Engine, Queue, Store
+from llm_server.orchestration.ports import Clock, Engine, Pricer, Queue, Store
 from llm_server.orchestration.service import Service
 from llm_server.settings import Settings
 
@@ -107,14 +107,31 @@ def _engines(settings: Settings, catalog: Catalog, secrets: Credentials) -> dict
     return factory.build(catalog, secrets, models_dir=settings.models_dir)
 
 
+def balancer_of(
+    catalog: Catalog,
+    engines: Mapping[str, Engine],
+    store: Store,
+    *,
+    has_credentials: Callable[[EngineSpec], bool],
+    price: Pricer = prices.price,
+    clock: Clock = now_ms,
+) -> Balancer:
+    """Put a balancer together; `engines` are the adapters by name, `store` shares what is known of their health."""
+    states = EngineStates(store, clock)
+    fleet = Fleet(configured=catalog.engines, has_credentials=has_credentials, states=states)
+    calls = Calls(catalog=catalog, engines=engines, fleet=fleet, states=states, price=price, clock=clock)
+    return Balancer(catalog=catalog, fleet=fleet, calls=calls, price=price)
+
+
 def service_of(settings: Settings, *, store: Store, queue: Queue, catalog: Catalog, works: bool = True) -> Service:
     """Put a service together; one that never `works` on tasks is spared the engines' adapters and their imports."""
     secrets = Credentials(settings.environ)
-    states = EngineStates(store, now_ms)
-    fleet = Fleet(configured=catalog.engines, has_credentials=partial(has_credentials, secrets), states=states)
-    engines = _engines(settings, catalog, secrets) if works else {}
-    calls = Calls(catalog=catalog, engines=engines, fleet=fleet, states=states, price=prices.price, clock=now_ms)
-    balancer = Balancer(catalog=catalog, fleet=fleet, calls=calls, price=prices.price)
+    balancer = balancer_of(
+        catalog,
+        _engines(settings, catalog, secrets) if works else {},
+        store,
+        has_credentials=partial(has_credentials, secrets),
+    )
     orchestrator = Orchestrator(
         catalog=catalog,
         balancer=balancer,

@@ -17,10 +17,10 @@ from llm_server import wiring
 from llm_server.engines import factory
 from llm_server.engines.credentials import Credentials
 from llm_server.orchestration import plan
-from llm_server.orchestration.balancer import Balancer, Want
+from llm_server.orchestration.balancer import Balancer
 from llm_server.orchestration.balancer import Reply as Outcome
+from llm_server.orchestration.calls import Want
 from llm_server.orchestration.errors import EngineUnavailable, PromptRefused
-from llm_server.orchestration.health import EngineStates
 from llm_server.orchestration.ports import AnswerSchema, EngineCall
 from llm_server.orchestration.retries import CALLS_A_STEP
 from scripted import WatchedStore, a_catalog, a_local_engine, price
@@ -48,14 +48,8 @@ def balanced(llmock: LLMock, kinds: tuple[str, ...], watched: WatchedStore) -> M
             for n, kind in enumerate((kinds * count)[:count])
         }
         catalog = a_catalog(engines)
-        return Balancer(
-            catalog=catalog,
-            engines=factory.build(catalog, Credentials({})),
-            has_credentials=lambda spec: True,
-            states=EngineStates(watched, wiring.now_ms),
-            price=price,
-            clock=wiring.now_ms,
-        )
+        adapters = factory.build(catalog, Credentials({}))
+        return wiring.balancer_of(catalog, adapters, watched, has_credentials=lambda spec: True, price=price)
 
     return make
 
@@ -123,7 +117,7 @@ def test_a_spent_quota_is_not_pressed(llmock: LLMock, balanced: Make) -> None:
     assert [bool(reply.completion) for reply in replies] == [True, True, False, False]
     assert asked(llmock) == ["e0", "e0", "e1", "e1"]
     assert replies[-1].outage
-    assert min(balancer.awaited().values()) - wiring.now_ms() > 50_000
+    assert min(balancer.fleet.awaited().values()) - wiring.now_ms() > 50_000
     assert judged(llmock) == {"gave_up"}
 
 

@@ -13,7 +13,8 @@ from llm_server.engines.prices import price
 from llm_server.orchestration import catalog
 
 DOC = Path(__file__).parents[3] / "docs" / "engines.md"
-EXAMPLES = [tomllib.loads(text) for text in re.findall(r"```toml\n(.*?)```", DOC.read_text(), re.DOTALL)]
+TOML = [tomllib.loads(text) for text in re.findall(r"```toml\n(.*?)```", DOC.read_text(), re.DOTALL)]
+EXAMPLES = [example for example in TOML if "engines" in example]
 NAMES = [name for example in EXAMPLES for name in example["engines"]]
 PACKAGED: dict[str, Any] = {
     "defaults": {
@@ -55,6 +56,14 @@ def test_an_example_is_read_priced_and_made_into_an_adapter(example: dict[str, A
 
     assert name in build(loaded, Credentials({}))
     assert price(loaded.engines[name], 1000, 1000) is not None
+
+
+def test_the_defaults_shown_are_defaults() -> None:
+    """With the values the page shows, not those that hold without them."""
+    shown = [example["defaults"] for example in TOML if "defaults" in example]
+    loaded = [catalog.load(PACKAGED, {"defaults": defaults}).defaults for defaults in shown]
+
+    assert [(found.strong_share, found.answer_gate) for found in loaded] == [(0.2, False)]
 
 
 def test_every_field_is_explained() -> None:
