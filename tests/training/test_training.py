@@ -33,6 +33,18 @@ def test_the_shipped_file_is_what_training_gives(trained: Training) -> None:
     assert Path(model.FILE).stat().st_size <= 300_000
 
 
+def test_the_quantiles_are_those_of_the_natural_prompts(trained: Training) -> None:
+    """A share of strong answers that a caller wants becomes a complexity: a tenth lies above the 90th percentile."""
+    quantiles = model.parsed(packed(trained[0])).complexity_quantiles
+    found = [analyse(row.prompt).complexity for row in rows.labelled() if row.kind == "natural"]
+
+    assert len(quantiles) == 101
+    assert list(quantiles) == sorted(quantiles)
+    assert (quantiles[0], quantiles[100]) == (min(found), max(found))
+    for n in (10, 50, 90):
+        assert sum(figure > quantiles[n] for figure in found) / len(found) == pytest.approx(1 - n / 100, abs=0.02)
+
+
 def test_roles_modes_and_confidence_of_unseen_prompts(trained: Training) -> None:
     """Goals: role .90, mode .95, calibration error .06."""
     figures = training.field_figures(trained[1])

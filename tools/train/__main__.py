@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import math
 import sys
+from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 from llm_server.figures import calibration_error, share
 from llm_server.orchestration import _model as model
+from llm_server.orchestration._signals import read
+from llm_server.orchestration.analysis import complexity
 from llm_server.route import THRESHOLD
 from train import rows, validation
 from train.heads import train_expert, train_fields, train_steps
@@ -19,7 +24,7 @@ def trained() -> tuple[Trained, list[validation.Judged]]:
     labelled = rows.labelled()
     judged = validation.judged_fields(labelled, steps)
     mmlu, sums = rows.paired("mmlu"), [*rows.paired("gsm8k"), *rows.paired("sums")]
-    return Trained(
+    made = Trained(
         steps=steps,
         fields=train_fields(labelled, steps),
         experts={
@@ -27,7 +32,16 @@ def trained() -> tuple[Trained, list[validation.Judged]]:
             "sum": train_expert("sum", sums, validation.centres(sums)),
         },
         confidence=validation.confidence_of(judged),
-    ), judged
+    )
+    natural = [row.prompt for row in labelled if row.kind == "natural"]
+    return replace(made, complexity_quantiles=complexity_quantiles(natural, model.parsed(packed(made)))), judged
+
+
+def complexity_quantiles(prompts: Iterable[str], judging: model.Model) -> list[float]:
+    """Its 0th to 100th percentile, between two prompts in a straight line, as the server will compute it."""
+    found = sorted(complexity(read(prompt), judging) for prompt in prompts)
+    places = [n * (len(found) - 1) / 100 for n in range(101)]
+    return [found[int(p)] + (p - int(p)) * (found[math.ceil(p)] - found[int(p)]) for p in places]
 
 
 def field_figures(judged: list[validation.Judged]) -> dict[str, float]:

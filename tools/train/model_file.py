@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from llm_server.orchestration.analysis import FIELDS
@@ -18,6 +18,7 @@ class Trained:
     fields: Fields
     experts: Mapping[str, Expert]
     confidence: tuple[float, float] = (1.0, 0.0)
+    complexity_quantiles: Sequence[float] = ()
 
 
 def packed(trained: Trained) -> bytes:
@@ -35,6 +36,7 @@ def packed(trained: Trained) -> bytes:
             name: {"level": e.level, "form": e.form, "bits": e.words.bits} for name, e in trained.experts.items()
         },
         "confidence": [round(figure, 4) for figure in trained.confidence],
+        "complexity_quantiles": [round(figure, 4) for figure in trained.complexity_quantiles],
         "tables": [[name, words.bits, scale] for name, words, scale in scaled],
     }
     text = json.dumps(head, ensure_ascii=True, separators=(",", ":"))

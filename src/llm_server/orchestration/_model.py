@@ -53,7 +53,10 @@ class Expert:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Model:
-    """All weights. `dense` has, for each figure, a weight for each field; `confidence` is slope and bias."""
+    """All weights. `dense` has, for each figure, a weight for each field; `confidence` is slope and bias.
+
+    `complexity_quantiles` are the 0th to the 100th percentile of complexity over natural open prompts, ascending.
+    """
 
     fields: Sequence[str]
     dense: Mapping[str, Sequence[float]]
@@ -62,6 +65,7 @@ class Model:
     steps: Mapping[str, float]
     experts: Mapping[str, Expert]
     confidence: tuple[float, float]
+    complexity_quantiles: tuple[float, ...]
 
     def steps_logit(self, s: Signals) -> float:
         """How much speaks for several steps; 0 is even."""
@@ -106,6 +110,7 @@ def parsed(data: bytes) -> Model:
             for name, e in head["experts"].items()
         },
         confidence=tuple(head["confidence"]),
+        complexity_quantiles=tuple(head["complexity_quantiles"]),
     )
 
 
