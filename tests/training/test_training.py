@@ -49,28 +49,53 @@ def test_roles_modes_and_confidence_of_unseen_prompts(trained: Training) -> None
     """Goals: role .90, mode .95, calibration error .06."""
     figures = training.field_figures(trained[1])
 
-    assert figures["role acceptable"] >= 0.91
-    assert figures["mode acceptable"] >= 0.94
+    assert figures["role acceptable"] >= 0.915
+    assert figures["mode acceptable"] >= 0.95
     assert figures["calibration error"] <= 0.05
 
 
+def test_roles_and_modes_of_a_source_that_training_never_saw(trained: Training) -> None:
+    """Goals: role .90, mode .95; the mode lacks one prompt in 217. Prompts from elsewhere are what a server gets."""
+    figures = training.source_figures(trained[0])
+
+    assert figures["role acceptable, source not seen"] >= 0.90
+    assert figures["mode acceptable, source not seen"] >= 0.94
+
+
 def test_the_quality_gap_recovered_on_unseen_questions() -> None:
-    """Goals: MMLU .645, GSM8K .622, a data set not seen .60; never below prompt length alone."""
+    """Goals: MMLU .645, GSM8K .622, a data set not seen .60, which no exam reaches; not below prompt length alone."""
     recovered = {name: figure for name, (figure, _) in training.gap_figures().items()}
 
-    assert recovered["MMLU"] >= 0.65
+    assert recovered["MMLU"] >= 0.645
+    assert recovered["MMLU, faulty rows left out"] >= 0.61
     assert recovered["GSM8K"] >= 0.63
     assert recovered["GSM8K, no word problem seen"] >= 0.60
-    for name in ("MMLU", "GSM8K"):
-        assert recovered[name] > recovered[f"{name} by length"]
+    assert recovered["MMLU, no exam seen, faulty rows left out"] >= 0.565
+    for name in ("MMLU", "GSM8K", "GSM8K, no word problem seen"):
+        assert recovered[name] > recovered[f"{name.partition(',')[0]} by length"]
+    for name in ("MMLU", "MMLU, no exam seen"):
+        assert recovered[f"{name}, faulty rows left out"] > recovered["MMLU by length, faulty rows left out"]
+
+
+def test_faulty_answers_teach_nothing() -> None:
+    """MMLU's misread subject would call lettered mathematics the easiest of all: it is not learnt, only measured."""
+    exams = rows.paired("mmlu")
+    faulty = [row for row in exams if row.faulty]
+    learnt = sorted(analyse(row.prompt).complexity for row in exams)
+    middle = sorted(analyse(row.prompt).complexity for row in faulty)[len(faulty) // 2]
+
+    assert len(faulty) == 29
+    assert not any(row.strong for row in faulty)
+    assert not any(row.faulty for row in rows.sound(exams))
+    assert learnt.index(middle) / len(learnt) > 0.15
 
 
 def test_several_steps_on_an_unseen_domain() -> None:
-    """Goal: AUROC .95. Reached one way; the tool chains of Hugging Face cannot be learnt from daily life."""
+    """Goal: AUROC .95, each way; the domain's prompts were read when the kinds of work were listed."""
     stepped = rows.stepped()
 
     assert validation.unseen_steps(stepped, "dai") >= 0.98
-    assert validation.unseen_steps(stepped, "hug") >= 0.92
+    assert validation.unseen_steps(stepped, "hug") >= 0.95
 
 
 def test_no_prompt_is_judged_by_a_model_that_saw_it() -> None:

@@ -144,6 +144,16 @@ def test_a_persona_with_a_list_of_duties_is_no_plan() -> None:
     assert analyse("Please do the following:" + duties).mode is Mode.PLAN
 
 
+def test_saying_one_thing_in_other_words_is_no_further_step() -> None:
+    """People say what they have, what they want, and what they want once more; that is one kind of work."""
+    once = "I have an image named example.jpg and I need to identify the objects in it. Please detect and label them."
+    several = (
+        "I have a recording named example.wav and I need to transcribe it. Please translate it and send it to Ann."
+    )
+
+    assert analyse(once).multi_step < 0.3 < analyse(several).multi_step
+
+
 def test_complexity_chooses_between_the_coders() -> None:
     """The dear engine is for hard code only; where one coder is missing the other does both."""
     hard = "Implement a lock-free concurrent queue in C++ with hazard pointers and prove its correctness"

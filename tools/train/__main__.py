@@ -23,7 +23,7 @@ def trained() -> tuple[Trained, list[validation.Judged]]:
     steps = train_steps(rows.stepped())
     labelled = rows.labelled()
     judged = validation.judged_fields(labelled, steps)
-    mmlu, sums = rows.paired("mmlu"), [*rows.paired("gsm8k"), *rows.paired("sums")]
+    mmlu, sums = rows.sound(rows.paired("mmlu")), [*rows.paired("gsm8k"), *rows.paired("sums")]
     made = Trained(
         steps=steps,
         fields=train_fields(labelled, steps),
@@ -59,6 +59,13 @@ def field_figures(judged: list[validation.Judged]) -> dict[str, float]:
     }
 
 
+def source_figures(trained: Trained) -> dict[str, float]:
+    """Role and mode on natural prompts of a source that was left out of training."""
+    judged = validation.judged_unseen_sources(rows.labelled(), trained.steps)
+    right = {"role": [j.role_right for j in judged], "mode": [j.mode_right for j in judged]}
+    return {f"{name} acceptable, source not seen": share(found) for name, found in right.items()}
+
+
 def gap_figures() -> dict[str, tuple[float, tuple[float, float]]]:
     """The recovered gap, cross-validated and on data sets not seen; by prompt length for comparison."""
     mmlu, gsm8k, sums = (rows.paired(name) for name in ("mmlu", "gsm8k", "sums"))
@@ -71,6 +78,10 @@ def gap_figures() -> dict[str, tuple[float, tuple[float, float]]]:
         "GSM8K, no word problem seen": validation.unseen_gap(gsm8k),
         "GSM8K, LLMRouter's word problems seen": validation.unseen_gap(gsm8k, other),
         "MMLU, no exam seen": validation.unseen_gap(mmlu),
+    }
+    scored |= {
+        f"{name}, faulty rows left out": [pair for pair in scored[name] if not pair[1].faulty]
+        for name in ("MMLU", "MMLU by length", "MMLU, no exam seen")
     }
     return {name: validation.apgr_with_interval(pairs) for name, pairs in scored.items()}
 
@@ -85,7 +96,7 @@ def main(arguments: list[str]) -> int:
     made, judged = trained()
     data = packed(made)
     if "--figures" in arguments:
-        for name, figure in field_figures(judged).items():
+        for name, figure in (field_figures(judged) | source_figures(made)).items():
             print(f"{name}: {figure:.3f}")
         for name, (figure, (low, high)) in gap_figures().items():
             print(f"APGR {name}: {figure:.3f} ({low:.3f} to {high:.3f})")

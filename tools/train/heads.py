@@ -20,7 +20,7 @@ EXPERT_BITS = {"exam": 15, "sum": 14}
 _SHARE = {"natural": 1.0, "written": 0.5, "weak": 0.15}
 _SEEN_BY_RULE = 2.0
 _WORDS_SCALE = 3.0
-_WORD_STIFFNESS = 1.5
+_WORD_STIFFNESS = 4.0
 _CROSS_STIFFNESS = 100.0
 _COMMON_FORM = (0, 1, 2, 7)  # words, commas, repetition, sentences
 

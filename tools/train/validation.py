@@ -12,7 +12,7 @@ from llm_server.orchestration import _model as model
 from llm_server.orchestration._evidence import effort
 from llm_server.orchestration._signals import read
 from llm_server.orchestration.analysis import FIELDS, MODES, logistic
-from llm_server.orchestration.task import Mode
+from llm_server.orchestration.modes import Mode
 from train.fit import platt
 from train.heads import (
     Expert,
@@ -25,11 +25,12 @@ from train.heads import (
     train_steps,
 )
 from train.model_file import Trained, packed
-from train.rows import Labelled, Paired, Row, Stepped, spread_out
+from train.rows import Labelled, Paired, Row, Stepped, sound, spread_out
 
 FOLDS = 5
 Recovery = Callable[[Sequence[float], Sequence[float], Sequence[float]], float]
 _WRITTEN_SHARE = 0.05
+_ORIGINS = {"clinc-in": "clinc", "clinc-oos": "clinc", "selfinstruct-user": "seed"}  # parts of one source
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,6 +74,17 @@ def judged_fields(rows: Sequence[Labelled], steps: Mapping[str, float]) -> list[
     return found
 
 
+def judged_unseen_sources(rows: Sequence[Labelled], steps: Mapping[str, float]) -> list[Judged]:
+    """Judge the natural prompts of each source by a model that saw nothing of that source, weakly labelled or not."""
+    found = []
+    for origin in sorted({_ORIGINS.get(row.source, row.source) for row in rows if row.kind == "natural"}):
+        train = [row for row in rows if _ORIGINS.get(row.source, row.source) != origin]
+        held = [row for row in rows if _ORIGINS.get(row.source, row.source) == origin and row.kind == "natural"]
+        trained = model.parsed(packed(Trained(steps=steps, fields=train_fields(train, steps), experts={})))
+        found += [_judge(row, trained, steps) for row in held]
+    return found
+
+
 def confidence_of(judged: Sequence[Judged]) -> tuple[float, float]:
     """Platt's slope and bias; the written prompts, harder on purpose, count little."""
     shares = [1.0 if j.row.kind == "natural" else _WRITTEN_SHARE for j in judged]
@@ -90,7 +102,7 @@ def crossed_gap(kind: str, rows: Sequence[Paired], others: Sequence[Paired]) -> 
     """Scores for rows, with the other rows always among what is trained on."""
     found = []
     for train, held in folds(rows):
-        seen = [*train, *others]
+        seen = sound([*train, *others])
         expert = served(train_expert(kind, seen, centres(seen)), kind)
         found += [(expert.logit(read(row.prompt).text), row) for row in held]
     return found

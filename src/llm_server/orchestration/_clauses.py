@@ -37,6 +37,45 @@ STEP_VERBS: dict[str, str] = {
 }
 
 
+# How words of work begin, whatever their ending; a line is one kind of work, however often and in how many words
+# it is named: "identify the objects, please detect and label them" is one.
+_KINDS_OF_WORK = """
+    detect identif recogni classif label segment locat find search retriev extract look analy examin determin measur \
+        estimat know understand
+    answer ask question reply respon
+    summar shorten condens
+    translat
+    transcri
+    descri caption explain
+    generat creat produc build writ draft compos design
+    convert conversion transform turn chang edit modif add remov replac adjust
+    enhanc improv clean denois
+    speak speech spoken read narrat synthesi voice
+    compar similar
+    paraphras rewrit rephras reword simplif expand
+    combin merg synchroni overlay mix
+    animat video
+    send shar post publish notif deliver
+    book reserv
+    order buy purchas rent
+    pay transfer
+    watch play listen
+    attend join
+    apply applic regist enrol subscri
+    schedul arrang organi plan
+    invest sell
+    consult visit see
+    test verif validat
+    deploy releas launch ship
+    review audit check proofread
+    implement develop code coding program
+    fix debug repair
+    download upload save store
+    teach learn study
+    remind
+"""
+
+
 def _words(text: str) -> frozenset[str]:
     return frozenset(text.split())
 
@@ -51,12 +90,23 @@ WANTING = _words("want need like love wish help is have you me us task goal requ
 FILLERS = _words("please also just now kindly me can could would will you we i i'd i'm need want like us let's")
 
 ITEM = re.compile(r"^[ \t]*(?:\d{1,2}[.)]|[-*•])\s+(?=\w)", re.MULTILINE)
+_LETTERS = re.compile(r"[^\W\d_]+")
 _TOKEN = re.compile(r"\.?[^\W_](?:[\w'+#-]|\.(?=\w))*|[,;:.!?\n]")
 
 
 def tokens(text: str) -> list[str]:
     """Words in lower case, as programmers write them too (c++, node.js), and punctuation."""
     return _TOKEN.findall(text.lower())
+
+
+def kinds_of_work(text: str) -> int:
+    """How many kinds of work the words of a text in lower case name."""
+    found = set()
+    for word in _LETTERS.findall(text):
+        size = next((size for size in _SIZES if word[:size] in _KIND_OF), 0)
+        if size and len(word) - size <= (7 if size > 4 else 3):
+            found.add(_KIND_OF[word[:size]])
+    return len(found)
 
 
 def orders(text: str) -> str:
@@ -82,3 +132,5 @@ def steps(words: list[str]) -> Iterator[str]:
 
 
 GROUP_OF = {verb: group for group, verbs in STEP_VERBS.items() for verb in verbs.split()}
+_KIND_OF = {start: n for n, line in enumerate(_KINDS_OF_WORK.strip().splitlines()) for start in line.split()}
+_SIZES = sorted({len(start) for start in _KIND_OF}, reverse=True)

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from itertools import pairwise
 from zlib import crc32
 
-from llm_server.orchestration._clauses import GROUP_OF
+from llm_server.orchestration._clauses import kinds_of_work
 from llm_server.orchestration._signals import Signals
 
 
@@ -47,10 +47,10 @@ _GRAM_WORDS = 150
 
 
 def word_classes(prose: str) -> Counter[str]:
-    """Count function words, punctuation, verbs of work (V), numbers (N), quotations (Q), and runs of the rest (x)."""
+    """Count function words, punctuation, numbers (N), quotations (Q, here "0quoted"), and runs of the rest (x)."""
     counts: Counter[str] = Counter()
     before = ""
-    for word in _CLASSED.findall(_QUOTED.sub(" 0quoted ", prose.lower().replace("’", "'"))):
+    for word in _CLASSED.findall(prose):
         if word == "0quoted":
             kind = "Q"
         elif word in _FUNCTION_WORDS or not word[0].isalnum():
@@ -58,7 +58,7 @@ def word_classes(prose: str) -> Counter[str]:
         elif word[0].isdigit():
             kind = "N"
         else:
-            kind = "V" if word in GROUP_OF else "x"
+            kind = "x"
         if kind != "x" or before != "x":
             counts[kind] += 1
         before = kind
@@ -66,10 +66,11 @@ def word_classes(prose: str) -> Counter[str]:
 
 
 def step_figures(s: Signals) -> dict[str, float]:
-    """What tells several steps from one: the word classes, and the steps the clauses begin with."""
-    figures = {kind: math.log1p(n) for kind, n in word_classes(s.prose).items()}
+    """What tells several steps from one: the word classes, and how many kinds of work are named."""
+    prose = _QUOTED.sub(" 0quoted ", s.prose.lower().replace("’", "'"))
+    figures = {kind: math.log1p(n) for kind, n in word_classes(prose).items()}
     return figures | {
-        "steps": min(len(s.steps), 6) / 2,
+        "kinds of work": 2 * math.log1p(kinds_of_work(prose)),
         "order": min(s.sequence, 3),
         "numbered": min(s.numbered, 5) / 2,
     }

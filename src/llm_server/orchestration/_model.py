@@ -13,7 +13,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from operator import itemgetter, mul
-from typing import Any
 
 from llm_server.orchestration import _features as features
 from llm_server.orchestration._signals import Signals
@@ -94,7 +93,7 @@ class Model:
 def parsed(data: bytes) -> Model:
     """Read a data file."""
     end = data.index(b"\n")
-    head: dict[str, Any] = json.loads(data[:end])
+    head = json.loads(data[:end])
     tables, start = {}, end + 1
     for name, bits, scale in head["tables"]:
         tables[name] = Table(weights=memoryview(data)[start : start + (1 << bits)].cast("b"), scale=scale)

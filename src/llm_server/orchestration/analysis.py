@@ -14,7 +14,7 @@ from llm_server.orchestration._evidence import Evidence, effort, gather, totals
 from llm_server.orchestration._features import form
 from llm_server.orchestration._model import Model, shipped
 from llm_server.orchestration._signals import Signals, read
-from llm_server.orchestration.task import Mode
+from llm_server.orchestration.modes import Mode
 
 # Roles of one field of work; the first is the one to take when only the field is clear.
 FIELDS: dict[str, tuple[str, ...]] = {

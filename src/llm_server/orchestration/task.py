@@ -7,19 +7,12 @@ from enum import StrEnum
 from typing import Literal
 
 from llm_server.orchestration.errors import IllegalTransition, TaskBusy, TaskFinished, TaskUnapproved
+from llm_server.orchestration.modes import Mode as Mode
 from llm_server.orchestration.outputs import Output, last_engine
 from llm_server.orchestration.receipts import Receipt
 
 NEVER_MS = 253_402_300_799_000
 """The end of the year 9999: when the sweep looks at a task that only its caller can move on."""
-
-
-class Mode(StrEnum):
-    """How a task is done."""
-
-    CHAT = "Chat"
-    AGENT = "Agent"
-    PLAN = "Plan"
 
 
 class Status(StrEnum):
