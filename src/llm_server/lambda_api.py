@@ -1,4 +1,7 @@
-"""The API function: API Gateway events (HTTP API 2.0 and REST 1.0) into the FastAPI app."""
+"""The API function: API Gateway events (HTTP API 2.0 and REST 1.0) into the FastAPI app.
+
+Never open: the gateway may let everybody through, and the app asks each call but /health for a key.
+"""
 
 import gc
 
