@@ -14,8 +14,8 @@ SCOPES = ("tasks", "metrics", "admin")
 """tasks: tasks, usage, catalog. metrics: the figures of the whole server. admin: its engines and keys."""
 
 LOCAL_TENANT = "local"
-NAME_MOST_CHARS = 100
 _PREFIX = "llms"
+_NAME = re.compile(r"[^\x00-\x1f\x7f-\x9f]{0,100}")
 _TENANT = re.compile(r"[a-z0-9-]{1,40}")
 _ID = re.compile(r"[0-9a-f]{12}")
 _TOKEN = re.compile(rf"{_PREFIX}_([0-9a-f]{{12}})_([0-9a-f]{{64}})")
@@ -90,6 +90,13 @@ def checked_tenant(name: str) -> str:
     """Return a tenant's name. Raises InvalidInput when none can have it."""
     if not _TENANT.fullmatch(name):
         raise InvalidInput("tenant", "A tenant's name has 1 to 40 characters of a to z, 0 to 9 and -.")
+    return name
+
+
+def checked_name(name: str) -> str:
+    """Return what people call a key. Raises InvalidInput when it is too long or steers a terminal."""
+    if not _NAME.fullmatch(name):
+        raise InvalidInput("name", "A key's name has at most 100 characters and no control characters.")
     return name
 
 

@@ -46,8 +46,6 @@ class Keys:
         Raises:
             InvalidInput: the tenant's name, a scope or the key's name is not allowed.
         """
-        if len(name) > one.NAME_MOST_CHARS or not name.isprintable():
-            raise InvalidInput("name", f"A key's name has at most {one.NAME_MOST_CHARS} printable characters.")
         secret = self._random_bytes(32).hex()
         key = Key(
             key_id=self._random_bytes(6).hex(),
@@ -55,7 +53,7 @@ class Keys:
             scopes=one.checked_scopes(scopes),
             digest=one.digest_of(secret),
             created_ms=self._clock(),
-            name=name,
+            name=one.checked_name(name),
             limits=limits or KeyLimits(),
         )
         self._store.put_key(key)
