@@ -117,6 +117,24 @@ def test_every_form_of_api_gateway_event_makes_a_task(deployment: Deployment, na
     assert answer["json"]["status"] == "Queued"
 
 
+@pytest.mark.parametrize("body", ["a", "?", "eyJwcm9tcHQiOiAieCJ9=a"])
+def test_a_body_that_is_no_base64_is_the_callers_fault(deployment: Deployment, body: str) -> None:
+    answer = deployment.call(an_event("api-v2-post-task") | {"body": body, "isBase64Encoded": True})
+
+    assert answer["statusCode"] == 400, answer
+    assert list(answer["json"]) == ["detail"]
+
+
+def test_a_message_is_an_id_and_nothing_else(deployment: Deployment) -> None:
+    """What is never in a message is never in a dead letter either: no prompt, no key."""
+    task_id = deployment.submit("Say hello.")
+    received = deployment.on.sqs.receive_message(QueueUrl=deployment.on.queue_url, MessageAttributeNames=["All"])
+
+    [message] = received["Messages"]
+    assert json.loads(message["Body"]) == {"task": f"local/{task_id}"}
+    assert "MessageAttributes" not in message
+
+
 @pytest.mark.parametrize("name", ["api-v2-get-metrics", "api-v1-get-metrics"])
 def test_every_form_of_api_gateway_event_reads_the_nine_figures(deployment: Deployment, name: str) -> None:
     answer = deployment.call(an_event(name))
@@ -136,6 +154,17 @@ def test_nobody_gets_in_without_a_key(deployment: Deployment, name: str) -> None
     assert (answer["statusCode"], answer["headers"]["www-authenticate"]) == (401, "Bearer")
     assert "A valid API key is needed" in answer["json"]["detail"]
     assert deployment.metrics()["total_requests"] == 0
+
+
+def test_a_deployment_without_any_key_is_not_open_either(deployment: Deployment) -> None:
+    """Embedded it would be, on loopback."""
+    key: Any = {"pk": {"S": "KEYS"}, "sk": {"S": "000000000001"}}
+    deployment.on.dynamodb.delete_item(TableName=deployment.on.table, Key=key)
+    event = an_event("api-v2-get-metrics")
+    event["headers"] |= {"host": "localhost"}
+    del event["headers"]["authorization"]
+
+    assert deployment.call(event)["statusCode"] == 401
 
 
 def test_behind_an_authorizer_the_key_has_a_header_of_its_own(deployment: Deployment) -> None:
