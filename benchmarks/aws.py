@@ -19,6 +19,8 @@ sys.path[:0] = [str(ROOT / "tools"), str(ROOT / "tests")]
 
 from aws_local import ministack, resources, template  # noqa: E402 - a folder of this repository, not of the package
 from aws_local.invocation import LambdaContext  # noqa: E402
+from builders import a_key  # noqa: E402
+from llm_server.storage.dynamodb_keys import DynamoKeys  # noqa: E402
 
 Invoke = Callable[[Any], Any]
 
@@ -60,6 +62,8 @@ def deployment(**environment: str) -> Iterator[Deployment]:
         made = resources.make(template.translate(template.load()), dynamodb=dynamodb, sqs=sqs, prefix="bench")
         variables = made.stack.environment("WorkerFunction") | {"AWS_ENDPOINT_URL": endpoint}
         os.environ.update(variables | environment)
+        # the key whose token is in the events; without limits, as the counted calls are said to be
+        DynamoKeys(dynamodb, made.table).put_key(a_key(key_id="000000000001"))
         names = ("llm_server.lambda_api", "llm_server.lambda_worker")
         api, worker = (importlib.import_module(name) for name in names)
         counted = Deployment(_api(api.handler), _worker(worker.handler), sqs, made.queue_url)
@@ -94,7 +98,7 @@ def _worker(handler: Any) -> Invoke:
 
 def _count(service: Any, called: Counter[str]) -> None:
     """Count what goes over the wire, by operation."""
-    for client in (service._store._client, service._queue._client):
+    for client in (service._store._client, service._wakeups._queue._client):
         client.meta.events.register("before-send", lambda request, **_: called.update([_operation(request)]))
 
 

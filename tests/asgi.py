@@ -11,6 +11,8 @@ from urllib.parse import unquote
 
 from starlette.types import ASGIApp, Message
 
+import canaries
+
 JSON = {"content-type": "application/json"}
 
 
@@ -78,4 +80,6 @@ def call(
         await app(scope, receive, send)
 
     asyncio.run(run())
+    if answer.status >= 400:
+        canaries.check(answer.body.decode())
     return answer

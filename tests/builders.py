@@ -5,6 +5,7 @@ from __future__ import annotations
 from itertools import count
 from typing import Any
 
+from llm_server.orchestration.key import Key, digest_of
 from llm_server.orchestration.outputs import Output
 from llm_server.orchestration.receipts import Attempt
 from llm_server.orchestration.snapshot import Request, Snapshot
@@ -38,6 +39,18 @@ def a_task(task_id: str | None = None, **changes: Any) -> Task:
 def a_request(prompt: str = "Say hello.", **changes: Any) -> Request:
     """What was asked."""
     return Request(prompt=prompt, **changes)
+
+
+def a_key(**changes: Any) -> Key:
+    """A key for tasks, with an id that no other test has; its secret is 64 zeros."""
+    wanted: dict[str, Any] = {
+        "key_id": f"{next(_numbers):012x}",
+        "tenant": "local",
+        "scopes": ("tasks",),
+        "digest": digest_of("0" * 64),
+        "created_ms": NOW_MS,
+    }
+    return Key(**wanted | changes)
 
 
 def an_attempt(**changes: Any) -> Attempt:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +15,12 @@ import asgi
 from llm_server import wiring
 from llm_server.api.app import create_app
 from llm_server.orchestration.errors import StorageUnavailable
+from llm_server.orchestration.key import SCOPES, KeyLimits
 from llm_server.orchestration.ports import Store
 from llm_server.orchestration.service import Service
 from llm_server.settings import Settings
 from llm_server.storage.sqlite import SqliteStore
+from llm_server.storage.sqlite_keys import SqliteKeys
 from llm_server.storage.sqlite_queue import SqliteQueue
 from llm_server.workers import Workers
 
@@ -30,8 +32,11 @@ class CalledServer:
     app: FastAPI
     service: Service
     store: SqliteStore
+    keys: SqliteKeys
     queue: SqliteQueue
     settings: Settings
+    headers: Mapping[str, str] = field(default_factory=dict)
+    """Sent with every call."""
 
     def get(self, path: str, **headers: str) -> asgi.Answer:
         """GET; `if_none_match="x"` becomes a header."""
@@ -44,7 +49,15 @@ class CalledServer:
         return self.call("POST", path, headers=asgi.JSON | named, parts=[data])
 
     def call(self, method: str, path: str, **options: Any) -> asgi.Answer:
-        return asgi.call(self.app, method, path if path.startswith("/") else f"/api/v1/{path}", **options)
+        given = options.pop("headers", ())
+        headers = [*self.headers.items(), *(given.items() if isinstance(given, Mapping) else given)]
+        path = path if path.startswith("/") else f"/api/v1/{path}"
+        return asgi.call(self.app, method, path, headers=headers, **options)
+
+    def with_key(self, tenant: str = "acme", *scopes: str, **limits: int) -> CalledServer:
+        """The same server, called with a new key: of every scope, where none is named."""
+        _, token = self.service.keys.create(tenant, scopes or SCOPES, limits=KeyLimits(**limits))
+        return replace(self, headers={"authorization": f"Bearer {token}"})
 
     def created(self, prompt: str = "Say hello.", **fields: object) -> str:
         """Create a task; its id."""
@@ -70,7 +83,7 @@ class CalledServer:
 
     def on(self, store: Store) -> CalledServer:
         """The same server on another store."""
-        return _served(self.settings, self.store, self.queue, store)
+        return _served(self.settings, self.store, self.keys, self.queue, store)
 
 
 @contextmanager
@@ -79,19 +92,20 @@ def called_server(folder: Path, overlay: str = "", **settings: Any) -> Iterator[
     config = folder / "engines.toml"
     config.write_text(overlay, encoding="utf-8")
     database = folder / "tasks.db"
-    store, queue = SqliteStore(database), SqliteQueue(database, wiring.now_ms)
+    store, keys, queue = SqliteStore(database), SqliteKeys(database), SqliteQueue(database, wiring.now_ms)
     try:
-        yield _served(Settings(db=database, config=config, **settings), store, queue, store)
+        yield _served(Settings(db=database, config=config, **settings), store, keys, queue, store)
     finally:
+        keys.close()
         queue.close()
         store.close()
 
 
-def _served(settings: Settings, store: SqliteStore, queue: SqliteQueue, used: Store) -> CalledServer:
+def _served(settings: Settings, store: SqliteStore, keys: SqliteKeys, queue: SqliteQueue, used: Store) -> CalledServer:
     catalog = wiring.load_catalog(settings).catalog
-    service = wiring.service_of(settings, store=used, queue=queue, catalog=catalog)
-    app = create_app(service, wiring.new_id)
-    return CalledServer(app=app, service=service, store=store, queue=queue, settings=settings)
+    service = wiring.service_of(settings, store=used, key_store=keys, queue=queue, catalog=catalog)
+    app = create_app(service, wiring.new_id, open_without_keys=True)
+    return CalledServer(app=app, service=service, store=store, keys=keys, queue=queue, settings=settings)
 
 
 class FailingStore:

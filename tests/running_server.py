@@ -18,6 +18,8 @@ from typing import Any
 
 import urllib3
 
+import canaries
+
 STARTED_S = 20.0
 _ADDRESS = re.compile(r"address\s+(http://\S+)")
 
@@ -71,7 +73,9 @@ def serving(db: Path, *arguments: str, env: Mapping[str, str] | None = None) -> 
         process.kill()
         process.wait(10)
         assert process.stdout is not None
+        printed = process.stdout.read()
         process.stdout.close()
+        canaries.check(printed + log.read_text())
 
 
 def start(db: Path, *arguments: str, env: Mapping[str, str] | None = None) -> tuple[subprocess.Popen[str], Path]:

@@ -5,6 +5,7 @@ A pytest plugin, for the fixture at its end.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from itertools import count
 from pathlib import Path
@@ -20,6 +21,7 @@ from llm_server.orchestration.ports import Store
 from llm_server.orchestration.service import Service
 from llm_server.orchestration.snapshot import Snapshot
 from llm_server.orchestration.task import TaskRef
+from llm_server.storage.sqlite_keys import SqliteKeys
 from llm_server.storage.sqlite_queue import SqliteQueue
 from scripted import Clock, ScriptedEngine, WatchedStore, a_balancer, a_catalog, an_engine
 
@@ -49,6 +51,7 @@ class Served:
         self.path = folder / "tasks.db"
         self.clock = Clock()
         self.store = WatchedStore(self.path)
+        self.keys = SqliteKeys(self.path)
         self.queue = UnsteadyQueue(self.path, self.clock)
         self.engine = engines[0] if engines else ScriptedEngine()
         self.refs: list[TaskRef] = []
@@ -64,11 +67,13 @@ class Served:
         self.service = Service(
             catalog=catalog,
             store=store or self.store,
+            key_store=self.keys,
             queue=self.queue,
             balancer=balancer,
             orchestrator=orchestrator,
             clock=self.clock,
             new_id=lambda: f"t{next(self._numbers)}",
+            random_bytes=os.urandom,
             lease_s=LEASE_S,
             sweep_s=SWEEP_S,
             prompt_max_chars=1_000,
@@ -99,6 +104,7 @@ class Served:
 
     def close(self) -> None:
         self.queue.close()
+        self.keys.close()
         self.store.close()
 
 

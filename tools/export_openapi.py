@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, cast
 
 from llm_server.api.app import create_app
@@ -13,8 +14,9 @@ if TYPE_CHECKING:
 
 
 def document() -> str:
-    """The document as text. It says nothing of a service, so the settings' limit stands in for one."""
-    app = create_app(cast("Service", Settings()), lambda: "")
+    """The document as text. It says nothing of a service, so the little that is asked of one stands in for it."""
+    service = SimpleNamespace(prompt_max_chars=Settings().prompt_max_chars, keys=None)
+    app = create_app(cast("Service", service), lambda: "")
     return json.dumps(app.openapi(), indent=2, ensure_ascii=False) + "\n"
 
 

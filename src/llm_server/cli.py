@@ -1,4 +1,4 @@
-"""The command line: submit a task, read one, read the figures, switch engines, serve, or pull a model."""
+"""The command line: submit a task, read one, read the figures, switch engines, serve, make keys, or pull a model."""
 
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from llm_server import display, models_cli
+from llm_server import display, keys_cli, models_cli
 from llm_server.client import DEFAULT_URL, LONGEST_HOLD_S, Answer, Client, ClientError, ServerRefused
 
 _EXIT_CODES = """
@@ -47,8 +47,10 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.add_typer(models_cli.app, name="models")
+app.add_typer(keys_cli.app, name="keys")
 
 Url = Annotated[str, typer.Option("--url", envvar="LLM_SERVER_URL", help="Where the server is.")]
+ApiKey = Annotated[str, typer.Option("--key", envvar="LLM_SERVER_API_KEY", help="An API key; better not typed.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the server's JSON document as it came.")]
 TimeoutS = Annotated[float, typer.Option("--timeout", min=0, metavar="SECONDS", help="Wait no longer than this.")]
 
@@ -68,12 +70,13 @@ def submit(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say how it would be done.")] = False,
     timeout_s: TimeoutS = 600,
     url: Url = DEFAULT_URL,
+    key: ApiKey = "",
     as_json: AsJson = False,
 ) -> None:
     limits = {"max_cost_usd": max_cost_usd, "deadline_s": deadline_s, "max_output_tokens": max_output_tokens}
     fields = {"profile": profile, "role": role, "mode": mode, "engine": engine, "limits": _given(limits)}
     task = {"prompt": _text(prompt), **_given(fields | {"metadata": _pairs(metadata or [])})}
-    client = _client(url)
+    client = _client(url, key)
     with _failures_as_exit_codes():
         if dry_run:
             display.show_decision(client.decide(task), as_json)
@@ -91,11 +94,12 @@ def get(
     wait: Annotated[bool, typer.Option("--wait", help="Wait until the task is final.")] = False,
     timeout_s: TimeoutS = 600,
     url: Url = DEFAULT_URL,
+    key: ApiKey = "",
     as_json: AsJson = False,
 ) -> None:
     if not task_id.strip():
         raise typer.BadParameter("It is empty.", param_hint="TASK_ID")
-    client = _client(url)
+    client = _client(url, key)
     with _failures_as_exit_codes():
         if wait:
             answer = _watched(client, lambda: client.task(task_id), timeout_s, task_id)
@@ -105,8 +109,8 @@ def get(
 
 
 @app.command(help="Print the server's nine figures.\n" + _EXIT_CODES)
-def metrics(url: Url = DEFAULT_URL, as_json: AsJson = False) -> None:
-    client = _client(url)
+def metrics(url: Url = DEFAULT_URL, key: ApiKey = "", as_json: AsJson = False) -> None:
+    client = _client(url, key)
     with _failures_as_exit_codes():
         display.show_metrics(client.metrics(), as_json)
 
@@ -119,11 +123,12 @@ def engines(
     ] = None,
     name: Annotated[str | None, typer.Argument(metavar="NAME", help="The engine to switch.")] = None,
     url: Url = DEFAULT_URL,
+    key: ApiKey = "",
     as_json: AsJson = False,
 ) -> None:
     if switch and not name:
         raise typer.BadParameter("Say which engine.", param_hint="NAME")
-    client = _client(url)
+    client = _client(url, key)
     with _failures_as_exit_codes():
         if switch and name:
             display.show_engine(name, client.switch_engine(name, _SWITCHES[switch]), as_json)
@@ -171,9 +176,11 @@ def serve(
     raise typer.Exit(server.serve(host=host, port=port, db=db, workers=workers))
 
 
-def _client(url: str) -> Client:
+def _client(url: str, key: str) -> Client:
+    if not key.isascii() or not key.isprintable():
+        raise typer.BadParameter("It is none that a server gave out.", param_hint="--key")
     try:
-        return Client(url)
+        return Client(url, key=key)
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint="--url") from None
 

@@ -69,6 +69,8 @@ class Answer:
 class Client:
     """Calls one server; `base_url` may end in a path (an API Gateway stage).
 
+    `key` is an API key, "" for a server without. It goes as X-Api-Key: a gateway may want Authorization for itself.
+
     Raises:
         ValueError: `base_url` is not an http or https address.
     """
@@ -77,10 +79,12 @@ class Client:
         self,
         base_url: str,
         *,
+        key: str = "",
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self.base_url = _checked(base_url)
+        self._key = {"X-Api-Key": key} if key else {}
         self._clock = clock
         self._sleep = sleep
         self._http = urllib3.PoolManager()
@@ -153,7 +157,12 @@ class Client:
                 method,
                 f"{self.base_url}/api/v1{path}",
                 body=None if body is None else json.dumps(body).encode(),
-                headers={"Accept": "application/json", "Content-Type": "application/json", **(headers or {})},
+                headers={
+                    "Accept": "application/json",
+                    "Content-Type": "application/json",
+                    **self._key,
+                    **(headers or {}),
+                },
                 timeout=urllib3.Timeout(connect=_CONNECT_S, read=read_s),
                 retries=False,
                 redirect=False,

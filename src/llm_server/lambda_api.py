@@ -1,4 +1,7 @@
-"""The API function: API Gateway events (HTTP API 2.0 and REST 1.0) into the FastAPI app."""
+"""The API function: API Gateway events (HTTP API 2.0 and REST 1.0) into the FastAPI app.
+
+Never open: the gateway may let everybody through, and the app asks each call but /health for a key.
+"""
 
 import gc
 import sys
@@ -8,6 +11,8 @@ gc.disable()  # nothing imported here is garbage; collecting while importing cos
 sys.modules.setdefault("pydantic.v1", None)  # type: ignore[arg-type]
 
 import logging
+from binascii import Error as NoBase64
+from typing import Any
 
 from mangum import Mangum
 
@@ -15,10 +20,22 @@ from llm_server import wiring
 from llm_server.api.app import create_app
 from llm_server.settings import Settings
 
+
+class _Handler(Mangum):
+    """Mangum, to which a body that is no base64 would be a crash."""
+
+    def __call__(self, event: Any, context: Any) -> Any:
+        try:
+            return super().__call__(event, context)
+        except NoBase64:
+            detail = '{"detail":"The body is not valid base64, as the event says it is."}'
+            return {"statusCode": 400, "headers": {"content-type": "application/json"}, "body": detail}
+
+
 _settings = Settings.read()
 logging.getLogger("llm_server").setLevel(_settings.log_level)
 
-handler = Mangum(create_app(wiring.aws_service(_settings, works=False), wiring.new_id), lifespan="off")
+handler = _Handler(create_app(wiring.aws_service(_settings, works=False), wiring.new_id), lifespan="off")
 
 gc.freeze()
 gc.enable()

@@ -22,6 +22,7 @@ from llm_server.orchestration.service import Service
 from llm_server.settings import Settings
 from llm_server.storage.sqlite import SqliteStore
 from llm_server.storage.sqlite_file import OnlyProcess
+from llm_server.storage.sqlite_keys import SqliteKeys
 from llm_server.storage.sqlite_queue import SqliteQueue
 from llm_server.text_logs import TextFormatter
 from llm_server.workers import Workers
@@ -40,10 +41,13 @@ def serve(*, host: str, port: int, db: Path | None = None, workers: int | None =
             raise ConfigurationError(
                 "LLM_SERVER_TABLE is set: that is for the Lambda functions; unset it to serve from SQLite."
             )
-        with _bound(host, port) as listener:
+        address = _address(host)
+        keys = SqliteKeys(settings.db)
+        _check_reach(host, address, keys)
+        with _bound(address, port) as listener:
             only = OnlyProcess(settings.db)
             try:
-                return _serve(settings, listener)
+                return _serve(settings, listener, keys)
             finally:
                 only.release()
     except LLMServerError as error:
@@ -51,14 +55,14 @@ def serve(*, host: str, port: int, db: Path | None = None, workers: int | None =
         return 1
 
 
-def _serve(settings: Settings, listener: socket.socket) -> int:
+def _serve(settings: Settings, listener: socket.socket, keys: SqliteKeys) -> int:
     address, port = listener.getsockname()[:2]
     found = wiring.load_catalog(settings, loopback=LOOPBACK_SERVERS, own_port=port)
     store, queue = SqliteStore(settings.db), SqliteQueue(settings.db, wiring.now_ms)
     store.end_leases(wiring.now_ms())
-    service = wiring.service_of(settings, store=store, queue=queue, catalog=found.catalog)
+    service = wiring.service_of(settings, store=store, key_store=keys, queue=queue, catalog=found.catalog)
     workers = Workers(service, queue, count=settings.workers, sweep_s=settings.sweep_s, new_id=wiring.new_id)
-    app = create_app(service, wiring.new_id)
+    app = create_app(service, wiring.new_id, open_without_keys=ipaddress.ip_address(address).is_loopback)
     config = uvicorn.Config(
         app,
         lifespan="off",
@@ -81,25 +85,30 @@ def _serve(settings: Settings, listener: socket.socket) -> int:
         os._exit(0)  # a thread waits for an engine; nothing of its task is lost
     queue.close()
     store.close()
+    keys.close()
     return 0
 
 
-def _bound(host: str, port: int) -> socket.socket:
-    """A listening socket on a loopback address.
-
-    Raises:
-        ConfigurationError: another address, or a port in use.
-    """
+def _address(host: str) -> str:
+    """The IP address to listen on. Raises ConfigurationError when `--host` is none."""
     try:
-        address = "127.0.0.1" if host == "localhost" else host
-        family = socket.AF_INET6 if ipaddress.ip_address(address).version == 6 else socket.AF_INET
-        loopback = ipaddress.ip_address(address).is_loopback
+        return str(ipaddress.ip_address("127.0.0.1" if host == "localhost" else host))
     except ValueError as error:
-        raise ConfigurationError(f"--host is {host!r}; allowed are localhost, 127.0.0.1 and ::1.") from error
-    if not loopback:
+        raise ConfigurationError(f"--host is {host!r}; allowed are localhost and IP addresses.") from error
+
+
+def _check_reach(host: str, address: str, keys: SqliteKeys) -> None:
+    """Without a key only this machine may reach the server. Raises ConfigurationError."""
+    if not ipaddress.ip_address(address).is_loopback and not keys.has_keys():
         raise ConfigurationError(
-            f"--host is {host!r}; the server knows no keys yet, so it binds to loopback only (127.0.0.1 or ::1)."
+            f"--host is {host!r}, but there is no API key, and without one the server binds to loopback only; make one "
+            "first: llm-server keys create --tenant NAME --scope tasks,metrics,admin"
         )
+
+
+def _bound(address: str, port: int) -> socket.socket:
+    """A listening socket. Raises ConfigurationError when the address or the port cannot be had."""
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
     # asyncio sets TCP_NODELAY only where the protocol is named; without it a kept-alive answer takes 40 ms
     listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -120,13 +129,17 @@ def _bound(host: str, port: int) -> socket.socket:
 def _greet(settings: Settings, why: str, service: Service, host: str, port: int) -> None:
     counters = service.counters()
     base = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+    required = service.keys.required()
+    keys = "every call needs one" if required else "none, so only this machine is served (llm-server keys create)"
+    header = ' -H "Authorization: Bearer $LLM_SERVER_API_KEY"' if required else ""
     print(
         f"LLM-Server {__version__}\n"
         f"  engine    {why}\n"
         f"  database  {settings.db} ({counters.total} tasks, {counters.queued + counters.active} of them open)\n"
+        f"  API keys  {keys}\n"
         f"  address   {base}  ({settings.workers} workers; API at {base}/api/v1/docs; Ctrl-C stops)\n"
         f"\nTry it:\n"
-        f"  curl {base}/api/v1/tasks -H 'Content-Type: application/json' -H 'Prefer: wait=20' \\\n"
+        f"  curl {base}/api/v1/tasks{header} -H 'Content-Type: application/json' -H 'Prefer: wait=20' \\\n"
         f'       -d \'{{"prompt": "Write a haiku about queues."}}\'\n',
         flush=True,
     )

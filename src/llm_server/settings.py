@@ -26,7 +26,7 @@ VARIABLES = (
     "LLM_SERVER_LOG_LEVEL",
 )
 EMBEDDED_ONLY = frozenset({"LLM_SERVER_DB", "LLM_SERVER_MODEL", "LLM_SERVER_WORKERS"})
-OF_THE_CLIENT = "LLM_SERVER_URL"
+OF_THE_CLIENT = frozenset({"LLM_SERVER_URL", "LLM_SERVER_API_KEY"})
 TABLE = re.compile(r"[A-Za-z0-9_.:/-]{3,}")
 QUEUE_URL = re.compile(r"https?://[^/\s]+/\S+")
 LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
@@ -68,14 +68,14 @@ class Settings:
         return cache / "llm-server" / "models"
 
     @classmethod
-    def read(cls, environ: Mapping[str, str] = os.environ) -> Settings:
-        """Read the environment.
+    def read(cls, environ: Mapping[str, str] = os.environ, *, table_alone: bool = False) -> Settings:
+        """Read the environment. `table_alone`: the queue need not be named, for it is not used.
 
         Raises:
             ConfigurationError: a variable is unknown or its value is not allowed; the sentence names both.
         """
         default = cls()
-        given = _given(environ)
+        given = _given(environ, table_alone=table_alone)
         return cls(
             table=_matching(given, "LLM_SERVER_TABLE", TABLE, "the name or ARN of a DynamoDB table"),
             queue_url=_matching(given, "LLM_SERVER_QUEUE_URL", QUEUE_URL, "the https:// address of an SQS queue"),
@@ -92,14 +92,14 @@ class Settings:
         )
 
 
-def _given(environ: Mapping[str, str]) -> dict[str, str]:
+def _given(environ: Mapping[str, str], *, table_alone: bool) -> dict[str, str]:
     """Our variables that are set: all of them known, and the two of AWS both or neither."""
     given = {name: value for name, value in environ.items() if name.startswith(PREFIX) and value}
-    for name in sorted(given.keys() - {*VARIABLES, OF_THE_CLIENT}):
+    for name in sorted(given.keys() - {*VARIABLES, *OF_THE_CLIENT}):
         raise ConfigurationError(f"{name} is no setting; known are {', '.join(VARIABLES)}.")
     pair = ("LLM_SERVER_TABLE", "LLM_SERVER_QUEUE_URL")
     missing = [name for name in pair if name not in given]
-    if len(missing) == 1:
+    if len(missing) == 1 and not (table_alone and missing == ["LLM_SERVER_QUEUE_URL"]):
         advice = "set both the table and the queue (AWS), or neither (embedded)"
         raise ConfigurationError(f"{missing[0]} is not set: {advice}.")
     return given

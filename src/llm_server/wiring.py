@@ -26,8 +26,9 @@ from llm_server.orchestration.catalog import Catalog, EngineSpec
 from llm_server.orchestration.errors import ConfigurationError
 from llm_server.orchestration.fleet import Fleet
 from llm_server.orchestration.health import EngineStates
+from llm_server.orchestration.keys import Keys
 from llm_server.orchestration.orchestrator import Orchestrator
-from llm_server.orchestration.ports import Clock, Engine, Pricer, Queue, Store
+from llm_server.orchestration.ports import Clock, Engine, KeyStore, Pricer, Queue, Store
 from llm_server.orchestration.service import Service
 from llm_server.settings import Settings
 
@@ -123,7 +124,9 @@ def balancer_of(
     return Balancer(catalog=catalog, fleet=fleet, calls=calls, price=price)
 
 
-def service_of(settings: Settings, *, store: Store, queue: Queue, catalog: Catalog, works: bool = True) -> Service:
+def service_of(
+    settings: Settings, *, store: Store, key_store: KeyStore, queue: Queue, catalog: Catalog, works: bool = True
+) -> Service:
     """Put a service together; one that never `works` on tasks is spared the engines' adapters and their imports."""
     secrets = Credentials(settings.environ)
     balancer = balancer_of(
@@ -142,11 +145,13 @@ def service_of(settings: Settings, *, store: Store, queue: Queue, catalog: Catal
     return Service(
         catalog=catalog,
         store=store,
+        key_store=key_store,
         queue=queue,
         balancer=balancer,
         orchestrator=orchestrator,
         clock=now_ms,
         new_id=new_id,
+        random_bytes=os.urandom,
         lease_s=settings.lease_s,
         sweep_s=settings.sweep_s,
         prompt_max_chars=settings.prompt_max_chars,
@@ -156,19 +161,45 @@ def service_of(settings: Settings, *, store: Store, queue: Queue, catalog: Catal
 def aws_service(settings: Settings, *, works: bool) -> Service:
     """A service over DynamoDB and SQS. Raises ConfigurationError when table and queue are not set."""
     import boto3
-    from botocore.config import Config
 
     from llm_server.storage.dynamodb import DynamoStore
+    from llm_server.storage.dynamodb_keys import DynamoKeys
     from llm_server.storage.sqs import SqsQueue
 
     if settings.table is None or settings.queue_url is None:
         raise ConfigurationError("LLM_SERVER_TABLE and LLM_SERVER_QUEUE_URL must be set on AWS.")
-    config = Config(
+    config = _client_config()
+    dynamodb = boto3.client("dynamodb", config=config)
+    return service_of(
+        settings,
+        store=DynamoStore(dynamodb, settings.table, draw=random.randrange),
+        key_store=DynamoKeys(dynamodb, settings.table),
+        queue=SqsQueue(boto3.client("sqs", config=config), settings.queue_url),
+        catalog=load_catalog(settings).catalog,
+        works=works,
+    )
+
+
+def keys_of(settings: Settings) -> Keys:
+    """The API keys alone, where the tasks are: in the table on AWS, else in the SQLite file, server running or not."""
+    if settings.table is not None:
+        import boto3
+
+        from llm_server.storage.dynamodb_keys import DynamoKeys
+
+        client = boto3.client("dynamodb", config=_client_config())
+        return Keys(DynamoKeys(client, settings.table), now_ms, os.urandom)
+    from llm_server.storage.sqlite_keys import SqliteKeys
+
+    return Keys(SqliteKeys(settings.db), now_ms, os.urandom)
+
+
+def _client_config() -> Any:
+    from botocore.config import Config
+
+    return Config(
         connect_timeout=2,
         read_timeout=5,
         retries={"mode": "standard", "total_max_attempts": 4},
         max_pool_connections=32,
     )
-    store = DynamoStore(boto3.client("dynamodb", config=config), settings.table, draw=random.randrange)
-    queue = SqsQueue(boto3.client("sqs", config=config), settings.queue_url)
-    return service_of(settings, store=store, queue=queue, catalog=load_catalog(settings).catalog, works=works)

@@ -11,9 +11,11 @@ from pathlib import Path
 import pytest
 
 from aws_emulators import Substrate
-from llm_server.orchestration.ports import Store
+from llm_server.orchestration.ports import KeyStore, Store
 from llm_server.storage.dynamodb import DynamoStore
+from llm_server.storage.dynamodb_keys import DynamoKeys
 from llm_server.storage.sqlite import SqliteStore
+from llm_server.storage.sqlite_keys import SqliteKeys
 from llm_server.storage.sqlite_queue import SqliteQueue
 from llm_server.storage.sqs import SqsQueue
 from queue_ends import Mailbox
@@ -43,9 +45,39 @@ def ministack_store(ministack_substrate: Substrate) -> DynamoStore:
 
 
 @pytest.fixture(params=["sqlite", "moto", "ministack"])
-def store(request: pytest.FixtureRequest) -> Store:
+def adapter(request: pytest.FixtureRequest) -> str:
+    """Each adapter in turn: a test's `store` and `key_store` are over the same one."""
+    return str(request.param)
+
+
+@pytest.fixture
+def store(adapter: str, request: pytest.FixtureRequest) -> Store:
     """Each store in turn, empty."""
-    found: Store = request.getfixturevalue(f"{request.param}_store")
+    found: Store = request.getfixturevalue(f"{adapter}_store")
+    return found
+
+
+@pytest.fixture
+def sqlite_keys(tmp_path: Path) -> Iterator[SqliteKeys]:
+    keys = SqliteKeys(tmp_path / "tasks.db")
+    yield keys
+    keys.close()
+
+
+@pytest.fixture
+def moto_keys(moto_substrate: Substrate) -> DynamoKeys:
+    return DynamoKeys(moto_substrate.dynamodb, moto_substrate.table)
+
+
+@pytest.fixture
+def ministack_keys(ministack_substrate: Substrate) -> DynamoKeys:
+    return DynamoKeys(ministack_substrate.dynamodb, ministack_substrate.table)
+
+
+@pytest.fixture
+def key_store(adapter: str, request: pytest.FixtureRequest) -> KeyStore:
+    """Each store of keys in turn, empty."""
+    found: KeyStore = request.getfixturevalue(f"{adapter}_keys")
     return found
 
 

@@ -13,10 +13,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
 from aws_emulators import Substrate
 from aws_local.invocation import Event, Handler, LambdaContext
 from aws_local.pump import Pump
+from builders import a_key
+from llm_server.cli import app
+from llm_server.orchestration.key import SCOPES
+from llm_server.storage.dynamodb_keys import DynamoKeys
 
 EVENTS = Path(__file__).parents[2] / "events"
 UNKNOWN_ID = "01979f5e-7a3c-7b21-9c4d-5e6f708192a3"
@@ -76,6 +81,9 @@ def deployment(ministack_substrate: Substrate, monkeypatch: pytest.MonkeyPatch) 
         monkeypatch.setenv(name, value)
     for name in ("OPENAI_API_KEY", "ANTHROPIC_API_KEY"):
         monkeypatch.delenv(name, raising=False)
+    DynamoKeys(ministack_substrate.dynamodb, ministack_substrate.table).put_key(
+        a_key(key_id="000000000001", scopes=SCOPES)  # the one whose token is in the events
+    )
     loop = asyncio.new_event_loop()  # Mangum runs the app on the thread's loop
     asyncio.set_event_loop(loop)
     names = ("llm_server.lambda_api", "llm_server.lambda_worker")
@@ -109,6 +117,24 @@ def test_every_form_of_api_gateway_event_makes_a_task(deployment: Deployment, na
     assert answer["json"]["status"] == "Queued"
 
 
+@pytest.mark.parametrize("body", ["a", "?", "eyJwcm9tcHQiOiAieCJ9=a"])
+def test_a_body_that_is_no_base64_is_the_callers_fault(deployment: Deployment, body: str) -> None:
+    answer = deployment.call(an_event("api-v2-post-task") | {"body": body, "isBase64Encoded": True})
+
+    assert answer["statusCode"] == 400, answer
+    assert list(answer["json"]) == ["detail"]
+
+
+def test_a_message_is_an_id_and_nothing_else(deployment: Deployment) -> None:
+    """What is never in a message is never in a dead letter either: no prompt, no key."""
+    task_id = deployment.submit("Say hello.")
+    received = deployment.on.sqs.receive_message(QueueUrl=deployment.on.queue_url, MessageAttributeNames=["All"])
+
+    [message] = received["Messages"]
+    assert json.loads(message["Body"]) == {"task": f"local/{task_id}"}
+    assert "MessageAttributes" not in message
+
+
 @pytest.mark.parametrize("name", ["api-v2-get-metrics", "api-v1-get-metrics"])
 def test_every_form_of_api_gateway_event_reads_the_nine_figures(deployment: Deployment, name: str) -> None:
     answer = deployment.call(an_event(name))
@@ -129,6 +155,55 @@ def test_an_engine_switched_by_the_api_function_is_switched_for_the_worker(deplo
     waiting = deployment.get(task_id)
     assert (waiting["status"], waiting["attempts"]) == ("Queued", [])
     assert waiting["waiting_for"] == "an engine that is switched on and has credentials"
+
+
+@pytest.mark.parametrize("name", ["api-v2-post-task", "api-v2-get-metrics", "api-v1-post-task", "api-v1-get-metrics"])
+def test_nobody_gets_in_without_a_key(deployment: Deployment, name: str) -> None:
+    """The gateway's routes are open; the function is not. A task is neither stored nor queued."""
+    event = an_event(name)
+    for headers in (event["headers"], event.get("multiValueHeaders", {})):
+        headers.pop("authorization" if "v2" in name else "Authorization", None)
+    answer = deployment.call(event)
+
+    assert (answer["statusCode"], answer["headers"]["www-authenticate"]) == (401, "Bearer")
+    assert "A valid API key is needed" in answer["json"]["detail"]
+    assert deployment.metrics()["total_requests"] == 0
+
+
+def test_a_deployment_without_any_key_is_not_open_either(deployment: Deployment) -> None:
+    """Embedded it would be, on loopback."""
+    key: Any = {"pk": {"S": "KEYS"}, "sk": {"S": "000000000001"}}
+    deployment.on.dynamodb.delete_item(TableName=deployment.on.table, Key=key)
+    event = an_event("api-v2-get-metrics")
+    event["headers"] |= {"host": "localhost"}
+    del event["headers"]["authorization"]
+
+    assert deployment.call(event)["statusCode"] == 401
+
+
+def test_behind_an_authorizer_the_key_has_a_header_of_its_own(deployment: Deployment) -> None:
+    """What stands in Authorization is the identity provider's."""
+    event = an_event("api-v2-get-metrics")
+    token = event["headers"]["authorization"].removeprefix("Bearer ")
+    event["headers"] |= {"authorization": "Bearer eyJhbGciOi.J9.sig", "x-api-key": token}
+
+    assert deployment.call(event)["statusCode"] == 200
+
+
+def test_a_key_made_by_the_command_line_is_taken(deployment: Deployment, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It needs the table's name and AWS credentials, not the queue; its limits hold in the function."""
+    monkeypatch.delenv("LLM_SERVER_QUEUE_URL")
+    limits = ["--tasks-in-flight", "1", "--requests-per-minute", "9", "--usd-per-day", "2"]
+    made = CliRunner().invoke(app, ["keys", "create", "--tenant", "acme", "--scope", "tasks", *limits])
+    event = an_event("api-v2-post-task")
+    event["headers"]["authorization"] = f"Bearer {made.stdout.strip()}"
+    answers = [deployment.call(event) for _ in range(2)]
+    deployment.deliver_all()
+    after = deployment.call(event)
+
+    assert made.exit_code == 0, made.stderr
+    assert [answer["statusCode"] for answer in (*answers, after)] == [202, 429, 202]
+    assert after["headers"]["ratelimit"].startswith('"requests";r=6;')
 
 
 def test_a_plan_is_carried_out_by_the_worker(deployment: Deployment) -> None:

@@ -35,33 +35,35 @@ def server(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
     process.communicate()
 
 
-def addresses(server: subprocess.Popen[str]) -> tuple[str, str]:
-    """Read what it prints up to its address; give the emulator's and its own."""
+def addresses(server: subprocess.Popen[str]) -> tuple[str, str, str]:
+    """Read what it prints up to its address; give the emulator's, its own and the key."""
     assert server.stdout is not None
     printed = ""
     for line in server.stdout:
         printed += line
         if found := re.search(r"answers at (http://\S+)", line):
             emulator = re.search(r"emulator\s+(http://\S+)", printed)
+            key = re.search(r"API key\s+(llms_\S+)", printed)
             assert emulator is not None
-            return emulator[1], found[1]
+            assert key is not None
+            return emulator[1], found[1], key[1]
     raise AssertionError(f"It ended with {server.wait()} and said: {printed}")
 
 
-def ask(url: str, body: Any = None) -> Any:
+def ask(url: str, key: str, body: Any = None) -> Any:
     request = urllib.request.Request(
         url,
         data=body and json.dumps(body).encode(),
-        headers={"Content-Type": "application/json", "Prefer": "wait=20"},
+        headers={"Content-Type": "application/json", "Prefer": "wait=20", "Authorization": f"Bearer {key}"},
     )
     with urllib.request.urlopen(request, timeout=30) as answer:
         return json.load(answer)
 
 
 def test_a_prompt_goes_through_both_functions(server: subprocess.Popen[str], tmp_path: Path) -> None:
-    emulator, url = addresses(server)
-    task = ask(f"{url}/api/v1/tasks", {"prompt": "Hello"})
-    metrics = ask(f"{url}/api/v1/metrics")
+    emulator, url, key = addresses(server)
+    task = ask(f"{url}/api/v1/tasks", key, {"prompt": "Hello"})
+    metrics = ask(f"{url}/api/v1/metrics", key)
     variables = json.loads((tmp_path / ".llm-server/sam-env.json").read_text(encoding="utf-8"))["Parameters"]
     server.send_signal(signal.SIGTERM)
 

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from llm_server.orchestration.balancer import Reply
-from llm_server.orchestration.budget import Budget
+from llm_server.orchestration.budget import Budget, Reservation
 from llm_server.orchestration.catalog import EnginePrice, EngineSpec
 from llm_server.orchestration.errors import EngineUnavailable, PromptRefused
 from llm_server.orchestration.ports import EngineCall, EngineRecords
@@ -232,9 +232,9 @@ def test_who_waits_for_a_place_sees_that_the_engine_rests(watched: WatchedStore,
     balancer = a_balancer(a_catalog({"only": an_engine(max_concurrency=1)}), {"only": engine}, watched, clock)
     second = Budget(10**9)
 
-    def waits(call: EngineCall) -> tuple[EngineCall, int]:
+    def waits(call: EngineCall) -> tuple[EngineCall, Reservation]:
         waiting.set()  # the call after this one is for the place
-        return call, 0
+        return call, Reservation()
 
     second.reserve = lambda call, price: waits(call)  # type: ignore[method-assign]
     with ThreadPoolExecutor(2) as pool:

@@ -9,12 +9,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llm_server.orchestration.budget import LEAST_OUTPUT_TOKENS, Budget
+from llm_server.orchestration.budget import LEAST_OUTPUT_TOKENS, Budget, Reservation
 from llm_server.orchestration.errors import LimitReached
 from llm_server.orchestration.ports import AnswerSchema, EngineCall
 from scripted import WAIT_S
 
 WIRE = 64
+NOTHING = Reservation()
 
 
 def a_call(prompt: str = "", most: int = 100) -> EngineCall:
@@ -33,9 +34,9 @@ def test_without_a_limit_no_price_is_asked_for() -> None:
     """An engine nobody can price may answer a task that sets no limit."""
     budget = Budget.of(None, 10**12)
 
-    assert budget.reserve(a_call(), lambda i, o: None) == (a_call(), 0)
-    budget.settle(0, 10**12)
-    assert budget.reserve(a_call(), lambda i, o: None) == (a_call(), 0)
+    assert budget.reserve(a_call(), lambda i, o: None) == (a_call(), NOTHING)
+    budget.settle(NOTHING, 10**12)
+    assert budget.reserve(a_call(), lambda i, o: None) == (a_call(), NOTHING)
 
 
 def test_the_worst_case_is_set_aside_and_the_rest_given_back() -> None:
@@ -44,7 +45,7 @@ def test_the_worst_case_is_set_aside_and_the_rest_given_back() -> None:
     prompt = "é" * 10
 
     call, reserved = budget.reserve(a_call(prompt), both)
-    assert (call.max_output_tokens, reserved) == (100, 20 + WIRE + 1_000)
+    assert (call.max_output_tokens, reserved.microusd) == (100, 20 + WIRE + 1_000)
     with pytest.raises(LimitReached, match="max_cost_usd"):
         budget.reserve(a_call("x" * 500), both)
     budget.settle(reserved, 100)
@@ -57,7 +58,7 @@ def test_the_schema_of_an_answer_is_part_of_the_worst_case() -> None:
     schema = AnswerSchema(name="plan", schema={"type": "object"})
     call = EngineCall(system="ab", prompt="c", max_output_tokens=100, answer_schema=schema)
 
-    assert Budget(10_000).reserve(call, both)[1] == 3 + len('{"type":"object"}') + WIRE + 1_000
+    assert Budget(10_000).reserve(call, both)[1].microusd == 3 + len('{"type":"object"}') + WIRE + 1_000
 
 
 def test_the_output_limit_is_cut_to_what_is_left() -> None:
@@ -65,7 +66,7 @@ def test_the_output_limit_is_cut_to_what_is_left() -> None:
     call, reserved = Budget(500).reserve(a_call(), output_only)
 
     assert LEAST_OUTPUT_TOKENS <= call.max_output_tokens < 50
-    assert reserved <= 500
+    assert reserved.microusd <= 500
 
 
 def test_an_answer_too_short_to_be_worth_it_is_not_bought() -> None:
@@ -74,12 +75,12 @@ def test_an_answer_too_short_to_be_worth_it_is_not_bought() -> None:
 
     with pytest.raises(LimitReached):
         budget.reserve(a_call(), output_only)
-    assert budget.reserve(a_call(most=LEAST_OUTPUT_TOKENS), output_only)[1] == 10 * LEAST_OUTPUT_TOKENS
+    assert budget.reserve(a_call(most=LEAST_OUTPUT_TOKENS), output_only)[1].microusd == 10 * LEAST_OUTPUT_TOKENS
 
 
 def test_a_short_answer_the_caller_asked_for_is_allowed() -> None:
     """Eight tokens are the caller's own limit and fit: there is nothing to refuse."""
-    assert Budget(1_000).reserve(a_call(most=8), output_only) == (a_call(most=8), 80)
+    assert Budget(1_000).reserve(a_call(most=8), output_only) == (a_call(most=8), Reservation(microusd=80))
 
 
 def test_a_price_nobody_knows_cannot_keep_a_limit() -> None:
@@ -96,7 +97,7 @@ def test_nothing_left_allows_what_costs_nothing(left: int) -> None:
     with pytest.raises(LimitReached):
         Budget(left).reserve(a_call(), lambda i, o: 1)
     if left == 0:
-        assert Budget(left).reserve(a_call(), lambda i, o: 0) == (a_call(), 0)
+        assert Budget(left).reserve(a_call(), lambda i, o: 0) == (a_call(), NOTHING)
 
 
 @given(st.integers(-10, 5_000), st.integers(1, 10_000), st.integers(0, 40), st.integers(0, 40), st.integers(0, 300))
@@ -108,9 +109,9 @@ def test_what_is_set_aside_always_fits(left: int, most: int, in_price: int, out_
     except LimitReached:
         return
 
-    assert reserved <= max(left, 0)
+    assert reserved.microusd <= max(left, 0)
     assert made.max_output_tokens <= most
-    assert reserved >= -(-(in_price * length + out_price * made.max_output_tokens) // 10)
+    assert reserved.microusd >= -(-(in_price * length + out_price * made.max_output_tokens) // 10)
 
 
 def test_64_racers_never_go_above_the_limit() -> None:
@@ -126,8 +127,8 @@ def test_64_racers_never_go_above_the_limit() -> None:
                 _call, reserved = budget.reserve(a_call(most=30), output_only)
             except LimitReached:
                 continue
-            budget.settle(reserved, reserved - 7)
-            spent += reserved - 7
+            budget.settle(reserved, reserved.microusd - 7)
+            spent += reserved.microusd - 7
         return spent
 
     with ThreadPoolExecutor(64) as pool:

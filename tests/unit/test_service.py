@@ -16,6 +16,7 @@ from llm_server.orchestration.errors import (
     TaskNotFound,
     UnknownName,
 )
+from llm_server.orchestration.key import Caller
 from llm_server.orchestration.outputs import Output
 from llm_server.orchestration.ports import EngineCall
 from llm_server.orchestration.task import Mode, Status, Task, TaskRef
@@ -206,7 +207,7 @@ def test_metrics_and_usage_agree_with_what_was_done(served: Served) -> None:
         served.submit(mode=mode, profile="General")
         served.work()
 
-    figures, usage = served.service.metrics(), served.service.usage("local")
+    figures, usage = served.service.metrics(), served.service.usage(Caller())
 
     assert [served.get(ref).task.status.value for ref in served.refs] == ["Completed", "Failed", "Failed", "Queued"]
     assert (figures["total_requests"], figures["queue_length"], figures["active_tasks"]) == (4, 1, 0)

@@ -192,3 +192,14 @@ def test_models_are_kept_in_the_users_cache(tmp_path: Path, monkeypatch: pytest.
     for environ in ({}, {"XDG_CACHE_HOME": ""}, {"XDG_CACHE_HOME": "cache"}):
         folder = Settings.read(environ).models_dir
         assert folder.relative_to(tmp_path).parts[-2:] == ("llm-server", "models")
+
+
+def test_the_table_is_enough_for_those_who_only_make_keys() -> None:
+    """Whoever works on tasks needs the queue as well."""
+    given = {"LLM_SERVER_TABLE": "tasks", "LLM_SERVER_API_KEY": "llms_..."}
+
+    assert Settings.read(given, table_alone=True).table == "tasks"
+    with pytest.raises(ConfigurationError, match="LLM_SERVER_QUEUE_URL is not set"):
+        Settings.read(given)
+    with pytest.raises(ConfigurationError, match="LLM_SERVER_TABLE is not set"):
+        Settings.read({"LLM_SERVER_QUEUE_URL": "https://sqs.eu-central-1.amazonaws.com/1/q"}, table_alone=True)

@@ -159,14 +159,18 @@ def test_every_log_level_offered_is_one_the_server_knows(cfn: Document) -> None:
     assert (logging["LogFormat"], logging["ApplicationLogLevel"]) == ("JSON", "WARN")
 
 
-@pytest.mark.parametrize("mode", ["IAM", "JWT"])
+@pytest.mark.parametrize("mode", ["KEY", "JWT"])
 def test_the_api_is_never_open(cfn: Document, mode: str) -> None:
+    """Every way in ends in the handler that asks for a key (tests/e2e/test_aws.py); JWT puts an authorizer first."""
     stack = resolved(cfn, AuthMode=mode)
     routes = [stack.properties(name) for name in stack.resources("AWS::ApiGatewayV2::Route")]
-    wanted = ("AWS_IAM", None) if mode == "IAM" else ("JWT", "JwtAuthorizer")
+    wanted = ("NONE", None) if mode == "KEY" else ("JWT", "JwtAuthorizer")
 
     assert {(route["AuthorizationType"], route.get("AuthorizerId")) for route in routes} == {wanted}
-    assert cfn["Parameters"]["AuthMode"]["Default"] == "IAM"
+    assert {route["Target"] for route in routes} == {"integrations/HttpApiIntegration"}
+    assert "ApiFunction" in stack.properties("HttpApiIntegration")["IntegrationUri"]
+    assert stack.properties("ApiFunction", "Handler")["Handler"] == "llm_server.lambda_api.handler"
+    assert cfn["Parameters"]["AuthMode"]["AllowedValues"] == ["KEY", "JWT"]
     assert stack.resources("AWS::Lambda::Url") == {}
 
 

@@ -87,7 +87,9 @@ _BROKEN: list[tuple[Callable[..., None], str, Any]] = [
     (promises.test_every_setting_reaches_both_functions, "{environment}.LLM_SERVER_SWEEP_S", _MISSING),
     (promises.test_every_setting_reaches_both_functions, "{environment}.LLM_SERVER_TYPO", "1"),
     (promises.test_every_log_level_offered_is_one_the_server_knows, "Parameters.LogLevel.AllowedValues", ["LOUD"]),
-    (promises.test_the_api_is_never_open, "Resources.GetRoute.Properties.AuthorizationType", "NONE"),
+    (promises.test_the_api_is_never_open, "Resources.GetRoute.Properties.AuthorizationType", "AWS_IAM"),
+    (promises.test_the_api_is_never_open, "Resources.GetRoute.Properties.Target", "integrations/Other"),
+    (promises.test_the_api_is_never_open, "Resources.ApiFunction.Properties.Handler", "llm_server.open_api.handler"),
     (promises.test_the_api_is_never_open, "Resources.Open", {"Type": "AWS::Lambda::Url", "Properties": {}}),
     (
         promises.test_the_api_speaks_payload_2_and_is_throttled_and_logged,
@@ -142,7 +144,7 @@ def test_a_template_that_breaks_a_promise_is_refused(
         del node[last]
     else:
         node[last] = value
-    more = {"mode": "IAM"} if "mode" in inspect.signature(promise).parameters else {}
+    more = {"mode": "KEY"} if "mode" in inspect.signature(promise).parameters else {}
 
     with pytest.raises(AssertionError):
         promise(broken, **more)

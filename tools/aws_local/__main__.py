@@ -25,6 +25,9 @@ from aws_local.gateway import Gateway
 from aws_local.invocation import Event, Handler, LambdaContext
 from aws_local.pump import Pump
 from aws_local.resources import Resources
+from llm_server import wiring
+from llm_server.orchestration.key import SCOPES
+from llm_server.settings import Settings
 
 SAM_VARIABLES = Path(".llm-server/sam-env.json")
 WORKERS = 2
@@ -78,7 +81,7 @@ def _serve(options: argparse.Namespace, stop: threading.Event) -> None:
             cleanup.callback(gateway.shutdown)
             threading.Thread(target=gateway.serve_forever, daemon=True).start()
             url = gateway.url
-        print(_welcome(made, endpoint, url), flush=True)
+        print(_welcome(made, endpoint, url, _new_key()), flush=True)
         stop.wait()
         print("Stopping.", flush=True)
 
@@ -112,6 +115,11 @@ def _adopt(made: Resources) -> None:
         os.environ[name] = given[name]
 
 
+def _new_key() -> str:
+    """Make a key for everything: the API takes no call without one."""
+    return wiring.keys_of(Settings.read()).create("local", SCOPES)[1]
+
+
 def _write_sam_variables(made: Resources, endpoint: str) -> None:
     """Write the file of `sam local --env-vars`: the way from inside a container to what runs out here."""
     host = endpoint.split("//")[1].split(":")[0]
@@ -124,17 +132,19 @@ def _write_sam_variables(made: Resources, endpoint: str) -> None:
     SAM_VARIABLES.write_text(json.dumps({"Parameters": variables}, indent=2) + "\n", encoding="utf-8")
 
 
-def _welcome(made: Resources, endpoint: str, url: str | None) -> str:
+def _welcome(made: Resources, endpoint: str, url: str | None, key: str) -> str:
     lines = [
         "The AWS path on this machine. Everything in it is gone when this ends (Ctrl-C).",
         f"  emulator  {endpoint}",
         f"  table     {made.table}",
         f"  queue     {made.queue_url} (its messages go to lambda_worker.handler in this process)",
+        f"  API key   {key}",
     ]
     if url:
         lines += [
             f"Without Docker: lambda_api.handler answers at {url}",
-            f"  curl -s {url}/api/v1/tasks -H 'content-type: application/json' -d '{{\"prompt\": \"Hello\"}}'",
+            f"  curl -s {url}/api/v1/tasks -H 'authorization: Bearer {key}' \\",
+            "       -H 'content-type: application/json' -d '{\"prompt\": \"Hello\"}'",
             "With Docker: start this with --no-gateway, then in another terminal",
         ]
     else:

@@ -8,8 +8,9 @@ from fastapi import FastAPI
 
 from llm_server import __version__
 from llm_server.api import errors
+from llm_server.api.auth import Gate
 from llm_server.api.edge import Edge
-from llm_server.api.routes import PREFIX, router
+from llm_server.api.routes import PREFIX, health, router
 from llm_server.orchestration.service import Service
 
 JSON_BYTES_PER_CHAR = 12
@@ -17,8 +18,11 @@ JSON_BYTES_PER_CHAR = 12
 BODY_REST_BYTES = 64 * 1024
 
 
-def create_app(service: Service, new_id: Callable[[], str]) -> FastAPI:
-    """Make the app. `new_id` names requests that came without an X-Request-Id."""
+def create_app(service: Service, new_id: Callable[[], str], *, open_without_keys: bool = False) -> FastAPI:
+    """Make the app. `new_id` names requests that came without an X-Request-Id.
+
+    `open_without_keys`: only for a server that nobody but its owner reaches (`Gate`).
+    """
     app = FastAPI(
         title="LLM-Server",
         version=__version__,
@@ -30,8 +34,11 @@ def create_app(service: Service, new_id: Callable[[], str]) -> FastAPI:
     )
     app.state.service = service
     app.state.body_most_bytes = service.prompt_max_chars * JSON_BYTES_PER_CHAR + BODY_REST_BYTES
+    app.state.gate = Gate(service.keys, open_without_keys=open_without_keys)
+    app.state.prefix = PREFIX
     app.state.stopping = lambda: False
     app.include_router(router)
+    app.include_router(health)
     errors.install(app)
     app.add_middleware(Edge, new_id=new_id)
     return app

@@ -1,4 +1,7 @@
-"""JSON bodies read strictly: what one parser takes and another refuses is refused here (RFC 8259, RFC 7493)."""
+"""Callers let in, then JSON bodies read strictly: what one parser takes and another refuses is refused here.
+
+RFC 8259, RFC 7493.
+"""
 
 from __future__ import annotations
 
@@ -10,14 +13,20 @@ from typing import Any, NoReturn
 from fastapi import HTTPException, Request, Response
 from fastapi.routing import APIRoute
 
+from llm_server.api.auth import Gate, scope_of
+from llm_server.api.edge import ANSWER_HEADERS
+
 
 class StrictRoute(APIRoute):
-    """A route whose body must be one strict JSON document sent as application/json."""
+    """A route for callers who may, whose body must be one strict JSON document sent as application/json."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         handle = super().get_route_handler()
 
         async def handle_strictly(request: Request) -> Response:
+            gate: Gate = request.app.state.gate
+            request.state.caller, rate = gate.admit(request, scope_of(self.path, request.app.state.prefix))
+            request.scope[ANSWER_HEADERS].update(rate)
             strict = _StrictRequest(request.scope, request.receive)
             if self.body_field is not None:
                 media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()

@@ -13,11 +13,20 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from llm_server.api import errors
 
 _log = logging.getLogger(__name__)
+ANSWER_HEADERS = "llm_server.answer_headers"
+"""In an ASGI scope: what a route adds to its answer, whatever that comes to be."""
+
+SECURITY_HEADERS = {
+    "X-Content-Type-Options": "nosniff",
+    "Content-Security-Policy": "frame-ancestors 'none'",
+    "Referrer-Policy": "no-referrer",
+}
 _SANE_ID = re.compile(r"[A-Za-z0-9._:/=+-]{1,128}")
 
 
 class Edge:
-    """ASGI middleware: `X-Request-Id` (the caller's where it is sane), and 500 for what nobody expected."""
+    """ASGI middleware: `X-Request-Id` (the caller's where it is sane), the headers of
+    every answer, and 500 for what nobody expected."""
 
     def __init__(self, app: ASGIApp, new_id: Callable[[], str]) -> None:
         self._app = app
@@ -29,13 +38,16 @@ class Edge:
             return
         given = Headers(scope=scope).get("x-request-id", "")
         request_id = given if _SANE_ID.fullmatch(given) else self._new_id()
+        scope[ANSWER_HEADERS] = {}
         started = False
 
         async def send_named(message: Message) -> None:
             nonlocal started
             if message["type"] == "http.response.start":
                 started = True
-                MutableHeaders(scope=message)["X-Request-Id"] = request_id
+                headers = MutableHeaders(scope=message)
+                headers.update({"X-Request-Id": request_id, **SECURITY_HEADERS, **scope[ANSWER_HEADERS]})
+                headers.setdefault("Cache-Control", "no-store")
             await send(message)
 
         try:

@@ -9,24 +9,33 @@ from typing import Any
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
-from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException as StarletteHTTPException
 from starlette.routing import Match
 
+from llm_server.api.auth import rate_headers
 from llm_server.orchestration.errors import (
     ApprovalConflict,
     EngineNotFound,
     InvalidInput,
+    KeyNotFound,
     LLMServerError,
+    QuotaExceeded,
+    ScopeMissing,
     StorageUnavailable,
     TaskNotFound,
+    Unauthenticated,
 )
+from llm_server.orchestration.keys import RequestsLeft
 
 STATUS: dict[type[LLMServerError], int] = {
     InvalidInput: 422,
+    Unauthenticated: 401,
+    ScopeMissing: 403,
     TaskNotFound: 404,
     EngineNotFound: 404,
+    KeyNotFound: 404,
     ApprovalConflict: 409,
+    QuotaExceeded: 429,
     StorageUnavailable: 503,
 }
 RETRY_AFTER_S = "5"
@@ -54,14 +63,27 @@ async def _known(_: Request, error: Exception) -> JSONResponse:
         raise error
     if isinstance(error, InvalidInput):
         return answer(status, str(error), errors=[{"pointer": f"/{error.field}", "detail": str(error)}])
-    return answer(status, str(error))
+    response = answer(status, str(error))
+    response.headers.update(_advice(error))
+    return response
+
+
+def _advice(error: Exception) -> dict[str, str]:
+    """What a refused caller can do, in headers: RFC 9110, 11.6.1 and 10.2.3."""
+    if isinstance(error, Unauthenticated):
+        return {"WWW-Authenticate": "Bearer"}
+    if isinstance(error, QuotaExceeded):
+        reset_s = error.retry_after_s
+        rate = rate_headers(RequestsLeft(most=error.requests, left=0, reset_s=reset_s)) if error.requests else {}
+        return {"Retry-After": str(reset_s), **rate}
+    return {}
 
 
 async def _invalid(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)
-    route = request.scope["route"]
-    found = error.errors()[:FAULTS_MOST]
-    faults = [{"pointer": _pointer(f["loc"]), "detail": _sentence(f, route)} for f in found]
+    body = getattr(request.scope.get("route"), "body_field", None)
+    model = body.field_info.annotation if body else None
+    faults = [{"pointer": _pointer(f["loc"]), "detail": _sentence(f, model)} for f in error.errors()[:FAULTS_MOST]]
     return answer(422, faults[0]["detail"], errors=faults)
 
 
@@ -101,22 +123,20 @@ def _parts(location: Sequence[str | int]) -> list[str]:
     return [str(part)[:60] for part in location[1:] if part != "[key]"]
 
 
-def _known_fields(route: APIRoute, parts: Sequence[str]) -> str:
-    """The fields of the object an unknown one stands in: those of the route's body, or of a model inside it."""
-    assert route.body_field is not None
-    model: Any = route.body_field.field_info.annotation
-    for name in parts[:-1]:
-        model = model.model_fields[name].annotation
+def _known_fields(model: Any, parts: Sequence[str]) -> str:
+    """The fields a body's model has where an unknown one stands."""
+    for part in parts[:-1]:
+        model = model.model_fields[part].annotation
     return ", ".join(model.model_fields)
 
 
-def _sentence(fault: Any, route: APIRoute) -> str:
+def _sentence(fault: Any, model: Any) -> str:
     parts = _parts(fault["loc"])
     place = ".".join(parts)
     if not parts:
         return "The body is not a JSON object."
     if fault["type"] == "extra_forbidden":
-        return f"Unknown field {place!r}; known are {_known_fields(route, parts)}."
+        return f"Unknown field {place!r}; known are {_known_fields(model, parts)}."
     if fault["type"] == "missing":
         return f"The field {place!r} is missing."
     if fault["type"] == "string_pattern_mismatch":

@@ -7,6 +7,8 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
 
 from llm_server.orchestration import intake
+from llm_server.orchestration.key import KeyLimits
+from llm_server.orchestration.metrics import MICROUSD_PER_USD
 from llm_server.orchestration.ports import SwitchName
 from llm_server.orchestration.snapshot import Limits
 from llm_server.orchestration.task import Mode
@@ -252,14 +254,79 @@ class MetricsView(_Model):
     api_costs: float | None
 
 
+class KeyLimitsView(_Model):
+    """What a key allows; null is no limit. A minute and a day are those of the UTC clock."""
+
+    requests_per_minute: int | None
+    tasks_in_flight: int | None
+    usd_per_day: float | None
+
+
 class UsageView(_Model):
-    """What the caller's tenant spent today (UTC); `limits` is empty until keys carry limits."""
+    """What the caller's tenant spent today (UTC), and what the caller's key allows and has used.
+
+    `tasks_in_flight` and `charged_microusd` are the key's, and null where it does not limit them: then nobody counts.
+    `unsettled_microusd`, a part of the charge, was set aside for calls that have not ended or whose worker died.
+    """
 
     tenant: str
     day: str
     spent_microusd: int
-    tasks_in_flight: int
-    limits: dict[str, float]
+    tasks_in_flight: int | None
+    limits: KeyLimitsView
+    charged_microusd: int | None
+    unsettled_microusd: int | None
+
+
+class NewKeyLimits(_Model):
+    """How much a key allows; left out: no limit."""
+
+    requests_per_minute: Annotated[int, Field(ge=1, le=1_000_000), BeforeValidator(_whole)] | None = None
+    tasks_in_flight: Annotated[int, Field(ge=1, le=1_000_000), BeforeValidator(_whole)] | None = None
+    usd_per_day: float | None = Field(default=None, ge=0.000001, le=1_000_000, description="Of engine calls.")
+
+    def to_domain(self) -> KeyLimits:
+        usd = self.usd_per_day
+        return KeyLimits(
+            requests_per_minute=self.requests_per_minute,
+            tasks_in_flight=self.tasks_in_flight,
+            microusd_per_day=None if usd is None else round(usd * MICROUSD_PER_USD),
+        )
+
+
+class NewKey(_Model):
+    """Whose the key is and what it is for."""
+
+    tenant: str = Field(pattern=r"^[a-z0-9-]{1,40}$", examples=["acme"])
+    scopes: list[Literal["tasks", "metrics", "admin"]] = Field(min_length=1, max_length=3)
+    name: str = Field(
+        default="", max_length=100, pattern=r"^[^\x00-\x1f\x7f-\x9f]*$", description="For people; shown in listings."
+    )
+    limits: NewKeyLimits = Field(default_factory=NewKeyLimits)
+
+
+class KeyView(_Model):
+    """A key, without its secret."""
+
+    key_id: str
+    tenant: str
+    scopes: list[str]
+    name: str
+    limits: KeyLimitsView
+    created_at: str
+    revoked_at: str | None
+
+
+class CreatedKey(KeyView):
+    """A new key and, this once, its token."""
+
+    token: str
+
+
+class KeyList(_Model):
+    """Every key, oldest first; revoked ones are kept."""
+
+    keys: list[KeyView]
 
 
 class ProfileView(_Model):

@@ -5,14 +5,15 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Header, Query, Request, Response
+from fastapi import APIRouter, Depends, Header, Query, Request, Response, Security
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 from pydantic.json_schema import SkipJsonSchema
 
 from llm_server import __version__
-from llm_server.api import models, views, waiting
+from llm_server.api import auth, models, views, waiting
 from llm_server.api.body import StrictRoute
+from llm_server.orchestration import key as keys
 from llm_server.orchestration import service as core
 from llm_server.orchestration.errors import TaskNotFound
 from llm_server.orchestration.snapshot import Snapshot
@@ -23,11 +24,14 @@ _TASK_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _Responses = dict[int | str, dict[str, Any]]
 _PROBLEMS = {
     400: "Not a strict JSON document",
-    404: "No such task or engine",
+    401: "No valid key",
+    403: "The key lacks the scope",
+    404: "No such task, engine or key",
     409: "Not what the task waits for",
     413: "Body too large",
     415: "Body not sent as application/json",
     422: "An invalid field",
+    429: "A limit of the key is used up; see Retry-After",
     500: "The server made an error",
     503: "The store cannot be reached; see Retry-After",
 }
@@ -57,7 +61,14 @@ _READ: _Responses = {
     304: {"description": "Not changed since the ETag in If-None-Match"},
 }
 
-router = APIRouter(prefix=PREFIX, route_class=StrictRoute, responses=_problems(500))
+router = APIRouter(
+    prefix=PREFIX,
+    route_class=StrictRoute,
+    responses=_problems(401, 403, 429, 500, 503),
+    dependencies=[Security(auth.BEARER), Security(auth.HEADER)],
+)
+health = APIRouter(prefix=PREFIX, responses=_problems(500))
+"""What is open to everybody."""
 
 
 async def _service(request: Request) -> core.Service:
@@ -65,20 +76,21 @@ async def _service(request: Request) -> core.Service:
     return service
 
 
-async def _tenant() -> str:
-    """Whose call it is; everybody's, until keys tell callers apart."""
-    return "local"
+async def _caller(request: Request) -> keys.Caller:
+    """Who the route let in."""
+    caller: keys.Caller = request.state.caller
+    return caller
 
 
-async def _ref(task_id: str, tenant: Annotated[str, Depends(_tenant)]) -> TaskRef:
+async def _ref(task_id: str, caller: Annotated[keys.Caller, Depends(_caller)]) -> TaskRef:
     """The task of a path; what no task can be called is unknown without a look."""
     if not _TASK_ID.fullmatch(task_id):
         raise TaskNotFound
-    return TaskRef(tenant, task_id)
+    return TaskRef(caller.tenant, task_id)
 
 
 Service = Annotated[core.Service, Depends(_service)]
-Tenant = Annotated[str, Depends(_tenant)]
+Caller = Annotated[keys.Caller, Depends(_caller)]
 Ref = Annotated[TaskRef, Depends(_ref)]
 HeaderList = list[str] | SkipJsonSchema[None]
 """Several lines of a header are one list, as several words of one line are (RFC 9110, 5.3)."""
@@ -94,14 +106,14 @@ async def create_task(
     request: Request,
     new: models.NewTask,
     service: Service,
-    tenant: Tenant,
+    caller: Caller,
     dry_run: Annotated[bool, Query(description="Only decide how it would be done.")] = False,
     prefer: Annotated[HeaderList, Header(description="wait=N: hold the answer up to N seconds (at most 25).")] = None,
 ) -> Response:
     """Accept a task: it is stored and queued before the answer is sent."""
     if dry_run:
         return _json(views.decision(service.decide(new.to_domain())))
-    task = service.submit(tenant, new.to_domain())
+    task = service.submit(caller.tenant, new.to_domain(), payer=caller.payer)
     wait_s = waiting.wished_s(",".join(prefer or ()))
     location = {"Location": f"{PREFIX}/tasks/{task.task_id}"}
     ended = await waiting.until_final(service, task.ref, wait_s, request.app.state.stopping)
@@ -113,14 +125,14 @@ async def create_task(
 @router.get("/tasks", response_model=models.TaskPage, responses=_problems(422, 503))
 async def list_tasks(
     service: Service,
-    tenant: Tenant,
+    caller: Caller,
     status: Annotated[Status | None, Query()] = None,
     role: Annotated[str | None, Query(max_length=100)] = None,
     page_size: Annotated[int, Query(ge=1, le=100)] = 50,
     page_token: Annotated[str, Query(max_length=500)] = "",
 ) -> Response:
     """List the caller's tasks, newest first."""
-    return _json(views.page(service.page(tenant, size=page_size, token=page_token, status=status, role=role)))
+    return _json(views.page(service.page(caller.tenant, size=page_size, token=page_token, status=status, role=role)))
 
 
 @router.get(
@@ -165,9 +177,9 @@ async def get_metrics(service: Service) -> Response:
 
 
 @router.get("/usage", response_model=models.UsageView, responses=_problems(503))
-async def get_usage(service: Service, tenant: Tenant) -> Response:
-    """Read what the caller's tenant spent today and has in flight."""
-    return _json(views.usage(service.usage(tenant)))
+async def get_usage(service: Service, caller: Caller) -> Response:
+    """Read what the caller's tenant spent today, and what its key allows and has used."""
+    return _json(views.usage(service.usage(caller)))
 
 
 @router.get("/catalog", response_model=models.CatalogView)
@@ -192,7 +204,27 @@ async def switch_engine(name: str, change: models.EngineChange, service: Service
     return _json(views.engine(service.switch_engine(name, change.to_domain())))
 
 
-@router.get("/health", response_model=models.HealthView)
+@router.get("/keys", response_model=models.KeyList)
+async def list_keys(service: Service) -> Response:
+    """List every tenant's keys, without their secrets."""
+    return _json(models.KeyList(keys=[views.key(key) for key in service.keys.all()]))
+
+
+@router.post("/keys", status_code=201, response_model=models.CreatedKey, responses=_problems(400, 413, 415, 422))
+async def create_key(new: models.NewKey, service: Service) -> Response:
+    """Make a key; its token is in this answer and in no other. After the first, every call needs a key."""
+    made, token = service.keys.create(new.tenant, new.scopes, limits=new.limits.to_domain(), name=new.name)
+    return _json(views.created_key(made, token), 201)
+
+
+@router.delete("/keys/{key_id}", status_code=204, responses=_problems(404, 422))
+async def revoke_key(key_id: str, service: Service) -> Response:
+    """Refuse a key from now on (other processes within a minute); once more changes nothing."""
+    service.keys.revoke(key_id)
+    return Response(status_code=204)
+
+
+@health.get("/health", response_model=models.HealthView)
 async def get_health() -> Response:
     """Tell that the process answers; touches neither store nor engine."""
     return _json(models.HealthView(status="ok", version=__version__))

@@ -10,10 +10,13 @@ from typing import Any
 from llm_server.api.models import (
     AttemptView,
     CatalogView,
+    CreatedKey,
     DecisionView,
     EngineNowView,
     EnginesView,
     EngineView,
+    KeyLimitsView,
+    KeyView,
     NewLimits,
     PlanView,
     ProfileView,
@@ -31,6 +34,8 @@ from llm_server.orchestration import plan as plans
 from llm_server.orchestration.catalog import Catalog, EngineSpec
 from llm_server.orchestration.fleet import EngineNow
 from llm_server.orchestration.intake import Decision
+from llm_server.orchestration.key import Key, KeyLimits
+from llm_server.orchestration.metrics import MICROUSD_PER_USD
 from llm_server.orchestration.plan import Step, StepStatus
 from llm_server.orchestration.ports import Page
 from llm_server.orchestration.receipts import Attempt
@@ -79,7 +84,44 @@ def decision(decision: Decision) -> DecisionView:
 
 
 def usage(usage: Usage) -> UsageView:
-    return UsageView(**asdict(usage), limits={})
+    return UsageView(
+        tenant=usage.tenant,
+        day=usage.day,
+        spent_microusd=usage.spent_microusd,
+        tasks_in_flight=usage.tasks_in_flight,
+        limits=_key_limits(usage.limits),
+        charged_microusd=usage.charged.charged_microusd if usage.charged else None,
+        unsettled_microusd=usage.charged.unsettled_microusd if usage.charged else None,
+    )
+
+
+def key(key: Key) -> KeyView:
+    return KeyView(**_key(key))
+
+
+def created_key(key: Key, token: str) -> CreatedKey:
+    return CreatedKey(**_key(key), token=token)
+
+
+def _key(key: Key) -> dict[str, Any]:
+    return {
+        "key_id": key.key_id,
+        "tenant": key.tenant,
+        "scopes": list(key.scopes),
+        "name": key.name,
+        "limits": _key_limits(key.limits),
+        "created_at": _time(key.created_ms),
+        "revoked_at": _time_or_none(key.revoked_ms),
+    }
+
+
+def _key_limits(limits: KeyLimits) -> KeyLimitsView:
+    microusd = limits.microusd_per_day
+    return KeyLimitsView(
+        requests_per_minute=limits.requests_per_minute,
+        tasks_in_flight=limits.tasks_in_flight,
+        usd_per_day=None if microusd is None else microusd / MICROUSD_PER_USD,
+    )
 
 
 def catalog(catalog: Catalog, engines: Mapping[str, EngineSpec]) -> CatalogView:

@@ -1,66 +1,133 @@
-"""What is left of a task's money: set aside before a call, settled after it."""
+"""What is left of a task's money, and of its key's: set aside before a call, settled after it."""
 
 from __future__ import annotations
 
+import logging
 import threading
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from itertools import count
 
 import msgspec
 
-from llm_server.orchestration.errors import LimitReached
+from llm_server.orchestration.errors import LimitReached, StorageUnavailable
+from llm_server.orchestration.key import Account
 from llm_server.orchestration.metrics import MICROUSD_PER_USD
-from llm_server.orchestration.ports import EngineCall
+from llm_server.orchestration.ports import EngineCall, Ledger
 
 LEAST_OUTPUT_TOKENS = 16
 """A call is not cut to fewer: so short an answer is worth nothing."""
 
+RESERVE_TRIES = 5
+"""How often a call is cut anew while others charge the same key."""
+
 _WIRE_TOKENS = 64
 """What an API puts round the texts: roles, separators."""
 
+_log = logging.getLogger(__name__)
+
+Price = Callable[[int, int], int | None]
+"""(tokens in, tokens out) -> micro-USD; None when nobody knows."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reservation:
+    """What was set aside for a call; `name` is the ledger's, "" where nothing was charged there."""
+
+    microusd: int = 0
+    name: str = ""
+
+
+class DailyCap:
+    """What a key's `usd_per_day` leaves the calls of one claim; `names` tells their reservations apart.
+
+    The day is that of the claim, also for a call that ends after midnight: a charge and its settlement must meet.
+    """
+
+    def __init__(self, ledger: Ledger, account: Account, *, most_microusd: int, claim: str) -> None:
+        self._ledger = ledger
+        self._account = account
+        self._most_microusd = most_microusd
+        self._names: Iterator[str] = (f"{claim}#{n}" for n in count(1))
+
+    def reserve(self, call: EngineCall, microusd: int, price: Price) -> tuple[EngineCall, Reservation]:
+        """Charge the worst case of a call, its output limit cut to what is left. Raises LimitReached."""
+        name = next(self._names)
+        for _ in range(RESERVE_TRIES):
+            if not microusd:
+                return call, Reservation()
+            left = self._ledger.reserve(self._account, name, microusd, most_microusd=self._most_microusd)
+            if left is None:
+                return call, Reservation(microusd=microusd, name=name)
+            call, microusd = _fitted(call, price, left, "usd_per_day")
+        raise LimitReached("Too many calls are charged to the key at once for what is left of its usd_per_day.")
+
+    def settle(self, reserved: Reservation, cost_microusd: int) -> None:
+        """Give back what a call did not cost. When the ledger is away the whole reservation stays charged."""
+        if not reserved.name or reserved.microusd == cost_microusd == 0:
+            return
+        try:
+            self._ledger.settle(self._account, reserved.name, reserved.microusd, cost_microusd)
+        except StorageUnavailable:
+            _log.warning("reservation not settled", extra={"key_id": self._account.key_id})
+
 
 class Budget:
-    """What is left of a task's `max_cost_usd`, shared by its parallel calls; None is no limit."""
+    """What is left of a task's `max_cost_usd` and of its key's day, shared by its parallel calls; None is no limit."""
 
-    def __init__(self, left_microusd: int | None) -> None:
+    def __init__(self, left_microusd: int | None, daily: DailyCap | None = None) -> None:
         self._left = left_microusd
+        self._daily = daily
         self._lock = threading.Lock()
 
     @classmethod
-    def of(cls, max_cost_usd: float | None, spent_microusd: int) -> Budget:
+    def of(cls, max_cost_usd: float | None, spent_microusd: int, daily: DailyCap | None = None) -> Budget:
         if max_cost_usd is None:
-            return cls(None)
-        return cls(int(max_cost_usd * MICROUSD_PER_USD) - spent_microusd)
+            return cls(None, daily)
+        return cls(int(max_cost_usd * MICROUSD_PER_USD) - spent_microusd, daily)
 
-    def reserve(self, call: EngineCall, price: Callable[[int, int], int | None]) -> tuple[EngineCall, int]:
+    def reserve(self, call: EngineCall, price: Price) -> tuple[EngineCall, Reservation]:
         """Set the worst case of a call aside, its output limit cut to what is left.
 
-        Returns the call to make and the micro-USD set aside.
+        Returns the call to make and what was set aside.
 
         Raises:
             LimitReached: the call cannot fit, or nobody knows what it would cost.
         """
-        if self._left is None:
-            return call, 0
-        tokens_in = _most_tokens_in(call)
+        if self._left is None and self._daily is None:
+            return call, Reservation()
         with self._lock:
-            fixed, worst = price(tokens_in, 0), price(tokens_in, call.max_output_tokens)
-            if fixed is None or worst is None:
-                raise LimitReached("The engine's price is unknown, so max_cost_usd cannot be kept.")
-            if worst > self._left:
-                share = max(0, self._left - fixed) / (worst - fixed) if worst > fixed else 0.0
-                call = replace(call, max_output_tokens=max(0, int(call.max_output_tokens * share) - 1))
-                worst = price(tokens_in, call.max_output_tokens) or 0
-                if worst > self._left or call.max_output_tokens < LEAST_OUTPUT_TOKENS:
-                    raise LimitReached("The next engine call could cost more than is left of max_cost_usd.")
-            self._left -= worst
-            return call, worst
+            limit = "usd_per_day" if self._left is None else "max_cost_usd"
+            call, microusd = _fitted(call, price, self._left, limit)
+            reserved = Reservation(microusd=microusd)
+            if self._daily is not None:
+                call, reserved = self._daily.reserve(call, microusd, price)
+            if self._left is not None:
+                self._left -= reserved.microusd
+            return call, reserved
 
-    def settle(self, reserved_microusd: int, cost_microusd: int) -> None:
+    def settle(self, reserved: Reservation, cost_microusd: int) -> None:
         """Give back what a call did not cost."""
         if self._left is not None:
             with self._lock:
-                self._left += reserved_microusd - cost_microusd
+                self._left += reserved.microusd - cost_microusd
+        if self._daily is not None:
+            self._daily.settle(reserved, cost_microusd)
+
+
+def _fitted(call: EngineCall, price: Price, left_microusd: int | None, limit: str) -> tuple[EngineCall, int]:
+    """A call cut to what is left of a limit (None: not cut), and its worst case. Raises LimitReached."""
+    tokens_in = _most_tokens_in(call)
+    fixed, worst = price(tokens_in, 0), price(tokens_in, call.max_output_tokens)
+    if fixed is None or worst is None:
+        raise LimitReached(f"The engine's price is unknown, so {limit} cannot be kept.")
+    if left_microusd is not None and worst > left_microusd:
+        share = max(0, left_microusd - fixed) / (worst - fixed) if worst > fixed else 0.0
+        call = replace(call, max_output_tokens=max(0, int(call.max_output_tokens * share) - 1))
+        worst = price(tokens_in, call.max_output_tokens) or 0
+        if worst > left_microusd or call.max_output_tokens < LEAST_OUTPUT_TOKENS:
+            raise LimitReached(f"The next engine call could cost more than is left of {limit}.")
+    return call, worst
 
 
 def _most_tokens_in(call: EngineCall) -> int:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 
 from llm_server.orchestration.budget import Budget
 from llm_server.orchestration.catalog import Catalog, EngineSpec, Tier
-from llm_server.orchestration.errors import EngineUnavailable, OutOfTime, PromptRefused
+from llm_server.orchestration.errors import EngineUnavailable, LLMServerError, OutOfTime, PromptRefused
 from llm_server.orchestration.fleet import Fleet
 from llm_server.orchestration.health import EngineStates
 from llm_server.orchestration.ports import Clock, Completion, Engine, EngineCall, Pricer
@@ -72,18 +72,19 @@ class Calls:
         """One call within the task's money and the engine's places; the attempt is recorded, answered or not."""
         spec = self._catalog.engines[name]
         call, reserved = want.budget.reserve(call, lambda i, o: self._price(spec, i, o))
-        cost: int | None = 0
         try:
             with self._place(name, want.until_ms):
                 completion, attempt = self._made(name, call, want, attempts)
-            cost = self._price(spec, completion.tokens_in, completion.tokens_out)
-            empty = not completion.text.strip()
-            attempts.append(replace(attempt, cost_microusd=cost, error=EmptyAnswer.SENTENCE if empty else None))
-            if empty:
-                raise EmptyAnswer(EmptyAnswer.SENTENCE, kind="garbage")
-            return completion
-        finally:
-            want.budget.settle(reserved, cost or 0)
+        except LLMServerError:  # after anything else nobody knows what the call cost, and it stays set aside
+            want.budget.settle(reserved, 0)
+            raise
+        cost = self._price(spec, completion.tokens_in, completion.tokens_out)
+        want.budget.settle(reserved, cost or 0)
+        empty = not completion.text.strip()
+        attempts.append(replace(attempt, cost_microusd=cost, error=EmptyAnswer.SENTENCE if empty else None))
+        if empty:
+            raise EmptyAnswer(EmptyAnswer.SENTENCE, kind="garbage")
+        return completion
 
     def _made(self, name: str, call: EngineCall, want: Want, attempts: list[Attempt]) -> tuple[Completion, Attempt]:
         """Call the engine. A failure is recorded here, while the place is held: who waits for it must see the rest."""

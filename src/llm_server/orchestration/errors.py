@@ -3,6 +3,11 @@
 LLMServerError
 ├── InvalidInput          change the input; `field` names where
 │   └── UnknownName       use one of the known names
+├── Unauthenticated       send a key that this server knows
+├── ScopeMissing          use a key that has the scope
+├── KeyNotFound           check the key's id
+├── QuotaExceeded         come again: a limit of the caller's key is used up; `retry_after_s`
+│   └── TooManyInFlight   wait for one of the tasks to end
 ├── TaskNotFound          check the id
 ├── EngineNotFound        use one of the known names
 ├── ApprovalConflict      read the task again: there is nothing to approve, or another plan
@@ -14,7 +19,7 @@ LLMServerError
 ├── TaskLost              a worker: stop, somebody else has changed the task since
 ├── EngineUnavailable     another engine may answer, or this one later
 ├── PromptRefused         no engine will answer this prompt
-├── LimitReached          the task's own limits forbid the next call
+├── LimitReached          a limit of the task, or of its key, forbids the next call
 ├── OutOfTime             the worker's time is over; the rest is for the next delivery
 ├── DownloadFailed        a model file was not fetched; the message says whether to try again
 ├── StorageUnavailable    the store or the queue cannot be reached; try again
@@ -42,6 +47,49 @@ class UnknownName(InvalidInput):
 
     def __init__(self, field: str, name: str, known: Collection[str]) -> None:
         super().__init__(field, _unknown(field, name, known))
+
+
+class Unauthenticated(LLMServerError):
+    """No key, or one that is unknown, wrong or revoked: which of them, a stranger is not told."""
+
+    def __init__(self) -> None:
+        super().__init__("A valid API key is needed: send it as Authorization: Bearer llms_..., or as X-Api-Key.")
+
+
+class ScopeMissing(LLMServerError):
+    """The key is good, but not for this."""
+
+    def __init__(self, scope: str) -> None:
+        super().__init__(f"The key lacks the scope {scope}, which this call needs.")
+
+
+class KeyNotFound(LLMServerError):
+    """No key has this id."""
+
+    def __init__(self) -> None:
+        super().__init__("No key has this id.")
+
+
+class QuotaExceeded(LLMServerError):
+    """A limit of the caller's key is used up; the same call may succeed in `retry_after_s` seconds.
+
+    `requests`: how many of them the key allows in a minute, where that is the limit.
+    """
+
+    def __init__(self, message: str, *, retry_after_s: int, requests: int | None = None) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+        self.requests = requests
+
+
+class TooManyInFlight(QuotaExceeded):
+    """The key has as many open tasks as it allows; the next fits when one of them has ended."""
+
+    RETRY_AFTER_S = 5
+
+    def __init__(self, most: int) -> None:
+        detail = f"The key allows {most} tasks in flight, and so many are; wait for one to end."
+        super().__init__(detail, retry_after_s=self.RETRY_AFTER_S)
 
 
 class TaskNotFound(LLMServerError):
@@ -128,7 +176,7 @@ class PromptRefused(LLMServerError):
 
 
 class LimitReached(LLMServerError):
-    """A limit the caller set on the task leaves no room for the next engine call."""
+    """A limit of the task, or of the key it is charged to, leaves no room for the next engine call."""
 
 
 class OutOfTime(LLMServerError):

@@ -10,9 +10,10 @@ from llm_server.orchestration.analysis import Analysis, analyse
 from llm_server.orchestration.balancer import Balancer
 from llm_server.orchestration.catalog import Catalog
 from llm_server.orchestration.errors import InvalidInput, UnknownName
+from llm_server.orchestration.key import KeyLimits, Payer
 from llm_server.orchestration.orchestrator import Orchestrator
 from llm_server.orchestration.ports import Clock, Store
-from llm_server.orchestration.snapshot import Limits, Request
+from llm_server.orchestration.snapshot import Charge, Limits, Request
 from llm_server.orchestration.task import Mode, Task
 from llm_server.orchestration.wakeups import WakeUps
 
@@ -80,16 +81,18 @@ class Intake:
         engine = next(iter(self._balancer.candidates(tier, new.engine)), None)
         return Decision(analysis=analysis, profile=profile, engine=engine)
 
-    def submit(self, tenant: str, new: NewTask) -> Task:
+    def submit(self, tenant: str, new: NewTask, *, payer: Payer | None = None) -> Task:
         """Store a task, then wake a worker. Once this returns, the task is never lost.
 
         Raises:
             InvalidInput: as `decide`.
+            TooManyInFlight: the payer's key allows no more open tasks.
             StorageUnavailable: nothing is known to have been stored.
         """
         new = self._checked(new)
         analysis, profile = self._analysed(new)
         now_ms = self._clock()
+        limits = payer.limits if payer else KeyLimits()
         task = Task(
             tenant=tenant,
             task_id=self._new_id(),
@@ -99,6 +102,7 @@ class Intake:
             created_ms=now_ms,
             updated_ms=now_ms,
             due_ms=now_ms + self._sweep_ms,
+            counted_for=payer.key_id if payer and limits.tasks_in_flight is not None else "",
         )
         request = Request(
             prompt=new.prompt,
@@ -109,8 +113,9 @@ class Intake:
             complexity=analysis.complexity,
             reasons=analysis.reasons,
             plan_approval=new.plan_approval,
+            charge=_charge(payer),
         )
-        self._store.add(task, request)
+        self._store.add(task, request, most_in_flight=limits.tasks_in_flight)
         self._wakeups.send(task.ref)
         return task
 
@@ -155,3 +160,10 @@ class Intake:
         mode = new.mode or Mode.CHAT
         reason = f"confidence {analysis.confidence:.2f} is below {threshold:g}: {fallback} answers in {mode} mode"
         return replace(analysis, mode=mode, role=fallback, reasons=(*analysis.reasons, reason)), profile
+
+
+def _charge(payer: Payer | None) -> Charge | None:
+    """Who is charged for the calls, where somebody counts what they cost."""
+    if payer is None or payer.limits.microusd_per_day is None:
+        return None
+    return Charge(key_id=payer.key_id, microusd_per_day=payer.limits.microusd_per_day)

@@ -51,6 +51,13 @@ def change(before: Task | None, after: Task) -> Counters:
     return Counters(**totals, **{name: gauges[name] + was[name] for name in gauges})
 
 
+def in_flight_change(before: Task | None, after: Task) -> int:
+    """What a task's step does to the tasks in flight of the key it is counted for; 0 where nobody counts."""
+    if not after.counted_for:
+        return 0
+    return (not after.status.is_final) - (before is not None and not before.status.is_final)
+
+
 def day_of(now_ms: int) -> str:
     """The UTC day of a Unix time in milliseconds, as YYYY-MM-DD."""
     return datetime.fromtimestamp(now_ms / 1000, UTC).strftime("%Y-%m-%d")

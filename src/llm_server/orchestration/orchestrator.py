@@ -10,7 +10,7 @@ from functools import partial
 from llm_server.orchestration import plan as plans
 from llm_server.orchestration import prompts, tiers
 from llm_server.orchestration.balancer import Balancer, Reply
-from llm_server.orchestration.budget import Budget
+from llm_server.orchestration.budget import Budget, DailyCap
 from llm_server.orchestration.calls import LEAST_CALL_S, Want
 from llm_server.orchestration.catalog import Catalog, Tier
 from llm_server.orchestration.errors import EngineUnavailable, OutOfTime, PromptRefused, UnknownName
@@ -61,10 +61,11 @@ class Orchestrator:
         self._max_deliveries = max_deliveries
         self._sweep_ms = sweep_s * 1000
 
-    def run(self, snapshot: Snapshot, *, until_ms: int) -> Generator[Progress]:
+    def run(self, snapshot: Snapshot, *, until_ms: int, daily: DailyCap | None = None) -> Generator[Progress]:
         """Carry a claimed task out until it is final or released; no engine call goes on after `until_ms`.
 
         What an earlier claim finished is not done again: its plan, its steps, an answer whose worker died.
+        `daily` is what the key that the calls are charged to has left.
         """
         task, request = snapshot.task, snapshot.request
         if snapshot.orphan:
@@ -82,7 +83,7 @@ class Orchestrator:
                 request=request,
                 until_ms=until_ms if deadline_ms is None else min(until_ms, deadline_ms),
                 deadline_ms=deadline_ms,
-                budget=Budget.of(request.limits.max_cost_usd, task.receipt.cost_microusd),
+                budget=Budget.of(request.limits.max_cost_usd, task.receipt.cost_microusd, daily),
             )
             yield from self._planned(work, snapshot.outputs) if task.mode is Mode.PLAN else self._single(work)
 

@@ -9,6 +9,7 @@ from typing import Any, Literal, Protocol
 import msgspec
 
 from llm_server.orchestration.catalog import EngineSpec
+from llm_server.orchestration.key import Account, Key, KeyUse
 from llm_server.orchestration.metrics import Counters
 from llm_server.orchestration.outputs import Output
 from llm_server.orchestration.snapshot import Request, Snapshot
@@ -136,8 +137,12 @@ class Page:
 class Store(Protocol):
     """The truth about tasks. Every method may raise StorageUnavailable."""
 
-    def add(self, task: Task, request: Request) -> None:
-        """Store a new task and count it, once: adding the same task again changes nothing."""
+    def add(self, task: Task, request: Request, *, most_in_flight: int | None = None) -> None:
+        """Store a new task and count it, once: adding the same task again changes nothing.
+
+        Raises:
+            TooManyInFlight: the key it is `counted_for` has `most_in_flight` open tasks; nothing was written.
+        """
         ...
 
     def get(self, ref: TaskRef) -> Snapshot:
@@ -199,6 +204,49 @@ class Store(Protocol):
 
     def swap_engine_state(self, engine: str, before: EngineState, after: EngineState) -> bool:
         """Replace an engine's state if it still is `before`; False, and nothing written, when it is not."""
+        ...
+
+
+class Ledger(Protocol):
+    """What is charged to keys that have a daily cap. Every method may raise StorageUnavailable."""
+
+    def reserve(self, account: Account, name: str, microusd: int, *, most_microusd: int) -> int | None:
+        """Charge the worst case of a call under a name of its own, unless the account would go above `most_microusd`.
+
+        None when it is charged, also when it was under this name before; else what is left, and nothing was charged.
+        """
+        ...
+
+    def settle(self, account: Account, name: str, reserved_microusd: int, cost_microusd: int) -> None:
+        """Replace what was reserved by what the call cost; a second time it changes nothing."""
+        ...
+
+
+class KeyStore(Ledger, Protocol):
+    """API keys and what is counted for them. Every method may raise StorageUnavailable."""
+
+    def put_key(self, key: Key) -> None:
+        """Store a key, or replace the one with its id."""
+        ...
+
+    def key(self, key_id: str) -> Key | None:
+        """Read a key; None when there is none with this id."""
+        ...
+
+    def all_keys(self) -> list[Key]:
+        """Every key, in no order that matters."""
+        ...
+
+    def has_keys(self) -> bool:
+        """Whether any key was ever made."""
+        ...
+
+    def count_request(self, key_id: str, minute: int, *, most: int) -> int | None:
+        """Count one request of a minute; how many of `most` are left, None when there was none to take."""
+        ...
+
+    def use(self, account: Account) -> KeyUse:
+        """What is counted for a key: today's charges, and its tasks in flight."""
         ...
 
 

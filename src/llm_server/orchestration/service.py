@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from llm_server.orchestration import approval
 from llm_server.orchestration.balancer import Balancer
@@ -12,9 +12,11 @@ from llm_server.orchestration.catalog import Catalog, EngineSpec
 from llm_server.orchestration.errors import EngineNotFound, InvalidInput
 from llm_server.orchestration.fleet import EngineNow
 from llm_server.orchestration.intake import Decision, Intake, NewTask
+from llm_server.orchestration.key import Caller, KeyLimits, KeyUse, Payer
+from llm_server.orchestration.keys import Keys
 from llm_server.orchestration.metrics import Counters, day_of, summarise
 from llm_server.orchestration.orchestrator import Orchestrator
-from llm_server.orchestration.ports import Clock, Page, Queue, Store, SwitchName
+from llm_server.orchestration.ports import Clock, KeyStore, Page, Queue, Store, SwitchName
 from llm_server.orchestration.snapshot import Snapshot
 from llm_server.orchestration.sweep import Sweep
 from llm_server.orchestration.task import Status, Task, TaskRef
@@ -26,12 +28,18 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Usage:
-    """What a tenant spent on a UTC day and what it has in flight."""
+    """What a tenant spent on a UTC day; and what its caller's key allows, was charged and has in flight.
+
+    `tasks_in_flight` is the key's, None where it sets no limit on them: then nobody counts. A server without keys has
+    one tenant, and its gauges are that tenant's.
+    """
 
     tenant: str
     day: str
     spent_microusd: int
-    tasks_in_flight: int
+    tasks_in_flight: int | None
+    limits: KeyLimits = field(default_factory=KeyLimits)
+    charged: KeyUse | None = None
 
 
 class Service:
@@ -42,17 +50,20 @@ class Service:
         *,
         catalog: Catalog,
         store: Store,
+        key_store: KeyStore,
         queue: Queue,
         balancer: Balancer,
         orchestrator: Orchestrator,
         clock: Clock,
         new_id: Callable[[], str],
+        random_bytes: Callable[[int], bytes],
         lease_s: int,
         sweep_s: int,
         prompt_max_chars: int,
     ) -> None:
         self.catalog = catalog
         self.prompt_max_chars = prompt_max_chars
+        self.keys = Keys(key_store, clock, random_bytes)
         self._store = store
         self._fleet = balancer.fleet
         self._clock = clock
@@ -70,7 +81,12 @@ class Service:
             prompt_max_chars=prompt_max_chars,
         )
         self._worker = Worker(
-            store=store, wakeups=self._wakeups, orchestrator=orchestrator, clock=clock, lease_ms=lease_s * 1000
+            store=store,
+            ledger=key_store,
+            wakeups=self._wakeups,
+            orchestrator=orchestrator,
+            clock=clock,
+            lease_ms=lease_s * 1000,
         )
         self._sweep = Sweep(store=store, wakeups=self._wakeups, clock=clock, sweep_ms=self._sweep_ms)
 
@@ -82,14 +98,17 @@ class Service:
         """Decide how a prompt would be done, without storing or spending anything. Raises InvalidInput."""
         return self._intake.decide(new)
 
-    def submit(self, tenant: str, new: NewTask) -> Task:
+    def submit(self, tenant: str, new: NewTask, *, payer: Payer | None = None) -> Task:
         """Store a task, then wake a worker. Once this returns, the task is never lost.
 
         Raises:
             InvalidInput: the prompt is blank or too long, or a name is unknown.
+            QuotaExceeded: the payer's key allows no more open tasks, or its money of this day is gone.
             StorageUnavailable: nothing is known to have been stored.
         """
-        return self._intake.submit(tenant, new)
+        if payer is not None:
+            self.keys.check_spending(payer)
+        return self._intake.submit(tenant, new, payer=payer)
 
     def get(self, ref: TaskRef) -> Snapshot:
         """Read a task. Raises TaskNotFound."""
@@ -150,15 +169,22 @@ class Service:
         """Totals and gauges."""
         return self._store.overview()[0]
 
-    def usage(self, tenant: str) -> Usage:
-        """What the tenant spent today (UTC) and has in flight."""
-        day = day_of(self._clock())
-        counters = self.counters()
+    def usage(self, caller: Caller) -> Usage:
+        """What the caller's tenant spent today (UTC), and what its key allows and has used."""
+        day, payer = day_of(self._clock()), caller.payer
+        spent = self._store.spent_microusd(caller.tenant, day)
+        if payer is None:
+            counters = self.counters()
+            in_flight = counters.queued + counters.active
+            return Usage(tenant=caller.tenant, day=day, spent_microusd=spent, tasks_in_flight=in_flight)
+        use, limits = self.keys.use(payer), payer.limits
         return Usage(
-            tenant=tenant,
+            tenant=caller.tenant,
             day=day,
-            spent_microusd=self._store.spent_microusd(tenant, day),
-            tasks_in_flight=counters.queued + counters.active,
+            spent_microusd=spent,
+            tasks_in_flight=None if limits.tasks_in_flight is None else use.tasks_in_flight,
+            limits=limits,
+            charged=None if limits.microusd_per_day is None else use,
         )
 
     def process(self, ref: TaskRef, *, owner: str, until_ms: int | None = None) -> None:

@@ -20,8 +20,19 @@ class Limits:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Charge:
+    """The key that a task's calls are charged to, and the most a UTC day may cost it."""
+
+    key_id: str
+    microusd_per_day: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """What was asked and how the analysis understood it: written once, never changed."""
+    """What was asked and how the analysis understood it: written once, never changed.
+
+    `charge` is None where the caller's key has no daily cap: then nobody counts what is spent by key.
+    """
 
     prompt: str
     engine: str | None = None
@@ -31,6 +42,7 @@ class Request:
     complexity: float = 0.0
     reasons: tuple[str, ...] = ()
     plan_approval: bool = False
+    charge: Charge | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -61,8 +61,9 @@ class Task:
     A store accepts a state only when it holds its predecessor (`rev - 1`), so of two writers one wins. `fence` counts
     claims, `deliveries` the claims since the last progress: both grow before the work, so a prompt that kills its
     worker ends too. `lease_ms` is when the claim ends, `due_ms` when the sweep looks at the task, both Unix
-    milliseconds. `waiting_for` names the engines, or the reason, that a task waits for in an outage. Invariant:
-    `answer_fence` is set only when Completed, `error` only when Failed.
+    milliseconds. `waiting_for` names the engines, or the reason, that a task waits for in an outage. `counted_for` is
+    the key among whose tasks in flight it is, "" where nobody counts them. Invariant: `answer_fence` is set only when
+    Completed, `error` only when Failed.
     """
 
     tenant: str
@@ -87,6 +88,7 @@ class Task:
     waiting_since_ms: int | None = None
     receipt: Receipt = field(default_factory=Receipt)
     approval: Literal["awaited", "given", "refused"] | None = None
+    counted_for: str = ""
 
     @property
     def awaits_approval(self) -> bool:

@@ -6,9 +6,12 @@ import logging
 from contextlib import closing
 from dataclasses import replace
 
+from llm_server.orchestration.budget import DailyCap
 from llm_server.orchestration.errors import NotClaimable, TaskLost, TaskNotFound
+from llm_server.orchestration.key import Account
+from llm_server.orchestration.metrics import day_of
 from llm_server.orchestration.orchestrator import Orchestrator
-from llm_server.orchestration.ports import Clock, Store
+from llm_server.orchestration.ports import Clock, Ledger, Store
 from llm_server.orchestration.snapshot import Snapshot
 from llm_server.orchestration.task import Status, TaskRef
 from llm_server.orchestration.wakeups import WakeUps, log_fields
@@ -20,9 +23,17 @@ class Worker:
     """Carries tasks out, one claim a wake-up; several may run at the same time."""
 
     def __init__(
-        self, *, store: Store, wakeups: WakeUps, orchestrator: Orchestrator, clock: Clock, lease_ms: int
+        self,
+        *,
+        store: Store,
+        ledger: Ledger,
+        wakeups: WakeUps,
+        orchestrator: Orchestrator,
+        clock: Clock,
+        lease_ms: int,
     ) -> None:
         self._store = store
+        self._ledger = ledger
         self._wakeups = wakeups
         self._orchestrator = orchestrator
         self._clock = clock
@@ -56,7 +67,7 @@ class Worker:
 
     def _carry_out(self, snapshot: Snapshot, until_ms: int) -> None:
         task = snapshot.task
-        with closing(self._orchestrator.run(snapshot, until_ms=until_ms)) as states:
+        with closing(self._orchestrator.run(snapshot, until_ms=until_ms, daily=self._daily(snapshot))) as states:
             for progress in states:
                 output = progress.output
                 if output and output.is_answer:
@@ -68,3 +79,14 @@ class Worker:
                 _log.log(level, "task state", extra=log_fields(task))
                 if task.status is Status.QUEUED:
                     self._wakeups.send(task.ref, delay_s=progress.delay_s)
+
+    def _daily(self, snapshot: Snapshot) -> DailyCap | None:
+        charge, task = snapshot.request.charge, snapshot.task
+        if charge is None:
+            return None
+        return DailyCap(
+            self._ledger,
+            Account(charge.key_id, day_of(self._clock())),
+            most_microusd=charge.microusd_per_day,
+            claim=f"{task.task_id[-12:]}#{task.fence}",
+        )

@@ -9,6 +9,9 @@
 | counters | CTR#<shard> | ALL | the transaction of the state they count |
 | spending | USE#<tenant> | <day> | same |
 | engines: `engine:`, `toggle:` and `locked:` of each | ENG | STATE | a swap of a state by the one it replaces |
+| tasks in flight | KEY#<key id> | OPEN | the transaction of the state; at `add` also the key's limit |
+
+API keys and their other counts: dynamodb_keys.py.
 
 Index `open` (open, due) holds what is not final; index `listing` (tenant, created) every task.
 """
@@ -22,8 +25,8 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 from zlib import crc32
 
-from llm_server.orchestration.errors import TaskLost, TaskNotFound
-from llm_server.orchestration.metrics import Counters, change, day_of
+from llm_server.orchestration.errors import TaskLost, TaskNotFound, TooManyInFlight
+from llm_server.orchestration.metrics import Counters, change, day_of, in_flight_change
 from llm_server.orchestration.outputs import Output
 from llm_server.orchestration.ports import Due, EngineRecords, EngineState, Page, SwitchName
 from llm_server.orchestration.snapshot import Request, Snapshot
@@ -52,11 +55,30 @@ class DynamoStore:
         self._draw = draw
         self._counter_shards = counter_shards
 
-    def add(self, task: Task, request: Request) -> None:
+    def add(self, task: Task, request: Request, *, most_in_flight: int | None = None) -> None:
+        if most_in_flight is not None:
+            self._add_limited(task, request, most_in_flight)
+            return
         with suppress(ConditionFailed):  # an earlier try got this far
             self._put_text(task.ref, "REQ", records.encode(request), ConditionExpression="attribute_not_exists(pk)")
         with suppress(ConditionFailed):
             self._transact([self._put_state(task, "attribute_not_exists(pk)"), *self._counts(None, task)])
+
+    def _add_limited(self, task: Task, request: Request, most: int) -> None:
+        """One transaction for all of it, or each refused task would leave its prompt behind."""
+        head = self._put_parts(task.ref, "REQ", records.encode(request))
+        writes = [
+            self._put_state(task, "attribute_not_exists(pk)"),
+            {"Put": {"TableName": self._table, "Item": head}},
+            *self._counts(None, task, most_in_flight=most),
+        ]
+        try:
+            self._transact(writes)
+        except ConditionFailed as error:
+            try:
+                self.peek(task.ref)
+            except TaskNotFound:
+                raise TooManyInFlight(most) from error
 
     def get(self, ref: TaskRef) -> Snapshot:
         snapshot = self._read(ref)
@@ -219,7 +241,15 @@ class DynamoStore:
             put["Item"] |= {"open": {"S": f"OPEN#{shard}"}, "due": items.number(task.due_ms)}
         return {"Put": put | ({"ExpressionAttributeValues": values} if values else {})}
 
-    def _counts(self, before: Task | None, after: Task) -> Iterator[dict[str, Any]]:
+    def _counts(
+        self, before: Task | None, after: Task, *, most_in_flight: int | None = None
+    ) -> Iterator[dict[str, Any]]:
+        if step := in_flight_change(before, after):
+            flight = items.addition(self._table, items.in_flight_key(after.counted_for), {"tasks": step})
+            if most_in_flight is not None:
+                flight["ConditionExpression"] = "attribute_not_exists(#tasks) OR #tasks < :most"
+                flight["ExpressionAttributeValues"][":most"] = items.number(most_in_flight)
+            yield {"Update": flight}
         delta = change(before, after).nonzero()
         if delta:
             key = {"pk": {"S": f"CTR#{self._draw(self._counter_shards)}"}, "sk": {"S": "ALL"}}

@@ -30,6 +30,11 @@ def key(ref: TaskRef, sk: str) -> dict[str, dict[str, str]]:
     return {"pk": {"S": partition(ref)}, "sk": {"S": sk}}
 
 
+def in_flight_key(key_id: str) -> dict[str, dict[str, str]]:
+    """Where the open tasks of an API key are counted."""
+    return {"pk": {"S": f"KEY#{key_id}"}, "sk": {"S": "OPEN"}}
+
+
 def ref(row: Mapping[str, Any]) -> TaskRef:
     """The task an item belongs to, by its partition."""
     _, tenant, task_id = row["pk"]["S"].split("#", 2)

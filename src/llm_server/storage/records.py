@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from llm_server.orchestration.errors import InvalidInput
+from llm_server.orchestration.key import Key
 from llm_server.orchestration.outputs import Output
 from llm_server.orchestration.ports import EngineState, EngineSwitch
 from llm_server.orchestration.snapshot import Request
@@ -15,11 +16,12 @@ REQUEST = msgspec.json.Decoder(Request)
 OUTPUT = msgspec.json.Decoder(Output)
 ENGINE_STATE = msgspec.json.Decoder(EngineState)
 ENGINE_SWITCH = msgspec.json.Decoder(EngineSwitch)
+KEY = msgspec.json.Decoder(Key)
 
 NAME_MOST_BYTES = 1_000
 
 
-def encode(record: Task | Request | Output | EngineState | EngineSwitch) -> str:
+def encode(record: Task | Request | Output | EngineState | EngineSwitch | Key) -> str:
     return msgspec.json.encode(record).decode()
 
 

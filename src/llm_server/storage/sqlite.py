@@ -6,8 +6,8 @@ import sqlite3
 from collections.abc import Mapping
 from pathlib import Path
 
-from llm_server.orchestration.errors import TaskLost, TaskNotFound
-from llm_server.orchestration.metrics import Counters, change, day_of
+from llm_server.orchestration.errors import TaskLost, TaskNotFound, TooManyInFlight
+from llm_server.orchestration.metrics import Counters, change, day_of, in_flight_change
 from llm_server.orchestration.outputs import Output
 from llm_server.orchestration.ports import Due, EngineRecords, EngineState, EngineSwitch, Page, SwitchName
 from llm_server.orchestration.snapshot import Request, Snapshot
@@ -25,10 +25,12 @@ class SqliteStore:
     def close(self) -> None:
         self._database.close()
 
-    def add(self, task: Task, request: Request) -> None:
+    def add(self, task: Task, request: Request, *, most_in_flight: int | None = None) -> None:
         with self._database.transaction() as db:
             if self._state(db, task.ref) is not None:
                 return
+            if most_in_flight is not None and self._in_flight(db, task.counted_for) >= most_in_flight:
+                raise TooManyInFlight(most_in_flight)
             key = (task.tenant, task.task_id)
             db.execute("INSERT INTO requests VALUES (?, ?, ?)", (*key, records.encode(request)))
             row = (*key, task.status, task.role, records.listing_key(task), task.due_ms, records.encode(task))
@@ -172,7 +174,15 @@ class SqliteStore:
         db.execute("INSERT OR REPLACE INTO outputs VALUES (?, ?, ?, ?)", row)
 
     @staticmethod
+    def _in_flight(db: sqlite3.Connection, key_id: str) -> int:
+        row = db.execute("SELECT tasks FROM in_flight WHERE key_id = ?", (key_id,)).fetchone()
+        return int(row[0]) if row else 0
+
+    @staticmethod
     def _count(db: sqlite3.Connection, before: Task | None, after: Task) -> None:
+        if step := in_flight_change(before, after):
+            add = "INSERT INTO in_flight VALUES (?, ?) ON CONFLICT DO UPDATE SET tasks = tasks + excluded.tasks"
+            db.execute(add, (after.counted_for, step))
         delta = change(before, after).nonzero()
         if delta:
             db.execute(f"UPDATE counters SET {', '.join(f'{n} = {n} + ?' for n in delta)}", tuple(delta.values()))

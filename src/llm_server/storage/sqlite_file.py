@@ -35,6 +35,15 @@ CREATE TABLE IF NOT EXISTS engines (name TEXT PRIMARY KEY, body TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS switches (name TEXT PRIMARY KEY, body TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS messages (id INTEGER PRIMARY KEY, ref TEXT NOT NULL, visible_ms INTEGER NOT NULL);
 CREATE INDEX IF NOT EXISTS visible ON messages (visible_ms, id);
+CREATE TABLE IF NOT EXISTS keys (key_id TEXT PRIMARY KEY, body TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS in_flight (key_id TEXT PRIMARY KEY, tasks INTEGER NOT NULL);
+CREATE TABLE IF NOT EXISTS key_requests (
+    key_id TEXT NOT NULL, minute INTEGER NOT NULL, requests INTEGER NOT NULL, PRIMARY KEY (key_id, minute));
+CREATE TABLE IF NOT EXISTS key_spending (
+    key_id TEXT NOT NULL, day TEXT NOT NULL, microusd INTEGER NOT NULL, PRIMARY KEY (key_id, day));
+CREATE TABLE IF NOT EXISTS key_reservations (
+    key_id TEXT NOT NULL, day TEXT NOT NULL, name TEXT NOT NULL, microusd INTEGER NOT NULL,
+    PRIMARY KEY (key_id, day, name));
 """
 VERSION = 1
 """Of the tables above, kept in the file as `user_version`; a table more does not change it: a file is given it here."""

@@ -169,6 +169,7 @@ def loop() -> Iterator[None]:
 def test_api_gateway_gets_the_same_bodies(server: CalledServer, server_on: ServerOn) -> None:
     """Under Mangum, which has error answers of its own: 202, 422, 500 and 503 look as they do embedded."""
     event = json.loads((EVENTS / "api-v2-post-task.json").read_text(encoding="utf-8"))
+    event["headers"] |= server.with_key().headers
     broken, down = FailingStore(server.store, BOOM), FailingStore(server.store, DOWN)
     calls = [
         (server, event),

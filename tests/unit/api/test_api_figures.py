@@ -105,7 +105,9 @@ def test_usage_is_what_the_tenant_spent_today_and_has_in_flight(server: CalledSe
         "day": day_of(now_ms()),
         "spent_microusd": 42,
         "tasks_in_flight": 1,
-        "limits": {},
+        "limits": {"requests_per_minute": None, "tasks_in_flight": None, "usd_per_day": None},
+        "charged_microusd": None,
+        "unsettled_microusd": None,
     }
 
 

@@ -42,9 +42,11 @@ def test_every_error_is_described_by_our_own_model() -> None:
 
 def test_generated_calls_are_answered_as_described(server: CalledServer) -> None:
     """Every check of schemathesis, on data that fits the document and on data that does not, and on chains of calls."""
+    token = server.with_key().headers["authorization"].removeprefix("Bearer ")
     config = SchemathesisConfig.from_dict(
         {
             "seed": 1,
+            "auth": {"openapi": {"bearer": {"bearer": token}}},
             "continue-on-failure": True,
             "suppress-health-check": ["too_slow"],  # a busy machine is no finding
             "generation": {"mode": "all", "max-examples": 100, "deterministic": True, "database": "none"},

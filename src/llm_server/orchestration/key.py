@@ -1,0 +1,136 @@
+"""The API key: whose it is, what it allows, how much of it; the store holds a digest, never the secret."""
+
+from __future__ import annotations
+
+import hmac
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from hashlib import sha256
+
+from llm_server.orchestration.errors import InvalidInput
+
+SCOPES = ("tasks", "metrics", "admin")
+"""tasks: tasks, usage, catalog. metrics: the figures of the whole server. admin: its engines and keys."""
+
+LOCAL_TENANT = "local"
+_PREFIX = "llms"
+_NAME = re.compile(r"[^\x00-\x1f\x7f-\x9f]{0,100}")
+_TENANT = re.compile(r"[a-z0-9-]{1,40}")
+_ID = re.compile(r"[0-9a-f]{12}")
+_TOKEN = re.compile(rf"{_PREFIX}_([0-9a-f]{{12}})_([0-9a-f]{{64}})")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeyLimits:
+    """How much a key allows; None is no limit. A minute and a day are those of the clock in UTC."""
+
+    requests_per_minute: int | None = None
+    tasks_in_flight: int | None = None
+    microusd_per_day: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Key:
+    """One key as it is stored; `digest` is the SHA-256 of its secret as hex. A revoked key is kept, and refused."""
+
+    key_id: str
+    tenant: str
+    scopes: tuple[str, ...]
+    digest: str
+    created_ms: int
+    name: str = ""
+    limits: KeyLimits = field(default_factory=KeyLimits)
+    revoked_ms: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Payer:
+    """The key a call was made with, and the limits it sets."""
+
+    key_id: str
+    limits: KeyLimits
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Caller:
+    """Who calls: one tenant's key, or nobody in particular on a server without keys (`payer` is None)."""
+
+    tenant: str = LOCAL_TENANT
+    scopes: tuple[str, ...] = SCOPES
+    payer: Payer | None = None
+
+    @classmethod
+    def of(cls, key: Key) -> Caller:
+        return cls(tenant=key.tenant, scopes=key.scopes, payer=Payer(key_id=key.key_id, limits=key.limits))
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """What a key's calls are charged to: the key on one UTC day (`YYYY-MM-DD`)."""
+
+    key_id: str
+    day: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeyUse:
+    """What was charged to an account and what its key has in flight, each counted only where the key limits it.
+
+    `unsettled_microusd` is the part of the charge that was set aside for calls which have not ended, or whose worker
+    died: what such a call cost nobody knows, so its worst case stays charged.
+    """
+
+    charged_microusd: int = 0
+    unsettled_microusd: int = 0
+    tasks_in_flight: int = 0
+
+
+def checked_tenant(name: str) -> str:
+    """Return a tenant's name. Raises InvalidInput when none can have it."""
+    if not _TENANT.fullmatch(name):
+        raise InvalidInput("tenant", "A tenant's name has 1 to 40 characters of a to z, 0 to 9 and -.")
+    return name
+
+
+def checked_name(name: str) -> str:
+    """Return what people call a key. Raises InvalidInput when it is too long or steers a terminal."""
+    if not _NAME.fullmatch(name):
+        raise InvalidInput("name", "A key's name has at most 100 characters and no control characters.")
+    return name
+
+
+def checked_scopes(names: Sequence[str]) -> tuple[str, ...]:
+    """Return scopes in their order, each once. Raises InvalidInput for one that is unknown, or none at all."""
+    for name in names:
+        if name not in SCOPES:
+            raise InvalidInput("scopes", f"Unknown scope {name[:60]!r}; known are {', '.join(SCOPES)}.")
+    if not names:
+        raise InvalidInput("scopes", f"A key needs at least one scope; known are {', '.join(SCOPES)}.")
+    return tuple(name for name in SCOPES if name in names)
+
+
+def is_id(text: str) -> bool:
+    """Whether a key can have this id at all; strangers ask for any."""
+    return _ID.fullmatch(text) is not None
+
+
+def token_of(key_id: str, secret: str) -> str:
+    """The one text that is the key: `llms_<id>_<secret>`, both in hex."""
+    return f"{_PREFIX}_{key_id}_{secret}"
+
+
+def parsed(token: str) -> tuple[str, str] | None:
+    """The id and the secret of a token; None when it cannot be one of ours."""
+    found = _TOKEN.fullmatch(token)
+    return (found[1], found[2]) if found else None
+
+
+def digest_of(secret: str) -> str:
+    """SHA-256 as hex; a secret of 256 random bits needs neither salt nor a slow hash."""
+    return sha256(secret.encode()).hexdigest()
+
+
+def holds(key: Key, secret: str) -> bool:
+    """Whether a secret is the key's, in a time that does not tell how much of it was right."""
+    return hmac.compare_digest(key.digest, digest_of(secret))

@@ -1,0 +1,115 @@
+"""The promises of the KeyStore port, on every adapter: keys are kept, and what they limit is counted exactly."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from at_once import at_once
+from builders import a_key
+from llm_server.orchestration.key import Account, KeyLimits, KeyUse
+from llm_server.orchestration.ports import KeyStore
+
+TODAY = Account("0123456789ab", "2025-10-09")
+OTHERS = (Account("0123456789ab", "2025-10-10"), Account("ba9876543210", "2025-10-09"))
+
+
+def test_a_key_comes_back_as_it_was_put(key_store: KeyStore) -> None:
+    limits = KeyLimits(requests_per_minute=60, tasks_in_flight=5, microusd_per_day=1_500_000)
+    key = a_key(tenant="acme", scopes=("tasks", "admin"), name="Grüße 🌍", limits=limits)
+    key_store.put_key(key)
+
+    assert key_store.key(key.key_id) == key
+    assert key_store.key("ffffffffffff") is None
+
+
+def test_a_key_is_replaced_by_the_one_with_its_id(key_store: KeyStore) -> None:
+    key = a_key()
+    key_store.put_key(key)
+    key_store.put_key(replace(key, revoked_ms=key.created_ms + 1))
+
+    assert key_store.all_keys() == [replace(key, revoked_ms=key.created_ms + 1)]
+
+
+def test_whether_there_are_keys_is_known_without_reading_them_all(key_store: KeyStore) -> None:
+    before = key_store.has_keys()
+    keys = [a_key() for _ in range(3)]
+    for key in keys:
+        key_store.put_key(key)
+
+    assert (before, key_store.has_keys()) == (False, True)
+    assert sorted(key.key_id for key in key_store.all_keys()) == sorted(key.key_id for key in keys)
+
+
+def test_the_requests_of_a_minute_are_counted_down_and_given_anew(key_store: KeyStore) -> None:
+    one = [key_store.count_request("k1", 100, most=3) for _ in range(5)]
+
+    assert one == [2, 1, 0, None, None]
+    assert key_store.count_request("k1", 101, most=3) == 2
+    assert key_store.count_request("k2", 100, most=3) == 2
+
+
+def test_64_racers_get_no_more_requests_than_a_minute_has(key_store: KeyStore) -> None:
+    taken = at_once(lambda _: key_store.count_request("k1", 100, most=20), range(64))
+
+    assert sorted(left for left in taken if left is not None) == list(range(20))
+
+
+def test_what_is_reserved_is_charged_until_it_is_settled(key_store: KeyStore) -> None:
+    first = key_store.reserve(TODAY, "t1#1", 600, most_microusd=1_000)
+    charged = key_store.use(TODAY)
+    key_store.settle(TODAY, "t1#1", 600, 150)
+
+    assert first is None
+    assert charged == KeyUse(charged_microusd=600, unsettled_microusd=600)
+    assert key_store.use(TODAY) == KeyUse(charged_microusd=150)
+    assert [key_store.use(other) for other in OTHERS] == [KeyUse()] * 2
+
+
+def test_what_would_go_above_the_cap_is_not_charged_and_told_what_is_left(key_store: KeyStore) -> None:
+    """Exactly the cap fits; nothing is left after it but what is free."""
+    key_store.reserve(TODAY, "t1#1", 600, most_microusd=1_000)
+
+    assert key_store.reserve(TODAY, "t1#2", 401, most_microusd=1_000) == 400
+    assert key_store.reserve(TODAY, "t1#3", 2_000, most_microusd=1_000) == 400
+    assert key_store.reserve(TODAY, "t1#4", 400, most_microusd=1_000) is None
+    assert key_store.reserve(TODAY, "t1#5", 1, most_microusd=1_000) == 0
+    assert key_store.use(TODAY) == KeyUse(charged_microusd=1_000, unsettled_microusd=1_000)
+
+
+def test_a_reservation_and_its_settlement_can_be_repeated(key_store: KeyStore) -> None:
+    """A reply that was lost is asked for again: neither may count twice."""
+    repeated = [key_store.reserve(TODAY, "t1#1", 600, most_microusd=1_000) for _ in range(2)]
+    reserved = key_store.use(TODAY)
+    for _ in range(2):
+        key_store.settle(TODAY, "t1#1", 600, 100)
+
+    assert repeated == [None, None]
+    assert reserved.charged_microusd == 600
+    assert key_store.use(TODAY) == KeyUse(charged_microusd=100)
+
+
+def test_a_settlement_of_nothing_reserved_changes_nothing(key_store: KeyStore) -> None:
+    key_store.settle(TODAY, "t1#1", 600, 100)
+
+    assert key_store.use(TODAY) == KeyUse()
+
+
+@pytest.mark.parametrize("cost", [0, 70, 100])
+def test_64_racers_never_charge_more_than_the_cap(key_store: KeyStore, cost: int) -> None:
+    """Each sets 100 aside, and gives back what its call did not cost; at no moment is more charged than allowed."""
+    seen: list[int] = []
+
+    def race(n: int) -> int:
+        if key_store.reserve(TODAY, f"t{n}#1", 100, most_microusd=1_050) is not None:
+            return 0
+        seen.append(key_store.use(TODAY).charged_microusd)
+        key_store.settle(TODAY, f"t{n}#1", 100, cost)
+        return cost
+
+    spent = sum(at_once(race, range(64)))
+
+    assert max(seen) <= 1_050
+    assert key_store.use(TODAY) == KeyUse(charged_microusd=spent)
+    assert spent <= 1_050

@@ -1,0 +1,104 @@
+"""A key's tasks in flight: counted with the task's own change, and never more than the key allows."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from at_once import at_once
+from builders import NOW_MS, a_failure, a_request, a_task, an_output, claimed
+from llm_server.orchestration.errors import TaskNotFound, TooManyInFlight
+from llm_server.orchestration.key import Account
+from llm_server.orchestration.ports import KeyStore, Store
+from llm_server.orchestration.task import Task
+
+KEY = "0123456789ab"
+
+
+def a_counted_task() -> Task:
+    return a_task(tenant="acme", counted_for=KEY)
+
+
+def in_flight(key_store: KeyStore, key_id: str = KEY) -> int:
+    return key_store.use(Account(key_id, "2025-10-09")).tasks_in_flight
+
+
+def added(store: Store, *, most: int) -> bool:
+    try:
+        store.add(a_counted_task(), a_request(), most_in_flight=most)
+    except TooManyInFlight:
+        return False
+    return True
+
+
+def test_a_task_is_in_flight_until_it_is_final(store: Store, key_store: KeyStore) -> None:
+    """Completed, failed or cancelled; a claim and a release change nothing."""
+    tasks = [a_counted_task() for _ in range(3)]
+    for task in tasks:
+        store.add(task, a_request(), most_in_flight=3)
+    working = [claimed(task) for task in tasks]
+    for before, after in zip(tasks, working, strict=True):
+        store.save(before, after)
+    open_tasks = in_flight(key_store)
+    failure = a_failure()
+    store.save(working[0], working[0].completed(an_output()))
+    store.save(working[1], working[1].failed(failure), failure)
+    left = in_flight(key_store)
+    store.save(working[2], working[2].rejected(now_ms=NOW_MS))
+
+    assert (open_tasks, left, in_flight(key_store)) == (3, 1, 0)
+
+
+def test_a_task_above_the_limit_is_refused_and_leaves_nothing(store: Store, key_store: KeyStore) -> None:
+    assert [added(store, most=2) for _ in range(2)] == [True, True]
+    refused = a_counted_task()
+    with pytest.raises(TooManyInFlight):
+        store.add(refused, a_request(), most_in_flight=2)
+
+    with pytest.raises(TaskNotFound):
+        store.get(refused.ref)
+    assert in_flight(key_store) == 2
+    assert store.overview()[0].total == 2
+
+
+def test_adding_the_same_task_again_is_not_refused_nor_counted(store: Store, key_store: KeyStore) -> None:
+    """Also when it was the last that fitted: a reply that was lost is asked for again."""
+    task = a_counted_task()
+    for _ in range(2):
+        store.add(task, a_request(), most_in_flight=1)
+
+    assert (in_flight(key_store), store.overview()[0].total) == (1, 1)
+
+
+def test_a_task_nobody_counts_is_in_no_keys_way(store: Store, key_store: KeyStore) -> None:
+    store.add(a_task(tenant="acme"), a_request())
+
+    assert in_flight(key_store) == 0
+    assert added(store, most=1)
+
+
+def test_a_finish_that_is_repeated_is_counted_once(store: Store, key_store: KeyStore) -> None:
+    task = a_counted_task()
+    store.add(task, a_request(), most_in_flight=5)
+    working = claimed(task)
+    store.save(task, working)
+    done = working.completed(an_output())
+    for _ in range(2):
+        store.save(working, done)
+
+    assert in_flight(key_store) == 0
+
+
+def test_64_racers_never_have_more_in_flight_than_allowed(store: Store, key_store: KeyStore) -> None:
+    fits = at_once(lambda _: added(store, most=10), range(64))
+
+    assert (fits.count(True), in_flight(key_store), store.overview()[0].total) == (10, 10, 10)
+
+
+def test_a_long_prompt_comes_back_whole_from_a_counted_task(store: Store) -> None:
+    """It takes more than one item of the table."""
+    task, request = a_counted_task(), replace(a_request(), prompt="é" * 400_000)
+    store.add(task, request, most_in_flight=1)
+
+    assert store.get(task.ref).request == request

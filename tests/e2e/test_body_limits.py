@@ -1,0 +1,106 @@
+"""The size of a body is limited before it is parsed, however its length is told; seen on the real server's socket."""
+
+from __future__ import annotations
+
+import json
+import socket
+from collections.abc import Iterator
+from urllib.parse import urlsplit
+
+import pytest
+
+from running_server import RunningServer, serving
+
+CHUNK = b" " * 65_536
+HEAD = b"POST /api/v1/tasks HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+GOOD = b'{"prompt": "x"}'
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
+    with serving(tmp_path_factory.mktemp("bodies") / "tasks.db") as server:
+        yield server
+
+
+def exchanged(server: RunningServer, *parts: bytes, hang_up: bool = False) -> bytes:
+    """Send the parts one by one, as long as the server listens; what it answers until it has said a whole body."""
+    url = urlsplit(server.url)
+    with socket.create_connection((url.hostname or "", url.port or 0), timeout=10) as connection:
+        for part in parts:
+            try:
+                connection.sendall(part)
+            except (BrokenPipeError, ConnectionResetError):
+                break
+        if hang_up:
+            connection.shutdown(socket.SHUT_WR)
+        answer = b""
+        while not complete(answer):
+            try:
+                received = connection.recv(65_536)
+            except ConnectionResetError:
+                break
+            if not received:
+                break
+            answer += received
+    return answer
+
+
+def complete(answer: bytes) -> bool:
+    head, found, body = answer.partition(b"\r\n\r\n")
+    length = [line for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:")]
+    return bool(found) and (not length or len(body) >= int(length[0].partition(b":")[2]))
+
+
+def chunked(data: bytes) -> bytes:
+    return b"%x\r\n%s\r\n" % (len(data), data)
+
+
+def test_a_chunked_body_is_cut_off_at_the_limit(server: RunningServer) -> None:
+    """It tells no length; what comes is counted. 200,000 characters of 12 bytes, and 64 KiB, are the most."""
+    answer = exchanged(server, HEAD + b"Transfer-Encoding: chunked\r\n\r\n", *[chunked(CHUNK)] * 80)
+
+    assert answer.startswith(b"HTTP/1.1 413 ")
+    assert json.loads(answer.partition(b"\r\n\r\n")[2])["detail"].startswith("The body is too large")
+
+
+def test_a_chunked_body_within_the_limit_is_taken(server: RunningServer) -> None:
+    parts = [chunked(GOOD[:7]), chunked(GOOD[7:]), b"0\r\n\r\n"]
+
+    assert exchanged(server, HEAD + b"Transfer-Encoding: chunked\r\n\r\n", *parts).startswith(b"HTTP/1.1 202 ")
+
+
+def test_a_length_above_the_limit_is_refused_before_the_body_comes(server: RunningServer) -> None:
+    assert exchanged(server, HEAD + b"Content-Length: 99999999\r\n\r\n").startswith(b"HTTP/1.1 413 ")
+
+
+@pytest.mark.parametrize("length", [b"-1", b"many", b"1e3", b"0x10", b""])
+def test_a_length_that_is_none_is_refused(server: RunningServer, length: bytes) -> None:
+    answer = exchanged(server, HEAD + b"Content-Length: " + length + b"\r\n\r\n" + GOOD, hang_up=True)
+
+    assert answer.startswith(b"HTTP/1.1 4")
+
+
+def test_a_body_longer_than_it_was_said_to_be_is_cut(server: RunningServer) -> None:
+    """What is left over is no second body of this request."""
+    answer = exchanged(server, HEAD + b"Content-Length: 9\r\n\r\n" + GOOD)
+
+    assert answer.startswith(b"HTTP/1.1 400 ")
+
+
+def test_a_body_shorter_than_it_was_said_to_be_makes_no_task(server: RunningServer) -> None:
+    before = server.call("GET", "/metrics").json()["total_requests"]
+    exchanged(server, HEAD + b"Content-Length: 500\r\n\r\n" + GOOD, hang_up=True)
+
+    assert server.call("GET", "/metrics").json()["total_requests"] == before
+
+
+def test_two_lengths_are_no_way_to_smuggle(server: RunningServer) -> None:
+    both = b"Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n"
+    answer = exchanged(server, HEAD + both + chunked(GOOD) + b"0\r\n\r\n", hang_up=True)
+
+    assert answer.startswith(b"HTTP/1.1 4")
+
+
+def test_the_server_is_well_after_all_of_that(server: RunningServer) -> None:
+    assert server.call("GET", "/health").status == 200
+    assert "Traceback" not in server.log.read_text()

@@ -1,0 +1,116 @@
+"""API keys as an operator makes them: on the command line, beside a server that runs."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import urllib3
+
+from running_server import RunningServer, serving, start
+
+TOKEN = re.compile(r"llms_[0-9a-f]{12}_[0-9a-f]{64}\n")
+
+
+def run(db: Path, *arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "llm_server", *arguments]
+    variables = {"PATH": "/usr/bin:/bin", "HOME": str(db.parent), "LLM_SERVER_DB": str(db), **env}
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, env=variables)
+
+
+def made(db: Path, *options: str) -> str:
+    created = run(db, "keys", "create", "--tenant", "acme", *options)
+    assert created.returncode == 0, created.stderr
+    assert TOKEN.fullmatch(created.stdout)
+    return created.stdout.strip()
+
+
+def status(server: RunningServer, token: str = "", path: str = "/tasks") -> int:
+    headers = {"Authorization": f"Bearer {token}"} if token else {}
+    code: int = server.call("GET", path, headers=headers).status
+    return code
+
+
+def test_the_first_key_is_made_while_the_server_runs_and_locks_it_at_once(tmp_path: Path) -> None:
+    db = tmp_path / "tasks.db"
+    with serving(db) as server:
+        before = status(server)
+        token = made(db)
+        after = status(server), status(server, token), status(server, token, "/metrics"), status(server, "", "/health")
+
+    assert "API keys  none, so only this machine is served" in server.printed
+    assert (before, after) == (200, (401, 200, 403, 200))
+
+
+def test_the_commands_send_the_key(tmp_path: Path) -> None:
+    db = tmp_path / "tasks.db"
+    token = made(db, "--scope", "tasks,metrics")
+    with serving(db) as server:
+        no_key = run(db, "metrics", "--url", server.url)
+        by_environment = run(db, "submit", "Say hello.", "--url", server.url, "--json", LLM_SERVER_API_KEY=token)
+        by_option = run(db, "metrics", "--url", server.url, "--json", "--key", token)
+
+    assert (no_key.returncode, "A valid API key is needed" in no_key.stderr) == (2, True)
+    assert json.loads(by_environment.stdout)["status"] == "Completed"
+    assert json.loads(by_option.stdout)["total_requests"] == 1
+    assert "API keys  every call needs one" in server.printed
+    assert token not in server.printed + server.log.read_text()
+
+
+def test_a_key_lets_the_server_be_reached_from_elsewhere(tmp_path: Path) -> None:
+    """Without one it does not start there, and says what to do; and there it is never open."""
+    db = tmp_path / "tasks.db"
+    process, log = start(db, "--host", "0.0.0.0")
+    process.communicate(timeout=20)
+    token = made(db)
+    with serving(db, "--host", "0.0.0.0") as server:
+        port = urllib3.util.parse_url(server.url).port
+        server.url = f"http://127.0.0.1:{port}"
+        answers = status(server), status(server, token)
+
+    assert process.returncode == 1
+    assert "llm-server keys create --tenant NAME" in log.read_text()
+    assert answers == (401, 200)
+
+
+def test_keys_are_listed_without_secrets_and_revoked(tmp_path: Path) -> None:
+    db = tmp_path / "tasks.db"
+    limits = ["--requests-per-minute", "60", "--tasks-in-flight", "5", "--usd-per-day", "1.5", "--name", "CI"]
+    token = made(db, "--scope", "tasks,admin", *limits)
+    _, key_id, secret = token.split("_")
+    revoked = run(db, "keys", "revoke", key_id)
+    listed = run(db, "keys", "list")
+
+    assert revoked.returncode == 0
+    for said in (
+        key_id,
+        "acme",
+        "tasks,admin",
+        "60 requests a minute",
+        "5 tasks in flight",
+        "1.5 USD a day",
+        "revoked",
+    ):
+        assert said in listed.stdout
+    assert secret not in listed.stdout + listed.stderr + revoked.stdout + revoked.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["create", "--tenant", "Acme"], "tenant's name"),
+        (["create", "--tenant", "acme", "--scope", "root"], "Unknown scope 'root'"),
+        (["create", "--tenant", "acme", "--scope", ","], "at least one scope"),
+        (["create", "--tenant", "acme", "--tasks-in-flight", "0"], "--tasks-in-flight"),
+        (["revoke", "ffffffffffff"], "No key has this id"),
+    ],
+)
+def test_a_wrong_word_is_named(tmp_path: Path, arguments: list[str], named: str) -> None:
+    done = run(tmp_path / "tasks.db", "keys", *arguments)
+
+    assert (done.returncode, done.stdout) == (2, "")
+    assert named in done.stderr

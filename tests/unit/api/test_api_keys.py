@@ -1,0 +1,266 @@
+"""Who may do what: no key, a wrong one, one without the scope, one that used its requests up."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import asgi
+from called_server import CalledServer, called_server
+from llm_server.api.app import create_app
+from llm_server.orchestration.key import SCOPES
+
+OPEN = {"/api/v1/health"}
+BODY = {"headers": asgi.JSON, "parts": [b'{"prompt": "x"}']}
+
+
+@pytest.fixture
+def locked(server: CalledServer) -> CalledServer:
+    """A server with a key, called without one."""
+    server.with_key()
+    return server
+
+
+@pytest.fixture(scope="module")
+def locked_for_all(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CalledServer]:
+    with called_server(tmp_path_factory.mktemp("locked")) as server:
+        server.with_key()
+        yield server
+
+
+def routes(server: CalledServer) -> list[tuple[str, str]]:
+    """Every method and path of the API, with something in the place of an id."""
+    paths = server.app.openapi()["paths"]
+    found = [(method.upper(), re.sub(r"{\w+}", "t1", path)) for path, methods in paths.items() for method in methods]
+    assert len(found) > 10
+    return found
+
+
+def test_every_route_but_health_wants_a_key(locked: CalledServer) -> None:
+    """Before anything of the body is read: a stranger learns nothing from a parser."""
+    refused = {path: locked.call(method, path, **BODY) for method, path in routes(locked) if path not in OPEN}
+
+    assert {answer.status for answer in refused.values()} == {401}
+    assert {answer.headers["www-authenticate"] for answer in refused.values()} == {"Bearer"}
+    assert {answer.taken for answer in refused.values()} == {0}
+    assert locked.get("health").status == 200
+
+
+def test_unknown_wrong_and_revoked_are_not_told_apart(locked: CalledServer) -> None:
+    made = locked.with_key()
+    good = made.headers["authorization"].removeprefix("Bearer ")
+    key_id = good.split("_")[1]
+    revoked = locked.with_key()
+    locked.service.keys.revoke(revoked.headers["authorization"].split("_")[1])
+    sent: list[Mapping[str, str]] = [
+        {},
+        {"authorization": ""},
+        {"authorization": "Bearer"},
+        {"authorization": "Bearer llms_ffffffffffff_" + "0" * 64},
+        {"authorization": f"Bearer llms_{key_id}_" + "0" * 64},
+        {"authorization": f"Basic {good}"},
+        {"x-api-key": "nonsense", "authorization": f"Bearer {good}"},
+        revoked.headers,
+    ]
+
+    answers = [locked.call("GET", "tasks", headers=headers) for headers in sent]
+
+    def shown(answer: asgi.Answer) -> Any:
+        return answer.status, answer.body, {k: v for k, v in answer.headers.items() if k != "x-request-id"}
+
+    assert made.get("tasks").status == 200
+    assert answers[0].status == 401
+    assert all(shown(answer) == shown(answers[0]) for answer in answers)
+
+
+@pytest.mark.parametrize("sent", ["Bearer {}", "bearer {}", "BEARER  {} "])
+def test_a_key_is_taken_from_either_header(locked: CalledServer, sent: str) -> None:
+    token = locked.with_key().headers["authorization"].removeprefix("Bearer ")
+
+    assert locked.get("tasks", authorization=sent.format(token)).status == 200
+    assert locked.get("tasks", x_api_key=token, authorization="Bearer eyJhbGciOi.J9.sig").status == 200
+
+
+@pytest.mark.parametrize("scope", SCOPES)
+def test_a_key_is_good_for_its_scope_alone(locked: CalledServer, scope: str) -> None:
+    caller = locked.with_key("acme", scope)
+    needed = {"metrics": "metrics", "keys": "admin", "engines": "admin"}
+    for method, path in routes(locked):
+        if path in OPEN:
+            continue
+        want = needed.get(path.removeprefix("/api/v1/").partition("/")[0], "tasks")
+        answer = caller.call(method, path, **BODY)
+
+        assert (answer.status == 403) == (want != scope), path
+        if want != scope:
+            assert answer.json == {"detail": f"The key lacks the scope {want}, which this call needs."}
+
+
+def test_a_route_nobody_thought_of_is_not_open(locked: CalledServer) -> None:
+    """A new path needs the scope tasks until somebody decides otherwise."""
+    metrics_only = locked.with_key("acme", "metrics")
+
+    assert metrics_only.get("usage").status == 403
+
+
+def test_keys_are_made_listed_and_revoked_over_http(server: CalledServer) -> None:
+    """The first over loopback; from then on by a key with the scope admin. The token is told once."""
+    made = server.post({"tenant": "acme", "scopes": ["tasks", "admin"], "name": "CI"}, "keys")
+    admin = replace(server, headers={"authorization": f"Bearer {made.json['token']}"})
+    limits = {"requests_per_minute": 5, "tasks_in_flight": 2, "usd_per_day": 1.5}
+    second = admin.post({"tenant": "globex", "scopes": ["tasks"], "limits": limits}, "keys").json
+    other = replace(server, headers={"x-api-key": second["token"]})
+    listed = admin.get("keys").json["keys"]
+    before = other.get("usage")
+    gone = [admin.call("DELETE", f"keys/{second['key_id']}") for _ in range(2)]
+
+    assert (made.status, server.get("keys").status) == (201, 401)
+    assert [key["key_id"] for key in listed] == [made.json["key_id"], second["key_id"]]
+    assert listed[1] == {name: value for name, value in second.items() if name != "token"}
+    assert listed[1]["limits"] == limits
+    assert not any(key["token"].rpartition("_")[2] in admin.get("keys").body.decode() for key in (made.json, second))
+    assert (before.json["tenant"], before.json["limits"]) == ("globex", limits)
+    assert [(answer.status, answer.body) for answer in gone] == [(204, b"")] * 2
+    assert other.get("usage").status == 401
+    assert admin.get("keys").json["keys"][1]["revoked_at"] is not None
+
+
+@pytest.mark.parametrize("key_id", ["ffffffffffff", "x", "%00", "%ed%a0%80", "x" * 3_000])
+def test_a_key_that_is_none_is_not_found(server: CalledServer, key_id: str) -> None:
+    answer = server.with_key().call("DELETE", f"keys/{key_id}")
+
+    assert (answer.status, answer.detail) == (404, "No key has this id.")
+
+
+@pytest.mark.parametrize(
+    ("body", "named"),
+    [
+        ({}, "'tenant' is missing"),
+        ({"tenant": "acme"}, "'scopes' is missing"),
+        ({"tenant": "acme", "scopes": []}, "'scopes'"),
+        ({"tenant": "acme", "scopes": ["root"]}, "'scopes.0'"),
+        ({"tenant": "acme", "scopes": "tasks"}, "'scopes'"),
+        ({"tenant": "Acme", "scopes": ["tasks"]}, "'tenant'"),
+        ({"tenant": "a/b", "scopes": ["tasks"]}, "'tenant'"),
+        ({"tenant": "x" * 41, "scopes": ["tasks"]}, "'tenant'"),
+        ({"tenant": "acme", "scopes": ["tasks"], "key_id": "x"}, "known are tenant, scopes, name, limits"),
+        (
+            {"tenant": "acme", "scopes": ["tasks"], "limits": {"rpm": 1}},
+            "known are requests_per_minute, tasks_in_flight, usd_per_day",
+        ),
+        ({"tenant": "acme", "scopes": ["tasks"], "limits": {"requests_per_minute": 0}}, "requests_per_minute"),
+        ({"tenant": "acme", "scopes": ["tasks"], "limits": {"usd_per_day": 0}}, "usd_per_day"),
+        ({"tenant": "acme", "scopes": ["tasks"], "limits": {"tasks_in_flight": 1.5}}, "tasks_in_flight"),
+        ({"tenant": "acme", "scopes": ["tasks"], "name": "a\nb"}, "name"),
+    ],
+)
+def test_a_key_that_cannot_be_is_refused_by_name(locked_for_all: CalledServer, body: object, named: str) -> None:
+    answer = locked_for_all.with_key().post(body, "keys")
+
+    assert (answer.status, named in answer.detail) == (422, True), answer.detail
+
+
+def test_requests_above_the_limit_are_told_when_to_come_again(locked: CalledServer) -> None:
+    """Every answer says what is left, also one that refuses something else."""
+    caller = locked.with_key("acme", "tasks", requests_per_minute=3)
+    answers = [caller.get("tasks"), caller.get("tasks/t1"), caller.post(b"{"), caller.get("tasks"), caller.get("tasks")]
+
+    left = [re.fullmatch(r'"requests";r=(\d);t=(\d+)', answer.headers["ratelimit"]) for answer in answers]
+    assert [answer.status for answer in answers] == [200, 404, 400, 429, 429]
+    assert [found and found[1] for found in left] == ["2", "1", "0", "0", "0"]
+    assert {answer.headers["ratelimit-policy"] for answer in answers} == {'"requests";q=3;w=60'}
+    assert 1 <= int(answers[3].headers["retry-after"]) <= 60
+    assert answers[3].detail == "The key allows 3 requests a minute, and they are used up."
+    assert "ratelimit" not in locked.with_key().get("tasks").headers
+    assert locked.with_key("acme", "tasks", requests_per_minute=1).get("tasks").status == 200  # each key has its own
+
+
+def test_tasks_above_the_limit_wait_for_one_to_end(locked: CalledServer) -> None:
+    caller = locked.with_key("acme", "tasks", tasks_in_flight=2)
+    for _ in range(2):
+        caller.created()
+    refused, used = caller.post({"prompt": "x"}), caller.get("usage").json
+    locked.work()
+
+    assert (refused.status, int(refused.headers["retry-after"])) == (429, 5)
+    assert refused.detail == "The key allows 2 tasks in flight, and so many are; wait for one to end."
+    assert used["tasks_in_flight"] == 2
+    assert caller.post({"prompt": "x"}).status == 202
+    assert caller.get("usage").json["tasks_in_flight"] == 1
+
+
+def test_a_dry_run_takes_no_place(locked: CalledServer) -> None:
+    caller = locked.with_key("acme", "tasks", tasks_in_flight=1)
+    caller.created()
+
+    assert caller.post({"prompt": "x"}, "tasks?dry_run=true").status == 200
+
+
+@pytest.mark.parametrize("host", ["localhost", "localhost:8000", "127.0.0.1:8000", "127.0.0.9", "[::1]:8000", "[::1]"])
+def test_without_keys_loopback_names_are_served(server: CalledServer, host: str) -> None:
+    assert server.get("tasks", host=host).status == 200
+    assert server.post({"prompt": "x"}, host=host, origin=f"http://{host}").status == 202
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"host": "evil.example"},
+        {"host": "evil.example:8000"},
+        {"host": "localhost.evil.example"},
+        {"host": "127.0.0.1.evil.example"},
+        {"host": "192.168.0.7"},
+        {"host": "0.0.0.0"},
+        {"host": "[::]"},
+        {"host": "[oops"},
+        {"host": ""},
+        {"host": "evil.example@localhost.evil.example"},
+        {"host": "localhost", "origin": "https://evil.example"},
+        {"host": "localhost", "origin": "null"},
+        {"host": "localhost", "origin": "http://localhost.evil.example"},
+        {"host": "localhost", "sec-fetch-site": "cross-site"},
+    ],
+)
+def test_without_keys_a_page_of_another_site_gets_nothing(server: CalledServer, headers: dict[str, str]) -> None:
+    """Neither through a name that was made to lead here (DNS rebinding), nor by a form or a script."""
+    for method, path in (("GET", "tasks"), ("POST", "tasks"), ("POST", "tasks/t1/approve"), ("DELETE", "keys/x")):
+        assert server.call(method, path, headers={**asgi.JSON, **headers}, parts=[b'{"prompt": "x"}']).status == 403
+    assert server.get("tasks").json["tasks"] == []
+
+
+def test_with_keys_any_name_is_served(server: CalledServer) -> None:
+    """Behind a proxy it has another name; a page of another site does not have the key."""
+    assert server.with_key().get("tasks", host="llm.example").status == 200
+
+
+def test_a_server_that_others_reach_is_never_open(server: CalledServer) -> None:
+    """On AWS, and embedded on another address than loopback, no call goes without a key, even if there is none."""
+    shut = replace(server, app=create_app(server.service, lambda: "r"))
+
+    assert {shut.call(method, path, **BODY).status for method, path in routes(shut) if path not in OPEN} == {401}
+
+
+def test_the_description_says_where_a_key_goes(server: CalledServer) -> None:
+    described = server.get("openapi.json").json
+    schemes = described["components"]["securitySchemes"]
+
+    assert {scheme["type"] for scheme in schemes.values()} == {"http", "apiKey"}
+    for path, operations in described["paths"].items():
+        wanted = {name for one in next(iter(operations.values())).get("security", []) for name in one}
+        assert wanted == (set() if path in OPEN else set(schemes)), path
+
+
+def test_every_answer_is_typed_private_and_in_no_frame(server: CalledServer, tmp_path: Path) -> None:
+    task_id = server.created()
+    answers = [server.get(path) for path in ("health", "tasks", f"tasks/{task_id}", "tasks/t1", "docs", "/nowhere")]
+
+    assert [answer.headers["x-content-type-options"] for answer in answers] == ["nosniff"] * 6
+    assert [answer.headers["content-security-policy"] for answer in answers] == ["frame-ancestors 'none'"] * 6
+    assert [answer.headers["referrer-policy"] for answer in answers] == ["no-referrer"] * 6
+    assert answers[2].headers["cache-control"] == "private, no-cache"
+    assert {answer.headers["cache-control"] for answer in answers if answer is not answers[2]} == {"no-store"}

@@ -1,0 +1,166 @@
+"""Tenants never meet: on every route, another tenant's task is as if it did not exist."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+import asgi
+from builders import NOW_MS, a_request, a_task, an_output, claimed
+from called_server import CalledServer, called_server
+from llm_server.orchestration.plan import Plan, Step, digest
+from llm_server.orchestration.ports import Store
+from llm_server.orchestration.task import Task
+from llm_server.storage.sqlite import SqliteStore
+
+UNKNOWN = "0197-nobodys-task"
+PLAN = Plan(goal="The goal.", steps=(Step(id="a", role="Writing-Agent", instruction="Write."),)).to_json()
+BODIES = {"approve": {"plan_hash": digest(PLAN)}, "reject": {"plan_hash": digest(PLAN)}}
+"""What an owner would send, by the last word of a path."""
+
+
+def stored(store: Store, tenant: str) -> dict[str, str]:
+    """A task of a tenant in every state; their ids by what they are."""
+    made: dict[str, Task] = {
+        name: a_task(tenant=tenant) for name in ("queued", "working", "awaiting", "done", "failed")
+    }
+    for task in made.values():
+        store.add(task, a_request("The secret of Acme."))
+    working = {name: claimed(task) for name, task in made.items() if name != "queued"}
+    for name, task in working.items():
+        store.save(made[name], task)
+    plan = an_output("PLAN", PLAN)
+    store.save(working["awaiting"], working["awaiting"].awaiting_approval(plan, due_ms=NOW_MS + 10**9), plan)
+    answer = an_output()
+    store.keep(working["done"].ref, answer)
+    store.save(working["done"], working["done"].completed(answer))
+    failure = an_output("TRY#1", None, error="No.")
+    store.save(working["failed"], working["failed"].failed(failure), failure)
+    return {name: task.task_id for name, task in made.items()}
+
+
+@pytest.fixture(scope="module")
+def houses(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[CalledServer, CalledServer, dict[str, str]]]:
+    """Acme, with tasks in every state; Globex; and the ids of Acme's tasks."""
+    with called_server(tmp_path_factory.mktemp("tenants")) as server:
+        acme = server.with_key("acme", "tasks")
+        globex = server.with_key("globex", "tasks")
+        yield acme, globex, stored(server.store, "acme")
+
+
+Houses = tuple[CalledServer, CalledServer, dict[str, str]]
+
+
+def of_a_task(server: CalledServer) -> list[tuple[str, str]]:
+    """Every method and path that names a task."""
+    found = [(m.upper(), path) for path, methods in server.app.openapi()["paths"].items() for m in methods]
+    return [(method, path) for method, path in found if "{task_id}" in path]
+
+
+def shown(answer: asgi.Answer) -> tuple[int, bytes, dict[str, str]]:
+    """All of an answer but the name of the request."""
+    return answer.status, answer.body, {n: v for n, v in answer.headers.items() if n != "x-request-id"}
+
+
+def test_every_route_answers_for_anothers_task_what_it_answers_for_none(houses: Houses) -> None:
+    """In whatever state it is, byte for byte, also to one who knows its ETag and its plan."""
+    acme, globex, ids = houses
+    for method, path in of_a_task(acme):
+        body = json.dumps(BODIES.get(path.rpartition("/")[2], {})).encode()
+        for headers in ({}, {"if-none-match": "*"}, {"if-none-match": '"2"'}, {"idempotency-key": "k-1"}):
+            options: dict[str, Any] = {"headers": asgi.JSON | headers, "parts": [body]}
+            none = shown(globex.call(method, path.replace("{task_id}", UNKNOWN), **options))
+            for task_id in ids.values():
+                foreign = shown(globex.call(method, path.replace("{task_id}", task_id), **options))
+
+                assert foreign == none, (method, path)
+                assert none[0] == 404, (method, path)
+
+
+def test_the_owner_finds_each_of_them(houses: Houses) -> None:
+    """Else the test above would prove nothing; and nothing that was tried has changed them."""
+    acme, _, ids = houses
+
+    statuses = [acme.get(f"tasks/{task_id}").json["status"] for task_id in ids.values()]
+    assert statuses == ["Queued", "Processing", "Planned", "Completed", "Failed"]
+    assert acme.get(f"tasks/{ids['awaiting']}").json["awaiting_approval"] is True
+
+
+def test_a_listing_holds_the_callers_own_tasks(houses: Houses) -> None:
+    """Whatever is filtered, and also from a page that another tenant's token names."""
+    acme, globex, ids = houses
+    own = globex.created()
+    token = acme.get("tasks?page_size=1").json["next_page_token"]
+    queries = ("", "?status=Completed", "?role=Chat-Agent", "?page_size=100", f"?page_token={token}")
+    seen = {t["task_id"] for query in queries for t in globex.get(f"tasks{query}").json["tasks"]}
+
+    assert seen == {own}
+    assert {t["task_id"] for t in acme.get("tasks?page_size=100").json["tasks"]} == set(ids.values())
+
+
+def test_usage_is_the_callers_own(houses: Houses) -> None:
+    acme, globex, _ = houses
+
+    assert [house.get("usage").json["tenant"] for house in (acme, globex)] == ["acme", "globex"]
+    assert b"acme" not in globex.get("usage").body
+
+
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    which=st.integers(0, 100),
+    state=st.sampled_from(["queued", "working", "awaiting", "done", "failed"]),
+    body=st.one_of(st.binary(max_size=60), st.just(json.dumps(BODIES["approve"]).encode())),
+    headers=st.dictionaries(
+        st.sampled_from(["if-none-match", "prefer", "idempotency-key", "content-type", "x-tenant", "cookie"]),
+        st.text(st.characters(min_codepoint=32, max_codepoint=126), max_size=30),
+    ),
+    query=st.sampled_from(["", "?tenant=acme", "?dry_run=true", "?x=1"]),
+)
+def test_no_body_header_or_query_opens_anothers_task(
+    houses: Houses, which: int, state: str, body: bytes, headers: dict[str, str], query: str
+) -> None:
+    acme, globex, ids = houses
+    routes = of_a_task(acme)
+    method, path = routes[which % len(routes)]
+    options: dict[str, Any] = {"headers": asgi.JSON | headers, "parts": [body]}
+
+    answers = [
+        globex.call(method, path.replace("{task_id}", name) + query, **options) for name in (ids[state], UNKNOWN)
+    ]
+    assert shown(answers[0]) == shown(answers[1])
+    assert answers[0].status >= 400
+
+
+class NotedStore:
+    """Notes what is called and hands it on."""
+
+    def __init__(self, inner: SqliteStore) -> None:
+        self._inner = inner
+        self.called: list[str] = []
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        self.called.append(name)
+        found: Callable[..., Any] = getattr(self._inner, name)
+        return found
+
+
+def test_the_store_is_asked_the_same_for_anothers_task_as_for_none(houses: Houses) -> None:
+    """So that the time an answer takes tells nothing either."""
+    acme, globex, ids = houses
+    noted = NotedStore(acme.store)
+    server = replace(acme.on(noted), headers=globex.headers)
+    asked: dict[str, list[list[str]]] = {}
+    for method, path in of_a_task(server):
+        body = json.dumps(BODIES.get(path.rpartition("/")[2], {})).encode()
+        for task_id in (*ids.values(), UNKNOWN):
+            noted.called.clear()
+            server.call(method, path.replace("{task_id}", task_id), headers=asgi.JSON, parts=[body])
+            asked.setdefault(f"{method} {path}", []).append(list(noted.called))
+
+    assert all(each == calls[0] != [] for calls in asked.values() for each in calls), asked

@@ -1,0 +1,222 @@
+"""What a key's day may cost holds for every engine call, whatever happens between sending and storing."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from llm_server.orchestration.budget import Budget, DailyCap
+from llm_server.orchestration.errors import LimitReached, PromptRefused, QuotaExceeded, StorageUnavailable
+from llm_server.orchestration.intake import NewTask
+from llm_server.orchestration.key import Account, Caller, KeyLimits, Payer
+from llm_server.orchestration.ports import EngineCall
+from llm_server.orchestration.task import Mode, Status, TaskRef
+from llm_server.storage.sqlite_keys import SqliteKeys
+from scripted import WAIT_S, ScriptedEngine, a_catalog, a_completion, a_local_engine, an_engine
+from served import Served
+
+KEY = "0123456789ab"
+TODAY = Account(KEY, "2025-10-09")
+COST = 10 + 2 * 20
+"""Of a scripted answer: 10 tokens in at 1, 20 out at 2 micro-USD."""
+
+
+def payer(usd_microusd: int) -> Payer:
+    return Payer(key_id=KEY, limits=KeyLimits(microusd_per_day=usd_microusd))
+
+
+def submitted(served: Served, cap_microusd: int, **asked: object) -> TaskRef:
+    task = served.service.submit("local", NewTask(prompt="Why?", **asked), payer=payer(cap_microusd))  # type: ignore[arg-type]
+    served.refs.append(task.ref)
+    return task.ref
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> Iterator[SqliteKeys]:
+    keys = SqliteKeys(tmp_path / "ledger.db")
+    yield keys
+    keys.close()
+
+
+def test_a_call_is_charged_what_it_cost_on_receipt_usage_and_key_alike(served: Served) -> None:
+    ref = submitted(served, 100_000)
+    served.work()
+    usage = served.service.usage(Caller(payer=payer(100_000)))
+
+    assert served.get(ref).task.receipt.cost_microusd == COST
+    assert usage.charged is not None
+    assert (usage.spent_microusd, usage.charged.charged_microusd, usage.charged.unsettled_microusd) == (COST, COST, 0)
+
+
+def test_a_key_without_a_cap_is_not_written_down(served: Served) -> None:
+    task = served.service.submit("local", NewTask(prompt="Why?"), payer=Payer(key_id=KEY, limits=KeyLimits()))
+    served.refs.append(task.ref)
+    served.work()
+
+    assert served.keys.use(TODAY).charged_microusd == 0
+
+
+def test_answers_grow_short_and_then_end_before_the_cap(served: Served) -> None:
+    """Each task spends what it can get; the last fails and names the limit; nothing goes above it."""
+
+    def answer(call: EngineCall) -> object:
+        return a_completion(tokens_in=10, tokens_out=call.max_output_tokens)
+
+    served.engine = ScriptedEngine(answer)  # type: ignore[arg-type]
+    served.use(a_catalog({"only": an_engine()}))
+    refs = [submitted(served, 12_000) for _ in range(4)]
+    served.work()
+    tasks = [served.get(ref).task for ref in refs]
+
+    assert tasks[0].status is Status.COMPLETED
+    assert tasks[-1].status is Status.FAILED
+    assert tasks[-1].error == "The next engine call could cost more than is left of usd_per_day."
+    assert sum(task.receipt.cost_microusd for task in tasks) == served.keys.use(TODAY).charged_microusd <= 12_000
+
+
+def test_new_tasks_are_refused_once_the_day_is_spent_and_taken_the_next(served: Served) -> None:
+    served.keys.reserve(TODAY, "t#1", 500, most_microusd=500)
+    with pytest.raises(QuotaExceeded, match="usd_per_day"):
+        submitted(served, 500)
+    before = served.service.counters().total
+    served.clock.pass_s(16 * 3600)
+    submitted(served, 500)
+
+    assert (before, served.service.counters().total) == (0, 1)
+
+
+def test_an_engine_that_costs_nothing_answers_when_nothing_is_left(served: Served) -> None:
+    """A cap is on money; the prompt that was accepted is answered where that is free."""
+    served.use(a_catalog({"only": a_local_engine()}))
+    ref = submitted(served, 1)
+    served.work()
+
+    assert served.get(ref).task.status is Status.COMPLETED
+    assert served.keys.use(TODAY).charged_microusd == 0
+
+
+def test_a_price_nobody_knows_cannot_keep_a_cap(served: Served) -> None:
+    served.use(a_catalog({"only": an_engine(price=None)}))
+    ref = submitted(served, 10**9)
+    served.work()
+
+    assert served.get(ref).task.error == "The engine's price is unknown, so usd_per_day cannot be kept."
+
+
+def test_a_worker_that_dies_after_sending_leaves_the_worst_case_charged(served: Served) -> None:
+    """What the call cost nobody knows; usage tells that it is unsettled, and the next delivery pays its own."""
+    served.engine = ScriptedEngine(ZeroDivisionError(), "Hello.")
+    served.use(a_catalog({"only": an_engine()}))
+    ref = submitted(served, 100_000)
+    with pytest.raises(ZeroDivisionError):
+        served.work()
+    crashed = served.keys.use(TODAY)
+    served.clock.pass_s(300)
+    served.service.sweep()
+    served.work()
+    after, receipt = served.keys.use(TODAY), served.get(ref).task.receipt
+
+    assert crashed.charged_microusd == crashed.unsettled_microusd > COST
+    assert receipt.cost_microusd == COST
+    assert after.charged_microusd - after.unsettled_microusd == COST
+    assert after.unsettled_microusd == crashed.unsettled_microusd
+
+
+def test_a_refused_call_costs_nothing(served: Served) -> None:
+    served.engine = ScriptedEngine(PromptRefused("No."))
+    served.use(a_catalog({"only": an_engine()}))
+    submitted(served, 100_000)
+    served.work()
+
+    assert served.keys.use(TODAY).charged_microusd == 0
+
+
+def test_a_tasks_own_limit_and_its_keys_hold_together(ledger: SqliteKeys) -> None:
+    """The smaller cuts the call, and each is given back what the call did not cost."""
+    call = EngineCall(system="", prompt="", max_output_tokens=100)
+    daily = DailyCap(ledger, TODAY, most_microusd=600, claim="t#1")
+    budget = Budget(900, daily)
+    first, reserved = budget.reserve(call, lambda i, o: 10 * o)
+    budget.settle(reserved, 100)
+    second, _ = budget.reserve(call, lambda i, o: 10 * o)
+
+    assert (first.max_output_tokens, reserved.microusd) == (59, 590)
+    assert second.max_output_tokens == 49
+    with pytest.raises(LimitReached, match="usd_per_day"):
+        budget.reserve(call, lambda i, o: 10 * o)
+
+
+def test_a_ledger_that_is_away_keeps_the_answer_and_the_charge(ledger: SqliteKeys) -> None:
+    """An answer that is paid for is not thrown away for the sake of its bookkeeping."""
+
+    class Away(SqliteKeys):
+        def settle(self, *_: object) -> None:
+            raise StorageUnavailable("The database does not answer; try again.")
+
+    ledger.__class__ = Away
+    daily = DailyCap(ledger, TODAY, most_microusd=600, claim="t#1")
+    _, reserved = daily.reserve(EngineCall(system="", prompt="", max_output_tokens=20), 200, lambda i, o: 10 * o)
+    daily.settle(reserved, 100)
+
+    assert ledger.use(TODAY).charged_microusd == 200
+
+
+def test_a_call_that_ends_after_midnight_is_settled_on_the_day_it_was_charged(served: Served) -> None:
+    """Given back to another day it would raise that day's cap."""
+
+    def past_midnight(_: EngineCall) -> str:
+        served.clock.pass_s(120)
+        return "Hello."
+
+    served.clock.pass_s(15 * 3600 + 6 * 60 - 60)
+    served.engine = ScriptedEngine(past_midnight)
+    served.use(a_catalog({"only": an_engine()}))
+    submitted(served, 100_000)
+    served.work()
+
+    assert served.keys.use(TODAY).charged_microusd == COST
+    assert served.keys.use(replace(TODAY, day="2025-10-10")).charged_microusd == 0
+
+
+def test_64_claims_that_share_a_key_never_go_above_its_cap(ledger: SqliteKeys) -> None:
+    """Each is a worker of its own: what binds them is the ledger alone."""
+    start = threading.Barrier(64, timeout=WAIT_S)
+    call = EngineCall(system="", prompt="", max_output_tokens=30)
+
+    def race(n: int) -> int:
+        budget = Budget(None, DailyCap(ledger, TODAY, most_microusd=10_000, claim=f"t{n}#1"))
+        start.wait()
+        spent = 0
+        for _ in range(3):
+            try:
+                _, reserved = budget.reserve(call, lambda i, o: 10 * o)
+            except LimitReached:
+                continue
+            assert ledger.use(TODAY).charged_microusd <= 10_000
+            budget.settle(reserved, reserved.microusd - 7)
+            spent += reserved.microusd - 7
+        return spent
+
+    with ThreadPoolExecutor(64) as pool:
+        spent = sum(pool.map(race, range(64)))
+
+    assert spent == ledger.use(TODAY).charged_microusd <= 10_000
+    assert spent > 9_000
+
+
+def test_a_plan_of_parallel_steps_is_charged_call_by_call(served: Served) -> None:
+    from delivered import planning
+
+    served.engine = planning()
+    served.use(a_catalog({"only": an_engine()}))
+    ref = submitted(served, 10**7, mode=Mode.PLAN)
+    served.work()
+    task = served.get(ref).task
+
+    assert (task.status, task.receipt.calls > 3) == (Status.COMPLETED, True)
+    assert served.keys.use(TODAY).charged_microusd == task.receipt.cost_microusd

@@ -1,0 +1,192 @@
+"""Keys: made once, known by a digest, refused when revoked, held to their limits."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from builders import NOW_MS
+from llm_server.orchestration.errors import InvalidInput, KeyNotFound, QuotaExceeded, Unauthenticated
+from llm_server.orchestration.key import Account, Caller, KeyLimits, Payer
+from llm_server.orchestration.keys import CACHED_MS, Keys
+from llm_server.storage.sqlite_keys import SqliteKeys
+from scripted import Clock
+
+
+class CountedKeys(SqliteKeys):
+    """Counts how often a key is read."""
+
+    reads = 0
+
+    def key(self, key_id: str):  # type: ignore[no-untyped-def]
+        self.reads += 1
+        return super().key(key_id)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[CountedKeys]:
+    store = CountedKeys(tmp_path / "tasks.db")
+    yield store
+    store.close()
+
+
+@pytest.fixture
+def keys(store: CountedKeys, clock: Clock) -> Keys:
+    return Keys(store, clock, os.urandom)
+
+
+def payer_of(caller: Caller) -> Payer:
+    assert caller.payer is not None
+    return caller.payer
+
+
+def test_a_token_is_known_and_says_whose_it_is(keys: Keys) -> None:
+    limits = KeyLimits(requests_per_minute=7)
+    key, token = keys.create("acme", ["admin", "tasks", "tasks"], limits=limits, name="CI")
+
+    assert token.startswith(f"llms_{key.key_id}_")
+    assert keys.caller(token) == Caller(
+        tenant="acme", scopes=("tasks", "admin"), payer=Payer(key_id=key.key_id, limits=limits)
+    )
+    assert keys.all() == [key]
+
+
+def test_the_secret_is_nowhere_in_the_store(keys: Keys, tmp_path: Path) -> None:
+    _, token = keys.create("acme", ["tasks"])
+
+    stored = b"".join(path.read_bytes() for path in tmp_path.iterdir())
+    assert token.rpartition("_")[2].encode() not in stored
+
+
+def test_two_keys_have_nothing_in_common(keys: Keys) -> None:
+    made = [keys.create("acme", ["tasks"]) for _ in range(2)]
+
+    (one, one_token), (two, two_token) = made
+    assert one.key_id != two.key_id
+    assert one_token.rpartition("_")[2] != two_token.rpartition("_")[2]
+
+
+def wrong(token: str) -> list[str]:
+    prefix, key_id, secret = token.split("_")
+    last = "0" if secret[-1] != "0" else "1"
+    return [
+        "",
+        "llms",
+        "llms__",
+        f"{prefix}_{key_id}_{secret[:-1]}{last}",
+        f"{prefix}_{key_id}_{secret.upper()}",
+        f"{prefix}_{key_id}_{secret}0",
+        f"{prefix}_{key_id}_",
+        f"{prefix}_ffffffffffff_{secret}",
+        f"sk_{key_id}_{secret}",
+        f" {token}",
+        f"{token}\n",
+        "llms_é_é",
+    ]
+
+
+@pytest.mark.parametrize("n", range(12))
+def test_what_is_not_the_token_is_not_known(keys: Keys, n: int) -> None:
+    _, token = keys.create("acme", ["tasks"])
+
+    with pytest.raises(Unauthenticated):
+        keys.caller(wrong(token)[n])
+
+
+def test_a_revoked_key_is_refused_at_once_and_elsewhere_within_a_minute(
+    keys: Keys, store: CountedKeys, clock: Clock
+) -> None:
+    """The other process has it in its cache; the answer is that of a key nobody knows."""
+    elsewhere = Keys(store, clock, os.urandom)
+    key, token = keys.create("acme", ["tasks"])
+    elsewhere.caller(token)
+    keys.caller(token)
+    keys.revoke(key.key_id)
+    keys.revoke(key.key_id)
+
+    with pytest.raises(Unauthenticated):
+        keys.caller(token)
+    assert elsewhere.caller(token).tenant == "acme"
+    clock.pass_s(CACHED_MS / 1000)
+    with pytest.raises(Unauthenticated):
+        elsewhere.caller(token)
+    assert [key.revoked_ms for key in keys.all()] == [NOW_MS]
+
+
+def test_a_key_is_read_once_a_minute(keys: Keys, store: CountedKeys, clock: Clock) -> None:
+    _, token = keys.create("acme", ["tasks"])
+    for _ in range(100):
+        keys.caller(token)
+        clock.pass_s(0.5)
+
+    assert store.reads == 1
+
+
+def test_keys_are_required_from_the_first_one_on(keys: Keys, store: CountedKeys, clock: Clock) -> None:
+    """Another process made it; and the last one's revocation opens nothing."""
+    before = keys.required()
+    elsewhere = Keys(store, clock, os.urandom)
+    key, _ = elsewhere.create("acme", ["tasks"])
+    first = keys.required()
+    elsewhere.revoke(key.key_id)
+
+    assert (before, first, keys.required(), Keys(store, clock, os.urandom).required()) == (False, True, True, True)
+
+
+@pytest.mark.parametrize("key_id", ["ffffffffffff", "", "x" * 2_000, "\ud800"])
+def test_a_key_that_is_none_cannot_be_revoked(keys: Keys, key_id: str) -> None:
+    with pytest.raises(KeyNotFound):
+        keys.revoke(key_id)
+
+
+@pytest.mark.parametrize(
+    ("asked", "field"),
+    [
+        ({"tenant": ""}, "tenant"),
+        ({"tenant": "Acme"}, "tenant"),
+        ({"tenant": "a/b"}, "tenant"),
+        ({"tenant": "a#b"}, "tenant"),
+        ({"tenant": "acme\n"}, "tenant"),
+        ({"tenant": "x" * 41}, "tenant"),
+        ({"scopes": []}, "scopes"),
+        ({"scopes": ["root"]}, "scopes"),
+        ({"name": "x" * 101}, "name"),
+        ({"name": "a\nb"}, "name"),
+    ],
+)
+def test_what_no_key_can_have_is_refused_by_name(keys: Keys, asked: dict[str, object], field: str) -> None:
+    with pytest.raises(InvalidInput) as refused:
+        keys.create(**{"tenant": "acme", "scopes": ["tasks"], **asked})  # type: ignore[arg-type]
+
+    assert refused.value.field == field
+    assert keys.all() == []
+
+
+def test_requests_are_counted_by_the_minute_of_the_clock(keys: Keys, clock: Clock) -> None:
+    """NOW is 20 s into a minute."""
+    payer = payer_of(keys.caller(keys.create("acme", ["tasks"], limits=KeyLimits(requests_per_minute=2))[1]))
+    lefts = [keys.count_request(payer) for _ in range(2)]
+    with pytest.raises(QuotaExceeded) as refused:
+        keys.count_request(payer)
+
+    assert [(left.left, left.reset_s) for left in lefts if left] == [(1, 40), (0, 40)]
+    assert (refused.value.retry_after_s, refused.value.requests) == (40, 2)
+    clock.pass_s(40)
+    assert keys.count_request(payer) is not None
+
+
+def test_new_work_waits_for_the_next_day_once_the_money_is_gone(keys: Keys, store: CountedKeys, clock: Clock) -> None:
+    """NOW is 08:53:20 UTC, so midnight is 15 h, 6 min and 40 s away."""
+    payer = payer_of(keys.caller(keys.create("acme", ["tasks"], limits=KeyLimits(microusd_per_day=1_000))[1]))
+    store.reserve(Account(payer.key_id, "2025-10-09"), "t1#1", 999, most_microusd=1_000)
+    keys.check_spending(payer)
+    store.reserve(Account(payer.key_id, "2025-10-09"), "t1#2", 1, most_microusd=1_000)
+    with pytest.raises(QuotaExceeded, match=r"usd_per_day of 0\.001 is used up") as refused:
+        keys.check_spending(payer)
+
+    assert refused.value.retry_after_s == 15 * 3600 + 6 * 60 + 40
+    clock.pass_s(refused.value.retry_after_s)
+    keys.check_spending(payer)
