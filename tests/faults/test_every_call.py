@@ -1,0 +1,87 @@
+"""Each kind of fault at each single call of POST, worker and sweep; an audit after every one of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+
+import pytest
+
+from faults.audits import alarms
+from faults.conftest import Worlds
+from faults.kinds import AWS, Kind
+from faults.ledger import Ledger
+from faults.points import Point
+from faults.world import TICK_S, World
+
+IN_TIME_S = 210 + 60 + TICK_S
+"""Lease, sweep, and a tick of the clock: how soon a task is final, whatever befell it."""
+SWEPT_S = 480
+"""A sweep that moves a task's due time on and dies leaves it to another one, at most twice the task's age later."""
+Faults = Mapping[str, Mapping[int, Kind]]
+Scenario = Callable[[World, Faults], None]
+
+
+def chat(world: World, faults: Faults) -> None:
+    """A question, answered by one role."""
+    world.post("Say hello.", world.process("post", faults.get("post")), mode="Chat")
+    world.deliver(world.process("worker", faults.get("worker")))
+    world.settle(within_s=IN_TIME_S)
+
+
+def plan(world: World, faults: Faults) -> None:
+    """A plan of three steps, one of them reviewed and repaired."""
+    world.post("Build it.", world.process("post", faults.get("post")), mode="Plan", profile="Developer")
+    world.deliver(world.process("worker", faults.get("worker")))
+    world.settle(within_s=IN_TIME_S)
+
+
+def sweep(world: World, faults: Faults) -> None:
+    """A task whose message was lost, and the first sweep that finds it due."""
+    world.post("Say hello.", mode="Chat")
+    world.lose_messages()
+    world.clock.pass_s(world.substrate.sweep_s + 1)
+    world.sweep(world.process("sweeper", faults.get("sweeper")))
+    world.settle(within_s=SWEPT_S)
+
+
+def hits(points: list[Point], kind: Kind) -> Iterator[Point]:
+    """The calls that a kind of fault can happen to."""
+    for point in points:
+        if kind is not Kind.TWICE or point.name in AWS.repeats:
+            yield point
+
+
+@pytest.mark.parametrize("kind", list(Kind))
+@pytest.mark.parametrize("scenario", [chat, plan, sweep])
+def test_no_single_fault_loses_doubles_or_miscounts(
+    worlds: Worlds, scenario: Scenario, kind: Kind, ledger: Ledger
+) -> None:
+    """One call is wasted at most: the one whose answer was not stored yet."""
+    calm = worlds()
+    scenario(calm, {})
+    struck = ("sweeper",) if scenario is sweep else ("post", "worker")
+    points = [point for caller in calm.callers if caller.name in struck for point in caller.points]
+    found = [f"without a fault: {alarm}" for alarm in alarms(calm)]
+    tried = list(hits(points, kind))
+    where, calls = calm.substrate.name, len(calm.engine.calls)
+    for point in tried:
+        world = worlds()
+        scenario(world, {point.caller: {point.number: kind}})
+        found += [f"{point}: {alarm}" for alarm in alarms(world)]
+        if not any(caller.met for caller in world.callers):
+            found.append(f"{point} was not reached")
+        if len(world.engine.calls) > calls + 1:
+            found.append(f"{point}: {len(world.engine.calls)} engine calls instead of {calls}")
+
+    ledger.enter(f"{scenario.__name__}, {kind}", where, len(tried), found)
+
+
+def test_without_a_fault_nothing_is_called_twice(worlds: Worlds) -> None:
+    """The yardstick of the other tests, and wide enough: 10 calls for a question, 25 for a plan."""
+    for scenario, mode in ((chat, "Chat"), (plan, "Plan")):
+        world = worlds()
+        scenario(world, {})
+
+        assert alarms(world) == []
+        assert [world.engine.calls.count(call) for call in world.engine.calls] == [1] * len(world.engine.calls)
+        assert world.sends == world.deliveries - 1 == 1, mode
