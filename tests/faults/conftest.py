@@ -65,6 +65,12 @@ def moto_worlds(moto_substrate: Emulator, handle: Any, monkeypatch: pytest.Monke
 
 
 @pytest.fixture
+def ministack_worlds(ministack_substrate: Emulator, handle: Any) -> Iterator[Worlds]:
+    """Over HTTP, so that calls truly meet; its queue goes by the wall clock."""
+    yield from _worlds(lambda _: Aws(ministack_substrate, handle))
+
+
+@pytest.fixture
 def handle(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """What the worker function does with a batch, over any service."""
     monkeypatch.setenv("LLM_SERVER_TABLE", "not-used")
@@ -73,6 +79,13 @@ def handle(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     monkeypatch.delitem(sys.modules, WORKER, raising=False)
     yield importlib.import_module(WORKER).handle
     sys.modules.pop(WORKER, None)
+
+
+@pytest.fixture(params=["sqlite", pytest.param("ministack", marks=pytest.mark.attack)])
+def racing_worlds(request: pytest.FixtureRequest) -> Worlds:
+    """Make empty worlds where many calls at once are no trouble for the emulator itself."""
+    made: Worlds = request.getfixturevalue(f"{request.param}_worlds")
+    return made
 
 
 @pytest.fixture(params=["sqlite", "moto"])

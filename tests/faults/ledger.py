@@ -1,4 +1,4 @@
-"""The table an attack prints: what was attacked, where, at how many points, and how many alarms it raised."""
+"""The table an attack prints: what was attacked, where, with how many faults, and how many alarms it raised."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ class Row:
 
     attack: str
     where: str
-    points: int
+    faults: int
     alarms: list[str]
     note: str = ""
     seconds: float = 0.0
@@ -25,15 +25,15 @@ class Ledger:
     rows: list[Row] = field(default_factory=list)
     started_s: float = field(default_factory=time.monotonic)
 
-    def enter(self, attack: str, where: str, points: int, alarms: list[str], note: str = "") -> None:
+    def enter(self, attack: str, where: str, faults: int, alarms: list[str], note: str = "") -> None:
         """Write a row, and fail if there is an alarm in it."""
-        self.rows.append(Row(attack, where, points, alarms, note, time.monotonic() - self.started_s))
+        self.rows.append(Row(attack, where, faults, alarms, note, time.monotonic() - self.started_s))
         assert not alarms, "\n".join([f"{attack}: {len(alarms)} alarms", *alarms[:20]])
 
     def table(self) -> list[str]:
-        lines = [f"{'attack':44} {'where':12} {'points':>6} {'alarms':>6} {'s':>6}  measured"]
+        lines = [f"{'attack':44} {'where':12} {'faults':>6} {'alarms':>6} {'s':>6}  measured"]
         for row in self.rows:
-            figures = f"{row.points:>6} {len(row.alarms):>6} {row.seconds:>6.1f}"
+            figures = f"{row.faults:>6} {len(row.alarms):>6} {row.seconds:>6.1f}"
             lines.append(f"{row.attack:44} {row.where:12} {figures}  {row.note}".rstrip())
-        points, alarms = sum(row.points for row in self.rows), sum(len(row.alarms) for row in self.rows)
-        return [*lines, f"{points} points tried, {alarms} alarms"]
+        faults, alarms = sum(row.faults for row in self.rows), sum(len(row.alarms) for row in self.rows)
+        return [*lines, f"{faults} faults injected, {alarms} alarms"]

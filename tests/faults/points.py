@@ -61,7 +61,11 @@ class Caller:
                 self._meanwhile()
             case Kind.TWICE:
                 act()
-        made = act()
+        try:
+            made = act()
+        except Killed:  # by the other side: a prompt can kill
+            self.is_dead = True
+            raise
         if kind is Kind.KILLED_AFTER:
             self.kill()
         if self.is_dead:

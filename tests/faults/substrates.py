@@ -1,4 +1,4 @@
-"""Where the server runs under attack: SQLite in one process, or DynamoDB and SQS; empty at first, on a clock of ours."""
+"""Where the server runs under attack: SQLite in one process, or DynamoDB and SQS, made anew each time."""
 
 from __future__ import annotations
 
@@ -58,6 +58,10 @@ class Substrate(Protocol):
         """Let a worker process messages; what it is done with leaves the queue."""
         ...
 
+    def purge(self) -> None:
+        """Lose every message."""
+        ...
+
     def left(self) -> int:
         """How many messages are anywhere in the queue: waiting, delayed, or in a worker's hands."""
         ...
@@ -101,6 +105,10 @@ class Embedded:
                 service.process(message.ref, owner=message.message_id)
             except StorageUnavailable:
                 continue  # as the worker threads do: the sweep wakes the task again
+
+    def purge(self) -> None:
+        while self._queue.receive(0):
+            pass
 
     def left(self) -> int:
         return self._queue.depth()
@@ -153,6 +161,9 @@ class Aws:
             if message.message_id not in kept and message.handle:
                 self._on.sqs.delete_message(QueueUrl=self._made.queue_url, ReceiptHandle=message.handle)
 
+    def purge(self) -> None:
+        self._on.sqs.purge_queue(QueueUrl=self._made.queue_url)
+
     def left(self) -> int:
         return self._count(self._made.queue_url)
 
@@ -163,9 +174,8 @@ class Aws:
         resources.remove(self._made, dynamodb=self._on.dynamodb, sqs=self._on.sqs)
 
     def _count(self, url: str) -> int:
-        found = self._on.sqs.get_queue_attributes(QueueUrl=url, AttributeNames=["All"])["Attributes"]
-        names = ("", "NotVisible", "Delayed")
-        return sum(int(found[f"ApproximateNumberOfMessages{name}"]) for name in names)  # type: ignore[literal-required]
+        answer = self._on.sqs.get_queue_attributes(QueueUrl=url, AttributeNames=["All"])
+        return sum(int(n) for name, n in answer["Attributes"].items() if name.startswith("ApproximateNumberOf"))
 
 
 def again(ref: TaskRef) -> Message:

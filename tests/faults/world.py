@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cache
 from types import SimpleNamespace
@@ -52,7 +53,10 @@ class World:
     paid_twice: list[str] = field(default_factory=list)
     deliveries: int = 0
     final_after_s: float = 0.0
+    """How long the last `settle` took until all was final, by the world's clock."""
+    tick_s: int = TICK_S
     sweeps: bool = True
+    workers: bool = True
 
     @property
     def store(self) -> Store:
@@ -108,40 +112,35 @@ class World:
         while self.deliver():
             pass
 
-    def lose_messages(self) -> None:
-        """Let every message that waits be received by nobody."""
-        while self.substrate.receive(UNSEEN):
-            pass
-
     def sweep(self, by: Process | None = None) -> None:
-        try:
+        with suppress(Killed, StorageUnavailable):  # the next minute brings the next sweep
             (by or self.process("sweep")).service.sweep()
-        except (Killed, StorageUnavailable):
-            pass  # the next minute brings the next sweep
 
     def pass_s(self, seconds: float) -> None:
         """Let time pass; workers and the sweep do what they do in it."""
         end_ms = self.clock() + round(seconds * 1000)
         while self.clock() < end_ms:
             minute = self.clock() // (SWEEP_EVERY_S * 1000)
-            self.clock.pass_s(min(TICK_S, (end_ms - self.clock()) / 1000))
+            self.clock.pass_s(min(self.tick_s, (end_ms - self.clock()) / 1000))
             if self.sweeps and self.clock() // (SWEEP_EVERY_S * 1000) > minute:
                 self.sweep()
-            self.deliver_all()
+            if self.workers:
+                self.deliver_all()
 
     def hang(self) -> None:
         """What a call of one process misses that hangs until the lease is over, and two minutes more."""
         self.pass_s(self.substrate.lease_s + 120)
+        self.note_final(self.refs())
 
     def settle(self, within_s: float) -> None:
         """Let time pass until every task is final, at most `within_s`; then until every message has come again."""
         start_ms, refs = self.clock(), self.refs()
         self.deliver_all()
-        while not self._all_final(refs) and self.clock() < start_ms + within_s * 1000:
-            self.pass_s(TICK_S)
+        while not self.note_final(refs) and self.clock() < start_ms + within_s * 1000:
+            self.pass_s(self.tick_s)
         self.final_after_s = (self.clock() - start_ms) / 1000
         self.clock.pass_s(self.substrate.visibility_s + 1)
-        self.pass_s(TICK_S)
+        self.pass_s(self.tick_s)
         for ref in refs:
             self.work([again(ref)], self.process("redelivery"))
 
@@ -155,7 +154,8 @@ class World:
             if not token:
                 return found
 
-    def _all_final(self, refs: Sequence[TaskRef]) -> bool:
+    def note_final(self, refs: Sequence[TaskRef]) -> bool:
+        """Remember how the tasks look that are final now; whether all of them are."""
         for ref in refs:
             if ref not in self.final and self.store.peek(ref).status.is_final:
                 self.final[ref] = self.store.get(ref)
