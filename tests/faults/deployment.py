@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -35,19 +35,24 @@ class Crashed(Exception):
 class Deployment:
     """`fates` tells what happens to the calls of a process, by its name."""
 
-    def __init__(self, on: Emulator, engine: FakeEngine, folder: Path, fates: Callable[[str], Fate]) -> None:
+    def __init__(
+        self, on: Emulator, engine: FakeEngine, folder: Path, fates: Callable[[str], Fate], settings: Mapping[str, str]
+    ) -> None:
         self.on = on
         self.log = folder / "functions.log"
         self.environments: list[Environment] = []
         self.proxies: list[FaultyProxy] = []
         self.acknowledged: dict[str, str] = {}
+        self.swept = threading.Event()
+        """Set it when no more sweeps are to come."""
         self._fates = fates
+        self._settings = settings
         self._config = folder / "engines.toml"
-        self._config.write_text("\n".join(_an_engine(n, engine) for n in range(ENGINES)), encoding="utf-8")
+        self._config.write_text("\n".join(an_engine(n, engine) for n in range(ENGINES)), encoding="utf-8")
         on.sqs.set_queue_attributes(QueueUrl=on.queue_url, Attributes={"VisibilityTimeout": str(VISIBILITY_S)})
 
     def environment(self, name: str, handler: str, *, timeout_s: int = 30) -> Environment:
-        """An execution environment of `lambda_api.handler` or `lambda_worker.handler`, and the proxy it calls through."""
+        """An execution environment of one of the two handlers, and the proxy it calls through."""
         proxy = FaultyProxy(
             self.on.endpoint_url or "", self._fates(name), kill=lambda: made.kill(), delay_s=LEASE_S + 1
         )
@@ -73,7 +78,7 @@ class Deployment:
         stop = threading.Event()
         pumps = [self._pump(self.environment(f"worker-{n}", "lambda_worker.handler")) for n in range(workers)]
         loops: list[Callable[[], None]] = [lambda pump=pump: pump.run(stop) for pump in pumps]  # type: ignore[misc]
-        loops.append(lambda: pumps[0].run_sweeps(stop, every_s=SWEEP_EVERY_S))
+        loops.append(lambda: pumps[0].run_sweeps(self.swept, every_s=SWEEP_EVERY_S))
         threads = [threading.Thread(target=loop, daemon=True) for loop in loops]
         for thread in threads:
             thread.start()
@@ -81,6 +86,7 @@ class Deployment:
             yield
         finally:
             stop.set()
+            self.swept.set()
             for thread in threads:
                 thread.join(JOIN_S)
 
@@ -123,15 +129,21 @@ class Deployment:
             "LLM_SERVER_LEASE_S": str(LEASE_S),
             "LLM_SERVER_SWEEP_S": str(SWEEP_S),
             "LLM_SERVER_LOG_LEVEL": "WARNING",
+            **self._settings,
         }
 
 
 @contextmanager
 def deployed(
-    on: Emulator, engine: FakeEngine, folder: Path, fates: Callable[[str], Fate] = lambda name: lambda number: None
+    on: Emulator,
+    engine: FakeEngine,
+    folder: Path,
+    fates: Callable[[str], Fate] = lambda name: lambda number: None,
+    **settings: str,
 ) -> Iterator[Deployment]:
+    """Deploy until the block ends; `settings` are variables of the functions."""
     with ExitStack() as stack:
-        deployment = Deployment(on, engine, folder, fates)
+        deployment = Deployment(on, engine, folder, fates, settings)
         stack.callback(deployment.close)
         yield deployment
 
@@ -142,7 +154,8 @@ def hashed(asked: Any) -> str:
     return answer_to(system, user)
 
 
-def _an_engine(number: int, engine: FakeEngine) -> str:
+def an_engine(number: int, engine: FakeEngine) -> str:
+    """The configuration of an engine."""
     return (
         f'[engines.fake{number}]\nkind = "openai"\nsource = "api"\nmodel = "fake-1"\nbase_url = "{engine.base_url}"\n'
         "timeout_s = 4\nprice = {input = 1, output = 2}\n"
