@@ -16,8 +16,7 @@ ROOT = Path(__file__).resolve().parents[2]
 NEEDED = ("src", "tests", "tools", "events", "data", "template.yaml", "pyproject.toml")
 ATTACK = ("tests/faults", "--ignore=tests/faults/test_storm.py", "--ignore=tests/faults/test_killed_server.py")
 """The quick part in one process; the processes take longer and would catch no other bug."""
-SHOWN = 3
-_CAUGHT = re.compile(r"^FAILED tests/faults/(\S+)", re.MULTILINE)
+_CAUGHT = re.compile(r"^FAILED tests/faults/(.+?)(?: - .*)?$", re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,15 +107,15 @@ def main(names: list[str]) -> int:
         began = time.monotonic()
         caught = attacked(mutant)
         name = mutant.name if mutant else "(none)"
-        print(f"{name:44} {time.monotonic() - began:>5.0f}  {', '.join(caught) or '-'}", flush=True)
+        print(f"{name:44} {time.monotonic() - began:>5.0f}  {caught or '-'}", flush=True)
         if bool(caught) is not bool(mutant):
             escaped.append(name)
     print(f"not as it should be: {', '.join(escaped)}" if escaped else "all caught")
     return 1 if escaped else 0
 
 
-def attacked(mutant: Mutant | None) -> list[str]:
-    """The tests that fail on a copy of the project with the bug in it, the first three."""
+def attacked(mutant: Mutant | None) -> str | None:
+    """The first test that fails on a copy of the project with the bug in it."""
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder)
         for name in NEEDED:
@@ -128,7 +127,7 @@ def attacked(mutant: Mutant | None) -> list[str]:
         if mutant:
             _bitten(copy / mutant.file, mutant)
         run = subprocess.run(
-            [sys.executable, "-m", "pytest", "-q", "--tb=no", "-p", "no:cacheprovider", f"--maxfail={SHOWN}", *ATTACK],
+            [sys.executable, "-m", "pytest", "-q", "--tb=no", "-p", "no:cacheprovider", "-x", *ATTACK],
             cwd=copy,
             env=os.environ | {"PYTHONPATH": str(copy / "src"), "PYTHONDONTWRITEBYTECODE": "1"},
             capture_output=True,
@@ -137,7 +136,8 @@ def attacked(mutant: Mutant | None) -> list[str]:
         )
     if run.returncode not in (0, 1):
         raise RuntimeError(f"the attack could not be run:\n{run.stdout[-2000:]}\n{run.stderr[-2000:]}")
-    return _CAUGHT.findall(run.stdout)
+    caught = _CAUGHT.search(run.stdout)
+    return caught[1] if caught else None
 
 
 def _bitten(file: Path, mutant: Mutant) -> None:

@@ -23,7 +23,7 @@ from llm_server.orchestration.task import Status, TaskRef
 from llm_server.storage.dynamodb import DynamoStore
 
 POISON = "This prompt kills."
-LOCKSTEP_S = {"SQLite": 0.0, "moto": 0.5}
+LOCKSTEP_S = {"SQLite": 0.0, "moto": 0.2}
 """How long those in one process wait for one another; the embedded worker has one task at a time here."""
 LIVES_S = (MAX_DELIVERIES + 2) * 600
 
