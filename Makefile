@@ -15,8 +15,8 @@ run: $(VENV)/.run $(if $(LOCAL),$(VENV)/.local) ## Serve http://localhost:8000, 
 	@exec $(BIN)/llm-server serve --port $(PORT)
 
 test: $(VENV)/.dev ## The whole suite: no account, no Docker
-	$(PYTEST) tests/training # alone: tracing a training run for its coverage takes many times as long
-	$(PYTEST) --ignore=tests/training --cov --cov-report= $(ARGS)
+	$(PYTEST) tests/training tests/faults # alone: traced for their coverage they take many times as long
+	$(PYTEST) --ignore=tests/training --ignore=tests/faults --cov --cov-report= $(ARGS)
 	$(BIN)/coverage report --include='src/llm_server/orchestration/*' --fail-under=95
 	$(BIN)/coverage report --include='src/llm_server/storage/*' --fail-under=95
 

@@ -20,6 +20,7 @@ class Kind(StrEnum):
     KILLED_BEFORE = "killed before"
     KILLED_AFTER = "killed after"
     DELAYED = "delayed beyond the lease"
+    LATE = "reply beyond the lease"
     TWICE = "sent twice"
 
 

@@ -68,6 +68,8 @@ class Caller:
             raise
         if kind is Kind.KILLED_AFTER:
             self.kill()
+        if kind is Kind.LATE:
+            self._meanwhile()
         if self.is_dead:
             raise Killed(self.name)
         if kind is Kind.LOST:
