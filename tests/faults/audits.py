@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 
 from audit import audit as recount
 from faults.engine import answer_to
+from faults.substrates import every_task
 from faults.world import World
+from llm_server.orchestration.ports import Store
 from llm_server.orchestration.snapshot import Snapshot
-from llm_server.orchestration.task import Mode, Status
+from llm_server.orchestration.task import Mode, Status, TaskRef
+from scripted import a_catalog
+
+ROLES = a_catalog({}).roles
 
 
 def alarms(world: World, *, may_fail: Callable[[str], bool] = lambda prompt: False) -> list[str]:
@@ -22,7 +27,7 @@ def alarms(world: World, *, may_fail: Callable[[str], bool] = lambda prompt: Fal
             found.append(f"{ref} has another prompt")
         if ref in world.final and _shown(snapshot) != _shown(world.final[ref]):
             found.append(f"{ref} changed after it was final")
-    return [*found, *_miscounted(world), *_left_over(world), *world.paid_twice]
+    return [*found, *_miscounted(world.store, snapshots), *_left_over(world), *world.paid_twice]
 
 
 def _shown(snapshot: Snapshot) -> tuple[object, ...]:
@@ -49,9 +54,9 @@ def _of_task(world: World, snapshot: Snapshot, may_fail: Callable[[str], bool]) 
         yield f"has {recorded} calls on its receipt and was asked {len(asked)} times"
 
 
-def _miscounted(world: World) -> Iterator[str]:
+def _miscounted(store: Store, refs: Collection[TaskRef]) -> Iterator[str]:
     try:
-        recount(world.store, world.refs())
+        recount(store, refs)
     except AssertionError as wrong:
         yield f"miscounted: {wrong}"
 
@@ -61,3 +66,24 @@ def _left_over(world: World) -> Iterator[str]:
         yield f"{left} messages are left in the queue"
     if dead := world.substrate.dead():
         yield f"{dead} messages are dead letters"
+
+
+def of_processes(store: Store, acknowledged: Mapping[str, str], answered: Mapping[str, int]) -> list[str]:
+    """Everything that is wrong after real processes were killed.
+
+    `acknowledged` prompts by task; `answered` says how often the engine answered a prompt.
+    """
+    refs = every_task(store)
+    found = {ref.task_id: store.get(ref) for ref in refs}
+    alarms = [f"{task_id} was acknowledged and is lost" for task_id in acknowledged.keys() - found.keys()]
+    for task_id, snapshot in found.items():
+        task, prompt = snapshot.task, snapshot.request.prompt
+        if prompt != acknowledged.get(task_id, prompt):
+            alarms.append(f"{task_id} has another prompt")
+        if task.status is not Status.COMPLETED:
+            alarms.append(f"{task_id} is {task.status}: {task.error}")
+        elif snapshot.result != answer_to(ROLES[task.role].system_prompt, prompt):
+            alarms.append(f"{task_id} has a result that is not its own")
+        if answered[prompt] > task.fence:
+            alarms.append(f"{task_id} was answered {answered[prompt]} times in {task.fence} claims")
+    return [*alarms, *_miscounted(store, refs)]

@@ -181,3 +181,14 @@ class Aws:
 def again(ref: TaskRef) -> Message:
     """A message that names a task, as if the queue had delivered it once more."""
     return Message(uuid.uuid4().hex, ref)
+
+
+def every_task(store: Store) -> list[TaskRef]:
+    """Every task there is, acknowledged or not."""
+    found, token = list[TaskRef](), ""
+    while True:
+        page = store.page("local", size=100, token=token, status=None, role=None)
+        found += [task.ref for task in page.tasks]
+        token = page.next_token
+        if not token:
+            return found

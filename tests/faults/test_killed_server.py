@@ -6,7 +6,6 @@ import random
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -16,21 +15,17 @@ import pytest
 import urllib3
 
 import fake_engine
-from audit import audit as recount
+from faults.audits import of_processes
 from faults.deployment import an_engine, hashed
-from faults.engine import answer_to
 from faults.ledger import Ledger
-from llm_server.orchestration.task import Status, TaskRef
 from llm_server.storage.sqlite import SqliteStore
 from running_server import RunningServer, serving
-from scripted import a_catalog
 
 CALLERS = 4
 TASKS_MOST = 40
 ROUND_MOST_S = 10
 LEASE_S, SWEEP_S = 10, 2
 RECOVERY_MOST_S = LEASE_S + 60
-ROLES = a_catalog({}).roles
 
 
 @pytest.mark.timeout(900)
@@ -61,7 +56,9 @@ def test_a_server_that_is_killed_under_load_loses_no_task(tmp_path: Path, ledger
                 time.sleep(0.05)
         recovery_s = time.monotonic() - began
 
-    found = list(alarms(database, acknowledged, answered))
+    store = SqliteStore(database)
+    found = of_processes(store, acknowledged, answered)
+    store.close()
     note = f"{len(acknowledged)} tasks acknowledged, all final {recovery_s:.1f} s after the last start was begun"
     ledger.enter(f"server killed {rounds} times", "SQLite", rounds, found, note)
     assert recovery_s < RECOVERY_MOST_S
@@ -96,23 +93,3 @@ def loaded_and_killed(server: RunningServer, number: int) -> dict[str, str]:
     for each in work:
         each.result()
     return acknowledged
-
-
-def alarms(database: Path, acknowledged: dict[str, str], answered: Counter[str]) -> Iterator[str]:
-    store = SqliteStore(database)
-    page = store.page("local", size=100_000, token="", status=None, role=None)
-    found = {task.task_id: store.get(task.ref) for task in page.tasks}
-    yield from (f"{task_id} was acknowledged and is lost" for task_id in acknowledged.keys() - found.keys())
-    for task_id, snapshot in found.items():
-        task, prompt = snapshot.task, snapshot.request.prompt
-        if task.status is not Status.COMPLETED:
-            yield f"{task_id} is {task.status}: {task.error}"
-        elif snapshot.result != answer_to(ROLES[task.role].system_prompt, prompt):
-            yield f"{task_id} has a result that is not its own"
-        if answered[prompt] > task.fence:
-            yield f"{task_id} was answered {answered[prompt]} times in {task.fence} claims"
-    try:
-        recount(store, [TaskRef("local", task_id) for task_id in found])
-    except AssertionError as wrong:
-        yield f"miscounted: {wrong}"
-    store.close()

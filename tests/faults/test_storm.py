@@ -14,18 +14,15 @@ from typing import Any
 import pytest
 
 import fake_engine
-from audit import audit as recount
 from aws_emulators import Substrate as Emulator
+from faults.audits import of_processes
 from faults.deployment import Deployment, deployed, hashed
-from faults.engine import answer_to
 from faults.kinds import Kind
 from faults.lambdas import Environment
 from faults.ledger import Ledger
 from faults.proxy import Fate
-from llm_server.orchestration.snapshot import Snapshot
-from llm_server.orchestration.task import Status, TaskRef
+from llm_server.orchestration.task import TaskRef
 from llm_server.storage.dynamodb import DynamoStore
-from scripted import a_catalog
 
 AWS_SHARE = 0.05
 """Of the AWS calls: answered with an error, throttled, their reply lost, or delayed beyond the lease."""
@@ -35,7 +32,6 @@ APIS, WORKERS = 2, 4
 SENDS_MOST = 4.0
 FINAL_WITHIN_S = 120.0
 """After the last POST; a task that met several faults waits for as many leases and sweeps."""
-ROLES = a_catalog({}).roles
 
 
 class Weather:
@@ -97,7 +93,9 @@ def test_no_task_is_lost_or_doubled_in_a_storm(
         with deployment.working(WORKERS):
             posted(deployment, tasks)
             took_s = final_after_s(deployment)
-        found = list(alarms(deployment, answered))
+        found = of_processes(the_store(deployment), deployment.acknowledged, answered)
+        if left := _messages(deployment, deployment.on.queue_url):
+            found.append(f"{left} messages are left in the queue")
 
     faults = deployment.met
     sends = deployment.calls["SendMessage"]
@@ -133,17 +131,6 @@ def the_store(deployment: Deployment) -> DynamoStore:
     return DynamoStore(deployment.on.dynamodb, deployment.on.table, draw=random.randrange)
 
 
-def snapshots(store: DynamoStore) -> dict[str, Snapshot]:
-    """Every task there is, acknowledged or not."""
-    found, token = dict[str, Snapshot](), ""
-    while True:
-        page = store.page("local", size=100, token=token, status=None, role=None)
-        found |= {task.task_id: store.get(task.ref) for task in page.tasks}
-        token = page.next_token
-        if not token:
-            return found
-
-
 def final_after_s(deployment: Deployment) -> float:
     """Wait until every task is final and the queue is empty; how long the tasks took."""
     store, began = the_store(deployment), time.monotonic()
@@ -157,32 +144,6 @@ def final_after_s(deployment: Deployment) -> float:
     while _messages(deployment, deployment.on.queue_url) and time.monotonic() - began < 2 * FINAL_WITHIN_S:
         time.sleep(0.5)
     return took_s
-
-
-def alarms(deployment: Deployment, answered: Counter[str]) -> Iterator[str]:
-    store = the_store(deployment)
-    found = snapshots(store)
-    for task_id, prompt in deployment.acknowledged.items():
-        if task_id not in found or found[task_id].request.prompt != prompt:
-            yield f"{task_id} was acknowledged and is lost"
-    for task_id, snapshot in found.items():
-        yield from (f"{task_id} {what}" for what in _of_task(snapshot, answered[snapshot.request.prompt]))
-    try:
-        recount(store, [snapshot.task.ref for snapshot in found.values()])
-    except AssertionError as wrong:
-        yield f"miscounted: {wrong}"
-    if left := _messages(deployment, deployment.on.queue_url):
-        yield f"{left} messages are left in the queue"
-
-
-def _of_task(snapshot: Snapshot, answers: int) -> Iterator[str]:
-    task, prompt = snapshot.task, snapshot.request.prompt
-    if task.status is not Status.COMPLETED:
-        yield f"is {task.status}: {task.error}"
-    elif snapshot.result != answer_to(ROLES[task.role].system_prompt, prompt):
-        yield "has a result that is not its own"
-    if answers > task.fence:
-        yield f"was answered {answers} times in {task.fence} claims"
 
 
 def _messages(deployment: Deployment, url: str) -> int:

@@ -17,7 +17,7 @@ from faults.engine import HashEngine, answer_to
 from faults.kinds import Killed, Kind
 from faults.points import Caller
 from faults.processes import PROMPT_MAX_CHARS, Process
-from faults.substrates import BATCH, UNSEEN, Message, Substrate, again
+from faults.substrates import BATCH, UNSEEN, Message, Substrate, again, every_task
 from llm_server import wiring
 from llm_server.api.app import create_app
 from llm_server.orchestration.catalog import Catalog
@@ -146,13 +146,7 @@ class World:
 
     def refs(self) -> list[TaskRef]:
         """Every task there is, acknowledged or not."""
-        found, token = list[TaskRef](), ""
-        while True:
-            page = self.store.page("local", size=100, token=token, status=None, role=None)
-            found += [task.ref for task in page.tasks]
-            token = page.next_token
-            if not token:
-                return found
+        return every_task(self.store)
 
     def note_final(self, refs: Sequence[TaskRef]) -> bool:
         """Remember how the tasks look that are final now; whether all of them are."""
