@@ -20,6 +20,7 @@ from llm_server.orchestration.errors import ConfigurationError, StorageUnavailab
 from llm_server.orchestration.task import Mode, Status, TaskRef
 from llm_server.storage.sqlite import SqliteStore
 from llm_server.storage.sqlite_file import OnlyProcess
+from llm_server.storage.sqlite_queue import SqliteQueue
 
 HOLDER = """
 import sys
@@ -115,6 +116,24 @@ def test_a_worker_whose_lease_was_ended_writes_nothing(sqlite_store: SqliteStore
 
     with pytest.raises(TaskLost):
         sqlite_store.save(claimed(task), claimed(task).failed(a_failure()), a_failure())
+
+
+def test_a_queued_task_without_a_message_is_due_at_the_next_start(tmp_path: Path) -> None:
+    """Its worker was killed between message and claim, and sweeps before had put it off by its age."""
+    with (
+        closing(SqliteStore(tmp_path / "tasks.db")) as store,
+        closing(SqliteQueue(tmp_path / "tasks.db", lambda: NOW_MS)) as queue,
+    ):
+        forgotten, waiting, final = a_task(due_ms=NOW_MS + 10**7), a_task(), a_task()
+        for task in (forgotten, waiting, final):
+            store.add(task, a_request())
+        store.save(final, claimed(final))
+        store.save(claimed(final), claimed(final).failed(a_failure()), a_failure())
+        queue.send(waiting.ref, delay_s=60)
+
+        assert store.wake_forgotten(NOW_MS + 5) == 1
+
+        assert [due.ref for due in store.due(NOW_MS + 5, 10)] == [forgotten.ref]
 
 
 def test_what_was_acknowledged_is_there_after_a_restart(tmp_path: Path) -> None:
