@@ -56,7 +56,7 @@ def _serve(settings: Settings, listener: socket.socket) -> int:
     found = wiring.load_catalog(settings, loopback=LOOPBACK_SERVERS, own_port=port)
     store, queue = SqliteStore(settings.db), SqliteQueue(settings.db, wiring.now_ms)
     store.end_leases(wiring.now_ms())
-    store.wake_forgotten(wiring.now_ms())
+    queue.replace_lost()
     service = wiring.service_of(settings, store=store, queue=queue, catalog=found.catalog)
     workers = Workers(service, queue, count=settings.workers, sweep_s=settings.sweep_s, new_id=wiring.new_id)
     app = create_app(service, wiring.new_id)

@@ -118,22 +118,21 @@ def test_a_worker_whose_lease_was_ended_writes_nothing(sqlite_store: SqliteStore
         sqlite_store.save(claimed(task), claimed(task).failed(a_failure()), a_failure())
 
 
-def test_a_queued_task_without_a_message_is_due_at_the_next_start(tmp_path: Path) -> None:
-    """Its worker was killed between message and claim, and sweeps before had put it off by its age."""
+def test_a_queued_task_without_a_message_gets_one_at_the_next_start(tmp_path: Path) -> None:
+    """Its worker was killed between message and claim; others wait for theirs, or need none."""
     with (
         closing(SqliteStore(tmp_path / "tasks.db")) as store,
         closing(SqliteQueue(tmp_path / "tasks.db", lambda: NOW_MS)) as queue,
     ):
-        forgotten, waiting, final = a_task(due_ms=NOW_MS + 10**7), a_task(), a_task()
-        for task in (forgotten, waiting, final):
+        forgotten, waiting, active = a_task(), a_task(), a_task()
+        for task in (forgotten, waiting, active):
             store.add(task, a_request())
-        store.save(final, claimed(final))
-        store.save(claimed(final), claimed(final).failed(a_failure()), a_failure())
+        store.save(active, claimed(active))
         queue.send(waiting.ref, delay_s=60)
 
-        assert store.wake_forgotten(NOW_MS + 5) == 1
+        assert (queue.replace_lost(), queue.replace_lost()) == (1, 0)
 
-        assert [due.ref for due in store.due(NOW_MS + 5, 10)] == [forgotten.ref]
+        assert (queue.receive(0), queue.receive(0), queue.depth()) == (forgotten.ref, None, 1)
 
 
 def test_what_was_acknowledged_is_there_after_a_restart(tmp_path: Path) -> None:

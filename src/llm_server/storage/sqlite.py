@@ -98,16 +98,6 @@ class SqliteStore:
                 )
         return len(tasks)
 
-    def wake_forgotten(self, now_ms: int) -> int:
-        """Make every Queued task due now that no message names; for a process that knows it is the only one.
-
-        Its message was lost with a worker or a sweep that was killed, and each sweep before has put it off by its age.
-        """
-        forgotten = "tenant || '/' || task_id NOT IN (SELECT ref FROM messages)"
-        with self._database.transaction() as db:
-            query = f"UPDATE tasks SET due_ms = ? WHERE status = 'Queued' AND due_ms > ? AND {forgotten}"
-            return db.execute(query, (now_ms, now_ms)).rowcount
-
     def page(self, tenant: str, *, size: int, token: str, status: Status | None, role: str | None) -> Page:
         query = "SELECT body FROM tasks WHERE tenant = ?"
         values: list[object] = [tenant]
