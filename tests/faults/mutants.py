@@ -85,6 +85,12 @@ MUTANTS = (
         "if not self._store.postpone(due, doubled_ms) or merely_waiting:",
         "self._store.postpone(due, doubled_ms)\n        if merely_waiting:",
     ),
+    Mutant(
+        "sweep takes its own messages for others'",
+        f"{_ORCHESTRATION}/sweep.py",
+        "self._wakeups.waiting() - woken",
+        "self._wakeups.waiting()",
+    ),
     Mutant("lease longer than visibility", "template.yaml", "VisibilityTimeout: 1080", "VisibilityTimeout: 100"),
     Mutant("stored answer not adopted", f"{_ORCHESTRATION}/orchestrator.py", "if snapshot.orphan:", "if task is None:"),
     Mutant("claims not counted", _TASK, "deliveries=self.deliveries + 1,", "deliveries=self.deliveries,"),

@@ -46,13 +46,14 @@ def test_two_sweeps_at_once_wake_each_task_once(worlds: Worlds, ledger: Ledger) 
 
 
 def test_tasks_outlive_a_sweep_that_is_dead_for_an_hour(worlds: Worlds, ledger: Ledger) -> None:
-    """Half of their messages are lost, the other half's worker is; the first sweep after the hour finds them all."""
-    world = posted(worlds(), 10)
-    world.substrate.purge()
-    posted_later = range(10, 20)
-    for n in posted_later:
+    """Half of them lost their worker, the others their message; the first sweep after the hour finds them all."""
+    world = worlds()
+    for n in range(10):
         world.post(f"Say {n}.", mode="Chat")
         world.deliver(world.process("worker", {3: Kind.KILLED_AFTER}), most=1)
+    for n in range(10, 20):
+        world.post(f"Say {n}.", mode="Chat")
+    world.substrate.purge()
     world.sweeps = world.workers = False
     world.pass_s(HOUR_S)
     open_then = [ref for ref in world.refs() if not world.store.peek(ref).status.is_final]
