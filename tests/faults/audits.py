@@ -38,8 +38,8 @@ def _shown(snapshot: Snapshot) -> tuple[object, ...]:
 def _of_task(world: World, snapshot: Snapshot, may_fail: Callable[[str], bool]) -> Iterator[str]:
     task, prompt = snapshot.task, snapshot.request.prompt
     asked = [call for call in world.engine.calls if prompt in call.prompt]
-    if not task.status.is_final:
-        yield f"is {task.status} after {world.final_after_s:.0f} s"
+    if task.ref in world.late:
+        yield f"was not final after {world.final_after_s:.0f} s"
     if task.status is Status.FAILED and not may_fail(prompt):
         yield f"failed: {task.error}"
     if task.status is Status.COMPLETED and snapshot.result not in {answer_to(c.system, c.prompt) for c in asked}:

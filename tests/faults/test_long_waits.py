@@ -11,7 +11,7 @@ from faults.audits import alarms
 from faults.conftest import Worlds
 from faults.kinds import Kind
 from faults.ledger import Ledger
-from faults.world import SWEEP_EVERY_S, TICK_S, World
+from faults.world import SWEEP_EVERY_S, World
 from llm_server.orchestration.errors import EngineUnavailable
 from llm_server.orchestration.ports import EngineCall
 
@@ -58,7 +58,7 @@ def test_tasks_outlive_a_sweep_that_is_dead_for_an_hour(worlds: Worlds, ledger: 
     world.pass_s(HOUR_S)
     open_then = [ref for ref in world.refs() if not world.store.peek(ref).status.is_final]
     world.sweeps = world.workers = True
-    world.settle(within_s=SWEEP_EVERY_S + TICK_S)
+    world.settle(within_s=SWEEP_EVERY_S)
 
     note = f"{len(open_then)} tasks open after an hour, final {world.final_after_s:.0f} s later"
     ledger.enter("sweep dead for an hour", world.substrate.name, 20, alarms(world), note)

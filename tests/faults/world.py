@@ -51,6 +51,8 @@ class World:
     final: dict[TaskRef, Snapshot] = field(default_factory=dict)
     callers: list[Caller] = field(default_factory=list)
     paid_twice: list[str] = field(default_factory=list)
+    late: list[TaskRef] = field(default_factory=list)
+    """Those that `settle` did not see final in time."""
     deliveries: int = 0
     final_after_s: float = 0.0
     """How long the last `settle` took until all was final, by the world's clock."""
@@ -139,6 +141,7 @@ class World:
         while not self.note_final(refs) and self.clock() < start_ms + within_s * 1000:
             self.pass_s(self.tick_s)
         self.final_after_s = (self.clock() - start_ms) / 1000
+        self.late = [ref for ref in refs if ref not in self.final]
         self.clock.pass_s(self.substrate.visibility_s + 1)
         self.pass_s(self.tick_s)
         for ref in refs:
