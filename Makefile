@@ -9,16 +9,22 @@ INSTALL := $(UV) pip install --quiet --require-hashes
 COMPILE := $(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url
 PYTEST := $(BIN)/python -m pytest -q
 
-.PHONY: run test train check format lint types contracts bench build deploy aws-local openapi lock clean
+.PHONY: run test attack mutants train check format lint types contracts bench build deploy aws-local openapi lock clean
 
 run: $(VENV)/.run $(if $(LOCAL),$(VENV)/.local) ## Serve http://localhost:8000, embedded; LOCAL=1: able to load GGUF files
 	@exec $(BIN)/llm-server serve --port $(PORT)
 
 test: $(VENV)/.dev ## The whole suite: no account, no Docker
-	$(PYTEST) tests/training # alone: tracing a training run for its coverage takes many times as long
-	$(PYTEST) --ignore=tests/training --cov --cov-report= $(ARGS)
+	$(PYTEST) tests/training tests/faults # alone: traced for their coverage they take many times as long
+	$(PYTEST) --ignore=tests/training --ignore=tests/faults --cov --cov-report= $(ARGS)
 	$(BIN)/coverage report --include='src/llm_server/orchestration/*' --fail-under=95
 	$(BIN)/coverage report --include='src/llm_server/storage/*' --fail-under=95
+
+attack: $(VENV)/.dev ## Every fault, also the long ones (storms, killed servers); ends with a table
+	$(PYTEST) tests/faults -m 'attack or not attack' $(ARGS)
+
+mutants: $(VENV)/.dev ## Seeded bugs, each of which the attack must catch
+	PYTHONPATH=tests $(BIN)/python -m faults.mutants $(ARGS)
 
 train: $(VENV)/.run ## The analysis' data file from data/routing: the same bytes, with the standard library alone
 	PYTHONPATH=src:tools $(BIN)/python -m train $(ARGS)

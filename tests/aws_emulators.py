@@ -103,13 +103,13 @@ def aws_substrate(request: pytest.FixtureRequest) -> Substrate:
 
 def _substrate(name: str, endpoint_url: str | None) -> Iterator[Substrate]:
     dynamodb, sqs = _client("dynamodb", endpoint_url), _client("sqs", endpoint_url)
-    made = resources.make(_translated(), dynamodb=dynamodb, sqs=sqs, prefix=f"test-{uuid.uuid4().hex[:12]}")
+    made = resources.make(translated(), dynamodb=dynamodb, sqs=sqs, prefix=f"test-{uuid.uuid4().hex[:12]}")
     yield Substrate(name=name, dynamodb=dynamodb, sqs=sqs, made=made, endpoint_url=endpoint_url)
     resources.remove(made, dynamodb=dynamodb, sqs=sqs)
 
 
 @cache
-def _translated() -> template.Document:
+def translated() -> template.Document:
     return template.translate(template.load())
 
 

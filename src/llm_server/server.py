@@ -60,6 +60,7 @@ def _serve(settings: Settings, listener: socket.socket, keys: SqliteKeys) -> int
     found = wiring.load_catalog(settings, loopback=LOOPBACK_SERVERS, own_port=port)
     store, queue = SqliteStore(settings.db), SqliteQueue(settings.db, wiring.now_ms)
     store.end_leases(wiring.now_ms())
+    queue.replace_lost()
     service = wiring.service_of(settings, store=store, key_store=keys, queue=queue, catalog=found.catalog)
     workers = Workers(service, queue, count=settings.workers, sweep_s=settings.sweep_s, new_id=wiring.new_id)
     app = create_app(service, wiring.new_id, open_without_keys=ipaddress.ip_address(address).is_loopback)

@@ -21,6 +21,7 @@ from llm_server.orchestration.ports import EngineSwitch
 from llm_server.orchestration.task import Mode, Status, TaskRef
 from llm_server.storage.sqlite import SqliteStore
 from llm_server.storage.sqlite_file import OnlyProcess
+from llm_server.storage.sqlite_queue import SqliteQueue
 
 HOLDER = """
 import sys
@@ -116,6 +117,23 @@ def test_a_worker_whose_lease_was_ended_writes_nothing(sqlite_store: SqliteStore
 
     with pytest.raises(TaskLost):
         sqlite_store.save(claimed(task), claimed(task).failed(a_failure()), a_failure())
+
+
+def test_a_queued_task_without_a_message_gets_one_at_the_next_start(tmp_path: Path) -> None:
+    """Its worker was killed between message and claim; others wait for theirs, or need none."""
+    with (
+        closing(SqliteStore(tmp_path / "tasks.db")) as store,
+        closing(SqliteQueue(tmp_path / "tasks.db", lambda: NOW_MS)) as queue,
+    ):
+        forgotten, waiting, active = a_task(), a_task(), a_task()
+        for task in (forgotten, waiting, active):
+            store.add(task, a_request())
+        store.save(active, claimed(active))
+        queue.send(waiting.ref, delay_s=60)
+
+        assert (queue.replace_lost(), queue.replace_lost()) == (1, 0)
+
+        assert (queue.receive(0), queue.receive(0), queue.depth()) == (forgotten.ref, None, 1)
 
 
 def test_what_was_acknowledged_is_there_after_a_restart(tmp_path: Path) -> None:

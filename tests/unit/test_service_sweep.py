@@ -93,6 +93,19 @@ def test_one_lost_message_is_found_behind_others_that_are_not(served: Served) ->
     assert len(served.engine.calls) == 3
 
 
+def test_a_lost_message_is_found_behind_the_tasks_of_a_dead_worker(served: Served) -> None:
+    """The messages that the sweep sends for those are no sign that this one has its own."""
+    deserted, forgotten = served.submit(), served.submit()
+    lose_messages(served)
+    claim(served, deserted)
+    served.clock.pass_s(SWEEP_S)
+
+    assert served.service.sweep() == 2
+    assert served.work() == 2
+
+    assert {served.get(ref).task.status for ref in (deserted, forgotten)} == {Status.COMPLETED}
+
+
 def test_a_task_that_stays_open_is_woken_less_and_less(served: Served) -> None:
     """Each time after as long again as it has been waiting: 2, 4, 8 minutes after it was accepted."""
     ref = served.submit()

@@ -32,7 +32,8 @@ class Sweep:
             except TaskNotFound:
                 continue
             if task.status is Status.QUEUED and waiting is None:
-                waiting = self._wakeups.waiting() >= self._store.overview()[0].queued
+                others = self._wakeups.waiting() - woken  # what this sweep has just sent is for active tasks
+                waiting = others >= self._store.overview()[0].queued
             merely_waiting = task.status is Status.QUEUED and bool(waiting)
             woken += self._wake(due, task, merely_waiting=merely_waiting)
         return woken

@@ -99,6 +99,10 @@ class Task:
     def ref(self) -> TaskRef:
         return TaskRef(self.tenant, self.task_id)
 
+    def is_suspect(self, *, now_ms: int) -> bool:
+        """Whether two workers in a row have died of it, or beside it: the next one takes no other suspect with it."""
+        return self.status.is_active and self.deliveries >= 2 and now_ms >= self.lease_ms
+
     def claimed(self, *, owner: str, now_ms: int, lease_ms: int, has_plan: bool) -> Task:
         """Give the task to one worker until `lease_ms` (Unix milliseconds).
 

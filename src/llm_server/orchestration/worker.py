@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from contextlib import closing
+import threading
+from contextlib import closing, nullcontext
 from dataclasses import replace
 
 from llm_server.orchestration.budget import DailyCap
@@ -20,7 +21,7 @@ _log = logging.getLogger(__name__)
 
 
 class Worker:
-    """Carries tasks out, one claim a wake-up; several may run at the same time."""
+    """Carries tasks out, one claim a wake-up; several may run at the same time, but of suspects one."""
 
     def __init__(
         self,
@@ -38,6 +39,7 @@ class Worker:
         self._orchestrator = orchestrator
         self._clock = clock
         self._lease_ms = lease_ms
+        self._suspects = threading.Lock()
 
     def process(self, ref: TaskRef, *, owner: str, until_ms: int | None) -> None:
         """Carry a task out as far as one claim goes; a doubled, late or unknown wake-up does nothing.
@@ -48,16 +50,25 @@ class Worker:
         Raises:
             StorageUnavailable: wake up again later; the lease decides who goes on.
         """
-        now_ms = self._clock()
         try:
             snapshot = self._store.get(ref)
+        except TaskNotFound as reason:
+            _not_needed(ref, reason)
+            return
+        # whoever waits here is not claimed yet: if the one before kills this process, that is no attempt of theirs
+        with self._suspects if snapshot.task.is_suspect(now_ms=self._clock()) else nullcontext():
+            self._claim_and_carry_out(snapshot, owner, until_ms)
+
+    def _claim_and_carry_out(self, snapshot: Snapshot, owner: str, until_ms: int | None) -> None:
+        now_ms = self._clock()
+        try:
             has_plan = "PLAN" in snapshot.outputs
             task = snapshot.task.claimed(
                 owner=owner, now_ms=now_ms, lease_ms=now_ms + self._lease_ms, has_plan=has_plan
             )
             self._store.save(snapshot.task, task)
-        except (TaskNotFound, NotClaimable, TaskLost) as reason:
-            _log.debug("wake-up not needed", extra={"task_id": ref.task_id, "reason": type(reason).__name__})
+        except (NotClaimable, TaskLost) as reason:
+            _not_needed(snapshot.task.ref, reason)
             return
         lease_end_ms = now_ms + self._lease_ms * 6 // 7
         try:
@@ -90,3 +101,7 @@ class Worker:
             most_microusd=charge.microusd_per_day,
             claim=f"{task.task_id[-12:]}#{task.fence}",
         )
+
+
+def _not_needed(ref: TaskRef, reason: Exception) -> None:
+    _log.debug("wake-up not needed", extra={"task_id": ref.task_id, "reason": type(reason).__name__})

@@ -29,6 +29,16 @@ class SqliteQueue:
         with self._sent:
             self._sent.notify()
 
+    def replace_lost(self) -> int:
+        """Send a message for every Queued task that has none; for a process that knows it is the only one.
+
+        They were lost with workers that were killed before they could claim. Returns how many.
+        """
+        forgotten = "tenant || '/' || task_id NOT IN (SELECT ref FROM messages)"
+        query = f"SELECT tenant || '/' || task_id, ? FROM tasks WHERE status = 'Queued' AND {forgotten}"
+        with self._database.transaction() as db:
+            return db.execute(f"INSERT INTO messages (ref, visible_ms) {query}", (self._clock(),)).rowcount
+
     def depth(self) -> int:
         with self._database.reading() as db:
             return int(db.execute("SELECT count(*) FROM messages").fetchone()[0])

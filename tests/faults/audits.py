@@ -1,0 +1,89 @@
+"""The audit after a fault: what was promised, read from the store, the queue and the engine's own log."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Mapping
+
+from audit import audit as recount
+from faults.engine import answer_to
+from faults.substrates import every_task
+from faults.world import World
+from llm_server.orchestration.ports import Store
+from llm_server.orchestration.snapshot import Snapshot
+from llm_server.orchestration.task import Mode, Status, TaskRef
+from scripted import a_catalog
+
+ROLES = a_catalog({}).roles
+
+
+def alarms(world: World, *, may_fail: Callable[[str], bool] = lambda prompt: False) -> list[str]:
+    """Everything that is wrong in a world that has settled. `may_fail` tells of which prompts a failure was caused."""
+    snapshots = {ref: world.store.get(ref) for ref in world.refs()}
+    found = [f"{ref} was acknowledged and is lost" for ref in world.acknowledged.keys() - snapshots.keys()]
+    for ref, snapshot in snapshots.items():
+        found += [f"{ref}: {what}" for what in _of_task(world, snapshot, may_fail)]
+        if ref in world.acknowledged and snapshot.request.prompt != world.acknowledged[ref]:
+            found.append(f"{ref} has another prompt")
+        if ref in world.final and _shown(snapshot) != _shown(world.final[ref]):
+            found.append(f"{ref} changed after it was final")
+    return [*found, *_miscounted(world.store, snapshots), *_left_over(world), *world.paid_twice]
+
+
+def _shown(snapshot: Snapshot) -> tuple[object, ...]:
+    """What a caller sees; an answer that came too late is stored beside it and never shown."""
+    return snapshot.task, snapshot.request, snapshot.result, snapshot.attempts
+
+
+def _of_task(world: World, snapshot: Snapshot, may_fail: Callable[[str], bool]) -> Iterator[str]:
+    task, prompt = snapshot.task, snapshot.request.prompt
+    asked = [call for call in world.engine.calls if prompt in call.prompt]
+    if task.ref in world.late:
+        yield f"was not final after {world.final_after_s:.0f} s"
+    if task.status is Status.FAILED and not may_fail(prompt):
+        yield f"failed: {task.error}"
+    if task.status is Status.COMPLETED and snapshot.result not in {answer_to(c.system, c.prompt) for c in asked}:
+        yield "has a result that is not its own"
+    most = max(Counter(map(repr, asked)).values(), default=0)
+    if most > task.fence:
+        yield f"was asked {most} times for the same in {task.fence} claims"
+    recorded = task.receipt.calls + task.receipt.failed_calls
+    if task.mode is not Mode.PLAN and len(asked) > task.fence:
+        yield f"took {len(asked)} engine calls in {task.fence} claims"
+    if task.receipt.calls > len(asked):
+        yield f"has {recorded} calls on its receipt and was asked {len(asked)} times"
+
+
+def _miscounted(store: Store, refs: Collection[TaskRef]) -> Iterator[str]:
+    try:
+        recount(store, refs)
+    except AssertionError as wrong:
+        yield f"miscounted: {wrong}"
+
+
+def _left_over(world: World) -> Iterator[str]:
+    if left := world.substrate.left():
+        yield f"{left} messages are left in the queue"
+    if dead := world.substrate.dead():
+        yield f"{dead} messages are dead letters"
+
+
+def of_processes(store: Store, acknowledged: Mapping[str, str], answered: Mapping[str, int]) -> list[str]:
+    """Everything that is wrong after real processes were killed.
+
+    `acknowledged` prompts by task; `answered` says how often the engine answered a prompt.
+    """
+    refs = every_task(store)
+    found = {ref.task_id: store.get(ref) for ref in refs}
+    alarms = [f"{task_id} was acknowledged and is lost" for task_id in acknowledged.keys() - found.keys()]
+    for task_id, snapshot in found.items():
+        task, prompt = snapshot.task, snapshot.request.prompt
+        if prompt != acknowledged.get(task_id, prompt):
+            alarms.append(f"{task_id} has another prompt")
+        if task.status is not Status.COMPLETED:
+            alarms.append(f"{task_id} is {task.status}: {task.error}")
+        elif snapshot.result != answer_to(ROLES[task.role].system_prompt, prompt):
+            alarms.append(f"{task_id} has a result that is not its own")
+        if answered[prompt] > task.fence:
+            alarms.append(f"{task_id} was answered {answered[prompt]} times in {task.fence} claims")
+    return [*alarms, *_miscounted(store, refs)]

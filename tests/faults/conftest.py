@@ -1,0 +1,110 @@
+"""Fixtures of the attack, and the table it ends with."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+import time
+from collections.abc import Callable, Iterator
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from aws_emulators import Substrate as Emulator
+
+pytest.register_assert_rewrite("audit", "faults.audits")
+
+from faults.ledger import Ledger  # noqa: E402 - after its modules are told to be rewritten
+from faults.substrates import Aws, Embedded, Substrate  # noqa: E402
+from faults.world import World  # noqa: E402
+from scripted import Clock  # noqa: E402
+
+LEDGER = pytest.StashKey[Ledger]()
+WORKER = "llm_server.lambda_worker"
+
+
+@pytest.fixture
+def ledger(pytestconfig: pytest.Config) -> Ledger:
+    ledger = pytestconfig.stash.setdefault(LEDGER, Ledger())
+    ledger.started_s = time.monotonic()
+    return ledger
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    ledger = config.stash.get(LEDGER, None)
+    if ledger and ledger.rows:
+        terminalreporter.section("attack")
+        for line in ledger.table():
+            terminalreporter.write_line(line)
+
+
+Worlds = Callable[[], World]
+
+
+@pytest.fixture
+def sqlite_worlds(tmp_path: Path) -> Iterator[Worlds]:
+    yield from _worlds(lambda clock: Embedded(tmp_path, clock))
+
+
+@pytest.fixture
+def moto_worlds(moto_substrate: Emulator, handle: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Worlds]:
+    """The queue goes by the world's clock too: delays, visibility time-outs and dead letters."""
+    now, asked = Clock(), count()
+    # a message is visible after, not at, the time it was sent: so no two looks at the clock are the same
+    monkeypatch.setattr("moto.sqs.models.unix_time_millis", lambda *_: now() + next(asked) / 1e6)
+    monkeypatch.setattr("moto.sqs.models.unix_time", lambda *_: now() / 1000)
+
+    def substrate(clock: Clock) -> Substrate:
+        nonlocal now
+        now = clock
+        return Aws(moto_substrate, handle)
+
+    yield from _worlds(substrate)
+
+
+@pytest.fixture
+def ministack_worlds(ministack_substrate: Emulator, handle: Any) -> Iterator[Worlds]:
+    """Over HTTP, so that calls truly meet; its queue goes by the wall clock."""
+    yield from _worlds(lambda _: Aws(ministack_substrate, handle))
+
+
+@pytest.fixture
+def handle(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """What the worker function does with a batch, over any service."""
+    monkeypatch.setenv("LLM_SERVER_TABLE", "not-used")
+    monkeypatch.setenv("LLM_SERVER_QUEUE_URL", "http://127.0.0.1:1/queue")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    monkeypatch.delitem(sys.modules, WORKER, raising=False)
+    yield importlib.import_module(WORKER).handle
+    sys.modules.pop(WORKER, None)
+
+
+@pytest.fixture(params=["sqlite", pytest.param("ministack", marks=pytest.mark.attack)])
+def racing_worlds(request: pytest.FixtureRequest) -> Worlds:
+    """Make empty worlds where many calls at once are no trouble for the emulator itself."""
+    made: Worlds = request.getfixturevalue(f"{request.param}_worlds")
+    return made
+
+
+@pytest.fixture(params=["sqlite", "moto"])
+def worlds(request: pytest.FixtureRequest) -> Worlds:
+    """Make empty worlds, on each substrate in turn."""
+    made: Worlds = request.getfixturevalue(f"{request.param}_worlds")
+    return made
+
+
+def _worlds(substrate: Callable[[Clock], Substrate]) -> Iterator[Worlds]:
+    made: list[World] = []
+
+    def make() -> World:
+        if made:
+            made.pop().substrate.close()
+        clock = Clock()
+        made.append(World(substrate(clock), clock))
+        return made[0]
+
+    yield make
+    for world in made:
+        world.substrate.close()

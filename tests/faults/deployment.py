@@ -1,0 +1,165 @@
+"""The AWS deployment in real processes: both functions, each process behind a proxy of its own, over the emulator."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+from aws_emulators import Substrate as Emulator
+from aws_local.pump import Pump
+from builders import a_key
+from fake_engine import FakeEngine
+from faults.engine import answer_to
+from faults.kinds import Kind
+from faults.lambdas import Environment
+from faults.proxy import Fate, FaultyProxy
+from llm_server.storage.dynamodb_keys import DynamoKeys
+
+EVENTS = Path(__file__).parents[2] / "events"
+LEASE_S = 8
+SWEEP_S = 4
+SWEEP_EVERY_S = 2.0
+VISIBILITY_S = 12
+ENGINES = 6
+"""Names of one and the same server, so that a fault rests one of them and not the whole deployment."""
+JOIN_S = 20.0
+
+
+class Crashed(Exception):
+    """The function's process died of an event; what it was given comes again."""
+
+
+class Deployment:
+    """`fates` tells what happens to the calls of a process, by its name."""
+
+    def __init__(
+        self, on: Emulator, engine: FakeEngine, folder: Path, fates: Callable[[str], Fate], settings: Mapping[str, str]
+    ) -> None:
+        self.on = on
+        self.log = folder / "functions.log"
+        self.environments: list[Environment] = []
+        self.proxies: list[FaultyProxy] = []
+        self.acknowledged: dict[str, str] = {}
+        self.swept = threading.Event()
+        """Set it when no more sweeps are to come."""
+        self._fates = fates
+        self._settings = settings
+        self._config = folder / "engines.toml"
+        self._config.write_text("\n".join(an_engine(n, engine) for n in range(ENGINES)), encoding="utf-8")
+        DynamoKeys(on.dynamodb, on.table).put_key(a_key(key_id="000000000001"))  # whose token is in the events
+        on.sqs.set_queue_attributes(QueueUrl=on.queue_url, Attributes={"VisibilityTimeout": str(VISIBILITY_S)})
+
+    def environment(self, name: str, handler: str, *, timeout_s: int = 30) -> Environment:
+        """An execution environment of one of the two handlers, and the proxy it calls through."""
+        proxy = FaultyProxy(
+            self.on.endpoint_url or "", self._fates(name), kill=lambda: made.kill(), delay_s=LEASE_S + 1
+        )
+        made = Environment(name, f"llm_server.{handler}", self._variables(proxy), timeout_s=timeout_s, log=self.log)
+        self.environments.append(made)
+        self.proxies.append(proxy)
+        return made
+
+    def post(self, by: Environment, prompt: str) -> str | None:
+        """POST a task; its id when it was acknowledged."""
+        event = json.loads((EVENTS / "api-v2-post-task.json").read_text(encoding="utf-8"))
+        body = json.dumps({"prompt": prompt, "mode": "Chat"})
+        answer = by.invoke(event | {"body": body, "isBase64Encoded": False})
+        if answer is None or answer["statusCode"] != 202:
+            return None
+        task_id: str = json.loads(answer["body"])["task_id"]
+        self.acknowledged[task_id] = prompt
+        return task_id
+
+    @contextmanager
+    def working(self, workers: int) -> Iterator[None]:
+        """Let so many workers take messages, and the sweep come, until the block ends."""
+        stop = threading.Event()
+        pumps = [self._pump(self.environment(f"worker-{n}", "lambda_worker.handler")) for n in range(workers)]
+        loops: list[Callable[[], None]] = [lambda pump=pump: pump.run(stop) for pump in pumps]  # type: ignore[misc]
+        loops.append(lambda: pumps[0].run_sweeps(self.swept, every_s=SWEEP_EVERY_S))
+        threads = [threading.Thread(target=loop, daemon=True) for loop in loops]
+        for thread in threads:
+            thread.start()
+        try:
+            yield
+        finally:
+            stop.set()
+            self.swept.set()
+            for thread in threads:
+                thread.join(JOIN_S)
+
+    @property
+    def kills(self) -> int:
+        return sum(environment.kills for environment in self.environments)
+
+    @property
+    def met(self) -> Counter[Kind]:
+        """The faults that happened, by kind."""
+        return sum((proxy.met for proxy in self.proxies), Counter[Kind]())
+
+    @property
+    def calls(self) -> Counter[str]:
+        """The AWS calls that were made, by operation."""
+        return sum((proxy.calls for proxy in self.proxies), Counter[str]())
+
+    def close(self) -> None:
+        for environment in self.environments:
+            environment.close()
+        for proxy in self.proxies:
+            proxy.close()
+
+    def _pump(self, worker: Environment) -> Pump:
+        def invoke(event: Any) -> Any:
+            answer = worker.invoke(event)
+            if answer is None:
+                raise Crashed(worker.name)
+            return answer
+
+        return Pump(self.on.sqs, queue_url=self.on.queue_url, queue_arn=self.on.made.queue_arn, invoke=invoke)
+
+    def _variables(self, proxy: FaultyProxy) -> dict[str, str]:
+        return self.on.environment | {
+            "AWS_ENDPOINT_URL": proxy.url,
+            "AWS_ACCESS_KEY_ID": "testing",
+            "AWS_SECRET_ACCESS_KEY": "testing",
+            "AWS_DEFAULT_REGION": "us-east-1",
+            "LLM_SERVER_CONFIG": str(self._config),
+            "LLM_SERVER_LEASE_S": str(LEASE_S),
+            "LLM_SERVER_SWEEP_S": str(SWEEP_S),
+            "LLM_SERVER_LOG_LEVEL": "WARNING",
+            **self._settings,
+        }
+
+
+@contextmanager
+def deployed(
+    on: Emulator,
+    engine: FakeEngine,
+    folder: Path,
+    fates: Callable[[str], Fate] = lambda name: lambda number: None,
+    **settings: str,
+) -> Iterator[Deployment]:
+    """Deploy until the block ends; `settings` are variables of the functions."""
+    with ExitStack() as stack:
+        deployment = Deployment(on, engine, folder, fates, settings)
+        stack.callback(deployment.close)
+        yield deployment
+
+
+def hashed(asked: Any) -> str:
+    """What the engine answers to a Chat Completions body."""
+    system, user = (message["content"] for message in asked["messages"])
+    return answer_to(system, user)
+
+
+def an_engine(number: int, engine: FakeEngine) -> str:
+    """The configuration of an engine."""
+    return (
+        f'[engines.fake{number}]\nkind = "openai"\nsource = "api"\nmodel = "fake-1"\nbase_url = "{engine.base_url}"\n'
+        "timeout_s = 4\nprice = {input = 1, output = 2}\n"
+    )

@@ -1,0 +1,59 @@
+"""The engine of the attack: it answers a hash of what it was asked, so that nobody else's answer can pass for it."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable
+from hashlib import sha256
+
+from llm_server.orchestration.ports import Completion, EngineCall
+
+STEPS = {"design": "", "build": "design", "try": "build"}
+"""Each step of the plan it proposes, and what it depends on; the coder's one is reviewed and repaired once."""
+CODER = "build"
+
+
+def answer_to(system: str, prompt: str) -> str:
+    return f"answer {sha256(f'{system}|{prompt}'.encode()).hexdigest()[:16]}"
+
+
+def the_plan() -> str:
+    steps = [
+        {
+            "id": name,
+            "role": "Fast-Coder-Agent" if name == CODER else "Architect-Agent",
+            "instruction": f"Do {name}.",
+            "depends_on": depends.split(),
+        }
+        for name, depends in STEPS.items()
+    ]
+    return json.dumps({"goal": "The goal.", "steps": steps})
+
+
+class HashEngine:
+    """One for the whole world, as a real one is; it remembers what it was asked. `before` is told of each call."""
+
+    def __init__(self) -> None:
+        self.calls: list[EngineCall] = []
+        self.before: Callable[[EngineCall], object] = lambda call: None
+        self._lock = threading.Lock()
+
+    def complete(self, call: EngineCall, *, timeout_s: float) -> Completion:
+        self.before(call)
+        with self._lock:
+            self.calls.append(call)
+        return Completion(text=self._text(call), tokens_in=10, tokens_out=20)
+
+    def _text(self, call: EngineCall) -> str:
+        if call.answer_schema is None:
+            return answer_to(call.system, call.prompt)
+        if call.answer_schema.name == "plan":
+            return the_plan()
+        repaired = any(answer_to(fix.system, fix.prompt) in call.prompt for fix in self._fixes())
+        verdict = {"verdict": "pass", "findings": []} if repaired else {"verdict": "fail", "findings": ["Too short."]}
+        return json.dumps(verdict)
+
+    def _fixes(self) -> list[EngineCall]:
+        with self._lock:
+            return [call for call in self.calls if "Repair every finding" in call.prompt]

@@ -1,0 +1,76 @@
+"""What can go wrong with one call to the outside, and how each kind looks to the caller."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import StrEnum
+
+from botocore.exceptions import ClientError, ReadTimeoutError
+
+from llm_server.orchestration.errors import EngineUnavailable, StorageUnavailable
+
+
+class Kind(StrEnum):
+    """A fault; `TWICE` is what an SDK does that lost a reply: it sends the same call again."""
+
+    ERROR = "error before"
+    LOST = "reply lost"
+    THROTTLED = "throttled"
+    KILLED_BEFORE = "killed before"
+    KILLED_AFTER = "killed after"
+    DELAYED = "delayed beyond the lease"
+    LATE = "reply beyond the lease"
+    TWICE = "sent twice"
+
+
+class Killed(BaseException):
+    """The process is dead. Not an Exception: nothing of ours may catch it and go on."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failures:
+    """How a service says no: each makes the exception for a call by its name. `repeats`: its client sends again."""
+
+    error: Callable[[str], Exception]
+    lost: Callable[[str], Exception]
+    throttled: Callable[[str], Exception]
+    repeats: frozenset[str] = frozenset()
+
+
+def _of_aws(name: str) -> Exception:
+    body = {"Error": {"Code": "InternalServerError", "Message": "injected"}}
+    return ClientError(body, name)  # type: ignore[arg-type] # the stub wants fields that no error needs
+
+
+def _throttled_by_aws(name: str) -> Exception:
+    body: dict[str, object] = {"Error": {"Code": "ThrottlingException", "Message": "injected"}}
+    if name.endswith("transact_write_items"):
+        body = {"Error": {"Code": "TransactionCanceledException", "Message": "injected"}}
+        body["CancellationReasons"] = [{"Code": "ThrottlingError"}]
+    return ClientError(body, name)  # type: ignore[arg-type]
+
+
+AWS = Failures(
+    error=_of_aws,
+    lost=lambda _: ReadTimeoutError(endpoint_url="https://aws.invalid"),
+    throttled=_throttled_by_aws,
+    repeats=frozenset(
+        f"{service}.{name}"
+        for service, names in {
+            "dynamodb": ("put_item", "update_item", "transact_write_items"),
+            "sqs": ("send_message",),
+        }.items()
+        for name in names
+    ),
+)
+EMBEDDED = Failures(
+    error=lambda _: StorageUnavailable("The database does not answer; try again."),
+    lost=lambda _: StorageUnavailable("The database does not answer; try again."),
+    throttled=lambda _: StorageUnavailable("The database is too busy; try again."),
+)
+ENGINE = Failures(
+    error=lambda _: EngineUnavailable("The engine cannot be reached.", kind="unreachable"),
+    lost=lambda _: EngineUnavailable("The engine did not answer in time."),
+    throttled=lambda _: EngineUnavailable("The engine is busy.", retry_after_s=1, outage=True),
+)

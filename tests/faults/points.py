@@ -1,0 +1,108 @@
+"""The points of attack: every call a process makes to the outside, numbered, each with the fault it is to meet."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, TypeVar
+
+from faults.kinds import Failures, Killed, Kind
+
+Made = TypeVar("Made")
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """One call of one caller, from 1, and what it called."""
+
+    caller: str
+    number: int
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.caller} {self.number} ({self.name})"
+
+
+class Caller:
+    """One process as the attack sees it: its calls so far, and whether it lives.
+
+    `faults` by number of the call. `meanwhile` is what the rest of the world does while a call of this one hangs. Once
+    killed, every later call is refused too: what a `finally` would still write is not written.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        faults: Mapping[int, Kind] | None = None,
+        *,
+        meanwhile: Callable[[], object] = lambda: None,
+    ) -> None:
+        self.name = name
+        self.points: list[Point] = []
+        self.met: list[tuple[Point, Kind]] = []
+        self.is_dead = False
+        self._faults = faults or {}
+        self._meanwhile = meanwhile
+        self._lock = threading.Lock()
+
+    def call(self, name: str, act: Callable[[], Made], failures: Failures) -> Made:
+        """Make one call, with the fault that waits for it."""
+        kind = self._arrive(name)
+        match kind:
+            case Kind.ERROR:
+                raise failures.error(name)
+            case Kind.THROTTLED:
+                raise failures.throttled(name)
+            case Kind.KILLED_BEFORE:
+                self.kill()
+            case Kind.DELAYED:
+                self._meanwhile()
+            case Kind.TWICE:
+                act()
+        try:
+            made = act()
+        except Killed:  # by the other side: a prompt can kill
+            self.is_dead = True
+            raise
+        if kind is Kind.KILLED_AFTER:
+            self.kill()
+        if kind is Kind.LATE:
+            self._meanwhile()
+        if self.is_dead:
+            raise Killed(self.name)
+        if kind is Kind.LOST:
+            raise failures.lost(name)
+        return made
+
+    def kill(self) -> None:
+        self.is_dead = True
+        raise Killed(self.name)
+
+    def _arrive(self, name: str) -> Kind | None:
+        with self._lock:
+            if self.is_dead:
+                raise Killed(self.name)
+            point = Point(self.name, len(self.points) + 1, name)
+            self.points.append(point)
+            kind = self._faults.get(point.number)
+            if kind:
+                self.met.append((point, kind))
+            return kind
+
+
+class Watched:
+    """Anything with methods; each call of one is a point of its caller."""
+
+    def __init__(self, target: Any, name: str, caller: Caller, failures: Failures) -> None:
+        self._target = target
+        self._name = name
+        self._caller = caller
+        self._failures = failures
+
+    def __getattr__(self, name: str) -> Any:
+        return partial(self._through, f"{self._name}.{name}", getattr(self._target, name))
+
+    def _through(self, name: str, method: Callable[..., Any], *arguments: Any, **named: Any) -> Any:
+        return self._caller.call(name, partial(method, *arguments, **named), self._failures)

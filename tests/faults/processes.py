@@ -1,0 +1,104 @@
+"""A process of the server under attack: everything of it is new, and every call it makes outside is a point."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from faults.engine import HashEngine
+from faults.kinds import ENGINE
+from faults.points import Caller, Watched
+from faults.substrates import Substrate
+from llm_server import wiring
+from llm_server.orchestration.balancer import Balancer
+from llm_server.orchestration.catalog import Catalog
+from llm_server.orchestration.orchestrator import Orchestrator
+from llm_server.orchestration.ports import Clock, Completion, EngineCall, KeyStore, Queue, Store
+from llm_server.orchestration.service import Service
+from scripted import price
+
+MAX_DELIVERIES = 8
+PROMPT_MAX_CHARS = 10_000
+
+
+class Buyer:
+    """The engine as one process reaches it; `before` hears of each call when it is decided, not when it arrives."""
+
+    def __init__(self, engine: HashEngine, caller: Caller, before: Callable[[EngineCall], object]) -> None:
+        self._watched: Any = Watched(engine, "engine", caller, ENGINE)
+        self._before = before
+
+    def complete(self, call: EngineCall, *, timeout_s: float) -> Completion:
+        self._before(call)
+        completion: Completion = self._watched.complete(call, timeout_s=timeout_s)
+        return completion
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Process:
+    """A service that remembers nothing of the processes before it."""
+
+    service: Service
+    caller: Caller
+    clock: Clock
+
+    @classmethod
+    def start(
+        cls,
+        caller: Caller,
+        substrate: Substrate,
+        catalog: Catalog,
+        engine: HashEngine,
+        *,
+        clock: Clock,
+        before: Callable[[EngineCall], object],
+    ) -> Process:
+        """Put a service together as the wiring does, over watched clients. `before` hears of engine calls."""
+        store, queue = substrate.store(caller), substrate.queue(caller)
+        balancer = wiring.balancer_of(
+            catalog,
+            {name: Buyer(engine, caller, before) for name in catalog.engines},
+            store,
+            has_credentials=lambda _: True,
+            price=price,
+            clock=clock,
+        )
+        service = _service(
+            substrate, catalog, balancer, store=store, keys=substrate.keys(caller), queue=queue, clock=clock
+        )
+        return cls(service=service, caller=caller, clock=clock)
+
+
+def _service(
+    substrate: Substrate,
+    catalog: Catalog,
+    balancer: Balancer,
+    *,
+    store: Store,
+    keys: KeyStore,
+    queue: Queue,
+    clock: Clock,
+) -> Service:
+    orchestrator = Orchestrator(
+        catalog=catalog,
+        balancer=balancer,
+        clock=clock,
+        max_deliveries=MAX_DELIVERIES,
+        sweep_s=substrate.sweep_s,
+    )
+    return Service(
+        catalog=catalog,
+        store=store,
+        key_store=keys,
+        queue=queue,
+        balancer=balancer,
+        orchestrator=orchestrator,
+        clock=clock,
+        new_id=wiring.new_id,
+        random_bytes=os.urandom,
+        lease_s=substrate.lease_s,
+        sweep_s=substrate.sweep_s,
+        prompt_max_chars=PROMPT_MAX_CHARS,
+    )

@@ -1,0 +1,208 @@
+"""Where the server runs under attack: SQLite in one process, or DynamoDB and SQS, made anew each time."""
+
+from __future__ import annotations
+
+import json
+import random
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from aws_emulators import Substrate as Emulator
+from aws_emulators import translated
+from aws_local import resources
+from aws_local.pump import failures
+from faults.kinds import AWS, EMBEDDED
+from faults.points import Caller, Watched
+from llm_server.orchestration.errors import StorageUnavailable
+from llm_server.orchestration.ports import Clock, KeyStore, Queue, Store
+from llm_server.orchestration.service import Service
+from llm_server.orchestration.task import TaskRef
+from llm_server.storage.dynamodb import DynamoStore
+from llm_server.storage.dynamodb_keys import DynamoKeys
+from llm_server.storage.sqlite import SqliteStore
+from llm_server.storage.sqlite_keys import SqliteKeys
+from llm_server.storage.sqlite_queue import SqliteQueue
+from llm_server.storage.sqs import SqsQueue
+
+UNSEEN = Caller("the test itself")
+BATCH = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """A wake-up on its way to a worker; `handle` is by which the queue knows it, "" where it does not."""
+
+    message_id: str
+    ref: TaskRef
+    handle: str = ""
+
+
+class Substrate(Protocol):
+    """One place to run in. `lease_s`, `sweep_s` and `visibility_s` are those it is deployed with."""
+
+    name: str
+    lease_s: int
+    sweep_s: int
+    visibility_s: int
+
+    def store(self, caller: Caller) -> Store: ...
+
+    def keys(self, caller: Caller) -> KeyStore: ...
+
+    def queue(self, caller: Caller) -> Queue: ...
+
+    def receive(self, caller: Caller, most: int = BATCH) -> list[Message]:
+        """Take messages that a worker has to see now."""
+        ...
+
+    def work(self, service: Service, messages: Sequence[Message], *, until_ms: int) -> None:
+        """Let a worker process messages; what it is done with leaves the queue."""
+        ...
+
+    def purge(self) -> None:
+        """Lose every message."""
+        ...
+
+    def left(self) -> int:
+        """How many messages are anywhere in the queue: waiting, delayed, or in a worker's hands."""
+        ...
+
+    def dead(self) -> int:
+        """How many messages were given up."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class Embedded:
+    """One SQLite file; a message leaves the queue when it is received, and that is a call of the worker's own."""
+
+    name = "SQLite"
+    lease_s = 210
+    sweep_s = 120
+    visibility_s = 0
+
+    def __init__(self, folder: Path, clock: Clock) -> None:
+        path = folder / f"{uuid.uuid4().hex}.db"
+        self._store = SqliteStore(path)
+        self._keys = SqliteKeys(path)
+        self._queue = SqliteQueue(path, clock)
+
+    def store(self, caller: Caller) -> Store:
+        watched: Any = Watched(self._store, "store", caller, EMBEDDED)
+        return watched  # type: ignore[no-any-return]
+
+    def keys(self, caller: Caller) -> KeyStore:
+        watched: Any = Watched(self._keys, "keys", caller, EMBEDDED)
+        return watched  # type: ignore[no-any-return]
+
+    def queue(self, caller: Caller) -> Queue:
+        watched: Any = Watched(self._queue, "queue", caller, EMBEDDED)
+        return watched  # type: ignore[no-any-return]
+
+    def receive(self, caller: Caller, most: int = BATCH) -> list[Message]:
+        queue: Any = self.queue(caller)
+        refs: list[TaskRef | None] = [queue.receive(0)] if self._queue.depth() else []
+        return [Message(uuid.uuid4().hex, ref) for ref in refs if ref]
+
+    def work(self, service: Service, messages: Sequence[Message], *, until_ms: int) -> None:
+        for message in messages:
+            try:
+                service.process(message.ref, owner=message.message_id)
+            except StorageUnavailable:
+                continue  # as the worker threads do: the sweep wakes the task again
+
+    def purge(self) -> None:
+        while self._queue.receive(0):
+            pass
+
+    def left(self) -> int:
+        return self._queue.depth()
+
+    def dead(self) -> int:
+        return 0
+
+    def close(self) -> None:
+        self._queue.close()
+        self._keys.close()
+        self._store.close()
+
+
+class Aws:
+    """Table and queues from template.yaml on an emulator, made anew; Lambda's event source is played by the test."""
+
+    def __init__(self, on: Emulator, handle: Any) -> None:
+        self.name = on.name
+        self._on = on
+        self._handle = handle
+        self._made = resources.make(
+            translated(), dynamodb=on.dynamodb, sqs=on.sqs, prefix=f"fault-{uuid.uuid4().hex[:12]}"
+        )
+        stack = self._made.stack
+        variables = stack.environment("WorkerFunction")
+        self.lease_s, self.sweep_s = int(variables["LLM_SERVER_LEASE_S"]), int(variables["LLM_SERVER_SWEEP_S"])
+        self.visibility_s = int(stack.properties("Queue")["VisibilityTimeout"])
+
+    def store(self, caller: Caller) -> Store:
+        client: Any = Watched(self._on.dynamodb, "dynamodb", caller, AWS)
+        return DynamoStore(client, self._made.table, draw=random.Random(7).randrange)
+
+    def keys(self, caller: Caller) -> KeyStore:
+        client: Any = Watched(self._on.dynamodb, "dynamodb", caller, AWS)
+        return DynamoKeys(client, self._made.table)
+
+    def queue(self, caller: Caller) -> Queue:
+        client: Any = Watched(self._on.sqs, "sqs", caller, AWS)
+        return SqsQueue(client, self._made.queue_url)
+
+    def receive(self, caller: Caller, most: int = BATCH) -> list[Message]:
+        answer = self._on.sqs.receive_message(
+            QueueUrl=self._made.queue_url, MaxNumberOfMessages=most, WaitTimeSeconds=0
+        )
+        return [
+            Message(m["MessageId"], TaskRef.parse(json.loads(m["Body"])["task"]), m["ReceiptHandle"])
+            for m in answer.get("Messages", [])
+        ]
+
+    def work(self, service: Service, messages: Sequence[Message], *, until_ms: int) -> None:
+        records = [{"messageId": m.message_id, "body": json.dumps({"task": str(m.ref)})} for m in messages]
+        answer = self._handle(service, {"Records": records}, until_ms=until_ms)
+        kept = failures(answer, {message.message_id for message in messages})
+        for message in messages:
+            if message.message_id not in kept and message.handle:
+                self._on.sqs.delete_message(QueueUrl=self._made.queue_url, ReceiptHandle=message.handle)
+
+    def purge(self) -> None:
+        self._on.sqs.purge_queue(QueueUrl=self._made.queue_url)
+
+    def left(self) -> int:
+        return self._count(self._made.queue_url)
+
+    def dead(self) -> int:
+        return self._count(self._made.dead_letter_queue_url)
+
+    def close(self) -> None:
+        resources.remove(self._made, dynamodb=self._on.dynamodb, sqs=self._on.sqs)
+
+    def _count(self, url: str) -> int:
+        answer = self._on.sqs.get_queue_attributes(QueueUrl=url, AttributeNames=["All"])
+        return sum(int(n) for name, n in answer["Attributes"].items() if name.startswith("ApproximateNumberOf"))
+
+
+def again(ref: TaskRef) -> Message:
+    """A message that names a task, as if the queue had delivered it once more."""
+    return Message(uuid.uuid4().hex, ref)
+
+
+def every_task(store: Store) -> list[TaskRef]:
+    """Every task there is, acknowledged or not."""
+    found, token = list[TaskRef](), ""
+    while True:
+        page = store.page("local", size=100, token=token, status=None, role=None)
+        found += [task.ref for task in page.tasks]
+        token = page.next_token
+        if not token:
+            return found

@@ -1,0 +1,114 @@
+"""What a long time does: a sweep that is dead, a queue that is long, an answer that is slow, engines that are away."""
+
+from __future__ import annotations
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from faults.audits import alarms
+from faults.conftest import Worlds
+from faults.kinds import Kind
+from faults.ledger import Ledger
+from faults.world import SWEEP_EVERY_S, World
+from llm_server.orchestration.errors import EngineUnavailable
+from llm_server.orchestration.ports import EngineCall
+
+SENDS_MOST = 1.05
+HOUR_S = 3600
+
+
+def posted(world: World, tasks: int) -> World:
+    for n in range(tasks):
+        assert world.post(f"Say {n}.", mode="Chat") == 202
+    return world
+
+
+def test_two_sweeps_at_once_wake_each_task_once(worlds: Worlds, ledger: Ledger) -> None:
+    world = posted(worlds(), 20)
+    world.substrate.purge()
+    world.clock.pass_s(world.substrate.sweep_s + 1)
+    together = threading.Barrier(2)
+
+    def sweep(_: int) -> None:
+        sweeper = world.process("sweeper")
+        together.wait()
+        world.sweep(sweeper)
+
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(sweep, range(2)))
+    sent = world.sends - 20
+    world.settle(within_s=SWEEP_EVERY_S)
+
+    ledger.enter("sweep twice at once", world.substrate.name, 0, alarms(world), f"{sent} sends for 20 tasks")
+    assert sent == len(world.engine.calls) == 20
+
+
+def test_tasks_outlive_a_sweep_that_is_dead_for_an_hour(worlds: Worlds, ledger: Ledger) -> None:
+    """Half of them lost their worker, the others their message; the first sweep after the hour finds them all."""
+    world = worlds()
+    for n in range(10):
+        world.post(f"Say {n}.", mode="Chat")
+        world.deliver(world.process("worker", {3: Kind.KILLED_AFTER}), most=1)
+    for n in range(10, 20):
+        world.post(f"Say {n}.", mode="Chat")
+    world.substrate.purge()
+    world.sweeps = world.workers = False
+    world.pass_s(HOUR_S)
+    open_then = [ref for ref in world.refs() if not world.store.peek(ref).status.is_final]
+    world.sweeps = world.workers = True
+    world.settle(within_s=SWEEP_EVERY_S)
+
+    note = f"{len(open_then)} tasks open after an hour, final {world.final_after_s:.0f} s later"
+    ledger.enter("sweep dead for an hour", world.substrate.name, 20, alarms(world), note)
+    assert len(open_then) == 20
+
+
+def test_the_sweep_adds_nothing_to_a_long_queue(worlds: Worlds, ledger: Ledger) -> None:
+    """For an hour nobody works; the messages are there, so no others are sent."""
+    world = posted(worlds(), 20)
+    world.workers, world.tick_s = False, SWEEP_EVERY_S
+    world.pass_s(HOUR_S)
+    world.workers = True
+    world.settle(within_s=SWEEP_EVERY_S)
+
+    note = f"{world.sends} sends for 20 tasks"
+    ledger.enter("queue of an hour", world.substrate.name, 0, alarms(world), note)
+    assert world.sends <= SENDS_MOST * 20
+    assert len(world.engine.calls) == 20
+
+
+def test_a_slow_answer_is_waited_for_by_one_worker(worlds: Worlds, ledger: Ledger) -> None:
+    """It takes almost all the function's time; neither the queue nor the sweep wakes a second worker meanwhile."""
+    world = worlds()
+    world.engine.before = lambda call: world.pass_s(160)
+    world.post("Say hello.", mode="Chat")
+    world.deliver_all()
+    delivered = world.deliveries
+    world.settle(within_s=SWEEP_EVERY_S)
+
+    ledger.enter("answer of 160 s", world.substrate.name, 0, alarms(world), f"{delivered} delivery")
+    assert (delivered, world.sends, len(world.engine.calls)) == (1, 1, 1)
+
+
+@pytest.mark.parametrize("away_s", [60, 600])
+def test_tasks_outlive_engines_that_are_all_away(worlds: Worlds, away_s: int, ledger: Ledger) -> None:
+    world, tried = worlds(), list[int]()
+    back_ms = world.clock() + away_s * 1000
+
+    def away(call: EngineCall) -> None:
+        if world.clock() < back_ms:
+            tried.append(world.clock())
+            raise EngineUnavailable("The engine cannot be reached.", kind="unreachable")
+
+    world.engine.before = away
+    posted(world, 20)
+    world.pass_s(away_s)
+    world.settle(within_s=2 * 300)
+    a_minute = max(sum(t <= u < t + 60_000 for u in tried) for t in tried)
+
+    note = f"{len(tried)} calls in vain, at most {a_minute} in a minute; all final {world.final_after_s:.0f} s after"
+    ledger.enter(f"all engines away for {away_s} s", world.substrate.name, len(tried), alarms(world), note)
+    assert {world.store.peek(ref).status for ref in world.refs()} == {"Completed"}
+    assert a_minute <= 5

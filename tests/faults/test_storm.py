@@ -1,0 +1,151 @@
+"""The storm: real processes, thousands of calls, many of them faulted, dozens of SIGKILLs; and then the audit."""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import fake_engine
+from aws_emulators import Substrate as Emulator
+from faults.audits import of_processes
+from faults.deployment import Deployment, deployed, hashed
+from faults.kinds import Kind
+from faults.lambdas import Environment
+from faults.ledger import Ledger
+from faults.proxy import Fate
+from llm_server.orchestration.task import TaskRef
+from llm_server.storage.dynamodb import DynamoStore
+
+AWS_SHARE = 0.05
+"""Of the AWS calls: answered with an error, throttled, their reply lost, or delayed beyond the lease."""
+KILL_SHARE = 0.04
+ENGINE_SHARE = 0.10
+APIS, WORKERS = 2, 4
+SENDS_MOST = 4.0
+FINAL_WITHIN_S = 120.0
+"""After the last POST; a task that met several faults waits for as many leases and sweeps."""
+
+
+class Weather:
+    """The same faults for the same seed: each process's n-th call has its fate, whenever it comes."""
+
+    def __init__(self, seed: int, kills_most: int) -> None:
+        self._seed = seed
+        self._left = kills_most
+        self._lock = threading.Lock()
+
+    def fates(self, name: str) -> Fate:
+        def fate(number: int) -> Kind | None:
+            chance = random.Random(f"{self._seed} {name} {number}")
+            drawn = chance.random()
+            if drawn < KILL_SHARE:
+                return chance.choice([Kind.KILLED_BEFORE, Kind.KILLED_AFTER]) if self._may_kill() else None
+            if drawn < KILL_SHARE + AWS_SHARE:
+                kinds = [Kind.ERROR, Kind.THROTTLED, Kind.LOST, Kind.DELAYED]
+                return chance.choices(kinds, weights=[10, 10, 10, 1])[0]
+            return None
+
+        return fate
+
+    def engine_faults(self, calls: int) -> Iterator[fake_engine.Fault]:
+        chance = random.Random(f"{self._seed} engine")
+        for _ in range(calls):
+            bad = [fake_engine.status(500), fake_engine.status(429, retry_after="1"), fake_engine.reset]
+            yield chance.choice(bad) if chance.random() < ENGINE_SHARE else _usual
+
+    def _may_kill(self) -> bool:
+        with self._lock:
+            self._left -= 1
+            return self._left >= 0
+
+
+def _usual(handler: Any) -> None:
+    handler.reply(200, handler.usual())
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize(
+    ("seed", "tasks", "kills"),
+    [(0, 40, 6), *(pytest.param(seed, 300, 60, marks=pytest.mark.attack) for seed in (1, 2, 3))],
+)
+def test_no_task_is_lost_or_doubled_in_a_storm(
+    ministack_substrate: Emulator, tmp_path: Path, ledger: Ledger, seed: int, tasks: int, kills: int
+) -> None:
+    weather, answered = Weather(seed, kills), Counter[str]()
+
+    def answer(asked: Any) -> str:
+        answered[asked["messages"][-1]["content"]] += 1
+        return hashed(asked)
+
+    with (
+        fake_engine.fake_engine(answer=answer, latency_s=0.02) as engine,
+        deployed(ministack_substrate, engine, tmp_path, weather.fates) as deployment,
+    ):
+        engine.script(*weather.engine_faults(10 * tasks))
+        with deployment.working(WORKERS):
+            posted(deployment, tasks)
+            took_s = final_after_s(deployment)
+        found = of_processes(the_store(deployment), deployment.acknowledged, answered)
+        if left := _messages(deployment, deployment.on.queue_url):
+            found.append(f"{left} messages are left in the queue")
+
+    faults = deployment.met
+    sends = deployment.calls["SendMessage"]
+    note = (
+        f"seed {seed}: {tasks} tasks, {deployment.calls.total()} AWS calls, {deployment.kills} SIGKILLs, "
+        f"{len(engine.seen) - answered.total()} engine faults, {sends} sends, final {took_s:.0f} s after the last POST"
+    )
+    ledger.enter("storm", "ministack", faults.total() + len(engine.seen) - answered.total(), found, note)
+    assert deployment.kills >= kills * 5 // 6
+    assert sends <= SENDS_MOST * tasks
+
+
+def posted(deployment: Deployment, tasks: int) -> None:
+    """Every prompt is sent until it is acknowledged, each time in other words: a try that died may be a task too."""
+    apis = [deployment.environment(f"api-{n}", "lambda_api.handler") for n in range(APIS)]
+
+    def poster(n: int) -> None:
+        for number in range(n, tasks, APIS):
+            _insisted(deployment, apis[n], number)
+
+    with ThreadPoolExecutor(APIS) as pool:
+        list(pool.map(poster, range(APIS)))
+
+
+def _insisted(deployment: Deployment, api: Environment, number: int) -> None:
+    for attempt in range(20):
+        if deployment.post(api, f"Say {number}, please, for the time {attempt}."):
+            return
+    raise AssertionError(f"prompt {number} was never acknowledged")
+
+
+def the_store(deployment: Deployment) -> DynamoStore:
+    return DynamoStore(deployment.on.dynamodb, deployment.on.table, draw=random.randrange)
+
+
+def final_after_s(deployment: Deployment) -> float:
+    """Wait until every task is final and the queue is empty; how long the tasks took."""
+    store, began = the_store(deployment), time.monotonic()
+    is_open: Callable[[], bool] = lambda: any(  # noqa: E731 - it is asked again and again
+        not store.peek(TaskRef("local", task_id)).status.is_final for task_id in deployment.acknowledged
+    )
+    while is_open() and time.monotonic() - began < FINAL_WITHIN_S:
+        time.sleep(0.5)
+    took_s = time.monotonic() - began
+    deployment.swept.set()
+    while _messages(deployment, deployment.on.queue_url) and time.monotonic() - began < 2 * FINAL_WITHIN_S:
+        time.sleep(0.5)
+    return took_s
+
+
+def _messages(deployment: Deployment, url: str) -> int:
+    answer = deployment.on.sqs.get_queue_attributes(QueueUrl=url, AttributeNames=["All"])
+    return sum(int(n) for name, n in answer["Attributes"].items() if name.startswith("ApproximateNumberOf"))
