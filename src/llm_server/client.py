@@ -7,6 +7,7 @@ ClientError
 
 import json
 import time
+import uuid
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -22,6 +23,7 @@ LONGEST_HOLD_S = 25  # the server's own limit for `Prefer: wait` (API.md)
 _PAUSE_S = 1.0  # between two polls when the server named none
 _SHORTEST_PAUSE_S, _LONGEST_PAUSE_S = 0.05, 60.0
 _CONNECT_S, _READ_S = 5.0, 30.0
+_SENDS = 3
 _FAILED_POLLS = 5  # in a row: a server that starts again finds its tasks again, so waiting for it is right
 
 
@@ -88,9 +90,16 @@ class Client:
     def submit(self, task: Mapping[str, Any], *, hold_s: int = 0) -> Answer:
         """Create a task; the server may hold its answer up to `hold_s` seconds for the end of it.
 
-        Sent once: a second sending could make a second task.
+        Sent up to three times while the server is away, under one Idempotency-Key: it makes one task.
         """
-        headers = {"Prefer": f"wait={hold_s}"} if hold_s > 0 else {}
+        headers = {"Idempotency-Key": f'"{uuid.uuid4()}"'} | ({"Prefer": f"wait={hold_s}"} if hold_s > 0 else {})
+        for _ in range(_SENDS - 1):
+            try:
+                return self._call("POST", "/tasks", task, headers, read_s=_READ_S + hold_s, naming="task_id")
+            except ServerUnreachable as error:
+                if not error.retryable:
+                    raise
+                self._sleep(error.pause_s)
         return self._call("POST", "/tasks", task, headers, read_s=_READ_S + hold_s, naming="task_id")
 
     def decide(self, task: Mapping[str, Any]) -> Answer:

@@ -13,7 +13,7 @@ from dynamodb_wire import Wire, recording, size
 from llm_server.orchestration.errors import StorageUnavailable, TaskLost, TaskNotFound
 from llm_server.orchestration.metrics import Counters
 from llm_server.orchestration.outputs import Output
-from llm_server.orchestration.ports import Due, EngineState
+from llm_server.orchestration.ports import Due, EngineState, KeyBinding
 from llm_server.orchestration.task import Mode, Task, TaskRef
 from llm_server.storage import dynamodb_items as items
 from llm_server.storage.dynamodb import DynamoStore
@@ -77,6 +77,25 @@ def test_what_a_chat_task_costs_in_write_units(
     chat_task(store, "p" * prompt_bytes, an_output(text="a" * answer_bytes, attempts=(attempt,)))
 
     assert wire.write_units() == units
+
+
+def test_an_idempotency_key_is_one_write_unit_more(store: DynamoStore, wire: Wire) -> None:
+    """And one call; without a key there is neither."""
+    binding = KeyBinding(task_id=UUID, body_hash="b" * 64, until_ms=NOW_MS + 1)
+    store.bind_key("local", "k" * 255, binding, now_ms=NOW_MS)
+
+    assert (wire.operations, wire.write_units()) == ({"PutItem": 1}, 1)
+
+
+def test_a_key_that_is_taken_is_read_and_forgotten_after_its_time(
+    moto_substrate: Substrate, store: DynamoStore, wire: Wire
+) -> None:
+    binding = KeyBinding(task_id=UUID, body_hash="b", until_ms=NOW_MS + 1_500)
+    for _ in range(2):
+        store.bind_key("local", "k", binding, now_ms=NOW_MS)
+
+    assert wire.operations == {"PutItem": 2, "GetItem": 1}
+    assert wire.calls[0].puts[0]["ttl"] == {"N": str(NOW_MS // 1000 + 2)}
 
 
 def test_a_state_is_smaller_than_one_write_unit(store: DynamoStore, wire: Wire) -> None:

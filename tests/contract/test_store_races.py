@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any, TypeVar
+from collections.abc import Callable
+from typing import Any
 
 from audit import audit
 from builders import NOW_MS, SWEEP_MS, a_failure, a_request, a_task, an_attempt, an_output, claimed
@@ -14,21 +12,7 @@ from llm_server.orchestration.errors import ApprovalConflict, TaskLost
 from llm_server.orchestration.plan import digest
 from llm_server.orchestration.ports import EngineState, Store
 from llm_server.orchestration.task import NEVER_MS, Status, Task
-
-Given = TypeVar("Given")
-Made = TypeVar("Made")
-
-
-def at_once(act: Callable[[Given], Made], each: Sequence[Given]) -> list[Made]:
-    """Do something once for each, in as many threads, all started together."""
-    together = threading.Barrier(len(each))
-
-    def started(given: Given) -> Made:
-        together.wait()
-        return act(given)
-
-    with ThreadPoolExecutor(len(each)) as pool:
-        return list(pool.map(started, each))
+from racing import at_once
 
 
 def won(write: Callable[[], Any]) -> bool:

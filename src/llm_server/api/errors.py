@@ -14,9 +14,9 @@ from starlette.routing import Match
 
 from llm_server.api.models import NewLimits, NewTask, PlanDecision
 from llm_server.orchestration.errors import (
-    ApprovalConflict,
     InvalidInput,
     LLMServerError,
+    StateConflict,
     StorageUnavailable,
     TaskNotFound,
 )
@@ -24,7 +24,7 @@ from llm_server.orchestration.errors import (
 STATUS: dict[type[LLMServerError], int] = {
     InvalidInput: 422,
     TaskNotFound: 404,
-    ApprovalConflict: 409,
+    StateConflict: 409,
     StorageUnavailable: 503,
 }
 RETRY_AFTER_S = "5"

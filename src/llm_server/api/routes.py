@@ -11,10 +11,11 @@ from pydantic import BaseModel
 from pydantic.json_schema import SkipJsonSchema
 
 from llm_server import __version__
-from llm_server.api import models, views, waiting
+from llm_server.api import idempotency, models, views, waiting
 from llm_server.api.body import StrictRoute
 from llm_server.orchestration import service as core
 from llm_server.orchestration.errors import TaskNotFound
+from llm_server.orchestration.intake import Accepted
 from llm_server.orchestration.snapshot import Snapshot
 from llm_server.orchestration.task import Status, TaskRef
 
@@ -24,7 +25,7 @@ _Responses = dict[int | str, dict[str, Any]]
 _PROBLEMS = {
     400: "Not a strict JSON document",
     404: "No such task",
-    409: "Not what the task waits for",
+    409: "The task's state does not allow it",
     413: "Body too large",
     415: "Body not sent as application/json",
     422: "An invalid field",
@@ -47,8 +48,13 @@ def _headers(**meanings: str) -> dict[str, Any]:
 _CREATED: _Responses = {
     200: {
         "model": models.TaskView | models.DecisionView,
-        "description": "Final within `Prefer: wait`, or a dry run",
-        "headers": _headers(Location="The task", Preference_Applied="The wait that was granted"),
+        "description": "Final within `Prefer: wait`, a task that its Idempotency-Key made before, or a dry run",
+        "headers": _headers(
+            Location="The task",
+            Preference_Applied="The wait that was granted",
+            Idempotent_Replayed="true: an earlier call with this Idempotency-Key made the task",
+            Retry_After="Seconds; absent when final",
+        ),
     },
     202: {"headers": _headers(Location="The task", Retry_After="Seconds until it is worth looking")},
 }
@@ -88,7 +94,7 @@ HeaderList = list[str] | SkipJsonSchema[None]
     "/tasks",
     status_code=202,
     response_model=models.TaskView,
-    responses=_problems(400, 413, 415, 422, 503) | _CREATED,
+    responses=_problems(400, 409, 413, 415, 422, 503) | _CREATED,
 )
 async def create_task(
     request: Request,
@@ -97,17 +103,16 @@ async def create_task(
     tenant: Tenant,
     dry_run: Annotated[bool, Query(description="Only decide how it would be done.")] = False,
     prefer: Annotated[HeaderList, Header(description="wait=N: hold the answer up to N seconds (at most 25).")] = None,
+    idempotency_key: idempotency.KeyHeader = None,
 ) -> Response:
     """Accept a task: it is stored and queued before the answer is sent."""
+    key = idempotency.key_of(idempotency_key)
     if dry_run:
         return _json(views.decision(service.decide(new.to_domain())))
-    task = service.submit(tenant, new.to_domain())
+    accepted = service.submit_once(tenant, new.to_domain(), key)
     wait_s = waiting.wished_s(",".join(prefer or ()))
-    location = {"Location": f"{PREFIX}/tasks/{task.task_id}"}
-    ended = await waiting.until_final(service, task.ref, wait_s, request.app.state.stopping)
-    if ended is None:
-        return _json(views.task(task), 202, location | {"Retry-After": "1"})
-    return _json(views.task(ended.task, ended.result), 200, location | {"Preference-Applied": f"wait={wait_s}"})
+    ended = await waiting.until_final(service, accepted.task.ref, wait_s, request.app.state.stopping)
+    return _accepted(accepted, ended, wait_s)
 
 
 @router.get("/tasks", response_model=models.TaskPage, responses=_problems(422, 503))
@@ -184,6 +189,19 @@ async def get_health() -> Response:
 
 def _json(body: BaseModel, status: int = 200, headers: dict[str, str] | None = None) -> JSONResponse:
     return JSONResponse(body.model_dump(mode="json"), status, headers)
+
+
+def _accepted(accepted: Accepted, ended: Snapshot | None, wait_s: int) -> Response:
+    """202, or 200 for what is final and for what was accepted before."""
+    task, result = (ended.task, ended.result) if ended else (accepted.task, accepted.result)
+    headers = {"Location": f"{PREFIX}/tasks/{task.task_id}"}
+    if ended:
+        headers["Preference-Applied"] = f"wait={wait_s}"
+    if not task.status.is_final:
+        headers["Retry-After"] = "1"
+    if accepted.replayed:
+        headers["Idempotent-Replayed"] = "true"
+    return _json(views.task(task, result), 200 if ended or accepted.replayed else 202, headers)
 
 
 def _freshness(snapshot: Snapshot, now_ms: int) -> dict[str, str]:

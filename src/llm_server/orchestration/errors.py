@@ -4,7 +4,8 @@ LLMServerError
 ├── InvalidInput          change the input; `field` names where
 │   └── UnknownName       use one of the known names
 ├── TaskNotFound          check the id
-├── ApprovalConflict      read the task again: there is nothing to approve, or another plan
+├── StateConflict         read the task again: its state does not allow what was asked
+│   └── ApprovalConflict  there is nothing to approve, or another plan
 ├── IllegalTransition     a bug: a task was asked to leave a final state
 ├── NotClaimable          a worker: acknowledge the message, nothing to do
 │   ├── TaskUnapproved    its plan waits for its caller's word
@@ -51,7 +52,11 @@ class TaskNotFound(LLMServerError):
         super().__init__("No task has this id.")
 
 
-class ApprovalConflict(LLMServerError):
+class StateConflict(LLMServerError):
+    """The task is not in a state that allows what its caller asks."""
+
+
+class ApprovalConflict(StateConflict):
     """The task does not wait for this decision, or its plan is not the one the caller has seen."""
 
 

@@ -95,8 +95,21 @@ class Page:
     next_token: str
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeyBinding:
+    """What an Idempotency-Key stands for until `until_ms`: one task, and the hash of the body that asked for it."""
+
+    task_id: str
+    body_hash: str
+    until_ms: int
+
+
 class Store(Protocol):
     """The truth about tasks. Every method may raise StorageUnavailable."""
+
+    def bind_key(self, tenant: str, key: str, binding: KeyBinding, *, now_ms: int) -> KeyBinding:
+        """Let a caller's key stand for a task, unless it still stands for one; returns what it stands for now."""
+        ...
 
     def add(self, task: Task, request: Request) -> None:
         """Store a new task and count it, once: adding the same task again changes nothing."""

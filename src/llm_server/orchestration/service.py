@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from llm_server.orchestration import approval
 from llm_server.orchestration.balancer import Balancer
 from llm_server.orchestration.catalog import Catalog
-from llm_server.orchestration.intake import Decision, Intake, NewTask
+from llm_server.orchestration.intake import Accepted, Decision, Intake, NewTask
 from llm_server.orchestration.metrics import Counters, day_of, summarise
 from llm_server.orchestration.orchestrator import Orchestrator
 from llm_server.orchestration.ports import Clock, Page, Queue, Store
@@ -85,6 +85,12 @@ class Service:
             StorageUnavailable: nothing is known to have been stored.
         """
         return self._intake.submit(tenant, new)
+
+    def submit_once(self, tenant: str, new: NewTask, key: str | None) -> Accepted:
+        """Submit; under the same Idempotency-Key once in 24 hours. Raises as `Intake.submit_once`."""
+        if key is None:
+            return Accepted(task=self._intake.submit(tenant, new))
+        return self._intake.submit_once(tenant, new, key)
 
     def get(self, ref: TaskRef) -> Snapshot:
         """Read a task. Raises TaskNotFound."""

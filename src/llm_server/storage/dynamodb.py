@@ -9,6 +9,7 @@
 | counters | CTR#<shard> | ALL | the transaction of the state they count |
 | spending | USE#<tenant> | <day> | same |
 | engines | ENG | STATE | a swap by the record it replaces |
+| Idempotency-Key | IDEM#<tenant>#<digest> | KEY | absent, or its time is over |
 
 Index `open` (open, due) holds what is not final; index `listing` (tenant, created) every task.
 """
@@ -25,7 +26,7 @@ from zlib import crc32
 from llm_server.orchestration.errors import TaskLost, TaskNotFound
 from llm_server.orchestration.metrics import Counters, change, day_of
 from llm_server.orchestration.outputs import Output
-from llm_server.orchestration.ports import Due, EngineState, Page
+from llm_server.orchestration.ports import Due, EngineState, KeyBinding, Page
 from llm_server.orchestration.snapshot import Request, Snapshot
 from llm_server.orchestration.task import Status, Task, TaskRef
 from llm_server.storage import dynamodb_items as items
@@ -51,6 +52,27 @@ class DynamoStore:
         self._table = table
         self._draw = draw
         self._counter_shards = counter_shards
+
+    def bind_key(self, tenant: str, key: str, binding: KeyBinding, *, now_ms: int) -> KeyBinding:
+        item = items.key_binding(tenant, key, binding)
+        put = partial(
+            self._client.put_item,
+            TableName=self._table,
+            Item=item,
+            ConditionExpression="attribute_not_exists(pk) OR #until <= :now",
+            ExpressionAttributeNames={"#until": "until"},
+            ExpressionAttributeValues={":now": items.number(now_ms)},
+        )
+        for _ in tries():  # again only where the binding ended between our two calls
+            with suppress(ConditionFailed):
+                writing(put)
+                return binding
+            with calling():
+                key_of_item = {name: item[name] for name in ("pk", "sk")}
+                row = self._client.get_item(TableName=self._table, Key=key_of_item, ConsistentRead=True)
+            if "Item" in row:
+                return records.KEY_BINDING.decode(row["Item"]["body"]["S"])
+        raise AssertionError  # `tries` raises first
 
     def add(self, task: Task, request: Request) -> None:
         with suppress(ConditionFailed):  # an earlier try got this far

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from hashlib import sha256
 from typing import Any
 
-from llm_server.orchestration.ports import EngineState
+from llm_server.orchestration.ports import EngineState, KeyBinding
 from llm_server.orchestration.task import Task, TaskRef
 from llm_server.storage import records
 
@@ -46,6 +46,17 @@ def state(task: Task) -> dict[str, Any]:
 
 def task(row: Mapping[str, Any]) -> Task:
     return records.TASK.decode(row["body"]["S"])
+
+
+def key_binding(tenant: str, key: str, binding: KeyBinding) -> dict[str, Any]:
+    """What an Idempotency-Key stands for; removed by the database some time after it has ended."""
+    return {
+        "pk": {"S": f"IDEM#{tenant}#{sha256(key.encode()).hexdigest()}"},
+        "sk": {"S": "KEY"},
+        "body": {"S": records.encode(binding)},
+        "until": number(binding.until_ms),
+        "ttl": number(binding.until_ms // 1000 + 1),
+    }
 
 
 def engine_states(row: Mapping[str, Any]) -> dict[str, EngineState]:

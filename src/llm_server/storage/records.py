@@ -6,7 +6,7 @@ import msgspec
 
 from llm_server.orchestration.errors import InvalidInput
 from llm_server.orchestration.outputs import Output
-from llm_server.orchestration.ports import EngineState
+from llm_server.orchestration.ports import EngineState, KeyBinding
 from llm_server.orchestration.snapshot import Request
 from llm_server.orchestration.task import Task, TaskRef
 
@@ -14,11 +14,12 @@ TASK = msgspec.json.Decoder(Task)
 REQUEST = msgspec.json.Decoder(Request)
 OUTPUT = msgspec.json.Decoder(Output)
 ENGINE_STATE = msgspec.json.Decoder(EngineState)
+KEY_BINDING = msgspec.json.Decoder(KeyBinding)
 
 NAME_MOST_BYTES = 1_000
 
 
-def encode(record: Task | Request | Output | EngineState) -> str:
+def encode(record: Task | Request | Output | EngineState | KeyBinding) -> str:
     return msgspec.json.encode(record).decode()
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from llm_server.orchestration.errors import TaskLost, TaskNotFound
 from llm_server.orchestration.metrics import Counters, change, day_of
 from llm_server.orchestration.outputs import Output
-from llm_server.orchestration.ports import Due, EngineState, Page
+from llm_server.orchestration.ports import Due, EngineState, KeyBinding, Page
 from llm_server.orchestration.snapshot import Request, Snapshot
 from llm_server.orchestration.task import Status, Task, TaskRef
 from llm_server.storage import records
@@ -23,6 +23,16 @@ class SqliteStore:
 
     def close(self) -> None:
         self._database.close()
+
+    def bind_key(self, tenant: str, key: str, binding: KeyBinding, *, now_ms: int) -> KeyBinding:
+        query = "SELECT body FROM bindings WHERE (tenant, key) = (?, ?) AND until_ms > ?"
+        with self._database.transaction() as db:
+            row = db.execute(query, (tenant, key, now_ms)).fetchone()
+            if row:
+                return records.KEY_BINDING.decode(row[0])
+            new = (tenant, key, records.encode(binding), binding.until_ms)
+            db.execute("INSERT OR REPLACE INTO bindings VALUES (?, ?, ?, ?)", new)
+        return binding
 
     def add(self, task: Task, request: Request) -> None:
         with self._database.transaction() as db:

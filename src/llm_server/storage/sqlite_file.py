@@ -31,6 +31,9 @@ CREATE TABLE IF NOT EXISTS counters (
 INSERT OR IGNORE INTO counters (id) VALUES (1);
 CREATE TABLE IF NOT EXISTS spending (
     tenant TEXT NOT NULL, day TEXT NOT NULL, microusd INTEGER NOT NULL, PRIMARY KEY (tenant, day));
+CREATE TABLE IF NOT EXISTS bindings (
+    tenant TEXT NOT NULL, key TEXT NOT NULL, body TEXT NOT NULL, until_ms INTEGER NOT NULL, PRIMARY KEY (tenant, key));
+CREATE INDEX IF NOT EXISTS bound_until ON bindings (until_ms);
 CREATE TABLE IF NOT EXISTS engines (name TEXT PRIMARY KEY, body TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS messages (id INTEGER PRIMARY KEY, ref TEXT NOT NULL, visible_ms INTEGER NOT NULL);
 CREATE INDEX IF NOT EXISTS visible ON messages (visible_ms, id);
