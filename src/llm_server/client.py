@@ -110,6 +110,10 @@ class Client:
         """Read everything the server knows of one task."""
         return self._call("GET", f"/tasks/{quote(task_id, safe='')}", naming="task_id")
 
+    def cancel(self, task_id: str) -> Answer:
+        """End a task that is not final; cancelled again, nothing changes."""
+        return self._call("POST", f"/tasks/{quote(task_id, safe='')}/cancel", naming="task_id")
+
     def metrics(self) -> Answer:
         """Read the nine figures."""
         return self._call("GET", "/metrics", naming="server_status")

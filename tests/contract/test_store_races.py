@@ -8,7 +8,8 @@ from typing import Any
 from audit import audit
 from builders import NOW_MS, SWEEP_MS, a_failure, a_request, a_task, an_attempt, an_output, claimed
 from llm_server.orchestration.approval import decide
-from llm_server.orchestration.errors import ApprovalConflict, TaskLost
+from llm_server.orchestration.errors import ApprovalConflict, StateConflict, TaskLost
+from llm_server.orchestration.lifecycle import Lifecycle
 from llm_server.orchestration.plan import digest
 from llm_server.orchestration.ports import EngineState, Store
 from llm_server.orchestration.task import NEVER_MS, Status, Task
@@ -140,6 +141,32 @@ def test_of_8_approvals_and_rejections_at_once_one_word_counts(store: Store) -> 
     assert said == {stored.status is Status.QUEUED}
     assert stored.rev == waiting.rev + 1
     audit(store, [task.ref])
+
+
+def test_of_a_cancel_and_a_finish_at_once_one_counts(store: Store) -> None:
+    """16 tasks, each finished by its worker while two callers cancel it; what the worker paid is counted once."""
+    tasks = [a_task() for _ in range(16)]
+    for task in tasks:
+        store.add(task, a_request())
+        store.save(task, claimed(task))
+    callers = Lifecycle(store=store, clock=lambda: NOW_MS + 5)
+
+    def act(n: int) -> bool:
+        task, output = claimed(tasks[n // 3]), a_failure(attempts=(an_attempt(),))
+        if n % 3 == 0:
+            return won(lambda: store.save(task, task.failed(output), output))
+        try:
+            callers.cancel(task.ref)
+        except StateConflict:
+            return False
+        return True
+
+    each = at_once(act, range(48))
+    for n, task in enumerate(tasks):
+        finished, *cancelled = each[3 * n : 3 * n + 3]
+        assert cancelled == [not finished] * 2
+        assert store.peek(task.ref).status is (Status.FAILED if finished else Status.CANCELLED)
+    audit(store, [task.ref for task in tasks])
 
 
 def test_of_16_workers_that_swap_an_engine_s_record_one_wins(store: Store) -> None:

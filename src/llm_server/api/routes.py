@@ -163,6 +163,13 @@ async def reject_plan(ref: Ref, said: models.PlanDecision, service: Service) -> 
     return _json(views.task(snapshot.task, snapshot.result))
 
 
+@router.post("/tasks/{task_id}/cancel", response_model=models.TaskView, responses=_problems(404, 409, 422, 503))
+async def cancel_task(ref: Ref, service: Service) -> Response:
+    """End a task that is not final; cancelled again, nothing changes."""
+    snapshot = service.cancel(ref)
+    return _json(views.task(snapshot.task, snapshot.result))
+
+
 @router.get("/metrics", response_model=models.MetricsView, responses=_problems(503))
 async def get_metrics(service: Service) -> Response:
     """Read the nine figures."""

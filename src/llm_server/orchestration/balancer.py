@@ -15,6 +15,7 @@ from llm_server.orchestration.errors import (
     LLMServerError,
     OutOfTime,
     PromptRefused,
+    TaskCancelled,
 )
 from llm_server.orchestration.health import EngineStates
 from llm_server.orchestration.ports import Clock, Completion, Engine, EngineCall, EngineState, Pricer
@@ -50,7 +51,7 @@ class Reply:
     @property
     def can_be_retried(self) -> bool:
         """Another delivery may get what this one did not."""
-        return isinstance(self.failure, EngineUnavailable | OutOfTime)
+        return isinstance(self.failure, EngineUnavailable | OutOfTime | TaskCancelled)
 
 
 class _EmptyAnswer(EngineUnavailable):
@@ -128,7 +129,7 @@ class Balancer:
                 failure, outage = error, outage and error.outage
             except LimitReached as error:
                 failure = failure or error
-            except (PromptRefused, OutOfTime) as error:
+            except (PromptRefused, OutOfTime, TaskCancelled) as error:
                 return Reply(failure=error, attempts=tuple(attempts))
             else:
                 return Reply(completion=completion, attempts=tuple(attempts))
@@ -158,6 +159,7 @@ class Balancer:
         """Call the engine. A failure is recorded here, while the place is held: who waits for it must see the rest."""
         spec = self._catalog.engines[name]
         left_s, most_s = self._left_s(want.until_ms), self._catalog.timeout_s(name)
+        call.cancellation.check()
         started_ms = self._clock()
         with self._probing(name, min(most_s, left_s)) as probe:
             attempt = Attempt(
@@ -173,7 +175,7 @@ class Balancer:
             self._retries.count(retry=bool(attempts))
             try:
                 completion = self._engines[name].complete(call, timeout_s=min(most_s, left_s))
-            except (EngineUnavailable, PromptRefused) as failure:
+            except (EngineUnavailable, PromptRefused, TaskCancelled) as failure:
                 attempts.append(replace(attempt, duration_ms=max(0, self._clock() - started_ms), error=str(failure)))
                 late = isinstance(failure, EngineUnavailable) and (failure.kind, failure.retry_after_s) == (
                     "busy",

@@ -12,6 +12,7 @@ LLMServerError
 │   ├── TaskBusy          another worker's lease has not ended
 │   └── TaskFinished      the task is final
 ├── TaskLost              a worker: stop, somebody else has changed the task since
+├── TaskCancelled         a worker: stop, the task's caller wants it no more
 ├── EngineUnavailable     another engine may answer, or this one later
 ├── PromptRefused         no engine will answer this prompt
 ├── LimitReached          the task's own limits forbid the next call
@@ -97,6 +98,13 @@ class TaskLost(LLMServerError):
 
     def __init__(self, task_id: str) -> None:
         super().__init__(f"Task {task_id} was changed by somebody else.")
+
+
+class TaskCancelled(LLMServerError):
+    """The task was cancelled before an engine call, or during it."""
+
+    def __init__(self) -> None:
+        super().__init__("The task was cancelled.")
 
 
 class EngineUnavailable(LLMServerError):

@@ -10,8 +10,9 @@ from llm_server.orchestration import plan as plans
 from llm_server.orchestration import prompts
 from llm_server.orchestration.balancer import LEAST_CALL_S, Balancer, Reply, Want
 from llm_server.orchestration.budget import Budget
+from llm_server.orchestration.cancellation import Cancellation
 from llm_server.orchestration.catalog import Catalog, Tier
-from llm_server.orchestration.errors import EngineUnavailable, OutOfTime, UnknownName
+from llm_server.orchestration.errors import EngineUnavailable, OutOfTime, TaskCancelled, UnknownName
 from llm_server.orchestration.outputs import Output
 from llm_server.orchestration.plan import Plan, PlanInvalid, Step
 from llm_server.orchestration.ports import AnswerSchema, Clock, EngineCall
@@ -46,6 +47,7 @@ class _Work:
     until_ms: int
     deadline_ms: int | None
     budget: Budget
+    cancellation: Cancellation
 
 
 class Orchestrator:
@@ -60,10 +62,13 @@ class Orchestrator:
         self._max_deliveries = max_deliveries
         self._sweep_ms = sweep_s * 1000
 
-    def run(self, snapshot: Snapshot, *, until_ms: int) -> Generator[Progress]:
+    def run(
+        self, snapshot: Snapshot, *, until_ms: int, cancellation: Cancellation | None = None
+    ) -> Generator[Progress]:
         """Carry a claimed task out until it is final or released; no engine call goes on after `until_ms`.
 
-        What an earlier claim finished is not done again: its plan, its steps, an answer whose worker died.
+        What an earlier claim finished is not done again: its plan, its steps, an answer whose worker died. Once
+        `cancellation` is told, calls under way end and none begins; what was paid until then is still handed over.
         """
         task, request = snapshot.task, snapshot.request
         if snapshot.orphan:
@@ -82,6 +87,7 @@ class Orchestrator:
                 until_ms=until_ms if deadline_ms is None else min(until_ms, deadline_ms),
                 deadline_ms=deadline_ms,
                 budget=Budget.of(request.limits.max_cost_usd, task.receipt.cost_microusd),
+                cancellation=cancellation or Cancellation(),
             )
             yield from self._planned(work, snapshot.outputs) if task.mode is Mode.PLAN else self._single(work)
 
@@ -205,6 +211,7 @@ class Orchestrator:
             max_output_tokens=most if wanted is None or schema else wanted,
             temperature=role.temperature if role else 0.2,
             answer_schema=schema,
+            cancellation=work.cancellation,
         )
         want = Want(
             purpose=purpose,
@@ -225,7 +232,7 @@ class Orchestrator:
         if reply.completion:
             answer = self._output(f"RES#{task.fence}", text=reply.completion.text, attempts=attempts)
             return Progress(task=task.completed(answer), output=answer)
-        if isinstance(error, OutOfTime):
+        if isinstance(error, OutOfTime | TaskCancelled):
             return self._released(work, attempts, delay_s=0 if attempts else RETRY_FIRST_S, counted=bool(attempts))
         if isinstance(error, EngineUnavailable) and reply.outage and not any(a.answered for a in attempts):
             return self._waiting(work, attempts)

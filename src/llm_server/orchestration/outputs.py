@@ -38,6 +38,10 @@ class Output:
     def is_answer(self) -> bool:
         return self.key.startswith("RES#")
 
+    def as_a_try(self) -> Output:
+        """What an answer cost, without it, as the end of its claim."""
+        return Output(key=f"TRY#{self.key.removeprefix('RES#')}", created_ms=self.created_ms, attempts=self.attempts)
+
     @property
     def is_claims_end(self) -> bool:
         return self.key.startswith(("RES#", "TRY#"))

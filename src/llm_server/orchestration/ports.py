@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
+from llm_server.orchestration.cancellation import Cancellation
 from llm_server.orchestration.catalog import EngineSpec
 from llm_server.orchestration.metrics import Counters
 from llm_server.orchestration.outputs import Output
@@ -33,6 +34,7 @@ class EngineCall:
     max_output_tokens: int
     temperature: float = 0.3
     answer_schema: AnswerSchema | None = None
+    cancellation: Cancellation = field(default_factory=Cancellation, compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,6 +57,7 @@ class Engine(Protocol):
         Raises:
             EngineUnavailable: another engine may answer.
             PromptRefused: no engine will.
+            TaskCancelled: the call's `cancellation` was told; the call is broken off as far as its wire allows.
         """
         ...
 

@@ -9,6 +9,7 @@ from llm_server.orchestration import approval
 from llm_server.orchestration.balancer import Balancer
 from llm_server.orchestration.catalog import Catalog
 from llm_server.orchestration.intake import Accepted, Decision, Intake, NewTask
+from llm_server.orchestration.lifecycle import Lifecycle
 from llm_server.orchestration.metrics import Counters, day_of, summarise
 from llm_server.orchestration.orchestrator import Orchestrator
 from llm_server.orchestration.ports import Clock, Page, Queue, Store
@@ -67,6 +68,7 @@ class Service:
         self._worker = Worker(
             store=store, wakeups=self._wakeups, orchestrator=orchestrator, clock=clock, lease_ms=lease_s * 1000
         )
+        self._lifecycle = Lifecycle(store=store, clock=clock)
         self._sweep = Sweep(store=store, wakeups=self._wakeups, clock=clock, sweep_ms=self._sweep_ms)
 
     def now_ms(self) -> int:
@@ -103,6 +105,12 @@ class Service:
         snapshot, moved = approval.decide(self._store, ref, plan_hash, approve=approve, now_ms=now_ms, due_ms=due_ms)
         if moved and approve:
             self._wakeups.send(ref)
+        return snapshot
+
+    def cancel(self, ref: TaskRef) -> Snapshot:
+        """End a task that is not final. Raises as `Lifecycle.cancel`."""
+        snapshot = self._lifecycle.cancel(ref)
+        self._worker.cancelled(ref)
         return snapshot
 
     def is_final(self, ref: TaskRef) -> bool:

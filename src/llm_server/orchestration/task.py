@@ -150,6 +150,26 @@ class Task:
         """End the task, as its caller wishes; a last state."""
         return self._to(Status.CANCELLED, now_ms, finished_ms=now_ms, approval="refused")
 
+    def cancelled(self, *, now_ms: int, orphan: Output | None = None) -> Task:
+        """End the task, as its caller wishes; a last state. `orphan`: an answer that was paid and nobody took up.
+
+        The claim stays until its worker has `settled`, or its lease ends.
+        """
+        paid = self.receipt.plus(orphan.attempts if orphan else ())
+        return self._to(Status.CANCELLED, now_ms, finished_ms=now_ms, receipt=paid)
+
+    def settled(self, output: Output) -> Task:
+        """Give up the claim of a Cancelled task and put its last calls on the receipt; nothing else may change now."""
+        if self.status is not Status.CANCELLED:
+            raise IllegalTransition(self.task_id, self.status, "settled")
+        paid = self.receipt.plus(output.attempts)
+        return replace(self, rev=self.rev + 1, updated_ms=output.created_ms, owner="", lease_ms=0, receipt=paid)
+
+    def has_worker(self, now_ms: int) -> bool:
+        """Whether somebody may still be at work on it, or at putting down what the work cost."""
+        may_be = self.status.is_active or self.status is Status.CANCELLED
+        return may_be and bool(self.owner) and now_ms < self.lease_ms
+
     def released(self, output: Output, *, due_ms: int, counted: bool = True, waiting_for: str = "") -> Task:
         """Hand the task back to the queue; the sweep looks at it from `due_ms`.
 

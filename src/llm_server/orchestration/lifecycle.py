@@ -1,0 +1,45 @@
+"""What a caller does with a task after it was accepted: cancel it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from llm_server.orchestration.errors import StateConflict, TaskLost
+from llm_server.orchestration.ports import Clock, Store
+from llm_server.orchestration.snapshot import Snapshot
+from llm_server.orchestration.task import Status, TaskRef
+
+TRIES = 5
+"""How often a change is tried while a worker's saves come in between."""
+
+
+class Lifecycle:
+    """The caller's word on a task, over the store."""
+
+    def __init__(self, *, store: Store, clock: Clock) -> None:
+        self._store = store
+        self._clock = clock
+
+    def cancel(self, ref: TaskRef) -> Snapshot:
+        """End a task that is not final; cancelled again, nothing changes.
+
+        An answer that a dead worker had paid for goes on the receipt, as the calls of a `TRY#`.
+
+        Raises:
+            TaskNotFound: no such task.
+            StateConflict: it has Completed or Failed.
+        """
+        for _ in range(TRIES):
+            snapshot = self._store.get(ref)
+            if snapshot.task.status is Status.CANCELLED:
+                return snapshot
+            if snapshot.task.status.is_final:
+                raise StateConflict(f"The task is {snapshot.task.status}; only a task that is open can be cancelled.")
+            orphan = snapshot.orphan and snapshot.orphan.as_a_try()
+            after = snapshot.task.cancelled(now_ms=self._clock(), orphan=orphan)
+            try:
+                self._store.save(snapshot.task, after, orphan)
+            except TaskLost:
+                continue
+            return replace(snapshot, task=after)
+        raise StateConflict("The task is being changed; try again.")
