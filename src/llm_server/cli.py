@@ -97,6 +97,13 @@ def cancel(task_id: TaskId, url: Url = DEFAULT_URL, as_json: AsJson = False) -> 
         display.show_change(client.cancel(_id(task_id)), as_json)
 
 
+@app.command(help="Take a Failed task up again; finished steps are kept.\n" + _EXIT_CODES)
+def retry(task_id: TaskId, url: Url = DEFAULT_URL, as_json: AsJson = False) -> None:
+    client = _client(url)
+    with _failures_as_exit_codes():
+        display.show_change(client.retry(_id(task_id)), as_json)
+
+
 @app.command(help="Print the server's nine figures.\n" + _EXIT_CODES)
 def metrics(url: Url = DEFAULT_URL, as_json: AsJson = False) -> None:
     client = _client(url)

@@ -64,7 +64,7 @@ class Answer:
 
     @property
     def final(self) -> bool:
-        """Whether nothing will ever change the task again."""
+        """Whether nothing changes the task any more, but for a retry of one that Failed."""
         return self.status in FINAL
 
 
@@ -113,6 +113,10 @@ class Client:
     def cancel(self, task_id: str) -> Answer:
         """End a task that is not final; cancelled again, nothing changes."""
         return self._call("POST", f"/tasks/{quote(task_id, safe='')}/cancel", naming="task_id")
+
+    def retry(self, task_id: str) -> Answer:
+        """Take a Failed task up again; refused when it is in any other state."""
+        return self._call("POST", f"/tasks/{quote(task_id, safe='')}/retry", naming="task_id")
 
     def metrics(self) -> Answer:
         """Read the nine figures."""

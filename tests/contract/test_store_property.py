@@ -11,9 +11,8 @@ from hypothesis import HealthCheck, Phase, given, note, settings
 from hypothesis import strategies as st
 
 from audit import audit
-from builders import LEASE_MS, NOW_MS, a_failed_attempt, a_request, a_task, an_attempt, claimed
+from builders import LEASE_MS, NOW_MS, a_failed_attempt, a_lifecycle, a_request, a_task, an_attempt, claimed
 from llm_server.orchestration.errors import NotClaimable, StateConflict, TaskLost
-from llm_server.orchestration.lifecycle import Lifecycle
 from llm_server.orchestration.metrics import day_of
 from llm_server.orchestration.outputs import Output
 from llm_server.orchestration.ports import Due, Store
@@ -23,7 +22,18 @@ from llm_server.storage.dynamodb import DynamoStore
 from llm_server.storage.sqlite import SqliteStore
 
 Act = Literal[
-    "claim", "progress", "release", "answer", "finish", "fail", "outlive", "repeat", "add", "postpone", "cancel"
+    "claim",
+    "progress",
+    "release",
+    "answer",
+    "finish",
+    "fail",
+    "outlive",
+    "repeat",
+    "add",
+    "postpone",
+    "cancel",
+    "retry",
 ]
 ACTS: tuple[Act, ...] = ("claim", "claim", "claim", "outlive", "progress", *get_args(Act))
 Move = tuple[Act, int, bool, tuple[Attempt, ...]]
@@ -82,7 +92,10 @@ class Drill:
             self.store.postpone(Due(self.tasks[n].ref, self.tasks[n].due_ms), self.now_ms + 1)
         elif act == "cancel":
             with suppress(StateConflict):
-                Lifecycle(store=self.store, clock=lambda: self.now_ms).cancel(self.tasks[n].ref)
+                a_lifecycle(self.store, lambda: self.now_ms).cancel(self.tasks[n].ref)
+        elif act == "retry":
+            with suppress(StateConflict):
+                a_lifecycle(self.store, lambda: self.now_ms).retry(self.tasks[n].ref)
         elif act == "repeat" and self.last:
             self._save(*self.last)
         elif self.workers[n]:

@@ -6,13 +6,12 @@ from collections.abc import Callable
 from typing import Any
 
 from audit import audit
-from builders import NOW_MS, SWEEP_MS, a_failure, a_request, a_task, an_attempt, an_output, claimed
+from builders import NOW_MS, SWEEP_MS, a_failure, a_lifecycle, a_request, a_task, an_attempt, an_output, claimed
 from llm_server.orchestration.approval import decide
 from llm_server.orchestration.errors import ApprovalConflict, StateConflict, TaskLost
-from llm_server.orchestration.lifecycle import Lifecycle
 from llm_server.orchestration.plan import digest
 from llm_server.orchestration.ports import EngineState, Store
-from llm_server.orchestration.task import NEVER_MS, Status, Task
+from llm_server.orchestration.task import DAY_MS, NEVER_MS, Status, Task
 from racing import at_once
 
 
@@ -126,7 +125,7 @@ def test_of_8_approvals_and_rejections_at_once_one_word_counts(store: Store) -> 
     store.save(task, claimed(task))
     waiting = claimed(task).awaiting_approval(plan, due_ms=NEVER_MS)
     store.save(claimed(task), waiting, plan)
-    assert store.due(NOW_MS + 10**12, 10) == []
+    assert store.due(NOW_MS + DAY_MS, 10) == []
 
     def say(n: int) -> bool | None:
         try:
@@ -149,7 +148,7 @@ def test_of_a_cancel_and_a_finish_at_once_one_counts(store: Store) -> None:
     for task in tasks:
         store.add(task, a_request())
         store.save(task, claimed(task))
-    callers = Lifecycle(store=store, clock=lambda: NOW_MS + 5)
+    callers = a_lifecycle(store, lambda: NOW_MS + 5)
 
     def act(n: int) -> bool:
         task, output = claimed(tasks[n // 3]), a_failure(attempts=(an_attempt(),))

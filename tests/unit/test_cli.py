@@ -402,6 +402,15 @@ def test_cancel_says_what_the_task_is_now(server: Script) -> None:
     assert json.loads(as_json.stdout)["status"] == "Cancelled"
 
 
+def test_retry_says_what_the_task_is_now(server: Script) -> None:
+    server.replies = [Reply(body=task("Queued"), status=202)]
+
+    result = run(server, "retry", "t1")
+
+    assert server.asked[0].line == "POST /api/v1/tasks/t1/retry"
+    assert (result.exit_code, result.stderr) == (0, "Task t1 is Queued.\n")
+
+
 def test_a_refused_change_is_wrong_usage(server: Script) -> None:
     server.replies = [Reply(body={"detail": "The task is Completed."}, status=409)]
 

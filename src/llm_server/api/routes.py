@@ -58,6 +58,7 @@ _CREATED: _Responses = {
     },
     202: {"headers": _headers(Location="The task", Retry_After="Seconds until it is worth looking")},
 }
+_CREATED_AGAIN: _Responses = {202: _CREATED[202]}
 _READ: _Responses = {
     200: {"headers": _headers(ETag="This state of the task", Retry_After="Seconds; absent when final")},
     304: {"description": "Not changed since the ETag in If-None-Match"},
@@ -168,6 +169,19 @@ async def cancel_task(ref: Ref, service: Service) -> Response:
     """End a task that is not final; cancelled again, nothing changes."""
     snapshot = service.cancel(ref)
     return _json(views.task(snapshot.task, snapshot.result))
+
+
+@router.post(
+    "/tasks/{task_id}/retry",
+    status_code=202,
+    response_model=models.TaskView,
+    responses=_problems(404, 409, 422, 503) | _CREATED_AGAIN,
+)
+async def retry_task(ref: Ref, service: Service) -> Response:
+    """Take a Failed task up again: finished steps are kept, those that failed are done again."""
+    snapshot = service.retry(ref)
+    headers = {"Location": f"{PREFIX}/tasks/{ref.task_id}", "Retry-After": "1"}
+    return _json(views.task(snapshot.task), 202, headers)
 
 
 @router.get("/metrics", response_model=models.MetricsView, responses=_problems(503))

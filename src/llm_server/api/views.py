@@ -132,7 +132,7 @@ def _plan(snapshot: Snapshot) -> PlanView | None:
     if stored is None or stored.text is None:
         return None
     plan = plans.stored(stored.text)
-    ends = {step.id: snapshot.outputs.get(f"STEP#{step.id}") for step in plan.steps}
+    ends = {step.id: snapshot.standing.get(f"STEP#{step.id}") for step in plan.steps}
     finished = {name: output.error is None for name, output in ends.items() if output}
     status = snapshot.task.status
     found = plans.statuses(
@@ -144,7 +144,7 @@ def _plan(snapshot: Snapshot) -> PlanView | None:
 
 
 def _step(step: Step, status: StepStatus, snapshot: Snapshot) -> StepView:
-    output, review = snapshot.outputs.get(f"STEP#{step.id}"), snapshot.review(step.id)
+    output, review = snapshot.standing.get(f"STEP#{step.id}"), snapshot.review(step.id)
     return StepView(
         id=step.id,
         role=step.role,

@@ -163,6 +163,7 @@ class Intake:
             created_ms=now_ms,
             updated_ms=now_ms,
             due_ms=now_ms + self._sweep_ms,
+            deadline_ms=new.limits.deadline_ms(now_ms),
         )
         request = Request(
             prompt=new.prompt,

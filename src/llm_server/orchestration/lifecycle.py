@@ -1,4 +1,4 @@
-"""What a caller does with a task after it was accepted: cancel it."""
+"""What a caller does with a task after it was accepted: cancel it, retry it."""
 
 from __future__ import annotations
 
@@ -8,17 +8,23 @@ from llm_server.orchestration.errors import StateConflict, TaskLost
 from llm_server.orchestration.ports import Clock, Store
 from llm_server.orchestration.snapshot import Snapshot
 from llm_server.orchestration.task import Status, TaskRef
+from llm_server.orchestration.wakeups import WakeUps
 
 TRIES = 5
 """How often a change is tried while a worker's saves come in between."""
 
 
+BUSY = "The task is being changed; try again."
+
+
 class Lifecycle:
     """The caller's word on a task, over the store."""
 
-    def __init__(self, *, store: Store, clock: Clock) -> None:
+    def __init__(self, *, store: Store, wakeups: WakeUps, clock: Clock, sweep_ms: int) -> None:
         self._store = store
+        self._wakeups = wakeups
         self._clock = clock
+        self._sweep_ms = sweep_ms
 
     def cancel(self, ref: TaskRef) -> Snapshot:
         """End a task that is not final; cancelled again, nothing changes.
@@ -42,4 +48,26 @@ class Lifecycle:
             except TaskLost:
                 continue
             return replace(snapshot, task=after)
-        raise StateConflict("The task is being changed; try again.")
+        raise StateConflict(BUSY)
+
+    def retry(self, ref: TaskRef) -> Snapshot:
+        """Take a Failed task up again: what is finished is kept, what failed is done again. Then wake a worker.
+
+        Raises:
+            TaskNotFound: no such task.
+            StateConflict: it has not Failed, or was retried before.
+        """
+        for _ in range(TRIES):
+            snapshot, now_ms = self._store.get(ref), self._clock()
+            if snapshot.task.status is not Status.FAILED:
+                raise StateConflict(f"The task is {snapshot.task.status}; only a task that has Failed can be retried.")
+            deadline_ms = snapshot.request.limits.deadline_ms(now_ms)
+            after = snapshot.task.retried(now_ms=now_ms, due_ms=now_ms + self._sweep_ms, deadline_ms=deadline_ms)
+            try:
+                self._store.save(snapshot.task, after)
+            except TaskLost:
+                continue
+            if after.status is Status.QUEUED:
+                self._wakeups.send(ref)
+            return replace(snapshot, task=after)
+        raise StateConflict(BUSY)

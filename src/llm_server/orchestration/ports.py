@@ -141,7 +141,7 @@ class Store(Protocol):
         ...
 
     def due(self, now_ms: int, limit: int) -> list[Due]:
-        """At most `limit` open tasks whose `due_ms` has passed, in no order that matters."""
+        """At most `limit` open tasks whose `next_look_ms`, or what it was postponed to, has passed, in any order."""
         ...
 
     def postpone(self, due: Due, due_ms: int) -> bool:

@@ -68,7 +68,7 @@ class Service:
         self._worker = Worker(
             store=store, wakeups=self._wakeups, orchestrator=orchestrator, clock=clock, lease_ms=lease_s * 1000
         )
-        self._lifecycle = Lifecycle(store=store, clock=clock)
+        self._lifecycle = Lifecycle(store=store, wakeups=self._wakeups, clock=clock, sweep_ms=self._sweep_ms)
         self._sweep = Sweep(store=store, wakeups=self._wakeups, clock=clock, sweep_ms=self._sweep_ms)
 
     def now_ms(self) -> int:
@@ -112,6 +112,10 @@ class Service:
         snapshot = self._lifecycle.cancel(ref)
         self._worker.cancelled(ref)
         return snapshot
+
+    def retry(self, ref: TaskRef) -> Snapshot:
+        """Take a Failed task up again. Raises as `Lifecycle.retry`."""
+        return self._lifecycle.retry(ref)
 
     def is_final(self, ref: TaskRef) -> bool:
         """Whether a task has ended, at the price of the smallest read. Raises TaskNotFound."""

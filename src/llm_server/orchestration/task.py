@@ -1,4 +1,7 @@
-"""The task: an immutable state record whose transitions return the next one."""
+"""The task: an immutable state record whose transitions return the next one.
+
+A final state is left by nothing but a caller's retry of a Failed task; a Cancelled one's receipt is settled (ADR 9).
+"""
 
 from __future__ import annotations
 
@@ -14,6 +17,10 @@ NEVER_MS = 253_402_300_799_000
 """The end of the year 9999: when the sweep looks at a task that only its caller can move on."""
 
 
+DAY_MS = 24 * 3600 * 1000
+"""The sweep looks at every open task at least once a day."""
+
+
 class Mode(StrEnum):
     """How a task is done."""
 
@@ -23,7 +30,7 @@ class Mode(StrEnum):
 
 
 class Status(StrEnum):
-    """Where a task is; the last three are final."""
+    """Where a task is; the last three are final, but for a retry of what has Failed."""
 
     QUEUED = "Queued"
     PROCESSING = "Processing"
@@ -68,8 +75,9 @@ class Task:
     A store accepts a state only when it holds its predecessor (`rev - 1`), so of two writers one wins. `fence` counts
     claims, `deliveries` the claims since the last progress: both grow before the work, so a prompt that kills its
     worker ends too. `lease_ms` is when the claim ends, `due_ms` when the sweep looks at the task, both Unix
-    milliseconds. `waiting_for` names the engines, or the reason, that a task waits for in an outage. Invariant:
-    `answer_fence` is set only when Completed, `error` only when Failed.
+    milliseconds, as `deadline_ms` is, when the task fails if it is not final. `waiting_for` names the engines, or the
+    reason, that a task waits for in an outage. Plan steps that failed in claims up to `retried_fence` are done again.
+    Invariant: `answer_fence` is set only when Completed, `error` only when Failed.
     """
 
     tenant: str
@@ -94,11 +102,23 @@ class Task:
     waiting_since_ms: int | None = None
     receipt: Receipt = field(default_factory=Receipt)
     approval: Literal["awaited", "given", "refused"] | None = None
+    deadline_ms: int | None = None
+    retried_fence: int = 0
 
     @property
     def awaits_approval(self) -> bool:
         """Its plan is stored and waits for its caller's word; no worker has it."""
         return self.approval == "awaited" and not self.status.is_final
+
+    @property
+    def next_look_ms(self) -> int:
+        """When the sweep looks at the task, as far as its state alone tells."""
+        return min(self.due_ms, self.updated_ms + DAY_MS, self.deadline_ms or NEVER_MS)
+
+    def is_overdue(self, now_ms: int) -> bool:
+        """Its deadline has passed, and no worker has it that would see that."""
+        idle = self.status is Status.QUEUED or self.awaits_approval
+        return idle and self.deadline_ms is not None and now_ms >= self.deadline_ms
 
     @property
     def ref(self) -> TaskRef:
@@ -189,7 +209,7 @@ class Task:
         )
 
     def completed(self, answer: Output) -> Task:
-        """Record the answer, kept under `RES#<fence>`; the last state a task can have."""
+        """Record the answer, kept under `RES#<fence>`; a last state."""
         return self._to(
             Status.COMPLETED,
             answer.created_ms,
@@ -200,7 +220,7 @@ class Task:
         )
 
     def failed(self, output: Output) -> Task:
-        """Record why there is no answer; the last state a task can have."""
+        """Record why there is no answer; a last state, unless the caller has it retried."""
         return self._to(
             Status.FAILED,
             output.created_ms,
@@ -208,6 +228,30 @@ class Task:
             error=output.error,
             engine=last_engine(output.attempts) or self.engine,
             receipt=self.receipt.plus(output.attempts),
+        )
+
+    def retried(self, *, now_ms: int, due_ms: int, deadline_ms: int | None) -> Task:
+        """Take a Failed task up again, as its caller wishes: the one way out of a final state.
+
+        What is done stays done and paid; steps that failed are done again; deliveries and deadline start anew. A plan
+        that was waiting for its caller's word waits again.
+        """
+        if self.status is not Status.FAILED:
+            raise IllegalTransition(self.task_id, self.status, Status.QUEUED)
+        waits = self.approval == "awaited"
+        return replace(
+            self,
+            status=Status.PLANNED if waits else Status.QUEUED,
+            rev=self.rev + 1,
+            updated_ms=now_ms,
+            due_ms=(deadline_ms or NEVER_MS) if waits else due_ms,
+            deadline_ms=deadline_ms,
+            retried_fence=self.fence,
+            deliveries=0,
+            owner="",
+            lease_ms=0,
+            finished_ms=None,
+            error=None,
         )
 
     def _to(self, status: Status, now_ms: int, **changes: object) -> Task:

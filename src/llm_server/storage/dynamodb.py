@@ -227,7 +227,7 @@ class DynamoStore:
         put: dict[str, Any] = {"TableName": self._table, "Item": items.state(task), "ConditionExpression": condition}
         if not task.status.is_final:
             shard = crc32(task.task_id.encode()) % OPEN_SHARDS
-            put["Item"] |= {"open": {"S": f"OPEN#{shard}"}, "due": items.number(task.due_ms)}
+            put["Item"] |= {"open": {"S": f"OPEN#{shard}"}, "due": items.number(task.next_look_ms)}
         return {"Put": put | ({"ExpressionAttributeValues": values} if values else {})}
 
     def _counts(self, before: Task | None, after: Task) -> Iterator[dict[str, Any]]:

@@ -40,7 +40,7 @@ class SqliteStore:
                 return
             key = (task.tenant, task.task_id)
             db.execute("INSERT INTO requests VALUES (?, ?, ?)", (*key, records.encode(request)))
-            row = (*key, task.status, task.role, records.listing_key(task), task.due_ms, records.encode(task))
+            row = (*key, task.status, task.role, records.listing_key(task), task.next_look_ms, records.encode(task))
             db.execute("INSERT INTO tasks VALUES (?, ?, ?, ?, ?, ?, ?)", row)
             self._count(db, None, task)
 
@@ -69,7 +69,7 @@ class SqliteStore:
                 return
             if stored is None or stored.rev != before.rev:
                 raise TaskLost(after.task_id)
-            due_ms = None if after.status.is_final else after.due_ms
+            due_ms = None if after.status.is_final else after.next_look_ms
             db.execute(
                 "UPDATE tasks SET status = ?, role = ?, due_ms = ?, body = ? WHERE (tenant, task_id) = (?, ?)",
                 (after.status, after.role, due_ms, records.encode(after), after.tenant, after.task_id),

@@ -1,8 +1,10 @@
-"""`POST /tasks/{id}/cancel`: what a caller does with a task after it was accepted."""
+"""`POST /tasks/{id}/cancel`, `/retry`: what a caller does with a task after it was accepted."""
 
 from __future__ import annotations
 
+from builders import an_output
 from called_server import CalledServer
+from llm_server.orchestration.task import TaskRef
 
 
 def said(server: CalledServer, task_id: str, word: str, method: str = "POST") -> tuple[int, str | None]:
@@ -45,3 +47,35 @@ def test_a_cancelled_plan_shows_what_was_not_begun_as_skipped(server: CalledServ
     assert said(server, task_id, "cancel") == (200, "Cancelled")
 
     assert {step["status"] for step in server.get(f"tasks/{task_id}").json["plan"]["steps"]} == {"Skipped"}
+
+
+# retry
+
+
+def test_a_failed_task_is_retried(server: CalledServer) -> None:
+    """202 as at first: it is stored and queued; once more is a conflict."""
+    task_id = failed(server)
+
+    answer = server.call("POST", f"tasks/{task_id}/retry")
+
+    assert (answer.status, answer.headers["location"], answer.headers["retry-after"]) == (
+        202,
+        f"/api/v1/tasks/{task_id}",
+        "1",
+    )
+    assert answer.json == {"task_id": task_id, "status": "Queued", "result": None, "error": None}
+    again = server.call("POST", f"tasks/{task_id}/retry")
+    assert (again.status, again.detail) == (409, "The task is Queued; only a task that has Failed can be retried.")
+    server.work()
+    assert server.get(f"tasks/{task_id}").json["status"] == "Completed"
+    assert said(server, task_id, "retry") == (409, None)
+    assert said(server, "unknown", "retry") == (404, None)
+
+
+def failed(server: CalledServer) -> str:
+    """A task whose deadline came before a worker."""
+    task_id = server.created()
+    task = server.store.peek(TaskRef("local", task_id))
+    output = an_output("TRY#0", None, error="No.", attempts=())
+    server.store.save(task, task.failed(output))
+    return task_id
