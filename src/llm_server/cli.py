@@ -104,6 +104,14 @@ def retry(task_id: TaskId, url: Url = DEFAULT_URL, as_json: AsJson = False) -> N
         display.show_change(client.retry(_id(task_id)), as_json)
 
 
+@app.command(help="Delete a task that no worker has: prompt, result and record.\n" + _EXIT_CODES)
+def delete(task_id: TaskId, url: Url = DEFAULT_URL) -> None:
+    client = _client(url)
+    with _failures_as_exit_codes():
+        client.delete(_id(task_id))
+        display.say(f"Task {task_id} is deleted.")
+
+
 @app.command(help="Print the server's nine figures.\n" + _EXIT_CODES)
 def metrics(url: Url = DEFAULT_URL, as_json: AsJson = False) -> None:
     client = _client(url)

@@ -118,6 +118,10 @@ class Client:
         """Take a Failed task up again; refused when it is in any other state."""
         return self._call("POST", f"/tasks/{quote(task_id, safe='')}/retry", naming="task_id")
 
+    def delete(self, task_id: str) -> None:
+        """Remove a task that no worker has."""
+        self._call("DELETE", f"/tasks/{quote(task_id, safe='')}", naming=None)
+
     def metrics(self) -> Answer:
         """Read the nine figures."""
         return self._call("GET", "/metrics", naming="server_status")
@@ -153,10 +157,10 @@ class Client:
         body: Mapping[str, Any] | None = None,
         headers: Mapping[str, str] | None = None,
         *,
-        naming: str,
+        naming: str | None,
         read_s: float = _READ_S,
     ) -> Answer:
-        """Call once; the answer must be a JSON object in which `naming` has a value."""
+        """Call once; the answer must be a JSON object in which `naming` has a value, or 204 where that is None."""
         try:
             response = self._http.request(
                 method,
@@ -175,7 +179,8 @@ class Client:
         document = _parsed(response.data)
         if response.status >= 400:
             raise self._failure(response.status, document, pause_s)
-        if response.status >= 300 or not document.get(naming):
+        ours = document.get(naming) if naming else response.status == 204
+        if response.status >= 300 or not ours:
             message = f"{self.base_url} answered {response.status}, but not as an LLM-Server does."
             raise ServerUnreachable(message, retryable=False)
         return Answer(body=response.data, document=document, pause_s=pause_s)

@@ -54,7 +54,7 @@ def serve(*, host: str, port: int, db: Path | None = None, workers: int | None =
 def _serve(settings: Settings, listener: socket.socket) -> int:
     address, port = listener.getsockname()[:2]
     found = wiring.load_catalog(settings, loopback=LOOPBACK_SERVERS, own_port=port)
-    store, queue = SqliteStore(settings.db), SqliteQueue(settings.db, wiring.now_ms)
+    store, queue = SqliteStore(settings.db, wiring.retention(settings)), SqliteQueue(settings.db, wiring.now_ms)
     store.end_leases(wiring.now_ms())
     service = wiring.service_of(settings, store=store, queue=queue, catalog=found.catalog)
     workers = Workers(service, queue, count=settings.workers, sweep_s=settings.sweep_s, new_id=wiring.new_id)

@@ -26,6 +26,7 @@ from llm_server.orchestration.errors import ConfigurationError
 from llm_server.orchestration.health import EngineStates
 from llm_server.orchestration.orchestrator import Orchestrator
 from llm_server.orchestration.ports import Engine, Queue, Store
+from llm_server.orchestration.retention import Retention
 from llm_server.orchestration.service import Service
 from llm_server.settings import Settings
 
@@ -49,6 +50,11 @@ def new_id() -> str:
     value = value & ~(0x3 << 62) | 0x2 << 62
     text = f"{value:032x}"
     return "-".join((text[:8], text[8:12], text[12:16], text[16:20], text[20:]))
+
+
+def retention(settings: Settings) -> Retention:
+    """How long stores keep what has ended."""
+    return Retention(clock=now_ms, keep_ms=settings.keep_ms)
 
 
 def overlay(settings: Settings) -> dict[str, Any]:
@@ -153,6 +159,8 @@ def aws_service(settings: Settings, *, works: bool) -> Service:
         retries={"mode": "standard", "total_max_attempts": 4},
         max_pool_connections=32,
     )
-    store = DynamoStore(boto3.client("dynamodb", config=config), settings.table, draw=random.randrange)
+    store = DynamoStore(
+        boto3.client("dynamodb", config=config), settings.table, draw=random.randrange, retention=retention(settings)
+    )
     queue = SqsQueue(boto3.client("sqs", config=config), settings.queue_url)
     return service_of(settings, store=store, queue=queue, catalog=load_catalog(settings).catalog, works=works)

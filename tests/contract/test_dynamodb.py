@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -14,7 +15,8 @@ from llm_server.orchestration.errors import StorageUnavailable, TaskLost, TaskNo
 from llm_server.orchestration.metrics import Counters
 from llm_server.orchestration.outputs import Output
 from llm_server.orchestration.ports import Due, EngineState, KeyBinding
-from llm_server.orchestration.task import Mode, Task, TaskRef
+from llm_server.orchestration.retention import Retention
+from llm_server.orchestration.task import DAY_MS, Mode, Task, TaskRef
 from llm_server.storage import dynamodb_items as items
 from llm_server.storage.dynamodb import DynamoStore
 
@@ -23,8 +25,12 @@ CONFLICT = ("None", "TransactionConflict")
 
 
 @pytest.fixture
-def store(moto_store: DynamoStore) -> DynamoStore:
-    return moto_store
+def store(moto_substrate: Substrate) -> DynamoStore:
+    """As it is deployed: what has ended is kept for 30 days."""
+    retention = Retention(clock=lambda: NOW_MS, keep_ms=30 * DAY_MS)
+    return DynamoStore(
+        moto_substrate.dynamodb, moto_substrate.table, draw=random.Random(7).randrange, retention=retention
+    )
 
 
 @pytest.fixture

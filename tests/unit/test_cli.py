@@ -411,6 +411,15 @@ def test_retry_says_what_the_task_is_now(server: Script) -> None:
     assert (result.exit_code, result.stderr) == (0, "Task t1 is Queued.\n")
 
 
+def test_delete_says_that_the_task_is_gone(server: Script) -> None:
+    server.replies = [Reply(body=b"", status=204)]
+
+    result = run(server, "delete", "t1")
+
+    assert server.asked[0].line == "DELETE /api/v1/tasks/t1"
+    assert (result.exit_code, result.stderr) == (0, "Task t1 is deleted.\n")
+
+
 def test_a_refused_change_is_wrong_usage(server: Script) -> None:
     server.replies = [Reply(body={"detail": "The task is Completed."}, status=409)]
 

@@ -184,6 +184,13 @@ async def retry_task(ref: Ref, service: Service) -> Response:
     return _json(views.task(snapshot.task), 202, headers)
 
 
+@router.delete("/tasks/{task_id}", status_code=204, responses=_problems(404, 409, 422, 503))
+async def delete_task(ref: Ref, service: Service) -> Response:
+    """Remove a task that no worker has, with its prompt and result; an open one is cancelled first."""
+    service.delete(ref)
+    return Response(status_code=204)
+
+
 @router.get("/metrics", response_model=models.MetricsView, responses=_problems(503))
 async def get_metrics(service: Service) -> Response:
     """Read the nine figures."""

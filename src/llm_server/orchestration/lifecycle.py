@@ -1,4 +1,4 @@
-"""What a caller does with a task after it was accepted: cancel it, retry it."""
+"""What a caller does with a task after it was accepted: cancel it, retry it, delete it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import replace
 from llm_server.orchestration.errors import StateConflict, TaskLost
 from llm_server.orchestration.ports import Clock, Store
 from llm_server.orchestration.snapshot import Snapshot
-from llm_server.orchestration.task import Status, TaskRef
+from llm_server.orchestration.task import Status, Task, TaskRef
 from llm_server.orchestration.wakeups import WakeUps
 
 TRIES = 5
@@ -41,13 +41,10 @@ class Lifecycle:
                 return snapshot
             if snapshot.task.status.is_final:
                 raise StateConflict(f"The task is {snapshot.task.status}; only a task that is open can be cancelled.")
-            orphan = snapshot.orphan and snapshot.orphan.as_a_try()
-            after = snapshot.task.cancelled(now_ms=self._clock(), orphan=orphan)
             try:
-                self._store.save(snapshot.task, after, orphan)
+                return replace(snapshot, task=self._cancelled(snapshot))
             except TaskLost:
                 continue
-            return replace(snapshot, task=after)
         raise StateConflict(BUSY)
 
     def retry(self, ref: TaskRef) -> Snapshot:
@@ -64,6 +61,7 @@ class Lifecycle:
             deadline_ms = snapshot.request.limits.deadline_ms(now_ms)
             after = snapshot.task.retried(now_ms=now_ms, due_ms=now_ms + self._sweep_ms, deadline_ms=deadline_ms)
             try:
+                self._store.retain(snapshot.task)
                 self._store.save(snapshot.task, after)
             except TaskLost:
                 continue
@@ -71,3 +69,29 @@ class Lifecycle:
                 self._wakeups.send(ref)
             return replace(snapshot, task=after)
         raise StateConflict(BUSY)
+
+    def delete(self, ref: TaskRef) -> None:
+        """Remove a task that no worker has, with its prompt and all its texts; one that is open is cancelled first.
+
+        Raises:
+            TaskNotFound: no such task, or none any more.
+            StateConflict: a worker has it.
+        """
+        for _ in range(TRIES):
+            snapshot = self._store.get(ref)
+            if snapshot.task.has_worker(self._clock()):
+                raise StateConflict("A worker has the task; cancel it, and delete it when its worker has let go.")
+            try:
+                task = snapshot.task if snapshot.task.status.is_final else self._cancelled(snapshot)
+                self._store.delete(task)
+            except TaskLost:
+                continue
+            return
+        raise StateConflict(BUSY)
+
+    def _cancelled(self, snapshot: Snapshot) -> Task:
+        """Store that an open task was cancelled. Raises TaskLost."""
+        orphan = snapshot.orphan and snapshot.orphan.as_a_try()
+        after = snapshot.task.cancelled(now_ms=self._clock(), orphan=orphan)
+        self._store.save(snapshot.task, after, orphan)
+        return after

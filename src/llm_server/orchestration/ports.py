@@ -108,7 +108,7 @@ class KeyBinding:
 
 
 class Store(Protocol):
-    """The truth about tasks. Every method may raise StorageUnavailable."""
+    """The truth about tasks, final ones until they expire. Every method may raise StorageUnavailable."""
 
     def bind_key(self, tenant: str, key: str, binding: KeyBinding, *, now_ms: int) -> KeyBinding:
         """Let a caller's key stand for a task, unless it still stands for one; returns what it stands for now."""
@@ -138,6 +138,28 @@ class Store(Protocol):
 
     def keep(self, ref: TaskRef, output: Output) -> None:
         """Store an output by its key, outside of any transaction; a later claim finds it."""
+        ...
+
+    def delete(self, task: Task) -> None:
+        """Remove a final task with everything about it; the totals stay. It cannot be added again for two days.
+
+        Broken off, nothing of it is visible any more; it is due then, and `purge` goes on.
+
+        Raises:
+            TaskLost: the stored state is not `task`; nothing was removed.
+        """
+        ...
+
+    def purge(self, ref: TaskRef) -> None:
+        """Remove what is left of a task that was deleted; any other task stays as it is."""
+        ...
+
+    def retain(self, task: Task) -> None:
+        """Let the texts of a task that stays open, or is taken up again, stay from now on as those of a new one."""
+        ...
+
+    def prune(self, limit: int) -> None:
+        """Remove some of what has expired, where the database does not by itself; it is not shown anyway."""
         ...
 
     def due(self, now_ms: int, limit: int) -> list[Due]:

@@ -117,6 +117,10 @@ class Service:
         """Take a Failed task up again. Raises as `Lifecycle.retry`."""
         return self._lifecycle.retry(ref)
 
+    def delete(self, ref: TaskRef) -> None:
+        """Remove a task that no worker has. Raises as `Lifecycle.delete`."""
+        self._lifecycle.delete(ref)
+
     def is_final(self, ref: TaskRef) -> bool:
         """Whether a task has ended, at the price of the smallest read. Raises TaskNotFound."""
         return self._store.peek(ref).status.is_final

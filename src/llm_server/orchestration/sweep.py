@@ -7,6 +7,7 @@ import logging
 from llm_server.orchestration.errors import TaskLost, TaskNotFound
 from llm_server.orchestration.outputs import Output
 from llm_server.orchestration.ports import Clock, Due, Store
+from llm_server.orchestration.retention import SLACK_MS
 from llm_server.orchestration.task import DAY_MS, Status, Task
 from llm_server.orchestration.wakeups import WakeUps, log_fields
 
@@ -31,11 +32,15 @@ class Sweep:
             try:
                 task = self._store.peek(due.ref)
             except TaskNotFound:
+                self._store.purge(due.ref)
                 continue
+            if self._clock() - task.created_ms > SLACK_MS // 2:
+                self._store.retain(task)
             if task.status is Status.QUEUED and waiting is None:
                 waiting = self._wakeups.waiting() >= self._store.overview()[0].queued
             merely_waiting = task.status is Status.QUEUED and bool(waiting)
             woken += self._wake(due, task, merely_waiting=merely_waiting)
+        self._store.prune(SWEEP_MOST)
         return woken
 
     def _wake(self, due: Due, task: Task, *, merely_waiting: bool) -> bool:

@@ -136,6 +136,7 @@ class Worker:
                 after = snapshot.task.settled(output)
                 self._store.save(snapshot.task, after, output if output.attempts else None)
             except TaskNotFound:
+                self._store.purge(mine.ref)  # an answer that was kept after its task was deleted
                 break
             except TaskLost:
                 continue

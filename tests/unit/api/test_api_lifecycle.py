@@ -1,4 +1,4 @@
-"""`POST /tasks/{id}/cancel`, `/retry`: what a caller does with a task after it was accepted."""
+"""`POST /tasks/{id}/cancel`, `/retry`, `DELETE /tasks/{id}`: what a caller does with a task after it was accepted."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from llm_server.orchestration.task import TaskRef
 
 def said(server: CalledServer, task_id: str, word: str, method: str = "POST") -> tuple[int, str | None]:
     """The status of the answer, and of the task in it."""
-    answer = server.call(method, f"tasks/{task_id}/{word}")
+    answer = server.call(method, f"tasks/{task_id}/{word}".rstrip("/"))
     return answer.status, answer.json.get("status")
 
 
@@ -79,3 +79,34 @@ def failed(server: CalledServer) -> str:
     output = an_output("TRY#0", None, error="No.", attempts=())
     server.store.save(task, task.failed(output))
     return task_id
+
+
+# delete
+
+
+def test_a_deleted_task_is_gone(server: CalledServer) -> None:
+    """204 without a body, then 404 to everything."""
+    task_id = server.created()
+    server.work()
+
+    answer = server.call("DELETE", f"tasks/{task_id}")
+
+    assert (answer.status, answer.body) == (204, b"")
+    assert server.get(f"tasks/{task_id}").status == 404
+    assert said(server, task_id, "", method="DELETE")[0] == 404
+    for word in ("cancel", "retry"):
+        assert said(server, task_id, word) == (404, None)
+    assert server.get("tasks").json["tasks"] == []
+    assert server.get("metrics").json["total_requests"] == 1
+
+
+def test_a_task_at_work_is_not_deleted(server: CalledServer) -> None:
+    task_id = server.created()
+    task = server.store.peek(TaskRef("local", task_id))
+    now_ms = server.service.now_ms()
+    server.store.save(task, task.claimed(owner="w", now_ms=now_ms, lease_ms=now_ms + 60_000, has_plan=False))
+
+    answer = server.call("DELETE", f"tasks/{task_id}")
+
+    assert (answer.status, answer.detail.startswith("A worker has the task")) == (409, True)
+    assert server.get(f"tasks/{task_id}").json["status"] == "Processing"
