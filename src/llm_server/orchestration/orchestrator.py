@@ -13,7 +13,7 @@ from llm_server.orchestration.budget import Budget
 from llm_server.orchestration.cancellation import Cancellation
 from llm_server.orchestration.catalog import Catalog, Tier
 from llm_server.orchestration.errors import EngineUnavailable, OutOfTime, TaskCancelled, UnknownName
-from llm_server.orchestration.outputs import Output
+from llm_server.orchestration.outputs import TEXTS_MOST_BYTES, Output
 from llm_server.orchestration.plan import Plan, PlanInvalid, Step
 from llm_server.orchestration.ports import AnswerSchema, Clock, EngineCall
 from llm_server.orchestration.receipts import Attempt
@@ -48,6 +48,7 @@ class _Work:
     deadline_ms: int | None
     budget: Budget
     cancellation: Cancellation
+    left_bytes: int = TEXTS_MOST_BYTES
 
 
 class Orchestrator:
@@ -144,6 +145,7 @@ class Orchestrator:
                 held = Reply(failure=reply.failure, attempts=held.attempts + reply.attempts, outage=outage)
                 continue
             output = replace(steps.output(step, reply, self._clock()), fence=work.task.fence)
+            output = output.within(TEXTS_MOST_BYTES - steps.size, key=f"STEP#{step.id}")
             steps.add(output)
             work = replace(work, task=work.task.progressed(output))
             yield Progress(task=work.task, output=output.after(snapshot.outputs.get(output.key)))
@@ -155,7 +157,7 @@ class Orchestrator:
         if broken:
             yield self._failed(work.task, (), " ".join(broken))
             return
-        yield self._synthesised(work, plan, steps)
+        yield self._synthesised(replace(work, left_bytes=TEXTS_MOST_BYTES - steps.size), plan, steps)
 
     def _synthesised(self, work: _Work, plan: Plan, steps: ReviewedSteps) -> Progress:
         """The final answer, and below it what the reviews left open: no engine decides whether that is said."""
@@ -230,7 +232,8 @@ class Orchestrator:
         task, error = work.task, reply.failure
         if reply.completion:
             answer = self._output(task, f"RES#{task.fence}", text=reply.completion.text, attempts=attempts)
-            return Progress(task=task.completed(answer), output=answer)
+            answer = answer.within(work.left_bytes, key=f"TRY#{task.fence}")
+            return Progress(task=task.failed(answer) if answer.error else task.completed(answer), output=answer)
         if isinstance(error, OutOfTime | TaskCancelled):
             return self._released(work, attempts, delay_s=0 if attempts else RETRY_FIRST_S, counted=bool(attempts))
         if isinstance(error, EngineUnavailable) and reply.outage and not any(a.answered for a in attempts):

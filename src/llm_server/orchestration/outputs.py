@@ -8,6 +8,9 @@ from typing import Literal
 
 from llm_server.orchestration.receipts import Attempt
 
+TEXTS_MOST_BYTES = 4_000_000
+"""What a task's stored texts may have in all, in UTF-8: its result, its plan, its steps' results and their drafts."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Review:
@@ -35,6 +38,18 @@ class Output:
     attempts: tuple[Attempt, ...] = ()
     review: Review | None = None
     fence: int = 0
+
+    @property
+    def size(self) -> int:
+        """Bytes of the text."""
+        return len(self.text.encode()) if self.text else 0
+
+    def within(self, left: int, *, key: str) -> Output:
+        """This output, or under `key` the failure that its text is larger than the `left` bytes; its calls stay."""
+        if self.size <= left:
+            return self
+        error = f"The answer has {self.size:,} bytes; {max(left, 0):,} of the {TEXTS_MOST_BYTES:,} of a task are left."
+        return replace(self, key=key, text=None, error=error, review=None)
 
     @property
     def is_answer(self) -> bool:
