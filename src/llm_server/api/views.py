@@ -11,6 +11,7 @@ from llm_server.api.models import (
     CatalogView,
     DecisionView,
     EngineView,
+    EventView,
     NewLimits,
     PlanView,
     ProfileView,
@@ -26,6 +27,7 @@ from llm_server.api.models import (
 )
 from llm_server.orchestration import plan as plans
 from llm_server.orchestration.catalog import Catalog
+from llm_server.orchestration.events import Event, history
 from llm_server.orchestration.intake import Decision
 from llm_server.orchestration.plan import Step, StepStatus
 from llm_server.orchestration.ports import Page
@@ -50,6 +52,7 @@ def detail(snapshot: Snapshot) -> TaskDetail:
         plan=_plan(snapshot),
         awaiting_approval=snapshot.task.awaits_approval,
         attempts=[_attempt(a) for a in snapshot.attempts],
+        events=[_event(event) for event in history(snapshot)],
         limits=NewLimits(**asdict(request.limits)),
         metadata=dict(request.metadata),
     )
@@ -156,6 +159,11 @@ def _step(step: Step, status: StepStatus, snapshot: Snapshot) -> StepView:
         cost_microusd=sum(a.cost_microusd or 0 for o in snapshot.of_step(step.id) for a in o.attempts),
         review=ReviewView(**asdict(review) | {"findings": list(review.findings)}) if review else None,
     )
+
+
+def _event(event: Event) -> EventView:
+    values = {"event": event.name, "at": _time(event.at_ms), "actor": event.actor, "detail": event.detail}
+    return EventView.model_validate(values)
 
 
 def _attempt(attempt: Attempt) -> AttemptView:

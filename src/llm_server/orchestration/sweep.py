@@ -67,7 +67,7 @@ class Sweep:
             return False
         why = Output(key=f"TRY#{task.fence}", created_ms=now_ms, error=snapshot.request.limits.overdue)
         try:
-            self._store.save(task, task.failed(why))
+            self._store.save(task, task.failed(why, overdue=True))
         except TaskLost:
             return True
         _log.info("task failed by the sweep", extra=log_fields(task))

@@ -17,6 +17,9 @@ NEVER_MS = 253_402_300_799_000
 """The end of the year 9999: when the sweep looks at a task that only its caller can move on."""
 
 
+NOTES_MOST = 6
+Note = Literal["c", "r", "w", "a", "t", "o"]
+"""What no other record tells of: claimed, released, waiting for engines, approved, retried, overdue."""
 DAY_MS = 24 * 3600 * 1000
 """The sweep looks at every open task at least once a day."""
 
@@ -77,6 +80,7 @@ class Task:
     worker ends too. `lease_ms` is when the claim ends, `due_ms` when the sweep looks at the task, both Unix
     milliseconds, as `deadline_ms` is, when the task fails if it is not final. `waiting_for` names the engines, or the
     reason, that a task waits for in an outage. Plan steps that failed in claims up to `retried_fence` are done again.
+    `notes` are the last 6 moves that leave no other trace, with their milliseconds since `created_ms`.
     Invariant: `answer_fence` is set only when Completed, `error` only when Failed.
     """
 
@@ -104,6 +108,7 @@ class Task:
     approval: Literal["awaited", "given", "refused"] | None = None
     deadline_ms: int | None = None
     retried_fence: int = 0
+    notes: tuple[tuple[Note, int], ...] = ()
 
     @property
     def awaits_approval(self) -> bool:
@@ -147,6 +152,7 @@ class Task:
             lease_ms=lease_ms,
             waiting_for=self.waiting_for,
             waiting_since_ms=self.waiting_since_ms,
+            notes=self._noted("c", now_ms),
         )
 
     def abandoned(self, *, now_ms: int) -> Task:
@@ -164,7 +170,7 @@ class Task:
 
     def approved(self, *, now_ms: int, due_ms: int) -> Task:
         """Let the plan be carried out: back to the queue."""
-        return self._to(Status.QUEUED, now_ms, due_ms=due_ms, approval="given")
+        return self._to(Status.QUEUED, now_ms, due_ms=due_ms, approval="given", notes=self._noted("a", now_ms))
 
     def rejected(self, *, now_ms: int) -> Task:
         """End the task, as its caller wishes; a last state."""
@@ -206,6 +212,7 @@ class Task:
             receipt=self.receipt.plus(output.attempts),
             waiting_for=waiting_for,
             waiting_since_ms=(self.waiting_since_ms or output.created_ms) if waiting_for else None,
+            notes=self._noted("w" if waiting_for else "r", output.created_ms),
         )
 
     def completed(self, answer: Output) -> Task:
@@ -219,13 +226,14 @@ class Task:
             receipt=self.receipt.plus(answer.attempts),
         )
 
-    def failed(self, output: Output) -> Task:
-        """Record why there is no answer; a last state, unless the caller has it retried."""
+    def failed(self, output: Output, *, overdue: bool = False) -> Task:
+        """Record why there is no answer; a last state, unless it is retried. `overdue`: the sweep found it so."""
         return self._to(
             Status.FAILED,
             output.created_ms,
             finished_ms=output.created_ms,
             error=output.error,
+            notes=self._noted("o", output.created_ms) if overdue else self.notes,
             engine=last_engine(output.attempts) or self.engine,
             receipt=self.receipt.plus(output.attempts),
         )
@@ -252,7 +260,11 @@ class Task:
             lease_ms=0,
             finished_ms=None,
             error=None,
+            notes=self._noted("t", now_ms),
         )
+
+    def _noted(self, note: Note, now_ms: int) -> tuple[tuple[Note, int], ...]:
+        return (*self.notes, (note, now_ms - self.created_ms))[-NOTES_MOST:]
 
     def _to(self, status: Status, now_ms: int, **changes: object) -> Task:
         if self.status.is_final:

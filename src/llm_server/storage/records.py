@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
+
 import msgspec
 
 from llm_server.orchestration.errors import InvalidInput
 from llm_server.orchestration.outputs import Output
 from llm_server.orchestration.ports import EngineState, KeyBinding
+from llm_server.orchestration.receipts import Receipt
 from llm_server.orchestration.snapshot import Request
 from llm_server.orchestration.task import Task, TaskRef
 
@@ -19,7 +22,14 @@ KEY_BINDING = msgspec.json.Decoder(KeyBinding)
 NAME_MOST_BYTES = 1_000
 
 
+_DEFAULTS = {f.name: f.default for f in fields(Task)} | {"receipt": Receipt()}
+
+
 def encode(record: Task | Request | Output | EngineState | KeyBinding) -> str:
+    """A task's state without what is at its default: it is written thrice a task, and a unit holds 1 KB."""
+    if isinstance(record, Task):
+        said = {name: value for name in _DEFAULTS if (value := getattr(record, name)) != _DEFAULTS[name]}
+        return msgspec.json.encode(said).decode()
     return msgspec.json.encode(record).decode()
 
 
