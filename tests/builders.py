@@ -6,10 +6,13 @@ from itertools import count
 from typing import Any
 
 from llm_server.orchestration.key import Key, digest_of
+from llm_server.orchestration.lifecycle import Lifecycle
 from llm_server.orchestration.outputs import Output
+from llm_server.orchestration.ports import Clock, Store
 from llm_server.orchestration.receipts import Attempt
 from llm_server.orchestration.snapshot import Request, Snapshot
 from llm_server.orchestration.task import Mode, Task, TaskRef
+from llm_server.orchestration.wakeups import WakeUps
 
 NOW_MS = 1_760_000_000_000
 """A Thursday in October 2025, UTC day 2025-10-09."""
@@ -95,6 +98,21 @@ def a_snapshot(task: Task | None = None, request: Request | None = None, *output
 def claimed(task: Task, *, now_ms: int = NOW_MS, owner: str = "w1", has_plan: bool = False) -> Task:
     """The state after a claim that lasts `LEASE_MS` from `now_ms`."""
     return task.claimed(owner=owner, now_ms=now_ms, lease_ms=now_ms + LEASE_MS, has_plan=has_plan)
+
+
+class NoQueue:
+    """A queue that forgets: the sweep is the net under it."""
+
+    def send(self, ref: TaskRef, *, delay_s: int = 0) -> None:
+        """Lose the message."""
+
+    def depth(self) -> int:
+        return 0
+
+
+def a_lifecycle(store: Store, clock: Clock) -> Lifecycle:
+    """What callers do with their tasks, without a queue."""
+    return Lifecycle(store=store, wakeups=WakeUps(NoQueue()), clock=clock, sweep_ms=SWEEP_MS)
 
 
 def another_tenants(ref: TaskRef) -> TaskRef:

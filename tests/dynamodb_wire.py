@@ -56,26 +56,30 @@ class Wire:
     def operations(self) -> Counter[str]:
         return Counter(call.operation for call in self.calls)
 
-    def refuse(self, operation: str, code: str, *, reasons: tuple[str, ...] = (), times: int = 1) -> None:
-        """Answer the next calls with an error instead of carrying them out."""
+    def refuse(
+        self, operation: str, code: str, *, reasons: tuple[str, ...] = (), times: int = 1, after: int = 0
+    ) -> None:
+        """Answer the next calls, but for the first `after` of them, with an error instead of carrying them out."""
         body: dict[str, Any] = {"Error": {"Code": code, "Message": "refused by the test"}}
         if reasons:
             body["CancellationReasons"] = [{"Code": reason} for reason in reasons]
         answer = SimpleNamespace(status_code=400), body
-        self.before.setdefault(operation, deque()).extend([lambda: answer] * times)
+        nothing: list[Callable[[], Any]] = [lambda: None] * after
+        self.before.setdefault(operation, deque()).extend([*nothing, *[lambda: answer] * times])
 
     def meanwhile(self, operation: str, act: Callable[[], Any], *, calls_later: int = 0) -> None:
         """Do something just before a call is carried out; the call itself is not changed."""
         nothing: list[Callable[[], Any]] = [lambda: None] * calls_later
         self.before.setdefault(operation, deque()).extend([*nothing, lambda: act() and None])
 
-    def lose_reply(self, operation: str, *, times: int = 1) -> None:
-        """Carry the next calls out and lose what they answer."""
+    def lose_reply(self, operation: str, *, times: int = 1, after: int = 0) -> None:
+        """Carry the next calls out and lose what they answer, but for the first `after` of them."""
 
         def lost() -> None:
             raise ReadTimeoutError(endpoint_url="https://dynamodb.invalid")
 
-        self.after.setdefault(operation, deque()).extend([lost] * times)
+        nothing: list[Callable[[], Any]] = [lambda: None] * after
+        self.after.setdefault(operation, deque()).extend([*nothing, *[lost] * times])
 
     def write_units(self) -> int:
         """What the recorded writes cost; a transaction costs double, an index entry 1 when it comes or goes."""

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 Fault = Callable[["_Handler"], object]
@@ -70,6 +71,17 @@ def fake_engine(**options: Any) -> Iterator[FakeEngine]:
         server.shutdown()
         server.server_close()
         thread.join()
+
+
+def a_config(directory: Path, **engines: FakeEngine) -> dict[str, str]:
+    """Configure local engines, tried in this order; gives the environment that names the file."""
+    tables = [
+        f'[engines.{name}]\nkind = "openai"\nsource = "local"\nmodel = "fake-1"\nbase_url = "{engine.base_url}"\n'
+        for name, engine in engines.items()
+    ]
+    path = directory / "engines.toml"
+    path.write_text("\n".join(tables))
+    return {"LLM_SERVER_CONFIG": str(path)}
 
 
 def status(code: int, body: Any = None, **headers: str) -> Fault:

@@ -59,8 +59,9 @@ class Served:
         self.use(catalog or a_catalog({"only": an_engine()}))
 
     def use(self, catalog: Catalog, store: Store | None = None) -> Service:
-        """Make the service anew, with another configuration or over a store that misbehaves."""
-        balancer = a_balancer(catalog, {"only": self.engine}, self.store, self.clock)
+        """Make the service anew, with another configuration (one engine behind all names) or over another store."""
+        engines = dict.fromkeys(catalog.engines, self.engine)
+        balancer = a_balancer(catalog, engines, self.store, self.clock)
         orchestrator = Orchestrator(
             catalog=catalog, balancer=balancer, clock=self.clock, max_deliveries=3, sweep_s=SWEEP_S
         )

@@ -52,6 +52,7 @@ app.add_typer(keys_cli.app, name="keys")
 Url = Annotated[str, typer.Option("--url", envvar="LLM_SERVER_URL", help="Where the server is.")]
 ApiKey = Annotated[str, typer.Option("--key", envvar="LLM_SERVER_API_KEY", help="An API key; better not typed.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the server's JSON document as it came.")]
+TaskId = Annotated[str, typer.Argument(help="The id that submit named.")]
 TimeoutS = Annotated[float, typer.Option("--timeout", min=0, metavar="SECONDS", help="Wait no longer than this.")]
 
 
@@ -90,22 +91,43 @@ def submit(
 
 @app.command(help="Print a task's answer.\n" + _EXIT_CODES)
 def get(
-    task_id: Annotated[str, typer.Argument(help="The id that submit named.")],
+    task_id: TaskId,
     wait: Annotated[bool, typer.Option("--wait", help="Wait until the task is final.")] = False,
     timeout_s: TimeoutS = 600,
     url: Url = DEFAULT_URL,
     key: ApiKey = "",
     as_json: AsJson = False,
 ) -> None:
-    if not task_id.strip():
-        raise typer.BadParameter("It is empty.", param_hint="TASK_ID")
     client = _client(url, key)
+    task_id = _id(task_id)
     with _failures_as_exit_codes():
         if wait:
             answer = _watched(client, lambda: client.task(task_id), timeout_s, task_id)
         else:
             answer = client.task(task_id)
         _finish(client, answer, as_json)
+
+
+@app.command(help="Cancel a task that is not final.\n" + _EXIT_CODES)
+def cancel(task_id: TaskId, url: Url = DEFAULT_URL, key: ApiKey = "", as_json: AsJson = False) -> None:
+    client = _client(url, key)
+    with _failures_as_exit_codes():
+        display.show_change(client.cancel(_id(task_id)), as_json)
+
+
+@app.command(help="Take a Failed task up again; finished steps are kept.\n" + _EXIT_CODES)
+def retry(task_id: TaskId, url: Url = DEFAULT_URL, key: ApiKey = "", as_json: AsJson = False) -> None:
+    client = _client(url, key)
+    with _failures_as_exit_codes():
+        display.show_change(client.retry(_id(task_id)), as_json)
+
+
+@app.command(help="Delete a task that no worker has: prompt, result and record.\n" + _EXIT_CODES)
+def delete(task_id: TaskId, url: Url = DEFAULT_URL, key: ApiKey = "") -> None:
+    client = _client(url, key)
+    with _failures_as_exit_codes():
+        client.delete(_id(task_id))
+        display.say(f"Task {task_id} is deleted.")
 
 
 @app.command(help="Print the server's nine figures.\n" + _EXIT_CODES)
@@ -183,6 +205,12 @@ def _client(url: str, key: str) -> Client:
         return Client(url, key=key)
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint="--url") from None
+
+
+def _id(task_id: str) -> str:
+    if not task_id.strip():
+        raise typer.BadParameter("It is empty.", param_hint="TASK_ID")
+    return task_id
 
 
 def _text(prompt: str) -> str:

@@ -7,6 +7,7 @@ ClientError
 
 import json
 import time
+import uuid
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -22,6 +23,7 @@ LONGEST_HOLD_S = 25  # the server's own limit for `Prefer: wait` (API.md)
 _PAUSE_S = 1.0  # between two polls when the server named none
 _SHORTEST_PAUSE_S, _LONGEST_PAUSE_S = 0.05, 60.0
 _CONNECT_S, _READ_S = 5.0, 30.0
+_SENDS = 3
 _FAILED_POLLS = 5  # in a row: a server that starts again finds its tasks again, so waiting for it is right
 
 
@@ -62,7 +64,7 @@ class Answer:
 
     @property
     def final(self) -> bool:
-        """Whether nothing will ever change the task again."""
+        """Whether nothing changes the task any more, but for a retry of one that Failed."""
         return self.status in FINAL
 
 
@@ -92,9 +94,16 @@ class Client:
     def submit(self, task: Mapping[str, Any], *, hold_s: int = 0) -> Answer:
         """Create a task; the server may hold its answer up to `hold_s` seconds for the end of it.
 
-        Sent once: a second sending could make a second task.
+        Sent up to three times while the server is away, under one Idempotency-Key: it makes one task.
         """
-        headers = {"Prefer": f"wait={hold_s}"} if hold_s > 0 else {}
+        headers = {"Idempotency-Key": f'"{uuid.uuid4()}"'} | ({"Prefer": f"wait={hold_s}"} if hold_s > 0 else {})
+        for _ in range(_SENDS - 1):
+            try:
+                return self._call("POST", "/tasks", task, headers, read_s=_READ_S + hold_s, naming="task_id")
+            except ServerUnreachable as error:
+                if not error.retryable:
+                    raise
+                self._sleep(error.pause_s)
         return self._call("POST", "/tasks", task, headers, read_s=_READ_S + hold_s, naming="task_id")
 
     def decide(self, task: Mapping[str, Any]) -> Answer:
@@ -104,6 +113,18 @@ class Client:
     def task(self, task_id: str) -> Answer:
         """Read everything the server knows of one task."""
         return self._call("GET", f"/tasks/{quote(task_id, safe='')}", naming="task_id")
+
+    def cancel(self, task_id: str) -> Answer:
+        """End a task that is not final; cancelled again, nothing changes."""
+        return self._call("POST", f"/tasks/{quote(task_id, safe='')}/cancel", naming="task_id")
+
+    def retry(self, task_id: str) -> Answer:
+        """Take a Failed task up again; refused when it is in any other state."""
+        return self._call("POST", f"/tasks/{quote(task_id, safe='')}/retry", naming="task_id")
+
+    def delete(self, task_id: str) -> None:
+        """Remove a task that no worker has."""
+        self._call("DELETE", f"/tasks/{quote(task_id, safe='')}", naming=None)
 
     def metrics(self) -> Answer:
         """Read the nine figures."""
@@ -148,10 +169,10 @@ class Client:
         body: Mapping[str, Any] | None = None,
         headers: Mapping[str, str] | None = None,
         *,
-        naming: str,
+        naming: str | None,
         read_s: float = _READ_S,
     ) -> Answer:
-        """Call once; the answer must be a JSON object in which `naming` has a value."""
+        """Call once; the answer must be a JSON object in which `naming` has a value, or 204 where that is None."""
         try:
             response = self._http.request(
                 method,
@@ -175,7 +196,8 @@ class Client:
         document = _parsed(response.data)
         if response.status >= 400:
             raise self._failure(response.status, document, pause_s)
-        if response.status >= 300 or not document.get(naming):
+        ours = document.get(naming) if naming else response.status == 204
+        if response.status >= 300 or not ours:
             message = f"{self.base_url} answered {response.status}, but not as an LLM-Server does."
             raise ServerUnreachable(message, retryable=False)
         return Answer(body=response.data, document=document, pause_s=pause_s)

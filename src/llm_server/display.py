@@ -107,6 +107,13 @@ def show_accepted(answer: Answer, base_url: str, as_json: bool) -> None:
     say(how_to_get(answer.task_id, base_url))
 
 
+def show_change(answer: Answer, as_json: bool) -> None:
+    """Say what a task has become."""
+    if as_json:
+        _print(answer.body)
+    say(f"Task {answer.task_id} is {answer.status}.")
+
+
 def show_decision(answer: Answer, as_json: bool) -> None:
     """Print how a task would be carried out, one line a field."""
     if as_json:

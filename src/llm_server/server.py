@@ -58,7 +58,7 @@ def serve(*, host: str, port: int, db: Path | None = None, workers: int | None =
 def _serve(settings: Settings, listener: socket.socket, keys: SqliteKeys) -> int:
     address, port = listener.getsockname()[:2]
     found = wiring.load_catalog(settings, loopback=LOOPBACK_SERVERS, own_port=port)
-    store, queue = SqliteStore(settings.db), SqliteQueue(settings.db, wiring.now_ms)
+    store, queue = SqliteStore(settings.db, wiring.retention(settings)), SqliteQueue(settings.db, wiring.now_ms)
     store.end_leases(wiring.now_ms())
     queue.replace_lost()
     service = wiring.service_of(settings, store=store, key_store=keys, queue=queue, catalog=found.catalog)

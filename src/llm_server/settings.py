@@ -22,6 +22,7 @@ VARIABLES = (
     "LLM_SERVER_LEASE_S",
     "LLM_SERVER_SWEEP_S",
     "LLM_SERVER_MAX_ATTEMPTS",
+    "LLM_SERVER_KEEP_DAYS",
     "LLM_SERVER_PROMPT_MAX_CHARS",
     "LLM_SERVER_LOG_LEVEL",
 )
@@ -38,7 +39,8 @@ class Settings:
 
     `model`: a GGUF file, or a model of the catalogue, that answers where no engine is configured or found.
     `lease_s`: how long a worker owns a task it has claimed. `sweep_s`: the age at which an open task is due for the
-    sweep. `max_attempts`: claims of a task without progress before it is Failed. `environ` is where `env:` references
+    sweep. `max_attempts`: claims of a task without progress before it is Failed. `keep_days`: how long a final task is
+    kept; 0 is for ever. `environ` is where `env:` references
     to secrets are looked up.
     """
 
@@ -51,6 +53,7 @@ class Settings:
     lease_s: int = 210
     sweep_s: int = 120
     max_attempts: int = 8
+    keep_days: int = 30
     prompt_max_chars: int = 200_000
     log_level: str = "INFO"
     environ: Mapping[str, str] = field(default_factory=dict, repr=False)
@@ -66,6 +69,10 @@ class Settings:
         if not cache.is_absolute():
             cache = Path(os.path.expanduser("~/Library/Caches" if sys.platform == "darwin" else "~/.cache"))
         return cache / "llm-server" / "models"
+
+    @property
+    def keep_ms(self) -> int | None:
+        return self.keep_days * 24 * 3600 * 1000 or None
 
     @classmethod
     def read(cls, environ: Mapping[str, str] = os.environ, *, table_alone: bool = False) -> Settings:
@@ -86,6 +93,7 @@ class Settings:
             lease_s=_whole(given, "LLM_SERVER_LEASE_S", default.lease_s, 5, 43_200),
             sweep_s=_whole(given, "LLM_SERVER_SWEEP_S", default.sweep_s, 1, 3_600),
             max_attempts=_whole(given, "LLM_SERVER_MAX_ATTEMPTS", default.max_attempts, 1, 100),
+            keep_days=_whole(given, "LLM_SERVER_KEEP_DAYS", default.keep_days, 0, 3_650),
             prompt_max_chars=_whole(given, "LLM_SERVER_PROMPT_MAX_CHARS", default.prompt_max_chars, 1, 1_000_000),
             log_level=_log_level(given, default.log_level),
             environ=dict(environ),

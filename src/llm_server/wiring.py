@@ -29,6 +29,7 @@ from llm_server.orchestration.health import EngineStates
 from llm_server.orchestration.keys import Keys
 from llm_server.orchestration.orchestrator import Orchestrator
 from llm_server.orchestration.ports import Clock, Engine, KeyStore, Pricer, Queue, Store
+from llm_server.orchestration.retention import Retention
 from llm_server.orchestration.service import Service
 from llm_server.settings import Settings
 
@@ -52,6 +53,11 @@ def new_id() -> str:
     value = value & ~(0x3 << 62) | 0x2 << 62
     text = f"{value:032x}"
     return "-".join((text[:8], text[8:12], text[12:16], text[16:20], text[20:]))
+
+
+def retention(settings: Settings) -> Retention:
+    """How long stores keep what has ended."""
+    return Retention(clock=now_ms, keep_ms=settings.keep_ms)
 
 
 def overlay(settings: Settings) -> dict[str, Any]:
@@ -172,7 +178,7 @@ def aws_service(settings: Settings, *, works: bool) -> Service:
     dynamodb = boto3.client("dynamodb", config=config)
     return service_of(
         settings,
-        store=DynamoStore(dynamodb, settings.table, draw=random.randrange),
+        store=DynamoStore(dynamodb, settings.table, draw=random.randrange, retention=retention(settings)),
         key_store=DynamoKeys(dynamodb, settings.table),
         queue=SqsQueue(boto3.client("sqs", config=config), settings.queue_url),
         catalog=load_catalog(settings).catalog,

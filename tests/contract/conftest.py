@@ -6,12 +6,15 @@ import json
 import random
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from aws_emulators import Substrate
 from llm_server.orchestration.ports import KeyStore, Store
+from llm_server.orchestration.retention import Retention
+from llm_server.orchestration.task import DAY_MS
 from llm_server.storage.dynamodb import DynamoStore
 from llm_server.storage.dynamodb_keys import DynamoKeys
 from llm_server.storage.sqlite import SqliteStore
@@ -19,12 +22,34 @@ from llm_server.storage.sqlite_keys import SqliteKeys
 from llm_server.storage.sqlite_queue import SqliteQueue
 from llm_server.storage.sqs import SqsQueue
 from queue_ends import Mailbox
+from scripted import Clock
 
 pytest.register_assert_rewrite("audit")
 
 
-def dynamo_store(on: Substrate) -> DynamoStore:
-    return DynamoStore(on.dynamodb, on.table, draw=random.Random(7).randrange)
+def dynamo_store(on: Substrate, retention: Retention | None = None) -> DynamoStore:
+    return DynamoStore(on.dynamodb, on.table, draw=random.Random(7).randrange, retention=retention)
+
+
+@dataclass(frozen=True, slots=True)
+class Keeping:
+    """A store that keeps what has ended for 30 days, and its clock."""
+
+    store: Store
+    clock: Clock
+
+
+@pytest.fixture(params=["sqlite", "moto", "ministack"])
+def keeping(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Keeping]:
+    """Each store in turn, empty."""
+    clock = Clock()
+    retention = Retention(clock=clock, keep_ms=30 * DAY_MS)
+    if request.param == "sqlite":
+        store = SqliteStore(tmp_path / "tasks.db", retention)
+        yield Keeping(store, clock)
+        store.close()
+    else:
+        yield Keeping(dynamo_store(request.getfixturevalue(f"{request.param}_substrate"), retention), clock)
 
 
 @pytest.fixture

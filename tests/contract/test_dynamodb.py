@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -13,8 +14,9 @@ from dynamodb_wire import Wire, recording, size
 from llm_server.orchestration.errors import StorageUnavailable, TaskLost, TaskNotFound
 from llm_server.orchestration.metrics import Counters
 from llm_server.orchestration.outputs import Output
-from llm_server.orchestration.ports import Due, EngineState
-from llm_server.orchestration.task import Mode, Task, TaskRef
+from llm_server.orchestration.ports import Due, EngineState, KeyBinding
+from llm_server.orchestration.retention import Retention
+from llm_server.orchestration.task import DAY_MS, NOTES_MOST, Mode, Task, TaskRef
 from llm_server.storage import dynamodb_items as items
 from llm_server.storage.dynamodb import DynamoStore
 
@@ -23,8 +25,12 @@ CONFLICT = ("None", "TransactionConflict")
 
 
 @pytest.fixture
-def store(moto_store: DynamoStore) -> DynamoStore:
-    return moto_store
+def store(moto_substrate: Substrate) -> DynamoStore:
+    """As it is deployed: what has ended is kept for 30 days."""
+    retention = Retention(clock=lambda: NOW_MS, keep_ms=30 * DAY_MS)
+    return DynamoStore(
+        moto_substrate.dynamodb, moto_substrate.table, draw=random.Random(7).randrange, retention=retention
+    )
 
 
 @pytest.fixture
@@ -79,9 +85,29 @@ def test_what_a_chat_task_costs_in_write_units(
     assert wire.write_units() == units
 
 
+def test_an_idempotency_key_is_one_write_unit_more(store: DynamoStore, wire: Wire) -> None:
+    """And one call; without a key there is neither."""
+    binding = KeyBinding(task_id=UUID, body_hash="b" * 64, until_ms=NOW_MS + 1)
+    store.bind_key("local", "k" * 255, binding, now_ms=NOW_MS)
+
+    assert (wire.operations, wire.write_units()) == ({"PutItem": 1}, 1)
+
+
+def test_a_key_that_is_taken_is_read_and_forgotten_after_its_time(
+    moto_substrate: Substrate, store: DynamoStore, wire: Wire
+) -> None:
+    binding = KeyBinding(task_id=UUID, body_hash="b", until_ms=NOW_MS + 1_500)
+    for _ in range(2):
+        store.bind_key("local", "k", binding, now_ms=NOW_MS)
+
+    assert wire.operations == {"PutItem": 2, "GetItem": 1}
+    assert wire.calls[0].puts[0]["ttl"] == {"N": str(NOW_MS // 1000 + 2)}
+
+
 def test_a_state_is_smaller_than_one_write_unit(store: DynamoStore, wire: Wire) -> None:
-    """Also with long names and large figures."""
-    task = a_task(UUID, tenant="t" * 40, role="Fast-Coder-Agent", profile="Productivity", mode=Mode.PLAN)
+    """Also with long names, large figures and a long history."""
+    history = {"notes": (("c", 10**10),) * NOTES_MOST, "deadline_ms": NOW_MS, "retried_fence": 99}
+    task = a_task(UUID, tenant="t" * 40, role="Fast-Coder-Agent", profile="Productivity", mode=Mode.PLAN, **history)
     attempt = an_attempt(tokens_in=10**7, tokens_out=10**7, duration_ms=10**7, cost_microusd=10**9, engine="e" * 40)
     plan, answer = an_output("PLAN", "{}", attempts=(attempt,) * 50), an_output(attempts=(attempt,) * 50)
     processing = claimed(task, owner="w" * 40)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from functools import partial
-from threading import Thread
+from threading import Thread, Timer
 from typing import Any
 
 import boto3
@@ -20,8 +20,9 @@ from llm_server.engines.embedded import EmbeddedEngine
 from llm_server.engines.http import EnginePool
 from llm_server.engines.openai import OpenAIEngine
 from llm_server.orchestration import plan
+from llm_server.orchestration.cancellation import Cancellation
 from llm_server.orchestration.catalog import EngineSpec
-from llm_server.orchestration.errors import EngineUnavailable, PromptRefused
+from llm_server.orchestration.errors import EngineUnavailable, PromptRefused, TaskCancelled
 from llm_server.orchestration.ports import AnswerSchema, Engine, EngineCall
 
 ROLES = ["Fast-Coder-Agent", "QA-Agent", "Writing-Agent"]
@@ -439,3 +440,41 @@ def test_many_threads_share_one_adapter(wired: Wired) -> None:
 def _prompt_of(asked: Any) -> str:
     content = asked["messages"][-1]["content"]
     return content if isinstance(content, str) else content[0]["text"]
+
+
+@pytest.mark.parametrize("fault", [silence, drip("headers"), drip("body")])
+def test_a_call_ends_when_its_task_is_cancelled(wired: Wired, fault: Fault) -> None:
+    """Within a second, wherever the answer is; the engine is not blamed, and the next call is none the worse."""
+    wired.engine.complete(CALL, timeout_s=5)  # boto3 takes its time to begin
+    wired.server.script(fault)
+    cancellation = Cancellation()
+    Timer(0.2, cancellation.tell).start()
+    started_s = time.monotonic()
+
+    with pytest.raises(TaskCancelled):
+        wired.engine.complete(replace(CALL, cancellation=cancellation), timeout_s=30)
+    assert time.monotonic() - started_s < 1.2
+    assert wired.engine.complete(CALL, timeout_s=5).text == wired.server.text
+
+
+def test_a_call_of_a_cancelled_task_is_not_made(wired: Wired) -> None:
+    cancellation = Cancellation()
+    cancellation.tell()
+
+    with pytest.raises(TaskCancelled):
+        wired.engine.complete(replace(CALL, cancellation=cancellation), timeout_s=5)
+    assert wired.server.seen == []
+
+
+def test_a_cancellation_does_not_reach_the_calls_of_other_tasks(wired: Wired) -> None:
+    """Connections are shared: one that was used before may be another call's by now."""
+    cancelled, answers = Cancellation(), list[str]()
+    wired.engine.complete(replace(CALL, cancellation=cancelled), timeout_s=5)
+    wired.server.latency_s = 0.3
+    other = Thread(target=lambda: answers.append(wired.engine.complete(CALL, timeout_s=5).text))
+    other.start()
+    time.sleep(0.1)
+    cancelled.tell()
+    other.join()
+
+    assert answers == [wired.server.text]

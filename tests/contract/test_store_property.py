@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from itertools import count
 from typing import Literal, get_args
 
@@ -10,17 +11,30 @@ from hypothesis import HealthCheck, Phase, given, note, settings
 from hypothesis import strategies as st
 
 from audit import audit
-from builders import LEASE_MS, NOW_MS, a_failed_attempt, a_request, a_task, an_attempt, claimed
-from llm_server.orchestration.errors import NotClaimable, TaskLost
+from builders import LEASE_MS, NOW_MS, a_failed_attempt, a_lifecycle, a_request, a_task, an_attempt, claimed
+from llm_server.orchestration.errors import NotClaimable, StateConflict, TaskLost
 from llm_server.orchestration.metrics import day_of
 from llm_server.orchestration.outputs import Output
 from llm_server.orchestration.ports import Due, Store
 from llm_server.orchestration.receipts import Attempt
-from llm_server.orchestration.task import Mode, Task
+from llm_server.orchestration.task import Mode, Status, Task
 from llm_server.storage.dynamodb import DynamoStore
 from llm_server.storage.sqlite import SqliteStore
 
-Act = Literal["claim", "progress", "release", "answer", "finish", "fail", "outlive", "repeat", "add", "postpone"]
+Act = Literal[
+    "claim",
+    "progress",
+    "release",
+    "answer",
+    "finish",
+    "fail",
+    "outlive",
+    "repeat",
+    "add",
+    "postpone",
+    "cancel",
+    "retry",
+]
 ACTS: tuple[Act, ...] = ("claim", "claim", "claim", "outlive", "progress", *get_args(Act))
 Move = tuple[Act, int, bool, tuple[Attempt, ...]]
 """What is done to which task, by its last worker or by its first one, with which calls."""
@@ -76,6 +90,12 @@ class Drill:
             self.store.add(self.tasks[n], a_request("Again."))
         elif act == "postpone":
             self.store.postpone(Due(self.tasks[n].ref, self.tasks[n].due_ms), self.now_ms + 1)
+        elif act == "cancel":
+            with suppress(StateConflict):
+                a_lifecycle(self.store, lambda: self.now_ms).cancel(self.tasks[n].ref)
+        elif act == "retry":
+            with suppress(StateConflict):
+                a_lifecycle(self.store, lambda: self.now_ms).retry(self.tasks[n].ref)
         elif act == "repeat" and self.last:
             self._save(*self.last)
         elif self.workers[n]:
@@ -108,8 +128,17 @@ class Drill:
         if act == "answer":
             return  # and then he died
         stored = None if output.is_answer else output
-        if self._save(task, after, stored) and after.status.is_active:
+        if not self._save(task, after, stored):
+            self._settle(task, calls)
+        elif after.status.is_active:
             self.workers[n].append(after)
+
+    def _settle(self, mine: Task, calls: tuple[Attempt, ...]) -> None:
+        """As a worker does that finds its task Cancelled."""
+        snapshot = self.store.get(mine.ref)
+        output = Output(key=f"TRY#{mine.fence}", created_ms=self.now_ms, attempts=calls)
+        if snapshot.task.status is Status.CANCELLED and output.key not in snapshot.outputs:
+            assert self._save(snapshot.task, snapshot.task.settled(output), output)
 
     def _next(self, act: Act, task: Task, calls: tuple[Attempt, ...]) -> tuple[Task, Output]:
         def output(key: str, error: str | None = None) -> Output:

@@ -7,12 +7,12 @@ from typing import Any
 
 from at_once import at_once
 from audit import audit
-from builders import NOW_MS, SWEEP_MS, a_failure, a_request, a_task, an_attempt, an_output, claimed
+from builders import NOW_MS, SWEEP_MS, a_failure, a_lifecycle, a_request, a_task, an_attempt, an_output, claimed
 from llm_server.orchestration.approval import decide
-from llm_server.orchestration.errors import ApprovalConflict, TaskLost
+from llm_server.orchestration.errors import ApprovalConflict, StateConflict, TaskLost
 from llm_server.orchestration.plan import digest
 from llm_server.orchestration.ports import EngineState, EngineSwitch, Store, SwitchName
-from llm_server.orchestration.task import NEVER_MS, Status, Task
+from llm_server.orchestration.task import DAY_MS, NEVER_MS, Status, Task
 
 
 def won(write: Callable[[], Any]) -> bool:
@@ -125,7 +125,7 @@ def test_of_8_approvals_and_rejections_at_once_one_word_counts(store: Store) -> 
     store.save(task, claimed(task))
     waiting = claimed(task).awaiting_approval(plan, due_ms=NEVER_MS)
     store.save(claimed(task), waiting, plan)
-    assert store.due(NOW_MS + 10**12, 10) == []
+    assert store.due(NOW_MS + DAY_MS, 10) == []
 
     def say(n: int) -> bool | None:
         try:
@@ -140,6 +140,32 @@ def test_of_8_approvals_and_rejections_at_once_one_word_counts(store: Store) -> 
     assert said == {stored.status is Status.QUEUED}
     assert stored.rev == waiting.rev + 1
     audit(store, [task.ref])
+
+
+def test_of_a_cancel_and_a_finish_at_once_one_counts(store: Store) -> None:
+    """16 tasks, each finished by its worker while two callers cancel it; what the worker paid is counted once."""
+    tasks = [a_task() for _ in range(16)]
+    for task in tasks:
+        store.add(task, a_request())
+        store.save(task, claimed(task))
+    callers = a_lifecycle(store, lambda: NOW_MS + 5)
+
+    def act(n: int) -> bool:
+        task, output = claimed(tasks[n // 3]), a_failure(attempts=(an_attempt(),))
+        if n % 3 == 0:
+            return won(lambda: store.save(task, task.failed(output), output))
+        try:
+            callers.cancel(task.ref)
+        except StateConflict:
+            return False
+        return True
+
+    each = at_once(act, range(48))
+    for n, task in enumerate(tasks):
+        finished, *cancelled = each[3 * n : 3 * n + 3]
+        assert cancelled == [not finished] * 2
+        assert store.peek(task.ref).status is (Status.FAILED if finished else Status.CANCELLED)
+    audit(store, [task.ref for task in tasks])
 
 
 def test_of_16_workers_that_swap_an_engine_s_record_one_wins(store: Store) -> None:

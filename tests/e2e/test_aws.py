@@ -220,6 +220,28 @@ def test_a_plan_is_carried_out_by_the_worker(deployment: Deployment) -> None:
     )
 
 
+def test_a_task_is_made_once_cancelled_and_deleted(deployment: Deployment) -> None:
+    """The same key twice, then the events of the other calls, on the same table and queue."""
+    event = an_event("api-v2-post-task")
+    event["headers"]["idempotency-key"] = '"k-1"'
+    first, again = deployment.call(event), deployment.call(event)
+    task_id = first["json"]["task_id"]
+    answers = [deployment.call(about(task_id, f"api-v2-{word}-task")) for word in ("retry", "cancel", "delete", "get")]
+
+    assert (first["statusCode"], again["statusCode"]) == (202, 200)
+    assert again["json"]["task_id"] == task_id
+    assert again["headers"]["idempotent-replayed"] == "true"
+    assert [answer["statusCode"] for answer in answers] == [409, 200, 204, 404]
+    assert (deployment.metrics()["total_requests"], deployment.metrics()["queue_length"]) == (1, 0)
+    assert deployment.deliver_all() == 1
+
+
+def about(task_id: str, name: str) -> Event:
+    """An event of `events/` about this task."""
+    event: Event = json.loads(json.dumps(an_event(name)).replace(UNKNOWN_ID, task_id))
+    return event
+
+
 def test_a_listing_shows_what_was_submitted(deployment: Deployment) -> None:
     ids = [deployment.submit(f"Say {n}.") for n in range(3)]
     page = deployment.call(an_event("api-v2-list-tasks") | {"rawQueryString": ""})["json"]

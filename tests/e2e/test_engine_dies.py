@@ -5,21 +5,10 @@ from __future__ import annotations
 from contextlib import ExitStack
 from pathlib import Path
 
-from fake_engine import FakeEngine, fake_engine, reset
+from fake_engine import a_config, fake_engine, reset
 from running_server import serving
 
 TASKS = 200
-
-
-def a_config(directory: Path, **engines: FakeEngine) -> dict[str, str]:
-    """Configure local engines, tried in this order; gives the environment that names the file."""
-    tables = [
-        f'[engines.{name}]\nkind = "openai"\nsource = "local"\nmodel = "fake-1"\nbase_url = "{engine.base_url}"\n'
-        for name, engine in engines.items()
-    ]
-    path = directory / "engines.toml"
-    path.write_text("\n".join(tables))
-    return {"LLM_SERVER_CONFIG": str(path)}
 
 
 def test_200_tasks_complete_though_an_engine_is_killed(tmp_path: Path) -> None:

@@ -54,7 +54,7 @@ def scripted_server() -> Iterator[Script]:
             script.asked.append(Asked(line=f"{self.command} {self.path}", headers=dict(self.headers), body=body))
             self._send(script.next_reply())
 
-        do_POST = do_PATCH = do_GET
+        do_POST = do_PATCH = do_DELETE = do_GET
 
         def _send(self, reply: Reply) -> None:
             time.sleep(reply.held_s)

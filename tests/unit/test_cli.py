@@ -451,3 +451,40 @@ def _read(master: int) -> bytes:
         return os.read(master, 65536)
     except OSError:  # Linux says so at the end of a terminal
         return b""
+
+
+def test_cancel_says_what_the_task_is_now(server: Script) -> None:
+    """On stderr; stdout is for the document, when it is asked for."""
+    server.replies = [Reply(body=task("Cancelled"))]
+
+    plain, as_json = run(server, "cancel", "t1"), run(server, "cancel", "t1", "--json")
+
+    assert server.asked[0].line == "POST /api/v1/tasks/t1/cancel"
+    assert (plain.exit_code, plain.stdout, plain.stderr) == (0, "", "Task t1 is Cancelled.\n")
+    assert json.loads(as_json.stdout)["status"] == "Cancelled"
+
+
+def test_retry_says_what_the_task_is_now(server: Script) -> None:
+    server.replies = [Reply(body=task("Queued"), status=202)]
+
+    result = run(server, "retry", "t1")
+
+    assert server.asked[0].line == "POST /api/v1/tasks/t1/retry"
+    assert (result.exit_code, result.stderr) == (0, "Task t1 is Queued.\n")
+
+
+def test_delete_says_that_the_task_is_gone(server: Script) -> None:
+    server.replies = [Reply(body=b"", status=204)]
+
+    result = run(server, "delete", "t1")
+
+    assert server.asked[0].line == "DELETE /api/v1/tasks/t1"
+    assert (result.exit_code, result.stderr) == (0, "Task t1 is deleted.\n")
+
+
+def test_a_refused_change_is_wrong_usage(server: Script) -> None:
+    server.replies = [Reply(body={"detail": "The task is Completed."}, status=409)]
+
+    result = run(server, "cancel", "t1")
+
+    assert (result.exit_code, result.stderr) == (2, "The task is Completed.\n")

@@ -51,6 +51,38 @@ def test_a_task_is_sent_once_as_given_below_api_v1(server: Script) -> None:
     assert (answer.task_id, answer.status, answer.final) == ("t1", "Queued", False)
 
 
+def test_a_submit_that_got_no_answer_is_sent_again_under_its_key(server: Script) -> None:
+    """Cut off, or refused by a server that is away: one key, so one task, and the pause the server asked for."""
+    clock = Clock()
+    server.replies = [
+        Reply(body=None),
+        Reply(body={"detail": "The store cannot be reached."}, status=503, retry_after="4"),
+        Reply(body=task("Queued"), status=202),
+    ]
+
+    assert a_client(server.url, clock).submit({"prompt": "x"}).task_id == "t1"
+    assert len({asked.headers["Idempotency-Key"] for asked in server.asked}) == 1
+    assert clock.slept == [1, 4]
+
+
+def test_two_submits_have_two_keys(server: Script) -> None:
+    """The same prompt twice is two tasks, as it was asked for."""
+    server.replies = [Reply(body=task("Queued"), status=202)]
+    client = Client(server.url)
+    for _ in range(2):
+        client.submit({"prompt": "x"})
+
+    assert len({asked.headers["Idempotency-Key"] for asked in server.asked}) == 2
+
+
+def test_a_submit_is_given_up_after_three_times(server: Script) -> None:
+    server.replies = [Reply(body={"detail": "Busy."}, status=503)]
+
+    with pytest.raises(ServerUnreachable, match="Busy"):
+        a_client(server.url, Clock()).submit({"prompt": "x"})
+    assert len(server.asked) == 3
+
+
 def test_without_a_hold_no_preference_is_sent(server: Script) -> None:
     """`Prefer: wait=0` would ask for nothing."""
     server.replies = [Reply(body=task("Queued"), status=202)]

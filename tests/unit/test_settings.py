@@ -50,6 +50,7 @@ def test_every_variable_is_read(tmp_path: Path) -> None:
         "LLM_SERVER_LEASE_S": "60",
         "LLM_SERVER_SWEEP_S": "30",
         "LLM_SERVER_MAX_ATTEMPTS": "2",
+        "LLM_SERVER_KEEP_DAYS": "7",
         "LLM_SERVER_PROMPT_MAX_CHARS": "1000",
         "LLM_SERVER_LOG_LEVEL": "debug",
     }
@@ -65,6 +66,7 @@ def test_every_variable_is_read(tmp_path: Path) -> None:
         lease_s=60,
         sweep_s=30,
         max_attempts=2,
+        keep_days=7,
         prompt_max_chars=1000,
         log_level="DEBUG",
         environ=given,
@@ -98,6 +100,7 @@ def test_table_and_queue_are_set_together_or_not_at_all(given: str) -> None:
         ("LLM_SERVER_LEASE_S", 5, 43_200),
         ("LLM_SERVER_SWEEP_S", 1, 3_600),
         ("LLM_SERVER_MAX_ATTEMPTS", 1, 100),
+        ("LLM_SERVER_KEEP_DAYS", 0, 3_650),
         ("LLM_SERVER_PROMPT_MAX_CHARS", 1, 1_000_000),
     ],
 )

@@ -19,7 +19,7 @@ from llm_server.settings import EMBEDDED_ONLY, LOG_LEVELS, VARIABLES
 from template_stack import references, resolved, statements
 
 FUNCTIONS = {"ApiFunction": "ApiRole", "WorkerFunction": "WorkerRole"}
-TABLE = {"BatchGetItem", "GetItem", "PutItem", "Query", "UpdateItem"}
+TABLE = {"BatchGetItem", "DeleteItem", "GetItem", "PutItem", "Query", "UpdateItem"}
 LOGS = {"logs:CreateLogStream", "logs:PutLogEvents"}
 TRACES = {"xray:PutTelemetryRecords", "xray:PutTraceSegments"}
 PSEUDO_PARAMETERS = {"AWS::Region", "AWS::AccountId", "AWS::Partition", "AWS::StackName", "AWS::NoValue"}

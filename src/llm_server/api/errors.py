@@ -14,13 +14,13 @@ from starlette.routing import Match
 
 from llm_server.api.auth import rate_headers
 from llm_server.orchestration.errors import (
-    ApprovalConflict,
     EngineNotFound,
     InvalidInput,
     KeyNotFound,
     LLMServerError,
     QuotaExceeded,
     ScopeMissing,
+    StateConflict,
     StorageUnavailable,
     TaskNotFound,
     Unauthenticated,
@@ -34,7 +34,7 @@ STATUS: dict[type[LLMServerError], int] = {
     TaskNotFound: 404,
     EngineNotFound: 404,
     KeyNotFound: 404,
-    ApprovalConflict: 409,
+    StateConflict: 409,
     QuotaExceeded: 429,
     StorageUnavailable: 503,
 }

@@ -189,6 +189,30 @@ class TaskSummary(_Model):
     finished_at: str | None
 
 
+class EventView(_Model):
+    """One thing that happened to a task; `detail` may be empty."""
+
+    event: Literal[
+        "created",
+        "analysed",
+        "claimed",
+        "released",
+        "waiting",
+        "planned",
+        "approved",
+        "step finished",
+        "step failed",
+        "engine failed over",
+        "retried",
+        "completed",
+        "failed",
+        "cancelled",
+    ]
+    at: str
+    actor: Literal["caller", "server", "worker", "sweep"]
+    detail: str
+
+
 class TaskDetail(_Model):
     """Everything about a task, the four fields first; `waiting_for`: the engines (or why) a Queued task waits for."""
 
@@ -212,6 +236,7 @@ class TaskDetail(_Model):
     plan: PlanView | None
     awaiting_approval: bool
     attempts: list[AttemptView]
+    events: list[EventView] = Field(description="Oldest first; of claims, releases and waits the last 6 are known.")
     limits: NewLimits
     metadata: dict[str, str]
 

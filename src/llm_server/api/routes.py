@@ -11,11 +11,12 @@ from pydantic import BaseModel
 from pydantic.json_schema import SkipJsonSchema
 
 from llm_server import __version__
-from llm_server.api import auth, models, views, waiting
+from llm_server.api import auth, idempotency, models, views, waiting
 from llm_server.api.body import StrictRoute
 from llm_server.orchestration import key as keys
 from llm_server.orchestration import service as core
 from llm_server.orchestration.errors import TaskNotFound
+from llm_server.orchestration.intake import Accepted
 from llm_server.orchestration.snapshot import Snapshot
 from llm_server.orchestration.task import Status, TaskRef
 
@@ -27,7 +28,7 @@ _PROBLEMS = {
     401: "No valid key",
     403: "The key lacks the scope",
     404: "No such task, engine or key",
-    409: "Not what the task waits for",
+    409: "The task's state does not allow it",
     413: "Body too large",
     415: "Body not sent as application/json",
     422: "An invalid field",
@@ -51,11 +52,17 @@ def _headers(**meanings: str) -> dict[str, Any]:
 _CREATED: _Responses = {
     200: {
         "model": models.TaskView | models.DecisionView,
-        "description": "Final within `Prefer: wait`, or a dry run",
-        "headers": _headers(Location="The task", Preference_Applied="The wait that was granted"),
+        "description": "Final within `Prefer: wait`, a task that its Idempotency-Key made before, or a dry run",
+        "headers": _headers(
+            Location="The task",
+            Preference_Applied="The wait that was granted",
+            Idempotent_Replayed="true: an earlier call with this Idempotency-Key made the task",
+            Retry_After="Seconds; absent when final",
+        ),
     },
     202: {"headers": _headers(Location="The task", Retry_After="Seconds until it is worth looking")},
 }
+_CREATED_AGAIN: _Responses = {202: _CREATED[202]}
 _READ: _Responses = {
     200: {"headers": _headers(ETag="This state of the task", Retry_After="Seconds; absent when final")},
     304: {"description": "Not changed since the ETag in If-None-Match"},
@@ -100,7 +107,7 @@ HeaderList = list[str] | SkipJsonSchema[None]
     "/tasks",
     status_code=202,
     response_model=models.TaskView,
-    responses=_problems(400, 413, 415, 422, 503) | _CREATED,
+    responses=_problems(400, 409, 413, 415, 422, 503) | _CREATED,
 )
 async def create_task(
     request: Request,
@@ -109,17 +116,16 @@ async def create_task(
     caller: Caller,
     dry_run: Annotated[bool, Query(description="Only decide how it would be done.")] = False,
     prefer: Annotated[HeaderList, Header(description="wait=N: hold the answer up to N seconds (at most 25).")] = None,
+    idempotency_key: idempotency.KeyHeader = None,
 ) -> Response:
     """Accept a task: it is stored and queued before the answer is sent."""
+    key = idempotency.key_of(idempotency_key)
     if dry_run:
         return _json(views.decision(service.decide(new.to_domain())))
-    task = service.submit(caller.tenant, new.to_domain(), payer=caller.payer)
+    accepted = service.submit_once(caller.tenant, new.to_domain(), key, payer=caller.payer)
     wait_s = waiting.wished_s(",".join(prefer or ()))
-    location = {"Location": f"{PREFIX}/tasks/{task.task_id}"}
-    ended = await waiting.until_final(service, task.ref, wait_s, request.app.state.stopping)
-    if ended is None:
-        return _json(views.task(task), 202, location | {"Retry-After": "1"})
-    return _json(views.task(ended.task, ended.result), 200, location | {"Preference-Applied": f"wait={wait_s}"})
+    ended = await waiting.until_final(service, accepted.task.ref, wait_s, request.app.state.stopping)
+    return _accepted(accepted, ended, wait_s)
 
 
 @router.get("/tasks", response_model=models.TaskPage, responses=_problems(422, 503))
@@ -168,6 +174,33 @@ async def reject_plan(ref: Ref, said: models.PlanDecision, service: Service) -> 
     """Cancel a task whose plan waits; the same word again changes nothing."""
     snapshot = service.approve(ref, said.plan_hash, approve=False)
     return _json(views.task(snapshot.task, snapshot.result))
+
+
+@router.post("/tasks/{task_id}/cancel", response_model=models.TaskView, responses=_problems(404, 409, 422, 503))
+async def cancel_task(ref: Ref, service: Service) -> Response:
+    """End a task that is not final; cancelled again, nothing changes."""
+    snapshot = service.cancel(ref)
+    return _json(views.task(snapshot.task, snapshot.result))
+
+
+@router.post(
+    "/tasks/{task_id}/retry",
+    status_code=202,
+    response_model=models.TaskView,
+    responses=_problems(404, 409, 422, 503) | _CREATED_AGAIN,
+)
+async def retry_task(ref: Ref, service: Service) -> Response:
+    """Take a Failed task up again: finished steps are kept, those that failed are done again."""
+    snapshot = service.retry(ref)
+    headers = {"Location": f"{PREFIX}/tasks/{ref.task_id}", "Retry-After": "1"}
+    return _json(views.task(snapshot.task), 202, headers)
+
+
+@router.delete("/tasks/{task_id}", status_code=204, responses=_problems(404, 409, 422, 503))
+async def delete_task(ref: Ref, service: Service) -> Response:
+    """Remove a task that no worker has, with its prompt and result; an open one is cancelled first."""
+    service.delete(ref)
+    return Response(status_code=204)
 
 
 @router.get("/metrics", response_model=models.MetricsView, responses=_problems(503))
@@ -232,6 +265,19 @@ async def get_health() -> Response:
 
 def _json(body: BaseModel, status: int = 200, headers: dict[str, str] | None = None) -> JSONResponse:
     return JSONResponse(body.model_dump(mode="json"), status, headers)
+
+
+def _accepted(accepted: Accepted, ended: Snapshot | None, wait_s: int) -> Response:
+    """202, or 200 for what is final and for what was accepted before."""
+    task, result = (ended.task, ended.result) if ended else (accepted.task, accepted.result)
+    headers = {"Location": f"{PREFIX}/tasks/{task.task_id}"}
+    if ended:
+        headers["Preference-Applied"] = f"wait={wait_s}"
+    if not task.status.is_final:
+        headers["Retry-After"] = "1"
+    if accepted.replayed:
+        headers["Idempotent-Replayed"] = "true"
+    return _json(views.task(task, result), 200 if ended or accepted.replayed else 202, headers)
 
 
 def _freshness(snapshot: Snapshot, now_ms: int) -> dict[str, str]:

@@ -15,6 +15,7 @@ from llm_server.api.models import (
     EngineNowView,
     EnginesView,
     EngineView,
+    EventView,
     KeyLimitsView,
     KeyView,
     NewLimits,
@@ -32,6 +33,7 @@ from llm_server.api.models import (
 )
 from llm_server.orchestration import plan as plans
 from llm_server.orchestration.catalog import Catalog, EngineSpec
+from llm_server.orchestration.events import Event, history
 from llm_server.orchestration.fleet import EngineNow
 from llm_server.orchestration.intake import Decision
 from llm_server.orchestration.key import Key, KeyLimits
@@ -59,6 +61,7 @@ def detail(snapshot: Snapshot) -> TaskDetail:
         plan=_plan(snapshot),
         awaiting_approval=snapshot.task.awaits_approval,
         attempts=[_attempt(a) for a in snapshot.attempts],
+        events=[_event(event) for event in history(snapshot)],
         limits=NewLimits(**asdict(request.limits)),
         metadata=dict(request.metadata),
     )
@@ -179,7 +182,7 @@ def _plan(snapshot: Snapshot) -> PlanView | None:
     if stored is None or stored.text is None:
         return None
     plan = plans.stored(stored.text)
-    ends = {step.id: snapshot.outputs.get(f"STEP#{step.id}") for step in plan.steps}
+    ends = {step.id: snapshot.standing.get(f"STEP#{step.id}") for step in plan.steps}
     finished = {name: output.error is None for name, output in ends.items() if output}
     status = snapshot.task.status
     found = plans.statuses(
@@ -191,7 +194,7 @@ def _plan(snapshot: Snapshot) -> PlanView | None:
 
 
 def _step(step: Step, status: StepStatus, snapshot: Snapshot) -> StepView:
-    output, review = snapshot.outputs.get(f"STEP#{step.id}"), snapshot.review(step.id)
+    output, review = snapshot.standing.get(f"STEP#{step.id}"), snapshot.review(step.id)
     return StepView(
         id=step.id,
         role=step.role,
@@ -203,6 +206,11 @@ def _step(step: Step, status: StepStatus, snapshot: Snapshot) -> StepView:
         cost_microusd=sum(a.cost_microusd or 0 for o in snapshot.of_step(step.id) for a in o.attempts),
         review=ReviewView(**asdict(review) | {"findings": list(review.findings)}) if review else None,
     )
+
+
+def _event(event: Event) -> EventView:
+    values = {"event": event.name, "at": _time(event.at_ms), "actor": event.actor, "detail": event.detail}
+    return EventView.model_validate(values)
 
 
 def _attempt(attempt: Attempt) -> AttemptView:

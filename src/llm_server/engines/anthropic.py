@@ -36,6 +36,7 @@ class AnthropicEngine(Wire):
             body=self._body(call),
             private=(call.prompt, key or ""),
             timeout_s=timeout_s,
+            cancellation=call.cancellation,
         )
         return _read(call, answer)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from typing import Any
 
 import msgspec
@@ -26,7 +26,7 @@ from botocore.parsers import ResponseParserError
 from llm_server.engines._failures import BadRequest, of_status
 from llm_server.engines._wire import Wire, completion, count, record, records, without_bounds
 from llm_server.orchestration.catalog import EngineSpec
-from llm_server.orchestration.errors import EngineUnavailable, PromptRefused
+from llm_server.orchestration.errors import EngineUnavailable, PromptRefused, TaskCancelled
 from llm_server.orchestration.ports import Completion, EngineCall
 
 ANSWER_MOST_CHARS = 4 * 1024 * 1024
@@ -76,7 +76,7 @@ class BedrockEngine(Wire):
     """`client` makes the boto3 client; it is called once, when the first prompt comes.
 
     boto3 bounds the wait for a byte, not for an answer: calls run in threads of their own, and one that is
-    late is left to its thread.
+    late, or whose task is cancelled, is left to its thread.
     """
 
     def __init__(self, spec: EngineSpec, client: Callable[[], Any]) -> None:
@@ -88,12 +88,17 @@ class BedrockEngine(Wire):
         self._threads = ThreadPoolExecutor(spec.max_concurrency, thread_name_prefix="bedrock")
 
     def _ask(self, call: EngineCall, timeout_s: float) -> Completion:
-        late = self._threads.submit(self._converse, call)
-        try:
-            return _read(call, late.result(timeout=max(timeout_s, 0.0)))
-        except TimeoutError as error:
-            late.cancel()
-            raise EngineUnavailable("The engine did not answer in time.") from error
+        cancelled: Future[None] = Future()
+        with call.cancellation.breaking_off(lambda: cancelled.set_result(None)):
+            answer = self._threads.submit(self._converse, call)
+            either: list[Future[Any]] = [answer, cancelled]
+            wait(either, timeout=max(timeout_s, 0.0), return_when=FIRST_COMPLETED)
+        if answer.done():
+            return _read(call, answer.result())
+        answer.cancel()
+        if cancelled.done():
+            raise TaskCancelled
+        raise EngineUnavailable("The engine did not answer in time.")
 
     def _converse(self, call: EngineCall) -> dict[str, Any]:
         arguments = self._arguments(call)

@@ -23,8 +23,9 @@ from urllib3.exceptions import (
 )
 from urllib3.exceptions import TimeoutError as HTTPTimeout
 
-from llm_server.engines import _failures
-from llm_server.orchestration.errors import EngineUnavailable, PromptRefused
+from llm_server.engines import _failures, _lines
+from llm_server.orchestration.cancellation import Cancellation
+from llm_server.orchestration.errors import EngineUnavailable, PromptRefused, TaskCancelled
 
 ANSWER_MOST_BYTES = 4 * 1024 * 1024
 CONNECTIONS_AN_ENGINE = 64
@@ -47,6 +48,7 @@ def exchange(
     body: Mapping[str, Any] | None = None,
     private: tuple[str, ...] = (),
     timeout_s: float,
+    cancellation: Cancellation | None = None,
 ) -> dict[str, Any]:
     """Send one request, never a second, and read its answer, a JSON object of at most 4 MiB.
 
@@ -56,8 +58,16 @@ def exchange(
     Raises:
         EngineUnavailable: no connection, no answer in time, or one that is no JSON object.
         PromptRefused: the engine refused the body; `BadRequest` when it said so by its status.
+        TaskCancelled: `cancellation` was told; the socket is closed, or will be once it is connected.
     """
-    status, retry_after, data = _sent(pool, method, url, headers, _encoded(body), timeout_s)
+    encoded, cancellation = _encoded(body), cancellation or Cancellation()
+    try:
+        with _lines.breakable(cancellation):
+            status, retry_after, data = _sent(pool, method, url, headers, encoded, timeout_s)
+    except EngineUnavailable as error:
+        if cancellation.told:
+            raise TaskCancelled from error
+        raise
     if 200 <= status < 300:
         return _decoded(data)
     raise _failures.of_status(status, retry_after=retry_after, said=_said(data), private=private)
@@ -171,17 +181,17 @@ class _TimedResponse(HTTPResponse):
         self.fp = io.BufferedReader(_TimedReader(sock))
 
 
-class _HTTPConnection(HTTPConnection):
+class _HTTPConnection(_lines.Breakable, HTTPConnection):
     response_class = _TimedResponse
 
 
-class _HTTPSConnection(HTTPSConnection):
+class _HTTPSConnection(_lines.Breakable, HTTPSConnection):
     response_class = _TimedResponse
 
 
-class _HTTPPool(urllib3.HTTPConnectionPool):
+class _HTTPPool(_lines.BreakablePool, urllib3.HTTPConnectionPool):
     ConnectionCls = _HTTPConnection
 
 
-class _HTTPSPool(urllib3.HTTPSConnectionPool):
+class _HTTPSPool(_lines.BreakablePool, urllib3.HTTPSConnectionPool):
     ConnectionCls = _HTTPSConnection

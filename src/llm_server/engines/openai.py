@@ -33,6 +33,7 @@ class OpenAIEngine(Wire):
             body=self._body(call),
             private=(call.prompt, key or ""),
             timeout_s=timeout_s,
+            cancellation=call.cancellation,
         )
         return _read(call, answer)
 

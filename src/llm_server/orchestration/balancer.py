@@ -13,6 +13,7 @@ from llm_server.orchestration.errors import (
     LLMServerError,
     OutOfTime,
     PromptRefused,
+    TaskCancelled,
 )
 from llm_server.orchestration.fleet import Fleet
 from llm_server.orchestration.ports import Completion, EngineCall, Pricer
@@ -33,7 +34,7 @@ class Reply:
     @property
     def can_be_retried(self) -> bool:
         """Another delivery may get what this one did not."""
-        return isinstance(self.failure, EngineUnavailable | OutOfTime)
+        return isinstance(self.failure, EngineUnavailable | OutOfTime | TaskCancelled)
 
 
 class Balancer:
@@ -76,7 +77,7 @@ class Balancer:
                 failure, outage = error, outage and error.outage
             except LimitReached as error:
                 failure = failure or error
-            except (PromptRefused, OutOfTime) as error:
+            except (PromptRefused, OutOfTime, TaskCancelled) as error:
                 return Reply(failure=error, attempts=tuple(attempts))
             else:
                 completion = self._gated(name, completion, call, want, attempts, names)
@@ -105,7 +106,7 @@ class Balancer:
         attempts[-1] = replace(attempts[-1], fault=fault)
         strong = next((other for other in others if self._is_strong(other)), None)
         if strong and len(attempts) < CALLS_A_STEP:
-            with suppress(EngineUnavailable, LimitReached, OutOfTime, PromptRefused):
+            with suppress(EngineUnavailable, LimitReached, OutOfTime, PromptRefused, TaskCancelled):
                 return self._calls.make(strong, call, want, attempts)
         return completion
 

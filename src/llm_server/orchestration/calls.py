@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 
 from llm_server.orchestration.budget import Budget
 from llm_server.orchestration.catalog import Catalog, EngineSpec, Tier
-from llm_server.orchestration.errors import EngineUnavailable, LLMServerError, OutOfTime, PromptRefused
+from llm_server.orchestration.errors import EngineUnavailable, LLMServerError, OutOfTime, PromptRefused, TaskCancelled
 from llm_server.orchestration.fleet import Fleet
 from llm_server.orchestration.health import EngineStates
 from llm_server.orchestration.ports import Clock, Completion, Engine, EngineCall, Pricer
@@ -90,6 +90,7 @@ class Calls:
         """Call the engine. A failure is recorded here, while the place is held: who waits for it must see the rest."""
         spec = self._catalog.engines[name]
         left_s, most_s = self._left_s(want.until_ms), self._catalog.timeout_s(name)
+        call.cancellation.check()
         started_ms = self._clock()
         with self._probing(name, min(most_s, left_s)) as probe:
             attempt = Attempt(
@@ -105,7 +106,7 @@ class Calls:
             self._retries.count(retry=bool(attempts) and attempts[-1].fault is None)
             try:
                 completion = self._engines[name].complete(call, timeout_s=min(most_s, left_s))
-            except (EngineUnavailable, PromptRefused) as failure:
+            except (EngineUnavailable, PromptRefused, TaskCancelled) as failure:
                 attempts.append(replace(attempt, duration_ms=max(0, self._clock() - started_ms), error=str(failure)))
                 late = isinstance(failure, EngineUnavailable) and (failure.kind, failure.retry_after_s) == (
                     "busy",

@@ -10,13 +10,15 @@ LLMServerError
 │   └── TooManyInFlight   wait for one of the tasks to end
 ├── TaskNotFound          check the id
 ├── EngineNotFound        use one of the known names
-├── ApprovalConflict      read the task again: there is nothing to approve, or another plan
+├── StateConflict         read the task again: its state does not allow what was asked
+│   └── ApprovalConflict  there is nothing to approve, or another plan
 ├── IllegalTransition     a bug: a task was asked to leave a final state
 ├── NotClaimable          a worker: acknowledge the message, nothing to do
 │   ├── TaskUnapproved    its plan waits for its caller's word
 │   ├── TaskBusy          another worker's lease has not ended
 │   └── TaskFinished      the task is final
 ├── TaskLost              a worker: stop, somebody else has changed the task since
+├── TaskCancelled         a worker: stop, the task's caller wants it no more
 ├── EngineUnavailable     another engine may answer, or this one later
 ├── PromptRefused         no engine will answer this prompt
 ├── LimitReached          a limit of the task, or of its key, forbids the next call
@@ -106,7 +108,11 @@ class EngineNotFound(LLMServerError):
         super().__init__(_unknown("engine", name, known))
 
 
-class ApprovalConflict(LLMServerError):
+class StateConflict(LLMServerError):
+    """The task is not in a state that allows what its caller asks."""
+
+
+class ApprovalConflict(StateConflict):
     """The task does not wait for this decision, or its plan is not the one the caller has seen."""
 
 
@@ -147,6 +153,13 @@ class TaskLost(LLMServerError):
 
     def __init__(self, task_id: str) -> None:
         super().__init__(f"Task {task_id} was changed by somebody else.")
+
+
+class TaskCancelled(LLMServerError):
+    """The task was cancelled before an engine call, or during it."""
+
+    def __init__(self) -> None:
+        super().__init__("The task was cancelled.")
 
 
 class EngineUnavailable(LLMServerError):

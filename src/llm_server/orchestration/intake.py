@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
+from hashlib import sha256
+
+import msgspec
 
 from llm_server.orchestration import tiers
 from llm_server.orchestration.analysis import Analysis, analyse
 from llm_server.orchestration.balancer import Balancer
 from llm_server.orchestration.catalog import Catalog
-from llm_server.orchestration.errors import InvalidInput, UnknownName
+from llm_server.orchestration.errors import InvalidInput, StateConflict, TaskNotFound, UnknownName
 from llm_server.orchestration.key import KeyLimits, Payer
 from llm_server.orchestration.orchestrator import Orchestrator
-from llm_server.orchestration.ports import Clock, Store
+from llm_server.orchestration.ports import Clock, KeyBinding, Store
 from llm_server.orchestration.snapshot import Charge, Limits, Request
 from llm_server.orchestration.task import Mode, Task
 from llm_server.orchestration.wakeups import WakeUps
+
+KEY_KEPT_MS = 24 * 3600 * 1000
+"""How long an Idempotency-Key stands for its task."""
+KEY_FIELD = "Idempotency-Key"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,6 +37,23 @@ class NewTask:
     limits: Limits = field(default_factory=Limits)
     metadata: Mapping[str, str] = field(default_factory=dict)
     plan_approval: bool = False
+
+    def digest(self) -> str:
+        """A hash of what is asked, however it was written; a field that was left out is one at its default."""
+        plain = {name: value for name, value in asdict(self).items() if value != _NOTHING[name]}
+        return sha256(msgspec.json.encode(plain, order="sorted")).hexdigest()
+
+
+_NOTHING = asdict(NewTask(prompt=""))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Accepted:
+    """A task that is stored; `replayed`: an earlier call with the same Idempotency-Key made it."""
+
+    task: Task
+    result: str | None = None
+    replayed: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,13 +113,61 @@ class Intake:
             TooManyInFlight: the payer's key allows no more open tasks.
             StorageUnavailable: nothing is known to have been stored.
         """
-        new = self._checked(new)
+        return self._stored(*self._prepared(tenant, self._checked(new), self._new_id(), payer), payer)
+
+    def submit_once(
+        self,
+        tenant: str,
+        new: NewTask,
+        key: str,
+        *,
+        payer: Payer | None = None,
+        admit: Callable[[], object] = lambda: None,
+    ) -> Accepted:
+        """Store a task, however often the same is submitted under the same key within 24 hours.
+
+        The key is bound first: whoever comes with it finds the same task, and stores it where an earlier call died.
+        `admit` is called before a task is stored, and may raise: what was accepted before is answered all the same.
+
+        Raises:
+            InvalidInput: as `decide`, or the key stands for a task with another body.
+            StateConflict: the key's task was deleted.
+            TooManyInFlight: the payer's key allows no more open tasks.
+            StorageUnavailable: nothing is known to have been stored.
+        """
+        new, now_ms = self._checked(new), self._clock()
+        wanted = KeyBinding(task_id=self._new_id(), body_hash=new.digest(), until_ms=now_ms + KEY_KEPT_MS)
+        bound = self._store.bind_key(tenant, key, wanted, now_ms=now_ms)
+        if bound.body_hash != wanted.body_hash:
+            raise InvalidInput(KEY_FIELD, "This Idempotency-Key was sent with another body within the last 24 hours.")
+        task, request = self._prepared(tenant, new, bound.task_id, payer)
+        if bound == wanted:
+            admit()
+            return Accepted(task=self._stored(task, request, payer))
+        try:
+            found = self._store.get(task.ref)
+        except TaskNotFound:
+            admit()
+            self._stored(task, request, payer)
+            try:
+                found = self._store.get(task.ref)
+            except TaskNotFound as deleted:
+                raise StateConflict("The task of this Idempotency-Key was deleted.") from deleted
+        return Accepted(task=found.task, result=found.result, replayed=True)
+
+    def _stored(self, task: Task, request: Request, payer: Payer | None) -> Task:
+        self._store.add(task, request, most_in_flight=payer.limits.tasks_in_flight if payer else None)
+        self._wakeups.send(task.ref)
+        return task
+
+    def _prepared(self, tenant: str, new: NewTask, task_id: str, payer: Payer | None) -> tuple[Task, Request]:
+        """A new task and what was asked, as they are to be stored."""
         analysis, profile = self._analysed(new)
         now_ms = self._clock()
         limits = payer.limits if payer else KeyLimits()
         task = Task(
             tenant=tenant,
-            task_id=self._new_id(),
+            task_id=task_id,
             mode=analysis.mode,
             role=analysis.role,
             profile=profile,
@@ -103,6 +175,7 @@ class Intake:
             updated_ms=now_ms,
             due_ms=now_ms + self._sweep_ms,
             counted_for=payer.key_id if payer and limits.tasks_in_flight is not None else "",
+            deadline_ms=new.limits.deadline_ms(now_ms),
         )
         request = Request(
             prompt=new.prompt,
@@ -115,9 +188,7 @@ class Intake:
             plan_approval=new.plan_approval,
             charge=_charge(payer),
         )
-        self._store.add(task, request, most_in_flight=limits.tasks_in_flight)
-        self._wakeups.send(task.ref)
-        return task
+        return task, request
 
     def _checked(self, new: NewTask) -> NewTask:
         prompt = new.prompt.strip()

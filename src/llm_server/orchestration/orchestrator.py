@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -12,9 +12,10 @@ from llm_server.orchestration import prompts, tiers
 from llm_server.orchestration.balancer import Balancer, Reply
 from llm_server.orchestration.budget import Budget, DailyCap
 from llm_server.orchestration.calls import LEAST_CALL_S, Want
+from llm_server.orchestration.cancellation import Cancellation
 from llm_server.orchestration.catalog import Catalog, Tier
-from llm_server.orchestration.errors import EngineUnavailable, OutOfTime, PromptRefused, UnknownName
-from llm_server.orchestration.outputs import Output
+from llm_server.orchestration.errors import EngineUnavailable, OutOfTime, PromptRefused, TaskCancelled, UnknownName
+from llm_server.orchestration.outputs import TEXTS_MOST_BYTES, Output
 from llm_server.orchestration.plan import Plan, PlanInvalid, Step
 from llm_server.orchestration.ports import AnswerSchema, Clock, Completion, EngineCall
 from llm_server.orchestration.receipts import Attempt
@@ -47,6 +48,8 @@ class _Work:
     until_ms: int
     deadline_ms: int | None
     budget: Budget
+    cancellation: Cancellation
+    left_bytes: int = TEXTS_MOST_BYTES
 
 
 class Orchestrator:
@@ -61,22 +64,29 @@ class Orchestrator:
         self._max_deliveries = max_deliveries
         self._sweep_ms = sweep_s * 1000
 
-    def run(self, snapshot: Snapshot, *, until_ms: int, daily: DailyCap | None = None) -> Generator[Progress]:
+    def run(
+        self,
+        snapshot: Snapshot,
+        *,
+        until_ms: int,
+        daily: DailyCap | None = None,
+        cancellation: Cancellation | None = None,
+    ) -> Generator[Progress]:
         """Carry a claimed task out until it is final or released; no engine call goes on after `until_ms`.
 
-        What an earlier claim finished is not done again: its plan, its steps, an answer whose worker died.
+        What an earlier claim finished is not done again: its plan, its steps, an answer whose worker died. Once
+        `cancellation` is told, calls under way end and none begins; what was paid until then is still handed over.
         `daily` is what the key that the calls are charged to has left.
         """
         task, request = snapshot.task, snapshot.request
         if snapshot.orphan:
             yield Progress(task=task.completed(snapshot.orphan))
             return
-        deadline_s = request.limits.deadline_s
-        deadline_ms = None if deadline_s is None else task.created_ms + int(deadline_s * 1000)
+        deadline_ms = snapshot.deadline_ms
         if task.deliveries > self._max_deliveries:
             yield self._failed(task, (), f"Given up after {self._max_deliveries} attempts without an answer.")
         elif deadline_ms is not None and self._clock() + LEAST_CALL_S * 1000 > deadline_ms:
-            yield self._failed(task, (), f"The deadline of {deadline_s:g} s has passed.")
+            yield self._failed(task, (), request.limits.overdue)
         else:
             work = _Work(
                 task=task,
@@ -84,8 +94,9 @@ class Orchestrator:
                 until_ms=until_ms if deadline_ms is None else min(until_ms, deadline_ms),
                 deadline_ms=deadline_ms,
                 budget=Budget.of(request.limits.max_cost_usd, task.receipt.cost_microusd, daily),
+                cancellation=cancellation or Cancellation(),
             )
-            yield from self._planned(work, snapshot.outputs) if task.mode is Mode.PLAN else self._single(work)
+            yield from self._planned(work, snapshot) if task.mode is Mode.PLAN else self._single(work)
 
     def tier(self, role: str, complexity: float) -> Tier:
         """The tier a task's answer is wanted from: the role's, or strong when a strong engine would add much."""
@@ -99,9 +110,9 @@ class Orchestrator:
         reply = self._ask(work, work.task.role, prompt, purpose="answer", tier=wanted, asked=prompt)
         yield self._answered(work, before + reply.attempts, reply)
 
-    def _planned(self, work: _Work, outputs: Mapping[str, Output]) -> Iterator[Progress]:
+    def _planned(self, work: _Work, snapshot: Snapshot) -> Iterator[Progress]:
         """Plan: a plan, its steps, their synthesis."""
-        stored = outputs.get("PLAN")
+        stored = snapshot.outputs.get("PLAN")
         if stored is None or stored.text is None:
             plan, reply = self._propose(work)
             if reply.failure:
@@ -110,7 +121,7 @@ class Orchestrator:
             if plan is None:
                 yield from self._single(replace(work, task=self._without_plan(work.task)), reply.attempts)
                 return
-            stored = self._output("PLAN", text=plan.to_json(), attempts=reply.attempts)
+            stored = self._output(work.task, "PLAN", text=plan.to_json(), attempts=reply.attempts)
             if work.request.plan_approval:
                 due_ms = work.deadline_ms or NEVER_MS
                 yield Progress(task=work.task.awaiting_approval(stored, due_ms=due_ms), output=stored)
@@ -119,15 +130,15 @@ class Orchestrator:
             yield Progress(task=work.task, output=stored)
         else:
             plan = plans.stored(stored.text)
-        yield from self._carried_out(work, plan, outputs)
+        yield from self._carried_out(work, plan, snapshot)
 
-    def _carried_out(self, work: _Work, plan: Plan, outputs: Mapping[str, Output]) -> Iterator[Progress]:
+    def _carried_out(self, work: _Work, plan: Plan, snapshot: Snapshot) -> Iterator[Progress]:
         steps = ReviewedSteps(
             plan=plan,
             prompt=work.request.prompt,
             profile=work.task.profile,
             catalog=self._catalog,
-            outputs=outputs,
+            outputs=snapshot.standing,
         )
         held = Reply()
 
@@ -143,10 +154,11 @@ class Orchestrator:
                 outage = reply.outage and (held.outage or held.failure is None)
                 held = Reply(failure=reply.failure, attempts=held.attempts + reply.attempts, outage=outage)
                 continue
-            output = steps.output(step, reply, self._clock())
+            output = replace(steps.output(step, reply, self._clock()), fence=work.task.fence)
+            output = output.within(TEXTS_MOST_BYTES - steps.size, key=f"STEP#{step.id}")
             steps.add(output)
             work = replace(work, task=work.task.progressed(output))
-            yield Progress(task=work.task, output=output)
+            yield Progress(task=work.task, output=output.after(snapshot.outputs.get(output.key)))
         if held.failure:
             yield self._answered(work, held.attempts, held)
             return
@@ -155,7 +167,7 @@ class Orchestrator:
         if broken:
             yield self._failed(work.task, (), " ".join(broken))
             return
-        yield self._synthesised(work, plan, steps)
+        yield self._synthesised(replace(work, left_bytes=TEXTS_MOST_BYTES - steps.size), plan, steps)
 
     def _synthesised(self, work: _Work, plan: Plan, steps: ReviewedSteps) -> Progress:
         """The final answer, and below it what the reviews left open: no engine decides whether that is said."""
@@ -216,6 +228,7 @@ class Orchestrator:
             max_output_tokens=most if wanted is None or schema else wanted,
             temperature=role.temperature if role else 0.2,
             answer_schema=schema,
+            cancellation=work.cancellation,
         )
         want = Want(
             purpose=purpose,
@@ -244,9 +257,10 @@ class Orchestrator:
         """
         task, error = work.task, reply.failure
         if reply.completion:
-            answer = self._output(f"RES#{task.fence}", text=reply.completion.text, attempts=attempts)
-            return Progress(task=task.completed(answer), output=answer)
-        if isinstance(error, OutOfTime):
+            answer = self._output(task, f"RES#{task.fence}", text=reply.completion.text, attempts=attempts)
+            answer = answer.within(work.left_bytes, key=f"TRY#{task.fence}")
+            return Progress(task=task.failed(answer) if answer.error else task.completed(answer), output=answer)
+        if isinstance(error, OutOfTime | TaskCancelled):
             return self._released(work, attempts, delay_s=0 if attempts else RETRY_FIRST_S, counted=bool(attempts))
         if isinstance(error, EngineUnavailable) and reply.outage and not any(a.answered for a in attempts):
             return self._waiting(work, attempts)
@@ -266,7 +280,7 @@ class Orchestrator:
         self, work: _Work, attempts: tuple[Attempt, ...], *, delay_s: int, counted: bool = True, waiting_for: str = ""
     ) -> Progress:
         """Hand the task back, not beyond its deadline: it is to fail on time. A wait without a call stores nothing."""
-        output = self._output(f"TRY#{work.task.fence}", attempts=attempts)
+        output = self._output(work.task, f"TRY#{work.task.fence}", attempts=attempts)
         if work.deadline_ms is not None:
             delay_s = min(delay_s, max(0, math.ceil((work.deadline_ms - output.created_ms) / 1000)))
         due_ms = output.created_ms + delay_s * 1000 + self._sweep_ms
@@ -274,15 +288,17 @@ class Orchestrator:
         return Progress(task=task, output=None if waiting_for and not attempts else output, delay_s=delay_s)
 
     def _failed(self, task: Task, attempts: tuple[Attempt, ...], error: str) -> Progress:
-        output = self._output(f"TRY#{task.fence}", error=error, attempts=attempts)
+        output = self._output(task, f"TRY#{task.fence}", error=error, attempts=attempts)
         return Progress(task=task.failed(output), output=output)
 
     def _output(
         self,
+        task: Task,
         key: str,
         *,
         text: str | None = None,
         error: str | None = None,
         attempts: tuple[Attempt, ...] = (),
     ) -> Output:
-        return Output(key=key, created_ms=self._clock(), text=text, error=error, attempts=attempts)
+        now_ms = self._clock()
+        return Output(key=key, created_ms=now_ms, text=text, error=error, attempts=attempts, fence=task.fence)

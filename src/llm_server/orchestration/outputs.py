@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from llm_server.orchestration.receipts import Attempt
+
+TEXTS_MOST_BYTES = 4_000_000
+"""What a task's stored texts may have in all, in UTF-8: its result, its plan, its steps' results and their drafts."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,11 +23,12 @@ class Review:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Output:
-    """What one piece of work gave: a text or an error, and every engine call it took. Written once.
+    """What one piece of work gave: a text or an error, and every engine call it took.
 
     `key` is `PLAN` (text: the plan as JSON), `STEP#<id>`, `RES#<fence>` (the final answer of one claim) or
     `TRY#<fence>` (the calls of a claim that ended without an answer). While a step is under review its results are
-    `DRAFT#<id>#<n>` and the verdicts that found something `VERDICT#<id>#<n>`; `STEP#<id>` ends it.
+    `DRAFT#<id>#<n>` and the verdicts that found something `VERDICT#<id>#<n>`; `STEP#<id>` ends it. `fence` is the claim
+    that wrote it; a failed step that is done again after a retry is written anew, with its earlier attempts.
     """
 
     key: str
@@ -33,10 +37,31 @@ class Output:
     error: str | None = None
     attempts: tuple[Attempt, ...] = ()
     review: Review | None = None
+    fence: int = 0
+
+    @property
+    def size(self) -> int:
+        """Bytes of the text."""
+        return len(self.text.encode()) if self.text else 0
+
+    def within(self, left: int, *, key: str) -> Output:
+        """This output, or under `key` the failure that its text is larger than the `left` bytes; its calls stay."""
+        if self.size <= left:
+            return self
+        error = f"The answer has {self.size:,} bytes; {max(left, 0):,} of the {TEXTS_MOST_BYTES:,} of a task are left."
+        return replace(self, key=key, text=None, error=error, review=None)
 
     @property
     def is_answer(self) -> bool:
         return self.key.startswith("RES#")
+
+    def as_a_try(self) -> Output:
+        """What an answer cost, without it, as the end of its claim."""
+        return Output(key=f"TRY#{self.key.removeprefix('RES#')}", created_ms=self.created_ms, attempts=self.attempts)
+
+    def after(self, earlier: Output | None) -> Output:
+        """This output in place of an earlier one under its key, whose attempts stay."""
+        return replace(self, attempts=earlier.attempts + self.attempts) if earlier else self
 
     @property
     def is_claims_end(self) -> bool:

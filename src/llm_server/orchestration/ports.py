@@ -8,6 +8,7 @@ from typing import Any, Literal, Protocol
 
 import msgspec
 
+from llm_server.orchestration.cancellation import Cancellation
 from llm_server.orchestration.catalog import EngineSpec
 from llm_server.orchestration.key import Account, Key, KeyUse
 from llm_server.orchestration.metrics import Counters
@@ -36,6 +37,7 @@ class EngineCall:
     max_output_tokens: int
     temperature: float = 0.3
     answer_schema: AnswerSchema | None = None
+    cancellation: Cancellation = field(default_factory=Cancellation, compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,6 +60,7 @@ class Engine(Protocol):
         Raises:
             EngineUnavailable: another engine may answer.
             PromptRefused: no engine will.
+            TaskCancelled: the call's `cancellation` was told; the call is broken off as far as its wire allows.
         """
         ...
 
@@ -134,8 +137,21 @@ class Page:
     next_token: str
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeyBinding:
+    """What an Idempotency-Key stands for until `until_ms`: one task, and the hash of the body that asked for it."""
+
+    task_id: str
+    body_hash: str
+    until_ms: int
+
+
 class Store(Protocol):
-    """The truth about tasks. Every method may raise StorageUnavailable."""
+    """The truth about tasks, final ones until they expire. Every method may raise StorageUnavailable."""
+
+    def bind_key(self, tenant: str, key: str, binding: KeyBinding, *, now_ms: int) -> KeyBinding:
+        """Let a caller's key stand for a task, unless it still stands for one; returns what it stands for now."""
+        ...
 
     def add(self, task: Task, request: Request, *, most_in_flight: int | None = None) -> None:
         """Store a new task and count it, once: adding the same task again changes nothing.
@@ -167,8 +183,30 @@ class Store(Protocol):
         """Store an output by its key, outside of any transaction; a later claim finds it."""
         ...
 
+    def delete(self, task: Task) -> None:
+        """Remove a final task with everything about it; the totals stay. It cannot be added again for two days.
+
+        Broken off, nothing of it is visible any more; it is due then, and `purge` goes on.
+
+        Raises:
+            TaskLost: the stored state is not `task`; nothing was removed.
+        """
+        ...
+
+    def purge(self, ref: TaskRef) -> None:
+        """Remove what is left of a task that was deleted; any other task stays as it is."""
+        ...
+
+    def retain(self, task: Task) -> None:
+        """Let the texts of a task that stays open, or is taken up again, stay from now on as those of a new one."""
+        ...
+
+    def prune(self, limit: int) -> None:
+        """Remove some of what has expired, where the database does not by itself; it is not shown anyway."""
+        ...
+
     def due(self, now_ms: int, limit: int) -> list[Due]:
-        """At most `limit` open tasks whose `due_ms` has passed, in no order that matters."""
+        """At most `limit` open tasks whose `next_look_ms`, or what it was postponed to, has passed, in any order."""
         ...
 
     def postpone(self, due: Due, due_ms: int) -> bool:

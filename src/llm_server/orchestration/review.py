@@ -110,6 +110,12 @@ class ReviewedSteps:
         return {name: output for name, output in found.items() if output is not None}
 
     @property
+    def size(self) -> int:
+        """Bytes of the plan and all texts it has come to so far."""
+        given = sum(output.size for key, output in self._outputs.items() if key != "PLAN")
+        return len(self._plan.to_json().encode()) + given
+
+    @property
     def results(self) -> dict[str, StepResult]:
         ended = self.ended
         return {s.id: StepResult(s, ended[s.id].text or "") for s in self._plan.steps if s.id in ended}

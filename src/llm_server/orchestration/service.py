@@ -5,15 +5,17 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 
 from llm_server.orchestration import approval
 from llm_server.orchestration.balancer import Balancer
 from llm_server.orchestration.catalog import Catalog, EngineSpec
 from llm_server.orchestration.errors import EngineNotFound, InvalidInput
 from llm_server.orchestration.fleet import EngineNow
-from llm_server.orchestration.intake import Decision, Intake, NewTask
+from llm_server.orchestration.intake import Accepted, Decision, Intake, NewTask
 from llm_server.orchestration.key import Caller, KeyLimits, KeyUse, Payer
 from llm_server.orchestration.keys import Keys
+from llm_server.orchestration.lifecycle import Lifecycle
 from llm_server.orchestration.metrics import Counters, day_of, summarise
 from llm_server.orchestration.orchestrator import Orchestrator
 from llm_server.orchestration.ports import Clock, KeyStore, Page, Queue, Store, SwitchName
@@ -88,6 +90,7 @@ class Service:
             clock=clock,
             lease_ms=lease_s * 1000,
         )
+        self._lifecycle = Lifecycle(store=store, wakeups=self._wakeups, clock=clock, sweep_ms=self._sweep_ms)
         self._sweep = Sweep(store=store, wakeups=self._wakeups, clock=clock, sweep_ms=self._sweep_ms)
 
     def now_ms(self) -> int:
@@ -106,9 +109,18 @@ class Service:
             QuotaExceeded: the payer's key allows no more open tasks, or its money of this day is gone.
             StorageUnavailable: nothing is known to have been stored.
         """
+        self._admit(payer)
+        return self._intake.submit(tenant, new, payer=payer)
+
+    def submit_once(self, tenant: str, new: NewTask, key: str | None, *, payer: Payer | None = None) -> Accepted:
+        """Submit; under the same Idempotency-Key once in 24 hours. Raises as `submit` and `Intake.submit_once`."""
+        if key is None:
+            return Accepted(task=self.submit(tenant, new, payer=payer))
+        return self._intake.submit_once(tenant, new, key, payer=payer, admit=partial(self._admit, payer))
+
+    def _admit(self, payer: Payer | None) -> None:
         if payer is not None:
             self.keys.check_spending(payer)
-        return self._intake.submit(tenant, new, payer=payer)
 
     def get(self, ref: TaskRef) -> Snapshot:
         """Read a task. Raises TaskNotFound."""
@@ -122,6 +134,20 @@ class Service:
         if moved and approve:
             self._wakeups.send(ref)
         return snapshot
+
+    def cancel(self, ref: TaskRef) -> Snapshot:
+        """End a task that is not final. Raises as `Lifecycle.cancel`."""
+        snapshot = self._lifecycle.cancel(ref)
+        self._worker.cancelled(ref)
+        return snapshot
+
+    def retry(self, ref: TaskRef) -> Snapshot:
+        """Take a Failed task up again. Raises as `Lifecycle.retry`."""
+        return self._lifecycle.retry(ref)
+
+    def delete(self, ref: TaskRef) -> None:
+        """Remove a task that no worker has. Raises as `Lifecycle.delete`."""
+        self._lifecycle.delete(ref)
 
     def is_final(self, ref: TaskRef) -> bool:
         """Whether a task has ended, at the price of the smallest read. Raises TaskNotFound."""

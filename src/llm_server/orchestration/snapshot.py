@@ -18,6 +18,15 @@ class Limits:
     deadline_s: float | None = None
     max_output_tokens: int | None = None
 
+    def deadline_ms(self, from_ms: int) -> int | None:
+        """When a task's time is over that was accepted, or retried, at `from_ms`."""
+        return None if self.deadline_s is None else from_ms + int(self.deadline_s * 1000)
+
+    @property
+    def overdue(self) -> str:
+        """What is said of a task whose time is over."""
+        return f"The deadline of {self.deadline_s:g} s has passed."
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Charge:
@@ -52,6 +61,20 @@ class Snapshot:
     task: Task
     request: Request
     outputs: Mapping[str, Output] = field(default_factory=dict)
+
+    @property
+    def standing(self) -> dict[str, Output]:
+        """The outputs that later work builds on: all but the steps that failed before the last retry."""
+        return {key: output for key, output in self.outputs.items() if not self._is_superseded(output)}
+
+    def _is_superseded(self, output: Output) -> bool:
+        failed_step = output.key.startswith("STEP#") and output.error is not None
+        return failed_step and 0 < self.task.retried_fence >= output.fence
+
+    @property
+    def deadline_ms(self) -> int | None:
+        """When the task fails if it is not final; the state of a task from before it was kept there has none."""
+        return self.task.deadline_ms or self.request.limits.deadline_ms(self.task.created_ms)
 
     @property
     def result(self) -> str | None:

@@ -1,4 +1,7 @@
-"""The task: an immutable state record whose transitions return the next one."""
+"""The task: an immutable state record whose transitions return the next one.
+
+A final state is left by nothing but a caller's retry of a Failed task; a Cancelled one's receipt is settled (ADR 11).
+"""
 
 from __future__ import annotations
 
@@ -15,8 +18,15 @@ NEVER_MS = 253_402_300_799_000
 """The end of the year 9999: when the sweep looks at a task that only its caller can move on."""
 
 
+NOTES_MOST = 6
+Note = Literal["c", "r", "w", "a", "t", "o"]
+"""What no other record tells of: claimed, released, waiting for engines, approved, retried, overdue."""
+DAY_MS = 24 * 3600 * 1000
+"""The sweep looks at every open task at least once a day."""
+
+
 class Status(StrEnum):
-    """Where a task is; the last three are final."""
+    """Where a task is; the last three are final, but for a retry of what has Failed."""
 
     QUEUED = "Queued"
     PROCESSING = "Processing"
@@ -61,9 +71,11 @@ class Task:
     A store accepts a state only when it holds its predecessor (`rev - 1`), so of two writers one wins. `fence` counts
     claims, `deliveries` the claims since the last progress: both grow before the work, so a prompt that kills its
     worker ends too. `lease_ms` is when the claim ends, `due_ms` when the sweep looks at the task, both Unix
-    milliseconds. `waiting_for` names the engines, or the reason, that a task waits for in an outage. `counted_for` is
-    the key among whose tasks in flight it is, "" where nobody counts them. Invariant: `answer_fence` is set only when
-    Completed, `error` only when Failed.
+    milliseconds, as `deadline_ms` is, when the task fails if it is not final. `waiting_for` names the engines, or the
+    reason, that a task waits for in an outage. Plan steps that failed in claims up to `retried_fence` are done again.
+    `counted_for` is the key among whose tasks in flight it is, "" where nobody counts them. `notes` are the last 6
+    moves that leave no other trace, with their milliseconds since `created_ms`.
+    Invariant: `answer_fence` is set only when Completed, `error` only when Failed.
     """
 
     tenant: str
@@ -89,11 +101,24 @@ class Task:
     receipt: Receipt = field(default_factory=Receipt)
     approval: Literal["awaited", "given", "refused"] | None = None
     counted_for: str = ""
+    deadline_ms: int | None = None
+    retried_fence: int = 0
+    notes: tuple[tuple[Note, int], ...] = ()
 
     @property
     def awaits_approval(self) -> bool:
         """Its plan is stored and waits for its caller's word; no worker has it."""
         return self.approval == "awaited" and not self.status.is_final
+
+    @property
+    def next_look_ms(self) -> int:
+        """When the sweep looks at the task, as far as its state alone tells."""
+        return min(self.due_ms, self.updated_ms + DAY_MS, self.deadline_ms or NEVER_MS)
+
+    def is_overdue(self, now_ms: int) -> bool:
+        """Its deadline has passed, and no worker has it that would see that."""
+        idle = self.status is Status.QUEUED or self.awaits_approval
+        return idle and self.deadline_ms is not None and now_ms >= self.deadline_ms
 
     @property
     def ref(self) -> TaskRef:
@@ -126,6 +151,7 @@ class Task:
             lease_ms=lease_ms,
             waiting_for=self.waiting_for,
             waiting_since_ms=self.waiting_since_ms,
+            notes=self._noted("c", now_ms),
         )
 
     def abandoned(self, *, now_ms: int) -> Task:
@@ -143,11 +169,31 @@ class Task:
 
     def approved(self, *, now_ms: int, due_ms: int) -> Task:
         """Let the plan be carried out: back to the queue."""
-        return self._to(Status.QUEUED, now_ms, due_ms=due_ms, approval="given")
+        return self._to(Status.QUEUED, now_ms, due_ms=due_ms, approval="given", notes=self._noted("a", now_ms))
 
     def rejected(self, *, now_ms: int) -> Task:
         """End the task, as its caller wishes; a last state."""
         return self._to(Status.CANCELLED, now_ms, finished_ms=now_ms, approval="refused")
+
+    def cancelled(self, *, now_ms: int, orphan: Output | None = None) -> Task:
+        """End the task, as its caller wishes; a last state. `orphan`: an answer that was paid and nobody took up.
+
+        The claim stays until its worker has `settled`, or its lease ends.
+        """
+        paid = self.receipt.plus(orphan.attempts if orphan else ())
+        return self._to(Status.CANCELLED, now_ms, finished_ms=now_ms, receipt=paid)
+
+    def settled(self, output: Output) -> Task:
+        """Give up the claim of a Cancelled task and put its last calls on the receipt; nothing else may change now."""
+        if self.status is not Status.CANCELLED:
+            raise IllegalTransition(self.task_id, self.status, "settled")
+        paid = self.receipt.plus(output.attempts)
+        return replace(self, rev=self.rev + 1, updated_ms=output.created_ms, owner="", lease_ms=0, receipt=paid)
+
+    def has_worker(self, now_ms: int) -> bool:
+        """Whether somebody may still be at work on it, or at putting down what the work cost."""
+        may_be = self.status.is_active or self.status is Status.CANCELLED
+        return may_be and bool(self.owner) and now_ms < self.lease_ms
 
     def released(self, output: Output, *, due_ms: int, counted: bool = True, waiting_for: str = "") -> Task:
         """Hand the task back to the queue; the sweep looks at it from `due_ms`.
@@ -165,10 +211,11 @@ class Task:
             receipt=self.receipt.plus(output.attempts),
             waiting_for=waiting_for,
             waiting_since_ms=(self.waiting_since_ms or output.created_ms) if waiting_for else None,
+            notes=self._noted("w" if waiting_for else "r", output.created_ms),
         )
 
     def completed(self, answer: Output) -> Task:
-        """Record the answer, kept under `RES#<fence>`; the last state a task can have."""
+        """Record the answer, kept under `RES#<fence>`; a last state."""
         return self._to(
             Status.COMPLETED,
             answer.created_ms,
@@ -178,16 +225,45 @@ class Task:
             receipt=self.receipt.plus(answer.attempts),
         )
 
-    def failed(self, output: Output) -> Task:
-        """Record why there is no answer; the last state a task can have."""
+    def failed(self, output: Output, *, overdue: bool = False) -> Task:
+        """Record why there is no answer; a last state, unless it is retried. `overdue`: the sweep found it so."""
         return self._to(
             Status.FAILED,
             output.created_ms,
             finished_ms=output.created_ms,
             error=output.error,
+            notes=self._noted("o", output.created_ms) if overdue else self.notes,
             engine=last_engine(output.attempts) or self.engine,
             receipt=self.receipt.plus(output.attempts),
         )
+
+    def retried(self, *, now_ms: int, due_ms: int, deadline_ms: int | None) -> Task:
+        """Take a Failed task up again, as its caller wishes: the one way out of a final state.
+
+        What is done stays done and paid; steps that failed are done again; deliveries and deadline start anew. A plan
+        that was waiting for its caller's word waits again.
+        """
+        if self.status is not Status.FAILED:
+            raise IllegalTransition(self.task_id, self.status, Status.QUEUED)
+        waits = self.approval == "awaited"
+        return replace(
+            self,
+            status=Status.PLANNED if waits else Status.QUEUED,
+            rev=self.rev + 1,
+            updated_ms=now_ms,
+            due_ms=(deadline_ms or NEVER_MS) if waits else due_ms,
+            deadline_ms=deadline_ms,
+            retried_fence=self.fence,
+            deliveries=0,
+            owner="",
+            lease_ms=0,
+            finished_ms=None,
+            error=None,
+            notes=self._noted("t", now_ms),
+        )
+
+    def _noted(self, note: Note, now_ms: int) -> tuple[tuple[Note, int], ...]:
+        return (*self.notes, (note, now_ms - self.created_ms))[-NOTES_MOST:]
 
     def _to(self, status: Status, now_ms: int, **changes: object) -> Task:
         if self.status.is_final:

@@ -4,20 +4,26 @@ from __future__ import annotations
 
 import logging
 import threading
-from contextlib import closing, nullcontext
+from collections.abc import Iterator
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import replace
 
 from llm_server.orchestration.budget import DailyCap
-from llm_server.orchestration.errors import NotClaimable, TaskLost, TaskNotFound
+from llm_server.orchestration.cancellation import Cancellation
+from llm_server.orchestration.errors import NotClaimable, StorageUnavailable, TaskLost, TaskNotFound
 from llm_server.orchestration.key import Account
 from llm_server.orchestration.metrics import day_of
-from llm_server.orchestration.orchestrator import Orchestrator
+from llm_server.orchestration.orchestrator import Orchestrator, Progress
+from llm_server.orchestration.outputs import Output
 from llm_server.orchestration.ports import Clock, Ledger, Store
+from llm_server.orchestration.receipts import Attempt
 from llm_server.orchestration.snapshot import Snapshot
-from llm_server.orchestration.task import Status, TaskRef
+from llm_server.orchestration.task import Status, Task, TaskRef
 from llm_server.orchestration.wakeups import WakeUps, log_fields
 
 _log = logging.getLogger(__name__)
+
+SETTLE_TRIES = 3
 
 
 class Worker:
@@ -40,6 +46,15 @@ class Worker:
         self._clock = clock
         self._lease_ms = lease_ms
         self._suspects = threading.Lock()
+        self._lock = threading.Lock()
+        self._listening: list[tuple[TaskRef, Cancellation]] = []
+
+    def cancelled(self, ref: TaskRef) -> None:
+        """Tell those of this process who work on a task that it was cancelled: its engine calls end at once."""
+        with self._lock:
+            told = [cancellation for listening, cancellation in self._listening if listening == ref]
+        for cancellation in told:
+            cancellation.tell()
 
     def process(self, ref: TaskRef, *, owner: str, until_ms: int | None) -> None:
         """Carry a task out as far as one claim goes; a doubled, late or unknown wake-up does nothing.
@@ -57,10 +72,33 @@ class Worker:
             return
         # whoever waits here is not claimed yet: if the one before kills this process, that is no attempt of theirs
         with self._suspects if snapshot.task.is_suspect(now_ms=self._clock()) else nullcontext():
-            self._claim_and_carry_out(snapshot, owner, until_ms)
+            now_ms = self._clock()
+            lease_end_ms = now_ms + self._lease_ms * 6 // 7
+            with self._listened_to(ref) as cancellation:  # before the claim: afterwards a word could be missed
+                claimed = self._claimed(snapshot, owner, now_ms)
+                if claimed is not None:
+                    self._carry_out(claimed, min(until_ms or lease_end_ms, lease_end_ms), cancellation)
 
-    def _claim_and_carry_out(self, snapshot: Snapshot, owner: str, until_ms: int | None) -> None:
-        now_ms = self._clock()
+    @contextmanager
+    def _listened_to(self, ref: TaskRef) -> Iterator[Cancellation]:
+        listening = ref, Cancellation(lambda: self._has_ended(ref), self._clock)
+        with self._lock:
+            self._listening.append(listening)
+        try:
+            yield listening[1]
+        finally:
+            with self._lock:
+                self._listening.remove(listening)
+
+    def _has_ended(self, ref: TaskRef) -> bool:
+        try:
+            return self._store.peek(ref).status.is_final
+        except TaskNotFound:
+            return True
+        except StorageUnavailable:
+            return False
+
+    def _claimed(self, snapshot: Snapshot, owner: str, now_ms: int) -> Snapshot | None:
         try:
             has_plan = "PLAN" in snapshot.outputs
             task = snapshot.task.claimed(
@@ -69,27 +107,62 @@ class Worker:
             self._store.save(snapshot.task, task)
         except (NotClaimable, TaskLost) as reason:
             _not_needed(snapshot.task.ref, reason)
-            return
-        lease_end_ms = now_ms + self._lease_ms * 6 // 7
-        try:
-            self._carry_out(replace(snapshot, task=task), min(until_ms or lease_end_ms, lease_end_ms))
-        except TaskLost:
-            _log.warning("task lost to another worker", extra=log_fields(task))
+            return None
+        return replace(snapshot, task=task)
 
-    def _carry_out(self, snapshot: Snapshot, until_ms: int) -> None:
-        task = snapshot.task
-        with closing(self._orchestrator.run(snapshot, until_ms=until_ms, daily=self._daily(snapshot))) as states:
+    def _carry_out(self, snapshot: Snapshot, until_ms: int, cancellation: Cancellation) -> None:
+        """Store each state. Once the task is lost, calls end and none begins; what they cost is still handed over."""
+        task, unsaved = snapshot.task, list[Attempt]()
+        run = self._orchestrator.run(
+            snapshot, until_ms=until_ms, daily=self._daily(snapshot), cancellation=cancellation
+        )
+        lost = False
+        with closing(run) as states:
             for progress in states:
-                output = progress.output
-                if output and output.is_answer:
-                    self._store.keep(task.ref, output)
-                    output = None
-                self._store.save(task, progress.task, output)
-                task = progress.task
-                level = logging.INFO if task.status.is_final else logging.DEBUG
-                _log.log(level, "task state", extra=log_fields(task))
-                if task.status is Status.QUEUED:
-                    self._wakeups.send(task.ref, delay_s=progress.delay_s)
+                try:
+                    task = task if lost else self._saved(task, progress)
+                    cancellation.goes_on()
+                except TaskLost:
+                    lost = True
+                    cancellation.tell()
+                if lost and progress.output:
+                    unsaved += progress.output.attempts
+        if lost:
+            self._settle(task, tuple(unsaved))
+
+    def _saved(self, task: Task, progress: Progress) -> Task:
+        output = progress.output
+        if output and output.is_answer:
+            self._store.keep(task.ref, output)
+            output = None
+        self._store.save(task, progress.task, output)
+        task = progress.task
+        level = logging.INFO if task.status.is_final else logging.DEBUG
+        _log.log(level, "task state", extra=log_fields(task))
+        if task.status is Status.QUEUED:
+            self._wakeups.send(task.ref, delay_s=progress.delay_s)
+        return task
+
+    def _settle(self, mine: Task, attempts: tuple[Attempt, ...]) -> None:
+        """Put what the worker of a cancelled task paid on its receipt; a task that was lost otherwise is not ours."""
+        output = Output(key=f"TRY#{mine.fence}", created_ms=self._clock(), attempts=attempts)
+        for _ in range(SETTLE_TRIES):
+            try:
+                snapshot = self._store.get(mine.ref)
+                if snapshot.task.status is not Status.CANCELLED:
+                    break
+                if output.key in snapshot.outputs:  # who cancelled it found our answer and put it down
+                    output = replace(output, attempts=())
+                after = snapshot.task.settled(output)
+                self._store.save(snapshot.task, after, output if output.attempts else None)
+            except TaskNotFound:
+                self._store.purge(mine.ref)  # an answer that was kept after its task was deleted
+                break
+            except TaskLost:
+                continue
+            _log.info("work on a cancelled task ended", extra=log_fields(snapshot.task))
+            return
+        _log.warning("task lost to another worker", extra=log_fields(mine))
 
     def _daily(self, snapshot: Snapshot) -> DailyCap | None:
         charge, task = snapshot.request.charge, snapshot.task

@@ -5,11 +5,13 @@
 | request | T#<tenant>#<task> | REQ | - |
 | state | same | STATE | absent, or `rev` is the predecessor's |
 | output | same | PLAN, STEP#…, DRAFT#…, VERDICT#…, RES#…, TRY#… | the state in its transaction; RES# alone |
+| deleted task | same | STATE, without a body | the state it replaces, by its `rev` |
 | part of a long text | same | <sk of the text>~<digest>#<n> | written before the record that names it |
 | counters | CTR#<shard> | ALL | the transaction of the state they count |
 | spending | USE#<tenant> | <day> | same |
 | engines: `engine:`, `toggle:` and `locked:` of each | ENG | STATE | a swap of a state by the one it replaces |
 | tasks in flight | KEY#<key id> | OPEN | the transaction of the state; at `add` also the key's limit |
+| Idempotency-Key | IDEM#<tenant>#<digest> | KEY | absent, or its time is over |
 
 API keys and their other counts: dynamodb_keys.py.
 
@@ -23,22 +25,24 @@ from contextlib import suppress
 from dataclasses import fields
 from functools import partial
 from typing import TYPE_CHECKING, Any
-from zlib import crc32
 
 from llm_server.orchestration.errors import TaskLost, TaskNotFound, TooManyInFlight
 from llm_server.orchestration.metrics import Counters, change, day_of, in_flight_change
 from llm_server.orchestration.outputs import Output
-from llm_server.orchestration.ports import Due, EngineRecords, EngineState, Page, SwitchName
+from llm_server.orchestration.ports import Due, EngineRecords, EngineState, KeyBinding, Page, SwitchName
+from llm_server.orchestration.retention import Retention
 from llm_server.orchestration.snapshot import Request, Snapshot
 from llm_server.orchestration.task import Status, Task, TaskRef
+from llm_server.storage import dynamodb_bindings as bindings
 from llm_server.storage import dynamodb_items as items
 from llm_server.storage import records
 from llm_server.storage.dynamodb_calls import ConditionFailed, calling, tries, writing
+from llm_server.storage.dynamodb_deletions import Deletions
+from llm_server.storage.dynamodb_texts import Texts
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient
 
-OPEN_SHARDS = 8
 PAGE_ROUNDS = 10
 SPENDING_KEPT_S = 40 * 24 * 3600
 _FIGURES = [f.name for f in fields(Counters)]
@@ -48,25 +52,40 @@ class DynamoStore:
     """The Store port over a table. `draw(n)` gives a random number below n: the counter shard of a write."""
 
     def __init__(
-        self, client: DynamoDBClient, table: str, *, draw: Callable[[int], int], counter_shards: int = 16
+        self,
+        client: DynamoDBClient,
+        table: str,
+        *,
+        draw: Callable[[int], int],
+        counter_shards: int = 16,
+        retention: Retention | None = None,
     ) -> None:
         self._client = client
         self._table = table
         self._draw = draw
         self._counter_shards = counter_shards
+        self._retention = retention or Retention()
+        self._texts = Texts(client, table, self._retention)
+        self._deletions = Deletions(client, table, self._texts, self._retention.clock)
+
+    def bind_key(self, tenant: str, key: str, binding: KeyBinding, *, now_ms: int) -> KeyBinding:
+        return bindings.bind(self._client, self._table, tenant, key, binding, now_ms=now_ms)
 
     def add(self, task: Task, request: Request, *, most_in_flight: int | None = None) -> None:
         if most_in_flight is not None:
             self._add_limited(task, request, most_in_flight)
             return
         with suppress(ConditionFailed):  # an earlier try got this far
-            self._put_text(task.ref, "REQ", records.encode(request), ConditionExpression="attribute_not_exists(pk)")
-        with suppress(ConditionFailed):
+            absent = "attribute_not_exists(pk)"
+            self._texts.put(task.ref, "REQ", records.encode(request), task.created_ms, ConditionExpression=absent)
+        try:
             self._transact([self._put_state(task, "attribute_not_exists(pk)"), *self._counts(None, task)])
+        except ConditionFailed:  # added before; or deleted, and then the request must not stay
+            self.purge(task.ref)
 
     def _add_limited(self, task: Task, request: Request, most: int) -> None:
         """One transaction for all of it, or each refused task would leave its prompt behind."""
-        head = self._put_parts(task.ref, "REQ", records.encode(request))
+        head = self._texts.put_parts(task.ref, "REQ", records.encode(request), task.created_ms)
         writes = [
             self._put_state(task, "attribute_not_exists(pk)"),
             {"Put": {"TableName": self._table, "Item": head}},
@@ -75,10 +94,16 @@ class DynamoStore:
         try:
             self._transact(writes)
         except ConditionFailed as error:
-            try:
-                self.peek(task.ref)
-            except TaskNotFound:
+            if not self._is_known(task.ref):
                 raise TooManyInFlight(most) from error
+            self.purge(task.ref)
+
+    def _is_known(self, ref: TaskRef) -> bool:
+        """Whether a task has this name, or had it and was deleted."""
+        with calling():
+            return "Item" in self._client.get_item(
+                TableName=self._table, Key=items.key(ref, "STATE"), ConsistentRead=True
+            )
 
     def get(self, ref: TaskRef) -> Snapshot:
         snapshot = self._read(ref)
@@ -91,14 +116,12 @@ class DynamoStore:
             raise TaskNotFound
         with calling():
             row = self._client.get_item(TableName=self._table, Key=items.key(ref, "STATE"), ConsistentRead=True)
-        if "Item" not in row:
-            raise TaskNotFound
-        return items.task(row["Item"])
+        return self._shown(row.get("Item"))
 
     def save(self, before: Task, after: Task, output: Output | None = None) -> None:
         writes = [self._put_state(after, "rev = :rev", {":rev": items.number(before.rev)})]
         if output is not None:
-            head = self._put_parts(after.ref, output.key, records.encode(output))
+            head = self._texts.put_parts(after.ref, output.key, records.encode(output), output.created_ms)
             writes.append({"Put": {"TableName": self._table, "Item": head}})
         try:
             self._transact([*writes, *self._counts(before, after)])
@@ -107,11 +130,23 @@ class DynamoStore:
                 raise TaskLost(after.task_id) from error
 
     def keep(self, ref: TaskRef, output: Output) -> None:
-        self._put_text(ref, output.key, records.encode(output))
+        self._texts.put(ref, output.key, records.encode(output), output.created_ms)
+
+    def delete(self, task: Task) -> None:
+        self._deletions.delete(task)
+
+    def purge(self, ref: TaskRef) -> None:
+        self._deletions.purge(ref)
+
+    def retain(self, task: Task) -> None:
+        self._texts.retain(task.ref, self._retention.clock())
+
+    def prune(self, limit: int) -> None:
+        """The table's own time to live does it."""
 
     def due(self, now_ms: int, limit: int) -> list[Due]:
         found: list[Due] = []
-        for shard in range(OPEN_SHARDS):
+        for shard in range(items.OPEN_SHARDS):
             if len(found) >= limit:
                 break
             with calling():
@@ -145,8 +180,8 @@ class DynamoStore:
         found: list[Task] = []
         after = records.key_of(token) if token else ""
         for _ in range(PAGE_ROUNDS):
-            keys, after = self._listed(tenant, after, size)
-            for task in self._states(keys):
+            listed, after = self._listed(tenant, after, size)
+            for task in self._states(listed):
                 if status not in (None, task.status) or role not in (None, task.role):
                     continue
                 if len(found) == size:
@@ -220,25 +255,33 @@ class DynamoStore:
     def _read(self, ref: TaskRef) -> Snapshot:
         if not records.is_name(ref):
             raise TaskNotFound
-        rows = {row["sk"]["S"]: row for row in self._partition(ref)}
-        if "STATE" not in rows:
-            raise TaskNotFound
+        rows = {row["sk"]["S"]: row for row in self._texts.rows(ref)}
+        task = self._shown(rows.get("STATE"))
         outputs = {
             sk: records.OUTPUT.decode(items.joined(rows, sk))
             for sk in rows
             if sk not in ("STATE", "REQ") and not items.is_part(sk)
         }
         request = records.REQUEST.decode(items.joined(rows, "REQ"))
-        return Snapshot(task=items.task(rows["STATE"]), request=request, outputs=outputs)
+        return Snapshot(task=task, request=request, outputs=outputs)
+
+    def _shown(self, row: Mapping[str, Any] | None) -> Task:
+        """The task of a state's item. Raises TaskNotFound when there is none, or none any more."""
+        if row is None or items.is_gravestone(row):
+            raise TaskNotFound
+        task = items.task(row)
+        if self._retention.has_expired(task):
+            raise TaskNotFound
+        return task
 
     def _transact(self, writes: list[Any]) -> None:
         writing(partial(self._client.transact_write_items, TransactItems=writes))
 
     def _put_state(self, task: Task, condition: str, values: dict[str, Any] | None = None) -> dict[str, Any]:
-        put: dict[str, Any] = {"TableName": self._table, "Item": items.state(task), "ConditionExpression": condition}
+        item = items.state(task, self._retention.of_task(task))
+        put: dict[str, Any] = {"TableName": self._table, "Item": item, "ConditionExpression": condition}
         if not task.status.is_final:
-            shard = crc32(task.task_id.encode()) % OPEN_SHARDS
-            put["Item"] |= {"open": {"S": f"OPEN#{shard}"}, "due": items.number(task.due_ms)}
+            item |= items.in_open(task.task_id, task.next_look_ms)
         return {"Put": put | ({"ExpressionAttributeValues": values} if values else {})}
 
     def _counts(
@@ -268,32 +311,6 @@ class DynamoStore:
         except TaskNotFound:
             return False
 
-    def _put_text(self, ref: TaskRef, sk: str, text: str, **condition: Any) -> None:
-        head = self._put_parts(ref, sk, text)
-        writing(partial(self._client.put_item, TableName=self._table, Item=head, **condition))
-
-    def _put_parts(self, ref: TaskRef, sk: str, text: str) -> dict[str, Any]:
-        """Write what an item cannot hold as items of their own; returns the item that names them."""
-        head, parts = items.split(ref, sk, text)
-        for part in parts:
-            writing(partial(self._client.put_item, TableName=self._table, Item=part))
-        return head
-
-    def _partition(self, ref: TaskRef) -> Iterator[dict[str, Any]]:
-        query: dict[str, Any] = {
-            "TableName": self._table,
-            "KeyConditionExpression": "pk = :pk",
-            "ExpressionAttributeValues": {":pk": {"S": items.partition(ref)}},
-            "ConsistentRead": True,
-        }
-        while True:
-            with calling():
-                answer = self._client.query(**query)
-            yield from answer["Items"]
-            if "LastEvaluatedKey" not in answer:
-                return
-            query["ExclusiveStartKey"] = answer["LastEvaluatedKey"]
-
     def _listed(self, tenant: str, after: str, size: int) -> tuple[list[dict[str, Any]], str]:
         """One page of the listing index: the keys of the states, newest first, and where to go on."""
         with calling():
@@ -310,7 +327,10 @@ class DynamoStore:
         return [{"pk": row["pk"], "sk": row["sk"]} for row in rows], rows[-1]["created"]["S"] if rows and more else ""
 
     def _states(self, keys: list[dict[str, Any]]) -> list[Task]:
-        tasks = [items.task(row) for row in self._batch(keys)]
+        tasks = []
+        for row in self._batch(keys):
+            with suppress(TaskNotFound):  # deleted or expired, and still in the index
+                tasks.append(self._shown(row))
         return sorted(tasks, key=records.listing_key, reverse=True)
 
     def _batch(self, keys: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:

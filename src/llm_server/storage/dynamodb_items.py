@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from hashlib import sha256
 from typing import Any
+from zlib import crc32
 
 from llm_server.orchestration.ports import EngineRecords, EngineSwitch, SwitchName
 from llm_server.orchestration.task import Task, TaskRef
@@ -13,6 +14,7 @@ from llm_server.storage import records
 PART_BYTES = 350_000
 """An item holds 400 KB, names and keys included."""
 
+OPEN_SHARDS = 8
 ENGINES_KEY = {"pk": {"S": "ENG"}, "sk": {"S": "STATE"}}
 ENGINE_PREFIX = "engine:"
 SWITCHES: tuple[SwitchName, ...] = ("toggle", "locked")
@@ -20,6 +22,11 @@ SWITCHES: tuple[SwitchName, ...] = ("toggle", "locked")
 
 def number(value: int) -> dict[str, str]:
     return {"N": str(value)}
+
+
+def seconds(milliseconds: int) -> dict[str, str]:
+    """A time to live: Unix seconds, rounded up."""
+    return number(-(-milliseconds // 1000))
 
 
 def partition(ref: TaskRef) -> str:
@@ -41,13 +48,33 @@ def ref(row: Mapping[str, Any]) -> TaskRef:
     return TaskRef(tenant, task_id)
 
 
-def state(task: Task) -> dict[str, Any]:
-    return key(task.ref, "STATE") | {
-        "rev": number(task.rev),
-        "tenant": {"S": task.tenant},
-        "created": {"S": records.listing_key(task)},
-        "body": {"S": records.encode(task)},
-    }
+def state(task: Task, until_ms: int | None = None) -> dict[str, Any]:
+    """A task's state; the database removes it some time after `until_ms`."""
+    ttl = {} if until_ms is None else {"ttl": seconds(until_ms)}
+    return (
+        key(task.ref, "STATE")
+        | ttl
+        | {
+            "rev": number(task.rev),
+            "tenant": {"S": task.tenant},
+            "created": {"S": records.listing_key(task)},
+            "body": {"S": records.encode(task)},
+        }
+    )
+
+
+def in_open(task_id: str, due_ms: int) -> dict[str, Any]:
+    """What puts an item into the index of what the sweep looks at."""
+    return {"open": {"S": f"OPEN#{crc32(task_id.encode()) % OPEN_SHARDS}"}, "due": number(due_ms)}
+
+
+def gravestone(ref: TaskRef, until_ms: int) -> dict[str, Any]:
+    """What stands in the place of a deleted task's state: found by no read, replaced by no write."""
+    return key(ref, "STATE") | {"ttl": seconds(until_ms)}
+
+
+def is_gravestone(row: Mapping[str, Any]) -> bool:
+    return "body" not in row
 
 
 def task(row: Mapping[str, Any]) -> Task:
@@ -91,18 +118,19 @@ def addition(table: str, key: Mapping[str, Any], delta: Mapping[str, int]) -> di
     }
 
 
-def split(ref: TaskRef, sk: str, text: str) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+def split(ref: TaskRef, sk: str, text: str, until_ms: int | None = None) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """A text as the item that holds its beginning and names its parts, and the parts.
 
     The parts are named after the whole text: of two workers that write the same record, neither overwrites parts of
     the other's, and the record that stays names its own.
     """
     first, *others = _chunks(text)
-    head: dict[str, Any] = key(ref, sk) | {"body": {"S": first}}
+    ttl = {} if until_ms is None else {"ttl": seconds(until_ms)}
+    head: dict[str, Any] = key(ref, sk) | ttl | {"body": {"S": first}}
     if not others:
         return head, []
     name = f"{sk}~{sha256(text.encode()).hexdigest()[:16]}"
-    parts = [key(ref, f"{name}#{n}") | {"body": {"S": chunk}} for n, chunk in enumerate(others)]
+    parts = [key(ref, f"{name}#{n}") | ttl | {"body": {"S": chunk}} for n, chunk in enumerate(others)]
     head["parts"] = {"L": [part["sk"] for part in parts]}
     return head, parts
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
+
 import msgspec
 
 from llm_server.orchestration.errors import InvalidInput
 from llm_server.orchestration.key import Key
 from llm_server.orchestration.outputs import Output
-from llm_server.orchestration.ports import EngineState, EngineSwitch
+from llm_server.orchestration.ports import EngineState, EngineSwitch, KeyBinding
+from llm_server.orchestration.receipts import Receipt
 from llm_server.orchestration.snapshot import Request
 from llm_server.orchestration.task import Task, TaskRef
 
@@ -17,11 +20,19 @@ OUTPUT = msgspec.json.Decoder(Output)
 ENGINE_STATE = msgspec.json.Decoder(EngineState)
 ENGINE_SWITCH = msgspec.json.Decoder(EngineSwitch)
 KEY = msgspec.json.Decoder(Key)
+KEY_BINDING = msgspec.json.Decoder(KeyBinding)
 
 NAME_MOST_BYTES = 1_000
 
 
-def encode(record: Task | Request | Output | EngineState | EngineSwitch | Key) -> str:
+_DEFAULTS = {f.name: f.default for f in fields(Task)} | {"receipt": Receipt()}
+
+
+def encode(record: Task | Request | Output | EngineState | EngineSwitch | Key | KeyBinding) -> str:
+    """A task's state without what is at its default: it is written thrice a task, and a unit holds 1 KB."""
+    if isinstance(record, Task):
+        said = {name: value for name in _DEFAULTS if (value := getattr(record, name)) != _DEFAULTS[name]}
+        return msgspec.json.encode(said).decode()
     return msgspec.json.encode(record).decode()
 
 

@@ -9,31 +9,45 @@ from pathlib import Path
 from llm_server.orchestration.errors import TaskLost, TaskNotFound, TooManyInFlight
 from llm_server.orchestration.metrics import Counters, change, day_of, in_flight_change
 from llm_server.orchestration.outputs import Output
-from llm_server.orchestration.ports import Due, EngineRecords, EngineState, EngineSwitch, Page, SwitchName
+from llm_server.orchestration.ports import Due, EngineRecords, EngineState, EngineSwitch, KeyBinding, Page, SwitchName
+from llm_server.orchestration.retention import DELETED_KEPT_MS, Retention
 from llm_server.orchestration.snapshot import Request, Snapshot
 from llm_server.orchestration.task import Status, Task, TaskRef
 from llm_server.storage import records
-from llm_server.storage.sqlite_file import COUNTERS, Database
+from llm_server.storage.sqlite_file import COUNTERS, FINISHED_MS, Database
+
+EXPIRED = f"SELECT tenant, task_id FROM tasks WHERE due_ms IS NULL AND {FINISHED_MS} <= ?"
 
 
 class SqliteStore:
     """The Store port over a SQLite file."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, retention: Retention | None = None) -> None:
         self._database = Database(path, durable=True)
+        self._retention = retention or Retention()
 
     def close(self) -> None:
         self._database.close()
 
+    def bind_key(self, tenant: str, key: str, binding: KeyBinding, *, now_ms: int) -> KeyBinding:
+        query = "SELECT body FROM bindings WHERE (tenant, key) = (?, ?) AND until_ms > ?"
+        with self._database.transaction() as db:
+            row = db.execute(query, (tenant, key, now_ms)).fetchone()
+            if row:
+                return records.KEY_BINDING.decode(row[0])
+            new = (tenant, key, records.encode(binding), binding.until_ms)
+            db.execute("INSERT OR REPLACE INTO bindings VALUES (?, ?, ?, ?)", new)
+        return binding
+
     def add(self, task: Task, request: Request, *, most_in_flight: int | None = None) -> None:
         with self._database.transaction() as db:
-            if self._state(db, task.ref) is not None:
+            key = (task.tenant, task.task_id)
+            if any(self._is_in(db, table, task.ref) for table in ("tasks", "deleted")):
                 return
             if most_in_flight is not None and self._in_flight(db, task.counted_for) >= most_in_flight:
                 raise TooManyInFlight(most_in_flight)
-            key = (task.tenant, task.task_id)
             db.execute("INSERT INTO requests VALUES (?, ?, ?)", (*key, records.encode(request)))
-            row = (*key, task.status, task.role, records.listing_key(task), task.due_ms, records.encode(task))
+            row = (*key, task.status, task.role, records.listing_key(task), task.next_look_ms, records.encode(task))
             db.execute("INSERT INTO tasks VALUES (?, ?, ?, ?, ?, ?, ?)", row)
             self._count(db, None, task)
 
@@ -62,7 +76,7 @@ class SqliteStore:
                 return
             if stored is None or stored.rev != before.rev:
                 raise TaskLost(after.task_id)
-            due_ms = None if after.status.is_final else after.due_ms
+            due_ms = None if after.status.is_final else after.next_look_ms
             db.execute(
                 "UPDATE tasks SET status = ?, role = ?, due_ms = ?, body = ? WHERE (tenant, task_id) = (?, ?)",
                 (after.status, after.role, due_ms, records.encode(after), after.tenant, after.task_id),
@@ -74,6 +88,43 @@ class SqliteStore:
     def keep(self, ref: TaskRef, output: Output) -> None:
         with self._database.transaction() as db:
             self._keep(db, ref, output)
+
+    def delete(self, task: Task) -> None:
+        with self._database.transaction() as db:
+            stored = self._state(db, task.ref)
+            if stored is None or stored.rev != task.rev:
+                raise TaskLost(task.task_id)
+            self._remove(db, task.ref, ("tasks", "requests", "outputs"))
+            row = (task.tenant, task.task_id, self._retention.clock() + DELETED_KEPT_MS)
+            db.execute("INSERT INTO deleted VALUES (?, ?, ?)", row)
+
+    def purge(self, ref: TaskRef) -> None:
+        with self._database.transaction() as db:
+            if self._is_in(db, "deleted", ref):
+                self._remove(db, ref, ("outputs",))
+
+    def retain(self, task: Task) -> None:
+        """Nothing here expires before `prune` removes it with its task."""
+
+    def prune(self, limit: int) -> None:
+        now_ms, keep_ms = self._retention.clock(), self._retention.keep_ms
+        with self._database.transaction() as db:
+            for table in ("deleted", "bindings"):
+                db.execute(f"DELETE FROM {table} WHERE until_ms <= ?", (now_ms,))
+            if keep_ms is not None:
+                found = db.execute(f"{EXPIRED} LIMIT ?", (now_ms - keep_ms, limit)).fetchall()
+                for tenant, task_id in found:
+                    self._remove(db, TaskRef(tenant, task_id), ("tasks", "requests", "outputs"))
+
+    @staticmethod
+    def _is_in(db: sqlite3.Connection, table: str, ref: TaskRef) -> bool:
+        query = f"SELECT 1 FROM {table} WHERE (tenant, task_id) = (?, ?)"
+        return db.execute(query, (ref.tenant, ref.task_id)).fetchone() is not None
+
+    @staticmethod
+    def _remove(db: sqlite3.Connection, ref: TaskRef, tables: tuple[str, ...]) -> None:
+        for table in tables:
+            db.execute(f"DELETE FROM {table} WHERE (tenant, task_id) = (?, ?)", (ref.tenant, ref.task_id))
 
     def due(self, now_ms: int, limit: int) -> list[Due]:
         query = "SELECT tenant, task_id, due_ms FROM tasks WHERE due_ms <= ? ORDER BY due_ms LIMIT ?"
@@ -114,7 +165,7 @@ class SqliteStore:
                 values.append(value)
         with self._database.reading() as db:
             rows = db.execute(query + " ORDER BY listing DESC LIMIT ?", (*values, size + 1)).fetchall()
-        tasks = [records.TASK.decode(body) for (body,) in rows]
+        tasks = [task for (body,) in rows if not self._retention.has_expired(task := records.TASK.decode(body))]
         more = len(tasks) > size
         return Page(tasks[:size], records.token_of(records.listing_key(tasks[size - 1])) if more else "")
 
@@ -160,13 +211,13 @@ class SqliteStore:
             switches={name: records.ENGINE_SWITCH.decode(body) for name, body in switches},
         )
 
-    @staticmethod
-    def _state(db: sqlite3.Connection, ref: TaskRef) -> Task | None:
+    def _state(self, db: sqlite3.Connection, ref: TaskRef) -> Task | None:
         if not records.is_name(ref):
             return None
         query = "SELECT body FROM tasks WHERE (tenant, task_id) = (?, ?)"
         row = db.execute(query, (ref.tenant, ref.task_id)).fetchone()
-        return records.TASK.decode(row[0]) if row else None
+        task = records.TASK.decode(row[0]) if row else None
+        return None if task is None or self._retention.has_expired(task) else task
 
     @staticmethod
     def _keep(db: sqlite3.Connection, ref: TaskRef, output: Output) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 from llm_server.orchestration.errors import ConfigurationError, StorageUnavailable
 from llm_server.orchestration.metrics import Counters
 
+FINISHED_MS = "json_extract(body, '$.finished_ms')"
 COUNTERS = [f.name for f in fields(Counters)]
 _SCHEMA = f"""
 CREATE TABLE IF NOT EXISTS tasks (
@@ -31,6 +32,12 @@ CREATE TABLE IF NOT EXISTS counters (
 INSERT OR IGNORE INTO counters (id) VALUES (1);
 CREATE TABLE IF NOT EXISTS spending (
     tenant TEXT NOT NULL, day TEXT NOT NULL, microusd INTEGER NOT NULL, PRIMARY KEY (tenant, day));
+CREATE TABLE IF NOT EXISTS bindings (
+    tenant TEXT NOT NULL, key TEXT NOT NULL, body TEXT NOT NULL, until_ms INTEGER NOT NULL, PRIMARY KEY (tenant, key));
+CREATE INDEX IF NOT EXISTS finished ON tasks ({FINISHED_MS}) WHERE due_ms IS NULL;
+CREATE TABLE IF NOT EXISTS deleted (
+    tenant TEXT NOT NULL, task_id TEXT NOT NULL, until_ms INTEGER NOT NULL, PRIMARY KEY (tenant, task_id));
+CREATE INDEX IF NOT EXISTS bound_until ON bindings (until_ms);
 CREATE TABLE IF NOT EXISTS engines (name TEXT PRIMARY KEY, body TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS switches (name TEXT PRIMARY KEY, body TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS messages (id INTEGER PRIMARY KEY, ref TEXT NOT NULL, visible_ms INTEGER NOT NULL);

@@ -41,7 +41,7 @@ def test_a_path_that_is_none_is_not_found(shared_server: CalledServer, method: s
     [
         ("PUT", "tasks", "GET, POST"),
         ("DELETE", "tasks", "GET, POST"),
-        ("POST", "tasks/t1", "GET"),
+        ("POST", "tasks/t1", "DELETE, GET"),
         ("HEAD", "health", "GET"),
         ("TRACE", "metrics", "GET"),
         ("BREW", "usage", "GET"),

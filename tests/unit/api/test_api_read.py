@@ -18,7 +18,7 @@ DETAIL = (
     *("task_id", "status", "result", "error", "mode", "role", "profile", "engine", "waiting_for"),
     *("waiting_since", "receipt", "created_at"),
     *("updated_at", "finished_at", "confidence", "complexity", "reasons", "plan", "awaiting_approval"),
-    *("attempts", "limits", "metadata"),
+    *("attempts", "events", "limits", "metadata"),
 )
 NO_TASK = {"detail": "No task has this id."}
 

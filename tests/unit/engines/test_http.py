@@ -22,9 +22,11 @@ from urllib3.connection import HTTPConnection
 from urllib3.exceptions import NameResolutionError
 
 from fake_engine import FakeEngine, body, fake_engine, reset, silence, status
+from llm_server.engines import _lines
 from llm_server.engines._failures import showable
 from llm_server.engines.http import EnginePool, exchange
-from llm_server.orchestration.errors import EngineUnavailable, PromptRefused
+from llm_server.orchestration.cancellation import Cancellation
+from llm_server.orchestration.errors import EngineUnavailable, PromptRefused, TaskCancelled
 
 
 @pytest.fixture
@@ -208,6 +210,31 @@ def test_an_engines_message_is_one_short_line_of_its_own_words() -> None:
 
     assert shown == "request (5000 tokens) exceeds the available context size [31m (4096 tokens)"
     assert len(showable("word " * 500, ("a prompt",))) == 200
+
+
+def test_an_exchange_over_tls_can_be_broken_off(tmp_path: Path) -> None:
+    """In the middle of the answer, without a goodbye that would wait for the other side."""
+    cancellation = Cancellation()
+    with tls_server(tmp_path, drip_s=0.05) as url:
+        pool = EnginePool(ca_certs=str(tmp_path / "cert.pem"))
+        threading.Timer(0.3, cancellation.tell).start()
+        started_s = time.monotonic()
+        with pytest.raises(TaskCancelled):
+            exchange(pool, "GET", url, headers={}, timeout_s=30, cancellation=cancellation)
+
+    assert time.monotonic() - started_s < 1.3
+
+
+def test_a_connection_that_was_given_back_is_not_broken_off(server: FakeEngine) -> None:
+    """It may be another call's by then."""
+    pool, cancellation = EnginePool(), Cancellation()
+    port = _client_port(server, pool)
+
+    with _lines.breakable(cancellation):
+        pool.request("GET", f"{server.base_url}/models", timeout=5, retries=False)
+        cancellation.tell()
+
+    assert _client_port(server, pool) == port
 
 
 @contextmanager

@@ -1,0 +1,34 @@
+"""How long what is stored about a task is kept after its end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from llm_server.orchestration.task import DAY_MS, Task
+
+SLACK_MS = 8 * DAY_MS
+"""How much longer than a task its texts stay: they are written before its end is known. The sweep, which comes by every
+day, has them stay longer once a task has been open for half of this."""
+DELETED_KEPT_MS = 2 * DAY_MS
+"""How long a deleted task is known to be deleted: longer than an Idempotency-Key stands for it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Retention:
+    """`keep_ms` after its end a task has expired, and is shown no more; None keeps it for ever."""
+
+    clock: Callable[[], int] = lambda: 0
+    keep_ms: int | None = None
+
+    def of_text(self, written_ms: int) -> int | None:
+        """Until when a text is kept at least, Unix milliseconds."""
+        return None if self.keep_ms is None else written_ms + SLACK_MS + self.keep_ms
+
+    def of_task(self, task: Task) -> int | None:
+        """When a final task expires, Unix milliseconds."""
+        return None if self.keep_ms is None or task.finished_ms is None else task.finished_ms + self.keep_ms
+
+    def has_expired(self, task: Task) -> bool:
+        until_ms = self.of_task(task)
+        return until_ms is not None and until_ms <= self.clock()

@@ -1,0 +1,151 @@
+"""`Idempotency-Key`: the same key and body are the same task."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from hashlib import sha256
+from typing import Any
+
+import pytest
+
+import asgi
+from called_server import DOWN, CalledServer, FailingStore
+from llm_server.orchestration.intake import KEY_KEPT_MS, NewTask
+from llm_server.orchestration.ports import Store
+from llm_server.orchestration.task import TaskRef
+from served import Served
+
+BODY = {"prompt": "Say hello."}
+
+
+def posted(server: CalledServer, key: str, body: object = BODY, **headers: str) -> asgi.Answer:
+    return server.post(body, idempotency_key=key, **headers)
+
+
+def test_the_same_key_and_body_answer_the_same_task(server: CalledServer) -> None:
+    """First 202; then 200, marked, with the task as it is by now."""
+    first = posted(server, '"k-1"')
+    again = posted(server, '"k-1"')
+    server.work()
+    done = posted(server, "k-1")
+
+    assert (first.status, again.status, done.status) == (202, 200, 200)
+    assert "idempotent-replayed" not in first.headers
+    assert again.headers["idempotent-replayed"] == done.headers["idempotent-replayed"] == "true"
+    assert first.headers["location"] == again.headers["location"] == done.headers["location"]
+    assert (again.json, again.headers["retry-after"]) == (first.json, "1")
+    assert done.json["result"] == server.get(f"tasks/{first.json['task_id']}").json["result"]
+    assert (done.json["status"], "retry-after" in done.headers) == ("Completed", False)
+    assert server.get("metrics").json["total_requests"] == 1
+
+
+def test_a_body_is_the_same_whatever_its_bytes(server: CalledServer) -> None:
+    """Order, space, escapes, a default that is said and a whole number as a float; how to answer is no part of it."""
+    limits = {"max_cost_usd": 1, "deadline_s": 60}
+    written = [
+        {"prompt": "Say hello.", "limits": limits, "metadata": {"a": "1", "b": "2"}},
+        {"metadata": {"b": "2", "a": "1"}, "limits": {**limits, "max_cost_usd": 1.0}, "prompt": " Say hello.\n"},
+        {"prompt": "Say hello.", "limits": limits, "metadata": {"a": "1", "b": "2"}, "role": None},
+    ]
+    bodies = [json.dumps(body, indent=n or None).encode() for n, body in enumerate(written)]
+    bodies.append(bodies[0].replace(b"hello", b"h\\u0065llo"))
+
+    tasks = {posted(server, "k", body, prefer="respond-async").json["task_id"] for body in bodies}
+
+    assert len(tasks) == 1
+
+
+@pytest.mark.parametrize("changed", [{"prompt": "Say bye."}, {"role": "Chat-Agent"}, {"metadata": {"a": "1"}}])
+def test_the_same_key_with_another_body_is_refused(server: CalledServer, changed: dict[str, Any]) -> None:
+    posted(server, "k")
+
+    answer = posted(server, "k", BODY | changed)
+
+    assert (answer.status, answer.json["errors"][0]["pointer"]) == (422, "/Idempotency-Key")
+    assert server.get("metrics").json["total_requests"] == 1
+
+
+@pytest.mark.parametrize(
+    "key", ["", '""', "x" * 256, f'"{"x" * 256}"', "two words", '"half', "caf\u00e9", '"tab\t"', "a\\b", '"a\\b"']
+)
+def test_what_is_no_key_is_refused_by_its_name(shared_server: CalledServer, key: str) -> None:
+    """Even for a dry run: nothing may look as if it held."""
+    for target in ("tasks", "tasks?dry_run=true"):
+        answer = shared_server.post(BODY, target, idempotency_key=key)
+        assert (answer.status, "Idempotency-Key" in answer.detail) == (422, True)
+
+
+@pytest.mark.parametrize(
+    ("quoted", "bare"), [('"abc"', "abc"), (f'"{"x" * 255}"', "x" * 255), (r'"a\"b"', None), ('"two words"', None)]
+)
+def test_a_key_may_be_quoted_or_bare(shared_server: CalledServer, quoted: str, bare: str | None) -> None:
+    first = posted(shared_server, quoted)
+
+    assert first.status == 202
+    assert posted(shared_server, bare or quoted).json["task_id"] == first.json["task_id"]
+
+
+def test_a_dry_run_binds_no_key(server: CalledServer) -> None:
+    assert server.post(BODY, "tasks?dry_run=true", idempotency_key="k").status == 200
+    assert posted(server, "k", {"prompt": "Another body."}).status == 202
+
+
+def test_a_replay_waits_for_the_end_too(server: CalledServer) -> None:
+    posted(server, "k")
+    with server.working():
+        answer = posted(server, "k", prefer="wait=10")
+
+    assert (answer.json["status"], answer.headers["preference-applied"]) == ("Completed", "wait=10")
+    assert answer.headers["idempotent-replayed"] == "true"
+
+
+def test_a_hundred_at_once_are_one_task(server: CalledServer) -> None:
+    """One is answered 202, the others are told that they are replays."""
+    with ThreadPoolExecutor(20) as pool:
+        answers = list(pool.map(lambda _: posted(server, "k"), range(100)))
+
+    assert sorted(answer.status for answer in answers) == [200] * 99 + [202]
+    assert len({answer.json["task_id"] for answer in answers}) == 1
+    assert server.get("metrics").json["total_requests"] == 1
+
+
+def test_a_task_whose_first_call_died_is_completed_by_the_second(
+    server: CalledServer, server_on: Callable[[Store], CalledServer]
+) -> None:
+    """The key was bound, and then nothing was stored."""
+    with_a_fault = server_on(FailingStore(server.store, DOWN, "add"))
+    assert posted(with_a_fault, "k").status == 503
+
+    answer = posted(server, "k")
+
+    assert (answer.status, answer.headers["idempotent-replayed"]) == (200, "true")
+    assert server.queue.receive(0) == TaskRef("local", answer.json["task_id"])
+    assert server.get("metrics").json["queue_length"] == 1
+
+
+def test_a_key_is_free_again_after_24_hours(served: Served) -> None:
+    """The task it stood for stays as it was."""
+    first = served.service.submit_once("local", NewTask(prompt="One."), "k")
+    served.clock.pass_s(KEY_KEPT_MS / 1000 - 0.001)
+    again = served.service.submit_once("local", NewTask(prompt="One."), "k")
+    served.clock.pass_s(0.001)
+    second = served.service.submit_once("local", NewTask(prompt="Two."), "k")
+    served.refs += [first.task.ref, second.task.ref]
+
+    assert (again.task.ref, again.replayed) == (first.task.ref, True)
+    assert (second.replayed, second.task.ref != first.task.ref) == (False, True)
+    assert served.get(first.task.ref).request.prompt == "One."
+
+
+def test_a_field_that_is_not_used_is_no_part_of_a_bodys_hash() -> None:
+    """So that a server of the next version, with a field more, still knows the bodies of the day before."""
+    assert NewTask(prompt="One.").digest() == sha256(b'{"prompt":"One."}').hexdigest()
+
+
+def test_another_tenants_key_is_another(served: Served) -> None:
+    tasks = [served.service.submit_once(tenant, NewTask(prompt="One."), "k").task for tenant in ("a", "b")]
+    served.refs += [task.ref for task in tasks]
+
+    assert tasks[0].task_id != tasks[1].task_id

@@ -1,0 +1,112 @@
+"""`POST /tasks/{id}/cancel`, `/retry`, `DELETE /tasks/{id}`: what a caller does with a task after it was accepted."""
+
+from __future__ import annotations
+
+from builders import an_output
+from called_server import CalledServer
+from llm_server.orchestration.task import TaskRef
+
+
+def said(server: CalledServer, task_id: str, word: str, method: str = "POST") -> tuple[int, str | None]:
+    """The status of the answer, and of the task in it."""
+    answer = server.call(method, f"tasks/{task_id}/{word}".rstrip("/"))
+    return answer.status, answer.json.get("status")
+
+
+# cancel
+
+
+def test_a_cancelled_task_is_answered_in_the_four_fields(server: CalledServer) -> None:
+    """And cancelled again, as before."""
+    task_id = server.created()
+
+    answer = server.call("POST", f"tasks/{task_id}/cancel")
+
+    assert (answer.status, answer.json) == (
+        200,
+        {"task_id": task_id, "status": "Cancelled", "result": None, "error": None},
+    )
+    assert said(server, task_id, "cancel") == (200, "Cancelled")
+    metrics = server.get("metrics").json
+    assert (metrics["queue_length"], metrics["active_tasks"], metrics["success_rate"]) == (0, 0, None)
+
+
+def test_a_completed_task_is_not_cancelled(server: CalledServer) -> None:
+    task_id = server.created()
+    server.work()
+
+    answer = server.call("POST", f"tasks/{task_id}/cancel")
+
+    assert (answer.status, "Completed" in answer.detail) == (409, True)
+    assert said(server, "unknown", "cancel") == (404, None)
+
+
+def test_a_cancelled_plan_shows_what_was_not_begun_as_skipped(server: CalledServer) -> None:
+    task_id = server.created("Design a cache, then test it.", mode="Plan", plan_approval=True)
+    server.work()
+    assert said(server, task_id, "cancel") == (200, "Cancelled")
+
+    assert {step["status"] for step in server.get(f"tasks/{task_id}").json["plan"]["steps"]} == {"Skipped"}
+
+
+# retry
+
+
+def test_a_failed_task_is_retried(server: CalledServer) -> None:
+    """202 as at first: it is stored and queued; once more is a conflict."""
+    task_id = failed(server)
+
+    answer = server.call("POST", f"tasks/{task_id}/retry")
+
+    assert (answer.status, answer.headers["location"], answer.headers["retry-after"]) == (
+        202,
+        f"/api/v1/tasks/{task_id}",
+        "1",
+    )
+    assert answer.json == {"task_id": task_id, "status": "Queued", "result": None, "error": None}
+    again = server.call("POST", f"tasks/{task_id}/retry")
+    assert (again.status, again.detail) == (409, "The task is Queued; only a task that has Failed can be retried.")
+    server.work()
+    assert server.get(f"tasks/{task_id}").json["status"] == "Completed"
+    assert said(server, task_id, "retry") == (409, None)
+    assert said(server, "unknown", "retry") == (404, None)
+
+
+def failed(server: CalledServer) -> str:
+    """A task whose deadline came before a worker."""
+    task_id = server.created()
+    task = server.store.peek(TaskRef("local", task_id))
+    output = an_output("TRY#0", None, error="No.", attempts=())
+    server.store.save(task, task.failed(output))
+    return task_id
+
+
+# delete
+
+
+def test_a_deleted_task_is_gone(server: CalledServer) -> None:
+    """204 without a body, then 404 to everything."""
+    task_id = server.created()
+    server.work()
+
+    answer = server.call("DELETE", f"tasks/{task_id}")
+
+    assert (answer.status, answer.body) == (204, b"")
+    assert server.get(f"tasks/{task_id}").status == 404
+    assert said(server, task_id, "", method="DELETE")[0] == 404
+    for word in ("cancel", "retry"):
+        assert said(server, task_id, word) == (404, None)
+    assert server.get("tasks").json["tasks"] == []
+    assert server.get("metrics").json["total_requests"] == 1
+
+
+def test_a_task_at_work_is_not_deleted(server: CalledServer) -> None:
+    task_id = server.created()
+    task = server.store.peek(TaskRef("local", task_id))
+    now_ms = server.service.now_ms()
+    server.store.save(task, task.claimed(owner="w", now_ms=now_ms, lease_ms=now_ms + 60_000, has_plan=False))
+
+    answer = server.call("DELETE", f"tasks/{task_id}")
+
+    assert (answer.status, answer.detail.startswith("A worker has the task")) == (409, True)
+    assert server.get(f"tasks/{task_id}").json["status"] == "Processing"

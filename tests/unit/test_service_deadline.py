@@ -1,0 +1,140 @@
+"""`limits.deadline_s` counts from acceptance, wherever the task is."""
+
+from __future__ import annotations
+
+import pytest
+
+from builders import an_output
+from delivered import a_plan, planning
+from llm_server.orchestration.errors import EngineUnavailable
+from llm_server.orchestration.ports import EngineCall
+from llm_server.orchestration.snapshot import Limits
+from llm_server.orchestration.task import DAY_MS, Mode, Status, TaskRef
+from scripted import Answer, ScriptedEngine, a_catalog, an_engine
+from served import LEASE_S, SWEEP_S, Served
+
+PASSED = "The deadline of 600 s has passed."
+TEN_MINUTES = Limits(deadline_s=600)
+
+
+def swept_each_minute(served: Served, seconds: float) -> None:
+    for _ in range(int(seconds // 60)):
+        served.clock.pass_s(60)
+        served.service.sweep()
+
+
+@pytest.mark.parametrize("message_is_lost", [False, True])
+def test_a_task_nobody_works_on_fails_in_time(served: Served, message_is_lost: bool) -> None:
+    """No worker, however long the queue: the sweep of that minute fails it."""
+    ref = served.submit(limits=TEN_MINUTES)
+    if message_is_lost:
+        served.queue.receive(0)
+    swept_each_minute(served, 540)
+    assert served.get(ref).task.status is Status.QUEUED
+
+    swept_each_minute(served, 60)
+
+    snapshot = served.get(ref)
+    assert (snapshot.task.error, snapshot.task.finished_ms) == (PASSED, served.clock.now_ms)
+    served.work()
+    assert served.engine.calls == []
+
+
+def test_what_was_tried_before_stays_on_the_receipt(served: Served) -> None:
+    served.engine = ScriptedEngine(EngineUnavailable("Busy."))
+    served.use(a_catalog({"only": an_engine()}))
+    ref = served.submit(limits=TEN_MINUTES)
+    served.work()
+    swept_each_minute(served, 600)
+
+    assert (served.get(ref).task.error, served.get(ref).task.receipt.failed_calls) == (PASSED, 1)
+
+
+def test_a_task_that_waits_for_engines_fails_in_time(served: Served) -> None:
+    served.engine = ScriptedEngine(EngineUnavailable("Gone.", kind="unreachable"))
+    served.use(a_catalog({"only": an_engine()}))
+    ref = served.submit(limits=TEN_MINUTES)
+    for _ in range(60):
+        served.work()
+        served.clock.pass_s(10)
+    assert served.get(ref).task.waiting_for == "only"
+    served.service.sweep()
+
+    assert served.get(ref).task.error == PASSED
+
+
+def test_a_plan_fails_in_time_between_its_steps(served: Served) -> None:
+    """The next call is not begun; what is done stays readable."""
+    script = planning(a_plan({"a": "", "b": "a"}))
+
+    def slow(call: EngineCall) -> Answer:
+        served.clock.pass_s(250 if call.answer_schema is None else 0)
+        return script.complete(call, timeout_s=1)
+
+    served.engine = ScriptedEngine(slow)
+    served.use(a_catalog({"only": an_engine(timeout_s=590)}))
+    ref = served.submit(mode=Mode.PLAN, profile="General", limits=Limits(deadline_s=300))
+    for _ in range(3):
+        served.work()
+        served.clock.pass_s(LEASE_S)
+    served.service.sweep()
+    served.work()
+
+    snapshot = served.get(ref)
+    assert (snapshot.task.error, "STEP#a" in snapshot.outputs) == ("The deadline of 300 s has passed.", True)
+
+
+def test_a_paid_answer_is_taken_up_even_then(served: Served) -> None:
+    """A task that was released while a worker, thought dead, kept its answer."""
+    ref = served.submit(limits=TEN_MINUTES)
+    served.store.keep(ref, an_output())
+    served.clock.pass_s(600)
+
+    assert (served.service.sweep(), served.work()) == (0, 1)
+    assert served.get(ref).result == "Hello."
+
+
+def test_a_worker_at_work_is_left_its_lease(served: Served) -> None:
+    """It ends its call at the deadline by itself."""
+    ref = served.submit(limits=Limits(deadline_s=30))
+    task, now_ms = served.store.peek(ref), served.clock()
+    end_ms = now_ms + LEASE_S * 1000
+    served.store.save(task, task.claimed(owner="w", now_ms=now_ms, lease_ms=end_ms, has_plan=False))
+    served.clock.pass_s(31)
+
+    served.service.sweep()
+
+    assert served.get(ref).task.status is Status.PROCESSING
+
+
+@pytest.mark.parametrize("plan_approval", [False, True])
+def test_the_sweep_looks_at_every_open_task_once_a_day(served: Served, plan_approval: bool) -> None:
+    """Also at one that waits for its caller, and at one that has been waiting for weeks."""
+    served.engine = planning(a_plan({"a": ""}))
+    served.use(a_catalog({"only": an_engine()}))
+    ref = served.submit(mode=Mode.PLAN, plan_approval=plan_approval)
+    if plan_approval:
+        served.work()
+    for _ in range(5):
+        served.clock.pass_s(7 * DAY_MS / 1000)
+        served.service.sweep()
+        dues = served.store.due(served.clock.now_ms + DAY_MS, 10)
+        assert [due.ref for due in dues] == [ref]
+        assert served.store.due(served.clock.now_ms + SWEEP_S * 1000, 10) == []
+
+
+def test_of_a_task_that_moved_on_the_sweep_fails_nothing(served: Served) -> None:
+    ref = served.submit(limits=TEN_MINUTES)
+    served.clock.pass_s(600)
+    peek = served.store.peek
+
+    def peek_then_cancel(of: TaskRef) -> object:
+        task = peek(of)
+        served.store.peek = peek  # type: ignore[method-assign]
+        served.service.cancel(of)
+        return task
+
+    served.store.peek = peek_then_cancel  # type: ignore[method-assign, assignment]
+
+    assert served.service.sweep() == 0
+    assert served.get(ref).task.status is Status.CANCELLED

@@ -1,0 +1,52 @@
+"""What a task's texts may have in all: more than that fails clearly, and is paid for on the receipt."""
+
+from __future__ import annotations
+
+import pytest
+
+from delivered import a_plan, planning
+from llm_server.orchestration.outputs import TEXTS_MOST_BYTES
+from llm_server.orchestration.task import Mode, Status
+from scripted import ScriptedEngine, a_catalog, an_engine
+from served import Served
+
+
+def use(served: Served, engine: ScriptedEngine) -> None:
+    served.engine = engine
+    served.use(a_catalog({"only": an_engine()}))
+
+
+@pytest.mark.parametrize("character", ["a", "€"])
+def test_a_result_of_4_mb_is_kept_whole_and_a_larger_one_fails(served: Served, character: str) -> None:
+    """Counted in bytes; the call that gave it stays on the receipt with its price."""
+    most = TEXTS_MOST_BYTES // len(character.encode())
+    use(served, ScriptedEngine(character * most, character * (most + 1)))
+    kept, refused = served.submit(), served.submit()
+    served.work()
+
+    assert served.get(kept).result == character * most
+    task = served.get(refused).task
+    assert task.status is Status.FAILED
+    assert "4,000,000 of the 4,000,000 of a task are left" in (task.error or "")
+    assert (task.receipt.calls, task.receipt.cost_microusd) == (1, 50)
+    assert not any(output.text for output in served.get(refused).outputs.values())
+
+
+def test_a_steps_result_counts_among_all_texts_of_its_task(served: Served) -> None:
+    """The second step would go over; the first one stays readable."""
+    use(served, planning(a_plan({"a": "", "b": "a"}), a="a" * 3_000_000, b="b" * 1_000_000))
+    ref = served.submit(mode=Mode.PLAN, profile="General")
+    served.work()
+
+    snapshot = served.get(ref)
+    assert (snapshot.task.error or "").startswith("Step b failed: The answer has 1,000,000 bytes; 999,")
+    assert snapshot.outputs["STEP#a"].size == 3_000_000
+    assert (snapshot.task.receipt.calls, served.queue.depth()) == (3, 0)
+
+
+def test_a_synthesis_counts_what_the_steps_hold(served: Served) -> None:
+    use(served, planning(a_plan({"a": ""}), a="a" * 3_000_000, synthesis="s" * 1_000_000))
+    ref = served.submit(mode=Mode.PLAN, profile="General")
+    served.work()
+
+    assert (served.get(ref).task.error or "").startswith("The answer has 1,000,000 bytes; 999,")
