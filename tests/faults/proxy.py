@@ -33,6 +33,8 @@ class FaultyProxy(ThreadingHTTPServer):
         self.delay_s = delay_s
         self.calls: Counter[str] = Counter()
         self.met: Counter[Kind] = Counter()
+        self.delayed = 0
+        """Calls that are still on their way, perhaps of a process that is dead by now."""
         self._fate = fate
         self._lock = threading.Lock()
         threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
@@ -47,7 +49,12 @@ class FaultyProxy(ThreadingHTTPServer):
             kind = self._fate(self.calls.total())
             if kind:
                 self.met[kind] += 1
+            self.delayed += kind is Kind.DELAYED
             return kind
+
+    def arrived_late(self) -> None:
+        with self._lock:
+            self.delayed -= 1
 
     def close(self) -> None:
         self.shutdown()
@@ -77,6 +84,8 @@ class _Exchange(BaseHTTPRequestHandler):
             case Kind.DELAYED:
                 time.sleep(self.server.delay_s)
         status, headers, answer = self._forward(body)
+        if kind is Kind.DELAYED:
+            self.server.arrived_late()
         if kind is Kind.KILLED_AFTER:
             self.server.kill()
         if kind in (Kind.KILLED_AFTER, Kind.LOST):

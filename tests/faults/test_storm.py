@@ -141,7 +141,9 @@ def final_after_s(deployment: Deployment) -> float:
         time.sleep(0.5)
     took_s = time.monotonic() - began
     deployment.swept.set()
-    while _messages(deployment, deployment.on.queue_url) and time.monotonic() - began < 2 * FINAL_WITHIN_S:
+    while (
+        _delayed(deployment) or _messages(deployment, deployment.on.queue_url)
+    ) and time.monotonic() - began < 2 * FINAL_WITHIN_S:
         time.sleep(0.5)
     return took_s
 
@@ -149,3 +151,8 @@ def final_after_s(deployment: Deployment) -> float:
 def _messages(deployment: Deployment, url: str) -> int:
     answer = deployment.on.sqs.get_queue_attributes(QueueUrl=url, AttributeNames=["All"])
     return sum(int(n) for name, n in answer["Attributes"].items() if name.startswith("ApproximateNumberOf"))
+
+
+def _delayed(deployment: Deployment) -> int:
+    """A message may be on its way to the queue still."""
+    return sum(proxy.delayed for proxy in deployment.proxies)
