@@ -11,7 +11,8 @@ from itertools import islice
 from builders import a_snapshot, a_task
 from llm_server.orchestration import prompts
 from llm_server.orchestration.catalog import Catalog, EngineSpec
-from llm_server.orchestration.orchestrator import Orchestrator, Progress
+from llm_server.orchestration.endings import Progress
+from llm_server.orchestration.orchestrator import Orchestrator
 from llm_server.orchestration.ports import EngineCall
 from llm_server.orchestration.snapshot import Limits, Request, Snapshot
 from llm_server.orchestration.task import Mode

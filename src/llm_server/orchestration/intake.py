@@ -14,7 +14,6 @@ from llm_server.orchestration.balancer import Balancer
 from llm_server.orchestration.catalog import Catalog
 from llm_server.orchestration.errors import InvalidInput, StateConflict, TaskNotFound, UnknownName
 from llm_server.orchestration.key import KeyLimits, Payer
-from llm_server.orchestration.orchestrator import Orchestrator
 from llm_server.orchestration.ports import Clock, KeyBinding, Store
 from llm_server.orchestration.snapshot import Charge, Limits, Request
 from llm_server.orchestration.task import Mode, Task
@@ -75,7 +74,6 @@ class Intake:
         store: Store,
         wakeups: WakeUps,
         balancer: Balancer,
-        orchestrator: Orchestrator,
         clock: Clock,
         new_id: Callable[[], str],
         sweep_ms: int,
@@ -85,7 +83,6 @@ class Intake:
         self._store = store
         self._wakeups = wakeups
         self._balancer = balancer
-        self._orchestrator = orchestrator
         self._clock = clock
         self._new_id = new_id
         self._sweep_ms = sweep_ms
@@ -101,7 +98,8 @@ class Intake:
         """
         new = self._checked(new)
         analysis, profile = self._analysed(new)
-        tier = self._orchestrator.tier(analysis.role, analysis.complexity)
+        role, wanted = self._catalog.role(analysis.role), tiers.wanted_for(analysis.complexity)
+        tier = tiers.tier_of(role, analysis.complexity, self._catalog.defaults, wanted=wanted)
         engine = next(iter(self._balancer.candidates(tier, new.engine)), None)
         return Decision(analysis=analysis, profile=profile, engine=engine)
 

@@ -76,7 +76,6 @@ class Service:
             store=store,
             wakeups=self._wakeups,
             balancer=balancer,
-            orchestrator=orchestrator,
             clock=clock,
             new_id=new_id,
             sweep_ms=self._sweep_ms,

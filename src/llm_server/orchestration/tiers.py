@@ -22,6 +22,11 @@ def tier_of(role: Role | None, complexity: float, defaults: Defaults, *, wanted:
     return wanted or (role.tier if role else defaults.synthesis_tier)
 
 
+def wanted_for(complexity: float) -> Tier | None:
+    """The tier that an answer to a prompt of this complexity wants, whatever its role; None leaves it to the role."""
+    return "strong" if complexity >= STRONG_FROM else None
+
+
 def may_be_strong(complexity: float, strong_share: float) -> bool:
     """Whether a task is among the `strong_share` (0..1) most complex ones."""
     return strong_share > 0 and harder_than(complexity) >= 1 - strong_share

@@ -10,10 +10,11 @@ from dataclasses import replace
 
 from llm_server.orchestration.budget import DailyCap
 from llm_server.orchestration.cancellation import Cancellation
+from llm_server.orchestration.endings import Progress
 from llm_server.orchestration.errors import NotClaimable, StorageUnavailable, TaskLost, TaskNotFound
 from llm_server.orchestration.key import Account
 from llm_server.orchestration.metrics import day_of
-from llm_server.orchestration.orchestrator import Orchestrator, Progress
+from llm_server.orchestration.orchestrator import Orchestrator
 from llm_server.orchestration.outputs import Output
 from llm_server.orchestration.ports import Clock, Ledger, Store
 from llm_server.orchestration.receipts import Attempt
