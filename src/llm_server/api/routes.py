@@ -11,7 +11,7 @@ from pydantic import BaseModel
 from pydantic.json_schema import SkipJsonSchema
 
 from llm_server import __version__
-from llm_server.api import auth, idempotency, models, views, waiting
+from llm_server.api import auth, idempotency, inputs, models, server_models, views, waiting
 from llm_server.api.body import StrictRoute
 from llm_server.orchestration import key as keys
 from llm_server.orchestration import service as core
@@ -39,7 +39,7 @@ _PROBLEMS = {
 
 
 def _problems(*statuses: int) -> _Responses:
-    return {status: {"model": models.Problem, "description": _PROBLEMS[status]} for status in statuses}
+    return {status: {"model": server_models.Problem, "description": _PROBLEMS[status]} for status in statuses}
 
 
 def _headers(**meanings: str) -> dict[str, Any]:
@@ -111,7 +111,7 @@ HeaderList = list[str] | SkipJsonSchema[None]
 )
 async def create_task(
     request: Request,
-    new: models.NewTask,
+    new: inputs.NewTask,
     service: Service,
     caller: Caller,
     dry_run: Annotated[bool, Query(description="Only decide how it would be done.")] = False,
@@ -163,14 +163,14 @@ _DECIDED = _problems(400, 404, 409, 413, 415, 422, 503)
 
 
 @router.post("/tasks/{task_id}/approve", response_model=models.TaskView, responses=_DECIDED)
-async def approve_plan(ref: Ref, said: models.PlanDecision, service: Service) -> Response:
+async def approve_plan(ref: Ref, said: inputs.PlanDecision, service: Service) -> Response:
     """Let a plan that waits be carried out; the same word again changes nothing."""
     snapshot = service.approve(ref, said.plan_hash, approve=True)
     return _json(views.task(snapshot.task, snapshot.result))
 
 
 @router.post("/tasks/{task_id}/reject", response_model=models.TaskView, responses=_DECIDED)
-async def reject_plan(ref: Ref, said: models.PlanDecision, service: Service) -> Response:
+async def reject_plan(ref: Ref, said: inputs.PlanDecision, service: Service) -> Response:
     """Cancel a task whose plan waits; the same word again changes nothing."""
     snapshot = service.approve(ref, said.plan_hash, approve=False)
     return _json(views.task(snapshot.task, snapshot.result))
@@ -203,25 +203,25 @@ async def delete_task(ref: Ref, service: Service) -> Response:
     return Response(status_code=204)
 
 
-@router.get("/metrics", response_model=models.MetricsView, responses=_problems(503))
+@router.get("/metrics", response_model=server_models.MetricsView, responses=_problems(503))
 async def get_metrics(service: Service) -> Response:
     """Read the nine figures."""
-    return _json(models.MetricsView.model_validate(service.metrics()))
+    return _json(server_models.MetricsView.model_validate(service.metrics()))
 
 
-@router.get("/usage", response_model=models.UsageView, responses=_problems(503))
+@router.get("/usage", response_model=server_models.UsageView, responses=_problems(503))
 async def get_usage(service: Service, caller: Caller) -> Response:
     """Read what the caller's tenant spent today, and what its key allows and has used."""
     return _json(views.usage(service.usage(caller)))
 
 
-@router.get("/catalog", response_model=models.CatalogView)
+@router.get("/catalog", response_model=server_models.CatalogView)
 async def get_catalog(service: Service) -> Response:
     """Show the configured profiles, roles and engines; `toggle` and `locked` as they were switched since."""
     return _json(views.catalog(service.catalog, service.engine_specs()))
 
 
-@router.get("/engines", response_model=models.EnginesView, responses=_problems(503))
+@router.get("/engines", response_model=server_models.EnginesView, responses=_problems(503))
 async def get_engines(service: Service) -> Response:
     """Show every engine, how it is switched and how it is."""
     return _json(views.engines(service.engines()))
@@ -229,22 +229,22 @@ async def get_engines(service: Service) -> Response:
 
 @router.patch(
     "/engines/{name:path}",  # a configured name may hold a slash
-    response_model=models.EngineNowView,
+    response_model=server_models.EngineNowView,
     responses=_problems(400, 404, 413, 415, 422, 503),
 )
-async def switch_engine(name: str, change: models.EngineChange, service: Service) -> Response:
+async def switch_engine(name: str, change: inputs.EngineChange, service: Service) -> Response:
     """Switch an engine on or off, lock or unlock it: everywhere within 5 s, until it is switched again."""
     return _json(views.engine(service.switch_engine(name, change.to_domain())))
 
 
-@router.get("/keys", response_model=models.KeyList)
+@router.get("/keys", response_model=server_models.KeyList)
 async def list_keys(service: Service) -> Response:
     """List every tenant's keys, without their secrets."""
-    return _json(models.KeyList(keys=[views.key(key) for key in service.keys.all()]))
+    return _json(server_models.KeyList(keys=[views.key(key) for key in service.keys.all()]))
 
 
-@router.post("/keys", status_code=201, response_model=models.CreatedKey, responses=_problems(400, 413, 415, 422))
-async def create_key(new: models.NewKey, service: Service) -> Response:
+@router.post("/keys", status_code=201, response_model=server_models.CreatedKey, responses=_problems(400, 413, 415, 422))
+async def create_key(new: inputs.NewKey, service: Service) -> Response:
     """Make a key; its token is in this answer and in no other. After the first, every call needs a key."""
     made, token = service.keys.create(new.tenant, new.scopes, limits=new.limits.to_domain(), name=new.name)
     return _json(views.created_key(made, token), 201)
@@ -257,10 +257,10 @@ async def revoke_key(key_id: str, service: Service) -> Response:
     return Response(status_code=204)
 
 
-@health.get("/health", response_model=models.HealthView)
+@health.get("/health", response_model=server_models.HealthView)
 async def get_health() -> Response:
     """Tell that the process answers; touches neither store nor engine."""
-    return _json(models.HealthView(status="ok", version=__version__))
+    return _json(server_models.HealthView(status="ok", version=__version__))
 
 
 def _json(body: BaseModel, status: int = 200, headers: dict[str, str] | None = None) -> JSONResponse:

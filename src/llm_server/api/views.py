@@ -7,28 +7,30 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
 
+from llm_server.api.inputs import NewLimits
 from llm_server.api.models import (
     AttemptView,
-    CatalogView,
-    CreatedKey,
     DecisionView,
-    EngineNowView,
-    EnginesView,
-    EngineView,
     EventView,
-    KeyLimitsView,
-    KeyView,
-    NewLimits,
     PlanView,
-    ProfileView,
     ReceiptView,
     ReviewView,
-    RoleView,
     StepView,
     TaskDetail,
     TaskPage,
     TaskSummary,
     TaskView,
+)
+from llm_server.api.server_models import (
+    CatalogView,
+    CreatedKey,
+    EngineNowView,
+    EnginesView,
+    EngineView,
+    KeyLimitsView,
+    KeyView,
+    ProfileView,
+    RoleView,
     UsageView,
 )
 from llm_server.orchestration import plan as plans

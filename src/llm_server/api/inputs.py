@@ -1,0 +1,116 @@
+"""What comes in over HTTP."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BeforeValidator, ConfigDict, Field, StringConstraints
+
+from llm_server.api.strict import Strict
+from llm_server.orchestration import intake
+from llm_server.orchestration.key import KeyLimits
+from llm_server.orchestration.metrics import MICROUSD_PER_USD
+from llm_server.orchestration.ports import SwitchName
+from llm_server.orchestration.snapshot import Limits
+from llm_server.orchestration.task import Mode
+
+METADATA_MOST = 16
+NO_NUL = r"^[^\x00]*$"
+NOT_BLANK_NO_NUL = r"^[^\x00]*[^\s\x00][^\x00]*$"
+MetadataKey = Annotated[str, StringConstraints(min_length=1, max_length=64, pattern=NO_NUL)]
+MetadataValue = Annotated[str, StringConstraints(max_length=512, pattern=NO_NUL)]
+
+
+def _whole(value: object) -> object:
+    """JSON has one kind of number: 7.0 is the integer 7 (JSON Schema 2020-12, 4.2.3)."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+OutputTokens = Annotated[int, Field(ge=1, le=1_000_000), BeforeValidator(_whole)]
+
+
+class NewLimits(Strict):
+    """What the caller allows the task."""
+
+    max_cost_usd: float | None = Field(
+        default=None, gt=0, le=10_000, description="No engine call is made that could go over it."
+    )
+    deadline_s: float | None = Field(
+        default=None, ge=1, le=604_800, description="Seconds from acceptance; then the task fails."
+    )
+    max_output_tokens: OutputTokens | None = Field(default=None, description="For each engine call.")
+
+
+class NewTask(Strict):
+    """A prompt and, if the caller likes, how it is to be done."""
+
+    prompt: str = Field(
+        pattern=NO_NUL,
+        json_schema_extra={"pattern": NOT_BLANK_NO_NUL},
+        description="1 to 200,000 characters after trimming.",
+        examples=["Summarise this text: ..."],
+    )
+    profile: str | None = Field(
+        default=None, description="Default: General. The analysis chooses a role inside a given profile."
+    )
+    role: str | None = Field(default=None, description="Default: the analysis chooses; Chat-Agent when it is not sure.")
+    mode: Literal["Chat", "Agent", "Plan"] | None = Field(default=None, description="Default: the analysis chooses.")
+    engine: str | None = Field(default=None, description="A configured engine; it alone is asked.")
+    limits: NewLimits = Field(default_factory=NewLimits)
+    metadata: dict[MetadataKey, MetadataValue] = Field(
+        default_factory=dict,
+        max_length=METADATA_MOST,
+        json_schema_extra={"additionalProperties": False},  # pydantic leaves keys free that break their pattern
+    )
+    plan_approval: bool = Field(default=False, description="Stop at the plan until it is approved or rejected.")
+
+    def to_domain(self) -> intake.NewTask:
+        limits = Limits(**self.limits.model_dump())
+        mode = Mode(self.mode) if self.mode else None
+        return intake.NewTask(**self.model_dump(exclude={"limits", "mode"}), limits=limits, mode=mode)
+
+
+class PlanDecision(Strict):
+    """The caller's word on a plan."""
+
+    plan_hash: str = Field(description="`plan.hash` of the task, as it was read.")
+
+
+class EngineChange(Strict):
+    """What is to change of an engine: true or false, or null for what the configuration says; left out, it stays."""
+
+    model_config = ConfigDict(json_schema_extra={"minProperties": 1})
+
+    toggle: bool | None = Field(default=None, description="Whether the engine is switched on.")
+    locked: bool | None = Field(default=None, description="Whether it is kept from being used, switched on or not.")
+
+    def to_domain(self) -> dict[SwitchName, bool | None]:
+        changes: dict[SwitchName, bool | None] = {"toggle": self.toggle, "locked": self.locked}
+        return {name: value for name, value in changes.items() if name in self.model_fields_set}
+
+
+class NewKeyLimits(Strict):
+    """How much a key allows; left out: no limit."""
+
+    requests_per_minute: Annotated[int, Field(ge=1, le=1_000_000), BeforeValidator(_whole)] | None = None
+    tasks_in_flight: Annotated[int, Field(ge=1, le=1_000_000), BeforeValidator(_whole)] | None = None
+    usd_per_day: float | None = Field(default=None, ge=0.000001, le=1_000_000, description="Of engine calls.")
+
+    def to_domain(self) -> KeyLimits:
+        usd = self.usd_per_day
+        return KeyLimits(
+            requests_per_minute=self.requests_per_minute,
+            tasks_in_flight=self.tasks_in_flight,
+            microusd_per_day=None if usd is None else round(usd * MICROUSD_PER_USD),
+        )
+
+
+class NewKey(Strict):
+    """Whose the key is and what it is for."""
+
+    tenant: str = Field(pattern=r"^[a-z0-9-]{1,40}$", examples=["acme"])
+    scopes: list[Literal["tasks", "metrics", "admin"]] = Field(min_length=1, max_length=3)
+    name: str = Field(
+        default="", max_length=100, pattern=r"^[^\x00-\x1f\x7f-\x9f]*$", description="For people; shown in listings."
+    )
+    limits: NewKeyLimits = Field(default_factory=NewKeyLimits)
