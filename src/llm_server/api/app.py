@@ -7,10 +7,10 @@ from collections.abc import Callable
 from fastapi import FastAPI
 
 from llm_server import __version__
-from llm_server.api import errors
+from llm_server.api import errors, routes, server_routes
 from llm_server.api.auth import Gate
+from llm_server.api.contract import PREFIX
 from llm_server.api.edge import Edge
-from llm_server.api.routes import PREFIX, health, router
 from llm_server.orchestration.service import Service
 
 JSON_BYTES_PER_CHAR = 12
@@ -37,8 +37,8 @@ def create_app(service: Service, new_id: Callable[[], str], *, open_without_keys
     app.state.gate = Gate(service.keys, open_without_keys=open_without_keys)
     app.state.prefix = PREFIX
     app.state.stopping = lambda: False
-    app.include_router(router)
-    app.include_router(health)
+    for router in (routes.router, server_routes.router, server_routes.health):
+        app.include_router(router)
     errors.install(app)
     app.add_middleware(Edge, new_id=new_id)
     return app

@@ -1,0 +1,85 @@
+"""What every route shares: who calls, the errors it may answer, how it answers."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Request, Security
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel
+
+from llm_server.api import auth, server_models
+from llm_server.api.body import StrictRoute
+from llm_server.orchestration import key as keys
+from llm_server.orchestration import service as core
+from llm_server.orchestration.errors import TaskNotFound
+from llm_server.orchestration.task import TaskRef
+
+PREFIX = "/api/v1"
+_TASK_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
+Responses = dict[int | str, dict[str, Any]]
+_PROBLEMS = {
+    400: "Not a strict JSON document",
+    401: "No valid key",
+    403: "The key lacks the scope",
+    404: "No such task, engine or key",
+    409: "The task's state does not allow it",
+    413: "Body too large",
+    415: "Body not sent as application/json",
+    422: "An invalid field",
+    429: "A limit of the key is used up; see Retry-After",
+    500: "The server made an error",
+    503: "The store cannot be reached; see Retry-After",
+}
+
+
+def problems(*statuses: int) -> Responses:
+    """The error answers of a route, for its description."""
+    return {status: {"model": server_models.Problem, "description": _PROBLEMS[status]} for status in statuses}
+
+
+def header_docs(**meanings: str) -> dict[str, Any]:
+    """The headers of an answer, for its description; an underscore is a hyphen."""
+    return {
+        name.replace("_", "-"): {"description": meaning, "schema": {"type": "string"}}
+        for name, meaning in meanings.items()
+    }
+
+
+def keyed_router() -> APIRouter:
+    """Routes that ask for a key before they read the body."""
+    return APIRouter(
+        prefix=PREFIX,
+        route_class=StrictRoute,
+        responses=problems(401, 403, 429, 500, 503),
+        dependencies=[Security(auth.BEARER), Security(auth.HEADER)],
+    )
+
+
+async def _service(request: Request) -> core.Service:
+    service: core.Service = request.app.state.service
+    return service
+
+
+async def _caller(request: Request) -> keys.Caller:
+    """Who the route let in."""
+    caller: keys.Caller = request.state.caller
+    return caller
+
+
+async def _ref(task_id: str, caller: Annotated[keys.Caller, Depends(_caller)]) -> TaskRef:
+    """The task of a path; what no task can be called is unknown without a look."""
+    if not _TASK_ID.fullmatch(task_id):
+        raise TaskNotFound
+    return TaskRef(caller.tenant, task_id)
+
+
+Service = Annotated[core.Service, Depends(_service)]
+Caller = Annotated[keys.Caller, Depends(_caller)]
+Ref = Annotated[TaskRef, Depends(_ref)]
+
+
+def answer(body: BaseModel, status: int = 200, headers: dict[str, str] | None = None) -> JSONResponse:
+    """A model as it goes out."""
+    return JSONResponse(body.model_dump(mode="json"), status, headers)
