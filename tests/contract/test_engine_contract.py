@@ -338,8 +338,8 @@ def test_what_is_no_completion_is_garbage(wired: Wired, fault: Fault) -> None:
     assert failure.kind == "garbage"
 
 
-def test_an_answer_of_five_megabytes_is_not_kept(wired: Wired) -> None:
-    wired.server.text = "x" * 5_000_000
+def test_an_answer_of_seventeen_megabytes_is_not_kept(wired: Wired) -> None:
+    wired.server.text = "x" * 17_000_000
     with pytest.raises(EngineUnavailable) as caught:
         wired.engine.complete(CALL, timeout_s=5)
     assert caught.value.kind == "garbage"

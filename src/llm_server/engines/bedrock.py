@@ -29,7 +29,7 @@ from llm_server.orchestration.catalog import EngineSpec
 from llm_server.orchestration.errors import EngineUnavailable, PromptRefused, TaskCancelled
 from llm_server.orchestration.ports import Completion, EngineCall
 
-ANSWER_MOST_CHARS = 4 * 1024 * 1024
+ANSWER_MOST_CHARS = 16 * 1024 * 1024
 _STATUS = {
     "ThrottlingException": 429,
     "ServiceQuotaExceededException": 429,
@@ -149,7 +149,7 @@ def _read(call: EngineCall, answer: dict[str, Any]) -> Completion:
         raise EngineUnavailable("The engine's answer holds no completion.", kind="garbage")
     text = "".join(block["text"] for block in records(content) if isinstance(block.get("text"), str))
     if len(text) > ANSWER_MOST_CHARS:
-        raise EngineUnavailable("The engine's answer is larger than 4 MiB.", kind="garbage")
+        raise EngineUnavailable("The engine's answer is larger than 16 MiB.", kind="garbage")
     return completion(
         call,
         text,

@@ -27,7 +27,8 @@ from llm_server.engines import _failures, _lines
 from llm_server.orchestration.cancellation import Cancellation
 from llm_server.orchestration.errors import EngineUnavailable, PromptRefused, TaskCancelled
 
-ANSWER_MOST_BYTES = 4 * 1024 * 1024
+ANSWER_MOST_BYTES = 16 * 1024 * 1024
+"""More than JSON makes of the longest text a task may hold, so that one too long is counted and refused by name."""
 CONNECTIONS_AN_ENGINE = 64
 
 
@@ -50,7 +51,7 @@ def exchange(
     timeout_s: float,
     cancellation: Cancellation | None = None,
 ) -> dict[str, Any]:
-    """Send one request, never a second, and read its answer, a JSON object of at most 4 MiB.
+    """Send one request, never a second, and read its answer, a JSON object of at most 16 MiB.
 
     `timeout_s` bounds everything but name resolution, however slowly the engine sends. `private` is what the
     engine's error messages must not repeat.
@@ -95,7 +96,7 @@ def _sent(
     except HTTPError as error:
         raise _unavailable(error) from error
     if len(data) > ANSWER_MOST_BYTES:
-        raise EngineUnavailable("The engine's answer is larger than 4 MiB.", kind="garbage")
+        raise EngineUnavailable("The engine's answer is larger than 16 MiB.", kind="garbage")
     return response.status, response.headers.get("retry-after", ""), data
 
 

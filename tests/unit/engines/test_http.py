@@ -24,7 +24,7 @@ from urllib3.exceptions import NameResolutionError
 from fake_engine import FakeEngine, body, fake_engine, reset, silence, status
 from llm_server.engines import _lines
 from llm_server.engines._failures import showable
-from llm_server.engines.http import EnginePool, exchange
+from llm_server.engines.http import ANSWER_MOST_BYTES, EnginePool, exchange
 from llm_server.orchestration.cancellation import Cancellation
 from llm_server.orchestration.errors import EngineUnavailable, PromptRefused, TaskCancelled
 
@@ -169,12 +169,12 @@ def test_a_bomb_is_not_unpacked(server: FakeEngine) -> None:
     bomb = gzip.compress(b" " * 60_000_000)
     server.script(lambda handler: handler.reply(200, bomb, {"content-encoding": "gzip"}))
     tracemalloc.start()
-    with pytest.raises(EngineUnavailable, match="4 MiB"):
+    with pytest.raises(EngineUnavailable, match="16 MiB"):
         get(f"{server.base_url}/models")
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
 
-    assert peak < 30_000_000
+    assert peak < 3 * ANSWER_MOST_BYTES
 
 
 def test_failures_leave_no_connection_behind(server: FakeEngine) -> None:
