@@ -8,6 +8,7 @@ SAM := $(VENV)/sam/bin/sam
 INSTALL := $(UV) pip install --quiet --require-hashes
 COMPILE := $(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url
 PYTEST := $(BIN)/python -m pytest -q
+EACH := --numprocesses auto --dist loadfile # a core each; a file's tests stay together
 
 .PHONY: run test attack mutants train check format lint types contracts bench build deploy aws-local openapi lock clean
 
@@ -15,8 +16,8 @@ run: $(VENV)/.run $(if $(LOCAL),$(VENV)/.local) ## Serve http://localhost:8000, 
 	@exec $(BIN)/llm-server serve --port $(PORT)
 
 test: $(VENV)/.dev ## The whole suite: no account, no Docker
-	$(PYTEST) tests/training tests/faults # alone: traced for their coverage they take many times as long
-	$(PYTEST) --ignore=tests/training --ignore=tests/faults --cov --cov-report= $(ARGS)
+	$(PYTEST) $(EACH) tests/training tests/faults # alone: traced for their coverage they take many times as long
+	$(PYTEST) $(EACH) --ignore=tests/training --ignore=tests/faults --cov --cov-report= $(ARGS)
 	$(BIN)/coverage report --include='src/llm_server/orchestration/*' --fail-under=95
 	$(BIN)/coverage report --include='src/llm_server/storage/*' --fail-under=95
 
