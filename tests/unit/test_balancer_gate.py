@@ -95,12 +95,29 @@ def test_an_engine_asked_for_by_name_is_not_gone_past(balanced: Balanced) -> Non
 
 
 def test_an_empty_answer_goes_to_the_strong_engine_next(balanced: Balanced) -> None:
-    """Before other cheap ones, which would have been next."""
+    """Before other cheap ones, which would have been next; the receipt says it as of any other fault."""
     engines = {"cheap": ScriptedEngine(" "), "cheap2": ScriptedEngine("b"), "strong": ScriptedEngine("c")}
     given = {name: (STRONG if name == "strong" else CHEAP, engine) for name, engine in engines.items()}
 
-    assert [a.engine for a in balanced(**given).call(CALL, GATED).attempts] == ["cheap", "strong"]
-    assert [a.engine for a in balanced(**given).call(CALL, a_want()).attempts] == ["cheap", "cheap2"]
+    first, second = balanced(**given).call(CALL, GATED).attempts
+
+    assert (first.engine, first.fault, first.answered, first.cost_microusd) == ("cheap", "empty", False, 50)
+    assert (second.engine, second.why) == ("strong", "escalated from cheap")
+
+
+def test_where_nothing_escalates_an_empty_answer_stays_with_the_cheap_engines(balanced: Balanced) -> None:
+    """And fails the call when they have nothing to say: what was not to be spent is not spent."""
+    strong = ScriptedEngine("c")
+    engines = {"cheap": (CHEAP, ScriptedEngine(" ")), "strong": (STRONG, strong)}
+    want = a_want(escalates=False)
+
+    reply = balanced(**engines).call(CALL, want)
+    other = balanced(**engines, cheap2=(CHEAP, ScriptedEngine("b"))).call(CALL, want)
+
+    assert str(reply.failure) == "The engine's answer is empty."
+    assert [(a.engine, a.fault) for a in other.attempts] == [("cheap", None), ("cheap2", None)]
+    assert strong.calls == []
+    assert balanced(**engines).call(CALL, a_want(escalates=False, tier="strong")).completion is not None
 
 
 def test_an_escalation_keeps_to_the_tasks_money(balanced: Balanced) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from builders import NOW_MS
 from llm_server.orchestration.budget import Budget
-from llm_server.orchestration.errors import EngineUnavailable, LimitReached, OutOfTime, PromptRefused
+from llm_server.orchestration.errors import EngineUnavailable, LimitReached, OutOfTime, PromptRefused, TaskCancelled
 from llm_server.orchestration.ports import EngineCall
 from scripted import (
     WAIT_S,
@@ -220,6 +220,47 @@ def test_a_task_pays_what_a_call_cost_and_not_its_worst_case(balanced: Balanced)
     last = [balancer.call(CALL, a_want(budget=budget)) for _ in range(5)][-1]
     assert isinstance(last.failure, LimitReached)
     assert (last.attempts, last.can_be_retried) == ((), False)
+
+
+def test_a_declined_prompt_costs_what_the_engine_billed(balanced: Balanced) -> None:
+    """It has read the prompt and thought about it; the receipt and the task's money say so."""
+    engine = ScriptedEngine(PromptRefused("Declined.", tokens_in=40, tokens_out=5), "Hello.")
+    balancer, budget = balanced(only=(an_engine(), engine)), Budget(266 + 20)
+
+    declined = balancer.call(CALL, a_want(budget=budget))
+    after = balancer.call(CALL, a_want(budget=budget))
+
+    (attempt,) = declined.attempts
+    assert (attempt.tokens_in, attempt.tokens_out, attempt.cost_microusd) == (40, 5, 50)
+    assert attempt.error == "Declined."
+    assert after.completion is not None
+    assert engine.calls[-1].max_output_tokens < 100
+
+
+@pytest.mark.parametrize("failure", [EngineUnavailable("Late.", may_be_billed=True), TaskCancelled()])
+def test_what_an_engine_may_bill_stays_set_aside(balanced: Balanced, clock: Clock, failure: Answer) -> None:
+    """A ceiling holds also for calls that broke off: the worst case of one is no money for the next."""
+    engine = ScriptedEngine(failure, "Hello.")
+    balancer, budget = balanced(only=(an_engine(), engine)), Budget(300)
+
+    (broken,) = balancer.call(CALL, a_want(budget=budget)).attempts
+    clock.pass_s(60)
+    again = balancer.call(CALL, a_want(budget=budget))
+
+    assert (broken.cost_microusd, broken.withheld_microusd) == (0, 266)
+    assert isinstance(again.failure, LimitReached)
+
+
+def test_an_estimate_gives_nothing_back(balanced: Balanced) -> None:
+    """An engine that does not say what it used may have used all that the call allowed."""
+    engine = ScriptedEngine(a_completion(usage_estimated=True))
+    balancer, budget = balanced(only=(an_engine(), engine)), Budget(266 + 100)
+
+    (attempt,) = balancer.call(CALL, a_want(budget=budget)).attempts
+
+    assert (attempt.cost_microusd, attempt.withheld_microusd) == (50, 216)
+    assert isinstance(balancer.call(CALL, a_want(budget=budget)).failure, LimitReached)
+    assert balancer.call(CALL, a_want()).attempts[0].withheld_microusd == 0
 
 
 def test_an_engine_the_task_cannot_afford_is_passed_over(balanced: Balanced) -> None:

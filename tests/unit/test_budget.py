@@ -46,9 +46,9 @@ def test_the_worst_case_is_set_aside_and_the_rest_given_back() -> None:
 
     call, reserved = budget.reserve(a_call(prompt), both)
     assert (call.max_output_tokens, reserved.microusd) == (100, 20 + WIRE + 1_000)
-    with pytest.raises(LimitReached, match="max_cost_usd"):
-        budget.reserve(a_call("x" * 500), both)
     budget.settle(reserved, 100)
+    with pytest.raises(LimitReached, match="max_cost_usd"):
+        budget.reserve(a_call("x" * 1_400), both)
 
     assert budget.reserve(a_call(prompt), both)[1] == reserved
 
@@ -134,3 +134,43 @@ def test_64_racers_never_go_above_the_limit() -> None:
     with ThreadPoolExecutor(64) as pool:
         spent = sum(pool.map(race, range(64)))
     assert 10_000 - 300 <= spent <= 10_000
+
+
+def test_a_call_waits_for_what_those_under_way_give_back() -> None:
+    """A worst case is set aside for a moment only: a sibling is neither refused nor cut for it."""
+    budget = Budget(1_000)
+    _, reserved = budget.reserve(a_call(most=90), output_only)
+    made = list[int]()
+    sibling = threading.Thread(target=lambda: made.append(budget.reserve(a_call(most=90), output_only)[1].microusd))
+    sibling.start()
+    sibling.join(0.1)
+    assert made == []
+
+    budget.settle(reserved, 50)
+    sibling.join(WAIT_S)
+
+    assert made == [900]
+
+
+def test_what_does_not_come_back_ends_the_wait() -> None:
+    """Nobody knows what the call under way will be charged: its sibling is cut to the rest, or refused."""
+    budget = Budget(1_000)
+    budget.reserve(a_call(most=80), output_only)
+    found = list[object]()
+
+    def reserve() -> None:
+        try:
+            found.append(budget.reserve(a_call(most=90), output_only)[0].max_output_tokens)
+            budget.reserve(a_call(most=90), output_only)
+        except LimitReached:
+            found.append(LimitReached)
+
+    sibling = threading.Thread(target=reserve)
+    sibling.start()
+    budget.withhold()
+    sibling.join(0.2)
+    assert found == [19]
+    budget.withhold()
+    sibling.join(WAIT_S)
+
+    assert found == [19, LimitReached]

@@ -144,6 +144,7 @@ def test_a_tasks_own_limit_and_its_keys_hold_together(ledger: SqliteKeys) -> Non
     first, reserved = budget.reserve(call, lambda i, o: 10 * o)
     budget.settle(reserved, 100)
     second, _ = budget.reserve(call, lambda i, o: 10 * o)
+    budget.withhold()
 
     assert (first.max_output_tokens, reserved.microusd) == (59, 590)
     assert second.max_output_tokens == 49

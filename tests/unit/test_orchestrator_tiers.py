@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from delivered import Deliveries, a_plan, accepted, planning
+from llm_server.orchestration.errors import EngineUnavailable
 from llm_server.orchestration.snapshot import Limits, Snapshot
 from llm_server.orchestration.task import Mode, Status
 from scripted import Clock, ScriptedEngine, WatchedStore, a_catalog, a_completion, an_engine
@@ -43,6 +44,8 @@ def test_the_gate_is_off_by_its_setting_and_where_nothing_may_be_strong(
     ended = deliveries(watched, clock, cheap, strong, **defaults).deliver(accepted())
 
     assert (ended.result, escalations(ended), strong.calls) == (REFUSAL, [("only", None)], [])
+    empty = deliveries(watched, clock, ScriptedEngine(" "), strong, **defaults).deliver(accepted())
+    assert (empty.task.error, strong.calls) == ("The engine's answer is empty.", [])
 
 
 def test_an_answer_cut_at_the_callers_own_limit_is_not_escalated(watched: WatchedStore, clock: Clock) -> None:
@@ -82,3 +85,39 @@ def test_the_share_decides_for_every_call_of_a_task(
 
     assert ended.task.status is Status.COMPLETED
     assert {attempt.engine for attempt in ended.attempts} == {engine}
+
+
+def test_what_was_withheld_is_withheld_from_later_deliveries_too(watched: WatchedStore, clock: Clock) -> None:
+    """max_cost_usd is a ceiling for the task, however often a late engine makes it start again."""
+    late = EngineUnavailable("The engine did not answer in time.", may_be_billed=True)
+    only = Deliveries(watched, clock, ScriptedEngine(late), catalog=a_catalog({"only": FAST}, max_output_tokens=100))
+    waiting = accepted(limits=Limits(max_cost_usd=0.002))
+    for _ in range(2):
+        waiting = only.deliver(waiting)
+        clock.pass_s(600)
+
+    assert [a.withheld_microusd > 1_000 for a in waiting.attempts] == [True]
+    assert "max_cost_usd" in (waiting.task.error or "")
+    assert len(only.engine.calls) == 1
+
+
+def test_parallel_steps_share_their_tasks_money_without_failing_each_other(watched: WatchedStore, clock: Clock) -> None:
+    """Each call's worst case fits, all three at once do not: they go one after the other."""
+    plan = a_plan({"a": "", "b": "", "c": ""}, role="Writing-Agent")
+    deliveries = Deliveries(watched, clock, planning(plan), catalog=a_catalog({"only": an_engine()}))
+
+    ended = deliveries.deliver(accepted(Mode.PLAN, "Planner-Agent", limits=Limits(max_cost_usd=0.02)))
+
+    assert (ended.task.status, ended.task.error) == (Status.COMPLETED, None)
+
+
+def test_without_a_usable_plan_a_task_that_waits_for_approval_is_not_done(watched: WatchedStore, clock: Clock) -> None:
+    """Its caller asked to see the plan first; what the planner cost stays on the receipt."""
+    only = Deliveries(watched, clock, planning("no plan", "still none"))
+
+    ended = only.deliver(accepted(Mode.PLAN, "Planner-Agent", plan_approval=True))
+
+    assert ended.task.status is Status.FAILED
+    assert ended.task.error == "No usable plan was proposed, and none is carried out unapproved."
+    assert only.purposes == ["plan", "plan"]
+    assert ended.task.receipt.calls == 2

@@ -36,6 +36,7 @@ class AttemptView(Strict):
     """One engine call; `why` says why this engine. `cost_microusd` is null when nobody knows the model's price.
 
     `fault` is what the answer gate found in an answer; the next attempt is then its escalation to a strong engine.
+    `withheld_microusd` stays set aside of the task's money, because nobody knows what the engine charges for the call.
     """
 
     engine: str
@@ -52,6 +53,7 @@ class AttemptView(Strict):
     truncated: bool
     fault: str | None
     cost_microusd: int | None
+    withheld_microusd: int
     error: str | None
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 
 from llm_server.engines._failures import BadRequest
+from llm_server.orchestration.errors import PromptRefused
 from llm_server.orchestration.ports import Completion, EngineCall
 
 TOKENS_MOST = 100_000_000
@@ -60,9 +61,17 @@ def completion(
     )
 
 
+def declined(tokens_in: int | None, tokens_out: int | None) -> PromptRefused:
+    """What an engine bills for a prompt it declined, as far as it says."""
+    return PromptRefused(
+        "The engine declined to answer this prompt.", tokens_in=tokens_in or 0, tokens_out=tokens_out or 0
+    )
+
+
 def estimated_tokens(text: str) -> int:
-    """Four characters a token, rounded up: the rule of thumb for English text."""
-    return -(-len(text) // CHARACTERS_A_TOKEN)
+    """Four ASCII characters a token, the rule of thumb for English text, and one of any other script; rounded up."""
+    plain = len(text.encode("ascii", "ignore"))
+    return -(-plain // CHARACTERS_A_TOKEN) + len(text) - plain
 
 
 def record(value: Any) -> dict[str, Any]:

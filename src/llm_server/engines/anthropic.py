@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from llm_server.engines._wire import Wire, completion, count, record, records, without_bounds
+from llm_server.engines._wire import Wire, completion, count, declined, record, records, without_bounds
 from llm_server.engines.http import EnginePool, exchange
 from llm_server.orchestration.catalog import EngineSpec
-from llm_server.orchestration.errors import EngineUnavailable, PromptRefused
+from llm_server.orchestration.errors import EngineUnavailable
 from llm_server.orchestration.ports import Completion, EngineCall
 
 VERSION = "2023-06-01"
@@ -58,12 +58,12 @@ class AnthropicEngine(Wire):
 
 def _read(call: EngineCall, answer: dict[str, Any]) -> Completion:
     content, ended = answer.get("content"), answer.get("stop_reason")
+    usage = record(answer.get("usage"))
     if ended == "refusal":
-        raise PromptRefused("The engine declined to answer this prompt.")
+        raise declined(_sum(usage), count(usage.get("output_tokens")))
     if not isinstance(content, list):
         raise EngineUnavailable("The engine's answer holds no completion.", kind="garbage")
     texts = (block.get("text") for block in records(content) if block.get("type") == "text")
-    usage = record(answer.get("usage"))
     return completion(
         call,
         "".join(text for text in texts if isinstance(text, str)),

@@ -24,9 +24,9 @@ from botocore.exceptions import (
 from botocore.parsers import ResponseParserError
 
 from llm_server.engines._failures import BadRequest, of_status
-from llm_server.engines._wire import Wire, completion, count, record, records, without_bounds
+from llm_server.engines._wire import Wire, completion, count, declined, record, records, without_bounds
 from llm_server.orchestration.catalog import EngineSpec
-from llm_server.orchestration.errors import EngineUnavailable, PromptRefused, TaskCancelled
+from llm_server.orchestration.errors import EngineUnavailable, TaskCancelled
 from llm_server.orchestration.ports import Completion, EngineCall
 
 ANSWER_MOST_CHARS = 16 * 1024 * 1024
@@ -142,14 +142,14 @@ def _read(call: EngineCall, answer: dict[str, Any]) -> Completion:
     content = record(record(answer.get("output")).get("message")).get("content")
     ended, usage = answer.get("stopReason"), record(answer.get("usage"))
     if ended in _REFUSED:
-        raise PromptRefused("The engine declined to answer this prompt.")
+        raise declined(count(usage.get("inputTokens")), count(usage.get("outputTokens")))
     if ended in _BROKEN:
         raise EngineUnavailable("The engine failed while it answered.")
     if not isinstance(content, list):
         raise EngineUnavailable("The engine's answer holds no completion.", kind="garbage")
     text = "".join(block["text"] for block in records(content) if isinstance(block.get("text"), str))
     if len(text) > ANSWER_MOST_CHARS:
-        raise EngineUnavailable("The engine's answer is larger than 16 MiB.", kind="garbage")
+        raise EngineUnavailable("The engine's answer is larger than 16 MiB.", kind="garbage", may_be_billed=True)
     return completion(
         call,
         text,
@@ -173,5 +173,5 @@ def _unavailable(error: BotoCoreError) -> EngineUnavailable:
     if isinstance(error, _NO_CREDENTIALS):
         return EngineUnavailable("There are no AWS credentials for this engine.", kind="credentials")
     if isinstance(error, _BUSY):
-        return EngineUnavailable("The engine did not answer in time, or closed the connection.")
+        return EngineUnavailable("The engine did not answer in time, or closed the connection.", may_be_billed=True)
     return EngineUnavailable("The engine cannot be reached.", kind="unreachable")

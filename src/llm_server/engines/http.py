@@ -96,7 +96,7 @@ def _sent(
     except HTTPError as error:
         raise _unavailable(error) from error
     if len(data) > ANSWER_MOST_BYTES:
-        raise EngineUnavailable("The engine's answer is larger than 16 MiB.", kind="garbage")
+        raise EngineUnavailable("The engine's answer is larger than 16 MiB.", kind="garbage", may_be_billed=True)
     return response.status, response.headers.get("retry-after", ""), data
 
 
@@ -105,20 +105,20 @@ def _unavailable(error: HTTPError) -> EngineUnavailable:
     if isinstance(error, ConnectTimeoutError):
         return EngineUnavailable("The engine cannot be reached.", kind="unreachable")
     if isinstance(error, HTTPTimeout):
-        return EngineUnavailable("The engine did not answer in time.")
+        return EngineUnavailable("The engine did not answer in time.", may_be_billed=True)
     if isinstance(error, SSLError):
         return EngineUnavailable("The engine offers no TLS connection we trust.", kind="unreachable")
     if isinstance(error, IncompleteRead | InvalidChunkLength):
-        return EngineUnavailable("The engine broke off its answer.")
+        return EngineUnavailable("The engine broke off its answer.", may_be_billed=True)
     if isinstance(error, ProtocolError):
         cause = error.args[-1]
         if isinstance(cause, TimeoutError):
             return EngineUnavailable("The engine did not take the prompt in time.")
         if isinstance(cause, OSError | IncompleteRead):
-            return EngineUnavailable("The engine closed the connection.")
+            return EngineUnavailable("The engine closed the connection.", may_be_billed=True)
         return EngineUnavailable("The engine does not speak HTTP.", kind="garbage")
     if isinstance(error, DecodeError):
-        return EngineUnavailable("The engine's answer cannot be decoded.", kind="garbage")
+        return EngineUnavailable("The engine's answer cannot be decoded.", kind="garbage", may_be_billed=True)
     return EngineUnavailable("The engine cannot be reached at the configured address.", kind="unreachable")
 
 
@@ -133,9 +133,9 @@ def _decoded(data: bytes) -> dict[str, Any]:
     try:
         answer = msgspec.json.decode(data)
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
-        raise EngineUnavailable("The engine's answer is not JSON.", kind="garbage") from error
+        raise EngineUnavailable("The engine's answer is not JSON.", kind="garbage", may_be_billed=True) from error
     if not isinstance(answer, dict):
-        raise EngineUnavailable("The engine's answer is no JSON object.", kind="garbage")
+        raise EngineUnavailable("The engine's answer is no JSON object.", kind="garbage", may_be_billed=True)
     return answer
 
 

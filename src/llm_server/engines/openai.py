@@ -6,10 +6,10 @@ from collections.abc import Callable
 from typing import Any
 
 from llm_server.engines._failures import of_status
-from llm_server.engines._wire import Wire, completion, count, record, records
+from llm_server.engines._wire import Wire, completion, count, declined, record, records
 from llm_server.engines.http import EnginePool, exchange
 from llm_server.orchestration.catalog import EngineSpec
-from llm_server.orchestration.errors import EngineUnavailable, PromptRefused
+from llm_server.orchestration.errors import EngineUnavailable
 from llm_server.orchestration.ports import Completion, EngineCall
 
 
@@ -62,16 +62,17 @@ def _read(call: EngineCall, answer: dict[str, Any]) -> Completion:
         raise EngineUnavailable("The engine's answer holds no completion.", kind="garbage")
     message, ended = record(choice.get("message")), choice.get("finish_reason")
     text = _text(message.get("content"))
-    if ended == "content_filter" or (message.get("refusal") and not text):
-        raise PromptRefused("The engine declined to answer this prompt.")
-    if ended == "error":
-        raise EngineUnavailable("The engine failed while it answered.")
     usage = record(answer.get("usage"))
+    tokens_in, tokens_out = count(usage.get("prompt_tokens")), count(usage.get("completion_tokens"))
+    if ended == "content_filter" or (message.get("refusal") and not text):
+        raise declined(tokens_in, tokens_out)
+    if ended == "error":
+        raise EngineUnavailable("The engine failed while it answered.", may_be_billed=True)
     return completion(
         call,
         text,
-        tokens_in=count(usage.get("prompt_tokens")),
-        tokens_out=count(usage.get("completion_tokens")),
+        tokens_in=tokens_in,
+        tokens_out=tokens_out,
         truncated=ended == "length",
     )
 

@@ -74,14 +74,19 @@ class Asker:
             until_ms=work.until_ms,
             engine=work.request.engine,
             budget=work.budget,
+            escalates=self._escalates,
             fault=None if asked is None else self._gate(asked, prompt, limit_is_callers=wanted is not None),
         )
         return self._balancer.call(call, want)
 
+    @property
+    def _escalates(self) -> bool:
+        """Whether the gate is on, and any task may go to the strong tier."""
+        return self._catalog.defaults.answer_gate and self._catalog.defaults.strong_share != 0
+
     def _gate(self, asked: str, prompt: str, *, limit_is_callers: bool) -> Callable[[Completion], str | None] | None:
         """What finds faults in an answer; None when the gate is off, or no task may go to the strong tier."""
-        defaults = self._catalog.defaults
-        if not defaults.answer_gate or defaults.strong_share == 0:
+        if not self._escalates:
             return None
         from llm_server.orchestration import gate  # it parses code: 15 ms that the API function never needs
 

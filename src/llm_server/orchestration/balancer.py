@@ -72,7 +72,7 @@ class Balancer:
                 completion = self._calls.make(name, call, want, attempts)
             except EmptyAnswer:
                 failure, outage = PromptRefused(EmptyAnswer.SENTENCE), False
-                names.sort(key=lambda other: bool(want.fault) and not self._is_strong(other))
+                names = self._after_nothing(name, want, attempts, names)
             except EngineUnavailable as error:
                 failure, outage = error, outage and error.outage
             except LimitReached as error:
@@ -109,6 +109,15 @@ class Balancer:
             with suppress(EngineUnavailable, LimitReached, OutOfTime, PromptRefused, TaskCancelled):
                 return self._calls.make(strong, call, want, attempts)
         return completion
+
+    def _after_nothing(self, name: str, want: Want, attempts: list[Attempt], others: list[str]) -> list[str]:
+        """Who is asked after an empty answer: strong engines first, or none of them unless one was wanted."""
+        if self._is_strong(name) or want.tier == "strong":
+            return others
+        if not want.escalates:
+            return [other for other in others if not self._is_strong(other)]
+        attempts[-1] = replace(attempts[-1], fault="empty")
+        return sorted(others, key=lambda other: not self._is_strong(other))
 
     def _is_strong(self, name: str) -> bool:
         return self._catalog.engines[name].tier == "strong"

@@ -78,7 +78,8 @@ class Budget:
     def __init__(self, left_microusd: int | None, daily: DailyCap | None = None) -> None:
         self._left = left_microusd
         self._daily = daily
-        self._lock = threading.Lock()
+        self._changed = threading.Condition()
+        self._under_way = 0
 
     @classmethod
     def of(cls, max_cost_usd: float | None, spent_microusd: int, daily: DailyCap | None = None) -> Budget:
@@ -89,6 +90,9 @@ class Budget:
     def reserve(self, call: EngineCall, price: Price) -> tuple[EngineCall, Reservation]:
         """Set the worst case of a call aside, its output limit cut to what is left.
 
+        What calls under way have set aside comes back in part when they end: a call that does not fit whole waits for
+        them. Each reservation is to be ended, by `settle` or `withhold`.
+
         Returns the call to make and what was set aside.
 
         Raises:
@@ -96,23 +100,45 @@ class Budget:
         """
         if self._left is None and self._daily is None:
             return call, Reservation()
-        with self._lock:
-            limit = "usd_per_day" if self._left is None else "max_cost_usd"
-            call, microusd = _fitted(call, price, self._left, limit)
+        with self._changed:
+            fitted, microusd = self._fitted_in_time(call, price)
             reserved = Reservation(microusd=microusd)
             if self._daily is not None:
-                call, reserved = self._daily.reserve(call, microusd, price)
+                fitted, reserved = self._daily.reserve(fitted, microusd, price)
             if self._left is not None:
                 self._left -= reserved.microusd
-            return call, reserved
+            self._under_way += 1
+            return fitted, reserved
 
-    def settle(self, reserved: Reservation, cost_microusd: int) -> None:
-        """Give back what a call did not cost."""
-        if self._left is not None:
-            with self._lock:
-                self._left += reserved.microusd - cost_microusd
+    def settle(self, reserved: Reservation, cost_microusd: int, *, withheld_microusd: int = 0) -> None:
+        """End a reservation: give back what the call did not cost; `withheld_microusd` of it the task keeps aside."""
+        self._end(reserved.microusd - cost_microusd - withheld_microusd)
         if self._daily is not None:
             self._daily.settle(reserved, cost_microusd)
+
+    def withhold(self) -> None:
+        """End a reservation of which nobody knows how much will be charged: nothing is given back."""
+        self._end(0)
+
+    def _fitted_in_time(self, call: EngineCall, price: Price) -> tuple[EngineCall, int]:
+        limit = "usd_per_day" if self._left is None else "max_cost_usd"
+        while True:
+            try:
+                fitted, microusd = _fitted(call, price, self._left, limit)
+            except LimitReached:
+                if not self._under_way:
+                    raise
+            else:
+                if fitted == call or not self._under_way:
+                    return fitted, microusd
+            self._changed.wait()
+
+    def _end(self, back_microusd: int) -> None:
+        with self._changed:
+            self._under_way -= bool(self._under_way)
+            if self._left is not None:
+                self._left += back_microusd
+            self._changed.notify_all()
 
 
 def _fitted(call: EngineCall, price: Price, left_microusd: int | None, limit: str) -> tuple[EngineCall, int]:

@@ -25,7 +25,8 @@ PROBE_GRACE_S = 5.0
 class Want:
     """What a call is for and what bounds it. `until_ms` (Unix milliseconds): no call goes on after it.
 
-    `fault` is the answer gate: what is wrong with a completion, in a short phrase, or None.
+    `fault` is the answer gate: what is wrong with a completion, in a short phrase, or None. Unless it `escalates`, no
+    cheap engine's answer, not even an empty one, is asked for again of a strong engine.
     """
 
     purpose: str
@@ -33,6 +34,7 @@ class Want:
     until_ms: int
     engine: str | None = None
     budget: Budget = field(default_factory=lambda: Budget(None))
+    escalates: bool = True
     fault: Callable[[Completion], str | None] | None = None
 
 
@@ -72,22 +74,30 @@ class Calls:
         """One call within the task's money and the engine's places; the attempt is recorded, answered or not."""
         spec = self._catalog.engines[name]
         call, reserved = want.budget.reserve(call, lambda i, o: self._price(spec, i, o))
+        made = len(attempts)
         try:
             with self._place(name, want.until_ms):
-                completion, attempt = self._made(name, call, want, attempts)
-        except LLMServerError:  # after anything else nobody knows what the call cost, and it stays set aside
-            want.budget.settle(reserved, 0)
+                completion = self._made(name, call, want, attempts, reserved.microusd)
+        except BaseException as failure:
+            known = isinstance(failure, LLMServerError) and not any(a.withheld_microusd for a in attempts[made:])
+            if known:
+                want.budget.settle(reserved, sum(a.cost_microusd or 0 for a in attempts[made:]))
+            else:
+                want.budget.withhold()
             raise
-        cost = self._price(spec, completion.tokens_in, completion.tokens_out)
-        want.budget.settle(reserved, cost or 0)
-        empty = not completion.text.strip()
-        attempts.append(replace(attempt, cost_microusd=cost, error=EmptyAnswer.SENTENCE if empty else None))
-        if empty:
+        cost = attempts[-1].cost_microusd or 0
+        withheld = max(0, reserved.microusd - cost) if completion.usage_estimated else 0
+        attempts[-1] = replace(attempts[-1], withheld_microusd=withheld)
+        want.budget.settle(reserved, cost, withheld_microusd=withheld)
+        if not completion.text.strip():
+            attempts[-1] = replace(attempts[-1], error=EmptyAnswer.SENTENCE)
             raise EmptyAnswer(EmptyAnswer.SENTENCE, kind="garbage")
         return completion
 
-    def _made(self, name: str, call: EngineCall, want: Want, attempts: list[Attempt]) -> tuple[Completion, Attempt]:
-        """Call the engine. A failure is recorded here, while the place is held: who waits for it must see the rest."""
+    def _made(
+        self, name: str, call: EngineCall, want: Want, attempts: list[Attempt], reserved_microusd: int
+    ) -> Completion:
+        """Call the engine; the attempt is recorded while the place is held: who waits for it must see the rest."""
         spec = self._catalog.engines[name]
         left_s, most_s = self._left_s(want.until_ms), self._catalog.timeout_s(name)
         call.cancellation.check()
@@ -107,7 +117,10 @@ class Calls:
             try:
                 completion = self._engines[name].complete(call, timeout_s=min(most_s, left_s))
             except (EngineUnavailable, PromptRefused, TaskCancelled) as failure:
-                attempts.append(replace(attempt, duration_ms=max(0, self._clock() - started_ms), error=str(failure)))
+                billed = (failure.tokens_in, failure.tokens_out) if isinstance(failure, PromptRefused) else (0, 0)
+                ended = replace(self._ended(attempt, spec, *billed), error=str(failure))
+                ended = replace(ended, withheld_microusd=reserved_microusd if _may_be_billed(failure) else 0)
+                attempts.append(replace(ended, duration_ms=max(0, self._clock() - started_ms)))
                 late = isinstance(failure, EngineUnavailable) and (failure.kind, failure.retry_after_s) == (
                     "busy",
                     None,
@@ -115,14 +128,15 @@ class Calls:
                 if late and left_s < most_s:
                     self._left_s(want.until_ms)  # the worker's time cut the call short: no fault of the engine
                 raise
-        return completion, replace(
-            attempt,
-            duration_ms=max(1, self._clock() - started_ms),
-            tokens_in=completion.tokens_in,
-            tokens_out=completion.tokens_out,
-            usage_estimated=completion.usage_estimated,
-            truncated=completion.truncated,
-        )
+        ended = self._ended(attempt, spec, completion.tokens_in, completion.tokens_out)
+        noted = replace(ended, usage_estimated=completion.usage_estimated, truncated=completion.truncated)
+        attempts.append(replace(noted, duration_ms=max(1, self._clock() - started_ms)))
+        return completion
+
+    def _ended(self, attempt: Attempt, spec: EngineSpec, tokens_in: int, tokens_out: int) -> Attempt:
+        """What a call used and cost; nothing used costs nothing, whatever the price."""
+        cost = self._price(spec, tokens_in, tokens_out) if tokens_in or tokens_out else 0
+        return replace(attempt, tokens_in=tokens_in, tokens_out=tokens_out, cost_microusd=cost)
 
     @contextmanager
     def _probing(self, name: str, lasts_s: float) -> Iterator[bool]:
@@ -162,6 +176,10 @@ class Calls:
         if left_s < LEAST_CALL_S:
             raise OutOfTime("Too little of the worker's time is left for another engine call.")
         return left_s
+
+
+def _may_be_billed(failure: LLMServerError) -> bool:
+    return isinstance(failure, TaskCancelled) or (isinstance(failure, EngineUnavailable) and failure.may_be_billed)
 
 
 def _why(spec: EngineSpec, want: Want, before: Sequence[Attempt], *, probe: bool) -> str:

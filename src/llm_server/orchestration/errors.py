@@ -167,7 +167,8 @@ class EngineUnavailable(LLMServerError):
 
     `kind`: `busy` (429, 5xx, time-out: it rests), `unreachable` (no connection), `credentials` (401, 403, no key),
     `garbage` (it answered, but not with a completion). `outage`: whatever the prompt, the engine would have said no; a
-    time-out, a crash or a 500 may be the prompt's own doing and is none.
+    time-out, a crash or a 500 may be the prompt's own doing and is none. `may_be_billed`: the engine had the prompt,
+    and nobody knows what it charges for it.
     """
 
     def __init__(
@@ -177,15 +178,22 @@ class EngineUnavailable(LLMServerError):
         kind: Literal["busy", "unreachable", "credentials", "garbage"] = "busy",
         retry_after_s: float | None = None,
         outage: bool = False,
+        may_be_billed: bool = False,
     ) -> None:
         super().__init__(message)
         self.outage = outage or kind in ("unreachable", "credentials")
+        self.may_be_billed = may_be_billed
         self.kind = kind
         self.retry_after_s = retry_after_s
 
 
 class PromptRefused(LLMServerError):
-    """No engine will answer this prompt: too long, refused content, bad request."""
+    """No engine will answer this prompt: too long, refused content, bad request; the tokens are those it billed."""
+
+    def __init__(self, message: str, *, tokens_in: int = 0, tokens_out: int = 0) -> None:
+        super().__init__(message)
+        self.tokens_in = tokens_in
+        self.tokens_out = tokens_out
 
 
 class LimitReached(LLMServerError):

@@ -24,6 +24,8 @@ from llm_server.orchestration.snapshot import Snapshot
 from llm_server.orchestration.steps import run_steps
 from llm_server.orchestration.task import NEVER_MS, Mode, Task
 
+NO_PLAN = "No usable plan was proposed, and none is carried out unapproved."
+
 
 class Orchestrator:
     """The three modes, over a balancer."""
@@ -63,12 +65,13 @@ class Orchestrator:
         elif deadline_ms is not None and self._clock() + LEAST_CALL_S * 1000 > deadline_ms:
             yield self._endings.failed(task, (), request.limits.overdue)
         else:
+            withheld = sum(attempt.withheld_microusd for attempt in snapshot.attempts)
             work = Work(
                 task=task,
                 request=request,
                 until_ms=until_ms if deadline_ms is None else min(until_ms, deadline_ms),
                 deadline_ms=deadline_ms,
-                budget=Budget.of(request.limits.max_cost_usd, task.receipt.cost_microusd, daily),
+                budget=Budget.of(request.limits.max_cost_usd, task.receipt.cost_microusd + withheld, daily),
                 cancellation=cancellation or Cancellation(),
             )
             yield from self._planned(work, snapshot) if task.mode is Mode.PLAN else self._single(work)
@@ -87,6 +90,9 @@ class Orchestrator:
             plan, reply = self._propose(work)
             if reply.failure:
                 yield self._endings.answered(work, reply.attempts, reply)
+                return
+            if plan is None and work.request.plan_approval:
+                yield self._endings.failed(work.task, reply.attempts, NO_PLAN)
                 return
             if plan is None:
                 yield from self._single(replace(work, task=self._without_plan(work.task)), reply.attempts)

@@ -17,7 +17,9 @@ class Attempt:
     `why` says why this engine was chosen, `tier` what it is configured for. `usage_estimated` marks token counts the
     engine did not report, `truncated` an answer that its limit cut. `fault` is what the answer gate found in an answer;
     it is paid for all the same, and the next attempt is the strong engine asked instead, where one could be asked.
-    `cost_microusd` is None when the call is unpriced; a failed call costs 0, unless its answer was paid for and empty.
+    `cost_microusd` is None when the call is unpriced; a failed call costs 0, unless the engine billed it (an empty
+    answer, one it declined to give). `withheld_microusd` is what stays set aside of the task's money because nobody
+    knows what the engine charges: it was late or broke off, or did not report its tokens.
     """
 
     engine: str
@@ -34,6 +36,7 @@ class Attempt:
     tier: Literal["fast", "strong"] | None = None
     why: str = ""
     cost_microusd: int | None = 0
+    withheld_microusd: int = 0
     error: str | None = None
 
     @property
