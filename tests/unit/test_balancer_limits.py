@@ -254,7 +254,7 @@ def test_what_an_engine_may_bill_stays_set_aside(balanced: Balanced, clock: Cloc
 def test_an_estimate_gives_nothing_back(balanced: Balanced) -> None:
     """An engine that does not say what it used may have used all that the call allowed."""
     engine = ScriptedEngine(a_completion(usage_estimated=True))
-    balancer, budget = balanced(only=(an_engine(), engine)), Budget(266 + 100)
+    balancer, budget = balanced(only=(an_engine(), engine)), Budget(266 + 60)
 
     (attempt,) = balancer.call(CALL, a_want(budget=budget)).attempts
 
