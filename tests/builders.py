@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import json
+from functools import cache
 from itertools import count
+from pathlib import Path
+from random import Random
 from typing import Any
 
 from llm_server.orchestration.key import Key, digest_of
@@ -20,7 +24,25 @@ NOW_MS = 1_760_000_000_000
 LEASE_MS = 60_000
 SWEEP_MS = 120_000
 
+ROUTING = Path(__file__).parents[1] / "data" / "routing"
+PRINTABLE = "".join(chr(code) for code in range(0x20, 0x7F) if chr(code) not in '"\\')
+
 _numbers = count(1)
+
+
+@cache
+def noise(length: int, seed: int = 0) -> str:
+    """A text without sense or repetition: six bits and a half of a byte mean something, so packing saves a fifth."""
+    return "".join(Random(seed).choices(PRINTABLE, k=length))
+
+
+@cache
+def prose(size: int) -> tuple[str, ...]:
+    """What people wrote: prompts of data/routing that have `size` bytes, cut there."""
+    names = ("mmlu_dev", "role_mode_dev", "weak_roles_dev")
+    lines = [line for name in names for line in (ROUTING / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()]
+    texts = [json.loads(line)["prompt"].encode() for line in lines]
+    return tuple(text[:size].decode(errors="ignore") for text in texts if len(text) >= size)
 
 
 def a_task(task_id: str | None = None, **changes: Any) -> Task:

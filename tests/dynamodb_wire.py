@@ -1,4 +1,4 @@
-"""What goes over the wire to DynamoDB: each call, its write units by Amazon's rules, and faults put in its way.
+"""What goes over the wire to DynamoDB: each call, its units by Amazon's rules, and faults put in its way.
 
 Emulators report a capacity of 1 for everything, so units are computed from the items:
 https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/CapacityUnitCalculations.html
@@ -28,6 +28,7 @@ class Call:
 
     operation: str
     arguments: Mapping[str, Any]
+    answer: dict[str, Any] = field(default_factory=dict)
 
     @property
     def puts(self) -> list[Item]:
@@ -42,6 +43,23 @@ class Call:
         """How many items it changes in place; each of ours is smaller than 1 KB."""
         writes = self.arguments.get("TransactItems", [])
         return sum("Update" in write for write in writes) + (self.operation == "UpdateItem")
+
+    @property
+    def read_units(self) -> float:
+        """A unit for 4 KB, of a query's rows together and of any other item by itself; half where it may be stale."""
+        match self.operation:
+            case "GetItem":
+                read = [size(self.answer.get("Item", {}))]
+            case "Query":
+                read = [sum(map(size, self.answer["Items"]))]
+            case "BatchGetItem":
+                read = [size(row) for rows in self.answer["Responses"].values() for row in rows]
+                asked = sum(len(table["Keys"]) for table in self.arguments["RequestItems"].values())
+                read += [0] * (asked - len(read))
+            case _:
+                read = []
+        each = 1.0 if self.arguments.get("ConsistentRead") else 0.5
+        return each * sum(max(1, math.ceil(read_bytes / 4096)) for read_bytes in read)
 
 
 @dataclass(slots=True)
@@ -91,20 +109,26 @@ class Wire:
                 units += _index_units(item, entries)
         return units
 
+    def read_units(self) -> float:
+        """What the recorded reads cost; those of keys alone (a projection) are counted as if that were all."""
+        return sum(call.read_units for call in self.calls)
+
 
 @contextmanager
 def recording(client: BaseClient) -> Iterator[Wire]:
     """Record what a client calls, and let faults happen to it."""
     wire = Wire()
 
-    def called(params: Mapping[str, Any], model: Any, **_: Any) -> None:
-        wire.calls.append(Call(operation=model.name, arguments=params))
+    def called(params: Mapping[str, Any], model: Any, context: dict[str, Any], **_: Any) -> None:
+        context["call"] = Call(operation=model.name, arguments=params)
+        wire.calls.append(context["call"])
 
     def to_be_carried_out(model: Any, **_: Any) -> Any:
         acts = wire.before.get(model.name)
         return acts.popleft()() if acts else None
 
-    def carried_out(model: Any, **_: Any) -> None:
+    def carried_out(model: Any, parsed: Mapping[str, Any], context: Mapping[str, Any], **_: Any) -> None:
+        context["call"].answer.update(parsed)
         acts = wire.after.get(model.name)
         if acts:
             acts.popleft()()
@@ -133,6 +157,8 @@ def _value_size(value: Mapping[str, Any]) -> int:
     ((kind, content),) = value.items()
     if kind == "L":
         return 3 + sum(1 + _value_size(each) for each in content)
+    if kind == "B":
+        return len(content)
     return math.ceil(len(content) / 2) + 1 if kind == "N" else len(content.encode())
 
 

@@ -24,6 +24,15 @@ def statements(stack: Stack, role: str) -> Iterator[tuple[list[str], list[str]]]
             yield _listed(statement["Action"]), _listed(statement["Resource"])
 
 
+def rights(stack: Stack, role: str) -> dict[str, set[str]]:
+    """Give all that a role's policies allow, by resource."""
+    allowed: dict[str, set[str]] = {}
+    for actions, over in statements(stack, role):
+        for resource in over:
+            allowed.setdefault(resource, set()).update(actions)
+    return allowed
+
+
 def references(node: Any) -> Iterator[tuple[str, str]]:
     """Give every name that a template refers to, with the way it does: Ref, Fn::GetAtt or Fn::If."""
     match node:

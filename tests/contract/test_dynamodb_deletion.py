@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from aws_emulators import Substrate
-from builders import NOW_MS, NoQueue, a_failure, a_lifecycle, a_request, a_task, an_output, claimed
+from builders import NOW_MS, NoQueue, a_failure, a_lifecycle, a_request, a_task, an_output, claimed, noise
 from dynamodb_wire import Wire, recording
 from llm_server.orchestration.errors import StorageUnavailable, TaskNotFound
 from llm_server.orchestration.retention import DELETED_KEPT_MS, SLACK_MS, Retention
@@ -19,7 +19,7 @@ from llm_server.orchestration.wakeups import WakeUps
 from llm_server.storage.dynamodb import DynamoStore
 from scripted import Clock
 
-LONG = "x" * 800_000
+LONG = noise(900_000)
 KEEP_MS = 30 * DAY_MS
 
 

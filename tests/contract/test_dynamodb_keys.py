@@ -8,7 +8,7 @@ from functools import partial
 import pytest
 
 from aws_emulators import Substrate
-from builders import NOW_MS, a_key, a_request, a_task, an_output, claimed
+from builders import NOW_MS, a_key, a_request, a_task, an_output, claimed, prose
 from dynamodb_wire import Wire, recording
 from llm_server.orchestration.errors import StorageUnavailable
 from llm_server.orchestration.key import Account
@@ -38,25 +38,25 @@ def units(wire: Wire) -> int:
 
 def test_what_each_limit_costs_in_write_units(moto_store: DynamoStore, keys: DynamoKeys, wire: Wire) -> None:
     """A request 1, an engine call 2; a task in flight 4 for its two counts and 1 for its prompt, which moves into the
-    transaction. The same task without limits is 18 (test_dynamodb.py)."""
+    transaction. The same task without limits is 17 (test_dynamodb.py)."""
     keys.count_request(TODAY.key_id, 1, most=5)
     request = units(wire)
     keys.reserve(TODAY, "t#1", 100, most_microusd=1_000)
     keys.settle(TODAY, "t#1", 100, 40)
     call = units(wire)
-    task, answer = a_task(UUID, counted_for=TODAY.key_id), an_output(text="a" * 1_500, attempts=())
-    moto_store.add(task, a_request("p" * 500), most_in_flight=5)
+    task, answer = a_task(UUID, counted_for=TODAY.key_id), an_output(text=prose(1_500)[0], attempts=())
+    moto_store.add(task, a_request(prose(500)[0]), most_in_flight=5)
     processing = claimed(task, owner=UUID)
     moto_store.save(task, processing)
     moto_store.keep(task.ref, answer)
     moto_store.save(processing, processing.completed(answer))
     in_flight = units(wire)
 
-    assert (request, call, in_flight) == (1, 2, 18 + 5)
+    assert (request, call, in_flight) == (1, 2, 17 + 5)
 
 
 def test_a_key_without_limits_writes_nothing_more(moto_store: DynamoStore, wire: Wire) -> None:
-    moto_store.add(a_task(UUID), a_request("p" * 500))
+    moto_store.add(a_task(UUID), a_request(prose(500)[0]))
 
     assert not any("KEY#" in str(call.arguments) for call in wire.calls)
 

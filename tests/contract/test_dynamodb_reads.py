@@ -8,13 +8,13 @@ from typing import Any, cast
 import pytest
 
 from aws_emulators import Substrate
-from builders import NOW_MS, a_request, a_task, an_output, claimed
+from builders import NOW_MS, a_request, a_task, an_output, claimed, noise, prose
 from dynamodb_wire import Wire, recording
 from llm_server.orchestration.errors import StorageUnavailable
 from llm_server.orchestration.metrics import Counters
 from llm_server.orchestration.ports import EngineState
 from llm_server.orchestration.snapshot import Snapshot
-from llm_server.orchestration.task import Status
+from llm_server.orchestration.task import Status, Task
 from llm_server.storage.dynamodb import DynamoStore
 
 KINDS = [("DRAFT", "#0"), ("VERDICT", "#0"), ("DRAFT", "#1"), ("STEP", "")]
@@ -57,6 +57,60 @@ def over(client: StingyDynamo, table: str) -> DynamoStore:
     return DynamoStore(cast("Any", client), table, draw=lambda n: 0)
 
 
+def carried_out(store: DynamoStore, prompt: str, answer: str) -> Task:
+    """A Chat task that is Completed."""
+    task, output = a_task(), an_output(text=answer)
+    processing = claimed(task)
+    store.add(task, a_request(prompt))
+    store.save(task, processing)
+    store.keep(task.ref, output)
+    store.save(processing, processing.completed(output))
+    return task
+
+
+@pytest.mark.parametrize(("prompt_bytes", "answer_bytes"), [(500, 1_500), (2_000, 4_000)])
+def test_a_task_is_read_for_one_read_unit(
+    moto_store: DynamoStore, wire: Wire, prompt_bytes: int, answer_bytes: int
+) -> None:
+    """In people's words, with its prompt and its answer; that is a GET, and all that a worker reads of a Chat task."""
+    ref = carried_out(moto_store, prose(prompt_bytes)[0], prose(answer_bytes)[0]).ref
+    wire.calls.clear()
+
+    moto_store.get(ref)
+
+    assert wire.read_units() == 1
+
+
+def test_what_may_be_stale_is_read_for_half(moto_store: DynamoStore, wire: Wire) -> None:
+    """Metrics, a page and the sweep's search; 16 shards and the engines, 8 shards of what is open."""
+    for _ in range(10):
+        carried_out(moto_store, prose(500)[0], prose(1_500)[0])
+    costs = []
+    for read in (
+        moto_store.overview,
+        lambda: moto_store.page("local", size=10, token="", status=None, role=None),
+        lambda: moto_store.due(NOW_MS, 200),
+    ):
+        wire.calls.clear()
+        read()
+        costs.append(wire.read_units())
+
+    assert costs == [17 / 2, 1 / 2 + 10 / 2, 8 / 2]
+
+
+def test_what_must_not_be_stale_never_is(moto_store: DynamoStore, wire: Wire) -> None:
+    """A task is there once it was accepted; a worker claims what was last written, and a switch works in 5 s."""
+    task = carried_out(moto_store, "Why?", "Because.")
+    wire.calls.clear()
+    moto_store.get(task.ref)
+    moto_store.peek(task.ref)
+    moto_store.engines()
+    moto_store.spent_microusd("local", "2025-10-09")
+
+    assert [call.arguments.get("ConsistentRead") for call in wire.calls] == [True] * 4
+    assert wire.read_units() == 4
+
+
 def test_counters_that_were_not_read_at_once_are_asked_for_again(
     moto_substrate: Substrate, moto_store: DynamoStore, stingy: StingyDynamo
 ) -> None:
@@ -90,14 +144,14 @@ def test_a_batch_that_is_never_read_is_an_unavailable_store(moto_substrate: Subs
 
 
 def test_a_task_of_more_than_1_mb_is_read_page_by_page(moto_store: DynamoStore, wire: Wire) -> None:
-    task, answer = a_task(), an_output(text="a" * 2_500_000)
-    moto_store.add(task, a_request("p" * 200_000))
+    task, answer = a_task(), an_output(text=noise(3_000_000))
+    moto_store.add(task, a_request(noise(200_000)))
     moto_store.keep(task.ref, answer)
     wire.calls.clear()
 
     snapshot = moto_store.get(task.ref)
 
-    assert snapshot == Snapshot(task=task, request=a_request("p" * 200_000), outputs={"RES#1": answer})
+    assert snapshot == Snapshot(task=task, request=a_request(noise(200_000)), outputs={"RES#1": answer})
     assert wire.operations["Query"] >= 3
 
 
@@ -107,7 +161,9 @@ def test_a_task_that_is_completed_while_it_is_read_has_its_answer(moto_store: Dy
     processing = claimed(task)
     moto_store.add(task, a_request())
     moto_store.save(task, processing)
-    moto_store.keep(task.ref, an_output("RES#9", "z" * 1_500_000))  # a zombie's, so long that reading takes a page more
+    moto_store.keep(
+        task.ref, an_output("RES#9", noise(1_500_000))
+    )  # a zombie's, so long that reading takes a page more
 
     def complete() -> None:
         moto_store.keep(task.ref, answer)

@@ -2,97 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
-import importlib
 import json
-import sys
 import time
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pytest
 from typer.testing import CliRunner
 
-from aws_emulators import Substrate
-from aws_local.invocation import Event, Handler, LambdaContext
-from aws_local.pump import Pump
-from builders import a_key
+from deployed import UNKNOWN_ID, Deployment, about, an_event
 from llm_server.cli import app
-from llm_server.orchestration.key import SCOPES
-from llm_server.storage.dynamodb_keys import DynamoKeys
-
-EVENTS = Path(__file__).parents[2] / "events"
-UNKNOWN_ID = "01979f5e-7a3c-7b21-9c4d-5e6f708192a3"
-
-
-@dataclass(slots=True)
-class Deployment:
-    """Both functions over one table and one queue."""
-
-    on: Substrate
-    api: Handler
-    worker: Handler
-
-    def call(self, event: Event) -> Any:
-        """Invoke the API function; its answer with the JSON body decoded as `json`."""
-        answer = self.api(event, self._context("ApiFunction"))
-        return answer | {"json": json.loads(answer["body"]) if answer["body"] else None}
-
-    def submit(self, prompt: str, **fields: object) -> str:
-        event = an_event("api-v2-post-task")
-        answer = self.call(event | {"body": json.dumps({"prompt": prompt, **fields}), "isBase64Encoded": False})
-        assert answer["statusCode"] == 202, answer
-        return str(answer["json"]["task_id"])
-
-    def get(self, task_id: str) -> Any:
-        event = an_event("api-v2-get-task")
-        path = f"/api/v1/tasks/{task_id}"
-        event["rawPath"] = event["requestContext"]["http"]["path"] = path
-        return self.call(event)["json"]
-
-    def metrics(self) -> Any:
-        return self.call(an_event("api-v2-get-metrics"))["json"]
-
-    def work(self, event: Event) -> Any:
-        return self.worker(event, self._context("WorkerFunction"))
-
-    def deliver_all(self) -> int:
-        """Hand the queue's messages to the worker, as Lambda's event source does."""
-        return Pump(
-            self.on.sqs, queue_url=self.on.queue_url, queue_arn=self.on.made.queue_arn, invoke=self.work
-        ).deliver_all()
-
-    def _context(self, function: str) -> LambdaContext:
-        properties: Mapping[str, Any] = {"MemorySize": 256, "Timeout": 30}
-        return LambdaContext(properties, name=function)
-
-
-def an_event(name: str) -> Event:
-    event: Event = json.loads((EVENTS / f"{name}.json").read_text(encoding="utf-8"))
-    return event
-
-
-@pytest.fixture
-def deployment(ministack_substrate: Substrate, monkeypatch: pytest.MonkeyPatch) -> Iterator[Deployment]:
-    """Import both handlers anew, as a cold start does, with the environment that template.yaml gives them."""
-    for name, value in ministack_substrate.environment.items():
-        monkeypatch.setenv(name, value)
-    for name in ("OPENAI_API_KEY", "ANTHROPIC_API_KEY"):
-        monkeypatch.delenv(name, raising=False)
-    DynamoKeys(ministack_substrate.dynamodb, ministack_substrate.table).put_key(
-        a_key(key_id="000000000001", scopes=SCOPES)  # the one whose token is in the events
-    )
-    loop = asyncio.new_event_loop()  # Mangum runs the app on the thread's loop
-    asyncio.set_event_loop(loop)
-    names = ("llm_server.lambda_api", "llm_server.lambda_worker")
-    api, worker = (importlib.import_module(name).handler for name in names)
-    yield Deployment(ministack_substrate, api, worker)
-    for name in names:
-        del sys.modules[name]
-    asyncio.set_event_loop(None)
-    loop.close()
 
 
 def test_a_prompt_goes_from_the_api_through_the_queue_to_an_answer(deployment: Deployment) -> None:
@@ -133,6 +51,15 @@ def test_a_message_is_an_id_and_nothing_else(deployment: Deployment) -> None:
     [message] = received["Messages"]
     assert json.loads(message["Body"]) == {"task": f"local/{task_id}"}
     assert "MessageAttributes" not in message
+
+
+def test_a_task_is_one_message_of_ours(deployment: Deployment) -> None:
+    """With the receipt and the deletion, which are Lambda's and are shared by a batch, three SQS requests at most."""
+    deployment.submit("Say hello.")
+    deployment.deliver_all()
+
+    assert deployment.calls("ApiFunction", "sqs") == ["SendMessage"]
+    assert deployment.calls("WorkerFunction", "sqs") == []
 
 
 @pytest.mark.parametrize("name", ["api-v2-get-metrics", "api-v1-get-metrics"])
@@ -236,12 +163,6 @@ def test_a_task_is_made_once_cancelled_and_deleted(deployment: Deployment) -> No
     assert deployment.deliver_all() == 1
 
 
-def about(task_id: str, name: str) -> Event:
-    """An event of `events/` about this task."""
-    event: Event = json.loads(json.dumps(an_event(name)).replace(UNKNOWN_ID, task_id))
-    return event
-
-
 def test_a_listing_shows_what_was_submitted(deployment: Deployment) -> None:
     ids = [deployment.submit(f"Say {n}.") for n in range(3)]
     page = deployment.call(an_event("api-v2-list-tasks") | {"rawQueryString": ""})["json"]
@@ -263,7 +184,8 @@ def test_a_bad_record_in_a_batch_harms_no_other(deployment: Deployment) -> None:
 def test_what_could_not_be_done_comes_again(deployment: Deployment, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without its table the batch is given back, record by record."""
     monkeypatch.setenv("LLM_SERVER_TABLE", "missing")
-    deployment.worker = importlib.reload(sys.modules["llm_server.lambda_worker"]).handler
+    deployment.names["missing"] = "Table.Arn"
+    deployment.start("WorkerFunction")
     event = an_event("sqs-batch")
     answer = deployment.work(event)
 
@@ -274,7 +196,7 @@ def test_what_could_not_be_done_comes_again(deployment: Deployment, monkeypatch:
 
 def test_the_sweep_wakes_a_task_whose_message_was_lost(deployment: Deployment, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LLM_SERVER_SWEEP_S", "1")
-    deployment.api = importlib.reload(sys.modules["llm_server.lambda_api"]).handler
+    deployment.start("ApiFunction")
     task_id = deployment.submit("Write a haiku about queues.")
     deployment.on.sqs.purge_queue(QueueUrl=deployment.on.queue_url)
     time.sleep(1.1)

@@ -8,26 +8,21 @@ from __future__ import annotations
 
 import json
 import tomllib
-from typing import Any
 
 import pytest
 from cfnlint.api import lint  # type: ignore[import-untyped]
 
 from aws_local.template import TEMPLATE, Document, load, translate
+from deployed import ENGINES
 from export_openapi import document
 from llm_server.settings import EMBEDDED_ONLY, LOG_LEVELS, VARIABLES
-from template_stack import references, resolved, statements
+from template_stack import references, resolved, rights, statements
 
 FUNCTIONS = {"ApiFunction": "ApiRole", "WorkerFunction": "WorkerRole"}
 TABLE = {"BatchGetItem", "DeleteItem", "GetItem", "PutItem", "Query", "UpdateItem"}
 LOGS = {"logs:CreateLogStream", "logs:PutLogEvents"}
 TRACES = {"xray:PutTelemetryRecords", "xray:PutTraceSegments"}
 PSEUDO_PARAMETERS = {"AWS::Region", "AWS::AccountId", "AWS::Partition", "AWS::StackName", "AWS::NoValue"}
-WITH_ENGINES = {
-    "OpenAIKeyName": "/llm/openai",
-    "AnthropicKeyName": "/llm/anthropic",
-    "BedrockModelArns": ["arn:aws:bedrock:us-east-1::foundation-model/some.model"],
-}
 
 
 @pytest.fixture(scope="module")
@@ -202,7 +197,7 @@ def test_browsers_may_call_only_from_the_origins_given(cfn: Document) -> None:
 
 
 def test_no_policy_has_a_wildcard(cfn: Document) -> None:
-    stack = resolved(cfn, **WITH_ENGINES)
+    stack = resolved(cfn, **ENGINES)
     for role in stack.resources("AWS::IAM::Role"):
         assert "ManagedPolicyArns" not in stack.properties(role)  # AWS's own are full of them
         for actions, over in statements(stack, role):
@@ -211,17 +206,17 @@ def test_no_policy_has_a_wildcard(cfn: Document) -> None:
 
 
 def test_each_function_may_do_what_it_does_and_no_more(cfn: Document) -> None:
-    stack = resolved(cfn, **WITH_ENGINES)
+    stack = resolved(cfn, **ENGINES)
 
-    assert _rights(stack, "ApiRole") == {
+    assert rights(stack, "ApiRole") == {
         "Table.Arn": {f"dynamodb:{name}" for name in TABLE},
         "Table.Arn/index/listing": {"dynamodb:Query"},
         "Queue.Arn": {"sqs:SendMessage"},
         "ApiLogGroup.Arn": LOGS,
         "*": TRACES,
     }
-    to_work = ("ChangeMessageVisibility", "DeleteMessage", "GetQueueAttributes", "ReceiveMessage", "SendMessage")
-    assert _rights(stack, "WorkerRole") == {
+    to_work = ("DeleteMessage", "GetQueueAttributes", "ReceiveMessage", "SendMessage")
+    assert rights(stack, "WorkerRole") == {
         "Table.Arn": {f"dynamodb:{name}" for name in TABLE},
         "Table.Arn/index/open": {"dynamodb:Query"},
         "Queue.Arn": {f"sqs:{name}" for name in to_work},
@@ -242,7 +237,7 @@ def test_each_function_has_its_own_role(cfn: Document) -> None:
 
 
 def test_engine_keys_are_passed_by_name_only(cfn: Document) -> None:
-    given = resolved(cfn, **WITH_ENGINES).environment("WorkerFunction")
+    given = resolved(cfn, **ENGINES).environment("WorkerFunction")
 
     assert given["OPENAI_API_KEY"] == "ssm:/llm/openai"
     assert given["ANTHROPIC_API_KEY"] == "ssm:/llm/anthropic"
@@ -284,11 +279,3 @@ def test_sam_local_serves_the_documented_port_with_the_variables_of_aws_local() 
     assert start_api["port"] == 8000
     assert start_api["warm_containers"] == "EAGER"
     assert start_api["env_vars"] == ".llm-server/sam-env.json"
-
-
-def _rights(stack: Any, role: str) -> dict[str, set[str]]:
-    rights: dict[str, set[str]] = {}
-    for actions, over in statements(stack, role):
-        for resource in over:
-            rights.setdefault(resource, set()).update(actions)
-    return rights

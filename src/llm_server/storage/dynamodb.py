@@ -20,32 +20,31 @@ Index `open` (open, due) holds what is not final; index `listing` (tenant, creat
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import fields
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from llm_server.orchestration.errors import TaskLost, TaskNotFound, TooManyInFlight
-from llm_server.orchestration.metrics import Counters, change, day_of, in_flight_change
+from llm_server.orchestration.metrics import Counters
 from llm_server.orchestration.outputs import Output
 from llm_server.orchestration.ports import Due, EngineRecords, EngineState, KeyBinding, Page, SwitchName
 from llm_server.orchestration.retention import Retention
 from llm_server.orchestration.snapshot import Request, Snapshot
 from llm_server.orchestration.task import Status, Task, TaskRef
 from llm_server.storage import dynamodb_bindings as bindings
+from llm_server.storage import dynamodb_bodies as bodies
 from llm_server.storage import dynamodb_items as items
 from llm_server.storage import records
-from llm_server.storage.dynamodb_calls import ConditionFailed, calling, tries, writing
+from llm_server.storage.dynamodb_calls import ConditionFailed, calling, writing
+from llm_server.storage.dynamodb_counters import CounterShards
 from llm_server.storage.dynamodb_deletions import Deletions
+from llm_server.storage.dynamodb_engines import Engines
+from llm_server.storage.dynamodb_indexes import Listing, OpenTasks
 from llm_server.storage.dynamodb_texts import Texts
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient
-
-PAGE_ROUNDS = 10
-SPENDING_KEPT_S = 40 * 24 * 3600
-_FIGURES = [f.name for f in fields(Counters)]
 
 
 class DynamoStore:
@@ -62,9 +61,12 @@ class DynamoStore:
     ) -> None:
         self._client = client
         self._table = table
-        self._draw = draw
-        self._counter_shards = counter_shards
         self._retention = retention or Retention()
+        self._counters = CounterShards(client, table, draw=draw, shards=counter_shards)
+        self._counts = self._counters.changes
+        self._engines = Engines(client, table)
+        self._listing = Listing(client, table, self._shown)
+        self._open = OpenTasks(client, table)
         self._texts = Texts(client, table, self._retention)
         self._deletions = Deletions(client, table, self._texts, self._retention.clock)
 
@@ -145,112 +147,31 @@ class DynamoStore:
         """The table's own time to live does it."""
 
     def due(self, now_ms: int, limit: int) -> list[Due]:
-        found: list[Due] = []
-        for shard in range(items.OPEN_SHARDS):
-            if len(found) >= limit:
-                break
-            with calling():
-                answer = self._client.query(
-                    TableName=self._table,
-                    IndexName="open",
-                    KeyConditionExpression="#open = :open AND due <= :now",
-                    ExpressionAttributeNames={"#open": "open"},
-                    ExpressionAttributeValues={":open": {"S": f"OPEN#{shard}"}, ":now": items.number(now_ms)},
-                    Limit=limit - len(found),
-                )
-            found += [Due(items.ref(row), int(row["due"]["N"])) for row in answer["Items"]]
-        return found
+        return self._open.due(now_ms, limit)
 
     def postpone(self, due: Due, due_ms: int) -> bool:
-        move = partial(
-            self._client.update_item,
-            TableName=self._table,
-            Key=items.key(due.ref, "STATE"),
-            UpdateExpression="SET due = :next",
-            ConditionExpression="due = :seen",
-            ExpressionAttributeValues={":next": items.number(due_ms), ":seen": items.number(due.due_ms)},
-        )
-        try:
-            writing(move)
-        except ConditionFailed:
-            return False
-        return True
+        return self._open.postpone(due, due_ms)
 
     def page(self, tenant: str, *, size: int, token: str, status: Status | None, role: str | None) -> Page:
-        found: list[Task] = []
-        after = records.key_of(token) if token else ""
-        for _ in range(PAGE_ROUNDS):
-            listed, after = self._listed(tenant, after, size)
-            for task in self._states(listed):
-                if status not in (None, task.status) or role not in (None, task.role):
-                    continue
-                if len(found) == size:
-                    return Page(found, records.token_of(records.listing_key(found[-1])))
-                found.append(task)
-            if not after:
-                return Page(found, "")
-        return Page(found, records.token_of(after))
+        return self._listing.page(tenant, size=size, token=token, status=status, role=role)
 
     def overview(self) -> tuple[Counters, EngineRecords]:
-        keys = [{"pk": {"S": f"CTR#{n}"}, "sk": {"S": "ALL"}} for n in range(self._counter_shards)]
-        total, engines = Counters(), EngineRecords()
-        for row in self._batch([*keys, items.ENGINES_KEY]):
-            if row["pk"]["S"] == "ENG":
-                engines = items.engine_records(row)
-            else:
-                total += Counters(**{name: int(row[name]["N"]) for name in _FIGURES if name in row})
-        return total, engines
+        return self._counters.overview()
 
     def spent_microusd(self, tenant: str, day: str) -> int:
-        with calling():
-            answer = self._client.get_item(
-                TableName=self._table, Key={"pk": {"S": f"USE#{tenant}"}, "sk": {"S": day}}, ConsistentRead=True
-            )
-        return int(answer["Item"]["microusd"]["N"]) if "Item" in answer else 0
+        return self._counters.spent_microusd(tenant, day)
 
     def engines(self) -> EngineRecords:
-        return items.engine_records(self._engines())
+        return self._engines.read()
 
     def switch_engine(self, engine: str, changes: Mapping[SwitchName, bool | None]) -> EngineRecords:
-        update = items.switching(engine, changes)
-        answer = writing(
-            lambda: self._client.update_item(
-                TableName=self._table, Key=items.ENGINES_KEY, ReturnValues="ALL_NEW", **update
-            )
-        )
-        return items.engine_records(answer["Attributes"])
+        return self._engines.switch(engine, changes)
 
     def save_engine_state(self, engine: str, state: EngineState) -> None:
-        self._put_engine(engine, state)
+        self._engines.save(engine, state)
 
     def swap_engine_state(self, engine: str, before: EngineState, after: EngineState) -> bool:
-        row = self._engines()
-        stored = row.get(items.ENGINE_PREFIX + engine)
-        if items.engine_records(row).state(engine) != before:
-            return False
-        condition = "attribute_not_exists(#engine)" if stored is None else "#engine = :before"
-        try:  # the text as it is stored: an older version's record reads the same and is written otherwise
-            self._put_engine(engine, after, condition, {} if stored is None else {":before": stored})
-        except ConditionFailed:
-            return False
-        return True
-
-    def _engines(self) -> Mapping[str, Any]:
-        with calling():
-            answer = self._client.get_item(TableName=self._table, Key=items.ENGINES_KEY, ConsistentRead=True)
-        return answer.get("Item", {})
-
-    def _put_engine(
-        self, engine: str, state: EngineState, condition: str = "", values: Mapping[str, Any] | None = None
-    ) -> None:
-        update: dict[str, Any] = {
-            "TableName": self._table,
-            "Key": items.ENGINES_KEY,
-            "UpdateExpression": "SET #engine = :state",
-            "ExpressionAttributeNames": {"#engine": items.ENGINE_PREFIX + engine},
-            "ExpressionAttributeValues": {":state": {"S": records.encode(state)}, **(values or {})},
-        }
-        writing(partial(self._client.update_item, **update | ({"ConditionExpression": condition} if condition else {})))
+        return self._engines.swap(engine, before, after)
 
     def _read(self, ref: TaskRef) -> Snapshot:
         if not records.is_name(ref):
@@ -258,11 +179,11 @@ class DynamoStore:
         rows = {row["sk"]["S"]: row for row in self._texts.rows(ref)}
         task = self._shown(rows.get("STATE"))
         outputs = {
-            sk: records.OUTPUT.decode(items.joined(rows, sk))
+            sk: records.OUTPUT.decode(bodies.joined(rows, sk))
             for sk in rows
-            if sk not in ("STATE", "REQ") and not items.is_part(sk)
+            if sk not in ("STATE", "REQ") and not bodies.is_part(sk)
         }
-        request = records.REQUEST.decode(items.joined(rows, "REQ"))
+        request = records.REQUEST.decode(bodies.joined(rows, "REQ"))
         return Snapshot(task=task, request=request, outputs=outputs)
 
     def _shown(self, row: Mapping[str, Any] | None) -> Task:
@@ -284,63 +205,8 @@ class DynamoStore:
             item |= items.in_open(task.task_id, task.next_look_ms)
         return {"Put": put | ({"ExpressionAttributeValues": values} if values else {})}
 
-    def _counts(
-        self, before: Task | None, after: Task, *, most_in_flight: int | None = None
-    ) -> Iterator[dict[str, Any]]:
-        if step := in_flight_change(before, after):
-            flight = items.addition(self._table, items.in_flight_key(after.counted_for), {"tasks": step})
-            if most_in_flight is not None:
-                flight["ConditionExpression"] = "attribute_not_exists(#tasks) OR #tasks < :most"
-                flight["ExpressionAttributeValues"][":most"] = items.number(most_in_flight)
-            yield {"Update": flight}
-        delta = change(before, after).nonzero()
-        if delta:
-            key = {"pk": {"S": f"CTR#{self._draw(self._counter_shards)}"}, "sk": {"S": "ALL"}}
-            yield {"Update": items.addition(self._table, key, delta)}
-        if cost := delta.get("cost_microusd"):
-            key = {"pk": {"S": f"USE#{after.tenant}"}, "sk": {"S": day_of(after.updated_ms)}}
-            spending = items.addition(self._table, key, {"microusd": cost})
-            spending["UpdateExpression"] += " SET #ttl = if_not_exists(#ttl, :ttl)"
-            spending["ExpressionAttributeNames"]["#ttl"] = "ttl"
-            spending["ExpressionAttributeValues"][":ttl"] = items.number(after.updated_ms // 1000 + SPENDING_KEPT_S)
-            yield {"Update": spending}
-
     def _holds(self, task: Task) -> bool:
         try:
             return self.peek(task.ref) == task
         except TaskNotFound:
             return False
-
-    def _listed(self, tenant: str, after: str, size: int) -> tuple[list[dict[str, Any]], str]:
-        """One page of the listing index: the keys of the states, newest first, and where to go on."""
-        with calling():
-            answer = self._client.query(
-                TableName=self._table,
-                IndexName="listing",
-                KeyConditionExpression="tenant = :tenant" + (" AND created < :after" if after else ""),
-                ExpressionAttributeValues={":tenant": {"S": tenant}} | ({":after": {"S": after}} if after else {}),
-                ScanIndexForward=False,
-                Limit=min(size + 1, 100),
-            )
-        rows = answer["Items"]
-        more = "LastEvaluatedKey" in answer
-        return [{"pk": row["pk"], "sk": row["sk"]} for row in rows], rows[-1]["created"]["S"] if rows and more else ""
-
-    def _states(self, keys: list[dict[str, Any]]) -> list[Task]:
-        tasks = []
-        for row in self._batch(keys):
-            with suppress(TaskNotFound):  # deleted or expired, and still in the index
-                tasks.append(self._shown(row))
-        return sorted(tasks, key=records.listing_key, reverse=True)
-
-    def _batch(self, keys: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-        wanted: dict[str, Any] = {self._table: {"Keys": list(keys)}}
-        if not wanted[self._table]["Keys"]:
-            return
-        for _ in tries():
-            with calling():
-                answer = self._client.batch_get_item(RequestItems=wanted)
-            yield from answer["Responses"].get(self._table, [])
-            wanted = answer.get("UnprocessedKeys", {})
-            if not wanted:
-                return

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from botocore.exceptions import BotoCoreError, ClientError
 
 from llm_server.orchestration.errors import StorageUnavailable
+
+if TYPE_CHECKING:
+    from mypy_boto3_dynamodb import DynamoDBClient
 
 TRIES = 12
 _Answer = TypeVar("_Answer")
@@ -54,6 +57,20 @@ def tries() -> Iterator[None]:
             time.sleep(random.uniform(0.005, min(0.005 * 2**attempt, 0.6)))  # noqa: S311 -- no secret
         yield
     raise StorageUnavailable("The database is too busy; try again.")
+
+
+def batch(client: DynamoDBClient, table: str, keys: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
+    """Read items by key, in any order; what one answer leaves out is asked for again."""
+    if not keys:
+        return
+    wanted: Any = {table: {"Keys": keys}}
+    for _ in tries():
+        with calling():
+            answer = client.batch_get_item(RequestItems=wanted)
+        yield from answer["Responses"].get(table, [])
+        wanted = answer.get("UnprocessedKeys", {})
+        if not wanted:
+            return
 
 
 def _meaning(error: ClientError) -> Exception:

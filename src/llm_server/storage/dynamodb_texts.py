@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from llm_server.orchestration.retention import Retention
 from llm_server.orchestration.task import TaskRef
+from llm_server.storage import dynamodb_bodies as bodies
 from llm_server.storage import dynamodb_items as items
 from llm_server.storage.dynamodb_calls import ConditionFailed, calling, writing
 
@@ -30,7 +31,7 @@ class Texts:
 
     def put_parts(self, ref: TaskRef, sk: str, text: str, written_ms: int) -> dict[str, Any]:
         """Write what an item cannot hold as items of their own; returns the item that names them."""
-        head, parts = items.split(ref, sk, text, self._retention.of_text(written_ms))
+        head, parts = bodies.split(ref, sk, text, self._retention.of_text(written_ms))
         for part in parts:
             writing(partial(self._client.put_item, TableName=self._table, Item=part))
         return head
