@@ -19,7 +19,7 @@ import pytest
 
 from builders import NOW_MS
 from llm_server import wiring
-from llm_server.orchestration import catalog as catalogs
+from llm_server.orchestration import catalog_file
 from llm_server.orchestration.balancer import Balancer
 from llm_server.orchestration.calls import Want
 from llm_server.orchestration.catalog import Catalog, EnginePrice, EngineSpec
@@ -102,7 +102,7 @@ def a_local_engine(**changes: Any) -> EngineSpec:
 
 def a_catalog(engines: Mapping[str, EngineSpec], **defaults: Any) -> Catalog:
     """The packaged roles and profiles with these engines and no other."""
-    packaged = catalogs.load(_PACKAGED)
+    packaged = catalog_file.load(_PACKAGED)
     changed = msgspec.structs.replace(packaged.defaults, **defaults)
     return msgspec.structs.replace(packaged, engines=dict(engines), defaults=changed)
 

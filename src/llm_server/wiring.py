@@ -19,7 +19,7 @@ import msgspec
 from llm_server.engines import model_files, prices
 from llm_server.engines.credentials import Credentials, has_credentials
 from llm_server.engines.discovery import LoopbackServer, discover
-from llm_server.orchestration import catalog as catalogs
+from llm_server.orchestration import catalog_file
 from llm_server.orchestration.balancer import Balancer
 from llm_server.orchestration.calls import Calls
 from llm_server.orchestration.catalog import Catalog, EngineSpec
@@ -73,7 +73,7 @@ def overlay(settings: Settings) -> dict[str, Any]:
 def configured_catalog(settings: Settings) -> Catalog:
     """The packaged catalogue with the user's file over it. Raises ConfigurationError: the file is wrong."""
     packaged = tomllib.loads((resources.files("llm_server") / "data" / "catalog.toml").read_text(encoding="utf-8"))
-    return catalogs.load(packaged, overlay(settings), source=str(settings.config or ""))
+    return catalog_file.load(packaged, overlay(settings), source=str(settings.config or ""))
 
 
 def load_catalog(settings: Settings, *, loopback: Sequence[LoopbackServer] = (), own_port: int | None = None) -> Found:

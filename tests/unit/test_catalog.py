@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
-from llm_server.orchestration import catalog
+from llm_server.orchestration import catalog_file
 from llm_server.orchestration.analysis import FIELDS
+from llm_server.orchestration.catalog import Catalog
 from llm_server.orchestration.errors import ConfigurationError, UnknownName
 
 # ORCHESTRATION.md, section 2.
@@ -43,8 +44,8 @@ ENGINE = {"kind": "openai", "source": "api", "model": "m", "base_url": "http://1
 ROLE = {"profiles": ["General"], "purpose": "Reads contracts.", "system_prompt": "You are a lawyer."}
 
 
-def load(overlay: dict[str, Any] | None = None) -> catalog.Catalog:
-    return catalog.load(PACKAGED, overlay, source="over.toml")
+def load(overlay: dict[str, Any] | None = None) -> Catalog:
+    return catalog_file.load(PACKAGED, overlay, source="over.toml")
 
 
 def test_the_packaged_catalogue_has_the_promised_defaults() -> None:
@@ -231,7 +232,37 @@ def test_a_role_is_shown_under_the_default_profile_if_it_has_one() -> None:
         ({"engines": {"mine": {**ENGINE, "base_url": "http:///v1"}}}, "engines.mine.base_url must be"),
         ({"engines": {"mine": {**ENGINE, "base_url": "http://x:99999"}}}, "engines.mine.base_url must be"),
         ({"engines": {"mine": {**ENGINE, "base_url": "http://a b/v1"}}}, "engines.mine.base_url must be"),
-        ({"engines": {"ok": ENGINE, "mine": {**ENGINE, "kind": "opnai"}}}, "engines.mine: Invalid enum value 'opnai'"),
+        (
+            {"engines": {"ok": ENGINE, "mine": {**ENGINE, "kind": "opnai"}}},
+            "engines.mine.kind is 'opnai'; allowed are anthropic, bedrock, embedded, llamacpp, openai.",
+        ),
+        (
+            {"engines": {"mine": {**ENGINE, "tier": "medium"}}},
+            "engines.mine.tier is 'medium'; allowed are fast, strong.",
+        ),
+        ({"defaults": {"synthesis_tier": "medium"}}, "defaults.synthesis_tier is 'medium'; allowed are fast, strong."),
+        (
+            {"engines": {"mine": {**ENGINE, "price": {"in": 1, "output": 1}}}},
+            "engines.mine.price.in is unknown; known are input, output.",
+        ),
+        (
+            {"profiles": {"General": {"role": "x"}}},
+            "profiles.General.role is unknown; known are purpose, default_role,",
+        ),
+        ({"engine": {"mine": ENGINE}}, "engine is unknown; known are defaults, profiles, roles, engines, models."),
+        (
+            {"engines": {"mine": {**ENGINE, "api_key": "sk-secret"}}},
+            "engines.mine.api_key must be env:NAME, ssm:NAME or secretsmanager:NAME; the key itself belongs there, not",
+        ),
+        ({"models": {"mine": {**MODEL, "sha256": "AB" * 32}}}, "models.mine.sha256 must be 64 hexadecimal digits"),
+        (
+            {"engines": {"mine": {**ENGINE, "base_url": "http://x/v1/chat/completions/"}}},
+            "engines.mine.base_url must end before /chat/completions, which the server adds itself.",
+        ),
+        (
+            {"engines": {"mine": {**ENGINE, "kind": "anthropic", "base_url": "http://x/v1/messages"}}},
+            "engines.mine.base_url must end before /v1/messages, which the server adds itself.",
+        ),
         ({"engines": {"mine": {**ENGINE, "price": {"input": float("inf"), "output": 1}}}}, "engines.mine: "),
         ({"roles": {"Legal-Agent": {"purpose": 1}}}, "roles.Legal-Agent: "),
         ({"models": {"../mine": MODEL}}, "models.../mine.name must be letters, digits"),
@@ -252,11 +283,10 @@ def test_a_fault_is_named_by_its_entry(overlay: dict[str, Any], named: str) -> N
 @pytest.mark.parametrize(
     ("overlay", "named"),
     [
-        ({"engine": {}}, "engine"),
         ({"defaults": {"timeout_s": 0}}, "$.defaults.timeout_s"),
         ({"defaults": {"confidence_threshold": 1.1}}, "$.defaults.confidence_threshold"),
-        ({"engines": {"mine": {**ENGINE, "kind": "gpt"}}}, "$.engines[...].kind"),
-        ({"engines": {"mine": {**ENGINE, "api_key": "sk-secret"}}}, "$.engines[...].api_key"),
+        ({"engines": {"mine": {**ENGINE, "kind": "gpt"}}}, "engines.mine.kind"),
+        ({"engines": {"mine": {**ENGINE, "api_key": "sk-secret"}}}, "engines.mine.api_key"),
         ({"engines": {"mine": {**ENGINE, "price": {"input": -1, "output": 0}}}}, "price.input"),
         ({"roles": {"Legal-Agent": {**ROLE, "temperature": 3}}}, "temperature"),
         ({"roles": {"Legal-Agent": {**ROLE, "promt": "x"}}}, "promt"),
@@ -274,6 +304,24 @@ def test_a_wrong_type_or_name_is_refused(overlay: dict[str, Any], named: str) ->
 
     assert named in str(caught.value)
     assert "sk-secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["", " ", ".", "..", "a/../b", "fast\n", "a\x00", "a\x85b"])
+def test_an_engine_has_a_name_that_can_stand_in_a_path(name: str) -> None:
+    """It is switched at /engines/NAME; clients and gateways fold dots away, and control characters reach nothing."""
+    with pytest.raises(ConfigurationError, match="is no name for an engine") as caught:
+        load({"engines": {name: ENGINE}})
+
+    assert str(caught.value).isprintable()
+    assert "openai/gpt-5.mini" in load({"engines": {"openai/gpt-5.mini": ENGINE}}).engines
+
+
+def test_a_key_in_place_of_its_reference_is_repeated_nowhere() -> None:
+    """Not in the sentence, nor in what a traceback would show below it."""
+    with pytest.raises(ConfigurationError) as caught:
+        load({"engines": {"mine": {**ENGINE, "api_key": "sk-secret"}}})
+
+    assert "sk-secret" not in f"{caught.value}{caught.value.__cause__}"
 
 
 def test_an_unknown_name_lists_the_known_ones() -> None:

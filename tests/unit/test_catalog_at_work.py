@@ -12,8 +12,7 @@ import pytest
 
 from delivered import Deliveries, accepted
 from llm_server.api import views
-from llm_server.orchestration import catalog as catalogs
-from llm_server.orchestration import prompts
+from llm_server.orchestration import catalog_file, prompts
 from llm_server.orchestration.catalog import Catalog
 from llm_server.orchestration.intake import NewTask
 from llm_server.orchestration.task import Mode, Status
@@ -44,7 +43,7 @@ base_url = "http://127.0.0.1:1"
 
 
 def overlaid() -> Catalog:
-    return catalogs.load(PACKAGED, tomllib.loads(OVERLAY))
+    return catalog_file.load(PACKAGED, tomllib.loads(OVERLAY))
 
 
 @pytest.fixture

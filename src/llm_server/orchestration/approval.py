@@ -22,13 +22,16 @@ def decide(
 
     Raises:
         TaskNotFound: no such task.
-        ApprovalConflict: nothing waits for a word, the other word was given, or the hash is another plan's.
+        ApprovalConflict: nothing waits for a word, the other word was given, the hash is another plan's, or the
+            deadline of a plan that is to be approved has passed.
     """
     for _ in range(TRIES):
         snapshot = store.get(ref)
         if _is_decided(snapshot, plan_hash, approve=approve):
             return snapshot, False
         task = snapshot.task
+        if approve and task.is_overdue(now_ms):
+            raise ApprovalConflict("The task's deadline has passed; it fails, and may be retried then.")
         after = task.approved(now_ms=now_ms, due_ms=due_ms) if approve else task.rejected(now_ms=now_ms)
         try:
             store.save(task, after)

@@ -1,20 +1,23 @@
-"""Profiles, roles and engines as data: the packaged catalogue with the user's overlay merged over it."""
+"""Profiles, roles and engines as data: what a catalogue is made of."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping
-from typing import Annotated, Any, Literal
-from urllib.parse import urlsplit
+from typing import Annotated, Literal
 
 import msgspec
 
-from llm_server.orchestration.errors import ConfigurationError, UnknownName
+from llm_server.orchestration.errors import UnknownName
 
 Tier = Literal["fast", "strong"]
 Positive = Annotated[int, msgspec.Meta(gt=0)]
 Price = Annotated[float, msgspec.Meta(ge=0, le=1_000_000)]
-_MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+KeyReference = Annotated[
+    str,
+    msgspec.Meta(
+        pattern=r"^(env|ssm|secretsmanager):.+$",
+        description="env:NAME, ssm:NAME or secretsmanager:NAME; the key itself belongs there, not here",
+    ),
+]
 
 
 class Defaults(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -79,7 +82,7 @@ class EngineSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     source: Literal["local", "api"]
     model: str = ""
     base_url: str | None = None
-    api_key: Annotated[str, msgspec.Meta(pattern=r"^(env|ssm|secretsmanager):.+$")] | None = None
+    api_key: KeyReference | None = None
     tier: Tier | None = None
     toggle: bool = True
     locked: bool = False
@@ -98,7 +101,7 @@ class LocalModel(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     """A GGUF file that `llm-server models pull` fetches; `context` is what its engine gets unless it says otherwise."""
 
     url: str
-    sha256: Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}$")]
+    sha256: Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}$", description="64 hexadecimal digits in lower case")]
     size_bytes: Positive
     licence: str
     context: Positive
@@ -141,115 +144,3 @@ class Catalog(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     def timeout_s(self, engine: str) -> int:
         """The longest one call to this engine may take, in seconds."""
         return self.engines[engine].timeout_s or self.defaults.timeout_s
-
-
-def load(packaged: Mapping[str, Any], overlay: Mapping[str, Any] | None = None, *, source: str = "") -> Catalog:
-    """Merge an overlay over the packaged catalogue, table by table, and check it.
-
-    Raises:
-        ConfigurationError: the sentence names the entry, what is wrong and `source`, the overlay's file.
-    """
-    merged = _one_call_at_a_time(_merged(packaged, overlay or {}))
-    try:
-        catalog = msgspec.convert(merged, Catalog)
-    except msgspec.ValidationError as error:
-        raise ConfigurationError(f"The configuration {source} is wrong: {_place(merged)}{error}.") from error
-    for fault in _faults(catalog):
-        raise ConfigurationError(f"The configuration {source} is wrong: {fault}.")
-    return catalog
-
-
-def _merged(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    merged = dict(under)
-    for key, value in over.items():
-        below = merged.get(key)
-        merged[key] = _merged(below, value) if isinstance(below, dict) and isinstance(value, dict) else value
-    return merged
-
-
-def _place(merged: Mapping[str, Any]) -> str:
-    """Which entry is wrong: msgspec names the field, but not the key of the table it stands in."""
-    for table, kind in (("profiles", Profile), ("roles", Role), ("engines", EngineSpec), ("models", LocalModel)):
-        entries = merged.get(table)
-        for name, entry in entries.items() if isinstance(entries, dict) else ():
-            try:
-                msgspec.convert(entry, kind)
-            except msgspec.ValidationError:
-                return f"{table}.{name}: "
-    return ""
-
-
-def _one_call_at_a_time(merged: dict[str, Any]) -> dict[str, Any]:
-    """A model in the process has one place unless told otherwise: calls beside each other only slow each other."""
-    engines = merged.get("engines")
-    if not isinstance(engines, dict):
-        return merged
-    in_process = {n: e for n, e in engines.items() if isinstance(e, dict) and e.get("kind") == "llamacpp"}
-    return {**merged, "engines": {**engines, **{n: {"max_concurrency": 1, **e} for n, e in in_process.items()}}}
-
-
-def _faults(catalog: Catalog) -> list[str]:
-    faults = [
-        f"roles.{name}.profiles names {profile!r}, known are {', '.join(catalog.profiles)}"
-        for name, role in catalog.roles.items()
-        for profile in role.profiles
-        if profile not in catalog.profiles
-    ]
-    faults += [f"roles.{name}.profiles is empty" for name, role in catalog.roles.items() if not role.profiles]
-    faults += [
-        f"profiles.{name}.default_role {profile.default_role!r} is no role of this profile"
-        for name, profile in catalog.profiles.items()
-        if profile.default_role not in catalog.roles_of(name)
-    ]
-    for name, profile in catalog.profiles.items():
-        faults += [f"profiles.{name}.{fault}" for fault in _review_faults(catalog, profile)]
-    if catalog.defaults.profile not in catalog.profiles:
-        faults.append(f"defaults.profile {catalog.defaults.profile!r} is no profile")
-    if catalog.defaults.planner not in catalog.roles:
-        faults.append(f"defaults.planner {catalog.defaults.planner!r} is no role")
-    for name, model in catalog.models.items():
-        faults += [f"models.{name}.{fault}" for fault in _model_faults(name, model)]
-    for name, engine in catalog.engines.items():
-        faults += [f"engines.{name}.{fault}" for fault in _engine_faults(engine)]
-    return faults
-
-
-def _review_faults(catalog: Catalog, profile: Profile) -> list[str]:
-    named = {"judged_by": profile.judged_by, "repaired_by": profile.repaired_by}
-    faults = [f"{field} {role!r} is no role" for field, role in named.items() if role and role not in catalog.roles]
-    if bool(profile.judged_by) != bool(profile.repaired_by):
-        faults.append("judged_by and repaired_by go together")
-    return faults
-
-
-def _engine_faults(engine: EngineSpec) -> list[str]:
-    faults = []
-    if engine.kind != "embedded" and not engine.model:
-        faults.append("model is missing")
-    if engine.kind in ("openai", "anthropic") and not engine.base_url:
-        faults.append("base_url is missing")
-    if engine.base_url and not _is_address(engine.base_url):
-        faults.append("base_url must be http:// or https://, a host and perhaps a port")
-    if engine.base_url and "@" in engine.base_url:
-        faults.append("base_url must hold no credentials; name them by api_key")
-    if engine.price and engine.source == "local":
-        faults.append('price is for engines with source = "api"; calls to a local engine cost nothing')
-    return faults
-
-
-def _is_address(url: str) -> bool:
-    try:
-        parts = urlsplit(url)
-        named = bool(parts.hostname) and parts.port != 0  # reading the port checks its range
-    except ValueError:
-        return False
-    return named and parts.scheme in ("http", "https") and not any(c.isspace() for c in url)
-
-
-def _model_faults(name: str, model: LocalModel) -> list[str]:
-    faults = []
-    if not _MODEL_NAME.fullmatch(name):
-        faults.append("name must be letters, digits, dots, hyphens and underscores; it becomes part of a file's name")
-    if not model.url.startswith(("https://", "http://")):
-        faults.append("url must start with https:// (or http://, on loopback)")
-    return faults

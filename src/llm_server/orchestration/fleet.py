@@ -41,6 +41,12 @@ class Fleet:
         """Every configured engine as it is switched, as far as it is known here."""
         return self._states.all().over(self._configured)
 
+    def barred(self, spec: EngineSpec) -> str:
+        """Why an engine may not be asked until somebody changes that, "" where it may; no network."""
+        if spec.locked or not spec.toggle:
+            return "is locked" if spec.locked else "is switched off"
+        return "" if self._has_credentials(spec) else "has no credentials"
+
     def free(self, only: str | None = None) -> list[str]:
         """The engines that may be asked now, or the one that is named if it may."""
         return [name for name in self._usable(only) if not self._states.rests(self._states.of(name))]
@@ -69,7 +75,7 @@ class Fleet:
         """The engines that are switched on and have credentials, resting or not."""
         asked = self.serving() if only is None else {n: s for n, s in self._configured.items() if n == only}
         switched = self._states.all().over(asked)
-        return [n for n, s in switched.items() if s.toggle and not s.locked and self._has_credentials(s)]
+        return [n for n, s in switched.items() if not self.barred(s)]
 
     def _now(self, specs: Mapping[str, EngineSpec], records: EngineRecords) -> dict[str, EngineNow]:
         return {

@@ -206,14 +206,13 @@ class Intake:
         return replace(new, prompt=prompt)
 
     def _check_engine(self, name: str) -> None:
-        """An engine asked for by name must be one that is allowed to answer."""
-        engines = self._balancer.fleet.specs()
+        """An engine asked for by name must be one that may and could answer: for another, the task would wait."""
+        fleet = self._balancer.fleet
+        engines = fleet.specs()
         if name not in engines:
             raise UnknownName("engine", name, engines)
-        spec = engines[name]
-        if spec.locked or not spec.toggle:
-            state = "locked" if spec.locked else "switched off"
-            raise InvalidInput("engine", f"Engine {name} is {state}; choose another or leave the field out.")
+        if why := fleet.barred(engines[name]):
+            raise InvalidInput("engine", f"Engine {name} {why}; choose another or leave the field out.")
 
     def _analysed(self, new: NewTask) -> tuple[Analysis, str]:
         """The analysis, or the profile's default role in Chat mode where it is not sure enough; and the profile."""

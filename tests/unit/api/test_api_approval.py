@@ -9,6 +9,8 @@ import pytest
 
 from called_server import CalledServer
 from delivered import a_plan
+from llm_server.orchestration import plan as plans
+from llm_server.orchestration.errors import ApprovalConflict
 from llm_server.orchestration.snapshot import Limits
 from llm_server.orchestration.task import Mode, Status, TaskRef
 from served import Served
@@ -104,6 +106,38 @@ def test_a_waiting_plan_fails_at_its_deadline(served: Served) -> None:
 
     assert (served.service.sweep(), served.work()) == (0, 0)
     assert served.get(ref).task.error == "The deadline of 600 s has passed."
+
+
+def test_after_the_deadline_nothing_is_approved(served: Served) -> None:
+    """ "Queued" would promise what cannot come; a retry lets the plan wait again, and rejecting stays possible."""
+    ref = served.submit(mode=Mode.PLAN, plan_approval=True, limits=Limits(deadline_s=600))
+    served.engine._answers.clear()
+    served.engine._answers.append(PLAN)
+    served.work()
+    plan_hash = plans.digest(served.get(ref).outputs["PLAN"].text or "")
+    served.clock.pass_s(600)
+
+    with pytest.raises(ApprovalConflict, match="deadline has passed"):
+        served.service.approve(ref, plan_hash, approve=True)
+    assert served.get(ref).task.awaits_approval
+    served.service.sweep()
+    served.service.retry(ref)
+    served.clock.pass_s(599)
+    assert served.service.approve(ref, plan_hash, approve=True).task.status is Status.QUEUED
+    served.clock.pass_s(1)
+    assert served.service.approve(ref, plan_hash, approve=True).task.status is Status.QUEUED
+
+
+def test_a_plan_is_rejected_after_its_deadline_too(served: Served) -> None:
+    """That is where the task was going."""
+    ref = served.submit(mode=Mode.PLAN, plan_approval=True, limits=Limits(deadline_s=600))
+    served.engine._answers.clear()
+    served.engine._answers.append(PLAN)
+    served.work()
+    plan_hash = plans.digest(served.get(ref).outputs["PLAN"].text or "")
+    served.clock.pass_s(600)
+
+    assert served.service.approve(ref, plan_hash, approve=False).task.status is Status.CANCELLED
 
 
 def test_of_approvals_at_once_one_counts(server: CalledServer) -> None:

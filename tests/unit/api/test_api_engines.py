@@ -112,7 +112,23 @@ def test_an_engine_that_was_switched_off_is_refused_by_name(
     assert server.post({"prompt": "x", "engine": "main"}).status == 202
 
 
-@pytest.mark.parametrize("name", ["gpt", "MAIN", "main/", "x" * 5_000, "%00"])
+@pytest.mark.parametrize(
+    ("reference", "status"), [("env:NOT_SET", 422), ("env:PATH", 202), ("ssm:/k", 202), ("secretsmanager:k", 202)]
+)
+def test_an_engine_without_a_key_is_refused_by_name(tmp_path: Path, reference: str, status: int) -> None:
+    """The task would wait for ever; whether a remote secret exists is not known here, so it is tried."""
+    with called_server(tmp_path, ENGINES.replace("env:PATH", reference), environ={"PATH": "k"}) as server:
+        answer = server.post({"prompt": "x", "engine": "main"})
+        dry = server.post({"prompt": "x", "engine": "main"}, "tasks?dry_run=true")
+
+    assert (answer.status, dry.status) == (status, 422 if status == 422 else 200)
+    if status == 422:
+        sentence = "Engine main has no credentials; choose another or leave the field out."
+        assert {answer.detail, dry.detail} == {sentence}
+        assert answer.json["errors"] == [{"pointer": "/engine", "detail": sentence}]
+
+
+@pytest.mark.parametrize("name", ["gpt", "MAIN", "main/", "x" * 5_000])
 def test_an_unknown_engine_is_404_and_the_known_are_named(server: CalledServer, name: str) -> None:
     answer = patch(server, name, {"toggle": True})
 
@@ -120,6 +136,15 @@ def test_an_unknown_engine_is_404_and_the_known_are_named(server: CalledServer, 
     assert answer.detail.startswith("Unknown engine '")
     assert answer.detail.endswith("known are embedded, main, openai/spare.")
     assert len(answer.detail) < 200
+
+
+@pytest.mark.parametrize("name", ["main%0A", "main%0a", "%00", "main%0D%0A", "%0Amain", "main%7F", "main%C2%85"])
+def test_a_name_with_a_control_character_switches_nothing(server: CalledServer, name: str) -> None:
+    """The framework's patterns overlook a line feed at the end, and so did `main%0A` switch `main`."""
+    answer = patch(server, name, {"toggle": False})
+
+    assert (answer.status, answer.detail) == (404, "There is nothing at this path.")
+    assert server.store.engines().switches == {}
 
 
 @pytest.mark.parametrize(

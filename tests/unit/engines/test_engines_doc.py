@@ -10,7 +10,8 @@ import pytest
 from llm_server.engines.credentials import Credentials
 from llm_server.engines.factory import build
 from llm_server.engines.prices import price
-from llm_server.orchestration import catalog
+from llm_server.orchestration import catalog_file
+from llm_server.orchestration.catalog import EngineSpec
 
 DOC = Path(__file__).parents[3] / "docs" / "engines.md"
 TOML = [tomllib.loads(text) for text in re.findall(r"```toml\n(.*?)```", DOC.read_text(), re.DOTALL)]
@@ -51,7 +52,7 @@ def test_every_kind_of_server_has_an_example() -> None:
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=NAMES)
 def test_an_example_is_read_priced_and_made_into_an_adapter(example: dict[str, Any]) -> None:
-    loaded = catalog.load(PACKAGED, example, source=DOC.name)
+    loaded = catalog_file.load(PACKAGED, example, source=DOC.name)
     (name,) = example["engines"]
 
     assert name in build(loaded, Credentials({}))
@@ -61,12 +62,12 @@ def test_an_example_is_read_priced_and_made_into_an_adapter(example: dict[str, A
 def test_the_defaults_shown_are_defaults() -> None:
     """With the values the page shows, not those that hold without them."""
     shown = [example["defaults"] for example in TOML if "defaults" in example]
-    loaded = [catalog.load(PACKAGED, {"defaults": defaults}).defaults for defaults in shown]
+    loaded = [catalog_file.load(PACKAGED, {"defaults": defaults}).defaults for defaults in shown]
 
     assert [(found.strong_share, found.answer_gate) for found in loaded] == [(0.2, False)]
 
 
 def test_every_field_is_explained() -> None:
-    fields = set(catalog.EngineSpec.__struct_fields__)
+    fields = set(EngineSpec.__struct_fields__)
 
     assert fields <= set(re.findall(r"`(\w+)", DOC.read_text().partition("## Fields")[2]))

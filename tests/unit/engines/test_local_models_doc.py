@@ -5,7 +5,7 @@ import tomllib
 from importlib.resources import files
 from pathlib import Path
 
-from llm_server.orchestration import catalog
+from llm_server.orchestration import catalog_file
 
 DOC = (Path(__file__).parents[3] / "docs" / "local-models.md").read_text(encoding="utf-8")
 PACKAGED = tomllib.loads(files("llm_server").joinpath("data/catalog.toml").read_text(encoding="utf-8"))
@@ -13,7 +13,7 @@ PACKAGED = tomllib.loads(files("llm_server").joinpath("data/catalog.toml").read_
 
 def test_the_examples_are_read() -> None:
     overlay = tomllib.loads("\n".join(re.findall(r"```toml\n(.*?)```", DOC, re.DOTALL)))
-    loaded = catalog.load(PACKAGED, overlay)
+    loaded = catalog_file.load(PACKAGED, overlay)
 
     assert loaded.engines["laptop"].kind == "llamacpp"
     assert loaded.engines["laptop"].model in loaded.models
@@ -22,6 +22,6 @@ def test_the_examples_are_read() -> None:
 
 def test_the_list_is_that_of_the_catalogue() -> None:
     listed = re.findall(r"^(\S+) +([\d,]+) MB  (\S+) +not pulled$", DOC, re.MULTILINE)
-    models = catalog.load(PACKAGED).models
+    models = catalog_file.load(PACKAGED).models
 
     assert listed == [(name, f"{m.size_bytes / 1e6:,.0f}", m.licence) for name, m in models.items()]
