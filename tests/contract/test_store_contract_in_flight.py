@@ -8,7 +8,7 @@ import pytest
 
 from at_once import at_once
 from builders import NOW_MS, a_failure, a_request, a_task, an_output, claimed
-from llm_server.orchestration.errors import TaskNotFound, TooManyInFlight
+from llm_server.orchestration.errors import TaskLost, TaskNotFound, TooManyInFlight
 from llm_server.orchestration.key import Account
 from llm_server.orchestration.ports import KeyStore, Store
 from llm_server.orchestration.task import Task
@@ -102,3 +102,24 @@ def test_a_long_prompt_comes_back_whole_from_a_counted_task(store: Store) -> Non
     store.add(task, request, most_in_flight=1)
 
     assert store.get(task.ref).request == request
+
+
+def test_a_retry_is_held_to_the_limit_of_its_key(store: Store, key_store: KeyStore) -> None:
+    """It is in flight again; refused, it stays as it failed, and another try is no lost task."""
+    task, failure = a_counted_task(), a_failure()
+    store.add(task, a_request(), most_in_flight=1)
+    store.save(task, claimed(task))
+    failed = claimed(task).failed(failure)
+    store.save(claimed(task), failed, failure)
+    assert added(store, most=1)
+    retried = failed.retried(now_ms=NOW_MS, due_ms=NOW_MS, deadline_ms=None)
+
+    with pytest.raises(TooManyInFlight):
+        store.save(failed, retried, most_in_flight=1)
+    refused = (store.peek(task.ref), in_flight(key_store))
+    store.save(failed, retried, most_in_flight=2)
+
+    assert refused == (failed, 1)
+    assert (store.peek(task.ref), in_flight(key_store)) == (retried, 2)
+    with pytest.raises(TaskLost):
+        store.save(failed, replace(retried, due_ms=1), most_in_flight=3)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from typing import Any
 
 import pytest
 
@@ -103,7 +104,7 @@ def test_an_answer_that_could_not_be_finished_is_adopted_later(served: Served) -
     """The database went away between the answer and the last write: the engine is not asked again."""
 
     class FailingFinish(SqliteStore):
-        def save(self, before: Task, after: Task, output: Output | None = None) -> None:
+        def save(self, before: Task, after: Task, output: Output | None = None, **limits: Any) -> None:
             if after.status.is_final:
                 raise AWAY
             super().save(before, after, output)

@@ -123,9 +123,9 @@ async def cancel_task(ref: Ref, service: Service) -> Response:
     response_model=models.TaskView,
     responses=problems(404, 409, 422, 503) | _CREATED_AGAIN,
 )
-async def retry_task(ref: Ref, service: Service) -> Response:
+async def retry_task(ref: Ref, service: Service, caller: Caller) -> Response:
     """Take a Failed task up again: finished steps are kept, those that failed are done again."""
-    snapshot = service.retry(ref)
+    snapshot = service.retry(ref, payer=caller.payer)
     headers = {"Location": f"{PREFIX}/tasks/{ref.task_id}", "Retry-After": "1"}
     return answer(views.task(snapshot.task), 202, headers)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from llm_server.orchestration.errors import StateConflict, TaskLost
+from llm_server.orchestration.key import Payer
 from llm_server.orchestration.ports import Clock, Store
 from llm_server.orchestration.snapshot import Snapshot
 from llm_server.orchestration.task import Status, Task, TaskRef
@@ -47,12 +48,13 @@ class Lifecycle:
                 continue
         raise StateConflict(BUSY)
 
-    def retry(self, ref: TaskRef) -> Snapshot:
+    def retry(self, ref: TaskRef, *, payer: Payer | None = None) -> Snapshot:
         """Take a Failed task up again: what is finished is kept, what failed is done again. Then wake a worker.
 
         Raises:
             TaskNotFound: no such task.
             StateConflict: it has not Failed, or was retried before.
+            TooManyInFlight: the payer's key, for which the task counts, allows no more open tasks.
         """
         for _ in range(TRIES):
             snapshot, now_ms = self._store.get(ref), self._clock()
@@ -62,7 +64,7 @@ class Lifecycle:
             after = snapshot.task.retried(now_ms=now_ms, due_ms=now_ms + self._sweep_ms, deadline_ms=deadline_ms)
             try:
                 self._store.retain(snapshot.task)
-                self._store.save(snapshot.task, after)
+                self._store.save(snapshot.task, after, most_in_flight=_most(snapshot.task, payer))
             except TaskLost:
                 continue
             if after.status is Status.QUEUED:
@@ -95,3 +97,8 @@ class Lifecycle:
         after = snapshot.task.cancelled(now_ms=self._clock(), orphan=orphan)
         self._store.save(snapshot.task, after, orphan)
         return after
+
+
+def _most(task: Task, payer: Payer | None) -> int | None:
+    """How many tasks may be open where this one counts; None where nobody says."""
+    return payer.limits.tasks_in_flight if payer and payer.key_id == task.counted_for else None

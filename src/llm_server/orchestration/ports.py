@@ -169,13 +169,16 @@ class Store(Protocol):
         """Read a task's state alone. Raises TaskNotFound."""
         ...
 
-    def save(self, before: Task, after: Task, output: Output | None = None) -> None:
+    def save(
+        self, before: Task, after: Task, output: Output | None = None, *, most_in_flight: int | None = None
+    ) -> None:
         """Replace `before` by `after`, store `output` and change the counters, all or nothing.
 
         Saving the same `after` again is no error, so a write whose reply was lost can be repeated.
 
         Raises:
             TaskLost: the stored state is not `before`; nothing was written.
+            TooManyInFlight: `after` is open again, and its key has `most_in_flight` open tasks; nothing was written.
         """
         ...
 

@@ -140,9 +140,10 @@ class Service:
         self._worker.cancelled(ref)
         return snapshot
 
-    def retry(self, ref: TaskRef) -> Snapshot:
-        """Take a Failed task up again. Raises as `Lifecycle.retry`."""
-        return self._lifecycle.retry(ref)
+    def retry(self, ref: TaskRef, *, payer: Payer | None = None) -> Snapshot:
+        """Take a Failed task up again. Raises as `Lifecycle.retry`, and QuotaExceeded when the payer's day is spent."""
+        self._admit(payer)
+        return self._lifecycle.retry(ref, payer=payer)
 
     def delete(self, ref: TaskRef) -> None:
         """Remove a task that no worker has. Raises as `Lifecycle.delete`."""

@@ -120,16 +120,21 @@ class DynamoStore:
             row = self._client.get_item(TableName=self._table, Key=items.key(ref, "STATE"), ConsistentRead=True)
         return self._shown(row.get("Item"))
 
-    def save(self, before: Task, after: Task, output: Output | None = None) -> None:
+    def save(
+        self, before: Task, after: Task, output: Output | None = None, *, most_in_flight: int | None = None
+    ) -> None:
         writes = [self._put_state(after, "rev = :rev", {":rev": items.number(before.rev)})]
         if output is not None:
             head = self._texts.put_parts(after.ref, output.key, records.encode(output), output.created_ms)
             writes.append({"Put": {"TableName": self._table, "Item": head}})
         try:
-            self._transact([*writes, *self._counts(before, after)])
+            self._transact([*writes, *self._counts(before, after, most_in_flight=most_in_flight)])
         except ConditionFailed as error:
-            if not self._holds(after):
-                raise TaskLost(after.task_id) from error
+            if self._holds(after):
+                return
+            if most_in_flight is not None and self._holds(before):
+                raise TooManyInFlight(most_in_flight) from error
+            raise TaskLost(after.task_id) from error
 
     def keep(self, ref: TaskRef, output: Output) -> None:
         self._texts.put(ref, output.key, records.encode(output), output.created_ms)

@@ -69,13 +69,17 @@ class SqliteStore:
             raise TaskNotFound
         return task
 
-    def save(self, before: Task, after: Task, output: Output | None = None) -> None:
+    def save(
+        self, before: Task, after: Task, output: Output | None = None, *, most_in_flight: int | None = None
+    ) -> None:
         with self._database.transaction() as db:
             stored = self._state(db, after.ref)
             if stored == after:
                 return
             if stored is None or stored.rev != before.rev:
                 raise TaskLost(after.task_id)
+            if most_in_flight is not None and self._in_flight(db, after.counted_for) >= most_in_flight:
+                raise TooManyInFlight(most_in_flight)
             due_ms = None if after.status.is_final else after.next_look_ms
             db.execute(
                 "UPDATE tasks SET status = ?, role = ?, due_ms = ?, body = ? WHERE (tenant, task_id) = (?, ?)",
