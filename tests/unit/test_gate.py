@@ -230,6 +230,12 @@ def test_an_engines_bad_escape_prints_no_warning() -> None:
     "text",
     [
         "1" * 20_000,
+        "." * 100_000 + " x",
+        ", " * 100_000 + "x",
+        " /" * 100_000,
+        "-" * 200_000,
+        "`" * 200_000,
+        "\n" * 200_000 + "x",
         "1+" * 10_000,
         "(" * 10_000 + "1 + 1 = 3",
         "((((1+" * 4_000,
@@ -254,7 +260,14 @@ def test_a_text_made_to_be_slow_is_not(text: str) -> None:
 
     def judge() -> None:
         begun = time.process_time()
-        fault(text, "Respond in JSON with exactly 2 bullet points.")
+        for asked in (
+            "Respond in JSON with exactly 2 bullet points.",
+            "Reply with only the number.",
+            "Answer yes or no.",
+        ):
+            fault(text, asked)
+        for asked in ("Answer with only the letter.", "Answer in one word."):
+            fault(text, asked)
         fault(text)
         took_s.append(time.process_time() - begun)
 

@@ -8,6 +8,8 @@ from collections.abc import Callable
 from llm_server.orchestration._fences import is_json, parted
 from llm_server.orchestration.answers import json_objects
 
+SHORT_MOST_CHARS = 200
+"""A number is no longer than this, and a pattern for it may try again and again."""
 READ_MOST_CHARS = 1_000
 """At each end of a request: what stands between is its material."""
 
@@ -40,7 +42,9 @@ def _is_yes_or_no(text: str) -> bool:
 
 
 def _is_number(text: str) -> bool:
-    return bool(re.fullmatch(r"[^\w-]*-?[\d.,\s/]*\d\s*[%°]?(?:\s?[A-Za-zµ²³/]{1,12})?\W*", text))
+    return len(text) <= SHORT_MOST_CHARS and bool(
+        re.fullmatch(r"[^\w-]*-?[\d.,\s/]*\d\s*[%°]?(?:\s?[A-Za-zµ²³/]{1,12})?\W*", text)
+    )
 
 
 def _is_letter(text: str) -> bool:
