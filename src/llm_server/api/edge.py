@@ -21,12 +21,16 @@ SECURITY_HEADERS = {
     "Content-Security-Policy": "frame-ancestors 'none'",
     "Referrer-Policy": "no-referrer",
 }
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _SANE_ID = re.compile(r"[A-Za-z0-9._:/=+-]{1,128}")
 
 
 class Edge:
     """ASGI middleware: `X-Request-Id` (the caller's where it is sane), the headers of
-    every answer, and 500 for what nobody expected."""
+    every answer, and 500 for what nobody expected.
+
+    No path holds a control character: the framework's patterns end in `$`, which a line feed may follow.
+    """
 
     def __init__(self, app: ASGIApp, new_id: Callable[[], str]) -> None:
         self._app = app
@@ -50,8 +54,9 @@ class Edge:
                 headers.setdefault("Cache-Control", "no-store")
             await send(message)
 
+        app = errors.answer(404, errors.NOTHING_HERE) if _CONTROL.search(scope["path"]) else self._app
         try:
-            await self._app(scope, receive, send_named)
+            await app(scope, receive, send_named)
         except ClientDisconnect:
             _log.debug("the caller hung up", extra={"request_id": request_id})
         except Exception:  # the last resort: a caller must get an answer, and the log the reason

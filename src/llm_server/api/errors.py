@@ -40,6 +40,7 @@ STATUS: dict[type[LLMServerError], int] = {
 }
 RETRY_AFTER_S = "5"
 FAULTS_MOST = 20
+NOTHING_HERE = "There is nothing at this path."
 METHODS = ("DELETE", "GET", "HEAD", "PATCH", "POST", "PUT")
 INTERNAL = "The server made an error; it is logged under this answer's X-Request-Id."
 
@@ -108,7 +109,7 @@ def _own_sentence(request: Request, error: StarletteHTTPException) -> str:
     if error.detail != HTTPStatus(error.status_code).phrase:
         return error.detail
     return {
-        404: "There is nothing at this path.",
+        404: NOTHING_HERE,
         405: f"The method {request.method[:20]} is not allowed here.",
     }.get(error.status_code, f"{error.detail}.")
 

@@ -27,7 +27,21 @@ BOOM = RuntimeError("the secret of line 7")
 ServerOn = Callable[[Store], CalledServer]
 
 
-@pytest.mark.parametrize("path", ["/", "/api", "/api/v1", "/api/v1/", "/api/v1/tasks/", "/api/v2/tasks", "/%00", "//"])
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/",
+        "/api",
+        "/api/v1",
+        "/api/v1/",
+        "/api/v1/tasks/",
+        "/api/v2/tasks",
+        "/%00",
+        "//",
+        "/api/v1/tasks%0A",
+        "/api/v1/health%0a",
+    ],
+)
 @pytest.mark.parametrize("method", ["GET", "POST", "DELETE"])
 def test_a_path_that_is_none_is_not_found(shared_server: CalledServer, method: str, path: str) -> None:
     """No redirects, no list of what there is."""
