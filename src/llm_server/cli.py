@@ -161,28 +161,34 @@ def engines(
 @app.command()
 def route(
     prompt: Annotated[str | None, typer.Argument(help="What is to be done; - reads it from stdin.")] = None,
-    profile: Annotated[str | None, typer.Option(help="Lean towards this profile.")] = None,
+    profile: Annotated[str | None, typer.Option(help="Choose a role inside this profile.")] = None,
     role: Annotated[str | None, typer.Option(help="Who does it, if that is settled.")] = None,
     measured: Annotated[
         Path | None, typer.Option("--eval", metavar="FILE", exists=True, dir_okay=False, help="Labelled JSON lines.")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the decision as JSON.")] = False,
 ) -> None:
-    """Say how a prompt would be done and why, or how well that is decided for a file; needs no server."""
+    """Say how a server with this LLM_SERVER_CONFIG would do a prompt and why, or how well a file's prompts are decided.
+
+    Needs no server.
+    """
     from llm_server import route as routing  # the client commands start without the analysis
+    from llm_server.orchestration.errors import LLMServerError
 
     if (prompt is None) == (measured is None):
         raise typer.BadParameter("Give a prompt, or --eval FILE.", param_hint="PROMPT")
     try:
-        lines = (
+        for line in (
             routing.report(routing.rows_of(measured))
             if measured
             else routing.decision(_text(prompt or ""), profile, role, as_json)
-        )
+        ):
+            typer.echo(line)
     except routing.UnreadableRows as error:
         raise typer.BadParameter(str(error), param_hint="--eval") from None
-    for line in lines:
-        typer.echo(line)
+    except LLMServerError as error:
+        display.say(str(error))
+        raise typer.Exit(2) from None
 
 
 @app.command()

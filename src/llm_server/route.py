@@ -1,4 +1,4 @@
-"""What the analysis decides for a prompt, and how well it decides for a file of labelled ones; needs no server."""
+"""What a server decides for a prompt, and how well the analysis does for a file of labelled ones; needs no server."""
 
 from __future__ import annotations
 
@@ -10,8 +10,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from llm_server import wiring
 from llm_server.figures import apgr, auroc, calibration_error, interval, share
 from llm_server.orchestration.analysis import FIELDS, Analysis, analyse
+from llm_server.orchestration.intake import NewTask, analysed, checked
+from llm_server.settings import Settings
 
 THRESHOLD = 0.7
 _FAMILIES = {"code": "Coder", "text": "Writing", "talk": "Chat-Agent"}
@@ -23,10 +26,18 @@ class UnreadableRows(ValueError):
 
 
 def decision(prompt: str, profile: str | None, role: str | None, as_json: bool) -> Iterator[str]:
-    """The decision in lines, or as one JSON document."""
-    seen = analyse(prompt, profile=profile, role=role)
+    """Say what a server with this configuration decides, in lines or as one JSON document.
+
+    Raises:
+        InvalidInput: a server would refuse the prompt, the profile or the role.
+        ConfigurationError: a setting, or the file that LLM_SERVER_CONFIG names, is wrong.
+    """
+    settings = Settings.read()
+    catalog = wiring.configured_catalog(settings)
+    new = NewTask(prompt=prompt, profile=profile, role=role)
+    seen, profile = analysed(checked(new, catalog, prompt_max_chars=settings.prompt_max_chars), catalog)
     if as_json:
-        yield json.dumps(asdict(seen), ensure_ascii=False)
+        yield json.dumps(asdict(seen) | {"profile": profile}, ensure_ascii=False)
         return
     yield f"{seen.mode} by {seen.role}, confidence {seen.confidence:.2f}"
     yield f"complexity {seen.complexity:.2f}, several steps {seen.multi_step:.2f}"

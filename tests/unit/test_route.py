@@ -1,11 +1,13 @@
 """`llm-server route`: a decision without a server, and figures for a file of labelled prompts."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner, Result
 
+from called_server import CalledServer, called_server
 from llm_server.cli import app
 from llm_server.route import family
 
@@ -20,8 +22,30 @@ ROWS = (
 )
 
 
-def run(*arguments: str) -> Result:
-    return CliRunner().invoke(app, ["route", *arguments])
+OVERLAY = """
+[defaults]
+confidence_threshold = 0.95
+
+[profiles.Law]
+purpose = "Contracts."
+default_role = "Legal-Agent"
+
+[roles.Legal-Agent]
+profiles = ["Law"]
+purpose = "Reads contracts."
+system_prompt = "You are a lawyer."
+"""
+UNSURE = "Compare the two."
+
+
+def run(*arguments: str, **environment: str) -> Result:
+    return CliRunner().invoke(app, ["route", *arguments], env=environment)
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CalledServer]:
+    with called_server(tmp_path_factory.mktemp("route"), OVERLAY) as server:
+        yield server
 
 
 def test_a_decision_is_shown_with_its_reasons() -> None:
@@ -44,6 +68,62 @@ def test_a_decision_is_one_document_for_programs() -> None:
 def test_a_role_that_is_settled_is_kept() -> None:
     """As in a request."""
     assert run("hello", "--role", "QA-Agent").stdout.startswith("Agent by QA-Agent, confidence 1.00")
+
+
+@pytest.mark.parametrize("prompt", ["Write a Python function", UNSURE, " hello\n", "Build it, test it, then deploy it"])
+@pytest.mark.parametrize("fields", [{}, {"profile": "Law"}, {"profile": "Developer"}, {"role": "Legal-Agent"}])
+def test_it_is_what_a_server_of_this_configuration_decides(
+    server: CalledServer, prompt: str, fields: dict[str, str]
+) -> None:
+    """Roles and profiles of the file, and its threshold; field for field, but for the engine, which needs a server."""
+    options = [word for name, value in fields.items() for word in (f"--{name}", value)]
+
+    shown = json.loads(run(prompt, *options, "--json", LLM_SERVER_CONFIG=str(server.settings.config)).stdout)
+
+    decided = server.post({"prompt": prompt, **fields}, "tasks?dry_run=true").json
+    assert {**shown, "engine": decided["engine"]} == decided
+
+
+def test_below_the_threshold_the_profiles_default_role_answers(server: CalledServer) -> None:
+    """As the server's fallback does, with its sentence."""
+    shown = run(UNSURE, "--profile", "Law", LLM_SERVER_CONFIG=str(server.settings.config)).stdout
+
+    assert shown.startswith("Chat by Legal-Agent, confidence 0.")
+    assert "is below 0.95: Legal-Agent answers in Chat mode" in shown
+
+
+@pytest.mark.parametrize(
+    ("arguments", "field", "value"),
+    [
+        (["hello", "--role", "Nope"], "role", "Nope"),
+        (["hello", "--profile", "Nope"], "profile", "Nope"),
+        ([" \n"], "prompt", " \n"),
+        ([""], "prompt", ""),
+        (["x" * 200_001], "prompt", "x" * 200_001),
+    ],
+)
+def test_what_the_server_refuses_is_refused_in_its_words(
+    server: CalledServer, arguments: list[str], field: str, value: str
+) -> None:
+    """Nothing is decided for a name nobody knows, nor for no words at all."""
+    refused = run(*arguments, LLM_SERVER_CONFIG=str(server.settings.config))
+
+    detail = server.post({"prompt": "hello", field: value}).detail
+    assert (refused.exit_code, refused.stdout, refused.stderr) == (2, "", f"{detail}\n")
+
+
+@pytest.mark.parametrize(
+    ("text", "named"), [("[defaults]\nprofile = 'Nope'", "defaults.profile 'Nope'"), ("[", "cannot be read")]
+)
+def test_a_wrong_configuration_is_named(tmp_path: Path, text: str, named: str) -> None:
+    """Not passed over, and no traceback."""
+    path = tmp_path / "over.toml"
+    path.write_text(text)
+
+    refused = run("hello", LLM_SERVER_CONFIG=str(path))
+
+    assert (refused.exit_code, refused.stdout) == (2, "")
+    assert named in refused.stderr
 
 
 def test_a_file_is_measured_for_what_it_has_labels_for(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Callers let in, then JSON bodies read strictly: what one parser takes and another refuses is refused here.
+"""Callers let in, then what they sent read strictly: what one parser takes and another refuses is refused here.
 
 RFC 8259, RFC 7493.
 """
@@ -10,23 +10,33 @@ import math
 from collections.abc import Callable, Coroutine
 from typing import Any, NoReturn
 
-from fastapi import HTTPException, Request, Response
+from fastapi import HTTPException, Request, Response, params
+from fastapi.dependencies.utils import get_flat_params
 from fastapi.routing import APIRoute
 
 from llm_server.api.auth import Gate, scope_of
 from llm_server.api.edge import ANSWER_HEADERS
+from llm_server.orchestration.errors import InvalidInput
+
+_WRITING = frozenset({"DELETE", "PATCH", "POST"})
 
 
 class StrictRoute(APIRoute):
-    """A route for callers who may, whose body must be one strict JSON document sent as application/json."""
+    """A route for callers who may, whose body must be one strict JSON document sent as application/json.
+
+    One that writes takes no query parameter it does not know: a misspelt `dry_run` would spend money.
+    """
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         handle = super().get_route_handler()
+        known = [p.alias for p in get_flat_params(self.dependant) if isinstance(p.field_info, params.Query)]
 
         async def handle_strictly(request: Request) -> Response:
             gate: Gate = request.app.state.gate
             request.state.caller, rate = gate.admit(request, scope_of(self.path, request.app.state.prefix))
             request.scope[ANSWER_HEADERS].update(rate)
+            if request.method in _WRITING:
+                _check_query(request, known)
             strict = _StrictRequest(request.scope, request.receive)
             if self.body_field is not None:
                 media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
@@ -37,6 +47,12 @@ class StrictRoute(APIRoute):
             return await handle(strict)
 
         return handle_strictly
+
+
+def _check_query(request: Request, known: list[str]) -> None:
+    for name in (name for name in request.query_params if name not in known):
+        allowed = f"known are {', '.join(known)}" if known else "this call takes none"
+        raise InvalidInput(name, f"Unknown query parameter {name[:60]!r}; {allowed}.")
 
 
 class _StrictRequest(Request):

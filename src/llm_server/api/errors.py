@@ -63,7 +63,7 @@ async def _known(_: Request, error: Exception) -> JSONResponse:
     if status is None:
         raise error
     if isinstance(error, InvalidInput):
-        return answer(status, str(error), errors=[{"pointer": f"/{error.field}", "detail": str(error)}])
+        return answer(status, str(error), errors=[{"pointer": _pointer(("", error.field)), "detail": str(error)}])
     response = answer(status, str(error))
     response.headers.update(_advice(error))
     return response

@@ -97,7 +97,7 @@ class Intake:
             InvalidInput: the prompt is blank or too long, or a name is unknown.
         """
         new = self._checked(new)
-        analysis, profile = self._analysed(new)
+        analysis, profile = analysed(new, self._catalog)
         role, wanted = self._catalog.role(analysis.role), tiers.wanted_for(analysis.complexity)
         tier = tiers.tier_of(role, analysis.complexity, self._catalog.defaults, wanted=wanted)
         engine = next(iter(self._balancer.candidates(tier, new.engine)), None)
@@ -160,7 +160,7 @@ class Intake:
 
     def _prepared(self, tenant: str, new: NewTask, task_id: str, payer: Payer | None) -> tuple[Task, Request]:
         """A new task and what was asked, as they are to be stored."""
-        analysis, profile = self._analysed(new)
+        analysis, profile = analysed(new, self._catalog)
         now_ms = self._clock()
         limits = payer.limits if payer else KeyLimits()
         task = Task(
@@ -189,21 +189,10 @@ class Intake:
         return task, request
 
     def _checked(self, new: NewTask) -> NewTask:
-        prompt = new.prompt.strip()
-        if not prompt:
-            raise InvalidInput(
-                "prompt", "The prompt is blank; it needs at least one character that is not white space."
-            )
-        if len(prompt) > self._prompt_max_chars:
-            detail = f"The prompt has {len(prompt)} characters; at most {self._prompt_max_chars} are taken."
-            raise InvalidInput("prompt", detail)
-        if new.profile is not None:
-            self._catalog.profile(new.profile)
-        if new.role is not None:
-            self._catalog.role(new.role)
+        new = checked(new, self._catalog, prompt_max_chars=self._prompt_max_chars)
         if new.engine is not None:
             self._check_engine(new.engine)
-        return replace(new, prompt=prompt)
+        return new
 
     def _check_engine(self, name: str) -> None:
         """An engine asked for by name must be one that may and could answer: for another, the task would wait."""
@@ -214,20 +203,39 @@ class Intake:
         if why := fleet.barred(engines[name]):
             raise InvalidInput("engine", f"Engine {name} {why}; choose another or leave the field out.")
 
-    def _analysed(self, new: NewTask) -> tuple[Analysis, str]:
-        """The analysis, or the profile's default role in Chat mode where it is not sure enough; and the profile."""
-        allowed = self._catalog.roles_of(new.profile) if new.profile else list(self._catalog.roles)
-        analysis = analyse(new.prompt, role=new.role, profile=new.profile, mode=new.mode, roles=allowed)
-        of_tier = tiers.reasons(analysis.complexity, self._catalog.defaults)
-        analysis = replace(analysis, reasons=(*analysis.reasons, *of_tier))
-        threshold = self._catalog.defaults.confidence_threshold
-        if analysis.confidence >= threshold or new.role:
-            return analysis, new.profile or self._catalog.profile_of(analysis.role)
-        profile = new.profile or self._catalog.defaults.profile
-        fallback = self._catalog.profile(profile).default_role
-        mode = new.mode or Mode.CHAT
-        reason = f"confidence {analysis.confidence:.2f} is below {threshold:g}: {fallback} answers in {mode} mode"
-        return replace(analysis, mode=mode, role=fallback, reasons=(*analysis.reasons, reason)), profile
+
+def checked(new: NewTask, catalog: Catalog, *, prompt_max_chars: int) -> NewTask:
+    """Trim the prompt of a new task.
+
+    Raises:
+        InvalidInput: it is blank or too long, or profile or role are unknown.
+    """
+    prompt = new.prompt.strip()
+    if not prompt:
+        raise InvalidInput("prompt", "The prompt is blank; it needs at least one character that is not white space.")
+    if len(prompt) > prompt_max_chars:
+        raise InvalidInput("prompt", f"The prompt has {len(prompt)} characters; at most {prompt_max_chars} are taken.")
+    if new.profile is not None:
+        catalog.profile(new.profile)
+    if new.role is not None:
+        catalog.role(new.role)
+    return replace(new, prompt=prompt)
+
+
+def analysed(new: NewTask, catalog: Catalog) -> tuple[Analysis, str]:
+    """Analyse a prompt: the profile's default role in Chat mode where that is not sure enough; and the profile."""
+    allowed = catalog.roles_of(new.profile) if new.profile else list(catalog.roles)
+    analysis = analyse(new.prompt, role=new.role, profile=new.profile, mode=new.mode, roles=allowed)
+    of_tier = tiers.reasons(analysis.complexity, catalog.defaults)
+    analysis = replace(analysis, reasons=(*analysis.reasons, *of_tier))
+    threshold = catalog.defaults.confidence_threshold
+    if analysis.confidence >= threshold or new.role:
+        return analysis, new.profile or catalog.profile_of(analysis.role)
+    profile = new.profile or catalog.defaults.profile
+    fallback = catalog.profile(profile).default_role
+    mode = new.mode or Mode.CHAT
+    reason = f"confidence {analysis.confidence:.2f} is below {threshold:g}: {fallback} answers in {mode} mode"
+    return replace(analysis, mode=mode, role=fallback, reasons=(*analysis.reasons, reason)), profile
 
 
 def _charge(payer: Payer | None) -> Charge | None:

@@ -37,6 +37,52 @@ def test_a_task_is_stored_and_queued_before_the_answer(server: CalledServer) -> 
     assert server.queue.receive(0) == TaskRef("local", task_id)
 
 
+@pytest.mark.parametrize(
+    ("query", "named", "pointer"),
+    [
+        ("dryrun=true", "'dryrun'", "/dryrun"),
+        ("dry_run=true&Dry_Run=true", "'Dry_Run'", "/Dry_Run"),
+        ("dry_run=true&x", "'x'", "/x"),
+        ("a/b~=1", "'a/b~'", "/a~1b~0"),
+        ("%0A=", "'\\n'", "/\n"),
+        ("x" * 5_000, f"'{'x' * 60}'", "/" + "x" * 60),
+    ],
+)
+def test_an_unknown_query_parameter_makes_no_task(server: CalledServer, query: str, named: str, pointer: str) -> None:
+    """A misspelt dry run would be a paid one; it is refused before the body is read."""
+    answer = server.post({"prompt": "Say hello."}, f"tasks?{query}")
+
+    sentence = f"Unknown query parameter {named}; known are dry_run."
+    assert (answer.status, answer.json["detail"]) == (422, sentence)
+    assert answer.json["errors"] == [{"pointer": pointer, "detail": sentence}]
+    assert (answer.taken, server.get("tasks").json["tasks"]) == (0, [])
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("POST", "tasks/t1/approve"),
+        ("POST", "tasks/t1/reject"),
+        ("POST", "tasks/t1/cancel"),
+        ("POST", "tasks/t1/retry"),
+        ("DELETE", "tasks/t1"),
+        ("PATCH", "engines/embedded"),
+        ("POST", "keys"),
+        ("DELETE", "keys/k1"),
+    ],
+)
+def test_whatever_writes_takes_no_unknown_query_parameter(server: CalledServer, method: str, path: str) -> None:
+    """They have none at all."""
+    answer = server.call(method, f"{path}?dry_run=true", headers={"content-type": "application/json"})
+
+    assert (answer.status, answer.detail) == (422, "Unknown query parameter 'dry_run'; this call takes none.")
+
+
+def test_whatever_reads_passes_over_what_it_does_not_know(server: CalledServer) -> None:
+    """Nothing is spent by it, and caches and proxies add their own."""
+    assert server.get("tasks?_=1").status == 200
+
+
 @pytest.mark.parametrize("body", [{"profile": "General", "role": "Chat-Agent"}, {"profile": None, "role": None}])
 def test_the_three_promised_fields_are_accepted_or_may_be_null(server: CalledServer, body: dict[str, object]) -> None:
     """A null is a field left out."""

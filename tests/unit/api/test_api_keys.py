@@ -130,7 +130,7 @@ def test_keys_are_made_listed_and_revoked_over_http(server: CalledServer) -> Non
     assert admin.get("keys").json["keys"][1]["revoked_at"] is not None
 
 
-@pytest.mark.parametrize("key_id", ["ffffffffffff", "x", "%ed%a0%80", "x" * 3_000])
+@pytest.mark.parametrize("key_id", ["ffffffffffff", "x", "%20", "%ed%a0%80", "x" * 3_000])
 def test_a_key_that_is_none_is_not_found(server: CalledServer, key_id: str) -> None:
     answer = server.with_key().call("DELETE", f"keys/{key_id}")
 

@@ -226,7 +226,7 @@ def test_an_id_that_is_none_is_not_found(shared_server: CalledServer, task_id: s
     assert (answer.status, list(answer.json)) == (404, ["detail"])
 
 
-@pytest.mark.parametrize("task_id", ["a%23STATE", "x" * 65, "%F0%9F%8C%8D"])
+@pytest.mark.parametrize("task_id", ["a%20b", "a%23STATE", "x" * 65, "%F0%9F%8C%8D"])
 def test_an_id_that_can_be_none_costs_no_look(
     server: CalledServer, server_on: Callable[[Store], CalledServer], task_id: str
 ) -> None:
