@@ -5,12 +5,13 @@ Unnamed, `engines` runs only where LiteLLM is installed already: that takes 200 
 
 import sys
 
-from benchmarks import analysis, batch, calls, engines, imports, plans, routing, throughput
+from benchmarks import analysis, batch, calls, cost, engines, imports, plans, routing, throughput
 
 BENCHMARKS = {
     "analysis": analysis.run,
     "imports": imports.run,
     "calls": calls.run,
+    "cost": cost.run,
     "batch": batch.run,
     "plans": plans.run,
     "throughput": throughput.run,

@@ -33,12 +33,19 @@ class Deployment:
     worker: Invoke
     sqs: Any
     queue_url: str
+    dynamodb: tuple[Any, ...] = ()
     called: Counter[str] = field(default_factory=Counter)
 
-    def submit(self, prompt: str, **fields: object) -> None:
+    def submit(self, prompt: str, **fields: object) -> str:
         event = json.loads((ROOT / "events" / "api-v2-post-task.json").read_text(encoding="utf-8"))
         answer = self.api(event | {"body": json.dumps({"prompt": prompt, **fields}), "isBase64Encoded": False})
         assert answer["statusCode"] == 202, answer
+        return str(json.loads(answer["body"])["task_id"])
+
+    def get(self, task_id: str) -> Any:
+        event = json.loads((ROOT / "events" / "api-v2-get-task.json").read_text(encoding="utf-8"))
+        event["rawPath"] = event["requestContext"]["http"]["path"] = f"/api/v1/tasks/{task_id}"
+        return json.loads(self.api(event)["body"])
 
     def messages(self) -> list[dict[str, str]]:
         """Take up to ten messages off the queue, as records of an SQS event."""
@@ -66,9 +73,11 @@ def deployment(**environment: str) -> Iterator[Deployment]:
         DynamoKeys(dynamodb, made.table).put_key(a_key(key_id="000000000001"))
         names = ("llm_server.lambda_api", "llm_server.lambda_worker")
         api, worker = (importlib.import_module(name) for name in names)
-        counted = Deployment(_api(api.handler), _worker(worker.handler), sqs, made.queue_url)
-        _count(api.handler.app.state.service, counted.called)
-        _count(worker._service, counted.called)
+        services = (api.handler.app.state.service, worker._service)
+        clients = tuple(service._store._client for service in services)
+        counted = Deployment(_api(api.handler), _worker(worker.handler), sqs, made.queue_url, clients)
+        for service in services:
+            _count(service, counted.called)
         yield counted
         for name in names:
             del sys.modules[name]

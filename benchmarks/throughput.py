@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from benchmarks import aws  # noqa: F401 - puts tests/ on the path
 from benchmarks.batch import CONFIG
@@ -73,10 +74,10 @@ def _post(server: RunningServer, tasks: int) -> None:
         thread.join()
 
 
-def engine_process(latency_s: float) -> tuple[str, Callable[[], None]]:
+def engine_process(latency_s: float, answer: Callable[[Any], str] | None = None) -> tuple[str, Callable[[], None]]:
     """The engine in a process of its own, so that its work is not counted as the server's."""
     ours, theirs = multiprocessing.Pipe()
-    process = multiprocessing.Process(target=_serve_engine, args=(latency_s, theirs), daemon=True)
+    process = multiprocessing.Process(target=_serve_engine, args=(latency_s, answer, theirs), daemon=True)
     process.start()
     url: str = ours.recv()
 
@@ -87,7 +88,9 @@ def engine_process(latency_s: float) -> tuple[str, Callable[[], None]]:
     return url, stop
 
 
-def _serve_engine(latency_s: float, pipe: "multiprocessing.connection.Connection") -> None:
-    with fake_engine(latency_s=latency_s) as engine:
+def _serve_engine(
+    latency_s: float, answer: Callable[[Any], str] | None, pipe: "multiprocessing.connection.Connection"
+) -> None:
+    with fake_engine(latency_s=latency_s, answer=answer) as engine:
         pipe.send(engine.base_url)
         pipe.recv()

@@ -115,8 +115,8 @@ class Wire:
 
 
 @contextmanager
-def recording(client: BaseClient) -> Iterator[Wire]:
-    """Record what a client calls, and let faults happen to it."""
+def recording(*clients: BaseClient) -> Iterator[Wire]:
+    """Record what clients call, and let faults happen to them."""
     wire = Wire()
 
     def called(params: Mapping[str, Any], model: Any, context: dict[str, Any], **_: Any) -> None:
@@ -138,11 +138,13 @@ def recording(client: BaseClient) -> Iterator[Wire]:
         ("before-call.dynamodb", to_be_carried_out),
         ("after-call.dynamodb", carried_out),
     ]
-    for event, hook in hooks:
-        client.meta.events.register(event, hook)
+    for client in clients:
+        for event, hook in hooks:
+            client.meta.events.register(event, hook)
     yield wire
-    for event, hook in hooks:
-        client.meta.events.unregister(event, hook)
+    for client in clients:
+        for event, hook in hooks:
+            client.meta.events.unregister(event, hook)
 
 
 def size(item: Item) -> int:
