@@ -6,9 +6,11 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping
 
 from audit import audit as recount
+from audit import recounted
 from faults.engine import answer_to
 from faults.substrates import every_task
 from faults.world import World
+from llm_server.orchestration.metrics import Counters
 from llm_server.orchestration.ports import Store
 from llm_server.orchestration.snapshot import Snapshot
 from llm_server.orchestration.task import Mode, Status, TaskRef
@@ -20,18 +22,26 @@ ROLES = a_catalog({}).roles
 def alarms(world: World, *, may_fail: Callable[[str], bool] = lambda prompt: False) -> list[str]:
     """Everything that is wrong in a world that has settled. `may_fail` tells of which prompts a failure was caused."""
     snapshots = {ref: world.store.get(ref) for ref in world.refs()}
-    found = [f"{ref} was acknowledged and is lost" for ref in world.acknowledged.keys() - snapshots.keys()]
+    lost = world.acknowledged.keys() - snapshots.keys() - world.deleted.keys()
+    found = [f"{ref} was acknowledged and is lost" for ref in lost]
+    found += [f"{ref} was deleted and is there" for ref in world.deleted.keys() & snapshots.keys()]
     for ref, snapshot in snapshots.items():
         found += [f"{ref}: {what}" for what in _of_task(world, snapshot, may_fail)]
         if ref in world.acknowledged and snapshot.request.prompt != world.acknowledged[ref]:
             found.append(f"{ref} has another prompt")
         if ref in world.final and _shown(snapshot) != _shown(world.final[ref]):
             found.append(f"{ref} changed after it was final")
-    return [*found, *_miscounted(world.store, snapshots), *_left_over(world), *world.paid_twice]
+    counted = recounted(world.deleted.values())
+    return [*found, *_miscounted(world.store, snapshots, counted), *_left_over(world), *world.noted]
 
 
 def _shown(snapshot: Snapshot) -> tuple[object, ...]:
-    """What a caller sees; an answer that came too late is stored beside it and never shown."""
+    """What a caller sees; an answer that came too late is stored beside it and never shown.
+
+    Onto the receipt of a Cancelled task comes what its worker paid until it heard of it.
+    """
+    if snapshot.task.status is Status.CANCELLED:
+        return snapshot.task.status, snapshot.task.finished_ms, snapshot.request, snapshot.result
     return snapshot.task, snapshot.request, snapshot.result, snapshot.attempts
 
 
@@ -42,21 +52,24 @@ def _of_task(world: World, snapshot: Snapshot, may_fail: Callable[[str], bool]) 
         yield f"was not final after {world.final_after_s:.0f} s"
     if task.status is Status.FAILED and not may_fail(prompt):
         yield f"failed: {task.error}"
+    if task.status is Status.CANCELLED and task.ref not in world.to_be_cancelled:
+        yield "was cancelled by nobody"
     if task.status is Status.COMPLETED and snapshot.result not in {answer_to(c.system, c.prompt) for c in asked}:
         yield "has a result that is not its own"
+    claims = task.fence + world.undone[task.ref]
     most = max(Counter(map(repr, asked)).values(), default=0)
-    if most > task.fence:
-        yield f"was asked {most} times for the same in {task.fence} claims"
+    if most > claims:
+        yield f"was asked {most} times for the same in {claims} claims"
     recorded = task.receipt.calls + task.receipt.failed_calls
-    if task.mode is not Mode.PLAN and len(asked) > task.fence:
-        yield f"took {len(asked)} engine calls in {task.fence} claims"
+    if task.mode is not Mode.PLAN and len(asked) > claims:
+        yield f"took {len(asked)} engine calls in {claims} claims"
     if task.receipt.calls > len(asked):
         yield f"has {recorded} calls on its receipt and was asked {len(asked)} times"
 
 
-def _miscounted(store: Store, refs: Collection[TaskRef]) -> Iterator[str]:
+def _miscounted(store: Store, refs: Collection[TaskRef], before: Counters | None = None) -> Iterator[str]:
     try:
-        recount(store, refs)
+        recount(store, refs, before=before)
     except AssertionError as wrong:
         yield f"miscounted: {wrong}"
 
@@ -66,6 +79,9 @@ def _left_over(world: World) -> Iterator[str]:
         yield f"{left} messages are left in the queue"
     if dead := world.substrate.dead():
         yield f"{dead} messages are dead letters"
+    for ref in world.deleted:
+        if texts := world.substrate.texts(ref):
+            yield f"{texts} texts of {ref} are left after it was deleted"
 
 
 def of_processes(store: Store, acknowledged: Mapping[str, str], answered: Mapping[str, int]) -> list[str]:

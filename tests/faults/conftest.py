@@ -16,9 +16,12 @@ from aws_emulators import Substrate as Emulator
 
 pytest.register_assert_rewrite("audit", "faults.audits")
 
+from builders import NOW_MS  # noqa: E402
 from faults.ledger import Ledger  # noqa: E402 - after its modules are told to be rewritten
 from faults.substrates import Aws, Embedded, Substrate  # noqa: E402
 from faults.world import World  # noqa: E402
+from llm_server import wiring  # noqa: E402
+from llm_server.orchestration.task import DAY_MS  # noqa: E402
 from scripted import Clock  # noqa: E402
 
 LEDGER = pytest.StashKey[Ledger]()
@@ -59,15 +62,16 @@ def moto_worlds(moto_substrate: Emulator, handle: Any, monkeypatch: pytest.Monke
     def substrate(clock: Clock) -> Substrate:
         nonlocal now
         now = clock
-        return Aws(moto_substrate, handle)
+        return Aws(moto_substrate, handle, clock)
 
     yield from _worlds(substrate)
 
 
 @pytest.fixture
 def ministack_worlds(ministack_substrate: Emulator, handle: Any) -> Iterator[Worlds]:
-    """Over HTTP, so that calls truly meet; its queue goes by the wall clock."""
-    yield from _worlds(lambda _: Aws(ministack_substrate, handle))
+    """Over HTTP, so that calls truly meet; its queue goes by the wall clock, and its table forgets what is past."""
+    morning_ms = wiring.now_ms() // DAY_MS * DAY_MS + 8 * 3600 * 1000
+    yield from _worlds(lambda clock: Aws(ministack_substrate, handle, clock), morning_ms)
 
 
 @pytest.fixture
@@ -88,6 +92,13 @@ def racing_worlds(request: pytest.FixtureRequest) -> Worlds:
     return made
 
 
+@pytest.fixture(params=["sqlite", "moto", pytest.param("ministack", marks=pytest.mark.attack)])
+def all_worlds(request: pytest.FixtureRequest) -> Worlds:
+    """Make empty worlds on every substrate; moto takes one call at a time, of several callers in any order."""
+    made: Worlds = request.getfixturevalue(f"{request.param}_worlds")
+    return made
+
+
 @pytest.fixture(params=["sqlite", "moto"])
 def worlds(request: pytest.FixtureRequest) -> Worlds:
     """Make empty worlds, on each substrate in turn."""
@@ -95,13 +106,13 @@ def worlds(request: pytest.FixtureRequest) -> Worlds:
     return made
 
 
-def _worlds(substrate: Callable[[Clock], Substrate]) -> Iterator[Worlds]:
+def _worlds(substrate: Callable[[Clock], Substrate], now_ms: int = NOW_MS) -> Iterator[Worlds]:
     made: list[World] = []
 
     def make() -> World:
         if made:
             made.pop().substrate.close()
-        clock = Clock()
+        clock = Clock(now_ms)
         made.append(World(substrate(clock), clock))
         return made[0]
 

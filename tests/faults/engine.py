@@ -11,6 +11,7 @@ from llm_server.orchestration.ports import Completion, EngineCall
 
 STEPS = {"design": "", "build": "design", "try": "build"}
 """Each step of the plan it proposes, and what it depends on; the coder's one is reviewed and repaired once."""
+TOKENS_IN, TOKENS_OUT = 10, 20
 CODER = "build"
 
 
@@ -35,6 +36,8 @@ class HashEngine:
     """One for the whole world, as a real one is; it remembers what it was asked. `before` is told of each call."""
 
     def __init__(self) -> None:
+        self.is_costly = False
+        """Whether it answers with as many tokens as it may."""
         self.calls: list[EngineCall] = []
         self.before: Callable[[EngineCall], object] = lambda call: None
         self._lock = threading.Lock()
@@ -43,7 +46,10 @@ class HashEngine:
         self.before(call)
         with self._lock:
             self.calls.append(call)
-        return Completion(text=self._text(call), tokens_in=10, tokens_out=20)
+        return Completion(text=self._text(call), tokens_in=TOKENS_IN, tokens_out=self.tokens_out(call))
+
+    def tokens_out(self, call: EngineCall) -> int:
+        return call.max_output_tokens if self.is_costly else TOKENS_OUT
 
     def _text(self, call: EngineCall) -> str:
         if call.answer_schema is None:

@@ -59,6 +59,7 @@ AWS = Failures(
         f"{service}.{name}"
         for service, names in {
             "dynamodb": ("put_item", "update_item", "transact_write_items"),
+            "keys": ("put_item", "update_item"),
             "sqs": ("send_message",),
         }.items()
         for name in names

@@ -31,9 +31,9 @@ class Ledger:
         assert not alarms, "\n".join([f"{attack}: {len(alarms)} alarms", *alarms[:20]])
 
     def table(self) -> list[str]:
-        lines = [f"{'attack':44} {'where':12} {'faults':>6} {'alarms':>6} {'s':>6}  measured"]
+        lines = [f"{'attack':54} {'where':12} {'faults':>6} {'alarms':>6} {'s':>6}  measured"]
         for row in self.rows:
             figures = f"{row.faults:>6} {len(row.alarms):>6} {row.seconds:>6.1f}"
-            lines.append(f"{row.attack:44} {row.where:12} {figures}  {row.note}".rstrip())
+            lines.append(f"{row.attack:54} {row.where:12} {figures}  {row.note}".rstrip())
         faults, alarms = sum(row.faults for row in self.rows), sum(len(row.alarms) for row in self.rows)
         return [*lines, f"{faults} faults injected, {alarms} alarms"]

@@ -9,24 +9,27 @@ import subprocess
 import sys
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 NEEDED = ("src", "tests", "tools", "events", "data", "template.yaml", "pyproject.toml")
-ATTACK = ("tests/faults", "--ignore=tests/faults/test_storm.py", "--ignore=tests/faults/test_killed_server.py")
-"""The quick part in one process; the processes take longer and would catch no other bug."""
+SLOW = ("test_storm", "test_killed_server", "test_broken_off")
+"""These start processes; they take longer and would catch no other bug."""
+AT_ONCE = os.cpu_count() or 1
 _CAUGHT = re.compile(r"^FAILED tests/faults/(.+?)(?: - .*)?$", re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True)
 class Mutant:
-    """A bug: `old` stands exactly once in `file` and becomes `new`."""
+    """A bug: `old` stands exactly once in `file` and becomes `new`. `first` are the tests most likely to catch it."""
 
     name: str
     file: str
     old: str
     new: str
+    first: str = "test_every_call"
 
 
 _DYNAMODB = "src/llm_server/storage/dynamodb.py"
@@ -59,6 +62,7 @@ MUTANTS = (
         _TASK,
         "if self.status.is_active and now_ms < self.lease_ms:\n            raise TaskBusy",
         "if False:\n            raise TaskBusy",
+        "test_races",
     ),
     Mutant(
         "counter outside the transaction at create",
@@ -82,46 +86,135 @@ MUTANTS = (
     Mutant(
         "sweep sends although another one has",
         f"{_ORCHESTRATION}/sweep.py",
-        "if not self._store.postpone(due, doubled_ms) or merely_waiting:",
-        "self._store.postpone(due, doubled_ms)\n        if merely_waiting:",
+        "if not self._store.postpone(due, later_ms) or asleep:",
+        "self._store.postpone(due, later_ms)\n        if asleep:",
+        "test_long_waits",
     ),
     Mutant(
         "sweep takes its own messages for others'",
         f"{_ORCHESTRATION}/sweep.py",
         "self._wakeups.waiting() - woken",
         "self._wakeups.waiting()",
+        "test_long_waits",
     ),
-    Mutant("lease longer than visibility", "template.yaml", "VisibilityTimeout: 1080", "VisibilityTimeout: 100"),
+    Mutant(
+        "lease longer than visibility",
+        "template.yaml",
+        "VisibilityTimeout: 1080",
+        "VisibilityTimeout: 100",
+        "test_long_waits",
+    ),
     Mutant("stored answer not adopted", f"{_ORCHESTRATION}/orchestrator.py", "if snapshot.orphan:", "if task is None:"),
-    Mutant("claims not counted", _TASK, "deliveries=self.deliveries + 1,", "deliveries=self.deliveries,"),
+    Mutant(
+        "claims not counted", _TASK, "deliveries=self.deliveries + 1,", "deliveries=self.deliveries,", "test_poison"
+    ),
     Mutant(
         "suspects taken together",
         f"{_ORCHESTRATION}/worker.py",
         "with self._suspects if snapshot.task.is_suspect(now_ms=self._clock()) else nullcontext():",
         "with nullcontext():",
+        "test_poison",
+    ),
+    Mutant(
+        "tenant not in the key, DynamoDB",
+        "src/llm_server/storage/dynamodb_items.py",
+        'return f"T#{ref.tenant}#{ref.task_id}"',
+        'return f"T#local#{ref.task_id}"',
+        "test_tenants",
+    ),
+    Mutant(
+        "tenant not in the Idempotency-Key, DynamoDB",
+        "src/llm_server/storage/dynamodb_bindings.py",
+        'f"IDEM#{tenant}#{sha256(',
+        'f"IDEM##{sha256(',
+        "test_tenants",
+    ),
+    Mutant(
+        "idempotency off, DynamoDB",
+        "src/llm_server/storage/dynamodb_bindings.py",
+        '"attribute_not_exists(pk) OR #until <= :now"',
+        '"attribute_not_exists(pk) OR #until <> :now"',
+        "test_idempotency",
+    ),
+    Mutant(
+        "idempotency off, SQLite",
+        "src/llm_server/storage/sqlite.py",
+        "            if row:\n                return records.KEY_BINDING",
+        "            if not self:\n                return records.KEY_BINDING",
+        "test_idempotency",
+    ),
+    Mutant(
+        "reservation not conditional, DynamoDB",
+        "src/llm_server/storage/dynamodb_keys.py",
+        "attribute_not_exists(#named) AND (attribute_not_exists(microusd) OR microusd <= :most)",
+        "attribute_not_exists(#named) AND (attribute_not_exists(microusd) OR microusd <> :most)",
+        "test_budget",
+    ),
+    Mutant(
+        "reservation not conditional, SQLite",
+        "src/llm_server/storage/sqlite_keys.py",
+        "            if microusd > left:\n",
+        "            if microusd > most_microusd:\n",
+        "test_budget",
+    ),
+    Mutant(
+        "reservation sent twice is charged twice",
+        "src/llm_server/storage/dynamodb_keys.py",
+        '"attribute_not_exists(#named) AND (attribute_not_exists(microusd) OR microusd <= :most)"',
+        '"attribute_not_exists(microusd) OR microusd <= :most"',
+        "test_budget",
+    ),
+    Mutant(
+        "cancel not conditional, DynamoDB",
+        _DYNAMODB,
+        _GUARDED,
+        'guard = ("attribute_exists(pk)", None) if after.status == "Cancelled" else ("rev = :rev", {":rev": '
+        "items.number(before.rev)})\n        writes = [self._put_state(after, *guard)]",
+        "test_lifecycle",
+    ),
+    Mutant(
+        "cancel not conditional, SQLite",
+        "src/llm_server/storage/sqlite.py",
+        "if stored is None or stored.rev != before.rev:",
+        'if stored is None or (stored.rev != before.rev and after.status != "Cancelled"):',
+        "test_lifecycle",
+    ),
+    Mutant(
+        "what a cancelled task's worker paid is forgotten",
+        f"{_ORCHESTRATION}/worker.py",
+        "        if lost:\n            self._settle(task, tuple(unsaved))",
+        "        if lost:\n            return",
+        "test_lifecycle",
+    ),
+    Mutant(
+        "deletion that broke off is not taken up",
+        f"{_ORCHESTRATION}/sweep.py",
+        "                self._store.purge(due.ref)\n",
+        "",
+        "test_lifecycle",
     ),
 )
 
 
 def main(names: list[str]) -> int:
     """Attack the unchanged copy, which must stand, then each mutant whose name holds one of the words given."""
-    escaped = []
-    print(f"{'mutant':44} {'s':>5}  caught by", flush=True)
-    for mutant in (None, *MUTANTS):
-        if mutant and names and not any(name in mutant.name for name in names):
-            continue
-        began = time.monotonic()
-        caught = attacked(mutant)
-        name = mutant.name if mutant else "(none)"
-        print(f"{name:44} {time.monotonic() - began:>5.0f}  {caught or '-'}", flush=True)
-        if bool(caught) is not bool(mutant):
-            escaped.append(name)
-    print(f"not as it should be: {', '.join(escaped)}" if escaped else "all caught")
+    chosen = [None, *(m for m in MUTANTS if not names or any(name in m.name for name in names))]
+    escaped, began = list[str](), time.monotonic()
+    print(f"{'mutant':50} {'s':>5}  caught by", flush=True)
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        for mutant, (caught, took_s) in zip(chosen, pool.map(attacked, chosen), strict=True):
+            name = mutant.name if mutant else "(none)"
+            print(f"{name:50} {took_s:>5.0f}  {caught or '-'}", flush=True)
+            if bool(caught) is not bool(mutant):
+                escaped.append(name)
+    print(f"not as it should be: {', '.join(escaped)}" if escaped else "all caught", end="")
+    print(f" in {time.monotonic() - began:.0f} s")
     return 1 if escaped else 0
 
 
-def attacked(mutant: Mutant | None) -> str | None:
-    """The first test that fails on a copy of the project with the bug in it."""
+def attacked(mutant: Mutant | None) -> tuple[str | None, float]:
+    """The first test that fails on a copy of the project with the bug in it, and how long that took."""
+    began = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder)
         for name in NEEDED:
@@ -132,14 +225,25 @@ def attacked(mutant: Mutant | None) -> str | None:
                 shutil.copy2(source, copy / name)
         if mutant:
             _bitten(copy / mutant.file, mutant)
-        run = subprocess.run(
-            [sys.executable, "-m", "pytest", "-q", "--tb=no", "-p", "no:cacheprovider", "-x", *ATTACK],
-            cwd=copy,
-            env=os.environ | {"PYTHONPATH": str(copy / "src"), "PYTHONDONTWRITEBYTECODE": "1"},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        first = [f"tests/faults/{mutant.first}.py"] if mutant else []
+        rest = [
+            "tests/faults",
+            *(f"--ignore=tests/faults/{name}.py" for name in SLOW),
+            *(f"--ignore={f}" for f in first),
+        ]
+        caught = (_first_failure(copy, first) if first else None) or _first_failure(copy, rest)
+    return caught, time.monotonic() - began
+
+
+def _first_failure(copy: Path, tests: list[str]) -> str | None:
+    run = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "--tb=no", "-p", "no:cacheprovider", "-x", *tests],
+        cwd=copy,
+        env=os.environ | {"PYTHONPATH": str(copy / "src"), "PYTHONDONTWRITEBYTECODE": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     if run.returncode not in (0, 1):
         raise RuntimeError(f"the attack could not be run:\n{run.stdout[-2000:]}\n{run.stderr[-2000:]}")
     caught = _CAUGHT.search(run.stdout)

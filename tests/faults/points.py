@@ -28,8 +28,9 @@ class Point:
 class Caller:
     """One process as the attack sees it: its calls so far, and whether it lives.
 
-    `faults` by number of the call. `meanwhile` is what the rest of the world does while a call of this one hangs. Once
-    killed, every later call is refused too: what a `finally` would still write is not written.
+    `faults` by number of the call, among those whose name begins with `of`. `meanwhile` is what the rest of the world
+    does while a call of this one hangs. Once killed, every later call is refused too: what a `finally` would still
+    write is not written.
     """
 
     def __init__(
@@ -37,6 +38,7 @@ class Caller:
         name: str,
         faults: Mapping[int, Kind] | None = None,
         *,
+        of: str = "",
         meanwhile: Callable[[], object] = lambda: None,
     ) -> None:
         self.name = name
@@ -44,6 +46,7 @@ class Caller:
         self.met: list[tuple[Point, Kind]] = []
         self.is_dead = False
         self._faults = faults or {}
+        self._of = of
         self._meanwhile = meanwhile
         self._lock = threading.Lock()
 
@@ -86,7 +89,9 @@ class Caller:
                 raise Killed(self.name)
             point = Point(self.name, len(self.points) + 1, name)
             self.points.append(point)
-            kind = self._faults.get(point.number)
+            if not name.startswith(self._of):
+                return None
+            kind = self._faults.get(sum(each.name.startswith(self._of) for each in self.points))
             if kind:
                 self.met.append((point, kind))
             return kind

@@ -53,6 +53,7 @@ class Process:
         engine: HashEngine,
         *,
         clock: Clock,
+        new_id: Callable[[], str],
         before: Callable[[EngineCall], object],
     ) -> Process:
         """Put a service together as the wiring does, over watched clients. `before` hears of engine calls."""
@@ -66,7 +67,14 @@ class Process:
             clock=clock,
         )
         service = _service(
-            substrate, catalog, balancer, store=store, keys=substrate.keys(caller), queue=queue, clock=clock
+            substrate,
+            catalog,
+            balancer,
+            store=store,
+            keys=substrate.keys(caller),
+            queue=queue,
+            clock=clock,
+            new_id=new_id,
         )
         return cls(service=service, caller=caller, clock=clock)
 
@@ -80,6 +88,7 @@ def _service(
     keys: KeyStore,
     queue: Queue,
     clock: Clock,
+    new_id: Callable[[], str],
 ) -> Service:
     orchestrator = Orchestrator(
         catalog=catalog,
@@ -96,7 +105,7 @@ def _service(
         balancer=balancer,
         orchestrator=orchestrator,
         clock=clock,
-        new_id=wiring.new_id,
+        new_id=new_id,
         random_bytes=os.urandom,
         lease_s=substrate.lease_s,
         sweep_s=substrate.sweep_s,

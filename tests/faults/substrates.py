@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import random
+import sqlite3
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -18,8 +20,9 @@ from faults.kinds import AWS, EMBEDDED
 from faults.points import Caller, Watched
 from llm_server.orchestration.errors import StorageUnavailable
 from llm_server.orchestration.ports import Clock, KeyStore, Queue, Store
+from llm_server.orchestration.retention import Retention
 from llm_server.orchestration.service import Service
-from llm_server.orchestration.task import TaskRef
+from llm_server.orchestration.task import DAY_MS, TaskRef
 from llm_server.storage.dynamodb import DynamoStore
 from llm_server.storage.dynamodb_keys import DynamoKeys
 from llm_server.storage.sqlite import SqliteStore
@@ -66,6 +69,18 @@ class Substrate(Protocol):
         """Lose every message."""
         ...
 
+    def texts(self, ref: TaskRef) -> int:
+        """How many records hold a text of a task: what was asked, what came of it."""
+        ...
+
+    def copy(self) -> Any:
+        """The store as it is now."""
+        ...
+
+    def restore(self, copy: Any) -> None:
+        """Put the store back to a copy. The queue stays."""
+        ...
+
     def left(self) -> int:
         """How many messages are anywhere in the queue: waiting, delayed, or in a worker's hands."""
         ...
@@ -87,7 +102,8 @@ class Embedded:
 
     def __init__(self, folder: Path, clock: Clock) -> None:
         path = folder / f"{uuid.uuid4().hex}.db"
-        self._store = SqliteStore(path)
+        self._path = path
+        self._store = SqliteStore(path, _kept(clock))
         self._keys = SqliteKeys(path)
         self._queue = SqliteQueue(path, clock)
 
@@ -119,6 +135,28 @@ class Embedded:
         while self._queue.receive(0):
             pass
 
+    def texts(self, ref: TaskRef) -> int:
+        with closing(sqlite3.connect(self._path)) as db:
+            counts = [
+                db.execute(f"SELECT count(*) FROM {table} WHERE (tenant, task_id) = (?, ?)", (ref.tenant, ref.task_id))
+                for table in ("requests", "outputs")
+            ]
+            return sum(count.fetchone()[0] for count in counts)
+
+    def copy(self) -> dict[str, list[tuple[Any, ...]]]:
+        with closing(sqlite3.connect(self._path)) as db:
+            names = [name for (name,) in db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
+            db.execute("BEGIN")
+            return {name: db.execute(f"SELECT * FROM {name}").fetchall() for name in names if name != "messages"}
+
+    def restore(self, copy: dict[str, list[tuple[Any, ...]]]) -> None:
+        with closing(sqlite3.connect(self._path, timeout=10)) as db, db:
+            db.execute("BEGIN IMMEDIATE")
+            for name, rows in copy.items():
+                db.execute(f"DELETE FROM {name}")
+                for row in rows:
+                    db.execute(f"INSERT INTO {name} VALUES ({', '.join('?' * len(row))})", row)
+
     def left(self) -> int:
         return self._queue.depth()
 
@@ -134,9 +172,10 @@ class Embedded:
 class Aws:
     """Table and queues from template.yaml on an emulator, made anew; Lambda's event source is played by the test."""
 
-    def __init__(self, on: Emulator, handle: Any) -> None:
+    def __init__(self, on: Emulator, handle: Any, clock: Clock) -> None:
         self.name = on.name
         self._on = on
+        self._kept = _kept(clock)
         self._handle = handle
         self._made = resources.make(
             translated(), dynamodb=on.dynamodb, sqs=on.sqs, prefix=f"fault-{uuid.uuid4().hex[:12]}"
@@ -148,10 +187,10 @@ class Aws:
 
     def store(self, caller: Caller) -> Store:
         client: Any = Watched(self._on.dynamodb, "dynamodb", caller, AWS)
-        return DynamoStore(client, self._made.table, draw=random.Random(7).randrange)
+        return DynamoStore(client, self._made.table, draw=random.Random(7).randrange, retention=self._kept)
 
     def keys(self, caller: Caller) -> KeyStore:
-        client: Any = Watched(self._on.dynamodb, "dynamodb", caller, AWS)
+        client: Any = Watched(self._on.dynamodb, "keys", caller, AWS)
         return DynamoKeys(client, self._made.table)
 
     def queue(self, caller: Caller) -> Queue:
@@ -178,6 +217,27 @@ class Aws:
     def purge(self) -> None:
         self._on.sqs.purge_queue(QueueUrl=self._made.queue_url)
 
+    def texts(self, ref: TaskRef) -> int:
+        answer = self._on.dynamodb.query(
+            TableName=self._made.table,
+            KeyConditionExpression="pk = :pk",
+            ExpressionAttributeValues={":pk": {"S": f"T#{ref.tenant}#{ref.task_id}"}},
+            ConsistentRead=True,
+        )
+        return sum(row["sk"]["S"] != "STATE" for row in answer["Items"])
+
+    def copy(self) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = []
+        for page in self._on.dynamodb.get_paginator("scan").paginate(TableName=self._made.table, ConsistentRead=True):
+            found += page["Items"]
+        return found
+
+    def restore(self, copy: list[dict[str, Any]]) -> None:
+        for row in self.copy():
+            self._on.dynamodb.delete_item(TableName=self._made.table, Key={name: row[name] for name in ("pk", "sk")})
+        for row in copy:
+            self._on.dynamodb.put_item(TableName=self._made.table, Item=row)
+
     def left(self) -> int:
         return self._count(self._made.queue_url)
 
@@ -197,12 +257,20 @@ def again(ref: TaskRef) -> Message:
     return Message(uuid.uuid4().hex, ref)
 
 
-def every_task(store: Store) -> list[TaskRef]:
+def every_task(store: Store, tenants: Sequence[str] = ("local",)) -> list[TaskRef]:
     """Every task there is, acknowledged or not."""
-    found, token = list[TaskRef](), ""
+    return [ref for tenant in tenants for ref in _tasks_of(store, tenant)]
+
+
+def _tasks_of(store: Store, tenant: str) -> Iterator[TaskRef]:
+    token = ""
     while True:
-        page = store.page("local", size=100, token=token, status=None, role=None)
-        found += [task.ref for task in page.tasks]
+        page = store.page(tenant, size=100, token=token, status=None, role=None)
+        yield from (task.ref for task in page.tasks)
         token = page.next_token
         if not token:
-            return found
+            return
+
+
+def _kept(clock: Clock) -> Retention:
+    return Retention(clock=clock, keep_ms=30 * DAY_MS)

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass, field
+from contextvars import ContextVar, copy_context
+from dataclasses import dataclass, field, replace
 from functools import cache
 from types import SimpleNamespace
 from typing import Any
@@ -31,6 +34,7 @@ from scripted import Clock, a_catalog, an_engine
 
 TICK_S = 20
 SWEEP_EVERY_S = 60
+INSISTED_MOST = 5
 FUNCTION_S = 175
 """What a worker function has for its work: the template's 180 s without what is kept for the last writes."""
 
@@ -42,7 +46,11 @@ def one_engine(parallel_steps: int = 1) -> Catalog:
 
 @dataclass(slots=True)
 class World:
-    """`acknowledged` tasks with their prompts; `final` ones as they were first seen to be; all processes' `callers`."""
+    """`acknowledged` tasks with their prompts; `final` ones as they were first seen to be; all processes' `callers`.
+
+    `to_be_cancelled` are those somebody asked to cancel; `deleted` ones as they were; `undone` are claims that a
+    restored table has forgotten. `noted` is what was seen to be wrong on the way.
+    """
 
     substrate: Substrate
     clock: Clock
@@ -51,7 +59,14 @@ class World:
     acknowledged: dict[TaskRef, str] = field(default_factory=dict)
     final: dict[TaskRef, Snapshot] = field(default_factory=dict)
     callers: list[Caller] = field(default_factory=list)
-    paid_twice: list[str] = field(default_factory=list)
+    to_be_cancelled: set[TaskRef] = field(default_factory=set)
+    deleted: dict[TaskRef, Snapshot] = field(default_factory=dict)
+    undone: Counter[TaskRef] = field(default_factory=Counter)
+    noted: list[str] = field(default_factory=list)
+    tenants: Sequence[str] = ("local",)
+    new_id: Callable[[], str] = wiring.new_id
+    during_hang: Callable[[], object] = lambda: None
+    """What else happens while a call hangs."""
     late: list[TaskRef] = field(default_factory=list)
     """Those that `settle` did not see final in time."""
     deliveries: int = 0
@@ -71,27 +86,60 @@ class World:
         """How many messages were sent, by whomever."""
         return sum(point.name in ("queue.send", "sqs.send_message") for c in self.callers for point in c.points)
 
-    def process(self, name: str, faults: Mapping[int, Kind] | None = None, *, clock: NowMs | None = None) -> Process:
-        """Start a process; `clock` is its own, when that one is wrong."""
-        caller = Caller(name, faults, meanwhile=self.hang)
+    def process(
+        self, name: str, faults: Mapping[int, Kind] | None = None, *, of: str = "", clock: NowMs | None = None
+    ) -> Process:
+        """Start a process. `faults` meet its calls `of` a kind; `clock` is its own, when that one is wrong."""
+        caller = Caller(name, faults, of=of, meanwhile=self.hang)
         self.callers.append(caller)
         return Process.start(
-            caller, self.substrate, self.catalog, self.engine, clock=clock or self.clock, before=self._bought
+            caller,
+            self.substrate,
+            self.catalog,
+            self.engine,
+            clock=clock or self.clock,
+            new_id=self.new_id,
+            before=self._bought,
         )
 
-    def post(self, prompt: str, by: Process | None = None, **fields: object) -> int:
+    def call(
+        self, method: str, path: str, by: Process, headers: Mapping[str, str] | None = None, body: object = None
+    ) -> asgi.Answer | None:
+        """Make an HTTP call below /api/v1; None when the process died of it."""
+        parts = [] if body is None else [json.dumps(body).encode()]
+        sent = {**asgi.JSON, **(headers or {})}
+
+        def serve() -> asgi.Answer:
+            _SERVING.set(by)
+            return asgi.call(_app(), method, f"/api/v1{path}", headers=sent, parts=parts)
+
+        with ThreadPoolExecutor(1) as thread, suppress(Killed):  # its own: a call may come while another one hangs
+            return thread.submit(copy_context().run, serve).result()
+        return None
+
+    def post(
+        self,
+        prompt: str,
+        by: Process | None = None,
+        *,
+        headers: Mapping[str, str] | None = None,
+        tenant: str = "local",
+        **fields: object,
+    ) -> int:
         """POST a task over HTTP; the status of the answer, 0 when the process died of it."""
-        by = by or self.process("post")
-        app = _app()
-        app.state.service, app.state.gate = by.service, Gate(by.service.keys, open_without_keys=True)
-        body = json.dumps({"prompt": prompt, **fields}).encode()
-        try:
-            answer = asgi.call(app, "POST", "/api/v1/tasks", headers=asgi.JSON, parts=[body])
-        except Killed:
-            return 0
-        if answer.status == 202:
-            self.acknowledged[TaskRef("local", answer.json["task_id"])] = prompt
-        return answer.status
+        answer = self.call("POST", "/tasks", by or self.process("post"), headers, {"prompt": prompt, **fields})
+        if answer is not None and answer.status in (200, 202):
+            self.acknowledged[TaskRef(tenant, answer.json["task_id"])] = prompt
+        return answer.status if answer else 0
+
+    def insist(self, method: str, path: str, first: Process, headers: Mapping[str, str] | None = None) -> int:
+        """Make a call as a client does: again, of another process, until there is an answer that is none of 5xx."""
+        answer = self.call(method, path, first, headers)
+        for _ in range(INSISTED_MOST):
+            if answer is not None and answer.status < 500:
+                return answer.status
+            answer = self.call(method, path, self.process("again"), headers)
+        raise AssertionError(f"{method} {path} was never answered")
 
     def deliver(self, by: Process | None = None, most: int = BATCH) -> int:
         """Let a worker take one batch; how many messages were in it."""
@@ -132,6 +180,7 @@ class World:
 
     def hang(self) -> None:
         """What a call of one process misses that hangs until the lease is over, and two minutes more."""
+        self.during_hang()
         self.pass_s(self.substrate.lease_s + 120)
         self.note_final(self.refs())
 
@@ -145,12 +194,30 @@ class World:
         self.late = [ref for ref in refs if ref not in self.final]
         self.clock.pass_s(self.substrate.visibility_s + 1)
         self.pass_s(self.tick_s)
-        for ref in refs:
+        for ref in [*refs, *self.deleted]:
             self.work([again(ref)], self.process("redelivery"))
 
     def refs(self) -> list[TaskRef]:
         """Every task there is, acknowledged or not."""
-        return every_task(self.store)
+        return every_task(self.store, self.tenants)
+
+    def delete(self, ref: TaskRef, known: Snapshot) -> None:
+        """Take note that a task is to be gone, and how it was counted: as it ended, or as Cancelled."""
+        if ref in self.final:
+            known = self.final.pop(ref)
+        elif not known.task.status.is_final:
+            known = replace(known, task=known.task.cancelled(now_ms=self.clock()))
+        self.deleted[ref] = known
+
+    def restore(self, copy: object) -> None:
+        """Put the store back to a copy; what came after it is forgotten, queue and workers go on."""
+        before = {ref: self.store.peek(ref).fence for ref in self.refs()}
+        self.substrate.restore(copy)
+        for ref in self.refs():
+            self.undone[ref] += max(0, before.get(ref, 0) - self.store.peek(ref).fence)
+        known = set(self.refs())
+        self.acknowledged = {ref: prompt for ref, prompt in self.acknowledged.items() if ref in known}
+        self.final.clear()
 
     def note_final(self, refs: Sequence[TaskRef]) -> bool:
         """Remember how the tasks look that are final now; whether all of them are."""
@@ -170,10 +237,26 @@ class World:
                 continue
             outputs = snapshot.outputs
             if "PLAN" in outputs if call.answer_schema else text in {output.text for output in outputs.values()}:
-                self.paid_twice.append(f"{ref} is asked again for what is stored: {call.prompt[:60]!r}")
+                self.noted.append(f"{ref} is asked again for what is stored: {call.prompt[:60]!r}")
+
+
+_SERVING: ContextVar[Process] = ContextVar("serving")
+
+
+class _OfProcess:
+    """A part of the process that serves the call; many may serve at once."""
+
+    def __init__(self, part: Callable[[Process], Any]) -> None:
+        self._part = part
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._part(_SERVING.get()), name)
 
 
 @cache  # making the app takes longer than most runs
 def _app() -> FastAPI:
     nobody: Any = SimpleNamespace(prompt_max_chars=PROMPT_MAX_CHARS, keys=None)
-    return create_app(nobody, wiring.new_id, open_without_keys=True)
+    app = create_app(nobody, wiring.new_id, open_without_keys=True)
+    app.state.service = _OfProcess(lambda process: process.service)
+    app.state.gate = _OfProcess(lambda process: Gate(process.service.keys, open_without_keys=True))
+    return app

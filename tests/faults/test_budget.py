@@ -1,0 +1,156 @@
+"""A key's `usd_per_day`: never above it, however many race for it and whatever befalls the calls of the ledger."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import pytest
+
+from at_once import at_once
+from builders import a_key
+from faults.audits import alarms
+from faults.conftest import Worlds
+from faults.engine import TOKENS_IN
+from faults.kinds import AWS, Kind
+from faults.ledger import Ledger
+from faults.strikes import IN_TIME_S, SWEPT_S, Faults, quickly, strike
+from faults.substrates import UNSEEN, again
+from faults.world import World
+from llm_server.orchestration.catalog import EnginePrice
+from llm_server.orchestration.key import Account, KeyLimits, KeyUse, token_of
+from llm_server.orchestration.metrics import day_of
+from llm_server.orchestration.task import Status
+from scripted import a_catalog, an_engine, price
+
+CAP_MICROUSD = 1_000_000
+RACERS = 64
+KEY = "00000000cafe"
+TOKEN = {"Authorization": f"Bearer {token_of(KEY, '0' * 64)}"}
+COSTLY = an_engine(price=EnginePrice(input=5, output=25))
+"""USD for a million tokens: an answer as long as it may be costs about a tenth of the cap."""
+FAULTS = [Kind.ERROR, Kind.LOST, Kind.THROTTLED, Kind.KILLED_BEFORE, Kind.KILLED_AFTER, Kind.TWICE]
+
+
+def capped(world: World) -> World:
+    """Give the world a key with a cap, and an engine that spends all it may."""
+    world.substrate.keys(UNSEEN).put_key(a_key(key_id=KEY, limits=KeyLimits(microusd_per_day=CAP_MICROUSD)))
+    world.catalog = a_catalog({"only": COSTLY}, parallel_steps=1)
+    world.engine.is_costly = True
+    return world
+
+
+def use(world: World) -> KeyUse:
+    return world.substrate.keys(UNSEEN).use(Account(KEY, day_of(world.clock())))
+
+
+def bill_microusd(world: World) -> int:
+    """What the engine asks for its answers."""
+    return sum(price(COSTLY, TOKENS_IN, world.engine.tokens_out(call)) or 0 for call in world.engine.calls)
+
+
+def overspent(world: World) -> list[str]:
+    """Everything that is wrong with the money, whatever befell the world."""
+    charged, open_still = use(world).charged_microusd, use(world).unsettled_microusd
+    bill, receipts = bill_microusd(world), receipts_microusd(world)
+    spent = world.store.spent_microusd("local", day_of(world.clock()))
+    laws = {
+        f"{charged} charged of {CAP_MICROUSD}": charged <= CAP_MICROUSD,
+        f"{bill} bought and {charged} charged": bill <= charged,
+        f"{charged} charged, {open_still} of it unsettled, and {bill} bought": charged - open_still <= bill,
+        f"all is settled, {charged} charged and {bill} bought": bool(open_still) or charged == bill,
+        f"{receipts} on receipts and {bill} bought": receipts <= bill,
+        f"{receipts} on receipts and {spent} in the usage": receipts == spent,
+    }
+    return [law for law, holds in laws.items() if not holds]
+
+
+def receipts_microusd(world: World) -> int:
+    return sum(world.store.peek(ref).receipt.cost_microusd for ref in world.refs())
+
+
+def denied(world: World) -> list[str]:
+    """The tasks that found too little left; one that failed of anything else is noted."""
+    failed = [task for ref in world.refs() if (task := world.store.peek(ref)).status is Status.FAILED]
+    world.noted += [f"{t.ref} failed: {t.error}" for t in failed if "usd_per_day" not in (t.error or "")]
+    return [task.task_id for task in failed]
+
+
+def raced(world: World, faults: Callable[[int], Mapping[int, Kind]]) -> int:
+    """Let 64 workers each take one task at once; the most that was charged when an engine was asked."""
+    charges = list[int]()
+    world.engine.before = lambda call: charges.append(use(world).charged_microusd)
+    for n in range(RACERS):
+        assert world.post(f"Say {n}.", mode="Chat", headers=TOKEN) == 202
+    world.substrate.purge()
+    refs = list(world.acknowledged)
+    workers = [world.process(f"worker {n}", faults(n), of="keys.") for n in range(RACERS)]
+
+    def work(n: int) -> None:
+        try:
+            world.work([again(refs[n])], workers[n])
+        except BaseException as death:
+            if not workers[n].caller.is_dead:
+                raise death
+
+    at_once(work, range(RACERS))
+    return max(charges)
+
+
+def test_64_racers_never_spend_more_than_the_keys_day(all_worlds: Worlds, ledger: Ledger) -> None:
+    world = capped(all_worlds())
+    most = raced(world, lambda n: {})
+    after = use(world)
+    world.settle(within_s=0)
+    late = len(denied(world))
+
+    found = [*alarms(world, may_fail=lambda prompt: True), *overspent(world)]
+    note = f"{after.charged_microusd} micro-USD charged, bought and on receipts; {RACERS - late} answered"
+    ledger.enter(f"{RACERS} racers for 1 USD a day", world.substrate.name, 0, found, note)
+    assert most <= CAP_MICROUSD
+    assert 0 < late < RACERS
+    assert after.unsettled_microusd == 0
+    assert after.charged_microusd == bill_microusd(world) == receipts_microusd(world)
+
+
+def test_64_racers_never_spend_more_whatever_befalls_the_ledger(all_worlds: Worlds, ledger: Ledger) -> None:
+    """Each racer but every 13th meets another fault at one of its charges or its settlement."""
+    plagues: list[Mapping[int, Kind]] = [{}, *({number: kind} for kind in FAULTS for number in (1, 2))]
+    world = capped(all_worlds())
+    most = raced(world, lambda n: plagues[n % len(plagues)])
+    world.settle(within_s=SWEPT_S)
+    after, late = use(world), len(denied(world))
+
+    met = sum(len(caller.met) for caller in world.callers)
+    found = [*alarms(world, may_fail=lambda prompt: True), *overspent(world)]
+    note = (
+        f"{after.charged_microusd} micro-USD charged, {bill_microusd(world)} bought, {receipts_microusd(world)} on "
+        f"receipts, {after.unsettled_microusd} unsettled; {RACERS - late} answered"
+    )
+    ledger.enter("the same, faults at the ledger", world.substrate.name, met, found, note)
+    assert met > RACERS // 4
+    assert most <= CAP_MICROUSD
+    assert after.unsettled_microusd > 0, "of a worker that died nobody knows what its call cost"
+
+
+def paid(world: World, faults: Faults) -> None:
+    """A question that is charged to a key."""
+    capped(world)
+    world.post("Say hello.", world.process("post", faults.get("post")), headers=TOKEN, mode="Chat")
+    world.deliver(world.process("worker", faults.get("worker")))
+    world.settle(within_s=IN_TIME_S)
+    world.noted += overspent(world)
+    if not faults and (use(world).unsettled_microusd or use(world).charged_microusd != receipts_microusd(world)):
+        world.noted.append("nothing failed, and the charge is not the receipt")
+
+
+@pytest.mark.parametrize("kind", quickly(Kind.LOST, Kind.KILLED_AFTER))
+def test_no_single_fault_charges_less_than_was_bought(worlds: Worlds, kind: Kind, ledger: Ledger) -> None:
+    """But of an engine's call that failed: nobody asks money for what did not answer."""
+    calm = capped(worlds())
+    paid(calm, {})
+    ours = {point.name for caller in calm.callers for point in caller.points} - {"engine.complete"}
+    strike(worlds, paid, kind, ledger, struck=("post", "worker"), only=ours)
+
+
+def test_a_charge_that_the_sdk_sends_twice_counts_once(moto_worlds: Worlds, ledger: Ledger) -> None:
+    strike(moto_worlds, paid, Kind.TWICE, ledger, struck=("post", "worker"), only=AWS.repeats)
