@@ -15,8 +15,40 @@ from hypothesis import strategies as st
 from llm_server.orchestration import gate
 from scripted import a_completion
 
-MOST_S = 2.0
-"""More than any of the texts made to be slow may take, on the slowest machine."""
+MOST_S = 0.5
+"""CPU time no text made to be slow may take."""
+
+LONG_CHARS = 300_000
+LONG_UNITS = (
+    *(".", ",", "/", " ", "-", "`", "[", "1", "\n", "\t", "<", "*", "_", "%", "(", "€", "'", '"', "\u2028"),
+    *(
+        "= ",
+        "1+1=",
+        "1 + 1 = 3, ",
+        "1,111",
+        "1.",
+        "1- ",
+        "1%+",
+        "x ",
+        "= 1",
+        "- ",
+        "-\n",
+        "\n\n- ",
+        "**",
+        "A ",
+        "mod",
+        "base1",
+    ),
+    *("\\text{", "\\boxed{", "yes ", "<think>", "i am ", "...\n", "111111111111111,111,111,111.111111111111+"),
+)
+A_FORM_EACH = (
+    "Tell me.",
+    "Respond in JSON with exactly 2 bullet points.",
+    "Answer yes or no.",
+    "Answer with only the number.",
+    "Answer with only the letter.",
+    "Answer in one word.",
+)
 
 
 def fault(answer: str, asked: str = "Tell me.", **changes: object) -> str | None:
@@ -34,6 +66,20 @@ def fault(answer: str, asked: str = "Tell me.", **changes: object) -> str | None
         "Es tut mir leid, aber ich kann dir dabei leider nicht helfen.",
         "Je suis désolé, mais je ne peux pas répondre à cette question.",
         "Lo siento, pero no puedo ayudar con eso.",
+        "**I'm sorry**, but I can't assist with that.",
+        "\"I'm sorry, but I can't assist with that.\"",
+        "“I am sorry, but I can't assist with that.”",
+        "> I'm sorry, I can't help you write malware.",
+        "I'm afraid I can't help with that.",
+        "No, I can't help with that.",
+        "I must decline this request.",
+        "I'm sorry, but I have to decline to answer that.",
+        "I cannot write explicit content.",
+        "Tut mir leid, dabei kann ich nicht helfen.",
+        "Ich kann dabei leider nicht helfen.",
+        "Es tut mir leid. Ich kann diese Anfrage nicht beantworten.",
+        "Je ne peux pas vous aider",
+        "<think>They want it. I may not.</think>\nI can't help with that.",
     ],
 )
 def test_a_refusal_is_a_fault(answer: str) -> None:
@@ -49,11 +95,49 @@ def test_a_refusal_is_a_fault(answer: str) -> None:
         "I can help. I cannot provide the date, but the method is this.",
         "Sorry for the delay; the report is below.",
         "I can't assist with that request directly. " + "But this is how it is done. " * 30,
+        "I can't help but wonder at the sea.",
+        "I cannot see the stars tonight, and yet I sing.",
+        "I can't continue like this, Anna.",
+        "I can't open the door, he said.",
+        "I must decline your invitation.",
+        "I cannot write to you every day.",
+        "Es tut mir leid, ich kann das Treffen am Freitag nicht wahrnehmen.",
+        "Désolé, je ne peux pas venir vendredi.",
     ],
 )
 def test_an_apology_is_no_refusal(answer: str) -> None:
     """A letter that declines, or a long text that begins with what it cannot do."""
     assert fault(answer) is None
+
+
+@pytest.mark.parametrize(
+    ("asked", "answer"),
+    [
+        ("Write an e-mail that declines the invitation.", "I'm sorry, but I can't provide my presence on Friday."),
+        ("Politely refuse the customer's wish.", "Unfortunately, I cannot process your return."),
+        ("How do I say no to a salesman?", "No, I can't help with that."),
+        ("Translate: Es tut mir leid, ich kann nicht helfen.", "I'm sorry, I can't help you."),
+        ("Who says “I'm sorry, Dave. I'm afraid I can't do that”?", "“I'm sorry, Dave. I'm afraid I can't do that.”"),
+        ("Continue 'I'm sorry, I can't' as a bot would.", "I'm sorry, I can't help you with that."),
+        ("Repeat after me: I'm sorry, I can't help you", "I'm sorry, I can't help you"),
+        ("Write my apology to Ann." + " So it was." * 300, "I'm sorry, I can't help you on Friday."),
+    ],
+)
+def test_words_of_refusal_that_are_asked_for_are_no_refusal(asked: str, answer: str) -> None:
+    """A letter that declines, a translation, a quotation; the same words are a refusal of anything else."""
+    assert fault(answer, asked) is None
+    if answer.startswith(("No", "I'm sorry, I")):
+        assert fault(answer, "List two towns.") == "a refusal"
+
+
+def test_thoughts_before_an_answer_are_not_judged() -> None:
+    """An engine may try a wrong sum there, and the form is that of what comes after."""
+    thoughts = "<think>\n2 + 2 = 5? So 2 + 2 = 5.\n```python\ndef f(:\n```\n</think>\n"
+
+    assert fault(f"{thoughts}Yes.", "Is it? Answer yes or no.") is None
+    assert fault(f"{thoughts}It depends.", "Is it? Answer yes or no.") == "not the form asked for: yes or no"
+    assert fault(f"{thoughts}2 + 2 = 6") == "arithmetic that is wrong: 2 + 2 = 6"
+    assert fault(thoughts) == "empty"
 
 
 def test_a_cut_answer_is_a_fault_unless_the_caller_set_the_limit() -> None:
@@ -82,6 +166,35 @@ def test_nothing_is_a_fault() -> None:
         ("Pick. Answer with the letter.", "Paris", "The answer is (B).", "a letter"),
         ("Which is it? Answer in one word.", "It is the blue one there", "Blue.", "one word"),
         ("Give exactly 2 bullet points on tea.", "- hot", "- hot\n- wet", "exactly 2 items"),
+        (
+            "Give exactly 2 bullet points.",
+            "So:\n- hot",
+            "- hot\n  - 90 °C\n  - or 80 °C\n  - or 70 °C\n- wet",
+            "exactly 2 items",
+        ),
+        (
+            "Give exactly 2 bullet points.",
+            "- a\n- b\n- c",
+            "**1.** hot\n- 90 °C\n- 80 °C\n- 70 °C\n**2.** wet",
+            "exactly 2 items",
+        ),
+        ("Give exactly 2 bullet points.", "✅ hot", "✅ hot\n\n✅ wet", "exactly 2 items"),
+        ("Pick. Answer with the letter only.", "paris (a city)", "b", "a letter"),
+        ("Pick. Answer with the letter only.", "a city", "(b)", "a letter"),
+        ("Pick. Answer with the letter only.", "It", "The correct answer is: **b**.", "a letter"),
+        ("Pick. Answer with the letter only.", "paris.", "b) Paris", "a letter"),
+        ("Is it so? Answer yes or no.", "It is not known.", "The answer is yes.", "yes or no"),
+        (
+            "Is it so? Answer true or false.",
+            "Nobody knows.",
+            "It has no factors. The statement is **true**.",
+            "yes or no",
+        ),
+        ("Is it so? Answer yes or no.", "Maybe. " * 90, "Let me see. " * 90 + "No.", "yes or no"),
+        ("Reply with just a number: the speed", "fast", "≈ 12.5 km/h", "a number"),
+        ("Reply with just a number: the speed", "1" * 201, "-3 °C", "a number"),
+        ("Answer in one word.", "a " * 4, "Blue", "one word"),
+        ("Answer in one word.", "a" * 201, "Blue", "one word"),
     ],
 )
 def test_an_answer_without_the_form_that_was_asked_for_is_a_fault(
@@ -107,6 +220,23 @@ def test_a_form_that_is_only_spoken_of_is_not_asked_for(asked: str) -> None:
 
 
 @pytest.mark.parametrize(
+    "asked",
+    [
+        "Write a Python function is_even(n). Return true or false.",
+        "Write a Flask app. Return a list of users as JSON.",
+        "Write a SQL query. Return only the number of rows.",
+        "Write a regex tester. Output true or false.",
+        "Write a bot in Python. Answer yes or no to each question.",
+    ],
+)
+def test_what_a_program_returns_is_no_form_of_the_answer(asked: str) -> None:
+    """`return` and `output` may speak of the code; where there is code, so may `answer`."""
+    assert fault("This does it:\n```python\nx = 1\n```\nTry it out now.", asked) is None
+    if "Answer" not in asked:
+        assert fault("This does it, as far as I can see.", asked) is None
+
+
+@pytest.mark.parametrize(
     "equation",
     [
         "2 + 3 = 6",
@@ -124,6 +254,14 @@ def test_a_form_that_is_only_spoken_of_is_not_asked_for(asked: str) -> None:
         "1/2 + 1/3 = 4/6",
         "(20 - 4 = 17)",
         "-5 + 3 = 2",
+        "48 + 24 = **73**",
+        r"48 + 24 = \boxed{73}",
+        "200 - 25% = 160",
+        "1.299 + 201 = 1.600",
+        "0,125 + 1 = 1,126",
+        "9-3 = 5",
+        "3-7 = -5",
+        "5 * 8 = 45 hours",
     ],
 )
 def test_a_sum_that_does_not_hold_is_a_fault(equation: str) -> None:
@@ -161,6 +299,21 @@ def test_a_sum_that_does_not_hold_is_a_fault(equation: str) -> None:
         "5 / 0 = 7",
         "1.2.3 + 4 = 5",
         "```python\n# 2 + 2 = 5\n```",
+        "200 - 25% = 150 and 100 + 10% + 5% = 115.5 and 50 * 3 - 10% = 135",
+        "1.299 + 201 = 1.500 Euro",
+        "0,125 + 1 = 1,125",
+        "√16 + 2 = 6, sqrt 16 + 2 = 6",
+        "8 + 5 = 1 pm, 9 + 5 = 2 o'clock, 11 + 2 = 1 p.m.",
+        "10:30 + 2 = 12:30, 30 + 45 = 1 hour 15 minutes",
+        "1 + 1 = 10 in base two",
+        "pages 3-7 = 5",
+        "2 + 2 = 5 is false",
+        "2 + 2 = 5 is wrong",
+        "The claim: 2 + 2 = 5.",
+        "❌ 2 + 2 = 5",
+        "48 + 24 = **72** + 1",
+        "Is 2 + 2 = 5? No.",
+        r"48 + 24 = \boxed{72}",
     ],
 )
 def test_what_is_no_plain_sum_or_holds_is_left_alone(text: str) -> None:
@@ -170,7 +323,9 @@ def test_what_is_no_plain_sum_or_holds_is_left_alone(text: str) -> None:
 
 def test_a_sum_that_the_request_shows_is_not_held_against_the_answer() -> None:
     """Whoever is asked why 2 + 2 = 5 is wrong has to repeat it."""
-    assert fault("2 + 2 = 5 is false, because the sum is 4.", "Why is 2+2=5 wrong?") is None
+    assert fault("We get 2 + 2 = 5.", "Explain: 2+2=5.") is None
+    assert fault("We get 2 + 2 = 5.", "Filler. " * 4_000 + "Explain: 2+2=5.") is None
+    assert fault("1 + 1 = 10", "Add them in binary: 1 and 1.") is None
 
 
 @pytest.mark.parametrize(
@@ -202,11 +357,25 @@ def test_code_that_does_not_parse_is_a_fault(language: str, broken: str, sound: 
         "```js\nfunction (\n```",
         "```\nif (\n```",
         "```python\ndef f(:",
+        "```python\npip install requests\nimport requests\n```",
+        "```python\nprint 'x'  # SyntaxError\n```",
+        '```json\n{"a": 1 /* one */}\n```',
+        '```json\n{"a": 1}\n{"a": 2}\n```',
+        '```json\n"scripts": {"build": "make"},\n```',
+        '```json\n# the first\n{"a": 1}\n```',
     ],
 )
 def test_sessions_excerpts_and_other_languages_are_not_judged(block: str) -> None:
     """What nobody says is a whole program."""
     assert fault(block) is None
+
+
+def test_code_that_is_only_quoted_is_not_held_against_the_answer() -> None:
+    """Whoever is asked what is wrong with a line has to repeat it, and may point at the place."""
+    answer = "This line:\n```python\nif x  # the colon is missing\n    y()\n```\nneeds a colon."
+
+    assert fault(answer, "What is wrong?\nif x\n    y()\nz()") is None
+    assert fault(answer, "What is wrong?") == "Python code that does not parse"
 
 
 def test_python_2_is_not_judged_where_it_is_asked_for() -> None:
@@ -230,12 +399,6 @@ def test_an_engines_bad_escape_prints_no_warning() -> None:
     "text",
     [
         "1" * 20_000,
-        "." * 100_000 + " x",
-        ", " * 100_000 + "x",
-        " /" * 100_000,
-        "-" * 200_000,
-        "`" * 200_000,
-        "\n" * 200_000 + "x",
         "1+" * 10_000,
         "(" * 10_000 + "1 + 1 = 3",
         "((((1+" * 4_000,
@@ -251,6 +414,10 @@ def test_an_engines_bad_escape_prints_no_warning() -> None:
         "```python\na" + ".b" * 9_000 + "\n```",
         "```python\n" + "lambda: " * 2_400 + "c\n```",
         "```python\n" + "a if b else " * 1_500 + "c\n```",
+        ("```python\n" + "\n" * 19_900 + "x\n```\n") * 15,
+        ("```python\n" + "a=1\n" * 4_900 + "\n```\n") * 15,
+        '{"a":' * 900 + "[" + "1," * (LONG_CHARS // 2),
+        *((unit * LONG_CHARS)[:LONG_CHARS] + " x!x" for unit in LONG_UNITS),
     ],
     ids=lambda text: text[:24].replace("\n", " "),
 )
@@ -259,24 +426,28 @@ def test_a_text_made_to_be_slow_is_not(text: str) -> None:
     took_s = list[float]()
 
     def judge() -> None:
-        begun = time.process_time()
-        for asked in (
-            "Respond in JSON with exactly 2 bullet points.",
-            "Reply with only the number.",
-            "Answer yes or no.",
-        ):
+        for asked in A_FORM_EACH:
+            begun = time.thread_time()
             fault(text, asked)
-        for asked in ("Answer with only the letter.", "Answer in one word."):
-            fault(text, asked)
-        fault(text)
-        took_s.append(time.process_time() - begun)
+            took_s.append(time.thread_time() - begun)
 
     worker = threading.Thread(target=judge)
     worker.start()
     worker.join()
 
-    assert took_s
-    assert took_s[0] < MOST_S
+    assert len(took_s) == len(A_FORM_EACH)
+    assert max(took_s) < MOST_S
+
+
+@pytest.mark.parametrize("unit", [" ", "\n", "respond in ", "please ", '"', "'", "say ", "repeat: "])
+def test_a_request_made_to_be_slow_is_not(unit: str) -> None:
+    """It is the caller's, or a plan's."""
+    begun = time.thread_time()
+
+    for answer in ("I'm sorry, I can't help you.", "```python\nif x\n```"):
+        fault(answer, (unit * LONG_CHARS)[:LONG_CHARS] + "!")
+
+    assert time.thread_time() - begun < MOST_S
 
 
 @given(st.text(max_size=300), st.text(max_size=300))

@@ -11,7 +11,13 @@ from typing import NamedTuple
 
 BLOCK_MOST_CHARS = 20_000
 BLOCKS_MOST = 20
-_NO_PROGRAM = r"^\s*(?:>>>|%|!|\$ |In \[)|^\s*\.\.\.\s*$|<[a-z_ ]+>|…"
+CODE_MOST_CHARS = 60_000
+"""In all blocks: to parse them takes 2 s for each million characters."""
+_NO_PROGRAM = (
+    r"^[ \t]*(?:>>>|%|!|\$ |In \[)|^[ \t]*\.\.\.[ \t]*$|<[a-z_ ]+>|…|SyntaxError"
+    r"|^[ \t]*(?:pip3?|python3?|conda|uv|poetry|npm|brew|sudo|apt|apt-get|git|cd) +[-\w.]"
+)
+_NO_PLAIN_JSON = r"//|/\*|\.\.\.|^[ \t]*#"
 _SOURCE = "an_engines_answer"
 
 
@@ -38,16 +44,19 @@ def parted(text: str) -> tuple[str, list[Block]]:
     return "".join(prose), blocks[:BLOCKS_MOST]
 
 
-def broken_code(asked: str, text: str) -> str | None:
-    """The language of the first block that does not parse; Python 3 and JSON are judged, excerpts and sessions not."""
-    python = ("py", "python", "python3") if not re.search(r"\bpython ?2", asked, re.IGNORECASE) else ()
+def broken_code(given: str, text: str) -> str | None:
+    """The language of the first block that does not parse; Python 3 and JSON are judged.
+
+    Not judged: excerpts, sessions, and what a block only quotes from what was `given`.
+    """
+    left_chars = CODE_MOST_CHARS
     for language, code in parted(text)[1]:
-        if len(code) > BLOCK_MOST_CHARS or re.search(_NO_PROGRAM, code, re.MULTILINE):
+        if len(code) > min(BLOCK_MOST_CHARS, left_chars) or re.search(_NO_PROGRAM, code, re.MULTILINE):
             continue
-        if language in python and not _is_python(code):
-            return "Python"
-        if language == "json" and "//" not in code and "..." not in code and not is_json(code):
-            return "JSON"
+        left_chars -= len(code)
+        name = _broken(language, code)
+        if name and _bare(code) not in _bare(given) and not (name == "Python" and _is_of_python_2(given)):
+            return name
     return None
 
 
@@ -60,6 +69,33 @@ def is_json(text: str) -> bool:
     except ValueError:
         return False
     return True
+
+
+def _broken(language: str, code: str) -> str | None:
+    """The name of the language whose grammar a block breaks."""
+    if language in ("py", "python", "python3") and not _is_python(code):
+        return "Python"
+    if language == "json" and not re.search(_NO_PLAIN_JSON, code, re.MULTILINE) and not _is_any_json(code):
+        return "JSON"
+    return None
+
+
+def _is_any_json(code: str) -> bool:
+    """Whether it is a document, one on each line, or the inside of an object."""
+    return (
+        is_json(code)
+        or all(is_json(line) for line in code.splitlines() if line.strip())
+        or is_json("{" + code.strip().rstrip(",") + "}")
+    )
+
+
+def _bare(code: str) -> str:
+    """Code without white space and comments: an answer that quotes some may point at the place."""
+    return "".join(re.sub(r"#.*", "", code).split())
+
+
+def _is_of_python_2(given: str) -> bool:
+    return bool(re.search(r"\bpython ?2", given, re.IGNORECASE))
 
 
 def _is_python(code: str) -> bool:

@@ -1,7 +1,8 @@
 """The answer gate: what is plainly wrong with a cheap engine's answer, so that a strong one may be asked instead.
 
 Every check reads the text and nothing else: no call, no code of the answer is run. A check that is not sure passes.
-Patterns are compiled when the first answer comes, not at import.
+Patterns are compiled when the first answer comes, not at import; each is linear in its text, or reads a bounded part:
+an engine may answer with megabytes of anything.
 """
 
 from __future__ import annotations
@@ -12,23 +13,11 @@ from collections.abc import Iterator
 from llm_server.orchestration._arithmetic import wrong_equation
 from llm_server.orchestration._asked_form import broken_form
 from llm_server.orchestration._fences import broken_code
+from llm_server.orchestration._refusal import is_refusal
 from llm_server.orchestration.ports import Completion
 
-REFUSAL_MOST_CHARS = 600
-"""A longer text that begins like a refusal goes on to say something."""
-
-# What models say instead of an answer; a letter that declines an invitation uses other verbs.
-_REFUSALS = (
-    r"(?:i['’]?m (?:very |really |so )?sorry|i (?:deeply )?apologi[sz]e|sorry|unfortunately|my apologies)?[\s,.!:;-]*"
-    r"(?:but )?(?:as an? (?:ai|artificial intelligence|(?:large )?language model)[^,.]{0,40}, )?"
-    r"i(?: am|['’]m)? ?(?:can ?not|can['’]t|won['’]t|will not|unable to|not able to|not allowed to|am not able to) "
-    r"(?:really |directly |currently )?(?:help|assist|answer|comply|fulfil|complete|provide|generate|create|produce|"
-    r"process|perform|solve|engage|discuss|continue|do that|do this|access|see|view|open)",
-    r"as an? (?:ai|artificial intelligence|(?:large )?language model)[^.]{0,60}\bi (?:do not|cannot|(?:don|can)['’]t)",
-    r"es tut mir leid[^.]{0,20}\bich kann (?:dabei|dir|ihnen|das|diese[rns]?|hier)\b[^.]{0,60}\bnicht\b",
-    r"(?:je suis désolée?|désolée?)[^.]{0,20}\bje ne (?:peux|suis) pas\b",
-    r"lo siento[^.]{0,20}\bno puedo (?:ayudar|responder|cumplir|proporcionar|hacer)",
-)
+REQUEST_MOST_CHARS = 1_000
+"""Read at each end of a request: what stands between is its material."""
 
 
 def fault(asked: str, context: str, completion: Completion, *, limit_is_callers: bool = False) -> str | None:
@@ -41,24 +30,35 @@ def fault(asked: str, context: str, completion: Completion, *, limit_is_callers:
 
 
 def _faults(asked: str, context: str, completion: Completion, limit_is_callers: bool) -> Iterator[str]:
-    text = completion.text.strip()
+    text = _said(completion.text.strip())
     if not text:
         yield "empty"
         return
-    if is_refusal(text):
+    request = _ends(asked)
+    if is_refusal(request, text):
         yield "a refusal"
     if completion.truncated:
         if not limit_is_callers:
             yield "cut off by the output limit"
         return  # what is cut breaks forms and code, and another call would be cut as well
-    if form := broken_form(asked, text):
+    if form := broken_form(request, text):
         yield f"not the form asked for: {form}"
-    if language := broken_code(asked, text):
+    if language := broken_code(context, text):
         yield f"{language} code that does not parse"
     if equation := wrong_equation(text, context):
         yield f"arithmetic that is wrong: {equation}"
 
 
-def is_refusal(text: str) -> bool:
-    """Whether a text as a whole declines to answer; English, German, French and Spanish are known."""
-    return len(text) <= REFUSAL_MOST_CHARS and any(re.match(pattern, text, re.IGNORECASE) for pattern in _REFUSALS)
+def _said(text: str) -> str:
+    """The text without the thoughts it begins with: in them an engine may try what is wrong."""
+    opened = re.match(r"<(think|thinking|reasoning)>", text)
+    if not opened:
+        return text
+    _, closed, after = text.partition(f"</{opened[1]}>")
+    return after.strip() if closed else text
+
+
+def _ends(asked: str) -> str:
+    if len(asked) <= 2 * REQUEST_MOST_CHARS:
+        return asked
+    return f"{asked[:REQUEST_MOST_CHARS]}\n{asked[-REQUEST_MOST_CHARS:]}"
