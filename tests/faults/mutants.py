@@ -74,7 +74,7 @@ MUTANTS = (
     Mutant(
         "counter outside the transaction at finish",
         _DYNAMODB,
-        "self._transact([*writes, *self._counts(before, after)])",
+        "self._transact([*writes, *self._counts(before, after, most_in_flight=most_in_flight)])",
         "self._transact(writes)" + _COUNT_APART.format(before="before", after="after"),
     ),
     Mutant(
