@@ -1,18 +1,15 @@
 """What every engine adapter promises, whatever its wire: the same answers, failures and deadlines."""
 
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
-from functools import partial
 from threading import Thread, Timer
 from typing import Any
 
-import boto3
 import pytest
-from botocore.config import Config
 
+from engine_wires import CALL, KEY, WIRES, Wired, pool, server, wire, wired
 from fake_engine import FakeEngine, Fault, body, changed, drip, fake_engine, raw, reset, silence, status
 from llm_server.engines.anthropic import AnthropicEngine
 from llm_server.engines.bedrock import BedrockEngine
@@ -21,99 +18,19 @@ from llm_server.engines.http import EnginePool
 from llm_server.engines.openai import OpenAIEngine
 from llm_server.orchestration import plan
 from llm_server.orchestration.cancellation import Cancellation
-from llm_server.orchestration.catalog import EngineSpec
 from llm_server.orchestration.errors import EngineUnavailable, PromptRefused, TaskCancelled
-from llm_server.orchestration.ports import AnswerSchema, Engine, EngineCall
+from llm_server.orchestration.ports import AnswerSchema, Engine
 
 ROLES = ["Fast-Coder-Agent", "QA-Agent", "Writing-Agent"]
-KEY = "sk-canary-1f9c2e7ab8"
-CALL = EngineCall(system="You answer.", prompt="Why is the sky blue, canary 7741?", max_output_tokens=64)
 PLAN_CALL = replace(CALL, answer_schema=AnswerSchema(name="plan", schema=plan.schema(ROLES)))
-WIRES = ("openai", "anthropic", "bedrock")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Wired:
-    """An adapter and the server behind it, and how the wire writes that an answer was cut or refused."""
-
-    engine: Engine
-    server: FakeEngine
-    cut: Callable[[dict[str, Any]], object]
-    refused: Callable[[dict[str, Any]], object]
-
-    def fails(self, fault: Fault, *, timeout_s: float = 5.0) -> EngineUnavailable | PromptRefused:
-        """Meet a fault; the message must be fit to be shown."""
-        self.server.script(fault)
-        with pytest.raises((EngineUnavailable, PromptRefused)) as caught:
-            self.engine.complete(CALL, timeout_s=timeout_s)
-        assert isinstance(caught.value, EngineUnavailable | PromptRefused)
-        for secret in (KEY, "canary", self.server.text):
-            assert secret not in str(caught.value)
-        return caught.value
-
-
-@pytest.fixture(scope="module")
-def pool() -> EnginePool:
-    return EnginePool()
-
-
-@pytest.fixture
-def server() -> Iterator[FakeEngine]:
-    with fake_engine() as engine:
-        yield engine
-
-
-@pytest.fixture(params=WIRES)
-def wired(request: pytest.FixtureRequest, server: FakeEngine, pool: EnginePool) -> Wired:
-    return {"openai": _openai, "anthropic": _anthropic, "bedrock": _bedrock}[request.param](server, pool)
+__all__ = ["pool", "server", "wired"]  # fixtures
 
 
 @pytest.fixture(params=[*WIRES, "embedded"])
 def any_engine(request: pytest.FixtureRequest, server: FakeEngine, pool: EnginePool) -> Engine:
     if request.param == "embedded":
         return EmbeddedEngine()
-    return {"openai": _openai, "anthropic": _anthropic, "bedrock": _bedrock}[request.param](server, pool).engine
-
-
-def _openai(server: FakeEngine, pool: EnginePool) -> Wired:
-    spec = EngineSpec(kind="openai", source="api", model="m", base_url=server.base_url)
-    return Wired(
-        engine=OpenAIEngine(spec, pool, lambda: KEY),
-        server=server,
-        cut=lambda answer: answer["choices"][0].update(finish_reason="length"),
-        refused=lambda answer: answer["choices"][0].update(finish_reason="content_filter"),
-    )
-
-
-def _anthropic(server: FakeEngine, pool: EnginePool) -> Wired:
-    spec = EngineSpec(kind="anthropic", source="api", model="m", base_url=server.url)
-    return Wired(
-        engine=AnthropicEngine(spec, pool, lambda: KEY),
-        server=server,
-        cut=lambda answer: answer.update(stop_reason="max_tokens"),
-        refused=lambda answer: answer.update(stop_reason="refusal"),
-    )
-
-
-def _bedrock(server: FakeEngine, pool: EnginePool) -> Wired:
-    spec = EngineSpec(kind="bedrock", source="api", model="m", region="eu-west-1")
-    return Wired(
-        engine=BedrockEngine(spec, partial(_converse_client, server.url)),
-        server=server,
-        cut=lambda answer: answer.update(stopReason="max_tokens"),
-        refused=lambda answer: answer.update(stopReason="content_filtered"),
-    )
-
-
-def _converse_client(url: str) -> Any:
-    return boto3.session.Session().client(
-        "bedrock-runtime",
-        region_name="eu-west-1",
-        endpoint_url=url,
-        aws_access_key_id="AKIAEXAMPLE",
-        aws_secret_access_key=KEY,
-        config=Config(retries={"total_max_attempts": 1}, connect_timeout=2, read_timeout=2),
-    )
+    return wire(request.param, server, pool).engine
 
 
 def test_a_prompt_is_answered(any_engine: Engine) -> None:
@@ -365,9 +282,9 @@ def test_an_engine_that_failed_answers_the_next_call(wired: Wired) -> None:
 def test_an_engine_that_is_not_there_is_unreachable(wired: Wired, pool: EnginePool) -> None:
     with fake_engine() as gone:
         pass
-    make = {OpenAIEngine: _openai, AnthropicEngine: _anthropic, BedrockEngine: _bedrock}[type(wired.engine)]
+    name = {OpenAIEngine: "openai", AnthropicEngine: "anthropic", BedrockEngine: "bedrock"}[type(wired.engine)]
     with pytest.raises(EngineUnavailable) as caught:
-        make(gone, pool).engine.complete(CALL, timeout_s=5)
+        wire(name, gone, pool).engine.complete(CALL, timeout_s=5)
 
     assert caught.value.kind == "unreachable"
 

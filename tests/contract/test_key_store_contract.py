@@ -8,7 +8,7 @@ import pytest
 
 from at_once import at_once
 from builders import a_key
-from llm_server.orchestration.key import Account, KeyLimits, KeyUse
+from llm_server.orchestration.key import Account, Charges, KeyLimits, KeyUse
 from llm_server.orchestration.ports import KeyStore
 
 TODAY = Account("0123456789ab", "2025-10-09")
@@ -62,20 +62,22 @@ def test_what_is_reserved_is_charged_until_it_is_settled(key_store: KeyStore) ->
     key_store.settle(TODAY, "t1#1", 600, 150)
 
     assert first is None
-    assert charged == KeyUse(charged_microusd=600, unsettled_microusd=600)
+    assert charged == KeyUse(charged_microusd=600, under_way_microusd=600)
     assert key_store.use(TODAY) == KeyUse(charged_microusd=150)
     assert [key_store.use(other) for other in OTHERS] == [KeyUse()] * 2
 
 
-def test_what_would_go_above_the_cap_is_not_charged_and_told_what_is_left(key_store: KeyStore) -> None:
+def test_what_would_go_above_the_cap_is_not_charged_and_told_what_is(key_store: KeyStore) -> None:
     """Exactly the cap fits; nothing is left after it but what is free."""
     key_store.reserve(TODAY, "t1#1", 600, most_microusd=1_000)
 
-    assert key_store.reserve(TODAY, "t1#2", 401, most_microusd=1_000) == 400
-    assert key_store.reserve(TODAY, "t1#3", 2_000, most_microusd=1_000) == 400
+    before = Charges(charged_microusd=600, under_way_microusd=600)
+    assert key_store.reserve(TODAY, "t1#2", 401, most_microusd=1_000) == before
+    assert key_store.reserve(TODAY, "t1#3", 2_000, most_microusd=1_000) == before
     assert key_store.reserve(TODAY, "t1#4", 400, most_microusd=1_000) is None
-    assert key_store.reserve(TODAY, "t1#5", 1, most_microusd=1_000) == 0
-    assert key_store.use(TODAY) == KeyUse(charged_microusd=1_000, unsettled_microusd=1_000)
+    full = Charges(charged_microusd=1_000, under_way_microusd=1_000)
+    assert key_store.reserve(TODAY, "t1#5", 1, most_microusd=1_000) == full
+    assert key_store.use(TODAY) == KeyUse(charged_microusd=1_000, under_way_microusd=1_000)
 
 
 def test_a_reservation_and_its_settlement_can_be_repeated(key_store: KeyStore) -> None:
@@ -88,6 +90,19 @@ def test_a_reservation_and_its_settlement_can_be_repeated(key_store: KeyStore) -
     assert repeated == [None, None]
     assert reserved.charged_microusd == 600
     assert key_store.use(TODAY) == KeyUse(charged_microusd=100)
+
+
+def test_what_an_engine_may_still_bill_stays_charged_and_is_under_way_no_more(key_store: KeyStore) -> None:
+    """Nobody gives it back on that day; settled again, it counts once."""
+    for n, (cost, withheld) in enumerate([(0, 300), (100, 200), (50, 0)]):
+        key_store.reserve(TODAY, f"t{n}#1", 300, most_microusd=1_000)
+        for _ in range(2):
+            key_store.settle(TODAY, f"t{n}#1", 300, cost, withheld_microusd=withheld)
+
+    assert key_store.use(TODAY) == KeyUse(charged_microusd=650, withheld_microusd=500)
+    assert key_store.reserve(TODAY, "t4#1", 351, most_microusd=1_000) == Charges(
+        charged_microusd=650, withheld_microusd=500
+    )
 
 
 def test_a_settlement_of_nothing_reserved_changes_nothing(key_store: KeyStore) -> None:

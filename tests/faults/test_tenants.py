@@ -43,7 +43,7 @@ def per_tenant(world: World) -> Iterator[str]:
             yield f"{tenant}: {spent} spent, {cost} on its receipts"
         others = [snapshot for snapshot in mine if tenant not in snapshot.request.prompt]
         yield from (f"{tenant} has {snapshot.request.prompt!r}" for snapshot in others)
-        if any(snapshot.request.charge and snapshot.request.charge.key_id != key_id for snapshot in mine):
+        if any(snapshot.task.charge and snapshot.task.charge.key_id != key_id for snapshot in mine):
             yield f"{tenant} is charged to another's key"
 
 

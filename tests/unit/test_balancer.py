@@ -117,12 +117,12 @@ def test_an_engine_asked_for_by_name_is_tried_alone(balanced: Balanced) -> None:
     assert reply.completion.text == "Me."
 
 
-def test_an_engine_that_is_configured_no_more_is_waited_for(balanced: Balanced) -> None:
-    """A stored task may name what a later configuration leaves out: a sentence, not a crash."""
+def test_an_engine_that_is_configured_no_more_is_tried_again_but_is_no_outage(balanced: Balanced) -> None:
+    """A process may have the older configuration for a while; a task that waits for ever helps nobody."""
     reply = balanced(a=(an_engine(), answering())).call(CALL, a_want(engine="gone"))
 
-    assert str(reply.failure) == "Engine gone cannot take work now."
-    assert reply.can_be_retried
+    assert str(reply.failure) == "Engine gone is not configured any more."
+    assert (reply.can_be_retried, reply.outage) == (True, False)
 
 
 # Failover and rest

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import pytest
 
 from builders import NOW_MS
 from llm_server.orchestration.budget import Budget
+from llm_server.orchestration.cancellation import Cancellation
 from llm_server.orchestration.errors import EngineUnavailable, LimitReached, OutOfTime, PromptRefused, TaskCancelled
 from llm_server.orchestration.ports import EngineCall
 from scripted import (
@@ -121,6 +123,57 @@ def test_waiting_for_a_place_ends_with_the_workers_time(
     assert isinstance(reply.failure, OutOfTime)
     assert (reply.attempts, reply.can_be_retried, watched.writes) == ((), True, 0)
     assert balancer.call(CALL, a_want()).completion is not None
+
+
+def test_a_cancelled_task_waits_for_no_place(balanced: Balanced) -> None:
+    """Its worker lets go at once, although the one who has the place takes long."""
+    begun, leave, cancellation = threading.Event(), threading.Event(), Cancellation()
+
+    def slow(call: EngineCall) -> Answer:
+        begun.set()
+        leave.wait(WAIT_S)
+        return "Hello."
+
+    balancer = balanced(only=(an_engine(max_concurrency=1), ScriptedEngine(slow)))
+    with ThreadPoolExecutor(2) as pool:
+        pool.submit(balancer.call, CALL, a_want())
+        assert begun.wait(WAIT_S)
+        waiting = pool.submit(balancer.call, replace(CALL, cancellation=cancellation), a_want())
+        cancellation.tell()
+        reply = waiting.result(WAIT_S)
+        leave.set()
+
+    assert isinstance(reply.failure, TaskCancelled)
+    assert reply.attempts == ()
+
+
+def test_a_task_that_was_cancelled_meanwhile_is_not_failed_over(balanced: Balanced) -> None:
+    """The first engine took its time to say no; the second is not even asked."""
+    cancelled = list[bool]()
+
+    def refuses(call: EngineCall) -> Answer:
+        cancelled.append(True)
+        return BUSY
+
+    second = answering()
+    call = replace(CALL, cancellation=Cancellation(look=lambda: bool(cancelled)))
+    balancer = balanced(first=(a_local_engine(), ScriptedEngine(refuses)), second=(an_engine(), second))
+    reply = balancer.call(call, a_want())
+
+    assert isinstance(reply.failure, TaskCancelled)
+    assert (len(reply.attempts), second.calls) == (1, [])
+
+
+def test_a_clock_that_is_set_during_a_call_spoils_no_mean(balanced: Balanced, clock: Clock) -> None:
+    """Two days, and the mean of a million calls is wrong for ever."""
+
+    def set_on(call: EngineCall) -> Answer:
+        clock.pass_s(2 * 24 * 3600)
+        return "Hello."
+
+    reply = balanced(only=(an_engine(timeout_s=30), ScriptedEngine(set_on))).call(CALL, a_want())
+
+    assert [attempt.duration_ms for attempt in reply.attempts] == [30_000]
 
 
 def test_a_place_is_given_back_whatever_happens_in_it(balanced: Balanced, clock: Clock) -> None:

@@ -156,13 +156,14 @@ def test_a_ledger_that_is_away_keeps_the_answer_and_the_charge(ledger: SqliteKey
     """An answer that is paid for is not thrown away for the sake of its bookkeeping."""
 
     class Away(SqliteKeys):
-        def settle(self, *_: object) -> None:
+        def settle(self, *_: object, **__: object) -> None:
             raise StorageUnavailable("The database does not answer; try again.")
 
     ledger.__class__ = Away
     daily = DailyCap(ledger, TODAY, most_microusd=600, claim="t#1")
-    _, reserved = daily.reserve(EngineCall(system="", prompt="", max_output_tokens=20), 200, lambda i, o: 10 * o)
-    daily.settle(reserved, 100)
+    budget = Budget(None, daily)
+    _, reserved = budget.reserve(EngineCall(system="", prompt="", max_output_tokens=20), lambda i, o: 10 * o)
+    budget.settle(reserved, 100)
 
     assert ledger.use(TODAY).charged_microusd == 200
 

@@ -14,6 +14,8 @@ _SAID_MOST = 200
 _RUN = 16
 _BUSY = frozenset({408, 409, 425, 429})
 _OVERLOADED = frozenset({429, 503, 529})
+_LATE = frozenset({504, 524})
+"""A gateway's: the engine behind it has the prompt, and may bill it."""
 _CREDENTIALS = frozenset({401, 402, 403})
 _GARBAGE = frozenset({404, 405, 410})
 _QUOTED = re.compile(r"""['"`]([^'"`]{4,})['"`]""")
@@ -38,6 +40,7 @@ def of_status(
             f"The engine {fault} (HTTP {status}).",
             retry_after_s=retry_after_s(retry_after),
             outage=status in _OVERLOADED,
+            may_be_billed=status in _LATE,
         )
     if status in _CREDENTIALS:
         return EngineUnavailable(f"The engine refused our credentials (HTTP {status}).", kind="credentials")

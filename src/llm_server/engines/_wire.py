@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from llm_server.engines._failures import BadRequest
-from llm_server.orchestration.errors import PromptRefused
+from llm_server.orchestration.errors import EngineUnavailable, PromptRefused
 from llm_server.orchestration.ports import Completion, EngineCall
 
 TOKENS_MOST = 100_000_000
@@ -51,7 +51,14 @@ class Wire(ABC):
 def completion(
     call: EngineCall, text: str, *, tokens_in: int | None, tokens_out: int | None, truncated: bool
 ) -> Completion:
-    """Make a completion; a count that is None was not reported and is estimated."""
+    """Make a completion; a count that is None was not reported and is estimated.
+
+    Raises EngineUnavailable when the text is no Unicode, half of a surrogate pair: nobody could store it.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise EngineUnavailable("The engine's answer is no Unicode.", kind="garbage", may_be_billed=True) from error
     return Completion(
         text=text,
         tokens_in=estimated_tokens(call.system + call.prompt) if tokens_in is None else tokens_in,
@@ -64,8 +71,16 @@ def completion(
 def declined(tokens_in: int | None, tokens_out: int | None) -> PromptRefused:
     """What an engine bills for a prompt it declined, as far as it says."""
     return PromptRefused(
-        "The engine declined to answer this prompt.", tokens_in=tokens_in or 0, tokens_out=tokens_out or 0
+        "The engine declined to answer this prompt.",
+        tokens_in=tokens_in or 0,
+        tokens_out=tokens_out or 0,
+        may_be_billed=tokens_in is None or tokens_out is None,
     )
+
+
+def no_completion() -> EngineUnavailable:
+    """An answer that holds none; what led to it may be billed all the same."""
+    return EngineUnavailable("The engine's answer holds no completion.", kind="garbage", may_be_billed=True)
 
 
 def estimated_tokens(text: str) -> int:

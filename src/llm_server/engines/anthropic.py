@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from llm_server.engines._wire import Wire, completion, count, declined, record, records, without_bounds
+from llm_server.engines._wire import Wire, completion, count, declined, no_completion, record, records, without_bounds
 from llm_server.engines.http import EnginePool, exchange
 from llm_server.orchestration.catalog import EngineSpec
-from llm_server.orchestration.errors import EngineUnavailable
 from llm_server.orchestration.ports import Completion, EngineCall
 
 VERSION = "2023-06-01"
@@ -62,7 +61,7 @@ def _read(call: EngineCall, answer: dict[str, Any]) -> Completion:
     if ended == "refusal":
         raise declined(_sum(usage), count(usage.get("output_tokens")))
     if not isinstance(content, list):
-        raise EngineUnavailable("The engine's answer holds no completion.", kind="garbage")
+        raise no_completion()
     texts = (block.get("text") for block in records(content) if block.get("type") == "text")
     return completion(
         call,

@@ -24,7 +24,7 @@ from botocore.exceptions import (
 from botocore.parsers import ResponseParserError
 
 from llm_server.engines._failures import BadRequest, of_status
-from llm_server.engines._wire import Wire, completion, count, declined, record, records, without_bounds
+from llm_server.engines._wire import Wire, completion, count, declined, no_completion, record, records, without_bounds
 from llm_server.orchestration.catalog import EngineSpec
 from llm_server.orchestration.errors import EngineUnavailable, TaskCancelled
 from llm_server.orchestration.ports import Completion, EngineCall
@@ -34,7 +34,7 @@ _STATUS = {
     "ThrottlingException": 429,
     "ServiceQuotaExceededException": 429,
     "ModelNotReadyException": 429,
-    "ModelTimeoutException": 408,
+    "ModelTimeoutException": 504,
     "ModelErrorException": 500,
     "InternalServerException": 500,
     "ServiceUnavailableException": 503,
@@ -95,10 +95,10 @@ class BedrockEngine(Wire):
             wait(either, timeout=max(timeout_s, 0.0), return_when=FIRST_COMPLETED)
         if answer.done():
             return _read(call, answer.result())
-        answer.cancel()
+        was_sent = not answer.cancel()
         if cancelled.done():
             raise TaskCancelled
-        raise EngineUnavailable("The engine did not answer in time.")
+        raise EngineUnavailable("The engine did not answer in time.", may_be_billed=was_sent)
 
     def _converse(self, call: EngineCall) -> dict[str, Any]:
         arguments = self._arguments(call)
@@ -109,7 +109,9 @@ class BedrockEngine(Wire):
         except ParamValidationError as error:
             raise BadRequest("The installed boto3 does not take this call.") from error
         except _UNREADABLE as error:
-            raise EngineUnavailable("The engine's answer cannot be read.", kind="garbage") from error
+            raise EngineUnavailable(
+                "The engine's answer cannot be read.", kind="garbage", may_be_billed=True
+            ) from error
         except BotoCoreError as error:
             raise _unavailable(error) from error
         return answer
@@ -144,9 +146,9 @@ def _read(call: EngineCall, answer: dict[str, Any]) -> Completion:
     if ended in _REFUSED:
         raise declined(count(usage.get("inputTokens")), count(usage.get("outputTokens")))
     if ended in _BROKEN:
-        raise EngineUnavailable("The engine failed while it answered.")
+        raise EngineUnavailable("The engine failed while it answered.", may_be_billed=True)
     if not isinstance(content, list):
-        raise EngineUnavailable("The engine's answer holds no completion.", kind="garbage")
+        raise no_completion()
     text = "".join(block["text"] for block in records(content) if isinstance(block.get("text"), str))
     if len(text) > ANSWER_MOST_CHARS:
         raise EngineUnavailable("The engine's answer is larger than 16 MiB.", kind="garbage", may_be_billed=True)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from llm_server.engines._failures import of_status
-from llm_server.engines._wire import Wire, completion, count, declined, record, records
+from llm_server.engines._wire import Wire, completion, count, declined, no_completion, record, records
 from llm_server.engines.http import EnginePool, exchange
 from llm_server.orchestration.catalog import EngineSpec
 from llm_server.orchestration.errors import EngineUnavailable
@@ -59,7 +59,7 @@ def _read(call: EngineCall, answer: dict[str, Any]) -> Completion:
         status = count(record(answer.get("error")).get("code"))
         if status and 400 <= status < 600:
             raise of_status(status)
-        raise EngineUnavailable("The engine's answer holds no completion.", kind="garbage")
+        raise no_completion()
     message, ended = record(choice.get("message")), choice.get("finish_reason")
     text = _text(message.get("content"))
     usage = record(answer.get("usage"))

@@ -11,6 +11,7 @@ from llm_server.orchestration.errors import (
     EngineUnavailable,
     LimitReached,
     LLMServerError,
+    MoneySetAside,
     OutOfTime,
     PromptRefused,
     TaskCancelled,
@@ -34,7 +35,7 @@ class Reply:
     @property
     def can_be_retried(self) -> bool:
         """Another delivery may get what this one did not."""
-        return isinstance(self.failure, EngineUnavailable | OutOfTime | TaskCancelled)
+        return isinstance(self.failure, EngineUnavailable | MoneySetAside | OutOfTime | TaskCancelled)
 
 
 class Balancer:
@@ -62,6 +63,8 @@ class Balancer:
 
     def call(self, call: EngineCall, want: Want) -> Reply:
         """Try the candidates in order until one answers or the retry budget ends; one too dear is passed over."""
+        if want.engine is not None and want.engine not in self._catalog.engines:  # it was, where the task was accepted
+            return Reply(failure=EngineUnavailable(f"Engine {want.engine} is not configured any more."))
         attempts: list[Attempt] = []
         failure: LLMServerError | None = None
         outage = True
@@ -76,7 +79,7 @@ class Balancer:
             except EngineUnavailable as error:
                 failure, outage = error, outage and error.outage
             except LimitReached as error:
-                failure = failure or error
+                failure = error if failure is None or isinstance(error, MoneySetAside) else failure
             except (PromptRefused, OutOfTime, TaskCancelled) as error:
                 return Reply(failure=error, attempts=tuple(attempts))
             else:

@@ -10,8 +10,8 @@ from itertools import count
 
 import msgspec
 
-from llm_server.orchestration.errors import LimitReached, StorageUnavailable
-from llm_server.orchestration.key import Account
+from llm_server.orchestration.errors import LimitReached, MoneySetAside, StorageUnavailable
+from llm_server.orchestration.key import Account, Charges
 from llm_server.orchestration.metrics import MICROUSD_PER_USD
 from llm_server.orchestration.ports import EngineCall, Ledger
 
@@ -21,6 +21,7 @@ LEAST_OUTPUT_TOKENS = 16
 RESERVE_TRIES = 5
 """How often a call is cut anew while others charge the same key."""
 
+_PER_DAY = "usd_per_day"
 _WIRE_TOKENS = 64
 """What an API puts round the texts: roles, separators."""
 
@@ -50,26 +51,53 @@ class DailyCap:
         self._most_microusd = most_microusd
         self._names: Iterator[str] = (f"{claim}#{n}" for n in count(1))
 
-    def reserve(self, call: EngineCall, microusd: int, price: Price) -> tuple[EngineCall, Reservation]:
-        """Charge the worst case of a call, its output limit cut to what is left. Raises LimitReached."""
+    def reserve(
+        self, call: EngineCall, microusd: int, price: Price, *, whole: bool = False
+    ) -> tuple[EngineCall, Reservation] | None:
+        """Charge the worst case of a call, its output limit cut to what is left.
+
+        None where it is to fit `whole` and does not.
+
+        Raises:
+            LimitReached: too little of the day is left.
+            MoneySetAside: too little is left while other calls of the key are under way, or the ledger is away.
+        """
         name = next(self._names)
         for _ in range(RESERVE_TRIES):
             if not microusd:
                 return call, Reservation()
-            left = self._ledger.reserve(self._account, name, microusd, most_microusd=self._most_microusd)
-            if left is None:
+            charges = self._charged(name, microusd)
+            if charges is None:
                 return call, Reservation(microusd=microusd, name=name)
-            call, microusd = _fitted(call, price, left, "usd_per_day")
-        raise LimitReached("Too many calls are charged to the key at once for what is left of its usd_per_day.")
+            if whole:
+                return None
+            call, microusd = self._cut(call, price, charges)
+        raise MoneySetAside
 
-    def settle(self, reserved: Reservation, cost_microusd: int) -> None:
-        """Give back what a call did not cost. When the ledger is away the whole reservation stays charged."""
-        if not reserved.name or reserved.microusd == cost_microusd == 0:
+    def settle(self, reserved: Reservation, cost_microusd: int, withheld_microusd: int) -> None:
+        """Give back what a call neither cost nor withholds; nothing where the ledger is away."""
+        if not reserved.name:
             return
         try:
-            self._ledger.settle(self._account, reserved.name, reserved.microusd, cost_microusd)
+            self._ledger.settle(
+                self._account, reserved.name, reserved.microusd, cost_microusd, withheld_microusd=withheld_microusd
+            )
         except StorageUnavailable:
             _log.warning("reservation not settled", extra={"key_id": self._account.key_id})
+
+    def _charged(self, name: str, microusd: int) -> Charges | None:
+        try:
+            return self._ledger.reserve(self._account, name, microusd, most_microusd=self._most_microusd)
+        except StorageUnavailable as error:  # raised as it is, it would take answers along that are paid
+            raise MoneySetAside from error
+
+    def _cut(self, call: EngineCall, price: Price, charges: Charges) -> tuple[EngineCall, int]:
+        left = max(0, self._most_microusd - charges.charged_microusd)
+        try:
+            return _fitted(call, price, left, _PER_DAY)
+        except LimitReached:
+            _fitted(call, price, left + charges.under_way_microusd, _PER_DAY)
+            raise MoneySetAside from None
 
 
 class Budget:
@@ -90,48 +118,51 @@ class Budget:
     def reserve(self, call: EngineCall, price: Price) -> tuple[EngineCall, Reservation]:
         """Set the worst case of a call aside, its output limit cut to what is left.
 
-        What calls under way have set aside comes back in part when they end: a call that does not fit whole waits for
-        them. Each reservation is to be ended, by `settle` or `withhold`.
+        What the task's calls under way have set aside comes back in part when they end: a call that does not fit whole
+        waits for them. Each reservation is to be ended, by `settle` or `withhold`.
 
         Returns the call to make and what was set aside.
 
         Raises:
             LimitReached: the call cannot fit, or nobody knows what it would cost.
+            MoneySetAside: it cannot fit while calls of the key's other tasks are under way.
         """
         if self._left is None and self._daily is None:
             return call, Reservation()
         with self._changed:
-            fitted, microusd = self._fitted_in_time(call, price)
-            reserved = Reservation(microusd=microusd)
-            if self._daily is not None:
-                fitted, reserved = self._daily.reserve(fitted, microusd, price)
+            fitted, reserved = self._set_aside_in_time(call, price)
             if self._left is not None:
                 self._left -= reserved.microusd
             self._under_way += 1
             return fitted, reserved
 
     def settle(self, reserved: Reservation, cost_microusd: int, *, withheld_microusd: int = 0) -> None:
-        """End a reservation: give back what the call did not cost; `withheld_microusd` of it the task keeps aside."""
-        self._end(reserved.microusd - cost_microusd - withheld_microusd)
+        """End a reservation: give back what the call did not cost; `withheld_microusd` of it stays set aside."""
         if self._daily is not None:
-            self._daily.settle(reserved, cost_microusd)
+            self._daily.settle(reserved, cost_microusd, withheld_microusd)
+        self._end(reserved.microusd - cost_microusd - withheld_microusd)
 
     def withhold(self) -> None:
         """End a reservation of which nobody knows how much will be charged: nothing is given back."""
         self._end(0)
 
-    def _fitted_in_time(self, call: EngineCall, price: Price) -> tuple[EngineCall, int]:
-        limit = "usd_per_day" if self._left is None else "max_cost_usd"
+    def _set_aside_in_time(self, call: EngineCall, price: Price) -> tuple[EngineCall, Reservation]:
         while True:
             try:
-                fitted, microusd = _fitted(call, price, self._left, limit)
+                if found := self._set_aside(call, price, whole=bool(self._under_way)):
+                    return found
             except LimitReached:
                 if not self._under_way:
                     raise
-            else:
-                if fitted == call or not self._under_way:
-                    return fitted, microusd
             self._changed.wait()
+
+    def _set_aside(self, call: EngineCall, price: Price, *, whole: bool) -> tuple[EngineCall, Reservation] | None:
+        fitted, microusd = _fitted(call, price, self._left, _PER_DAY if self._left is None else "max_cost_usd")
+        if whole and fitted != call:
+            return None
+        if self._daily is None:
+            return fitted, Reservation(microusd=microusd)
+        return self._daily.reserve(fitted, microusd, price, whole=whole)
 
     def _end(self, back_microusd: int) -> None:
         with self._changed:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
 from llm_server.orchestration.budget import Budget
+from llm_server.orchestration.cancellation import Cancellation
 from llm_server.orchestration.catalog import Catalog, EngineSpec, Tier
 from llm_server.orchestration.errors import EngineUnavailable, LLMServerError, OutOfTime, PromptRefused, TaskCancelled
 from llm_server.orchestration.fleet import Fleet
@@ -17,6 +19,8 @@ from llm_server.orchestration.receipts import Attempt
 from llm_server.orchestration.retries import RetryBudget
 
 LEAST_CALL_S = 1.0
+LISTEN_S = 0.2
+"""How often those who wait for a place hear whether their task was cancelled."""
 PROBE_GRACE_S = 5.0
 """How long a probe's claim outlasts its call, for what its worker writes afterwards."""
 
@@ -74,16 +78,17 @@ class Calls:
         """One call within the task's money and the engine's places; the attempt is recorded, answered or not."""
         spec = self._catalog.engines[name]
         call, reserved = want.budget.reserve(call, lambda i, o: self._price(spec, i, o))
-        made = len(attempts)
+        before = len(attempts)
         try:
-            with self._place(name, want.until_ms):
+            with self._place(name, want.until_ms, call.cancellation):
                 completion = self._made(name, call, want, attempts, reserved.microusd)
-        except BaseException as failure:
-            known = isinstance(failure, LLMServerError) and not any(a.withheld_microusd for a in attempts[made:])
-            if known:
-                want.budget.settle(reserved, sum(a.cost_microusd or 0 for a in attempts[made:]))
-            else:
-                want.budget.withhold()
+        except LLMServerError:
+            failed = attempts[before:]
+            cost, withheld = sum(a.cost_microusd or 0 for a in failed), sum(a.withheld_microusd for a in failed)
+            want.budget.settle(reserved, cost, withheld_microusd=withheld)
+            raise
+        except BaseException:
+            want.budget.withhold()
             raise
         cost = attempts[-1].cost_microusd or 0
         withheld = max(0, reserved.microusd - cost) if completion.usage_estimated else 0
@@ -100,9 +105,9 @@ class Calls:
         """Call the engine; the attempt is recorded while the place is held: who waits for it must see the rest."""
         spec = self._catalog.engines[name]
         left_s, most_s = self._left_s(want.until_ms), self._catalog.timeout_s(name)
-        call.cancellation.check()
-        started_ms = self._clock()
-        with self._probing(name, min(most_s, left_s)) as probe:
+        call.cancellation.check(anew=bool(attempts))
+        started_ms, timeout_s = self._clock(), min(most_s, left_s)
+        with self._probing(name, timeout_s) as probe:
             attempt = Attempt(
                 engine=name,
                 model=spec.model,
@@ -115,12 +120,13 @@ class Calls:
             )
             self._retries.count(retry=bool(attempts) and attempts[-1].fault is None)
             try:
-                completion = self._engines[name].complete(call, timeout_s=min(most_s, left_s))
+                completion = self._engines[name].complete(call, timeout_s=timeout_s)
             except (EngineUnavailable, PromptRefused, TaskCancelled) as failure:
                 billed = (failure.tokens_in, failure.tokens_out) if isinstance(failure, PromptRefused) else (0, 0)
                 ended = replace(self._ended(attempt, spec, *billed), error=str(failure))
-                ended = replace(ended, withheld_microusd=reserved_microusd if _may_be_billed(failure) else 0)
-                attempts.append(replace(ended, duration_ms=max(0, self._clock() - started_ms)))
+                withheld = max(0, reserved_microusd - (ended.cost_microusd or 0)) if failure.may_be_billed else 0
+                took_ms = self._took_ms(started_ms, timeout_s)
+                attempts.append(replace(ended, withheld_microusd=withheld, duration_ms=took_ms))
                 late = isinstance(failure, EngineUnavailable) and (failure.kind, failure.retry_after_s) == (
                     "busy",
                     None,
@@ -130,8 +136,12 @@ class Calls:
                 raise
         ended = self._ended(attempt, spec, completion.tokens_in, completion.tokens_out)
         noted = replace(ended, usage_estimated=completion.usage_estimated, truncated=completion.truncated)
-        attempts.append(replace(noted, duration_ms=max(1, self._clock() - started_ms)))
+        attempts.append(replace(noted, duration_ms=max(1, self._took_ms(started_ms, timeout_s))))
         return completion
+
+    def _took_ms(self, since_ms: int, most_s: float) -> int:
+        """By the clock; one that was set meanwhile is believed within what a call can take, or it spoils the means."""
+        return min(max(0, self._clock() - since_ms), math.ceil(most_s * 1000))
 
     def _ended(self, attempt: Attempt, spec: EngineSpec, tokens_in: int, tokens_out: int) -> Attempt:
         """What a call used and cost; nothing used costs nothing, whatever the price."""
@@ -160,9 +170,14 @@ class Calls:
         self._states.answered(name, probe=probe)
 
     @contextmanager
-    def _place(self, name: str, until_ms: int) -> Iterator[None]:
-        """Hold one of the engine's `max_concurrency` places; wait for it no longer than the worker's time."""
-        if not self._places[name].acquire(timeout=self._left_s(until_ms)):
+    def _place(self, name: str, until_ms: int, cancellation: Cancellation) -> Iterator[None]:
+        """Hold one of the engine's `max_concurrency` places; wait no longer than the worker's time, or the task's."""
+        for _ in range(math.ceil(self._left_s(until_ms) / LISTEN_S)):
+            if self._places[name].acquire(timeout=LISTEN_S):
+                break
+            if cancellation.told:
+                raise TaskCancelled
+        else:
             raise OutOfTime(f"Engine {name} had no free place within the worker's time.")
         try:
             if not self._fleet.free(name):  # since the candidates were chosen
@@ -176,10 +191,6 @@ class Calls:
         if left_s < LEAST_CALL_S:
             raise OutOfTime("Too little of the worker's time is left for another engine call.")
         return left_s
-
-
-def _may_be_billed(failure: LLMServerError) -> bool:
-    return isinstance(failure, TaskCancelled) or (isinstance(failure, EngineUnavailable) and failure.may_be_billed)
 
 
 def _why(spec: EngineSpec, want: Want, before: Sequence[Attempt], *, probe: bool) -> str:

@@ -17,6 +17,7 @@ class Cancellation:
 
     `look` asks the store whether the task has ended. That costs a call, so it is done only before an engine call, and
     only when neither a save nor a look told within the last 5 s that the task goes on: a claim's first call needs none.
+    What follows a call that failed or did not do is asked for again: that call took its time.
     """
 
     def __init__(self, look: Callable[[], bool] = lambda: False, clock: Callable[[], int] = lambda: 0) -> None:
@@ -42,9 +43,9 @@ class Cancellation:
         """Note that the task was seen to be the claim's own just now."""
         self._known_ms = self._clock()
 
-    def check(self) -> None:
-        """Raise TaskCancelled when the task has been cancelled, as far as is known or a look tells."""
-        if not self._told and self._clock() - self._known_ms > LOOK_MS:
+    def check(self, *, anew: bool = False) -> None:
+        """Raise TaskCancelled when the task has been cancelled, as far as is known or, `anew`, as a look now tells."""
+        if not self._told and (anew or self._clock() - self._known_ms > LOOK_MS):
             if self._look():
                 self.tell()
             self.goes_on()

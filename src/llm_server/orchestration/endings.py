@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from llm_server.orchestration.asking import Work
 from llm_server.orchestration.balancer import Reply
-from llm_server.orchestration.errors import EngineUnavailable, OutOfTime, TaskCancelled
+from llm_server.orchestration.errors import EngineUnavailable, MoneySetAside, OutOfTime, TaskCancelled
 from llm_server.orchestration.fleet import Fleet
 from llm_server.orchestration.outputs import Output
 from llm_server.orchestration.ports import Clock
@@ -53,7 +53,7 @@ class Endings:
             return self._released(work, attempts, delay_s=0 if attempts else RETRY_FIRST_S, counted=bool(attempts))
         if isinstance(error, EngineUnavailable) and reply.outage and not any(a.answered for a in attempts):
             return self._waiting(work, attempts)
-        if isinstance(error, EngineUnavailable) and task.deliveries < self._max_deliveries:
+        if isinstance(error, EngineUnavailable | MoneySetAside) and task.deliveries < self._max_deliveries:
             doubled = min(RETRY_FIRST_S * 2 ** max(task.deliveries - 1, 0), RETRY_MOST_S)
             return self._released(work, attempts, delay_s=doubled)
         return self.failed(task, attempts, str(error))

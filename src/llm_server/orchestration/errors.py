@@ -22,6 +22,7 @@ LLMServerError
 ├── EngineUnavailable     another engine may answer, or this one later
 ├── PromptRefused         no engine will answer this prompt
 ├── LimitReached          a limit of the task, or of its key, forbids the next call
+│   └── MoneySetAside     the same call may fit when others of the key have ended
 ├── OutOfTime             the worker's time is over; the rest is for the next delivery
 ├── DownloadFailed        a model file was not fetched; the message says whether to try again
 ├── StorageUnavailable    the store or the queue cannot be reached; try again
@@ -156,7 +157,9 @@ class TaskLost(LLMServerError):
 
 
 class TaskCancelled(LLMServerError):
-    """The task was cancelled before an engine call, or during it."""
+    """The task was cancelled before an engine call, or during it; then the engine may bill what it was asked."""
+
+    may_be_billed = True
 
     def __init__(self) -> None:
         super().__init__("The task was cancelled.")
@@ -188,16 +191,27 @@ class EngineUnavailable(LLMServerError):
 
 
 class PromptRefused(LLMServerError):
-    """No engine will answer this prompt: too long, refused content, bad request; the tokens are those it billed."""
+    """No engine will answer this prompt: too long, refused content, bad request.
 
-    def __init__(self, message: str, *, tokens_in: int = 0, tokens_out: int = 0) -> None:
+    The tokens are those the engine billed, as far as it told; `may_be_billed`: it did not tell.
+    """
+
+    def __init__(self, message: str, *, tokens_in: int = 0, tokens_out: int = 0, may_be_billed: bool = False) -> None:
         super().__init__(message)
+        self.may_be_billed = may_be_billed
         self.tokens_in = tokens_in
         self.tokens_out = tokens_out
 
 
 class LimitReached(LLMServerError):
     """A limit of the task, or of the key it is charged to, leaves no room for the next engine call."""
+
+
+class MoneySetAside(LimitReached):
+    """What is left of the key's day is set aside for other calls, and may come back; or nobody can tell just now."""
+
+    def __init__(self) -> None:
+        super().__init__("What is left of usd_per_day is set aside for other calls of the key.")
 
 
 class OutOfTime(LLMServerError):

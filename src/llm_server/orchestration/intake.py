@@ -13,9 +13,9 @@ from llm_server.orchestration.analysis import Analysis, analyse
 from llm_server.orchestration.balancer import Balancer
 from llm_server.orchestration.catalog import Catalog
 from llm_server.orchestration.errors import InvalidInput, StateConflict, TaskNotFound, UnknownName
-from llm_server.orchestration.key import KeyLimits, Payer
+from llm_server.orchestration.key import Payer
 from llm_server.orchestration.ports import Clock, KeyBinding, Store
-from llm_server.orchestration.snapshot import Charge, Limits, Request
+from llm_server.orchestration.snapshot import Limits, Request
 from llm_server.orchestration.task import Mode, Task
 from llm_server.orchestration.wakeups import WakeUps
 
@@ -162,7 +162,6 @@ class Intake:
         """A new task and what was asked, as they are to be stored."""
         analysis, profile = analysed(new, self._catalog)
         now_ms = self._clock()
-        limits = payer.limits if payer else KeyLimits()
         task = Task(
             tenant=tenant,
             task_id=task_id,
@@ -172,7 +171,8 @@ class Intake:
             created_ms=now_ms,
             updated_ms=now_ms,
             due_ms=now_ms + self._sweep_ms,
-            counted_for=payer.key_id if payer and limits.tasks_in_flight is not None else "",
+            counted_for=payer.counted_for if payer else "",
+            charge=payer.charge if payer else None,
             deadline_ms=new.limits.deadline_ms(now_ms),
         )
         request = Request(
@@ -184,7 +184,6 @@ class Intake:
             complexity=analysis.complexity,
             reasons=analysis.reasons,
             plan_approval=new.plan_approval,
-            charge=_charge(payer),
         )
         return task, request
 
@@ -236,10 +235,3 @@ def analysed(new: NewTask, catalog: Catalog) -> tuple[Analysis, str]:
     mode = new.mode or Mode.CHAT
     reason = f"confidence {analysis.confidence:.2f} is below {threshold:g}: {fallback} answers in {mode} mode"
     return replace(analysis, mode=mode, role=fallback, reasons=(*analysis.reasons, reason)), profile
-
-
-def _charge(payer: Payer | None) -> Charge | None:
-    """Who is charged for the calls, where somebody counts what they cost."""
-    if payer is None or payer.limits.microusd_per_day is None:
-        return None
-    return Charge(key_id=payer.key_id, microusd_per_day=payer.limits.microusd_per_day)

@@ -45,11 +45,31 @@ class Key:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Charge:
+    """The key that a task's calls are charged to, and the most a UTC day may cost it."""
+
+    key_id: str
+    microusd_per_day: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Payer:
     """The key a call was made with, and the limits it sets."""
 
     key_id: str
     limits: KeyLimits
+
+    @property
+    def charge(self) -> Charge | None:
+        """What the key's calls are charged to; None where nobody counts what they cost."""
+        if self.limits.microusd_per_day is None:
+            return None
+        return Charge(key_id=self.key_id, microusd_per_day=self.limits.microusd_per_day)
+
+    @property
+    def counted_for(self) -> str:
+        """The key among whose tasks in flight its tasks are, "" where nobody counts them."""
+        return "" if self.limits.tasks_in_flight is None else self.key_id
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,15 +94,28 @@ class Account:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class KeyUse:
-    """What was charged to an account and what its key has in flight, each counted only where the key limits it.
+class Charges:
+    """What was charged to an account, in all.
 
-    `unsettled_microusd` is the part of the charge that was set aside for calls which have not ended, or whose worker
-    died: what such a call cost nobody knows, so its worst case stays charged.
+    Two parts of the charge are no known costs. `under_way_microusd` is set aside for calls that have not ended, or
+    whose worker died. `withheld_microusd` stays charged because the engine may bill it: the call was late, broke off,
+    was cancelled, or did not report its tokens.
     """
 
     charged_microusd: int = 0
-    unsettled_microusd: int = 0
+    under_way_microusd: int = 0
+    withheld_microusd: int = 0
+
+    @property
+    def unsettled_microusd(self) -> int:
+        """The part of the charge of which nobody knows whether it was spent."""
+        return self.under_way_microusd + self.withheld_microusd
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeyUse(Charges):
+    """What was charged to an account and what its key has in flight, each counted only where the key limits it."""
+
     tasks_in_flight: int = 0
 
 

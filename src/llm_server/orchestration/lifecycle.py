@@ -54,17 +54,19 @@ class Lifecycle:
         Raises:
             TaskNotFound: no such task.
             StateConflict: it has not Failed, or was retried before.
-            TooManyInFlight: the payer's key, for which the task counts, allows no more open tasks.
+            TooManyInFlight: the payer's key, for which the task counts from now on, allows no more open tasks.
         """
         for _ in range(TRIES):
             snapshot, now_ms = self._store.get(ref), self._clock()
             if snapshot.task.status is not Status.FAILED:
                 raise StateConflict(f"The task is {snapshot.task.status}; only a task that has Failed can be retried.")
             deadline_ms = snapshot.request.limits.deadline_ms(now_ms)
-            after = snapshot.task.retried(now_ms=now_ms, due_ms=now_ms + self._sweep_ms, deadline_ms=deadline_ms)
+            due_ms = now_ms + self._sweep_ms
+            after = snapshot.task.retried(now_ms=now_ms, due_ms=due_ms, deadline_ms=deadline_ms, payer=payer)
+            most = payer.limits.tasks_in_flight if payer else None
             try:
                 self._store.retain(snapshot.task)
-                self._store.save(snapshot.task, after, most_in_flight=_most(snapshot.task, payer))
+                self._store.save(snapshot.task, after, most_in_flight=most)
             except TaskLost:
                 continue
             if after.status is Status.QUEUED:
@@ -97,8 +99,3 @@ class Lifecycle:
         after = snapshot.task.cancelled(now_ms=self._clock(), orphan=orphan)
         self._store.save(snapshot.task, after, orphan)
         return after
-
-
-def _most(task: Task, payer: Payer | None) -> int | None:
-    """How many tasks may be open where this one counts; None where nobody says."""
-    return payer.limits.tasks_in_flight if payer and payer.key_id == task.counted_for else None

@@ -10,7 +10,7 @@ import msgspec
 
 from llm_server.orchestration.cancellation import Cancellation
 from llm_server.orchestration.catalog import EngineSpec
-from llm_server.orchestration.key import Account, Key, KeyUse
+from llm_server.orchestration.key import Account, Charges, Key, KeyUse
 from llm_server.orchestration.metrics import Counters
 from llm_server.orchestration.outputs import Output
 from llm_server.orchestration.snapshot import Request, Snapshot
@@ -251,15 +251,17 @@ class Store(Protocol):
 class Ledger(Protocol):
     """What is charged to keys that have a daily cap. Every method may raise StorageUnavailable."""
 
-    def reserve(self, account: Account, name: str, microusd: int, *, most_microusd: int) -> int | None:
+    def reserve(self, account: Account, name: str, microusd: int, *, most_microusd: int) -> Charges | None:
         """Charge the worst case of a call under a name of its own, unless the account would go above `most_microusd`.
 
-        None when it is charged, also when it was under this name before; else what is left, and nothing was charged.
+        None when it is charged, also when it was under this name before; else nothing was, and what was before.
         """
         ...
 
-    def settle(self, account: Account, name: str, reserved_microusd: int, cost_microusd: int) -> None:
-        """Replace what was reserved by what the call cost; a second time it changes nothing."""
+    def settle(
+        self, account: Account, name: str, reserved_microusd: int, cost_microusd: int, *, withheld_microusd: int = 0
+    ) -> None:
+        """Replace what was reserved by what the call cost and what stays withheld; a second time it changes nothing."""
         ...
 
 

@@ -29,19 +29,8 @@ class Limits:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Charge:
-    """The key that a task's calls are charged to, and the most a UTC day may cost it."""
-
-    key_id: str
-    microusd_per_day: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """What was asked and how the analysis understood it: written once, never changed.
-
-    `charge` is None where the caller's key has no daily cap: then nobody counts what is spent by key.
-    """
+    """What was asked and how the analysis understood it: written once, never changed."""
 
     prompt: str
     engine: str | None = None
@@ -51,7 +40,6 @@ class Request:
     complexity: float = 0.0
     reasons: tuple[str, ...] = ()
     plan_approval: bool = False
-    charge: Charge | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

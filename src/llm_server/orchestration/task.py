@@ -10,6 +10,7 @@ from enum import StrEnum
 from typing import Literal
 
 from llm_server.orchestration.errors import IllegalTransition, TaskBusy, TaskFinished, TaskUnapproved
+from llm_server.orchestration.key import Charge, Payer
 from llm_server.orchestration.modes import Mode as Mode
 from llm_server.orchestration.outputs import Output, last_engine
 from llm_server.orchestration.receipts import Receipt
@@ -73,8 +74,9 @@ class Task:
     worker ends too. `lease_ms` is when the claim ends, `due_ms` when the sweep looks at the task, both Unix
     milliseconds, as `deadline_ms` is, when the task fails if it is not final. `waiting_for` names the engines, or the
     reason, that a task waits for in an outage. Plan steps that failed in claims up to `retried_fence` are done again.
-    `counted_for` is the key among whose tasks in flight it is, "" where nobody counts them. `notes` are the last 6
-    moves that leave no other trace, with their milliseconds since `created_ms`.
+    `counted_for` is the key among whose tasks in flight it is, "" where nobody counts them; `charge` the key whose
+    day its calls are charged to, None where no day has a cap. `notes` are the last 6 moves that leave no other trace,
+    with their milliseconds since `created_ms`.
     Invariant: `answer_fence` is set only when Completed, `error` only when Failed.
     """
 
@@ -101,6 +103,7 @@ class Task:
     receipt: Receipt = field(default_factory=Receipt)
     approval: Literal["awaited", "given", "refused"] | None = None
     counted_for: str = ""
+    charge: Charge | None = None
     deadline_ms: int | None = None
     retried_fence: int = 0
     notes: tuple[tuple[Note, int], ...] = ()
@@ -237,11 +240,11 @@ class Task:
             receipt=self.receipt.plus(output.attempts),
         )
 
-    def retried(self, *, now_ms: int, due_ms: int, deadline_ms: int | None) -> Task:
+    def retried(self, *, now_ms: int, due_ms: int, deadline_ms: int | None, payer: Payer | None = None) -> Task:
         """Take a Failed task up again, as its caller wishes: the one way out of a final state.
 
         What is done stays done and paid; steps that failed are done again; deliveries and deadline start anew. A plan
-        that was waiting for its caller's word waits again.
+        that was waiting for its caller's word waits again. From now on the task counts for the key it is retried with.
         """
         if self.status is not Status.FAILED:
             raise IllegalTransition(self.task_id, self.status, Status.QUEUED)
@@ -259,6 +262,8 @@ class Task:
             lease_ms=0,
             finished_ms=None,
             error=None,
+            counted_for=payer.counted_for if payer else "",
+            charge=payer.charge if payer else None,
             notes=self._noted("t", now_ms),
         )
 

@@ -166,13 +166,13 @@ class Worker:
         _log.warning("task lost to another worker", extra=log_fields(mine))
 
     def _daily(self, snapshot: Snapshot) -> DailyCap | None:
-        charge, task = snapshot.request.charge, snapshot.task
-        if charge is None:
+        task = snapshot.task
+        if task.charge is None:
             return None
         return DailyCap(
             self._ledger,
-            Account(charge.key_id, day_of(self._clock())),
-            most_microusd=charge.microusd_per_day,
+            Account(task.charge.key_id, day_of(self._clock())),
+            most_microusd=task.charge.microusd_per_day,
             claim=f"{task.task_id[-12:]}#{task.fence}",
         )
 

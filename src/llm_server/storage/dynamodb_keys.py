@@ -4,17 +4,19 @@
 |---|---|---|---|
 | key | KEYS | <key id> | - |
 | requests of a minute | KEY#<key id> | MIN#<minute> | its own count |
-| charges of a day | same | DAY#<day> | its own sum; `r:<name>` is a reservation that is not settled |
+| charges of a day | same | DAY#<day> | its own sum; `r:<name>` is a reservation that is not settled, `withheld` a sum |
 | tasks in flight | same | OPEN | the transaction of the task's state (`DynamoStore`) |
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import asdict
 from datetime import datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from llm_server.orchestration.key import Account, Key, KeyUse
+from llm_server.orchestration.key import Account, Charges, Key, KeyUse
 from llm_server.storage import dynamodb_items as items
 from llm_server.storage import records
 from llm_server.storage.dynamodb_calls import ConditionFailed, calling, writing
@@ -80,9 +82,9 @@ class DynamoKeys:
         )
         return None if answer is None else most - int(answer["requests"]["N"])
 
-    def reserve(self, account: Account, name: str, microusd: int, *, most_microusd: int) -> int | None:
+    def reserve(self, account: Account, name: str, microusd: int, *, most_microusd: int) -> Charges | None:
         if microusd > most_microusd:  # no condition does arithmetic, and none holds below zero
-            return max(0, most_microusd - self.use(account).charged_microusd)
+            return _charges(self._read(_day(account)))
         done = self._update(
             _day(account),
             "SET #named = :cost, #ttl = if_not_exists(#ttl, :ttl) ADD microusd :cost",
@@ -99,24 +101,25 @@ class DynamoKeys:
         row = self._read(_day(account))
         if _RESERVED + name in row:  # an earlier try, whose reply was lost
             return None
-        return max(0, most_microusd - int(row.get("microusd", {"N": "0"})["N"]))
+        return _charges(row)
 
-    def settle(self, account: Account, name: str, reserved_microusd: int, cost_microusd: int) -> None:
+    def settle(
+        self, account: Account, name: str, reserved_microusd: int, cost_microusd: int, *, withheld_microusd: int = 0
+    ) -> None:
         self._update(
             _day(account),
-            "REMOVE #named ADD microusd :change",
+            "REMOVE #named ADD microusd :change, withheld :withheld",
             "attribute_exists(#named)",
-            {":change": items.number(cost_microusd - reserved_microusd)},
+            {
+                ":change": items.number(cost_microusd + withheld_microusd - reserved_microusd),
+                ":withheld": items.number(withheld_microusd),
+            },
             {"#named": _RESERVED + name},
         )
 
     def use(self, account: Account) -> KeyUse:
         day, flights = self._read(_day(account)), self._read(items.in_flight_key(account.key_id))
-        return KeyUse(
-            charged_microusd=int(day.get("microusd", {"N": "0"})["N"]),
-            unsettled_microusd=sum(int(v["N"]) for name, v in day.items() if name.startswith(_RESERVED)),
-            tasks_in_flight=int(flights.get("tasks", {"N": "0"})["N"]),
-        )
+        return KeyUse(**asdict(_charges(day)), tasks_in_flight=_figure(flights, "tasks"))
 
     def _read(self, key: dict[str, Any]) -> dict[str, Any]:
         with calling():
@@ -146,6 +149,18 @@ class DynamoKeys:
         except ConditionFailed:
             return None
         return row
+
+
+def _charges(day: Mapping[str, Any]) -> Charges:
+    return Charges(
+        charged_microusd=_figure(day, "microusd"),
+        under_way_microusd=sum(int(v["N"]) for name, v in day.items() if name.startswith(_RESERVED)),
+        withheld_microusd=_figure(day, "withheld"),
+    )
+
+
+def _figure(row: Mapping[str, Any], name: str) -> int:
+    return int(row[name]["N"]) if name in row else 0
 
 
 def _minute(key_id: str, minute: int) -> dict[str, Any]:

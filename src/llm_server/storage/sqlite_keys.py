@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import sqlite3
+from dataclasses import asdict
 from pathlib import Path
 
-from llm_server.orchestration.key import Account, Key, KeyUse
+from llm_server.orchestration.key import Account, Charges, Key, KeyUse
 from llm_server.storage import records
 from llm_server.storage.sqlite_file import Database
+
+_WITHHELD = "withheld"
+"""In the place of a reservation's name, which always holds a #: the sum of what stays charged for the day."""
 
 
 class SqliteKeys:
@@ -46,37 +51,51 @@ class SqliteKeys:
             row = db.execute(count, (key_id, minute, most)).fetchone()
         return most - row[0] if row else None
 
-    def reserve(self, account: Account, name: str, microusd: int, *, most_microusd: int) -> int | None:
-        place = (account.key_id, account.day)
+    def reserve(self, account: Account, name: str, microusd: int, *, most_microusd: int) -> Charges | None:
         named = "SELECT 1 FROM key_reservations WHERE (key_id, day, name) = (?, ?, ?)"
         with self._database.transaction() as db:
-            if db.execute(named, (*place, name)).fetchone():
+            if db.execute(named, (account.key_id, account.day, name)).fetchone():
                 return None
-            db.execute("INSERT INTO key_spending VALUES (?, ?, 0) ON CONFLICT DO NOTHING", place)
-            query = "SELECT microusd FROM key_spending WHERE (key_id, day) = (?, ?)"
-            left = most_microusd - int(db.execute(query, place).fetchone()[0])
-            if microusd > left:
-                return max(0, left)
-            charge = "UPDATE key_spending SET microusd = microusd + ? WHERE (key_id, day) = (?, ?)"
-            db.execute(charge, (microusd, *place))
-            db.execute("INSERT INTO key_reservations VALUES (?, ?, ?, ?)", (*place, name, microusd))
+            charges = _charges(db, account)
+            if microusd > most_microusd - charges.charged_microusd:
+                return charges
+            _add(db, "key_spending (key_id, day, microusd)", account, microusd)
+            _add(db, "key_reservations (key_id, day, name, microusd)", account, name, microusd)
         return None
 
-    def settle(self, account: Account, name: str, reserved_microusd: int, cost_microusd: int) -> None:
-        place = (account.key_id, account.day)
+    def settle(
+        self, account: Account, name: str, reserved_microusd: int, cost_microusd: int, *, withheld_microusd: int = 0
+    ) -> None:
+        named = (account.key_id, account.day, name)
         with self._database.transaction() as db:
-            gone = db.execute("DELETE FROM key_reservations WHERE (key_id, day, name) = (?, ?, ?)", (*place, name))
+            gone = db.execute("DELETE FROM key_reservations WHERE (key_id, day, name) = (?, ?, ?)", named)
             if gone.rowcount:
-                charge = "UPDATE key_spending SET microusd = microusd + ? WHERE (key_id, day) = (?, ?)"
-                db.execute(charge, (cost_microusd - reserved_microusd, *place))
+                change = cost_microusd + withheld_microusd - reserved_microusd
+                _add(db, "key_spending (key_id, day, microusd)", account, change)
+                if withheld_microusd:
+                    _add(db, "key_reservations (key_id, day, name, microusd)", account, _WITHHELD, withheld_microusd)
 
     def use(self, account: Account) -> KeyUse:
-        place = (account.key_id, account.day)
-        sums = (
-            ("SELECT sum(microusd) FROM key_spending WHERE (key_id, day) = (?, ?)", place),
-            ("SELECT sum(microusd) FROM key_reservations WHERE (key_id, day) = (?, ?)", place),
-            ("SELECT sum(tasks) FROM in_flight WHERE key_id = ?", (account.key_id,)),
-        )
         with self._database.reading() as db:
-            charged, unsettled, tasks = (db.execute(*each).fetchone()[0] or 0 for each in sums)
-        return KeyUse(charged_microusd=charged, unsettled_microusd=unsettled, tasks_in_flight=tasks)
+            charges = _charges(db, account)
+            flights = db.execute("SELECT sum(tasks) FROM in_flight WHERE key_id = ?", (account.key_id,)).fetchone()
+        return KeyUse(**asdict(charges), tasks_in_flight=flights[0] or 0)
+
+
+def _add(db: sqlite3.Connection, into: str, account: Account, *values: str | int) -> None:
+    """Insert a row of an account, or add its last column, the micro-USD, to the row that is there."""
+    row = (account.key_id, account.day, *values)
+    places = ", ".join("?" * len(row))
+    db.execute(
+        f"INSERT INTO {into} VALUES ({places}) ON CONFLICT DO UPDATE SET microusd = microusd + excluded.microusd", row
+    )
+
+
+def _charges(db: sqlite3.Connection, account: Account) -> Charges:
+    place = (account.key_id, account.day)
+    charged = db.execute("SELECT sum(microusd) FROM key_spending WHERE (key_id, day) = (?, ?)", place).fetchone()
+    reserved = dict(db.execute("SELECT name, microusd FROM key_reservations WHERE (key_id, day) = (?, ?)", place))
+    withheld = reserved.pop(_WITHHELD, 0)
+    return Charges(
+        charged_microusd=charged[0] or 0, under_way_microusd=sum(reserved.values()), withheld_microusd=withheld
+    )

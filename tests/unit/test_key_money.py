@@ -1,0 +1,250 @@
+"""Money of a key's day that is only set aside: who waits for it, who pays, and what is never given back."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from llm_server.orchestration.budget import Budget, DailyCap
+from llm_server.orchestration.errors import (
+    EngineUnavailable,
+    LimitReached,
+    MoneySetAside,
+    PromptRefused,
+    StorageUnavailable,
+    TooManyInFlight,
+)
+from llm_server.orchestration.intake import NewTask
+from llm_server.orchestration.key import Account, Charges, KeyLimits, Payer
+from llm_server.orchestration.ports import EngineCall
+from llm_server.orchestration.task import Status, TaskRef
+from llm_server.storage.sqlite_keys import SqliteKeys
+from scripted import WAIT_S, Balanced, ScriptedEngine, a_catalog, a_completion, a_want, an_engine
+from served import Served
+
+KEY = "0123456789ab"
+TODAY = Account(KEY, "2025-10-09")
+COST = 10 + 2 * 20
+"""Of a scripted answer: 10 tokens in at 1, 20 out at 2 micro-USD."""
+CALL = EngineCall(system="", prompt="", max_output_tokens=90)
+NO = PromptRefused("No.")
+
+
+def payer(key_id: str = KEY, **limits: int) -> Payer:
+    return Payer(key_id=key_id, limits=KeyLimits(**limits))
+
+
+def submitted(served: Served, by: Payer) -> TaskRef:
+    task = served.service.submit("local", NewTask(prompt="Why?"), payer=by)
+    served.refs.append(task.ref)
+    return task.ref
+
+
+def output_only(tokens_in: int, tokens_out: int) -> int:
+    return 10 * tokens_out
+
+
+def use(served: Served, *answers: object) -> None:
+    served.engine = ScriptedEngine(*answers)  # type: ignore[arg-type]
+    served.use(a_catalog({"only": an_engine()}))
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> Iterator[SqliteKeys]:
+    keys = SqliteKeys(tmp_path / "ledger.db")
+    yield keys
+    keys.close()
+
+
+# What an engine may still bill
+
+
+@pytest.mark.parametrize(
+    ("answer", "cost"),
+    [
+        (a_completion(usage_estimated=True), COST),
+        (EngineUnavailable("Late.", may_be_billed=True), 0),
+        (PromptRefused("Declined.", tokens_in=10, may_be_billed=True), 10),
+    ],
+    ids=["no usage", "late", "declined without usage"],
+)
+def test_what_an_engine_may_bill_stays_charged_to_the_keys_day(served: Served, answer: object, cost: int) -> None:
+    """Nobody knows what it was: given back, the cap would not hold. What is known is on the receipt."""
+    use(served, answer)
+    ref = submitted(served, payer(microusd_per_day=100_000))
+    served.work()
+    charged, task = served.keys.use(TODAY), served.get(ref).task
+
+    assert task.receipt.cost_microusd == cost
+    assert (charged.charged_microusd - charged.withheld_microusd, charged.under_way_microusd) == (cost, 0)
+    assert charged.withheld_microusd > 2_000
+
+
+def test_an_engine_that_never_tells_its_usage_cannot_pass_the_cap(served: Served) -> None:
+    """Each call counts with its worst case, whatever the estimate says."""
+    use(served, *[a_completion(usage_estimated=True)] * 12)
+    refs = [submitted(served, payer(microusd_per_day=10_000)) for _ in range(12)]
+    for _ in range(12):
+        served.work()
+        served.clock.pass_s(400)
+    worst = max(sum(a.cost_microusd or 0 for a in served.get(ref).attempts) for ref in refs)
+
+    assert worst <= COST
+    assert len(served.engine.calls) * 2_000 <= 10_000, "an answer may be 1,000 tokens long"
+    assert served.keys.use(TODAY).charged_microusd <= 10_000
+
+
+# Waiting for what is set aside
+
+
+def test_a_step_waits_for_what_its_siblings_have_set_aside_of_the_day(ledger: SqliteKeys) -> None:
+    """As for `max_cost_usd`: it is neither refused nor cut for a moment's sake."""
+    budget = Budget(None, DailyCap(ledger, TODAY, most_microusd=1_000, claim="t#1"))
+    _, reserved = budget.reserve(CALL, output_only)
+    made = list[int]()
+    sibling = threading.Thread(target=lambda: made.append(budget.reserve(CALL, output_only)[1].microusd))
+    sibling.start()
+    sibling.join(0.1)
+    assert made == []
+
+    budget.settle(reserved, 50)
+    sibling.join(WAIT_S)
+
+    assert made == [900]
+
+
+def test_a_task_waits_for_what_other_tasks_of_its_key_have_set_aside(served: Served) -> None:
+    """Their worst case is gone for a second; a task that failed for it would be lost for nothing."""
+    use(served, "At last.")
+    ref = submitted(served, payer(microusd_per_day=10_000))
+    served.keys.reserve(TODAY, "other#1", 9_990, most_microusd=10_000)
+    served.work()
+    waiting = served.get(ref).task
+    served.keys.settle(TODAY, "other#1", 9_990, 60)
+    served.clock.pass_s(10)
+    served.work()
+
+    assert (waiting.status, waiting.error) == (Status.QUEUED, None)
+    assert served.get(ref).result == "At last."
+
+
+def test_money_that_does_not_come_back_fails_the_task_in_the_end(served: Served) -> None:
+    """A worker died with it: nobody can tell that from a call that takes long."""
+    use(served)
+    ref = submitted(served, payer(microusd_per_day=10_000))
+    served.keys.reserve(TODAY, "dead#1", 9_990, most_microusd=10_000)
+    for _ in range(12):
+        served.work()
+        served.clock.pass_s(400)
+
+    assert served.get(ref).task.status is Status.FAILED
+    assert "usd_per_day" in (served.get(ref).task.error or "")
+    assert served.engine.calls == []
+
+
+def test_64_tasks_of_one_key_are_all_answered_where_their_true_cost_fits(served: Served) -> None:
+    """Their worst cases do not fit side by side."""
+    use(served, *["Hello."] * 64)
+    refs = [submitted(served, payer(microusd_per_day=10_000)) for _ in range(64)]
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda ref: served.service.process(ref, owner=ref.task_id), refs))
+    for _ in range(6):
+        served.clock.pass_s(400)
+        served.work()
+
+    assert {served.get(ref).task.status for ref in refs} == {Status.COMPLETED}
+    assert served.keys.use(TODAY) == replace(served.keys.use(TODAY), charged_microusd=64 * COST, under_way_microusd=0)
+
+
+def test_a_ledger_that_is_away_takes_no_answer_along_that_is_paid(balanced: Balanced) -> None:
+    """The strong engine cannot be paid for just now; the cheap one's answer is still the best there is."""
+
+    class Away:
+        calls = 0
+
+        def reserve(self, *_: object, **__: object) -> Charges | None:
+            Away.calls += 1
+            if Away.calls > 1:
+                raise StorageUnavailable("The database does not answer; try again.")
+            return None
+
+        def settle(self, *_: object, **__: object) -> None: ...
+
+    fast, strong = an_engine(tier="fast"), an_engine(tier="strong")
+    balancer = balanced(fast=(fast, ScriptedEngine("Meh.")), strong=(strong, ScriptedEngine("Better.")))
+    daily = DailyCap(Away(), TODAY, most_microusd=10**9, claim="t#1")
+    want = a_want(budget=Budget(None, daily), fault=lambda completion: "refusal", tier="fast")
+    reply = balancer.call(CALL, want)
+
+    assert reply.completion is not None
+    assert (reply.completion.text, [a.fault for a in reply.attempts]) == ("Meh.", ["refusal"])
+
+
+def test_a_ledger_that_is_away_is_no_reason_to_fail(ledger: SqliteKeys) -> None:
+    class Away(SqliteKeys):
+        def reserve(self, *_: object, **__: object) -> Charges | None:
+            raise StorageUnavailable("The database does not answer; try again.")
+
+    ledger.__class__ = Away
+    with pytest.raises(MoneySetAside):
+        Budget(None, DailyCap(ledger, TODAY, most_microusd=600, claim="t#1")).reserve(CALL, output_only)
+
+
+def test_too_little_of_the_day_is_said_at_once(ledger: SqliteKeys) -> None:
+    """Nothing is under way that could come back."""
+    ledger.reserve(TODAY, "t0#1", 500, most_microusd=600)
+    ledger.settle(TODAY, "t0#1", 500, 300, withheld_microusd=200)
+    with pytest.raises(LimitReached, match="left of usd_per_day") as refused:
+        Budget(None, DailyCap(ledger, TODAY, most_microusd=600, claim="t#1")).reserve(CALL, output_only)
+
+    assert not isinstance(refused.value, MoneySetAside)
+
+
+# Who pays for a retry
+
+
+def test_a_retry_is_paid_by_the_key_it_is_made_with(served: Served) -> None:
+    """Or a key without limits would lend its tasks to one that has some."""
+    use(served, NO, "At last.")
+    ref = submitted(served, payer("a" * 12))
+    served.work()
+    served.service.retry(ref, payer=payer(microusd_per_day=100_000))
+    served.work()
+
+    assert served.get(ref).result == "At last."
+    assert served.keys.use(TODAY).charged_microusd == COST
+
+
+def test_a_retry_is_held_to_the_tasks_in_flight_of_its_own_key(served: Served) -> None:
+    """The key that made the task has room of its own, and keeps it."""
+    first, second = payer("a" * 12, tasks_in_flight=1), payer("b" * 12, tasks_in_flight=1)
+    use(served, NO, NO)
+    failed = list[TaskRef]()
+    for _ in range(2):
+        failed.append(submitted(served, first))
+        served.work()
+    open_of_first = submitted(served, first)
+    served.service.retry(failed[0], payer=second)
+
+    with pytest.raises(TooManyInFlight):
+        served.service.retry(failed[1], payer=second)
+    with pytest.raises(TooManyInFlight):
+        served.service.retry(failed[1], payer=first)
+    assert served.service.keys.use(first).tasks_in_flight == 1
+    assert served.service.keys.use(second).tasks_in_flight == 1
+    assert served.get(open_of_first).task.counted_for == "a" * 12
+
+
+def test_a_retry_without_limits_counts_for_nobody(served: Served) -> None:
+    use(served, NO, "At last.")
+    ref = submitted(served, payer(tasks_in_flight=1, microusd_per_day=100_000))
+    served.work()
+    served.service.retry(ref, payer=payer("b" * 12))
+    served.work()
+
+    assert served.keys.use(TODAY).tasks_in_flight == served.keys.use(TODAY).charged_microusd == 0
