@@ -190,13 +190,13 @@ def test_a_place_is_given_back_whatever_happens_in_it(balanced: Balanced, clock:
 
 
 def test_a_call_has_the_engines_time_or_the_workers_whichever_is_less(balanced: Balanced, clock: Clock) -> None:
-    """And with less than a second left it is not made."""
+    """And with less than half a second left it is not made."""
     engine = answering()
     balancer = balanced(only=(an_engine(timeout_s=30), engine))
 
     balancer.call(CALL, a_want())
     balancer.call(CALL, a_want(until_ms=clock.now_ms + 8_000))
-    reply = balancer.call(CALL, a_want(until_ms=clock.now_ms + 999))
+    reply = balancer.call(CALL, a_want(until_ms=clock.now_ms + 499))
 
     assert engine.timeouts_s == [30, 8]
     assert isinstance(reply.failure, OutOfTime)

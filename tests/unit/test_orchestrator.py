@@ -231,10 +231,10 @@ def test_waiting_for_a_busy_engine_is_no_delivery(watched: WatchedStore, clock: 
 
 
 def test_a_deadline_that_has_passed_fails_the_task_without_a_call(watched: WatchedStore, clock: Clock) -> None:
-    """It counts from acceptance; with less than a second left no call is worth making."""
+    """It counts from acceptance; with less than half a second left no call is worth making."""
     deliveries = Deliveries(watched, clock, ScriptedEngine())
     snapshot = accepted(limits=Limits(deadline_s=30))
-    clock.now_ms = NOW_MS + 29_001
+    clock.now_ms = NOW_MS + 29_501
 
     ended = deliveries.deliver(snapshot)
 

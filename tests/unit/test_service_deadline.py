@@ -40,6 +40,15 @@ def test_a_task_nobody_works_on_fails_in_time(served: Served, message_is_lost: b
     assert served.engine.calls == []
 
 
+def test_the_shortest_deadline_is_enough_for_an_engine_that_answers_at_once(served: Served) -> None:
+    """A second is what a caller may ask for; some of it is gone before a worker has the task."""
+    ref = served.submit(limits=Limits(deadline_s=1))
+    served.clock.pass_s(0.3)
+    served.work()
+
+    assert served.get(ref).task.status is Status.COMPLETED
+
+
 def test_what_was_tried_before_stays_on_the_receipt(served: Served) -> None:
     served.engine = ScriptedEngine(EngineUnavailable("Busy."))
     served.use(a_catalog({"only": an_engine()}))

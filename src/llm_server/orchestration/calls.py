@@ -18,7 +18,7 @@ from llm_server.orchestration.ports import Clock, Completion, Engine, EngineCall
 from llm_server.orchestration.receipts import Attempt
 from llm_server.orchestration.retries import RetryBudget
 
-LEAST_CALL_S = 1.0
+LEAST_CALL_S = 0.5
 LISTEN_S = 0.2
 """How often those who wait for a place hear whether their task was cancelled."""
 PROBE_GRACE_S = 5.0
