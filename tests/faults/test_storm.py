@@ -140,7 +140,7 @@ def final_after_s(deployment: Deployment) -> float:
     while is_open() and time.monotonic() - began < FINAL_WITHIN_S:
         time.sleep(0.5)
     took_s = time.monotonic() - began
-    deployment.swept.set()
+    deployment.end_sweeps()
     while (
         _delayed(deployment) or _messages(deployment, deployment.on.queue_url)
     ) and time.monotonic() - began < 2 * FINAL_WITHIN_S:
