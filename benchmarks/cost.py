@@ -123,7 +123,6 @@ def _idle(sweep: Used) -> None:
     polls = POLLERS * MINUTES * 60 / POLL_S
     lines = {
         "sweep: schedule": MINUTES * price.SCHEDULE,
-        "sweep: its message sent, received, deleted": MINUTES * 3 * price.SQS_REQUEST,
         "sweep: Lambda": MINUTES
         * (price.LAMBDA_REQUEST + sweep.worker_ms / 1e6 * WORKER_MB / 1.024 * price.LAMBDA_GB_S),
         f"sweep: {sweep.read_units:g} read units": MINUTES * sweep.read_units * price.READ_UNIT,
@@ -191,8 +190,7 @@ def _answer_worth(on: Deployment, kind: Kind) -> Used:
 def _sweep(on: Deployment) -> Used:
     with recording(*on.dynamodb) as wire:
         on.called.clear()
-        message = {"messageId": "s", "body": '{"sweep": true}'}
-        sweep_ms, _ = _took(partial(on.worker, {"Records": [message]}), WORKER_MB)
+        sweep_ms, _ = _took(partial(on.worker, {"sweep": True}), WORKER_MB)
         used = {"write_units": wire.write_units(), "read_units": wire.read_units(), "calls": on.called.total()}
     return Used(**used, api_ms=0, worker_ms=sweep_ms, shared_ms=sweep_ms, stored_bytes=0)
 

@@ -200,9 +200,18 @@ def test_the_sweep_wakes_a_task_whose_message_was_lost(deployment: Deployment, m
     task_id = deployment.submit("Write a haiku about queues.")
     deployment.on.sqs.purge_queue(QueueUrl=deployment.on.queue_url)
     time.sleep(1.1)
-    answer = deployment.work(an_event("sqs-sweep"))
+    answer = deployment.work(an_event("sweep"))
     delivered = deployment.deliver_all()
 
-    assert answer == {"batchItemFailures": []}
-    assert delivered == 1
+    assert (answer, delivered) == ({"woken": 1}, 1)
     assert deployment.get(task_id)["status"] == "Completed"
+
+
+def test_a_deadline_is_kept_however_long_the_queue(deployment: Deployment) -> None:
+    """The sweep comes to the function past the queue: nothing in there is delivered here."""
+    ids = [deployment.submit("Say hello.", limits={"deadline_s": 1}) for _ in range(3)]
+    time.sleep(1.1)
+    deployment.work(an_event("sweep"))
+
+    assert {deployment.get(task_id)["status"] for task_id in ids} == {"Failed"}
+    assert deployment.deliver_all() == len(ids)

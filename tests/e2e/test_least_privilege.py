@@ -162,7 +162,7 @@ def what_the_sweep_finds(full: Deployment) -> None:
     stone: Any = items.gravestone(broken_off, now_ms + DAY_MS) | items.in_open("broken-off", now_ms - 1)
     for item in (stone, stone | items.key(broken_off, "REQ")):
         on.dynamodb.put_item(TableName=on.table, Item=item)
-    assert full.work(an_event("sqs-sweep")) == {"batchItemFailures": []}
+    assert full.work(an_event("sweep")) == {"woken": 2}
     assert full.deliver_all() == 2
     assert "Item" not in on.dynamodb.get_item(TableName=on.table, Key=items.key(broken_off, "REQ"))
 

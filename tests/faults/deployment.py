@@ -7,10 +7,12 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from aws_emulators import Substrate as Emulator
+from aws_local import schedule
 from aws_local.pump import Pump
 from builders import a_key
 from fake_engine import FakeEngine
@@ -45,8 +47,8 @@ class Deployment:
         self.environments: list[Environment] = []
         self.proxies: list[FaultyProxy] = []
         self.acknowledged: dict[str, str] = {}
-        self.swept = threading.Event()
-        """Set it when no more sweeps are to come."""
+        self._swept = threading.Event()
+        self._sweeper = threading.Thread()
         self._fates = fates
         self._settings = settings
         self._config = folder / "engines.toml"
@@ -77,21 +79,26 @@ class Deployment:
 
     @contextmanager
     def working(self, workers: int) -> Iterator[None]:
-        """Let so many workers take messages, and the sweep come, until the block ends."""
+        """Let so many workers take messages, and the sweep come to one of its own, until the block ends."""
         stop = threading.Event()
-        pumps = [self._pump(self.environment(f"worker-{n}", "lambda_worker.handler")) for n in range(workers)]
-        loops: list[Callable[[], None]] = [lambda pump=pump: pump.run(stop) for pump in pumps]  # type: ignore[misc]
-        loops.append(lambda: pumps[0].run_sweeps(self.swept, every_s=SWEEP_EVERY_S))
-        threads = [threading.Thread(target=loop, daemon=True) for loop in loops]
-        for thread in threads:
+        pumps = [self._pump(self._worker(f"worker-{n}")) for n in range(workers)]
+        threads = [threading.Thread(target=pump.run, args=(stop,), daemon=True) for pump in pumps]
+        sweep = partial(schedule.sweep, self._worker("sweeper"), self._swept, every_s=SWEEP_EVERY_S)
+        self._sweeper = threading.Thread(target=sweep, daemon=True)
+        for thread in (*threads, self._sweeper):
             thread.start()
         try:
             yield
         finally:
             stop.set()
-            self.swept.set()
+            self.end_sweeps()
             for thread in threads:
                 thread.join(JOIN_S)
+
+    def end_sweeps(self) -> None:
+        """Let no sweep come any more; the one under way, which no queue shows, sends what it sends before this ends."""
+        self._swept.set()
+        self._sweeper.join(JOIN_S)
 
     @property
     def kills(self) -> int:
@@ -113,13 +120,19 @@ class Deployment:
         for proxy in self.proxies:
             proxy.close()
 
-    def _pump(self, worker: Environment) -> Pump:
+    def _worker(self, name: str) -> Callable[[Any], Any]:
+        """Invokes a worker function; raises Crashed."""
+        worker = self.environment(name, "lambda_worker.handler")
+
         def invoke(event: Any) -> Any:
             answer = worker.invoke(event)
             if answer is None:
                 raise Crashed(worker.name)
             return answer
 
+        return invoke
+
+    def _pump(self, invoke: Callable[[Any], Any]) -> Pump:
         return Pump(self.on.sqs, queue_url=self.on.queue_url, queue_arn=self.on.made.queue_arn, invoke=invoke)
 
     def _variables(self, proxy: FaultyProxy) -> dict[str, str]:

@@ -21,7 +21,7 @@ from faults.kinds import Kind
 from faults.lambdas import Environment
 from faults.ledger import Ledger
 from faults.proxy import Fate
-from llm_server.orchestration.task import TaskRef
+from faults.substrates import every_task
 from llm_server.storage.dynamodb import DynamoStore
 
 AWS_SHARE = 0.05
@@ -132,15 +132,15 @@ def the_store(deployment: Deployment) -> DynamoStore:
 
 
 def final_after_s(deployment: Deployment) -> float:
-    """Wait until every task is final and the queue is empty; how long the tasks took."""
+    """Wait until every task is final, acknowledged or not, and the queue is empty; how long the tasks took."""
     store, began = the_store(deployment), time.monotonic()
     is_open: Callable[[], bool] = lambda: any(  # noqa: E731 - it is asked again and again
-        not store.peek(TaskRef("local", task_id)).status.is_final for task_id in deployment.acknowledged
+        not store.peek(ref).status.is_final for ref in every_task(store)
     )
     while is_open() and time.monotonic() - began < FINAL_WITHIN_S:
         time.sleep(0.5)
     took_s = time.monotonic() - began
-    deployment.swept.set()
+    deployment.end_sweeps()
     while (
         _delayed(deployment) or _messages(deployment, deployment.on.queue_url)
     ) and time.monotonic() - began < 2 * FINAL_WITHIN_S:

@@ -1,11 +1,10 @@
-"""The emulators are what the template says, and the pump does what Lambda's event source does."""
+"""The emulators are what the template says; pump and schedule do what Lambda and EventBridge do."""
 
 from __future__ import annotations
 
 import json
 import socket
 import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -14,8 +13,9 @@ import pytest
 from botocore.exceptions import ClientError
 
 from aws_emulators import Substrate
-from aws_local import ministack
+from aws_local import ministack, schedule
 from aws_local.pump import Pump, failures
+from deployed import an_event
 
 
 class Recorder:
@@ -187,15 +187,19 @@ def test_a_partial_response_is_read_as_lambda_reads_it(answer: Any, failed: set[
     assert failures(answer, {"a", "b"}) == failed
 
 
-def test_the_sweep_message_comes_again_and_again_until_stopped(moto_substrate: Substrate) -> None:
-    stop = threading.Event()
-    pump = a_pump(moto_substrate, Recorder())
-    sweeping = threading.Thread(target=pump.run_sweeps, args=(stop,), kwargs={"every_s": 0.01})
+@pytest.mark.parametrize("answer", [None, RuntimeError("out of memory")])
+def test_the_sweep_comes_again_and_again_until_stopped(answer: Any) -> None:
+    """Also after one that failed; each is the template's event, handed to the function and to no queue."""
+    stop, worker = threading.Event(), Recorder(answer)
+
+    def invoke(event: Any) -> Any:
+        if len(worker.events) == 1:
+            stop.set()
+        return worker(event)
+
+    sweeping = threading.Thread(target=schedule.sweep, args=(invoke, stop), kwargs={"every_s": 0.01}, daemon=True)
     sweeping.start()
-    while waiting(moto_substrate) < 2:
-        time.sleep(0.01)
-    stop.set()
     sweeping.join(5)
 
-    message = moto_substrate.sqs.receive_message(QueueUrl=moto_substrate.queue_url)["Messages"][0]
-    assert json.loads(message["Body"]) == {"sweep": True}
+    assert not sweeping.is_alive()
+    assert worker.events == [an_event("sweep")] * 2

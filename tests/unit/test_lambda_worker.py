@@ -1,4 +1,4 @@
-"""The worker function: what a message asks for, and which messages must come again."""
+"""The worker function: what an event asks for, and which messages must come again."""
 
 from __future__ import annotations
 
@@ -12,11 +12,13 @@ from typing import Any
 
 import pytest
 
+from deployed import an_event
 from llm_server.orchestration.errors import StorageUnavailable
 from llm_server.orchestration.task import TaskRef
 from scripted import WAIT_S
 
 MODULE = "llm_server.lambda_worker"
+AWAY = StorageUnavailable("The database does not answer; try again.")
 
 
 @pytest.fixture
@@ -31,11 +33,15 @@ def worker(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
 
 
 class FakeService:
-    """Records what it is asked for; tasks called `broken` fail, and `meeting` of them meet before any ends."""
+    """Records what it is asked for; tasks called `broken` fail, and `meeting` of them meet before any ends.
 
-    def __init__(self, meeting: int = 1) -> None:
+    A sweep wakes two tasks, or fails when the storage is `away`.
+    """
+
+    def __init__(self, meeting: int = 1, *, away: bool = False) -> None:
         self.done: list[tuple[str, str, int | None]] = []
         self.sweeps = 0
+        self._away = away
         self._meeting = threading.Barrier(meeting, timeout=WAIT_S)
 
     def process(self, ref: TaskRef, *, owner: str, until_ms: int | None = None) -> None:
@@ -43,12 +49,14 @@ class FakeService:
         if ref.task_id == "broken":
             raise ZeroDivisionError
         if ref.task_id == "away":
-            raise StorageUnavailable("The database does not answer; try again.")
+            raise AWAY
         self.done.append((str(ref), owner, until_ms))
 
     def sweep(self) -> int:
+        if self._away:
+            raise AWAY
         self.sweeps += 1
-        return 0
+        return 2
 
 
 class Context:
@@ -69,27 +77,24 @@ def failures(answer: dict[str, list[dict[str, str]]]) -> list[str]:
     return [item["itemIdentifier"] for item in answer["batchItemFailures"]]
 
 
-def test_a_message_names_a_task_or_asks_for_the_sweep(worker: ModuleType) -> None:
-    """Nothing else."""
-    assert worker._wanted('{"task": "local/t1"}') == TaskRef("local", "t1")
-    assert worker._wanted('{"sweep": true}') is None
-
-
 @pytest.mark.parametrize(
     "body",
     [
         "", "{", "null", "[]", '"local/t1"', "{}", '{"task": null}', '{"task": "t1"}', '{"task": ["local/t1"]}',
-        '{"sweep": false}', '{"sweep": true, "x": 1}', "[" * 100_000, None, 7,
+        '{"sweep": true}', "[" * 100_000, None, 7,
     ],
 )  # fmt: skip
 def test_a_malformed_message_is_done_with(worker: ModuleType, body: object) -> None:
-    """It would be malformed the next time too; the other messages of its batch are processed."""
+    """It would be malformed the next time too; the other messages of its batch are processed.
+
+    `{"sweep": true}` was a message once: what is left of those when a new version is deployed goes the same way.
+    """
     service = FakeService()
 
     answer = worker.handle(service, a_batch(body, a_message("t1")), until_ms=9)
 
     assert failures(answer) == []
-    assert service.done == [("local/t1", "m1", 9)]
+    assert (service.done, service.sweeps) == ([("local/t1", "m1", 9)], 0)
 
 
 def test_a_record_without_a_body_is_malformed_too(worker: ModuleType) -> None:
@@ -119,12 +124,40 @@ def test_a_batch_is_processed_at_the_same_time(worker: ModuleType) -> None:
     assert len(service.done) == 10
 
 
-def test_the_sweep_runs_beside_tasks(worker: ModuleType) -> None:
-    """Its message comes through the same queue."""
+def test_the_schedules_event_is_one_sweep(worker: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The answer is for whoever invokes it by hand: the schedule does not wait for one."""
     service = FakeService()
-    worker.handle(service, a_batch('{"sweep": true}', a_message("t1")), until_ms=9)
+    monkeypatch.setattr(worker, "_service", service)
 
-    assert (service.sweeps, len(service.done)) == (1, 1)
+    assert worker.handler(an_event("sweep"), Context()) == {"woken": 2}
+    assert (service.sweeps, service.done) == (1, [])
+
+
+def test_a_sweep_that_fails_is_an_error_of_the_function(worker: ModuleType) -> None:
+    """Nobody reads its answer: only an error raises the alarm."""
+    service = FakeService(away=True)
+
+    with pytest.raises(StorageUnavailable):
+        worker.handle(service, an_event("sweep"), until_ms=9)
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        {}, [], None, "sweep", {"sweep": False}, {"sweep": "true"}, {"sweep": True, "x": 1}, {"Records": None},
+        {"Records": {"messageId": "m0"}},
+        {"Records": [{"EventSource": "aws:sns", "Sns": {"Message": "secret"}}]},
+        {"version": "2.0", "rawPath": "/api/v1/tasks", "body": "secret"},
+    ],
+)  # fmt: skip
+def test_an_event_of_another_kind_is_refused_in_words(worker: ModuleType, event: object) -> None:
+    """Somebody wired the function to the wrong thing; what the event holds is not told."""
+    service = FakeService()
+
+    with pytest.raises(ValueError, match="neither a batch of SQS messages nor") as refusal:
+        worker.handle(service, event, until_ms=9)
+    assert "secret" not in str(refusal.value)
+    assert (service.sweeps, service.done) == (0, [])
 
 
 def test_the_handler_keeps_time_for_the_last_writes(worker: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,7 @@ import pytest
 from cfnlint.api import lint  # type: ignore[import-untyped]
 
 from aws_local.template import TEMPLATE, Document, load, translate
-from deployed import ENGINES
+from deployed import ENGINES, an_event
 from export_openapi import document
 from llm_server.settings import EMBEDDED_ONLY, LOG_LEVELS, VARIABLES
 from template_stack import references, resolved, rights, statements
@@ -113,14 +113,26 @@ def test_a_message_given_up_is_kept_for_14_days(cfn: Document) -> None:
     assert queue["MessageRetentionPeriod"] < dead_letters["MessageRetentionPeriod"]  # a dead letter keeps its age
 
 
-def test_the_sweep_comes_every_minute_through_the_same_queue(cfn: Document) -> None:
+def test_the_sweep_comes_every_minute_and_waits_behind_no_task(cfn: Document) -> None:
+    """Sent through the worker's queue it came half an hour late to a backlog of 20,000 tasks."""
     stack = resolved(cfn)
     schedule = stack.properties("SweepSchedule")
 
     assert schedule["ScheduleExpression"] == "rate(1 minute)"
-    assert schedule["Target"]["Arn"] == "Queue.Arn"
-    assert json.loads(schedule["Target"]["Input"]) == {"sweep": True}
-    assert list(statements(stack, "SweepRole")) == [(["sqs:SendMessage"], ["Queue.Arn"])]
+    assert schedule["Target"]["Arn"] == "WorkerFunction.Arn"
+    assert schedule["Target"]["RoleArn"] == "SweepRole.Arn"
+    assert json.loads(schedule["Target"]["Input"]) == an_event("sweep")
+    assert rights(stack, "SweepRole") == {"WorkerFunction.Arn": {"lambda:InvokeFunction"}}
+
+
+def test_sweeps_that_cannot_run_do_not_pile_up(cfn: Document) -> None:
+    """By default a schedule tries for a day, and Lambda for six hours; a minute later the next sweep is there."""
+    stack = resolved(cfn)
+    once = {"MaximumEventAgeInSeconds": 60, "MaximumRetryAttempts": 0}
+
+    assert stack.properties("SweepSchedule")["Target"]["RetryPolicy"] == once
+    of_worker = {"FunctionName": "WorkerFunction", "Qualifier": "$LATEST", "DestinationConfig": {}}
+    assert stack.properties("WorkerFunctionEventInvokeConfig") == of_worker | once
 
 
 def test_the_table_has_the_keys_and_keeps_the_data(cfn: Document) -> None:

@@ -77,10 +77,26 @@ _BROKEN: list[tuple[Callable[..., None], str, Any]] = [
         "Resources.DeadLetterQueue.Properties.MessageRetentionPeriod",
         345600,
     ),
-    (
-        promises.test_the_sweep_comes_every_minute_through_the_same_queue,
-        "Resources.SweepSchedule.Properties.Target.Input",
-        "{}",
+    *(
+        (promises.test_the_sweep_comes_every_minute_and_waits_behind_no_task, f"Resources.{path}", value)
+        for path, value in [
+            ("SweepSchedule.Properties.Target.Input", "{}"),
+            ("SweepSchedule.Properties.Target.Arn", {"Fn::GetAtt": ["Queue", "Arn"]}),
+            ("SweepSchedule.Properties.ScheduleExpression", "rate(5 minutes)"),
+            ("SweepRole.Properties.Policies.0.PolicyDocument.Statement.0.Action", "sqs:SendMessage"),
+            (
+                "SweepRole.Properties.Policies.0.PolicyDocument.Statement.0.Resource",
+                {"Fn::GetAtt": ["ApiFunction", "Arn"]},
+            ),
+        ]
+    ),
+    *(
+        (promises.test_sweeps_that_cannot_run_do_not_pile_up, f"Resources.{path}", value)
+        for path, value in [
+            ("SweepSchedule.Properties.Target.RetryPolicy", {"MaximumRetryAttempts": 0}),
+            ("WorkerFunctionEventInvokeConfig.Properties.MaximumEventAgeInSeconds", _MISSING),
+            ("WorkerFunctionEventInvokeConfig.Properties.MaximumRetryAttempts", 2),
+        ]
     ),
     (promises.test_the_table_has_the_keys_and_keeps_the_data, "Resources.Table.DeletionPolicy", "Delete"),
     (promises.test_the_table_has_the_keys_and_keeps_the_data, "Resources.Table.Properties.BillingMode", "PROVISIONED"),

@@ -14,12 +14,13 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import boto3
 
-from aws_local import ministack, resources, template
+from aws_local import ministack, resources, schedule, template
 from aws_local.environments import ToolMissing
 from aws_local.gateway import Gateway
 from aws_local.invocation import Event, Handler, LambdaContext
@@ -71,10 +72,11 @@ def _serve(options: argparse.Namespace, stop: threading.Event) -> None:
         )
         _write_sam_variables(made, endpoint)
         _adopt(made)
-        pump = Pump(sqs, queue_url=made.queue_url, queue_arn=made.queue_arn, invoke=function(made, "WorkerFunction"))
+        worker = function(made, "WorkerFunction")
+        pump = Pump(sqs, queue_url=made.queue_url, queue_arn=made.queue_arn, invoke=worker)
         for _ in range(WORKERS):
             cleanup.enter_context(_thread(pump.run, stop))
-        cleanup.enter_context(_thread(pump.run_sweeps, stop))
+        cleanup.enter_context(_thread(partial(schedule.sweep, worker), stop))
         url = None
         if options.gateway:
             gateway = cleanup.enter_context(Gateway(function(made, "ApiFunction"), port=options.port))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import threading
 from collections.abc import Callable, Sequence
@@ -16,8 +15,6 @@ if TYPE_CHECKING:
     from mypy_boto3_sqs import SQSClient
     from mypy_boto3_sqs.type_defs import MessageTypeDef
 
-SWEEP_S = 60.0
-SWEEP_BODY = json.dumps({"sweep": True})
 BATCH_SIZE = 10
 
 _log = logging.getLogger(__name__)
@@ -55,10 +52,6 @@ class Pump:
             delivered += batch
         return delivered
 
-    def sweep(self) -> None:
-        """Send what the template's schedule sends every minute."""
-        self._sqs.send_message(QueueUrl=self._queue_url, MessageBody=SWEEP_BODY)
-
     def run(self, stop: threading.Event) -> None:
         """Deliver until told to stop."""
         while not stop.is_set():
@@ -67,14 +60,6 @@ class Pump:
             except (BotoCoreError, ClientError):
                 _log.exception("queue unreachable")
                 stop.wait(1)
-
-    def run_sweeps(self, stop: threading.Event, *, every_s: float = SWEEP_S) -> None:
-        """Send the sweep message again and again until told to stop."""
-        while not stop.wait(every_s):
-            try:
-                self.sweep()
-            except (BotoCoreError, ClientError):
-                _log.exception("queue unreachable")
 
     def _failed(self, messages: Sequence[MessageTypeDef]) -> set[str]:
         sent = {message["MessageId"] for message in messages}
