@@ -20,7 +20,7 @@ _CREATED: Responses = {
         "headers": header_docs(
             Location="The task",
             Preference_Applied="The wait that was granted",
-            Idempotent_Replayed="true: an earlier call with this Idempotency-Key made the task",
+            Idempotent_Replayed="true: another call with this Idempotency-Key made the task",
             Retry_After="Seconds; absent when final",
         ),
     },

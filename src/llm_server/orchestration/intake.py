@@ -16,7 +16,7 @@ from llm_server.orchestration.errors import InvalidInput, StateConflict, TaskNot
 from llm_server.orchestration.key import Payer
 from llm_server.orchestration.ports import Clock, KeyBinding, Store
 from llm_server.orchestration.snapshot import Limits, Request
-from llm_server.orchestration.task import Mode, Task
+from llm_server.orchestration.task import Mode, Task, TaskRef
 from llm_server.orchestration.wakeups import WakeUps
 
 KEY_KEPT_MS = 24 * 3600 * 1000
@@ -48,7 +48,7 @@ _NOTHING = asdict(NewTask(prompt=""))
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Accepted:
-    """A task that is stored; `replayed`: an earlier call with the same Idempotency-Key made it."""
+    """A task that is stored; `replayed`: another call with the same Idempotency-Key made it."""
 
     task: Task
     result: str | None = None
@@ -111,7 +111,9 @@ class Intake:
             TooManyInFlight: the payer's key allows no more open tasks.
             StorageUnavailable: nothing is known to have been stored.
         """
-        return self._stored(*self._prepared(tenant, self._checked(new), self._new_id(), payer), payer)
+        task, request = self._prepared(tenant, self._checked(new), self._new_id(), payer)
+        self._store_new(task, request, payer)
+        return task
 
     def submit_once(
         self,
@@ -139,24 +141,29 @@ class Intake:
         if bound.body_hash != wanted.body_hash:
             raise InvalidInput(KEY_FIELD, "This Idempotency-Key was sent with another body within the last 24 hours.")
         task, request = self._prepared(tenant, new, bound.task_id, payer)
-        if bound == wanted:
-            admit()
-            return Accepted(task=self._stored(task, request, payer))
+        earlier = None if bound == wanted else self._replayed(task.ref)
+        if earlier is not None:
+            return earlier
+        admit()
+        if self._store_new(task, request, payer):
+            return Accepted(task=task)
+        twins = self._replayed(task.ref)
+        if twins is None:
+            raise StateConflict("The task of this Idempotency-Key was deleted.")
+        return twins
+
+    def _replayed(self, ref: TaskRef) -> Accepted | None:
         try:
-            found = self._store.get(task.ref)
+            found = self._store.get(ref)
         except TaskNotFound:
-            admit()
-            self._stored(task, request, payer)
-            try:
-                found = self._store.get(task.ref)
-            except TaskNotFound as deleted:
-                raise StateConflict("The task of this Idempotency-Key was deleted.") from deleted
+            return None
         return Accepted(task=found.task, result=found.result, replayed=True)
 
-    def _stored(self, task: Task, request: Request, payer: Payer | None) -> Task:
-        self._store.add(task, request, most_in_flight=payer.limits.tasks_in_flight if payer else None)
+    def _store_new(self, task: Task, request: Request, payer: Payer | None) -> bool:
+        """Store a task and wake a worker; False when it was stored already, by a call that may have died since."""
+        is_new = self._store.add(task, request, most_in_flight=payer.limits.tasks_in_flight if payer else None)
         self._wakeups.send(task.ref)
-        return task
+        return is_new
 
     def _prepared(self, tenant: str, new: NewTask, task_id: str, payer: Payer | None) -> tuple[Task, Request]:
         """A new task and what was asked, as they are to be stored."""

@@ -39,17 +39,18 @@ class SqliteStore:
             db.execute("INSERT OR REPLACE INTO bindings VALUES (?, ?, ?, ?)", new)
         return binding
 
-    def add(self, task: Task, request: Request, *, most_in_flight: int | None = None) -> None:
+    def add(self, task: Task, request: Request, *, most_in_flight: int | None = None) -> bool:
         with self._database.transaction() as db:
             key = (task.tenant, task.task_id)
             if any(self._is_in(db, table, task.ref) for table in ("tasks", "deleted")):
-                return
+                return False
             if most_in_flight is not None and self._in_flight(db, task.counted_for) >= most_in_flight:
                 raise TooManyInFlight(most_in_flight)
             db.execute("INSERT INTO requests VALUES (?, ?, ?)", (*key, records.encode(request)))
             row = (*key, task.status, task.role, records.listing_key(task), task.next_look_ms, records.encode(task))
             db.execute("INSERT INTO tasks VALUES (?, ?, ?, ?, ?, ?, ?)", row)
             self._count(db, None, task)
+        return True
 
     def get(self, ref: TaskRef) -> Snapshot:
         key = (ref.tenant, ref.task_id)

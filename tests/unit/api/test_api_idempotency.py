@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from hashlib import sha256
 from typing import Any
 
@@ -12,12 +13,27 @@ import pytest
 
 import asgi
 from called_server import DOWN, CalledServer, FailingStore
-from llm_server.orchestration.intake import KEY_KEPT_MS, NewTask
+from llm_server.orchestration.intake import KEY_KEPT_MS, Accepted, NewTask
 from llm_server.orchestration.ports import Store
 from llm_server.orchestration.task import TaskRef
 from served import Served
 
 BODY = {"prompt": "Say hello."}
+
+
+class OvertakenStore:
+    """A store before whose `add` something else happens."""
+
+    def __init__(self, inner: Store, before_add: Callable[[], object]) -> None:
+        self._inner = inner
+        self._before_add = before_add
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._inner, name)
+
+    def add(self, *args: Any, **options: Any) -> bool:
+        self._before_add()
+        return self._inner.add(*args, **options)
 
 
 def posted(server: CalledServer, key: str, body: object = BODY, **headers: str) -> asgi.Answer:
@@ -114,15 +130,45 @@ def test_a_hundred_at_once_are_one_task(server: CalledServer) -> None:
 def test_a_task_whose_first_call_died_is_completed_by_the_second(
     server: CalledServer, server_on: Callable[[Store], CalledServer]
 ) -> None:
-    """The key was bound, and then nothing was stored."""
+    """The key was bound, and then nothing was stored: the second call makes the task, so nothing is replayed."""
     with_a_fault = server_on(FailingStore(server.store, DOWN, "add"))
     assert posted(with_a_fault, "k").status == 503
 
     answer = posted(server, "k")
 
-    assert (answer.status, answer.headers["idempotent-replayed"]) == (200, "true")
+    assert (answer.status, "idempotent-replayed" in answer.headers) == (202, False)
     assert server.queue.receive(0) == TaskRef("local", answer.json["task_id"])
     assert server.get("metrics").json["queue_length"] == 1
+
+
+def test_a_task_that_was_refused_at_first_is_no_replay_when_it_is_made(server: CalledServer) -> None:
+    """The key's tasks in flight were used up; the refused call made nothing."""
+    caller = server.with_key("acme", "tasks", tasks_in_flight=1)
+    caller.created()
+    refused = posted(caller, "k")
+    server.work()
+    made, again = posted(caller, "k"), posted(caller, "k")
+
+    assert [(a.status, a.headers.get("idempotent-replayed")) for a in (refused, made, again)] == [
+        (429, None),
+        (202, None),
+        (200, "true"),
+    ]
+    assert made.json["task_id"] == again.json["task_id"]
+
+
+def test_of_a_first_call_and_a_twin_that_overtakes_it_one_made_the_task(
+    server: CalledServer, server_on: Callable[[Store], CalledServer]
+) -> None:
+    """The twin stores it between the first call's binding and its task: then the first one's answer is the replay."""
+    twins: list[Accepted] = []
+    same = partial(server.service.submit_once, "local", NewTask(prompt=BODY["prompt"]), "k")
+
+    first = posted(server_on(OvertakenStore(server.store, lambda: twins.append(same()))), "k")
+
+    assert [twin.replayed for twin in twins] == [False]
+    assert (first.status, first.headers["idempotent-replayed"]) == (200, "true")
+    assert server.get("metrics").json["total_requests"] == 1
 
 
 def test_a_key_is_free_again_after_24_hours(served: Served) -> None:
