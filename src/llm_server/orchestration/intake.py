@@ -127,7 +127,8 @@ class Intake:
         """Store a task, however often the same is submitted under the same key within 24 hours.
 
         The key is bound first: whoever comes with it finds the same task, and stores it where an earlier call died.
-        `admit` is called before a task is stored, and may raise: what was accepted before is answered all the same.
+        The checks, and `admit`, which may raise, are for a task that is to be stored: what was accepted before is
+        answered all the same.
 
         Raises:
             InvalidInput: as `decide`, or the key stands for a task with another body.
@@ -135,26 +136,39 @@ class Intake:
             TooManyInFlight: the payer's key allows no more open tasks.
             StorageUnavailable: nothing is known to have been stored.
         """
-        new, now_ms = self._checked(new), self._clock()
+        new, now_ms = trimmed(new), self._clock()
         wanted = KeyBinding(task_id=self._new_id(), body_hash=new.digest(), until_ms=now_ms + KEY_KEPT_MS)
-        bound = self._store.bind_key(tenant, key, wanted, now_ms=now_ms)
-        if bound.body_hash != wanted.body_hash:
-            raise InvalidInput(KEY_FIELD, "This Idempotency-Key was sent with another body within the last 24 hours.")
-        task, request = self._prepared(tenant, new, bound.task_id, payer)
-        earlier = None if bound == wanted else self._replayed(task.ref)
-        if earlier is not None:
+        bound = self._bound(tenant, new, key, wanted, now_ms)
+        if bound != wanted and (earlier := self._replayed(tenant, bound)):
             return earlier
+        self._checked(new)
         admit()
+        task, request = self._prepared(tenant, new, bound.task_id, payer)
         if self._store_new(task, request, payer):
             return Accepted(task=task)
-        twins = self._replayed(task.ref)
-        if twins is None:
-            raise StateConflict("The task of this Idempotency-Key was deleted.")
-        return twins
+        if twins := self._replayed(tenant, bound):
+            return twins
+        raise StateConflict("The task of this Idempotency-Key was deleted.")
 
-    def _replayed(self, ref: TaskRef) -> Accepted | None:
+    def _bound(self, tenant: str, new: NewTask, key: str, wanted: KeyBinding, now_ms: int) -> KeyBinding:
+        """What the key stands for; a body that is refused binds none, so that the corrected one may carry it."""
         try:
-            found = self._store.get(ref)
+            self._checked(new)
+        except InvalidInput:
+            known = self._store.bound_key(tenant, key, now_ms=now_ms)
+            if known is None:
+                raise
+            bound = known
+        else:
+            bound = self._store.bind_key(tenant, key, wanted, now_ms=now_ms)
+        if bound.body_hash != wanted.body_hash:
+            raise InvalidInput(KEY_FIELD, "This Idempotency-Key was sent with another body within the last 24 hours.")
+        return bound
+
+    def _replayed(self, tenant: str, bound: KeyBinding) -> Accepted | None:
+        """The task that a key stands for, where it is stored."""
+        try:
+            found = self._store.get(TaskRef(tenant, bound.task_id))
         except TaskNotFound:
             return None
         return Accepted(task=found.task, result=found.result, replayed=True)
@@ -210,13 +224,19 @@ class Intake:
             raise InvalidInput("engine", f"Engine {name} {why}; choose another or leave the field out.")
 
 
+def trimmed(new: NewTask) -> NewTask:
+    """The white space round a prompt is no part of it."""
+    return replace(new, prompt=new.prompt.strip())
+
+
 def checked(new: NewTask, catalog: Catalog, *, prompt_max_chars: int) -> NewTask:
     """Trim the prompt of a new task.
 
     Raises:
         InvalidInput: it is blank or too long, or profile or role are unknown.
     """
-    prompt = new.prompt.strip()
+    new = trimmed(new)
+    prompt = new.prompt
     if not prompt:
         raise InvalidInput("prompt", "The prompt is blank; it needs at least one character that is not white space.")
     if len(prompt) > prompt_max_chars:
@@ -225,7 +245,7 @@ def checked(new: NewTask, catalog: Catalog, *, prompt_max_chars: int) -> NewTask
         catalog.profile(new.profile)
     if new.role is not None:
         catalog.role(new.role)
-    return replace(new, prompt=prompt)
+    return new
 
 
 def analysed(new: NewTask, catalog: Catalog) -> tuple[Analysis, str]:

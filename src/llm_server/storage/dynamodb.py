@@ -73,6 +73,9 @@ class DynamoStore:
     def bind_key(self, tenant: str, key: str, binding: KeyBinding, *, now_ms: int) -> KeyBinding:
         return bindings.bind(self._client, self._table, tenant, key, binding, now_ms=now_ms)
 
+    def bound_key(self, tenant: str, key: str, *, now_ms: int) -> KeyBinding | None:
+        return bindings.bound(self._client, self._table, tenant, key, now_ms=now_ms)
+
     def add(self, task: Task, request: Request, *, most_in_flight: int | None = None) -> bool:
         if most_in_flight is not None:
             return self._add_limited(task, request, most_in_flight)

@@ -7,12 +7,13 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from hashlib import sha256
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 import asgi
-from called_server import DOWN, CalledServer, FailingStore
+from called_server import DOWN, CalledServer, FailingStore, called_server
 from llm_server.orchestration.intake import KEY_KEPT_MS, Accepted, NewTask
 from llm_server.orchestration.ports import Store
 from llm_server.orchestration.task import TaskRef
@@ -139,6 +140,70 @@ def test_a_task_whose_first_call_died_is_completed_by_the_second(
     assert (answer.status, "idempotent-replayed" in answer.headers) == (202, False)
     assert server.queue.receive(0) == TaskRef("local", answer.json["task_id"])
     assert server.get("metrics").json["queue_length"] == 1
+
+
+def test_a_replay_needs_no_engine(server: CalledServer) -> None:
+    """The one it named has been switched off meanwhile; a task of another key is refused."""
+    body = BODY | {"engine": "embedded"}
+    first = posted(server, "k", body)
+    server.work()
+    assert server.call("PATCH", "engines/embedded", headers=asgi.JSON, parts=[b'{"toggle": false}']).status == 200
+
+    again, other = posted(server, "k", body), posted(server, "k2", body)
+
+    assert (again.status, again.headers["idempotent-replayed"]) == (200, "true")
+    assert (again.json["task_id"], again.json["status"]) == (first.json["task_id"], "Completed")
+    assert (other.status, other.json["errors"][0]["pointer"]) == (422, "/engine")
+
+
+OTHER_ROLE = '[roles.Poet-Agent]\npurpose = "Verse."\nprofiles = ["General"]\ntier = "fast"\nsystem_prompt = "Rhyme."\n'
+
+
+@pytest.mark.parametrize(
+    ("body", "pointer"), [(BODY | {"role": "Poet-Agent"}, "/role"), ({"prompt": "A longer prompt."}, "/prompt")]
+)
+def test_a_replay_is_answered_whatever_the_configuration_is_by_now(
+    tmp_path: Path, body: dict[str, str], pointer: str
+) -> None:
+    """The role is gone, prompts must be shorter: that holds for what is to be stored, with another key or none."""
+    with called_server(tmp_path, OTHER_ROLE) as server:
+        first = posted(server, "k", body)
+    with called_server(tmp_path, prompt_max_chars=15) as server:
+        again, other = posted(server, "k", body), server.post(body)
+
+    assert (first.status, again.status, other.status) == (202, 200, 422)
+    assert again.json["task_id"] == first.json["task_id"]
+    assert other.json["errors"][0]["pointer"] == pointer
+
+
+def test_what_is_refused_from_the_start_leaves_its_key_free(server: CalledServer) -> None:
+    refused = posted(server, "k", BODY | {"role": "Nobody"})
+
+    assert (refused.status, refused.json["errors"][0]["pointer"]) == (422, "/role")
+    assert posted(server, "k").status == 202
+
+
+def test_a_bound_task_that_was_never_stored_is_checked_when_it_is_to_be(
+    server: CalledServer, server_on: Callable[[Store], CalledServer]
+) -> None:
+    """The call that bound the key died; then the engine was switched off."""
+    body = BODY | {"engine": "embedded"}
+    assert posted(server_on(FailingStore(server.store, DOWN, "add")), "k", body).status == 503
+    server.service.switch_engine("embedded", {"toggle": False})
+
+    answer = posted(server, "k", body)
+
+    assert (answer.status, answer.json["errors"][0]["pointer"]) == (422, "/engine")
+    assert server.get("metrics").json["total_requests"] == 0
+
+
+def test_a_task_that_can_be_accepted_takes_one_call_for_its_key(
+    server: CalledServer, server_on: Callable[[Store], CalledServer]
+) -> None:
+    """What the key stands for is read apart only where the checks refuse."""
+    without = server_on(FailingStore(server.store, DOWN, "bound_key"))
+
+    assert (posted(without, "k").status, posted(without, "k").status) == (202, 200)
 
 
 def test_a_task_that_was_refused_at_first_is_no_replay_when_it_is_made(server: CalledServer) -> None:
