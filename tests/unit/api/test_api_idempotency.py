@@ -85,7 +85,8 @@ def test_the_same_key_with_another_body_is_refused(server: CalledServer, changed
 
 
 @pytest.mark.parametrize(
-    "key", ["", '""', "x" * 256, f'"{"x" * 256}"', "two words", '"half', "caf\u00e9", '"tab\t"', "a\\b", '"a\\b"']
+    "key",
+    ["", '""', "x" * 256, f'"{"x" * 256}"', "two words", "a,b", '"half', "caf\u00e9", '"tab\t"', "a\\b", '"a\\b"'],
 )
 def test_what_is_no_key_is_refused_by_its_name(shared_server: CalledServer, key: str) -> None:
     """Even for a dry run: nothing may look as if it held."""
@@ -94,8 +95,29 @@ def test_what_is_no_key_is_refused_by_its_name(shared_server: CalledServer, key:
         assert (answer.status, "Idempotency-Key" in answer.detail) == (422, True)
 
 
+def test_the_refusal_of_a_key_says_how_to_write_any(shared_server: CalledServer) -> None:
+    """With what it says the refused text itself becomes a key."""
+    refused = posted(shared_server, 'a\\b "c", d')
+
+    advice = "with a space, comma, quote or backslash in it put it in quotes, and a backslash before each quote and"
+    assert advice in refused.detail
+    assert posted(shared_server, r'"a\\b \"c\", d"').status == 202
+
+
+@pytest.mark.parametrize("keys", [("a", "b"), ("a", "a"), ('"a"', '"b"'), ("a", '"b"'), ("", "b"), ("a", "")])
+@pytest.mark.parametrize("joined", [None, ",", ", "])
+def test_two_keys_are_none(shared_server: CalledServer, keys: tuple[str, str], joined: str | None) -> None:
+    """As two lines, and as the one line that API Gateway makes of them: one of the keys would not hold."""
+    values = keys if joined is None else [joined.join(keys)]
+    headers = [*asgi.JSON.items(), *(("idempotency-key", value) for value in values)]
+
+    answer = shared_server.call("POST", "tasks", headers=headers, parts=[b'{"prompt": "Say hello."}'])
+
+    assert (answer.status, answer.json["errors"][0]["pointer"]) == (422, "/Idempotency-Key")
+
+
 @pytest.mark.parametrize(
-    ("quoted", "bare"), [('"abc"', "abc"), (f'"{"x" * 255}"', "x" * 255), (r'"a\"b"', None), ('"two words"', None)]
+    ("quoted", "bare"), [('"abc"', "abc"), (f'"{"x" * 255}"', "x" * 255), (r'"a\"b"', None), ('"two words, 2"', None)]
 )
 def test_a_key_may_be_quoted_or_bare(shared_server: CalledServer, quoted: str, bare: str | None) -> None:
     first = posted(shared_server, quoted)
