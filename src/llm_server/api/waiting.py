@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable
 from contextlib import suppress
 
-from llm_server.orchestration.errors import StorageUnavailable
+from llm_server.orchestration.errors import StorageUnavailable, TaskNotFound
 from llm_server.orchestration.service import Service
 from llm_server.orchestration.snapshot import Snapshot
 from llm_server.orchestration.task import Task, TaskRef
@@ -28,16 +28,19 @@ def wished_s(prefer: str) -> int:
 async def until_final(service: Service, ref: TaskRef, wait_s: int, stopping: Callable[[], bool]) -> Snapshot | None:
     """Wait for a task's end, looking after 20 ms and then ever more seldom.
 
-    None when `wait_s` seconds went by without it, or the server is stopping. A look that fails is no failure: the task
-    is accepted, and a caller who is told otherwise would send it again.
+    None when `wait_s` seconds went by without it, the server is stopping, or the task was deleted meanwhile. A look
+    that fails is no failure: the task is accepted, and a caller who is told otherwise would send it again.
     """
     loop = asyncio.get_running_loop()
     end, pause = loop.time() + wait_s, POLL_FIRST_S
     while (left := end - loop.time()) > 0 and not stopping():
         await asyncio.sleep(min(pause, left))
-        with suppress(StorageUnavailable):
-            if service.is_final(ref):
-                return service.get(ref)
+        try:
+            with suppress(StorageUnavailable):
+                if service.is_final(ref):
+                    return service.get(ref)
+        except TaskNotFound:
+            return None
         pause = min(pause * 1.5, POLL_MOST_S)
     return None
 

@@ -11,6 +11,7 @@ import asgi
 from builders import NOW_MS, a_task
 from called_server import DOWN, CalledServer, FailingStore
 from llm_server.api import waiting
+from llm_server.orchestration.errors import TaskNotFound
 from llm_server.orchestration.ports import Store
 
 
@@ -83,6 +84,20 @@ def test_a_look_that_fails_is_no_reason_to_send_the_task_again(
         answer = served.post({"prompt": "Say hello."}, prefer="wait=1")
 
     assert (answer.status, answer.json["status"]) == (202, "Queued")
+
+
+@pytest.mark.parametrize("look", ["peek", "get"])
+def test_a_task_that_is_deleted_while_its_caller_waits_was_accepted(
+    server: CalledServer, server_on: Callable[[Store], CalledServer], look: str
+) -> None:
+    """The caller is told what was made; 404 would be about a task that nobody has asked for."""
+    gone = server_on(FailingStore(server.store, TaskNotFound(), look))
+
+    with server.working():
+        answer = gone.post({"prompt": "Say hello."}, prefer="wait=20")
+
+    assert (answer.status, answer.json["status"]) == (202, "Queued")
+    assert server.get(f"tasks/{answer.json['task_id']}").status == 200
 
 
 @pytest.mark.parametrize(
