@@ -58,7 +58,8 @@ async def create_task(
         return answer(views.decision(service.decide(new.to_domain())))
     accepted = service.submit_once(caller.tenant, new.to_domain(), key, payer=caller.payer)
     wait_s = waiting.wished_s(",".join(prefer or ()))
-    ended = await waiting.until_final(service, accepted.task.ref, wait_s, request.app.state.stopping)
+    possible_s = waiting.possible_s(wait_s, request.scope)
+    ended = await waiting.until_final(service, accepted.task.ref, possible_s, request.app.state.stopping)
     return _accepted(accepted, ended, wait_s)
 
 
