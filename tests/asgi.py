@@ -44,8 +44,9 @@ def call(
     *,
     headers: Mapping[str, str] | Iterable[tuple[str, str]] = (),
     parts: Iterable[bytes] = (),
+    server: Mapping[str, object] | None = None,
 ) -> Answer:
-    """Make one call; the body comes in `parts`, and after them the caller hangs up."""
+    """Make one call; the body comes in `parts`, and after them the caller hangs up. `server` adds to the scope."""
     path, _, query = target.partition("?")
     pairs = headers.items() if isinstance(headers, Mapping) else headers
     scope = {
@@ -61,6 +62,7 @@ def call(
         "headers": [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in pairs],
         "client": ("127.0.0.1", 50_000),
         "server": ("127.0.0.1", 8000),
+        **(server or {}),
     }
     answer, left = Answer(), list(parts)
 

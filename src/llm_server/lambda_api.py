@@ -10,7 +10,9 @@ gc.disable()  # nothing imported here is garbage; collecting while importing cos
 # FastAPI loads pydantic's first version only to refuse its models, and does without where there is none: 6 %
 sys.modules.setdefault("pydantic.v1", None)  # type: ignore[arg-type]
 
+import json
 import logging
+from base64 import b64encode
 from binascii import Error as NoBase64
 from typing import Any
 
@@ -20,16 +22,33 @@ from llm_server import wiring
 from llm_server.api.app import create_app
 from llm_server.settings import Settings
 
+ANSWER_MOST_BYTES = 6_291_556
+"""What Lambda takes of an answer as JSON.
+
+https://docs.aws.amazon.com/lambda/latest/dg/gettingstarted-limits.html
+"""
+
 
 class _Handler(Mangum):
-    """Mangum, to which a body that is no base64 would be a crash."""
+    """Mangum, to which a body that is no base64 would be a crash, and one that is too large an error of Lambda's."""
 
     def __call__(self, event: Any, context: Any) -> Any:
         try:
-            return super().__call__(event, context)
+            return _fitting(super().__call__(event, context))
         except NoBase64:
             detail = '{"detail":"The body is not valid base64, as the event says it is."}'
             return {"statusCode": 400, "headers": {"content-type": "application/json"}, "body": detail}
+
+
+def _fitting(answer: dict[str, Any]) -> dict[str, Any]:
+    """An answer whose body is JSON in JSON, or in base64 where that would be too large.
+
+    Escaped twice, a text of quotes quadruples; base64 adds a third to whatever it is. An HTTP API decodes it, a REST
+    API where its `binaryMediaTypes` say so.
+    """
+    if answer["isBase64Encoded"] or len(json.dumps(answer)) <= ANSWER_MOST_BYTES:
+        return answer
+    return answer | {"body": b64encode(answer["body"].encode()).decode(), "isBase64Encoded": True}
 
 
 _settings = Settings.read()

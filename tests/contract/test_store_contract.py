@@ -48,7 +48,7 @@ def test_a_new_task_is_stored_with_all_that_was_asked(store: Store) -> None:
         reasons=("it says draw",),
     )
 
-    store.add(task, request)
+    assert store.add(task, request)
 
     assert store.get(task.ref) == Snapshot(task=task, request=request)
     assert store.peek(task.ref) == task
@@ -60,13 +60,13 @@ def test_adding_a_task_again_changes_nothing(store: Store) -> None:
     task = added(store, a_task())
     before = store.get(task.ref)
 
-    store.add(task, a_request("Something else."))
+    assert not store.add(task, a_request("Something else."))
     assert store.get(task.ref) == before
     assert store.overview()[0] == Counters(total=1, queued=1)
 
     processing = claimed(task)
     store.save(task, processing)
-    store.add(task, a_request())
+    assert not store.add(task, a_request())
     assert store.peek(task.ref) == processing
     assert store.overview()[0] == Counters(total=1, active=1)
 

@@ -79,7 +79,7 @@ def test_a_deleted_task_does_not_come_back(store: Store) -> None:
     task = ended(store)
     store.delete(task)
 
-    store.add(a_task(task.task_id), a_request())
+    assert not store.add(a_task(task.task_id), a_request())
     store.keep(task.ref, an_output("RES#9"))
     with pytest.raises(TaskLost):
         store.save(task, replace(task, rev=task.rev + 1))

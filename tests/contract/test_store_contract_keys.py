@@ -25,6 +25,17 @@ def test_a_key_stands_for_the_first_task_until_its_time_ends(store: Store) -> No
     assert store.bind_key("local", "k", first, now_ms=NOW_MS + DAY_MS) == late
 
 
+def test_a_binding_is_read_until_its_time_ends(store: Store) -> None:
+    """And reading binds nothing."""
+    unbound = store.bound_key("local", "k", now_ms=NOW_MS)
+    store.bind_key("local", "k", a_binding(), now_ms=NOW_MS)
+
+    assert unbound is None
+    assert store.bound_key("local", "k", now_ms=NOW_MS + DAY_MS - 1) == a_binding()
+    assert store.bound_key("local", "k", now_ms=NOW_MS + DAY_MS) is None
+    assert store.bound_key("acme", "k", now_ms=NOW_MS) is None
+
+
 def test_a_binding_can_be_repeated(store: Store) -> None:
     """Its reply may be lost."""
     store.bind_key("local", "k", a_binding(), now_ms=NOW_MS)

@@ -68,8 +68,9 @@ def test_32_workers_that_finish_at_once_are_all_counted(store: Store) -> None:
 def test_a_task_added_by_8_twins_is_counted_once(store: Store) -> None:
     task = a_task()
 
-    at_once(lambda _: store.add(task, a_request()), range(8))
+    stored = at_once(lambda _: store.add(task, a_request()), range(8))
 
+    assert stored.count(True) == 1
     assert store.get(task.ref).task == task
     audit(store, [task.ref])
 

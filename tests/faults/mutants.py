@@ -139,8 +139,8 @@ MUTANTS = (
     Mutant(
         "idempotency off, SQLite",
         "src/llm_server/storage/sqlite.py",
-        "            if row:\n                return records.KEY_BINDING",
-        "            if not self:\n                return records.KEY_BINDING",
+        "            if bound := self._bound(",
+        "            if not self and self._bound(",
         "test_idempotency",
     ),
     Mutant(

@@ -92,10 +92,11 @@ def _finished(store: Store, task_id: str, *, cost_microusd: int) -> None:
         _insisting(write)
 
 
-def _insisting(write: Callable[[], None]) -> None:
+def _insisting(write: Callable[[], object]) -> None:
     for _ in range(20):
         try:
-            return write()
+            write()
         except StorageUnavailable:
             continue
+        return
     raise AssertionError("the store did not take a write in twenty tries")

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from aws_local.gateway import Gateway
+from aws_local.gateway import ANSWER_MAX_BYTES, Gateway
 from aws_local.invocation import LambdaContext
 
 EVENTS = Path(__file__).parents[2] / "events"
@@ -126,6 +126,19 @@ def test_a_crash_of_the_function_is_a_500(gateway: Gateway, function: Function) 
     function.answer = RuntimeError("out of memory")
 
     assert ask(gateway, "GET", "/api/v1/metrics")[0] == 500
+
+
+def test_an_answer_that_lambda_would_not_take_is_a_500(gateway: Gateway, function: Function) -> None:
+    """Counted as JSON: a quote in the body is two bytes, and so is one letter of these."""
+    around = len('{"statusCode": 200, "body": ""}')
+    function.answer = {
+        "statusCode": 200,
+        "body": '"' * 2_000_000 + "ü" * ((ANSWER_MAX_BYTES - around) // 2 - 2_000_000),
+    }
+    at_the_limit = ask(gateway, "GET", "/api/v1/tasks/1")[0]
+    function.answer["body"] += '"'
+
+    assert (at_the_limit, ask(gateway, "GET", "/api/v1/tasks/1")[0]) == (200, 500)
 
 
 def test_an_invocation_knows_how_long_it_may_run() -> None:

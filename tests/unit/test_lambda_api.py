@@ -1,4 +1,4 @@
-"""The API function: what its cold start must not pay for, and that it answers all the same."""
+"""The API function: what its cold start must not pay for, that it answers all the same, and that Lambda takes it."""
 
 from __future__ import annotations
 
@@ -6,9 +6,15 @@ import json
 import os
 import subprocess
 import sys
+from typing import Any
 
-ASKED = """
-import json, sys, types
+import pytest
+
+from aws_local.gateway import ANSWER_MAX_BYTES
+from llm_server.orchestration.outputs import TEXTS_MOST_BYTES, Output
+
+FUNCTION = """
+import base64, json, sys, types
 from llm_server.lambda_api import handler
 from llm_server.orchestration.key import Caller
 
@@ -19,10 +25,25 @@ def answer(method, path, body=None):
     event = {"version": "2.0", "rawPath": path, "rawQueryString": "", "requestContext": {"http": http},
              "headers": {"host": "x", "content-type": "application/json"}, "body": body, "isBase64Encoded": False}
     return handler(event, types.SimpleNamespace(aws_request_id="r1"))
-
+"""
+ASKED = """
 got = [answer("GET", "/api/v1/health"), answer("POST", "/api/v1/tasks", '{"prompt": 1}')]
 old = [name for name, module in sys.modules.items() if name.startswith("pydantic.v1") and module]
 print(json.dumps([[a["statusCode"] for a in got], old]))
+"""
+READ = """
+from builders import NOW_MS, a_snapshot, a_task, an_attempt, an_output, claimed
+
+def read(piece, times):
+    answered = an_output(text=piece * times, attempts=(an_attempt(),) * 1_000)
+    snapshot = a_snapshot(claimed(a_task()).completed(answered), None, answered)
+    handler.app.state.service = types.SimpleNamespace(get=lambda ref: snapshot, now_ms=lambda: NOW_MS)
+    got = answer("GET", "/api/v1/tasks/t1")
+    body = base64.b64decode(got["body"]) if got["isBase64Encoded"] else got["body"]
+    return {"bytes": len(json.dumps(got, ensure_ascii=False).encode()),  # as Lambda's Python 3.13 writes it down
+            "whole": json.loads(body)["result"] == answered.text, "packed": got["isBase64Encoded"]}
+
+print(json.dumps([read(*text) for text in json.loads(sys.stdin.read())]))
 """
 ON_AWS = {
     "LLM_SERVER_TABLE": "table",
@@ -33,9 +54,36 @@ ON_AWS = {
 }
 
 
+def ran(script: str, given: object = None) -> Any:
+    """What a script about the function, in a process of its own, prints."""
+    environ = {**os.environ, **ON_AWS, "PYTHONPATH": os.pathsep.join(sys.path)}
+    command = [sys.executable, "-c", FUNCTION + script]
+    done = subprocess.run(command, input=json.dumps(given), capture_output=True, text=True, check=True, env=environ)
+    return json.loads(done.stdout)
+
+
 def test_the_api_function_starts_without_pydantics_first_version() -> None:
     """It is 6 % of a cold start, loaded only to be refused; requests are checked and answered without it."""
-    environ = {**os.environ, **ON_AWS, "PYTHONPATH": os.pathsep.join(sys.path)}
-    ran = subprocess.run([sys.executable, "-c", ASKED], capture_output=True, text=True, check=True, env=environ)
+    assert ran(ASKED) == [[200, 422], []]
 
-    assert json.loads(ran.stdout) == [[200, 422], []]
+
+@pytest.fixture(scope="module")
+def pieces() -> dict[str, int]:
+    """Of texts as large as they are stored: what they repeat, and how often."""
+    sizes = {piece: Output(key="RES#1", created_ms=0, text=piece).size for piece in ("a", "€", '"', "\n", "\x01", "😀")}
+    return {piece: TEXTS_MOST_BYTES // size for piece, size in sizes.items()}
+
+
+def test_whatever_is_stored_can_be_read(pieces: dict[str, int]) -> None:
+    """With a thousand calls on its receipt. Escaped as JSON in JSON most of them would be more than Lambda takes."""
+    answers = ran(READ, list(pieces.items()))
+
+    assert [answer["whole"] for answer in answers] == [True] * len(pieces)
+    assert max(answer["bytes"] for answer in answers) <= ANSWER_MAX_BYTES
+
+
+def test_a_body_is_in_base64_only_where_it_would_not_fit() -> None:
+    """Without it an answer is smaller, and legible in an emulator."""
+    answers = ran(READ, [["Hello.", 1], ["a", TEXTS_MOST_BYTES], ['"', TEXTS_MOST_BYTES // 2]])
+
+    assert [answer["packed"] for answer in answers] == [False, False, True]

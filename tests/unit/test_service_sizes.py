@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from builders import an_output
 from delivered import a_plan, planning
-from llm_server.orchestration.outputs import TEXTS_MOST_BYTES
+from llm_server.orchestration.outputs import TEXTS_MOST_BYTES, Review
 from llm_server.orchestration.task import Mode, Status
 from scripted import ScriptedEngine, a_catalog, an_engine
 from served import Served
@@ -16,10 +17,10 @@ def use(served: Served, engine: ScriptedEngine) -> None:
     served.use(a_catalog({"only": an_engine()}))
 
 
-@pytest.mark.parametrize("character", ["a", "€"])
-def test_a_result_of_4_mb_is_kept_whole_and_a_larger_one_fails(served: Served, character: str) -> None:
-    """Counted in bytes; the call that gave it stays on the receipt with its price."""
-    most = TEXTS_MOST_BYTES // len(character.encode())
+@pytest.mark.parametrize(("character", "size"), [("a", 1), ("€", 3), ('"', 2), ("x\ny", 4), ("\x01", 6)])
+def test_a_result_of_4_mb_is_kept_whole_and_a_larger_one_fails(served: Served, character: str, size: int) -> None:
+    """Counted in bytes, as JSON: what it has when it is read. Its call stays on the receipt with its price."""
+    most = TEXTS_MOST_BYTES // size
     use(served, ScriptedEngine(character * most, character * (most + 1)))
     kept, refused = served.submit(), served.submit()
     served.work()
@@ -39,7 +40,7 @@ def test_a_steps_result_counts_among_all_texts_of_its_task(served: Served) -> No
     served.work()
 
     snapshot = served.get(ref)
-    assert (snapshot.task.error or "").startswith("Step b failed: The answer has 1,000,000 bytes; 999,")
+    assert (snapshot.task.error or "").startswith("Step b failed: The answer has 1,000,000 bytes as JSON; 999,")
     assert snapshot.outputs["STEP#a"].size == 3_000_000
     assert (snapshot.task.receipt.calls, served.queue.depth()) == (3, 0)
 
@@ -49,4 +50,11 @@ def test_a_synthesis_counts_what_the_steps_hold(served: Served) -> None:
     ref = served.submit(mode=Mode.PLAN, profile="General")
     served.work()
 
-    assert (served.get(ref).task.error or "").startswith("The answer has 1,000,000 bytes; 999,")
+    assert (served.get(ref).task.error or "").startswith("The answer has 1,000,000 bytes as JSON; 999,")
+
+
+def test_what_a_review_found_counts_as_text() -> None:
+    """It is stored and shown with the step."""
+    review = Review(verdict="fail", findings=("Off by one.", '"'))
+
+    assert an_output("VERDICT#a#0", None, review=review).size == len("Off by one.") + 2

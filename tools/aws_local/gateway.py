@@ -17,6 +17,8 @@ from typing import Any
 from aws_local.invocation import Event
 
 PAYLOAD_MAX_BYTES = 10 * 1024 * 1024
+ANSWER_MAX_BYTES = 6_291_556
+"""Of a function's answer as JSON: Lambda's own limit, which a gateway can only answer with 500."""
 _TEXT = ("text/", "application/json", "application/javascript", "application/xml")
 
 _log = logging.getLogger(__name__)
@@ -42,8 +44,7 @@ class Gateway(ThreadingHTTPServer):
         loop = asyncio.new_event_loop()
         asyncio.set_event_loop(loop)
         try:
-            answer: Event = self._invoke(event)
-            return answer
+            return _taken(self._invoke(event))
         except Exception:  # this stands for API Gateway, which outlives whatever a function does
             _log.exception("function failed")
             return {"statusCode": 500, "body": '{"message":"Internal Server Error"}'}
@@ -136,6 +137,14 @@ class _Exchange(BaseHTTPRequestHandler):
 
     def log_message(self, format: str, *args: Any) -> None:
         _log.info("%r", format % args)
+
+
+def _taken(answer: Event) -> Event:
+    """What a function answered, as Lambda's Python 3.13 writes it down."""
+    size = len(json.dumps(answer, ensure_ascii=False).encode())
+    if size > ANSWER_MAX_BYTES:
+        raise ValueError(f"Response payload size ({size} bytes) exceeded maximum allowed payload size.")
+    return answer
 
 
 def _encoded(body: bytes, content_type: str) -> tuple[str, bool]:

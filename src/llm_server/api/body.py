@@ -24,7 +24,8 @@ _WRITING = frozenset({"DELETE", "PATCH", "POST"})
 class StrictRoute(APIRoute):
     """A route for callers who may, whose body must be one strict JSON document sent as application/json.
 
-    One that writes takes no query parameter it does not know: a misspelt `dry_run` would spend money.
+    One that writes takes no query parameter it does not know, and none twice: a `dry_run` that is misspelt or taken
+    back would spend money.
     """
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
@@ -53,6 +54,9 @@ def _check_query(request: Request, known: list[str]) -> None:
     for name in (name for name in request.query_params if name not in known):
         allowed = f"known are {', '.join(known)}" if known else "this call takes none"
         raise InvalidInput(name, f"Unknown query parameter {name[:60]!r}; {allowed}.")
+    for name in known:
+        if len(request.query_params.getlist(name)) > 1:
+            raise InvalidInput(name, f"The query parameter {name!r} is given more than once.")
 
 
 class _StrictRequest(Request):

@@ -6,30 +6,34 @@ import re
 from typing import Annotated
 
 from fastapi import Header
-from pydantic.json_schema import SkipJsonSchema
+from pydantic.json_schema import SkipJsonSchema, WithJsonSchema
 
 from llm_server.orchestration.errors import InvalidInput
 from llm_server.orchestration.intake import KEY_FIELD
 
-KEY = r'^("([ !#-\[\]-~]|\\["\\]){1,255}"|[!#-\[\]-~]{1,255})$'
-"""A structured-field string (RFC 8941, 3.3.3) or the same without quotes, then without spaces."""
+KEY = r'^("([ !#-\[\]-~]|\\["\\]){1,255}"|[!#-+\--\[\]-~]{1,255})$'
+"""A structured-field string (RFC 8941, 3.3.3) or the same without quotes, then without spaces and commas.
+
+A comma stands between the lines of a header that were joined into one, as API Gateway does (RFC 9110, 5.3).
+"""
+INVALID = (
+    f"The {KEY_FIELD} is not valid: send one, of 1 to 255 characters of printable ASCII; with a space, comma, quote or "
+    "backslash in it put it in quotes, and a backslash before each quote and backslash."
+)
 
 KeyHeader = Annotated[
-    str | SkipJsonSchema[None],
+    Annotated[list[str], WithJsonSchema({"type": "string", "pattern": KEY})] | SkipJsonSchema[None],
     Header(
-        description="The same key and body within 24 hours answer the same task; quoted or bare, up to 255 characters.",
-        json_schema_extra={"pattern": KEY},
+        description="The same key and body within 24 hours answer the same task; quoted or bare, up to 255 characters."
     ),
 ]
 
 
-def key_of(header: str | None) -> str | None:
-    """Read the key; None without the header. Raises InvalidInput when it is none."""
-    if header is None:
+def key_of(lines: list[str] | None) -> str | None:
+    """Read the key from the lines of its header; None without one. Raises InvalidInput unless they are one key."""
+    if not lines:
         return None
+    header = ",".join(lines)
     if not re.fullmatch(KEY, header):
-        detail = (
-            f"The {KEY_FIELD} is not valid: 1 to 255 characters of printable ASCII, in quotes where one is a space."
-        )
-        raise InvalidInput(KEY_FIELD, detail)
+        raise InvalidInput(KEY_FIELD, INVALID)
     return re.sub(r"\\(.)", r"\1", header[1:-1]) if header.startswith('"') else header

@@ -51,7 +51,9 @@ class NewTask(Strict):
         examples=["Summarise this text: ..."],
     )
     profile: str | None = Field(
-        default=None, description="Default: General. The analysis chooses a role inside a given profile."
+        default=None,
+        description="The analysis chooses a role inside a given one. Default: the profile of the role that it chooses; "
+        "General when it is not sure.",
     )
     role: str | None = Field(default=None, description="Default: the analysis chooses; Chat-Agent when it is not sure.")
     mode: Literal["Chat", "Agent", "Plan"] | None = Field(default=None, description="Default: the analysis chooses.")

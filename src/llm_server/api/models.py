@@ -69,7 +69,7 @@ class StepView(Strict):
     """One step of a plan and how far it is; `review` is null where nobody judges. The cost counts every call.
 
     Running: what it depends on is done and a worker has the task. Skipped: a step it depends on failed or was skipped,
-    or the task ended before it began.
+    or the task ended before it did.
     """
 
     id: str

@@ -20,7 +20,7 @@ _CREATED: Responses = {
         "headers": header_docs(
             Location="The task",
             Preference_Applied="The wait that was granted",
-            Idempotent_Replayed="true: an earlier call with this Idempotency-Key made the task",
+            Idempotent_Replayed="true: another call with this Idempotency-Key made the task",
             Retry_After="Seconds; absent when final",
         ),
     },
@@ -58,7 +58,8 @@ async def create_task(
         return answer(views.decision(service.decide(new.to_domain())))
     accepted = service.submit_once(caller.tenant, new.to_domain(), key, payer=caller.payer)
     wait_s = waiting.wished_s(",".join(prefer or ()))
-    ended = await waiting.until_final(service, accepted.task.ref, wait_s, request.app.state.stopping)
+    possible_s = waiting.possible_s(wait_s, request.scope)
+    ended = await waiting.until_final(service, accepted.task.ref, possible_s, request.app.state.stopping)
     return _accepted(accepted, ended, wait_s)
 
 

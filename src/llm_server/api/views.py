@@ -205,7 +205,7 @@ def _step(step: Step, status: StepStatus, snapshot: Snapshot) -> StepView:
         status=status.value,
         result=output.text if output else None,
         error=output.error if output else None,
-        cost_microusd=sum(a.cost_microusd or 0 for o in snapshot.of_step(step.id) for a in o.attempts),
+        cost_microusd=sum(a.cost_microusd or 0 for a in snapshot.attempts if a.step_id == step.id),
         review=ReviewView(**asdict(review) | {"findings": list(review.findings)}) if review else None,
     )
 

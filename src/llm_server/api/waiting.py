@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
+from typing import Any
 
-from llm_server.orchestration.errors import StorageUnavailable
+from llm_server.orchestration.errors import StorageUnavailable, TaskNotFound
 from llm_server.orchestration.service import Service
 from llm_server.orchestration.snapshot import Snapshot
 from llm_server.orchestration.task import Task, TaskRef
 
 WAIT_MOST_S = 25
+ANSWERING_S = 3
+"""Of a Lambda function's time, what is kept for a last look at slow storage and the answer."""
 POLL_FIRST_S = 0.02
 POLL_MOST_S = 1.0
 RETRY_MOST_S = 30
@@ -25,19 +28,31 @@ def wished_s(prefer: str) -> int:
     return min(int(found[1]), WAIT_MOST_S) if found else 0
 
 
-async def until_final(service: Service, ref: TaskRef, wait_s: int, stopping: Callable[[], bool]) -> Snapshot | None:
+def possible_s(wish_s: int, scope: Mapping[str, Any]) -> float:
+    """As much of a wait as the call has time for: in a Lambda function, whatever storing the task took is gone."""
+    context = scope.get("aws.context")  # Mangum's
+    if context is None:
+        return wish_s
+    left_s: float = context.get_remaining_time_in_millis() / 1000
+    return min(wish_s, max(0, left_s - ANSWERING_S))
+
+
+async def until_final(service: Service, ref: TaskRef, wait_s: float, stopping: Callable[[], bool]) -> Snapshot | None:
     """Wait for a task's end, looking after 20 ms and then ever more seldom.
 
-    None when `wait_s` seconds went by without it, or the server is stopping. A look that fails is no failure: the task
-    is accepted, and a caller who is told otherwise would send it again.
+    None when `wait_s` seconds went by without it, the server is stopping, or the task was deleted meanwhile. A look
+    that fails is no failure: the task is accepted, and a caller who is told otherwise would send it again.
     """
     loop = asyncio.get_running_loop()
     end, pause = loop.time() + wait_s, POLL_FIRST_S
     while (left := end - loop.time()) > 0 and not stopping():
         await asyncio.sleep(min(pause, left))
-        with suppress(StorageUnavailable):
-            if service.is_final(ref):
-                return service.get(ref)
+        try:
+            with suppress(StorageUnavailable):
+                if service.is_final(ref):
+                    return service.get(ref)
+        except TaskNotFound:
+            return None
         pause = min(pause * 1.5, POLL_MOST_S)
     return None
 

@@ -16,7 +16,7 @@ from llm_server.orchestration.errors import InvalidInput, StateConflict, TaskNot
 from llm_server.orchestration.key import Payer
 from llm_server.orchestration.ports import Clock, KeyBinding, Store
 from llm_server.orchestration.snapshot import Limits, Request
-from llm_server.orchestration.task import Mode, Task
+from llm_server.orchestration.task import Mode, Task, TaskRef
 from llm_server.orchestration.wakeups import WakeUps
 
 KEY_KEPT_MS = 24 * 3600 * 1000
@@ -48,7 +48,7 @@ _NOTHING = asdict(NewTask(prompt=""))
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Accepted:
-    """A task that is stored; `replayed`: an earlier call with the same Idempotency-Key made it."""
+    """A task that is stored; `replayed`: another call with the same Idempotency-Key made it."""
 
     task: Task
     result: str | None = None
@@ -111,7 +111,9 @@ class Intake:
             TooManyInFlight: the payer's key allows no more open tasks.
             StorageUnavailable: nothing is known to have been stored.
         """
-        return self._stored(*self._prepared(tenant, self._checked(new), self._new_id(), payer), payer)
+        task, request = self._prepared(tenant, self._checked(new), self._new_id(), payer)
+        self._store_new(task, request, payer)
+        return task
 
     def submit_once(
         self,
@@ -125,7 +127,8 @@ class Intake:
         """Store a task, however often the same is submitted under the same key within 24 hours.
 
         The key is bound first: whoever comes with it finds the same task, and stores it where an earlier call died.
-        `admit` is called before a task is stored, and may raise: what was accepted before is answered all the same.
+        The checks, and `admit`, which may raise, are for a task that is to be stored: what was accepted before is
+        answered all the same.
 
         Raises:
             InvalidInput: as `decide`, or the key stands for a task with another body.
@@ -133,30 +136,48 @@ class Intake:
             TooManyInFlight: the payer's key allows no more open tasks.
             StorageUnavailable: nothing is known to have been stored.
         """
-        new, now_ms = self._checked(new), self._clock()
+        new, now_ms = trimmed(new), self._clock()
         wanted = KeyBinding(task_id=self._new_id(), body_hash=new.digest(), until_ms=now_ms + KEY_KEPT_MS)
-        bound = self._store.bind_key(tenant, key, wanted, now_ms=now_ms)
+        bound = self._bound(tenant, new, key, wanted, now_ms)
+        if bound != wanted and (earlier := self._replayed(tenant, bound)):
+            return earlier
+        self._checked(new)
+        admit()
+        task, request = self._prepared(tenant, new, bound.task_id, payer)
+        if self._store_new(task, request, payer):
+            return Accepted(task=task)
+        if twins := self._replayed(tenant, bound):
+            return twins
+        raise StateConflict("The task of this Idempotency-Key was deleted.")
+
+    def _bound(self, tenant: str, new: NewTask, key: str, wanted: KeyBinding, now_ms: int) -> KeyBinding:
+        """What the key stands for; a body that is refused binds none, so that the corrected one may carry it."""
+        try:
+            self._checked(new)
+        except InvalidInput:
+            known = self._store.bound_key(tenant, key, now_ms=now_ms)
+            if known is None:
+                raise
+            bound = known
+        else:
+            bound = self._store.bind_key(tenant, key, wanted, now_ms=now_ms)
         if bound.body_hash != wanted.body_hash:
             raise InvalidInput(KEY_FIELD, "This Idempotency-Key was sent with another body within the last 24 hours.")
-        task, request = self._prepared(tenant, new, bound.task_id, payer)
-        if bound == wanted:
-            admit()
-            return Accepted(task=self._stored(task, request, payer))
+        return bound
+
+    def _replayed(self, tenant: str, bound: KeyBinding) -> Accepted | None:
+        """The task that a key stands for, where it is stored."""
         try:
-            found = self._store.get(task.ref)
+            found = self._store.get(TaskRef(tenant, bound.task_id))
         except TaskNotFound:
-            admit()
-            self._stored(task, request, payer)
-            try:
-                found = self._store.get(task.ref)
-            except TaskNotFound as deleted:
-                raise StateConflict("The task of this Idempotency-Key was deleted.") from deleted
+            return None
         return Accepted(task=found.task, result=found.result, replayed=True)
 
-    def _stored(self, task: Task, request: Request, payer: Payer | None) -> Task:
-        self._store.add(task, request, most_in_flight=payer.limits.tasks_in_flight if payer else None)
+    def _store_new(self, task: Task, request: Request, payer: Payer | None) -> bool:
+        """Store a task and wake a worker; False when it was stored already, by a call that may have died since."""
+        is_new = self._store.add(task, request, most_in_flight=payer.limits.tasks_in_flight if payer else None)
         self._wakeups.send(task.ref)
-        return task
+        return is_new
 
     def _prepared(self, tenant: str, new: NewTask, task_id: str, payer: Payer | None) -> tuple[Task, Request]:
         """A new task and what was asked, as they are to be stored."""
@@ -203,13 +224,19 @@ class Intake:
             raise InvalidInput("engine", f"Engine {name} {why}; choose another or leave the field out.")
 
 
+def trimmed(new: NewTask) -> NewTask:
+    """The white space round a prompt is no part of it."""
+    return replace(new, prompt=new.prompt.strip())
+
+
 def checked(new: NewTask, catalog: Catalog, *, prompt_max_chars: int) -> NewTask:
     """Trim the prompt of a new task.
 
     Raises:
         InvalidInput: it is blank or too long, or profile or role are unknown.
     """
-    prompt = new.prompt.strip()
+    new = trimmed(new)
+    prompt = new.prompt
     if not prompt:
         raise InvalidInput("prompt", "The prompt is blank; it needs at least one character that is not white space.")
     if len(prompt) > prompt_max_chars:
@@ -218,7 +245,7 @@ def checked(new: NewTask, catalog: Catalog, *, prompt_max_chars: int) -> NewTask
         catalog.profile(new.profile)
     if new.role is not None:
         catalog.role(new.role)
-    return replace(new, prompt=prompt)
+    return new
 
 
 def analysed(new: NewTask, catalog: Catalog) -> tuple[Analysis, str]:

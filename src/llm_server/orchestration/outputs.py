@@ -6,10 +6,15 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Literal
 
+import msgspec
+
 from llm_server.orchestration.receipts import Attempt
 
 TEXTS_MOST_BYTES = 4_000_000
-"""What a task's stored texts may have in all, in UTF-8: its result, its plan, its steps' results and their drafts."""
+"""What a task's texts may have in all: its result, its plan, its steps' results, their drafts and what reviews found.
+
+Counted as JSON in UTF-8, as they are read: then what is stored fits into an answer of the API function (lambda_api.py).
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,14 +46,16 @@ class Output:
 
     @property
     def size(self) -> int:
-        """Bytes of the text."""
-        return len(self.text.encode()) if self.text else 0
+        """Bytes of the text and of what a review found, as JSON: a quote or a line end has 2, other controls 6."""
+        texts = (self.text or "", *(self.review.findings if self.review else ()))
+        return sum(len(msgspec.json.encode(text)) - len('""') for text in texts)
 
     def within(self, left: int, *, key: str) -> Output:
         """This output, or under `key` the failure that its text is larger than the `left` bytes; its calls stay."""
         if self.size <= left:
             return self
-        error = f"The answer has {self.size:,} bytes; {max(left, 0):,} of the {TEXTS_MOST_BYTES:,} of a task are left."
+        size = f"The answer has {self.size:,} bytes as JSON"
+        error = f"{size}; {max(left, 0):,} of the {TEXTS_MOST_BYTES:,} of a task are left."
         return replace(self, key=key, text=None, error=error, review=None)
 
     @property

@@ -114,7 +114,7 @@ def statuses(
     """Each step's status, from those that ended (and whether they succeeded) and whether a worker has the task.
 
     Running is derived, not stored: all it depends on is done and a worker has the task. Skipped is what depends on a
-    failed step, directly or not, and in a final task everything that was not begun.
+    failed step, directly or not, and in a final task everything that has not ended.
     """
     known = {name: StepStatus.COMPLETED if good else StepStatus.FAILED for name, good in finished.items()}
     may_start = {step.id for step in ready(plan, finished)}

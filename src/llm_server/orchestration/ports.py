@@ -153,8 +153,12 @@ class Store(Protocol):
         """Let a caller's key stand for a task, unless it still stands for one; returns what it stands for now."""
         ...
 
-    def add(self, task: Task, request: Request, *, most_in_flight: int | None = None) -> None:
-        """Store a new task and count it, once: adding the same task again changes nothing.
+    def bound_key(self, tenant: str, key: str, *, now_ms: int) -> KeyBinding | None:
+        """What a caller's key stands for now; None when for nothing."""
+        ...
+
+    def add(self, task: Task, request: Request, *, most_in_flight: int | None = None) -> bool:
+        """Store a new task and count it, once; False, and nothing is changed, when it is or was stored already.
 
         Raises:
             TooManyInFlight: the key it is `counted_for` has `most_in_flight` open tasks; nothing was written.

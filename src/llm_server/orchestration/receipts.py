@@ -14,6 +14,7 @@ from typing import Literal
 class Attempt:
     """One engine call: what it used, or why it failed.
 
+    `purpose` is a word for what it was made: `plan`, `answer`; for a step of a plan, a word and the step: `verdict s1`.
     `why` says why this engine was chosen, `tier` what it is configured for. `usage_estimated` marks token counts the
     engine did not report, `truncated` an answer that its limit cut. `fault` is what the answer gate found in an answer;
     it is paid for all the same, and the next attempt is the strong engine asked instead, where one could be asked.
@@ -42,6 +43,11 @@ class Attempt:
     @property
     def answered(self) -> bool:
         return self.error is None
+
+    @property
+    def step_id(self) -> str:
+        """The step it was made for, "" for none."""
+        return self.purpose.partition(" ")[2]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -73,10 +73,12 @@ class DynamoStore:
     def bind_key(self, tenant: str, key: str, binding: KeyBinding, *, now_ms: int) -> KeyBinding:
         return bindings.bind(self._client, self._table, tenant, key, binding, now_ms=now_ms)
 
-    def add(self, task: Task, request: Request, *, most_in_flight: int | None = None) -> None:
+    def bound_key(self, tenant: str, key: str, *, now_ms: int) -> KeyBinding | None:
+        return bindings.bound(self._client, self._table, tenant, key, now_ms=now_ms)
+
+    def add(self, task: Task, request: Request, *, most_in_flight: int | None = None) -> bool:
         if most_in_flight is not None:
-            self._add_limited(task, request, most_in_flight)
-            return
+            return self._add_limited(task, request, most_in_flight)
         with suppress(ConditionFailed):  # an earlier try got this far
             absent = "attribute_not_exists(pk)"
             self._texts.put(task.ref, "REQ", records.encode(request), task.created_ms, ConditionExpression=absent)
@@ -84,8 +86,10 @@ class DynamoStore:
             self._transact([self._put_state(task, "attribute_not_exists(pk)"), *self._counts(None, task)])
         except ConditionFailed:  # added before; or deleted, and then the request must not stay
             self.purge(task.ref)
+            return False
+        return True
 
-    def _add_limited(self, task: Task, request: Request, most: int) -> None:
+    def _add_limited(self, task: Task, request: Request, most: int) -> bool:
         """One transaction for all of it, or each refused task would leave its prompt behind."""
         head = self._texts.put_parts(task.ref, "REQ", records.encode(request), task.created_ms)
         writes = [
@@ -99,6 +103,8 @@ class DynamoStore:
             if not self._is_known(task.ref):
                 raise TooManyInFlight(most) from error
             self.purge(task.ref)
+            return False
+        return True
 
     def _is_known(self, ref: TaskRef) -> bool:
         """Whether a task has this name, or had it and was deleted."""

@@ -31,19 +31,32 @@ def bind(client: DynamoDBClient, table: str, tenant: str, key: str, binding: Key
         try:
             writing(put)
         except ConditionFailed:
-            with calling():
-                row = client.get_item(TableName=table, Key={"pk": item["pk"], "sk": item["sk"]}, ConsistentRead=True)
-            stored = row.get("Item", {})
+            stored = _read(client, table, tenant, key)
         if stored:
             return records.KEY_BINDING.decode(stored["body"]["S"])
     raise AssertionError  # `tries` raises first
 
 
+def bound(client: DynamoDBClient, table: str, tenant: str, key: str, *, now_ms: int) -> KeyBinding | None:
+    """The binding that holds now; one whose time is over may still be stored."""
+    stored = _read(client, table, tenant, key)
+    if not stored or int(stored["until"]["N"]) <= now_ms:
+        return None
+    return records.KEY_BINDING.decode(stored["body"]["S"])
+
+
+def _read(client: DynamoDBClient, table: str, tenant: str, key: str) -> dict[str, Any]:
+    with calling():
+        return client.get_item(TableName=table, Key=_key(tenant, key), ConsistentRead=True).get("Item", {})
+
+
+def _key(tenant: str, key: str) -> dict[str, Any]:
+    return {"pk": {"S": f"IDEM#{tenant}#{sha256(key.encode()).hexdigest()}"}, "sk": {"S": "KEY"}}
+
+
 def _item(tenant: str, key: str, binding: KeyBinding) -> dict[str, Any]:
     """Removed by the database some time after its end."""
-    return {
-        "pk": {"S": f"IDEM#{tenant}#{sha256(key.encode()).hexdigest()}"},
-        "sk": {"S": "KEY"},
+    return _key(tenant, key) | {
         "body": {"S": records.encode(binding)},
         "until": items.number(binding.until_ms),
         "ttl": items.seconds(binding.until_ms),

@@ -30,26 +30,29 @@ class SqliteStore:
         self._database.close()
 
     def bind_key(self, tenant: str, key: str, binding: KeyBinding, *, now_ms: int) -> KeyBinding:
-        query = "SELECT body FROM bindings WHERE (tenant, key) = (?, ?) AND until_ms > ?"
         with self._database.transaction() as db:
-            row = db.execute(query, (tenant, key, now_ms)).fetchone()
-            if row:
-                return records.KEY_BINDING.decode(row[0])
+            if bound := self._bound(db, tenant, key, now_ms):
+                return bound
             new = (tenant, key, records.encode(binding), binding.until_ms)
             db.execute("INSERT OR REPLACE INTO bindings VALUES (?, ?, ?, ?)", new)
         return binding
 
-    def add(self, task: Task, request: Request, *, most_in_flight: int | None = None) -> None:
+    def bound_key(self, tenant: str, key: str, *, now_ms: int) -> KeyBinding | None:
+        with self._database.reading() as db:
+            return self._bound(db, tenant, key, now_ms)
+
+    def add(self, task: Task, request: Request, *, most_in_flight: int | None = None) -> bool:
         with self._database.transaction() as db:
             key = (task.tenant, task.task_id)
             if any(self._is_in(db, table, task.ref) for table in ("tasks", "deleted")):
-                return
+                return False
             if most_in_flight is not None and self._in_flight(db, task.counted_for) >= most_in_flight:
                 raise TooManyInFlight(most_in_flight)
             db.execute("INSERT INTO requests VALUES (?, ?, ?)", (*key, records.encode(request)))
             row = (*key, task.status, task.role, records.listing_key(task), task.next_look_ms, records.encode(task))
             db.execute("INSERT INTO tasks VALUES (?, ?, ?, ?, ?, ?, ?)", row)
             self._count(db, None, task)
+        return True
 
     def get(self, ref: TaskRef) -> Snapshot:
         key = (ref.tenant, ref.task_id)
@@ -119,6 +122,12 @@ class SqliteStore:
                 found = db.execute(f"{EXPIRED} LIMIT ?", (now_ms - keep_ms, limit)).fetchall()
                 for tenant, task_id in found:
                     self._remove(db, TaskRef(tenant, task_id), ("tasks", "requests", "outputs"))
+
+    @staticmethod
+    def _bound(db: sqlite3.Connection, tenant: str, key: str, now_ms: int) -> KeyBinding | None:
+        query = "SELECT body FROM bindings WHERE (tenant, key) = (?, ?) AND until_ms > ?"
+        row = db.execute(query, (tenant, key, now_ms)).fetchone()
+        return records.KEY_BINDING.decode(row[0]) if row else None
 
     @staticmethod
     def _is_in(db: sqlite3.Connection, table: str, ref: TaskRef) -> bool:

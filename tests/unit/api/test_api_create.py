@@ -58,6 +58,16 @@ def test_an_unknown_query_parameter_makes_no_task(server: CalledServer, query: s
     assert (answer.taken, server.get("tasks").json["tasks"]) == (0, [])
 
 
+@pytest.mark.parametrize("query", ["dry_run=true&dry_run=false", "dry_run=true&dry_run=true", "dry_run&dry_run=1"])
+def test_a_query_parameter_that_is_given_twice_makes_no_task(server: CalledServer, query: str) -> None:
+    """One of the two would be ignored."""
+    answer = server.post({"prompt": "Say hello."}, f"tasks?{query}")
+
+    assert (answer.status, answer.detail) == (422, "The query parameter 'dry_run' is given more than once.")
+    assert answer.json["errors"][0]["pointer"] == "/dry_run"
+    assert (answer.taken, server.get("tasks").json["tasks"]) == (0, [])
+
+
 @pytest.mark.parametrize(
     ("method", "path"),
     [

@@ -5,19 +5,36 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from hashlib import sha256
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 import asgi
-from called_server import DOWN, CalledServer, FailingStore
-from llm_server.orchestration.intake import KEY_KEPT_MS, NewTask
+from called_server import DOWN, CalledServer, FailingStore, called_server
+from llm_server.orchestration.intake import KEY_KEPT_MS, Accepted, NewTask
 from llm_server.orchestration.ports import Store
 from llm_server.orchestration.task import TaskRef
 from served import Served
 
 BODY = {"prompt": "Say hello."}
+
+
+class OvertakenStore:
+    """A store before whose `add` something else happens."""
+
+    def __init__(self, inner: Store, before_add: Callable[[], object]) -> None:
+        self._inner = inner
+        self._before_add = before_add
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._inner, name)
+
+    def add(self, *args: Any, **options: Any) -> bool:
+        self._before_add()
+        return self._inner.add(*args, **options)
 
 
 def posted(server: CalledServer, key: str, body: object = BODY, **headers: str) -> asgi.Answer:
@@ -68,7 +85,8 @@ def test_the_same_key_with_another_body_is_refused(server: CalledServer, changed
 
 
 @pytest.mark.parametrize(
-    "key", ["", '""', "x" * 256, f'"{"x" * 256}"', "two words", '"half', "caf\u00e9", '"tab\t"', "a\\b", '"a\\b"']
+    "key",
+    ["", '""', "x" * 256, f'"{"x" * 256}"', "two words", "a,b", '"half', "caf\u00e9", '"tab\t"', "a\\b", '"a\\b"'],
 )
 def test_what_is_no_key_is_refused_by_its_name(shared_server: CalledServer, key: str) -> None:
     """Even for a dry run: nothing may look as if it held."""
@@ -77,8 +95,29 @@ def test_what_is_no_key_is_refused_by_its_name(shared_server: CalledServer, key:
         assert (answer.status, "Idempotency-Key" in answer.detail) == (422, True)
 
 
+def test_the_refusal_of_a_key_says_how_to_write_any(shared_server: CalledServer) -> None:
+    """With what it says the refused text itself becomes a key."""
+    refused = posted(shared_server, 'a\\b "c", d')
+
+    advice = "with a space, comma, quote or backslash in it put it in quotes, and a backslash before each quote and"
+    assert advice in refused.detail
+    assert posted(shared_server, r'"a\\b \"c\", d"').status == 202
+
+
+@pytest.mark.parametrize("keys", [("a", "b"), ("a", "a"), ('"a"', '"b"'), ("a", '"b"'), ("", "b"), ("a", "")])
+@pytest.mark.parametrize("joined", [None, ",", ", "])
+def test_two_keys_are_none(shared_server: CalledServer, keys: tuple[str, str], joined: str | None) -> None:
+    """As two lines, and as the one line that API Gateway makes of them: one of the keys would not hold."""
+    values = keys if joined is None else [joined.join(keys)]
+    headers = [*asgi.JSON.items(), *(("idempotency-key", value) for value in values)]
+
+    answer = shared_server.call("POST", "tasks", headers=headers, parts=[b'{"prompt": "Say hello."}'])
+
+    assert (answer.status, answer.json["errors"][0]["pointer"]) == (422, "/Idempotency-Key")
+
+
 @pytest.mark.parametrize(
-    ("quoted", "bare"), [('"abc"', "abc"), (f'"{"x" * 255}"', "x" * 255), (r'"a\"b"', None), ('"two words"', None)]
+    ("quoted", "bare"), [('"abc"', "abc"), (f'"{"x" * 255}"', "x" * 255), (r'"a\"b"', None), ('"two words, 2"', None)]
 )
 def test_a_key_may_be_quoted_or_bare(shared_server: CalledServer, quoted: str, bare: str | None) -> None:
     first = posted(shared_server, quoted)
@@ -114,15 +153,109 @@ def test_a_hundred_at_once_are_one_task(server: CalledServer) -> None:
 def test_a_task_whose_first_call_died_is_completed_by_the_second(
     server: CalledServer, server_on: Callable[[Store], CalledServer]
 ) -> None:
-    """The key was bound, and then nothing was stored."""
+    """The key was bound, and then nothing was stored: the second call makes the task, so nothing is replayed."""
     with_a_fault = server_on(FailingStore(server.store, DOWN, "add"))
     assert posted(with_a_fault, "k").status == 503
 
     answer = posted(server, "k")
 
-    assert (answer.status, answer.headers["idempotent-replayed"]) == (200, "true")
+    assert (answer.status, "idempotent-replayed" in answer.headers) == (202, False)
     assert server.queue.receive(0) == TaskRef("local", answer.json["task_id"])
     assert server.get("metrics").json["queue_length"] == 1
+
+
+def test_a_replay_needs_no_engine(server: CalledServer) -> None:
+    """The one it named has been switched off meanwhile; a task of another key is refused."""
+    body = BODY | {"engine": "embedded"}
+    first = posted(server, "k", body)
+    server.work()
+    assert server.call("PATCH", "engines/embedded", headers=asgi.JSON, parts=[b'{"toggle": false}']).status == 200
+
+    again, other = posted(server, "k", body), posted(server, "k2", body)
+
+    assert (again.status, again.headers["idempotent-replayed"]) == (200, "true")
+    assert (again.json["task_id"], again.json["status"]) == (first.json["task_id"], "Completed")
+    assert (other.status, other.json["errors"][0]["pointer"]) == (422, "/engine")
+
+
+OTHER_ROLE = '[roles.Poet-Agent]\npurpose = "Verse."\nprofiles = ["General"]\ntier = "fast"\nsystem_prompt = "Rhyme."\n'
+
+
+@pytest.mark.parametrize(
+    ("body", "pointer"), [(BODY | {"role": "Poet-Agent"}, "/role"), ({"prompt": "A longer prompt."}, "/prompt")]
+)
+def test_a_replay_is_answered_whatever_the_configuration_is_by_now(
+    tmp_path: Path, body: dict[str, str], pointer: str
+) -> None:
+    """The role is gone, prompts must be shorter: that holds for what is to be stored, with another key or none."""
+    with called_server(tmp_path, OTHER_ROLE) as server:
+        first = posted(server, "k", body)
+    with called_server(tmp_path, prompt_max_chars=15) as server:
+        again, other = posted(server, "k", body), server.post(body)
+
+    assert (first.status, again.status, other.status) == (202, 200, 422)
+    assert again.json["task_id"] == first.json["task_id"]
+    assert other.json["errors"][0]["pointer"] == pointer
+
+
+def test_what_is_refused_from_the_start_leaves_its_key_free(server: CalledServer) -> None:
+    refused = posted(server, "k", BODY | {"role": "Nobody"})
+
+    assert (refused.status, refused.json["errors"][0]["pointer"]) == (422, "/role")
+    assert posted(server, "k").status == 202
+
+
+def test_a_bound_task_that_was_never_stored_is_checked_when_it_is_to_be(
+    server: CalledServer, server_on: Callable[[Store], CalledServer]
+) -> None:
+    """The call that bound the key died; then the engine was switched off."""
+    body = BODY | {"engine": "embedded"}
+    assert posted(server_on(FailingStore(server.store, DOWN, "add")), "k", body).status == 503
+    server.service.switch_engine("embedded", {"toggle": False})
+
+    answer = posted(server, "k", body)
+
+    assert (answer.status, answer.json["errors"][0]["pointer"]) == (422, "/engine")
+    assert server.get("metrics").json["total_requests"] == 0
+
+
+def test_a_task_that_can_be_accepted_takes_one_call_for_its_key(
+    server: CalledServer, server_on: Callable[[Store], CalledServer]
+) -> None:
+    """What the key stands for is read apart only where the checks refuse."""
+    without = server_on(FailingStore(server.store, DOWN, "bound_key"))
+
+    assert (posted(without, "k").status, posted(without, "k").status) == (202, 200)
+
+
+def test_a_task_that_was_refused_at_first_is_no_replay_when_it_is_made(server: CalledServer) -> None:
+    """The key's tasks in flight were used up; the refused call made nothing."""
+    caller = server.with_key("acme", "tasks", tasks_in_flight=1)
+    caller.created()
+    refused = posted(caller, "k")
+    server.work()
+    made, again = posted(caller, "k"), posted(caller, "k")
+
+    assert [(a.status, a.headers.get("idempotent-replayed")) for a in (refused, made, again)] == [
+        (429, None),
+        (202, None),
+        (200, "true"),
+    ]
+    assert made.json["task_id"] == again.json["task_id"]
+
+
+def test_of_a_first_call_and_a_twin_that_overtakes_it_one_made_the_task(
+    server: CalledServer, server_on: Callable[[Store], CalledServer]
+) -> None:
+    """The twin stores it between the first call's binding and its task: then the first one's answer is the replay."""
+    twins: list[Accepted] = []
+    same = partial(server.service.submit_once, "local", NewTask(prompt=BODY["prompt"]), "k")
+
+    first = posted(server_on(OvertakenStore(server.store, lambda: twins.append(same()))), "k")
+
+    assert [twin.replayed for twin in twins] == [False]
+    assert (first.status, first.headers["idempotent-replayed"]) == (200, "true")
+    assert server.get("metrics").json["total_requests"] == 1
 
 
 def test_a_key_is_free_again_after_24_hours(served: Served) -> None:

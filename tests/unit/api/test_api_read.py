@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -12,6 +13,7 @@ from called_server import DOWN, CalledServer, FailingStore
 from llm_server.orchestration.outputs import Review
 from llm_server.orchestration.plan import Plan, Step
 from llm_server.orchestration.ports import Store
+from llm_server.orchestration.receipts import Attempt
 from llm_server.orchestration.task import Task
 
 DETAIL = (
@@ -102,10 +104,10 @@ def test_a_plan_in_progress_shows_how_far_each_step_is(server: CalledServer) -> 
     found = Review(verdict="fail", findings=("Off by one.",))
     for output in (
         an_output("PLAN", Plan(goal="All of it.", steps=tuple(steps)).to_json()),
-        an_output("STEP#s1", "Done.", attempts=(an_attempt(), an_attempt(cost_microusd=None))),
+        an_output("STEP#s1", "Done.", attempts=(for_step("s1"), for_step("s1", cost_microusd=None))),
         a_failure("STEP#s2", "No engine answered."),
-        an_output("DRAFT#s3#0", "A draft."),
-        an_output("VERDICT#s3#0", None, review=found),
+        an_output("DRAFT#s3#0", "A draft.", attempts=(for_step("s3"),)),
+        an_output("VERDICT#s3#0", None, attempts=(for_step("s3", "verdict"),), review=found),
     ):
         planned = task.progressed(output)
         server.store.save(task, planned, output)
@@ -122,6 +124,26 @@ def test_a_plan_in_progress_shows_how_far_each_step_is(server: CalledServer) -> 
         ("Skipped", None, None, 0),
     ]
     assert shown["plan"]["steps"][2]["review"] == {"verdict": "fail", "findings": ["Off by one."], "reason": None}
+
+
+def test_a_step_that_was_begun_in_a_cancelled_plan_shows_what_it_cost(server: CalledServer) -> None:
+    """Its calls stand at the claim's end, for the step has none; a step whose name begins with another's is another."""
+    task = a_stored(server)
+    steps = tuple(Step(id=name, role="Chat-Agent", instruction="Do.") for name in ("s", "s1", "t"))
+    plan = an_output("PLAN", Plan(goal="All of it.", steps=steps).to_json())
+    planned = task.progressed(plan)
+    server.store.save(task, planned, plan)
+    cancelled = planned.cancelled(now_ms=plan.created_ms)
+    server.store.save(planned, cancelled)
+    paid = an_output("TRY#1", None, attempts=(for_step("s"), for_step("s1"), for_step("s1", "fix")))
+    server.store.save(cancelled, cancelled.settled(paid), paid)
+
+    shown = server.get(f"tasks/{task.task_id}").json["plan"]["steps"]
+    assert [(s["status"], s["cost_microusd"]) for s in shown] == [("Skipped", 300), ("Skipped", 600), ("Skipped", 0)]
+
+
+def for_step(step: str, word: str = "step", **fields: Any) -> Attempt:
+    return an_attempt(purpose=f"{word} {step}", **fields)
 
 
 def test_a_failed_task_shows_why_and_what_it_cost(server: CalledServer) -> None:

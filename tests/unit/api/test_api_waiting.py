@@ -11,6 +11,7 @@ import asgi
 from builders import NOW_MS, a_task
 from called_server import DOWN, CalledServer, FailingStore
 from llm_server.api import waiting
+from llm_server.orchestration.errors import TaskNotFound
 from llm_server.orchestration.ports import Store
 
 
@@ -83,6 +84,48 @@ def test_a_look_that_fails_is_no_reason_to_send_the_task_again(
         answer = served.post({"prompt": "Say hello."}, prefer="wait=1")
 
     assert (answer.status, answer.json["status"]) == (202, "Queued")
+
+
+class Invocation:
+    """Of a Lambda function, with so much time left."""
+
+    def __init__(self, left_s: float) -> None:
+        self._end_s = time.monotonic() + left_s
+
+    def get_remaining_time_in_millis(self) -> int:
+        return int((self._end_s - time.monotonic()) * 1000)
+
+
+def test_a_wait_ends_before_the_function_does(server: CalledServer) -> None:
+    """Storing the task took most of the time: the caller gets its id, and no 500 from the gateway."""
+    began_s, left_s = time.monotonic(), waiting.ANSWERING_S + 0.5
+    headers = asgi.JSON | {"prefer": "wait=20"}
+    scope = {"aws.context": Invocation(left_s)}
+    answer = server.call("POST", "tasks", headers=headers, parts=[b'{"prompt": "Say hello."}'], server=scope)
+
+    assert (answer.status, answer.json["status"]) == (202, "Queued")
+    assert time.monotonic() - began_s < left_s
+
+
+@pytest.mark.parametrize(("left_s", "possible_s"), [(29, 25), (27, 24), (3, 0), (0, 0)])
+def test_a_wait_is_as_long_as_the_function_has_time(left_s: float, possible_s: float) -> None:
+    """All of it, where storing the task took what it usually takes."""
+    assert waiting.possible_s(25, {"aws.context": Invocation(left_s)}) == pytest.approx(possible_s, abs=0.5)
+    assert waiting.possible_s(25, {}) == 25
+
+
+@pytest.mark.parametrize("look", ["peek", "get"])
+def test_a_task_that_is_deleted_while_its_caller_waits_was_accepted(
+    server: CalledServer, server_on: Callable[[Store], CalledServer], look: str
+) -> None:
+    """The caller is told what was made; 404 would be about a task that nobody has asked for."""
+    gone = server_on(FailingStore(server.store, TaskNotFound(), look))
+
+    with server.working():
+        answer = gone.post({"prompt": "Say hello."}, prefer="wait=20")
+
+    assert (answer.status, answer.json["status"]) == (202, "Queued")
+    assert server.get(f"tasks/{answer.json['task_id']}").status == 200
 
 
 @pytest.mark.parametrize(

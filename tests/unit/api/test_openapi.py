@@ -42,6 +42,17 @@ def test_every_error_is_described_by_our_own_model() -> None:
                 assert schema == {"$ref": "#/components/schemas/Problem"}
 
 
+def test_a_profile_that_is_left_out_is_what_the_description_says(server: CalledServer) -> None:
+    """The one of the role that the analysis chooses; the General of old is only what an unsure one falls back to."""
+    prompts = ["Write a Python function that merges two sorted lists.", "Hm."]
+    decided = [server.post({"prompt": prompt}, "tasks?dry_run=true").json["profile"] for prompt in prompts]
+    fields = json.loads(document())["components"]["schemas"]["NewTask"]["properties"]
+
+    said = "Default: the profile of the role that it chooses; General when it is not sure."
+    assert decided == ["Developer", "General"]
+    assert fields["profile"]["description"].endswith(said)
+
+
 def test_generated_calls_are_answered_as_described(server: CalledServer) -> None:
     """Every check of schemathesis, on data that fits the document and on data that does not, and on chains of calls."""
     token = server.with_key().headers["authorization"].removeprefix("Bearer ")
