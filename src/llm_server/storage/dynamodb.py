@@ -91,11 +91,15 @@ class DynamoStore:
             self.purge(task.ref)
 
     def _add_limited(self, task: Task, request: Request, most: int) -> None:
-        """One transaction for all of it, or each refused task would leave its prompt behind."""
-        head = self._texts.put_parts(task.ref, "REQ", records.encode(request), task.created_ms)
+        """One transaction for all of it, or each refused task would leave its prompt behind.
+
+        The parts of a long one, too: to remove them afterwards could hit a twin whose request names the same. They fit:
+        a transaction holds 4 MB, and the longest prompt, 1,000,000 characters of 21 bits at most, is packed.
+        """
+        rows = self._texts.items(task.ref, "REQ", records.encode(request), task.created_ms)
         writes = [
             self._put_state(task, "attribute_not_exists(pk)"),
-            {"Put": {"TableName": self._table, "Item": head}},
+            *({"Put": {"TableName": self._table, "Item": row}} for row in rows),
             *self._counts(None, task, most_in_flight=most),
         ]
         try:
