@@ -159,17 +159,19 @@ class SqliteStore:
     def page(self, tenant: str, *, size: int, token: str, status: Status | None, role: str | None) -> Page:
         query = "SELECT body FROM tasks WHERE tenant = ?"
         values: list[object] = [tenant]
+        keep_ms = self._retention.keep_ms
         for condition, value in (
             ("listing < ?", records.key_of(token) if token else None),
             ("status = ?", status),
             ("role = ?", role),
+            (f"ifnull({FINISHED_MS} > ?, TRUE)", None if keep_ms is None else self._retention.clock() - keep_ms),
         ):
             if value is not None:
                 query += f" AND {condition}"
                 values.append(value)
         with self._database.reading() as db:
             rows = db.execute(query + " ORDER BY listing DESC LIMIT ?", (*values, size + 1)).fetchall()
-        tasks = [task for (body,) in rows if not self._retention.has_expired(task := records.TASK.decode(body))]
+        tasks = [records.TASK.decode(body) for (body,) in rows]
         more = len(tasks) > size
         return Page(tasks[:size], records.token_of(records.listing_key(tasks[size - 1])) if more else "")
 
