@@ -10,7 +10,7 @@ from llm_server.orchestration.errors import TaskLost, TaskNotFound, TooManyInFli
 from llm_server.orchestration.metrics import Counters, change, day_of, in_flight_change
 from llm_server.orchestration.outputs import Output
 from llm_server.orchestration.ports import Due, EngineRecords, EngineState, EngineSwitch, KeyBinding, Page, SwitchName
-from llm_server.orchestration.retention import DELETED_KEPT_MS, Retention
+from llm_server.orchestration.retention import DELETED_KEPT_MS, SPENDING_KEPT_MS, Retention
 from llm_server.orchestration.snapshot import Request, Snapshot
 from llm_server.orchestration.task import Status, Task, TaskRef
 from llm_server.storage import records
@@ -115,6 +115,8 @@ class SqliteStore:
         with self._database.transaction() as db:
             for table in ("deleted", "bindings"):
                 db.execute(f"DELETE FROM {table} WHERE until_ms <= ?", (now_ms,))
+            for table in ("spending", "key_spending", "key_reservations"):
+                db.execute(f"DELETE FROM {table} WHERE day < ?", (day_of(now_ms - SPENDING_KEPT_MS),))
             if keep_ms is not None:
                 found = db.execute(f"{EXPIRED} LIMIT ?", (now_ms - keep_ms, limit)).fetchall()
                 for tenant, task_id in found:
