@@ -21,6 +21,7 @@ from llm_server.orchestration.ports import EngineSwitch
 from llm_server.orchestration.task import Mode, Status, TaskRef
 from llm_server.storage.sqlite import SqliteStore
 from llm_server.storage.sqlite_file import OnlyProcess
+from llm_server.storage.sqlite_keys import SqliteKeys
 from llm_server.storage.sqlite_queue import SqliteQueue
 
 HOLDER = """
@@ -134,6 +135,19 @@ def test_a_queued_task_without_a_message_gets_one_at_the_next_start(tmp_path: Pa
         assert (queue.replace_lost(), queue.replace_lost()) == (1, 0)
 
         assert (queue.receive(0), queue.receive(0), queue.depth()) == (forgotten.ref, None, 1)
+
+
+def test_what_is_acknowledged_is_on_the_disk_itself(tmp_path: Path) -> None:
+    """On macOS an fsync alone leaves it in the disk's cache. A wake-up is no promise, and waits for no disk."""
+    path = tmp_path / "tasks.db"
+    ends = (SqliteStore(path), SqliteKeys(path), SqliteQueue(path, lambda: NOW_MS))
+    found = []
+    for end in ends:
+        with closing(end), end._database.reading() as db:
+            found.append([db.execute(f"PRAGMA {name}").fetchone()[0] for name in ("synchronous", "fullfsync")])
+
+    full, normal = 2, 1
+    assert found == [[full, 1], [full, 1], [normal, 0]]
 
 
 def test_what_was_acknowledged_is_there_after_a_restart(tmp_path: Path) -> None:

@@ -75,6 +75,8 @@ class Database:
             with self._turn():
                 self._connection.execute("PRAGMA journal_mode = WAL")
                 self._connection.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
+                if durable:  # on macOS an fsync stops at the disk's cache; elsewhere this says nothing
+                    self._connection.execute("PRAGMA fullfsync = ON")
                 self._check_ours(path)
                 self._connection.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version = {VERSION}; COMMIT;")
         except sqlite3.Error as error:
