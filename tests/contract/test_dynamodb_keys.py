@@ -8,9 +8,9 @@ from functools import partial
 import pytest
 
 from aws_emulators import Substrate
-from builders import NOW_MS, a_key, a_request, a_task, an_output, claimed, prose
+from builders import NOW_MS, a_key, a_request, a_task, an_output, claimed, noise, prose
 from dynamodb_wire import Wire, recording
-from llm_server.orchestration.errors import StorageUnavailable
+from llm_server.orchestration.errors import StorageUnavailable, TooManyInFlight
 from llm_server.orchestration.key import Account
 from llm_server.storage.dynamodb import DynamoStore
 from llm_server.storage.dynamodb_keys import DynamoKeys
@@ -53,6 +53,22 @@ def test_what_each_limit_costs_in_write_units(moto_store: DynamoStore, keys: Dyn
     in_flight = units(wire)
 
     assert (request, call, in_flight) == (1, 2, 17 + 5)
+
+
+def test_a_refused_task_leaves_nothing_of_its_prompt_behind(aws_substrate: Substrate) -> None:
+    """However long; nor does one that breaks off."""
+    store = DynamoStore(aws_substrate.dynamodb, aws_substrate.table, draw=lambda n: 0)
+    store.add(a_task(counted_for=TODAY.key_id), a_request(), most_in_flight=1)
+    before = aws_substrate.dynamodb.scan(TableName=aws_substrate.table)["Items"]
+
+    with pytest.raises(TooManyInFlight):
+        store.add(a_task(counted_for=TODAY.key_id), a_request(noise(800_000)), most_in_flight=1)
+    with recording(aws_substrate.dynamodb) as wire:
+        wire.refuse("TransactWriteItems", "InternalServerError")
+        with pytest.raises(StorageUnavailable):
+            store.add(a_task(counted_for=TODAY.key_id), a_request(noise(800_000)), most_in_flight=9)
+
+    assert aws_substrate.dynamodb.scan(TableName=aws_substrate.table)["Items"] == before
 
 
 def test_a_key_without_limits_writes_nothing_more(moto_store: DynamoStore, wire: Wire) -> None:

@@ -15,17 +15,14 @@ from pathlib import Path
 import pytest
 
 from audit import audit
-from builders import LEASE_MS, NOW_MS, SWEEP_MS, NoQueue, a_failure, a_request, a_task, an_output, claimed
+from builders import LEASE_MS, NOW_MS, SWEEP_MS, a_failure, a_request, a_task, an_output, claimed
 from llm_server.orchestration.errors import ConfigurationError, StorageUnavailable, TaskLost
 from llm_server.orchestration.ports import EngineSwitch
-from llm_server.orchestration.retention import Retention
-from llm_server.orchestration.sweep import Sweep
-from llm_server.orchestration.task import DAY_MS, Mode, Status, TaskRef
-from llm_server.orchestration.wakeups import WakeUps
-from llm_server.storage.sqlite import EXPIRED, SqliteStore
+from llm_server.orchestration.task import Mode, Status, TaskRef
+from llm_server.storage.sqlite import SqliteStore
 from llm_server.storage.sqlite_file import OnlyProcess
+from llm_server.storage.sqlite_keys import SqliteKeys
 from llm_server.storage.sqlite_queue import SqliteQueue
-from scripted import Clock
 
 HOLDER = """
 import sys
@@ -138,6 +135,19 @@ def test_a_queued_task_without_a_message_gets_one_at_the_next_start(tmp_path: Pa
         assert (queue.replace_lost(), queue.replace_lost()) == (1, 0)
 
         assert (queue.receive(0), queue.receive(0), queue.depth()) == (forgotten.ref, None, 1)
+
+
+def test_what_is_acknowledged_is_on_the_disk_itself(tmp_path: Path) -> None:
+    """On macOS an fsync alone leaves it in the disk's cache. A wake-up is no promise, and waits for no disk."""
+    path = tmp_path / "tasks.db"
+    ends = (SqliteStore(path), SqliteKeys(path), SqliteQueue(path, lambda: NOW_MS))
+    found = []
+    for end in ends:
+        with closing(end), end._database.reading() as db:
+            found.append([db.execute(f"PRAGMA {name}").fetchone()[0] for name in ("synchronous", "fullfsync")])
+
+    full, normal = 2, 1
+    assert found == [[full, 1], [full, 1], [normal, 0]]
 
 
 def test_what_was_acknowledged_is_there_after_a_restart(tmp_path: Path) -> None:
@@ -277,26 +287,3 @@ def test_a_file_from_before_engines_were_switched_goes_on_to_work(tmp_path: Path
     with closing(SqliteStore(path)) as store:
         assert store.engines().switches == {"gpt": EngineSwitch(locked=True)}
         audit(store, [task.ref])
-
-
-def test_what_has_expired_is_removed_by_the_sweep(tmp_path: Path) -> None:
-    """From the file, request and outputs too; what is open, or not so old, stays. The look needs no scan."""
-    clock = Clock()
-    with closing(SqliteStore(tmp_path / "tasks.db", Retention(clock=clock, keep_ms=DAY_MS))) as store:
-        old, young, queued = a_task(), a_task(), a_task()
-        for task in (old, young, queued):
-            store.add(task, a_request())
-        for task, now_ms in ((old, NOW_MS), (young, NOW_MS + 1)):
-            failure = a_failure(created_ms=now_ms)
-            store.save(task, claimed(task))
-            store.save(claimed(task), claimed(task).failed(failure), failure)
-        clock.now_ms += DAY_MS
-        Sweep(store=store, wakeups=WakeUps(NoQueue()), clock=clock, sweep_ms=SWEEP_MS).run()
-
-    with closing(sqlite3.connect(tmp_path / "tasks.db")) as db:
-        counted = [
-            db.execute(f"SELECT count(*) FROM {name}").fetchone()[0] for name in ("tasks", "requests", "outputs")
-        ]
-        (plan,) = db.execute(f"EXPLAIN QUERY PLAN {EXPIRED}", (0,)).fetchall()
-    assert counted == [2, 2, 1]
-    assert "USING INDEX finished" in plan[-1]

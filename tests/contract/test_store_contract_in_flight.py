@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from random import Random
 
 import pytest
 
 from at_once import at_once
-from builders import NOW_MS, a_failure, a_request, a_task, an_output, claimed
+from builders import NOW_MS, a_failure, a_request, a_task, an_output, claimed, noise
 from llm_server.orchestration.errors import TaskLost, TaskNotFound, TooManyInFlight
 from llm_server.orchestration.key import Account
 from llm_server.orchestration.ports import KeyStore, Store
@@ -96,12 +97,23 @@ def test_64_racers_never_have_more_in_flight_than_allowed(store: Store, key_stor
     assert (fits.count(True), in_flight(key_store), store.overview()[0].total) == (10, 10, 10)
 
 
-def test_a_long_prompt_comes_back_whole_from_a_counted_task(store: Store) -> None:
-    """It takes more than one item of the table."""
-    task, request = a_counted_task(), replace(a_request(), prompt="é" * 400_000)
+def test_the_longest_prompt_comes_back_whole_from_a_counted_task(store: Store) -> None:
+    """As long as it can be configured, and of characters that no packing makes shorter."""
+    astral = range(0x10000, 0x110000)
+    task, request = a_counted_task(), a_request("".join(map(chr, Random(7).choices(astral, k=1_000_000))))
     store.add(task, request, most_in_flight=1)
 
     assert store.get(task.ref).request == request
+
+
+def test_of_8_twins_with_a_long_prompt_none_takes_it_from_the_others(store: Store, key_store: KeyStore) -> None:
+    """They name the same parts of it; all but one find the task there, while other tasks are refused."""
+    task, request = a_counted_task(), a_request(noise(800_000))
+
+    at_once(lambda n: added(store, most=1) if n % 2 else store.add(task, request, most_in_flight=9), range(16))
+
+    assert store.get(task.ref).request == request
+    assert in_flight(key_store) in (1, 2)
 
 
 def test_a_retry_is_held_to_the_limit_of_its_key(store: Store, key_store: KeyStore) -> None:

@@ -3,13 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Protocol
 
 import pytest
 
 from builders import NOW_MS, a_failure, a_request, a_task, claimed
 from llm_server.orchestration.errors import InvalidInput
 from llm_server.orchestration.ports import Page, Store
-from llm_server.orchestration.task import Status, Task
+from llm_server.orchestration.task import DAY_MS, Status, Task
+from scripted import Clock
+
+
+class Keeping(Protocol):
+    """A store that keeps what has ended for 30 days, and its clock."""
+
+    @property
+    def store(self) -> Store: ...
+
+    @property
+    def clock(self) -> Clock: ...
 
 
 def added(store: Store, task: Task) -> Task:
@@ -133,3 +145,19 @@ def test_a_long_list_is_read_to_its_end(store: Store) -> None:
 
     assert ids(first, second) == [*(f"t{n:03}" for n in reversed(range(105))), wanted.task_id]
     assert ids(*pages(store, size=1, role="Architect-Agent")) == [wanted.task_id]
+
+
+def test_tasks_that_have_expired_end_no_list(keeping: Keeping) -> None:
+    """Nor do they make a page shorter; they may still be in the database, between those that are shown."""
+    store = keeping.store
+    for n in range(8):
+        task = added(store, a_task(f"t{n}", created_ms=NOW_MS + n))
+        if n % 4:
+            store.save(task, task.cancelled(now_ms=NOW_MS + n))
+    keeping.clock.now_ms = NOW_MS + 30 * DAY_MS + 5
+    added(store, a_task("new", created_ms=keeping.clock()))
+
+    listed = list(pages(store, size=2))
+
+    assert ids(*listed) == ["new", "t7", "t6", "t4", "t0"]
+    assert [len(page.tasks) for page in listed] == [2, 2, 1]

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from typing import Any
 
 from at_once import at_once
 from audit import audit
-from builders import NOW_MS, SWEEP_MS, a_failure, a_lifecycle, a_request, a_task, an_attempt, an_output, claimed
+from builders import NOW_MS, SWEEP_MS, a_failure, a_lifecycle, a_request, a_task, an_attempt, an_output, claimed, noise
 from llm_server.orchestration.approval import decide
 from llm_server.orchestration.errors import ApprovalConflict, StateConflict, TaskLost
 from llm_server.orchestration.plan import digest
 from llm_server.orchestration.ports import EngineState, EngineSwitch, Store, SwitchName
-from llm_server.orchestration.task import DAY_MS, NEVER_MS, Status, Task
+from llm_server.orchestration.task import DAY_MS, NEVER_MS, Mode, Status, Task
 
 
 def won(write: Callable[[], Any]) -> bool:
@@ -86,6 +87,38 @@ def test_of_the_claim_and_the_finish_of_8_twins_each_counts_once(store: Store) -
 
     assert store.get(task.ref).result == "Hello."
     audit(store, [task.ref])
+
+
+def test_no_reader_sees_a_state_without_the_outputs_it_counts(store: Store) -> None:
+    """A worker stores step after step while others read; what was read is long, which on DynamoDB takes several pages.
+
+    Who claims by a snapshot that misses a draft has it made, and paid, again.
+    """
+    task, ended = a_task(mode=Mode.PLAN), threading.Event()
+    outputs = [an_output("PLAN", noise(1_300_000)), *(an_output(f"DRAFT#s{n}#0") for n in range(10))]
+    store.add(task, a_request())
+    store.save(task, claimed(task))
+
+    def work() -> bool:
+        before = claimed(task)
+        for output in outputs:
+            store.save(before, before.progressed(output), output)
+            before = before.progressed(output)
+        return True
+
+    def read() -> bool:
+        seen = [store.get(task.ref)]
+        while not ended.is_set():
+            seen.append(store.get(task.ref))
+        return all(len(each.outputs) >= each.task.receipt.calls for each in seen)
+
+    def act(n: int) -> bool:
+        try:
+            return read() if n else work()
+        finally:
+            ended.set()
+
+    assert at_once(act, range(3)) == [True] * 3
 
 
 def test_each_due_task_is_woken_by_exactly_one_of_8_sweeps(store: Store) -> None:

@@ -116,6 +116,18 @@ def test_a_revoked_key_is_refused_at_once_and_elsewhere_within_a_minute(
     assert [key.revoked_ms for key in keys.all()] == [NOW_MS]
 
 
+def test_a_key_is_cached_no_longer_for_a_clock_that_is_set_back(keys: Keys, store: CountedKeys, clock: Clock) -> None:
+    """By an hour: elsewhere it was revoked meanwhile."""
+    elsewhere = Keys(store, clock, os.urandom)
+    key, token = keys.create("acme", ["tasks"])
+    elsewhere.caller(token)
+    keys.revoke(key.key_id)
+    clock.pass_s(-3_600)
+
+    with pytest.raises(Unauthenticated):
+        elsewhere.caller(token)
+
+
 def test_a_key_is_read_once_a_minute(keys: Keys, store: CountedKeys, clock: Clock) -> None:
     _, token = keys.create("acme", ["tasks"])
     for _ in range(100):

@@ -144,6 +144,15 @@ def test_another_process_obeys_within_5_s(served: Served) -> None:
     assert second.decide(NewTask(prompt="Why?", engine=NAMED)).engine == NAMED
 
 
+def test_another_process_obeys_also_when_its_clock_is_set_back(served: Served) -> None:
+    first, second = served.service, served.use(only())
+    assert second.decide(NewTask(prompt="Why?", engine=NAMED)).engine == NAMED
+    first.switch_engine(NAMED, {"toggle": False})
+    served.clock.pass_s(-3_600)
+
+    assert second.decide(NewTask(prompt="Why?")).engine is None
+
+
 def test_without_the_store_what_was_switched_goes_on_to_hold(
     balanced: Balanced, watched: WatchedStore, clock: Clock
 ) -> None:

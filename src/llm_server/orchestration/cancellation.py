@@ -45,7 +45,8 @@ class Cancellation:
 
     def check(self, *, anew: bool = False) -> None:
         """Raise TaskCancelled when the task has been cancelled, as far as is known or, `anew`, as a look now tells."""
-        if not self._told and (anew or self._clock() - self._known_ms > LOOK_MS):
+        is_known = 0 <= self._clock() - self._known_ms <= LOOK_MS  # the clock may have been set back
+        if not self._told and (anew or not is_known):
             if self._look():
                 self.tell()
             self.goes_on()

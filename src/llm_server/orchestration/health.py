@@ -38,7 +38,7 @@ class EngineStates:
 
     def all(self) -> EngineRecords:
         with self._lock:
-            if self._clock() - self._read_ms >= STATE_AGE_MS:
+            if not 0 <= self._clock() - self._read_ms < STATE_AGE_MS:  # the clock may have been set back
                 self._read_ms = self._clock()
                 try:
                     records = self._store.engines()

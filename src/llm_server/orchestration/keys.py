@@ -118,7 +118,7 @@ class Keys:
         """A key as it was at most 60 s ago; one that is not known is asked for each time, for it may just be made."""
         now_ms = self._clock()
         found, until_ms = self._known.get(key_id, (None, 0))
-        if found is not None and now_ms < until_ms:
+        if found is not None and until_ms - CACHED_MS <= now_ms < until_ms:  # not when the clock was set back, either
             return found
         key = self._store.key(key_id)
         if len(self._known) >= CACHED_MOST:

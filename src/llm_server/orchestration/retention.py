@@ -13,6 +13,9 @@ day, has them stay longer once a task has been open for half of this."""
 DELETED_KEPT_MS = 2 * DAY_MS
 """How long a deleted task is known to be deleted: longer than an Idempotency-Key stands for it."""
 
+SPENDING_KEPT_MS = 40 * DAY_MS
+"""How long is known what a tenant or a key has spent on a day: longer than any month."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Retention:

@@ -71,6 +71,12 @@ class Snapshot:
         return answer.text if answer else None
 
     @property
+    def is_whole(self) -> bool:
+        """Whether every call that the state counts is among the outputs, and the answer of a Completed task."""
+        counted = self.task.receipt.calls + self.task.receipt.failed_calls
+        return len(self.attempts) >= counted and (self.task.answer_fence is None or self.result is not None)
+
+    @property
     def orphan(self) -> Output | None:
         """An answer whose worker died before it could finish the task: paid for, to be adopted."""
         if self.task.status.is_final:

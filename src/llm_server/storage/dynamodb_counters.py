@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from llm_server.orchestration.metrics import Counters, change, day_of, in_flight_change
 from llm_server.orchestration.ports import EngineRecords
+from llm_server.orchestration.retention import SPENDING_KEPT_MS
 from llm_server.orchestration.task import Task
 from llm_server.storage import dynamodb_engines as engines
 from llm_server.storage import dynamodb_items as items
@@ -16,7 +17,6 @@ from llm_server.storage.dynamodb_calls import batch, calling
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient
 
-SPENDING_KEPT_S = 40 * 24 * 3600
 _FIGURES = [f.name for f in fields(Counters)]
 
 
@@ -48,7 +48,8 @@ class CounterShards:
             )
             spending["UpdateExpression"] += " SET #ttl = if_not_exists(#ttl, :ttl)"
             spending["ExpressionAttributeNames"]["#ttl"] = "ttl"
-            spending["ExpressionAttributeValues"][":ttl"] = items.number(after.updated_ms // 1000 + SPENDING_KEPT_S)
+            ends_s = (after.updated_ms + SPENDING_KEPT_MS) // 1000
+            spending["ExpressionAttributeValues"][":ttl"] = items.number(ends_s)
             yield {"Update": spending}
 
     def overview(self) -> tuple[Counters, EngineRecords]:

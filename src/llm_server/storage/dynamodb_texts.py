@@ -31,10 +31,15 @@ class Texts:
 
     def put_parts(self, ref: TaskRef, sk: str, text: str, written_ms: int) -> dict[str, Any]:
         """Write what an item cannot hold as items of their own; returns the item that names them."""
-        head, parts = bodies.split(ref, sk, text, self._retention.of_text(written_ms))
+        head, *parts = self.items(ref, sk, text, written_ms)
         for part in parts:
             writing(partial(self._client.put_item, TableName=self._table, Item=part))
         return head
+
+    def items(self, ref: TaskRef, sk: str, text: str, written_ms: int) -> list[dict[str, Any]]:
+        """A text as items that are not written yet, the one that names the others first."""
+        head, parts = bodies.split(ref, sk, text, self._retention.of_text(written_ms))
+        return [head, *parts]
 
     def rows(self, ref: TaskRef, **projection: Any) -> Iterator[dict[str, Any]]:
         """Everything in a task's partition, its state among it."""

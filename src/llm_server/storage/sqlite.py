@@ -10,7 +10,7 @@ from llm_server.orchestration.errors import TaskLost, TaskNotFound, TooManyInFli
 from llm_server.orchestration.metrics import Counters, change, day_of, in_flight_change
 from llm_server.orchestration.outputs import Output
 from llm_server.orchestration.ports import Due, EngineRecords, EngineState, EngineSwitch, KeyBinding, Page, SwitchName
-from llm_server.orchestration.retention import DELETED_KEPT_MS, Retention
+from llm_server.orchestration.retention import DELETED_KEPT_MS, SPENDING_KEPT_MS, Retention
 from llm_server.orchestration.snapshot import Request, Snapshot
 from llm_server.orchestration.task import Status, Task, TaskRef
 from llm_server.storage import records
@@ -118,6 +118,8 @@ class SqliteStore:
         with self._database.transaction() as db:
             for table in ("deleted", "bindings"):
                 db.execute(f"DELETE FROM {table} WHERE until_ms <= ?", (now_ms,))
+            for table in ("spending", "key_spending", "key_reservations"):
+                db.execute(f"DELETE FROM {table} WHERE day < ?", (day_of(now_ms - SPENDING_KEPT_MS),))
             if keep_ms is not None:
                 found = db.execute(f"{EXPIRED} LIMIT ?", (now_ms - keep_ms, limit)).fetchall()
                 for tenant, task_id in found:
@@ -168,17 +170,19 @@ class SqliteStore:
     def page(self, tenant: str, *, size: int, token: str, status: Status | None, role: str | None) -> Page:
         query = "SELECT body FROM tasks WHERE tenant = ?"
         values: list[object] = [tenant]
+        keep_ms = self._retention.keep_ms
         for condition, value in (
             ("listing < ?", records.key_of(token) if token else None),
             ("status = ?", status),
             ("role = ?", role),
+            (f"ifnull({FINISHED_MS} > ?, TRUE)", None if keep_ms is None else self._retention.clock() - keep_ms),
         ):
             if value is not None:
                 query += f" AND {condition}"
                 values.append(value)
         with self._database.reading() as db:
             rows = db.execute(query + " ORDER BY listing DESC LIMIT ?", (*values, size + 1)).fetchall()
-        tasks = [task for (body,) in rows if not self._retention.has_expired(task := records.TASK.decode(body))]
+        tasks = [records.TASK.decode(body) for (body,) in rows]
         more = len(tasks) > size
         return Page(tasks[:size], records.token_of(records.listing_key(tasks[size - 1])) if more else "")
 

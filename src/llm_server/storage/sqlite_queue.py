@@ -18,6 +18,7 @@ class SqliteQueue:
         self._database = Database(path, durable=False)
         self._clock = clock
         self._sent = threading.Condition()
+        self._sends = 0
 
     def close(self) -> None:
         self._database.close()
@@ -27,6 +28,7 @@ class SqliteQueue:
             row = (str(ref), self._clock() + delay_s * 1000)
             db.execute("INSERT INTO messages (ref, visible_ms) VALUES (?, ?)", row)
         with self._sent:
+            self._sends += 1
             self._sent.notify()
 
     def replace_lost(self) -> int:
@@ -46,16 +48,21 @@ class SqliteQueue:
     def receive(self, wait_s: float) -> TaskRef | None:
         """Take one message, waiting at most `wait_s` seconds for it."""
         end = time.monotonic() + wait_s
-        with self._sent:
-            while (ref := self._take()) is None:
-                left_s = end - time.monotonic()
-                if left_s <= 0:
-                    return None
-                self._sent.wait(min(left_s, 0.5))
-        return ref
+        while True:
+            seen = self._sends  # before the look: what is sent after it is not waited for
+            ref = self._take()
+            left_s = end - time.monotonic()
+            if ref is not None or left_s <= 0:
+                return ref
+            with self._sent:
+                self._sent.wait_for(lambda: self._sends != seen, min(left_s, 0.5))  # noqa: B023
 
     def _take(self) -> TaskRef | None:
+        now_ms = self._clock()
+        with self._database.reading() as db:  # whoever finds nothing is in no writer's way
+            if db.execute("SELECT 1 FROM messages WHERE visible_ms <= ? LIMIT 1", (now_ms,)).fetchone() is None:
+                return None
         first = "SELECT id FROM messages WHERE visible_ms <= ? ORDER BY visible_ms, id LIMIT 1"
         with self._database.transaction() as db:
-            row = db.execute(f"DELETE FROM messages WHERE id = ({first}) RETURNING ref", (self._clock(),)).fetchone()
+            row = db.execute(f"DELETE FROM messages WHERE id = ({first}) RETURNING ref", (now_ms,)).fetchone()
         return TaskRef.parse(row[0]) if row else None

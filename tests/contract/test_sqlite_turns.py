@@ -1,0 +1,163 @@
+"""Store, queue and keys of one process write to one file: none fails another, and none waits longer than its turn."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+import pytest
+
+from builders import NOW_MS, a_key, a_request, a_task
+from llm_server.orchestration.task import TaskRef
+from llm_server.storage.sqlite import SqliteStore
+from llm_server.storage.sqlite_file import BUSY_S, Database
+from llm_server.storage.sqlite_keys import SqliteKeys
+from llm_server.storage.sqlite_queue import SqliteQueue
+from llm_server.storage.sqlite_turns import Turns, turns_of
+from scripted import WAIT_S
+
+REF = TaskRef("local", "t1")
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "tasks.db"
+
+
+@pytest.fixture
+def store(path: Path) -> Iterator[SqliteStore]:
+    with closing(SqliteStore(path)) as store:
+        yield store
+
+
+@pytest.fixture
+def queue(path: Path) -> Iterator[SqliteQueue]:
+    with closing(SqliteQueue(path, lambda: NOW_MS)) as queue:
+        yield queue
+
+
+@contextmanager
+def somebody_writing(path: Path) -> Iterator[threading.Event]:
+    """A transaction on a connection of its own, until the event is set or the block ends."""
+    begun, end = threading.Event(), threading.Event()
+
+    def write() -> None:
+        with closing(Database(path, durable=True)) as database, database.transaction():
+            begun.set()
+            end.wait(WAIT_S)
+
+    with ThreadPoolExecutor(1) as pool:
+        writing = pool.submit(write)
+        assert begun.wait(WAIT_S)
+        try:
+            yield end
+        finally:
+            end.set()
+            writing.result(WAIT_S)
+
+
+def test_a_writer_waits_for_another_of_its_process_as_long_as_it_takes(
+    path: Path, store: SqliteStore, queue: SqliteQueue
+) -> None:
+    """A disk may be slow, and 64 workers come first; SQLite's own patience is for other processes."""
+    task = a_task()
+    with closing(SqliteKeys(path)) as keys, ThreadPoolExecutor(3) as pool:
+        with somebody_writing(path):
+            each: list[Future[None]] = [
+                pool.submit(store.add, task, a_request()),
+                pool.submit(queue.send, task.ref),
+                pool.submit(keys.put_key, a_key()),
+            ]
+            time.sleep(BUSY_S + 0.3)
+            assert not any(future.done() for future in each)
+        for future in each:
+            future.result(WAIT_S)
+
+    assert store.peek(task.ref) == task
+    assert queue.receive(0) == task.ref
+
+
+def test_another_name_for_the_file_has_the_same_turns(tmp_path: Path, path: Path, store: SqliteStore) -> None:
+    link = tmp_path / "link.db"
+    link.symlink_to(path)
+
+    with closing(SqliteQueue(link, lambda: NOW_MS)) as queue, ThreadPoolExecutor(1) as pool:
+        with somebody_writing(path):
+            sent = pool.submit(queue.send, REF)
+            time.sleep(BUSY_S + 0.3)
+        sent.result(WAIT_S)
+
+
+def test_a_receiver_that_finds_nothing_waits_for_nobody(path: Path, queue: SqliteQueue) -> None:
+    """64 idle workers look twice a second; a look is no write."""
+    with somebody_writing(path):
+        began = time.monotonic()
+
+        assert queue.receive(0) is None
+        assert time.monotonic() - began < BUSY_S / 2
+
+
+def test_a_message_can_be_sent_while_a_receiver_looks(path: Path) -> None:
+    """The sender is the HTTP loop; the receiver may wait for its turn with what it found."""
+    looking, go_on = threading.Event(), threading.Event()
+
+    def clock() -> int:
+        if threading.current_thread().name.startswith("receiver"):
+            looking.set()
+            go_on.wait(WAIT_S)
+        return NOW_MS
+
+    with closing(SqliteQueue(path, clock)) as queue, ThreadPoolExecutor(1, thread_name_prefix="receiver") as receivers:
+        received = receivers.submit(queue.receive, 0)
+        assert looking.wait(WAIT_S)
+        try:
+            with ThreadPoolExecutor(1) as senders:
+                senders.submit(queue.send, REF).result(WAIT_S / 2)
+        finally:
+            go_on.set()
+
+        assert received.result(WAIT_S) == REF
+
+
+def test_turns_are_taken_in_the_order_they_were_asked_for_the_brief_ones_first() -> None:
+    """Who does not wait for the disk holds nobody up, and is what an HTTP call and every worker wait for."""
+    turns, order = Turns(), list[str]()
+
+    def take(name: str) -> None:
+        with turns.turn(brief=name.startswith("brief")):
+            order.append(name)
+
+    names = ["first", "brief 1", "second", "third", "brief 2"]
+    with ThreadPoolExecutor(len(names)) as pool, turns.turn(brief=False):
+        for n, name in enumerate(names, 1):
+            pool.submit(take, name)
+            until(lambda: turns.waiting == n)  # noqa: B023
+
+    assert order == ["brief 1", "brief 2", "first", "second", "third"]
+
+
+def test_a_turn_that_fails_is_handed_over() -> None:
+    turns = Turns()
+    with pytest.raises(ZeroDivisionError), turns.turn(brief=False):
+        _ = 1 / 0
+
+    with turns.turn(brief=False):
+        assert turns.waiting == 0
+
+
+def test_files_have_turns_of_their_own(tmp_path: Path) -> None:
+    first = turns_of(tmp_path / "a.db")
+
+    assert turns_of(tmp_path / "a.db") is first
+    assert turns_of(tmp_path / "b.db") is not first
+
+
+def until(holds: Callable[[], bool]) -> None:
+    end = time.monotonic() + WAIT_S
+    while not holds():
+        assert time.monotonic() < end
+        time.sleep(0.001)
