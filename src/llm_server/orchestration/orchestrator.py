@@ -134,7 +134,7 @@ class Orchestrator:
             output = output.within(TEXTS_MOST_BYTES - steps.size, key=f"STEP#{step.id}")
             steps.add(output)
             work = replace(work, task=work.task.progressed(output))
-            yield Progress(task=work.task, output=output.after(snapshot.outputs.get(output.key)))
+            yield Progress(task=work.task, output=output)
         if held.failure:
             yield self._endings.answered(work, held.attempts, held)
             return

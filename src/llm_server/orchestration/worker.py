@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager, nullcontext
 from dataclasses import replace
 
@@ -121,7 +121,7 @@ class Worker:
         with closing(run) as states:
             for progress in states:
                 try:
-                    task = task if lost else self._saved(task, progress)
+                    task = task if lost else self._saved(task, progress, snapshot.outputs)
                     cancellation.goes_on()
                 except TaskLost:
                     lost = True
@@ -131,8 +131,9 @@ class Worker:
         if lost:
             self._settle(task, tuple(unsaved))
 
-    def _saved(self, task: Task, progress: Progress) -> Task:
-        output = progress.output
+    def _saved(self, task: Task, progress: Progress, earlier: Mapping[str, Output]) -> Task:
+        """Store one state; what a step cost that is done again, after a retry, stays under its key."""
+        output = progress.output and progress.output.after(earlier.get(progress.output.key))
         if output and output.is_answer:
             self._store.keep(task.ref, output)
             output = None
