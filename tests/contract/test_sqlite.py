@@ -140,6 +140,23 @@ def test_a_queued_task_without_a_message_gets_one_at_the_next_start(tmp_path: Pa
         assert (queue.receive(0), queue.receive(0), queue.depth()) == (forgotten.ref, None, 1)
 
 
+def test_a_cancelled_task_whose_worker_was_killed_gets_a_message_at_the_next_start(tmp_path: Path) -> None:
+    """What that worker paid is to be put down; a task that nobody had, or whose worker has settled, needs nobody."""
+    with (
+        closing(SqliteStore(tmp_path / "tasks.db")) as store,
+        closing(SqliteQueue(tmp_path / "tasks.db", lambda: NOW_MS)) as queue,
+    ):
+        begun, untouched, settled = a_task(), a_task(), a_task()
+        ends = {task.task_id: claimed(task).cancelled(now_ms=NOW_MS) for task in (begun, settled)}
+        ends[settled.task_id] = ends[settled.task_id].settled(a_failure())
+        ends[untouched.task_id] = untouched.cancelled(now_ms=NOW_MS)
+        for task in (begun, untouched, settled):
+            store.add(task, a_request())
+            store.save(task, ends[task.task_id])
+
+        assert (queue.replace_lost(), queue.receive(0)) == (1, begun.ref)
+
+
 def test_what_was_acknowledged_is_there_after_a_restart(tmp_path: Path) -> None:
     task = a_task()
     with closing(SqliteStore(tmp_path / "tasks.db")) as first:

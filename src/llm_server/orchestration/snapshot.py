@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from llm_server.orchestration.outputs import Output, Review, order
 from llm_server.orchestration.receipts import Attempt
-from llm_server.orchestration.task import Task
+from llm_server.orchestration.task import Status, Task
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,6 +89,17 @@ class Snapshot:
             return None
         answers = [o for o in self.outputs.values() if o.is_answer]
         return max(answers, key=lambda o: o.created_ms, default=None)
+
+    @property
+    def unsettled(self) -> Output | None:
+        """The kept answer of a Cancelled task whose worker ended before its cost was on the receipt (ADR 11).
+
+        Its `TRY#` would say that it is there. Whoever finds it may settle it at any time: nothing is paid after it.
+        """
+        task, fence = self.task, self.task.fence
+        if task.status is not Status.CANCELLED or f"TRY#{fence}" in self.outputs:
+            return None
+        return self.outputs.get(f"RES#{fence}")
 
     def of_step(self, step_id: str) -> list[Output]:
         """Everything stored about a step: its drafts and verdicts in turn, and its end."""

@@ -18,13 +18,12 @@ from llm_server.orchestration.orchestrator import Orchestrator
 from llm_server.orchestration.outputs import Output
 from llm_server.orchestration.ports import Clock, Ledger, Store
 from llm_server.orchestration.receipts import Attempt
+from llm_server.orchestration.settlement import Settlement
 from llm_server.orchestration.snapshot import Snapshot
 from llm_server.orchestration.task import Status, Task, TaskRef
 from llm_server.orchestration.wakeups import WakeUps, log_fields
 
 _log = logging.getLogger(__name__)
-
-SETTLE_TRIES = 3
 
 
 class Worker:
@@ -46,6 +45,7 @@ class Worker:
         self._orchestrator = orchestrator
         self._clock = clock
         self._lease_ms = lease_ms
+        self._settlement = Settlement(store, clock)
         self._suspects = threading.Lock()
         self._lock = threading.Lock()
         self._listening: list[tuple[TaskRef, Cancellation]] = []
@@ -60,16 +60,20 @@ class Worker:
     def process(self, ref: TaskRef, *, owner: str, until_ms: int | None) -> None:
         """Carry a task out as far as one claim goes; a doubled, late or unknown wake-up does nothing.
 
+        What the worker of a cancelled task paid for a kept answer, and could not put on the receipt, is put there.
         `until_ms` is when this worker's own time ends (Unix milliseconds); a claim also stops a seventh of the lease
         before the lease ends, so that its last write comes while the lease holds.
 
         Raises:
-            StorageUnavailable: wake up again later; the lease decides who goes on.
+            StorageUnavailable: wake up again later; the lease decides who goes on, and a cancelled task is settled.
         """
         try:
             snapshot = self._store.get(ref)
         except TaskNotFound as reason:
             _not_needed(ref, reason)
+            return
+        if left := snapshot.unsettled:
+            self._settlement.settle(snapshot.task, left.attempts)
             return
         # whoever waits here is not claimed yet: if the one before kills this process, that is no attempt of theirs
         with self._suspects if snapshot.task.is_suspect(now_ms=self._clock()) else nullcontext():
@@ -129,7 +133,7 @@ class Worker:
                 if lost and progress.output:
                     unsaved += progress.output.attempts
         if lost:
-            self._settle(task, tuple(unsaved))
+            self._settlement.settle(task, tuple(unsaved))
 
     def _saved(self, task: Task, progress: Progress, earlier: Mapping[str, Output]) -> Task:
         """Store one state; what a step cost that is done again, after a retry, stays under its key."""
@@ -144,27 +148,6 @@ class Worker:
         if task.status is Status.QUEUED:
             self._wakeups.send(task.ref, delay_s=progress.delay_s)
         return task
-
-    def _settle(self, mine: Task, attempts: tuple[Attempt, ...]) -> None:
-        """Put what the worker of a cancelled task paid on its receipt; a task that was lost otherwise is not ours."""
-        output = Output(key=f"TRY#{mine.fence}", created_ms=self._clock(), attempts=attempts)
-        for _ in range(SETTLE_TRIES):
-            try:
-                snapshot = self._store.get(mine.ref)
-                if snapshot.task.status is not Status.CANCELLED:
-                    break
-                if output.key in snapshot.outputs:  # who cancelled it found our answer and put it down
-                    output = replace(output, attempts=())
-                after = snapshot.task.settled(output)
-                self._store.save(snapshot.task, after, output if output.attempts else None)
-            except TaskNotFound:
-                self._store.purge(mine.ref)  # an answer that was kept after its task was deleted
-                break
-            except TaskLost:
-                continue
-            _log.info("work on a cancelled task ended", extra=log_fields(snapshot.task))
-            return
-        _log.warning("task lost to another worker", extra=log_fields(mine))
 
     def _daily(self, snapshot: Snapshot) -> DailyCap | None:
         charge, task = snapshot.request.charge, snapshot.task
