@@ -53,7 +53,7 @@ def _handled(service: Service, record: dict[str, Any], until_ms: int) -> bool:
         if ref is None:
             _log.info("sweep", extra={"woken": service.sweep()})
         else:
-            service.process(ref, owner=message_id, until_ms=until_ms)
+            service.process(ref, owner=wiring.new_id(), until_ms=until_ms)
     except Exception:  # one message's failure must not take the other nine along; it comes again
         _log.exception("message failed", extra={"message_id": message_id})
         return False
