@@ -25,7 +25,8 @@ class Limits:
     @property
     def overdue(self) -> str:
         """What is said of a task whose time is over."""
-        return f"The deadline of {self.deadline_s:g} s has passed."
+        deadline = "deadline" if self.deadline_s is None else f"deadline of {self.deadline_s:g} s"
+        return f"The {deadline} has passed."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,6 +53,10 @@ class Request:
     reasons: tuple[str, ...] = ()
     plan_approval: bool = False
     charge: Charge | None = None
+
+
+EXPIRED_REQUEST = Request(prompt="", confidence=0.0, reasons=("What was asked has expired.",))
+"""What is read where a request is gone, though its task is there; no task is accepted with a blank prompt."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

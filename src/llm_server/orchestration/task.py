@@ -22,7 +22,7 @@ NOTES_MOST = 6
 Note = Literal["c", "r", "w", "a", "t", "o"]
 """What no other record tells of: claimed, released, waiting for engines, approved, retried, overdue."""
 DAY_MS = 24 * 3600 * 1000
-"""The sweep looks at every open task at least once a day."""
+"""The sweep looks at every open task that has not changed for a day."""
 
 
 class Status(StrEnum):

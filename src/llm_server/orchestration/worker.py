@@ -18,6 +18,7 @@ from llm_server.orchestration.orchestrator import Orchestrator
 from llm_server.orchestration.outputs import Output
 from llm_server.orchestration.ports import Clock, Ledger, Store
 from llm_server.orchestration.receipts import Attempt
+from llm_server.orchestration.retention import is_to_be_renewed
 from llm_server.orchestration.settlement import Settlement
 from llm_server.orchestration.snapshot import Snapshot
 from llm_server.orchestration.task import Status, Task, TaskRef
@@ -109,6 +110,8 @@ class Worker:
             task = snapshot.task.claimed(
                 owner=owner, now_ms=now_ms, lease_ms=now_ms + self._lease_ms, has_plan=has_plan
             )
+            if is_to_be_renewed(snapshot.task, now_ms):  # before the save: failed, it is done by the next claim
+                self._store.retain(snapshot.task)
             self._store.save(snapshot.task, task)
         except (NotClaimable, TaskLost) as reason:
             _not_needed(snapshot.task.ref, reason)
