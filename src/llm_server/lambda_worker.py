@@ -66,7 +66,7 @@ def _handled(service: Service, record: dict[str, Any], until_ms: int) -> bool:
         _log.warning("malformed message", extra={"message_id": message_id})
         return True
     try:
-        service.process(ref, owner=message_id, until_ms=until_ms)
+        service.process(ref, owner=wiring.new_id(), until_ms=until_ms)
     except Exception:  # one message's failure must not take the other nine along; it comes again
         _log.exception("message failed", extra={"message_id": message_id})
         return False

@@ -9,12 +9,14 @@ from collections.abc import Callable
 
 from llm_server.orchestration.errors import StorageUnavailable
 from llm_server.orchestration.service import Service
+from llm_server.orchestration.task import TaskRef
 from llm_server.storage.sqlite_queue import SqliteQueue
 
 _log = logging.getLogger(__name__)
 
 RECEIVE_S = 1.0
 SWEEP_MOST_S = 60
+AGAIN_S = 5
 
 
 class Workers:
@@ -49,12 +51,20 @@ class Workers:
             try:
                 ref = self._queue.receive(RECEIVE_S)
                 if ref is not None:
-                    self._service.process(ref, owner=self._new_id())
+                    self._process(ref)
             except StorageUnavailable:
                 _log.warning("the database did not answer", exc_info=True)
                 self._stopping.wait(1)
             except Exception:  # one task's failure must not end the worker; the sweep wakes the task again
                 _log.exception("task not processed")
+
+    def _process(self, ref: TaskRef) -> None:
+        """Carry a task out; the message comes again when the database failed, as it does from SQS."""
+        try:
+            self._service.process(ref, owner=self._new_id())
+        except StorageUnavailable:
+            self._queue.send(ref, delay_s=AGAIN_S)
+            raise
 
     def _sweep(self) -> None:
         while True:

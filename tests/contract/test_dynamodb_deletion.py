@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,9 +13,9 @@ from builders import NOW_MS, NoQueue, a_failure, a_lifecycle, a_request, a_task,
 from dynamodb_wire import Wire, recording
 from llm_server.orchestration.errors import StorageUnavailable, TaskNotFound
 from llm_server.orchestration.retention import DELETED_KEPT_MS, SLACK_MS, Retention
-from llm_server.orchestration.snapshot import Snapshot
+from llm_server.orchestration.snapshot import EXPIRED_REQUEST, Limits, Snapshot
 from llm_server.orchestration.sweep import Sweep
-from llm_server.orchestration.task import DAY_MS, Mode, Task
+from llm_server.orchestration.task import DAY_MS, Mode, Status, Task
 from llm_server.orchestration.wakeups import WakeUps
 from llm_server.storage.dynamodb import DynamoStore
 from scripted import Clock
@@ -155,6 +156,43 @@ def test_the_texts_of_a_task_that_stays_open_never_go_first(
         texts = [row for sk, row in rows(moto_substrate, task).items() if sk != "STATE"]
         assert len(texts) == 3
         assert min(int(row["ttl"]["N"]) for row in texts) * 1000 >= clock.now_ms + KEEP_MS
+
+
+def without_request(on: Substrate, task: Task) -> None:
+    """Remove the last item of a task's request, as its time to live does: an item by itself."""
+    last = max(sk for sk in rows(on, task) if sk.startswith("REQ"))
+    on.dynamodb.delete_item(TableName=on.table, Key={"pk": {"S": f"T#local#{task.task_id}"}, "sk": {"S": last}})
+
+
+@pytest.mark.parametrize("prompt", ["Why?", LONG])
+def test_a_task_whose_request_has_expired_is_read_without_it(
+    moto_substrate: Substrate, store: DynamoStore, prompt: str
+) -> None:
+    """What it gave is shown all the same, and whatever else is done with a task can be done."""
+    task, answer = a_task(), an_output()
+    store.add(task, a_request(prompt))
+    store.save(task, claimed(task))
+    store.keep(task.ref, answer)
+    store.save(claimed(task), claimed(task).completed(answer))
+    whole = store.get(task.ref)
+
+    without_request(moto_substrate, task)
+
+    assert store.get(task.ref) == replace(whole, request=EXPIRED_REQUEST)
+
+
+def test_a_deadline_is_kept_also_without_the_request(
+    moto_substrate: Substrate, store: DynamoStore, clock: Clock
+) -> None:
+    """The state knows when it comes, though no longer how it was said."""
+    task = a_task(deadline_ms=NOW_MS + 1_000)
+    store.add(task, a_request(limits=Limits(deadline_s=1)))
+    without_request(moto_substrate, task)
+    clock.pass_s(1)
+
+    swept(store, clock)
+
+    assert (store.peek(task.ref).status, store.peek(task.ref).error) == (Status.FAILED, "The deadline has passed.")
 
 
 def test_a_tasks_end_and_its_deletion_in_calls(store: DynamoStore, wire: Wire) -> None:

@@ -120,6 +120,22 @@ def test_a_worker_whose_lease_was_ended_writes_nothing(sqlite_store: SqliteStore
         sqlite_store.save(claimed(task), claimed(task).failed(a_failure()), a_failure())
 
 
+def test_a_cancelled_task_whose_worker_was_killed_can_be_deleted_after_the_next_start(
+    sqlite_store: SqliteStore,
+) -> None:
+    """Nobody is left who would put down what it cost; until the lease ends nobody would know that."""
+    task = a_task()
+    cancelled = claimed(task).cancelled(now_ms=NOW_MS)
+    sqlite_store.add(task, a_request())
+    sqlite_store.save(task, claimed(task))
+    sqlite_store.save(claimed(task), cancelled)
+
+    assert (cancelled.has_worker(NOW_MS + 5), sqlite_store.end_leases(NOW_MS + 5)) == (True, 1)
+    assert not sqlite_store.peek(task.ref).has_worker(NOW_MS + 5)
+    assert sqlite_store.due(NOW_MS + LEASE_MS, 10) == []
+    audit(sqlite_store, [task.ref])
+
+
 def test_a_queued_task_without_a_message_gets_one_at_the_next_start(tmp_path: Path) -> None:
     """Its worker was killed between message and claim; others wait for theirs, or need none."""
     with (
@@ -148,6 +164,23 @@ def test_what_is_acknowledged_is_on_the_disk_itself(tmp_path: Path) -> None:
 
     full, normal = 2, 1
     assert found == [[full, 1], [full, 1], [normal, 0]]
+
+
+def test_a_cancelled_task_whose_worker_was_killed_gets_a_message_at_the_next_start(tmp_path: Path) -> None:
+    """What that worker paid is to be put down; a task that nobody had, or whose worker has settled, needs nobody."""
+    with (
+        closing(SqliteStore(tmp_path / "tasks.db")) as store,
+        closing(SqliteQueue(tmp_path / "tasks.db", lambda: NOW_MS)) as queue,
+    ):
+        begun, untouched, settled = a_task(), a_task(), a_task()
+        ends = {task.task_id: claimed(task).cancelled(now_ms=NOW_MS) for task in (begun, settled)}
+        ends[settled.task_id] = ends[settled.task_id].settled(a_failure())
+        ends[untouched.task_id] = untouched.cancelled(now_ms=NOW_MS)
+        for task in (begun, untouched, settled):
+            store.add(task, a_request())
+            store.save(task, ends[task.task_id])
+
+        assert (queue.replace_lost(), queue.receive(0)) == (1, begun.ref)
 
 
 def test_what_was_acknowledged_is_there_after_a_restart(tmp_path: Path) -> None:

@@ -62,6 +62,6 @@ def test_what_was_spent_is_forgotten_after_40_days(tmp_path: Path) -> None:
         store.prune(9)
 
         after = [store.spent_microusd("local", day) for day in days], [keys.use(Account("k1", day)) for day in days]
-    charged = KeyUse(charged_microusd=100, unsettled_microusd=100)
+    charged = KeyUse(charged_microusd=100, under_way_microusd=100)
     assert before == ([300, 300], [charged, charged])
     assert after == ([0, 300], [KeyUse(), charged])

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -67,7 +68,7 @@ def test_a_writer_waits_for_another_of_its_process_as_long_as_it_takes(
     task = a_task()
     with closing(SqliteKeys(path)) as keys, ThreadPoolExecutor(3) as pool:
         with somebody_writing(path):
-            each: list[Future[None]] = [
+            each: list[Future[Any]] = [
                 pool.submit(store.add, task, a_request()),
                 pool.submit(queue.send, task.ref),
                 pool.submit(keys.put_key, a_key()),

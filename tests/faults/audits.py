@@ -54,6 +54,8 @@ def _of_task(world: World, snapshot: Snapshot, may_fail: Callable[[str], bool]) 
         yield f"failed: {task.error}"
     if task.status is Status.CANCELLED and task.ref not in world.to_be_cancelled:
         yield "was cancelled by nobody"
+    if task.status is Status.CANCELLED:
+        yield from _unpaid(snapshot)
     if task.status is Status.COMPLETED and snapshot.result not in {answer_to(c.system, c.prompt) for c in asked}:
         yield "has a result that is not its own"
     claims = task.fence + world.undone[task.ref]
@@ -65,6 +67,13 @@ def _of_task(world: World, snapshot: Snapshot, may_fail: Callable[[str], bool]) 
         yield f"took {len(asked)} engine calls in {claims} claims"
     if task.receipt.calls > len(asked):
         yield f"has {recorded} calls on its receipt and was asked {len(asked)} times"
+
+
+def _unpaid(snapshot: Snapshot) -> Iterator[str]:
+    """What a cancelled task's answers cost is on its receipt: each has a `TRY#` beside it."""
+    for output in snapshot.outputs.values():
+        if output.is_answer and output.as_a_try().key not in snapshot.outputs:
+            yield f"was cancelled, and its {output.key} is not on the receipt"
 
 
 def _miscounted(store: Store, refs: Collection[TaskRef], before: Counters | None = None) -> Iterator[str]:

@@ -182,8 +182,15 @@ MUTANTS = (
     Mutant(
         "what a cancelled task's worker paid is forgotten",
         f"{_ORCHESTRATION}/worker.py",
-        "        if lost:\n            self._settle(task, tuple(unsaved))",
+        "        if lost:\n            self._settlement.settle(task, tuple(unsaved))",
         "        if lost:\n            return",
+        "test_lifecycle",
+    ),
+    Mutant(
+        "what a cancelled task's dead worker paid is forgotten",
+        f"{_ORCHESTRATION}/worker.py",
+        "if left := snapshot.unsettled:",
+        "if (left := snapshot.unsettled) and not self:",
         "test_lifecycle",
     ),
     Mutant(

@@ -29,6 +29,7 @@ from llm_server.storage.sqlite import SqliteStore
 from llm_server.storage.sqlite_keys import SqliteKeys
 from llm_server.storage.sqlite_queue import SqliteQueue
 from llm_server.storage.sqs import SqsQueue
+from llm_server.workers import AGAIN_S
 
 UNSEEN = Caller("the test itself")
 BATCH = 10
@@ -129,7 +130,7 @@ class Embedded:
             try:
                 service.process(message.ref, owner=message.message_id)
             except StorageUnavailable:
-                continue  # as the worker threads do: the sweep wakes the task again
+                self._queue.send(message.ref, delay_s=AGAIN_S)  # as the worker threads do
 
     def purge(self) -> None:
         while self._queue.receive(0):

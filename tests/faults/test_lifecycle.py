@@ -163,16 +163,35 @@ def cancel_during_a_call(world: World, faults: Faults) -> None:
 
     world.during_hang = cancel
     world.deliver(world.process("worker", faults.get("worker")))
+    if world.store.peek(ref).receipt.calls != len(world.engine.calls):  # before its message comes again
+        world.noted.append("what its worker paid is not on the receipt")
     world.settle(within_s=IN_TIME_S)
     for answer in answers:
         hold_to(world, ref, answer)
-    if world.store.peek(ref).receipt.calls != len(world.engine.calls):
-        world.noted.append("what its worker paid is not on the receipt")
 
 
 @pytest.mark.parametrize("kind", [Kind.DELAYED, Kind.LATE])
 def test_a_cancel_between_any_two_calls_of_the_worker_counts_once(worlds: Worlds, kind: Kind, ledger: Ledger) -> None:
     strike(worlds, cancel_during_a_call, kind, ledger, struck=("worker",))
+
+
+def cancel_elsewhere_during_a_call(world: World, faults: Faults) -> None:
+    """Of a worker that meets a fault itself, before its caller's cancel or after it: when it saves, or settles."""
+
+    def before(_: EngineCall) -> None:
+        world.engine.before = lambda call: None
+        cancelled(world, {})
+
+    world.engine.before = before
+    world.post("Say hello.", mode="Chat")
+    world.deliver(world.process("worker", faults.get("worker")))
+    world.settle(within_s=IN_TIME_S)
+
+
+@pytest.mark.parametrize("kind", [Kind.ERROR, Kind.LOST, Kind.KILLED_BEFORE, Kind.KILLED_AFTER])
+def test_what_a_kept_answer_cost_is_on_a_cancelled_tasks_receipt(worlds: Worlds, kind: Kind, ledger: Ledger) -> None:
+    """Its worker meets a fault at each of its calls, the settlement's own among them."""
+    strike(worlds, cancel_elsewhere_during_a_call, kind, ledger, struck=("worker",))
 
 
 @pytest.mark.parametrize("races", [40, pytest.param(200, marks=pytest.mark.attack)])

@@ -14,8 +14,10 @@ import pytest
 
 from deployed import an_event
 from llm_server.orchestration.errors import StorageUnavailable
+from llm_server.orchestration.snapshot import Snapshot
 from llm_server.orchestration.task import TaskRef
 from scripted import WAIT_S
+from served import Served
 
 MODULE = "llm_server.lambda_worker"
 AWAY = StorageUnavailable("The database does not answer; try again.")
@@ -39,7 +41,7 @@ class FakeService:
     """
 
     def __init__(self, meeting: int = 1, *, away: bool = False) -> None:
-        self.done: list[tuple[str, str, int | None]] = []
+        self.done: list[tuple[str, int | None]] = []
         self.sweeps = 0
         self._away = away
         self._meeting = threading.Barrier(meeting, timeout=WAIT_S)
@@ -50,7 +52,7 @@ class FakeService:
             raise ZeroDivisionError
         if ref.task_id == "away":
             raise AWAY
-        self.done.append((str(ref), owner, until_ms))
+        self.done.append((str(ref), until_ms))
 
     def sweep(self) -> int:
         if self._away:
@@ -94,7 +96,7 @@ def test_a_malformed_message_is_done_with(worker: ModuleType, body: object) -> N
     answer = worker.handle(service, a_batch(body, a_message("t1")), until_ms=9)
 
     assert failures(answer) == []
-    assert (service.done, service.sweeps) == ([("local/t1", "m1", 9)], 0)
+    assert (service.done, service.sweeps) == ([("local/t1", 9)], 0)
 
 
 def test_a_record_without_a_body_is_malformed_too(worker: ModuleType) -> None:
@@ -168,7 +170,25 @@ def test_the_handler_keeps_time_for_the_last_writes(worker: ModuleType, monkeypa
 
     assert failures(worker.handler(a_batch(a_message("t1")), Context())) == []
 
-    until_ms = service.done[0][2]
+    until_ms = service.done[0][1]
     assert until_ms is not None
     assert before_ms + 55_000 <= until_ms <= worker.wiring.now_ms() + 55_000
     assert worker.RESERVE_MS == 5_000
+
+
+def test_of_two_copies_of_a_message_in_one_millisecond_one_is_worked_on(worker: ModuleType, served: Served) -> None:
+    """SQS delivers at least once. Both read the task before either claims it: only its owner tells the claims apart."""
+    ref, read = served.submit(), served.store.get
+    both = threading.Barrier(2, timeout=WAIT_S)
+
+    def together(ref: TaskRef) -> Snapshot:
+        snapshot = read(ref)
+        both.wait()
+        return snapshot
+
+    served.store.get = together  # type: ignore[method-assign]
+    records = a_batch(a_message(ref.task_id))["Records"] * 2
+
+    assert failures(worker.handle(served.service, {"Records": records}, until_ms=served.clock() + 60_000)) == []
+    del served.store.get
+    assert (len(served.engine.calls), served.get(ref).task.receipt.calls) == (1, 1)

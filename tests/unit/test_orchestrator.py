@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 
 import pytest
 
 from builders import NOW_MS, an_attempt, an_output
 from delivered import MAX_DELIVERIES, SWEEP_S, Deliveries, accepted, changed
 from llm_server.orchestration.errors import EngineUnavailable, PromptRefused
+from llm_server.orchestration.orchestrator import NO_PROMPT
 from llm_server.orchestration.ports import EngineCall
-from llm_server.orchestration.snapshot import Limits
+from llm_server.orchestration.snapshot import EXPIRED_REQUEST, Limits
 from llm_server.orchestration.task import Mode, Status
 from scripted import WAIT_S, Answer, Clock, ScriptedEngine, WatchedStore, a_catalog, an_engine
 
@@ -82,6 +84,15 @@ def test_a_role_that_is_configured_no_more_fails_the_task_with_a_sentence(watche
 
 
 # Trying again
+
+
+def test_a_task_whose_prompt_has_expired_fails_with_a_sentence(watched: WatchedStore, clock: Clock) -> None:
+    """Nobody can do it any more; no engine is asked for nothing."""
+    deliveries = Deliveries(watched, clock, ScriptedEngine())
+    ended = deliveries.deliver(replace(accepted(), request=EXPIRED_REQUEST))
+
+    assert (ended.task.status, ended.task.error) == (Status.FAILED, NO_PROMPT)
+    assert deliveries.engine.calls == []
 
 
 def test_failures_the_prompt_may_cause_use_deliveries_up(watched: WatchedStore, clock: Clock) -> None:

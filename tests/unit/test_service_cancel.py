@@ -177,7 +177,7 @@ def test_an_answer_of_a_dead_worker_is_counted_by_the_cancel(served: Served) -> 
 
     served.service.cancel(ref)
     assert served.get(ref).task.receipt.cost_microusd == 300
-    served.service._worker._settle(mine, an_output().attempts)
+    served.service._worker._settlement.settle(mine, an_output().attempts)
 
     snapshot = served.get(ref)
     assert (snapshot.task.receipt.cost_microusd, snapshot.task.owner) == (300, "")

@@ -94,7 +94,7 @@ def test_a_cancelled_task_is_not_deleted_before_its_worker_has_settled(deleting:
 
     with pytest.raises(StateConflict, match="A worker has the task"):
         deleting.service.delete(mine.ref)
-    deleting.service._worker._settle(mine, (an_attempt(),))
+    deleting.service._worker._settlement.settle(mine, (an_attempt(),))
     assert deleting.service.counters().cost_microusd == 300
     deleting.service.delete(mine.ref)
 

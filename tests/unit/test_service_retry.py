@@ -6,13 +6,15 @@ from typing import Any
 
 import pytest
 
+from builders import a_lifecycle
 from delivered import a_plan, planning
 from llm_server.orchestration.errors import EngineUnavailable, PromptRefused, StateConflict, TaskNotFound
 from llm_server.orchestration.metrics import Counters
 from llm_server.orchestration.plan import digest
+from llm_server.orchestration.ports import EngineCall
 from llm_server.orchestration.snapshot import Limits
 from llm_server.orchestration.task import Mode, Status, TaskRef
-from scripted import ScriptedEngine, a_catalog, an_engine
+from scripted import Answer, ScriptedEngine, a_catalog, an_engine
 from served import Served
 
 NO = PromptRefused("No.")
@@ -70,6 +72,26 @@ def test_finished_steps_are_kept_and_failed_ones_done_again(served: Served) -> N
         ("plan", True), ("step a", True), ("step b", False), ("step b", True), ("step c", True), ("synthesis", True),
     ]  # fmt: skip
     assert [a.error is None for a in served.get(ref).outputs["STEP#b"].attempts] == [False, True]
+
+
+def test_a_retry_that_is_cancelled_pays_for_a_steps_earlier_try_once(served: Served) -> None:
+    """By another process, while the step is done again: its second call is added, its first one is there already."""
+
+    def cancelled(_: EngineCall) -> Answer:
+        a_lifecycle(served.store, served.clock).cancel(ref)
+        return "did b"
+
+    billed = PromptRefused("No.", tokens_in=1_000, tokens_out=1_000)
+    use(served, planning(a_plan({"a": "", "b": ""}), b=billed))
+    ref = failed(served, mode=Mode.PLAN, profile="General")
+    before = served.get(ref).task.receipt
+    use(served, ScriptedEngine(cancelled))
+    served.service.retry(ref)
+    served.work()
+
+    receipt = served.get(ref).task.receipt
+    assert served.get(ref).task.status is Status.CANCELLED
+    assert (receipt.cost_microusd - before.cost_microusd, receipt.calls - before.calls) == (50, 1)
 
 
 def test_a_step_that_fails_again_fails_the_task_again(served: Served) -> None:

@@ -10,8 +10,9 @@ import pytest
 
 from llm_server.orchestration.errors import StorageUnavailable
 from llm_server.orchestration.ports import EngineCall
+from llm_server.orchestration.snapshot import Snapshot
 from llm_server.orchestration.task import Status, TaskRef
-from llm_server.workers import Workers
+from llm_server.workers import AGAIN_S, Workers
 from scripted import WAIT_S, Answer, ScriptedEngine, a_catalog, an_engine
 from served import LEASE_S, SWEEP_S, Served
 
@@ -89,6 +90,30 @@ def test_a_task_that_explodes_does_not_end_its_worker(served: Served, crew: Crew
     served.clock.pass_s(SWEEP_S + LEASE_S)
     served.service.sweep()
     assert ended(served, broken) is Status.COMPLETED
+
+
+def test_a_message_comes_again_when_the_database_failed(served: Served, crew: Crew) -> None:
+    """As from SQS: of a cancelled task, which no sweep looks at, it is all that is left of what was paid."""
+    failed, sent_again, send = threading.Event(), threading.Event(), served.queue.send
+
+    def away(ref: TaskRef) -> Snapshot:
+        del served.store.get
+        failed.set()
+        raise StorageUnavailable(f"{ref} cannot be read.")
+
+    def watched(ref: TaskRef, *, delay_s: int = 0) -> None:
+        send(ref, delay_s=delay_s)
+        if failed.is_set():
+            sent_again.set()
+
+    served.store.get = away  # type: ignore[method-assign]
+    served.queue.send = watched  # type: ignore[method-assign]
+    ref = served.submit()
+    crew()
+    assert sent_again.wait(WAIT_S)
+    served.clock.pass_s(AGAIN_S)
+
+    assert ended(served, ref) is Status.COMPLETED
 
 
 def test_the_sweeper_wakes_at_the_start_and_then_in_its_own_time(served: Served, crew: Crew) -> None:

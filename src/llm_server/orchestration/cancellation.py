@@ -33,8 +33,10 @@ class Cancellation:
         return self._told
 
     def tell(self) -> None:
-        """Break off what is under way, and let nothing new begin."""
+        """Break off what is under way, and let nothing new begin; told again, it does nothing."""
         with self._lock:
+            if self._told:
+                return
             self._told = True
             for break_off in self._under_way.values():
                 break_off()

@@ -20,10 +20,11 @@ from llm_server.orchestration.plan import Plan, PlanInvalid, Step
 from llm_server.orchestration.ports import AnswerSchema, Clock
 from llm_server.orchestration.receipts import Attempt
 from llm_server.orchestration.review import ReviewedSteps
-from llm_server.orchestration.snapshot import Snapshot
+from llm_server.orchestration.snapshot import EXPIRED_REQUEST, Snapshot
 from llm_server.orchestration.steps import run_steps
 from llm_server.orchestration.task import NEVER_MS, Mode, Task
 
+NO_PROMPT = "The prompt has expired: the task was open for longer than its texts are kept."
 NO_PLAN = "No usable plan was proposed, and none is carried out unapproved."
 
 
@@ -62,6 +63,8 @@ class Orchestrator:
         deadline_ms = snapshot.deadline_ms
         if task.deliveries > self._max_deliveries:
             yield self._endings.failed(task, (), f"Given up after {self._max_deliveries} attempts without an answer.")
+        elif request == EXPIRED_REQUEST:
+            yield self._endings.failed(task, (), NO_PROMPT)
         elif deadline_ms is not None and self._clock() + LEAST_CALL_S * 1000 > deadline_ms:
             yield self._endings.failed(task, (), request.limits.overdue)
         else:
@@ -134,7 +137,7 @@ class Orchestrator:
             output = output.within(TEXTS_MOST_BYTES - steps.size, key=f"STEP#{step.id}")
             steps.add(output)
             work = replace(work, task=work.task.progressed(output))
-            yield Progress(task=work.task, output=output.after(snapshot.outputs.get(output.key)))
+            yield Progress(task=work.task, output=output)
         if held.failure:
             yield self._endings.answered(work, held.attempts, held)
             return

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from llm_server.orchestration.task import DAY_MS, Task
 
 SLACK_MS = 8 * DAY_MS
-"""How much longer than a task its texts stay: they are written before its end is known. The sweep, which comes by every
-day, has them stay longer once a task has been open for half of this."""
+"""How much longer than a task its texts stay: they are written before its end is known. Once a task has been open for
+half of this, they are to stay longer every day: the sweep sees to it, or the worker of a task that is never due."""
 DELETED_KEPT_MS = 2 * DAY_MS
 """How long a deleted task is known to be deleted: longer than an Idempotency-Key stands for it."""
 
@@ -35,3 +35,11 @@ class Retention:
     def has_expired(self, task: Task) -> bool:
         until_ms = self.of_task(task)
         return until_ms is not None and until_ms <= self.clock()
+
+
+def is_to_be_renewed(task: Task, now_ms: int) -> bool:
+    """Whether a claim is to have a task's texts stay longer: its first of a UTC day, once it has been open for long.
+
+    A task that waits for an engine is claimed and released before it is ever due: the sweep does not see it.
+    """
+    return now_ms - task.created_ms > SLACK_MS // 2 and now_ms // DAY_MS > task.updated_ms // DAY_MS

@@ -216,6 +216,8 @@ class Service:
     def process(self, ref: TaskRef, *, owner: str, until_ms: int | None = None) -> None:
         """Carry a task out as far as one claim goes; a doubled, late or unknown wake-up does nothing.
 
+        `owner` is this call's alone: of two calls with one owner, as of a message's copies, both could take a claim for
+        their own.
         `until_ms` is when this worker's own time ends (Unix milliseconds); a claim also stops a seventh of the lease
         before the lease ends, so that its last write comes while the lease holds.
 

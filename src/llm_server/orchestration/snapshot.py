@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from llm_server.orchestration.outputs import Output, Review, order
 from llm_server.orchestration.receipts import Attempt
-from llm_server.orchestration.task import Task
+from llm_server.orchestration.task import Status, Task
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,7 +25,8 @@ class Limits:
     @property
     def overdue(self) -> str:
         """What is said of a task whose time is over."""
-        return f"The deadline of {self.deadline_s:g} s has passed."
+        deadline = "deadline" if self.deadline_s is None else f"deadline of {self.deadline_s:g} s"
+        return f"The {deadline} has passed."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,6 +41,10 @@ class Request:
     complexity: float = 0.0
     reasons: tuple[str, ...] = ()
     plan_approval: bool = False
+
+
+EXPIRED_REQUEST = Request(prompt="", confidence=0.0, reasons=("What was asked has expired.",))
+"""What is read where a request is gone, though its task is there; no task is accepted with a blank prompt."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,6 +88,17 @@ class Snapshot:
             return None
         answers = [o for o in self.outputs.values() if o.is_answer]
         return max(answers, key=lambda o: o.created_ms, default=None)
+
+    @property
+    def unsettled(self) -> Output | None:
+        """The kept answer of a Cancelled task whose worker ended before its cost was on the receipt (ADR 11).
+
+        Its `TRY#` would say that it is there. Whoever finds it may settle it at any time: nothing is paid after it.
+        """
+        task, fence = self.task, self.task.fence
+        if task.status is not Status.CANCELLED or f"TRY#{fence}" in self.outputs:
+            return None
+        return self.outputs.get(f"RES#{fence}")
 
     def of_step(self, step_id: str) -> list[Output]:
         """Everything stored about a step: its drafts and verdicts in turn, and its end."""

@@ -23,7 +23,7 @@ NOTES_MOST = 6
 Note = Literal["c", "r", "w", "a", "t", "o"]
 """What no other record tells of: claimed, released, waiting for engines, approved, retried, overdue."""
 DAY_MS = 24 * 3600 * 1000
-"""The sweep looks at every open task at least once a day."""
+"""The sweep looks at every open task that has not changed for a day."""
 
 
 class Status(StrEnum):
@@ -158,7 +158,7 @@ class Task:
         )
 
     def abandoned(self, *, now_ms: int) -> Task:
-        """End the lease of a worker that is known to be dead; the task is due now."""
+        """End the lease of a worker that is known to be dead; the task, where it is open, is due now."""
         return replace(self, rev=self.rev + 1, lease_ms=now_ms, due_ms=now_ms)
 
     def progressed(self, output: Output) -> Task:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager, nullcontext
 from dataclasses import replace
 
@@ -18,13 +18,13 @@ from llm_server.orchestration.orchestrator import Orchestrator
 from llm_server.orchestration.outputs import Output
 from llm_server.orchestration.ports import Clock, Ledger, Store
 from llm_server.orchestration.receipts import Attempt
+from llm_server.orchestration.retention import is_to_be_renewed
+from llm_server.orchestration.settlement import Settlement
 from llm_server.orchestration.snapshot import Snapshot
 from llm_server.orchestration.task import Status, Task, TaskRef
 from llm_server.orchestration.wakeups import WakeUps, log_fields
 
 _log = logging.getLogger(__name__)
-
-SETTLE_TRIES = 3
 
 
 class Worker:
@@ -46,6 +46,7 @@ class Worker:
         self._orchestrator = orchestrator
         self._clock = clock
         self._lease_ms = lease_ms
+        self._settlement = Settlement(store, clock)
         self._suspects = threading.Lock()
         self._lock = threading.Lock()
         self._listening: list[tuple[TaskRef, Cancellation]] = []
@@ -60,16 +61,20 @@ class Worker:
     def process(self, ref: TaskRef, *, owner: str, until_ms: int | None) -> None:
         """Carry a task out as far as one claim goes; a doubled, late or unknown wake-up does nothing.
 
+        What the worker of a cancelled task paid for a kept answer, and could not put on the receipt, is put there.
         `until_ms` is when this worker's own time ends (Unix milliseconds); a claim also stops a seventh of the lease
         before the lease ends, so that its last write comes while the lease holds.
 
         Raises:
-            StorageUnavailable: wake up again later; the lease decides who goes on.
+            StorageUnavailable: wake up again later; the lease decides who goes on, and a cancelled task is settled.
         """
         try:
             snapshot = self._store.get(ref)
         except TaskNotFound as reason:
             _not_needed(ref, reason)
+            return
+        if left := snapshot.unsettled:
+            self._settlement.settle(snapshot.task, left.attempts)
             return
         # whoever waits here is not claimed yet: if the one before kills this process, that is no attempt of theirs
         with self._suspects if snapshot.task.is_suspect(now_ms=self._clock()) else nullcontext():
@@ -105,6 +110,8 @@ class Worker:
             task = snapshot.task.claimed(
                 owner=owner, now_ms=now_ms, lease_ms=now_ms + self._lease_ms, has_plan=has_plan
             )
+            if is_to_be_renewed(snapshot.task, now_ms):  # before the save: failed, it is done by the next claim
+                self._store.retain(snapshot.task)
             self._store.save(snapshot.task, task)
         except (NotClaimable, TaskLost) as reason:
             _not_needed(snapshot.task.ref, reason)
@@ -121,7 +128,7 @@ class Worker:
         with closing(run) as states:
             for progress in states:
                 try:
-                    task = task if lost else self._saved(task, progress)
+                    task = task if lost else self._saved(task, progress, snapshot.outputs)
                     cancellation.goes_on()
                 except TaskLost:
                     lost = True
@@ -129,10 +136,11 @@ class Worker:
                 if lost and progress.output:
                     unsaved += progress.output.attempts
         if lost:
-            self._settle(task, tuple(unsaved))
+            self._settlement.settle(task, tuple(unsaved))
 
-    def _saved(self, task: Task, progress: Progress) -> Task:
-        output = progress.output
+    def _saved(self, task: Task, progress: Progress, earlier: Mapping[str, Output]) -> Task:
+        """Store one state; what a step cost that is done again, after a retry, stays under its key."""
+        output = progress.output and progress.output.after(earlier.get(progress.output.key))
         if output and output.is_answer:
             self._store.keep(task.ref, output)
             output = None
@@ -143,27 +151,6 @@ class Worker:
         if task.status is Status.QUEUED:
             self._wakeups.send(task.ref, delay_s=progress.delay_s)
         return task
-
-    def _settle(self, mine: Task, attempts: tuple[Attempt, ...]) -> None:
-        """Put what the worker of a cancelled task paid on its receipt; a task that was lost otherwise is not ours."""
-        output = Output(key=f"TRY#{mine.fence}", created_ms=self._clock(), attempts=attempts)
-        for _ in range(SETTLE_TRIES):
-            try:
-                snapshot = self._store.get(mine.ref)
-                if snapshot.task.status is not Status.CANCELLED:
-                    break
-                if output.key in snapshot.outputs:  # who cancelled it found our answer and put it down
-                    output = replace(output, attempts=())
-                after = snapshot.task.settled(output)
-                self._store.save(snapshot.task, after, output if output.attempts else None)
-            except TaskNotFound:
-                self._store.purge(mine.ref)  # an answer that was kept after its task was deleted
-                break
-            except TaskLost:
-                continue
-            _log.info("work on a cancelled task ended", extra=log_fields(snapshot.task))
-            return
-        _log.warning("task lost to another worker", extra=log_fields(mine))
 
     def _daily(self, snapshot: Snapshot) -> DailyCap | None:
         task = snapshot.task

@@ -31,7 +31,7 @@ from llm_server.orchestration.metrics import Counters
 from llm_server.orchestration.outputs import Output
 from llm_server.orchestration.ports import Due, EngineRecords, EngineState, KeyBinding, Page, SwitchName
 from llm_server.orchestration.retention import Retention
-from llm_server.orchestration.snapshot import Request, Snapshot
+from llm_server.orchestration.snapshot import EXPIRED_REQUEST, Request, Snapshot
 from llm_server.orchestration.task import Status, Task, TaskRef
 from llm_server.storage import dynamodb_bindings as bindings
 from llm_server.storage import dynamodb_bodies as bodies
@@ -213,7 +213,9 @@ class DynamoStore:
             for sk in rows
             if sk not in ("STATE", "REQ") and not bodies.is_part(sk)
         }
-        request = records.REQUEST.decode(bodies.joined(rows, "REQ"))
+        request = (
+            records.REQUEST.decode(bodies.joined(rows, "REQ")) if bodies.is_whole(rows, "REQ") else EXPIRED_REQUEST
+        )
         return Snapshot(task=task, request=request, outputs=outputs)
 
     def _shown(self, row: Mapping[str, Any] | None) -> Task:

@@ -52,15 +52,24 @@ def split(ref: TaskRef, sk: str, text: str, until_ms: int | None = None) -> tupl
 
 def joined(rows: Mapping[str, Mapping[str, Any]], sk: str) -> str:
     """The whole text of a record, from all rows of its partition by sort key."""
-    parts = [part["S"] for part in rows[sk].get("parts", {"L": []})["L"]]
-    bodies = [rows[name]["body"] for name in (sk, *parts)]
+    bodies = [rows[name]["body"] for name in (sk, *_parts(rows[sk]))]
     if "B" in bodies[0]:
         return zlib.decompressobj(zdict=FRAME).decompress(b"".join(body["B"] for body in bodies)).decode()
     return "".join(body["S"] for body in bodies)
 
 
+def is_whole(rows: Mapping[str, Mapping[str, Any]], sk: str) -> bool:
+    """Whether a record is there with all its parts: its time to live takes each item by itself."""
+    return sk in rows and all(name in rows for name in _parts(rows[sk]))
+
+
 def is_part(sk: str) -> bool:
     return "~" in sk
+
+
+def _parts(row: Mapping[str, Any]) -> list[str]:
+    """The sort keys of a record's parts, in order."""
+    return [part["S"] for part in row.get("parts", {"L": []})["L"]]
 
 
 def _packed(key: dict[str, Any], content: bytes) -> list[dict[str, Any]]:

@@ -154,16 +154,19 @@ class SqliteStore:
             return cursor.rowcount == 1
 
     def end_leases(self, now_ms: int) -> int:
-        """Make every task that a worker had due now; for a process that knows it is the only one. Returns how many."""
-        query = "SELECT body FROM tasks WHERE due_ms IS NOT NULL AND status IN ('Processing', 'Planned')"
+        """End the lease of every task that a worker had; for a process that knows it is the only one.
+
+        Those that are open are due now. Returns how many.
+        """
+        query = "SELECT body FROM tasks WHERE status IN ('Processing', 'Planned', 'Cancelled')"
+        query += " AND json_extract(body, '$.owner') <> ''"
         with self._database.transaction() as db:
             tasks = [records.TASK.decode(body) for (body,) in db.execute(query).fetchall()]
-            tasks = [task for task in tasks if not task.awaits_approval]
             for task in tasks:
                 ended = task.abandoned(now_ms=now_ms)
                 db.execute(
                     "UPDATE tasks SET due_ms = ?, body = ? WHERE (tenant, task_id) = (?, ?)",
-                    (ended.due_ms, records.encode(ended), task.tenant, task.task_id),
+                    (None if ended.status.is_final else ended.due_ms, records.encode(ended), task.tenant, task.task_id),
                 )
         return len(tasks)
 

@@ -32,12 +32,14 @@ class SqliteQueue:
             self._sent.notify()
 
     def replace_lost(self) -> int:
-        """Send a message for every Queued task that has none; for a process that knows it is the only one.
+        """Send a message for every task without one that only a message wakes; for a process that is the only one.
 
-        They were lost with workers that were killed before they could claim. Returns how many.
+        Queued ones, whose workers were killed before they could claim, and Cancelled ones, whose workers were killed
+        before they could put down what they had paid. Returns how many.
         """
+        wanted = "(status = 'Queued' OR status = 'Cancelled' AND json_extract(body, '$.owner') <> '')"
         forgotten = "tenant || '/' || task_id NOT IN (SELECT ref FROM messages)"
-        query = f"SELECT tenant || '/' || task_id, ? FROM tasks WHERE status = 'Queued' AND {forgotten}"
+        query = f"SELECT tenant || '/' || task_id, ? FROM tasks WHERE {wanted} AND {forgotten}"
         with self._database.transaction() as db:
             return db.execute(f"INSERT INTO messages (ref, visible_ms) {query}", (self._clock(),)).rowcount
 

@@ -1,0 +1,27 @@
+"""The ear of a claim: told once or twice, from any thread, what is under way is broken off once."""
+
+from __future__ import annotations
+
+import pytest
+
+from llm_server.orchestration.cancellation import Cancellation
+from llm_server.orchestration.errors import TaskCancelled
+
+
+def test_who_is_told_twice_breaks_off_once() -> None:
+    """Its caller cancels again, or a save is refused meanwhile: a call's end can be set but once."""
+    cancellation, broken_off = Cancellation(), list[str]()
+
+    with cancellation.breaking_off(lambda: broken_off.append("call")):
+        cancellation.tell()
+        cancellation.tell()
+
+    assert broken_off == ["call"]
+
+
+def test_once_told_nothing_new_begins() -> None:
+    cancellation = Cancellation()
+    cancellation.tell()
+
+    with pytest.raises(TaskCancelled), cancellation.breaking_off(lambda: None):
+        raise AssertionError("a call began")

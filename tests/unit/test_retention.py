@@ -1,0 +1,76 @@
+"""The texts of a task that stays open stay too, also where no sweep ever sees it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from llm_server.orchestration.errors import StorageUnavailable
+from llm_server.orchestration.retention import SLACK_MS
+from llm_server.orchestration.task import DAY_MS, Status, Task, TaskRef
+from scripted import a_catalog, an_engine
+from served import Served
+
+Renewals = list[int]
+YOUNG_DAYS = SLACK_MS // 2 // DAY_MS
+
+
+@pytest.fixture
+def renewals(served: Served) -> Renewals:
+    """After how many days a task's texts were told to stay longer."""
+    days = Renewals()
+
+    def retain(task: Task) -> None:
+        days.append((served.clock() - task.created_ms) // DAY_MS)
+
+    served.store.retain = retain  # type: ignore[method-assign]
+    return days
+
+
+def waiting(served: Served) -> TaskRef:
+    """A task for whose engine nobody knows when it is switched on."""
+    served.use(a_catalog({"only": an_engine(toggle=False)}))
+    return served.submit()
+
+
+def wait(served: Served, days: int, then: Callable[[], object] = lambda: None) -> None:
+    """Let a worker have the task every six hours, and after it the sweep."""
+    for _ in range(4 * days):
+        served.clock.pass_s(6 * 3600)
+        served.work()
+        then()
+        served.service.sweep()
+
+
+def test_a_task_that_is_never_due_has_its_texts_renewed_by_its_worker_each_day(
+    served: Served, renewals: Renewals
+) -> None:
+    """Its message comes before the sweep would look. While it is young that costs nothing."""
+    ref, due = waiting(served), list[object]()
+
+    wait(served, 9, lambda: due.extend(served.store.due(served.clock(), 9)))
+
+    assert due == []
+    assert renewals == list(range(YOUNG_DAYS, 9))
+    assert served.get(ref).task.status is Status.QUEUED
+
+
+def test_a_claim_whose_renewal_failed_is_not_made(served: Served, renewals: Renewals) -> None:
+    """The next one renews."""
+    ref, retain = waiting(served), served.store.retain
+    wait(served, YOUNG_DAYS)
+    rev = served.store.peek(ref).rev
+
+    def away(task: Task) -> None:
+        raise StorageUnavailable(f"{task.task_id} cannot be written.")
+
+    served.store.retain = away  # type: ignore[method-assign]
+    served.clock.pass_s(DAY_MS / 1000)
+    with pytest.raises(StorageUnavailable):
+        served.work()
+    assert served.store.peek(ref).rev == rev
+
+    served.store.retain = retain  # type: ignore[method-assign]
+    served.service.process(ref, owner="again")
+    assert renewals[-1] == YOUNG_DAYS + 1
