@@ -10,7 +10,7 @@ import pytest
 from at_once import at_once
 from builders import NOW_MS, a_failure, a_request, a_task, an_output, claimed, noise
 from llm_server.orchestration.errors import TaskLost, TaskNotFound, TooManyInFlight
-from llm_server.orchestration.key import Account
+from llm_server.orchestration.key import Account, KeyLimits, Payer
 from llm_server.orchestration.ports import KeyStore, Store
 from llm_server.orchestration.task import Task
 
@@ -124,7 +124,8 @@ def test_a_retry_is_held_to_the_limit_of_its_key(store: Store, key_store: KeySto
     failed = claimed(task).failed(failure)
     store.save(claimed(task), failed, failure)
     assert added(store, most=1)
-    retried = failed.retried(now_ms=NOW_MS, due_ms=NOW_MS, deadline_ms=None)
+    payer = Payer(key_id=KEY, limits=KeyLimits(tasks_in_flight=1))
+    retried = failed.retried(now_ms=NOW_MS, due_ms=NOW_MS, deadline_ms=None, payer=payer)
 
     with pytest.raises(TooManyInFlight):
         store.save(failed, retried, most_in_flight=1)
