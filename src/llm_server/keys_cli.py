@@ -31,20 +31,17 @@ def create(
     tenant: Annotated[str, typer.Option(help="Whose tasks: a to z, 0 to 9 and -.")],
     scope: Annotated[str, typer.Option(help="Comma-separated: tasks, metrics, admin.")] = "tasks",
     name: Annotated[str, typer.Option(help="What it is for; shown in the list.")] = "",
-    requests_per_minute: Annotated[int | None, typer.Option(min=1, metavar="N")] = None,
-    tasks_in_flight: Annotated[int | None, typer.Option(min=1, metavar="N")] = None,
-    usd_per_day: Annotated[float | None, typer.Option(min=0.000001, metavar="X", help="A UTC day's calls.")] = None,
+    requests_per_minute: Annotated[int | None, typer.Option(metavar="N")] = None,
+    tasks_in_flight: Annotated[int | None, typer.Option(metavar="N")] = None,
+    usd_per_day: Annotated[float | None, typer.Option(metavar="X", help="A UTC day's calls.")] = None,
     db: Db = None,
 ) -> None:
     """Make a key and print it: now, and never again."""
     with _opened(db) as keys:
         from llm_server.orchestration.key import KeyLimits
-        from llm_server.orchestration.metrics import MICROUSD_PER_USD
 
-        limits = KeyLimits(
-            requests_per_minute=requests_per_minute,
-            tasks_in_flight=tasks_in_flight,
-            microusd_per_day=None if usd_per_day is None else round(usd_per_day * MICROUSD_PER_USD),
+        limits = KeyLimits.of(
+            requests_per_minute=requests_per_minute, tasks_in_flight=tasks_in_flight, usd_per_day=usd_per_day
         )
         key, token = keys.create(tenant, [s.strip() for s in scope.split(",") if s.strip()], limits=limits, name=name)
         display.put(token)
@@ -69,7 +66,7 @@ def revoke(key_id: Annotated[str, typer.Argument(help="As `keys list` prints it.
 
 
 def _line(key: "Key") -> str:
-    from llm_server.orchestration.metrics import MICROUSD_PER_USD
+    from llm_server.orchestration.money import MICROUSD_PER_USD
 
     limits = key.limits
     said = [

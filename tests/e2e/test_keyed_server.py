@@ -105,7 +105,7 @@ def test_keys_are_listed_without_secrets_and_revoked(tmp_path: Path) -> None:
         (["create", "--tenant", "Acme"], "tenant's name"),
         (["create", "--tenant", "acme", "--scope", "root"], "Unknown scope 'root'"),
         (["create", "--tenant", "acme", "--scope", ","], "at least one scope"),
-        (["create", "--tenant", "acme", "--tasks-in-flight", "0"], "--tasks-in-flight"),
+        (["create", "--tenant", "acme", "--tasks-in-flight", "0"], "tasks_in_flight"),
         (["revoke", "ffffffffffff"], "No key has this id"),
     ],
 )

@@ -155,6 +155,10 @@ def test_a_key_that_is_none_cannot_be_revoked(keys: Keys, key_id: str) -> None:
         ({"scopes": ["root"]}, "scopes"),
         ({"name": "x" * 101}, "name"),
         ({"name": "a\nb"}, "name"),
+        ({"name": "gnp.\u202eexe"}, "name"),
+        ({"name": "a\u200bb"}, "name"),
+        ({"name": "a\u2028b"}, "name"),
+        ({"name": "bad \udcff byte"}, "name"),
     ],
 )
 def test_what_no_key_can_have_is_refused_by_name(keys: Keys, asked: dict[str, object], field: str) -> None:
@@ -163,6 +167,41 @@ def test_what_no_key_can_have_is_refused_by_name(keys: Keys, asked: dict[str, ob
 
     assert refused.value.field == field
     assert keys.all() == []
+
+
+def test_a_name_may_be_in_any_script(keys: Keys) -> None:
+    assert keys.create("acme", ["tasks"], name="Büro – 東京 🌍")[0].name == "Büro – 東京 🌍"
+
+
+@pytest.mark.parametrize(
+    ("limit", "allowed"),
+    [
+        ({"requests_per_minute": 0}, "requests_per_minute is a whole number from 1 to 1,000,000."),
+        ({"requests_per_minute": 10**18}, "requests_per_minute is a whole number from 1 to 1,000,000."),
+        ({"tasks_in_flight": 1_000_001}, "tasks_in_flight is a whole number from 1 to 1,000,000."),
+        ({"usd_per_day": 0.0}, "usd_per_day is a number from 0.000001 to 1,000,000."),
+        ({"usd_per_day": 0.0000009}, "usd_per_day is a number from 0.000001 to 1,000,000."),
+        ({"usd_per_day": 1_000_000.01}, "usd_per_day is a number from 0.000001 to 1,000,000."),
+        ({"usd_per_day": 1e40}, "usd_per_day is a number from 0.000001 to 1,000,000."),
+        ({"usd_per_day": float("inf")}, "usd_per_day is a number from 0.000001 to 1,000,000."),
+        ({"usd_per_day": float("nan")}, "usd_per_day is a number from 0.000001 to 1,000,000."),
+    ],
+)
+def test_a_limit_out_of_its_range_is_refused_with_the_range(limit: dict[str, float], allowed: str) -> None:
+    """A store could not hold it, and every call with the key would fail."""
+    with pytest.raises(InvalidInput) as refused:
+        KeyLimits.of(**limit)  # type: ignore[arg-type]
+
+    assert (refused.value.field, str(refused.value)) == (next(iter(limit)), f"The limit {allowed}")
+
+
+def test_the_ends_of_the_ranges_are_limits() -> None:
+    least = KeyLimits.of(requests_per_minute=1, tasks_in_flight=1, usd_per_day=0.000001)
+    most = KeyLimits.of(requests_per_minute=1_000_000, tasks_in_flight=1_000_000, usd_per_day=1_000_000)
+
+    assert least == KeyLimits(requests_per_minute=1, tasks_in_flight=1, microusd_per_day=1)
+    assert most == KeyLimits(requests_per_minute=10**6, tasks_in_flight=10**6, microusd_per_day=10**12)
+    assert KeyLimits.of() == KeyLimits()
 
 
 def test_requests_are_counted_by_the_minute_of_the_clock(keys: Keys, clock: Clock) -> None:

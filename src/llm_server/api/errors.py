@@ -13,6 +13,7 @@ from starlette.exceptions import HTTPException as StarletteHTTPException
 from starlette.routing import Match
 
 from llm_server.api.auth import rate_headers
+from llm_server.api.inputs import NO_NUL
 from llm_server.orchestration.errors import (
     EngineNotFound,
     InvalidInput,
@@ -140,6 +141,6 @@ def _sentence(fault: Any, model: Any) -> str:
         return f"Unknown field {place!r}; known are {_known_fields(model, parts)}."
     if fault["type"] == "missing":
         return f"The field {place!r} is missing."
-    if fault["type"] == "string_pattern_mismatch":
+    if fault["type"] == "string_pattern_mismatch" and fault["ctx"]["pattern"] == NO_NUL:
         return f"The field {place!r} holds a NUL character."
     return f"The field {place!r} is not valid: {fault['msg']}."

@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 from llm_server.orchestration import key as one
 from llm_server.orchestration.errors import KeyNotFound, QuotaExceeded, Unauthenticated
 from llm_server.orchestration.key import Account, Caller, Key, KeyLimits, KeyUse, Payer
-from llm_server.orchestration.metrics import MICROUSD_PER_USD, day_of
+from llm_server.orchestration.metrics import day_of
+from llm_server.orchestration.money import MICROUSD_PER_USD
 from llm_server.orchestration.ports import Clock, KeyStore
 
 CACHED_MS = 60_000

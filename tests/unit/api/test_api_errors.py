@@ -8,14 +8,16 @@ import logging
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import pytest
+from fastapi import FastAPI, Query
 from mangum import Mangum
 from starlette.types import Receive, Scope, Send
 
 import asgi
 from called_server import DOWN, CalledServer, FailingStore
+from llm_server.api import errors
 from llm_server.api.edge import Edge
 from llm_server.orchestration.errors import IllegalTransition
 from llm_server.orchestration.ports import Store
@@ -70,6 +72,19 @@ def test_a_wrong_method_is_told_every_right_one(
 
     assert (answer.status, answer.headers["allow"]) == (405, allowed)
     assert answer.json == {"detail": f"The method {method} is not allowed here."}
+
+
+def test_a_pattern_that_forbids_more_than_nul_is_not_taken_for_it() -> None:
+    """The caller would look for a character that is not there."""
+    app = FastAPI()
+    errors.install(app)
+
+    @app.get("/")
+    async def read(colour: Annotated[str, Query(pattern="^(red|blue)$")]) -> None: ...
+
+    detail = asgi.call(app, "GET", "/?colour=green").detail
+
+    assert ("'colour'" in detail, "^(red|blue)$" in detail, "NUL" in detail) == (True, True, False)
 
 
 @pytest.mark.parametrize(
