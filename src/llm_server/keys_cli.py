@@ -66,13 +66,13 @@ def revoke(key_id: Annotated[str, typer.Argument(help="As `keys list` prints it.
 
 
 def _line(key: "Key") -> str:
-    from llm_server.orchestration.money import MICROUSD_PER_USD
+    from llm_server.orchestration.money import usd
 
     limits = key.limits
     said = [
         f"{limits.requests_per_minute} requests a minute" if limits.requests_per_minute is not None else "",
         f"{limits.tasks_in_flight} tasks in flight" if limits.tasks_in_flight is not None else "",
-        f"{limits.microusd_per_day / MICROUSD_PER_USD:g} USD a day" if limits.microusd_per_day is not None else "",
+        f"{usd(limits.microusd_per_day)} USD a day" if limits.microusd_per_day is not None else "",
         f"revoked {_day(key.revoked_ms)}" if key.revoked_ms is not None else "",
         key.name,
     ]

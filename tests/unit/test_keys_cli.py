@@ -38,3 +38,9 @@ def test_a_key_that_cannot_be_is_refused_with_what_is_allowed(tmp_path: Path, op
 
     assert (refused.exit_code, refused.stdout, refused.stderr) == (2, "", said)
     assert run(tmp_path / "tasks.db", "list").stdout == ""
+
+
+def test_the_list_shows_money_exactly(tmp_path: Path) -> None:
+    run(tmp_path / "tasks.db", "create", "--tenant", "acme", "--usd-per-day", "123456.789")
+
+    assert "123456.789 USD a day" in run(tmp_path / "tasks.db", "list").stdout
