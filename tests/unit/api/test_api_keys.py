@@ -206,6 +206,20 @@ def test_requests_above_the_limit_are_told_when_to_come_again(locked: CalledServ
     assert locked.with_key("acme", "tasks", requests_per_minute=1).get("tasks").status == 200  # each key has its own
 
 
+def test_a_call_without_the_scope_is_a_request_too(locked: CalledServer) -> None:
+    """Or a key could ask without end; and its answer says what is left like every other."""
+    caller = locked.with_key("acme", "tasks", requests_per_minute=2)
+    answers = [caller.get("metrics"), caller.get("keys"), caller.get("metrics")]
+
+    assert [answer.status for answer in answers] == [403, 403, 429]
+    assert [answer.headers["ratelimit"].partition(";t=")[0] for answer in answers] == [
+        '"requests";r=1',
+        '"requests";r=0',
+        '"requests";r=0',
+    ]
+    assert {answer.headers["ratelimit-policy"] for answer in answers} == {'"requests";q=2;w=60'}
+
+
 def test_tasks_above_the_limit_wait_for_one_to_end(locked: CalledServer) -> None:
     caller = locked.with_key("acme", "tasks", tasks_in_flight=2)
     for _ in range(2):

@@ -43,6 +43,19 @@ def test_every_error_is_described_by_our_own_model() -> None:
                 assert schema == {"$ref": "#/components/schemas/Problem"}
 
 
+def test_every_answer_to_a_known_key_is_described_with_what_is_left() -> None:
+    """Of requests; and each that says to come again, with when."""
+    described = json.loads(document())
+    rates = {"RateLimit", "RateLimit-Policy"}
+    for path, operation in ((p, o) for p, methods in described["paths"].items() for o in methods.values()):
+        for status, answer in operation["responses"].items():
+            named = set(answer.get("headers", {}))
+
+            assert named & rates == (set() if status == "401" or path.endswith("/health") else rates), (path, status)
+            assert status not in ("429", "503") or "Retry-After" in named, (path, status)
+    assert set(described["components"]["headers"]) == rates
+
+
 def test_generated_calls_are_answered_as_described(server: CalledServer) -> None:
     """Every check of schemathesis, on data that fits the document and on data that does not, and on chains of calls."""
     token = server.with_key().headers["authorization"].removeprefix("Bearer ")
