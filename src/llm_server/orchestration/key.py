@@ -103,8 +103,8 @@ class Account:
 class KeyUse:
     """What was charged to an account and what its key has in flight, each counted only where the key limits it.
 
-    `unsettled_microusd` is the part of the charge that was set aside for calls which have not ended, or whose worker
-    died: what such a call cost nobody knows, so its worst case stays charged.
+    `unsettled_microusd` is the part of the charge that was set aside for calls which have not ended, timed out, broke
+    off or were cancelled, or whose worker died: what such a call cost nobody knows, so its worst case stays charged.
     """
 
     charged_microusd: int = 0

@@ -191,6 +191,14 @@ def test_the_description_says_what_tenants_and_names_may_be(locked_for_all: Call
     assert (fields["name"]["pattern"], fields["name"]["maxLength"]) == (r"^[ \p{L}\p{M}\p{N}\p{P}\p{S}]*$", 100)
 
 
+def test_the_description_says_what_unsettled_money_is(locked_for_all: CalledServer) -> None:
+    said = locked_for_all.get("openapi.json").json["components"]["schemas"]["UsageView"]["description"]
+
+    assert [
+        words for words in ("have not ended", "timed out", "broke off", "cancelled", "died") if words not in said
+    ] == []
+
+
 def test_requests_above_the_limit_are_told_when_to_come_again(locked: CalledServer) -> None:
     """Every answer says what is left, also one that refuses something else."""
     caller = locked.with_key("acme", "tasks", requests_per_minute=3)
