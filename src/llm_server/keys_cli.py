@@ -37,7 +37,7 @@ def create(
     db: Db = None,
 ) -> None:
     """Make a key and print it: now, and never again."""
-    with _opened(db) as keys:
+    with _opened(db, make=True) as keys:
         from llm_server.orchestration.key import KeyLimits
 
         limits = KeyLimits.of(
@@ -85,14 +85,15 @@ def _day(milliseconds: int) -> str:
 
 
 @contextmanager
-def _opened(db: Path | None) -> "Iterator[Keys]":
+def _opened(db: Path | None, *, make: bool = False) -> "Iterator[Keys]":
     from llm_server import wiring
     from llm_server.orchestration.errors import LLMServerError, StorageUnavailable
     from llm_server.settings import Settings
 
     try:
         settings = Settings.read(table_alone=True)
-        yield wiring.keys_of(replace(settings, db=db or settings.db))
+        with wiring.keys_of(replace(settings, db=db or settings.db), make=make) as keys:
+            yield keys
     except LLMServerError as error:
         display.say(str(error))
         raise typer.Exit(_AWAY if isinstance(error, StorageUnavailable) else _WRONG) from None

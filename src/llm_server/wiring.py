@@ -9,7 +9,8 @@ import os
 import random
 import time
 import tomllib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from functools import partial
 from importlib import resources
 from typing import Any, NamedTuple
@@ -186,18 +187,27 @@ def aws_service(settings: Settings, *, works: bool) -> Service:
     )
 
 
-def keys_of(settings: Settings) -> Keys:
-    """The API keys alone, where the tasks are: in the table on AWS, else in the SQLite file, server running or not."""
+@contextmanager
+def keys_of(settings: Settings, *, make: bool) -> Iterator[Keys]:
+    """The API keys alone, where the tasks are: in the table on AWS, else in the SQLite file, server running or not.
+
+    Raises:
+        ConfigurationError: the file cannot be opened, or is not there and none is to be made.
+    """
     if settings.table is not None:
         import boto3
 
         from llm_server.storage.dynamodb_keys import DynamoKeys
 
         client = boto3.client("dynamodb", config=_client_config())
-        return Keys(DynamoKeys(client, settings.table), now_ms, os.urandom)
+        yield Keys(DynamoKeys(client, settings.table), now_ms, os.urandom)
+        return
     from llm_server.storage.sqlite_keys import SqliteKeys
 
-    return Keys(SqliteKeys(settings.db), now_ms, os.urandom)
+    if not make and not settings.db.exists():
+        raise ConfigurationError(f"There is no database {settings.db}; LLM_SERVER_DB or --db says where it is.")
+    with closing(SqliteKeys(settings.db)) as store:
+        yield Keys(store, now_ms, os.urandom)
 
 
 def _client_config() -> Any:

@@ -110,6 +110,7 @@ def test_keys_are_listed_without_secrets_and_revoked(tmp_path: Path) -> None:
     ],
 )
 def test_a_wrong_word_is_named(tmp_path: Path, arguments: list[str], named: str) -> None:
+    made(tmp_path / "tasks.db")
     done = run(tmp_path / "tasks.db", "keys", *arguments)
 
     assert (done.returncode, done.stdout) == (2, "")

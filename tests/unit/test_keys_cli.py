@@ -44,3 +44,23 @@ def test_the_list_shows_money_exactly(tmp_path: Path) -> None:
     run(tmp_path / "tasks.db", "create", "--tenant", "acme", "--usd-per-day", "123456.789")
 
     assert "123456.789 USD a day" in run(tmp_path / "tasks.db", "list").stdout
+
+
+@pytest.mark.parametrize("command", [["list"], ["revoke", "ffffffffffff"]])
+def test_a_database_that_is_not_there_is_named_and_not_made(tmp_path: Path, command: list[str]) -> None:
+    """An empty list from a mistyped path would look like a server without keys."""
+    db = tmp_path / "nowhere" / "x.db"
+
+    refused = run(db, *command)
+
+    said = f"There is no database {db}; LLM_SERVER_DB or --db says where it is.\n"
+    assert (refused.exit_code, refused.stdout, refused.stderr) == (2, "", said)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_first_key_may_make_its_database(tmp_path: Path) -> None:
+    """Before a server that others reach is started for the first time."""
+    db = tmp_path / "new" / "tasks.db"
+
+    assert run(db, "create", "--tenant", "acme").exit_code == 0
+    assert "acme" in run(db, "list").stdout
