@@ -87,7 +87,7 @@ def _day(milliseconds: int) -> str:
 @contextmanager
 def _opened(db: Path | None, *, make: bool = False) -> "Iterator[Keys]":
     from llm_server import wiring
-    from llm_server.orchestration.errors import LLMServerError, StorageUnavailable
+    from llm_server.orchestration.errors import LLMServerError, StorageMisconfigured, StorageUnavailable
     from llm_server.settings import Settings
 
     try:
@@ -95,5 +95,5 @@ def _opened(db: Path | None, *, make: bool = False) -> "Iterator[Keys]":
         with wiring.keys_of(replace(settings, db=db or settings.db), make=make) as keys:
             yield keys
     except LLMServerError as error:
-        display.say(str(error))
+        display.say(error.cause if isinstance(error, StorageMisconfigured) else str(error))
         raise typer.Exit(_AWAY if isinstance(error, StorageUnavailable) else _WRONG) from None

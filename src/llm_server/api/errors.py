@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from http import HTTPStatus
 from typing import Any
@@ -22,11 +23,14 @@ from llm_server.orchestration.errors import (
     QuotaExceeded,
     ScopeMissing,
     StateConflict,
+    StorageMisconfigured,
     StorageUnavailable,
     TaskNotFound,
     Unauthenticated,
 )
 from llm_server.orchestration.keys import RequestsLeft
+
+_log = logging.getLogger(__name__)
 
 STATUS: dict[type[LLMServerError], int] = {
     InvalidInput: 422,
@@ -65,6 +69,8 @@ async def _known(_: Request, error: Exception) -> JSONResponse:
         raise error
     if isinstance(error, InvalidInput):
         return answer(status, str(error), errors=[{"pointer": _pointer(("", error.field)), "detail": str(error)}])
+    if isinstance(error, StorageMisconfigured):
+        _log.error("the database cannot be used", extra={"cause": error.cause})
     response = answer(status, str(error))
     response.headers.update(_advice(error))
     return response

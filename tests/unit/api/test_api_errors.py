@@ -19,7 +19,7 @@ import asgi
 from called_server import DOWN, CalledServer, FailingStore
 from llm_server.api import errors
 from llm_server.api.edge import Edge
-from llm_server.orchestration.errors import IllegalTransition
+from llm_server.orchestration.errors import IllegalTransition, StorageMisconfigured
 from llm_server.orchestration.ports import Store
 
 EVENTS = Path(__file__).parents[3] / "events"
@@ -99,6 +99,19 @@ def test_a_store_that_does_not_answer_is_503(server: CalledServer, server_on: Se
 
     assert (answer.status, int(answer.headers["retry-after"]) >= 1) == (503, True)
     assert answer.json == {"detail": "The database does not answer; try again."}
+
+
+def test_only_the_log_says_why_the_store_cannot_be_used(
+    server: CalledServer, server_on: ServerOn, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Names of tables and policies are the operator's; the caller gets the 503 of any store that is away."""
+    answer = server_on(FailingStore(server.store, StorageMisconfigured("Check LLM_SERVER_TABLE."))).get("metrics")
+
+    (record,) = caplog.records
+    assert (answer.status, answer.headers["retry-after"]) == (503, "5")
+    assert answer.json == {"detail": "The server cannot use its database; its log says why."}
+    assert (record.levelno, record.message) == (logging.ERROR, "the database cannot be used")
+    assert vars(record)["cause"] == "Check LLM_SERVER_TABLE."
 
 
 @pytest.mark.parametrize("error", [BOOM, IllegalTransition("the secret of line 7", "Failed", "Queued")])
