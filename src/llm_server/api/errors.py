@@ -45,6 +45,7 @@ STATUS: dict[type[LLMServerError], int] = {
 }
 RETRY_AFTER_S = "5"
 FAULTS_MOST = 20
+NO_HTTP = "What came is not a valid HTTP/1.1 request."
 NOTHING_HERE = "There is nothing at this path."
 METHODS = ("DELETE", "GET", "HEAD", "PATCH", "POST", "PUT")
 INTERNAL = "The server made an error; it is logged under this answer's X-Request-Id."
