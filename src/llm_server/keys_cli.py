@@ -31,20 +31,17 @@ def create(
     tenant: Annotated[str, typer.Option(help="Whose tasks: a to z, 0 to 9 and -.")],
     scope: Annotated[str, typer.Option(help="Comma-separated: tasks, metrics, admin.")] = "tasks",
     name: Annotated[str, typer.Option(help="What it is for; shown in the list.")] = "",
-    requests_per_minute: Annotated[int | None, typer.Option(min=1, metavar="N")] = None,
-    tasks_in_flight: Annotated[int | None, typer.Option(min=1, metavar="N")] = None,
-    usd_per_day: Annotated[float | None, typer.Option(min=0.000001, metavar="X", help="A UTC day's calls.")] = None,
+    requests_per_minute: Annotated[int | None, typer.Option(metavar="N")] = None,
+    tasks_in_flight: Annotated[int | None, typer.Option(metavar="N")] = None,
+    usd_per_day: Annotated[float | None, typer.Option(metavar="X", help="A UTC day's calls.")] = None,
     db: Db = None,
 ) -> None:
     """Make a key and print it: now, and never again."""
-    with _opened(db) as keys:
+    with _opened(db, make=True) as keys:
         from llm_server.orchestration.key import KeyLimits
-        from llm_server.orchestration.metrics import MICROUSD_PER_USD
 
-        limits = KeyLimits(
-            requests_per_minute=requests_per_minute,
-            tasks_in_flight=tasks_in_flight,
-            microusd_per_day=None if usd_per_day is None else round(usd_per_day * MICROUSD_PER_USD),
+        limits = KeyLimits.of(
+            requests_per_minute=requests_per_minute, tasks_in_flight=tasks_in_flight, usd_per_day=usd_per_day
         )
         key, token = keys.create(tenant, [s.strip() for s in scope.split(",") if s.strip()], limits=limits, name=name)
         display.put(token)
@@ -69,13 +66,13 @@ def revoke(key_id: Annotated[str, typer.Argument(help="As `keys list` prints it.
 
 
 def _line(key: "Key") -> str:
-    from llm_server.orchestration.metrics import MICROUSD_PER_USD
+    from llm_server.orchestration.money import usd
 
     limits = key.limits
     said = [
         f"{limits.requests_per_minute} requests a minute" if limits.requests_per_minute is not None else "",
         f"{limits.tasks_in_flight} tasks in flight" if limits.tasks_in_flight is not None else "",
-        f"{limits.microusd_per_day / MICROUSD_PER_USD:g} USD a day" if limits.microusd_per_day is not None else "",
+        f"{usd(limits.microusd_per_day)} USD a day" if limits.microusd_per_day is not None else "",
         f"revoked {_day(key.revoked_ms)}" if key.revoked_ms is not None else "",
         key.name,
     ]
@@ -88,14 +85,15 @@ def _day(milliseconds: int) -> str:
 
 
 @contextmanager
-def _opened(db: Path | None) -> "Iterator[Keys]":
+def _opened(db: Path | None, *, make: bool = False) -> "Iterator[Keys]":
     from llm_server import wiring
-    from llm_server.orchestration.errors import LLMServerError, StorageUnavailable
+    from llm_server.orchestration.errors import LLMServerError, StorageMisconfigured, StorageUnavailable
     from llm_server.settings import Settings
 
     try:
         settings = Settings.read(table_alone=True)
-        yield wiring.keys_of(replace(settings, db=db or settings.db))
+        with wiring.keys_of(replace(settings, db=db or settings.db), make=make) as keys:
+            yield keys
     except LLMServerError as error:
-        display.say(str(error))
+        display.say(error.cause if isinstance(error, StorageMisconfigured) else str(error))
         raise typer.Exit(_AWAY if isinstance(error, StorageUnavailable) else _WRONG) from None

@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from llm_server import wiring
+from llm_server.orchestration.errors import StorageMisconfigured
 from llm_server.orchestration.service import Service
 from llm_server.orchestration.task import TaskRef
 from llm_server.settings import Settings
@@ -67,6 +68,9 @@ def _handled(service: Service, record: dict[str, Any], until_ms: int) -> bool:
         return True
     try:
         service.process(ref, owner=wiring.new_id(), until_ms=until_ms)
+    except StorageMisconfigured as error:
+        _log.error("the database cannot be used", extra={"message_id": message_id, "cause": error.cause})
+        return False
     except Exception:  # one message's failure must not take the other nine along; it comes again
         _log.exception("message failed", extra={"message_id": message_id})
         return False

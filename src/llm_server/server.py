@@ -13,8 +13,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import uvicorn
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from llm_server import __version__, wiring
+from llm_server.api import edge, errors
 from llm_server.api.app import create_app
 from llm_server.engines.discovery import LOOPBACK_SERVERS
 from llm_server.orchestration.errors import ConfigurationError, LLMServerError
@@ -29,6 +31,19 @@ from llm_server.workers import Workers
 
 GRACE_S = 10
 REQUEST_GRACE_S = 3
+
+
+class Protocol(HttpToolsProtocol):
+    """uvicorn's own; what is no HTTP never reaches the app, and is answered like what does."""
+
+    def send_400_response(self, msg: str) -> None:  # noqa: ARG002 -- uvicorn's words
+        answer = errors.answer(400, errors.NO_HTTP)
+        edge.name_answer(answer.headers, wiring.new_id())
+        answer.headers["Connection"] = "close"
+        head = [*self.server_state.default_headers, *answer.raw_headers]
+        lines = b"".join(b"%s: %s\r\n" % pair for pair in head)
+        self.transport.write(STATUS_LINE[400] + lines + b"\r\n" + bytes(answer.body))
+        self.transport.close()
 
 
 def serve(*, host: str, port: int, db: Path | None = None, workers: int | None = None) -> int:
@@ -66,6 +81,7 @@ def _serve(settings: Settings, listener: socket.socket, keys: SqliteKeys) -> int
     app = create_app(service, wiring.new_id, open_without_keys=ipaddress.ip_address(address).is_loopback)
     config = uvicorn.Config(
         app,
+        http=Protocol,
         lifespan="off",
         access_log=False,
         log_config=None,

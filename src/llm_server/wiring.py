@@ -9,10 +9,11 @@ import os
 import random
 import time
 import tomllib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from functools import partial
 from importlib import resources
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import msgspec
 
@@ -166,46 +167,56 @@ def service_of(
 
 def aws_service(settings: Settings, *, works: bool) -> Service:
     """A service over DynamoDB and SQS. Raises ConfigurationError when table and queue are not set."""
-    import boto3
-
     from llm_server.storage.dynamodb import DynamoStore
     from llm_server.storage.dynamodb_keys import DynamoKeys
     from llm_server.storage.sqs import SqsQueue
 
     if settings.table is None or settings.queue_url is None:
         raise ConfigurationError("LLM_SERVER_TABLE and LLM_SERVER_QUEUE_URL must be set on AWS.")
-    config = _client_config()
-    dynamodb = boto3.client("dynamodb", config=config)
+    dynamodb = _client("dynamodb")
     return service_of(
         settings,
         store=DynamoStore(dynamodb, settings.table, draw=random.randrange, retention=retention(settings)),
         key_store=DynamoKeys(dynamodb, settings.table),
-        queue=SqsQueue(boto3.client("sqs", config=config), settings.queue_url),
+        queue=SqsQueue(_client("sqs"), settings.queue_url),
         catalog=load_catalog(settings).catalog,
         works=works,
     )
 
 
-def keys_of(settings: Settings) -> Keys:
-    """The API keys alone, where the tasks are: in the table on AWS, else in the SQLite file, server running or not."""
-    if settings.table is not None:
-        import boto3
+@contextmanager
+def keys_of(settings: Settings, *, make: bool) -> Iterator[Keys]:
+    """The API keys alone, where the tasks are: in the table on AWS, else in the SQLite file, server running or not.
 
+    Raises:
+        ConfigurationError: the file cannot be opened, or is not there and none is to be made; AWS cannot be called.
+    """
+    if settings.table is not None:
         from llm_server.storage.dynamodb_keys import DynamoKeys
 
-        client = boto3.client("dynamodb", config=_client_config())
-        return Keys(DynamoKeys(client, settings.table), now_ms, os.urandom)
+        yield Keys(DynamoKeys(_client("dynamodb"), settings.table), now_ms, os.urandom)
+        return
     from llm_server.storage.sqlite_keys import SqliteKeys
 
-    return Keys(SqliteKeys(settings.db), now_ms, os.urandom)
+    if not make and not settings.db.exists():
+        raise ConfigurationError(f"There is no database {settings.db}; LLM_SERVER_DB or --db says where it is.")
+    with closing(SqliteKeys(settings.db)) as store:
+        yield Keys(store, now_ms, os.urandom)
 
 
-def _client_config() -> Any:
+def _client(service: Literal["dynamodb", "sqs"]) -> Any:
+    """A client of an AWS service. Raises ConfigurationError: there is no region, or not the profile that is named."""
+    import boto3
     from botocore.config import Config
+    from botocore.exceptions import BotoCoreError
 
-    return Config(
+    config = Config(
         connect_timeout=2,
         read_timeout=5,
         retries={"mode": "standard", "total_max_attempts": 4},
         max_pool_connections=32,
     )
+    try:
+        return boto3.client(service, config=config)
+    except BotoCoreError as error:
+        raise ConfigurationError(f"AWS cannot be called: {str(error).rstrip('.')}.") from error

@@ -99,17 +99,40 @@ def test_keys_are_listed_without_secrets_and_revoked(tmp_path: Path) -> None:
     assert secret not in listed.stdout + listed.stderr + revoked.stdout + revoked.stderr
 
 
+def test_what_keeps_the_commands_from_the_table_is_named(tmp_path: Path, ministack_endpoint: str) -> None:
+    """Trying again would never help: an operator has to mend it."""
+    aws = {
+        "LLM_SERVER_TABLE": "no-such-table",
+        "AWS_ENDPOINT_URL": ministack_endpoint,
+        "AWS_EC2_METADATA_DISABLED": "true",
+    }
+    region = {"AWS_DEFAULT_REGION": "eu-central-1"}
+    account = {"AWS_ACCESS_KEY_ID": "testing", "AWS_SECRET_ACCESS_KEY": "testing"}
+    db = tmp_path / "tasks.db"
+    no_table = run(db, "keys", "list", **aws, **region, **account)
+    no_credentials = run(db, "keys", "list", **aws, **region)
+    no_region = run(db, "keys", "list", **aws, **account)
+
+    assert [done.returncode for done in (no_table, no_credentials, no_region)] == [3, 3, 2]
+    assert no_table.stderr == (
+        "The table does not exist in this account and region of AWS; check LLM_SERVER_TABLE and the region.\n"
+    )
+    assert no_credentials.stderr == "There are no AWS credentials to use: Unable to locate credentials.\n"
+    assert no_region.stderr == "AWS cannot be called: You must specify a region.\n"
+
+
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [
         (["create", "--tenant", "Acme"], "tenant's name"),
         (["create", "--tenant", "acme", "--scope", "root"], "Unknown scope 'root'"),
         (["create", "--tenant", "acme", "--scope", ","], "at least one scope"),
-        (["create", "--tenant", "acme", "--tasks-in-flight", "0"], "--tasks-in-flight"),
+        (["create", "--tenant", "acme", "--tasks-in-flight", "0"], "tasks_in_flight"),
         (["revoke", "ffffffffffff"], "No key has this id"),
     ],
 )
 def test_a_wrong_word_is_named(tmp_path: Path, arguments: list[str], named: str) -> None:
+    made(tmp_path / "tasks.db")
     done = run(tmp_path / "tasks.db", "keys", *arguments)
 
     assert (done.returncode, done.stdout) == (2, "")

@@ -11,7 +11,14 @@ from pathlib import Path
 import pytest
 
 from llm_server.orchestration.budget import Budget, DailyCap
-from llm_server.orchestration.errors import LimitReached, PromptRefused, QuotaExceeded, StorageUnavailable
+from llm_server.orchestration.errors import (
+    EngineUnavailable,
+    LimitReached,
+    PromptRefused,
+    QuotaExceeded,
+    StorageUnavailable,
+    TaskCancelled,
+)
 from llm_server.orchestration.intake import NewTask
 from llm_server.orchestration.key import Account, Caller, KeyLimits, Payer
 from llm_server.orchestration.ports import EngineCall
@@ -125,6 +132,49 @@ def test_a_worker_that_dies_after_sending_leaves_the_worst_case_charged(served: 
     assert receipt.cost_microusd == COST
     assert after.charged_microusd - after.unsettled_microusd == COST
     assert after.unsettled_microusd == crashed.unsettled_microusd
+
+
+@pytest.mark.parametrize(
+    "failure",
+    [EngineUnavailable("The engine timed out.", may_be_billed=True), TaskCancelled()],
+    ids=["late", "cancelled"],
+)
+def test_a_call_whose_cost_nobody_knows_stays_unsettled(served: Served, failure: Exception) -> None:
+    """Its engine had the prompt, and may charge for it: late, broken off, or cancelled with its task."""
+
+    def ended_without_a_bill(_: EngineCall) -> str:
+        if isinstance(failure, TaskCancelled):
+            served.service.cancel(ref)
+        raise failure
+
+    served.engine = ScriptedEngine(ended_without_a_bill)
+    served.use(a_catalog({"only": an_engine()}))
+    ref = submitted(served, 1_000_000)
+    served.work()
+    use = served.keys.use(TODAY)
+
+    assert use.charged_microusd == use.unsettled_microusd > COST
+
+
+def test_a_call_that_reports_no_tokens_is_settled_at_its_estimate(served: Served) -> None:
+    served.engine = ScriptedEngine(a_completion(usage_estimated=True))
+    served.use(a_catalog({"only": an_engine()}))
+    submitted(served, 1_000_000)
+    served.work()
+    use = served.keys.use(TODAY)
+
+    assert (use.charged_microusd, use.unsettled_microusd) == (COST, 0)
+
+
+def test_a_key_that_is_revoked_leaves_its_tasks_to_be_done(served: Served) -> None:
+    """They were accepted; who does not want them cancels them."""
+    key, token = served.service.keys.create("local", ["tasks"])
+    task = served.service.submit("local", NewTask(prompt="Why?"), payer=served.service.keys.caller(token).payer)
+    served.refs.append(task.ref)
+    served.service.keys.revoke(key.key_id)
+    served.work()
+
+    assert served.get(task.ref).task.status is Status.COMPLETED
 
 
 def test_a_refused_call_costs_nothing(served: Served) -> None:

@@ -12,6 +12,7 @@ from builders import NOW_MS
 from llm_server.orchestration.errors import InvalidInput, KeyNotFound, QuotaExceeded, Unauthenticated
 from llm_server.orchestration.key import Account, Caller, KeyLimits, Payer
 from llm_server.orchestration.keys import CACHED_MS, Keys
+from llm_server.orchestration.money import usd
 from llm_server.storage.sqlite_keys import SqliteKeys
 from scripted import Clock
 
@@ -167,6 +168,10 @@ def test_a_key_that_is_none_cannot_be_revoked(keys: Keys, key_id: str) -> None:
         ({"scopes": ["root"]}, "scopes"),
         ({"name": "x" * 101}, "name"),
         ({"name": "a\nb"}, "name"),
+        ({"name": "gnp.\u202eexe"}, "name"),
+        ({"name": "a\u200bb"}, "name"),
+        ({"name": "a\u2028b"}, "name"),
+        ({"name": "bad \udcff byte"}, "name"),
     ],
 )
 def test_what_no_key_can_have_is_refused_by_name(keys: Keys, asked: dict[str, object], field: str) -> None:
@@ -175,6 +180,41 @@ def test_what_no_key_can_have_is_refused_by_name(keys: Keys, asked: dict[str, ob
 
     assert refused.value.field == field
     assert keys.all() == []
+
+
+def test_a_name_may_be_in_any_script(keys: Keys) -> None:
+    assert keys.create("acme", ["tasks"], name="Büro – 東京 🌍")[0].name == "Büro – 東京 🌍"
+
+
+@pytest.mark.parametrize(
+    ("limit", "allowed"),
+    [
+        ({"requests_per_minute": 0}, "requests_per_minute is a whole number from 1 to 1,000,000."),
+        ({"requests_per_minute": 10**18}, "requests_per_minute is a whole number from 1 to 1,000,000."),
+        ({"tasks_in_flight": 1_000_001}, "tasks_in_flight is a whole number from 1 to 1,000,000."),
+        ({"usd_per_day": 0.0}, "usd_per_day is a number from 0.000001 to 1,000,000."),
+        ({"usd_per_day": 0.0000009}, "usd_per_day is a number from 0.000001 to 1,000,000."),
+        ({"usd_per_day": 1_000_000.01}, "usd_per_day is a number from 0.000001 to 1,000,000."),
+        ({"usd_per_day": 1e40}, "usd_per_day is a number from 0.000001 to 1,000,000."),
+        ({"usd_per_day": float("inf")}, "usd_per_day is a number from 0.000001 to 1,000,000."),
+        ({"usd_per_day": float("nan")}, "usd_per_day is a number from 0.000001 to 1,000,000."),
+    ],
+)
+def test_a_limit_out_of_its_range_is_refused_with_the_range(limit: dict[str, float], allowed: str) -> None:
+    """A store could not hold it, and every call with the key would fail."""
+    with pytest.raises(InvalidInput) as refused:
+        KeyLimits.of(**limit)  # type: ignore[arg-type]
+
+    assert (refused.value.field, str(refused.value)) == (next(iter(limit)), f"The limit {allowed}")
+
+
+def test_the_ends_of_the_ranges_are_limits() -> None:
+    least = KeyLimits.of(requests_per_minute=1, tasks_in_flight=1, usd_per_day=0.000001)
+    most = KeyLimits.of(requests_per_minute=1_000_000, tasks_in_flight=1_000_000, usd_per_day=1_000_000)
+
+    assert least == KeyLimits(requests_per_minute=1, tasks_in_flight=1, microusd_per_day=1)
+    assert most == KeyLimits(requests_per_minute=10**6, tasks_in_flight=10**6, microusd_per_day=10**12)
+    assert KeyLimits.of() == KeyLimits()
 
 
 def test_requests_are_counted_by_the_minute_of_the_clock(keys: Keys, clock: Clock) -> None:
@@ -190,15 +230,54 @@ def test_requests_are_counted_by_the_minute_of_the_clock(keys: Keys, clock: Cloc
     assert keys.count_request(payer) is not None
 
 
+def spent(store: CountedKeys, payer: Payer, name: str, microusd: int) -> None:
+    account = Account(payer.key_id, "2025-10-09")
+    store.reserve(account, name, microusd, most_microusd=microusd + store.use(account).charged_microusd)
+    store.settle(account, name, microusd, microusd)
+
+
 def test_new_work_waits_for_the_next_day_once_the_money_is_gone(keys: Keys, store: CountedKeys, clock: Clock) -> None:
     """NOW is 08:53:20 UTC, so midnight is 15 h, 6 min and 40 s away."""
     payer = payer_of(keys.caller(keys.create("acme", ["tasks"], limits=KeyLimits(microusd_per_day=1_000))[1]))
-    store.reserve(Account(payer.key_id, "2025-10-09"), "t1#1", 999, most_microusd=1_000)
+    spent(store, payer, "t1#1", 999)
     keys.check_spending(payer)
-    store.reserve(Account(payer.key_id, "2025-10-09"), "t1#2", 1, most_microusd=1_000)
+    spent(store, payer, "t1#2", 1)
     with pytest.raises(QuotaExceeded, match=r"usd_per_day of 0\.001 is used up") as refused:
         keys.check_spending(payer)
 
     assert refused.value.retry_after_s == 15 * 3600 + 6 * 60 + 40
     clock.pass_s(refused.value.retry_after_s)
     keys.check_spending(payer)
+
+
+def test_money_that_is_only_set_aside_is_worth_another_try(keys: Keys, store: CountedKeys) -> None:
+    """The call that has it ends long before midnight, and gives back what it did not cost."""
+    payer = payer_of(keys.caller(keys.create("acme", ["tasks"], limits=KeyLimits(microusd_per_day=1_000))[1]))
+    account = Account(payer.key_id, "2025-10-09")
+    spent(store, payer, "t1#1", 999)
+    store.reserve(account, "t1#2", 1, most_microusd=1_000)
+    with pytest.raises(QuotaExceeded) as refused:
+        keys.check_spending(payer)
+    store.settle(account, "t1#2", 1, 0)
+    keys.check_spending(payer)
+
+    assert refused.value.retry_after_s == 5
+    assert str(refused.value) == (
+        "What is left of the key's usd_per_day of 0.001 is set aside for calls under way."
+    )
+
+
+@pytest.mark.parametrize(
+    ("microusd", "shown"),
+    [
+        (0, "0"),
+        (1, "0.000001"),
+        (1_500_000, "1.5"),
+        (10_000_000, "10"),
+        (1_234_567_890_000, "1234567.89"),
+        (10**15 + 1, "1000000000.000001"),
+    ],
+)
+def test_money_is_shown_exactly(microusd: int, shown: str) -> None:
+    """`1.23457e+06` is no limit that anybody set."""
+    assert usd(microusd) == shown

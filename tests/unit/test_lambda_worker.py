@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from deployed import an_event
-from llm_server.orchestration.errors import StorageUnavailable
+from llm_server.orchestration.errors import StorageMisconfigured, StorageUnavailable
 from llm_server.orchestration.snapshot import Snapshot
 from llm_server.orchestration.task import TaskRef
 from scripted import WAIT_S
@@ -52,6 +52,8 @@ class FakeService:
             raise ZeroDivisionError
         if ref.task_id == "away":
             raise AWAY
+        if ref.task_id == "misconfigured":
+            raise StorageMisconfigured("The table does not exist.")
         self.done.append((str(ref), until_ms))
 
     def sweep(self) -> int:
@@ -116,6 +118,18 @@ def test_only_what_failed_comes_again(worker: ModuleType, task_id: str) -> None:
 
     assert failures(worker.handle(service, a_batch(*bodies), until_ms=9)) == ["m3"]
     assert len(service.done) == 9
+
+
+def test_a_table_that_cannot_be_used_is_logged_with_the_cause(
+    worker: ModuleType, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its message comes again, until somebody has read that and mended it."""
+    answer = worker.handle(FakeService(), a_batch(a_message("misconfigured")), until_ms=9)
+
+    (record,) = caplog.records
+    assert failures(answer) == ["m0"]
+    assert (record.message, record.exc_info) == ("the database cannot be used", None)
+    assert (vars(record)["cause"], vars(record)["message_id"]) == ("The table does not exist.", "m0")
 
 
 def test_a_batch_is_processed_at_the_same_time(worker: ModuleType) -> None:

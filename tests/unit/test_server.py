@@ -1,8 +1,14 @@
-"""The embedded server's socket."""
+"""The embedded server's socket, and what comes over it that no app ever sees."""
 
 from __future__ import annotations
 
+import asyncio
+import json
 import socket
+
+import pytest
+import uvicorn
+from uvicorn.server import ServerState
 
 from llm_server import server
 
@@ -11,3 +17,47 @@ def test_kept_alive_connections_do_not_wait_for_acknowledgements() -> None:
     """asyncio sets TCP_NODELAY only on sockets that name their protocol; without it each answer takes 40 ms more."""
     with server._bound("127.0.0.1", 0) as listener:
         assert listener.proto == socket.IPPROTO_TCP
+
+
+class Connection(asyncio.Transport):
+    """Keeps what is written to it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.written = b""
+        self.closed = False
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        self.written += bytes(data)
+
+    def close(self) -> None:
+        self.closed = True
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"GET /api/v1/health HTTP/1.1\r\nHost: x\r\nX-Name: a\x00b\r\n\r\n",
+        b"POST /api/v1/tasks HTTP/1.1\r\nHost: x\r\nContent-Length: -1\r\n\r\n",
+        b"\x16\x03\x01\x02\x00\x01",
+        b"GET / HTTP/9.9.9\r\n\r\n",
+    ],
+    ids=["NUL in a header", "negative length", "TLS", "version"],
+)
+def test_what_is_no_http_is_answered_like_everything_else(sent: bytes) -> None:
+    """A client that parses our errors must not stumble over one that the app never saw."""
+    connection, loop = Connection(), asyncio.new_event_loop()
+    protocol = server.Protocol(uvicorn.Config(lambda: None, log_config=None), ServerState(), {}, loop)
+    protocol.connection_made(connection)
+    protocol.data_received(sent)
+    loop.close()
+
+    head, _, body = connection.written.partition(b"\r\n\r\n")
+    status, *lines = head.decode().split("\r\n")
+    headers = {name.lower(): value for name, _, value in (line.partition(": ") for line in lines)}
+    assert (status, connection.closed) == ("HTTP/1.1 400 Bad Request", True)
+    assert json.loads(body) == {"detail": "What came is not a valid HTTP/1.1 request."}
+    assert (headers["content-type"], headers["content-length"]) == ("application/json", str(len(body)))
+    assert (headers["connection"], headers["cache-control"]) == ("close", "no-store")
+    assert (headers["x-content-type-options"], headers["referrer-policy"]) == ("nosniff", "no-referrer")
+    assert len(headers["x-request-id"]) == 36

@@ -119,7 +119,8 @@ def _adopt(made: Resources) -> None:
 
 def _new_key() -> str:
     """Make a key for everything: the API takes no call without one."""
-    return wiring.keys_of(Settings.read()).create("local", SCOPES)[1]
+    with wiring.keys_of(Settings.read(), make=True) as keys:
+        return keys.create("local", SCOPES)[1]
 
 
 def _write_sam_variables(made: Resources, endpoint: str) -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from fastapi import FastAPI
 
 from llm_server import __version__
 from llm_server.api import errors, routes, server_routes
 from llm_server.api.auth import Gate
-from llm_server.api.contract import PREFIX
+from llm_server.api.contract import PREFIX, describe_rates
 from llm_server.api.edge import Edge
 from llm_server.orchestration.service import Service
 
@@ -18,12 +19,19 @@ JSON_BYTES_PER_CHAR = 12
 BODY_REST_BYTES = 64 * 1024
 
 
+class _App(FastAPI):
+    """FastAPI, which has no place for headers that every route's answers have."""
+
+    def openapi(self) -> dict[str, Any]:
+        return describe_rates(super().openapi())
+
+
 def create_app(service: Service, new_id: Callable[[], str], *, open_without_keys: bool = False) -> FastAPI:
     """Make the app. `new_id` names requests that came without an X-Request-Id.
 
     `open_without_keys`: only for a server that nobody but its owner reaches (`Gate`).
     """
-    app = FastAPI(
+    app = _App(
         title="LLM-Server",
         version=__version__,
         openapi_url=f"{PREFIX}/openapi.json",

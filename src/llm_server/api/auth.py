@@ -33,12 +33,11 @@ class Gate:
         self._keys = keys
         self._open_without_keys = open_without_keys
 
-    def admit(self, request: Request, scope: str) -> tuple[Caller, dict[str, str]]:
+    def admit(self, request: Request) -> tuple[Caller, dict[str, str]]:
         """Who calls, and the headers of the answer that tell how many requests the key has left.
 
         Raises:
             Unauthenticated: no key, or none of ours.
-            ScopeMissing: the key is not for this.
             QuotaExceeded: the key's requests of this minute are used up.
             HTTPException: 403; there are no keys, and the call comes from a page of another site.
         """
@@ -46,15 +45,15 @@ class Gate:
             _check_local(request)
             return Caller(), {}
         caller = self._keys.caller(_token(request))
-        if scope not in caller.scopes:
-            raise ScopeMissing(scope)
         left = self._keys.count_request(caller.payer) if caller.payer else None
         return caller, rate_headers(left) if left else {}
 
 
-def scope_of(path: str, prefix: str) -> str:
-    """The scope a path needs."""
-    return SCOPES.get(path.removeprefix(prefix).strip("/").partition("/")[0], "tasks")
+def check_scope(caller: Caller, path: str, prefix: str) -> None:
+    """Refuse a path that the caller's key is not for. Raises ScopeMissing."""
+    scope = SCOPES.get(path.removeprefix(prefix).strip("/").partition("/")[0], "tasks")
+    if scope not in caller.scopes:
+        raise ScopeMissing(scope)
 
 
 def rate_headers(left: RequestsLeft) -> dict[str, str]:

@@ -14,7 +14,7 @@ from fastapi import HTTPException, Request, Response, params
 from fastapi.dependencies.utils import get_flat_params
 from fastapi.routing import APIRoute
 
-from llm_server.api.auth import Gate, scope_of
+from llm_server.api.auth import Gate, check_scope
 from llm_server.api.edge import ANSWER_HEADERS
 from llm_server.orchestration.errors import InvalidInput
 
@@ -34,8 +34,9 @@ class StrictRoute(APIRoute):
 
         async def handle_strictly(request: Request) -> Response:
             gate: Gate = request.app.state.gate
-            request.state.caller, rate = gate.admit(request, scope_of(self.path, request.app.state.prefix))
+            request.state.caller, rate = gate.admit(request)
             request.scope[ANSWER_HEADERS].update(rate)
+            check_scope(request.state.caller, self.path, request.app.state.prefix)
             if request.method in _WRITING:
                 _check_query(request, known)
             strict = _StrictRequest(request.scope, request.receive)

@@ -34,17 +34,39 @@ _PROBLEMS = {
 }
 
 
-def problems(*statuses: int) -> Responses:
-    """The error answers of a route, for its description."""
-    return {status: {"model": server_models.Problem, "description": _PROBLEMS[status]} for status in statuses}
-
-
 def header_docs(**meanings: str) -> dict[str, Any]:
     """The headers of an answer, for its description; an underscore is a hyphen."""
     return {
         name.replace("_", "-"): {"description": meaning, "schema": {"type": "string"}}
         for name, meaning in meanings.items()
     }
+
+
+_RETRY_AFTER = {"headers": header_docs(Retry_After="Seconds until the same call may succeed")}
+_RATE = header_docs(
+    RateLimit_Policy='`"requests";q=60;w=60`: the key allows 60 requests in 60 seconds. Absent where it sets no limit',
+    RateLimit='`"requests";r=59;t=42`: 59 of them are left for the next 42 seconds',
+)
+
+
+def problems(*statuses: int) -> Responses:
+    """The error answers of a route, for its description."""
+    return {
+        status: {"model": server_models.Problem, "description": _PROBLEMS[status]}
+        | (_RETRY_AFTER if status in (429, 503) else {})
+        for status in statuses
+    }
+
+
+def describe_rates(document: dict[str, Any]) -> dict[str, Any]:
+    """Add what tells how many requests are left to every answer to a key that is known; twice is as once."""
+    document["components"]["headers"] = _RATE
+    references = {name: {"$ref": f"#/components/headers/{name}"} for name in _RATE}
+    for operation in (each for path in document["paths"].values() for each in path.values() if "security" in each):
+        for status, described in operation["responses"].items():
+            if status != "401":
+                described["headers"] = described.get("headers", {}) | references
+    return document
 
 
 def keyed_router() -> APIRouter:

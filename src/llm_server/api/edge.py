@@ -16,13 +16,19 @@ _log = logging.getLogger(__name__)
 ANSWER_HEADERS = "llm_server.answer_headers"
 """In an ASGI scope: what a route adds to its answer, whatever that comes to be."""
 
-SECURITY_HEADERS = {
+_SECURITY_HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "Content-Security-Policy": "frame-ancestors 'none'",
     "Referrer-Policy": "no-referrer",
 }
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _SANE_ID = re.compile(r"[A-Za-z0-9._:/=+-]{1,128}")
+
+
+def name_answer(headers: MutableHeaders, request_id: str) -> None:
+    """Set the headers of every answer."""
+    headers.update({"X-Request-Id": request_id, **_SECURITY_HEADERS})
+    headers.setdefault("Cache-Control", "no-store")
 
 
 class Edge:
@@ -50,8 +56,8 @@ class Edge:
             if message["type"] == "http.response.start":
                 started = True
                 headers = MutableHeaders(scope=message)
-                headers.update({"X-Request-Id": request_id, **SECURITY_HEADERS, **scope[ANSWER_HEADERS]})
-                headers.setdefault("Cache-Control", "no-store")
+                name_answer(headers, request_id)
+                headers.update(scope[ANSWER_HEADERS])
             await send(message)
 
         app = errors.answer(404, errors.NOTHING_HERE) if _CONTROL.search(scope["path"]) else self._app

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from http import HTTPStatus
 from typing import Any
@@ -13,6 +14,7 @@ from starlette.exceptions import HTTPException as StarletteHTTPException
 from starlette.routing import Match
 
 from llm_server.api.auth import rate_headers
+from llm_server.api.inputs import NO_NUL
 from llm_server.orchestration.errors import (
     EngineNotFound,
     InvalidInput,
@@ -21,11 +23,14 @@ from llm_server.orchestration.errors import (
     QuotaExceeded,
     ScopeMissing,
     StateConflict,
+    StorageMisconfigured,
     StorageUnavailable,
     TaskNotFound,
     Unauthenticated,
 )
 from llm_server.orchestration.keys import RequestsLeft
+
+_log = logging.getLogger(__name__)
 
 STATUS: dict[type[LLMServerError], int] = {
     InvalidInput: 422,
@@ -40,6 +45,7 @@ STATUS: dict[type[LLMServerError], int] = {
 }
 RETRY_AFTER_S = "5"
 FAULTS_MOST = 20
+NO_HTTP = "What came is not a valid HTTP/1.1 request."
 NOTHING_HERE = "There is nothing at this path."
 METHODS = ("DELETE", "GET", "HEAD", "PATCH", "POST", "PUT")
 INTERNAL = "The server made an error; it is logged under this answer's X-Request-Id."
@@ -64,6 +70,8 @@ async def _known(_: Request, error: Exception) -> JSONResponse:
         raise error
     if isinstance(error, InvalidInput):
         return answer(status, str(error), errors=[{"pointer": _pointer(("", error.field)), "detail": str(error)}])
+    if isinstance(error, StorageMisconfigured):
+        _log.error("the database cannot be used", extra={"cause": error.cause})
     response = answer(status, str(error))
     response.headers.update(_advice(error))
     return response
@@ -140,6 +148,6 @@ def _sentence(fault: Any, model: Any) -> str:
         return f"Unknown field {place!r}; known are {_known_fields(model, parts)}."
     if fault["type"] == "missing":
         return f"The field {place!r} is missing."
-    if fault["type"] == "string_pattern_mismatch":
+    if fault["type"] == "string_pattern_mismatch" and fault["ctx"]["pattern"] == NO_NUL:
         return f"The field {place!r} holds a NUL character."
     return f"The field {place!r} is not valid: {fault['msg']}."

@@ -8,8 +8,7 @@ from pydantic import BeforeValidator, ConfigDict, Field, StringConstraints
 
 from llm_server.api.strict import Strict
 from llm_server.orchestration import intake
-from llm_server.orchestration.key import KeyLimits
-from llm_server.orchestration.metrics import MICROUSD_PER_USD
+from llm_server.orchestration import key as keys
 from llm_server.orchestration.ports import SwitchName
 from llm_server.orchestration.snapshot import Limits
 from llm_server.orchestration.task import Mode
@@ -17,6 +16,9 @@ from llm_server.orchestration.task import Mode
 METADATA_MOST = 16
 NO_NUL = r"^[^\x00]*$"
 NOT_BLANK_NO_NUL = r"^[^\x00]*[^\s\x00][^\x00]*$"
+PRINTABLE = r"^[ \p{L}\p{M}\p{N}\p{P}\p{S}]*$"
+"""`str.isprintable` as ECMA-262 says it: letters, marks, numbers, punctuation, symbols and the space."""
+
 MetadataKey = Annotated[str, StringConstraints(min_length=1, max_length=64, pattern=NO_NUL)]
 MetadataValue = Annotated[str, StringConstraints(max_length=512, pattern=NO_NUL)]
 
@@ -94,25 +96,23 @@ class EngineChange(Strict):
 class NewKeyLimits(Strict):
     """How much a key allows; left out: no limit."""
 
-    requests_per_minute: Annotated[int, Field(ge=1, le=1_000_000), BeforeValidator(_whole)] | None = None
-    tasks_in_flight: Annotated[int, Field(ge=1, le=1_000_000), BeforeValidator(_whole)] | None = None
-    usd_per_day: float | None = Field(default=None, ge=0.000001, le=1_000_000, description="Of engine calls.")
+    requests_per_minute: Annotated[int, Field(ge=1, le=keys.COUNT_MOST), BeforeValidator(_whole)] | None = None
+    tasks_in_flight: Annotated[int, Field(ge=1, le=keys.COUNT_MOST), BeforeValidator(_whole)] | None = None
+    usd_per_day: float | None = Field(default=None, ge=keys.USD_LEAST, le=keys.USD_MOST, description="Of engine calls.")
 
-    def to_domain(self) -> KeyLimits:
-        usd = self.usd_per_day
-        return KeyLimits(
-            requests_per_minute=self.requests_per_minute,
-            tasks_in_flight=self.tasks_in_flight,
-            microusd_per_day=None if usd is None else round(usd * MICROUSD_PER_USD),
-        )
+    def to_domain(self) -> keys.KeyLimits:
+        return keys.KeyLimits.of(**self.model_dump())
 
 
 class NewKey(Strict):
     """Whose the key is and what it is for."""
 
-    tenant: str = Field(pattern=r"^[a-z0-9-]{1,40}$", examples=["acme"])
+    # the patterns are for the description: `Keys` holds to them, and says better what is wrong
+    tenant: str = Field(json_schema_extra={"pattern": f"^{keys.TENANT_PATTERN}$"}, examples=["acme"])
     scopes: list[Literal["tasks", "metrics", "admin"]] = Field(min_length=1, max_length=3)
     name: str = Field(
-        default="", max_length=100, pattern=r"^[^\x00-\x1f\x7f-\x9f]*$", description="For people; shown in listings."
+        default="",
+        json_schema_extra={"maxLength": keys.NAME_MOST, "pattern": PRINTABLE},
+        description="For people; shown in listings.",
     )
     limits: NewKeyLimits = Field(default_factory=NewKeyLimits)

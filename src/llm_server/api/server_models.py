@@ -37,7 +37,8 @@ class UsageView(Strict):
     """What the caller's tenant spent today (UTC), and what the caller's key allows and has used.
 
     `tasks_in_flight` and `charged_microusd` are the key's, and null where it does not limit them: then nobody counts.
-    `unsettled_microusd`, a part of the charge, was set aside for calls that have not ended or whose worker died.
+    `unsettled_microusd`, a part of the charge, was set aside for calls that have not ended, and for those whose cost
+    nobody knows: they timed out, broke off, were cancelled or did not report their tokens, or their worker died.
     """
 
     tenant: str

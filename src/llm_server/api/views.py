@@ -39,7 +39,7 @@ from llm_server.orchestration.events import Event, history
 from llm_server.orchestration.fleet import EngineNow
 from llm_server.orchestration.intake import Decision
 from llm_server.orchestration.key import Key, KeyLimits
-from llm_server.orchestration.metrics import MICROUSD_PER_USD
+from llm_server.orchestration.money import MICROUSD_PER_USD
 from llm_server.orchestration.plan import Step, StepStatus
 from llm_server.orchestration.ports import Page
 from llm_server.orchestration.receipts import Attempt

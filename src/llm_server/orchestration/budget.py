@@ -12,7 +12,7 @@ import msgspec
 
 from llm_server.orchestration.errors import LimitReached, MoneySetAside, StorageUnavailable
 from llm_server.orchestration.key import Account, Charges
-from llm_server.orchestration.metrics import MICROUSD_PER_USD
+from llm_server.orchestration.money import MICROUSD_PER_USD
 from llm_server.orchestration.ports import EngineCall, Ledger
 
 LEAST_OUTPUT_TOKENS = 16

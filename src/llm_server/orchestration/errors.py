@@ -26,6 +26,7 @@ LLMServerError
 ├── OutOfTime             the worker's time is over; the rest is for the next delivery
 ├── DownloadFailed        a model file was not fetched; the message says whether to try again
 ├── StorageUnavailable    the store or the queue cannot be reached; try again
+│   └── StorageMisconfigured  its operator: mend what `cause` says; trying again never helps
 └── ConfigurationError    fix the setting or the configuration file it names
 """
 
@@ -224,6 +225,14 @@ class DownloadFailed(LLMServerError):
 
 class StorageUnavailable(LLMServerError):
     """The store or the queue did not answer; nothing is known to have been written."""
+
+
+class StorageMisconfigured(StorageUnavailable):
+    """The store will not answer before its operator has mended something; `cause` says what, and is not for callers."""
+
+    def __init__(self, cause: str) -> None:
+        super().__init__("The server cannot use its database; its log says why.")
+        self.cause = cause
 
 
 class ConfigurationError(LLMServerError):

@@ -9,14 +9,20 @@ from dataclasses import dataclass, field
 from hashlib import sha256
 
 from llm_server.orchestration.errors import InvalidInput
+from llm_server.orchestration.money import MICROUSD_PER_USD
 
 SCOPES = ("tasks", "metrics", "admin")
 """tasks: tasks, usage, catalog. metrics: the figures of the whole server. admin: its engines and keys."""
 
 LOCAL_TENANT = "local"
+TENANT_PATTERN = "[a-z0-9-]{1,40}"
+NAME_MOST = 100
+COUNT_MOST = 1_000_000
+"""Of requests a minute and of tasks in flight."""
+
+USD_LEAST, USD_MOST = 0.000001, 1_000_000
 _PREFIX = "llms"
-_NAME = re.compile(r"[^\x00-\x1f\x7f-\x9f]{0,100}")
-_TENANT = re.compile(r"[a-z0-9-]{1,40}")
+_TENANT = re.compile(TENANT_PATTERN)
 _ID = re.compile(r"[0-9a-f]{12}")
 _TOKEN = re.compile(rf"{_PREFIX}_([0-9a-f]{{12}})_([0-9a-f]{{64}})")
 
@@ -28,6 +34,26 @@ class KeyLimits:
     requests_per_minute: int | None = None
     tasks_in_flight: int | None = None
     microusd_per_day: int | None = None
+
+    @classmethod
+    def of(
+        cls,
+        *,
+        requests_per_minute: int | None = None,
+        tasks_in_flight: int | None = None,
+        usd_per_day: float | None = None,
+    ) -> KeyLimits:
+        """Limits as people say them. Raises InvalidInput: one is out of its range, or not a number at all."""
+        for name, count in (("requests_per_minute", requests_per_minute), ("tasks_in_flight", tasks_in_flight)):
+            if count is not None and not 1 <= count <= COUNT_MOST:
+                raise InvalidInput(name, f"The limit {name} is a whole number from 1 to {COUNT_MOST:,}.")
+        if usd_per_day is not None and not USD_LEAST <= usd_per_day <= USD_MOST:
+            raise InvalidInput("usd_per_day", f"The limit usd_per_day is a number from {USD_LEAST:f} to {USD_MOST:,}.")
+        return cls(
+            requests_per_minute=requests_per_minute,
+            tasks_in_flight=tasks_in_flight,
+            microusd_per_day=None if usd_per_day is None else round(usd_per_day * MICROUSD_PER_USD),
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,9 +153,9 @@ def checked_tenant(name: str) -> str:
 
 
 def checked_name(name: str) -> str:
-    """Return what people call a key. Raises InvalidInput when it is too long or steers a terminal."""
-    if not _NAME.fullmatch(name):
-        raise InvalidInput("name", "A key's name has at most 100 characters and no control characters.")
+    """Return what people call a key. Raises InvalidInput when it is too long, or could spoof the list it stands in."""
+    if len(name) > NAME_MOST or not name.isprintable():
+        raise InvalidInput("name", f"A key's name has at most {NAME_MOST} characters, all of them printable.")
     return name
 
 

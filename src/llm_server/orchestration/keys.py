@@ -8,13 +8,17 @@ from dataclasses import dataclass, replace
 from llm_server.orchestration import key as one
 from llm_server.orchestration.errors import KeyNotFound, QuotaExceeded, Unauthenticated
 from llm_server.orchestration.key import Account, Caller, Key, KeyLimits, KeyUse, Payer
-from llm_server.orchestration.metrics import MICROUSD_PER_USD, day_of
+from llm_server.orchestration.metrics import day_of
+from llm_server.orchestration.money import usd
 from llm_server.orchestration.ports import Clock, KeyStore
 
 CACHED_MS = 60_000
 """How long another process may take a key that was revoked."""
 
 CACHED_MOST = 1_000
+SETTLES_S = 5
+"""When it is worth looking again whether a call has given back what it did not cost."""
+
 MINUTE_MS = 60_000
 DAY_MS = 24 * 60 * MINUTE_MS
 
@@ -102,13 +106,18 @@ class Keys:
         return RequestsLeft(most=most, left=left, reset_s=reset_s)
 
     def check_spending(self, payer: Payer) -> None:
-        """Refuse new work once the key's money of this day is gone. Raises QuotaExceeded."""
+        """Refuse new work once the key's money of this day is gone, or all set aside. Raises QuotaExceeded."""
         most = payer.limits.microusd_per_day
-        now_ms = self._clock()
-        if most is not None and self.use(payer).charged_microusd >= most:
-            usd = f"{most / MICROUSD_PER_USD:g}"
-            reset_s = -(-(DAY_MS - now_ms % DAY_MS) // 1000)
-            raise QuotaExceeded(f"The key's usd_per_day of {usd} is used up for this UTC day.", retry_after_s=reset_s)
+        if most is None:
+            return
+        used = self.use(payer)
+        if used.charged_microusd < most:
+            return
+        if used.charged_microusd - used.under_way_microusd < most:
+            detail = f"What is left of the key's usd_per_day of {usd(most)} is set aside for calls under way."
+            raise QuotaExceeded(detail, retry_after_s=SETTLES_S)
+        reset_s = -(-(DAY_MS - self._clock() % DAY_MS) // 1000)
+        raise QuotaExceeded(f"The key's usd_per_day of {usd(most)} is used up for this UTC day.", retry_after_s=reset_s)
 
     def use(self, payer: Payer) -> KeyUse:
         """What was charged to a key today and what it has in flight."""

@@ -6,10 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime
 
+from llm_server.orchestration.money import MICROUSD_PER_USD
 from llm_server.orchestration.receipts import Receipt
 from llm_server.orchestration.task import Status, Task
-
-MICROUSD_PER_USD = 1_000_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

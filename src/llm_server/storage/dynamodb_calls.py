@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from botocore.exceptions import BotoCoreError, ClientError
+from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError, PartialCredentialsError, SSOError
 
-from llm_server.orchestration.errors import StorageUnavailable
+from llm_server.orchestration.errors import StorageMisconfigured, StorageUnavailable
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient
@@ -18,6 +18,19 @@ if TYPE_CHECKING:
 TRIES = 12
 _Answer = TypeVar("_Answer")
 _PASSING = {"TransactionConflict", "ThrottlingError", "ProvisionedThroughputExceeded"}
+_CREDENTIALS = "AWS does not accept the credentials: they are wrong or have expired."
+_CAUSES = {
+    "AccessDeniedException": (
+        "AWS does not allow these credentials to use the table; check their policy and LLM_SERVER_TABLE."
+    ),
+    "ExpiredTokenException": _CREDENTIALS,
+    "InvalidSignatureException": _CREDENTIALS,
+    "ResourceNotFoundException": (
+        "The table does not exist in this account and region of AWS; check LLM_SERVER_TABLE and the region."
+    ),
+    "UnrecognizedClientException": _CREDENTIALS,
+}
+"""Where trying again never helps: what the operator can do."""
 
 
 class ConditionFailed(Exception):
@@ -35,6 +48,8 @@ def calling() -> Iterator[None]:
         yield
     except ClientError as error:
         raise _meaning(error) from error
+    except (NoCredentialsError, PartialCredentialsError, SSOError) as error:
+        raise StorageMisconfigured(f"There are no AWS credentials to use: {str(error).rstrip('.')}.") from error
     except BotoCoreError as error:
         raise StorageUnavailable("The database cannot be reached; try again.") from error
 
@@ -85,4 +100,6 @@ def _meaning(error: ClientError) -> Exception:
             return ConditionFailed()
         if reasons and reasons <= _PASSING:
             return _Conflict("The database is busy; try again.")
+    if code in _CAUSES:
+        return StorageMisconfigured(_CAUSES[code])
     return StorageUnavailable("The database does not answer; try again.")

@@ -8,16 +8,18 @@ import logging
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import pytest
+from fastapi import FastAPI, Query
 from mangum import Mangum
 from starlette.types import Receive, Scope, Send
 
 import asgi
 from called_server import DOWN, CalledServer, FailingStore
+from llm_server.api import errors
 from llm_server.api.edge import Edge
-from llm_server.orchestration.errors import IllegalTransition
+from llm_server.orchestration.errors import IllegalTransition, StorageMisconfigured
 from llm_server.orchestration.ports import Store
 
 EVENTS = Path(__file__).parents[3] / "events"
@@ -72,6 +74,19 @@ def test_a_wrong_method_is_told_every_right_one(
     assert answer.json == {"detail": f"The method {method} is not allowed here."}
 
 
+def test_a_pattern_that_forbids_more_than_nul_is_not_taken_for_it() -> None:
+    """The caller would look for a character that is not there."""
+    app = FastAPI()
+    errors.install(app)
+
+    @app.get("/")
+    async def read(colour: Annotated[str, Query(pattern="^(red|blue)$")]) -> None: ...
+
+    detail = asgi.call(app, "GET", "/?colour=green").detail
+
+    assert ("'colour'" in detail, "^(red|blue)$" in detail, "NUL" in detail) == (True, True, False)
+
+
 @pytest.mark.parametrize(
     ("method", "path"),
     [("GET", "metrics"), ("GET", "usage"), ("GET", "tasks"), ("GET", "tasks/t1"), ("POST", "tasks")],
@@ -84,6 +99,19 @@ def test_a_store_that_does_not_answer_is_503(server: CalledServer, server_on: Se
 
     assert (answer.status, int(answer.headers["retry-after"]) >= 1) == (503, True)
     assert answer.json == {"detail": "The database does not answer; try again."}
+
+
+def test_only_the_log_says_why_the_store_cannot_be_used(
+    server: CalledServer, server_on: ServerOn, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Names of tables and policies are the operator's; the caller gets the 503 of any store that is away."""
+    answer = server_on(FailingStore(server.store, StorageMisconfigured("Check LLM_SERVER_TABLE."))).get("metrics")
+
+    (record,) = caplog.records
+    assert (answer.status, answer.headers["retry-after"]) == (503, "5")
+    assert answer.json == {"detail": "The server cannot use its database; its log says why."}
+    assert (record.levelno, record.message) == (logging.ERROR, "the database cannot be used")
+    assert vars(record)["cause"] == "Check LLM_SERVER_TABLE."
 
 
 @pytest.mark.parametrize("error", [BOOM, IllegalTransition("the secret of line 7", "Failed", "Queued")])

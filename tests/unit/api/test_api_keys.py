@@ -16,6 +16,8 @@ from llm_server.api.app import create_app
 from llm_server.orchestration.key import SCOPES
 
 OPEN = {"/api/v1/health"}
+TENANTS = "A tenant's name has 1 to 40 characters of a to z, 0 to 9 and -."
+NAMES = "A key's name has at most 100 characters, all of them printable."
 BODY = {"headers": asgi.JSON, "parts": [b'{"prompt": "x"}']}
 
 
@@ -145,9 +147,14 @@ def test_a_key_that_is_none_is_not_found(server: CalledServer, key_id: str) -> N
         ({"tenant": "acme", "scopes": []}, "'scopes'"),
         ({"tenant": "acme", "scopes": ["root"]}, "'scopes.0'"),
         ({"tenant": "acme", "scopes": "tasks"}, "'scopes'"),
-        ({"tenant": "Acme", "scopes": ["tasks"]}, "'tenant'"),
-        ({"tenant": "a/b", "scopes": ["tasks"]}, "'tenant'"),
-        ({"tenant": "x" * 41, "scopes": ["tasks"]}, "'tenant'"),
+        ({"tenant": "ACME", "scopes": ["tasks"]}, TENANTS),
+        ({"tenant": "a/b", "scopes": ["tasks"]}, TENANTS),
+        ({"tenant": "a#b", "scopes": ["tasks"]}, TENANTS),
+        ({"tenant": "a\nb", "scopes": ["tasks"]}, TENANTS),
+        ({"tenant": "a\x00b", "scopes": ["tasks"]}, TENANTS),
+        ({"tenant": "acme\n", "scopes": ["tasks"]}, TENANTS),
+        ({"tenant": "", "scopes": ["tasks"]}, TENANTS),
+        ({"tenant": "x" * 41, "scopes": ["tasks"]}, TENANTS),
         ({"tenant": "acme", "scopes": ["tasks"], "key_id": "x"}, "known are tenant, scopes, name, limits"),
         (
             {"tenant": "acme", "scopes": ["tasks"], "limits": {"rpm": 1}},
@@ -156,13 +163,40 @@ def test_a_key_that_is_none_is_not_found(server: CalledServer, key_id: str) -> N
         ({"tenant": "acme", "scopes": ["tasks"], "limits": {"requests_per_minute": 0}}, "requests_per_minute"),
         ({"tenant": "acme", "scopes": ["tasks"], "limits": {"usd_per_day": 0}}, "usd_per_day"),
         ({"tenant": "acme", "scopes": ["tasks"], "limits": {"tasks_in_flight": 1.5}}, "tasks_in_flight"),
-        ({"tenant": "acme", "scopes": ["tasks"], "name": "a\nb"}, "name"),
+        ({"tenant": "acme", "scopes": ["tasks"], "limits": {"requests_per_minute": 1_000_001}}, "1000000"),
+        ({"tenant": "acme", "scopes": ["tasks"], "limits": {"usd_per_day": 1e40}}, "1000000"),
+        ({"tenant": "acme", "scopes": ["tasks"], "name": "a\nb"}, NAMES),
+        ({"tenant": "acme", "scopes": ["tasks"], "name": "a\x00b"}, NAMES),
+        ({"tenant": "acme", "scopes": ["tasks"], "name": "gnp.\u202eexe"}, NAMES),
+        ({"tenant": "acme", "scopes": ["tasks"], "name": "x" * 101}, NAMES),
     ],
 )
 def test_a_key_that_cannot_be_is_refused_by_name(locked_for_all: CalledServer, body: object, named: str) -> None:
     answer = locked_for_all.with_key().post(body, "keys")
 
     assert (answer.status, named in answer.detail) == (422, True), answer.detail
+
+
+def test_a_wrong_tenant_is_pointed_to(locked_for_all: CalledServer) -> None:
+    answer = locked_for_all.with_key().post({"tenant": "ACME", "scopes": ["tasks"]}, "keys")
+
+    assert answer.json["errors"] == [{"pointer": "/tenant", "detail": TENANTS}]
+
+
+def test_the_description_says_what_tenants_and_names_may_be(locked_for_all: CalledServer) -> None:
+    """Their own check says it better when they are wrong, but a generated client has the description alone."""
+    fields = locked_for_all.get("openapi.json").json["components"]["schemas"]["NewKey"]["properties"]
+
+    assert fields["tenant"]["pattern"] == "^[a-z0-9-]{1,40}$"
+    assert (fields["name"]["pattern"], fields["name"]["maxLength"]) == (r"^[ \p{L}\p{M}\p{N}\p{P}\p{S}]*$", 100)
+
+
+def test_the_description_says_what_unsettled_money_is(locked_for_all: CalledServer) -> None:
+    said = locked_for_all.get("openapi.json").json["components"]["schemas"]["UsageView"]["description"]
+
+    assert [
+        words for words in ("have not ended", "timed out", "broke off", "cancelled", "died") if words not in said
+    ] == []
 
 
 def test_requests_above_the_limit_are_told_when_to_come_again(locked: CalledServer) -> None:
@@ -178,6 +212,20 @@ def test_requests_above_the_limit_are_told_when_to_come_again(locked: CalledServ
     assert answers[3].detail == "The key allows 3 requests a minute, and they are used up."
     assert "ratelimit" not in locked.with_key().get("tasks").headers
     assert locked.with_key("acme", "tasks", requests_per_minute=1).get("tasks").status == 200  # each key has its own
+
+
+def test_a_call_without_the_scope_is_a_request_too(locked: CalledServer) -> None:
+    """Or a key could ask without end; and its answer says what is left like every other."""
+    caller = locked.with_key("acme", "tasks", requests_per_minute=2)
+    answers = [caller.get("metrics"), caller.get("keys"), caller.get("metrics")]
+
+    assert [answer.status for answer in answers] == [403, 403, 429]
+    assert [answer.headers["ratelimit"].partition(";t=")[0] for answer in answers] == [
+        '"requests";r=1',
+        '"requests";r=0',
+        '"requests";r=0',
+    ]
+    assert {answer.headers["ratelimit-policy"] for answer in answers} == {'"requests";q=2;w=60'}
 
 
 def test_tasks_above_the_limit_wait_for_one_to_end(locked: CalledServer) -> None:

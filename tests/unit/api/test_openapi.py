@@ -18,7 +18,8 @@ from export_openapi import document
 
 EXPORTED = Path(__file__).parents[3] / "docs" / "openapi.json"
 OF_THE_CONFIGURATION = re.compile(
-    rb'{"detail":"(Unknown (profile|role|engine) |The page_token is none |This Idempotency-Key was sent with )'
+    rb"""{"detail":"(Unknown (profile|role|engine) |The page_token is none |This Idempotency-Key was sent with """
+    rb"""|A key's name has )"""
 )
 
 
@@ -53,6 +54,19 @@ def test_a_profile_that_is_left_out_is_what_the_description_says(server: CalledS
     assert fields["profile"]["description"].endswith(said)
 
 
+def test_every_answer_to_a_known_key_is_described_with_what_is_left() -> None:
+    """Of requests; and each that says to come again, with when."""
+    described = json.loads(document())
+    rates = {"RateLimit", "RateLimit-Policy"}
+    for path, operation in ((p, o) for p, methods in described["paths"].items() for o in methods.values()):
+        for status, answer in operation["responses"].items():
+            named = set(answer.get("headers", {}))
+
+            assert named & rates == (set() if status == "401" or path.endswith("/health") else rates), (path, status)
+            assert status not in ("429", "503") or "Retry-After" in named, (path, status)
+    assert set(described["components"]["headers"]) == rates
+
+
 def test_generated_calls_are_answered_as_described(server: CalledServer) -> None:
     """Every check of schemathesis, on data that fits the document and on data that does not, and on chains of calls."""
     token = server.with_key().headers["authorization"].removeprefix("Bearer ")
@@ -82,7 +96,8 @@ def test_generated_calls_are_answered_as_described(server: CalledServer) -> None
 
 def _failures(recorder: ScenarioRecorder) -> Iterator[str]:
     """What a check found; but for a name that is not configured, a page token that is none of ours or a key in use: of
-    those the document can only say that they are strings."""
+    those the document can only say that they are strings. And but for a key's name: which characters are letters and
+    symbols, each Unicode says anew, and the generator in round figures."""
     for case_id, checks in recorder.checks.items():
         response = recorder.interactions[case_id].response
         answer = b"" if response is None else response.content
