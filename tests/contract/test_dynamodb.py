@@ -161,7 +161,7 @@ def test_a_switch_is_one_update_and_the_engines_one_read_of_what_was_last_writte
 def test_nothing_ever_scans_or_changes_the_table(store: DynamoStore, wire: Wire) -> None:
     task = chat_task(store, "Say hello.", an_output())
     store.page("local", size=10, token="", status=None, role=None)
-    store.postpone(Due(task.ref, NOW_MS), NOW_MS)
+    store.postpone(Due(task.ref, NOW_MS), task, NOW_MS)
     store.save_engine_state("gpt", EngineState())
     store.due(NOW_MS, 10)
     store.peek(task.ref)
@@ -214,7 +214,7 @@ def test_a_single_write_that_collides_with_a_transaction_is_tried_again(store: D
     for operation in ("UpdateItem", "PutItem"):
         wire.refuse(operation, "TransactionConflictException", times=2)
 
-    assert store.postpone(Due(task.ref, NOW_MS + SWEEP_MS), NOW_MS + LEASE_MS)
+    assert store.postpone(Due(task.ref, NOW_MS + SWEEP_MS), task, NOW_MS + LEASE_MS)
     store.keep(task.ref, an_output())
 
     assert store.get(task.ref).outputs == {"RES#1": an_output()}

@@ -67,17 +67,28 @@ def test_only_one_of_two_sweeps_gets_a_task(store: Store) -> None:
     task = added(store, a_task())
     (seen,) = store.due(DUE_MS, 10)
 
-    assert store.postpone(seen, LATER_MS)
-    assert not store.postpone(seen, LATER_MS + 1)
+    assert store.postpone(seen, task, LATER_MS)
+    assert not store.postpone(seen, task, LATER_MS + 1)
     assert store.due(LATER_MS - 1, 10) == []
     assert store.due(LATER_MS, 10) == [Due(task.ref, LATER_MS)]
+
+
+def test_a_task_that_was_claimed_meanwhile_is_not_postponed(store: Store) -> None:
+    """The claim leaves the due time: moved on by a sweep that saw the task waiting, its lease would go unwatched."""
+    task = added(store, a_task())
+    (seen,) = store.due(DUE_MS, 10)
+    store.save(task, claimed(task))
+
+    assert not store.postpone(seen, task, LATER_MS)
+    assert store.due(DUE_MS, 10) == [seen]
+    assert store.postpone(seen, claimed(task), NOW_MS + LEASE_MS)
 
 
 def test_a_postponed_task_is_the_same_to_its_readers(store: Store) -> None:
     task = added(store, a_task())
     before = store.get(task.ref)
 
-    store.postpone(Due(task.ref, DUE_MS), LATER_MS)
+    store.postpone(Due(task.ref, DUE_MS), task, LATER_MS)
 
     assert store.get(task.ref) == before
 
@@ -86,7 +97,7 @@ def test_a_worker_s_next_save_succeeds_after_a_sweep_moved_its_task_on(store: St
     task = added(store, a_task())
     processing = claimed(task)
     store.save(task, processing)
-    assert store.postpone(Due(task.ref, DUE_MS), NOW_MS + LEASE_MS)
+    assert store.postpone(Due(task.ref, DUE_MS), processing, NOW_MS + LEASE_MS)
     plan, answer = an_output("PLAN"), an_output("RES#1")
     planned = processing.progressed(plan)
 
@@ -101,7 +112,7 @@ def test_a_worker_s_next_save_succeeds_after_a_sweep_moved_its_task_on(store: St
 def test_a_repeated_save_is_no_error_after_a_sweep_moved_the_task_on(store: Store) -> None:
     task = added(store, a_task())
     store.save(task, claimed(task))
-    assert store.postpone(Due(task.ref, DUE_MS), LATER_MS)
+    assert store.postpone(Due(task.ref, DUE_MS), claimed(task), LATER_MS)
 
     store.save(task, claimed(task))
 
@@ -119,8 +130,9 @@ def test_a_due_task_is_named_in_full(store: Store, tenant: str) -> None:
 def test_what_is_final_or_unknown_cannot_be_postponed(store: Store) -> None:
     task = added(store, a_task())
     store.save(task, claimed(task))
-    store.save(claimed(task), claimed(task).failed(a_failure()), a_failure())
+    failed = claimed(task).failed(a_failure())
+    store.save(claimed(task), failed, a_failure())
 
-    assert not store.postpone(Due(task.ref, DUE_MS), LATER_MS)
-    assert not store.postpone(Due(TaskRef("local", "unknown"), DUE_MS), LATER_MS)
+    assert not store.postpone(Due(task.ref, DUE_MS), failed, LATER_MS)
+    assert not store.postpone(Due(TaskRef("local", "unknown"), DUE_MS), a_task("unknown"), LATER_MS)
     assert store.due(LATER_MS, 10) == []

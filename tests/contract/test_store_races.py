@@ -90,9 +90,9 @@ def test_of_the_claim_and_the_finish_of_8_twins_each_counts_once(store: Store) -
 def test_each_due_task_is_woken_by_exactly_one_of_8_sweeps(store: Store) -> None:
     for _ in range(10):
         store.add(a_task(), a_request())
-    due = store.due(NOW_MS + SWEEP_MS, 100)
+    seen = [(due, store.peek(due.ref)) for due in store.due(NOW_MS + SWEEP_MS, 100)]
 
-    moved = at_once(lambda n: [store.postpone(each, NOW_MS + 2 * SWEEP_MS + n) for each in due], range(8))
+    moved = at_once(lambda n: [store.postpone(*each, NOW_MS + 2 * SWEEP_MS + n) for each in seen], range(8))
 
     assert [sum(column) for column in zip(*moved, strict=True)] == [1] * 10
 
@@ -102,12 +102,12 @@ def test_a_sweep_never_spoils_the_save_of_a_worker(store: Store) -> None:
     tasks = [a_task() for _ in range(10)]
     for task in tasks:
         store.add(task, a_request())
-    due = store.due(NOW_MS + SWEEP_MS, 100)
+    seen = [(due, store.peek(due.ref)) for due in store.due(NOW_MS + SWEEP_MS, 100)]
 
     def act(n: int) -> None:
         if n % 2:
-            for each in due:
-                store.postpone(each, NOW_MS + 3 * SWEEP_MS)
+            for each in seen:
+                store.postpone(*each, NOW_MS + 3 * SWEEP_MS)
         else:
             for task in tasks[n // 2 :: 4]:
                 store.save(task, claimed(task))

@@ -86,8 +86,8 @@ MUTANTS = (
     Mutant(
         "sweep sends although another one has",
         f"{_ORCHESTRATION}/sweep.py",
-        "if not self._store.postpone(due, later_ms) or asleep:",
-        "self._store.postpone(due, later_ms)\n        if asleep:",
+        "if not self._store.postpone(due, task, later_ms) or asleep:",
+        "self._store.postpone(due, task, later_ms)\n        if asleep:",
         "test_long_waits",
     ),
     Mutant(

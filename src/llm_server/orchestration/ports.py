@@ -212,8 +212,8 @@ class Store(Protocol):
         """At most `limit` open tasks whose `next_look_ms`, or what it was postponed to, has passed, in any order."""
         ...
 
-    def postpone(self, due: Due, due_ms: int) -> bool:
-        """Move an open task's due time on; False when it was moved or the task changed meanwhile."""
+    def postpone(self, due: Due, task: Task, due_ms: int) -> bool:
+        """Move the due time of an open task, seen as `task`, on; False when it was moved or the task has changed."""
         ...
 
     def page(self, tenant: str, *, size: int, token: str, status: Status | None, role: str | None) -> Page:

@@ -48,7 +48,7 @@ class Sweep:
         """Move the due time on, then send: in this order, so that two sweeps at once send once."""
         now_ms = self._clock()
         if task.status.is_active and task.lease_ms > now_ms:
-            self._store.postpone(due, task.lease_ms)
+            self._store.postpone(due, task, task.lease_ms)
             return False
         if task.is_overdue(now_ms) and self._failed(task, now_ms):
             return False
@@ -56,7 +56,7 @@ class Sweep:
         if task.deadline_ms is not None and task.deadline_ms > now_ms:
             later_ms = min(later_ms, task.deadline_ms)
         asleep = merely_waiting or (task.awaits_approval and now_ms < task.due_ms)
-        if not self._store.postpone(due, later_ms) or asleep:
+        if not self._store.postpone(due, task, later_ms) or asleep:
             return False
         _log.info("task woken by the sweep", extra=log_fields(task))
         return self._wakeups.send(due.ref)

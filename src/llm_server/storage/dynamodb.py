@@ -154,8 +154,8 @@ class DynamoStore:
     def due(self, now_ms: int, limit: int) -> list[Due]:
         return self._open.due(now_ms, limit)
 
-    def postpone(self, due: Due, due_ms: int) -> bool:
-        return self._open.postpone(due, due_ms)
+    def postpone(self, due: Due, task: Task, due_ms: int) -> bool:
+        return self._open.postpone(due, task, due_ms)
 
     def page(self, tenant: str, *, size: int, token: str, status: Status | None, role: str | None) -> Page:
         return self._listing.page(tenant, size=size, token=token, status=status, role=role)

@@ -93,14 +93,19 @@ class OpenTasks:
             found += [Due(items.ref(row), int(row["due"]["N"])) for row in answer["Items"]]
         return found
 
-    def postpone(self, due: Due, due_ms: int) -> bool:
+    def postpone(self, due: Due, task: Task, due_ms: int) -> bool:
+        """By its `rev` too: a claim leaves the due time as it was, and its lease must not go unwatched."""
         move = partial(
             self._client.update_item,
             TableName=self._table,
             Key=items.key(due.ref, "STATE"),
             UpdateExpression="SET due = :next",
-            ConditionExpression="due = :seen",
-            ExpressionAttributeValues={":next": items.number(due_ms), ":seen": items.number(due.due_ms)},
+            ConditionExpression="due = :seen AND rev = :rev",
+            ExpressionAttributeValues={
+                ":next": items.number(due_ms),
+                ":seen": items.number(due.due_ms),
+                ":rev": items.number(task.rev),
+            },
         )
         try:
             writing(move)

@@ -136,9 +136,12 @@ class SqliteStore:
             rows = db.execute(query, (now_ms, limit)).fetchall()
         return [Due(TaskRef(tenant, task_id), due_ms) for tenant, task_id, due_ms in rows]
 
-    def postpone(self, due: Due, due_ms: int) -> bool:
+    def postpone(self, due: Due, task: Task, due_ms: int) -> bool:
         where = (due_ms, due.ref.tenant, due.ref.task_id, due.due_ms)
         with self._database.transaction() as db:
+            stored = self._state(db, due.ref)
+            if stored is None or stored.rev != task.rev:
+                return False
             cursor = db.execute("UPDATE tasks SET due_ms = ? WHERE (tenant, task_id, due_ms) = (?, ?, ?)", where)
             return cursor.rowcount == 1
 
