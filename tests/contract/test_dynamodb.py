@@ -38,9 +38,9 @@ def wire(moto_substrate: Substrate) -> Iterator[Wire]:
         yield wire
 
 
-def chat_task(store: DynamoStore, prompt: str, answer: Output) -> Task:
+def chat_task(store: DynamoStore, prompt: str, answer: Output, task: Task | None = None) -> Task:
     """A Chat task from its submission to its answer, as the service carries it out."""
-    task = a_task(UUID)
+    task = task or a_task(UUID)
     store.add(task, a_request(prompt))
     snapshot = store.get(task.ref)
     processing = claimed(snapshot.task, owner=UUID)
@@ -82,6 +82,15 @@ def test_what_a_chat_task_costs_in_write_units(
     chat_task(store, prose(prompt_bytes)[0], an_output(text=prose(answer_bytes)[0], attempts=(attempt,)))
 
     assert wire.write_units() == units
+
+
+def test_a_task_with_a_near_deadline_costs_no_more(store: DynamoStore, wire: Wire) -> None:
+    """From its creation on it is among what is looked at on time, and a claim does not change that."""
+    near = a_task(UUID, deadline_ms=NOW_MS + LEASE_MS)
+    chat_task(store, prose(500)[0], an_output(text=prose(1_500)[0], attempts=(an_attempt(cost_microusd=0),)), near)
+
+    opened = [item["open"]["S"][:4] for call in wire.calls for item in call.puts if "open" in item]
+    assert (opened, wire.write_units()) == (["SURE", "SURE"], 17)
 
 
 @pytest.mark.parametrize(("prompt_bytes", "answer_bytes", "units"), [(500, 1_500, 18), (2_000, 4_000, 21)])
@@ -163,7 +172,7 @@ def test_nothing_ever_scans_or_changes_the_table(store: DynamoStore, wire: Wire)
     store.page("local", size=10, token="", status=None, role=None)
     store.postpone(Due(task.ref, NOW_MS), task, NOW_MS)
     store.save_engine_state("gpt", EngineState())
-    store.due(NOW_MS, 10)
+    list(store.due(NOW_MS))
     store.peek(task.ref)
     store.spent_microusd("local", "2025-10-09")
     store.engines()

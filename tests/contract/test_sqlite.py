@@ -24,6 +24,7 @@ from llm_server.orchestration.task import DAY_MS, Mode, Status, TaskRef
 from llm_server.orchestration.wakeups import WakeUps
 from llm_server.storage.sqlite import EXPIRED, SqliteStore
 from llm_server.storage.sqlite_file import OnlyProcess
+from llm_server.storage.sqlite_open import OTHERS_DUE, SURE_DUE
 from llm_server.storage.sqlite_queue import SqliteQueue
 from scripted import Clock
 
@@ -104,7 +105,7 @@ def test_a_restart_ends_the_leases_of_the_process_before(sqlite_store: SqliteSto
 
     assert store.end_leases(NOW_MS + 5) == 2
 
-    assert {due.ref for due in store.due(NOW_MS + 5, 10)} == {processing.ref, planned.ref}
+    assert {due.ref for due in store.due(NOW_MS + 5)} == {processing.ref, planned.ref}
     assert store.peek(queued.ref) == queued
     assert store.peek(failed.ref) == claimed(failed).failed(failure)
     again = claimed(store.peek(planned.ref), now_ms=NOW_MS + 5, owner="w2", has_plan=True)
@@ -184,7 +185,7 @@ def test_a_database_from_a_power_cut_opens_with_all_that_was_acknowledged(tmp_pa
         assert {after.peek(ref).status for ref in before} == {Status.QUEUED}
         total = after.overview()[0].total
         assert len(before) <= total <= len(acknowledged)
-        assert len(after.due(NOW_MS + SWEEP_MS, 100_000)) == total
+        assert len(list(after.due(NOW_MS + SWEEP_MS))) == total
 
 
 @pytest.mark.parametrize("lost_bytes", [1, 100, 4_096, 5_000, 20_000, 10**9])
@@ -277,6 +278,33 @@ def test_a_file_from_before_engines_were_switched_goes_on_to_work(tmp_path: Path
     with closing(SqliteStore(path)) as store:
         assert store.engines().switches == {"gpt": EngineSwitch(locked=True)}
         audit(store, [task.ref])
+
+
+@pytest.mark.parametrize(("query", "index"), [(SURE_DUE, "sure"), (OTHERS_DUE, "open")])
+def test_what_is_due_is_found_without_a_scan_or_a_sort(tmp_path: Path, query: str, index: str) -> None:
+    """Also in a file that was made before there was an index for it."""
+    with closing(SqliteStore(tmp_path / "tasks.db")):
+        pass
+    with closing(sqlite3.connect(tmp_path / "tasks.db")) as before:
+        before.execute("DROP INDEX sure")
+    with closing(SqliteStore(tmp_path / "tasks.db")):
+        pass
+
+    with closing(sqlite3.connect(tmp_path / "tasks.db")) as db:
+        plan = " ".join(row[-1] for row in db.execute(f"EXPLAIN QUERY PLAN {query}", (0, 0, "", "")))
+    assert f"USING INDEX {index}" in plan
+    assert "TEMP B-TREE" not in plan
+
+
+def test_tasks_of_an_earlier_process_are_due_before_what_merely_waits(tmp_path: Path) -> None:
+    with closing(SqliteStore(tmp_path / "tasks.db")) as store:
+        deserted = a_task()
+        for task in (a_task(), a_task(), deserted):
+            store.add(task, a_request())
+        store.save(deserted, claimed(deserted))
+        store.end_leases(NOW_MS + SWEEP_MS + 1)
+
+        assert next(store.due(NOW_MS + SWEEP_MS + 1)).ref == deserted.ref
 
 
 def test_what_has_expired_is_removed_by_the_sweep(tmp_path: Path) -> None:

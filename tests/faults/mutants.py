@@ -80,8 +80,8 @@ MUTANTS = (
     Mutant(
         "no sweep",
         f"{_ORCHESTRATION}/sweep.py",
-        "        woken, waiting = 0, None\n",
-        "        return 0\n        woken, waiting = 0, None\n",
+        "            return self._look_at_all(goes_on)\n",
+        "            return 0\n",
     ),
     Mutant(
         "sweep sends although another one has",
@@ -93,7 +93,7 @@ MUTANTS = (
     Mutant(
         "sweep takes its own messages for others'",
         f"{_ORCHESTRATION}/sweep.py",
-        "self._wakeups.waiting() - woken",
+        "self._wakeups.waiting() - sent",
         "self._wakeups.waiting()",
         "test_long_waits",
     ),
@@ -189,7 +189,7 @@ MUTANTS = (
     Mutant(
         "deletion that broke off is not taken up",
         f"{_ORCHESTRATION}/sweep.py",
-        "                self._store.purge(due.ref)\n",
+        "                    self._store.purge(due.ref)\n",
         "",
         "test_lifecycle",
     ),

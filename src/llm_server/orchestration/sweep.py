@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
+from itertools import islice
 
-from llm_server.orchestration.errors import TaskLost, TaskNotFound
+from llm_server.orchestration.errors import TaskLost
 from llm_server.orchestration.outputs import Output
 from llm_server.orchestration.ports import Clock, Due, Store
 from llm_server.orchestration.retention import SLACK_MS
@@ -13,7 +15,10 @@ from llm_server.orchestration.wakeups import WakeUps, log_fields
 
 _log = logging.getLogger(__name__)
 
-SWEEP_MOST = 200
+LOOKS_MS = 45_000
+"""How long a sweep looks at tasks: the next one comes a minute after its start."""
+PEEK_MOST = 100
+PRUNE_MOST = 200
 
 
 class Sweep:
@@ -25,28 +30,40 @@ class Sweep:
         self._clock = clock
         self._sweep_ms = sweep_ms
 
-    def run(self) -> int:
-        """Wake what is open and due: tasks whose message was lost and whose worker died. Returns how many it woke."""
+    def run(self, goes_on: Callable[[], bool] = lambda: True) -> int:
+        """Wake what is open and due, until nothing is, 45 s are over or it `goes_on` no more. Returns how many."""
+        try:
+            return self._look_at_all(goes_on)
+        finally:
+            self._store.prune(PRUNE_MOST)
+
+    def _look_at_all(self, goes_on: Callable[[], bool]) -> int:
+        until_ms = self._clock() + LOOKS_MS
         woken, waiting = 0, None
-        for due in self._store.due(self._clock(), SWEEP_MOST):
-            try:
-                task = self._store.peek(due.ref)
-            except TaskNotFound:
-                self._store.purge(due.ref)
-                continue
-            if self._clock() - task.created_ms > SLACK_MS // 2:
-                self._store.retain(task)
-            if task.status is Status.QUEUED and waiting is None:
-                others = self._wakeups.waiting() - woken  # what this sweep has just sent is for active tasks
-                waiting = others >= self._store.overview()[0].queued
-            merely_waiting = task.status is Status.QUEUED and bool(waiting)
-            woken += self._wake(due, task, merely_waiting=merely_waiting)
-        self._store.prune(SWEEP_MOST)
+        dues = self._store.due(self._clock())
+        while some := list(islice(dues, PEEK_MOST)):
+            tasks = self._store.peek_each([due.ref for due in some])
+            for due in some:
+                if self._clock() >= until_ms or not goes_on():
+                    return woken
+                task = tasks.get(due.ref)
+                if task is None:
+                    self._store.purge(due.ref)
+                    continue
+                if task.status is Status.QUEUED and waiting is None:
+                    waiting = self._is_merely_long(sent=woken)
+                woken += self._look(due, task, merely_waiting=task.status is Status.QUEUED and bool(waiting))
         return woken
 
-    def _wake(self, due: Due, task: Task, *, merely_waiting: bool) -> bool:
+    def _is_merely_long(self, *, sent: int) -> bool:
+        """Whether each task that waits has a message; what this sweep has just `sent` is for active tasks."""
+        return self._wakeups.waiting() - sent >= self._store.overview()[0].queued
+
+    def _look(self, due: Due, task: Task, *, merely_waiting: bool) -> bool:
         """Move the due time on, then send: in this order, so that two sweeps at once send once."""
         now_ms = self._clock()
+        if now_ms - task.created_ms > SLACK_MS // 2:
+            self._store.retain(task)
         if task.status.is_active and task.lease_ms > now_ms:
             self._store.postpone(due, task, task.lease_ms)
             return False

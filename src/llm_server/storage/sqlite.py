@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from llm_server.orchestration.errors import TaskLost, TaskNotFound, TooManyInFlight
@@ -13,7 +13,7 @@ from llm_server.orchestration.ports import Due, EngineRecords, EngineState, Engi
 from llm_server.orchestration.retention import DELETED_KEPT_MS, Retention
 from llm_server.orchestration.snapshot import Request, Snapshot
 from llm_server.orchestration.task import Status, Task, TaskRef
-from llm_server.storage import records
+from llm_server.storage import records, sqlite_open
 from llm_server.storage.sqlite_file import COUNTERS, FINISHED_MS, Database
 
 EXPIRED = f"SELECT tenant, task_id FROM tasks WHERE due_ms IS NULL AND {FINISHED_MS} <= ?"
@@ -130,11 +130,13 @@ class SqliteStore:
         for table in tables:
             db.execute(f"DELETE FROM {table} WHERE (tenant, task_id) = (?, ?)", (ref.tenant, ref.task_id))
 
-    def due(self, now_ms: int, limit: int) -> list[Due]:
-        query = "SELECT tenant, task_id, due_ms FROM tasks WHERE due_ms <= ? ORDER BY due_ms LIMIT ?"
+    def peek_each(self, refs: Sequence[TaskRef]) -> dict[TaskRef, Task]:
         with self._database.reading() as db:
-            rows = db.execute(query, (now_ms, limit)).fetchall()
-        return [Due(TaskRef(tenant, task_id), due_ms) for tenant, task_id, due_ms in rows]
+            found = {ref: self._state(db, ref) for ref in refs}
+        return {ref: task for ref, task in found.items() if task is not None}
+
+    def due(self, now_ms: int) -> Iterator[Due]:
+        return sqlite_open.due(self._database, now_ms)
 
     def postpone(self, due: Due, task: Task, due_ms: int) -> bool:
         where = (due_ms, due.ref.tenant, due.ref.task_id, due.due_ms)
