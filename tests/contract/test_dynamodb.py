@@ -18,6 +18,7 @@ from llm_server.orchestration.ports import Due, EngineState, KeyBinding
 from llm_server.orchestration.retention import Retention
 from llm_server.orchestration.task import DAY_MS, NOTES_MOST, Mode, Task, TaskRef
 from llm_server.storage.dynamodb import DynamoStore
+from llm_server.storage.dynamodb_items import in_open, state
 
 UUID = "01979f5e-7a3c-7b21-9c4d-5e6f708192a3"
 CONFLICT = ("None", "TransactionConflict")
@@ -318,3 +319,19 @@ def test_an_id_that_fits_no_key_is_not_even_asked_for(store: DynamoStore, wire: 
         store.get(TaskRef("local", "x" * 2_000))
 
     assert wire.calls == []
+
+
+def test_a_record_of_a_newer_version_is_told_from_one_that_is_gone(
+    moto_substrate: Substrate, store: DynamoStore
+) -> None:
+    """And moves on without being read, so that the sweep gets to the others."""
+    task, strange = added(store, a_task()), a_task()
+    item = state(strange) | in_open(strange.task_id, NOW_MS) | {"body": {"S": '{"mode":"Debate"}'}}
+    moto_substrate.dynamodb.put_item(TableName=moto_substrate.table, Item=item)
+    due = Due(strange.ref, NOW_MS)
+
+    assert store.peek_each([task.ref, strange.ref, a_task().ref]) == {task.ref: task, strange.ref: None}
+    assert next(store.due(NOW_MS)) == due
+    assert store.postpone(due, None, NOW_MS + 1)
+    assert not store.postpone(due, None, NOW_MS + 2)
+    assert list(store.due(NOW_MS)) == []

@@ -17,7 +17,7 @@ import pytest
 from audit import audit
 from builders import LEASE_MS, NOW_MS, SWEEP_MS, NoQueue, a_failure, a_request, a_task, an_output, claimed
 from llm_server.orchestration.errors import ConfigurationError, StorageUnavailable, TaskLost
-from llm_server.orchestration.ports import EngineSwitch
+from llm_server.orchestration.ports import Due, EngineSwitch
 from llm_server.orchestration.retention import Retention
 from llm_server.orchestration.sweep import Sweep
 from llm_server.orchestration.task import DAY_MS, Mode, Status, TaskRef
@@ -278,6 +278,25 @@ def test_a_file_from_before_engines_were_switched_goes_on_to_work(tmp_path: Path
     with closing(SqliteStore(path)) as store:
         assert store.engines().switches == {"gpt": EngineSwitch(locked=True)}
         audit(store, [task.ref])
+
+
+def test_a_record_of_a_newer_version_stops_neither_a_start_nor_a_sweep(tmp_path: Path) -> None:
+    """It moves on without being read."""
+    with closing(SqliteStore(tmp_path / "tasks.db")) as store:
+        strange, deserted = a_task(), a_task()
+        for task in (strange, deserted):
+            store.add(task, a_request())
+            store.save(task, claimed(task))
+        with closing(sqlite3.connect(tmp_path / "tasks.db")) as newer:
+            newer.execute('UPDATE tasks SET body = \'{"mode":"Debate"}\' WHERE task_id = ?', (strange.task_id,))
+            newer.commit()
+        due = Due(strange.ref, NOW_MS + SWEEP_MS)
+
+        assert store.end_leases(NOW_MS) == 1
+        assert store.peek_each([strange.ref, a_task().ref]) == {strange.ref: None}
+        assert store.postpone(due, None, NOW_MS + 2 * SWEEP_MS)
+        assert not store.postpone(due, None, NOW_MS + 2 * SWEEP_MS)
+        assert [each.ref for each in store.due(NOW_MS + SWEEP_MS)] == [deserted.ref]
 
 
 @pytest.mark.parametrize(("query", "index"), [(SURE_DUE, "sure"), (OTHERS_DUE, "open")])

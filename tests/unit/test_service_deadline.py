@@ -130,7 +130,7 @@ def test_of_a_task_that_moved_on_the_sweep_fails_nothing(served: Served) -> None
     served.clock.pass_s(600)
     peek_each = served.store.peek_each
 
-    def peek_then_cancel(refs: Sequence[TaskRef]) -> dict[TaskRef, Task]:
+    def peek_then_cancel(refs: Sequence[TaskRef]) -> dict[TaskRef, Task | None]:
         tasks = peek_each(refs)
         served.service.cancel(ref)
         return tasks

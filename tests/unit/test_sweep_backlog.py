@@ -75,7 +75,7 @@ class UnhurriedStore(SqliteStore):
 
     clock: Clock
 
-    def postpone(self, due: Due, task: Task, due_ms: int) -> bool:
+    def postpone(self, due: Due, task: Task | None, due_ms: int) -> bool:
         self.clock.pass_s(LOOK_S)
         return super().postpone(due, task, due_ms)
 
@@ -131,7 +131,7 @@ def test_a_dead_worker_and_a_deadline_do_not_wait_behind_a_long_queue(
         for minute in range(1, 6):
             clock.now_ms = NOW_MS + minute * 60_000
             sweep.run()
-            ends.append((list(queue.sent), store.peek_each([dated.ref])[dated.ref].status))
+            ends.append((list(queue.sent), store.get(dated.ref).task.status))
         backlog = sum(1 for _ in store.due(clock()))
 
     assert ends[3] == ([], Status.QUEUED)

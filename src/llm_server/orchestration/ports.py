@@ -208,8 +208,8 @@ class Store(Protocol):
         """Remove some of what has expired, where the database does not by itself; it is not shown anyway."""
         ...
 
-    def peek_each(self, refs: Sequence[TaskRef]) -> dict[TaskRef, Task]:
-        """Read the states of at most 100 tasks; what is not found is left out."""
+    def peek_each(self, refs: Sequence[TaskRef]) -> dict[TaskRef, Task | None]:
+        """Read the states of at most 100 tasks; what is not found is left out, None is a record nobody can read."""
         ...
 
     def due(self, now_ms: int) -> Iterator[Due]:
@@ -220,8 +220,11 @@ class Store(Protocol):
         """
         ...
 
-    def postpone(self, due: Due, task: Task, due_ms: int) -> bool:
-        """Move the due time of an open task, seen as `task`, on; False when it was moved or the task has changed."""
+    def postpone(self, due: Due, task: Task | None, due_ms: int) -> bool:
+        """Move the due time of an open task, seen as `task`, on; False when it was moved or the task has changed.
+
+        Without `task` (it cannot be read) it is moved on as it is.
+        """
         ...
 
     def page(self, tenant: str, *, size: int, token: str, status: Status | None, role: str | None) -> Page:

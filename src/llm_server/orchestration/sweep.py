@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from itertools import islice
 
-from llm_server.orchestration.errors import TaskLost
+from llm_server.orchestration.errors import StorageUnavailable, TaskLost, TaskNotFound
 from llm_server.orchestration.outputs import Output
 from llm_server.orchestration.ports import Clock, Due, Store
 from llm_server.orchestration.retention import SLACK_MS
@@ -19,6 +20,8 @@ LOOKS_MS = 45_000
 """How long a sweep looks at tasks: the next one comes a minute after its start."""
 PEEK_MOST = 100
 PRUNE_MOST = 200
+PUT_OFF_MS = 3_600_000
+"""How long a record that nobody can look at is left alone."""
 
 
 class Sweep:
@@ -38,22 +41,47 @@ class Sweep:
             self._store.prune(PRUNE_MOST)
 
     def _look_at_all(self, goes_on: Callable[[], bool]) -> int:
-        until_ms = self._clock() + LOOKS_MS
         woken, waiting = 0, None
+        for due, task in self._due(goes_on):
+            queued = task.status is Status.QUEUED
+            if queued and waiting is None:
+                waiting = self._is_merely_long(sent=woken)
+            with self._apart(due):
+                woken += self._look(due, task, merely_waiting=queued and bool(waiting))
+        return woken
+
+    def _due(self, goes_on: Callable[[], bool]) -> Iterator[tuple[Due, Task]]:
+        """What is due, as far as the time goes; what has no state to look at is dealt with here."""
+        until_ms = self._clock() + LOOKS_MS
         dues = self._store.due(self._clock())
         while some := list(islice(dues, PEEK_MOST)):
             tasks = self._store.peek_each([due.ref for due in some])
             for due in some:
                 if self._clock() >= until_ms or not goes_on():
-                    return woken
-                task = tasks.get(due.ref)
-                if task is None:
-                    self._store.purge(due.ref)
-                    continue
-                if task.status is Status.QUEUED and waiting is None:
-                    waiting = self._is_merely_long(sent=woken)
-                woken += self._look(due, task, merely_waiting=task.status is Status.QUEUED and bool(waiting))
-        return woken
+                    return
+                if due.ref not in tasks:
+                    with self._apart(due):
+                        self._store.purge(due.ref)
+                elif (task := tasks[due.ref]) is not None:
+                    yield due, task
+                else:
+                    _log.error("task not readable", extra={"task_id": due.ref.task_id})
+                    self._put_off(due)
+
+    @contextmanager
+    def _apart(self, due: Due) -> Iterator[None]:
+        """Whatever one record does to a look, the others are looked at."""
+        try:
+            yield
+        except StorageUnavailable:  # it passes, and the task stays due: the next sweep is a minute away
+            _log.warning("task not looked at", extra={"task_id": due.ref.task_id})
+        except Exception:  # nobody can foresee what is wrong with a record; it is told, and out of the others' way
+            _log.exception("task put off by the sweep", extra={"task_id": due.ref.task_id})
+            self._put_off(due)
+
+    def _put_off(self, due: Due) -> None:
+        with suppress(StorageUnavailable):
+            self._store.postpone(due, None, self._clock() + PUT_OFF_MS)
 
     def _is_merely_long(self, *, sent: int) -> bool:
         """Whether each task that waits has a message; what this sweep has just `sent` is for active tasks."""
@@ -80,7 +108,10 @@ class Sweep:
 
     def _failed(self, task: Task, now_ms: int) -> bool:
         """Fail a task in its time, however long the queue is; False where an answer waits to be taken up."""
-        snapshot = self._store.get(task.ref)
+        try:
+            snapshot = self._store.get(task.ref)
+        except TaskNotFound:  # deleted since it was looked at
+            return True
         if snapshot.orphan:
             return False
         why = Output(key=f"TRY#{task.fence}", created_ms=now_ms, error=snapshot.request.limits.overdue)

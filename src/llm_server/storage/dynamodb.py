@@ -152,13 +152,13 @@ class DynamoStore:
     def prune(self, limit: int) -> None:
         """The table's own time to live does it."""
 
-    def peek_each(self, refs: Sequence[TaskRef]) -> dict[TaskRef, Task]:
+    def peek_each(self, refs: Sequence[TaskRef]) -> dict[TaskRef, Task | None]:
         return self._open.peek_each(refs)
 
     def due(self, now_ms: int) -> Iterator[Due]:
         return self._open.due(now_ms)
 
-    def postpone(self, due: Due, task: Task, due_ms: int) -> bool:
+    def postpone(self, due: Due, task: Task | None, due_ms: int) -> bool:
         return self._open.postpone(due, task, due_ms)
 
     def page(self, tenant: str, *, size: int, token: str, status: Status | None, role: str | None) -> Page:

@@ -11,6 +11,8 @@ from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from llm_server.orchestration.errors import TaskNotFound
 from llm_server.orchestration.ports import Due, Page
 from llm_server.orchestration.task import Status, Task, TaskRef
@@ -79,12 +81,16 @@ class OpenTasks:
         self._table = table
         self._shown = shown
 
-    def peek_each(self, refs: Sequence[TaskRef]) -> dict[TaskRef, Task]:
+    def peek_each(self, refs: Sequence[TaskRef]) -> dict[TaskRef, Task | None]:
         keys = [items.key(ref, "STATE") for ref in dict.fromkeys(refs)]  # a key that is named twice is refused
-        found = {}
+        found: dict[TaskRef, Task | None] = {}
         for row in batch(self._client, self._table, keys, consistent=True):
-            with suppress(TaskNotFound):
+            try:
                 found[items.ref(row)] = self._shown(row)
+            except TaskNotFound:
+                continue
+            except msgspec.MsgspecError:  # of a newer version, or damaged
+                found[items.ref(row)] = None
         return found
 
     def due(self, now_ms: int) -> Iterator[Due]:
@@ -111,26 +117,28 @@ class OpenTasks:
                 return
             start = {"ExclusiveStartKey": answer["LastEvaluatedKey"]}
 
-    def postpone(self, due: Due, task: Task, due_ms: int) -> bool:
+    def postpone(self, due: Due, task: Task | None, due_ms: int) -> bool:
         """By its `rev` too: a claim leaves the due time as it was, and its lease must not go unwatched."""
-        ends_claim = task.status.is_active and due_ms <= task.lease_ms
-        entry = items.in_open(task.task_id, due_ms, sure=ends_claim or task.is_near_deadline(due_ms))
+        entry = items.in_open(due.ref.task_id, due_ms, sure=task is not None and _is_sure(task, due_ms))
+        condition, values = "due = :seen", {":seen": items.number(due.due_ms)}
+        if task is not None:
+            condition, values = f"{condition} AND rev = :rev", values | {":rev": items.number(task.rev)}
         move = partial(
             self._client.update_item,
             TableName=self._table,
             Key=items.key(due.ref, "STATE"),
             UpdateExpression="SET due = :next, #open = :open",
-            ConditionExpression="due = :seen AND rev = :rev",
+            ConditionExpression=condition,
             ExpressionAttributeNames={"#open": "open"},
-            ExpressionAttributeValues={
-                ":next": entry["due"],
-                ":open": entry["open"],
-                ":seen": items.number(due.due_ms),
-                ":rev": items.number(task.rev),
-            },
+            ExpressionAttributeValues=values | {":next": entry["due"], ":open": entry["open"]},
         )
         try:
             writing(move)
         except ConditionFailed:
             return False
         return True
+
+
+def _is_sure(task: Task, due_ms: int) -> bool:
+    """Whether the look at `due_ms` must not be late: at the end of a claim, or near a deadline."""
+    return (task.status.is_active and due_ms <= task.lease_ms) or task.is_near_deadline(due_ms)

@@ -6,6 +6,8 @@ import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+import msgspec
+
 from llm_server.orchestration.errors import TaskLost, TaskNotFound, TooManyInFlight
 from llm_server.orchestration.metrics import Counters, change, day_of, in_flight_change
 from llm_server.orchestration.outputs import Output
@@ -130,19 +132,26 @@ class SqliteStore:
         for table in tables:
             db.execute(f"DELETE FROM {table} WHERE (tenant, task_id) = (?, ?)", (ref.tenant, ref.task_id))
 
-    def peek_each(self, refs: Sequence[TaskRef]) -> dict[TaskRef, Task]:
+    def peek_each(self, refs: Sequence[TaskRef]) -> dict[TaskRef, Task | None]:
+        found: dict[TaskRef, Task | None] = {}
         with self._database.reading() as db:
-            found = {ref: self._state(db, ref) for ref in refs}
-        return {ref: task for ref, task in found.items() if task is not None}
+            for ref in refs:
+                try:
+                    task = self._state(db, ref)
+                except msgspec.MsgspecError:  # of a newer version, or damaged
+                    found[ref] = None
+                else:
+                    found |= {} if task is None else {ref: task}
+        return found
 
     def due(self, now_ms: int) -> Iterator[Due]:
         return sqlite_open.due(self._database, now_ms)
 
-    def postpone(self, due: Due, task: Task, due_ms: int) -> bool:
+    def postpone(self, due: Due, task: Task | None, due_ms: int) -> bool:
         where = (due_ms, due.ref.tenant, due.ref.task_id, due.due_ms)
         with self._database.transaction() as db:
-            stored = self._state(db, due.ref)
-            if stored is None or stored.rev != task.rev:
+            stored = task and self._state(db, due.ref)
+            if task and (stored is None or stored.rev != task.rev):
                 return False
             cursor = db.execute("UPDATE tasks SET due_ms = ? WHERE (tenant, task_id, due_ms) = (?, ?, ?)", where)
             return cursor.rowcount == 1
@@ -151,8 +160,8 @@ class SqliteStore:
         """Make every task that a worker had due now; for a process that knows it is the only one. Returns how many."""
         query = "SELECT body FROM tasks WHERE due_ms IS NOT NULL AND status IN ('Processing', 'Planned')"
         with self._database.transaction() as db:
-            tasks = [records.TASK.decode(body) for (body,) in db.execute(query).fetchall()]
-            tasks = [task for task in tasks if not task.awaits_approval]
+            found = [records.readable(body) for (body,) in db.execute(query).fetchall()]
+            tasks = [task for task in found if task is not None and not task.awaits_approval]
             for task in tasks:
                 ended = task.abandoned(now_ms=now_ms)
                 db.execute(
