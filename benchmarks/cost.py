@@ -38,6 +38,10 @@ MINUTES = 30 * 24 * 60
 POLLERS, POLL_S = 5, 20
 """Lambda's connections to an idle queue, and how long each waits for a message."""
 ALARMS = 6
+SWEEP = {"messageId": "s", "body": '{"sweep": true}'}
+DUE_S = 1
+"""After which a task is due for the sweep; here soon, as some are made to wait for it."""
+WAITING = 300
 CONFIG = """
 [engines.slow]
 kind = "openai"
@@ -98,7 +102,7 @@ def run() -> None:
     with _deployed() as on:
         _answer_worth(on, KINDS[0])  # imports, connections and prices are there from now on
         found = {kind: _answer_worth(on, kind) for kind in KINDS}
-        sweep = _sweep(on)
+        sweep, looks_a_second = _sweep(on), _looks_a_second(on)
     for kind, used in found.items():
         print(
             f"  {kind.name:17}{used.write_units:>14.1f}{used.read_units:>6.1f}{used.calls:>7.1f}{used.api_ms:>8.0f}"
@@ -108,6 +112,7 @@ def run() -> None:
     together = {kind.name: used.usd(used.shared_ms, TOGETHER) for kind, used in found.items()}
     _bills("ten to an invocation", together)
     _idle(sweep)
+    print(f"\n  a sweep looks at {looks_a_second:.0f} tasks a second that wait with {WORKER_MB} MB ({WAITING} of them)")
 
 
 def _bills(title: str, bills: Mapping[str, Mapping[str, float]]) -> None:
@@ -142,7 +147,7 @@ def _deployed() -> Iterator[Deployment]:
     with tempfile.TemporaryDirectory() as directory:
         config = Path(directory) / "engines.toml"
         config.write_text(CONFIG.format(url=url))
-        with deployment(LLM_SERVER_CONFIG=str(config)) as on:
+        with deployment(LLM_SERVER_CONFIG=str(config), LLM_SERVER_SWEEP_S=str(DUE_S)) as on:
             yield on
     stop()
 
@@ -193,6 +198,17 @@ def _sweep(on: Deployment) -> Used:
         sweep_ms, _ = _took(partial(on.worker, {"sweep": True}), WORKER_MB)
         used = {"write_units": wire.write_units(), "read_units": wire.read_units(), "calls": on.called.total()}
     return Used(**used, api_ms=0, worker_ms=sweep_ms, shared_ms=sweep_ms, stored_bytes=0)
+
+
+def _looks_a_second(on: Deployment) -> float:
+    """While the queue is merely long: each task that is due is read and moved on, and none is sent."""
+    for _ in range(WAITING):
+        on.submit("Say hello.", mode="Chat")
+    time.sleep(DUE_S)
+    on.called.clear()
+    took_ms, _ = _took(partial(on.worker, {"Records": [SWEEP]}), WORKER_MB)
+    assert (on.called["UpdateItem"], on.called["SendMessage"]) == (WAITING, 0), on.called
+    return WAITING / took_ms * 1000
 
 
 def _took(act: Callable[[], Any], memory_mb: int) -> tuple[float, Any]:

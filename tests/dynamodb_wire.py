@@ -47,6 +47,7 @@ class Call:
     @property
     def read_units(self) -> float:
         """A unit for 4 KB, of a query's rows together and of any other item by itself; half where it may be stale."""
+        consistent = bool(self.arguments.get("ConsistentRead"))
         match self.operation:
             case "GetItem":
                 read = [size(self.answer.get("Item", {}))]
@@ -56,9 +57,10 @@ class Call:
                 read = [size(row) for rows in self.answer["Responses"].values() for row in rows]
                 asked = sum(len(table["Keys"]) for table in self.arguments["RequestItems"].values())
                 read += [0] * (asked - len(read))
+                consistent = all(table.get("ConsistentRead") for table in self.arguments["RequestItems"].values())
             case _:
                 read = []
-        each = 1.0 if self.arguments.get("ConsistentRead") else 0.5
+        each = 1.0 if consistent else 0.5
         return each * sum(max(1, math.ceil(read_bytes / 4096)) for read_bytes in read)
 
 

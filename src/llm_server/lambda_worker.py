@@ -43,7 +43,7 @@ def handle(service: Service, event: dict[str, Any], *, until_ms: int) -> dict[st
     """
     match event:
         case {"sweep": True, **more} if not more:
-            woken = service.sweep()
+            woken = service.sweep(lambda: wiring.now_ms() < until_ms)
             _log.info("sweep", extra={"woken": woken})
             return {"woken": woken}
         case {"Records": list(records)} if all("messageId" in record for record in records):

@@ -68,9 +68,10 @@ class Workers:
 
     def _sweep(self) -> None:
         while True:
+            next_s = time.monotonic() + self._sweep_s  # from start to start: many looks must not make the next one late
             try:
-                self._service.sweep()
+                self._service.sweep(lambda: not self._stopping.is_set())
             except Exception:  # the next sweep tries again
                 _log.exception("sweep failed")
-            if self._stopping.wait(self._sweep_s):
+            if self._stopping.wait(max(0.0, next_s - time.monotonic())):
                 return

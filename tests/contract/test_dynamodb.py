@@ -18,6 +18,7 @@ from llm_server.orchestration.ports import Due, EngineState, KeyBinding
 from llm_server.orchestration.retention import Retention
 from llm_server.orchestration.task import DAY_MS, NOTES_MOST, Mode, Task, TaskRef
 from llm_server.storage.dynamodb import DynamoStore
+from llm_server.storage.dynamodb_items import in_open, state
 
 UUID = "01979f5e-7a3c-7b21-9c4d-5e6f708192a3"
 CONFLICT = ("None", "TransactionConflict")
@@ -38,9 +39,9 @@ def wire(moto_substrate: Substrate) -> Iterator[Wire]:
         yield wire
 
 
-def chat_task(store: DynamoStore, prompt: str, answer: Output) -> Task:
+def chat_task(store: DynamoStore, prompt: str, answer: Output, task: Task | None = None) -> Task:
     """A Chat task from its submission to its answer, as the service carries it out."""
-    task = a_task(UUID)
+    task = task or a_task(UUID)
     store.add(task, a_request(prompt))
     snapshot = store.get(task.ref)
     processing = claimed(snapshot.task, owner=UUID)
@@ -82,6 +83,15 @@ def test_what_a_chat_task_costs_in_write_units(
     chat_task(store, prose(prompt_bytes)[0], an_output(text=prose(answer_bytes)[0], attempts=(attempt,)))
 
     assert wire.write_units() == units
+
+
+def test_a_task_with_a_near_deadline_costs_no_more(store: DynamoStore, wire: Wire) -> None:
+    """From its creation on it is among what is looked at on time, and a claim does not change that."""
+    near = a_task(UUID, deadline_ms=NOW_MS + LEASE_MS)
+    chat_task(store, prose(500)[0], an_output(text=prose(1_500)[0], attempts=(an_attempt(cost_microusd=0),)), near)
+
+    opened = [item["open"]["S"][:4] for call in wire.calls for item in call.puts if "open" in item]
+    assert (opened, wire.write_units()) == (["SURE", "SURE"], 17)
 
 
 @pytest.mark.parametrize(("prompt_bytes", "answer_bytes", "units"), [(500, 1_500, 18), (2_000, 4_000, 21)])
@@ -161,9 +171,9 @@ def test_a_switch_is_one_update_and_the_engines_one_read_of_what_was_last_writte
 def test_nothing_ever_scans_or_changes_the_table(store: DynamoStore, wire: Wire) -> None:
     task = chat_task(store, "Say hello.", an_output())
     store.page("local", size=10, token="", status=None, role=None)
-    store.postpone(Due(task.ref, NOW_MS), NOW_MS)
+    store.postpone(Due(task.ref, NOW_MS), task, NOW_MS)
     store.save_engine_state("gpt", EngineState())
-    store.due(NOW_MS, 10)
+    list(store.due(NOW_MS))
     store.peek(task.ref)
     store.spent_microusd("local", "2025-10-09")
     store.engines()
@@ -214,7 +224,7 @@ def test_a_single_write_that_collides_with_a_transaction_is_tried_again(store: D
     for operation in ("UpdateItem", "PutItem"):
         wire.refuse(operation, "TransactionConflictException", times=2)
 
-    assert store.postpone(Due(task.ref, NOW_MS + SWEEP_MS), NOW_MS + LEASE_MS)
+    assert store.postpone(Due(task.ref, NOW_MS + SWEEP_MS), task, NOW_MS + LEASE_MS)
     store.keep(task.ref, an_output())
 
     assert store.get(task.ref).outputs == {"RES#1": an_output()}
@@ -309,3 +319,19 @@ def test_an_id_that_fits_no_key_is_not_even_asked_for(store: DynamoStore, wire: 
         store.get(TaskRef("local", "x" * 2_000))
 
     assert wire.calls == []
+
+
+def test_a_record_of_a_newer_version_is_told_from_one_that_is_gone(
+    moto_substrate: Substrate, store: DynamoStore
+) -> None:
+    """And moves on without being read, so that the sweep gets to the others."""
+    task, strange = added(store, a_task()), a_task()
+    item = state(strange) | in_open(strange.task_id, NOW_MS) | {"body": {"S": '{"mode":"Debate"}'}}
+    moto_substrate.dynamodb.put_item(TableName=moto_substrate.table, Item=item)
+    due = Due(strange.ref, NOW_MS)
+
+    assert store.peek_each([task.ref, strange.ref, a_task().ref]) == {task.ref: task, strange.ref: None}
+    assert next(store.due(NOW_MS)) == due
+    assert store.postpone(due, None, NOW_MS + 1)
+    assert not store.postpone(due, None, NOW_MS + 2)
+    assert list(store.due(NOW_MS)) == []

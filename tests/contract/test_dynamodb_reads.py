@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from typing import Any, cast
+from zlib import crc32
 
 import pytest
 
@@ -16,6 +17,7 @@ from llm_server.orchestration.ports import EngineState
 from llm_server.orchestration.snapshot import Snapshot
 from llm_server.orchestration.task import Status, Task
 from llm_server.storage.dynamodb import DynamoStore
+from llm_server.storage.dynamodb_items import OPEN_SHARDS, in_open, state
 
 KINDS = [("DRAFT", "#0"), ("VERDICT", "#0"), ("DRAFT", "#1"), ("STEP", "")]
 
@@ -82,20 +84,40 @@ def test_a_task_is_read_for_one_read_unit(
 
 
 def test_what_may_be_stale_is_read_for_half(moto_store: DynamoStore, wire: Wire) -> None:
-    """Metrics, a page and the sweep's search; 16 shards and the engines, 8 shards of what is open."""
+    """Metrics, a page and the sweep's search; 16 shards and the engines, 4 and 8 shards of what is open."""
     for _ in range(10):
         carried_out(moto_store, prose(500)[0], prose(1_500)[0])
     costs = []
     for read in (
         moto_store.overview,
         lambda: moto_store.page("local", size=10, token="", status=None, role=None),
-        lambda: moto_store.due(NOW_MS, 200),
+        lambda: list(moto_store.due(NOW_MS)),
     ):
         wire.calls.clear()
         read()
         costs.append(wire.read_units())
 
-    assert costs == [17 / 2, 1 / 2 + 10 / 2, 8 / 2]
+    assert costs == [17 / 2, 1 / 2 + 10 / 2, 12 / 2]
+
+
+def test_what_is_due_of_one_shard_is_read_to_its_end(moto_substrate: Substrate, moto_store: DynamoStore) -> None:
+    """A query answers a hundred; all of these are in the same shard, and due at the same moment."""
+    names = [name for name in map(str, range(3_000)) if crc32(name.encode()) % OPEN_SHARDS == 0][:250]
+    for name in names:
+        item = state(task := a_task(name)) | in_open(name, task.due_ms)
+        moto_substrate.dynamodb.put_item(TableName=moto_substrate.table, Item=item)
+
+    assert sorted(due.ref.task_id for due in moto_store.due(NOW_MS * 2)) == sorted(names)
+
+
+def test_of_what_is_due_only_so_much_is_read_as_is_taken(moto_store: DynamoStore, wire: Wire) -> None:
+    for _ in range(3):
+        moto_store.add(a_task(deadline_ms=NOW_MS + 1), a_request())
+    wire.calls.clear()
+
+    next(moto_store.due(NOW_MS * 2))
+
+    assert wire.operations == {"Query": 4}
 
 
 def test_what_must_not_be_stale_never_is(moto_store: DynamoStore, wire: Wire) -> None:
@@ -104,11 +126,14 @@ def test_what_must_not_be_stale_never_is(moto_store: DynamoStore, wire: Wire) ->
     wire.calls.clear()
     moto_store.get(task.ref)
     moto_store.peek(task.ref)
+    moto_store.peek_each([task.ref])
     moto_store.engines()
     moto_store.spent_microusd("local", "2025-10-09")
 
-    assert [call.arguments.get("ConsistentRead") for call in wire.calls] == [True] * 4
-    assert wire.read_units() == 4
+    together = next(iter(wire.calls[2].arguments["RequestItems"].values()))
+    singly = [call.arguments for call in wire.calls if call is not wire.calls[2]]
+    assert [arguments.get("ConsistentRead") for arguments in (*singly, together)] == [True] * 5
+    assert wire.read_units() == 5
 
 
 def test_counters_that_were_not_read_at_once_are_asked_for_again(

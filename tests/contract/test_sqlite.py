@@ -17,11 +17,12 @@ import pytest
 from audit import audit
 from builders import LEASE_MS, NOW_MS, SWEEP_MS, a_failure, a_request, a_task, an_output, claimed
 from llm_server.orchestration.errors import ConfigurationError, StorageUnavailable, TaskLost
-from llm_server.orchestration.ports import EngineSwitch
+from llm_server.orchestration.ports import Due, EngineSwitch
 from llm_server.orchestration.task import Mode, Status, TaskRef
 from llm_server.storage.sqlite import SqliteStore
 from llm_server.storage.sqlite_file import OnlyProcess
 from llm_server.storage.sqlite_keys import SqliteKeys
+from llm_server.storage.sqlite_open import OTHERS_DUE, SURE_DUE
 from llm_server.storage.sqlite_queue import SqliteQueue
 
 HOLDER = """
@@ -101,7 +102,7 @@ def test_a_restart_ends_the_leases_of_the_process_before(sqlite_store: SqliteSto
 
     assert store.end_leases(NOW_MS + 5) == 2
 
-    assert {due.ref for due in store.due(NOW_MS + 5, 10)} == {processing.ref, planned.ref}
+    assert {due.ref for due in store.due(NOW_MS + 5)} == {processing.ref, planned.ref}
     assert store.peek(queued.ref) == queued
     assert store.peek(failed.ref) == claimed(failed).failed(failure)
     again = claimed(store.peek(planned.ref), now_ms=NOW_MS + 5, owner="w2", has_plan=True)
@@ -132,7 +133,7 @@ def test_a_cancelled_task_whose_worker_was_killed_can_be_deleted_after_the_next_
 
     assert (cancelled.has_worker(NOW_MS + 5), sqlite_store.end_leases(NOW_MS + 5)) == (True, 1)
     assert not sqlite_store.peek(task.ref).has_worker(NOW_MS + 5)
-    assert sqlite_store.due(NOW_MS + LEASE_MS, 10) == []
+    assert list(sqlite_store.due(NOW_MS + LEASE_MS)) == []
     audit(sqlite_store, [task.ref])
 
 
@@ -227,7 +228,7 @@ def test_a_database_from_a_power_cut_opens_with_all_that_was_acknowledged(tmp_pa
         assert {after.peek(ref).status for ref in before} == {Status.QUEUED}
         total = after.overview()[0].total
         assert len(before) <= total <= len(acknowledged)
-        assert len(after.due(NOW_MS + SWEEP_MS, 100_000)) == total
+        assert len(list(after.due(NOW_MS + SWEEP_MS))) == total
 
 
 @pytest.mark.parametrize("lost_bytes", [1, 100, 4_096, 5_000, 20_000, 10**9])
@@ -320,3 +321,49 @@ def test_a_file_from_before_engines_were_switched_goes_on_to_work(tmp_path: Path
     with closing(SqliteStore(path)) as store:
         assert store.engines().switches == {"gpt": EngineSwitch(locked=True)}
         audit(store, [task.ref])
+
+
+def test_a_record_of_a_newer_version_stops_neither_a_start_nor_a_sweep(tmp_path: Path) -> None:
+    """It moves on without being read."""
+    with closing(SqliteStore(tmp_path / "tasks.db")) as store:
+        strange, deserted = a_task(), a_task()
+        for task in (strange, deserted):
+            store.add(task, a_request())
+            store.save(task, claimed(task))
+        with closing(sqlite3.connect(tmp_path / "tasks.db")) as newer:
+            newer.execute('UPDATE tasks SET body = \'{"mode":"Debate"}\' WHERE task_id = ?', (strange.task_id,))
+            newer.commit()
+        due = Due(strange.ref, NOW_MS + SWEEP_MS)
+
+        assert store.end_leases(NOW_MS) == 1
+        assert store.peek_each([strange.ref, a_task().ref]) == {strange.ref: None}
+        assert store.postpone(due, None, NOW_MS + 2 * SWEEP_MS)
+        assert not store.postpone(due, None, NOW_MS + 2 * SWEEP_MS)
+        assert [each.ref for each in store.due(NOW_MS + SWEEP_MS)] == [deserted.ref]
+
+
+@pytest.mark.parametrize(("query", "index"), [(SURE_DUE, "sure"), (OTHERS_DUE, "open")])
+def test_what_is_due_is_found_without_a_scan_or_a_sort(tmp_path: Path, query: str, index: str) -> None:
+    """Also in a file that was made before there was an index for it."""
+    with closing(SqliteStore(tmp_path / "tasks.db")):
+        pass
+    with closing(sqlite3.connect(tmp_path / "tasks.db")) as before:
+        before.execute("DROP INDEX sure")
+    with closing(SqliteStore(tmp_path / "tasks.db")):
+        pass
+
+    with closing(sqlite3.connect(tmp_path / "tasks.db")) as db:
+        plan = " ".join(row[-1] for row in db.execute(f"EXPLAIN QUERY PLAN {query}", (0, 0, "", "")))
+    assert f"USING INDEX {index}" in plan
+    assert "TEMP B-TREE" not in plan
+
+
+def test_tasks_of_an_earlier_process_are_due_before_what_merely_waits(tmp_path: Path) -> None:
+    with closing(SqliteStore(tmp_path / "tasks.db")) as store:
+        deserted = a_task()
+        for task in (a_task(), a_task(), deserted):
+            store.add(task, a_request())
+        store.save(deserted, claimed(deserted))
+        store.end_leases(NOW_MS + SWEEP_MS + 1)
+
+        assert next(store.due(NOW_MS + SWEEP_MS + 1)).ref == deserted.ref

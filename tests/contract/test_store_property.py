@@ -89,7 +89,8 @@ class Drill:
         elif act == "add":
             self.store.add(self.tasks[n], a_request("Again."))
         elif act == "postpone":
-            self.store.postpone(Due(self.tasks[n].ref, self.tasks[n].due_ms), self.now_ms + 1)
+            task = self.store.peek(self.tasks[n].ref)
+            self.store.postpone(Due(task.ref, self.tasks[n].due_ms), task, self.now_ms + 1)
         elif act == "cancel":
             with suppress(StateConflict):
                 a_lifecycle(self.store, lambda: self.now_ms).cancel(self.tasks[n].ref)

@@ -124,9 +124,9 @@ def test_no_reader_sees_a_state_without_the_outputs_it_counts(store: Store) -> N
 def test_each_due_task_is_woken_by_exactly_one_of_8_sweeps(store: Store) -> None:
     for _ in range(10):
         store.add(a_task(), a_request())
-    due = store.due(NOW_MS + SWEEP_MS, 100)
+    seen = [(due, store.peek(due.ref)) for due in store.due(NOW_MS + SWEEP_MS)]
 
-    moved = at_once(lambda n: [store.postpone(each, NOW_MS + 2 * SWEEP_MS + n) for each in due], range(8))
+    moved = at_once(lambda n: [store.postpone(*each, NOW_MS + 2 * SWEEP_MS + n) for each in seen], range(8))
 
     assert [sum(column) for column in zip(*moved, strict=True)] == [1] * 10
 
@@ -136,12 +136,12 @@ def test_a_sweep_never_spoils_the_save_of_a_worker(store: Store) -> None:
     tasks = [a_task() for _ in range(10)]
     for task in tasks:
         store.add(task, a_request())
-    due = store.due(NOW_MS + SWEEP_MS, 100)
+    seen = [(due, store.peek(due.ref)) for due in store.due(NOW_MS + SWEEP_MS)]
 
     def act(n: int) -> None:
         if n % 2:
-            for each in due:
-                store.postpone(each, NOW_MS + 3 * SWEEP_MS)
+            for each in seen:
+                store.postpone(*each, NOW_MS + 3 * SWEEP_MS)
         else:
             for task in tasks[n // 2 :: 4]:
                 store.save(task, claimed(task))
@@ -159,7 +159,7 @@ def test_of_8_approvals_and_rejections_at_once_one_word_counts(store: Store) -> 
     store.save(task, claimed(task))
     waiting = claimed(task).awaiting_approval(plan, due_ms=NEVER_MS)
     store.save(claimed(task), waiting, plan)
-    assert store.due(NOW_MS + DAY_MS, 10) == []
+    assert list(store.due(NOW_MS + DAY_MS)) == []
 
     def say(n: int) -> bool | None:
         try:

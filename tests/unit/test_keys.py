@@ -262,9 +262,7 @@ def test_money_that_is_only_set_aside_is_worth_another_try(keys: Keys, store: Co
     keys.check_spending(payer)
 
     assert refused.value.retry_after_s == 5
-    assert str(refused.value) == (
-        "What is left of the key's usd_per_day of 0.001 is set aside for calls under way."
-    )
+    assert str(refused.value) == ("What is left of the key's usd_per_day of 0.001 is set aside for calls under way.")
 
 
 @pytest.mark.parametrize(

@@ -56,10 +56,11 @@ class FakeService:
             raise StorageMisconfigured("The table does not exist.")
         self.done.append((str(ref), until_ms))
 
-    def sweep(self) -> int:
+    def sweep(self, goes_on: Callable[[], bool]) -> int:
         if self._away:
             raise AWAY
         self.sweeps += 1
+        self.went_on = goes_on()
         return 2
 
 
@@ -147,6 +148,15 @@ def test_the_schedules_event_is_one_sweep(worker: ModuleType, monkeypatch: pytes
 
     assert worker.handler(an_event("sweep"), Context()) == {"woken": 2}
     assert (service.sweeps, service.done) == (1, [])
+
+
+@pytest.mark.parametrize("left_ms", [-1, 60_000])
+def test_a_sweep_goes_on_while_the_function_has_time(worker: ModuleType, left_ms: int) -> None:
+    """What it has not looked at the next one does; killed in the middle it would be an error."""
+    service = FakeService()
+    worker.handle(service, an_event("sweep"), until_ms=worker.wiring.now_ms() + left_ms)
+
+    assert service.went_on is (left_ms > 0)
 
 
 def test_a_sweep_that_fails_is_an_error_of_the_function(worker: ModuleType) -> None:

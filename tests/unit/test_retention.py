@@ -49,7 +49,7 @@ def test_a_task_that_is_never_due_has_its_texts_renewed_by_its_worker_each_day(
     """Its message comes before the sweep would look. While it is young that costs nothing."""
     ref, due = waiting(served), list[object]()
 
-    wait(served, 9, lambda: due.extend(served.store.due(served.clock(), 9)))
+    wait(served, 9, lambda: due.extend(served.store.due(served.clock())))
 
     assert due == []
     assert renewals == list(range(YOUNG_DAYS, 9))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pytest
 
 from builders import an_output
@@ -9,7 +11,7 @@ from delivered import a_plan, planning
 from llm_server.orchestration.errors import EngineUnavailable
 from llm_server.orchestration.ports import EngineCall
 from llm_server.orchestration.snapshot import Limits
-from llm_server.orchestration.task import DAY_MS, Mode, Status, TaskRef
+from llm_server.orchestration.task import DAY_MS, Mode, Status, Task, TaskRef
 from scripted import Answer, ScriptedEngine, a_catalog, an_engine
 from served import LEASE_S, SWEEP_S, Served
 
@@ -127,23 +129,22 @@ def test_the_sweep_looks_at_every_open_task_once_a_day(served: Served, plan_appr
     for _ in range(5):
         served.clock.pass_s(7 * DAY_MS / 1000)
         served.service.sweep()
-        dues = served.store.due(served.clock.now_ms + DAY_MS, 10)
+        dues = list(served.store.due(served.clock.now_ms + DAY_MS))
         assert [due.ref for due in dues] == [ref]
-        assert served.store.due(served.clock.now_ms + SWEEP_S * 1000, 10) == []
+        assert list(served.store.due(served.clock.now_ms + SWEEP_S * 1000)) == []
 
 
 def test_of_a_task_that_moved_on_the_sweep_fails_nothing(served: Served) -> None:
     ref = served.submit(limits=TEN_MINUTES)
     served.clock.pass_s(600)
-    peek = served.store.peek
+    peek_each = served.store.peek_each
 
-    def peek_then_cancel(of: TaskRef) -> object:
-        task = peek(of)
-        served.store.peek = peek  # type: ignore[method-assign]
-        served.service.cancel(of)
-        return task
+    def peek_then_cancel(refs: Sequence[TaskRef]) -> dict[TaskRef, Task | None]:
+        tasks = peek_each(refs)
+        served.service.cancel(ref)
+        return tasks
 
-    served.store.peek = peek_then_cancel  # type: ignore[method-assign, assignment]
+    served.store.peek_each = peek_then_cancel  # type: ignore[method-assign]
 
     assert served.service.sweep() == 0
     assert served.get(ref).task.status is Status.CANCELLED

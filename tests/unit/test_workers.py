@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterator
 from itertools import count
 
@@ -132,16 +133,49 @@ def test_a_sweep_that_explodes_does_not_end_the_sweeper(served: Served, crew: Cr
     swept, sweep = count(1), served.service.sweep
     again = threading.Event()
 
-    def unsteady() -> int:
+    def unsteady(goes_on: Callable[[], bool]) -> int:
         if next(swept) == 1:
             raise ZeroDivisionError
         again.set()
-        return sweep()
+        return sweep(goes_on)
 
-    served.service.sweep = unsteady  # type: ignore[method-assign]
+    served.service.sweep = unsteady  # type: ignore[method-assign, assignment]
     crew(sweep_s=0)
 
     assert again.wait(WAIT_S)
+
+
+def test_a_sweep_that_took_long_does_not_make_the_next_one_late(served: Served, crew: Crew) -> None:
+    """A second from start to start, not from the end to the start."""
+    started, again = list[float](), threading.Event()
+
+    def slow(goes_on: Callable[[], bool]) -> int:
+        started.append(time.monotonic())
+        if len(started) == 2:
+            again.set()
+        return int(threading.Event().wait(1.1))
+
+    served.service.sweep = slow  # type: ignore[method-assign, assignment]
+    crew(sweep_s=1)
+
+    assert again.wait(WAIT_S)
+    assert started[1] - started[0] < 2
+
+
+def test_stopping_ends_a_sweep(served: Served, crew: Crew) -> None:
+    """It may have thousands of tasks to look at."""
+    swept = threading.Event()
+
+    def endless(goes_on: Callable[[], bool]) -> int:
+        while goes_on():
+            swept.set()
+        return 0
+
+    served.service.sweep = endless  # type: ignore[method-assign, assignment]
+    workers = crew()
+    assert swept.wait(WAIT_S)
+
+    assert workers.stop(WAIT_S) == 0
 
 
 def test_stopping_waits_for_the_task_in_hand_and_takes_no_other(served: Served, crew: Crew) -> None:

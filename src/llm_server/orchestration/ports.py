@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
@@ -212,12 +212,23 @@ class Store(Protocol):
         """Remove some of what has expired, where the database does not by itself; it is not shown anyway."""
         ...
 
-    def due(self, now_ms: int, limit: int) -> list[Due]:
-        """At most `limit` open tasks whose `next_look_ms`, or what it was postponed to, has passed, in any order."""
+    def peek_each(self, refs: Sequence[TaskRef]) -> dict[TaskRef, Task | None]:
+        """Read the states of at most 100 tasks; what is not found is left out, None is a record nobody can read."""
         ...
 
-    def postpone(self, due: Due, due_ms: int) -> bool:
-        """Move an open task's due time on; False when it was moved or the task changed meanwhile."""
+    def due(self, now_ms: int) -> Iterator[Due]:
+        """Open tasks whose `next_look_ms`, or what it was postponed to, has passed; read as far as they are taken.
+
+        First what must be looked at on time (what was postponed to the end of its claim, or `is_near_deadline` then),
+        then the others, of each the oldest due first. What is moved on meanwhile may come or not.
+        """
+        ...
+
+    def postpone(self, due: Due, task: Task | None, due_ms: int) -> bool:
+        """Move the due time of an open task, seen as `task`, on; False when it was moved or the task has changed.
+
+        Without `task` (it cannot be read) it is moved on as it is.
+        """
         ...
 
     def page(self, tenant: str, *, size: int, token: str, status: Status | None, role: str | None) -> Page:

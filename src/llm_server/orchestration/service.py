@@ -226,6 +226,6 @@ class Service:
         """
         self._worker.process(ref, owner=owner, until_ms=until_ms)
 
-    def sweep(self) -> int:
-        """Wake what is open and due. Returns how many it woke."""
-        return self._sweep.run()
+    def sweep(self, goes_on: Callable[[], bool] = lambda: True) -> int:
+        """Wake what is open and due, for at most 45 s and while it `goes_on`. Returns how many it woke."""
+        return self._sweep.run(goes_on)

@@ -24,6 +24,8 @@ Note = Literal["c", "r", "w", "a", "t", "o"]
 """What no other record tells of: claimed, released, waiting for engines, approved, retried, overdue."""
 DAY_MS = 24 * 3600 * 1000
 """The sweep looks at every open task that has not changed for a day."""
+NEAR_MS = 15 * 60 * 1000
+"""From so long before its deadline on, a task is looked at on time, however many others merely wait (ADR 14)."""
 
 
 class Status(StrEnum):
@@ -117,6 +119,10 @@ class Task:
     def next_look_ms(self) -> int:
         """When the sweep looks at the task, as far as its state alone tells."""
         return min(self.due_ms, self.updated_ms + DAY_MS, self.deadline_ms or NEVER_MS)
+
+    def is_near_deadline(self, at_ms: int) -> bool:
+        """Whether its deadline is then near, or over: a look at that time must not be late."""
+        return self.deadline_ms is not None and self.deadline_ms - at_ms <= NEAR_MS
 
     def is_overdue(self, now_ms: int) -> bool:
         """Its deadline has passed, and no worker has it that would see that."""

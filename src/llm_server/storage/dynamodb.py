@@ -15,12 +15,13 @@
 
 API keys and their other counts: dynamodb_keys.py.
 
-Index `open` (open, due) holds what is not final; index `listing` (tenant, created) every task.
+Index `open` (open, due) holds what is not final, in SURE#<n> what must be looked at on time and in OPEN#<n> the rest;
+index `listing` (tenant, created) every task.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from itertools import islice
@@ -71,7 +72,7 @@ class DynamoStore:
         self._counts = self._counters.changes
         self._engines = Engines(client, table)
         self._listing = Listing(client, table, self._shown)
-        self._open = OpenTasks(client, table)
+        self._open = OpenTasks(client, table, self._shown)
         self._texts = Texts(client, table, self._retention)
         self._deletions = Deletions(client, table, self._texts, self._retention.clock)
 
@@ -176,11 +177,14 @@ class DynamoStore:
     def prune(self, limit: int) -> None:
         """The table's own time to live does it."""
 
-    def due(self, now_ms: int, limit: int) -> list[Due]:
-        return self._open.due(now_ms, limit)
+    def peek_each(self, refs: Sequence[TaskRef]) -> dict[TaskRef, Task | None]:
+        return self._open.peek_each(refs)
 
-    def postpone(self, due: Due, due_ms: int) -> bool:
-        return self._open.postpone(due, due_ms)
+    def due(self, now_ms: int) -> Iterator[Due]:
+        return self._open.due(now_ms)
+
+    def postpone(self, due: Due, task: Task | None, due_ms: int) -> bool:
+        return self._open.postpone(due, task, due_ms)
 
     def page(self, tenant: str, *, size: int, token: str, status: Status | None, role: str | None) -> Page:
         return self._listing.page(tenant, size=size, token=token, status=status, role=role)
@@ -234,7 +238,9 @@ class DynamoStore:
         item = items.state(task, self._retention.of_task(task))
         put: dict[str, Any] = {"TableName": self._table, "Item": item, "ConditionExpression": condition}
         if not task.status.is_final:
-            item |= items.in_open(task.task_id, task.next_look_ms)
+            # whether it has a worker is left out: the entry must not change with the claim, that would be two units
+            sure = task.is_near_deadline(task.next_look_ms)
+            item |= items.in_open(task.task_id, task.next_look_ms, sure=sure)
         return {"Put": put | ({"ExpressionAttributeValues": values} if values else {})}
 
     def _holds(self, task: Task) -> bool:

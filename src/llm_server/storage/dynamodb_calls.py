@@ -74,11 +74,13 @@ def tries() -> Iterator[None]:
     raise StorageUnavailable("The database is too busy; try again.")
 
 
-def batch(client: DynamoDBClient, table: str, keys: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
+def batch(
+    client: DynamoDBClient, table: str, keys: Sequence[Mapping[str, Any]], *, consistent: bool = False
+) -> Iterator[dict[str, Any]]:
     """Read items by key, in any order; what one answer leaves out is asked for again."""
     if not keys:
         return
-    wanted: Any = {table: {"Keys": keys}}
+    wanted: Any = {table: {"Keys": keys} | ({"ConsistentRead": True} if consistent else {})}
     for _ in tries():
         with calling():
             answer = client.batch_get_item(RequestItems=wanted)

@@ -10,6 +10,8 @@ from llm_server.orchestration.task import Task, TaskRef
 from llm_server.storage import records
 
 OPEN_SHARDS = 8
+SURE_SHARDS = 4
+"""Fewer: the sweep puts almost everything there, one by one, and each shard is a query a minute."""
 
 
 def number(value: int) -> dict[str, str]:
@@ -55,9 +57,10 @@ def state(task: Task, until_ms: int | None = None) -> dict[str, Any]:
     )
 
 
-def in_open(task_id: str, due_ms: int) -> dict[str, Any]:
-    """What puts an item into the index of what the sweep looks at."""
-    return {"open": {"S": f"OPEN#{crc32(task_id.encode()) % OPEN_SHARDS}"}, "due": number(due_ms)}
+def in_open(task_id: str, due_ms: int, *, sure: bool = False) -> dict[str, Any]:
+    """What puts an item into the index of what the sweep looks at; `sure`: it must be looked at on time (ADR 14)."""
+    name, shards = ("SURE", SURE_SHARDS) if sure else ("OPEN", OPEN_SHARDS)
+    return {"open": {"S": f"{name}#{crc32(task_id.encode()) % shards}"}, "due": number(due_ms)}
 
 
 def gravestone(ref: TaskRef, until_ms: int) -> dict[str, Any]:

@@ -36,6 +36,14 @@ def encode(record: Task | Request | Output | EngineState | EngineSwitch | Key | 
     return msgspec.json.encode(record).decode()
 
 
+def readable(body: str) -> Task | None:
+    """A task's state, None for one of a newer version or a damaged one."""
+    try:
+        return TASK.decode(body)
+    except msgspec.MsgspecError:
+        return None
+
+
 def is_name(ref: TaskRef) -> bool:
     """Whether a task can have this name at all; strangers ask for any, and no key holds every text."""
     try:

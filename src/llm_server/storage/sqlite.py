@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+
+import msgspec
 
 from llm_server.orchestration.errors import TaskLost, TaskNotFound, TooManyInFlight
 from llm_server.orchestration.metrics import Counters, change, day_of, in_flight_change
@@ -13,7 +15,7 @@ from llm_server.orchestration.ports import Due, EngineRecords, EngineState, Engi
 from llm_server.orchestration.retention import DELETED_KEPT_MS, SPENDING_KEPT_MS, Retention
 from llm_server.orchestration.snapshot import Request, Snapshot
 from llm_server.orchestration.task import Status, Task, TaskRef
-from llm_server.storage import records
+from llm_server.storage import records, sqlite_open
 from llm_server.storage.sqlite_file import COUNTERS, FINISHED_MS, Database
 
 EXPIRED = f"SELECT tenant, task_id FROM tasks WHERE due_ms IS NULL AND {FINISHED_MS} <= ?"
@@ -141,15 +143,27 @@ class SqliteStore:
         for table in tables:
             db.execute(f"DELETE FROM {table} WHERE (tenant, task_id) = (?, ?)", (ref.tenant, ref.task_id))
 
-    def due(self, now_ms: int, limit: int) -> list[Due]:
-        query = "SELECT tenant, task_id, due_ms FROM tasks WHERE due_ms <= ? ORDER BY due_ms LIMIT ?"
+    def peek_each(self, refs: Sequence[TaskRef]) -> dict[TaskRef, Task | None]:
+        found: dict[TaskRef, Task | None] = {}
         with self._database.reading() as db:
-            rows = db.execute(query, (now_ms, limit)).fetchall()
-        return [Due(TaskRef(tenant, task_id), due_ms) for tenant, task_id, due_ms in rows]
+            for ref in refs:
+                try:
+                    task = self._state(db, ref)
+                except msgspec.MsgspecError:  # of a newer version, or damaged
+                    found[ref] = None
+                else:
+                    found |= {} if task is None else {ref: task}
+        return found
 
-    def postpone(self, due: Due, due_ms: int) -> bool:
+    def due(self, now_ms: int) -> Iterator[Due]:
+        return sqlite_open.due(self._database, now_ms)
+
+    def postpone(self, due: Due, task: Task | None, due_ms: int) -> bool:
         where = (due_ms, due.ref.tenant, due.ref.task_id, due.due_ms)
         with self._database.transaction() as db:
+            stored = task and self._state(db, due.ref)
+            if task and (stored is None or stored.rev != task.rev):
+                return False
             cursor = db.execute("UPDATE tasks SET due_ms = ? WHERE (tenant, task_id, due_ms) = (?, ?, ?)", where)
             return cursor.rowcount == 1
 
@@ -161,7 +175,8 @@ class SqliteStore:
         query = "SELECT body FROM tasks WHERE status IN ('Processing', 'Planned', 'Cancelled')"
         query += " AND json_extract(body, '$.owner') <> ''"
         with self._database.transaction() as db:
-            tasks = [records.TASK.decode(body) for (body,) in db.execute(query).fetchall()]
+            found = [records.readable(body) for (body,) in db.execute(query).fetchall()]
+            tasks = [task for task in found if task is not None]
             for task in tasks:
                 ended = task.abandoned(now_ms=now_ms)
                 db.execute(

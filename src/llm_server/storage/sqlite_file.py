@@ -14,9 +14,12 @@ from pathlib import Path
 
 from llm_server.orchestration.errors import ConfigurationError, StorageUnavailable
 from llm_server.orchestration.metrics import Counters
+from llm_server.orchestration.task import NEAR_MS
 from llm_server.storage.sqlite_turns import turns_of
 
 FINISHED_MS = "json_extract(body, '$.finished_ms')"
+SURE = f"status <> 'Queued' OR json_extract(body, '$.deadline_ms') - due_ms <= {NEAR_MS}"
+"""What must be looked at on time. An index of the files of today stands on these very words."""
 COUNTERS = [f.name for f in fields(Counters)]
 _SCHEMA = f"""
 CREATE TABLE IF NOT EXISTS tasks (
@@ -24,6 +27,7 @@ CREATE TABLE IF NOT EXISTS tasks (
     listing TEXT NOT NULL, due_ms INTEGER, body TEXT NOT NULL, PRIMARY KEY (tenant, task_id)) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS listing ON tasks (tenant, listing);
 CREATE INDEX IF NOT EXISTS open ON tasks (due_ms) WHERE due_ms IS NOT NULL;
+CREATE INDEX IF NOT EXISTS sure ON tasks (due_ms) WHERE due_ms IS NOT NULL AND ({SURE});
 CREATE TABLE IF NOT EXISTS requests (
     tenant TEXT NOT NULL, task_id TEXT NOT NULL, body TEXT NOT NULL, PRIMARY KEY (tenant, task_id));
 CREATE TABLE IF NOT EXISTS outputs (

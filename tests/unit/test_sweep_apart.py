@@ -1,0 +1,131 @@
+"""Whatever one record does to the sweep, every other task is looked at, and what has expired goes."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+import pytest
+
+from llm_server.orchestration.errors import StorageUnavailable, TaskNotFound
+from llm_server.orchestration.retention import SLACK_MS
+from llm_server.orchestration.snapshot import Limits, Snapshot
+from llm_server.orchestration.sweep import PUT_OFF_MS
+from llm_server.orchestration.task import Status, Task, TaskRef
+from served import SWEEP_S, Served
+
+Spoil = Callable[[Served, TaskRef], None]
+
+
+def of_a_newer_version(served: Served, ref: TaskRef) -> None:
+    """Its state cannot be read."""
+    with served.store._database.transaction() as db:
+        db.execute("UPDATE tasks SET body = replace(body, 'Chat', 'Debate') WHERE task_id = ?", (ref.task_id,))
+
+
+def that_cannot_be_retained(served: Served, ref: TaskRef) -> None:
+    retain = served.store.retain
+
+    def failing(task: Task) -> None:
+        if task.ref == ref:
+            raise LookupError
+        retain(task)
+
+    served.store.retain = failing  # type: ignore[method-assign]
+
+
+def restored(served: Served, ref: TaskRef) -> None:
+    """So that the audit can read it."""
+    with served.store._database.transaction() as db:
+        db.execute("UPDATE tasks SET body = replace(body, 'Debate', 'Chat') WHERE task_id = ?", (ref.task_id,))
+
+
+def pruned(served: Served) -> list[int]:
+    """What the store is asked to remove."""
+    asked: list[int] = []
+    served.store.prune = asked.append  # type: ignore[method-assign, assignment]
+    return asked
+
+
+@pytest.mark.parametrize("spoil", [of_a_newer_version, that_cannot_be_retained])
+def test_a_record_nobody_can_look_at_is_put_off_and_the_others_are_woken(
+    served: Served, spoil: Spoil, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It comes first, is told of by its id, and does not come again for an hour."""
+    bad, *others = [served.submit(f"Say {n}.") for n in range(4)]
+    while served.queue.receive(0):
+        pass
+    served.clock.pass_s(SLACK_MS / 1000)
+    spoil(served, bad)
+    asked = pruned(served)
+
+    assert served.service.sweep() == len(others)
+
+    told = [record for record in caplog.records if record.levelno == logging.ERROR]
+    assert [vars(record)["task_id"] for record in told] == [bad.task_id]
+    assert "Say 0." not in caplog.text
+    assert len(asked) == 1
+    assert bad not in [due.ref for due in served.store.due(served.clock() + PUT_OFF_MS - 1)]
+    assert bad in [due.ref for due in served.store.due(served.clock() + PUT_OFF_MS)]
+    restored(served, bad)
+
+
+def test_a_task_the_store_does_not_answer_for_is_looked_at_by_the_next_sweep(served: Served) -> None:
+    """It passes: the task stays due, the others are woken now."""
+    late, other = served.submit(), served.submit()
+    while served.queue.receive(0):
+        pass
+    served.clock.pass_s(SLACK_MS / 1000)
+    retain = served.store.retain
+
+    def away(task: Task) -> None:
+        if task.ref == late:
+            raise StorageUnavailable("The database is too busy; try again.")
+
+    served.store.retain = away  # type: ignore[method-assign]
+    assert served.service.sweep() == 1
+    assert served.queue.receive(0) == other
+    served.store.retain = retain  # type: ignore[method-assign]
+
+    assert served.service.sweep() == 1
+    assert served.queue.receive(0) == late
+
+
+def test_a_task_that_is_deleted_while_its_deadline_is_looked_at_stops_nothing(
+    served: Served, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Between the look at its state and the read of what is stored about it; that is nothing to tell of."""
+    limits = Limits(deadline_s=60)
+    gone, overdue = served.submit(limits=limits), served.submit(limits=limits)
+    served.clock.pass_s(SWEEP_S)
+    get = served.store.get
+
+    def deleted_meanwhile(ref: TaskRef) -> Snapshot:
+        if ref == gone:
+            raise TaskNotFound
+        return get(ref)
+
+    served.store.get = deleted_meanwhile  # type: ignore[method-assign]
+    assert served.service.sweep() == 0
+    served.store.get = get  # type: ignore[method-assign]
+
+    assert served.get(overdue).task.status is Status.FAILED
+    assert all(record.levelno < logging.WARNING for record in caplog.records)
+
+
+def test_what_has_expired_goes_also_when_the_sweep_fails(served: Served) -> None:
+    """Here its gauges cannot be read."""
+    served.submit()
+    served.clock.pass_s(SWEEP_S)
+    asked = pruned(served)
+    depth = served.queue.depth
+
+    def away() -> int:
+        raise StorageUnavailable("The queue does not answer; try again.")
+
+    served.queue.depth = away  # type: ignore[method-assign]
+    with pytest.raises(StorageUnavailable):
+        served.service.sweep()
+
+    assert len(asked) == 1
+    served.queue.depth = depth  # type: ignore[method-assign]

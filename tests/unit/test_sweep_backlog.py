@@ -1,0 +1,160 @@
+"""However many tasks wait, a dead worker's is woken and a deadline holds by the first sweep after it.
+
+A look takes 50 ms here, several times what it takes on the smallest function: a sweep has time for 900 of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from builders import NOW_MS, SWEEP_MS, a_request, a_task
+from llm_server.orchestration.ports import Due, Store
+from llm_server.orchestration.snapshot import Limits
+from llm_server.orchestration.sweep import Sweep
+from llm_server.orchestration.task import Status, Task, TaskRef
+from llm_server.orchestration.wakeups import WakeUps
+from llm_server.storage import dynamodb_items as items
+from llm_server.storage import records
+from llm_server.storage.dynamodb import DynamoStore
+from llm_server.storage.sqlite import SqliteStore
+from scripted import Clock
+
+WAITING = 5_000
+LOOK_S = 0.05
+REQUEST = a_request(limits=Limits(deadline_s=300))
+
+
+class TableInMemory:
+    """Of DynamoDB what the sweep calls, without conditions: nobody else is here. Emulators take minutes for as much."""
+
+    def __init__(self, clock: Clock) -> None:
+        self.clock = clock
+        self.items: dict[tuple[str, str], dict[str, Any]] = {}
+
+    def put(self, item: dict[str, Any]) -> None:
+        self.items[item["pk"]["S"], item["sk"]["S"]] = item
+
+    def query(self, *, ExpressionAttributeValues: dict[str, Any], **asked: Any) -> dict[str, Any]:
+        if "IndexName" not in asked:
+            pk = ExpressionAttributeValues[":pk"]
+            return {"Items": [item for item in self.items.values() if item["pk"] == pk]}
+        shard, now_ms = ExpressionAttributeValues[":open"], int(ExpressionAttributeValues[":now"]["N"])
+        start = asked.get("ExclusiveStartKey")
+        after = _place(start) if start else (-1, "")
+        entries = [item for item in self.items.values() if item.get("open") == shard]
+        due = sorted((i for i in entries if int(i["due"]["N"]) <= now_ms and _place(i) > after), key=_place)
+        page = due[: asked["Limit"]]
+        return {"Items": page} | ({"LastEvaluatedKey": dict(page[-1])} if len(due) > len(page) else {})
+
+    def batch_get_item(self, *, RequestItems: dict[str, Any]) -> dict[str, Any]:
+        found = (self.items.get((key["pk"]["S"], key["sk"]["S"])) for key in RequestItems["table"]["Keys"])
+        return {"Responses": {"table": [item for item in found if item]}}
+
+    def update_item(self, *, Key: dict[str, Any], ExpressionAttributeValues: dict[str, Any], **_: Any) -> None:
+        self.clock.pass_s(LOOK_S)
+        moved = {"open": ExpressionAttributeValues[":open"], "due": ExpressionAttributeValues[":next"]}
+        self.items[Key["pk"]["S"], Key["sk"]["S"]] |= moved
+
+    def transact_write_items(self, *, TransactItems: list[dict[str, Any]]) -> None:
+        for write in TransactItems:
+            if "Put" in write:
+                self.put(write["Put"]["Item"])
+
+
+def _place(item: dict[str, Any]) -> tuple[int, str]:
+    return int(item["due"]["N"]), item["pk"]["S"]
+
+
+class UnhurriedStore(SqliteStore):
+    """A look takes its time."""
+
+    clock: Clock
+
+    def postpone(self, due: Due, task: Task | None, due_ms: int) -> bool:
+        self.clock.pass_s(LOOK_S)
+        return super().postpone(due, task, due_ms)
+
+
+class LongQueue:
+    """Everybody's message is in it."""
+
+    def __init__(self) -> None:
+        self.sent: list[TaskRef] = []
+
+    def send(self, ref: TaskRef, *, delay_s: int = 0) -> None:
+        self.sent.append(ref)
+
+    def depth(self) -> int:
+        return WAITING + 1 + len(self.sent)
+
+
+@contextmanager
+def in_memory(folder: Path, clock: Clock, tasks: list[Task]) -> Iterator[Store]:
+    table = TableInMemory(clock)
+    store = DynamoStore(cast("Any", table), "table", draw=lambda n: 0)
+    for task in tasks:
+        store._transact([store._put_state(task, "")])
+        table.put(items.key(task.ref, "REQ") | {"body": {"S": records.encode(REQUEST)}})
+    table.put({"pk": {"S": "CTR#0"}, "sk": {"S": "ALL"}, "queued": items.number(WAITING + 1)})
+    yield store
+
+
+@contextmanager
+def on_disk(folder: Path, clock: Clock, tasks: list[Task]) -> Iterator[Store]:
+    with closing(UnhurriedStore(folder / "tasks.db")) as store:
+        store.clock = clock
+        store._database._connection.execute("PRAGMA synchronous = OFF")  # the disk's pace is not what is tested
+        for task in tasks:
+            store.add(task, REQUEST)
+        yield store
+
+
+@pytest.mark.parametrize("filled", [in_memory, on_disk])
+def test_a_dead_worker_and_a_deadline_do_not_wait_behind_a_long_queue(
+    filled: Callable[..., Any], tmp_path: Path
+) -> None:
+    """The claim is older than what waits, and ends after 4.5 minutes; the deadline is at 5, which is a sweep's time."""
+    clock, queue = Clock(), LongQueue()
+    deserted = a_task(created_ms=NOW_MS - 1).claimed(
+        owner="w", now_ms=NOW_MS, lease_ms=NOW_MS + 270_000, has_plan=False
+    )
+    dated = a_task(deadline_ms=NOW_MS + 300_000)
+    tasks = [*(a_task() for _ in range(WAITING)), deserted, dated]
+    ends = []
+    with filled(tmp_path, clock, tasks) as store:
+        sweep = Sweep(store=store, wakeups=WakeUps(queue), clock=clock, sweep_ms=SWEEP_MS)
+        for minute in range(1, 6):
+            clock.now_ms = NOW_MS + minute * 60_000
+            sweep.run()
+            ends.append((list(queue.sent), store.get(dated.ref).task.status))
+        backlog = sum(1 for _ in store.due(clock()))
+
+    assert ends[3] == ([], Status.QUEUED)
+    assert ends[4] == ([deserted.ref], Status.FAILED)
+    assert backlog > 1_000, "what merely waits is still being looked at"
+
+
+def test_a_sweep_goes_on_until_nothing_is_due(tmp_path: Path) -> None:
+    """Page after page; each task is looked at once."""
+    clock = Clock()
+    with in_memory(tmp_path, clock, [a_task() for _ in range(850)]) as store:
+        clock.pass_s(SWEEP_MS / 1000)
+        Sweep(store=store, wakeups=WakeUps(LongQueue()), clock=clock, sweep_ms=SWEEP_MS).run()
+
+        assert clock.now_ms == NOW_MS + SWEEP_MS + 850 * LOOK_S * 1000
+        assert list(store.due(clock())) == []
+
+
+def test_a_sweep_ends_when_it_is_told(tmp_path: Path) -> None:
+    """As when the server stops; what it has not looked at stays due."""
+    clock, looks = Clock(NOW_MS + SWEEP_MS), iter([True] * 30)
+    with in_memory(tmp_path, clock, [a_task() for _ in range(200)]) as store:
+        sweep = Sweep(store=store, wakeups=WakeUps(LongQueue()), clock=clock, sweep_ms=SWEEP_MS)
+        sweep.run(lambda: next(looks, False))
+
+        assert len(list(store.due(clock()))) == 170
