@@ -215,3 +215,22 @@ def test_a_deadline_is_kept_however_long_the_queue(deployment: Deployment) -> No
 
     assert {deployment.get(task_id)["status"] for task_id in ids} == {"Failed"}
     assert deployment.deliver_all() == len(ids)
+
+
+@pytest.mark.parametrize("function", ["WorkerFunction", "ApiFunction"])
+@pytest.mark.parametrize("days", [1, 0])
+def test_what_has_ended_expires_when_the_setting_says(
+    deployment: Deployment, monkeypatch: pytest.MonkeyPatch, function: str, days: int
+) -> None:
+    """The worker ends a task that is carried out, the API one that is cancelled; 0 days keep it for ever."""
+    monkeypatch.setenv("LLM_SERVER_KEEP_DAYS", str(days))
+    deployment.start(function)
+    task_id = deployment.submit("Say hello.", mode="Chat")
+    if function == "ApiFunction":
+        deployment.ask("POST", f"/tasks/{task_id}/cancel")
+    deployment.deliver_all()
+    key: Any = {"pk": {"S": f"T#local#{task_id}"}, "sk": {"S": "STATE"}}
+    state = deployment.on.dynamodb.get_item(TableName=deployment.on.table, Key=key)["Item"]
+
+    finished_ms = json.loads(state["body"]["S"])["finished_ms"]
+    assert state.get("ttl") == ({"N": str(-(-finished_ms // 1000) + 24 * 3600)} if days else None)

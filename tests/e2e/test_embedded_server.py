@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -110,6 +112,22 @@ def test_a_task_waits_for_an_engine_that_is_switched_off_until_it_is_on_again(tm
     assert status == {"fake": "disabled", "dead": "offline"}
     assert refused.status == 422
     assert (task["status"], task["attempts"][-1]["engine"]) == ("Completed", "fake")
+
+
+@pytest.mark.parametrize(("days", "status"), [("1", 404), ("0", 200)])
+def test_what_has_ended_is_shown_as_long_as_the_setting_says(tmp_path: Path, days: str, status: int) -> None:
+    """A task that ended two days ago, by what the file says; 0 days keep it for ever."""
+    two_days_ms = 2 * 24 * 3600 * 1000
+    with serving(tmp_path / "tasks.db") as server:
+        task_id = server.submit("Say hello.", wait_s=20)["task_id"]
+        server.stop()
+    earlier = "json_set(body, '$.finished_ms', json_extract(body, '$.finished_ms') - ?)"
+    with closing(sqlite3.connect(tmp_path / "tasks.db")) as db, db:
+        db.execute(f"UPDATE tasks SET body = {earlier}", (two_days_ms,))
+    with serving(tmp_path / "tasks.db", env={"LLM_SERVER_KEEP_DAYS": days}) as server:
+        found = server.call("GET", f"/tasks/{task_id}").status
+
+    assert found == status
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
