@@ -43,6 +43,21 @@ def test_a_body_that_is_no_base64_is_the_callers_fault(deployment: Deployment, b
     assert list(answer["json"]) == ["detail"]
 
 
+@pytest.mark.parametrize("name", ["api-v2-post-task", "api-v1-post-task"])
+@pytest.mark.parametrize(("given", "is_taken"), [("caller-7", True), ("no id\r\n", False), ("", False)])
+def test_a_body_that_is_no_base64_is_answered_with_the_headers_of_every_answer(
+    deployment: Deployment, name: str, given: str, is_taken: bool
+) -> None:
+    """It never reaches the app, which adds them."""
+    event = an_event(name) | {"body": "a", "isBase64Encoded": True}
+    event["headers"] |= {"X-Request-Id": given}
+    refused, usual = (deployment.call(asked)["headers"] for asked in (event, an_event("api-v2-get-metrics")))
+
+    of_every_answer = usual.keys() - {"x-request-id", "content-length"}
+    assert {name: refused[name] for name in of_every_answer} == {name: usual[name] for name in of_every_answer}
+    assert (refused["x-request-id"] == given, len(refused["x-request-id"]) >= 8) == (is_taken, True)
+
+
 def test_a_message_is_an_id_and_nothing_else(deployment: Deployment) -> None:
     """What is never in a message is never in a dead letter either: no prompt, no key."""
     task_id = deployment.submit("Say hello.")
