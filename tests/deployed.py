@@ -92,11 +92,12 @@ class Deployment:
     def work(self, event: Event) -> Any:
         return self._invoke("WorkerFunction", event)
 
+    def deliver(self) -> int:
+        """Hand one batch of the queue's messages to the worker, as Lambda's event source does."""
+        return self._pump().deliver()
+
     def deliver_all(self) -> int:
-        """Hand the queue's messages to the worker, as Lambda's event source does."""
-        return Pump(
-            self.on.sqs, queue_url=self.on.queue_url, queue_arn=self.on.made.queue_arn, invoke=self.work
-        ).deliver_all()
+        return self._pump().deliver_all()
 
     def rights_used(self, function: str) -> dict[str, set[str]]:
         """The permissions that a function's calls took so far, by resource in the template's words."""
@@ -106,10 +107,20 @@ class Deployment:
         """The operations that a function asked of a service so far."""
         return [asked.operation for asked in self._observers[function].asked if asked.service == service]
 
+    @property
+    def clients(self) -> list[Any]:
+        """What both functions call DynamoDB and SQS with, and the client of Lambda's event source."""
+        api, worker = (sys.modules[MODULES[function]] for function in ("ApiFunction", "WorkerFunction"))
+        services = api.handler.app.state.service, worker._service
+        return [c for s in services for c in (s._store._client, s._wakeups._queue._client)] + [self.on.sqs]
+
     def look_through(self) -> None:
         """Fail when a message that a function sent holds what no message may."""
         for observer in self._observers.values():
             canaries.check(str([asked.body for asked in observer.asked if asked.service == "sqs"]))
+
+    def _pump(self) -> Pump:
+        return Pump(self.on.sqs, queue_url=self.on.queue_url, queue_arn=self.on.made.queue_arn, invoke=self.work)
 
     def _invoke(self, function: str, event: Event) -> Any:
         self._turn_to(function)  # also for the clients it makes when they are first needed
