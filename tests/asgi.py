@@ -82,6 +82,6 @@ def call(
         await app(scope, receive, send)
 
     asyncio.run(run())
-    if answer.status >= 400:
+    if answer.status >= 400 or path.endswith("/metrics"):
         canaries.check(answer.body.decode())
     return answer

@@ -15,6 +15,7 @@ from botocore.client import BaseClient
 from botocore.config import Config
 from moto import mock_aws
 
+import canaries
 from aws_local import ministack, resources, template
 from aws_local.resources import Resources
 
@@ -105,7 +106,16 @@ def _substrate(name: str, endpoint_url: str | None) -> Iterator[Substrate]:
     dynamodb, sqs = _client("dynamodb", endpoint_url), _client("sqs", endpoint_url)
     made = resources.make(translated(), dynamodb=dynamodb, sqs=sqs, prefix=f"test-{uuid.uuid4().hex[:12]}")
     yield Substrate(name=name, dynamodb=dynamodb, sqs=sqs, made=made, endpoint_url=endpoint_url)
+    look_through(made, sqs)
     resources.remove(made, dynamodb=dynamodb, sqs=sqs)
+
+
+def look_through(made: Resources, sqs: SQSClient) -> None:
+    """Fail when a message that is left, or a dead letter, holds what no message may."""
+    for url in (made.queue_url, made.dead_letter_queue_url):
+        wanted: Any = {"QueueUrl": url, "MaxNumberOfMessages": 10, "MessageAttributeNames": ["All"]}
+        while messages := sqs.receive_message(**wanted, WaitTimeSeconds=0).get("Messages"):
+            canaries.check(str(messages))
 
 
 @cache

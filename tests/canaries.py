@@ -1,20 +1,30 @@
-"""No prompt, answer, key or secret in a log line, an error body or what a server prints: watched in every test.
+"""No prompt, answer, key or secret in a log line, an error body, a message or what is printed: watched in every test.
 
-The canaries are what the builders, the scripted engines and the fake ones say unless a test says otherwise, and
-whatever looks like a key. A pytest plugin: its fixture listens to every logger and fails the test that leaked.
+The canaries are what the builders, the scripted engines, the fake ones and the attack say unless a test says
+otherwise, and whatever looks like a key. A pytest plugin: it listens to every logger, looks through all that came on
+stdout and stderr, and fails the test that leaked. What servers of their own print and queues hold is given to `check`.
 """
 
 from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 
 import pytest
 
-TEXTS = ("Say hello.", "Hello.", "Why is the sky blue?", "The secret of Acme.", "Hello from the fake engine.")
+TEXTS = (
+    "Say hello.",
+    "Hello.",
+    "Why is the sky blue?",
+    "The secret of Acme.",
+    "Hello from the fake engine.",
+    "Build it.",
+)
+NUMBERED = (r"\bSay \d+[ .,]", r"\banswer [0-9a-f]{16}\b")
+"""What the attack asks many times over, and what its engine answers."""
 KEYS = (r"llms_[0-9a-f]{12}_[0-9a-f]{64}", r"sk-[a-z0-9-]{4,}", r"\b0{64}\b")
-_CANARY = re.compile("|".join((*map(re.escape, TEXTS), *KEYS)))
+_CANARY = re.compile("|".join((*map(re.escape, TEXTS), *NUMBERED, *KEYS)))
 
 
 def found_in(text: str) -> list[str]:
@@ -59,3 +69,15 @@ def no_leaks(request: pytest.FixtureRequest) -> Iterator[None]:
     root.removeHandler(LISTENER)
     ours.setLevel(level)
     assert LISTENER.leaks == [], "a log record holds what no log may hold"
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Look through what the test printed, its fixtures and its own processes too; what it read back is its own care."""
+    report = yield
+    streams = {f"Captured {stream} {report.when}" for stream in ("stdout", "stderr")}
+    found = found_in("\n".join(text for name, text in report.sections if name in streams))
+    if found and not report.failed:
+        report.outcome = "failed"
+        report.longrepr = f"printed what everybody may read and holds what they may not: {', '.join(found)}"
+    return report

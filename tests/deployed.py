@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+import canaries
 from aws_emulators import Substrate, translated
 from aws_local.invocation import Event, Handler, LambdaContext
 from aws_local.pump import Pump
@@ -61,6 +62,8 @@ class Deployment:
     def call(self, event: Event) -> Any:
         """Invoke the API function; its answer with the JSON body decoded as `json`."""
         answer = self._invoke("ApiFunction", event)
+        if answer["statusCode"] >= 400:
+            canaries.check(str(answer))
         return answer | {"json": json.loads(answer["body"]) if answer["body"] else None}
 
     def ask(self, method: str, path: str, body: object = None, **headers: str) -> Any:
@@ -89,11 +92,12 @@ class Deployment:
     def work(self, event: Event) -> Any:
         return self._invoke("WorkerFunction", event)
 
+    def deliver(self) -> int:
+        """Hand one batch of the queue's messages to the worker, as Lambda's event source does."""
+        return self._pump().deliver()
+
     def deliver_all(self) -> int:
-        """Hand the queue's messages to the worker, as Lambda's event source does."""
-        return Pump(
-            self.on.sqs, queue_url=self.on.queue_url, queue_arn=self.on.made.queue_arn, invoke=self.work
-        ).deliver_all()
+        return self._pump().deliver_all()
 
     def rights_used(self, function: str) -> dict[str, set[str]]:
         """The permissions that a function's calls took so far, by resource in the template's words."""
@@ -102,6 +106,21 @@ class Deployment:
     def calls(self, function: str, service: str) -> list[str]:
         """The operations that a function asked of a service so far."""
         return [asked.operation for asked in self._observers[function].asked if asked.service == service]
+
+    @property
+    def clients(self) -> list[Any]:
+        """What both functions call DynamoDB and SQS with, and the client of Lambda's event source."""
+        api, worker = (sys.modules[MODULES[function]] for function in ("ApiFunction", "WorkerFunction"))
+        services = api.handler.app.state.service, worker._service
+        return [c for s in services for c in (s._store._client, s._wakeups._queue._client)] + [self.on.sqs]
+
+    def look_through(self) -> None:
+        """Fail when a message that a function sent holds what no message may."""
+        for observer in self._observers.values():
+            canaries.check(str([asked.body for asked in observer.asked if asked.service == "sqs"]))
+
+    def _pump(self) -> Pump:
+        return Pump(self.on.sqs, queue_url=self.on.queue_url, queue_arn=self.on.made.queue_arn, invoke=self.work)
 
     def _invoke(self, function: str, event: Event) -> Any:
         self._turn_to(function)  # also for the clients it makes when they are first needed
@@ -149,6 +168,7 @@ def deployment(ministack_substrate: Substrate, monkeypatch: pytest.MonkeyPatch) 
         sys.modules.pop(module, None)
     asyncio.set_event_loop(None)
     loop.close()
+    deployment.look_through()
     for function in MODULES:
         permitted = allowed(function)
         for resource, actions in deployment.rights_used(function).items():

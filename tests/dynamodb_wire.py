@@ -1,4 +1,4 @@
-"""What goes over the wire to DynamoDB: each call, its units by Amazon's rules, and faults put in its way.
+"""What goes over the wire to DynamoDB: each call, its units by Amazon's rules, and faults put in its way; SQS, too.
 
 Emulators report a capacity of 1 for everything, so units are computed from the items:
 https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/CapacityUnitCalculations.html
@@ -118,7 +118,7 @@ class Wire:
 
 @contextmanager
 def recording(*clients: BaseClient) -> Iterator[Wire]:
-    """Record what clients call, and let faults happen to them."""
+    """Record what clients call, of DynamoDB or of SQS, and let faults happen to them."""
     wire = Wire()
 
     def called(params: Mapping[str, Any], model: Any, context: dict[str, Any], **_: Any) -> None:
@@ -136,17 +136,18 @@ def recording(*clients: BaseClient) -> Iterator[Wire]:
             acts.popleft()()
 
     hooks: list[tuple[str, Callable[..., Any]]] = [
-        ("before-parameter-build.dynamodb", called),
-        ("before-call.dynamodb", to_be_carried_out),
-        ("after-call.dynamodb", carried_out),
+        ("before-parameter-build", called),
+        ("before-call", to_be_carried_out),
+        ("after-call", carried_out),
     ]
-    for client in clients:
+    services = [(client, client.meta.service_model.service_name) for client in clients]
+    for client, service in services:
         for event, hook in hooks:
-            client.meta.events.register(event, hook)
+            client.meta.events.register(f"{event}.{service}", hook)
     yield wire
-    for client in clients:
+    for client, service in services:
         for event, hook in hooks:
-            client.meta.events.unregister(event, hook)
+            client.meta.events.unregister(f"{event}.{service}", hook)
 
 
 def size(item: Item) -> int:

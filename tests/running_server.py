@@ -66,19 +66,30 @@ class RunningServer:
 @contextmanager
 def serving(db: Path, *arguments: str, env: Mapping[str, str] | None = None) -> Iterator[RunningServer]:
     """Start a server on a free port; it is killed at the end if it still runs."""
-    process, log = start(db, *arguments, env=env)
+    process, log = _start(db, *arguments, env=env)
+    printed = ""
     try:
-        yield _greeted(process, log)
+        server = _greeted(process, log)
+        printed = server.printed
+        yield server
     finally:
         process.kill()
         process.wait(10)
         assert process.stdout is not None
-        printed = process.stdout.read()
+        printed += process.stdout.read()
         process.stdout.close()
         canaries.check(printed + log.read_text())
 
 
-def start(db: Path, *arguments: str, env: Mapping[str, str] | None = None) -> tuple[subprocess.Popen[str], Path]:
+def refused(db: Path, *arguments: str, env: Mapping[str, str] | None = None) -> tuple[int, str]:
+    """Start a server that is to end by itself; its exit code, and what it said."""
+    process, log = _start(db, *arguments, env=env)
+    printed, _ = process.communicate(timeout=20)
+    canaries.check(printed + log.read_text())
+    return process.returncode, log.read_text()
+
+
+def _start(db: Path, *arguments: str, env: Mapping[str, str] | None = None) -> tuple[subprocess.Popen[str], Path]:
     """Start `llm-server serve` with nothing in its environment that would lead it to an engine."""
     kept = {name: value for name, value in os.environ.items() if not name.endswith("_API_KEY")}
     descriptor, log = tempfile.mkstemp(suffix=".log", dir=db.parent)

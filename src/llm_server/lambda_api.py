@@ -14,11 +14,13 @@ import json
 import logging
 from base64 import b64encode
 from binascii import Error as NoBase64
+from collections.abc import Mapping
 from typing import Any
 
 from mangum import Mangum
 
 from llm_server import wiring
+from llm_server.api import edge
 from llm_server.api.app import create_app
 from llm_server.settings import Settings
 
@@ -36,8 +38,19 @@ class _Handler(Mangum):
         try:
             return _fitting(super().__call__(event, context))
         except NoBase64:
-            detail = '{"detail":"The body is not valid base64, as the event says it is."}'
-            return {"statusCode": 400, "headers": {"content-type": "application/json"}, "body": detail}
+            return _no_base64({name.lower(): value for name, value in (event.get("headers") or {}).items()})
+
+
+def _no_base64(asked: Mapping[str, str]) -> dict[str, Any]:
+    """The one answer that the app does not give, as it would."""
+    headers = {
+        "content-type": "application/json",
+        "x-request-id": edge.id_of(asked.get("x-request-id", ""), wiring.new_id),
+        "cache-control": "no-store",
+        **{name.lower(): value for name, value in edge.SECURITY_HEADERS.items()},
+    }
+    body = '{"detail":"The body is not valid base64, as the event says it is."}'
+    return {"statusCode": 400, "headers": headers, "body": body}
 
 
 def _fitting(answer: dict[str, Any]) -> dict[str, Any]:

@@ -43,6 +43,21 @@ def test_a_body_that_is_no_base64_is_the_callers_fault(deployment: Deployment, b
     assert list(answer["json"]) == ["detail"]
 
 
+@pytest.mark.parametrize("name", ["api-v2-post-task", "api-v1-post-task"])
+@pytest.mark.parametrize(("given", "is_taken"), [("caller-7", True), ("no id\r\n", False), ("", False)])
+def test_a_body_that_is_no_base64_is_answered_with_the_headers_of_every_answer(
+    deployment: Deployment, name: str, given: str, is_taken: bool
+) -> None:
+    """It never reaches the app, which adds them."""
+    event = an_event(name) | {"body": "a", "isBase64Encoded": True}
+    event["headers"] |= {"X-Request-Id": given}
+    refused, usual = (deployment.call(asked)["headers"] for asked in (event, an_event("api-v2-get-metrics")))
+
+    of_every_answer = usual.keys() - {"x-request-id", "content-length"}
+    assert {name: refused[name] for name in of_every_answer} == {name: usual[name] for name in of_every_answer}
+    assert (refused["x-request-id"] == given, len(refused["x-request-id"]) >= 8) == (is_taken, True)
+
+
 def test_a_message_is_an_id_and_nothing_else(deployment: Deployment) -> None:
     """What is never in a message is never in a dead letter either: no prompt, no key."""
     task_id = deployment.submit("Say hello.")
@@ -215,3 +230,22 @@ def test_a_deadline_is_kept_however_long_the_queue(deployment: Deployment) -> No
 
     assert {deployment.get(task_id)["status"] for task_id in ids} == {"Failed"}
     assert deployment.deliver_all() == len(ids)
+
+
+@pytest.mark.parametrize("function", ["WorkerFunction", "ApiFunction"])
+@pytest.mark.parametrize("days", [1, 0])
+def test_what_has_ended_expires_when_the_setting_says(
+    deployment: Deployment, monkeypatch: pytest.MonkeyPatch, function: str, days: int
+) -> None:
+    """The worker ends a task that is carried out, the API one that is cancelled; 0 days keep it for ever."""
+    monkeypatch.setenv("LLM_SERVER_KEEP_DAYS", str(days))
+    deployment.start(function)
+    task_id = deployment.submit("Say hello.", mode="Chat")
+    if function == "ApiFunction":
+        deployment.ask("POST", f"/tasks/{task_id}/cancel")
+    deployment.deliver_all()
+    key: Any = {"pk": {"S": f"T#local#{task_id}"}, "sk": {"S": "STATE"}}
+    state = deployment.on.dynamodb.get_item(TableName=deployment.on.table, Key=key)["Item"]
+
+    finished_ms = json.loads(state["body"]["S"])["finished_ms"]
+    assert state.get("ttl") == ({"N": str(-(-finished_ms // 1000) + 24 * 3600)} if days else None)

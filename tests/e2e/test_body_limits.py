@@ -13,6 +13,7 @@ from running_server import RunningServer, serving
 
 CHUNK = b" " * 65_536
 HEAD = b"POST /api/v1/tasks HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+LARGE = 200 * 1024
 GOOD = b'{"prompt": "x"}'
 
 
@@ -100,6 +101,25 @@ def test_two_lengths_are_no_way_to_smuggle(server: RunningServer) -> None:
     answer = exchanged(server, HEAD + both + chunked(GOOD) + b"0\r\n\r\n", hang_up=True)
 
     assert answer.startswith(b"HTTP/1.1 4")
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        HEAD + b"X-Long: " + b"x" * LARGE + b"\r\n",
+        HEAD + b"".join(b"X-%d: %s\r\n" % (n, b"x" * 90) for n in range(LARGE // 100)),
+        HEAD.replace(b"tasks", b"tasks?x=" + b"x" * LARGE),
+        HEAD + b"X" * LARGE + b": x\r\n",
+    ],
+    ids=["one header", "many headers", "the query", "a header's name"],
+)
+def test_200_kb_of_headers_are_taken_or_refused_and_no_more(server: RunningServer, head: bytes) -> None:
+    """What is too large is the caller's fault, never an error of the server's (RFC 6585, 5; RFC 9110, 15.5.15)."""
+    length = b"Content-Length: %d\r\n\r\n" % len(GOOD)
+    answer = exchanged(server, head + length + GOOD)
+
+    assert answer[:13] in {b"HTTP/1.1 %d " % status for status in (202, 400, 413, 414, 422, 431)}, answer[:200]
+    assert server.call("GET", "/health").status == 200
 
 
 def test_the_server_is_well_after_all_of_that(server: RunningServer) -> None:

@@ -5,16 +5,18 @@ from __future__ import annotations
 import json
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from fake_engine import fake_engine
-from running_server import RunningServer, serving, start
+from running_server import RunningServer, refused, serving
 
 FOUR = {"task_id", "status", "result", "error"}
 NINE = {
@@ -112,6 +114,22 @@ def test_a_task_waits_for_an_engine_that_is_switched_off_until_it_is_on_again(tm
     assert (task["status"], task["attempts"][-1]["engine"]) == ("Completed", "fake")
 
 
+@pytest.mark.parametrize(("days", "status"), [("1", 404), ("0", 200)])
+def test_what_has_ended_is_shown_as_long_as_the_setting_says(tmp_path: Path, days: str, status: int) -> None:
+    """A task that ended two days ago, by what the file says; 0 days keep it for ever."""
+    two_days_ms = 2 * 24 * 3600 * 1000
+    with serving(tmp_path / "tasks.db") as server:
+        task_id = server.submit("Say hello.", wait_s=20)["task_id"]
+        server.stop()
+    earlier = "json_set(body, '$.finished_ms', json_extract(body, '$.finished_ms') - ?)"
+    with closing(sqlite3.connect(tmp_path / "tasks.db")) as db, db:
+        db.execute(f"UPDATE tasks SET body = {earlier}", (two_days_ms,))
+    with serving(tmp_path / "tasks.db", env={"LLM_SERVER_KEEP_DAYS": days}) as server:
+        found = server.call("GET", f"/tasks/{task_id}").status
+
+    assert found == status
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_stop_lets_running_tasks_end(tmp_path: Path, number: signal.Signals) -> None:
     with fake_engine(latency_s=1.0) as engine:
@@ -129,28 +147,25 @@ def test_a_stop_lets_running_tasks_end(tmp_path: Path, number: signal.Signals) -
 def test_a_second_start_on_the_same_port_says_so(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
-        process, log = start(tmp_path / "tasks.db", "--port", port)
-        process.communicate(timeout=20)
+        code, said = refused(tmp_path / "tasks.db", "--port", port)
 
-    assert process.returncode == 1
-    assert f"Port {port} is in use" in log.read_text()
+    assert code == 1
+    assert f"Port {port} is in use" in said
 
 
 def test_a_database_has_one_server(tmp_path: Path) -> None:
     with serving(tmp_path / "tasks.db"):
-        process, log = start(tmp_path / "tasks.db")
-        process.communicate(timeout=20)
+        code, said = refused(tmp_path / "tasks.db")
 
-    assert process.returncode == 1
-    assert "in use by another server" in log.read_text()
+    assert code == 1
+    assert "in use by another server" in said
 
 
 def test_without_keys_only_loopback_is_served(tmp_path: Path) -> None:
-    process, log = start(tmp_path / "tasks.db", "--host", "0.0.0.0")
-    process.communicate(timeout=20)
+    code, said = refused(tmp_path / "tasks.db", "--host", "0.0.0.0")
 
-    assert process.returncode == 1
-    assert "binds to loopback only" in log.read_text()
+    assert code == 1
+    assert "binds to loopback only" in said
 
 
 def test_an_engine_without_its_key_is_named_at_the_start(tmp_path: Path) -> None:
@@ -171,12 +186,11 @@ def test_an_engine_without_its_key_is_named_at_the_start(tmp_path: Path) -> None
     ],
 )
 def test_a_wrong_setting_stops_the_start_and_is_named(tmp_path: Path, env: dict[str, str], named: str) -> None:
-    process, log = start(tmp_path / "tasks.db", env=env)
-    process.communicate(timeout=20)
+    code, said = refused(tmp_path / "tasks.db", env=env)
 
-    assert process.returncode == 1
-    assert named in log.read_text()
-    assert "Traceback" not in log.read_text()
+    assert code == 1
+    assert named in said
+    assert "Traceback" not in said
 
 
 def test_the_command_line_speaks_with_a_real_server(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import urllib3
 
-from running_server import RunningServer, serving, start
+from running_server import RunningServer, refused, serving
 
 TOKEN = re.compile(r"llms_[0-9a-f]{12}_[0-9a-f]{64}\n")
 
@@ -64,16 +64,15 @@ def test_the_commands_send_the_key(tmp_path: Path) -> None:
 def test_a_key_lets_the_server_be_reached_from_elsewhere(tmp_path: Path) -> None:
     """Without one it does not start there, and says what to do; and there it is never open."""
     db = tmp_path / "tasks.db"
-    process, log = start(db, "--host", "0.0.0.0")
-    process.communicate(timeout=20)
+    code, said = refused(db, "--host", "0.0.0.0")
     token = made(db)
     with serving(db, "--host", "0.0.0.0") as server:
         port = urllib3.util.parse_url(server.url).port
         server.url = f"http://127.0.0.1:{port}"
         answers = status(server), status(server, token)
 
-    assert process.returncode == 1
-    assert "llm-server keys create --tenant NAME" in log.read_text()
+    assert code == 1
+    assert "llm-server keys create --tenant NAME" in said
     assert answers == (401, 200)
 
 

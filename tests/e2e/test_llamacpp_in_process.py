@@ -24,7 +24,7 @@ from llm_server.orchestration.catalog import EngineSpec
 from llm_server.orchestration.errors import EngineUnavailable, PromptRefused
 from llm_server.orchestration.ports import AnswerSchema, EngineCall
 from model_server import model_server
-from running_server import serving, start
+from running_server import refused, serving
 
 CALL = EngineCall(system="Be brief.", prompt="Hello?", max_output_tokens=24)
 SHORT = {"max_output_tokens": 32}
@@ -158,17 +158,16 @@ def test_a_pulled_model_is_configured_by_its_name(tmp_path: Path, gguf: Path) ->
     """Before the pull the start says what to do, and fetches nothing by itself."""
     with model_server(gguf.read_bytes()) as models:
         env = an_environment(tmp_path, models.model())
-        process, log = start(tmp_path / "tasks.db", env=env)
-        process.communicate(timeout=20)
-        refused, asked_before = log.read_text(), list(models.asked)
+        code, said = refused(tmp_path / "tasks.db", env=env)
+        asked_before = list(models.asked)
         pull = [sys.executable, "-m", "llm_server", "models", "pull", "tiny"]
         subprocess.run(pull, env={**os.environ, **env}, check=True, capture_output=True, timeout=60)
         with serving(tmp_path / "tasks.db", env=env) as server:
             answer = server.submit("Say hello.", wait_s=25, mode="Chat", limits=SHORT)
 
-    assert process.returncode == 1
-    assert "engines.laptop.model is 'tiny', which was not pulled yet; `llm-server models pull tiny`" in refused
-    assert "Traceback" not in refused
+    assert code == 1
+    assert "engines.laptop.model is 'tiny', which was not pulled yet; `llm-server models pull tiny`" in said
+    assert "Traceback" not in said
     assert not asked_before
     assert models.asked == [""]
     assert "laptop (configured in" in server.printed
@@ -185,20 +184,19 @@ def an_environment(folder: Path, model: Any) -> dict[str, str]:
 
 
 @pytest.mark.parametrize(
-    ("model", "said"),
+    ("model", "reason"),
     [
         ("none.gguf", "LLM_SERVER_MODEL is 'none.gguf'; allowed is a GGUF file that can be read, or one of qwen"),
         ("qwen2.5-0.5b", "LLM_SERVER_MODEL is 'qwen2.5-0.5b', which was not pulled yet"),
     ],
 )
-def test_a_model_that_is_not_there_stops_the_start(tmp_path: Path, model: str, said: str) -> None:
+def test_a_model_that_is_not_there_stops_the_start(tmp_path: Path, model: str, reason: str) -> None:
     env = {"LLM_SERVER_MODEL": model, "XDG_CACHE_HOME": str(tmp_path)}
-    process, log = start(tmp_path / "tasks.db", env=env)
-    process.communicate(timeout=20)
+    code, said = refused(tmp_path / "tasks.db", env=env)
 
-    assert process.returncode == 1
-    assert said in log.read_text()
-    assert "Traceback" not in log.read_text()
+    assert code == 1
+    assert reason in said
+    assert "Traceback" not in said
 
 
 def test_a_key_goes_before_the_model_and_that_is_said(tmp_path: Path, gguf: Path) -> None:

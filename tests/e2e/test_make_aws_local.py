@@ -16,6 +16,8 @@ from typing import Any
 
 import pytest
 
+import canaries
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -27,12 +29,13 @@ def server(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
         env=kept | {"PYTHONPATH": f"{ROOT / 'src'}{os.pathsep}{ROOT / 'tools'}"},
         cwd=tmp_path,
         stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
+        stderr=subprocess.STDOUT,
         text=True,
     )
     yield process
     process.kill()
-    process.communicate()
+    printed, _ = process.communicate()
+    canaries.check(re.sub(r"Bearer llms_\w+", "", printed))  # in the command it offers, the key is meant to be read
 
 
 def addresses(server: subprocess.Popen[str]) -> tuple[str, str, str]:
@@ -62,7 +65,7 @@ def ask(url: str, key: str, body: Any = None) -> Any:
 
 def test_a_prompt_goes_through_both_functions(server: subprocess.Popen[str], tmp_path: Path) -> None:
     emulator, url, key = addresses(server)
-    task = ask(f"{url}/api/v1/tasks", key, {"prompt": "Hello"})
+    task = ask(f"{url}/api/v1/tasks", key, {"prompt": "Say hello."})
     metrics = ask(f"{url}/api/v1/metrics", key)
     variables = json.loads((tmp_path / ".llm-server/sam-env.json").read_text(encoding="utf-8"))["Parameters"]
     server.send_signal(signal.SIGTERM)

@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import canaries
 from aws_emulators import Substrate as Emulator
 from aws_local import schedule
 from aws_local.pump import Pump
@@ -119,6 +120,7 @@ class Deployment:
             environment.close()
         for proxy in self.proxies:
             proxy.close()
+        canaries.check(self.log.read_text())
 
     def _worker(self, name: str) -> Callable[[Any], Any]:
         """Invokes a worker function; raises Crashed."""
@@ -144,7 +146,7 @@ class Deployment:
             "LLM_SERVER_CONFIG": str(self._config),
             "LLM_SERVER_LEASE_S": str(LEASE_S),
             "LLM_SERVER_SWEEP_S": str(SWEEP_S),
-            "LLM_SERVER_LOG_LEVEL": "WARNING",
+            "LLM_SERVER_LOG_LEVEL": "DEBUG",
             **self._settings,
         }
 

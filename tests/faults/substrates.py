@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+import canaries
 from aws_emulators import Substrate as Emulator
-from aws_emulators import translated
+from aws_emulators import look_through, translated
 from aws_local import resources
 from aws_local.pump import failures
 from faults.kinds import AWS, EMBEDDED
@@ -202,6 +203,7 @@ class Aws:
         answer = self._on.sqs.receive_message(
             QueueUrl=self._made.queue_url, MaxNumberOfMessages=most, WaitTimeSeconds=0
         )
+        canaries.check(str(answer))
         return [
             Message(m["MessageId"], TaskRef.parse(json.loads(m["Body"])["task"]), m["ReceiptHandle"])
             for m in answer.get("Messages", [])
@@ -246,6 +248,7 @@ class Aws:
         return self._count(self._made.dead_letter_queue_url)
 
     def close(self) -> None:
+        look_through(self._made, self._on.sqs)
         resources.remove(self._made, dynamodb=self._on.dynamodb, sqs=self._on.sqs)
 
     def _count(self, url: str) -> int:

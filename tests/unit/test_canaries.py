@@ -9,10 +9,32 @@ import pytest
 
 import asgi
 import canaries
+from aws_emulators import Substrate, look_through
 from builders import a_request
 from canaries import LISTENER, TEXTS, found_in
+from faults.engine import answer_to
 from scripted import ScriptedEngine, a_completion
 
+PRINTS = """
+import subprocess, sys, pytest
+
+CODE = "import sys; print('Say hello.', file=sys.STREAM)"
+
+@pytest.fixture
+def printing():
+    yield
+    exec(CODE)
+
+def test_fixture(printing): pass
+def test_itself(): exec(CODE)
+def test_reader(capsys):
+    assert capsys.readouterr().out == ""
+    exec(CODE)
+def test_process(): subprocess.run([sys.executable, "-c", CODE], check=True)
+def test_quiet(capsys):
+    print("Say hello.")
+    assert capsys.readouterr().out
+"""
 _log = logging.getLogger("llm_server.orchestration.worker")
 
 
@@ -21,6 +43,11 @@ def test_the_canaries_are_what_the_builders_say() -> None:
     said = (a_request().prompt, a_completion().text, ScriptedEngine()._answers[0])
 
     assert set(said) <= set(TEXTS)
+
+
+@pytest.mark.parametrize("said", ["Say 3.", "Say 3, please", "Say 1 2 3.", answer_to("You are.", "Say 3.")])
+def test_what_the_attack_asks_and_is_answered_is_watched_for(said: str) -> None:
+    assert found_in(f"failed: {said}") != []
 
 
 @pytest.mark.parametrize("level", [logging.DEBUG, logging.ERROR])
@@ -45,6 +72,39 @@ def test_an_error_that_repeats_a_prompt_is_caught() -> None:
 
     with pytest.raises(AssertionError, match="holds"):
         asgi.call(leaks, "POST", "/")
+
+
+@pytest.mark.parametrize("stream", ["stdout", "stderr"])
+@pytest.mark.parametrize("where", ["fixture", "itself", "reader", "process"])
+def test_whoever_prints_a_prompt_fails(
+    pytester: pytest.Pytester, capsys: pytest.CaptureFixture[str], stream: str, where: str
+) -> None:
+    """Also where a test reads what is printed; what it read itself it answers for itself."""
+    file = pytester.makepyfile(PRINTS.replace("STREAM", stream))
+    tests = [f"{file}::test_{name}" for name in (where, "quiet")]
+    outcomes = pytester.runpytest_inprocess("-p", "canaries", *tests).parseoutcomes()
+    capsys.readouterr()
+
+    assert outcomes == ({"passed": 2, "errors": 1} if where == "fixture" else {"passed": 1, "failed": 1})
+
+
+@pytest.mark.parametrize("queue", ["queue_url", "dead_letter_queue_url"])
+def test_a_message_that_holds_a_prompt_is_caught(moto_substrate: Substrate, queue: str) -> None:
+    """The fixture looks through both queues at the end of each test that has them."""
+    made = moto_substrate.made
+    moto_substrate.sqs.send_message(QueueUrl=getattr(made, queue), MessageBody='{"task": "x", "prompt": "Say hello."}')
+
+    with pytest.raises(AssertionError, match="holds"):
+        look_through(made, moto_substrate.sqs)
+
+
+def test_figures_that_name_a_prompt_are_caught() -> None:
+    async def leaks(_scope: object, _receive: object, send) -> None:  # type: ignore[no-untyped-def]
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b'{"last_prompt": "Say hello."}'})
+
+    with pytest.raises(AssertionError, match="holds"):
+        asgi.call(leaks, "GET", "/api/v1/metrics")
 
 
 def test_what_a_server_prints_is_looked_through(tmp_path: Path) -> None:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from builders import NOW_MS
+from builders import NOW_MS, a_key
 from llm_server.orchestration.errors import InvalidInput, KeyNotFound, QuotaExceeded, Unauthenticated
-from llm_server.orchestration.key import Account, Caller, KeyLimits, Payer
+from llm_server.orchestration.key import Account, Caller, KeyLimits, Payer, digest_of, holds
 from llm_server.orchestration.keys import CACHED_MS, Keys
 from llm_server.orchestration.money import usd
 from llm_server.storage.sqlite_keys import SqliteKeys
@@ -25,6 +26,17 @@ class CountedKeys(SqliteKeys):
     def key(self, key_id: str):  # type: ignore[no-untyped-def]
         self.reads += 1
         return super().key(key_id)
+
+
+class Untouchable(str):
+    """A text that nobody may compare or take apart."""
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def _refuse(self, *_: object) -> Any:
+        raise AssertionError("looked at")
+
+    __eq__ = __ne__ = __lt__ = __le__ = __gt__ = __ge__ = __iter__ = __getitem__ = _refuse
 
 
 @pytest.fixture
@@ -60,6 +72,21 @@ def test_the_secret_is_nowhere_in_the_store(keys: Keys, tmp_path: Path) -> None:
 
     stored = b"".join(path.read_bytes() for path in tmp_path.iterdir())
     assert token.rpartition("_")[2].encode() not in stored
+
+
+def test_a_secret_is_stored_as_its_sha_256() -> None:
+    """FIPS 180-4, as `printf %064d 0 | sha256sum` says it; whoever holds another server's table knows its keys."""
+    digest = "60e05bd1b195af2f94112fa7197a5c88289058840ce7c6df9693756bc6250f55"
+
+    assert digest_of("0" * 64) == digest
+
+
+def test_a_digest_is_never_compared_character_by_character() -> None:
+    """How long `==` takes tells how much of it was right; `hmac.compare_digest` asks a text for nothing."""
+    digest = Untouchable(digest_of("0" * 64))
+
+    assert holds(a_key(digest=digest), "0" * 64)
+    assert not holds(a_key(digest=digest), "1" * 64)
 
 
 def test_two_keys_have_nothing_in_common(keys: Keys) -> None:

@@ -272,14 +272,21 @@ def test_logs_are_not_kept_for_ever(cfn: Document) -> None:
 
 
 def test_what_can_go_wrong_has_an_alarm(cfn: Document) -> None:
+    """At once, but for an age and for throttled workers, which get five minutes: docs/operations.md, "Alarms"."""
     stack = resolved(cfn, AlarmTopicArn="arn:aws:sns:us-east-1:000000000000:oncall")
     alarms = [stack.properties(name) for name in stack.resources("AWS::CloudWatch::Alarm")]
+    limits = ("Statistic", "Threshold", "Period", "EvaluationPeriods")
 
-    assert {(alarm["MetricName"], alarm["Dimensions"][0]["Value"]) for alarm in alarms} == {
-        ("ApproximateAgeOfOldestMessage", "Queue.QueueName"),
-        ("ApproximateNumberOfMessagesVisible", "DeadLetterQueue.QueueName"),
-        *((metric, function) for metric in ("Errors", "Throttles") for function in FUNCTIONS),
+    assert {(a["MetricName"], a["Dimensions"][0]["Value"]): tuple(a[limit] for limit in limits) for a in alarms} == {
+        ("ApproximateAgeOfOldestMessage", "Queue.QueueName"): ("Maximum", 600, 60, 5),
+        ("ApproximateNumberOfMessagesVisible", "DeadLetterQueue.QueueName"): ("Maximum", 0, 60, 1),
+        ("Errors", "ApiFunction"): ("Sum", 0, 60, 1),
+        ("Errors", "WorkerFunction"): ("Sum", 0, 60, 1),
+        ("Throttles", "ApiFunction"): ("Sum", 0, 60, 1),
+        ("Throttles", "WorkerFunction"): ("Sum", 0, 60, 5),
     }
+    assert {a["ComparisonOperator"] for a in alarms} == {"GreaterThanThreshold"}
+    assert {a["TreatMissingData"] for a in alarms} == {"notBreaching"}
     assert all(a["AlarmActions"] == ["arn:aws:sns:us-east-1:000000000000:oncall"] for a in alarms)
 
 

@@ -135,6 +135,18 @@ _BROKEN: list[tuple[Callable[..., None], str, Any]] = [
     (promises.test_nothing_leads_to_an_emulator_once_deployed, "{environment}.AWS_ENDPOINT_URL", "http://127.0.0.1"),
     (promises.test_logs_are_not_kept_for_ever, "Resources.ApiLogGroup.Properties.RetentionInDays", 3653),
     (promises.test_what_can_go_wrong_has_an_alarm, "Resources.DeadLetterAlarm", _MISSING),
+    (promises.test_what_can_go_wrong_has_an_alarm, "Resources.DeadLetterAlarm.Properties.Threshold", 10**6),
+    (promises.test_what_can_go_wrong_has_an_alarm, "Resources.QueueAgeAlarm.Properties.Period", 86_400),
+    (
+        promises.test_what_can_go_wrong_has_an_alarm,
+        "Resources.WorkerThrottlesAlarm.Properties.EvaluationPeriods",
+        60,
+    ),
+    (
+        promises.test_what_can_go_wrong_has_an_alarm,
+        "Resources.ApiErrorsAlarm.Properties.ComparisonOperator",
+        "LessThanThreshold",
+    ),
 ]
 
 

@@ -47,7 +47,7 @@ class Edge:
             await self._app(scope, receive, send)
             return
         given = Headers(scope=scope).get("x-request-id", "")
-        request_id = given if _SANE_ID.fullmatch(given) else self._new_id()
+        request_id = id_of(given, self._new_id)
         scope[ANSWER_HEADERS] = {}
         started = False
 
@@ -70,3 +70,8 @@ class Edge:
             if started:
                 raise
             await errors.answer(500, errors.INTERNAL)(scope, receive, send_named)
+
+
+def id_of(given: str, new_id: Callable[[], str]) -> str:
+    """What a request is called: as its caller says, where that is sane."""
+    return given if _SANE_ID.fullmatch(given) else new_id()
