@@ -20,7 +20,7 @@ from typing import Any
 from mangum import Mangum
 
 from llm_server import wiring
-from llm_server.api import edge
+from llm_server.api import edge, errors
 from llm_server.api.app import create_app
 from llm_server.settings import Settings
 
@@ -43,14 +43,9 @@ class _Handler(Mangum):
 
 def _no_base64(asked: Mapping[str, str]) -> dict[str, Any]:
     """The one answer that the app does not give, as it would."""
-    headers = {
-        "content-type": "application/json",
-        "x-request-id": edge.id_of(asked.get("x-request-id", ""), wiring.new_id),
-        "cache-control": "no-store",
-        **{name.lower(): value for name, value in edge.SECURITY_HEADERS.items()},
-    }
-    body = '{"detail":"The body is not valid base64, as the event says it is."}'
-    return {"statusCode": 400, "headers": headers, "body": body}
+    answer = errors.answer(400, "The body is not valid base64, as the event says it is.")
+    edge.name_answer(answer.headers, edge.id_of(asked.get("x-request-id", ""), wiring.new_id))
+    return {"statusCode": 400, "headers": dict(answer.headers), "body": bytes(answer.body).decode()}
 
 
 def _fitting(answer: dict[str, Any]) -> dict[str, Any]:

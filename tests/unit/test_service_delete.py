@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from builders import an_attempt
+from builders import an_attempt, an_output
 from delivered import a_plan, planning
 from llm_server.orchestration.errors import StateConflict, TaskNotFound
 from llm_server.orchestration.intake import NewTask
@@ -99,6 +99,18 @@ def test_a_cancelled_task_is_not_deleted_before_its_worker_has_settled(deleting:
     deleting.service.delete(mine.ref)
 
     assert gone(deleting, mine.ref)
+
+
+def test_what_a_dead_worker_paid_is_counted_before_its_task_goes(deleting: Served) -> None:
+    """It kept its answer, and died before it could put down what that had cost."""
+    mine = in_the_hands_of_a_worker(deleting)
+    deleting.service.cancel(mine.ref)
+    deleting.store.keep(mine.ref, an_output(f"RES#{mine.fence}", attempts=(an_attempt(),)))
+    deleting.clock.pass_s(LEASE_S)
+    deleting.service.delete(mine.ref)
+
+    assert gone(deleting, mine.ref)
+    assert deleting.service.counters().cost_microusd == 300
 
 
 def test_what_a_worker_keeps_of_a_deleted_task_does_not_stay(deleting: Served) -> None:

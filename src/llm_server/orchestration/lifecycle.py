@@ -86,12 +86,22 @@ class Lifecycle:
             if snapshot.task.has_worker(self._clock()):
                 raise StateConflict("A worker has the task; cancel it, and delete it when its worker has let go.")
             try:
-                task = snapshot.task if snapshot.task.status.is_final else self._cancelled(snapshot)
-                self._store.delete(task)
+                self._store.delete(self._ended(snapshot))
             except TaskLost:
                 continue
             return
         raise StateConflict(BUSY)
+
+    def _ended(self, snapshot: Snapshot) -> Task:
+        """Store what is left to say of a task that goes: that it was cancelled, or what its dead worker paid."""
+        if not snapshot.task.status.is_final:
+            return self._cancelled(snapshot)
+        if snapshot.unsettled is None:
+            return snapshot.task
+        paid = snapshot.unsettled.as_a_try()
+        after = snapshot.task.settled(paid)
+        self._store.save(snapshot.task, after, paid)
+        return after
 
     def _cancelled(self, snapshot: Snapshot) -> Task:
         """Store that an open task was cancelled. Raises TaskLost."""
