@@ -9,10 +9,9 @@ from faults.conftest import Worlds
 from faults.kinds import Kind
 from faults.ledger import Ledger
 from faults.processes import Process
+from faults.strikes import IN_TIME_S
 from faults.substrates import again
-from faults.world import TICK_S, World
-
-IN_TIME_S = 210 + 60 + TICK_S
+from faults.world import World
 
 
 def points_of_a_worker(worlds: Worlds) -> list[str]:
@@ -80,4 +79,5 @@ def test_a_worker_whose_clock_is_a_minute_wrong_takes_over_rightly(
 
 
 def a_wrong_worker(world: World, wrong_s: int, faults: dict[int, Kind] | None = None) -> Process:
+    world.skew_s = abs(wrong_s)
     return world.process("wrong", faults, clock=lambda: world.clock() + wrong_s * 1000)

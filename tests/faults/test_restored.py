@@ -12,7 +12,7 @@ from faults.conftest import Worlds
 from faults.kinds import Killed, Kind
 from faults.ledger import Ledger
 from faults.processes import Process
-from faults.strikes import SWEPT_S
+from faults.strikes import IN_TIME_S
 from faults.substrates import again
 from faults.world import SWEEP_EVERY_S, World
 from llm_server.orchestration.errors import StorageUnavailable
@@ -41,7 +41,7 @@ def in_the_middle(world: World) -> object:
 
 def gone_on(world: World) -> None:
     """What the table forgets: work that was done, and new tasks whose messages are still there."""
-    world.settle(within_s=SWEPT_S)
+    world.settle(within_s=IN_TIME_S)
     world.pass_s(SWEEP_EVERY_S)
     for n in range(2, 4):
         world.post(f"Say {n}.", mode="Chat")
@@ -85,7 +85,7 @@ def test_what_the_table_does_not_know_any_more_is_left_alone(worlds: Worlds, kin
 def settled(world: World) -> list[str]:
     """Everything that is wrong once all is final again; that nothing goes round for ever, too."""
     world.deliveries = 0
-    world.settle(within_s=SWEPT_S)
+    world.settle(within_s=IN_TIME_S)
     found = alarms(world)
     if len(world.final) != KNOWN_TASKS:
         found.append(f"{len(world.final)} of {KNOWN_TASKS} tasks are final")
@@ -111,7 +111,7 @@ def test_a_table_that_is_put_back_twice_ends_the_same(worlds: Worlds, ledger: Le
         gone_on(world)
         world.restore(copy)
     world.deliveries = 0
-    world.settle(within_s=SWEPT_S)
+    world.settle(within_s=IN_TIME_S)
 
     note = f"{len(world.refs())} tasks final after {world.final_after_s:.0f} s and {world.deliveries} deliveries"
     ledger.enter("table put back twice", world.substrate.name, 2, alarms(world), note)
