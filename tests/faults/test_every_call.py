@@ -13,7 +13,7 @@ from faults.world import World
 
 STRUCK = {"chat": ("post", "worker"), "plan": ("post", "worker"), "sweep": ("sweeper",)}
 CALLS = {
-    "SQLite": {"chat": 10, "plan": 26, "sweep": 7},
+    "SQLite": {"chat": 16, "plan": 40, "sweep": 10},
     "moto": {"chat": 10, "plan": 26, "sweep": 13},
 }
 """To be struck: no more, or they cost more than they should; no fewer, or some are not attacked."""

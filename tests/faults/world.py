@@ -95,7 +95,7 @@ class World:
         self, name: str, faults: Mapping[int, Kind] | None = None, *, of: str = "", clock: NowMs | None = None
     ) -> Process:
         """Start a process. `faults` meet its calls `of` a kind; `clock` is its own, when that one is wrong."""
-        caller = Caller(name, faults, of=of, meanwhile=self.hang)
+        caller = Caller(name, faults, of=of, meanwhile=self.hang, stall=self.stall)
         self.callers.append(caller)
         return Process.start(
             caller,
@@ -197,6 +197,10 @@ class World:
         self.pass_s(HANG_MORE_S)
         self.note_final(self.refs())
         self.hung_s += (self.clock() - start_ms) / 1000
+
+    def stall(self) -> None:
+        """Nobody gets on for as long."""
+        self.clock.pass_s(self.substrate.lease_s + SWEEP_EVERY_S + TICK_S + HANG_MORE_S)
 
     def settle(self, within_s: float) -> None:
         """Let time pass until every task is final, at most `within_s`; then until every message has come again.
