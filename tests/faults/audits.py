@@ -49,7 +49,7 @@ def _of_task(world: World, snapshot: Snapshot, may_fail: Callable[[str], bool]) 
     task, prompt = snapshot.task, snapshot.request.prompt
     asked = [call for call in world.engine.calls if prompt in call.prompt]
     if task.ref in world.late:
-        yield f"was not final after {world.final_after_s:.0f} s"
+        yield f"was not final in time, but after {world.final_after_s:.0f} s or later"
     if task.status is Status.FAILED and not may_fail(prompt):
         yield f"failed: {task.error}"
     if task.status is Status.CANCELLED and task.ref not in world.to_be_cancelled:

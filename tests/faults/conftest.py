@@ -19,6 +19,7 @@ pytest.register_assert_rewrite("audit", "faults.audits")
 from builders import NOW_MS  # noqa: E402
 from faults.ledger import Ledger  # noqa: E402 - after its modules are told to be rewritten
 from faults.substrates import Aws, Embedded, Substrate  # noqa: E402
+from faults.time_limits import TimeLimits  # noqa: E402
 from faults.world import World  # noqa: E402
 from llm_server import wiring  # noqa: E402
 from llm_server.orchestration.task import DAY_MS  # noqa: E402
@@ -26,6 +27,10 @@ from scripted import Clock  # noqa: E402
 
 LEDGER = pytest.StashKey[Ledger]()
 WORKER = "llm_server.lambda_worker"
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.pluginmanager.register(TimeLimits(config))
 
 
 @pytest.fixture

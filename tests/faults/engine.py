@@ -9,7 +9,7 @@ from hashlib import sha256
 
 from llm_server.orchestration.ports import Completion, EngineCall
 
-STEPS = {"design": "", "build": "design", "try": "build"}
+STEPS = {"design": "", "build": "design", "try": "build", "describe": "build try"}
 """Each step of the plan it proposes, and what it depends on; the coder's one is reviewed and repaired once."""
 TOKENS_IN, TOKENS_OUT = 10, 20
 CODER = "build"

@@ -24,6 +24,10 @@ class Kind(StrEnum):
     TWICE = "sent twice"
 
 
+PROMISED = (Kind.ERROR, Kind.LOST, Kind.THROTTLED, Kind.KILLED_BEFORE, Kind.KILLED_AFTER, Kind.DELAYED)
+"""Those that each call has to meet, in any process; the others are for good measure."""
+
+
 class Killed(BaseException):
     """The process is dead. Not an Exception: nothing of ours may catch it and go on."""
 

@@ -32,6 +32,7 @@ class Mutant:
     first: str = "test_every_call"
 
 
+_SQLITE = "src/llm_server/storage/sqlite.py"
 _DYNAMODB = "src/llm_server/storage/dynamodb.py"
 _TASK = "src/llm_server/orchestration/task.py"
 _ORCHESTRATION = "src/llm_server/orchestration"
@@ -46,7 +47,7 @@ MUTANTS = (
     ),
     Mutant(
         "no revision guard, SQLite",
-        "src/llm_server/storage/sqlite.py",
+        _SQLITE,
         "if stored is None or stored.rev != before.rev:",
         "if stored is None:",
     ),
@@ -56,6 +57,31 @@ MUTANTS = (
         _GUARDED,
         'guard = ("attribute_exists(pk)", None) if after.status.is_final else ("rev = :rev", {":rev": '
         "items.number(before.rev)})\n        writes = [self._put_state(after, *guard)]",
+    ),
+    Mutant(
+        "counter outside the transaction at create, SQLite",
+        _SQLITE,
+        "            self._count(db, None, task)\n",
+        "        with self._database.transaction() as db:\n            self._count(db, None, task)\n",
+    ),
+    Mutant(
+        "counter outside the transaction at finish, SQLite",
+        _SQLITE,
+        "            self._count(db, before, after)\n",
+        "        with self._database.transaction() as db:\n            self._count(db, before, after)\n",
+    ),
+    Mutant(
+        "finish not conditional, SQLite",
+        _SQLITE,
+        "if stored is None or stored.rev != before.rev:",
+        "if stored is None or (stored.rev != before.rev and not after.status.is_final):",
+    ),
+    Mutant(
+        "tenant not in the key, SQLite",
+        _SQLITE,
+        'query = "SELECT body FROM tasks WHERE (tenant, task_id) = (?, ?)"',
+        "query = \"SELECT body FROM tasks WHERE ? <> '' AND task_id = ?\"",
+        "test_tenants",
     ),
     Mutant(
         "no claim condition",
@@ -138,7 +164,7 @@ MUTANTS = (
     ),
     Mutant(
         "idempotency off, SQLite",
-        "src/llm_server/storage/sqlite.py",
+        _SQLITE,
         "            if bound := self._bound(",
         "            if not self and self._bound(",
         "test_idempotency",
@@ -153,8 +179,8 @@ MUTANTS = (
     Mutant(
         "reservation not conditional, SQLite",
         "src/llm_server/storage/sqlite_keys.py",
-        "            if microusd > left:\n",
-        "            if microusd > most_microusd:\n",
+        "if microusd > most_microusd - charges.charged_microusd:",
+        "if microusd > most_microusd:",
         "test_budget",
     ),
     Mutant(
@@ -174,7 +200,7 @@ MUTANTS = (
     ),
     Mutant(
         "cancel not conditional, SQLite",
-        "src/llm_server/storage/sqlite.py",
+        _SQLITE,
         "if stored is None or stored.rev != before.rev:",
         'if stored is None or (stored.rev != before.rev and after.status != "Cancelled"):',
         "test_lifecycle",

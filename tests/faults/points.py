@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
@@ -11,6 +12,8 @@ from typing import Any, TypeVar
 from faults.kinds import Failures, Killed, Kind
 
 Made = TypeVar("Made")
+COMMIT = " commit"
+"""How the name of a point ends that is no call, but the end of a transaction in one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,8 +32,8 @@ class Caller:
     """One process as the attack sees it: its calls so far, and whether it lives.
 
     `faults` by number of the call, among those whose name begins with `of`. `meanwhile` is what the rest of the world
-    does while a call of this one hangs. Once killed, every later call is refused too: what a `finally` would still
-    write is not written.
+    does while a call of this one hangs, `stall` what happens when everybody else has to wait for it. Once killed, every
+    later call is refused too: what a `finally` would still write is not written.
     """
 
     def __init__(
@@ -40,6 +43,7 @@ class Caller:
         *,
         of: str = "",
         meanwhile: Callable[[], object] = lambda: None,
+        stall: Callable[[], object] = lambda: None,
     ) -> None:
         self.name = name
         self.points: list[Point] = []
@@ -48,11 +52,33 @@ class Caller:
         self._faults = faults or {}
         self._of = of
         self._meanwhile = meanwhile
+        self._stall = stall
         self._lock = threading.Lock()
 
     def call(self, name: str, act: Callable[[], Made], failures: Failures) -> Made:
         """Make one call, with the fault that waits for it."""
         kind = self._arrive(name)
+        self._before(kind, name, failures, hang=self._meanwhile)
+        try:
+            if kind is Kind.TWICE:
+                act()
+            made = act()
+        except Killed:  # by the other side: a prompt can kill
+            self.is_dead = True
+            raise
+        self._after(kind, name, failures)
+        return made
+
+    @contextmanager
+    def committing(self, name: str, transaction: Callable[[], Any], failures: Failures) -> Iterator[Any]:
+        """Let a transaction's commit meet the fault that waits for it; nobody else can write until it is over."""
+        with transaction() as opened:
+            yield opened
+            kind = self._arrive(name)
+            self._before(kind, name, failures, hang=self._stall)
+        self._after(kind, name, failures)
+
+    def _before(self, kind: Kind | None, name: str, failures: Failures, *, hang: Callable[[], object]) -> None:
         match kind:
             case Kind.ERROR:
                 raise failures.error(name)
@@ -61,14 +87,9 @@ class Caller:
             case Kind.KILLED_BEFORE:
                 self.kill()
             case Kind.DELAYED:
-                self._meanwhile()
-            case Kind.TWICE:
-                act()
-        try:
-            made = act()
-        except Killed:  # by the other side: a prompt can kill
-            self.is_dead = True
-            raise
+                hang()
+
+    def _after(self, kind: Kind | None, name: str, failures: Failures) -> None:
         if kind is Kind.KILLED_AFTER:
             self.kill()
         if kind is Kind.LATE:
@@ -77,7 +98,6 @@ class Caller:
             raise Killed(self.name)
         if kind is Kind.LOST:
             raise failures.lost(name)
-        return made
 
     def kill(self) -> None:
         self.is_dead = True
@@ -111,3 +131,14 @@ class Watched:
 
     def _through(self, name: str, method: Callable[..., Any], *arguments: Any, **named: Any) -> Any:
         return self._caller.call(name, partial(method, *arguments, **named), self._failures)
+
+
+class Commits:
+    """A database as one caller writes to it; each commit is a point, where a kill rolls back or leaves half a method.
+
+    To begin is none: a fault before it is one after the last commit, and a fault after it is one before the next.
+    """
+
+    def __init__(self, database: Any, name: str, caller: Caller, failures: Failures) -> None:
+        self.reading = database.reading
+        self.transaction = partial(caller.committing, f"{name}{COMMIT}", database.transaction, failures)

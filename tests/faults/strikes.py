@@ -15,8 +15,8 @@ from faults.world import TICK_S, World
 
 IN_TIME_S = 210 + 60 + TICK_S
 """Lease, sweep, and a tick of the clock: how soon a task is final, whatever befell it."""
-SWEPT_S = 480
-"""A sweep that moves a task's due time on and dies leaves it to another one, at most twice the task's age later."""
+LOST_S = 121 + 60 + TICK_S
+"""A sweep that moved the due time of a task of 121 s on and died leaves it to the first one after twice that age."""
 SINGLE = [kind for kind in Kind if kind is not Kind.TWICE]
 Faults = Mapping[str, Mapping[int, Kind]]
 Scenario = Callable[[World, Faults], None]

@@ -8,6 +8,7 @@ import sqlite3
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import closing
+from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -18,7 +19,7 @@ from aws_emulators import look_through, translated
 from aws_local import resources
 from aws_local.pump import failures
 from faults.kinds import AWS, EMBEDDED
-from faults.points import Caller, Watched
+from faults.points import Caller, Commits, Watched
 from llm_server.orchestration.errors import StorageUnavailable
 from llm_server.orchestration.ports import Clock, KeyStore, Queue, Store
 from llm_server.orchestration.retention import Retention
@@ -95,7 +96,10 @@ class Substrate(Protocol):
 
 
 class Embedded:
-    """One SQLite file; a message leaves the queue when it is received, and that is a call of the worker's own."""
+    """One SQLite file, whose commits are points too.
+
+    A message leaves the queue when it is received, and that is a call of the worker's own.
+    """
 
     name = "SQLite"
     lease_s = 210
@@ -110,16 +114,13 @@ class Embedded:
         self._queue = SqliteQueue(path, clock)
 
     def store(self, caller: Caller) -> Store:
-        watched: Any = Watched(self._store, "store", caller, EMBEDDED)
-        return watched  # type: ignore[no-any-return]
+        return _used_by(caller, self._store, "store")  # type: ignore[no-any-return]
 
     def keys(self, caller: Caller) -> KeyStore:
-        watched: Any = Watched(self._keys, "keys", caller, EMBEDDED)
-        return watched  # type: ignore[no-any-return]
+        return _used_by(caller, self._keys, "keys")  # type: ignore[no-any-return]
 
     def queue(self, caller: Caller) -> Queue:
-        watched: Any = Watched(self._queue, "queue", caller, EMBEDDED)
-        return watched  # type: ignore[no-any-return]
+        return _used_by(caller, self._queue, "queue")  # type: ignore[no-any-return]
 
     def receive(self, caller: Caller, most: int = BATCH) -> list[Message]:
         queue: Any = self.queue(caller)
@@ -169,6 +170,13 @@ class Embedded:
         self._queue.close()
         self._keys.close()
         self._store.close()
+
+
+def _used_by(caller: Caller, adapter: Any, name: str) -> Any:
+    """An adapter over SQLite as one caller uses it: its methods are points, and so are the commits in them."""
+    used = copy(adapter)
+    used._database = Commits(adapter._database, name, caller, EMBEDDED)
+    return Watched(used, name, caller, EMBEDDED)
 
 
 class Aws:

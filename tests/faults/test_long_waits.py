@@ -50,7 +50,7 @@ def test_tasks_outlive_a_sweep_that_is_dead_for_an_hour(worlds: Worlds, ledger: 
     world = worlds()
     for n in range(10):
         world.post(f"Say {n}.", mode="Chat")
-        world.deliver(world.process("worker", {3: Kind.KILLED_AFTER}), most=1)
+        world.deliver(world.process("worker", {1: Kind.KILLED_BEFORE}, of="engine."), most=1)
     for n in range(10, 20):
         world.post(f"Say {n}.", mode="Chat")
     world.substrate.purge()

@@ -34,6 +34,7 @@ from scripted import Clock, a_catalog, an_engine
 
 TICK_S = 20
 SWEEP_EVERY_S = 60
+HANG_MORE_S = 40
 INSISTED_MOST = 5
 FUNCTION_S = 175
 """What a worker function has for its work: the template's 180 s without what is kept for the last writes."""
@@ -68,7 +69,11 @@ class World:
     during_hang: Callable[[], object] = lambda: None
     """What else happens while a call hangs."""
     late: list[TaskRef] = field(default_factory=list)
-    """Those that `settle` did not see final in time."""
+    """Those that were not seen final in time."""
+    skew_s: int = 0
+    """By how much a clock is wrong; a lease may seem so much longer."""
+    hung_s: float = 0.0
+    """How long calls have hung so far."""
     deliveries: int = 0
     final_after_s: float = 0.0
     """How long the last `settle` took until all was final, by the world's clock."""
@@ -90,7 +95,7 @@ class World:
         self, name: str, faults: Mapping[int, Kind] | None = None, *, of: str = "", clock: NowMs | None = None
     ) -> Process:
         """Start a process. `faults` meet its calls `of` a kind; `clock` is its own, when that one is wrong."""
-        caller = Caller(name, faults, of=of, meanwhile=self.hang)
+        caller = Caller(name, faults, of=of, meanwhile=self.hang, stall=self.stall)
         self.callers.append(caller)
         return Process.start(
             caller,
@@ -179,19 +184,35 @@ class World:
                 self.deliver_all()
 
     def hang(self) -> None:
-        """What a call of one process misses that hangs until the lease is over, and two minutes more."""
+        """What a call of one process misses that hangs until the lease is over, and more.
+
+        The tasks that are there must not wait for it: they are final as soon as those of a killed process.
+        """
+        start_ms, in_time_s = self.clock(), self.substrate.lease_s + SWEEP_EVERY_S + TICK_S + self.skew_s
         self.during_hang()
-        self.pass_s(self.substrate.lease_s + 120)
+        refs = self.refs()
+        self.pass_s(in_time_s)
+        self.note_final(refs)
+        self.late += [ref for ref in self.refs() if ref in refs and ref not in self.final]
+        self.pass_s(HANG_MORE_S)
         self.note_final(self.refs())
+        self.hung_s += (self.clock() - start_ms) / 1000
+
+    def stall(self) -> None:
+        """Nobody gets on for as long."""
+        self.clock.pass_s(self.substrate.lease_s + SWEEP_EVERY_S + TICK_S + HANG_MORE_S)
 
     def settle(self, within_s: float) -> None:
-        """Let time pass until every task is final, at most `within_s`; then until every message has come again."""
+        """Let time pass until every task is final, at most `within_s`; then until every message has come again.
+
+        The time that calls hung counts: what has had its time already must be final at once.
+        """
         start_ms, refs = self.clock(), self.refs()
         self.deliver_all()
-        while not self.note_final(refs) and self.clock() < start_ms + within_s * 1000:
+        while not self.note_final(refs) and self.clock() < start_ms + (within_s - self.hung_s) * 1000:
             self.pass_s(self.tick_s)
         self.final_after_s = (self.clock() - start_ms) / 1000
-        self.late = [ref for ref in refs if ref not in self.final]
+        self.late += [ref for ref in refs if ref not in self.final]
         self.clock.pass_s(self.substrate.visibility_s + 1)
         self.pass_s(self.tick_s)
         for ref in [*refs, *self.deleted]:
