@@ -81,6 +81,18 @@ def serving(db: Path, *arguments: str, env: Mapping[str, str] | None = None) -> 
         canaries.check(printed + log.read_text())
 
 
+@contextmanager
+def started(db: Path, env: Mapping[str, str]) -> Iterator[subprocess.Popen[str]]:
+    """Start a server that may be dead before it has greeted anybody; it is killed at the end if it still runs."""
+    process, log = _start(db, env=env)
+    try:
+        yield process
+    finally:
+        process.kill()
+        printed, _ = process.communicate(timeout=10)
+        canaries.check(printed + log.read_text())
+
+
 def refused(db: Path, *arguments: str, env: Mapping[str, str] | None = None) -> tuple[int, str]:
     """Start a server that is to end by itself; its exit code, and what it said."""
     process, log = _start(db, *arguments, env=env)

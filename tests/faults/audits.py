@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 
 from audit import audit as recount
 from audit import recounted
 from faults.engine import answer_to
 from faults.substrates import every_task
 from faults.world import World
+from llm_server.orchestration.errors import TaskNotFound
 from llm_server.orchestration.metrics import Counters
 from llm_server.orchestration.ports import Store
 from llm_server.orchestration.snapshot import Snapshot
@@ -32,7 +34,7 @@ def alarms(world: World, *, may_fail: Callable[[str], bool] = lambda prompt: Fal
         if ref in world.final and _shown(snapshot) != _shown(world.final[ref]):
             found.append(f"{ref} changed after it was final")
     counted = recounted(world.deleted.values())
-    return [*found, *_miscounted(world.store, snapshots, counted), *_left_over(world), *world.noted]
+    return [*found, *miscounted(world.store, snapshots, counted), *_left_over(world), *world.noted]
 
 
 def _shown(snapshot: Snapshot) -> tuple[object, ...]:
@@ -76,11 +78,16 @@ def _unpaid(snapshot: Snapshot) -> Iterator[str]:
             yield f"was cancelled, and its {output.key} is not on the receipt"
 
 
-def _miscounted(store: Store, refs: Collection[TaskRef], before: Counters | None = None) -> Iterator[str]:
+def miscounted(store: Store, refs: Collection[TaskRef], before: Counters | None = None) -> Iterator[str]:
+    """What the counters say otherwise than the tasks; nobody may be at work."""
     try:
         recount(store, refs, before=before)
     except AssertionError as wrong:
         yield f"miscounted: {wrong}"
+
+
+def snapshots_of(store: Store) -> dict[TaskRef, Snapshot]:
+    return {ref: store.get(ref) for ref in every_task(store)}
 
 
 def _left_over(world: World) -> Iterator[str]:
@@ -93,22 +100,46 @@ def _left_over(world: World) -> Iterator[str]:
             yield f"{texts} texts of {ref} are left after it was deleted"
 
 
-def of_processes(store: Store, acknowledged: Mapping[str, str], answered: Mapping[str, int]) -> list[str]:
-    """Everything that is wrong after real processes were killed.
+def of_processes(
+    store: Store,
+    acknowledged: Mapping[str, str],
+    answered: Mapping[str, int],
+    final: Mapping[TaskRef, Snapshot],
+    *,
+    may_fail: Collection[str] = (),
+) -> list[str]:
+    """Everything that is wrong after real processes were killed, and every message has come once more.
 
-    `acknowledged` prompts by task; `answered` says how often the engine answered a prompt.
+    `acknowledged` prompts by task; `answered` says how often the engine answered a prompt; `final` is how the tasks
+    looked before their messages came again; `may_fail` are prompts whose failure was caused.
     """
-    refs = every_task(store)
-    found = {ref.task_id: store.get(ref) for ref in refs}
-    alarms = [f"{task_id} was acknowledged and is lost" for task_id in acknowledged.keys() - found.keys()]
-    for task_id, snapshot in found.items():
+    found = snapshots_of(store)
+    lost = acknowledged.keys() - {ref.task_id for ref in found}
+    alarms = [f"{task_id} was acknowledged and is lost" for task_id in lost]
+    alarms += [f"{ref} came late" for ref in found.keys() ^ final.keys()]
+    for ref, snapshot in found.items():
         task, prompt = snapshot.task, snapshot.request.prompt
-        if prompt != acknowledged.get(task_id, prompt):
-            alarms.append(f"{task_id} has another prompt")
-        if task.status is not Status.COMPLETED:
-            alarms.append(f"{task_id} is {task.status}: {task.error}")
-        elif snapshot.result != answer_to(ROLES[task.role].system_prompt, prompt):
-            alarms.append(f"{task_id} has a result that is not its own")
+        if prompt != acknowledged.get(ref.task_id, prompt):
+            alarms.append(f"{ref} has another prompt")
+        if task.status is not (Status.FAILED if prompt in may_fail else Status.COMPLETED):
+            alarms.append(f"{ref} is {task.status}: {task.error}")
+        elif prompt not in may_fail and snapshot.result != answer_to(ROLES[task.role].system_prompt, prompt):
+            alarms.append(f"{ref} has a result that is not its own")
         if answered[prompt] > task.fence:
-            alarms.append(f"{task_id} was answered {answered[prompt]} times in {task.fence} claims")
-    return [*alarms, *_miscounted(store, refs)]
+            alarms.append(f"{ref} was answered {answered[prompt]} times in {task.fence} claims")
+        if ref in final and _shown(snapshot) != _shown(final[ref]):
+            alarms.append(f"{ref} changed after it was final")
+    return [*alarms, *miscounted(store, found)]
+
+
+def of_queues(store: Store, left: int, dead_letters: Iterable[str]) -> Iterator[str]:
+    """What is left in a queue, and the dead letters that are not explained: by a task that ended without them."""
+    if left:
+        yield f"{left} messages are left in the queue"
+    for body in dead_letters:
+        try:
+            ref = TaskRef.parse(json.loads(body)["task"])
+            if not store.peek(ref).status.is_final:
+                yield f"the dead letter of {ref} was all that could have woken it"
+        except (LookupError, ValueError, TypeError, TaskNotFound):
+            yield f"a dead letter says {body!r}"

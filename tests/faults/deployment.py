@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import random
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
@@ -21,7 +22,10 @@ from faults.engine import answer_to
 from faults.kinds import Kind
 from faults.lambdas import Environment
 from faults.proxy import Fate, FaultyProxy
+from llm_server.orchestration.task import TaskRef
+from llm_server.storage.dynamodb import DynamoStore
 from llm_server.storage.dynamodb_keys import DynamoKeys
+from llm_server.storage.sqs import SqsQueue
 
 EVENTS = Path(__file__).parents[2] / "events"
 LEASE_S = 8
@@ -50,6 +54,7 @@ class Deployment:
         self.acknowledged: dict[str, str] = {}
         self._swept = threading.Event()
         self._sweeper = threading.Thread()
+        self.lease_s = int(settings.get("LLM_SERVER_LEASE_S", LEASE_S))
         self._fates = fates
         self._settings = settings
         self._config = folder / "engines.toml"
@@ -60,7 +65,7 @@ class Deployment:
     def environment(self, name: str, handler: str, *, timeout_s: int = 30) -> Environment:
         """An execution environment of one of the two handlers, and the proxy it calls through."""
         proxy = FaultyProxy(
-            self.on.endpoint_url or "", self._fates(name), kill=lambda: made.kill(), delay_s=LEASE_S + 1
+            self.on.endpoint_url or "", self._fates(name), kill=lambda: made.kill(), delay_s=self.lease_s + 1
         )
         made = Environment(name, f"llm_server.{handler}", self._variables(proxy), timeout_s=timeout_s, log=self.log)
         self.environments.append(made)
@@ -82,9 +87,9 @@ class Deployment:
     def working(self, workers: int) -> Iterator[None]:
         """Let so many workers take messages, and the sweep come to one of its own, until the block ends."""
         stop = threading.Event()
-        pumps = [self._pump(self._worker(f"worker-{n}")) for n in range(workers)]
+        pumps = [self.pump(self.worker(f"worker-{n}")) for n in range(workers)]
         threads = [threading.Thread(target=pump.run, args=(stop,), daemon=True) for pump in pumps]
-        sweep = partial(schedule.sweep, self._worker("sweeper"), self._swept, every_s=SWEEP_EVERY_S)
+        sweep = partial(schedule.sweep, self.worker("sweeper"), self._swept, every_s=SWEEP_EVERY_S)
         self._sweeper = threading.Thread(target=sweep, daemon=True)
         for thread in (*threads, self._sweeper):
             thread.start()
@@ -95,6 +100,32 @@ class Deployment:
             self.end_sweeps()
             for thread in threads:
                 thread.join(JOIN_S)
+
+    def wake_all(self, refs: Iterable[TaskRef]) -> None:
+        """Let every message come once more."""
+        queue = SqsQueue(self.on.sqs, self.on.queue_url)
+        for ref in refs:
+            queue.send(ref)
+
+    @property
+    def store(self) -> DynamoStore:
+        return DynamoStore(self.on.dynamodb, self.on.table, draw=random.randrange)
+
+    @property
+    def left(self) -> int:
+        """How many messages are anywhere in the queue, or perhaps on their way to it still."""
+        answer = self.on.sqs.get_queue_attributes(QueueUrl=self.on.queue_url, AttributeNames=["All"])
+        counts = [int(n) for name, n in answer["Attributes"].items() if name.startswith("ApproximateNumberOf")]
+        return sum(counts) + sum(proxy.delayed for proxy in self.proxies)
+
+    def dead_letters(self) -> list[str]:
+        """The bodies of those that were given up. They are taken out."""
+        url, bodies = self.on.made.dead_letter_queue_url, list[str]()
+        while messages := self.on.sqs.receive_message(QueueUrl=url, MaxNumberOfMessages=10).get("Messages", []):
+            for message in messages:
+                bodies.append(message["Body"])
+                self.on.sqs.delete_message(QueueUrl=url, ReceiptHandle=message["ReceiptHandle"])
+        return bodies
 
     def end_sweeps(self) -> None:
         """Let no sweep come any more; the one under way, which no queue shows, sends what it sends before this ends."""
@@ -122,7 +153,7 @@ class Deployment:
             proxy.close()
         canaries.check(self.log.read_text())
 
-    def _worker(self, name: str) -> Callable[[Any], Any]:
+    def worker(self, name: str) -> Callable[[Any], Any]:
         """Invokes a worker function; raises Crashed."""
         worker = self.environment(name, "lambda_worker.handler")
 
@@ -134,7 +165,7 @@ class Deployment:
 
         return invoke
 
-    def _pump(self, invoke: Callable[[Any], Any]) -> Pump:
+    def pump(self, invoke: Callable[[Any], Any]) -> Pump:
         return Pump(self.on.sqs, queue_url=self.on.queue_url, queue_arn=self.on.made.queue_arn, invoke=invoke)
 
     def _variables(self, proxy: FaultyProxy) -> dict[str, str]:

@@ -14,7 +14,7 @@ from faults.world import World
 STRUCK = {"chat": ("post", "worker"), "plan": ("post", "worker"), "sweep": ("sweeper",)}
 CALLS = {
     "SQLite": {"chat": 16, "plan": 40, "sweep": 10},
-    "moto": {"chat": 10, "plan": 26, "sweep": 13},
+    "moto": {"chat": 10, "plan": 26, "sweep": 17},
 }
 """To be struck: no more, or they cost more than they should; no fewer, or some are not attacked."""
 POINTS_LEAST = {"chat": 60, "plan": 150, "sweep": 0}

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import subprocess
 import threading
 import time
+from collections import Counter
+from collections.abc import Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -11,18 +15,25 @@ import pytest
 
 import fake_engine
 from aws_emulators import Substrate as Emulator
-from faults.audits import alarms
+from faults.audits import alarms, of_processes, of_queues, snapshots_of
 from faults.conftest import Worlds
 from faults.deployment import deployed, hashed
 from faults.kinds import Killed
 from faults.ledger import Ledger
 from faults.processes import MAX_DELIVERIES
+from faults.substrates import every_task
+from faults.test_killed_server import of_file, woken_again
+from faults.test_storm import emptied, final_after_s
 from faults.world import World
 from llm_server.orchestration.ports import EngineCall
-from llm_server.orchestration.task import Status, TaskRef
-from llm_server.storage.dynamodb import DynamoStore
+from llm_server.orchestration.snapshot import Snapshot
+from llm_server.orchestration.task import TaskRef
+from llm_server.storage.sqlite import SqliteStore
+from running_server import serving, started
 
 POISON = "This prompt kills."
+ATTEMPTS, ROUND_MOST_S = 4, 60
+"""Of real processes: claims of a task, and how long each round may take."""
 LOCKSTEP_S = {"SQLite": 0.0, "moto": 0.2}
 """How long those in one process wait for one another; the embedded worker has one task at a time here."""
 LIVES_S = (MAX_DELIVERIES + 2) * 600
@@ -73,31 +84,75 @@ def test_a_prompt_that_kills_real_processes_fails_in_the_end(
     ministack_substrate: Emulator, tmp_path: Path, ledger: Ledger
 ) -> None:
     """SIGKILL as soon as the engine is asked; ten tasks come in one batch."""
+    answered = Counter[str]()
 
     def answer(asked: Any) -> str:
-        if POISON in asked["messages"][-1]["content"]:
+        answered[prompt := asked["messages"][-1]["content"]] += 1
+        if POISON in prompt:
             worker.kill()
         return hashed(asked)
 
     with (
         fake_engine.fake_engine(answer=answer, latency_s=0.2) as engine,
-        deployed(ministack_substrate, engine, tmp_path, LLM_SERVER_MAX_ATTEMPTS="4") as deployment,
+        deployed(ministack_substrate, engine, tmp_path, LLM_SERVER_MAX_ATTEMPTS=str(ATTEMPTS)) as deployment,
     ):
         api = deployment.environment("api", "lambda_api.handler")
         ids = [deployment.post(api, prompt) for prompt in [POISON, *(f"Say {n}." for n in range(9))]]
         with deployment.working(1):
             worker = next(e for e in deployment.environments if e.name == "worker-0")
-            store, end = (
-                DynamoStore(deployment.on.dynamodb, deployment.on.table, draw=lambda n: 0),
-                time.monotonic() + 240,
-            )
-            refs = [TaskRef("local", task_id or "") for task_id in ids]
-            while not all(store.peek(ref).status.is_final for ref in refs) and time.monotonic() < end:
-                time.sleep(0.5)
-        poison, *others = [store.peek(ref) for ref in refs]
+            final_after_s(deployment)
+            final = snapshots_of(deployment.store)
+            deployment.wake_all(final)
+            emptied(deployment)
+        found = of_processes(deployment.store, deployment.acknowledged, answered, final, may_fail=[POISON])
+        found += of_queues(deployment.store, deployment.left, deployment.dead_letters())
+        poison, *others = [final[TaskRef("local", task_id or "")].task for task_id in ids]
 
-    found = [f"{task.task_id} is {task.status}: {task.error}" for task in others if task.status is not Status.COMPLETED]
     note = f"failed after {poison.fence - 1} claims, the others after at most {max(task.fence for task in others)}"
     ledger.enter("poison, real processes", "ministack", deployment.kills, found, note)
-    assert poison.status is Status.FAILED
-    assert deployment.kills == 4
+    assert deployment.kills == poison.fence - 1 == ATTEMPTS
+
+
+@pytest.mark.parametrize("others", [3, pytest.param(9, marks=pytest.mark.attack)])
+def test_a_prompt_that_kills_the_embedded_server_fails_in_the_end(tmp_path: Path, ledger: Ledger, others: int) -> None:
+    """SIGKILL as soon as the engine is asked, whenever the server has been started again."""
+    database, answered, acknowledged = tmp_path / "tasks.db", Counter[str](), dict[str, str]()
+    running = list[subprocess.Popen[str]]()
+
+    def answer(asked: Any) -> str:
+        answered[prompt := asked["messages"][-1]["content"]] += 1
+        if POISON in prompt:
+            running[-1].kill()
+        return hashed(asked)
+
+    with fake_engine.fake_engine(answer=answer, latency_s=0.2) as engine:
+        variables = fake_engine.a_config(tmp_path, one=engine) | {"LLM_SERVER_MAX_ATTEMPTS": str(ATTEMPTS)}
+        with serving(database, env=variables) as server:
+            running.append(server.process)
+            for prompt in [*(f"Say {n}." for n in range(others)), POISON]:
+                acknowledged[server.submit(prompt, mode="Chat")["task_id"]] = prompt
+            server.process.wait(ROUND_MOST_S)
+        while lived(database, variables, running):
+            assert len(running) <= 2 * ATTEMPTS
+        final = woken_again(database, variables)
+    found = of_file(database, acknowledged, answered, final, may_fail=[POISON])
+    poison = next(snapshot.task for snapshot in final.values() if snapshot.request.prompt == POISON)
+
+    note = f"failed after {answered[POISON]} claims, the others after at most {max(map(claims, final.values()))}"
+    ledger.enter("poison, embedded server", "SQLite", answered[POISON], found, note)
+    assert answered[POISON] == claims(final[poison.ref]) - 1 == ATTEMPTS
+
+
+def lived(database: Path, variables: Mapping[str, str], running: list[subprocess.Popen[str]]) -> bool:
+    """Start the server and wait until it dies or all is final; whether something is open still."""
+    with started(database, variables) as process, closing(SqliteStore(database)) as store:
+        running.append(process)
+        end, is_open = time.monotonic() + ROUND_MOST_S, True
+        while is_open and process.poll() is None and time.monotonic() < end:
+            time.sleep(0.1)
+            is_open = not all(store.peek(ref).status.is_final for ref in every_task(store))
+    return is_open
+
+
+def claims(snapshot: Snapshot) -> int:
+    return snapshot.task.fence
