@@ -15,7 +15,8 @@ from llm_server.orchestration.task import Mode
 
 METADATA_MOST = 16
 NO_NUL = r"^[^\x00]*$"
-NOT_BLANK_NO_NUL = r"^[^\x00]*[^\s\x00][^\x00]*$"
+NOT_BLANK_NO_NUL = r"^[^\x00]*[^\s\x00\x1c-\x1f\x85][^\x00]*$"
+"""What `str.strip` leaves something of, as ECMA-262 says it: the separators of ASCII are no white space there."""
 PRINTABLE = r"^[ \p{L}\p{M}\p{N}\p{P}\p{S}]*$"
 """`str.isprintable` as ECMA-262 says it: letters, marks, numbers, punctuation, symbols and the space."""
 

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
 import schemathesis
 from schemathesis.config import SchemathesisConfig
 from schemathesis.engine import events, from_schema
@@ -17,6 +18,8 @@ from called_server import CalledServer
 from export_openapi import document
 
 EXPORTED = Path(__file__).parents[3] / "docs" / "openapi.json"
+ECMA_SPACE = r"\t\n\x0b\x0c\r \xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000\ufeff"
+"""What the class of white space stands for in ECMA-262, 22.2.2.9."""
 OF_THE_CONFIGURATION = re.compile(
     rb"""{"detail":"(Unknown (profile|role|engine) |The page_token is none |This Idempotency-Key was sent with """
     rb"""|A key's name has )"""
@@ -65,6 +68,15 @@ def test_every_answer_to_a_known_key_is_described_with_what_is_left() -> None:
             assert named & rates == (set() if status == "401" or path.endswith("/health") else rates), (path, status)
             assert status not in ("429", "503") or "Retry-After" in named, (path, status)
     assert set(described["components"]["headers"]) == rates
+
+
+@pytest.mark.parametrize("code", [*range(1, 0x21), 0x7F, 0x85, 0xA0, 0x2028, 0x3000])
+def test_a_prompt_of_one_character_is_taken_where_the_description_takes_it(server: CalledServer, code: int) -> None:
+    """ASCII's separators are white space to Python, and none to ECMA-262, whose patterns these are."""
+    pattern = json.loads(document())["components"]["schemas"]["NewTask"]["properties"]["prompt"]["pattern"]
+    is_described = re.search(pattern.replace(r"\s", ECMA_SPACE), chr(code)) is not None
+
+    assert (server.post({"prompt": chr(code)}, "tasks?dry_run=true").status == 200) is is_described
 
 
 def test_generated_calls_are_answered_as_described(server: CalledServer) -> None:
