@@ -255,6 +255,14 @@ class Aws:
     def dead(self) -> int:
         return self._count(self._made.dead_letter_queue_url)
 
+    def redrive(self) -> None:
+        """Put the dead letters back into the queue, as `aws sqs start-message-move-task` does."""
+        url = self._made.dead_letter_queue_url
+        while messages := self._on.sqs.receive_message(QueueUrl=url, MaxNumberOfMessages=BATCH).get("Messages", []):
+            for message in messages:
+                self._on.sqs.send_message(QueueUrl=self._made.queue_url, MessageBody=message["Body"])
+                self._on.sqs.delete_message(QueueUrl=url, ReceiptHandle=message["ReceiptHandle"])
+
     def close(self) -> None:
         look_through(self._made, self._on.sqs)
         resources.remove(self._made, dynamodb=self._on.dynamodb, sqs=self._on.sqs)
