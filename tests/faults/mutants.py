@@ -222,8 +222,8 @@ MUTANTS = (
     Mutant(
         "deletion that broke off is not taken up",
         f"{_ORCHESTRATION}/sweep.py",
-        "                    self._store.purge(due.ref)\n",
-        "",
+        "                        self._store.purge(due.ref)\n",
+        "                        pass\n",
         "test_lifecycle",
     ),
 )
