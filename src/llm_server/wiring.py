@@ -27,9 +27,10 @@ from llm_server.orchestration.catalog import Catalog, EngineSpec
 from llm_server.orchestration.errors import ConfigurationError
 from llm_server.orchestration.fleet import Fleet
 from llm_server.orchestration.health import EngineStates
+from llm_server.orchestration.key_ports import KeyStore
 from llm_server.orchestration.keys import Keys
 from llm_server.orchestration.orchestrator import Orchestrator
-from llm_server.orchestration.ports import Clock, Engine, KeyStore, Pricer, Queue, Store
+from llm_server.orchestration.ports import Clock, Engine, Pricer, Queue, Store
 from llm_server.orchestration.retention import Retention
 from llm_server.orchestration.service import Service
 from llm_server.settings import Settings

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from aws_emulators import Substrate
-from llm_server.orchestration.ports import KeyStore, Store
+from llm_server.orchestration.key_ports import KeyStore
+from llm_server.orchestration.ports import Store
 from llm_server.orchestration.retention import Retention
 from llm_server.orchestration.task import DAY_MS
 from llm_server.storage.dynamodb import DynamoStore

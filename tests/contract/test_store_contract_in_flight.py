@@ -11,7 +11,8 @@ from at_once import at_once
 from builders import NOW_MS, a_failure, a_request, a_task, an_output, claimed, noise
 from llm_server.orchestration.errors import TaskLost, TaskNotFound, TooManyInFlight
 from llm_server.orchestration.key import Account, KeyLimits, Payer
-from llm_server.orchestration.ports import KeyStore, Store
+from llm_server.orchestration.key_ports import KeyStore
+from llm_server.orchestration.ports import Store
 from llm_server.orchestration.task import Task
 
 KEY = "0123456789ab"

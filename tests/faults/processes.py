@@ -14,8 +14,9 @@ from faults.substrates import Substrate
 from llm_server import wiring
 from llm_server.orchestration.balancer import Balancer
 from llm_server.orchestration.catalog import Catalog
+from llm_server.orchestration.key_ports import KeyStore
 from llm_server.orchestration.orchestrator import Orchestrator
-from llm_server.orchestration.ports import Clock, Completion, EngineCall, KeyStore, Queue, Store
+from llm_server.orchestration.ports import Clock, Completion, EngineCall, Queue, Store
 from llm_server.orchestration.service import Service
 from scripted import price
 

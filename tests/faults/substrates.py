@@ -21,7 +21,8 @@ from aws_local.pump import failures
 from faults.kinds import AWS, EMBEDDED
 from faults.points import Caller, Commits, Watched
 from llm_server.orchestration.errors import StorageUnavailable
-from llm_server.orchestration.ports import Clock, KeyStore, Queue, Store
+from llm_server.orchestration.key_ports import KeyStore
+from llm_server.orchestration.ports import Clock, Queue, Store
 from llm_server.orchestration.retention import Retention
 from llm_server.orchestration.service import Service
 from llm_server.orchestration.task import DAY_MS, TaskRef

@@ -12,8 +12,9 @@ import msgspec
 
 from llm_server.orchestration.errors import LimitReached, MoneySetAside, StorageUnavailable
 from llm_server.orchestration.key import Account, Charges
+from llm_server.orchestration.key_ports import Ledger
 from llm_server.orchestration.money import MICROUSD_PER_USD
-from llm_server.orchestration.ports import EngineCall, Ledger
+from llm_server.orchestration.ports import EngineCall
 
 LEAST_OUTPUT_TOKENS = 16
 """A call is not cut to fewer: so short an answer is worth nothing."""

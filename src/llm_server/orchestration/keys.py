@@ -8,9 +8,10 @@ from dataclasses import dataclass, replace
 from llm_server.orchestration import key as one
 from llm_server.orchestration.errors import KeyNotFound, QuotaExceeded, Unauthenticated
 from llm_server.orchestration.key import Account, Caller, Key, KeyLimits, KeyUse, Payer
+from llm_server.orchestration.key_ports import KeyStore
 from llm_server.orchestration.metrics import day_of
 from llm_server.orchestration.money import usd
-from llm_server.orchestration.ports import Clock, KeyStore
+from llm_server.orchestration.ports import Clock
 
 CACHED_MS = 60_000
 """How long another process may take a key that was revoked."""

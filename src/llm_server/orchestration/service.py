@@ -14,11 +14,12 @@ from llm_server.orchestration.errors import EngineNotFound, InvalidInput
 from llm_server.orchestration.fleet import EngineNow
 from llm_server.orchestration.intake import Accepted, Decision, Intake, NewTask
 from llm_server.orchestration.key import Caller, KeyLimits, KeyUse, Payer
+from llm_server.orchestration.key_ports import KeyStore
 from llm_server.orchestration.keys import Keys
 from llm_server.orchestration.lifecycle import Lifecycle
 from llm_server.orchestration.metrics import Counters, day_of, summarise
 from llm_server.orchestration.orchestrator import Orchestrator
-from llm_server.orchestration.ports import Clock, KeyStore, Page, Queue, Store, SwitchName
+from llm_server.orchestration.ports import Clock, Page, Queue, Store, SwitchName
 from llm_server.orchestration.snapshot import Snapshot
 from llm_server.orchestration.sweep import Sweep
 from llm_server.orchestration.task import Status, Task, TaskRef

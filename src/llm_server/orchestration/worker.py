@@ -13,10 +13,11 @@ from llm_server.orchestration.cancellation import Cancellation
 from llm_server.orchestration.endings import Progress
 from llm_server.orchestration.errors import NotClaimable, StorageUnavailable, TaskLost, TaskNotFound
 from llm_server.orchestration.key import Account
+from llm_server.orchestration.key_ports import Ledger
 from llm_server.orchestration.metrics import day_of
 from llm_server.orchestration.orchestrator import Orchestrator
 from llm_server.orchestration.outputs import Output
-from llm_server.orchestration.ports import Clock, Ledger, Store
+from llm_server.orchestration.ports import Clock, Store
 from llm_server.orchestration.receipts import Attempt
 from llm_server.orchestration.retention import is_to_be_renewed
 from llm_server.orchestration.settlement import Settlement
