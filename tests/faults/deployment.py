@@ -187,7 +187,7 @@ def deployed(
     on: Emulator,
     engine: FakeEngine,
     folder: Path,
-    fates: Callable[[str], Fate] = lambda name: lambda number: None,
+    fates: Callable[[str], Fate] = lambda name: lambda number, operation: None,
     **settings: str,
 ) -> Iterator[Deployment]:
     """Deploy until the block ends; `settings` are variables of the functions."""

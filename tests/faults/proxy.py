@@ -15,8 +15,8 @@ from urllib.parse import urlsplit
 
 from faults.kinds import Kind
 
-Fate = Callable[[int], Kind | None]
-"""What happens to the call with this number, from 1."""
+Fate = Callable[[int, str], Kind | None]
+"""What happens to the call with this number, from 1, of an operation."""
 
 
 class FaultyProxy(ThreadingHTTPServer):
@@ -46,7 +46,7 @@ class FaultyProxy(ThreadingHTTPServer):
     def arrive(self, operation: str) -> Kind | None:
         with self._lock:
             self.calls[operation] += 1
-            kind = self._fate(self.calls.total())
+            kind = self._fate(self.calls.total(), operation)
             if kind:
                 self.met[kind] += 1
             self.delayed += kind is Kind.DELAYED

@@ -43,7 +43,7 @@ class Weather:
         self._lock = threading.Lock()
 
     def fates(self, name: str) -> Fate:
-        def fate(number: int) -> Kind | None:
+        def fate(number: int, _: str) -> Kind | None:
             chance = random.Random(f"{self._seed} {name} {number}")
             drawn = chance.random()
             if drawn < KILL_SHARE:
