@@ -84,7 +84,7 @@ def moto_substrate(aws_account: None, monkeypatch: pytest.MonkeyPatch) -> Iterat
     A long poll would hold the lock, so ask moto with `WaitTimeSeconds=0`.
     """
     lock = threading.RLock()
-    call = BaseClient._make_api_call  # type: ignore[attr-defined]
+    call = BaseClient._make_api_call  # type: ignore[attr-defined] # private: no stub has it
 
     def locked(client: BaseClient, operation: str, parameters: dict[str, Any]) -> Any:
         with lock:

@@ -57,7 +57,10 @@ def _use(sock: socket.socket | None) -> None:
 
 
 class Breakable:
-    """For a connection: its socket is the line's, be it new or used before."""
+    """For a connection: its socket is the line's, be it new or used before.
+
+    Mixed into urllib3's classes, which have what is called of `super()` here: mypy cannot know.
+    """
 
     sock: socket.socket | None
 
@@ -71,7 +74,7 @@ class Breakable:
 
 
 class BreakablePool:
-    """For a pool: a connection that comes back may at once be another call's."""
+    """For a pool, mixed in like `Breakable`: a connection that comes back may at once be another call's."""
 
     def _put_conn(self, conn: Any) -> None:
         _use(None)

@@ -56,7 +56,7 @@ class SqliteQueue:
             left_s = end - time.monotonic()
             if ref is not None or left_s <= 0:
                 return ref
-            with self._sent:
+            with self._sent:  # the lambda is called only while this round lasts: `seen` is the one it means
                 self._sent.wait_for(lambda: self._sends != seen, min(left_s, 0.5))  # noqa: B023
 
     def _take(self) -> TaskRef | None:
