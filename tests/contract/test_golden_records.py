@@ -1,0 +1,140 @@
+"""Records that earlier versions stored are read for ever, and mean what they meant (tests/golden)."""
+
+from __future__ import annotations
+
+import base64
+import json
+import random
+import sqlite3
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from aws_emulators import Substrate
+from builders import NOW_MS
+from llm_server.api import views
+from llm_server.orchestration.key import Account
+from llm_server.orchestration.key_ports import KeyStore
+from llm_server.orchestration.ports import Store
+from llm_server.orchestration.task import TaskRef
+from llm_server.storage.dynamodb import DynamoStore
+from llm_server.storage.dynamodb_keys import DynamoKeys
+from llm_server.storage.sqlite import SqliteStore
+from llm_server.storage.sqlite_keys import SqliteKeys
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+VERSIONS = sorted(folder.name for folder in GOLDEN.iterdir() if folder.is_dir())
+TENANT, KEY, DAY = "acme", "00000000000a", "2025-10-09"
+
+
+@dataclass(frozen=True, slots=True)
+class Stores:
+    """The stores over one version's records, and what that version itself read from them."""
+
+    tasks: Store
+    keys: KeyStore
+    expected: dict[str, Any]
+
+    def get(self, name: str) -> Any:
+        return self.tasks.get(TaskRef(TENANT, name))
+
+
+@pytest.fixture(params=VERSIONS)
+def version(request: pytest.FixtureRequest) -> str:
+    """Each version whose records are kept."""
+    return str(request.param)
+
+
+@pytest.fixture(params=["sqlite", "moto", "ministack"])
+def stores(request: pytest.FixtureRequest, version: str, tmp_path: Path) -> Iterator[Stores]:
+    """The stores over the records of one version."""
+    folder = GOLDEN / version
+    expected = json.loads((folder / "expected.json").read_text(encoding="utf-8"))
+    if request.param == "sqlite":
+        file = tmp_path / "tasks.db"
+        restore_sqlite(folder / "sqlite.sql", file)
+        tasks, keys = SqliteStore(file), SqliteKeys(file)
+        yield Stores(tasks, keys, expected)
+        tasks.close()
+        keys.close()
+    else:
+        on: Substrate = request.getfixturevalue(f"{request.param}_substrate")
+        for item in dynamodb_items(folder / "dynamodb.json"):
+            on.dynamodb.put_item(TableName=on.table, Item=item)
+        table = DynamoStore(on.dynamodb, on.table, draw=random.Random(7).randrange)
+        yield Stores(table, DynamoKeys(on.dynamodb, on.table), expected)
+
+
+def restore_sqlite(dump: Path, file: Path, change: Callable[[str], str] = lambda sql: sql) -> None:
+    """Make a database file of a dump."""
+    connection = sqlite3.connect(file)
+    connection.executescript(change(dump.read_text(encoding="utf-8")))
+    connection.close()
+
+
+@cache
+def dynamodb_items(file: Path) -> list[dict[str, Any]]:
+    """The items of a file, as the client takes them."""
+    found: list[dict[str, Any]] = json.loads(file.read_text(encoding="utf-8"))
+    for item in found:
+        for value in item.values():
+            if "B" in value:
+                value["B"] = base64.b64decode(value["B"])
+    return found
+
+
+def _plain(value: Any) -> Any:
+    return json.loads(json.dumps(asdict(value)))
+
+
+def test_every_task_is_shown_as_the_version_that_stored_it_showed_it(stores: Stores) -> None:
+    """Plans, steps, reviews, attempts, events, receipts and results: the whole answer of `GET /tasks/{id}`."""
+    shown = {name: json.loads(views.detail(stores.get(name)).model_dump_json()) for name in stores.expected["tasks"]}
+
+    assert shown == stores.expected["tasks"]
+
+
+def test_every_state_and_request_has_the_fields_it_had(stores: Stores) -> None:
+    """What no answer shows, too: fences, leases, owners, notes, charges."""
+    states = {name: _plain(stores.get(name).task) for name in stores.expected["states"]}
+    requests = {name: _plain(stores.get(name).request) for name in stores.expected["requests"]}
+
+    for name, state in stores.expected["states"].items():
+        assert states[name].items() >= state.items()
+    for name, request in stores.expected["requests"].items():
+        assert requests[name].items() >= request.items()
+
+
+def test_tasks_are_listed_and_due_as_before(stores: Stores) -> None:
+    """Indexes are rebuilt from the records, or were stored with them."""
+    page = stores.tasks.page(TENANT, size=100, token="", status=None, role=None)
+    due = sorted([due.ref.task_id, due.due_ms] for due in stores.tasks.due(NOW_MS + 2 * 86_400_000))
+
+    assert json.loads(views.page(page).model_dump_json()) == stores.expected["page"]
+    assert due == stores.expected["due"]
+
+
+def test_what_was_counted_and_switched_still_holds(stores: Stores) -> None:
+    """Counters, spending, engine states and switches."""
+    counters, engines = stores.tasks.overview()
+
+    assert asdict(counters).items() >= stores.expected["counters"].items()
+    assert {name: asdict(state) for name, state in engines.states.items()} == stores.expected["engine_states"]
+    assert {name: asdict(switch) for name, switch in engines.switches.items()} == stores.expected["engine_switches"]
+    assert stores.tasks.spent_microusd(TENANT, DAY) == stores.expected["spent_microusd"]
+
+
+def test_keys_their_use_and_idempotency_keys_still_hold(stores: Stores) -> None:
+    """Limits, revocations, reservations that are under way, money that is withheld, a bound Idempotency-Key."""
+    keys = sorted((_plain(key) for key in stores.keys.all_keys()), key=lambda key: key["key_id"])
+    binding = stores.tasks.bound_key(TENANT, "order 17", now_ms=NOW_MS)
+
+    assert keys == stores.expected["keys"]
+    assert asdict(stores.keys.use(Account(KEY, DAY))) == stores.expected["use"]
+    assert binding is not None
+    assert asdict(binding) == stores.expected["binding"]
+    assert stores.keys.count_request(KEY, NOW_MS // 60_000, most=60) == 58
