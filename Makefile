@@ -18,8 +18,8 @@ run: $(VENV)/.run $(if $(LOCAL),$(VENV)/.local) ## Serve http://localhost:8000, 
 test: $(VENV)/.dev ## The whole suite: no account, no Docker
 	$(PYTEST) $(EACH) tests/training tests/faults # alone: traced for their coverage they take many times as long
 	$(PYTEST) $(EACH) --ignore=tests/training --ignore=tests/faults --cov --cov-report= $(ARGS)
-	$(BIN)/coverage report --include='src/llm_server/orchestration/*' --fail-under=95
-	$(BIN)/coverage report --include='src/llm_server/storage/*' --fail-under=95
+	$(BIN)/coverage report --include='src/llm_server/orchestration/**/*' --fail-under=95
+	$(BIN)/coverage report --include='src/llm_server/storage/**/*' --fail-under=95
 
 attack: $(VENV)/.dev ## Every fault, also the long ones (storms, killed servers); ends with a table
 	$(PYTEST) tests/faults -m 'attack or not attack' $(ARGS)

@@ -7,7 +7,7 @@ import sys
 import time
 from pathlib import Path
 
-from llm_server.orchestration.analysis import analyse
+from llm_server.orchestration.routing.analysis import analyse
 
 PROMPTS = Path(__file__).parents[1] / "data" / "routing" / "role_mode_dev.jsonl"
 IMPORT = "import time; start = time.process_time()\n{}\nprint(time.process_time() - start)"
@@ -22,7 +22,7 @@ def run() -> None:
     print(f"  natural prompts: p50 {p50:.2f} ms (goal <= 1), p99 {p99:.2f} ms (goal <= 5)")
     for name, code in (
         ("import", "from llm_server.orchestration import analysis"),
-        ("import and first prompt", "from llm_server.orchestration.analysis import analyse; analyse('hello')"),
+        ("import and first prompt", "from llm_server.orchestration.routing.analysis import analyse; analyse('hello')"),
     ):
         print(f"  {name}: {statistics.median(_fresh_ms(code) for _ in range(9)):.0f} ms (goal <= 25)")
 

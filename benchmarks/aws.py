@@ -19,8 +19,8 @@ sys.path[:0] = [str(ROOT / "tools"), str(ROOT / "tests")]
 
 from aws_local import ministack, resources, template  # noqa: E402 - a folder of this repository, not of the package
 from aws_local.invocation import LambdaContext  # noqa: E402
-from builders import a_key  # noqa: E402
-from llm_server.storage.dynamodb_keys import DynamoKeys  # noqa: E402
+from llm_server.storage.dynamodb.api_keys import DynamoKeys  # noqa: E402
+from support.builders import a_key  # noqa: E402
 
 Invoke = Callable[[Any], Any]
 

@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 
 from benchmarks.aws import deployment
-from fake_engine import fake_engine
+from support.fake_engine import fake_engine
 
 ROUNDS = 7
 CONFIG = """

@@ -44,10 +44,11 @@ def ours(url: str) -> Callable[[], str]:
     from llm_server import wiring
     from llm_server.engines import factory
     from llm_server.engines.credentials import Credentials
-    from llm_server.orchestration.calls import Want
-    from llm_server.orchestration.ports import EngineCall
+    from llm_server.orchestration.dispatch.calls import Want
+    from llm_server.orchestration.domain.ports import EngineCall
+    from llm_server.orchestration.routing.analysis import analyse
     from llm_server.settings import Settings
-    from llm_server.storage.sqlite import SqliteStore
+    from llm_server.storage.sqlite.store import SqliteStore
 
     folder = Path(tempfile.mkdtemp())
     config = folder / "engines.toml"
@@ -55,7 +56,7 @@ def ours(url: str) -> Callable[[], str]:
     config.write_text(f'[engines.fake]\n{engine}base_url = "{url}"\n')
     environ = {"LLM_SERVER_CONFIG": str(config), "KEY": "k"}
     catalog = wiring.configured_catalog(Settings.read(environ))
-    adapters, store = factory.build(catalog, Credentials(environ)), SqliteStore(folder / "tasks.db")
+    adapters, store = factory.build(catalog, Credentials(environ), analyse=analyse), SqliteStore(folder / "tasks.db")
     balancer = wiring.balancer_of(catalog, adapters, store, has_credentials=lambda spec: True)
 
     def call() -> str:

@@ -20,8 +20,8 @@ from typing import Any
 from benchmarks import aws_prices as price
 from benchmarks.aws import Deployment, deployment
 from benchmarks.throughput import engine_process
-from builders import prose
-from dynamodb_wire import Wire, recording, size
+from support.builders import prose
+from support.dynamodb_wire import Wire, recording, size
 
 ENGINE_S = 2.0
 READS = 2

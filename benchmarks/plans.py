@@ -6,11 +6,11 @@ import time
 from pathlib import Path
 
 from benchmarks import aws  # noqa: F401 - puts tests/ on the path
-from delivered import a_plan, planning
-from llm_server.orchestration.ports import EngineCall
-from llm_server.orchestration.task import Mode
-from scripted import ScriptedEngine, a_catalog, an_engine
-from served import Served
+from llm_server.orchestration.domain.ports import EngineCall
+from llm_server.orchestration.domain.task import Mode
+from support.deliveries import a_plan, planning
+from support.scripted_engine import ScriptedEngine, a_catalog, an_engine
+from support.scripted_service import Served
 
 STEP_S = 0.2
 ROUNDS = 5

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tools"))
 
-from llm_server.figures import Interval, apgr, cpt
+from llm_server.orchestration.routing.evaluation import Interval, apgr, cpt
 from train import rows, validation
 from train.rows import Paired
 from train.validation import Recovery

@@ -16,8 +16,8 @@ from typing import Any
 
 from benchmarks import aws  # noqa: F401 - puts tests/ on the path
 from benchmarks.batch import CONFIG
-from fake_engine import fake_engine
-from running_server import RunningServer, serving
+from support.fake_engine import fake_engine
+from support.server_process import RunningServer, serving
 
 CONNECTIONS = 4
 

@@ -3,7 +3,7 @@
 
 def main() -> None:
     """Run the command line."""
-    from llm_server.cli import app  # here, so that importing this module costs nothing
+    from llm_server.cli.app import app  # here, so that importing this module costs nothing
 
     app()
 

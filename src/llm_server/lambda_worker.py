@@ -14,9 +14,9 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from llm_server import wiring
-from llm_server.orchestration.errors import StorageMisconfigured
+from llm_server.orchestration.domain.errors import StorageMisconfigured
+from llm_server.orchestration.domain.task import TaskRef
 from llm_server.orchestration.service import Service
-from llm_server.orchestration.task import TaskRef
 from llm_server.settings import Settings
 
 BATCH_MOST = 10

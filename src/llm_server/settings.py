@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from llm_server.orchestration.errors import ConfigurationError
+from llm_server.orchestration.domain.errors import ConfigurationError
 
 PREFIX = "LLM_SERVER_"
 VARIABLES = (

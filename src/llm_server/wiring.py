@@ -17,21 +17,23 @@ from typing import Any, Literal, NamedTuple
 
 import msgspec
 
-from llm_server.engines import model_files, prices
+from llm_server.engines import prices
 from llm_server.engines.credentials import Credentials, has_credentials
 from llm_server.engines.discovery import LoopbackServer, discover
-from llm_server.orchestration import catalog_file
-from llm_server.orchestration.balancer import Balancer
-from llm_server.orchestration.calls import Calls
-from llm_server.orchestration.catalog import Catalog, EngineSpec
-from llm_server.orchestration.errors import ConfigurationError
-from llm_server.orchestration.fleet import Fleet
-from llm_server.orchestration.health import EngineStates
-from llm_server.orchestration.key_ports import KeyStore
-from llm_server.orchestration.keys import Keys
-from llm_server.orchestration.orchestrator import Orchestrator
-from llm_server.orchestration.ports import Clock, Engine, Pricer, Queue, Store
-from llm_server.orchestration.retention import Retention
+from llm_server.engines.local import model_files
+from llm_server.orchestration.access.keyring import Keys
+from llm_server.orchestration.configuration import catalog_file
+from llm_server.orchestration.dispatch.balancer import Balancer
+from llm_server.orchestration.dispatch.calls import Calls
+from llm_server.orchestration.dispatch.fleet import Fleet
+from llm_server.orchestration.dispatch.health import EngineStates
+from llm_server.orchestration.domain.catalog import Catalog, EngineSpec
+from llm_server.orchestration.domain.errors import ConfigurationError
+from llm_server.orchestration.domain.key_ports import KeyStore
+from llm_server.orchestration.domain.ports import Clock, Engine, Pricer, Queue, Store
+from llm_server.orchestration.domain.retention import Retention
+from llm_server.orchestration.execution.orchestrator import Orchestrator
+from llm_server.orchestration.routing.analysis import analyse
 from llm_server.orchestration.service import Service
 from llm_server.settings import Settings
 
@@ -113,7 +115,7 @@ def _without_key(catalog: Catalog, secrets: Credentials) -> str:
 def _engines(settings: Settings, catalog: Catalog, secrets: Credentials) -> dict[str, Engine]:
     from llm_server.engines import factory
 
-    return factory.build(catalog, secrets, models_dir=settings.models_dir)
+    return factory.build(catalog, secrets, models_dir=settings.models_dir, analyse=analyse)
 
 
 def balancer_of(
@@ -168,9 +170,9 @@ def service_of(
 
 def aws_service(settings: Settings, *, works: bool) -> Service:
     """A service over DynamoDB and SQS. Raises ConfigurationError when table and queue are not set."""
-    from llm_server.storage.dynamodb import DynamoStore
-    from llm_server.storage.dynamodb_keys import DynamoKeys
-    from llm_server.storage.sqs import SqsQueue
+    from llm_server.storage.dynamodb.api_keys import DynamoKeys
+    from llm_server.storage.dynamodb.sqs_queue import SqsQueue
+    from llm_server.storage.dynamodb.store import DynamoStore
 
     if settings.table is None or settings.queue_url is None:
         raise ConfigurationError("LLM_SERVER_TABLE and LLM_SERVER_QUEUE_URL must be set on AWS.")
@@ -193,11 +195,11 @@ def keys_of(settings: Settings, *, make: bool) -> Iterator[Keys]:
         ConfigurationError: the file cannot be opened, or is not there and none is to be made; AWS cannot be called.
     """
     if settings.table is not None:
-        from llm_server.storage.dynamodb_keys import DynamoKeys
+        from llm_server.storage.dynamodb.api_keys import DynamoKeys
 
         yield Keys(DynamoKeys(_client("dynamodb"), settings.table), now_ms, os.urandom)
         return
-    from llm_server.storage.sqlite_keys import SqliteKeys
+    from llm_server.storage.sqlite.api_keys import SqliteKeys
 
     if not make and not settings.db.exists():
         raise ConfigurationError(f"There is no database {settings.db}; LLM_SERVER_DB or --db says where it is.")

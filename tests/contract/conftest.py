@@ -11,21 +11,21 @@ from pathlib import Path
 
 import pytest
 
-from aws_emulators import Substrate
-from llm_server.orchestration.key_ports import KeyStore
-from llm_server.orchestration.ports import Store
-from llm_server.orchestration.retention import Retention
-from llm_server.orchestration.task import DAY_MS
-from llm_server.storage.dynamodb import DynamoStore
-from llm_server.storage.dynamodb_keys import DynamoKeys
-from llm_server.storage.sqlite import SqliteStore
-from llm_server.storage.sqlite_keys import SqliteKeys
-from llm_server.storage.sqlite_queue import SqliteQueue
-from llm_server.storage.sqs import SqsQueue
-from queue_ends import Mailbox
-from scripted import Clock
+from llm_server.orchestration.domain.key_ports import KeyStore
+from llm_server.orchestration.domain.ports import Store
+from llm_server.orchestration.domain.retention import Retention
+from llm_server.orchestration.domain.task import DAY_MS
+from llm_server.storage.dynamodb.api_keys import DynamoKeys
+from llm_server.storage.dynamodb.sqs_queue import SqsQueue
+from llm_server.storage.dynamodb.store import DynamoStore
+from llm_server.storage.sqlite.api_keys import SqliteKeys
+from llm_server.storage.sqlite.queue import SqliteQueue
+from llm_server.storage.sqlite.store import SqliteStore
+from support.aws_emulators import Substrate
+from support.mailbox import Mailbox
+from support.scripted_engine import Clock
 
-pytest.register_assert_rewrite("audit")
+pytest.register_assert_rewrite("support.audit")
 
 
 def dynamo_store(on: Substrate, retention: Retention | None = None) -> DynamoStore:

@@ -7,18 +7,18 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from audit import audit
-from aws_emulators import Substrate
-from builders import LEASE_MS, NOW_MS, SWEEP_MS, a_request, a_task, an_attempt, an_output, claimed, noise, prose
-from dynamodb_wire import Wire, recording, size
-from llm_server.orchestration.errors import StorageUnavailable, TaskLost, TaskNotFound
-from llm_server.orchestration.metrics import Counters
-from llm_server.orchestration.outputs import Output
-from llm_server.orchestration.ports import Due, EngineState, KeyBinding
-from llm_server.orchestration.retention import Retention
-from llm_server.orchestration.task import DAY_MS, NOTES_MOST, Mode, Task, TaskRef
-from llm_server.storage.dynamodb import DynamoStore
-from llm_server.storage.dynamodb_items import in_open, state
+from llm_server.orchestration.domain.counters import Counters
+from llm_server.orchestration.domain.errors import StorageUnavailable, TaskLost, TaskNotFound
+from llm_server.orchestration.domain.output import Output
+from llm_server.orchestration.domain.ports import Due, EngineState, KeyBinding
+from llm_server.orchestration.domain.retention import Retention
+from llm_server.orchestration.domain.task import DAY_MS, NOTES_MOST, Mode, Task, TaskRef
+from llm_server.storage.dynamodb.items import in_open, state
+from llm_server.storage.dynamodb.store import DynamoStore
+from support.audit import audit
+from support.aws_emulators import Substrate
+from support.builders import LEASE_MS, NOW_MS, SWEEP_MS, a_request, a_task, an_attempt, an_output, claimed, noise, prose
+from support.dynamodb_wire import Wire, recording, size
 
 UUID = "01979f5e-7a3c-7b21-9c4d-5e6f708192a3"
 CONFLICT = ("None", "TransactionConflict")

@@ -10,12 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from builders import a_request, an_output, noise, prose
-from dynamodb_wire import size
-from llm_server.orchestration.task import TaskRef
-from llm_server.storage import dynamodb_bodies as bodies
-from llm_server.storage import dynamodb_items as items
+from llm_server.orchestration.domain.task import TaskRef
 from llm_server.storage import records
+from llm_server.storage.dynamodb import bodies, items
+from support.builders import a_request, an_output, noise, prose
+from support.dynamodb_wire import size
 
 REF = TaskRef("local", "01979f5e-7a3c-7b21-9c4d-5e6f708192a3")
 TEXTS = st.builds(

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from aws_emulators import Substrate
-from dynamodb_wire import recording
-from llm_server.orchestration.errors import StorageMisconfigured, StorageUnavailable
-from llm_server.storage.dynamodb_keys import DynamoKeys
+from llm_server.orchestration.domain.errors import StorageMisconfigured, StorageUnavailable
+from llm_server.storage.dynamodb.api_keys import DynamoKeys
+from support.aws_emulators import Substrate
+from support.dynamodb_wire import recording
 
 
 def test_a_table_that_does_not_exist_is_named_to_the_operator_alone(aws_substrate: Substrate) -> None:

@@ -8,17 +8,17 @@ from typing import Any
 
 import pytest
 
-from aws_emulators import Substrate
-from builders import NOW_MS, NoQueue, a_failure, a_lifecycle, a_request, a_task, an_output, claimed, noise
-from dynamodb_wire import Wire, recording
-from llm_server.orchestration.errors import StorageUnavailable, TaskNotFound
-from llm_server.orchestration.retention import DELETED_KEPT_MS, SLACK_MS, Retention
-from llm_server.orchestration.snapshot import EXPIRED_REQUEST, Limits, Snapshot
-from llm_server.orchestration.sweep import Sweep
-from llm_server.orchestration.task import DAY_MS, Mode, Status, Task
-from llm_server.orchestration.wakeups import WakeUps
-from llm_server.storage.dynamodb import DynamoStore
-from scripted import Clock
+from llm_server.orchestration.domain.errors import StorageUnavailable, TaskNotFound
+from llm_server.orchestration.domain.retention import DELETED_KEPT_MS, SLACK_MS, Retention
+from llm_server.orchestration.domain.snapshot import EXPIRED_REQUEST, Limits, Snapshot
+from llm_server.orchestration.domain.task import DAY_MS, Mode, Status, Task
+from llm_server.orchestration.tasks.sweep import Sweep
+from llm_server.orchestration.tasks.wakeups import WakeUps
+from llm_server.storage.dynamodb.store import DynamoStore
+from support.aws_emulators import Substrate
+from support.builders import NOW_MS, NoQueue, a_failure, a_lifecycle, a_request, a_task, an_output, claimed, noise
+from support.dynamodb_wire import Wire, recording
+from support.scripted_engine import Clock
 
 LONG = noise(900_000)
 KEEP_MS = 30 * DAY_MS

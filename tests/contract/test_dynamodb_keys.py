@@ -7,13 +7,13 @@ from functools import partial
 
 import pytest
 
-from aws_emulators import Substrate
-from builders import NOW_MS, a_key, a_request, a_task, an_output, claimed, noise, prose
-from dynamodb_wire import Wire, recording
-from llm_server.orchestration.errors import StorageUnavailable, TooManyInFlight
-from llm_server.orchestration.key import Account
-from llm_server.storage.dynamodb import DynamoStore
-from llm_server.storage.dynamodb_keys import DynamoKeys
+from llm_server.orchestration.domain.api_key import Account
+from llm_server.orchestration.domain.errors import StorageUnavailable, TooManyInFlight
+from llm_server.storage.dynamodb.api_keys import DynamoKeys
+from llm_server.storage.dynamodb.store import DynamoStore
+from support.aws_emulators import Substrate
+from support.builders import NOW_MS, a_key, a_request, a_task, an_output, claimed, noise, prose
+from support.dynamodb_wire import Wire, recording
 
 UUID = "01979f5e-7a3c-7b21-9c4d-5e6f708192a3"
 TODAY = Account("0123456789ab", "2025-10-09")

@@ -8,16 +8,16 @@ from zlib import crc32
 
 import pytest
 
-from aws_emulators import Substrate
-from builders import NOW_MS, a_request, a_task, an_output, claimed, noise, prose
-from dynamodb_wire import Wire, recording
-from llm_server.orchestration.errors import StorageUnavailable
-from llm_server.orchestration.metrics import Counters
-from llm_server.orchestration.ports import EngineState
-from llm_server.orchestration.snapshot import Snapshot
-from llm_server.orchestration.task import Status, Task
-from llm_server.storage.dynamodb import DynamoStore
-from llm_server.storage.dynamodb_items import OPEN_SHARDS, in_open, state
+from llm_server.orchestration.domain.counters import Counters
+from llm_server.orchestration.domain.errors import StorageUnavailable
+from llm_server.orchestration.domain.ports import EngineState
+from llm_server.orchestration.domain.snapshot import Snapshot
+from llm_server.orchestration.domain.task import Status, Task
+from llm_server.storage.dynamodb.items import OPEN_SHARDS, in_open, state
+from llm_server.storage.dynamodb.store import DynamoStore
+from support.aws_emulators import Substrate
+from support.builders import NOW_MS, a_request, a_task, an_output, claimed, noise, prose
+from support.dynamodb_wire import Wire, recording
 
 KINDS = [("DRAFT", "#0"), ("VERDICT", "#0"), ("DRAFT", "#1"), ("STEP", "")]
 

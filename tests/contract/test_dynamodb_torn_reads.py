@@ -7,11 +7,11 @@ from typing import Any, cast
 
 import pytest
 
-from aws_emulators import Substrate
-from builders import NOW_MS, a_failure, a_request, a_task, an_output, claimed
-from llm_server.orchestration.outputs import Output
-from llm_server.orchestration.task import Mode, Status, Task
-from llm_server.storage.dynamodb import READS_MOST, DynamoStore
+from llm_server.orchestration.domain.output import Output
+from llm_server.orchestration.domain.task import Mode, Status, Task
+from llm_server.storage.dynamodb.store import READS_MOST, DynamoStore
+from support.aws_emulators import Substrate
+from support.builders import NOW_MS, a_failure, a_request, a_task, an_output, claimed
 
 
 class PagedDynamo:

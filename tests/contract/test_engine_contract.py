@@ -9,27 +9,28 @@ from typing import Any
 
 import pytest
 
-from engine_wires import CALL, KEY, WIRES, Wired, pool, server, wire, wired
-from fake_engine import FakeEngine, Fault, body, changed, drip, fake_engine, raw, reset, silence, status
 from llm_server.engines.anthropic import AnthropicEngine
 from llm_server.engines.bedrock import BedrockEngine
 from llm_server.engines.embedded import EmbeddedEngine
 from llm_server.engines.http import EnginePool
 from llm_server.engines.openai import OpenAIEngine
-from llm_server.orchestration import plan
-from llm_server.orchestration.cancellation import Cancellation
-from llm_server.orchestration.errors import EngineUnavailable, PromptRefused, TaskCancelled
-from llm_server.orchestration.ports import AnswerSchema, Engine
+from llm_server.orchestration.domain.cancellation import Cancellation
+from llm_server.orchestration.domain.errors import EngineUnavailable, PromptRefused, TaskCancelled
+from llm_server.orchestration.domain.ports import AnswerSchema, Engine
+from llm_server.orchestration.execution import plan_proposal
+from llm_server.orchestration.routing.analysis import analyse
+from support.engine_wires import CALL, KEY, WIRES, Wired, pool, server, wire, wired
+from support.fake_engine import FakeEngine, Fault, body, changed, drip, fake_engine, raw, reset, silence, status
 
 ROLES = ["Fast-Coder-Agent", "QA-Agent", "Writing-Agent"]
-PLAN_CALL = replace(CALL, answer_schema=AnswerSchema(name="plan", schema=plan.schema(ROLES)))
+PLAN_CALL = replace(CALL, answer_schema=AnswerSchema(name="plan", schema=plan_proposal.schema(ROLES)))
 __all__ = ["pool", "server", "wired"]  # fixtures
 
 
 @pytest.fixture(params=[*WIRES, "embedded"])
 def any_engine(request: pytest.FixtureRequest, server: FakeEngine, pool: EnginePool) -> Engine:
     if request.param == "embedded":
-        return EmbeddedEngine()
+        return EmbeddedEngine(analyse)
     return wire(request.param, server, pool).engine
 
 
@@ -45,7 +46,7 @@ def test_a_prompt_is_answered(any_engine: Engine) -> None:
 def test_a_plan_that_is_asked_for_can_be_carried_out(any_engine: Engine) -> None:
     completion = any_engine.complete(replace(PLAN_CALL, max_output_tokens=500), timeout_s=5)
 
-    assert plan.parse(completion.text, ROLES).steps
+    assert plan_proposal.parse(completion.text, ROLES).steps
 
 
 def test_reported_tokens_are_passed_on(wired: Wired) -> None:

@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from engine_wires import Wired, pool, server, wired
-from fake_engine import Fault, body, changed, reset, silence, status
-from llm_server.orchestration.errors import EngineUnavailable, PromptRefused
+from llm_server.orchestration.domain.errors import EngineUnavailable, PromptRefused
+from support.engine_wires import Wired, pool, server, wired
+from support.fake_engine import Fault, body, changed, reset, silence, status
 
 __all__ = ["pool", "server", "wired"]  # fixtures
 

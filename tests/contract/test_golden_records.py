@@ -14,17 +14,17 @@ from typing import Any
 
 import pytest
 
-from aws_emulators import Substrate
-from builders import NOW_MS
 from llm_server.api import views
-from llm_server.orchestration.key import Account
-from llm_server.orchestration.key_ports import KeyStore
-from llm_server.orchestration.ports import Store
-from llm_server.orchestration.task import TaskRef
-from llm_server.storage.dynamodb import DynamoStore
-from llm_server.storage.dynamodb_keys import DynamoKeys
-from llm_server.storage.sqlite import SqliteStore
-from llm_server.storage.sqlite_keys import SqliteKeys
+from llm_server.orchestration.domain.api_key import Account
+from llm_server.orchestration.domain.key_ports import KeyStore
+from llm_server.orchestration.domain.ports import Store
+from llm_server.orchestration.domain.task import TaskRef
+from llm_server.storage.dynamodb.api_keys import DynamoKeys
+from llm_server.storage.dynamodb.store import DynamoStore
+from llm_server.storage.sqlite.api_keys import SqliteKeys
+from llm_server.storage.sqlite.store import SqliteStore
+from support.aws_emulators import Substrate
+from support.builders import NOW_MS
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 VERSIONS = sorted(folder.name for folder in GOLDEN.iterdir() if folder.is_dir())

@@ -6,10 +6,10 @@ from dataclasses import replace
 
 import pytest
 
-from at_once import at_once
-from builders import a_key
-from llm_server.orchestration.key import Account, Charges, KeyLimits, KeyUse
-from llm_server.orchestration.key_ports import KeyStore
+from llm_server.orchestration.domain.api_key import Account, Charges, KeyLimits, KeyUse
+from llm_server.orchestration.domain.key_ports import KeyStore
+from support.builders import a_key
+from support.concurrency import at_once
 
 TODAY = Account("0123456789ab", "2025-10-09")
 OTHERS = (Account("0123456789ab", "2025-10-10"), Account("ba9876543210", "2025-10-09"))

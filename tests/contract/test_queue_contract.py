@@ -14,12 +14,12 @@ import boto3
 import pytest
 from botocore.config import Config
 
-from aws_emulators import Substrate
-from llm_server.orchestration.errors import StorageUnavailable
-from llm_server.orchestration.task import TaskRef
-from llm_server.storage.sqlite_queue import SqliteQueue
-from llm_server.storage.sqs import SqsQueue
-from queue_ends import Mailbox
+from llm_server.orchestration.domain.errors import StorageUnavailable
+from llm_server.orchestration.domain.task import TaskRef
+from llm_server.storage.dynamodb.sqs_queue import SqsQueue
+from llm_server.storage.sqlite.queue import SqliteQueue
+from support.aws_emulators import Substrate
+from support.mailbox import Mailbox
 
 REF = TaskRef("local", "01979f5e-7a3c-7b21-9c4d-5e6f708192a3")
 

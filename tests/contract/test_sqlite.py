@@ -14,21 +14,21 @@ from pathlib import Path
 
 import pytest
 
-from audit import audit
-from builders import LEASE_MS, NOW_MS, SWEEP_MS, a_failure, a_request, a_task, an_output, claimed
-from llm_server.orchestration.errors import ConfigurationError, StorageUnavailable, TaskLost
-from llm_server.orchestration.ports import Due, EngineSwitch
-from llm_server.orchestration.task import Mode, Status, TaskRef
-from llm_server.storage.sqlite import SqliteStore
-from llm_server.storage.sqlite_file import OnlyProcess
-from llm_server.storage.sqlite_keys import SqliteKeys
-from llm_server.storage.sqlite_open import OTHERS_DUE, SURE_DUE
-from llm_server.storage.sqlite_queue import SqliteQueue
+from llm_server.orchestration.domain.errors import ConfigurationError, StorageUnavailable, TaskLost
+from llm_server.orchestration.domain.ports import Due, EngineSwitch
+from llm_server.orchestration.domain.task import Mode, Status, TaskRef
+from llm_server.storage.sqlite.api_keys import SqliteKeys
+from llm_server.storage.sqlite.database import OnlyProcess
+from llm_server.storage.sqlite.due_tasks import OTHERS_DUE, SURE_DUE
+from llm_server.storage.sqlite.queue import SqliteQueue
+from llm_server.storage.sqlite.store import SqliteStore
+from support.audit import audit
+from support.builders import LEASE_MS, NOW_MS, SWEEP_MS, a_failure, a_request, a_task, an_output, claimed
 
 HOLDER = """
 import sys
 from pathlib import Path
-from llm_server.storage.sqlite_file import OnlyProcess
+from llm_server.storage.sqlite.database import OnlyProcess
 only = OnlyProcess(Path(sys.argv[1]))
 print("held", flush=True)
 sys.stdin.read()

@@ -6,16 +6,16 @@ import sqlite3
 from contextlib import closing
 from pathlib import Path
 
-from builders import NOW_MS, SWEEP_MS, NoQueue, a_failure, a_request, a_task, an_attempt, claimed
-from llm_server.orchestration.key import Account, KeyUse
-from llm_server.orchestration.metrics import day_of
-from llm_server.orchestration.retention import Retention
-from llm_server.orchestration.sweep import Sweep
-from llm_server.orchestration.task import DAY_MS
-from llm_server.orchestration.wakeups import WakeUps
-from llm_server.storage.sqlite import EXPIRED, SqliteStore
-from llm_server.storage.sqlite_keys import SqliteKeys
-from scripted import Clock
+from llm_server.orchestration.domain.api_key import Account, KeyUse
+from llm_server.orchestration.domain.counters import day_of
+from llm_server.orchestration.domain.retention import Retention
+from llm_server.orchestration.domain.task import DAY_MS
+from llm_server.orchestration.tasks.sweep import Sweep
+from llm_server.orchestration.tasks.wakeups import WakeUps
+from llm_server.storage.sqlite.api_keys import SqliteKeys
+from llm_server.storage.sqlite.store import EXPIRED, SqliteStore
+from support.builders import NOW_MS, SWEEP_MS, NoQueue, a_failure, a_request, a_task, an_attempt, claimed
+from support.scripted_engine import Clock
 
 
 def test_what_has_expired_is_removed_by_the_sweep(tmp_path: Path) -> None:

@@ -12,14 +12,14 @@ from typing import Any
 
 import pytest
 
-from builders import NOW_MS, a_key, a_request, a_task
-from llm_server.orchestration.task import TaskRef
-from llm_server.storage.sqlite import SqliteStore
-from llm_server.storage.sqlite_file import BUSY_S, Database
-from llm_server.storage.sqlite_keys import SqliteKeys
-from llm_server.storage.sqlite_queue import SqliteQueue
-from llm_server.storage.sqlite_turns import Turns, turns_of
-from scripted import WAIT_S
+from llm_server.orchestration.domain.task import TaskRef
+from llm_server.storage.sqlite.api_keys import SqliteKeys
+from llm_server.storage.sqlite.database import BUSY_S, Database
+from llm_server.storage.sqlite.queue import SqliteQueue
+from llm_server.storage.sqlite.store import SqliteStore
+from llm_server.storage.sqlite.write_turns import Turns, turns_of
+from support.builders import NOW_MS, a_key, a_request, a_task
+from support.scripted_engine import WAIT_S
 
 REF = TaskRef("local", "t1")
 

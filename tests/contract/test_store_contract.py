@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from audit import audit
-from builders import (
+from llm_server.orchestration.domain.counters import Counters, day_of
+from llm_server.orchestration.domain.errors import TaskBusy, TaskFinished, TaskLost, TaskNotFound
+from llm_server.orchestration.domain.ports import Store
+from llm_server.orchestration.domain.snapshot import Limits, Snapshot
+from llm_server.orchestration.domain.task import Mode, Status, Task, TaskRef
+from support.audit import audit
+from support.builders import (
     LEASE_MS,
     NOW_MS,
     a_failure,
@@ -16,11 +21,6 @@ from builders import (
     another_tenants,
     claimed,
 )
-from llm_server.orchestration.errors import TaskBusy, TaskFinished, TaskLost, TaskNotFound
-from llm_server.orchestration.metrics import Counters, day_of
-from llm_server.orchestration.ports import Store
-from llm_server.orchestration.snapshot import Limits, Snapshot
-from llm_server.orchestration.task import Mode, Status, Task, TaskRef
 
 
 def added(store: Store, task: Task) -> Task:

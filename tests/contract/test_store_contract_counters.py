@@ -4,12 +4,22 @@ from __future__ import annotations
 
 import pytest
 
-from audit import audit
-from builders import LEASE_MS, NOW_MS, a_failed_attempt, a_failure, a_request, a_task, an_attempt, an_output, claimed
-from llm_server.orchestration.metrics import Counters
-from llm_server.orchestration.ports import EngineRecords, EngineState, Store
-from llm_server.orchestration.receipts import Attempt
-from llm_server.orchestration.task import Mode
+from llm_server.orchestration.domain.counters import Counters
+from llm_server.orchestration.domain.ports import EngineRecords, EngineState, Store
+from llm_server.orchestration.domain.receipt import Attempt
+from llm_server.orchestration.domain.task import Mode
+from support.audit import audit
+from support.builders import (
+    LEASE_MS,
+    NOW_MS,
+    a_failed_attempt,
+    a_failure,
+    a_request,
+    a_task,
+    an_attempt,
+    an_output,
+    claimed,
+)
 
 DAY_MS = 24 * 3600 * 1000
 LOCAL = an_attempt(engine="llama", model="llama", source="local", cost_microusd=0)

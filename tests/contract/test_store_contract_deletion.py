@@ -7,13 +7,13 @@ from typing import Protocol
 
 import pytest
 
-from at_once import at_once
-from builders import NOW_MS, a_failure, a_request, a_task, an_attempt, an_output, claimed
-from llm_server.orchestration.errors import TaskLost, TaskNotFound
-from llm_server.orchestration.metrics import Counters
-from llm_server.orchestration.ports import Store
-from llm_server.orchestration.task import DAY_MS, Mode, Task
-from scripted import Clock
+from llm_server.orchestration.domain.counters import Counters
+from llm_server.orchestration.domain.errors import TaskLost, TaskNotFound
+from llm_server.orchestration.domain.ports import Store
+from llm_server.orchestration.domain.task import DAY_MS, Mode, Task
+from support.builders import NOW_MS, a_failure, a_request, a_task, an_attempt, an_output, claimed
+from support.concurrency import at_once
+from support.scripted_engine import Clock
 
 
 class Keeping(Protocol):

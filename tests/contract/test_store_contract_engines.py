@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from builders import NOW_MS
-from llm_server.orchestration.metrics import Counters
-from llm_server.orchestration.ports import EngineRecords, EngineState, EngineSwitch, Store
+from llm_server.orchestration.domain.counters import Counters
+from llm_server.orchestration.domain.ports import EngineRecords, EngineState, EngineSwitch, Store
+from support.builders import NOW_MS
 
 OFF, LOCKED = EngineSwitch(toggle=False), EngineSwitch(locked=True)
 

@@ -7,13 +7,13 @@ from random import Random
 
 import pytest
 
-from at_once import at_once
-from builders import NOW_MS, a_failure, a_request, a_task, an_output, claimed, noise
-from llm_server.orchestration.errors import TaskLost, TaskNotFound, TooManyInFlight
-from llm_server.orchestration.key import Account, KeyLimits, Payer
-from llm_server.orchestration.key_ports import KeyStore
-from llm_server.orchestration.ports import Store
-from llm_server.orchestration.task import Task
+from llm_server.orchestration.domain.api_key import Account, KeyLimits, Payer
+from llm_server.orchestration.domain.errors import TaskLost, TaskNotFound, TooManyInFlight
+from llm_server.orchestration.domain.key_ports import KeyStore
+from llm_server.orchestration.domain.ports import Store
+from llm_server.orchestration.domain.task import Task
+from support.builders import NOW_MS, a_failure, a_request, a_task, an_output, claimed, noise
+from support.concurrency import at_once
 
 KEY = "0123456789ab"
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from at_once import at_once
-from builders import NOW_MS
-from llm_server.orchestration.ports import KeyBinding, Store
+from llm_server.orchestration.domain.ports import KeyBinding, Store
+from support.builders import NOW_MS
+from support.concurrency import at_once
 
 DAY_MS = 24 * 3600 * 1000
 

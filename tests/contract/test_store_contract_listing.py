@@ -7,11 +7,11 @@ from typing import Protocol
 
 import pytest
 
-from builders import NOW_MS, a_failure, a_request, a_task, claimed
-from llm_server.orchestration.errors import InvalidInput
-from llm_server.orchestration.ports import Page, Store
-from llm_server.orchestration.task import DAY_MS, Status, Task
-from scripted import Clock
+from llm_server.orchestration.domain.errors import InvalidInput
+from llm_server.orchestration.domain.ports import Page, Store
+from llm_server.orchestration.domain.task import DAY_MS, Status, Task
+from support.builders import NOW_MS, a_failure, a_request, a_task, claimed
+from support.scripted_engine import Clock
 
 
 class Keeping(Protocol):

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from builders import LEASE_MS, NOW_MS, SWEEP_MS, a_failure, a_request, a_task, an_output, claimed
-from llm_server.orchestration.ports import Due, Store
-from llm_server.orchestration.task import NEAR_MS, Task, TaskRef
+from llm_server.orchestration.domain.ports import Due, Store
+from llm_server.orchestration.domain.task import NEAR_MS, Task, TaskRef
+from support.builders import LEASE_MS, NOW_MS, SWEEP_MS, a_failure, a_request, a_task, an_output, claimed
 
 DUE_MS = NOW_MS + SWEEP_MS
 LATER_MS = NOW_MS + 10 * SWEEP_MS

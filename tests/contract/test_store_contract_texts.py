@@ -6,9 +6,9 @@ from random import Random
 
 import pytest
 
-from builders import NOW_MS, a_request, a_task, an_output, claimed, noise
-from llm_server.orchestration.ports import Store
-from llm_server.orchestration.snapshot import Snapshot
+from llm_server.orchestration.domain.ports import Store
+from llm_server.orchestration.domain.snapshot import Snapshot
+from support.builders import NOW_MS, a_request, a_task, an_output, claimed, noise
 
 CLEF = "\N{MUSICAL SYMBOL G CLEF}"
 MB = 1_000_000

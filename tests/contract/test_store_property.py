@@ -10,16 +10,16 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, note, settings
 from hypothesis import strategies as st
 
-from audit import audit
-from builders import LEASE_MS, NOW_MS, a_failed_attempt, a_lifecycle, a_request, a_task, an_attempt, claimed
-from llm_server.orchestration.errors import NotClaimable, StateConflict, TaskLost
-from llm_server.orchestration.metrics import day_of
-from llm_server.orchestration.outputs import Output
-from llm_server.orchestration.ports import Due, Store
-from llm_server.orchestration.receipts import Attempt
-from llm_server.orchestration.task import Mode, Status, Task
-from llm_server.storage.dynamodb import DynamoStore
-from llm_server.storage.sqlite import SqliteStore
+from llm_server.orchestration.domain.counters import day_of
+from llm_server.orchestration.domain.errors import NotClaimable, StateConflict, TaskLost
+from llm_server.orchestration.domain.output import Output
+from llm_server.orchestration.domain.ports import Due, Store
+from llm_server.orchestration.domain.receipt import Attempt
+from llm_server.orchestration.domain.task import Mode, Status, Task
+from llm_server.storage.dynamodb.store import DynamoStore
+from llm_server.storage.sqlite.store import SqliteStore
+from support.audit import audit
+from support.builders import LEASE_MS, NOW_MS, a_failed_attempt, a_lifecycle, a_request, a_task, an_attempt, claimed
 
 Act = Literal[
     "claim",

@@ -6,14 +6,25 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-from at_once import at_once
-from audit import audit
-from builders import NOW_MS, SWEEP_MS, a_failure, a_lifecycle, a_request, a_task, an_attempt, an_output, claimed, noise
-from llm_server.orchestration.approval import decide
-from llm_server.orchestration.errors import ApprovalConflict, StateConflict, TaskLost
-from llm_server.orchestration.plan import digest
-from llm_server.orchestration.ports import EngineState, EngineSwitch, Store, SwitchName
-from llm_server.orchestration.task import DAY_MS, NEVER_MS, Mode, Status, Task
+from llm_server.orchestration.domain.errors import ApprovalConflict, StateConflict, TaskLost
+from llm_server.orchestration.domain.plan import digest
+from llm_server.orchestration.domain.ports import EngineState, EngineSwitch, Store, SwitchName
+from llm_server.orchestration.domain.task import DAY_MS, NEVER_MS, Mode, Status, Task
+from llm_server.orchestration.tasks.approval import decide
+from support.audit import audit
+from support.builders import (
+    NOW_MS,
+    SWEEP_MS,
+    a_failure,
+    a_lifecycle,
+    a_request,
+    a_task,
+    an_attempt,
+    an_output,
+    claimed,
+    noise,
+)
+from support.concurrency import at_once
 
 
 def won(write: Callable[[], Any]) -> bool:

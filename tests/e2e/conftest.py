@@ -1,5 +1,5 @@
 """Fixtures for the tests from end to end."""
 
-from llamacpp import llamacpp_server, planning_server, tiny_model
+from support.llamacpp_server import llamacpp_server, planning_server, tiny_model
 
 __all__ = ["llamacpp_server", "planning_server", "tiny_model"]

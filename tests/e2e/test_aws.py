@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from deployed import UNKNOWN_ID, Deployment, about, an_event
-from llm_server.cli import app
+from llm_server.cli.app import app
+from support.deployment import UNKNOWN_ID, Deployment, about, an_event
 
 
 def test_a_prompt_goes_from_the_api_through_the_queue_to_an_answer(deployment: Deployment) -> None:

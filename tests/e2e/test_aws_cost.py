@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from builders import prose
-from deployed import MODULES, Deployment
-from dynamodb_wire import Call, Wire, recording
-from fake_engine import FakeEngine, fake_engine
-from llm_server.storage import dynamodb_engines
+from llm_server.storage.dynamodb import engine_states as dynamodb_engines
+from support.builders import prose
+from support.deployment import MODULES, Deployment
+from support.dynamodb_wire import Call, Wire, recording
+from support.fake_engine import FakeEngine, fake_engine
 
 CONFIG = """
 [engines.fake]

@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from running_server import RunningServer, serving
+from support.server_process import RunningServer, serving
 
 CHUNK = b" " * 65_536
 HEAD = b"POST /api/v1/tasks HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"

@@ -15,8 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from fake_engine import fake_engine
-from running_server import RunningServer, refused, serving
+from support.fake_engine import fake_engine
+from support.server_process import RunningServer, refused, serving
 
 FOUR = {"task_id", "status", "result", "error"}
 NINE = {

@@ -5,8 +5,8 @@ from __future__ import annotations
 from contextlib import ExitStack
 from pathlib import Path
 
-from fake_engine import a_config, fake_engine, reset
-from running_server import serving
+from support.fake_engine import a_config, fake_engine, reset
+from support.server_process import serving
 
 TASKS = 200
 

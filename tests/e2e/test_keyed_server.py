@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import urllib3
 
-from running_server import RunningServer, refused, serving
+from support.server_process import RunningServer, refused, serving
 
 TOKEN = re.compile(r"llms_[0-9a-f]{12}_[0-9a-f]{64}\n")
 

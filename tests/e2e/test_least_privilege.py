@@ -1,7 +1,7 @@
 """Each function's role allows what the function does, on each resource, and nothing else.
 
-What a function does is read off the wire while it does everything it can. `tests/deployed.py` holds every other test
-of both functions to the roles, too.
+What a function does is read off the wire while it does everything it can. `tests/support/deployment.py` holds every
+other test of both functions to the roles, too.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from urllib.parse import unquote
 import boto3
 import pytest
 
-from aws_emulators import translated
-from builders import a_request, a_task
-from deployed import ENGINES, Deployment, allowed, an_event
-from fake_engine import FakeEngine, fake_engine, status
-from llm_server.orchestration.task import DAY_MS, TaskRef
-from llm_server.storage import dynamodb_items as items
-from llm_server.storage.dynamodb import DynamoStore
-from template_stack import resolved
+from llm_server.orchestration.domain.task import DAY_MS, TaskRef
+from llm_server.storage.dynamodb import items
+from llm_server.storage.dynamodb.store import DynamoStore
+from support.aws_emulators import translated
+from support.builders import a_request, a_task
+from support.deployment import ENGINES, Deployment, allowed, an_event
+from support.fake_engine import FakeEngine, fake_engine, status
+from support.template_stack import resolved
 
 LOGS = {"logs:CreateLogStream", "logs:PutLogEvents"}
 TRACES = {"xray:PutTelemetryRecords", "xray:PutTraceSegments"}

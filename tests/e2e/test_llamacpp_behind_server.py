@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from llamacpp import CONTEXT, LlamaServer
-from running_server import RunningServer, serving
+from support.llamacpp_server import CONTEXT, LlamaServer
+from support.server_process import RunningServer, serving
 
 KINDS = ("openai", "anthropic")
 BOTH = """

@@ -7,15 +7,15 @@ from typing import Any
 
 import pytest
 
-from llamacpp import CONTEXT, LlamaServer, plan_schema
 from llm_server.engines.anthropic import AnthropicEngine
 from llm_server.engines.discovery import LoopbackServer, discover
 from llm_server.engines.http import EnginePool
 from llm_server.engines.openai import OpenAIEngine
-from llm_server.orchestration import plan
-from llm_server.orchestration.catalog import EngineSpec
-from llm_server.orchestration.errors import EngineUnavailable, PromptRefused
-from llm_server.orchestration.ports import AnswerSchema, Engine, EngineCall
+from llm_server.orchestration.domain.catalog import EngineSpec
+from llm_server.orchestration.domain.errors import EngineUnavailable, PromptRefused
+from llm_server.orchestration.domain.ports import AnswerSchema, Engine, EngineCall
+from llm_server.orchestration.execution import plan_proposal
+from support.llamacpp_server import CONTEXT, LlamaServer, plan_schema
 
 ROLES = ["Fast-Coder-Agent", "Writing-Agent"]
 CALL = EngineCall(system="Be brief.", prompt="Hello?", max_output_tokens=24)
@@ -73,7 +73,7 @@ def test_a_model_held_to_the_schema_writes_a_plan_we_can_read(llamacpp_server: L
     completion = engine("openai", llamacpp_server).complete(call, timeout_s=20)
 
     assert not completion.truncated
-    assert plan.parse(completion.text, ROLES).steps[0].role in ROLES
+    assert plan_proposal.parse(completion.text, ROLES).steps[0].role in ROLES
 
 
 def test_messages_of_llama_cpp_take_the_schema_and_do_not_hold_to_it(llamacpp_server: LlamaServer) -> None:
@@ -82,8 +82,8 @@ def test_messages_of_llama_cpp_take_the_schema_and_do_not_hold_to_it(llamacpp_se
     call = replace(CALL, max_output_tokens=400, answer_schema=held_to)
     completion = engine("anthropic", llamacpp_server).complete(call, timeout_s=20)
 
-    with pytest.raises(plan.PlanInvalid):
-        plan.parse(completion.text, ROLES)
+    with pytest.raises(plan_proposal.PlanInvalid):
+        plan_proposal.parse(completion.text, ROLES)
 
 
 def test_a_schema_in_words_becomes_a_plan_on_both_wires(wire: str, planning_server: LlamaServer) -> None:
@@ -92,7 +92,7 @@ def test_a_schema_in_words_becomes_a_plan_on_both_wires(wire: str, planning_serv
     call = replace(CALL, max_output_tokens=400, answer_schema=held_to)
     completion = engine(wire, planning_server, json_schema=False).complete(call, timeout_s=20)
 
-    assert [step.depends_on for step in plan.parse(completion.text, ROLES).steps] == [(), ("s1",)]
+    assert [step.depends_on for step in plan_proposal.parse(completion.text, ROLES).steps] == [(), ("s1",)]
     assert completion.tokens_in > len(json.dumps(held_to.schema, separators=(",", ":")))  # a token is a byte
 
 

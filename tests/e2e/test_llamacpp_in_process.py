@@ -14,17 +14,17 @@ from typing import Any
 import pytest
 import urllib3
 
-import tiny_gguf
-from llamacpp import plan_schema
 from llm_server.engines.http import EnginePool
-from llm_server.engines.llamacpp import LlamaCppEngine
-from llm_server.engines.model_files import ModelFile
-from llm_server.orchestration import plan
-from llm_server.orchestration.catalog import EngineSpec
-from llm_server.orchestration.errors import EngineUnavailable, PromptRefused
-from llm_server.orchestration.ports import AnswerSchema, EngineCall
-from model_server import model_server
-from running_server import refused, serving
+from llm_server.engines.local.llamacpp import LlamaCppEngine
+from llm_server.engines.local.model_files import ModelFile
+from llm_server.orchestration.domain.catalog import EngineSpec
+from llm_server.orchestration.domain.errors import EngineUnavailable, PromptRefused
+from llm_server.orchestration.domain.ports import AnswerSchema, EngineCall
+from llm_server.orchestration.execution import plan_proposal
+from support import tiny_gguf
+from support.llamacpp_server import plan_schema
+from support.model_server import model_server
+from support.server_process import refused, serving
 
 CALL = EngineCall(system="Be brief.", prompt="Hello?", max_output_tokens=24)
 SHORT = {"max_output_tokens": 32}
@@ -86,7 +86,7 @@ def test_a_model_held_to_the_schema_writes_a_plan(engine: LlamaCppEngine) -> Non
     held_to = AnswerSchema(name="plan", schema=plan_schema(ROLES))
     call = replace(CALL, max_output_tokens=400, answer_schema=held_to)
 
-    assert plan.parse(engine.complete(call, timeout_s=20).text, ROLES).steps[0].role in ROLES
+    assert plan_proposal.parse(engine.complete(call, timeout_s=20).text, ROLES).steps[0].role in ROLES
 
 
 def test_nobody_else_on_this_machine_can_use_the_model(engine: LlamaCppEngine) -> None:

@@ -17,7 +17,7 @@ from llmock.scenarios import Delay, Match, Reply
 from llmock.testing import LLMockServer
 from llmock.verdict import Verdict, judge
 
-from running_server import RunningServer, serving
+from support.server_process import RunningServer, serving
 
 KINDS = ("openai", "anthropic")
 FAULTS = ("well", "limited", "overloaded", "crashed", "slow", "too-long", "declined", "key")

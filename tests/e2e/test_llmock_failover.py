@@ -16,17 +16,18 @@ from llmock.scenarios import Delay, Match, Reply
 from llm_server import wiring
 from llm_server.engines import factory
 from llm_server.engines.credentials import Credentials
-from llm_server.orchestration import plan
-from llm_server.orchestration.balancer import Balancer
-from llm_server.orchestration.balancer import Reply as Outcome
-from llm_server.orchestration.calls import Want
-from llm_server.orchestration.errors import EngineUnavailable, PromptRefused
-from llm_server.orchestration.ports import AnswerSchema, EngineCall
-from llm_server.orchestration.retries import CALLS_A_STEP
-from scripted import WatchedStore, a_catalog, a_local_engine, price
+from llm_server.orchestration.dispatch.balancer import Balancer
+from llm_server.orchestration.dispatch.balancer import Reply as Outcome
+from llm_server.orchestration.dispatch.calls import Want
+from llm_server.orchestration.dispatch.retry_budget import CALLS_A_STEP
+from llm_server.orchestration.domain.errors import EngineUnavailable, PromptRefused
+from llm_server.orchestration.domain.ports import AnswerSchema, EngineCall
+from llm_server.orchestration.execution import plan_proposal
+from llm_server.orchestration.routing.analysis import analyse
+from support.scripted_engine import WatchedStore, a_catalog, a_local_engine, price
 
 CALL = EngineCall(system="Be brief.", prompt="Hello?", max_output_tokens=200)
-SCHEMA = AnswerSchema(name="plan", schema=plan.schema(["QA-Agent", "Writing-Agent"]))
+SCHEMA = AnswerSchema(name="plan", schema=plan_proposal.schema(["QA-Agent", "Writing-Agent"]))
 PLAN_CALL = EngineCall(system="Plan.", prompt="Build, then test.", max_output_tokens=500, answer_schema=SCHEMA)
 KINDS = ("openai", "anthropic")
 FIRST = Match(model="e0")
@@ -48,7 +49,7 @@ def balanced(llmock: LLMock, kinds: tuple[str, ...], watched: WatchedStore) -> M
             for n, kind in enumerate((kinds * count)[:count])
         }
         catalog = a_catalog(engines)
-        adapters = factory.build(catalog, Credentials({}))
+        adapters = factory.build(catalog, Credentials({}), analyse=analyse)
         return wiring.balancer_of(catalog, adapters, watched, has_credentials=lambda spec: True, price=price)
 
     return make

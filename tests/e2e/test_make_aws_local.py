@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-import canaries
+from support import canaries
 
 ROOT = Path(__file__).parents[2]
 

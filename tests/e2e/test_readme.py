@@ -10,7 +10,7 @@ from typing import Any
 
 from llm_server import wiring
 from llm_server.settings import Settings
-from running_server import serving
+from support.server_process import serving
 
 README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
 

@@ -6,17 +6,17 @@ import json
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 
-from audit import audit as recount
-from audit import recounted
 from faults.engine import answer_to
 from faults.substrates import every_task
 from faults.world import World
-from llm_server.orchestration.errors import TaskNotFound
-from llm_server.orchestration.metrics import Counters
-from llm_server.orchestration.ports import Store
-from llm_server.orchestration.snapshot import Snapshot
-from llm_server.orchestration.task import Mode, Status, TaskRef
-from scripted import a_catalog
+from llm_server.orchestration.domain.counters import Counters
+from llm_server.orchestration.domain.errors import TaskNotFound
+from llm_server.orchestration.domain.ports import Store
+from llm_server.orchestration.domain.snapshot import Snapshot
+from llm_server.orchestration.domain.task import Mode, Status, TaskRef
+from support.audit import audit as recount
+from support.audit import recounted
+from support.scripted_engine import a_catalog
 
 ROLES = a_catalog({}).roles
 

@@ -12,18 +12,18 @@ from typing import Any
 
 import pytest
 
-from aws_emulators import Substrate as Emulator
+from support.aws_emulators import Substrate as Emulator
 
-pytest.register_assert_rewrite("audit", "faults.audits")
+pytest.register_assert_rewrite("support.audit", "faults.audits")
 
-from builders import NOW_MS  # noqa: E402
 from faults.ledger import Ledger  # noqa: E402 - after its modules are told to be rewritten
 from faults.substrates import Aws, Embedded, Substrate  # noqa: E402
 from faults.time_limits import TimeLimits  # noqa: E402
 from faults.world import World  # noqa: E402
 from llm_server import wiring  # noqa: E402
-from llm_server.orchestration.task import DAY_MS  # noqa: E402
-from scripted import Clock  # noqa: E402
+from llm_server.orchestration.domain.task import DAY_MS  # noqa: E402
+from support.builders import NOW_MS  # noqa: E402
+from support.scripted_engine import Clock  # noqa: E402
 
 LEDGER = pytest.StashKey[Ledger]()
 WORKER = "llm_server.lambda_worker"

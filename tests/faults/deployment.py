@@ -12,20 +12,20 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import canaries
-from aws_emulators import Substrate as Emulator
 from aws_local import schedule
 from aws_local.pump import Pump
-from builders import a_key
-from fake_engine import FakeEngine
 from faults.engine import answer_to
 from faults.kinds import Kind
 from faults.lambdas import Environment
 from faults.proxy import Fate, FaultyProxy
-from llm_server.orchestration.task import TaskRef
-from llm_server.storage.dynamodb import DynamoStore
-from llm_server.storage.dynamodb_keys import DynamoKeys
-from llm_server.storage.sqs import SqsQueue
+from llm_server.orchestration.domain.task import TaskRef
+from llm_server.storage.dynamodb.api_keys import DynamoKeys
+from llm_server.storage.dynamodb.sqs_queue import SqsQueue
+from llm_server.storage.dynamodb.store import DynamoStore
+from support import canaries
+from support.aws_emulators import Substrate as Emulator
+from support.builders import a_key
+from support.fake_engine import FakeEngine
 
 EVENTS = Path(__file__).parents[2] / "events"
 LEASE_S = 8

@@ -8,7 +8,7 @@ from enum import StrEnum
 
 from botocore.exceptions import ClientError, ReadTimeoutError
 
-from llm_server.orchestration.errors import EngineUnavailable, StorageUnavailable
+from llm_server.orchestration.domain.errors import EngineUnavailable, StorageUnavailable
 
 
 class Kind(StrEnum):

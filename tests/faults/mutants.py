@@ -32,9 +32,9 @@ class Mutant:
     first: str = "test_every_call"
 
 
-_SQLITE = "src/llm_server/storage/sqlite.py"
-_DYNAMODB = "src/llm_server/storage/dynamodb.py"
-_TASK = "src/llm_server/orchestration/task.py"
+_SQLITE = "src/llm_server/storage/sqlite/store.py"
+_DYNAMODB = "src/llm_server/storage/dynamodb/store.py"
+_TASK = "src/llm_server/orchestration/domain/task.py"
 _ORCHESTRATION = "src/llm_server/orchestration"
 _GUARDED = 'writes = [self._put_state(after, "rev = :rev", {":rev": items.number(before.rev)})]'
 _COUNT_APART = """
@@ -105,20 +105,20 @@ MUTANTS = (
     ),
     Mutant(
         "no sweep",
-        f"{_ORCHESTRATION}/sweep.py",
+        f"{_ORCHESTRATION}/tasks/sweep.py",
         "            return self._look_at_all(goes_on)\n",
         "            return 0\n",
     ),
     Mutant(
         "sweep sends although another one has",
-        f"{_ORCHESTRATION}/sweep.py",
+        f"{_ORCHESTRATION}/tasks/sweep.py",
         "if not self._store.postpone(due, task, later_ms) or asleep:",
         "self._store.postpone(due, task, later_ms)\n        if asleep:",
         "test_long_waits",
     ),
     Mutant(
         "sweep takes its own messages for others'",
-        f"{_ORCHESTRATION}/sweep.py",
+        f"{_ORCHESTRATION}/tasks/sweep.py",
         "self._wakeups.waiting() - sent",
         "self._wakeups.waiting()",
         "test_long_waits",
@@ -130,34 +130,39 @@ MUTANTS = (
         "VisibilityTimeout: 100",
         "test_long_waits",
     ),
-    Mutant("stored answer not adopted", f"{_ORCHESTRATION}/orchestrator.py", "if snapshot.orphan:", "if task is None:"),
+    Mutant(
+        "stored answer not adopted",
+        f"{_ORCHESTRATION}/execution/orchestrator.py",
+        "if snapshot.orphan:",
+        "if task is None:",
+    ),
     Mutant(
         "claims not counted", _TASK, "deliveries=self.deliveries + 1,", "deliveries=self.deliveries,", "test_poison"
     ),
     Mutant(
         "suspects taken together",
-        f"{_ORCHESTRATION}/worker.py",
+        f"{_ORCHESTRATION}/tasks/worker.py",
         "with self._suspects if snapshot.task.is_suspect(now_ms=self._clock()) else nullcontext():",
         "with nullcontext():",
         "test_poison",
     ),
     Mutant(
         "tenant not in the key, DynamoDB",
-        "src/llm_server/storage/dynamodb_items.py",
+        "src/llm_server/storage/dynamodb/items.py",
         'return f"T#{ref.tenant}#{ref.task_id}"',
         'return f"T#local#{ref.task_id}"',
         "test_tenants",
     ),
     Mutant(
         "tenant not in the Idempotency-Key, DynamoDB",
-        "src/llm_server/storage/dynamodb_bindings.py",
+        "src/llm_server/storage/dynamodb/bindings.py",
         'f"IDEM#{tenant}#{sha256(',
         'f"IDEM##{sha256(',
         "test_tenants",
     ),
     Mutant(
         "idempotency off, DynamoDB",
-        "src/llm_server/storage/dynamodb_bindings.py",
+        "src/llm_server/storage/dynamodb/bindings.py",
         '"attribute_not_exists(pk) OR #until <= :now"',
         '"attribute_not_exists(pk) OR #until <> :now"',
         "test_idempotency",
@@ -171,21 +176,21 @@ MUTANTS = (
     ),
     Mutant(
         "reservation not conditional, DynamoDB",
-        "src/llm_server/storage/dynamodb_keys.py",
+        "src/llm_server/storage/dynamodb/api_keys.py",
         "attribute_not_exists(#named) AND (attribute_not_exists(microusd) OR microusd <= :most)",
         "attribute_not_exists(#named) AND (attribute_not_exists(microusd) OR microusd <> :most)",
         "test_budget",
     ),
     Mutant(
         "reservation not conditional, SQLite",
-        "src/llm_server/storage/sqlite_keys.py",
+        "src/llm_server/storage/sqlite/api_keys.py",
         "if microusd > most_microusd - charges.charged_microusd:",
         "if microusd > most_microusd:",
         "test_budget",
     ),
     Mutant(
         "reservation sent twice is charged twice",
-        "src/llm_server/storage/dynamodb_keys.py",
+        "src/llm_server/storage/dynamodb/api_keys.py",
         '"attribute_not_exists(#named) AND (attribute_not_exists(microusd) OR microusd <= :most)"',
         '"attribute_not_exists(microusd) OR microusd <= :most"',
         "test_budget",
@@ -207,21 +212,21 @@ MUTANTS = (
     ),
     Mutant(
         "what a cancelled task's worker paid is forgotten",
-        f"{_ORCHESTRATION}/worker.py",
+        f"{_ORCHESTRATION}/tasks/worker.py",
         "        if lost:\n            self._settlement.settle(task, tuple(unsaved))",
         "        if lost:\n            return",
         "test_lifecycle",
     ),
     Mutant(
         "what a cancelled task's dead worker paid is forgotten",
-        f"{_ORCHESTRATION}/worker.py",
+        f"{_ORCHESTRATION}/tasks/worker.py",
         "if left := snapshot.unsettled:",
         "if (left := snapshot.unsettled) and not self:",
         "test_lifecycle",
     ),
     Mutant(
         "deletion that broke off is not taken up",
-        f"{_ORCHESTRATION}/sweep.py",
+        f"{_ORCHESTRATION}/tasks/sweep.py",
         "                        self._store.purge(due.ref)\n",
         "                        pass\n",
         "test_lifecycle",

@@ -12,13 +12,13 @@ from faults.kinds import ENGINE
 from faults.points import Caller, Watched
 from faults.substrates import Substrate
 from llm_server import wiring
-from llm_server.orchestration.balancer import Balancer
-from llm_server.orchestration.catalog import Catalog
-from llm_server.orchestration.key_ports import KeyStore
-from llm_server.orchestration.orchestrator import Orchestrator
-from llm_server.orchestration.ports import Clock, Completion, EngineCall, Queue, Store
+from llm_server.orchestration.dispatch.balancer import Balancer
+from llm_server.orchestration.domain.catalog import Catalog
+from llm_server.orchestration.domain.key_ports import KeyStore
+from llm_server.orchestration.domain.ports import Clock, Completion, EngineCall, Queue, Store
+from llm_server.orchestration.execution.orchestrator import Orchestrator
 from llm_server.orchestration.service import Service
-from scripted import price
+from support.scripted_engine import price
 
 MAX_DELIVERIES = 8
 PROMPT_MAX_CHARS = 10_000

@@ -13,26 +13,26 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-import canaries
-from aws_emulators import Substrate as Emulator
-from aws_emulators import look_through, translated
 from aws_local import resources
 from aws_local.pump import failures
 from faults.kinds import AWS, EMBEDDED
 from faults.points import Caller, Commits, Watched
-from llm_server.orchestration.errors import StorageUnavailable
-from llm_server.orchestration.key_ports import KeyStore
-from llm_server.orchestration.ports import Clock, Queue, Store
-from llm_server.orchestration.retention import Retention
+from llm_server.embedded.workers import AGAIN_S
+from llm_server.orchestration.domain.errors import StorageUnavailable
+from llm_server.orchestration.domain.key_ports import KeyStore
+from llm_server.orchestration.domain.ports import Clock, Queue, Store
+from llm_server.orchestration.domain.retention import Retention
+from llm_server.orchestration.domain.task import DAY_MS, TaskRef
 from llm_server.orchestration.service import Service
-from llm_server.orchestration.task import DAY_MS, TaskRef
-from llm_server.storage.dynamodb import DynamoStore
-from llm_server.storage.dynamodb_keys import DynamoKeys
-from llm_server.storage.sqlite import SqliteStore
-from llm_server.storage.sqlite_keys import SqliteKeys
-from llm_server.storage.sqlite_queue import SqliteQueue
-from llm_server.storage.sqs import SqsQueue
-from llm_server.workers import AGAIN_S
+from llm_server.storage.dynamodb.api_keys import DynamoKeys
+from llm_server.storage.dynamodb.sqs_queue import SqsQueue
+from llm_server.storage.dynamodb.store import DynamoStore
+from llm_server.storage.sqlite.api_keys import SqliteKeys
+from llm_server.storage.sqlite.queue import SqliteQueue
+from llm_server.storage.sqlite.store import SqliteStore
+from support import canaries
+from support.aws_emulators import Substrate as Emulator
+from support.aws_emulators import look_through, translated
 
 UNSEEN = Caller("the test itself")
 BATCH = 10

@@ -8,9 +8,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-from fake_engine import a_config, fake_engine
 from faults.ledger import Ledger
-from running_server import serving
+from support.fake_engine import a_config, fake_engine
+from support.server_process import serving
 
 CANCELS = 10
 CLOSED_MOST_S = 1.0

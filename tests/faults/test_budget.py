@@ -6,8 +6,6 @@ from collections.abc import Callable, Mapping
 
 import pytest
 
-from at_once import at_once
-from builders import a_key
 from faults.audits import alarms
 from faults.conftest import Worlds
 from faults.engine import TOKENS_IN
@@ -16,11 +14,13 @@ from faults.ledger import Ledger
 from faults.strikes import IN_TIME_S, Faults, quickly, strike
 from faults.substrates import UNSEEN, again
 from faults.world import World
-from llm_server.orchestration.catalog import EnginePrice
-from llm_server.orchestration.key import Account, KeyLimits, KeyUse, token_of
-from llm_server.orchestration.metrics import day_of
-from llm_server.orchestration.task import Status
-from scripted import a_catalog, an_engine, price
+from llm_server.orchestration.domain.api_key import Account, KeyLimits, KeyUse, token_of
+from llm_server.orchestration.domain.catalog import EnginePrice
+from llm_server.orchestration.domain.counters import day_of
+from llm_server.orchestration.domain.task import Status
+from support.builders import a_key
+from support.concurrency import at_once
+from support.scripted_engine import a_catalog, an_engine, price
 
 CAP_MICROUSD = 1_000_000
 RACERS = 64

@@ -6,13 +6,13 @@ from collections import Counter
 
 import pytest
 
-from at_once import at_once
 from faults.audits import alarms
 from faults.conftest import Worlds
 from faults.kinds import AWS, Kind
 from faults.ledger import Ledger
 from faults.strikes import IN_TIME_S, SINGLE, Faults, quickly, strike
 from faults.world import World
+from support.concurrency import at_once
 
 TWINS = 100
 KEY = {"Idempotency-Key": "order-4711"}

@@ -15,16 +15,16 @@ from typing import Any
 import pytest
 import urllib3
 
-import fake_engine
 from faults.audits import of_processes, of_queues, snapshots_of
 from faults.deployment import an_engine, hashed
 from faults.ledger import Ledger
-from llm_server.orchestration.snapshot import Snapshot
-from llm_server.orchestration.task import TaskRef
-from llm_server.storage.sqlite import SqliteStore
-from llm_server.storage.sqlite_queue import SqliteQueue
+from llm_server.orchestration.domain.snapshot import Snapshot
+from llm_server.orchestration.domain.task import TaskRef
+from llm_server.storage.sqlite.queue import SqliteQueue
+from llm_server.storage.sqlite.store import SqliteStore
 from llm_server.wiring import now_ms
-from running_server import RunningServer, serving
+from support import fake_engine
+from support.server_process import RunningServer, serving
 
 CALLERS = 4
 TASKS_MOST = 40

@@ -13,8 +13,6 @@ from typing import Any
 
 import pytest
 
-import fake_engine
-from aws_emulators import Substrate as Emulator
 from faults.audits import alarms, of_processes, of_queues, snapshots_of
 from faults.conftest import Worlds
 from faults.deployment import deployed, hashed
@@ -25,11 +23,13 @@ from faults.substrates import every_task
 from faults.test_killed_server import of_file, woken_again
 from faults.test_storm import emptied, final_after_s
 from faults.world import World
-from llm_server.orchestration.ports import EngineCall
-from llm_server.orchestration.snapshot import Snapshot
-from llm_server.orchestration.task import TaskRef
-from llm_server.storage.sqlite import SqliteStore
-from running_server import serving, started
+from llm_server.orchestration.domain.ports import EngineCall
+from llm_server.orchestration.domain.snapshot import Snapshot
+from llm_server.orchestration.domain.task import TaskRef
+from llm_server.storage.sqlite.store import SqliteStore
+from support import fake_engine
+from support.aws_emulators import Substrate as Emulator
+from support.server_process import serving, started
 
 POISON = "This prompt kills."
 ATTEMPTS, ROUND_MOST_S = 4, 60

@@ -8,15 +8,15 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from builders import a_request, a_task, an_attempt, an_output, claimed
 from faults.audits import alarms
 from faults.conftest import Worlds
 from faults.ledger import Ledger
 from faults.substrates import UNSEEN, again
 from llm_server import wiring
-from llm_server.orchestration.errors import StorageUnavailable
-from llm_server.orchestration.metrics import day_of
-from llm_server.orchestration.ports import Store
+from llm_server.orchestration.domain.counters import day_of
+from llm_server.orchestration.domain.errors import StorageUnavailable
+from llm_server.orchestration.domain.ports import Store
+from support.builders import a_request, a_task, an_attempt, an_output, claimed
 
 TASKS = 200
 DELIVERIES = 10

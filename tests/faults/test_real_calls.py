@@ -14,8 +14,6 @@ from typing import Any
 
 import pytest
 
-import fake_engine
-from aws_emulators import Substrate as Emulator
 from aws_local import schedule
 from aws_local.pump import Pump
 from faults.audits import miscounted, of_processes, of_queues, snapshots_of
@@ -23,6 +21,8 @@ from faults.deployment import Deployment, deployed, hashed
 from faults.kinds import PROMISED, Kind
 from faults.ledger import Ledger
 from faults.proxy import Fate
+from support import fake_engine
+from support.aws_emulators import Substrate as Emulator
 
 LEASE_S, VISIBILITY_S = 5, 7
 """The shortest lease there is."""

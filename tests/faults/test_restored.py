@@ -16,7 +16,7 @@ from faults.processes import Process
 from faults.strikes import IN_TIME_S
 from faults.substrates import again
 from faults.world import SWEEP_EVERY_S, World
-from llm_server.orchestration.errors import StorageUnavailable
+from llm_server.orchestration.domain.errors import StorageUnavailable
 
 KNOWN, UNKNOWN = "Say 0.", "Say 2."
 """Prompts of a task that is in the copy and waits, and of one that came later."""

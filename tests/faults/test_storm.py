@@ -14,8 +14,6 @@ from typing import Any
 
 import pytest
 
-import fake_engine
-from aws_emulators import Substrate as Emulator
 from faults.audits import of_processes, of_queues, snapshots_of
 from faults.deployment import Deployment, deployed, hashed
 from faults.kinds import Kind
@@ -23,6 +21,8 @@ from faults.lambdas import Environment
 from faults.ledger import Ledger
 from faults.proxy import Fate
 from faults.substrates import every_task
+from support import fake_engine
+from support.aws_emulators import Substrate as Emulator
 
 AWS_SHARE = 0.05
 """Of the AWS calls: answered with an error, throttled, their reply lost, or delayed beyond the lease."""

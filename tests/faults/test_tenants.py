@@ -8,18 +8,18 @@ from itertools import count
 
 import pytest
 
-from at_once import at_once
-from audit import recounted
-from builders import a_key
 from faults.audits import alarms
 from faults.conftest import Worlds
 from faults.ledger import Ledger
 from faults.strikes import IN_TIME_S
 from faults.substrates import UNSEEN, every_task
 from faults.world import World
-from llm_server.orchestration.key import KeyLimits, token_of
-from llm_server.orchestration.metrics import day_of
-from llm_server.orchestration.task import Status, TaskRef
+from llm_server.orchestration.domain.api_key import KeyLimits, token_of
+from llm_server.orchestration.domain.counters import day_of
+from llm_server.orchestration.domain.task import Status, TaskRef
+from support.audit import recounted
+from support.builders import a_key
+from support.concurrency import at_once
 
 KEYS, TWINS = 8, 3
 IDS = {"acme": "00000000acce", "beta": "00000000beca"}

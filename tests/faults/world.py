@@ -15,7 +15,6 @@ from typing import Any
 
 from fastapi import FastAPI
 
-import asgi
 from faults.engine import HashEngine, answer_to
 from faults.kinds import Killed, Kind
 from faults.points import Caller
@@ -24,13 +23,14 @@ from faults.substrates import BATCH, UNSEEN, Message, Substrate, again, every_ta
 from llm_server import wiring
 from llm_server.api.app import create_app
 from llm_server.api.auth import Gate
-from llm_server.orchestration.catalog import Catalog
-from llm_server.orchestration.errors import StorageUnavailable
-from llm_server.orchestration.ports import Clock as NowMs
-from llm_server.orchestration.ports import EngineCall, Store
-from llm_server.orchestration.snapshot import Snapshot
-from llm_server.orchestration.task import TaskRef
-from scripted import Clock, a_catalog, an_engine
+from llm_server.orchestration.domain.catalog import Catalog
+from llm_server.orchestration.domain.errors import StorageUnavailable
+from llm_server.orchestration.domain.ports import Clock as NowMs
+from llm_server.orchestration.domain.ports import EngineCall, Store
+from llm_server.orchestration.domain.snapshot import Snapshot
+from llm_server.orchestration.domain.task import TaskRef
+from support import asgi
+from support.scripted_engine import Clock, a_catalog, an_engine
 
 TICK_S = 20
 SWEEP_EVERY_S = 60

@@ -12,10 +12,10 @@ import boto3
 import pytest
 from botocore.exceptions import ClientError
 
-from aws_emulators import Substrate
 from aws_local import ministack, schedule
 from aws_local.pump import Pump, failures
-from deployed import an_event
+from support.aws_emulators import Substrate
+from support.deployment import an_event
 
 
 class Recorder:

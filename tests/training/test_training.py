@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from llm_server.orchestration import _model as model
-from llm_server.orchestration._signals import read
-from llm_server.orchestration.analysis import analyse
+from llm_server.orchestration.routing import weights as model
+from llm_server.orchestration.routing.analysis import analyse
+from llm_server.orchestration.routing.signals import read
 from train import __main__ as training
 from train import rows, validation
 from train.fit import Sparse, logistic, platt, ridge

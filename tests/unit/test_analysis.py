@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llm_server.orchestration.analysis import FIELDS, Analysis, analyse
-from llm_server.orchestration.task import Mode
+from llm_server.orchestration.domain.task import Mode
+from llm_server.orchestration.routing.analysis import FIELDS, Analysis, analyse
 
 ALL_ROLES = [role for members in FIELDS.values() for role in members]
 # Every code point there is: `characters()` alone leaves the lone surrogates out.

@@ -7,12 +7,12 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from llm_server.orchestration.balancer import Reply
-from llm_server.orchestration.budget import Budget, Reservation
-from llm_server.orchestration.catalog import EnginePrice, EngineSpec
-from llm_server.orchestration.errors import EngineUnavailable, PromptRefused
-from llm_server.orchestration.ports import EngineCall, EngineRecords
-from scripted import (
+from llm_server.orchestration.dispatch.balancer import Reply
+from llm_server.orchestration.dispatch.budget import Budget, Reservation
+from llm_server.orchestration.domain.catalog import EnginePrice, EngineSpec
+from llm_server.orchestration.domain.errors import EngineUnavailable, PromptRefused
+from llm_server.orchestration.domain.ports import EngineCall, EngineRecords
+from support.scripted_engine import (
     WAIT_S,
     Answer,
     Balanced,

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from llm_server.orchestration.budget import Budget
-from llm_server.orchestration.catalog import EngineSpec
-from llm_server.orchestration.errors import EngineUnavailable, PromptRefused
-from llm_server.orchestration.ports import Completion, EngineCall
-from scripted import Answer, Balanced, ScriptedEngine, a_want, an_engine
+from llm_server.orchestration.dispatch.budget import Budget
+from llm_server.orchestration.domain.catalog import EngineSpec
+from llm_server.orchestration.domain.errors import EngineUnavailable, PromptRefused
+from llm_server.orchestration.domain.ports import Completion, EngineCall
+from support.scripted_engine import Answer, Balanced, ScriptedEngine, a_want, an_engine
 
 CALL = EngineCall(system="s", prompt="p", max_output_tokens=100)
 CHEAP: EngineSpec = an_engine(tier="fast")

@@ -8,12 +8,18 @@ from dataclasses import replace
 
 import pytest
 
-from builders import NOW_MS
-from llm_server.orchestration.budget import Budget
-from llm_server.orchestration.cancellation import Cancellation
-from llm_server.orchestration.errors import EngineUnavailable, LimitReached, OutOfTime, PromptRefused, TaskCancelled
-from llm_server.orchestration.ports import EngineCall
-from scripted import (
+from llm_server.orchestration.dispatch.budget import Budget
+from llm_server.orchestration.domain.cancellation import Cancellation
+from llm_server.orchestration.domain.errors import (
+    EngineUnavailable,
+    LimitReached,
+    OutOfTime,
+    PromptRefused,
+    TaskCancelled,
+)
+from llm_server.orchestration.domain.ports import EngineCall
+from support.builders import NOW_MS
+from support.scripted_engine import (
     WAIT_S,
     Answer,
     Balanced,

@@ -7,9 +7,19 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from llm_server.orchestration.errors import EngineUnavailable, PromptRefused
-from llm_server.orchestration.ports import EngineCall, EngineState
-from scripted import WAIT_S, Answer, Balanced, Clock, ScriptedEngine, WatchedStore, a_local_engine, a_want, an_engine
+from llm_server.orchestration.domain.errors import EngineUnavailable, PromptRefused
+from llm_server.orchestration.domain.ports import EngineCall, EngineState
+from support.scripted_engine import (
+    WAIT_S,
+    Answer,
+    Balanced,
+    Clock,
+    ScriptedEngine,
+    WatchedStore,
+    a_local_engine,
+    a_want,
+    an_engine,
+)
 
 CALL = EngineCall(system="s", prompt="p", max_output_tokens=100)
 BUSY = EngineUnavailable("The engine is busy.")

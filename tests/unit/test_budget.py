@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llm_server.orchestration.budget import LEAST_OUTPUT_TOKENS, Budget, Reservation
-from llm_server.orchestration.errors import LimitReached
-from llm_server.orchestration.ports import AnswerSchema, EngineCall
-from scripted import WAIT_S
+from llm_server.orchestration.dispatch.budget import LEAST_OUTPUT_TOKENS, Budget, Reservation
+from llm_server.orchestration.domain.errors import LimitReached
+from llm_server.orchestration.domain.ports import AnswerSchema, EngineCall
+from support.scripted_engine import WAIT_S
 
 WIRE = 64
 NOTHING = Reservation()

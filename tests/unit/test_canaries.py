@@ -7,13 +7,12 @@ from pathlib import Path
 
 import pytest
 
-import asgi
-import canaries
-from aws_emulators import Substrate, look_through
-from builders import a_request
-from canaries import LISTENER, TEXTS, found_in
 from faults.engine import answer_to
-from scripted import ScriptedEngine, a_completion
+from support import asgi, canaries
+from support.aws_emulators import Substrate, look_through
+from support.builders import a_request
+from support.canaries import LISTENER, TEXTS, found_in
+from support.scripted_engine import ScriptedEngine, a_completion
 
 PRINTS = """
 import subprocess, sys, pytest
@@ -35,7 +34,7 @@ def test_quiet(capsys):
     print("Say hello.")
     assert capsys.readouterr().out
 """
-_log = logging.getLogger("llm_server.orchestration.worker")
+_log = logging.getLogger("llm_server.orchestration.tasks.worker")
 
 
 def test_the_canaries_are_what_the_builders_say() -> None:
@@ -82,7 +81,7 @@ def test_whoever_prints_a_prompt_fails(
     """Also where a test reads what is printed; what it read itself it answers for itself."""
     file = pytester.makepyfile(PRINTS.replace("STREAM", stream))
     tests = [f"{file}::test_{name}" for name in (where, "quiet")]
-    outcomes = pytester.runpytest_inprocess("-p", "canaries", *tests).parseoutcomes()
+    outcomes = pytester.runpytest_inprocess("-p", "support.canaries", *tests).parseoutcomes()
     capsys.readouterr()
 
     assert outcomes == ({"passed": 2, "errors": 1} if where == "fixture" else {"passed": 1, "failed": 1})

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from llm_server.orchestration.cancellation import Cancellation
-from llm_server.orchestration.errors import TaskCancelled
+from llm_server.orchestration.domain.cancellation import Cancellation
+from llm_server.orchestration.domain.errors import TaskCancelled
 
 
 def test_who_is_told_twice_breaks_off_once() -> None:

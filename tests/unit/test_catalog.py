@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from llm_server.orchestration import catalog_file
-from llm_server.orchestration.analysis import FIELDS
-from llm_server.orchestration.catalog import Catalog
-from llm_server.orchestration.errors import ConfigurationError, UnknownName
+from llm_server.orchestration.configuration import catalog_file
+from llm_server.orchestration.domain.catalog import Catalog
+from llm_server.orchestration.domain.errors import ConfigurationError, UnknownName
+from llm_server.orchestration.routing.analysis import FIELDS
 
 # ORCHESTRATION.md, section 2.
 ROLES_OF = {

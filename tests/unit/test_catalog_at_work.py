@@ -10,14 +10,15 @@ from pathlib import Path
 
 import pytest
 
-from delivered import Deliveries, accepted
 from llm_server.api import views
-from llm_server.orchestration import catalog_file, prompts
-from llm_server.orchestration.catalog import Catalog
-from llm_server.orchestration.intake import NewTask
-from llm_server.orchestration.task import Mode, Status
-from scripted import Clock, ScriptedEngine, WatchedStore, a_catalog
-from served import Served
+from llm_server.orchestration.configuration import catalog_file
+from llm_server.orchestration.domain.catalog import Catalog
+from llm_server.orchestration.domain.task import Mode, Status
+from llm_server.orchestration.execution import prompts
+from llm_server.orchestration.tasks.intake import NewTask
+from support.deliveries import Deliveries, accepted
+from support.scripted_engine import Clock, ScriptedEngine, WatchedStore, a_catalog
+from support.scripted_service import Served
 
 PACKAGED = tomllib.loads((resources.files("llm_server") / "data" / "catalog.toml").read_text(encoding="utf-8"))
 OVERLAY = """

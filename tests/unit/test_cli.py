@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner, Result
 
-from llm_server.cli import app
-from scripted_server import Reply, Script, scripted_server, task
+from llm_server.cli.app import app
+from support.scripted_server import Reply, Script, scripted_server, task
 
-COMMAND = [sys.executable, "-c", "from llm_server.cli import app; app(prog_name='llm-server')"]
+COMMAND = [sys.executable, "-c", "from llm_server.cli.app import app; app(prog_name='llm-server')"]
 
 DONE = task(
     "Completed",
@@ -439,7 +439,7 @@ def test_a_terminal_sees_the_state_and_rendered_markdown_but_no_engines_control_
 def test_the_client_commands_start_without_a_servers_imports() -> None:
     """Asking for a figure does not cost the import of a web framework or an SDK."""
     heavy = "{'fastapi', 'pydantic', 'boto3', 'botocore', 'uvicorn', 'rich.markdown'}"
-    code = f"import sys, llm_server.cli; print(sorted({heavy} & set(sys.modules)))"
+    code = f"import sys, llm_server.cli.app; print(sorted({heavy} & set(sys.modules)))"
 
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
 

@@ -5,8 +5,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from llm_server.client import Answer, Client, ServerRefused, ServerUnreachable
-from scripted_server import Reply, Script, scripted_server, task
+from llm_server.cli.client import Answer, Client, ServerRefused, ServerUnreachable
+from support.scripted_server import Reply, Script, scripted_server, task
 
 
 @pytest.fixture

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-from delivered import a_plan, planning
-from llm_server.orchestration.errors import EngineUnavailable, PromptRefused
-from llm_server.orchestration.events import history
-from llm_server.orchestration.plan import digest
-from llm_server.orchestration.ports import EngineCall
-from llm_server.orchestration.snapshot import Limits
-from llm_server.orchestration.task import NOTES_MOST, Mode, TaskRef
-from scripted import Answer, ScriptedEngine, a_catalog, a_local_engine, an_engine
-from served import Served
+from llm_server.orchestration.domain.errors import EngineUnavailable, PromptRefused
+from llm_server.orchestration.domain.plan import digest
+from llm_server.orchestration.domain.ports import EngineCall
+from llm_server.orchestration.domain.snapshot import Limits
+from llm_server.orchestration.domain.task import NOTES_MOST, Mode, TaskRef
+from llm_server.orchestration.tasks.events import history
+from support.deliveries import a_plan, planning
+from support.scripted_engine import Answer, ScriptedEngine, a_catalog, a_local_engine, an_engine
+from support.scripted_service import Served
 
 NO = PromptRefused("No.")
 BUSY = EngineUnavailable("Busy.")

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llm_server.figures import apgr, auroc, calibration_error, cpt, interval, share
+from llm_server.orchestration.routing.evaluation import apgr, auroc, calibration_error, cpt, interval, share
 
 SCORES = st.lists(st.tuples(st.floats(0, 1), st.booleans()), min_size=1, max_size=60)
 

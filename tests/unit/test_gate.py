@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llm_server.orchestration import gate
-from scripted import a_completion
+from llm_server.orchestration.answer_gate import gate
+from support.scripted_engine import a_completion
 
 MOST_S = 0.5
 """CPU time no text made to be slow may take."""

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from llm_server.orchestration.budget import Budget, DailyCap
-from llm_server.orchestration.errors import (
+from llm_server.orchestration.dispatch.budget import Budget, DailyCap
+from llm_server.orchestration.domain.api_key import Account, Charges, KeyLimits, Payer
+from llm_server.orchestration.domain.errors import (
     EngineUnavailable,
     LimitReached,
     MoneySetAside,
@@ -19,13 +20,12 @@ from llm_server.orchestration.errors import (
     StorageUnavailable,
     TooManyInFlight,
 )
-from llm_server.orchestration.intake import NewTask
-from llm_server.orchestration.key import Account, Charges, KeyLimits, Payer
-from llm_server.orchestration.ports import EngineCall
-from llm_server.orchestration.task import Status, TaskRef
-from llm_server.storage.sqlite_keys import SqliteKeys
-from scripted import WAIT_S, Balanced, ScriptedEngine, a_catalog, a_completion, a_want, an_engine
-from served import Served
+from llm_server.orchestration.domain.ports import EngineCall
+from llm_server.orchestration.domain.task import Status, TaskRef
+from llm_server.orchestration.tasks.intake import NewTask
+from llm_server.storage.sqlite.api_keys import SqliteKeys
+from support.scripted_engine import WAIT_S, Balanced, ScriptedEngine, a_catalog, a_completion, a_want, an_engine
+from support.scripted_service import Served
 
 KEY = "0123456789ab"
 TODAY = Account(KEY, "2025-10-09")

@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 
-from builders import NOW_MS, a_key
-from llm_server.orchestration.errors import InvalidInput, KeyNotFound, QuotaExceeded, Unauthenticated
-from llm_server.orchestration.key import Account, Caller, KeyLimits, Payer, digest_of, holds
-from llm_server.orchestration.keys import CACHED_MS, Keys
-from llm_server.orchestration.money import usd
-from llm_server.storage.sqlite_keys import SqliteKeys
-from scripted import Clock
+from llm_server.orchestration.access.keyring import CACHED_MS, Keys
+from llm_server.orchestration.domain.api_key import Account, Caller, KeyLimits, Payer, digest_of, holds
+from llm_server.orchestration.domain.errors import InvalidInput, KeyNotFound, QuotaExceeded, Unauthenticated
+from llm_server.orchestration.domain.money import usd
+from llm_server.storage.sqlite.api_keys import SqliteKeys
+from support.builders import NOW_MS, a_key
+from support.scripted_engine import Clock
 
 
 class CountedKeys(SqliteKeys):

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
-from llm_server.cli import app
+from llm_server.cli.app import app
 
 
 def run(db: Path, *arguments: str) -> Result:

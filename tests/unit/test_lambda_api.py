@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 
 from aws_local.gateway import ANSWER_MAX_BYTES
-from llm_server.orchestration.outputs import TEXTS_MOST_BYTES, Output
+from llm_server.orchestration.domain.output import TEXTS_MOST_BYTES, Output
 
 FUNCTION = """
 import base64, json, sys, types
 from llm_server.lambda_api import handler
-from llm_server.orchestration.key import Caller
+from llm_server.orchestration.domain.api_key import Caller
 
 handler.app.state.gate = types.SimpleNamespace(admit=lambda request: (Caller(), {}))  # no table to ask for keys
 
@@ -32,7 +32,7 @@ old = [name for name, module in sys.modules.items() if name.startswith("pydantic
 print(json.dumps([[a["statusCode"] for a in got], old]))
 """
 READ = """
-from builders import NOW_MS, a_snapshot, a_task, an_attempt, an_output, claimed
+from support.builders import NOW_MS, a_snapshot, a_task, an_attempt, an_output, claimed
 
 def read(piece, times):
     answered = an_output(text=piece * times, attempts=(an_attempt(),) * 1_000)

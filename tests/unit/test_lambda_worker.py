@@ -12,12 +12,12 @@ from typing import Any
 
 import pytest
 
-from deployed import an_event
-from llm_server.orchestration.errors import StorageMisconfigured, StorageUnavailable
-from llm_server.orchestration.snapshot import Snapshot
-from llm_server.orchestration.task import TaskRef
-from scripted import WAIT_S
-from served import Served
+from llm_server.orchestration.domain.errors import StorageMisconfigured, StorageUnavailable
+from llm_server.orchestration.domain.snapshot import Snapshot
+from llm_server.orchestration.domain.task import TaskRef
+from support.deployment import an_event
+from support.scripted_engine import WAIT_S
+from support.scripted_service import Served
 
 MODULE = "llm_server.lambda_worker"
 AWAY = StorageUnavailable("The database does not answer; try again.")

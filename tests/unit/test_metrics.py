@@ -5,9 +5,9 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from builders import NOW_MS, a_failed_attempt, a_failure, a_task, an_attempt, an_output, claimed
-from llm_server.orchestration.metrics import Counters, change, day_of, summarise
-from llm_server.orchestration.task import Status, Task
+from llm_server.orchestration.domain.counters import Counters, change, day_of, summarise
+from llm_server.orchestration.domain.task import Status, Task
+from support.builders import NOW_MS, a_failed_attempt, a_failure, a_task, an_attempt, an_output, claimed
 
 NINE = {
     "server_status",

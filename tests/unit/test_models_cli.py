@@ -16,10 +16,10 @@ from typing import Any
 
 import pytest
 
-from llm_server.engines.model_files import part_of, path_of
-from model_server import Handling, ModelServer, model_server, status
+from llm_server.engines.local.model_files import part_of, path_of
+from support.model_server import Handling, ModelServer, model_server, status
 
-COMMAND = [sys.executable, "-c", "from llm_server.cli import app; app(prog_name='llm-server')", "models"]
+COMMAND = [sys.executable, "-c", "from llm_server.cli.app import app; app(prog_name='llm-server')", "models"]
 DATA = b"GGUF" + random.Random(2).randbytes(800_000)
 ENTRY = """
 [models.tiny]

@@ -7,14 +7,14 @@ from dataclasses import replace
 
 import pytest
 
-from builders import NOW_MS, an_attempt, an_output
-from delivered import MAX_DELIVERIES, SWEEP_S, Deliveries, accepted, changed
-from llm_server.orchestration.errors import EngineUnavailable, PromptRefused
-from llm_server.orchestration.orchestrator import NO_PROMPT
-from llm_server.orchestration.ports import EngineCall
-from llm_server.orchestration.snapshot import EXPIRED_REQUEST, Limits
-from llm_server.orchestration.task import Mode, Status
-from scripted import WAIT_S, Answer, Clock, ScriptedEngine, WatchedStore, a_catalog, an_engine
+from llm_server.orchestration.domain.errors import EngineUnavailable, PromptRefused
+from llm_server.orchestration.domain.ports import EngineCall
+from llm_server.orchestration.domain.snapshot import EXPIRED_REQUEST, Limits
+from llm_server.orchestration.domain.task import Mode, Status
+from llm_server.orchestration.execution.orchestrator import NO_PROMPT
+from support.builders import NOW_MS, an_attempt, an_output
+from support.deliveries import MAX_DELIVERIES, SWEEP_S, Deliveries, accepted, changed
+from support.scripted_engine import WAIT_S, Answer, Clock, ScriptedEngine, WatchedStore, a_catalog, an_engine
 
 BUSY = EngineUnavailable("The engine is busy.")
 

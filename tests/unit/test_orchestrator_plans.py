@@ -7,15 +7,15 @@ import threading
 import msgspec
 import pytest
 
-from builders import an_attempt
-from delivered import Deliveries, a_plan, accepted, changed, planning
-from llm_server.orchestration import prompts
-from llm_server.orchestration.errors import EngineUnavailable, PromptRefused
-from llm_server.orchestration.ports import EngineCall
-from llm_server.orchestration.snapshot import Limits, Snapshot
-from llm_server.orchestration.task import Mode, Status
-from scripted import WAIT_S, Answer, Clock, ScriptedEngine, WatchedStore, a_catalog, an_engine
-from served import Served
+from llm_server.orchestration.domain.errors import EngineUnavailable, PromptRefused
+from llm_server.orchestration.domain.ports import EngineCall
+from llm_server.orchestration.domain.snapshot import Limits, Snapshot
+from llm_server.orchestration.domain.task import Mode, Status
+from llm_server.orchestration.execution import prompts
+from support.builders import an_attempt
+from support.deliveries import Deliveries, a_plan, accepted, changed, planning
+from support.scripted_engine import WAIT_S, Answer, Clock, ScriptedEngine, WatchedStore, a_catalog, an_engine
+from support.scripted_service import Served
 
 BUSY = EngineUnavailable("The engine is busy.")
 CHAIN = a_plan({"a": "", "b": "a", "c": "b"})

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from delivered import Deliveries, a_plan, accepted, planning
-from llm_server.orchestration.errors import EngineUnavailable
-from llm_server.orchestration.snapshot import Limits, Snapshot
-from llm_server.orchestration.task import Mode, Status
-from scripted import Clock, ScriptedEngine, WatchedStore, a_catalog, a_completion, an_engine
+from llm_server.orchestration.domain.errors import EngineUnavailable
+from llm_server.orchestration.domain.snapshot import Limits, Snapshot
+from llm_server.orchestration.domain.task import Mode, Status
+from support.deliveries import Deliveries, a_plan, accepted, planning
+from support.scripted_engine import Clock, ScriptedEngine, WatchedStore, a_catalog, a_completion, an_engine
 
 FAST, STRONG = an_engine(tier="fast"), an_engine(tier="strong")
 REFUSAL = "I'm sorry, but I can't assist with that."

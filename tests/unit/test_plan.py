@@ -9,7 +9,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llm_server.orchestration.plan import MAX_STEPS, Plan, PlanInvalid, Step, parse, ready, schema, statuses, stored
+from llm_server.orchestration.domain.plan import (
+    MAX_STEPS,
+    Plan,
+    Step,
+    ready,
+    statuses,
+    stored,
+)
+from llm_server.orchestration.execution.plan_proposal import PlanInvalid, parse, schema
 
 ROLES = ("Coder", "Writer")
 

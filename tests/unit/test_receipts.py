@@ -5,8 +5,8 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from builders import a_failed_attempt, an_attempt
-from llm_server.orchestration.receipts import Attempt, Receipt
+from llm_server.orchestration.domain.receipt import Attempt, Receipt
+from support.builders import a_failed_attempt, an_attempt
 
 attempts = st.lists(
     st.builds(

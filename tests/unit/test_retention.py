@@ -6,11 +6,11 @@ from collections.abc import Callable
 
 import pytest
 
-from llm_server.orchestration.errors import StorageUnavailable
-from llm_server.orchestration.retention import SLACK_MS
-from llm_server.orchestration.task import DAY_MS, Status, Task, TaskRef
-from scripted import a_catalog, an_engine
-from served import Served
+from llm_server.orchestration.domain.errors import StorageUnavailable
+from llm_server.orchestration.domain.retention import SLACK_MS
+from llm_server.orchestration.domain.task import DAY_MS, Status, Task, TaskRef
+from support.scripted_engine import a_catalog, an_engine
+from support.scripted_service import Served
 
 Renewals = list[int]
 YOUNG_DAYS = SLACK_MS // 2 // DAY_MS

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from llm_server.orchestration.errors import EngineUnavailable
-from llm_server.orchestration.ports import EngineCall
-from llm_server.orchestration.retries import RetryBudget
-from scripted import Balanced, Clock, ScriptedEngine, a_local_engine, a_want, an_engine
+from llm_server.orchestration.dispatch.retry_budget import RetryBudget
+from llm_server.orchestration.domain.errors import EngineUnavailable
+from llm_server.orchestration.domain.ports import EngineCall
+from support.scripted_engine import Balanced, Clock, ScriptedEngine, a_local_engine, a_want, an_engine
 
 CALL = EngineCall(system="s", prompt="p", max_output_tokens=100)
 

@@ -6,13 +6,20 @@ import json
 
 import pytest
 
-from delivered import Deliveries, a_plan, accepted, changed, planning
-from llm_server.orchestration.errors import EngineUnavailable, PromptRefused
-from llm_server.orchestration.outputs import Review
-from llm_server.orchestration.review import FINDING_MOST_CHARS, FINDINGS_MOST, Verdict, VerdictInvalid, parse, schema
-from llm_server.orchestration.snapshot import Limits, Snapshot
-from llm_server.orchestration.task import Mode, Status
-from scripted import Answer, Clock, ScriptedEngine, WatchedStore, a_catalog
+from llm_server.orchestration.domain.errors import EngineUnavailable, PromptRefused
+from llm_server.orchestration.domain.output import Review
+from llm_server.orchestration.domain.snapshot import Limits, Snapshot
+from llm_server.orchestration.domain.task import Mode, Status
+from llm_server.orchestration.execution.review import (
+    FINDING_MOST_CHARS,
+    FINDINGS_MOST,
+    Verdict,
+    VerdictInvalid,
+    parse,
+    schema,
+)
+from support.deliveries import Deliveries, a_plan, accepted, changed, planning
+from support.scripted_engine import Answer, Clock, ScriptedEngine, WatchedStore, a_catalog
 
 BUSY = EngineUnavailable("The engine is busy.")
 REFUSED = PromptRefused("Too long.")

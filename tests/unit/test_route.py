@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
-from called_server import CalledServer, called_server
-from llm_server.cli import app
-from llm_server.route import family
+from llm_server.cli.app import app
+from llm_server.cli.route import family
+from support.in_process_server import CalledServer, called_server
 
 ROWS = (
     {"prompt": "Write a Python function", "ok_roles": ["Coder"], "ok_modes": ["Agent"]},

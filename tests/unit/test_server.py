@@ -10,7 +10,7 @@ import pytest
 import uvicorn
 from uvicorn.server import ServerState
 
-from llm_server import server
+from llm_server.embedded import server
 
 
 def test_kept_alive_connections_do_not_wait_for_acknowledgements() -> None:

@@ -9,21 +9,21 @@ from typing import Any
 
 import pytest
 
-from delivered import a_plan, planning
-from llm_server.orchestration.errors import (
+from llm_server.orchestration.domain.api_key import Caller
+from llm_server.orchestration.domain.errors import (
     EngineUnavailable,
     PromptRefused,
     StorageUnavailable,
     TaskNotFound,
     UnknownName,
 )
-from llm_server.orchestration.key import Caller
-from llm_server.orchestration.outputs import Output
-from llm_server.orchestration.ports import EngineCall
-from llm_server.orchestration.task import Mode, Status, Task, TaskRef
-from llm_server.storage.sqlite import SqliteStore
-from scripted import WAIT_S, Answer, ScriptedEngine, a_catalog, a_completion, an_engine
-from served import LEASE_S, SWEEP_S, Served
+from llm_server.orchestration.domain.output import Output
+from llm_server.orchestration.domain.ports import EngineCall
+from llm_server.orchestration.domain.task import Mode, Status, Task, TaskRef
+from llm_server.storage.sqlite.store import SqliteStore
+from support.deliveries import a_plan, planning
+from support.scripted_engine import WAIT_S, Answer, ScriptedEngine, a_catalog, a_completion, an_engine
+from support.scripted_service import LEASE_S, SWEEP_S, Served
 
 AWAY = StorageUnavailable("The database does not answer; try again.")
 BUSY = EngineUnavailable("The engine is busy.")

@@ -8,15 +8,15 @@ from typing import Any
 
 import pytest
 
-from builders import an_output
-from delivered import a_plan, planning
-from llm_server.orchestration.cancellation import LOOK_MS
-from llm_server.orchestration.errors import EngineUnavailable, StateConflict, TaskCancelled, TaskNotFound
-from llm_server.orchestration.ports import Completion, EngineCall
-from llm_server.orchestration.snapshot import Snapshot
-from llm_server.orchestration.task import Mode, Status, TaskRef
-from scripted import WAIT_S, Answer, ScriptedEngine, a_catalog, a_completion, a_local_engine, an_engine
-from served import LEASE_S, Served
+from llm_server.orchestration.domain.cancellation import LOOK_MS
+from llm_server.orchestration.domain.errors import EngineUnavailable, StateConflict, TaskCancelled, TaskNotFound
+from llm_server.orchestration.domain.ports import Completion, EngineCall
+from llm_server.orchestration.domain.snapshot import Snapshot
+from llm_server.orchestration.domain.task import Mode, Status, TaskRef
+from support.builders import an_output
+from support.deliveries import a_plan, planning
+from support.scripted_engine import WAIT_S, Answer, ScriptedEngine, a_catalog, a_completion, a_local_engine, an_engine
+from support.scripted_service import LEASE_S, Served
 
 
 class HeldEngine(ScriptedEngine):

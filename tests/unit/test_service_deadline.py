@@ -6,14 +6,14 @@ from collections.abc import Sequence
 
 import pytest
 
-from builders import an_output
-from delivered import a_plan, planning
-from llm_server.orchestration.errors import EngineUnavailable
-from llm_server.orchestration.ports import EngineCall
-from llm_server.orchestration.snapshot import Limits
-from llm_server.orchestration.task import DAY_MS, Mode, Status, Task, TaskRef
-from scripted import Answer, ScriptedEngine, a_catalog, an_engine
-from served import LEASE_S, SWEEP_S, Served
+from llm_server.orchestration.domain.errors import EngineUnavailable
+from llm_server.orchestration.domain.ports import EngineCall
+from llm_server.orchestration.domain.snapshot import Limits
+from llm_server.orchestration.domain.task import DAY_MS, Mode, Status, Task, TaskRef
+from support.builders import an_output
+from support.deliveries import a_plan, planning
+from support.scripted_engine import Answer, ScriptedEngine, a_catalog, an_engine
+from support.scripted_service import LEASE_S, SWEEP_S, Served
 
 PASSED = "The deadline of 600 s has passed."
 TEN_MINUTES = Limits(deadline_s=600)

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import pytest
 
-from builders import an_attempt, an_output
-from delivered import a_plan, planning
-from llm_server.orchestration.errors import StateConflict, TaskNotFound
-from llm_server.orchestration.intake import NewTask
-from llm_server.orchestration.metrics import Counters
-from llm_server.orchestration.ports import EngineCall
-from llm_server.orchestration.task import Mode, Task, TaskRef
-from scripted import Answer, ScriptedEngine, a_catalog, an_engine
-from served import LEASE_S, Served
+from llm_server.orchestration.domain.counters import Counters
+from llm_server.orchestration.domain.errors import StateConflict, TaskNotFound
+from llm_server.orchestration.domain.ports import EngineCall
+from llm_server.orchestration.domain.task import Mode, Task, TaskRef
+from llm_server.orchestration.tasks.intake import NewTask
+from support.builders import an_attempt, an_output
+from support.deliveries import a_plan, planning
+from support.scripted_engine import Answer, ScriptedEngine, a_catalog, an_engine
+from support.scripted_service import LEASE_S, Served
 
 
 def gone(served: Served, ref: TaskRef) -> bool:

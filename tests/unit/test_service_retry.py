@@ -6,16 +6,16 @@ from typing import Any
 
 import pytest
 
-from builders import a_lifecycle
-from delivered import a_plan, planning
-from llm_server.orchestration.errors import EngineUnavailable, PromptRefused, StateConflict, TaskNotFound
-from llm_server.orchestration.metrics import Counters
-from llm_server.orchestration.plan import digest
-from llm_server.orchestration.ports import EngineCall
-from llm_server.orchestration.snapshot import Limits
-from llm_server.orchestration.task import Mode, Status, TaskRef
-from scripted import Answer, ScriptedEngine, a_catalog, an_engine
-from served import Served
+from llm_server.orchestration.domain.counters import Counters
+from llm_server.orchestration.domain.errors import EngineUnavailable, PromptRefused, StateConflict, TaskNotFound
+from llm_server.orchestration.domain.plan import digest
+from llm_server.orchestration.domain.ports import EngineCall
+from llm_server.orchestration.domain.snapshot import Limits
+from llm_server.orchestration.domain.task import Mode, Status, TaskRef
+from support.builders import a_lifecycle
+from support.deliveries import a_plan, planning
+from support.scripted_engine import Answer, ScriptedEngine, a_catalog, an_engine
+from support.scripted_service import Served
 
 NO = PromptRefused("No.")
 BUSY = EngineUnavailable("Busy.")

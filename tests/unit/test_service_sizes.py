@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from builders import an_output
-from delivered import a_plan, planning
-from llm_server.orchestration.outputs import TEXTS_MOST_BYTES, Review
-from llm_server.orchestration.task import Mode, Status
-from scripted import ScriptedEngine, a_catalog, an_engine
-from served import Served
+from llm_server.orchestration.domain.output import TEXTS_MOST_BYTES, Review
+from llm_server.orchestration.domain.task import Mode, Status
+from support.builders import an_output
+from support.deliveries import a_plan, planning
+from support.scripted_engine import ScriptedEngine, a_catalog, an_engine
+from support.scripted_service import Served
 
 
 def use(served: Served, engine: ScriptedEngine) -> None:

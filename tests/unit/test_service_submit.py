@@ -6,17 +6,13 @@ from typing import Any
 
 import pytest
 
-from called_server import FailingStore
-from llm_server.orchestration.errors import (
-    InvalidInput,
-    StorageUnavailable,
-    UnknownName,
-)
-from llm_server.orchestration.intake import NewTask
-from llm_server.orchestration.snapshot import Limits
-from llm_server.orchestration.task import Mode, Status
-from scripted import a_catalog, an_engine
-from served import SWEEP_S, Served
+from llm_server.orchestration.domain.errors import InvalidInput, StorageUnavailable, UnknownName
+from llm_server.orchestration.domain.snapshot import Limits
+from llm_server.orchestration.domain.task import Mode, Status
+from llm_server.orchestration.tasks.intake import NewTask
+from support.in_process_server import FailingStore
+from support.scripted_engine import a_catalog, an_engine
+from support.scripted_service import SWEEP_S, Served
 
 AWAY = StorageUnavailable("The database does not answer; try again.")
 

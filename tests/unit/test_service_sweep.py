@@ -8,11 +8,11 @@ from contextlib import closing, suppress
 
 import pytest
 
-from llm_server.orchestration.ports import Due
-from llm_server.orchestration.task import Status, TaskRef
-from llm_server.storage.sqlite import SqliteStore
-from scripted import ScriptedEngine, a_catalog, an_engine
-from served import LEASE_S, SWEEP_S, Served
+from llm_server.orchestration.domain.ports import Due
+from llm_server.orchestration.domain.task import Status, TaskRef
+from llm_server.storage.sqlite.store import SqliteStore
+from support.scripted_engine import ScriptedEngine, a_catalog, an_engine
+from support.scripted_service import LEASE_S, SWEEP_S, Served
 
 
 def lose_messages(served: Served) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from llm_server.orchestration.errors import ConfigurationError
+from llm_server.orchestration.domain.errors import ConfigurationError
 from llm_server.settings import VARIABLES, Settings
 
 QUEUE = "https://sqs.eu-central-1.amazonaws.com/123456789012/llm-server"

@@ -6,14 +6,14 @@ from collections.abc import Callable
 
 import pytest
 
-from builders import a_lifecycle
-from llm_server.orchestration import settlement
-from llm_server.orchestration.errors import StorageUnavailable
-from llm_server.orchestration.ports import EngineCall
-from llm_server.orchestration.snapshot import Snapshot
-from llm_server.orchestration.task import Status, TaskRef
-from scripted import Answer, ScriptedEngine, a_catalog, an_engine
-from served import Served
+from llm_server.orchestration.domain.errors import StorageUnavailable
+from llm_server.orchestration.domain.ports import EngineCall
+from llm_server.orchestration.domain.snapshot import Snapshot
+from llm_server.orchestration.domain.task import Status, TaskRef
+from llm_server.orchestration.tasks import settlement
+from support.builders import a_lifecycle
+from support.scripted_engine import Answer, ScriptedEngine, a_catalog, an_engine
+from support.scripted_service import Served
 
 
 class Killed(BaseException):

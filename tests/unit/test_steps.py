@@ -8,11 +8,11 @@ from contextlib import closing
 
 import pytest
 
-from llm_server.orchestration.balancer import Reply
-from llm_server.orchestration.errors import EngineUnavailable, LLMServerError, OutOfTime, PromptRefused
-from llm_server.orchestration.plan import Plan, Step
-from llm_server.orchestration.steps import run_steps
-from scripted import WAIT_S, a_completion
+from llm_server.orchestration.dispatch.balancer import Reply
+from llm_server.orchestration.domain.errors import EngineUnavailable, LLMServerError, OutOfTime, PromptRefused
+from llm_server.orchestration.domain.plan import Plan, Step
+from llm_server.orchestration.execution.step_runner import run_steps
+from support.scripted_engine import WAIT_S, a_completion
 
 
 def a_plan(**depends_on: str) -> Plan:

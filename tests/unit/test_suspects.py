@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from llm_server.orchestration.ports import EngineCall
-from llm_server.orchestration.task import TaskRef
-from scripted import WAIT_S, ScriptedEngine
-from served import LEASE_S, Served
+from llm_server.orchestration.domain.ports import EngineCall
+from llm_server.orchestration.domain.task import TaskRef
+from support.scripted_engine import WAIT_S, ScriptedEngine
+from support.scripted_service import LEASE_S, Served
 
 
 def deserted(served: Served, times: int) -> TaskRef:

@@ -7,12 +7,12 @@ from collections.abc import Callable
 
 import pytest
 
-from llm_server.orchestration.errors import StorageUnavailable, TaskNotFound
-from llm_server.orchestration.retention import SLACK_MS
-from llm_server.orchestration.snapshot import Limits, Snapshot
-from llm_server.orchestration.sweep import PUT_OFF_MS
-from llm_server.orchestration.task import Status, Task, TaskRef
-from served import SWEEP_S, Served
+from llm_server.orchestration.domain.errors import StorageUnavailable, TaskNotFound
+from llm_server.orchestration.domain.retention import SLACK_MS
+from llm_server.orchestration.domain.snapshot import Limits, Snapshot
+from llm_server.orchestration.domain.task import Status, Task, TaskRef
+from llm_server.orchestration.tasks.sweep import PUT_OFF_MS
+from support.scripted_service import SWEEP_S, Served
 
 Spoil = Callable[[Served, TaskRef], None]
 

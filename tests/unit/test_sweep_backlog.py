@@ -12,17 +12,17 @@ from typing import Any, cast
 
 import pytest
 
-from builders import NOW_MS, SWEEP_MS, a_request, a_task
-from llm_server.orchestration.ports import Due, Store
-from llm_server.orchestration.snapshot import Limits
-from llm_server.orchestration.sweep import Sweep
-from llm_server.orchestration.task import Status, Task, TaskRef
-from llm_server.orchestration.wakeups import WakeUps
-from llm_server.storage import dynamodb_items as items
+from llm_server.orchestration.domain.ports import Due, Store
+from llm_server.orchestration.domain.snapshot import Limits
+from llm_server.orchestration.domain.task import Status, Task, TaskRef
+from llm_server.orchestration.tasks.sweep import Sweep
+from llm_server.orchestration.tasks.wakeups import WakeUps
 from llm_server.storage import records
-from llm_server.storage.dynamodb import DynamoStore
-from llm_server.storage.sqlite import SqliteStore
-from scripted import Clock
+from llm_server.storage.dynamodb import items
+from llm_server.storage.dynamodb.store import DynamoStore
+from llm_server.storage.sqlite.store import SqliteStore
+from support.builders import NOW_MS, SWEEP_MS, a_request, a_task
+from support.scripted_engine import Clock
 
 WAITING = 5_000
 LOOK_S = 0.05

@@ -9,15 +9,25 @@ from contextlib import closing
 
 import pytest
 
-from llm_server.orchestration.catalog import Catalog
-from llm_server.orchestration.errors import EngineNotFound, EngineUnavailable, InvalidInput, StorageUnavailable
-from llm_server.orchestration.fleet import EngineNow
-from llm_server.orchestration.intake import NewTask
-from llm_server.orchestration.ports import EngineCall, EngineSwitch
-from llm_server.orchestration.task import Status
-from llm_server.storage.sqlite import SqliteStore
-from scripted import WAIT_S, Answer, Balanced, Clock, ScriptedEngine, WatchedStore, a_catalog, a_want, an_engine
-from served import Served
+from llm_server.orchestration.dispatch.fleet import EngineNow
+from llm_server.orchestration.domain.catalog import Catalog
+from llm_server.orchestration.domain.errors import EngineNotFound, EngineUnavailable, InvalidInput, StorageUnavailable
+from llm_server.orchestration.domain.ports import EngineCall, EngineSwitch
+from llm_server.orchestration.domain.task import Status
+from llm_server.orchestration.tasks.intake import NewTask
+from llm_server.storage.sqlite.store import SqliteStore
+from support.scripted_engine import (
+    WAIT_S,
+    Answer,
+    Balanced,
+    Clock,
+    ScriptedEngine,
+    WatchedStore,
+    a_catalog,
+    a_want,
+    an_engine,
+)
+from support.scripted_service import Served
 
 CALL = EngineCall(system="s", prompt="p", max_output_tokens=100)
 NAMED = "only"

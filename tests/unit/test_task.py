@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from builders import (
+from llm_server.orchestration.domain.errors import IllegalTransition, TaskBusy, TaskFinished
+from llm_server.orchestration.domain.output import last_engine
+from llm_server.orchestration.domain.task import Status, TaskRef
+from support.builders import (
     LEASE_MS,
     NOW_MS,
     a_failed_attempt,
@@ -15,9 +18,6 @@ from builders import (
     an_output,
     claimed,
 )
-from llm_server.orchestration.errors import IllegalTransition, TaskBusy, TaskFinished
-from llm_server.orchestration.outputs import last_engine
-from llm_server.orchestration.task import Status, TaskRef
 
 ENDED = {
     "Completed": claimed(a_task("t1")).completed(an_output("RES#1")),

@@ -13,10 +13,10 @@ import pytest
 from cfnlint.api import lint  # type: ignore[import-untyped]
 
 from aws_local.template import TEMPLATE, Document, load, translate
-from deployed import ENGINES, an_event
 from export_openapi import document
 from llm_server.settings import EMBEDDED_ONLY, LOG_LEVELS, VARIABLES
-from template_stack import references, resolved, rights, statements
+from support.deployment import ENGINES, an_event
+from support.template_stack import references, resolved, rights, statements
 
 FUNCTIONS = {"ApiFunction": "ApiRole", "WorkerFunction": "WorkerRole"}
 TABLE = {"BatchGetItem", "DeleteItem", "GetItem", "PutItem", "Query", "UpdateItem"}

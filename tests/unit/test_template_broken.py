@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-import test_template as promises
 from aws_local.template import Document, load, translate
+from unit import test_template as promises
 
 _PROPERTIES = {
     "environment": "Resources.WorkerFunction.Properties.Environment.Variables",

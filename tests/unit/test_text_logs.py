@@ -7,7 +7,7 @@ import re
 
 import pytest
 
-from llm_server.text_logs import TextFormatter
+from llm_server.embedded.logs import TextFormatter
 
 
 def line(message: str, *args: object, **fields: object) -> str:

@@ -7,10 +7,11 @@ from itertools import pairwise
 import msgspec
 import pytest
 
-from llm_server.orchestration import _model, tiers
-from llm_server.orchestration.analysis import analyse
-from llm_server.orchestration.catalog import Defaults, Role, Tier
-from scripted import a_catalog
+from llm_server.orchestration.domain.catalog import Defaults, Role, Tier
+from llm_server.orchestration.routing import tiers
+from llm_server.orchestration.routing import weights as _model
+from llm_server.orchestration.routing.analysis import analyse
+from support.scripted_engine import a_catalog
 
 CATALOG = a_catalog({})
 FAST, STRONG = CATALOG.roles["Chat-Agent"], CATALOG.roles["Architect-Agent"]

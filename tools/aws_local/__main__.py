@@ -27,7 +27,7 @@ from aws_local.invocation import Event, Handler, LambdaContext
 from aws_local.pump import Pump
 from aws_local.resources import Resources
 from llm_server import wiring
-from llm_server.orchestration.key import SCOPES
+from llm_server.orchestration.domain.api_key import SCOPES
 from llm_server.settings import Settings
 
 SAM_VARIABLES = Path(".llm-server/sam-env.json")

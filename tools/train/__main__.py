@@ -8,11 +8,11 @@ from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
-from llm_server.figures import calibration_error, share
-from llm_server.orchestration import _model as model
-from llm_server.orchestration._signals import read
-from llm_server.orchestration.analysis import complexity
-from llm_server.route import THRESHOLD
+from llm_server.cli.route import THRESHOLD
+from llm_server.orchestration.routing import weights as model
+from llm_server.orchestration.routing.analysis import complexity
+from llm_server.orchestration.routing.evaluation import calibration_error, share
+from llm_server.orchestration.routing.signals import read
 from train import rows, validation
 from train.heads import train_expert, train_fields, train_steps
 from train.model_file import Trained, packed

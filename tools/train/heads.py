@@ -8,10 +8,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from operator import mul
 
-from llm_server.orchestration import _features as features
-from llm_server.orchestration._evidence import effort, gather, totals
-from llm_server.orchestration._signals import Signals, read
-from llm_server.orchestration.analysis import FIELDS, field_totals
+from llm_server.orchestration.routing import features
+from llm_server.orchestration.routing.analysis import FIELDS, field_totals
+from llm_server.orchestration.routing.evidence import effort, gather, totals
+from llm_server.orchestration.routing.signals import Signals, read
 from train.fit import Sparse, Vector, logistic, minimise, ridge
 from train.rows import UNLABELLED, Labelled, Paired, Stepped
 

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from llm_server.orchestration.analysis import FIELDS
+from llm_server.orchestration.routing.analysis import FIELDS
 from train.heads import ROLE_BITS, Expert, Fields, Words
 
 

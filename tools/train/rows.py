@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 from zlib import crc32
 
-from llm_server.orchestration.analysis import FIELDS
+from llm_server.orchestration.routing.analysis import FIELDS
 
 DATA = Path(__file__).parents[2] / "data" / "routing"
 FIELD_OF = {

@@ -7,12 +7,12 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from llm_server.figures import Interval, apgr, auroc, interval
-from llm_server.orchestration import _model as model
-from llm_server.orchestration._evidence import effort
-from llm_server.orchestration._signals import read
-from llm_server.orchestration.analysis import FIELDS, MODES, logistic
-from llm_server.orchestration.modes import Mode
+from llm_server.orchestration.domain.status import Mode
+from llm_server.orchestration.routing import weights as model
+from llm_server.orchestration.routing.analysis import FIELDS, MODES, logistic
+from llm_server.orchestration.routing.evaluation import Interval, apgr, auroc, interval
+from llm_server.orchestration.routing.evidence import effort
+from llm_server.orchestration.routing.signals import read
 from train.fit import platt
 from train.heads import (
     Expert,

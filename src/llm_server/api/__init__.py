@@ -1,0 +1,1 @@
+"""The HTTP contract: routes, what comes in and goes out, errors, who may call."""

@@ -12,9 +12,9 @@ from urllib.parse import urlsplit
 from fastapi import HTTPException, Request
 from fastapi.security import APIKeyHeader, HTTPBearer
 
-from llm_server.orchestration.errors import ScopeMissing, Unauthenticated
-from llm_server.orchestration.key import Caller
-from llm_server.orchestration.keys import Keys, RequestsLeft
+from llm_server.orchestration.access.keyring import Keys, RequestsLeft
+from llm_server.orchestration.domain.api_key import Caller
+from llm_server.orchestration.domain.errors import ScopeMissing, Unauthenticated
 
 SCOPES = {"metrics": "metrics", "engines": "admin", "keys": "admin"}
 """By the first word of a path below /api/v1; every other is for `tasks`, so that a new route is never open."""

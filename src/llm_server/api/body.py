@@ -16,7 +16,7 @@ from fastapi.routing import APIRoute
 
 from llm_server.api.auth import Gate, check_scope
 from llm_server.api.edge import ANSWER_HEADERS
-from llm_server.orchestration.errors import InvalidInput
+from llm_server.orchestration.domain.errors import InvalidInput
 
 _WRITING = frozenset({"DELETE", "PATCH", "POST"})
 

@@ -11,10 +11,10 @@ from pydantic import BaseModel
 
 from llm_server.api import auth, server_models
 from llm_server.api.body import StrictRoute
-from llm_server.orchestration import key as keys
 from llm_server.orchestration import service as core
-from llm_server.orchestration.errors import TaskNotFound
-from llm_server.orchestration.task import TaskRef
+from llm_server.orchestration.domain import api_key as keys
+from llm_server.orchestration.domain.errors import TaskNotFound
+from llm_server.orchestration.domain.task import TaskRef
 
 PREFIX = "/api/v1"
 _TASK_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")

@@ -15,7 +15,8 @@ from starlette.routing import Match
 
 from llm_server.api.auth import rate_headers
 from llm_server.api.inputs import NO_NUL
-from llm_server.orchestration.errors import (
+from llm_server.orchestration.access.keyring import RequestsLeft
+from llm_server.orchestration.domain.errors import (
     EngineNotFound,
     InvalidInput,
     KeyNotFound,
@@ -28,7 +29,6 @@ from llm_server.orchestration.errors import (
     TaskNotFound,
     Unauthenticated,
 )
-from llm_server.orchestration.keys import RequestsLeft
 
 _log = logging.getLogger(__name__)
 

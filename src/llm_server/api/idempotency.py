@@ -8,8 +8,8 @@ from typing import Annotated
 from fastapi import Header
 from pydantic.json_schema import SkipJsonSchema, WithJsonSchema
 
-from llm_server.orchestration.errors import InvalidInput
-from llm_server.orchestration.intake import KEY_FIELD
+from llm_server.orchestration.domain.errors import InvalidInput
+from llm_server.orchestration.tasks.intake import KEY_FIELD
 
 KEY = r'^("([ !#-\[\]-~]|\\["\\]){1,255}"|[!#-+\--\[\]-~]{1,255})$'
 """A structured-field string (RFC 8941, 3.3.3) or the same without quotes, then without spaces and commas.

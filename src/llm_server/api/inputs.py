@@ -7,11 +7,11 @@ from typing import Annotated, Literal
 from pydantic import BeforeValidator, ConfigDict, Field, StringConstraints
 
 from llm_server.api.strict import Strict
-from llm_server.orchestration import intake
-from llm_server.orchestration import key as keys
-from llm_server.orchestration.ports import SwitchName
-from llm_server.orchestration.snapshot import Limits
-from llm_server.orchestration.task import Mode
+from llm_server.orchestration.domain import api_key as keys
+from llm_server.orchestration.domain.ports import SwitchName
+from llm_server.orchestration.domain.snapshot import Limits
+from llm_server.orchestration.domain.task import Mode
+from llm_server.orchestration.tasks import intake
 
 METADATA_MOST = 16
 NO_NUL = r"^[^\x00]*$"

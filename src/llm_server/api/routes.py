@@ -9,9 +9,9 @@ from pydantic.json_schema import SkipJsonSchema
 
 from llm_server.api import idempotency, inputs, models, views, waiting
 from llm_server.api.contract import PREFIX, Caller, Ref, Responses, Service, answer, header_docs, keyed_router, problems
-from llm_server.orchestration.intake import Accepted
-from llm_server.orchestration.snapshot import Snapshot
-from llm_server.orchestration.task import Status
+from llm_server.orchestration.domain.snapshot import Snapshot
+from llm_server.orchestration.domain.task import Status
+from llm_server.orchestration.tasks.intake import Accepted
 
 _CREATED: Responses = {
     200: {

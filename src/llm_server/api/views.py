@@ -33,19 +33,19 @@ from llm_server.api.server_models import (
     RoleView,
     UsageView,
 )
-from llm_server.orchestration import plan as plans
-from llm_server.orchestration.catalog import Catalog, EngineSpec
-from llm_server.orchestration.events import Event, history
-from llm_server.orchestration.fleet import EngineNow
-from llm_server.orchestration.intake import Decision
-from llm_server.orchestration.key import Key, KeyLimits
-from llm_server.orchestration.money import MICROUSD_PER_USD
-from llm_server.orchestration.plan import Step, StepStatus
-from llm_server.orchestration.ports import Page
-from llm_server.orchestration.receipts import Attempt
+from llm_server.orchestration.dispatch.fleet import EngineNow
+from llm_server.orchestration.domain import plan as plans
+from llm_server.orchestration.domain.api_key import Key, KeyLimits
+from llm_server.orchestration.domain.catalog import Catalog, EngineSpec
+from llm_server.orchestration.domain.money import MICROUSD_PER_USD
+from llm_server.orchestration.domain.plan import Step, StepStatus
+from llm_server.orchestration.domain.ports import Page
+from llm_server.orchestration.domain.receipt import Attempt
+from llm_server.orchestration.domain.snapshot import Snapshot
+from llm_server.orchestration.domain.task import Status, Task
 from llm_server.orchestration.service import Usage
-from llm_server.orchestration.snapshot import Snapshot
-from llm_server.orchestration.task import Status, Task
+from llm_server.orchestration.tasks.events import Event, history
+from llm_server.orchestration.tasks.intake import Decision
 
 
 def task(task: Task, result: str | None = None) -> TaskView:

@@ -8,10 +8,10 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any
 
-from llm_server.orchestration.errors import StorageUnavailable, TaskNotFound
+from llm_server.orchestration.domain.errors import StorageUnavailable, TaskNotFound
+from llm_server.orchestration.domain.snapshot import Snapshot
+from llm_server.orchestration.domain.task import Task, TaskRef
 from llm_server.orchestration.service import Service
-from llm_server.orchestration.snapshot import Snapshot
-from llm_server.orchestration.task import Task, TaskRef
 
 WAIT_MOST_S = 25
 ANSWERING_S = 3

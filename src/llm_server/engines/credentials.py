@@ -6,8 +6,8 @@ import threading
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from llm_server.orchestration.catalog import EngineSpec
-from llm_server.orchestration.errors import EngineUnavailable
+from llm_server.orchestration.domain.catalog import EngineSpec
+from llm_server.orchestration.domain.errors import EngineUnavailable
 
 _REMOTE = ("ssm:", "secretsmanager:")
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
+from typing import Protocol
 
 import msgspec
 
-from llm_server.engines._wire import CHARACTERS_A_TOKEN, completion, record
-from llm_server.orchestration.analysis import analyse
-from llm_server.orchestration.plan import MAX_STEPS, Plan, Step
-from llm_server.orchestration.ports import AnswerSchema, Completion, EngineCall
+from llm_server.engines.wire import CHARACTERS_A_TOKEN, completion, record
+from llm_server.orchestration.domain.plan import MAX_STEPS, Plan, Step
+from llm_server.orchestration.domain.ports import AnswerSchema, Completion, EngineCall
 
 HOW_TO_CONFIGURE = """\
 To get real answers, do one of these and start the server again:
@@ -27,30 +27,53 @@ _SENTENCE = re.compile(r"(?<=[.!?;])\s+|(?<=[。！？])|\n+|,?\s+(?:and\s+)?the
 _AND = re.compile(r",?\s+and\s+(?=\S+\s+\S)", re.IGNORECASE)
 
 
+class Analysed(Protocol):
+    """What the analysis says of a prompt, as far as an answer here tells it."""
+
+    @property
+    def mode(self) -> str: ...
+    @property
+    def role(self) -> str: ...
+    @property
+    def complexity(self) -> float: ...
+    @property
+    def confidence(self) -> float: ...
+    @property
+    def reasons(self) -> tuple[str, ...]: ...
+
+
+class Analyse(Protocol):
+    """The analysis of a prompt; `roles` are those it may choose among, None is every role."""
+
+    def __call__(self, prompt: str, *, roles: Collection[str] | None = None) -> Analysed: ...
+
+
 class EmbeddedEngine:
     """Deterministic, free, instant; its tokens are four characters each."""
 
+    def __init__(self, analyse: Analyse) -> None:
+        self._analyse = analyse
+
     def complete(self, call: EngineCall, *, timeout_s: float) -> Completion:  # noqa: ARG002 - the port has it; nothing here takes time
-        answer = _answer(call)
+        answer = _answer(call, self._analyse)
         limit = call.max_output_tokens * CHARACTERS_A_TOKEN
         text = answer[:limit]
         return completion(call, text, tokens_in=None, tokens_out=None, truncated=len(answer) > limit)
 
 
-def _answer(call: EngineCall) -> str:
+def _answer(call: EngineCall, analyse: Analyse) -> str:
     fenced = [(match[1], match[2]) for match in _FENCED.finditer(call.prompt)]
     task = next((text for name, text in fenced if name == "task"), call.prompt)
     if call.answer_schema and call.answer_schema.name == "plan":
-        return _plan(task, call.answer_schema).to_json()
+        return _plan(task, call.answer_schema, analyse).to_json()
     if call.answer_schema:
         return msgspec.json.encode({"verdict": "pass", "findings": []}).decode()
     results = [name.removeprefix("result_of_") for name, _ in fenced if name.startswith("result_of_")]
     asked = _FENCED.sub("", call.prompt).strip().rpartition("\n")[2] if fenced else ""
-    return "\n\n".join(_paragraphs(task, asked, results))
+    return "\n\n".join(_paragraphs(task, asked, results, analyse(task)))
 
 
-def _paragraphs(task: str, asked: str, results: list[str]) -> Iterator[str]:
-    seen = analyse(task)
+def _paragraphs(task: str, asked: str, results: list[str], seen: Analysed) -> Iterator[str]:
     yield (
         "No LLM is configured. This answer comes from the server's embedded engine, which measures a prompt "
         "but does not understand it."
@@ -73,7 +96,7 @@ def _counted(number: int, noun: str) -> str:
     return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
 
 
-def _plan(task: str, asked: AnswerSchema) -> Plan:
+def _plan(task: str, asked: AnswerSchema, analyse: Analyse) -> Plan:
     """Make each sentence or list item of a task a step; steps of one group do not wait for one another."""
     roles = _allowed_roles(asked)
     steps: list[Step] = []
@@ -81,7 +104,7 @@ def _plan(task: str, asked: AnswerSchema) -> Plan:
     for group in _groups_that_fit(task):
         ids = [f"s{len(steps) + n}" for n in range(1, len(group) + 1)]
         for step_id, text in zip(ids, group, strict=True):
-            steps.append(Step(id=step_id, role=_role(text, task, roles), instruction=text, depends_on=before))
+            steps.append(Step(id=step_id, role=_role(text, task, roles, analyse), instruction=text, depends_on=before))
         before = tuple(ids)
     return Plan(goal=" ".join(task.split())[:_INSTRUCTION_MOST], steps=tuple(steps))
 
@@ -93,7 +116,7 @@ def _allowed_roles(asked: AnswerSchema) -> list[str]:
     return list(node.get("enum", ()))
 
 
-def _role(text: str, task: str, roles: list[str]) -> str:
+def _role(text: str, task: str, roles: list[str], analyse: Analyse) -> str:
     """The role the analysis finds for a step, or for the whole task, if a plan may name it."""
     found = (analyse(part, roles=roles).role for part in (text, task))
     return next((role for role in found if role in roles), roles[0] if roles else "")

@@ -5,14 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from llm_server.engines.anthropic import AnthropicEngine
 from llm_server.engines.credentials import Credentials
 from llm_server.engines.http import EnginePool
 from llm_server.engines.openai import OpenAIEngine
-from llm_server.orchestration.catalog import Catalog, EngineSpec
-from llm_server.orchestration.ports import Engine
+from llm_server.orchestration.domain.catalog import Catalog, EngineSpec
+from llm_server.orchestration.domain.ports import Engine
+
+if TYPE_CHECKING:
+    from llm_server.engines.embedded import Analyse
 
 
 def build(
@@ -22,6 +25,7 @@ def build(
     pool: EnginePool | None = None,
     bedrock: Callable[[EngineSpec, float], Any] | None = None,
     models_dir: Path = Path(),
+    analyse: Analyse,
 ) -> dict[str, Engine]:
     """Make one adapter an engine; none opens a connection or fetches a key before its first call.
 
@@ -38,7 +42,7 @@ def build(
         if spec.kind == "bedrock":
             engines[name] = _bedrock(spec, catalog.timeout_s(name), bedrock)
         elif spec.kind == "embedded":
-            engines[name] = _embedded()
+            engines[name] = _embedded(analyse)
         elif spec.kind == "llamacpp":
             engines[name] = _llamacpp(name, catalog, models_dir, pool)
         else:
@@ -57,15 +61,15 @@ def _bedrock(spec: EngineSpec, timeout_s: float, client: Callable[[EngineSpec, f
     return BedrockEngine(spec, partial(client or bedrock_client, spec, timeout_s))
 
 
-def _embedded() -> Engine:
+def _embedded(analyse: Analyse) -> Engine:
     from llm_server.engines.embedded import EmbeddedEngine
 
-    return EmbeddedEngine()
+    return EmbeddedEngine(analyse)
 
 
 def _llamacpp(name: str, catalog: Catalog, models_dir: Path, pool: EnginePool) -> Engine:
-    from llm_server.engines import model_files
-    from llm_server.engines.llamacpp import LlamaCppEngine, require_extra
+    from llm_server.engines.local import model_files
+    from llm_server.engines.local.llamacpp import LlamaCppEngine, require_extra
 
     spec = catalog.engines[name]
     file = model_files.named(spec.model, catalog.models, models_dir)

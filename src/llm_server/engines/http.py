@@ -23,9 +23,10 @@ from urllib3.exceptions import (
 )
 from urllib3.exceptions import TimeoutError as HTTPTimeout
 
-from llm_server.engines import _failures, _lines
-from llm_server.orchestration.cancellation import Cancellation
-from llm_server.orchestration.errors import EngineUnavailable, PromptRefused, TaskCancelled
+from llm_server.engines import breakable as _lines
+from llm_server.engines import failures as _failures
+from llm_server.orchestration.domain.cancellation import Cancellation
+from llm_server.orchestration.domain.errors import EngineUnavailable, PromptRefused, TaskCancelled
 
 ANSWER_MOST_BYTES = 16 * 1024 * 1024
 """More than JSON makes of the longest text a task may hold, so that one too long is counted and refused by name."""

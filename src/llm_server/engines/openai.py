@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from llm_server.engines._failures import of_status
-from llm_server.engines._wire import Wire, completion, count, declined, no_completion, record, records
+from llm_server.engines.failures import of_status
 from llm_server.engines.http import EnginePool, exchange
-from llm_server.orchestration.catalog import EngineSpec
-from llm_server.orchestration.errors import EngineUnavailable
-from llm_server.orchestration.ports import Completion, EngineCall
+from llm_server.engines.wire import Wire, completion, count, declined, no_completion, record, records
+from llm_server.orchestration.domain.catalog import EngineSpec
+from llm_server.orchestration.domain.errors import EngineUnavailable
+from llm_server.orchestration.domain.ports import Completion, EngineCall
 
 
 class OpenAIEngine(Wire):

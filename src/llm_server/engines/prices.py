@@ -5,7 +5,7 @@ from __future__ import annotations
 from decimal import ROUND_CEILING, Decimal
 from typing import Any
 
-from llm_server.orchestration.catalog import EngineSpec
+from llm_server.orchestration.domain.catalog import EngineSpec
 
 _MICROUSD_PER_USD = 1_000_000
 

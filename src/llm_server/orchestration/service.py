@@ -7,24 +7,24 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 
-from llm_server.orchestration import approval
-from llm_server.orchestration.balancer import Balancer
-from llm_server.orchestration.catalog import Catalog, EngineSpec
-from llm_server.orchestration.errors import EngineNotFound, InvalidInput
-from llm_server.orchestration.fleet import EngineNow
-from llm_server.orchestration.intake import Accepted, Decision, Intake, NewTask
-from llm_server.orchestration.key import Caller, KeyLimits, KeyUse, Payer
-from llm_server.orchestration.key_ports import KeyStore
-from llm_server.orchestration.keys import Keys
-from llm_server.orchestration.lifecycle import Lifecycle
-from llm_server.orchestration.metrics import Counters, day_of, summarise
-from llm_server.orchestration.orchestrator import Orchestrator
-from llm_server.orchestration.ports import Clock, Page, Queue, Store, SwitchName
-from llm_server.orchestration.snapshot import Snapshot
-from llm_server.orchestration.sweep import Sweep
-from llm_server.orchestration.task import Status, Task, TaskRef
-from llm_server.orchestration.wakeups import WakeUps
-from llm_server.orchestration.worker import Worker
+from llm_server.orchestration.access.keyring import Keys
+from llm_server.orchestration.dispatch.balancer import Balancer
+from llm_server.orchestration.dispatch.fleet import EngineNow
+from llm_server.orchestration.domain.api_key import Caller, KeyLimits, KeyUse, Payer
+from llm_server.orchestration.domain.catalog import Catalog, EngineSpec
+from llm_server.orchestration.domain.counters import Counters, day_of, summarise
+from llm_server.orchestration.domain.errors import EngineNotFound, InvalidInput
+from llm_server.orchestration.domain.key_ports import KeyStore
+from llm_server.orchestration.domain.ports import Clock, Page, Queue, Store, SwitchName
+from llm_server.orchestration.domain.snapshot import Snapshot
+from llm_server.orchestration.domain.task import Status, Task, TaskRef
+from llm_server.orchestration.execution.orchestrator import Orchestrator
+from llm_server.orchestration.tasks import approval
+from llm_server.orchestration.tasks.intake import Accepted, Decision, Intake, NewTask
+from llm_server.orchestration.tasks.lifecycle import Lifecycle
+from llm_server.orchestration.tasks.sweep import Sweep
+from llm_server.orchestration.tasks.wakeups import WakeUps
+from llm_server.orchestration.tasks.worker import Worker
 
 _log = logging.getLogger(__name__)
 

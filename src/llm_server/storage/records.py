@@ -6,13 +6,13 @@ from dataclasses import fields
 
 import msgspec
 
-from llm_server.orchestration.errors import InvalidInput
-from llm_server.orchestration.key import Key
-from llm_server.orchestration.outputs import Output
-from llm_server.orchestration.ports import EngineState, EngineSwitch, KeyBinding
-from llm_server.orchestration.receipts import Receipt
-from llm_server.orchestration.snapshot import Request
-from llm_server.orchestration.task import Task, TaskRef
+from llm_server.orchestration.domain.api_key import Key
+from llm_server.orchestration.domain.errors import InvalidInput
+from llm_server.orchestration.domain.output import Output
+from llm_server.orchestration.domain.ports import EngineState, EngineSwitch, KeyBinding
+from llm_server.orchestration.domain.receipt import Receipt
+from llm_server.orchestration.domain.snapshot import Request
+from llm_server.orchestration.domain.task import Task, TaskRef
 
 TASK = msgspec.json.Decoder(Task)
 REQUEST = msgspec.json.Decoder(Request)

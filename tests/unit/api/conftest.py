@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from called_server import CalledServer, called_server
-from llm_server.orchestration.ports import Store
+from llm_server.orchestration.domain.ports import Store
+from support.in_process_server import CalledServer, called_server
 
 
 @pytest.fixture

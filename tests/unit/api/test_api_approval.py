@@ -7,13 +7,13 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from called_server import CalledServer
-from delivered import a_plan
-from llm_server.orchestration import plan as plans
-from llm_server.orchestration.errors import ApprovalConflict
-from llm_server.orchestration.snapshot import Limits
-from llm_server.orchestration.task import Mode, Status, TaskRef
-from served import Served
+from llm_server.orchestration.domain import plan as plans
+from llm_server.orchestration.domain.errors import ApprovalConflict
+from llm_server.orchestration.domain.snapshot import Limits
+from llm_server.orchestration.domain.task import Mode, Status, TaskRef
+from support.deliveries import a_plan
+from support.in_process_server import CalledServer
+from support.scripted_service import Served
 
 PLAN = a_plan()
 

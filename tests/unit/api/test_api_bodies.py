@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-import asgi
-from called_server import CalledServer, called_server
+from support import asgi
+from support.in_process_server import CalledServer, called_server
 
 MEGABYTE = 1 << 20
 

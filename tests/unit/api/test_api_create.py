@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from called_server import CalledServer, called_server
-from llm_server.orchestration.task import TaskRef
+from llm_server.orchestration.domain.task import TaskRef
+from support.in_process_server import CalledServer, called_server
 
 
 def test_an_accepted_task_answers_exactly_four_fields(server: CalledServer) -> None:

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-import asgi
-from called_server import DOWN, CalledServer, FailingStore, called_server
+from support import asgi
+from support.in_process_server import DOWN, CalledServer, FailingStore, called_server
 
 ENGINES = """
 [engines.main]

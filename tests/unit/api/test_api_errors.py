@@ -15,12 +15,12 @@ from fastapi import FastAPI, Query
 from mangum import Mangum
 from starlette.types import Receive, Scope, Send
 
-import asgi
-from called_server import DOWN, CalledServer, FailingStore
 from llm_server.api import errors
 from llm_server.api.edge import Edge
-from llm_server.orchestration.errors import IllegalTransition, StorageMisconfigured
-from llm_server.orchestration.ports import Store
+from llm_server.orchestration.domain.errors import IllegalTransition, StorageMisconfigured
+from llm_server.orchestration.domain.ports import Store
+from support import asgi
+from support.in_process_server import DOWN, CalledServer, FailingStore
 
 EVENTS = Path(__file__).parents[3] / "events"
 UUID7 = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")

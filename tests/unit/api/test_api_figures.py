@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from builders import NOW_MS, a_failed_attempt, a_failure, a_request, a_task, an_attempt, an_output, claimed
-from called_server import DOWN, CalledServer, FailingStore, called_server
 from llm_server import __version__
-from llm_server.orchestration.metrics import day_of
-from llm_server.orchestration.ports import Store
+from llm_server.orchestration.domain.counters import day_of
+from llm_server.orchestration.domain.ports import Store
 from llm_server.wiring import now_ms
+from support.builders import NOW_MS, a_failed_attempt, a_failure, a_request, a_task, an_attempt, an_output, claimed
+from support.in_process_server import DOWN, CalledServer, FailingStore, called_server
 
 NINE = [
     *("server_status", "llm_status", "tokens_per_second", "average_response_time", "total_requests"),

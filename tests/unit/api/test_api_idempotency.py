@@ -12,12 +12,12 @@ from typing import Any
 
 import pytest
 
-import asgi
-from called_server import DOWN, CalledServer, FailingStore, called_server
-from llm_server.orchestration.intake import KEY_KEPT_MS, Accepted, NewTask
-from llm_server.orchestration.ports import Store
-from llm_server.orchestration.task import TaskRef
-from served import Served
+from llm_server.orchestration.domain.ports import Store
+from llm_server.orchestration.domain.task import TaskRef
+from llm_server.orchestration.tasks.intake import KEY_KEPT_MS, Accepted, NewTask
+from support import asgi
+from support.in_process_server import DOWN, CalledServer, FailingStore, called_server
+from support.scripted_service import Served
 
 BODY = {"prompt": "Say hello."}
 

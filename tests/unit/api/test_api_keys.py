@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-import asgi
-from called_server import CalledServer, called_server
 from llm_server.api.app import create_app
-from llm_server.orchestration.key import SCOPES
+from llm_server.orchestration.domain.api_key import SCOPES
+from support import asgi
+from support.in_process_server import CalledServer, called_server
 
 OPEN = {"/api/v1/health"}
 TENANTS = "A tenant's name has 1 to 40 characters of a to z, 0 to 9 and -."

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from builders import an_output
-from called_server import CalledServer
-from llm_server.orchestration.task import TaskRef
+from llm_server.orchestration.domain.task import TaskRef
+from support.builders import an_output
+from support.in_process_server import CalledServer
 
 
 def said(server: CalledServer, task_id: str, word: str, method: str = "POST") -> tuple[int, str | None]:

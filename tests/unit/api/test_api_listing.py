@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from builders import NOW_MS, a_request, a_task, an_output, claimed
-from called_server import CalledServer
-from llm_server.orchestration.task import Task
+from llm_server.orchestration.domain.task import Task
+from support.builders import NOW_MS, a_request, a_task, an_output, claimed
+from support.in_process_server import CalledServer
 
 SUMMARY = (
     *("task_id", "status", "error", "mode", "role", "profile", "engine", "waiting_for"),

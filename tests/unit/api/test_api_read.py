@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 
-from builders import NOW_MS, a_failed_attempt, a_failure, a_request, a_task, an_attempt, an_output, claimed
-from called_server import DOWN, CalledServer, FailingStore
-from llm_server.orchestration.outputs import Review
-from llm_server.orchestration.plan import Plan, Step
-from llm_server.orchestration.ports import Store
-from llm_server.orchestration.receipts import Attempt
-from llm_server.orchestration.task import Task
+from llm_server.orchestration.domain.output import Review
+from llm_server.orchestration.domain.plan import Plan, Step
+from llm_server.orchestration.domain.ports import Store
+from llm_server.orchestration.domain.receipt import Attempt
+from llm_server.orchestration.domain.task import Task
+from support.builders import NOW_MS, a_failed_attempt, a_failure, a_request, a_task, an_attempt, an_output, claimed
+from support.in_process_server import DOWN, CalledServer, FailingStore
 
 DETAIL = (
     *("task_id", "status", "result", "error", "mode", "role", "profile", "engine", "waiting_for"),

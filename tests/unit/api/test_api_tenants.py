@@ -11,13 +11,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-import asgi
-from builders import NOW_MS, a_request, a_task, an_output, claimed
-from called_server import CalledServer, called_server
-from llm_server.orchestration.plan import Plan, Step, digest
-from llm_server.orchestration.ports import Store
-from llm_server.orchestration.task import Task
-from llm_server.storage.sqlite import SqliteStore
+from llm_server.orchestration.domain.plan import Plan, Step, digest
+from llm_server.orchestration.domain.ports import Store
+from llm_server.orchestration.domain.task import Task
+from llm_server.storage.sqlite.store import SqliteStore
+from support import asgi
+from support.builders import NOW_MS, a_request, a_task, an_output, claimed
+from support.in_process_server import CalledServer, called_server
 
 UNKNOWN = "0197-nobodys-task"
 PLAN = Plan(goal="The goal.", steps=(Step(id="a", role="Writing-Agent", instruction="Write."),)).to_json()

@@ -7,12 +7,12 @@ from collections.abc import Callable
 
 import pytest
 
-import asgi
-from builders import NOW_MS, a_task
-from called_server import DOWN, CalledServer, FailingStore
 from llm_server.api import waiting
-from llm_server.orchestration.errors import TaskNotFound
-from llm_server.orchestration.ports import Store
+from llm_server.orchestration.domain.errors import TaskNotFound
+from llm_server.orchestration.domain.ports import Store
+from support import asgi
+from support.builders import NOW_MS, a_task
+from support.in_process_server import DOWN, CalledServer, FailingStore
 
 
 def test_a_task_that_ends_in_time_is_answered_with_its_result(server: CalledServer) -> None:

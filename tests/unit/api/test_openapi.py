@@ -14,8 +14,8 @@ from schemathesis.config import SchemathesisConfig
 from schemathesis.engine import events, from_schema
 from schemathesis.engine.recorder import ScenarioRecorder
 
-from called_server import CalledServer
 from export_openapi import document
+from support.in_process_server import CalledServer
 
 EXPORTED = Path(__file__).parents[3] / "docs" / "openapi.json"
 ECMA_SPACE = r"\t\n\x0b\x0c\r \xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000\ufeff"

@@ -6,13 +6,13 @@ from typing import Any
 
 import pytest
 
-from fake_engine import FakeEngine, changed, fake_engine
-from llm_server.engines._wire import without_bounds
 from llm_server.engines.anthropic import AnthropicEngine
 from llm_server.engines.http import EnginePool
-from llm_server.orchestration import plan
-from llm_server.orchestration.catalog import EngineSpec
-from llm_server.orchestration.ports import AnswerSchema, EngineCall
+from llm_server.engines.wire import without_bounds
+from llm_server.orchestration.domain.catalog import EngineSpec
+from llm_server.orchestration.domain.ports import AnswerSchema, EngineCall
+from llm_server.orchestration.execution import plan_proposal
+from support.fake_engine import FakeEngine, changed, fake_engine
 
 CALL = EngineCall(system="Be brief.", prompt="Hello?", max_output_tokens=50, temperature=1.4)
 
@@ -51,7 +51,7 @@ def test_models_that_refuse_a_temperature_get_none(server: FakeEngine) -> None:
 
 
 def test_a_schema_is_sent_without_the_bounds_the_api_refuses(server: FakeEngine) -> None:
-    schema = plan.schema(["QA-Agent"])
+    schema = plan_proposal.schema(["QA-Agent"])
     call = replace(CALL, answer_schema=AnswerSchema(name="plan", schema=schema))
     engine(server).complete(call, timeout_s=5)
 

@@ -14,12 +14,12 @@ from botocore import exceptions as aws
 from botocore.config import Config
 from botocore.stub import ANY, Stubber
 
-from fake_engine import Fault, fake_engine, reset, status
 from llm_server.engines.bedrock import BedrockEngine, bedrock_client
-from llm_server.orchestration import plan
-from llm_server.orchestration.catalog import EngineSpec
-from llm_server.orchestration.errors import EngineUnavailable, PromptRefused
-from llm_server.orchestration.ports import AnswerSchema, EngineCall
+from llm_server.orchestration.domain.catalog import EngineSpec
+from llm_server.orchestration.domain.errors import EngineUnavailable, PromptRefused
+from llm_server.orchestration.domain.ports import AnswerSchema, EngineCall
+from llm_server.orchestration.execution import plan_proposal
+from support.fake_engine import Fault, fake_engine, reset, status
 
 SPEC = EngineSpec(kind="bedrock", source="api", model="global.anthropic.claude-haiku-5-5", region="eu-west-1")
 CALL = EngineCall(system="Be brief.", prompt="Hello?", max_output_tokens=50, temperature=1.4)
@@ -30,7 +30,7 @@ ANSWER = {
     "metrics": {"latencyMs": 1},
 }
 PLAN = '{"goal": "G", "steps": [{"id": "s1", "role": "QA-Agent", "instruction": "Do it.", "depends_on": []}]}'
-PLAN_CALL = replace(CALL, answer_schema=AnswerSchema(name="plan", schema=plan.schema(["QA-Agent"])))
+PLAN_CALL = replace(CALL, answer_schema=AnswerSchema(name="plan", schema=plan_proposal.schema(["QA-Agent"])))
 
 
 class FakeClient:
@@ -155,7 +155,7 @@ def test_a_plan_is_asked_for_as_converse_takes_it_and_read(stubbed: tuple[Bedroc
 
     completion = engine.complete(PLAN_CALL, timeout_s=5)
 
-    assert [step.role for step in plan.parse(completion.text, ["QA-Agent"]).steps] == ["QA-Agent"]
+    assert [step.role for step in plan_proposal.parse(completion.text, ["QA-Agent"]).steps] == ["QA-Agent"]
     stubber.assert_no_pending_responses()
 
 
@@ -168,7 +168,7 @@ def test_a_model_without_structured_answers_is_asked_in_words(stubbed: tuple[Bed
     stubber.add_response("converse", _said(PLAN), in_words)
 
     for _ in range(2):
-        assert plan.parse(engine.complete(PLAN_CALL, timeout_s=5).text, ["QA-Agent"]).steps
+        assert plan_proposal.parse(engine.complete(PLAN_CALL, timeout_s=5).text, ["QA-Agent"]).steps
     stubber.assert_no_pending_responses()
 
 

@@ -8,7 +8,7 @@ import pytest
 from botocore.exceptions import ClientError, EndpointConnectionError
 
 from llm_server.engines.credentials import Credentials, aws_client
-from llm_server.orchestration.errors import EngineUnavailable
+from llm_server.orchestration.domain.errors import EngineUnavailable
 
 
 class FakeAWS:

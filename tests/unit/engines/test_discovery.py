@@ -5,11 +5,11 @@ from collections.abc import Iterator
 
 import pytest
 
-from fake_engine import FakeEngine, body, fake_engine, silence, status
 from llm_server.engines.discovery import LOOPBACK_SERVERS, LoopbackServer, discover
 from llm_server.engines.http import EnginePool
 from llm_server.engines.openai import OpenAIEngine
-from llm_server.orchestration.ports import EngineCall
+from llm_server.orchestration.domain.ports import EngineCall
+from support.fake_engine import FakeEngine, body, fake_engine, silence, status
 
 
 @pytest.fixture

@@ -6,22 +6,24 @@ from dataclasses import replace
 import pytest
 
 from llm_server.engines.embedded import EmbeddedEngine
-from llm_server.orchestration import plan
-from llm_server.orchestration.ports import AnswerSchema, EngineCall
+from llm_server.orchestration.domain.plan import Plan
+from llm_server.orchestration.domain.ports import AnswerSchema, EngineCall
+from llm_server.orchestration.execution import plan_proposal
+from llm_server.orchestration.routing.analysis import analyse
 
 ROLES = ["Debug-Agent", "Fast-Coder-Agent", "QA-Agent", "Writing-Agent"]
 CALL = EngineCall(system="You are helpful.", prompt="What is the capital of France?", max_output_tokens=1000)
 
 
-def planned(task: str) -> plan.Plan:
-    asked = AnswerSchema(name="plan", schema=plan.schema(ROLES))
+def planned(task: str) -> Plan:
+    asked = AnswerSchema(name="plan", schema=plan_proposal.schema(ROLES))
     prompt = f"Plan this task.\n\nRoles you may use:\n- QA-Agent: tests\n\n<task>\n{task}\n</task>"
-    completion = EmbeddedEngine().complete(replace(CALL, prompt=prompt, answer_schema=asked), timeout_s=1)
-    return plan.parse(completion.text, ROLES)
+    completion = EmbeddedEngine(analyse).complete(replace(CALL, prompt=prompt, answer_schema=asked), timeout_s=1)
+    return plan_proposal.parse(completion.text, ROLES)
 
 
 def test_it_says_that_it_is_no_llm_and_how_to_get_one() -> None:
-    text = EmbeddedEngine().complete(CALL, timeout_s=1).text
+    text = EmbeddedEngine(analyse).complete(CALL, timeout_s=1).text
 
     assert text.startswith("No LLM is configured.")
     for way in ("OPENAI_API_KEY", "ANTHROPIC_API_KEY", "Ollama", "LLM_SERVER_CONFIG"):
@@ -29,18 +31,18 @@ def test_it_says_that_it_is_no_llm_and_how_to_get_one() -> None:
 
 
 def test_it_measures_the_prompt() -> None:
-    text = EmbeddedEngine().complete(CALL, timeout_s=1).text
+    text = EmbeddedEngine(analyse).complete(CALL, timeout_s=1).text
 
     assert "6 words and 30 characters" in text
     assert "Chat mode for Chat-Agent" in text
 
 
 def test_it_answers_the_same_every_time() -> None:
-    assert len({EmbeddedEngine().complete(CALL, timeout_s=1).text for _ in range(3)}) == 1
+    assert len({EmbeddedEngine(analyse).complete(CALL, timeout_s=1).text for _ in range(3)}) == 1
 
 
 def test_its_tokens_are_estimated_and_say_so() -> None:
-    completion = EmbeddedEngine().complete(CALL, timeout_s=1)
+    completion = EmbeddedEngine(analyse).complete(CALL, timeout_s=1)
 
     assert completion.tokens_in == -(-len(CALL.system + CALL.prompt) // 4)
     assert completion.tokens_out == -(-len(completion.text) // 4)
@@ -48,7 +50,7 @@ def test_its_tokens_are_estimated_and_say_so() -> None:
 
 
 def test_it_keeps_to_the_output_limit() -> None:
-    completion = EmbeddedEngine().complete(replace(CALL, max_output_tokens=10), timeout_s=1)
+    completion = EmbeddedEngine(analyse).complete(replace(CALL, max_output_tokens=10), timeout_s=1)
 
     assert completion.truncated
     assert (len(completion.text), completion.tokens_out) == (40, 10)
@@ -56,14 +58,14 @@ def test_it_keeps_to_the_output_limit() -> None:
 
 def test_a_verdict_is_a_pass_without_findings() -> None:
     asked = AnswerSchema(name="verdict", schema={"type": "object"})
-    completion = EmbeddedEngine().complete(replace(CALL, answer_schema=asked), timeout_s=1)
+    completion = EmbeddedEngine(analyse).complete(replace(CALL, answer_schema=asked), timeout_s=1)
 
     assert json.loads(completion.text) == {"verdict": "pass", "findings": []}
 
 
 def test_a_step_says_what_was_asked_and_given() -> None:
     prompt = "Goal: g\n\n<task>\nt\n</task>\n\n<result_of_s1>\nr\n</result_of_s1>\n\nDo this step:\nTest it"
-    text = EmbeddedEngine().complete(replace(CALL, prompt=prompt), timeout_s=1).text
+    text = EmbeddedEngine(analyse).complete(replace(CALL, prompt=prompt), timeout_s=1).text
 
     assert "1 word and 1 character." in text
     assert "Asked for here: Test it" in text

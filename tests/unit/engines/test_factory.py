@@ -13,11 +13,12 @@ from llm_server.engines.bedrock import BedrockEngine
 from llm_server.engines.credentials import Credentials, has_credentials
 from llm_server.engines.embedded import EmbeddedEngine
 from llm_server.engines.factory import build
-from llm_server.engines.llamacpp import LlamaCppEngine
+from llm_server.engines.local.llamacpp import LlamaCppEngine
 from llm_server.engines.openai import OpenAIEngine
-from llm_server.orchestration.catalog import Catalog, Defaults, EngineSpec
-from llm_server.orchestration.errors import ConfigurationError, EngineUnavailable
-from llm_server.orchestration.ports import EngineCall
+from llm_server.orchestration.domain.catalog import Catalog, Defaults, EngineSpec
+from llm_server.orchestration.domain.errors import ConfigurationError, EngineUnavailable
+from llm_server.orchestration.domain.ports import EngineCall
+from llm_server.orchestration.routing.analysis import analyse
 
 DEFAULTS = Defaults(
     timeout_s=60,
@@ -51,7 +52,9 @@ def test_every_kind_has_its_adapter_and_none_asks_for_anything_yet() -> None:
         c=spec("bedrock"),
         d=spec("embedded", source="local"),
     )
-    engines = build(configured, Credentials({}, client=no_network), bedrock=lambda *_: no_network("bedrock"))
+    engines = build(
+        configured, Credentials({}, client=no_network), bedrock=lambda *_: no_network("bedrock"), analyse=analyse
+    )
 
     made = {name: type(engine) for name, engine in engines.items()}
     assert made == {"a": OpenAIEngine, "b": AnthropicEngine, "c": BedrockEngine, "d": EmbeddedEngine}
@@ -69,7 +72,7 @@ def test_the_bedrock_client_waits_as_long_as_a_call_may_take() -> None:
         return Client()
 
     configured = catalog(short=spec("bedrock", region="eu-west-1", timeout_s=7), usual=spec("bedrock"))
-    engines = build(configured, Credentials({}, client=no_network), bedrock=client)
+    engines = build(configured, Credentials({}, client=no_network), bedrock=client, analyse=analyse)
     for engine in engines.values():
         engine.complete(EngineCall(system="", prompt="Hello?", max_output_tokens=9), timeout_s=5)
 
@@ -90,23 +93,23 @@ def test_a_model_in_the_process_is_not_loaded_before_its_first_call(tmp_path: Pa
     (tmp_path / "m.gguf").write_bytes(b"GGUF")
     configured = catalog(a=spec("llamacpp", source="local", model=str(tmp_path / "m.gguf")))
 
-    assert isinstance(build(configured, Credentials({}))["a"], LlamaCppEngine)
+    assert isinstance(build(configured, Credentials({}), analyse=analyse)["a"], LlamaCppEngine)
 
 
 def test_a_missing_model_stops_the_start_unless_its_engine_is_switched_off(tmp_path: Path) -> None:
     missing = spec("llamacpp", source="local", model=str(tmp_path / "m.gguf"))
     off = spec("llamacpp", source="local", model=str(tmp_path / "m.gguf"), toggle=False)
 
-    assert build(catalog(a=off), Credentials({}))
+    assert build(catalog(a=off), Credentials({}), analyse=analyse)
     with pytest.raises(ConfigurationError, match=r"^engines\.a\.model is .*m\.gguf'; allowed is a GGUF file"):
-        build(catalog(a=missing), Credentials({}))
+        build(catalog(a=missing), Credentials({}), analyse=analyse)
 
 
 def test_a_missing_extra_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
     """`make run` alone does not install it."""
     monkeypatch.setitem(sys.modules, "xllamacpp", None)
     with pytest.raises(ConfigurationError) as caught:
-        build(catalog(a=spec("llamacpp", source="local")), Credentials({}))
+        build(catalog(a=spec("llamacpp", source="local")), Credentials({}), analyse=analyse)
 
     assert str(caught.value) == (
         "engines.a needs the extra [local], which is not installed: "
@@ -120,7 +123,7 @@ def test_an_engine_switched_on_later_without_its_extra_is_unreachable(
     """Switched off in the file, nothing checks for it; tasks go to another engine, and it is shown as offline."""
     monkeypatch.setitem(sys.modules, "xllamacpp", None)
     off = spec("llamacpp", source="local", model=str(tmp_path / "m.gguf"), toggle=False)
-    engine = build(catalog(a=off), Credentials({}))["a"]
+    engine = build(catalog(a=off), Credentials({}), analyse=analyse)["a"]
 
     with pytest.raises(EngineUnavailable, match="extra") as caught:
         engine.complete(EngineCall(system="", prompt="Hi.", max_output_tokens=9), timeout_s=5)
@@ -144,7 +147,7 @@ def test_importing_the_factory_brings_in_no_more_than_http() -> None:
         "genai_prices",
         "pydantic",
         "fastapi",
-        "llm_server.orchestration.analysis",
+        "llm_server.orchestration.routing.analysis",
         "xllamacpp",
     )
     code = "import llm_server.engines.factory, llm_server.engines.prices, sys; print(*sys.modules)"

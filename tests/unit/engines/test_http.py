@@ -21,12 +21,12 @@ from cryptography.x509.oid import NameOID
 from urllib3.connection import HTTPConnection
 from urllib3.exceptions import NameResolutionError
 
-from fake_engine import FakeEngine, body, fake_engine, reset, silence, status
-from llm_server.engines import _lines
-from llm_server.engines._failures import showable
+from llm_server.engines import breakable as _lines
+from llm_server.engines.failures import showable
 from llm_server.engines.http import ANSWER_MOST_BYTES, EnginePool, exchange
-from llm_server.orchestration.cancellation import Cancellation
-from llm_server.orchestration.errors import EngineUnavailable, PromptRefused, TaskCancelled
+from llm_server.orchestration.domain.cancellation import Cancellation
+from llm_server.orchestration.domain.errors import EngineUnavailable, PromptRefused, TaskCancelled
+from support.fake_engine import FakeEngine, body, fake_engine, reset, silence, status
 
 
 @pytest.fixture

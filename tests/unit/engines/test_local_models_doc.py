@@ -5,7 +5,7 @@ import tomllib
 from importlib.resources import files
 from pathlib import Path
 
-from llm_server.orchestration import catalog_file
+from llm_server.orchestration.configuration import catalog_file
 
 DOC = (Path(__file__).parents[3] / "docs" / "local-models.md").read_text(encoding="utf-8")
 PACKAGED = tomllib.loads(files("llm_server").joinpath("data/catalog.toml").read_text(encoding="utf-8"))

@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 import urllib3
 
-from llm_server.engines.model_download import SPARE_BYTES, TRIES, pull
-from llm_server.engines.model_files import part_of, path_of
-from llm_server.orchestration.catalog import LocalModel
-from llm_server.orchestration.errors import DownloadFailed
-from model_server import Fault, ModelServer, cut_after, model_server, status, without_length, without_ranges
+from llm_server.engines.local.model_download import SPARE_BYTES, TRIES, pull
+from llm_server.engines.local.model_files import part_of, path_of
+from llm_server.orchestration.domain.catalog import LocalModel
+from llm_server.orchestration.domain.errors import DownloadFailed
+from support.model_server import Fault, ModelServer, cut_after, model_server, status, without_length, without_ranges
 
 DATA = b"GGUF" + random.Random(1).randbytes(1_500_000)
 

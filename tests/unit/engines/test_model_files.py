@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from llm_server.engines.model_files import CONTEXT, named, path_of, require
-from llm_server.orchestration.catalog import LocalModel
-from llm_server.orchestration.errors import ConfigurationError
+from llm_server.engines.local.model_files import CONTEXT, named, path_of, require
+from llm_server.orchestration.domain.catalog import LocalModel
+from llm_server.orchestration.domain.errors import ConfigurationError
 
 TINY = LocalModel(url="https://models.example/t", sha256="ab" * 32, size_bytes=9, licence="MIT", context=512)
 MODELS = {"tiny": TINY, "other": TINY}

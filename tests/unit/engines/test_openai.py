@@ -7,16 +7,16 @@ from typing import Any
 
 import pytest
 
-from fake_engine import FakeEngine, body, changed, fake_engine, silence
 from llm_server.engines.http import EnginePool
 from llm_server.engines.openai import OpenAIEngine
-from llm_server.orchestration import plan
-from llm_server.orchestration.catalog import EngineSpec
-from llm_server.orchestration.errors import EngineUnavailable, PromptRefused
-from llm_server.orchestration.ports import AnswerSchema, EngineCall
+from llm_server.orchestration.domain.catalog import EngineSpec
+from llm_server.orchestration.domain.errors import EngineUnavailable, PromptRefused
+from llm_server.orchestration.domain.ports import AnswerSchema, EngineCall
+from llm_server.orchestration.execution import plan_proposal
+from support.fake_engine import FakeEngine, body, changed, fake_engine, silence
 
 CALL = EngineCall(system="Be brief.", prompt="Hello?", max_output_tokens=50, temperature=0.7)
-PLAN_CALL = replace(CALL, answer_schema=AnswerSchema(name="plan", schema=plan.schema(["QA-Agent"])))
+PLAN_CALL = replace(CALL, answer_schema=AnswerSchema(name="plan", schema=plan_proposal.schema(["QA-Agent"])))
 
 
 @pytest.fixture
@@ -67,7 +67,7 @@ def test_a_plan_is_held_to_its_schema_strictly(server: FakeEngine) -> None:
 
     held_to = server.last.body["response_format"]
     assert held_to["type"] == "json_schema"
-    assert held_to["json_schema"] == {"name": "plan", "strict": True, "schema": plan.schema(["QA-Agent"])}
+    assert held_to["json_schema"] == {"name": "plan", "strict": True, "schema": plan_proposal.schema(["QA-Agent"])}
 
 
 def test_an_engine_configured_without_schemas_reads_them_in_the_text(server: FakeEngine) -> None:

@@ -6,7 +6,7 @@ import pytest
 
 from llm_server.engines.discovery import ANTHROPIC, EMBEDDED, OPENAI
 from llm_server.engines.prices import price
-from llm_server.orchestration.catalog import EnginePrice, EngineSpec
+from llm_server.orchestration.domain.catalog import EnginePrice, EngineSpec
 
 
 def api(**changes: Any) -> EngineSpec:

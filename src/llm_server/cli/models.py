@@ -1,0 +1,84 @@
+"""The command line's part for models: which there are, and fetching one. Nothing else here ever downloads a model."""
+
+import importlib.util
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from llm_server.cli import display
+
+if TYPE_CHECKING:
+    from llm_server.orchestration.domain.catalog import Catalog, LocalModel
+
+_FAILED, _WRONG, _INTERRUPTED = 1, 2, 130
+
+app = typer.Typer(
+    help="Small LLMs as files on this machine, for a server without a key.", no_args_is_help=True, rich_markup_mode=None
+)
+
+
+@app.command(name="list")
+def list_models() -> None:
+    """Print the models that can be pulled, and which of them are here."""
+    with _failures_as_exit_codes():
+        catalog, folder = _configured()
+        for name, model in catalog.models.items():
+            size = f"{model.size_bytes / 1e6:,.0f} MB"
+            display.put(f"{name:<20} {size:>9}  {model.licence:<14} {_state(name, model, folder)}")
+        display.say(f"They are kept in {folder}.", dim=True)
+
+
+@app.command()
+def pull(name: Annotated[str, typer.Argument(help="One of those that `models list` prints.")]) -> None:
+    """Download a model, go on with one that broke off, or check one that is here; prints its path.
+
+    Exit codes: 0 it is here, 1 it could not be fetched, 2 no such model, 130 interrupted.
+    """
+    with _failures_as_exit_codes():
+        from llm_server.engines.local import model_download
+        from llm_server.orchestration.domain.errors import UnknownName
+
+        catalog, folder = _configured()
+        if name not in catalog.models:
+            raise UnknownName("model", name, catalog.models)
+        model = catalog.models[name]
+        display.say(f"{name}: {model.size_bytes / 1e6:,.0f} MB, {model.licence}, from {model.url}")
+        with display.download_bar(name, model.size_bytes) as show:
+            path = model_download.pull(name, model, folder, show=show)
+        display.put(str(path))
+        extra = "" if importlib.util.find_spec("xllamacpp") else " LOCAL=1"
+        display.say(f"Its checksum is right. Let it answer: LLM_SERVER_MODEL={name} make run{extra}")
+
+
+def _configured() -> "tuple[Catalog, Path]":
+    from llm_server import wiring
+    from llm_server.settings import Settings
+
+    settings = Settings.read()
+    return wiring.configured_catalog(settings), settings.models_dir
+
+
+def _state(name: str, model: "LocalModel", folder: Path) -> str:
+    from llm_server.engines.local.model_files import part_of, path_of, size_bytes
+
+    if path_of(name, model, folder).exists():
+        return "here"
+    arrived = size_bytes(part_of(name, model, folder))
+    return f"{arrived * 100 // model.size_bytes} % here" if arrived else "not pulled"
+
+
+@contextmanager
+def _failures_as_exit_codes() -> Iterator[None]:
+    from llm_server.orchestration.domain.errors import DownloadFailed, LLMServerError
+
+    try:
+        yield
+    except LLMServerError as error:
+        display.say(str(error))
+        raise typer.Exit(_FAILED if isinstance(error, DownloadFailed) else _WRONG) from None
+    except KeyboardInterrupt:
+        display.say("Stopped; what has arrived is kept, and the next pull goes on from there.")
+        raise typer.Exit(_INTERRUPTED) from None

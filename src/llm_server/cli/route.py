@@ -1,0 +1,125 @@
+"""What a server decides for a prompt, and how well the analysis does for a file of labelled ones; needs no server."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from llm_server import wiring
+from llm_server.orchestration.routing.analysis import FIELDS, Analysis, analyse
+from llm_server.orchestration.routing.evaluation import apgr, auroc, calibration_error, interval, share
+from llm_server.orchestration.tasks.intake import NewTask, analysed, checked
+from llm_server.settings import Settings
+
+THRESHOLD = 0.7
+_FAMILIES = {"code": "Coder", "text": "Writing", "talk": "Chat-Agent"}
+_Judged = Sequence[tuple[Mapping[str, Any], Analysis]]
+
+
+class UnreadableRows(ValueError):
+    """The file is not what `--eval` takes; the message says where and why."""
+
+
+def decision(prompt: str, profile: str | None, role: str | None, as_json: bool) -> Iterator[str]:
+    """Say what a server with this configuration decides, in lines or as one JSON document.
+
+    Raises:
+        InvalidInput: a server would refuse the prompt, the profile or the role.
+        ConfigurationError: a setting, or the file that LLM_SERVER_CONFIG names, is wrong.
+    """
+    settings = Settings.read()
+    catalog = wiring.configured_catalog(settings)
+    new = NewTask(prompt=prompt, profile=profile, role=role)
+    seen, profile = analysed(checked(new, catalog, prompt_max_chars=settings.prompt_max_chars), catalog)
+    if as_json:
+        yield json.dumps(asdict(seen) | {"profile": profile}, ensure_ascii=False)
+        return
+    yield f"{seen.mode} by {seen.role}, confidence {seen.confidence:.2f}"
+    yield f"complexity {seen.complexity:.2f}, several steps {seen.multi_step:.2f}"
+    yield from (f"  because: {reason}" for reason in seen.reasons)
+    yield from (f"  or else: {other} ({likelihood:.2f})" for other, likelihood in seen.alternatives)
+
+
+def rows_of(path: Path) -> list[dict[str, Any]]:
+    """Read JSON lines; each has a `prompt` and at least one thing to measure."""
+    rows = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        if line.strip():
+            try:
+                row = json.loads(line)
+            except ValueError:
+                raise UnreadableRows(f"{path.name}, line {number}: it is not JSON.") from None
+            if not isinstance(row, dict) or not isinstance(row.get("prompt"), str):
+                raise UnreadableRows(f'{path.name}, line {number}: it has no text "prompt".')
+            rows.append(row)
+    return rows
+
+
+def report(rows: Iterable[Mapping[str, Any]]) -> Iterator[str]:
+    """Measure what the rows have labels for: ok_roles and ok_modes; weak and strong; multi_step."""
+    judged = [(row, analyse(row["prompt"])) for row in rows]
+    yield f"{len(judged)} prompts"
+    roles = [(row, seen) for row, seen in judged if row.get("ok_roles")]
+    if roles:
+        yield from _decisions(roles)
+    paired = [(row, seen) for row, seen in judged if "weak" in row and "strong" in row]
+    if paired:
+        yield from _gap(paired)
+    stepped = [(row, seen) for row, seen in judged if "multi_step" in row]
+    if stepped:
+        ranked = auroc([a.multi_step for _, a in stepped], [row["multi_step"] for row, _ in stepped])
+        yield f"several steps: AUROC {ranked:.3f}"
+
+
+def family(role: str) -> str:
+    """The name that labels have for a role: coders are one family, writers another."""
+    field = next((field for field, members in FIELDS.items() if role in members), "")
+    return _FAMILIES.get(field, role.removesuffix("-Agent"))
+
+
+def _decisions(judged: _Judged) -> Iterator[str]:
+    right = [not {a.role, family(a.role)}.isdisjoint(row["ok_roles"]) for row, a in judged]
+    moded = [(a.mode.value in row["ok_modes"]) for row, a in judged if row.get("ok_modes")]
+    both = [
+        ok and a.mode.value in row.get("ok_modes", [a.mode.value]) for ok, (row, a) in zip(right, judged, strict=True)
+    ]
+    sure = [ok for ok, (_, a) in zip(both, judged, strict=True) if a.confidence >= THRESHOLD]
+    yield _with_interval("role acceptable", right)
+    if moded:
+        yield _with_interval("mode acceptable", moded)
+    yield f"calibration error: {calibration_error([a.confidence for _, a in judged], both):.3f}"
+    abstained = 1 - len(sure) / len(judged)
+    yield f"abstained (confidence below {THRESHOLD}): {abstained:.1%}; right where sure: {share(sure):.1%}"
+    yield from _confusion(judged)
+
+
+def _with_interval(name: str, right: list[bool]) -> str:
+    low, high = interval(len(right), lambda chosen: share([right[i] for i in chosen]))
+    return f"{name}: {share(right):.3f} ({low:.3f} to {high:.3f})"
+
+
+def _confusion(judged: _Judged) -> Iterator[str]:
+    """Labels down, decisions across; the label is the first acceptable role unless one was named."""
+    cells = Counter((row.get("role", row["ok_roles"][0]), family(a.role)) for row, a in judged)
+    across = sorted({decided for _, decided in cells})
+    yield "label \\ decided".ljust(18) + "".join(name[:9].rjust(10) for name in across)
+    for label in sorted({label for label, _ in cells}):
+        yield label[:17].ljust(18) + "".join(str(cells[label, name] or "·").rjust(10) for name in across)
+
+
+def _gap(judged: _Judged) -> Iterator[str]:
+    weak, strong = ([float(row[side]) for row, _ in judged] for side in ("weak", "strong"))
+    lengths = [float(len(row["prompt"])) for row, _ in judged]
+    for name, scores in (("complexity", [a.complexity for _, a in judged]), ("prompt length", lengths)):
+        figure = partial(_apgr_of, scores, weak, strong)
+        low, high = interval(len(judged), figure)
+        yield f"APGR by {name}: {figure(range(len(judged))):.3f} ({low:.3f} to {high:.3f})"
+
+
+def _apgr_of(scores: list[float], weak: list[float], strong: list[float], chosen: Sequence[int]) -> float:
+    return apgr([scores[i] for i in chosen], [weak[i] for i in chosen], [strong[i] for i in chosen])

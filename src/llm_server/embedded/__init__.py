@@ -1,0 +1,1 @@
+"""The embedded server: HTTP, workers and logs in one process over one SQLite file."""

@@ -1,0 +1,102 @@
+"""A GGUF file in this process: llama.cpp's own server, on a loopback port only we have the key of."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import secrets
+import threading
+import time
+import weakref
+from typing import Any
+
+from llm_server.engines.http import EnginePool
+from llm_server.engines.local.model_files import ModelFile
+from llm_server.engines.openai import OpenAIEngine
+from llm_server.orchestration.domain.catalog import EngineSpec
+from llm_server.orchestration.domain.errors import ConfigurationError, EngineUnavailable
+from llm_server.orchestration.domain.ports import Completion, EngineCall
+
+
+def require_extra(named_by: str) -> None:
+    """Raises ConfigurationError when xllamacpp is not installed."""
+    if importlib.util.find_spec("xllamacpp") is None:
+        how = "`pip install 'llm-server[local]'`, or `make run LOCAL=1`"
+        raise ConfigurationError(f"{named_by} needs the extra [local], which is not installed: {how}.")
+
+
+class LlamaCppEngine:
+    """Loads the model at its first call, and keeps it until `close`, or until the process ends.
+
+    Loading a model stops every other thread meanwhile: xllamacpp holds the interpreter's lock.
+    """
+
+    def __init__(self, spec: EngineSpec, file: ModelFile, pool: EnginePool) -> None:
+        self._spec = spec
+        self._file = file
+        self._pool = pool
+        self._lock = threading.Lock()
+        self._wire: OpenAIEngine | None = None
+        self._servers: list[Any] = []  # one or none; it serves as long as the object lives
+        weakref.finalize(self, self._servers.clear)
+
+    def complete(self, call: EngineCall, *, timeout_s: float) -> Completion:
+        started_s = time.monotonic()
+        wire = self._started()
+        return wire.complete(call, timeout_s=timeout_s - (time.monotonic() - started_s))
+
+    def close(self) -> None:
+        """End the server and give its memory back; a later call starts it again."""
+        with self._lock:
+            self._wire = None
+            self._servers.clear()
+
+    def _started(self) -> OpenAIEngine:
+        with self._lock:
+            if self._wire is None:
+                self._wire = self._start()
+            return self._wire
+
+    def _start(self) -> OpenAIEngine:
+        try:
+            import xllamacpp
+        except ImportError as error:  # configured as switched off, which needs no extra, and switched on since
+            raise EngineUnavailable("The extra [local] is not installed.", kind="unreachable") from error
+        key = secrets.token_urlsafe(32)
+        try:
+            server = xllamacpp.Server(self._parameters(xllamacpp.CommonParams(), key))
+        except RuntimeError as error:
+            raise EngineUnavailable("The model's file cannot be loaded.", kind="unreachable") from error
+        self._servers.append(server)
+        spec = EngineSpec(
+            kind="openai",
+            source="local",
+            model=self._spec.model,
+            base_url=f"{server.listening_address}/v1",
+            json_schema=self._spec.json_schema,
+            send_temperature=self._spec.send_temperature,
+        )
+        return OpenAIEngine(spec, self._pool, lambda: key)
+
+    def _parameters(self, parameters: Any, key: str) -> Any:
+        """What is not named here is llama.cpp's default, such as the GPU when the wheel knows it."""
+        places = self._spec.max_concurrency
+        parameters.model.path = str(self._file.path)
+        parameters.n_ctx = (self._spec.context or self._file.context) * places
+        parameters.n_parallel = places
+        parameters.cpuparams.n_threads = parameters.cpuparams_batch.n_threads = _threads()
+        parameters.api_keys = [key]
+        parameters.hostnames = ["127.0.0.1"]
+        parameters.port = 0
+        parameters.ui = False
+        parameters.endpoint_slots = False  # it shows prompts
+        parameters.cache_ram_mib = 0  # else up to 8 GiB of past prompts
+        parameters.warmup = False
+        parameters.verbosity = 0
+        return parameters
+
+
+def _threads() -> int:
+    """One a core but one, which is left to the server itself: threads beyond the cores spin and block each other."""
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, usable - 1)

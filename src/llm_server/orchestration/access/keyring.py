@@ -1,0 +1,140 @@
+"""What is done with API keys: made, listed, revoked, asked for and held to their limits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+from llm_server.orchestration.domain import api_key as one
+from llm_server.orchestration.domain.api_key import Account, Caller, Key, KeyLimits, KeyUse, Payer
+from llm_server.orchestration.domain.counters import day_of
+from llm_server.orchestration.domain.errors import KeyNotFound, QuotaExceeded, Unauthenticated
+from llm_server.orchestration.domain.key_ports import KeyStore
+from llm_server.orchestration.domain.money import usd
+from llm_server.orchestration.domain.ports import Clock
+
+CACHED_MS = 60_000
+"""How long another process may take a key that was revoked."""
+
+CACHED_MOST = 1_000
+SETTLES_S = 5
+"""When it is worth looking again whether a call has given back what it did not cost."""
+
+MINUTE_MS = 60_000
+DAY_MS = 24 * 60 * MINUTE_MS
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RequestsLeft:
+    """How many requests of this minute a key still has, and when the next minute begins."""
+
+    most: int
+    left: int
+    reset_s: int
+
+
+class Keys:
+    """The keys of a server. `random_bytes(n)` gives n bytes nobody can guess."""
+
+    def __init__(self, store: KeyStore, clock: Clock, random_bytes: Callable[[int], bytes]) -> None:
+        self._store = store
+        self._clock = clock
+        self._random_bytes = random_bytes
+        self._known: dict[str, tuple[Key, int]] = {}
+        self._any = False
+
+    def create(
+        self, tenant: str, scopes: Sequence[str], *, limits: KeyLimits | None = None, name: str = ""
+    ) -> tuple[Key, str]:
+        """Make a key; returned with its token, which is told this once and stored nowhere.
+
+        Raises:
+            InvalidInput: the tenant's name, a scope or the key's name is not allowed.
+        """
+        secret = self._random_bytes(32).hex()
+        key = Key(
+            key_id=self._random_bytes(6).hex(),
+            tenant=one.checked_tenant(tenant),
+            scopes=one.checked_scopes(scopes),
+            digest=one.digest_of(secret),
+            created_ms=self._clock(),
+            name=one.checked_name(name),
+            limits=limits or KeyLimits(),
+        )
+        self._store.put_key(key)
+        return key, one.token_of(key.key_id, secret)
+
+    def all(self) -> list[Key]:
+        """Every key, the revoked ones too, oldest first."""
+        return sorted(self._store.all_keys(), key=lambda key: (key.created_ms, key.key_id))
+
+    def revoke(self, key_id: str) -> None:
+        """Refuse a key from now on, in other processes within 60 s; once more changes nothing. Raises KeyNotFound."""
+        key = self._store.key(key_id) if one.is_id(key_id) else None
+        if key is None:
+            raise KeyNotFound
+        self._known.pop(key_id, None)
+        if key.revoked_ms is None:
+            self._store.put_key(replace(key, revoked_ms=self._clock()))
+
+    def required(self) -> bool:
+        """Whether callers need a key: since the first was made, and also after the last was revoked."""
+        self._any = self._any or self._store.has_keys()
+        return self._any
+
+    def caller(self, token: str) -> Caller:
+        """Who a token belongs to. Raises Unauthenticated: unknown, wrong and revoked are not told apart."""
+        parts = one.parsed(token)
+        key = self._cached(parts[0]) if parts else None
+        if parts is None or key is None or not one.holds(key, parts[1]) or key.revoked_ms is not None:
+            raise Unauthenticated
+        return Caller.of(key)
+
+    def count_request(self, payer: Payer) -> RequestsLeft | None:
+        """Take one request of this minute's; None where the key does not limit them. Raises QuotaExceeded."""
+        most = payer.limits.requests_per_minute
+        if most is None:
+            return None
+        now_ms = self._clock()
+        reset_s = -(-(MINUTE_MS - now_ms % MINUTE_MS) // 1000)
+        left = self._store.count_request(payer.key_id, now_ms // MINUTE_MS, most=most)
+        if left is None:
+            raise QuotaExceeded(
+                f"The key allows {most} requests a minute, and they are used up.",
+                retry_after_s=reset_s,
+                requests=most,
+            )
+        return RequestsLeft(most=most, left=left, reset_s=reset_s)
+
+    def check_spending(self, payer: Payer) -> None:
+        """Refuse new work once the key's money of this day is gone, or all set aside. Raises QuotaExceeded."""
+        most = payer.limits.microusd_per_day
+        if most is None:
+            return
+        used = self.use(payer)
+        if used.charged_microusd < most:
+            return
+        if used.charged_microusd - used.under_way_microusd < most:
+            detail = f"What is left of the key's usd_per_day of {usd(most)} is set aside for calls under way."
+            raise QuotaExceeded(detail, retry_after_s=SETTLES_S)
+        reset_s = -(-(DAY_MS - self._clock() % DAY_MS) // 1000)
+        raise QuotaExceeded(f"The key's usd_per_day of {usd(most)} is used up for this UTC day.", retry_after_s=reset_s)
+
+    def use(self, payer: Payer) -> KeyUse:
+        """What was charged to a key today and what it has in flight."""
+        return self._store.use(Account(payer.key_id, day_of(self._clock())))
+
+    def _cached(self, key_id: str) -> Key | None:
+        """A key as it was at most 60 s ago; one that is not known is asked for each time, for it may just be made."""
+        now_ms = self._clock()
+        found, until_ms = self._known.get(key_id, (None, 0))
+        if found is not None and until_ms - CACHED_MS <= now_ms < until_ms:  # not when the clock was set back, either
+            return found
+        key = self._store.key(key_id)
+        if len(self._known) >= CACHED_MOST:
+            self._known.clear()
+        if key is not None:
+            self._known[key_id] = (key, now_ms + CACHED_MS)
+        else:
+            self._known.pop(key_id, None)
+        return key

@@ -1,0 +1,140 @@
+"""What is wrong with a configuration, in words that name the entry and what is allowed there."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+from urllib.parse import urlsplit
+
+import msgspec
+from msgspec import inspect
+
+from llm_server.orchestration.domain.catalog import Catalog, EngineSpec, LocalModel, Profile, Role
+
+_MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+_ADDED_PATHS = ("/chat/completions", "/v1/messages")
+"""What the adapters put after a `base_url`."""
+
+
+def misfit(merged: Mapping[str, Any], error: msgspec.ValidationError) -> str:
+    """Say why a configuration has not the form of a catalogue; what only msgspec knows, in its words (`error`)."""
+    return next(_misfits(merged, inspect.type_info(Catalog), ""), f"{_place(merged)}{error}")
+
+
+def _misfits(value: Any, kind: inspect.Type, path: str) -> Iterator[str]:
+    """Unknown fields and values that are none of the allowed ones, each with its whole path."""
+    if isinstance(kind, inspect.UnionType):
+        for other in kind.types if value is not None else ():
+            yield from _misfits(value, other, path)
+    elif isinstance(kind, inspect.StructType) and isinstance(value, Mapping):
+        fields = {field.encode_name: field.type for field in kind.fields}
+        for name, content in value.items():
+            here = f"{path}.{name}" if path else name
+            if name not in fields:
+                yield f"{here} is unknown; known are {', '.join(fields)}"
+            else:
+                yield from _misfits(content, fields[name], here)
+    elif isinstance(kind, inspect.DictType) and isinstance(value, Mapping):
+        for name, content in value.items():
+            yield from _misfits(content, kind.value_type, f"{path}.{name}")
+    elif isinstance(kind, inspect.LiteralType) and value not in kind.values:
+        yield f"{path} is {str(value)[:60]!r}; allowed are {', '.join(map(str, kind.values))}"
+    elif isinstance(kind, inspect.Metadata) and not _fits(value, kind.type):
+        yield f"{path} must be {(kind.extra_json_schema or {}).get('description')}"  # never the value: it may be a key
+
+
+def _fits(value: Any, kind: inspect.Type) -> bool:
+    pattern = kind.pattern if isinstance(kind, inspect.StrType) else None
+    return pattern is None or (isinstance(value, str) and re.search(pattern, value) is not None)
+
+
+def _place(merged: Mapping[str, Any]) -> str:
+    """Which entry is wrong: msgspec names the field, but not the key of the table it stands in."""
+    for table, kind in (("profiles", Profile), ("roles", Role), ("engines", EngineSpec), ("models", LocalModel)):
+        entries = merged.get(table)
+        for name, entry in entries.items() if isinstance(entries, dict) else ():
+            try:
+                msgspec.convert(entry, kind)
+            except msgspec.ValidationError:
+                return f"{table}.{name}: "
+    return ""
+
+
+def faults(catalog: Catalog) -> list[str]:
+    """Say what contradicts itself, or could not work, in a configuration that has the form of a catalogue."""
+    faults = [
+        f"roles.{name}.profiles names {profile!r}, known are {', '.join(catalog.profiles)}"
+        for name, role in catalog.roles.items()
+        for profile in role.profiles
+        if profile not in catalog.profiles
+    ]
+    faults += [f"roles.{name}.profiles is empty" for name, role in catalog.roles.items() if not role.profiles]
+    faults += [
+        f"profiles.{name}.default_role {profile.default_role!r} is no role of this profile"
+        for name, profile in catalog.profiles.items()
+        if profile.default_role not in catalog.roles_of(name)
+    ]
+    for name, profile in catalog.profiles.items():
+        faults += [f"profiles.{name}.{fault}" for fault in _review_faults(catalog, profile)]
+    if catalog.defaults.profile not in catalog.profiles:
+        faults.append(f"defaults.profile {catalog.defaults.profile!r} is no profile")
+    if catalog.defaults.planner not in catalog.roles:
+        faults.append(f"defaults.planner {catalog.defaults.planner!r} is no role")
+    for name, model in catalog.models.items():
+        faults += [f"models.{name}.{fault}" for fault in _model_faults(name, model)]
+    for name, engine in catalog.engines.items():
+        faults += [f"engines.{name}.{fault}" for fault in _engine_faults(engine)]
+    return faults + [
+        f"engines.{name[:60]!r} is no name for an engine: it stands in paths such as /engines/NAME, so it must not be "
+        'blank, hold control characters, or have "." or ".." between slashes'
+        for name in catalog.engines
+        if not name.strip() or _CONTROL.search(name) or not {".", ".."}.isdisjoint(name.split("/"))
+    ]
+
+
+def _review_faults(catalog: Catalog, profile: Profile) -> list[str]:
+    named = {"judged_by": profile.judged_by, "repaired_by": profile.repaired_by}
+    faults = [f"{field} {role!r} is no role" for field, role in named.items() if role and role not in catalog.roles]
+    if bool(profile.judged_by) != bool(profile.repaired_by):
+        faults.append("judged_by and repaired_by go together")
+    return faults
+
+
+def _engine_faults(engine: EngineSpec) -> list[str]:
+    faults = []
+    if engine.kind != "embedded" and not engine.model:
+        faults.append("model is missing")
+    if engine.kind in ("openai", "anthropic") and not engine.base_url:
+        faults.append("base_url is missing")
+    if engine.base_url and not _is_address(engine.base_url):
+        faults.append("base_url must be http:// or https://, a host and perhaps a port")
+    if engine.base_url and "@" in engine.base_url:
+        faults.append("base_url must hold no credentials; name them by api_key")
+    faults += [
+        f"base_url must end before {added}, which the server adds itself"
+        for added in _ADDED_PATHS
+        if (engine.base_url or "").rstrip("/").endswith(added)
+    ]
+    if engine.price and engine.source == "local":
+        faults.append('price is for engines with source = "api"; calls to a local engine cost nothing')
+    return faults
+
+
+def _is_address(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        named = bool(parts.hostname) and parts.port != 0  # reading the port checks its range
+    except ValueError:
+        return False
+    return named and parts.scheme in ("http", "https") and not any(c.isspace() for c in url)
+
+
+def _model_faults(name: str, model: LocalModel) -> list[str]:
+    faults = []
+    if not _MODEL_NAME.fullmatch(name):
+        faults.append("name must be letters, digits, dots, hyphens and underscores; it becomes part of a file's name")
+    if not model.url.startswith(("https://", "http://")):
+        faults.append("url must start with https:// (or http://, on loopback)")
+    return faults

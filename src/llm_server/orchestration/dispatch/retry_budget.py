@@ -1,0 +1,44 @@
+"""How many failovers a process may make: while much fails, a second call for each first one is the last straw."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+
+from llm_server.orchestration.domain.ports import Clock
+
+CALLS_A_STEP = 3
+WINDOW_S = 60
+RETRIES_SHARE = 0.2
+RETRIES_BURST = 10
+
+
+class RetryBudget:
+    """Retries of one process: at most a fifth of its calls of the last minute, and always a burst of ten."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._calls: deque[int] = deque()
+        self._retries: deque[int] = deque()
+
+    def has_room(self) -> bool:
+        """Whether one more retry is within the budget; of calls that ask at the same moment a few may go over it."""
+        with self._lock:
+            self._forget()
+            return len(self._retries) < max(RETRIES_BURST, int(RETRIES_SHARE * len(self._calls)))
+
+    def count(self, *, retry: bool) -> None:
+        """Count a call that is about to be made."""
+        now_ms = self._clock()
+        with self._lock:
+            self._forget()
+            self._calls.append(now_ms)
+            if retry:
+                self._retries.append(now_ms)
+
+    def _forget(self) -> None:
+        before_ms = self._clock() - WINDOW_S * 1000
+        for times in (self._calls, self._retries):
+            while times and times[0] <= before_ms:
+                times.popleft()

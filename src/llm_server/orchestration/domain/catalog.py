@@ -1,0 +1,146 @@
+"""Profiles, roles and engines as data: what a catalogue is made of."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import msgspec
+
+from llm_server.orchestration.domain.errors import UnknownName
+
+Tier = Literal["fast", "strong"]
+Positive = Annotated[int, msgspec.Meta(gt=0)]
+Price = Annotated[float, msgspec.Meta(ge=0, le=1_000_000)]
+KeyReference = Annotated[
+    str,
+    msgspec.Meta(
+        pattern=r"^(env|ssm|secretsmanager):.+$",
+        description="env:NAME, ssm:NAME or secretsmanager:NAME; the key itself belongs there, not here",
+    ),
+]
+
+
+class Defaults(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Figures that hold unless an engine or role says otherwise.
+
+    `strong_share` is the share of tasks, the most complex ones, whose calls go to the strong tier; without it role and
+    complexity decide. `answer_gate`: whether a faulty answer of a cheap engine is asked for again of a strong one.
+    """
+
+    timeout_s: Positive
+    max_output_tokens: Positive
+    confidence_threshold: Annotated[float, msgspec.Meta(ge=0, le=1)]
+    parallel_steps: Positive
+    profile: str
+    planner: str
+    synthesis_tier: Tier
+    answer_gate: bool
+    strong_share: Annotated[float, msgspec.Meta(ge=0, le=1)] | None = None
+
+
+class Role(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Who does a task: a system prompt and how its engine is to be called.
+
+    What a `reviewed` role does as a step is judged, in plans of a profile that names who judges.
+    """
+
+    profiles: tuple[str, ...]
+    purpose: str
+    system_prompt: str
+    tier: Tier = "fast"
+    max_output_tokens: Positive | None = None
+    temperature: Annotated[float, msgspec.Meta(ge=0, le=2)] = 0.3
+    reviewed: bool = False
+
+
+class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A field of work: the roles that name it, the one to fall back to, and who judges and repairs steps, if any do."""
+
+    purpose: str
+    default_role: str
+    judged_by: str | None = None
+    repaired_by: str | None = None
+
+
+class EnginePrice(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """USD for a million tokens; for models the price library does not know."""
+
+    input: Price
+    output: Price
+
+
+class EngineSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """An engine as configured.
+
+    `api_key` is a reference: `env:NAME`, `ssm:NAME` (an SSM SecureString) or `secretsmanager:NAME`.
+    `source` decides about money: calls to a `local` engine cost nothing. `max_tokens_field` and `send_temperature` are
+    for servers that refuse the usual field names (OpenAI's reasoning models). The `model` of kind `llamacpp` is a GGUF
+    file or a name from the catalogue's models; `context` is how many tokens its prompt and answer may have together.
+    """
+
+    kind: Literal["openai", "anthropic", "bedrock", "llamacpp", "embedded"]
+    source: Literal["local", "api"]
+    model: str = ""
+    base_url: str | None = None
+    api_key: KeyReference | None = None
+    tier: Tier | None = None
+    toggle: bool = True
+    locked: bool = False
+    max_concurrency: Positive = 64
+    timeout_s: Positive | None = None
+    region: str | None = None
+    context: Positive | None = None
+    price: EnginePrice | None = None
+    price_provider: str | None = None
+    json_schema: bool = True
+    send_temperature: bool = True
+    max_tokens_field: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
+
+
+class LocalModel(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A GGUF file that `llm-server models pull` fetches; `context` is what its engine gets unless it says otherwise."""
+
+    url: str
+    sha256: Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}$", description="64 hexadecimal digits in lower case")]
+    size_bytes: Positive
+    licence: str
+    context: Positive
+
+
+class Catalog(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Everything that is configured."""
+
+    defaults: Defaults
+    profiles: dict[str, Profile]
+    roles: dict[str, Role]
+    engines: dict[str, EngineSpec]
+    models: dict[str, LocalModel] = {}
+
+    def role(self, name: str) -> Role:
+        """Raises UnknownName."""
+        if name not in self.roles:
+            raise UnknownName("role", name, self.roles)
+        return self.roles[name]
+
+    def profile(self, name: str) -> Profile:
+        """Raises UnknownName."""
+        if name not in self.profiles:
+            raise UnknownName("profile", name, self.profiles)
+        return self.profiles[name]
+
+    def roles_of(self, profile: str) -> list[str]:
+        """The names of a profile's roles, in the order of the file."""
+        return [name for name, role in self.roles.items() if profile in role.profiles]
+
+    def step_roles(self) -> list[str]:
+        """Who may do a step of a plan: everybody but the planner, who would only plan again."""
+        return [name for name in self.roles if name != self.defaults.planner]
+
+    def profile_of(self, role: str) -> str:
+        """The profile a role is shown under when the caller named none: the default one if it has the role."""
+        profiles = self.role(role).profiles
+        return self.defaults.profile if self.defaults.profile in profiles else profiles[0]
+
+    def timeout_s(self, engine: str) -> int:
+        """The longest one call to this engine may take, in seconds."""
+        return self.engines[engine].timeout_s or self.defaults.timeout_s

@@ -1,0 +1,97 @@
+"""Counters that change in the task's own transaction, and the figures read from them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from datetime import UTC, datetime
+
+from llm_server.orchestration.domain.money import MICROUSD_PER_USD
+from llm_server.orchestration.domain.receipt import Receipt
+from llm_server.orchestration.domain.task import Status, Task
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Counters:
+    """Totals since the store was made and two gauges (`queued`, `active`); also the change of them by one write."""
+
+    total: int = 0
+    queued: int = 0
+    active: int = 0
+    completed: int = 0
+    failed: int = 0
+    cancelled: int = 0
+    calls: int = 0
+    failed_calls: int = 0
+    api_calls: int = 0
+    unpriced_calls: int = 0
+    tokens_in: int = 0
+    tokens_out: int = 0
+    duration_ms: int = 0
+    cost_microusd: int = 0
+
+    def __add__(self, other: Counters) -> Counters:
+        return Counters(**{f.name: getattr(self, f.name) + getattr(other, f.name) for f in fields(self)})
+
+    def nonzero(self) -> dict[str, int]:
+        """The figures that are not 0, by name."""
+        return {f.name: value for f in fields(self) if (value := getattr(self, f.name))}
+
+
+def change(before: Task | None, after: Task) -> Counters:
+    """What a task's step from one state to the next does to the counters; None before it was accepted."""
+    totals = {f.name: getattr(after.receipt, f.name) for f in fields(Receipt)}
+    gauges = _gauges(after, 1)
+    if before is None:
+        return Counters(total=1, **totals, **gauges)
+    for name in totals:
+        totals[name] -= getattr(before.receipt, name)
+    was = _gauges(before, -1)
+    return Counters(**totals, **{name: gauges[name] + was[name] for name in gauges})
+
+
+def in_flight_change(before: Task | None, after: Task) -> int:
+    """What a task's step does to the tasks in flight of the key it is counted for; 0 where nobody counts."""
+    if not after.counted_for:
+        return 0
+    return (not after.status.is_final) - (before is not None and not before.status.is_final)
+
+
+def day_of(now_ms: int) -> str:
+    """The UTC day of a Unix time in milliseconds, as YYYY-MM-DD."""
+    return datetime.fromtimestamp(now_ms / 1000, UTC).strftime("%Y-%m-%d")
+
+
+def _gauges(task: Task, sign: int) -> dict[str, int]:
+    return {
+        "queued": sign * (task.status is Status.QUEUED),
+        "active": sign * task.status.is_active,
+        "completed": sign * (task.status is Status.COMPLETED),
+        "failed": sign * (task.status is Status.FAILED),
+        "cancelled": sign * (task.status is Status.CANCELLED),
+    }
+
+
+def summarise(counters: Counters, llm_status: Mapping[str, str]) -> dict[str, object]:
+    """The nine figures of `GET /metrics`.
+
+    Speeds and response times are over the calls that were answered. `success_rate` is a percentage of the tasks that
+    Completed or Failed. `api_costs` is USD; null while nothing but unpriced calls were made.
+    """
+    finished = counters.completed + counters.failed
+    all_unpriced = counters.api_calls > 0 and counters.unpriced_calls == counters.api_calls
+    return {
+        "server_status": "online" if "online" in llm_status.values() else "offline",
+        "llm_status": dict(llm_status),
+        "tokens_per_second": _ratio(counters.tokens_out * 1000, counters.duration_ms),
+        "average_response_time": _ratio(counters.duration_ms / 1000, counters.calls),
+        "total_requests": counters.total,
+        "active_tasks": counters.active,
+        "queue_length": counters.queued,
+        "success_rate": _ratio(counters.completed * 100, finished),
+        "api_costs": None if all_unpriced else counters.cost_microusd / MICROUSD_PER_USD,
+    }
+
+
+def _ratio(part: float, whole: int) -> float | None:
+    return part / whole if whole else None

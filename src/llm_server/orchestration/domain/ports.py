@@ -1,0 +1,274 @@
+"""What the orchestration needs from outside; every adapter of a port is held to one contract suite."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
+
+import msgspec
+
+from llm_server.orchestration.domain.cancellation import Cancellation
+from llm_server.orchestration.domain.catalog import EngineSpec
+from llm_server.orchestration.domain.counters import Counters
+from llm_server.orchestration.domain.output import Output
+from llm_server.orchestration.domain.snapshot import Request, Snapshot
+from llm_server.orchestration.domain.task import Status, Task, TaskRef
+
+Clock = Callable[[], int]
+"""The time now as Unix milliseconds."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AnswerSchema:
+    """A JSON schema the answer must follow; `name` says what is asked for."""
+
+    name: Literal["plan", "verdict"]
+    schema: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineCall:
+    """One prompt for an engine. `max_output_tokens` is the most it may answer with."""
+
+    system: str
+    prompt: str
+    max_output_tokens: int
+    temperature: float = 0.3
+    answer_schema: AnswerSchema | None = None
+    cancellation: Cancellation = field(default_factory=Cancellation, compare=False, repr=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Completion:
+    """An engine's answer; token counts it did not report are estimated and marked. `truncated`: the limit cut it."""
+
+    text: str
+    tokens_in: int
+    tokens_out: int
+    usage_estimated: bool = False
+    truncated: bool = False
+
+
+class Engine(Protocol):
+    """Something that answers prompts."""
+
+    def complete(self, call: EngineCall, *, timeout_s: float) -> Completion:
+        """Answer one prompt within `timeout_s` seconds; never retries by itself.
+
+        Raises:
+            EngineUnavailable: another engine may answer.
+            PromptRefused: no engine will.
+            TaskCancelled: the call's `cancellation` was told; the call is broken off as far as its wire allows.
+        """
+        ...
+
+
+Pricer = Callable[[EngineSpec, int, int], int | None]
+"""(engine, tokens in, tokens out) -> micro-USD, rounded up; None when nobody knows the model's price."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineState:
+    """What the workers know of an engine; an engine without a record is well.
+
+    It rests until `rest_until_ms`, after `failures` in a row; then one worker alone probes it with a real task, whose
+    claim to that ends at `probe_until_ms`. `offline`: it could not be reached, or refused our credentials, and has not
+    answered since.
+    """
+
+    failures: int = 0
+    rest_until_ms: int = 0
+    probe_until_ms: int = 0
+    offline: bool = False
+    reason: str = ""
+
+
+SwitchName = Literal["toggle", "locked"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineSwitch:
+    """What was said of an engine while the server ran; None leaves it to the configuration."""
+
+    toggle: bool | None = None
+    locked: bool | None = None
+
+    def changed(self, changes: Mapping[SwitchName, bool | None]) -> EngineSwitch:
+        """What `changes` does not name stays."""
+        return EngineSwitch(toggle=changes.get("toggle", self.toggle), locked=changes.get("locked", self.locked))
+
+    def over(self, spec: EngineSpec) -> EngineSpec:
+        """The engine as it is switched now."""
+        toggle = spec.toggle if self.toggle is None else self.toggle
+        locked = spec.locked if self.locked is None else self.locked
+        return msgspec.structs.replace(spec, toggle=toggle, locked=locked)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineRecords:
+    """What is stored of the engines. One without a record is well, and switched as it is configured."""
+
+    states: Mapping[str, EngineState] = field(default_factory=dict)
+    switches: Mapping[str, EngineSwitch] = field(default_factory=dict)
+
+    def state(self, engine: str) -> EngineState:
+        return self.states.get(engine, EngineState())
+
+    def over(self, specs: Mapping[str, EngineSpec]) -> dict[str, EngineSpec]:
+        """Configured engines as they are switched now."""
+        return {n: self.switches[n].over(spec) if n in self.switches else spec for n, spec in specs.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class Due:
+    """An open task the sweep has to look at, and the time that made it due."""
+
+    ref: TaskRef
+    due_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Some of a tenant's tasks, newest first, and the token of the next page ("" at the end)."""
+
+    tasks: Sequence[Task]
+    next_token: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeyBinding:
+    """What an Idempotency-Key stands for until `until_ms`: one task, and the hash of the body that asked for it."""
+
+    task_id: str
+    body_hash: str
+    until_ms: int
+
+
+class Store(Protocol):
+    """The truth about tasks, final ones until they expire. Every method may raise StorageUnavailable."""
+
+    def bind_key(self, tenant: str, key: str, binding: KeyBinding, *, now_ms: int) -> KeyBinding:
+        """Let a caller's key stand for a task, unless it still stands for one; returns what it stands for now."""
+        ...
+
+    def bound_key(self, tenant: str, key: str, *, now_ms: int) -> KeyBinding | None:
+        """What a caller's key stands for now; None when for nothing."""
+        ...
+
+    def add(self, task: Task, request: Request, *, most_in_flight: int | None = None) -> bool:
+        """Store a new task and count it, once; False, and nothing is changed, when it is or was stored already.
+
+        Raises:
+            TooManyInFlight: the key it is `counted_for` has `most_in_flight` open tasks; nothing was written.
+        """
+        ...
+
+    def get(self, ref: TaskRef) -> Snapshot:
+        """Read a task with everything stored about it. Raises TaskNotFound."""
+        ...
+
+    def peek(self, ref: TaskRef) -> Task:
+        """Read a task's state alone. Raises TaskNotFound."""
+        ...
+
+    def save(
+        self, before: Task, after: Task, output: Output | None = None, *, most_in_flight: int | None = None
+    ) -> None:
+        """Replace `before` by `after`, store `output` and change the counters, all or nothing.
+
+        Saving the same `after` again is no error, so a write whose reply was lost can be repeated.
+
+        Raises:
+            TaskLost: the stored state is not `before`; nothing was written.
+            TooManyInFlight: `after` is open again, and its key has `most_in_flight` open tasks; nothing was written.
+        """
+        ...
+
+    def keep(self, ref: TaskRef, output: Output) -> None:
+        """Store an output by its key, outside of any transaction; a later claim finds it."""
+        ...
+
+    def delete(self, task: Task) -> None:
+        """Remove a final task with everything about it; the totals stay. It cannot be added again for two days.
+
+        Broken off, nothing of it is visible any more; it is due then, and `purge` goes on.
+
+        Raises:
+            TaskLost: the stored state is not `task`; nothing was removed.
+        """
+        ...
+
+    def purge(self, ref: TaskRef) -> None:
+        """Remove what is left of a task that was deleted; any other task stays as it is."""
+        ...
+
+    def retain(self, task: Task) -> None:
+        """Let the texts of a task that stays open, or is taken up again, stay from now on as those of a new one."""
+        ...
+
+    def prune(self, limit: int) -> None:
+        """Remove some of what has expired, where the database does not by itself; it is not shown anyway."""
+        ...
+
+    def peek_each(self, refs: Sequence[TaskRef]) -> dict[TaskRef, Task | None]:
+        """Read the states of at most 100 tasks; what is not found is left out, None is a record nobody can read."""
+        ...
+
+    def due(self, now_ms: int) -> Iterator[Due]:
+        """Open tasks whose `next_look_ms`, or what it was postponed to, has passed; read as far as they are taken.
+
+        First what must be looked at on time (what was postponed to the end of its claim, or `is_near_deadline` then),
+        then the others, of each the oldest due first. What is moved on meanwhile may come or not.
+        """
+        ...
+
+    def postpone(self, due: Due, task: Task | None, due_ms: int) -> bool:
+        """Move the due time of an open task, seen as `task`, on; False when it was moved or the task has changed.
+
+        Without `task` (it cannot be read) it is moved on as it is.
+        """
+        ...
+
+    def page(self, tenant: str, *, size: int, token: str, status: Status | None, role: str | None) -> Page:
+        """List a tenant's tasks, newest first. Raises InvalidInput when the token is none of ours."""
+        ...
+
+    def overview(self) -> tuple[Counters, EngineRecords]:
+        """Totals and gauges, and the engines' records, in one read."""
+        ...
+
+    def spent_microusd(self, tenant: str, day: str) -> int:
+        """What a tenant's calls cost on a UTC day (`YYYY-MM-DD`), by the time they were recorded."""
+        ...
+
+    def engines(self) -> EngineRecords:
+        """What is stored of the engines, in one read that sees every write acknowledged before it."""
+        ...
+
+    def switch_engine(self, engine: str, changes: Mapping[SwitchName, bool | None]) -> EngineRecords:
+        """Write what `changes` names (at least one) of an engine's switch, None for what is configured; the rest stays.
+
+        The same again changes nothing. Returns the records after it.
+        """
+        ...
+
+    def save_engine_state(self, engine: str, state: EngineState) -> None:
+        """Replace an engine's state; its switch stays."""
+        ...
+
+    def swap_engine_state(self, engine: str, before: EngineState, after: EngineState) -> bool:
+        """Replace an engine's state if it still is `before`; False, and nothing written, when it is not."""
+        ...
+
+
+class Queue(Protocol):
+    """Wake-ups for workers: may be lost, doubled, late or out of order. May raise StorageUnavailable."""
+
+    def send(self, ref: TaskRef, *, delay_s: int = 0) -> None:
+        """Wake a worker for a task, not before `delay_s` seconds (0 to 900) have passed."""
+        ...
+
+    def depth(self) -> int:
+        """About how many messages wait or are delayed; one that a worker has taken does not count."""
+        ...

@@ -1,0 +1,117 @@
+"""A task with everything stored about it: what was asked, and what the work gave."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from llm_server.orchestration.domain.output import Output, Review, order
+from llm_server.orchestration.domain.receipt import Attempt
+from llm_server.orchestration.domain.task import Status, Task
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """What the caller allows a task; None is no limit of the caller's own."""
+
+    max_cost_usd: float | None = None
+    deadline_s: float | None = None
+    max_output_tokens: int | None = None
+
+    def deadline_ms(self, from_ms: int) -> int | None:
+        """When a task's time is over that was accepted, or retried, at `from_ms`."""
+        return None if self.deadline_s is None else from_ms + int(self.deadline_s * 1000)
+
+    @property
+    def overdue(self) -> str:
+        """What is said of a task whose time is over."""
+        deadline = "deadline" if self.deadline_s is None else f"deadline of {self.deadline_s:g} s"
+        return f"The {deadline} has passed."
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """What was asked and how the analysis understood it: written once, never changed."""
+
+    prompt: str
+    engine: str | None = None
+    limits: Limits = field(default_factory=Limits)
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    confidence: float = 1.0
+    complexity: float = 0.0
+    reasons: tuple[str, ...] = ()
+    plan_approval: bool = False
+
+
+EXPIRED_REQUEST = Request(prompt="", confidence=0.0, reasons=("What was asked has expired.",))
+"""What is read where a request is gone, though its task is there; no task is accepted with a blank prompt."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Snapshot:
+    """A task with everything stored about it, as one read gave it."""
+
+    task: Task
+    request: Request
+    outputs: Mapping[str, Output] = field(default_factory=dict)
+
+    @property
+    def standing(self) -> dict[str, Output]:
+        """The outputs that later work builds on: all but the steps that failed before the last retry."""
+        return {key: output for key, output in self.outputs.items() if not self._is_superseded(output)}
+
+    def _is_superseded(self, output: Output) -> bool:
+        failed_step = output.key.startswith("STEP#") and output.error is not None
+        return failed_step and 0 < self.task.retried_fence >= output.fence
+
+    @property
+    def deadline_ms(self) -> int | None:
+        """When the task fails if it is not final; the state of a task from before it was kept there has none."""
+        return self.task.deadline_ms or self.request.limits.deadline_ms(self.task.created_ms)
+
+    @property
+    def result(self) -> str | None:
+        """The final answer of a Completed task."""
+        answer = self.outputs.get(f"RES#{self.task.answer_fence}")
+        return answer.text if answer else None
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether every call that the state counts is among the outputs, and the answer of a Completed task."""
+        counted = self.task.receipt.calls + self.task.receipt.failed_calls
+        return len(self.attempts) >= counted and (self.task.answer_fence is None or self.result is not None)
+
+    @property
+    def orphan(self) -> Output | None:
+        """An answer whose worker died before it could finish the task: paid for, to be adopted."""
+        if self.task.status.is_final:
+            return None
+        answers = [o for o in self.outputs.values() if o.is_answer]
+        return max(answers, key=lambda o: o.created_ms, default=None)
+
+    @property
+    def unsettled(self) -> Output | None:
+        """The kept answer of a Cancelled task whose worker ended before its cost was on the receipt (ADR 11).
+
+        Its `TRY#` would say that it is there. Whoever finds it may settle it at any time: nothing is paid after it.
+        """
+        task, fence = self.task, self.task.fence
+        if task.status is not Status.CANCELLED or f"TRY#{fence}" in self.outputs:
+            return None
+        return self.outputs.get(f"RES#{fence}")
+
+    def of_step(self, step_id: str) -> list[Output]:
+        """Everything stored about a step: its drafts and verdicts in turn, and its end."""
+        found = [o for o in self.outputs.values() if o.key.split("#")[1:2] == [step_id] and not o.is_claims_end]
+        return sorted(found, key=lambda o: order(o.key))
+
+    def review(self, step_id: str) -> Review | None:
+        """What a step's review came to, or has found so far; None before the first verdict and where nobody judges."""
+        return next((o.review for o in reversed(self.of_step(step_id)) if o.review), None)
+
+    @property
+    def attempts(self) -> list[Attempt]:
+        """Every engine call on the receipt, oldest first; an answer that was not adopted is not on it."""
+        counted = [o for o in self.outputs.values() if not o.is_answer or o.key == f"RES#{self.task.answer_fence}"]
+        counted.sort(key=lambda o: (o.created_ms, order(o.key)))
+        return sorted((a for o in counted for a in o.attempts), key=lambda a: a.started_ms)

@@ -1,0 +1,101 @@
+"""The plan an engine proposes for a task: the shape it is asked for, and how its answer is read and checked."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from typing import Any
+
+import msgspec
+
+from llm_server.orchestration.answer_gate.json_objects import json_objects
+from llm_server.orchestration.domain.errors import LLMServerError
+from llm_server.orchestration.domain.plan import MAX_STEPS, Plan
+
+
+class PlanInvalid(LLMServerError):
+    """The engine's plan cannot be carried out; the message says what to repair."""
+
+
+def schema(roles: Collection[str]) -> dict[str, Any]:
+    """The JSON schema of a plan, for engines that can be held to one."""
+    step = {
+        "type": "object",
+        "properties": {
+            "id": {"type": "string"},
+            "role": {"type": "string", "enum": sorted(roles)},
+            "instruction": {"type": "string"},
+            "depends_on": {"type": "array", "items": {"type": "string"}},
+        },
+        "required": ["id", "role", "instruction", "depends_on"],
+        "additionalProperties": False,
+    }
+    return {
+        "type": "object",
+        "properties": {
+            "goal": {"type": "string"},
+            "steps": {"type": "array", "items": step, "minItems": 1, "maxItems": MAX_STEPS},
+        },
+        "required": ["goal", "steps"],
+        "additionalProperties": False,
+    }
+
+
+def parse(text: str, roles: Collection[str]) -> Plan:
+    """Read a plan out of an engine's answer, which may wrap it in prose or a code fence.
+
+    Of several JSON objects the first with the shape of a plan is taken.
+
+    Raises:
+        PlanInvalid: no JSON object in it, wrong shape, unknown role, duplicate or dangling id, or a cycle.
+    """
+    plan = _first_plan(text)
+    faults = list(_faults(plan, roles))
+    if faults:
+        raise PlanInvalid(" ".join(faults))
+    return plan
+
+
+def _first_plan(text: str) -> Plan:
+    wrong: msgspec.ValidationError | None = None
+    for found in json_objects(text):
+        try:
+            return msgspec.convert(found, Plan)
+        except msgspec.ValidationError as error:
+            wrong = wrong or error
+    if wrong is None:
+        raise PlanInvalid("The answer holds no JSON object.")
+    raise PlanInvalid(f"The plan has the wrong shape: {wrong}.") from wrong
+
+
+def _faults(plan: Plan, roles: Collection[str]) -> Iterator[str]:
+    ids = [step.id for step in plan.steps]
+    if len(set(ids)) < len(ids):
+        yield "Step ids must be unique."
+    if not _is_unicode(plan):
+        yield "The texts must be valid Unicode, without half a surrogate pair."
+    for step in plan.steps:
+        if step.role not in roles:
+            yield f"Step {step.id} has the unknown role {step.role[:60]!r}; known are {', '.join(sorted(roles))}."
+        for dependency in step.depends_on:
+            if dependency not in ids:
+                yield f"Step {step.id} depends on {dependency[:60]!r}, which is no step."
+    if _has_cycle(plan):
+        yield "The steps depend on one another in a circle."
+
+
+def _is_unicode(plan: Plan) -> bool:
+    try:
+        plan.to_json()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _has_cycle(plan: Plan) -> bool:
+    """Kahn's algorithm: take away what depends on nothing that is left, until nothing changes."""
+    left = {step.id: set(step.depends_on) for step in plan.steps}
+    left = {key: depends & left.keys() for key, depends in left.items()}
+    while free := [key for key, depends in left.items() if not depends & left.keys()]:
+        for key in free:
+            del left[key]
+    return bool(left)

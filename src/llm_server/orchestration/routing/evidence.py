@@ -1,0 +1,125 @@
+"""What the signals of a prompt say for each role by rule, with weights; and how much a strong engine would add."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+
+from llm_server.orchestration.routing import lexicon
+from llm_server.orchestration.routing.clauses import STEP_VERBS
+from llm_server.orchestration.routing.features import spread
+from llm_server.orchestration.routing.signals import Signals, phrases
+
+# How much a word counts by where it stands, and how much less each further word says.
+TITLE, HEAD, TOPIC, BODY = 1.5, 1.0, 0.5, 0.3
+FURTHER = 0.65
+PROFILE_LEAN = {"Developer": lexicon.FAST, "Productivity": lexicon.WRITING, "General": lexicon.CHAT}
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """Something found in a prompt and how strongly it speaks for a role."""
+
+    role: str
+    weight: float
+    what: str
+
+
+def gather(signals: Signals, profile: str | None) -> list[Evidence]:
+    """Everything found, the strongest first.
+
+    Every further piece of evidence for a role weighs less than the one before: repetition never decides.
+    """
+    found = [*_spoken(signals), *_structural(signals), *_stepwise(signals)]
+    if profile in PROFILE_LEAN:
+        found.append(Evidence(PROFILE_LEAN[profile], 0.5, f"profile {profile}"))
+    found.sort(key=lambda e: (-e.weight, e.role, e.what))
+    share: dict[str, float] = defaultdict(lambda: 1.0)
+    weighed = []
+    for evidence in found:
+        weighed.append(replace(evidence, weight=evidence.weight * share[evidence.role]))
+        share[evidence.role] *= FURTHER
+    return weighed
+
+
+def totals(found: Iterable[Evidence]) -> dict[str, float]:
+    """The sum for each role."""
+    sums: dict[str, float] = defaultdict(float)
+    for evidence in found:
+        sums[evidence.role] += evidence.weight
+    return dict(sums)
+
+
+def effort(signals: Signals) -> float:
+    """How much a strong engine would add, as a logit: length, repetition, hard words, code, steps and lists.
+
+    Length, commas and repeated words weigh alike: together they rank unseen questions better than length alone.
+    """
+    length, commas, repetition = spread(signals.text)
+    hard = sum(phrase in lexicon.HARD for phrase in {*signals.head, *signals.title})
+    return (
+        -3.5
+        + 0.55 * min(length, 6.4)
+        + 0.5 * min(commas, 3.0)
+        + 1.9 * min(repetition, 1.0)
+        + 0.9 * min(hard, 3)
+        + 0.5 * (signals.fence or signals.code_lines > 3)
+        + 0.1 * min(len(signals.steps), 5)
+        + 0.1 * min(signals.items, 6)
+    )
+
+
+def _spoken(signals: Signals) -> Iterator[Evidence]:
+    """Words of the lexicon, each counted once, where it weighs most."""
+    seen: set[str] = set()
+    for words, place in (
+        (signals.title, TITLE),
+        (signals.head, HEAD),
+        (signals.topic, TOPIC),
+        (signals.body, BODY),
+    ):
+        for phrase in phrases(words):
+            if phrase not in seen and phrase in _LEXICON:
+                seen.add(phrase)
+                for role, weight in _LEXICON[phrase]:
+                    yield Evidence(role, weight * place, phrase.replace("_", " "))
+
+
+def _structural(s: Signals) -> Iterator[Evidence]:
+    """What the form of the prompt says: each line is role, weight, words, and whether it holds."""
+    rules = (
+        (lexicon.CHAT, 1.0, "always possible", True),
+        (lexicon.CHAT, 1.0, "begins as a question", s.question),
+        (lexicon.CHAT, 0.6, "ends with a question mark", s.question_mark),
+        (lexicon.CHAT, 0.8, "short", s.words <= 12),
+        (lexicon.TEACHER, 0.6, "begins as a question", s.question),
+        (lexicon.TEACHER, 2.0, "mathematical notation", s.maths),
+        (lexicon.TEACHER, 1.2, "numbers and a question", s.numbers >= 2 and s.question_mark),
+        (lexicon.FAST, 2.0, "code fence", s.fence),
+        (lexicon.FAST, 2.0, "lines of code", s.code_lines >= 2),
+        (lexicon.FAST, 1.0, "a line of code", s.code_lines == 1),
+        (lexicon.FAST, 1.2, "names as in code", s.code_names > 0),
+        (lexicon.WRITING, 1.0, "asks to write", bool(_WRITES & set(s.steps))),
+    )
+    return (Evidence(role, weight, what) for role, weight, what, holds in rules if holds)
+
+
+def _stepwise(s: Signals) -> Iterator[Evidence]:
+    """Several steps, order words, several specialities; a persona's list of duties is no list of steps."""
+    steps, groups = len(s.steps), min(len(s.groups - {"errand"}), 4)
+    worth = 0.4 if s.title else 1.0
+    if steps >= 2:
+        weight = min(1.2 * steps - 1.4, 4.5) + min(0.6 * s.sequence, 1.2) + 1.2 * max(groups - 1, 0)
+        what = f"{steps} steps: {', '.join(s.steps[:4])}" + (f" in {groups} specialities" if groups > 1 else "")
+        yield Evidence(lexicon.PLANNER, worth * weight, what)
+    if s.numbered >= 3:
+        yield Evidence(lexicon.PLANNER, worth * 2.0, "numbered list")
+
+
+_WRITES = frozenset(STEP_VERBS["write"].split()) - {"email", "send", "share", "post"}
+_LEXICON: dict[str, list[tuple[str, float]]] = defaultdict(list)
+for _role, _by_weight in lexicon.WORDS.items():
+    for _weight, _phrases in _by_weight.items():
+        for _phrase in _phrases.split():
+            _LEXICON[_phrase].append((_role, _weight))

@@ -1,0 +1,172 @@
+"""What the trained tables see of a prompt: counts of word classes, hashed runs of words, figures of its form.
+
+The trainer and the server call these same functions, so that a table always meets the features it was made for.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter
+from collections.abc import Iterable
+from itertools import pairwise
+from zlib import crc32
+
+from llm_server.orchestration.routing.clauses import kinds_of_work
+from llm_server.orchestration.routing.signals import Signals
+
+
+def _words(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+# Words that say how the parts of a request hang together; all other words are told apart by class only.
+_FUNCTION_WORDS = _words("""
+    i'd i'll i'm i we you me my our it its it's them they this that these those the a an is are be was will
+    would could can should like want need help please to for of in on at with from by about into and or then
+    also after before once when next finally lastly first second third additionally afterwards while so both
+    each all which who what how where if but not have has had do does make get using use based as well same
+    result results generated given provided along let's us his her their he she output text image audio video
+    file
+""")
+_QUOTED = re.compile(
+    r"(?<!\w)'(?:[^'\n]|'(?=\w))*(?:'|$)|\"[^\"\n]*(?:\"|$)|\S{1,80}\.(?:jpg|png|wav|mp3|mp4|txt)\S*", re.MULTILINE
+)
+_CLASSED = re.compile(r"[^\W_]+(?:'[a-z]+)?|[,.;:?!\n]")
+_WORD = re.compile(r"\w+")
+_NUMBER = re.compile(r"\d+(?:\.\d+)?")
+_OPTION = re.compile(r"^\(?[A-E][.)] ", re.MULTILINE)
+_ASKED_AMOUNT = re.compile(
+    r"\bhow (?:many|much|long|far|old|tall|fast)\b|\bwhat (?:is|was|will be) the\b", re.IGNORECASE
+)
+_NEGATION = re.compile(r"\b(?:not|NOT|except|EXCEPT|least)\b")
+_CONDITION = re.compile(r"\bif\b", re.IGNORECASE)
+_SHARE = re.compile(r"percent|%|half|twice|third|times", re.IGNORECASE)
+_SENTENCE = re.compile(r"[.!?]\s")
+_GRAM_WORDS = 150
+
+
+def word_classes(prose: str) -> Counter[str]:
+    """Count function words, punctuation, numbers (N), quotations (Q, here "0quoted"), and runs of the rest (x)."""
+    counts: Counter[str] = Counter()
+    before = ""
+    for word in _CLASSED.findall(prose):
+        if word == "0quoted":
+            kind = "Q"
+        elif word in _FUNCTION_WORDS or not word[0].isalnum():
+            kind = word
+        elif word[0].isdigit():
+            kind = "N"
+        else:
+            kind = "x"
+        if kind != "x" or before != "x":
+            counts[kind] += 1
+        before = kind
+    return counts
+
+
+def step_figures(s: Signals) -> dict[str, float]:
+    """What tells several steps from one: the word classes, and how many kinds of work are named."""
+    prose = _QUOTED.sub(" 0quoted ", s.prose.lower().replace("’", "'"))
+    figures = {kind: math.log1p(n) for kind, n in word_classes(prose).items()}
+    return figures | {
+        "kinds of work": 2 * math.log1p(kinds_of_work(prose)),
+        "order": min(s.sequence, 3),
+        "numbered": min(s.numbered, 5) / 2,
+    }
+
+
+def bucket(gram: str, bits: int) -> int:
+    """The row of a hashed table that a run of words has; `surrogatepass` because any string may come."""
+    return crc32(gram.encode("utf-8", "surrogatepass")) & ((1 << bits) - 1)
+
+
+def buckets(grams: Iterable[str], bits: int) -> list[int]:
+    """The rows of several runs, in an order that no hash seed changes."""
+    mask = (1 << bits) - 1
+    return [crc32(gram.encode("utf-8", "surrogatepass")) & mask for gram in sorted(grams)]
+
+
+def role_grams(s: Signals) -> set[str]:
+    """Runs of words of the request, its beginning, the words of the material, and word beginnings."""
+    head = s.head[:_GRAM_WORDS]
+    other = (s.topic + s.body)[:_GRAM_WORDS]
+    grams = {f"h {word}" for word in head}
+    grams.update([f"b {word}" for word in head + other])
+    grams.update([f"h {a} {b}" for a, b in pairwise(head)])
+    grams.update(f"f {' '.join(head[:size])}" for size in (1, 2, 3))
+    grams.update(f"t {word}" for word in s.title)
+    grams.update([f"p {word[:4]}" for word in head if len(word) > 4])
+    for word in head + other[:50]:
+        if word and word[0] > "\u2e80":  # written without spaces: pairs of characters are the words
+            grams.update([f"c {word[i : i + 2]}" for i in range(len(word) - 1)])
+    return grams
+
+
+def word_grams(text: str) -> set[str]:
+    """Words and pairs of words."""
+    words = _WORD.findall(text.lower())
+    return {*words, *map(" ".join, pairwise(words))}
+
+
+def form(s: Signals, steps_logit: float) -> dict[str, float]:
+    """The form of a prompt, beside what the lexicon says of it, each figure of the order of one."""
+    return {
+        "question": float(s.question),
+        "question mark": float(s.question_mark),
+        "code fence": float(s.fence),
+        "lines of code": float(s.code_lines > 1),
+        "names as in code": float(s.code_names > 0),
+        "mathematical notation": float(s.maths),
+        "numbers": min(s.numbers, 4) / 4,
+        "length": math.log1p(s.words) / 4,
+        "short": float(s.words <= 12),
+        "steps": min(len(s.steps), 5) / 3,
+        "order words": float(min(s.sequence, 3)),
+        "persona": float(bool(s.title)),
+        "list items": min(s.items, 6) / 4,
+        "numbered items": min(s.numbered, 5) / 3,
+        "specialities": len(s.groups) / 3,
+        "several steps": max(-4.0, min(4.0, steps_logit)) / 2,
+    }
+
+
+def kind_of_question(text: str) -> str | None:
+    """`exam` for a question with lettered answers, `sum` for one that gives numbers and asks for one, else None."""
+    if len(_OPTION.findall(text)) >= 2:
+        return "exam"
+    if "?" in text and "```" not in text and (len(_NUMBER.findall(text)) >= 2 or _ASKED_AMOUNT.search(text)):
+        return "sum"
+    return None
+
+
+def spread(text: str) -> tuple[float, float, float]:
+    """Log of the number of words, of commas, and of how often a word comes again: they grow with difficulty."""
+    words = _WORD.findall(text.lower())
+    return math.log1p(len(words)), math.log1p(text.count(",")), math.log(max(len(words), 1) / max(len(set(words)), 1))
+
+
+def question_form(text: str) -> tuple[float, ...]:
+    """Figures of an exam question or a sum; their meaning is the order here, the weights are in the data file."""
+    body, _, answers = text.partition("\nA. ")
+    words, numbers = text.split(), _NUMBER.findall(body)
+    sentences = max(len(_SENTENCE.split(body)), 1)
+    return (
+        *spread(text),
+        math.log1p(len(body.split())),
+        math.log1p(len(answers)),
+        math.log1p(len(numbers)),
+        min(len(set(numbers)), 10) / 4,
+        math.log1p(sentences),
+        len(words) / sentences / 20,
+        sum(map(len, words)) / max(len(words), 1) / 5,
+        float(bool(_NEGATION.search(body))),
+        float("|" in body),
+        float("_" in body),
+        float(body.rstrip().endswith("?")),
+        min(sum(map(text.count, "=+-*/^\\$")), 20) / 5,
+        sum(map(str.isupper, text)) / max(len(text), 1) * 10,
+        min(body.count(","), 20) / 5,
+        float(bool(_CONDITION.search(body))),
+        float(bool(_SHARE.search(body))),
+    )

@@ -1,0 +1,156 @@
+"""What can be read off a prompt in about half a millisecond: words, structure, steps of work."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from llm_server.orchestration.routing import clauses, lexicon
+
+HEAD_CHARS = 1_000
+TAIL_CHARS = 500
+# Only the request itself says what is to be done; what follows it is mostly material.
+STEPS_CHARS = 700
+
+_ROLE_NAME = r"\b\w{1,30}(?:-\w{1,30}){0,2}-agent\b"
+_SETTING = r"\b(?:role|mode|profile|engine|tier|confidence|complexity|deadline_s|max_\w{1,30})"
+# What tries to set the server's own knobs is taken out before anything is read.
+_DIRECTIVE = re.compile(
+    r"(?:(?:use|set|switch(?:\sto)?|select|choose|force|take)\s+)?(?:the\s+)?"
+    rf"(?:[\"']?{_SETTING}[\"']?\s*[:=]\s*[\"']?[\w.-]+|{_SETTING}\s+(?:to|is)\s+(?:chat|agent|plan)\b"
+    rf"|{_SETTING}\s+{_ROLE_NAME}|{_ROLE_NAME}|\b(?:chat|agent|plan)[ -]mode\b)"
+    r"[\"']?(?:\s+(?:role|profile|mode)\b)?\s*[.,;!]?",
+    re.IGNORECASE,
+)
+_SENTENCE_END = re.compile(r"(?<=[.!?。？！])\s+|\n+")
+_FENCE = re.compile(r"```.*?(?:```|\Z)", re.DOTALL)
+_QUOTED = re.compile(r"(?<!\w)'[^'\n]{0,300}'(?!\w)|\"[^\"\n]{0,300}\"|“[^”\n]{0,300}”")
+_CODE_LINE = re.compile(
+    r"^[ \t]*(?:def \w|class \w+[:({]|import \w+$|from \w+ import|#include|public \w|private \w"
+    r"|function \w*\(|const \w|let \w+ =|var \w+ =|if ?\(|for ?\(|for \w+ in |while ?\(|return "
+    r"|select .+ from |</?\w+[ >]|@\w+|\$ \w|printf)|[;{]\s*$",
+    re.IGNORECASE | re.MULTILINE,
+)
+_CODE_NAME = re.compile(
+    r"\b\w+\.(?:py|js|ts|java|cpp|cs|rs|go|html|css|ipynb|sql|sh|toml|ya?ml)\b"
+    r"|\b\w+\(\w*\)|\b[a-z]+[A-Z]\w+\("
+)
+_MATHS = re.compile(r"\$[^$\n]{1,200}\$|\\(?:frac|sqrt|ket|sum|int|begin|angle)\b|\d\s*[=^]\s*\d|\bx\^\d")
+_NUMBER = re.compile(r"\d+(?:[.,]\d+)*")
+_NUMBERED = re.compile(r"^[ \t]*\d{1,2}[.)]\s+(?=\w)", re.MULTILINE)
+_PERSONA = re.compile(
+    r"\b(?:act (?:as|like)|you are (?=an? |the |chief )|assume the role of|imagine you are"
+    r"|pretend (?:yourself )?to be|take (?:on )?the role of|your role is"
+    r"|as an? (?=[\w ]{3,40}(?:er|or|ist|ant|expert),))"
+    r"\s*(?:an? |the )?([^.,;:\n]{2,60})",
+    re.IGNORECASE,
+)
+_POLITE = re.compile(r"(?:can|could|would|will) (?:you|u)\b")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Signals:
+    """What was found.
+
+    `text` is what was read, `prose` that without code; `head` is what is asked for, `topic` what that is
+    about, `body` the material, `title` whom the engine is to play; `steps` are the verbs that begin a
+    clause, `groups` the specialities they need.
+    """
+
+    text: str
+    prose: str
+    head: tuple[str, ...]
+    topic: tuple[str, ...]
+    body: tuple[str, ...]
+    title: tuple[str, ...]
+    words: int
+    question: bool
+    question_mark: bool
+    fence: bool
+    code_lines: int
+    code_names: int
+    maths: bool
+    numbers: int
+    items: int
+    numbered: int
+    steps: tuple[str, ...]
+    groups: frozenset[str]
+    sequence: int
+
+
+def read(prompt: str) -> Signals:
+    """Read a prompt of any length; only its first 1,000 and last 500 characters are looked at."""
+    text = _neutral(_excerpt(prompt))
+    prose = _FENCE.sub("\n", text)
+    request, material = _split(prose)
+    persona = _PERSONA.search(prose, 0, STEPS_CHARS)
+    words = _words(request)
+    about = words.index("about") if "about" in words else len(words)
+    opened = clauses.tokens(clauses.orders(_QUOTED.sub(" ", prose[:STEPS_CHARS])))
+    steps = tuple(dict.fromkeys(clauses.steps(opened)))
+    return Signals(
+        text=text,
+        prose=prose,
+        head=words[:about],
+        topic=words[about:],
+        body=_words(material),
+        title=_words(persona.group(1)) if persona else (),
+        words=len(prompt) // 6 if len(prompt) > HEAD_CHARS + TAIL_CHARS else len(text.split()),
+        question=_asks(request),
+        question_mark=text.rstrip().endswith(("?", "？")),
+        fence="```" in text,
+        code_lines=len(_CODE_LINE.findall(text)),
+        code_names=len(_CODE_NAME.findall(text)),
+        maths=bool(_MATHS.search(text)),
+        numbers=len(_NUMBER.findall(request)),
+        items=len(clauses.ITEM.findall(prose)),
+        numbered=len(_NUMBERED.findall(clauses.orders(prose[:STEPS_CHARS]))),
+        steps=steps,
+        groups=frozenset(clauses.GROUP_OF[verb] for verb in steps),
+        sequence=len(clauses.SEQUENCE.intersection(opened)),
+    )
+
+
+def phrases(words: tuple[str, ...]) -> Iterator[str]:
+    """The words and their runs of two to four, joined by `_`, as the lexicon has them."""
+    yield from words
+    for size in (2, 3, 4):
+        for i in range(len(words) - size + 1):
+            if words[i] in _FIRST_WORDS:
+                yield "_".join(words[i : i + size])
+
+
+def _excerpt(prompt: str) -> str:
+    if len(prompt) <= HEAD_CHARS + TAIL_CHARS:
+        return prompt
+    return prompt[:HEAD_CHARS] + "\n" + prompt[-TAIL_CHARS:]
+
+
+def _neutral(text: str) -> str:
+    return _DIRECTIVE.sub(" ", text).replace("\0", " ").replace("’", "'")
+
+
+def _split(prose: str) -> tuple[str, str]:
+    """The request (the first two sentences, and a closing question) and the material."""
+    parts = [part for part in _SENTENCE_END.split(prose) if part and part.strip()]
+    request, material = parts[:2], parts[2:]
+    if material and material[-1].rstrip().endswith("?"):
+        request.append(material.pop())
+    return "\n".join(request), "\n".join(material)
+
+
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(token.rstrip(".'-") for token in clauses.tokens(text) if token[-1].isalnum() or token[0].isalnum())
+
+
+def _asks(request: str) -> bool:
+    """Whether a sentence of the request begins with a question word, politeness aside."""
+    starts = (line.strip().lower() for line in _SENTENCE_END.split(request))
+    return any(
+        line.partition(" ")[0].rstrip(",?") in lexicon.QUESTIONS and not _POLITE.match(line) for line in starts if line
+    )
+
+
+_PHRASES = {p for by_weight in lexicon.WORDS.values() for words in by_weight.values() for p in words.split()}
+_FIRST_WORDS = {phrase.partition("_")[0] for phrase in _PHRASES if "_" in phrase}

@@ -1,0 +1,85 @@
+"""What happened to a task, told from what is stored about it anyway."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+from llm_server.orchestration.domain import plan as plans
+from llm_server.orchestration.domain.output import Output
+from llm_server.orchestration.domain.snapshot import Snapshot
+from llm_server.orchestration.domain.task import Note, Status, Task
+
+Actor = Literal["caller", "server", "worker", "sweep"]
+
+_NOTES: dict[Note, tuple[str, Actor]] = {
+    "c": ("claimed", "worker"),
+    "r": ("released", "worker"),
+    "w": ("waiting", "worker"),
+    "a": ("approved", "caller"),
+    "t": ("retried", "caller"),
+    "o": ("failed", "sweep"),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Event:
+    """One thing that happened, when (Unix milliseconds), and who did it; `detail` may be empty."""
+
+    name: str
+    at_ms: int
+    actor: Actor
+    detail: str = ""
+
+
+def history(snapshot: Snapshot) -> list[Event]:
+    """A task's events, oldest first. Of claims, releases, waits, approvals and retries the last 6 are known."""
+    found = [*_accepted(snapshot), *_noted(snapshot.task), *_worked(snapshot), *_failed_over(snapshot)]
+    return [*sorted(found, key=lambda event: event.at_ms), *_ended(snapshot.task)]
+
+
+def _accepted(snapshot: Snapshot) -> Iterator[Event]:
+    task, at_ms = snapshot.task, snapshot.task.created_ms
+    yield Event(name="created", at_ms=at_ms, actor="caller")
+    how = f"{task.mode} mode, {task.role}, confidence {snapshot.request.confidence:.2f}"
+    yield Event(name="analysed", at_ms=at_ms, actor="server", detail=how)
+
+
+def _noted(task: Task) -> Iterator[Event]:
+    for note, after_ms in task.notes:
+        name, actor = _NOTES[note]
+        at_ms = task.created_ms + after_ms
+        if (note, at_ms) != ("o", task.finished_ms):  # that is the end, told as such
+            yield Event(name=name, at_ms=at_ms, actor=actor)
+
+
+def _worked(snapshot: Snapshot) -> Iterator[Event]:
+    for output in snapshot.outputs.values():
+        at_ms = output.created_ms
+        if output.key == "PLAN":
+            steps = len(plans.stored(output.text or "").steps)
+            yield Event(name="planned", at_ms=at_ms, actor="worker", detail=f"{steps} steps")
+        elif output.key.startswith("STEP#"):
+            yield Event(name=_step(output), at_ms=at_ms, actor="worker", detail=output.key.removeprefix("STEP#"))
+        elif output.is_claims_end and output.error and at_ms != snapshot.task.finished_ms:
+            yield Event(name="failed", at_ms=at_ms, actor="worker", detail=output.error)
+
+
+def _step(output: Output) -> str:
+    return "step finished" if output.error is None else "step failed"
+
+
+def _failed_over(snapshot: Snapshot) -> Iterator[Event]:
+    for attempt in snapshot.attempts:
+        if attempt.why.startswith("failover from "):
+            detail = f"{attempt.why.removeprefix('failover ')} to {attempt.engine}"
+            yield Event(name="engine failed over", at_ms=attempt.started_ms, actor="worker", detail=detail)
+
+
+def _ended(task: Task) -> Iterator[Event]:
+    if task.finished_ms is None:
+        return
+    swept = bool(task.notes) and task.notes[-1] == ("o", task.finished_ms - task.created_ms)
+    actor: Actor = "caller" if task.status is Status.CANCELLED else "sweep" if swept else "worker"
+    yield Event(name=task.status.lower(), at_ms=task.finished_ms, actor=actor, detail=task.error or "")

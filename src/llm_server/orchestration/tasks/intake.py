@@ -1,0 +1,264 @@
+"""Takes a prompt in: checks it, decides how it is done, stores it, wakes a worker."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from hashlib import sha256
+
+import msgspec
+
+from llm_server.orchestration.dispatch.balancer import Balancer
+from llm_server.orchestration.domain.api_key import Payer
+from llm_server.orchestration.domain.catalog import Catalog
+from llm_server.orchestration.domain.errors import InvalidInput, StateConflict, TaskNotFound, UnknownName
+from llm_server.orchestration.domain.ports import Clock, KeyBinding, Store
+from llm_server.orchestration.domain.snapshot import Limits, Request
+from llm_server.orchestration.domain.task import Mode, Task, TaskRef
+from llm_server.orchestration.routing import tiers
+from llm_server.orchestration.routing.analysis import Analysis, analyse
+from llm_server.orchestration.tasks.wakeups import WakeUps
+
+KEY_KEPT_MS = 24 * 3600 * 1000
+"""How long an Idempotency-Key stands for its task."""
+KEY_FIELD = "Idempotency-Key"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewTask:
+    """What a caller asks for; None leaves the choice to the analysis."""
+
+    prompt: str
+    profile: str | None = None
+    role: str | None = None
+    mode: Mode | None = None
+    engine: str | None = None
+    limits: Limits = field(default_factory=Limits)
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    plan_approval: bool = False
+
+    def digest(self) -> str:
+        """A hash of what is asked, however it was written; a field that was left out is one at its default."""
+        plain = {name: value for name, value in asdict(self).items() if value != _NOTHING[name]}
+        return sha256(msgspec.json.encode(plain, order="sorted")).hexdigest()
+
+
+_NOTHING = asdict(NewTask(prompt=""))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Accepted:
+    """A task that is stored; `replayed`: another call with the same Idempotency-Key made it."""
+
+    task: Task
+    result: str | None = None
+    replayed: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decision:
+    """How a prompt would be done: the analysis, and the engine that would be asked first."""
+
+    analysis: Analysis
+    profile: str
+    engine: str | None
+
+
+class Intake:
+    """The way in, over the ports."""
+
+    def __init__(
+        self,
+        *,
+        catalog: Catalog,
+        store: Store,
+        wakeups: WakeUps,
+        balancer: Balancer,
+        clock: Clock,
+        new_id: Callable[[], str],
+        sweep_ms: int,
+        prompt_max_chars: int,
+    ) -> None:
+        self._catalog = catalog
+        self._store = store
+        self._wakeups = wakeups
+        self._balancer = balancer
+        self._clock = clock
+        self._new_id = new_id
+        self._sweep_ms = sweep_ms
+        self._prompt_max_chars = prompt_max_chars
+
+    def decide(self, new: NewTask) -> Decision:
+        """Decide mode, role and first engine, without storing or spending anything.
+
+        Below the confidence threshold the mode is Chat with the profile's default role; what the caller chose stays.
+
+        Raises:
+            InvalidInput: the prompt is blank or too long, or a name is unknown.
+        """
+        new = self._checked(new)
+        analysis, profile = analysed(new, self._catalog)
+        role, wanted = self._catalog.role(analysis.role), tiers.wanted_for(analysis.complexity)
+        tier = tiers.tier_of(role, analysis.complexity, self._catalog.defaults, wanted=wanted)
+        engine = next(iter(self._balancer.candidates(tier, new.engine)), None)
+        return Decision(analysis=analysis, profile=profile, engine=engine)
+
+    def submit(self, tenant: str, new: NewTask, *, payer: Payer | None = None) -> Task:
+        """Store a task, then wake a worker. Once this returns, the task is never lost.
+
+        Raises:
+            InvalidInput: as `decide`.
+            TooManyInFlight: the payer's key allows no more open tasks.
+            StorageUnavailable: nothing is known to have been stored.
+        """
+        task, request = self._prepared(tenant, self._checked(new), self._new_id(), payer)
+        self._store_new(task, request, payer)
+        return task
+
+    def submit_once(
+        self,
+        tenant: str,
+        new: NewTask,
+        key: str,
+        *,
+        payer: Payer | None = None,
+        admit: Callable[[], object] = lambda: None,
+    ) -> Accepted:
+        """Store a task, however often the same is submitted under the same key within 24 hours.
+
+        The key is bound first: whoever comes with it finds the same task, and stores it where an earlier call died.
+        The checks, and `admit`, which may raise, are for a task that is to be stored: what was accepted before is
+        answered all the same.
+
+        Raises:
+            InvalidInput: as `decide`, or the key stands for a task with another body.
+            StateConflict: the key's task was deleted.
+            TooManyInFlight: the payer's key allows no more open tasks.
+            StorageUnavailable: nothing is known to have been stored.
+        """
+        new, now_ms = trimmed(new), self._clock()
+        wanted = KeyBinding(task_id=self._new_id(), body_hash=new.digest(), until_ms=now_ms + KEY_KEPT_MS)
+        bound = self._bound(tenant, new, key, wanted, now_ms)
+        if bound != wanted and (earlier := self._replayed(tenant, bound)):
+            return earlier
+        self._checked(new)
+        admit()
+        task, request = self._prepared(tenant, new, bound.task_id, payer)
+        if self._store_new(task, request, payer):
+            return Accepted(task=task)
+        if twins := self._replayed(tenant, bound):
+            return twins
+        raise StateConflict("The task of this Idempotency-Key was deleted.")
+
+    def _bound(self, tenant: str, new: NewTask, key: str, wanted: KeyBinding, now_ms: int) -> KeyBinding:
+        """What the key stands for; a body that is refused binds none, so that the corrected one may carry it."""
+        try:
+            self._checked(new)
+        except InvalidInput:
+            known = self._store.bound_key(tenant, key, now_ms=now_ms)
+            if known is None:
+                raise
+            bound = known
+        else:
+            bound = self._store.bind_key(tenant, key, wanted, now_ms=now_ms)
+        if bound.body_hash != wanted.body_hash:
+            raise InvalidInput(KEY_FIELD, "This Idempotency-Key was sent with another body within the last 24 hours.")
+        return bound
+
+    def _replayed(self, tenant: str, bound: KeyBinding) -> Accepted | None:
+        """The task that a key stands for, where it is stored."""
+        try:
+            found = self._store.get(TaskRef(tenant, bound.task_id))
+        except TaskNotFound:
+            return None
+        return Accepted(task=found.task, result=found.result, replayed=True)
+
+    def _store_new(self, task: Task, request: Request, payer: Payer | None) -> bool:
+        """Store a task and wake a worker; False when it was stored already, by a call that may have died since."""
+        is_new = self._store.add(task, request, most_in_flight=payer.limits.tasks_in_flight if payer else None)
+        self._wakeups.send(task.ref)
+        return is_new
+
+    def _prepared(self, tenant: str, new: NewTask, task_id: str, payer: Payer | None) -> tuple[Task, Request]:
+        """A new task and what was asked, as they are to be stored."""
+        analysis, profile = analysed(new, self._catalog)
+        now_ms = self._clock()
+        task = Task(
+            tenant=tenant,
+            task_id=task_id,
+            mode=analysis.mode,
+            role=analysis.role,
+            profile=profile,
+            created_ms=now_ms,
+            updated_ms=now_ms,
+            due_ms=now_ms + self._sweep_ms,
+            counted_for=payer.counted_for if payer else "",
+            charge=payer.charge if payer else None,
+            deadline_ms=new.limits.deadline_ms(now_ms),
+        )
+        request = Request(
+            prompt=new.prompt,
+            engine=new.engine,
+            limits=new.limits,
+            metadata=new.metadata,
+            confidence=analysis.confidence,
+            complexity=analysis.complexity,
+            reasons=analysis.reasons,
+            plan_approval=new.plan_approval,
+        )
+        return task, request
+
+    def _checked(self, new: NewTask) -> NewTask:
+        new = checked(new, self._catalog, prompt_max_chars=self._prompt_max_chars)
+        if new.engine is not None:
+            self._check_engine(new.engine)
+        return new
+
+    def _check_engine(self, name: str) -> None:
+        """An engine asked for by name must be one that may and could answer: for another, the task would wait."""
+        fleet = self._balancer.fleet
+        engines = fleet.specs()
+        if name not in engines:
+            raise UnknownName("engine", name, engines)
+        if why := fleet.barred(engines[name]):
+            raise InvalidInput("engine", f"Engine {name} {why}; choose another or leave the field out.")
+
+
+def trimmed(new: NewTask) -> NewTask:
+    """The white space round a prompt is no part of it."""
+    return replace(new, prompt=new.prompt.strip())
+
+
+def checked(new: NewTask, catalog: Catalog, *, prompt_max_chars: int) -> NewTask:
+    """Trim the prompt of a new task.
+
+    Raises:
+        InvalidInput: it is blank or too long, or profile or role are unknown.
+    """
+    new = trimmed(new)
+    prompt = new.prompt
+    if not prompt:
+        raise InvalidInput("prompt", "The prompt is blank; it needs at least one character that is not white space.")
+    if len(prompt) > prompt_max_chars:
+        raise InvalidInput("prompt", f"The prompt has {len(prompt)} characters; at most {prompt_max_chars} are taken.")
+    if new.profile is not None:
+        catalog.profile(new.profile)
+    if new.role is not None:
+        catalog.role(new.role)
+    return new
+
+
+def analysed(new: NewTask, catalog: Catalog) -> tuple[Analysis, str]:
+    """Analyse a prompt: the profile's default role in Chat mode where that is not sure enough; and the profile."""
+    allowed = catalog.roles_of(new.profile) if new.profile else list(catalog.roles)
+    analysis = analyse(new.prompt, role=new.role, profile=new.profile, mode=new.mode, roles=allowed)
+    of_tier = tiers.reasons(analysis.complexity, catalog.defaults)
+    analysis = replace(analysis, reasons=(*analysis.reasons, *of_tier))
+    threshold = catalog.defaults.confidence_threshold
+    if analysis.confidence >= threshold or new.role:
+        return analysis, new.profile or catalog.profile_of(analysis.role)
+    profile = new.profile or catalog.defaults.profile
+    fallback = catalog.profile(profile).default_role
+    mode = new.mode or Mode.CHAT
+    reason = f"confidence {analysis.confidence:.2f} is below {threshold:g}: {fallback} answers in {mode} mode"
+    return replace(analysis, mode=mode, role=fallback, reasons=(*analysis.reasons, reason)), profile

@@ -1,0 +1,36 @@
+"""Waking workers: a message is only a hint, so one that cannot be sent is no failure."""
+
+from __future__ import annotations
+
+import logging
+
+from llm_server.orchestration.domain.errors import StorageUnavailable
+from llm_server.orchestration.domain.ports import Queue
+from llm_server.orchestration.domain.task import Task, TaskRef
+
+_log = logging.getLogger(__name__)
+
+
+class WakeUps:
+    """The queue, to those who wake workers."""
+
+    def __init__(self, queue: Queue) -> None:
+        self._queue = queue
+
+    def send(self, ref: TaskRef, *, delay_s: int = 0) -> bool:
+        """Wake a worker; when the queue cannot be reached the sweep does it later."""
+        try:
+            self._queue.send(ref, delay_s=delay_s)
+        except StorageUnavailable:
+            _log.warning("wake-up not sent", extra={"task_id": ref.task_id})
+            return False
+        return True
+
+    def waiting(self) -> int:
+        """About how many messages wait or are delayed."""
+        return self._queue.depth()
+
+
+def log_fields(task: Task) -> dict[str, object]:
+    """What every log line about a task tells of it."""
+    return {"task_id": task.task_id, "status": task.status.value, "attempt": task.fence}

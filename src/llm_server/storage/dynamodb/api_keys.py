@@ -1,0 +1,176 @@
+"""API keys on AWS and what is counted for them, in the tasks' table.
+
+| record | pk | sk | guarded by |
+|---|---|---|---|
+| key | KEYS | <key id> | - |
+| requests of a minute | KEY#<key id> | MIN#<minute> | its own count |
+| charges of a day | same | DAY#<day> | its own sum; `r:<name>` is a reservation that is not settled, `withheld` a sum |
+| tasks in flight | same | OPEN | the transaction of the task's state (`DynamoStore`) |
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from datetime import datetime
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from llm_server.orchestration.domain.api_key import Account, Charges, Key, KeyUse
+from llm_server.storage import records
+from llm_server.storage.dynamodb import items
+from llm_server.storage.dynamodb.calls import ConditionFailed, calling, writing
+
+if TYPE_CHECKING:
+    from mypy_boto3_dynamodb import DynamoDBClient
+
+MINUTES_KEPT_S = 3_600
+DAYS_KEPT_S = 40 * 24 * 3600
+_RESERVED = "r:"
+
+
+class DynamoKeys:
+    """The KeyStore port over the table."""
+
+    def __init__(self, client: DynamoDBClient, table: str) -> None:
+        self._client = client
+        self._table = table
+
+    def put_key(self, key: Key) -> None:
+        row: Any = {"pk": {"S": "KEYS"}, "sk": {"S": key.key_id}, "body": {"S": records.encode(key)}}
+        writing(partial(self._client.put_item, TableName=self._table, Item=row))
+
+    def key(self, key_id: str) -> Key | None:
+        row = self._read({"pk": {"S": "KEYS"}, "sk": {"S": key_id}})
+        return records.KEY.decode(row["body"]["S"]) if row else None
+
+    def all_keys(self) -> list[Key]:
+        query: dict[str, Any] = {
+            "TableName": self._table,
+            "KeyConditionExpression": "pk = :pk",
+            "ExpressionAttributeValues": {":pk": {"S": "KEYS"}},
+            "ConsistentRead": True,
+        }
+        found: list[Key] = []
+        while True:
+            with calling():
+                answer = self._client.query(**query)
+            found += [records.KEY.decode(row["body"]["S"]) for row in answer["Items"]]
+            if "LastEvaluatedKey" not in answer:
+                return found
+            query["ExclusiveStartKey"] = answer["LastEvaluatedKey"]
+
+    def has_keys(self) -> bool:
+        with calling():
+            answer = self._client.query(
+                TableName=self._table,
+                KeyConditionExpression="pk = :pk",
+                ExpressionAttributeValues={":pk": {"S": "KEYS"}},
+                ConsistentRead=True,
+                Limit=1,
+            )
+        return bool(answer["Items"])
+
+    def count_request(self, key_id: str, minute: int, *, most: int) -> int | None:
+        ttl = minute * 60 + MINUTES_KEPT_S
+        answer = self._update(
+            _minute(key_id, minute),
+            "ADD requests :one SET #ttl = if_not_exists(#ttl, :ttl)",
+            "attribute_not_exists(requests) OR requests < :most",
+            {":one": items.number(1), ":most": items.number(most), ":ttl": items.number(ttl)},
+            {"#ttl": "ttl"},
+        )
+        return None if answer is None else most - int(answer["requests"]["N"])
+
+    def reserve(self, account: Account, name: str, microusd: int, *, most_microusd: int) -> Charges | None:
+        if microusd > most_microusd:  # no condition does arithmetic, and none holds below zero
+            return _charges(self._read(_day(account)))
+        done = self._update(
+            _day(account),
+            "SET #named = :cost, #ttl = if_not_exists(#ttl, :ttl) ADD microusd :cost",
+            "attribute_not_exists(#named) AND (attribute_not_exists(microusd) OR microusd <= :most)",
+            {
+                ":cost": items.number(microusd),
+                ":most": items.number(most_microusd - microusd),
+                ":ttl": items.number(_start_s(account.day) + DAYS_KEPT_S),
+            },
+            {"#named": _RESERVED + name, "#ttl": "ttl"},
+        )
+        if done is not None:
+            return None
+        row = self._read(_day(account))
+        if _RESERVED + name in row:  # an earlier try, whose reply was lost
+            return None
+        return _charges(row)
+
+    def settle(
+        self, account: Account, name: str, reserved_microusd: int, cost_microusd: int, *, withheld_microusd: int = 0
+    ) -> None:
+        self._update(
+            _day(account),
+            "REMOVE #named ADD microusd :change, withheld :withheld",
+            "attribute_exists(#named)",
+            {
+                ":change": items.number(cost_microusd + withheld_microusd - reserved_microusd),
+                ":withheld": items.number(withheld_microusd),
+            },
+            {"#named": _RESERVED + name},
+        )
+
+    def use(self, account: Account) -> KeyUse:
+        day, flights = self._read(_day(account)), self._read(items.in_flight_key(account.key_id))
+        return KeyUse(**asdict(_charges(day)), tasks_in_flight=_figure(flights, "tasks"))
+
+    def _read(self, key: dict[str, Any]) -> dict[str, Any]:
+        with calling():
+            answer = self._client.get_item(TableName=self._table, Key=key, ConsistentRead=True)
+        return dict(answer.get("Item", {}))
+
+    def _update(
+        self, key: dict[str, Any], update: str, condition: str, values: dict[str, Any], names: dict[str, str]
+    ) -> dict[str, Any] | None:
+        """The item as it is after an update; None when the condition did not hold."""
+        row: dict[str, Any] = {}
+
+        def write() -> None:
+            answer = self._client.update_item(
+                TableName=self._table,
+                Key=key,
+                UpdateExpression=update,
+                ConditionExpression=condition,
+                ExpressionAttributeValues=values,
+                ExpressionAttributeNames=names,
+                ReturnValues="ALL_NEW",
+            )
+            row.update(answer["Attributes"])
+
+        try:
+            writing(write)
+        except ConditionFailed:
+            return None
+        return row
+
+
+def _charges(day: Mapping[str, Any]) -> Charges:
+    return Charges(
+        charged_microusd=_figure(day, "microusd"),
+        under_way_microusd=sum(int(v["N"]) for name, v in day.items() if name.startswith(_RESERVED)),
+        withheld_microusd=_figure(day, "withheld"),
+    )
+
+
+def _figure(row: Mapping[str, Any], name: str) -> int:
+    return int(row[name]["N"]) if name in row else 0
+
+
+def _minute(key_id: str, minute: int) -> dict[str, Any]:
+    return {"pk": {"S": f"KEY#{key_id}"}, "sk": {"S": f"MIN#{minute}"}}
+
+
+def _day(account: Account) -> dict[str, Any]:
+    return {"pk": {"S": f"KEY#{account.key_id}"}, "sk": {"S": f"DAY#{account.day}"}}
+
+
+def _start_s(day: str) -> int:
+    """Unix seconds at which a UTC day begins."""
+    return int(datetime.fromisoformat(f"{day}T00:00:00+00:00").timestamp())

@@ -1,0 +1,66 @@
+"""Deleting a task: its state first, which hides it at once, then its texts; broken off, the sweep goes on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from llm_server.orchestration.domain.errors import TaskLost
+from llm_server.orchestration.domain.retention import DELETED_KEPT_MS
+from llm_server.orchestration.domain.task import Task, TaskRef
+from llm_server.storage.dynamodb import items
+from llm_server.storage.dynamodb.calls import ConditionFailed, calling, writing
+from llm_server.storage.dynamodb.texts import Texts
+
+if TYPE_CHECKING:
+    from mypy_boto3_dynamodb import DynamoDBClient
+
+DELETION_LASTS_MS = 60_000
+"""After which a deletion is taken for broken off."""
+
+
+class Deletions:
+    """A gravestone takes the place of the state: in the index of what is open until nothing else is left."""
+
+    def __init__(self, client: DynamoDBClient, table: str, texts: Texts, clock: Callable[[], int]) -> None:
+        self._client = client
+        self._table = table
+        self._texts = texts
+        self._clock = clock
+
+    def delete(self, task: Task) -> None:
+        now_ms = self._clock()
+        stone = items.gravestone(task.ref, now_ms + DELETED_KEPT_MS)
+        put = partial(
+            self._client.put_item,
+            TableName=self._table,
+            Item=stone | items.in_open(task.task_id, now_ms + DELETION_LASTS_MS),
+            ConditionExpression="rev = :rev",
+            ExpressionAttributeValues={":rev": items.number(task.rev)},
+        )
+        try:
+            writing(put)
+        except ConditionFailed as error:
+            raise TaskLost(task.task_id) from error
+        self._bury(task.ref)
+
+    def purge(self, ref: TaskRef) -> None:
+        with calling():
+            row = self._client.get_item(TableName=self._table, Key=items.key(ref, "STATE"), ConsistentRead=True)
+        if "Item" in row and items.is_gravestone(row["Item"]):
+            self._bury(ref)
+
+    def _bury(self, ref: TaskRef) -> None:
+        """Remove the texts; only then is there nothing left for the sweep."""
+        self._texts.remove(ref)
+        update: dict[str, Any] = {
+            "TableName": self._table,
+            "Key": items.key(ref, "STATE"),
+            "UpdateExpression": "REMOVE #open, due",
+            "ConditionExpression": "attribute_exists(pk)",
+            "ExpressionAttributeNames": {"#open": "open"},
+        }
+        with suppress(ConditionFailed):
+            writing(partial(self._client.update_item, **update))

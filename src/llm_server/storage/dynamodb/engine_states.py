@@ -1,0 +1,97 @@
+"""The engines' record: states and switches of all of them in one item.
+
+A state is swapped by the one it replaces; a switch is an attribute of its own, so that two never undo each other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from llm_server.orchestration.domain.ports import EngineRecords, EngineState, EngineSwitch, SwitchName
+from llm_server.storage import records
+from llm_server.storage.dynamodb.calls import ConditionFailed, calling, writing
+
+if TYPE_CHECKING:
+    from mypy_boto3_dynamodb import DynamoDBClient
+
+KEY = {"pk": {"S": "ENG"}, "sk": {"S": "STATE"}}
+PREFIX = "engine:"
+SWITCHES: tuple[SwitchName, ...] = ("toggle", "locked")
+
+
+class Engines:
+    """What the processes tell one another of the engines."""
+
+    def __init__(self, client: DynamoDBClient, table: str) -> None:
+        self._client = client
+        self._table = table
+
+    def read(self) -> EngineRecords:
+        return records_of(self._row())
+
+    def switch(self, engine: str, changes: Mapping[SwitchName, bool | None]) -> EngineRecords:
+        update = _switching(engine, changes)
+        answer = writing(
+            lambda: self._client.update_item(TableName=self._table, Key=KEY, ReturnValues="ALL_NEW", **update)
+        )
+        return records_of(answer["Attributes"])
+
+    def save(self, engine: str, state: EngineState) -> None:
+        self._put(engine, state)
+
+    def swap(self, engine: str, before: EngineState, after: EngineState) -> bool:
+        row = self._row()
+        stored = row.get(PREFIX + engine)
+        if records_of(row).state(engine) != before:
+            return False
+        condition = "attribute_not_exists(#engine)" if stored is None else "#engine = :before"
+        try:  # the text as it is stored: an older version's record reads the same and is written otherwise
+            self._put(engine, after, condition, {} if stored is None else {":before": stored})
+        except ConditionFailed:
+            return False
+        return True
+
+    def _row(self) -> Mapping[str, Any]:
+        with calling():
+            answer = self._client.get_item(TableName=self._table, Key=KEY, ConsistentRead=True)
+        return answer.get("Item", {})
+
+    def _put(
+        self, engine: str, state: EngineState, condition: str = "", values: Mapping[str, Any] | None = None
+    ) -> None:
+        update: dict[str, Any] = {
+            "TableName": self._table,
+            "Key": KEY,
+            "UpdateExpression": "SET #engine = :state",
+            "ExpressionAttributeNames": {"#engine": PREFIX + engine},
+            "ExpressionAttributeValues": {":state": {"S": records.encode(state)}, **(values or {})},
+        }
+        writing(partial(self._client.update_item, **update | ({"ConditionExpression": condition} if condition else {})))
+
+
+def records_of(row: Mapping[str, Any]) -> EngineRecords:
+    states = {name: records.ENGINE_STATE.decode(value["S"]) for name, value in _of(row, PREFIX)}
+    said = {switch: {name: value["BOOL"] for name, value in _of(row, f"{switch}:")} for switch in SWITCHES}
+    switched = {name for names in said.values() for name in names}
+    switches = {name: EngineSwitch(**{switch: said[switch].get(name) for switch in SWITCHES}) for name in switched}
+    return EngineRecords(states=states, switches=switches)
+
+
+def _of(row: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
+    return ((name.removeprefix(prefix), value) for name, value in row.items() if name.startswith(prefix))
+
+
+def _switching(engine: str, changes: Mapping[SwitchName, bool | None]) -> dict[str, Any]:
+    """An Update of each switch by itself, so that two that change different ones never undo each other."""
+    said = {switch: on for switch, on in changes.items() if on is not None}
+    left = [switch for switch in changes if switch not in said]
+    update: dict[str, Any] = {
+        "UpdateExpression": " ".join(
+            [f"SET {', '.join(f'#{s} = :{s}' for s in said)}"] * bool(said)
+            + [f"REMOVE {', '.join(f'#{s}' for s in left)}"] * bool(left)
+        ),
+        "ExpressionAttributeNames": {f"#{switch}": f"{switch}:{engine}" for switch in changes},
+    }
+    return update | ({"ExpressionAttributeValues": {f":{s}": {"BOOL": on} for s, on in said.items()}} if said else {})

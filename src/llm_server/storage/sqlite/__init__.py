@@ -1,0 +1,1 @@
+"""The storage ports and the Queue port over one SQLite file."""

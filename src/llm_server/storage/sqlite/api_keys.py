@@ -1,0 +1,101 @@
+"""The embedded store's API keys and what is counted for them, in the tasks' file."""
+
+from __future__ import annotations
+
+import sqlite3
+from dataclasses import asdict
+from pathlib import Path
+
+from llm_server.orchestration.domain.api_key import Account, Charges, Key, KeyUse
+from llm_server.storage import records
+from llm_server.storage.sqlite.database import Database
+
+_WITHHELD = "withheld"
+"""In the place of a reservation's name, which always holds a #: the sum of what stays charged for the day."""
+
+
+class SqliteKeys:
+    """The KeyStore port over a SQLite file; a process beside the server's may open it too."""
+
+    def __init__(self, path: Path) -> None:
+        self._database = Database(path, durable=True)
+
+    def close(self) -> None:
+        self._database.close()
+
+    def put_key(self, key: Key) -> None:
+        with self._database.transaction() as db:
+            db.execute("INSERT OR REPLACE INTO keys VALUES (?, ?)", (key.key_id, records.encode(key)))
+
+    def key(self, key_id: str) -> Key | None:
+        with self._database.reading() as db:
+            row = db.execute("SELECT body FROM keys WHERE key_id = ?", (key_id,)).fetchone()
+        return records.KEY.decode(row[0]) if row else None
+
+    def all_keys(self) -> list[Key]:
+        with self._database.reading() as db:
+            rows = db.execute("SELECT body FROM keys").fetchall()
+        return [records.KEY.decode(body) for (body,) in rows]
+
+    def has_keys(self) -> bool:
+        with self._database.reading() as db:
+            return db.execute("SELECT 1 FROM keys LIMIT 1").fetchone() is not None
+
+    def count_request(self, key_id: str, minute: int, *, most: int) -> int | None:
+        count = (
+            "INSERT INTO key_requests VALUES (?, ?, 1) ON CONFLICT DO UPDATE SET requests = requests + 1"
+            " WHERE requests < ? RETURNING requests"
+        )
+        with self._database.transaction() as db:
+            db.execute("DELETE FROM key_requests WHERE key_id = ? AND minute < ?", (key_id, minute))
+            row = db.execute(count, (key_id, minute, most)).fetchone()
+        return most - row[0] if row else None
+
+    def reserve(self, account: Account, name: str, microusd: int, *, most_microusd: int) -> Charges | None:
+        named = "SELECT 1 FROM key_reservations WHERE (key_id, day, name) = (?, ?, ?)"
+        with self._database.transaction() as db:
+            if db.execute(named, (account.key_id, account.day, name)).fetchone():
+                return None
+            charges = _charges(db, account)
+            if microusd > most_microusd - charges.charged_microusd:
+                return charges
+            _add(db, "key_spending (key_id, day, microusd)", account, microusd)
+            _add(db, "key_reservations (key_id, day, name, microusd)", account, name, microusd)
+        return None
+
+    def settle(
+        self, account: Account, name: str, reserved_microusd: int, cost_microusd: int, *, withheld_microusd: int = 0
+    ) -> None:
+        named = (account.key_id, account.day, name)
+        with self._database.transaction() as db:
+            gone = db.execute("DELETE FROM key_reservations WHERE (key_id, day, name) = (?, ?, ?)", named)
+            if gone.rowcount:
+                change = cost_microusd + withheld_microusd - reserved_microusd
+                _add(db, "key_spending (key_id, day, microusd)", account, change)
+                if withheld_microusd:
+                    _add(db, "key_reservations (key_id, day, name, microusd)", account, _WITHHELD, withheld_microusd)
+
+    def use(self, account: Account) -> KeyUse:
+        with self._database.reading() as db:
+            charges = _charges(db, account)
+            flights = db.execute("SELECT sum(tasks) FROM in_flight WHERE key_id = ?", (account.key_id,)).fetchone()
+        return KeyUse(**asdict(charges), tasks_in_flight=flights[0] or 0)
+
+
+def _add(db: sqlite3.Connection, into: str, account: Account, *values: str | int) -> None:
+    """Insert a row of an account, or add its last column, the micro-USD, to the row that is there."""
+    row = (account.key_id, account.day, *values)
+    places = ", ".join("?" * len(row))
+    db.execute(
+        f"INSERT INTO {into} VALUES ({places}) ON CONFLICT DO UPDATE SET microusd = microusd + excluded.microusd", row
+    )
+
+
+def _charges(db: sqlite3.Connection, account: Account) -> Charges:
+    place = (account.key_id, account.day)
+    charged = db.execute("SELECT sum(microusd) FROM key_spending WHERE (key_id, day) = (?, ?)", place).fetchone()
+    reserved = dict(db.execute("SELECT name, microusd FROM key_reservations WHERE (key_id, day) = (?, ?)", place))
+    withheld = reserved.pop(_WITHHELD, 0)
+    return Charges(
+        charged_microusd=charged[0] or 0, under_way_microusd=sum(reserved.values()), withheld_microusd=withheld
+    )

@@ -1,0 +1,70 @@
+"""The embedded queue. A wake-up may be lost in a power cut (synchronous=NORMAL): the sweep replaces it."""
+
+from __future__ import annotations
+
+import threading
+import time
+from pathlib import Path
+
+from llm_server.orchestration.domain.ports import Clock
+from llm_server.orchestration.domain.task import TaskRef
+from llm_server.storage.sqlite.database import Database
+
+
+class SqliteQueue:
+    """The Queue port over the same file. A message is taken when it is received: it is only a wake-up."""
+
+    def __init__(self, path: Path, clock: Clock) -> None:
+        self._database = Database(path, durable=False)
+        self._clock = clock
+        self._sent = threading.Condition()
+        self._sends = 0
+
+    def close(self) -> None:
+        self._database.close()
+
+    def send(self, ref: TaskRef, *, delay_s: int = 0) -> None:
+        with self._database.transaction() as db:
+            row = (str(ref), self._clock() + delay_s * 1000)
+            db.execute("INSERT INTO messages (ref, visible_ms) VALUES (?, ?)", row)
+        with self._sent:
+            self._sends += 1
+            self._sent.notify()
+
+    def replace_lost(self) -> int:
+        """Send a message for every task without one that only a message wakes; for a process that is the only one.
+
+        Queued ones, whose workers were killed before they could claim, and Cancelled ones, whose workers were killed
+        before they could put down what they had paid. Returns how many.
+        """
+        wanted = "(status = 'Queued' OR status = 'Cancelled' AND json_extract(body, '$.owner') <> '')"
+        forgotten = "tenant || '/' || task_id NOT IN (SELECT ref FROM messages)"
+        query = f"SELECT tenant || '/' || task_id, ? FROM tasks WHERE {wanted} AND {forgotten}"
+        with self._database.transaction() as db:
+            return db.execute(f"INSERT INTO messages (ref, visible_ms) {query}", (self._clock(),)).rowcount
+
+    def depth(self) -> int:
+        with self._database.reading() as db:
+            return int(db.execute("SELECT count(*) FROM messages").fetchone()[0])
+
+    def receive(self, wait_s: float) -> TaskRef | None:
+        """Take one message, waiting at most `wait_s` seconds for it."""
+        end = time.monotonic() + wait_s
+        while True:
+            seen = self._sends  # before the look: what is sent after it is not waited for
+            ref = self._take()
+            left_s = end - time.monotonic()
+            if ref is not None or left_s <= 0:
+                return ref
+            with self._sent:  # the lambda is called only while this round lasts: `seen` is the one it means
+                self._sent.wait_for(lambda: self._sends != seen, min(left_s, 0.5))  # noqa: B023
+
+    def _take(self) -> TaskRef | None:
+        now_ms = self._clock()
+        with self._database.reading() as db:  # whoever finds nothing is in no writer's way
+            if db.execute("SELECT 1 FROM messages WHERE visible_ms <= ? LIMIT 1", (now_ms,)).fetchone() is None:
+                return None
+        first = "SELECT id FROM messages WHERE visible_ms <= ? ORDER BY visible_ms, id LIMIT 1"
+        with self._database.transaction() as db:
+            row = db.execute(f"DELETE FROM messages WHERE id = ({first}) RETURNING ref", (now_ms,)).fetchone()
+        return TaskRef.parse(row[0]) if row else None

@@ -1,0 +1,135 @@
+"""Fixtures: a table and a queue made from template.yaml, on moto (in the process) and on ministack (over HTTP)."""
+
+from __future__ import annotations
+
+import threading
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from typing import TYPE_CHECKING, Any, Literal
+
+import boto3
+import pytest
+from botocore.client import BaseClient
+from botocore.config import Config
+from moto import mock_aws
+
+from aws_local import ministack, resources, template
+from aws_local.resources import Resources
+from support import canaries
+
+if TYPE_CHECKING:
+    from mypy_boto3_dynamodb import DynamoDBClient
+    from mypy_boto3_sqs import SQSClient
+
+CONNECTIONS = 64
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Substrate:
+    """A fresh table and queue on one emulator, its clients, and the environment that leads others to them."""
+
+    name: str
+    dynamodb: DynamoDBClient
+    sqs: SQSClient
+    made: Resources
+    endpoint_url: str | None
+
+    @property
+    def table(self) -> str:
+        return self.made.table
+
+    @property
+    def queue_url(self) -> str:
+        return self.made.queue_url
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """Give the worker's variables as the template sets them; the AWS ones are in the process's environment."""
+        variables = self.made.stack.environment("WorkerFunction")
+        return variables | {"AWS_ENDPOINT_URL": self.endpoint_url or ""}
+
+
+@pytest.fixture(scope="session")
+def ministack_endpoint() -> Iterator[str]:
+    """One ministack for the whole run, on loopback."""
+    with ministack.running() as endpoint:
+        yield endpoint
+
+
+@pytest.fixture
+def aws_account(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody's account: whatever a test calls, it is never signed with the developer's own keys."""
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "testing")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "testing")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", template.REGION)
+    for name in ("AWS_ENDPOINT_URL", "AWS_PROFILE", "AWS_SESSION_TOKEN"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture
+def ministack_substrate(
+    ministack_endpoint: str, aws_account: None, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Substrate]:
+    """A table and a queue on ministack. Clients made without arguments find it too."""
+    monkeypatch.setenv("AWS_ENDPOINT_URL", ministack_endpoint)
+    yield from _substrate("ministack", ministack_endpoint)
+
+
+@pytest.fixture
+def moto_substrate(aws_account: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[Substrate]:
+    """A table and a queue on moto, with one lock round every call of every client: moto is not thread-safe.
+
+    A long poll would hold the lock, so ask moto with `WaitTimeSeconds=0`.
+    """
+    lock = threading.RLock()
+    call = BaseClient._make_api_call  # type: ignore[attr-defined] # private: no stub has it
+
+    def locked(client: BaseClient, operation: str, parameters: dict[str, Any]) -> Any:
+        with lock:
+            return call(client, operation, parameters)
+
+    monkeypatch.setattr(BaseClient, "_make_api_call", locked)
+    with mock_aws():
+        yield from _substrate("moto", None)
+
+
+@pytest.fixture(params=["moto", "ministack"])
+def aws_substrate(request: pytest.FixtureRequest) -> Substrate:
+    """Each emulator in turn."""
+    substrate: Substrate = request.getfixturevalue(f"{request.param}_substrate")
+    return substrate
+
+
+def _substrate(name: str, endpoint_url: str | None) -> Iterator[Substrate]:
+    dynamodb, sqs = _client("dynamodb", endpoint_url), _client("sqs", endpoint_url)
+    made = resources.make(translated(), dynamodb=dynamodb, sqs=sqs, prefix=f"test-{uuid.uuid4().hex[:12]}")
+    yield Substrate(name=name, dynamodb=dynamodb, sqs=sqs, made=made, endpoint_url=endpoint_url)
+    look_through(made, sqs)
+    resources.remove(made, dynamodb=dynamodb, sqs=sqs)
+
+
+def look_through(made: Resources, sqs: SQSClient) -> None:
+    """Fail when a message that is left, or a dead letter, holds what no message may."""
+    for url in (made.queue_url, made.dead_letter_queue_url):
+        wanted: Any = {"QueueUrl": url, "MaxNumberOfMessages": 10, "MessageAttributeNames": ["All"]}
+        while messages := sqs.receive_message(**wanted, WaitTimeSeconds=0).get("Messages"):
+            canaries.check(str(messages))
+
+
+@cache
+def translated() -> template.Document:
+    return template.translate(template.load())
+
+
+@cache  # loading a service's model takes longer than most tests
+def _client(service: Literal["dynamodb", "sqs"], endpoint_url: str | None) -> Any:
+    return boto3.client(
+        service,
+        endpoint_url=endpoint_url,
+        region_name=template.REGION,
+        aws_access_key_id="testing",
+        aws_secret_access_key="testing",
+        config=Config(max_pool_connections=CONNECTIONS, retries={"total_max_attempts": 1}),
+    )

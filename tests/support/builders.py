@@ -1,0 +1,142 @@
+"""Tasks, requests, engine calls and outputs for tests: each builder fills in what a test does not care about."""
+
+from __future__ import annotations
+
+import json
+from functools import cache
+from itertools import count
+from pathlib import Path
+from random import Random
+from typing import Any
+
+from llm_server.orchestration.domain.api_key import Key, digest_of
+from llm_server.orchestration.domain.output import Output
+from llm_server.orchestration.domain.ports import Clock, Store
+from llm_server.orchestration.domain.receipt import Attempt
+from llm_server.orchestration.domain.snapshot import Request, Snapshot
+from llm_server.orchestration.domain.task import Mode, Task, TaskRef
+from llm_server.orchestration.tasks.lifecycle import Lifecycle
+from llm_server.orchestration.tasks.wakeups import WakeUps
+
+NOW_MS = 1_760_000_000_000
+"""A Thursday in October 2025, UTC day 2025-10-09."""
+
+LEASE_MS = 60_000
+SWEEP_MS = 120_000
+
+ROUTING = Path(__file__).parents[2] / "data" / "routing"
+PRINTABLE = "".join(chr(code) for code in range(0x20, 0x7F) if chr(code) not in '"\\')
+
+_numbers = count(1)
+
+
+@cache
+def noise(length: int, seed: int = 0) -> str:
+    """A text without sense or repetition: six bits and a half of a byte mean something, so packing saves a fifth."""
+    return "".join(Random(seed).choices(PRINTABLE, k=length))
+
+
+@cache
+def prose(size: int) -> tuple[str, ...]:
+    """What people wrote: prompts of data/routing that have `size` bytes, cut there."""
+    names = ("mmlu_dev", "role_mode_dev", "weak_roles_dev")
+    lines = [line for name in names for line in (ROUTING / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()]
+    texts = [json.loads(line)["prompt"].encode() for line in lines]
+    return tuple(text[:size].decode(errors="ignore") for text in texts if len(text) >= size)
+
+
+def a_task(task_id: str | None = None, **changes: Any) -> Task:
+    """A Queued task; without an id, one that no other test has."""
+    created_ms = changes.pop("created_ms", NOW_MS)
+    wanted: dict[str, Any] = {
+        "tenant": "local",
+        "task_id": task_id or f"t{next(_numbers)}",
+        "mode": Mode.CHAT,
+        "role": "Chat-Agent",
+        "profile": "General",
+        "created_ms": created_ms,
+        "updated_ms": created_ms,
+        "due_ms": created_ms + SWEEP_MS,
+    }
+    return Task(**wanted | changes)
+
+
+def a_request(prompt: str = "Say hello.", **changes: Any) -> Request:
+    """What was asked."""
+    return Request(prompt=prompt, **changes)
+
+
+def a_key(**changes: Any) -> Key:
+    """A key for tasks, with an id that no other test has; its secret is 64 zeros."""
+    wanted: dict[str, Any] = {
+        "key_id": f"{next(_numbers):012x}",
+        "tenant": "local",
+        "scopes": ("tasks",),
+        "digest": digest_of("0" * 64),
+        "created_ms": NOW_MS,
+    }
+    return Key(**wanted | changes)
+
+
+def an_attempt(**changes: Any) -> Attempt:
+    """An engine call that was answered: 10 tokens in, 20 out, 1 s, 300 micro-USD."""
+    wanted: dict[str, Any] = {
+        "engine": "gpt",
+        "model": "gpt-5-mini",
+        "source": "api",
+        "purpose": "answer",
+        "started_ms": NOW_MS + 1_000,
+        "duration_ms": 1_000,
+        "tokens_in": 10,
+        "tokens_out": 20,
+        "cost_microusd": 300,
+    }
+    return Attempt(**wanted | changes)
+
+
+def a_failed_attempt(error: str = "The engine is busy.", **changes: Any) -> Attempt:
+    """An engine call without an answer: no tokens, no cost."""
+    return an_attempt(**{"tokens_in": 0, "tokens_out": 0, "cost_microusd": 0, "error": error} | changes)
+
+
+def an_output(key: str = "RES#1", text: str | None = "Hello.", **changes: Any) -> Output:
+    """A text with the one engine call it took."""
+    wanted: dict[str, Any] = {"created_ms": NOW_MS + 2_000, "attempts": (an_attempt(),)}
+    return Output(key=key, text=text, **wanted | changes)
+
+
+def a_failure(key: str = "TRY#1", error: str | None = "No engine answered.", **changes: Any) -> Output:
+    """The end of a claim without an answer; with `error=None`, a release."""
+    return an_output(key, None, **{"error": error, "attempts": (a_failed_attempt(),)} | changes)
+
+
+def a_snapshot(task: Task | None = None, request: Request | None = None, *outputs: Output) -> Snapshot:
+    """A task as one read gives it."""
+    return Snapshot(
+        task=task or a_task(), request=request or a_request(), outputs={output.key: output for output in outputs}
+    )
+
+
+def claimed(task: Task, *, now_ms: int = NOW_MS, owner: str = "w1", has_plan: bool = False) -> Task:
+    """The state after a claim that lasts `LEASE_MS` from `now_ms`."""
+    return task.claimed(owner=owner, now_ms=now_ms, lease_ms=now_ms + LEASE_MS, has_plan=has_plan)
+
+
+class NoQueue:
+    """A queue that forgets: the sweep is the net under it."""
+
+    def send(self, ref: TaskRef, *, delay_s: int = 0) -> None:
+        """Lose the message."""
+
+    def depth(self) -> int:
+        return 0
+
+
+def a_lifecycle(store: Store, clock: Clock) -> Lifecycle:
+    """What callers do with their tasks, without a queue."""
+    return Lifecycle(store=store, wakeups=WakeUps(NoQueue()), clock=clock, sweep_ms=SWEEP_MS)
+
+
+def another_tenants(ref: TaskRef) -> TaskRef:
+    """The same id in another tenant's name."""
+    return TaskRef(f"{ref.tenant}-x", ref.task_id)

@@ -1,0 +1,105 @@
+"""The adapters that speak to a server, each wired to a fake one: what their contract suites run on."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import boto3
+import pytest
+from botocore.config import Config
+
+from llm_server.engines.anthropic import AnthropicEngine
+from llm_server.engines.bedrock import BedrockEngine
+from llm_server.engines.http import EnginePool
+from llm_server.engines.openai import OpenAIEngine
+from llm_server.orchestration.domain.catalog import EngineSpec
+from llm_server.orchestration.domain.errors import EngineUnavailable, PromptRefused
+from llm_server.orchestration.domain.ports import Engine, EngineCall
+from support.fake_engine import FakeEngine, Fault, fake_engine
+
+KEY = "sk-canary-1f9c2e7ab8"
+CALL = EngineCall(system="You answer.", prompt="Why is the sky blue, canary 7741?", max_output_tokens=64)
+WIRES = ("openai", "anthropic", "bedrock")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wired:
+    """An adapter and the server behind it, and how the wire writes that an answer was cut or refused."""
+
+    engine: Engine
+    server: FakeEngine
+    cut: Callable[[dict[str, Any]], object]
+    refused: Callable[[dict[str, Any]], object]
+
+    def fails(self, fault: Fault, *, timeout_s: float = 5.0) -> EngineUnavailable | PromptRefused:
+        """Meet a fault; the message must be fit to be shown."""
+        self.server.script(fault)
+        with pytest.raises((EngineUnavailable, PromptRefused)) as caught:
+            self.engine.complete(CALL, timeout_s=timeout_s)
+        assert isinstance(caught.value, EngineUnavailable | PromptRefused)
+        for secret in (KEY, "canary", self.server.text):
+            assert secret not in str(caught.value)
+        return caught.value
+
+
+@pytest.fixture(scope="module")
+def pool() -> EnginePool:
+    return EnginePool()
+
+
+@pytest.fixture
+def server() -> Iterator[FakeEngine]:
+    with fake_engine() as engine:
+        yield engine
+
+
+@pytest.fixture(params=WIRES)
+def wired(request: pytest.FixtureRequest, server: FakeEngine, pool: EnginePool) -> Wired:
+    return wire(request.param, server, pool)
+
+
+def wire(name: str, server: FakeEngine, pool: EnginePool) -> Wired:
+    """An adapter by its name."""
+    return {"openai": _openai, "anthropic": _anthropic, "bedrock": _bedrock}[name](server, pool)
+
+
+def _openai(server: FakeEngine, pool: EnginePool) -> Wired:
+    spec = EngineSpec(kind="openai", source="api", model="m", base_url=server.base_url)
+    return Wired(
+        engine=OpenAIEngine(spec, pool, lambda: KEY),
+        server=server,
+        cut=lambda answer: answer["choices"][0].update(finish_reason="length"),
+        refused=lambda answer: answer["choices"][0].update(finish_reason="content_filter"),
+    )
+
+
+def _anthropic(server: FakeEngine, pool: EnginePool) -> Wired:
+    spec = EngineSpec(kind="anthropic", source="api", model="m", base_url=server.url)
+    return Wired(
+        engine=AnthropicEngine(spec, pool, lambda: KEY),
+        server=server,
+        cut=lambda answer: answer.update(stop_reason="max_tokens"),
+        refused=lambda answer: answer.update(stop_reason="refusal"),
+    )
+
+
+def _bedrock(server: FakeEngine, pool: EnginePool) -> Wired:
+    spec = EngineSpec(kind="bedrock", source="api", model="m", region="eu-west-1")
+    return Wired(
+        engine=BedrockEngine(spec, partial(_converse_client, server.url)),
+        server=server,
+        cut=lambda answer: answer.update(stopReason="max_tokens"),
+        refused=lambda answer: answer.update(stopReason="content_filtered"),
+    )
+
+
+def _converse_client(url: str) -> Any:
+    return boto3.session.Session().client(
+        "bedrock-runtime",
+        region_name="eu-west-1",
+        endpoint_url=url,
+        aws_access_key_id="AKIAEXAMPLE",
+        aws_secret_access_key=KEY,
+        config=Config(retries={"total_max_attempts": 1}, connect_timeout=2, read_timeout=2),
+    )

@@ -1,0 +1,188 @@
+"""Engines that answer as they are told, a clock moved by hand, and the catalogue and balancer to use them with.
+
+A pytest plugin, for the fixtures at its end.
+"""
+
+from __future__ import annotations
+
+import threading
+import tomllib
+from collections import deque
+from collections.abc import Callable, Collection, Iterator, Mapping
+from importlib import resources
+from math import ceil
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from llm_server import wiring
+from llm_server.orchestration.configuration import catalog_file
+from llm_server.orchestration.dispatch.balancer import Balancer
+from llm_server.orchestration.dispatch.calls import Want
+from llm_server.orchestration.domain.catalog import Catalog, EnginePrice, EngineSpec
+from llm_server.orchestration.domain.errors import StorageUnavailable
+from llm_server.orchestration.domain.ports import Completion, EngineCall, EngineRecords, EngineState, SwitchName
+from llm_server.storage.sqlite.store import SqliteStore
+from support.builders import NOW_MS
+
+WAIT_S = 10.0
+"""How long a test waits for another thread before it gives up."""
+
+_PACKAGED = tomllib.loads((resources.files("llm_server") / "data" / "catalog.toml").read_text(encoding="utf-8"))
+
+
+class Clock:
+    """Unix milliseconds that pass when a test says so."""
+
+    def __init__(self, now_ms: int = NOW_MS) -> None:
+        self.now_ms = now_ms
+
+    def __call__(self) -> int:
+        return self.now_ms
+
+    def pass_s(self, seconds: float) -> None:
+        self.now_ms += round(seconds * 1000)
+
+
+Answer = str | Completion | Exception
+Script = Answer | Callable[[EngineCall], Answer]
+
+
+def a_completion(text: str = "Hello.", **changes: Any) -> Completion:
+    """An answer of 20 tokens to a prompt of 10."""
+    wanted: dict[str, Any] = {"text": text, "tokens_in": 10, "tokens_out": 20}
+    return Completion(**wanted | changes)
+
+
+class ScriptedEngine:
+    """Gives its answers in turn, the last one for ever; an error among them is raised."""
+
+    def __init__(self, *answers: Script) -> None:
+        self._answers: deque[Script] = deque(answers or ["Hello."])
+        self._lock = threading.Lock()
+        self.calls: list[EngineCall] = []
+        self.timeouts_s: list[float] = []
+
+    def complete(self, call: EngineCall, *, timeout_s: float) -> Completion:
+        with self._lock:
+            self.calls.append(call)
+            self.timeouts_s.append(timeout_s)
+            answer = self._answers.popleft() if len(self._answers) > 1 else self._answers[0]
+        if callable(answer):
+            answer = answer(call)
+        if isinstance(answer, Exception):
+            raise answer
+        return a_completion(answer) if isinstance(answer, str) else answer
+
+
+def a_want(**changes: Any) -> Want:
+    """A call for a fast engine with all the time in the world."""
+    wanted: dict[str, Any] = {"purpose": "answer", "tier": "fast", "until_ms": NOW_MS + 10**9}
+    return Want(**wanted | changes)
+
+
+def an_engine(**changes: Any) -> EngineSpec:
+    """An API engine at 1 and 2 USD for a million tokens in and out."""
+    wanted: dict[str, Any] = {
+        "kind": "openai",
+        "source": "api",
+        "model": "m-1",
+        "base_url": "http://127.0.0.1:1",
+        "price": EnginePrice(input=1, output=2),
+    }
+    return EngineSpec(**wanted | changes)
+
+
+def a_local_engine(**changes: Any) -> EngineSpec:
+    """An engine that costs nothing."""
+    return an_engine(**{"source": "local", "price": None} | changes)
+
+
+def a_catalog(engines: Mapping[str, EngineSpec], **defaults: Any) -> Catalog:
+    """The packaged roles and profiles with these engines and no other."""
+    packaged = catalog_file.load(_PACKAGED)
+    changed = msgspec.structs.replace(packaged.defaults, **defaults)
+    return msgspec.structs.replace(packaged, engines=dict(engines), defaults=changed)
+
+
+def price(spec: EngineSpec, tokens_in: int, tokens_out: int) -> int | None:
+    """Micro-USD by the configured price alone."""
+    if spec.source == "local":
+        return 0
+    return ceil(spec.price.input * tokens_in + spec.price.output * tokens_out) if spec.price else None
+
+
+def a_balancer(
+    catalog: Catalog,
+    engines: Mapping[str, ScriptedEngine],
+    store: SqliteStore,
+    clock: Clock,
+    *,
+    without_credentials: Collection[str] = (),
+) -> Balancer:
+    """A balancer as the wiring makes it; `without_credentials` names models nobody has a key for."""
+
+    def has_credentials(spec: EngineSpec) -> bool:
+        return spec.model not in without_credentials
+
+    return wiring.balancer_of(catalog, engines, store, has_credentials=has_credentials, price=price, clock=clock)
+
+
+class WatchedStore(SqliteStore):
+    """The embedded store; counts how often engines' records are read and written, and is away on demand."""
+
+    down = False
+    reads = 0
+    writes = 0
+
+    def engines(self) -> EngineRecords:
+        self._answer()
+        self.reads += 1
+        return super().engines()
+
+    def switch_engine(self, engine: str, changes: Mapping[SwitchName, bool | None]) -> EngineRecords:
+        self._answer()
+        return super().switch_engine(engine, changes)
+
+    def save_engine_state(self, engine: str, state: EngineState) -> None:
+        self._answer()
+        self.writes += 1
+        super().save_engine_state(engine, state)
+
+    def swap_engine_state(self, engine: str, before: EngineState, after: EngineState) -> bool:
+        self._answer()
+        self.writes += 1
+        return super().swap_engine_state(engine, before, after)
+
+    def _answer(self) -> None:
+        if self.down:
+            raise StorageUnavailable("The database does not answer; try again.")
+
+
+@pytest.fixture
+def watched(tmp_path: Path) -> Iterator[WatchedStore]:
+    store = WatchedStore(tmp_path / "tasks.db")
+    yield store
+    store.close()
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+Balanced = Callable[..., Balancer]
+
+
+@pytest.fixture
+def balanced(watched: WatchedStore, clock: Clock) -> Balanced:
+    """Make a balancer over engines given as name=(spec, engine); the first argument names models without a key."""
+
+    def make(without_credentials: str = "", **given: tuple[EngineSpec, ScriptedEngine]) -> Balancer:
+        catalog = a_catalog({name: spec for name, (spec, _) in given.items()})
+        engines = {name: engine for name, (_, engine) in given.items()}
+        return a_balancer(catalog, engines, watched, clock, without_credentials=without_credentials.split())
+
+    return make
