@@ -45,7 +45,7 @@ def ours(url: str) -> Callable[[], str]:
     from llm_server.engines import factory
     from llm_server.engines.credentials import Credentials
     from llm_server.orchestration.dispatch.calls import Want
-    from llm_server.orchestration.domain.ports import EngineCall
+    from llm_server.orchestration.domain.engine_call import EngineCall
     from llm_server.orchestration.routing.analysis import analyse
     from llm_server.settings import Settings
     from llm_server.storage.sqlite.store import SqliteStore

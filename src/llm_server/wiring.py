@@ -21,16 +21,16 @@ from llm_server.engines import prices
 from llm_server.engines.credentials import Credentials, has_credentials
 from llm_server.engines.discovery import LoopbackServer, discover
 from llm_server.engines.local import model_files
-from llm_server.orchestration.access.keyring import Keys
+from llm_server.orchestration.access.keyring import Keyring
 from llm_server.orchestration.configuration import catalog_file
 from llm_server.orchestration.dispatch.balancer import Balancer
 from llm_server.orchestration.dispatch.calls import Calls
 from llm_server.orchestration.dispatch.fleet import Fleet
 from llm_server.orchestration.dispatch.health import EngineStates
 from llm_server.orchestration.domain.catalog import Catalog, EngineSpec
+from llm_server.orchestration.domain.engine_call import Engine, Pricer
 from llm_server.orchestration.domain.errors import ConfigurationError
-from llm_server.orchestration.domain.key_ports import KeyStore
-from llm_server.orchestration.domain.ports import Clock, Engine, Pricer, Queue, Store
+from llm_server.orchestration.domain.ports import Clock, KeyStore, Queue, Store
 from llm_server.orchestration.domain.retention import Retention
 from llm_server.orchestration.execution.orchestrator import Orchestrator
 from llm_server.orchestration.routing.analysis import analyse
@@ -188,7 +188,7 @@ def aws_service(settings: Settings, *, works: bool) -> Service:
 
 
 @contextmanager
-def keys_of(settings: Settings, *, make: bool) -> Iterator[Keys]:
+def keys_of(settings: Settings, *, make: bool) -> Iterator[Keyring]:
     """The API keys alone, where the tasks are: in the table on AWS, else in the SQLite file, server running or not.
 
     Raises:
@@ -197,14 +197,14 @@ def keys_of(settings: Settings, *, make: bool) -> Iterator[Keys]:
     if settings.table is not None:
         from llm_server.storage.dynamodb.api_keys import DynamoKeys
 
-        yield Keys(DynamoKeys(_client("dynamodb"), settings.table), now_ms, os.urandom)
+        yield Keyring(DynamoKeys(_client("dynamodb"), settings.table), now_ms, os.urandom)
         return
     from llm_server.storage.sqlite.api_keys import SqliteKeys
 
     if not make and not settings.db.exists():
         raise ConfigurationError(f"There is no database {settings.db}; LLM_SERVER_DB or --db says where it is.")
     with closing(SqliteKeys(settings.db)) as store:
-        yield Keys(store, now_ms, os.urandom)
+        yield Keyring(store, now_ms, os.urandom)
 
 
 def _client(service: Literal["dynamodb", "sqs"]) -> Any:

@@ -11,8 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from llm_server.orchestration.domain.key_ports import KeyStore
-from llm_server.orchestration.domain.ports import Store
+from llm_server.orchestration.domain.ports import KeyStore, Store
 from llm_server.orchestration.domain.retention import Retention
 from llm_server.orchestration.domain.task import DAY_MS
 from llm_server.storage.dynamodb.api_keys import DynamoKeys

@@ -8,11 +8,13 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from llm_server.orchestration.domain.counters import Counters
+from llm_server.orchestration.domain.engine_state import EngineState
 from llm_server.orchestration.domain.errors import StorageUnavailable, TaskLost, TaskNotFound
 from llm_server.orchestration.domain.output import Output
-from llm_server.orchestration.domain.ports import Due, EngineState, KeyBinding
+from llm_server.orchestration.domain.ports import Due, KeyBinding
 from llm_server.orchestration.domain.retention import Retention
-from llm_server.orchestration.domain.task import DAY_MS, NOTES_MOST, Mode, Task, TaskRef
+from llm_server.orchestration.domain.status import Mode
+from llm_server.orchestration.domain.task import DAY_MS, NOTES_MOST, Task, TaskRef
 from llm_server.storage.dynamodb.items import in_open, state
 from llm_server.storage.dynamodb.store import DynamoStore
 from support.audit import audit

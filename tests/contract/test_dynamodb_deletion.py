@@ -11,7 +11,8 @@ import pytest
 from llm_server.orchestration.domain.errors import StorageUnavailable, TaskNotFound
 from llm_server.orchestration.domain.retention import DELETED_KEPT_MS, SLACK_MS, Retention
 from llm_server.orchestration.domain.snapshot import EXPIRED_REQUEST, Limits, Snapshot
-from llm_server.orchestration.domain.task import DAY_MS, Mode, Status, Task
+from llm_server.orchestration.domain.status import Mode, Status
+from llm_server.orchestration.domain.task import DAY_MS, Task
 from llm_server.orchestration.tasks.sweep import Sweep
 from llm_server.orchestration.tasks.wakeups import WakeUps
 from llm_server.storage.dynamodb.store import DynamoStore

@@ -9,10 +9,11 @@ from zlib import crc32
 import pytest
 
 from llm_server.orchestration.domain.counters import Counters
+from llm_server.orchestration.domain.engine_state import EngineState
 from llm_server.orchestration.domain.errors import StorageUnavailable
-from llm_server.orchestration.domain.ports import EngineState
 from llm_server.orchestration.domain.snapshot import Snapshot
-from llm_server.orchestration.domain.task import Status, Task
+from llm_server.orchestration.domain.status import Status
+from llm_server.orchestration.domain.task import Task
 from llm_server.storage.dynamodb.items import OPEN_SHARDS, in_open, state
 from llm_server.storage.dynamodb.store import DynamoStore
 from support.aws_emulators import Substrate

@@ -8,7 +8,8 @@ from typing import Any, cast
 import pytest
 
 from llm_server.orchestration.domain.output import Output
-from llm_server.orchestration.domain.task import Mode, Status, Task
+from llm_server.orchestration.domain.status import Mode, Status
+from llm_server.orchestration.domain.task import Task
 from llm_server.storage.dynamodb.store import READS_MOST, DynamoStore
 from support.aws_emulators import Substrate
 from support.builders import NOW_MS, a_failure, a_request, a_task, an_output, claimed

@@ -16,8 +16,7 @@ import pytest
 
 from llm_server.api import views
 from llm_server.orchestration.domain.api_key import Account
-from llm_server.orchestration.domain.key_ports import KeyStore
-from llm_server.orchestration.domain.ports import Store
+from llm_server.orchestration.domain.ports import KeyStore, Store
 from llm_server.orchestration.domain.task import TaskRef
 from llm_server.storage.dynamodb.api_keys import DynamoKeys
 from llm_server.storage.dynamodb.store import DynamoStore

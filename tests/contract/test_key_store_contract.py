@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from llm_server.orchestration.domain.api_key import Account, Charges, KeyLimits, KeyUse
-from llm_server.orchestration.domain.key_ports import KeyStore
+from llm_server.orchestration.domain.ports import KeyStore
 from support.builders import a_key
 from support.concurrency import at_once
 

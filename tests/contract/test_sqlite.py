@@ -14,9 +14,11 @@ from pathlib import Path
 
 import pytest
 
+from llm_server.orchestration.domain.engine_state import EngineSwitch
 from llm_server.orchestration.domain.errors import ConfigurationError, StorageUnavailable, TaskLost
-from llm_server.orchestration.domain.ports import Due, EngineSwitch
-from llm_server.orchestration.domain.task import Mode, Status, TaskRef
+from llm_server.orchestration.domain.ports import Due
+from llm_server.orchestration.domain.status import Mode, Status
+from llm_server.orchestration.domain.task import TaskRef
 from llm_server.storage.sqlite.api_keys import SqliteKeys
 from llm_server.storage.sqlite.database import OnlyProcess
 from llm_server.storage.sqlite.due_tasks import OTHERS_DUE, SURE_DUE

@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 
 from llm_server.orchestration.domain.counters import Counters
-from llm_server.orchestration.domain.ports import EngineRecords, EngineState, Store
+from llm_server.orchestration.domain.engine_state import EngineRecords, EngineState
+from llm_server.orchestration.domain.ports import Store
 from llm_server.orchestration.domain.receipt import Attempt
-from llm_server.orchestration.domain.task import Mode
+from llm_server.orchestration.domain.status import Mode
 from support.audit import audit
 from support.builders import (
     LEASE_MS,

@@ -10,7 +10,8 @@ import pytest
 from llm_server.orchestration.domain.counters import Counters
 from llm_server.orchestration.domain.errors import TaskLost, TaskNotFound
 from llm_server.orchestration.domain.ports import Store
-from llm_server.orchestration.domain.task import DAY_MS, Mode, Task
+from llm_server.orchestration.domain.status import Mode
+from llm_server.orchestration.domain.task import DAY_MS, Task
 from support.builders import NOW_MS, a_failure, a_request, a_task, an_attempt, an_output, claimed
 from support.concurrency import at_once
 from support.scripted_engine import Clock

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from llm_server.orchestration.domain.counters import Counters
-from llm_server.orchestration.domain.ports import EngineRecords, EngineState, EngineSwitch, Store
+from llm_server.orchestration.domain.engine_state import EngineRecords, EngineState, EngineSwitch
+from llm_server.orchestration.domain.ports import Store
 from support.builders import NOW_MS
 
 OFF, LOCKED = EngineSwitch(toggle=False), EngineSwitch(locked=True)

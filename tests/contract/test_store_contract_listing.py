@@ -9,7 +9,8 @@ import pytest
 
 from llm_server.orchestration.domain.errors import InvalidInput
 from llm_server.orchestration.domain.ports import Page, Store
-from llm_server.orchestration.domain.task import DAY_MS, Status, Task
+from llm_server.orchestration.domain.status import Status
+from llm_server.orchestration.domain.task import DAY_MS, Task
 from support.builders import NOW_MS, a_failure, a_request, a_task, claimed
 from support.scripted_engine import Clock
 

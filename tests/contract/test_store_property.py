@@ -15,7 +15,8 @@ from llm_server.orchestration.domain.errors import NotClaimable, StateConflict, 
 from llm_server.orchestration.domain.output import Output
 from llm_server.orchestration.domain.ports import Due, Store
 from llm_server.orchestration.domain.receipt import Attempt
-from llm_server.orchestration.domain.task import Mode, Status, Task
+from llm_server.orchestration.domain.status import Mode, Status
+from llm_server.orchestration.domain.task import Task
 from llm_server.storage.dynamodb.store import DynamoStore
 from llm_server.storage.sqlite.store import SqliteStore
 from support.audit import audit

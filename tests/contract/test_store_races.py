@@ -6,10 +6,12 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
+from llm_server.orchestration.domain.engine_state import EngineState, EngineSwitch, SwitchName
 from llm_server.orchestration.domain.errors import ApprovalConflict, StateConflict, TaskLost
 from llm_server.orchestration.domain.plan import digest
-from llm_server.orchestration.domain.ports import EngineState, EngineSwitch, Store, SwitchName
-from llm_server.orchestration.domain.task import DAY_MS, NEVER_MS, Mode, Status, Task
+from llm_server.orchestration.domain.ports import Store
+from llm_server.orchestration.domain.status import Mode, Status
+from llm_server.orchestration.domain.task import DAY_MS, NEVER_MS, Task
 from llm_server.orchestration.tasks.approval import decide
 from support.audit import audit
 from support.builders import (

@@ -12,8 +12,8 @@ from llm_server.engines.discovery import LoopbackServer, discover
 from llm_server.engines.http import EnginePool
 from llm_server.engines.openai import OpenAIEngine
 from llm_server.orchestration.domain.catalog import EngineSpec
+from llm_server.orchestration.domain.engine_call import AnswerSchema, Engine, EngineCall
 from llm_server.orchestration.domain.errors import EngineUnavailable, PromptRefused
-from llm_server.orchestration.domain.ports import AnswerSchema, Engine, EngineCall
 from llm_server.orchestration.execution import plan_proposal
 from support.llamacpp_server import CONTEXT, LlamaServer, plan_schema
 

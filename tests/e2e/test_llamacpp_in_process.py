@@ -18,8 +18,8 @@ from llm_server.engines.http import EnginePool
 from llm_server.engines.local.llamacpp import LlamaCppEngine
 from llm_server.engines.local.model_files import ModelFile
 from llm_server.orchestration.domain.catalog import EngineSpec
+from llm_server.orchestration.domain.engine_call import AnswerSchema, EngineCall
 from llm_server.orchestration.domain.errors import EngineUnavailable, PromptRefused
-from llm_server.orchestration.domain.ports import AnswerSchema, EngineCall
 from llm_server.orchestration.execution import plan_proposal
 from support import tiny_gguf
 from support.llamacpp_server import plan_schema

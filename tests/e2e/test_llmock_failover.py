@@ -20,8 +20,8 @@ from llm_server.orchestration.dispatch.balancer import Balancer
 from llm_server.orchestration.dispatch.balancer import Reply as Outcome
 from llm_server.orchestration.dispatch.calls import Want
 from llm_server.orchestration.dispatch.retry_budget import CALLS_A_STEP
+from llm_server.orchestration.domain.engine_call import AnswerSchema, EngineCall
 from llm_server.orchestration.domain.errors import EngineUnavailable, PromptRefused
-from llm_server.orchestration.domain.ports import AnswerSchema, EngineCall
 from llm_server.orchestration.execution import plan_proposal
 from llm_server.orchestration.routing.analysis import analyse
 from support.scripted_engine import WatchedStore, a_catalog, a_local_engine, price

@@ -13,7 +13,8 @@ from llm_server.orchestration.domain.counters import Counters
 from llm_server.orchestration.domain.errors import TaskNotFound
 from llm_server.orchestration.domain.ports import Store
 from llm_server.orchestration.domain.snapshot import Snapshot
-from llm_server.orchestration.domain.task import Mode, Status, TaskRef
+from llm_server.orchestration.domain.status import Mode, Status
+from llm_server.orchestration.domain.task import TaskRef
 from support.audit import audit as recount
 from support.audit import recounted
 from support.scripted_engine import a_catalog

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable
 from hashlib import sha256
 
-from llm_server.orchestration.domain.ports import Completion, EngineCall
+from llm_server.orchestration.domain.engine_call import Completion, EngineCall
 
 STEPS = {"design": "", "build": "design", "try": "build", "describe": "build try"}
 """Each step of the plan it proposes, and what it depends on; the coder's one is reviewed and repaired once."""

@@ -14,8 +14,8 @@ from faults.substrates import Substrate
 from llm_server import wiring
 from llm_server.orchestration.dispatch.balancer import Balancer
 from llm_server.orchestration.domain.catalog import Catalog
-from llm_server.orchestration.domain.key_ports import KeyStore
-from llm_server.orchestration.domain.ports import Clock, Completion, EngineCall, Queue, Store
+from llm_server.orchestration.domain.engine_call import Completion, EngineCall
+from llm_server.orchestration.domain.ports import Clock, KeyStore, Queue, Store
 from llm_server.orchestration.execution.orchestrator import Orchestrator
 from llm_server.orchestration.service import Service
 from support.scripted_engine import price

@@ -19,8 +19,7 @@ from faults.kinds import AWS, EMBEDDED
 from faults.points import Caller, Commits, Watched
 from llm_server.embedded.workers import AGAIN_S
 from llm_server.orchestration.domain.errors import StorageUnavailable
-from llm_server.orchestration.domain.key_ports import KeyStore
-from llm_server.orchestration.domain.ports import Clock, Queue, Store
+from llm_server.orchestration.domain.ports import Clock, KeyStore, Queue, Store
 from llm_server.orchestration.domain.retention import Retention
 from llm_server.orchestration.domain.task import DAY_MS, TaskRef
 from llm_server.orchestration.service import Service

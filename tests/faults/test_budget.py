@@ -14,10 +14,11 @@ from faults.ledger import Ledger
 from faults.strikes import IN_TIME_S, Faults, quickly, strike
 from faults.substrates import UNSEEN, again
 from faults.world import World
-from llm_server.orchestration.domain.api_key import Account, KeyLimits, KeyUse, token_of
+from llm_server.orchestration.access.tokens import format_token
+from llm_server.orchestration.domain.api_key import Account, KeyLimits, KeyUse
 from llm_server.orchestration.domain.catalog import EnginePrice
 from llm_server.orchestration.domain.counters import day_of
-from llm_server.orchestration.domain.task import Status
+from llm_server.orchestration.domain.status import Status
 from support.builders import a_key
 from support.concurrency import at_once
 from support.scripted_engine import a_catalog, an_engine, price
@@ -25,7 +26,7 @@ from support.scripted_engine import a_catalog, an_engine, price
 CAP_MICROUSD = 1_000_000
 RACERS = 64
 KEY = "00000000cafe"
-TOKEN = {"Authorization": f"Bearer {token_of(KEY, '0' * 64)}"}
+TOKEN = {"Authorization": f"Bearer {format_token(KEY, '0' * 64)}"}
 COSTLY = an_engine(price=EnginePrice(input=5, output=25))
 """USD for a million tokens: an answer as long as it may be costs about a tenth of the cap."""
 CLAIMS_S = 1200

@@ -17,9 +17,10 @@ from faults.ledger import Ledger
 from faults.strikes import IN_TIME_S, SINGLE, Faults, Scenario, quickly, strike
 from faults.substrates import again
 from faults.world import SWEEP_EVERY_S, TICK_S, World
+from llm_server.orchestration.domain.engine_call import EngineCall
 from llm_server.orchestration.domain.errors import PromptRefused, TaskNotFound
-from llm_server.orchestration.domain.ports import EngineCall
-from llm_server.orchestration.domain.task import Status, TaskRef
+from llm_server.orchestration.domain.status import Status
+from llm_server.orchestration.domain.task import TaskRef
 
 BROKEN_OFF_S = 60 + SWEEP_EVERY_S + TICK_S
 """How soon a sweep ends a deletion that broke off: when it is taken for that, and the next sweep has come."""

@@ -12,8 +12,8 @@ from faults.conftest import Worlds
 from faults.kinds import Kind
 from faults.ledger import Ledger
 from faults.world import SWEEP_EVERY_S, World
+from llm_server.orchestration.domain.engine_call import EngineCall
 from llm_server.orchestration.domain.errors import EngineUnavailable
-from llm_server.orchestration.domain.ports import EngineCall
 
 SENDS_MOST = 1.05
 HOUR_S = 3600

@@ -11,7 +11,7 @@ from faults.ledger import Ledger
 from faults.strikes import IN_TIME_S
 from faults.substrates import Aws, again
 from faults.world import SWEEP_EVERY_S
-from llm_server.orchestration.domain.task import Status
+from llm_server.orchestration.domain.status import Status
 
 TASKS = 20
 HOUR_S = 3600

@@ -14,16 +14,18 @@ from faults.ledger import Ledger
 from faults.strikes import IN_TIME_S
 from faults.substrates import UNSEEN, every_task
 from faults.world import World
-from llm_server.orchestration.domain.api_key import KeyLimits, token_of
+from llm_server.orchestration.access.tokens import format_token
+from llm_server.orchestration.domain.api_key import KeyLimits
 from llm_server.orchestration.domain.counters import day_of
-from llm_server.orchestration.domain.task import Status, TaskRef
+from llm_server.orchestration.domain.status import Status
+from llm_server.orchestration.domain.task import TaskRef
 from support.audit import recounted
 from support.builders import a_key
 from support.concurrency import at_once
 
 KEYS, TWINS = 8, 3
 IDS = {"acme": "00000000acce", "beta": "00000000beca"}
-TOKENS = {tenant: {"Authorization": f"Bearer {token_of(key_id, '0' * 64)}"} for tenant, key_id in IDS.items()}
+TOKENS = {tenant: {"Authorization": f"Bearer {format_token(key_id, '0' * 64)}"} for tenant, key_id in IDS.items()}
 
 
 def two_tenants(world: World) -> World:

@@ -24,9 +24,10 @@ from llm_server import wiring
 from llm_server.api.app import create_app
 from llm_server.api.auth import Gate
 from llm_server.orchestration.domain.catalog import Catalog
+from llm_server.orchestration.domain.engine_call import EngineCall
 from llm_server.orchestration.domain.errors import StorageUnavailable
 from llm_server.orchestration.domain.ports import Clock as NowMs
-from llm_server.orchestration.domain.ports import EngineCall, Store
+from llm_server.orchestration.domain.ports import Store
 from llm_server.orchestration.domain.snapshot import Snapshot
 from llm_server.orchestration.domain.task import TaskRef
 from support import asgi

@@ -9,7 +9,8 @@ from llm_server.orchestration.domain.counters import Counters
 from llm_server.orchestration.domain.ports import Store
 from llm_server.orchestration.domain.receipt import Receipt
 from llm_server.orchestration.domain.snapshot import Snapshot
-from llm_server.orchestration.domain.task import Status, TaskRef
+from llm_server.orchestration.domain.status import Status
+from llm_server.orchestration.domain.task import TaskRef
 
 
 def recounted(snapshots: Iterable[Snapshot]) -> Counters:

@@ -9,12 +9,14 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from llm_server.orchestration.domain.api_key import Key, digest_of
+from llm_server.orchestration.access.tokens import digest_of
+from llm_server.orchestration.domain.api_key import Key
 from llm_server.orchestration.domain.output import Output
 from llm_server.orchestration.domain.ports import Clock, Store
 from llm_server.orchestration.domain.receipt import Attempt
 from llm_server.orchestration.domain.snapshot import Request, Snapshot
-from llm_server.orchestration.domain.task import Mode, Task, TaskRef
+from llm_server.orchestration.domain.status import Mode
+from llm_server.orchestration.domain.task import Task, TaskRef
 from llm_server.orchestration.tasks.lifecycle import Lifecycle
 from llm_server.orchestration.tasks.wakeups import WakeUps
 

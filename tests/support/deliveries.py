@@ -9,9 +9,9 @@ from dataclasses import replace
 from itertools import islice
 
 from llm_server.orchestration.domain.catalog import Catalog, EngineSpec
-from llm_server.orchestration.domain.ports import EngineCall
+from llm_server.orchestration.domain.engine_call import EngineCall
 from llm_server.orchestration.domain.snapshot import Limits, Request, Snapshot
-from llm_server.orchestration.domain.task import Mode
+from llm_server.orchestration.domain.status import Mode
 from llm_server.orchestration.execution import prompts
 from llm_server.orchestration.execution.orchestrator import Orchestrator
 from llm_server.orchestration.execution.outcome import Progress

@@ -14,8 +14,8 @@ from llm_server.engines.bedrock import BedrockEngine
 from llm_server.engines.http import EnginePool
 from llm_server.engines.openai import OpenAIEngine
 from llm_server.orchestration.domain.catalog import EngineSpec
+from llm_server.orchestration.domain.engine_call import Engine, EngineCall
 from llm_server.orchestration.domain.errors import EngineUnavailable, PromptRefused
-from llm_server.orchestration.domain.ports import Engine, EngineCall
 from support.fake_engine import FakeEngine, Fault, fake_engine
 
 KEY = "sk-canary-1f9c2e7ab8"

@@ -22,8 +22,9 @@ from llm_server.orchestration.configuration import catalog_file
 from llm_server.orchestration.dispatch.balancer import Balancer
 from llm_server.orchestration.dispatch.calls import Want
 from llm_server.orchestration.domain.catalog import Catalog, EnginePrice, EngineSpec
+from llm_server.orchestration.domain.engine_call import Completion, EngineCall
+from llm_server.orchestration.domain.engine_state import EngineRecords, EngineState, SwitchName
 from llm_server.orchestration.domain.errors import StorageUnavailable
-from llm_server.orchestration.domain.ports import Completion, EngineCall, EngineRecords, EngineState, SwitchName
 from llm_server.storage.sqlite.store import SqliteStore
 from support.builders import NOW_MS
 

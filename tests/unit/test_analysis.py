@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llm_server.orchestration.domain.task import Mode
+from llm_server.orchestration.domain.status import Mode
 from llm_server.orchestration.routing.analysis import FIELDS, Analysis, analyse
 
 ALL_ROLES = [role for members in FIELDS.values() for role in members]

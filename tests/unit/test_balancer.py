@@ -10,8 +10,9 @@ import pytest
 from llm_server.orchestration.dispatch.balancer import Reply
 from llm_server.orchestration.dispatch.budget import Budget, Reservation
 from llm_server.orchestration.domain.catalog import EnginePrice, EngineSpec
+from llm_server.orchestration.domain.engine_call import EngineCall
+from llm_server.orchestration.domain.engine_state import EngineRecords
 from llm_server.orchestration.domain.errors import EngineUnavailable, PromptRefused
-from llm_server.orchestration.domain.ports import EngineCall, EngineRecords
 from support.scripted_engine import (
     WAIT_S,
     Answer,

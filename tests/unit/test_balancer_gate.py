@@ -6,8 +6,8 @@ import pytest
 
 from llm_server.orchestration.dispatch.budget import Budget
 from llm_server.orchestration.domain.catalog import EngineSpec
+from llm_server.orchestration.domain.engine_call import Completion, EngineCall
 from llm_server.orchestration.domain.errors import EngineUnavailable, PromptRefused
-from llm_server.orchestration.domain.ports import Completion, EngineCall
 from support.scripted_engine import Answer, Balanced, ScriptedEngine, a_want, an_engine
 
 CALL = EngineCall(system="s", prompt="p", max_output_tokens=100)

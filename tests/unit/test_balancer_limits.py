@@ -10,6 +10,7 @@ import pytest
 
 from llm_server.orchestration.dispatch.budget import Budget
 from llm_server.orchestration.domain.cancellation import Cancellation
+from llm_server.orchestration.domain.engine_call import EngineCall
 from llm_server.orchestration.domain.errors import (
     EngineUnavailable,
     LimitReached,
@@ -17,7 +18,6 @@ from llm_server.orchestration.domain.errors import (
     PromptRefused,
     TaskCancelled,
 )
-from llm_server.orchestration.domain.ports import EngineCall
 from support.builders import NOW_MS
 from support.scripted_engine import (
     WAIT_S,

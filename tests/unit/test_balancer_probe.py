@@ -7,8 +7,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from llm_server.orchestration.domain.engine_call import EngineCall
+from llm_server.orchestration.domain.engine_state import EngineState
 from llm_server.orchestration.domain.errors import EngineUnavailable, PromptRefused
-from llm_server.orchestration.domain.ports import EngineCall, EngineState
 from support.scripted_engine import (
     WAIT_S,
     Answer,

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llm_server.orchestration.dispatch.budget import LEAST_OUTPUT_TOKENS, Budget, Reservation
+from llm_server.orchestration.domain.engine_call import AnswerSchema, EngineCall
 from llm_server.orchestration.domain.errors import LimitReached
-from llm_server.orchestration.domain.ports import AnswerSchema, EngineCall
 from support.scripted_engine import WAIT_S
 
 WIRE = 64

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+from llm_server.orchestration.domain.engine_call import EngineCall
 from llm_server.orchestration.domain.errors import EngineUnavailable, PromptRefused
 from llm_server.orchestration.domain.plan import digest
-from llm_server.orchestration.domain.ports import EngineCall
 from llm_server.orchestration.domain.snapshot import Limits
-from llm_server.orchestration.domain.task import NOTES_MOST, Mode, TaskRef
+from llm_server.orchestration.domain.status import Mode
+from llm_server.orchestration.domain.task import NOTES_MOST, TaskRef
 from llm_server.orchestration.tasks.events import history
 from support.deliveries import a_plan, planning
 from support.scripted_engine import Answer, ScriptedEngine, a_catalog, a_local_engine, an_engine

@@ -12,6 +12,7 @@ import pytest
 
 from llm_server.orchestration.dispatch.budget import Budget, DailyCap
 from llm_server.orchestration.domain.api_key import Account, Caller, KeyLimits, Payer
+from llm_server.orchestration.domain.engine_call import EngineCall
 from llm_server.orchestration.domain.errors import (
     EngineUnavailable,
     LimitReached,
@@ -20,8 +21,8 @@ from llm_server.orchestration.domain.errors import (
     StorageUnavailable,
     TaskCancelled,
 )
-from llm_server.orchestration.domain.ports import EngineCall
-from llm_server.orchestration.domain.task import Mode, Status, TaskRef
+from llm_server.orchestration.domain.status import Mode, Status
+from llm_server.orchestration.domain.task import TaskRef
 from llm_server.orchestration.tasks.intake import NewTask
 from llm_server.storage.sqlite.api_keys import SqliteKeys
 from support.scripted_engine import WAIT_S, ScriptedEngine, a_catalog, a_completion, a_local_engine, an_engine

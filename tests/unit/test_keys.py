@@ -1,4 +1,4 @@
-"""Keys: made once, known by a digest, refused when revoked, held to their limits."""
+"""Keyring: made once, known by a digest, refused when revoked, held to their limits."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 
-from llm_server.orchestration.access.keyring import CACHED_MS, Keys
-from llm_server.orchestration.domain.api_key import Account, Caller, KeyLimits, Payer, digest_of, holds
+from llm_server.orchestration.access.keyring import CACHED_MS, Keyring
+from llm_server.orchestration.access.tokens import digest_of, is_secret_of
+from llm_server.orchestration.domain.api_key import Account, Caller, KeyLimits, Payer
 from llm_server.orchestration.domain.errors import InvalidInput, KeyNotFound, QuotaExceeded, Unauthenticated
-from llm_server.orchestration.domain.money import usd
+from llm_server.orchestration.domain.receipt import usd
 from llm_server.storage.sqlite.api_keys import SqliteKeys
 from support.builders import NOW_MS, a_key
 from support.scripted_engine import Clock
@@ -47,8 +48,8 @@ def store(tmp_path: Path) -> Iterator[CountedKeys]:
 
 
 @pytest.fixture
-def keys(store: CountedKeys, clock: Clock) -> Keys:
-    return Keys(store, clock, os.urandom)
+def keys(store: CountedKeys, clock: Clock) -> Keyring:
+    return Keyring(store, clock, os.urandom)
 
 
 def payer_of(caller: Caller) -> Payer:
@@ -56,7 +57,7 @@ def payer_of(caller: Caller) -> Payer:
     return caller.payer
 
 
-def test_a_token_is_known_and_says_whose_it_is(keys: Keys) -> None:
+def test_a_token_is_known_and_says_whose_it_is(keys: Keyring) -> None:
     limits = KeyLimits(requests_per_minute=7)
     key, token = keys.create("acme", ["admin", "tasks", "tasks"], limits=limits, name="CI")
 
@@ -67,7 +68,7 @@ def test_a_token_is_known_and_says_whose_it_is(keys: Keys) -> None:
     assert keys.all() == [key]
 
 
-def test_the_secret_is_nowhere_in_the_store(keys: Keys, tmp_path: Path) -> None:
+def test_the_secret_is_nowhere_in_the_store(keys: Keyring, tmp_path: Path) -> None:
     _, token = keys.create("acme", ["tasks"])
 
     stored = b"".join(path.read_bytes() for path in tmp_path.iterdir())
@@ -85,11 +86,11 @@ def test_a_digest_is_never_compared_character_by_character() -> None:
     """How long `==` takes tells how much of it was right; `hmac.compare_digest` asks a text for nothing."""
     digest = Untouchable(digest_of("0" * 64))
 
-    assert holds(a_key(digest=digest), "0" * 64)
-    assert not holds(a_key(digest=digest), "1" * 64)
+    assert is_secret_of(a_key(digest=digest), "0" * 64)
+    assert not is_secret_of(a_key(digest=digest), "1" * 64)
 
 
-def test_two_keys_have_nothing_in_common(keys: Keys) -> None:
+def test_two_keys_have_nothing_in_common(keys: Keyring) -> None:
     made = [keys.create("acme", ["tasks"]) for _ in range(2)]
 
     (one, one_token), (two, two_token) = made
@@ -117,7 +118,7 @@ def wrong(token: str) -> list[str]:
 
 
 @pytest.mark.parametrize("n", range(12))
-def test_what_is_not_the_token_is_not_known(keys: Keys, n: int) -> None:
+def test_what_is_not_the_token_is_not_known(keys: Keyring, n: int) -> None:
     _, token = keys.create("acme", ["tasks"])
 
     with pytest.raises(Unauthenticated):
@@ -125,10 +126,10 @@ def test_what_is_not_the_token_is_not_known(keys: Keys, n: int) -> None:
 
 
 def test_a_revoked_key_is_refused_at_once_and_elsewhere_within_a_minute(
-    keys: Keys, store: CountedKeys, clock: Clock
+    keys: Keyring, store: CountedKeys, clock: Clock
 ) -> None:
     """The other process has it in its cache; the answer is that of a key nobody knows."""
-    elsewhere = Keys(store, clock, os.urandom)
+    elsewhere = Keyring(store, clock, os.urandom)
     key, token = keys.create("acme", ["tasks"])
     elsewhere.caller(token)
     keys.caller(token)
@@ -144,9 +145,11 @@ def test_a_revoked_key_is_refused_at_once_and_elsewhere_within_a_minute(
     assert [key.revoked_ms for key in keys.all()] == [NOW_MS]
 
 
-def test_a_key_is_cached_no_longer_for_a_clock_that_is_set_back(keys: Keys, store: CountedKeys, clock: Clock) -> None:
+def test_a_key_is_cached_no_longer_for_a_clock_that_is_set_back(
+    keys: Keyring, store: CountedKeys, clock: Clock
+) -> None:
     """By an hour: elsewhere it was revoked meanwhile."""
-    elsewhere = Keys(store, clock, os.urandom)
+    elsewhere = Keyring(store, clock, os.urandom)
     key, token = keys.create("acme", ["tasks"])
     elsewhere.caller(token)
     keys.revoke(key.key_id)
@@ -156,7 +159,7 @@ def test_a_key_is_cached_no_longer_for_a_clock_that_is_set_back(keys: Keys, stor
         elsewhere.caller(token)
 
 
-def test_a_key_is_read_once_a_minute(keys: Keys, store: CountedKeys, clock: Clock) -> None:
+def test_a_key_is_read_once_a_minute(keys: Keyring, store: CountedKeys, clock: Clock) -> None:
     _, token = keys.create("acme", ["tasks"])
     for _ in range(100):
         keys.caller(token)
@@ -165,19 +168,19 @@ def test_a_key_is_read_once_a_minute(keys: Keys, store: CountedKeys, clock: Cloc
     assert store.reads == 1
 
 
-def test_keys_are_required_from_the_first_one_on(keys: Keys, store: CountedKeys, clock: Clock) -> None:
+def test_keys_are_required_from_the_first_one_on(keys: Keyring, store: CountedKeys, clock: Clock) -> None:
     """Another process made it; and the last one's revocation opens nothing."""
     before = keys.required()
-    elsewhere = Keys(store, clock, os.urandom)
+    elsewhere = Keyring(store, clock, os.urandom)
     key, _ = elsewhere.create("acme", ["tasks"])
     first = keys.required()
     elsewhere.revoke(key.key_id)
 
-    assert (before, first, keys.required(), Keys(store, clock, os.urandom).required()) == (False, True, True, True)
+    assert (before, first, keys.required(), Keyring(store, clock, os.urandom).required()) == (False, True, True, True)
 
 
 @pytest.mark.parametrize("key_id", ["ffffffffffff", "", "x" * 2_000, "\ud800"])
-def test_a_key_that_is_none_cannot_be_revoked(keys: Keys, key_id: str) -> None:
+def test_a_key_that_is_none_cannot_be_revoked(keys: Keyring, key_id: str) -> None:
     with pytest.raises(KeyNotFound):
         keys.revoke(key_id)
 
@@ -201,7 +204,7 @@ def test_a_key_that_is_none_cannot_be_revoked(keys: Keys, key_id: str) -> None:
         ({"name": "bad \udcff byte"}, "name"),
     ],
 )
-def test_what_no_key_can_have_is_refused_by_name(keys: Keys, asked: dict[str, object], field: str) -> None:
+def test_what_no_key_can_have_is_refused_by_name(keys: Keyring, asked: dict[str, object], field: str) -> None:
     with pytest.raises(InvalidInput) as refused:
         keys.create(**{"tenant": "acme", "scopes": ["tasks"], **asked})  # type: ignore[arg-type]
 
@@ -209,7 +212,7 @@ def test_what_no_key_can_have_is_refused_by_name(keys: Keys, asked: dict[str, ob
     assert keys.all() == []
 
 
-def test_a_name_may_be_in_any_script(keys: Keys) -> None:
+def test_a_name_may_be_in_any_script(keys: Keyring) -> None:
     assert keys.create("acme", ["tasks"], name="Büro – 東京 🌍")[0].name == "Büro – 東京 🌍"
 
 
@@ -244,7 +247,7 @@ def test_the_ends_of_the_ranges_are_limits() -> None:
     assert KeyLimits.of() == KeyLimits()
 
 
-def test_requests_are_counted_by_the_minute_of_the_clock(keys: Keys, clock: Clock) -> None:
+def test_requests_are_counted_by_the_minute_of_the_clock(keys: Keyring, clock: Clock) -> None:
     """NOW is 20 s into a minute."""
     payer = payer_of(keys.caller(keys.create("acme", ["tasks"], limits=KeyLimits(requests_per_minute=2))[1]))
     lefts = [keys.count_request(payer) for _ in range(2)]
@@ -263,7 +266,9 @@ def spent(store: CountedKeys, payer: Payer, name: str, microusd: int) -> None:
     store.settle(account, name, microusd, microusd)
 
 
-def test_new_work_waits_for_the_next_day_once_the_money_is_gone(keys: Keys, store: CountedKeys, clock: Clock) -> None:
+def test_new_work_waits_for_the_next_day_once_the_money_is_gone(
+    keys: Keyring, store: CountedKeys, clock: Clock
+) -> None:
     """NOW is 08:53:20 UTC, so midnight is 15 h, 6 min and 40 s away."""
     payer = payer_of(keys.caller(keys.create("acme", ["tasks"], limits=KeyLimits(microusd_per_day=1_000))[1]))
     spent(store, payer, "t1#1", 999)
@@ -277,7 +282,7 @@ def test_new_work_waits_for_the_next_day_once_the_money_is_gone(keys: Keys, stor
     keys.check_spending(payer)
 
 
-def test_money_that_is_only_set_aside_is_worth_another_try(keys: Keys, store: CountedKeys) -> None:
+def test_money_that_is_only_set_aside_is_worth_another_try(keys: Keyring, store: CountedKeys) -> None:
     """The call that has it ends long before midnight, and gives back what it did not cost."""
     payer = payer_of(keys.caller(keys.create("acme", ["tasks"], limits=KeyLimits(microusd_per_day=1_000))[1]))
     account = Account(payer.key_id, "2025-10-09")

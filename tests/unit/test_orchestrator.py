@@ -7,10 +7,10 @@ from dataclasses import replace
 
 import pytest
 
+from llm_server.orchestration.domain.engine_call import EngineCall
 from llm_server.orchestration.domain.errors import EngineUnavailable, PromptRefused
-from llm_server.orchestration.domain.ports import EngineCall
 from llm_server.orchestration.domain.snapshot import EXPIRED_REQUEST, Limits
-from llm_server.orchestration.domain.task import Mode, Status
+from llm_server.orchestration.domain.status import Mode, Status
 from llm_server.orchestration.execution.orchestrator import NO_PROMPT
 from support.builders import NOW_MS, an_attempt, an_output
 from support.deliveries import MAX_DELIVERIES, SWEEP_S, Deliveries, accepted, changed

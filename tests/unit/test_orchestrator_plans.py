@@ -7,10 +7,10 @@ import threading
 import msgspec
 import pytest
 
+from llm_server.orchestration.domain.engine_call import EngineCall
 from llm_server.orchestration.domain.errors import EngineUnavailable, PromptRefused
-from llm_server.orchestration.domain.ports import EngineCall
 from llm_server.orchestration.domain.snapshot import Limits, Snapshot
-from llm_server.orchestration.domain.task import Mode, Status
+from llm_server.orchestration.domain.status import Mode, Status
 from llm_server.orchestration.execution import prompts
 from support.builders import an_attempt
 from support.deliveries import Deliveries, a_plan, accepted, changed, planning

@@ -6,7 +6,7 @@ import pytest
 
 from llm_server.orchestration.domain.errors import EngineUnavailable
 from llm_server.orchestration.domain.snapshot import Limits, Snapshot
-from llm_server.orchestration.domain.task import Mode, Status
+from llm_server.orchestration.domain.status import Mode, Status
 from support.deliveries import Deliveries, a_plan, accepted, planning
 from support.scripted_engine import Clock, ScriptedEngine, WatchedStore, a_catalog, a_completion, an_engine
 

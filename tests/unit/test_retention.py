@@ -8,7 +8,8 @@ import pytest
 
 from llm_server.orchestration.domain.errors import StorageUnavailable
 from llm_server.orchestration.domain.retention import SLACK_MS
-from llm_server.orchestration.domain.task import DAY_MS, Status, Task, TaskRef
+from llm_server.orchestration.domain.status import Status
+from llm_server.orchestration.domain.task import DAY_MS, Task, TaskRef
 from support.scripted_engine import a_catalog, an_engine
 from support.scripted_service import Served
 

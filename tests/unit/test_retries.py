@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from llm_server.orchestration.dispatch.retry_budget import RetryBudget
+from llm_server.orchestration.domain.engine_call import EngineCall
 from llm_server.orchestration.domain.errors import EngineUnavailable
-from llm_server.orchestration.domain.ports import EngineCall
 from support.scripted_engine import Balanced, Clock, ScriptedEngine, a_local_engine, a_want, an_engine
 
 CALL = EngineCall(system="s", prompt="p", max_output_tokens=100)

@@ -9,7 +9,7 @@ import pytest
 from llm_server.orchestration.domain.errors import EngineUnavailable, PromptRefused
 from llm_server.orchestration.domain.output import Review
 from llm_server.orchestration.domain.snapshot import Limits, Snapshot
-from llm_server.orchestration.domain.task import Mode, Status
+from llm_server.orchestration.domain.status import Mode, Status
 from llm_server.orchestration.execution.review import (
     FINDING_MOST_CHARS,
     FINDINGS_MOST,

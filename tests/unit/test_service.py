@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from llm_server.orchestration.domain.api_key import Caller
+from llm_server.orchestration.domain.engine_call import EngineCall
 from llm_server.orchestration.domain.errors import (
     EngineUnavailable,
     PromptRefused,
@@ -18,8 +19,8 @@ from llm_server.orchestration.domain.errors import (
     UnknownName,
 )
 from llm_server.orchestration.domain.output import Output
-from llm_server.orchestration.domain.ports import EngineCall
-from llm_server.orchestration.domain.task import Mode, Status, Task, TaskRef
+from llm_server.orchestration.domain.status import Mode, Status
+from llm_server.orchestration.domain.task import Task, TaskRef
 from llm_server.storage.sqlite.store import SqliteStore
 from support.deliveries import a_plan, planning
 from support.scripted_engine import WAIT_S, Answer, ScriptedEngine, a_catalog, a_completion, an_engine

@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 
 from llm_server.orchestration.domain.cancellation import LOOK_MS
+from llm_server.orchestration.domain.engine_call import Completion, EngineCall
 from llm_server.orchestration.domain.errors import EngineUnavailable, StateConflict, TaskCancelled, TaskNotFound
-from llm_server.orchestration.domain.ports import Completion, EngineCall
 from llm_server.orchestration.domain.snapshot import Snapshot
-from llm_server.orchestration.domain.task import Mode, Status, TaskRef
+from llm_server.orchestration.domain.status import Mode, Status
+from llm_server.orchestration.domain.task import TaskRef
 from support.builders import an_output
 from support.deliveries import a_plan, planning
 from support.scripted_engine import WAIT_S, Answer, ScriptedEngine, a_catalog, a_completion, a_local_engine, an_engine

@@ -6,10 +6,11 @@ from collections.abc import Sequence
 
 import pytest
 
+from llm_server.orchestration.domain.engine_call import EngineCall
 from llm_server.orchestration.domain.errors import EngineUnavailable
-from llm_server.orchestration.domain.ports import EngineCall
 from llm_server.orchestration.domain.snapshot import Limits
-from llm_server.orchestration.domain.task import DAY_MS, Mode, Status, Task, TaskRef
+from llm_server.orchestration.domain.status import Mode, Status
+from llm_server.orchestration.domain.task import DAY_MS, Task, TaskRef
 from support.builders import an_output
 from support.deliveries import a_plan, planning
 from support.scripted_engine import Answer, ScriptedEngine, a_catalog, an_engine

@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 
 from llm_server.orchestration.domain.counters import Counters
+from llm_server.orchestration.domain.engine_call import EngineCall
 from llm_server.orchestration.domain.errors import StateConflict, TaskNotFound
-from llm_server.orchestration.domain.ports import EngineCall
-from llm_server.orchestration.domain.task import Mode, Task, TaskRef
+from llm_server.orchestration.domain.status import Mode
+from llm_server.orchestration.domain.task import Task, TaskRef
 from llm_server.orchestration.tasks.intake import NewTask
 from support.builders import an_attempt, an_output
 from support.deliveries import a_plan, planning

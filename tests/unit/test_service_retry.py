@@ -7,11 +7,12 @@ from typing import Any
 import pytest
 
 from llm_server.orchestration.domain.counters import Counters
+from llm_server.orchestration.domain.engine_call import EngineCall
 from llm_server.orchestration.domain.errors import EngineUnavailable, PromptRefused, StateConflict, TaskNotFound
 from llm_server.orchestration.domain.plan import digest
-from llm_server.orchestration.domain.ports import EngineCall
 from llm_server.orchestration.domain.snapshot import Limits
-from llm_server.orchestration.domain.task import Mode, Status, TaskRef
+from llm_server.orchestration.domain.status import Mode, Status
+from llm_server.orchestration.domain.task import TaskRef
 from support.builders import a_lifecycle
 from support.deliveries import a_plan, planning
 from support.scripted_engine import Answer, ScriptedEngine, a_catalog, an_engine

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from llm_server.orchestration.domain.output import TEXTS_MOST_BYTES, Review
-from llm_server.orchestration.domain.task import Mode, Status
+from llm_server.orchestration.domain.status import Mode, Status
 from support.builders import an_output
 from support.deliveries import a_plan, planning
 from support.scripted_engine import ScriptedEngine, a_catalog, an_engine

@@ -9,7 +9,8 @@ from contextlib import closing, suppress
 import pytest
 
 from llm_server.orchestration.domain.ports import Due
-from llm_server.orchestration.domain.task import Status, TaskRef
+from llm_server.orchestration.domain.status import Status
+from llm_server.orchestration.domain.task import TaskRef
 from llm_server.storage.sqlite.store import SqliteStore
 from support.scripted_engine import ScriptedEngine, a_catalog, an_engine
 from support.scripted_service import LEASE_S, SWEEP_S, Served

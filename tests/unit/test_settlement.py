@@ -6,10 +6,11 @@ from collections.abc import Callable
 
 import pytest
 
+from llm_server.orchestration.domain.engine_call import EngineCall
 from llm_server.orchestration.domain.errors import StorageUnavailable
-from llm_server.orchestration.domain.ports import EngineCall
 from llm_server.orchestration.domain.snapshot import Snapshot
-from llm_server.orchestration.domain.task import Status, TaskRef
+from llm_server.orchestration.domain.status import Status
+from llm_server.orchestration.domain.task import TaskRef
 from llm_server.orchestration.tasks import settlement
 from support.builders import a_lifecycle
 from support.scripted_engine import Answer, ScriptedEngine, a_catalog, an_engine

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from llm_server.orchestration.domain.ports import EngineCall
+from llm_server.orchestration.domain.engine_call import EngineCall
 from llm_server.orchestration.domain.task import TaskRef
 from support.scripted_engine import WAIT_S, ScriptedEngine
 from support.scripted_service import LEASE_S, Served

@@ -10,7 +10,8 @@ import pytest
 from llm_server.orchestration.domain.errors import StorageUnavailable, TaskNotFound
 from llm_server.orchestration.domain.retention import SLACK_MS
 from llm_server.orchestration.domain.snapshot import Limits, Snapshot
-from llm_server.orchestration.domain.task import Status, Task, TaskRef
+from llm_server.orchestration.domain.status import Status
+from llm_server.orchestration.domain.task import Task, TaskRef
 from llm_server.orchestration.tasks.sweep import PUT_OFF_MS
 from support.scripted_service import SWEEP_S, Served
 

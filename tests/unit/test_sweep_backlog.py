@@ -14,7 +14,8 @@ import pytest
 
 from llm_server.orchestration.domain.ports import Due, Store
 from llm_server.orchestration.domain.snapshot import Limits
-from llm_server.orchestration.domain.task import Status, Task, TaskRef
+from llm_server.orchestration.domain.status import Status
+from llm_server.orchestration.domain.task import Task, TaskRef
 from llm_server.orchestration.tasks.sweep import Sweep
 from llm_server.orchestration.tasks.wakeups import WakeUps
 from llm_server.storage import records

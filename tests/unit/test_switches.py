@@ -11,9 +11,10 @@ import pytest
 
 from llm_server.orchestration.dispatch.fleet import EngineNow
 from llm_server.orchestration.domain.catalog import Catalog
+from llm_server.orchestration.domain.engine_call import EngineCall
+from llm_server.orchestration.domain.engine_state import EngineSwitch
 from llm_server.orchestration.domain.errors import EngineNotFound, EngineUnavailable, InvalidInput, StorageUnavailable
-from llm_server.orchestration.domain.ports import EngineCall, EngineSwitch
-from llm_server.orchestration.domain.task import Status
+from llm_server.orchestration.domain.status import Status
 from llm_server.orchestration.tasks.intake import NewTask
 from llm_server.storage.sqlite.store import SqliteStore
 from support.scripted_engine import (

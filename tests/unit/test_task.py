@@ -6,7 +6,8 @@ import pytest
 
 from llm_server.orchestration.domain.errors import IllegalTransition, TaskBusy, TaskFinished
 from llm_server.orchestration.domain.output import last_engine
-from llm_server.orchestration.domain.task import Status, TaskRef
+from llm_server.orchestration.domain.status import Status
+from llm_server.orchestration.domain.task import TaskRef
 from support.builders import (
     LEASE_MS,
     NOW_MS,

@@ -8,8 +8,7 @@ import msgspec
 import pytest
 
 from llm_server.orchestration.domain.catalog import Defaults, Role, Tier
-from llm_server.orchestration.routing import tiers
-from llm_server.orchestration.routing import weights as _model
+from llm_server.orchestration.routing import tiers, weights
 from llm_server.orchestration.routing.analysis import analyse
 from support.scripted_engine import a_catalog
 
@@ -51,7 +50,7 @@ def test_the_ends_of_the_share_are_none_and_all(share: float, tier: Tier, role: 
 @pytest.mark.parametrize("share", [0.1, 0.25, 0.5, 0.9])
 def test_a_share_is_that_share_of_natural_prompts(share: float) -> None:
     """The quantiles are of complexity as it is measured, so their own upper part is what may be strong."""
-    quantiles = _model.shipped().complexity_quantiles
+    quantiles = weights.shipped().complexity_quantiles
     middles = [(low + high) / 2 for low, high in pairwise(quantiles)]
     strong = [tiers.may_be_strong(middle, share) for middle in middles]
 

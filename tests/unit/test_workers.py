@@ -10,10 +10,11 @@ from itertools import count
 import pytest
 
 from llm_server.embedded.workers import AGAIN_S, Workers
+from llm_server.orchestration.domain.engine_call import EngineCall
 from llm_server.orchestration.domain.errors import StorageUnavailable
-from llm_server.orchestration.domain.ports import EngineCall
 from llm_server.orchestration.domain.snapshot import Snapshot
-from llm_server.orchestration.domain.task import Status, TaskRef
+from llm_server.orchestration.domain.status import Status
+from llm_server.orchestration.domain.task import TaskRef
 from support.scripted_engine import WAIT_S, Answer, ScriptedEngine, a_catalog, an_engine
 from support.scripted_service import LEASE_S, SWEEP_S, Served
 

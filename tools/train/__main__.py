@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from llm_server.cli.route import THRESHOLD
-from llm_server.orchestration.routing import weights as model
+from llm_server.orchestration.routing import weights
 from llm_server.orchestration.routing.analysis import complexity
 from llm_server.orchestration.routing.evaluation import calibration_error, share
 from llm_server.orchestration.routing.signals import read
@@ -34,10 +34,10 @@ def trained() -> tuple[Trained, list[validation.Judged]]:
         confidence=validation.confidence_of(judged),
     )
     natural = [row.prompt for row in labelled if row.kind == "natural"]
-    return replace(made, complexity_quantiles=complexity_quantiles(natural, model.parsed(packed(made)))), judged
+    return replace(made, complexity_quantiles=complexity_quantiles(natural, weights.parsed(packed(made)))), judged
 
 
-def complexity_quantiles(prompts: Iterable[str], judging: model.Model) -> list[float]:
+def complexity_quantiles(prompts: Iterable[str], judging: weights.Weights) -> list[float]:
     """Its 0th to 100th percentile, between two prompts in a straight line, as the server will compute it."""
     found = sorted(complexity(read(prompt), judging) for prompt in prompts)
     places = [n * (len(found) - 1) / 100 for n in range(101)]
@@ -103,7 +103,7 @@ def main(arguments: list[str]) -> int:
         for name, figure in step_figures().items():
             print(f"several steps, {name} not seen: AUROC {figure:.3f}")
         return 0
-    target = Path(arguments[0] if arguments else model.FILE)
+    target = Path(arguments[0] if arguments else weights.FILE)
     target.write_bytes(data)
     print(f"{target.name}: {len(data):,} bytes")
     return 0

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from llm_server.orchestration.domain.status import Mode
-from llm_server.orchestration.routing import weights as model
+from llm_server.orchestration.routing import weights
 from llm_server.orchestration.routing.analysis import FIELDS, MODES, logistic
 from llm_server.orchestration.routing.evaluation import Interval, apgr, auroc, interval
 from llm_server.orchestration.routing.evidence import effort
@@ -70,7 +70,7 @@ def judged_fields(rows: Sequence[Labelled], steps: Mapping[str, float]) -> list[
     found = []
     for train, held in folds(row for row in rows if row.kind != "weak"):
         trained = Trained(steps=steps, fields=train_fields([*train, *weak], steps), experts={})
-        found += [_judge(row, model.parsed(packed(trained)), steps) for row in held]
+        found += [_judge(row, weights.parsed(packed(trained)), steps) for row in held]
     return found
 
 
@@ -80,7 +80,7 @@ def judged_unseen_sources(rows: Sequence[Labelled], steps: Mapping[str, float]) 
     for origin in sorted({_ORIGINS.get(row.source, row.source) for row in rows if row.kind == "natural"}):
         train = [row for row in rows if _ORIGINS.get(row.source, row.source) != origin]
         held = [row for row in rows if _ORIGINS.get(row.source, row.source) == origin and row.kind == "natural"]
-        trained = model.parsed(packed(Trained(steps=steps, fields=train_fields(train, steps), experts={})))
+        trained = weights.parsed(packed(Trained(steps=steps, fields=train_fields(train, steps), experts={})))
         found += [_judge(row, trained, steps) for row in held]
     return found
 
@@ -108,17 +108,17 @@ def crossed_gap(kind: str, rows: Sequence[Paired], others: Sequence[Paired]) -> 
     return found
 
 
-def unseen_gap(rows: Sequence[Paired], expert: model.Expert | None = None) -> list[tuple[float, Paired]]:
+def unseen_gap(rows: Sequence[Paired], expert: weights.Expert | None = None) -> list[tuple[float, Paired]]:
     """Scores by an expert of another data set, or by rule where there is none."""
     texts = [read(row.prompt) for row in rows]
     return [(expert.logit(s.text) if expert else effort(s), row) for s, row in zip(texts, rows, strict=True)]
 
 
-def served(expert: Expert, kind: str) -> model.Expert:
+def served(expert: Expert, kind: str) -> weights.Expert:
     """As the server will have it, rounded to bytes."""
     empty = {"always": [0.0] * len(FIELDS)}
     fields = Fields(empty, [Words({}, 14)] * len(FIELDS))
-    return model.parsed(packed(Trained(steps={}, fields=fields, experts={kind: expert}))).experts[kind]
+    return weights.parsed(packed(Trained(steps={}, fields=fields, experts={kind: expert}))).experts[kind]
 
 
 def centres(rows: Iterable[Paired]) -> dict[str, float]:
@@ -156,7 +156,7 @@ def unseen_steps(rows: Sequence[Stepped], domain: str) -> float:
     return auroc([steps_logit(steps, read(row.prompt)) for row in held], [row.several for row in held])
 
 
-def _judge(row: Labelled, trained: model.Model, steps: Mapping[str, float]) -> Judged:
+def _judge(row: Labelled, trained: weights.Weights, steps: Mapping[str, float]) -> Judged:
     signals = read(row.prompt)
     formal = trained.formal(field_figures(signals, steps) | {"always": 0.0})
     learned = trained.learned(signals)

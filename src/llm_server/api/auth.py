@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 from fastapi import HTTPException, Request
 from fastapi.security import APIKeyHeader, HTTPBearer
 
-from llm_server.orchestration.access.keyring import Keys, RequestsLeft
+from llm_server.orchestration.access.keyring import Keyring, RequestsLeft
 from llm_server.orchestration.domain.api_key import Caller
 from llm_server.orchestration.domain.errors import ScopeMissing, Unauthenticated
 
@@ -29,7 +29,7 @@ HEADER = APIKeyHeader(
 class Gate:
     """Lets a call in or raises. `open_without_keys`: as long as no key was ever made, nobody needs one."""
 
-    def __init__(self, keys: Keys, *, open_without_keys: bool) -> None:
+    def __init__(self, keys: Keyring, *, open_without_keys: bool) -> None:
         self._keys = keys
         self._open_without_keys = open_without_keys
 

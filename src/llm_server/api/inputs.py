@@ -8,9 +8,9 @@ from pydantic import BeforeValidator, ConfigDict, Field, StringConstraints
 
 from llm_server.api.strict import Strict
 from llm_server.orchestration.domain import api_key as keys
-from llm_server.orchestration.domain.ports import SwitchName
+from llm_server.orchestration.domain.engine_state import SwitchName
 from llm_server.orchestration.domain.snapshot import Limits
-from llm_server.orchestration.domain.task import Mode
+from llm_server.orchestration.domain.status import Mode
 from llm_server.orchestration.tasks import intake
 
 METADATA_MOST = 16
@@ -108,7 +108,7 @@ class NewKeyLimits(Strict):
 class NewKey(Strict):
     """Whose the key is and what it is for."""
 
-    # the patterns are for the description: `Keys` holds to them, and says better what is wrong
+    # the patterns are for the description: the keyring holds to them, and says better what is wrong
     tenant: str = Field(json_schema_extra={"pattern": f"^{keys.TENANT_PATTERN}$"}, examples=["acme"])
     scopes: list[Literal["tasks", "metrics", "admin"]] = Field(min_length=1, max_length=3)
     name: str = Field(

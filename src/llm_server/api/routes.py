@@ -10,7 +10,7 @@ from pydantic.json_schema import SkipJsonSchema
 from llm_server.api import idempotency, inputs, models, views, waiting
 from llm_server.api.contract import PREFIX, Caller, Ref, Responses, Service, answer, header_docs, keyed_router, problems
 from llm_server.orchestration.domain.snapshot import Snapshot
-from llm_server.orchestration.domain.task import Status
+from llm_server.orchestration.domain.status import Status
 from llm_server.orchestration.tasks.intake import Accepted
 
 _CREATED: Responses = {

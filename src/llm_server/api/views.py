@@ -37,12 +37,12 @@ from llm_server.orchestration.dispatch.fleet import EngineNow
 from llm_server.orchestration.domain import plan as plans
 from llm_server.orchestration.domain.api_key import Key, KeyLimits
 from llm_server.orchestration.domain.catalog import Catalog, EngineSpec
-from llm_server.orchestration.domain.money import MICROUSD_PER_USD
 from llm_server.orchestration.domain.plan import Step, StepStatus
 from llm_server.orchestration.domain.ports import Page
-from llm_server.orchestration.domain.receipt import Attempt
+from llm_server.orchestration.domain.receipt import MICROUSD_PER_USD, Attempt
 from llm_server.orchestration.domain.snapshot import Snapshot
-from llm_server.orchestration.domain.task import Status, Task
+from llm_server.orchestration.domain.status import Status
+from llm_server.orchestration.domain.task import Task
 from llm_server.orchestration.service import Usage
 from llm_server.orchestration.tasks.events import Event, history
 from llm_server.orchestration.tasks.intake import Decision

@@ -12,7 +12,7 @@ import typer
 from llm_server.cli import display
 
 if TYPE_CHECKING:
-    from llm_server.orchestration.access.keyring import Keys
+    from llm_server.orchestration.access.keyring import Keyring
     from llm_server.orchestration.domain.api_key import Key
 
 _WRONG, _AWAY = 2, 3
@@ -66,7 +66,7 @@ def revoke(key_id: Annotated[str, typer.Argument(help="As `keys list` prints it.
 
 
 def _line(key: "Key") -> str:
-    from llm_server.orchestration.domain.money import usd
+    from llm_server.orchestration.domain.receipt import usd
 
     limits = key.limits
     said = [
@@ -85,7 +85,7 @@ def _day(milliseconds: int) -> str:
 
 
 @contextmanager
-def _opened(db: Path | None, *, make: bool = False) -> "Iterator[Keys]":
+def _opened(db: Path | None, *, make: bool = False) -> "Iterator[Keyring]":
     from llm_server import wiring
     from llm_server.orchestration.domain.errors import LLMServerError, StorageMisconfigured, StorageUnavailable
     from llm_server.settings import Settings

@@ -8,7 +8,7 @@ from typing import Any
 from llm_server.engines.http import EnginePool, exchange
 from llm_server.engines.wire import Wire, completion, count, declined, no_completion, record, records, without_bounds
 from llm_server.orchestration.domain.catalog import EngineSpec
-from llm_server.orchestration.domain.ports import Completion, EngineCall
+from llm_server.orchestration.domain.engine_call import Completion, EngineCall
 
 VERSION = "2023-06-01"
 _CUT = frozenset({"max_tokens", "model_context_window_exceeded"})

@@ -26,8 +26,8 @@ from botocore.parsers import ResponseParserError
 from llm_server.engines.failures import BadRequest, of_status
 from llm_server.engines.wire import Wire, completion, count, declined, no_completion, record, records, without_bounds
 from llm_server.orchestration.domain.catalog import EngineSpec
+from llm_server.orchestration.domain.engine_call import Completion, EngineCall
 from llm_server.orchestration.domain.errors import EngineUnavailable, TaskCancelled
-from llm_server.orchestration.domain.ports import Completion, EngineCall
 
 ANSWER_MOST_CHARS = 16 * 1024 * 1024
 _STATUS = {

@@ -9,8 +9,8 @@ from typing import Protocol
 import msgspec
 
 from llm_server.engines.wire import CHARACTERS_A_TOKEN, completion, record
+from llm_server.orchestration.domain.engine_call import AnswerSchema, Completion, EngineCall
 from llm_server.orchestration.domain.plan import MAX_STEPS, Plan, Step
-from llm_server.orchestration.domain.ports import AnswerSchema, Completion, EngineCall
 
 HOW_TO_CONFIGURE = """\
 To get real answers, do one of these and start the server again:

@@ -12,7 +12,7 @@ from llm_server.engines.credentials import Credentials
 from llm_server.engines.http import EnginePool
 from llm_server.engines.openai import OpenAIEngine
 from llm_server.orchestration.domain.catalog import Catalog, EngineSpec
-from llm_server.orchestration.domain.ports import Engine
+from llm_server.orchestration.domain.engine_call import Engine
 
 if TYPE_CHECKING:
     from llm_server.engines.embedded import Analyse

@@ -9,8 +9,8 @@ from llm_server.engines.failures import of_status
 from llm_server.engines.http import EnginePool, exchange
 from llm_server.engines.wire import Wire, completion, count, declined, no_completion, record, records
 from llm_server.orchestration.domain.catalog import EngineSpec
+from llm_server.orchestration.domain.engine_call import Completion, EngineCall
 from llm_server.orchestration.domain.errors import EngineUnavailable
-from llm_server.orchestration.domain.ports import Completion, EngineCall
 
 
 class OpenAIEngine(Wire):

@@ -6,8 +6,7 @@ from decimal import ROUND_CEILING, Decimal
 from typing import Any
 
 from llm_server.orchestration.domain.catalog import EngineSpec
-
-_MICROUSD_PER_USD = 1_000_000
+from llm_server.orchestration.domain.receipt import MICROUSD_PER_USD
 
 
 def price(spec: EngineSpec, tokens_in: int, tokens_out: int) -> int | None:
@@ -44,7 +43,7 @@ def _listed(spec: EngineSpec, provider: dict[str, Any], tokens_in: int, tokens_o
     listed = found.model_price
     if listed.input_mtok is None or listed.output_mtok is None:
         return 0 if found.model.id.endswith(":free") else None
-    return _rounded_up(found.total_price * _MICROUSD_PER_USD)
+    return _rounded_up(found.total_price * MICROUSD_PER_USD)
 
 
 def _rounded_up(microusd: Decimal) -> int:

@@ -11,8 +11,8 @@ from typing import Any
 import msgspec
 
 from llm_server.engines.failures import BadRequest
+from llm_server.orchestration.domain.engine_call import Completion, EngineCall
 from llm_server.orchestration.domain.errors import EngineUnavailable, PromptRefused
-from llm_server.orchestration.domain.ports import Completion, EngineCall
 
 TOKENS_MOST = 100_000_000
 CHARACTERS_A_TOKEN = 4

@@ -7,17 +7,18 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 
-from llm_server.orchestration.access.keyring import Keys
+from llm_server.orchestration.access.keyring import Keyring
 from llm_server.orchestration.dispatch.balancer import Balancer
 from llm_server.orchestration.dispatch.fleet import EngineNow
 from llm_server.orchestration.domain.api_key import Caller, KeyLimits, KeyUse, Payer
 from llm_server.orchestration.domain.catalog import Catalog, EngineSpec
 from llm_server.orchestration.domain.counters import Counters, day_of, summarise
+from llm_server.orchestration.domain.engine_state import SwitchName
 from llm_server.orchestration.domain.errors import EngineNotFound, InvalidInput
-from llm_server.orchestration.domain.key_ports import KeyStore
-from llm_server.orchestration.domain.ports import Clock, Page, Queue, Store, SwitchName
+from llm_server.orchestration.domain.ports import Clock, KeyStore, Page, Queue, Store
 from llm_server.orchestration.domain.snapshot import Snapshot
-from llm_server.orchestration.domain.task import Status, Task, TaskRef
+from llm_server.orchestration.domain.status import Status
+from llm_server.orchestration.domain.task import Task, TaskRef
 from llm_server.orchestration.execution.orchestrator import Orchestrator
 from llm_server.orchestration.tasks import approval
 from llm_server.orchestration.tasks.intake import Accepted, Decision, Intake, NewTask
@@ -66,7 +67,7 @@ class Service:
     ) -> None:
         self.catalog = catalog
         self.prompt_max_chars = prompt_max_chars
-        self.keys = Keys(key_store, clock, random_bytes)
+        self.keys = Keyring(key_store, clock, random_bytes)
         self._store = store
         self._fleet = balancer.fleet
         self._clock = clock

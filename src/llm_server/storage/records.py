@@ -7,9 +7,10 @@ from dataclasses import fields
 import msgspec
 
 from llm_server.orchestration.domain.api_key import Key
+from llm_server.orchestration.domain.engine_state import EngineState, EngineSwitch
 from llm_server.orchestration.domain.errors import InvalidInput
 from llm_server.orchestration.domain.output import Output
-from llm_server.orchestration.domain.ports import EngineState, EngineSwitch, KeyBinding
+from llm_server.orchestration.domain.ports import KeyBinding
 from llm_server.orchestration.domain.receipt import Receipt
 from llm_server.orchestration.domain.snapshot import Request
 from llm_server.orchestration.domain.task import Task, TaskRef

@@ -10,7 +10,8 @@ import pytest
 from llm_server.orchestration.domain import plan as plans
 from llm_server.orchestration.domain.errors import ApprovalConflict
 from llm_server.orchestration.domain.snapshot import Limits
-from llm_server.orchestration.domain.task import Mode, Status, TaskRef
+from llm_server.orchestration.domain.status import Mode, Status
+from llm_server.orchestration.domain.task import TaskRef
 from support.deliveries import a_plan
 from support.in_process_server import CalledServer
 from support.scripted_service import Served

@@ -10,7 +10,7 @@ from llm_server.engines.anthropic import AnthropicEngine
 from llm_server.engines.http import EnginePool
 from llm_server.engines.wire import without_bounds
 from llm_server.orchestration.domain.catalog import EngineSpec
-from llm_server.orchestration.domain.ports import AnswerSchema, EngineCall
+from llm_server.orchestration.domain.engine_call import AnswerSchema, EngineCall
 from llm_server.orchestration.execution import plan_proposal
 from support.fake_engine import FakeEngine, changed, fake_engine
 

@@ -16,8 +16,8 @@ from llm_server.engines.factory import build
 from llm_server.engines.local.llamacpp import LlamaCppEngine
 from llm_server.engines.openai import OpenAIEngine
 from llm_server.orchestration.domain.catalog import Catalog, Defaults, EngineSpec
+from llm_server.orchestration.domain.engine_call import EngineCall
 from llm_server.orchestration.domain.errors import ConfigurationError, EngineUnavailable
-from llm_server.orchestration.domain.ports import EngineCall
 from llm_server.orchestration.routing.analysis import analyse
 
 DEFAULTS = Defaults(

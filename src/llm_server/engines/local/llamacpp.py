@@ -14,8 +14,8 @@ from llm_server.engines.http import EnginePool
 from llm_server.engines.local.model_files import ModelFile
 from llm_server.engines.openai import OpenAIEngine
 from llm_server.orchestration.domain.catalog import EngineSpec
+from llm_server.orchestration.domain.engine_call import Completion, EngineCall
 from llm_server.orchestration.domain.errors import ConfigurationError, EngineUnavailable
-from llm_server.orchestration.domain.ports import Completion, EngineCall
 
 
 def require_extra(named_by: str) -> None:

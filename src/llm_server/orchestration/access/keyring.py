@@ -1,17 +1,18 @@
-"""What is done with API keys: made, listed, revoked, asked for and held to their limits."""
+"""The keyring: makes, lists and revokes API keys, finds the caller of a token, and holds keys to their limits."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from llm_server.orchestration.domain import api_key as one
+from llm_server.orchestration.access import tokens
+from llm_server.orchestration.domain import api_key
 from llm_server.orchestration.domain.api_key import Account, Caller, Key, KeyLimits, KeyUse, Payer
 from llm_server.orchestration.domain.counters import day_of
 from llm_server.orchestration.domain.errors import KeyNotFound, QuotaExceeded, Unauthenticated
-from llm_server.orchestration.domain.key_ports import KeyStore
-from llm_server.orchestration.domain.money import usd
-from llm_server.orchestration.domain.ports import Clock
+from llm_server.orchestration.domain.ports import Clock, KeyStore
+from llm_server.orchestration.domain.receipt import usd
+from llm_server.orchestration.domain.task import DAY_MS
 
 CACHED_MS = 60_000
 """How long another process may take a key that was revoked."""
@@ -21,7 +22,6 @@ SETTLES_S = 5
 """When it is worth looking again whether a call has given back what it did not cost."""
 
 MINUTE_MS = 60_000
-DAY_MS = 24 * 60 * MINUTE_MS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,7 +33,7 @@ class RequestsLeft:
     reset_s: int
 
 
-class Keys:
+class Keyring:
     """The keys of a server. `random_bytes(n)` gives n bytes nobody can guess."""
 
     def __init__(self, store: KeyStore, clock: Clock, random_bytes: Callable[[int], bytes]) -> None:
@@ -54,15 +54,15 @@ class Keys:
         secret = self._random_bytes(32).hex()
         key = Key(
             key_id=self._random_bytes(6).hex(),
-            tenant=one.checked_tenant(tenant),
-            scopes=one.checked_scopes(scopes),
-            digest=one.digest_of(secret),
+            tenant=api_key.checked_tenant(tenant),
+            scopes=api_key.checked_scopes(scopes),
+            digest=tokens.digest_of(secret),
             created_ms=self._clock(),
-            name=one.checked_name(name),
+            name=api_key.checked_name(name),
             limits=limits or KeyLimits(),
         )
         self._store.put_key(key)
-        return key, one.token_of(key.key_id, secret)
+        return key, tokens.format_token(key.key_id, secret)
 
     def all(self) -> list[Key]:
         """Every key, the revoked ones too, oldest first."""
@@ -70,7 +70,7 @@ class Keys:
 
     def revoke(self, key_id: str) -> None:
         """Refuse a key from now on, in other processes within 60 s; once more changes nothing. Raises KeyNotFound."""
-        key = self._store.key(key_id) if one.is_id(key_id) else None
+        key = self._store.key(key_id) if tokens.is_key_id(key_id) else None
         if key is None:
             raise KeyNotFound
         self._known.pop(key_id, None)
@@ -84,9 +84,9 @@ class Keys:
 
     def caller(self, token: str) -> Caller:
         """Who a token belongs to. Raises Unauthenticated: unknown, wrong and revoked are not told apart."""
-        parts = one.parsed(token)
+        parts = tokens.parse_token(token)
         key = self._cached(parts[0]) if parts else None
-        if parts is None or key is None or not one.holds(key, parts[1]) or key.revoked_ms is not None:
+        if parts is None or key is None or not tokens.is_secret_of(key, parts[1]) or key.revoked_ms is not None:
             raise Unauthenticated
         return Caller.of(key)
 

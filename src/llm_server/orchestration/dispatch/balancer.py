@@ -9,6 +9,7 @@ from llm_server.orchestration.dispatch.calls import Calls, EmptyAnswer, Want
 from llm_server.orchestration.dispatch.fleet import Fleet
 from llm_server.orchestration.dispatch.retry_budget import CALLS_A_STEP
 from llm_server.orchestration.domain.catalog import Catalog, EngineSpec, Tier
+from llm_server.orchestration.domain.engine_call import Completion, EngineCall, Pricer
 from llm_server.orchestration.domain.errors import (
     EngineUnavailable,
     LimitReached,
@@ -18,7 +19,6 @@ from llm_server.orchestration.domain.errors import (
     PromptRefused,
     TaskCancelled,
 )
-from llm_server.orchestration.domain.ports import Completion, EngineCall, Pricer
 from llm_server.orchestration.domain.receipt import Attempt
 
 

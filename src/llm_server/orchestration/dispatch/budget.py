@@ -11,10 +11,10 @@ from itertools import count
 import msgspec
 
 from llm_server.orchestration.domain.api_key import Account, Charges
+from llm_server.orchestration.domain.engine_call import EngineCall
 from llm_server.orchestration.domain.errors import LimitReached, MoneySetAside, StorageUnavailable
-from llm_server.orchestration.domain.key_ports import Ledger
-from llm_server.orchestration.domain.money import MICROUSD_PER_USD
-from llm_server.orchestration.domain.ports import EngineCall
+from llm_server.orchestration.domain.ports import Ledger
+from llm_server.orchestration.domain.receipt import MICROUSD_PER_USD
 
 LEAST_OUTPUT_TOKENS = 16
 """A call is not cut to fewer: so short an answer is worth nothing."""

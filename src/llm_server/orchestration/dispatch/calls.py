@@ -14,6 +14,7 @@ from llm_server.orchestration.dispatch.health import EngineStates
 from llm_server.orchestration.dispatch.retry_budget import RetryBudget
 from llm_server.orchestration.domain.cancellation import Cancellation
 from llm_server.orchestration.domain.catalog import Catalog, EngineSpec, Tier
+from llm_server.orchestration.domain.engine_call import Completion, Engine, EngineCall, Pricer
 from llm_server.orchestration.domain.errors import (
     EngineUnavailable,
     LLMServerError,
@@ -21,7 +22,7 @@ from llm_server.orchestration.domain.errors import (
     PromptRefused,
     TaskCancelled,
 )
-from llm_server.orchestration.domain.ports import Clock, Completion, Engine, EngineCall, Pricer
+from llm_server.orchestration.domain.ports import Clock
 from llm_server.orchestration.domain.receipt import Attempt
 
 LEAST_CALL_S = 0.5

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from llm_server.orchestration.dispatch.health import EngineStates
 from llm_server.orchestration.domain.catalog import EngineSpec
-from llm_server.orchestration.domain.ports import EngineRecords, EngineState, SwitchName
+from llm_server.orchestration.domain.engine_state import EngineRecords, EngineState, SwitchName
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

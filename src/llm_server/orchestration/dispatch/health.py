@@ -7,8 +7,9 @@ import threading
 from collections.abc import Mapping
 from dataclasses import replace
 
+from llm_server.orchestration.domain.engine_state import EngineRecords, EngineState, EngineSwitch, SwitchName
 from llm_server.orchestration.domain.errors import EngineUnavailable, StorageUnavailable
-from llm_server.orchestration.domain.ports import Clock, EngineRecords, EngineState, EngineSwitch, Store, SwitchName
+from llm_server.orchestration.domain.ports import Clock, Store
 
 _log = logging.getLogger(__name__)
 

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import hmac
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from hashlib import sha256
 
 from llm_server.orchestration.domain.errors import InvalidInput
-from llm_server.orchestration.domain.money import MICROUSD_PER_USD
+from llm_server.orchestration.domain.receipt import MICROUSD_PER_USD
 
 SCOPES = ("tasks", "metrics", "admin")
 """tasks: tasks, usage, catalog. metrics: the figures of the whole server. admin: its engines and keys."""
@@ -21,10 +19,7 @@ COUNT_MOST = 1_000_000
 """Of requests a minute and of tasks in flight."""
 
 USD_LEAST, USD_MOST = 0.000001, 1_000_000
-_PREFIX = "llms"
 _TENANT = re.compile(TENANT_PATTERN)
-_ID = re.compile(r"[0-9a-f]{12}")
-_TOKEN = re.compile(rf"{_PREFIX}_([0-9a-f]{{12}})_([0-9a-f]{{64}})")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -167,29 +162,3 @@ def checked_scopes(names: Sequence[str]) -> tuple[str, ...]:
     if not names:
         raise InvalidInput("scopes", f"A key needs at least one scope; known are {', '.join(SCOPES)}.")
     return tuple(name for name in SCOPES if name in names)
-
-
-def is_id(text: str) -> bool:
-    """Whether a key can have this id at all; strangers ask for any."""
-    return _ID.fullmatch(text) is not None
-
-
-def token_of(key_id: str, secret: str) -> str:
-    """The one text that is the key: `llms_<id>_<secret>`, both in hex."""
-    return f"{_PREFIX}_{key_id}_{secret}"
-
-
-def parsed(token: str) -> tuple[str, str] | None:
-    """The id and the secret of a token; None when it cannot be one of ours."""
-    found = _TOKEN.fullmatch(token)
-    return (found[1], found[2]) if found else None
-
-
-def digest_of(secret: str) -> str:
-    """SHA-256 as hex; a secret of 256 random bits needs neither salt nor a slow hash."""
-    return sha256(secret.encode()).hexdigest()
-
-
-def holds(key: Key, secret: str) -> bool:
-    """Whether a secret is the key's, in a time that does not tell how much of it was right."""
-    return hmac.compare_digest(key.digest, digest_of(secret))

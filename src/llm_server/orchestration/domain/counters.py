@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime
 
-from llm_server.orchestration.domain.money import MICROUSD_PER_USD
-from llm_server.orchestration.domain.receipt import Receipt
-from llm_server.orchestration.domain.task import Status, Task
+from llm_server.orchestration.domain.receipt import MICROUSD_PER_USD, Receipt
+from llm_server.orchestration.domain.status import Status
+from llm_server.orchestration.domain.task import Task
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -3,121 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from dataclasses import dataclass
+from typing import Protocol
 
-import msgspec
-
-from llm_server.orchestration.domain.cancellation import Cancellation
-from llm_server.orchestration.domain.catalog import EngineSpec
+from llm_server.orchestration.domain.api_key import Account, Charges, Key, KeyUse
 from llm_server.orchestration.domain.counters import Counters
+from llm_server.orchestration.domain.engine_state import EngineRecords, EngineState, SwitchName
 from llm_server.orchestration.domain.output import Output
 from llm_server.orchestration.domain.snapshot import Request, Snapshot
-from llm_server.orchestration.domain.task import Status, Task, TaskRef
+from llm_server.orchestration.domain.status import Status
+from llm_server.orchestration.domain.task import Task, TaskRef
 
 Clock = Callable[[], int]
 """The time now as Unix milliseconds."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AnswerSchema:
-    """A JSON schema the answer must follow; `name` says what is asked for."""
-
-    name: Literal["plan", "verdict"]
-    schema: Mapping[str, Any]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EngineCall:
-    """One prompt for an engine. `max_output_tokens` is the most it may answer with."""
-
-    system: str
-    prompt: str
-    max_output_tokens: int
-    temperature: float = 0.3
-    answer_schema: AnswerSchema | None = None
-    cancellation: Cancellation = field(default_factory=Cancellation, compare=False, repr=False)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Completion:
-    """An engine's answer; token counts it did not report are estimated and marked. `truncated`: the limit cut it."""
-
-    text: str
-    tokens_in: int
-    tokens_out: int
-    usage_estimated: bool = False
-    truncated: bool = False
-
-
-class Engine(Protocol):
-    """Something that answers prompts."""
-
-    def complete(self, call: EngineCall, *, timeout_s: float) -> Completion:
-        """Answer one prompt within `timeout_s` seconds; never retries by itself.
-
-        Raises:
-            EngineUnavailable: another engine may answer.
-            PromptRefused: no engine will.
-            TaskCancelled: the call's `cancellation` was told; the call is broken off as far as its wire allows.
-        """
-        ...
-
-
-Pricer = Callable[[EngineSpec, int, int], int | None]
-"""(engine, tokens in, tokens out) -> micro-USD, rounded up; None when nobody knows the model's price."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EngineState:
-    """What the workers know of an engine; an engine without a record is well.
-
-    It rests until `rest_until_ms`, after `failures` in a row; then one worker alone probes it with a real task, whose
-    claim to that ends at `probe_until_ms`. `offline`: it could not be reached, or refused our credentials, and has not
-    answered since.
-    """
-
-    failures: int = 0
-    rest_until_ms: int = 0
-    probe_until_ms: int = 0
-    offline: bool = False
-    reason: str = ""
-
-
-SwitchName = Literal["toggle", "locked"]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EngineSwitch:
-    """What was said of an engine while the server ran; None leaves it to the configuration."""
-
-    toggle: bool | None = None
-    locked: bool | None = None
-
-    def changed(self, changes: Mapping[SwitchName, bool | None]) -> EngineSwitch:
-        """What `changes` does not name stays."""
-        return EngineSwitch(toggle=changes.get("toggle", self.toggle), locked=changes.get("locked", self.locked))
-
-    def over(self, spec: EngineSpec) -> EngineSpec:
-        """The engine as it is switched now."""
-        toggle = spec.toggle if self.toggle is None else self.toggle
-        locked = spec.locked if self.locked is None else self.locked
-        return msgspec.structs.replace(spec, toggle=toggle, locked=locked)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EngineRecords:
-    """What is stored of the engines. One without a record is well, and switched as it is configured."""
-
-    states: Mapping[str, EngineState] = field(default_factory=dict)
-    switches: Mapping[str, EngineSwitch] = field(default_factory=dict)
-
-    def state(self, engine: str) -> EngineState:
-        return self.states.get(engine, EngineState())
-
-    def over(self, specs: Mapping[str, EngineSpec]) -> dict[str, EngineSpec]:
-        """Configured engines as they are switched now."""
-        return {n: self.switches[n].over(spec) if n in self.switches else spec for n, spec in specs.items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -271,4 +169,49 @@ class Queue(Protocol):
 
     def depth(self) -> int:
         """About how many messages wait or are delayed; one that a worker has taken does not count."""
+        ...
+
+
+class Ledger(Protocol):
+    """What is charged to keys that have a daily cap. Every method may raise StorageUnavailable."""
+
+    def reserve(self, account: Account, name: str, microusd: int, *, most_microusd: int) -> Charges | None:
+        """Charge the worst case of a call under a name of its own, unless the account would go above `most_microusd`.
+
+        None when it is charged, also when it was under this name before; else nothing was, and what was before.
+        """
+        ...
+
+    def settle(
+        self, account: Account, name: str, reserved_microusd: int, cost_microusd: int, *, withheld_microusd: int = 0
+    ) -> None:
+        """Replace what was reserved by what the call cost and what stays withheld; a second time it changes nothing."""
+        ...
+
+
+class KeyStore(Ledger, Protocol):
+    """API keys and what is counted for them. Every method may raise StorageUnavailable."""
+
+    def put_key(self, key: Key) -> None:
+        """Store a key, or replace the one with its id."""
+        ...
+
+    def key(self, key_id: str) -> Key | None:
+        """Read a key; None when there is none with this id."""
+        ...
+
+    def all_keys(self) -> list[Key]:
+        """Every key, in no order that matters."""
+        ...
+
+    def has_keys(self) -> bool:
+        """Whether any key was ever made."""
+        ...
+
+    def count_request(self, key_id: str, minute: int, *, most: int) -> int | None:
+        """Count one request of a minute; how many of `most` are left, None when there was none to take."""
+        ...
+
+    def use(self, account: Account) -> KeyUse:
+        """What is counted for a key: today's charges, and its tasks in flight."""
         ...

@@ -1,6 +1,6 @@
 """What engine calls used and cost: the attempt (one call) and the receipt (their sum).
 
-Money is integer micro-USD. A call whose price nobody knows is *unpriced* (`None`), never 0.
+Money is integer micro-USD, shown in USD. A call whose price nobody knows is *unpriced* (`None`), never 0.
 """
 
 from __future__ import annotations
@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
+
+MICROUSD_PER_USD = 1_000_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,3 +79,9 @@ class Receipt:
             duration_ms=self.duration_ms + sum(a.duration_ms for a in answered),
             cost_microusd=self.cost_microusd + sum(a.cost_microusd or 0 for a in new),
         )
+
+
+def usd(microusd: int) -> str:
+    """An amount of at least 0 in USD, exact and plain: `1234567.89`, `0.000001`, `5`."""
+    whole, rest = divmod(microusd, MICROUSD_PER_USD)
+    return f"{whole}.{rest:06d}".rstrip("0").rstrip(".")

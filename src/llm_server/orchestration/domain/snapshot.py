@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 
 from llm_server.orchestration.domain.output import Output, Review, order
 from llm_server.orchestration.domain.receipt import Attempt
-from llm_server.orchestration.domain.task import Status, Task
+from llm_server.orchestration.domain.status import Status
+from llm_server.orchestration.domain.task import Task
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

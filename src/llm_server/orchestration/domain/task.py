@@ -6,14 +6,13 @@ A final state is left by nothing but a caller's retry of a Failed task; a Cancel
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from enum import StrEnum
 from typing import Literal
 
 from llm_server.orchestration.domain.api_key import Charge, Payer
 from llm_server.orchestration.domain.errors import IllegalTransition, TaskBusy, TaskFinished, TaskUnapproved
 from llm_server.orchestration.domain.output import Output, last_engine
 from llm_server.orchestration.domain.receipt import Receipt
-from llm_server.orchestration.domain.status import Mode as Mode
+from llm_server.orchestration.domain.status import Mode, Status
 
 NEVER_MS = 253_402_300_799_000
 """The end of the year 9999: when the sweep looks at a task that only its caller can move on."""
@@ -26,26 +25,6 @@ DAY_MS = 24 * 3600 * 1000
 """The sweep looks at every open task that has not changed for a day."""
 NEAR_MS = 15 * 60 * 1000
 """From so long before its deadline on, a task is looked at on time, however many others merely wait (ADR 14)."""
-
-
-class Status(StrEnum):
-    """Where a task is; the last three are final, but for a retry of what has Failed."""
-
-    QUEUED = "Queued"
-    PROCESSING = "Processing"
-    PLANNED = "Planned"
-    COMPLETED = "Completed"
-    FAILED = "Failed"
-    CANCELLED = "Cancelled"
-
-    @property
-    def is_final(self) -> bool:
-        return self in (Status.COMPLETED, Status.FAILED, Status.CANCELLED)
-
-    @property
-    def is_active(self) -> bool:
-        """A worker has it, or had it when its lease ended."""
-        return self in (Status.PROCESSING, Status.PLANNED)
 
 
 @dataclass(frozen=True, slots=True)

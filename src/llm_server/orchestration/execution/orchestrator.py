@@ -11,17 +11,19 @@ from llm_server.orchestration.dispatch.calls import LEAST_CALL_S
 from llm_server.orchestration.domain import plan as plans
 from llm_server.orchestration.domain.cancellation import Cancellation
 from llm_server.orchestration.domain.catalog import Catalog
+from llm_server.orchestration.domain.engine_call import AnswerSchema
 from llm_server.orchestration.domain.errors import PromptRefused
 from llm_server.orchestration.domain.output import TEXTS_MOST_BYTES
 from llm_server.orchestration.domain.plan import Plan, Step
-from llm_server.orchestration.domain.ports import AnswerSchema, Clock
+from llm_server.orchestration.domain.ports import Clock
 from llm_server.orchestration.domain.receipt import Attempt
 from llm_server.orchestration.domain.snapshot import EXPIRED_REQUEST, Snapshot
-from llm_server.orchestration.domain.task import NEVER_MS, Mode, Task
+from llm_server.orchestration.domain.status import Mode
+from llm_server.orchestration.domain.task import NEVER_MS, Task
 from llm_server.orchestration.execution import plan_proposal, prompts
-from llm_server.orchestration.execution.outcome import Endings, Progress
+from llm_server.orchestration.execution.outcome import Outcomes, Progress
 from llm_server.orchestration.execution.review import ReviewedSteps
-from llm_server.orchestration.execution.role_call import Asker, Work
+from llm_server.orchestration.execution.role_call import Claim, RoleCaller
 from llm_server.orchestration.execution.step_runner import run_steps
 from llm_server.orchestration.routing import tiers
 
@@ -38,8 +40,8 @@ class Orchestrator:
         self._catalog = catalog
         self._clock = clock
         self._max_deliveries = max_deliveries
-        self._asker = Asker(catalog, balancer)
-        self._endings = Endings(
+        self._role_caller = RoleCaller(catalog, balancer)
+        self._outcomes = Outcomes(
             fleet=balancer.fleet, clock=clock, max_deliveries=max_deliveries, sweep_ms=sweep_s * 1000
         )
 
@@ -63,14 +65,14 @@ class Orchestrator:
             return
         deadline_ms = snapshot.deadline_ms
         if task.deliveries > self._max_deliveries:
-            yield self._endings.failed(task, (), f"Given up after {self._max_deliveries} attempts without an answer.")
+            yield self._outcomes.failed(task, (), f"Given up after {self._max_deliveries} attempts without an answer.")
         elif request == EXPIRED_REQUEST:
-            yield self._endings.failed(task, (), NO_PROMPT)
+            yield self._outcomes.failed(task, (), NO_PROMPT)
         elif deadline_ms is not None and self._clock() + LEAST_CALL_S * 1000 > deadline_ms:
-            yield self._endings.failed(task, (), request.limits.overdue)
+            yield self._outcomes.failed(task, (), request.limits.overdue)
         else:
             withheld = sum(attempt.withheld_microusd for attempt in snapshot.attempts)
-            work = Work(
+            work = Claim(
                 task=task,
                 request=request,
                 until_ms=until_ms if deadline_ms is None else min(until_ms, deadline_ms),
@@ -80,28 +82,28 @@ class Orchestrator:
             )
             yield from self._planned(work, snapshot) if task.mode is Mode.PLAN else self._single(work)
 
-    def _single(self, work: Work, before: tuple[Attempt, ...] = ()) -> Iterator[Progress]:
+    def _single(self, work: Claim, before: tuple[Attempt, ...] = ()) -> Iterator[Progress]:
         """Chat and Agent: one role answers. `before`: calls already made in this claim."""
         prompt = work.request.prompt
         wanted = tiers.wanted_for(work.request.complexity)
-        reply = self._asker.ask(work, work.task.role, prompt, purpose="answer", tier=wanted, asked=prompt)
-        yield self._endings.answered(work, before + reply.attempts, reply)
+        reply = self._role_caller.ask(work, work.task.role, prompt, purpose="answer", tier=wanted, asked=prompt)
+        yield self._outcomes.answered(work, before + reply.attempts, reply)
 
-    def _planned(self, work: Work, snapshot: Snapshot) -> Iterator[Progress]:
+    def _planned(self, work: Claim, snapshot: Snapshot) -> Iterator[Progress]:
         """Plan: a plan, its steps, their synthesis."""
         stored = snapshot.outputs.get("PLAN")
         if stored is None or stored.text is None:
             plan, reply = self._propose(work)
             if reply.failure:
-                yield self._endings.answered(work, reply.attempts, reply)
+                yield self._outcomes.answered(work, reply.attempts, reply)
                 return
             if plan is None and work.request.plan_approval:
-                yield self._endings.failed(work.task, reply.attempts, NO_PLAN)
+                yield self._outcomes.failed(work.task, reply.attempts, NO_PLAN)
                 return
             if plan is None:
                 yield from self._single(replace(work, task=self._without_plan(work.task)), reply.attempts)
                 return
-            stored = self._endings.output(work.task, "PLAN", text=plan.to_json(), attempts=reply.attempts)
+            stored = self._outcomes.output(work.task, "PLAN", text=plan.to_json(), attempts=reply.attempts)
             if work.request.plan_approval:
                 due_ms = work.deadline_ms or NEVER_MS
                 yield Progress(task=work.task.awaiting_approval(stored, due_ms=due_ms), output=stored)
@@ -112,7 +114,7 @@ class Orchestrator:
             plan = plans.stored(stored.text)
         yield from self._carried_out(work, plan, snapshot)
 
-    def _carried_out(self, work: Work, plan: Plan, snapshot: Snapshot) -> Iterator[Progress]:
+    def _carried_out(self, work: Claim, plan: Plan, snapshot: Snapshot) -> Iterator[Progress]:
         steps = ReviewedSteps(
             plan=plan,
             prompt=work.request.prompt,
@@ -125,7 +127,9 @@ class Orchestrator:
         def carry_out(step: Step) -> Reply:
             call = steps.next_call(step)
             asked = None if call.schema else step.instruction
-            return self._asker.ask(work, call.role, call.prompt, purpose=call.purpose, schema=call.schema, asked=asked)
+            return self._role_caller.ask(
+                work, call.role, call.prompt, purpose=call.purpose, schema=call.schema, asked=asked
+            )
 
         finished = {name: output.error is None for name, output in steps.ended.items()}
         at_once = self._catalog.defaults.parallel_steps
@@ -140,36 +144,36 @@ class Orchestrator:
             work = replace(work, task=work.task.progressed(output))
             yield Progress(task=work.task, output=output)
         if held.failure:
-            yield self._endings.answered(work, held.attempts, held)
+            yield self._outcomes.answered(work, held.attempts, held)
             return
         ended = steps.ended
         broken = [f"Step {s.id} failed: {ended[s.id].error}" for s in plan.steps if s.id in ended and ended[s.id].error]
         if broken:
-            yield self._endings.failed(work.task, (), " ".join(broken))
+            yield self._outcomes.failed(work.task, (), " ".join(broken))
             return
         yield self._synthesised(replace(work, left_bytes=TEXTS_MOST_BYTES - steps.size), plan, steps)
 
-    def _synthesised(self, work: Work, plan: Plan, steps: ReviewedSteps) -> Progress:
+    def _synthesised(self, work: Claim, plan: Plan, steps: ReviewedSteps) -> Progress:
         """The final answer, and below it what the reviews left open: no engine decides whether that is said."""
         text = prompts.for_synthesis(work.request.prompt, plan, steps.results)
-        reply = self._asker.ask(work, None, text, purpose="synthesis", asked=work.request.prompt)
+        reply = self._role_caller.ask(work, None, text, purpose="synthesis", asked=work.request.prompt)
         note = prompts.left_open(plan, steps.reviews)
         if reply.completion and note:
             reply = replace(reply, completion=replace(reply.completion, text=f"{reply.completion.text}\n\n{note}"))
-        return self._endings.answered(work, reply.attempts, reply)
+        return self._outcomes.answered(work, reply.attempts, reply)
 
     def _without_plan(self, task: Task) -> Task:
         """A task no plan was found for: its profile's default role does it alone, in later deliveries too."""
         profile = self._catalog.profiles.get(task.profile) or self._catalog.profile(self._catalog.defaults.profile)
         return replace(task, mode=Mode.AGENT, role=profile.default_role)
 
-    def _propose(self, work: Work) -> tuple[Plan | None, Reply]:
+    def _propose(self, work: Claim) -> tuple[Plan | None, Reply]:
         """Ask for a plan, once more when it is broken; None when both are, or when the repair is refused."""
         asked = prompts.for_plan(work.request.prompt, work.task.profile, self._catalog)
         schema = AnswerSchema(name="plan", schema=plan_proposal.schema(self._catalog.step_roles()))
         text, attempts = asked, tuple[Attempt, ...]()
         for _ in range(2):
-            reply = self._asker.ask(work, self._catalog.defaults.planner, text, purpose="plan", schema=schema)
+            reply = self._role_caller.ask(work, self._catalog.defaults.planner, text, purpose="plan", schema=schema)
             attempts += reply.attempts
             if reply.completion is None and text != asked and isinstance(reply.failure, PromptRefused):
                 break  # with the broken plan in it the prompt is too long: it was not the task that was refused

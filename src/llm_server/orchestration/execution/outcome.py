@@ -12,7 +12,7 @@ from llm_server.orchestration.domain.output import Output
 from llm_server.orchestration.domain.ports import Clock
 from llm_server.orchestration.domain.receipt import Attempt
 from llm_server.orchestration.domain.task import Task
-from llm_server.orchestration.execution.role_call import Work
+from llm_server.orchestration.execution.role_call import Claim
 
 RETRY_FIRST_S = 5
 RETRY_MOST_S = 300
@@ -29,7 +29,7 @@ class Progress:
     delay_s: int = 0
 
 
-class Endings:
+class Outcomes:
     """What a task becomes at the end of a claim."""
 
     def __init__(self, *, fleet: Fleet, clock: Clock, max_deliveries: int, sweep_ms: int) -> None:
@@ -38,7 +38,7 @@ class Endings:
         self._max_deliveries = max_deliveries
         self._sweep_ms = sweep_ms
 
-    def answered(self, work: Work, attempts: tuple[Attempt, ...], reply: Reply) -> Progress:
+    def answered(self, work: Claim, attempts: tuple[Attempt, ...], reply: Reply) -> Progress:
         """The end of a claim: an answer, a failure no other engine would cure, or another try later.
 
         Out of time, the next try comes at once. A claim that waited for an engine's place and got none is not counted
@@ -58,7 +58,7 @@ class Endings:
             return self._released(work, attempts, delay_s=doubled)
         return self.failed(task, attempts, str(error))
 
-    def _waiting(self, work: Work, attempts: tuple[Attempt, ...]) -> Progress:
+    def _waiting(self, work: Claim, attempts: tuple[Attempt, ...]) -> Progress:
         """Wait for the first engine to be back: an outage is a delay, it is no delivery and ends at the deadline."""
         awaited = self._fleet.awaited(work.request.engine)
         back_s = math.ceil((min(awaited.values()) - self._clock()) / 1000) if awaited else NO_ENGINE_S
@@ -66,7 +66,13 @@ class Endings:
         return self._released(work, attempts, delay_s=max(back_s, RETRY_FIRST_S), counted=False, waiting_for=reason)
 
     def _released(
-        self, work: Work, attempts: tuple[Attempt, ...], *, delay_s: int, counted: bool = True, waiting_for: str = ""
+        self,
+        work: Claim,
+        attempts: tuple[Attempt, ...],
+        *,
+        delay_s: int,
+        counted: bool = True,
+        waiting_for: str = "",
     ) -> Progress:
         """Hand the task back, not beyond its deadline: it is to fail on time. A wait without a call stores nothing."""
         output = self.output(work.task, f"TRY#{work.task.fence}", attempts=attempts)

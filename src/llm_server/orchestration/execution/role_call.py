@@ -11,9 +11,9 @@ from llm_server.orchestration.dispatch.budget import Budget
 from llm_server.orchestration.dispatch.calls import Want
 from llm_server.orchestration.domain.cancellation import Cancellation
 from llm_server.orchestration.domain.catalog import Catalog, Tier
+from llm_server.orchestration.domain.engine_call import AnswerSchema, Completion, EngineCall
 from llm_server.orchestration.domain.errors import UnknownName
 from llm_server.orchestration.domain.output import TEXTS_MOST_BYTES
-from llm_server.orchestration.domain.ports import AnswerSchema, Completion, EngineCall
 from llm_server.orchestration.domain.snapshot import Request
 from llm_server.orchestration.domain.task import Task
 from llm_server.orchestration.execution import prompts
@@ -21,7 +21,7 @@ from llm_server.orchestration.routing import tiers
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Work:
+class Claim:
     """What every call of one claim shares."""
 
     task: Task
@@ -33,7 +33,7 @@ class Work:
     left_bytes: int = TEXTS_MOST_BYTES
 
 
-class Asker:
+class RoleCaller:
     """Asks as the catalogue says a role asks; the balancer chooses who answers."""
 
     def __init__(self, catalog: Catalog, balancer: Balancer) -> None:
@@ -42,7 +42,7 @@ class Asker:
 
     def ask(
         self,
-        work: Work,
+        work: Claim,
         role_name: str | None,
         prompt: str,
         *,

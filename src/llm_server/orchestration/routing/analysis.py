@@ -14,7 +14,7 @@ from llm_server.orchestration.routing import lexicon
 from llm_server.orchestration.routing.evidence import Evidence, effort, gather, totals
 from llm_server.orchestration.routing.features import form
 from llm_server.orchestration.routing.signals import Signals, read
-from llm_server.orchestration.routing.weights import Model, shipped
+from llm_server.orchestration.routing.weights import Weights, shipped
 
 # Roles of one field of work; the first is the one to take when only the field is clear.
 FIELDS: dict[str, tuple[str, ...]] = {
@@ -69,30 +69,30 @@ def analyse(
     What the caller names in `role` and `mode` is taken as it is. Of a long prompt 1,500 characters are read.
     """
     signals = read(prompt)
-    model = shipped()
+    weights = shipped()
     offered = _ordered(roles)
     if role is not None:
         follows = Mode.CHAT if role == lexicon.CHAT else Mode.AGENT
-        return _chosen(signals, model, mode or follows, role, "role and mode" if mode else "role")
+        return _chosen(signals, weights, mode or follows, role, "role and mode" if mode else "role")
     if mode is Mode.PLAN:
-        return _chosen(signals, model, mode, lexicon.PLANNER, "mode")
+        return _chosen(signals, weights, mode, lexicon.PLANNER, "mode")
     if mode is Mode.CHAT:
-        return _chosen(signals, model, mode, lexicon.CHAT if lexicon.CHAT in offered else offered[0], "mode")
-    return _weighed(signals, model, profile, mode, offered)
+        return _chosen(signals, weights, mode, lexicon.CHAT if lexicon.CHAT in offered else offered[0], "mode")
+    return _weighed(signals, weights, profile, mode, offered)
 
 
-def field_totals(weights: Mapping[str, float]) -> dict[str, float]:
+def field_totals(by_role: Mapping[str, float]) -> dict[str, float]:
     """What the rules say for each field: its strongest member, and half of what speaks for the others."""
     totals_of = {}
     for field, members in FIELDS.items():
-        known = [weights.get(member, 0.0) for member in members]
+        known = [by_role.get(member, 0.0) for member in members]
         totals_of[field] = max(known) + 0.5 * (sum(known) - max(known))
     return totals_of
 
 
-def complexity(signals: Signals, model: Model) -> float:
+def complexity(signals: Signals, weights: Weights) -> float:
     """How much a strong engine would add, 0..1: by its table for a kind of question that has one, else by rule."""
-    trained = model.expert(signals.text)
+    trained = weights.expert(signals.text)
     return round(logistic(effort(signals) if trained is None else trained), 4)
 
 
@@ -107,30 +107,32 @@ def _ordered(roles: Collection[str] | None) -> list[str]:
     return sorted(roles) if isinstance(roles, (set, frozenset)) else list(roles)
 
 
-def _chosen(signals: Signals, model: Model, mode: Mode, role: str, what: str) -> Analysis:
+def _chosen(signals: Signals, weights: Weights, mode: Mode, role: str, what: str) -> Analysis:
     return Analysis(
         mode=mode,
         role=role,
-        complexity=complexity(signals, model),
-        multi_step=round(logistic(model.steps_logit(signals)), 4),
+        complexity=complexity(signals, weights),
+        multi_step=round(logistic(weights.steps_logit(signals)), 4),
         confidence=1.0,
         reasons=(f"{what} chosen by the caller",),
     )
 
 
-def _weighed(signals: Signals, model: Model, profile: str | None, mode: Mode | None, offered: list[str]) -> Analysis:
+def _weighed(
+    signals: Signals, weights: Weights, profile: str | None, mode: Mode | None, offered: list[str]
+) -> Analysis:
     found = gather(signals, profile)
-    weights = totals(found)
-    steps = model.steps_logit(signals)
-    learned = model.learned(signals)
-    formal = model.formal(field_totals(weights) | form(signals, steps))
+    by_role = totals(found)
+    steps = weights.steps_logit(signals)
+    learned = weights.learned(signals)
+    formal = weights.formal(field_totals(by_role) | form(signals, steps))
     scores = {field: formal[field] + learned[field] for field in FIELDS}
     fields = _ranked(scores, offered, alone=mode is Mode.AGENT)
     best, *others = fields
-    strain = complexity(signals, model)
-    role = _member(best, weights, strain, offered)
-    confidence = _confidence(list(fields.values()), model)
-    rest = {_member(field, weights, strain, offered): fields[field] for field in others[:3]}
+    strain = complexity(signals, weights)
+    role = _member(best, by_role, strain, offered)
+    confidence = _confidence(list(fields.values()), weights)
+    rest = {_member(field, by_role, strain, offered): fields[field] for field in others[:3]}
     return Analysis(
         mode=mode or MODES.get(best, Mode.AGENT),
         role=role,
@@ -156,24 +158,24 @@ def _ranked(scores: Mapping[str, float], offered: list[str], *, alone: bool) -> 
     return dict(sorted(possible.items(), key=lambda item: -item[1])) or {"talk": 0.0}
 
 
-def _member(field: str, weights: Mapping[str, float], strain: float, offered: list[str]) -> str:
+def _member(field: str, by_role: Mapping[str, float], strain: float, offered: list[str]) -> str:
     """The role of a field that does the work; where none is offered, the offered role with most evidence."""
     members = [member for member in FIELDS[field] if member in offered]
     if not members:
         talkers = [role for role in offered if role != lexicon.PLANNER] or offered
-        return max(talkers, key=lambda role: weights.get(role, 0.0))
-    specialists = [m for m in members[1:] if weights.get(m, 0.0) >= SPECIALIST_FROM]
+        return max(talkers, key=lambda role: by_role.get(role, 0.0))
+    specialists = [m for m in members[1:] if by_role.get(m, 0.0) >= SPECIALIST_FROM]
     if specialists:
-        return max(specialists, key=lambda m: weights[m])
+        return max(specialists, key=lambda m: by_role[m])
     if lexicon.DEEP in members and strain >= DEEP_FROM:
         return lexicon.DEEP
     return members[0]
 
 
-def _confidence(ranked: list[float], model: Model) -> float:
+def _confidence(ranked: list[float], weights: Weights) -> float:
     """The likelihood that role and mode suit: Platt's logistic function of the margin between the two best."""
     margin = ranked[0] - ranked[1] if len(ranked) > 1 else ranked[0]
-    slope, bias = model.confidence
+    slope, bias = weights.confidence
     return round(logistic(slope * margin + bias), 3)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from bisect import bisect_left
 
 from llm_server.orchestration.domain.catalog import Defaults, Role, Tier
-from llm_server.orchestration.routing import weights as _model
+from llm_server.orchestration.routing import weights
 
 STRONG_FROM = 0.5
 """From this complexity on a strong engine is worth its price, where no share is set."""
@@ -34,7 +34,7 @@ def may_be_strong(complexity: float, strong_share: float) -> bool:
 
 def harder_than(complexity: float) -> float:
     """The share (0..1) of natural prompts that are less complex, to a hundredth; docs/analysis.md says of which."""
-    quantiles = _model.shipped().complexity_quantiles
+    quantiles = weights.shipped().complexity_quantiles
     return min(bisect_left(quantiles, complexity) / (len(quantiles) - 1), 1.0)
 
 

@@ -17,9 +17,8 @@ from operator import itemgetter, mul
 from llm_server.orchestration.routing import features
 from llm_server.orchestration.routing.signals import Signals
 
-FILE = os.path.join(
-    os.path.dirname(os.path.dirname(os.path.dirname(__file__))), "data", "analysis.bin"
-)  # pathlib costs 4 ms
+_PACKAGE = os.path.dirname(os.path.dirname(os.path.dirname(__file__)))  # with os.path: pathlib costs 4 ms
+FILE = os.path.join(_PACKAGE, "data", "analysis.bin")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,7 +52,7 @@ class Expert:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Model:
+class Weights:
     """All weights. `dense` has, for each figure, a weight for each field; `confidence` is slope and bias.
 
     `complexity_quantiles` are the 0th to the 100th percentile of complexity over natural open prompts, ascending.
@@ -92,7 +91,7 @@ class Model:
         return expert.logit(text) if expert else None
 
 
-def parsed(data: bytes) -> Model:
+def parsed(data: bytes) -> Weights:
     """Read a data file."""
     end = data.index(b"\n")
     head = json.loads(data[:end])
@@ -100,7 +99,7 @@ def parsed(data: bytes) -> Model:
     for name, bits, scale in head["tables"]:
         tables[name] = Table(weights=memoryview(data)[start : start + (1 << bits)].cast("b"), scale=scale)
         start += 1 << bits
-    return Model(
+    return Weights(
         fields=head["fields"],
         dense=head["dense"],
         columns=[tables[field] for field in head["fields"]],
@@ -116,7 +115,7 @@ def parsed(data: bytes) -> Model:
 
 
 @cache
-def shipped() -> Model:
-    """The model of this package."""
+def shipped() -> Weights:
+    """The weights that this package ships."""
     with open(FILE, "rb") as data:
         return parsed(data.read())

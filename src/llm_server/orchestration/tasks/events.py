@@ -9,7 +9,8 @@ from typing import Literal
 from llm_server.orchestration.domain import plan as plans
 from llm_server.orchestration.domain.output import Output
 from llm_server.orchestration.domain.snapshot import Snapshot
-from llm_server.orchestration.domain.task import Note, Status, Task
+from llm_server.orchestration.domain.status import Status
+from llm_server.orchestration.domain.task import Note, Task
 
 Actor = Literal["caller", "server", "worker", "sweep"]
 

@@ -14,7 +14,8 @@ from llm_server.orchestration.domain.catalog import Catalog
 from llm_server.orchestration.domain.errors import InvalidInput, StateConflict, TaskNotFound, UnknownName
 from llm_server.orchestration.domain.ports import Clock, KeyBinding, Store
 from llm_server.orchestration.domain.snapshot import Limits, Request
-from llm_server.orchestration.domain.task import Mode, Task, TaskRef
+from llm_server.orchestration.domain.status import Mode
+from llm_server.orchestration.domain.task import Task, TaskRef
 from llm_server.orchestration.routing import tiers
 from llm_server.orchestration.routing.analysis import Analysis, analyse
 from llm_server.orchestration.tasks.wakeups import WakeUps

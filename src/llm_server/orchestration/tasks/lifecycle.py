@@ -8,7 +8,8 @@ from llm_server.orchestration.domain.api_key import Payer
 from llm_server.orchestration.domain.errors import StateConflict, TaskLost
 from llm_server.orchestration.domain.ports import Clock, Store
 from llm_server.orchestration.domain.snapshot import Snapshot
-from llm_server.orchestration.domain.task import Status, Task, TaskRef
+from llm_server.orchestration.domain.status import Status
+from llm_server.orchestration.domain.task import Task, TaskRef
 from llm_server.orchestration.tasks.wakeups import WakeUps
 
 TRIES = 5

@@ -9,7 +9,8 @@ from llm_server.orchestration.domain.errors import StorageUnavailable, TaskLost,
 from llm_server.orchestration.domain.output import Output
 from llm_server.orchestration.domain.ports import Clock, Store
 from llm_server.orchestration.domain.receipt import Attempt
-from llm_server.orchestration.domain.task import Status, Task
+from llm_server.orchestration.domain.status import Status
+from llm_server.orchestration.domain.task import Task
 from llm_server.orchestration.tasks.wakeups import log_fields
 
 _log = logging.getLogger(__name__)

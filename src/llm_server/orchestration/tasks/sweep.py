@@ -11,7 +11,8 @@ from llm_server.orchestration.domain.errors import StorageUnavailable, TaskLost,
 from llm_server.orchestration.domain.output import Output
 from llm_server.orchestration.domain.ports import Clock, Due, Store
 from llm_server.orchestration.domain.retention import SLACK_MS
-from llm_server.orchestration.domain.task import DAY_MS, Status, Task
+from llm_server.orchestration.domain.status import Status
+from llm_server.orchestration.domain.task import DAY_MS, Task
 from llm_server.orchestration.tasks.wakeups import WakeUps, log_fields
 
 _log = logging.getLogger(__name__)

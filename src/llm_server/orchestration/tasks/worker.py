@@ -13,13 +13,13 @@ from llm_server.orchestration.domain.api_key import Account
 from llm_server.orchestration.domain.cancellation import Cancellation
 from llm_server.orchestration.domain.counters import day_of
 from llm_server.orchestration.domain.errors import NotClaimable, StorageUnavailable, TaskLost, TaskNotFound
-from llm_server.orchestration.domain.key_ports import Ledger
 from llm_server.orchestration.domain.output import Output
-from llm_server.orchestration.domain.ports import Clock, Store
+from llm_server.orchestration.domain.ports import Clock, Ledger, Store
 from llm_server.orchestration.domain.receipt import Attempt
 from llm_server.orchestration.domain.retention import is_to_be_renewed
 from llm_server.orchestration.domain.snapshot import Snapshot
-from llm_server.orchestration.domain.task import Status, Task, TaskRef
+from llm_server.orchestration.domain.status import Status
+from llm_server.orchestration.domain.task import Task, TaskRef
 from llm_server.orchestration.execution.orchestrator import Orchestrator
 from llm_server.orchestration.execution.outcome import Progress
 from llm_server.orchestration.tasks.settlement import Settlement

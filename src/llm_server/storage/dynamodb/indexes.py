@@ -15,7 +15,8 @@ import msgspec
 
 from llm_server.orchestration.domain.errors import TaskNotFound
 from llm_server.orchestration.domain.ports import Due, Page
-from llm_server.orchestration.domain.task import Status, Task, TaskRef
+from llm_server.orchestration.domain.status import Status
+from llm_server.orchestration.domain.task import Task, TaskRef
 from llm_server.storage import records
 from llm_server.storage.dynamodb import items
 from llm_server.storage.dynamodb.calls import ConditionFailed, batch, calling, writing

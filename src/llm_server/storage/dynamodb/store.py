@@ -28,12 +28,14 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from llm_server.orchestration.domain.counters import Counters
+from llm_server.orchestration.domain.engine_state import EngineRecords, EngineState, SwitchName
 from llm_server.orchestration.domain.errors import TaskLost, TaskNotFound, TooManyInFlight
 from llm_server.orchestration.domain.output import Output
-from llm_server.orchestration.domain.ports import Due, EngineRecords, EngineState, KeyBinding, Page, SwitchName
+from llm_server.orchestration.domain.ports import Due, KeyBinding, Page
 from llm_server.orchestration.domain.retention import Retention
 from llm_server.orchestration.domain.snapshot import EXPIRED_REQUEST, Request, Snapshot
-from llm_server.orchestration.domain.task import Status, Task, TaskRef
+from llm_server.orchestration.domain.status import Status
+from llm_server.orchestration.domain.task import Task, TaskRef
 from llm_server.storage import records
 from llm_server.storage.dynamodb import bindings, bodies, items
 from llm_server.storage.dynamodb.calls import ConditionFailed, calling, tries, writing

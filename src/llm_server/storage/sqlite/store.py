@@ -9,20 +9,14 @@ from pathlib import Path
 import msgspec
 
 from llm_server.orchestration.domain.counters import Counters, change, day_of, in_flight_change
+from llm_server.orchestration.domain.engine_state import EngineRecords, EngineState, EngineSwitch, SwitchName
 from llm_server.orchestration.domain.errors import TaskLost, TaskNotFound, TooManyInFlight
 from llm_server.orchestration.domain.output import Output
-from llm_server.orchestration.domain.ports import (
-    Due,
-    EngineRecords,
-    EngineState,
-    EngineSwitch,
-    KeyBinding,
-    Page,
-    SwitchName,
-)
+from llm_server.orchestration.domain.ports import Due, KeyBinding, Page
 from llm_server.orchestration.domain.retention import DELETED_KEPT_MS, SPENDING_KEPT_MS, Retention
 from llm_server.orchestration.domain.snapshot import Request, Snapshot
-from llm_server.orchestration.domain.task import Status, Task, TaskRef
+from llm_server.orchestration.domain.status import Status
+from llm_server.orchestration.domain.task import Task, TaskRef
 from llm_server.storage import records
 from llm_server.storage.sqlite import due_tasks as sqlite_open
 from llm_server.storage.sqlite.database import COUNTERS, FINISHED_MS, Database
