@@ -97,6 +97,21 @@ def test_every_task_is_shown_as_the_version_that_stored_it_showed_it(stores: Sto
     assert shown == stores.expected["tasks"]
 
 
+def test_fields_that_a_newer_version_added_change_nothing(
+    version: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    """A gradual deployment runs two versions on one table; a restored backup may be newer than the server."""
+    file = tmp_path / "newer.db"
+    restore_sqlite(GOLDEN / version / "sqlite.sql", file, lambda sql: sql.replace("'{\"", '\'{"added":{"x":[1]},"'))
+    expected = json.loads((GOLDEN / version / "expected.json").read_text(encoding="utf-8"))["tasks"]
+    store = SqliteStore(file)
+    request.addfinalizer(store.close)
+
+    shown = {name: views.detail(store.get(TaskRef(TENANT, name))) for name in expected}
+
+    assert {name: json.loads(view.model_dump_json()) for name, view in shown.items()} == expected
+
+
 def test_every_state_and_request_has_the_fields_it_had(stores: Stores) -> None:
     """What no answer shows, too: fences, leases, owners, notes, charges."""
     states = {name: _plain(stores.get(name).task) for name in stores.expected["states"]}

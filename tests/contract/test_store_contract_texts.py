@@ -8,7 +8,7 @@ import pytest
 
 from llm_server.orchestration.domain.ports import Store
 from llm_server.orchestration.domain.snapshot import Snapshot
-from support.builders import NOW_MS, a_request, a_task, an_output, claimed, noise
+from support.builders import NOW_MS, a_request, a_task, an_output, by_key, claimed, noise
 
 CLEF = "\N{MUSICAL SYMBOL G CLEF}"
 MB = 1_000_000
@@ -58,7 +58,7 @@ def test_long_and_short_texts_of_one_task_keep_apart(store: Store) -> None:
     before = claimed(task)
     store.add(task, a_request(noise(600_000)))
     store.save(task, before)
-    outputs = {f"STEP#{'a' * n}": an_output(f"STEP#{'a' * n}", noise(300_000 * n, seed=n)) for n in (1, 2, 3)}
+    outputs = by_key(*(an_output(f"STEP#{'a' * n}", noise(300_000 * n, seed=n)) for n in (1, 2, 3)))
     for output in outputs.values():
         after = before.progressed(output)
         store.save(before, after, output)
@@ -74,4 +74,4 @@ def test_a_shorter_answer_replaces_a_longer_one(store: Store) -> None:
 
     store.keep(task.ref, an_output(text="y", created_ms=NOW_MS))
 
-    assert store.get(task.ref).outputs == {"RES#1": an_output(text="y", created_ms=NOW_MS)}
+    assert store.get(task.ref).outputs == by_key(an_output(text="y", created_ms=NOW_MS))

@@ -20,7 +20,17 @@ from llm_server.orchestration.domain.task import Task
 from llm_server.storage.dynamodb.store import DynamoStore
 from llm_server.storage.sqlite.store import SqliteStore
 from support.audit import audit
-from support.builders import LEASE_MS, NOW_MS, a_failed_attempt, a_lifecycle, a_request, a_task, an_attempt, claimed
+from support.builders import (
+    LEASE_MS,
+    NOW_MS,
+    a_failed_attempt,
+    a_lifecycle,
+    a_request,
+    a_task,
+    an_attempt,
+    claimed,
+    output_key,
+)
 
 Act = Literal[
     "claim",
@@ -113,7 +123,7 @@ class Drill:
         """As the service does it: what a dead worker paid for is adopted."""
         snapshot = self.store.get(self.tasks[n].ref)
         try:
-            task = claimed(snapshot.task, now_ms=self.now_ms, has_plan="PLAN" in snapshot.outputs)
+            task = claimed(snapshot.task, now_ms=self.now_ms, has_plan=output_key("PLAN") in snapshot.outputs)
         except NotClaimable:
             return
         assert self._save(snapshot.task, task, None)
@@ -138,14 +148,14 @@ class Drill:
     def _settle(self, mine: Task, calls: tuple[Attempt, ...]) -> None:
         """As a worker does that finds its task Cancelled."""
         snapshot = self.store.get(mine.ref)
-        output = Output(key=f"TRY#{mine.fence}", created_ms=self.now_ms, attempts=calls)
+        output = Output(key=output_key(f"TRY#{mine.fence}"), created_ms=self.now_ms, attempts=calls)
         if snapshot.task.status is Status.CANCELLED and output.key not in snapshot.outputs:
             assert self._save(snapshot.task, snapshot.task.settled(output), output)
 
     def _next(self, act: Act, task: Task, calls: tuple[Attempt, ...]) -> tuple[Task, Output]:
         def output(key: str, error: str | None = None) -> Output:
             text = None if error else "Done."
-            return Output(key=key, created_ms=self.now_ms, text=text, error=error, attempts=calls)
+            return Output(key=output_key(key), created_ms=self.now_ms, text=text, error=error, attempts=calls)
 
         if act == "progress":
             step = output("PLAN" if task.status == "Processing" else f"STEP#{task.rev}")

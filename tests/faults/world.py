@@ -26,6 +26,7 @@ from llm_server.api.auth import Gate
 from llm_server.orchestration.domain.catalog import Catalog
 from llm_server.orchestration.domain.engine_call import EngineCall
 from llm_server.orchestration.domain.errors import StorageUnavailable
+from llm_server.orchestration.domain.output import PLAN
 from llm_server.orchestration.domain.ports import Clock as NowMs
 from llm_server.orchestration.domain.ports import Store
 from llm_server.orchestration.domain.snapshot import Snapshot
@@ -257,8 +258,8 @@ class World:
             snapshot = self.store.get(ref)
             if snapshot.request.prompt not in call.prompt:
                 continue
-            outputs = snapshot.outputs
-            if "PLAN" in outputs if call.answer_schema else text in {output.text for output in outputs.values()}:
+            texts = {output.text for output in snapshot.outputs.values()}
+            if PLAN in snapshot.outputs if call.answer_schema else text in texts:
                 self.noted.append(f"{ref} is asked again for what is stored: {call.prompt[:60]!r}")
 
 

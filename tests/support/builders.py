@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from functools import cache
 from itertools import count
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 
 from llm_server.orchestration.access.tokens import digest_of
 from llm_server.orchestration.domain.api_key import Key
-from llm_server.orchestration.domain.output import Output
+from llm_server.orchestration.domain.output import Output, OutputKey
 from llm_server.orchestration.domain.ports import Clock, Store
 from llm_server.orchestration.domain.receipt import Attempt
 from llm_server.orchestration.domain.snapshot import Request, Snapshot
@@ -19,6 +20,7 @@ from llm_server.orchestration.domain.status import Mode
 from llm_server.orchestration.domain.task import Task, TaskRef
 from llm_server.orchestration.tasks.lifecycle import Lifecycle
 from llm_server.orchestration.tasks.wakeups import WakeUps
+from llm_server.storage.records import output_key_text, parse_output_key
 
 NOW_MS = 1_760_000_000_000
 """A Thursday in October 2025, UTC day 2025-10-09."""
@@ -101,22 +103,35 @@ def a_failed_attempt(error: str = "The engine is busy.", **changes: Any) -> Atte
     return an_attempt(**{"tokens_in": 0, "tokens_out": 0, "cost_microusd": 0, "error": error} | changes)
 
 
-def an_output(key: str = "RES#1", text: str | None = "Hello.", **changes: Any) -> Output:
+def output_key(key: OutputKey | str) -> OutputKey:
+    """An output's key; a text is one as the stores write it, such as `STEP#a` or `RES#1`."""
+    return parse_output_key(key) if isinstance(key, str) else key
+
+
+def by_key(*outputs: Output) -> dict[OutputKey, Output]:
+    """Outputs as a snapshot has them."""
+    return {output.key: output for output in outputs}
+
+
+def key_texts(keys: Iterable[OutputKey]) -> list[str]:
+    """Output keys as the stores write them, sorted."""
+    return sorted(output_key_text(key) for key in keys)
+
+
+def an_output(key: OutputKey | str = "RES#1", text: str | None = "Hello.", **changes: Any) -> Output:
     """A text with the one engine call it took."""
     wanted: dict[str, Any] = {"created_ms": NOW_MS + 2_000, "attempts": (an_attempt(),)}
-    return Output(key=key, text=text, **wanted | changes)
+    return Output(key=output_key(key), text=text, **wanted | changes)
 
 
-def a_failure(key: str = "TRY#1", error: str | None = "No engine answered.", **changes: Any) -> Output:
+def a_failure(key: OutputKey | str = "TRY#1", error: str | None = "No engine answered.", **changes: Any) -> Output:
     """The end of a claim without an answer; with `error=None`, a release."""
     return an_output(key, None, **{"error": error, "attempts": (a_failed_attempt(),)} | changes)
 
 
 def a_snapshot(task: Task | None = None, request: Request | None = None, *outputs: Output) -> Snapshot:
     """A task as one read gives it."""
-    return Snapshot(
-        task=task or a_task(), request=request or a_request(), outputs={output.key: output for output in outputs}
-    )
+    return Snapshot(task=task or a_task(), request=request or a_request(), outputs=by_key(*outputs))
 
 
 def claimed(task: Task, *, now_ms: int = NOW_MS, owner: str = "w1", has_plan: bool = False) -> Task:

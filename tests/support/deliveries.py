@@ -15,7 +15,8 @@ from llm_server.orchestration.domain.status import Mode
 from llm_server.orchestration.execution import prompts
 from llm_server.orchestration.execution.orchestrator import Orchestrator
 from llm_server.orchestration.execution.outcome import Progress
-from support.builders import a_snapshot, a_task
+from llm_server.storage.records import output_key_text
+from support.builders import a_snapshot, a_task, output_key
 from support.scripted_engine import (
     Answer,
     Clock,
@@ -63,7 +64,7 @@ class Deliveries:
         """Claim the task and carry it out for `for_s` seconds; the worker may die after so many states were stored."""
         now_ms = self.clock()
         task = snapshot.task.claimed(
-            owner="w", now_ms=now_ms, lease_ms=now_ms + LEASE_S * 1000, has_plan="PLAN" in snapshot.outputs
+            owner="w", now_ms=now_ms, lease_ms=now_ms + LEASE_S * 1000, has_plan=output_key("PLAN") in snapshot.outputs
         )
         snapshot = replace(snapshot, task=task)
         until_ms = now_ms + round(for_s * 1000)
@@ -73,6 +74,11 @@ class Deliveries:
             stored = {progress.output.key: progress.output} if progress.output else {}
             snapshot = replace(snapshot, task=progress.task, outputs={**snapshot.outputs, **stored})
         return snapshot
+
+    @property
+    def keys(self) -> list[str]:
+        """The keys of the outputs that the last delivery gave, in order, as the stores write them."""
+        return [output_key_text(progress.output.key) for progress in self.given if progress.output]
 
     @property
     def purposes(self) -> list[str]:

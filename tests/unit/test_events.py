@@ -11,6 +11,7 @@ from llm_server.orchestration.domain.snapshot import Limits
 from llm_server.orchestration.domain.status import Mode
 from llm_server.orchestration.domain.task import NOTES_MOST, TaskRef
 from llm_server.orchestration.tasks.events import history
+from support.builders import output_key
 from support.deliveries import a_plan, planning
 from support.scripted_engine import Answer, ScriptedEngine, a_catalog, a_local_engine, an_engine
 from support.scripted_service import Served
@@ -60,7 +61,7 @@ def test_a_plan_tells_its_steps_its_failure_and_its_retry(served: Served) -> Non
     ref = served.submit(mode=Mode.PLAN, profile="General", plan_approval=True)
     served.work()
     served.clock.pass_s(9)
-    served.service.approve(ref, digest(served.get(ref).outputs["PLAN"].text or ""), approve=True)
+    served.service.approve(ref, digest(served.get(ref).outputs[output_key("PLAN")].text or ""), approve=True)
     served.work()
     failed_at = told(served, ref)
     served.clock.pass_s(8)

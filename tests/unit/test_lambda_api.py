@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from aws_local.gateway import ANSWER_MAX_BYTES
-from llm_server.orchestration.domain.output import TEXTS_MOST_BYTES, Output
+from llm_server.orchestration.domain.output import TEXTS_MOST_BYTES
+from support.builders import an_output
 
 FUNCTION = """
 import base64, json, sys, types
@@ -70,7 +71,7 @@ def test_the_api_function_starts_without_pydantics_first_version() -> None:
 @pytest.fixture(scope="module")
 def pieces() -> dict[str, int]:
     """Of texts as large as they are stored: what they repeat, and how often."""
-    sizes = {piece: Output(key="RES#1", created_ms=0, text=piece).size for piece in ("a", "€", '"', "\n", "\x01", "😀")}
+    sizes = {piece: an_output(text=piece).size for piece in ("a", "€", '"', "\n", "\x01", "😀")}
     return {piece: TEXTS_MOST_BYTES // size for piece, size in sizes.items()}
 
 

@@ -12,7 +12,7 @@ from llm_server.orchestration.domain.errors import EngineUnavailable, PromptRefu
 from llm_server.orchestration.domain.snapshot import EXPIRED_REQUEST, Limits
 from llm_server.orchestration.domain.status import Mode, Status
 from llm_server.orchestration.execution.orchestrator import NO_PROMPT
-from support.builders import NOW_MS, an_attempt, an_output
+from support.builders import NOW_MS, an_attempt, an_output, by_key
 from support.deliveries import MAX_DELIVERIES, SWEEP_S, Deliveries, accepted, changed
 from support.scripted_engine import WAIT_S, Answer, Clock, ScriptedEngine, WatchedStore, a_catalog, an_engine
 
@@ -61,7 +61,7 @@ def test_an_orphan_answer_is_adopted_without_a_call(watched: WatchedStore, clock
     orphan = an_output("RES#1", "Paid for.")
     clock.pass_s(60)
 
-    ended = deliveries.deliver(type(waiting)(task=waiting.task, request=waiting.request, outputs={"RES#1": orphan}))
+    ended = deliveries.deliver(type(waiting)(task=waiting.task, request=waiting.request, outputs=by_key(orphan)))
 
     assert (ended.task.status, ended.result, deliveries.engine.calls) == (Status.COMPLETED, "Paid for.", [])
     assert ended.task.receipt.calls == 1

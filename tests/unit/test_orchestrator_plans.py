@@ -12,7 +12,7 @@ from llm_server.orchestration.domain.errors import EngineUnavailable, PromptRefu
 from llm_server.orchestration.domain.snapshot import Limits, Snapshot
 from llm_server.orchestration.domain.status import Mode, Status
 from llm_server.orchestration.execution import prompts
-from support.builders import an_attempt
+from support.builders import an_attempt, key_texts, output_key
 from support.deliveries import Deliveries, a_plan, accepted, changed, planning
 from support.scripted_engine import WAIT_S, Answer, Clock, ScriptedEngine, WatchedStore, a_catalog, an_engine
 from support.scripted_service import Served
@@ -32,7 +32,12 @@ def test_a_plan_becomes_steps_and_their_synthesis(watched: WatchedStore, clock: 
 
     ended = deliveries.deliver(a_planned_task())
 
-    assert [p.output.key for p in deliveries.given if p.output] == ["PLAN", "STEP#a", "STEP#b", "RES#1"]
+    assert deliveries.keys == [
+        "PLAN",
+        "STEP#a",
+        "STEP#b",
+        "RES#1",
+    ]
     assert [p.task.status for p in deliveries.given] == [Status.PLANNED] * 3 + [Status.COMPLETED]
     assert deliveries.purposes == ["plan", "step a", "step b", "synthesis"]
     assert (ended.result, ended.task.receipt.calls, ended.task.receipt.cost_microusd) == ("Final.", 4, 200)
@@ -152,7 +157,7 @@ def test_a_planner_that_cannot_be_reached_is_waited_for(
     deliveries = Deliveries(watched, clock, ScriptedEngine(*first, BUSY))
     waiting = deliveries.deliver(a_planned_task())
 
-    assert (waiting.task.status, set(waiting.outputs)) == (Status.QUEUED, {"TRY#1"})
+    assert (waiting.task.status, key_texts(waiting.outputs)) == (Status.QUEUED, ["TRY#1"])
     assert (waiting.task.receipt.calls, waiting.task.receipt.failed_calls) == (len(first), 1)
 
 
@@ -203,7 +208,7 @@ def test_a_step_no_engine_took_is_done_by_the_next_delivery(watched: WatchedStor
 
     assert waiting.task.status is Status.QUEUED
     assert deliveries.given[-1].delay_s == 5
-    assert set(waiting.outputs) == {"PLAN", "STEP#a", "STEP#b", "TRY#1"}
+    assert key_texts(waiting.outputs) == ["PLAN", "STEP#a", "STEP#b", "TRY#1"]
     clock.pass_s(5)
     ended = deliveries.deliver(waiting)
 
@@ -239,8 +244,11 @@ def test_a_failed_step_is_named_and_the_rest_stays_readable(watched: WatchedStor
     ended = deliveries.deliver(a_planned_task())
 
     assert (ended.task.status, ended.task.error) == (Status.FAILED, "Step a failed: Too long.")
-    assert set(ended.outputs) == {"PLAN", "STEP#a", "STEP#x", "STEP#y", "TRY#1"}
-    assert (ended.outputs["STEP#a"].error, ended.outputs["STEP#y"].text) == ("Too long.", "did y")
+    assert key_texts(ended.outputs) == ["PLAN", "STEP#a", "STEP#x", "STEP#y", "TRY#1"]
+    assert (ended.outputs[output_key("STEP#a")].error, ended.outputs[output_key("STEP#y")].text) == (
+        "Too long.",
+        "did y",
+    )
     assert ended.task.receipt.failed_calls == 1
 
 

@@ -7,6 +7,7 @@ import pytest
 from llm_server.orchestration.domain.errors import EngineUnavailable
 from llm_server.orchestration.domain.snapshot import Limits, Snapshot
 from llm_server.orchestration.domain.status import Mode, Status
+from support.builders import output_key
 from support.deliveries import Deliveries, a_plan, accepted, planning
 from support.scripted_engine import Clock, ScriptedEngine, WatchedStore, a_catalog, a_completion, an_engine
 
@@ -65,9 +66,9 @@ def test_a_steps_answer_passes_the_gate_too_and_a_verdict_does_not(watched: Watc
 
     ended = deliveries(watched, clock, cheap, strong).deliver(accepted(Mode.PLAN, "Planner-Agent"))
 
-    assert ended.outputs["STEP#a"].text == "did it better"
-    assert [a.fault for a in ended.outputs["STEP#a"].attempts] == ["a refusal", None]
-    assert [a.engine for a in ended.outputs["STEP#b"].attempts] == ["only"]
+    assert ended.outputs[output_key("STEP#a")].text == "did it better"
+    assert [a.fault for a in ended.outputs[output_key("STEP#a")].attempts] == ["a refusal", None]
+    assert [a.engine for a in ended.outputs[output_key("STEP#b")].attempts] == ["only"]
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ from llm_server.orchestration.execution.review import (
     parse,
     schema,
 )
+from support.builders import key_texts, output_key
 from support.deliveries import Deliveries, a_plan, accepted, changed, planning
 from support.scripted_engine import Answer, Clock, ScriptedEngine, WatchedStore, a_catalog
 
@@ -94,8 +95,13 @@ def test_a_result_that_passes_is_the_steps(watched: WatchedStore, clock: Clock) 
     deliveries, ended = reviewed(watched, clock, judging(PASS))
 
     assert deliveries.purposes == ["plan", "step a", "verdict a", "synthesis"]
-    assert [p.output.key for p in deliveries.given if p.output] == ["PLAN", "DRAFT#a#0", "STEP#a", "RES#1"]
-    assert (ended.outputs["STEP#a"].text, ended.review("a")) == ("did a", Review(verdict="pass"))
+    assert deliveries.keys == [
+        "PLAN",
+        "DRAFT#a#0",
+        "STEP#a",
+        "RES#1",
+    ]
+    assert (ended.outputs[output_key("STEP#a")].text, ended.review("a")) == ("did a", Review(verdict="pass"))
     call = deliveries.engine.calls[2]
     assert call.answer_schema is not None
     assert (call.answer_schema.name, call.answer_schema.schema) == ("verdict", schema())
@@ -109,7 +115,7 @@ def test_findings_are_repaired_and_judged_again(watched: WatchedStore, clock: Cl
     deliveries, ended = reviewed(watched, clock, judging(fails("Off by one."), PASS))
 
     assert deliveries.purposes == ["plan", "step a", "verdict a", "fix a", "verdict a", "synthesis"]
-    assert (ended.outputs["STEP#a"].text, ended.review("a")) == ("first fix", Review(verdict="pass"))
+    assert (ended.outputs[output_key("STEP#a")].text, ended.review("a")) == ("first fix", Review(verdict="pass"))
     fix, judged, synthesis = deliveries.engine.calls[3:]
     assert fix.system == a_catalog({}).roles["Debug-Agent"].system_prompt
     assert "<findings>\n- Off by one.\n</findings>" in fix.prompt
@@ -125,7 +131,7 @@ def test_after_two_rounds_open_findings_are_said(watched: WatchedStore, clock: C
     assert deliveries.purposes.count("fix a") == 2
     assert deliveries.purposes.count("verdict a") == 3
     assert ended.review("a") == Review(verdict="fail", findings=("Three.",))
-    assert ended.outputs["STEP#a"].text == "second fix"
+    assert ended.outputs[output_key("STEP#a")].text == "second fix"
     assert ended.task.status is Status.COMPLETED
     said = "Left open by the review:\nStep a (Fast-Coder-Agent) has open findings:\n- Three."
     assert ended.result == f"Final.\n\n{said}"
@@ -138,7 +144,7 @@ def test_a_verdict_that_cannot_be_had_is_said(watched: WatchedStore, clock: Cloc
 
     review = ended.review("a")
     assert review is not None
-    assert (review.verdict, ended.outputs["STEP#a"].text) == ("not judged", "did a")
+    assert (review.verdict, ended.outputs[output_key("STEP#a")].text) == ("not judged", "did a")
     assert "Step a (Fast-Coder-Agent) was not judged (" in str(ended.result)
 
 
@@ -149,7 +155,7 @@ def test_a_fix_that_cannot_be_had_leaves_the_findings_open(watched: WatchedStore
 
     review = ended.review("a")
     assert review is not None
-    assert (review.verdict, review.findings, ended.outputs["STEP#a"].text) == ("fail", ("One.",), "did a")
+    assert (review.verdict, review.findings, ended.outputs[output_key("STEP#a")].text) == ("fail", ("One.",), "did a")
     assert review.reason in (str(REFUSED), "The engine's answer is empty.")
 
 
@@ -203,7 +209,7 @@ def test_a_worker_that_dies_after_any_state_of_a_review_costs_no_second_call(
     assert ended.task.status is Status.COMPLETED
     assert sorted(attempt.purpose for attempt in ended.attempts) == sorted(CALLS)
     assert len(deliveries.engine.calls) == ended.task.receipt.calls == len(CALLS)
-    assert ended.outputs["STEP#a"].text == "first fix"
+    assert ended.outputs[output_key("STEP#a")].text == "first fix"
 
 
 def test_a_worker_that_dies_again_and_again_ends_the_review_all_the_same(watched: WatchedStore, clock: Clock) -> None:
@@ -221,7 +227,7 @@ def test_a_judge_that_cannot_be_reached_is_waited_for(watched: WatchedStore, clo
     """An outage is a delay; the draft is kept meanwhile."""
     deliveries = Deliveries(watched, clock, judging(BUSY, PASS))
     waiting = deliveries.deliver(a_developers_task())
-    assert (waiting.task.status, set(waiting.outputs)) == (Status.QUEUED, {"PLAN", "DRAFT#a#0", "TRY#1"})
+    assert (waiting.task.status, key_texts(waiting.outputs)) == (Status.QUEUED, ["DRAFT#a#0", "PLAN", "TRY#1"])
     clock.pass_s(5)
 
     ended = deliveries.deliver(waiting)

@@ -14,7 +14,7 @@ from llm_server.orchestration.domain.errors import EngineUnavailable, StateConfl
 from llm_server.orchestration.domain.snapshot import Snapshot
 from llm_server.orchestration.domain.status import Mode, Status
 from llm_server.orchestration.domain.task import TaskRef
-from support.builders import an_output
+from support.builders import an_output, key_texts
 from support.deliveries import a_plan, planning
 from support.scripted_engine import WAIT_S, Answer, ScriptedEngine, a_catalog, a_completion, a_local_engine, an_engine
 from support.scripted_service import LEASE_S, Served
@@ -138,7 +138,7 @@ def test_what_ran_beside_a_cancelled_step_is_paid_on_the_receipt(served: Served)
     assert purposes == [("plan", True), ("step a", True), ("step b", False)]
     assert snapshot.task.receipt.cost_microusd == 2 * 50
     assert served.service.metrics()["api_costs"] == 100 / 1_000_000
-    assert set(snapshot.outputs) == {"PLAN", "TRY#1"}
+    assert key_texts(snapshot.outputs) == ["PLAN", "TRY#1"]
 
 
 def _with_late(script: Any, late: Callable[[EngineCall], Answer]) -> Callable[[EngineCall], Answer]:

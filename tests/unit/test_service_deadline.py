@@ -11,7 +11,7 @@ from llm_server.orchestration.domain.errors import EngineUnavailable
 from llm_server.orchestration.domain.snapshot import Limits
 from llm_server.orchestration.domain.status import Mode, Status
 from llm_server.orchestration.domain.task import DAY_MS, Task, TaskRef
-from support.builders import an_output
+from support.builders import an_output, output_key
 from support.deliveries import a_plan, planning
 from support.scripted_engine import Answer, ScriptedEngine, a_catalog, an_engine
 from support.scripted_service import LEASE_S, SWEEP_S, Served
@@ -93,7 +93,10 @@ def test_a_plan_fails_in_time_between_its_steps(served: Served) -> None:
     served.work()
 
     snapshot = served.get(ref)
-    assert (snapshot.task.error, "STEP#a" in snapshot.outputs) == ("The deadline of 300 s has passed.", True)
+    assert (snapshot.task.error, output_key("STEP#a") in snapshot.outputs) == (
+        "The deadline of 300 s has passed.",
+        True,
+    )
 
 
 def test_a_paid_answer_is_taken_up_even_then(served: Served) -> None:

@@ -13,7 +13,7 @@ from llm_server.orchestration.domain.plan import digest
 from llm_server.orchestration.domain.snapshot import Limits
 from llm_server.orchestration.domain.status import Mode, Status
 from llm_server.orchestration.domain.task import TaskRef
-from support.builders import a_lifecycle
+from support.builders import a_lifecycle, key_texts, output_key
 from support.deliveries import a_plan, planning
 from support.scripted_engine import Answer, ScriptedEngine, a_catalog, an_engine
 from support.scripted_service import Served
@@ -61,10 +61,10 @@ def test_finished_steps_are_kept_and_failed_ones_done_again(served: Served) -> N
     """b failed and c was skipped for it: both are done now; plan and a are not paid twice; b's first try stays."""
     use(served, planning(a_plan({"a": "", "b": "", "c": "b"}), b=[NO, "did b"]))
     ref = failed(served, mode=Mode.PLAN, profile="General")
-    assert set(served.get(ref).outputs) == {"PLAN", "STEP#a", "STEP#b", "TRY#1"}
+    assert key_texts(served.get(ref).outputs) == ["PLAN", "STEP#a", "STEP#b", "TRY#1"]
 
     served.service.retry(ref)
-    assert set(served.get(ref).standing) == {"PLAN", "STEP#a", "TRY#1"}
+    assert key_texts(served.get(ref).standing) == ["PLAN", "STEP#a", "TRY#1"]
     served.audit()
     served.work()
 
@@ -72,7 +72,7 @@ def test_finished_steps_are_kept_and_failed_ones_done_again(served: Served) -> N
     assert sorted(purposes(served, ref)) == [
         ("plan", True), ("step a", True), ("step b", False), ("step b", True), ("step c", True), ("synthesis", True),
     ]  # fmt: skip
-    assert [a.error is None for a in served.get(ref).outputs["STEP#b"].attempts] == [False, True]
+    assert [a.error is None for a in served.get(ref).outputs[output_key("STEP#b")].attempts] == [False, True]
 
 
 def test_a_retry_that_is_cancelled_pays_for_a_steps_earlier_try_once(served: Served) -> None:
@@ -175,7 +175,7 @@ def test_a_plan_that_nobody_approved_in_time_waits_again(served: Served) -> None
 
     task = served.service.retry(ref).task
     assert (task.status, task.awaits_approval, served.work()) == (Status.PLANNED, True, 0)
-    served.service.approve(ref, digest(served.get(ref).outputs["PLAN"].text or ""), approve=True)
+    served.service.approve(ref, digest(served.get(ref).outputs[output_key("PLAN")].text or ""), approve=True)
     served.work()
 
     assert served.get(ref).task.status is Status.COMPLETED

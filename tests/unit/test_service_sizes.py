@@ -6,7 +6,7 @@ import pytest
 
 from llm_server.orchestration.domain.output import TEXTS_MOST_BYTES, Review
 from llm_server.orchestration.domain.status import Mode, Status
-from support.builders import an_output
+from support.builders import an_output, output_key
 from support.deliveries import a_plan, planning
 from support.scripted_engine import ScriptedEngine, a_catalog, an_engine
 from support.scripted_service import Served
@@ -41,7 +41,7 @@ def test_a_steps_result_counts_among_all_texts_of_its_task(served: Served) -> No
 
     snapshot = served.get(ref)
     assert (snapshot.task.error or "").startswith("Step b failed: The answer has 1,000,000 bytes as JSON; 999,")
-    assert snapshot.outputs["STEP#a"].size == 3_000_000
+    assert snapshot.outputs[output_key("STEP#a")].size == 3_000_000
     assert (snapshot.task.receipt.calls, served.queue.depth()) == (3, 0)
 
 

@@ -22,6 +22,7 @@ from llm_server.orchestration.domain.errors import (
     KeyNotFound,
     LLMServerError,
     QuotaExceeded,
+    RecordUnreadable,
     ScopeMissing,
     StateConflict,
     StorageMisconfigured,
@@ -41,6 +42,7 @@ STATUS: dict[type[LLMServerError], int] = {
     KeyNotFound: 404,
     StateConflict: 409,
     QuotaExceeded: 429,
+    RecordUnreadable: 503,
     StorageUnavailable: 503,
 }
 RETRY_AFTER_S = "5"

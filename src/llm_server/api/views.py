@@ -37,6 +37,7 @@ from llm_server.orchestration.dispatch.fleet import EngineNow
 from llm_server.orchestration.domain import plan as plans
 from llm_server.orchestration.domain.api_key import Key, KeyLimits
 from llm_server.orchestration.domain.catalog import Catalog, EngineSpec
+from llm_server.orchestration.domain.output import PLAN, OutputKey
 from llm_server.orchestration.domain.plan import Step, StepStatus
 from llm_server.orchestration.domain.ports import Page
 from llm_server.orchestration.domain.receipt import MICROUSD_PER_USD, Attempt
@@ -180,11 +181,11 @@ def _waiting(task: Task) -> dict[str, Any]:
 
 
 def _plan(snapshot: Snapshot) -> PlanView | None:
-    stored = snapshot.outputs.get("PLAN")
+    stored = snapshot.outputs.get(PLAN)
     if stored is None or stored.text is None:
         return None
     plan = plans.stored(stored.text)
-    ends = {step.id: snapshot.standing.get(f"STEP#{step.id}") for step in plan.steps}
+    ends = {step.id: snapshot.standing.get(OutputKey.of_step(step.id)) for step in plan.steps}
     finished = {name: output.error is None for name, output in ends.items() if output}
     status = snapshot.task.status
     found = plans.statuses(
@@ -196,7 +197,7 @@ def _plan(snapshot: Snapshot) -> PlanView | None:
 
 
 def _step(step: Step, status: StepStatus, snapshot: Snapshot) -> StepView:
-    output, review = snapshot.standing.get(f"STEP#{step.id}"), snapshot.review(step.id)
+    output, review = snapshot.standing.get(OutputKey.of_step(step.id)), snapshot.review(step.id)
     return StepView(
         id=step.id,
         role=step.role,

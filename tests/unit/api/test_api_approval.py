@@ -12,6 +12,7 @@ from llm_server.orchestration.domain.errors import ApprovalConflict
 from llm_server.orchestration.domain.snapshot import Limits
 from llm_server.orchestration.domain.status import Mode, Status
 from llm_server.orchestration.domain.task import TaskRef
+from support.builders import output_key
 from support.deliveries import a_plan
 from support.in_process_server import CalledServer
 from support.scripted_service import Served
@@ -115,7 +116,7 @@ def test_after_the_deadline_nothing_is_approved(served: Served) -> None:
     served.engine._answers.clear()
     served.engine._answers.append(PLAN)
     served.work()
-    plan_hash = plans.digest(served.get(ref).outputs["PLAN"].text or "")
+    plan_hash = plans.digest(served.get(ref).outputs[output_key("PLAN")].text or "")
     served.clock.pass_s(600)
 
     with pytest.raises(ApprovalConflict, match="deadline has passed"):
@@ -135,7 +136,7 @@ def test_a_plan_is_rejected_after_its_deadline_too(served: Served) -> None:
     served.engine._answers.clear()
     served.engine._answers.append(PLAN)
     served.work()
-    plan_hash = plans.digest(served.get(ref).outputs["PLAN"].text or "")
+    plan_hash = plans.digest(served.get(ref).outputs[output_key("PLAN")].text or "")
     served.clock.pass_s(600)
 
     assert served.service.approve(ref, plan_hash, approve=False).task.status is Status.CANCELLED

@@ -25,6 +25,7 @@ LLMServerError
 │   └── MoneySetAside     the same call may fit when others of the key have ended
 ├── OutOfTime             the worker's time is over; the rest is for the next delivery
 ├── DownloadFailed        a model file was not fetched; the message says whether to try again
+├── RecordUnreadable      leave the record alone: a newer version wrote it, or it is damaged
 ├── StorageUnavailable    the store or the queue cannot be reached; try again
 │   └── StorageMisconfigured  its operator: mend what `cause` says; trying again never helps
 └── ConfigurationError    fix the setting or the configuration file it names
@@ -221,6 +222,16 @@ class OutOfTime(LLMServerError):
 
 class DownloadFailed(LLMServerError):
     """A model file could not be fetched, or is not the file its checksum names."""
+
+
+class RecordUnreadable(LLMServerError):
+    """A stored record does not fit what this version knows.
+
+    While two versions run on one table, the newer one can read it; so the same call may succeed later.
+    """
+
+    def __init__(self) -> None:
+        super().__init__("The record was written by a newer version of the server, or it is damaged.")
 
 
 class StorageUnavailable(LLMServerError):

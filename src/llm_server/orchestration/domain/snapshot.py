@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from llm_server.orchestration.domain.output import Output, Review, order
+from llm_server.orchestration.domain.output import Output, OutputKey, OutputKind, Review
 from llm_server.orchestration.domain.receipt import Attempt
 from llm_server.orchestration.domain.status import Status
 from llm_server.orchestration.domain.task import Task
@@ -54,15 +54,15 @@ class Snapshot:
 
     task: Task
     request: Request
-    outputs: Mapping[str, Output] = field(default_factory=dict)
+    outputs: Mapping[OutputKey, Output] = field(default_factory=dict)
 
     @property
-    def standing(self) -> dict[str, Output]:
+    def standing(self) -> dict[OutputKey, Output]:
         """The outputs that later work builds on: all but the steps that failed before the last retry."""
         return {key: output for key, output in self.outputs.items() if not self._is_superseded(output)}
 
     def _is_superseded(self, output: Output) -> bool:
-        failed_step = output.key.startswith("STEP#") and output.error is not None
+        failed_step = output.key.kind is OutputKind.STEP and output.error is not None
         return failed_step and 0 < self.task.retried_fence >= output.fence
 
     @property
@@ -73,7 +73,9 @@ class Snapshot:
     @property
     def result(self) -> str | None:
         """The final answer of a Completed task."""
-        answer = self.outputs.get(f"RES#{self.task.answer_fence}")
+        if self.task.answer_fence is None:
+            return None
+        answer = self.outputs.get(OutputKey.of_answer(self.task.answer_fence))
         return answer.text if answer else None
 
     @property
@@ -94,17 +96,18 @@ class Snapshot:
     def unsettled(self) -> Output | None:
         """The kept answer of a Cancelled task whose worker ended before its cost was on the receipt (ADR 11).
 
-        Its `TRY#` would say that it is there. Whoever finds it may settle it at any time: nothing is paid after it.
+        If its calls had been settled, they would stand under the TRY key of the same claim. It may be settled at any
+        time: nothing is paid after it.
         """
         task, fence = self.task, self.task.fence
-        if task.status is not Status.CANCELLED or f"TRY#{fence}" in self.outputs:
+        if task.status is not Status.CANCELLED or OutputKey.of_try(fence) in self.outputs:
             return None
-        return self.outputs.get(f"RES#{fence}")
+        return self.outputs.get(OutputKey.of_answer(fence))
 
     def of_step(self, step_id: str) -> list[Output]:
         """Everything stored about a step: its drafts and verdicts in turn, and its end."""
-        found = [o for o in self.outputs.values() if o.key.split("#")[1:2] == [step_id] and not o.is_claims_end]
-        return sorted(found, key=lambda o: order(o.key))
+        found = [o for o in self.outputs.values() if o.key.step == step_id]
+        return sorted(found, key=lambda o: o.key.order)
 
     def review(self, step_id: str) -> Review | None:
         """What a step's review came to, or has found so far; None before the first verdict and where nobody judges."""
@@ -113,6 +116,6 @@ class Snapshot:
     @property
     def attempts(self) -> list[Attempt]:
         """Every engine call on the receipt, oldest first; an answer that was not adopted is not on it."""
-        counted = [o for o in self.outputs.values() if not o.is_answer or o.key == f"RES#{self.task.answer_fence}"]
-        counted.sort(key=lambda o: (o.created_ms, order(o.key)))
+        counted = [o for o in self.outputs.values() if not o.is_answer or o.key.number == self.task.answer_fence]
+        counted.sort(key=lambda o: (o.created_ms, o.key.order))
         return sorted((a for o in counted for a in o.attempts), key=lambda a: a.started_ms)

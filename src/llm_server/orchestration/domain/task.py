@@ -203,12 +203,12 @@ class Task:
         )
 
     def completed(self, answer: Output) -> Task:
-        """Record the answer, kept under `RES#<fence>`; a last state."""
+        """Record the answer of the claim that `answer.key` names; a last state."""
         return self._to(
             Status.COMPLETED,
             answer.created_ms,
             finished_ms=answer.created_ms,
-            answer_fence=int(answer.key.removeprefix("RES#")),
+            answer_fence=answer.key.number,
             engine=last_engine(answer.attempts) or self.engine,
             receipt=self.receipt.plus(answer.attempts),
         )

@@ -13,7 +13,7 @@ from llm_server.orchestration.domain.cancellation import Cancellation
 from llm_server.orchestration.domain.catalog import Catalog
 from llm_server.orchestration.domain.engine_call import AnswerSchema
 from llm_server.orchestration.domain.errors import PromptRefused
-from llm_server.orchestration.domain.output import TEXTS_MOST_BYTES
+from llm_server.orchestration.domain.output import PLAN, TEXTS_MOST_BYTES, OutputKey
 from llm_server.orchestration.domain.plan import Plan, Step
 from llm_server.orchestration.domain.ports import Clock
 from llm_server.orchestration.domain.receipt import Attempt
@@ -91,7 +91,7 @@ class Orchestrator:
 
     def _planned(self, work: Claim, snapshot: Snapshot) -> Iterator[Progress]:
         """Plan: a plan, its steps, their synthesis."""
-        stored = snapshot.outputs.get("PLAN")
+        stored = snapshot.outputs.get(PLAN)
         if stored is None or stored.text is None:
             plan, reply = self._propose(work)
             if reply.failure:
@@ -103,7 +103,7 @@ class Orchestrator:
             if plan is None:
                 yield from self._single(replace(work, task=self._without_plan(work.task)), reply.attempts)
                 return
-            stored = self._outcomes.output(work.task, "PLAN", text=plan.to_json(), attempts=reply.attempts)
+            stored = self._outcomes.output(work.task, PLAN, text=plan.to_json(), attempts=reply.attempts)
             if work.request.plan_approval:
                 due_ms = work.deadline_ms or NEVER_MS
                 yield Progress(task=work.task.awaiting_approval(stored, due_ms=due_ms), output=stored)
@@ -139,7 +139,7 @@ class Orchestrator:
                 held = Reply(failure=reply.failure, attempts=held.attempts + reply.attempts, outage=outage)
                 continue
             output = replace(steps.output(step, reply, self._clock()), fence=work.task.fence)
-            output = output.within(TEXTS_MOST_BYTES - steps.size, key=f"STEP#{step.id}")
+            output = output.within(TEXTS_MOST_BYTES - steps.size, key=OutputKey.of_step(step.id))
             steps.add(output)
             work = replace(work, task=work.task.progressed(output))
             yield Progress(task=work.task, output=output)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from llm_server.orchestration.dispatch.balancer import Reply
 from llm_server.orchestration.dispatch.fleet import Fleet
 from llm_server.orchestration.domain.errors import EngineUnavailable, MoneySetAside, OutOfTime, TaskCancelled
-from llm_server.orchestration.domain.output import Output
+from llm_server.orchestration.domain.output import Output, OutputKey
 from llm_server.orchestration.domain.ports import Clock
 from llm_server.orchestration.domain.receipt import Attempt
 from llm_server.orchestration.domain.task import Task
@@ -46,8 +46,8 @@ class Outcomes:
         """
         task, error = work.task, reply.failure
         if reply.completion:
-            answer = self.output(task, f"RES#{task.fence}", text=reply.completion.text, attempts=attempts)
-            answer = answer.within(work.left_bytes, key=f"TRY#{task.fence}")
+            answer = self.output(task, OutputKey.of_answer(task.fence), text=reply.completion.text, attempts=attempts)
+            answer = answer.within(work.left_bytes, key=OutputKey.of_try(task.fence))
             return Progress(task=task.failed(answer) if answer.error else task.completed(answer), output=answer)
         if isinstance(error, OutOfTime | TaskCancelled):
             return self._released(work, attempts, delay_s=0 if attempts else RETRY_FIRST_S, counted=bool(attempts))
@@ -75,7 +75,7 @@ class Outcomes:
         waiting_for: str = "",
     ) -> Progress:
         """Hand the task back, not beyond its deadline: it is to fail on time. A wait without a call stores nothing."""
-        output = self.output(work.task, f"TRY#{work.task.fence}", attempts=attempts)
+        output = self.output(work.task, OutputKey.of_try(work.task.fence), attempts=attempts)
         if work.deadline_ms is not None:
             delay_s = min(delay_s, max(0, math.ceil((work.deadline_ms - output.created_ms) / 1000)))
         due_ms = output.created_ms + delay_s * 1000 + self._sweep_ms
@@ -83,13 +83,13 @@ class Outcomes:
         return Progress(task=task, output=None if waiting_for and not attempts else output, delay_s=delay_s)
 
     def failed(self, task: Task, attempts: tuple[Attempt, ...], error: str) -> Progress:
-        output = self.output(task, f"TRY#{task.fence}", error=error, attempts=attempts)
+        output = self.output(task, OutputKey.of_try(task.fence), error=error, attempts=attempts)
         return Progress(task=task.failed(output), output=output)
 
     def output(
         self,
         task: Task,
-        key: str,
+        key: OutputKey,
         *,
         text: str | None = None,
         error: str | None = None,

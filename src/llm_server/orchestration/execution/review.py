@@ -17,7 +17,7 @@ from llm_server.orchestration.dispatch.balancer import Reply
 from llm_server.orchestration.domain.catalog import Catalog
 from llm_server.orchestration.domain.engine_call import AnswerSchema
 from llm_server.orchestration.domain.errors import LLMServerError
-from llm_server.orchestration.domain.output import Output, Review
+from llm_server.orchestration.domain.output import PLAN, Output, OutputKey, OutputKind, Review
 from llm_server.orchestration.domain.plan import Plan, Step
 from llm_server.orchestration.execution import prompts
 from llm_server.orchestration.execution.prompts import StepResult
@@ -93,7 +93,7 @@ class ReviewedSteps:
     """The steps of one plan: what each asks next, and the output a reply gives. `prompt` is the caller's."""
 
     def __init__(
-        self, *, plan: Plan, prompt: str, profile: str, catalog: Catalog, outputs: Mapping[str, Output]
+        self, *, plan: Plan, prompt: str, profile: str, catalog: Catalog, outputs: Mapping[OutputKey, Output]
     ) -> None:
         known = catalog.profiles.get(profile)
         self._judge = known.judged_by if known else None
@@ -106,13 +106,13 @@ class ReviewedSteps:
     @property
     def ended(self) -> dict[str, Output]:
         """The outputs of the steps that ended, by step."""
-        found = {step.id: self._outputs.get(f"STEP#{step.id}") for step in self._plan.steps}
+        found = {step.id: self._outputs.get(OutputKey.of_step(step.id)) for step in self._plan.steps}
         return {name: output for name, output in found.items() if output is not None}
 
     @property
     def size(self) -> int:
         """Bytes of the plan and all texts it has come to so far."""
-        given = sum(output.size for key, output in self._outputs.items() if key != "PLAN")
+        given = sum(output.size for key, output in self._outputs.items() if key != PLAN)
         return len(self._plan.to_json().encode()) + given
 
     @property
@@ -126,7 +126,7 @@ class ReviewedSteps:
 
     def succeeded(self, step: Step) -> bool | None:
         """How a step ended; None while it has not."""
-        output = self._outputs.get(f"STEP#{step.id}")
+        output = self._outputs.get(OutputKey.of_step(step.id))
         return None if output is None else output.error is None
 
     def add(self, output: Output) -> None:
@@ -135,7 +135,7 @@ class ReviewedSteps:
 
     def next_call(self, step: Step) -> Call:
         """What a step that has not ended asks next; may be called from several threads."""
-        drafts, verdicts = self._of("DRAFT", step), self._of("VERDICT", step)
+        drafts, verdicts = self._of(OutputKind.DRAFT, step), self._of(OutputKind.VERDICT, step)
         context = (self._prompt, self._plan, step, self.results)
         if not drafts:
             return Call(role=step.role, purpose=f"step {step.id}", prompt=prompts.for_step(*context))
@@ -149,7 +149,7 @@ class ReviewedSteps:
 
     def output(self, step: Step, reply: Reply, now_ms: int) -> Output:
         """What a reply to `next_call` gives: a draft, a verdict with findings, or the end of the step."""
-        drafts, verdicts = self._of("DRAFT", step), self._of("VERDICT", step)
+        drafts, verdicts = self._of(OutputKind.DRAFT, step), self._of(OutputKind.VERDICT, step)
         if not drafts:
             key, text, review, error = self._worked(step, reply)
         elif len(verdicts) < len(drafts):
@@ -158,20 +158,27 @@ class ReviewedSteps:
             key, text, review, error = *_repaired(step, drafts, verdicts, reply), None
         return Output(key=key, created_ms=now_ms, text=text, error=error, attempts=reply.attempts, review=review)
 
-    def _worked(self, step: Step, reply: Reply) -> tuple[str, str | None, None, str | None]:
+    def _worked(self, step: Step, reply: Reply) -> tuple[OutputKey, str | None, None, str | None]:
         if reply.completion is None:
-            return f"STEP#{step.id}", None, None, str(reply.failure)
+            return OutputKey.of_step(step.id), None, None, str(reply.failure)
         role = self._catalog.roles.get(step.role)
         reviewed = self._judge and self._fixer and role and role.reviewed
-        return f"DRAFT#{step.id}#0" if reviewed else f"STEP#{step.id}", reply.completion.text, None, None
+        return (
+            OutputKey.of_draft(step.id, 0) if reviewed else OutputKey.of_step(step.id),
+            reply.completion.text,
+            None,
+            None,
+        )
 
-    def _of(self, kind: str, step: Step) -> list[Output]:
+    def _of(self, kind: OutputKind, step: Step) -> list[Output]:
         """The drafts or verdicts of a step, in order."""
-        names = (f"{kind}#{step.id}#{n}" for n in range(ROUNDS + 1))
+        names = (OutputKey(kind, step.id, n) for n in range(ROUNDS + 1))
         return [self._outputs[name] for name in names if name in self._outputs]
 
 
-def _judged(step: Step, drafts: list[Output], verdicts: list[Output], reply: Reply) -> tuple[str, str | None, Review]:
+def _judged(
+    step: Step, drafts: list[Output], verdicts: list[Output], reply: Reply
+) -> tuple[OutputKey, str | None, Review]:
     """A verdict that cannot be had or used ends the review: the result stays, and is said to be not judged."""
     try:
         if reply.completion is None:
@@ -179,21 +186,21 @@ def _judged(step: Step, drafts: list[Output], verdicts: list[Output], reply: Rep
         verdict = parse(reply.completion.text)
     except VerdictInvalid as error:
         unknown = Review(verdict="not judged", findings=_findings(verdicts), reason=str(error))
-        return f"STEP#{step.id}", drafts[-1].text, unknown
+        return OutputKey.of_step(step.id), drafts[-1].text, unknown
     review = Review(verdict=verdict.verdict, findings=verdict.findings)
     if review.verdict == "fail" and len(verdicts) < ROUNDS:
-        return f"VERDICT#{step.id}#{len(verdicts)}", None, review
-    return f"STEP#{step.id}", drafts[-1].text, review
+        return OutputKey.of_verdict(step.id, len(verdicts)), None, review
+    return OutputKey.of_step(step.id), drafts[-1].text, review
 
 
 def _repaired(
     step: Step, drafts: list[Output], verdicts: list[Output], reply: Reply
-) -> tuple[str, str | None, Review | None]:
+) -> tuple[OutputKey, str | None, Review | None]:
     """A fix that cannot be had leaves the findings open."""
     if reply.completion:
-        return f"DRAFT#{step.id}#{len(drafts)}", reply.completion.text, None
+        return OutputKey.of_draft(step.id, len(drafts)), reply.completion.text, None
     left_open = Review(verdict="fail", findings=_findings(verdicts), reason=str(reply.failure))
-    return f"STEP#{step.id}", drafts[-1].text, left_open
+    return OutputKey.of_step(step.id), drafts[-1].text, left_open
 
 
 def _findings(verdicts: list[Output]) -> tuple[str, ...]:

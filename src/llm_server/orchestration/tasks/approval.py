@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from llm_server.orchestration.domain import plan as plans
 from llm_server.orchestration.domain.errors import ApprovalConflict, TaskLost
+from llm_server.orchestration.domain.output import PLAN
 from llm_server.orchestration.domain.ports import Store
 from llm_server.orchestration.domain.snapshot import Snapshot
 from llm_server.orchestration.domain.task import TaskRef
@@ -42,7 +43,7 @@ def decide(
 
 
 def _is_decided(snapshot: Snapshot, plan_hash: str, *, approve: bool) -> bool:
-    task, stored = snapshot.task, snapshot.outputs.get("PLAN")
+    task, stored = snapshot.task, snapshot.outputs.get(PLAN)
     said = {"given": True, "refused": False}.get(task.approval or "")
     if stored is None or (said is None and not task.awaits_approval):
         raise ApprovalConflict("The task has no plan that waits for approval.")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from llm_server.orchestration.domain import plan as plans
-from llm_server.orchestration.domain.output import Output
+from llm_server.orchestration.domain.output import Output, OutputKind
 from llm_server.orchestration.domain.snapshot import Snapshot
 from llm_server.orchestration.domain.status import Status
 from llm_server.orchestration.domain.task import Note, Task
@@ -58,12 +58,12 @@ def _noted(task: Task) -> Iterator[Event]:
 def _worked(snapshot: Snapshot) -> Iterator[Event]:
     for output in snapshot.outputs.values():
         at_ms = output.created_ms
-        if output.key == "PLAN":
+        if output.key.kind is OutputKind.PLAN:
             steps = len(plans.stored(output.text or "").steps)
             yield Event(name="planned", at_ms=at_ms, actor="worker", detail=f"{steps} steps")
-        elif output.key.startswith("STEP#"):
-            yield Event(name=_step(output), at_ms=at_ms, actor="worker", detail=output.key.removeprefix("STEP#"))
-        elif output.is_claims_end and output.error and at_ms != snapshot.task.finished_ms:
+        elif output.key.kind is OutputKind.STEP:
+            yield Event(name=_step(output), at_ms=at_ms, actor="worker", detail=output.key.step)
+        elif output.key.ends_claim and output.error and at_ms != snapshot.task.finished_ms:
             yield Event(name="failed", at_ms=at_ms, actor="worker", detail=output.error)
 
 

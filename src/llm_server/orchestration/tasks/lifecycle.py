@@ -31,7 +31,7 @@ class Lifecycle:
     def cancel(self, ref: TaskRef) -> Snapshot:
         """End a task that is not final; cancelled again, nothing changes.
 
-        An answer that a dead worker had paid for goes on the receipt, as the calls of a `TRY#`.
+        If a worker died after it had paid for an answer, the calls of that answer go on the receipt.
 
         Raises:
             TaskNotFound: no such task.

@@ -6,7 +6,7 @@ import logging
 from dataclasses import replace
 
 from llm_server.orchestration.domain.errors import StorageUnavailable, TaskLost, TaskNotFound
-from llm_server.orchestration.domain.output import Output
+from llm_server.orchestration.domain.output import Output, OutputKey
 from llm_server.orchestration.domain.ports import Clock, Store
 from llm_server.orchestration.domain.receipt import Attempt
 from llm_server.orchestration.domain.status import Status
@@ -19,7 +19,7 @@ TRIES = 3
 
 
 class Settlement:
-    """The last write for a cancelled task; the key of its `TRY#` keeps two who settle one claim from counting twice."""
+    """The last write for a cancelled task. Its key names the claim, so that two workers settle one claim once."""
 
     def __init__(self, store: Store, clock: Clock) -> None:
         self._store = store
@@ -31,7 +31,7 @@ class Settlement:
         Raises:
             StorageUnavailable: wake up again; an answer that was kept is then settled by whoever comes.
         """
-        output = Output(key=f"TRY#{mine.fence}", created_ms=self._clock(), attempts=attempts)
+        output = Output(key=OutputKey.of_try(mine.fence), created_ms=self._clock(), attempts=attempts)
         for left in reversed(range(TRIES)):
             try:
                 if self._settled(mine, output):

@@ -8,7 +8,7 @@ from contextlib import contextmanager, suppress
 from itertools import islice
 
 from llm_server.orchestration.domain.errors import StorageUnavailable, TaskLost, TaskNotFound
-from llm_server.orchestration.domain.output import Output
+from llm_server.orchestration.domain.output import Output, OutputKey
 from llm_server.orchestration.domain.ports import Clock, Due, Store
 from llm_server.orchestration.domain.retention import SLACK_MS
 from llm_server.orchestration.domain.status import Status
@@ -115,7 +115,7 @@ class Sweep:
             return True
         if snapshot.orphan:
             return False
-        why = Output(key=f"TRY#{task.fence}", created_ms=now_ms, error=snapshot.request.limits.overdue)
+        why = Output(key=OutputKey.of_try(task.fence), created_ms=now_ms, error=snapshot.request.limits.overdue)
         try:
             self._store.save(task, task.failed(why, overdue=True))
         except TaskLost:

@@ -13,7 +13,7 @@ from llm_server.orchestration.domain.api_key import Account
 from llm_server.orchestration.domain.cancellation import Cancellation
 from llm_server.orchestration.domain.counters import day_of
 from llm_server.orchestration.domain.errors import NotClaimable, StorageUnavailable, TaskLost, TaskNotFound
-from llm_server.orchestration.domain.output import Output
+from llm_server.orchestration.domain.output import PLAN, Output, OutputKey
 from llm_server.orchestration.domain.ports import Clock, Ledger, Store
 from llm_server.orchestration.domain.receipt import Attempt
 from llm_server.orchestration.domain.retention import is_to_be_renewed
@@ -107,7 +107,7 @@ class Worker:
 
     def _claimed(self, snapshot: Snapshot, owner: str, now_ms: int) -> Snapshot | None:
         try:
-            has_plan = "PLAN" in snapshot.outputs
+            has_plan = PLAN in snapshot.outputs
             task = snapshot.task.claimed(
                 owner=owner, now_ms=now_ms, lease_ms=now_ms + self._lease_ms, has_plan=has_plan
             )
@@ -139,7 +139,7 @@ class Worker:
         if lost:
             self._settlement.settle(task, tuple(unsaved))
 
-    def _saved(self, task: Task, progress: Progress, earlier: Mapping[str, Output]) -> Task:
+    def _saved(self, task: Task, progress: Progress, earlier: Mapping[OutputKey, Output]) -> Task:
         """Store one state; what a step cost that is done again, after a retry, stays under its key."""
         output = progress.output and progress.output.after(earlier.get(progress.output.key))
         if output and output.is_answer:

@@ -42,7 +42,7 @@ class DynamoKeys:
 
     def key(self, key_id: str) -> Key | None:
         row = self._read({"pk": {"S": "KEYS"}, "sk": {"S": key_id}})
-        return records.KEY.decode(row["body"]["S"]) if row else None
+        return records.api_key(row["body"]["S"]) if row else None
 
     def all_keys(self) -> list[Key]:
         query: dict[str, Any] = {
@@ -55,7 +55,7 @@ class DynamoKeys:
         while True:
             with calling():
                 answer = self._client.query(**query)
-            found += [records.KEY.decode(row["body"]["S"]) for row in answer["Items"]]
+            found += [records.api_key(row["body"]["S"]) for row in answer["Items"]]
             if "LastEvaluatedKey" not in answer:
                 return found
             query["ExclusiveStartKey"] = answer["LastEvaluatedKey"]

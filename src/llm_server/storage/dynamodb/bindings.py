@@ -33,7 +33,7 @@ def bind(client: DynamoDBClient, table: str, tenant: str, key: str, binding: Key
         except ConditionFailed:
             stored = _read(client, table, tenant, key)
         if stored:
-            return records.KEY_BINDING.decode(stored["body"]["S"])
+            return records.key_binding(stored["body"]["S"])
     raise AssertionError  # `tries` raises first
 
 
@@ -42,7 +42,7 @@ def bound(client: DynamoDBClient, table: str, tenant: str, key: str, *, now_ms: 
     stored = _read(client, table, tenant, key)
     if not stored or int(stored["until"]["N"]) <= now_ms:
         return None
-    return records.KEY_BINDING.decode(stored["body"]["S"])
+    return records.key_binding(stored["body"]["S"])
 
 
 def _read(client: DynamoDBClient, table: str, tenant: str, key: str) -> dict[str, Any]:

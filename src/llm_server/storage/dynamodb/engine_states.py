@@ -72,7 +72,7 @@ class Engines:
 
 
 def records_of(row: Mapping[str, Any]) -> EngineRecords:
-    states = {name: records.ENGINE_STATE.decode(value["S"]) for name, value in _of(row, PREFIX)}
+    states = {name: records.engine_state(value["S"]) for name, value in _of(row, PREFIX)}
     said = {switch: {name: value["BOOL"] for name, value in _of(row, f"{switch}:")} for switch in SWITCHES}
     switched = {name for names in said.values() for name in names}
     switches = {name: EngineSwitch(**{switch: said[switch].get(name) for switch in SWITCHES}) for name in switched}

@@ -11,9 +11,7 @@ from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-import msgspec
-
-from llm_server.orchestration.domain.errors import TaskNotFound
+from llm_server.orchestration.domain.errors import RecordUnreadable, TaskNotFound
 from llm_server.orchestration.domain.ports import Due, Page
 from llm_server.orchestration.domain.status import Status
 from llm_server.orchestration.domain.task import Task, TaskRef
@@ -69,7 +67,7 @@ class Listing:
     def _states(self, keys: list[dict[str, Any]]) -> list[Task]:
         tasks = []
         for row in batch(self._client, self._table, keys):
-            with suppress(TaskNotFound):  # deleted or expired, and still in the index
+            with suppress(TaskNotFound, RecordUnreadable):  # deleted or expired, and still in the index; or not for us
                 tasks.append(self._shown(row))
         return sorted(tasks, key=records.listing_key, reverse=True)
 
@@ -90,7 +88,7 @@ class OpenTasks:
                 found[items.ref(row)] = self._shown(row)
             except TaskNotFound:
                 continue
-            except msgspec.MsgspecError:  # of a newer version, or damaged
+            except RecordUnreadable:
                 found[items.ref(row)] = None
         return found
 

@@ -73,7 +73,7 @@ def is_gravestone(row: Mapping[str, Any]) -> bool:
 
 
 def task(row: Mapping[str, Any]) -> Task:
-    return records.TASK.decode(row["body"]["S"])
+    return records.task(row["body"]["S"])
 
 
 def addition(table: str, key: Mapping[str, Any], delta: Mapping[str, int]) -> dict[str, Any]:

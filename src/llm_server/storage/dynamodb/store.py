@@ -151,7 +151,9 @@ class DynamoStore:
     ) -> None:
         writes = [self._put_state(after, "rev = :rev", {":rev": items.number(before.rev)})]
         if output is not None:
-            head = self._texts.put_parts(after.ref, output.key, records.encode(output), output.created_ms)
+            head = self._texts.put_parts(
+                after.ref, records.output_key_text(output.key), records.encode(output), output.created_ms
+            )
             writes.append({"Put": {"TableName": self._table, "Item": head}})
         try:
             self._transact([*writes, *self._counts(before, after, most_in_flight=most_in_flight)])
@@ -163,7 +165,7 @@ class DynamoStore:
             raise TaskLost(after.task_id) from error
 
     def keep(self, ref: TaskRef, output: Output) -> None:
-        self._texts.put(ref, output.key, records.encode(output), output.created_ms)
+        self._texts.put(ref, records.output_key_text(output.key), records.encode(output), output.created_ms)
 
     def delete(self, task: Task) -> None:
         self._deletions.delete(task)
@@ -213,13 +215,11 @@ class DynamoStore:
         rows = {row["sk"]["S"]: row for row in self._texts.rows(ref)}
         task = self._shown(rows.get("STATE"))
         outputs = {
-            sk: records.OUTPUT.decode(bodies.joined(rows, sk))
+            records.parse_output_key(sk): records.output(bodies.joined(rows, sk))
             for sk in rows
             if sk not in ("STATE", "REQ") and not bodies.is_part(sk)
         }
-        request = (
-            records.REQUEST.decode(bodies.joined(rows, "REQ")) if bodies.is_whole(rows, "REQ") else EXPIRED_REQUEST
-        )
+        request = records.request(bodies.joined(rows, "REQ")) if bodies.is_whole(rows, "REQ") else EXPIRED_REQUEST
         return Snapshot(task=task, request=request, outputs=outputs)
 
     def _shown(self, row: Mapping[str, Any] | None) -> Task:

@@ -30,12 +30,12 @@ class SqliteKeys:
     def key(self, key_id: str) -> Key | None:
         with self._database.reading() as db:
             row = db.execute("SELECT body FROM keys WHERE key_id = ?", (key_id,)).fetchone()
-        return records.KEY.decode(row[0]) if row else None
+        return records.api_key(row[0]) if row else None
 
     def all_keys(self) -> list[Key]:
         with self._database.reading() as db:
             rows = db.execute("SELECT body FROM keys").fetchall()
-        return [records.KEY.decode(body) for (body,) in rows]
+        return [records.api_key(body) for (body,) in rows]
 
     def has_keys(self) -> bool:
         with self._database.reading() as db:

@@ -6,11 +6,9 @@ import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-import msgspec
-
 from llm_server.orchestration.domain.counters import Counters, change, day_of, in_flight_change
 from llm_server.orchestration.domain.engine_state import EngineRecords, EngineState, EngineSwitch, SwitchName
-from llm_server.orchestration.domain.errors import TaskLost, TaskNotFound, TooManyInFlight
+from llm_server.orchestration.domain.errors import RecordUnreadable, TaskLost, TaskNotFound, TooManyInFlight
 from llm_server.orchestration.domain.output import Output
 from llm_server.orchestration.domain.ports import Due, KeyBinding, Page
 from llm_server.orchestration.domain.retention import DELETED_KEPT_MS, SPENDING_KEPT_MS, Retention
@@ -67,8 +65,8 @@ class SqliteStore:
                 raise TaskNotFound
             (request,) = db.execute("SELECT body FROM requests WHERE (tenant, task_id) = (?, ?)", key).fetchone()
             rows = db.execute("SELECT key, body FROM outputs WHERE (tenant, task_id) = (?, ?)", key).fetchall()
-        outputs = {name: records.OUTPUT.decode(body) for name, body in rows}
-        return Snapshot(task=task, request=records.REQUEST.decode(request), outputs=outputs)
+        outputs = {records.parse_output_key(name): records.output(body) for name, body in rows}
+        return Snapshot(task=task, request=records.request(request), outputs=outputs)
 
     def peek(self, ref: TaskRef) -> Task:
         with self._database.reading() as db:
@@ -134,7 +132,7 @@ class SqliteStore:
     def _bound(db: sqlite3.Connection, tenant: str, key: str, now_ms: int) -> KeyBinding | None:
         query = "SELECT body FROM bindings WHERE (tenant, key) = (?, ?) AND until_ms > ?"
         row = db.execute(query, (tenant, key, now_ms)).fetchone()
-        return records.KEY_BINDING.decode(row[0]) if row else None
+        return records.key_binding(row[0]) if row else None
 
     @staticmethod
     def _is_in(db: sqlite3.Connection, table: str, ref: TaskRef) -> bool:
@@ -152,7 +150,7 @@ class SqliteStore:
             for ref in refs:
                 try:
                     task = self._state(db, ref)
-                except msgspec.MsgspecError:  # of a newer version, or damaged
+                except RecordUnreadable:
                     found[ref] = None
                 else:
                     found |= {} if task is None else {ref: task}
@@ -178,7 +176,7 @@ class SqliteStore:
         query = "SELECT body FROM tasks WHERE status IN ('Processing', 'Planned', 'Cancelled')"
         query += " AND json_extract(body, '$.owner') <> ''"
         with self._database.transaction() as db:
-            found = [records.readable(body) for (body,) in db.execute(query).fetchall()]
+            found = [records.readable_task(body) for (body,) in db.execute(query).fetchall()]
             tasks = [task for task in found if task is not None]
             for task in tasks:
                 ended = task.abandoned(now_ms=now_ms)
@@ -203,7 +201,7 @@ class SqliteStore:
                 values.append(value)
         with self._database.reading() as db:
             rows = db.execute(query + " ORDER BY listing DESC LIMIT ?", (*values, size + 1)).fetchall()
-        tasks = [records.TASK.decode(body) for (body,) in rows]
+        tasks = [records.task(body) for (body,) in rows]
         more = len(tasks) > size
         return Page(tasks[:size], records.token_of(records.listing_key(tasks[size - 1])) if more else "")
 
@@ -245,8 +243,8 @@ class SqliteStore:
         states = db.execute("SELECT name, body FROM engines").fetchall()
         switches = db.execute("SELECT name, body FROM switches").fetchall()
         return EngineRecords(
-            states={name: records.ENGINE_STATE.decode(body) for name, body in states},
-            switches={name: records.ENGINE_SWITCH.decode(body) for name, body in switches},
+            states={name: records.engine_state(body) for name, body in states},
+            switches={name: records.engine_switch(body) for name, body in switches},
         )
 
     def _state(self, db: sqlite3.Connection, ref: TaskRef) -> Task | None:
@@ -254,12 +252,12 @@ class SqliteStore:
             return None
         query = "SELECT body FROM tasks WHERE (tenant, task_id) = (?, ?)"
         row = db.execute(query, (ref.tenant, ref.task_id)).fetchone()
-        task = records.TASK.decode(row[0]) if row else None
+        task = records.task(row[0]) if row else None
         return None if task is None or self._retention.has_expired(task) else task
 
     @staticmethod
     def _keep(db: sqlite3.Connection, ref: TaskRef, output: Output) -> None:
-        row = (ref.tenant, ref.task_id, output.key, records.encode(output))
+        row = (ref.tenant, ref.task_id, records.output_key_text(output.key), records.encode(output))
         db.execute("INSERT OR REPLACE INTO outputs VALUES (?, ?, ?, ?)", row)
 
     @staticmethod

@@ -1,0 +1,71 @@
+"""Records change by adding: what a newer version wrote is read as far as it is known, else left alone (ADR 18)."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from llm_server.orchestration.domain.errors import RecordUnreadable
+from llm_server.orchestration.domain.output import PLAN, OutputKey, OutputKind, Review
+from llm_server.storage import records
+from support.builders import a_key, a_request, a_task, an_output
+
+STEP_IDS = st.from_regex(r"[A-Za-z0-9_-]{1,32}", fullmatch=True)
+NUMBERS = st.integers(min_value=0, max_value=10**6)
+KEYS = st.one_of(
+    st.just(PLAN),
+    st.builds(OutputKey.of_step, STEP_IDS),
+    st.builds(OutputKey.of_draft, STEP_IDS, NUMBERS),
+    st.builds(OutputKey.of_verdict, STEP_IDS, NUMBERS),
+    st.builds(OutputKey.of_answer, NUMBERS),
+    st.builds(OutputKey.of_try, NUMBERS),
+)
+
+
+def changed(record: Any, **changes: Any) -> str:
+    """A record's JSON with other values."""
+    return json.dumps(json.loads(records.encode(record)) | changes)
+
+
+@given(key=KEYS)
+def test_an_output_key_is_read_as_it_was_written(key: OutputKey) -> None:
+    """And two keys are never one text: the stores replace what stands under the same one."""
+    assert records.parse_output_key(records.output_key_text(key)) == key
+
+
+@pytest.mark.parametrize("text", ["SUMMARY#a", "SUMMARY", "STEP", "RES#x", "RES", "DRAFT#a", "PLAN#1", ""])
+def test_a_key_of_a_newer_version_is_kept_as_it_is(text: str) -> None:
+    key = records.parse_output_key(text)
+
+    assert key.kind is OutputKind.OTHER
+    assert records.output_key_text(key) == text
+
+
+def test_fields_of_a_newer_version_are_skipped() -> None:
+    """Two versions run on one table while a deployment is gradual."""
+    task, request, key = a_task(), a_request(), a_key()
+    output = an_output(review=Review(verdict="pass"))
+
+    assert records.task(changed(task, colour="red", parts=[1, {"a": 2}])) == task
+    assert records.request(changed(request, colour="red")) == request
+    assert records.output(changed(output, colour="red")) == output
+    assert records.api_key(changed(key, colour="red")) == key
+
+
+@pytest.mark.parametrize("changes", [{"status": "Paused"}, {"mode": "Swarm"}, {"approval": "amended"}])
+def test_a_state_with_a_word_of_a_newer_version_is_left_alone(changes: dict[str, str]) -> None:
+    body = changed(a_task(), **changes)
+
+    with pytest.raises(RecordUnreadable):
+        records.task(body)
+    assert records.readable_task(body) is None
+
+
+@pytest.mark.parametrize("body", ["", "{", "[]", "null", '{"tenant": 1}'])
+def test_a_damaged_record_is_told_from_a_bug(body: str) -> None:
+    with pytest.raises(RecordUnreadable):
+        records.task(body)
