@@ -41,7 +41,7 @@ def ours(url: str) -> Callable[[], str]:
     import tempfile
     from pathlib import Path
 
-    from llm_server import wiring
+    from llm_server import catalog_loading, wiring
     from llm_server.engines import factory
     from llm_server.engines.credentials import Credentials
     from llm_server.orchestration.dispatch.calls import Want
@@ -55,7 +55,7 @@ def ours(url: str) -> Callable[[], str]:
     engine = f'kind = "openai"\nsource = "api"\nmodel = "{MODEL}"\nprice_provider = "openai"\napi_key = "env:KEY"\n'
     config.write_text(f'[engines.fake]\n{engine}base_url = "{url}"\n')
     environ = {"LLM_SERVER_CONFIG": str(config), "KEY": "k"}
-    catalog = wiring.configured_catalog(Settings.read(environ))
+    catalog = catalog_loading.configured_catalog(Settings.read(environ))
     adapters, store = factory.build(catalog, Credentials(environ), analyse=analyse), SqliteStore(folder / "tasks.db")
     balancer = wiring.balancer_of(catalog, adapters, store, has_credentials=lambda spec: True)
 

@@ -8,21 +8,18 @@ from __future__ import annotations
 import os
 import random
 import time
-import tomllib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
+from dataclasses import dataclass
 from functools import partial
-from importlib import resources
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal
+from uuid import UUID, uuid4
 
-import msgspec
-
+from llm_server import catalog_loading
 from llm_server.engines import prices
 from llm_server.engines.credentials import Credentials, has_credentials
-from llm_server.engines.discovery import LoopbackServer, discover
-from llm_server.engines.local import model_files
+from llm_server.engines.discovery import LOOPBACK_SERVERS
 from llm_server.orchestration.access.keyring import Keyring
-from llm_server.orchestration.configuration import catalog_file
 from llm_server.orchestration.dispatch.balancer import Balancer
 from llm_server.orchestration.dispatch.calls import Calls
 from llm_server.orchestration.dispatch.fleet import Fleet
@@ -30,19 +27,20 @@ from llm_server.orchestration.dispatch.health import EngineStates
 from llm_server.orchestration.domain.catalog import Catalog, EngineSpec
 from llm_server.orchestration.domain.engine_call import Engine, Pricer
 from llm_server.orchestration.domain.errors import ConfigurationError
-from llm_server.orchestration.domain.ports import Clock, KeyStore, Queue, Store
+from llm_server.orchestration.domain.ports import Clock, EngineStateStore, KeyStore, Queue, Store
 from llm_server.orchestration.domain.retention import Retention
 from llm_server.orchestration.execution.orchestrator import Orchestrator
 from llm_server.orchestration.routing.analysis import analyse
 from llm_server.orchestration.service import Service
+from llm_server.orchestration.tasks.intake import Intake
+from llm_server.orchestration.tasks.lifecycle import Lifecycle
+from llm_server.orchestration.tasks.sweep import Sweep
+from llm_server.orchestration.tasks.wakeups import WakeUps
+from llm_server.orchestration.tasks.worker import Worker
 from llm_server.settings import Settings
 
-
-class Found(NamedTuple):
-    """The catalogue, and which engines answer and why."""
-
-    catalog: Catalog
-    why: str
+if TYPE_CHECKING:
+    from llm_server.storage.sqlite.queue import SqliteQueue
 
 
 def now_ms() -> int:
@@ -51,65 +49,13 @@ def now_ms() -> int:
 
 
 def new_id() -> str:
-    """A UUIDv7 (RFC 9562, 5.7): 48 bits of Unix milliseconds, then 74 random bits; sorts by time."""
-    value = now_ms() << 80 | int.from_bytes(os.urandom(10))
-    value = value & ~(0xF << 76) | 0x7 << 76
-    value = value & ~(0x3 << 62) | 0x2 << 62
-    text = f"{value:032x}"
-    return "-".join((text[:8], text[8:12], text[12:16], text[16:20], text[20:]))
+    """A UUIDv7 (RFC 9562, 5.7): Unix milliseconds, the version, then a UUIDv4's 74 random bits; sorts by time."""
+    return str(UUID(f"{now_ms():012x}7{uuid4().hex[13:]}"))
 
 
 def retention(settings: Settings) -> Retention:
     """How long stores keep what has ended."""
     return Retention(clock=now_ms, keep_ms=settings.keep_ms)
-
-
-def overlay(settings: Settings) -> dict[str, Any]:
-    """The user's configuration file, {} without one. Raises ConfigurationError when it is no TOML."""
-    if settings.config is None:
-        return {}
-    try:
-        return tomllib.loads(settings.config.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
-        raise ConfigurationError(f"The configuration {settings.config} cannot be read: {error}.") from error
-
-
-def configured_catalog(settings: Settings) -> Catalog:
-    """The packaged catalogue with the user's file over it. Raises ConfigurationError: the file is wrong."""
-    packaged = tomllib.loads((resources.files("llm_server") / "data" / "catalog.toml").read_text(encoding="utf-8"))
-    return catalog_file.load(packaged, overlay(settings), source=str(settings.config or ""))
-
-
-def load_catalog(settings: Settings, *, loopback: Sequence[LoopbackServer] = (), own_port: int | None = None) -> Found:
-    """The packaged catalogue with the user's file over it and, where it configures no engine, the one that is found.
-
-    Raises:
-        ConfigurationError: the file is wrong, or LLM_SERVER_MODEL names no model on this machine.
-    """
-    catalog = configured_catalog(settings)
-    model = None if settings.on_aws else settings.model
-    if model:
-        file = model_files.named(model, catalog.models, settings.models_dir)
-        model_files.require(file, named_by="LLM_SERVER_MODEL")
-    unused = " LLM_SERVER_MODEL is not used." if model else ""
-    configured = [name for name, spec in catalog.engines.items() if spec.kind != "embedded"]
-    if configured:
-        without = _without_key(catalog, Credentials(settings.environ))
-        return Found(catalog, f"{', '.join(configured)} (configured in {settings.config}).{without}{unused}")
-    found = discover(settings.environ, loopback=loopback, own_port=own_port, model=model)
-    unused = "" if found.spec.kind == "llamacpp" else unused
-    engines = {**catalog.engines, found.name: found.spec}
-    return Found(msgspec.structs.replace(catalog, engines=engines), f"{found.name}: {found.why}{unused}")
-
-
-def _without_key(catalog: Catalog, secrets: Credentials) -> str:
-    """Say which engines cannot answer for want of a key."""
-    missing = [
-        f"{name} has no key ({spec.api_key} is not set)"
-        for name, spec in catalog.engines.items()
-        if not has_credentials(secrets, spec)
-    ]
-    return f" {'; '.join(missing)}." if missing else ""
 
 
 def _engines(settings: Settings, catalog: Catalog, secrets: Credentials) -> dict[str, Engine]:
@@ -121,7 +67,7 @@ def _engines(settings: Settings, catalog: Catalog, secrets: Credentials) -> dict
 def balancer_of(
     catalog: Catalog,
     engines: Mapping[str, Engine],
-    store: Store,
+    store: EngineStateStore,
     *,
     has_credentials: Callable[[EngineSpec], bool],
     price: Pricer = prices.price,
@@ -132,6 +78,57 @@ def balancer_of(
     fleet = Fleet(configured=catalog.engines, has_credentials=has_credentials, states=states)
     calls = Calls(catalog=catalog, engines=engines, fleet=fleet, states=states, price=price, clock=clock)
     return Balancer(catalog=catalog, fleet=fleet, calls=calls, price=price)
+
+
+def assemble(
+    *,
+    catalog: Catalog,
+    store: Store,
+    key_store: KeyStore,
+    queue: Queue,
+    balancer: Balancer,
+    clock: Clock,
+    new_id: Callable[[], str],
+    random_bytes: Callable[[int], bytes],
+    max_deliveries: int,
+    lease_s: int,
+    sweep_s: int,
+    prompt_max_chars: int,
+) -> Service:
+    """Put a service together over its ports; `random_bytes(n)` gives n bytes that cannot be guessed."""
+    sweep_ms = sweep_s * 1000
+    keyring, wakeups = Keyring(key_store, clock, random_bytes), WakeUps(queue)
+    return Service(
+        catalog=catalog,
+        prompt_max_chars=prompt_max_chars,
+        store=store,
+        keyring=keyring,
+        fleet=balancer.fleet,
+        intake=Intake(
+            catalog=catalog,
+            store=store,
+            keyring=keyring,
+            wakeups=wakeups,
+            balancer=balancer,
+            clock=clock,
+            new_id=new_id,
+            sweep_ms=sweep_ms,
+            prompt_max_chars=prompt_max_chars,
+        ),
+        worker=Worker(
+            store=store,
+            ledger=key_store,
+            wakeups=wakeups,
+            orchestrator=Orchestrator(
+                catalog=catalog, balancer=balancer, clock=clock, max_deliveries=max_deliveries, sweep_s=sweep_s
+            ),
+            clock=clock,
+            lease_ms=lease_s * 1000,
+        ),
+        lifecycle=Lifecycle(store=store, keyring=keyring, wakeups=wakeups, clock=clock, sweep_ms=sweep_ms),
+        sweep=Sweep(store=store, wakeups=wakeups, clock=clock, sweep_ms=sweep_ms),
+        clock=clock,
+    )
 
 
 def service_of(
@@ -145,23 +142,16 @@ def service_of(
         store,
         has_credentials=partial(has_credentials, secrets),
     )
-    orchestrator = Orchestrator(
-        catalog=catalog,
-        balancer=balancer,
-        clock=now_ms,
-        max_deliveries=settings.max_attempts,
-        sweep_s=settings.sweep_s,
-    )
-    return Service(
+    return assemble(
         catalog=catalog,
         store=store,
         key_store=key_store,
         queue=queue,
         balancer=balancer,
-        orchestrator=orchestrator,
         clock=now_ms,
         new_id=new_id,
         random_bytes=os.urandom,
+        max_deliveries=settings.max_attempts,
         lease_s=settings.lease_s,
         sweep_s=settings.sweep_s,
         prompt_max_chars=settings.prompt_max_chars,
@@ -182,9 +172,45 @@ def aws_service(settings: Settings, *, works: bool) -> Service:
         store=DynamoStore(dynamodb, settings.table, draw=random.randrange, retention=retention(settings)),
         key_store=DynamoKeys(dynamodb, settings.table),
         queue=SqsQueue(_client("sqs"), settings.queue_url),
-        catalog=load_catalog(settings).catalog,
+        catalog=catalog_loading.load_catalog(settings).catalog,
         works=works,
     )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Embedded:
+    """What the embedded server runs: the service, the queue its workers take from, and why these engines answer."""
+
+    service: Service
+    queue: SqliteQueue
+    why: str
+
+
+@contextmanager
+def embedded_service(settings: Settings, *, own_port: int) -> Iterator[Embedded]:
+    """A service over the SQLite file, which belongs to this process until the end of the block.
+
+    What a process that died before left open is due at once. `own_port` is never taken for an LLM server's.
+
+    Raises:
+        ConfigurationError: the configuration is wrong, or the file cannot be opened or is another server's.
+    """
+    from llm_server.storage.sqlite.api_keys import SqliteKeys
+    from llm_server.storage.sqlite.database import OnlyProcess
+    from llm_server.storage.sqlite.queue import SqliteQueue
+    from llm_server.storage.sqlite.store import SqliteStore
+
+    with closing(OnlyProcess(settings.db)):
+        found = catalog_loading.load_catalog(settings, loopback=LOOPBACK_SERVERS, own_port=own_port)
+        with (
+            closing(SqliteStore(settings.db, retention(settings))) as store,
+            closing(SqliteKeys(settings.db)) as keys,
+            closing(SqliteQueue(settings.db, now_ms)) as queue,
+        ):
+            store.end_leases(now_ms())
+            queue.replace_lost()
+            service = service_of(settings, store=store, key_store=keys, queue=queue, catalog=found.catalog)
+            yield Embedded(service=service, queue=queue, why=found.why)
 
 
 @contextmanager

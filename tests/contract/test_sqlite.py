@@ -64,7 +64,7 @@ def test_a_killed_process_lets_go_of_its_database(tmp_path: Path) -> None:
         holder.send_signal(signal.SIGKILL)
         holder.wait()
 
-        OnlyProcess(path).release()
+        OnlyProcess(path).close()
 
 
 def test_a_database_that_was_released_can_be_held_again(tmp_path: Path) -> None:
@@ -72,9 +72,9 @@ def test_a_database_that_was_released_can_be_held_again(tmp_path: Path) -> None:
     first = OnlyProcess(path)
     with pytest.raises(ConfigurationError):
         OnlyProcess(path)
-    first.release()
+    first.close()
 
-    OnlyProcess(path).release()
+    OnlyProcess(path).close()
 
 
 def test_a_path_that_cannot_be_opened_is_a_wrong_setting(tmp_path: Path) -> None:
@@ -295,7 +295,7 @@ def test_another_name_for_the_file_is_the_same_database(tmp_path: Path) -> None:
 
     with pytest.raises(ConfigurationError, match="in use by another server"):
         OnlyProcess(link)
-    only.release()
+    only.close()
 
 
 @pytest.mark.parametrize("made_by", ["CREATE TABLE counters (id, foo)", "PRAGMA user_version = 99"])

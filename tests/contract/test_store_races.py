@@ -12,7 +12,6 @@ from llm_server.orchestration.domain.plan import digest
 from llm_server.orchestration.domain.ports import Store
 from llm_server.orchestration.domain.status import Mode, Status
 from llm_server.orchestration.domain.task import DAY_MS, NEVER_MS, Task
-from llm_server.orchestration.tasks.approval import decide
 from support.audit import audit
 from support.builders import (
     NOW_MS,
@@ -176,7 +175,7 @@ def test_of_8_approvals_and_rejections_at_once_one_word_counts(store: Store) -> 
 
     def say(n: int) -> bool | None:
         try:
-            decide(store, task.ref, digest("{}"), approve=n % 2 == 0, now_ms=NOW_MS + n, due_ms=NOW_MS + SWEEP_MS)
+            a_lifecycle(store, lambda: NOW_MS + n).approve(task.ref, digest("{}"), approve=n % 2 == 0)
         except ApprovalConflict:
             return None
         return n % 2 == 0

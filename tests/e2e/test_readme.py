@@ -8,7 +8,7 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
-from llm_server import wiring
+from llm_server import catalog_loading
 from llm_server.settings import Settings
 from support.server_process import serving
 
@@ -47,7 +47,7 @@ def test_the_engine_file_is_taken_as_shown(tmp_path: Path) -> None:
     [toml] = re.findall(r"```toml\n(.+?)```", README, re.DOTALL)
     path = tmp_path / "engines.toml"
     path.write_text(toml)
-    catalog = wiring.load_catalog(Settings(config=path)).catalog
+    catalog = catalog_loading.load_catalog(Settings(config=path)).catalog
 
     assert set(tomllib.loads(toml)["engines"]) < set(catalog.engines)
 

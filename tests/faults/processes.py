@@ -16,7 +16,6 @@ from llm_server.orchestration.dispatch.balancer import Balancer
 from llm_server.orchestration.domain.catalog import Catalog
 from llm_server.orchestration.domain.engine_call import Completion, EngineCall
 from llm_server.orchestration.domain.ports import Clock, KeyStore, Queue, Store
-from llm_server.orchestration.execution.orchestrator import Orchestrator
 from llm_server.orchestration.service import Service
 from support.scripted_engine import price
 
@@ -91,20 +90,13 @@ def _service(
     clock: Clock,
     new_id: Callable[[], str],
 ) -> Service:
-    orchestrator = Orchestrator(
-        catalog=catalog,
-        balancer=balancer,
-        clock=clock,
-        max_deliveries=MAX_DELIVERIES,
-        sweep_s=substrate.sweep_s,
-    )
-    return Service(
+    return wiring.assemble(
         catalog=catalog,
         store=store,
         key_store=keys,
         queue=queue,
         balancer=balancer,
-        orchestrator=orchestrator,
+        max_deliveries=MAX_DELIVERIES,
         clock=clock,
         new_id=new_id,
         random_bytes=os.urandom,

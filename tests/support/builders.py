@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable
 from functools import cache
 from itertools import count
 from pathlib import Path
 from random import Random
-from typing import Any
+from typing import Any, cast
 
+from llm_server.orchestration.access.keyring import Keyring
 from llm_server.orchestration.access.tokens import digest_of
 from llm_server.orchestration.domain.api_key import Key
 from llm_server.orchestration.domain.output import Output, OutputKey
-from llm_server.orchestration.domain.ports import Clock, Store
+from llm_server.orchestration.domain.ports import Clock, KeyStore, Store
 from llm_server.orchestration.domain.receipt import Attempt
 from llm_server.orchestration.domain.snapshot import Request, Snapshot
 from llm_server.orchestration.domain.status import Mode
@@ -151,7 +153,8 @@ class NoQueue:
 
 def a_lifecycle(store: Store, clock: Clock) -> Lifecycle:
     """What callers do with their tasks, without a queue."""
-    return Lifecycle(store=store, wakeups=WakeUps(NoQueue()), clock=clock, sweep_ms=SWEEP_MS)
+    keyring = Keyring(cast(KeyStore, None), clock, os.urandom)  # callers without a key: it is never asked
+    return Lifecycle(store=store, keyring=keyring, wakeups=WakeUps(NoQueue()), clock=clock, sweep_ms=SWEEP_MS)
 
 
 def another_tenants(ref: TaskRef) -> TaskRef:

@@ -11,7 +11,7 @@ from typing import Any
 
 from fastapi import FastAPI
 
-from llm_server import wiring
+from llm_server import catalog_loading, wiring
 from llm_server.api.app import create_app
 from llm_server.embedded.workers import Workers
 from llm_server.orchestration.domain.api_key import SCOPES, KeyLimits
@@ -102,7 +102,7 @@ def called_server(folder: Path, overlay: str = "", **settings: Any) -> Iterator[
 
 
 def _served(settings: Settings, store: SqliteStore, keys: SqliteKeys, queue: SqliteQueue, used: Store) -> CalledServer:
-    catalog = wiring.load_catalog(settings).catalog
+    catalog = catalog_loading.load_catalog(settings).catalog
     service = wiring.service_of(settings, store=used, key_store=keys, queue=queue, catalog=catalog)
     app = create_app(service, wiring.new_id, open_without_keys=True)
     return CalledServer(app=app, service=service, store=store, keys=keys, queue=queue, settings=settings)

@@ -13,12 +13,12 @@ from typing import Any
 
 import pytest
 
+from llm_server import wiring
 from llm_server.orchestration.domain.catalog import Catalog
 from llm_server.orchestration.domain.errors import StorageUnavailable
 from llm_server.orchestration.domain.ports import Store
 from llm_server.orchestration.domain.snapshot import Snapshot
 from llm_server.orchestration.domain.task import TaskRef
-from llm_server.orchestration.execution.orchestrator import Orchestrator
 from llm_server.orchestration.service import Service
 from llm_server.orchestration.tasks.intake import NewTask
 from llm_server.storage.sqlite.api_keys import SqliteKeys
@@ -62,16 +62,13 @@ class Served:
         """Make the service anew, with another configuration (one engine behind all names) or over another store."""
         engines = dict.fromkeys(catalog.engines, self.engine)
         balancer = a_balancer(catalog, engines, self.store, self.clock)
-        orchestrator = Orchestrator(
-            catalog=catalog, balancer=balancer, clock=self.clock, max_deliveries=3, sweep_s=SWEEP_S
-        )
-        self.service = Service(
+        self.service = wiring.assemble(
             catalog=catalog,
             store=store or self.store,
             key_store=self.keys,
             queue=self.queue,
             balancer=balancer,
-            orchestrator=orchestrator,
+            max_deliveries=3,
             clock=self.clock,
             new_id=lambda: f"t{next(self._numbers)}",
             random_bytes=os.urandom,

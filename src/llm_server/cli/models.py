@@ -54,11 +54,11 @@ def pull(name: Annotated[str, typer.Argument(help="One of those that `models lis
 
 
 def _configured() -> "tuple[Catalog, Path]":
-    from llm_server import wiring
+    from llm_server import catalog_loading
     from llm_server.settings import Settings
 
     settings = Settings.read()
-    return wiring.configured_catalog(settings), settings.models_dir
+    return catalog_loading.configured_catalog(settings), settings.models_dir
 
 
 def _state(name: str, model: "LocalModel", folder: Path) -> str:

@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from llm_server import wiring
+from llm_server import catalog_loading
 from llm_server.orchestration.routing.analysis import FIELDS, Analysis, analyse
 from llm_server.orchestration.routing.evaluation import apgr, auroc, calibration_error, interval, share
 from llm_server.orchestration.tasks.intake import NewTask, analysed, checked
@@ -33,7 +33,7 @@ def decision(prompt: str, profile: str | None, role: str | None, as_json: bool) 
         ConfigurationError: a setting, or the file that LLM_SERVER_CONFIG names, is wrong.
     """
     settings = Settings.read()
-    catalog = wiring.configured_catalog(settings)
+    catalog = catalog_loading.configured_catalog(settings)
     new = NewTask(prompt=prompt, profile=profile, role=role)
     seen, profile = analysed(checked(new, catalog, prompt_max_chars=settings.prompt_max_chars), catalog)
     if as_json:

@@ -20,14 +20,11 @@ from llm_server.api import edge, errors
 from llm_server.api.app import create_app
 from llm_server.embedded.logs import TextFormatter
 from llm_server.embedded.workers import Workers
-from llm_server.engines.discovery import LOOPBACK_SERVERS
+from llm_server.orchestration.access.keyring import Keyring
 from llm_server.orchestration.domain.errors import ConfigurationError, LLMServerError
 from llm_server.orchestration.service import Service
 from llm_server.settings import Settings
-from llm_server.storage.sqlite.api_keys import SqliteKeys
-from llm_server.storage.sqlite.database import OnlyProcess
-from llm_server.storage.sqlite.queue import SqliteQueue
-from llm_server.storage.sqlite.store import SqliteStore
+from llm_server.wiring import Embedded
 
 GRACE_S = 10
 REQUEST_GRACE_S = 3
@@ -57,27 +54,21 @@ def serve(*, host: str, port: int, db: Path | None = None, workers: int | None =
                 "LLM_SERVER_TABLE is set: that is for the Lambda functions; unset it to serve from SQLite."
             )
         address = _address(host)
-        keys = SqliteKeys(settings.db)
-        _check_reach(host, address, keys)
+        with wiring.keys_of(settings, make=True) as keys:
+            _check_reach(host, address, keys)
         with _bound(address, port) as listener:
-            only = OnlyProcess(settings.db)
-            try:
-                return _serve(settings, listener, keys)
-            finally:
-                only.release()
+            own_port = listener.getsockname()[1]
+            with wiring.embedded_service(settings, own_port=own_port) as embedded:
+                return _serve(settings, listener, embedded)
     except LLMServerError as error:
         print(f"llm-server: {error}", file=sys.stderr)
         return 1
 
 
-def _serve(settings: Settings, listener: socket.socket, keys: SqliteKeys) -> int:
+def _serve(settings: Settings, listener: socket.socket, embedded: Embedded) -> int:
     address, port = listener.getsockname()[:2]
-    found = wiring.load_catalog(settings, loopback=LOOPBACK_SERVERS, own_port=port)
-    store, queue = SqliteStore(settings.db, wiring.retention(settings)), SqliteQueue(settings.db, wiring.now_ms)
-    store.end_leases(wiring.now_ms())
-    queue.replace_lost()
-    service = wiring.service_of(settings, store=store, key_store=keys, queue=queue, catalog=found.catalog)
-    workers = Workers(service, queue, count=settings.workers, sweep_s=settings.sweep_s, new_id=wiring.new_id)
+    service = embedded.service
+    workers = Workers(service, embedded.queue, count=settings.workers, sweep_s=settings.sweep_s, new_id=wiring.new_id)
     app = create_app(service, wiring.new_id, open_without_keys=ipaddress.ip_address(address).is_loopback)
     config = uvicorn.Config(
         app,
@@ -93,16 +84,13 @@ def _serve(settings: Settings, listener: socket.socket, keys: SqliteKeys) -> int
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: setattr(server, "should_exit", True))
     workers.start()
-    _greet(settings, found.why, service, "localhost" if address == "127.0.0.1" else address, port)
+    _greet(settings, embedded.why, service, "localhost" if address == "127.0.0.1" else address, port)
     server.run(sockets=[listener])
     print("Stopping: tasks in progress are given 10 s to end.", file=sys.stderr)
     left = workers.stop(GRACE_S)
     if left:
         print("Tasks still in progress go on at the next start.", file=sys.stderr, flush=True)
         os._exit(0)  # a thread waits for an engine; nothing of its task is lost
-    queue.close()
-    store.close()
-    keys.close()
     return 0
 
 
@@ -114,9 +102,9 @@ def _address(host: str) -> str:
         raise ConfigurationError(f"--host is {host!r}; allowed are localhost and IP addresses.") from error
 
 
-def _check_reach(host: str, address: str, keys: SqliteKeys) -> None:
+def _check_reach(host: str, address: str, keys: Keyring) -> None:
     """Without a key only this machine may reach the server. Raises ConfigurationError."""
-    if not ipaddress.ip_address(address).is_loopback and not keys.has_keys():
+    if not ipaddress.ip_address(address).is_loopback and not keys.required():
         raise ConfigurationError(
             f"--host is {host!r}, but there is no API key, and without one the server binds to loopback only; make one "
             "first: llm-server keys create --tenant NAME --scope tasks,metrics,admin"

@@ -5,26 +5,22 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import partial
+from typing import Protocol
 
 from llm_server.orchestration.access.keyring import Keyring
-from llm_server.orchestration.dispatch.balancer import Balancer
-from llm_server.orchestration.dispatch.fleet import EngineNow
+from llm_server.orchestration.dispatch.fleet import EngineNow, Fleet
 from llm_server.orchestration.domain.api_key import Caller, KeyLimits, KeyUse, Payer
 from llm_server.orchestration.domain.catalog import Catalog, EngineSpec
 from llm_server.orchestration.domain.counters import Counters, day_of, summarise
 from llm_server.orchestration.domain.engine_state import SwitchName
 from llm_server.orchestration.domain.errors import EngineNotFound, InvalidInput
-from llm_server.orchestration.domain.ports import Clock, KeyStore, Page, Queue, Store
+from llm_server.orchestration.domain.ports import Clock, CounterStore, EngineStateStore, Page, TaskListing, TaskStore
 from llm_server.orchestration.domain.snapshot import Snapshot
 from llm_server.orchestration.domain.status import Status
 from llm_server.orchestration.domain.task import Task, TaskRef
-from llm_server.orchestration.execution.orchestrator import Orchestrator
-from llm_server.orchestration.tasks import approval
 from llm_server.orchestration.tasks.intake import Accepted, Decision, Intake, NewTask
 from llm_server.orchestration.tasks.lifecycle import Lifecycle
 from llm_server.orchestration.tasks.sweep import Sweep
-from llm_server.orchestration.tasks.wakeups import WakeUps
 from llm_server.orchestration.tasks.worker import Worker
 
 _log = logging.getLogger(__name__)
@@ -46,53 +42,37 @@ class Usage:
     charged: KeyUse | None = None
 
 
+class ReadStore(TaskStore, TaskListing, CounterStore, EngineStateStore, Protocol):
+    """What the service itself reads of the store."""
+
+
 class Service:
-    """The use cases, over the ports."""
+    """The use cases, over the parts that carry them out; the wiring puts them together."""
 
     def __init__(
         self,
         *,
         catalog: Catalog,
-        store: Store,
-        key_store: KeyStore,
-        queue: Queue,
-        balancer: Balancer,
-        orchestrator: Orchestrator,
-        clock: Clock,
-        new_id: Callable[[], str],
-        random_bytes: Callable[[int], bytes],
-        lease_s: int,
-        sweep_s: int,
         prompt_max_chars: int,
+        store: ReadStore,
+        keyring: Keyring,
+        fleet: Fleet,
+        intake: Intake,
+        worker: Worker,
+        lifecycle: Lifecycle,
+        sweep: Sweep,
+        clock: Clock,
     ) -> None:
         self.catalog = catalog
         self.prompt_max_chars = prompt_max_chars
-        self.keys = Keyring(key_store, clock, random_bytes)
+        self.keys = keyring
         self._store = store
-        self._fleet = balancer.fleet
+        self._fleet = fleet
+        self._intake = intake
+        self._worker = worker
+        self._lifecycle = lifecycle
+        self._sweep = sweep
         self._clock = clock
-        self._sweep_ms = sweep_s * 1000
-        self._wakeups = WakeUps(queue)
-        self._intake = Intake(
-            catalog=catalog,
-            store=store,
-            wakeups=self._wakeups,
-            balancer=balancer,
-            clock=clock,
-            new_id=new_id,
-            sweep_ms=self._sweep_ms,
-            prompt_max_chars=prompt_max_chars,
-        )
-        self._worker = Worker(
-            store=store,
-            ledger=key_store,
-            wakeups=self._wakeups,
-            orchestrator=orchestrator,
-            clock=clock,
-            lease_ms=lease_s * 1000,
-        )
-        self._lifecycle = Lifecycle(store=store, wakeups=self._wakeups, clock=clock, sweep_ms=self._sweep_ms)
-        self._sweep = Sweep(store=store, wakeups=self._wakeups, clock=clock, sweep_ms=self._sweep_ms)
 
     def now_ms(self) -> int:
         """The server's time, Unix milliseconds."""
@@ -110,31 +90,21 @@ class Service:
             QuotaExceeded: the payer's key allows no more open tasks, or its money of this day is gone.
             StorageUnavailable: nothing is known to have been stored.
         """
-        self._admit(payer)
         return self._intake.submit(tenant, new, payer=payer)
 
     def submit_once(self, tenant: str, new: NewTask, key: str | None, *, payer: Payer | None = None) -> Accepted:
         """Submit; under the same Idempotency-Key once in 24 hours. Raises as `submit` and `Intake.submit_once`."""
         if key is None:
             return Accepted(task=self.submit(tenant, new, payer=payer))
-        return self._intake.submit_once(tenant, new, key, payer=payer, admit=partial(self._admit, payer))
-
-    def _admit(self, payer: Payer | None) -> None:
-        if payer is not None:
-            self.keys.check_spending(payer)
+        return self._intake.submit_once(tenant, new, key, payer=payer)
 
     def get(self, ref: TaskRef) -> Snapshot:
         """Read a task. Raises TaskNotFound."""
         return self._store.get(ref)
 
     def approve(self, ref: TaskRef, plan_hash: str, *, approve: bool) -> Snapshot:
-        """Let a plan that waits be carried out, or cancel its task. Raises as `approval.decide`."""
-        now_ms = self._clock()
-        due_ms = now_ms + self._sweep_ms
-        snapshot, moved = approval.decide(self._store, ref, plan_hash, approve=approve, now_ms=now_ms, due_ms=due_ms)
-        if moved and approve:
-            self._wakeups.send(ref)
-        return snapshot
+        """Let a plan that waits be carried out, or cancel its task. Raises as `Lifecycle.approve`."""
+        return self._lifecycle.approve(ref, plan_hash, approve=approve)
 
     def cancel(self, ref: TaskRef) -> Snapshot:
         """End a task that is not final. Raises as `Lifecycle.cancel`."""
@@ -143,8 +113,7 @@ class Service:
         return snapshot
 
     def retry(self, ref: TaskRef, *, payer: Payer | None = None) -> Snapshot:
-        """Take a Failed task up again. Raises as `Lifecycle.retry`, and QuotaExceeded when the payer's day is spent."""
-        self._admit(payer)
+        """Take a Failed task up again. Raises as `Lifecycle.retry`."""
         return self._lifecycle.retry(ref, payer=payer)
 
     def delete(self, ref: TaskRef) -> None:

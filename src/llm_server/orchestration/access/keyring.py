@@ -106,10 +106,10 @@ class Keyring:
             )
         return RequestsLeft(most=most, left=left, reset_s=reset_s)
 
-    def check_spending(self, payer: Payer) -> None:
+    def check_spending(self, payer: Payer | None) -> None:
         """Refuse new work once the key's money of this day is gone, or all set aside. Raises QuotaExceeded."""
-        most = payer.limits.microusd_per_day
-        if most is None:
+        most = payer.limits.microusd_per_day if payer else None
+        if payer is None or most is None:
             return
         used = self.use(payer)
         if used.charged_microusd < most:

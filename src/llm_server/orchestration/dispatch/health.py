@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from llm_server.orchestration.domain.engine_state import EngineRecords, EngineState, EngineSwitch, SwitchName
 from llm_server.orchestration.domain.errors import EngineUnavailable, StorageUnavailable
-from llm_server.orchestration.domain.ports import Clock, Store
+from llm_server.orchestration.domain.ports import Clock, EngineStateStore
 
 _log = logging.getLogger(__name__)
 
@@ -29,7 +29,7 @@ class EngineStates:
     It is advice: while the store cannot be reached, what is known here goes on to hold.
     """
 
-    def __init__(self, store: Store, clock: Clock) -> None:
+    def __init__(self, store: EngineStateStore, clock: Clock) -> None:
         self._store = store
         self._clock = clock
         self._lock = threading.Lock()

@@ -43,16 +43,8 @@ class KeyBinding:
     until_ms: int
 
 
-class Store(Protocol):
-    """The truth about tasks, final ones until they expire. Every method may raise StorageUnavailable."""
-
-    def bind_key(self, tenant: str, key: str, binding: KeyBinding, *, now_ms: int) -> KeyBinding:
-        """Let a caller's key stand for a task, unless it still stands for one; returns what it stands for now."""
-        ...
-
-    def bound_key(self, tenant: str, key: str, *, now_ms: int) -> KeyBinding | None:
-        """What a caller's key stands for now; None when for nothing."""
-        ...
+class TaskStore(Protocol):
+    """The truth about tasks, final ones until they expire."""
 
     def add(self, task: Task, request: Request, *, most_in_flight: int | None = None) -> bool:
         """Store a new task and count it, once; False, and nothing is changed, when it is or was stored already.
@@ -105,13 +97,21 @@ class Store(Protocol):
         """Let the texts of a task that stays open, or is taken up again, stay from now on as those of a new one."""
         ...
 
-    def prune(self, limit: int) -> None:
-        """Remove some of what has expired, where the database does not by itself; it is not shown anyway."""
+
+class IdempotencyStore(Protocol):
+    """What callers' Idempotency-Keys stand for."""
+
+    def bind_key(self, tenant: str, key: str, binding: KeyBinding, *, now_ms: int) -> KeyBinding:
+        """Let a caller's key stand for a task, unless it still stands for one; returns what it stands for now."""
         ...
 
-    def peek_each(self, refs: Sequence[TaskRef]) -> dict[TaskRef, Task | None]:
-        """Read the states of at most 100 tasks; what is not found is left out, None is a record nobody can read."""
+    def bound_key(self, tenant: str, key: str, *, now_ms: int) -> KeyBinding | None:
+        """What a caller's key stands for now; None when for nothing."""
         ...
+
+
+class SweepIndex(Protocol):
+    """The open tasks by the time at which the sweep looks at them, and what has expired."""
 
     def due(self, now_ms: int) -> Iterator[Due]:
         """Open tasks whose `next_look_ms`, or what it was postponed to, has passed; read as far as they are taken.
@@ -121,6 +121,10 @@ class Store(Protocol):
         """
         ...
 
+    def peek_each(self, refs: Sequence[TaskRef]) -> dict[TaskRef, Task | None]:
+        """Read the states of at most 100 tasks; what is not found is left out, None is a record nobody can read."""
+        ...
+
     def postpone(self, due: Due, task: Task | None, due_ms: int) -> bool:
         """Move the due time of an open task, seen as `task`, on; False when it was moved or the task has changed.
 
@@ -128,9 +132,21 @@ class Store(Protocol):
         """
         ...
 
+    def prune(self, limit: int) -> None:
+        """Remove some of what has expired, where the database does not by itself; it is not shown anyway."""
+        ...
+
+
+class TaskListing(Protocol):
+    """A tenant's tasks in order."""
+
     def page(self, tenant: str, *, size: int, token: str, status: Status | None, role: str | None) -> Page:
         """List a tenant's tasks, newest first. Raises InvalidInput when the token is none of ours."""
         ...
+
+
+class CounterStore(Protocol):
+    """What is counted in the transactions of the tasks."""
 
     def overview(self) -> tuple[Counters, EngineRecords]:
         """Totals and gauges, and the engines' records, in one read."""
@@ -139,6 +155,10 @@ class Store(Protocol):
     def spent_microusd(self, tenant: str, day: str) -> int:
         """What a tenant's calls cost on a UTC day (`YYYY-MM-DD`), by the time they were recorded."""
         ...
+
+
+class EngineStateStore(Protocol):
+    """What the processes tell one another of the engines."""
 
     def engines(self) -> EngineRecords:
         """What is stored of the engines, in one read that sees every write acknowledged before it."""
@@ -158,6 +178,13 @@ class Store(Protocol):
     def swap_engine_state(self, engine: str, before: EngineState, after: EngineState) -> bool:
         """Replace an engine's state if it still is `before`; False, and nothing written, when it is not."""
         ...
+
+
+class Store(TaskStore, IdempotencyStore, SweepIndex, TaskListing, CounterStore, EngineStateStore, Protocol):
+    """All that a database adapter offers; its users ask for the parts above. Any method may raise StorageUnavailable.
+
+    A record that this version cannot read raises RecordUnreadable; `peek_each` and `page` go on with the others.
+    """
 
 
 class Queue(Protocol):

@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from hashlib import sha256
+from typing import Protocol
 
 import msgspec
 
+from llm_server.orchestration.access.keyring import Keyring
 from llm_server.orchestration.dispatch.balancer import Balancer
 from llm_server.orchestration.domain.api_key import Payer
 from llm_server.orchestration.domain.catalog import Catalog
 from llm_server.orchestration.domain.errors import InvalidInput, StateConflict, TaskNotFound, UnknownName
-from llm_server.orchestration.domain.ports import Clock, KeyBinding, Store
+from llm_server.orchestration.domain.ports import Clock, IdempotencyStore, KeyBinding, TaskStore
 from llm_server.orchestration.domain.snapshot import Limits, Request
 from llm_server.orchestration.domain.status import Mode
 from llm_server.orchestration.domain.task import Task, TaskRef
@@ -65,6 +67,10 @@ class Decision:
     engine: str | None
 
 
+class IntakeStore(TaskStore, IdempotencyStore, Protocol):
+    """What the intake needs of the store."""
+
+
 class Intake:
     """The way in, over the ports."""
 
@@ -72,7 +78,8 @@ class Intake:
         self,
         *,
         catalog: Catalog,
-        store: Store,
+        store: IntakeStore,
+        keyring: Keyring,
         wakeups: WakeUps,
         balancer: Balancer,
         clock: Clock,
@@ -82,6 +89,7 @@ class Intake:
     ) -> None:
         self._catalog = catalog
         self._store = store
+        self._keyring = keyring
         self._wakeups = wakeups
         self._balancer = balancer
         self._clock = clock
@@ -109,9 +117,10 @@ class Intake:
 
         Raises:
             InvalidInput: as `decide`.
-            TooManyInFlight: the payer's key allows no more open tasks.
+            QuotaExceeded: the money of the payer's day is spent, or its key allows no more open tasks.
             StorageUnavailable: nothing is known to have been stored.
         """
+        self._keyring.check_spending(payer)
         task, request = self._prepared(tenant, self._checked(new), self._new_id(), payer)
         self._store_new(task, request, payer)
         return task
@@ -123,18 +132,16 @@ class Intake:
         key: str,
         *,
         payer: Payer | None = None,
-        admit: Callable[[], object] = lambda: None,
     ) -> Accepted:
         """Store a task, however often the same is submitted under the same key within 24 hours.
 
-        The key is bound first: whoever comes with it finds the same task, and stores it where an earlier call died.
-        The checks, and `admit`, which may raise, are for a task that is to be stored: what was accepted before is
-        answered all the same.
+        The key is bound first: each call with it finds the same task, and stores it where an earlier call died. What
+        was accepted before is answered without a check of the prompt or of the payer's money.
 
         Raises:
             InvalidInput: as `decide`, or the key stands for a task with another body.
             StateConflict: the key's task was deleted.
-            TooManyInFlight: the payer's key allows no more open tasks.
+            QuotaExceeded: the money of the payer's day is spent, or its key allows no more open tasks.
             StorageUnavailable: nothing is known to have been stored.
         """
         new, now_ms = trimmed(new), self._clock()
@@ -143,7 +150,7 @@ class Intake:
         if bound != wanted and (earlier := self._replayed(tenant, bound)):
             return earlier
         self._checked(new)
-        admit()
+        self._keyring.check_spending(payer)
         task, request = self._prepared(tenant, new, bound.task_id, payer)
         if self._store_new(task, request, payer):
             return Accepted(task=task)

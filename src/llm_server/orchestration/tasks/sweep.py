@@ -6,10 +6,11 @@ import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from itertools import islice
+from typing import Protocol
 
 from llm_server.orchestration.domain.errors import StorageUnavailable, TaskLost, TaskNotFound
 from llm_server.orchestration.domain.output import Output, OutputKey
-from llm_server.orchestration.domain.ports import Clock, Due, Store
+from llm_server.orchestration.domain.ports import Clock, CounterStore, Due, SweepIndex, TaskStore
 from llm_server.orchestration.domain.retention import SLACK_MS
 from llm_server.orchestration.domain.status import Status
 from llm_server.orchestration.domain.task import DAY_MS, Task
@@ -25,10 +26,14 @@ PUT_OFF_MS = 3_600_000
 """How long a record that nobody can look at is left alone."""
 
 
+class SweptStore(TaskStore, SweepIndex, CounterStore, Protocol):
+    """What the sweep needs of the store."""
+
+
 class Sweep:
     """The net under the queue; two at once wake nothing twice."""
 
-    def __init__(self, *, store: Store, wakeups: WakeUps, clock: Clock, sweep_ms: int) -> None:
+    def __init__(self, *, store: SweptStore, wakeups: WakeUps, clock: Clock, sweep_ms: int) -> None:
         self._store = store
         self._wakeups = wakeups
         self._clock = clock

@@ -14,7 +14,7 @@ from llm_server.orchestration.domain.cancellation import Cancellation
 from llm_server.orchestration.domain.counters import day_of
 from llm_server.orchestration.domain.errors import NotClaimable, StorageUnavailable, TaskLost, TaskNotFound
 from llm_server.orchestration.domain.output import PLAN, Output, OutputKey
-from llm_server.orchestration.domain.ports import Clock, Ledger, Store
+from llm_server.orchestration.domain.ports import Clock, Ledger, TaskStore
 from llm_server.orchestration.domain.receipt import Attempt
 from llm_server.orchestration.domain.retention import is_to_be_renewed
 from llm_server.orchestration.domain.snapshot import Snapshot
@@ -34,7 +34,7 @@ class Worker:
     def __init__(
         self,
         *,
-        store: Store,
+        store: TaskStore,
         ledger: Ledger,
         wakeups: WakeUps,
         orchestrator: Orchestrator,

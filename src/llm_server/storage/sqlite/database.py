@@ -146,7 +146,8 @@ class OnlyProcess:
             advice = "Stop it, or choose another file: LLM_SERVER_DB=... or --db ..."
             raise ConfigurationError(f"The database {path} is in use by another server. {advice}") from error
 
-    def release(self) -> None:
+    def close(self) -> None:
+        """Let go of the file."""
         os.close(self._descriptor)
 
 
