@@ -8,13 +8,14 @@ from pydantic import Field
 
 from llm_server.api.inputs import NewLimits
 from llm_server.api.strict import Strict
+from llm_server.orchestration.domain.status import Status
 
 
 class TaskView(Strict):
     """The four fields every task answers with."""
 
     task_id: str | None
-    status: Literal["Queued", "Processing", "Planned", "Completed", "Failed", "Cancelled"]
+    status: Status
     result: str | None
     error: str | None
 
@@ -95,7 +96,7 @@ class TaskSummary(Strict):
     """A task in a listing: its state, without the texts."""
 
     task_id: str
-    status: Literal["Queued", "Processing", "Planned", "Completed", "Failed", "Cancelled"]
+    status: Status
     error: str | None
     mode: str
     role: str
@@ -133,23 +134,10 @@ class EventView(Strict):
     detail: str
 
 
-class TaskDetail(Strict):
+class TaskDetail(TaskSummary, TaskView):
     """Everything about a task, the four fields first; `waiting_for`: the engines (or why) a Queued task waits for."""
 
     task_id: str
-    status: Literal["Queued", "Processing", "Planned", "Completed", "Failed", "Cancelled"]
-    result: str | None
-    error: str | None
-    mode: str
-    role: str
-    profile: str
-    engine: str | None
-    waiting_for: str | None
-    waiting_since: str | None
-    receipt: ReceiptView
-    created_at: str
-    updated_at: str
-    finished_at: str | None
     confidence: float
     complexity: float
     reasons: list[str]

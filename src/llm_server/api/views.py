@@ -50,7 +50,7 @@ from llm_server.orchestration.tasks.intake import Decision
 
 
 def task(task: Task, result: str | None = None) -> TaskView:
-    return TaskView(task_id=task.task_id, status=task.status.value, result=result, error=task.error)
+    return TaskView(task_id=task.task_id, status=task.status, result=result, error=task.error)
 
 
 def detail(snapshot: Snapshot) -> TaskDetail:
@@ -159,7 +159,7 @@ def _engine(spec: EngineSpec) -> dict[str, Any]:
 def _state(task: Task) -> dict[str, Any]:
     return {
         "task_id": task.task_id,
-        "status": task.status.value,
+        "status": task.status,
         "error": task.error,
         "mode": task.mode.value,
         "role": task.role,
