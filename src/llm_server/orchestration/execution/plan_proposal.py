@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
+from graphlib import CycleError, TopologicalSorter
 from typing import Any
 
 import msgspec
@@ -92,10 +93,8 @@ def _is_unicode(plan: Plan) -> bool:
 
 
 def _has_cycle(plan: Plan) -> bool:
-    """Kahn's algorithm: take away what depends on nothing that is left, until nothing changes."""
-    left = {step.id: set(step.depends_on) for step in plan.steps}
-    left = {key: depends & left.keys() for key, depends in left.items()}
-    while free := [key for key, depends in left.items() if not depends & left.keys()]:
-        for key in free:
-            del left[key]
-    return bool(left)
+    try:
+        TopologicalSorter({step.id: step.depends_on for step in plan.steps}).prepare()
+    except CycleError:
+        return True
+    return False
