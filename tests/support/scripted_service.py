@@ -20,7 +20,7 @@ from llm_server.orchestration.domain.ports import Store
 from llm_server.orchestration.domain.snapshot import Snapshot
 from llm_server.orchestration.domain.task import TaskRef
 from llm_server.orchestration.service import Service
-from llm_server.orchestration.tasks.intake import NewTask
+from llm_server.orchestration.tasks.new_task import NewTask
 from llm_server.storage.sqlite.api_keys import SqliteKeys
 from llm_server.storage.sqlite.queue import SqliteQueue
 from support.scripted_engine import Clock, ScriptedEngine, WatchedStore, a_balancer, a_catalog, an_engine

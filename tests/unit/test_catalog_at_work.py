@@ -15,7 +15,7 @@ from llm_server.orchestration.configuration import catalog_file
 from llm_server.orchestration.domain.catalog import Catalog
 from llm_server.orchestration.domain.status import Mode, Status
 from llm_server.orchestration.execution import prompts
-from llm_server.orchestration.tasks.intake import NewTask
+from llm_server.orchestration.tasks.new_task import NewTask
 from support.deliveries import Deliveries, accepted
 from support.scripted_engine import Clock, ScriptedEngine, WatchedStore, a_catalog
 from support.scripted_service import Served

@@ -23,7 +23,7 @@ from llm_server.orchestration.domain.errors import (
 )
 from llm_server.orchestration.domain.status import Status
 from llm_server.orchestration.domain.task import TaskRef
-from llm_server.orchestration.tasks.intake import NewTask
+from llm_server.orchestration.tasks.new_task import NewTask
 from llm_server.storage.sqlite.api_keys import SqliteKeys
 from support.scripted_engine import WAIT_S, Balanced, ScriptedEngine, a_catalog, a_completion, a_want, an_engine
 from support.scripted_service import Served

@@ -9,7 +9,7 @@ from llm_server.orchestration.domain.engine_call import EngineCall
 from llm_server.orchestration.domain.errors import StateConflict, TaskNotFound
 from llm_server.orchestration.domain.status import Mode
 from llm_server.orchestration.domain.task import Task, TaskRef
-from llm_server.orchestration.tasks.intake import NewTask
+from llm_server.orchestration.tasks.new_task import NewTask
 from support.builders import an_attempt, an_output
 from support.deliveries import a_plan, planning
 from support.scripted_engine import Answer, ScriptedEngine, a_catalog, an_engine

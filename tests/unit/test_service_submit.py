@@ -9,7 +9,7 @@ import pytest
 from llm_server.orchestration.domain.errors import InvalidInput, StorageUnavailable, UnknownName
 from llm_server.orchestration.domain.snapshot import Limits
 from llm_server.orchestration.domain.status import Mode, Status
-from llm_server.orchestration.tasks.intake import NewTask
+from llm_server.orchestration.tasks.new_task import NewTask
 from support.in_process_server import FailingStore
 from support.scripted_engine import a_catalog, an_engine
 from support.scripted_service import SWEEP_S, Served

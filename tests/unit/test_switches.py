@@ -15,7 +15,7 @@ from llm_server.orchestration.domain.engine_call import EngineCall
 from llm_server.orchestration.domain.engine_state import EngineSwitch
 from llm_server.orchestration.domain.errors import EngineNotFound, EngineUnavailable, InvalidInput, StorageUnavailable
 from llm_server.orchestration.domain.status import Status
-from llm_server.orchestration.tasks.intake import NewTask
+from llm_server.orchestration.tasks.new_task import NewTask
 from llm_server.storage.sqlite.store import SqliteStore
 from support.scripted_engine import (
     WAIT_S,

@@ -11,7 +11,7 @@ from llm_server.orchestration.domain import api_key as keys
 from llm_server.orchestration.domain.engine_state import SwitchName
 from llm_server.orchestration.domain.snapshot import Limits
 from llm_server.orchestration.domain.status import Mode
-from llm_server.orchestration.tasks import intake
+from llm_server.orchestration.tasks import new_task
 
 METADATA_MOST = 16
 NO_NUL = r"^[^\x00]*$"
@@ -69,10 +69,10 @@ class NewTask(Strict):
     )
     plan_approval: bool = Field(default=False, description="Stop at the plan until it is approved or rejected.")
 
-    def to_domain(self) -> intake.NewTask:
+    def to_domain(self) -> new_task.NewTask:
         limits = Limits(**self.limits.model_dump())
         mode = Mode(self.mode) if self.mode else None
-        return intake.NewTask(**self.model_dump(exclude={"limits", "mode"}), limits=limits, mode=mode)
+        return new_task.NewTask(**self.model_dump(exclude={"limits", "mode"}), limits=limits, mode=mode)
 
 
 class PlanDecision(Strict):

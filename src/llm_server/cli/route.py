@@ -13,7 +13,8 @@ from typing import Any
 from llm_server import catalog_loading
 from llm_server.orchestration.routing.analysis import FIELDS, Analysis, analyse
 from llm_server.orchestration.routing.evaluation import apgr, auroc, calibration_error, interval, share
-from llm_server.orchestration.tasks.intake import NewTask, analysed, checked
+from llm_server.orchestration.tasks.intake import analysed
+from llm_server.orchestration.tasks.new_task import NewTask, checked
 from llm_server.settings import Settings
 
 THRESHOLD = 0.7

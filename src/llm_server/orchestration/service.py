@@ -18,8 +18,9 @@ from llm_server.orchestration.domain.ports import Clock, CounterStore, EngineSta
 from llm_server.orchestration.domain.snapshot import Snapshot
 from llm_server.orchestration.domain.status import Status
 from llm_server.orchestration.domain.task import Task, TaskRef
-from llm_server.orchestration.tasks.intake import Accepted, Decision, Intake, NewTask
+from llm_server.orchestration.tasks.intake import Accepted, Decision, Intake
 from llm_server.orchestration.tasks.lifecycle import Lifecycle
+from llm_server.orchestration.tasks.new_task import NewTask
 from llm_server.orchestration.tasks.sweep import Sweep
 from llm_server.orchestration.tasks.worker import Worker
 

@@ -14,7 +14,8 @@ import pytest
 
 from llm_server.orchestration.domain.ports import Store
 from llm_server.orchestration.domain.task import TaskRef
-from llm_server.orchestration.tasks.intake import KEY_KEPT_MS, Accepted, NewTask
+from llm_server.orchestration.tasks.intake import KEY_KEPT_MS, Accepted
+from llm_server.orchestration.tasks.new_task import NewTask
 from support import asgi
 from support.in_process_server import DOWN, CalledServer, FailingStore, called_server
 from support.scripted_service import Served

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field, replace
-from hashlib import sha256
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Protocol
-
-import msgspec
 
 from llm_server.orchestration.access.keyring import Keyring
 from llm_server.orchestration.dispatch.balancer import Balancer
@@ -15,38 +12,17 @@ from llm_server.orchestration.domain.api_key import Payer
 from llm_server.orchestration.domain.catalog import Catalog
 from llm_server.orchestration.domain.errors import InvalidInput, StateConflict, TaskNotFound, UnknownName
 from llm_server.orchestration.domain.ports import Clock, IdempotencyStore, KeyBinding, TaskStore
-from llm_server.orchestration.domain.snapshot import Limits, Request
+from llm_server.orchestration.domain.snapshot import Request
 from llm_server.orchestration.domain.status import Mode
 from llm_server.orchestration.domain.task import Task, TaskRef
 from llm_server.orchestration.routing import tiers
 from llm_server.orchestration.routing.analysis import Analysis, analyse
+from llm_server.orchestration.tasks.new_task import NewTask, checked, trimmed
 from llm_server.orchestration.tasks.wakeups import WakeUps
 
 KEY_KEPT_MS = 24 * 3600 * 1000
 """How long an Idempotency-Key stands for its task."""
 KEY_FIELD = "Idempotency-Key"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NewTask:
-    """What a caller asks for; None leaves the choice to the analysis."""
-
-    prompt: str
-    profile: str | None = None
-    role: str | None = None
-    mode: Mode | None = None
-    engine: str | None = None
-    limits: Limits = field(default_factory=Limits)
-    metadata: Mapping[str, str] = field(default_factory=dict)
-    plan_approval: bool = False
-
-    def digest(self) -> str:
-        """A hash of what is asked, however it was written; a field that was left out is one at its default."""
-        plain = {name: value for name, value in asdict(self).items() if value != _NOTHING[name]}
-        return sha256(msgspec.json.encode(plain, order="sorted")).hexdigest()
-
-
-_NOTHING = asdict(NewTask(prompt=""))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -230,30 +206,6 @@ class Intake:
             raise UnknownName("engine", name, engines)
         if why := fleet.barred(engines[name]):
             raise InvalidInput("engine", f"Engine {name} {why}; choose another or leave the field out.")
-
-
-def trimmed(new: NewTask) -> NewTask:
-    """The white space round a prompt is no part of it."""
-    return replace(new, prompt=new.prompt.strip())
-
-
-def checked(new: NewTask, catalog: Catalog, *, prompt_max_chars: int) -> NewTask:
-    """Trim the prompt of a new task.
-
-    Raises:
-        InvalidInput: it is blank or too long, or profile or role are unknown.
-    """
-    new = trimmed(new)
-    prompt = new.prompt
-    if not prompt:
-        raise InvalidInput("prompt", "The prompt is blank; it needs at least one character that is not white space.")
-    if len(prompt) > prompt_max_chars:
-        raise InvalidInput("prompt", f"The prompt has {len(prompt)} characters; at most {prompt_max_chars} are taken.")
-    if new.profile is not None:
-        catalog.profile(new.profile)
-    if new.role is not None:
-        catalog.role(new.role)
-    return new
 
 
 def analysed(new: NewTask, catalog: Catalog) -> tuple[Analysis, str]:
