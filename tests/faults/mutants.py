@@ -155,14 +155,14 @@ MUTANTS = (
     ),
     Mutant(
         "tenant not in the Idempotency-Key, DynamoDB",
-        "src/llm_server/storage/dynamodb/bindings.py",
+        "src/llm_server/storage/dynamodb/idempotency.py",
         'f"IDEM#{tenant}#{sha256(',
         'f"IDEM##{sha256(',
         "test_tenants",
     ),
     Mutant(
         "idempotency off, DynamoDB",
-        "src/llm_server/storage/dynamodb/bindings.py",
+        "src/llm_server/storage/dynamodb/idempotency.py",
         '"attribute_not_exists(pk) OR #until <= :now"',
         '"attribute_not_exists(pk) OR #until <> :now"',
         "test_idempotency",

@@ -37,7 +37,7 @@ from llm_server.orchestration.domain.snapshot import EXPIRED_REQUEST, Request, S
 from llm_server.orchestration.domain.status import Status
 from llm_server.orchestration.domain.task import Task, TaskRef
 from llm_server.storage import records
-from llm_server.storage.dynamodb import bindings, bodies, items
+from llm_server.storage.dynamodb import idempotency, items, packing
 from llm_server.storage.dynamodb.calls import ConditionFailed, calling, tries, writing
 from llm_server.storage.dynamodb.counters import CounterShards
 from llm_server.storage.dynamodb.deletions import Deletions
@@ -77,10 +77,10 @@ class DynamoStore:
         self._deletions = Deletions(client, table, self._texts, self._retention.clock)
 
     def bind_key(self, tenant: str, key: str, binding: KeyBinding, *, now_ms: int) -> KeyBinding:
-        return bindings.bind(self._client, self._table, tenant, key, binding, now_ms=now_ms)
+        return idempotency.bind(self._client, self._table, tenant, key, binding, now_ms=now_ms)
 
     def bound_key(self, tenant: str, key: str, *, now_ms: int) -> KeyBinding | None:
-        return bindings.bound(self._client, self._table, tenant, key, now_ms=now_ms)
+        return idempotency.bound(self._client, self._table, tenant, key, now_ms=now_ms)
 
     def add(self, task: Task, request: Request, *, most_in_flight: int | None = None) -> bool:
         if most_in_flight is not None:
@@ -215,11 +215,11 @@ class DynamoStore:
         rows = {row["sk"]["S"]: row for row in self._texts.rows(ref)}
         task = self._shown(rows.get("STATE"))
         outputs = {
-            records.parse_output_key(sk): records.output(bodies.joined(rows, sk))
+            records.parse_output_key(sk): records.output(packing.joined(rows, sk))
             for sk in rows
-            if sk not in ("STATE", "REQ") and not bodies.is_part(sk)
+            if sk not in ("STATE", "REQ") and not packing.is_part(sk)
         }
-        request = records.request(bodies.joined(rows, "REQ")) if bodies.is_whole(rows, "REQ") else EXPIRED_REQUEST
+        request = records.request(packing.joined(rows, "REQ")) if packing.is_whole(rows, "REQ") else EXPIRED_REQUEST
         return Snapshot(task=task, request=request, outputs=outputs)
 
     def _shown(self, row: Mapping[str, Any] | None) -> Task:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from llm_server.orchestration.domain.retention import Retention
 from llm_server.orchestration.domain.task import TaskRef
-from llm_server.storage.dynamodb import bodies, items
+from llm_server.storage.dynamodb import items, packing
 from llm_server.storage.dynamodb.calls import ConditionFailed, calling, writing
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ class Texts:
 
     def items(self, ref: TaskRef, sk: str, text: str, written_ms: int) -> list[dict[str, Any]]:
         """A text as items that are not written yet, the one that names the others first."""
-        head, parts = bodies.split(ref, sk, text, self._retention.of_text(written_ms))
+        head, parts = packing.split(ref, sk, text, self._retention.of_text(written_ms))
         return [head, *parts]
 
     def rows(self, ref: TaskRef, **projection: Any) -> Iterator[dict[str, Any]]:

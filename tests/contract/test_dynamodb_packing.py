@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from llm_server.orchestration.domain.task import TaskRef
 from llm_server.storage import records
-from llm_server.storage.dynamodb import bodies, items
+from llm_server.storage.dynamodb import items, packing
 from support.builders import a_request, an_output, noise, prose
 from support.dynamodb_wire import size
 
@@ -27,7 +27,7 @@ TEXTS = st.builds(
 
 
 def rows_of(text: str, until_ms: int | None = None) -> dict[str, Any]:
-    head, parts = bodies.split(REF, "RES#1", text, until_ms)
+    head, parts = packing.split(REF, "RES#1", text, until_ms)
     return {row["sk"]["S"]: row for row in (head, *parts)}
 
 
@@ -39,17 +39,17 @@ def units(*rows: Any) -> int:
 def test_every_text_comes_back_as_it_went_in(text: str, until_ms: int | None) -> None:
     rows = rows_of(text, until_ms)
 
-    assert bodies.joined(rows, "RES#1") == text
+    assert packing.joined(rows, "RES#1") == text
     assert all(size(row) < 400 * 1024 for row in rows.values())
     assert len({str(row.get("ttl")) for row in rows.values()}) == 1
-    assert {sk for sk in rows if bodies.is_part(sk)} == {*rows} - {"RES#1"}
+    assert {sk for sk in rows if packing.is_part(sk)} == {*rows} - {"RES#1"}
 
 
 @given(st.builds(lambda text, length: text + noise(length), st.text(max_size=2_000), st.integers(0, 6_000)))
 def test_a_text_is_packed_when_and_only_when_that_saves_a_write_unit(text: str) -> None:
     [row] = rows_of(text).values()
-    packing = zlib.compressobj(zdict=bodies.FRAME)
-    packed = packing.compress(text.encode()) + packing.flush()
+    compressor = zlib.compressobj(zdict=packing.FRAME)
+    packed = compressor.compress(text.encode()) + compressor.flush()
     plain_units, packed_units = (units(row | {"body": body}) for body in ({"S": text}, {"B": packed}))
 
     assert row["body"] == ({"B": packed} if packed_units < plain_units else {"S": text})
@@ -61,8 +61,8 @@ def test_a_text_that_was_stored_plain_is_read_beside_packed_ones() -> None:
     part: Any = items.key(REF, "REQ~1#0") | {"body": {"S": "hello."}}
     rows = rows_of("a" * 5_000) | {"REQ": head, "REQ~1#0": part}
 
-    assert bodies.joined(rows, "REQ") == "Say hello."
-    assert bodies.joined(rows, "RES#1") == "a" * 5_000
+    assert packing.joined(rows, "REQ") == "Say hello."
+    assert packing.joined(rows, "RES#1") == "a" * 5_000
     assert "B" in rows["RES#1"]["body"]
 
 
@@ -70,7 +70,7 @@ def test_what_was_packed_once_can_be_read_for_ever() -> None:
     """The frame is part of what is stored: a changed one reads nothing that is there already."""
     stored = bytes.fromhex("78bba4dcb9a6ab46a416a0e692541d851ca0dd454ab500751d08f0")
 
-    assert bodies.joined({"REQ": {"body": {"B": stored}}}, "REQ") == '{"prompt":"route, later"}'
+    assert packing.joined({"REQ": {"body": {"B": stored}}}, "REQ") == '{"prompt":"route, later"}'
 
 
 def test_two_writers_of_one_record_keep_their_parts_apart() -> None:

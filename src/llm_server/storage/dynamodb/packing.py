@@ -73,8 +73,8 @@ def _parts(row: Mapping[str, Any]) -> list[str]:
 
 
 def _packed(key: dict[str, Any], content: bytes) -> list[dict[str, Any]]:
-    packing = zlib.compressobj(zdict=FRAME)
-    packed = packing.compress(content) + packing.flush()
+    compressor = zlib.compressobj(zdict=FRAME)
+    packed = compressor.compress(content) + compressor.flush()
     first, *others = (packed[start : start + PART_BYTES] for start in range(0, len(packed), PART_BYTES))
     head = key | {"body": {"B": first}}
     if not others:
