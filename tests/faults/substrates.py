@@ -19,7 +19,7 @@ from aws_emulators import look_through, translated
 from aws_local import resources
 from aws_local.pump import failures
 from faults.kinds import AWS, EMBEDDED
-from faults.points import Caller, Commits, Watched
+from faults.points import Caller, Commits, Unseen, Watched
 from llm_server.orchestration.errors import StorageUnavailable
 from llm_server.orchestration.key_ports import KeyStore
 from llm_server.orchestration.ports import Clock, Queue, Store
@@ -34,7 +34,7 @@ from llm_server.storage.sqlite_queue import SqliteQueue
 from llm_server.storage.sqs import SqsQueue
 from llm_server.workers import AGAIN_S
 
-UNSEEN = Caller("the test itself")
+UNSEEN = Unseen("the test itself")
 BATCH = 10
 
 
