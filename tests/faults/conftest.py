@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import logging
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -79,15 +80,27 @@ def ministack_worlds(ministack_substrate: Emulator, handle: Any) -> Iterator[Wor
     yield from _worlds(lambda clock: Aws(ministack_substrate, handle, clock), morning_ms)
 
 
-@pytest.fixture
-def handle(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """What the worker function does with a batch, over any service."""
-    monkeypatch.setenv("LLM_SERVER_TABLE", "not-used")
-    monkeypatch.setenv("LLM_SERVER_QUEUE_URL", "http://127.0.0.1:1/queue")
-    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-    monkeypatch.delitem(sys.modules, WORKER, raising=False)
-    yield importlib.import_module(WORKER).handle
-    sys.modules.pop(WORKER, None)
+@pytest.fixture(scope="session")
+def handle() -> Any:
+    """What the worker function does with a batch, over any service.
+
+    Its module is imported once in a run, as Lambda does it: the module makes clients of its own and ends with
+    `gc.freeze()`. Imported for each test it left clients of 10 MB behind each time, and froze the garbage that was
+    there, which is then never freed.
+    """
+    ours = logging.getLogger("llm_server")
+    level = ours.level
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LLM_SERVER_TABLE", "not-used")
+        patch.setenv("LLM_SERVER_QUEUE_URL", "http://127.0.0.1:1/queue")
+        for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+            patch.setenv(name, "testing")
+        patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+        patch.delitem(sys.modules, WORKER, raising=False)
+        made = importlib.import_module(WORKER).handle
+        sys.modules.pop(WORKER)
+    ours.setLevel(level)  # the import has set it
+    return made
 
 
 @pytest.fixture(params=["sqlite", pytest.param("ministack", marks=pytest.mark.attack)])

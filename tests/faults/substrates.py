@@ -16,7 +16,7 @@ from typing import Any, Protocol
 from aws_local import resources
 from aws_local.pump import failures
 from faults.kinds import AWS, EMBEDDED
-from faults.points import Caller, Commits, Watched
+from faults.points import Caller, Commits, Unseen, Watched
 from llm_server.embedded.workers import AGAIN_S
 from llm_server.orchestration.domain.errors import StorageUnavailable
 from llm_server.orchestration.domain.ports import Clock, KeyStore, Queue, Store
@@ -33,7 +33,7 @@ from support import canaries
 from support.aws_emulators import Substrate as Emulator
 from support.aws_emulators import look_through, translated
 
-UNSEEN = Caller("the test itself")
+UNSEEN = Unseen("the test itself")
 BATCH = 10
 
 

@@ -91,6 +91,9 @@ def moto_substrate(aws_account: None, monkeypatch: pytest.MonkeyPatch) -> Iterat
             return call(client, operation, parameters)
 
     monkeypatch.setattr(BaseClient, "_make_api_call", locked)
+    # moto keeps a list of every object of its models until the mock ends, for a dashboard that no test opens. Each
+    # transaction copies the whole table first, so the list held thousands of old tables. Make objects without it.
+    monkeypatch.setattr("moto.core.common_models.BaseModel.__new__", lambda cls, *_, **__: object.__new__(cls))
     with mock_aws():
         yield from _substrate("moto", None)
 
