@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
-import ipaddress
 import os
 import re
 import shutil
@@ -19,6 +18,7 @@ import urllib3
 from urllib3.exceptions import HTTPError
 
 from llm_server.engines.local.model_files import part_of, path_of, size_bytes
+from llm_server.loopback import is_loopback_url
 from llm_server.orchestration.domain.catalog import LocalModel
 from llm_server.orchestration.domain.errors import DownloadFailed
 
@@ -168,9 +168,9 @@ def _opened(pool: urllib3.PoolManager, url: str, have: int) -> urllib3.BaseHTTPR
     headers = {"user-agent": "llm-server", "accept-encoding": "identity"}
     if have:
         headers["range"] = f"bytes={have}-"
-    loopback = _is_loopback(url)
+    may_be_plain = _is_plain_loopback(url)
     for _ in range(REDIRECTS_MOST + 1):
-        if not (url.startswith("https://") or (loopback and _is_loopback(url))):
+        if not (url.startswith("https://") or (may_be_plain and _is_plain_loopback(url))):
             raise DownloadFailed(
                 "A model is fetched by https:// only (by http:// on loopback); its address is another."
             )
@@ -188,13 +188,9 @@ def _opened(pool: urllib3.PoolManager, url: str, have: int) -> urllib3.BaseHTTPR
     raise DownloadFailed(f"The address leads through more than {REDIRECTS_MOST} redirects.")
 
 
-def _is_loopback(url: str) -> bool:
-    try:
-        parts = urlsplit(url)
-        host = parts.hostname or ""
-        return parts.scheme == "http" and (host == "localhost" or ipaddress.ip_address(host).is_loopback)
-    except ValueError:
-        return False
+def _is_plain_loopback(url: str) -> bool:
+    """Whether a URL is plain HTTP to this machine, where no one else can read along."""
+    return is_loopback_url(url) and urlsplit(url).scheme == "http"
 
 
 def _is_right(path: Path, model: LocalModel) -> bool:
