@@ -51,7 +51,7 @@ _NO_CREDENTIALS = (
     TokenRetrievalError,
     UnauthorizedSSOTokenError,
 )
-_BUSY = (ReadTimeoutError, ConnectionClosedError, ResponseStreamingError)
+_BROKEN_OFF = (ConnectionClosedError, ResponseStreamingError)
 # botocore trusts an answer's shape, and trips over what a gateway may send in its place.
 _UNREADABLE = (ResponseParserError, AttributeError, TypeError, ValueError, RecursionError)
 _REFUSED = frozenset({"guardrail_intervened", "content_filtered"})
@@ -98,7 +98,7 @@ class BedrockEngine(Wire):
         was_sent = not answer.cancel()
         if cancelled.done():
             raise TaskCancelled
-        raise EngineUnavailable("The engine did not answer in time.", may_be_billed=was_sent)
+        raise EngineUnavailable("The engine did not answer in time.", kind="timeout", may_be_billed=was_sent)
 
     def _converse(self, call: EngineCall) -> dict[str, Any]:
         arguments = self._arguments(call)
@@ -174,6 +174,8 @@ def _refusal(error: ClientError, call: EngineCall) -> EngineUnavailable | BadReq
 def _unavailable(error: BotoCoreError) -> EngineUnavailable:
     if isinstance(error, _NO_CREDENTIALS):
         return EngineUnavailable("There are no AWS credentials for this engine.", kind="credentials")
-    if isinstance(error, _BUSY):
-        return EngineUnavailable("The engine did not answer in time, or closed the connection.", may_be_billed=True)
+    if isinstance(error, ReadTimeoutError):
+        return EngineUnavailable("The engine did not answer in time.", kind="timeout", may_be_billed=True)
+    if isinstance(error, _BROKEN_OFF):
+        return EngineUnavailable("The engine closed the connection.", may_be_billed=True)
     return EngineUnavailable("The engine cannot be reached.", kind="unreachable")

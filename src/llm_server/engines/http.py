@@ -106,7 +106,7 @@ def _unavailable(error: HTTPError) -> EngineUnavailable:
     if isinstance(error, ConnectTimeoutError):
         return EngineUnavailable("The engine cannot be reached.", kind="unreachable")
     if isinstance(error, HTTPTimeout):
-        return EngineUnavailable("The engine did not answer in time.", may_be_billed=True)
+        return EngineUnavailable("The engine did not answer in time.", kind="timeout", may_be_billed=True)
     if isinstance(error, SSLError):
         return EngineUnavailable("The engine offers no TLS connection we trust.", kind="unreachable")
     if isinstance(error, IncompleteRead | InvalidChunkLength):
@@ -114,7 +114,7 @@ def _unavailable(error: HTTPError) -> EngineUnavailable:
     if isinstance(error, ProtocolError):
         cause = error.args[-1]
         if isinstance(cause, TimeoutError):
-            return EngineUnavailable("The engine did not take the prompt in time.")
+            return EngineUnavailable("The engine did not take the prompt in time.", kind="timeout")
         if isinstance(cause, OSError | IncompleteRead):
             return EngineUnavailable("The engine closed the connection.", may_be_billed=True)
         return EngineUnavailable("The engine does not speak HTTP.", kind="garbage")
