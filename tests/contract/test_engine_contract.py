@@ -11,8 +11,8 @@ import pytest
 
 from llm_server.engines.anthropic import AnthropicEngine
 from llm_server.engines.bedrock import BedrockEngine
+from llm_server.engines.connections import EnginePool
 from llm_server.engines.embedded import EmbeddedEngine
-from llm_server.engines.http import EnginePool
 from llm_server.engines.openai import OpenAIEngine
 from llm_server.orchestration.domain.cancellation import Cancellation
 from llm_server.orchestration.domain.engine_call import AnswerSchema, Engine

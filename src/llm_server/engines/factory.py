@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llm_server.engines.anthropic import AnthropicEngine
+from llm_server.engines.connections import EnginePool
 from llm_server.engines.credentials import Credentials
-from llm_server.engines.http import EnginePool
 from llm_server.engines.openai import OpenAIEngine
 from llm_server.orchestration.domain.catalog import Catalog, EngineSpec
 from llm_server.orchestration.domain.engine_call import Engine
