@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from llm_server.engines.http import HttpWire
+from llm_server.engines.parts import EngineParts
 from llm_server.engines.wire import (
     completion,
     declined,
@@ -16,11 +17,16 @@ from llm_server.engines.wire import (
     token_count,
     without_bounds,
 )
-from llm_server.orchestration.domain.engine_call import Completion, EngineCall
+from llm_server.orchestration.domain.engine_call import Completion, Engine, EngineCall
 
 VERSION = "2023-06-01"
 _TRUNCATED = frozenset({"max_tokens", "model_context_window_exceeded"})
 _TOKENS_IN = ("input_tokens", "cache_creation_input_tokens", "cache_read_input_tokens")
+
+
+def build(name: str, parts: EngineParts) -> Engine:
+    """Make the engine of this name; its key is fetched at each call."""
+    return AnthropicEngine(parts.spec(name), parts.pool, parts.api_key(name))
 
 
 class AnthropicEngine(HttpWire):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -24,6 +25,7 @@ from botocore.exceptions import (
 from botocore.parsers import ResponseParserError
 
 from llm_server.engines.failures import BadRequest, failure_of_status, unusable_answer
+from llm_server.engines.parts import EngineParts
 from llm_server.engines.wire import (
     Wire,
     completion,
@@ -35,7 +37,7 @@ from llm_server.engines.wire import (
     without_bounds,
 )
 from llm_server.orchestration.domain.catalog import EngineSpec
-from llm_server.orchestration.domain.engine_call import Completion, EngineCall
+from llm_server.orchestration.domain.engine_call import Completion, Engine, EngineCall
 from llm_server.orchestration.domain.errors import EngineUnavailable, TaskCancelled
 
 MAX_ANSWER_CHARS = 16 * 1024 * 1024
@@ -78,6 +80,12 @@ def bedrock_client(spec: EngineSpec, timeout_s: float) -> Any:
     return boto3.session.Session().client(
         "bedrock-runtime", region_name=spec.region, endpoint_url=spec.base_url, config=config
     )
+
+
+def build(name: str, parts: EngineParts, *, client: Callable[[EngineSpec, float], Any] = bedrock_client) -> Engine:
+    """Make the engine of this name; `client` makes its boto3 client at the first call."""
+    spec = parts.spec(name)
+    return BedrockEngine(spec, partial(client, spec, parts.catalog.timeout_s(name)))
 
 
 class BedrockEngine(Wire):

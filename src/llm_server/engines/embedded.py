@@ -8,8 +8,9 @@ from typing import Protocol
 
 import msgspec
 
+from llm_server.engines.parts import EngineParts
 from llm_server.engines.wire import CHARACTERS_PER_TOKEN, completion, json_object
-from llm_server.orchestration.domain.engine_call import AnswerSchema, Completion, EngineCall
+from llm_server.orchestration.domain.engine_call import AnswerSchema, Completion, Engine, EngineCall
 from llm_server.orchestration.domain.plan import MAX_STEPS, Plan, Step
 
 HOW_TO_CONFIGURE = """\
@@ -46,6 +47,11 @@ class Analyse(Protocol):
     """Analyses a prompt; `roles` are those it may choose from, None means every role."""
 
     def __call__(self, prompt: str, *, roles: Collection[str] | None = None) -> Analysed: ...
+
+
+def build(name: str, parts: EngineParts) -> Engine:  # noqa: ARG001 - every adapter has it; nothing is configured here
+    """Make the engine."""
+    return EmbeddedEngine(parts.analyse)
 
 
 class EmbeddedEngine:

@@ -7,6 +7,7 @@ from typing import Any
 
 from llm_server.engines.failures import failure_of_status
 from llm_server.engines.http import HttpWire
+from llm_server.engines.parts import EngineParts
 from llm_server.engines.wire import (
     completion,
     declined,
@@ -16,8 +17,13 @@ from llm_server.engines.wire import (
     no_completion,
     token_count,
 )
-from llm_server.orchestration.domain.engine_call import Completion, EngineCall
+from llm_server.orchestration.domain.engine_call import Completion, Engine, EngineCall
 from llm_server.orchestration.domain.errors import EngineUnavailable
+
+
+def build(name: str, parts: EngineParts) -> Engine:
+    """Make the engine of this name; its key is fetched at each call."""
+    return OpenAIEngine(parts.spec(name), parts.pool, parts.api_key(name))
 
 
 class OpenAIEngine(HttpWire):

@@ -11,11 +11,27 @@ import weakref
 from typing import Any
 
 from llm_server.engines.connections import EnginePool
+from llm_server.engines.local import model_files
 from llm_server.engines.local.model_files import ModelFile
 from llm_server.engines.openai import OpenAIEngine
+from llm_server.engines.parts import EngineParts
 from llm_server.orchestration.domain.catalog import EngineSpec
-from llm_server.orchestration.domain.engine_call import Completion, EngineCall
+from llm_server.orchestration.domain.engine_call import Completion, Engine, EngineCall
 from llm_server.orchestration.domain.errors import ConfigurationError, EngineUnavailable
+
+
+def build(name: str, parts: EngineParts) -> Engine:
+    """Make the engine of this name. If it is switched on, its model and the extra [local] must be there.
+
+    Raises:
+        ConfigurationError: the model is not on this machine, or the extra is not installed.
+    """
+    spec = parts.spec(name)
+    file = model_files.named(spec.model, parts.catalog.models, parts.models_dir)
+    if spec.toggle:
+        require_extra(f"engines.{name}")
+        model_files.require(file, named_by=f"engines.{name}.model")
+    return LlamaCppEngine(spec, file, parts.pool)
 
 
 def require_extra(named_by: str) -> None:
