@@ -44,6 +44,7 @@ def ours(url: str) -> Callable[[], str]:
     from llm_server import catalog_loading, wiring
     from llm_server.engines import factory
     from llm_server.engines.credentials import Credentials
+    from llm_server.engines.parts import EngineParts
     from llm_server.orchestration.dispatch.calls import Want
     from llm_server.orchestration.domain.engine_call import EngineCall
     from llm_server.orchestration.routing.analysis import analyse
@@ -56,7 +57,8 @@ def ours(url: str) -> Callable[[], str]:
     config.write_text(f'[engines.fake]\n{engine}base_url = "{url}"\n')
     environ = {"LLM_SERVER_CONFIG": str(config), "KEY": "k"}
     catalog = catalog_loading.configured_catalog(Settings.read(environ))
-    adapters, store = factory.build(catalog, Credentials(environ), analyse=analyse), SqliteStore(folder / "tasks.db")
+    parts = EngineParts(catalog=catalog, credentials=Credentials(environ), analyse=analyse)
+    adapters, store = factory.build(parts), SqliteStore(folder / "tasks.db")
     balancer = wiring.balancer_of(catalog, adapters, store, has_credentials=lambda spec: True)
 
     def call() -> str:

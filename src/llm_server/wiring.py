@@ -60,8 +60,10 @@ def retention(settings: Settings) -> Retention:
 
 def _engines(settings: Settings, catalog: Catalog, secrets: Credentials) -> dict[str, Engine]:
     from llm_server.engines import factory
+    from llm_server.engines.parts import EngineParts
 
-    return factory.build(catalog, secrets, models_dir=settings.models_dir, analyse=analyse)
+    models_dir = settings.models_dir
+    return factory.build(EngineParts(catalog=catalog, credentials=secrets, models_dir=models_dir, analyse=analyse))
 
 
 def balancer_of(

@@ -11,8 +11,8 @@ import pytest
 
 from llm_server.engines.anthropic import AnthropicEngine
 from llm_server.engines.bedrock import BedrockEngine
+from llm_server.engines.connections import EnginePool
 from llm_server.engines.embedded import EmbeddedEngine
-from llm_server.engines.http import EnginePool
 from llm_server.engines.openai import OpenAIEngine
 from llm_server.orchestration.domain.cancellation import Cancellation
 from llm_server.orchestration.domain.engine_call import AnswerSchema, Engine
@@ -98,6 +98,8 @@ def test_a_declined_prompt_is_refused_for_good(wired: Wired) -> None:
         (500, "busy"),
         (502, "busy"),
         (503, "busy"),
+        (504, "busy"),
+        (524, "busy"),
         (529, "busy"),
     ],
 )
@@ -212,7 +214,7 @@ def test_no_answer_takes_longer_than_its_time(wired: Wired, fault: Fault) -> Non
     failure = wired.fails(fault, timeout_s=0.25)
 
     assert isinstance(failure, EngineUnavailable)
-    assert failure.kind == "busy"
+    assert failure.kind == "timeout"
     assert 0.2 < time.monotonic() - started_s < 1.0
 
 

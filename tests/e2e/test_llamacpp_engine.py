@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from llm_server.engines.anthropic import AnthropicEngine
+from llm_server.engines.connections import EnginePool
 from llm_server.engines.discovery import LoopbackServer, discover
-from llm_server.engines.http import EnginePool
 from llm_server.engines.openai import OpenAIEngine
 from llm_server.orchestration.domain.catalog import EngineSpec
 from llm_server.orchestration.domain.engine_call import AnswerSchema, Engine, EngineCall

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import urllib3
 
-from llm_server.engines.http import EnginePool
+from llm_server.engines.connections import EnginePool
 from llm_server.engines.local.llamacpp import LlamaCppEngine
 from llm_server.engines.local.model_files import ModelFile
 from llm_server.orchestration.domain.catalog import EngineSpec

@@ -16,6 +16,7 @@ from llmock.scenarios import Delay, Match, Reply
 from llm_server import wiring
 from llm_server.engines import factory
 from llm_server.engines.credentials import Credentials
+from llm_server.engines.parts import EngineParts
 from llm_server.orchestration.dispatch.balancer import Balancer
 from llm_server.orchestration.dispatch.balancer import Reply as Outcome
 from llm_server.orchestration.dispatch.calls import Want
@@ -49,7 +50,7 @@ def balanced(llmock: LLMock, kinds: tuple[str, ...], watched: WatchedStore) -> M
             for n, kind in enumerate((kinds * count)[:count])
         }
         catalog = a_catalog(engines)
-        adapters = factory.build(catalog, Credentials({}), analyse=analyse)
+        adapters = factory.build(EngineParts(catalog=catalog, credentials=Credentials({}), analyse=analyse))
         return wiring.balancer_of(catalog, adapters, watched, has_credentials=lambda spec: True, price=price)
 
     return make

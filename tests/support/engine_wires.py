@@ -11,7 +11,7 @@ from botocore.config import Config
 
 from llm_server.engines.anthropic import AnthropicEngine
 from llm_server.engines.bedrock import BedrockEngine
-from llm_server.engines.http import EnginePool
+from llm_server.engines.connections import EnginePool
 from llm_server.engines.openai import OpenAIEngine
 from llm_server.orchestration.domain.catalog import EngineSpec
 from llm_server.orchestration.domain.engine_call import Engine, EngineCall

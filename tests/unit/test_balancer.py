@@ -129,7 +129,7 @@ def test_an_engine_that_is_configured_no_more_is_tried_again_but_is_no_outage(ba
 # Failover and rest
 
 
-@pytest.mark.parametrize("kind", ["busy", "unreachable", "credentials", "garbage"])
+@pytest.mark.parametrize("kind", ["busy", "timeout", "unreachable", "credentials", "garbage"])
 def test_the_next_candidate_answers_in_the_same_call(balanced: Balanced, kind: str) -> None:
     """Whatever was wrong with the first; both attempts are recorded, and only the answer costs."""
     first = ScriptedEngine(EngineUnavailable("Broken.", kind=kind))  # type: ignore[arg-type]
@@ -273,7 +273,13 @@ def test_a_refused_prompt_is_not_offered_to_another_engine(balanced: Balanced, w
 
 @pytest.mark.parametrize(
     ("kind", "status"),
-    [("busy", "cooling"), ("garbage", "cooling"), ("unreachable", "offline"), ("credentials", "offline")],
+    [
+        ("busy", "cooling"),
+        ("timeout", "cooling"),
+        ("garbage", "cooling"),
+        ("unreachable", "offline"),
+        ("credentials", "offline"),
+    ],
 )
 def test_the_status_says_why_an_engine_cannot_answer(
     balanced: Balanced, watched: WatchedStore, clock: Clock, kind: str, status: str

@@ -215,7 +215,7 @@ def test_an_engine_cut_short_by_the_workers_time_is_not_to_blame(
 
     def times_out(call: EngineCall) -> Answer:
         clock.pass_s(engine.timeouts_s[-1])
-        return EngineUnavailable("The engine did not answer in time.")
+        return EngineUnavailable("The engine did not answer in time.", kind="timeout")
 
     engine, other = ScriptedEngine(times_out), answering()
     balancer = balanced(slow=(a_local_engine(timeout_s=30), engine), other=(an_engine(), other))
@@ -227,6 +227,23 @@ def test_an_engine_cut_short_by_the_workers_time_is_not_to_blame(
     assert (watched.writes, other.calls) == (0, [])
     assert balancer.call(CALL, a_want(until_ms=clock.now_ms + 60_000)).completion is not None
     assert watched.engines().states["slow"].failures == 1
+
+
+def test_an_engine_that_says_no_when_the_workers_time_is_over_rests(
+    balanced: Balanced, watched: WatchedStore, clock: Clock
+) -> None:
+    """A 429 without Retry-After is its own word; no time limit of ours ended the call."""
+
+    def refuses_late(call: EngineCall) -> Answer:
+        clock.pass_s(engine.timeouts_s[-1])
+        return BUSY
+
+    engine = ScriptedEngine(refuses_late)
+    balancer = balanced(only=(an_engine(timeout_s=30), engine))
+
+    balancer.call(CALL, a_want(until_ms=clock.now_ms + 2_000))
+
+    assert watched.engines().states["only"].failures == 1
 
 
 def test_an_answer_takes_at_least_a_millisecond(balanced: Balanced, clock: Clock) -> None:

@@ -6,12 +6,10 @@ every page in the owner's browser. Then a call must name a loopback host (DNS re
 
 from __future__ import annotations
 
-from ipaddress import ip_address
-from urllib.parse import urlsplit
-
 from fastapi import HTTPException, Request
 from fastapi.security import APIKeyHeader, HTTPBearer
 
+from llm_server.loopback import is_loopback_url
 from llm_server.orchestration.access.keyring import Keyring, RequestsLeft
 from llm_server.orchestration.domain.api_key import Caller
 from llm_server.orchestration.domain.errors import ScopeMissing, Unauthenticated
@@ -77,17 +75,9 @@ def _token(request: Request) -> str:
 
 def _check_local(request: Request) -> None:
     host, origin = request.headers.get("host"), request.headers.get("origin")
-    if host is not None and not _is_loopback(f"//{host}"):
+    if host is not None and not is_loopback_url(f"//{host}"):
         raise HTTPException(403, "Without API keys the server answers to loopback names only, such as localhost.")
-    if origin is not None and not _is_loopback(origin):
+    if origin is not None and not is_loopback_url(origin):
         raise HTTPException(403, "Without API keys the server takes no calls from pages of other sites.")
     if request.headers.get("sec-fetch-site") == "cross-site":
         raise HTTPException(403, "Without API keys the server takes no calls from pages of other sites.")
-
-
-def _is_loopback(address: str) -> bool:
-    try:
-        name = urlsplit(address).hostname or ""
-        return name == "localhost" or ip_address(name).is_loopback
-    except ValueError:
-        return False

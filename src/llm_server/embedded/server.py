@@ -20,6 +20,7 @@ from llm_server.api import edge, errors
 from llm_server.api.app import create_app
 from llm_server.embedded.logs import TextFormatter
 from llm_server.embedded.workers import Workers
+from llm_server.loopback import is_loopback_host
 from llm_server.orchestration.access.keyring import Keyring
 from llm_server.orchestration.domain.errors import ConfigurationError, LLMServerError
 from llm_server.orchestration.service import Service
@@ -69,7 +70,7 @@ def _serve(settings: Settings, listener: socket.socket, embedded: Embedded) -> i
     address, port = listener.getsockname()[:2]
     service = embedded.service
     workers = Workers(service, embedded.queue, count=settings.workers, sweep_s=settings.sweep_s, new_id=wiring.new_id)
-    app = create_app(service, wiring.new_id, open_without_keys=ipaddress.ip_address(address).is_loopback)
+    app = create_app(service, wiring.new_id, open_without_keys=is_loopback_host(address))
     config = uvicorn.Config(
         app,
         http=Protocol,
@@ -104,7 +105,7 @@ def _address(host: str) -> str:
 
 def _check_reach(host: str, address: str, keys: Keyring) -> None:
     """Without a key only this machine may reach the server. Raises ConfigurationError."""
-    if not ipaddress.ip_address(address).is_loopback and not keys.required():
+    if not is_loopback_host(address) and not keys.required():
         raise ConfigurationError(
             f"--host is {host!r}, but there is no API key, and without one the server binds to loopback only; make one "
             "first: llm-server keys create --tenant NAME --scope tasks,metrics,admin"

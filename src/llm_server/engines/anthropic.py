@@ -2,42 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
-from llm_server.engines.http import EnginePool, exchange
-from llm_server.engines.wire import Wire, completion, count, declined, no_completion, record, records, without_bounds
-from llm_server.orchestration.domain.catalog import EngineSpec
-from llm_server.orchestration.domain.engine_call import Completion, EngineCall
+from llm_server.engines.http import HttpWire
+from llm_server.engines.parts import EngineParts
+from llm_server.engines.wire import (
+    completion,
+    declined,
+    joined_texts,
+    json_object,
+    json_objects,
+    no_completion,
+    token_count,
+    without_bounds,
+)
+from llm_server.orchestration.domain.engine_call import Completion, Engine, EngineCall
 
 VERSION = "2023-06-01"
-_CUT = frozenset({"max_tokens", "model_context_window_exceeded"})
-_IN = ("input_tokens", "cache_creation_input_tokens", "cache_read_input_tokens")
+_TRUNCATED = frozenset({"max_tokens", "model_context_window_exceeded"})
+_TOKENS_IN = ("input_tokens", "cache_creation_input_tokens", "cache_read_input_tokens")
 
 
-class AnthropicEngine(Wire):
-    """`base_url` is the address before `/v1/messages`; `api_key` is asked at each call, None is none."""
+def build(name: str, parts: EngineParts) -> Engine:
+    """Make the engine of this name; its key is fetched at each call."""
+    return AnthropicEngine(parts.spec(name), parts.pool, parts.api_key(name))
 
-    def __init__(self, spec: EngineSpec, pool: EnginePool, api_key: Callable[[], str | None]) -> None:
-        super().__init__(schema_field=spec.json_schema)
-        self._spec = spec
-        self._pool = pool
-        self._api_key = api_key
-        self._url = f"{(spec.base_url or '').rstrip('/')}/v1/messages"
 
-    def _ask(self, call: EngineCall, timeout_s: float) -> Completion:
-        key = self._api_key()
-        answer = exchange(
-            self._pool,
-            "POST",
-            self._url,
-            headers={"anthropic-version": VERSION, **({"x-api-key": key} if key else {})},
-            body=self._body(call),
-            private=(call.prompt, key or ""),
-            timeout_s=timeout_s,
-            cancellation=call.cancellation,
-        )
-        return _read(call, answer)
+class AnthropicEngine(HttpWire):
+    """A server with a Messages API."""
+
+    path = "/v1/messages"
+
+    def _headers(self, key: str | None) -> Mapping[str, str]:
+        return {"anthropic-version": VERSION, **({"x-api-key": key} if key else {})}
 
     def _body(self, call: EngineCall) -> dict[str, Any]:
         body: dict[str, Any] = {
@@ -54,26 +52,20 @@ class AnthropicEngine(Wire):
             body["output_config"] = {"format": {"type": "json_schema", "schema": schema}}
         return body
 
-
-def _read(call: EngineCall, answer: dict[str, Any]) -> Completion:
-    content, ended = answer.get("content"), answer.get("stop_reason")
-    usage = record(answer.get("usage"))
-    if ended == "refusal":
-        raise declined(_sum(usage), count(usage.get("output_tokens")))
-    if not isinstance(content, list):
-        raise no_completion()
-    texts = (block.get("text") for block in records(content) if block.get("type") == "text")
-    return completion(
-        call,
-        "".join(text for text in texts if isinstance(text, str)),
-        tokens_in=_sum(usage),
-        tokens_out=count(usage.get("output_tokens")),
-        truncated=ended in _CUT,
-    )
+    def _read(self, call: EngineCall, answer: dict[str, Any]) -> Completion:
+        content, stop_reason = answer.get("content"), answer.get("stop_reason")
+        usage = json_object(answer.get("usage"))
+        tokens_in, tokens_out = _tokens_in(usage), token_count(usage.get("output_tokens"))
+        if stop_reason == "refusal":
+            raise declined(tokens_in, tokens_out)
+        if not isinstance(content, list):
+            raise no_completion()
+        text = joined_texts([block for block in json_objects(content) if block.get("type") == "text"])
+        return completion(call, text, tokens_in=tokens_in, tokens_out=tokens_out, truncated=stop_reason in _TRUNCATED)
 
 
-def _sum(usage: Mapping[str, Any]) -> int | None:
-    """What was read from a cache is left out of `input_tokens`, and counts here like the rest."""
-    if count(usage.get("input_tokens")) is None:
+def _tokens_in(usage: Mapping[str, Any]) -> int | None:
+    """The prompt's tokens; those read from or written to a cache are not in `input_tokens`, and count here too."""
+    if token_count(usage.get("input_tokens")) is None:
         return None
-    return sum(count(usage.get(name)) or 0 for name in _IN)
+    return sum(token_count(usage.get(name)) or 0 for name in _TOKENS_IN)

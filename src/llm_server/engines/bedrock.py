@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -23,14 +24,24 @@ from botocore.exceptions import (
 )
 from botocore.parsers import ResponseParserError
 
-from llm_server.engines.failures import BadRequest, of_status
-from llm_server.engines.wire import Wire, completion, count, declined, no_completion, record, records, without_bounds
+from llm_server.engines.failures import BadRequest, failure_of_status, unusable_answer
+from llm_server.engines.parts import EngineParts
+from llm_server.engines.wire import (
+    Wire,
+    completion,
+    declined,
+    joined_texts,
+    json_object,
+    no_completion,
+    token_count,
+    without_bounds,
+)
 from llm_server.orchestration.domain.catalog import EngineSpec
-from llm_server.orchestration.domain.engine_call import Completion, EngineCall
+from llm_server.orchestration.domain.engine_call import Completion, Engine, EngineCall
 from llm_server.orchestration.domain.errors import EngineUnavailable, TaskCancelled
 
-ANSWER_MOST_CHARS = 16 * 1024 * 1024
-_STATUS = {
+MAX_ANSWER_CHARS = 16 * 1024 * 1024
+_STATUS_OF_CODE = {
     "ThrottlingException": 429,
     "ServiceQuotaExceededException": 429,
     "ModelNotReadyException": 429,
@@ -51,12 +62,12 @@ _NO_CREDENTIALS = (
     TokenRetrievalError,
     UnauthorizedSSOTokenError,
 )
-_BUSY = (ReadTimeoutError, ConnectionClosedError, ResponseStreamingError)
-# botocore trusts an answer's shape, and trips over what a gateway may send in its place.
+_BROKEN_OFF = (ConnectionClosedError, ResponseStreamingError)
+# botocore trusts an answer's shape, and raises these for what a gateway may send in its place.
 _UNREADABLE = (ResponseParserError, AttributeError, TypeError, ValueError, RecursionError)
 _REFUSED = frozenset({"guardrail_intervened", "content_filtered"})
-_CUT = frozenset({"max_tokens", "model_context_window_exceeded"})
-_BROKEN = frozenset({"malformed_model_output", "malformed_tool_use"})
+_TRUNCATED = frozenset({"max_tokens", "model_context_window_exceeded"})
+_FAILED = frozenset({"malformed_model_output", "malformed_tool_use"})
 
 
 def bedrock_client(spec: EngineSpec, timeout_s: float) -> Any:
@@ -65,17 +76,22 @@ def bedrock_client(spec: EngineSpec, timeout_s: float) -> Any:
     from botocore.config import Config
 
     once: Any = {"total_max_attempts": 1}
-    places = spec.max_concurrency
-    config = Config(retries=once, connect_timeout=5, read_timeout=timeout_s, max_pool_connections=places)
+    config = Config(retries=once, connect_timeout=5, read_timeout=timeout_s, max_pool_connections=spec.max_concurrency)
     return boto3.session.Session().client(
         "bedrock-runtime", region_name=spec.region, endpoint_url=spec.base_url, config=config
     )
 
 
-class BedrockEngine(Wire):
-    """`client` makes the boto3 client; it is called once, when the first prompt comes.
+def build(name: str, parts: EngineParts, *, client: Callable[[EngineSpec, float], Any] = bedrock_client) -> Engine:
+    """Make the engine of this name; `client` makes its boto3 client at the first call."""
+    spec = parts.spec(name)
+    return BedrockEngine(spec, partial(client, spec, parts.catalog.timeout_s(name)))
 
-    boto3 bounds the wait for a byte, not for an answer: calls run in threads of their own, and one that is
+
+class BedrockEngine(Wire):
+    """Converse through boto3. `client` makes the boto3 client; it is called once, for the first prompt.
+
+    boto3 bounds the wait for a byte, not for an answer. Calls therefore run in threads of their own; a call that is
     late, or whose task is cancelled, is left to its thread.
     """
 
@@ -98,7 +114,7 @@ class BedrockEngine(Wire):
         was_sent = not answer.cancel()
         if cancelled.done():
             raise TaskCancelled
-        raise EngineUnavailable("The engine did not answer in time.", may_be_billed=was_sent)
+        raise EngineUnavailable("The engine did not answer in time.", kind="timeout", may_be_billed=was_sent)
 
     def _converse(self, call: EngineCall) -> dict[str, Any]:
         arguments = self._arguments(call)
@@ -109,9 +125,7 @@ class BedrockEngine(Wire):
         except ParamValidationError as error:
             raise BadRequest("The installed boto3 does not take this call.") from error
         except _UNREADABLE as error:
-            raise EngineUnavailable(
-                "The engine's answer cannot be read.", kind="garbage", may_be_billed=True
-            ) from error
+            raise unusable_answer("The engine's answer cannot be read.") from error
         except BotoCoreError as error:
             raise _unavailable(error) from error
         return answer
@@ -135,38 +149,33 @@ class BedrockEngine(Wire):
             arguments["system"] = [{"text": call.system}]
         if call.answer_schema:
             schema = msgspec.json.encode(without_bounds(call.answer_schema.schema)).decode()
-            held_to = {"jsonSchema": {"name": call.answer_schema.name, "schema": schema}}
-            arguments["outputConfig"] = {"textFormat": {"type": "json_schema", "structure": held_to}}
+            structure = {"jsonSchema": {"name": call.answer_schema.name, "schema": schema}}
+            arguments["outputConfig"] = {"textFormat": {"type": "json_schema", "structure": structure}}
         return arguments
 
 
 def _read(call: EngineCall, answer: dict[str, Any]) -> Completion:
-    content = record(record(answer.get("output")).get("message")).get("content")
-    ended, usage = answer.get("stopReason"), record(answer.get("usage"))
-    if ended in _REFUSED:
-        raise declined(count(usage.get("inputTokens")), count(usage.get("outputTokens")))
-    if ended in _BROKEN:
+    content = json_object(json_object(answer.get("output")).get("message")).get("content")
+    stop_reason, usage = answer.get("stopReason"), json_object(answer.get("usage"))
+    tokens_in, tokens_out = token_count(usage.get("inputTokens")), token_count(usage.get("outputTokens"))
+    if stop_reason in _REFUSED:
+        raise declined(tokens_in, tokens_out)
+    if stop_reason in _FAILED:
         raise EngineUnavailable("The engine failed while it answered.", may_be_billed=True)
     if not isinstance(content, list):
         raise no_completion()
-    text = "".join(block["text"] for block in records(content) if isinstance(block.get("text"), str))
-    if len(text) > ANSWER_MOST_CHARS:
-        raise EngineUnavailable("The engine's answer is larger than 16 MiB.", kind="garbage", may_be_billed=True)
-    return completion(
-        call,
-        text,
-        tokens_in=count(usage.get("inputTokens")),
-        tokens_out=count(usage.get("outputTokens")),
-        truncated=ended in _CUT,
-    )
+    text = joined_texts(content)
+    if len(text) > MAX_ANSWER_CHARS:
+        raise unusable_answer("The engine's answer is larger than 16 MiB.")
+    return completion(call, text, tokens_in=tokens_in, tokens_out=tokens_out, truncated=stop_reason in _TRUNCATED)
 
 
 def _refusal(error: ClientError, call: EngineCall) -> EngineUnavailable | BadRequest:
-    said, meta = record(error.response.get("Error")), record(error.response.get("ResponseMetadata"))
-    return of_status(
-        _STATUS.get(said.get("Code", "")) or meta.get("HTTPStatusCode", 500),
-        retry_after=record(meta.get("HTTPHeaders")).get("retry-after", ""),
-        said=said.get("Message", ""),
+    fault, meta = json_object(error.response.get("Error")), json_object(error.response.get("ResponseMetadata"))
+    return failure_of_status(
+        _STATUS_OF_CODE.get(fault.get("Code", "")) or meta.get("HTTPStatusCode", 500),
+        retry_after=json_object(meta.get("HTTPHeaders")).get("retry-after", ""),
+        message=fault.get("Message", ""),
         private=(call.prompt,),
     )
 
@@ -174,6 +183,8 @@ def _refusal(error: ClientError, call: EngineCall) -> EngineUnavailable | BadReq
 def _unavailable(error: BotoCoreError) -> EngineUnavailable:
     if isinstance(error, _NO_CREDENTIALS):
         return EngineUnavailable("There are no AWS credentials for this engine.", kind="credentials")
-    if isinstance(error, _BUSY):
-        return EngineUnavailable("The engine did not answer in time, or closed the connection.", may_be_billed=True)
+    if isinstance(error, ReadTimeoutError):
+        return EngineUnavailable("The engine did not answer in time.", kind="timeout", may_be_billed=True)
+    if isinstance(error, _BROKEN_OFF):
+        return EngineUnavailable("The engine closed the connection.", may_be_billed=True)
     return EngineUnavailable("The engine cannot be reached.", kind="unreachable")

@@ -13,7 +13,7 @@ _REMOTE = ("ssm:", "secretsmanager:")
 
 
 def aws_client(service: str) -> Any:
-    """Make a boto3 client that gives up soon, because a task waits; imports boto3, which few need."""
+    """Make a boto3 client that gives up soon, because a task waits. boto3 is imported here: few processes need it."""
     import boto3
     from botocore.config import Config
 
@@ -71,5 +71,5 @@ class Credentials:
 
 
 def has_credentials(credentials: Credentials, spec: EngineSpec) -> bool:
-    """Whether an engine's key is there to be tried; without a reference none is needed, or AWS has it."""
+    """Whether an engine's key is there; True without a reference: it needs no key, or uses AWS credentials."""
     return spec.api_key is None or credentials.is_present(spec.api_key)

@@ -6,16 +6,16 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from llm_server.engines.wire import records
+from llm_server.engines.wire import json_objects
 from llm_server.orchestration.domain.catalog import EngineSpec
 from llm_server.orchestration.domain.errors import EngineUnavailable, PromptRefused
 
 if TYPE_CHECKING:
-    from llm_server.engines.http import EnginePool
+    from llm_server.engines.connections import EnginePool
 
 PROBE_TIMEOUT_S = 0.3
 CPU_TIMEOUT_S = 600
-"""A laptop writes a few tokens a second: the worker's time ends such a call, not the engine's time-out."""
+"""A laptop writes a few tokens a second, so the worker's time ends such a call, not the engine's time-out."""
 _NOT_FOR_CHAT = re.compile(
     r"embed|rerank|whisper|moderation|transcri|diffusion|tts|dall-e|flux|colbert|clip|minilm|(^|[/-])(bge|gte|e5)-",
     re.IGNORECASE,
@@ -23,7 +23,7 @@ _NOT_FOR_CHAT = re.compile(
 
 
 class LoopbackServer(NamedTuple):
-    """Where a kind of LLM server listens unless told otherwise."""
+    """An LLM server and the port it listens on by default; `title` is its name as it is written."""
 
     name: str
     title: str
@@ -57,8 +57,8 @@ ANTHROPIC = EngineSpec(
 EMBEDDED = EngineSpec(kind="embedded", source="local", model="embedded")
 
 
-class Found(NamedTuple):
-    """An engine to use, and why, in one sentence for whoever starts the server."""
+class DiscoveredEngine(NamedTuple):
+    """An engine to use, and why: a sentence shown when the server starts."""
 
     name: str
     spec: EngineSpec
@@ -72,7 +72,7 @@ def discover(
     own_port: int | None = None,
     model: str | None = None,
     pool: EnginePool | None = None,
-) -> Found:
+) -> DiscoveredEngine:
     """Choose the first there is: OPENAI_API_KEY, ANTHROPIC_API_KEY, a loopback server, `model`, the embedded engine.
 
     An empty `loopback` probes nothing (on AWS only keys count); `own_port` is never probed. Each server has
@@ -81,30 +81,33 @@ def discover(
     for name, spec in (("openai", OPENAI), ("anthropic", ANTHROPIC)):
         variable = f"{name.upper()}_API_KEY"
         if environ.get(variable, "").strip():
-            return Found(name, spec, f"{variable} is set, so {spec.model} answers.")
+            return DiscoveredEngine(name, spec, f"{variable} is set, so {spec.model} answers.")
     for server in loopback:
         base_url = f"http://127.0.0.1:{server.port}/v1"
         served = None if server.port == own_port else _first_chat_model(pool, base_url)
         if served:
             spec = EngineSpec(kind="openai", source="local", model=served, base_url=base_url, max_concurrency=4)
-            return Found(
+            return DiscoveredEngine(
                 server.name, spec, f"A server answers at {base_url} ({server.title}), so its {served} answers."
             )
     if model:
         spec = EngineSpec(kind="llamacpp", source="local", model=model, max_concurrency=1, timeout_s=CPU_TIMEOUT_S)
-        return Found("llamacpp", spec, f"LLM_SERVER_MODEL is set, so {model} answers in this process.")
-    return Found("embedded", EMBEDDED, f"No LLM was found ({_looked_for(loopback)}), so the embedded engine answers.")
+        return DiscoveredEngine("llamacpp", spec, f"LLM_SERVER_MODEL is set, so {model} answers in this process.")
+    return DiscoveredEngine(
+        "embedded", EMBEDDED, f"No LLM was found ({_looked_for(loopback)}), so the embedded engine answers."
+    )
 
 
 def _first_chat_model(pool: EnginePool | None, base_url: str) -> str | None:
     """The first model a server lists that is made for chat; None without one, or without a server."""
-    from llm_server.engines.http import EnginePool, exchange  # only where something is probed, so not on AWS
+    from llm_server.engines.connections import EnginePool  # only where something is probed, so not on AWS
+    from llm_server.engines.http import exchange
 
     try:
         answer = exchange(pool or EnginePool(), "GET", f"{base_url}/models", headers={}, timeout_s=PROBE_TIMEOUT_S)
     except (EngineUnavailable, PromptRefused):
         return None
-    names: list[Any] = [model.get("id") for model in records(answer.get("data"))]
+    names: list[Any] = [model.get("id") for model in json_objects(answer.get("data"))]
     return next((name for name in names if isinstance(name, str) and name and not _NOT_FOR_CHAT.search(name)), None)
 
 

@@ -1,4 +1,4 @@
-"""What answers when no LLM is configured: it says so, and measures the prompt, so that modes can be tried."""
+"""The engine that answers when no LLM is configured: it says so and measures the prompt, so modes can be tried."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from typing import Protocol
 
 import msgspec
 
-from llm_server.engines.wire import CHARACTERS_A_TOKEN, completion, record
-from llm_server.orchestration.domain.engine_call import AnswerSchema, Completion, EngineCall
+from llm_server.engines.parts import EngineParts
+from llm_server.engines.wire import CHARACTERS_PER_TOKEN, completion, json_object
+from llm_server.orchestration.domain.engine_call import AnswerSchema, Completion, Engine, EngineCall
 from llm_server.orchestration.domain.plan import MAX_STEPS, Plan, Step
 
 HOW_TO_CONFIGURE = """\
@@ -19,7 +20,7 @@ To get real answers, do one of these and start the server again:
 - pull a small model, `llm-server models pull qwen2.5-1.5b`, and run `LLM_SERVER_MODEL=qwen2.5-1.5b make run LOCAL=1`;
 - describe an engine in a TOML file and name that file in LLM_SERVER_CONFIG."""
 
-_INSTRUCTION_MOST = 400
+_MAX_INSTRUCTION_CHARS = 400
 _FENCED = re.compile(r"<(task|result_of_[\w-]+|last_plan)>\n(.*?)\n</\1>", re.DOTALL)
 _BULLET = re.compile(r"\s*[-*•]\s+(.+)")
 _NUMBER = re.compile(r"\s*\d{1,2}[.)]\s+(.+)")
@@ -28,7 +29,7 @@ _AND = re.compile(r",?\s+and\s+(?=\S+\s+\S)", re.IGNORECASE)
 
 
 class Analysed(Protocol):
-    """What the analysis says of a prompt, as far as an answer here tells it."""
+    """The part of a prompt's analysis that an answer of the embedded engine shows."""
 
     @property
     def mode(self) -> str: ...
@@ -43,20 +44,25 @@ class Analysed(Protocol):
 
 
 class Analyse(Protocol):
-    """The analysis of a prompt; `roles` are those it may choose among, None is every role."""
+    """Analyses a prompt; `roles` are those it may choose from, None means every role."""
 
     def __call__(self, prompt: str, *, roles: Collection[str] | None = None) -> Analysed: ...
 
 
+def build(name: str, parts: EngineParts) -> Engine:  # noqa: ARG001 - every adapter has it; nothing is configured here
+    """Make the engine."""
+    return EmbeddedEngine(parts.analyse)
+
+
 class EmbeddedEngine:
-    """Deterministic, free, instant; its tokens are four characters each."""
+    """Answers the same prompt the same way, at once and for free; each of its tokens is four characters."""
 
     def __init__(self, analyse: Analyse) -> None:
         self._analyse = analyse
 
     def complete(self, call: EngineCall, *, timeout_s: float) -> Completion:  # noqa: ARG002 - the port has it; nothing here takes time
         answer = _answer(call, self._analyse)
-        limit = call.max_output_tokens * CHARACTERS_A_TOKEN
+        limit = call.max_output_tokens * CHARACTERS_PER_TOKEN
         text = answer[:limit]
         return completion(call, text, tokens_in=None, tokens_out=None, truncated=len(answer) > limit)
 
@@ -86,7 +92,7 @@ def _paragraphs(task: str, asked: str, results: list[str], seen: Analysed) -> It
     if seen.reasons:
         yield "Why: " + "; ".join(seen.reasons[:4]) + "."
     if asked:
-        yield f"Asked for here: {asked[:_INSTRUCTION_MOST]}"
+        yield f"Asked for here: {asked[:_MAX_INSTRUCTION_CHARS]}"
     if results:
         yield f"Given were the results of {_counted(len(results), 'step')}: {', '.join(results)}."
     yield HOW_TO_CONFIGURE
@@ -106,13 +112,13 @@ def _plan(task: str, asked: AnswerSchema, analyse: Analyse) -> Plan:
         for step_id, text in zip(ids, group, strict=True):
             steps.append(Step(id=step_id, role=_role(text, task, roles, analyse), instruction=text, depends_on=before))
         before = tuple(ids)
-    return Plan(goal=" ".join(task.split())[:_INSTRUCTION_MOST], steps=tuple(steps))
+    return Plan(goal=" ".join(task.split())[:_MAX_INSTRUCTION_CHARS], steps=tuple(steps))
 
 
 def _allowed_roles(asked: AnswerSchema) -> list[str]:
     node = asked.schema
     for name in ("properties", "steps", "items", "properties", "role"):
-        node = record(node.get(name))
+        node = json_object(node.get(name))
     return list(node.get("enum", ()))
 
 
@@ -128,7 +134,7 @@ def _groups_that_fit(task: str) -> list[list[str]]:
     parts = [part for group in groups for part in group]
     if len(parts) <= MAX_STEPS:
         return groups
-    rest = "; ".join(parts[MAX_STEPS - 1 :])[:_INSTRUCTION_MOST]
+    rest = "; ".join(parts[MAX_STEPS - 1 :])[:_MAX_INSTRUCTION_CHARS]
     return [[part] for part in (*parts[: MAX_STEPS - 1], rest)]
 
 
@@ -147,5 +153,5 @@ def _groups(task: str) -> Iterator[list[str]]:
 
 def _cleaned(parts: list[str]) -> list[str]:
     """Parts as instructions, without loose punctuation; those without a letter or digit are dropped."""
-    texts = (" ".join(part.split()).strip(" ,;:.")[:_INSTRUCTION_MOST] for part in parts)
+    texts = (" ".join(part.split()).strip(" ,;:.")[:_MAX_INSTRUCTION_CHARS] for part in parts)
     return [text[:1].upper() + text[1:] for text in texts if any(c.isalnum() for c in text)]

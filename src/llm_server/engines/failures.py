@@ -1,4 +1,4 @@
-"""What an engine's refusal means, what may be shown of its own words, and when it may be asked again."""
+"""Failures of engines: which one an HTTP status stands for, and how much of the engine's message may be shown."""
 
 from __future__ import annotations
 
@@ -9,15 +9,16 @@ from email.utils import parsedate_to_datetime
 
 from llm_server.orchestration.domain.errors import EngineUnavailable, PromptRefused
 
-RETRY_AFTER_MOST_S = 600.0
-_SAID_MOST = 200
-_RUN = 16
+MAX_RETRY_AFTER_S = 600.0
+_MAX_SHOWN_CHARS = 200
+_RUN_CHARS = 16
+"""So many characters in a row that a message shares with the prompt are a quotation of it."""
 _BUSY = frozenset({408, 409, 425, 429})
 _OVERLOADED = frozenset({429, 503, 529})
-_LATE = frozenset({504, 524})
-"""A gateway's: the engine behind it has the prompt, and may bill it."""
+_GATEWAY_TIMEOUT = frozenset({504, 524})
+"""The engine behind the gateway has the prompt, and may bill it."""
 _CREDENTIALS = frozenset({401, 402, 403})
-_GARBAGE = frozenset({404, 405, 410})
+_UNKNOWN = frozenset({404, 405, 410})
 _QUOTED = re.compile(r"""['"`]([^'"`]{4,})['"`]""")
 _WORD = re.compile(r"[\w.@+-]{6,}")
 
@@ -26,55 +27,60 @@ class BadRequest(PromptRefused):
     """The engine did not take the call as it was written; written otherwise it might."""
 
 
-def of_status(
-    status: int, *, retry_after: str = "", said: str = "", private: Iterable[str] = ()
+def failure_of_status(
+    status: int, *, retry_after: str = "", message: str = "", private: Iterable[str] = ()
 ) -> EngineUnavailable | BadRequest:
     """Name the failure an HTTP status stands for.
 
-    `said` is the engine's own message; at most 200 characters of it are shown, and nothing when it repeats
-    any of the `private` texts.
+    `message` is the engine's own; at most 200 characters of it are shown, and nothing when it repeats any of the
+    `private` texts.
     """
     if status in _BUSY or status >= 500:
         fault = "is busy" if status < 500 else "failed"
         return EngineUnavailable(
             f"The engine {fault} (HTTP {status}).",
-            retry_after_s=retry_after_s(retry_after),
+            retry_after_s=parse_retry_after(retry_after),
             outage=status in _OVERLOADED,
-            may_be_billed=status in _LATE,
+            may_be_billed=status in _GATEWAY_TIMEOUT,
         )
     if status in _CREDENTIALS:
         return EngineUnavailable(f"The engine refused our credentials (HTTP {status}).", kind="credentials")
-    if status in _GARBAGE:
+    if status in _UNKNOWN:
         return EngineUnavailable(f"The engine knows no such model or address (HTTP {status}).", kind="garbage")
     if status < 400:
         return EngineUnavailable(f"The engine's address answers HTTP {status}, which is not followed.", kind="garbage")
-    shown = showable(said, private)
+    shown = showable(message, private)
     return BadRequest(f"The engine refused the prompt (HTTP {status}){': ' + shown if shown else '.'}")
 
 
-def retry_after_s(value: str) -> float | None:
-    """Read a Retry-After field (RFC 9110, 10.2.3) as 0 to 600 seconds; None when it is nonsense."""
+def unusable_answer(message: str) -> EngineUnavailable:
+    """The failure of an engine that answered, but not with a completion; it may bill the answer."""
+    return EngineUnavailable(message, kind="garbage", may_be_billed=True)
+
+
+def parse_retry_after(value: str) -> float | None:
+    """Read a Retry-After field (RFC 9110, 10.2.3) as 0 to 600 seconds; None when it cannot be read."""
     value = value.strip()
     if re.fullmatch(r"[0-9]+(\.[0-9]+)?", value):
-        return min(float(value), RETRY_AFTER_MOST_S)
+        return min(float(value), MAX_RETRY_AFTER_S)
     try:
         wait_s = parsedate_to_datetime(value).timestamp() - time.time()
     except (ValueError, TypeError, OverflowError):
         return None
-    return min(max(wait_s, 0.0), RETRY_AFTER_MOST_S)
+    return min(max(wait_s, 0.0), MAX_RETRY_AFTER_S)
 
 
-def showable(said: str, private: Iterable[str]) -> str:
-    """Cut an engine's message to one short line, or to nothing when it repeats what must not be repeated."""
-    text = " ".join("".join(c if c.isprintable() else " " for c in said).split())
-    text = text if len(text) <= _SAID_MOST else text[: _SAID_MOST - 1] + "…"
+def showable(message: str, private: Iterable[str]) -> str:
+    """Cut an engine's message to one short line, or to "" when it repeats any of the private texts."""
+    text = " ".join("".join(c if c.isprintable() else " " for c in message).split())
+    text = text if len(text) <= _MAX_SHOWN_CHARS else text[: _MAX_SHOWN_CHARS - 1] + "…"
     return "" if any(_repeats(text.casefold(), " ".join(secret.split()).casefold()) for secret in private) else text
 
 
 def _repeats(text: str, secret: str) -> bool:
     """Whether a text holds the secret, 16 of its characters in a row, or a quoted or unusual word of it."""
-    if len(secret) < _RUN:
+    if len(secret) < _RUN_CHARS:
         return len(secret) > 3 and secret in text
-    runs = (text[i : i + _RUN] for i in range(len(text) - _RUN + 1))
+    runs = (text[i : i + _RUN_CHARS] for i in range(len(text) - _RUN_CHARS + 1))
     telling = _QUOTED.findall(text) + [w for w in _WORD.findall(text) if not (w.isascii() and w.isalpha())]
     return any(piece in secret for piece in (*runs, *telling))

@@ -1,17 +1,13 @@
-"""One exchange of JSON over HTTP: within a deadline, bounded in size, failures named by what they mean."""
+"""JSON over HTTP: one exchange within a deadline and bounded in size, and the wire of the engines asked that way."""
 
 from __future__ import annotations
 
-import io
-import socket
-import time
-from collections.abc import Mapping
-from http.client import HTTPResponse
-from typing import Any
+from abc import abstractmethod
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar
 
 import msgspec
 import urllib3
-from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.exceptions import (
     ConnectTimeoutError,
     DecodeError,
@@ -23,22 +19,59 @@ from urllib3.exceptions import (
 )
 from urllib3.exceptions import TimeoutError as HTTPTimeout
 
-from llm_server.engines import breakable as _lines
-from llm_server.engines import failures as _failures
+from llm_server.engines.connections import EnginePool, cancellable
+from llm_server.engines.failures import failure_of_status, unusable_answer
+from llm_server.engines.wire import Wire
 from llm_server.orchestration.domain.cancellation import Cancellation
+from llm_server.orchestration.domain.catalog import EngineSpec
+from llm_server.orchestration.domain.engine_call import Completion, EngineCall
 from llm_server.orchestration.domain.errors import EngineUnavailable, PromptRefused, TaskCancelled
 
-ANSWER_MOST_BYTES = 16 * 1024 * 1024
-"""More than JSON makes of the longest text a task may hold, so that one too long is counted and refused by name."""
-CONNECTIONS_AN_ENGINE = 64
+MAX_ANSWER_BYTES = 16 * 1024 * 1024
+"""More than JSON makes of the longest text a task may hold: a text that is too long is counted and refused by name."""
 
 
-class EnginePool(urllib3.PoolManager):
-    """Connections to engines for all threads: TLS verified, a read time-out that bounds the whole answer."""
+class HttpWire(Wire):
+    """An engine that is asked by one POST of a JSON object.
 
-    def __init__(self, **options: Any) -> None:
-        super().__init__(num_pools=32, maxsize=CONNECTIONS_AN_ENGINE, **options)
-        self.pool_classes_by_scheme = {"http": _HTTPPool, "https": _HTTPSPool}
+    An adapter says its path, headers and body, and how its answer is read. The specification's `base_url` is the
+    address before `path`. `api_key` is called for each prompt; it returns None for an engine without a key.
+    """
+
+    path: ClassVar[str]
+
+    def __init__(self, spec: EngineSpec, pool: EnginePool, api_key: Callable[[], str | None]) -> None:
+        super().__init__(schema_field=spec.json_schema)
+        self._spec = spec
+        self._pool = pool
+        self._api_key = api_key
+        self._url = f"{(spec.base_url or '').rstrip('/')}{self.path}"
+
+    def _ask(self, call: EngineCall, timeout_s: float) -> Completion:
+        key = self._api_key()
+        answer = exchange(
+            self._pool,
+            "POST",
+            self._url,
+            headers=self._headers(key),
+            body=self._body(call),
+            private=(call.prompt, key or ""),
+            timeout_s=timeout_s,
+            cancellation=call.cancellation,
+        )
+        return self._read(call, answer)
+
+    @abstractmethod
+    def _headers(self, key: str | None) -> Mapping[str, str]:
+        """The headers this API wants beside those of every exchange."""
+
+    @abstractmethod
+    def _body(self, call: EngineCall) -> dict[str, Any]:
+        """The call as this API takes it."""
+
+    @abstractmethod
+    def _read(self, call: EngineCall, answer: dict[str, Any]) -> Completion:
+        """The completion in a 2xx answer. Raises EngineUnavailable or PromptRefused when it holds none."""
 
 
 def exchange(
@@ -52,19 +85,19 @@ def exchange(
     timeout_s: float,
     cancellation: Cancellation | None = None,
 ) -> dict[str, Any]:
-    """Send one request, never a second, and read its answer, a JSON object of at most 16 MiB.
+    """Send one request, never a second, and read its answer: a JSON object of at most 16 MiB.
 
     `timeout_s` bounds everything but name resolution, however slowly the engine sends. `private` is what the
     engine's error messages must not repeat.
 
     Raises:
-        EngineUnavailable: no connection, no answer in time, or one that is no JSON object.
-        PromptRefused: the engine refused the body; `BadRequest` when it said so by its status.
-        TaskCancelled: `cancellation` was told; the socket is closed, or will be once it is connected.
+        EngineUnavailable: no connection, no answer in time, or the answer is not a JSON object.
+        PromptRefused: the body cannot be sent, or the engine refused it by its status (`BadRequest`).
+        TaskCancelled: the task was cancelled; the socket is closed, or will be once it is connected.
     """
     encoded, cancellation = _encoded(body), cancellation or Cancellation()
     try:
-        with _lines.breakable(cancellation):
+        with cancellable(cancellation):
             status, retry_after, data = _sent(pool, method, url, headers, encoded, timeout_s)
     except EngineUnavailable as error:
         if cancellation.told:
@@ -72,13 +105,13 @@ def exchange(
         raise
     if 200 <= status < 300:
         return _decoded(data)
-    raise _failures.of_status(status, retry_after=retry_after, said=_said(data), private=private)
+    raise failure_of_status(status, retry_after=retry_after, message=_error_message(data), private=private)
 
 
 def _sent(
     pool: EnginePool, method: str, url: str, headers: Mapping[str, str], body: bytes | None, timeout_s: float
 ) -> tuple[int, str, bytes]:
-    """Raises EngineUnavailable; returns status, Retry-After and body otherwise."""
+    """Return status, Retry-After and body. Raises EngineUnavailable."""
     try:
         response = pool.request(
             method,
@@ -91,13 +124,13 @@ def _sent(
             preload_content=False,
         )
         try:
-            data = response.read(ANSWER_MOST_BYTES + 1, decode_content=True)
+            data = response.read(MAX_ANSWER_BYTES + 1, decode_content=True)
         finally:
             response.close()
     except HTTPError as error:
         raise _unavailable(error) from error
-    if len(data) > ANSWER_MOST_BYTES:
-        raise EngineUnavailable("The engine's answer is larger than 16 MiB.", kind="garbage", may_be_billed=True)
+    if len(data) > MAX_ANSWER_BYTES:
+        raise unusable_answer("The engine's answer is larger than 16 MiB.")
     return response.status, response.headers.get("retry-after", ""), data
 
 
@@ -106,7 +139,7 @@ def _unavailable(error: HTTPError) -> EngineUnavailable:
     if isinstance(error, ConnectTimeoutError):
         return EngineUnavailable("The engine cannot be reached.", kind="unreachable")
     if isinstance(error, HTTPTimeout):
-        return EngineUnavailable("The engine did not answer in time.", may_be_billed=True)
+        return EngineUnavailable("The engine did not answer in time.", kind="timeout", may_be_billed=True)
     if isinstance(error, SSLError):
         return EngineUnavailable("The engine offers no TLS connection we trust.", kind="unreachable")
     if isinstance(error, IncompleteRead | InvalidChunkLength):
@@ -114,12 +147,12 @@ def _unavailable(error: HTTPError) -> EngineUnavailable:
     if isinstance(error, ProtocolError):
         cause = error.args[-1]
         if isinstance(cause, TimeoutError):
-            return EngineUnavailable("The engine did not take the prompt in time.")
+            return EngineUnavailable("The engine did not take the prompt in time.", kind="timeout")
         if isinstance(cause, OSError | IncompleteRead):
             return EngineUnavailable("The engine closed the connection.", may_be_billed=True)
         return EngineUnavailable("The engine does not speak HTTP.", kind="garbage")
     if isinstance(error, DecodeError):
-        return EngineUnavailable("The engine's answer cannot be decoded.", kind="garbage", may_be_billed=True)
+        return unusable_answer("The engine's answer cannot be decoded.")
     return EngineUnavailable("The engine cannot be reached at the configured address.", kind="unreachable")
 
 
@@ -134,14 +167,14 @@ def _decoded(data: bytes) -> dict[str, Any]:
     try:
         answer = msgspec.json.decode(data)
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
-        raise EngineUnavailable("The engine's answer is not JSON.", kind="garbage", may_be_billed=True) from error
+        raise unusable_answer("The engine's answer is not JSON.") from error
     if not isinstance(answer, dict):
-        raise EngineUnavailable("The engine's answer is no JSON object.", kind="garbage", may_be_billed=True)
+        raise unusable_answer("The engine's answer is no JSON object.")
     return answer
 
 
-def _said(data: bytes) -> str:
-    """The message of an error body, in any wire's form: {"error": {"message"}}, {"error"} or {"message"}."""
+def _error_message(data: bytes) -> str:
+    """The message of an error body, in any API's form: {"error": {"message"}}, {"error"} or {"message"}; else ""."""
     try:
         answer = _decoded(data)
     except EngineUnavailable:
@@ -149,51 +182,3 @@ def _said(data: bytes) -> str:
     error = answer.get("error", answer)
     message = error.get("message", "") if isinstance(error, dict) else error
     return message if isinstance(message, str) else ""
-
-
-class _TimedReader(io.RawIOBase):
-    """Reads a socket until a fixed moment; a socket's own time-out starts anew with every byte."""
-
-    def __init__(self, sock: socket.socket) -> None:
-        self._sock = sock
-        self._raw = sock.makefile("rb", buffering=0)
-        self._until = time.monotonic() + (sock.gettimeout() or 0.0)
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int | None:
-        left_s = self._until - time.monotonic()
-        if left_s <= 0:
-            raise TimeoutError("timed out")
-        self._sock.settimeout(left_s)
-        return self._raw.readinto(buffer)
-
-    def close(self) -> None:
-        self._raw.close()
-        super().close()
-
-
-class _TimedResponse(HTTPResponse):
-    """An answer whose headers and body must all arrive within the read time-out it starts with."""
-
-    def __init__(self, sock: socket.socket, *args: Any, **options: Any) -> None:
-        super().__init__(sock, *args, **options)
-        self.fp.close()
-        self.fp = io.BufferedReader(_TimedReader(sock))
-
-
-class _HTTPConnection(_lines.Breakable, HTTPConnection):
-    response_class = _TimedResponse
-
-
-class _HTTPSConnection(_lines.Breakable, HTTPSConnection):
-    response_class = _TimedResponse
-
-
-class _HTTPPool(_lines.BreakablePool, urllib3.HTTPConnectionPool):
-    ConnectionCls = _HTTPConnection
-
-
-class _HTTPSPool(_lines.BreakablePool, urllib3.HTTPSConnectionPool):
-    ConnectionCls = _HTTPSConnection

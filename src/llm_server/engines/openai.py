@@ -2,40 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Mapping
 from typing import Any
 
-from llm_server.engines.failures import of_status
-from llm_server.engines.http import EnginePool, exchange
-from llm_server.engines.wire import Wire, completion, count, declined, no_completion, record, records
-from llm_server.orchestration.domain.catalog import EngineSpec
-from llm_server.orchestration.domain.engine_call import Completion, EngineCall
+from llm_server.engines.failures import failure_of_status
+from llm_server.engines.http import HttpWire
+from llm_server.engines.parts import EngineParts
+from llm_server.engines.wire import (
+    completion,
+    declined,
+    joined_texts,
+    json_object,
+    json_objects,
+    no_completion,
+    token_count,
+)
+from llm_server.orchestration.domain.engine_call import Completion, Engine, EngineCall
 from llm_server.orchestration.domain.errors import EngineUnavailable
 
 
-class OpenAIEngine(Wire):
-    """`base_url` is the address before `/chat/completions`; `api_key` is asked at each call, None is none."""
+def build(name: str, parts: EngineParts) -> Engine:
+    """Make the engine of this name; its key is fetched at each call."""
+    return OpenAIEngine(parts.spec(name), parts.pool, parts.api_key(name))
 
-    def __init__(self, spec: EngineSpec, pool: EnginePool, api_key: Callable[[], str | None]) -> None:
-        super().__init__(schema_field=spec.json_schema)
-        self._spec = spec
-        self._pool = pool
-        self._api_key = api_key
-        self._url = f"{(spec.base_url or '').rstrip('/')}/chat/completions"
 
-    def _ask(self, call: EngineCall, timeout_s: float) -> Completion:
-        key = self._api_key()
-        answer = exchange(
-            self._pool,
-            "POST",
-            self._url,
-            headers={"authorization": f"Bearer {key}"} if key else {},
-            body=self._body(call),
-            private=(call.prompt, key or ""),
-            timeout_s=timeout_s,
-            cancellation=call.cancellation,
-        )
-        return _read(call, answer)
+class OpenAIEngine(HttpWire):
+    """A server with a Chat Completions API."""
+
+    path = "/chat/completions"
+
+    def _headers(self, key: str | None) -> Mapping[str, str]:
+        return {"authorization": f"Bearer {key}"} if key else {}
 
     def _body(self, call: EngineCall) -> dict[str, Any]:
         system = [{"role": "system", "content": call.system}] if call.system else []
@@ -47,38 +44,25 @@ class OpenAIEngine(Wire):
         if self._spec.send_temperature:
             body["temperature"] = call.temperature
         if call.answer_schema:
-            held_to = {"name": call.answer_schema.name, "strict": True, "schema": call.answer_schema.schema}
-            body["response_format"] = {"type": "json_schema", "json_schema": held_to}
+            schema = {"name": call.answer_schema.name, "strict": True, "schema": call.answer_schema.schema}
+            body["response_format"] = {"type": "json_schema", "json_schema": schema}
         return body
 
-
-def _read(call: EngineCall, answer: dict[str, Any]) -> Completion:
-    """Read an answer. A gateway (OpenRouter) reports failures under HTTP 200, with the status inside."""
-    choice = next(iter(records(answer.get("choices"))), None)
-    if choice is None:
-        status = count(record(answer.get("error")).get("code"))
-        if status and 400 <= status < 600:
-            raise of_status(status)
-        raise no_completion()
-    message, ended = record(choice.get("message")), choice.get("finish_reason")
-    text = _text(message.get("content"))
-    usage = record(answer.get("usage"))
-    tokens_in, tokens_out = count(usage.get("prompt_tokens")), count(usage.get("completion_tokens"))
-    if ended == "content_filter" or (message.get("refusal") and not text):
-        raise declined(tokens_in, tokens_out)
-    if ended == "error":
-        raise EngineUnavailable("The engine failed while it answered.", may_be_billed=True)
-    return completion(
-        call,
-        text,
-        tokens_in=tokens_in,
-        tokens_out=tokens_out,
-        truncated=ended == "length",
-    )
-
-
-def _text(content: Any) -> str:
-    """The content is a text, nothing, or a list of parts of which the texts count."""
-    if isinstance(content, str):
-        return content
-    return "".join(part["text"] for part in records(content) if isinstance(part.get("text"), str))
+    def _read(self, call: EngineCall, answer: dict[str, Any]) -> Completion:
+        """Read an answer. A gateway (OpenRouter) reports failures under HTTP 200, with the status inside."""
+        choice = next(iter(json_objects(answer.get("choices"))), None)
+        if choice is None:
+            status = token_count(json_object(answer.get("error")).get("code"))
+            if status and 400 <= status < 600:
+                raise failure_of_status(status)
+            raise no_completion()
+        message, finish_reason = json_object(choice.get("message")), choice.get("finish_reason")
+        content = message.get("content")
+        text = content if isinstance(content, str) else joined_texts(content)
+        usage = json_object(answer.get("usage"))
+        tokens_in, tokens_out = token_count(usage.get("prompt_tokens")), token_count(usage.get("completion_tokens"))
+        if finish_reason == "content_filter" or (message.get("refusal") and not text):
+            raise declined(tokens_in, tokens_out)
+        if finish_reason == "error":
+            raise EngineUnavailable("The engine failed while it answered.", may_be_billed=True)
+        return completion(call, text, tokens_in=tokens_in, tokens_out=tokens_out, truncated=finish_reason == "length")

@@ -10,7 +10,7 @@ from llm_server.orchestration.domain.receipt import MICROUSD_PER_USD
 
 
 def price(spec: EngineSpec, tokens_in: int, tokens_out: int) -> int | None:
-    """Price one call: 0 for a local engine, the configured price, else the price library's; None is unknown.
+    """Price one call: 0 for a local engine, the configured price, else the price library's; None if it is unknown.
 
     The library (genai-prices, by Pydantic) is offline data, imported when first needed: 0.5 s.
     """
@@ -24,7 +24,7 @@ def price(spec: EngineSpec, tokens_in: int, tokens_out: int) -> int | None:
 
 
 def _provider(spec: EngineSpec) -> dict[str, Any]:
-    """Who sets the price: as configured, AWS for Bedrock, else whom the address belongs to."""
+    """Whose price list holds: the configured one, AWS for Bedrock, else the owner of the address."""
     if spec.price_provider:
         return {"provider_id": spec.price_provider}
     if spec.kind == "bedrock":

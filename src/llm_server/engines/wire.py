@@ -1,4 +1,4 @@
-"""What the wires share: holding an answer to a schema, counting tokens, reading what engines send."""
+"""What the wires share: asking for an answer that follows a schema, and reading what engines send back."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from typing import Any
 
 import msgspec
 
-from llm_server.engines.failures import BadRequest
+from llm_server.engines.failures import BadRequest, unusable_answer
 from llm_server.orchestration.domain.engine_call import Completion, EngineCall
 from llm_server.orchestration.domain.errors import EngineUnavailable, PromptRefused
 
-TOKENS_MOST = 100_000_000
-CHARACTERS_A_TOKEN = 4
+MAX_TOKENS = 100_000_000
+CHARACTERS_PER_TOKEN = 4
 _BOUNDS = frozenset({"minItems", "maxItems", "minLength", "maxLength", "minimum", "maximum", "pattern"})
 
 
 class Wire(ABC):
     """An engine whose API may have a field of its own for an answer's schema.
 
-    Whether it has one nobody can know beforehand. A call with the field that is refused as a bad request is
-    asked once more with the schema in the system text; when that is answered, the field is not used again.
-    A refusal costs no tokens, and both calls share one time-out.
+    Whether it has one is not known beforehand. A call with the field that is refused as a bad request is made once
+    more with the schema in the system text; when that is answered, the field is not used again. A refusal costs no
+    tokens, and both calls share one time-out.
     """
 
     def __init__(self, *, schema_field: bool) -> None:
@@ -53,12 +53,13 @@ def completion(
 ) -> Completion:
     """Make a completion; a count that is None was not reported and is estimated.
 
-    Raises EngineUnavailable when the text is no Unicode, half of a surrogate pair: nobody could store it.
+    Raises:
+        EngineUnavailable: the text is not valid Unicode (half of a surrogate pair), so it could not be stored.
     """
     try:
         text.encode()
     except UnicodeEncodeError as error:
-        raise EngineUnavailable("The engine's answer is no Unicode.", kind="garbage", may_be_billed=True) from error
+        raise unusable_answer("The engine's answer is no Unicode.") from error
     return Completion(
         text=text,
         tokens_in=estimated_tokens(call.system + call.prompt) if tokens_in is None else tokens_in,
@@ -69,7 +70,7 @@ def completion(
 
 
 def declined(tokens_in: int | None, tokens_out: int | None) -> PromptRefused:
-    """What an engine bills for a prompt it declined, as far as it says."""
+    """The failure of an engine that declined to answer; the counts are what it bills, None where it does not say."""
     return PromptRefused(
         "The engine declined to answer this prompt.",
         tokens_in=tokens_in or 0,
@@ -79,29 +80,34 @@ def declined(tokens_in: int | None, tokens_out: int | None) -> PromptRefused:
 
 
 def no_completion() -> EngineUnavailable:
-    """An answer that holds none; what led to it may be billed all the same."""
-    return EngineUnavailable("The engine's answer holds no completion.", kind="garbage", may_be_billed=True)
+    """The failure of an engine whose answer has nothing where the completion should be."""
+    return unusable_answer("The engine's answer holds no completion.")
 
 
 def estimated_tokens(text: str) -> int:
     """Four ASCII characters a token, the rule of thumb for English text, and one of any other script; rounded up."""
     plain = len(text.encode("ascii", "ignore"))
-    return -(-plain // CHARACTERS_A_TOKEN) + len(text) - plain
+    return -(-plain // CHARACTERS_PER_TOKEN) + len(text) - plain
 
 
-def record(value: Any) -> dict[str, Any]:
-    """The value when it is a JSON object, else an empty one."""
+def json_object(value: Any) -> dict[str, Any]:
+    """The value if it is a JSON object, else an empty one."""
     return value if isinstance(value, dict) else {}
 
 
-def records(value: Any) -> list[dict[str, Any]]:
-    """The JSON objects of a list; nothing when the value is no list."""
+def json_objects(value: Any) -> list[dict[str, Any]]:
+    """The JSON objects of a list; [] if the value is not a list."""
     return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
 
 
-def count(value: Any) -> int | None:
-    """The value when it can be a number of tokens, else None: an absurd one must not spoil the sums for ever."""
-    return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= TOKENS_MOST else None
+def joined_texts(parts: Any) -> str:
+    """The `text` of each part of a message, joined; parts without one are left out."""
+    return "".join(part["text"] for part in json_objects(parts) if isinstance(part.get("text"), str))
+
+
+def token_count(value: Any) -> int | None:
+    """The value if it can be a number of tokens, else None: an absurd one would spoil the sums for good."""
+    return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MAX_TOKENS else None
 
 
 def without_bounds(schema: Any) -> Any:

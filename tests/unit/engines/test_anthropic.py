@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from llm_server.engines.anthropic import AnthropicEngine
-from llm_server.engines.http import EnginePool
+from llm_server.engines.connections import EnginePool
 from llm_server.engines.wire import without_bounds
 from llm_server.orchestration.domain.catalog import EngineSpec
 from llm_server.orchestration.domain.engine_call import AnswerSchema, EngineCall

@@ -195,7 +195,7 @@ def _said(text: str) -> dict[str, Any]:
         (aws.EndpointConnectionError(endpoint_url="u"), "unreachable"),
         (aws.ConnectTimeoutError(endpoint_url="u"), "unreachable"),
         (aws.SSLError(endpoint_url="u", error=ssl.SSLError()), "unreachable"),
-        (aws.ReadTimeoutError(endpoint_url="u"), "busy"),
+        (aws.ReadTimeoutError(endpoint_url="u"), "timeout"),
         (aws.ConnectionClosedError(endpoint_url="u"), "busy"),
     ],
 )
@@ -237,7 +237,7 @@ def test_a_call_that_is_late_is_left_alone() -> None:
     took_s = time.monotonic() - started_s
     free.set()
 
-    assert (caught.value.kind, caught.value.may_be_billed) == ("busy", True)
+    assert (caught.value.kind, caught.value.may_be_billed) == ("timeout", True)
     assert took_s < 1.0
 
 

@@ -9,6 +9,7 @@ import pytest
 
 from llm_server.engines.credentials import Credentials
 from llm_server.engines.factory import build
+from llm_server.engines.parts import EngineParts
 from llm_server.engines.prices import price
 from llm_server.orchestration.configuration import catalog_file
 from llm_server.orchestration.domain.catalog import EngineSpec
@@ -56,7 +57,7 @@ def test_an_example_is_read_priced_and_made_into_an_adapter(example: dict[str, A
     loaded = catalog_file.load(PACKAGED, example, source=DOC.name)
     (name,) = example["engines"]
 
-    assert name in build(loaded, Credentials({}), analyse=analyse)
+    assert name in build(EngineParts(catalog=loaded, credentials=Credentials({}), analyse=analyse))
     assert price(loaded.engines[name], 1000, 1000) is not None
 
 

@@ -4,18 +4,22 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
+from llm_server.engines import bedrock
 from llm_server.engines.anthropic import AnthropicEngine
 from llm_server.engines.bedrock import BedrockEngine
 from llm_server.engines.credentials import Credentials, has_credentials
 from llm_server.engines.embedded import EmbeddedEngine
 from llm_server.engines.factory import build
+from llm_server.engines.http import HttpWire
 from llm_server.engines.local.llamacpp import LlamaCppEngine
 from llm_server.engines.openai import OpenAIEngine
-from llm_server.orchestration.domain.catalog import Catalog, Defaults, EngineSpec
+from llm_server.engines.parts import EngineParts
+from llm_server.orchestration.configuration import catalog_checks
+from llm_server.orchestration.domain.catalog import REQUIRED_FIELDS, Catalog, Defaults, EngineKind, EngineSpec
 from llm_server.orchestration.domain.engine_call import EngineCall
 from llm_server.orchestration.domain.errors import ConfigurationError, EngineUnavailable
 from llm_server.orchestration.routing.analysis import analyse
@@ -40,6 +44,10 @@ def catalog(**engines: EngineSpec) -> Catalog:
     return Catalog(defaults=DEFAULTS, profiles={}, roles={}, engines=engines)
 
 
+def parts(catalog: Catalog, credentials: Credentials | None = None) -> EngineParts:
+    return EngineParts(catalog=catalog, credentials=credentials or Credentials({}), analyse=analyse)
+
+
 def no_network(service: str) -> Any:
     raise AssertionError(f"{service} was asked")
 
@@ -52,12 +60,40 @@ def test_every_kind_has_its_adapter_and_none_asks_for_anything_yet() -> None:
         c=spec("bedrock"),
         d=spec("embedded", source="local"),
     )
-    engines = build(
-        configured, Credentials({}, client=no_network), bedrock=lambda *_: no_network("bedrock"), analyse=analyse
-    )
+    given = parts(configured, Credentials({}, client=no_network))
+    engines = build(given)
 
     made = {name: type(engine) for name, engine in engines.items()}
+    assert bedrock.build("c", given, client=lambda *_: no_network("bedrock"))
     assert made == {"a": OpenAIEngine, "b": AnthropicEngine, "c": BedrockEngine, "d": EmbeddedEngine}
+
+
+def test_each_kind_has_an_adapter_of_its_own() -> None:
+    """No kind is left to the adapter of another one. Switched off, they need no model and no extra."""
+    kinds = get_args(EngineKind)
+    engines = build(parts(catalog(**{kind: spec(kind, toggle=False) for kind in kinds})))
+
+    assert len({type(engine) for engine in engines.values()}) == len(kinds) > 1
+
+
+def test_a_kind_that_is_not_known_is_refused() -> None:
+    """The configuration refuses it first; no adapter is taken for want of a better one."""
+    with pytest.raises(AssertionError, match="gopher"):
+        build(parts(catalog(a=spec("gopher"))))
+
+
+def test_a_kind_asks_for_the_fields_that_its_adapter_uses() -> None:
+    """An address is what an HTTP wire cannot do without; its path must not be in the address already."""
+    kinds = get_args(EngineKind)
+    engines = build(parts(catalog(**{kind: spec(kind, toggle=False) for kind in kinds})))
+
+    assert set(REQUIRED_FIELDS) == set(kinds)
+    for kind, engine in engines.items():
+        needs_address = "base_url" in REQUIRED_FIELDS[spec(kind).kind]
+        assert needs_address == isinstance(engine, HttpWire), kind
+        if isinstance(engine, HttpWire):
+            doubled = catalog(a=spec(kind, base_url=f"http://127.0.0.1:1{engine.path}"))
+            assert any(f"base_url must end before {engine.path}" in fault for fault in catalog_checks.faults(doubled))
 
 
 def test_the_bedrock_client_waits_as_long_as_a_call_may_take() -> None:
@@ -72,8 +108,9 @@ def test_the_bedrock_client_waits_as_long_as_a_call_may_take() -> None:
         return Client()
 
     configured = catalog(short=spec("bedrock", region="eu-west-1", timeout_s=7), usual=spec("bedrock"))
-    engines = build(configured, Credentials({}, client=no_network), bedrock=client, analyse=analyse)
-    for engine in engines.values():
+    given = parts(configured, Credentials({}, client=no_network))
+    for name in configured.engines:
+        engine = bedrock.build(name, given, client=client)
         engine.complete(EngineCall(system="", prompt="Hello?", max_output_tokens=9), timeout_s=5)
 
     assert asked == [("eu-west-1", 7), (None, 60)]
@@ -93,23 +130,23 @@ def test_a_model_in_the_process_is_not_loaded_before_its_first_call(tmp_path: Pa
     (tmp_path / "m.gguf").write_bytes(b"GGUF")
     configured = catalog(a=spec("llamacpp", source="local", model=str(tmp_path / "m.gguf")))
 
-    assert isinstance(build(configured, Credentials({}), analyse=analyse)["a"], LlamaCppEngine)
+    assert isinstance(build(parts(configured))["a"], LlamaCppEngine)
 
 
 def test_a_missing_model_stops_the_start_unless_its_engine_is_switched_off(tmp_path: Path) -> None:
     missing = spec("llamacpp", source="local", model=str(tmp_path / "m.gguf"))
     off = spec("llamacpp", source="local", model=str(tmp_path / "m.gguf"), toggle=False)
 
-    assert build(catalog(a=off), Credentials({}), analyse=analyse)
+    assert build(parts(catalog(a=off)))
     with pytest.raises(ConfigurationError, match=r"^engines\.a\.model is .*m\.gguf'; allowed is a GGUF file"):
-        build(catalog(a=missing), Credentials({}), analyse=analyse)
+        build(parts(catalog(a=missing)))
 
 
 def test_a_missing_extra_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
     """`make run` alone does not install it."""
     monkeypatch.setitem(sys.modules, "xllamacpp", None)
     with pytest.raises(ConfigurationError) as caught:
-        build(catalog(a=spec("llamacpp", source="local")), Credentials({}), analyse=analyse)
+        build(parts(catalog(a=spec("llamacpp", source="local"))))
 
     assert str(caught.value) == (
         "engines.a needs the extra [local], which is not installed: "
@@ -123,7 +160,7 @@ def test_an_engine_switched_on_later_without_its_extra_is_unreachable(
     """Switched off in the file, nothing checks for it; tasks go to another engine, and it is shown as offline."""
     monkeypatch.setitem(sys.modules, "xllamacpp", None)
     off = spec("llamacpp", source="local", model=str(tmp_path / "m.gguf"), toggle=False)
-    engine = build(catalog(a=off), Credentials({}), analyse=analyse)["a"]
+    engine = build(parts(catalog(a=off)))["a"]
 
     with pytest.raises(EngineUnavailable, match="extra") as caught:
         engine.complete(EngineCall(system="", prompt="Hi.", max_output_tokens=9), timeout_s=5)

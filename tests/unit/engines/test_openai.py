@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from llm_server.engines.http import EnginePool
+from llm_server.engines.connections import EnginePool
 from llm_server.engines.openai import OpenAIEngine
 from llm_server.orchestration.domain.catalog import EngineSpec
 from llm_server.orchestration.domain.engine_call import AnswerSchema, EngineCall

@@ -1,4 +1,4 @@
-"""A GGUF file in this process: llama.cpp's own server, on a loopback port only we have the key of."""
+"""A GGUF file in this process: llama.cpp's own server on a loopback port, with a key that only this process has."""
 
 from __future__ import annotations
 
@@ -10,12 +10,28 @@ import time
 import weakref
 from typing import Any
 
-from llm_server.engines.http import EnginePool
+from llm_server.engines.connections import EnginePool
+from llm_server.engines.local import model_files
 from llm_server.engines.local.model_files import ModelFile
 from llm_server.engines.openai import OpenAIEngine
+from llm_server.engines.parts import EngineParts
 from llm_server.orchestration.domain.catalog import EngineSpec
-from llm_server.orchestration.domain.engine_call import Completion, EngineCall
+from llm_server.orchestration.domain.engine_call import Completion, Engine, EngineCall
 from llm_server.orchestration.domain.errors import ConfigurationError, EngineUnavailable
+
+
+def build(name: str, parts: EngineParts) -> Engine:
+    """Make the engine of this name. If it is switched on, its model and the extra [local] must be there.
+
+    Raises:
+        ConfigurationError: the model is not on this machine, or the extra is not installed.
+    """
+    spec = parts.spec(name)
+    file = model_files.named(spec.model, parts.catalog.models, parts.models_dir)
+    if spec.toggle:
+        require_extra(f"engines.{name}")
+        model_files.require(file, named_by=f"engines.{name}.model")
+    return LlamaCppEngine(spec, file, parts.pool)
 
 
 def require_extra(named_by: str) -> None:
@@ -37,7 +53,7 @@ class LlamaCppEngine:
         self._pool = pool
         self._lock = threading.Lock()
         self._wire: OpenAIEngine | None = None
-        self._servers: list[Any] = []  # one or none; it serves as long as the object lives
+        self._servers: list[Any] = []  # at most one; it serves as long as the object lives
         weakref.finalize(self, self._servers.clear)
 
     def complete(self, call: EngineCall, *, timeout_s: float) -> Completion:
@@ -79,7 +95,7 @@ class LlamaCppEngine:
         return OpenAIEngine(spec, self._pool, lambda: key)
 
     def _parameters(self, parameters: Any, key: str) -> Any:
-        """What is not named here is llama.cpp's default, such as the GPU when the wheel knows it."""
+        """Set what differs from llama.cpp's defaults; by default it uses a GPU if its wheel supports one."""
         places = self._spec.max_concurrency
         parameters.model.path = str(self._file.path)
         parameters.n_ctx = (self._spec.context or self._file.context) * places
@@ -97,6 +113,6 @@ class LlamaCppEngine:
 
 
 def _threads() -> int:
-    """One a core but one, which is left to the server itself: threads beyond the cores spin and block each other."""
+    """One per core, less one for the server itself: threads beyond the cores spin and block each other."""
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, usable - 1)

@@ -1,10 +1,9 @@
-"""Fetches a model's file when the user says so: resumed after a cut, and kept only with the right checksum."""
+"""Fetches a model's file when the user asks for it: resumes after a cut, keeps it only with the right checksum."""
 
 from __future__ import annotations
 
 import fcntl
 import hashlib
-import ipaddress
 import os
 import re
 import shutil
@@ -19,12 +18,13 @@ import urllib3
 from urllib3.exceptions import HTTPError
 
 from llm_server.engines.local.model_files import part_of, path_of, size_bytes
+from llm_server.loopback import is_loopback_url
 from llm_server.orchestration.domain.catalog import LocalModel
 from llm_server.orchestration.domain.errors import DownloadFailed
 
 TRIES = 4
-"""In a row and without a byte between them."""
-REDIRECTS_MOST = 5
+"""So many tries in a row that bring no byte end the download."""
+MAX_REDIRECTS = 5
 SPARE_BYTES = 64 * 1024 * 1024
 """What stays free on the disk."""
 _CHUNK_BYTES = 256 * 1024
@@ -33,7 +33,7 @@ _RANGE = re.compile(r"bytes (\d+)-\d+/(\d+|\*)")
 _KEPT = "what has arrived is kept, and the next pull goes on from there"
 
 Show = Callable[[int], None]
-"""Called with the bytes that are there."""
+"""Called with the number of bytes that have arrived."""
 
 
 class _Cut(Exception):
@@ -50,7 +50,7 @@ def pull(
     free_bytes: Callable[[Path], int] = lambda folder: shutil.disk_usage(folder).free,
     sleep: Callable[[float], None] = time.sleep,
 ) -> Path:
-    """Fetch a model's file unless it is there already, whole; its path.
+    """Fetch a model's file, unless the whole file is there already, and return its path.
 
     Raises:
         DownloadFailed: the message says why. A file of the wrong size or checksum is removed; one that broke off stays,
@@ -92,7 +92,7 @@ def _alone(folder: Path) -> Iterator[None]:
 def _fetch(
     name: str, model: LocalModel, part: Path, pool: urllib3.PoolManager, show: Show, sleep: Callable[[float], None]
 ) -> None:
-    """Ask again from where it broke off, for as long as more arrives."""
+    """Resume where the download broke off, as long as more arrives."""
     most, failures = size_bytes(part), 0
     while size_bytes(part) != model.size_bytes:
         try:
@@ -106,7 +106,7 @@ def _fetch(
 
 
 def _receive(name: str, model: LocalModel, part: Path, pool: urllib3.PoolManager, show: Show) -> None:
-    """Append what the server sends; it starts anew where the server knows no ranges."""
+    """Append what the server sends; start again from byte 0 when the server does not support ranges."""
     have = size_bytes(part) if size_bytes(part) < model.size_bytes else 0
     with closing(_opened(pool, model.url, have)) as response:
         at = _begin(name, model, part, response, have)
@@ -125,7 +125,7 @@ def _receive(name: str, model: LocalModel, part: Path, pool: urllib3.PoolManager
 
 
 def _chunks(response: urllib3.BaseHTTPResponse) -> Iterator[bytes]:
-    """As they arrive: of a whole chunk that breaks off, its beginning would be lost."""
+    """Yield bytes as they arrive: waiting for a whole chunk would lose its beginning when it breaks off."""
     try:
         while chunk := response.read1(_CHUNK_BYTES, decode_content=False):
             yield chunk
@@ -134,7 +134,7 @@ def _chunks(response: urllib3.BaseHTTPResponse) -> Iterator[bytes]:
 
 
 def _begin(name: str, model: LocalModel, part: Path, response: urllib3.BaseHTTPResponse, have: int) -> int:
-    """The byte an answer starts at: `have`, or 0. Raises DownloadFailed unless it is the file that is wanted."""
+    """The byte an answer starts at: `have`, or 0. Raises DownloadFailed when it is not the file that is wanted."""
     if response.status == 206:
         sent = _RANGE.fullmatch(response.headers.get("content-range", ""))
         if not sent or int(sent[1]) != have:
@@ -164,13 +164,13 @@ def _wrong_size(name: str, model: LocalModel, part: Path, found: str) -> NoRetur
 
 
 def _opened(pool: urllib3.PoolManager, url: str, have: int) -> urllib3.BaseHTTPResponse:
-    """Ask for the file from byte `have` on, following redirects; every hop must be one we trust."""
+    """Ask for the file from byte `have` on; follow redirects, each of which must be HTTPS or stay on loopback."""
     headers = {"user-agent": "llm-server", "accept-encoding": "identity"}
     if have:
         headers["range"] = f"bytes={have}-"
-    loopback = _is_loopback(url)
-    for _ in range(REDIRECTS_MOST + 1):
-        if not (url.startswith("https://") or (loopback and _is_loopback(url))):
+    may_be_plain = _is_plain_loopback(url)
+    for _ in range(MAX_REDIRECTS + 1):
+        if not (url.startswith("https://") or (may_be_plain and _is_plain_loopback(url))):
             raise DownloadFailed(
                 "A model is fetched by https:// only (by http:// on loopback); its address is another."
             )
@@ -185,16 +185,12 @@ def _opened(pool: urllib3.PoolManager, url: str, have: int) -> urllib3.BaseHTTPR
             return response
         response.close()
         url = urljoin(url, location)
-    raise DownloadFailed(f"The address leads through more than {REDIRECTS_MOST} redirects.")
+    raise DownloadFailed(f"The address leads through more than {MAX_REDIRECTS} redirects.")
 
 
-def _is_loopback(url: str) -> bool:
-    try:
-        parts = urlsplit(url)
-        host = parts.hostname or ""
-        return parts.scheme == "http" and (host == "localhost" or ipaddress.ip_address(host).is_loopback)
-    except ValueError:
-        return False
+def _is_plain_loopback(url: str) -> bool:
+    """Whether a URL is plain HTTP to this machine, where no one else can read along."""
+    return is_loopback_url(url) and urlsplit(url).scheme == "http"
 
 
 def _is_right(path: Path, model: LocalModel) -> bool:

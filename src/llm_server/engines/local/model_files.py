@@ -17,7 +17,7 @@ _MAGIC = b"GGUF"
 class ModelFile(NamedTuple):
     """Where a model's file is or will be, and how many tokens its prompt and answer share.
 
-    `to_pull` is its name in the catalogue, "" for a file of the user's own. `known` are the catalogue's names.
+    `to_pull` is the model's name in the catalogue, "" for the user's own file. `known` are all names in the catalogue.
     """
 
     path: Path
@@ -42,7 +42,7 @@ def size_bytes(path: Path) -> int:
 
 
 def named(model: str, models: Mapping[str, LocalModel], models_dir: Path) -> ModelFile:
-    """What a setting or an engine means by `model`: a name of the catalogue, else a path; `~` is the home folder."""
+    """The file that a setting or an engine names: a model of the catalogue, else a path; `~` is the home folder."""
     known = tuple(models)
     if model in models:
         return ModelFile(path_of(model, models[model], models_dir), models[model].context, model, known)
@@ -53,7 +53,7 @@ def require(file: ModelFile, *, named_by: str) -> None:
     """Check that the file is there and looks like a model; `named_by` is the setting that named it.
 
     Raises:
-        ConfigurationError: it is not; the sentence says how to get it, or what is allowed.
+        ConfigurationError: it is missing or not a model; the sentence says how to get it, or what is allowed.
     """
     try:
         with file.path.open("rb") as opened:

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 import msgspec
 from msgspec import inspect
 
-from llm_server.orchestration.domain.catalog import Catalog, EngineSpec, LocalModel, Profile, Role
+from llm_server.orchestration.domain.catalog import REQUIRED_FIELDS, Catalog, EngineSpec, LocalModel, Profile, Role
 
 _MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
@@ -103,11 +103,7 @@ def _review_faults(catalog: Catalog, profile: Profile) -> list[str]:
 
 
 def _engine_faults(engine: EngineSpec) -> list[str]:
-    faults = []
-    if engine.kind != "embedded" and not engine.model:
-        faults.append("model is missing")
-    if engine.kind in ("openai", "anthropic") and not engine.base_url:
-        faults.append("base_url is missing")
+    faults = [f"{field} is missing" for field in REQUIRED_FIELDS[engine.kind] if not getattr(engine, field)]
     if engine.base_url and not _is_address(engine.base_url):
         faults.append("base_url must be http:// or https://, a host and perhaps a port")
     if engine.base_url and "@" in engine.base_url:

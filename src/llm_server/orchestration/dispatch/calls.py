@@ -134,10 +134,7 @@ class Calls:
                 withheld = max(0, reserved_microusd - (ended.cost_microusd or 0)) if failure.may_be_billed else 0
                 took_ms = self._took_ms(started_ms, timeout_s)
                 attempts.append(replace(ended, withheld_microusd=withheld, duration_ms=took_ms))
-                late = isinstance(failure, EngineUnavailable) and (failure.kind, failure.retry_after_s) == (
-                    "busy",
-                    None,
-                )
+                late = isinstance(failure, EngineUnavailable) and failure.kind == "timeout"
                 if late and left_s < most_s:
                     self._left_s(want.until_ms)  # the worker's time cut the call short: no fault of the engine
                 raise

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Literal
 
 import msgspec
@@ -9,6 +10,16 @@ import msgspec
 from llm_server.orchestration.domain.errors import UnknownName
 
 Tier = Literal["fast", "strong"]
+EngineKind = Literal["openai", "anthropic", "bedrock", "llamacpp", "embedded"]
+"""How an engine is reached: each kind has an adapter."""
+REQUIRED_FIELDS: Mapping[EngineKind, tuple[Literal["model", "base_url"], ...]] = {
+    "openai": ("model", "base_url"),
+    "anthropic": ("model", "base_url"),
+    "bedrock": ("model",),
+    "llamacpp": ("model",),
+    "embedded": (),
+}
+"""The fields of an EngineSpec that may be empty in general, but not for this kind."""
 Positive = Annotated[int, msgspec.Meta(gt=0)]
 Price = Annotated[float, msgspec.Meta(ge=0, le=1_000_000)]
 KeyReference = Annotated[
@@ -78,7 +89,7 @@ class EngineSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     file or a name from the catalogue's models; `context` is how many tokens its prompt and answer may have together.
     """
 
-    kind: Literal["openai", "anthropic", "bedrock", "llamacpp", "embedded"]
+    kind: EngineKind
     source: Literal["local", "api"]
     model: str = ""
     base_url: str | None = None

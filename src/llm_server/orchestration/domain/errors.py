@@ -170,17 +170,22 @@ class TaskCancelled(LLMServerError):
 class EngineUnavailable(LLMServerError):
     """This engine did not answer; another one may.
 
-    `kind`: `busy` (429, 5xx, time-out: it rests), `unreachable` (no connection), `credentials` (401, 403, no key),
-    `garbage` (it answered, but not with a completion). `outage`: whatever the prompt, the engine would have said no; a
-    time-out, a crash or a 500 may be the prompt's own doing and is none. `may_be_billed`: the engine had the prompt,
-    and nobody knows what it charges for it.
+    `kind` is one of:
+    - `busy`: it answered 408, 409, 429 or 5xx, broke off its answer, or may not be asked now;
+    - `timeout`: our own time limit ended the call; a status such as 504 that says so of the engine is `busy`;
+    - `unreachable`: there is no connection, also when connecting took too long;
+    - `credentials`: it answered 401, 402 or 403, or there is no key;
+    - `garbage`: it answered, but not with a completion.
+
+    `outage`: the engine would have refused any prompt. A time-out, a crash or a 500 may be caused by this prompt, so
+    it is not an outage. `may_be_billed`: the engine had the prompt, and it is not known what it charges for it.
     """
 
     def __init__(
         self,
         message: str,
         *,
-        kind: Literal["busy", "unreachable", "credentials", "garbage"] = "busy",
+        kind: Literal["busy", "timeout", "unreachable", "credentials", "garbage"] = "busy",
         retry_after_s: float | None = None,
         outage: bool = False,
         may_be_billed: bool = False,
