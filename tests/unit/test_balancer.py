@@ -8,7 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from llm_server.orchestration.dispatch.balancer import Reply
-from llm_server.orchestration.dispatch.budget import Budget, Reservation
+from llm_server.orchestration.dispatch.budget import Budget
+from llm_server.orchestration.dispatch.reservation import Reservation
 from llm_server.orchestration.domain.catalog import EnginePrice, EngineSpec
 from llm_server.orchestration.domain.engine_call import EngineCall
 from llm_server.orchestration.domain.engine_state import EngineRecords
