@@ -76,6 +76,6 @@ EMBEDDED = Failures(
 )
 ENGINE = Failures(
     error=lambda _: EngineUnavailable("The engine cannot be reached.", kind="unreachable"),
-    lost=lambda _: EngineUnavailable("The engine did not answer in time."),
+    lost=lambda _: EngineUnavailable("The engine did not answer in time.", kind="timeout"),
     throttled=lambda _: EngineUnavailable("The engine is busy.", retry_after_s=1, outage=True),
 )

@@ -138,7 +138,7 @@ def test_a_worker_that_dies_after_sending_leaves_the_worst_case_charged(served: 
 
 @pytest.mark.parametrize(
     "failure",
-    [EngineUnavailable("The engine timed out.", may_be_billed=True), TaskCancelled()],
+    [EngineUnavailable("The engine timed out.", kind="timeout", may_be_billed=True), TaskCancelled()],
     ids=["late", "cancelled"],
 )
 def test_a_call_whose_cost_nobody_knows_stays_unsettled(served: Served, failure: Exception) -> None:

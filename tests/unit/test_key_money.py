@@ -26,7 +26,7 @@ from llm_server.orchestration.domain.status import Status
 from llm_server.orchestration.domain.task import TaskRef
 from llm_server.orchestration.tasks.intake import NewTask
 from llm_server.storage.sqlite.api_keys import SqliteKeys
-from support.scripted_engine import WAIT_S, Balanced, ScriptedEngine, a_catalog, a_completion, a_want, an_engine
+from support.scripted_engine import WAIT_S, Balanced, ScriptedEngine, a_catalog, a_completion, an_engine, call_terms
 from support.scripted_service import Served
 
 KEY = "0123456789ab"
@@ -180,8 +180,8 @@ def test_a_ledger_that_is_away_takes_no_answer_along_that_is_paid(balanced: Bala
     fast, strong = an_engine(tier="fast"), an_engine(tier="strong")
     balancer = balanced(fast=(fast, ScriptedEngine("Meh.")), strong=(strong, ScriptedEngine("Better.")))
     daily = KeyBudget(Away(), TODAY, most_microusd=10**9, claim="t#1")
-    want = a_want(budget=Budget(None, daily), fault=lambda completion: "refusal", tier="fast")
-    reply = balancer.call(CALL, want)
+    terms = call_terms(budget=Budget(None, daily), fault=lambda completion: "refusal", tier="fast")
+    reply = balancer.call(CALL, terms)
 
     assert reply.completion is not None
     assert (reply.completion.text, [a.fault for a in reply.attempts]) == ("Meh.", ["refusal"])

@@ -205,7 +205,7 @@ def test_a_worker_without_time_hands_the_task_back_at_once(watched: WatchedStore
 
     def times_out(call: EngineCall) -> Answer:
         clock.pass_s(deliveries.engine.timeouts_s[-1])
-        return EngineUnavailable("The engine did not answer in time.")
+        return EngineUnavailable("The engine did not answer in time.", kind="timeout")
 
     deliveries = Deliveries(watched, clock, ScriptedEngine(times_out, "Done."))
     snapshot = deliveries.deliver(accepted(), for_s=10)
@@ -258,7 +258,7 @@ def test_a_deadline_bounds_the_call(watched: WatchedStore, clock: Clock) -> None
 
     def times_out(call: EngineCall) -> Answer:
         clock.pass_s(deliveries.engine.timeouts_s[-1])
-        return EngineUnavailable("The engine did not answer in time.")
+        return EngineUnavailable("The engine did not answer in time.", kind="timeout")
 
     deliveries = Deliveries(watched, clock, ScriptedEngine(times_out))
     ended = deliveries.deliver(deliveries.deliver(accepted(limits=Limits(deadline_s=12.5))))

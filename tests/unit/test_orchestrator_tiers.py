@@ -89,7 +89,7 @@ def test_the_share_decides_for_every_call_of_a_task(
 
 def test_what_was_withheld_is_withheld_from_later_deliveries_too(watched: WatchedStore, clock: Clock) -> None:
     """max_cost_usd is a ceiling for the task, however often a late engine makes it start again."""
-    late = EngineUnavailable("The engine did not answer in time.", may_be_billed=True)
+    late = EngineUnavailable("The engine did not answer in time.", kind="timeout", may_be_billed=True)
     only = Deliveries(watched, clock, ScriptedEngine(late), catalog=a_catalog({"only": FAST}, max_output_tokens=100))
     waiting = accepted(limits=Limits(max_cost_usd=0.002))
     for _ in range(2):

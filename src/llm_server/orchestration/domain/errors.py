@@ -179,7 +179,7 @@ class EngineUnavailable(LLMServerError):
         self,
         message: str,
         *,
-        kind: Literal["busy", "unreachable", "credentials", "garbage"] = "busy",
+        kind: Literal["busy", "timeout", "unreachable", "credentials", "garbage"] = "busy",
         retry_after_s: float | None = None,
         outage: bool = False,
         may_be_billed: bool = False,

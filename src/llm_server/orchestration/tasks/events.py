@@ -73,8 +73,9 @@ def _step(output: Output) -> str:
 
 def _failed_over(snapshot: Snapshot) -> Iterator[Event]:
     for attempt in snapshot.attempts:
-        if attempt.why.startswith("failover from "):
-            detail = f"{attempt.why.removeprefix('failover ')} to {attempt.engine}"
+        if attempt.failover_from is not None:
+            probe = ", probe" if attempt.probe else ""
+            detail = f"from {attempt.failover_from}{probe} to {attempt.engine}"
             yield Event(name="engine failed over", at_ms=attempt.started_ms, actor="worker", detail=detail)
 
 
