@@ -243,6 +243,18 @@ def test_an_output_is_stored_together_with_its_state(store: Store) -> None:
     assert stored == Snapshot(task=further, request=a_request(), outputs={"PLAN": plan, "STEP#a": step})
 
 
+def test_what_a_newer_version_noted_is_kept(store: Store) -> None:
+    """A letter that is unknown here is read, and written again with the next state."""
+    task = added(store, a_task(notes=(("z", 1_000),)))
+    processing = claimed(task)
+    store.save(task, processing)
+
+    stored = store.get(task.ref).task
+
+    assert stored.notes[0] == ("z", 1_000)
+    assert stored == processing
+
+
 def test_an_attempt_comes_back_with_its_facts(store: Store) -> None:
     """Also with those that most attempts lack."""
     first = a_failed_attempt(fault="empty", tier="fast", why="fast tier, cheapest, probe", probe=True)

@@ -9,7 +9,7 @@ from llm_server.orchestration.domain.errors import EngineUnavailable, PromptRefu
 from llm_server.orchestration.domain.plan import digest
 from llm_server.orchestration.domain.snapshot import Limits
 from llm_server.orchestration.domain.status import Mode
-from llm_server.orchestration.domain.task import NOTES_MOST, TaskRef
+from llm_server.orchestration.domain.task import NOTES_MOST, Note, TaskRef
 from llm_server.orchestration.tasks.events import history
 from support.builders import a_snapshot, a_task, an_attempt, an_output
 from support.deliveries import a_plan, planning
@@ -106,6 +106,13 @@ def test_a_failover_is_told_from_the_fact_and_not_from_the_sentence() -> None:
     found = [event.detail for event in history(snapshot) if event.name == "engine failed over"]
 
     assert found == ["from a to b", "from b, probe to c"]
+
+
+def test_a_move_that_a_newer_version_noted_is_left_out() -> None:
+    """After a downgrade the rest of the history is still told."""
+    task = a_task(notes=((Note.CLAIMED.value, 1_000), ("z", 2_000), (Note.RELEASED.value, 3_000)))
+
+    assert [event.name for event in history(a_snapshot(task))] == ["created", "analysed", "claimed", "released"]
 
 
 def test_a_cancel_is_the_callers(served: Served) -> None:
