@@ -45,7 +45,7 @@ def ours(url: str) -> Callable[[], str]:
     from llm_server.engines import factory
     from llm_server.engines.credentials import Credentials
     from llm_server.engines.parts import EngineParts
-    from llm_server.orchestration.dispatch.calls import Want
+    from llm_server.orchestration.dispatch.terms import CallTerms
     from llm_server.orchestration.domain.engine_call import EngineCall
     from llm_server.orchestration.routing.analysis import analyse
     from llm_server.settings import Settings
@@ -62,8 +62,8 @@ def ours(url: str) -> Callable[[], str]:
     balancer = wiring.balancer_of(catalog, adapters, store, has_credentials=lambda spec: True)
 
     def call() -> str:
-        want = Want(purpose="answer", tier="fast", until_ms=wiring.now_ms() + TIMEOUT_S * 1000, engine="fake")
-        reply = balancer.call(EngineCall(system=SYSTEM, prompt=PROMPT, max_output_tokens=MOST_TOKENS), want)
+        terms = CallTerms(purpose="answer", tier="fast", until_ms=wiring.now_ms() + TIMEOUT_S * 1000, engine="fake")
+        reply = balancer.call(EngineCall(system=SYSTEM, prompt=PROMPT, max_output_tokens=MOST_TOKENS), terms)
         assert reply.completion is not None, reply
         assert reply.attempts[0].cost_microusd
         return reply.completion.text

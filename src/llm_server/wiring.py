@@ -21,7 +21,7 @@ from llm_server.engines.credentials import Credentials, has_credentials
 from llm_server.engines.discovery import LOOPBACK_SERVERS
 from llm_server.orchestration.access.keyring import Keyring
 from llm_server.orchestration.dispatch.balancer import Balancer
-from llm_server.orchestration.dispatch.calls import Calls
+from llm_server.orchestration.dispatch.calls import EngineCalls
 from llm_server.orchestration.dispatch.fleet import Fleet
 from llm_server.orchestration.dispatch.health import EngineStates
 from llm_server.orchestration.domain.catalog import Catalog, EngineSpec
@@ -78,7 +78,7 @@ def balancer_of(
     """Put a balancer together; `engines` are the adapters by name, `store` shares what is known of their health."""
     states = EngineStates(store, clock)
     fleet = Fleet(configured=catalog.engines, has_credentials=has_credentials, states=states)
-    calls = Calls(catalog=catalog, engines=engines, fleet=fleet, states=states, price=price, clock=clock)
+    calls = EngineCalls(catalog=catalog, engines=engines, fleet=fleet, states=states, price=price, clock=clock)
     return Balancer(catalog=catalog, fleet=fleet, calls=calls, price=price)
 
 

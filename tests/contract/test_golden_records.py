@@ -18,12 +18,13 @@ from llm_server.api import views
 from llm_server.orchestration.domain.api_key import Account
 from llm_server.orchestration.domain.ports import KeyStore, Store
 from llm_server.orchestration.domain.task import TaskRef
+from llm_server.storage import records
 from llm_server.storage.dynamodb.api_keys import DynamoKeys
 from llm_server.storage.dynamodb.store import DynamoStore
 from llm_server.storage.sqlite.api_keys import SqliteKeys
 from llm_server.storage.sqlite.store import SqliteStore
 from support.aws_emulators import Substrate
-from support.builders import NOW_MS
+from support.builders import NOW_MS, an_attempt, an_output
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 VERSIONS = sorted(folder.name for folder in GOLDEN.iterdir() if folder.is_dir())
@@ -152,3 +153,36 @@ def test_keys_their_use_and_idempotency_keys_still_hold(stores: Stores) -> None:
     assert binding is not None
     assert asdict(binding) == stores.expected["binding"]
     assert stores.keys.count_request(KEY, NOW_MS // 60_000, most=60) == 58
+
+
+@pytest.mark.parametrize(
+    ("why", "failover_from", "probe"),
+    [
+        ("failover from gpt", "gpt", False),
+        ("failover from gpt, probe", "gpt", True),
+        ("fast tier, cheapest, probe", None, True),
+        ("fast tier, cheapest", None, False),
+        ("escalated from gpt", None, False),
+        ("", None, False),
+    ],
+)
+def test_an_attempt_of_0_1_0_has_its_facts_from_its_sentence(why: str, failover_from: str | None, probe: bool) -> None:
+    """0.1.0 told a failover in `why` alone; the history needs to know the engine that had failed."""
+    attempt = {"engine": "claude", "model": "m", "source": "api", "purpose": "answer", "started_ms": 1}
+    stored = {"key": "RES#1", "created_ms": 2, "attempts": [attempt | {"duration_ms": 1, "why": why}]}
+
+    (read,) = records.output(json.dumps(stored)).attempts
+
+    assert (read.failover_from, read.probe, read.why) == (failover_from, probe, why)
+
+
+def test_an_attempt_is_stored_as_0_1_0_stored_it_unless_it_has_more_to_say() -> None:
+    """The units that a record takes are paid for: what most attempts lack is not written."""
+    usual, rare = an_attempt(why="fast tier, cheapest"), an_attempt(why="failover from gpt", failover_from="gpt")
+
+    bodies = [json.loads(records.encode(an_output(attempts=(attempt,))))["attempts"][0] for attempt in (usual, rare)]
+
+    expected = json.loads((GOLDEN / "0.1.0" / "expected.json").read_text(encoding="utf-8"))
+    shown = next(task["attempts"][0] for task in expected["tasks"].values() if task["attempts"])
+    assert bodies[0].keys() == (shown.keys() - {"started_at"}) | {"started_ms"}
+    assert bodies[1].keys() - bodies[0].keys() == {"failover_from"}

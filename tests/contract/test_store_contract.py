@@ -14,6 +14,7 @@ from support.audit import audit
 from support.builders import (
     LEASE_MS,
     NOW_MS,
+    a_failed_attempt,
     a_failure,
     a_request,
     a_task,
@@ -241,6 +242,29 @@ def test_an_output_is_stored_together_with_its_state(store: Store) -> None:
 
     stored = store.get(processing.ref)
     assert stored == Snapshot(task=further, request=a_request(), outputs=by_key(plan, step))
+
+
+def test_what_a_newer_version_noted_is_kept(store: Store) -> None:
+    """A letter that is unknown here is read, and written again with the next state."""
+    task = added(store, a_task(notes=(("z", 1_000),)))
+    processing = claimed(task)
+    store.save(task, processing)
+
+    stored = store.get(task.ref).task
+
+    assert stored.notes[0] == ("z", 1_000)
+    assert stored == processing
+
+
+def test_an_attempt_comes_back_with_its_facts(store: Store) -> None:
+    """Also with those that most attempts lack."""
+    first = a_failed_attempt(fault="empty", tier="fast", why="fast tier, cheapest, probe", probe=True)
+    second = an_attempt(engine="claude", failover_from="gpt", why="failover from gpt", started_ms=NOW_MS + 2_000)
+    processing = added_and_claimed(store)
+    answer = an_output(attempts=(first, second))
+    store.save(processing, processing.completed(answer), answer)
+
+    assert store.get(processing.ref).attempts == [first, second]
 
 
 def test_an_answer_whose_worker_died_is_found_by_the_next_claim(store: Store) -> None:

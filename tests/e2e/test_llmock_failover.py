@@ -19,8 +19,8 @@ from llm_server.engines.credentials import Credentials
 from llm_server.engines.parts import EngineParts
 from llm_server.orchestration.dispatch.balancer import Balancer
 from llm_server.orchestration.dispatch.balancer import Reply as Outcome
-from llm_server.orchestration.dispatch.calls import Want
 from llm_server.orchestration.dispatch.retry_budget import CALLS_A_STEP
+from llm_server.orchestration.dispatch.terms import CallTerms
 from llm_server.orchestration.domain.engine_call import AnswerSchema, EngineCall
 from llm_server.orchestration.domain.errors import EngineUnavailable, PromptRefused
 from llm_server.orchestration.execution import plan_proposal
@@ -57,7 +57,7 @@ def balanced(llmock: LLMock, kinds: tuple[str, ...], watched: WatchedStore) -> M
 
 
 def ask(balancer: Balancer, call: EngineCall = CALL) -> Outcome:
-    return balancer.call(call, Want(purpose="answer", tier="fast", until_ms=wiring.now_ms() + 30_000))
+    return balancer.call(call, CallTerms(purpose="answer", tier="fast", until_ms=wiring.now_ms() + 30_000))
 
 
 def asked(llmock: LLMock) -> list[str | None]:

@@ -20,7 +20,7 @@ import pytest
 from llm_server import wiring
 from llm_server.orchestration.configuration import catalog_file
 from llm_server.orchestration.dispatch.balancer import Balancer
-from llm_server.orchestration.dispatch.calls import Want
+from llm_server.orchestration.dispatch.terms import CallTerms
 from llm_server.orchestration.domain.catalog import Catalog, EnginePrice, EngineSpec
 from llm_server.orchestration.domain.engine_call import Completion, EngineCall
 from llm_server.orchestration.domain.engine_state import EngineRecords, EngineState, SwitchName
@@ -78,10 +78,10 @@ class ScriptedEngine:
         return a_completion(answer) if isinstance(answer, str) else answer
 
 
-def a_want(**changes: Any) -> Want:
-    """A call for a fast engine with all the time in the world."""
+def call_terms(**changes: Any) -> CallTerms:
+    """The terms of a call for a fast engine, without limits."""
     wanted: dict[str, Any] = {"purpose": "answer", "tier": "fast", "until_ms": NOW_MS + 10**9}
-    return Want(**wanted | changes)
+    return CallTerms(**wanted | changes)
 
 
 def an_engine(**changes: Any) -> EngineSpec:

@@ -8,7 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from llm_server.orchestration.dispatch.balancer import Reply
-from llm_server.orchestration.dispatch.budget import Budget, Reservation
+from llm_server.orchestration.dispatch.budget import Budget
+from llm_server.orchestration.dispatch.reservation import Reservation
 from llm_server.orchestration.domain.catalog import EnginePrice, EngineSpec
 from llm_server.orchestration.domain.engine_call import EngineCall
 from llm_server.orchestration.domain.engine_state import EngineRecords
@@ -24,8 +25,8 @@ from support.scripted_engine import (
     a_catalog,
     a_completion,
     a_local_engine,
-    a_want,
     an_engine,
+    call_terms,
 )
 
 CALL = EngineCall(system="s", prompt="p", max_output_tokens=100)
@@ -98,11 +99,11 @@ def test_the_embedded_engine_never_stands_in_for_a_configured_one(balanced: Bala
     spec = EngineSpec(kind="embedded", source="local", model="embedded")
     balancer = balanced(real=(an_engine(), real), embedded=(spec, embedded))
 
-    first, second = balancer.call(CALL, a_want()), balancer.call(CALL, a_want())
+    first, second = balancer.call(CALL, call_terms()), balancer.call(CALL, call_terms())
 
     assert (first.completion, second.completion, embedded.calls) == (None, None, [])
     assert balancer.fleet.status(EngineRecords()) == {"real": "online"}
-    assert balanced(embedded=(spec, embedded)).call(CALL, a_want()).completion is not None
+    assert balanced(embedded=(spec, embedded)).call(CALL, call_terms()).completion is not None
 
 
 def test_an_engine_asked_for_by_name_is_tried_alone(balanced: Balanced) -> None:
@@ -111,16 +112,16 @@ def test_an_engine_asked_for_by_name_is_tried_alone(balanced: Balanced) -> None:
     embedded = (EngineSpec(kind="embedded", source="local", model="embedded"), answering("Me."))
     balancer = balanced(named=(an_engine(), named), other=(an_engine(), other), embedded=embedded)
 
-    assert balancer.call(CALL, a_want(engine="named")).completion is None
+    assert balancer.call(CALL, call_terms(engine="named")).completion is None
     assert other.calls == []
-    reply = balancer.call(CALL, a_want(engine="embedded"))
+    reply = balancer.call(CALL, call_terms(engine="embedded"))
     assert reply.completion is not None
     assert reply.completion.text == "Me."
 
 
 def test_an_engine_that_is_configured_no_more_is_tried_again_but_is_no_outage(balanced: Balanced) -> None:
     """A process may have the older configuration for a while; a task that waits for ever helps nobody."""
-    reply = balanced(a=(an_engine(), answering())).call(CALL, a_want(engine="gone"))
+    reply = balanced(a=(an_engine(), answering())).call(CALL, call_terms(engine="gone"))
 
     assert str(reply.failure) == "Engine gone is not configured any more."
     assert (reply.can_be_retried, reply.outage) == (True, False)
@@ -137,7 +138,7 @@ def test_the_next_candidate_answers_in_the_same_call(balanced: Balanced, kind: s
         first=(an_engine(price=EnginePrice(input=0, output=1)), first), second=(an_engine(), answering())
     )
 
-    reply = balancer.call(CALL, a_want(purpose="step a"))
+    reply = balancer.call(CALL, call_terms(purpose="step a"))
 
     assert reply.completion is not None
     assert [(a.engine, a.error, a.cost_microusd) for a in reply.attempts] == [
@@ -151,14 +152,14 @@ def test_a_resting_engine_is_not_asked(balanced: Balanced, clock: Clock) -> None
     """Until its rest is over; then a real task is its probe."""
     first = ScriptedEngine(BUSY, "Back.")
     balancer = balanced(first=(a_local_engine(), first), second=(an_engine(), answering()))
-    balancer.call(CALL, a_want())
+    balancer.call(CALL, call_terms())
 
     clock.pass_s(4.999)
-    balancer.call(CALL, a_want())
+    balancer.call(CALL, call_terms())
     assert len(first.calls) == 1
     clock.pass_s(0.001)
 
-    reply = balancer.call(CALL, a_want())
+    reply = balancer.call(CALL, call_terms())
     assert reply.completion is not None
     assert reply.completion.text == "Back."
 
@@ -169,14 +170,14 @@ def test_the_rest_doubles_from_5_s_to_5_min(balanced: Balanced, watched: Watched
     balancer = balanced(only=(an_engine(), engine))
     rests = []
     for _ in range(9):
-        balancer.call(CALL, a_want())
+        balancer.call(CALL, call_terms())
         until_ms = watched.engines().states["only"].rest_until_ms
         rests.append((until_ms - clock.now_ms) / 1000)
         clock.now_ms = until_ms
 
     assert rests == [5, 10, 20, 40, 80, 160, 300, 300, 300]
-    assert balancer.call(CALL, a_want()).completion is not None
-    balancer.call(CALL, a_want())
+    assert balancer.call(CALL, call_terms()).completion is not None
+    balancer.call(CALL, call_terms())
     assert watched.engines().states["only"].rest_until_ms - clock.now_ms == 5_000
 
 
@@ -187,7 +188,7 @@ def test_an_engine_rests_as_long_as_it_asked_for(
     """Its Retry-After, at most 10 minutes."""
     engine = ScriptedEngine(EngineUnavailable("Later.", retry_after_s=asked_s))
 
-    balanced(only=(an_engine(), engine)).call(CALL, a_want())
+    balanced(only=(an_engine(), engine)).call(CALL, call_terms())
 
     assert watched.engines().states["only"].rest_until_ms - clock.now_ms == rest_s * 1000
 
@@ -208,7 +209,7 @@ def test_a_call_from_before_the_rest_neither_ends_nor_prolongs_it(
     balancer = balanced(only=(an_engine(), ScriptedEngine(slow)))
 
     def call(prompt: str) -> Reply:
-        reply = balancer.call(EngineCall(system="", prompt=prompt, max_output_tokens=9), a_want())
+        reply = balancer.call(EngineCall(system="", prompt=prompt, max_output_tokens=9), call_terms())
         if prompt == "refused":
             refused.set()
         return reply
@@ -239,9 +240,9 @@ def test_who_waits_for_a_place_sees_that_the_engine_rests(watched: WatchedStore,
 
     second.reserve = lambda call, price: waits(call)  # type: ignore[method-assign]
     with ThreadPoolExecutor(2) as pool:
-        first = pool.submit(balancer.call, CALL, a_want())
+        first = pool.submit(balancer.call, CALL, call_terms())
         assert begun.wait(WAIT_S)
-        behind = pool.submit(balancer.call, CALL, a_want(budget=second))
+        behind = pool.submit(balancer.call, CALL, call_terms(budget=second))
 
     assert len(engine.calls) == 1
     assert first.result().attempts
@@ -252,7 +253,7 @@ def test_who_waits_for_a_place_sees_that_the_engine_rests(watched: WatchedStore,
 def test_all_candidates_resting_is_a_matter_of_time(balanced: Balanced) -> None:
     """No attempt is made and none is recorded; the task can wait."""
     balancer = balanced(only=(an_engine(), ScriptedEngine(BUSY)))
-    first, second = balancer.call(CALL, a_want()), balancer.call(CALL, a_want())
+    first, second = balancer.call(CALL, call_terms()), balancer.call(CALL, call_terms())
 
     assert (str(first.failure), len(first.attempts)) == ("The engine is busy.", 1)
     assert (str(second.failure), second.attempts) == ("No engine can take work now.", ())
@@ -264,7 +265,7 @@ def test_a_refused_prompt_is_not_offered_to_another_engine(balanced: Balanced, w
     other = answering()
     balancer = balanced(a=(a_local_engine(), ScriptedEngine(PromptRefused("Too long."))), b=(an_engine(), other))
 
-    reply = balancer.call(CALL, a_want())
+    reply = balancer.call(CALL, call_terms())
 
     assert (str(reply.failure), reply.can_be_retried, other.calls) == ("Too long.", False, [])
     assert [a.error for a in reply.attempts] == ["Too long."]
@@ -287,12 +288,12 @@ def test_the_status_says_why_an_engine_cannot_answer(
     """Offline until it answers; cooling for as long as it rests."""
     engine = ScriptedEngine(EngineUnavailable("Gone.", kind=kind), "Back.")  # type: ignore[arg-type]
     balancer = balanced(only=(an_engine(), engine))
-    balancer.call(CALL, a_want())
+    balancer.call(CALL, call_terms())
 
     assert balancer.fleet.status(watched.engines()) == {"only": status}
     clock.pass_s(5)
     assert balancer.fleet.status(watched.engines()) == {"only": "online" if status == "cooling" else "offline"}
-    balancer.call(CALL, a_want())
+    balancer.call(CALL, call_terms())
     assert balancer.fleet.status(watched.engines()) == {"only": "online"}
 
 
@@ -300,7 +301,7 @@ def test_an_empty_answer_goes_to_the_next_engine_and_stays_on_the_bill(balanced:
     """It was paid for; the engine is well and does not rest."""
     balancer = balanced(a=(an_engine(), ScriptedEngine(" \n")), b=(an_engine(), ScriptedEngine("Here.")))
 
-    reply = balancer.call(CALL, a_want())
+    reply = balancer.call(CALL, call_terms())
 
     assert reply.completion is not None
     assert [(a.engine, a.error, a.cost_microusd) for a in reply.attempts] == [
@@ -312,15 +313,23 @@ def test_an_empty_answer_goes_to_the_next_engine_and_stays_on_the_bill(balanced:
 
 def test_an_empty_answer_is_not_bought_again(balanced: Balanced) -> None:
     """With nobody else to ask the task fails and says why."""
-    reply = balanced(only=(an_engine(), ScriptedEngine(""))).call(CALL, a_want())
+    reply = balanced(only=(an_engine(), ScriptedEngine(""))).call(CALL, call_terms())
 
     assert (str(reply.failure), reply.can_be_retried) == ("The engine's answer is empty.", False)
+
+
+def test_an_empty_answer_is_no_outage(balanced: Balanced) -> None:
+    """The other engine cannot be reached, but one was there and could not answer this prompt: the try is counted."""
+    away = ScriptedEngine(EngineUnavailable("Gone.", kind="unreachable"))
+    reply = balanced(a=(a_local_engine(), ScriptedEngine("")), b=(an_engine(), away)).call(CALL, call_terms())
+
+    assert (str(reply.failure), reply.can_be_retried, reply.outage) == ("Gone.", True, False)
 
 
 def test_an_answer_its_limit_cut_is_marked(balanced: Balanced) -> None:
     balancer = balanced(only=(an_engine(), ScriptedEngine(a_completion("Cut o", truncated=True))))
 
-    [attempt] = balancer.call(CALL, a_want()).attempts
+    [attempt] = balancer.call(CALL, call_terms()).attempts
 
     assert attempt.truncated
 
@@ -330,11 +339,11 @@ def test_an_affordable_engine_that_rests_is_waited_for(balanced: Balanced, clock
     dear = an_engine(price=EnginePrice(input=1_000, output=1_000))
     cheap = ScriptedEngine(EngineUnavailable("Too many.", retry_after_s=30), "Cheap.")
     balancer = balanced(cheap=(an_engine(), cheap), dear=(dear, ScriptedEngine("Dear.")))
-    balancer.call(CALL, a_want(engine="cheap"))
+    balancer.call(CALL, call_terms(engine="cheap"))
 
-    waiting = balancer.call(CALL, a_want(budget=Budget.of(0.01, 0)))
+    waiting = balancer.call(CALL, call_terms(budget=Budget.of(0.01, 0)))
     clock.pass_s(30)
-    answered = balancer.call(CALL, a_want(budget=Budget.of(0.01, 0)))
+    answered = balancer.call(CALL, call_terms(budget=Budget.of(0.01, 0)))
 
     assert (waiting.can_be_retried, waiting.outage) == (True, True)
     assert answered.completion is not None

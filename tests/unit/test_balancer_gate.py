@@ -8,7 +8,7 @@ from llm_server.orchestration.dispatch.budget import Budget
 from llm_server.orchestration.domain.catalog import EngineSpec
 from llm_server.orchestration.domain.engine_call import Completion, EngineCall
 from llm_server.orchestration.domain.errors import EngineUnavailable, PromptRefused
-from support.scripted_engine import Answer, Balanced, ScriptedEngine, a_want, an_engine
+from support.scripted_engine import Answer, Balanced, ScriptedEngine, an_engine, call_terms
 
 CALL = EngineCall(system="s", prompt="p", max_output_tokens=100)
 CHEAP: EngineSpec = an_engine(tier="fast")
@@ -19,7 +19,7 @@ def says_bad(completion: Completion) -> str | None:
     return "bad" if "bad" in completion.text else None
 
 
-GATED = a_want(fault=says_bad)
+GATED = call_terms(fault=says_bad)
 
 
 def test_a_faulty_cheap_answer_is_asked_for_again_of_a_strong_engine(balanced: Balanced) -> None:
@@ -42,7 +42,7 @@ def test_a_sound_answer_and_a_strong_engines_answer_stand(balanced: Balanced) ->
     balancer = balanced(cheap=(CHEAP, ScriptedEngine("good")), strong=(STRONG, strong))
 
     assert [a.engine for a in balancer.call(CALL, GATED).attempts] == ["cheap"]
-    reply = balancer.call(CALL, a_want(fault=says_bad, tier="strong"))
+    reply = balancer.call(CALL, call_terms(fault=says_bad, tier="strong"))
     assert [(a.engine, a.fault) for a in reply.attempts] == [("strong", None)]
 
 
@@ -58,7 +58,7 @@ def test_an_answer_is_escalated_once(balanced: Balanced) -> None:
 
 def test_without_a_gate_nothing_is_escalated(balanced: Balanced) -> None:
     """The setting is off."""
-    reply = balanced(cheap=(CHEAP, ScriptedEngine("bad")), strong=(STRONG, ScriptedEngine())).call(CALL, a_want())
+    reply = balanced(cheap=(CHEAP, ScriptedEngine("bad")), strong=(STRONG, ScriptedEngine())).call(CALL, call_terms())
 
     assert [(a.engine, a.fault) for a in reply.attempts] == [("cheap", None)]
 
@@ -90,7 +90,7 @@ def test_an_engine_asked_for_by_name_is_not_gone_past(balanced: Balanced) -> Non
     strong = ScriptedEngine("good")
     balancer = balanced(cheap=(CHEAP, ScriptedEngine("bad")), strong=(STRONG, strong))
 
-    assert len(balancer.call(CALL, a_want(fault=says_bad, engine="cheap")).attempts) == 1
+    assert len(balancer.call(CALL, call_terms(fault=says_bad, engine="cheap")).attempts) == 1
     assert strong.calls == []
 
 
@@ -109,15 +109,15 @@ def test_where_nothing_escalates_an_empty_answer_stays_with_the_cheap_engines(ba
     """And fails the call when they have nothing to say: what was not to be spent is not spent."""
     strong = ScriptedEngine("c")
     engines = {"cheap": (CHEAP, ScriptedEngine(" ")), "strong": (STRONG, strong)}
-    want = a_want(escalates=False)
+    terms = call_terms(escalates=False)
 
-    reply = balanced(**engines).call(CALL, want)
-    other = balanced(**engines, cheap2=(CHEAP, ScriptedEngine("b"))).call(CALL, want)
+    reply = balanced(**engines).call(CALL, terms)
+    other = balanced(**engines, cheap2=(CHEAP, ScriptedEngine("b"))).call(CALL, terms)
 
     assert str(reply.failure) == "The engine's answer is empty."
     assert [(a.engine, a.fault) for a in other.attempts] == [("cheap", None), ("cheap2", None)]
     assert strong.calls == []
-    assert balanced(**engines).call(CALL, a_want(escalates=False, tier="strong")).completion is not None
+    assert balanced(**engines).call(CALL, call_terms(escalates=False, tier="strong")).completion is not None
 
 
 def test_an_escalation_keeps_to_the_tasks_money(balanced: Balanced) -> None:
@@ -125,7 +125,7 @@ def test_an_escalation_keeps_to_the_tasks_money(balanced: Balanced) -> None:
     strong = ScriptedEngine("good")
     balancer = balanced(cheap=(CHEAP, ScriptedEngine("bad")), strong=(STRONG, strong))
 
-    reply = balancer.call(CALL, a_want(fault=says_bad, budget=Budget(140)))
+    reply = balancer.call(CALL, call_terms(fault=says_bad, budget=Budget(140)))
 
     assert reply.completion is not None
     assert (reply.completion.text, strong.calls) == ("bad", [])

@@ -9,11 +9,14 @@ from dataclasses import replace
 import pytest
 
 from llm_server.orchestration.dispatch.budget import Budget
+from llm_server.orchestration.dispatch.reservation import Price, Reservation
 from llm_server.orchestration.domain.cancellation import Cancellation
 from llm_server.orchestration.domain.engine_call import EngineCall
 from llm_server.orchestration.domain.errors import (
+    ConfigurationError,
     EngineUnavailable,
     LimitReached,
+    MoneySetAside,
     OutOfTime,
     PromptRefused,
     TaskCancelled,
@@ -29,8 +32,8 @@ from support.scripted_engine import (
     WatchedStore,
     a_completion,
     a_local_engine,
-    a_want,
     an_engine,
+    call_terms,
 )
 
 CALL = EngineCall(system="s", prompt="p", max_output_tokens=100)
@@ -50,14 +53,14 @@ def test_states_are_read_every_5_s_at_most_and_never_written_while_all_is_well(
     """Health costs no write and hardly a read."""
     balancer = balanced(a=(an_engine(), answering()), b=(an_engine(), answering()))
     for _ in range(20):
-        balancer.call(CALL, a_want())
+        balancer.call(CALL, call_terms())
     assert (watched.reads, watched.writes) == (1, 0)
 
     clock.pass_s(4.999)
-    balancer.call(CALL, a_want())
+    balancer.call(CALL, call_terms())
     assert watched.reads == 1
     clock.pass_s(0.001)
-    balancer.call(CALL, a_want())
+    balancer.call(CALL, call_terms())
 
     assert (watched.reads, watched.writes) == (2, 0)
 
@@ -66,9 +69,9 @@ def test_a_rest_is_shared_with_other_workers(balanced: Balanced) -> None:
     """What one process learned the others need not pay for."""
     engine = ScriptedEngine(BUSY)
     one, other = balanced(only=(an_engine(), engine)), balanced(only=(an_engine(), engine))
-    one.call(CALL, a_want())
+    one.call(CALL, call_terms())
 
-    assert other.call(CALL, a_want()).attempts == ()
+    assert other.call(CALL, call_terms()).attempts == ()
 
 
 def test_a_store_that_is_away_does_no_harm(balanced: Balanced, watched: WatchedStore, clock: Clock) -> None:
@@ -77,8 +80,8 @@ def test_a_store_that_is_away_does_no_harm(balanced: Balanced, watched: WatchedS
     balancer = balanced(first=(a_local_engine(), first), second=(an_engine(), answering()))
     watched.down = True
 
-    assert balancer.call(CALL, a_want()).completion is not None
-    assert balancer.call(CALL, a_want()).completion is not None
+    assert balancer.call(CALL, call_terms()).completion is not None
+    assert balancer.call(CALL, call_terms()).completion is not None
     assert (len(first.calls), watched.writes) == (1, 0)
 
 
@@ -102,7 +105,7 @@ def test_an_engines_places_hold_across_threads(balanced: Balanced) -> None:
 
     balancer = balanced(only=(an_engine(max_concurrency=2), ScriptedEngine(counted)))
     with ThreadPoolExecutor(8) as pool:
-        replies = list(pool.map(lambda _: balancer.call(CALL, a_want()), range(8)))
+        replies = list(pool.map(lambda _: balancer.call(CALL, call_terms()), range(8)))
 
     assert all(reply.completion for reply in replies)
     assert most == 2
@@ -121,14 +124,14 @@ def test_waiting_for_a_place_ends_with_the_workers_time(
 
     balancer = balanced(only=(an_engine(max_concurrency=1), ScriptedEngine(slow)))
     with ThreadPoolExecutor(1) as pool:
-        pool.submit(balancer.call, CALL, a_want())
+        pool.submit(balancer.call, CALL, call_terms())
         assert begun.wait(WAIT_S)
-        reply = balancer.call(CALL, a_want(until_ms=clock.now_ms + 1_000))
+        reply = balancer.call(CALL, call_terms(until_ms=clock.now_ms + 1_000))
         leave.set()
 
     assert isinstance(reply.failure, OutOfTime)
     assert (reply.attempts, reply.can_be_retried, watched.writes) == ((), True, 0)
-    assert balancer.call(CALL, a_want()).completion is not None
+    assert balancer.call(CALL, call_terms()).completion is not None
 
 
 def test_a_cancelled_task_waits_for_no_place(balanced: Balanced) -> None:
@@ -142,9 +145,9 @@ def test_a_cancelled_task_waits_for_no_place(balanced: Balanced) -> None:
 
     balancer = balanced(only=(an_engine(max_concurrency=1), ScriptedEngine(slow)))
     with ThreadPoolExecutor(2) as pool:
-        pool.submit(balancer.call, CALL, a_want())
+        pool.submit(balancer.call, CALL, call_terms())
         assert begun.wait(WAIT_S)
-        waiting = pool.submit(balancer.call, replace(CALL, cancellation=cancellation), a_want())
+        waiting = pool.submit(balancer.call, replace(CALL, cancellation=cancellation), call_terms())
         cancellation.tell()
         reply = waiting.result(WAIT_S)
         leave.set()
@@ -164,7 +167,7 @@ def test_a_task_that_was_cancelled_meanwhile_is_not_failed_over(balanced: Balanc
     second = answering()
     call = replace(CALL, cancellation=Cancellation(look=lambda: bool(cancelled)))
     balancer = balanced(first=(a_local_engine(), ScriptedEngine(refuses)), second=(an_engine(), second))
-    reply = balancer.call(call, a_want())
+    reply = balancer.call(call, call_terms())
 
     assert isinstance(reply.failure, TaskCancelled)
     assert (len(reply.attempts), second.calls) == (1, [])
@@ -177,7 +180,7 @@ def test_a_clock_that_is_set_during_a_call_spoils_no_mean(balanced: Balanced, cl
         clock.pass_s(2 * 24 * 3600)
         return "Hello."
 
-    reply = balanced(only=(an_engine(timeout_s=30), ScriptedEngine(set_on))).call(CALL, a_want())
+    reply = balanced(only=(an_engine(timeout_s=30), ScriptedEngine(set_on))).call(CALL, call_terms())
 
     assert [attempt.duration_ms for attempt in reply.attempts] == [30_000]
 
@@ -186,13 +189,13 @@ def test_a_place_is_given_back_whatever_happens_in_it(balanced: Balanced, clock:
     """An engine with one place that fails in every way still has it."""
     engine = ScriptedEngine(PromptRefused("No."), ZeroDivisionError(), BUSY, "Hello.")
     balancer = balanced(only=(an_engine(max_concurrency=1), engine))
-    balancer.call(CALL, a_want())
+    balancer.call(CALL, call_terms())
     with pytest.raises(ZeroDivisionError):
-        balancer.call(CALL, a_want())
-    balancer.call(CALL, a_want())
+        balancer.call(CALL, call_terms())
+    balancer.call(CALL, call_terms())
     clock.pass_s(5)
 
-    assert balancer.call(CALL, a_want(until_ms=clock.now_ms + 1_000)).completion is not None
+    assert balancer.call(CALL, call_terms(until_ms=clock.now_ms + 1_000)).completion is not None
 
 
 def test_a_call_has_the_engines_time_or_the_workers_whichever_is_less(balanced: Balanced, clock: Clock) -> None:
@@ -200,9 +203,9 @@ def test_a_call_has_the_engines_time_or_the_workers_whichever_is_less(balanced: 
     engine = answering()
     balancer = balanced(only=(an_engine(timeout_s=30), engine))
 
-    balancer.call(CALL, a_want())
-    balancer.call(CALL, a_want(until_ms=clock.now_ms + 8_000))
-    reply = balancer.call(CALL, a_want(until_ms=clock.now_ms + 499))
+    balancer.call(CALL, call_terms())
+    balancer.call(CALL, call_terms(until_ms=clock.now_ms + 8_000))
+    reply = balancer.call(CALL, call_terms(until_ms=clock.now_ms + 499))
 
     assert engine.timeouts_s == [30, 8]
     assert isinstance(reply.failure, OutOfTime)
@@ -220,30 +223,29 @@ def test_an_engine_cut_short_by_the_workers_time_is_not_to_blame(
     engine, other = ScriptedEngine(times_out), answering()
     balancer = balanced(slow=(a_local_engine(timeout_s=30), engine), other=(an_engine(), other))
 
-    cut = balancer.call(CALL, a_want(until_ms=clock.now_ms + 2_000))
+    cut = balancer.call(CALL, call_terms(until_ms=clock.now_ms + 2_000))
 
     assert isinstance(cut.failure, OutOfTime)
     assert [(a.error, a.duration_ms) for a in cut.attempts] == [("The engine did not answer in time.", 2_000)]
     assert (watched.writes, other.calls) == (0, [])
-    assert balancer.call(CALL, a_want(until_ms=clock.now_ms + 60_000)).completion is not None
+    assert balancer.call(CALL, call_terms(until_ms=clock.now_ms + 60_000)).completion is not None
     assert watched.engines().states["slow"].failures == 1
 
 
-def test_an_engine_that_says_no_when_the_workers_time_is_over_rests(
+def test_a_refusal_near_the_end_of_the_workers_time_is_the_engines_own(
     balanced: Balanced, watched: WatchedStore, clock: Clock
 ) -> None:
-    """A 429 without Retry-After is its own word; no time limit of ours ended the call."""
+    """A 429 that names no time is not a time-out: the engine rests, however little time the worker has left."""
 
-    def refuses_late(call: EngineCall) -> Answer:
-        clock.pass_s(engine.timeouts_s[-1])
+    def refuses(call: EngineCall) -> Answer:
+        clock.pass_s(1.9)
         return BUSY
 
-    engine = ScriptedEngine(refuses_late)
-    balancer = balanced(only=(an_engine(timeout_s=30), engine))
+    balancer = balanced(only=(an_engine(timeout_s=30), ScriptedEngine(refuses)))
+    reply = balancer.call(CALL, call_terms(until_ms=clock.now_ms + 2_000))
 
-    balancer.call(CALL, a_want(until_ms=clock.now_ms + 2_000))
-
-    assert watched.engines().states["only"].failures == 1
+    assert str(reply.failure) == "The engine is busy."
+    assert watched.engines().states["only"].rest_until_ms == clock.now_ms + 5_000
 
 
 def test_an_answer_takes_at_least_a_millisecond(balanced: Balanced, clock: Clock) -> None:
@@ -259,7 +261,7 @@ def test_an_answer_takes_at_least_a_millisecond(balanced: Balanced, clock: Clock
     engine = ScriptedEngine("Hello.", set_back("Hello."), set_back(BUSY))
     balancer = balanced(only=(an_engine(), engine))
 
-    durations = [balancer.call(CALL, a_want()).attempts[0].duration_ms for _ in range(3)]
+    durations = [balancer.call(CALL, call_terms()).attempts[0].duration_ms for _ in range(3)]
 
     assert durations == [1, 1, 0]
 
@@ -271,7 +273,7 @@ def test_an_attempt_says_what_was_used_and_what_was_estimated(balanced: Balanced
         clock.pass_s(2)
         return a_completion(usage_estimated=True)
 
-    attempt = balanced(only=(an_engine(model="m-7"), ScriptedEngine(slow))).call(CALL, a_want()).attempts[0]
+    attempt = balanced(only=(an_engine(model="m-7"), ScriptedEngine(slow))).call(CALL, call_terms()).attempts[0]
 
     assert (attempt.model, attempt.source, attempt.started_ms, attempt.duration_ms) == ("m-7", "api", NOW_MS, 2_000)
     assert (attempt.tokens_in, attempt.tokens_out, attempt.usage_estimated) == (10, 20, True)
@@ -280,7 +282,9 @@ def test_an_attempt_says_what_was_used_and_what_was_estimated(balanced: Balanced
 
 def test_an_engine_nobody_can_price_is_unpriced(balanced: Balanced) -> None:
     """Never 0."""
-    assert balanced(only=(an_engine(price=None), answering())).call(CALL, a_want()).attempts[0].cost_microusd is None
+    assert (
+        balanced(only=(an_engine(price=None), answering())).call(CALL, call_terms()).attempts[0].cost_microusd is None
+    )
 
 
 def test_a_task_pays_what_a_call_cost_and_not_its_worst_case(balanced: Balanced) -> None:
@@ -288,14 +292,27 @@ def test_a_task_pays_what_a_call_cost_and_not_its_worst_case(balanced: Balanced)
     engine = ScriptedEngine(ZeroDivisionError(), PromptRefused("No."), "Hello.")
     balancer, budget = balanced(only=(an_engine(), engine)), Budget(400 + 267)
     with pytest.raises(ZeroDivisionError):
-        balancer.call(CALL, a_want(budget=budget))
-    replies = [balancer.call(CALL, a_want(budget=budget)) for _ in range(4)]
+        balancer.call(CALL, call_terms(budget=budget))
+    replies = [balancer.call(CALL, call_terms(budget=budget)) for _ in range(4)]
 
     assert [bool(reply.completion) for reply in replies] == [False, True, True, True]
     assert engine.calls[-1].max_output_tokens == 100
-    last = [balancer.call(CALL, a_want(budget=budget)) for _ in range(5)][-1]
+    last = [balancer.call(CALL, call_terms(budget=budget)) for _ in range(5)][-1]
     assert isinstance(last.failure, LimitReached)
     assert (last.attempts, last.can_be_retried) == ((), False)
+
+
+def test_an_error_of_this_server_in_place_of_a_call_gives_the_money_back(balanced: Balanced) -> None:
+    """No engine was asked, as far as the error tells; it is raised, because no other engine cures it."""
+    engine = ScriptedEngine(ConfigurationError("Wrong."), "Hello.")
+    balancer, budget = balanced(only=(an_engine(), engine)), Budget(266)
+    with pytest.raises(ConfigurationError):
+        balancer.call(CALL, call_terms(budget=budget))
+
+    reply = balancer.call(CALL, call_terms(budget=budget))
+
+    assert reply.completion is not None
+    assert engine.calls[-1].max_output_tokens == 100
 
 
 def test_a_declined_prompt_costs_what_the_engine_billed(balanced: Balanced) -> None:
@@ -303,8 +320,8 @@ def test_a_declined_prompt_costs_what_the_engine_billed(balanced: Balanced) -> N
     engine = ScriptedEngine(PromptRefused("Declined.", tokens_in=40, tokens_out=5), "Hello.")
     balancer, budget = balanced(only=(an_engine(), engine)), Budget(266 + 20)
 
-    declined = balancer.call(CALL, a_want(budget=budget))
-    after = balancer.call(CALL, a_want(budget=budget))
+    declined = balancer.call(CALL, call_terms(budget=budget))
+    after = balancer.call(CALL, call_terms(budget=budget))
 
     (attempt,) = declined.attempts
     assert (attempt.tokens_in, attempt.tokens_out, attempt.cost_microusd) == (40, 5, 50)
@@ -319,9 +336,9 @@ def test_what_an_engine_may_bill_stays_set_aside(balanced: Balanced, clock: Cloc
     engine = ScriptedEngine(failure, "Hello.")
     balancer, budget = balanced(only=(an_engine(), engine)), Budget(300)
 
-    (broken,) = balancer.call(CALL, a_want(budget=budget)).attempts
+    (broken,) = balancer.call(CALL, call_terms(budget=budget)).attempts
     clock.pass_s(60)
-    again = balancer.call(CALL, a_want(budget=budget))
+    again = balancer.call(CALL, call_terms(budget=budget))
 
     assert (broken.cost_microusd, broken.withheld_microusd) == (0, 266)
     assert isinstance(again.failure, LimitReached)
@@ -332,11 +349,11 @@ def test_an_estimate_gives_nothing_back(balanced: Balanced) -> None:
     engine = ScriptedEngine(a_completion(usage_estimated=True))
     balancer, budget = balanced(only=(an_engine(), engine)), Budget(266 + 60)
 
-    (attempt,) = balancer.call(CALL, a_want(budget=budget)).attempts
+    (attempt,) = balancer.call(CALL, call_terms(budget=budget)).attempts
 
     assert (attempt.cost_microusd, attempt.withheld_microusd) == (50, 216)
-    assert isinstance(balancer.call(CALL, a_want(budget=budget)).failure, LimitReached)
-    assert balancer.call(CALL, a_want()).attempts[0].withheld_microusd == 0
+    assert isinstance(balancer.call(CALL, call_terms(budget=budget)).failure, LimitReached)
+    assert balancer.call(CALL, call_terms()).attempts[0].withheld_microusd == 0
 
 
 def test_an_engine_the_task_cannot_afford_is_passed_over(balanced: Balanced) -> None:
@@ -344,8 +361,25 @@ def test_an_engine_the_task_cannot_afford_is_passed_over(balanced: Balanced) -> 
     dear, free = answering(), answering()
     balancer = balanced(dear=(an_engine(tier="fast"), dear), free=(a_local_engine(tier="strong"), free))
 
-    assert balancer.call(CALL, a_want(budget=Budget(10))).completion is not None
+    assert balancer.call(CALL, call_terms(budget=Budget(10))).completion is not None
     assert (len(dear.calls), len(free.calls)) == (0, 1)
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_money_that_may_come_back_is_worth_waiting_for(balanced: Balanced, order: int) -> None:
+    """Whichever candidate it was that lacked only money which is set aside for other calls."""
+    refusals = [LimitReached("Too dear."), MoneySetAside()][::order]
+    budget = Budget(0)
+
+    def refuse(call: EngineCall, price: Price) -> tuple[EngineCall, Reservation]:
+        raise refusals.pop()
+
+    budget.reserve = refuse  # type: ignore[method-assign]
+    balancer = balanced(a=(an_engine(), answering()), b=(an_engine(), answering()))
+
+    reply = balancer.call(CALL, call_terms(budget=budget))
+
+    assert (type(reply.failure), reply.attempts, refusals) == (MoneySetAside, (), [])
 
 
 def test_an_affordable_engine_that_is_busy_is_worth_waiting_for(balanced: Balanced) -> None:
@@ -354,4 +388,4 @@ def test_an_affordable_engine_that_is_busy_is_worth_waiting_for(balanced: Balanc
         dear=(an_engine(tier="fast"), answering()), free=(a_local_engine(tier="strong"), ScriptedEngine(BUSY))
     )
 
-    assert balancer.call(CALL, a_want(budget=Budget(10))).can_be_retried
+    assert balancer.call(CALL, call_terms(budget=Budget(10))).can_be_retried

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llm_server.orchestration.dispatch.budget import LEAST_OUTPUT_TOKENS, Budget, Reservation
+from llm_server.orchestration.dispatch.budget import Budget
+from llm_server.orchestration.dispatch.reservation import LEAST_OUTPUT_TOKENS, Reservation
 from llm_server.orchestration.domain.engine_call import AnswerSchema, EngineCall
 from llm_server.orchestration.domain.errors import LimitReached
 from support.scripted_engine import WAIT_S

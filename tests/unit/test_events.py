@@ -9,9 +9,9 @@ from llm_server.orchestration.domain.errors import EngineUnavailable, PromptRefu
 from llm_server.orchestration.domain.plan import digest
 from llm_server.orchestration.domain.snapshot import Limits
 from llm_server.orchestration.domain.status import Mode
-from llm_server.orchestration.domain.task import NOTES_MOST, TaskRef
+from llm_server.orchestration.domain.task import NOTES_MOST, Note, TaskRef
 from llm_server.orchestration.tasks.events import history
-from support.builders import output_key
+from support.builders import a_snapshot, a_task, an_attempt, an_output, output_key
 from support.deliveries import a_plan, planning
 from support.scripted_engine import Answer, ScriptedEngine, a_catalog, a_local_engine, an_engine
 from support.scripted_service import Served
@@ -92,6 +92,27 @@ def test_a_wait_a_release_and_a_deadline_are_told(served: Served) -> None:
         "0 created (caller)", "0 analysed (server)", "0 claimed (worker)", "1 released (worker)",
         "11 claimed (worker)", "12 waiting (worker)", "112 failed (sweep)",
     ]  # fmt: skip
+
+
+def test_a_failover_is_told_from_the_fact_and_not_from_the_sentence() -> None:
+    """The sentence is for people, and may change."""
+    attempts = (
+        an_attempt(engine="a", why="failover from nowhere"),
+        an_attempt(engine="b", why="because", failover_from="a"),
+        an_attempt(engine="c", why="because", failover_from="b", probe=True),
+    )
+    snapshot = a_snapshot(a_task(), None, an_output("TRY#1", None, attempts=attempts))
+
+    found = [event.detail for event in history(snapshot) if event.name == "engine failed over"]
+
+    assert found == ["from a to b", "from b, probe to c"]
+
+
+def test_a_move_that_a_newer_version_noted_is_left_out() -> None:
+    """After a downgrade the rest of the history is still told."""
+    task = a_task(notes=((Note.CLAIMED.value, 1_000), ("z", 2_000), (Note.RELEASED.value, 3_000)))
+
+    assert [event.name for event in history(a_snapshot(task))] == ["created", "analysed", "claimed", "released"]
 
 
 def test_a_cancel_is_the_callers(served: Served) -> None:

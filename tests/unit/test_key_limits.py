@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from llm_server.orchestration.dispatch.budget import Budget, DailyCap
+from llm_server.orchestration.dispatch.budget import Budget
+from llm_server.orchestration.dispatch.key_budget import KeyBudget
 from llm_server.orchestration.domain.api_key import Account, Caller, KeyLimits, Payer
 from llm_server.orchestration.domain.engine_call import EngineCall
 from llm_server.orchestration.domain.errors import (
@@ -137,7 +138,7 @@ def test_a_worker_that_dies_after_sending_leaves_the_worst_case_charged(served: 
 
 @pytest.mark.parametrize(
     "failure",
-    [EngineUnavailable("The engine timed out.", may_be_billed=True), TaskCancelled()],
+    [EngineUnavailable("The engine timed out.", kind="timeout", may_be_billed=True), TaskCancelled()],
     ids=["late", "cancelled"],
 )
 def test_a_call_whose_cost_nobody_knows_stays_unsettled(served: Served, failure: Exception) -> None:
@@ -192,7 +193,7 @@ def test_a_refused_call_costs_nothing(served: Served) -> None:
 def test_a_tasks_own_limit_and_its_keys_hold_together(ledger: SqliteKeys) -> None:
     """The smaller cuts the call, and each is given back what the call did not cost."""
     call = EngineCall(system="", prompt="", max_output_tokens=100)
-    daily = DailyCap(ledger, TODAY, most_microusd=600, claim="t#1")
+    daily = KeyBudget(ledger, TODAY, most_microusd=600, claim="t#1")
     budget = Budget(900, daily)
     first, reserved = budget.reserve(call, lambda i, o: 10 * o)
     budget.settle(reserved, 100)
@@ -213,7 +214,7 @@ def test_a_ledger_that_is_away_keeps_the_answer_and_the_charge(ledger: SqliteKey
             raise StorageUnavailable("The database does not answer; try again.")
 
     ledger.__class__ = Away
-    daily = DailyCap(ledger, TODAY, most_microusd=600, claim="t#1")
+    daily = KeyBudget(ledger, TODAY, most_microusd=600, claim="t#1")
     budget = Budget(None, daily)
     _, reserved = budget.reserve(EngineCall(system="", prompt="", max_output_tokens=20), lambda i, o: 10 * o)
     budget.settle(reserved, 100)
@@ -244,7 +245,7 @@ def test_64_claims_that_share_a_key_never_go_above_its_cap(ledger: SqliteKeys) -
     call = EngineCall(system="", prompt="", max_output_tokens=30)
 
     def race(n: int) -> int:
-        budget = Budget(None, DailyCap(ledger, TODAY, most_microusd=10_000, claim=f"t{n}#1"))
+        budget = Budget(None, KeyBudget(ledger, TODAY, most_microusd=10_000, claim=f"t{n}#1"))
         start.wait()
         spent = 0
         for _ in range(3):

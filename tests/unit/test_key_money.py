@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from llm_server.orchestration.dispatch.budget import Budget, DailyCap
+from llm_server.orchestration.dispatch.budget import Budget
+from llm_server.orchestration.dispatch.key_budget import KeyBudget
 from llm_server.orchestration.domain.api_key import Account, Charges, KeyLimits, Payer
 from llm_server.orchestration.domain.engine_call import EngineCall
 from llm_server.orchestration.domain.errors import (
@@ -25,7 +26,7 @@ from llm_server.orchestration.domain.status import Status
 from llm_server.orchestration.domain.task import TaskRef
 from llm_server.orchestration.tasks.new_task import NewTask
 from llm_server.storage.sqlite.api_keys import SqliteKeys
-from support.scripted_engine import WAIT_S, Balanced, ScriptedEngine, a_catalog, a_completion, a_want, an_engine
+from support.scripted_engine import WAIT_S, Balanced, ScriptedEngine, a_catalog, a_completion, an_engine, call_terms
 from support.scripted_service import Served
 
 KEY = "0123456789ab"
@@ -105,7 +106,7 @@ def test_an_engine_that_never_tells_its_usage_cannot_pass_the_cap(served: Served
 
 def test_a_step_waits_for_what_its_siblings_have_set_aside_of_the_day(ledger: SqliteKeys) -> None:
     """As for `max_cost_usd`: it is neither refused nor cut for a moment's sake."""
-    budget = Budget(None, DailyCap(ledger, TODAY, most_microusd=1_000, claim="t#1"))
+    budget = Budget(None, KeyBudget(ledger, TODAY, most_microusd=1_000, claim="t#1"))
     _, reserved = budget.reserve(CALL, output_only)
     made = list[int]()
     sibling = threading.Thread(target=lambda: made.append(budget.reserve(CALL, output_only)[1].microusd))
@@ -178,9 +179,9 @@ def test_a_ledger_that_is_away_takes_no_answer_along_that_is_paid(balanced: Bala
 
     fast, strong = an_engine(tier="fast"), an_engine(tier="strong")
     balancer = balanced(fast=(fast, ScriptedEngine("Meh.")), strong=(strong, ScriptedEngine("Better.")))
-    daily = DailyCap(Away(), TODAY, most_microusd=10**9, claim="t#1")
-    want = a_want(budget=Budget(None, daily), fault=lambda completion: "refusal", tier="fast")
-    reply = balancer.call(CALL, want)
+    daily = KeyBudget(Away(), TODAY, most_microusd=10**9, claim="t#1")
+    terms = call_terms(budget=Budget(None, daily), fault=lambda completion: "refusal", tier="fast")
+    reply = balancer.call(CALL, terms)
 
     assert reply.completion is not None
     assert (reply.completion.text, [a.fault for a in reply.attempts]) == ("Meh.", ["refusal"])
@@ -193,7 +194,7 @@ def test_a_ledger_that_is_away_is_no_reason_to_fail(ledger: SqliteKeys) -> None:
 
     ledger.__class__ = Away
     with pytest.raises(MoneySetAside):
-        Budget(None, DailyCap(ledger, TODAY, most_microusd=600, claim="t#1")).reserve(CALL, output_only)
+        Budget(None, KeyBudget(ledger, TODAY, most_microusd=600, claim="t#1")).reserve(CALL, output_only)
 
 
 def test_too_little_of_the_day_is_said_at_once(ledger: SqliteKeys) -> None:
@@ -201,7 +202,7 @@ def test_too_little_of_the_day_is_said_at_once(ledger: SqliteKeys) -> None:
     ledger.reserve(TODAY, "t0#1", 500, most_microusd=600)
     ledger.settle(TODAY, "t0#1", 500, 300, withheld_microusd=200)
     with pytest.raises(LimitReached, match="left of usd_per_day") as refused:
-        Budget(None, DailyCap(ledger, TODAY, most_microusd=600, claim="t#1")).reserve(CALL, output_only)
+        Budget(None, KeyBudget(ledger, TODAY, most_microusd=600, claim="t#1")).reserve(CALL, output_only)
 
     assert not isinstance(refused.value, MoneySetAside)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from llm_server.orchestration.dispatch.retry_budget import RetryBudget
 from llm_server.orchestration.domain.engine_call import EngineCall
 from llm_server.orchestration.domain.errors import EngineUnavailable
-from support.scripted_engine import Balanced, Clock, ScriptedEngine, a_local_engine, a_want, an_engine
+from support.scripted_engine import Balanced, Clock, ScriptedEngine, a_local_engine, an_engine, call_terms
 
 CALL = EngineCall(system="s", prompt="p", max_output_tokens=100)
 
@@ -15,11 +15,11 @@ def test_a_step_makes_at_most_three_calls(balanced: Balanced) -> None:
     broken = ScriptedEngine(EngineUnavailable("Broken."))
     balancer = balanced(**{name: (an_engine(), broken) for name in "abcd"})
 
-    reply = balancer.call(CALL, a_want())
+    reply = balancer.call(CALL, call_terms())
 
     assert [a.engine for a in reply.attempts] == ["a", "b", "c"]
     assert reply.can_be_retried
-    assert [a.engine for a in balancer.call(CALL, a_want()).attempts] == ["d"]
+    assert [a.engine for a in balancer.call(CALL, call_terms()).attempts] == ["d"]
 
 
 def test_a_fifth_of_a_minutes_calls_may_be_retries_and_always_ten(clock: Clock) -> None:
@@ -44,7 +44,7 @@ def test_without_budget_the_next_engine_is_not_asked(balanced: Balanced) -> None
     second = ScriptedEngine()
     balancer = balanced(first=(a_local_engine(), away), second=(an_engine(), second))
 
-    replies = [balancer.call(CALL, a_want()) for _ in range(12)]
+    replies = [balancer.call(CALL, call_terms()) for _ in range(12)]
 
     assert [len(reply.attempts) for reply in replies] == [2] * 10 + [1] * 2
     assert len(second.calls) == 10

@@ -25,8 +25,8 @@ from support.scripted_engine import (
     ScriptedEngine,
     WatchedStore,
     a_catalog,
-    a_want,
     an_engine,
+    call_terms,
 )
 from support.scripted_service import Served
 
@@ -93,10 +93,10 @@ def test_an_engine_that_gets_well_stays_switched(balanced: Balanced, watched: Wa
     """Getting well replaces its whole state."""
     balancer = balanced(only=(an_engine(toggle=False), ScriptedEngine(EngineUnavailable("Busy."), "Back.")))
     balancer.fleet.switch(NAMED, {"toggle": True})
-    balancer.call(CALL, a_want())
+    balancer.call(CALL, call_terms())
     clock.pass_s(5)
 
-    assert balancer.call(CALL, a_want()).completion is not None
+    assert balancer.call(CALL, call_terms()).completion is not None
     clock.pass_s(5)
     assert watched.engines().state(NAMED).failures == 0
     assert balancer.candidates("fast") == [NAMED]
@@ -237,9 +237,9 @@ def test_a_call_that_waited_for_its_place_does_not_begin_at_a_locked_engine(bala
     engine = ScriptedEngine(slow)
     balancer = balanced(only=(an_engine(max_concurrency=1), engine))
     with ThreadPoolExecutor(2) as pool:
-        first = pool.submit(balancer.call, CALL, a_want())
+        first = pool.submit(balancer.call, CALL, call_terms())
         assert begun.wait(WAIT_S)
-        second = pool.submit(balancer.call, CALL, a_want())
+        second = pool.submit(balancer.call, CALL, call_terms())
         threading.Event().wait(0.1)  # long enough to have chosen it
         leave.set()
 

@@ -217,8 +217,9 @@ def _event(event: Event) -> EventView:
 
 
 def _attempt(attempt: Attempt) -> AttemptView:
-    values = asdict(attempt)
-    return AttemptView(started_at=_time(values.pop("started_ms")), **values)
+    """An attempt as `why` tells it; the facts that the history is told from are not shown."""
+    shown = {name: value for name, value in asdict(attempt).items() if name in AttemptView.model_fields}
+    return AttemptView(started_at=_time(attempt.started_ms), **shown)
 
 
 def _time_or_none(milliseconds: int | None) -> str | None:

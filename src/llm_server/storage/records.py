@@ -6,7 +6,7 @@ such as a status that a newer version added, makes the record unreadable here; i
 
 from __future__ import annotations
 
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import TypeVar
 
 import msgspec
@@ -24,7 +24,10 @@ NAME_MOST_BYTES = 1_000
 
 _Record = TypeVar("_Record")
 _TASK_DEFAULTS = {f.name: f.default for f in fields(Task)} | {"receipt": Receipt()}
-_OUTPUT_FIELDS = [f.name for f in fields(Output)]
+_OUTPUT_FIELDS = tuple(f.name for f in fields(Output))
+_ATTEMPT_FIELDS = tuple(f.name for f in fields(Attempt))
+_RARE = {"failover_from": None, "probe": False}
+"""Fields of an attempt that most have at these values: they are left out then, because a unit holds 1 KB."""
 _KIND_WORDS = {
     OutputKind.PLAN: "PLAN",
     OutputKind.DRAFT: "DRAFT",
@@ -64,7 +67,8 @@ def encode(record: Task | Request | Output | EngineState | EngineSwitch | Key | 
         said = {name: value for name in _TASK_DEFAULTS if (value := getattr(record, name)) != _TASK_DEFAULTS[name]}
         return msgspec.json.encode(said).decode()
     if isinstance(record, Output):
-        stored = {name: getattr(record, name) for name in _OUTPUT_FIELDS} | {"key": output_key_text(record.key)}
+        stored = {name: getattr(record, name) for name in _OUTPUT_FIELDS}
+        stored |= {"key": output_key_text(record.key), "attempts": [_stored_attempt(a) for a in record.attempts]}
         return msgspec.json.encode(stored).decode()
     return msgspec.json.encode(record).decode()
 
@@ -88,8 +92,9 @@ def request(body: str) -> Request:
 
 def output(body: str) -> Output:
     stored = _decoded(_OUTPUT, body)
-    values = {name: getattr(stored, name) for name in _OUTPUT_FIELDS} | {"key": parse_output_key(stored.key)}
-    return Output(**values)
+    values = {name: getattr(stored, name) for name in _OUTPUT_FIELDS}
+    attempts = tuple(_with_facts(attempt) for attempt in stored.attempts)
+    return Output(**values | {"key": parse_output_key(stored.key), "attempts": attempts})
 
 
 def engine_state(body: str) -> EngineState:
@@ -173,3 +178,21 @@ def _decoded(decoder: msgspec.json.Decoder[_Record], body: str) -> _Record:
         return decoder.decode(body)
     except msgspec.MsgspecError as error:
         raise RecordUnreadable from error
+
+
+def _stored_attempt(attempt: Attempt) -> dict[str, object]:
+    said = {name: getattr(attempt, name) for name in _ATTEMPT_FIELDS}
+    return {name: value for name, value in said.items() if name not in _RARE or value != _RARE[name]}
+
+
+def _with_facts(attempt: Attempt) -> Attempt:
+    """Read `failover_from` and `probe` out of the sentence `why` where they are missing: 0.1.0 stored nothing else.
+
+    The sentence was "failover from gpt", or "failover from gpt, probe". The history of a task is told from the two
+    fields; without them it would lose events when the server is updated.
+    """
+    reason = attempt.why.removesuffix(", probe")
+    failed = reason.removeprefix("failover from ")
+    if attempt.failover_from is not None or attempt.probe or failed == attempt.why:
+        return attempt
+    return replace(attempt, failover_from=failed if failed != reason else None, probe=reason != attempt.why)

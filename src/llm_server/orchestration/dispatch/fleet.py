@@ -42,7 +42,7 @@ class Fleet:
         return self._states.all().over(self._configured)
 
     def barred(self, spec: EngineSpec) -> str:
-        """Why an engine may not be asked until somebody changes that, "" where it may; no network."""
+        """Why an engine may not be asked until its operator changes that, "" where it may; no network."""
         if spec.locked or not spec.toggle:
             return "is locked" if spec.locked else "is switched off"
         return "" if self._has_credentials(spec) else "has no credentials"

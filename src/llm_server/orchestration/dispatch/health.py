@@ -18,7 +18,7 @@ REST_MOST_S = 300
 RETRY_AFTER_MOST_S = 600
 STATE_AGE_MS = 5_000
 PROBE_LOOK_S = 15
-"""How soon it is worth looking again at an engine that somebody else probes."""
+"""How soon it is worth looking again at an engine that another worker probes."""
 
 _WELL = EngineState()
 
@@ -56,11 +56,11 @@ class EngineStates:
         """Switch an engine: here at once, elsewhere when that process reads the next time.
 
         Raises:
-            StorageUnavailable: it is not known to have been stored; saying it again does no harm.
+            StorageUnavailable: the switch may not have been stored; calling this again has no further effect.
         """
         records = self._store.switch_engine(engine, changes)
         with self._lock:
-            self._read_ms = self._clock() - STATE_AGE_MS  # two at once: which was the last, the store knows
+            self._read_ms = self._clock() - STATE_AGE_MS  # of two switches at once the store knows the later one
         return records
 
     def rests(self, state: EngineState) -> bool:
@@ -93,7 +93,7 @@ class EngineStates:
             if won:
                 self._known[engine] = after
             else:
-                self._read_ms = self._clock() - STATE_AGE_MS  # somebody knows better: look again
+                self._read_ms = self._clock() - STATE_AGE_MS  # the store has a newer state: read it again
         return won
 
     def give_up_probe(self, engine: str) -> None:

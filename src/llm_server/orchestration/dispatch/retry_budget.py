@@ -1,4 +1,4 @@
-"""How many failovers a process may make: while much fails, a second call for each first one is the last straw."""
+"""How many failovers a process may make: when many calls fail, a second call for each doubles the load."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """What engine calls used and cost: the attempt (one call) and the receipt (their sum).
 
-Money is integer micro-USD, shown in USD. A call whose price nobody knows is *unpriced* (`None`), never 0.
+Money is integer micro-USD, shown in USD. A call whose price is unknown is *unpriced* (`None`), never 0.
 """
 
 from __future__ import annotations
@@ -17,12 +17,14 @@ class Attempt:
     """One engine call: what it used, or why it failed.
 
     `purpose` is a word for what it was made: `plan`, `answer`; for a step of a plan, a word and the step: `verdict s1`.
-    `why` says why this engine was chosen, `tier` what it is configured for. `usage_estimated` marks token counts the
-    engine did not report, `truncated` an answer that its limit cut. `fault` is what the answer gate found in an answer;
-    it is paid for all the same, and the next attempt is the strong engine asked instead, where one could be asked.
-    `cost_microusd` is None when the call is unpriced; a failed call costs 0, unless the engine billed it (an empty
-    answer, one it declined to give). `withheld_microusd` is what stays set aside of the task's money because nobody
-    knows what the engine charges: it was late or broke off, or did not report its tokens.
+    `why` is a sentence for people that says why this engine was chosen; `failover_from` names the engine whose failure
+    this call follows, `probe` marks a call that finds out whether an engine that has rested is well again. `tier` is
+    what the engine is configured for. `usage_estimated` marks token counts the engine did not report, `truncated` an
+    answer that its limit cut. `fault` is what the answer gate found in an answer; it is paid for all the same, and the
+    next attempt is the strong engine asked instead, where one could be asked. `cost_microusd` is None when the call is
+    unpriced; a failed call costs 0, unless the engine billed it (an empty answer, one it declined to give).
+    `withheld_microusd` is what stays set aside of the task's money because it is unknown what the engine charges: it
+    was late or broke off, or did not report its tokens.
     """
 
     engine: str
@@ -38,6 +40,8 @@ class Attempt:
     fault: str | None = None
     tier: Literal["fast", "strong"] | None = None
     why: str = ""
+    failover_from: str | None = None
+    probe: bool = False
     cost_microusd: int | None = 0
     withheld_microusd: int = 0
     error: str | None = None

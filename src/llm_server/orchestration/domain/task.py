@@ -6,6 +6,7 @@ A final state is left by nothing but a caller's retry of a Failed task; a Cancel
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from enum import StrEnum
 from typing import Literal
 
 from llm_server.orchestration.domain.api_key import Charge, Payer
@@ -19,12 +20,21 @@ NEVER_MS = 253_402_300_799_000
 
 
 NOTES_MOST = 6
-Note = Literal["c", "r", "w", "a", "t", "o"]
-"""What no other record tells of: claimed, released, waiting for engines, approved, retried, overdue."""
 DAY_MS = 24 * 3600 * 1000
 """The sweep looks at every open task that has not changed for a day."""
 NEAR_MS = 15 * 60 * 1000
 """From so long before its deadline on, a task is looked at on time, however many others merely wait (ADR 14)."""
+
+
+class Note(StrEnum):
+    """A move of a task that no other record tells of, by the letter it is stored as."""
+
+    CLAIMED = "c"
+    RELEASED = "r"
+    WAITING = "w"
+    APPROVED = "a"
+    RETRIED = "t"
+    OVERDUE = "o"
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +67,7 @@ class Task:
     reason, that a task waits for in an outage. Plan steps that failed in claims up to `retried_fence` are done again.
     `counted_for` is the key among whose tasks in flight it is, "" where nobody counts them; `charge` the key whose
     day its calls are charged to, None where no day has a cap. `notes` are the last 6 moves that leave no other trace,
-    with their milliseconds since `created_ms`.
+    with their milliseconds since `created_ms`: each a `Note`, or a letter that a newer version stored.
     Invariant: `answer_fence` is set only when Completed, `error` only when Failed.
     """
 
@@ -87,7 +97,7 @@ class Task:
     charge: Charge | None = None
     deadline_ms: int | None = None
     retried_fence: int = 0
-    notes: tuple[tuple[Note, int], ...] = ()
+    notes: tuple[tuple[str, int], ...] = ()
 
     @property
     def awaits_approval(self) -> bool:
@@ -139,7 +149,7 @@ class Task:
             lease_ms=lease_ms,
             waiting_for=self.waiting_for,
             waiting_since_ms=self.waiting_since_ms,
-            notes=self._noted("c", now_ms),
+            notes=self._noted(Note.CLAIMED, now_ms),
         )
 
     def abandoned(self, *, now_ms: int) -> Task:
@@ -157,7 +167,9 @@ class Task:
 
     def approved(self, *, now_ms: int, due_ms: int) -> Task:
         """Let the plan be carried out: back to the queue."""
-        return self._to(Status.QUEUED, now_ms, due_ms=due_ms, approval="given", notes=self._noted("a", now_ms))
+        return self._to(
+            Status.QUEUED, now_ms, due_ms=due_ms, approval="given", notes=self._noted(Note.APPROVED, now_ms)
+        )
 
     def rejected(self, *, now_ms: int) -> Task:
         """End the task, as its caller wishes; a last state."""
@@ -199,7 +211,7 @@ class Task:
             receipt=self.receipt.plus(output.attempts),
             waiting_for=waiting_for,
             waiting_since_ms=(self.waiting_since_ms or output.created_ms) if waiting_for else None,
-            notes=self._noted("w" if waiting_for else "r", output.created_ms),
+            notes=self._noted(Note.WAITING if waiting_for else Note.RELEASED, output.created_ms),
         )
 
     def completed(self, answer: Output) -> Task:
@@ -220,7 +232,7 @@ class Task:
             output.created_ms,
             finished_ms=output.created_ms,
             error=output.error,
-            notes=self._noted("o", output.created_ms) if overdue else self.notes,
+            notes=self._noted(Note.OVERDUE, output.created_ms) if overdue else self.notes,
             engine=last_engine(output.attempts) or self.engine,
             receipt=self.receipt.plus(output.attempts),
         )
@@ -249,11 +261,11 @@ class Task:
             error=None,
             counted_for=payer.counted_for if payer else "",
             charge=payer.charge if payer else None,
-            notes=self._noted("t", now_ms),
+            notes=self._noted(Note.RETRIED, now_ms),
         )
 
-    def _noted(self, note: Note, now_ms: int) -> tuple[tuple[Note, int], ...]:
-        return (*self.notes, (note, now_ms - self.created_ms))[-NOTES_MOST:]
+    def _noted(self, note: Note, now_ms: int) -> tuple[tuple[str, int], ...]:
+        return (*self.notes, (note.value, now_ms - self.created_ms))[-NOTES_MOST:]
 
     def _to(self, status: Status, now_ms: int, **changes: object) -> Task:
         if self.status.is_final:

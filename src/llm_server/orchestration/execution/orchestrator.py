@@ -6,8 +6,9 @@ from collections.abc import Generator, Iterator
 from dataclasses import replace
 
 from llm_server.orchestration.dispatch.balancer import Balancer, Reply
-from llm_server.orchestration.dispatch.budget import Budget, DailyCap
+from llm_server.orchestration.dispatch.budget import Budget
 from llm_server.orchestration.dispatch.calls import LEAST_CALL_S
+from llm_server.orchestration.dispatch.key_budget import KeyBudget
 from llm_server.orchestration.domain import plan as plans
 from llm_server.orchestration.domain.cancellation import Cancellation
 from llm_server.orchestration.domain.catalog import Catalog
@@ -50,7 +51,7 @@ class Orchestrator:
         snapshot: Snapshot,
         *,
         until_ms: int,
-        daily: DailyCap | None = None,
+        daily: KeyBudget | None = None,
         cancellation: Cancellation | None = None,
     ) -> Generator[Progress]:
         """Carry a claimed task out until it is final or released; no engine call goes on after `until_ms`.

@@ -8,7 +8,7 @@ from functools import partial
 
 from llm_server.orchestration.dispatch.balancer import Balancer, Reply
 from llm_server.orchestration.dispatch.budget import Budget
-from llm_server.orchestration.dispatch.calls import Want
+from llm_server.orchestration.dispatch.terms import CallTerms
 from llm_server.orchestration.domain.cancellation import Cancellation
 from llm_server.orchestration.domain.catalog import Catalog, Tier
 from llm_server.orchestration.domain.engine_call import AnswerSchema, Completion, EngineCall
@@ -69,7 +69,7 @@ class RoleCaller:
             answer_schema=schema,
             cancellation=work.cancellation,
         )
-        want = Want(
+        terms = CallTerms(
             purpose=purpose,
             tier=tiers.tier_of(role, work.request.complexity, self._catalog.defaults, wanted=tier),
             until_ms=work.until_ms,
@@ -78,7 +78,7 @@ class RoleCaller:
             escalates=self._escalates,
             fault=None if asked is None else self._gate(asked, prompt, limit_is_callers=wanted is not None),
         )
-        return self._balancer.call(call, want)
+        return self._balancer.call(call, terms)
 
     @property
     def _escalates(self) -> bool:

@@ -14,13 +14,13 @@ from llm_server.orchestration.domain.task import Note, Task
 
 Actor = Literal["caller", "server", "worker", "sweep"]
 
-_NOTES: dict[Note, tuple[str, Actor]] = {
-    "c": ("claimed", "worker"),
-    "r": ("released", "worker"),
-    "w": ("waiting", "worker"),
-    "a": ("approved", "caller"),
-    "t": ("retried", "caller"),
-    "o": ("failed", "sweep"),
+_NOTES: dict[str, tuple[str, Actor]] = {
+    Note.CLAIMED: ("claimed", "worker"),
+    Note.RELEASED: ("released", "worker"),
+    Note.WAITING: ("waiting", "worker"),
+    Note.APPROVED: ("approved", "caller"),
+    Note.RETRIED: ("retried", "caller"),
+    Note.OVERDUE: ("failed", "sweep"),
 }
 
 
@@ -49,9 +49,10 @@ def _accepted(snapshot: Snapshot) -> Iterator[Event]:
 
 def _noted(task: Task) -> Iterator[Event]:
     for note, after_ms in task.notes:
-        name, actor = _NOTES[note]
         at_ms = task.created_ms + after_ms
-        if (note, at_ms) != ("o", task.finished_ms):  # that is the end, told as such
+        is_end = (note, at_ms) == (Note.OVERDUE, task.finished_ms)  # told by `_ended`
+        if note in _NOTES and not is_end:  # a newer version may have stored others
+            name, actor = _NOTES[note]
             yield Event(name=name, at_ms=at_ms, actor=actor)
 
 
@@ -73,14 +74,15 @@ def _step(output: Output) -> str:
 
 def _failed_over(snapshot: Snapshot) -> Iterator[Event]:
     for attempt in snapshot.attempts:
-        if attempt.why.startswith("failover from "):
-            detail = f"{attempt.why.removeprefix('failover ')} to {attempt.engine}"
+        if attempt.failover_from is not None:
+            probe = ", probe" if attempt.probe else ""
+            detail = f"from {attempt.failover_from}{probe} to {attempt.engine}"
             yield Event(name="engine failed over", at_ms=attempt.started_ms, actor="worker", detail=detail)
 
 
 def _ended(task: Task) -> Iterator[Event]:
     if task.finished_ms is None:
         return
-    swept = bool(task.notes) and task.notes[-1] == ("o", task.finished_ms - task.created_ms)
+    swept = bool(task.notes) and task.notes[-1] == (Note.OVERDUE, task.finished_ms - task.created_ms)
     actor: Actor = "caller" if task.status is Status.CANCELLED else "sweep" if swept else "worker"
     yield Event(name=task.status.lower(), at_ms=task.finished_ms, actor=actor, detail=task.error or "")

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager, nullcontext
 from dataclasses import replace
 
-from llm_server.orchestration.dispatch.budget import DailyCap
+from llm_server.orchestration.dispatch.key_budget import KeyBudget
 from llm_server.orchestration.domain.api_key import Account
 from llm_server.orchestration.domain.cancellation import Cancellation
 from llm_server.orchestration.domain.counters import day_of
@@ -153,11 +153,11 @@ class Worker:
             self._wakeups.send(task.ref, delay_s=progress.delay_s)
         return task
 
-    def _daily(self, snapshot: Snapshot) -> DailyCap | None:
+    def _daily(self, snapshot: Snapshot) -> KeyBudget | None:
         task = snapshot.task
         if task.charge is None:
             return None
-        return DailyCap(
+        return KeyBudget(
             self._ledger,
             Account(task.charge.key_id, day_of(self._clock())),
             most_microusd=task.charge.microusd_per_day,

@@ -1,0 +1,79 @@
+"""The attempt: what the receipt says of one engine call, begun before the call and completed after it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from llm_server.orchestration.dispatch.reservation import Price
+from llm_server.orchestration.dispatch.terms import CallTerms
+from llm_server.orchestration.domain.catalog import EngineSpec
+from llm_server.orchestration.domain.engine_call import Completion
+from llm_server.orchestration.domain.errors import EngineUnavailable, PromptRefused, TaskCancelled
+from llm_server.orchestration.domain.receipt import Attempt
+
+EMPTY_ANSWER = "The engine's answer is empty."
+
+EngineFailure = EngineUnavailable | PromptRefused | TaskCancelled
+"""What an engine's contract lets it raise."""
+
+
+def begun(
+    engine: str, spec: EngineSpec, terms: CallTerms, after: Attempt | None, *, probe: bool, started_ms: int
+) -> Attempt:
+    """The attempt of a call that is about to be made; `after` is the attempt it follows in the same search."""
+    return Attempt(
+        engine=engine,
+        model=spec.model,
+        source=spec.source,
+        tier=spec.tier,
+        why=_why(spec, terms, after, probe=probe),
+        failover_from=after.engine if after and not after.fault else None,
+        probe=probe,
+        purpose=terms.purpose,
+        started_ms=started_ms,
+        duration_ms=0,
+    )
+
+
+def ended(
+    attempt: Attempt, answer: Completion | EngineFailure, *, took_ms: int, price: Price, reserved_microusd: int
+) -> Attempt:
+    """The attempt with what the call used, cost and withholds; using nothing costs nothing, whatever the price.
+
+    If the engine may charge more than is known, what is left of the reserved amount is withheld. An answer takes at
+    least 1 ms, so that its tokens per second are defined.
+    """
+    if isinstance(answer, Completion):
+        may_cost_more = answer.usage_estimated
+        attempt = replace(
+            attempt,
+            duration_ms=max(1, took_ms),
+            tokens_in=answer.tokens_in,
+            tokens_out=answer.tokens_out,
+            usage_estimated=answer.usage_estimated,
+            truncated=answer.truncated,
+            error=None if answer.text.strip() else EMPTY_ANSWER,
+        )
+    else:
+        may_cost_more = answer.may_be_billed
+        attempt = replace(attempt, duration_ms=took_ms, error=str(answer))
+        if isinstance(answer, PromptRefused):
+            attempt = replace(attempt, tokens_in=answer.tokens_in, tokens_out=answer.tokens_out)
+    cost = price(attempt.tokens_in, attempt.tokens_out) if attempt.tokens_in or attempt.tokens_out else 0
+    withheld = max(0, reserved_microusd - (cost or 0)) if may_cost_more else 0
+    return replace(attempt, cost_microusd=cost, withheld_microusd=withheld)
+
+
+def _why(spec: EngineSpec, terms: CallTerms, after: Attempt | None, *, probe: bool) -> str:
+    """Why the engine was chosen, as a sentence for the receipt: it was the first of the candidates that were left."""
+    if after and after.fault:
+        reason = f"escalated from {after.engine}"
+    elif after:
+        reason = f"failover from {after.engine}"
+    elif terms.engine is not None:
+        reason = "asked for by name"
+    elif spec.tier in (None, terms.tier):
+        reason = f"{terms.tier} tier, cheapest"
+    else:
+        reason = f"no engine of the {terms.tier} tier, cheapest"
+    return f"{reason}, probe" if probe else reason

@@ -1,0 +1,42 @@
+"""How many calls each engine takes at once: its places, which all threads of the process share."""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+from llm_server.orchestration.domain.cancellation import Cancellation
+from llm_server.orchestration.domain.catalog import EngineSpec
+from llm_server.orchestration.domain.errors import OutOfTime, TaskCancelled
+
+LISTEN_S = 0.2
+"""How often a call that waits for a place looks whether its task was cancelled."""
+
+
+class Places:
+    """`max_concurrency` places for each engine; a call holds one while its engine works."""
+
+    def __init__(self, engines: Mapping[str, EngineSpec]) -> None:
+        self._places = {name: threading.BoundedSemaphore(spec.max_concurrency) for name, spec in engines.items()}
+
+    @contextmanager
+    def hold(self, engine: str, wait_s: float, cancellation: Cancellation) -> Iterator[None]:
+        """Hold a place of the engine; wait at most `wait_s` seconds until one is free.
+
+        Raises:
+            OutOfTime: no place became free in that time.
+            TaskCancelled: the task was cancelled while it waited.
+        """
+        for _ in range(math.ceil(wait_s / LISTEN_S)):
+            if self._places[engine].acquire(timeout=LISTEN_S):
+                break
+            if cancellation.told:
+                raise TaskCancelled
+        else:
+            raise OutOfTime(f"Engine {engine} had no free place within the worker's time.")
+        try:
+            yield
+        finally:
+            self._places[engine].release()
