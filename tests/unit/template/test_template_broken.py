@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from aws_local.template import Document, load, translate
-from unit import test_template as promises
+from unit.template import test_template as promises
 
 _PROPERTIES = {
     "environment": "Resources.WorkerFunction.Properties.Environment.Variables",

@@ -15,7 +15,7 @@ import pytest
 from aws_local.gateway import ANSWER_MAX_BYTES, Gateway
 from aws_local.invocation import LambdaContext
 
-EVENTS = Path(__file__).parents[2] / "events"
+EVENTS = Path(__file__).parents[3] / "events"
 
 
 class Function:
