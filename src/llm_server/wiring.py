@@ -198,7 +198,7 @@ def embedded_service(settings: Settings, *, own_port: int) -> Iterator[Embedded]
         ConfigurationError: the configuration is wrong, or the file cannot be opened or is another server's.
     """
     from llm_server.storage.sqlite.api_keys import SqliteKeys
-    from llm_server.storage.sqlite.database import OnlyProcess
+    from llm_server.storage.sqlite.process_lock import OnlyProcess
     from llm_server.storage.sqlite.queue import SqliteQueue
     from llm_server.storage.sqlite.store import SqliteStore
 

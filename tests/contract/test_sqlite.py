@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import shutil
 import signal
 import sqlite3
@@ -20,8 +22,8 @@ from llm_server.orchestration.domain.ports import Due
 from llm_server.orchestration.domain.status import Mode, Status
 from llm_server.orchestration.domain.task import TaskRef
 from llm_server.storage.sqlite.api_keys import SqliteKeys
-from llm_server.storage.sqlite.database import OnlyProcess
 from llm_server.storage.sqlite.due_tasks import OTHERS_DUE, SURE_DUE
+from llm_server.storage.sqlite.process_lock import OnlyProcess
 from llm_server.storage.sqlite.queue import SqliteQueue
 from llm_server.storage.sqlite.store import SqliteStore
 from support.audit import audit
@@ -30,7 +32,7 @@ from support.builders import LEASE_MS, NOW_MS, SWEEP_MS, a_failure, a_request, a
 HOLDER = """
 import sys
 from pathlib import Path
-from llm_server.storage.sqlite.database import OnlyProcess
+from llm_server.storage.sqlite.process_lock import OnlyProcess
 only = OnlyProcess(Path(sys.argv[1]))
 print("held", flush=True)
 sys.stdin.read()
@@ -88,6 +90,24 @@ def test_a_path_that_cannot_be_opened_is_a_wrong_setting(tmp_path: Path) -> None
     for path in (tmp_path / "folder", tmp_path / "notes.txt" / "tasks.db"):
         with pytest.raises(ConfigurationError, match="cannot be opened"):
             OnlyProcess(path)
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOSYS])
+def test_a_disk_without_locks_is_told_from_another_server(tmp_path: Path, number: int) -> None:
+    """As on some network disks: to look for a server that runs would be in vain."""
+    asked: list[int] = []
+
+    def flock(descriptor: int, operation: int) -> None:
+        asked.append(descriptor)
+        raise OSError(number, os.strerror(number))
+
+    with pytest.raises(ConfigurationError) as refused:
+        OnlyProcess(tmp_path / "tasks.db", flock=flock)
+
+    cause = f"its lock file cannot be locked: [Errno {number}] {os.strerror(number)}"
+    assert str(refused.value) == f"The database {tmp_path / 'tasks.db'} cannot be opened: {cause}."
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(asked[0])
 
 
 def test_a_restart_ends_the_leases_of_the_process_before(sqlite_store: SqliteStore) -> None:

@@ -1,8 +1,7 @@
-"""One SQLite file (WAL): its tables, connections to it, and the lock that gives it to one process."""
+"""One SQLite file (WAL): its tables and connections to it."""
 
 from __future__ import annotations
 
-import fcntl
 import os
 import sqlite3
 import threading
@@ -13,8 +12,9 @@ from functools import partial
 from pathlib import Path
 
 from llm_server.orchestration.domain.counters import Counters
-from llm_server.orchestration.domain.errors import ConfigurationError, StorageUnavailable
+from llm_server.orchestration.domain.errors import StorageUnavailable
 from llm_server.orchestration.domain.task import NEAR_MS
+from llm_server.storage.sqlite.process_lock import cannot_be_opened
 from llm_server.storage.sqlite.write_turns import turns_of
 
 FINISHED_MS = "json_extract(body, '$.finished_ms')"
@@ -74,7 +74,7 @@ class Database:
             self._turn = partial(turns_of(file).turn, brief=not durable)
             self._connection = sqlite3.connect(file, isolation_level=None, check_same_thread=False, timeout=BUSY_S)
         except (sqlite3.Error, OSError) as error:
-            raise _cannot_be_opened(path, error) from error
+            raise cannot_be_opened(path, error) from error
         try:
             with self._turn():
                 self._connection.execute("PRAGMA journal_mode = WAL")
@@ -85,7 +85,7 @@ class Database:
                 self._connection.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version = {VERSION}; COMMIT;")
         except sqlite3.Error as error:
             self._connection.close()
-            raise _cannot_be_opened(path, error) from error
+            raise cannot_be_opened(path, error) from error
 
     def _check_ours(self, path: Path) -> None:
         """Refuse a file that holds somebody else's tables, or those of another version."""
@@ -93,7 +93,7 @@ class Database:
         (tables,) = self._connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
         if version != VERSION and (version, tables) != (0, 0):
             self._connection.close()
-            raise _cannot_be_opened(path, "it was not made by this version of LLM-Server")
+            raise cannot_be_opened(path, "it was not made by this version of LLM-Server")
 
     @contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
@@ -130,27 +130,6 @@ class Database:
                 raise StorageUnavailable("The database does not answer; try again.") from error
 
 
-class OnlyProcess:
-    """Holds a database file for one process; the system lets go of it when the process ends, however it ends."""
-
-    def __init__(self, path: Path) -> None:
-        try:
-            path.resolve().parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self._descriptor = os.open(f"{path.resolve()}.lock", os.O_RDWR | os.O_CREAT, 0o600)
-        except OSError as error:
-            raise _cannot_be_opened(path, error) from error
-        try:
-            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            os.close(self._descriptor)
-            advice = "Stop it, or choose another file: LLM_SERVER_DB=... or --db ..."
-            raise ConfigurationError(f"The database {path} is in use by another server. {advice}") from error
-
-    def close(self) -> None:
-        """Let go of the file."""
-        os.close(self._descriptor)
-
-
 def _made_private(path: Path) -> Path:
     """Make a new file readable by its owner alone: it holds prompts and answers. SQLite's side files follow it."""
     file = path.resolve()
@@ -158,7 +137,3 @@ def _made_private(path: Path) -> Path:
     if not file.exists():
         os.close(os.open(file, os.O_RDWR | os.O_CREAT, 0o600))
     return file
-
-
-def _cannot_be_opened(path: Path, error: object) -> ConfigurationError:
-    return ConfigurationError(f"The database {path} cannot be opened: {error}.")

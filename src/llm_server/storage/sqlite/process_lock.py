@@ -1,0 +1,63 @@
+"""The lock that gives a database file to one process: an flock on `<file>.lock`.
+
+The system releases it when the process ends, however it ends.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from llm_server.orchestration.domain.errors import ConfigurationError
+
+Flock = Callable[[int, int], None]
+
+
+class OnlyProcess:
+    """Holds a database file for this process until it is closed.
+
+    Raises:
+        ConfigurationError: another process holds the file, or the lock file cannot be used.
+    """
+
+    def __init__(self, path: Path, *, flock: Flock = fcntl.flock) -> None:
+        descriptor = _locked(path, flock)
+        if descriptor is None:
+            raise in_use(path)
+        self._descriptor = descriptor
+
+    def close(self) -> None:
+        """Let go of the file."""
+        os.close(self._descriptor)
+
+
+def in_use(path: Path) -> ConfigurationError:
+    """The refusal of a file that another process holds."""
+    advice = "Stop it, or choose another file: LLM_SERVER_DB=... or --db ..."
+    return ConfigurationError(f"The database {path} is in use by another server. {advice}")
+
+
+def cannot_be_opened(path: Path, reason: object) -> ConfigurationError:
+    """The refusal of a file that cannot be used."""
+    return ConfigurationError(f"The database {path} cannot be opened: {reason}.")
+
+
+def _locked(path: Path, flock: Flock) -> int | None:
+    """The descriptor of the locked lock file; None if another process holds it. Raises ConfigurationError."""
+    file = path.resolve()
+    try:
+        file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        descriptor = os.open(f"{file}.lock", os.O_RDWR | os.O_CREAT, 0o600)
+    except OSError as error:
+        raise cannot_be_opened(path, error) from error
+    try:
+        flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        return None
+    except OSError as error:  # some network disks have no locks
+        os.close(descriptor)
+        raise cannot_be_opened(path, f"its lock file cannot be locked: {error}") from error
+    return descriptor
