@@ -337,6 +337,7 @@ def test_a_file_from_before_engines_were_switched_goes_on_to_work(tmp_path: Path
         store.add(task, a_request())
     with closing(sqlite3.connect(path)) as before:
         before.execute("DROP TABLE switches")
+        before.execute("PRAGMA user_version = 1")
 
     with closing(SqliteStore(path)) as store:
         store.switch_engine("gpt", {"locked": True})
@@ -371,6 +372,7 @@ def test_what_is_due_is_found_without_a_scan_or_a_sort(tmp_path: Path, query: st
         pass
     with closing(sqlite3.connect(tmp_path / "tasks.db")) as before:
         before.execute("DROP INDEX sure")
+        before.execute("PRAGMA user_version = 1")
     with closing(SqliteStore(tmp_path / "tasks.db")):
         pass
 

@@ -10,6 +10,7 @@ import typer
 
 from llm_server.cli import display
 from llm_server.cli import keys as keys_cli
+from llm_server.cli import migrate as migrate_cli
 from llm_server.cli import models as models_cli
 from llm_server.cli.client import DEFAULT_URL, LONGEST_HOLD_S, Answer, Client, ClientError, ServerRefused
 
@@ -204,6 +205,9 @@ def serve(
     from llm_server.embedded import server  # the client commands start without everything a server imports
 
     raise typer.Exit(server.serve(host=host, port=port, db=db, workers=workers))
+
+
+app.command(help=migrate_cli.HELP)(migrate_cli.migrate)
 
 
 def _client(url: str, key: str) -> Client:

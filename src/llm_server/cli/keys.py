@@ -1,5 +1,6 @@
 """The command line's part for API keys. It works on the store itself, so that a first key can be made."""
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -90,6 +91,7 @@ def _opened(db: Path | None, *, make: bool = False) -> "Iterator[Keyring]":
     from llm_server.orchestration.domain.errors import LLMServerError, StorageMisconfigured, StorageUnavailable
     from llm_server.settings import Settings
 
+    _log_to_stderr()  # opening an older file migrates it, and says so
     try:
         settings = Settings.read(table_alone=True)
         with wiring.keys_of(replace(settings, db=db or settings.db), make=make) as keys:
@@ -97,3 +99,11 @@ def _opened(db: Path | None, *, make: bool = False) -> "Iterator[Keyring]":
     except LLMServerError as error:
         display.say(error.cause if isinstance(error, StorageMisconfigured) else str(error))
         raise typer.Exit(_AWAY if isinstance(error, StorageUnavailable) else _WRONG) from None
+
+
+def _log_to_stderr() -> None:
+    from llm_server.embedded.logs import TextFormatter
+
+    handler = logging.StreamHandler()
+    handler.setFormatter(TextFormatter())
+    logging.basicConfig(level="WARNING", handlers=[handler])

@@ -10,6 +10,11 @@ from llm_server.orchestration.domain.api_key import Account, Charges, Key, KeyUs
 from llm_server.storage import records
 from llm_server.storage.sqlite.database import Database
 
+_USABLE_SINCE = 1
+"""The oldest version whose tables these statements can use as they are.
+
+`llm-server keys` works on such a file beside a server of that version, which must not find its file migrated.
+"""
 _WITHHELD = "withheld"
 """In the place of a reservation's name, which always holds a #: the sum of what stays charged for the day."""
 
@@ -18,7 +23,7 @@ class SqliteKeys:
     """The KeyStore port over a SQLite file; a process beside the server's may open it too."""
 
     def __init__(self, path: Path) -> None:
-        self._database = Database(path, durable=True)
+        self._database = Database(path, durable=True, usable_since=_USABLE_SINCE)
 
     def close(self) -> None:
         self._database.close()

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 
 from llm_server.orchestration.domain.ports import Due
 from llm_server.orchestration.domain.task import TaskRef
-from llm_server.storage.sqlite.database import SURE, Database
+from llm_server.storage.sqlite.database import Database
+from llm_server.storage.sqlite.schema import SURE
 
 PAGE = 100
 _DUE = "SELECT due_ms, tenant, task_id FROM tasks WHERE due_ms <= ? AND ({}) AND (due_ms, tenant, task_id) > (?, ?, ?)"

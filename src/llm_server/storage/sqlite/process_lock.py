@@ -7,12 +7,18 @@ from __future__ import annotations
 
 import fcntl
 import os
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from llm_server.orchestration.domain.errors import ConfigurationError
 
 Flock = Callable[[int, int], None]
+
+POLL_S = 0.05
+_held: set[Path] = set()
+"""The files that this process holds: a second flock on one would be refused like another process's."""
 
 
 class OnlyProcess:
@@ -26,11 +32,32 @@ class OnlyProcess:
         descriptor = _locked(path, flock)
         if descriptor is None:
             raise in_use(path)
-        self._descriptor = descriptor
+        self._file, self._descriptor = path.resolve(), descriptor
+        _held.add(self._file)
 
     def close(self) -> None:
         """Let go of the file."""
+        _held.discard(self._file)
         os.close(self._descriptor)
+
+
+@contextmanager
+def held_by_us(path: Path, *, wait_s: float) -> Iterator[bool]:
+    """Hold a file during the block, unless this process holds it anyway.
+
+    Gives False, without the lock, if another process still holds it after `wait_s`.
+    """
+    if path.resolve() in _held:
+        yield True
+        return
+    end_s = time.monotonic() + wait_s
+    while (descriptor := _locked(path, fcntl.flock)) is None and time.monotonic() < end_s:
+        time.sleep(POLL_S)
+    try:
+        yield descriptor is not None
+    finally:
+        if descriptor is not None:
+            os.close(descriptor)
 
 
 def in_use(path: Path) -> ConfigurationError:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 
 from llm_server.orchestration.domain.counters import Counters, change, day_of, in_flight_change
@@ -17,8 +18,10 @@ from llm_server.orchestration.domain.status import Status
 from llm_server.orchestration.domain.task import Task, TaskRef
 from llm_server.storage import records
 from llm_server.storage.sqlite import due_tasks as sqlite_open
-from llm_server.storage.sqlite.database import COUNTERS, FINISHED_MS, Database
+from llm_server.storage.sqlite.database import Database
+from llm_server.storage.sqlite.schema import FINISHED_MS
 
+COUNTERS = [f.name for f in fields(Counters)]
 EXPIRED = f"SELECT tenant, task_id FROM tasks WHERE due_ms IS NULL AND {FINISHED_MS} <= ?"
 
 

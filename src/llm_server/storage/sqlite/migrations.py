@@ -1,0 +1,167 @@
+"""The versions of a database file, and how a file of an older version becomes one of today.
+
+A file keeps its version as `user_version`; 0 with no tables is a new file. Records in it change otherwise: see ADR 18.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+
+from llm_server.orchestration.domain.errors import ConfigurationError
+from llm_server.storage.sqlite import schema
+from llm_server.storage.sqlite.backup import write_backup
+from llm_server.storage.sqlite.process_lock import POLL_S, cannot_be_opened, held_by_us, in_use
+
+NEW_FILE = 0
+LOCK_WAIT_S = 1.0
+"""How long to wait for another command that may be migrating the file. A server never releases the lock."""
+_STATE = "SELECT (SELECT user_version FROM pragma_user_version), count(*), total(name = 'tasks') FROM sqlite_master"
+"""One statement: a file that another process is just making has either no version and no tables, or both."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Migration:
+    """One step to a newer version, for files of any version below it. It is never changed once it was released.
+
+    `apply` runs in a transaction. It must use `execute`: `executescript` would commit what was done so far.
+    """
+
+    version: int
+    purpose: str
+    apply: Callable[[sqlite3.Connection], None]
+
+
+MIGRATIONS = (
+    Migration(
+        version=2,
+        purpose="add the tables and indexes that a file of 0.1.0 may lack",
+        apply=schema.create,
+    ),
+)
+"""In ascending order. The last one's version is that of today's files; a new file gets all of them."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Migrated:
+    """What opening a file changed; there is no backup of a new one."""
+
+    from_version: int
+    to_version: int
+    backup: Path | None
+
+
+def check(path: Path, migrations: Sequence[Migration] = MIGRATIONS) -> tuple[int, Sequence[Migration]]:
+    """The version of a file, and the migrations that it lacks; the file is only read.
+
+    Raises:
+        ConfigurationError: the file cannot be read, or is not one of ours, or is of a newer version.
+    """
+    file = path.resolve()
+    # read-only, so that a log that a killed server left stays; without a log that mode would leave an empty one behind
+    mode = "ro" if file.with_name(f"{file.name}-wal").exists() else "rw"
+    try:
+        with closing(sqlite3.connect(f"{file.as_uri()}?mode={mode}", uri=True)) as db:
+            version = _version(db, path, migrations)
+    except (sqlite3.Error, OSError) as error:
+        raise cannot_be_opened(path, error) from error
+    return version, _pending(version, migrations)
+
+
+def bring_up_to_date(
+    db: sqlite3.Connection, path: Path, migrations: Sequence[Migration] = MIGRATIONS, *, usable_since: int | None = None
+) -> Migrated | None:
+    """Apply the migrations that a file lacks, all or none; None when it lacks none, and then nothing is written.
+
+    A file that another process holds stays as it is. It can be used all the same from version `usable_since` on.
+
+    Raises:
+        ConfigurationError: the file is not one of ours, is of a newer version, or is older and another process holds
+            it; or a migration or the backup failed, and the file is as it was.
+    """
+    version = _version(db, path, migrations)
+    _use_wal(db)
+    if not _pending(version, migrations):
+        return None
+    if version == NEW_FILE:  # no server can be using it
+        return _migrate(db, path, migrations)
+    with held_by_us(path, wait_s=LOCK_WAIT_S) as is_ours:
+        if is_ours:
+            return _migrate(db, path, migrations)
+    version = _version(db, path, migrations)  # the other process may have migrated it meanwhile
+    if _pending(version, migrations) and (usable_since is None or version < usable_since):
+        raise in_use(path)
+    return None
+
+
+def _use_wal(db: sqlite3.Connection) -> None:
+    """Write to a log. The first time, SQLite does not wait by itself for another process that is reading the file."""
+    end_s = time.monotonic() + LOCK_WAIT_S
+    while True:
+        try:
+            db.execute("PRAGMA journal_mode = WAL")
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > end_s:
+                raise
+            time.sleep(POLL_S)
+        else:
+            return
+
+
+def _version(db: sqlite3.Connection, path: Path, migrations: Sequence[Migration]) -> int:
+    """The version of a file that this LLM-Server can use. Raises ConfigurationError for any other file."""
+    version, tables, ours = db.execute(_STATE).fetchone()
+    is_new, is_ours = version == NEW_FILE and not tables, version > NEW_FILE and ours
+    if not is_new and not is_ours:
+        raise cannot_be_opened(path, "it was not made by this version of LLM-Server")
+    if version > (newest := migrations[-1].version):
+        advice = f"Use the newer LLM-Server, or the backup from before the migration ({path.name}.v<version>.backup)"
+        raise cannot_be_opened(path, f"it has version {version}, and this LLM-Server knows {newest} at most. {advice}")
+    return int(version)
+
+
+def _pending(version: int, migrations: Sequence[Migration]) -> Sequence[Migration]:
+    return [migration for migration in migrations if migration.version > version]
+
+
+def _migrate(db: sqlite3.Connection, path: Path, migrations: Sequence[Migration]) -> Migrated | None:
+    """Back up and migrate in one transaction: no write comes in between, and no version in between can stay behind."""
+    db.execute("BEGIN IMMEDIATE")
+    try:
+        version = _version(db, path, migrations)  # another process may have migrated it meanwhile
+        pending = _pending(version, migrations)
+        backup = _backed_up(path, version) if pending and version != NEW_FILE else None
+        _apply(db, path, pending, backup)
+        db.execute("COMMIT")
+    except BaseException:
+        if db.in_transaction:  # SQLite ends it by itself after some errors
+            db.execute("ROLLBACK")
+        raise
+    return Migrated(from_version=version, to_version=pending[-1].version, backup=backup) if pending else None
+
+
+def _backed_up(path: Path, version: int) -> Path:
+    try:
+        return write_backup(path.resolve(), version)
+    except (sqlite3.Error, OSError) as error:
+        raise _not_migrated(path, f"the backup cannot be written: {error}") from error
+
+
+def _apply(db: sqlite3.Connection, path: Path, pending: Sequence[Migration], backup: Path | None) -> None:
+    """Apply migrations; the backup is removed if one fails, or each start would leave one more behind."""
+    try:
+        for migration in pending:
+            migration.apply(db)
+            db.execute(f"PRAGMA user_version = {migration.version}")
+    except Exception as error:
+        if backup:
+            backup.unlink()
+        raise _not_migrated(path, f"migration {migration.version} failed: {error}") from error
+
+
+def _not_migrated(path: Path, reason: str) -> ConfigurationError:
+    return ConfigurationError(f"The database {path} cannot be migrated and is as it was: {reason}.")

@@ -1,0 +1,319 @@
+"""A file of an older version becomes one of today, with a backup, or stays as it was."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+import sqlite3
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from llm_server.api import views
+from llm_server.orchestration.domain.counters import Counters
+from llm_server.orchestration.domain.errors import ConfigurationError
+from llm_server.orchestration.domain.task import NEAR_MS, TaskRef
+from llm_server.storage.sqlite.api_keys import SqliteKeys
+from llm_server.storage.sqlite.database import Database, migrate
+from llm_server.storage.sqlite.migrations import MIGRATIONS, Migration, check
+from llm_server.storage.sqlite.queue import SqliteQueue
+from llm_server.storage.sqlite.schema import SURE
+from llm_server.storage.sqlite.store import SqliteStore
+from support.builders import NOW_MS
+from support.database_files import GOLDEN, a_file_of_0_1_0, content, files, schema, version
+
+EXPECTED = json.loads((GOLDEN / "expected.json").read_text(encoding="utf-8"))
+LATER = ("bindings", "deleted", "switches", "keys", "in_flight", "key_requests", "key_spending", "key_reservations")
+"""The tables that were added while the version stayed 1."""
+
+
+@pytest.fixture
+def old(tmp_path: Path) -> Path:
+    return a_file_of_0_1_0(tmp_path)
+
+
+def a_migration(apply: Callable[[sqlite3.Connection], None], number: int = 3) -> Migration:
+    return Migration(version=number, purpose="test", apply=apply)
+
+
+def broken(db: sqlite3.Connection) -> None:
+    """Changes something, and fails then."""
+    db.execute("DELETE FROM tasks")
+    db.execute("CREATE TABLE extra (id INTEGER PRIMARY KEY)")
+    db.execute("INSERT INTO nowhere VALUES (1)")
+
+
+def shown(store: SqliteStore) -> dict[str, Any]:
+    """Every task of the file, as the API shows it."""
+    tasks = {name: views.detail(store.get(TaskRef("acme", name))) for name in EXPECTED["tasks"]}
+    return {name: json.loads(view.model_dump_json()) for name, view in tasks.items()}
+
+
+def due(store: SqliteStore) -> list[list[Any]]:
+    return sorted([due.ref.task_id, due.due_ms] for due in store.due(NOW_MS + 2 * 86_400_000))
+
+
+@pytest.mark.parametrize("lacking", [(), ("switches",), ("in_flight", "key_reservations"), LATER])
+def test_a_file_of_0_1_0_is_migrated_when_it_is_opened(old: Path, lacking: tuple[str, ...]) -> None:
+    """With the tables that were added while the version stayed 1, or without; it reads the same."""
+    with closing(sqlite3.connect(old)) as db:
+        for table in lacking:
+            db.execute(f"DROP TABLE {table}")
+
+    with closing(SqliteStore(old)) as store:
+        tasks, counted, page = shown(store), store.overview()[0], due(store)
+
+    assert version(old) == MIGRATIONS[-1].version == 2
+    assert tasks == EXPECTED["tasks"]
+    assert {f.name: getattr(counted, f.name) for f in fields(counted)} == EXPECTED["counters"]
+    assert page == EXPECTED["due"]
+
+
+@pytest.mark.parametrize("index", ["listing", "open", "sure", "finished", "bound_until", "visible", None])
+def test_a_migrated_file_has_the_tables_and_indexes_of_a_new_one(old: Path, tmp_path: Path, index: str | None) -> None:
+    """Whatever it lacked before."""
+    with closing(sqlite3.connect(old)) as db:
+        for name in (f"INDEX {index}",) if index else (f"TABLE {table}" for table in LATER):
+            db.execute(f"DROP {name}")
+    SqliteStore(old).close()
+    SqliteStore(tmp_path / "new.db").close()
+
+    assert schema(old) == schema(tmp_path / "new.db")
+
+
+def test_a_new_file_gets_today_s_version_and_no_backup(tmp_path: Path) -> None:
+    path = tmp_path / "data" / "tasks.db"
+
+    SqliteStore(path).close()
+
+    assert version(path) == MIGRATIONS[-1].version
+    assert [file.name for file in path.parent.iterdir()] == ["tasks.db"]
+
+
+def test_the_tables_count_what_the_domain_counts(tmp_path: Path) -> None:
+    """A figure more, or another `NEAR_MS`, needs a migration: files that exist do not change by themselves."""
+    SqliteStore(tmp_path / "tasks.db").close()
+    with closing(sqlite3.connect(tmp_path / "tasks.db")) as db:
+        columns = [name for _, name, *_ in db.execute("PRAGMA table_info(counters)")]
+
+    assert columns == ["id", *(f.name for f in fields(Counters))]
+    assert str(NEAR_MS) in SURE
+
+
+def test_a_file_of_today_is_opened_without_a_write(tmp_path: Path) -> None:
+    """No table is made, not even one that is missing: that would be work at each start."""
+    path = tmp_path / "data" / "tasks.db"
+    SqliteStore(path).close()
+    with closing(sqlite3.connect(path)) as db:
+        db.execute("DROP INDEX visible")
+    before = files(path)
+
+    for opened in (SqliteStore(path), SqliteKeys(path), SqliteQueue(path, lambda: NOW_MS)):
+        opened.close()
+
+    assert files(path) == before
+    assert not path.with_name("tasks.db.lock").exists()
+
+
+def test_the_backup_is_the_file_from_before_and_private(old: Path) -> None:
+    before = content(old)
+
+    SqliteStore(old).close()
+
+    backup = old.with_name("tasks.db.v1.backup")
+    assert content(backup) == before
+    assert version(backup) == 1
+    assert backup.stat().st_mode & 0o777 == 0o600
+    assert sorted(files(old)) == ["tasks.db", "tasks.db.v1.backup"]
+
+
+def test_what_is_only_in_the_log_is_in_the_backup_too(old: Path, tmp_path: Path) -> None:
+    """A server that was killed leaves its last writes there."""
+    with closing(sqlite3.connect(old)) as db:
+        db.execute("PRAGMA wal_autocheckpoint = 0")
+        db.execute("INSERT INTO engines VALUES ('newest', '{}')")
+        db.commit()
+        killed = tmp_path / "killed" / old.name
+        shutil.copytree(old.parent, killed.parent, ignore=shutil.ignore_patterns("*-shm"))
+    assert b"newest" not in killed.read_bytes()
+
+    SqliteKeys(killed).close()
+
+    assert "INSERT INTO \"engines\" VALUES('newest','{}');" in content(killed.with_name("tasks.db.v1.backup"))
+
+
+def test_a_backup_in_place_of_the_file_is_a_whole_file_of_its_version(old: Path) -> None:
+    SqliteStore(old).close()
+    old.with_name("tasks.db.v1.backup").replace(old)
+
+    with closing(SqliteStore(old)) as store:
+        assert shown(store) == EXPECTED["tasks"]
+
+
+def test_an_older_backup_is_kept(old: Path) -> None:
+    first = old.with_name("tasks.db.v1.backup")
+    first.write_text("older")
+    before = content(old)
+
+    with closing(sqlite3.connect(old)):
+        migrated = migrate(old)
+
+    assert first.read_text() == "older"
+    assert migrated is not None
+    assert migrated.backup == old.with_name("tasks.db.v1.backup.2")
+    assert content(migrated.backup) == before
+
+
+def test_a_backup_that_broke_off_is_written_anew(old: Path) -> None:
+    """The process was killed in the middle of it."""
+    old.with_name("tasks.db.v1.backup.part").write_bytes(b"SQLite format 3\0 and no more")
+    before = content(old)
+
+    SqliteStore(old).close()
+
+    assert sorted(files(old)) == ["tasks.db", "tasks.db.v1.backup"]
+    assert content(old.with_name("tasks.db.v1.backup")) == before
+
+
+def test_opening_says_that_it_migrated_and_where_the_backup_is(old: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING, "llm_server"):
+        for opened in (SqliteKeys(old), SqliteStore(old), SqliteQueue(old, lambda: NOW_MS)):
+            opened.close()
+
+    (record,) = caplog.records
+    logged = {name: getattr(record, name) for name in ("message", "database", "from_version", "to_version", "backup")}
+    assert logged == {
+        "message": "database migrated",
+        "database": old,
+        "from_version": 1,
+        "to_version": 2,
+        "backup": old.with_name("tasks.db.v1.backup"),
+    }
+
+
+@pytest.mark.parametrize("before", [(), MIGRATIONS])
+def test_a_migration_that_fails_leaves_the_file_as_it_was(old: Path, before: tuple[Migration, ...]) -> None:
+    """Those before it are undone too: neither the old server nor this one could use a file of a version in between."""
+    untouched = files(old)
+
+    with pytest.raises(ConfigurationError) as refused:
+        Database(old, durable=True, migrations=[*before, a_migration(broken)])
+
+    said = f"The database {old} cannot be migrated and is as it was: migration 3 failed: no such table: nowhere."
+    assert str(refused.value) == said
+    assert files(old) == untouched
+    SqliteStore(old).close()
+    assert version(old) == 2
+
+
+def test_a_migration_that_fails_by_a_bug_leaves_the_file_as_it_was(old: Path) -> None:
+    """Whatever it raises, the operator reads one sentence."""
+    untouched = files(old)
+
+    def buggy(db: sqlite3.Connection) -> None:
+        db.execute("DELETE FROM tasks")
+        raise KeyError("listing")
+
+    with pytest.raises(ConfigurationError, match="migration 3 failed: 'listing'"):
+        Database(old, durable=True, migrations=[a_migration(buggy)])
+
+    assert files(old) == untouched
+
+
+def test_migrations_are_applied_in_order_and_only_those_that_are_pending(old: Path) -> None:
+    applied: list[int] = []
+    later = [a_migration(lambda db, n=number: applied.append(n), number) for number in (3, 4)]  # type: ignore[misc]
+    Database(old, durable=True, migrations=[*MIGRATIONS, later[0]]).close()
+    Database(old, durable=True, migrations=[*MIGRATIONS, *later]).close()
+    Database(old, durable=True, migrations=[*MIGRATIONS, *later]).close()
+
+    assert applied == [3, 4]
+    assert version(old) == 4
+    assert sorted(files(old)) == ["tasks.db", "tasks.db.v1.backup", "tasks.db.v3.backup"]
+
+
+def test_a_power_cut_between_backup_and_commit_is_harmless(old: Path, tmp_path: Path) -> None:
+    """What the disk has then is the file as it was and a whole backup; the next start migrates."""
+    before = content(old)
+    cut = tmp_path / "cut" / old.name
+
+    def cut_off(db: sqlite3.Connection) -> None:
+        db.execute("DELETE FROM tasks")
+        shutil.copytree(old.parent, cut.parent, ignore=shutil.ignore_patterns("*-shm", "*.lock"))
+
+    Database(old, durable=True, migrations=[a_migration(cut_off)]).close()
+
+    assert content(cut.with_name("tasks.db.v1.backup")) == before
+    with closing(SqliteStore(cut)) as store:
+        assert shown(store) == EXPECTED["tasks"]
+    assert content(cut.with_name("tasks.db.v1.backup")) == before
+    assert version(cut) == 2
+
+
+def test_a_folder_that_takes_no_backup_leaves_the_file_as_it_was(old: Path) -> None:
+    old.with_name("tasks.db.v1.backup.part").mkdir()
+    before = content(old)
+
+    with pytest.raises(ConfigurationError, match="as it was: the backup cannot be written"):
+        SqliteStore(old)
+
+    assert (content(old), version(old)) == (before, 1)
+
+
+def test_a_file_of_a_newer_version_is_refused_with_both_versions(tmp_path: Path) -> None:
+    path = tmp_path / "tasks.db"
+    Database(path, durable=True, migrations=[*MIGRATIONS, a_migration(lambda db: None, 7)]).close()
+    untouched = path.read_bytes()
+
+    with pytest.raises(ConfigurationError) as refused:
+        SqliteStore(path)
+
+    assert str(refused.value) == (
+        f"The database {path} cannot be opened: it has version 7, and this LLM-Server knows 2 at most. "
+        "Use the newer LLM-Server, or the backup from before the migration (tasks.db.v<version>.backup)."
+    )
+    assert path.read_bytes() == untouched
+
+
+@pytest.mark.parametrize("number", [0, 1, 2, -1])
+def test_a_file_of_another_program_is_refused_and_not_written_to(tmp_path: Path, number: int) -> None:
+    """Whatever version that program gave it."""
+    path = tmp_path / "theirs" / "notes.db"
+    path.parent.mkdir()
+    with closing(sqlite3.connect(path)) as theirs:
+        theirs.execute("CREATE TABLE notes (id, text)")
+        theirs.execute(f"PRAGMA user_version = {number}")
+        theirs.commit()
+    untouched = files(path)
+
+    for opened in (SqliteStore, SqliteKeys, migrate, check):
+        with pytest.raises(ConfigurationError, match="not made by this version of LLM-Server"):
+            opened(path)
+
+    assert files(path) == untouched
+
+
+def test_a_check_reads_the_version_and_changes_nothing(old: Path) -> None:
+    untouched = files(old)
+
+    assert check(old) == (1, [*MIGRATIONS])
+    assert files(old) == untouched
+    SqliteStore(old).close()
+    assert check(old) == (2, [])
+
+
+def test_a_check_leaves_the_log_of_a_killed_server_alone(old: Path, tmp_path: Path) -> None:
+    """It counts, and stays: the next start reads it."""
+    with closing(sqlite3.connect(old)) as db:
+        db.execute("PRAGMA user_version = 2")
+        killed = tmp_path / "killed" / old.name
+        shutil.copytree(old.parent, killed.parent, ignore=shutil.ignore_patterns("*-shm"))
+    untouched = files(killed)
+
+    assert check(killed)[0] == 2
+    assert {name: text for name, text in files(killed).items() if not name.endswith("-shm")} == untouched

@@ -1,0 +1,138 @@
+"""`llm-server migrate`: what it says, with which exit code, and what it changes."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from llm_server.cli.app import app
+from llm_server.storage.sqlite.database import Database
+from llm_server.storage.sqlite.migrations import MIGRATIONS, Migration
+from llm_server.storage.sqlite.process_lock import OnlyProcess
+from support.database_files import a_file_of_0_1_0, files, version
+
+
+@pytest.fixture
+def old(tmp_path: Path) -> Path:
+    return a_file_of_0_1_0(tmp_path)
+
+
+def run(*arguments: str, **environ: str) -> Result:
+    return CliRunner().invoke(
+        app, ["migrate", *arguments], env={"LLM_SERVER_TABLE": "", "LLM_SERVER_DB": "", **environ}
+    )
+
+
+def test_a_file_is_migrated_and_its_backup_named(old: Path) -> None:
+    migrated = run("--db", str(old))
+
+    said = f"The database {old} was migrated from version 1 to 2.\nBackup: {old}.v1.backup\n"
+    assert (migrated.exit_code, migrated.stdout, migrated.stderr) == (0, said, "")
+    assert version(old) == 2
+    assert version(old.with_name("tasks.db.v1.backup")) == 1
+
+
+def test_a_file_that_is_current_has_nothing_to_do(old: Path) -> None:
+    run("--db", str(old))
+    before = files(old)
+
+    again = run("--db", str(old))
+
+    said = f"The database {old} is current: there is nothing to do.\n"
+    assert (again.exit_code, again.stdout, again.stderr) == (0, said, "")
+    assert files(old) == before
+
+
+def test_a_check_names_what_is_pending_and_changes_nothing(old: Path) -> None:
+    before = files(old)
+
+    pending = run("--check", "--db", str(old))
+
+    said = (
+        f"The database {old} has version 1. Pending:\n  2  add the tables and indexes that a file of 0.1.0 may lack\n"
+    )
+    assert (pending.exit_code, pending.stdout, pending.stderr) == (1, said, "")
+    assert files(old) == before
+    assert not old.with_name("tasks.db.lock").exists()
+
+
+def test_a_check_of_a_current_file_says_so_also_beside_a_server(old: Path) -> None:
+    run("--db", str(old))
+    with closing(OnlyProcess(old)):
+        current = run("--check", "--db", str(old))
+
+    said = f"The database {old} is current: it has version 2.\n"
+    assert (current.exit_code, current.stdout, current.stderr) == (0, said, "")
+
+
+def test_a_file_that_a_server_uses_is_not_migrated(old: Path) -> None:
+    before = files(old)
+    with closing(OnlyProcess(old)):
+        refused = run("--db", str(old))
+
+    advice = "Stop it, or choose another file: LLM_SERVER_DB=... or --db ..."
+    said = f"The database {old} is in use by another server. {advice}\n"
+    assert (refused.exit_code, refused.stdout, refused.stderr) == (2, "", said)
+    assert files(old) == before
+
+
+@pytest.mark.parametrize("options", [[], ["--check"]])
+def test_the_file_is_named_by_the_option_or_the_environment(old: Path, tmp_path: Path, options: list[str]) -> None:
+    """As for `keys`; the option goes before."""
+    elsewhere = str(tmp_path / "elsewhere.db")
+
+    by_environment = run(*options, LLM_SERVER_DB=str(old))
+    by_option = run(*options, "--db", elsewhere, LLM_SERVER_DB=str(old))
+
+    assert str(old) in by_environment.stdout
+    assert by_option.stderr == f"There is no database {elsewhere}; LLM_SERVER_DB or --db says where it is.\n"
+
+
+@pytest.mark.parametrize("options", [[], ["--check"]])
+def test_a_file_that_is_not_there_is_not_made(tmp_path: Path, options: list[str]) -> None:
+    path = tmp_path / "new" / "tasks.db"
+
+    refused = run(*options, "--db", str(path))
+
+    assert (refused.exit_code, refused.stdout) == (2, "")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("options", [[], ["--check"]])
+def test_a_file_that_cannot_be_used_says_why(tmp_path: Path, options: list[str]) -> None:
+    """One of a newer version, and one that is no database."""
+    newer, text = tmp_path / "newer.db", tmp_path / "notes.txt"
+    later = Migration(version=9, purpose="test", apply=lambda db: None)
+    Database(newer, durable=True, migrations=[*MIGRATIONS, later]).close()
+    text.write_text("This is no database." * 1_000)
+
+    refused = [run(*options, "--db", str(path)) for path in (newer, text)]
+
+    assert [(each.exit_code, each.stdout) for each in refused] == [(2, "")] * 2
+    assert "it has version 9, and this LLM-Server knows 2 at most" in refused[0].stderr
+    assert refused[1].stderr == f"The database {text} cannot be opened: file is not a database.\n"
+
+
+def test_an_empty_file_is_made_a_database_without_a_backup(tmp_path: Path) -> None:
+    """As a server that died at its very first start leaves it."""
+    path = tmp_path / "data" / "tasks.db"
+    path.parent.mkdir()
+    path.touch()
+
+    pending, made = run("--check", "--db", str(path)), run("--db", str(path))
+
+    assert (pending.exit_code, made.exit_code) == (1, 0)
+    said = f"The database {path} was migrated from version 0 to 2.\nIt was empty, so there is no backup.\n"
+    assert made.stdout == said
+    assert list(files(path)) == ["tasks.db"]
+
+
+def test_a_table_on_aws_has_no_migrations(old: Path) -> None:
+    refused = run("--db", str(old), LLM_SERVER_TABLE="llm-server")
+
+    said = "LLM_SERVER_TABLE is set: a table has no migrations; unset it to migrate a SQLite file.\n"
+    assert (refused.exit_code, refused.stdout, refused.stderr) == (2, "", said)
+    assert version(old) == 1
