@@ -22,7 +22,7 @@ from llm_server.orchestration.domain.ports import Due
 from llm_server.orchestration.domain.status import Mode, Status
 from llm_server.orchestration.domain.task import TaskRef
 from llm_server.storage.sqlite.api_keys import SqliteKeys
-from llm_server.storage.sqlite.due_tasks import OTHERS_DUE, SURE_DUE
+from llm_server.storage.sqlite.indexes import OTHERS_DUE, SURE_DUE
 from llm_server.storage.sqlite.process_lock import OnlyProcess
 from llm_server.storage.sqlite.queue import SqliteQueue
 from llm_server.storage.sqlite.store import SqliteStore
@@ -363,6 +363,23 @@ def test_a_record_of_a_newer_version_stops_neither_a_start_nor_a_sweep(tmp_path:
         assert store.postpone(due, None, NOW_MS + 2 * SWEEP_MS)
         assert not store.postpone(due, None, NOW_MS + 2 * SWEEP_MS)
         assert [each.ref for each in store.due(NOW_MS + SWEEP_MS)] == [deserted.ref]
+
+
+def test_a_listing_leaves_out_what_it_cannot_read(tmp_path: Path) -> None:
+    """Also at the end of a page, whose token leads on all the same."""
+    with closing(SqliteStore(tmp_path / "tasks.db")) as store:
+        tasks = [a_task(f"t{n}") for n in range(4)]
+        for task in tasks:
+            store.add(task, a_request())
+        with closing(sqlite3.connect(tmp_path / "tasks.db")) as newer:
+            newer.execute('UPDATE tasks SET body = \'{"mode":"Debate"}\' WHERE task_id = ?', ("t2",))
+            newer.commit()
+
+        first = store.page("local", size=2, token="", status=None, role=None)
+        second = store.page("local", size=2, token=first.next_token, status=None, role=None)
+
+    assert [[task.task_id for task in page.tasks] for page in (first, second)] == [["t3"], ["t1", "t0"]]
+    assert second.next_token == ""
 
 
 @pytest.mark.parametrize(("query", "index"), [(SURE_DUE, "sure"), (OTHERS_DUE, "open")])

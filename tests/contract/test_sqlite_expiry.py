@@ -13,7 +13,8 @@ from llm_server.orchestration.domain.task import DAY_MS
 from llm_server.orchestration.tasks.sweep import Sweep
 from llm_server.orchestration.tasks.wakeups import WakeUps
 from llm_server.storage.sqlite.api_keys import SqliteKeys
-from llm_server.storage.sqlite.store import EXPIRED, SqliteStore
+from llm_server.storage.sqlite.deletions import EXPIRED
+from llm_server.storage.sqlite.store import SqliteStore
 from support.builders import NOW_MS, SWEEP_MS, NoQueue, a_failure, a_request, a_task, an_attempt, claimed
 from support.scripted_engine import Clock
 

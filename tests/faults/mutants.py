@@ -32,7 +32,8 @@ class Mutant:
     first: str = "test_every_call"
 
 
-_SQLITE = "src/llm_server/storage/sqlite/store.py"
+_SQLITE = "src/llm_server/storage/sqlite"
+_SQLITE_STORE = f"{_SQLITE}/store.py"
 _DYNAMODB = "src/llm_server/storage/dynamodb/store.py"
 _TASK = "src/llm_server/orchestration/domain/task.py"
 _ORCHESTRATION = "src/llm_server/orchestration"
@@ -47,7 +48,7 @@ MUTANTS = (
     ),
     Mutant(
         "no revision guard, SQLite",
-        _SQLITE,
+        _SQLITE_STORE,
         "if stored is None or stored.rev != before.rev:",
         "if stored is None:",
     ),
@@ -60,25 +61,25 @@ MUTANTS = (
     ),
     Mutant(
         "counter outside the transaction at create, SQLite",
-        _SQLITE,
-        "            self._count(db, None, task)\n",
-        "        with self._database.transaction() as db:\n            self._count(db, None, task)\n",
+        _SQLITE_STORE,
+        "            counters.count(db, None, task)\n",
+        "        with self._database.transaction() as db:\n            counters.count(db, None, task)\n",
     ),
     Mutant(
         "counter outside the transaction at finish, SQLite",
-        _SQLITE,
-        "            self._count(db, before, after)\n",
-        "        with self._database.transaction() as db:\n            self._count(db, before, after)\n",
+        _SQLITE_STORE,
+        "            counters.count(db, before, after)\n",
+        "        with self._database.transaction() as db:\n            counters.count(db, before, after)\n",
     ),
     Mutant(
         "finish not conditional, SQLite",
-        _SQLITE,
+        _SQLITE_STORE,
         "if stored is None or stored.rev != before.rev:",
         "if stored is None or (stored.rev != before.rev and not after.status.is_final):",
     ),
     Mutant(
         "tenant not in the key, SQLite",
-        _SQLITE,
+        f"{_SQLITE}/task_rows.py",
         'query = "SELECT body FROM tasks WHERE (tenant, task_id) = (?, ?)"',
         "query = \"SELECT body FROM tasks WHERE ? <> '' AND task_id = ?\"",
         "test_tenants",
@@ -169,9 +170,9 @@ MUTANTS = (
     ),
     Mutant(
         "idempotency off, SQLite",
-        _SQLITE,
-        "            if bound := self._bound(",
-        "            if not self and self._bound(",
+        f"{_SQLITE}/idempotency.py",
+        "if earlier := bound(",
+        "if not db and bound(",
         "test_idempotency",
     ),
     Mutant(
@@ -183,7 +184,7 @@ MUTANTS = (
     ),
     Mutant(
         "reservation not conditional, SQLite",
-        "src/llm_server/storage/sqlite/api_keys.py",
+        f"{_SQLITE}/api_keys.py",
         "if microusd > most_microusd - charges.charged_microusd:",
         "if microusd > most_microusd:",
         "test_budget",
@@ -205,7 +206,7 @@ MUTANTS = (
     ),
     Mutant(
         "cancel not conditional, SQLite",
-        _SQLITE,
+        _SQLITE_STORE,
         "if stored is None or stored.rev != before.rev:",
         'if stored is None or (stored.rev != before.rev and after.status != "Cancelled"):',
         "test_lifecycle",
