@@ -11,7 +11,7 @@ from llm_server.orchestration.domain.counters import Counters
 from llm_server.orchestration.domain.engine_state import EngineState
 from llm_server.orchestration.domain.errors import StorageUnavailable, TaskLost, TaskNotFound
 from llm_server.orchestration.domain.output import Output
-from llm_server.orchestration.domain.ports import Due, KeyBinding
+from llm_server.orchestration.domain.ports import Due, IdempotencyBinding
 from llm_server.orchestration.domain.retention import Retention
 from llm_server.orchestration.domain.status import Mode
 from llm_server.orchestration.domain.task import DAY_MS, NOTES_MOST, Task, TaskRef
@@ -119,8 +119,8 @@ def test_what_a_text_that_cannot_be_packed_costs(
 
 def test_an_idempotency_key_is_one_write_unit_more(store: DynamoStore, wire: Wire) -> None:
     """And one call; without a key there is neither."""
-    binding = KeyBinding(task_id=UUID, body_hash="b" * 64, until_ms=NOW_MS + 1)
-    store.bind_key("local", "k" * 255, binding, now_ms=NOW_MS)
+    binding = IdempotencyBinding(task_id=UUID, body_hash="b" * 64, until_ms=NOW_MS + 1)
+    store.bind_idempotency_key("local", "k" * 255, binding, now_ms=NOW_MS)
 
     assert (wire.operations, wire.write_units()) == ({"PutItem": 1}, 1)
 
@@ -128,9 +128,9 @@ def test_an_idempotency_key_is_one_write_unit_more(store: DynamoStore, wire: Wir
 def test_a_key_that_is_taken_is_read_and_forgotten_after_its_time(
     moto_substrate: Substrate, store: DynamoStore, wire: Wire
 ) -> None:
-    binding = KeyBinding(task_id=UUID, body_hash="b", until_ms=NOW_MS + 1_500)
+    binding = IdempotencyBinding(task_id=UUID, body_hash="b", until_ms=NOW_MS + 1_500)
     for _ in range(2):
-        store.bind_key("local", "k", binding, now_ms=NOW_MS)
+        store.bind_idempotency_key("local", "k", binding, now_ms=NOW_MS)
 
     assert wire.operations == {"PutItem": 2, "GetItem": 1}
     assert wire.calls[0].puts[0]["ttl"] == {"N": str(NOW_MS // 1000 + 2)}

@@ -146,7 +146,7 @@ def test_what_was_counted_and_switched_still_holds(stores: Stores) -> None:
 def test_keys_their_use_and_idempotency_keys_still_hold(stores: Stores) -> None:
     """Limits, revocations, reservations that are under way, money that is withheld, a bound Idempotency-Key."""
     keys = sorted((_plain(key) for key in stores.keys.all_keys()), key=lambda key: key["key_id"])
-    binding = stores.tasks.bound_key(TENANT, "order 17", now_ms=NOW_MS)
+    binding = stores.tasks.bound_idempotency_key(TENANT, "order 17", now_ms=NOW_MS)
 
     assert keys == stores.expected["keys"]
     assert asdict(stores.keys.use(Account(KEY, DAY))) == stores.expected["use"]

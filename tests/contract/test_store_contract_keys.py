@@ -4,43 +4,43 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from llm_server.orchestration.domain.ports import KeyBinding, Store
+from llm_server.orchestration.domain.ports import IdempotencyBinding, Store
 from support.builders import NOW_MS
 from support.concurrency import at_once
 
 DAY_MS = 24 * 3600 * 1000
 
 
-def a_binding(task_id: str = "t1", *, now_ms: int = NOW_MS) -> KeyBinding:
-    return KeyBinding(task_id=task_id, body_hash="b", until_ms=now_ms + DAY_MS)
+def a_binding(task_id: str = "t1", *, now_ms: int = NOW_MS) -> IdempotencyBinding:
+    return IdempotencyBinding(task_id=task_id, body_hash="b", until_ms=now_ms + DAY_MS)
 
 
 def test_a_key_stands_for_the_first_task_until_its_time_ends(store: Store) -> None:
     """To the millisecond."""
     first, late = a_binding(), a_binding("t3", now_ms=NOW_MS + DAY_MS)
 
-    assert store.bind_key("local", "k", first, now_ms=NOW_MS) == first
-    assert store.bind_key("local", "k", a_binding("t2"), now_ms=NOW_MS + DAY_MS - 1) == first
-    assert store.bind_key("local", "k", late, now_ms=NOW_MS + DAY_MS) == late
-    assert store.bind_key("local", "k", first, now_ms=NOW_MS + DAY_MS) == late
+    assert store.bind_idempotency_key("local", "k", first, now_ms=NOW_MS) == first
+    assert store.bind_idempotency_key("local", "k", a_binding("t2"), now_ms=NOW_MS + DAY_MS - 1) == first
+    assert store.bind_idempotency_key("local", "k", late, now_ms=NOW_MS + DAY_MS) == late
+    assert store.bind_idempotency_key("local", "k", first, now_ms=NOW_MS + DAY_MS) == late
 
 
 def test_a_binding_is_read_until_its_time_ends(store: Store) -> None:
     """And reading binds nothing."""
-    unbound = store.bound_key("local", "k", now_ms=NOW_MS)
-    store.bind_key("local", "k", a_binding(), now_ms=NOW_MS)
+    unbound = store.bound_idempotency_key("local", "k", now_ms=NOW_MS)
+    store.bind_idempotency_key("local", "k", a_binding(), now_ms=NOW_MS)
 
     assert unbound is None
-    assert store.bound_key("local", "k", now_ms=NOW_MS + DAY_MS - 1) == a_binding()
-    assert store.bound_key("local", "k", now_ms=NOW_MS + DAY_MS) is None
-    assert store.bound_key("acme", "k", now_ms=NOW_MS) is None
+    assert store.bound_idempotency_key("local", "k", now_ms=NOW_MS + DAY_MS - 1) == a_binding()
+    assert store.bound_idempotency_key("local", "k", now_ms=NOW_MS + DAY_MS) is None
+    assert store.bound_idempotency_key("acme", "k", now_ms=NOW_MS) is None
 
 
 def test_a_binding_can_be_repeated(store: Store) -> None:
     """Its reply may be lost."""
-    store.bind_key("local", "k", a_binding(), now_ms=NOW_MS)
+    store.bind_idempotency_key("local", "k", a_binding(), now_ms=NOW_MS)
 
-    assert store.bind_key("local", "k", a_binding(), now_ms=NOW_MS) == a_binding()
+    assert store.bind_idempotency_key("local", "k", a_binding(), now_ms=NOW_MS) == a_binding()
 
 
 def test_keys_of_other_tenants_and_other_keys_are_others(store: Store) -> None:
@@ -48,7 +48,7 @@ def test_keys_of_other_tenants_and_other_keys_are_others(store: Store) -> None:
     bindings = [a_binding(f"t{n}") for n in range(len(named))]
 
     bound = [
-        store.bind_key(tenant, key, binding, now_ms=NOW_MS)
+        store.bind_idempotency_key(tenant, key, binding, now_ms=NOW_MS)
         for (tenant, key), binding in zip(named, bindings, strict=True)
     ]
 
@@ -60,7 +60,7 @@ def test_of_16_bindings_at_once_one_holds(store: Store) -> None:
     for now_ms in (NOW_MS, NOW_MS + DAY_MS):
         wanted = [replace(a_binding(f"t{n}", now_ms=now_ms), body_hash=str(n)) for n in range(16)]
 
-        bound = at_once(lambda binding: store.bind_key("local", "k", binding, now_ms=now_ms), wanted)  # noqa: B023
+        bound = at_once(lambda binding: store.bind_idempotency_key("local", "k", binding, now_ms=now_ms), wanted)  # noqa: B023
 
         assert len(set(bound)) == 1
         assert bound[0] in wanted

@@ -15,7 +15,7 @@ from llm_server.orchestration.domain.api_key import Key
 from llm_server.orchestration.domain.engine_state import EngineState, EngineSwitch
 from llm_server.orchestration.domain.errors import InvalidInput, RecordUnreadable
 from llm_server.orchestration.domain.output import Output, OutputKey, OutputKind, Review
-from llm_server.orchestration.domain.ports import KeyBinding
+from llm_server.orchestration.domain.ports import IdempotencyBinding
 from llm_server.orchestration.domain.receipt import Attempt, Receipt
 from llm_server.orchestration.domain.snapshot import Request
 from llm_server.orchestration.domain.task import Task, TaskRef
@@ -58,10 +58,10 @@ _OUTPUT = msgspec.json.Decoder(_StoredOutput)
 _ENGINE_STATE = msgspec.json.Decoder(EngineState)
 _ENGINE_SWITCH = msgspec.json.Decoder(EngineSwitch)
 _KEY = msgspec.json.Decoder(Key)
-_KEY_BINDING = msgspec.json.Decoder(KeyBinding)
+_IDEMPOTENCY_BINDING = msgspec.json.Decoder(IdempotencyBinding)
 
 
-def encode(record: Task | Request | Output | EngineState | EngineSwitch | Key | KeyBinding) -> str:
+def encode(record: Task | Request | Output | EngineState | EngineSwitch | Key | IdempotencyBinding) -> str:
     """A record as JSON. A task's fields at their defaults are left out: its state is written thrice, a unit is 1 KB."""
     if isinstance(record, Task):
         said = {name: value for name in _TASK_DEFAULTS if (value := getattr(record, name)) != _TASK_DEFAULTS[name]}
@@ -109,8 +109,8 @@ def api_key(body: str) -> Key:
     return _decoded(_KEY, body)
 
 
-def key_binding(body: str) -> KeyBinding:
-    return _decoded(_KEY_BINDING, body)
+def idempotency_binding(body: str) -> IdempotencyBinding:
+    return _decoded(_IDEMPOTENCY_BINDING, body)
 
 
 def output_key_text(key: OutputKey) -> str:

@@ -224,7 +224,7 @@ def test_a_task_that_can_be_accepted_takes_one_call_for_its_key(
     server: CalledServer, server_on: Callable[[Store], CalledServer]
 ) -> None:
     """What the key stands for is read apart only where the checks refuse."""
-    without = server_on(FailingStore(server.store, DOWN, "bound_key"))
+    without = server_on(FailingStore(server.store, DOWN, "bound_idempotency_key"))
 
     assert (posted(without, "k").status, posted(without, "k").status) == (202, 200)
 

@@ -35,7 +35,7 @@ class Page:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class KeyBinding:
+class IdempotencyBinding:
     """What an Idempotency-Key stands for until `until_ms`: one task, and the hash of the body that asked for it."""
 
     task_id: str
@@ -101,11 +101,13 @@ class TaskStore(Protocol):
 class IdempotencyStore(Protocol):
     """What callers' Idempotency-Keys stand for."""
 
-    def bind_key(self, tenant: str, key: str, binding: KeyBinding, *, now_ms: int) -> KeyBinding:
+    def bind_idempotency_key(
+        self, tenant: str, key: str, binding: IdempotencyBinding, *, now_ms: int
+    ) -> IdempotencyBinding:
         """Let a caller's key stand for a task, unless it still stands for one; returns what it stands for now."""
         ...
 
-    def bound_key(self, tenant: str, key: str, *, now_ms: int) -> KeyBinding | None:
+    def bound_idempotency_key(self, tenant: str, key: str, *, now_ms: int) -> IdempotencyBinding | None:
         """What a caller's key stands for now; None when for nothing."""
         ...
 

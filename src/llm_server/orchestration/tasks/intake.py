@@ -11,7 +11,7 @@ from llm_server.orchestration.dispatch.balancer import Balancer
 from llm_server.orchestration.domain.api_key import Payer
 from llm_server.orchestration.domain.catalog import Catalog
 from llm_server.orchestration.domain.errors import InvalidInput, StateConflict, TaskNotFound, UnknownName
-from llm_server.orchestration.domain.ports import Clock, IdempotencyStore, KeyBinding, TaskStore
+from llm_server.orchestration.domain.ports import Clock, IdempotencyBinding, IdempotencyStore, TaskStore
 from llm_server.orchestration.domain.snapshot import Request
 from llm_server.orchestration.domain.status import Mode
 from llm_server.orchestration.domain.task import Task, TaskRef
@@ -121,7 +121,7 @@ class Intake:
             StorageUnavailable: nothing is known to have been stored.
         """
         new, now_ms = trimmed(new), self._clock()
-        wanted = KeyBinding(task_id=self._new_id(), body_hash=new.digest(), until_ms=now_ms + KEY_KEPT_MS)
+        wanted = IdempotencyBinding(task_id=self._new_id(), body_hash=new.digest(), until_ms=now_ms + KEY_KEPT_MS)
         bound = self._bound(tenant, new, key, wanted, now_ms)
         if bound != wanted and (earlier := self._replayed(tenant, bound)):
             return earlier
@@ -134,22 +134,24 @@ class Intake:
             return twins
         raise StateConflict("The task of this Idempotency-Key was deleted.")
 
-    def _bound(self, tenant: str, new: NewTask, key: str, wanted: KeyBinding, now_ms: int) -> KeyBinding:
+    def _bound(
+        self, tenant: str, new: NewTask, key: str, wanted: IdempotencyBinding, now_ms: int
+    ) -> IdempotencyBinding:
         """What the key stands for; a body that is refused binds none, so that the corrected one may carry it."""
         try:
             self._checked(new)
         except InvalidInput:
-            known = self._store.bound_key(tenant, key, now_ms=now_ms)
+            known = self._store.bound_idempotency_key(tenant, key, now_ms=now_ms)
             if known is None:
                 raise
             bound = known
         else:
-            bound = self._store.bind_key(tenant, key, wanted, now_ms=now_ms)
+            bound = self._store.bind_idempotency_key(tenant, key, wanted, now_ms=now_ms)
         if bound.body_hash != wanted.body_hash:
             raise InvalidInput(KEY_FIELD, "This Idempotency-Key was sent with another body within the last 24 hours.")
         return bound
 
-    def _replayed(self, tenant: str, bound: KeyBinding) -> Accepted | None:
+    def _replayed(self, tenant: str, bound: IdempotencyBinding) -> Accepted | None:
         """The task that a key stands for, where it is stored."""
         try:
             found = self._store.get(TaskRef(tenant, bound.task_id))

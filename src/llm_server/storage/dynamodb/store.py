@@ -31,7 +31,7 @@ from llm_server.orchestration.domain.counters import Counters
 from llm_server.orchestration.domain.engine_state import EngineRecords, EngineState, SwitchName
 from llm_server.orchestration.domain.errors import TaskLost, TaskNotFound, TooManyInFlight
 from llm_server.orchestration.domain.output import Output
-from llm_server.orchestration.domain.ports import Due, KeyBinding, Page
+from llm_server.orchestration.domain.ports import Due, IdempotencyBinding, Page
 from llm_server.orchestration.domain.retention import Retention
 from llm_server.orchestration.domain.snapshot import EXPIRED_REQUEST, Request, Snapshot
 from llm_server.orchestration.domain.status import Status
@@ -76,10 +76,12 @@ class DynamoStore:
         self._texts = Texts(client, table, self._retention)
         self._deletions = Deletions(client, table, self._texts, self._retention.clock)
 
-    def bind_key(self, tenant: str, key: str, binding: KeyBinding, *, now_ms: int) -> KeyBinding:
+    def bind_idempotency_key(
+        self, tenant: str, key: str, binding: IdempotencyBinding, *, now_ms: int
+    ) -> IdempotencyBinding:
         return idempotency.bind(self._client, self._table, tenant, key, binding, now_ms=now_ms)
 
-    def bound_key(self, tenant: str, key: str, *, now_ms: int) -> KeyBinding | None:
+    def bound_idempotency_key(self, tenant: str, key: str, *, now_ms: int) -> IdempotencyBinding | None:
         return idempotency.bound(self._client, self._table, tenant, key, now_ms=now_ms)
 
     def add(self, task: Task, request: Request, *, most_in_flight: int | None = None) -> bool:

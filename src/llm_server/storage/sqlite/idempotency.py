@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import sqlite3
 
-from llm_server.orchestration.domain.ports import KeyBinding
+from llm_server.orchestration.domain.ports import IdempotencyBinding
 from llm_server.storage import records
 
 
-def bind(db: sqlite3.Connection, tenant: str, key: str, binding: KeyBinding, *, now_ms: int) -> KeyBinding:
+def bind(
+    db: sqlite3.Connection, tenant: str, key: str, binding: IdempotencyBinding, *, now_ms: int
+) -> IdempotencyBinding:
     """Store a binding unless one stands there whose time is not over; returns the binding that holds now."""
     if earlier := bound(db, tenant, key, now_ms=now_ms):
         return earlier
@@ -17,8 +19,8 @@ def bind(db: sqlite3.Connection, tenant: str, key: str, binding: KeyBinding, *, 
     return binding
 
 
-def bound(db: sqlite3.Connection, tenant: str, key: str, *, now_ms: int) -> KeyBinding | None:
+def bound(db: sqlite3.Connection, tenant: str, key: str, *, now_ms: int) -> IdempotencyBinding | None:
     """The binding that holds now; one whose time is over may still be stored."""
     query = "SELECT body FROM bindings WHERE (tenant, key) = (?, ?) AND until_ms > ?"
     row = db.execute(query, (tenant, key, now_ms)).fetchone()
-    return records.key_binding(row[0]) if row else None
+    return records.idempotency_binding(row[0]) if row else None

@@ -9,7 +9,7 @@ from llm_server.orchestration.domain.counters import Counters
 from llm_server.orchestration.domain.engine_state import EngineRecords, EngineState, SwitchName
 from llm_server.orchestration.domain.errors import TaskLost, TaskNotFound, TooManyInFlight
 from llm_server.orchestration.domain.output import Output
-from llm_server.orchestration.domain.ports import Due, KeyBinding, Page
+from llm_server.orchestration.domain.ports import Due, IdempotencyBinding, Page
 from llm_server.orchestration.domain.retention import Retention
 from llm_server.orchestration.domain.snapshot import Request, Snapshot
 from llm_server.orchestration.domain.status import Status
@@ -95,11 +95,13 @@ class SqliteStore:
     def retain(self, task: Task) -> None:
         """Nothing here expires before `prune` removes it with its task."""
 
-    def bind_key(self, tenant: str, key: str, binding: KeyBinding, *, now_ms: int) -> KeyBinding:
+    def bind_idempotency_key(
+        self, tenant: str, key: str, binding: IdempotencyBinding, *, now_ms: int
+    ) -> IdempotencyBinding:
         with self._database.transaction() as db:
             return idempotency.bind(db, tenant, key, binding, now_ms=now_ms)
 
-    def bound_key(self, tenant: str, key: str, *, now_ms: int) -> KeyBinding | None:
+    def bound_idempotency_key(self, tenant: str, key: str, *, now_ms: int) -> IdempotencyBinding | None:
         with self._database.reading() as db:
             return idempotency.bound(db, tenant, key, now_ms=now_ms)
 
