@@ -17,6 +17,8 @@ import pytest
 from llm_server.api import views
 from llm_server.orchestration.domain.api_key import Account
 from llm_server.orchestration.domain.ports import KeyStore, Store
+from llm_server.orchestration.domain.receipt import Receipt
+from llm_server.orchestration.domain.status import Status
 from llm_server.orchestration.domain.task import TaskRef
 from llm_server.storage import records
 from llm_server.storage.dynamodb.api_keys import DynamoKeys
@@ -25,6 +27,8 @@ from llm_server.storage.sqlite.api_keys import SqliteKeys
 from llm_server.storage.sqlite.store import SqliteStore
 from support.aws_emulators import Substrate
 from support.builders import NOW_MS, an_attempt, an_output
+from support.deliveries import a_plan, planning
+from support.scripted_service import Served
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 VERSIONS = sorted(folder.name for folder in GOLDEN.iterdir() if folder.is_dir())
@@ -186,3 +190,27 @@ def test_an_attempt_is_stored_as_0_1_0_stored_it_unless_it_has_more_to_say() -> 
     shown = next(task["attempts"][0] for task in expected["tasks"].values() if task["attempts"])
     assert bodies[0].keys() == (shown.keys() - {"started_at"}) | {"started_ms"}
     assert bodies[1].keys() - bodies[0].keys() == {"failover_from"}
+
+
+def test_tasks_that_an_earlier_version_left_open_are_carried_on(version: str, tmp_path: Path) -> None:
+    """An answer whose worker died is taken up, stored steps are not asked for again, and the receipts still add up."""
+    restore_sqlite(GOLDEN / version / "sqlite.sql", tmp_path / "tasks.db")
+    engine = planning(a_plan({"a": "", "b": "a", "c": "a"}))
+    served = Served(tmp_path, engine)
+    served.clock.now_ms = NOW_MS + 3_600_000
+    left_open = ["processing", "orphan", "planned", "approved", "retried", "long-prompt"]
+    served.refs += [TaskRef(TENANT, name) for name in left_open]
+
+    for ref in served.refs:
+        served.service.process(ref, owner="today")
+
+    ended = {ref.task_id: served.get(ref) for ref in served.refs}
+    assert {name: snapshot.task.status for name, snapshot in ended.items()} == dict.fromkeys(
+        left_open, Status.COMPLETED
+    )
+    assert ended["orphan"].result == "An answer nobody took up."
+    asked = [call.prompt.rpartition("\n")[2] for call in engine.calls if "Do this step" in call.prompt]
+    assert sorted(asked) == ["a", "a", "b", "b", "c", "c", "c"]  # of the plan half-way only c; of the others all
+    for snapshot in ended.values():
+        assert snapshot.task.receipt == Receipt().plus(snapshot.attempts)
+    served.close()
