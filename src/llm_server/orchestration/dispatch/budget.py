@@ -14,20 +14,20 @@ from llm_server.orchestration.domain.receipt import MICROUSD_PER_USD
 class Budget:
     """What is left of a task's `max_cost_usd`, shared by its parallel calls; None is no limit.
 
-    `daily` is what its key's day leaves, where that has a limit: each call is reserved there too.
+    `key_budget` is what its key's day leaves, where that has a limit: each call is reserved there too.
     """
 
-    def __init__(self, left_microusd: int | None, daily: KeyBudget | None = None) -> None:
+    def __init__(self, left_microusd: int | None, key_budget: KeyBudget | None = None) -> None:
         self._left = left_microusd
-        self._daily = daily
+        self._key_budget = key_budget
         self._changed = threading.Condition()
         self._under_way = 0
 
     @classmethod
-    def of(cls, max_cost_usd: float | None, spent_microusd: int, daily: KeyBudget | None = None) -> Budget:
+    def of(cls, max_cost_usd: float | None, spent_microusd: int, key_budget: KeyBudget | None = None) -> Budget:
         if max_cost_usd is None:
-            return cls(None, daily)
-        return cls(int(max_cost_usd * MICROUSD_PER_USD) - spent_microusd, daily)
+            return cls(None, key_budget)
+        return cls(int(max_cost_usd * MICROUSD_PER_USD) - spent_microusd, key_budget)
 
     def reserve(self, call: EngineCall, price: Price) -> tuple[EngineCall, Reservation]:
         """Set the worst case of a call aside, its output limit cut to what is left.
@@ -41,7 +41,7 @@ class Budget:
             LimitReached: the call cannot fit, or its price is unknown.
             MoneySetAside: it cannot fit while calls of the key's other tasks are under way.
         """
-        if self._left is None and self._daily is None:
+        if self._left is None and self._key_budget is None:
             return call, Reservation()
         with self._changed:
             fitted, reserved = self._set_aside_in_time(call, price)
@@ -52,8 +52,8 @@ class Budget:
 
     def settle(self, reserved: Reservation, cost_microusd: int, *, withheld_microusd: int = 0) -> None:
         """End a reservation: give back what the call did not cost; `withheld_microusd` of it stays set aside."""
-        if self._daily is not None:
-            self._daily.settle(reserved, cost_microusd, withheld_microusd)
+        if self._key_budget is not None:
+            self._key_budget.settle(reserved, cost_microusd, withheld_microusd)
         self._end(reserved.microusd - cost_microusd - withheld_microusd)
 
     def withhold(self) -> None:
@@ -74,9 +74,9 @@ class Budget:
         fitted, microusd = fit(call, price, self._left, PER_DAY if self._left is None else "max_cost_usd")
         if whole and fitted != call:
             return None
-        if self._daily is None:
+        if self._key_budget is None:
             return fitted, Reservation(microusd=microusd)
-        return self._daily.reserve(fitted, microusd, price, whole=whole)
+        return self._key_budget.reserve(fitted, microusd, price, whole=whole)
 
     def _end(self, back_microusd: int) -> None:
         with self._changed:

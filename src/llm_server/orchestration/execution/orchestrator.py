@@ -51,14 +51,14 @@ class Orchestrator:
         snapshot: Snapshot,
         *,
         until_ms: int,
-        daily: KeyBudget | None = None,
+        key_budget: KeyBudget | None = None,
         cancellation: Cancellation | None = None,
     ) -> Generator[Progress]:
         """Carry a claimed task out until it is final or released; no engine call goes on after `until_ms`.
 
         What an earlier claim finished is not done again: its plan, its steps, an answer whose worker died. Once
         `cancellation` is told, calls under way end and none begins; what was paid until then is still handed over.
-        `daily` is what the key that the calls are charged to has left.
+        `key_budget` is what the key that the calls are charged to has left.
         """
         task, request = snapshot.task, snapshot.request
         if snapshot.orphan:
@@ -73,53 +73,53 @@ class Orchestrator:
             yield self._outcomes.failed(task, (), request.limits.overdue)
         else:
             withheld = sum(attempt.withheld_microusd for attempt in snapshot.attempts)
-            work = Claim(
+            claim = Claim(
                 task=task,
                 request=request,
                 until_ms=until_ms if deadline_ms is None else min(until_ms, deadline_ms),
                 deadline_ms=deadline_ms,
-                budget=Budget.of(request.limits.max_cost_usd, task.receipt.cost_microusd + withheld, daily),
+                budget=Budget.of(request.limits.max_cost_usd, task.receipt.cost_microusd + withheld, key_budget),
                 cancellation=cancellation or Cancellation(),
             )
-            yield from self._planned(work, snapshot) if task.mode is Mode.PLAN else self._single(work)
+            yield from self._planned(claim, snapshot) if task.mode is Mode.PLAN else self._single(claim)
 
-    def _single(self, work: Claim, before: tuple[Attempt, ...] = ()) -> Iterator[Progress]:
+    def _single(self, claim: Claim, before: tuple[Attempt, ...] = ()) -> Iterator[Progress]:
         """Chat and Agent: one role answers. `before`: calls already made in this claim."""
-        prompt = work.request.prompt
-        wanted = tiers.wanted_for(work.request.complexity)
-        reply = self._role_caller.ask(work, work.task.role, prompt, purpose="answer", tier=wanted, asked=prompt)
-        yield self._outcomes.answered(work, before + reply.attempts, reply)
+        prompt = claim.request.prompt
+        wanted = tiers.wanted_for(claim.request.complexity)
+        reply = self._role_caller.ask(claim, claim.task.role, prompt, purpose="answer", tier=wanted, asked=prompt)
+        yield self._outcomes.answered(claim, before + reply.attempts, reply)
 
-    def _planned(self, work: Claim, snapshot: Snapshot) -> Iterator[Progress]:
+    def _planned(self, claim: Claim, snapshot: Snapshot) -> Iterator[Progress]:
         """Plan: a plan, its steps, their synthesis."""
         stored = snapshot.outputs.get(PLAN)
         if stored is None or stored.text is None:
-            plan, reply = self._propose(work)
+            plan, reply = self._propose(claim)
             if reply.failure:
-                yield self._outcomes.answered(work, reply.attempts, reply)
+                yield self._outcomes.answered(claim, reply.attempts, reply)
                 return
-            if plan is None and work.request.plan_approval:
-                yield self._outcomes.failed(work.task, reply.attempts, NO_PLAN)
+            if plan is None and claim.request.plan_approval:
+                yield self._outcomes.failed(claim.task, reply.attempts, NO_PLAN)
                 return
             if plan is None:
-                yield from self._single(replace(work, task=self._without_plan(work.task)), reply.attempts)
+                yield from self._single(replace(claim, task=self._without_plan(claim.task)), reply.attempts)
                 return
-            stored = self._outcomes.output(work.task, PLAN, text=plan.to_json(), attempts=reply.attempts)
-            if work.request.plan_approval:
-                due_ms = work.deadline_ms or NEVER_MS
-                yield Progress(task=work.task.awaiting_approval(stored, due_ms=due_ms), output=stored)
+            stored = self._outcomes.output(claim.task, PLAN, text=plan.to_json(), attempts=reply.attempts)
+            if claim.request.plan_approval:
+                due_ms = claim.deadline_ms or NEVER_MS
+                yield Progress(task=claim.task.awaiting_approval(stored, due_ms=due_ms), output=stored)
                 return
-            work = replace(work, task=work.task.progressed(stored))
-            yield Progress(task=work.task, output=stored)
+            claim = replace(claim, task=claim.task.progressed(stored))
+            yield Progress(task=claim.task, output=stored)
         else:
             plan = plans.stored(stored.text)
-        yield from self._carried_out(work, plan, snapshot)
+        yield from self._carried_out(claim, plan, snapshot)
 
-    def _carried_out(self, work: Claim, plan: Plan, snapshot: Snapshot) -> Iterator[Progress]:
+    def _carried_out(self, claim: Claim, plan: Plan, snapshot: Snapshot) -> Iterator[Progress]:
         steps = ReviewedSteps(
             plan=plan,
-            prompt=work.request.prompt,
-            profile=work.task.profile,
+            prompt=claim.request.prompt,
+            profile=claim.task.profile,
             catalog=self._catalog,
             outputs=snapshot.standing,
         )
@@ -129,7 +129,7 @@ class Orchestrator:
             call = steps.next_call(step)
             asked = None if call.schema else step.instruction
             return self._role_caller.ask(
-                work, call.role, call.prompt, purpose=call.purpose, schema=call.schema, asked=asked
+                claim, call.role, call.prompt, purpose=call.purpose, schema=call.schema, asked=asked
             )
 
         finished = {name: output.error is None for name, output in steps.ended.items()}
@@ -139,42 +139,42 @@ class Orchestrator:
                 outage = reply.outage and (held.outage or held.failure is None)
                 held = Reply(failure=reply.failure, attempts=held.attempts + reply.attempts, outage=outage)
                 continue
-            output = replace(steps.output(step, reply, self._clock()), fence=work.task.fence)
+            output = replace(steps.output(step, reply, self._clock()), fence=claim.task.fence)
             output = output.within(TEXTS_MOST_BYTES - steps.size, key=OutputKey.of_step(step.id))
             steps.add(output)
-            work = replace(work, task=work.task.progressed(output))
-            yield Progress(task=work.task, output=output)
+            claim = replace(claim, task=claim.task.progressed(output))
+            yield Progress(task=claim.task, output=output)
         if held.failure:
-            yield self._outcomes.answered(work, held.attempts, held)
+            yield self._outcomes.answered(claim, held.attempts, held)
             return
         ended = steps.ended
         broken = [f"Step {s.id} failed: {ended[s.id].error}" for s in plan.steps if s.id in ended and ended[s.id].error]
         if broken:
-            yield self._outcomes.failed(work.task, (), " ".join(broken))
+            yield self._outcomes.failed(claim.task, (), " ".join(broken))
             return
-        yield self._synthesised(replace(work, left_bytes=TEXTS_MOST_BYTES - steps.size), plan, steps)
+        yield self._synthesised(replace(claim, left_bytes=TEXTS_MOST_BYTES - steps.size), plan, steps)
 
-    def _synthesised(self, work: Claim, plan: Plan, steps: ReviewedSteps) -> Progress:
+    def _synthesised(self, claim: Claim, plan: Plan, steps: ReviewedSteps) -> Progress:
         """The final answer, and below it what the reviews left open: no engine decides whether that is said."""
-        text = prompts.for_synthesis(work.request.prompt, plan, steps.results)
-        reply = self._role_caller.ask(work, None, text, purpose="synthesis", asked=work.request.prompt)
+        text = prompts.for_synthesis(claim.request.prompt, plan, steps.results)
+        reply = self._role_caller.ask(claim, None, text, purpose="synthesis", asked=claim.request.prompt)
         note = prompts.left_open(plan, steps.reviews)
         if reply.completion and note:
             reply = replace(reply, completion=replace(reply.completion, text=f"{reply.completion.text}\n\n{note}"))
-        return self._outcomes.answered(work, reply.attempts, reply)
+        return self._outcomes.answered(claim, reply.attempts, reply)
 
     def _without_plan(self, task: Task) -> Task:
         """A task no plan was found for: its profile's default role does it alone, in later deliveries too."""
         profile = self._catalog.profiles.get(task.profile) or self._catalog.profile(self._catalog.defaults.profile)
         return replace(task, mode=Mode.AGENT, role=profile.default_role)
 
-    def _propose(self, work: Claim) -> tuple[Plan | None, Reply]:
+    def _propose(self, claim: Claim) -> tuple[Plan | None, Reply]:
         """Ask for a plan, once more when it is broken; None when both are, or when the repair is refused."""
-        asked = prompts.for_plan(work.request.prompt, work.task.profile, self._catalog)
+        asked = prompts.for_plan(claim.request.prompt, claim.task.profile, self._catalog)
         schema = AnswerSchema(name="plan", schema=plan_proposal.schema(self._catalog.step_roles()))
         text, attempts = asked, tuple[Attempt, ...]()
         for _ in range(2):
-            reply = self._role_caller.ask(work, self._catalog.defaults.planner, text, purpose="plan", schema=schema)
+            reply = self._role_caller.ask(claim, self._catalog.defaults.planner, text, purpose="plan", schema=schema)
             attempts += reply.attempts
             if reply.completion is None and text != asked and isinstance(reply.failure, PromptRefused):
                 break  # with the broken plan in it the prompt is too long: it was not the task that was refused

@@ -38,36 +38,36 @@ class Outcomes:
         self._max_deliveries = max_deliveries
         self._sweep_ms = sweep_ms
 
-    def answered(self, work: Claim, attempts: tuple[Attempt, ...], reply: Reply) -> Progress:
+    def answered(self, claim: Claim, attempts: tuple[Attempt, ...], reply: Reply) -> Progress:
         """The end of a claim: an answer, a failure no other engine would cure, or another try later.
 
         Out of time, the next try comes at once. A claim that waited for an engine's place and got none is not counted
         as a delivery, or a long queue would fail tasks; that next try is not at once, or it could go round for ever.
         """
-        task, error = work.task, reply.failure
+        task, error = claim.task, reply.failure
         if reply.completion:
             answer = self.output(task, OutputKey.of_answer(task.fence), text=reply.completion.text, attempts=attempts)
-            answer = answer.within(work.left_bytes, key=OutputKey.of_try(task.fence))
+            answer = answer.within(claim.left_bytes, key=OutputKey.of_try(task.fence))
             return Progress(task=task.failed(answer) if answer.error else task.completed(answer), output=answer)
         if isinstance(error, OutOfTime | TaskCancelled):
-            return self._released(work, attempts, delay_s=0 if attempts else RETRY_FIRST_S, counted=bool(attempts))
+            return self._released(claim, attempts, delay_s=0 if attempts else RETRY_FIRST_S, counted=bool(attempts))
         if isinstance(error, EngineUnavailable) and reply.outage and not any(a.answered for a in attempts):
-            return self._waiting(work, attempts)
+            return self._waiting(claim, attempts)
         if isinstance(error, EngineUnavailable | MoneySetAside) and task.deliveries < self._max_deliveries:
             doubled = min(RETRY_FIRST_S * 2 ** max(task.deliveries - 1, 0), RETRY_MOST_S)
-            return self._released(work, attempts, delay_s=doubled)
+            return self._released(claim, attempts, delay_s=doubled)
         return self.failed(task, attempts, str(error))
 
-    def _waiting(self, work: Claim, attempts: tuple[Attempt, ...]) -> Progress:
+    def _waiting(self, claim: Claim, attempts: tuple[Attempt, ...]) -> Progress:
         """Wait for the first engine to be back: an outage is a delay, it is no delivery and ends at the deadline."""
-        awaited = self._fleet.awaited(work.request.engine)
+        awaited = self._fleet.awaited(claim.request.engine)
         back_s = math.ceil((min(awaited.values()) - self._clock()) / 1000) if awaited else NO_ENGINE_S
-        reason = ", ".join(awaited) or work.request.engine or "an engine that is switched on and has credentials"
-        return self._released(work, attempts, delay_s=max(back_s, RETRY_FIRST_S), counted=False, waiting_for=reason)
+        reason = ", ".join(awaited) or claim.request.engine or "an engine that is switched on and has credentials"
+        return self._released(claim, attempts, delay_s=max(back_s, RETRY_FIRST_S), counted=False, waiting_for=reason)
 
     def _released(
         self,
-        work: Claim,
+        claim: Claim,
         attempts: tuple[Attempt, ...],
         *,
         delay_s: int,
@@ -75,11 +75,11 @@ class Outcomes:
         waiting_for: str = "",
     ) -> Progress:
         """Hand the task back, not beyond its deadline: it is to fail on time. A wait without a call stores nothing."""
-        output = self.output(work.task, OutputKey.of_try(work.task.fence), attempts=attempts)
-        if work.deadline_ms is not None:
-            delay_s = min(delay_s, max(0, math.ceil((work.deadline_ms - output.created_ms) / 1000)))
+        output = self.output(claim.task, OutputKey.of_try(claim.task.fence), attempts=attempts)
+        if claim.deadline_ms is not None:
+            delay_s = min(delay_s, max(0, math.ceil((claim.deadline_ms - output.created_ms) / 1000)))
         due_ms = output.created_ms + delay_s * 1000 + self._sweep_ms
-        task = work.task.released(output, due_ms=due_ms, counted=counted, waiting_for=waiting_for)
+        task = claim.task.released(output, due_ms=due_ms, counted=counted, waiting_for=waiting_for)
         return Progress(task=task, output=None if waiting_for and not attempts else output, delay_s=delay_s)
 
     def failed(self, task: Task, attempts: tuple[Attempt, ...], error: str) -> Progress:

@@ -42,7 +42,7 @@ class RoleCaller:
 
     def ask(
         self,
-        work: Claim,
+        claim: Claim,
         role_name: str | None,
         prompt: str,
         *,
@@ -60,21 +60,21 @@ class RoleCaller:
         except UnknownName as gone:  # configured when the task was accepted
             return Reply(failure=gone)
         most = (role.max_output_tokens if role else None) or self._catalog.defaults.max_output_tokens
-        wanted = work.request.limits.max_output_tokens
+        wanted = claim.request.limits.max_output_tokens
         call = EngineCall(
             system=role.system_prompt if role else prompts.SYNTHESIS_SYSTEM,
             prompt=prompt,
             max_output_tokens=most if wanted is None or schema else wanted,
             temperature=role.temperature if role else 0.2,
             answer_schema=schema,
-            cancellation=work.cancellation,
+            cancellation=claim.cancellation,
         )
         terms = CallTerms(
             purpose=purpose,
-            tier=tiers.tier_of(role, work.request.complexity, self._catalog.defaults, wanted=tier),
-            until_ms=work.until_ms,
-            engine=work.request.engine,
-            budget=work.budget,
+            tier=tiers.tier_of(role, claim.request.complexity, self._catalog.defaults, wanted=tier),
+            until_ms=claim.until_ms,
+            engine=claim.request.engine,
+            budget=claim.budget,
             escalates=self._escalates,
             fault=None if asked is None else self._gate(asked, prompt, limit_is_callers=wanted is not None),
         )

@@ -123,7 +123,7 @@ class Worker:
         """Store each state. Once the task is lost, calls end and none begins; what they cost is still handed over."""
         task, unsaved = snapshot.task, list[Attempt]()
         run = self._orchestrator.run(
-            snapshot, until_ms=until_ms, daily=self._daily(snapshot), cancellation=cancellation
+            snapshot, until_ms=until_ms, key_budget=self._key_budget(snapshot), cancellation=cancellation
         )
         lost = False
         with closing(run) as states:
@@ -153,7 +153,7 @@ class Worker:
             self._wakeups.send(task.ref, delay_s=progress.delay_s)
         return task
 
-    def _daily(self, snapshot: Snapshot) -> KeyBudget | None:
+    def _key_budget(self, snapshot: Snapshot) -> KeyBudget | None:
         task = snapshot.task
         if task.charge is None:
             return None
