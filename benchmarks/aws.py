@@ -107,7 +107,7 @@ def _worker(handler: Any) -> Invoke:
 
 def _count(service: Any, called: Counter[str]) -> None:
     """Count what goes over the wire, by operation."""
-    for client in (service._store._client, service._wakeups._queue._client):
+    for client in (service._store._client, service._worker._wakeups._queue._client):
         client.meta.events.register("before-send", lambda request, **_: called.update([_operation(request)]))
 
 

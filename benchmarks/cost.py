@@ -38,7 +38,6 @@ MINUTES = 30 * 24 * 60
 POLLERS, POLL_S = 5, 20
 """Lambda's connections to an idle queue, and how long each waits for a message."""
 ALARMS = 6
-SWEEP = {"messageId": "s", "body": '{"sweep": true}'}
 DUE_S = 1
 """After which a task is due for the sweep; here soon, as some are made to wait for it."""
 WAITING = 300
@@ -206,7 +205,7 @@ def _looks_a_second(on: Deployment) -> float:
         on.submit("Say hello.", mode="Chat")
     time.sleep(DUE_S)
     on.called.clear()
-    took_ms, _ = _took(partial(on.worker, {"Records": [SWEEP]}), WORKER_MB)
+    took_ms, _ = _took(partial(on.worker, {"sweep": True}), WORKER_MB)
     assert (on.called["UpdateItem"], on.called["SendMessage"]) == (WAITING, 0), on.called
     return WAITING / took_ms * 1000
 

@@ -112,7 +112,7 @@ class Deployment:
         """What both functions call DynamoDB and SQS with, and the client of Lambda's event source."""
         api, worker = (sys.modules[MODULES[function]] for function in ("ApiFunction", "WorkerFunction"))
         services = api.handler.app.state.service, worker._service
-        return [c for s in services for c in (s._store._client, s._wakeups._queue._client)] + [self.on.sqs]
+        return [c for s in services for c in (s._store._client, s._worker._wakeups._queue._client)] + [self.on.sqs]
 
     def look_through(self) -> None:
         """Fail when a message that a function sent holds what no message may."""
