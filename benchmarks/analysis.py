@@ -21,7 +21,7 @@ def run() -> None:
     p50, p99 = (times[int(len(times) * q)] for q in (0.5, 0.99))
     print(f"  natural prompts: p50 {p50:.2f} ms (goal <= 1), p99 {p99:.2f} ms (goal <= 5)")
     for name, code in (
-        ("import", "from llm_server.orchestration import analysis"),
+        ("import", "from llm_server.orchestration.routing import analysis"),
         ("import and first prompt", "from llm_server.orchestration.routing.analysis import analyse; analyse('hello')"),
     ):
         print(f"  {name}: {statistics.median(_fresh_ms(code) for _ in range(9)):.0f} ms (goal <= 25)")

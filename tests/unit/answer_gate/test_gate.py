@@ -458,6 +458,6 @@ def test_no_text_breaks_the_gate(asked: str, answer: str) -> None:
 
 def test_the_gate_is_not_imported_before_an_answer_comes() -> None:
     """It brings a parser of code; the API function never judges."""
-    script = "import sys, llm_server.wiring; sys.exit('llm_server.orchestration.gate' in sys.modules)"
+    script = "import sys, llm_server.wiring; sys.exit('llm_server.orchestration.answer_gate.gate' in sys.modules)"
 
     assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0
