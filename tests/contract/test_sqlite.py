@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from llm_server.orchestration.domain.engine_state import EngineSwitch
-from llm_server.orchestration.domain.errors import ConfigurationError, StorageUnavailable, TaskLost
+from llm_server.orchestration.domain.errors import ConfigurationError, RecordUnreadable, StorageUnavailable, TaskLost
 from llm_server.orchestration.domain.ports import Due
 from llm_server.orchestration.domain.status import Mode, Status
 from llm_server.orchestration.domain.task import TaskRef
@@ -408,3 +408,28 @@ def test_tasks_of_an_earlier_process_are_due_before_what_merely_waits(tmp_path: 
         store.end_leases(NOW_MS + SWEEP_MS + 1)
 
         assert next(store.due(NOW_MS + SWEEP_MS + 1)).ref == deserted.ref
+
+
+def test_a_state_that_is_not_json_is_in_no_other_tasks_way(tmp_path: Path) -> None:
+    """Of a damaged file: the others are listed, and a server can start."""
+    path = tmp_path / "tasks.db"
+    store, queue = SqliteStore(path), SqliteQueue(path, lambda: NOW_MS)
+    damaged, other = a_task(), a_task()
+    for task in (damaged, other):
+        store.add(task, a_request())
+        store.save(task, claimed(task))
+    with closing(sqlite3.connect(path)) as db:
+        db.execute("UPDATE tasks SET body = '{broken' WHERE task_id = ?", (damaged.task_id,))
+        db.commit()
+
+    page = store.page("local", size=9, token="", status=None, role=None)
+    ended = store.end_leases(NOW_MS + 1)
+    queue.replace_lost()
+
+    assert [task.task_id for task in page.tasks] == [other.task_id]
+    assert ended == 1
+    assert store.peek(other.ref).lease_ms == NOW_MS + 1
+    with pytest.raises(RecordUnreadable):
+        store.get(damaged.ref)
+    queue.close()
+    store.close()

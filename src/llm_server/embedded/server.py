@@ -21,7 +21,6 @@ from llm_server.api.app import create_app
 from llm_server.embedded.logs import TextFormatter
 from llm_server.embedded.workers import Workers
 from llm_server.loopback import is_loopback_host
-from llm_server.orchestration.access.keyring import Keyring
 from llm_server.orchestration.domain.errors import ConfigurationError, LLMServerError
 from llm_server.orchestration.service import Service
 from llm_server.settings import Settings
@@ -55,8 +54,7 @@ def serve(*, host: str, port: int, db: Path | None = None, workers: int | None =
                 "LLM_SERVER_TABLE is set: that is for the Lambda functions; unset it to serve from SQLite."
             )
         address = _address(host)
-        with wiring.keys_of(settings, make=True) as keys:
-            _check_reach(host, address, keys)
+        _check_reach(host, address, settings)
         with _bound(address, port) as listener:
             own_port = listener.getsockname()[1]
             with wiring.embedded_service(settings, own_port=own_port) as embedded:
@@ -103,13 +101,16 @@ def _address(host: str) -> str:
         raise ConfigurationError(f"--host is {host!r}; allowed are localhost and IP addresses.") from error
 
 
-def _check_reach(host: str, address: str, keys: Keyring) -> None:
+def _check_reach(host: str, address: str, settings: Settings) -> None:
     """Without a key only this machine may reach the server. Raises ConfigurationError."""
-    if not is_loopback_host(address) and not keys.required():
-        raise ConfigurationError(
-            f"--host is {host!r}, but there is no API key, and without one the server binds to loopback only; make one "
-            "first: llm-server keys create --tenant NAME --scope tasks,metrics,admin"
-        )
+    if is_loopback_host(address):
+        return
+    with wiring.keys_of(settings, make=True) as keys:
+        if not keys.required():
+            raise ConfigurationError(
+                f"--host is {host!r}, but there is no API key, and without one the server binds to loopback only; make "
+                "one first: llm-server keys create --tenant NAME --scope tasks,metrics,admin"
+            )
 
 
 def _bound(address: str, port: int) -> socket.socket:

@@ -12,7 +12,7 @@ from llm_server.orchestration.domain.task import Task, TaskRef
 from llm_server.storage import records
 from llm_server.storage.sqlite import task_rows
 from llm_server.storage.sqlite.database import Database
-from llm_server.storage.sqlite.schema import FINISHED_MS, SURE
+from llm_server.storage.sqlite.schema import FINISHED_MS, HAS_OWNER, SURE
 
 DUE_PAGE = 100
 _DUE = "SELECT due_ms, tenant, task_id FROM tasks WHERE due_ms <= ? AND ({}) AND (due_ms, tenant, task_id) > (?, ?, ?)"
@@ -39,7 +39,10 @@ def page(
         ("listing < ?", records.key_of(token) if token else None),
         ("status = ?", status),
         ("role = ?", role),
-        (f"ifnull({FINISHED_MS} > ?, TRUE)", None if keep_ms is None else retention.clock() - keep_ms),
+        (
+            f"CASE WHEN json_valid(body) THEN ifnull({FINISHED_MS} > ?, TRUE) ELSE TRUE END",
+            None if keep_ms is None else retention.clock() - keep_ms,
+        ),
     ):
         if value is not None:
             query += f" AND {condition}"
@@ -84,7 +87,7 @@ def postpone(db: sqlite3.Connection, due: Due, task: Task | None, due_ms: int, r
 def end_leases(db: sqlite3.Connection, now_ms: int) -> int:
     """End every worker's lease; those that are open are due now. Returns how many."""
     query = "SELECT body FROM tasks WHERE status IN ('Processing', 'Planned', 'Cancelled')"
-    query += " AND json_extract(body, '$.owner') <> ''"
+    query += f" AND {HAS_OWNER}"
     tasks = [task for (body,) in db.execute(query).fetchall() if (task := records.readable_task(body))]
     for task in tasks:
         ended = task.abandoned(now_ms=now_ms)

@@ -62,10 +62,10 @@ def check(path: Path, migrations: Sequence[Migration] = MIGRATIONS) -> tuple[int
         ConfigurationError: the file cannot be read, or is not one of ours, or is of a newer version.
     """
     file = path.resolve()
-    # read-only, so that a log that a killed server left stays; without a log that mode would leave an empty one behind
-    mode = "ro" if file.with_name(f"{file.name}-wal").exists() else "rw"
+    # A log that a killed server left is read and stays. Without one, `immutable` keeps SQLite from making one.
+    mode = "mode=ro" if file.with_name(f"{file.name}-wal").exists() else "mode=ro&immutable=1"
     try:
-        with closing(sqlite3.connect(f"{file.as_uri()}?mode={mode}", uri=True)) as db:
+        with closing(sqlite3.connect(f"{file.as_uri()}?{mode}", uri=True)) as db:
             version = _version(db, path, migrations)
     except (sqlite3.Error, OSError) as error:
         raise cannot_be_opened(path, error) from error

@@ -9,6 +9,7 @@ from pathlib import Path
 from llm_server.orchestration.domain.ports import Clock
 from llm_server.orchestration.domain.task import TaskRef
 from llm_server.storage.sqlite.database import Database
+from llm_server.storage.sqlite.schema import HAS_OWNER
 
 
 class SqliteQueue:
@@ -37,7 +38,7 @@ class SqliteQueue:
         Queued ones, whose workers were killed before they could claim, and Cancelled ones, whose workers were killed
         before they could put down what they had paid. Returns how many.
         """
-        wanted = "(status = 'Queued' OR status = 'Cancelled' AND json_extract(body, '$.owner') <> '')"
+        wanted = f"(status = 'Queued' OR status = 'Cancelled' AND {HAS_OWNER})"
         forgotten = "tenant || '/' || task_id NOT IN (SELECT ref FROM messages)"
         query = f"SELECT tenant || '/' || task_id, ? FROM tasks WHERE {wanted} AND {forgotten}"
         with self._database.transaction() as db:

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import sqlite3
 
+HAS_OWNER = "CASE WHEN json_valid(body) THEN json_extract(body, '$.owner') <> '' END"
+"""Whether a worker has a task; unknown where the state is damaged: it must not be in the other tasks' way."""
 FINISHED_MS = "json_extract(body, '$.finished_ms')"
 SURE = "status <> 'Queued' OR json_extract(body, '$.deadline_ms') - due_ms <= 900000"
 """What the sweep must look at on time. 900000 is the domain's `NEAR_MS`.
