@@ -157,7 +157,7 @@ def _apply(db: sqlite3.Connection, path: Path, pending: Sequence[Migration], bac
         for migration in pending:
             migration.apply(db)
             db.execute(f"PRAGMA user_version = {migration.version}")
-    except Exception as error:
+    except Exception as error:  # a migration may fail in any way; the file must stay as it was
         if backup:
             backup.unlink()
         raise _not_migrated(path, f"migration {migration.version} failed: {error}") from error
