@@ -12,7 +12,7 @@ from typing import Any
 
 MODEL = "gpt-4o-mini"  # both sides know its price
 SYSTEM, PROMPT = "You answer.", "Why is the sky blue? " * 20
-MOST_TOKENS, TIMEOUT_S = 200, 30
+MAX_TOKENS, TIMEOUT_S = 200, 30
 TEXT = "Hello from the fake engine."
 
 
@@ -27,7 +27,7 @@ def bare(url: str) -> Callable[[], str]:
     headers = {"content-type": "application/json", "authorization": "Bearer k"}
 
     def call() -> str:
-        body = json.dumps({"model": MODEL, "messages": messages, "max_tokens": MOST_TOKENS})
+        body = json.dumps({"model": MODEL, "messages": messages, "max_tokens": MAX_TOKENS})
         answer: Any = pool.request(
             "POST", f"{url}/chat/completions", body=body, headers=headers, timeout=TIMEOUT_S
         ).json()
@@ -63,7 +63,7 @@ def ours(url: str) -> Callable[[], str]:
 
     def call() -> str:
         terms = CallTerms(purpose="answer", tier="fast", until_ms=wiring.now_ms() + TIMEOUT_S * 1000, engine="fake")
-        reply = balancer.call(EngineCall(system=SYSTEM, prompt=PROMPT, max_output_tokens=MOST_TOKENS), terms)
+        reply = balancer.call(EngineCall(system=SYSTEM, prompt=PROMPT, max_output_tokens=MAX_TOKENS), terms)
         assert reply.completion is not None, reply
         assert reply.attempts[0].cost_microusd
         return reply.completion.text
@@ -82,7 +82,7 @@ def litellm(url: str) -> Callable[[], str]:
     named: dict[str, Any] = {"model": f"openai/{MODEL}", "api_base": url, "api_key": "k"}
 
     def call() -> str:
-        answer = sdk.completion(messages=messages, max_tokens=MOST_TOKENS, temperature=0.3, timeout=TIMEOUT_S, **named)
+        answer = sdk.completion(messages=messages, max_tokens=MAX_TOKENS, temperature=0.3, timeout=TIMEOUT_S, **named)
         assert answer._hidden_params["response_cost"]
         return str(answer.choices[0].message.content)
 

@@ -25,7 +25,7 @@ from llm_server.api import edge, errors
 from llm_server.api.app import create_app
 from llm_server.settings import Settings
 
-ANSWER_MOST_BYTES = 6_291_556
+MAX_ANSWER_BYTES = 6_291_556
 """What Lambda takes of an answer as JSON.
 
 https://docs.aws.amazon.com/lambda/latest/dg/gettingstarted-limits.html
@@ -55,7 +55,7 @@ def _fitting(answer: dict[str, Any]) -> dict[str, Any]:
     Escaped twice, a text of quotes quadruples; base64 adds a third to whatever it is. An HTTP API decodes it, a REST
     API where its `binaryMediaTypes` say so.
     """
-    if answer["isBase64Encoded"] or len(json.dumps(answer)) <= ANSWER_MOST_BYTES:
+    if answer["isBase64Encoded"] or len(json.dumps(answer)) <= MAX_ANSWER_BYTES:
         return answer
     return answer | {"body": b64encode(answer["body"].encode()).decode(), "isBase64Encoded": True}
 

@@ -19,7 +19,7 @@ from llm_server.orchestration.domain.task import TaskRef
 from llm_server.orchestration.service import Service
 from llm_server.settings import Settings
 
-BATCH_MOST = 10
+MAX_BATCH = 10
 RESERVE_MS = 5_000
 """What is kept of the function's time for the last writes."""
 
@@ -52,7 +52,7 @@ def handle(service: Service, event: dict[str, Any], *, until_ms: int) -> dict[st
 
 
 def _batch(service: Service, records: list[dict[str, Any]], until_ms: int) -> dict[str, Any]:
-    with ThreadPoolExecutor(max_workers=BATCH_MOST) as pool:
+    with ThreadPoolExecutor(max_workers=MAX_BATCH) as pool:
         done = list(pool.map(lambda record: _handled(service, record, until_ms), records))
     failed = [record["messageId"] for record, ok in zip(records, done, strict=True) if not ok]
     return {"batchItemFailures": [{"itemIdentifier": message_id} for message_id in failed]}

@@ -14,7 +14,7 @@ from llm_server.orchestration.domain.output import Output
 from llm_server.orchestration.domain.ports import Due, IdempotencyBinding
 from llm_server.orchestration.domain.retention import Retention
 from llm_server.orchestration.domain.status import Mode
-from llm_server.orchestration.domain.task import DAY_MS, NOTES_MOST, Task, TaskRef
+from llm_server.orchestration.domain.task import DAY_MS, MAX_NOTES, Task, TaskRef
 from llm_server.storage.dynamodb.items import in_open, state
 from llm_server.storage.dynamodb.store import DynamoStore
 from support.audit import audit
@@ -138,7 +138,7 @@ def test_a_key_that_is_taken_is_read_and_forgotten_after_its_time(
 
 def test_a_state_is_smaller_than_one_write_unit(store: DynamoStore, wire: Wire) -> None:
     """Also with long names, large figures and a long history."""
-    history = {"notes": (("c", 10**10),) * NOTES_MOST, "deadline_ms": NOW_MS, "retried_fence": 99}
+    history = {"notes": (("c", 10**10),) * MAX_NOTES, "deadline_ms": NOW_MS, "retried_fence": 99}
     task = a_task(UUID, tenant="t" * 40, role="Fast-Coder-Agent", profile="Productivity", mode=Mode.PLAN, **history)
     attempt = an_attempt(tokens_in=10**7, tokens_out=10**7, duration_ms=10**7, cost_microusd=10**9, engine="e" * 40)
     plan, answer = an_output("PLAN", "{}", attempts=(attempt,) * 50), an_output(attempts=(attempt,) * 50)

@@ -41,11 +41,11 @@ def test_what_each_limit_costs_in_write_units(moto_store: DynamoStore, keys: Dyn
     transaction. The same task without limits is 17 (test_dynamodb.py)."""
     keys.count_request(TODAY.key_id, 1, most=5)
     request = units(wire)
-    keys.reserve(TODAY, "t#1", 100, most_microusd=1_000)
+    keys.reserve(TODAY, "t#1", 100, max_microusd=1_000)
     keys.settle(TODAY, "t#1", 100, 40)
     call = units(wire)
     task, answer = a_task(UUID, counted_for=TODAY.key_id), an_output(text=prose(1_500)[0], attempts=())
-    moto_store.add(task, a_request(prose(500)[0]), most_in_flight=5)
+    moto_store.add(task, a_request(prose(500)[0]), max_in_flight=5)
     processing = claimed(task, owner=UUID)
     moto_store.save(task, processing)
     moto_store.keep(task.ref, answer)
@@ -58,15 +58,15 @@ def test_what_each_limit_costs_in_write_units(moto_store: DynamoStore, keys: Dyn
 def test_a_refused_task_leaves_nothing_of_its_prompt_behind(aws_substrate: Substrate) -> None:
     """However long; nor does one that breaks off."""
     store = DynamoStore(aws_substrate.dynamodb, aws_substrate.table, draw=lambda n: 0)
-    store.add(a_task(counted_for=TODAY.key_id), a_request(), most_in_flight=1)
+    store.add(a_task(counted_for=TODAY.key_id), a_request(), max_in_flight=1)
     before = aws_substrate.dynamodb.scan(TableName=aws_substrate.table)["Items"]
 
     with pytest.raises(TooManyInFlight):
-        store.add(a_task(counted_for=TODAY.key_id), a_request(noise(800_000)), most_in_flight=1)
+        store.add(a_task(counted_for=TODAY.key_id), a_request(noise(800_000)), max_in_flight=1)
     with recording(aws_substrate.dynamodb) as wire:
         wire.refuse("TransactWriteItems", "InternalServerError")
         with pytest.raises(StorageUnavailable):
-            store.add(a_task(counted_for=TODAY.key_id), a_request(noise(800_000)), most_in_flight=9)
+            store.add(a_task(counted_for=TODAY.key_id), a_request(noise(800_000)), max_in_flight=9)
 
     assert aws_substrate.dynamodb.scan(TableName=aws_substrate.table)["Items"] == before
 
@@ -99,7 +99,7 @@ def test_many_keys_are_all_listed(keys: DynamoKeys, wire: Wire) -> None:
 
 def test_a_reservation_whose_reply_was_lost_is_charged_once(keys: DynamoKeys, wire: Wire) -> None:
     """And a settlement gives back once: twice would let the key go above its cap."""
-    reserve = partial(keys.reserve, TODAY, "t#1", 600, most_microusd=1_000)
+    reserve = partial(keys.reserve, TODAY, "t#1", 600, max_microusd=1_000)
     settle = partial(keys.settle, TODAY, "t#1", 600, 100)
     for act in (reserve, settle):
         wire.lose_reply("UpdateItem")
@@ -120,7 +120,7 @@ def test_counts_that_are_over_are_forgotten(moto_substrate: Substrate, keys: Dyn
     """A minute after an hour, a day after forty."""
     minute, day_s = NOW_MS // 60_000, NOW_MS // 86_400_000 * 86_400
     keys.count_request(TODAY.key_id, minute, most=5)
-    keys.reserve(TODAY, "t#1", 1, most_microusd=1_000)
+    keys.reserve(TODAY, "t#1", 1, max_microusd=1_000)
     rows = moto_substrate.dynamodb.scan(TableName=moto_substrate.table)["Items"]
 
     assert {row["sk"]["S"][:3]: int(row["ttl"]["N"]) for row in rows} == {

@@ -80,12 +80,12 @@ def test_two_writers_of_one_record_keep_their_parts_apart() -> None:
 
 
 @pytest.mark.parametrize(
-    ("bytes_of_text", "most_units"), [(1_500, 1), (2_000, 2), (4_000, 2)], ids=["1.5 KB", "2 KB", "4 KB"]
+    ("bytes_of_text", "max_units"), [(1_500, 1), (2_000, 2), (4_000, 2)], ids=["1.5 KB", "2 KB", "4 KB"]
 )
-def test_people_write_so_that_packing_halves_it(bytes_of_text: int, most_units: int) -> None:
+def test_people_write_so_that_packing_halves_it(bytes_of_text: int, max_units: int) -> None:
     """As prompt and as answer, with the record round it, each of the texts that the analysis learns from."""
     texts = prose(bytes_of_text)
     written = [record for text in texts for record in (a_request(text), an_output(text=text))]
 
     assert len(texts) >= 3
-    assert max(units(*rows_of(records.encode(record), until_ms=10**12).values()) for record in written) <= most_units
+    assert max(units(*rows_of(records.encode(record), until_ms=10**12).values()) for record in written) <= max_units

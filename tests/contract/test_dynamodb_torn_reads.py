@@ -10,7 +10,7 @@ import pytest
 from llm_server.orchestration.domain.output import Output
 from llm_server.orchestration.domain.status import Mode, Status
 from llm_server.orchestration.domain.task import Task
-from llm_server.storage.dynamodb.store import READS_MOST, DynamoStore
+from llm_server.storage.dynamodb.store import MAX_READS, DynamoStore
 from support.aws_emulators import Substrate
 from support.builders import NOW_MS, a_failure, a_request, a_task, an_output, claimed, key_texts, output_key
 
@@ -126,4 +126,4 @@ def test_an_output_that_is_lost_takes_no_more_with_it(aws_substrate: Substrate) 
     snapshot = over(lost, aws_substrate.table).get(task.ref)
 
     assert (snapshot.task, snapshot.outputs) == (task, {})
-    assert lost.queries == READS_MOST == 6
+    assert lost.queries == MAX_READS == 6

@@ -144,7 +144,7 @@ def _said(message: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    ("header", "least_s", "most_s"),
+    ("header", "min_s", "max_s"),
     [
         ("3", 3, 3),
         (" 2.5 ", 2.5, 2.5),
@@ -156,7 +156,7 @@ def _said(message: str) -> dict[str, Any]:
         ("in ten years", 600, 600),
     ],
 )
-def test_the_engine_says_when_it_can_be_asked_again(wired: Wired, header: str, least_s: float, most_s: float) -> None:
+def test_the_engine_says_when_it_can_be_asked_again(wired: Wired, header: str, min_s: float, max_s: float) -> None:
     """Seconds or an HTTP date, at most ten minutes."""
     ago = {"in a minute": 60, "yesterday": -86_400, "in ten years": 315_360_000}
     if header in ago:
@@ -165,7 +165,7 @@ def test_the_engine_says_when_it_can_be_asked_again(wired: Wired, header: str, l
 
     assert isinstance(failure, EngineUnavailable)
     assert failure.retry_after_s is not None
-    assert least_s <= failure.retry_after_s <= most_s
+    assert min_s <= failure.retry_after_s <= max_s
 
 
 @pytest.mark.parametrize("header", ["", "soon", "-1", "1e9", "nan", "inf", "1,5", "Fri, 99 Foo 2026 25:61:00 GMT", "٣"])

@@ -57,7 +57,7 @@ def test_64_racers_get_no_more_requests_than_a_minute_has(key_store: KeyStore) -
 
 
 def test_what_is_reserved_is_charged_until_it_is_settled(key_store: KeyStore) -> None:
-    first = key_store.reserve(TODAY, "t1#1", 600, most_microusd=1_000)
+    first = key_store.reserve(TODAY, "t1#1", 600, max_microusd=1_000)
     charged = key_store.use(TODAY)
     key_store.settle(TODAY, "t1#1", 600, 150)
 
@@ -69,20 +69,20 @@ def test_what_is_reserved_is_charged_until_it_is_settled(key_store: KeyStore) ->
 
 def test_what_would_go_above_the_cap_is_not_charged_and_told_what_is(key_store: KeyStore) -> None:
     """Exactly the cap fits; nothing is left after it but what is free."""
-    key_store.reserve(TODAY, "t1#1", 600, most_microusd=1_000)
+    key_store.reserve(TODAY, "t1#1", 600, max_microusd=1_000)
 
     before = Charges(charged_microusd=600, under_way_microusd=600)
-    assert key_store.reserve(TODAY, "t1#2", 401, most_microusd=1_000) == before
-    assert key_store.reserve(TODAY, "t1#3", 2_000, most_microusd=1_000) == before
-    assert key_store.reserve(TODAY, "t1#4", 400, most_microusd=1_000) is None
+    assert key_store.reserve(TODAY, "t1#2", 401, max_microusd=1_000) == before
+    assert key_store.reserve(TODAY, "t1#3", 2_000, max_microusd=1_000) == before
+    assert key_store.reserve(TODAY, "t1#4", 400, max_microusd=1_000) is None
     full = Charges(charged_microusd=1_000, under_way_microusd=1_000)
-    assert key_store.reserve(TODAY, "t1#5", 1, most_microusd=1_000) == full
+    assert key_store.reserve(TODAY, "t1#5", 1, max_microusd=1_000) == full
     assert key_store.use(TODAY) == KeyUse(charged_microusd=1_000, under_way_microusd=1_000)
 
 
 def test_a_reservation_and_its_settlement_can_be_repeated(key_store: KeyStore) -> None:
     """A reply that was lost is asked for again: neither may count twice."""
-    repeated = [key_store.reserve(TODAY, "t1#1", 600, most_microusd=1_000) for _ in range(2)]
+    repeated = [key_store.reserve(TODAY, "t1#1", 600, max_microusd=1_000) for _ in range(2)]
     reserved = key_store.use(TODAY)
     for _ in range(2):
         key_store.settle(TODAY, "t1#1", 600, 100)
@@ -95,12 +95,12 @@ def test_a_reservation_and_its_settlement_can_be_repeated(key_store: KeyStore) -
 def test_what_an_engine_may_still_bill_stays_charged_and_is_under_way_no_more(key_store: KeyStore) -> None:
     """Nobody gives it back on that day; settled again, it counts once."""
     for n, (cost, withheld) in enumerate([(0, 300), (100, 200), (50, 0)]):
-        key_store.reserve(TODAY, f"t{n}#1", 300, most_microusd=1_000)
+        key_store.reserve(TODAY, f"t{n}#1", 300, max_microusd=1_000)
         for _ in range(2):
             key_store.settle(TODAY, f"t{n}#1", 300, cost, withheld_microusd=withheld)
 
     assert key_store.use(TODAY) == KeyUse(charged_microusd=650, withheld_microusd=500)
-    assert key_store.reserve(TODAY, "t4#1", 351, most_microusd=1_000) == Charges(
+    assert key_store.reserve(TODAY, "t4#1", 351, max_microusd=1_000) == Charges(
         charged_microusd=650, withheld_microusd=500
     )
 
@@ -117,7 +117,7 @@ def test_64_racers_never_charge_more_than_the_cap(key_store: KeyStore, cost: int
     seen: list[int] = []
 
     def race(n: int) -> int:
-        if key_store.reserve(TODAY, f"t{n}#1", 100, most_microusd=1_050) is not None:
+        if key_store.reserve(TODAY, f"t{n}#1", 100, max_microusd=1_050) is not None:
             return 0
         seen.append(key_store.use(TODAY).charged_microusd)
         key_store.settle(TODAY, f"t{n}#1", 100, cost)

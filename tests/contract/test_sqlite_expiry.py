@@ -52,7 +52,7 @@ def test_what_was_spent_is_forgotten_after_40_days(tmp_path: Path) -> None:
             store.add(task, a_request())
             store.save(task, claimed(task))
             store.save(claimed(task), claimed(task).failed(failure), failure)
-            keys.reserve(Account("k1", day_of(clock())), "t#1", 100, most_microusd=1_000)
+            keys.reserve(Account("k1", day_of(clock())), "t#1", 100, max_microusd=1_000)
             clock.pass_s(DAY_MS / 1000)
         days = [first, day_of(NOW_MS + DAY_MS)]
         clock.now_ms = NOW_MS + 40 * DAY_MS

@@ -27,7 +27,7 @@ def in_flight(key_store: KeyStore, key_id: str = KEY) -> int:
 
 def added(store: Store, *, most: int) -> bool:
     try:
-        store.add(a_counted_task(), a_request(), most_in_flight=most)
+        store.add(a_counted_task(), a_request(), max_in_flight=most)
     except TooManyInFlight:
         return False
     return True
@@ -37,7 +37,7 @@ def test_a_task_is_in_flight_until_it_is_final(store: Store, key_store: KeyStore
     """Completed, failed or cancelled; a claim and a release change nothing."""
     tasks = [a_counted_task() for _ in range(3)]
     for task in tasks:
-        store.add(task, a_request(), most_in_flight=3)
+        store.add(task, a_request(), max_in_flight=3)
     working = [claimed(task) for task in tasks]
     for before, after in zip(tasks, working, strict=True):
         store.save(before, after)
@@ -55,7 +55,7 @@ def test_a_task_above_the_limit_is_refused_and_leaves_nothing(store: Store, key_
     assert [added(store, most=2) for _ in range(2)] == [True, True]
     refused = a_counted_task()
     with pytest.raises(TooManyInFlight):
-        store.add(refused, a_request(), most_in_flight=2)
+        store.add(refused, a_request(), max_in_flight=2)
 
     with pytest.raises(TaskNotFound):
         store.get(refused.ref)
@@ -67,7 +67,7 @@ def test_adding_the_same_task_again_is_not_refused_nor_counted(store: Store, key
     """Also when it was the last that fitted: a reply that was lost is asked for again."""
     task = a_counted_task()
     for _ in range(2):
-        store.add(task, a_request(), most_in_flight=1)
+        store.add(task, a_request(), max_in_flight=1)
 
     assert (in_flight(key_store), store.overview()[0].total) == (1, 1)
 
@@ -81,7 +81,7 @@ def test_a_task_nobody_counts_is_in_no_keys_way(store: Store, key_store: KeyStor
 
 def test_a_finish_that_is_repeated_is_counted_once(store: Store, key_store: KeyStore) -> None:
     task = a_counted_task()
-    store.add(task, a_request(), most_in_flight=5)
+    store.add(task, a_request(), max_in_flight=5)
     working = claimed(task)
     store.save(task, working)
     done = working.completed(an_output())
@@ -101,7 +101,7 @@ def test_the_longest_prompt_comes_back_whole_from_a_counted_task(store: Store) -
     """As long as it can be configured, and of characters that no packing makes shorter."""
     astral = range(0x10000, 0x110000)
     task, request = a_counted_task(), a_request("".join(map(chr, Random(7).choices(astral, k=1_000_000))))
-    store.add(task, request, most_in_flight=1)
+    store.add(task, request, max_in_flight=1)
 
     assert store.get(task.ref).request == request
 
@@ -110,7 +110,7 @@ def test_of_8_twins_with_a_long_prompt_none_takes_it_from_the_others(store: Stor
     """They name the same parts of it; all but one find the task there, while other tasks are refused."""
     task, request = a_counted_task(), a_request(noise(800_000))
 
-    at_once(lambda n: added(store, most=1) if n % 2 else store.add(task, request, most_in_flight=9), range(16))
+    at_once(lambda n: added(store, most=1) if n % 2 else store.add(task, request, max_in_flight=9), range(16))
 
     assert store.get(task.ref).request == request
     assert in_flight(key_store) in (1, 2)
@@ -119,7 +119,7 @@ def test_of_8_twins_with_a_long_prompt_none_takes_it_from_the_others(store: Stor
 def test_a_retry_is_held_to_the_limit_of_its_key(store: Store, key_store: KeyStore) -> None:
     """It is in flight again; refused, it stays as it failed, and another try is no lost task."""
     task, failure = a_counted_task(), a_failure()
-    store.add(task, a_request(), most_in_flight=1)
+    store.add(task, a_request(), max_in_flight=1)
     store.save(task, claimed(task))
     failed = claimed(task).failed(failure)
     store.save(claimed(task), failed, failure)
@@ -128,11 +128,11 @@ def test_a_retry_is_held_to_the_limit_of_its_key(store: Store, key_store: KeySto
     retried = failed.retried(now_ms=NOW_MS, due_ms=NOW_MS, deadline_ms=None, payer=payer)
 
     with pytest.raises(TooManyInFlight):
-        store.save(failed, retried, most_in_flight=1)
+        store.save(failed, retried, max_in_flight=1)
     refused = (store.peek(task.ref), in_flight(key_store))
-    store.save(failed, retried, most_in_flight=2)
+    store.save(failed, retried, max_in_flight=2)
 
     assert refused == (failed, 1)
     assert (store.peek(task.ref), in_flight(key_store)) == (retried, 2)
     with pytest.raises(TaskLost):
-        store.save(failed, replace(retried, due_ms=1), most_in_flight=3)
+        store.save(failed, replace(retried, due_ms=1), max_in_flight=3)

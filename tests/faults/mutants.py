@@ -101,7 +101,7 @@ MUTANTS = (
     Mutant(
         "counter outside the transaction at finish",
         _DYNAMODB,
-        "self._transact([*writes, *self._counts(before, after, most_in_flight=most_in_flight)])",
+        "self._transact([*writes, *self._counts(before, after, max_in_flight=max_in_flight)])",
         "self._transact(writes)" + _COUNT_APART.format(before="before", after="after"),
     ),
     Mutant(
@@ -185,8 +185,8 @@ MUTANTS = (
     Mutant(
         "reservation not conditional, SQLite",
         f"{_SQLITE}/api_keys.py",
-        "if microusd > most_microusd - charges.charged_microusd:",
-        "if microusd > most_microusd:",
+        "if microusd > max_microusd - charges.charged_microusd:",
+        "if microusd > max_microusd:",
         "test_budget",
     ),
     Mutant(

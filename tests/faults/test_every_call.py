@@ -17,7 +17,7 @@ CALLS = {
     "moto": {"chat": 10, "plan": 26, "sweep": 17},
 }
 """To be struck: no more, or they cost more than they should; no fewer, or some are not attacked."""
-POINTS_LEAST = {"chat": 60, "plan": 150, "sweep": 0}
+MIN_POINTS = {"chat": 60, "plan": 150, "sweep": 0}
 """Calls times kinds of fault."""
 
 
@@ -76,6 +76,6 @@ def test_without_a_fault_everything_is_called_once(worlds: Worlds, scenario: Sce
 
     assert alarms(world) == []
     assert len(struck) == CALLS[world.substrate.name][name], [str(point) for point in struck]
-    assert len(struck) * len(PROMISED) >= POINTS_LEAST[name]
+    assert len(struck) * len(PROMISED) >= MIN_POINTS[name]
     assert [world.engine.calls.count(call) for call in world.engine.calls] == [1] * len(world.engine.calls)
     assert world.sends == (2 if scenario is sweep else 1), "the sweep replaces one message"

@@ -27,10 +27,10 @@ from support import fake_engine
 from support.server_process import RunningServer, serving
 
 CALLERS = 4
-TASKS_MOST = 40
-ROUND_MOST_S = 10
+MAX_TASKS = 40
+MAX_ROUND_S = 10
 LEASE_S, SWEEP_S = 10, 2
-RECOVERY_MOST_S = LEASE_S + 60
+MAX_RECOVERY_S = LEASE_S + 60
 
 
 @pytest.mark.timeout(900)
@@ -67,12 +67,12 @@ def test_a_server_that_is_killed_under_load_loses_no_task(tmp_path: Path, ledger
     took_s = [(final[TaskRef("local", t)].task.finished_ms or 0) - starts_ms[n + 1] for t, n in rounds_of.items()]
     note = f"{len(acknowledged)} tasks, all final {max(took_s) / 1000:.1f} s after the start that followed was begun"
     ledger.enter(f"server killed {rounds} times", "SQLite", rounds, found, note)
-    assert max(took_s) < RECOVERY_MOST_S * 1000, "after every round, not only the last"
+    assert max(took_s) < MAX_RECOVERY_S * 1000, "after every round, not only the last"
 
 
 def until_idle(server: RunningServer) -> None:
     """Wait until no task is open any more."""
-    end = time.monotonic() + RECOVERY_MOST_S
+    end = time.monotonic() + MAX_RECOVERY_S
     while any(_open(server)) and time.monotonic() < end:
         time.sleep(0.05)
 
@@ -85,7 +85,7 @@ def _open(server: RunningServer) -> tuple[int, int]:
 def woken_again(database: Path, variables: Mapping[str, str]) -> dict[TaskRef, Snapshot]:
     """Start a server that finds a message for every task; how the tasks looked before."""
     with closing(SqliteStore(database)) as store, closing(SqliteQueue(database, now_ms)) as queue:
-        final, end = snapshots_of(store), time.monotonic() + RECOVERY_MOST_S
+        final, end = snapshots_of(store), time.monotonic() + MAX_RECOVERY_S
         for ref in final:
             queue.send(ref)
         with serving(database, env=variables) as server:
@@ -122,7 +122,7 @@ def loaded_and_killed(server: RunningServer, number: int) -> dict[str, str]:
                 acknowledged[server.submit(prompt, mode="Chat")["task_id"]] = prompt
 
     def killer() -> None:
-        wanted, end = random.Random(number).randint(1, TASKS_MOST), time.monotonic() + ROUND_MOST_S
+        wanted, end = random.Random(number).randint(1, MAX_TASKS), time.monotonic() + MAX_ROUND_S
         while len(acknowledged) < wanted and time.monotonic() < end:
             time.sleep(0.001)
         dead.set()

@@ -15,7 +15,7 @@ from faults.world import SWEEP_EVERY_S, World
 from llm_server.orchestration.domain.engine_call import EngineCall
 from llm_server.orchestration.domain.errors import EngineUnavailable
 
-SENDS_MOST = 1.05
+MAX_SENDS = 1.05
 HOUR_S = 3600
 
 
@@ -75,7 +75,7 @@ def test_the_sweep_adds_nothing_to_a_long_queue(worlds: Worlds, ledger: Ledger) 
 
     note = f"{world.sends} sends for 20 tasks"
     ledger.enter("queue of an hour", world.substrate.name, 0, alarms(world), note)
-    assert world.sends <= SENDS_MOST * 20
+    assert world.sends <= MAX_SENDS * 20
     assert len(world.engine.calls) == 20
 
 

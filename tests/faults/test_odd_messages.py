@@ -15,7 +15,7 @@ from llm_server.orchestration.domain.status import Status
 
 TASKS = 20
 HOUR_S = 3600
-RECEIVES_MOST = 5
+MAX_RECEIVES = 5
 """Of a message, by the template; then it is a dead letter."""
 
 
@@ -48,10 +48,10 @@ def test_a_dead_letter_that_is_moved_back_changes_nothing(moto_worlds: Worlds, l
     world.post("Say hello.", mode="Chat")
     assert isinstance(world.substrate, Aws)
     (ref,) = world.acknowledged
-    for _ in range(RECEIVES_MOST):
+    for _ in range(MAX_RECEIVES):
         world.deliver(world.process("dying", {1: Kind.KILLED_AFTER}, of="engine."))
         world.clock.pass_s(world.substrate.visibility_s + 1)
-    assert (world.deliver(), world.substrate.dead(), world.store.peek(ref).fence) == (0, 1, RECEIVES_MOST)
+    assert (world.deliver(), world.substrate.dead(), world.store.peek(ref).fence) == (0, 1, MAX_RECEIVES)
     world.pass_s(IN_TIME_S)
     before = world.store.get(ref)
     world.note_final([ref])
@@ -60,6 +60,6 @@ def test_a_dead_letter_that_is_moved_back_changes_nothing(moto_worlds: Worlds, l
     world.settle(within_s=0)
 
     note = f"{before.task.status} by the sweep after {before.task.fence} claims"
-    ledger.enter("redriven dead letter", world.substrate.name, RECEIVES_MOST, alarms(world), note)
-    assert (before.task.status, before.task.fence) == (Status.COMPLETED, RECEIVES_MOST + 1)
+    ledger.enter("redriven dead letter", world.substrate.name, MAX_RECEIVES, alarms(world), note)
+    assert (before.task.status, before.task.fence) == (Status.COMPLETED, MAX_RECEIVES + 1)
     assert world.store.get(ref) == before

@@ -32,7 +32,7 @@ from support.aws_emulators import Substrate as Emulator
 from support.server_process import serving, started
 
 POISON = "This prompt kills."
-ATTEMPTS, ROUND_MOST_S = 4, 60
+ATTEMPTS, MAX_ROUND_S = 4, 60
 """Of real processes: claims of a task, and how long each round may take."""
 LOCKSTEP_S = {"SQLite": 0.0, "moto": 0.2}
 """How long those in one process wait for one another; the embedded worker has one task at a time here."""
@@ -131,7 +131,7 @@ def test_a_prompt_that_kills_the_embedded_server_fails_in_the_end(tmp_path: Path
             running.append(server.process)
             for prompt in [*(f"Say {n}." for n in range(others)), POISON]:
                 acknowledged[server.submit(prompt, mode="Chat")["task_id"]] = prompt
-            server.process.wait(ROUND_MOST_S)
+            server.process.wait(MAX_ROUND_S)
         while lived(database, variables, running):
             assert len(running) <= 2 * ATTEMPTS
         final = woken_again(database, variables)
@@ -147,7 +147,7 @@ def lived(database: Path, variables: Mapping[str, str], running: list[subprocess
     """Start the server and wait until it dies or all is final; whether something is open still."""
     with started(database, variables) as process, closing(SqliteStore(database)) as store:
         running.append(process)
-        end, is_open = time.monotonic() + ROUND_MOST_S, True
+        end, is_open = time.monotonic() + MAX_ROUND_S, True
         while is_open and process.poll() is None and time.monotonic() < end:
             time.sleep(0.1)
             is_open = not all(store.peek(ref).status.is_final for ref in every_task(store))

@@ -35,7 +35,7 @@ CALLS = {
 
 What comes first is called by a process that is new, and seldom later.
 """
-POSTS_MOST = 5
+MAX_POSTS = 5
 SAMPLE = 2
 """Calls of each that are struck in `make test`: processes take long to start."""
 
@@ -101,7 +101,7 @@ class Shooting:
 
     def _a_task(self, worker: Pump) -> None:
         """POST until it is acknowledged, and let a worker have what there is; others go on if one of them hangs."""
-        for _ in range(POSTS_MOST):
+        for _ in range(MAX_POSTS):
             prompt = f"Say {next(self._numbers)}."
             self._while_others_go_on(partial(self.deployment.post, self._api, prompt))
             if prompt in self.deployment.acknowledged.values():

@@ -21,7 +21,7 @@ from llm_server.orchestration.domain.errors import StorageUnavailable
 KNOWN, UNKNOWN = "Say 0.", "Say 2."
 """Prompts of a task that is in the copy and waits, and of one that came later."""
 KNOWN_TASKS = 5
-DELIVERIES_MOST = 4
+MAX_DELIVERIES = 4
 """Of each task, after the table was put back: none goes round for ever."""
 
 
@@ -91,7 +91,7 @@ def settled(world: World) -> list[str]:
     found = alarms(world)
     if len(world.final) != KNOWN_TASKS:
         found.append(f"{len(world.final)} of {KNOWN_TASKS} tasks are final")
-    if world.deliveries > DELIVERIES_MOST * (KNOWN_TASKS + 2):
+    if world.deliveries > MAX_DELIVERIES * (KNOWN_TASKS + 2):
         found.append(f"{world.deliveries} deliveries")
     if not any(caller.met for caller in world.callers if caller.name == "worker"):
         found.append("the call was not reached")

@@ -29,7 +29,7 @@ AWS_SHARE = 0.05
 KILL_SHARE = 0.04
 ENGINE_SHARE = 0.10
 APIS, WORKERS = 2, 4
-SENDS_MOST, CALM_SENDS_MOST = 4.0, 1.05
+MAX_SENDS, MAX_CALM_SENDS = 4.0, 1.05
 FINAL_WITHIN_S = 120.0
 """After the last POST; a task that met several faults waits for as many leases and sweeps."""
 
@@ -37,9 +37,9 @@ FINAL_WITHIN_S = 120.0
 class Weather:
     """The same faults for the same seed: each process's n-th call has its fate, whenever it comes."""
 
-    def __init__(self, seed: int, kills_most: int) -> None:
+    def __init__(self, seed: int, max_kills: int) -> None:
         self._seed = seed
-        self._left = kills_most
+        self._left = max_kills
         self._lock = threading.Lock()
 
     def fates(self, name: str) -> Fate:
@@ -73,13 +73,13 @@ def _usual(handler: Any) -> None:
 
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize(
-    ("seed", "tasks", "kills_most"),
+    ("seed", "tasks", "max_kills"),
     [(0, 40, 6), *(pytest.param(seed, 300, 60, marks=pytest.mark.attack) for seed in (1, 2, 3))],
 )
 def test_no_task_is_lost_or_doubled_in_a_storm(
-    ministack_substrate: Emulator, tmp_path: Path, ledger: Ledger, seed: int, tasks: int, kills_most: int
+    ministack_substrate: Emulator, tmp_path: Path, ledger: Ledger, seed: int, tasks: int, max_kills: int
 ) -> None:
-    weather, answered = Weather(seed, kills_most), Counter[str]()
+    weather, answered = Weather(seed, max_kills), Counter[str]()
 
     def answer(asked: Any) -> str:
         answered[asked["messages"][-1]["content"]] += 1
@@ -109,8 +109,8 @@ def test_no_task_is_lost_or_doubled_in_a_storm(
         f"calls, {kills} SIGKILLs, {sends} sends, {len(dead)} dead letters, final {took_s:.0f} s after the last POST"
     )
     ledger.enter("storm", "ministack", faults.total() + engine_faults, found, note)
-    assert deployment.kills >= kills_most * 5 // 6
-    assert sends <= SENDS_MOST * tasks
+    assert deployment.kills >= max_kills * 5 // 6
+    assert sends <= MAX_SENDS * tasks
 
 
 def posted(deployment: Deployment, tasks: int) -> None:
@@ -181,5 +181,5 @@ def test_in_calm_weather_each_task_is_sent_once(ministack_substrate: Emulator, t
 
     note = f"{sends} sends and {len(engine.seen)} engine calls for {tasks} tasks, final {took_s:.0f} s after the last"
     ledger.enter("calm, real processes", "ministack", 0, found, note)
-    assert sends <= CALM_SENDS_MOST * tasks
+    assert sends <= MAX_CALM_SENDS * tasks
     assert (len(engine.seen), len(final), dead) == (tasks, tasks, [])

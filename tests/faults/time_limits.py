@@ -20,7 +20,7 @@ class TimeLimits:
     """
 
     def __init__(self, config: pytest.Config) -> None:
-        self._most_s = self._limit_s(config)
+        self._max_s = self._limit_s(config)
         self._began_s, self._ended_s = float("inf"), 0.0
 
     @property
@@ -39,9 +39,9 @@ class TimeLimits:
             self._ended_s = max(self._ended_s, report.stop)
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
-        if self._most_s:
-            late = self.took_s > self._most_s
-            took = f"the attack took {self.took_s:.0f} s of the {self._most_s} s that it may take on an idle machine"
+        if self._max_s:
+            late = self.took_s > self._max_s
+            took = f"the attack took {self.took_s:.0f} s of the {self._max_s} s that it may take on an idle machine"
             terminalreporter.write_line(took, red=late, green=not late)
 
     @staticmethod

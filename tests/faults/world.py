@@ -37,7 +37,7 @@ from support.scripted_engine import Clock, a_catalog, an_engine
 TICK_S = 20
 SWEEP_EVERY_S = 60
 HANG_MORE_S = 40
-INSISTED_MOST = 5
+MAX_INSISTED = 5
 FUNCTION_S = 175
 """What a worker function has for its work: the template's 180 s without what is kept for the last writes."""
 
@@ -142,7 +142,7 @@ class World:
     def insist(self, method: str, path: str, first: Process, headers: Mapping[str, str] | None = None) -> int:
         """Make a call as a client does: again, of another process, until there is an answer that is none of 5xx."""
         answer = self.call(method, path, first, headers)
-        for _ in range(INSISTED_MOST):
+        for _ in range(MAX_INSISTED):
             if answer is not None and answer.status < 500:
                 return answer.status
             answer = self.call(method, path, self.process("again"), headers)

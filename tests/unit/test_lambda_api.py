@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from aws_local.gateway import ANSWER_MAX_BYTES
-from llm_server.orchestration.domain.output import TEXTS_MOST_BYTES
+from llm_server.orchestration.domain.output import MAX_TEXTS_BYTES
 from support.builders import an_output
 
 FUNCTION = """
@@ -72,7 +72,7 @@ def test_the_api_function_starts_without_pydantics_first_version() -> None:
 def pieces() -> dict[str, int]:
     """Of texts as large as they are stored: what they repeat, and how often."""
     sizes = {piece: an_output(text=piece).size for piece in ("a", "€", '"', "\n", "\x01", "😀")}
-    return {piece: TEXTS_MOST_BYTES // size for piece, size in sizes.items()}
+    return {piece: MAX_TEXTS_BYTES // size for piece, size in sizes.items()}
 
 
 def test_whatever_is_stored_can_be_read(pieces: dict[str, int]) -> None:
@@ -85,6 +85,6 @@ def test_whatever_is_stored_can_be_read(pieces: dict[str, int]) -> None:
 
 def test_a_body_is_in_base64_only_where_it_would_not_fit() -> None:
     """Without it an answer is smaller, and legible in an emulator."""
-    answers = ran(READ, [["Hello.", 1], ["a", TEXTS_MOST_BYTES], ['"', TEXTS_MOST_BYTES // 2]])
+    answers = ran(READ, [["Hello.", 1], ["a", MAX_TEXTS_BYTES], ['"', MAX_TEXTS_BYTES // 2]])
 
     assert [answer["packed"] for answer in answers] == [False, False, True]

@@ -41,7 +41,7 @@ def create_app(service: Service, new_id: Callable[[], str], *, open_without_keys
         generate_unique_id_function=lambda route: route.name,
     )
     app.state.service = service
-    app.state.body_most_bytes = service.prompt_max_chars * JSON_BYTES_PER_CHAR + BODY_REST_BYTES
+    app.state.max_body_bytes = service.prompt_max_chars * JSON_BYTES_PER_CHAR + BODY_REST_BYTES
     app.state.gate = Gate(service.keys, open_without_keys=open_without_keys)
     app.state.prefix = PREFIX
     app.state.stopping = lambda: False

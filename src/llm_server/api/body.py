@@ -64,7 +64,7 @@ class _StrictRequest(Request):
     async def body(self) -> bytes:
         """Read no more than the app takes: the framework's own limit answers in plain text, outside our middleware."""
         if not hasattr(self, "_body"):
-            most = self.app.state.body_most_bytes
+            most = self.app.state.max_body_bytes
             detail = f"The body is too large; at most {most} bytes are taken."
             if _number(self.headers.get("content-length", "")) > most:
                 raise HTTPException(413, detail)

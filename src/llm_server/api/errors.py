@@ -46,7 +46,7 @@ STATUS: dict[type[LLMServerError], int] = {
     StorageUnavailable: 503,
 }
 RETRY_AFTER_S = "5"
-FAULTS_MOST = 20
+MAX_FAULTS = 20
 NO_HTTP = "What came is not a valid HTTP/1.1 request."
 NOTHING_HERE = "There is nothing at this path."
 METHODS = ("DELETE", "GET", "HEAD", "PATCH", "POST", "PUT")
@@ -94,7 +94,7 @@ async def _invalid(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)
     body = getattr(request.scope.get("route"), "body_field", None)
     model = body.field_info.annotation if body else None
-    faults = [{"pointer": _pointer(f["loc"]), "detail": _sentence(f, model)} for f in error.errors()[:FAULTS_MOST]]
+    faults = [{"pointer": _pointer(f["loc"]), "detail": _sentence(f, model)} for f in error.errors()[:MAX_FAULTS]]
     return answer(422, faults[0]["detail"], errors=faults)
 
 

@@ -13,7 +13,7 @@ from llm_server.orchestration.domain.snapshot import Limits
 from llm_server.orchestration.domain.status import Mode
 from llm_server.orchestration.tasks import new_task
 
-METADATA_MOST = 16
+MAX_METADATA = 16
 NO_NUL = r"^[^\x00]*$"
 NOT_BLANK_NO_NUL = r"^[^\x00]*[^\s\x00\x1c-\x1f\x85][^\x00]*$"
 """What `str.strip` leaves something of, as ECMA-262 says it: the separators of ASCII are no white space there."""
@@ -64,7 +64,7 @@ class NewTask(Strict):
     limits: NewLimits = Field(default_factory=NewLimits)
     metadata: dict[MetadataKey, MetadataValue] = Field(
         default_factory=dict,
-        max_length=METADATA_MOST,
+        max_length=MAX_METADATA,
         json_schema_extra={"additionalProperties": False},  # pydantic leaves keys free that break their pattern
     )
     plan_approval: bool = Field(default=False, description="Stop at the plan until it is approved or rejected.")
@@ -97,9 +97,9 @@ class EngineChange(Strict):
 class NewKeyLimits(Strict):
     """How much a key allows; left out: no limit."""
 
-    requests_per_minute: Annotated[int, Field(ge=1, le=keys.COUNT_MOST), BeforeValidator(_whole)] | None = None
-    tasks_in_flight: Annotated[int, Field(ge=1, le=keys.COUNT_MOST), BeforeValidator(_whole)] | None = None
-    usd_per_day: float | None = Field(default=None, ge=keys.USD_LEAST, le=keys.USD_MOST, description="Of engine calls.")
+    requests_per_minute: Annotated[int, Field(ge=1, le=keys.MAX_COUNT), BeforeValidator(_whole)] | None = None
+    tasks_in_flight: Annotated[int, Field(ge=1, le=keys.MAX_COUNT), BeforeValidator(_whole)] | None = None
+    usd_per_day: float | None = Field(default=None, ge=keys.MIN_USD, le=keys.MAX_USD, description="Of engine calls.")
 
     def to_domain(self) -> keys.KeyLimits:
         return keys.KeyLimits.of(**self.model_dump())
@@ -113,7 +113,7 @@ class NewKey(Strict):
     scopes: list[Literal["tasks", "metrics", "admin"]] = Field(min_length=1, max_length=3)
     name: str = Field(
         default="",
-        json_schema_extra={"maxLength": keys.NAME_MOST, "pattern": PRINTABLE},
+        json_schema_extra={"maxLength": keys.MAX_NAME, "pattern": PRINTABLE},
         description="For people; shown in listings.",
     )
     limits: NewKeyLimits = Field(default_factory=NewKeyLimits)

@@ -13,19 +13,19 @@ from llm_server.orchestration.domain.snapshot import Snapshot
 from llm_server.orchestration.domain.task import Task, TaskRef
 from llm_server.orchestration.service import Service
 
-WAIT_MOST_S = 25
+MAX_WAIT_S = 25
 ANSWERING_S = 3
 """Of a Lambda function's time, what is kept for a last look at slow storage and the answer."""
 POLL_FIRST_S = 0.02
-POLL_MOST_S = 1.0
-RETRY_MOST_S = 30
+MAX_POLL_S = 1.0
+MAX_RETRY_S = 30
 _WAIT = re.compile(r"(?:^|,)\s*wait\s*=\s*\"?([0-9]{1,9})\"?\s*(?:[,;]|$)", re.IGNORECASE)
 
 
 def wished_s(prefer: str) -> int:
     """The seconds a Prefer header asks to wait, at most 25; 0 without the preference."""
     found = _WAIT.search(prefer)
-    return min(int(found[1]), WAIT_MOST_S) if found else 0
+    return min(int(found[1]), MAX_WAIT_S) if found else 0
 
 
 def possible_s(wish_s: int, scope: Mapping[str, Any]) -> float:
@@ -53,10 +53,10 @@ async def until_final(service: Service, ref: TaskRef, wait_s: float, stopping: C
                     return service.get(ref)
         except TaskNotFound:
             return None
-        pause = min(pause * 1.5, POLL_MOST_S)
+        pause = min(pause * 1.5, MAX_POLL_S)
     return None
 
 
 def retry_after_s(task: Task, now_ms: int) -> int:
     """When to look again: after as long as the task has been going on, so that polls grow rare (1 to 30 s)."""
-    return max(1, min((now_ms - task.created_ms) // 1000, RETRY_MOST_S))
+    return max(1, min((now_ms - task.created_ms) // 1000, MAX_RETRY_S))

@@ -12,7 +12,7 @@ from llm_server.cli import display
 from llm_server.cli import keys as keys_cli
 from llm_server.cli import migrate as migrate_cli
 from llm_server.cli import models as models_cli
-from llm_server.cli.client import DEFAULT_URL, LONGEST_HOLD_S, Answer, Client, ClientError, ServerRefused
+from llm_server.cli.client import DEFAULT_URL, MAX_HOLD_S, Answer, Client, ClientError, ServerRefused
 
 _EXIT_CODES = """
 Exit codes:
@@ -87,7 +87,7 @@ def submit(
         elif no_wait:
             display.show_accepted(client.submit(task), client.base_url, as_json)
         else:
-            hold_s = int(min(timeout_s, _WATCHED_HOLD_S if sys.stderr.isatty() else LONGEST_HOLD_S))
+            hold_s = int(min(timeout_s, _WATCHED_HOLD_S if sys.stderr.isatty() else MAX_HOLD_S))
             answer = _watched(client, lambda: client.submit(task, hold_s=hold_s), timeout_s)
             _finish(client, _in_full(client, answer), as_json)
 

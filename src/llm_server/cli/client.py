@@ -18,10 +18,10 @@ from urllib3.exceptions import HTTPError, LocationParseError
 
 DEFAULT_URL = "http://localhost:8000"
 FINAL = frozenset({"Completed", "Failed", "Cancelled"})
-LONGEST_HOLD_S = 25  # the server's own limit for `Prefer: wait` (API.md)
+MAX_HOLD_S = 25  # the server's own limit for `Prefer: wait` (API.md)
 
 _PAUSE_S = 1.0  # between two polls when the server named none
-_SHORTEST_PAUSE_S, _LONGEST_PAUSE_S = 0.05, 60.0
+_MIN_PAUSE_S, _MAX_PAUSE_S = 0.05, 60.0
 _CONNECT_S, _READ_S = 5.0, 30.0
 _SENDS = 3
 _FAILED_POLLS = 5  # in a row: a server that starts again finds its tasks again, so waiting for it is right
@@ -235,7 +235,7 @@ def _pause(retry_after: str | None) -> float:
         seconds = float(retry_after or _PAUSE_S)
     except ValueError:  # an HTTP date: no LLM-Server sends one
         return _PAUSE_S
-    return min(max(seconds, _SHORTEST_PAUSE_S), _LONGEST_PAUSE_S) if seconds >= 0 else _PAUSE_S
+    return min(max(seconds, _MIN_PAUSE_S), _MAX_PAUSE_S) if seconds >= 0 else _PAUSE_S
 
 
 def _cause(error: HTTPError) -> str:

@@ -15,7 +15,7 @@ from llm_server.storage.sqlite.queue import SqliteQueue
 _log = logging.getLogger(__name__)
 
 RECEIVE_S = 1.0
-SWEEP_MOST_S = 60
+MAX_SWEEP_S = 60
 AGAIN_S = 5
 
 
@@ -27,7 +27,7 @@ class Workers:
     ) -> None:
         self._service = service
         self._queue = queue
-        self._sweep_s = min(sweep_s, SWEEP_MOST_S)
+        self._sweep_s = min(sweep_s, MAX_SWEEP_S)
         self._new_id = new_id
         self._stopping = threading.Event()
         loops = [("sweeper", self._sweep)] + [(f"worker-{n}", self._work) for n in range(1, count + 1)]

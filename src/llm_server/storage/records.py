@@ -20,7 +20,7 @@ from llm_server.orchestration.domain.receipt import Attempt, Receipt
 from llm_server.orchestration.domain.snapshot import Request
 from llm_server.orchestration.domain.task import Task, TaskRef
 
-NAME_MOST_BYTES = 1_000
+MAX_NAME_BYTES = 1_000
 
 _Record = TypeVar("_Record")
 _TASK_DEFAULTS = {f.name: f.default for f in fields(Task)} | {"receipt": Receipt()}
@@ -146,7 +146,7 @@ def parse_output_key(text: str) -> OutputKey:
 def is_name(ref: TaskRef) -> bool:
     """Whether a task can have this name at all; strangers ask for any, and no key holds every text."""
     try:
-        return len(str(ref).encode()) <= NAME_MOST_BYTES
+        return len(str(ref).encode()) <= MAX_NAME_BYTES
     except UnicodeEncodeError:  # a lone surrogate
         return False
 

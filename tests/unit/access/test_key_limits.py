@@ -89,7 +89,7 @@ def test_answers_grow_short_and_then_end_before_the_cap(served: Served) -> None:
 
 
 def test_new_tasks_are_refused_once_the_day_is_spent_and_taken_the_next(served: Served) -> None:
-    served.keys.reserve(TODAY, "t#1", 500, most_microusd=500)
+    served.keys.reserve(TODAY, "t#1", 500, max_microusd=500)
     with pytest.raises(QuotaExceeded, match="usd_per_day"):
         submitted(served, 500)
     before = served.service.counters().total
@@ -193,7 +193,7 @@ def test_a_refused_call_costs_nothing(served: Served) -> None:
 def test_a_tasks_own_limit_and_its_keys_hold_together(ledger: SqliteKeys) -> None:
     """The smaller cuts the call, and each is given back what the call did not cost."""
     call = EngineCall(system="", prompt="", max_output_tokens=100)
-    daily = KeyBudget(ledger, TODAY, most_microusd=600, claim="t#1")
+    daily = KeyBudget(ledger, TODAY, max_microusd=600, claim="t#1")
     budget = Budget(900, daily)
     first, reserved = budget.reserve(call, lambda i, o: 10 * o)
     budget.settle(reserved, 100)
@@ -214,7 +214,7 @@ def test_a_ledger_that_is_away_keeps_the_answer_and_the_charge(ledger: SqliteKey
             raise StorageUnavailable("The database does not answer; try again.")
 
     ledger.__class__ = Away
-    daily = KeyBudget(ledger, TODAY, most_microusd=600, claim="t#1")
+    daily = KeyBudget(ledger, TODAY, max_microusd=600, claim="t#1")
     budget = Budget(None, daily)
     _, reserved = budget.reserve(EngineCall(system="", prompt="", max_output_tokens=20), lambda i, o: 10 * o)
     budget.settle(reserved, 100)
@@ -245,7 +245,7 @@ def test_64_claims_that_share_a_key_never_go_above_its_cap(ledger: SqliteKeys) -
     call = EngineCall(system="", prompt="", max_output_tokens=30)
 
     def race(n: int) -> int:
-        budget = Budget(None, KeyBudget(ledger, TODAY, most_microusd=10_000, claim=f"t{n}#1"))
+        budget = Budget(None, KeyBudget(ledger, TODAY, max_microusd=10_000, claim=f"t{n}#1"))
         start.wait()
         spent = 0
         for _ in range(3):

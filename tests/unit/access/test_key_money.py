@@ -106,7 +106,7 @@ def test_an_engine_that_never_tells_its_usage_cannot_pass_the_cap(served: Served
 
 def test_a_step_waits_for_what_its_siblings_have_set_aside_of_the_day(ledger: SqliteKeys) -> None:
     """As for `max_cost_usd`: it is neither refused nor cut for a moment's sake."""
-    budget = Budget(None, KeyBudget(ledger, TODAY, most_microusd=1_000, claim="t#1"))
+    budget = Budget(None, KeyBudget(ledger, TODAY, max_microusd=1_000, claim="t#1"))
     _, reserved = budget.reserve(CALL, output_only)
     made = list[int]()
     sibling = threading.Thread(target=lambda: made.append(budget.reserve(CALL, output_only)[1].microusd))
@@ -124,7 +124,7 @@ def test_a_task_waits_for_what_other_tasks_of_its_key_have_set_aside(served: Ser
     """Their worst case is gone for a second; a task that failed for it would be lost for nothing."""
     use(served, "At last.")
     ref = submitted(served, payer(microusd_per_day=10_000))
-    served.keys.reserve(TODAY, "other#1", 9_990, most_microusd=10_000)
+    served.keys.reserve(TODAY, "other#1", 9_990, max_microusd=10_000)
     served.work()
     waiting = served.get(ref).task
     served.keys.settle(TODAY, "other#1", 9_990, 60)
@@ -139,7 +139,7 @@ def test_money_that_does_not_come_back_fails_the_task_in_the_end(served: Served)
     """A worker died with it: nobody can tell that from a call that takes long."""
     use(served)
     ref = submitted(served, payer(microusd_per_day=10_000))
-    served.keys.reserve(TODAY, "dead#1", 9_990, most_microusd=10_000)
+    served.keys.reserve(TODAY, "dead#1", 9_990, max_microusd=10_000)
     for _ in range(12):
         served.work()
         served.clock.pass_s(400)
@@ -179,7 +179,7 @@ def test_a_ledger_that_is_away_takes_no_answer_along_that_is_paid(balanced: Bala
 
     fast, strong = an_engine(tier="fast"), an_engine(tier="strong")
     balancer = balanced(fast=(fast, ScriptedEngine("Meh.")), strong=(strong, ScriptedEngine("Better.")))
-    daily = KeyBudget(Away(), TODAY, most_microusd=10**9, claim="t#1")
+    daily = KeyBudget(Away(), TODAY, max_microusd=10**9, claim="t#1")
     terms = call_terms(budget=Budget(None, daily), fault=lambda completion: "refusal", tier="fast")
     reply = balancer.call(CALL, terms)
 
@@ -194,15 +194,15 @@ def test_a_ledger_that_is_away_is_no_reason_to_fail(ledger: SqliteKeys) -> None:
 
     ledger.__class__ = Away
     with pytest.raises(MoneySetAside):
-        Budget(None, KeyBudget(ledger, TODAY, most_microusd=600, claim="t#1")).reserve(CALL, output_only)
+        Budget(None, KeyBudget(ledger, TODAY, max_microusd=600, claim="t#1")).reserve(CALL, output_only)
 
 
 def test_too_little_of_the_day_is_said_at_once(ledger: SqliteKeys) -> None:
     """Nothing is under way that could come back."""
-    ledger.reserve(TODAY, "t0#1", 500, most_microusd=600)
+    ledger.reserve(TODAY, "t0#1", 500, max_microusd=600)
     ledger.settle(TODAY, "t0#1", 500, 300, withheld_microusd=200)
     with pytest.raises(LimitReached, match="left of usd_per_day") as refused:
-        Budget(None, KeyBudget(ledger, TODAY, most_microusd=600, claim="t#1")).reserve(CALL, output_only)
+        Budget(None, KeyBudget(ledger, TODAY, max_microusd=600, claim="t#1")).reserve(CALL, output_only)
 
     assert not isinstance(refused.value, MoneySetAside)
 

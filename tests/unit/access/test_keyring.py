@@ -262,7 +262,7 @@ def test_requests_are_counted_by_the_minute_of_the_clock(keys: Keyring, clock: C
 
 def spent(store: CountedKeys, payer: Payer, name: str, microusd: int) -> None:
     account = Account(payer.key_id, "2025-10-09")
-    store.reserve(account, name, microusd, most_microusd=microusd + store.use(account).charged_microusd)
+    store.reserve(account, name, microusd, max_microusd=microusd + store.use(account).charged_microusd)
     store.settle(account, name, microusd, microusd)
 
 
@@ -287,7 +287,7 @@ def test_money_that_is_only_set_aside_is_worth_another_try(keys: Keyring, store:
     payer = payer_of(keys.caller(keys.create("acme", ["tasks"], limits=KeyLimits(microusd_per_day=1_000))[1]))
     account = Account(payer.key_id, "2025-10-09")
     spent(store, payer, "t1#1", 999)
-    store.reserve(account, "t1#2", 1, most_microusd=1_000)
+    store.reserve(account, "t1#2", 1, max_microusd=1_000)
     with pytest.raises(QuotaExceeded) as refused:
         keys.check_spending(payer)
     store.settle(account, "t1#2", 1, 0)

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from llm_server.orchestration.answer_gate import gate
 from support.scripted_engine import a_completion
 
-MOST_S = 0.5
+MAX_S = 0.5
 """CPU time no text made to be slow may take."""
 
 LONG_CHARS = 300_000
@@ -436,7 +436,7 @@ def test_a_text_made_to_be_slow_is_not(text: str) -> None:
     worker.join()
 
     assert len(took_s) == len(A_FORM_EACH)
-    assert max(took_s) < MOST_S
+    assert max(took_s) < MAX_S
 
 
 @pytest.mark.parametrize("unit", [" ", "\n", "respond in ", "please ", '"', "'", "say ", "repeat: "])
@@ -447,7 +447,7 @@ def test_a_request_made_to_be_slow_is_not(unit: str) -> None:
     for answer in ("I'm sorry, I can't help you.", "```python\nif x\n```"):
         fault(answer, (unit * LONG_CHARS)[:LONG_CHARS] + "!")
 
-    assert time.thread_time() - begun < MOST_S
+    assert time.thread_time() - begun < MAX_S
 
 
 @given(st.text(max_size=300), st.text(max_size=300))

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llm_server.orchestration.dispatch.budget import Budget
-from llm_server.orchestration.dispatch.reservation import LEAST_OUTPUT_TOKENS, Reservation
+from llm_server.orchestration.dispatch.reservation import MIN_OUTPUT_TOKENS, Reservation
 from llm_server.orchestration.domain.engine_call import AnswerSchema, EngineCall
 from llm_server.orchestration.domain.errors import LimitReached
 from support.scripted_engine import WAIT_S
@@ -66,17 +66,17 @@ def test_the_output_limit_is_cut_to_what_is_left() -> None:
     """A shorter answer within the limit is better than none."""
     call, reserved = Budget(500).reserve(a_call(), output_only)
 
-    assert LEAST_OUTPUT_TOKENS <= call.max_output_tokens < 50
+    assert MIN_OUTPUT_TOKENS <= call.max_output_tokens < 50
     assert reserved.microusd <= 500
 
 
 def test_an_answer_too_short_to_be_worth_it_is_not_bought() -> None:
     """And nothing is set aside for a call that is not made."""
-    budget = Budget(10 * LEAST_OUTPUT_TOKENS)
+    budget = Budget(10 * MIN_OUTPUT_TOKENS)
 
     with pytest.raises(LimitReached):
         budget.reserve(a_call(), output_only)
-    assert budget.reserve(a_call(most=LEAST_OUTPUT_TOKENS), output_only)[1].microusd == 10 * LEAST_OUTPUT_TOKENS
+    assert budget.reserve(a_call(most=MIN_OUTPUT_TOKENS), output_only)[1].microusd == 10 * MIN_OUTPUT_TOKENS
 
 
 def test_a_short_answer_the_caller_asked_for_is_allowed() -> None:

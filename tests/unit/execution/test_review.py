@@ -11,8 +11,8 @@ from llm_server.orchestration.domain.output import Review
 from llm_server.orchestration.domain.snapshot import Limits, Snapshot
 from llm_server.orchestration.domain.status import Mode, Status
 from llm_server.orchestration.execution.review import (
-    FINDING_MOST_CHARS,
-    FINDINGS_MOST,
+    MAX_FINDING_CHARS,
+    MAX_FINDINGS,
     Verdict,
     VerdictInvalid,
     parse,
@@ -71,7 +71,7 @@ def test_findings_are_bounded() -> None:
     """They go into a prompt and a record."""
     findings = parse(fails(*["x" * 5_000] * 100)).findings
 
-    assert (len(findings), len(findings[0])) == (FINDINGS_MOST, FINDING_MOST_CHARS)
+    assert (len(findings), len(findings[0])) == (MAX_FINDINGS, MAX_FINDING_CHARS)
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from llm_server.orchestration.domain.errors import EngineUnavailable, PromptRefu
 from llm_server.orchestration.domain.plan import digest
 from llm_server.orchestration.domain.snapshot import Limits
 from llm_server.orchestration.domain.status import Mode
-from llm_server.orchestration.domain.task import NOTES_MOST, Note, TaskRef
+from llm_server.orchestration.domain.task import MAX_NOTES, Note, TaskRef
 from llm_server.orchestration.tasks.events import history
 from support.builders import a_snapshot, a_task, an_attempt, an_output, output_key
 from support.deliveries import a_plan, planning
@@ -131,6 +131,6 @@ def test_only_so_much_of_a_long_history_is_kept(served: Served) -> None:
         served.clock.pass_s(400)
 
     task = served.get(ref).task
-    assert task.fence > NOTES_MOST
-    assert len(task.notes) == NOTES_MOST
+    assert task.fence > MAX_NOTES
+    assert len(task.notes) == MAX_NOTES
     assert told(served, ref)[:2] == ["0 created (caller)", "0 analysed (server)"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from llm_server.orchestration.domain.output import TEXTS_MOST_BYTES, Review
+from llm_server.orchestration.domain.output import MAX_TEXTS_BYTES, Review
 from llm_server.orchestration.domain.status import Mode, Status
 from support.builders import an_output, output_key
 from support.deliveries import a_plan, planning
@@ -20,7 +20,7 @@ def use(served: Served, engine: ScriptedEngine) -> None:
 @pytest.mark.parametrize(("character", "size"), [("a", 1), ("€", 3), ('"', 2), ("x\ny", 4), ("\x01", 6)])
 def test_a_result_of_4_mb_is_kept_whole_and_a_larger_one_fails(served: Served, character: str, size: int) -> None:
     """Counted in bytes, as JSON: what it has when it is read. Its call stays on the receipt with its price."""
-    most = TEXTS_MOST_BYTES // size
+    most = MAX_TEXTS_BYTES // size
     use(served, ScriptedEngine(character * most, character * (most + 1)))
     kept, refused = served.submit(), served.submit()
     served.work()

@@ -17,7 +17,7 @@ from llm_server.orchestration.domain.task import DAY_MS
 CACHED_MS = 60_000
 """How long another process may take a key that was revoked."""
 
-CACHED_MOST = 1_000
+MAX_CACHED = 1_000
 SETTLES_S = 5
 """When it is worth looking again whether a call has given back what it did not cost."""
 
@@ -131,7 +131,7 @@ class Keyring:
         if found is not None and until_ms - CACHED_MS <= now_ms < until_ms:  # not when the clock was set back, either
             return found
         key = self._store.key(key_id)
-        if len(self._known) >= CACHED_MOST:
+        if len(self._known) >= MAX_CACHED:
             self._known.clear()
         if key is not None:
             self._known[key_id] = (key, now_ms + CACHED_MS)

@@ -10,10 +10,10 @@ from itertools import product
 
 from llm_server.orchestration.answer_gate.code_blocks import parted
 
-READ_MOST_CHARS = 20_000
-EQUATIONS_MOST = 100
-TOKENS_MOST = 40
-SHOWN_MOST_CHARS = 80
+MAX_READ_CHARS = 20_000
+MAX_EQUATIONS = 100
+MAX_TOKENS = 40
+MAX_SHOWN_CHARS = 80
 NEAR_CHARS = 80
 """How far around an equation a word is looked for that says it is wrong on purpose."""
 
@@ -56,13 +56,13 @@ def wrong_equation(text: str, given: str) -> str | None:
     `given`, code, equations with names or units in them, one that is said to be wrong, and one that is carried on after
     its result (`2 + 3 = 5 + 1 = 6`).
     """
-    given = given if len(given) <= READ_MOST_CHARS else given[: READ_MOST_CHARS // 2] + given[-READ_MOST_CHARS // 2 :]
+    given = given if len(given) <= MAX_READ_CHARS else given[: MAX_READ_CHARS // 2] + given[-MAX_READ_CHARS // 2 :]
     if re.search(_OTHER_SUMS, f"{given}\n{text}", re.IGNORECASE):
         return None
-    read, known = _plain(text[:READ_MOST_CHARS]), _squeezed(_plain(given))
+    read, known = _plain(text[:MAX_READ_CHARS]), _squeezed(_plain(given))
     for left, right in _equations(read):
         if not _holds(left, right) and _squeezed(f"{left}={right}") not in known:
-            return f"{left} = {right}"[:SHOWN_MOST_CHARS]
+            return f"{left} = {right}"[:MAX_SHOWN_CHARS]
     return None
 
 
@@ -84,9 +84,9 @@ def _equations(text: str) -> Iterator[tuple[str, str]]:
     """Both sides of each equation that stands on its own; a chain's next one begins with the last one's result."""
     start = found_n = 0
     pattern = re.compile(_EQUATION)
-    while found_n < EQUATIONS_MOST and (found := pattern.search(text, start)):
+    while found_n < MAX_EQUATIONS and (found := pattern.search(text, start)):
         start = found.end("left") if found["right"] is None else found.start("right")
-        if found["right"] is None or not 3 <= len(re.findall(_TOKEN, found["left"])) <= TOKENS_MOST:
+        if found["right"] is None or not 3 <= len(re.findall(_TOKEN, found["left"])) <= MAX_TOKENS:
             continue
         found_n += 1
         if found["after"] is None and not _is_spoken_of(text, found):

@@ -9,9 +9,9 @@ import textwrap
 import warnings
 from typing import NamedTuple
 
-BLOCK_MOST_CHARS = 20_000
-BLOCKS_MOST = 20
-CODE_MOST_CHARS = 60_000
+MAX_BLOCK_CHARS = 20_000
+MAX_BLOCKS = 20
+MAX_CODE_CHARS = 60_000
 """In all blocks: to parse them takes 2 s for each million characters."""
 _NO_PROGRAM = (
     r"^[ \t]*(?:>>>|%|!|\$ |In \[)|^[ \t]*\.\.\.[ \t]*$|<[a-z_ ]+>|…|SyntaxError"
@@ -41,7 +41,7 @@ def parted(text: str) -> tuple[str, list[Block]]:
             language = None
         else:
             (prose if language is None else code).append(line)
-    return "".join(prose), blocks[:BLOCKS_MOST]
+    return "".join(prose), blocks[:MAX_BLOCKS]
 
 
 def broken_code(given: str, text: str) -> str | None:
@@ -49,9 +49,9 @@ def broken_code(given: str, text: str) -> str | None:
 
     Not judged: excerpts, sessions, and what a block only quotes from what was `given`.
     """
-    left_chars = CODE_MOST_CHARS
+    left_chars = MAX_CODE_CHARS
     for language, code in parted(text)[1]:
-        if len(code) > min(BLOCK_MOST_CHARS, left_chars) or re.search(_NO_PROGRAM, code, re.MULTILINE):
+        if len(code) > min(MAX_BLOCK_CHARS, left_chars) or re.search(_NO_PROGRAM, code, re.MULTILINE):
             continue
         left_chars -= len(code)
         name = _broken(language, code)

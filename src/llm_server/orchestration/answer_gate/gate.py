@@ -16,7 +16,7 @@ from llm_server.orchestration.answer_gate.refusal import is_refusal
 from llm_server.orchestration.answer_gate.requested_form import broken_form
 from llm_server.orchestration.domain.engine_call import Completion
 
-REQUEST_MOST_CHARS = 1_000
+MAX_REQUEST_CHARS = 1_000
 """Read at each end of a request: what stands between is its material."""
 
 
@@ -59,6 +59,6 @@ def _said(text: str) -> str:
 
 
 def _ends(asked: str) -> str:
-    if len(asked) <= 2 * REQUEST_MOST_CHARS:
+    if len(asked) <= 2 * MAX_REQUEST_CHARS:
         return asked
-    return f"{asked[:REQUEST_MOST_CHARS]}\n{asked[-REQUEST_MOST_CHARS:]}"
+    return f"{asked[:MAX_REQUEST_CHARS]}\n{asked[-MAX_REQUEST_CHARS:]}"

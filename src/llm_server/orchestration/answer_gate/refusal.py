@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-READ_MOST_CHARS = 600
+MAX_READ_CHARS = 600
 """A longer text that begins like a refusal goes on to say something."""
 
 _AI = r"as an? (?:ai|artificial intelligence|(?:large )?language model)"
@@ -54,7 +54,7 @@ _WORDS_ASKED_FOR = (
 
 def is_refusal(request: str, text: str) -> bool:
     """Whether it declines and the request does not ask for such words, in a letter, a translation or a quotation."""
-    if len(text) > READ_MOST_CHARS:
+    if len(text) > MAX_READ_CHARS:
         return False
     bare = " ".join(re.sub(r"[*_\"“”„«»>]", "", text).split())
     return any(re.match(refusal, bare, re.IGNORECASE) for refusal in _REFUSALS) and not re.search(

@@ -9,9 +9,9 @@ from collections.abc import Callable
 from llm_server.orchestration.answer_gate.code_blocks import is_json, parted
 from llm_server.orchestration.answer_gate.json_objects import json_objects
 
-SHORT_MOST_CHARS = 200
+MAX_SHORT_CHARS = 200
 """A number, a letter or a word is no longer; nor is more than this read at either end to find one."""
-SEARCHED_MOST_CHARS = 20_000
+MAX_SEARCHED_CHARS = 20_000
 """In a longer text no JSON object is looked for: each brace would be tried."""
 
 _SAY = (
@@ -49,7 +49,7 @@ def broken_form(request: str, text: str) -> str | None:
 
 
 def _ends(text: str) -> str:
-    return text if len(text) <= 2 * SHORT_MOST_CHARS else f"{text[:SHORT_MOST_CHARS]}\n{text[-SHORT_MOST_CHARS:]}"
+    return text if len(text) <= 2 * MAX_SHORT_CHARS else f"{text[:MAX_SHORT_CHARS]}\n{text[-MAX_SHORT_CHARS:]}"
 
 
 def _holds_json(text: str) -> bool:
@@ -57,7 +57,7 @@ def _holds_json(text: str) -> bool:
         return True
     if 0 <= text.find("[") < text.rfind("]"):
         return True
-    if len(text) > SEARCHED_MOST_CHARS:
+    if len(text) > MAX_SEARCHED_CHARS:
         return 0 <= text.find("{") < text.rfind("}")
     return next(json_objects(text), None) is not None
 
@@ -69,7 +69,7 @@ def _is_yes_or_no(text: str) -> bool:
 
 
 def _is_number(text: str) -> bool:
-    if len(text) > SHORT_MOST_CHARS:
+    if len(text) > MAX_SHORT_CHARS:
         return False
     bare = re.sub(r"^\W+|\W+$", "", text)
     return bool(re.fullmatch(r"\d[\d.,\s/]*[%°]?\s?(?:[^\d\s]{1,12})?", bare))
@@ -79,17 +79,17 @@ def _is_letter(text: str) -> bool:
     """Whether it begins with one, is one in the small, or says that the answer is one."""
     one = r"(?:[A-Z]\b|[a-z](?:\W*$|[).:\]]))"
     said = rf"\W*(?:{one}|(?i:(?:the )?(?:correct )?(?:answer|option|choice)(?: is)?)\W+{one})"
-    return bool(re.match(said, text[:SHORT_MOST_CHARS]))
+    return bool(re.match(said, text[:MAX_SHORT_CHARS]))
 
 
 def _is_word(text: str) -> bool:
-    return len(text) <= SHORT_MOST_CHARS and len(text.split()) <= 3
+    return len(text) <= MAX_SHORT_CHARS and len(text.split()) <= 3
 
 
 def _items(text: str) -> set[int]:
     """How many items a text may be said to have: of one indentation, of one mark, all; its lines if none is marked."""
     lines = [line for line in text.splitlines() if line.strip()]
-    found = [item for line in lines if (item := _ITEM.match(line[:SHORT_MOST_CHARS]))]
+    found = [item for line in lines if (item := _ITEM.match(line[:MAX_SHORT_CHARS]))]
     alike = Counter[tuple[str, ...]]()
     for indentation, mark in (item.groups() for item in found):
         alike.update([(indentation,), (indentation, mark or "1.")])

@@ -29,7 +29,7 @@ from llm_server.orchestration.domain.errors import (
 from llm_server.orchestration.domain.ports import Clock
 from llm_server.orchestration.domain.receipt import Attempt
 
-LEAST_CALL_S = 0.5
+MIN_CALL_S = 0.5
 PROBE_GRACE_S = 5.0
 """How long a probe's claim outlasts its call, for what its worker writes afterwards."""
 
@@ -142,15 +142,15 @@ class EngineCalls:
     ) -> CallResult:
         """Ask the engine, tell the engines' states how the call went, and write its attempt."""
         spec, price = self._catalog.engines[engine], self._price_of(engine)
-        most_s, left_s = self._catalog.timeout_s(engine), self._left_s(terms)
+        max_s, left_s = self._catalog.timeout_s(engine), self._left_s(terms)
         call.cancellation.check(anew=after is not None)
-        started_ms, timeout_s = self._clock(), min(most_s, left_s)
+        started_ms, timeout_s = self._clock(), min(max_s, left_s)
         with self._probing(engine, timeout_s) as probe:
             attempt = attempts.begun(engine, spec, terms, after, probe=probe, started_ms=started_ms)
             self._retries.count(retry=attempt.failover_from is not None)
             answer = self._answer(engine, call, timeout_s)
         took_ms = self._took_ms(started_ms, timeout_s)
-        is_cut_short = _is_timeout(answer) and left_s < most_s and terms.left_s(self._clock()) < LEAST_CALL_S
+        is_cut_short = _is_timeout(answer) and left_s < max_s and terms.left_s(self._clock()) < MIN_CALL_S
         outcome = OutOfTime(_TOO_LATE) if is_cut_short else answer  # the worker's time ended it: not the engine's fault
         self._tell_states(engine, outcome, probe=probe)
         attempt = attempts.ended(attempt, answer, took_ms=took_ms, price=price, reserved_microusd=reserved_microusd)
@@ -194,14 +194,14 @@ class EngineCalls:
     def _price_of(self, engine: str) -> Price:
         return partial(self._price, self._catalog.engines[engine])
 
-    def _took_ms(self, since_ms: int, most_s: float) -> int:
+    def _took_ms(self, since_ms: int, max_s: float) -> int:
         """How long a call took; at most its time-out, so that a clock that was set meanwhile does not distort means."""
-        return min(max(0, self._clock() - since_ms), math.ceil(most_s * 1000))
+        return min(max(0, self._clock() - since_ms), math.ceil(max_s * 1000))
 
     def _left_s(self, terms: CallTerms) -> float:
         """Seconds of the worker's time that are left. Raises OutOfTime if they are too few for a call."""
         left_s = terms.left_s(self._clock())
-        if left_s < LEAST_CALL_S:
+        if left_s < MIN_CALL_S:
             raise OutOfTime(_TOO_LATE)
         return left_s
 

@@ -14,8 +14,8 @@ from llm_server.orchestration.domain.ports import Clock, EngineStateStore
 _log = logging.getLogger(__name__)
 
 REST_FIRST_S = 5
-REST_MOST_S = 300
-RETRY_AFTER_MOST_S = 600
+MAX_REST_S = 300
+MAX_RETRY_AFTER_S = 600
 STATE_AGE_MS = 5_000
 PROBE_LOOK_S = 15
 """How soon it is worth looking again at an engine that another worker probes."""
@@ -108,8 +108,8 @@ class EngineStates:
         before = self.of(engine)
         if self.rests(before) and not probe:
             return
-        doubled = min(REST_FIRST_S * 2 ** min(before.failures, 10), REST_MOST_S)
-        rest_s = doubled if error.retry_after_s is None else min(error.retry_after_s, RETRY_AFTER_MOST_S)
+        doubled = min(REST_FIRST_S * 2 ** min(before.failures, 10), MAX_REST_S)
+        rest_s = doubled if error.retry_after_s is None else min(error.retry_after_s, MAX_RETRY_AFTER_S)
         self._write(
             engine,
             EngineState(

@@ -24,10 +24,10 @@ class KeyBudget:
     The day is that of the claim, also for a call that ends after midnight: a charge and its settlement must meet.
     """
 
-    def __init__(self, ledger: Ledger, account: Account, *, most_microusd: int, claim: str) -> None:
+    def __init__(self, ledger: Ledger, account: Account, *, max_microusd: int, claim: str) -> None:
         self._ledger = ledger
         self._account = account
-        self._most_microusd = most_microusd
+        self._max_microusd = max_microusd
         self._names: Iterator[str] = (f"{claim}#{n}" for n in count(1))
 
     def reserve(
@@ -66,12 +66,12 @@ class KeyBudget:
 
     def _charged(self, name: str, microusd: int) -> Charges | None:
         try:
-            return self._ledger.reserve(self._account, name, microusd, most_microusd=self._most_microusd)
+            return self._ledger.reserve(self._account, name, microusd, max_microusd=self._max_microusd)
         except StorageUnavailable as error:  # as it is, it would end the claim, and answers that are paid with it
             raise MoneySetAside from error
 
     def _cut(self, call: EngineCall, price: Price, charges: Charges) -> tuple[EngineCall, int]:
-        left = max(0, self._most_microusd - charges.charged_microusd)
+        left = max(0, self._max_microusd - charges.charged_microusd)
         try:
             return fit(call, price, left, PER_DAY)
         except LimitReached:

@@ -10,7 +10,7 @@ import msgspec
 from llm_server.orchestration.domain.engine_call import EngineCall
 from llm_server.orchestration.domain.errors import LimitReached
 
-LEAST_OUTPUT_TOKENS = 16
+MIN_OUTPUT_TOKENS = 16
 """A call is not cut to fewer: so short an answer is worth nothing."""
 
 PER_DAY = "usd_per_day"
@@ -45,7 +45,7 @@ def fit(call: EngineCall, price: Price, left_microusd: int | None, limit: str) -
         share = max(0, left_microusd - fixed) / (worst - fixed) if worst > fixed else 0.0
         call = replace(call, max_output_tokens=max(0, int(call.max_output_tokens * share) - 1))
         worst = price(tokens_in, call.max_output_tokens) or 0
-        if worst > left_microusd or call.max_output_tokens < LEAST_OUTPUT_TOKENS:
+        if worst > left_microusd or call.max_output_tokens < MIN_OUTPUT_TOKENS:
             raise LimitReached(f"The next engine call could cost more than is left of {limit}.")
     return call, worst
 

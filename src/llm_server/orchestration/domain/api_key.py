@@ -14,11 +14,11 @@ SCOPES = ("tasks", "metrics", "admin")
 
 LOCAL_TENANT = "local"
 TENANT_PATTERN = "[a-z0-9-]{1,40}"
-NAME_MOST = 100
-COUNT_MOST = 1_000_000
+MAX_NAME = 100
+MAX_COUNT = 1_000_000
 """Of requests a minute and of tasks in flight."""
 
-USD_LEAST, USD_MOST = 0.000001, 1_000_000
+MIN_USD, MAX_USD = 0.000001, 1_000_000
 _TENANT = re.compile(TENANT_PATTERN)
 
 
@@ -40,10 +40,10 @@ class KeyLimits:
     ) -> KeyLimits:
         """Limits as people say them. Raises InvalidInput: one is out of its range, or not a number at all."""
         for name, count in (("requests_per_minute", requests_per_minute), ("tasks_in_flight", tasks_in_flight)):
-            if count is not None and not 1 <= count <= COUNT_MOST:
-                raise InvalidInput(name, f"The limit {name} is a whole number from 1 to {COUNT_MOST:,}.")
-        if usd_per_day is not None and not USD_LEAST <= usd_per_day <= USD_MOST:
-            raise InvalidInput("usd_per_day", f"The limit usd_per_day is a number from {USD_LEAST:f} to {USD_MOST:,}.")
+            if count is not None and not 1 <= count <= MAX_COUNT:
+                raise InvalidInput(name, f"The limit {name} is a whole number from 1 to {MAX_COUNT:,}.")
+        if usd_per_day is not None and not MIN_USD <= usd_per_day <= MAX_USD:
+            raise InvalidInput("usd_per_day", f"The limit usd_per_day is a number from {MIN_USD:f} to {MAX_USD:,}.")
         return cls(
             requests_per_minute=requests_per_minute,
             tasks_in_flight=tasks_in_flight,
@@ -149,8 +149,8 @@ def checked_tenant(name: str) -> str:
 
 def checked_name(name: str) -> str:
     """Return what people call a key. Raises InvalidInput when it is too long, or could spoof the list it stands in."""
-    if len(name) > NAME_MOST or not name.isprintable():
-        raise InvalidInput("name", f"A key's name has at most {NAME_MOST} characters, all of them printable.")
+    if len(name) > MAX_NAME or not name.isprintable():
+        raise InvalidInput("name", f"A key's name has at most {MAX_NAME} characters, all of them printable.")
     return name
 
 

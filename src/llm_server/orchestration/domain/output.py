@@ -11,7 +11,7 @@ import msgspec
 
 from llm_server.orchestration.domain.receipt import Attempt
 
-TEXTS_MOST_BYTES = 4_000_000
+MAX_TEXTS_BYTES = 4_000_000
 """What a task's texts may have in all: its result, its plan, its steps' results, their drafts and what reviews found.
 
 Counted as JSON in UTF-8, as they are read: then what is stored fits into an answer of the API function (lambda_api.py).
@@ -119,7 +119,7 @@ class Output:
         if self.size <= left:
             return self
         size = f"The answer has {self.size:,} bytes as JSON"
-        error = f"{size}; {max(left, 0):,} of the {TEXTS_MOST_BYTES:,} of a task are left."
+        error = f"{size}; {max(left, 0):,} of the {MAX_TEXTS_BYTES:,} of a task are left."
         return replace(self, key=key, text=None, error=error, review=None)
 
     @property

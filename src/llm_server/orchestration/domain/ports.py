@@ -46,11 +46,11 @@ class IdempotencyBinding:
 class TaskStore(Protocol):
     """The truth about tasks, final ones until they expire."""
 
-    def add(self, task: Task, request: Request, *, most_in_flight: int | None = None) -> bool:
+    def add(self, task: Task, request: Request, *, max_in_flight: int | None = None) -> bool:
         """Store a new task and count it, once; False, and nothing is changed, when it is or was stored already.
 
         Raises:
-            TooManyInFlight: the key it is `counted_for` has `most_in_flight` open tasks; nothing was written.
+            TooManyInFlight: the key it is `counted_for` has `max_in_flight` open tasks; nothing was written.
         """
         ...
 
@@ -63,7 +63,7 @@ class TaskStore(Protocol):
         ...
 
     def save(
-        self, before: Task, after: Task, output: Output | None = None, *, most_in_flight: int | None = None
+        self, before: Task, after: Task, output: Output | None = None, *, max_in_flight: int | None = None
     ) -> None:
         """Replace `before` by `after`, store `output` and change the counters, all or nothing.
 
@@ -71,7 +71,7 @@ class TaskStore(Protocol):
 
         Raises:
             TaskLost: the stored state is not `before`; nothing was written.
-            TooManyInFlight: `after` is open again, and its key has `most_in_flight` open tasks; nothing was written.
+            TooManyInFlight: `after` is open again, and its key has `max_in_flight` open tasks; nothing was written.
         """
         ...
 
@@ -204,8 +204,8 @@ class Queue(Protocol):
 class Ledger(Protocol):
     """What is charged to keys that have a daily cap. Every method may raise StorageUnavailable."""
 
-    def reserve(self, account: Account, name: str, microusd: int, *, most_microusd: int) -> Charges | None:
-        """Charge the worst case of a call under a name of its own, unless the account would go above `most_microusd`.
+    def reserve(self, account: Account, name: str, microusd: int, *, max_microusd: int) -> Charges | None:
+        """Charge the worst case of a call under a name of its own, unless the account would go above `max_microusd`.
 
         None when it is charged, also when it was under this name before; else nothing was, and what was before.
         """

@@ -19,7 +19,7 @@ NEVER_MS = 253_402_300_799_000
 """The end of the year 9999: when the sweep looks at a task that only its caller can move on."""
 
 
-NOTES_MOST = 6
+MAX_NOTES = 6
 DAY_MS = 24 * 3600 * 1000
 """The sweep looks at every open task that has not changed for a day."""
 NEAR_MS = 15 * 60 * 1000
@@ -265,7 +265,7 @@ class Task:
         )
 
     def _noted(self, note: Note, now_ms: int) -> tuple[tuple[str, int], ...]:
-        return (*self.notes, (note.value, now_ms - self.created_ms))[-NOTES_MOST:]
+        return (*self.notes, (note.value, now_ms - self.created_ms))[-MAX_NOTES:]
 
     def _to(self, status: Status, now_ms: int, **changes: object) -> Task:
         if self.status.is_final:

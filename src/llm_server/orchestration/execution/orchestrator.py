@@ -7,14 +7,14 @@ from dataclasses import replace
 
 from llm_server.orchestration.dispatch.balancer import Balancer, Reply
 from llm_server.orchestration.dispatch.budget import Budget
-from llm_server.orchestration.dispatch.calls import LEAST_CALL_S
+from llm_server.orchestration.dispatch.calls import MIN_CALL_S
 from llm_server.orchestration.dispatch.key_budget import KeyBudget
 from llm_server.orchestration.domain import plan as plans
 from llm_server.orchestration.domain.cancellation import Cancellation
 from llm_server.orchestration.domain.catalog import Catalog
 from llm_server.orchestration.domain.engine_call import AnswerSchema
 from llm_server.orchestration.domain.errors import PromptRefused
-from llm_server.orchestration.domain.output import PLAN, TEXTS_MOST_BYTES, OutputKey
+from llm_server.orchestration.domain.output import MAX_TEXTS_BYTES, PLAN, OutputKey
 from llm_server.orchestration.domain.plan import Plan, Step
 from llm_server.orchestration.domain.ports import Clock
 from llm_server.orchestration.domain.receipt import Attempt
@@ -69,7 +69,7 @@ class Orchestrator:
             yield self._outcomes.failed(task, (), f"Given up after {self._max_deliveries} attempts without an answer.")
         elif request == EXPIRED_REQUEST:
             yield self._outcomes.failed(task, (), NO_PROMPT)
-        elif deadline_ms is not None and self._clock() + LEAST_CALL_S * 1000 > deadline_ms:
+        elif deadline_ms is not None and self._clock() + MIN_CALL_S * 1000 > deadline_ms:
             yield self._outcomes.failed(task, (), request.limits.overdue)
         else:
             withheld = sum(attempt.withheld_microusd for attempt in snapshot.attempts)
@@ -140,7 +140,7 @@ class Orchestrator:
                 held = Reply(failure=reply.failure, attempts=held.attempts + reply.attempts, outage=outage)
                 continue
             output = replace(steps.output(step, reply, self._clock()), fence=claim.task.fence)
-            output = output.within(TEXTS_MOST_BYTES - steps.size, key=OutputKey.of_step(step.id))
+            output = output.within(MAX_TEXTS_BYTES - steps.size, key=OutputKey.of_step(step.id))
             steps.add(output)
             claim = replace(claim, task=claim.task.progressed(output))
             yield Progress(task=claim.task, output=output)
@@ -152,7 +152,7 @@ class Orchestrator:
         if broken:
             yield self._outcomes.failed(claim.task, (), " ".join(broken))
             return
-        yield self._synthesised(replace(claim, left_bytes=TEXTS_MOST_BYTES - steps.size), plan, steps)
+        yield self._synthesised(replace(claim, left_bytes=MAX_TEXTS_BYTES - steps.size), plan, steps)
 
     def _synthesised(self, claim: Claim, plan: Plan, steps: ReviewedSteps) -> Progress:
         """The final answer, and below it what the reviews left open: no engine decides whether that is said."""

@@ -15,7 +15,7 @@ from llm_server.orchestration.domain.task import Task
 from llm_server.orchestration.execution.role_call import Claim
 
 RETRY_FIRST_S = 5
-RETRY_MOST_S = 300
+MAX_RETRY_S = 300
 NO_ENGINE_S = 60
 """How soon a task looks again while no engine is switched on."""
 
@@ -54,7 +54,7 @@ class Outcomes:
         if isinstance(error, EngineUnavailable) and reply.outage and not any(a.answered for a in attempts):
             return self._waiting(claim, attempts)
         if isinstance(error, EngineUnavailable | MoneySetAside) and task.deliveries < self._max_deliveries:
-            doubled = min(RETRY_FIRST_S * 2 ** max(task.deliveries - 1, 0), RETRY_MOST_S)
+            doubled = min(RETRY_FIRST_S * 2 ** max(task.deliveries - 1, 0), MAX_RETRY_S)
             return self._released(claim, attempts, delay_s=doubled)
         return self.failed(task, attempts, str(error))
 

@@ -25,8 +25,8 @@ from llm_server.orchestration.execution.prompts import StepResult
 ROUNDS = 2
 """How often findings go to be repaired."""
 
-FINDINGS_MOST = 20
-FINDING_MOST_CHARS = 1_000
+MAX_FINDINGS = 20
+MAX_FINDING_CHARS = 1_000
 
 NOBODY = "(nobody)"
 """Who judges a draft whose profile lost its judge since: an unknown role, and so the step is said to be not judged."""
@@ -80,7 +80,7 @@ def parse(text: str) -> Verdict:
             "".join(verdict.findings).encode()
         except (msgspec.ValidationError, UnicodeEncodeError):
             continue
-        findings = tuple(f.strip()[:FINDING_MOST_CHARS] for f in verdict.findings if f.strip())[:FINDINGS_MOST]
+        findings = tuple(f.strip()[:MAX_FINDING_CHARS] for f in verdict.findings if f.strip())[:MAX_FINDINGS]
         if verdict.verdict == "pass":
             return Verdict(verdict="pass")
         if findings:

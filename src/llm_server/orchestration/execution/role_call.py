@@ -13,7 +13,7 @@ from llm_server.orchestration.domain.cancellation import Cancellation
 from llm_server.orchestration.domain.catalog import Catalog, Tier
 from llm_server.orchestration.domain.engine_call import AnswerSchema, Completion, EngineCall
 from llm_server.orchestration.domain.errors import UnknownName
-from llm_server.orchestration.domain.output import TEXTS_MOST_BYTES
+from llm_server.orchestration.domain.output import MAX_TEXTS_BYTES
 from llm_server.orchestration.domain.snapshot import Request
 from llm_server.orchestration.domain.task import Task
 from llm_server.orchestration.execution import prompts
@@ -30,7 +30,7 @@ class Claim:
     deadline_ms: int | None
     budget: Budget
     cancellation: Cancellation
-    left_bytes: int = TEXTS_MOST_BYTES
+    left_bytes: int = MAX_TEXTS_BYTES
 
 
 class RoleCaller:

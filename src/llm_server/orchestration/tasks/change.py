@@ -17,11 +17,11 @@ TRIES = 5
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Change:
-    """What a task becomes, and the output to store with it; `most_in_flight` as in `TaskStore.save`."""
+    """What a task becomes, and the output to store with it; `max_in_flight` as in `TaskStore.save`."""
 
     after: Task
     output: Output | None = None
-    most_in_flight: int | None = None
+    max_in_flight: int | None = None
 
 
 def apply(
@@ -42,7 +42,7 @@ def apply(
         if change is None:
             return snapshot, None
         try:
-            store.save(snapshot.task, change.after, change.output, most_in_flight=change.most_in_flight)
+            store.save(snapshot.task, change.after, change.output, max_in_flight=change.max_in_flight)
         except TaskLost:
             continue
         return replace(snapshot, task=change.after), change

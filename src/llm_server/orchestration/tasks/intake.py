@@ -161,7 +161,7 @@ class Intake:
 
     def _store_new(self, task: Task, request: Request, payer: Payer | None) -> bool:
         """Store a task and wake a worker; False when it was stored already, by a call that may have died since."""
-        is_new = self._store.add(task, request, most_in_flight=payer.limits.tasks_in_flight if payer else None)
+        is_new = self._store.add(task, request, max_in_flight=payer.limits.tasks_in_flight if payer else None)
         self._wakeups.send(task.ref)
         return is_new
 

@@ -82,7 +82,7 @@ class Lifecycle:
             deadline_ms, due_ms = snapshot.request.limits.deadline_ms(now_ms), now_ms + self._sweep_ms
             after = task.retried(now_ms=now_ms, due_ms=due_ms, deadline_ms=deadline_ms, payer=payer)
             self._store.retain(task)
-            return Change(after=after, most_in_flight=payer.limits.tasks_in_flight if payer else None)
+            return Change(after=after, max_in_flight=payer.limits.tasks_in_flight if payer else None)
 
         snapshot, _ = change.apply(self._store, ref, decide)
         if snapshot.task.status is Status.QUEUED:

@@ -20,8 +20,8 @@ _log = logging.getLogger(__name__)
 
 LOOKS_MS = 45_000
 """How long a sweep looks at tasks: the next one comes a minute after its start."""
-PEEK_MOST = 100
-PRUNE_MOST = 200
+MAX_PEEK = 100
+MAX_PRUNE = 200
 PUT_OFF_MS = 3_600_000
 """How long a record that nobody can look at is left alone."""
 
@@ -44,7 +44,7 @@ class Sweep:
         try:
             return self._look_at_all(goes_on)
         finally:
-            self._store.prune(PRUNE_MOST)
+            self._store.prune(MAX_PRUNE)
 
     def _look_at_all(self, goes_on: Callable[[], bool]) -> int:
         woken, waiting = 0, None
@@ -60,7 +60,7 @@ class Sweep:
         """What is due, as far as the time goes; what has no state to look at is dealt with here."""
         until_ms = self._clock() + LOOKS_MS
         dues = self._store.due(self._clock())
-        while some := list(islice(dues, PEEK_MOST)):
+        while some := list(islice(dues, MAX_PEEK)):
             tasks = self._store.peek_each([due.ref for due in some])
             for due in some:
                 if self._clock() >= until_ms or not goes_on():

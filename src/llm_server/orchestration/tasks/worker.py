@@ -160,7 +160,7 @@ class Worker:
         return KeyBudget(
             self._ledger,
             Account(task.charge.key_id, day_of(self._clock())),
-            most_microusd=task.charge.microusd_per_day,
+            max_microusd=task.charge.microusd_per_day,
             claim=f"{task.task_id[-12:]}#{task.fence}",
         )
 

@@ -82,8 +82,8 @@ class DynamoKeys:
         )
         return None if answer is None else most - int(answer["requests"]["N"])
 
-    def reserve(self, account: Account, name: str, microusd: int, *, most_microusd: int) -> Charges | None:
-        if microusd > most_microusd:  # no condition does arithmetic, and none holds below zero
+    def reserve(self, account: Account, name: str, microusd: int, *, max_microusd: int) -> Charges | None:
+        if microusd > max_microusd:  # no condition does arithmetic, and none holds below zero
             return _charges(self._read(_day(account)))
         done = self._update(
             _day(account),
@@ -91,7 +91,7 @@ class DynamoKeys:
             "attribute_not_exists(#named) AND (attribute_not_exists(microusd) OR microusd <= :most)",
             {
                 ":cost": items.number(microusd),
-                ":most": items.number(most_microusd - microusd),
+                ":most": items.number(max_microusd - microusd),
                 ":ttl": items.number(_start_s(account.day) + DAYS_KEPT_S),
             },
             {"#named": _RESERVED + name, "#ttl": "ttl"},

@@ -30,14 +30,14 @@ class CounterShards:
         self._shards = shards
 
     def changes(
-        self, before: Task | None, after: Task, *, most_in_flight: int | None = None
+        self, before: Task | None, after: Task, *, max_in_flight: int | None = None
     ) -> Iterator[dict[str, Any]]:
         """The members of a transition's transaction that count it."""
         if step := in_flight_change(before, after):
             flight = items.addition(self._table, items.in_flight_key(after.counted_for), {"tasks": step})
-            if most_in_flight is not None:
+            if max_in_flight is not None:
                 flight["ConditionExpression"] = "attribute_not_exists(#tasks) OR #tasks < :most"
-                flight["ExpressionAttributeValues"][":most"] = items.number(most_in_flight)
+                flight["ExpressionAttributeValues"][":most"] = items.number(max_in_flight)
             yield {"Update": flight}
         delta = change(before, after).nonzero()
         if delta:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from mypy_boto3_sqs import SQSClient
     from mypy_boto3_sqs.literals import QueueAttributeNameType
 
-DELAY_MOST_S = 900
+MAX_DELAY_S = 900
 _WAITING: list[QueueAttributeNameType] = [
     "ApproximateNumberOfMessages",
     "ApproximateNumberOfMessagesDelayed",
@@ -31,7 +31,7 @@ class SqsQueue:
     def send(self, ref: TaskRef, *, delay_s: int = 0) -> None:
         body = json.dumps({"task": str(ref)})
         try:
-            self._client.send_message(QueueUrl=self._url, MessageBody=body, DelaySeconds=min(delay_s, DELAY_MOST_S))
+            self._client.send_message(QueueUrl=self._url, MessageBody=body, DelaySeconds=min(delay_s, MAX_DELAY_S))
         except (ClientError, BotoCoreError) as error:
             raise StorageUnavailable("The queue does not answer; try again.") from error
 

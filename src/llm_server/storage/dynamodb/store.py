@@ -49,7 +49,7 @@ if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient
 
 
-READS_MOST = 6
+MAX_READS = 6
 """Within 0.3 s; to carry out a transaction takes some milliseconds."""
 
 
@@ -84,9 +84,9 @@ class DynamoStore:
     def bound_idempotency_key(self, tenant: str, key: str, *, now_ms: int) -> IdempotencyBinding | None:
         return idempotency.bound(self._client, self._table, tenant, key, now_ms=now_ms)
 
-    def add(self, task: Task, request: Request, *, most_in_flight: int | None = None) -> bool:
-        if most_in_flight is not None:
-            return self._add_limited(task, request, most_in_flight)
+    def add(self, task: Task, request: Request, *, max_in_flight: int | None = None) -> bool:
+        if max_in_flight is not None:
+            return self._add_limited(task, request, max_in_flight)
         with suppress(ConditionFailed):  # an earlier try got this far
             absent = "attribute_not_exists(pk)"
             self._texts.put(task.ref, "REQ", records.encode(request), task.created_ms, ConditionExpression=absent)
@@ -107,7 +107,7 @@ class DynamoStore:
         writes = [
             self._put_state(task, "attribute_not_exists(pk)"),
             *({"Put": {"TableName": self._table, "Item": row}} for row in rows),
-            *self._counts(None, task, most_in_flight=most),
+            *self._counts(None, task, max_in_flight=most),
         ]
         try:
             self._transact(writes)
@@ -135,7 +135,7 @@ class DynamoStore:
         state may make up the number, but that state has been replaced, and no save that goes by it is accepted. What is
         still missing at the end is not late but lost, and the task goes on without it.
         """
-        for _ in islice(tries(), READS_MOST):
+        for _ in islice(tries(), MAX_READS):
             snapshot = self._read(ref)
             if snapshot.is_whole:
                 break
@@ -149,7 +149,7 @@ class DynamoStore:
         return self._shown(row.get("Item"))
 
     def save(
-        self, before: Task, after: Task, output: Output | None = None, *, most_in_flight: int | None = None
+        self, before: Task, after: Task, output: Output | None = None, *, max_in_flight: int | None = None
     ) -> None:
         writes = [self._put_state(after, "rev = :rev", {":rev": items.number(before.rev)})]
         if output is not None:
@@ -158,12 +158,12 @@ class DynamoStore:
             )
             writes.append({"Put": {"TableName": self._table, "Item": head}})
         try:
-            self._transact([*writes, *self._counts(before, after, most_in_flight=most_in_flight)])
+            self._transact([*writes, *self._counts(before, after, max_in_flight=max_in_flight)])
         except ConditionFailed as error:
             if self._holds(after):
                 return
-            if most_in_flight is not None and self._holds(before):
-                raise TooManyInFlight(most_in_flight) from error
+            if max_in_flight is not None and self._holds(before):
+                raise TooManyInFlight(max_in_flight) from error
             raise TaskLost(after.task_id) from error
 
     def keep(self, ref: TaskRef, output: Output) -> None:

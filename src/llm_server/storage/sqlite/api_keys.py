@@ -56,13 +56,13 @@ class SqliteKeys:
             row = db.execute(count, (key_id, minute, most)).fetchone()
         return most - row[0] if row else None
 
-    def reserve(self, account: Account, name: str, microusd: int, *, most_microusd: int) -> Charges | None:
+    def reserve(self, account: Account, name: str, microusd: int, *, max_microusd: int) -> Charges | None:
         named = "SELECT 1 FROM key_reservations WHERE (key_id, day, name) = (?, ?, ?)"
         with self._database.transaction() as db:
             if db.execute(named, (account.key_id, account.day, name)).fetchone():
                 return None
             charges = _charges(db, account)
-            if microusd > most_microusd - charges.charged_microusd:
+            if microusd > max_microusd - charges.charged_microusd:
                 return charges
             _add(db, "key_spending (key_id, day, microusd)", account, microusd)
             _add(db, "key_reservations (key_id, day, name, microusd)", account, name, microusd)

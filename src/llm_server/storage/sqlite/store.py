@@ -29,13 +29,13 @@ class SqliteStore:
     def close(self) -> None:
         self._database.close()
 
-    def add(self, task: Task, request: Request, *, most_in_flight: int | None = None) -> bool:
+    def add(self, task: Task, request: Request, *, max_in_flight: int | None = None) -> bool:
         with self._database.transaction() as db:
             key = (task.tenant, task.task_id)
             if any(task_rows.is_in(db, table, task.ref) for table in ("tasks", "deleted")):
                 return False
-            if most_in_flight is not None and counters.in_flight(db, task.counted_for) >= most_in_flight:
-                raise TooManyInFlight(most_in_flight)
+            if max_in_flight is not None and counters.in_flight(db, task.counted_for) >= max_in_flight:
+                raise TooManyInFlight(max_in_flight)
             db.execute("INSERT INTO requests VALUES (?, ?, ?)", (*key, records.encode(request)))
             row = (*key, task.status, task.role, records.listing_key(task), task.next_look_ms, records.encode(task))
             db.execute("INSERT INTO tasks VALUES (?, ?, ?, ?, ?, ?, ?)", row)
@@ -61,7 +61,7 @@ class SqliteStore:
         return task
 
     def save(
-        self, before: Task, after: Task, output: Output | None = None, *, most_in_flight: int | None = None
+        self, before: Task, after: Task, output: Output | None = None, *, max_in_flight: int | None = None
     ) -> None:
         with self._database.transaction() as db:
             stored = task_rows.state(db, after.ref, self._retention)
@@ -69,8 +69,8 @@ class SqliteStore:
                 return
             if stored is None or stored.rev != before.rev:
                 raise TaskLost(after.task_id)
-            if most_in_flight is not None and counters.in_flight(db, after.counted_for) >= most_in_flight:
-                raise TooManyInFlight(most_in_flight)
+            if max_in_flight is not None and counters.in_flight(db, after.counted_for) >= max_in_flight:
+                raise TooManyInFlight(max_in_flight)
             due_ms = None if after.status.is_final else after.next_look_ms
             db.execute(
                 "UPDATE tasks SET status = ?, role = ?, due_ms = ?, body = ? WHERE (tenant, task_id) = (?, ?)",
