@@ -1,17 +1,26 @@
-"""Check a built sdist and wheel before they are published: `python tools/check_dist.py dist v0.2.0`."""
+"""Check a built sdist and wheel before they are published: `python tools/check_dist.py dist TAG`."""
 
 from __future__ import annotations
 
 import email
+import re
 import sys
 import tarfile
+import tomllib
 import zipfile
 from pathlib import Path
 
 from llm_server import __version__
 
-PACKAGE = Path(__file__).parents[1] / "src" / "llm_server"
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "src" / "llm_server"
 ENTRY_POINT = "llm-server = llm_server.__main__:main"
+
+
+def stem() -> str:
+    """Return how the names of both files begin: the distribution's name and the version."""
+    name = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["name"]
+    return f"{re.sub('[-_.]+', '_', name).lower()}-{__version__}"
 
 
 def problems(dist: Path, tag: str) -> list[str]:
@@ -29,7 +38,7 @@ def problems(dist: Path, tag: str) -> list[str]:
 
 
 def _wheel_problems(file: Path) -> list[str]:
-    info = f"llm_server-{__version__}.dist-info"
+    info = f"{stem()}.dist-info"
     source = {f"llm_server/{path.relative_to(PACKAGE)}" for path in PACKAGE.rglob("*") if _is_shipped(path)}
     papers = {f"{info}/{name}" for name in ("METADATA", "entry_points.txt", "licenses/LICENSE", "licenses/NOTICE")}
     expected = source | papers
@@ -53,9 +62,8 @@ def _wheel_problems(file: Path) -> list[str]:
 
 
 def _sdist_problems(file: Path) -> list[str]:
-    root = f"llm_server-{__version__}"
     needed = {
-        f"{root}/{name}" for name in ("pyproject.toml", "README.md", "LICENSE", "NOTICE", "src/llm_server/py.typed")
+        f"{stem()}/{name}" for name in ("pyproject.toml", "README.md", "LICENSE", "NOTICE", "src/llm_server/py.typed")
     }
     with tarfile.open(file) as sdist:
         names = set(sdist.getnames())

@@ -17,8 +17,8 @@ import check_dist
 from llm_server import __version__
 
 ROOT = Path(__file__).parents[3]
-WHEEL = f"llm_server-{__version__}-py3-none-any.whl"
-INFO = f"llm_server-{__version__}.dist-info"
+WHEEL = f"{check_dist.stem()}-py3-none-any.whl"
+INFO = f"{check_dist.stem()}.dist-info"
 
 Members = dict[str, bytes]
 
