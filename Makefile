@@ -10,7 +10,7 @@ COMPILE := $(UV) pip compile --quiet --universal --python-version 3.11 --generat
 PYTEST := $(BIN)/python -m pytest -q
 EACH := --numprocesses auto --dist loadfile # a core each; a file's tests stay together
 
-.PHONY: run test attack mutants train check format lint types contracts bench build deploy aws-local openapi lock clean
+.PHONY: run test attack mutants train check format lint types contracts bench build deploy aws-local openapi dist lock clean
 
 run: $(VENV)/.run $(if $(LOCAL),$(VENV)/.local) ## Serve http://localhost:8000, embedded; LOCAL=1: able to load GGUF files
 	@exec $(BIN)/llm-server serve --port $(PORT)
@@ -37,7 +37,7 @@ lint: $(VENV)/.dev
 	$(BIN)/ruff check .
 
 types: $(VENV)/.dev
-	$(BIN)/mypy src tools tests benchmarks
+	$(BIN)/mypy src tools tests benchmarks examples
 
 contracts: $(VENV)/.dev ## Who may import whom
 	$(BIN)/lint-imports --no-cache
@@ -61,6 +61,11 @@ aws-local: $(VENV)/.dev ## The AWS path on this machine: emulator, table and que
 openapi: $(VENV)/.dev ## docs/openapi.json as the app exports it
 	$(BIN)/python tools/export_openapi.py > docs/openapi.json.new && mv docs/openapi.json.new docs/openapi.json
 
+dist: $(VENV)/.dev ## The sdist and the wheel of a release in dist/, checked; TAG is the release's tag
+	rm -rf dist
+	$(BIN)/python -m hatchling build -d dist
+	$(BIN)/python tools/check_dist.py dist "$$TAG"
+
 lock: $(VENV)/.uv ## New pins
 	$(COMPILE) --upgrade requirements/uv.in -o requirements/uv.txt
 	$(COMPILE) --upgrade --group dev pyproject.toml requirements/build.in -o requirements/dev.txt
@@ -72,7 +77,7 @@ lock: $(VENV)/.uv ## New pins
 	$(MAKE) -C layers lock
 
 clean:
-	rm -rf $(VENV) .aws-sam .coverage* .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) .aws-sam dist .coverage* .pytest_cache .mypy_cache .ruff_cache
 
 $(VENV)/.uv: requirements/uv.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed: make PYTHON=python3.12 run")'
