@@ -78,7 +78,7 @@ def test_a_key_without_limits_writes_nothing_more(moto_store: DynamoStore, wire:
 
 
 def test_no_key_is_ever_scanned_for(keys: DynamoKeys, wire: Wire) -> None:
-    keys.put_key(a_key())
+    keys.add_key(a_key())
     keys.has_keys()
     keys.all_keys()
     keys.use(TODAY)
@@ -90,7 +90,7 @@ def test_many_keys_are_all_listed(keys: DynamoKeys, wire: Wire) -> None:
     """A page of a query holds 1 MB."""
     made = [a_key(name="é" * 100, scopes=("tasks",) * 3_000) for _ in range(50)]
     for key in made:
-        keys.put_key(key)
+        keys.add_key(key)
     wire.calls.clear()
 
     assert {key.key_id for key in keys.all_keys()} == {key.key_id for key in made}

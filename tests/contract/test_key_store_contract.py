@@ -18,7 +18,7 @@ OTHERS = (Account("0123456789ab", "2025-10-10"), Account("ba9876543210", "2025-1
 def test_a_key_comes_back_as_it_was_put(key_store: KeyStore) -> None:
     limits = KeyLimits(requests_per_minute=60, tasks_in_flight=5, microusd_per_day=1_500_000)
     key = a_key(tenant="acme", scopes=("tasks", "admin"), name="Grüße 🌍", limits=limits)
-    key_store.put_key(key)
+    key_store.add_key(key)
 
     assert key_store.key(key.key_id) == key
     assert key_store.key("ffffffffffff") is None
@@ -26,8 +26,8 @@ def test_a_key_comes_back_as_it_was_put(key_store: KeyStore) -> None:
 
 def test_a_key_is_replaced_by_the_one_with_its_id(key_store: KeyStore) -> None:
     key = a_key()
-    key_store.put_key(key)
-    key_store.put_key(replace(key, revoked_ms=key.created_ms + 1))
+    key_store.add_key(key)
+    key_store.add_key(replace(key, revoked_ms=key.created_ms + 1))
 
     assert key_store.all_keys() == [replace(key, revoked_ms=key.created_ms + 1)]
 
@@ -36,7 +36,7 @@ def test_whether_there_are_keys_is_known_without_reading_them_all(key_store: Key
     before = key_store.has_keys()
     keys = [a_key() for _ in range(3)]
     for key in keys:
-        key_store.put_key(key)
+        key_store.add_key(key)
 
     assert (before, key_store.has_keys()) == (False, True)
     assert sorted(key.key_id for key in key_store.all_keys()) == sorted(key.key_id for key in keys)
