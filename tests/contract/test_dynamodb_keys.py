@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -84,6 +85,17 @@ def test_no_key_is_ever_scanned_for(keys: DynamoKeys, wire: Wire) -> None:
     keys.use(TODAY)
 
     assert set(wire.operations) == {"PutItem", "Query", "GetItem"}
+
+
+def test_a_key_that_changes_between_the_read_and_the_write_of_a_swap_stays(keys: DynamoKeys, wire: Wire) -> None:
+    """A revocation that comes in between is not undone."""
+    key = a_key()
+    keys.add_key(key)
+    revoked = replace(key, revoked_ms=NOW_MS)
+    wire.meanwhile("PutItem", lambda: keys.swap_key(key, revoked))
+
+    assert not keys.swap_key(key, replace(key, name="late"))
+    assert keys.key(key.key_id) == revoked
 
 
 def test_many_keys_are_all_listed(keys: DynamoKeys, wire: Wire) -> None:
