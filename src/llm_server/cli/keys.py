@@ -118,7 +118,7 @@ def update(
         usd_per_day=(usd_per_day, no_usd_per_day),
     )
     with _opened(db) as keys:
-        changes: KeyChanges = {"limits": limits}
+        changes: KeyChanges = {"limits": limits} if limits else {}
         if name is not None:
             changes["name"] = name
         expires_ms = _expires_ms(expires_at, expires_in_days)

@@ -251,6 +251,7 @@ def test_changed_limits_hold_here_at_once_and_elsewhere_within_a_minute(
     [
         ({}, "limits"),
         ({"limits": {}}, "limits"),
+        ({"limits": {}, "name": "CI"}, "limits"),
         ({"limits": {"requests_per_minute": 0}}, "requests_per_minute"),
         ({"limits": {"usd_per_day": float("nan")}}, "usd_per_day"),
         ({"name": "a\nb"}, "name"),

@@ -175,6 +175,7 @@ def test_a_key_is_changed_field_by_field(server: CalledServer) -> None:
     [
         ({}, "Nothing to change"),
         ({"limits": {}}, "Nothing to change"),
+        ({"limits": {}, "name": "CI"}, "Nothing to change"),
         ({"limits": None}, "'limits'"),
         ({"name": None}, "'name'"),
         ({"tenant": "acme"}, "Unknown field 'tenant'; known are name, limits, expires_at"),

@@ -140,7 +140,7 @@ def test_a_key_is_changed_where_an_option_says_so(tmp_path: Path) -> None:
         (["--tasks-in-flight", "0"], "The limit tasks_in_flight"),
         (["--expires-at", "2999-01-01T00:00:00Z", "--expires-in-days", "1"], "not both"),
         (["--expires-in-days", "1", "--never-expires"], "Give --never-expires or a time, not both."),
-        (["--expires-in-days", "0"], "is not in the range"),
+        (["--expires-in-days", "0"], "greater than or equal to 1"),
     ],
 )
 def test_a_change_that_cannot_be_is_refused(tmp_path: Path, options: list[str], said: str) -> None:

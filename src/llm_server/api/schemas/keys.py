@@ -49,7 +49,7 @@ class KeyLimitsView(Strict, extra="ignore"):
 class KeyView(Strict, extra="ignore"):
     """A key without its secret."""
 
-    key_id: str = Field(description="The key's id: 12 hexadecimal digits. It is no secret.", examples=[_KEY_ID])
+    key_id: str = Field(description="The key's id: 12 hexadecimal digits. It is not secret.", examples=[_KEY_ID])
     tenant: str = Field(description="The tenant whose tasks the key reads and makes.", examples=["acme"])
     scopes: list[Scope] = Field(
         description="What the key may call. tasks: tasks, usage and the catalog. metrics: figures of the whole server. "

@@ -95,11 +95,11 @@ class Keyring:
         """Change a key's name, limits or expiry: here at once, in other processes within 60 s.
 
         Raises:
-            InvalidInput: a value is not allowed, or `changes` names nothing to change.
+            InvalidInput: a value is not allowed, or `changes` or its `limits` are empty.
             KeyNotFound: no key has this id.
             KeyConflict: the key is revoked, or other calls keep changing it.
         """
-        if not ({"name", "expires_ms"} & changes.keys() or changes.get("limits")):
+        if not changes or changes.get("limits") == {}:
             raise InvalidInput("limits", "Nothing to change: give a name, a limit or expires_at.")
         checked_expiry(changes.get("expires_ms"), self._clock())
 
