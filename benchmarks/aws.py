@@ -70,7 +70,7 @@ def deployment(**environment: str) -> Iterator[Deployment]:
         variables = made.stack.environment("WorkerFunction") | {"AWS_ENDPOINT_URL": endpoint}
         os.environ.update(variables | environment)
         # the key whose token is in the events; without limits, as the counted calls are said to be
-        DynamoKeys(dynamodb, made.table).put_key(a_key(key_id="000000000001"))
+        DynamoKeys(dynamodb, made.table).add_key(a_key(key_id="000000000001"))
         names = ("llm_server.lambda_api", "llm_server.lambda_worker")
         api, worker = (importlib.import_module(name) for name in names)
         services = (api.handler.app.state.service, worker._service)

@@ -19,6 +19,7 @@ from llm_server import catalog_loading
 from llm_server.engines import prices
 from llm_server.engines.credentials import Credentials, has_credentials
 from llm_server.engines.discovery import LOOPBACK_SERVERS
+from llm_server.orchestration.access.key_creation import KeyCreation
 from llm_server.orchestration.access.keyring import Keyring
 from llm_server.orchestration.dispatch.balancer import Balancer
 from llm_server.orchestration.dispatch.calls import EngineCalls
@@ -105,6 +106,7 @@ def assemble(
         prompt_max_chars=prompt_max_chars,
         store=store,
         keyring=keyring,
+        key_creation=KeyCreation(keyring=keyring, store=store, clock=clock),
         fleet=balancer.fleet,
         intake=Intake(
             catalog=catalog,

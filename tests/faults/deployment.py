@@ -59,7 +59,7 @@ class Deployment:
         self._settings = settings
         self._config = folder / "engines.toml"
         self._config.write_text("\n".join(an_engine(n, engine) for n in range(ENGINES)), encoding="utf-8")
-        DynamoKeys(on.dynamodb, on.table).put_key(a_key(key_id="000000000001"))  # whose token is in the events
+        DynamoKeys(on.dynamodb, on.table).add_key(a_key(key_id="000000000001"))  # whose token is in the events
         on.sqs.set_queue_attributes(QueueUrl=on.queue_url, Attributes={"VisibilityTimeout": str(VISIBILITY_S)})
 
     def environment(self, name: str, handler: str, *, timeout_s: int = 30) -> Environment:

@@ -36,7 +36,7 @@ FAULTS = [Kind.ERROR, Kind.LOST, Kind.THROTTLED, Kind.KILLED_BEFORE, Kind.KILLED
 
 def capped(world: World) -> World:
     """Give the world a key with a cap, and an engine that spends all it may."""
-    world.substrate.keys(UNSEEN).put_key(a_key(key_id=KEY, limits=KeyLimits(microusd_per_day=CAP_MICROUSD)))
+    world.substrate.keys(UNSEEN).add_key(a_key(key_id=KEY, limits=KeyLimits(microusd_per_day=CAP_MICROUSD)))
     world.catalog = a_catalog({"only": COSTLY}, parallel_steps=1)
     world.engine.is_costly = True
     return world

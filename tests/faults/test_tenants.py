@@ -32,7 +32,7 @@ def two_tenants(world: World) -> World:
     world.tenants = tuple(IDS)
     for tenant, key_id in IDS.items():
         key = a_key(key_id=key_id, tenant=tenant, limits=KeyLimits(microusd_per_day=10**6, tasks_in_flight=10**3))
-        world.substrate.keys(UNSEEN).put_key(key)
+        world.substrate.keys(UNSEEN).add_key(key)
     return world
 
 

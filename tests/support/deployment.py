@@ -154,7 +154,7 @@ def deployment(ministack_substrate: Substrate, monkeypatch: pytest.MonkeyPatch) 
         monkeypatch.setenv(name, value)
     for name in ("OPENAI_API_KEY", "ANTHROPIC_API_KEY"):
         monkeypatch.delenv(name, raising=False)
-    DynamoKeys(ministack_substrate.dynamodb, ministack_substrate.table).put_key(
+    DynamoKeys(ministack_substrate.dynamodb, ministack_substrate.table).add_key(
         a_key(key_id="000000000001", scopes=SCOPES)  # the one whose token is in the events
     )
     loop = asyncio.new_event_loop()  # Mangum runs the app on the thread's loop

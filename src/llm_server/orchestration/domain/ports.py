@@ -36,7 +36,10 @@ class Page:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IdempotencyBinding:
-    """What an Idempotency-Key stands for until `until_ms`: one task, and the hash of the body that asked for it."""
+    """What an Idempotency-Key stands for until `until_ms`: one task, and the hash of the body that asked for it.
+
+    For an Idempotency-Key of `POST /keys`, `task_id` is the id of the API key.
+    """
 
     task_id: str
     body_hash: str
@@ -221,26 +224,33 @@ class Ledger(Protocol):
 class KeyStore(Ledger, Protocol):
     """API keys and what is counted for them. Every method may raise StorageUnavailable."""
 
-    def put_key(self, key: Key) -> None:
-        """Store a key, or replace the one with its id."""
+    def add_key(self, key: Key) -> bool:
+        """Store a new key. Returns False, and writes nothing, if another key has its id.
+
+        Adding the same key again returns True, so a write whose reply was lost can be repeated.
+        """
+        ...
+
+    def swap_key(self, before: Key, after: Key) -> bool:
+        """Replace the key `before` by `after`. Returns False, and writes nothing, if the stored key is not `before`."""
         ...
 
     def key(self, key_id: str) -> Key | None:
-        """Read a key; None when there is none with this id."""
+        """Read a key; None if no key has this id. Sees every write that was acknowledged before."""
         ...
 
     def all_keys(self) -> list[Key]:
-        """Every key, in no order that matters."""
+        """Read all keys, in any order."""
         ...
 
     def has_keys(self) -> bool:
-        """Whether any key was ever made."""
+        """Return whether a key was ever made."""
         ...
 
     def count_request(self, key_id: str, minute: int, *, most: int) -> int | None:
-        """Count one request of a minute; how many of `most` are left, None when there was none to take."""
+        """Count one request in a minute. Returns how many of `most` are left; None if all were used up before."""
         ...
 
     def use(self, account: Account) -> KeyUse:
-        """What is counted for a key: today's charges, and its tasks in flight."""
+        """Read what is counted for a key: the charges of the account's day, and its tasks in flight."""
         ...
