@@ -17,7 +17,7 @@ from aws_local import resources
 from aws_local.pump import failures
 from faults.kinds import AWS, EMBEDDED
 from faults.points import Caller, Commits, Unseen, Watched
-from llm_server.embedded.workers import AGAIN_S
+from llm_server.embedded.workers import RETRY_S
 from llm_server.orchestration.domain.errors import StorageUnavailable
 from llm_server.orchestration.domain.ports import Clock, KeyStore, Queue, Store
 from llm_server.orchestration.domain.retention import Retention
@@ -132,7 +132,7 @@ class Embedded:
             try:
                 service.process(message.ref, owner=message.message_id)
             except StorageUnavailable:
-                self._queue.send(message.ref, delay_s=AGAIN_S)  # as the worker threads do
+                self._queue.send(message.ref, delay_s=RETRY_S)  # as the worker threads do
 
     def purge(self) -> None:
         while self._queue.receive(0):

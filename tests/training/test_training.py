@@ -35,7 +35,7 @@ def test_the_shipped_file_is_what_training_gives(trained: Training) -> None:
 
 def test_the_quantiles_are_those_of_the_natural_prompts(trained: Training) -> None:
     """A share of strong answers that a caller wants becomes a complexity: a tenth lies above the 90th percentile."""
-    quantiles = model.parsed(packed(trained[0])).complexity_quantiles
+    quantiles = model.parse(packed(trained[0])).complexity_quantiles
     found = [analyse(row.prompt).complexity for row in rows.labelled() if row.kind == "natural"]
 
     assert len(quantiles) == 101
@@ -118,7 +118,7 @@ def test_training_does_not_depend_on_the_order_of_the_rows() -> None:
 
 def test_the_server_scores_as_the_trainer_does(trained: Training) -> None:
     """Parity, but for the rounding to bytes: the same functions read the prompt on both sides."""
-    served = model.parsed(packed(trained[0]))
+    served = model.parse(packed(trained[0]))
     for row in rows.labelled()[::40]:
         signals = read(row.prompt)
         assert served.steps == trained[0].steps

@@ -34,7 +34,7 @@ def trained() -> tuple[Trained, list[validation.Judged]]:
         confidence=validation.confidence_of(judged),
     )
     natural = [row.prompt for row in labelled if row.kind == "natural"]
-    return replace(made, complexity_quantiles=complexity_quantiles(natural, weights.parsed(packed(made)))), judged
+    return replace(made, complexity_quantiles=complexity_quantiles(natural, weights.parse(packed(made)))), judged
 
 
 def complexity_quantiles(prompts: Iterable[str], judging: weights.Weights) -> list[float]:

@@ -70,7 +70,7 @@ def judged_fields(rows: Sequence[Labelled], steps: Mapping[str, float]) -> list[
     found = []
     for train, held in folds(row for row in rows if row.kind != "weak"):
         trained = Trained(steps=steps, fields=train_fields([*train, *weak], steps), experts={})
-        found += [_judge(row, weights.parsed(packed(trained)), steps) for row in held]
+        found += [_judge(row, weights.parse(packed(trained)), steps) for row in held]
     return found
 
 
@@ -80,7 +80,7 @@ def judged_unseen_sources(rows: Sequence[Labelled], steps: Mapping[str, float]) 
     for origin in sorted({_ORIGINS.get(row.source, row.source) for row in rows if row.kind == "natural"}):
         train = [row for row in rows if _ORIGINS.get(row.source, row.source) != origin]
         held = [row for row in rows if _ORIGINS.get(row.source, row.source) == origin and row.kind == "natural"]
-        trained = weights.parsed(packed(Trained(steps=steps, fields=train_fields(train, steps), experts={})))
+        trained = weights.parse(packed(Trained(steps=steps, fields=train_fields(train, steps), experts={})))
         found += [_judge(row, trained, steps) for row in held]
     return found
 
@@ -118,7 +118,7 @@ def served(expert: Expert, kind: str) -> weights.Expert:
     """As the server will have it, rounded to bytes."""
     empty = {"always": [0.0] * len(FIELDS)}
     fields = Fields(empty, [Words({}, 14)] * len(FIELDS))
-    return weights.parsed(packed(Trained(steps={}, fields=fields, experts={kind: expert}))).experts[kind]
+    return weights.parse(packed(Trained(steps={}, fields=fields, experts={kind: expert}))).experts[kind]
 
 
 def centres(rows: Iterable[Paired]) -> dict[str, float]:
@@ -158,7 +158,7 @@ def unseen_steps(rows: Sequence[Stepped], domain: str) -> float:
 
 def _judge(row: Labelled, trained: weights.Weights, steps: Mapping[str, float]) -> Judged:
     signals = read(row.prompt)
-    formal = trained.formal(field_figures(signals, steps) | {"always": 0.0})
-    learned = trained.learned(signals)
+    formal = trained.form_scores(field_figures(signals, steps) | {"always": 0.0})
+    learned = trained.word_scores(signals)
     scores = sorted(((formal[field] + learned[field], field) for field in FIELDS), reverse=True)
     return Judged(row=row, field=scores[0][1], margin=scores[0][0] - scores[1][0])

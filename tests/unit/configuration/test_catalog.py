@@ -203,10 +203,10 @@ def test_a_role_is_shown_under_the_default_profile_if_it_has_one() -> None:
         ({"roles": {"Legal-Agent": {**ROLE, "profiles": []}}}, "roles.Legal-Agent.profiles is empty"),
         (
             {"profiles": {"General": {"default_role": "QA-Agent"}}},
-            "profiles.General.default_role 'QA-Agent' is no role of this profile",
+            "profiles.General.default_role 'QA-Agent' is not a role of this profile",
         ),
-        ({"defaults": {"profile": "Law"}}, "defaults.profile 'Law' is no profile"),
-        ({"defaults": {"planner": "Law-Agent"}}, "defaults.planner 'Law-Agent' is no role"),
+        ({"defaults": {"profile": "Law"}}, "defaults.profile 'Law' is not a configured profile"),
+        ({"defaults": {"planner": "Law-Agent"}}, "defaults.planner 'Law-Agent' is not a configured role"),
         ({"engines": {"mine": {**ENGINE, "model": ""}}}, "engines.mine.model is missing"),
         ({"engines": {"mine": {"kind": "bedrock", "source": "api"}}}, "engines.mine.model is missing"),
         (
@@ -223,7 +223,7 @@ def test_a_role_is_shown_under_the_default_profile_if_it_has_one() -> None:
         ),
         (
             {"engines": {"mine": {**ENGINE, "base_url": "http://me:pass@x"}}},
-            "engines.mine.base_url must hold no credentials",
+            "engines.mine.base_url must not contain credentials",
         ),
         (
             {"engines": {"mine": {**ENGINE, "source": "local", "price": {"input": 1, "output": 1}}}},
@@ -257,15 +257,15 @@ def test_a_role_is_shown_under_the_default_profile_if_it_has_one() -> None:
         ({"models": {"mine": {**MODEL, "sha256": "AB" * 32}}}, "models.mine.sha256 must be 64 hexadecimal digits"),
         (
             {"engines": {"mine": {**ENGINE, "base_url": "http://x/v1/chat/completions/"}}},
-            "engines.mine.base_url must end before /chat/completions, which the server adds itself.",
+            "engines.mine.base_url must not end with /chat/completions, because the server adds it.",
         ),
         (
             {"engines": {"mine": {**ENGINE, "kind": "anthropic", "base_url": "http://x/v1/messages"}}},
-            "engines.mine.base_url must end before /v1/messages, which the server adds itself.",
+            "engines.mine.base_url must not end with /v1/messages, because the server adds it.",
         ),
         ({"engines": {"mine": {**ENGINE, "price": {"input": float("inf"), "output": 1}}}}, "engines.mine: "),
         ({"roles": {"Legal-Agent": {"purpose": 1}}}, "roles.Legal-Agent: "),
-        ({"models": {"../mine": MODEL}}, "models.../mine.name must be letters, digits"),
+        ({"models": {"../mine": MODEL}}, "models.../mine.name may have letters, digits"),
         ({"models": {"mine": {**MODEL, "url": "file:///m.gguf"}}}, "models.mine.url must start with https://"),
         ({"engines": {"mine": {"kind": "llamacpp", "source": "local"}}}, "engines.mine.model is missing"),
     ],
@@ -309,7 +309,7 @@ def test_a_wrong_type_or_name_is_refused(overlay: dict[str, Any], named: str) ->
 @pytest.mark.parametrize("name", ["", " ", ".", "..", "a/../b", "fast\n", "a\x00", "a\x85b"])
 def test_an_engine_has_a_name_that_can_stand_in_a_path(name: str) -> None:
     """It is switched at /engines/NAME; clients and gateways fold dots away, and control characters reach nothing."""
-    with pytest.raises(ConfigurationError, match="is no name for an engine") as caught:
+    with pytest.raises(ConfigurationError, match="is not a valid engine name") as caught:
         load({"engines": {name: ENGINE}})
 
     assert str(caught.value).isprintable()
@@ -346,8 +346,8 @@ def test_the_developers_coders_are_judged_and_repaired_by_others() -> None:
 @pytest.mark.parametrize(
     ("reviewers", "fault"),
     [
-        ({"judged_by": "Nobody", "repaired_by": "Debug-Agent"}, "judged_by 'Nobody' is no role"),
-        ({"judged_by": "QA-Agent"}, "judged_by and repaired_by go together"),
+        ({"judged_by": "Nobody", "repaired_by": "Debug-Agent"}, "judged_by 'Nobody' is not a configured role"),
+        ({"judged_by": "QA-Agent"}, "judged_by and repaired_by must be set together"),
     ],
 )
 def test_reviewers_are_roles_and_go_together(reviewers: dict[str, str], fault: str) -> None:

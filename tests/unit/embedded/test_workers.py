@@ -9,7 +9,7 @@ from itertools import count
 
 import pytest
 
-from llm_server.embedded.workers import AGAIN_S, Workers
+from llm_server.embedded.workers import RETRY_S, Workers
 from llm_server.orchestration.domain.engine_call import EngineCall
 from llm_server.orchestration.domain.errors import StorageUnavailable
 from llm_server.orchestration.domain.snapshot import Snapshot
@@ -113,7 +113,7 @@ def test_a_message_comes_again_when_the_database_failed(served: Served, crew: Cr
     ref = served.submit()
     crew()
     assert sent_again.wait(WAIT_S)
-    served.clock.pass_s(AGAIN_S)
+    served.clock.pass_s(RETRY_S)
 
     assert ended(served, ref) is Status.COMPLETED
 

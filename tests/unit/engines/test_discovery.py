@@ -91,7 +91,7 @@ def test_nothing_found_is_the_embedded_engine_and_says_where_was_looked() -> Non
     found = discover({}, loopback=[])
 
     assert (found.name, found.spec.kind, found.spec.source) == ("embedded", "embedded", "local")
-    assert found.why == "No LLM was found (OPENAI_API_KEY, ANTHROPIC_API_KEY), so the embedded engine answers."
+    assert found.reason == "No LLM was found (OPENAI_API_KEY, ANTHROPIC_API_KEY), so the embedded engine answers."
 
 
 def test_a_model_named_by_setting_answers_when_no_server_is_there(server: FakeEngine) -> None:
@@ -109,7 +109,7 @@ def test_a_model_named_by_setting_answers_when_no_server_is_there(server: FakeEn
         "m.gguf",
     )
     assert found.spec.max_concurrency == 1
-    assert found.why == "LLM_SERVER_MODEL is set, so m.gguf answers in this process."
+    assert found.reason == "LLM_SERVER_MODEL is set, so m.gguf answers in this process."
 
 
 def test_the_ports_are_those_the_servers_have_unless_told_otherwise() -> None:

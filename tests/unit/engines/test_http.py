@@ -22,7 +22,7 @@ from urllib3.connection import HTTPConnection
 from urllib3.exceptions import NameResolutionError
 
 from llm_server.engines.connections import EnginePool, cancellable
-from llm_server.engines.failures import showable
+from llm_server.engines.failures import redact
 from llm_server.engines.http import MAX_ANSWER_BYTES, exchange
 from llm_server.orchestration.domain.cancellation import Cancellation
 from llm_server.orchestration.domain.errors import EngineUnavailable, PromptRefused, TaskCancelled
@@ -200,16 +200,16 @@ def test_failures_leave_no_connection_behind(server: FakeEngine) -> None:
     ],
 )
 def test_an_engines_message_that_repeats_the_prompt_is_not_shown(said: str, prompt: str) -> None:
-    assert showable(said, (prompt,)) == ""
+    assert redact(said, (prompt,)) == ""
 
 
 def test_an_engines_message_is_one_short_line_of_its_own_words() -> None:
     said = "request (5000 tokens) exceeds\nthe available context size\x1b[31m (4096 tokens)"
 
-    shown = showable(said, ("Please summarise the available evidence. " * 500, ""))
+    shown = redact(said, ("Please summarise the available evidence. " * 500, ""))
 
     assert shown == "request (5000 tokens) exceeds the available context size [31m (4096 tokens)"
-    assert len(showable("word " * 500, ("a prompt",))) == 200
+    assert len(redact("word " * 500, ("a prompt",))) == 200
 
 
 def test_an_exchange_over_tls_can_be_broken_off(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import urllib3
 
-from llm_server.engines.local.model_download import SPARE_BYTES, TRIES, pull
+from llm_server.engines.local.model_download import MAX_TRIES, SPARE_BYTES, pull
 from llm_server.engines.local.model_files import part_of, path_of
 from llm_server.orchestration.domain.catalog import LocalModel
 from llm_server.orchestration.domain.errors import DownloadFailed
@@ -65,7 +65,7 @@ def test_a_download_that_breaks_off_goes_on_where_it_was(server: ModelServer, tm
 
 def test_a_later_pull_goes_on_where_an_earlier_one_ended(server: ModelServer, tmp_path: Path) -> None:
     """Also after the machine was switched off."""
-    server.faults = [cut_after(500_000), *[status(503)] * TRIES]
+    server.faults = [cut_after(500_000), *[status(503)] * MAX_TRIES]
 
     assert "what has arrived is kept" in refused(server.model(), tmp_path)
     assert arrived(server.model(), tmp_path) == 500_000
@@ -88,7 +88,7 @@ def test_a_server_that_never_gets_further_is_given_up(server: ModelServer, tmp_p
     server.always = lambda asked: without_ranges(asked, 10_000)
 
     assert "broke off" in refused(server.model(), tmp_path, sleep=waits.append)
-    assert len(server.asked) == 1 + TRIES
+    assert len(server.asked) == 1 + MAX_TRIES
     assert waits == [1.0, 2.0, 4.0, 8.0]
 
 
@@ -170,13 +170,13 @@ def test_a_refusal_is_final(server: ModelServer, tmp_path: Path, code: int) -> N
     """Asking again would not help."""
     server.always = status(code)
 
-    assert refused(server.model(), tmp_path) == f"tiny cannot be fetched: the server answers HTTP {code}."
+    assert refused(server.model(), tmp_path) == f"tiny cannot be fetched: the server answered HTTP {code}."
     assert len(server.asked) == 1
 
 
 @pytest.mark.parametrize("code", [408, 429, 500, 503])
 def test_a_busy_server_is_asked_again(server: ModelServer, tmp_path: Path, code: int) -> None:
-    server.faults = [status(code)] * (TRIES - 1)
+    server.faults = [status(code)] * (MAX_TRIES - 1)
 
     assert pulled(server.model(), tmp_path) == DATA
 
@@ -202,7 +202,7 @@ def test_a_redirect_is_followed_with_its_range(server: ModelServer, tmp_path: Pa
 def test_redirects_have_an_end(server: ModelServer, tmp_path: Path) -> None:
     server.always = status(302, Location="/model.gguf")
 
-    assert "more than 5 redirects" in refused(server.model(), tmp_path)
+    assert "redirects more than 5 times" in refused(server.model(), tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -237,7 +237,7 @@ def test_a_https_address_does_not_lead_to_this_machine(server: ModelServer, tmp_
 
 def test_a_full_disk_is_told_before_the_download(server: ModelServer, tmp_path: Path) -> None:
     """What is here already needs no room."""
-    server.faults = [cut_after(500_000), *[status(503)] * TRIES]
+    server.faults = [cut_after(500_000), *[status(503)] * MAX_TRIES]
     refused(server.model(), tmp_path)
     needed = len(DATA) - 500_000 + SPARE_BYTES
     asked = len(server.asked)

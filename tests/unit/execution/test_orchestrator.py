@@ -196,7 +196,7 @@ def test_a_prompt_that_kills_its_worker_ends(watched: WatchedStore, clock: Clock
 
     ended = deliveries.deliver(snapshot)
 
-    assert ended.task.error == f"Given up after {MAX_DELIVERIES} attempts without an answer."
+    assert ended.task.error == f"The task was given up: workers took it {MAX_DELIVERIES} times without progress."
     assert deliveries.engine.calls == []
 
 

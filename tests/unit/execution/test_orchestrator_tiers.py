@@ -119,6 +119,6 @@ def test_without_a_usable_plan_a_task_that_waits_for_approval_is_not_done(watche
     ended = only.deliver(accepted(Mode.PLAN, "Planner-Agent", plan_approval=True))
 
     assert ended.task.status is Status.FAILED
-    assert ended.task.error == "No usable plan was proposed, and none is carried out unapproved."
+    assert ended.task.error == "The engines proposed no usable plan, and this task needs an approved plan."
     assert only.purposes == ["plan", "plan"]
     assert ended.task.receipt.calls == 2

@@ -78,7 +78,7 @@ def test_a_plan_is_found_in_what_engines_write_round_it(answer: str) -> None:
         (a_plan(a_step("x" * 33)), "wrong shape"),
         (a_plan(a_step("a", role="Hacker")), "unknown role 'Hacker'; known are Coder, Writer"),
         (a_plan(a_step("a"), a_step("a")), "ids must be unique"),
-        (a_plan(a_step("a", "z")), "depends on 'z', which is no step"),
+        (a_plan(a_step("a", "z")), "depends on 'z', which is not a step of the plan"),
         (a_plan(a_step("a", "a")), "in a circle"),
         (a_plan(a_step("a", "b"), a_step("b", "c"), a_step("c", "a")), "in a circle"),
         (a_plan(a_step("a"), a_step("b", "a", "c"), a_step("c", "b")), "in a circle"),

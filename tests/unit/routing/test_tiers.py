@@ -36,7 +36,7 @@ def test_without_a_share_the_role_decides_unless_more_is_wanted(
     role: Role | None, wanted: Tier | None, tier: Tier
 ) -> None:
     """The synthesis has no role; the catalogue says what it is worth."""
-    assert tiers.tier_of(role, 0.99, with_share(None), wanted=wanted) == tier
+    assert tiers.tier_of(role, 0.99, with_share(None), preferred=wanted) == tier
 
 
 @pytest.mark.parametrize(("share", "tier"), [(0.0, "fast"), (1.0, "strong")])
@@ -44,13 +44,13 @@ def test_without_a_share_the_role_decides_unless_more_is_wanted(
 @pytest.mark.parametrize("complexity", [0.0, 0.5, 1.0])
 def test_the_ends_of_the_share_are_none_and_all(share: float, tier: Tier, role: Role | None, complexity: float) -> None:
     """Whatever role and complexity."""
-    assert tiers.tier_of(role, complexity, with_share(share), wanted="strong") == tier
+    assert tiers.tier_of(role, complexity, with_share(share), preferred="strong") == tier
 
 
 @pytest.mark.parametrize("share", [0.1, 0.25, 0.5, 0.9])
 def test_a_share_is_that_share_of_natural_prompts(share: float) -> None:
     """The quantiles are of complexity as it is measured, so their own upper part is what may be strong."""
-    quantiles = weights.shipped().complexity_quantiles
+    quantiles = weights.load().complexity_quantiles
     middles = [(low + high) / 2 for low, high in pairwise(quantiles)]
     strong = [tiers.may_be_strong(middle, share) for middle in middles]
 
