@@ -1,4 +1,4 @@
-"""`python -m train`: make the data file. `python -m train --figures`: print what docs/analysis.md says."""
+"""`python -m train` makes the data file; `python -m train --figures` prints the figures of docs/analysis.md."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from train.model_file import Trained, packed
 
 
 def trained() -> tuple[Trained, list[validation.Judged]]:
-    """Train everything, and judge every labelled prompt by models that have not seen it."""
+    """Train all weights, and judge every labelled prompt with a model that was not trained on it."""
     steps = train_steps(rows.stepped())
     labelled = rows.labelled()
     judged = validation.judged_fields(labelled, steps)
@@ -38,14 +38,14 @@ def trained() -> tuple[Trained, list[validation.Judged]]:
 
 
 def complexity_quantiles(prompts: Iterable[str], judging: weights.Weights) -> list[float]:
-    """Its 0th to 100th percentile, between two prompts in a straight line, as the server will compute it."""
+    """Return the percentiles 0 to 100 of the complexity that the server computes, with linear interpolation."""
     found = sorted(complexity(read(prompt), judging) for prompt in prompts)
     places = [n * (len(found) - 1) / 100 for n in range(101)]
     return [found[int(p)] + (p - int(p)) * (found[math.ceil(p)] - found[int(p)]) for p in places]
 
 
 def field_figures(judged: list[validation.Judged]) -> dict[str, float]:
-    """Role, mode and calibration on natural prompts, cross-validated; and on those written to be hard."""
+    """Return cross-validated figures of role, mode and calibration on natural prompts, and of role on hard ones."""
     natural = [j for j in judged if j.row.kind == "natural"]
     written = [j for j in judged if j.row.kind == "written"]
     crossed = zip(judged, validation.crossed_confidences(judged), strict=True)
@@ -60,14 +60,14 @@ def field_figures(judged: list[validation.Judged]) -> dict[str, float]:
 
 
 def source_figures(trained: Trained) -> dict[str, float]:
-    """Role and mode on natural prompts of a source that was left out of training."""
+    """Return figures of role and mode on natural prompts from sources that were left out of training."""
     judged = validation.judged_unseen_sources(rows.labelled(), trained.steps)
     right = {"role": [j.role_right for j in judged], "mode": [j.mode_right for j in judged]}
     return {f"{name} acceptable, source not seen": share(found) for name, found in right.items()}
 
 
 def gap_figures() -> dict[str, tuple[float, tuple[float, float]]]:
-    """The recovered gap, cross-validated and on data sets not seen; by prompt length for comparison."""
+    """Return the recovered gap: cross-validated, on data sets left out of training, and by prompt length to compare."""
     mmlu, gsm8k, sums = (rows.paired(name) for name in ("mmlu", "gsm8k", "sums"))
     other = validation.served(train_expert("sum", sums, validation.centres(sums)), "sum")
     scored = {
@@ -87,7 +87,7 @@ def gap_figures() -> dict[str, tuple[float, tuple[float, float]]]:
 
 
 def step_figures() -> dict[str, float]:
-    """AUROC on the domain that was left out."""
+    """Return the AUROC for several steps on each domain of TaskBench, trained on the other one."""
     stepped = rows.stepped()
     return {domain: validation.unseen_steps(stepped, domain) for domain in ("dai", "hug")}
 

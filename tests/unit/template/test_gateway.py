@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from aws_local.gateway import ANSWER_MAX_BYTES, Gateway
+from aws_local.gateway import MAX_ANSWER_BYTES, Gateway
 from aws_local.invocation import LambdaContext
 
 EVENTS = Path(__file__).parents[3] / "events"
@@ -133,7 +133,7 @@ def test_an_answer_that_lambda_would_not_take_is_a_500(gateway: Gateway, functio
     around = len('{"statusCode": 200, "body": ""}')
     function.answer = {
         "statusCode": 200,
-        "body": '"' * 2_000_000 + "ü" * ((ANSWER_MAX_BYTES - around) // 2 - 2_000_000),
+        "body": '"' * 2_000_000 + "ü" * ((MAX_ANSWER_BYTES - around) // 2 - 2_000_000),
     }
     at_the_limit = ask(gateway, "GET", "/api/v1/tasks/1")[0]
     function.answer["body"] += '"'
