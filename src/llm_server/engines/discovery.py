@@ -99,7 +99,7 @@ def discover(
 
 
 def _first_chat_model(pool: EnginePool | None, base_url: str) -> str | None:
-    """Return the first chat model that a server lists; None if there is none, or if the server does not answer."""
+    """Return the first chat model that a server lists; None if it lists none or does not answer."""
     from llm_server.engines.connections import EnginePool  # imported here because AWS probes no server
     from llm_server.engines.http import exchange
 

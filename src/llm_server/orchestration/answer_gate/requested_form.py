@@ -33,7 +33,7 @@ _ITEM = re.compile(r"([ \t]*)(?:([-*+•–])|\W{0,3}\d{1,2}[.)])\W{0,3}\s")
 
 
 def broken_form(request: str, text: str) -> str | None:
-    """Return the form that the request asks for and the answer does not have; None if there is no such form."""
+    """Return the form that the request asks for, if the answer does not have it, else None."""
     request = "\n".join(" ".join(line.split()) for line in request.splitlines() if line.strip())
     asks_code = re.search(_ASKS_CODE, request, re.IGNORECASE) is not None
     if not (asks_code and "```" in text):  # else the form may be meant for the output of the program

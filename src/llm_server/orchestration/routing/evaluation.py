@@ -14,7 +14,7 @@ def apgr(scores: Sequence[float], weak: Sequence[float], strong: Sequence[float]
 
     The strong engine gets the prompts with the highest scores first. The result is the part of the quality gap between
     weak and strong engine that is recovered, averaged over all shares of strong calls. Prompts of equal score are
-    treated alike. NaN if there is no gap.
+    treated alike. NaN without a gap.
     """
     gap = sum(strong) - sum(weak)
     if not gap:
