@@ -1,4 +1,4 @@
-"""What is particular to the Messages wire."""
+"""The parts of the Messages API that differ from other APIs."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -29,7 +29,7 @@ def engine(server: FakeEngine, **changes: Any) -> AnthropicEngine:
 
 
 def test_a_prompt_is_sent_as_the_api_wants_it(server: FakeEngine) -> None:
-    """Its temperatures end at 1."""
+    """The highest temperature of this API is 1."""
     engine(server).complete(CALL, timeout_s=5)
 
     assert server.last.path == "/v1/messages"

@@ -1,4 +1,4 @@
-"""Which file a setting or an engine means, and what is said when it is not there."""
+"""The file that a setting or an engine names, and the errors if it is missing."""
 
 from pathlib import Path
 
@@ -37,7 +37,7 @@ def test_anything_else_is_a_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 
 def test_a_model_that_was_not_pulled_says_how(tmp_path: Path) -> None:
-    """The server never pulls by itself."""
+    """The server never downloads a model by itself."""
     assert refusal("tiny", tmp_path) == (
         "LLM_SERVER_MODEL is 'tiny', which was not pulled yet; run `llm-server models pull tiny`."
     )
