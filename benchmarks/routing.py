@@ -52,7 +52,7 @@ GSM8K = (
 
 
 def run() -> None:
-    mmlu, gsm8k, sums = (rows.paired(name) for name in ("mmlu", "gsm8k", "sums"))
+    mmlu, gsm8k, sums = (rows.engine_pairs(name) for name in ("mmlu", "gsm8k", "sums"))
     _table("MMLU", "no exam seen", validation.crossed_gap("exam", mmlu, []), mmlu)
     _published(
         PUBLISHED.format("table 2, 14,042 questions; routers trained on Arena and MMLU's validation split"), MMLU

@@ -15,15 +15,15 @@ from llm_server.orchestration.routing.evaluation import calibration_error, share
 from llm_server.orchestration.routing.signals import read
 from train import rows, validation
 from train.heads import train_expert, train_fields, train_steps
-from train.model_file import Trained, packed
+from train.model_file import Trained, pack
 
 
-def trained() -> tuple[Trained, list[validation.Judged]]:
+def train() -> tuple[Trained, list[validation.Judged]]:
     """Train all weights, and judge every labelled prompt with a model that was not trained on it."""
-    steps = train_steps(rows.stepped())
-    labelled = rows.labelled()
-    judged = validation.judged_fields(labelled, steps)
-    mmlu, sums = rows.sound(rows.paired("mmlu")), [*rows.paired("gsm8k"), *rows.paired("sums")]
+    steps = train_steps(rows.step_prompts())
+    labelled = rows.labelled_prompts()
+    judged = validation.judge_fields(labelled, steps)
+    mmlu, sums = rows.sound(rows.engine_pairs("mmlu")), [*rows.engine_pairs("gsm8k"), *rows.engine_pairs("sums")]
     made = Trained(
         steps=steps,
         fields=train_fields(labelled, steps),
@@ -34,7 +34,7 @@ def trained() -> tuple[Trained, list[validation.Judged]]:
         confidence=validation.confidence_of(judged),
     )
     natural = [row.prompt for row in labelled if row.kind == "natural"]
-    return replace(made, complexity_quantiles=complexity_quantiles(natural, weights.parse(packed(made)))), judged
+    return replace(made, complexity_quantiles=complexity_quantiles(natural, weights.parse(pack(made)))), judged
 
 
 def complexity_quantiles(prompts: Iterable[str], judging: weights.Weights) -> list[float]:
@@ -61,15 +61,15 @@ def field_figures(judged: list[validation.Judged]) -> dict[str, float]:
 
 def source_figures(trained: Trained) -> dict[str, float]:
     """Return figures of role and mode on natural prompts from sources that were left out of training."""
-    judged = validation.judged_unseen_sources(rows.labelled(), trained.steps)
+    judged = validation.judge_unseen_sources(rows.labelled_prompts(), trained.steps)
     right = {"role": [j.role_right for j in judged], "mode": [j.mode_right for j in judged]}
     return {f"{name} acceptable, source not seen": share(found) for name, found in right.items()}
 
 
 def gap_figures() -> dict[str, tuple[float, tuple[float, float]]]:
     """Return the recovered gap: cross-validated, on data sets left out of training, and by prompt length to compare."""
-    mmlu, gsm8k, sums = (rows.paired(name) for name in ("mmlu", "gsm8k", "sums"))
-    other = validation.served(train_expert("sum", sums, validation.centres(sums)), "sum")
+    mmlu, gsm8k, sums = (rows.engine_pairs(name) for name in ("mmlu", "gsm8k", "sums"))
+    other = validation.as_served(train_expert("sum", sums, validation.centres(sums)), "sum")
     scored = {
         "MMLU": validation.crossed_gap("exam", mmlu, []),
         "MMLU by length": validation.by_length(mmlu),
@@ -88,13 +88,13 @@ def gap_figures() -> dict[str, tuple[float, tuple[float, float]]]:
 
 def step_figures() -> dict[str, float]:
     """Return the AUROC for several steps on each domain of TaskBench, trained on the other one."""
-    stepped = rows.stepped()
+    stepped = rows.step_prompts()
     return {domain: validation.unseen_steps(stepped, domain) for domain in ("dai", "hug")}
 
 
 def main(arguments: list[str]) -> int:
-    made, judged = trained()
-    data = packed(made)
+    made, judged = train()
+    data = pack(made)
     if "--figures" in arguments:
         for name, figure in (field_figures(judged) | source_figures(made)).items():
             print(f"{name}: {figure:.3f}")

@@ -21,7 +21,7 @@ class Trained:
     complexity_quantiles: Sequence[float] = ()
 
 
-def packed(trained: Trained) -> bytes:
+def pack(trained: Trained) -> bytes:
     """Return the content of the file."""
     tables = list(zip(FIELDS, trained.fields.words, strict=True))
     tables += [(name, expert.words) for name, expert in trained.experts.items()]

@@ -91,7 +91,7 @@ def spread_out(rows: Iterable[Row]) -> list[Row]:
     return sorted(rows, key=lambda row: (crc32(row.prompt.encode()), row.prompt))
 
 
-def labelled() -> list[Labelled]:
+def labelled_prompts() -> list[Labelled]:
     """Return the natural, the written and the weakly labelled prompts."""
     natural = [_labelled(r, "natural", r["source"], r["ok_modes"]) for r in records("role_mode_dev.jsonl")]
     written = [_labelled(r, "written", "written", ()) for r in records("written_dev.jsonl")]
@@ -103,7 +103,7 @@ def labelled() -> list[Labelled]:
     return [*natural, *written, *weak]
 
 
-def stepped() -> list[Stepped]:
+def step_prompts() -> list[Stepped]:
     """Return TaskBench's prompts without those that were labelled by hand, and weak labels from other sources."""
     by_hand = {r["prompt"] for r in records("role_mode_dev.jsonl")}
     bench = [
@@ -119,7 +119,7 @@ def stepped() -> list[Stepped]:
     return spread_out([*bench, *other])[::2]  # half of the rows, because all of them take longer and give no more
 
 
-def paired(name: str) -> list[Paired]:
+def engine_pairs(name: str) -> list[Paired]:
     """Return the rows of `mmlu`, `gsm8k` or `sums` (LLMRouter's word problems).
 
     For `sums`, the figures are the means of LLMRouter's weaker and of its better models.

@@ -24,7 +24,7 @@ from train.heads import (
     train_fields,
     train_steps,
 )
-from train.model_file import Trained, packed
+from train.model_file import Trained, pack
 from train.rows import Labelled, Paired, Row, Stepped, sound, spread_out
 
 FOLDS = 5
@@ -64,23 +64,23 @@ def folds(rows: Iterable[Row]) -> list[tuple[list[Row], list[Row]]]:
     ]
 
 
-def judged_fields(rows: Sequence[Labelled], steps: Mapping[str, float]) -> list[Judged]:
+def judge_fields(rows: Sequence[Labelled], steps: Mapping[str, float]) -> list[Judged]:
     """Judge the natural and the written prompts; weakly labelled prompts are only used for training."""
     weak = [row for row in rows if row.kind == "weak"]
     found = []
     for train, held in folds(row for row in rows if row.kind != "weak"):
         trained = Trained(steps=steps, fields=train_fields([*train, *weak], steps), experts={})
-        found += [_judge(row, weights.parse(packed(trained)), steps) for row in held]
+        found += [_judge(row, weights.parse(pack(trained)), steps) for row in held]
     return found
 
 
-def judged_unseen_sources(rows: Sequence[Labelled], steps: Mapping[str, float]) -> list[Judged]:
+def judge_unseen_sources(rows: Sequence[Labelled], steps: Mapping[str, float]) -> list[Judged]:
     """Judge the natural prompts of each source with a model that was trained without any row of that source."""
     found = []
     for origin in sorted({_ORIGINS.get(row.source, row.source) for row in rows if row.kind == "natural"}):
         train = [row for row in rows if _ORIGINS.get(row.source, row.source) != origin]
         held = [row for row in rows if _ORIGINS.get(row.source, row.source) == origin and row.kind == "natural"]
-        trained = weights.parse(packed(Trained(steps=steps, fields=train_fields(train, steps), experts={})))
+        trained = weights.parse(pack(Trained(steps=steps, fields=train_fields(train, steps), experts={})))
         found += [_judge(row, trained, steps) for row in held]
     return found
 
@@ -103,7 +103,7 @@ def crossed_gap(kind: str, rows: Sequence[Paired], others: Sequence[Paired]) -> 
     found = []
     for train, held in folds(rows):
         seen = sound([*train, *others])
-        expert = served(train_expert(kind, seen, centres(seen)), kind)
+        expert = as_served(train_expert(kind, seen, centres(seen)), kind)
         found += [(expert.logit(read(row.prompt).text), row) for row in held]
     return found
 
@@ -114,11 +114,11 @@ def unseen_gap(rows: Sequence[Paired], expert: weights.Expert | None = None) -> 
     return [(expert.logit(s.text) if expert else effort(s), row) for s, row in zip(texts, rows, strict=True)]
 
 
-def served(expert: Expert, kind: str) -> weights.Expert:
+def as_served(expert: Expert, kind: str) -> weights.Expert:
     """Return an expert as the server loads it, with its weights rounded to bytes."""
     empty = {"always": [0.0] * len(FIELDS)}
     fields = Fields(empty, [Words({}, 14)] * len(FIELDS))
-    return weights.parse(packed(Trained(steps={}, fields=fields, experts={kind: expert}))).experts[kind]
+    return weights.parse(pack(Trained(steps={}, fields=fields, experts={kind: expert}))).experts[kind]
 
 
 def centres(rows: Iterable[Paired]) -> dict[str, float]:

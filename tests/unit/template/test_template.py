@@ -95,7 +95,7 @@ def test_one_bad_message_does_not_bring_back_the_other_nine(cfn: Document) -> No
 
 
 def test_concurrency_is_limited_where_no_message_is_lost_by_it(cfn: Document) -> None:
-    """With reserved concurrency, deliveries would be throttled and end as dead letters without a processing."""
+    """With reserved concurrency, deliveries would be throttled and end as dead letters unprocessed."""
     stack = resolved(cfn)
 
     assert stack.properties("WorkerFunctionTasks")["ScalingConfig"]["MaximumConcurrency"] >= 2

@@ -10,7 +10,7 @@ from llm_server.orchestration.dispatch.balancer import Balancer, Reply
 from llm_server.orchestration.dispatch.budget import Budget
 from llm_server.orchestration.dispatch.terms import CallTerms
 from llm_server.orchestration.domain.cancellation import Cancellation
-from llm_server.orchestration.domain.catalog import Catalog, Tier
+from llm_server.orchestration.domain.catalog import Catalog, Role, Tier
 from llm_server.orchestration.domain.engine_call import AnswerSchema, Completion, EngineCall
 from llm_server.orchestration.domain.errors import UnknownName
 from llm_server.orchestration.domain.output import MAX_TEXTS_BYTES
@@ -62,16 +62,10 @@ class RoleCaller:
         except UnknownName as error:  # the role was removed from the configuration after the task was created
             return Reply(failure=error)
         callers_limit = claim.request.limits.max_output_tokens
-        if callers_limit is not None and schema is None:
-            max_output_tokens = callers_limit
-        elif role is not None and role.max_output_tokens is not None:
-            max_output_tokens = role.max_output_tokens
-        else:
-            max_output_tokens = self._catalog.defaults.max_output_tokens
         call = EngineCall(
             system=role.system_prompt if role else prompts.SYNTHESIS_SYSTEM,
             prompt=prompt,
-            max_output_tokens=max_output_tokens,
+            max_output_tokens=self._output_limit(role, callers_limit if schema is None else None),
             temperature=role.temperature if role else 0.2,
             answer_schema=schema,
             cancellation=claim.cancellation,
@@ -86,6 +80,14 @@ class RoleCaller:
             fault=self._gate(gate_request, prompt, limit_is_callers=callers_limit is not None),
         )
         return self._balancer.call(call, terms)
+
+    def _output_limit(self, role: Role | None, callers_limit: int | None) -> int:
+        """Return the caller's limit, else the role's, else the catalogue's, in tokens."""
+        if callers_limit is not None:
+            return callers_limit
+        if role is not None and role.max_output_tokens is not None:
+            return role.max_output_tokens
+        return self._catalog.defaults.max_output_tokens
 
     @property
     def _escalates(self) -> bool:
