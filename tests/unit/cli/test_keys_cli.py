@@ -185,7 +185,7 @@ def test_a_database_that_is_not_there_is_named_and_not_made(tmp_path: Path, comm
 
     refused = run(db, *command)
 
-    said = f"There is no database {db}; LLM_SERVER_DB or --db says where it is.\n"
+    said = f"The database {db} does not exist; set its path in LLM_SERVER_DB or --db.\n"
     assert (refused.exit_code, refused.stdout, refused.stderr) == (2, "", said)
     assert list(tmp_path.iterdir()) == []
 
