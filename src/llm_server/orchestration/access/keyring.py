@@ -9,7 +9,13 @@ from llm_server.orchestration.access import tokens
 from llm_server.orchestration.domain import api_key
 from llm_server.orchestration.domain.api_key import Account, Caller, Key, KeyLimits, KeyUse, Payer
 from llm_server.orchestration.domain.counters import day_of
-from llm_server.orchestration.domain.errors import KeyNotFound, QuotaExceeded, Unauthenticated
+from llm_server.orchestration.domain.errors import (
+    DailyBudgetReserved,
+    DailyBudgetSpent,
+    KeyNotFound,
+    TooManyRequests,
+    Unauthenticated,
+)
 from llm_server.orchestration.domain.ports import Clock, KeyStore
 from llm_server.orchestration.domain.receipt import usd
 from llm_server.orchestration.domain.task import DAY_MS
@@ -91,7 +97,7 @@ class Keyring:
         return Caller.of(key)
 
     def count_request(self, payer: Payer) -> RequestsLeft | None:
-        """Take one request of this minute's; None where the key does not limit them. Raises QuotaExceeded."""
+        """Take one request of this minute's; None where the key does not limit them. Raises TooManyRequests."""
         most = payer.limits.requests_per_minute
         if most is None:
             return None
@@ -99,15 +105,16 @@ class Keyring:
         reset_s = -(-(MINUTE_MS - now_ms % MINUTE_MS) // 1000)
         left = self._store.count_request(payer.key_id, now_ms // MINUTE_MS, most=most)
         if left is None:
-            raise QuotaExceeded(
-                f"The key allows {most} requests a minute, and they are used up.",
-                retry_after_s=reset_s,
-                requests=most,
-            )
+            raise TooManyRequests(most, retry_after_s=reset_s)
         return RequestsLeft(most=most, left=left, reset_s=reset_s)
 
     def check_spending(self, payer: Payer | None) -> None:
-        """Refuse new work once the key's money of this day is gone, or all set aside. Raises QuotaExceeded."""
+        """Refuse new work when the key's money of this day is spent or reserved.
+
+        Raises:
+            DailyBudgetSpent: the money is spent until the next UTC day.
+            DailyBudgetReserved: what is left is reserved for calls that have not ended.
+        """
         most = payer.limits.microusd_per_day if payer else None
         if payer is None or most is None:
             return
@@ -115,10 +122,9 @@ class Keyring:
         if used.charged_microusd < most:
             return
         if used.charged_microusd - used.under_way_microusd < most:
-            detail = f"What is left of the key's usd_per_day of {usd(most)} is set aside for calls under way."
-            raise QuotaExceeded(detail, retry_after_s=SETTLES_S)
+            raise DailyBudgetReserved(usd(most), retry_after_s=SETTLES_S)
         reset_s = -(-(DAY_MS - self._clock() % DAY_MS) // 1000)
-        raise QuotaExceeded(f"The key's usd_per_day of {usd(most)} is used up for this UTC day.", retry_after_s=reset_s)
+        raise DailyBudgetSpent(usd(most), retry_after_s=reset_s)
 
     def use(self, payer: Payer) -> KeyUse:
         """What was charged to a key today and what it has in flight."""
