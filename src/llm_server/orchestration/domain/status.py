@@ -40,10 +40,7 @@ class Status(StrEnum):
 def known_spelling(name: str, known: Iterable[str]) -> str:
     """Return the known name that `name` is, whether in upper or lower case; otherwise `name` itself.
 
-    An exact match wins. If several known names differ from it only in case, it is taken for none of them.
+    If several known names differ only in case, each has to be spelled exactly.
     """
-    names = list(known)
-    if name in names:
-        return name
-    alike = [other for other in names if other.casefold() == name.casefold()]
+    alike = [other for other in known if other.casefold() == name.casefold()]
     return alike[0] if len(alike) == 1 else name

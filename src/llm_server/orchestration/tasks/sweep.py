@@ -47,13 +47,15 @@ class Sweep:
             self._store.prune(MAX_PRUNE)
 
     def _look_at_all(self, goes_on: Callable[[], bool]) -> int:
-        woken, waiting = 0, None
+        woken = 0
+        all_have_messages: bool | None = None  # asked once, and only if a Queued task is due
         for due, task in self._due(goes_on):
-            queued = task.status is Status.QUEUED
-            if queued and waiting is None:
-                waiting = self._is_merely_long(sent=woken)
-            with self._apart(due):
-                woken += self._look(due, task, merely_waiting=queued and bool(waiting))
+            is_queued = task.status is Status.QUEUED
+            if is_queued and all_have_messages is None:
+                all_have_messages = self._all_queued_have_messages(sent=woken)
+            with self._isolated(due):
+                if self._look(due, task, has_message=is_queued and bool(all_have_messages)):
+                    woken += 1
         return woken
 
     def _due(self, goes_on: Callable[[], bool]) -> Iterator[tuple[Due, Task]]:
@@ -66,7 +68,7 @@ class Sweep:
                 if self._clock() >= until_ms or not goes_on():
                     return
                 if due.ref not in tasks:
-                    with self._apart(due):
+                    with self._isolated(due):
                         self._store.purge(due.ref)
                 elif (task := tasks[due.ref]) is not None:
                     yield due, task
@@ -75,7 +77,7 @@ class Sweep:
                     self._put_off(due)
 
     @contextmanager
-    def _apart(self, due: Due) -> Iterator[None]:
+    def _isolated(self, due: Due) -> Iterator[None]:
         """Keep an error at one record away from the other records."""
         try:
             yield
@@ -89,14 +91,14 @@ class Sweep:
         with suppress(StorageUnavailable):
             self._store.postpone(due, None, self._clock() + PUT_OFF_MS)
 
-    def _is_merely_long(self, *, sent: int) -> bool:
+    def _all_queued_have_messages(self, *, sent: int) -> bool:
         """Whether the queue is just long, because every Queued task has a message.
 
         `sent` is how many messages this sweep has sent for active tasks; they do not count.
         """
         return self._wakeups.waiting() - sent >= self._store.overview()[0].queued
 
-    def _look(self, due: Due, task: Task, *, merely_waiting: bool) -> bool:
+    def _look(self, due: Due, task: Task, *, has_message: bool) -> bool:
         """Move the due time on, then send. In this order, two sweeps at the same time send one message."""
         now_ms = self._clock()
         if now_ms - task.created_ms > SLACK_MS // 2:
@@ -109,7 +111,7 @@ class Sweep:
         later_ms = now_ms + min(max(self._sweep_ms, now_ms - task.created_ms), DAY_MS)
         if task.deadline_ms is not None and task.deadline_ms > now_ms:
             later_ms = min(later_ms, task.deadline_ms)
-        needs_no_message = merely_waiting or (task.awaits_approval and now_ms < task.due_ms)
+        needs_no_message = has_message or (task.awaits_approval and now_ms < task.due_ms)
         if not self._store.postpone(due, task, later_ms) or needs_no_message:
             return False
         _log.info("task woken by the sweep", extra=log_fields(task))
