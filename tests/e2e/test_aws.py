@@ -40,7 +40,8 @@ def test_a_body_that_is_no_base64_is_the_callers_fault(deployment: Deployment, b
     answer = deployment.call(an_event("api-v2-post-task") | {"body": body, "isBase64Encoded": True})
 
     assert answer["statusCode"] == 400, answer
-    assert list(answer["json"]) == ["detail"]
+    assert answer["json"]["code"] == "body_not_base64"
+    assert answer["headers"]["content-type"] == "application/problem+json"
 
 
 @pytest.mark.parametrize("name", ["api-v2-post-task", "api-v1-post-task"])

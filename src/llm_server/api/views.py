@@ -61,6 +61,7 @@ def detail(snapshot: Snapshot) -> TaskDetail:
         reasons=list(request.reasons),
         plan=_plan(snapshot),
         awaiting_approval=snapshot.task.awaits_approval,
+        demonstration=snapshot.task.demonstration,
         attempts=[_attempt(a) for a in snapshot.attempts],
         events=[_event(event) for event in history(snapshot)],
         limits=NewLimits(**asdict(request.limits)),

@@ -26,7 +26,7 @@ _Record = TypeVar("_Record")
 _TASK_DEFAULTS = {f.name: f.default for f in fields(Task)} | {"receipt": Receipt()}
 _OUTPUT_FIELDS = tuple(f.name for f in fields(Output))
 _ATTEMPT_FIELDS = tuple(f.name for f in fields(Attempt))
-_RARE = {"failover_from": None, "probe": False}
+_RARE = {"failover_from": None, "probe": False, "failure": None, "demonstration": False}
 """Fields of an attempt that most have at these values: they are left out then, because a unit holds 1 KB."""
 _KIND_WORDS = {
     OutputKind.PLAN: "PLAN",

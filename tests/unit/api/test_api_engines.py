@@ -132,7 +132,7 @@ def test_an_engine_without_a_key_is_refused_by_name(tmp_path: Path, reference: s
 def test_an_unknown_engine_is_404_and_the_known_are_named(server: CalledServer, name: str) -> None:
     answer = patch(server, name, {"toggle": True})
 
-    assert (answer.status, list(answer.json)) == (404, ["detail"])
+    assert (answer.status, answer.code) == (404, "engine_not_found")
     assert answer.detail.startswith("Unknown engine '")
     assert answer.detail.endswith("known are embedded, main, openai/spare.")
     assert len(answer.detail) < 200
