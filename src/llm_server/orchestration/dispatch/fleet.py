@@ -61,15 +61,15 @@ class Fleet:
 
     def switch(self, engine: str, changes: Mapping[SwitchName, bool | None]) -> EngineNow:
         """Switch a configured engine, for every process; calls that run, end. Raises as `EngineStates.switch`."""
-        return self.now(self._states.switch(engine, changes))[engine]
+        return self._now(self._configured, self._states.switch(engine, changes))[engine]
 
     def now(self, records: EngineRecords) -> dict[str, EngineNow]:
-        """Every configured engine by what is stored."""
-        return self._now(self._configured, records)
+        """Return the engines that serve, as `records` describe them."""
+        return self._now(self.serving(), records)
 
     def status(self, records: EngineRecords) -> dict[str, str]:
-        """Each engine as `GET /metrics` names it: online, cooling, disabled, locked or offline."""
-        return {name: engine.status for name, engine in self._now(self.serving(), records).items()}
+        """Return the status of each engine that serves: online, cooling, disabled, locked or offline."""
+        return {name: engine.status for name, engine in self.now(records).items()}
 
     def _usable(self, only: str | None) -> list[str]:
         """The engines that are switched on and have credentials, resting or not."""
