@@ -195,7 +195,8 @@ def _trained_reason(learned: Mapping[str, float], fields: list[str]) -> tuple[st
     if len(fields) < 2:
         return ()
     best, second = fields[:2]
-    return (f"wording as in the training examples ({learned[best] - learned[second]:+.1f} {best} over {second})",)
+    advantage = round(learned[best] - learned[second], 1) + 0.0  # adding 0.0 turns -0.0 into 0.0
+    return (f"wording as in the training examples ({advantage:+.1f} {best} over {second})",)
 
 
 def _shares(scores: Mapping[str, float], *, of: float, without: str) -> tuple[tuple[str, float], ...]:
