@@ -108,5 +108,3 @@ def failures_as_exit_codes() -> Iterator[None]:
         for line in (str(error), *getattr(error, "__notes__", ())):
             display.say(line)
         raise typer.Exit(REFUSED if isinstance(error, ServerRefused) else FAILED) from None
-    except KeyboardInterrupt:
-        raise typer.Exit(INTERRUPTED) from None

@@ -1,12 +1,14 @@
 """The commands that list and change tasks, against a real server on loopback."""
 
 import json
+import signal
+import subprocess
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
 import pytest
 
-from support.command_line import run
+from support.command_line import run, started
 from support.scripted_server import Reply, Script, task
 
 PLAN = {
@@ -181,6 +183,22 @@ def test_without_agreement_nothing_is_decided(server: Script, command: str, stdi
     assert (result.exit_code, result.stdout) == (4, "")
     assert "the plan still waits for approval" in result.stderr
     assert [asked.line for asked in server.asked] == ["GET /api/v1/tasks/t1"]
+
+
+def test_ctrl_c_at_the_question_decides_nothing(server: Script) -> None:
+    """With the shell's own code for it, and no traceback."""
+    server.replies = [Reply(body=WAITING_PLAN)]
+    pipes = {"stdin": subprocess.PIPE, "stderr": subprocess.PIPE}
+
+    with started(server, "approve", "t1", **pipes) as process:
+        assert process.stderr is not None
+        shown = b"".join(iter(process.stderr.readline, b"Approve this plan? [y/N]\n"))
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=30)
+
+    assert (process.returncode, said) == (130, b"")
+    assert b"Goal: A cache." in shown
+    assert len(server.asked) == 1
 
 
 @pytest.mark.parametrize("command", ["approve", "reject"])
