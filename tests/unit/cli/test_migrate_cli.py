@@ -41,7 +41,7 @@ def test_a_file_that_is_current_has_nothing_to_do(old: Path) -> None:
 
     again = run("--db", str(old))
 
-    said = f"The database {old} is current: there is nothing to do.\n"
+    said = f"The database {old} is up to date; nothing was changed.\n"
     assert (again.exit_code, again.stdout, again.stderr) == (0, said, "")
     assert files(old) == before
 
@@ -51,9 +51,8 @@ def test_a_check_names_what_is_pending_and_changes_nothing(old: Path) -> None:
 
     pending = run("--check", "--db", str(old))
 
-    said = (
-        f"The database {old} has version 1. Pending:\n  2  add the tables and indexes that a file of 0.1.0 may lack\n"
-    )
+    purpose = "add the tables and indexes that a file of 0.1.0 may lack"
+    said = f"The database {old} has version 1. Pending migrations:\n  2  {purpose}\n"
     assert (pending.exit_code, pending.stdout, pending.stderr) == (1, said, "")
     assert files(old) == before
     assert not old.with_name("tasks.db.lock").exists()
@@ -64,7 +63,7 @@ def test_a_check_of_a_current_file_says_so_also_beside_a_server(old: Path) -> No
     with closing(OnlyProcess(old)):
         current = run("--check", "--db", str(old))
 
-    said = f"The database {old} is current: it has version 2.\n"
+    said = f"The database {old} is up to date: it has version 2.\n"
     assert (current.exit_code, current.stdout, current.stderr) == (0, said, "")
 
 
@@ -88,7 +87,7 @@ def test_the_file_is_named_by_the_option_or_the_environment(old: Path, tmp_path:
     by_option = run(*options, "--db", elsewhere, LLM_SERVER_DB=str(old))
 
     assert str(old) in by_environment.stdout
-    assert by_option.stderr == f"There is no database {elsewhere}; LLM_SERVER_DB or --db says where it is.\n"
+    assert by_option.stderr == f"The database {elsewhere} does not exist; name the file with --db or LLM_SERVER_DB.\n"
 
 
 @pytest.mark.parametrize("options", [[], ["--check"]])
@@ -125,7 +124,7 @@ def test_an_empty_file_is_made_a_database_without_a_backup(tmp_path: Path) -> No
     pending, made = run("--check", "--db", str(path)), run("--db", str(path))
 
     assert (pending.exit_code, made.exit_code) == (1, 0)
-    said = f"The database {path} was migrated from version 0 to 2.\nIt was empty, so there is no backup.\n"
+    said = f"The database {path} was migrated from version 0 to 2.\nThe file was empty, so no backup was written.\n"
     assert made.stdout == said
     assert list(files(path)) == ["tasks.db"]
 
@@ -133,6 +132,6 @@ def test_an_empty_file_is_made_a_database_without_a_backup(tmp_path: Path) -> No
 def test_a_table_on_aws_has_no_migrations(old: Path) -> None:
     refused = run("--db", str(old), LLM_SERVER_TABLE="llm-server")
 
-    said = "LLM_SERVER_TABLE is set: a table has no migrations; unset it to migrate a SQLite file.\n"
+    said = "LLM_SERVER_TABLE is set, and a DynamoDB table has no migrations; unset it to migrate a SQLite file.\n"
     assert (refused.exit_code, refused.stdout, refused.stderr) == (2, "", said)
     assert version(old) == 1

@@ -35,7 +35,7 @@ async def get_catalog(service: Service) -> Response:
 
 @router.get("/engines", response_model=server.EnginesView, responses=problems(503))
 async def get_engines(service: Service) -> Response:
-    """Show every engine, how it is switched and how it is."""
+    """List the engines that serve, with their switches and their status, as `GET /metrics` lists them."""
     return answer(views.engines(service.engines()))
 
 

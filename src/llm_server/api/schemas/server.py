@@ -81,7 +81,7 @@ class EngineNowView(EngineView):
 
 
 class EnginesView(Strict):
-    """Every configured engine."""
+    """The engines that serve; the embedded engine is left out while another engine is configured."""
 
     engines: dict[str, EngineNowView]
 
