@@ -8,12 +8,14 @@ from pydantic import BaseModel, Field
 class Fault(BaseModel):
     """One thing that is wrong with the input."""
 
-    pointer: str = Field(description="A JSON pointer into the body, or a slash and a parameter's name.")
-    detail: str
+    pointer: str = Field(
+        description="A JSON pointer into the body, or a slash and a parameter's name.", examples=["/prompt"]
+    )
+    detail: str = Field(description="What is wrong, in one sentence.", examples=["The field 'prompt' is missing."])
 
 
 class Problem(BaseModel):
     """Any error (RFC 9457)."""
 
-    detail: str = Field(description="What happened, in one sentence.")
+    detail: str = Field(description="What happened, in one sentence.", examples=["No task has this id."])
     errors: list[Fault] = Field(default=[], description="Every fault, where the input has some.")
