@@ -10,7 +10,7 @@ COMPILE := $(UV) pip compile --quiet --universal --python-version 3.11 --generat
 PYTEST := $(BIN)/python -m pytest -q
 EACH := --numprocesses auto --dist loadfile # a core each; a file's tests stay together
 
-.PHONY: run test attack mutants train check format lint types contracts bench build deploy aws-local openapi lock clean
+.PHONY: run test attack mutants train check format lint types contracts bench build deploy aws-local openapi docs lock clean
 
 run: $(VENV)/.run $(if $(LOCAL),$(VENV)/.local) ## Serve http://localhost:8000, embedded; LOCAL=1: able to load GGUF files
 	@exec $(BIN)/llm-server serve --port $(PORT)
@@ -61,6 +61,9 @@ aws-local: $(VENV)/.dev ## The AWS path on this machine: emulator, table and que
 openapi: $(VENV)/.dev ## docs/openapi.json as the app exports it
 	$(BIN)/python tools/export_openapi.py > docs/openapi.json.new && mv docs/openapi.json.new docs/openapi.json
 
+docs: $(VENV)/.dev ## The pages as a site in .docs-site/html; a broken link is an error
+	$(VENV)/docs/bin/sphinx-build -q -W --keep-going -c docs -d .docs-site/doctrees . .docs-site/html
+
 lock: $(VENV)/.uv ## New pins
 	$(COMPILE) --upgrade requirements/uv.in -o requirements/uv.txt
 	$(COMPILE) --upgrade --group dev pyproject.toml requirements/build.in -o requirements/dev.txt
@@ -68,11 +71,12 @@ lock: $(VENV)/.uv ## New pins
 	$(COMPILE) --upgrade --extra local pyproject.toml -c requirements/dev.txt -o requirements/local.txt
 	$(COMPILE) --upgrade requirements/ministack.in -o requirements/ministack.txt
 	$(COMPILE) --upgrade requirements/sam.in -o requirements/sam.txt
+	$(COMPILE) --upgrade requirements/docs.in -o requirements/docs.txt
 	$(COMPILE) --exclude-newer 2026-10-01T00:00:00Z requirements/litellm.in -o requirements/litellm.txt
 	$(MAKE) -C layers lock
 
 clean:
-	rm -rf $(VENV) .aws-sam .coverage* .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) .aws-sam .docs-site .coverage* .pytest_cache .mypy_cache .ruff_cache
 
 $(VENV)/.uv: requirements/uv.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed: make PYTHON=python3.12 run")'
@@ -91,11 +95,13 @@ $(VENV)/.local: $(VENV)/.run requirements/local.txt
 	@$(INSTALL) --python $(BIN)/python -r requirements/local.txt
 	@touch $@
 
-$(VENV)/.dev: $(VENV)/.run requirements/dev.txt requirements/ministack.txt requirements/sam.txt
+$(VENV)/.dev: $(VENV)/.run requirements/dev.txt requirements/ministack.txt requirements/sam.txt requirements/docs.txt
 	@echo "Setting up .venv for tests ..."
 	@$(INSTALL) --python $(BIN)/python -r requirements/dev.txt
 	@$(UV) venv --quiet --clear --python $(BIN)/python $(VENV)/ministack
 	@$(INSTALL) --python $(VENV)/ministack/bin/python -r requirements/ministack.txt
 	@$(UV) venv --quiet --clear --python $(BIN)/python $(VENV)/sam
 	@$(INSTALL) --python $(VENV)/sam/bin/python -r requirements/sam.txt
+	@$(UV) venv --quiet --clear --python $(BIN)/python $(VENV)/docs
+	@$(INSTALL) --python $(VENV)/docs/bin/python -r requirements/docs.txt
 	@touch $@

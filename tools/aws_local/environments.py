@@ -13,7 +13,7 @@ class ToolMissing(Exception):
 
 
 def tool(environment: str, name: str) -> Path:
-    """Find an executable of `ministack` or `sam`.
+    """Find an executable of `ministack`, `sam` or `docs`.
 
     Raises:
         ToolMissing: that environment does not exist; the sentence says how to make it.

@@ -1,0 +1,61 @@
+"""The docs site: `make docs` builds the README, the other papers and docs/ from the same files that are read in the repository.
+
+The source folder is the repository's root, so that a link is right in both places. A broken link, a missing anchor or a
+page that the navigation does not list is a warning, and `make docs` makes each warning an error.
+"""
+
+from __future__ import annotations
+
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+from pygments.lexers.special import TextLexer
+from sphinx.application import Sphinx
+
+project = "LLM-Server"
+extensions = ["myst_parser"]
+root_doc = "README"
+include_patterns = ["*.md", "docs/**.md", "examples/**.md"]
+exclude_patterns = [".*", "benchmarks", "data", "events", "layers", "requirements", "src", "tests", "tools"]
+myst_heading_anchors = 4
+html_theme = "furo"
+html_title = project
+html_show_sphinx = False
+html_copy_source = False
+
+DECISIONS = "docs/adr/README"
+NAVIGATION = {
+    "Use": ["docs/first-steps", "docs/modes", "docs/tasks", "docs/plans", "docs/api", "docs/keys", "examples/*"],
+    "Configure": ["docs/engines", "docs/local-models", "docs/analysis"],
+    "Operate": ["docs/aws", "docs/operations", "docs/performance"],
+    "Change": ["CONTRIBUTING", "docs/contributing*", "docs/architecture", "docs/glossary", DECISIONS],
+    "Project": ["CHANGELOG", "SECURITY", "CODE_OF_CONDUCT"],
+}
+"""The pages of the side bar, as patterns; one that matches no page is left out."""
+INDEX = '<!doctype html><meta charset="utf-8"><meta http-equiv="refresh" content="0; url=README.html"><title>LLM-Server</title>\n'
+
+
+def setup(app: Sphinx) -> None:
+    app.add_lexer("mermaid", TextLexer)  # diagrams stay text: drawing them takes a script from elsewhere
+    app.connect("source-read", _add_navigation)
+    app.connect("build-finished", _write_index)
+
+
+def _add_navigation(app: Sphinx, page: str, source: list[str]) -> None:
+    """Append what the repository's own pages do without: the tables of contents."""
+    if page == root_doc:
+        source[0] += "".join(_contents(caption, patterns, app) for caption, patterns in NAVIGATION.items())
+    if page == DECISIONS:
+        source[0] += _contents("Decisions", ["docs/adr/0*"], app)
+
+
+def _contents(caption: str, patterns: list[str], app: Sphinx) -> str:
+    pages = [page for pattern in patterns for page in sorted(app.env.found_docs) if fnmatchcase(page, pattern)]
+    lines = "\n".join(f"/{page}" for page in pages)
+    return f"\n\n```{{toctree}}\n:caption: {caption}\n:hidden:\n\n{lines}\n```\n" if pages else ""
+
+
+def _write_index(app: Sphinx, error: Exception | None) -> None:
+    """The site's front page is README.html; a web server looks for index.html."""
+    if error is None and app.builder.name == "html":
+        Path(app.outdir, "index.html").write_text(INDEX, encoding="utf-8")
