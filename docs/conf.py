@@ -1,7 +1,7 @@
-"""The docs site: `make docs` builds the README, the other papers and docs/ from the same files that are read in the repository.
+"""The docs site: `make docs` builds it from the README, the other papers and docs/, as they stand in the repository.
 
-The source folder is the repository's root, so that a link is right in both places. A broken link, a missing anchor or a
-page that the navigation does not list is a warning, and `make docs` makes each warning an error.
+The source folder is the repository's root, so that a link is right in both places. A broken link, a missing anchor and
+a page that the navigation does not list are warnings, and `make docs` turns each warning into an error.
 """
 
 from __future__ import annotations
@@ -32,17 +32,17 @@ NAVIGATION = {
     "Project": ["CHANGELOG", "SECURITY", "CODE_OF_CONDUCT"],
 }
 """The pages of the side bar, as patterns; one that matches no page is left out."""
-INDEX = '<!doctype html><meta charset="utf-8"><meta http-equiv="refresh" content="0; url=README.html"><title>LLM-Server</title>\n'
+INDEX = '<!doctype html><title>LLM-Server</title><meta http-equiv="refresh" content="0; url=README.html">\n'
 
 
 def setup(app: Sphinx) -> None:
-    app.add_lexer("mermaid", TextLexer)  # diagrams stay text: drawing them takes a script from elsewhere
+    app.add_lexer("mermaid", TextLexer)  # diagrams stay text: drawing them needs a script of 3 MB
     app.connect("source-read", _add_navigation)
     app.connect("build-finished", _write_index)
 
 
 def _add_navigation(app: Sphinx, page: str, source: list[str]) -> None:
-    """Append what the repository's own pages do without: the tables of contents."""
+    """Append the tables of contents, which the pages do not need in the repository."""
     if page == root_doc:
         source[0] += "".join(_contents(caption, patterns, app) for caption, patterns in NAVIGATION.items())
     if page == DECISIONS:
