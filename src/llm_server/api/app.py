@@ -8,10 +8,11 @@ from typing import Any
 from fastapi import FastAPI
 
 from llm_server import __version__
-from llm_server.api import errors, routes, server_routes
+from llm_server.api import errors
 from llm_server.api.auth import Gate
 from llm_server.api.contract import PREFIX, describe_rates
 from llm_server.api.edge import Edge
+from llm_server.api.routes import keys, server, tasks
 from llm_server.orchestration.service import Service
 
 JSON_BYTES_PER_CHAR = 12
@@ -45,7 +46,7 @@ def create_app(service: Service, new_id: Callable[[], str], *, open_without_keys
     app.state.gate = Gate(service.keys, open_without_keys=open_without_keys)
     app.state.prefix = PREFIX
     app.state.stopping = lambda: False
-    for router in (routes.router, server_routes.router, server_routes.health):
+    for router in (tasks.router, server.router, keys.router, server.health):
         app.include_router(router)
     errors.install(app)
     app.add_middleware(Edge, new_id=new_id)

@@ -9,8 +9,9 @@ from fastapi import APIRouter, Depends, Request, Security
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 
-from llm_server.api import auth, server_models
+from llm_server.api import auth
 from llm_server.api.body import StrictRoute
+from llm_server.api.schemas.problem import Problem
 from llm_server.orchestration import service as core
 from llm_server.orchestration.domain import api_key as keys
 from llm_server.orchestration.domain.errors import TaskNotFound
@@ -52,8 +53,7 @@ _RATE = header_docs(
 def problems(*statuses: int) -> Responses:
     """The error answers of a route, for its description."""
     return {
-        status: {"model": server_models.Problem, "description": _PROBLEMS[status]}
-        | (_RETRY_AFTER if status in (429, 503) else {})
+        status: {"model": Problem, "description": _PROBLEMS[status]} | (_RETRY_AFTER if status in (429, 503) else {})
         for status in statuses
     }
 

@@ -14,7 +14,7 @@ from starlette.exceptions import HTTPException as StarletteHTTPException
 from starlette.routing import Match
 
 from llm_server.api.auth import rate_headers
-from llm_server.api.inputs import NO_NUL
+from llm_server.api.schemas.new_task import NO_NUL
 from llm_server.orchestration.access.keyring import RequestsLeft
 from llm_server.orchestration.domain.errors import (
     EngineNotFound,

@@ -7,8 +7,18 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
 
-from llm_server.api.inputs import NewLimits
-from llm_server.api.models import (
+from llm_server.api.schemas.keys import CreatedKey, KeyLimitsView, KeyView
+from llm_server.api.schemas.new_task import NewLimits
+from llm_server.api.schemas.server import (
+    CatalogView,
+    EngineNowView,
+    EnginesView,
+    EngineView,
+    ProfileView,
+    RoleView,
+    UsageView,
+)
+from llm_server.api.schemas.tasks import (
     AttemptView,
     DecisionView,
     EventView,
@@ -20,18 +30,6 @@ from llm_server.api.models import (
     TaskPage,
     TaskSummary,
     TaskView,
-)
-from llm_server.api.server_models import (
-    CatalogView,
-    CreatedKey,
-    EngineNowView,
-    EnginesView,
-    EngineView,
-    KeyLimitsView,
-    KeyView,
-    ProfileView,
-    RoleView,
-    UsageView,
 )
 from llm_server.orchestration.dispatch.fleet import EngineNow
 from llm_server.orchestration.domain import plan as plans

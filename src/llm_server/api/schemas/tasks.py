@@ -6,8 +6,8 @@ from typing import Literal
 
 from pydantic import Field
 
-from llm_server.api.inputs import NewLimits
-from llm_server.api.strict import Strict
+from llm_server.api.schemas.base import Strict
+from llm_server.api.schemas.new_task import NewLimits
 from llm_server.orchestration.domain.status import Status
 
 

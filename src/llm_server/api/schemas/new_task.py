@@ -1,14 +1,12 @@
-"""What comes in over HTTP."""
+"""What comes in over HTTP about tasks."""
 
 from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, ConfigDict, Field, StringConstraints
+from pydantic import BeforeValidator, Field, StringConstraints
 
-from llm_server.api.strict import Strict
-from llm_server.orchestration.domain import api_key as keys
-from llm_server.orchestration.domain.engine_state import SwitchName
+from llm_server.api.schemas.base import Strict, whole
 from llm_server.orchestration.domain.snapshot import Limits
 from llm_server.orchestration.domain.status import Mode
 from llm_server.orchestration.tasks import new_task
@@ -17,19 +15,12 @@ MAX_METADATA = 16
 NO_NUL = r"^[^\x00]*$"
 NOT_BLANK_NO_NUL = r"^[^\x00]*[^\s\x00\x1c-\x1f\x85][^\x00]*$"
 """What `str.strip` leaves something of, as ECMA-262 says it: the separators of ASCII are no white space there."""
-PRINTABLE = r"^[ \p{L}\p{M}\p{N}\p{P}\p{S}]*$"
-"""`str.isprintable` as ECMA-262 says it: letters, marks, numbers, punctuation, symbols and the space."""
 
 MetadataKey = Annotated[str, StringConstraints(min_length=1, max_length=64, pattern=NO_NUL)]
 MetadataValue = Annotated[str, StringConstraints(max_length=512, pattern=NO_NUL)]
 
 
-def _whole(value: object) -> object:
-    """JSON has one kind of number: 7.0 is the integer 7 (JSON Schema 2020-12, 4.2.3)."""
-    return int(value) if isinstance(value, float) and value.is_integer() else value
-
-
-OutputTokens = Annotated[int, Field(ge=1, le=1_000_000), BeforeValidator(_whole)]
+OutputTokens = Annotated[int, Field(ge=1, le=1_000_000), BeforeValidator(whole)]
 
 
 class NewLimits(Strict):
@@ -79,41 +70,3 @@ class PlanDecision(Strict):
     """The caller's word on a plan."""
 
     plan_hash: str = Field(description="`plan.hash` of the task, as it was read.")
-
-
-class EngineChange(Strict):
-    """What is to change of an engine: true or false, or null for what the configuration says; left out, it stays."""
-
-    model_config = ConfigDict(json_schema_extra={"minProperties": 1})
-
-    toggle: bool | None = Field(default=None, description="Whether the engine is switched on.")
-    locked: bool | None = Field(default=None, description="Whether it is kept from being used, switched on or not.")
-
-    def to_domain(self) -> dict[SwitchName, bool | None]:
-        changes: dict[SwitchName, bool | None] = {"toggle": self.toggle, "locked": self.locked}
-        return {name: value for name, value in changes.items() if name in self.model_fields_set}
-
-
-class NewKeyLimits(Strict):
-    """How much a key allows; left out: no limit."""
-
-    requests_per_minute: Annotated[int, Field(ge=1, le=keys.MAX_COUNT), BeforeValidator(_whole)] | None = None
-    tasks_in_flight: Annotated[int, Field(ge=1, le=keys.MAX_COUNT), BeforeValidator(_whole)] | None = None
-    usd_per_day: float | None = Field(default=None, ge=keys.MIN_USD, le=keys.MAX_USD, description="Of engine calls.")
-
-    def to_domain(self) -> keys.KeyLimits:
-        return keys.KeyLimits.of(**self.model_dump())
-
-
-class NewKey(Strict):
-    """Whose the key is and what it is for."""
-
-    # the patterns are for the description: the keyring holds to them, and says better what is wrong
-    tenant: str = Field(json_schema_extra={"pattern": f"^{keys.TENANT_PATTERN}$"}, examples=["acme"])
-    scopes: list[Literal["tasks", "metrics", "admin"]] = Field(min_length=1, max_length=3)
-    name: str = Field(
-        default="",
-        json_schema_extra={"maxLength": keys.MAX_NAME, "pattern": PRINTABLE},
-        description="For people; shown in listings.",
-    )
-    limits: NewKeyLimits = Field(default_factory=NewKeyLimits)

@@ -1,12 +1,14 @@
-"""What goes out over HTTP about the server: figures, keys, catalogue, engines, errors."""
+"""What comes in and goes out over HTTP about the server: figures, catalogue, engines, health."""
 
 from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, Field
+from pydantic import ConfigDict, Field
 
-from llm_server.api.strict import Strict
+from llm_server.api.schemas.base import Strict
+from llm_server.api.schemas.keys import KeyLimitsView
+from llm_server.orchestration.domain.engine_state import SwitchName
 
 EngineStatus = Literal["online", "cooling", "disabled", "locked", "offline"]
 
@@ -25,14 +27,6 @@ class MetricsView(Strict):
     api_costs: float | None
 
 
-class KeyLimitsView(Strict):
-    """What a key allows; null is no limit. A minute and a day are those of the UTC clock."""
-
-    requests_per_minute: int | None
-    tasks_in_flight: int | None
-    usd_per_day: float | None
-
-
 class UsageView(Strict):
     """What the caller's tenant spent today (UTC), and what the caller's key allows and has used.
 
@@ -48,30 +42,6 @@ class UsageView(Strict):
     limits: KeyLimitsView
     charged_microusd: int | None
     unsettled_microusd: int | None
-
-
-class KeyView(Strict):
-    """A key, without its secret."""
-
-    key_id: str
-    tenant: str
-    scopes: list[str]
-    name: str
-    limits: KeyLimitsView
-    created_at: str
-    revoked_at: str | None
-
-
-class CreatedKey(KeyView):
-    """A new key and, this once, its token."""
-
-    token: str
-
-
-class KeyList(Strict):
-    """Every key, oldest first; revoked ones are kept."""
-
-    keys: list[KeyView]
 
 
 class ProfileView(Strict):
@@ -129,15 +99,14 @@ class HealthView(Strict):
     version: str
 
 
-class Fault(BaseModel):
-    """One thing that is wrong with the input."""
+class EngineChange(Strict):
+    """What is to change of an engine: true or false, or null for what the configuration says; left out, it stays."""
 
-    pointer: str = Field(description="A JSON pointer into the body, or a slash and a parameter's name.")
-    detail: str
+    model_config = ConfigDict(json_schema_extra={"minProperties": 1})
 
+    toggle: bool | None = Field(default=None, description="Whether the engine is switched on.")
+    locked: bool | None = Field(default=None, description="Whether it is kept from being used, switched on or not.")
 
-class Problem(BaseModel):
-    """Any error (RFC 9457)."""
-
-    detail: str = Field(description="What happened, in one sentence.")
-    errors: list[Fault] = Field(default=[], description="Every fault, where the input has some.")
+    def to_domain(self) -> dict[SwitchName, bool | None]:
+        changes: dict[SwitchName, bool | None] = {"toggle": self.toggle, "locked": self.locked}
+        return {name: value for name, value in changes.items() if name in self.model_fields_set}

@@ -7,15 +7,16 @@ from typing import Annotated
 from fastapi import Header, Query, Request, Response
 from pydantic.json_schema import SkipJsonSchema
 
-from llm_server.api import idempotency, inputs, models, views, waiting
+from llm_server.api import idempotency, views, waiting
 from llm_server.api.contract import PREFIX, Caller, Ref, Responses, Service, answer, header_docs, keyed_router, problems
+from llm_server.api.schemas import new_task, tasks
 from llm_server.orchestration.domain.snapshot import Snapshot
 from llm_server.orchestration.domain.status import Status
 from llm_server.orchestration.tasks.intake import Accepted
 
 _CREATED: Responses = {
     200: {
-        "model": models.TaskView | models.DecisionView,
+        "model": tasks.TaskView | tasks.DecisionView,
         "description": "Final within `Prefer: wait`, a task that its Idempotency-Key made before, or a dry run",
         "headers": header_docs(
             Location="The task",
@@ -40,12 +41,12 @@ HeaderList = list[str] | SkipJsonSchema[None]
 @router.post(
     "/tasks",
     status_code=202,
-    response_model=models.TaskView,
+    response_model=tasks.TaskView,
     responses=problems(400, 409, 413, 415, 422, 503) | _CREATED,
 )
 async def create_task(
     request: Request,
-    new: inputs.NewTask,
+    new: new_task.NewTask,
     service: Service,
     caller: Caller,
     dry_run: Annotated[bool, Query(description="Only decide how it would be done.")] = False,
@@ -63,7 +64,7 @@ async def create_task(
     return _accepted(accepted, ended, wait_s)
 
 
-@router.get("/tasks", response_model=models.TaskPage, responses=problems(422, 503))
+@router.get("/tasks", response_model=tasks.TaskPage, responses=problems(422, 503))
 async def list_tasks(
     service: Service,
     caller: Caller,
@@ -78,7 +79,7 @@ async def list_tasks(
 
 @router.get(
     "/tasks/{task_id}",
-    response_model=models.TaskDetail,
+    response_model=tasks.TaskDetail,
     responses=problems(404, 422, 503) | _READ,
 )
 async def get_task(
@@ -97,21 +98,21 @@ async def get_task(
 _DECIDED = problems(400, 404, 409, 413, 415, 422, 503)
 
 
-@router.post("/tasks/{task_id}/approve", response_model=models.TaskView, responses=_DECIDED)
-async def approve_plan(ref: Ref, said: inputs.PlanDecision, service: Service) -> Response:
+@router.post("/tasks/{task_id}/approve", response_model=tasks.TaskView, responses=_DECIDED)
+async def approve_plan(ref: Ref, said: new_task.PlanDecision, service: Service) -> Response:
     """Let a plan that waits be carried out; the same word again changes nothing."""
     snapshot = service.approve(ref, said.plan_hash, approve=True)
     return answer(views.task(snapshot.task, snapshot.result))
 
 
-@router.post("/tasks/{task_id}/reject", response_model=models.TaskView, responses=_DECIDED)
-async def reject_plan(ref: Ref, said: inputs.PlanDecision, service: Service) -> Response:
+@router.post("/tasks/{task_id}/reject", response_model=tasks.TaskView, responses=_DECIDED)
+async def reject_plan(ref: Ref, said: new_task.PlanDecision, service: Service) -> Response:
     """Cancel a task whose plan waits; the same word again changes nothing."""
     snapshot = service.approve(ref, said.plan_hash, approve=False)
     return answer(views.task(snapshot.task, snapshot.result))
 
 
-@router.post("/tasks/{task_id}/cancel", response_model=models.TaskView, responses=problems(404, 409, 422, 503))
+@router.post("/tasks/{task_id}/cancel", response_model=tasks.TaskView, responses=problems(404, 409, 422, 503))
 async def cancel_task(ref: Ref, service: Service) -> Response:
     """End a task that is not final; cancelled again, nothing changes."""
     snapshot = service.cancel(ref)
@@ -121,7 +122,7 @@ async def cancel_task(ref: Ref, service: Service) -> Response:
 @router.post(
     "/tasks/{task_id}/retry",
     status_code=202,
-    response_model=models.TaskView,
+    response_model=tasks.TaskView,
     responses=problems(404, 409, 422, 503) | _CREATED_AGAIN,
 )
 async def retry_task(ref: Ref, service: Service, caller: Caller) -> Response:

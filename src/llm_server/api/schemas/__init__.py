@@ -1,0 +1,1 @@
+"""The pydantic schemas of the HTTP contract: what comes in and what goes out."""
