@@ -9,7 +9,7 @@ import pytest
 from support.typed_page import Reader
 
 
-@pytest.mark.parametrize("page", ["README.md"])
+@pytest.mark.parametrize("page", ["README.md", "docs/modes.md", "docs/plans.md", "docs/tasks.md"])
 def test_a_page_works_as_typed(page: str, tmp_path: Path) -> None:
     with Reader(folder=tmp_path) as reader:
         typed = reader.read(page)
