@@ -56,6 +56,8 @@ class Reader:
     replaced: dict[str, str] = field(default_factory=dict)
     env: Mapping[str, str] = field(default_factory=dict)
     server: RunningServer | None = None
+    _command: str = ""
+    _is_refused: bool = False
     _printed: str = ""
     _until: ExitStack = field(default_factory=ExitStack)
     _shell: subprocess.Popen[str] | None = None
@@ -93,7 +95,7 @@ class Reader:
         typed = []
         for kind, text in BLOCK.findall((ROOT / page).read_text(encoding="utf-8")):
             if kind == "json":
-                self._compare(json.loads(text), f"an excerpt in {page}")
+                self._hold_to([json.loads(text)])
             elif kind == "toml" and (name := re.match(r"# (\S+\.toml)\n", text)):
                 (self.folder / name[1]).write_text(self._meant(text))
             elif kind == "console":
@@ -107,24 +109,24 @@ class Reader:
         if run := RUN.match(command):
             self._start(dict(pair.split("=", 1) for pair in run[1].split()))
         elif not MAKE.match(command):
-            is_refused = typed.shown.startswith('{"detail"')
-            self._printed = self._run(command, is_refused=is_refused)
-            answers = [json.loads(line) for line in typed.shown.splitlines() if line.startswith("{")]
-            self._compare_in_time(answers, command, again=not CHANGING.search(command) and not is_refused)
+            self._command, self._is_refused = command, typed.shown.startswith('{"detail"')
+            self._printed = self._run(command, is_refused=self._is_refused)
+            self._hold_to([json.loads(line) for line in typed.shown.splitlines() if line.startswith("{")])
 
-    def _compare_in_time(self, answers: list[Any], command: str, *, again: bool) -> None:
-        """Hold an answer to what is shown; a read is repeated for a while, as a task is on its way."""
+    def _hold_to(self, answers: list[Any]) -> None:
+        """Hold the last answer to what is shown; a read is repeated for a while, as its task is on its way."""
+        is_read = not CHANGING.search(self._command) and not self._is_refused
         end = time.monotonic() + PATIENCE_S
         while True:
             try:
                 for answer in answers:
-                    self._compare(answer, command)
+                    self._compare(answer)
                 return
             except AssertionError:
-                if not again or time.monotonic() > end:
+                if not is_read or time.monotonic() > end:
                     raise
-                time.sleep(0.1)
-                self._printed = self._run(command, is_refused=False)
+            time.sleep(0.1)
+            self._printed = self._run(self._command, is_refused=False)
 
     def _start(self, env: Mapping[str, str]) -> None:
         self._until.close()
@@ -155,14 +157,16 @@ class Reader:
             text = text.replace(shown, meant)
         return text
 
-    def _compare(self, shown: Any, where: str) -> None:
+    def _compare(self, shown: Any) -> None:
         """Hold the last answer to an excerpt of it, and take note of the ids it gave."""
         answer = json.loads(next(line for line in reversed(self._printed.splitlines()) if line.startswith("{")))
         for path, expected, actual in differences(shown, answer):
             if isinstance(expected, str) and isinstance(actual, str) and CHANGES.search(path.rpartition(".")[2]):
                 self.replaced[expected] = actual
             else:
-                raise AssertionError(f"{where}: {path} is {actual!r}, the page shows {expected!r}\n{self._printed}")
+                raise AssertionError(
+                    f"{self._command}: {path} is {actual!r}, the page shows {expected!r}\n{self._printed[:2000]}"
+                )
 
 
 def commands(block: str) -> Iterator[Typed]:
