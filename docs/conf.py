@@ -6,10 +6,13 @@ a page that the navigation does not list are warnings, and `make docs` turns eac
 
 from __future__ import annotations
 
+import os
 from fnmatch import fnmatchcase
 from pathlib import Path
 
+from docutils.nodes import document
 from pygments.lexers.special import TextLexer
+from sphinx.addnodes import pending_xref
 from sphinx.application import Sphinx
 
 project = "LLM-Server"
@@ -38,6 +41,7 @@ INDEX = '<!doctype html><title>LLM-Server</title><meta http-equiv="refresh" cont
 def setup(app: Sphinx) -> None:
     app.add_lexer("mermaid", TextLexer)  # diagrams stay text: drawing them needs a script of 3 MB
     app.connect("source-read", _add_navigation)
+    app.connect("doctree-read", _link_folders)
     app.connect("build-finished", _write_index)
 
 
@@ -53,6 +57,19 @@ def _contents(caption: str, patterns: list[str], app: Sphinx) -> str:
     pages = [page for pattern in patterns for page in sorted(app.env.found_docs) if fnmatchcase(page, pattern)]
     lines = "\n".join(f"/{page}" for page in pages)
     return f"\n\n```{{toctree}}\n:caption: {caption}\n:hidden:\n\n{lines}\n```\n" if pages else ""
+
+
+def _link_folders(app: Sphinx, page: document) -> None:
+    """Lead a link to a folder to the folder's README; if it has none, show the link as plain text."""
+    for link in list(page.findall(pending_xref)):
+        _, path = app.env.relfn2path(link["reftarget"])
+        readme = f"{os.path.relpath(path, app.srcdir)}/README"
+        if not Path(path).is_dir():
+            continue
+        if readme in app.env.found_docs:
+            link.attributes.update({"refdomain": "doc", "reftarget": readme, "reftargetid": None})
+        else:
+            link.replace_self(link.children)
 
 
 def _write_index(app: Sphinx, error: Exception | None) -> None:

@@ -24,11 +24,13 @@ def build(source: Path, out: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, timeout=100)
 
 
-def repository(folder: Path, link: str) -> Path:
-    """A repository of two pages; `link` stands in the README."""
-    (folder / "docs").mkdir(parents=True)
+def repository(folder: Path, *links: str) -> Path:
+    """A repository of a few pages; `links` stand in the README, from line 3 on, two lines each."""
+    (folder / "docs" / "adr").mkdir(parents=True)
+    (folder / "empty").mkdir()
     (folder / "LICENSE").write_text("A licence.")
-    (folder / "README.md").write_text(f"# First\n\n{link}\n")
+    (folder / "README.md").write_text("\n\n".join(["# First", *links]) + "\n")
+    (folder / "docs" / "adr" / "README.md").write_text("# Decisions\n")
     (folder / "docs" / "tasks.md").write_text("# Tasks\n\n[back](../README.md)\n\n## A part\n\nText.\n")
     return folder
 
@@ -66,28 +68,33 @@ def test_no_page_loads_anything_from_elsewhere(site: Path) -> None:
     assert styled == []
 
 
-@pytest.mark.parametrize("link", ["[a part](docs/tasks.md#a-part)", "[a file](LICENSE)"])
-def test_a_link_that_leads_somewhere_is_accepted(tmp_path: Path, link: str) -> None:
-    done = build(repository(tmp_path / "in", link), tmp_path / "out")
+def test_links_that_lead_somewhere_are_accepted(tmp_path: Path) -> None:
+    """A folder's page is its README; a folder without one is not linked in the site."""
+    links = ["[a part](docs/tasks.md#a-part)", "[a file](LICENSE)", "[decisions](docs/adr/)", "[a folder](empty)"]
+
+    done = build(repository(tmp_path / "in", *links), tmp_path / "out")
 
     assert (done.returncode, done.stderr) == (0, "")
+    front = (tmp_path / "out" / "html" / "README.html").read_text(encoding="utf-8")
+    assert 'href="docs/tasks.html#a-part"' in front
+    assert 'href="docs/adr/README.html"' in front
+    assert 'href="empty' not in front
 
 
-@pytest.mark.parametrize(
-    ("link", "named"),
-    [
-        ("[no page](docs/none.md)", "docs/none.md"),
-        ("[no anchor](docs/tasks.md#none)", "none"),
-        ("[no anchor here](#none)", "none"),
-        ("[no file](NOTHING)", "NOTHING"),
-    ],
-)
-def test_a_link_that_leads_nowhere_fails_the_build_and_is_named(tmp_path: Path, link: str, named: str) -> None:
-    done = build(repository(tmp_path / "in", link), tmp_path / "out")
+def test_each_link_that_leads_nowhere_fails_the_build_and_is_named(tmp_path: Path) -> None:
+    dead = {
+        "docs/none.md": "[no page](docs/none.md)",
+        "none-there": "[no anchor](docs/tasks.md#none-there)",
+        "none-here": "[no anchor here](#none-here)",
+        "NOTHING": "[no file](NOTHING)",
+    }
+
+    done = build(repository(tmp_path / "in", *dead.values()), tmp_path / "out")
 
     assert done.returncode != 0
-    assert "README.md:3" in done.stderr
-    assert f"'{named}'" in done.stderr
+    for line, target in enumerate(dead):
+        [warning] = [found for found in done.stderr.splitlines() if f"'{target}'" in found]
+        assert f"README.md:{3 + 2 * line}: WARNING" in warning
 
 
 def test_a_page_outside_the_navigation_fails_the_build(tmp_path: Path) -> None:
@@ -97,4 +104,4 @@ def test_a_page_outside_the_navigation_fails_the_build(tmp_path: Path) -> None:
     done = build(source, tmp_path / "out")
 
     assert done.returncode != 0
-    assert "unlisted.md" in done.stderr
+    assert "unlisted.md: WARNING" in done.stderr
