@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import ConfigDict, Field
 
+from llm_server import __version__
 from llm_server.api.schemas.base import RequestSchema, ResponseSchema
 from llm_server.api.schemas.keys import KeyLimitsView
 from llm_server.orchestration.domain.engine_state import SwitchName
@@ -135,7 +136,7 @@ class HealthView(ResponseSchema):
     """The process answers."""
 
     status: Literal["ok"] = Field(description="Always `ok`.", examples=["ok"])
-    version: str = Field(description="The version of the server.", examples=["0.2.0"])
+    version: str = Field(description="The version of the server.", examples=[__version__])
 
 
 class EngineChange(RequestSchema):
