@@ -11,34 +11,14 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-CHECKED = (
-    "Makefile",
-    "benchmarks",
-    "samconfig.toml",
-    "src/llm_server/catalog_loading.py",
-    "src/llm_server/data/catalog.toml",
-    "src/llm_server/embedded",
-    "src/llm_server/engines",
-    "src/llm_server/lambda_api.py",
-    "src/llm_server/lambda_worker.py",
-    "src/llm_server/loopback.py",
-    "src/llm_server/orchestration/answer_gate",
-    "src/llm_server/orchestration/configuration",
-    "src/llm_server/orchestration/dispatch",
-    "src/llm_server/orchestration/execution",
-    "src/llm_server/orchestration/routing",
-    "src/llm_server/settings.py",
-    "src/llm_server/wiring.py",
-    "template.yaml",
-    "tools",
-)
+CHECKED = ("*.md", "*.toml", "*.yaml", "Makefile", "benchmarks", "docs", "examples", "src", "tools")
 """Files, folders and glob patterns, such as `src`, `docs` and `*.md`."""
 ALLOWED = frozenset({"cannot check is no finding", "A contract draft is no legal advice"})
 """Parts of sentences that may keep one of the words. These two are from prompts, whose wording engines depend on."""
 
 _SUFFIXES = frozenset({".md", ".py", ".toml", ".yaml"})
 _PRONOUN = r"(?i:\b(?:any|no|some)body\b|\bwhoever\b)"
-_IS_NO = r"(?i:\bis\s+no\s+(?!longer\b))"
+_IS_NO = r"(?i:(?<!\bthere )\bis\s+no\s+(?!longer\b))"
 _IS_NONE = r"\b(?:is|are)\s+none\b"
 _OFFENCE = re.compile(f"{_PRONOUN}|{_IS_NO}|{_IS_NONE}")
 _LIMIT = re.compile(r"_?(?:(?:[A-Z0-9_]+_)?(?:MOST|LEAST)|(?:LONGEST|SHORTEST)_[A-Z0-9_]+)")
@@ -117,7 +97,7 @@ def test_limits_are_named_max_and_min() -> None:
     "text",
     [
         "It is no base64.",
-        "There is no\nengine.",
+        "This is no\nengine.",
         "Nobody knows the price.",
         "A call of somebody else.",
         "Ask anybody.",
@@ -130,15 +110,15 @@ def test_an_offence_is_found(text: str) -> None:
     assert list(_offences(7, f"First line.\n{text}", frozenset())) == [f"8: {text.partition(chr(10))[0]}"]
 
 
-@pytest.mark.parametrize("text", ["It is None.", "The engine is no longer configured.", "It is not known.", "A body."])
+@pytest.mark.parametrize("text", ["It is None.", "There is no backup.", "The engine is no longer configured.", "It is not known.", "A body."])
 def test_plain_sentences_pass(text: str) -> None:
     assert list(_offences(1, text, frozenset())) == []
 
 
 def test_an_allowed_sentence_does_not_excuse_its_neighbour() -> None:
-    text = "There is no charge.\nThere is no call."
+    text = "It is no charge.\nIt is no call."
 
-    assert list(_offences(1, text, frozenset({"There is no charge"}))) == ["2: There is no call."]
+    assert list(_offences(1, text, frozenset({"It is no charge"}))) == ["2: It is no call."]
 
 
 @pytest.mark.parametrize("sentence", sorted(ALLOWED))

@@ -89,7 +89,7 @@ def get(
     key: ApiKey = "",
     as_json: AsJson = False,
 ) -> None:
-    """Print a task's answer, or say why there is none yet.
+    """Print a task's answer, or say why the task has no answer yet.
 
     The answer is printed to standard output, and everything else to standard error.
     """
