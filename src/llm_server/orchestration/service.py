@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from llm_server.orchestration.access.keyring import Keyring
@@ -13,10 +13,18 @@ from llm_server.orchestration.domain.api_key import Caller, KeyLimits, KeyUse, P
 from llm_server.orchestration.domain.catalog import Catalog, EngineSpec
 from llm_server.orchestration.domain.counters import Counters, day_of, summarise
 from llm_server.orchestration.domain.engine_state import SwitchName
-from llm_server.orchestration.domain.errors import EngineNotFound, InvalidInput
-from llm_server.orchestration.domain.ports import Clock, CounterStore, EngineStateStore, Page, TaskListing, TaskStore
+from llm_server.orchestration.domain.errors import EngineNotFound, InvalidInput, UnknownName
+from llm_server.orchestration.domain.ports import (
+    EVERY_TASK,
+    Clock,
+    CounterStore,
+    EngineStateStore,
+    Page,
+    TaskFilter,
+    TaskListing,
+    TaskStore,
+)
 from llm_server.orchestration.domain.snapshot import Snapshot
-from llm_server.orchestration.domain.status import Status
 from llm_server.orchestration.domain.task import Task, TaskRef
 from llm_server.orchestration.tasks.intake import Accepted, Decision, Intake
 from llm_server.orchestration.tasks.lifecycle import Lifecycle
@@ -125,11 +133,20 @@ class Service:
         """Whether a task has ended, at the price of the smallest read. Raises TaskNotFound."""
         return self._store.peek(ref).status.is_final
 
-    def page(self, tenant: str, *, size: int, token: str, status: Status | None, role: str | None) -> Page:
-        """List a tenant's tasks, newest first. Raises InvalidInput for a bad token or an unknown role."""
-        if role is not None:
-            self.catalog.role(role)
-        return self._store.page(tenant, size=size, token=token, status=status, role=role)
+    def page(self, tenant: str, *, size: int, token: str = "", task_filter: TaskFilter = EVERY_TASK) -> Page:
+        """List a tenant's tasks that pass a filter, newest first; see `TaskListing.page`. Case of the role is ignored.
+
+        Raises InvalidInput for an unknown token or role.
+        """
+        if task_filter.role is not None:
+            task_filter = replace(task_filter, role=self._role_name(task_filter.role))
+        return self._store.page(tenant, size=size, token=token, task_filter=task_filter)
+
+    def _role_name(self, text: str) -> str:
+        names = {name.lower(): name for name in self.catalog.roles}
+        if text.lower() not in names:
+            raise UnknownName("role", text, self.catalog.roles)
+        return names[text.lower()]
 
     def metrics(self) -> dict[str, object]:
         """The nine figures of `GET /metrics`."""

@@ -7,11 +7,10 @@ from typing import Annotated
 from fastapi import Header, Query, Request, Response
 from pydantic.json_schema import SkipJsonSchema
 
-from llm_server.api import idempotency, views, waiting
+from llm_server.api import filters, idempotency, views, waiting
 from llm_server.api.contract import PREFIX, Caller, Ref, Responses, Service, answer, header_docs, keyed_router, problems
 from llm_server.api.schemas import new_task, tasks
 from llm_server.orchestration.domain.snapshot import Snapshot
-from llm_server.orchestration.domain.status import Status
 from llm_server.orchestration.tasks.intake import Accepted
 
 _CREATED: Responses = {
@@ -64,17 +63,42 @@ async def create_task(
     return _accepted(accepted, ended, wait_s)
 
 
-@router.get("/tasks", response_model=tasks.TaskPage, responses=problems(422, 503))
+@router.get(
+    "/tasks",
+    response_model=tasks.TaskPage,
+    responses=problems(422, 503),
+    openapi_extra={"parameters": [filters.METADATA_PARAMETER]},
+)
 async def list_tasks(
     service: Service,
     caller: Caller,
-    status: Annotated[Status | None, Query()] = None,
-    role: Annotated[str | None, Query(max_length=100)] = None,
-    page_size: Annotated[int, Query(ge=1, le=100)] = 50,
-    page_token: Annotated[str, Query(max_length=500)] = "",
+    labels: filters.Labels,
+    status: filters.Statuses = [],  # noqa: B006 -- FastAPI copies it
+    role: filters.RoleName = None,
+    mode: filters.ModeName = None,
+    engine: filters.EngineName = None,
+    awaiting_approval: filters.AwaitingApproval = None,
+    created_from: filters.CreatedFrom = None,
+    created_to: filters.CreatedTo = None,
+    page_size: Annotated[int, Query(ge=1, le=100, description="The most tasks that a page has.")] = 50,
+    page_token: Annotated[str, Query(max_length=500, description="`next_page_token` of the page before.")] = "",
 ) -> Response:
-    """List the caller's tasks, newest first."""
-    return answer(views.page(service.page(caller.tenant, size=page_size, token=page_token, status=status, role=role)))
+    """List the caller's tasks that pass every given filter, newest first.
+
+    One call looks at a limited number of tasks, so a page can be shorter than `page_size`, or empty, and still have a
+    `next_page_token`. Send the token with the same filters to go on; the list ends where the token is "".
+    """
+    wanted = filters.task_filter(
+        statuses=status,
+        role=role,
+        mode=mode,
+        engine=engine,
+        labels=labels,
+        awaiting_approval=awaiting_approval,
+        created_from=created_from,
+        created_to=created_to,
+    )
+    return answer(views.page(service.page(caller.tenant, size=page_size, token=page_token, task_filter=wanted)))
 
 
 @router.get(

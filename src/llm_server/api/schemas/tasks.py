@@ -93,7 +93,10 @@ class PlanView(Strict):
 
 
 class TaskSummary(Strict):
-    """A task in a listing: its state, without the texts."""
+    """A task in a listing: its state, without prompt and result.
+
+    `engine` is the engine that answered. `waiting_for` names the engines (or the reason) that a Queued task waits for.
+    """
 
     task_id: str
     status: Status
@@ -108,6 +111,10 @@ class TaskSummary(Strict):
     created_at: str
     updated_at: str
     finished_at: str | None
+    awaiting_approval: bool = Field(description="Whether the plan waits for approval.")
+    metadata: dict[str, str] = Field(
+        description="The caller's labels. On AWS, a listing shows none for tasks that version 0.1 stored."
+    )
 
 
 class EventView(Strict):
@@ -135,14 +142,13 @@ class EventView(Strict):
 
 
 class TaskDetail(TaskSummary, TaskView):
-    """Everything about a task, the four fields first; `waiting_for`: the engines (or why) a Queued task waits for."""
+    """Everything about a task; the four fields of `TaskView` come first."""
 
     task_id: str
     confidence: float
     complexity: float
     reasons: list[str]
     plan: PlanView | None
-    awaiting_approval: bool
     attempts: list[AttemptView]
     events: list[EventView] = Field(description="Oldest first; of claims, releases and waits the last 6 are known.")
     limits: NewLimits
@@ -150,10 +156,10 @@ class TaskDetail(TaskSummary, TaskView):
 
 
 class TaskPage(Strict):
-    """Some of the caller's tasks, newest first; `next_page_token` is "" at the end."""
+    """Some of the caller's tasks, newest first. `tasks` can be shorter than `page_size`, or empty, before the end."""
 
     tasks: list[TaskSummary]
-    next_page_token: str
+    next_page_token: str = Field(description='Leads to the next page; "" on the last page, and only there.')
 
 
 class DecisionView(Strict):

@@ -5,6 +5,7 @@ A final state is left by nothing but a caller's retry of a Failed task; a Cancel
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Literal
@@ -67,7 +68,8 @@ class Task:
     reason, that a task waits for in an outage. Plan steps that failed in claims up to `retried_fence` are done again.
     `counted_for` is the key among whose tasks in flight it is, "" where nobody counts them; `charge` the key whose
     day its calls are charged to, None where no day has a cap. `notes` are the last 6 moves that leave no other trace,
-    with their milliseconds since `created_ms`: each a `Note`, or a letter that a newer version stored.
+    with their milliseconds since `created_ms`: each a `Note`, or a letter that a newer version stored. `metadata` is
+    the request's; it stands in the state too, where a listing reads it.
     Invariant: `answer_fence` is set only when Completed, `error` only when Failed.
     """
 
@@ -98,6 +100,7 @@ class Task:
     deadline_ms: int | None = None
     retried_fence: int = 0
     notes: tuple[tuple[str, int], ...] = ()
+    metadata: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def awaits_approval(self) -> bool:
