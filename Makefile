@@ -1,4 +1,4 @@
-# What the README names. Nothing is needed but Python 3.11 or later, git and make; all else goes into .venv.
+# The commands of the README. They need Python 3.11 or later, git and make; everything else is installed in .venv.
 PYTHON ?= python3
 PORT ?= 8000
 VENV := .venv
@@ -8,60 +8,65 @@ SAM := $(VENV)/sam/bin/sam
 INSTALL := $(UV) pip install --quiet --require-hashes
 COMPILE := $(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url
 PYTEST := $(BIN)/python -m pytest -q
-EACH := --numprocesses auto --dist loadfile # a core each; a file's tests stay together
+EACH := --numprocesses auto --dist loadfile # one process for each core; the tests of a file run in one process
 
-.PHONY: run test attack mutants train check format lint types contracts bench build deploy aws-local openapi lock clean
+.PHONY: run test attack mutants train check format lint types contracts bench build deploy aws-local openapi dist lock clean
 
-run: $(VENV)/.run $(if $(LOCAL),$(VENV)/.local) ## Serve http://localhost:8000, embedded; LOCAL=1: able to load GGUF files
+run: $(VENV)/.run $(if $(LOCAL),$(VENV)/.local) ## Serve http://localhost:8000, embedded; with LOCAL=1, GGUF files can be loaded
 	@exec $(BIN)/llm-server serve --port $(PORT)
 
-test: $(VENV)/.dev ## The whole suite: no account, no Docker
-	$(PYTEST) $(EACH) tests/training tests/faults # alone: traced for their coverage they take many times as long
+test: $(VENV)/.dev ## Run all tests; needs no account and no Docker
+	$(PYTEST) $(EACH) tests/training tests/faults # apart, because they take many times as long when coverage traces them
 	$(PYTEST) $(EACH) --ignore=tests/training --ignore=tests/faults --cov --cov-report= $(ARGS)
 	$(BIN)/coverage report --include='src/llm_server/orchestration/**/*' --fail-under=95
 	$(BIN)/coverage report --include='src/llm_server/storage/**/*' --fail-under=95
 
-attack: $(VENV)/.dev ## Every fault, also the long ones (storms, killed servers); ends with a table
+attack: $(VENV)/.dev ## Run all fault tests, also the long ones (storms, killed servers); prints a table at the end
 	$(PYTEST) tests/faults -m 'attack or not attack' $(ARGS)
 
-mutants: $(VENV)/.dev ## Seeded bugs, each of which the attack must catch
+mutants: $(VENV)/.dev ## Seed bugs one by one, and check that the fault tests catch each of them
 	PYTHONPATH=tests $(BIN)/python -m faults.mutants $(ARGS)
 
-train: $(VENV)/.run ## The analysis' data file from data/routing: the same bytes, with the standard library alone
+train: $(VENV)/.run ## Train the data file of the analysis from data/routing; the result is always the same bytes
 	PYTHONPATH=src:tools $(BIN)/python -m train $(ARGS)
 
-check: lint types contracts test ## Everything CI runs
+check: lint types contracts test ## Run all checks of the CI
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 
 types: $(VENV)/.dev
-	$(BIN)/mypy src tools tests benchmarks
+	$(BIN)/mypy src tools tests benchmarks examples
 
-contracts: $(VENV)/.dev ## Who may import whom
+contracts: $(VENV)/.dev ## Check which packages import which
 	$(BIN)/lint-imports --no-cache
 
 format: $(VENV)/.dev
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: $(VENV)/.dev ## Ratios measured side by side in one run
+bench: $(VENV)/.dev ## Run the benchmarks
 	$(BIN)/python -m benchmarks
 
-build: $(VENV)/.dev ## The deployment package, without Docker
+build: $(VENV)/.dev ## Build the deployment package, without Docker
 	$(SAM) build
 
-deploy: build ## To AWS, asking first
+deploy: build ## Deploy to AWS, after questions
 	$(SAM) deploy --guided
 
-aws-local: $(VENV)/.dev ## The AWS path on this machine: emulator, table and queue from template.yaml
+aws-local: $(VENV)/.dev ## Run the AWS variant on this machine: an emulator with the table and the queue of template.yaml
 	@PYTHONPATH=src:tools exec $(BIN)/python -m aws_local $(ARGS)
 
-openapi: $(VENV)/.dev ## docs/openapi.json as the app exports it
+openapi: $(VENV)/.dev ## Write docs/openapi.json from the app
 	$(BIN)/python tools/export_openapi.py > docs/openapi.json.new && mv docs/openapi.json.new docs/openapi.json
 
-lock: $(VENV)/.uv ## New pins
+dist: $(VENV)/.dev ## Build and check the sdist and the wheel in dist/; TAG is the release's tag
+	rm -rf dist
+	$(BIN)/python -m hatchling build -d dist
+	$(BIN)/python tools/check_dist.py dist "$$TAG"
+
+lock: $(VENV)/.uv ## Pin the latest versions of all requirements
 	$(COMPILE) --upgrade requirements/uv.in -o requirements/uv.txt
 	$(COMPILE) --upgrade --group dev pyproject.toml requirements/build.in -o requirements/dev.txt
 	$(COMPILE) --upgrade pyproject.toml requirements/build.in -c requirements/dev.txt -o requirements/run.txt
@@ -72,7 +77,7 @@ lock: $(VENV)/.uv ## New pins
 	$(MAKE) -C layers lock
 
 clean:
-	rm -rf $(VENV) .aws-sam .coverage* .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) .aws-sam dist .coverage* .pytest_cache .mypy_cache .ruff_cache
 
 $(VENV)/.uv: requirements/uv.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed: make PYTHON=python3.12 run")'

@@ -1,1 +1,1 @@
-"""What the server costs, as ratios measured side by side in one run: `make bench`."""
+"""Benchmarks of the server (`make bench`). Most figures are ratios of two sides that are measured in the same run."""

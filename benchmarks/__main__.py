@@ -1,6 +1,6 @@
-"""Run the benchmarks named on the command line, or all.
+"""Run the benchmarks named on the command line, or all of them.
 
-Unnamed, `engines` runs only where LiteLLM is installed already: that takes 200 MB.
+`engines` needs LiteLLM, which takes 200 MB. Unless it is named, it runs only if LiteLLM is installed already.
 """
 
 import sys
@@ -23,7 +23,7 @@ BENCHMARKS = {
 def main(names: list[str]) -> int:
     unknown = [name for name in names if name not in BENCHMARKS]
     if unknown:
-        print(f"Unknown: {', '.join(unknown)}; known are {', '.join(BENCHMARKS)}.", file=sys.stderr)
+        print(f"Unknown benchmark: {', '.join(unknown)}; known are {', '.join(BENCHMARKS)}.", file=sys.stderr)
         return 2
     for name in names or [name for name in BENCHMARKS if name != "engines" or engines.ENVIRONMENT.exists()]:
         print(f"\n{name}", flush=True)

@@ -1,4 +1,4 @@
-"""CPU of deciding how a prompt is done, and of importing what decides; the goals are printed, not asserted."""
+"""CPU time of analysing a prompt, and of importing the analysis; the goals are printed, not asserted."""
 
 import json
 import statistics

@@ -1,4 +1,4 @@
-"""Both Lambda handlers over an emulator, for the benchmarks that need them."""
+"""Run both Lambda handlers on an emulator, for the benchmarks that need them."""
 
 import asyncio
 import importlib
@@ -17,7 +17,7 @@ import boto3
 ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT / "tools"), str(ROOT / "tests")]
 
-from aws_local import ministack, resources, template  # noqa: E402 - a folder of this repository, not of the package
+from aws_local import ministack, resources, template  # noqa: E402 - from tools/, which is not part of the package
 from aws_local.invocation import LambdaContext  # noqa: E402
 from llm_server.storage.dynamodb.api_keys import DynamoKeys  # noqa: E402
 from support.builders import a_key  # noqa: E402
@@ -27,7 +27,7 @@ Invoke = Callable[[Any], Any]
 
 @dataclass(slots=True)
 class Deployment:
-    """The handlers, the queue they share, and what they called on AWS so far."""
+    """The two handlers, their queue, and the number of their calls to AWS so far, by operation."""
 
     api: Invoke
     worker: Invoke
@@ -48,7 +48,7 @@ class Deployment:
         return json.loads(self.api(event)["body"])
 
     def messages(self) -> list[dict[str, str]]:
-        """Take up to ten messages off the queue, as records of an SQS event."""
+        """Receive and delete up to ten messages; return them as records of an SQS event."""
         received = self.sqs.receive_message(QueueUrl=self.queue_url, MaxNumberOfMessages=10).get("Messages", [])
         for message in received:
             self.sqs.delete_message(QueueUrl=self.queue_url, ReceiptHandle=message["ReceiptHandle"])
@@ -57,7 +57,7 @@ class Deployment:
 
 @contextmanager
 def deployment(**environment: str) -> Iterator[Deployment]:
-    """Table and queue from template.yaml on ministack, and both handlers imported over them."""
+    """Create the table and the queue of template.yaml on ministack, and import both handlers with them."""
     with ministack.running() as endpoint, _environment_kept():
         os.environ.update(
             AWS_ACCESS_KEY_ID="local",
@@ -69,8 +69,8 @@ def deployment(**environment: str) -> Iterator[Deployment]:
         made = resources.make(template.translate(template.load()), dynamodb=dynamodb, sqs=sqs, prefix="bench")
         variables = made.stack.environment("WorkerFunction") | {"AWS_ENDPOINT_URL": endpoint}
         os.environ.update(variables | environment)
-        # the key whose token is in the events; without limits, as the counted calls are said to be
-        DynamoKeys(dynamodb, made.table).put_key(a_key(key_id="000000000001"))
+        # The API key of the events. It has no limits, because checking limits would add calls.
+        DynamoKeys(dynamodb, made.table).add_key(a_key(key_id="000000000001"))
         names = ("llm_server.lambda_api", "llm_server.lambda_worker")
         api, worker = (importlib.import_module(name) for name in names)
         services = (api.handler.app.state.service, worker._service)
@@ -106,7 +106,7 @@ def _worker(handler: Any) -> Invoke:
 
 
 def _count(service: Any, called: Counter[str]) -> None:
-    """Count what goes over the wire, by operation."""
+    """Count the requests that are sent to AWS, by operation."""
     for client in (service._store._client, service._worker._wakeups._queue._client):
         client.meta.events.register("before-send", lambda request, **_: called.update([_operation(request)]))
 

@@ -1,4 +1,4 @@
-"""What AWS asks for, in USD, in us-east-1: prices as of 2026-06, looked up on 2026-11-25; free tiers are left out.
+"""Prices of AWS in us-east-1, in USD, as of 2026-06, looked up on 2026-11-25; free tiers are left out.
 
 DynamoDB on demand (halved in November 2024): https://aws.amazon.com/dynamodb/pricing/on-demand/,
 https://airbyte.com/data-engineering-resources/dynamodb-pricing (storage, point-in-time recovery: the first).
@@ -14,7 +14,7 @@ MILLION = 1_000_000
 WRITE_UNIT = 0.625 / MILLION
 READ_UNIT = 0.125 / MILLION
 TABLE_GB_MONTH = 0.25 + 0.20
-"""Storage, and point-in-time recovery of it."""
+"""Storage, and its point-in-time recovery."""
 
 LAMBDA_REQUEST = 0.20 / MILLION
 LAMBDA_GB_S = 0.0000133334

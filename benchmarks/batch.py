@@ -1,4 +1,4 @@
-"""Ten messages in one worker invocation against one, with an engine that takes 100 ms."""
+"""Time of a worker invocation with ten messages, compared with one message; the engine takes 100 ms."""
 
 import statistics
 import tempfile

@@ -1,8 +1,8 @@
 """One side of the engine-call benchmark, as a process of its own: `python calling.py SIDE URL`.
 
-It is run by two interpreters, ours and LiteLLM's, so nothing is imported above what is measured. It prints the CPU
-seconds (user and system) of the import with the first client and of the first call; then, for every number it reads,
-those of that many calls.
+Two interpreters run it, ours and LiteLLM's, so each side imports its modules inside its function. It prints the CPU
+seconds (user and system) of the import with the first client, and of the first call. Then it reads numbers, and prints
+for each the CPU seconds of that many calls.
 """
 
 import sys
@@ -17,7 +17,7 @@ TEXT = "Hello from the fake engine."
 
 
 def bare(url: str) -> Callable[[], str]:
-    """The exchange and nothing else: what nobody can do without."""
+    """Return a call that makes the HTTP exchange alone, which both other sides also need."""
     import json
 
     import urllib3
@@ -37,7 +37,7 @@ def bare(url: str) -> Callable[[], str]:
 
 
 def ours(url: str) -> Callable[[], str]:
-    """An engine call as a worker makes it: choice, limits, health, retry budget, exchange, price, receipt."""
+    """Return a call as a worker makes it: choice, limits, health, retry budget, exchange, price, receipt."""
     import tempfile
     from pathlib import Path
 
@@ -72,7 +72,7 @@ def ours(url: str) -> Callable[[], str]:
 
 
 def litellm(url: str) -> Callable[[], str]:
-    """LiteLLM's SDK, with its price map from the package instead of the network."""
+    """Return a call with LiteLLM's SDK, which takes its prices from the package instead of the network."""
     import os
 
     os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"

@@ -1,4 +1,4 @@
-"""AWS calls for a POST and for a task, counted on the wire."""
+"""Count the calls to AWS that a POST makes, and those that the worker makes for a task."""
 
 from benchmarks.aws import deployment
 

@@ -1,7 +1,7 @@
-"""What a task costs on AWS, and a month without any: counted on the wire, priced by `aws_prices`.
+"""Cost of a task on AWS, and of a month without tasks, with the prices of `aws_prices`.
 
-Calls, units and bytes are counted; times are measured here, against the emulator, with an engine that takes 2 s, and
-the CPU in them is stretched to the share of a core that Lambda gives. What is assumed stands in capitals below.
+Calls, units and bytes are counted. Times are measured on the emulator with an engine that takes 2 s; their CPU part is
+scaled to the share of a core that Lambda gives. The constants below are assumptions.
 """
 
 from __future__ import annotations
@@ -25,21 +25,21 @@ from support.dynamodb_wire import Wire, recording, size
 
 ENGINE_S = 2.0
 READS = 2
-"""How often a caller asks before the answer is there and is read: Retry-After sees to it."""
+"""How many GETs a caller makes for a task, if it follows Retry-After."""
 TOGETHER = 10
 CORE_MB = 1_769
-"""Memory for which Lambda gives a whole core: https://docs.aws.amazon.com/lambda/latest/dg/configuration-memory.html"""
+"""Memory at which Lambda gives a full core: https://docs.aws.amazon.com/lambda/latest/dg/configuration-memory.html"""
 API_MB, WORKER_MB = 512, 256
 LOG_BYTES = 1_500
-"""Of one invocation, Lambda's own lines and the access log's included."""
+"""Log of one invocation, with Lambda's own lines and that of the access log."""
 ITEM_BYTES = 100
-"""What DynamoDB adds to each item and each index entry that it stores."""
+"""The overhead of each stored item and index entry in DynamoDB."""
 MINUTES = 30 * 24 * 60
 POLLERS, POLL_S = 5, 20
 """Lambda's connections to an idle queue, and how long each waits for a message."""
 ALARMS = 6
 DUE_S = 1
-"""After which a task is due for the sweep; here soon, as some are made to wait for it."""
+"""The age at which a task is due for the sweep; short, because the benchmark waits for it."""
 WAITING = 300
 CONFIG = """
 [engines.slow]
@@ -53,7 +53,7 @@ price = {{input = 1, output = 2}}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Kind:
-    """A task as it is asked for."""
+    """A kind of task that is measured."""
 
     name: str
     prompt_bytes: int
@@ -62,7 +62,7 @@ class Kind:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Used:
-    """What one task takes; `worker_ms` where its worker has it alone, `shared_ms` where ten are together."""
+    """The resources one task uses; `worker_ms` if it is alone in its invocation, `shared_ms` if ten share one."""
 
     write_units: float
     read_units: float
@@ -73,7 +73,7 @@ class Used:
     stored_bytes: float
 
     def usd(self, worker_ms: float, together: int) -> dict[str, float]:
-        """By service. Receipt and deletion of a message, and the invocation, are shared by a batch."""
+        """Return the cost by service. The tasks of a batch share one receive, one delete and one invocation."""
         requests = 1 + READS
         invocations = requests + 1 / together
         gb_s = (self.api_ms * API_MB + worker_ms * WORKER_MB) / 1024 / 1000
@@ -96,11 +96,11 @@ KINDS = (
 
 def run() -> None:
     print(f"  assumed: an engine call of {ENGINE_S:g} s, its price left out; {READS} GETs a task; natural text;")
-    print(f"  {LOG_BYTES:,} bytes of log an invocation; a core at {CORE_MB:,} MB; prices of us-east-1, no free tier")
+    print(f"  {LOG_BYTES:,} bytes of log for an invocation; a core at {CORE_MB:,} MB; us-east-1 prices, no free tier")
     print(f"  {'a task':17}{'units written':>14}{'read':>6}{'calls':>7}{'API ms':>8}{'worker ms':>11}{'of ten':>8}")
     with _deployed() as on:
-        _answer_worth(on, KINDS[0])  # imports, connections and prices are there from now on
-        found = {kind: _answer_worth(on, kind) for kind in KINDS}
+        _measure(on, KINDS[0])  # warm up: imports, connections and prices
+        found = {kind: _measure(on, kind) for kind in KINDS}
         sweep, looks_a_second = _sweep(on), _looks_a_second(on)
     for kind, used in found.items():
         print(
@@ -111,11 +111,13 @@ def run() -> None:
     together = {kind.name: used.usd(used.shared_ms, TOGETHER) for kind, used in found.items()}
     _bills("ten to an invocation", together)
     _idle(sweep)
-    print(f"\n  a sweep looks at {looks_a_second:.0f} tasks a second that wait with {WORKER_MB} MB ({WAITING} of them)")
+    print(
+        f"\n  a sweep with {WORKER_MB} MB checks {looks_a_second:.0f} waiting tasks a second (measured with {WAITING})"
+    )
 
 
 def _bills(title: str, bills: Mapping[str, Mapping[str, float]]) -> None:
-    columns = [*next(iter(bills.values()))]
+    columns = list(dict.fromkeys(column for bill in bills.values() for column in bill))
     print(f"\n  USD for a million tasks, {title}\n  {'':17}{''.join(f'{name:>13}' for name in (*columns, 'all'))}")
     for name, bill in bills.items():
         figures = [*(bill[column] for column in columns), sum(bill.values())]
@@ -123,7 +125,7 @@ def _bills(title: str, bills: Mapping[str, Mapping[str, float]]) -> None:
 
 
 def _idle(sweep: Used) -> None:
-    """A month in which nobody asks for anything; its alarms and its queue are most of it."""
+    """Print the cost of a month without tasks; most of it are alarms and polling of the queue."""
     polls = POLLERS * MINUTES * 60 / POLL_S
     lines = {
         "sweep: schedule": MINUTES * price.SCHEDULE,
@@ -152,7 +154,7 @@ def _deployed() -> Iterator[Deployment]:
 
 
 def answer(asked: Mapping[str, Any]) -> str:
-    """A plan of five steps side by side, or people's words: 4 KB to a prompt of 2 KB, otherwise 1.5 KB."""
+    """Return a plan of five independent steps, or natural text: 4 KB for a prompt of 2 KB, else 1.5 KB."""
     if "response_format" in asked:
         steps = [
             {"id": f"s{n}", "role": "Research-Agent", "instruction": text[:200], "depends_on": []}
@@ -163,8 +165,8 @@ def answer(asked: Mapping[str, Any]) -> str:
     return prose(4_000)[0] if prompt == prose(2_000)[0] else prose(1_500)[0]
 
 
-def _answer_worth(on: Deployment, kind: Kind) -> Used:
-    """One task with its worker to itself, then ten together; times of the API are medians of the ten."""
+def _measure(on: Deployment, kind: Kind) -> Used:
+    """Measure one task alone in its invocation, then ten in one; the API's times are medians of the ten."""
     post = partial(on.submit, prose(kind.prompt_bytes)[0], mode=kind.mode)
     with recording(*on.dynamodb) as wire:
         on.called.clear()
@@ -200,7 +202,7 @@ def _sweep(on: Deployment) -> Used:
 
 
 def _looks_a_second(on: Deployment) -> float:
-    """While the queue is merely long: each task that is due is read and moved on, and none is sent."""
+    """Return the sweep's speed while the queue is long: it reads and postpones each due task, and sends no message."""
     for _ in range(WAITING):
         on.submit("Say hello.", mode="Chat")
     time.sleep(DUE_S)
@@ -211,15 +213,15 @@ def _looks_a_second(on: Deployment) -> float:
 
 
 def _took(act: Callable[[], Any], memory_mb: int) -> tuple[float, Any]:
-    """Milliseconds as Lambda would bill them, and what came of it."""
+    """Return the milliseconds that Lambda would bill for a call, and its result."""
     wall, cpu = time.perf_counter(), time.process_time()
-    came = act()
+    result = act()
     wall_ms, cpu_ms = (time.perf_counter() - wall) * 1000, (time.process_time() - cpu) * 1000
-    return wall_ms + cpu_ms * (CORE_MB / memory_mb - 1), came
+    return wall_ms + cpu_ms * (CORE_MB / memory_mb - 1), result
 
 
 def _stored(wire: Wire) -> int:
-    """Bytes of a finished task in the table, with its entry in the listing."""
+    """Return the bytes of a finished task in the table, with its entry in the listing's index."""
     rows = [row for call in wire.calls if call.operation == "Query" for row in call.answer["Items"]]
     last = {row["sk"]["S"]: row for row in rows}
     state = last["STATE"]

@@ -1,7 +1,7 @@
-"""CPU of one engine call beside LiteLLM's SDK, against the same server on loopback, in turns.
+"""CPU time of one engine call, compared with LiteLLM's SDK; both take turns with the same server on loopback.
 
-LiteLLM lives in an environment of its own (`.venv/litellm`, 200 MB), made here from hash-pinned requirements, of wheels
-alone, when it is missing.
+LiteLLM has an environment of its own (`.venv/litellm`, 200 MB). If it is missing, it is made here from hash-pinned
+wheels.
 """
 
 import statistics
@@ -25,7 +25,7 @@ SIDES = {
 
 
 class Side:
-    """A process that makes calls when it is told to, and says what they cost it."""
+    """A process that makes calls on demand and reports their CPU time."""
 
     def __init__(self, name: str, url: str) -> None:
         python = str(ENVIRONMENT / "bin" / "python") if name == "litellm" else sys.executable
@@ -68,8 +68,8 @@ def run() -> None:
     added = statistics.median((r["ours"] - r["bare"]) / (r["litellm"] - r["bare"]) for r in rounds)
     imported = statistics.median(s["ours"][0] / s["litellm"][0] for s in starts)
     begun = statistics.median(sum(s["ours"]) / sum(s["litellm"]) for s in starts)
-    print(f"  ours of LiteLLM's: a call {ratio:.3f}, what it adds to the exchange {added:.3f} (expected <= 0.1)")
-    print(f"  ours of LiteLLM's: import and client {imported:.3f}, and the first answer {begun:.3f} (expected <= 0.1)")
+    print(f"  ratio to LiteLLM: a call {ratio:.3f}, its cost beyond the exchange {added:.3f} (expected <= 0.1)")
+    print(f"  ratio to LiteLLM: import and client {imported:.3f}, with the first answer {begun:.3f} (expected <= 0.1)")
 
 
 def _start(name: str, url: str) -> tuple[float, float]:
@@ -87,7 +87,7 @@ def _side(name: str, url: str) -> Iterator[Side]:
 
 
 def _make_environment() -> None:
-    """Install LiteLLM from hash-pinned requirements, once for each state of the pins."""
+    """Install LiteLLM from hash-pinned requirements, unless the same pins are installed already."""
     stamp = ENVIRONMENT / "pins.txt"
     if stamp.exists() and stamp.read_bytes() == PINS.read_bytes():
         return

@@ -1,6 +1,6 @@
-"""CPU of a cold start: importing each Lambda handler against importing what nobody could do without.
+"""CPU time of a cold start: importing each Lambda handler, compared with importing only the libraries it needs.
 
-Both sides make the two AWS clients, as both must. The sides take turns, so that a busy machine slows both.
+Both sides make the two AWS clients. They take turns, so that a busy machine slows both.
 """
 
 import os
@@ -26,9 +26,10 @@ ENVIRONMENT = {
 def run() -> None:
     for name, (ours, bare, expected) in SIDES.items():
         pairs = [(_cpu_s(ours), _cpu_s(bare)) for _ in range(ROUNDS)]
-        own, least = (statistics.median(side) for side in zip(*pairs, strict=True))
+        own, minimum = (statistics.median(side) for side in zip(*pairs, strict=True))
         ratio = statistics.median(a / b for a, b in pairs)
-        print(f"  {name}: {own * 1000:.0f} ms CPU, bare {least * 1000:.0f} ms: {ratio:.2f} x (expected <= {expected})")
+        times = f"{own * 1000:.0f} ms CPU, libraries alone {minimum * 1000:.0f} ms"
+        print(f"  {name}: {times}: {ratio:.2f} x (expected <= {expected})")
 
 
 def _cpu_s(code: str) -> float:

@@ -1,4 +1,4 @@
-"""Independent steps side by side: how long k of them take against the time t of one, with SQLite in place."""
+"""Time of several independent steps in parallel, compared with one step, on SQLite."""
 
 import statistics
 import tempfile
@@ -14,17 +14,17 @@ from support.scripted_service import Served
 
 STEP_S = 0.2
 ROUNDS = 5
-MOST = 4
+MAX_STEPS = 4
 
 
 def run() -> None:
-    for count in range(1, MOST + 1):
+    for count in range(1, MAX_STEPS + 1):
         ratio = statistics.median(_steps_s(count) for _ in range(ROUNDS)) / STEP_S
         print(f"  {count} steps of {STEP_S * 1000:.0f} ms: {ratio:.2f} x the time of one (expected <= 1.2)")
 
 
 def _steps_s(count: int) -> float:
-    """Seconds from the first step's call to the synthesis: by then every step is stored."""
+    """Return the seconds from the first step's call to that of the synthesis, when all steps are stored."""
     script = planning(a_plan(dict.fromkeys("abcd"[:count], "")))
     began: list[float] = []
 

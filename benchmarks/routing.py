@@ -1,7 +1,7 @@
-"""How well complexity tells which prompts need the strong engine, beside what RouteLLM published.
+"""How well the complexity tells which prompts need the strong engine, compared with RouteLLM's published figures.
 
-Measured here, on RouteLLM's own answers of Mixtral-8x7B and GPT-4-1106: our score (cross-validated, and by rule, having
-learnt from nothing of the kind), prompt length alone, random order. RouteLLM's rows are copied, not measured.
+Measured on RouteLLM's answers of Mixtral-8x7B and GPT-4-1106: our score (cross-validated, and by rules alone), the
+prompt length, and a random order. RouteLLM's own figures are copied, not measured.
 """
 
 import random
@@ -27,7 +27,7 @@ PUBLISHED = "published, not measured here: arXiv 2406.18665, {}"
 
 
 class Published(NamedTuple):
-    """A row of RouteLLM's tables 2 (MMLU) and 3 (GSM8K): its routers with augmented training data."""
+    """A row of RouteLLM's table 2 (MMLU) or 3 (GSM8K), for a router with augmented training data."""
 
     router: str
     cpt_50: float
@@ -52,7 +52,7 @@ GSM8K = (
 
 
 def run() -> None:
-    mmlu, gsm8k, sums = (rows.paired(name) for name in ("mmlu", "gsm8k", "sums"))
+    mmlu, gsm8k, sums = (rows.engine_pairs(name) for name in ("mmlu", "gsm8k", "sums"))
     _table("MMLU", "no exam seen", validation.crossed_gap("exam", mmlu, []), mmlu)
     _published(
         PUBLISHED.format("table 2, 14,042 questions; routers trained on Arena and MMLU's validation split"), MMLU
@@ -87,7 +87,7 @@ def _line(router: str, figures: Iterable[str], strong_calls: Iterable[float]) ->
 
 
 def _cost(strong_calls: float) -> float:
-    """What is paid, of what the strong engine alone would cost."""
+    """Return the cost as a share of the cost with the strong engine alone."""
     return strong_calls + (1 - strong_calls) * WEAK_PRICE / STRONG_PRICE
 
 

@@ -1,6 +1,6 @@
-"""Tasks per second and CPU per task of the embedded server, with an engine at once and one that takes 50 ms.
+"""Tasks per second and CPU time per task of the embedded server, with an instant engine and one that takes 50 ms.
 
-The client keeps four connections busy from this process; a task counts when the server's own figures say it is done.
+The client keeps four connections busy from this process. A task counts as done when the server's own metrics say so.
 """
 
 import http.client
@@ -75,7 +75,7 @@ def _post(server: RunningServer, tasks: int) -> None:
 
 
 def engine_process(latency_s: float, answer: Callable[[Any], str] | None = None) -> tuple[str, Callable[[], None]]:
-    """The engine in a process of its own, so that its work is not counted as the server's."""
+    """Start a fake engine in a process of its own, so that its CPU time is not counted as the server's."""
     ours, theirs = multiprocessing.Pipe()
     process = multiprocessing.Process(target=_serve_engine, args=(latency_s, answer, theirs), daemon=True)
     process.start()

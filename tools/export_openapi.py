@@ -1,4 +1,4 @@
-"""Write the OpenAPI document of the HTTP contract: `python tools/export_openapi.py > docs/openapi.json`."""
+"""Print the OpenAPI document of the HTTP API: `python tools/export_openapi.py > docs/openapi.json`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def document() -> str:
-    """The document as text. It says nothing of a service, so the little that is asked of one stands in for it."""
+    """Return the document as text. It does not depend on a service, so a stand-in with two attributes is enough."""
     service = SimpleNamespace(prompt_max_chars=Settings().prompt_max_chars, keys=None)
     app = create_app(cast("Service", service), lambda: "")
     return json.dumps(app.openapi(), indent=2, ensure_ascii=False) + "\n"

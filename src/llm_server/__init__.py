@@ -1,3 +1,3 @@
 """LLM-Server: the task server between programs and their LLMs."""
 
-__version__ = "0.2.0.dev0"
+__version__ = "0.2.0"

@@ -1,4 +1,4 @@
-"""The catalogue a server starts with: the packaged one, the user's file over it, else the engine that is found."""
+"""Load the catalogue at the start: the packaged one, the user's file over it, and an engine found on this machine."""
 
 from __future__ import annotations
 
@@ -18,15 +18,19 @@ from llm_server.orchestration.domain.errors import ConfigurationError
 from llm_server.settings import Settings
 
 
-class Found(NamedTuple):
-    """The catalogue, and which engines answer and why."""
+class LoadedCatalog(NamedTuple):
+    """The catalogue, and a note for the user that says which engines answer, and why."""
 
     catalog: Catalog
-    why: str
+    engines_note: str
 
 
 def overlay(settings: Settings) -> dict[str, Any]:
-    """The user's configuration file, {} without one. Raises ConfigurationError when it is no TOML."""
+    """Return the content of the user's configuration file, {} without one.
+
+    Raises:
+        ConfigurationError: the file cannot be read or is not valid TOML.
+    """
     if settings.config is None:
         return {}
     try:
@@ -36,35 +40,43 @@ def overlay(settings: Settings) -> dict[str, Any]:
 
 
 def configured_catalog(settings: Settings) -> Catalog:
-    """The packaged catalogue with the user's file over it. Raises ConfigurationError: the file is wrong."""
+    """Return the packaged catalogue with the user's file merged over it. Raises ConfigurationError if that is wrong."""
     packaged = tomllib.loads((resources.files("llm_server") / "data" / "catalog.toml").read_text(encoding="utf-8"))
     return catalog_file.load(packaged, overlay(settings), source=str(settings.config or ""))
 
 
-def load_catalog(settings: Settings, *, loopback: Sequence[LoopbackServer] = (), own_port: int | None = None) -> Found:
-    """The packaged catalogue with the user's file over it and, where it configures no engine, the one that is found.
+def load_catalog(
+    settings: Settings, *, loopback: Sequence[LoopbackServer] = (), own_port: int | None = None
+) -> LoadedCatalog:
+    """Return the configured catalogue; if it has no engine, add the first one that is found.
+
+    `loopback` are the servers to look for on this machine, except on `own_port`.
 
     Raises:
-        ConfigurationError: the file is wrong, or LLM_SERVER_MODEL names no model on this machine.
+        ConfigurationError: the file is wrong, or the model of LLM_SERVER_MODEL is not on this machine.
     """
     catalog = configured_catalog(settings)
     model = None if settings.on_aws else settings.model
     if model:
-        file = model_files.named(model, catalog.models, settings.models_dir)
+        file = model_files.locate(model, catalog.models, settings.models_dir)
         model_files.require(file, named_by="LLM_SERVER_MODEL")
-    unused = " LLM_SERVER_MODEL is not used." if model else ""
     configured = [name for name, spec in catalog.engines.items() if spec.kind != "embedded"]
     if configured:
-        without = _without_key(catalog, Credentials(settings.environ))
-        return Found(catalog, f"{', '.join(configured)} (configured in {settings.config}).{without}{unused}")
-    found = discover(settings.environ, loopback=loopback, own_port=own_port, model=model)
-    unused = "" if found.spec.kind == "llamacpp" else unused
-    engines = {**catalog.engines, found.name: found.spec}
-    return Found(msgspec.structs.replace(catalog, engines=engines), f"{found.name}: {found.why}{unused}")
+        note = f"{', '.join(configured)} (configured in {settings.config})."
+        note += _missing_keys(catalog, Credentials(settings.environ))
+        model_is_used = False
+    else:
+        found = discover(settings.environ, loopback=loopback, own_port=own_port, model=model)
+        note = f"{found.name}: {found.reason}"
+        model_is_used = found.spec.kind == "llamacpp"
+        catalog = msgspec.structs.replace(catalog, engines={**catalog.engines, found.name: found.spec})
+    if model and not model_is_used:
+        note += " LLM_SERVER_MODEL is not used."
+    return LoadedCatalog(catalog, note)
 
 
-def _without_key(catalog: Catalog, secrets: Credentials) -> str:
-    """Say which engines cannot answer for want of a key."""
+def _missing_keys(catalog: Catalog, secrets: Credentials) -> str:
+    """Return a sentence that names the engines whose API key is not set, "" if all keys are set."""
     missing = [
         f"{name} has no key ({spec.api_key} is not set)"
         for name, spec in catalog.engines.items()

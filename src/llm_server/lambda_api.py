@@ -1,20 +1,19 @@
-"""The API function: API Gateway events (HTTP API 2.0 and REST 1.0) into the FastAPI app.
+"""The API function: passes API Gateway events (HTTP API 2.0 and REST 1.0) to the FastAPI app.
 
-Never open: the gateway may let everybody through, and the app asks each call but /health for a key.
+The app asks every call except /health for an API key, so the gateway may let all calls through.
 """
 
 import gc
 import sys
 
-gc.disable()  # nothing imported here is garbage; collecting while importing costs 12 % of a cold start
-# FastAPI loads pydantic's first version only to refuse its models, and does without where there is none: 6 %.
-# None is how an import is told that there is no such module; the stub of sys.modules does not know
-sys.modules.setdefault("pydantic.v1", None)  # type: ignore[arg-type]
+gc.disable()  # collecting garbage during the imports takes 12 % of a cold start and finds nothing
+# FastAPI imports pydantic.v1 if it exists, only to refuse its models. A None entry makes that import fail: 6 % faster.
+sys.modules.setdefault("pydantic.v1", None)  # type: ignore[arg-type]  # the stub does not allow None
 
 import json
 import logging
 from base64 import b64encode
-from binascii import Error as NoBase64
+from binascii import Error as Base64Error
 from collections.abc import Mapping
 from typing import Any
 
@@ -26,34 +25,35 @@ from llm_server.api.app import create_app
 from llm_server.settings import Settings
 
 MAX_ANSWER_BYTES = 6_291_556
-"""What Lambda takes of an answer as JSON.
+"""Lambda's limit for an answer, encoded as JSON.
 
 https://docs.aws.amazon.com/lambda/latest/dg/gettingstarted-limits.html
 """
 
 
 class _Handler(Mangum):
-    """Mangum, to which a body that is no base64 would be a crash, and one that is too large an error of Lambda's."""
+    """Mangum, with a 400 for a body that is not base64, and with large answers encoded to fit Lambda's limit."""
 
     def __call__(self, event: Any, context: Any) -> Any:
         try:
-            return _fitting(super().__call__(event, context))
-        except NoBase64:
-            return _no_base64({name.lower(): value for name, value in (event.get("headers") or {}).items()})
+            return _fit(super().__call__(event, context))
+        except Base64Error:
+            headers = event.get("headers") or {}
+            return _refuse_body({name.lower(): value for name, value in headers.items()})
 
 
-def _no_base64(asked: Mapping[str, str]) -> dict[str, Any]:
-    """The one answer that the app does not give, as it would."""
-    answer = errors.answer(400, "The body is not valid base64, as the event says it is.")
-    edge.name_answer(answer.headers, edge.id_of(asked.get("x-request-id", ""), wiring.new_id))
+def _refuse_body(headers: Mapping[str, str]) -> dict[str, Any]:
+    """Answer 400 in the form of the app's own errors; `headers` are the request's, with names in lower case."""
+    answer = errors.answer(400, "The body is not valid base64, although the event is marked as base64-encoded.")
+    edge.name_answer(answer.headers, edge.id_of(headers.get("x-request-id", ""), wiring.new_id))
     return {"statusCode": 400, "headers": dict(answer.headers), "body": bytes(answer.body).decode()}
 
 
-def _fitting(answer: dict[str, Any]) -> dict[str, Any]:
-    """An answer whose body is JSON in JSON, or in base64 where that would be too large.
+def _fit(answer: dict[str, Any]) -> dict[str, Any]:
+    """Encode the body of an answer in base64 if the answer would be larger than Lambda allows.
 
-    Escaped twice, a text of quotes quadruples; base64 adds a third to whatever it is. An HTTP API decodes it, a REST
-    API where its `binaryMediaTypes` say so.
+    The body is JSON inside JSON: a text of quotation marks becomes four times as long, while base64 adds a
+    third. An HTTP API decodes the body; a REST API does so if its `binaryMediaTypes` are set.
     """
     if answer["isBase64Encoded"] or len(json.dumps(answer)) <= MAX_ANSWER_BYTES:
         return answer

@@ -1,12 +1,13 @@
-"""The worker function: a batch of SQS messages, all at the same time, or the sweep.
+"""The worker function: processes a batch of SQS messages in parallel, or sweeps.
 
-A message is `{"task": "<tenant>/<task_id>"}`. The sweep is no message, for it would wait in the very queue it watches:
-the schedule invokes the function with `{"sweep": true}`. Never imports fastapi: a cold start pays for it.
+A message is `{"task": "<tenant>/<task_id>"}`. For a sweep, the schedule invokes the function directly with
+`{"sweep": true}`; a sweep message would have to wait in the queue that it must keep going. FastAPI is not imported,
+which keeps the cold start short.
 """
 
 import gc
 
-gc.disable()  # nothing imported here is garbage; collecting while importing costs 12 % of a cold start
+gc.disable()  # collecting garbage during the imports takes 12 % of a cold start and finds nothing
 
 import json
 import logging
@@ -21,7 +22,7 @@ from llm_server.settings import Settings
 
 MAX_BATCH = 10
 RESERVE_MS = 5_000
-"""What is kept of the function's time for the last writes."""
+"""The part of the function's time that is kept for the last writes to the store."""
 
 _log = logging.getLogger("llm_server.lambda_worker")
 _settings = Settings.read()
@@ -30,16 +31,19 @@ _service = wiring.aws_service(_settings, works=True)
 
 
 def handler(event: dict[str, Any], context: Any) -> dict[str, Any]:
-    """Sweep, or process a batch; answers as `handle`."""
+    """Handle an invocation by Lambda; see `handle`."""
     return handle(_service, event, until_ms=wiring.now_ms() + context.get_remaining_time_in_millis() - RESERVE_MS)
 
 
 def handle(service: Service, event: dict[str, Any], *, until_ms: int) -> dict[str, Any]:
-    """Do what an event asks for, with a service, until the function's own time ends, `until_ms`.
+    """Process a batch of messages or sweep, until `until_ms` (Unix milliseconds) at the latest.
 
-    Answers a batch with only what must come again, `{"batchItemFailures": [{"itemIdentifier": <message id>}]}`, and a
-    sweep with `{"woken": <tasks>}`. A sweep that fails raises, so that an alarm tells of it; the next one is a minute
-    away. Raises ValueError: the event is neither.
+    Returns `{"batchItemFailures": [{"itemIdentifier": <message id>}]}` for a batch, with the messages that SQS must
+    deliver again, and `{"woken": <number of tasks>}` for a sweep. Errors of a sweep are raised, so that an alarm goes
+    off; the next sweep follows a minute later.
+
+    Raises:
+        ValueError: the event is neither a batch nor a sweep.
     """
     match event:
         case {"sweep": True, **more} if not more:
@@ -53,13 +57,13 @@ def handle(service: Service, event: dict[str, Any], *, until_ms: int) -> dict[st
 
 def _batch(service: Service, records: list[dict[str, Any]], until_ms: int) -> dict[str, Any]:
     with ThreadPoolExecutor(max_workers=MAX_BATCH) as pool:
-        done = list(pool.map(lambda record: _handled(service, record, until_ms), records))
+        done = list(pool.map(lambda record: _process(service, record, until_ms), records))
     failed = [record["messageId"] for record, ok in zip(records, done, strict=True) if not ok]
     return {"batchItemFailures": [{"itemIdentifier": message_id} for message_id in failed]}
 
 
-def _handled(service: Service, record: dict[str, Any], until_ms: int) -> bool:
-    """Whether a message is done with; a malformed one is: it would be malformed the next time too."""
+def _process(service: Service, record: dict[str, Any], until_ms: int) -> bool:
+    """Process a message; return False if SQS must deliver it again. A malformed message is dropped and logged."""
     message_id = record["messageId"]
     try:
         ref = TaskRef.parse(json.loads(record["body"]).get("task"))
@@ -71,7 +75,7 @@ def _handled(service: Service, record: dict[str, Any], until_ms: int) -> bool:
     except StorageMisconfigured as error:
         _log.error("the database cannot be used", extra={"message_id": message_id, "cause": error.cause})
         return False
-    except Exception:  # one message's failure must not take the other nine along; it comes again
+    except Exception:  # an error with one message must not fail the others of the batch; SQS delivers this one again
         _log.exception("message failed", extra={"message_id": message_id})
         return False
     return True

@@ -1,4 +1,4 @@
-"""Tells whether an address is loopback: one that always means this machine. No name is looked up."""
+"""Tell whether a host or URL is a loopback address, without looking a name up."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 
 
 def is_loopback_host(host: str) -> bool:
-    """Whether a host is `localhost` or an IP address in 127.0.0.0/8 or ::1; without port and brackets."""
+    """Whether a host, without port and brackets, is `localhost`, ::1 or an address in 127.0.0.0/8."""
     try:
         return host == "localhost" or ipaddress.ip_address(host).is_loopback
     except ValueError:
@@ -15,9 +15,9 @@ def is_loopback_host(host: str) -> bool:
 
 
 def is_loopback_url(url: str) -> bool:
-    """Whether the host of a URL is loopback, whatever its scheme and port; False when the URL is malformed.
+    """Whether the host of a URL is loopback; scheme and port do not matter. False if the URL is malformed.
 
-    A `Host` header is read as a URL without a scheme: `//localhost:8000`.
+    To check a `Host` header, put `//` in front of it: `//localhost:8000`.
     """
     try:
         return is_loopback_host(urlsplit(url).hostname or "")

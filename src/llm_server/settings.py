@@ -1,4 +1,4 @@
-"""The settings, and the only place that reads the environment."""
+"""The settings. This is the only module that reads the environment."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ VARIABLES = (
     "LLM_SERVER_LOG_LEVEL",
 )
 EMBEDDED_ONLY = frozenset({"LLM_SERVER_DB", "LLM_SERVER_MODEL", "LLM_SERVER_WORKERS"})
-OF_THE_CLIENT = frozenset({"LLM_SERVER_URL", "LLM_SERVER_API_KEY"})
+CLIENT_ONLY = frozenset({"LLM_SERVER_URL", "LLM_SERVER_API_KEY"})
 TABLE = re.compile(r"[A-Za-z0-9_.:/-]{3,}")
 QUEUE_URL = re.compile(r"https?://[^/\s]+/\S+")
 LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
@@ -35,13 +35,12 @@ LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """What the environment says; an empty variable counts as not set.
+    """The settings of the server, from environment variables; an empty variable counts as not set.
 
-    `model`: a GGUF file, or a model of the catalogue, that answers where no engine is configured or found.
-    `lease_s`: how long a worker owns a task it has claimed. `sweep_s`: the age at which an open task is due for the
-    sweep. `max_attempts`: claims of a task without progress before it is Failed. `keep_days`: how long a final task is
-    kept; 0 is for ever. `environ` is where `env:` references
-    to secrets are looked up.
+    `model`: a GGUF file, or a model of the catalogue, that answers if no engine is configured or found.
+    `lease_s`: how long a worker owns a task it has claimed. `sweep_s`: how old the last message of an open task is when
+    the sweep sends another one. `max_attempts`: claims without progress after which a task fails. `keep_days`: how long
+    a final task is kept; 0 means without end. `environ`: the environment in which `env:` references are looked up.
     """
 
     table: str | None = None
@@ -60,11 +59,12 @@ class Settings:
 
     @property
     def on_aws(self) -> bool:
+        """Whether tasks are stored in DynamoDB."""
         return self.table is not None
 
     @property
     def models_dir(self) -> Path:
-        """Where pulled models are kept: the user's cache (XDG Base Directory; on macOS ~/Library/Caches)."""
+        """The folder of pulled models, in the user's cache (XDG Base Directory; on macOS ~/Library/Caches)."""
         cache = Path(self.environ.get("XDG_CACHE_HOME", ""))
         if not cache.is_absolute():
             cache = Path(os.path.expanduser("~/Library/Caches" if sys.platform == "darwin" else "~/.cache"))
@@ -72,82 +72,89 @@ class Settings:
 
     @property
     def keep_ms(self) -> int | None:
-        return self.keep_days * 24 * 3600 * 1000 or None
+        """How long a final task is kept, in milliseconds; None means without end."""
+        return None if self.keep_days == 0 else self.keep_days * 24 * 3600 * 1000
 
     @classmethod
     def read(cls, environ: Mapping[str, str] = os.environ, *, table_alone: bool = False) -> Settings:
-        """Read the environment. `table_alone`: the queue need not be named, for it is not used.
+        """Read the settings from the environment. With `table_alone`, LLM_SERVER_QUEUE_URL may be missing.
 
         Raises:
-            ConfigurationError: a variable is unknown or its value is not allowed; the sentence names both.
+            ConfigurationError: a variable is unknown or its value is not allowed; the message names the variable, its
+                value and the allowed values.
         """
         default = cls()
-        given = _given(environ, table_alone=table_alone)
+        variables = _variables(environ, table_alone=table_alone)
         return cls(
-            table=_matching(given, "LLM_SERVER_TABLE", TABLE, "the name or ARN of a DynamoDB table"),
-            queue_url=_matching(given, "LLM_SERVER_QUEUE_URL", QUEUE_URL, "the https:// address of an SQS queue"),
-            db=_database(given) or default.db,
-            config=_file(given, "LLM_SERVER_CONFIG"),
-            model=given.get("LLM_SERVER_MODEL"),
-            workers=_whole(given, "LLM_SERVER_WORKERS", default.workers, 1, 256),
-            lease_s=_whole(given, "LLM_SERVER_LEASE_S", default.lease_s, 5, 43_200),
-            sweep_s=_whole(given, "LLM_SERVER_SWEEP_S", default.sweep_s, 1, 3_600),
-            max_attempts=_whole(given, "LLM_SERVER_MAX_ATTEMPTS", default.max_attempts, 1, 100),
-            keep_days=_whole(given, "LLM_SERVER_KEEP_DAYS", default.keep_days, 0, 3_650),
-            prompt_max_chars=_whole(given, "LLM_SERVER_PROMPT_MAX_CHARS", default.prompt_max_chars, 1, 1_000_000),
-            log_level=_log_level(given, default.log_level),
+            table=_matching(variables, "LLM_SERVER_TABLE", TABLE, "the name or ARN of a DynamoDB table"),
+            queue_url=_matching(variables, "LLM_SERVER_QUEUE_URL", QUEUE_URL, "the https:// address of an SQS queue"),
+            db=_database(variables, default.db),
+            config=_file(variables, "LLM_SERVER_CONFIG"),
+            model=variables.get("LLM_SERVER_MODEL"),
+            workers=_integer(variables, "LLM_SERVER_WORKERS", default.workers, 1, 256),
+            lease_s=_integer(variables, "LLM_SERVER_LEASE_S", default.lease_s, 5, 43_200),
+            sweep_s=_integer(variables, "LLM_SERVER_SWEEP_S", default.sweep_s, 1, 3_600),
+            max_attempts=_integer(variables, "LLM_SERVER_MAX_ATTEMPTS", default.max_attempts, 1, 100),
+            keep_days=_integer(variables, "LLM_SERVER_KEEP_DAYS", default.keep_days, 0, 3_650),
+            prompt_max_chars=_integer(variables, "LLM_SERVER_PROMPT_MAX_CHARS", default.prompt_max_chars, 1, 1_000_000),
+            log_level=_log_level(variables, default.log_level),
             environ=dict(environ),
         )
 
 
-def _given(environ: Mapping[str, str], *, table_alone: bool) -> dict[str, str]:
-    """Our variables that are set: all of them known, and the two of AWS both or neither."""
-    given = {name: value for name, value in environ.items() if name.startswith(PREFIX) and value}
-    for name in sorted(given.keys() - {*VARIABLES, *OF_THE_CLIENT}):
-        raise ConfigurationError(f"{name} is no setting; known are {', '.join(VARIABLES)}.")
+def _variables(environ: Mapping[str, str], *, table_alone: bool) -> dict[str, str]:
+    """Return the variables of LLM-Server that are set, after checking their names and the pair for AWS."""
+    variables = {name: value for name, value in environ.items() if name.startswith(PREFIX) and value}
+    unknown = sorted(variables.keys() - {*VARIABLES, *CLIENT_ONLY})
+    if unknown:
+        raise ConfigurationError(f"{unknown[0]} is not a setting; known are {', '.join(VARIABLES)}.")
     pair = ("LLM_SERVER_TABLE", "LLM_SERVER_QUEUE_URL")
-    missing = [name for name in pair if name not in given]
+    missing = [name for name in pair if name not in variables]
     if len(missing) == 1 and not (table_alone and missing == ["LLM_SERVER_QUEUE_URL"]):
         advice = "set both the table and the queue (AWS), or neither (embedded)"
         raise ConfigurationError(f"{missing[0]} is not set: {advice}.")
-    return given
+    return variables
 
 
-def _matching(given: Mapping[str, str], name: str, pattern: re.Pattern[str], allowed: str) -> str | None:
-    text = given.get(name)
+def _matching(variables: Mapping[str, str], name: str, pattern: re.Pattern[str], allowed: str) -> str | None:
+    text = variables.get(name)
     if text is not None and not pattern.fullmatch(text):
         raise _wrong(name, text, allowed)
     return text
 
 
-def _whole(given: Mapping[str, str], name: str, default: int, least: int, most: int) -> int:
-    text = given.get(name)
+def _integer(variables: Mapping[str, str], name: str, default: int, minimum: int, maximum: int) -> int:
+    text = variables.get(name)
     if text is None:
         return default
-    if not (text.isascii() and text.isdigit() and len(text) < 10 and least <= int(text) <= most):
-        raise _wrong(name, text, f"a whole number from {least} to {most}")
+    if not (text.isascii() and text.isdigit() and len(text) < 10 and minimum <= int(text) <= maximum):
+        raise _wrong(name, text, f"a whole number from {minimum} to {maximum}")
     return int(text)
 
 
-def _log_level(given: Mapping[str, str], default: str) -> str:
-    text = given.get("LLM_SERVER_LOG_LEVEL", default)
+def _log_level(variables: Mapping[str, str], default: str) -> str:
+    text = variables.get("LLM_SERVER_LOG_LEVEL", default)
     if text.upper() not in LOG_LEVELS:
         raise _wrong("LLM_SERVER_LOG_LEVEL", text, f"one of {', '.join(LOG_LEVELS)}")
     return text.upper()
 
 
-def _file(given: Mapping[str, str], name: str) -> Path | None:
-    text = given.get(name)
-    if text is not None and not Path(text).is_file():
+def _file(variables: Mapping[str, str], name: str) -> Path | None:
+    text = variables.get(name)
+    if text is None:
+        return None
+    if not Path(text).is_file():
         raise _wrong(name, text, "a TOML file that exists")
-    return None if text is None else Path(text)
+    return Path(text)
 
 
-def _database(given: Mapping[str, str]) -> Path | None:
-    text = given.get("LLM_SERVER_DB")
-    if text is not None and (Path(text).is_dir() or text.endswith(("/", os.sep))):
-        raise _wrong("LLM_SERVER_DB", text, "a file, which is made when there is none")
-    return None if text is None else Path(text)
+def _database(variables: Mapping[str, str], default: Path) -> Path:
+    text = variables.get("LLM_SERVER_DB")
+    if text is None:
+        return default
+    if Path(text).is_dir() or text.endswith(("/", os.sep)):
+        raise _wrong("LLM_SERVER_DB", text, "a file, which is created if it does not exist")
+    return Path(text)
 
 
 def _wrong(name: str, text: str, allowed: str) -> ConfigurationError:

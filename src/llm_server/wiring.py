@@ -1,6 +1,7 @@
-"""The composition root: settings to a service, for AWS or embedded.
+"""The composition root: builds a service from the settings, on AWS or embedded.
 
-Adapters are imported where they are chosen: a Lambda must not pay for SQLite, nor the embedded server for boto3.
+Adapters are imported in the functions that choose them, so that a Lambda function does not load SQLite and the embedded
+server does not load boto3.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from llm_server import catalog_loading
 from llm_server.engines import prices
 from llm_server.engines.credentials import Credentials, has_credentials
 from llm_server.engines.discovery import LOOPBACK_SERVERS
+from llm_server.orchestration.access.key_creation import KeyCreation
 from llm_server.orchestration.access.keyring import Keyring
 from llm_server.orchestration.dispatch.balancer import Balancer
 from llm_server.orchestration.dispatch.calls import EngineCalls
@@ -44,17 +46,17 @@ if TYPE_CHECKING:
 
 
 def now_ms() -> int:
-    """The wall clock, Unix milliseconds."""
+    """Return the time as Unix milliseconds."""
     return time.time_ns() // 1_000_000
 
 
 def new_id() -> str:
-    """A UUIDv7 (RFC 9562, 5.7): Unix milliseconds, the version, then a UUIDv4's 74 random bits; sorts by time."""
+    """Return a new UUIDv7 (RFC 9562, 5.7): Unix milliseconds, then 74 random bits; ids sort by time."""
     return str(UUID(f"{now_ms():012x}7{uuid4().hex[13:]}"))
 
 
 def retention(settings: Settings) -> Retention:
-    """How long stores keep what has ended."""
+    """Return how long the stores keep final tasks."""
     return Retention(clock=now_ms, keep_ms=settings.keep_ms)
 
 
@@ -75,7 +77,7 @@ def balancer_of(
     price: Pricer = prices.price,
     clock: Clock = now_ms,
 ) -> Balancer:
-    """Put a balancer together; `engines` are the adapters by name, `store` shares what is known of their health."""
+    """Build a balancer. `engines` are the adapters by name; `store` shares the engines' health between processes."""
     states = EngineStates(store, clock)
     fleet = Fleet(configured=catalog.engines, has_credentials=has_credentials, states=states)
     calls = EngineCalls(catalog=catalog, engines=engines, fleet=fleet, states=states, price=price, clock=clock)
@@ -97,7 +99,7 @@ def assemble(
     sweep_s: int,
     prompt_max_chars: int,
 ) -> Service:
-    """Put a service together over its ports; `random_bytes(n)` gives n bytes that cannot be guessed."""
+    """Build a service from its ports. `random_bytes(n)` returns n cryptographically random bytes."""
     sweep_ms = sweep_s * 1000
     keyring, wakeups = Keyring(key_store, clock, random_bytes), WakeUps(queue)
     return Service(
@@ -105,6 +107,7 @@ def assemble(
         prompt_max_chars=prompt_max_chars,
         store=store,
         keyring=keyring,
+        key_creation=KeyCreation(keyring=keyring, store=store, clock=clock),
         fleet=balancer.fleet,
         intake=Intake(
             catalog=catalog,
@@ -136,7 +139,7 @@ def assemble(
 def service_of(
     settings: Settings, *, store: Store, key_store: KeyStore, queue: Queue, catalog: Catalog, works: bool = True
 ) -> Service:
-    """Put a service together; one that never `works` on tasks is spared the engines' adapters and their imports."""
+    """Build a service from the settings; without `works` it cannot process tasks, and no engine adapter is imported."""
     secrets = Credentials(settings.environ)
     balancer = balancer_of(
         catalog,
@@ -161,7 +164,7 @@ def service_of(
 
 
 def aws_service(settings: Settings, *, works: bool) -> Service:
-    """A service over DynamoDB and SQS. Raises ConfigurationError when table and queue are not set."""
+    """Build a service on DynamoDB and SQS. Raises ConfigurationError if the table or the queue is not set."""
     from llm_server.storage.dynamodb.api_keys import DynamoKeys
     from llm_server.storage.dynamodb.sqs_queue import SqsQueue
     from llm_server.storage.dynamodb.store import DynamoStore
@@ -181,21 +184,21 @@ def aws_service(settings: Settings, *, works: bool) -> Service:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Embedded:
-    """What the embedded server runs: the service, the queue its workers take from, and why these engines answer."""
+    """The parts of the embedded server. `engines_note` says which engines answer, and why; it is shown at the start."""
 
     service: Service
     queue: SqliteQueue
-    why: str
+    engines_note: str
 
 
 @contextmanager
 def embedded_service(settings: Settings, *, own_port: int) -> Iterator[Embedded]:
-    """A service over the SQLite file, which belongs to this process until the end of the block.
+    """Build a service on the SQLite file and lock the file for this process until the end of the block.
 
-    What a process that died before left open is due at once. `own_port` is never taken for an LLM server's.
+    Tasks that an earlier process left unfinished become due at once. No LLM server is looked for on `own_port`.
 
     Raises:
-        ConfigurationError: the configuration is wrong, or the file cannot be opened or is another server's.
+        ConfigurationError: the configuration is wrong, or the file cannot be opened or is used by another server.
     """
     from llm_server.storage.sqlite.api_keys import SqliteKeys
     from llm_server.storage.sqlite.process_lock import OnlyProcess
@@ -203,7 +206,7 @@ def embedded_service(settings: Settings, *, own_port: int) -> Iterator[Embedded]
     from llm_server.storage.sqlite.store import SqliteStore
 
     with closing(OnlyProcess(settings.db)):
-        found = catalog_loading.load_catalog(settings, loopback=LOOPBACK_SERVERS, own_port=own_port)
+        loaded = catalog_loading.load_catalog(settings, loopback=LOOPBACK_SERVERS, own_port=own_port)
         with (
             closing(SqliteStore(settings.db, retention(settings))) as store,
             closing(SqliteKeys(settings.db)) as keys,
@@ -211,16 +214,18 @@ def embedded_service(settings: Settings, *, own_port: int) -> Iterator[Embedded]
         ):
             store.end_leases(now_ms())
             queue.replace_lost()
-            service = service_of(settings, store=store, key_store=keys, queue=queue, catalog=found.catalog)
-            yield Embedded(service=service, queue=queue, why=found.why)
+            service = service_of(settings, store=store, key_store=keys, queue=queue, catalog=loaded.catalog)
+            yield Embedded(service=service, queue=queue, engines_note=loaded.engines_note)
 
 
 @contextmanager
 def keys_of(settings: Settings, *, make: bool) -> Iterator[Keyring]:
-    """The API keys alone, where the tasks are: in the table on AWS, else in the SQLite file, server running or not.
+    """Open the API keys, in the DynamoDB table on AWS, else in the SQLite file; the server may be running.
+
+    Without `make`, the SQLite file must exist.
 
     Raises:
-        ConfigurationError: the file cannot be opened, or is not there and none is to be made; AWS cannot be called.
+        ConfigurationError: the file does not exist or cannot be opened, or AWS cannot be called.
     """
     if settings.table is not None:
         from llm_server.storage.dynamodb.api_keys import DynamoKeys
@@ -230,13 +235,13 @@ def keys_of(settings: Settings, *, make: bool) -> Iterator[Keyring]:
     from llm_server.storage.sqlite.api_keys import SqliteKeys
 
     if not make and not settings.db.exists():
-        raise ConfigurationError(f"There is no database {settings.db}; LLM_SERVER_DB or --db says where it is.")
+        raise ConfigurationError(f"The database {settings.db} does not exist; set its path in LLM_SERVER_DB or --db.")
     with closing(SqliteKeys(settings.db)) as store:
         yield Keyring(store, now_ms, os.urandom)
 
 
 def _client(service: Literal["dynamodb", "sqs"]) -> Any:
-    """A client of an AWS service. Raises ConfigurationError: there is no region, or not the profile that is named."""
+    """Make a client of an AWS service. Raises ConfigurationError if the AWS region or profile is missing."""
     import boto3
     from botocore.config import Config
     from botocore.exceptions import BotoCoreError

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -78,7 +79,7 @@ def test_a_key_without_limits_writes_nothing_more(moto_store: DynamoStore, wire:
 
 
 def test_no_key_is_ever_scanned_for(keys: DynamoKeys, wire: Wire) -> None:
-    keys.put_key(a_key())
+    keys.add_key(a_key())
     keys.has_keys()
     keys.all_keys()
     keys.use(TODAY)
@@ -86,11 +87,22 @@ def test_no_key_is_ever_scanned_for(keys: DynamoKeys, wire: Wire) -> None:
     assert set(wire.operations) == {"PutItem", "Query", "GetItem"}
 
 
+def test_a_key_that_changes_between_the_read_and_the_write_of_a_swap_stays(keys: DynamoKeys, wire: Wire) -> None:
+    """A revocation that comes in between is not undone."""
+    key = a_key()
+    keys.add_key(key)
+    revoked = replace(key, revoked_ms=NOW_MS)
+    wire.meanwhile("PutItem", lambda: keys.swap_key(key, revoked))
+
+    assert not keys.swap_key(key, replace(key, name="late"))
+    assert keys.key(key.key_id) == revoked
+
+
 def test_many_keys_are_all_listed(keys: DynamoKeys, wire: Wire) -> None:
     """A page of a query holds 1 MB."""
     made = [a_key(name="é" * 100, scopes=("tasks",) * 3_000) for _ in range(50)]
     for key in made:
-        keys.put_key(key)
+        keys.add_key(key)
     wire.calls.clear()
 
     assert {key.key_id for key in keys.all_keys()} == {key.key_id for key in made}

@@ -8,35 +8,73 @@ import pytest
 
 from llm_server.orchestration.domain.api_key import Account, Charges, KeyLimits, KeyUse
 from llm_server.orchestration.domain.ports import KeyStore
-from support.builders import a_key
+from support.builders import NOW_MS, a_key
 from support.concurrency import at_once
 
 TODAY = Account("0123456789ab", "2025-10-09")
 OTHERS = (Account("0123456789ab", "2025-10-10"), Account("ba9876543210", "2025-10-09"))
 
 
-def test_a_key_comes_back_as_it_was_put(key_store: KeyStore) -> None:
+def test_a_key_is_read_as_it_was_added(key_store: KeyStore) -> None:
     limits = KeyLimits(requests_per_minute=60, tasks_in_flight=5, microusd_per_day=1_500_000)
-    key = a_key(tenant="acme", scopes=("tasks", "admin"), name="Grüße 🌍", limits=limits)
-    key_store.put_key(key)
+    key = a_key(tenant="acme", scopes=("tasks", "admin"), name="Grüße 🌍", limits=limits, expires_ms=NOW_MS + 1)
 
+    assert key_store.add_key(key)
     assert key_store.key(key.key_id) == key
     assert key_store.key("ffffffffffff") is None
 
 
-def test_a_key_is_replaced_by_the_one_with_its_id(key_store: KeyStore) -> None:
+def test_adding_never_replaces_another_key(key_store: KeyStore) -> None:
+    """A write whose reply was lost may be repeated; but a revoked key must not become valid by a late creation."""
     key = a_key()
-    key_store.put_key(key)
-    key_store.put_key(replace(key, revoked_ms=key.created_ms + 1))
+    key_store.add_key(key)
+    again = key_store.add_key(key)
+    revoked = replace(key, revoked_ms=key.created_ms + 1)
+    key_store.swap_key(key, revoked)
 
-    assert key_store.all_keys() == [replace(key, revoked_ms=key.created_ms + 1)]
+    assert again
+    assert not key_store.add_key(key)
+    assert key_store.all_keys() == [revoked]
+
+
+def test_of_16_keys_with_one_id_one_is_added(key_store: KeyStore) -> None:
+    keys = [a_key(key_id="0123456789ab", digest=f"{n:064x}") for n in range(16)]
+
+    added = at_once(key_store.add_key, keys)
+
+    assert added.count(True) == 1
+    assert key_store.all_keys() == [keys[added.index(True)]]
+
+
+def test_a_key_is_swapped_only_if_it_is_as_expected(key_store: KeyStore) -> None:
+    key = a_key()
+    named, revoked = replace(key, name="CI"), replace(key, revoked_ms=key.created_ms + 1)
+    before_it_exists = key_store.swap_key(key, named)
+    key_store.add_key(key)
+
+    assert not before_it_exists
+    assert key_store.swap_key(key, revoked)
+    assert not key_store.swap_key(key, named)
+    assert key_store.all_keys() == [revoked]
+
+
+def test_of_16_swaps_from_one_state_one_is_done(key_store: KeyStore) -> None:
+    """Each of the others reads the key again and repeats its change, so no change is lost."""
+    key = a_key()
+    key_store.add_key(key)
+    changed = [replace(key, name=f"n{n}") for n in range(16)]
+
+    done = at_once(lambda after: key_store.swap_key(key, after), changed)
+
+    assert done.count(True) == 1
+    assert key_store.all_keys() == [changed[done.index(True)]]
 
 
 def test_whether_there_are_keys_is_known_without_reading_them_all(key_store: KeyStore) -> None:
     before = key_store.has_keys()
     keys = [a_key() for _ in range(3)]
     for key in keys:
-        key_store.put_key(key)
+        key_store.add_key(key)
 
     assert (before, key_store.has_keys()) == (False, True)
     assert sorted(key.key_id for key in key_store.all_keys()) == sorted(key.key_id for key in keys)

@@ -115,7 +115,7 @@ def test_a_file_that_an_older_server_uses_is_not_migrated(old: Path) -> None:
 def test_keys_are_made_beside_an_older_server_without_a_migration(old: Path) -> None:
     key = a_key()
     with an_older_server(old), closing(SqliteKeys(old)) as keys:
-        keys.put_key(key)
+        keys.add_key(key)
 
         assert keys.key(key.key_id) == key
         assert version(old) == 1

@@ -71,7 +71,7 @@ def test_a_writer_waits_for_another_of_its_process_as_long_as_it_takes(
             each: list[Future[Any]] = [
                 pool.submit(store.add, task, a_request()),
                 pool.submit(queue.send, task.ref),
-                pool.submit(keys.put_key, a_key()),
+                pool.submit(keys.add_key, a_key()),
             ]
             time.sleep(BUSY_S + 0.3)
             assert not any(future.done() for future in each)

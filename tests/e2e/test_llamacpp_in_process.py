@@ -166,7 +166,7 @@ def test_a_pulled_model_is_configured_by_its_name(tmp_path: Path, gguf: Path) ->
             answer = server.submit("Say hello.", wait_s=25, mode="Chat", limits=SHORT)
 
     assert code == 1
-    assert "engines.laptop.model is 'tiny', which was not pulled yet; `llm-server models pull tiny`" in said
+    assert "engines.laptop.model is 'tiny', which was not pulled yet; run `llm-server models pull tiny`" in said
     assert "Traceback" not in said
     assert not asked_before
     assert models.asked == [""]

@@ -119,7 +119,7 @@ def test_a_spent_quota_is_not_pressed(llmock: LLMock, balanced: Make) -> None:
     assert [bool(reply.completion) for reply in replies] == [True, True, False, False]
     assert asked(llmock) == ["e0", "e0", "e1", "e1"]
     assert replies[-1].outage
-    assert min(balancer.fleet.awaited().values()) - wiring.now_ms() > 50_000
+    assert min(balancer.fleet.return_times().values()) - wiring.now_ms() > 50_000
     assert judged(llmock) == {"gave_up"}
 
 

@@ -1,1 +1,1 @@
-"""The attack: faults at every call, deliveries out of order, killed processes, and an audit after every single one."""
+"""The attack: faults at every call, messages out of order, killed processes, and an audit after each of them."""

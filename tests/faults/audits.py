@@ -1,4 +1,4 @@
-"""The audit after a fault: what was promised, read from the store, the queue and the engine's own log."""
+"""The audit after a fault: checks the promises in the store, the queue and the engine's own log."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ ROLES = a_catalog({}).roles
 
 
 def alarms(world: World, *, may_fail: Callable[[str], bool] = lambda prompt: False) -> list[str]:
-    """Everything that is wrong in a world that has settled. `may_fail` tells of which prompts a failure was caused."""
+    """Return what is wrong in a settled world; `may_fail` tells prompts whose failure was caused on purpose."""
     snapshots = {ref: world.store.get(ref) for ref in world.refs()}
     lost = world.acknowledged.keys() - snapshots.keys() - world.deleted.keys()
     found = [f"{ref} was acknowledged and is lost" for ref in lost]
@@ -56,7 +56,7 @@ def _of_task(world: World, snapshot: Snapshot, may_fail: Callable[[str], bool]) 
     if task.status is Status.FAILED and not may_fail(prompt):
         yield f"failed: {task.error}"
     if task.status is Status.CANCELLED and task.ref not in world.to_be_cancelled:
-        yield "was cancelled by nobody"
+        yield "was cancelled without a caller's cancel"
     if task.status is Status.CANCELLED:
         yield from _unpaid(snapshot)
     if task.status is Status.COMPLETED and snapshot.result not in {answer_to(c.system, c.prompt) for c in asked}:
@@ -73,14 +73,14 @@ def _of_task(world: World, snapshot: Snapshot, may_fail: Callable[[str], bool]) 
 
 
 def _unpaid(snapshot: Snapshot) -> Iterator[str]:
-    """What a cancelled task's answers cost is on its receipt: each has a `TRY#` beside it."""
+    """Yield answers of cancelled tasks whose cost is not on the receipt: each needs a `TRY#` output."""
     for output in snapshot.outputs.values():
         if output.is_answer and output.as_a_try().key not in snapshot.outputs:
             yield f"was cancelled, and its {output.key} is not on the receipt"
 
 
 def miscounted(store: Store, refs: Collection[TaskRef], before: Counters | None = None) -> Iterator[str]:
-    """What the counters say otherwise than the tasks; nobody may be at work."""
+    """Yield the counters that differ from the tasks; no worker may be running."""
     try:
         recount(store, refs, before=before)
     except AssertionError as wrong:
@@ -134,7 +134,7 @@ def of_processes(
 
 
 def of_queues(store: Store, left: int, dead_letters: Iterable[str]) -> Iterator[str]:
-    """What is left in a queue, and the dead letters that are not explained: by a task that ended without them."""
+    """Yield messages left in a queue, and dead letters whose tasks did not end without them."""
     if left:
         yield f"{left} messages are left in the queue"
     for body in dead_letters:

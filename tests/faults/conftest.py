@@ -59,7 +59,7 @@ def sqlite_worlds(tmp_path: Path) -> Iterator[Worlds]:
 
 @pytest.fixture
 def moto_worlds(moto_substrate: Emulator, handle: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Worlds]:
-    """The queue goes by the world's clock too: delays, visibility time-outs and dead letters."""
+    """Make worlds on moto; the queue uses the world's clock for delays, visibility time-outs and dead letters."""
     now, asked = Clock(), count()
     # a message is visible after, not at, the time it was sent: so no two looks at the clock are the same
     monkeypatch.setattr("moto.sqs.models.unix_time_millis", lambda *_: now() + next(asked) / 1e6)
@@ -75,7 +75,7 @@ def moto_worlds(moto_substrate: Emulator, handle: Any, monkeypatch: pytest.Monke
 
 @pytest.fixture
 def ministack_worlds(ministack_substrate: Emulator, handle: Any) -> Iterator[Worlds]:
-    """Over HTTP, so that calls truly meet; its queue goes by the wall clock, and its table forgets what is past."""
+    """Make worlds on ministack, whose parallel calls run over HTTP; its queue and its TTL use the wall clock."""
     morning_ms = wiring.now_ms() // DAY_MS * DAY_MS + 8 * 3600 * 1000
     yield from _worlds(lambda clock: Aws(ministack_substrate, handle, clock), morning_ms)
 
@@ -105,14 +105,14 @@ def handle() -> Any:
 
 @pytest.fixture(params=["sqlite", pytest.param("ministack", marks=pytest.mark.attack)])
 def racing_worlds(request: pytest.FixtureRequest) -> Worlds:
-    """Make empty worlds where many calls at once are no trouble for the emulator itself."""
+    """Make empty worlds on substrates that take many parallel calls without faults of their own."""
     made: Worlds = request.getfixturevalue(f"{request.param}_worlds")
     return made
 
 
 @pytest.fixture(params=["sqlite", "moto", pytest.param("ministack", marks=pytest.mark.attack)])
 def all_worlds(request: pytest.FixtureRequest) -> Worlds:
-    """Make empty worlds on every substrate; moto takes one call at a time, of several callers in any order."""
+    """Make empty worlds on every substrate; moto takes one call at a time, in any order of its callers."""
     made: Worlds = request.getfixturevalue(f"{request.param}_worlds")
     return made
 

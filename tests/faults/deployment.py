@@ -1,4 +1,4 @@
-"""The AWS deployment in real processes: both functions, each process behind a proxy of its own, over the emulator."""
+"""The AWS deployment in real processes: both functions on the emulator, each process behind a proxy of its own."""
 
 from __future__ import annotations
 
@@ -33,16 +33,16 @@ SWEEP_S = 4
 SWEEP_EVERY_S = 2.0
 VISIBILITY_S = 12
 ENGINES = 6
-"""Names of one and the same server, so that a fault rests one of them and not the whole deployment."""
+"""Names of the same server, so that after a fault one engine rests, not all engines of the deployment."""
 JOIN_S = 20.0
 
 
 class Crashed(Exception):
-    """The function's process died of an event; what it was given comes again."""
+    """The function's process died during an event; the event is delivered again."""
 
 
 class Deployment:
-    """`fates` tells what happens to the calls of a process, by its name."""
+    """`fates` says by the name of a process what happens to its calls."""
 
     def __init__(
         self, on: Emulator, engine: FakeEngine, folder: Path, fates: Callable[[str], Fate], settings: Mapping[str, str]
@@ -59,11 +59,11 @@ class Deployment:
         self._settings = settings
         self._config = folder / "engines.toml"
         self._config.write_text("\n".join(an_engine(n, engine) for n in range(ENGINES)), encoding="utf-8")
-        DynamoKeys(on.dynamodb, on.table).put_key(a_key(key_id="000000000001"))  # whose token is in the events
+        DynamoKeys(on.dynamodb, on.table).add_key(a_key(key_id="000000000001"))  # whose token is in the events
         on.sqs.set_queue_attributes(QueueUrl=on.queue_url, Attributes={"VisibilityTimeout": str(VISIBILITY_S)})
 
     def environment(self, name: str, handler: str, *, timeout_s: int = 30) -> Environment:
-        """An execution environment of one of the two handlers, and the proxy it calls through."""
+        """Start an execution environment of one of the handlers, behind its own proxy."""
         proxy = FaultyProxy(
             self.on.endpoint_url or "", self._fates(name), kill=lambda: made.kill(), delay_s=self.lease_s + 1
         )
@@ -73,7 +73,7 @@ class Deployment:
         return made
 
     def post(self, by: Environment, prompt: str) -> str | None:
-        """POST a task; its id when it was acknowledged."""
+        """POST a task; return its id if it was acknowledged."""
         event = json.loads((EVENTS / "api-v2-post-task.json").read_text(encoding="utf-8"))
         body = json.dumps({"prompt": prompt, "mode": "Chat"})
         answer = by.invoke(event | {"body": body, "isBase64Encoded": False})
@@ -85,7 +85,7 @@ class Deployment:
 
     @contextmanager
     def working(self, workers: int) -> Iterator[None]:
-        """Let so many workers take messages, and the sweep come to one of its own, until the block ends."""
+        """Let this many workers process messages, and one more sweep, until the block ends."""
         stop = threading.Event()
         pumps = [self.pump(self.worker(f"worker-{n}")) for n in range(workers)]
         threads = [threading.Thread(target=pump.run, args=(stop,), daemon=True) for pump in pumps]
@@ -102,7 +102,7 @@ class Deployment:
                 thread.join(JOIN_S)
 
     def wake_all(self, refs: Iterable[TaskRef]) -> None:
-        """Let every message come once more."""
+        """Send a message for every task once more."""
         queue = SqsQueue(self.on.sqs, self.on.queue_url)
         for ref in refs:
             queue.send(ref)
@@ -113,13 +113,13 @@ class Deployment:
 
     @property
     def left(self) -> int:
-        """How many messages are anywhere in the queue, or perhaps on their way to it still."""
+        """Return the number of messages in the queue, with those that may still be on their way to it."""
         answer = self.on.sqs.get_queue_attributes(QueueUrl=self.on.queue_url, AttributeNames=["All"])
         counts = [int(n) for name, n in answer["Attributes"].items() if name.startswith("ApproximateNumberOf")]
         return sum(counts) + sum(proxy.delayed for proxy in self.proxies)
 
     def dead_letters(self) -> list[str]:
-        """The bodies of those that were given up. They are taken out."""
+        """Take out the dead letters and return their bodies."""
         url, bodies = self.on.made.dead_letter_queue_url, list[str]()
         while messages := self.on.sqs.receive_message(QueueUrl=url, MaxNumberOfMessages=10).get("Messages", []):
             for message in messages:
@@ -128,7 +128,7 @@ class Deployment:
         return bodies
 
     def end_sweeps(self) -> None:
-        """Let no sweep come any more; the one under way, which no queue shows, sends what it sends before this ends."""
+        """Start no more sweeps, and wait for the running one, whose messages are not in a queue yet."""
         self._swept.set()
         self._sweeper.join(JOIN_S)
 
@@ -138,12 +138,12 @@ class Deployment:
 
     @property
     def met(self) -> Counter[Kind]:
-        """The faults that happened, by kind."""
+        """Return the faults that happened, by kind."""
         return sum((proxy.met for proxy in self.proxies), Counter[Kind]())
 
     @property
     def calls(self) -> Counter[str]:
-        """The AWS calls that were made, by operation."""
+        """Return the AWS calls that were made, by operation."""
         return sum((proxy.calls for proxy in self.proxies), Counter[str]())
 
     def close(self) -> None:
@@ -154,7 +154,7 @@ class Deployment:
         canaries.check(self.log.read_text())
 
     def worker(self, name: str) -> Callable[[Any], Any]:
-        """Invokes a worker function; raises Crashed."""
+        """Invoke a worker function; raise Crashed if it dies."""
         worker = self.environment(name, "lambda_worker.handler")
 
         def invoke(event: Any) -> Any:
@@ -190,7 +190,7 @@ def deployed(
     fates: Callable[[str], Fate] = lambda name: lambda number, operation: None,
     **settings: str,
 ) -> Iterator[Deployment]:
-    """Deploy until the block ends; `settings` are variables of the functions."""
+    """Deploy until the block ends; `settings` are environment variables of the functions."""
     with ExitStack() as stack:
         deployment = Deployment(on, engine, folder, fates, settings)
         stack.callback(deployment.close)
@@ -198,13 +198,13 @@ def deployed(
 
 
 def hashed(asked: Any) -> str:
-    """What the engine answers to a Chat Completions body."""
+    """Return the engine's answer to a Chat Completions body."""
     system, user = (message["content"] for message in asked["messages"])
     return answer_to(system, user)
 
 
 def an_engine(number: int, engine: FakeEngine) -> str:
-    """The configuration of an engine."""
+    """Return the configuration of an engine."""
     return (
         f'[engines.fake{number}]\nkind = "openai"\nsource = "api"\nmodel = "fake-1"\nbase_url = "{engine.base_url}"\n'
         "timeout_s = 4\nprice = {input = 1, output = 2}\n"

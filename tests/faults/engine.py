@@ -1,4 +1,4 @@
-"""The engine of the attack: it answers a hash of what it was asked, so that nobody else's answer can pass for it."""
+"""The engine of the attack: it answers a hash of the prompt, so that another prompt's answer cannot pass for it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from hashlib import sha256
 from llm_server.orchestration.domain.engine_call import Completion, EngineCall
 
 STEPS = {"design": "", "build": "design", "try": "build", "describe": "build try"}
-"""Each step of the plan it proposes, and what it depends on; the coder's one is reviewed and repaired once."""
+"""The steps of the plan that it proposes, with their dependencies; the coder's step is reviewed and repaired once."""
 TOKENS_IN, TOKENS_OUT = 10, 20
 CODER = "build"
 
@@ -33,11 +33,11 @@ def the_plan() -> str:
 
 
 class HashEngine:
-    """One for the whole world, as a real one is; it remembers what it was asked. `before` is told of each call."""
+    """The one engine of a world; it records its calls. `before` is called with each of them."""
 
     def __init__(self) -> None:
         self.is_costly = False
-        """Whether it answers with as many tokens as it may."""
+        """Whether its answers use the whole output limit."""
         self.calls: list[EngineCall] = []
         self.before: Callable[[EngineCall], object] = lambda call: None
         self._lock = threading.Lock()

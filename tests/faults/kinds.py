@@ -1,4 +1,4 @@
-"""What can go wrong with one call to the outside, and how each kind looks to the caller."""
+"""The kinds of faults of one call to the outside, and how each kind looks to the caller."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from llm_server.orchestration.domain.errors import EngineUnavailable, StorageUna
 
 
 class Kind(StrEnum):
-    """A fault; `TWICE` is what an SDK does that lost a reply: it sends the same call again."""
+    """A fault; `TWICE` stands for an SDK that lost a reply and sends the same call again."""
 
     ERROR = "error before"
     LOST = "reply lost"
@@ -25,16 +25,16 @@ class Kind(StrEnum):
 
 
 PROMISED = (Kind.ERROR, Kind.LOST, Kind.THROTTLED, Kind.KILLED_BEFORE, Kind.KILLED_AFTER, Kind.DELAYED)
-"""Those that each call has to meet, in any process; the others are for good measure."""
+"""The kinds of faults that are tried at each call of every process."""
 
 
 class Killed(BaseException):
-    """The process is dead. Not an Exception: nothing of ours may catch it and go on."""
+    """The process was killed. Not an Exception, so that no code of the server catches it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Failures:
-    """How a service says no: each makes the exception for a call by its name. `repeats`: its client sends again."""
+    """The exceptions by which a service refuses a call of this name. `repeats`: its client sends again."""
 
     error: Callable[[str], Exception]
     lost: Callable[[str], Exception]

@@ -1,4 +1,4 @@
-"""Lambda on this machine: real processes of AWS's own runtime client, killed the hard way and started again."""
+"""Lambda on this machine: real processes of AWS's runtime client, killed with SIGKILL and started again."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ POLL_S = 0.01
 
 
 class RuntimeApi(ThreadingHTTPServer):
-    """What a function's process asks for events: https://docs.aws.amazon.com/lambda/latest/dg/runtimes-api.html."""
+    """Serves events to a function's process: https://docs.aws.amazon.com/lambda/latest/dg/runtimes-api.html."""
 
     daemon_threads = True
     block_on_close = False
@@ -31,7 +31,7 @@ class RuntimeApi(ThreadingHTTPServer):
         threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A process that was killed hangs up."""
+        """Ignore that a killed process disconnects."""
 
 
 class _Exchange(BaseHTTPRequestHandler):
@@ -61,11 +61,11 @@ class _Exchange(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def log_message(self, format: str, *args: object) -> None:
-        """Say nothing."""
+        """Print nothing."""
 
 
 class Environment:
-    """One execution environment of a function: one event at a time, in a process that may die at any moment."""
+    """One execution environment of a function: one event at a time, in a process that may be killed."""
 
     def __init__(self, name: str, handler: str, variables: Mapping[str, str], *, timeout_s: int, log: Path) -> None:
         self.name = name
@@ -78,7 +78,7 @@ class Environment:
         self._process: subprocess.Popen[bytes] | None = None
 
     def invoke(self, event: Any) -> Any:
-        """What the function answers; None when its process died, ran out of time, or failed."""
+        """Return the function's answer; None if its process died, ran out of time, or failed."""
         if self._process is None or self._process.poll() is not None:
             self._start()
         assert self._api is not None
@@ -97,7 +97,7 @@ class Environment:
         return None
 
     def kill(self) -> None:
-        """SIGKILL, in the middle of whatever it does."""
+        """Send SIGKILL, at any moment of its work."""
         self.kills += 1
         if self._process is not None:
             self._process.kill()

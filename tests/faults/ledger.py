@@ -1,4 +1,4 @@
-"""The table an attack prints: what was attacked, where, with how many faults, and how many alarms it raised."""
+"""The table that an attack prints: what was attacked, where, with how many faults, and the number of alarms."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ class Row:
 
 @dataclass(slots=True)
 class Ledger:
-    """The rows of a run. `started_s` is when the running test began."""
+    """The rows of a run. `started_s` is the start of the running test."""
 
     rows: list[Row] = field(default_factory=list)
     started_s: float = field(default_factory=time.monotonic)
 
     def enter(self, attack: str, where: str, faults: int, alarms: list[str], note: str = "") -> None:
-        """Write a row, and fail if there is an alarm in it."""
+        """Add a row, and fail if it has an alarm."""
         self.rows.append(Row(attack, where, faults, alarms, note, time.monotonic() - self.started_s))
         assert not alarms, "\n".join([f"{attack}: {len(alarms)} alarms", *alarms[:20]])
 

@@ -1,4 +1,4 @@
-"""Seeded bugs: each is put into a copy of the project, and the attack must raise the alarm. `make mutants` runs it."""
+"""Seeded bugs: each is put into a copy of the project, and the attack must find it. `make mutants` runs this."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _CAUGHT = re.compile(r"^FAILED tests/faults/(.+?)(?: - .*)?$", re.MULTILINE)
 
 @dataclass(frozen=True, slots=True)
 class Mutant:
-    """A bug: `old` stands exactly once in `file` and becomes `new`. `first` are the tests most likely to catch it."""
+    """A bug: `old`, which occurs once in `file`, becomes `new`. `first` are the tests most likely to find it."""
 
     name: str
     file: str
@@ -236,7 +236,7 @@ MUTANTS = (
 
 
 def main(names: list[str]) -> int:
-    """Attack the unchanged copy, which must stand, then each mutant whose name holds one of the words given."""
+    """Attack the unchanged copy, which must pass, then each mutant whose name contains one of the given words."""
     chosen = [None, *(m for m in MUTANTS if not names or any(name in m.name for name in names))]
     escaped, began = list[str](), time.monotonic()
     print(f"{'mutant':50} {'s':>5}  caught by", flush=True)
@@ -252,7 +252,7 @@ def main(names: list[str]) -> int:
 
 
 def attacked(mutant: Mutant | None) -> tuple[str | None, float]:
-    """The first test that fails on a copy of the project with the bug in it, and how long that took."""
+    """Return the first test that fails on a copy of the project with the bug, and how long that took."""
     began = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder)
@@ -290,7 +290,7 @@ def _first_failure(copy: Path, tests: list[str]) -> str | None:
 
 
 def _bitten(file: Path, mutant: Mutant) -> None:
-    """Raises ValueError when the code has moved: a mutant that changes nothing proves nothing."""
+    """Put the bug into the file; raise ValueError if the code to replace is not there exactly once."""
     text = file.read_text(encoding="utf-8")
     if text.count(mutant.old) != 1:
         raise ValueError(f"{mutant.name}: found {text.count(mutant.old)} times in {mutant.file}: {mutant.old!r}")

@@ -1,4 +1,4 @@
-"""The points of attack: every call a process makes to the outside, numbered, each with the fault it is to meet."""
+"""The points of attack: every call of a process to the outside, numbered, with the fault it will meet."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from faults.kinds import Failures, Killed, Kind
 
 Made = TypeVar("Made")
 COMMIT = " commit"
-"""How the name of a point ends that is no call, but the end of a transaction in one."""
+"""The suffix of a point's name if the point is not a call, but the commit of a transaction inside a call."""
 
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """One call of one caller, from 1, and what it called."""
+    """One call of one caller, numbered from 1, and the name of the called function."""
 
     caller: str
     number: int
@@ -31,9 +31,9 @@ class Point:
 class Caller:
     """One process as the attack sees it: its calls so far, and whether it lives.
 
-    `faults` by number of the call, among those whose name begins with `of`. `meanwhile` is what the rest of the world
-    does while a call of this one hangs, `stall` what happens when everybody else has to wait for it. Once killed, every
-    later call is refused too: what a `finally` would still write is not written.
+    `faults` are by number of the call, among the calls whose name begins with `of`. `meanwhile` is what the rest of the
+    world does while a call of this process hangs; `stall` is what happens if all other processes have to wait for it.
+    After a kill, every later call raises too, so that a `finally` block writes nothing.
     """
 
     def __init__(
@@ -57,7 +57,7 @@ class Caller:
         self._lock = threading.Lock()
 
     def call(self, name: str, act: Callable[[], Made], failures: Failures) -> Made:
-        """Make one call, with the fault that waits for it."""
+        """Make one call, with the fault that is planned for it."""
         kind = self._arrive(name)
         self._before(kind, name, failures, hang=self._meanwhile)
         try:
@@ -72,7 +72,7 @@ class Caller:
 
     @contextmanager
     def committing(self, name: str, transaction: Callable[[], Any], failures: Failures) -> Iterator[Any]:
-        """Let a transaction's commit meet the fault that waits for it; nobody else can write until it is over."""
+        """Let a transaction's commit meet its planned fault; until it is over, no other caller can write."""
         with transaction() as opened:
             yield opened
             kind = self._arrive(name)
@@ -120,14 +120,14 @@ class Caller:
 
 
 class Unseen(Caller):
-    """The test itself: its calls meet no fault. One object serves the whole run, so it keeps no list of its calls."""
+    """The test itself: its calls meet no fault. One object serves the whole run, so it keeps no list of calls."""
 
     def _arrive(self, name: str) -> Kind | None:
         return None
 
 
 class Watched:
-    """Anything with methods; each call of one is a point of its caller."""
+    """Wraps an object; each call of a method is a point of its caller."""
 
     def __init__(self, target: Any, name: str, caller: Caller, failures: Failures) -> None:
         self._target = target
@@ -145,7 +145,7 @@ class Watched:
 class Commits:
     """A database as one caller writes to it; each commit is a point, where a kill rolls back or leaves half a method.
 
-    To begin is none: a fault before it is one after the last commit, and a fault after it is one before the next.
+    The beginning of a transaction is not a point: a fault there is the same as one at the commits around it.
     """
 
     def __init__(self, database: Any, name: str, caller: Caller, failures: Failures) -> None:

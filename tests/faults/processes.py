@@ -1,4 +1,4 @@
-"""A process of the server under attack: everything of it is new, and every call it makes outside is a point."""
+"""A process of the server under attack: all its objects are new, and every call to the outside is a point."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ PROMPT_MAX_CHARS = 10_000
 
 
 class Buyer:
-    """The engine as one process reaches it; `before` hears of each call when it is decided, not when it arrives."""
+    """The engine as one process calls it; `before` is called when a call is decided, not when it arrives."""
 
     def __init__(self, engine: HashEngine, caller: Caller, before: Callable[[EngineCall], object]) -> None:
         self._watched: Any = Watched(engine, "engine", caller, ENGINE)
@@ -38,7 +38,7 @@ class Buyer:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Process:
-    """A service that remembers nothing of the processes before it."""
+    """A service without any memory of earlier processes."""
 
     service: Service
     caller: Caller
@@ -56,7 +56,7 @@ class Process:
         new_id: Callable[[], str],
         before: Callable[[EngineCall], object],
     ) -> Process:
-        """Put a service together as the wiring does, over watched clients. `before` hears of engine calls."""
+        """Build a service as the wiring does, with watched clients. `before` is called with each engine call."""
         store, queue = substrate.store(caller), substrate.queue(caller)
         balancer = wiring.balancer_of(
             catalog,

@@ -1,4 +1,4 @@
-"""A proxy between one process and AWS's stand-in: it numbers the calls and lets faults happen to them."""
+"""A proxy between one process and the AWS emulator: it numbers the calls and injects faults."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from urllib.parse import urlsplit
 from faults.kinds import Kind
 
 Fate = Callable[[int, str], Kind | None]
-"""What happens to the call with this number, from 1, of an operation."""
+"""Takes an operation and the number of its call, from 1; returns the fault of that call."""
 
 
 class FaultyProxy(ThreadingHTTPServer):
-    """Forwards to `target`. `kill` ends the process that calls; a delayed call is carried out `delay_s` later."""
+    """Forwards to `target`. `kill` ends the calling process; a delayed call is carried out `delay_s` later."""
 
     daemon_threads = True
     block_on_close = False
@@ -34,7 +34,7 @@ class FaultyProxy(ThreadingHTTPServer):
         self.calls: Counter[str] = Counter()
         self.met: Counter[Kind] = Counter()
         self.delayed = 0
-        """Calls that are still on their way, perhaps of a process that is dead by now."""
+        """Calls that are not finished, perhaps of a dead process."""
         self._fate = fate
         self._lock = threading.Lock()
         threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
@@ -61,7 +61,7 @@ class FaultyProxy(ThreadingHTTPServer):
         self.server_close()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A process that was killed hangs up."""
+        """Ignore that a killed process disconnects."""
 
 
 class _Exchange(BaseHTTPRequestHandler):
@@ -119,4 +119,4 @@ class _Exchange(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def log_message(self, format: str, *args: object) -> None:
-        """Say nothing."""
+        """Print nothing."""

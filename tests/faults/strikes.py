@@ -1,4 +1,4 @@
-"""One kind of fault at each single call of some processes, and an audit after every one."""
+"""One kind of fault at each single call of some processes, with an audit after each fault."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from faults.ledger import Ledger
 from faults.world import TICK_S, World
 
 IN_TIME_S = 210 + 60 + TICK_S
-"""Lease, sweep, and a tick of the clock: how soon a task is final, whatever befell it."""
+"""Lease, sweep and a tick of the clock: the time after which a task is final, after any fault."""
 LOST_S = 121 + 60 + TICK_S
-"""A sweep that moved the due time of a task of 121 s on and died leaves it to the first one after twice that age."""
+"""If a sweep postpones a task that is 121 s old and dies, the task waits for the first sweep at twice that age."""
 SINGLE = [kind for kind in Kind if kind is not Kind.TWICE]
 Faults = Mapping[str, Mapping[int, Kind]]
 Scenario = Callable[[World, Faults], None]
 
 
 def quickly(*kinds: Kind) -> list[Any]:
-    """Every kind; those not named are for `make attack` alone: on the emulator a scenario takes long."""
+    """Return every kind of fault as a parameter; kinds that are not named here run in `make attack` alone."""
     return [pytest.param(kind, marks=() if kind in kinds else pytest.mark.attack) for kind in SINGLE]
 
 
@@ -36,9 +36,9 @@ def strike(
     struck: Collection[str],
     only: Collection[str] = (),
 ) -> None:
-    """Attack each point of the processes `struck`, or those of calls named in `only`.
+    """Attack each point of the processes `struck`; with `only`, the points of the calls with these names.
 
-    One engine call is wasted at most: the one whose answer was not stored yet.
+    At most one engine call may be wasted: the one whose answer was not stored yet.
     """
     calm = worlds()
     scenario(calm, {})

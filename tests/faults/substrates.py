@@ -1,4 +1,4 @@
-"""Where the server runs under attack: SQLite in one process, or DynamoDB and SQS, made anew each time."""
+"""The substrates under attack: SQLite in one process, or DynamoDB and SQS; each world gets a new one."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from aws_local import resources
 from aws_local.pump import failures
 from faults.kinds import AWS, EMBEDDED
 from faults.points import Caller, Commits, Unseen, Watched
-from llm_server.embedded.workers import AGAIN_S
+from llm_server.embedded.workers import RETRY_S
 from llm_server.orchestration.domain.errors import StorageUnavailable
 from llm_server.orchestration.domain.ports import Clock, KeyStore, Queue, Store
 from llm_server.orchestration.domain.retention import Retention
@@ -39,7 +39,7 @@ BATCH = 10
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """A wake-up on its way to a worker; `handle` is by which the queue knows it, "" where it does not."""
+    """A message on its way to a worker; `handle` is its id in the queue, "" if it has none."""
 
     message_id: str
     ref: TaskRef
@@ -47,7 +47,7 @@ class Message:
 
 
 class Substrate(Protocol):
-    """One place to run in. `lease_s`, `sweep_s` and `visibility_s` are those it is deployed with."""
+    """A substrate. `lease_s`, `sweep_s` and `visibility_s` are those of its deployment."""
 
     name: str
     lease_s: int
@@ -61,35 +61,35 @@ class Substrate(Protocol):
     def queue(self, caller: Caller) -> Queue: ...
 
     def receive(self, caller: Caller, most: int = BATCH) -> list[Message]:
-        """Take messages that a worker has to see now."""
+        """Receive the messages that a worker sees now."""
         ...
 
     def work(self, service: Service, messages: Sequence[Message], *, until_ms: int) -> None:
-        """Let a worker process messages; what it is done with leaves the queue."""
+        """Let a worker process messages; delete those it has finished from the queue."""
         ...
 
     def purge(self) -> None:
-        """Lose every message."""
+        """Delete every message."""
         ...
 
     def texts(self, ref: TaskRef) -> int:
-        """How many records hold a text of a task: what was asked, what came of it."""
+        """Return the number of records with a text of a task: its request and its outputs."""
         ...
 
     def copy(self) -> Any:
-        """The store as it is now."""
+        """Return a copy of the store."""
         ...
 
     def restore(self, copy: Any) -> None:
-        """Put the store back to a copy. The queue stays."""
+        """Restore the store from a copy. The queue is not changed."""
         ...
 
     def left(self) -> int:
-        """How many messages are anywhere in the queue: waiting, delayed, or in a worker's hands."""
+        """Return the number of messages in the queue: waiting, delayed, or being processed."""
         ...
 
     def dead(self) -> int:
-        """How many messages were given up."""
+        """Return the number of dead letters."""
         ...
 
     def close(self) -> None: ...
@@ -132,7 +132,7 @@ class Embedded:
             try:
                 service.process(message.ref, owner=message.message_id)
             except StorageUnavailable:
-                self._queue.send(message.ref, delay_s=AGAIN_S)  # as the worker threads do
+                self._queue.send(message.ref, delay_s=RETRY_S)  # as the worker threads do
 
     def purge(self) -> None:
         while self._queue.receive(0):
@@ -173,14 +173,14 @@ class Embedded:
 
 
 def _used_by(caller: Caller, adapter: Any, name: str) -> Any:
-    """An adapter over SQLite as one caller uses it: its methods are points, and so are the commits in them."""
+    """Wrap an adapter over SQLite for one caller: its methods are points, and so are the commits in them."""
     used = copy(adapter)
     used._database = Commits(adapter._database, name, caller, EMBEDDED)
     return Watched(used, name, caller, EMBEDDED)
 
 
 class AtOnce:
-    """SQS on a clock that is not the test's: what is to wait comes at once, as any message may."""
+    """SQS with a clock that the test does not move: delayed messages arrive at once, as any message may."""
 
     def __init__(self, sqs: Any) -> None:
         self._sqs = sqs
@@ -193,7 +193,7 @@ class AtOnce:
 
 
 class Aws:
-    """Table and queues from template.yaml on an emulator, made anew; Lambda's event source is played by the test."""
+    """A new table and new queues from template.yaml on an emulator; the test plays Lambda's event source."""
 
     def __init__(self, on: Emulator, handle: Any, clock: Clock) -> None:
         self.name = on.name
@@ -287,12 +287,12 @@ class Aws:
 
 
 def again(ref: TaskRef) -> Message:
-    """A message that names a task, as if the queue had delivered it once more."""
+    """Return a message for a task, as if the queue had delivered it once more."""
     return Message(uuid.uuid4().hex, ref)
 
 
 def every_task(store: Store, tenants: Sequence[str] = ("local",)) -> list[TaskRef]:
-    """Every task there is, acknowledged or not."""
+    """Return every task, acknowledged or not."""
     return [ref for tenant in tenants for ref in _tasks_of(store, tenant)]
 
 

@@ -1,4 +1,4 @@
-"""Cancelling on a running server: the engine's connection is closed within a second."""
+"""Cancelling on a running server closes the connection to the engine within a second."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ WAIT_S = 10
 
 
 def test_the_engines_connection_is_closed_within_a_second_of_a_cancel(tmp_path: Path, ledger: Ledger) -> None:
-    """The call would take a minute; its task is Cancelled with the call on its receipt, and the worker is free."""
+    """The call would take a minute. The task is Cancelled, the call is on its receipt, and the worker is free."""
     asked, closed_at = queue.Queue[float](), queue.Queue[float]()
 
     def until_closed(handler: Any) -> None:

@@ -1,4 +1,4 @@
-"""A key's `usd_per_day`: never above it, however many race for it and whatever befalls the calls of the ledger."""
+"""A key never spends more than its `usd_per_day`, in any race and with any fault at the ledger."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ RACERS = 64
 KEY = "00000000cafe"
 TOKEN = {"Authorization": f"Bearer {format_token(KEY, '0' * 64)}"}
 COSTLY = an_engine(price=EnginePrice(input=5, output=25))
-"""USD for a million tokens: an answer as long as it may be costs about a tenth of the cap."""
+"""USD for a million tokens: the longest answer costs about a tenth of the limit."""
 CLAIMS_S = 1200
-"""What is set aside for a dead worker's call does not come back: others wait for it until their last claim."""
+"""The reservation of a dead worker's call is not released, so other tasks wait for it until their last claim."""
 FAULTS = [Kind.ERROR, Kind.LOST, Kind.THROTTLED, Kind.KILLED_BEFORE, Kind.KILLED_AFTER, Kind.TWICE]
 
 
 def capped(world: World) -> World:
-    """Give the world a key with a cap, and an engine that spends all it may."""
-    world.substrate.keys(UNSEEN).put_key(a_key(key_id=KEY, limits=KeyLimits(microusd_per_day=CAP_MICROUSD)))
+    """Give the world an API key with a limit, and an engine that uses its whole output limit."""
+    world.substrate.keys(UNSEEN).add_key(a_key(key_id=KEY, limits=KeyLimits(microusd_per_day=CAP_MICROUSD)))
     world.catalog = a_catalog({"only": COSTLY}, parallel_steps=1)
     world.engine.is_costly = True
     return world
@@ -47,12 +47,12 @@ def use(world: World) -> KeyUse:
 
 
 def bill_microusd(world: World) -> int:
-    """What the engine asks for its answers."""
+    """Return what the engine charges for its answers."""
     return sum(price(COSTLY, TOKENS_IN, world.engine.tokens_out(call)) or 0 for call in world.engine.calls)
 
 
 def overspent(world: World) -> list[str]:
-    """Everything that is wrong with the money, whatever befell the world."""
+    """Return what is wrong with the money, after any faults."""
     charged, open_still = use(world).charged_microusd, use(world).unsettled_microusd
     bill, receipts = bill_microusd(world), receipts_microusd(world)
     spent = world.store.spent_microusd("local", day_of(world.clock()))
@@ -72,14 +72,14 @@ def receipts_microusd(world: World) -> int:
 
 
 def denied(world: World) -> list[str]:
-    """The tasks that found too little left; one that failed of anything else is noted."""
+    """Return the tasks that found too little money left; note those that failed for another reason."""
     failed = [task for ref in world.refs() if (task := world.store.peek(ref)).status is Status.FAILED]
     world.noted += [f"{t.ref} failed: {t.error}" for t in failed if "usd_per_day" not in (t.error or "")]
     return [task.task_id for task in failed]
 
 
 def raced(world: World, faults: Callable[[int], Mapping[int, Kind]]) -> list[int]:
-    """Let 64 workers each take one task at once; what is charged each time an engine is asked, then and later."""
+    """Let 64 workers take one task each; return the charges at each engine call and afterwards."""
     charges = list[int]()
     world.engine.before = lambda call: charges.append(use(world).charged_microusd)
     for n in range(RACERS):
@@ -102,7 +102,7 @@ def raced(world: World, faults: Callable[[int], Mapping[int, Kind]]) -> list[int
 def test_64_racers_never_spend_more_than_the_keys_day(all_worlds: Worlds, ledger: Ledger) -> None:
     world = capped(all_worlds())
     charges = raced(world, lambda n: {})
-    world.settle(within_s=IN_TIME_S)  # those wait that find money set aside for others
+    world.settle(within_s=IN_TIME_S)  # tasks wait if the money that is left is reserved for others
     after, late = use(world), len(denied(world))
 
     found = [*alarms(world, may_fail=lambda prompt: True), *overspent(world)]
@@ -115,7 +115,7 @@ def test_64_racers_never_spend_more_than_the_keys_day(all_worlds: Worlds, ledger
 
 
 def test_64_racers_never_spend_more_whatever_befalls_the_ledger(all_worlds: Worlds, ledger: Ledger) -> None:
-    """Each racer but every 13th meets another fault at one of its charges or its settlement."""
+    """All racers but every 13th meet another fault at one of their charges or at their settlement."""
     plagues: list[Mapping[int, Kind]] = [{}, *({number: kind} for kind in FAULTS for number in (1, 2))]
     world = capped(all_worlds())
     charges = raced(world, lambda n: plagues[n % len(plagues)])
@@ -131,11 +131,11 @@ def test_64_racers_never_spend_more_whatever_befalls_the_ledger(all_worlds: Worl
     ledger.enter("the same, faults at the ledger", world.substrate.name, met, found, note)
     assert met > RACERS // 4
     assert max(charges) <= CAP_MICROUSD
-    assert after.unsettled_microusd > 0, "of a worker that died nobody knows what its call cost"
+    assert after.unsettled_microusd > 0, "the cost of a dead worker's call is unknown"
 
 
 def paid(world: World, faults: Faults) -> None:
-    """A question that is charged to a key."""
+    """Post a question that is charged to an API key."""
     capped(world)
     world.post("Say hello.", world.process("post", faults.get("post")), headers=TOKEN, mode="Chat")
     world.deliver(world.process("worker", faults.get("worker")))
@@ -147,7 +147,7 @@ def paid(world: World, faults: Faults) -> None:
 
 @pytest.mark.parametrize("kind", quickly(Kind.LOST, Kind.KILLED_AFTER))
 def test_no_single_fault_charges_less_than_was_bought(worlds: Worlds, kind: Kind, ledger: Ledger) -> None:
-    """But of an engine's call that failed: nobody asks money for what did not answer."""
+    """A failed engine call is an exception, because the engine charges nothing for it."""
     calm = capped(worlds())
     paid(calm, {})
     ours = {point.name for caller in calm.callers for point in caller.points} - {"engine.complete"}

@@ -1,4 +1,4 @@
-"""Each kind of fault at each single call of POST, worker and sweep; an audit after every one of them."""
+"""Each kind of fault at each single call of POST, worker and sweep, with an audit after each of them."""
 
 from __future__ import annotations
 
@@ -16,27 +16,27 @@ CALLS = {
     "SQLite": {"chat": 16, "plan": 40, "sweep": 10},
     "moto": {"chat": 10, "plan": 26, "sweep": 17},
 }
-"""To be struck: no more, or they cost more than they should; no fewer, or some are not attacked."""
+"""The exact numbers of calls: more would cost more than planned, fewer would mean that some are not attacked."""
 MIN_POINTS = {"chat": 60, "plan": 150, "sweep": 0}
 """Calls times kinds of fault."""
 
 
 def chat(world: World, faults: Faults) -> None:
-    """A question, answered by one role."""
+    """Post a question that one role answers."""
     world.post("Say hello.", world.process("post", faults.get("post")), mode="Chat")
     world.deliver(world.process("worker", faults.get("worker")))
     world.settle(within_s=IN_TIME_S)
 
 
 def plan(world: World, faults: Faults) -> None:
-    """A plan of four steps, one of them reviewed and repaired."""
+    """Post a plan of four steps, one of which is reviewed and repaired."""
     world.post("Build it.", world.process("post", faults.get("post")), mode="Plan", profile="Developer")
     world.deliver(world.process("worker", faults.get("worker")))
     world.settle(within_s=IN_TIME_S)
 
 
 def sweep(world: World, faults: Faults) -> None:
-    """A task whose message was lost, and the first sweep that finds it due."""
+    """Post a task whose message is lost, and run the first sweep that finds it due."""
     world.post("Say hello.", mode="Chat")
     world.substrate.purge()
     world.clock.pass_s(world.substrate.sweep_s + 1)
@@ -69,7 +69,7 @@ def test_a_call_that_the_sdk_sends_twice_counts_once(moto_worlds: Worlds, scenar
 
 @pytest.mark.parametrize("scenario", [chat, plan, sweep])
 def test_without_a_fault_everything_is_called_once(worlds: Worlds, scenario: Scenario) -> None:
-    """The yardstick of the other tests; and so many calls are there to be struck."""
+    """The other tests compare with this run, which also counts the calls to attack."""
     world, name = worlds(), scenario.__name__
     scenario(world, {})
     struck = [point for caller in world.callers if caller.name in STRUCK[name] for point in caller.points]

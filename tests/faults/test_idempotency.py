@@ -1,4 +1,4 @@
-"""One Idempotency-Key, one task: many twins at once, and a client that sends again after any fault."""
+"""One Idempotency-Key makes one task, with many parallel calls and with a client that repeats after any fault."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def sent_until_answered(world: World) -> None:
 
 
 def keyed(world: World, faults: Faults) -> None:
-    """A question with a key; its client sends it again whatever happened, and also while the first call hangs."""
+    """Post a question with a key; the client repeats it after every fault, and while the first call hangs."""
     world.during_hang = lambda: sent_until_answered(world)
     world.post(PROMPT, world.process("post", faults.get("post")), headers=KEY, mode="Chat")
     sent_until_answered(world)

@@ -1,4 +1,4 @@
-"""The embedded server, killed and started again and again under load: what it acknowledged, it finishes."""
+"""The embedded server is killed and restarted again and again under load, and finishes what it acknowledged."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ MAX_RECOVERY_S = LEASE_S + 60
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("rounds", [3, pytest.param(50, marks=pytest.mark.attack)])
 def test_a_server_that_is_killed_under_load_loses_no_task(tmp_path: Path, ledger: Ledger, rounds: int) -> None:
-    """Each round kills it at another moment of its work; its tasks are final soon after the next start."""
+    """Each round kills it at another moment; its tasks are final soon after the next start."""
     database, answered = tmp_path / "tasks.db", Counter[str]()
     acknowledged, rounds_of, starts_ms = dict[str, str](), dict[str, int](), list[int]()
 
@@ -71,7 +71,7 @@ def test_a_server_that_is_killed_under_load_loses_no_task(tmp_path: Path, ledger
 
 
 def until_idle(server: RunningServer) -> None:
-    """Wait until no task is open any more."""
+    """Wait until no task is open."""
     end = time.monotonic() + MAX_RECOVERY_S
     while any(_open(server)) and time.monotonic() < end:
         time.sleep(0.05)
@@ -83,7 +83,7 @@ def _open(server: RunningServer) -> tuple[int, int]:
 
 
 def woken_again(database: Path, variables: Mapping[str, str]) -> dict[TaskRef, Snapshot]:
-    """Start a server that finds a message for every task; how the tasks looked before."""
+    """Start a server with a message for every task; return the tasks as they were before."""
     with closing(SqliteStore(database)) as store, closing(SqliteQueue(database, now_ms)) as queue:
         final, end = snapshots_of(store), time.monotonic() + MAX_RECOVERY_S
         for ref in final:
@@ -103,14 +103,14 @@ def of_file(
     *,
     may_fail: Collection[str] = (),
 ) -> list[str]:
-    """Everything that is wrong in the file of a server that has ended."""
+    """Return what is wrong in the file of a server that has ended."""
     with closing(SqliteStore(database)) as store, closing(SqliteQueue(database, now_ms)) as queue:
         found = of_processes(store, acknowledged, answered, final, may_fail=may_fail)
         return [*found, *of_queues(store, queue.depth(), [])]
 
 
 def loaded_and_killed(server: RunningServer, number: int) -> dict[str, str]:
-    """Send tasks from several callers until the server dies; what it acknowledged."""
+    """Post tasks from several callers until the server dies; return what it acknowledged."""
     acknowledged, dead = dict[str, str](), threading.Event()
 
     def caller(n: int) -> None:

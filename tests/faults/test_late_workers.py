@@ -1,4 +1,4 @@
-"""Workers that are late: one that wakes after its lease, and one whose clock is wrong."""
+"""Late workers: one that continues after its lease, and one whose clock is wrong."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from faults.world import World
 
 
 def points_of_a_worker(worlds: Worlds) -> list[str]:
-    """What a worker calls for a Chat task, in order."""
+    """Return a worker's calls for a Chat task, in order."""
     world = worlds()
     world.post("Say hello.", mode="Chat")
     world.deliver()
@@ -24,7 +24,7 @@ def points_of_a_worker(worlds: Worlds) -> list[str]:
 
 
 def test_the_save_of_a_worker_that_wakes_after_its_lease_is_refused(worlds: Worlds, ledger: Ledger) -> None:
-    """Its engine answers when another worker has long finished the task."""
+    """Its engine answers when another worker has finished the task."""
     calls = points_of_a_worker(worlds)
     world = worlds()
     world.post("Say hello.", mode="Chat")
@@ -45,7 +45,7 @@ def test_the_save_of_a_worker_that_wakes_after_its_lease_is_refused(worlds: Worl
 def test_a_worker_whose_clock_is_a_minute_wrong_has_no_double_effect(
     worlds: Worlds, wrong_s: int, ledger: Ledger
 ) -> None:
-    """Whatever strikes it, those with the right clock go on; a lease may seem a minute longer."""
+    """With any fault, workers with the right clock continue; a lease may seem a minute longer."""
     calls, found = points_of_a_worker(worlds), []
     for number, name in enumerate(calls, 1):
         for kind in (Kind.ERROR, Kind.LOST, Kind.KILLED_AFTER, Kind.DELAYED):
@@ -62,7 +62,7 @@ def test_a_worker_whose_clock_is_a_minute_wrong_has_no_double_effect(
 def test_a_worker_whose_clock_is_a_minute_wrong_takes_over_rightly(
     worlds: Worlds, wrong_s: int, ledger: Ledger
 ) -> None:
-    """It comes after one that was killed, at each point, and may believe the lease over a minute too early."""
+    """It follows a worker that was killed at each point, and may take the lease for over a minute too early."""
     calls, found = points_of_a_worker(worlds), []
     for number, name in enumerate(calls, 1):
         world = worlds()

@@ -1,4 +1,4 @@
-"""Cancel, retry and delete: each fault at each of their calls, and a cancel that races with the finish."""
+"""Cancel, retry and delete: each fault at each of their calls, and races of a cancel with the finish."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from llm_server.orchestration.domain.status import Status
 from llm_server.orchestration.domain.task import TaskRef
 
 BROKEN_OFF_S = 60 + SWEEP_EVERY_S + TICK_S
-"""How soon a sweep ends a deletion that broke off: when it is taken for that, and the next sweep has come."""
+"""The time after which a sweep completes an interrupted deletion: its age of 60 s, and the next sweep."""
 WARM = 3
-"""Works before the races, to know how long one takes."""
+"""Runs before the races, to measure how long one takes."""
 ENDS = {200: Status.CANCELLED, 409: Status.COMPLETED}
-"""What an answer to a cancel promises."""
+"""The status that the answer to a cancel promises."""
 
 
 def cancel_of_a_queued_task(world: World, faults: Faults) -> None:
@@ -37,7 +37,7 @@ def cancel_of_a_queued_task(world: World, faults: Faults) -> None:
 
 
 def cancel_of_a_task_at_work(world: World, faults: Faults) -> None:
-    """Its caller cancels while the engine thinks."""
+    """The caller cancels during the engine call."""
 
     def before(_: EngineCall) -> None:
         world.engine.before = lambda call: None
@@ -57,13 +57,13 @@ def cancelled(world: World, faults: Faults) -> None:
 
 
 def hold_to(world: World, ref: TaskRef, answer: int) -> None:
-    """Take note when a task is not what the answer to its cancel said."""
+    """Note if the task is not what the answer to its cancel promised."""
     if world.store.peek(ref).status is not ENDS.get(answer):
         world.noted.append(f"cancel answered {answer}, and the task is {world.store.peek(ref).status}")
 
 
 def retry(world: World, faults: Faults) -> None:
-    """A question that failed once is taken up again."""
+    """Retry a question that failed once."""
 
     def refused(_: EngineCall) -> None:
         world.engine.before = lambda call: None
@@ -102,7 +102,7 @@ def deleted(world: World, faults: Faults) -> None:
 
 
 def delete_that_is_not_sent_again(world: World, faults: Faults) -> None:
-    """Its caller gives up after one call: the task is there with all its texts, or gone with all of them."""
+    """The caller does not repeat the call: the task then has all its texts, or none."""
     world.post("Say hello.", mode="Chat")
     world.deliver()
     (ref,) = world.refs()
@@ -153,7 +153,7 @@ def test_what_the_sdk_sends_twice_is_done_once(moto_worlds: Worlds, scenario: Sc
 
 
 def cancel_during_a_call(world: World, faults: Faults) -> None:
-    """A worker one of whose calls hangs, while its task is cancelled."""
+    """A task is cancelled while one of its worker's calls hangs."""
     world.post("Say hello.", mode="Chat")
     (ref,) = world.refs()
     world.to_be_cancelled.add(ref)
@@ -177,7 +177,7 @@ def test_a_cancel_between_any_two_calls_of_the_worker_counts_once(worlds: Worlds
 
 
 def cancel_elsewhere_during_a_call(world: World, faults: Faults) -> None:
-    """Of a worker that meets a fault itself, before its caller's cancel or after it: when it saves, or settles."""
+    """The worker meets a fault itself, before or after the cancel, at a save or at the settlement."""
 
     def before(_: EngineCall) -> None:
         world.engine.before = lambda call: None
@@ -191,13 +191,13 @@ def cancel_elsewhere_during_a_call(world: World, faults: Faults) -> None:
 
 @pytest.mark.parametrize("kind", [Kind.ERROR, Kind.LOST, Kind.KILLED_BEFORE, Kind.KILLED_AFTER])
 def test_what_a_kept_answer_cost_is_on_a_cancelled_tasks_receipt(worlds: Worlds, kind: Kind, ledger: Ledger) -> None:
-    """Its worker meets a fault at each of its calls, the settlement's own among them."""
+    """The worker meets a fault at each of its calls, also at those of the settlement."""
     strike(worlds, cancel_elsewhere_during_a_call, kind, ledger, struck=("worker",))
 
 
 @pytest.mark.parametrize("races", [40, pytest.param(200, marks=pytest.mark.attack)])
 def test_a_cancel_that_races_with_the_finish_ends_a_task_once(all_worlds: Worlds, ledger: Ledger, races: int) -> None:
-    """The caller comes at any moment of the work; embedded it is the worker's own process that hears of it."""
+    """The cancel comes at any moment of the work; embedded, the worker's own process is told."""
     world, chance, ends = all_worlds(), random.Random(races), Counter[str]()
     work_s = [raced(world, n, by_s=None) for n in range(WARM)][-1]
     for n in range(WARM, races):
@@ -217,7 +217,7 @@ def test_a_cancel_that_races_with_the_finish_ends_a_task_once(all_worlds: Worlds
 
 
 def raced(world: World, number: int, *, by_s: float | None) -> float:
-    """Let a task be worked on and cancelled, the cancel `by_s` later, or nobody cancel it; how long the work took."""
+    """Process a task and cancel it `by_s` later, or not at all; return how long the work took."""
     world.post(f"Say {number}.", mode="Chat")
     (ref,) = world.acknowledged.keys() - world.final.keys()
     worker, together, took_s = world.process("worker"), Barrier(1 if by_s is None else 2), list[float]()

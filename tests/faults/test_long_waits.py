@@ -1,4 +1,4 @@
-"""What a long time does: a sweep that is dead, a queue that is long, an answer that is slow, engines that are away."""
+"""Long times: a sweep that does not run, a long queue, a slow answer, engines that are unreachable."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_tasks_outlive_a_sweep_that_is_dead_for_an_hour(worlds: Worlds, ledger: 
 
 
 def test_the_sweep_adds_nothing_to_a_long_queue(worlds: Worlds, ledger: Ledger) -> None:
-    """For an hour nobody works; the messages are there, so no others are sent."""
+    """No worker runs for an hour; the messages are still in the queue, so the sweep sends no others."""
     world = posted(worlds(), 20)
     world.workers, world.tick_s = False, SWEEP_EVERY_S
     world.pass_s(HOUR_S)
@@ -80,7 +80,7 @@ def test_the_sweep_adds_nothing_to_a_long_queue(worlds: Worlds, ledger: Ledger) 
 
 
 def test_a_slow_answer_is_waited_for_by_one_worker(worlds: Worlds, ledger: Ledger) -> None:
-    """It takes almost all the function's time; neither the queue nor the sweep wakes a second worker meanwhile."""
+    """It takes almost all of the function's time; neither queue nor sweep wakes a second worker."""
     world = worlds()
     world.engine.before = lambda call: world.pass_s(160)
     world.post("Say hello.", mode="Chat")

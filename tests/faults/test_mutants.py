@@ -1,4 +1,4 @@
-"""The seeded bugs fit the code as it is: one that has moved away from under its bug would be said to be uncaught."""
+"""The seeded bugs fit the current code; one whose code has moved would not be tested."""
 
 from __future__ import annotations
 
@@ -13,6 +13,6 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)
 def test_a_seeded_bug_stands_for_one_place(mutant: Mutant) -> None:
-    """`make mutants` takes a quarter of an hour; this is told at once."""
+    """`make mutants` takes a quarter of an hour; this test takes none."""
     assert (ROOT / mutant.file).read_text(encoding="utf-8").count(mutant.old) == 1
     assert mutant.old != mutant.new

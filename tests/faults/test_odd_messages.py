@@ -1,4 +1,4 @@
-"""Messages that come as none should: late and in the wrong order, or back from the dead letters."""
+"""Messages that arrive late, in the wrong order, or from the dead-letter queue."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from llm_server.orchestration.domain.status import Status
 TASKS = 20
 HOUR_S = 3600
 MAX_RECEIVES = 5
-"""Of a message, by the template; then it is a dead letter."""
+"""Deliveries of a message, by the template, before it becomes a dead letter."""
 
 
 @pytest.mark.parametrize("sweeps", [True, False])
 def test_messages_an_hour_late_and_in_reverse_order_do_their_tasks_once(
     worlds: Worlds, sweeps: bool, ledger: Ledger
 ) -> None:
-    """Whether the sweep has replaced them meanwhile, or nobody has."""
+    """This holds whether the sweep has sent other messages in the meantime or not."""
     world = worlds()
     for n in range(TASKS):
         world.post(f"Say {n}.", mode="Chat")
@@ -43,7 +43,7 @@ def test_messages_an_hour_late_and_in_reverse_order_do_their_tasks_once(
 
 
 def test_a_dead_letter_that_is_moved_back_changes_nothing(moto_worlds: Worlds, ledger: Ledger) -> None:
-    """Five workers die of a task; the sweep has it done while its message lies among the dead letters."""
+    """Five workers die of a task; the sweep gets it done while its message is in the dead-letter queue."""
     world = moto_worlds()
     world.post("Say hello.", mode="Chat")
     assert isinstance(world.substrate, Aws)

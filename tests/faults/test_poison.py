@@ -1,4 +1,4 @@
-"""A prompt that kills the process it is worked on in, each time: it ends, and takes nobody along."""
+"""A prompt that kills the process of its worker each time fails in the end, without harm to other tasks."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ from support.server_process import serving, started
 
 POISON = "This prompt kills."
 ATTEMPTS, MAX_ROUND_S = 4, 60
-"""Of real processes: claims of a task, and how long each round may take."""
+"""For real processes: the claims of a task, and the time of each round."""
 LOCKSTEP_S = {"SQLite": 0.0, "moto": 0.2}
 """How long those in one process wait for one another; the embedded worker has one task at a time here."""
 LIVES_S = (MAX_DELIVERIES + 2) * 600
 
 
 def posted_with_poison(world: World, others: int) -> None:
-    """The worst case: the poison strikes when everybody in its batch is at work, and nobody has finished."""
+    """Post the worst case: the poison strikes while all tasks of its batch run and none has finished."""
     struck, at_work = threading.Event(), threading.Semaphore(0)
     wait_s = LOCKSTEP_S[world.substrate.name]
 
@@ -62,7 +62,7 @@ def posted_with_poison(world: World, others: int) -> None:
 
 
 def test_a_prompt_that_kills_its_worker_fails_in_the_end_and_harms_no_other(worlds: Worlds, ledger: Ledger) -> None:
-    """Also when it comes in one batch with the others each time, and so kills the process that has them too."""
+    """It comes in one batch with the others each time, so it also kills the process that runs them."""
     world = worlds()
     world.tick_s = 60
     posted_with_poison(world, others=9)
@@ -83,7 +83,7 @@ def test_a_prompt_that_kills_its_worker_fails_in_the_end_and_harms_no_other(worl
 def test_a_prompt_that_kills_real_processes_fails_in_the_end(
     ministack_substrate: Emulator, tmp_path: Path, ledger: Ledger
 ) -> None:
-    """SIGKILL as soon as the engine is asked; ten tasks come in one batch."""
+    """SIGKILL comes with the engine call; ten tasks come in one batch."""
     answered = Counter[str]()
 
     def answer(asked: Any) -> str:
@@ -115,7 +115,7 @@ def test_a_prompt_that_kills_real_processes_fails_in_the_end(
 
 @pytest.mark.parametrize("others", [3, pytest.param(9, marks=pytest.mark.attack)])
 def test_a_prompt_that_kills_the_embedded_server_fails_in_the_end(tmp_path: Path, ledger: Ledger, others: int) -> None:
-    """SIGKILL as soon as the engine is asked, whenever the server has been started again."""
+    """SIGKILL comes with the engine call, after each restart of the server."""
     database, answered, acknowledged = tmp_path / "tasks.db", Counter[str](), dict[str, str]()
     running = list[subprocess.Popen[str]]()
 
@@ -144,7 +144,7 @@ def test_a_prompt_that_kills_the_embedded_server_fails_in_the_end(tmp_path: Path
 
 
 def lived(database: Path, variables: Mapping[str, str], running: list[subprocess.Popen[str]]) -> bool:
-    """Start the server and wait until it dies or all is final; whether something is open still."""
+    """Start the server and wait until it dies or all tasks are final; return whether a task is still open."""
     with started(database, variables) as process, closing(SqliteStore(database)) as store:
         running.append(process)
         end, is_open = time.monotonic() + MAX_ROUND_S, True

@@ -1,4 +1,4 @@
-"""Many at once: deliveries of the same message, writers of the same counters."""
+"""Parallel deliveries of the same message, and parallel writers of the same counters."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from support.builders import a_request, a_task, an_attempt, an_output, claimed
 TASKS = 200
 DELIVERIES = 10
 TODAY_MS = wiring.now_ms()
-"""The emulator deletes what has outlived its `ttl`, and a tenant's spending has one."""
+"""The emulator deletes items after their `ttl`, and the record of a tenant's spending has one."""
 
 
 def at_once(workers: int, act: Callable[[int], None]) -> None:
@@ -80,7 +80,7 @@ def test_64_writers_that_finish_at_once_are_all_counted(
 
 
 def _finished(store: Store, task_id: str, *, cost_microusd: int) -> None:
-    """A task from its creation to its end; a store that is too busy is asked again, as a redelivery would."""
+    """Carry a task from its creation to its end; if the store is too busy, try again as a redelivery would."""
     task = a_task(task_id, created_ms=TODAY_MS)
     answer = an_output(attempts=(an_attempt(cost_microusd=cost_microusd),), created_ms=TODAY_MS)
     working = claimed(task)

@@ -1,4 +1,4 @@
-"""Each kind of fault at each single AWS call of real processes: the API's of a POST, the worker's of its task."""
+"""Each kind of fault at each single AWS call of real processes: the API's for a POST, the worker's for its task."""
 
 from __future__ import annotations
 
@@ -31,17 +31,17 @@ CALLS = {
     "api": ["GetItem", "PutItem", "TransactWriteItems", "SendMessage"],
     "worker": ["GetItem", "Query", "TransactWriteItems", "PutItem", "TransactWriteItems"],
 }
-"""Of a POST: the key, the prompt, the task, its message. Of its task: engines, all of it, claim, answer, end.
+"""The calls for a POST: the key, the prompt, the task, its message. For a task: engines, the task, claim, answer, end.
 
-What comes first is called by a process that is new, and seldom later.
+Only a new process makes the first call of each.
 """
 MAX_POSTS = 5
 SAMPLE = 2
-"""Calls of each that are struck in `make test`: processes take long to start."""
+"""How many calls of each are attacked in `make test`; the others take too long, as processes start slowly."""
 
 
 class Aim:
-    """Lets one fault happen: to the n-th call of an operation from when it was aimed at, of the process with a name."""
+    """Lets one fault happen: to the n-th call of an operation by a named process, counted from now."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -66,7 +66,7 @@ class Aim:
 
 
 class Shooting:
-    """A deployment with one API, one worker that is shot at, and another one that goes on meanwhile, with the sweep."""
+    """A deployment with one API, one worker that meets faults, and another worker that runs beside it and sweeps."""
 
     def __init__(self, deployment: Deployment, aim: Aim) -> None:
         self.deployment = deployment
@@ -79,7 +79,7 @@ class Shooting:
         self._numbers = count()
 
     def strike(self, name: str, number: int, kind: Kind) -> None:
-        """Let a fault happen to one of the CALLS, from 0, and audit what was counted."""
+        """Let a fault happen to one of the CALLS, counted from 0, and audit the result."""
         operation = CALLS[name][number]
         self._rescue.deliver_all()
         self._aim.at(name, operation, CALLS[name][: number + 1].count(operation), kind)
@@ -89,7 +89,7 @@ class Shooting:
         self.found += [f"{kind} at {name} {number} ({operation}): {what}" for what in found]
 
     def rescue(self) -> None:
-        """The sweep comes, and a worker that nobody shoots at."""
+        """Run the sweep, and a worker that meets no fault."""
         self._sweeper(schedule.SWEEP)
         self._rescue.deliver_all()
 
@@ -100,7 +100,7 @@ class Shooting:
             time.sleep(0.5)
 
     def _a_task(self, worker: Pump) -> None:
-        """POST until it is acknowledged, and let a worker have what there is; others go on if one of them hangs."""
+        """POST until the task is acknowledged, and let a worker process it; others continue if one hangs."""
         for _ in range(MAX_POSTS):
             prompt = f"Say {next(self._numbers)}."
             self._while_others_go_on(partial(self.deployment.post, self._api, prompt))

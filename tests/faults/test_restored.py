@@ -1,4 +1,4 @@
-"""The table is put back to the middle of a run, while messages and workers go on."""
+"""The table is restored from the middle of a run, while messages and workers continue."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ KNOWN, UNKNOWN = "Say 0.", "Say 2."
 """Prompts of a task that is in the copy and waits, and of one that came later."""
 KNOWN_TASKS = 5
 MAX_DELIVERIES = 4
-"""Of each task, after the table was put back: none goes round for ever."""
+"""The most deliveries of a task after the table was restored, so that no task circles without end."""
 
 
 def in_the_middle(world: World) -> object:
-    """A table with one task that is done, one whose worker died at the engine's, a plan in its steps and two queued."""
+    """Make a table with a done task, one whose worker died in its engine call, a running plan and two queued."""
     world.post("Say done.", mode="Chat")
     world.deliver()
     world.post("Say dead.", mode="Chat")
@@ -41,7 +41,7 @@ def in_the_middle(world: World) -> object:
 
 
 def gone_on(world: World) -> None:
-    """What the table forgets: work that was done, and new tasks whose messages are still there."""
+    """Do work that the restored table has forgotten, and post tasks whose messages are still in the queue."""
     world.settle(within_s=IN_TIME_S)
     world.pass_s(SWEEP_EVERY_S)
     for n in range(2, 4):
@@ -57,7 +57,7 @@ def worker_calls(worlds: Worlds) -> list[str]:
 
 @pytest.mark.parametrize("kind", [pytest.param(Kind.KILLED_BEFORE, marks=pytest.mark.attack), Kind.KILLED_AFTER])
 def test_a_task_that_is_worked_on_is_done_again(worlds: Worlds, kind: Kind, ledger: Ledger) -> None:
-    """A worker is in the middle of it, at each call in turn; what it writes from then on goes to the old table."""
+    """The restore comes at each call of a worker in turn; its later writes go to the old table."""
     found, rounds = list[str](), len(worker_calls(worlds))
     for number in range(1, rounds + 1):
         world = worlds()
@@ -70,7 +70,7 @@ def test_a_task_that_is_worked_on_is_done_again(worlds: Worlds, kind: Kind, ledg
 
 @pytest.mark.parametrize("kind", [Kind.DELAYED, pytest.param(Kind.LATE, marks=pytest.mark.attack)])
 def test_what_the_table_does_not_know_any_more_is_left_alone(worlds: Worlds, kind: Kind, ledger: Ledger) -> None:
-    """It is put back before or after each call of a worker in turn, which then goes on with what it knew."""
+    """The restore comes before or after each call of a worker, which then continues with what it has read."""
     found, names = list[str](), worker_calls(worlds)
     rounds = [number for number, name in enumerate(names, 1) if not name.endswith(COMMIT)]
     for number in rounds:
@@ -85,7 +85,7 @@ def test_what_the_table_does_not_know_any_more_is_left_alone(worlds: Worlds, kin
 
 
 def settled(world: World) -> list[str]:
-    """Everything that is wrong once all is final again; that nothing goes round for ever, too."""
+    """Return what is wrong once all tasks are final again, and tasks that never end."""
     world.deliveries = 0
     world.settle(within_s=IN_TIME_S)
     found = alarms(world)
@@ -99,14 +99,14 @@ def settled(world: World) -> list[str]:
 
 
 def worked_on(world: World, prompt: str, by: Process) -> None:
-    """Let one worker have the message of one task."""
+    """Let one worker take the message of one task."""
     (ref,) = [ref for ref, said in world.acknowledged.items() if said == prompt]
     with suppress(StorageUnavailable, Killed):
         world.work([again(ref)], by)
 
 
 def test_a_table_that_is_put_back_twice_ends_the_same(worlds: Worlds, ledger: Ledger) -> None:
-    """Nobody is at work meanwhile; each time everything is done again that the copy does not know."""
+    """No worker runs during a restore; all work that is missing in the copy is done again."""
     world = worlds()
     copy = in_the_middle(world)
     for _ in range(2):

@@ -1,4 +1,4 @@
-"""The storm: real processes, thousands of calls, many of them faulted, dozens of SIGKILLs; and then the audit."""
+"""The storm: real processes, thousands of calls, many of them with faults, dozens of SIGKILLs, then the audit."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ from support import fake_engine
 from support.aws_emulators import Substrate as Emulator
 
 AWS_SHARE = 0.05
-"""Of the AWS calls: answered with an error, throttled, their reply lost, or delayed beyond the lease."""
+"""The shares of AWS calls that fail, are throttled, lose their reply, or are delayed beyond the lease."""
 KILL_SHARE = 0.04
 ENGINE_SHARE = 0.10
 APIS, WORKERS = 2, 4
 MAX_SENDS, MAX_CALM_SENDS = 4.0, 1.05
 FINAL_WITHIN_S = 120.0
-"""After the last POST; a task that met several faults waits for as many leases and sweeps."""
+"""Seconds after the last POST; a task that met several faults waits for as many leases and sweeps."""
 
 
 class Weather:
-    """The same faults for the same seed: each process's n-th call has its fate, whenever it comes."""
+    """The faults for a seed: they depend on the process and the number of its call, not on the time."""
 
     def __init__(self, seed: int, max_kills: int) -> None:
         self._seed = seed
@@ -114,7 +114,7 @@ def test_no_task_is_lost_or_doubled_in_a_storm(
 
 
 def posted(deployment: Deployment, tasks: int) -> None:
-    """Every prompt is sent until it is acknowledged, each time in other words: a try that died may be a task too."""
+    """Post every prompt until it is acknowledged, each time in other words, as a failed try may have made a task."""
     apis = [deployment.environment(f"api-{n}", "lambda_api.handler") for n in range(APIS)]
 
     def poster(n: int) -> None:
@@ -133,7 +133,7 @@ def _insisted(deployment: Deployment, api: Environment, number: int) -> None:
 
 
 def final_after_s(deployment: Deployment) -> float:
-    """Wait until every task is final, acknowledged or not, and the queue is empty; how long the tasks took."""
+    """Wait until every task is final and the queue is empty; return how long the tasks took."""
     store, began = deployment.store, time.monotonic()
     is_open: Callable[[], bool] = lambda: any(  # noqa: E731 - it is asked again and again
         not store.peek(ref).status.is_final for ref in every_task(store)
@@ -154,7 +154,7 @@ def emptied(deployment: Deployment) -> None:
 
 
 def of_the_share(name: str, happened: int, calls: int, share: float) -> Iterator[str]:
-    """Whether about so many faults happened as were meant to: a storm that is none proves nothing."""
+    """Whether about as many faults happened as intended; a storm without faults would prove nothing."""
     most_off = 5 * math.sqrt(share * (1 - share) * calls)
     if not abs(happened - share * calls) <= most_off:
         yield f"{happened} of {calls} {name} calls were faulted, not about {share:.0%}"

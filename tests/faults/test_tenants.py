@@ -1,4 +1,4 @@
-"""Two tenants with the same Idempotency-Keys, and even the same task ids: they never meet."""
+"""Two tenants with the same Idempotency-Keys and even the same task ids never see each other's tasks."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ def two_tenants(world: World) -> World:
     world.tenants = tuple(IDS)
     for tenant, key_id in IDS.items():
         key = a_key(key_id=key_id, tenant=tenant, limits=KeyLimits(microusd_per_day=10**6, tasks_in_flight=10**3))
-        world.substrate.keys(UNSEEN).put_key(key)
+        world.substrate.keys(UNSEEN).add_key(key)
     return world
 
 
 def per_tenant(world: World) -> Iterator[str]:
-    """What one tenant is charged, shown or has in flight of another's."""
+    """Yield what one tenant is charged, is shown or has in flight that belongs to another one."""
     for tenant, key_id in IDS.items():
         mine = [world.store.get(ref) for ref in every_task(world.store, [tenant])]
         cost = recounted(mine).cost_microusd
@@ -56,7 +56,7 @@ def told(world: World, tenant: str, method: str, path: str) -> tuple[int, bytes]
 
 
 def test_the_same_idempotency_keys_of_two_tenants_are_each_their_own(all_worlds: Worlds, ledger: Ledger) -> None:
-    """All at once, each of several twins."""
+    """All calls run in parallel, several for each tenant and key."""
     world = two_tenants(all_worlds())
     calls = [(tenant, n, world.process("post")) for tenant in IDS for n in range(KEYS) for _ in range(TWINS)]
 
@@ -81,7 +81,7 @@ def test_the_same_idempotency_keys_of_two_tenants_are_each_their_own(all_worlds:
 
 
 def test_two_tenants_tasks_with_the_same_ids_never_meet(worlds: Worlds, ledger: Ledger) -> None:
-    """Made so by hand: one is answered, cancelled or deleted, and the other's stays as it is."""
+    """The ids are set by the test. One task is answered, cancelled or deleted, and the other does not change."""
     world = two_tenants(worlds())
     for tenant in IDS:
         world.new_id = partial(next, map("same-{}".format, count(1)))

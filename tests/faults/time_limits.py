@@ -1,4 +1,4 @@
-"""How long the attack may take: each test, and the whole of it, by its own wall clock."""
+"""Time limits of the attack: for each test, and for the whole of it."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import pytest
 
 FOLDER = Path(__file__).parent
 TEST_S, LONG_TEST_S = 300, 600
-"""Of a test alone, where it does not say otherwise: on a busy machine one takes many times as long."""
+"""The limit of a test without a limit of its own; on a busy machine a test takes many times as long."""
 QUICK_S, WHOLE_S = 4 * 60, 25 * 60
-"""Of the quick part, which is in `make test`, and of `make attack`."""
+"""The limits of the quick part, which is in `make test`, and of `make attack`."""
 
 
 class TimeLimits:
@@ -25,7 +25,7 @@ class TimeLimits:
 
     @property
     def took_s(self) -> float:
-        """From the start of the first test to the end of the last."""
+        """Return the time from the start of the first test to the end of the last one."""
         return max(0.0, self._ended_s - self._began_s)
 
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:

@@ -1,4 +1,4 @@
-"""The world of the attack: processes come and go over one substrate, and time passes when a test says so."""
+"""The world of the attack: processes start and die on one substrate, and the test moves the time."""
 
 from __future__ import annotations
 
@@ -39,20 +39,21 @@ SWEEP_EVERY_S = 60
 HANG_MORE_S = 40
 MAX_INSISTED = 5
 FUNCTION_S = 175
-"""What a worker function has for its work: the template's 180 s without what is kept for the last writes."""
+"""The time of a worker function for its work: the template's 180 s, less the time kept for the last writes."""
 
 
 def one_engine(parallel_steps: int = 1) -> Catalog:
-    """One engine, and one step at a time, so that calls come in the same order each time."""
+    """Return a catalogue with one engine; with one parallel step, calls always have the same order."""
     return a_catalog({"only": an_engine()}, parallel_steps=parallel_steps)
 
 
 @dataclass(slots=True)
 class World:
-    """`acknowledged` tasks with their prompts; `final` ones as they were first seen to be; all processes' `callers`.
+    """A substrate, its processes, and what the test knows about the tasks.
 
-    `to_be_cancelled` are those somebody asked to cancel; `deleted` ones as they were; `undone` are claims that a
-    restored table has forgotten. `noted` is what was seen to be wrong on the way.
+    `acknowledged` are the prompts of acknowledged tasks. `final` and `deleted` are tasks as they were when they were
+    first final, or were deleted. `to_be_cancelled` are tasks with a call to cancel. `undone` counts claims that a
+    restored table has forgotten. `noted` are the faults that were found during the run.
     """
 
     substrate: Substrate
@@ -69,34 +70,34 @@ class World:
     tenants: Sequence[str] = ("local",)
     new_id: Callable[[], str] = wiring.new_id
     during_hang: Callable[[], object] = lambda: None
-    """What else happens while a call hangs."""
+    """Called while a call hangs."""
     late: list[TaskRef] = field(default_factory=list)
-    """Those that were not seen final in time."""
+    """Tasks that were not final in time."""
     skew_s: int = 0
-    """By how much a clock is wrong; a lease may seem so much longer."""
+    """The error of a process's clock, by which a lease may seem longer."""
     hung_s: float = 0.0
-    """How long calls have hung so far."""
+    """The total time for which calls have hung so far."""
     deliveries: int = 0
     final_after_s: float = 0.0
-    """How long the last `settle` took until all was final, by the world's clock."""
+    """The time until all tasks were final in the last `settle`, by the world's clock."""
     tick_s: int = TICK_S
     sweeps: bool = True
     workers: bool = True
 
     @property
     def store(self) -> Store:
-        """The store as the test reads it: no fault is in the way."""
+        """The store as the test reads it, without faults."""
         return self.substrate.store(UNSEEN)
 
     @property
     def sends(self) -> int:
-        """How many messages were sent, by whomever."""
+        """The number of messages that all processes have sent."""
         return sum(point.name in ("queue.send", "sqs.send_message") for c in self.callers for point in c.points)
 
     def process(
         self, name: str, faults: Mapping[int, Kind] | None = None, *, of: str = "", clock: NowMs | None = None
     ) -> Process:
-        """Start a process. `faults` meet its calls `of` a kind; `clock` is its own, when that one is wrong."""
+        """Start a process. `faults` meet its calls `of` a kind; `clock` is its own if it is wrong."""
         caller = Caller(name, faults, of=of, meanwhile=self.hang, stall=self.stall)
         self.callers.append(caller)
         return Process.start(
@@ -112,7 +113,7 @@ class World:
     def call(
         self, method: str, path: str, by: Process, headers: Mapping[str, str] | None = None, body: object = None
     ) -> asgi.Answer | None:
-        """Make an HTTP call below /api/v1; None when the process died of it."""
+        """Make an HTTP call below /api/v1; return None if the process died of it."""
         parts = [] if body is None else [json.dumps(body).encode()]
         sent = {**asgi.JSON, **(headers or {})}
 
@@ -120,7 +121,10 @@ class World:
             _SERVING.set(by)
             return asgi.call(_app(), method, f"/api/v1{path}", headers=sent, parts=parts)
 
-        with ThreadPoolExecutor(1) as thread, suppress(Killed):  # its own: a call may come while another one hangs
+        with (
+            ThreadPoolExecutor(1) as thread,
+            suppress(Killed),
+        ):  # a thread of its own, because the call may come while another one hangs
             return thread.submit(copy_context().run, serve).result()
         return None
 
@@ -133,14 +137,14 @@ class World:
         tenant: str = "local",
         **fields: object,
     ) -> int:
-        """POST a task over HTTP; the status of the answer, 0 when the process died of it."""
+        """POST a task over HTTP; return the status of the answer, 0 if the process died of it."""
         answer = self.call("POST", "/tasks", by or self.process("post"), headers, {"prompt": prompt, **fields})
         if answer is not None and answer.status in (200, 202):
             self.acknowledged[TaskRef(tenant, answer.json["task_id"])] = prompt
         return answer.status if answer else 0
 
     def insist(self, method: str, path: str, first: Process, headers: Mapping[str, str] | None = None) -> int:
-        """Make a call as a client does: again, of another process, until there is an answer that is none of 5xx."""
+        """Make a call as a client does, again with another process until the answer is not a 5xx."""
         answer = self.call(method, path, first, headers)
         for _ in range(MAX_INSISTED):
             if answer is not None and answer.status < 500:
@@ -149,7 +153,7 @@ class World:
         raise AssertionError(f"{method} {path} was never answered")
 
     def deliver(self, by: Process | None = None, most: int = BATCH) -> int:
-        """Let a worker take one batch; how many messages were in it."""
+        """Let a worker receive one batch; return the number of its messages."""
         by = by or self.process("worker")
         try:
             messages = self.substrate.receive(by.caller, most)
@@ -161,7 +165,7 @@ class World:
         return len(messages)
 
     def work(self, messages: Sequence[Message], by: Process) -> None:
-        """Let a worker process messages, however they came. Raises Killed when it dies of them."""
+        """Let a worker process messages from any source. Raises Killed if it dies of them."""
         self.deliveries += len(messages)
         if messages:
             self.substrate.work(by.service, messages, until_ms=by.clock() + FUNCTION_S * 1000)
@@ -175,7 +179,7 @@ class World:
             (by or self.process("sweep")).service.sweep()
 
     def pass_s(self, seconds: float) -> None:
-        """Let time pass; workers and the sweep do what they do in it."""
+        """Let time pass, in which workers and the sweep run."""
         end_ms = self.clock() + round(seconds * 1000)
         while self.clock() < end_ms:
             minute = self.clock() // (SWEEP_EVERY_S * 1000)
@@ -186,9 +190,9 @@ class World:
                 self.deliver_all()
 
     def hang(self) -> None:
-        """What a call of one process misses that hangs until the lease is over, and more.
+        """Let time pass while a call of one process hangs for longer than its lease.
 
-        The tasks that are there must not wait for it: they are final as soon as those of a killed process.
+        The existing tasks must not wait for that call: they are final as early as those of a killed process.
         """
         start_ms, in_time_s = self.clock(), self.substrate.lease_s + SWEEP_EVERY_S + TICK_S + self.skew_s
         self.during_hang()
@@ -201,13 +205,13 @@ class World:
         self.hung_s += (self.clock() - start_ms) / 1000
 
     def stall(self) -> None:
-        """Nobody gets on for as long."""
+        """Let time pass in which no process can continue."""
         self.clock.pass_s(self.substrate.lease_s + SWEEP_EVERY_S + TICK_S + HANG_MORE_S)
 
     def settle(self, within_s: float) -> None:
-        """Let time pass until every task is final, at most `within_s`; then until every message has come again.
+        """Let time pass until every task is final, at most `within_s`; then until every message was delivered again.
 
-        The time that calls hung counts: what has had its time already must be final at once.
+        The time for which calls hung is subtracted from `within_s`.
         """
         start_ms, refs = self.clock(), self.refs()
         self.deliver_all()
@@ -221,11 +225,11 @@ class World:
             self.work([again(ref)], self.process("redelivery"))
 
     def refs(self) -> list[TaskRef]:
-        """Every task there is, acknowledged or not."""
+        """Return every task, acknowledged or not."""
         return every_task(self.store, self.tenants)
 
     def delete(self, ref: TaskRef, known: Snapshot) -> None:
-        """Take note that a task is to be gone, and how it was counted: as it ended, or as Cancelled."""
+        """Note that a task will be deleted, and how it was counted: by its end, or as Cancelled."""
         if ref in self.final:
             known = self.final.pop(ref)
         elif not known.task.status.is_final:
@@ -233,7 +237,7 @@ class World:
         self.deleted[ref] = known
 
     def restore(self, copy: object) -> None:
-        """Put the store back to a copy; what came after it is forgotten, queue and workers go on."""
+        """Restore the store from a copy; later changes are forgotten, queue and workers continue."""
         before = {ref: self.store.peek(ref).fence for ref in self.refs()}
         self.substrate.restore(copy)
         for ref in self.refs():
@@ -243,14 +247,14 @@ class World:
         self.final.clear()
 
     def note_final(self, refs: Sequence[TaskRef]) -> bool:
-        """Remember how the tasks look that are final now; whether all of them are."""
+        """Record the tasks that are final now; return whether all are."""
         for ref in refs:
             if ref not in self.final and self.store.peek(ref).status.is_final:
                 self.final[ref] = self.store.get(ref)
         return all(ref in self.final for ref in refs)
 
     def _bought(self, call: EngineCall) -> None:
-        """Take note of a call whose answer has been paid for and stored already."""
+        """Note a call whose answer was already paid for and stored."""
         if call not in self.engine.calls or (call.answer_schema and call.answer_schema.name == "verdict"):
             return
         text = answer_to(call.system, call.prompt)
@@ -267,7 +271,7 @@ _SERVING: ContextVar[Process] = ContextVar("serving")
 
 
 class _OfProcess:
-    """A part of the process that serves the call; many may serve at once."""
+    """A part of the process that serves the call; many processes may serve at the same time."""
 
     def __init__(self, part: Callable[[Process], Any]) -> None:
         self._part = part
@@ -278,8 +282,8 @@ class _OfProcess:
 
 @cache  # making the app takes longer than most runs
 def _app() -> FastAPI:
-    nobody: Any = SimpleNamespace(prompt_max_chars=PROMPT_MAX_CHARS, keys=None)
-    app = create_app(nobody, wiring.new_id, open_without_keys=True)
+    service: Any = SimpleNamespace(prompt_max_chars=PROMPT_MAX_CHARS, keys=None)
+    app = create_app(service, wiring.new_id, open_without_keys=True)
     app.state.service = _OfProcess(lambda process: process.service)
     app.state.gate = _OfProcess(lambda process: Gate(process.service.keys, open_without_keys=True))
     return app

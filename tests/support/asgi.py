@@ -1,4 +1,4 @@
-"""Calls into an ASGI app as a server makes them, without a socket: raw bytes in, raw bytes out."""
+"""Call an ASGI app as a server does, but without a socket: raw bytes in, raw bytes out."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ JSON = {"content-type": "application/json"}
 
 @dataclass(slots=True, kw_only=True)
 class Answer:
-    """What came back; header names in lower case. `taken` counts the parts of the body the app asked for."""
+    """The answer, with header names in lower case. `taken` counts the parts of the body that the app read."""
 
     status: int = 0
     headers: dict[str, str] = field(default_factory=dict)
@@ -32,7 +32,7 @@ class Answer:
 
     @property
     def detail(self) -> str:
-        """The one sentence of an error body."""
+        """The `detail` of an error body."""
         detail: str = self.json["detail"]
         return detail
 
@@ -46,7 +46,7 @@ def call(
     parts: Iterable[bytes] = (),
     server: Mapping[str, object] | None = None,
 ) -> Answer:
-    """Make one call; the body comes in `parts`, and after them the caller hangs up. `server` adds to the scope."""
+    """Make one call with the `parts` of a body, then disconnect. `server` is added to the scope."""
     path, _, query = target.partition("?")
     pairs = headers.items() if isinstance(headers, Mapping) else headers
     scope = {

@@ -1,4 +1,4 @@
-"""Counts again what the store has counted, from the tasks themselves and each single engine call."""
+"""Count from the tasks and their engine calls what the store's counters must show."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from llm_server.orchestration.domain.task import TaskRef
 
 
 def recounted(snapshots: Iterable[Snapshot]) -> Counters:
-    """What the counters must be after these tasks, and no others."""
+    """Return what the counters must show if these are all tasks."""
     found = list(snapshots)
     attempts = [attempt for snapshot in found for attempt in snapshot.attempts]
     answered = [attempt for attempt in attempts if attempt.error is None]

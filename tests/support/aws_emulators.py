@@ -28,7 +28,7 @@ CONNECTIONS = 64
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Substrate:
-    """A fresh table and queue on one emulator, its clients, and the environment that leads others to them."""
+    """A new table and queue on one emulator, its clients, and the environment that other clients need."""
 
     name: str
     dynamodb: DynamoDBClient
@@ -46,7 +46,7 @@ class Substrate:
 
     @property
     def environment(self) -> dict[str, str]:
-        """Give the worker's variables as the template sets them; the AWS ones are in the process's environment."""
+        """Return the worker's variables of the template; those for AWS are in the environment of the process."""
         variables = self.made.stack.environment("WorkerFunction")
         return variables | {"AWS_ENDPOINT_URL": self.endpoint_url or ""}
 
@@ -60,7 +60,7 @@ def ministack_endpoint() -> Iterator[str]:
 
 @pytest.fixture
 def aws_account(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nobody's account: whatever a test calls, it is never signed with the developer's own keys."""
+    """Set dummy AWS credentials, so that no call of a test is signed with the developer's own keys."""
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "testing")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "testing")
     monkeypatch.setenv("AWS_DEFAULT_REGION", template.REGION)
@@ -100,7 +100,7 @@ def moto_substrate(aws_account: None, monkeypatch: pytest.MonkeyPatch) -> Iterat
 
 @pytest.fixture(params=["moto", "ministack"])
 def aws_substrate(request: pytest.FixtureRequest) -> Substrate:
-    """Each emulator in turn."""
+    """Run a test on each emulator in turn."""
     substrate: Substrate = request.getfixturevalue(f"{request.param}_substrate")
     return substrate
 
@@ -114,7 +114,7 @@ def _substrate(name: str, endpoint_url: str | None) -> Iterator[Substrate]:
 
 
 def look_through(made: Resources, sqs: SQSClient) -> None:
-    """Fail when a message that is left, or a dead letter, holds what no message may."""
+    """Fail if a message or a dead letter contains a prompt, an answer or a secret."""
     for url in (made.queue_url, made.dead_letter_queue_url):
         wanted: Any = {"QueueUrl": url, "MaxNumberOfMessages": 10, "MessageAttributeNames": ["All"]}
         while messages := sqs.receive_message(**wanted, WaitTimeSeconds=0).get("Messages"):

@@ -1,4 +1,4 @@
-"""What a function asks of AWS, read off the wire: a proxy on loopback that forwards, and notes each call."""
+"""Record a function's calls to AWS, with a proxy on loopback that forwards them."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/transaction-api
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Asked:
-    """One call as it went over the wire."""
+    """One recorded call."""
 
     service: str
     operation: str
     body: Mapping[str, Any]
 
     def needs(self) -> Iterator[tuple[str, str]]:
-        """Give each permission it takes: the resource by its name or address, and the action."""
+        """Yield each permission that the call needs: the resource by its name or address, and the action."""
         match self.operation:
             case "TransactWriteItems":
                 for write in self.body["TransactItems"]:
@@ -47,7 +47,7 @@ class Asked:
 
 
 class Observer(ThreadingHTTPServer):
-    """Forwards to `target`; `asked` is what went through, in order."""
+    """Forwards to `target`; `asked` are the recorded calls, in order."""
 
     daemon_threads = True
     block_on_close = False
@@ -78,7 +78,7 @@ def observing(target: str) -> Iterator[Observer]:
 
 
 def needed(asked: Iterable[Asked], names: Mapping[str, str]) -> dict[str, set[str]]:
-    """The permissions that calls took, by resource; `names` says what the template calls a name or an address."""
+    """Return the permissions that calls needed, by resource; `names` gives the template's names for addresses."""
     rights: dict[str, set[str]] = {}
     for resource, action in (need for call in asked for need in call.needs()):
         name, slash, index = resource.partition("/index/")
@@ -116,4 +116,4 @@ class _Exchange(BaseHTTPRequestHandler):
             connection.close()
 
     def log_message(self, format: str, *args: object) -> None:
-        """Say nothing."""
+        """Print nothing."""

@@ -1,4 +1,4 @@
-"""Tasks, requests, engine calls and outputs for tests: each builder fills in what a test does not care about."""
+"""Builders of tasks, requests, engine calls and outputs; each fills in the fields that a test does not set."""
 
 from __future__ import annotations
 
@@ -38,13 +38,13 @@ _numbers = count(1)
 
 @cache
 def noise(length: int, seed: int = 0) -> str:
-    """A text without sense or repetition: six bits and a half of a byte mean something, so packing saves a fifth."""
+    """Return a random text that can be compressed by only a fifth."""
     return "".join(Random(seed).choices(PRINTABLE, k=length))
 
 
 @cache
 def prose(size: int) -> tuple[str, ...]:
-    """What people wrote: prompts of data/routing that have `size` bytes, cut there."""
+    """Return real prompts of data/routing, cut to `size` bytes."""
     names = ("mmlu_dev", "role_mode_dev", "weak_roles_dev")
     lines = [line for name in names for line in (ROUTING / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()]
     texts = [json.loads(line)["prompt"].encode() for line in lines]
@@ -52,7 +52,7 @@ def prose(size: int) -> tuple[str, ...]:
 
 
 def a_task(task_id: str | None = None, **changes: Any) -> Task:
-    """A Queued task; without an id, one that no other test has."""
+    """Return a Queued task; without an id, it gets a new one."""
     created_ms = changes.pop("created_ms", NOW_MS)
     wanted: dict[str, Any] = {
         "tenant": "local",
@@ -68,12 +68,12 @@ def a_task(task_id: str | None = None, **changes: Any) -> Task:
 
 
 def a_request(prompt: str = "Say hello.", **changes: Any) -> Request:
-    """What was asked."""
+    """Return a request."""
     return Request(prompt=prompt, **changes)
 
 
 def a_key(**changes: Any) -> Key:
-    """A key for tasks, with an id that no other test has; its secret is 64 zeros."""
+    """Return an API key for tasks, with a new id; its secret is 64 zeros."""
     wanted: dict[str, Any] = {
         "key_id": f"{next(_numbers):012x}",
         "tenant": "local",
@@ -85,7 +85,7 @@ def a_key(**changes: Any) -> Key:
 
 
 def an_attempt(**changes: Any) -> Attempt:
-    """An engine call that was answered: 10 tokens in, 20 out, 1 s, 300 micro-USD."""
+    """Return an answered engine call: 10 tokens in, 20 out, 1 s, 300 micro-USD."""
     wanted: dict[str, Any] = {
         "engine": "gpt",
         "model": "gpt-5-mini",
@@ -101,48 +101,48 @@ def an_attempt(**changes: Any) -> Attempt:
 
 
 def a_failed_attempt(error: str = "The engine is busy.", **changes: Any) -> Attempt:
-    """An engine call without an answer: no tokens, no cost."""
+    """Return a failed engine call without tokens and cost."""
     return an_attempt(**{"tokens_in": 0, "tokens_out": 0, "cost_microusd": 0, "error": error} | changes)
 
 
 def output_key(key: OutputKey | str) -> OutputKey:
-    """An output's key; a text is one as the stores write it, such as `STEP#a` or `RES#1`."""
+    """Return an output's key from the text that stores write, such as `STEP#a` or `RES#1`."""
     return parse_output_key(key) if isinstance(key, str) else key
 
 
 def by_key(*outputs: Output) -> dict[OutputKey, Output]:
-    """Outputs as a snapshot has them."""
+    """Return outputs by key, as a snapshot has them."""
     return {output.key: output for output in outputs}
 
 
 def key_texts(keys: Iterable[OutputKey]) -> list[str]:
-    """Output keys as the stores write them, sorted."""
+    """Return output keys as the stores write them, sorted."""
     return sorted(output_key_text(key) for key in keys)
 
 
 def an_output(key: OutputKey | str = "RES#1", text: str | None = "Hello.", **changes: Any) -> Output:
-    """A text with the one engine call it took."""
+    """Return an output with a text and one engine call."""
     wanted: dict[str, Any] = {"created_ms": NOW_MS + 2_000, "attempts": (an_attempt(),)}
     return Output(key=output_key(key), text=text, **wanted | changes)
 
 
 def a_failure(key: OutputKey | str = "TRY#1", error: str | None = "No engine answered.", **changes: Any) -> Output:
-    """The end of a claim without an answer; with `error=None`, a release."""
+    """Return the output of a claim without an answer; with `error=None`, that of a release."""
     return an_output(key, None, **{"error": error, "attempts": (a_failed_attempt(),)} | changes)
 
 
 def a_snapshot(task: Task | None = None, request: Request | None = None, *outputs: Output) -> Snapshot:
-    """A task as one read gives it."""
+    """Return a task as one read of the store gives it."""
     return Snapshot(task=task or a_task(), request=request or a_request(), outputs=by_key(*outputs))
 
 
 def claimed(task: Task, *, now_ms: int = NOW_MS, owner: str = "w1", has_plan: bool = False) -> Task:
-    """The state after a claim that lasts `LEASE_MS` from `now_ms`."""
+    """Return the state after a claim that lasts `LEASE_MS` from `now_ms`."""
     return task.claimed(owner=owner, now_ms=now_ms, lease_ms=now_ms + LEASE_MS, has_plan=has_plan)
 
 
 class NoQueue:
-    """A queue that forgets: the sweep is the net under it."""
+    """A queue that loses every message, so that only the sweep wakes tasks."""
 
     def send(self, ref: TaskRef, *, delay_s: int = 0) -> None:
         """Lose the message."""
@@ -152,11 +152,11 @@ class NoQueue:
 
 
 def a_lifecycle(store: Store, clock: Clock) -> Lifecycle:
-    """What callers do with their tasks, without a queue."""
+    """Return a lifecycle without a queue."""
     keyring = Keyring(cast(KeyStore, None), clock, os.urandom)  # callers without a key: it is never asked
     return Lifecycle(store=store, keyring=keyring, wakeups=WakeUps(NoQueue()), clock=clock, sweep_ms=SWEEP_MS)
 
 
 def another_tenants(ref: TaskRef) -> TaskRef:
-    """The same id in another tenant's name."""
+    """Return the same task id in another tenant."""
     return TaskRef(f"{ref.tenant}-x", ref.task_id)

@@ -28,17 +28,17 @@ _CANARY = re.compile("|".join((*map(re.escape, TEXTS), *NUMBERED, *KEYS)))
 
 
 def found_in(text: str) -> list[str]:
-    """The canaries a text holds."""
+    """Return the canaries in a text."""
     return _CANARY.findall(text)
 
 
 def check(text: str) -> None:
-    """Fail when a text holds one."""
-    assert found_in(text) == [], "what everybody may read holds what they may not"
+    """Fail if a text contains a canary."""
+    assert found_in(text) == [], "a text that is not secret contains a prompt, an answer or a secret"
 
 
 class Listener(logging.Handler):
-    """Keeps the records that hold a canary: in the message, the fields beside it, or the traceback."""
+    """Keeps the records that contain a canary in the message, its fields or the traceback."""
 
     def __init__(self) -> None:
         super().__init__(logging.NOTSET)
@@ -58,7 +58,7 @@ LISTENER = Listener()
 
 @pytest.fixture(autouse=True)
 def no_leaks(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Listen to everything, at DEBUG to our own; a test that counts log records itself keeps its level."""
+    """Listen to all loggers, to our own at DEBUG; a test that counts log records itself keeps its level."""
     ours, root = logging.getLogger("llm_server"), logging.getLogger()
     level = ours.level
     if "caplog" not in request.fixturenames:
@@ -73,11 +73,11 @@ def no_leaks(request: pytest.FixtureRequest) -> Iterator[None]:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Look through what the test printed, its fixtures and its own processes too; what it read back is its own care."""
+    """Check the output of the test, its fixtures and its processes; output that the test reads, it checks itself."""
     report = yield
     streams = {f"Captured {stream} {report.when}" for stream in ("stdout", "stderr")}
     found = found_in("\n".join(text for name, text in report.sections if name in streams))
     if found and not report.failed:
         report.outcome = "failed"
-        report.longrepr = f"printed what everybody may read and holds what they may not: {', '.join(found)}"
+        report.longrepr = f"printed a prompt, an answer or a secret: {', '.join(found)}"
     return report

@@ -1,4 +1,4 @@
-"""The same thing from many threads, started together: what a race is made of."""
+"""Run the same function in many threads that start together, for tests of races."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Made = TypeVar("Made")
 
 
 def at_once(act: Callable[[Given], Made], each: Sequence[Given]) -> list[Made]:
-    """Do something once for each, in as many threads, all started together."""
+    """Call a function for each item, in as many threads, which all start together."""
     together = threading.Barrier(len(each))
 
     def started(given: Given) -> Made:

@@ -1,4 +1,4 @@
-"""Database files of the embedded server, looked at from outside."""
+"""Inspect database files of the embedded server from outside."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ GOLDEN = Path(__file__).parents[1] / "golden" / "0.1.0"
 
 
 def a_file_of_0_1_0(folder: Path) -> Path:
-    """A file as a server of 0.1.0 leaves it when it stops, alone in a new folder; its records are the golden ones."""
+    """Return the file that a stopped server of 0.1.0 leaves, in a new folder, with the golden records."""
     file = folder / "data" / "tasks.db"
     file.parent.mkdir(parents=True)
     with closing(sqlite3.connect(file)) as db:
@@ -25,18 +25,18 @@ def version(file: Path) -> int:
 
 
 def content(file: Path) -> list[str]:
-    """All tables with their rows, as SQL; not the version."""
+    """Return all tables with their rows, as SQL, without the schema version."""
     with closing(sqlite3.connect(file)) as db:
         return list(db.iterdump())
 
 
 def schema(file: Path) -> dict[str, str]:
-    """Tables and indexes by name, without line breaks."""
+    """Return tables and indexes by name, without line breaks."""
     with closing(sqlite3.connect(file)) as db:
         found = db.execute("SELECT name, sql FROM sqlite_master WHERE sql IS NOT NULL").fetchall()
     return {name: " ".join(sql.split()) for name, sql in found}
 
 
 def files(file: Path) -> dict[str, bytes]:
-    """The files in a database's folder; without the lock file, which is always empty."""
+    """Return the files in a database's folder, without the lock file, which is always empty."""
     return {path.name: path.read_bytes() for path in file.parent.iterdir() if not path.name.endswith(".lock")}

@@ -1,4 +1,4 @@
-"""Carries a task out delivery by delivery without a store: what one claim gave is what the next one finds."""
+"""Carry a task out delivery by delivery without a store: each claim starts with the outputs of the earlier ones."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ MAX_DELIVERIES = 3
 
 
 class Deliveries:
-    """An orchestrator over one engine or several, and what each delivery of a task gave."""
+    """An orchestrator with one or several engines, and the outputs of each delivery of a task."""
 
     def __init__(
         self,
@@ -61,7 +61,7 @@ class Deliveries:
         )
 
     def deliver(self, snapshot: Snapshot, *, for_s: float = 180, dies_after: int | None = None) -> Snapshot:
-        """Claim the task and carry it out for `for_s` seconds; the worker may die after so many states were stored."""
+        """Claim the task and carry it out for `for_s` seconds; the worker may die after some states were stored."""
         now_ms = self.clock()
         task = snapshot.task.claimed(
             owner="w", now_ms=now_ms, lease_ms=now_ms + LEASE_S * 1000, has_plan=output_key("PLAN") in snapshot.outputs
@@ -77,30 +77,30 @@ class Deliveries:
 
     @property
     def keys(self) -> list[str]:
-        """The keys of the outputs that the last delivery gave, in order, as the stores write them."""
+        """The keys of the outputs of the last delivery, in order, as the stores write them."""
         return [output_key_text(progress.output.key) for progress in self.given if progress.output]
 
     @property
     def purposes(self) -> list[str]:
-        """What each call that the last delivery recorded was for."""
+        """The purpose of each call that the last delivery recorded."""
         return [a.purpose for progress in self.given if progress.output for a in progress.output.attempts]
 
 
 def accepted(
     mode: Mode = Mode.CHAT, role: str = "Chat-Agent", *, limits: Limits | None = None, **asked: object
 ) -> Snapshot:
-    """A task as it was accepted, in the packaged catalogue's words."""
+    """Return a task as it is accepted, with the packaged catalogue."""
     task = a_task(mode=mode, role=role, profile="General")
     return a_snapshot(task, Request(prompt="Build it.", limits=limits or Limits(), **asked))  # type: ignore[arg-type]
 
 
 def changed(snapshot: Snapshot, **changes: object) -> Snapshot:
-    """The same task in another state."""
+    """Return the same task in another state."""
     return replace(snapshot, task=replace(snapshot.task, **changes))  # type: ignore[arg-type]
 
 
 def a_plan(depends_on: Mapping[str, str] | None = None, role: str = "Fast-Coder-Agent") -> str:
-    """An engine's plan: steps by name with what they depend on; a step's instruction is its name."""
+    """Return an engine's plan: steps by name with what they depend on; a step's instruction is its name."""
     steps = [
         {"id": name, "role": role, "instruction": name, "depends_on": list(depends)}
         for name, depends in (depends_on or {"a": "", "b": "a"}).items()
@@ -109,7 +109,7 @@ def a_plan(depends_on: Mapping[str, str] | None = None, role: str = "Fast-Coder-
 
 
 def planning(*proposals: str, **answers: Answer | Sequence[Answer]) -> ScriptedEngine:
-    """An engine that proposes these plans in turn and does every step; `answers` are for steps and the `synthesis`."""
+    """Return an engine that proposes these plans in turn and does all steps; `answers` are by step or `synthesis`."""
     left = list(proposals or [a_plan()])
     scripts = {
         name: list(a) if isinstance(a, Sequence) and not isinstance(a, str) else [a] for name, a in answers.items()

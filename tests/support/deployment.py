@@ -40,7 +40,7 @@ ENGINES: dict[str, Any] = {
 
 
 class Deployment:
-    """`names` tells what the template calls the table and the queue, by the names they have here."""
+    """`names` maps the names of resources on the emulator to those of the template."""
 
     def __init__(self, on: Substrate, observers: Mapping[str, Observer], monkeypatch: pytest.MonkeyPatch) -> None:
         self.on = on
@@ -54,20 +54,20 @@ class Deployment:
             self.start(function)
 
     def start(self, function: str) -> None:
-        """Import a handler anew, as a cold start does."""
+        """Import a handler again, as a cold start does."""
         sys.modules.pop(MODULES[function], None)
         self._turn_to(function)
         self._handlers[function] = importlib.import_module(MODULES[function]).handler
 
     def call(self, event: Event) -> Any:
-        """Invoke the API function; its answer with the JSON body decoded as `json`."""
+        """Invoke the API function; return its answer with the decoded JSON body as `json`."""
         answer = self._invoke("ApiFunction", event)
         if answer["statusCode"] >= 400:
             canaries.check(str(answer))
         return answer | {"json": json.loads(answer["body"]) if answer["body"] else None}
 
     def ask(self, method: str, path: str, body: object = None, **headers: str) -> Any:
-        """Call the API with the events' key, as API Gateway does."""
+        """Call the API with the API key of the events, as API Gateway does."""
         event = an_event("api-v2-post-task")
         path, _, event["rawQueryString"] = path.partition("?")
         event["rawPath"] = event["requestContext"]["http"]["path"] = f"/api/v1{path}"
@@ -93,29 +93,29 @@ class Deployment:
         return self._invoke("WorkerFunction", event)
 
     def deliver(self) -> int:
-        """Hand one batch of the queue's messages to the worker, as Lambda's event source does."""
+        """Pass one batch of the queue's messages to the worker, as Lambda's event source does."""
         return self._pump().deliver()
 
     def deliver_all(self) -> int:
         return self._pump().deliver_all()
 
     def rights_used(self, function: str) -> dict[str, set[str]]:
-        """The permissions that a function's calls took so far, by resource in the template's words."""
+        """Return the permissions that a function's calls needed so far, by resource of the template."""
         return needed(self._observers[function].asked, self.names)
 
     def calls(self, function: str, service: str) -> list[str]:
-        """The operations that a function asked of a service so far."""
+        """Return the operations that a function called on a service so far."""
         return [asked.operation for asked in self._observers[function].asked if asked.service == service]
 
     @property
     def clients(self) -> list[Any]:
-        """What both functions call DynamoDB and SQS with, and the client of Lambda's event source."""
+        """Return the clients of both functions and of Lambda's event source."""
         api, worker = (sys.modules[MODULES[function]] for function in ("ApiFunction", "WorkerFunction"))
         services = api.handler.app.state.service, worker._service
         return [c for s in services for c in (s._store._client, s._worker._wakeups._queue._client)] + [self.on.sqs]
 
     def look_through(self) -> None:
-        """Fail when a message that a function sent holds what no message may."""
+        """Fail if a message of a function contains a prompt, an answer or a secret."""
         for observer in self._observers.values():
             canaries.check(str([asked.body for asked in observer.asked if asked.service == "sqs"]))
 
@@ -137,24 +137,24 @@ def an_event(name: str) -> Event:
 
 
 def about(task_id: str, name: str) -> Event:
-    """An event of `events/` about this task."""
+    """Return an event of `events/` for this task."""
     event: Event = json.loads(json.dumps(an_event(name)).replace(UNKNOWN_ID, task_id))
     return event
 
 
 def allowed(function: str) -> dict[str, set[str]]:
-    """What a function's role allows in a deployment with every engine, by resource."""
+    """Return what a function's role allows, by resource, in a deployment with every engine."""
     return rights(resolved(translated(), **ENGINES), ROLES[function])
 
 
 @pytest.fixture
 def deployment(ministack_substrate: Substrate, monkeypatch: pytest.MonkeyPatch) -> Iterator[Deployment]:
-    """Both handlers with the environment that template.yaml gives them; no test may do what a role forbids."""
+    """Import both handlers with the environment of template.yaml; a call that its role forbids fails the test."""
     for name, value in ministack_substrate.environment.items():
         monkeypatch.setenv(name, value)
     for name in ("OPENAI_API_KEY", "ANTHROPIC_API_KEY"):
         monkeypatch.delenv(name, raising=False)
-    DynamoKeys(ministack_substrate.dynamodb, ministack_substrate.table).put_key(
+    DynamoKeys(ministack_substrate.dynamodb, ministack_substrate.table).add_key(
         a_key(key_id="000000000001", scopes=SCOPES)  # the one whose token is in the events
     )
     loop = asyncio.new_event_loop()  # Mangum runs the app on the thread's loop

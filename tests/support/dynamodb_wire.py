@@ -24,7 +24,7 @@ INDEXES = {"open": ("open", "due"), "listing": ("tenant", "created")}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Call:
-    """One call: its operation and its arguments."""
+    """One call with its operation and its arguments."""
 
     operation: str
     arguments: Mapping[str, Any]
@@ -32,7 +32,7 @@ class Call:
 
     @property
     def puts(self) -> list[Item]:
-        """The items it writes whole."""
+        """The items that it writes as a whole."""
         if self.operation == "PutItem":
             return [self.arguments["Item"]]
         writes = self.arguments.get("TransactItems", [])
@@ -40,7 +40,7 @@ class Call:
 
     @property
     def updates(self) -> int:
-        """How many items it changes in place; each of ours is smaller than 1 KB."""
+        """The number of items that it changes in place; each of ours is smaller than 1 KB."""
         writes = self.arguments.get("TransactItems", [])
         return sum("Update" in write for write in writes) + (self.operation == "UpdateItem")
 
@@ -66,7 +66,7 @@ class Call:
 
 @dataclass(slots=True)
 class Wire:
-    """The calls since the recording began, and the faults that are still to come, by operation."""
+    """The recorded calls, and the faults that the next calls of an operation will meet."""
 
     calls: list[Call] = field(default_factory=list)
     before: dict[str, deque[Callable[[], Any]]] = field(default_factory=dict)
@@ -79,7 +79,7 @@ class Wire:
     def refuse(
         self, operation: str, code: str, *, reasons: tuple[str, ...] = (), times: int = 1, after: int = 0
     ) -> None:
-        """Answer the next calls, but for the first `after` of them, with an error instead of carrying them out."""
+        """Answer the next calls, after the first `after` of them, with an error instead of carrying them out."""
         body: dict[str, Any] = {"Error": {"Code": code, "Message": "refused by the test"}}
         if reasons:
             body["CancellationReasons"] = [{"Code": reason} for reason in reasons]
@@ -88,12 +88,12 @@ class Wire:
         self.before.setdefault(operation, deque()).extend([*nothing, *[lambda: answer] * times])
 
     def meanwhile(self, operation: str, act: Callable[[], Any], *, calls_later: int = 0) -> None:
-        """Do something just before a call is carried out; the call itself is not changed."""
+        """Call a function just before a call is carried out; the call itself is not changed."""
         nothing: list[Callable[[], Any]] = [lambda: None] * calls_later
         self.before.setdefault(operation, deque()).extend([*nothing, lambda: act() and None])
 
     def lose_reply(self, operation: str, *, times: int = 1, after: int = 0) -> None:
-        """Carry the next calls out and lose what they answer, but for the first `after` of them."""
+        """Carry out the next calls, after the first `after` of them, but lose their answers."""
 
         def lost() -> None:
             raise ReadTimeoutError(endpoint_url="https://dynamodb.invalid")
@@ -102,7 +102,7 @@ class Wire:
         self.after.setdefault(operation, deque()).extend([*nothing, *[lost] * times])
 
     def write_units(self) -> int:
-        """What the recorded writes cost; a transaction costs double, an index entry 1 when it comes or goes."""
+        """Return the cost of the recorded writes; a transaction costs double, and each new or removed index entry 1."""
         units, entries = 0, dict[tuple[str, str, str], tuple[Any, ...]]()
         for call in self.calls:
             factor = 2 if call.operation == "TransactWriteItems" else 1
@@ -112,13 +112,13 @@ class Wire:
         return units
 
     def read_units(self) -> float:
-        """What the recorded reads cost; those of keys alone (a projection) are counted as if that were all."""
+        """Return the cost of the recorded reads; reads of keys alone count as if the items were so small."""
         return sum(call.read_units for call in self.calls)
 
 
 @contextmanager
 def recording(*clients: BaseClient) -> Iterator[Wire]:
-    """Record what clients call, of DynamoDB or of SQS, and let faults happen to them."""
+    """Record the calls of clients to DynamoDB or SQS, and inject faults."""
     wire = Wire()
 
     def called(params: Mapping[str, Any], model: Any, context: dict[str, Any], **_: Any) -> None:
@@ -168,7 +168,7 @@ def _value_size(value: Mapping[str, Any]) -> int:
 
 
 def _index_units(item: Item, entries: dict[tuple[str, str, str], tuple[Any, ...]]) -> int:
-    """Write units of an item's index entries, which are kept in `entries` from call to call."""
+    """Return the write units of an item's index entries; `entries` keeps them from call to call."""
     units = 0
     for index, names in INDEXES.items():
         key = (index, item["pk"]["S"], item["sk"]["S"])

@@ -1,4 +1,4 @@
-"""The adapters that speak to a server, each wired to a fake one: what their contract suites run on."""
+"""The adapters with a server, each connected to a fake one, for the contract suites."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ WIRES = ("openai", "anthropic", "bedrock")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wired:
-    """An adapter and the server behind it, and how the wire writes that an answer was cut or refused."""
+    """An adapter, its server, and how its API says that an answer was cut or refused."""
 
     engine: Engine
     server: FakeEngine
@@ -33,7 +33,7 @@ class Wired:
     refused: Callable[[dict[str, Any]], object]
 
     def fails(self, fault: Fault, *, timeout_s: float = 5.0) -> EngineUnavailable | PromptRefused:
-        """Meet a fault; the message must be fit to be shown."""
+        """Call with a fault; return the failure, whose message must be fit for users."""
         self.server.script(fault)
         with pytest.raises((EngineUnavailable, PromptRefused)) as caught:
             self.engine.complete(CALL, timeout_s=timeout_s)
@@ -60,7 +60,7 @@ def wired(request: pytest.FixtureRequest, server: FakeEngine, pool: EnginePool) 
 
 
 def wire(name: str, server: FakeEngine, pool: EnginePool) -> Wired:
-    """An adapter by its name."""
+    """Return an adapter by its name."""
     return {"openai": _openai, "anthropic": _anthropic, "bedrock": _bedrock}[name](server, pool)
 
 

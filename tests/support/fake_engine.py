@@ -22,7 +22,7 @@ Fault = Callable[["_Handler"], object]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Seen:
-    """One request as it came; header names in lower case."""
+    """One recorded request, with header names in lower case."""
 
     method: str
     path: str
@@ -32,7 +32,7 @@ class Seen:
 
 @dataclass(slots=True, kw_only=True)
 class FakeEngine:
-    """`url` is the root, which Messages and Converse want; `base_url` is what Chat Completions wants."""
+    """`url` is the root, for Messages and Converse; `base_url` is for Chat Completions."""
 
     url: str
     text: str = "Hello from the fake engine."
@@ -53,7 +53,7 @@ class FakeEngine:
         return self.seen[-1]
 
     def script(self, *faults: Fault) -> None:
-        """Let the next requests meet these faults, one each."""
+        """Let the next requests meet these faults, one for each request."""
         self.faults.extend(faults)
 
 
@@ -74,7 +74,7 @@ def fake_engine(**options: Any) -> Iterator[FakeEngine]:
 
 
 def a_config(directory: Path, **engines: FakeEngine) -> dict[str, str]:
-    """Configure local engines, tried in this order; gives the environment that names the file."""
+    """Write a configuration of local engines, in this order; return the environment that names the file."""
     tables = [
         f'[engines.{name}]\nkind = "openai"\nsource = "local"\nmodel = "fake-1"\nbase_url = "{engine.base_url}"\n'
         for name, engine in engines.items()
@@ -128,13 +128,13 @@ def reset(handler: "_Handler") -> None:
 
 
 def silence(handler: "_Handler") -> None:
-    """Take the request and never answer."""
+    """Read the request and never answer."""
     handler.hold(60)
     handler.close_connection = True
 
 
 def drip(part: str) -> Fault:
-    """Send the `headers` or the `body` for ever, byte by byte, faster than any time-out between bytes."""
+    """Send the `headers` or the `body` without end, byte by byte, faster than any time-out between bytes."""
 
     def answer(handler: "_Handler") -> None:
         head = b"HTTP/1.1 200 OK\r\ncontent-length: 100000\r\n"
@@ -160,7 +160,7 @@ class _Server(ThreadingHTTPServer):
         self.over = threading.Event()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that went away is what these tests are about."""
+        """Ignore clients that disconnect; tests do that on purpose."""
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -190,7 +190,7 @@ class _Handler(BaseHTTPRequestHandler):
             fault(self)
 
     def hold(self, seconds: float) -> bool:
-        """Wait; False when the server is being closed."""
+        """Wait; return False if the server is being closed."""
         return not self.server.over.wait(seconds)
 
     def reply(self, code: int, content: Any, headers: Mapping[str, str] | None = None) -> None:
@@ -203,7 +203,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(data)
 
     def usual(self) -> dict[str, Any]:
-        """The answer in the form of the wire the request came by."""
+        """Return the answer in the form of the API that was called."""
         engine = self.server.engine
         if self.path == "/v1/models":
             return {"object": "list", "data": [{"id": model, "object": "model"} for model in engine.models]}
@@ -224,11 +224,11 @@ class _Handler(BaseHTTPRequestHandler):
         return self.path in ("/v1/models", "/v1/chat/completions", "/v1/messages") or self.path.startswith("/model/")
 
     def log_message(self, format: str, *args: Any) -> None:
-        """Nothing on the terminal of a test."""
+        """Print nothing."""
 
 
 def _held_to(asked: Any) -> str | None:
-    """A plan of one step, or a verdict, when the request holds the schema of one in its API's own field."""
+    """Return a plan of one step, or a verdict, if the request has the schema of one in its API's field, else None."""
     chat = asked.get("response_format", {}).get("json_schema", {}).get("schema")
     messages = asked.get("output_config", {}).get("format", {}).get("schema")
     converse = asked.get("outputConfig", {}).get("textFormat", {}).get("structure", {}).get("jsonSchema", {})

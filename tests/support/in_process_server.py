@@ -1,4 +1,4 @@
-"""The whole server in this process, called without a socket; nothing works on a task until a test says so."""
+"""The whole server in this process, called without a socket; tasks are processed only when a test says so."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from support import asgi
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CalledServer:
-    """Paths are below /api/v1 unless they begin with `/`."""
+    """Calls the server; paths are below /api/v1 unless they begin with `/`."""
 
     app: FastAPI
     service: Service
@@ -39,11 +39,11 @@ class CalledServer:
     """Sent with every call."""
 
     def get(self, path: str, **headers: str) -> asgi.Answer:
-        """GET; `if_none_match="x"` becomes a header."""
+        """Send a GET; `if_none_match="x"` becomes a header."""
         return self.call("GET", path, headers={name.replace("_", "-"): value for name, value in headers.items()})
 
     def post(self, body: object, path: str = "tasks", **headers: str) -> asgi.Answer:
-        """POST a body as JSON, or bytes as they are."""
+        """POST a body as JSON, or bytes unchanged."""
         data = body if isinstance(body, bytes) else json.dumps(body).encode()
         named = {name.replace("_", "-"): value for name, value in headers.items()}
         return self.call("POST", path, headers=asgi.JSON | named, parts=[data])
@@ -55,25 +55,25 @@ class CalledServer:
         return asgi.call(self.app, method, path, headers=headers, **options)
 
     def with_key(self, tenant: str = "acme", *scopes: str, **limits: int) -> CalledServer:
-        """The same server, called with a new key: of every scope, where none is named."""
+        """Return the same server, called with a new API key; without named scopes, it has all of them."""
         _, token = self.service.keys.create(tenant, scopes or SCOPES, limits=KeyLimits(**limits))
         return replace(self, headers={"authorization": f"Bearer {token}"})
 
     def created(self, prompt: str = "Say hello.", **fields: object) -> str:
-        """Create a task; its id."""
+        """Create a task; return its id."""
         answer = self.post({"prompt": prompt, **fields})
         assert answer.status == 202, answer.body
         task_id: str = answer.json["task_id"]
         return task_id
 
     def work(self) -> None:
-        """Carry out everything that is queued."""
+        """Process all queued tasks."""
         while (ref := self.queue.receive(0)) is not None:
             self.service.process(ref, owner="w1")
 
     @contextmanager
     def working(self) -> Iterator[None]:
-        """Let a worker thread carry tasks out until the block ends."""
+        """Let a worker thread process tasks until the block ends."""
         workers = Workers(self.service, self.queue, count=1, sweep_s=60, new_id=wiring.new_id)
         workers.start()
         try:
@@ -82,13 +82,13 @@ class CalledServer:
             assert workers.stop(10) == 0
 
     def on(self, store: Store) -> CalledServer:
-        """The same server on another store."""
+        """Return the same server on another store."""
         return _served(self.settings, self.store, self.keys, self.queue, store)
 
 
 @contextmanager
 def called_server(folder: Path, overlay: str = "", **settings: Any) -> Iterator[CalledServer]:
-    """`overlay` is the text of a configuration file."""
+    """Make a server; `overlay` is the text of a configuration file."""
     config = folder / "engines.toml"
     config.write_text(overlay, encoding="utf-8")
     database = folder / "tasks.db"
@@ -109,7 +109,7 @@ def _served(settings: Settings, store: SqliteStore, keys: SqliteKeys, queue: Sql
 
 
 class FailingStore:
-    """A store whose every method fails, or only those that are named; the others go to the real one."""
+    """A store whose methods fail, all or only the named ones; the others are those of the real store."""
 
     def __init__(self, inner: Store, error: Exception, *names: str) -> None:
         self._inner = inner

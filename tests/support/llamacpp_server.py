@@ -1,4 +1,4 @@
-"""The real llama.cpp server, in this process, on a model of random weights; fixtures for any test."""
+"""Fixtures: the real llama.cpp server in this process, with a model of random weights."""
 
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
@@ -17,7 +17,7 @@ API_KEY = "sk-llamacpp-test"
 
 
 class LlamaServer(NamedTuple):
-    """`url` is the root, `base_url` what Chat Completions wants; `CONTEXT` tokens hold prompt and answer."""
+    """`url` is the root, `base_url` is for Chat Completions; prompt and answer share `CONTEXT` tokens."""
 
     url: str
     api_key: str
@@ -37,14 +37,14 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def llamacpp_server(tiny_model: Path) -> Iterator[LlamaServer]:
-    """Answers with whatever random weights say, until the session ends."""
+    """Serve random answers until the session ends."""
     with _served(_parameters(tiny_model)) as server:
         yield server
 
 
 @pytest.fixture(scope="module")
 def planning_server(tiny_model: Path) -> Iterator[LlamaServer]:
-    """Answers everything with a plan of two steps, as started with `--json-schema`, unless a call has a schema."""
+    """Serve a plan of two steps to every call without a schema, as started with `--json-schema`."""
     first, second = (_short_step(["Writing-Agent"], f"s{n}", after) for n, after in ((1, []), (2, ["s1"])))
     schema = _short_plan({"type": "array", "prefixItems": [first, second], "items": False, "minItems": 2})
     parameters = _parameters(tiny_model)
@@ -56,7 +56,7 @@ def planning_server(tiny_model: Path) -> Iterator[LlamaServer]:
 
 
 def plan_schema(roles: Collection[str]) -> dict[str, Any]:
-    """The schema of our plans, as far as random weights can follow it: one step, named here, and short texts."""
+    """Return our schema of plans, reduced to what random weights can follow: one named step with short texts."""
     return _short_plan({"type": "array", "items": _short_step(roles, "s1", []), "minItems": 1, "maxItems": 1})
 
 
@@ -85,7 +85,7 @@ def _served(parameters: xllamacpp.CommonParams) -> Iterator[LlamaServer]:
 
 
 def _parameters(path: Path) -> xllamacpp.CommonParams:
-    """One thread, because two spin badly on a busy machine."""
+    """Return the server's parameters; with one thread, because two are slow on a busy machine."""
     parameters = xllamacpp.CommonParams()
     parameters.model.path = str(path)
     parameters.model_alias = {MODEL}

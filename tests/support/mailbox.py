@@ -1,4 +1,4 @@
-"""A queue with both its ends: the port has only the sender's, a suite for it needs the receiver's too."""
+"""A queue with both its ends: the port has only the sender's, its contract suite also needs the receiver's."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from llm_server.orchestration.domain.ports import Queue
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Mailbox:
-    """`receive` gives the task a message names, as `<tenant>/<task_id>`; None when there is no message yet."""
+    """`receive` returns the task of a message, as `<tenant>/<task_id>`; None if there is no message."""
 
     queue: Queue
     receive: Callable[[], str | None]

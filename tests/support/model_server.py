@@ -1,4 +1,4 @@
-"""A server of model files on loopback: it knows ranges, or not, breaks off, redirects, refuses, as a test says."""
+"""A server of model files on loopback, with ranges, interruptions, redirects and refusals as a test scripts them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from llm_server.orchestration.domain.catalog import LocalModel
 
 @dataclass(slots=True)
 class Handling:
-    """One request as a fault sees it; `start` is the first byte that is asked for."""
+    """A request for a fault to answer; `start` is the first requested byte."""
 
     handler: BaseHTTPRequestHandler
     data: bytes
@@ -32,7 +32,7 @@ class Handling:
         self.handler.wfile.flush()
 
     def ranged(self, most: int | None = None) -> None:
-        """Answer as a server should; break off after `most` bytes."""
+        """Answer correctly, but end after `most` bytes."""
         start, size = self.start or 0, len(self.data)
         rest = self.data[start:]
         if self.start is None:
@@ -51,7 +51,7 @@ Fault = Callable[[Handling], None]
 
 @dataclass(slots=True)
 class ModelServer:
-    """`faults` answer first, one a request, then `always`; `asked` are the Range fields that came, "" for none."""
+    """`faults` answer first, one for each request, then `always`; `asked` are the Range headers, "" for none."""
 
     url: str
     data: bytes
@@ -60,7 +60,7 @@ class ModelServer:
     asked: list[str] = field(default_factory=list)
 
     def model(self, **changes: object) -> LocalModel:
-        """The entry of the catalogue that names the file."""
+        """Return the catalogue entry of the file."""
         fields = {
             "url": f"{self.url}/model.gguf",
             "sha256": hashlib.sha256(self.data).hexdigest(),
@@ -85,7 +85,7 @@ def without_ranges(asked: Handling, most: int | None = None) -> None:
 
 
 def without_length(asked: Handling) -> None:
-    """The end of the connection is the end of the file."""
+    """Send the file without a length; the end of the connection is its end."""
     asked.head(200, Connection="close")
     asked.send(asked.data)
     asked.handler.close_connection = True
@@ -106,7 +106,7 @@ def model_server(data: bytes) -> Iterator[ModelServer]:
             fault(Handling(self, served.data, int(found[1]) if found else None))
 
         def log_message(self, format: str, *args: object) -> None:
-            """Say nothing."""
+            """Print nothing."""
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     served = ModelServer(url=f"http://127.0.0.1:{server.server_port}", data=data)

@@ -1,4 +1,4 @@
-"""Engines that answer as they are told, a clock moved by hand, and the catalogue and balancer to use them with.
+"""Engines with scripted answers, a manual clock, and the catalogue and balancer to use them with.
 
 A pytest plugin, for the fixtures at its end.
 """
@@ -35,7 +35,7 @@ _PACKAGED = tomllib.loads((resources.files("llm_server") / "data" / "catalog.tom
 
 
 class Clock:
-    """Unix milliseconds that pass when a test says so."""
+    """A clock in Unix milliseconds that a test moves."""
 
     def __init__(self, now_ms: int = NOW_MS) -> None:
         self.now_ms = now_ms
@@ -52,13 +52,13 @@ Script = Answer | Callable[[EngineCall], Answer]
 
 
 def a_completion(text: str = "Hello.", **changes: Any) -> Completion:
-    """An answer of 20 tokens to a prompt of 10."""
+    """Return an answer of 20 tokens to a prompt of 10."""
     wanted: dict[str, Any] = {"text": text, "tokens_in": 10, "tokens_out": 20}
     return Completion(**wanted | changes)
 
 
 class ScriptedEngine:
-    """Gives its answers in turn, the last one for ever; an error among them is raised."""
+    """Gives its answers in turn and repeats the last one; an exception among them is raised."""
 
     def __init__(self, *answers: Script) -> None:
         self._answers: deque[Script] = deque(answers or ["Hello."])
@@ -79,13 +79,13 @@ class ScriptedEngine:
 
 
 def call_terms(**changes: Any) -> CallTerms:
-    """The terms of a call for a fast engine, without limits."""
+    """Return the terms of a call for a fast engine, without limits."""
     wanted: dict[str, Any] = {"purpose": "answer", "tier": "fast", "until_ms": NOW_MS + 10**9}
     return CallTerms(**wanted | changes)
 
 
 def an_engine(**changes: Any) -> EngineSpec:
-    """An API engine at 1 and 2 USD for a million tokens in and out."""
+    """Return an API engine at 1 and 2 USD for a million tokens in and out."""
     wanted: dict[str, Any] = {
         "kind": "openai",
         "source": "api",
@@ -97,19 +97,19 @@ def an_engine(**changes: Any) -> EngineSpec:
 
 
 def a_local_engine(**changes: Any) -> EngineSpec:
-    """An engine that costs nothing."""
+    """Return an engine that costs nothing."""
     return an_engine(**{"source": "local", "price": None} | changes)
 
 
 def a_catalog(engines: Mapping[str, EngineSpec], **defaults: Any) -> Catalog:
-    """The packaged roles and profiles with these engines and no other."""
+    """Return the packaged roles and profiles with only these engines."""
     packaged = catalog_file.load(_PACKAGED)
     changed = msgspec.structs.replace(packaged.defaults, **defaults)
     return msgspec.structs.replace(packaged, engines=dict(engines), defaults=changed)
 
 
 def price(spec: EngineSpec, tokens_in: int, tokens_out: int) -> int | None:
-    """Micro-USD by the configured price alone."""
+    """Return the cost in micro-USD by the configured price alone."""
     if spec.source == "local":
         return 0
     return ceil(spec.price.input * tokens_in + spec.price.output * tokens_out) if spec.price else None
@@ -123,7 +123,7 @@ def a_balancer(
     *,
     without_credentials: Collection[str] = (),
 ) -> Balancer:
-    """A balancer as the wiring makes it; `without_credentials` names models nobody has a key for."""
+    """Return a balancer as the wiring makes it; the models in `without_credentials` have no key."""
 
     def has_credentials(spec: EngineSpec) -> bool:
         return spec.model not in without_credentials
@@ -132,7 +132,7 @@ def a_balancer(
 
 
 class WatchedStore(SqliteStore):
-    """The embedded store; counts how often engines' records are read and written, and is away on demand."""
+    """The embedded store; counts reads and writes of engines' records, and fails on demand."""
 
     down = False
     reads = 0
@@ -179,7 +179,7 @@ Balanced = Callable[..., Balancer]
 
 @pytest.fixture
 def balanced(watched: WatchedStore, clock: Clock) -> Balanced:
-    """Make a balancer over engines given as name=(spec, engine); the first argument names models without a key."""
+    """Make a balancer for engines given as name=(spec, engine); the first argument names models without a key."""
 
     def make(without_credentials: str = "", **given: tuple[EngineSpec, ScriptedEngine]) -> Balancer:
         catalog = a_catalog({name: spec for name, (spec, _) in given.items()})

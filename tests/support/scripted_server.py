@@ -1,4 +1,4 @@
-"""A real HTTP server on loopback that gives the answers a test wrote down and remembers what it was asked."""
+"""A real HTTP server on loopback that gives scripted answers and records the requests."""
 
 import json
 import threading
@@ -22,7 +22,7 @@ class Reply:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Asked:
-    """One request as it came."""
+    """One recorded request."""
 
     line: str
     headers: Mapping[str, str]
@@ -31,7 +31,7 @@ class Asked:
 
 @dataclass(slots=True, kw_only=True)
 class Script:
-    """What to answer (the last reply repeats) and what was asked."""
+    """The answers (the last one repeats) and the recorded requests."""
 
     url: str
     replies: Sequence[Reply] = ()
@@ -70,7 +70,7 @@ def scripted_server() -> Iterator[Script]:
             self.wfile.write(body)
 
         def log_message(self, format: str, *args: object) -> None:
-            """Say nothing."""
+            """Print nothing."""
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     script = Script(url=f"http://127.0.0.1:{server.server_port}")
@@ -85,5 +85,5 @@ def scripted_server() -> Iterator[Script]:
 
 
 def task(status: str, **fields: Any) -> dict[str, Any]:
-    """Write a task document with the four fields of every answer, and more."""
+    """Return a task document with the four fields of every answer, and more."""
     return {"task_id": "t1", "status": status, "result": None, "error": None, **fields}

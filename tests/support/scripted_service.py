@@ -1,4 +1,4 @@
-"""A service on the embedded store and queue over a scripted engine, with a clock moved by hand.
+"""A service on the embedded store and queue with a scripted engine and a manual clock.
 
 A pytest plugin, for the fixture at its end.
 """
@@ -30,7 +30,7 @@ SWEEP_S = 120
 
 
 class UnsteadyQueue(SqliteQueue):
-    """The embedded queue; takes no messages while it is `down`, and tells `before_send` of each."""
+    """The embedded queue; takes no messages while it is `down`, and calls `before_send` before each message."""
 
     down = False
     sends = 0
@@ -45,7 +45,7 @@ class UnsteadyQueue(SqliteQueue):
 
 
 class Served:
-    """The service and what stands round it."""
+    """The service with its store, queue, engine and clock."""
 
     def __init__(self, folder: Path, *engines: ScriptedEngine, catalog: Catalog | None = None) -> None:
         self.path = folder / "tasks.db"
@@ -59,7 +59,7 @@ class Served:
         self.use(catalog or a_catalog({"only": an_engine()}))
 
     def use(self, catalog: Catalog, store: Store | None = None) -> Service:
-        """Make the service anew, with another configuration (one engine behind all names) or over another store."""
+        """Make the service again, with another configuration (one engine behind all names) or another store."""
         engines = dict.fromkeys(catalog.engines, self.engine)
         balancer = a_balancer(catalog, engines, self.store, self.clock)
         self.service = wiring.assemble(
@@ -84,7 +84,7 @@ class Served:
         return task.ref
 
     def work(self) -> int:
-        """Process what waits in the queue, message by message; returns how many there were."""
+        """Process the messages in the queue one by one; return their number."""
         taken = 0
         while ref := self.queue.receive(0):
             taken += 1

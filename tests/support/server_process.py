@@ -1,4 +1,4 @@
-"""`llm-server serve` as a user starts it: a process of its own, on a free port, killed at the end."""
+"""`llm-server serve` as a user starts it: in a process of its own, on a free port, killed at the end."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _ADDRESS = re.compile(r"address\s+(http://\S+)")
 
 @dataclass(slots=True)
 class RunningServer:
-    """A server process and what it printed so far."""
+    """A server process and its output so far."""
 
     process: subprocess.Popen[str]
     url: str
@@ -34,7 +34,7 @@ class RunningServer:
     log: Path
 
     def call(self, method: str, path: str, body: object = None, headers: Mapping[str, str] | None = None) -> Any:
-        """One request below /api/v1; the response with its JSON body in `.json()`."""
+        """Send a request below /api/v1; return the response with its JSON body in `.json()`."""
         sent = {"Content-Type": "application/json", **(headers or {})}
         data = None if body is None else json.dumps(body)
         return urllib3.request(method, f"{self.url}/api/v1{path}", body=data, headers=sent, retries=False, timeout=40)
@@ -44,7 +44,7 @@ class RunningServer:
         return self.call("POST", "/tasks", {"prompt": prompt, **fields}, headers).json()
 
     def finished(self, task_id: str, *, within_s: float = 30.0) -> Any:
-        """The task once it is final."""
+        """Return the task once it is final."""
         end = time.monotonic() + within_s
         while time.monotonic() < end:
             task = self.call("GET", f"/tasks/{task_id}").json()
@@ -54,7 +54,7 @@ class RunningServer:
         raise AssertionError(f"task {task_id} is still {task['status']} after {within_s} s\n{self.log.read_text()}")
 
     def kill(self) -> None:
-        """SIGKILL: no chance to tidy up."""
+        """Send SIGKILL, so that the server cannot clean up."""
         self.process.kill()
         self.process.wait(10)
 
@@ -83,7 +83,7 @@ def serving(db: Path, *arguments: str, env: Mapping[str, str] | None = None) -> 
 
 @contextmanager
 def started(db: Path, env: Mapping[str, str]) -> Iterator[subprocess.Popen[str]]:
-    """Start a server that may be dead before it has greeted anybody; it is killed at the end if it still runs."""
+    """Start a server that may die before it has printed its greeting; it is killed at the end if it still runs."""
     process, log = _start(db, env=env)
     try:
         yield process
@@ -94,7 +94,7 @@ def started(db: Path, env: Mapping[str, str]) -> Iterator[subprocess.Popen[str]]
 
 
 def refused(db: Path, *arguments: str, env: Mapping[str, str] | None = None) -> tuple[int, str]:
-    """Start a server that is to end by itself; its exit code, and what it said."""
+    """Start a server that must end by itself; return its exit code and its output."""
     process, log = _start(db, *arguments, env=env)
     printed, _ = process.communicate(timeout=20)
     canaries.check(printed + log.read_text())
@@ -102,7 +102,7 @@ def refused(db: Path, *arguments: str, env: Mapping[str, str] | None = None) -> 
 
 
 def _start(db: Path, *arguments: str, env: Mapping[str, str] | None = None) -> tuple[subprocess.Popen[str], Path]:
-    """Start `llm-server serve` with nothing in its environment that would lead it to an engine."""
+    """Start `llm-server serve` without environment variables that name an engine."""
     kept = {name: value for name, value in os.environ.items() if not name.endswith("_API_KEY")}
     descriptor, log = tempfile.mkstemp(suffix=".log", dir=db.parent)
     command = [sys.executable, "-m", "llm_server", "serve", "--port", "0", "--db", str(db), *arguments]

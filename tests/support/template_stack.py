@@ -1,4 +1,4 @@
-"""template.yaml as the tests look at it: every parameter chosen, every intrinsic resolved, without making anything."""
+"""template.yaml for tests: with a value for every parameter and every intrinsic resolved, but without resources."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ _ATTRIBUTES = ("Arn", "QueueName", "ApiEndpoint")
 
 
 def resolved(cfn: Document, **parameters: Any) -> Stack:
-    """A stack in which each resource's name is its logical id, and each attribute `<logical id>.<attribute>`."""
+    """Return a stack in which each resource's name is its logical id, and each attribute `<logical id>.<attribute>`."""
     names = {name: name for name in cfn["Resources"]}
     attributes = {f"{name}.{attribute}": f"{name}.{attribute}" for name in names for attribute in _ATTRIBUTES}
     return Stack(cfn, parameters=parameters, names=names | attributes)
 
 
 def statements(stack: Stack, role: str) -> Iterator[tuple[list[str], list[str]]]:
-    """Give each statement of a role's policies as actions and resources."""
+    """Yield each statement of a role's policies as actions and resources."""
     for policy in stack.properties(role, "Policies")["Policies"]:
         for statement in policy["PolicyDocument"]["Statement"]:
             yield _listed(statement["Action"]), _listed(statement["Resource"])
 
 
 def rights(stack: Stack, role: str) -> dict[str, set[str]]:
-    """Give all that a role's policies allow, by resource."""
+    """Return all that a role's policies allow, by resource."""
     allowed: dict[str, set[str]] = {}
     for actions, over in statements(stack, role):
         for resource in over:
@@ -34,7 +34,7 @@ def rights(stack: Stack, role: str) -> dict[str, set[str]]:
 
 
 def references(node: Any) -> Iterator[tuple[str, str]]:
-    """Give every name that a template refers to, with the way it does: Ref, Fn::GetAtt or Fn::If."""
+    """Yield every name that a template refers to, with the kind of reference: Ref, Fn::GetAtt or Fn::If."""
     match node:
         case {"Ref": str(name)}:
             yield "Ref", name

@@ -24,7 +24,7 @@ _U32, _I32, _F32, _BOOL, _STRING, _ARRAY = 4, 5, 6, 7, 8, 9
 
 
 class Tensor(NamedTuple):
-    """Shape as GGUF has it, fastest dimension first."""
+    """A tensor; its shape has the fastest dimension first, as in GGUF."""
 
     name: str
     shape: tuple[int, ...]
@@ -46,7 +46,7 @@ def write(path: Path, seed: int = 0) -> None:
 
 
 def _byte_tokens() -> Iterator[str]:
-    """One token a byte, written as GPT-2 writes bytes: unprintable ones moved to 256 and on."""
+    """Yield one token for each byte, written as in GPT-2: unprintable bytes are moved to 256 and on."""
     moved = 256
     for byte in range(256):
         if 33 <= byte < 127 or 161 <= byte < 173 or byte >= 174:
@@ -88,7 +88,7 @@ def _tensors(vocabulary: int, chance: random.Random) -> Iterator[Tensor]:
 
 
 def _bias(token: int) -> float:
-    """How willingly a token is sampled: ends of JSON values most, then letters and digits, hardly a blank."""
+    """Return how likely a token is: ends of JSON values most, then letters and digits, spaces least."""
     if token == END:
         return 0.15
     sign = chr(max(token - len(SPECIAL), 0))

@@ -16,7 +16,7 @@ from train import __main__ as training
 from train import rows, validation
 from train.fit import Sparse, logistic, platt, ridge
 from train.heads import train_steps
-from train.model_file import Trained, packed
+from train.model_file import Trained, pack
 
 pytestmark = pytest.mark.timeout(400)  # training takes 50 s, and four times that on a busy machine
 Training = tuple[Trained, list[validation.Judged]]
@@ -24,19 +24,19 @@ Training = tuple[Trained, list[validation.Judged]]
 
 @pytest.fixture(scope="module")
 def trained() -> Training:
-    return training.trained()
+    return training.train()
 
 
 def test_the_shipped_file_is_what_training_gives(trained: Training) -> None:
     """Byte for byte: nobody has to trust a table of numbers."""
-    assert packed(trained[0]) == Path(model.FILE).read_bytes()
+    assert pack(trained[0]) == Path(model.FILE).read_bytes()
     assert Path(model.FILE).stat().st_size <= 300_000
 
 
 def test_the_quantiles_are_those_of_the_natural_prompts(trained: Training) -> None:
     """A share of strong answers that a caller wants becomes a complexity: a tenth lies above the 90th percentile."""
-    quantiles = model.parsed(packed(trained[0])).complexity_quantiles
-    found = [analyse(row.prompt).complexity for row in rows.labelled() if row.kind == "natural"]
+    quantiles = model.parse(pack(trained[0])).complexity_quantiles
+    found = [analyse(row.prompt).complexity for row in rows.labelled_prompts() if row.kind == "natural"]
 
     assert len(quantiles) == 101
     assert list(quantiles) == sorted(quantiles)
@@ -79,7 +79,7 @@ def test_the_quality_gap_recovered_on_unseen_questions() -> None:
 
 def test_faulty_answers_teach_nothing() -> None:
     """MMLU's misread subject would call lettered mathematics the easiest of all: it is not learnt, only measured."""
-    exams = rows.paired("mmlu")
+    exams = rows.engine_pairs("mmlu")
     faulty = [row for row in exams if row.faulty]
     learnt = sorted(analyse(row.prompt).complexity for row in exams)
     middle = sorted(analyse(row.prompt).complexity for row in faulty)[len(faulty) // 2]
@@ -92,7 +92,7 @@ def test_faulty_answers_teach_nothing() -> None:
 
 def test_several_steps_on_an_unseen_domain() -> None:
     """Goal: AUROC .95, each way; the domain's prompts were read when the kinds of work were listed."""
-    stepped = rows.stepped()
+    stepped = rows.step_prompts()
 
     assert validation.unseen_steps(stepped, "dai") >= 0.98
     assert validation.unseen_steps(stepped, "hug") >= 0.95
@@ -100,26 +100,26 @@ def test_several_steps_on_an_unseen_domain() -> None:
 
 def test_no_prompt_is_judged_by_a_model_that_saw_it() -> None:
     """Folds share nothing and lose nothing, and by-hand labels are no rows of the steps head."""
-    prompts = [row for row in rows.labelled() if row.kind != "weak"]
+    prompts = [row for row in rows.labelled_prompts() if row.kind != "weak"]
 
     judged = [row for train, held in validation.folds(prompts) for row in held if row not in train]
     assert len(judged) == len(prompts) == len(set(prompts))
     by_hand = {row.prompt for row in prompts if row.kind == "natural"}
-    assert not by_hand & {row.prompt for row in rows.stepped()}
-    assert not by_hand & {row.prompt for row in rows.labelled() if row.kind != "natural"}
+    assert not by_hand & {row.prompt for row in rows.step_prompts()}
+    assert not by_hand & {row.prompt for row in rows.labelled_prompts() if row.kind != "natural"}
 
 
 def test_training_does_not_depend_on_the_order_of_the_rows() -> None:
     """Sums are rounded once; a file system's order changes nothing."""
-    some = rows.stepped()[:300]
+    some = rows.step_prompts()[:300]
 
     assert train_steps(some) == train_steps(some[::-1])
 
 
 def test_the_server_scores_as_the_trainer_does(trained: Training) -> None:
     """Parity, but for the rounding to bytes: the same functions read the prompt on both sides."""
-    served = model.parsed(packed(trained[0]))
-    for row in rows.labelled()[::40]:
+    served = model.parse(pack(trained[0]))
+    for row in rows.labelled_prompts()[::40]:
         signals = read(row.prompt)
         assert served.steps == trained[0].steps
         figure = validation.confidence_of(trained[1])

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from aws_local.gateway import ANSWER_MAX_BYTES
+from aws_local.gateway import MAX_ANSWER_BYTES
 from llm_server.orchestration.domain.output import MAX_TEXTS_BYTES
 from support.builders import an_output
 
@@ -80,7 +80,7 @@ def test_whatever_is_stored_can_be_read(pieces: dict[str, int]) -> None:
     answers = ran(READ, list(pieces.items()))
 
     assert [answer["whole"] for answer in answers] == [True] * len(pieces)
-    assert max(answer["bytes"] for answer in answers) <= ANSWER_MAX_BYTES
+    assert max(answer["bytes"] for answer in answers) <= MAX_ANSWER_BYTES
 
 
 def test_a_body_is_in_base64_only_where_it_would_not_fit() -> None:

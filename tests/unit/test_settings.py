@@ -179,7 +179,7 @@ def test_a_misspelt_variable_stops_the_start() -> None:
     """It would be ignored, and the default taken for what was meant."""
     detail = refusal(LLM_SERVER_WORKER="3")
 
-    assert detail == f"LLM_SERVER_WORKER is no setting; known are {', '.join(VARIABLES)}."
+    assert detail == f"LLM_SERVER_WORKER is not a setting; known are {', '.join(VARIABLES)}."
 
 
 def test_the_command_lines_own_variable_does_not() -> None:

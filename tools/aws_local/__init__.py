@@ -1,1 +1,1 @@
-"""The AWS path on one machine: ministack holds the template's table and queue, this process runs both handlers."""
+"""Runs the AWS variant on one machine: ministack emulates the table and the queue, this process runs both handlers."""

@@ -1,4 +1,4 @@
-"""`make aws-local`: the AWS path on this machine, with Docker (`sam local start-api`) or without."""
+"""`make aws-local`: run the AWS variant on this machine, with Docker (`sam local start-api`) or without."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except OSError as refused:
         if refused.errno != errno.EADDRINUSE:
             raise
-        print(f"Port {options.port} is in use; --port takes another one.", file=sys.stderr)
+        print(f"Port {options.port} is in use; choose another one with --port.", file=sys.stderr)
         return 1
     return 0
 
@@ -89,10 +89,10 @@ def _serve(options: argparse.Namespace, stop: threading.Event) -> None:
 
 
 def function(made: Resources, logical_id: str) -> Callable[[Event], Any]:
-    """Import a function's handler, as the template names it, and give what invokes it as Lambda would."""
+    """Import the handler that the template names for a function; return a callable that invokes it as Lambda does."""
     properties = made.stack.properties(logical_id, "Handler", "MemorySize", "Timeout")
     module, _, name = properties["Handler"].rpartition(".")
-    # Not at the top: the handlers read the environment when they are imported.
+    # Imported here because the handlers read the environment at their import.
     handler: Handler = getattr(importlib.import_module(module), name)
     return lambda event: handler(event, LambdaContext(properties, name=logical_id))
 
@@ -109,22 +109,22 @@ def _thread(run: Callable[[threading.Event], None], stop: threading.Event) -> It
 
 
 def _adopt(made: Resources) -> None:
-    """Take the worker's variables as the template sets them; what the shell sets wins, but never where the data is."""
-    given = made.stack.environment("WorkerFunction")
-    for name, value in given.items():
+    """Set the worker's variables of the template; those of the shell win, except for the table and the queue."""
+    variables = made.stack.environment("WorkerFunction")
+    for name, value in variables.items():
         os.environ.setdefault(name, value)
     for name in ("LLM_SERVER_TABLE", "LLM_SERVER_QUEUE_URL"):
-        os.environ[name] = given[name]
+        os.environ[name] = variables[name]
 
 
 def _new_key() -> str:
-    """Make a key for everything: the API takes no call without one."""
+    """Create an API key with all scopes, because the API refuses calls without a key."""
     with wiring.keys_of(Settings.read(), make=True) as keys:
         return keys.create("local", SCOPES)[1]
 
 
 def _write_sam_variables(made: Resources, endpoint: str) -> None:
-    """Write the file of `sam local --env-vars`: the way from inside a container to what runs out here."""
+    """Write the file for `sam local --env-vars`, with addresses that work from inside a container."""
     host = endpoint.split("//")[1].split(":")[0]
     variables = {
         "LLM_SERVER_TABLE": made.table,
@@ -137,7 +137,7 @@ def _write_sam_variables(made: Resources, endpoint: str) -> None:
 
 def _welcome(made: Resources, endpoint: str, url: str | None, key: str) -> str:
     lines = [
-        "The AWS path on this machine. Everything in it is gone when this ends (Ctrl-C).",
+        "The AWS variant runs on this machine. Its data is deleted when it ends (Ctrl-C).",
         f"  emulator  {endpoint}",
         f"  table     {made.table}",
         f"  queue     {made.queue_url} (its messages go to lambda_worker.handler in this process)",
@@ -145,13 +145,13 @@ def _welcome(made: Resources, endpoint: str, url: str | None, key: str) -> str:
     ]
     if url:
         lines += [
-            f"Without Docker: lambda_api.handler answers at {url}",
+            f"Without Docker: lambda_api.handler serves {url}",
             f"  curl -s {url}/api/v1/tasks -H 'authorization: Bearer {key}' \\",
             "       -H 'content-type: application/json' -d '{\"prompt\": \"Hello\"}'",
-            "With Docker: start this with --no-gateway, then in another terminal",
+            "With Docker: start this with --no-gateway, then run in another terminal",
         ]
     else:
-        lines += ["Without Docker: start this with --gateway.", "With Docker: in another terminal"]
+        lines += ["Without Docker: start this with --gateway.", "With Docker: run in another terminal"]
     return "\n".join(
         [*lines, f"  make build && .venv/sam/bin/sam local start-api    (reads {SAM_VARIABLES}, serves port 8000)"]
     )
@@ -166,17 +166,17 @@ def _has_docker() -> bool:
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="make aws-local", description=__doc__)
-    parser.add_argument("--port", type=int, default=8000, help="port of the API without Docker (8000)")
+    parser.add_argument("--port", type=int, default=8000, help="port of the API without Docker (default: 8000)")
     parser.add_argument(
         "--gateway",
         action=argparse.BooleanOptionalAction,
-        help="serve the API without Docker (the default where no Docker engine runs)",
+        help="serve the API without Docker (the default if no Docker engine is running)",
     )
     parser.add_argument(
         "--bind",
         default="127.0.0.1",
         metavar="ADDRESS",
-        help="address of the emulator; on Linux, Docker's bridge (172.17.0.1) for `sam local` to reach it",
+        help="address of the emulator; on Linux, `sam local` needs that of Docker's bridge (172.17.0.1)",
     )
     options = parser.parse_args(arguments)
     if options.gateway is None:

@@ -1,4 +1,4 @@
-"""Where the tools are that pin other versions than ours and so live in environments of their own."""
+"""Find the tools that have virtual environments of their own, because they need other versions of our packages."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ _VENV = Path(__file__).resolve().parents[2] / ".venv"
 
 
 class ToolMissing(Exception):
-    """A tool's environment has not been made, or the tool in it does not start."""
+    """A tool's environment does not exist, or the tool in it does not start."""
 
 
 def tool(environment: str, name: str) -> Path:
-    """Find an executable of `ministack` or `sam`.
+    """Return the path of an executable in the environment `ministack` or `sam`.
 
     Raises:
-        ToolMissing: that environment does not exist; the sentence says how to make it.
+        ToolMissing: the executable does not exist; the message says how to install it.
     """
     for venv in (Path(sys.prefix), _VENV):
         executable = venv / environment / "bin" / name
         if executable.exists():
             return executable
-    raise ToolMissing(f"{name} is not in .venv/{environment}; `make test` puts it there.")
+    raise ToolMissing(f"{name} is not in .venv/{environment}; `make test` installs it.")

@@ -1,4 +1,4 @@
-"""A tiny API Gateway: HTTP requests in, payload 2.0 events to a handler, its answers out."""
+"""A small stand-in for API Gateway: passes HTTP requests to a handler as payload 2.0 events."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from typing import Any
 
 from aws_local.invocation import Event
 
-PAYLOAD_MAX_BYTES = 10 * 1024 * 1024
-ANSWER_MAX_BYTES = 6_291_556
-"""Of a function's answer as JSON: Lambda's own limit, which a gateway can only answer with 500."""
+MAX_PAYLOAD_BYTES = 10 * 1024 * 1024
+MAX_ANSWER_BYTES = 6_291_556
+"""Lambda's limit for a function's answer as JSON; the gateway answers 500 to a larger one."""
 _TEXT = ("text/", "application/json", "application/javascript", "application/xml")
 
 _log = logging.getLogger(__name__)
 
 
 class Gateway(ThreadingHTTPServer):
-    """Serve an API handler on loopback. `invoke` takes a payload 2.0 event and gives the function's answer."""
+    """Serves an API handler on loopback. `invoke` takes a payload 2.0 event and returns the function's answer."""
 
     daemon_threads = True
     request_queue_size = 128
@@ -40,12 +40,12 @@ class Gateway(ThreadingHTTPServer):
         return f"http://localhost:{self.server_port}"
 
     def call(self, event: Event) -> Event:
-        """Invoke the function. Mangum runs on the thread's event loop, so each invocation gets a fresh one."""
+        """Invoke the function with a new event loop, because Mangum uses the event loop of the thread."""
         loop = asyncio.new_event_loop()
         asyncio.set_event_loop(loop)
         try:
-            return _taken(self._invoke(event))
-        except Exception:  # this stands for API Gateway, which outlives whatever a function does
+            return _checked(self._invoke(event))
+        except Exception:  # as API Gateway, answer 500 to any error of the function
             _log.exception("function failed")
             return {"statusCode": 500, "body": '{"message":"Internal Server Error"}'}
         finally:
@@ -61,7 +61,7 @@ class _Exchange(BaseHTTPRequestHandler):
         length = self.headers.get("Content-Length", "0")
         if "Transfer-Encoding" in self.headers or not length.isdecimal():
             self._refuse(411, "Length Required")
-        elif int(length) > PAYLOAD_MAX_BYTES:
+        elif int(length) > MAX_PAYLOAD_BYTES:
             self._refuse(413, "Request Entity Too Large")
         else:
             self._answer(self.server.call(self._event(self.rfile.read(int(length)))))
@@ -70,7 +70,7 @@ class _Exchange(BaseHTTPRequestHandler):
         self._refuse(404, "Not Found")
 
     def _refuse(self, status: int, message: str) -> None:
-        self.close_connection = True  # its body, if any, is left unread
+        self.close_connection = True  # the request's body was not read
         self._answer({"statusCode": status, "body": json.dumps({"message": message})})
 
     # The methods that template.yaml has routes for.
@@ -139,16 +139,16 @@ class _Exchange(BaseHTTPRequestHandler):
         _log.info("%r", format % args)
 
 
-def _taken(answer: Event) -> Event:
-    """What a function answered, as Lambda's Python 3.13 writes it down."""
+def _checked(answer: Event) -> Event:
+    """Return a function's answer; raise ValueError if its JSON is larger than Lambda allows."""
     size = len(json.dumps(answer, ensure_ascii=False).encode())
-    if size > ANSWER_MAX_BYTES:
+    if size > MAX_ANSWER_BYTES:
         raise ValueError(f"Response payload size ({size} bytes) exceeded maximum allowed payload size.")
     return answer
 
 
 def _encoded(body: bytes, content_type: str) -> tuple[str, bool]:
-    """API Gateway passes text on as it is and everything else in base64."""
+    """Return the body as API Gateway passes it on, and whether that is base64: it is for all content but text."""
     if content_type.startswith(_TEXT):
         try:
             return body.decode(), False

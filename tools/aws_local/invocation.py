@@ -1,4 +1,4 @@
-"""What Lambda hands a handler: an event, and a context with a deadline."""
+"""The arguments of a Lambda handler: an event, and a context with a deadline."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Handler = Callable[[Event, Any], Any]
 
 
 class LambdaContext:
-    """One invocation's context, with the parts that handlers and Mangum read."""
+    """The context of one invocation, with the attributes that the handlers and Mangum use."""
 
     def __init__(self, function: Mapping[str, Any], *, name: str) -> None:
         self.function_name = name
@@ -23,5 +23,5 @@ class LambdaContext:
         self._deadline_s = time.monotonic() + float(function["Timeout"])
 
     def get_remaining_time_in_millis(self) -> int:
-        """Tell how long this invocation may still run."""
+        """Return how long this invocation may still run."""
         return max(0, int((self._deadline_s - time.monotonic()) * 1000))

@@ -1,4 +1,4 @@
-"""ministack, the DynamoDB and SQS emulator, as a process of its own that listens on one address and dies with us."""
+"""Run ministack, the emulator of DynamoDB and SQS, in a process that listens on one address and ends with this one."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from aws_local.environments import ToolMissing, tool
 
 START_S = 30.0
 STOP_S = 5.0
-# It ends when its standard input does: also when this process is killed and can tell it nothing.
+# The process ends when its standard input is closed, so it also ends if this process is killed.
 _UNTIL_STDIN_ENDS = """
 import os, sys, threading
 threading.Thread(target=lambda: (sys.stdin.read(), os._exit(0)), daemon=True).start()
@@ -26,12 +26,12 @@ main()
 
 @contextmanager
 def running(bind: str = "127.0.0.1") -> Iterator[str]:
-    """Start ministack on a free port of one address, give its endpoint URL, stop it at the end.
+    """Run ministack on a free port during the block; yield its endpoint URL.
 
-    It authenticates nobody: `bind` must be an address that only this machine (or its containers) can reach.
+    ministack accepts all callers, so `bind` must be an address that only this machine or its containers can reach.
 
     Raises:
-        ToolMissing: it is not installed, or was not ready within 30 s.
+        ToolMissing: ministack is not installed, or was not ready within 30 s.
     """
     port = _free_port(bind)
     process = subprocess.Popen(
@@ -40,7 +40,7 @@ def running(bind: str = "127.0.0.1") -> Iterator[str]:
         stdin=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
-        start_new_session=True,  # Ctrl-C is for us; we stop it after what still uses it
+        start_new_session=True,  # so that Ctrl-C does not stop it before the parts that use it
     )
     try:
         _wait_until_ready(process, bind, port)
@@ -55,7 +55,7 @@ def running(bind: str = "127.0.0.1") -> Iterator[str]:
 
 
 def _environment(bind: str, port: int) -> dict[str, str]:
-    """Set only what it needs: it would inherit credentials, and listen on more than one port, otherwise."""
+    """Return the variables that ministack needs; with all of ours it would get credentials and open more ports."""
     passed_on = {name: os.environ[name] for name in ("PATH", "HOME", "TMPDIR") if name in os.environ}
     return {
         **passed_on,
@@ -65,7 +65,7 @@ def _environment(bind: str, port: int) -> dict[str, str]:
         "SERVICES": "dynamodb,sqs,ssm",
         "SFTP_ENABLED": "0",
         "IOT_MTLS_ENABLED": "0",
-        "DOCKER_HOST": "unix:///nonexistent",  # it looks after containers that it may have left; not ours
+        "DOCKER_HOST": "unix:///nonexistent",  # ministack would remove containers that it takes for its own
         "LOG_LEVEL": "ERROR",
     }
 

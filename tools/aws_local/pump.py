@@ -1,4 +1,4 @@
-"""The part of Lambda between a queue and a function: receive, invoke, delete what succeeded."""
+"""A stand-in for Lambda's event source: receive messages, invoke a function, delete the messages that succeeded."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ _log = logging.getLogger(__name__)
 
 
 class Pump:
-    """Hand a queue's messages to a function, as the template's event source does.
+    """Passes a queue's messages to a function, as the template's event source does.
 
-    `invoke` takes an SQS event and gives the function's answer. What it names in `batchItemFailures` stays in the
-    queue and comes again after the visibility time-out; when it raises, everything does.
+    `invoke` takes an SQS event and returns the function's answer. The messages in its `batchItemFailures` stay in the
+    queue and are delivered again after the visibility time-out; if `invoke` raises, all messages are.
     """
 
     def __init__(self, sqs: SQSClient, *, queue_url: str, queue_arn: str, invoke: Callable[[Event], Any]) -> None:
@@ -34,7 +34,7 @@ class Pump:
         self._invoke = invoke
 
     def deliver(self, *, wait_s: int = 0) -> int:
-        """Deliver one batch; give the number of messages in it. Waits up to `wait_s` for the first."""
+        """Deliver one batch, after waiting up to `wait_s` seconds for it; return the number of its messages."""
         messages = self._sqs.receive_message(
             QueueUrl=self._queue_url,
             MaxNumberOfMessages=BATCH_SIZE,
@@ -46,14 +46,14 @@ class Pump:
         return len(messages)
 
     def deliver_all(self) -> int:
-        """Deliver until the queue has nothing more to give; give the number of messages."""
+        """Deliver until the queue is empty; return the number of messages."""
         delivered = 0
         while batch := self.deliver():
             delivered += batch
         return delivered
 
     def run(self, stop: threading.Event) -> None:
-        """Deliver until told to stop."""
+        """Deliver until `stop` is set."""
         while not stop.is_set():
             try:
                 self.deliver(wait_s=1)
@@ -65,7 +65,7 @@ class Pump:
         sent = {message["MessageId"] for message in messages}
         try:
             answer = self._invoke({"Records": [self._record(message) for message in messages]})
-        except Exception:  # this stands for Lambda, which outlives whatever a function does
+        except Exception:  # as Lambda, go on after any error of the function
             _log.exception("function failed")
             return sent
         return failures(answer, sent)
@@ -96,7 +96,10 @@ class Pump:
 
 
 def failures(answer: Any, sent: set[str]) -> set[str]:
-    """Read a partial batch response as Lambda does: none or an empty one is success, a wrong one is failure of all."""
+    """Return the ids of the failed messages, read from a function's answer as Lambda does.
+
+    All messages succeeded if the answer or its list is empty; all failed if the answer is malformed.
+    """
     if not answer or not answer.get("batchItemFailures"):
         return set()
     try:

@@ -1,4 +1,4 @@
-"""The template's table and queues, made on an emulator through boto3: what stands here is what is deployed."""
+"""Create the template's table and queues on an emulator, with the properties that a deployment would have."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Resources:
-    """Where the made resources are, and the stack that knows them, so that what refers to them can be resolved."""
+    """The names and addresses of the created resources, and the stack in which references to them can be resolved."""
 
     table: str
     queue_url: str
@@ -28,9 +28,9 @@ class Resources:
 
 
 def make(translated: Document, *, dynamodb: DynamoDBClient, sqs: SQSClient, prefix: str) -> Resources:
-    """Make the table and the queues, each named `<prefix>-<logical id>`."""
+    """Create the table and the queues, each named `<prefix>-<logical id>`."""
     stack = Stack(translated)
-    # The dead-letter queue first: the other one's redrive policy names it.
+    # The dead-letter queue comes first because the redrive policy of the other queue refers to it.
     for logical_id in ("DeadLetterQueue", "Queue"):
         url = sqs.create_queue(
             QueueName=f"{prefix}-{logical_id}", Attributes=_queue_attributes(stack.properties(logical_id))
@@ -49,14 +49,14 @@ def make(translated: Document, *, dynamodb: DynamoDBClient, sqs: SQSClient, pref
 
 
 def remove(made: Resources, *, dynamodb: DynamoDBClient, sqs: SQSClient) -> None:
-    """Delete what `make` made."""
+    """Delete the resources that `make` created."""
     dynamodb.delete_table(TableName=made.table)
     sqs.delete_queue(QueueUrl=made.queue_url)
     sqs.delete_queue(QueueUrl=made.dead_letter_queue_url)
 
 
 def _queue_attributes(properties: Document) -> dict[Any, str]:
-    """SQS wants every attribute as a string; the names are those of the template."""
+    """Return the attributes of a queue for SQS, which takes them as strings under the names of the template."""
     return {
         name: value if isinstance(value, str) else json.dumps(value)
         for name, value in properties.items()
@@ -74,7 +74,7 @@ def _make_table(dynamodb: DynamoDBClient, table: str, properties: Document) -> N
         SSESpecification={"Enabled": properties["SSESpecification"]["SSEEnabled"]},
     )
     dynamodb.update_time_to_live(TableName=table, TimeToLiveSpecification=properties["TimeToLiveSpecification"])
-    # Not every emulator can keep backups, and nothing here restores one.
+    # Some emulators do not support backups; they are not needed here.
     with contextlib.suppress(ClientError):
         dynamodb.update_continuous_backups(
             TableName=table,

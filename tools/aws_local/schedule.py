@@ -1,4 +1,4 @@
-"""The part of EventBridge Scheduler and Lambda between a minute and a function: the sweep's event, past the queue."""
+"""A stand-in for EventBridge Scheduler: invokes the worker function with the sweep's event every minute."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from aws_local.invocation import Event
 
 SWEEP_S = 60.0
 SWEEP: Event = {"sweep": True}
-"""What the template's schedule invokes the worker with; a test holds it to that."""
+"""The event of the template's schedule; a test compares the two."""
 
 _log = logging.getLogger(__name__)
 
 
 def sweep(invoke: Callable[[Event], Any], stop: threading.Event, *, every_s: float = SWEEP_S) -> None:
-    """Invoke the function again and again until told to stop. A sweep that fails is not made up for."""
+    """Invoke the function every `every_s` seconds until `stop` is set. A failed sweep is not repeated."""
     while not stop.wait(every_s):
         try:
             invoke(SWEEP)
-        except Exception:  # this stands for Lambda, which outlives whatever a function does
+        except Exception:  # as Lambda, go on after any error of the function
             _log.exception("sweep failed")

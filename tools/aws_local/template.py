@@ -1,4 +1,4 @@
-"""template.yaml as CloudFormation would see it: translated by SAM, its parameters and intrinsics resolved."""
+"""Read template.yaml as CloudFormation does: translate it with SAM, and resolve its parameters and intrinsics."""
 
 from __future__ import annotations
 
@@ -27,24 +27,24 @@ Document = dict[str, Any]
 
 
 class Unresolvable(Exception):
-    """The template names something that has no value here."""
+    """The template refers to a name without a value, or uses a kind of condition that is not supported here."""
 
 
 def load(path: Path = TEMPLATE) -> Document:
-    """Read a SAM template; short forms like `!Ref` become their long forms."""
+    """Read a SAM template; short forms such as `!Ref` become their long forms."""
     document: Document = yaml_parse(path.read_text(encoding="utf-8"))
     return document
 
 
 def translate(document: Document) -> Document:
-    """Turn a SAM template into the CloudFormation that AWS would run, offline. The argument stays as it is.
+    """Translate a SAM template into CloudFormation, offline. The argument is not changed.
 
     Raises:
-        samtranslator.model.exceptions.InvalidDocumentException: SAM would refuse it.
+        samtranslator.model.exceptions.InvalidDocumentException: SAM would refuse the template.
     """
     document = copy.deepcopy(document)
     for resource in document["Resources"].values():
-        # `sam package` uploads local folders and leaves such addresses; the translator takes nothing else.
+        # `sam package` replaces local folders by such addresses; the translator accepts no others.
         if resource["Type"] == "AWS::Serverless::LayerVersion":
             resource["Properties"]["ContentUri"] = "s3://bucket/layer.zip"
         if resource["Type"] == "AWS::Serverless::Function":
@@ -57,7 +57,7 @@ def translate(document: Document) -> Document:
 class Stack:
     """A translated template, with a value for each parameter and names for the resources that exist.
 
-    `names` maps a logical id to what `Ref` gives, and `<logical id>.<attribute>` to what `GetAtt` gives.
+    `names` maps a logical id to the value of `Ref`, and `<logical id>.<attribute>` to the value of `GetAtt`.
     """
 
     def __init__(
@@ -72,26 +72,26 @@ class Stack:
         self.names: dict[str, Any] = {**_PSEUDO, **defaults, **(parameters or {}), **(names or {})}
 
     def resources(self, kind: str) -> dict[str, Document]:
-        """Give the resources of one type by logical id, as written."""
+        """Return the resources of one type by logical id, as written."""
         return {name: res for name, res in self._template["Resources"].items() if res["Type"] == kind}
 
     def properties(self, logical_id: str, *only: str) -> Document:
-        """Give a resource's properties, all or the named ones, with every intrinsic resolved.
+        """Return a resource's properties, all or only the named ones, with every intrinsic resolved.
 
         Raises:
-            Unresolvable: one of them refers to a resource that is not among the names.
+            Unresolvable: a property refers to a resource that is not in `names`.
         """
         written = self._template["Resources"][logical_id]["Properties"]
         properties: Document = self.resolve({name: written[name] for name in only or written})
         return properties
 
     def environment(self, function: str) -> dict[str, str]:
-        """Give the variables a function gets."""
+        """Return the environment variables of a function."""
         variables: dict[str, str] = self.properties(function, "Environment")["Environment"]["Variables"]
         return variables
 
     def resolve(self, value: Any) -> Any:
-        """Replace the intrinsics in a value; what resolves to AWS::NoValue is left out."""
+        """Return a value with its intrinsics replaced; items that resolve to AWS::NoValue are left out."""
         match value:
             case {"Ref": "AWS::NoValue"}:
                 return _NO_VALUE
@@ -120,7 +120,7 @@ class Stack:
                 return bool(self.resolve(left) == self.resolve(right))
             case {"Fn::Not": [inner]}:
                 return not self._holds(inner)
-        raise Unresolvable(f"The condition {condition} is of a kind that nothing here needed so far.")
+        raise Unresolvable(f"The condition {condition} is of a kind that is not supported here.")
 
     def _named(self, name: str) -> Any:
         try:

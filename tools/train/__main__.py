@@ -1,4 +1,4 @@
-"""`python -m train`: make the data file. `python -m train --figures`: print what docs/analysis.md says."""
+"""`python -m train` makes the data file; `python -m train --figures` prints the figures of docs/analysis.md."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from llm_server.orchestration.routing.evaluation import calibration_error, share
 from llm_server.orchestration.routing.signals import read
 from train import rows, validation
 from train.heads import train_expert, train_fields, train_steps
-from train.model_file import Trained, packed
+from train.model_file import Trained, pack
 
 
-def trained() -> tuple[Trained, list[validation.Judged]]:
-    """Train everything, and judge every labelled prompt by models that have not seen it."""
-    steps = train_steps(rows.stepped())
-    labelled = rows.labelled()
-    judged = validation.judged_fields(labelled, steps)
-    mmlu, sums = rows.sound(rows.paired("mmlu")), [*rows.paired("gsm8k"), *rows.paired("sums")]
+def train() -> tuple[Trained, list[validation.Judged]]:
+    """Train all weights, and judge every labelled prompt with a model that was not trained on it."""
+    steps = train_steps(rows.step_prompts())
+    labelled = rows.labelled_prompts()
+    judged = validation.judge_fields(labelled, steps)
+    mmlu, sums = rows.sound(rows.engine_pairs("mmlu")), [*rows.engine_pairs("gsm8k"), *rows.engine_pairs("sums")]
     made = Trained(
         steps=steps,
         fields=train_fields(labelled, steps),
@@ -34,18 +34,18 @@ def trained() -> tuple[Trained, list[validation.Judged]]:
         confidence=validation.confidence_of(judged),
     )
     natural = [row.prompt for row in labelled if row.kind == "natural"]
-    return replace(made, complexity_quantiles=complexity_quantiles(natural, weights.parsed(packed(made)))), judged
+    return replace(made, complexity_quantiles=complexity_quantiles(natural, weights.parse(pack(made)))), judged
 
 
 def complexity_quantiles(prompts: Iterable[str], judging: weights.Weights) -> list[float]:
-    """Its 0th to 100th percentile, between two prompts in a straight line, as the server will compute it."""
+    """Return the percentiles 0 to 100 of the complexity that the server computes, with linear interpolation."""
     found = sorted(complexity(read(prompt), judging) for prompt in prompts)
     places = [n * (len(found) - 1) / 100 for n in range(101)]
     return [found[int(p)] + (p - int(p)) * (found[math.ceil(p)] - found[int(p)]) for p in places]
 
 
 def field_figures(judged: list[validation.Judged]) -> dict[str, float]:
-    """Role, mode and calibration on natural prompts, cross-validated; and on those written to be hard."""
+    """Return cross-validated figures of role, mode and calibration on natural prompts, and of role on hard ones."""
     natural = [j for j in judged if j.row.kind == "natural"]
     written = [j for j in judged if j.row.kind == "written"]
     crossed = zip(judged, validation.crossed_confidences(judged), strict=True)
@@ -60,16 +60,16 @@ def field_figures(judged: list[validation.Judged]) -> dict[str, float]:
 
 
 def source_figures(trained: Trained) -> dict[str, float]:
-    """Role and mode on natural prompts of a source that was left out of training."""
-    judged = validation.judged_unseen_sources(rows.labelled(), trained.steps)
+    """Return figures of role and mode on natural prompts from sources that were left out of training."""
+    judged = validation.judge_unseen_sources(rows.labelled_prompts(), trained.steps)
     right = {"role": [j.role_right for j in judged], "mode": [j.mode_right for j in judged]}
     return {f"{name} acceptable, source not seen": share(found) for name, found in right.items()}
 
 
 def gap_figures() -> dict[str, tuple[float, tuple[float, float]]]:
-    """The recovered gap, cross-validated and on data sets not seen; by prompt length for comparison."""
-    mmlu, gsm8k, sums = (rows.paired(name) for name in ("mmlu", "gsm8k", "sums"))
-    other = validation.served(train_expert("sum", sums, validation.centres(sums)), "sum")
+    """Return the recovered gap: cross-validated, on data sets left out of training, and by prompt length to compare."""
+    mmlu, gsm8k, sums = (rows.engine_pairs(name) for name in ("mmlu", "gsm8k", "sums"))
+    other = validation.as_served(train_expert("sum", sums, validation.centres(sums)), "sum")
     scored = {
         "MMLU": validation.crossed_gap("exam", mmlu, []),
         "MMLU by length": validation.by_length(mmlu),
@@ -87,14 +87,14 @@ def gap_figures() -> dict[str, tuple[float, tuple[float, float]]]:
 
 
 def step_figures() -> dict[str, float]:
-    """AUROC on the domain that was left out."""
-    stepped = rows.stepped()
+    """Return the AUROC for several steps on each domain of TaskBench, trained on the other one."""
+    stepped = rows.step_prompts()
     return {domain: validation.unseen_steps(stepped, domain) for domain in ("dai", "hug")}
 
 
 def main(arguments: list[str]) -> int:
-    made, judged = trained()
-    data = packed(made)
+    made, judged = train()
+    data = pack(made)
     if "--figures" in arguments:
         for name, figure in (field_figures(judged) | source_figures(made)).items():
             print(f"{name}: {figure:.3f}")

@@ -1,6 +1,6 @@
-"""Linear models by L-BFGS, in plain Python.
+"""Fit linear models with L-BFGS, in plain Python.
 
-Every sum is `math.fsum`, which rounds once: the same bits in every Python, whatever the order or the version.
+All sums use `math.fsum`, which rounds once, so that every Python version gets the same bits in any order of addition.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ _MEMORY = 5
 
 
 class Sparse:
-    """A row of a matrix: columns and values; there are at least two of them."""
+    """A sparse row of a matrix, with at least two columns and their values."""
 
     __slots__ = ("columns", "get", "values")
 
@@ -32,7 +32,7 @@ class Sparse:
 
 
 def minimise(objective: Objective, start: Vector, iterations: int) -> Vector:
-    """Limited-memory BFGS with backtracking (Nocedal & Wright, Numerical Optimization, algorithm 7.4)."""
+    """Minimise with limited-memory BFGS and backtracking (Nocedal & Wright, Numerical Optimization, algorithm 7.4)."""
     w, (value, gradient) = start, objective(start)
     steps: list[tuple[Vector, Vector, float]] = []
     for _ in range(iterations):
@@ -73,7 +73,7 @@ def _direction(gradient: Vector, steps: list[tuple[Vector, Vector, float]]) -> V
 
 
 def ridge(rows: Sequence[Sparse], targets: Sequence[float], penalty: Vector, iterations: int) -> Vector:
-    """Least squares with a penalty for each weight."""
+    """Fit least squares with a penalty for each weight."""
 
     def objective(w: Vector) -> tuple[float, Vector]:
         gradient = list(map(mul, penalty, w))
@@ -89,7 +89,7 @@ def ridge(rows: Sequence[Sparse], targets: Sequence[float], penalty: Vector, ite
 def logistic(
     rows: Sequence[Sparse], labels: Sequence[bool], shares: Sequence[float], penalty: Vector, iterations: int
 ) -> Vector:
-    """Logistic regression; `shares` are the weights of the rows."""
+    """Fit a logistic regression; `shares` are the weights of the rows."""
 
     def objective(w: Vector) -> tuple[float, Vector]:
         gradient = list(map(mul, penalty, w))
@@ -106,7 +106,7 @@ def logistic(
 
 
 def platt(margins: Sequence[float], right: Sequence[bool], shares: Sequence[float]) -> tuple[float, float]:
-    """Slope and bias that make a margin a likelihood (Platt 1999), with a little shrinkage towards none."""
+    """Return the slope and bias that turn a margin into a likelihood (Platt 1999), with a small penalty on both."""
     rows = [Sparse((0, 1), (margin, 1.0)) for margin in margins]
     slope, bias = logistic(rows, right, shares, [0.1, 0.1], 50)
     return slope, bias

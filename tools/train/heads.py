@@ -1,4 +1,4 @@
-"""The heads of the model, each trained from its rows: fields of work, several steps, hard questions."""
+"""Train the parts of the model: the fields of work, several steps, and the difficulty of questions."""
 
 from __future__ import annotations
 
@@ -27,20 +27,20 @@ _COMMON_FORM = (0, 1, 2, 7)  # words, commas, repetition, sentences
 
 @dataclass(frozen=True, slots=True)
 class Grams:
-    """The compact columns of those rows of a hashed table that training fills."""
+    """Maps the rows of a hashed table that occur in training to columns of a compact matrix."""
 
     column_of: Mapping[int, int]
     bits: int
 
     @classmethod
     def seen(cls, documents: Sequence[set[str]], bits: int, at_least: int) -> Grams:
-        """Keep what stands in at least so many documents: what stands in one teaches only that one."""
+        """Keep the features that occur in at least `at_least` documents; rarer ones do not generalise."""
         times = Counter(gram for document in documents for gram in document)
         kept = sorted({features.bucket(gram, bits) for gram, n in times.items() if n >= at_least})
         return cls({bucket: column for column, bucket in enumerate(kept)}, bits)
 
     def row(self, document: set[str], dense: Sequence[float], scale: float) -> Sparse:
-        """The dense figures first, then the hashed ones, which weigh as they will in the server."""
+        """Return a row of the dense figures and then the hashed ones, scaled as in the server."""
         found = Counter(features.buckets(document, self.bits))
         value = scale / math.sqrt(max(len(document), 1))
         hashed = [(self.column_of[b], n) for b, n in found.items() if b in self.column_of]
@@ -50,7 +50,7 @@ class Grams:
 
 @dataclass(frozen=True, slots=True)
 class Words:
-    """A hashed table before it is rounded: bucket to weight."""
+    """The weights of a hashed table by bucket, before rounding."""
 
     weights: Mapping[int, float]
     bits: int
@@ -58,7 +58,7 @@ class Words:
 
 @dataclass(frozen=True, slots=True)
 class Fields:
-    """Weights of the fields of work."""
+    """The weights for the fields of work."""
 
     dense: Mapping[str, Sequence[float]]
     words: Sequence[Words]
@@ -66,7 +66,7 @@ class Fields:
 
 @dataclass(frozen=True, slots=True)
 class Expert:
-    """Weights for one kind of question."""
+    """The weights for one kind of question."""
 
     level: float
     form: Sequence[float]
@@ -74,7 +74,7 @@ class Expert:
 
 
 def train_steps(rows: Sequence[Stepped]) -> dict[str, float]:
-    """A weight for each figure, and "" the bias; figures that are set in few prompts are left out."""
+    """Return a weight for each figure, and the bias under ""; figures set in fewer than 10 prompts are left out."""
     figures = [features.step_figures(read(row.prompt)) for row in rows]
     times = Counter(name for figure in figures for name, size in figure.items() if size)
     kinds = sorted(name for name, n in times.items() if n >= 10)
@@ -90,21 +90,22 @@ def train_steps(rows: Sequence[Stepped]) -> dict[str, float]:
 
 
 def steps_logit(steps: Mapping[str, float], signals: Signals) -> float:
-    """As the server computes it."""
+    """Return the logit for several steps, as the server computes it."""
     figures = features.step_figures(signals)
     return steps[""] + sum(steps[name] * figure for name, figure in figures.items() if name in steps)
 
 
 def field_figures(signals: Signals, steps: Mapping[str, float]) -> dict[str, float]:
-    """All dense figures of a prompt, by name."""
+    """Return all dense figures of a prompt, by name."""
     ruled = field_totals(totals(gather(signals, None)))
     return {"always": 1.0} | ruled | features.form(signals, steps_logit(steps, signals))
 
 
 def train_fields(rows: Sequence[Labelled], steps: Mapping[str, float], iterations: int = 15) -> Fields:
-    """Softmax over the fields; the likelihood of a row is that of any of its acceptable fields.
+    """Fit a softmax over the fields; the likelihood of a row is the sum over its acceptable fields.
 
-    The weights start, and are held, at what the rules say: a weight of one from a field's total to that field.
+    The weights start at the decision of the rules (a weight of 1 from each field's total to that field), and the
+    penalty pulls them towards it.
     """
     signals = [read(row.prompt) for row in rows]
     dense = [field_figures(s, steps) for s in signals]
@@ -146,10 +147,10 @@ def train_fields(rows: Sequence[Labelled], steps: Mapping[str, float], iteration
 
 
 def train_expert(kind: str, rows: Sequence[Paired], centre: Mapping[str, float]) -> Expert:
-    """Ridge regression of the gap between the engines, less the mean gap of its source.
+    """Fit the gap between the engines, less the mean gap of the source, by ridge regression.
 
-    The level of its logit and its spread are those of the rule on the same prompts, so that questions with and
-    without an expert are comparable.
+    The mean and the spread of the logits are set to those of the rule on the same prompts, so that questions with and
+    without an expert can be compared.
     """
     texts = [read(row.prompt) for row in rows]
     forms = [features.question_form(s.text) for s in texts]
@@ -158,7 +159,7 @@ def train_expert(kind: str, rows: Sequence[Paired], centre: Mapping[str, float])
     means, sds = _moments(forms)
     ease = 0.2 if kind == "exam" else 0.1
     scaled = [[ease * (f - m) / sd for f, m, sd in zip(form, means, sds, strict=True)] for form in forms]
-    if kind == "sum":  # 1,089 rows, much alike, bear only the figures that hold for all questions
+    if kind == "sum":  # 1,089 similar rows are too few to fit more than the figures common to all questions
         scaled = [[f if i in _COMMON_FORM else 0.0 for i, f in enumerate(form)] for form in scaled]
     matrix = [grams.row(d, form, 1.0) for d, form in zip(documents, scaled, strict=True)]
     penalty = [3.0 if kind == "exam" else 10.0] * (len(scaled[0]) + len(grams.column_of))
@@ -177,22 +178,22 @@ def train_expert(kind: str, rows: Sequence[Paired], centre: Mapping[str, float])
 
 
 def _stiffness(name: str, field: str) -> float:
-    """How firmly a weight is held: what the lexicon says of one field hardly speaks for or against another."""
+    """Return the penalty on a weight; it is high for the effect of one field's total on another field."""
     if name == "always":
         return 0.1
     return 3.0 if name == field or name not in FIELDS else _CROSS_STIFFNESS
 
 
 def _judged(row: Labelled, figures: Mapping[str, float]) -> tuple[list[int], list[bool]]:
-    """The fields a row can tell apart, and which of them are right."""
+    """Return the numbers of the fields that a row can be judged on, and for each whether it is right."""
     fields = list(FIELDS)
-    unsure = {f for f in UNLABELLED if row.kind != "written" and figures[f] >= _SEEN_BY_RULE}
+    unsure = {field for field in UNLABELLED if row.kind != "written" and figures[field] >= _SEEN_BY_RULE}
     possible = [k for k, field in enumerate(fields) if field not in unsure]
     return possible, [fields[k] in row.fields for k in possible]
 
 
 def _softmax(scores: Vector, right: Sequence[bool]) -> tuple[float, Vector]:
-    """The loss of a set of right answers, and its gradient by the scores."""
+    """Return the loss for a set of right answers, and its gradient by the scores."""
     top = max(scores)
     odds = [math.exp(score - top) for score in scores]
     whole = math.fsum(odds)

@@ -1,4 +1,4 @@
-"""The data file: weights rounded to what the server needs, in one order, so that the same model is the same bytes."""
+"""Make the data file: weights rounded for the server, in a fixed order, so that equal models give equal bytes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from train.heads import ROLE_BITS, Expert, Fields, Words
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trained:
-    """Everything that is trained, before it is rounded."""
+    """All trained weights, before rounding."""
 
     steps: Mapping[str, float]
     fields: Fields
@@ -21,8 +21,8 @@ class Trained:
     complexity_quantiles: Sequence[float] = ()
 
 
-def packed(trained: Trained) -> bytes:
-    """Return the file's bytes."""
+def pack(trained: Trained) -> bytes:
+    """Return the content of the file."""
     tables = list(zip(FIELDS, trained.fields.words, strict=True))
     tables += [(name, expert.words) for name, expert in trained.experts.items()]
     scaled = [(name, words, _scale(words)) for name, words in tables]
@@ -44,8 +44,9 @@ def packed(trained: Trained) -> bytes:
 
 
 def _scale(words: Words) -> float:
-    """The step of a table: the largest weight is 127 steps; six digits are enough."""
-    return float(f"{max((abs(weight) for weight in words.weights.values()), default=0.0) / 127 or 1.0:.6g}")
+    """Return the step of a table to six digits; the largest weight is 127 steps."""
+    largest = max((abs(weight) for weight in words.weights.values()), default=0.0)
+    return float(f"{largest / 127:.6g}") if largest else 1.0
 
 
 def _bytes(words: Words, scale: float) -> bytes:

@@ -1,4 +1,4 @@
-"""The development data, read and labelled."""
+"""Read the development data and its labels."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ FIELD_OF = {
     "Personal-Trainer": "training",
     "Planner": "plan",
 }
-# The families of role_mode_dev.jsonl know nothing of these; a label never speaks against them where a rule sees them.
+# role_mode_dev.jsonl has no labels for these fields, so its labels do not count against one that the rules find.
 UNLABELLED = ("tables", "pictures", "training")
-# GPT-4 is right in none of its 29 questions, Mixtral in 13: answers that were misread, not easy questions.
+# GPT-4 has 0 of its 29 questions right and Mixtral 13: the answers of this subject were misread.
 FAULTY_SUBJECT = "high_school_mathematics"
-_FROM_EACH_SOURCE = 30  # weak labels of one kind say the same thing over and over
+_MAX_FROM_SOURCE = 30  # weak labels from one source are very similar
 _STRONG = (
     "llama-3.1-nemotron-51b-instruct",
     "llama-3.3-nemotron-super-49b-v1",
@@ -42,7 +42,7 @@ _WEAK = ("mistral-7b-instruct-v0.3", "codegemma-7b", "llama3-chatqa-1.5-8b", "ll
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Labelled:
-    """A prompt and the fields that may do it. `kind` is natural, written (for this project) or weak."""
+    """A prompt and its acceptable fields. `kind` is natural, written (for this project) or weak (a weak label)."""
 
     prompt: str
     fields: frozenset[str]
@@ -53,9 +53,9 @@ class Labelled:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Paired:
-    """A question and how well a weak and a strong engine answered it, 0..1; `source` is its data set.
+    """A question, and how well a weak and a strong engine answered it, 0..1; `source` is its data set.
 
-    Where the figures are `faulty` they are counted in what is measured on the whole file, and teach nothing.
+    `faulty` rows are measured with the others, but are left out of training.
     """
 
     prompt: str
@@ -87,24 +87,24 @@ def records(name: str) -> Iterator[dict[str, Any]]:
 
 
 def spread_out(rows: Iterable[Row]) -> list[Row]:
-    """The same rows in an order that has nothing to do with their source, and is always the same."""
+    """Return the rows in an order that is independent of their source and always the same."""
     return sorted(rows, key=lambda row: (crc32(row.prompt.encode()), row.prompt))
 
 
-def labelled() -> list[Labelled]:
-    """Natural, written and weakly labelled prompts."""
+def labelled_prompts() -> list[Labelled]:
+    """Return the natural, the written and the weakly labelled prompts."""
     natural = [_labelled(r, "natural", r["source"], r["ok_modes"]) for r in records("role_mode_dev.jsonl")]
     written = [_labelled(r, "written", "written", ()) for r in records("written_dev.jsonl")]
     groups: dict[tuple[str, str], list[Labelled]] = defaultdict(list)
     for r in records("weak_roles_dev.jsonl"):
         row = _labelled(r | {"ok_roles": [r["weak_role"]]}, "weak", r["source"], ())
         groups[row.source, r["weak_role"]].append(row)
-    weak = [row for group in groups.values() for row in spread_out(group)[:_FROM_EACH_SOURCE]]
+    weak = [row for group in groups.values() for row in spread_out(group)[:_MAX_FROM_SOURCE]]
     return [*natural, *written, *weak]
 
 
-def stepped() -> list[Stepped]:
-    """TaskBench's prompts without those that are labelled by hand, and weak labels from elsewhere."""
+def step_prompts() -> list[Stepped]:
+    """Return TaskBench's prompts without those that were labelled by hand, and weak labels from other sources."""
     by_hand = {r["prompt"] for r in records("role_mode_dev.jsonl")}
     bench = [
         Stepped(prompt=r["prompt"], several=r["multi_step"], domain=r["id"][:3])
@@ -116,11 +116,14 @@ def stepped() -> list[Stepped]:
         for r in records("weak_roles_dev.jsonl")
         if r["source"] != "taskbench"
     ]
-    return spread_out([*bench, *other])[::2]  # the other half adds seconds and nothing else
+    return spread_out([*bench, *other])[::2]  # half of the rows, because all of them take longer and give no more
 
 
-def paired(name: str) -> list[Paired]:
-    """`mmlu`, `gsm8k`, or `sums`: LLMRouter's word problems, with the mean of its better and of its weaker models."""
+def engine_pairs(name: str) -> list[Paired]:
+    """Return the rows of `mmlu`, `gsm8k` or `sums` (LLMRouter's word problems).
+
+    For `sums`, the figures are the means of LLMRouter's weaker and of its better models.
+    """
     if name != "sums":
         return [
             Paired(
@@ -139,7 +142,7 @@ def paired(name: str) -> list[Paired]:
 
 
 def sound(rows: Iterable[Paired]) -> list[Paired]:
-    """The rows to learn from."""
+    """Return the rows that are not faulty."""
     return [row for row in rows if not row.faulty]
 
 

@@ -19,6 +19,7 @@ from llm_server.orchestration.access.keyring import RequestsLeft
 from llm_server.orchestration.domain.errors import (
     EngineNotFound,
     InvalidInput,
+    KeyConflict,
     KeyNotFound,
     LLMServerError,
     QuotaExceeded,
@@ -40,6 +41,7 @@ STATUS: dict[type[LLMServerError], int] = {
     TaskNotFound: 404,
     EngineNotFound: 404,
     KeyNotFound: 404,
+    KeyConflict: 409,
     StateConflict: 409,
     QuotaExceeded: 429,
     RecordUnreadable: 503,

@@ -113,6 +113,7 @@ def _key(key: Key) -> dict[str, Any]:
         "name": key.name,
         "limits": _key_limits(key.limits),
         "created_at": _time(key.created_ms),
+        "expires_at": _time_or_none(key.expires_ms),
         "revoked_at": _time_or_none(key.revoked_ms),
     }
 

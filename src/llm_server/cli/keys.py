@@ -1,12 +1,13 @@
-"""The command line's part for API keys. It works on the store itself, so that a first key can be made."""
+"""The `keys` commands. They open the database itself, so that the first key can be made without a key."""
 
 import logging
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -14,75 +15,207 @@ from llm_server.cli import display
 
 if TYPE_CHECKING:
     from llm_server.orchestration.access.keyring import Keyring
-    from llm_server.orchestration.domain.api_key import Key
+    from llm_server.orchestration.domain.api_key import Key, KeyChanges, LimitChanges
 
 _WRONG, _AWAY = 2, 3
+_DAY_MS = 24 * 3600 * 1000
+_COLUMNS = (
+    "key_id",
+    "tenant",
+    "scopes",
+    "state",
+    "created",
+    "expires",
+    "requests/minute",
+    "tasks in flight",
+    "USD/day",
+    "name",
+)
 
 app = typer.Typer(
-    help="API keys, where the tasks are kept: the SQLite file (a server may be running), or LLM_SERVER_TABLE on AWS.",
+    help="Make and manage API keys in the server's database: the SQLite file (a server may be running), or the "
+    "DynamoDB table that LLM_SERVER_TABLE names.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
 
-Db = Annotated[Path | None, typer.Option(help="SQLite file of the server; else LLM_SERVER_DB says it.")]
+KeyId = Annotated[str, typer.Argument(help="The key's id, as `keys list` prints it.")]
+Name = Annotated[str, typer.Option(help="A name for people, shown in the list.")]
+Requests = Annotated[int | None, typer.Option(metavar="N", help="Limit the requests in a minute.")]
+InFlight = Annotated[int | None, typer.Option(metavar="N", help="Limit the tasks that are not final.")]
+Usd = Annotated[float | None, typer.Option(metavar="X", help="Limit the cost of engine calls on a UTC day.")]
+ExpiresAt = Annotated[
+    str | None, typer.Option(metavar="TIME", help="When the key expires, such as 2030-12-31T23:59:59Z.")
+]
+ExpiresIn = Annotated[
+    int | None, typer.Option(metavar="N", min=1, max=36_500, help="Let the key expire N days from now.")
+]
+Db = Annotated[Path | None, typer.Option(help="The server's SQLite file. Default: LLM_SERVER_DB.")]
 
 
 @app.command()
 def create(
-    tenant: Annotated[str, typer.Option(help="Whose tasks: a to z, 0 to 9 and -.")],
+    tenant: Annotated[str, typer.Option(help="The tenant whose tasks the key is for: a to z, 0 to 9 and -.")],
     scope: Annotated[str, typer.Option(help="Comma-separated: tasks, metrics, admin.")] = "tasks",
-    name: Annotated[str, typer.Option(help="What it is for; shown in the list.")] = "",
-    requests_per_minute: Annotated[int | None, typer.Option(metavar="N")] = None,
-    tasks_in_flight: Annotated[int | None, typer.Option(metavar="N")] = None,
-    usd_per_day: Annotated[float | None, typer.Option(metavar="X", help="A UTC day's calls.")] = None,
+    name: Name = "",
+    requests_per_minute: Requests = None,
+    tasks_in_flight: InFlight = None,
+    usd_per_day: Usd = None,
+    expires_at: ExpiresAt = None,
+    expires_in_days: ExpiresIn = None,
     db: Db = None,
 ) -> None:
-    """Make a key and print it: now, and never again."""
+    """Make a key and print its token. The token cannot be printed again."""
     with _opened(db, make=True) as keys:
         from llm_server.orchestration.domain.api_key import KeyLimits
 
         limits = KeyLimits.of(
             requests_per_minute=requests_per_minute, tasks_in_flight=tasks_in_flight, usd_per_day=usd_per_day
         )
-        key, token = keys.create(tenant, [s.strip() for s in scope.split(",") if s.strip()], limits=limits, name=name)
-        display.put(token)
-        display.say(f"Key {key.key_id} for {key.tenant} ({', '.join(key.scopes)}); it is not shown again.", dim=True)
-        display.say("Send it as Authorization: Bearer ..., or set LLM_SERVER_API_KEY for the commands.", dim=True)
+        scopes = [word.strip() for word in scope.split(",") if word.strip()]
+        expires_ms = _expires_ms(expires_at, expires_in_days)
+        key, token = keys.create(tenant, scopes, limits=limits, name=name, expires_ms=expires_ms)
+        _show_token(key, token)
 
 
 @app.command(name="list")
-def list_keys(db: Db = None) -> None:
-    """Print every key, the revoked ones too; never a secret."""
-    with _opened(db) as keys:
-        for key in keys.all():
-            display.put(_line(key))
+def list_keys(
+    as_json: Annotated[
+        bool | None, typer.Option("--json/--text", help="Print JSON or columns. Default: JSON unless on a terminal.")
+    ] = None,
+    db: Db = None,
+) -> None:
+    """Print all keys, also revoked and expired ones. Secrets are not stored and not printed."""
+    with _opened(db) as keyring:
+        keys = keyring.all()
+        if not keys:
+            display.say("There are no keys yet; make one with: llm-server keys create --tenant NAME")
+        if _wants_json(as_json):
+            _put_json(keys)
+        elif keys:
+            _put_table([_COLUMNS, *(_row(key) for key in keys)])
 
 
 @app.command()
-def revoke(key_id: Annotated[str, typer.Argument(help="As `keys list` prints it.")], db: Db = None) -> None:
-    """Refuse a key from now on; a server that runs takes it for 60 s at most."""
+def update(
+    key_id: KeyId,
+    name: Annotated[str | None, typer.Option(help="A name for people, shown in the list.")] = None,
+    requests_per_minute: Requests = None,
+    no_requests_per_minute: Annotated[bool, typer.Option("--no-requests-per-minute", help="Remove the limit.")] = False,
+    tasks_in_flight: InFlight = None,
+    no_tasks_in_flight: Annotated[bool, typer.Option("--no-tasks-in-flight", help="Remove the limit.")] = False,
+    usd_per_day: Usd = None,
+    no_usd_per_day: Annotated[bool, typer.Option("--no-usd-per-day", help="Remove the limit.")] = False,
+    expires_at: ExpiresAt = None,
+    expires_in_days: ExpiresIn = None,
+    never_expires: Annotated[bool, typer.Option("--never-expires", help="Remove the expiry.")] = False,
+    db: Db = None,
+) -> None:
+    """Change a key's limits, name or expiry. What is not given stays. A running server follows within 60 s."""
+    limits = _limit_changes(
+        requests_per_minute=(requests_per_minute, no_requests_per_minute),
+        tasks_in_flight=(tasks_in_flight, no_tasks_in_flight),
+        usd_per_day=(usd_per_day, no_usd_per_day),
+    )
+    with _opened(db) as keys:
+        changes: KeyChanges = {"limits": limits} if limits else {}
+        if name is not None:
+            changes["name"] = name
+        expires_ms = _expires_ms(expires_at, expires_in_days)
+        if expires_ms is not None and never_expires:
+            raise typer.BadParameter("Give --never-expires or a time, not both.")
+        if expires_ms is not None or never_expires:
+            changes["expires_ms"] = expires_ms
+        keys.update(key_id, changes)
+        display.say(f"Key {key_id} is changed.")
+
+
+@app.command()
+def rotate(key_id: KeyId, db: Db = None) -> None:
+    """Give a key a new secret and print its new token. A running server refuses the old one after 60 s at most."""
+    with _opened(db) as keys:
+        _show_token(*keys.rotate(key_id))
+
+
+@app.command()
+def revoke(key_id: KeyId, db: Db = None) -> None:
+    """Refuse a key for ever. A running server accepts it for 60 s at most."""
     with _opened(db) as keys:
         keys.revoke(key_id)
         display.say(f"Key {key_id} is revoked.")
 
 
-def _line(key: "Key") -> str:
+def _limit_changes(**options: tuple[float | None, bool]) -> "LimitChanges":
+    """Return the limits to change; each option is a new value and whether to remove the limit."""
+    changes: Any = {}
+    for name, (value, removed) in options.items():
+        if value is not None and removed:
+            option = name.replace("_", "-")
+            raise typer.BadParameter(f"Give --{option} or --no-{option}, not both.")
+        if value is not None or removed:
+            changes[name] = value
+    found: LimitChanges = changes
+    return found
+
+
+def _expires_ms(expires_at: str | None, in_days: int | None) -> int | None:
+    from llm_server import wiring
+    from llm_server.orchestration.access.expiry import parse_expires_at
+
+    if expires_at is not None and in_days is not None:
+        raise typer.BadParameter("Give --expires-at or --expires-in-days, not both.")
+    if in_days is not None:
+        return wiring.now_ms() + in_days * _DAY_MS
+    return None if expires_at is None else parse_expires_at(expires_at)
+
+
+def _show_token(key: "Key", token: str) -> None:
+    display.put(token)
+    display.say(f"Key {key.key_id} for {key.tenant} ({', '.join(key.scopes)}); the token is not shown again.", dim=True)
+    display.say("Send it as Authorization: Bearer ..., or set LLM_SERVER_API_KEY for the commands.", dim=True)
+
+
+def _wants_json(choice: bool | None) -> bool:
+    return not sys.stdout.isatty() if choice is None else choice
+
+
+def _put_json(keys: "Sequence[Key]") -> None:
+    """Print the document that `GET /api/v1/keys` answers."""
+    from llm_server.api import views
+    from llm_server.api.schemas.keys import KeyList
+
+    typer.echo(KeyList(keys=[views.key(key) for key in keys]).model_dump_json())
+
+
+def _put_table(rows: Sequence[Sequence[str]]) -> None:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        display.put("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+def _row(key: "Key") -> list[str]:
+    from llm_server import wiring
     from llm_server.orchestration.domain.receipt import usd
 
     limits = key.limits
-    said = [
-        f"{limits.requests_per_minute} requests a minute" if limits.requests_per_minute is not None else "",
-        f"{limits.tasks_in_flight} tasks in flight" if limits.tasks_in_flight is not None else "",
-        f"{usd(limits.microusd_per_day)} USD a day" if limits.microusd_per_day is not None else "",
-        f"revoked {_day(key.revoked_ms)}" if key.revoked_ms is not None else "",
-        key.name,
-    ]
-    words = [f"{key.key_id}  {key.tenant:<20} {','.join(key.scopes):<19} {_day(key.created_ms)}", *filter(None, said)]
-    return "  ".join(words)
+    state = "expired" if key.is_expired(wiring.now_ms()) else "valid"
+    cells: Mapping[str, object] = {
+        "key_id": key.key_id,
+        "tenant": key.tenant,
+        "scopes": ",".join(key.scopes),
+        "state": state if key.revoked_ms is None else f"revoked {_time(key.revoked_ms)}",
+        "created": _time(key.created_ms),
+        "expires": None if key.expires_ms is None else _time(key.expires_ms),
+        "requests/minute": limits.requests_per_minute,
+        "tasks in flight": limits.tasks_in_flight,
+        "USD/day": None if limits.microusd_per_day is None else usd(limits.microusd_per_day),
+        "name": key.name,
+    }
+    return ["-" if cells[column] in (None, "") else str(cells[column]) for column in _COLUMNS]
 
 
-def _day(milliseconds: int) -> str:
-    return datetime.fromtimestamp(milliseconds / 1000, UTC).strftime("%Y-%m-%d")
+def _time(milliseconds: int) -> str:
+    return datetime.fromtimestamp(milliseconds // 1000, UTC).isoformat().replace("+00:00", "Z")
 
 
 @contextmanager
@@ -91,7 +224,7 @@ def _opened(db: Path | None, *, make: bool = False) -> "Iterator[Keyring]":
     from llm_server.orchestration.domain.errors import LLMServerError, StorageMisconfigured, StorageUnavailable
     from llm_server.settings import Settings
 
-    _log_to_stderr()  # opening an older file migrates it, and says so
+    _log_to_stderr()  # opening an older file migrates it and logs that
     try:
         settings = Settings.read(table_alone=True)
         with wiring.keys_of(replace(settings, db=db or settings.db), make=make) as keys:

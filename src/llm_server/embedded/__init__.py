@@ -1,1 +1,1 @@
-"""The embedded server: HTTP, workers and logs in one process over one SQLite file."""
+"""The embedded server: HTTP server, workers and logs in one process, with one SQLite file."""

@@ -1,4 +1,4 @@
-"""The embedded server: HTTP and workers in one process over one SQLite file."""
+"""Run the embedded server: HTTP and workers in one process, with one SQLite file."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ REQUEST_GRACE_S = 3
 
 
 class Protocol(HttpToolsProtocol):
-    """uvicorn's own; what is no HTTP never reaches the app, and is answered like what does."""
+    """uvicorn's protocol, but requests that are not valid HTTP get the same form of error as all others."""
 
-    def send_400_response(self, msg: str) -> None:  # noqa: ARG002 -- uvicorn's words
+    def send_400_response(self, msg: str) -> None:  # noqa: ARG002 -- uvicorn's own message is not used
         answer = errors.answer(400, errors.NO_HTTP)
         edge.name_answer(answer.headers, wiring.new_id())
         answer.headers["Connection"] = "close"
@@ -44,14 +44,14 @@ class Protocol(HttpToolsProtocol):
 
 
 def serve(*, host: str, port: int, db: Path | None = None, workers: int | None = None) -> int:
-    """Serve until SIGINT or SIGTERM; the arguments go before the environment. Returns the exit code of the process."""
+    """Serve until SIGINT or SIGTERM. `db` and `workers` override the settings. Returns the exit code of the process."""
     try:
         settings = Settings.read()
         settings = replace(settings, db=db or settings.db, workers=workers or settings.workers)
         _log_to_stderr(settings.log_level)
         if settings.on_aws:
             raise ConfigurationError(
-                "LLM_SERVER_TABLE is set: that is for the Lambda functions; unset it to serve from SQLite."
+                "LLM_SERVER_TABLE is set, but only the Lambda functions use it; unset it to serve from SQLite."
             )
         address = _address(host)
         _check_reach(host, address, settings)
@@ -83,18 +83,18 @@ def _serve(settings: Settings, listener: socket.socket, embedded: Embedded) -> i
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: setattr(server, "should_exit", True))
     workers.start()
-    _greet(settings, embedded.why, service, "localhost" if address == "127.0.0.1" else address, port)
+    _greet(settings, embedded.engines_note, service, "localhost" if address == "127.0.0.1" else address, port)
     server.run(sockets=[listener])
-    print("Stopping: tasks in progress are given 10 s to end.", file=sys.stderr)
-    left = workers.stop(GRACE_S)
-    if left:
-        print("Tasks still in progress go on at the next start.", file=sys.stderr, flush=True)
-        os._exit(0)  # a thread waits for an engine; nothing of its task is lost
+    print("Stopping: tasks in progress have 10 s to finish.", file=sys.stderr)
+    busy_workers = workers.stop(GRACE_S)
+    if busy_workers:
+        print("Tasks that are still in progress continue at the next start.", file=sys.stderr, flush=True)
+        os._exit(0)  # threads that wait for an engine would keep the process alive; their tasks are stored
     return 0
 
 
 def _address(host: str) -> str:
-    """The IP address to listen on. Raises ConfigurationError when `--host` is none."""
+    """Return the IP address to listen on. Raises ConfigurationError if `--host` is not an IP address or localhost."""
     try:
         return str(ipaddress.ip_address("127.0.0.1" if host == "localhost" else host))
     except ValueError as error:
@@ -102,21 +102,21 @@ def _address(host: str) -> str:
 
 
 def _check_reach(host: str, address: str, settings: Settings) -> None:
-    """Without a key only this machine may reach the server. Raises ConfigurationError."""
+    """Raise ConfigurationError if the address is not loopback and no API key exists."""
     if is_loopback_host(address):
         return
     with wiring.keys_of(settings, make=True) as keys:
         if not keys.required():
             raise ConfigurationError(
-                f"--host is {host!r}, but there is no API key, and without one the server binds to loopback only; make "
+                f"--host is {host!r}, but no API key exists, and without one the server binds to loopback only; create "
                 "one first: llm-server keys create --tenant NAME --scope tasks,metrics,admin"
             )
 
 
 def _bound(address: str, port: int) -> socket.socket:
-    """A listening socket. Raises ConfigurationError when the address or the port cannot be had."""
+    """Return a listening socket. Raises ConfigurationError if the address or the port cannot be used."""
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
-    # asyncio sets TCP_NODELAY only where the protocol is named; without it a kept-alive answer takes 40 ms
+    # asyncio sets TCP_NODELAY only if the protocol is given; without it, answers on kept-alive connections take 40 ms
     listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
@@ -126,23 +126,25 @@ def _bound(address: str, port: int) -> socket.socket:
         listener.close()
         if isinstance(error, OSError) and error.errno == errno.EADDRINUSE:
             advice = (
-                "is LLM-Server running already? Choose another: PORT=8001 make run, or llm-server serve --port 8001"
+                "is LLM-Server running already? Choose another one: PORT=8001 make run, or llm-server serve --port 8001"
             )
             raise ConfigurationError(f"Port {port} is in use; {advice}.") from error
         raise ConfigurationError(f"Port {port} cannot be bound: {error}.") from error
     return listener
 
 
-def _greet(settings: Settings, why: str, service: Service, host: str, port: int) -> None:
+def _greet(settings: Settings, engines_note: str, service: Service, host: str, port: int) -> None:
+    """Print the configuration and a first call to try."""
     counters = service.counters()
     base = f"http://{f'[{host}]' if ':' in host else host}:{port}"
     required = service.keys.required()
     keys = "every call needs one" if required else "none, so only this machine is served (llm-server keys create)"
+    open_tasks = counters.queued + counters.active
     header = ' -H "Authorization: Bearer $LLM_SERVER_API_KEY"' if required else ""
     print(
         f"LLM-Server {__version__}\n"
-        f"  engine    {why}\n"
-        f"  database  {settings.db} ({counters.total} tasks, {counters.queued + counters.active} of them open)\n"
+        f"  engine    {engines_note}\n"
+        f"  database  {settings.db} ({counters.total} tasks, {open_tasks} of them open)\n"
         f"  API keys  {keys}\n"
         f"  address   {base}  ({settings.workers} workers; API at {base}/api/v1/docs; Ctrl-C stops)\n"
         f"\nTry it:\n"

@@ -1,4 +1,4 @@
-"""The embedded server's workers: threads that take wake-ups from the queue, and one that sweeps."""
+"""The embedded server's workers: threads that take messages from the queue, and one thread that sweeps."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ _log = logging.getLogger(__name__)
 
 RECEIVE_S = 1.0
 MAX_SWEEP_S = 60
-AGAIN_S = 5
+RETRY_S = 5
 
 
 class Workers:
-    """Started once; `stop` lets each worker end the task it has, for a while."""
+    """The threads of the embedded server that carry tasks out. They can be started once."""
 
     def __init__(
         self, service: Service, queue: SqliteQueue, *, count: int, sweep_s: int, new_id: Callable[[], str]
@@ -38,7 +38,7 @@ class Workers:
             thread.start()
 
     def stop(self, grace_s: float) -> int:
-        """Take no more tasks; wait at most `grace_s` seconds. Returns how many workers still had one."""
+        """Take no more tasks, and wait at most `grace_s` seconds for the threads. Returns how many still run then."""
         self._stopping.set()
         end = time.monotonic() + grace_s
         for thread in self._threads:
@@ -55,20 +55,20 @@ class Workers:
             except StorageUnavailable:
                 _log.warning("the database did not answer", exc_info=True)
                 self._stopping.wait(1)
-            except Exception:  # one task's failure must not end the worker; the sweep wakes the task again
+            except Exception:  # an error with one task must not end the worker; the sweep wakes the task again
                 _log.exception("task not processed")
 
     def _process(self, ref: TaskRef) -> None:
-        """Carry a task out; the message comes again when the database failed, as it does from SQS."""
+        """Carry a task out; if the database fails, send its message again, as SQS does."""
         try:
             self._service.process(ref, owner=self._new_id())
         except StorageUnavailable:
-            self._queue.send(ref, delay_s=AGAIN_S)
+            self._queue.send(ref, delay_s=RETRY_S)
             raise
 
     def _sweep(self) -> None:
         while True:
-            next_s = time.monotonic() + self._sweep_s  # from start to start: many looks must not make the next one late
+            next_s = time.monotonic() + self._sweep_s  # counted from the start, so that a long sweep causes no delay
             try:
                 self._service.sweep(lambda: not self._stopping.is_set())
             except Exception:  # the next sweep tries again

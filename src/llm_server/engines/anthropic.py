@@ -1,4 +1,4 @@
-"""Anthropic's Messages API, and servers that speak it (https://platform.claude.com/docs/en/api/messages)."""
+"""Adapter for Anthropic's Messages API (https://platform.claude.com/docs/en/api/messages)."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from llm_server.engines.http import HttpWire
 from llm_server.engines.parts import EngineParts
 from llm_server.engines.wire import (
     completion,
-    declined,
-    joined_texts,
+    join_texts,
     json_object,
     json_objects,
-    no_completion,
+    missing_completion,
+    refusal,
+    strip_bounds,
     token_count,
-    without_bounds,
 )
 from llm_server.orchestration.domain.engine_call import Completion, Engine, EngineCall
 
@@ -25,12 +25,12 @@ _TOKENS_IN = ("input_tokens", "cache_creation_input_tokens", "cache_read_input_t
 
 
 def build(name: str, parts: EngineParts) -> Engine:
-    """Make the engine of this name; its key is fetched at each call."""
+    """Build the engine with this name; its API key is looked up at each call."""
     return AnthropicEngine(parts.spec(name), parts.pool, parts.api_key(name))
 
 
 class AnthropicEngine(HttpWire):
-    """A server with a Messages API."""
+    """An engine with a Messages API."""
 
     path = "/v1/messages"
 
@@ -48,7 +48,7 @@ class AnthropicEngine(HttpWire):
         if self._spec.send_temperature:
             body["temperature"] = min(call.temperature, 1.0)
         if call.answer_schema:
-            schema = without_bounds(call.answer_schema.schema)
+            schema = strip_bounds(call.answer_schema.schema)
             body["output_config"] = {"format": {"type": "json_schema", "schema": schema}}
         return body
 
@@ -57,15 +57,15 @@ class AnthropicEngine(HttpWire):
         usage = json_object(answer.get("usage"))
         tokens_in, tokens_out = _tokens_in(usage), token_count(usage.get("output_tokens"))
         if stop_reason == "refusal":
-            raise declined(tokens_in, tokens_out)
+            raise refusal(tokens_in, tokens_out)
         if not isinstance(content, list):
-            raise no_completion()
-        text = joined_texts([block for block in json_objects(content) if block.get("type") == "text"])
+            raise missing_completion()
+        text = join_texts([block for block in json_objects(content) if block.get("type") == "text"])
         return completion(call, text, tokens_in=tokens_in, tokens_out=tokens_out, truncated=stop_reason in _TRUNCATED)
 
 
 def _tokens_in(usage: Mapping[str, Any]) -> int | None:
-    """The prompt's tokens; those read from or written to a cache are not in `input_tokens`, and count here too."""
+    """Return the tokens of the prompt, with those read from or written to the cache; `input_tokens` leaves them out."""
     if token_count(usage.get("input_tokens")) is None:
         return None
     return sum(token_count(usage.get(name)) or 0 for name in _TOKENS_IN)

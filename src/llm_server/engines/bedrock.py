@@ -1,4 +1,7 @@
-"""Amazon Bedrock's Converse (https://docs.aws.amazon.com/bedrock/latest/APIReference/API_runtime_Converse.html)."""
+"""Adapter for Bedrock's Converse API.
+
+https://docs.aws.amazon.com/bedrock/latest/APIReference/API_runtime_Converse.html
+"""
 
 from __future__ import annotations
 
@@ -29,12 +32,12 @@ from llm_server.engines.parts import EngineParts
 from llm_server.engines.wire import (
     Wire,
     completion,
-    declined,
-    joined_texts,
+    join_texts,
     json_object,
-    no_completion,
+    missing_completion,
+    refusal,
+    strip_bounds,
     token_count,
-    without_bounds,
 )
 from llm_server.orchestration.domain.catalog import EngineSpec
 from llm_server.orchestration.domain.engine_call import Completion, Engine, EngineCall
@@ -63,7 +66,7 @@ _NO_CREDENTIALS = (
     UnauthorizedSSOTokenError,
 )
 _BROKEN_OFF = (ConnectionClosedError, ResponseStreamingError)
-# botocore trusts an answer's shape, and raises these for what a gateway may send in its place.
+# botocore does not check the shape of an answer, and raises these for other content, such as a gateway's error page.
 _UNREADABLE = (ResponseParserError, AttributeError, TypeError, ValueError, RecursionError)
 _REFUSED = frozenset({"guardrail_intervened", "content_filtered"})
 _TRUNCATED = frozenset({"max_tokens", "model_context_window_exceeded"})
@@ -71,7 +74,7 @@ _FAILED = frozenset({"malformed_model_output", "malformed_tool_use"})
 
 
 def bedrock_client(spec: EngineSpec, timeout_s: float) -> Any:
-    """Make a Converse client that tries once; `timeout_s` is the longest it waits for a byte."""
+    """Make a Converse client that does not retry; `timeout_s` is the longest wait for the next byte."""
     import boto3
     from botocore.config import Config
 
@@ -83,16 +86,16 @@ def bedrock_client(spec: EngineSpec, timeout_s: float) -> Any:
 
 
 def build(name: str, parts: EngineParts, *, client: Callable[[EngineSpec, float], Any] = bedrock_client) -> Engine:
-    """Make the engine of this name; `client` makes its boto3 client at the first call."""
+    """Build the engine with this name; `client` makes its boto3 client at the first call."""
     spec = parts.spec(name)
     return BedrockEngine(spec, partial(client, spec, parts.catalog.timeout_s(name)))
 
 
 class BedrockEngine(Wire):
-    """Converse through boto3. `client` makes the boto3 client; it is called once, for the first prompt.
+    """Calls Converse through boto3. `client` makes the boto3 client and is called once, at the first call.
 
-    boto3 bounds the wait for a byte, not for an answer. Calls therefore run in threads of their own; a call that is
-    late, or whose task is cancelled, is left to its thread.
+    boto3 limits the wait for the next byte, but not the wait for the whole answer. Each call therefore runs in a thread
+    of its own. A call that takes too long, or whose task is cancelled, is abandoned; its thread ends with the answer.
     """
 
     def __init__(self, spec: EngineSpec, client: Callable[[], Any]) -> None:
@@ -123,7 +126,7 @@ class BedrockEngine(Wire):
         except ClientError as error:
             raise _refusal(error, call) from error
         except ParamValidationError as error:
-            raise BadRequest("The installed boto3 does not take this call.") from error
+            raise BadRequest("The installed version of boto3 does not support this call.") from error
         except _UNREADABLE as error:
             raise unusable_answer("The engine's answer cannot be read.") from error
         except BotoCoreError as error:
@@ -148,7 +151,7 @@ class BedrockEngine(Wire):
         if call.system:
             arguments["system"] = [{"text": call.system}]
         if call.answer_schema:
-            schema = msgspec.json.encode(without_bounds(call.answer_schema.schema)).decode()
+            schema = msgspec.json.encode(strip_bounds(call.answer_schema.schema)).decode()
             structure = {"jsonSchema": {"name": call.answer_schema.name, "schema": schema}}
             arguments["outputConfig"] = {"textFormat": {"type": "json_schema", "structure": structure}}
         return arguments
@@ -159,12 +162,12 @@ def _read(call: EngineCall, answer: dict[str, Any]) -> Completion:
     stop_reason, usage = answer.get("stopReason"), json_object(answer.get("usage"))
     tokens_in, tokens_out = token_count(usage.get("inputTokens")), token_count(usage.get("outputTokens"))
     if stop_reason in _REFUSED:
-        raise declined(tokens_in, tokens_out)
+        raise refusal(tokens_in, tokens_out)
     if stop_reason in _FAILED:
         raise EngineUnavailable("The engine failed while it answered.", may_be_billed=True)
     if not isinstance(content, list):
-        raise no_completion()
-    text = joined_texts(content)
+        raise missing_completion()
+    text = join_texts(content)
     if len(text) > MAX_ANSWER_CHARS:
         raise unusable_answer("The engine's answer is larger than 16 MiB.")
     return completion(call, text, tokens_in=tokens_in, tokens_out=tokens_out, truncated=stop_reason in _TRUNCATED)
@@ -182,7 +185,7 @@ def _refusal(error: ClientError, call: EngineCall) -> EngineUnavailable | BadReq
 
 def _unavailable(error: BotoCoreError) -> EngineUnavailable:
     if isinstance(error, _NO_CREDENTIALS):
-        return EngineUnavailable("There are no AWS credentials for this engine.", kind="credentials")
+        return EngineUnavailable("No AWS credentials were found for this engine.", kind="credentials")
     if isinstance(error, ReadTimeoutError):
         return EngineUnavailable("The engine did not answer in time.", kind="timeout", may_be_billed=True)
     if isinstance(error, _BROKEN_OFF):

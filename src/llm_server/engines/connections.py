@@ -1,6 +1,6 @@
-"""Connections to engines: they bound the time of a whole answer, and another thread can end an exchange.
+"""HTTP connections to engines, with a time-out for the whole answer, and exchanges that another thread can end.
 
-A plain socket's time-out starts anew with every byte, and a thread that waits for a byte cannot be interrupted.
+The time-out of a plain socket starts again with each byte, and a thread that waits for a byte cannot be interrupted.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from llm_server.orchestration.domain.cancellation import Cancellation
 
 MAX_CONNECTIONS_PER_ENGINE = 64
 _this_thread = threading.local()
-"""`exchange` is the _Exchange of this thread, or None."""
+"""Its attribute `exchange` is the `_Exchange` that this thread makes, or None."""
 
 
 class EnginePool(urllib3.PoolManager):
-    """Connections to all engines for all threads: TLS is verified, the read time-out bounds the whole answer."""
+    """The connections to all engines, for all threads. TLS is verified; the read time-out limits the whole answer."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(num_pools=32, maxsize=MAX_CONNECTIONS_PER_ENGINE, **options)
@@ -34,7 +34,7 @@ class EnginePool(urllib3.PoolManager):
 
 @contextmanager
 def cancellable(cancellation: Cancellation) -> Iterator[None]:
-    """End the exchange that this thread makes inside when the task is cancelled, or once it has connected."""
+    """End the exchange made inside the block when the task is cancelled, or, while it connects, right after that."""
     exchange = _this_thread.exchange = _Exchange()
     try:
         with cancellation.breaking_off(exchange.end):
@@ -44,7 +44,7 @@ def cancellable(cancellation: Cancellation) -> Iterator[None]:
 
 
 class _Exchange:
-    """One request and its answer; knows the socket it uses, from the connection to the last byte."""
+    """One request and its answer; holds the socket in use from the connection to the last byte."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -52,7 +52,7 @@ class _Exchange:
         self._ended = False
 
     def use(self, sock: socket.socket | None) -> None:
-        """Note the socket; None when it was given back, so that another exchange may use it."""
+        """Store the socket in use; None once it was given back to the pool."""
         with self._lock:
             self._socket = sock
             self._shut_down()
@@ -64,9 +64,9 @@ class _Exchange:
             self._shut_down()
 
     def _shut_down(self) -> None:
-        """Wake the thread that waits for the socket: it reads the end of the stream.
+        """Wake the thread that waits for the socket, which then reads the end of the stream.
 
-        The call goes past TLS, which would first exchange a goodbye with the engine.
+        `shutdown` of the plain socket is called, because that of a TLS socket would first exchange messages.
         """
         if self._ended and self._socket is not None:
             with suppress(OSError):
@@ -80,7 +80,7 @@ def _use(sock: socket.socket | None) -> None:
 
 
 class _TimedReader(io.RawIOBase):
-    """Reads a socket until a fixed moment."""
+    """Reads a socket until a fixed time; later reads raise TimeoutError."""
 
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
@@ -103,7 +103,7 @@ class _TimedReader(io.RawIOBase):
 
 
 class _TimedResponse(HTTPResponse):
-    """An answer whose headers and body must all arrive within the read time-out it starts with."""
+    """An answer whose headers and body must all arrive within one read time-out."""
 
     def __init__(self, sock: socket.socket, *args: Any, **options: Any) -> None:
         super().__init__(sock, *args, **options)
@@ -112,9 +112,9 @@ class _TimedResponse(HTTPResponse):
 
 
 class _TrackedConnection:
-    """Tells this thread's exchange which socket it uses, a new one or one that was used before.
+    """Gives the socket in use, new or reused, to this thread's exchange.
 
-    Mixed into urllib3's connections; mypy cannot know the methods of `super()`.
+    Mixed into urllib3's connections; mypy does not know the methods of `super()`.
     """
 
     sock: socket.socket | None
@@ -129,9 +129,9 @@ class _TrackedConnection:
 
 
 class _TrackedPool:
-    """Takes the socket from this thread's exchange when the connection is given back: another call may then use it.
+    """Removes the socket from this thread's exchange before the connection is given back for other calls to use.
 
-    Mixed into urllib3's pools, like `_TrackedConnection`.
+    Mixed into urllib3's pools, as `_TrackedConnection` is into its connections.
     """
 
     def _put_conn(self, conn: Any) -> None:

@@ -1,4 +1,4 @@
-"""Keys by reference: `env:NAME`, `ssm:NAME`, `secretsmanager:NAME`; each fetched once a process."""
+"""Look up engines' API keys by reference: `env:NAME`, `ssm:NAME` or `secretsmanager:NAME`; each once per process."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _REMOTE = ("ssm:", "secretsmanager:")
 
 
 def aws_client(service: str) -> Any:
-    """Make a boto3 client that gives up soon, because a task waits. boto3 is imported here: few processes need it."""
+    """Make a boto3 client with short time-outs, because a task waits for it. Most processes never import boto3."""
     import boto3
     from botocore.config import Config
 
@@ -23,7 +23,7 @@ def aws_client(service: str) -> Any:
 
 
 class Credentials:
-    """Resolves references, from many threads. `client` makes the AWS client of a service by its name."""
+    """Resolves references to keys; thread-safe. `client` makes the AWS client of a service by its name."""
 
     def __init__(self, environ: Mapping[str, str], *, client: Callable[[str], Any] = aws_client) -> None:
         self._environ = environ
@@ -32,15 +32,16 @@ class Credentials:
         self._known: dict[str, str] = {}
 
     def is_present(self, reference: str) -> bool:
-        """Whether there is a key to try: a variable that is set, or a remote secret's name. No network."""
+        """Whether a variable is set, or a remote secret is named. Uses no network, so that secret may not exist."""
         kind, _, name = reference.partition(":")
         return bool(self._environ.get(name, "").strip()) if kind == "env" else bool(name)
 
     def resolve(self, reference: str) -> str:
-        """Give the key behind a reference. A value that is itself a remote reference is resolved once more.
+        """Return the key that a reference names. If its value is a reference to a remote key, resolve that as well.
 
         Raises:
-            EngineUnavailable: no such key, or it cannot be fetched; the next call tries again.
+            EngineUnavailable: the key is not set, cannot be fetched, or has characters that are not allowed. The next
+                call looks it up again.
         """
         with self._lock:
             if reference not in self._known:
@@ -55,7 +56,9 @@ class Credentials:
         if not value:
             raise EngineUnavailable(f"The key {reference} is not set.", kind="credentials")
         if not (value.isascii() and value.isprintable()):
-            raise EngineUnavailable(f"The key {reference} holds characters no key has.", kind="credentials")
+            raise EngineUnavailable(
+                f"The key {reference} contains characters that are not printable ASCII.", kind="credentials"
+            )
         return value
 
     def _remote(self, kind: str, name: str, reference: str) -> str:
@@ -71,5 +74,5 @@ class Credentials:
 
 
 def has_credentials(credentials: Credentials, spec: EngineSpec) -> bool:
-    """Whether an engine's key is there; True without a reference: it needs no key, or uses AWS credentials."""
+    """Whether an engine's key is set; True if none is configured, as for local servers and for AWS credentials."""
     return spec.api_key is None or credentials.is_present(spec.api_key)

@@ -1,4 +1,4 @@
-"""Finds an engine where nothing is configured: keys in the environment, servers on this machine, a model's file."""
+"""Find an engine if none is configured: by API keys in the environment, servers on this machine, or a model file."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 PROBE_TIMEOUT_S = 0.3
 CPU_TIMEOUT_S = 600
-"""A laptop writes a few tokens a second, so the worker's time ends such a call, not the engine's time-out."""
+"""A laptop writes a few tokens a second, so this is long enough for the worker's own time limit to come first."""
 _NOT_FOR_CHAT = re.compile(
     r"embed|rerank|whisper|moderation|transcri|diffusion|tts|dall-e|flux|colbert|clip|minilm|(^|[/-])(bge|gte|e5)-",
     re.IGNORECASE,
@@ -23,7 +23,7 @@ _NOT_FOR_CHAT = re.compile(
 
 
 class LoopbackServer(NamedTuple):
-    """An LLM server and the port it listens on by default; `title` is its name as it is written."""
+    """An LLM server, with its default port; `title` is its name in texts for users."""
 
     name: str
     title: str
@@ -58,11 +58,11 @@ EMBEDDED = EngineSpec(kind="embedded", source="local", model="embedded")
 
 
 class DiscoveredEngine(NamedTuple):
-    """An engine to use, and why: a sentence shown when the server starts."""
+    """An engine that was found; `reason` is a sentence that is shown when the server starts."""
 
     name: str
     spec: EngineSpec
-    why: str
+    reason: str
 
 
 def discover(
@@ -73,10 +73,10 @@ def discover(
     model: str | None = None,
     pool: EnginePool | None = None,
 ) -> DiscoveredEngine:
-    """Choose the first there is: OPENAI_API_KEY, ANTHROPIC_API_KEY, a loopback server, `model`, the embedded engine.
+    """Return the first engine of: OPENAI_API_KEY, ANTHROPIC_API_KEY, a loopback server, `model`, the embedded engine.
 
-    An empty `loopback` probes nothing (on AWS only keys count); `own_port` is never probed. Each server has
-    0.3 s to answer. `model` is what LLM_SERVER_MODEL says.
+    `loopback` are the servers to look for on this machine, except on `own_port`; each has 0.3 s to answer. `model` is
+    the value of LLM_SERVER_MODEL.
     """
     for name, spec in (("openai", OPENAI), ("anthropic", ANTHROPIC)):
         variable = f"{name.upper()}_API_KEY"
@@ -99,19 +99,23 @@ def discover(
 
 
 def _first_chat_model(pool: EnginePool | None, base_url: str) -> str | None:
-    """The first model a server lists that is made for chat; None without one, or without a server."""
-    from llm_server.engines.connections import EnginePool  # only where something is probed, so not on AWS
+    """Return the first chat model that a server lists; None if it lists none or does not answer."""
+    from llm_server.engines.connections import EnginePool  # imported here because AWS probes no server
     from llm_server.engines.http import exchange
 
     try:
         answer = exchange(pool or EnginePool(), "GET", f"{base_url}/models", headers={}, timeout_s=PROBE_TIMEOUT_S)
     except (EngineUnavailable, PromptRefused):
         return None
-    names: list[Any] = [model.get("id") for model in json_objects(answer.get("data"))]
-    return next((name for name in names if isinstance(name, str) and name and not _NOT_FOR_CHAT.search(name)), None)
+    for model in json_objects(answer.get("data")):
+        name: Any = model.get("id")
+        if isinstance(name, str) and name and not _NOT_FOR_CHAT.search(name):
+            return name
+    return None
 
 
 def _looked_for(loopback: Sequence[LoopbackServer]) -> str:
+    """Return the places that were searched, for the sentence that says no LLM was found."""
     keys = "OPENAI_API_KEY, ANTHROPIC_API_KEY"
     if not loopback:
         return keys

@@ -1,4 +1,4 @@
-"""The engine that answers when no LLM is configured: it says so and measures the prompt, so modes can be tried."""
+"""The embedded engine. If no LLM is configured, it answers with the prompt's analysis and how to configure an LLM."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ _SENTENCE = re.compile(r"(?<=[.!?;])\s+|(?<=[。！？])|\n+|,?\s+(?:and\s+)?the
 _AND = re.compile(r",?\s+and\s+(?=\S+\s+\S)", re.IGNORECASE)
 
 
-class Analysed(Protocol):
-    """The part of a prompt's analysis that an answer of the embedded engine shows."""
+class AnalysisView(Protocol):
+    """The fields of a prompt's analysis that the embedded engine shows."""
 
     @property
     def mode(self) -> str: ...
@@ -44,23 +44,23 @@ class Analysed(Protocol):
 
 
 class Analyse(Protocol):
-    """Analyses a prompt; `roles` are those it may choose from, None means every role."""
+    """Analyses a prompt; `roles` are the roles to choose from, None means all."""
 
-    def __call__(self, prompt: str, *, roles: Collection[str] | None = None) -> Analysed: ...
+    def __call__(self, prompt: str, *, roles: Collection[str] | None = None) -> AnalysisView: ...
 
 
-def build(name: str, parts: EngineParts) -> Engine:  # noqa: ARG001 - every adapter has it; nothing is configured here
-    """Make the engine."""
+def build(name: str, parts: EngineParts) -> Engine:  # noqa: ARG001 - all adapters have this parameter
+    """Build the embedded engine."""
     return EmbeddedEngine(parts.analyse)
 
 
 class EmbeddedEngine:
-    """Answers the same prompt the same way, at once and for free; each of its tokens is four characters."""
+    """Answers at once, for free, and always the same to the same prompt. Four characters count as one token."""
 
     def __init__(self, analyse: Analyse) -> None:
         self._analyse = analyse
 
-    def complete(self, call: EngineCall, *, timeout_s: float) -> Completion:  # noqa: ARG002 - the port has it; nothing here takes time
+    def complete(self, call: EngineCall, *, timeout_s: float) -> Completion:  # noqa: ARG002 - part of the port
         answer = _answer(call, self._analyse)
         limit = call.max_output_tokens * CHARACTERS_PER_TOKEN
         text = answer[:limit]
@@ -69,30 +69,31 @@ class EmbeddedEngine:
 
 def _answer(call: EngineCall, analyse: Analyse) -> str:
     fenced = [(match[1], match[2]) for match in _FENCED.finditer(call.prompt)]
-    task = next((text for name, text in fenced if name == "task"), call.prompt)
+    tasks = [text for name, text in fenced if name == "task"]
+    task = tasks[0] if tasks else call.prompt
     if call.answer_schema and call.answer_schema.name == "plan":
         return _plan(task, call.answer_schema, analyse).to_json()
     if call.answer_schema:
         return msgspec.json.encode({"verdict": "pass", "findings": []}).decode()
     results = [name.removeprefix("result_of_") for name, _ in fenced if name.startswith("result_of_")]
-    asked = _FENCED.sub("", call.prompt).strip().rpartition("\n")[2] if fenced else ""
-    return "\n\n".join(_paragraphs(task, asked, results, analyse(task)))
+    instruction = _FENCED.sub("", call.prompt).strip().rpartition("\n")[2] if fenced else ""
+    return "\n\n".join(_paragraphs(task, instruction, results, analyse(task)))
 
 
-def _paragraphs(task: str, asked: str, results: list[str], seen: Analysed) -> Iterator[str]:
+def _paragraphs(task: str, instruction: str, results: list[str], analysis: AnalysisView) -> Iterator[str]:
     yield (
         "No LLM is configured. This answer comes from the server's embedded engine, which measures a prompt "
         "but does not understand it."
     )
     yield (
         f"The prompt has {_counted(len(task.split()), 'word')} and {_counted(len(task), 'character')}. It "
-        f"reads like {seen.mode} mode for {seen.role} (complexity {seen.complexity:.2f}, confidence "
-        f"{seen.confidence:.2f})."
+        f"reads like {analysis.mode} mode for {analysis.role} (complexity {analysis.complexity:.2f}, confidence "
+        f"{analysis.confidence:.2f})."
     )
-    if seen.reasons:
-        yield "Why: " + "; ".join(seen.reasons[:4]) + "."
-    if asked:
-        yield f"Asked for here: {asked[:_MAX_INSTRUCTION_CHARS]}"
+    if analysis.reasons:
+        yield "Why: " + "; ".join(analysis.reasons[:4]) + "."
+    if instruction:
+        yield f"Asked for here: {instruction[:_MAX_INSTRUCTION_CHARS]}"
     if results:
         yield f"Given were the results of {_counted(len(results), 'step')}: {', '.join(results)}."
     yield HOW_TO_CONFIGURE
@@ -102,9 +103,9 @@ def _counted(number: int, noun: str) -> str:
     return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
 
 
-def _plan(task: str, asked: AnswerSchema, analyse: Analyse) -> Plan:
-    """Make each sentence or list item of a task a step; steps of one group do not wait for one another."""
-    roles = _allowed_roles(asked)
+def _plan(task: str, schema: AnswerSchema, analyse: Analyse) -> Plan:
+    """Make a step of each sentence or list item of a task; the steps of one group do not depend on one another."""
+    roles = _allowed_roles(schema)
     steps: list[Step] = []
     before: tuple[str, ...] = ()
     for group in _groups_that_fit(task):
@@ -115,21 +116,25 @@ def _plan(task: str, asked: AnswerSchema, analyse: Analyse) -> Plan:
     return Plan(goal=" ".join(task.split())[:_MAX_INSTRUCTION_CHARS], steps=tuple(steps))
 
 
-def _allowed_roles(asked: AnswerSchema) -> list[str]:
-    node = asked.schema
+def _allowed_roles(schema: AnswerSchema) -> list[str]:
+    """Return the roles that the schema of a plan allows for a step."""
+    node = schema.schema
     for name in ("properties", "steps", "items", "properties", "role"):
         node = json_object(node.get(name))
     return list(node.get("enum", ()))
 
 
 def _role(text: str, task: str, roles: list[str], analyse: Analyse) -> str:
-    """The role the analysis finds for a step, or for the whole task, if a plan may name it."""
-    found = (analyse(part, roles=roles).role for part in (text, task))
-    return next((role for role in found if role in roles), roles[0] if roles else "")
+    """Return the role that the analysis finds for a step, else for the whole task, else the first allowed role."""
+    for part in (text, task):
+        role = analyse(part, roles=roles).role
+        if role in roles:
+            return role
+    return roles[0] if roles else ""
 
 
 def _groups_that_fit(task: str) -> list[list[str]]:
-    """The groups of a task, at most 12 parts in all: what is left over joins the last one."""
+    """Return the groups of a task with at most 12 parts in all; parts beyond that are joined into the last one."""
     groups = [group for group in _groups(task) if group] or [["Do the task."]]
     parts = [part for group in groups for part in group]
     if len(parts) <= MAX_STEPS:
@@ -139,7 +144,11 @@ def _groups_that_fit(task: str) -> list[list[str]]:
 
 
 def _groups(task: str) -> Iterator[list[str]]:
-    """A list's items (numbered ones wait for one another), else sentences and what "and" joins in them."""
+    """Yield the parts of a task in groups that follow one another.
+
+    Each item of a numbered list is a group. The items of another list are one group. Without a list, each sentence is
+    a group of the parts that "and" joins in it.
+    """
     lines = task.splitlines()
     numbered = [match[1] for line in lines if (match := _NUMBER.fullmatch(line))]
     bullets = [match[1] for line in lines if (match := _BULLET.fullmatch(line))]
@@ -152,6 +161,6 @@ def _groups(task: str) -> Iterator[list[str]]:
 
 
 def _cleaned(parts: list[str]) -> list[str]:
-    """Parts as instructions, without loose punctuation; those without a letter or digit are dropped."""
+    """Return the parts as instructions, without punctuation at their ends; drop parts without a letter or digit."""
     texts = (" ".join(part.split()).strip(" ,;:.")[:_MAX_INSTRUCTION_CHARS] for part in parts)
     return [text[:1].upper() + text[1:] for text in texts if any(c.isalnum() for c in text)]

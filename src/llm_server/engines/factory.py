@@ -1,4 +1,4 @@
-"""Makes the adapter of each configured engine. Workers import this, so an adapter is imported when it is needed."""
+"""Build the adapters of the configured engines. Each adapter's module is imported only if it is used."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from llm_server.orchestration.domain.engine_call import Engine
 
 
 def build(parts: EngineParts) -> dict[str, Engine]:
-    """Make the adapter of every engine; none opens a connection or fetches a key before its first call.
+    """Build the adapter of every engine, by name. Connections are opened and keys fetched at the first call.
 
     Raises:
-        ConfigurationError: an engine of kind `llamacpp` that is switched on has no model on this machine, or its extra
-            is not installed.
+        ConfigurationError: the model file of a `llamacpp` engine that is switched on is not on this machine, or the
+            extra [local] is not installed.
     """
     return {name: _adapter(name, spec.kind, parts) for name, spec in parts.catalog.engines.items()}
 

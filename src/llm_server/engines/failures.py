@@ -1,4 +1,4 @@
-"""Failures of engines: which one an HTTP status stands for, and how much of the engine's message may be shown."""
+"""Make engine failures from HTTP statuses, and shorten the engines' messages so that they do not repeat the prompt."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from llm_server.orchestration.domain.errors import EngineUnavailable, PromptRefu
 MAX_RETRY_AFTER_S = 600.0
 _MAX_SHOWN_CHARS = 200
 _RUN_CHARS = 16
-"""So many characters in a row that a message shares with the prompt are a quotation of it."""
+"""A message that shares so many characters in a row with the prompt counts as a quotation of it."""
 _BUSY = frozenset({408, 409, 425, 429})
 _OVERLOADED = frozenset({429, 503, 529})
 _GATEWAY_TIMEOUT = frozenset({504, 524})
-"""The engine behind the gateway has the prompt, and may bill it."""
+"""The engine behind the gateway has received the prompt and may bill it."""
 _CREDENTIALS = frozenset({401, 402, 403})
 _UNKNOWN = frozenset({404, 405, 410})
 _QUOTED = re.compile(r"""['"`]([^'"`]{4,})['"`]""")
@@ -24,15 +24,15 @@ _WORD = re.compile(r"[\w.@+-]{6,}")
 
 
 class BadRequest(PromptRefused):
-    """The engine did not take the call as it was written; written otherwise it might."""
+    """The engine refused the form of the call; it may accept another form."""
 
 
 def failure_of_status(
     status: int, *, retry_after: str = "", message: str = "", private: Iterable[str] = ()
 ) -> EngineUnavailable | BadRequest:
-    """Name the failure an HTTP status stands for.
+    """Return the failure that belongs to an HTTP status.
 
-    `message` is the engine's own; at most 200 characters of it are shown, and nothing when it repeats any of the
+    `message` is the engine's own. At most 200 characters of it are shown, and none of it if it repeats any of the
     `private` texts.
     """
     if status in _BUSY or status >= 500:
@@ -46,20 +46,22 @@ def failure_of_status(
     if status in _CREDENTIALS:
         return EngineUnavailable(f"The engine refused our credentials (HTTP {status}).", kind="credentials")
     if status in _UNKNOWN:
-        return EngineUnavailable(f"The engine knows no such model or address (HTTP {status}).", kind="garbage")
+        return EngineUnavailable(f"The engine does not know the model or the path (HTTP {status}).", kind="garbage")
     if status < 400:
-        return EngineUnavailable(f"The engine's address answers HTTP {status}, which is not followed.", kind="garbage")
-    shown = showable(message, private)
+        return EngineUnavailable(
+            f"The engine answered HTTP {status}; redirects and other such answers are not followed.", kind="garbage"
+        )
+    shown = redact(message, private)
     return BadRequest(f"The engine refused the prompt (HTTP {status}){': ' + shown if shown else '.'}")
 
 
 def unusable_answer(message: str) -> EngineUnavailable:
-    """The failure of an engine that answered, but not with a completion; it may bill the answer."""
+    """Return the failure for an answer that is not a completion; the engine may bill it."""
     return EngineUnavailable(message, kind="garbage", may_be_billed=True)
 
 
 def parse_retry_after(value: str) -> float | None:
-    """Read a Retry-After field (RFC 9110, 10.2.3) as 0 to 600 seconds; None when it cannot be read."""
+    """Return the seconds of a Retry-After field (RFC 9110, 10.2.3), cut to 0..600; None if it cannot be read."""
     value = value.strip()
     if re.fullmatch(r"[0-9]+(\.[0-9]+)?", value):
         return min(float(value), MAX_RETRY_AFTER_S)
@@ -70,17 +72,21 @@ def parse_retry_after(value: str) -> float | None:
     return min(max(wait_s, 0.0), MAX_RETRY_AFTER_S)
 
 
-def showable(message: str, private: Iterable[str]) -> str:
-    """Cut an engine's message to one short line, or to "" when it repeats any of the private texts."""
+def redact(message: str, private: Iterable[str]) -> str:
+    """Shorten an engine's message to one line of at most 200 characters; "" if it repeats any of the private texts."""
     text = " ".join("".join(c if c.isprintable() else " " for c in message).split())
-    text = text if len(text) <= _MAX_SHOWN_CHARS else text[: _MAX_SHOWN_CHARS - 1] + "…"
-    return "" if any(_repeats(text.casefold(), " ".join(secret.split()).casefold()) for secret in private) else text
+    if len(text) > _MAX_SHOWN_CHARS:
+        text = text[: _MAX_SHOWN_CHARS - 1] + "…"
+    for secret in private:
+        if _repeats(text.casefold(), " ".join(secret.split()).casefold()):
+            return ""
+    return text
 
 
 def _repeats(text: str, secret: str) -> bool:
-    """Whether a text holds the secret, 16 of its characters in a row, or a quoted or unusual word of it."""
+    """Whether a text repeats a secret: all of it, 16 of its characters in a row, or a quoted or unusual word of it."""
     if len(secret) < _RUN_CHARS:
         return len(secret) > 3 and secret in text
-    runs = (text[i : i + _RUN_CHARS] for i in range(len(text) - _RUN_CHARS + 1))
-    telling = _QUOTED.findall(text) + [w for w in _WORD.findall(text) if not (w.isascii() and w.isalpha())]
-    return any(piece in secret for piece in (*runs, *telling))
+    runs = [text[i : i + _RUN_CHARS] for i in range(len(text) - _RUN_CHARS + 1)]
+    unusual_words = [word for word in _WORD.findall(text) if not (word.isascii() and word.isalpha())]
+    return any(piece in secret for piece in (*runs, *_QUOTED.findall(text), *unusual_words))

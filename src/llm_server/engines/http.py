@@ -1,4 +1,4 @@
-"""JSON over HTTP: one exchange within a deadline and bounded in size, and the wire of the engines asked that way."""
+"""Exchange JSON with an engine over HTTP, with limits for time and size, and the base class of engines that do so."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ from llm_server.orchestration.domain.engine_call import Completion, EngineCall
 from llm_server.orchestration.domain.errors import EngineUnavailable, PromptRefused, TaskCancelled
 
 MAX_ANSWER_BYTES = 16 * 1024 * 1024
-"""More than JSON makes of the longest text a task may hold: a text that is too long is counted and refused by name."""
+"""More than the longest text of a task takes as JSON. A text between both limits gets an error that names its size."""
 
 
 class HttpWire(Wire):
-    """An engine that is asked by one POST of a JSON object.
+    """Base class of engines that take a call as one POST of a JSON object.
 
-    An adapter says its path, headers and body, and how its answer is read. The specification's `base_url` is the
-    address before `path`. `api_key` is called for each prompt; it returns None for an engine without a key.
+    A subclass defines the path, the headers, the body, and how the answer is read. The URL is the specification's
+    `base_url` and `path`. `api_key` is called for each call; it returns None for an engine without a key.
     """
 
     path: ClassVar[str]
@@ -63,15 +63,15 @@ class HttpWire(Wire):
 
     @abstractmethod
     def _headers(self, key: str | None) -> Mapping[str, str]:
-        """The headers this API wants beside those of every exchange."""
+        """Return the headers that this API needs in addition to those of every exchange."""
 
     @abstractmethod
     def _body(self, call: EngineCall) -> dict[str, Any]:
-        """The call as this API takes it."""
+        """Return the JSON body of a call."""
 
     @abstractmethod
     def _read(self, call: EngineCall, answer: dict[str, Any]) -> Completion:
-        """The completion in a 2xx answer. Raises EngineUnavailable or PromptRefused when it holds none."""
+        """Return the completion of a 2xx answer; raise EngineUnavailable or PromptRefused if it has none."""
 
 
 def exchange(
@@ -85,15 +85,15 @@ def exchange(
     timeout_s: float,
     cancellation: Cancellation | None = None,
 ) -> dict[str, Any]:
-    """Send one request, never a second, and read its answer: a JSON object of at most 16 MiB.
+    """Send one request without retries, and return its answer: a JSON object of at most 16 MiB.
 
-    `timeout_s` bounds everything but name resolution, however slowly the engine sends. `private` is what the
-    engine's error messages must not repeat.
+    `timeout_s` limits the whole exchange except name resolution. An error message of the engine that repeats one of
+    the `private` texts is not shown.
 
     Raises:
         EngineUnavailable: no connection, no answer in time, or the answer is not a JSON object.
         PromptRefused: the body cannot be sent, or the engine refused it by its status (`BadRequest`).
-        TaskCancelled: the task was cancelled; the socket is closed, or will be once it is connected.
+        TaskCancelled: the task was cancelled. The socket is closed, or will be as soon as it is connected.
     """
     encoded, cancellation = _encoded(body), cancellation or Cancellation()
     try:
@@ -135,13 +135,13 @@ def _sent(
 
 
 def _unavailable(error: HTTPError) -> EngineUnavailable:
-    """Say what a failed exchange means; the error's own text may hold addresses and stays in the chain."""
+    """Return the failure for an error of urllib3, whose text may contain addresses and so is not shown."""
     if isinstance(error, ConnectTimeoutError):
         return EngineUnavailable("The engine cannot be reached.", kind="unreachable")
     if isinstance(error, HTTPTimeout):
         return EngineUnavailable("The engine did not answer in time.", kind="timeout", may_be_billed=True)
     if isinstance(error, SSLError):
-        return EngineUnavailable("The engine offers no TLS connection we trust.", kind="unreachable")
+        return EngineUnavailable("The TLS connection to the engine failed.", kind="unreachable")
     if isinstance(error, IncompleteRead | InvalidChunkLength):
         return EngineUnavailable("The engine broke off its answer.", may_be_billed=True)
     if isinstance(error, ProtocolError):
@@ -169,12 +169,12 @@ def _decoded(data: bytes) -> dict[str, Any]:
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
         raise unusable_answer("The engine's answer is not JSON.") from error
     if not isinstance(answer, dict):
-        raise unusable_answer("The engine's answer is no JSON object.")
+        raise unusable_answer("The engine's answer is not a JSON object.")
     return answer
 
 
 def _error_message(data: bytes) -> str:
-    """The message of an error body, in any API's form: {"error": {"message"}}, {"error"} or {"message"}; else ""."""
+    """Return the message of an error body: that of {"error": {"message"}}, {"error"} or {"message"}, else ""."""
     try:
         answer = _decoded(data)
     except EngineUnavailable:

@@ -1,4 +1,4 @@
-"""Chat Completions: OpenAI and every server that speaks it (https://platform.openai.com/docs/api-reference/chat)."""
+"""Adapter for the Chat Completions API (https://platform.openai.com/docs/api-reference/chat)."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from llm_server.engines.http import HttpWire
 from llm_server.engines.parts import EngineParts
 from llm_server.engines.wire import (
     completion,
-    declined,
-    joined_texts,
+    join_texts,
     json_object,
     json_objects,
-    no_completion,
+    missing_completion,
+    refusal,
     token_count,
 )
 from llm_server.orchestration.domain.engine_call import Completion, Engine, EngineCall
@@ -22,12 +22,12 @@ from llm_server.orchestration.domain.errors import EngineUnavailable
 
 
 def build(name: str, parts: EngineParts) -> Engine:
-    """Make the engine of this name; its key is fetched at each call."""
+    """Build the engine with this name; its API key is looked up at each call."""
     return OpenAIEngine(parts.spec(name), parts.pool, parts.api_key(name))
 
 
 class OpenAIEngine(HttpWire):
-    """A server with a Chat Completions API."""
+    """An engine with a Chat Completions API."""
 
     path = "/chat/completions"
 
@@ -49,20 +49,20 @@ class OpenAIEngine(HttpWire):
         return body
 
     def _read(self, call: EngineCall, answer: dict[str, Any]) -> Completion:
-        """Read an answer. A gateway (OpenRouter) reports failures under HTTP 200, with the status inside."""
-        choice = next(iter(json_objects(answer.get("choices"))), None)
-        if choice is None:
-            status = token_count(json_object(answer.get("error")).get("code"))
-            if status and 400 <= status < 600:
+        """Read an answer. Some gateways (OpenRouter) answer 200 to a failed call, with its status in the body."""
+        choices = json_objects(answer.get("choices"))
+        if not choices:
+            status = json_object(answer.get("error")).get("code")
+            if isinstance(status, int) and 400 <= status < 600:
                 raise failure_of_status(status)
-            raise no_completion()
-        message, finish_reason = json_object(choice.get("message")), choice.get("finish_reason")
+            raise missing_completion()
+        message, finish_reason = json_object(choices[0].get("message")), choices[0].get("finish_reason")
         content = message.get("content")
-        text = content if isinstance(content, str) else joined_texts(content)
+        text = content if isinstance(content, str) else join_texts(content)
         usage = json_object(answer.get("usage"))
         tokens_in, tokens_out = token_count(usage.get("prompt_tokens")), token_count(usage.get("completion_tokens"))
         if finish_reason == "content_filter" or (message.get("refusal") and not text):
-            raise declined(tokens_in, tokens_out)
+            raise refusal(tokens_in, tokens_out)
         if finish_reason == "error":
             raise EngineUnavailable("The engine failed while it answered.", may_be_billed=True)
         return completion(call, text, tokens_in=tokens_in, tokens_out=tokens_out, truncated=finish_reason == "length")

@@ -1,4 +1,4 @@
-"""What engines are built from: given once to the factory, and by it to the adapter of each engine."""
+"""The objects that engines are built from; the factory passes them to each adapter."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineParts:
-    """The catalogue and what the engines in it share; an adapter takes what its kind needs.
+    """The catalogue, and the objects that its engines share; each adapter uses those that its kind needs.
 
-    `models_dir` is where pulled models are; `analyse` measures prompts for the embedded engine.
+    `models_dir` is the folder of pulled models; `analyse` analyses prompts for the embedded engine.
     """
 
     catalog: Catalog
@@ -30,13 +30,13 @@ class EngineParts:
     pool: EnginePool = field(default_factory=EnginePool)
 
     def spec(self, name: str) -> EngineSpec:
-        """The configuration of an engine."""
+        """Return the configuration of an engine."""
         return self.catalog.engines[name]
 
     def api_key(self, name: str) -> Callable[[], str | None]:
-        """A function that fetches an engine's key when it is called; it returns None for an engine without one.
+        """Return a function that looks up an engine's API key; it returns None for an engine without one.
 
-        It raises EngineUnavailable when the key cannot be fetched.
+        The function raises EngineUnavailable if the key cannot be fetched.
         """
         reference = self.spec(name).api_key
         return partial(self.credentials.resolve, reference) if reference else lambda: None

@@ -1,4 +1,4 @@
-"""What a call costs, in whole micro-USD, rounded up. USD for a million tokens is micro-USD for one."""
+"""Compute the cost of a call in whole micro-USD, rounded up. USD per million tokens equals micro-USD per token."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from llm_server.orchestration.domain.receipt import MICROUSD_PER_USD
 
 
 def price(spec: EngineSpec, tokens_in: int, tokens_out: int) -> int | None:
-    """Price one call: 0 for a local engine, the configured price, else the price library's; None if it is unknown.
+    """Return the cost of a call: 0 for a local engine, else by the configured price, else by the price library.
 
-    The library (genai-prices, by Pydantic) is offline data, imported when first needed: 0.5 s.
+    Returns None if the price is unknown. The library (genai-prices, by Pydantic) works offline. It is imported at the
+    first use, because the import takes 0.5 s.
     """
     if spec.source == "local":
         return 0
@@ -24,7 +25,7 @@ def price(spec: EngineSpec, tokens_in: int, tokens_out: int) -> int | None:
 
 
 def _provider(spec: EngineSpec) -> dict[str, Any]:
-    """Whose price list holds: the configured one, AWS for Bedrock, else the owner of the address."""
+    """Return whose price list applies: the configured provider's, AWS's for Bedrock, else that of the `base_url`."""
     if spec.price_provider:
         return {"provider_id": spec.price_provider}
     if spec.kind == "bedrock":

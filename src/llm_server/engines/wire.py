@@ -1,7 +1,8 @@
-"""What the wires share: asking for an answer that follows a schema, and reading what engines send back."""
+"""Shared parts of the adapters: asking for an answer that follows a schema, and reading the answers' JSON."""
 
 from __future__ import annotations
 
+import math
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -20,11 +21,11 @@ _BOUNDS = frozenset({"minItems", "maxItems", "minLength", "maxLength", "minimum"
 
 
 class Wire(ABC):
-    """An engine whose API may have a field of its own for an answer's schema.
+    """Base class of engines whose API may have a field for the answer's schema.
 
-    Whether it has one is not known beforehand. A call with the field that is refused as a bad request is made once
-    more with the schema in the system text; when that is answered, the field is not used again. A refusal costs no
-    tokens, and both calls share one time-out.
+    If the engine refuses a call with the field as a bad request, the call is made once more with the schema in the
+    system prompt. If that succeeds, the field is not used again. The refused call costs no tokens, and both calls share
+    one time-out.
     """
 
     def __init__(self, *, schema_field: bool) -> None:
@@ -45,32 +46,32 @@ class Wire(ABC):
 
     @abstractmethod
     def _ask(self, call: EngineCall, timeout_s: float) -> Completion:
-        """Make one exchange; a schema still on the call goes into the API's own field."""
+        """Make one exchange; if the call has a schema, put it into the API's field for it."""
 
 
 def completion(
     call: EngineCall, text: str, *, tokens_in: int | None, tokens_out: int | None, truncated: bool
 ) -> Completion:
-    """Make a completion; a count that is None was not reported and is estimated.
+    """Make a completion; estimate token counts that the engine did not report (None).
 
     Raises:
-        EngineUnavailable: the text is not valid Unicode (half of a surrogate pair), so it could not be stored.
+        EngineUnavailable: the text has a lone surrogate, so it could not be stored.
     """
     try:
         text.encode()
     except UnicodeEncodeError as error:
-        raise unusable_answer("The engine's answer is no Unicode.") from error
+        raise unusable_answer("The engine's answer is not valid Unicode.") from error
     return Completion(
         text=text,
-        tokens_in=estimated_tokens(call.system + call.prompt) if tokens_in is None else tokens_in,
-        tokens_out=estimated_tokens(text) if tokens_out is None else tokens_out,
+        tokens_in=estimate_tokens(call.system + call.prompt) if tokens_in is None else tokens_in,
+        tokens_out=estimate_tokens(text) if tokens_out is None else tokens_out,
         usage_estimated=tokens_in is None or tokens_out is None,
         truncated=truncated,
     )
 
 
-def declined(tokens_in: int | None, tokens_out: int | None) -> PromptRefused:
-    """The failure of an engine that declined to answer; the counts are what it bills, None where it does not say."""
+def refusal(tokens_in: int | None, tokens_out: int | None) -> PromptRefused:
+    """Return the failure for an engine that declined to answer; the counts are those it bills, None if not reported."""
     return PromptRefused(
         "The engine declined to answer this prompt.",
         tokens_in=tokens_in or 0,
@@ -79,48 +80,52 @@ def declined(tokens_in: int | None, tokens_out: int | None) -> PromptRefused:
     )
 
 
-def no_completion() -> EngineUnavailable:
-    """The failure of an engine whose answer has nothing where the completion should be."""
-    return unusable_answer("The engine's answer holds no completion.")
+def missing_completion() -> EngineUnavailable:
+    """Return the failure for an answer that does not have a completion at its place."""
+    return unusable_answer("The engine's answer contains no completion.")
 
 
-def estimated_tokens(text: str) -> int:
-    """Four ASCII characters a token, the rule of thumb for English text, and one of any other script; rounded up."""
-    plain = len(text.encode("ascii", "ignore"))
-    return -(-plain // CHARACTERS_PER_TOKEN) + len(text) - plain
+def estimate_tokens(text: str) -> int:
+    """Estimate tokens: four ASCII characters each (usual for English), one for any other character; rounded up."""
+    ascii_characters = len(text.encode("ascii", "ignore"))
+    return math.ceil(ascii_characters / CHARACTERS_PER_TOKEN) + len(text) - ascii_characters
 
 
 def json_object(value: Any) -> dict[str, Any]:
-    """The value if it is a JSON object, else an empty one."""
+    """Return the value if it is a JSON object, else an empty one."""
     return value if isinstance(value, dict) else {}
 
 
 def json_objects(value: Any) -> list[dict[str, Any]]:
-    """The JSON objects of a list; [] if the value is not a list."""
+    """Return the JSON objects of a list; [] if the value is not a list."""
     return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
 
 
-def joined_texts(parts: Any) -> str:
-    """The `text` of each part of a message, joined; parts without one are left out."""
+def join_texts(parts: Any) -> str:
+    """Return the `text` of all parts of a message, joined; parts without a text are left out."""
     return "".join(part["text"] for part in json_objects(parts) if isinstance(part.get("text"), str))
 
 
 def token_count(value: Any) -> int | None:
-    """The value if it can be a number of tokens, else None: an absurd one would spoil the sums for good."""
-    return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MAX_TOKENS else None
+    """Return the value if it is a possible number of tokens, else None, so that nonsense cannot spoil the totals."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        return None
+    return value if 0 <= value <= MAX_TOKENS else None
 
 
-def without_bounds(schema: Any) -> Any:
-    """Leave out of a schema what constrained decoding often refuses: bounds on lists, texts and numbers."""
-    if isinstance(schema, Mapping):
-        return {
-            key: {name: without_bounds(of) for name, of in value.items()}
-            if key == "properties"
-            else without_bounds(value)
-            for key, value in schema.items()
-            if key not in _BOUNDS
-        }
-    return [without_bounds(item) for item in schema] if isinstance(schema, list | tuple) else schema
+def strip_bounds(schema: Any) -> Any:
+    """Return a schema without limits on lists, texts and numbers, which structured output often does not support."""
+    if isinstance(schema, list | tuple):
+        return [strip_bounds(item) for item in schema]
+    if not isinstance(schema, Mapping):
+        return schema
+    stripped = {}
+    for key, value in schema.items():
+        if key == "properties":  # its keys are names of fields, which may be those of a limit
+            stripped[key] = {name: strip_bounds(field) for name, field in value.items()}
+        elif key not in _BOUNDS:
+            stripped[key] = strip_bounds(value)
+    return stripped
 
 
 def _schema_in_text(call: EngineCall) -> EngineCall:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
+from llm_server.orchestration.access.key_creation import KeyCreation
 from llm_server.orchestration.access.keyring import Keyring
 from llm_server.orchestration.dispatch.fleet import EngineNow, Fleet
 from llm_server.orchestration.domain.api_key import Caller, KeyLimits, KeyUse, Payer
@@ -65,6 +66,7 @@ class Service:
         prompt_max_chars: int,
         store: ReadStore,
         keyring: Keyring,
+        key_creation: KeyCreation,
         fleet: Fleet,
         intake: Intake,
         worker: Worker,
@@ -75,6 +77,7 @@ class Service:
         self.catalog = catalog
         self.prompt_max_chars = prompt_max_chars
         self.keys = keyring
+        self.key_creation = key_creation
         self._store = store
         self._fleet = fleet
         self._intake = intake

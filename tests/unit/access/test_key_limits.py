@@ -21,6 +21,7 @@ from llm_server.orchestration.domain.errors import (
     QuotaExceeded,
     StorageUnavailable,
     TaskCancelled,
+    TooManyInFlight,
 )
 from llm_server.orchestration.domain.status import Mode, Status
 from llm_server.orchestration.domain.task import TaskRef
@@ -276,3 +277,68 @@ def test_a_plan_of_parallel_steps_is_charged_call_by_call(served: Served) -> Non
 
     assert (task.status, task.receipt.calls > 3) == (Status.COMPLETED, True)
     assert served.keys.use(TODAY).charged_microusd == task.receipt.cost_microusd
+
+
+# What a changed limit means for tasks that were accepted before
+
+
+def asked(served: Served, token: str) -> TaskRef:
+    task = served.service.submit("local", NewTask(prompt="Why?"), payer=served.service.keys.caller(token).payer)
+    served.refs.append(task.ref)
+    return task.ref
+
+
+def in_flight(served: Served, token: str) -> int:
+    payer = served.service.keys.caller(token).payer
+    assert payer is not None
+    return served.service.keys.use(payer).tasks_in_flight
+
+
+def test_tasks_count_as_in_flight_if_they_were_accepted_under_the_limit(served: Served) -> None:
+    """Those from before it was set never count; those from before it was removed count until they end."""
+    keys = served.service.keys
+    key, token = keys.create("local", ["tasks"])
+    asked(served, token)
+    keys.update(key.key_id, {"limits": {"tasks_in_flight": 1}})
+    asked(served, token)
+    under_the_limit = in_flight(served, token)
+    with pytest.raises(TooManyInFlight):
+        asked(served, token)
+    keys.update(key.key_id, {"limits": {"tasks_in_flight": None}})
+    asked(served, token)
+    removed = in_flight(served, token)
+    keys.update(key.key_id, {"limits": {"tasks_in_flight": 1}})
+    with pytest.raises(TooManyInFlight):
+        asked(served, token)
+    served.work()
+
+    assert (under_the_limit, removed, in_flight(served, token)) == (1, 1, 0)
+    asked(served, token)
+
+
+def test_a_task_keeps_the_daily_cap_it_was_accepted_under(served: Served) -> None:
+    """A lower one refuses new tasks at once; a removed one is charged to no new task, and what was charged stays."""
+    keys = served.service.keys
+    key, token = keys.create("local", ["tasks"], limits=KeyLimits(microusd_per_day=100_000))
+    account = Account(key.key_id, TODAY.day)
+    first = asked(served, token)
+    keys.update(key.key_id, {"limits": {"usd_per_day": 0.000001}})
+    served.work()
+    charged = served.keys.use(account).charged_microusd
+    with pytest.raises(QuotaExceeded, match="usd_per_day"):
+        asked(served, token)
+    keys.update(key.key_id, {"limits": {"usd_per_day": None}})
+    second = asked(served, token)
+    served.work()
+
+    assert [served.get(ref).task.receipt.cost_microusd for ref in (first, second)] == [COST, COST]
+    assert charged == served.keys.use(account).charged_microusd == COST
+
+
+def test_an_expired_key_leaves_its_tasks_to_be_done(served: Served) -> None:
+    _, token = served.service.keys.create("local", ["tasks"], expires_ms=served.clock() + 1_000)
+    ref = asked(served, token)
+    served.clock.pass_s(1)
+    served.work()
+
+    assert served.get(ref).task.status is Status.COMPLETED

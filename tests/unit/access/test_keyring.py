@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,14 @@ import pytest
 
 from llm_server.orchestration.access.keyring import CACHED_MS, Keyring
 from llm_server.orchestration.access.tokens import digest_of, is_secret_of
-from llm_server.orchestration.domain.api_key import Account, Caller, KeyLimits, Payer
-from llm_server.orchestration.domain.errors import InvalidInput, KeyNotFound, QuotaExceeded, Unauthenticated
+from llm_server.orchestration.domain.api_key import Account, Caller, Key, KeyChanges, KeyLimits, Payer
+from llm_server.orchestration.domain.errors import (
+    InvalidInput,
+    KeyConflict,
+    KeyNotFound,
+    QuotaExceeded,
+    Unauthenticated,
+)
 from llm_server.orchestration.domain.receipt import usd
 from llm_server.storage.sqlite.api_keys import SqliteKeys
 from support.builders import NOW_MS, a_key
@@ -168,6 +175,209 @@ def test_a_key_is_read_once_a_minute(keys: Keyring, store: CountedKeys, clock: C
     assert store.reads == 1
 
 
+def test_an_expired_key_is_refused_at_once_everywhere(keys: Keyring, store: CountedKeys, clock: Clock) -> None:
+    """Also where it is cached: the clock decides, not the last read."""
+    elsewhere = Keyring(store, clock, os.urandom)
+    _, token = keys.create("acme", ["tasks"], expires_ms=NOW_MS + 1_000)
+    clock.pass_s(0.999)
+    before = [ring.caller(token).tenant for ring in (keys, elsewhere)]
+    clock.pass_s(0.001)
+
+    assert before == ["acme", "acme"]
+    for ring in (keys, elsewhere):
+        with pytest.raises(Unauthenticated):
+            ring.caller(token)
+
+
+def test_a_later_expiry_makes_an_expired_key_valid_again_at_once_everywhere(
+    keys: Keyring, store: CountedKeys, clock: Clock
+) -> None:
+    elsewhere = Keyring(store, clock, os.urandom)
+    key, token = keys.create("acme", ["tasks"], expires_ms=NOW_MS + 1_000)
+    elsewhere.caller(token)
+    clock.pass_s(2)
+    keys.update(key.key_id, {"expires_ms": None})
+
+    assert [ring.caller(token).tenant for ring in (keys, elsewhere)] == ["acme", "acme"]
+
+
+@pytest.mark.parametrize("expires_ms", [0, NOW_MS - 1, NOW_MS, 253_402_300_800_000])
+def test_an_expiry_that_is_not_in_the_future_is_refused(keys: Keyring, expires_ms: int) -> None:
+    """Nor one after the year 9999, which no answer could show."""
+    key, _ = keys.create("acme", ["tasks"])
+    for act in (
+        lambda: keys.create("acme", ["tasks"], expires_ms=expires_ms),
+        lambda: keys.update(key.key_id, {"expires_ms": expires_ms}),
+    ):
+        with pytest.raises(InvalidInput, match="must be in the future, and not after 9999-12-31") as refused:
+            act()
+        assert refused.value.field == "expires_at"
+    assert keys.all() == [key]
+
+
+def test_only_what_is_named_is_changed(keys: Keyring, clock: Clock) -> None:
+    limits = KeyLimits(requests_per_minute=7, tasks_in_flight=3, microusd_per_day=1_000_000)
+    key, token = keys.create("acme", ["tasks"], limits=limits, name="CI", expires_ms=NOW_MS + 10)
+    steps = [
+        keys.update(key.key_id, {"name": "CD"}),
+        keys.update(key.key_id, {"limits": {"tasks_in_flight": 9, "usd_per_day": None}}),
+        keys.update(key.key_id, {"limits": {"usd_per_day": 2.5}, "expires_ms": None}),
+    ]
+
+    assert steps[0] == replace(key, name="CD")
+    assert steps[1] == replace(steps[0], limits=KeyLimits(requests_per_minute=7, tasks_in_flight=9))
+    assert steps[2] == replace(steps[1], limits=replace(steps[1].limits, microusd_per_day=2_500_000), expires_ms=None)
+    assert keys.all() == [steps[2]]
+    assert payer_of(keys.caller(token)).limits == steps[2].limits
+
+
+def test_changed_limits_hold_here_at_once_and_elsewhere_within_a_minute(
+    keys: Keyring, store: CountedKeys, clock: Clock
+) -> None:
+    elsewhere = Keyring(store, clock, os.urandom)
+    key, token = keys.create("acme", ["tasks"])
+    for ring in (keys, elsewhere):
+        ring.caller(token)
+    keys.update(key.key_id, {"limits": {"requests_per_minute": 5}})
+    at_once = [payer_of(ring.caller(token)).limits.requests_per_minute for ring in (keys, elsewhere)]
+    clock.pass_s(CACHED_MS / 1000)
+
+    assert at_once == [5, None]
+    assert payer_of(elsewhere.caller(token)).limits.requests_per_minute == 5
+
+
+@pytest.mark.parametrize(
+    ("changes", "field"),
+    [
+        ({}, "limits"),
+        ({"limits": {}}, "limits"),
+        ({"limits": {}, "name": "CI"}, "limits"),
+        ({"limits": {"requests_per_minute": 0}}, "requests_per_minute"),
+        ({"limits": {"usd_per_day": float("nan")}}, "usd_per_day"),
+        ({"name": "a\nb"}, "name"),
+    ],
+)
+def test_a_change_that_is_not_allowed_changes_nothing(keys: Keyring, changes: KeyChanges, field: str) -> None:
+    key, _ = keys.create("acme", ["tasks"])
+    with pytest.raises(InvalidInput) as refused:
+        keys.update(key.key_id, changes)
+
+    assert refused.value.field == field
+    assert keys.all() == [key]
+
+
+def test_a_revoked_key_cannot_be_changed_or_rotated(keys: Keyring) -> None:
+    key, _ = keys.create("acme", ["tasks"])
+    keys.revoke(key.key_id)
+    for act in (lambda: keys.update(key.key_id, {"name": "CI"}), lambda: keys.rotate(key.key_id)):
+        with pytest.raises(KeyConflict, match="is revoked"):
+            act()
+
+    assert keys.all() == [replace(key, revoked_ms=NOW_MS)]
+
+
+def test_an_expired_key_gets_no_new_secret(keys: Keyring, clock: Clock) -> None:
+    key, _ = keys.create("acme", ["tasks"], expires_ms=NOW_MS + 1)
+    clock.pass_s(1)
+
+    with pytest.raises(KeyConflict, match="has expired"):
+        keys.rotate(key.key_id)
+    assert keys.all() == [key]
+
+
+class OvertakenKeys(CountedKeys):
+    """Lets something happen just before each swap, the first `times` of them."""
+
+    def overtake(self, act: Callable[[], object], times: int = 1) -> None:
+        self._acts = [act] * times
+
+    def swap_key(self, before: Key, after: Key) -> bool:
+        acts = getattr(self, "_acts", [])
+        if acts:
+            acts.pop()()
+        return super().swap_key(before, after)
+
+
+@pytest.fixture
+def overtaken(tmp_path: Path) -> Iterator[OvertakenKeys]:
+    store = OvertakenKeys(tmp_path / "tasks.db")
+    yield store
+    store.close()
+
+
+def test_changes_at_the_same_time_are_all_kept(overtaken: OvertakenKeys, clock: Clock) -> None:
+    one, other = (Keyring(overtaken, clock, os.urandom) for _ in range(2))
+    key, _ = one.create("acme", ["tasks"])
+    overtaken.overtake(lambda: other.update(key.key_id, {"limits": {"tasks_in_flight": 2}}))
+    one.update(key.key_id, {"name": "CI", "limits": {"requests_per_minute": 5}})
+
+    limits = KeyLimits(requests_per_minute=5, tasks_in_flight=2)
+    assert one.all() == [replace(key, name="CI", limits=limits)]
+
+
+def test_no_change_undoes_a_revocation(overtaken: OvertakenKeys, clock: Clock) -> None:
+    """A PATCH has read the key before it was revoked, and writes after that."""
+    one, other = (Keyring(overtaken, clock, os.urandom) for _ in range(2))
+    key, token = one.create("acme", ["tasks"])
+    overtaken.overtake(lambda: other.revoke(key.key_id))
+    with pytest.raises(KeyConflict):
+        one.update(key.key_id, {"name": "CI"})
+
+    assert one.all() == [replace(key, revoked_ms=NOW_MS)]
+    with pytest.raises(Unauthenticated):
+        one.caller(token)
+
+
+def test_a_change_that_is_overtaken_again_and_again_ends(overtaken: OvertakenKeys, clock: Clock) -> None:
+    one, other = (Keyring(overtaken, clock, os.urandom) for _ in range(2))
+    key, _ = one.create("acme", ["tasks"])
+    names = iter("abcdefgh")
+    overtaken.overtake(lambda: SqliteKeys.swap_key(overtaken, other.all()[0], replace(key, name=next(names))), times=99)
+    with pytest.raises(KeyConflict, match="changed by other calls"):
+        one.update(key.key_id, {"limits": {"requests_per_minute": 5}})
+
+    assert one.all()[0].limits == KeyLimits()
+
+
+def test_a_new_secret_holds_everywhere_at_once(keys: Keyring, store: CountedKeys, clock: Clock) -> None:
+    """The old one is refused where the new one was seen, and elsewhere within a minute."""
+    elsewhere, unused = (Keyring(store, clock, os.urandom) for _ in range(2))
+    key, old = keys.create("acme", ["tasks"])
+    for ring in (keys, elsewhere):
+        ring.caller(old)
+    rotated, new = keys.rotate(key.key_id)
+
+    for ring in (keys, unused):
+        with pytest.raises(Unauthenticated):
+            ring.caller(old)
+    assert elsewhere.caller(old).tenant == "acme"
+    assert [ring.caller(new).tenant for ring in (keys, elsewhere, unused)] == ["acme"] * 3
+    with pytest.raises(Unauthenticated):
+        elsewhere.caller(old)
+    assert (rotated.key_id, new.split("_")[1], new == old) == (key.key_id, key.key_id, False)
+
+
+def test_the_old_secret_is_refused_within_a_minute(keys: Keyring, store: CountedKeys, clock: Clock) -> None:
+    elsewhere = Keyring(store, clock, os.urandom)
+    key, old = keys.create("acme", ["tasks"])
+    elsewhere.caller(old)
+    keys.rotate(key.key_id)
+    clock.pass_s(CACHED_MS / 1000)
+
+    with pytest.raises(Unauthenticated):
+        elsewhere.caller(old)
+
+
+def test_a_new_key_never_takes_the_id_of_another(store: CountedKeys, clock: Clock) -> None:
+    """Ids are random; should one come twice, another is drawn."""
+    ids = iter([b"\1" * 6, b"\1" * 6, b"\2" * 6])
+    keys = Keyring(store, clock, lambda n: next(ids) if n == 6 else os.urandom(n))
+    made = [keys.create("acme", ["tasks"])[0] for _ in range(2)]
+
+    assert [key.key_id for key in made] == ["01" * 6, "02" * 6]
+    assert keys.all() == made
+
+
 def test_keys_are_required_from_the_first_one_on(keys: Keyring, store: CountedKeys, clock: Clock) -> None:
     """Another process made it; and the last one's revocation opens nothing."""
     before = keys.required()
@@ -180,9 +390,10 @@ def test_keys_are_required_from_the_first_one_on(keys: Keyring, store: CountedKe
 
 
 @pytest.mark.parametrize("key_id", ["ffffffffffff", "", "x" * 2_000, "\ud800"])
-def test_a_key_that_is_none_cannot_be_revoked(keys: Keyring, key_id: str) -> None:
-    with pytest.raises(KeyNotFound):
-        keys.revoke(key_id)
+def test_an_id_that_no_key_has_is_not_found(keys: Keyring, key_id: str) -> None:
+    for act in (keys.revoke, keys.rotate, lambda key_id: keys.update(key_id, {"name": "CI"})):
+        with pytest.raises(KeyNotFound):
+            act(key_id)
 
 
 @pytest.mark.parametrize(
@@ -219,15 +430,15 @@ def test_a_name_may_be_in_any_script(keys: Keyring) -> None:
 @pytest.mark.parametrize(
     ("limit", "allowed"),
     [
-        ({"requests_per_minute": 0}, "requests_per_minute is a whole number from 1 to 1,000,000."),
-        ({"requests_per_minute": 10**18}, "requests_per_minute is a whole number from 1 to 1,000,000."),
-        ({"tasks_in_flight": 1_000_001}, "tasks_in_flight is a whole number from 1 to 1,000,000."),
-        ({"usd_per_day": 0.0}, "usd_per_day is a number from 0.000001 to 1,000,000."),
-        ({"usd_per_day": 0.0000009}, "usd_per_day is a number from 0.000001 to 1,000,000."),
-        ({"usd_per_day": 1_000_000.01}, "usd_per_day is a number from 0.000001 to 1,000,000."),
-        ({"usd_per_day": 1e40}, "usd_per_day is a number from 0.000001 to 1,000,000."),
-        ({"usd_per_day": float("inf")}, "usd_per_day is a number from 0.000001 to 1,000,000."),
-        ({"usd_per_day": float("nan")}, "usd_per_day is a number from 0.000001 to 1,000,000."),
+        ({"requests_per_minute": 0}, "requests_per_minute must be a whole number from 1 to 1,000,000."),
+        ({"requests_per_minute": 10**18}, "requests_per_minute must be a whole number from 1 to 1,000,000."),
+        ({"tasks_in_flight": 1_000_001}, "tasks_in_flight must be a whole number from 1 to 1,000,000."),
+        ({"usd_per_day": 0.0}, "usd_per_day must be from 0.000001 to 1,000,000."),
+        ({"usd_per_day": 0.0000009}, "usd_per_day must be from 0.000001 to 1,000,000."),
+        ({"usd_per_day": 1_000_000.01}, "usd_per_day must be from 0.000001 to 1,000,000."),
+        ({"usd_per_day": 1e40}, "usd_per_day must be from 0.000001 to 1,000,000."),
+        ({"usd_per_day": float("inf")}, "usd_per_day must be from 0.000001 to 1,000,000."),
+        ({"usd_per_day": float("nan")}, "usd_per_day must be from 0.000001 to 1,000,000."),
     ],
 )
 def test_a_limit_out_of_its_range_is_refused_with_the_range(limit: dict[str, float], allowed: str) -> None:

@@ -1,4 +1,4 @@
-"""What is plainly wrong with an answer, and above all what is not: a false alarm costs a call of a strong engine."""
+"""The answer gate finds plain faults and, above all, no false ones: each costs a call of a strong engine."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def fault(answer: str, asked: str = "Tell me.", **changes: object) -> str | None
     ],
 )
 def test_a_refusal_is_a_fault(answer: str) -> None:
-    """In the four languages the lists know."""
+    """Refusals are recognised in four languages."""
     assert fault(answer) == "a refusal"
 
 
@@ -106,7 +106,7 @@ def test_a_refusal_is_a_fault(answer: str) -> None:
     ],
 )
 def test_an_apology_is_no_refusal(answer: str) -> None:
-    """A letter that declines, or a long text that begins with what it cannot do."""
+    """A letter that declines, and a long text that begins with what it cannot do, are answers."""
     assert fault(answer) is None
 
 
@@ -124,14 +124,14 @@ def test_an_apology_is_no_refusal(answer: str) -> None:
     ],
 )
 def test_words_of_refusal_that_are_asked_for_are_no_refusal(asked: str, answer: str) -> None:
-    """A letter that declines, a translation, a quotation; the same words are a refusal of anything else."""
+    """They are asked for in a letter, a translation or a quotation; in other answers the same words are a refusal."""
     assert fault(answer, asked) is None
     if answer.startswith(("No", "I'm sorry, I")):
         assert fault(answer, "List two towns.") == "a refusal"
 
 
 def test_thoughts_before_an_answer_are_not_judged() -> None:
-    """An engine may try a wrong sum there, and the form is that of what comes after."""
+    """The thoughts may contain wrong sums, and only the text after them needs the requested form."""
     thoughts = "<think>\n2 + 2 = 5? So 2 + 2 = 5.\n```python\ndef f(:\n```\n</think>\n"
 
     assert fault(f"{thoughts}Yes.", "Is it? Answer yes or no.") is None
@@ -141,7 +141,7 @@ def test_thoughts_before_an_answer_are_not_judged() -> None:
 
 
 def test_a_cut_answer_is_a_fault_unless_the_caller_set_the_limit() -> None:
-    """A stronger engine would be cut at the same place; nor is its form judged."""
+    """A stronger engine would be cut as well. The form of a cut answer is not checked."""
     cut = a_completion('{"a": 1', truncated=True)
 
     assert gate.fault("Respond in JSON.", "", cut) == "cut off by the output limit"
@@ -149,7 +149,7 @@ def test_a_cut_answer_is_a_fault_unless_the_caller_set_the_limit() -> None:
 
 
 def test_nothing_is_a_fault() -> None:
-    """White space is nothing."""
+    """An answer of white space counts as empty."""
     assert fault(" \n") == "empty"
 
 
@@ -200,7 +200,7 @@ def test_nothing_is_a_fault() -> None:
 def test_an_answer_without_the_form_that_was_asked_for_is_a_fault(
     asked: str, broken: str, kept: str, form: str
 ) -> None:
-    """Only where the request says so in plain words."""
+    """The request must ask for the form in plain words."""
     assert fault(broken, asked) == f"not the form asked for: {form}"
     assert fault(kept, asked) is None
 
@@ -215,7 +215,7 @@ def test_an_answer_without_the_form_that_was_asked_for_is_a_fault(
     ],
 )
 def test_a_form_that_is_only_spoken_of_is_not_asked_for(asked: str) -> None:
-    """JSON as a subject, and what stands in the middle of long material."""
+    """JSON may be the subject of a request, or a word in the middle of long material."""
     assert fault("It is a text format for data.", asked) is None or "yes or no matter" in asked
 
 
@@ -230,7 +230,7 @@ def test_a_form_that_is_only_spoken_of_is_not_asked_for(asked: str) -> None:
     ],
 )
 def test_what_a_program_returns_is_no_form_of_the_answer(asked: str) -> None:
-    """`return` and `output` may speak of the code; where there is code, so may `answer`."""
+    """In requests about code, `return` and `output` may describe the code, and with a code block so may `answer`."""
     assert fault("This does it:\n```python\nx = 1\n```\nTry it out now.", asked) is None
     if "Answer" not in asked:
         assert fault("This does it, as far as I can see.", asked) is None
@@ -265,7 +265,7 @@ def test_what_a_program_returns_is_no_form_of_the_answer(asked: str) -> None:
     ],
 )
 def test_a_sum_that_does_not_hold_is_a_fault(equation: str) -> None:
-    """Shown as it is written, so that the receipt can be checked."""
+    """The fault shows the equation as it is written, so that a reader of the receipt can check it."""
     found = fault(f"We get {equation} clips.")
 
     assert found is not None
@@ -317,12 +317,12 @@ def test_a_sum_that_does_not_hold_is_a_fault(equation: str) -> None:
     ],
 )
 def test_what_is_no_plain_sum_or_holds_is_left_alone(text: str) -> None:
-    """Roundings, chains, units, powers, other systems, code."""
+    """These are roundings, chains, units, powers, other number systems, and code."""
     assert fault(text) is None
 
 
 def test_a_sum_that_the_request_shows_is_not_held_against_the_answer() -> None:
-    """Whoever is asked why 2 + 2 = 5 is wrong has to repeat it."""
+    """To explain why 2 + 2 = 5 is wrong, an answer has to repeat it."""
     assert fault("We get 2 + 2 = 5.", "Explain: 2+2=5.") is None
     assert fault("We get 2 + 2 = 5.", "Filler. " * 4_000 + "Explain: 2+2=5.") is None
     assert fault("1 + 1 = 10", "Add them in binary: 1 and 1.") is None
@@ -337,7 +337,7 @@ def test_a_sum_that_the_request_shows_is_not_held_against_the_answer() -> None:
     ],
 )
 def test_code_that_does_not_parse_is_a_fault(language: str, broken: str, sound: str) -> None:
-    """Parsed, never run."""
+    """The code is parsed, but not run."""
     found = fault(f"This is it:\n```{language}\n{broken}\n```\nDone.")
 
     assert found is not None
@@ -366,12 +366,12 @@ def test_code_that_does_not_parse_is_a_fault(language: str, broken: str, sound: 
     ],
 )
 def test_sessions_excerpts_and_other_languages_are_not_judged(block: str) -> None:
-    """What nobody says is a whole program."""
+    """They are not meant to be complete programs."""
     assert fault(block) is None
 
 
 def test_code_that_is_only_quoted_is_not_held_against_the_answer() -> None:
-    """Whoever is asked what is wrong with a line has to repeat it, and may point at the place."""
+    """To explain what is wrong with a line, an answer has to repeat it, and may add a comment."""
     answer = "This line:\n```python\nif x  # the colon is missing\n    y()\n```\nneeds a colon."
 
     assert fault(answer, "What is wrong?\nif x\n    y()\nz()") is None
@@ -379,7 +379,7 @@ def test_code_that_is_only_quoted_is_not_held_against_the_answer() -> None:
 
 
 def test_python_2_is_not_judged_where_it_is_asked_for() -> None:
-    """`print x` is right there."""
+    """`print x` is valid Python 2."""
     answer = "```python\nprint 'hello'\n```"
 
     assert fault(answer, "Write it in Python 2.7.") is None
@@ -387,7 +387,7 @@ def test_python_2_is_not_judged_where_it_is_asked_for() -> None:
 
 
 def test_an_engines_bad_escape_prints_no_warning() -> None:
-    """The parser's warning would show an engine's text on stderr."""
+    """The parser's warning would print an engine's text to stderr."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         assert fault("```python\nx = '\\d'\n```") is None
@@ -422,7 +422,7 @@ def test_an_engines_bad_escape_prints_no_warning() -> None:
     ids=lambda text: text[:24].replace("\n", " "),
 )
 def test_a_text_made_to_be_slow_is_not(text: str) -> None:
-    """Nested without end, or repeated so that a pattern could try again and again; a worker's stack is small."""
+    """Deep nesting and long repetitions take neither time nor stack."""
     took_s = list[float]()
 
     def judge() -> None:
@@ -441,7 +441,7 @@ def test_a_text_made_to_be_slow_is_not(text: str) -> None:
 
 @pytest.mark.parametrize("unit", [" ", "\n", "respond in ", "please ", '"', "'", "say ", "repeat: "])
 def test_a_request_made_to_be_slow_is_not(unit: str) -> None:
-    """It is the caller's, or a plan's."""
+    """The request comes from the caller or from a plan."""
     begun = time.thread_time()
 
     for answer in ("I'm sorry, I can't help you.", "```python\nif x\n```"):
@@ -452,12 +452,12 @@ def test_a_request_made_to_be_slow_is_not(unit: str) -> None:
 
 @given(st.text(max_size=300), st.text(max_size=300))
 def test_no_text_breaks_the_gate(asked: str, answer: str) -> None:
-    """An engine may say anything."""
+    """An engine may answer with any text."""
     assert isinstance(fault(answer, asked), str | None)
 
 
 def test_the_gate_is_not_imported_before_an_answer_comes() -> None:
-    """It brings a parser of code; the API function never judges."""
+    """The gate imports a parser of code, which the API function does not need."""
     script = "import sys, llm_server.wiring; sys.exit('llm_server.orchestration.answer_gate.gate' in sys.modules)"
 
     assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0

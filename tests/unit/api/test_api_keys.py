@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -133,10 +134,124 @@ def test_keys_are_made_listed_and_revoked_over_http(server: CalledServer) -> Non
 
 
 @pytest.mark.parametrize("key_id", ["ffffffffffff", "x", "%20", "%ed%a0%80", "x" * 3_000])
-def test_a_key_that_is_none_is_not_found(server: CalledServer, key_id: str) -> None:
-    answer = server.with_key().call("DELETE", f"keys/{key_id}")
+def test_an_id_that_no_key_has_is_not_found(server: CalledServer, key_id: str) -> None:
+    admin = server.with_key()
+    answers = [admin.call("DELETE", f"keys/{key_id}"), patched(admin, key_id, {"name": "CI"})]
 
-    assert (answer.status, answer.detail) == (404, "No key has this id.")
+    assert [(answer.status, answer.detail) for answer in answers] == [(404, "No key has this id.")] * 2
+
+
+def patched(server: CalledServer, key_id: str, body: object) -> asgi.Answer:
+    return server.call("PATCH", f"keys/{key_id}", headers=asgi.JSON, parts=[json.dumps(body).encode()])
+
+
+def test_a_key_is_changed_field_by_field(server: CalledServer) -> None:
+    """Only what is named; null removes a limit or the expiry. The key itself uses its new limits at once."""
+    admin = server.with_key()
+    limits = {"requests_per_minute": 50, "tasks_in_flight": 2, "usd_per_day": 1.5}
+    new = {"tenant": "globex", "scopes": ["tasks"], "limits": limits, "expires_at": "2999-01-01T01:00:00+01:00"}
+    made = admin.post(new, "keys").json
+    key_id = made["key_id"]
+    other = replace(server, headers={"x-api-key": made["token"]})
+    shown = {name: value for name, value in made.items() if name != "token"}
+    answers = [
+        patched(admin, key_id, {"name": "CI"}),
+        patched(admin, key_id, {"limits": {"usd_per_day": None, "requests_per_minute": 7.0}}),
+        patched(admin, key_id, {"expires_at": None}),
+    ]
+    after = shown | {"name": "CI", "expires_at": None, "limits": limits | {"usd_per_day": None}}
+    after["limits"]["requests_per_minute"] = 7
+
+    assert made["expires_at"] == "2999-01-01T00:00:00.000Z"
+    assert [answer.status for answer in answers] == [200] * 3
+    assert answers[0].json == shown | {"name": "CI"}
+    assert answers[2].json == after == admin.get("keys").json["keys"][1]
+    assert other.get("usage").json["limits"] == after["limits"]
+    assert other.get("usage").headers["ratelimit-policy"] == '"requests";q=7;w=60'
+
+
+@pytest.mark.parametrize(
+    ("body", "named"),
+    [
+        ({}, "Nothing to change"),
+        ({"limits": {}}, "Nothing to change"),
+        ({"limits": {}, "name": "CI"}, "Nothing to change"),
+        ({"limits": None}, "'limits'"),
+        ({"name": None}, "'name'"),
+        ({"tenant": "acme"}, "Unknown field 'tenant'; known are name, limits, expires_at"),
+        ({"limits": {"rpm": 1}}, "known are requests_per_minute, tasks_in_flight, usd_per_day"),
+        ({"limits": {"requests_per_minute": 0}}, "requests_per_minute"),
+        ({"limits": {"usd_per_day": 1e40}}, "usd_per_day"),
+        ({"name": "x" * 101}, NAMES),
+        ({"expires_at": "2020-01-01T00:00:00Z"}, "must be in the future"),
+        ({"expires_at": "soon"}, "such as 2030-12-31T23:59:59Z"),
+    ],
+)
+def test_a_change_that_cannot_be_is_refused_by_name(locked_for_all: CalledServer, body: object, named: str) -> None:
+    admin = locked_for_all.with_key()
+    before = admin.get("keys").json["keys"][-1]
+
+    answer = patched(admin, before["key_id"], body)
+
+    assert (answer.status, named in answer.detail) == (422, True), answer.detail
+    assert admin.get("keys").json["keys"][-1] == before
+
+
+def test_a_revoked_key_is_not_changed(server: CalledServer) -> None:
+    admin = server.with_key()
+    made = admin.post({"tenant": "acme", "scopes": ["tasks"]}, "keys").json
+    admin.call("DELETE", f"keys/{made['key_id']}")
+    answer = patched(admin, made["key_id"], {"name": "CI"})
+
+    assert (answer.status, answer.detail) == (409, "The key is revoked; a revoked key cannot be changed.")
+    assert admin.get("keys").json["keys"][1]["name"] == ""
+
+
+def test_a_lost_answer_to_a_new_key_can_be_asked_for_again(server: CalledServer) -> None:
+    """The same key, with a new token; the lost one stops working."""
+    admin, new = server.with_key(), {"tenant": "globex", "scopes": ["tasks"], "name": "CI"}
+    lost = admin.post(new, "keys", idempotency_key="k")
+    again = admin.post(new, "keys", idempotency_key='"k"')
+    other_body = admin.post(new | {"name": "CD"}, "keys", idempotency_key="k")
+    used = [replace(server, headers={"x-api-key": one.json["token"]}).get("usage").status for one in (lost, again)]
+    admin.call("DELETE", f"keys/{lost.json['key_id']}")
+    gone = admin.post(new, "keys", idempotency_key="k")
+
+    assert (lost.status, again.status, other_body.status, gone.status) == (201, 200, 422, 409)
+    assert "idempotent-replayed" not in lost.headers
+    assert again.headers["idempotent-replayed"] == "true"
+    assert {**lost.json, "token": ""} == {**again.json, "token": ""}
+    assert used == [401, 200]
+    assert other_body.json["errors"][0]["pointer"] == "/Idempotency-Key"
+    assert gone.detail == "The key is revoked."
+    assert len(admin.get("keys").json["keys"]) == 2
+
+
+def test_an_idempotency_key_that_is_not_valid_makes_no_key(server: CalledServer) -> None:
+    admin = server.with_key()
+    answer = admin.post({"tenant": "globex", "scopes": ["tasks"]}, "keys", idempotency_key="two words")
+
+    assert (answer.status, answer.json["errors"][0]["pointer"]) == (422, "/Idempotency-Key")
+    assert len(admin.get("keys").json["keys"]) == 1
+
+
+def test_the_lost_token_of_a_first_key_cannot_be_asked_for_without_a_key(server: CalledServer) -> None:
+    """Or anyone who can reach the server could take the key over."""
+    new = {"tenant": "acme", "scopes": ["admin"]}
+    first = server.post(new, "keys", idempotency_key="k")
+
+    assert (first.status, server.post(new, "keys", idempotency_key="k").status) == (201, 401)
+
+
+def test_an_expired_key_is_refused_like_a_revoked_one(server: CalledServer) -> None:
+    key, token = server.service.keys.create("acme", ["tasks"])
+    expired = replace(key, key_id="0123456789ab", expires_ms=1)
+    server.keys.add_key(expired)
+    server.service.keys.revoke(key.key_id)
+    used = [server.get("tasks", x_api_key=token.replace(key.key_id, one.key_id)) for one in (key, expired)]
+
+    assert [answer.status for answer in used] == [401, 401]
+    assert used[0].body == used[1].body
 
 
 @pytest.mark.parametrize(
@@ -155,7 +270,7 @@ def test_a_key_that_is_none_is_not_found(server: CalledServer, key_id: str) -> N
         ({"tenant": "acme\n", "scopes": ["tasks"]}, TENANTS),
         ({"tenant": "", "scopes": ["tasks"]}, TENANTS),
         ({"tenant": "x" * 41, "scopes": ["tasks"]}, TENANTS),
-        ({"tenant": "acme", "scopes": ["tasks"], "key_id": "x"}, "known are tenant, scopes, name, limits"),
+        ({"tenant": "acme", "scopes": ["tasks"], "key_id": "x"}, "known are tenant, scopes, name, limits, expires_at"),
         (
             {"tenant": "acme", "scopes": ["tasks"], "limits": {"rpm": 1}},
             "known are requests_per_minute, tasks_in_flight, usd_per_day",
@@ -165,6 +280,9 @@ def test_a_key_that_is_none_is_not_found(server: CalledServer, key_id: str) -> N
         ({"tenant": "acme", "scopes": ["tasks"], "limits": {"tasks_in_flight": 1.5}}, "tasks_in_flight"),
         ({"tenant": "acme", "scopes": ["tasks"], "limits": {"requests_per_minute": 1_000_001}}, "1000000"),
         ({"tenant": "acme", "scopes": ["tasks"], "limits": {"usd_per_day": 1e40}}, "1000000"),
+        ({"tenant": "acme", "scopes": ["tasks"], "expires_at": "tomorrow"}, "such as 2030-12-31T23:59:59Z"),
+        ({"tenant": "acme", "scopes": ["tasks"], "expires_at": 1893455999}, "'expires_at'"),
+        ({"tenant": "acme", "scopes": ["tasks"], "expires_at": "2020-01-01T00:00:00Z"}, "must be in the future"),
         ({"tenant": "acme", "scopes": ["tasks"], "name": "a\nb"}, NAMES),
         ({"tenant": "acme", "scopes": ["tasks"], "name": "a\x00b"}, NAMES),
         ({"tenant": "acme", "scopes": ["tasks"], "name": "gnp.\u202eexe"}, NAMES),
@@ -188,7 +306,7 @@ def test_the_description_says_what_tenants_and_names_may_be(locked_for_all: Call
     fields = locked_for_all.get("openapi.json").json["components"]["schemas"]["NewKey"]["properties"]
 
     assert fields["tenant"]["pattern"] == "^[a-z0-9-]{1,40}$"
-    assert (fields["name"]["pattern"], fields["name"]["maxLength"]) == (r"^[ \p{L}\p{M}\p{N}\p{P}\p{S}]*$", 100)
+    assert (fields["name"]["pattern"], fields["name"]["maxLength"]) == (r"^[^\x00-\x1f\x7f-\x9f]*$", 100)
 
 
 def test_the_description_says_what_unsettled_money_is(locked_for_all: CalledServer) -> None:

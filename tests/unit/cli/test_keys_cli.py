@@ -2,20 +2,31 @@
 
 from __future__ import annotations
 
+import json
+import re
+from contextlib import closing
+from dataclasses import replace
+from datetime import datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner, Result
 
+from llm_server.api.schemas.keys import KeyView
 from llm_server.cli.app import app
+from llm_server.orchestration.access.tokens import is_secret_of
+from llm_server.storage.sqlite.api_keys import SqliteKeys
 
 
 def run(db: Path, *arguments: str) -> Result:
     return CliRunner().invoke(app, ["keys", *arguments, "--db", str(db)], env={"LLM_SERVER_TABLE": ""})
 
 
-COUNT = "is a whole number from 1 to 1,000,000.\n"
-USD = "The limit usd_per_day is a number from 0.000001 to 1,000,000.\n"
+COUNT = "must be a whole number from 1 to 1,000,000.\n"
+FUTURE = "must be in the future, and not after 9999-12-31T23:59:59Z.\n"
+TIME = "must be an RFC 3339 date and time with an offset, such as 2030-12-31T23:59:59Z.\n"
+USD = "The limit usd_per_day must be from 0.000001 to 1,000,000.\n"
 
 
 @pytest.mark.parametrize(
@@ -28,6 +39,8 @@ USD = "The limit usd_per_day is a number from 0.000001 to 1,000,000.\n"
         (["--usd-per-day", "nan"], USD),
         (["--usd-per-day", "1e40"], USD),
         (["--usd-per-day", "-1"], USD),
+        (["--expires-at", "2020-01-01T00:00:00Z"], f"The field expires_at {FUTURE}"),
+        (["--expires-at", "tomorrow"], f"The field expires_at {TIME}"),
         (["--name", "bad \udcff byte"], "A key's name has at most 100 characters, all of them printable.\n"),
         (["--name", "gnp.\u202eexe"], "A key's name has at most 100 characters, all of them printable.\n"),
     ],
@@ -37,23 +50,142 @@ def test_a_key_that_cannot_be_is_refused_with_what_is_allowed(tmp_path: Path, op
     refused = run(tmp_path / "tasks.db", "create", "--tenant", "acme", *options)
 
     assert (refused.exit_code, refused.stdout, refused.stderr) == (2, "", said)
-    assert run(tmp_path / "tasks.db", "list").stdout == ""
+    assert listed(tmp_path / "tasks.db") == []
 
 
-def test_the_list_shows_money_exactly(tmp_path: Path) -> None:
-    run(tmp_path / "tasks.db", "create", "--tenant", "acme", "--usd-per-day", "123456.789")
+def listed(db: Path) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = json.loads(run(db, "list").stdout)["keys"]
+    return found
 
-    assert "123456.789 USD a day" in run(tmp_path / "tasks.db", "list").stdout
+
+def made(db: Path, *options: str) -> str:
+    """Make a key; its id."""
+    done = run(db, "create", "--tenant", "acme", *options)
+    assert done.exit_code == 0, done.stderr
+    return done.stdout.split("_")[1]
 
 
-@pytest.mark.parametrize("command", [["list"], ["revoke", "ffffffffffff"]])
+def test_the_list_has_a_line_for_each_key_in_columns(tmp_path: Path) -> None:
+    """Money exactly; a dash where there is no limit, no expiry and no name."""
+    db = tmp_path / "tasks.db"
+    limits = ["--requests-per-minute", "60", "--tasks-in-flight", "5", "--usd-per-day", "123456.789"]
+    ids = [
+        made(db, "--scope", "tasks,admin", *limits, "--expires-at", "2999-12-31T23:59:59.5Z", "--name", "CI of acme"),
+        made(db),
+        made(db),
+    ]
+    run(db, "revoke", ids[1])
+    with closing(SqliteKeys(db)) as keys:
+        key = keys.key(ids[2])
+        assert key is not None
+        keys.swap_key(key, replace(key, expires_ms=1))
+    lines = [re.split(r"\s{2,}", line) for line in run(db, "list", "--text").stdout.splitlines()]
+
+    assert lines[0][:6] == ["key_id", "tenant", "scopes", "state", "created", "expires"]
+    assert lines[0][6:] == ["requests/minute", "tasks in flight", "USD/day", "name"]
+    assert [line[0] for line in lines[1:]] == ids
+    assert lines[1][1:4] == ["acme", "tasks,admin", "valid"]
+    assert lines[1][5:] == ["2999-12-31T23:59:59Z", "60", "5", "123456.789", "CI of acme"]
+    assert lines[2][3].startswith("revoked 20")
+    assert lines[2][5:] == ["-"] * 5
+    assert lines[3][3:6:2] == ["expired", "1970-01-01T00:00:00Z"]
+
+
+def test_a_piped_list_is_the_document_of_the_api(tmp_path: Path) -> None:
+    db = tmp_path / "tasks.db"
+    key_id = made(db, "--usd-per-day", "2.5", "--expires-in-days", "2")
+    piped, asked = run(db, "list"), run(db, "list", "--json")
+    (key,) = json.loads(piped.stdout)["keys"]
+    created, expires = (datetime.fromisoformat(key[name]) for name in ("created_at", "expires_at"))
+
+    assert piped.stdout == asked.stdout
+    assert KeyView.model_validate(key).model_dump() == key
+    assert (key["key_id"], key["limits"]["usd_per_day"], key["revoked_at"]) == (key_id, 2.5, None)
+    assert abs(expires - created - timedelta(days=2)) < timedelta(minutes=1)
+
+
+@pytest.mark.parametrize(("form", "stdout"), [("--text", ""), ("--json", '{"keys":[]}\n')])
+def test_a_list_without_keys_says_so(tmp_path: Path, form: str, stdout: str) -> None:
+    db = tmp_path / "tasks.db"
+    SqliteKeys(db).close()
+    done = run(db, "list", form)
+
+    assert (done.exit_code, done.stdout) == (0, stdout)
+    assert done.stderr == "There are no keys yet; make one with: llm-server keys create --tenant NAME\n"
+
+
+def test_a_key_is_changed_where_an_option_says_so(tmp_path: Path) -> None:
+    db = tmp_path / "tasks.db"
+    limits = ["--requests-per-minute", "60", "--tasks-in-flight", "5", "--usd-per-day", "1.5"]
+    key_id = made(db, *limits, "--name", "CI", "--expires-at", "2999-01-01T00:00:00Z")
+    before = listed(db)[0]
+    run(db, "update", key_id, "--name", "", "--no-usd-per-day", "--tasks-in-flight", "6")
+    named = listed(db)[0]
+    run(db, "update", key_id, "--never-expires", "--no-requests-per-minute", "--no-tasks-in-flight")
+    unlimited = listed(db)[0]
+    done = run(db, "update", key_id, "--expires-in-days", "1", "--usd-per-day", "2")
+    after = listed(db)[0]
+
+    assert named == before | {"name": "", "limits": before["limits"] | {"tasks_in_flight": 6, "usd_per_day": None}}
+    assert unlimited == named | {"limits": dict.fromkeys(named["limits"]), "expires_at": None}
+    assert (done.exit_code, done.stdout, done.stderr) == (0, "", f"Key {key_id} is changed.\n")
+    assert (after["limits"]["usd_per_day"], after["expires_at"] is None) == (2, False)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ([], "Nothing to change"),
+        (["--usd-per-day", "1", "--no-usd-per-day"], "Give --usd-per-day or --no-usd-per-day, not both."),
+        (["--tasks-in-flight", "0"], "The limit tasks_in_flight"),
+        (["--expires-at", "2999-01-01T00:00:00Z", "--expires-in-days", "1"], "not both"),
+        (["--expires-in-days", "1", "--never-expires"], "Give --never-expires or a time, not both."),
+        (["--expires-in-days", "0"], "greater than or equal to 1"),
+    ],
+)
+def test_a_change_that_cannot_be_is_refused(tmp_path: Path, options: list[str], said: str) -> None:
+    db = tmp_path / "tasks.db"
+    key_id = made(db)
+    before = listed(db)
+    done = run(db, "update", key_id, *options)
+
+    assert (done.exit_code, done.stdout, said in done.stderr) == (2, "", True), done.stderr
+    assert listed(db) == before
+
+
+def test_a_revoked_key_is_neither_changed_nor_rotated(tmp_path: Path) -> None:
+    db = tmp_path / "tasks.db"
+    key_id = made(db)
+    run(db, "revoke", key_id)
+    done = [run(db, "update", key_id, "--name", "CI"), run(db, "rotate", key_id)]
+
+    assert [(one.exit_code, one.stdout) for one in done] == [(2, "")] * 2
+    assert [one.stderr for one in done] == [
+        "The key is revoked; a revoked key cannot be changed.\n",
+        "The key is revoked.\n",
+    ]
+
+
+def test_a_rotated_key_has_a_new_token(tmp_path: Path) -> None:
+    db = tmp_path / "tasks.db"
+    key_id = made(db)
+    token = run(db, "rotate", key_id).stdout.strip()
+
+    with closing(SqliteKeys(db)) as keys:
+        key = keys.key(key_id)
+    assert key is not None
+    assert token == f"llms_{key_id}_{token.rpartition('_')[2]}"
+    assert is_secret_of(key, token.rpartition("_")[2])
+
+
+@pytest.mark.parametrize("command", [["list"], ["revoke", "ffffffffffff"], ["update", "ffffffffffff"]])
 def test_a_database_that_is_not_there_is_named_and_not_made(tmp_path: Path, command: list[str]) -> None:
     """An empty list from a mistyped path would look like a server without keys."""
     db = tmp_path / "nowhere" / "x.db"
 
     refused = run(db, *command)
 
-    said = f"There is no database {db}; LLM_SERVER_DB or --db says where it is.\n"
+    said = f"The database {db} does not exist; set its path in LLM_SERVER_DB or --db.\n"
     assert (refused.exit_code, refused.stdout, refused.stderr) == (2, "", said)
     assert list(tmp_path.iterdir()) == []
 

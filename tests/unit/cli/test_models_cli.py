@@ -93,7 +93,7 @@ def test_a_download_that_fails_is_one_sentence(server: ModelServer, tmp_path: Pa
     result = run(server, tmp_path, "pull", "tiny")
 
     assert (result.returncode, result.stdout) == (1, "")
-    assert result.stderr.splitlines()[1:] == ["tiny cannot be fetched: the server answers HTTP 404."]
+    assert result.stderr.splitlines()[1:] == ["tiny cannot be fetched: the server answered HTTP 404."]
 
 
 def test_a_disk_that_fills_up_keeps_what_has_arrived(server: ModelServer, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The catalogue: the packaged file is complete, an overlay merges over it, every fault names its entry."""
+"""The catalogue: the packaged file is complete, an overlay is merged over it, and every fault names its entry."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from llm_server.orchestration.domain.catalog import Catalog
 from llm_server.orchestration.domain.errors import ConfigurationError, UnknownName
 from llm_server.orchestration.routing.analysis import FIELDS
 
-# ORCHESTRATION.md, section 2.
+# The roles of each profile.
 ROLES_OF = {
     "Developer": {
         "Architect-Agent",
@@ -49,7 +49,7 @@ def load(overlay: dict[str, Any] | None = None) -> Catalog:
 
 
 def test_the_packaged_catalogue_has_the_promised_defaults() -> None:
-    """What holds for a user who configured nothing."""
+    """These hold for users without a configuration file."""
     defaults = load().defaults
 
     assert (defaults.timeout_s, defaults.max_output_tokens, defaults.parallel_steps) == (120, 4096, 4)
@@ -59,7 +59,7 @@ def test_the_packaged_catalogue_has_the_promised_defaults() -> None:
 
 @pytest.mark.parametrize("profile", ROLES_OF)
 def test_every_role_stands_in_its_profiles(profile: str) -> None:
-    """No more and no fewer than the design names."""
+    """The profiles have exactly the documented roles."""
     packaged = load()
 
     assert set(packaged.roles_of(profile)) == ROLES_OF[profile]
@@ -67,7 +67,7 @@ def test_every_role_stands_in_its_profiles(profile: str) -> None:
 
 
 def test_every_profile_falls_back_to_its_own_role() -> None:
-    """The role that answers when the analysis is not sure; also the first on offer."""
+    """This role answers if the analysis is not sure, and comes first in its profile."""
     packaged = load()
 
     assert {name: p.default_role for name, p in packaged.profiles.items()} == {
@@ -79,13 +79,13 @@ def test_every_profile_falls_back_to_its_own_role() -> None:
 
 
 def test_the_rules_and_the_catalogue_know_the_same_roles() -> None:
-    """A role the rules choose and the catalogue lacks would fail every task it is chosen for."""
+    """A task would fail if the rules chose a role that the catalogue does not have."""
     assert {role for members in FIELDS.values() for role in members} == set(load().roles)
 
 
 @pytest.mark.parametrize("name", PACKAGED["roles"])
 def test_a_system_prompt_is_whole_and_short(name: str) -> None:
-    """It is paid for with every call; it says who, and that material is data."""
+    """It is paid for with every call. It says who answers, and that material is data."""
     role = load().role(name)
 
     assert 60 <= len(role.system_prompt.split()) <= 150
@@ -104,7 +104,7 @@ def test_system_prompts_are_nobodys_copy() -> None:
 
 
 def test_the_planner_is_told_the_shape_of_a_plan() -> None:
-    """Engines without a schema have only the prompt to go by."""
+    """Engines without support for schemas know the shape from the prompt alone."""
     prompt = load().role("Planner-Agent").system_prompt
 
     assert all(f'"{field}"' in prompt for field in ("goal", "steps", "id", "role", "instruction", "depends_on"))
@@ -112,7 +112,7 @@ def test_the_planner_is_told_the_shape_of_a_plan() -> None:
 
 
 def test_out_of_the_box_only_the_embedded_engine_is_configured() -> None:
-    """Nothing can spend money before somebody configured it."""
+    """No money can be spent before an engine is configured."""
     engines = load().engines
 
     assert {name: (e.kind, e.source, e.model) for name, e in engines.items()} == {
@@ -121,7 +121,7 @@ def test_out_of_the_box_only_the_embedded_engine_is_configured() -> None:
 
 
 def test_an_overlay_changes_single_fields() -> None:
-    """What it does not mention stays as packaged."""
+    """Fields that it does not name keep their packaged values."""
     changed = load({"defaults": {"timeout_s": 30}, "roles": {"QA-Agent": {"tier": "fast"}}})
 
     assert changed.defaults.timeout_s == 30
@@ -131,7 +131,7 @@ def test_an_overlay_changes_single_fields() -> None:
 
 
 def test_an_overlay_adds_a_profile_its_role_and_an_engine() -> None:
-    """Without a line of code."""
+    """This needs no code."""
     law = {"purpose": "Contracts.", "default_role": "Legal-Agent"}
     overlay = {
         "profiles": {"Law": law},
@@ -147,7 +147,7 @@ def test_an_overlay_adds_a_profile_its_role_and_an_engine() -> None:
 
 
 def test_an_overlay_replaces_lists_whole() -> None:
-    """A role can leave a profile: lists are not joined."""
+    """Lists are not joined, so a role can be taken out of a profile."""
     assert "QA-Agent" not in load({"roles": {"QA-Agent": {"profiles": ["General"]}}}).roles_of("Developer")
 
 
@@ -162,7 +162,7 @@ def test_merging_leaves_both_files_as_they_were() -> None:
 
 
 def test_a_model_in_the_process_takes_one_call_at_a_time_unless_told_otherwise() -> None:
-    """Threads of two calls would only slow each other."""
+    """The threads of two calls would slow each other."""
     gguf = {"kind": "llamacpp", "source": "local", "model": "m.gguf"}
     loaded = load({"engines": {"a": gguf, "b": {**gguf, "max_concurrency": 3}, "c": ENGINE}})
 
@@ -170,7 +170,7 @@ def test_a_model_in_the_process_takes_one_call_at_a_time_unless_told_otherwise()
 
 
 def test_the_packaged_models_are_pinned() -> None:
-    """One revision, one size, one checksum, and a licence that lets everybody use them."""
+    """Each has one revision, size and checksum, and a licence that allows any use."""
     packaged = load()
 
     assert len(packaged.models) >= 2
@@ -181,7 +181,7 @@ def test_the_packaged_models_are_pinned() -> None:
 
 
 def test_an_overlay_adds_a_model() -> None:
-    """It can be pulled like a packaged one."""
+    """It can be pulled like a packaged model."""
     added = load({"models": {"mine": MODEL}})
 
     assert added.models["mine"].size_bytes == 9
@@ -189,7 +189,7 @@ def test_an_overlay_adds_a_model() -> None:
 
 
 def test_a_role_is_shown_under_the_default_profile_if_it_has_one() -> None:
-    """Else under the first it names."""
+    """Otherwise it is shown under its first profile."""
     packaged = load()
 
     assert packaged.profile_of("Writing-Agent") == "General"
@@ -203,10 +203,10 @@ def test_a_role_is_shown_under_the_default_profile_if_it_has_one() -> None:
         ({"roles": {"Legal-Agent": {**ROLE, "profiles": []}}}, "roles.Legal-Agent.profiles is empty"),
         (
             {"profiles": {"General": {"default_role": "QA-Agent"}}},
-            "profiles.General.default_role 'QA-Agent' is no role of this profile",
+            "profiles.General.default_role 'QA-Agent' is not a role of this profile",
         ),
-        ({"defaults": {"profile": "Law"}}, "defaults.profile 'Law' is no profile"),
-        ({"defaults": {"planner": "Law-Agent"}}, "defaults.planner 'Law-Agent' is no role"),
+        ({"defaults": {"profile": "Law"}}, "defaults.profile 'Law' is not a configured profile"),
+        ({"defaults": {"planner": "Law-Agent"}}, "defaults.planner 'Law-Agent' is not a configured role"),
         ({"engines": {"mine": {**ENGINE, "model": ""}}}, "engines.mine.model is missing"),
         ({"engines": {"mine": {"kind": "bedrock", "source": "api"}}}, "engines.mine.model is missing"),
         (
@@ -223,7 +223,7 @@ def test_a_role_is_shown_under_the_default_profile_if_it_has_one() -> None:
         ),
         (
             {"engines": {"mine": {**ENGINE, "base_url": "http://me:pass@x"}}},
-            "engines.mine.base_url must hold no credentials",
+            "engines.mine.base_url must not contain credentials",
         ),
         (
             {"engines": {"mine": {**ENGINE, "source": "local", "price": {"input": 1, "output": 1}}}},
@@ -257,21 +257,21 @@ def test_a_role_is_shown_under_the_default_profile_if_it_has_one() -> None:
         ({"models": {"mine": {**MODEL, "sha256": "AB" * 32}}}, "models.mine.sha256 must be 64 hexadecimal digits"),
         (
             {"engines": {"mine": {**ENGINE, "base_url": "http://x/v1/chat/completions/"}}},
-            "engines.mine.base_url must end before /chat/completions, which the server adds itself.",
+            "engines.mine.base_url must not end with /chat/completions, because the server adds it.",
         ),
         (
             {"engines": {"mine": {**ENGINE, "kind": "anthropic", "base_url": "http://x/v1/messages"}}},
-            "engines.mine.base_url must end before /v1/messages, which the server adds itself.",
+            "engines.mine.base_url must not end with /v1/messages, because the server adds it.",
         ),
         ({"engines": {"mine": {**ENGINE, "price": {"input": float("inf"), "output": 1}}}}, "engines.mine: "),
         ({"roles": {"Legal-Agent": {"purpose": 1}}}, "roles.Legal-Agent: "),
-        ({"models": {"../mine": MODEL}}, "models.../mine.name must be letters, digits"),
+        ({"models": {"../mine": MODEL}}, "models.../mine.name may have letters, digits"),
         ({"models": {"mine": {**MODEL, "url": "file:///m.gguf"}}}, "models.mine.url must start with https://"),
         ({"engines": {"mine": {"kind": "llamacpp", "source": "local"}}}, "engines.mine.model is missing"),
     ],
 )
 def test_a_fault_is_named_by_its_entry(overlay: dict[str, Any], named: str) -> None:
-    """The sentence says which file, which entry, what is wrong: enough to repair it without reading code."""
+    """The message names the file, the entry and the fault, so that users can repair it without reading code."""
     with pytest.raises(ConfigurationError) as caught:
         load(overlay)
 
@@ -298,7 +298,7 @@ def test_a_fault_is_named_by_its_entry(overlay: dict[str, Any], named: str) -> N
     ],
 )
 def test_a_wrong_type_or_name_is_refused(overlay: dict[str, Any], named: str) -> None:
-    """A misspelt setting must not be ignored; and a key pasted in place of its reference is not repeated."""
+    """A misspelt setting is not ignored, and a key that was pasted instead of a reference is not shown."""
     with pytest.raises(ConfigurationError) as caught:
         load(overlay)
 
@@ -308,8 +308,8 @@ def test_a_wrong_type_or_name_is_refused(overlay: dict[str, Any], named: str) ->
 
 @pytest.mark.parametrize("name", ["", " ", ".", "..", "a/../b", "fast\n", "a\x00", "a\x85b"])
 def test_an_engine_has_a_name_that_can_stand_in_a_path(name: str) -> None:
-    """It is switched at /engines/NAME; clients and gateways fold dots away, and control characters reach nothing."""
-    with pytest.raises(ConfigurationError, match="is no name for an engine") as caught:
+    """It is switched at /engines/NAME; clients and gateways change dots in paths and refuse control characters."""
+    with pytest.raises(ConfigurationError, match="is not a valid engine name") as caught:
         load({"engines": {name: ENGINE}})
 
     assert str(caught.value).isprintable()
@@ -317,7 +317,7 @@ def test_an_engine_has_a_name_that_can_stand_in_a_path(name: str) -> None:
 
 
 def test_a_key_in_place_of_its_reference_is_repeated_nowhere() -> None:
-    """Not in the sentence, nor in what a traceback would show below it."""
+    """It is neither in the message nor in the traceback below it."""
     with pytest.raises(ConfigurationError) as caught:
         load({"engines": {"mine": {**ENGINE, "api_key": "sk-secret"}}})
 
@@ -335,7 +335,7 @@ def test_an_unknown_name_lists_the_known_ones() -> None:
 
 
 def test_the_developers_coders_are_judged_and_repaired_by_others() -> None:
-    """Who reviews and what is reviewed is data."""
+    """The catalogue says who reviews, and which roles are reviewed."""
     catalogue = load()
 
     developer = catalogue.profiles["Developer"]
@@ -346,8 +346,8 @@ def test_the_developers_coders_are_judged_and_repaired_by_others() -> None:
 @pytest.mark.parametrize(
     ("reviewers", "fault"),
     [
-        ({"judged_by": "Nobody", "repaired_by": "Debug-Agent"}, "judged_by 'Nobody' is no role"),
-        ({"judged_by": "QA-Agent"}, "judged_by and repaired_by go together"),
+        ({"judged_by": "Nobody", "repaired_by": "Debug-Agent"}, "judged_by 'Nobody' is not a configured role"),
+        ({"judged_by": "QA-Agent"}, "judged_by and repaired_by must be set together"),
     ],
 )
 def test_reviewers_are_roles_and_go_together(reviewers: dict[str, str], fault: str) -> None:

@@ -1,4 +1,4 @@
-"""Every role of the catalogue, and those an overlay adds, as an engine is called in their name."""
+"""Calls on behalf of every role of the catalogue, and of roles that an overlay adds."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def overlaid() -> Catalog:
 
 @pytest.fixture
 def served(tmp_path: Path) -> Iterator[Served]:
-    """A service with the overlay."""
+    """Return a service with the overlay."""
     served = Served(tmp_path, catalog=overlaid())
     yield served
     served.audit()
@@ -58,7 +58,7 @@ def served(tmp_path: Path) -> Iterator[Served]:
 
 @pytest.mark.parametrize("name", list(a_catalog({}).roles))
 def test_every_role_is_rendered_into_a_call(watched: WatchedStore, clock: Clock, name: str) -> None:
-    """Its system prompt whole, without a gap left to fill, and the caller's prompt as it came."""
+    """The call has the complete system prompt, without placeholders, and the caller's prompt unchanged."""
     deliveries = Deliveries(watched, clock, ScriptedEngine("Done."))
     role = a_catalog({}).roles[name]
 
@@ -73,7 +73,7 @@ def test_every_role_is_rendered_into_a_call(watched: WatchedStore, clock: Clock,
 
 @pytest.mark.parametrize("profile", list(a_catalog({}).profiles))
 def test_the_planner_is_told_every_role_it_may_use(profile: str) -> None:
-    """With its purpose; an overlay's roles too, and never the planner itself."""
+    """The prompt lists each role with its purpose, also an overlay's roles, but not the planner."""
     catalog = overlaid()
 
     asked = prompts.for_plan("Build it.", profile, catalog)
@@ -85,7 +85,7 @@ def test_the_planner_is_told_every_role_it_may_use(profile: str) -> None:
 
 
 def test_an_overlays_role_profile_and_engine_are_used_without_code(served: Served) -> None:
-    """Chosen inside their profile, called with their own words, and shown by `GET /catalog`."""
+    """They are chosen in their profile, used with their own prompts, and shown by `GET /catalog`."""
     ref = served.submit("Is it binding?", profile="Law")
     served.work()
     ended = served.get(ref)
@@ -100,7 +100,7 @@ def test_an_overlays_role_profile_and_engine_are_used_without_code(served: Serve
 
 
 def test_an_overlay_changes_one_field_of_a_packaged_role(served: Served) -> None:
-    """The rest of it stays."""
+    """All other fields stay the same."""
     served.submit("Hello!", role="Chat-Agent")
     served.work()
 
@@ -110,7 +110,7 @@ def test_an_overlay_changes_one_field_of_a_packaged_role(served: Served) -> None
 
 
 def test_the_coder_is_chosen_by_complexity(served: Served) -> None:
-    """An easy function goes to the fast one, a hard one to the deep one."""
+    """An easy function goes to Fast-Coder-Agent, a hard one to Deep-Coder-Agent."""
     service = served.service
     hard = (
         "Implement a wait-free concurrent hash map in Rust with epoch-based reclamation that handles resizing under "

@@ -1,4 +1,4 @@
-"""Which engine answers, what happens when it does not, and that every call is on the receipt."""
+"""Engines are tried in the right order, failures lead to another engine, and every call is on the receipt."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def answering(text: str = "Hello.") -> ScriptedEngine:
 
 
 def test_the_wanted_tier_goes_before_the_price(balanced: Balanced) -> None:
-    """An engine without a tier takes any call; one of the other tier is the last resort."""
+    """An engine without a tier takes any call; one of the other tier comes last."""
     balancer = balanced(
         strong=(an_engine(tier="strong", price=EnginePrice(input=0, output=1)), answering()),
         fast=(an_engine(tier="fast", price=EnginePrice(input=5, output=9)), answering()),
@@ -53,7 +53,7 @@ def test_the_wanted_tier_goes_before_the_price(balanced: Balanced) -> None:
 
 
 def test_the_cheapest_goes_first_and_what_nobody_can_price_last(balanced: Balanced) -> None:
-    """An unpriced engine is not taken for a free one."""
+    """An engine with an unknown price does not count as free."""
     balancer = balanced(
         unpriced=(an_engine(price=None), answering()),
         dear=(an_engine(price=EnginePrice(input=3, output=9)), answering()),
@@ -64,7 +64,7 @@ def test_the_cheapest_goes_first_and_what_nobody_can_price_last(balanced: Balanc
 
 
 def test_local_goes_before_api_at_the_same_price(balanced: Balanced) -> None:
-    """Nothing leaves the machine that need not."""
+    """Data leaves the machine only if it must."""
     balancer = balanced(
         api=(an_engine(price=EnginePrice(input=0, output=0)), answering()),
         local=(a_local_engine(), answering()),
@@ -74,7 +74,7 @@ def test_local_goes_before_api_at_the_same_price(balanced: Balanced) -> None:
 
 
 def test_what_is_off_locked_or_without_a_key_is_no_candidate(balanced: Balanced) -> None:
-    """And llm_status says which it is."""
+    """`llm_status` shows the reason for each."""
     balancer = balanced(
         without_credentials="keyless",
         off=(an_engine(toggle=False), answering()),
@@ -93,7 +93,7 @@ def test_what_is_off_locked_or_without_a_key_is_no_candidate(balanced: Balanced)
 
 
 def test_the_embedded_engine_never_stands_in_for_a_configured_one(balanced: Balanced) -> None:
-    """Its answer would be taken for an LLM's; while the real engine rests, the task waits."""
+    """Callers would take its answer for an LLM's. While the configured engine rests, the task waits."""
     real = ScriptedEngine(BUSY)
     embedded = answering("No LLM is configured.")
     spec = EngineSpec(kind="embedded", source="local", model="embedded")
@@ -107,7 +107,7 @@ def test_the_embedded_engine_never_stands_in_for_a_configured_one(balanced: Bala
 
 
 def test_an_engine_asked_for_by_name_is_tried_alone(balanced: Balanced) -> None:
-    """Even when another could answer, and even when it is the embedded one."""
+    """No other engine is asked, and the embedded engine can be named too."""
     named, other = ScriptedEngine(BUSY), answering()
     embedded = (EngineSpec(kind="embedded", source="local", model="embedded"), answering("Me."))
     balancer = balanced(named=(an_engine(), named), other=(an_engine(), other), embedded=embedded)
@@ -120,7 +120,7 @@ def test_an_engine_asked_for_by_name_is_tried_alone(balanced: Balanced) -> None:
 
 
 def test_an_engine_that_is_configured_no_more_is_tried_again_but_is_no_outage(balanced: Balanced) -> None:
-    """A process may have the older configuration for a while; a task that waits for ever helps nobody."""
+    """Another process may still have the older configuration, so the task is retried, but not without end."""
     reply = balanced(a=(an_engine(), answering())).call(CALL, call_terms(engine="gone"))
 
     assert str(reply.failure) == "Engine gone is not configured any more."
@@ -132,7 +132,7 @@ def test_an_engine_that_is_configured_no_more_is_tried_again_but_is_no_outage(ba
 
 @pytest.mark.parametrize("kind", ["busy", "timeout", "unreachable", "credentials", "garbage"])
 def test_the_next_candidate_answers_in_the_same_call(balanced: Balanced, kind: str) -> None:
-    """Whatever was wrong with the first; both attempts are recorded, and only the answer costs."""
+    """This holds for every kind of failure. Both attempts are recorded; only the answer costs money."""
     first = ScriptedEngine(EngineUnavailable("Broken.", kind=kind))  # type: ignore[arg-type]
     balancer = balanced(
         first=(an_engine(price=EnginePrice(input=0, output=1)), first), second=(an_engine(), answering())
@@ -149,7 +149,7 @@ def test_the_next_candidate_answers_in_the_same_call(balanced: Balanced, kind: s
 
 
 def test_a_resting_engine_is_not_asked(balanced: Balanced, clock: Clock) -> None:
-    """Until its rest is over; then a real task is its probe."""
+    """When its rest has ended, a real task is its probe."""
     first = ScriptedEngine(BUSY, "Back.")
     balancer = balanced(first=(a_local_engine(), first), second=(an_engine(), answering()))
     balancer.call(CALL, call_terms())
@@ -165,7 +165,7 @@ def test_a_resting_engine_is_not_asked(balanced: Balanced, clock: Clock) -> None
 
 
 def test_the_rest_doubles_from_5_s_to_5_min(balanced: Balanced, watched: WatchedStore, clock: Clock) -> None:
-    """An engine that stays away is asked less and less, and one answer makes it well."""
+    """An engine that keeps failing is asked less and less often; one answer ends that."""
     engine = ScriptedEngine(*[BUSY] * 9, "Back.", BUSY)
     balancer = balanced(only=(an_engine(), engine))
     rests = []
@@ -185,7 +185,7 @@ def test_the_rest_doubles_from_5_s_to_5_min(balanced: Balanced, watched: Watched
 def test_an_engine_rests_as_long_as_it_asked_for(
     balanced: Balanced, watched: WatchedStore, clock: Clock, asked_s: float, rest_s: float
 ) -> None:
-    """Its Retry-After, at most 10 minutes."""
+    """The rest is its Retry-After, at most 10 minutes."""
     engine = ScriptedEngine(EngineUnavailable("Later.", retry_after_s=asked_s))
 
     balanced(only=(an_engine(), engine)).call(CALL, call_terms())
@@ -196,7 +196,7 @@ def test_an_engine_rests_as_long_as_it_asked_for(
 def test_a_call_from_before_the_rest_neither_ends_nor_prolongs_it(
     balanced: Balanced, watched: WatchedStore, clock: Clock
 ) -> None:
-    """Three calls at once: one is told to come back in 30 s, the others end later; the 30 s hold."""
+    """Of three parallel calls, the first gets a Retry-After of 30 s; the later results do not change it."""
     together, refused = threading.Barrier(3, timeout=WAIT_S), threading.Event()
 
     def slow(call: EngineCall) -> Answer:
@@ -222,7 +222,7 @@ def test_a_call_from_before_the_rest_neither_ends_nor_prolongs_it(
 
 
 def test_who_waits_for_a_place_sees_that_the_engine_rests(watched: WatchedStore, clock: Clock) -> None:
-    """A 429 to the call that holds the only place must keep those behind it from asking too."""
+    """After a 429 to the call that held the only place, the calls that waited for the place do not ask."""
     begun, waiting = threading.Event(), threading.Event()
 
     def slow(call: EngineCall) -> Answer:
@@ -251,7 +251,7 @@ def test_who_waits_for_a_place_sees_that_the_engine_rests(watched: WatchedStore,
 
 
 def test_all_candidates_resting_is_a_matter_of_time(balanced: Balanced) -> None:
-    """No attempt is made and none is recorded; the task can wait."""
+    """No attempt is made or recorded, and the task can be retried."""
     balancer = balanced(only=(an_engine(), ScriptedEngine(BUSY)))
     first, second = balancer.call(CALL, call_terms()), balancer.call(CALL, call_terms())
 
@@ -261,7 +261,7 @@ def test_all_candidates_resting_is_a_matter_of_time(balanced: Balanced) -> None:
 
 
 def test_a_refused_prompt_is_not_offered_to_another_engine(balanced: Balanced, watched: WatchedStore) -> None:
-    """Every engine would refuse it; the one that said so is well."""
+    """Every engine would refuse it. The engine that refused it counts as healthy."""
     other = answering()
     balancer = balanced(a=(a_local_engine(), ScriptedEngine(PromptRefused("Too long."))), b=(an_engine(), other))
 
@@ -285,7 +285,7 @@ def test_a_refused_prompt_is_not_offered_to_another_engine(balanced: Balanced, w
 def test_the_status_says_why_an_engine_cannot_answer(
     balanced: Balanced, watched: WatchedStore, clock: Clock, kind: str, status: str
 ) -> None:
-    """Offline until it answers; cooling for as long as it rests."""
+    """It is offline until it answers again, and cooling while it rests."""
     engine = ScriptedEngine(EngineUnavailable("Gone.", kind=kind), "Back.")  # type: ignore[arg-type]
     balancer = balanced(only=(an_engine(), engine))
     balancer.call(CALL, call_terms())
@@ -298,7 +298,7 @@ def test_the_status_says_why_an_engine_cannot_answer(
 
 
 def test_an_empty_answer_goes_to_the_next_engine_and_stays_on_the_bill(balanced: Balanced) -> None:
-    """It was paid for; the engine is well and does not rest."""
+    """The empty answer is paid for, and its engine does not rest."""
     balancer = balanced(a=(an_engine(), ScriptedEngine(" \n")), b=(an_engine(), ScriptedEngine("Here.")))
 
     reply = balancer.call(CALL, call_terms())
@@ -312,14 +312,14 @@ def test_an_empty_answer_goes_to_the_next_engine_and_stays_on_the_bill(balanced:
 
 
 def test_an_empty_answer_is_not_bought_again(balanced: Balanced) -> None:
-    """With nobody else to ask the task fails and says why."""
+    """Without another engine, the task fails, and its error says why."""
     reply = balanced(only=(an_engine(), ScriptedEngine(""))).call(CALL, call_terms())
 
     assert (str(reply.failure), reply.can_be_retried) == ("The engine's answer is empty.", False)
 
 
 def test_an_empty_answer_is_no_outage(balanced: Balanced) -> None:
-    """The other engine cannot be reached, but one was there and could not answer this prompt: the try is counted."""
+    """One engine is unreachable, the other answered without text, so the try counts as a delivery."""
     away = ScriptedEngine(EngineUnavailable("Gone.", kind="unreachable"))
     reply = balanced(a=(a_local_engine(), ScriptedEngine("")), b=(an_engine(), away)).call(CALL, call_terms())
 
@@ -335,7 +335,7 @@ def test_an_answer_its_limit_cut_is_marked(balanced: Balanced) -> None:
 
 
 def test_an_affordable_engine_that_rests_is_waited_for(balanced: Balanced, clock: Clock) -> None:
-    """The dear one alone is no reason to fail the task."""
+    """The task does not fail because the only free engine is too expensive."""
     dear = an_engine(price=EnginePrice(input=1_000, output=1_000))
     cheap = ScriptedEngine(EngineUnavailable("Too many.", retry_after_s=30), "Cheap.")
     balancer = balanced(cheap=(an_engine(), cheap), dear=(dear, ScriptedEngine("Dear.")))

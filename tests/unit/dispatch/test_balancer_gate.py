@@ -1,4 +1,4 @@
-"""The answer gate at work: one strong call for a faulty cheap answer, and everything on the receipt."""
+"""The answer gate at work: a faulty answer of a cheap engine leads to one call of a strong engine."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ GATED = call_terms(fault=says_bad)
 
 
 def test_a_faulty_cheap_answer_is_asked_for_again_of_a_strong_engine(balanced: Balanced) -> None:
-    """The fault stands at the call that had it, the reason at the one that followed; both are paid for."""
+    """The first attempt names the fault, the second one the reason for asking; both are paid for."""
     balancer = balanced(cheap=(CHEAP, ScriptedEngine("bad")), strong=(STRONG, ScriptedEngine("good")))
 
     reply = balancer.call(CALL, GATED)
@@ -37,7 +37,7 @@ def test_a_faulty_cheap_answer_is_asked_for_again_of_a_strong_engine(balanced: B
 
 
 def test_a_sound_answer_and_a_strong_engines_answer_stand(balanced: Balanced) -> None:
-    """There is nobody above a strong engine."""
+    """A strong engine's answer is not escalated, because no tier is above it."""
     strong = ScriptedEngine("bad")
     balancer = balanced(cheap=(CHEAP, ScriptedEngine("good")), strong=(STRONG, strong))
 
@@ -47,7 +47,7 @@ def test_a_sound_answer_and_a_strong_engines_answer_stand(balanced: Balanced) ->
 
 
 def test_an_answer_is_escalated_once(balanced: Balanced) -> None:
-    """The strong answer is taken as it is, though two more strong engines are there."""
+    """The second answer is final, although two more strong engines are configured."""
     strong = {f"strong{n}": (STRONG, ScriptedEngine("bad again")) for n in range(3)}
     reply = balanced(cheap=(CHEAP, ScriptedEngine("bad")), **strong).call(CALL, GATED)
 
@@ -57,7 +57,7 @@ def test_an_answer_is_escalated_once(balanced: Balanced) -> None:
 
 
 def test_without_a_gate_nothing_is_escalated(balanced: Balanced) -> None:
-    """The setting is off."""
+    """The setting `answer_gate` is off."""
     reply = balanced(cheap=(CHEAP, ScriptedEngine("bad")), strong=(STRONG, ScriptedEngine())).call(CALL, call_terms())
 
     assert [(a.engine, a.fault) for a in reply.attempts] == [("cheap", None)]
@@ -65,7 +65,7 @@ def test_without_a_gate_nothing_is_escalated(balanced: Balanced) -> None:
 
 @pytest.mark.parametrize("failure", [EngineUnavailable("Busy."), PromptRefused("Too long."), "  "])
 def test_a_faulty_answer_is_better_than_none(balanced: Balanced, failure: Answer) -> None:
-    """The strong engine is away, refuses or says nothing: the first answer is taken, and the receipt tells."""
+    """If the strong engine fails, refuses or answers without text, the first answer is used."""
     reply = balanced(cheap=(CHEAP, ScriptedEngine("bad")), strong=(STRONG, ScriptedEngine(failure))).call(CALL, GATED)
 
     assert reply.completion is not None
@@ -77,7 +77,7 @@ def test_a_faulty_answer_is_better_than_none(balanced: Balanced, failure: Answer
 
 
 def test_where_no_strong_engine_is_the_fault_is_only_said(balanced: Balanced) -> None:
-    """Another cheap engine is no better."""
+    """Another cheap engine is not asked instead."""
     other = ScriptedEngine("good")
     reply = balanced(cheap=(CHEAP, ScriptedEngine("bad")), other=(CHEAP, other)).call(CALL, GATED)
 
@@ -86,7 +86,7 @@ def test_where_no_strong_engine_is_the_fault_is_only_said(balanced: Balanced) ->
 
 
 def test_an_engine_asked_for_by_name_is_not_gone_past(balanced: Balanced) -> None:
-    """It alone is asked."""
+    """Only the named engine is asked."""
     strong = ScriptedEngine("good")
     balancer = balanced(cheap=(CHEAP, ScriptedEngine("bad")), strong=(STRONG, strong))
 
@@ -95,7 +95,7 @@ def test_an_engine_asked_for_by_name_is_not_gone_past(balanced: Balanced) -> Non
 
 
 def test_an_empty_answer_goes_to_the_strong_engine_next(balanced: Balanced) -> None:
-    """Before other cheap ones, which would have been next; the receipt says it as of any other fault."""
+    """The strong engine goes before other cheap ones, and the receipt names the fault as "empty"."""
     engines = {"cheap": ScriptedEngine(" "), "cheap2": ScriptedEngine("b"), "strong": ScriptedEngine("c")}
     given = {name: (STRONG if name == "strong" else CHEAP, engine) for name, engine in engines.items()}
 
@@ -106,7 +106,7 @@ def test_an_empty_answer_goes_to_the_strong_engine_next(balanced: Balanced) -> N
 
 
 def test_where_nothing_escalates_an_empty_answer_stays_with_the_cheap_engines(balanced: Balanced) -> None:
-    """And fails the call when they have nothing to say: what was not to be spent is not spent."""
+    """If they have no text either, the call fails; the strong engine's price is not paid."""
     strong = ScriptedEngine("c")
     engines = {"cheap": (CHEAP, ScriptedEngine(" ")), "strong": (STRONG, strong)}
     terms = call_terms(escalates=False)
@@ -121,7 +121,7 @@ def test_where_nothing_escalates_an_empty_answer_stays_with_the_cheap_engines(ba
 
 
 def test_an_escalation_keeps_to_the_tasks_money(balanced: Balanced) -> None:
-    """What the strong call could cost does not fit any more: the cheap answer stands."""
+    """The strong call does not fit into what is left of the limit, so the cheap answer is used."""
     strong = ScriptedEngine("good")
     balancer = balanced(cheap=(CHEAP, ScriptedEngine("bad")), strong=(STRONG, strong))
 
@@ -132,7 +132,7 @@ def test_an_escalation_keeps_to_the_tasks_money(balanced: Balanced) -> None:
 
 
 def test_a_step_has_three_calls_with_its_escalation(balanced: Balanced) -> None:
-    """Two engines failed before the cheap one answered: there is no fourth call."""
+    """After two failed engines and the cheap answer, no fourth call is made."""
     engines = {
         "a": (CHEAP, ScriptedEngine(EngineUnavailable("Busy."))),
         "b": (CHEAP, ScriptedEngine(EngineUnavailable("Busy."))),
@@ -144,7 +144,7 @@ def test_a_step_has_three_calls_with_its_escalation(balanced: Balanced) -> None:
 
 
 def test_escalations_take_nothing_from_the_retry_budget(balanced: Balanced) -> None:
-    """They are no answer to a failure: after a hundred in a minute a failover is made as before."""
+    """After a hundred escalations in a minute, a failover is still allowed."""
     cheap = ScriptedEngine(*["bad"] * 100, EngineUnavailable("Busy."))
     balancer = balanced(cheap=(CHEAP, cheap), strong=(STRONG, ScriptedEngine("good")))
 

@@ -1,4 +1,4 @@
-"""What bounds an engine call: shared rests, places, the worker's time and the task's money; each call is recorded."""
+"""The limits of an engine call: rests, places, the worker's time and the task's money."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def answering(text: str = "Hello.") -> ScriptedEngine:
 def test_states_are_read_every_5_s_at_most_and_never_written_while_all_is_well(
     balanced: Balanced, watched: WatchedStore, clock: Clock
 ) -> None:
-    """Health costs no write and hardly a read."""
+    """Health adds no writes and few reads to the cost of a call."""
     balancer = balanced(a=(an_engine(), answering()), b=(an_engine(), answering()))
     for _ in range(20):
         balancer.call(CALL, call_terms())
@@ -66,7 +66,7 @@ def test_states_are_read_every_5_s_at_most_and_never_written_while_all_is_well(
 
 
 def test_a_rest_is_shared_with_other_workers(balanced: Balanced) -> None:
-    """What one process learned the others need not pay for."""
+    """One process's failure spares the others a failing call."""
     engine = ScriptedEngine(BUSY)
     one, other = balanced(only=(an_engine(), engine)), balanced(only=(an_engine(), engine))
     one.call(CALL, call_terms())
@@ -75,7 +75,7 @@ def test_a_rest_is_shared_with_other_workers(balanced: Balanced) -> None:
 
 
 def test_a_store_that_is_away_does_no_harm(balanced: Balanced, watched: WatchedStore, clock: Clock) -> None:
-    """The engines' states are advice: calls go on, and what is known here goes on to hold."""
+    """Calls go on, and the last known states stay in use."""
     first = ScriptedEngine(BUSY)
     balancer = balanced(first=(a_local_engine(), first), second=(an_engine(), answering()))
     watched.down = True
@@ -89,7 +89,7 @@ def test_a_store_that_is_away_does_no_harm(balanced: Balanced, watched: WatchedS
 
 
 def test_an_engines_places_hold_across_threads(balanced: Balanced) -> None:
-    """Calls meet in pairs at a barrier: two run at once, and never a third."""
+    """Calls meet in pairs at a barrier: two run at the same time, never three."""
     together, lock = threading.Barrier(2, timeout=WAIT_S), threading.Lock()
     running, most = 0, 0
 
@@ -114,7 +114,7 @@ def test_an_engines_places_hold_across_threads(balanced: Balanced) -> None:
 def test_waiting_for_a_place_ends_with_the_workers_time(
     balanced: Balanced, watched: WatchedStore, clock: Clock
 ) -> None:
-    """The engine is busy with somebody else's task: no failure of its own, no attempt."""
+    """Other tasks hold the engine's place. This is not a failure of the engine, and not an attempt."""
     begun, leave = threading.Event(), threading.Event()
 
     def slow(call: EngineCall) -> Answer:
@@ -135,7 +135,7 @@ def test_waiting_for_a_place_ends_with_the_workers_time(
 
 
 def test_a_cancelled_task_waits_for_no_place(balanced: Balanced) -> None:
-    """Its worker lets go at once, although the one who has the place takes long."""
+    """Its worker stops at once, although the call that holds the place takes long."""
     begun, leave, cancellation = threading.Event(), threading.Event(), Cancellation()
 
     def slow(call: EngineCall) -> Answer:
@@ -157,7 +157,7 @@ def test_a_cancelled_task_waits_for_no_place(balanced: Balanced) -> None:
 
 
 def test_a_task_that_was_cancelled_meanwhile_is_not_failed_over(balanced: Balanced) -> None:
-    """The first engine took its time to say no; the second is not even asked."""
+    """The task was cancelled while the first engine failed slowly, so the second one is not asked."""
     cancelled = list[bool]()
 
     def refuses(call: EngineCall) -> Answer:
@@ -174,7 +174,7 @@ def test_a_task_that_was_cancelled_meanwhile_is_not_failed_over(balanced: Balanc
 
 
 def test_a_clock_that_is_set_during_a_call_spoils_no_mean(balanced: Balanced, clock: Clock) -> None:
-    """Two days, and the mean of a million calls is wrong for ever."""
+    """A single duration of two days would distort the average of a million calls."""
 
     def set_on(call: EngineCall) -> Answer:
         clock.pass_s(2 * 24 * 3600)
@@ -186,7 +186,7 @@ def test_a_clock_that_is_set_during_a_call_spoils_no_mean(balanced: Balanced, cl
 
 
 def test_a_place_is_given_back_whatever_happens_in_it(balanced: Balanced, clock: Clock) -> None:
-    """An engine with one place that fails in every way still has it."""
+    """An engine with one place still has it after every kind of failure."""
     engine = ScriptedEngine(PromptRefused("No."), ZeroDivisionError(), BUSY, "Hello.")
     balancer = balanced(only=(an_engine(max_concurrency=1), engine))
     balancer.call(CALL, call_terms())
@@ -199,7 +199,7 @@ def test_a_place_is_given_back_whatever_happens_in_it(balanced: Balanced, clock:
 
 
 def test_a_call_has_the_engines_time_or_the_workers_whichever_is_less(balanced: Balanced, clock: Clock) -> None:
-    """And with less than half a second left it is not made."""
+    """With less than half a second left, no call is made."""
     engine = answering()
     balancer = balanced(only=(an_engine(timeout_s=30), engine))
 
@@ -214,7 +214,7 @@ def test_a_call_has_the_engines_time_or_the_workers_whichever_is_less(balanced: 
 def test_an_engine_cut_short_by_the_workers_time_is_not_to_blame(
     balanced: Balanced, watched: WatchedStore, clock: Clock
 ) -> None:
-    """A caller's short deadline must not rest an engine for everybody; the attempt is recorded all the same."""
+    """A caller's short deadline must not rest an engine for other callers. The attempt is recorded."""
 
     def times_out(call: EngineCall) -> Answer:
         clock.pass_s(engine.timeouts_s[-1])
@@ -235,7 +235,7 @@ def test_an_engine_cut_short_by_the_workers_time_is_not_to_blame(
 def test_a_refusal_near_the_end_of_the_workers_time_is_the_engines_own(
     balanced: Balanced, watched: WatchedStore, clock: Clock
 ) -> None:
-    """A 429 that names no time is not a time-out: the engine rests, however little time the worker has left."""
+    """A 429 without Retry-After is not a time-out: the engine rests, although the worker has little time left."""
 
     def refuses(call: EngineCall) -> Answer:
         clock.pass_s(1.9)
@@ -249,7 +249,7 @@ def test_a_refusal_near_the_end_of_the_workers_time_is_the_engines_own(
 
 
 def test_an_answer_takes_at_least_a_millisecond(balanced: Balanced, clock: Clock) -> None:
-    """Or tokens per second would be null for an engine that answers at once; a clock set back does no harm."""
+    """Otherwise tokens per second would be null for an instant engine, or for a clock that was set back."""
 
     def set_back(answer: Answer) -> Script:
         def answers(call: EngineCall) -> Answer:
@@ -267,7 +267,7 @@ def test_an_answer_takes_at_least_a_millisecond(balanced: Balanced, clock: Clock
 
 
 def test_an_attempt_says_what_was_used_and_what_was_estimated(balanced: Balanced, clock: Clock) -> None:
-    """Tokens, seconds, cost in micro-USD, model and source."""
+    """It has tokens, duration, cost in micro-USD, model and source."""
 
     def slow(call: EngineCall) -> Answer:
         clock.pass_s(2)
@@ -281,14 +281,14 @@ def test_an_attempt_says_what_was_used_and_what_was_estimated(balanced: Balanced
 
 
 def test_an_engine_nobody_can_price_is_unpriced(balanced: Balanced) -> None:
-    """Never 0."""
+    """The cost is null, not 0."""
     assert (
         balanced(only=(an_engine(price=None), answering())).call(CALL, call_terms()).attempts[0].cost_microusd is None
     )
 
 
 def test_a_task_pays_what_a_call_cost_and_not_its_worst_case(balanced: Balanced) -> None:
-    """The worst case is 267; each call costs 50, a failed one nothing, one that broke in us perhaps all of it."""
+    """267 is reserved for each call; an answer costs 50, a failure 0, and an error of our own may cost all."""
     engine = ScriptedEngine(ZeroDivisionError(), PromptRefused("No."), "Hello.")
     balancer, budget = balanced(only=(an_engine(), engine)), Budget(400 + 267)
     with pytest.raises(ZeroDivisionError):
@@ -303,7 +303,7 @@ def test_a_task_pays_what_a_call_cost_and_not_its_worst_case(balanced: Balanced)
 
 
 def test_an_error_of_this_server_in_place_of_a_call_gives_the_money_back(balanced: Balanced) -> None:
-    """No engine was asked, as far as the error tells; it is raised, because no other engine cures it."""
+    """The error is raised, because another engine would not help, and its reservation is released."""
     engine = ScriptedEngine(ConfigurationError("Wrong."), "Hello.")
     balancer, budget = balanced(only=(an_engine(), engine)), Budget(266)
     with pytest.raises(ConfigurationError):
@@ -316,7 +316,7 @@ def test_an_error_of_this_server_in_place_of_a_call_gives_the_money_back(balance
 
 
 def test_a_declined_prompt_costs_what_the_engine_billed(balanced: Balanced) -> None:
-    """It has read the prompt and thought about it; the receipt and the task's money say so."""
+    """The engine has read the prompt, so the receipt and the task's budget have the tokens it reports."""
     engine = ScriptedEngine(PromptRefused("Declined.", tokens_in=40, tokens_out=5), "Hello.")
     balancer, budget = balanced(only=(an_engine(), engine)), Budget(266 + 20)
 
@@ -332,7 +332,7 @@ def test_a_declined_prompt_costs_what_the_engine_billed(balanced: Balanced) -> N
 
 @pytest.mark.parametrize("failure", [EngineUnavailable("Late.", may_be_billed=True), TaskCancelled()])
 def test_what_an_engine_may_bill_stays_set_aside(balanced: Balanced, clock: Clock, failure: Answer) -> None:
-    """A ceiling holds also for calls that broke off: the worst case of one is no money for the next."""
+    """The highest cost of an interrupted call stays reserved, so the limit holds even if it is billed."""
     engine = ScriptedEngine(failure, "Hello.")
     balancer, budget = balanced(only=(an_engine(), engine)), Budget(300)
 
@@ -345,7 +345,7 @@ def test_what_an_engine_may_bill_stays_set_aside(balanced: Balanced, clock: Cloc
 
 
 def test_an_estimate_gives_nothing_back(balanced: Balanced) -> None:
-    """An engine that does not say what it used may have used all that the call allowed."""
+    """An engine that does not report its tokens may have used all that the call allowed."""
     engine = ScriptedEngine(a_completion(usage_estimated=True))
     balancer, budget = balanced(only=(an_engine(), engine)), Budget(266 + 60)
 
@@ -357,7 +357,7 @@ def test_an_estimate_gives_nothing_back(balanced: Balanced) -> None:
 
 
 def test_an_engine_the_task_cannot_afford_is_passed_over(balanced: Balanced) -> None:
-    """A free engine of the other tier is better than no answer."""
+    """A free engine of the other tier answers instead."""
     dear, free = answering(), answering()
     balancer = balanced(dear=(an_engine(tier="fast"), dear), free=(a_local_engine(tier="strong"), free))
 
@@ -367,7 +367,7 @@ def test_an_engine_the_task_cannot_afford_is_passed_over(balanced: Balanced) -> 
 
 @pytest.mark.parametrize("order", [1, -1])
 def test_money_that_may_come_back_is_worth_waiting_for(balanced: Balanced, order: int) -> None:
-    """Whichever candidate it was that lacked only money which is set aside for other calls."""
+    """The task waits if any candidate lacked only money that is reserved for other calls."""
     refusals = [LimitReached("Too dear."), MoneySetAside()][::order]
     budget = Budget(0)
 
@@ -383,7 +383,7 @@ def test_money_that_may_come_back_is_worth_waiting_for(balanced: Balanced, order
 
 
 def test_an_affordable_engine_that_is_busy_is_worth_waiting_for(balanced: Balanced) -> None:
-    """Only when no candidate fits has the task reached its limit."""
+    """The task has reached its limit only if no candidate fits into it."""
     balancer = balanced(
         dear=(an_engine(tier="fast"), answering()), free=(a_local_engine(tier="strong"), ScriptedEngine(BUSY))
     )

@@ -1,4 +1,4 @@
-"""An engine whose rest has ended is asked by one worker alone, until that probe has ended."""
+"""When an engine's rest has ended, a single worker probes it."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ BUSY = EngineUnavailable("The engine is busy.")
 
 
 def test_one_worker_of_the_deployment_probes(balanced: Balanced, watched: WatchedStore, clock: Clock) -> None:
-    """Two processes, eight calls at once: one reaches the engine, the others treat it as resting; then it is well."""
+    """Of eight parallel calls of two processes, one reaches the engine. Then the engine is healthy."""
     begun, leave = threading.Event(), threading.Event()
 
     def slow(call: EngineCall) -> Answer:
@@ -85,7 +85,7 @@ def test_a_probe_that_fails_rests_the_engine_for_longer(
 def test_a_probe_that_ends_otherwise_keeps_no_claim(
     balanced: Balanced, watched: WatchedStore, clock: Clock, end: Exception, failures: int
 ) -> None:
-    """A refusal is an answer; what says nothing about the engine leaves it to the next task."""
+    """A refusal shows that the engine works; after any other result, the next task may probe it."""
     balancer = balanced(only=(an_engine(), ScriptedEngine(BUSY, end)))
     balancer.call(CALL, call_terms())
     clock.pass_s(5)
@@ -103,7 +103,7 @@ def test_a_probe_that_ends_otherwise_keeps_no_claim(
 def test_a_probe_that_the_workers_time_cut_short_keeps_no_claim(
     balanced: Balanced, watched: WatchedStore, clock: Clock
 ) -> None:
-    """It says nothing about the engine: the next task probes it."""
+    """It does not show whether the engine works, so the next task probes it."""
 
     def times_out(call: EngineCall) -> Answer:
         clock.pass_s(engine.timeouts_s[-1])
@@ -157,7 +157,7 @@ def test_an_attempt_says_why_its_engine_was_chosen(balanced: Balanced) -> None:
 
 
 def test_an_attempt_names_the_engine_whose_failure_it_follows(balanced: Balanced, clock: Clock) -> None:
-    """As a fact of its own, beside the sentence; so does it say that it is a probe."""
+    """The attempt has fields for that engine and for being a probe, and a sentence with both."""
     balancer = balanced(
         weak=(a_local_engine(tier="fast"), ScriptedEngine(BUSY)),
         strong=(an_engine(tier="strong"), ScriptedEngine(BUSY, "Back.")),
@@ -172,7 +172,7 @@ def test_an_attempt_names_the_engine_whose_failure_it_follows(balanced: Balanced
 
 
 def test_an_escalation_follows_no_failure(balanced: Balanced) -> None:
-    """The engine before it answered; its answer was not good enough."""
+    """The first engine answered, so `failover_from` is null."""
     balancer = balanced(
         weak=(a_local_engine(tier="fast"), ScriptedEngine("bad")), strong=(an_engine(tier="strong"), ScriptedEngine())
     )

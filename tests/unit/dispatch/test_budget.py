@@ -1,4 +1,4 @@
-"""The money limit of a task is hard: the worst case of every call is set aside before it is made."""
+"""A task's money limit always holds: the highest possible cost of each call is reserved before the call."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def both(tokens_in: int, tokens_out: int) -> int:
 
 
 def test_without_a_limit_no_price_is_asked_for() -> None:
-    """An engine nobody can price may answer a task that sets no limit."""
+    """An engine with an unknown price may answer a task without a limit."""
     budget = Budget.of(None, 10**12)
 
     assert budget.reserve(a_call(), lambda i, o: None) == (a_call(), NOTHING)
@@ -41,7 +41,7 @@ def test_without_a_limit_no_price_is_asked_for() -> None:
 
 
 def test_the_worst_case_is_set_aside_and_the_rest_given_back() -> None:
-    """One token a byte, and everything the engine may answer."""
+    """One token is reserved for each byte of the prompt, and the whole output limit."""
     budget = Budget.of(0.002, spent_microusd=500)
     prompt = "é" * 10
 
@@ -55,7 +55,7 @@ def test_the_worst_case_is_set_aside_and_the_rest_given_back() -> None:
 
 
 def test_the_schema_of_an_answer_is_part_of_the_worst_case() -> None:
-    """It is sent along, and an engine charges for it."""
+    """The schema is sent with the prompt, and the engine charges for it."""
     schema = AnswerSchema(name="plan", schema={"type": "object"})
     call = EngineCall(system="ab", prompt="c", max_output_tokens=100, answer_schema=schema)
 
@@ -63,7 +63,7 @@ def test_the_schema_of_an_answer_is_part_of_the_worst_case() -> None:
 
 
 def test_the_output_limit_is_cut_to_what_is_left() -> None:
-    """A shorter answer within the limit is better than none."""
+    """A shorter answer within the limit is better than a failed task."""
     call, reserved = Budget(500).reserve(a_call(), output_only)
 
     assert MIN_OUTPUT_TOKENS <= call.max_output_tokens < 50
@@ -71,7 +71,7 @@ def test_the_output_limit_is_cut_to_what_is_left() -> None:
 
 
 def test_an_answer_too_short_to_be_worth_it_is_not_bought() -> None:
-    """And nothing is set aside for a call that is not made."""
+    """Then no money is reserved."""
     budget = Budget(10 * MIN_OUTPUT_TOKENS)
 
     with pytest.raises(LimitReached):
@@ -80,19 +80,19 @@ def test_an_answer_too_short_to_be_worth_it_is_not_bought() -> None:
 
 
 def test_a_short_answer_the_caller_asked_for_is_allowed() -> None:
-    """Eight tokens are the caller's own limit and fit: there is nothing to refuse."""
+    """The caller's own limit of eight tokens fits into the money that is left."""
     assert Budget(1_000).reserve(a_call(most=8), output_only) == (a_call(most=8), Reservation(microusd=80))
 
 
 def test_a_price_nobody_knows_cannot_keep_a_limit() -> None:
-    """Unpriced is not free."""
+    """An unknown price does not count as 0."""
     with pytest.raises(LimitReached, match="unknown"):
         Budget(10**9).reserve(a_call(), lambda i, o: None)
 
 
 @pytest.mark.parametrize("left", [0, -5])
 def test_nothing_left_allows_what_costs_nothing(left: int) -> None:
-    """A local engine still answers when the money is spent; an API engine does not."""
+    """When the money is spent, a local engine still answers; an API engine does not."""
     with pytest.raises(LimitReached):
         Budget(left).reserve(a_call(), output_only)
     with pytest.raises(LimitReached):
@@ -103,7 +103,7 @@ def test_nothing_left_allows_what_costs_nothing(left: int) -> None:
 
 @given(st.integers(-10, 5_000), st.integers(1, 10_000), st.integers(0, 40), st.integers(0, 40), st.integers(0, 300))
 def test_what_is_set_aside_always_fits(left: int, most: int, in_price: int, out_price: int, length: int) -> None:
-    """Whatever the prices and however the cut rounds."""
+    """This holds for all prices and roundings."""
     call = a_call("x" * length, most)
     try:
         made, reserved = Budget(left).reserve(call, lambda i, o: -(-(in_price * i + out_price * o) // 10))
@@ -116,7 +116,7 @@ def test_what_is_set_aside_always_fits(left: int, most: int, in_price: int, out_
 
 
 def test_64_racers_never_go_above_the_limit() -> None:
-    """Parallel steps share one budget; the calls under way at any moment fit into it together."""
+    """Parallel steps share one budget, and their running calls fit into it together."""
     budget = Budget(10_000)
     start = threading.Barrier(64, timeout=WAIT_S)
 
@@ -138,7 +138,7 @@ def test_64_racers_never_go_above_the_limit() -> None:
 
 
 def test_a_call_waits_for_what_those_under_way_give_back() -> None:
-    """A worst case is set aside for a moment only: a sibling is neither refused nor cut for it."""
+    """A reservation lasts only for its call, so another call waits for the rest of it instead of being cut."""
     budget = Budget(1_000)
     _, reserved = budget.reserve(a_call(most=90), output_only)
     made = list[int]()
@@ -154,7 +154,7 @@ def test_a_call_waits_for_what_those_under_way_give_back() -> None:
 
 
 def test_what_does_not_come_back_ends_the_wait() -> None:
-    """Nobody knows what the call under way will be charged: its sibling is cut to the rest, or refused."""
+    """The running call ends without a known cost, so the waiting call is cut to what is left, or refused."""
     budget = Budget(1_000)
     budget.reserve(a_call(most=80), output_only)
     found = list[object]()

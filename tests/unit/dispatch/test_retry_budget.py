@@ -1,4 +1,4 @@
-"""Failover has a budget: three calls a step, and a fifth of a process's calls."""
+"""Failover is limited to three calls for each step, and to a fifth of a process's calls."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_a_fifth_of_a_minutes_calls_may_be_retries_and_always_ten(clock: Clock) 
 
 
 def test_without_budget_the_next_engine_is_not_asked(balanced: Balanced) -> None:
-    """An engine that lets itself be asked again at once (Retry-After: 0) uses the burst up."""
+    """An engine that never rests (Retry-After: 0) uses up the burst of ten retries."""
     away = ScriptedEngine(EngineUnavailable("Later.", retry_after_s=0))
     second = ScriptedEngine()
     balancer = balanced(first=(a_local_engine(), away), second=(an_engine(), second))

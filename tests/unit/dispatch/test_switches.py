@@ -1,4 +1,4 @@
-"""Engines are switched while the server runs: here at once, elsewhere within 5 s, and nothing else changes."""
+"""Engines are switched while the server runs: at once in this process, within 5 s in others."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def test_a_switch_goes_over_the_configuration(
 
 
 def test_none_goes_back_to_the_configuration_even_a_later_one(served: Served) -> None:
-    """What was said while the server ran holds over a new file, too, until it is taken back."""
+    """A switch overrides later configurations too, until it is reset."""
     served.use(only()).switch_engine(NAMED, {"toggle": True, "locked": False})
     service = served.use(only(toggle=False, locked=True))
     assert status(served) == {NAMED: "online"}
@@ -90,7 +90,7 @@ def test_a_switch_survives_a_restart(served: Served) -> None:
 
 
 def test_an_engine_that_gets_well_stays_switched(balanced: Balanced, watched: WatchedStore, clock: Clock) -> None:
-    """Getting well replaces its whole state."""
+    """A success replaces the engine's health, but not its switches."""
     balancer = balanced(only=(an_engine(toggle=False), ScriptedEngine(EngineUnavailable("Busy."), "Back.")))
     balancer.fleet.switch(NAMED, {"toggle": True})
     balancer.call(CALL, call_terms())
@@ -121,7 +121,7 @@ def test_an_unknown_engine_and_an_empty_change_write_nothing(served: Served) -> 
 
 
 def test_a_switch_that_cannot_be_stored_is_no_switch(balanced: Balanced, watched: WatchedStore) -> None:
-    """The operator is told; a lock that one process alone believed in would be none."""
+    """The operator gets an error; a lock in one process alone would not protect from the others."""
     balancer = balanced(only=(an_engine(), ScriptedEngine()))
     watched.down = True
 
@@ -135,7 +135,7 @@ def test_a_switch_that_cannot_be_stored_is_no_switch(balanced: Balanced, watched
 
 
 def test_another_process_obeys_within_5_s(served: Served) -> None:
-    """Both had read the engines before; one reads them no more often for it."""
+    """Both processes had read the engines before, and read them no more often because of the switch."""
     first, second = served.service, served.use(only())
     for service in (first, second):
         assert service.decide(NewTask(prompt="Why?", engine=NAMED)).engine == NAMED
@@ -180,7 +180,7 @@ def test_without_the_store_what_was_switched_goes_on_to_hold(
 
 
 def test_a_task_waits_for_the_engine_it_named_and_goes_on_by_itself(served: Served) -> None:
-    """It was accepted while the engine was on; a minute after it is on again the task is done."""
+    """The engine was switched off after the task was accepted; within a minute of being on again, it answers."""
     ref = served.submit(engine=NAMED)
     served.service.switch_engine(NAMED, {"toggle": False})
     served.work()
@@ -225,7 +225,7 @@ def test_a_call_that_runs_ends_as_it_would_have(served: Served) -> None:
 
 
 def test_a_call_that_waited_for_its_place_does_not_begin_at_a_locked_engine(balanced: Balanced) -> None:
-    """It was chosen before the lock; never to be used means never."""
+    """The engine was chosen before it was locked, but is not asked after that."""
     begun, leave = threading.Event(), threading.Event()
 
     def slow(call: EngineCall) -> Answer:

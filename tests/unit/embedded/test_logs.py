@@ -1,4 +1,4 @@
-"""Log lines for people: one line for each record, whatever the fields hold."""
+"""Log lines as text: one line for each record, whatever its fields contain."""
 
 from __future__ import annotations
 
@@ -11,26 +11,26 @@ from llm_server.embedded.logs import TextFormatter
 
 
 def line(message: str, *args: object, **fields: object) -> str:
-    """What a record is written as."""
+    """Return the line that a record is written as."""
     record = logging.getLogger("test").makeRecord("test", logging.INFO, "f.py", 1, message, args, None, extra=fields)
     return TextFormatter().format(record)
 
 
 def test_a_line_has_a_time_a_level_a_phrase_and_its_fields() -> None:
-    """In the order they were given."""
+    """The fields keep their order."""
     written = line("task state", task_id="t1", status="Completed", attempt=2)
 
     assert re.fullmatch(r"\d\d:\d\d:\d\d INFO task state task_id=t1 status=Completed attempt=2", written)
 
 
 def test_a_phrase_without_fields_stands_alone() -> None:
-    """Nothing trails behind it; arguments are put in."""
+    """The line has no trailing space, and its arguments are inserted."""
     assert line("%d tasks", 7).endswith(" INFO 7 tasks")
 
 
 @pytest.mark.parametrize("value", ["/a\n12:00:00 INFO task state task_id=t9", "a b", "a\rb", "\x1b[2J", "a\u2028b"])
 def test_no_value_can_look_like_a_line_of_ours(value: str) -> None:
-    """A caller chooses the path of a request; a line break in it must not forge a record."""
+    """A caller chooses the path of a request; a line break in it must not fake a log line."""
     written = line("request failed", path=value)
 
     assert written.endswith(f" request failed path={value!r}")
@@ -38,7 +38,7 @@ def test_no_value_can_look_like_a_line_of_ours(value: str) -> None:
 
 
 def test_a_failure_is_shown_with_its_trace_below() -> None:
-    """The one thing that takes more than a line."""
+    """Only a traceback takes more than one line."""
     try:
         raise RuntimeError("boom")
     except RuntimeError as error:

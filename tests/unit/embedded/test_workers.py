@@ -1,4 +1,4 @@
-"""The embedded workers: they take what comes, survive what explodes, and end when they are told to."""
+"""The embedded workers process all messages, survive exceptions, and end when they are stopped."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from itertools import count
 
 import pytest
 
-from llm_server.embedded.workers import AGAIN_S, Workers
+from llm_server.embedded.workers import RETRY_S, Workers
 from llm_server.orchestration.domain.engine_call import EngineCall
 from llm_server.orchestration.domain.errors import StorageUnavailable
 from llm_server.orchestration.domain.snapshot import Snapshot
@@ -46,7 +46,7 @@ def use(served: Served, *answers: Answer | Callable[[EngineCall], Answer]) -> No
 
 
 def ended(served: Served, ref: TaskRef) -> Status:
-    """A task's status once it is final."""
+    """Return a task's status once it is final."""
     waiting = threading.Event()
     for _ in range(int(WAIT_S / 0.005)):
         if served.service.is_final(ref):
@@ -56,7 +56,7 @@ def ended(served: Served, ref: TaskRef) -> Status:
 
 
 def test_a_worker_takes_tasks_as_they_come(served: Served, crew: Crew) -> None:
-    """Those that were there at the start and those sent later."""
+    """This holds for tasks from before the start, and for later ones."""
     first = served.submit()
     crew()
     second = served.submit()
@@ -81,7 +81,7 @@ def test_workers_work_side_by_side(served: Served, crew: Crew) -> None:
 
 @pytest.mark.parametrize("error", [ZeroDivisionError(), StorageUnavailable("Away.")])
 def test_a_task_that_explodes_does_not_end_its_worker(served: Served, crew: Crew, error: Exception) -> None:
-    """The next task is done by the same thread; the sweep wakes the broken one when its lease has ended."""
+    """The same thread processes the next task; the sweep wakes the failed one when its lease has ended."""
     use(served, error, "Hello.")
     broken = served.submit()
     crew()
@@ -95,7 +95,7 @@ def test_a_task_that_explodes_does_not_end_its_worker(served: Served, crew: Crew
 
 
 def test_a_message_comes_again_when_the_database_failed(served: Served, crew: Crew) -> None:
-    """As from SQS: of a cancelled task, which no sweep looks at, it is all that is left of what was paid."""
+    """SQS does the same. For a cancelled task, which the sweep ignores, only its message leads to the settlement."""
     failed, sent_again, send = threading.Event(), threading.Event(), served.queue.send
 
     def away(ref: TaskRef) -> Snapshot:
@@ -113,13 +113,13 @@ def test_a_message_comes_again_when_the_database_failed(served: Served, crew: Cr
     ref = served.submit()
     crew()
     assert sent_again.wait(WAIT_S)
-    served.clock.pass_s(AGAIN_S)
+    served.clock.pass_s(RETRY_S)
 
     assert ended(served, ref) is Status.COMPLETED
 
 
 def test_the_sweeper_wakes_at_the_start_and_then_in_its_own_time(served: Served, crew: Crew) -> None:
-    """What an earlier process left behind is not waited for."""
+    """Tasks that an earlier process left are not kept waiting."""
     served.queue.down = True
     ref = served.submit()
     served.queue.down = False
@@ -130,7 +130,7 @@ def test_the_sweeper_wakes_at_the_start_and_then_in_its_own_time(served: Served,
 
 
 def test_a_sweep_that_explodes_does_not_end_the_sweeper(served: Served, crew: Crew) -> None:
-    """Here the queue is away at the first sweep and back at the second."""
+    """The queue fails at the first sweep and works at the second one."""
     swept, sweep = count(1), served.service.sweep
     again = threading.Event()
 
@@ -147,7 +147,7 @@ def test_a_sweep_that_explodes_does_not_end_the_sweeper(served: Served, crew: Cr
 
 
 def test_a_sweep_that_took_long_does_not_make_the_next_one_late(served: Served, crew: Crew) -> None:
-    """A second from start to start, not from the end to the start."""
+    """The period of a second counts from start to start."""
     started, again = list[float](), threading.Event()
 
     def slow(goes_on: Callable[[], bool]) -> int:
@@ -164,7 +164,7 @@ def test_a_sweep_that_took_long_does_not_make_the_next_one_late(served: Served, 
 
 
 def test_stopping_ends_a_sweep(served: Served, crew: Crew) -> None:
-    """It may have thousands of tasks to look at."""
+    """A sweep may have thousands of tasks to look at."""
     swept = threading.Event()
 
     def endless(goes_on: Callable[[], bool]) -> int:
@@ -180,7 +180,7 @@ def test_stopping_ends_a_sweep(served: Served, crew: Crew) -> None:
 
 
 def test_stopping_waits_for_the_task_in_hand_and_takes_no_other(served: Served, crew: Crew) -> None:
-    """For as long as it is given; what is not done by then goes on at the next start."""
+    """It waits for the given time; a task that is not done by then continues at the next start."""
     begun, leave = threading.Event(), threading.Event()
 
     def slow(call: EngineCall) -> Answer:
@@ -203,7 +203,7 @@ def test_stopping_waits_for_the_task_in_hand_and_takes_no_other(served: Served, 
 
 
 def test_workers_that_never_began_stop_all_the_same(served: Served) -> None:
-    """A start that fails half-way must not fail again on its way out."""
+    """If the start fails half-way, stopping must not fail as well."""
     workers = Workers(served.service, served.queue, count=2, sweep_s=60, new_id=lambda: "w")
 
     assert workers.stop(0) == 0

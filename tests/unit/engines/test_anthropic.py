@@ -1,4 +1,4 @@
-"""What is particular to the Messages wire."""
+"""The parts of the Messages API that differ from other APIs."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -8,7 +8,7 @@ import pytest
 
 from llm_server.engines.anthropic import AnthropicEngine
 from llm_server.engines.connections import EnginePool
-from llm_server.engines.wire import without_bounds
+from llm_server.engines.wire import strip_bounds
 from llm_server.orchestration.domain.catalog import EngineSpec
 from llm_server.orchestration.domain.engine_call import AnswerSchema, EngineCall
 from llm_server.orchestration.execution import plan_proposal
@@ -29,7 +29,7 @@ def engine(server: FakeEngine, **changes: Any) -> AnthropicEngine:
 
 
 def test_a_prompt_is_sent_as_the_api_wants_it(server: FakeEngine) -> None:
-    """Its temperatures end at 1."""
+    """The highest temperature of this API is 1."""
     engine(server).complete(CALL, timeout_s=5)
 
     assert server.last.path == "/v1/messages"
@@ -65,7 +65,7 @@ def test_a_schema_is_sent_without_the_bounds_the_api_refuses(server: FakeEngine)
 def test_a_property_may_be_called_like_a_bound() -> None:
     schema = {"properties": {"pattern": {"type": "string", "pattern": "x"}}, "anyOf": [{"minLength": 1}]}
 
-    assert without_bounds(schema) == {"properties": {"pattern": {"type": "string"}}, "anyOf": [{}]}
+    assert strip_bounds(schema) == {"properties": {"pattern": {"type": "string"}}, "anyOf": [{}]}
 
 
 def test_thinking_is_no_part_of_the_answer(server: FakeEngine) -> None:

@@ -1,4 +1,4 @@
-"""What is particular to Converse: the failures boto3 reports, and the client it needs."""
+"""The parts of Converse that differ from other APIs: the failures of boto3, and its client."""
 
 import ssl
 import threading
@@ -34,7 +34,7 @@ PLAN_CALL = replace(CALL, answer_schema=AnswerSchema(name="plan", schema=plan_pr
 
 
 class FakeClient:
-    """A Converse client that does what a test says."""
+    """A Converse client that does what a test scripts."""
 
     def __init__(self, converse: Callable[..., Any]) -> None:
         self.converse = converse
@@ -85,7 +85,7 @@ def test_a_prompt_is_sent_as_converse_wants_it(stubbed: tuple[BedrockEngine, Stu
 def test_a_service_error_leaves_the_prompt_to_another_engine(
     stubbed: tuple[BedrockEngine, Stubber], code: str, status: int, kind: str, outage: bool
 ) -> None:
-    """`outage`: it says nothing of the prompt. A model's error or time-out may be the prompt's own doing."""
+    """`outage`: the prompt did not cause the error. An error or a time-out of the model may be caused by it."""
     engine, stubber = stubbed
     stubber.add_client_error("converse", code, "Hello? is not for us", http_status_code=status)
     with pytest.raises(EngineUnavailable) as caught:
@@ -106,7 +106,7 @@ def test_throttling_may_say_when_to_come_back(stubbed: tuple[BedrockEngine, Stub
 
 
 def test_a_prompt_that_is_too_long_is_refused_and_asked_once(stubbed: tuple[BedrockEngine, Stubber]) -> None:
-    """A second call would find the Stubber empty."""
+    """A second call would raise, because the Stubber has only one answer."""
     engine, stubber = stubbed
     stubber.add_client_error("converse", "ValidationException", "Input is too long for requested model.", 400)
 
@@ -117,7 +117,7 @@ def test_a_prompt_that_is_too_long_is_refused_and_asked_once(stubbed: tuple[Bedr
 
 @pytest.mark.parametrize("reason", ["guardrail_intervened", "content_filtered"])
 def test_a_prompt_a_guardrail_stopped_is_refused(stubbed: tuple[BedrockEngine, Stubber], reason: str) -> None:
-    """The guardrail's own text stands where the answer would: it is not given out as one."""
+    """The guardrail's own text, which replaces the answer, is not returned as one."""
     engine, stubber = stubbed
     stubber.add_response("converse", ANSWER | {"stopReason": reason})
 
@@ -149,7 +149,7 @@ def test_an_answer_that_was_cut_is_marked(stubbed: tuple[BedrockEngine, Stubber]
 
 
 def test_a_plan_is_asked_for_as_converse_takes_it_and_read(stubbed: tuple[BedrockEngine, Stubber]) -> None:
-    """The Stubber checks every field against boto3's own model of the service."""
+    """The Stubber checks every field against boto3's model of the service."""
     engine, stubber = stubbed
     stubber.add_response("converse", _said(PLAN), _asked(PLAN_CALL) | {"outputConfig": ANY})
 
@@ -160,7 +160,7 @@ def test_a_plan_is_asked_for_as_converse_takes_it_and_read(stubbed: tuple[Bedroc
 
 
 def test_a_model_without_structured_answers_is_asked_in_words(stubbed: tuple[BedrockEngine, Stubber]) -> None:
-    """Bedrock refuses the field for models that lack it, and for ours from then on it is not sent."""
+    """Bedrock refuses the field for such models; after the first refusal it is not sent again."""
     engine, stubber = stubbed
     in_words = _asked(PLAN_CALL) | {"system": ANY}
     stubber.add_client_error("converse", "ValidationException", "outputConfig is not supported by this model.", 400)
@@ -268,7 +268,7 @@ def test_the_client_waits_no_longer_for_a_byte_than_its_engine_may_take() -> Non
 
 @pytest.mark.parametrize("fault", [status(429), status(500), status(503), reset], ids=["429", "500", "503", "reset"])
 def test_the_sdk_does_not_retry(monkeypatch: pytest.MonkeyPatch, fault: Fault) -> None:
-    """Its retries would multiply ours; what the environment says of them does not count."""
+    """Its retries would multiply ours. Environment variables do not turn them on."""
     for name, value in {"ACCESS_KEY_ID": "AKIAEXAMPLE", "SECRET_ACCESS_KEY": "x", "MAX_ATTEMPTS": "5"}.items():
         monkeypatch.setenv(f"AWS_{name}", value)
     with fake_engine() as server:

@@ -1,4 +1,4 @@
-"""Keys by reference: found where they are named, fetched once, never shown."""
+"""API keys by reference are found, fetched once, and never shown."""
 
 import threading
 import time
@@ -12,7 +12,7 @@ from llm_server.orchestration.domain.errors import EngineUnavailable
 
 
 class FakeAWS:
-    """SSM and Secrets Manager at once; counts what is fetched."""
+    """Stands in for SSM and Secrets Manager; counts the secrets that are fetched."""
 
     def __init__(self, secrets: dict[str, str]) -> None:
         self.secrets = secrets
@@ -51,7 +51,7 @@ def no_network(service: str) -> Any:
     ],
 )
 def test_a_key_is_found_where_its_reference_says(reference: str, key: str) -> None:
-    """A variable may itself name a remote secret: so the SAM template passes it."""
+    """A variable may itself contain a reference to a remote secret, as the SAM template sets it."""
     aws = FakeAWS({"ssm:/llm/key": "k-2", "secretsmanager:llm/key": " k-3\n"})
     environ = {"PLAIN": "k-1\n", "POINTER": "ssm:/llm/key"}
 

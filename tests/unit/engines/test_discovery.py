@@ -1,4 +1,4 @@
-"""Which engine answers where nothing is configured."""
+"""The engine that is found if none is configured."""
 
 import time
 from collections.abc import Iterator
@@ -80,7 +80,7 @@ def test_a_server_that_does_not_answer_costs_a_third_of_a_second(server: FakeEng
 
 
 def test_the_port_we_serve_on_ourselves_is_not_asked(server: FakeEngine) -> None:
-    """Asking ourselves while starting would hang, or find this server."""
+    """A request to this server while it starts would hang, or find the server itself."""
     found = discover({}, loopback=[at(server)], own_port=at(server).port)
 
     assert found.name == "embedded"
@@ -91,11 +91,11 @@ def test_nothing_found_is_the_embedded_engine_and_says_where_was_looked() -> Non
     found = discover({}, loopback=[])
 
     assert (found.name, found.spec.kind, found.spec.source) == ("embedded", "embedded", "local")
-    assert found.why == "No LLM was found (OPENAI_API_KEY, ANTHROPIC_API_KEY), so the embedded engine answers."
+    assert found.reason == "No LLM was found (OPENAI_API_KEY, ANTHROPIC_API_KEY), so the embedded engine answers."
 
 
 def test_a_model_named_by_setting_answers_when_no_server_is_there(server: FakeEngine) -> None:
-    """After keys and servers, before the embedded engine."""
+    """It comes after keys and servers, and before the embedded engine."""
     assert discover({}, loopback=[at(server)], model="m.gguf").name == "ollama"
     assert discover({"ANTHROPIC_API_KEY": "k"}, loopback=[], model="m.gguf").name == "anthropic"
 
@@ -109,7 +109,7 @@ def test_a_model_named_by_setting_answers_when_no_server_is_there(server: FakeEn
         "m.gguf",
     )
     assert found.spec.max_concurrency == 1
-    assert found.why == "LLM_SERVER_MODEL is set, so m.gguf answers in this process."
+    assert found.reason == "LLM_SERVER_MODEL is set, so m.gguf answers in this process."
 
 
 def test_the_ports_are_those_the_servers_have_unless_told_otherwise() -> None:

@@ -1,4 +1,4 @@
-"""The engine of last resort: honest, the same every time, and good enough to try every mode."""
+"""The embedded engine says what it is, always gives the same answer, and lets users try every mode."""
 
 import json
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""The examples in docs/engines.md are configuration that works."""
+"""The examples in docs/engines.md are valid configuration."""
 
 import re
 import tomllib
@@ -62,7 +62,7 @@ def test_an_example_is_read_priced_and_made_into_an_adapter(example: dict[str, A
 
 
 def test_the_defaults_shown_are_defaults() -> None:
-    """With the values the page shows, not those that hold without them."""
+    """The page shows the values that hold if they are not set."""
     shown = [example["defaults"] for example in TOML if "defaults" in example]
     loaded = [catalog_file.load(PACKAGED, {"defaults": defaults}).defaults for defaults in shown]
 

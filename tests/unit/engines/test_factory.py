@@ -1,4 +1,4 @@
-"""From the catalogue to adapters: one each, made cheaply."""
+"""The factory makes one adapter for each configured engine, without network and without unnecessary imports."""
 
 import os
 import subprocess
@@ -53,7 +53,7 @@ def no_network(service: str) -> Any:
 
 
 def test_every_kind_has_its_adapter_and_none_asks_for_anything_yet() -> None:
-    """Neither a key nor an AWS client: a worker may never need them."""
+    """No key and no AWS client is needed before the first call."""
     configured = catalog(
         a=spec("openai", api_key="ssm:/k"),
         b=spec("anthropic", api_key="ssm:/k"),
@@ -69,7 +69,7 @@ def test_every_kind_has_its_adapter_and_none_asks_for_anything_yet() -> None:
 
 
 def test_each_kind_has_an_adapter_of_its_own() -> None:
-    """No kind is left to the adapter of another one. Switched off, they need no model and no extra."""
+    """Engines that are switched off need no model file and no extra."""
     kinds = get_args(EngineKind)
     engines = build(parts(catalog(**{kind: spec(kind, toggle=False) for kind in kinds})))
 
@@ -77,13 +77,13 @@ def test_each_kind_has_an_adapter_of_its_own() -> None:
 
 
 def test_a_kind_that_is_not_known_is_refused() -> None:
-    """The configuration refuses it first; no adapter is taken for want of a better one."""
+    """The configuration refuses it before the factory does."""
     with pytest.raises(AssertionError, match="gopher"):
         build(parts(catalog(a=spec("gopher"))))
 
 
 def test_a_kind_asks_for_the_fields_that_its_adapter_uses() -> None:
-    """An address is what an HTTP wire cannot do without; its path must not be in the address already."""
+    """An HTTP engine needs an address, which must not contain the adapter's path already."""
     kinds = get_args(EngineKind)
     engines = build(parts(catalog(**{kind: spec(kind, toggle=False) for kind in kinds})))
 
@@ -93,7 +93,7 @@ def test_a_kind_asks_for_the_fields_that_its_adapter_uses() -> None:
         assert needs_address == isinstance(engine, HttpWire), kind
         if isinstance(engine, HttpWire):
             doubled = catalog(a=spec(kind, base_url=f"http://127.0.0.1:1{engine.path}"))
-            assert any(f"base_url must end before {engine.path}" in fault for fault in catalog_checks.faults(doubled))
+            assert any(f"base_url must not end with {engine.path}" in fault for fault in catalog_checks.faults(doubled))
 
 
 def test_the_bedrock_client_waits_as_long_as_a_call_may_take() -> None:
@@ -126,7 +126,7 @@ def test_an_engine_whose_key_is_missing_is_known_before_it_is_tried() -> None:
 
 
 def test_a_model_in_the_process_is_not_loaded_before_its_first_call(tmp_path: Path) -> None:
-    """Only its first bytes are looked at; this one is no model beyond them."""
+    """The start reads only the first bytes of the file; the rest of this one is not a model."""
     (tmp_path / "m.gguf").write_bytes(b"GGUF")
     configured = catalog(a=spec("llamacpp", source="local", model=str(tmp_path / "m.gguf")))
 
@@ -143,7 +143,7 @@ def test_a_missing_model_stops_the_start_unless_its_engine_is_switched_off(tmp_p
 
 
 def test_a_missing_extra_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    """`make run` alone does not install it."""
+    """`make run` without LOCAL=1 does not install it."""
     monkeypatch.setitem(sys.modules, "xllamacpp", None)
     with pytest.raises(ConfigurationError) as caught:
         build(parts(catalog(a=spec("llamacpp", source="local"))))
@@ -157,7 +157,7 @@ def test_a_missing_extra_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> 
 def test_an_engine_switched_on_later_without_its_extra_is_unreachable(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """Switched off in the file, nothing checks for it; tasks go to another engine, and it is shown as offline."""
+    """It was off at the start, so the extra was not checked. Tasks go to another engine, and it shows as offline."""
     monkeypatch.setitem(sys.modules, "xllamacpp", None)
     off = spec("llamacpp", source="local", model=str(tmp_path / "m.gguf"), toggle=False)
     engine = build(parts(catalog(a=off)))["a"]
@@ -168,7 +168,7 @@ def test_an_engine_switched_on_later_without_its_extra_is_unreachable(
 
 
 def test_no_lambda_layer_brings_llama_cpp() -> None:
-    """A function has neither the room nor the time for a model."""
+    """A Lambda function has neither the memory nor the time for a model."""
     layers = Path(__file__).parents[3] / "layers"
     files = [*layers.glob("*/requirements.in"), *layers.glob("*/requirements.txt")]
 
@@ -177,7 +177,7 @@ def test_no_lambda_layer_brings_llama_cpp() -> None:
 
 
 def test_importing_the_factory_brings_in_no_more_than_http() -> None:
-    """A Lambda worker pays for its imports at every cold start."""
+    """Imports lengthen every cold start of the worker function."""
     costly = (
         "boto3",
         "botocore",

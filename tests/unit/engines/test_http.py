@@ -1,4 +1,4 @@
-"""One exchange over HTTP: what it trusts, what it bounds, what it leaves behind."""
+"""An HTTP exchange: which servers it trusts, its limits, and that it leaves no connection open."""
 
 import datetime
 import gzip
@@ -22,7 +22,7 @@ from urllib3.connection import HTTPConnection
 from urllib3.exceptions import NameResolutionError
 
 from llm_server.engines.connections import EnginePool, cancellable
-from llm_server.engines.failures import showable
+from llm_server.engines.failures import redact
 from llm_server.engines.http import MAX_ANSWER_BYTES, exchange
 from llm_server.orchestration.domain.cancellation import Cancellation
 from llm_server.orchestration.domain.errors import EngineUnavailable, PromptRefused, TaskCancelled
@@ -40,7 +40,7 @@ def get(url: str, pool: EnginePool | None = None, timeout_s: float = 5.0) -> dic
 
 
 def test_a_connection_is_used_again(server: FakeEngine) -> None:
-    """A TLS handshake for every call would double the time of short ones."""
+    """A TLS handshake for every call would double the time of short calls."""
     pool = EnginePool()
     ports = {_client_port(server, pool) for _ in range(5)}
 
@@ -65,13 +65,13 @@ def test_a_connection_the_server_closed_while_idle_is_replaced() -> None:
 
 
 def close_after(handler: Any) -> None:
-    """Answer as if the connection were kept, and close it."""
+    """Answer as if the connection stayed open, then close it."""
     handler.reply(200, {})
     handler.close_connection = True
 
 
 def test_a_redirect_is_not_followed(server: FakeEngine) -> None:
-    """It would send the key and the prompt to whom nobody configured."""
+    """It would send the key and the prompt to a server that is not configured."""
     with fake_engine() as elsewhere:
         server.script(status(307, {}, location=f"{elsewhere.base_url}/models"))
         with pytest.raises(EngineUnavailable, match="HTTP 307"):
@@ -81,7 +81,7 @@ def test_a_redirect_is_not_followed(server: FakeEngine) -> None:
 
 
 def test_proxy_variables_do_not_lead_elsewhere(server: FakeEngine, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Only the configuration says where a prompt goes."""
+    """The configuration alone decides where a prompt is sent."""
     for name in ("http_proxy", "HTTP_PROXY", "all_proxy"):
         monkeypatch.setenv(name, "http://127.0.0.1:9")
 
@@ -107,7 +107,7 @@ def test_the_whole_answer_has_its_time_over_tls_too(tmp_path: Path) -> None:
 
 
 def test_an_answer_that_starts_late_has_no_more_time_for_its_rest(server: FakeEngine) -> None:
-    """A time-out that starts anew with each byte would let it take twice as long."""
+    """A time-out that started again with each byte would let the answer take twice as long."""
 
     def late_and_stuck(handler: Any) -> None:
         handler.hold(0.4)
@@ -165,7 +165,7 @@ def test_text_that_is_no_unicode_is_refused_before_it_is_sent(server: FakeEngine
 
 
 def test_a_bomb_is_not_unpacked(server: FakeEngine) -> None:
-    """A megabyte of blanks a kilobyte: the limit counts what comes out."""
+    """Each kilobyte unpacks to a megabyte of spaces; the limit counts unpacked bytes."""
     bomb = gzip.compress(b" " * 60_000_000)
     server.script(lambda handler: handler.reply(200, bomb, {"content-encoding": "gzip"}))
     tracemalloc.start()
@@ -200,20 +200,20 @@ def test_failures_leave_no_connection_behind(server: FakeEngine) -> None:
     ],
 )
 def test_an_engines_message_that_repeats_the_prompt_is_not_shown(said: str, prompt: str) -> None:
-    assert showable(said, (prompt,)) == ""
+    assert redact(said, (prompt,)) == ""
 
 
 def test_an_engines_message_is_one_short_line_of_its_own_words() -> None:
     said = "request (5000 tokens) exceeds\nthe available context size\x1b[31m (4096 tokens)"
 
-    shown = showable(said, ("Please summarise the available evidence. " * 500, ""))
+    shown = redact(said, ("Please summarise the available evidence. " * 500, ""))
 
     assert shown == "request (5000 tokens) exceeds the available context size [31m (4096 tokens)"
-    assert len(showable("word " * 500, ("a prompt",))) == 200
+    assert len(redact("word " * 500, ("a prompt",))) == 200
 
 
 def test_an_exchange_over_tls_can_be_broken_off(tmp_path: Path) -> None:
-    """In the middle of the answer, without a goodbye that would wait for the other side."""
+    """It ends in the middle of the answer, without a TLS shutdown that would wait for the engine."""
     cancellation = Cancellation()
     with tls_server(tmp_path, drip_s=0.05) as url:
         pool = EnginePool(ca_certs=str(tmp_path / "cert.pem"))
@@ -226,7 +226,7 @@ def test_an_exchange_over_tls_can_be_broken_off(tmp_path: Path) -> None:
 
 
 def test_a_connection_that_was_given_back_is_not_broken_off(server: FakeEngine) -> None:
-    """It may be another call's by then."""
+    """Another call may be using it."""
     pool, cancellation = EnginePool(), Cancellation()
     port = _client_port(server, pool)
 
@@ -239,7 +239,7 @@ def test_a_connection_that_was_given_back_is_not_broken_off(server: FakeEngine) 
 
 @contextmanager
 def tls_server(folder: Path, drip_s: float = 0.0) -> Iterator[str]:
-    """Answer {"ok": true} over TLS, byte by byte when `drip_s` is set."""
+    """Answer {"ok": true} over TLS; byte by byte if `drip_s` is set."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(_certificate(folder))
     listener = socket.create_server(("127.0.0.1", 0))
@@ -272,7 +272,7 @@ def _serve_tls(listener: socket.socket, context: ssl.SSLContext, drip_s: float) 
 
 
 def _certificate(folder: Path) -> Path:
-    """Write a certificate for 127.0.0.1 that signed itself, with its key, to `cert.pem`."""
+    """Write a self-signed certificate for 127.0.0.1, with its key, to `cert.pem`."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "127.0.0.1")])
     now = datetime.datetime.now(datetime.UTC)

@@ -1,4 +1,4 @@
-"""docs/local-models.md: its examples are configuration that works, its list is what the command prints."""
+"""The examples in docs/local-models.md are valid configuration, and its list is what the command prints."""
 
 import re
 import tomllib

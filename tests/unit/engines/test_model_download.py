@@ -1,4 +1,4 @@
-"""Fetching a model: whole, resumed and right, or an error that says why and nothing wrong left behind."""
+"""A download gives the complete, correct file, or an error that says why and leaves no wrong file behind."""
 
 import hashlib
 import random
@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import urllib3
 
-from llm_server.engines.local.model_download import SPARE_BYTES, TRIES, pull
+from llm_server.engines.local.model_download import MAX_TRIES, SPARE_BYTES, pull
 from llm_server.engines.local.model_files import part_of, path_of
 from llm_server.orchestration.domain.catalog import LocalModel
 from llm_server.orchestration.domain.errors import DownloadFailed
@@ -26,7 +26,7 @@ def server() -> Iterator[ModelServer]:
 
 
 def pulled(model: LocalModel, folder: Path, **options: Any) -> bytes:
-    """Pull without waiting between the tries; what is in the file then."""
+    """Pull without waiting between the tries; return the content of the file."""
     return pull("tiny", model, folder, **({"sleep": lambda _: None} | options)).read_bytes()
 
 
@@ -37,13 +37,13 @@ def refused(model: LocalModel, folder: Path, **options: Any) -> str:
 
 
 def arrived(model: LocalModel, folder: Path) -> int:
-    """Bytes kept for the next pull; -1 when nothing is."""
+    """Return the number of bytes that are kept for the next pull; -1 if there is no partial file."""
     part = part_of("tiny", model, folder)
     return part.stat().st_size if part.exists() else -1
 
 
 def test_a_model_is_fetched_once_and_shown_on_its_way(server: ModelServer, tmp_path: Path) -> None:
-    """A second pull only checks what is here."""
+    """A second pull only checks the file."""
     shown: list[int] = []
     folder = tmp_path / "cache" / "models"
 
@@ -56,7 +56,7 @@ def test_a_model_is_fetched_once_and_shown_on_its_way(server: ModelServer, tmp_p
 
 
 def test_a_download_that_breaks_off_goes_on_where_it_was(server: ModelServer, tmp_path: Path) -> None:
-    """Not a byte is fetched twice."""
+    """No byte is downloaded twice."""
     server.faults = [cut_after(400_000), cut_after(300_000)]
 
     assert pulled(server.model(), tmp_path) == DATA
@@ -64,8 +64,8 @@ def test_a_download_that_breaks_off_goes_on_where_it_was(server: ModelServer, tm
 
 
 def test_a_later_pull_goes_on_where_an_earlier_one_ended(server: ModelServer, tmp_path: Path) -> None:
-    """Also after the machine was switched off."""
-    server.faults = [cut_after(500_000), *[status(503)] * TRIES]
+    """This also holds after a restart of the machine."""
+    server.faults = [cut_after(500_000), *[status(503)] * MAX_TRIES]
 
     assert "what has arrived is kept" in refused(server.model(), tmp_path)
     assert arrived(server.model(), tmp_path) == 500_000
@@ -74,7 +74,7 @@ def test_a_later_pull_goes_on_where_an_earlier_one_ended(server: ModelServer, tm
 
 
 def test_a_server_without_ranges_starts_anew(server: ModelServer, tmp_path: Path) -> None:
-    """Its 200 is the whole file, whatever was asked for."""
+    """It answers 200 with the whole file, whatever range is requested."""
     server.faults = [lambda asked: without_ranges(asked, 600_000)]
     server.always = without_ranges
 
@@ -83,12 +83,12 @@ def test_a_server_without_ranges_starts_anew(server: ModelServer, tmp_path: Path
 
 
 def test_a_server_that_never_gets_further_is_given_up(server: ModelServer, tmp_path: Path) -> None:
-    """Each try counts that brings nothing new; the waits between them grow."""
+    """Each try without a new byte counts, and the waits between tries grow."""
     waits: list[float] = []
     server.always = lambda asked: without_ranges(asked, 10_000)
 
     assert "broke off" in refused(server.model(), tmp_path, sleep=waits.append)
-    assert len(server.asked) == 1 + TRIES
+    assert len(server.asked) == 1 + MAX_TRIES
     assert waits == [1.0, 2.0, 4.0, 8.0]
 
 
@@ -99,7 +99,7 @@ def test_a_server_that_does_not_say_how_long_is_read_to_its_end(server: ModelSer
 
 
 def test_a_wrong_checksum_removes_the_file(server: ModelServer, tmp_path: Path) -> None:
-    """And a right one is fetched from its beginning, not from there."""
+    """The next download starts from byte 0."""
     right = server.model()
     server.data = DATA[:-1] + b"!"
 
@@ -111,7 +111,7 @@ def test_a_wrong_checksum_removes_the_file(server: ModelServer, tmp_path: Path) 
 
 
 def test_a_part_of_another_file_is_not_completed(server: ModelServer, tmp_path: Path) -> None:
-    """The checksum is over the whole, not over what came last."""
+    """The checksum covers the whole file, not only the last part."""
     part_of("tiny", server.model(), tmp_path).write_bytes(b"x" * 1000)
 
     assert "wrong checksum" in refused(server.model(), tmp_path)
@@ -119,7 +119,7 @@ def test_a_part_of_another_file_is_not_completed(server: ModelServer, tmp_path: 
 
 
 def test_a_damaged_file_is_fetched_again(server: ModelServer, tmp_path: Path) -> None:
-    """`pull` of a model that is here checks it."""
+    """`pull` checks a file that exists."""
     path_of("tiny", server.model(), tmp_path).write_bytes(DATA[:-1] + b"!")
 
     assert pulled(server.model(), tmp_path) == DATA
@@ -128,7 +128,7 @@ def test_a_damaged_file_is_fetched_again(server: ModelServer, tmp_path: Path) ->
 @pytest.mark.parametrize("size", [len(DATA) - 1, len(DATA) + 1])
 @pytest.mark.parametrize("fault", [without_ranges, without_length])
 def test_a_file_of_another_size_is_not_kept(server: ModelServer, tmp_path: Path, size: int, fault: Fault) -> None:
-    """Told before the download where the server says how long it is."""
+    """The error comes before the download if the server tells the size."""
     server.always = fault
     model = server.model(size_bytes=size)
     detail = refused(model, tmp_path)
@@ -167,16 +167,16 @@ def test_a_file_that_became_shorter_is_told(server: ModelServer, tmp_path: Path)
 
 @pytest.mark.parametrize("code", [400, 401, 403, 404, 410])
 def test_a_refusal_is_final(server: ModelServer, tmp_path: Path, code: int) -> None:
-    """Asking again would not help."""
+    """Another try would be refused as well."""
     server.always = status(code)
 
-    assert refused(server.model(), tmp_path) == f"tiny cannot be fetched: the server answers HTTP {code}."
+    assert refused(server.model(), tmp_path) == f"tiny cannot be fetched: the server answered HTTP {code}."
     assert len(server.asked) == 1
 
 
 @pytest.mark.parametrize("code", [408, 429, 500, 503])
 def test_a_busy_server_is_asked_again(server: ModelServer, tmp_path: Path, code: int) -> None:
-    server.faults = [status(code)] * (TRIES - 1)
+    server.faults = [status(code)] * (MAX_TRIES - 1)
 
     assert pulled(server.model(), tmp_path) == DATA
 
@@ -189,7 +189,7 @@ def test_nobody_listening_is_told(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("code", [301, 302, 303, 307, 308])
 def test_a_redirect_is_followed_with_its_range(server: ModelServer, tmp_path: Path, code: int) -> None:
-    """Hosts of models answer with the address of a store."""
+    """Hosts of models redirect to a file store."""
     with model_server(DATA) as store:
         store.faults = [cut_after(1000)]
         server.always = status(code, Location=f"{store.url}/blob")
@@ -202,7 +202,7 @@ def test_a_redirect_is_followed_with_its_range(server: ModelServer, tmp_path: Pa
 def test_redirects_have_an_end(server: ModelServer, tmp_path: Path) -> None:
     server.always = status(302, Location="/model.gguf")
 
-    assert "more than 5 redirects" in refused(server.model(), tmp_path)
+    assert "redirects more than 5 times" in refused(server.model(), tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -216,12 +216,12 @@ def test_a_redirect_to_an_open_connection_is_not_followed(server: ModelServer, t
 
 @pytest.mark.parametrize("url", ["http://models.example/x", "http://10.0.0.1/x", "ftp://localhost/x", "http://[bad/x"])
 def test_a_model_is_fetched_over_https_or_loopback_only(server: ModelServer, tmp_path: Path, url: str) -> None:
-    """Before anything is sent."""
+    """The address is checked before a request is sent."""
     assert "https:// only" in refused(server.model(url=url), tmp_path)
 
 
 def test_a_https_address_does_not_lead_to_this_machine(server: ModelServer, tmp_path: Path) -> None:
-    """Only who names loopback himself reaches it."""
+    """Loopback is allowed only if the catalogue's own address names it."""
 
     class Redirecting(urllib3.PoolManager):
         def request(self, method: str, url: str, *args: Any, **options: Any) -> Any:
@@ -236,8 +236,8 @@ def test_a_https_address_does_not_lead_to_this_machine(server: ModelServer, tmp_
 
 
 def test_a_full_disk_is_told_before_the_download(server: ModelServer, tmp_path: Path) -> None:
-    """What is here already needs no room."""
-    server.faults = [cut_after(500_000), *[status(503)] * TRIES]
+    """Bytes that have arrived already need no more space."""
+    server.faults = [cut_after(500_000), *[status(503)] * MAX_TRIES]
     refused(server.model(), tmp_path)
     needed = len(DATA) - 500_000 + SPARE_BYTES
     asked = len(server.asked)
@@ -255,7 +255,7 @@ def test_a_folder_that_cannot_be_made_is_told(server: ModelServer, tmp_path: Pat
 
 
 def test_two_pulls_do_not_write_one_file(server: ModelServer, tmp_path: Path) -> None:
-    """The second says so at once."""
+    """The second one fails at once."""
     under_way, go_on = threading.Event(), threading.Event()
 
     def slow(_: int) -> None:
@@ -274,7 +274,7 @@ def test_two_pulls_do_not_write_one_file(server: ModelServer, tmp_path: Path) ->
 
 
 def test_an_entry_that_changes_names_another_file(server: ModelServer, tmp_path: Path) -> None:
-    """Yesterday's model is never taken for today's."""
+    """The file of the old entry is not used for the new one."""
     pulled(server.model(), tmp_path)
     server.data = DATA + b"new"
 

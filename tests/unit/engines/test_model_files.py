@@ -1,10 +1,10 @@
-"""Which file a setting or an engine means, and what is said when it is not there."""
+"""The file that a setting or an engine names, and the errors if it is missing."""
 
 from pathlib import Path
 
 import pytest
 
-from llm_server.engines.local.model_files import CONTEXT, named, path_of, require
+from llm_server.engines.local.model_files import CONTEXT, locate, path_of, require
 from llm_server.orchestration.domain.catalog import LocalModel
 from llm_server.orchestration.domain.errors import ConfigurationError
 
@@ -14,13 +14,13 @@ MODELS = {"tiny": TINY, "other": TINY}
 
 def refusal(model: str, folder: Path) -> str:
     with pytest.raises(ConfigurationError) as caught:
-        require(named(model, MODELS, folder), named_by="LLM_SERVER_MODEL")
+        require(locate(model, MODELS, folder), named_by="LLM_SERVER_MODEL")
     return str(caught.value)
 
 
 def test_a_name_of_the_catalogue_is_the_file_that_was_pulled(tmp_path: Path) -> None:
     path_of("tiny", TINY, tmp_path).write_bytes(b"GGUF...")
-    file = named("tiny", MODELS, tmp_path)
+    file = locate("tiny", MODELS, tmp_path)
     require(file, named_by="x")
 
     assert (file.path, file.context) == (tmp_path / "tiny-abababababab.gguf", 512)
@@ -31,15 +31,15 @@ def test_anything_else_is_a_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv("HOME", str(tmp_path))
 
     for model in (str(tmp_path / "my.gguf"), "~/my.gguf"):
-        file = named(model, MODELS, tmp_path / "models")
+        file = locate(model, MODELS, tmp_path / "models")
         require(file, named_by="x")
         assert (file.path, file.context) == (tmp_path / "my.gguf", CONTEXT)
 
 
 def test_a_model_that_was_not_pulled_says_how(tmp_path: Path) -> None:
-    """The server never pulls by itself."""
+    """The server never downloads a model by itself."""
     assert refusal("tiny", tmp_path) == (
-        "LLM_SERVER_MODEL is 'tiny', which was not pulled yet; `llm-server models pull tiny` fetches it."
+        "LLM_SERVER_MODEL is 'tiny', which was not pulled yet; run `llm-server models pull tiny`."
     )
 
 
@@ -54,4 +54,4 @@ def test_a_path_without_a_file_says_what_is_allowed(tmp_path: Path) -> None:
 def test_a_file_of_another_kind_is_told_before_llama_cpp_reads_it(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "x.gguf").write_bytes(content)
 
-    assert refusal(str(tmp_path / "x.gguf"), tmp_path).endswith("which is no GGUF file.")
+    assert refusal(str(tmp_path / "x.gguf"), tmp_path).endswith("which is not a GGUF file.")

@@ -1,4 +1,4 @@
-"""What is particular to the Chat Completions wire."""
+"""The parts of the Chat Completions API that differ from other APIs."""
 
 import time
 from collections.abc import Iterator
@@ -141,7 +141,7 @@ def test_an_answer_that_ended_in_an_error_is_no_answer(server: FakeEngine) -> No
 
 
 def test_both_calls_for_a_plan_share_one_time_out(server: FakeEngine) -> None:
-    """The first may have used nearly all of it."""
+    """The first call may have used nearly all of it."""
 
     def no_after_half_the_time(handler: Any) -> None:
         handler.hold(0.4)

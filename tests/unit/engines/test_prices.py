@@ -1,4 +1,4 @@
-"""Money: exact, rounded up, and never 0 for want of knowing."""
+"""Costs are exact and rounded up, and an unknown price is not 0."""
 
 from typing import Any
 
@@ -32,7 +32,7 @@ def test_a_local_engine_costs_nothing() -> None:
     ],
 )
 def test_a_configured_price_is_exact_and_rounded_up(tokens_in: int, tokens_out: int, microusd: int) -> None:
-    """0.1 has no exact float: 3 times it is more than 0.3, and 10 times would round up to 2."""
+    """0.1 is not exact as a float: 3 times it is more than 0.3, so 10 times it would round up to 2."""
     assert price(api(price=EnginePrice(input=0.1, output=0.2)), tokens_in, tokens_out) == microusd
 
 

@@ -1,4 +1,4 @@
-"""One claim of a task: a role's answer, or why there is none and when to try again."""
+"""One claim of a task ends with a role's answer, a failure, or another try later."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ BUSY = EngineUnavailable("The engine is busy.")
 
 
 def test_one_role_answers_in_its_own_words(watched: WatchedStore, clock: Clock) -> None:
-    """The role's prompt, temperature and limit; the caller's prompt as it came."""
+    """The call has the role's system prompt, temperature and limit, and the caller's prompt unchanged."""
     deliveries = Deliveries(watched, clock, ScriptedEngine("Done."))
     role = a_catalog({}).roles["Deep-Coder-Agent"]
 
@@ -34,7 +34,7 @@ def test_one_role_answers_in_its_own_words(watched: WatchedStore, clock: Clock) 
 
 
 def test_the_callers_output_limit_is_passed_on(watched: WatchedStore, clock: Clock) -> None:
-    """And without one the catalogue's."""
+    """Without one, the catalogue's limit is used."""
     deliveries = Deliveries(watched, clock, ScriptedEngine())
     deliveries.deliver(accepted(limits=Limits(max_output_tokens=7)))
     deliveries.deliver(accepted())
@@ -46,7 +46,7 @@ def test_the_callers_output_limit_is_passed_on(watched: WatchedStore, clock: Clo
 def test_a_demanding_prompt_goes_to_a_strong_engine(
     watched: WatchedStore, clock: Clock, complexity: float, engine: str
 ) -> None:
-    """Whatever its role's usual tier."""
+    """This overrides the role's tier."""
     catalog = a_catalog({"only": an_engine(tier="fast"), "strong": an_engine(tier="strong")})
     strong = (an_engine(tier="strong"), ScriptedEngine())
     deliveries = Deliveries(watched, clock, ScriptedEngine(), catalog=catalog, strong=strong)
@@ -55,7 +55,7 @@ def test_a_demanding_prompt_goes_to_a_strong_engine(
 
 
 def test_an_orphan_answer_is_adopted_without_a_call(watched: WatchedStore, clock: Clock) -> None:
-    """It was paid for by a worker that died; not even used-up deliveries or a passed deadline throw it away."""
+    """The worker died after paying for it. The answer is used even if deliveries or deadline are exceeded."""
     deliveries = Deliveries(watched, clock, ScriptedEngine())
     waiting = changed(accepted(limits=Limits(deadline_s=1)), deliveries=MAX_DELIVERIES)
     orphan = an_output("RES#1", "Paid for.")
@@ -68,7 +68,7 @@ def test_an_orphan_answer_is_adopted_without_a_call(watched: WatchedStore, clock
 
 
 def test_a_refused_prompt_fails_at_once(watched: WatchedStore, clock: Clock) -> None:
-    """Another try would end the same."""
+    """Another try would have the same result."""
     ended = Deliveries(watched, clock, ScriptedEngine(PromptRefused("The prompt is too long."))).deliver(accepted())
 
     assert (ended.task.status, ended.task.error) == (Status.FAILED, "The prompt is too long.")
@@ -76,7 +76,7 @@ def test_a_refused_prompt_fails_at_once(watched: WatchedStore, clock: Clock) -> 
 
 
 def test_a_role_that_is_configured_no_more_fails_the_task_with_a_sentence(watched: WatchedStore, clock: Clock) -> None:
-    """A stored task may name what a later configuration leaves out."""
+    """A stored task may name a role that a later configuration does not have."""
     ended = Deliveries(watched, clock, ScriptedEngine()).deliver(accepted(Mode.AGENT, "Gone-Agent"))
 
     assert ended.task.status is Status.FAILED
@@ -87,7 +87,7 @@ def test_a_role_that_is_configured_no_more_fails_the_task_with_a_sentence(watche
 
 
 def test_a_task_whose_prompt_has_expired_fails_with_a_sentence(watched: WatchedStore, clock: Clock) -> None:
-    """Nobody can do it any more; no engine is asked for nothing."""
+    """Without its prompt it cannot be carried out, so no engine is asked."""
     deliveries = Deliveries(watched, clock, ScriptedEngine())
     ended = deliveries.deliver(replace(accepted(), request=EXPIRED_REQUEST))
 
@@ -96,7 +96,7 @@ def test_a_task_whose_prompt_has_expired_fails_with_a_sentence(watched: WatchedS
 
 
 def test_failures_the_prompt_may_cause_use_deliveries_up(watched: WatchedStore, clock: Clock) -> None:
-    """5 s doubling to 5 min, and the sweep looks only after that; the last of its deliveries fails it."""
+    """The delay doubles from 5 s to 5 min, the sweep waits longer than that, and the last delivery fails the task."""
     deliveries = Deliveries(watched, clock, ScriptedEngine(BUSY), max_deliveries=9)
     snapshot, delays = accepted(), []
     for _ in range(8):
@@ -116,7 +116,7 @@ AWAY = EngineUnavailable("The engine cannot be reached.", kind="unreachable")
 
 
 def test_a_task_waits_out_an_outage_however_long(watched: WatchedStore, clock: Clock) -> None:
-    """No delivery is used up; it says what it waits for and since when, and the calls grow rare."""
+    """The waiting uses up no delivery, shows its reason and start, and makes fewer and fewer calls."""
     deliveries = Deliveries(watched, clock, ScriptedEngine(*[AWAY] * 20, "Back."))
     snapshot, began_ms = accepted(), clock.now_ms
     for _ in range(20):
@@ -132,7 +132,7 @@ def test_a_task_waits_out_an_outage_however_long(watched: WatchedStore, clock: C
 
 
 def test_many_tasks_that_wait_make_few_calls(watched: WatchedStore, clock: Clock) -> None:
-    """While the engine rests a task goes back without a call, and without an output for each time round."""
+    """While the engine rests, a task is released without a call and without another output."""
     deliveries = Deliveries(watched, clock, ScriptedEngine(AWAY))
     deliveries.deliver(accepted())
     waiting = [deliveries.deliver(accepted()) for _ in range(10)]
@@ -154,7 +154,7 @@ def test_an_outage_ends_at_the_deadline(watched: WatchedStore, clock: Clock) -> 
 
 
 def test_a_prompt_that_breaks_engines_ends_though_they_are_away_in_between(watched: WatchedStore, clock: Clock) -> None:
-    """It crashes the engine, which then refuses connections until it has started again: the crashes count."""
+    """The prompt crashes the engine, which is unreachable until it has restarted; only the crashes count."""
     deliveries = Deliveries(watched, clock, ScriptedEngine(*[BUSY, AWAY] * MAX_DELIVERIES))
     snapshot, rounds = accepted(), 0
     while not snapshot.task.status.is_final:
@@ -187,7 +187,7 @@ def test_an_engine_that_comes_back_answers(watched: WatchedStore, clock: Clock) 
 
 
 def test_a_prompt_that_kills_its_worker_ends(watched: WatchedStore, clock: Clock) -> None:
-    """Deliveries are counted before the work, so that it is given up without another call."""
+    """Deliveries are counted before the work, so the task is given up without another call."""
     deliveries = Deliveries(watched, clock, ScriptedEngine())
     snapshot = accepted()
     for _ in range(MAX_DELIVERIES):
@@ -196,12 +196,12 @@ def test_a_prompt_that_kills_its_worker_ends(watched: WatchedStore, clock: Clock
 
     ended = deliveries.deliver(snapshot)
 
-    assert ended.task.error == f"Given up after {MAX_DELIVERIES} attempts without an answer."
+    assert ended.task.error == f"The task was given up: workers took it {MAX_DELIVERIES} times without progress."
     assert deliveries.engine.calls == []
 
 
 def test_a_worker_without_time_hands_the_task_back_at_once(watched: WatchedStore, clock: Clock) -> None:
-    """The call its end cut short is recorded and counts as a delivery."""
+    """The interrupted call is recorded and counts as a delivery."""
 
     def times_out(call: EngineCall) -> Answer:
         clock.pass_s(deliveries.engine.timeouts_s[-1])
@@ -216,7 +216,7 @@ def test_a_worker_without_time_hands_the_task_back_at_once(watched: WatchedStore
 
 
 def test_waiting_for_a_busy_engine_is_no_delivery(watched: WatchedStore, clock: Clock) -> None:
-    """A long queue for one engine must not fail tasks; nor may it send them round without a pause."""
+    """A long queue for one engine must not fail tasks, nor let them circle without a pause."""
     begun, leave = threading.Event(), threading.Event()
 
     def slow(call: EngineCall) -> Answer:
@@ -242,7 +242,7 @@ def test_waiting_for_a_busy_engine_is_no_delivery(watched: WatchedStore, clock: 
 
 
 def test_a_deadline_that_has_passed_fails_the_task_without_a_call(watched: WatchedStore, clock: Clock) -> None:
-    """It counts from acceptance; with less than half a second left no call is worth making."""
+    """It counts from acceptance. With less than half a second left, no call is made."""
     deliveries = Deliveries(watched, clock, ScriptedEngine())
     snapshot = accepted(limits=Limits(deadline_s=30))
     clock.now_ms = NOW_MS + 29_501
@@ -254,7 +254,7 @@ def test_a_deadline_that_has_passed_fails_the_task_without_a_call(watched: Watch
 
 
 def test_a_deadline_bounds_the_call(watched: WatchedStore, clock: Clock) -> None:
-    """No call goes on after it; then the task fails for that reason, and the engine is not blamed."""
+    """The call ends at the deadline. The task fails for that reason, and the engine does not rest."""
 
     def times_out(call: EngineCall) -> Answer:
         clock.pass_s(deliveries.engine.timeouts_s[-1])
@@ -269,7 +269,7 @@ def test_a_deadline_bounds_the_call(watched: WatchedStore, clock: Clock) -> None
 
 
 def test_no_delay_goes_beyond_the_deadline(watched: WatchedStore, clock: Clock) -> None:
-    """A task that can only fail is not kept waiting for it."""
+    """A task that can only fail then must not wait longer."""
     deliveries = Deliveries(watched, clock, ScriptedEngine(BUSY))
     snapshot = deliveries.deliver(changed(accepted(limits=Limits(deadline_s=3.2)), deliveries=1))
 
@@ -279,7 +279,7 @@ def test_no_delay_goes_beyond_the_deadline(watched: WatchedStore, clock: Clock) 
 
 
 def test_a_call_that_could_exceed_max_cost_usd_is_not_made(watched: WatchedStore, clock: Clock) -> None:
-    """What earlier deliveries spent counts; the error names the limit."""
+    """The cost of earlier deliveries counts, and the error names the limit."""
     deliveries = Deliveries(watched, clock, ScriptedEngine())
     dear = accepted(limits=Limits(max_cost_usd=0.1))
     receipt = dear.task.receipt.plus([an_attempt(cost_microusd=99_900)])

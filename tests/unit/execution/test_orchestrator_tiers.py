@@ -1,4 +1,4 @@
-"""The answer gate and the share of strong answers, as a task meets them."""
+"""How the answer gate and `strong_share` affect a task."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def escalations(snapshot: Snapshot) -> list[tuple[str, str | None]]:
 
 
 def test_a_refusal_is_escalated_and_both_calls_are_on_the_receipt(watched: WatchedStore, clock: Clock) -> None:
-    """The caller gets the strong engine's answer, and pays for both."""
+    """The caller gets the strong engine's answer and pays for both calls."""
     ended = deliveries(watched, clock, ScriptedEngine(REFUSAL), ScriptedEngine("Done.")).deliver(accepted())
 
     assert (ended.task.status, ended.result, ended.task.engine) == (Status.COMPLETED, "Done.", "strong")
@@ -39,7 +39,7 @@ def test_a_refusal_is_escalated_and_both_calls_are_on_the_receipt(watched: Watch
 def test_the_gate_is_off_by_its_setting_and_where_nothing_may_be_strong(
     watched: WatchedStore, clock: Clock, defaults: dict[str, object]
 ) -> None:
-    """The cheap answer is the answer."""
+    """The cheap answer is used."""
     cheap, strong = ScriptedEngine(REFUSAL), ScriptedEngine("Done.")
 
     ended = deliveries(watched, clock, cheap, strong, **defaults).deliver(accepted())
@@ -50,7 +50,7 @@ def test_the_gate_is_off_by_its_setting_and_where_nothing_may_be_strong(
 
 
 def test_an_answer_cut_at_the_callers_own_limit_is_not_escalated(watched: WatchedStore, clock: Clock) -> None:
-    """The strong engine's would be cut at the same place."""
+    """A strong engine's answer would be cut as well."""
     cut = ScriptedEngine(a_completion("It was", truncated=True))
     both = deliveries(watched, clock, cut, ScriptedEngine("Done."))
 
@@ -59,7 +59,7 @@ def test_an_answer_cut_at_the_callers_own_limit_is_not_escalated(watched: Watche
 
 
 def test_a_steps_answer_passes_the_gate_too_and_a_verdict_does_not(watched: WatchedStore, clock: Clock) -> None:
-    """A step is held to its instruction; what has a schema is checked by who reads it."""
+    """A step's answer is checked against its instruction; structured answers are checked by their readers."""
     plan = a_plan({"a": "", "b": "a"}, role="Writing-Agent")
     cheap = planning(plan, a=REFUSAL)
     strong = planning(plan, a="did it better", synthesis="All.")
@@ -78,7 +78,7 @@ def test_a_steps_answer_passes_the_gate_too_and_a_verdict_does_not(watched: Watc
 def test_the_share_decides_for_every_call_of_a_task(
     watched: WatchedStore, clock: Clock, share: float, complexity: float, engine: str
 ) -> None:
-    """Planner, steps, verdicts and synthesis alike, whatever their roles."""
+    """It holds for planner, steps, verdicts and synthesis, whatever tier their roles have."""
     plan = a_plan({"a": "", "b": "a"})
     both = deliveries(watched, clock, planning(plan), planning(plan), strong_share=share)
 
@@ -89,7 +89,7 @@ def test_the_share_decides_for_every_call_of_a_task(
 
 
 def test_what_was_withheld_is_withheld_from_later_deliveries_too(watched: WatchedStore, clock: Clock) -> None:
-    """max_cost_usd is a ceiling for the task, however often a late engine makes it start again."""
+    """max_cost_usd limits the whole task, however often a slow engine interrupts it."""
     late = EngineUnavailable("The engine did not answer in time.", kind="timeout", may_be_billed=True)
     only = Deliveries(watched, clock, ScriptedEngine(late), catalog=a_catalog({"only": FAST}, max_output_tokens=100))
     waiting = accepted(limits=Limits(max_cost_usd=0.002))
@@ -103,7 +103,7 @@ def test_what_was_withheld_is_withheld_from_later_deliveries_too(watched: Watche
 
 
 def test_parallel_steps_share_their_tasks_money_without_failing_each_other(watched: WatchedStore, clock: Clock) -> None:
-    """Each call's worst case fits, all three at once do not: they go one after the other."""
+    """Each call fits into the limit, but not all three together, so they run one after the other."""
     plan = a_plan({"a": "", "b": "", "c": ""}, role="Writing-Agent")
     deliveries = Deliveries(watched, clock, planning(plan), catalog=a_catalog({"only": an_engine()}))
 
@@ -113,12 +113,12 @@ def test_parallel_steps_share_their_tasks_money_without_failing_each_other(watch
 
 
 def test_without_a_usable_plan_a_task_that_waits_for_approval_is_not_done(watched: WatchedStore, clock: Clock) -> None:
-    """Its caller asked to see the plan first; what the planner cost stays on the receipt."""
+    """The caller asked to see the plan first. The receipt has the cost of the planner's calls."""
     only = Deliveries(watched, clock, planning("no plan", "still none"))
 
     ended = only.deliver(accepted(Mode.PLAN, "Planner-Agent", plan_approval=True))
 
     assert ended.task.status is Status.FAILED
-    assert ended.task.error == "No usable plan was proposed, and none is carried out unapproved."
+    assert ended.task.error == "The engines proposed no usable plan, and this task needs an approved plan."
     assert only.purposes == ["plan", "plan"]
     assert ended.task.receipt.calls == 2

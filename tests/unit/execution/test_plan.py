@@ -1,4 +1,4 @@
-"""A plan is read out of whatever an engine wrote round it, and every fault is named before anything is paid for."""
+"""A plan is read from any text around it, and all its faults are named before a step is paid for."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ TWO = a_plan(a_step("a"), a_step("b", "a", role="Writer"))
     ids=["bare", "byte order mark", "fenced", "bare fence", "braces", "other objects", "unclosed"],
 )
 def test_a_plan_is_found_in_what_engines_write_round_it(answer: str) -> None:
-    """Few engines can be held to JSON alone."""
+    """Few engines can be made to answer with JSON alone."""
     plan = parse(answer, ROLES)
 
     assert [(step.id, step.role, step.depends_on) for step in plan.steps] == [
@@ -78,7 +78,7 @@ def test_a_plan_is_found_in_what_engines_write_round_it(answer: str) -> None:
         (a_plan(a_step("x" * 33)), "wrong shape"),
         (a_plan(a_step("a", role="Hacker")), "unknown role 'Hacker'; known are Coder, Writer"),
         (a_plan(a_step("a"), a_step("a")), "ids must be unique"),
-        (a_plan(a_step("a", "z")), "depends on 'z', which is no step"),
+        (a_plan(a_step("a", "z")), "depends on 'z', which is not a step of the plan"),
         (a_plan(a_step("a", "a")), "in a circle"),
         (a_plan(a_step("a", "b"), a_step("b", "c"), a_step("c", "a")), "in a circle"),
         (a_plan(a_step("a"), a_step("b", "a", "c"), a_step("c", "b")), "in a circle"),
@@ -86,13 +86,13 @@ def test_a_plan_is_found_in_what_engines_write_round_it(answer: str) -> None:
     ],
 )
 def test_a_broken_plan_is_refused_with_what_to_repair(answer: str, fault: str) -> None:
-    """The sentence goes back to the engine; nothing else may come out of parsing, whatever the text."""
+    """The message goes back to the engine. No text makes the parser fail in another way."""
     with pytest.raises(PlanInvalid, match=fault):
         parse(answer, ROLES)
 
 
 def test_every_fault_is_named_at_once() -> None:
-    """There is one repair round only."""
+    """The engine gets only one chance to repair the plan."""
     with pytest.raises(PlanInvalid) as refused:
         parse(a_plan(a_step("a", "z", role="Hacker"), a_step("a", "a")), ROLES)
 
@@ -101,7 +101,7 @@ def test_every_fault_is_named_at_once() -> None:
 
 
 def test_a_long_foreign_name_is_not_repeated_in_full() -> None:
-    """The engine's own text is data, and it goes into a sentence."""
+    """It is the engine's own text, inserted into a prompt."""
     with pytest.raises(PlanInvalid) as refused:
         parse(a_plan(a_step("a", "z" * 5_000, role="r" * 5_000)), ROLES)
 
@@ -110,20 +110,20 @@ def test_a_long_foreign_name_is_not_repeated_in_full() -> None:
 
 @given(st.text(max_size=200))
 def test_no_text_does_more_than_be_refused(text: str) -> None:
-    """An engine may answer anything."""
+    """An engine may answer with any text."""
     with pytest.raises(PlanInvalid):
         parse(text, ROLES)
 
 
 def test_a_stored_plan_reads_back() -> None:
-    """The next delivery goes on from it."""
+    """The next delivery continues from it."""
     plan = parse(TWO, ROLES)
 
     assert stored(plan.to_json()) == plan
 
 
 def test_the_schema_allows_what_parsing_takes() -> None:
-    """An engine held to it can only err in what a schema cannot say."""
+    """An engine that follows the schema can only break rules that a schema cannot express."""
     described = schema(ROLES)
     step = described["properties"]["steps"]["items"]
 
@@ -134,7 +134,7 @@ def test_the_schema_allows_what_parsing_takes() -> None:
 
 @st.composite
 def plans(draw: st.DrawFn) -> Plan:
-    """Any plan without a cycle, its steps in any order."""
+    """Generate plans without a cycle, with their steps in any order."""
     ids = [f"s{n}" for n in range(draw(st.integers(1, MAX_STEPS)))]
     steps = [
         a_step(name, *draw(st.sets(st.sampled_from(ids[:n])) if n else st.just(set()))) for n, name in enumerate(ids)
@@ -144,7 +144,7 @@ def plans(draw: st.DrawFn) -> Plan:
 
 @given(plans(), st.data())
 def test_a_schedule_respects_dependencies_and_ends(plan: Plan, data: st.DataObject) -> None:
-    """Whatever ends first, every step runs once and only after all it depends on."""
+    """In whatever order steps finish, each runs once, after the steps it depends on."""
     finished: dict[str, bool] = {}
     running: set[str] = set()
     for _ in range(2 * len(plan.steps)):
@@ -163,7 +163,7 @@ def test_a_schedule_respects_dependencies_and_ends(plan: Plan, data: st.DataObje
 
 @given(plans(), st.data())
 def test_a_failed_step_keeps_back_its_descendants_and_nobody_else(plan: Plan, data: st.DataObject) -> None:
-    """Siblings are worth their money."""
+    """The other steps are still useful."""
     failing = data.draw(st.sampled_from([step.id for step in plan.steps]))
     cut = {failing}
     for _ in plan.steps:
@@ -185,7 +185,7 @@ def test_a_failed_step_keeps_back_its_descendants_and_nobody_else(plan: Plan, da
     ids=["a worker has it", "it waits for one", "it has ended"],
 )
 def test_each_step_tells_how_far_it_is(at_work: bool, is_final: bool, expected: str) -> None:
-    """A failed step stops its descendants only, however the planner ordered them."""
+    """A failed step stops only its descendants, in whatever order the planner listed them."""
     depends_on = {"a": "", "b": "", "c": "a", "d": "c", "y": "x", "x": "b"}
     steps = (Step(id=n, role="Coder", instruction=n, depends_on=tuple(d)) for n, d in depends_on.items())
     plan = Plan(goal="g", steps=tuple(steps))

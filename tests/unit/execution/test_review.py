@@ -1,4 +1,4 @@
-"""The review of a plan's steps: verdicts that hold, rounds that end, and no call paid twice."""
+"""The review of a plan's steps: verdicts, fixes, a bounded number of rounds, and no call paid twice."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def a_developers_task(profile: str = "Developer", **asked: object) -> Snapshot:
 
 
 def judging(*verdicts: Answer, fixes: list[Answer] | None = None, plan: str = ONE) -> ScriptedEngine:
-    """An engine that plans, works, gives these verdicts in turn and makes these fixes."""
+    """Return an engine that plans, works, and gives these verdicts and these fixes in turn."""
     fixes = fixes or ["first fix", "second fix"]
     prompt = f"Repair every finding, and answer with the whole repaired result: {FIX_ENDS_WITH}"
     answers: dict[str, list[Answer]] = {"verdict": list(verdicts), prompt: fixes}
@@ -63,12 +63,12 @@ def test_a_failure_names_what_was_found() -> None:
 
 
 def test_a_pass_has_no_findings() -> None:
-    """A remark is nothing to repair."""
+    """A remark in a pass is not repaired."""
     assert parse('{"verdict": "pass", "findings": ["Nice."]}') == Verdict(verdict="pass")
 
 
 def test_findings_are_bounded() -> None:
-    """They go into a prompt and a record."""
+    """They are part of a prompt and of a record."""
     findings = parse(fails(*["x" * 5_000] * 100)).findings
 
     assert (len(findings), len(findings[0])) == (MAX_FINDINGS, MAX_FINDING_CHARS)
@@ -91,7 +91,7 @@ def test_what_cannot_be_acted_on_is_no_verdict(text: str) -> None:
 
 
 def test_a_result_that_passes_is_the_steps(watched: WatchedStore, clock: Clock) -> None:
-    """The judge sees the instruction and the result, and is held to the schema."""
+    """The judge gets the instruction, the result and the schema of a verdict."""
     deliveries, ended = reviewed(watched, clock, judging(PASS))
 
     assert deliveries.purposes == ["plan", "step a", "verdict a", "synthesis"]
@@ -111,7 +111,7 @@ def test_a_result_that_passes_is_the_steps(watched: WatchedStore, clock: Clock) 
 
 
 def test_findings_are_repaired_and_judged_again(watched: WatchedStore, clock: Clock) -> None:
-    """The fix becomes the step's result, and what depends on it sees the fix."""
+    """The fix becomes the step's result, also for the steps that depend on it."""
     deliveries, ended = reviewed(watched, clock, judging(fails("Off by one."), PASS))
 
     assert deliveries.purposes == ["plan", "step a", "verdict a", "fix a", "verdict a", "synthesis"]
@@ -125,7 +125,7 @@ def test_findings_are_repaired_and_judged_again(watched: WatchedStore, clock: Cl
 
 
 def test_after_two_rounds_open_findings_are_said(watched: WatchedStore, clock: Clock) -> None:
-    """In the step, and below the final answer, whatever the synthesis makes of it."""
+    """They are in the step and below the final answer, whatever the synthesis writes."""
     deliveries, ended = reviewed(watched, clock, judging(fails("One."), fails("Two."), fails("Three.")))
 
     assert deliveries.purposes.count("fix a") == 2
@@ -139,7 +139,7 @@ def test_after_two_rounds_open_findings_are_said(watched: WatchedStore, clock: C
 
 @pytest.mark.parametrize("answer", ["Looks good to me.", REFUSED], ids=["unusable", "refused"])
 def test_a_verdict_that_cannot_be_had_is_said(watched: WatchedStore, clock: Clock, answer: Answer) -> None:
-    """The result stays; nobody is told that it passed."""
+    """The result is kept, but is not shown as passed."""
     _, ended = reviewed(watched, clock, judging(answer))
 
     review = ended.review("a")
@@ -150,7 +150,7 @@ def test_a_verdict_that_cannot_be_had_is_said(watched: WatchedStore, clock: Cloc
 
 @pytest.mark.parametrize("fix", [" \n", REFUSED], ids=["empty", "refused"])
 def test_a_fix_that_cannot_be_had_leaves_the_findings_open(watched: WatchedStore, clock: Clock, fix: Answer) -> None:
-    """What the coder gave is better than nothing."""
+    """The coder's draft is the result."""
     _, ended = reviewed(watched, clock, judging(fails("One."), fixes=[fix]))
 
     review = ended.review("a")
@@ -160,7 +160,7 @@ def test_a_fix_that_cannot_be_had_leaves_the_findings_open(watched: WatchedStore
 
 
 def test_only_reviewed_roles_of_a_profile_with_a_judge_are_judged(watched: WatchedStore, clock: Clock) -> None:
-    """By the catalogue's data."""
+    """The catalogue says which roles are reviewed."""
     writing = Deliveries(watched, clock, judging(PASS, plan=a_plan({"a": ""}, role="Writing-Agent")))
     general = Deliveries(watched, clock, judging(PASS))
 
@@ -178,7 +178,7 @@ def test_a_coder_that_fails_is_not_judged(watched: WatchedStore, clock: Clock) -
 
 
 def test_the_review_stays_within_max_cost_usd(watched: WatchedStore, clock: Clock) -> None:
-    """A verdict the task cannot afford is not asked for; the limit is named."""
+    """A verdict that the task cannot afford is not requested; the reason names the limit."""
     engine = planning(ONE, a="x" * 20_000)
     deliveries = Deliveries(watched, clock, engine)
     ended = deliveries.deliver(a_developers_task(limits=Limits(max_cost_usd=0.017)))
@@ -199,7 +199,7 @@ CALLS = ["plan", "step a", "verdict a", "fix a", "verdict a", "step b", "verdict
 def test_a_worker_that_dies_after_any_state_of_a_review_costs_no_second_call(
     watched: WatchedStore, clock: Clock, stored: int
 ) -> None:
-    """Drafts and verdicts are stored as they come: each call is made exactly once."""
+    """Drafts and verdicts are stored as they arrive, so each call is made exactly once."""
     deliveries = Deliveries(watched, clock, judging(fails("One."), PASS, plan=TWO))
     dead = deliveries.deliver(a_developers_task(), dies_after=stored)
     clock.pass_s(210)
@@ -213,7 +213,7 @@ def test_a_worker_that_dies_after_any_state_of_a_review_costs_no_second_call(
 
 
 def test_a_worker_that_dies_again_and_again_ends_the_review_all_the_same(watched: WatchedStore, clock: Clock) -> None:
-    """One state a delivery, and no more."""
+    """Each delivery stores one state only."""
     deliveries = Deliveries(watched, clock, judging(fails("One."), PASS, plan=TWO))
     snapshot = a_developers_task()
     while not snapshot.task.status.is_final:
@@ -224,7 +224,7 @@ def test_a_worker_that_dies_again_and_again_ends_the_review_all_the_same(watched
 
 
 def test_a_judge_that_cannot_be_reached_is_waited_for(watched: WatchedStore, clock: Clock) -> None:
-    """An outage is a delay; the draft is kept meanwhile."""
+    """The draft is kept while the task waits."""
     deliveries = Deliveries(watched, clock, judging(BUSY, PASS))
     waiting = deliveries.deliver(a_developers_task())
     assert (waiting.task.status, key_texts(waiting.outputs)) == (Status.QUEUED, ["DRAFT#a#0", "PLAN", "TRY#1"])
@@ -235,7 +235,7 @@ def test_a_judge_that_cannot_be_reached_is_waited_for(watched: WatchedStore, clo
 
 
 def test_a_draft_whose_profile_lost_its_judge_is_said_to_be_not_judged(watched: WatchedStore, clock: Clock) -> None:
-    """The configuration changed between two deliveries; no other voice judges in the judge's place."""
+    """The configuration changed between two deliveries; no other role judges instead."""
     deliveries = Deliveries(watched, clock, judging(PASS))
     drafted = deliveries.deliver(a_developers_task(), dies_after=2)
     clock.pass_s(210)

@@ -1,4 +1,4 @@
-"""Steps run side by side, and none before what it needs has been handed over."""
+"""Steps run in parallel, and each starts only after the results it needs were handed over."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from support.scripted_engine import WAIT_S, a_completion
 
 
 def a_plan(**depends_on: str) -> Plan:
-    """Steps by name with what they depend on, as in `a_plan(a="", b="a")`."""
+    """Return a plan with steps by name and what they depend on, as in `a_plan(a="", b="a")`."""
     steps = (Step(id=n, role="Coder", instruction=n, depends_on=tuple(d)) for n, d in depends_on.items())
     return Plan(goal="g", steps=tuple(steps))
 
@@ -26,12 +26,12 @@ def done(step: Step) -> Reply:
 
 
 def failing(names: str, error: LLMServerError) -> Callable[[Step], Reply]:
-    """Carries steps out, but not these."""
+    """Return a function that carries steps out, except these."""
     return lambda step: Reply(failure=error) if step.id in names else done(step)
 
 
 class Watched:
-    """Carries steps out and knows which began and how many ran at once at most."""
+    """Carries steps out, and records which started and how many ran at the same time."""
 
     def __init__(self, meeting: int = 1) -> None:
         self._barrier = threading.Barrier(meeting, timeout=WAIT_S)
@@ -52,7 +52,7 @@ class Watched:
 
 
 def test_independent_steps_run_at_the_same_time() -> None:
-    """Four steps meet at a barrier that one after the other would never pass: k steps take the time of one."""
+    """Four steps meet at a barrier, which steps that run one after the other would never pass."""
     watched = Watched(meeting=4)
 
     ended = [step.id for step, _ in run_steps(a_plan(a="", b="", c="", d=""), {}, watched, at_once=4)]
@@ -61,7 +61,7 @@ def test_independent_steps_run_at_the_same_time() -> None:
 
 
 def test_no_more_steps_run_than_are_allowed() -> None:
-    """One task does not take every place of an engine."""
+    """One task must not take all places of an engine."""
     watched = Watched(meeting=2)
 
     assert len(list(run_steps(a_plan(a="", b="", c="", d="", e="", f=""), {}, watched, at_once=2))) == 6
@@ -69,7 +69,7 @@ def test_no_more_steps_run_than_are_allowed() -> None:
 
 
 def test_a_step_starts_only_after_its_dependency_was_handed_over() -> None:
-    """What a step builds on is stored first, or a crash would pay for it twice."""
+    """A result is stored before other steps use it, so that a crash does not make it paid for twice."""
     watched = Watched()
     steps = run_steps(a_plan(a="", b="a"), {}, watched, at_once=4)
 
@@ -80,14 +80,14 @@ def test_a_step_starts_only_after_its_dependency_was_handed_over() -> None:
 
 
 def test_a_diamond_runs_in_order() -> None:
-    """A join waits for both its branches."""
+    """A step that joins two branches waits for both."""
     ended = [step.id for step, _ in run_steps(a_plan(d="bc", b="a", c="a", a=""), {}, done, at_once=4)]
 
     assert (ended[0], ended[-1], sorted(ended)) == ("a", "d", ["a", "b", "c", "d"])
 
 
 def test_finished_steps_are_not_run_again() -> None:
-    """They were paid for; failed ones stay failed in this delivery."""
+    """They are paid for. Failed steps stay failed in this delivery."""
     watched = Watched()
 
     ended = [s.id for s, _ in run_steps(a_plan(a="", b="a", c="", d="c"), {"a": True, "c": False}, watched, at_once=4)]
@@ -97,7 +97,7 @@ def test_finished_steps_are_not_run_again() -> None:
 
 
 def test_a_failed_step_stops_its_descendants_and_not_its_siblings() -> None:
-    """What can be finished is finished."""
+    """All other steps are finished."""
     carry_out = failing("a", PromptRefused("No."))
 
     ended = [step.id for step, _ in run_steps(a_plan(a="", b="a", c="b", x="", y="x"), {}, carry_out, at_once=1)]
@@ -107,14 +107,14 @@ def test_a_failed_step_stops_its_descendants_and_not_its_siblings() -> None:
 
 @pytest.mark.parametrize("error", [EngineUnavailable("Busy."), OutOfTime("Late.")])
 def test_after_a_failure_that_may_pass_nothing_new_is_started(error: LLMServerError) -> None:
-    """The rest is for the next delivery; hammering a resting engine helps nobody."""
+    """The next delivery runs the rest; more calls would not help a resting engine."""
     ended = [step.id for step, _ in run_steps(a_plan(a="", b="", c=""), {}, failing("a", error), at_once=1)]
 
     assert ended == ["a"]
 
 
 def test_running_steps_are_handed_over_after_a_failure_that_may_pass() -> None:
-    """They are paid for: only new ones are held back."""
+    """They are paid for; only new steps are not started."""
     handed_over = threading.Event()
 
     def carry_out(step: Step) -> Reply:
@@ -131,7 +131,7 @@ def test_running_steps_are_handed_over_after_a_failure_that_may_pass() -> None:
 
 
 def test_a_step_that_raises_does_not_lose_its_siblings() -> None:
-    """A bug in one step must not throw away what the others cost; it is raised when they have been handed over."""
+    """The exception is raised after the replies of the other running steps were handed over."""
     broken = threading.Event()
 
     def carry_out(step: Step) -> Reply:
@@ -148,7 +148,7 @@ def test_a_step_that_raises_does_not_lose_its_siblings() -> None:
 
 
 def test_a_closed_run_leaves_no_thread_behind() -> None:
-    """A worker that lost its task returns to the queue alone."""
+    """A worker that lost its task leaves no threads running."""
     together = threading.Barrier(2, timeout=WAIT_S)
     leave = threading.Event()
 

@@ -1,4 +1,4 @@
-"""The analysis: what the caller says wins, what the prompt says decides the rest, no text can break it."""
+"""The analysis: the caller's choice is always used, the prompt decides the rest, and no text makes it fail."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def decided(analysis: Analysis) -> tuple[Mode, str]:
 
 @given(prompt=ANY_TEXT, roles=SOME_ROLES, profile=st.sampled_from([None, "General", "Developer", "Nowhere"]))
 def test_no_text_breaks_the_analysis(prompt: str, roles: list[str], profile: str | None) -> None:
-    """Whatever the bytes of a prompt decode to, submission gets one and the same answer within its bounds."""
+    """Every text gets an analysis within its bounds, and always the same one."""
     first = analyse(prompt, profile=profile, roles=roles)
 
     assert first == analyse(prompt, profile=profile, roles=roles)
@@ -52,7 +52,7 @@ def test_no_text_breaks_the_analysis(prompt: str, roles: list[str], profile: str
 
 @given(prompt=ANY_TEXT, role=st.sampled_from([*ALL_ROLES, "Legal-Agent"]), mode=st.sampled_from([None, *Mode]))
 def test_an_explicit_role_always_wins(prompt: str, role: str, mode: Mode | None) -> None:
-    """The caller's role is taken as it is, even one the rules do not know or the profile does not offer."""
+    """The caller's role is used, even if the rules do not know it or the profile does not offer it."""
     analysis = analyse(prompt, role=role, mode=mode, roles=["Writing-Agent"])
 
     follows = Mode.CHAT if role == "Chat-Agent" else Mode.AGENT
@@ -63,12 +63,12 @@ def test_an_explicit_role_always_wins(prompt: str, role: str, mode: Mode | None)
 
 @given(prompt=ANY_TEXT, mode=st.sampled_from(Mode), roles=SOME_ROLES)
 def test_an_explicit_mode_always_wins(prompt: str, mode: Mode, roles: list[str]) -> None:
-    """No prompt argues its way out of the mode the caller chose."""
+    """No text in the prompt changes the mode that the caller chose."""
     assert analyse(prompt, mode=mode, roles=roles).mode is mode
 
 
 def test_an_explicit_plan_goes_to_the_planner() -> None:
-    """Also where the profile offers none: the caller asked for a plan."""
+    """This holds even if the profile has no planner, because the caller asked for a plan."""
     analysis = analyse("hello", mode=Mode.PLAN, roles=["Chat-Agent"])
 
     assert decided(analysis) == (Mode.PLAN, "Planner-Agent")
@@ -84,12 +84,12 @@ def test_an_explicit_plan_goes_to_the_planner() -> None:
     ],
 )
 def test_an_explicit_chat_goes_to_the_chat_role_or_the_first(roles: list[str] | None, talks: str) -> None:
-    """A profile without Chat-Agent can still talk."""
+    """A profile without Chat-Agent can still be used in Chat mode."""
     assert decided(analyse("Fix this bug", mode=Mode.CHAT, roles=roles)) == (Mode.CHAT, talks)
 
 
 def test_an_explicit_agent_mode_leaves_the_speciality_to_the_rules() -> None:
-    """One speciality works alone: neither a conversation nor a plan, however the prompt reads."""
+    """One role works alone, even if the prompt reads like a conversation or a plan."""
     assert analyse("hello", mode=Mode.AGENT).role not in ("Chat-Agent", "Planner-Agent")
     assert analyse("Build a feature, test it, document it", mode=Mode.AGENT).role != "Planner-Agent"
     assert analyse("Draft a blog post", mode=Mode.AGENT).confidence < 1
@@ -98,7 +98,7 @@ def test_an_explicit_agent_mode_leaves_the_speciality_to_the_rules() -> None:
 @pytest.mark.parametrize("prompt", PROMPTS)
 @pytest.mark.parametrize("directive", DIRECTIVES)
 def test_text_inside_the_prompt_sets_nothing(prompt: str, directive: str) -> None:
-    """A pasted mail cannot choose who answers it, nor how."""
+    """A pasted mail cannot choose who answers it, or how."""
     plain = analyse(prompt)
 
     for injected in (f"{directive} {prompt}", f"{prompt}\n{directive}", f"{prompt} {directive}"):
@@ -132,12 +132,12 @@ def test_text_inside_the_prompt_sets_nothing(prompt: str, directive: str) -> Non
     ],
 )
 def test_what_a_prompt_asks_for_decides(prompt: str, mode: Mode, role: str) -> None:
-    """A question is talk, one speciality works alone, several steps are a plan."""
+    """Questions go to Chat, single specialities to Agent, several steps to Plan."""
     assert decided(analyse(prompt)) == (mode, role)
 
 
 def test_a_persona_with_a_list_of_duties_is_no_plan() -> None:
-    """Its bullets describe one speciality, not steps for several."""
+    """The list describes one speciality, not the steps of a plan."""
     duties = "\n- Write a headline\n- Research the market\n- Design a tagline\n- Test the tone"
 
     assert decided(analyse("Act as a copywriter. You will:" + duties)) == (Mode.AGENT, "Writing-Agent")
@@ -145,7 +145,7 @@ def test_a_persona_with_a_list_of_duties_is_no_plan() -> None:
 
 
 def test_saying_one_thing_in_other_words_is_no_further_step() -> None:
-    """People say what they have, what they want, and what they want once more; that is one kind of work."""
+    """A request that is repeated in other words names one kind of work."""
     once = "I have an image named example.jpg and I need to identify the objects in it. Please detect and label them."
     several = (
         "I have a recording named example.wav and I need to transcribe it. Please translate it and send it to Ann."
@@ -155,7 +155,7 @@ def test_saying_one_thing_in_other_words_is_no_further_step() -> None:
 
 
 def test_complexity_chooses_between_the_coders() -> None:
-    """The dear engine is for hard code only; where one coder is missing the other does both."""
+    """Hard code goes to Deep-Coder-Agent. If only one coder is offered, it does all code."""
     hard = "Implement a lock-free concurrent queue in C++ with hazard pointers and prove its correctness"
     easy = "Write a C++ function that adds two numbers"
 
@@ -166,35 +166,35 @@ def test_complexity_chooses_between_the_coders() -> None:
 
 
 def test_a_field_without_its_specialist_falls_to_the_next_of_kin() -> None:
-    """Mail is still writing where a profile has no Email-Agent."""
+    """In a profile without Email-Agent, Writing-Agent writes mails."""
     prompt = "Write an email to my landlord about the broken heating"
 
     assert analyse(prompt, roles=["Chat-Agent", "Writing-Agent"]).role == "Writing-Agent"
 
 
 def test_a_profile_without_a_planner_makes_no_plans() -> None:
-    """General has none: the next best field does the work."""
+    """The profile General has no planner, so the next best field is chosen."""
     analysis = analyse("Build a feature, test it, document it", roles=["Chat-Agent", "Writing-Agent"])
 
     assert analysis.mode is not Mode.PLAN
 
 
 def test_the_rules_choose_an_unknown_role_only_when_nothing_else_is_left() -> None:
-    """A role added by an overlay is for callers who name it."""
+    """A role that an overlay adds is meant for callers who name it."""
     assert analyse("Draft a contract", roles=["Legal-Agent", "Writing-Agent"]).role == "Writing-Agent"
     assert analyse("Draft a contract", roles=["Legal-Agent"]).role == "Legal-Agent"
     assert analyse("Draft a contract", roles=[]) == analyse("Draft a contract")
 
 
 def test_the_order_of_a_set_of_roles_does_not_matter() -> None:
-    """Hash seeds differ between workers; decisions must not."""
+    """Hash seeds differ between workers, but decisions must not."""
     roles = {"Writing-Agent", "QA-Agent", "Debug-Agent"}
 
     assert analyse("hello", roles=roles) == analyse("hello", roles=sorted(roles))
 
 
 def test_a_profile_only_leans() -> None:
-    """It tips the scales where the prompt says little, and loses where the prompt is clear."""
+    """The profile decides if the prompt has little evidence, and not if the evidence is clear."""
     unclear = "Set up the login module"
 
     leaning = analyse(unclear, profile="Developer", mode=Mode.AGENT)
@@ -204,7 +204,7 @@ def test_a_profile_only_leans() -> None:
 
 
 def test_reasons_name_what_decided_with_its_weight() -> None:
-    """They are the evidence itself, strongest first, not a story told afterwards."""
+    """They are the evidence of the decision itself, strongest first."""
     code = analyse("Why does it fail?\n```\nx = [\n```")
     steps = analyse("Build a feature, test it, document it")
 
@@ -214,14 +214,14 @@ def test_reasons_name_what_decided_with_its_weight() -> None:
 
 
 def test_reasons_never_quote_the_prompt() -> None:
-    """They are logged and shown; only words of our own lexicon may stand in them."""
+    """They are logged and shown, so they contain only words of our own lexicon."""
     analysis = analyse("Write a Python function for hunter2secret, password hunter2secret")
 
     assert "hunter2secret" not in " ".join(analysis.reasons)
 
 
 def test_a_clear_prompt_is_surer_than_an_unclear_one() -> None:
-    """Confidence grows with the margin."""
+    """The confidence grows with the margin."""
     clear = analyse("Write a Python function that sorts an array, with unittest code")
     unclear = analyse("Describe the style of this program in words")
 
@@ -229,7 +229,7 @@ def test_a_clear_prompt_is_surer_than_an_unclear_one() -> None:
 
 
 def test_multi_step_tells_steps_from_one_thing() -> None:
-    """The plan's own figure, also where another mode won."""
+    """The figure is given even if another mode was chosen."""
     many = "Translate the text to French, generate an image of it, then detect the objects and save them."
 
     assert analyse(many).multi_step > 0.8
@@ -237,7 +237,7 @@ def test_multi_step_tells_steps_from_one_thing() -> None:
 
 
 def test_of_a_long_prompt_only_head_and_tail_are_read() -> None:
-    """Time and decision do not depend on what fills the middle of 200,000 characters."""
+    """Time and decision do not depend on the middle of 200,000 characters."""
     head, tail = "Summarise this text: ".ljust(1_000, "x"), "y" * 500
     fills = ("z" * 198_500, "def f(): python; " * 11_676 + "z" * 8)
 
@@ -249,13 +249,13 @@ def test_of_a_long_prompt_only_head_and_tail_are_read() -> None:
 
 
 def test_steps_inside_quotations_and_code_do_not_count() -> None:
-    """Material that is handed over is no request."""
+    """They are material, not the request."""
     assert analyse("Translate 'build it, test it, then deploy it, then document it'").role == "Writing-Agent"
     assert analyse("Draft a caption\n```\nbuild\ntest\ndeploy\n```").mode is Mode.AGENT
 
 
 def test_a_closing_question_belongs_to_the_request() -> None:
-    """Many prompts give the material first and ask last."""
+    """Many prompts give the material first and ask at the end."""
     prompt = "Here are my figures. They are from May. Rent 900, food 400. What is the VAT on the invoice?"
 
     assert analyse(prompt).role == "Financial-Agent"

@@ -1,4 +1,4 @@
-"""The figures by which decisions are judged: known values, bounds, ties."""
+"""The figures that measure decisions: known values, bounds and ties."""
 
 import math
 
@@ -12,7 +12,7 @@ SCORES = st.lists(st.tuples(st.floats(0, 1), st.booleans()), min_size=1, max_siz
 
 
 def test_apgr_is_a_half_for_no_opinion_and_more_for_the_right_order() -> None:
-    """RouteLLM's figure: chance is .5; sending first what only the strong engine can do recovers most."""
+    """RouteLLM's figure: 0.5 is chance; the best order asks the strong engine first where only it is right."""
     weak, strong = [1.0, 1.0, 0.0, 0.0], [1.0, 1.0, 1.0, 1.0]
 
     assert apgr([0.0] * 4, weak, strong) == pytest.approx(0.5)
@@ -22,7 +22,7 @@ def test_apgr_is_a_half_for_no_opinion_and_more_for_the_right_order() -> None:
 
 
 def test_cpt_is_the_least_share_of_strong_calls_that_wins_so_much_of_the_gap() -> None:
-    """Without an opinion half the calls win half the gap; the right order wins it all with the two that matter."""
+    """With equal scores, half the calls recover half the gap; the right order needs only two calls for all of it."""
     weak, strong = [1.0, 1.0, 0.0, 0.0], [1.0, 1.0, 1.0, 1.0]
 
     assert cpt([0.0] * 4, weak, strong, 0.8) == pytest.approx(0.8)
@@ -33,14 +33,14 @@ def test_cpt_is_the_least_share_of_strong_calls_that_wins_so_much_of_the_gap() -
 
 
 def test_cpt_looks_past_calls_that_make_it_worse() -> None:
-    """A strong engine that fails where the weak one does not wins less with more calls; the first share counts."""
+    """If later strong calls lose quality again, the first share that reaches the goal counts."""
     weak, strong = [0.0, 1.0, 0.0, 0.0], [1.0, 0.0, 1.0, 1.0]
 
     assert cpt([0.9, 0.8, 0.7, 0.6], weak, strong, 0.5) == pytest.approx(0.25)
 
 
 def test_auroc_counts_ties_as_half() -> None:
-    """A constant score knows nothing."""
+    """A constant score gives 0.5."""
     assert auroc([0.1, 0.9], [False, True]) == 1
     assert auroc([0.5, 0.5, 0.5], [True, False, False]) == pytest.approx(0.5)
     assert math.isnan(auroc([0.5], [True]))
@@ -48,7 +48,7 @@ def test_auroc_counts_ties_as_half() -> None:
 
 @given(SCORES)
 def test_calibration_error_is_bounded_and_zero_for_the_truth(pairs: list[tuple[float, bool]]) -> None:
-    """Saying 1 where right and 0 where wrong is perfect."""
+    """It is 0 for a confidence of 1 for all right and 0 for all wrong decisions."""
     scores, right = [score for score, _ in pairs], [label for _, label in pairs]
 
     assert 0 <= calibration_error(scores, right) <= 1 + 1e-9
@@ -56,7 +56,7 @@ def test_calibration_error_is_bounded_and_zero_for_the_truth(pairs: list[tuple[f
 
 
 def test_an_interval_is_the_same_at_every_run() -> None:
-    """A gate that flickers is no gate."""
+    """Checks that compare with it must not change from run to run."""
     right = [True] * 90 + [False] * 10
     found = [interval(100, lambda chosen: share([right[i] for i in chosen])) for _ in range(2)]
 

@@ -1,4 +1,4 @@
-"""Which tier a call wants: role and complexity, or the one knob that says how many tasks may be dear."""
+"""The tier of a call depends on role and complexity, or on `strong_share`."""
 
 from __future__ import annotations
 
@@ -35,22 +35,22 @@ def with_share(share: float | None) -> Defaults:
 def test_without_a_share_the_role_decides_unless_more_is_wanted(
     role: Role | None, wanted: Tier | None, tier: Tier
 ) -> None:
-    """The synthesis has no role; the catalogue says what it is worth."""
-    assert tiers.tier_of(role, 0.99, with_share(None), wanted=wanted) == tier
+    """The synthesis has no role; the catalogue sets its tier."""
+    assert tiers.tier_of(role, 0.99, with_share(None), preferred=wanted) == tier
 
 
 @pytest.mark.parametrize(("share", "tier"), [(0.0, "fast"), (1.0, "strong")])
 @pytest.mark.parametrize("role", [FAST, STRONG, None])
 @pytest.mark.parametrize("complexity", [0.0, 0.5, 1.0])
 def test_the_ends_of_the_share_are_none_and_all(share: float, tier: Tier, role: Role | None, complexity: float) -> None:
-    """Whatever role and complexity."""
-    assert tiers.tier_of(role, complexity, with_share(share), wanted="strong") == tier
+    """This holds for every role and complexity."""
+    assert tiers.tier_of(role, complexity, with_share(share), preferred="strong") == tier
 
 
 @pytest.mark.parametrize("share", [0.1, 0.25, 0.5, 0.9])
 def test_a_share_is_that_share_of_natural_prompts(share: float) -> None:
-    """The quantiles are of complexity as it is measured, so their own upper part is what may be strong."""
-    quantiles = weights.shipped().complexity_quantiles
+    """The quantiles are those of measured complexities, so the upper part of them is that share."""
+    quantiles = weights.load().complexity_quantiles
     middles = [(low + high) / 2 for low, high in pairwise(quantiles)]
     strong = [tiers.may_be_strong(middle, share) for middle in middles]
 
@@ -59,7 +59,7 @@ def test_a_share_is_that_share_of_natural_prompts(share: float) -> None:
 
 
 def test_a_larger_share_never_takes_a_task_away_from_the_strong_tier() -> None:
-    """One knob, one direction."""
+    """Raising the share only adds tasks to the strong tier."""
     for prompt in PROMPTS:
         complexity = analyse(prompt).complexity
         strong = [tiers.may_be_strong(complexity, n / 100) for n in range(101)]
@@ -67,7 +67,7 @@ def test_a_larger_share_never_takes_a_task_away_from_the_strong_tier() -> None:
 
 
 def test_the_reason_names_the_knob_only_where_it_is_set() -> None:
-    """So that somebody who wonders why finds what to turn."""
+    """The reason tells users which setting chose the tier."""
     assert tiers.reasons(0.9, with_share(None)) == ()
     (reason,) = tiers.reasons(1.0, with_share(0.2))
     assert reason == "complexity 1.00 is above that of 100% of prompts, strong_share is 0.2: strong tier"

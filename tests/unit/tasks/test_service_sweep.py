@@ -177,7 +177,7 @@ def test_a_task_that_kills_every_worker_ends_and_is_swept_no_more(served: Served
                 served.service.process(message, owner="w")
         served.clock.pass_s(60)
 
-    assert served.get(ref).task.error == "Given up after 3 attempts without an answer."
+    assert served.get(ref).task.error == "The task was given up: workers took it 3 times without progress."
     assert len(served.engine.calls) == 3
     assert list(served.store.due(served.clock.now_ms + 10**9)) == []
 

@@ -1,4 +1,4 @@
-"""The local gateway hands over what API Gateway hands over, and gives back what the function answers."""
+"""The local gateway passes on the same events as API Gateway, and returns the function's answers."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from typing import Any
 
 import pytest
 
-from aws_local.gateway import ANSWER_MAX_BYTES, Gateway
+from aws_local.gateway import MAX_ANSWER_BYTES, Gateway
 from aws_local.invocation import LambdaContext
 
 EVENTS = Path(__file__).parents[3] / "events"
 
 
 class Function:
-    """Notes the event and answers what it was told to."""
+    """Records the event and returns a given answer."""
 
     def __init__(self) -> None:
         self.event: Any = None
@@ -55,13 +55,13 @@ def ask(gateway: Gateway, method: str, path: str, *, body: Any = None, headers: 
 
 
 def keys(node: Any) -> Any:
-    """A document without its values."""
+    """Return a document without its values."""
     return {name: keys(value) for name, value in node.items()} if isinstance(node, dict) else None
 
 
 def test_an_event_has_the_parts_of_a_real_one(gateway: Gateway, function: Function) -> None:
     real = json.loads((EVENTS / "api-v2-post-task.json").read_text(encoding="utf-8"))
-    del real["requestContext"]["authentication"]  # nobody signs here
+    del real["requestContext"]["authentication"]  # the local gateway has no signatures
 
     ask(gateway, "POST", "/api/v1/tasks", body=real["body"], headers={"Content-Type": "application/json"})
     assert keys(function.event | {"headers": None}) == keys(real | {"headers": None})
@@ -129,11 +129,11 @@ def test_a_crash_of_the_function_is_a_500(gateway: Gateway, function: Function) 
 
 
 def test_an_answer_that_lambda_would_not_take_is_a_500(gateway: Gateway, function: Function) -> None:
-    """Counted as JSON: a quote in the body is two bytes, and so is one letter of these."""
+    """The size is that of the JSON, in which a quotation mark takes two bytes, as does each of these letters."""
     around = len('{"statusCode": 200, "body": ""}')
     function.answer = {
         "statusCode": 200,
-        "body": '"' * 2_000_000 + "ü" * ((ANSWER_MAX_BYTES - around) // 2 - 2_000_000),
+        "body": '"' * 2_000_000 + "ü" * ((MAX_ANSWER_BYTES - around) // 2 - 2_000_000),
     }
     at_the_limit = ask(gateway, "GET", "/api/v1/tasks/1")[0]
     function.answer["body"] += '"'

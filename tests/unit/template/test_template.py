@@ -66,7 +66,7 @@ def test_a_batch_does_not_come_again_while_it_is_worked_on(cfn: Document) -> Non
 
 
 def test_each_time_out_ends_before_the_one_that_guards_it(cfn: Document) -> None:
-    """Engine < function < lease <= visibility: a worker still owns its task when its engine gives up."""
+    """Engine < function < lease <= visibility: a worker still owns its task when its engine call times out."""
     stack = resolved(cfn)
     catalog = (TEMPLATE.parent / "src/llm_server/data/catalog.toml").read_text(encoding="utf-8")
     engine_s = tomllib.loads(catalog)["defaults"]["timeout_s"]
@@ -78,7 +78,7 @@ def test_each_time_out_ends_before_the_one_that_guards_it(cfn: Document) -> None
 
 
 def test_the_gateway_waits_longer_than_the_function_and_the_function_longer_than_a_caller(cfn: Document) -> None:
-    """`Prefer: wait` holds an answer up to 25 s."""
+    """`Prefer: wait` holds an answer for up to 25 s."""
     stack = resolved(cfn)
     function_s = stack.properties("ApiFunction", "Timeout")["Timeout"]
 
@@ -95,7 +95,7 @@ def test_one_bad_message_does_not_bring_back_the_other_nine(cfn: Document) -> No
 
 
 def test_concurrency_is_limited_where_no_message_is_lost_by_it(cfn: Document) -> None:
-    """Reserved concurrency would throttle deliveries, and throttled ones end as dead letters unseen."""
+    """With reserved concurrency, deliveries would be throttled and end as dead letters unprocessed."""
     stack = resolved(cfn)
 
     assert stack.properties("WorkerFunctionTasks")["ScalingConfig"]["MaximumConcurrency"] >= 2
@@ -114,7 +114,7 @@ def test_a_message_given_up_is_kept_for_14_days(cfn: Document) -> None:
 
 
 def test_the_sweep_comes_every_minute_and_waits_behind_no_task(cfn: Document) -> None:
-    """Sent through the worker's queue it came half an hour late to a backlog of 20,000 tasks."""
+    """Sent through the worker's queue, it arrived half an hour late with a backlog of 20,000 tasks."""
     stack = resolved(cfn)
     schedule = stack.properties("SweepSchedule")
 
@@ -126,7 +126,7 @@ def test_the_sweep_comes_every_minute_and_waits_behind_no_task(cfn: Document) ->
 
 
 def test_sweeps_that_cannot_run_do_not_pile_up(cfn: Document) -> None:
-    """By default a schedule tries for a day, and Lambda for six hours; a minute later the next sweep is there."""
+    """By default a schedule retries for a day and Lambda for six hours, but the next sweep follows in a minute."""
     stack = resolved(cfn)
     once = {"MaximumEventAgeInSeconds": 60, "MaximumRetryAttempts": 0}
 
@@ -168,7 +168,7 @@ def test_every_log_level_offered_is_one_the_server_knows(cfn: Document) -> None:
 
 @pytest.mark.parametrize("mode", ["KEY", "JWT"])
 def test_the_api_is_never_open(cfn: Document, mode: str) -> None:
-    """Every way in ends in the handler that asks for a key (tests/e2e/test_aws.py); JWT puts an authorizer first."""
+    """Every route ends in the handler that needs an API key (tests/e2e/test_aws.py); JWT adds an authorizer."""
     stack = resolved(cfn, AuthMode=mode)
     routes = [stack.properties(name) for name in stack.resources("AWS::ApiGatewayV2::Route")]
     wanted = ("NONE", None) if mode == "KEY" else ("JWT", "JwtAuthorizer")
@@ -192,7 +192,7 @@ def test_the_api_speaks_payload_2_and_is_throttled_and_logged(cfn: Document) -> 
 
 
 def test_every_method_of_the_api_has_a_route_and_is_open_to_browsers(cfn: Document) -> None:
-    """A method without a route is answered by API Gateway, and the function never hears of it."""
+    """API Gateway answers a method without a route itself, and the function does not see it."""
     stack = resolved(cfn, CorsOrigins=["https://a.example"])
     routed = {stack.properties(name)["RouteKey"] for name in stack.resources("AWS::ApiGatewayV2::Route")}
     wanted = {method.upper() for path in json.loads(document())["paths"].values() for method in path} | {"DELETE"}
@@ -257,7 +257,7 @@ def test_engine_keys_are_passed_by_name_only(cfn: Document) -> None:
 
 
 def test_nothing_leads_to_an_emulator_once_deployed(cfn: Document) -> None:
-    """The variable stands in the template only because `sam local` passes on none that does not."""
+    """The variable is in the template only because `sam local` passes on no other variables."""
     for function in FUNCTIONS:
         assert resolved(cfn).environment(function)["AWS_ENDPOINT_URL"] == ""
 
@@ -272,7 +272,7 @@ def test_logs_are_not_kept_for_ever(cfn: Document) -> None:
 
 
 def test_what_can_go_wrong_has_an_alarm(cfn: Document) -> None:
-    """At once, but for an age and for throttled workers, which get five minutes: docs/operations.md, "Alarms"."""
+    """Alarms start at once, except those for age and for throttled workers, after five minutes."""
     stack = resolved(cfn, AlarmTopicArn="arn:aws:sns:us-east-1:000000000000:oncall")
     alarms = [stack.properties(name) for name in stack.resources("AWS::CloudWatch::Alarm")]
     limits = ("Statistic", "Threshold", "Period", "EvaluationPeriods")

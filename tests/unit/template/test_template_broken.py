@@ -1,4 +1,4 @@
-"""Each test of test_template.py fails on a template that breaks its promise: what cannot fail checks nothing."""
+"""Each test of test_template.py fails on a template that breaks its promise."""
 
 from __future__ import annotations
 

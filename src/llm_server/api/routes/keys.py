@@ -2,30 +2,99 @@
 
 from __future__ import annotations
 
-from fastapi import Response
+from typing import Annotated
 
-from llm_server.api import views
-from llm_server.api.contract import Service, answer, keyed_router, problems
+from fastapi import Header, Path, Response
+from pydantic import WithJsonSchema
+from pydantic.json_schema import SkipJsonSchema
+
+from llm_server.api import idempotency, views
+from llm_server.api.contract import Caller, Responses, Service, answer, header_docs, keyed_router, problems
 from llm_server.api.schemas import keys
+
+_REPLAYED: Responses = {
+    200: {
+        "model": keys.CreatedKey,
+        "description": "The key that an earlier call with this Idempotency-Key made, with a new token",
+        "headers": header_docs(Idempotent_Replayed="true: an earlier call with this Idempotency-Key made the key"),
+    },
+}
+_MADE: Responses = {201: {"description": "The new key and its token"}}
+
+KeyId = Annotated[str, Path(description="The `key_id` of a key, as `GET /keys` lists it.", examples=["4f1c09a2be77"])]
+IdempotencyKey = Annotated[
+    Annotated[list[str], WithJsonSchema({"type": "string", "pattern": idempotency.KEY})] | SkipJsonSchema[None],
+    Header(
+        description="Makes a repeated call safe for 24 hours. The same Idempotency-Key with the same body answers the "
+        "same key with a new token; the earlier token stops working. With another body the call is answered 422. "
+        "Quoted or bare, at most 255 characters.",
+        examples=["8e03978e-40d5-43e8-bc93-6894a57f9324"],
+    ),
+]
 
 router = keyed_router()
 
 
-@router.get("/keys", response_model=keys.KeyList)
+@router.get(
+    "/keys",
+    tags=["keys"],
+    summary="List API keys",
+    response_model=keys.KeyList,
+    response_description="All keys, oldest first",
+)
 async def list_keys(service: Service) -> Response:
-    """List every tenant's keys, without their secrets."""
+    """List the keys of all tenants, without their secrets. Revoked and expired keys are listed, too."""
     return answer(keys.KeyList(keys=[views.key(key) for key in service.keys.all()]))
 
 
-@router.post("/keys", status_code=201, response_model=keys.CreatedKey, responses=problems(400, 413, 415, 422))
-async def create_key(new: keys.NewKey, service: Service) -> Response:
-    """Make a key; its token is in this answer and in no other. After the first, every call needs a key."""
-    made, token = service.keys.create(new.tenant, new.scopes, limits=new.limits.to_domain(), name=new.name)
-    return answer(views.created_key(made, token), 201)
+@router.post(
+    "/keys",
+    tags=["keys"],
+    summary="Make an API key",
+    status_code=201,
+    response_model=keys.CreatedKey,
+    responses=problems(400, 409, 413, 415, 422) | _MADE | _REPLAYED,
+)
+async def create_key(
+    new: keys.NewKey, service: Service, caller: Caller, idempotency_key: IdempotencyKey = None
+) -> Response:
+    """Make a key. Only this answer has its token: keep it.
+
+    From the first key on, every call needs a key. If the answer was lost, repeat the call with the same Idempotency-Key
+    and body: the answer is 200 with the same key and a new token. If that key was revoked or has expired since, it is
+    409.
+    """
+    made = service.key_creation.create_once(caller.tenant, new.to_domain(), idempotency.key_of(idempotency_key))
+    headers = {"Idempotent-Replayed": "true"} if made.replayed else None
+    return answer(views.created_key(made.key, made.token), 200 if made.replayed else 201, headers)
 
 
-@router.delete("/keys/{key_id}", status_code=204, responses=problems(404, 422))
-async def revoke_key(key_id: str, service: Service) -> Response:
-    """Refuse a key from now on (other processes within a minute); once more changes nothing."""
+@router.patch(
+    "/keys/{key_id}",
+    tags=["keys"],
+    summary="Change an API key",
+    response_model=keys.KeyView,
+    response_description="The key after the change",
+    responses=problems(400, 404, 409, 413, 415, 422),
+)
+async def update_key(key_id: KeyId, change: keys.KeyChange, service: Service) -> Response:
+    """Change a key's limits, name or expiry. Fields that are left out stay; null removes a limit or the expiry.
+
+    Other processes of the server use the changed key within 60 s. An expired key can be changed: a later `expires_at`
+    makes it valid again. A revoked key cannot be changed (409).
+    """
+    return answer(views.key(service.keys.update(key_id, change.to_domain())))
+
+
+@router.delete(
+    "/keys/{key_id}",
+    tags=["keys"],
+    summary="Revoke an API key",
+    status_code=204,
+    response_description="The key is revoked",
+    responses=problems(404, 409, 422),
+)
+async def revoke_key(key_id: KeyId, service: Service) -> Response:
+    """Refuse a key from now on; other processes of the server refuse it within 60 s. Repeating it has no effect."""
     service.keys.revoke(key_id)
     return Response(status_code=204)

@@ -1,70 +1,182 @@
-"""What comes in and goes out over HTTP about API keys."""
+"""The bodies of requests and answers about API keys."""
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, ConfigDict, Field
 
 from llm_server.api.schemas.base import Strict, whole
+from llm_server.orchestration.access.expiry import parse_expires_at
 from llm_server.orchestration.domain import api_key as keys
 
-PRINTABLE = r"^[ \p{L}\p{M}\p{N}\p{P}\p{S}]*$"
-"""`str.isprintable` as ECMA-262 says it: letters, marks, numbers, punctuation, symbols and the space."""
+NO_CONTROL = r"^[^\x00-\x1f\x7f-\x9f]*$"
+"""For the description only: the server refuses every character that `str.isprintable` refuses, which is more."""
+
+NAME: dict[str, Any] = {"maxLength": keys.MAX_NAME, "pattern": NO_CONTROL}
+_KEY_ID, _NAME = "4f1c09a2be77", "CI pipeline"
+_CREATED_AT, _EXPIRES_AT = "2030-01-15T09:30:00.000Z", "2030-12-31T23:59:59.000Z"
+_LIMITS = {"requests_per_minute": 60, "tasks_in_flight": 5, "usd_per_day": 2.5}
+_KEY = {
+    "key_id": _KEY_ID,
+    "tenant": "acme",
+    "scopes": ["tasks", "metrics"],
+    "name": _NAME,
+    "limits": _LIMITS,
+    "created_at": _CREATED_AT,
+    "expires_at": _EXPIRES_AT,
+    "revoked_at": None,
+}
+
+Scope = Literal["tasks", "metrics", "admin"]
+Count = Annotated[int, Field(ge=1, le=keys.MAX_COUNT), BeforeValidator(whole)]
+Usd = Annotated[float, Field(ge=keys.MIN_USD, le=keys.MAX_USD)]
+Instant = Annotated[str, Field(json_schema_extra={"format": "date-time"})]
+
+_REQUESTS = "Requests in a minute of the UTC clock. Above it, calls are answered 429."
+_IN_FLIGHT = "Tasks that are not final at the same time. Above it, `POST /tasks` is answered 429."
+_USD = "US dollars that the key's engine calls may cost on a UTC day."
 
 
-class KeyLimitsView(Strict):
-    """What a key allows; null is no limit. A minute and a day are those of the UTC clock."""
+class KeyLimitsView(Strict, extra="ignore"):
+    """The limits of a key. null means no limit."""
 
-    requests_per_minute: int | None
-    tasks_in_flight: int | None
-    usd_per_day: float | None
+    requests_per_minute: int | None = Field(description=_REQUESTS, examples=[60])
+    tasks_in_flight: int | None = Field(description=_IN_FLIGHT, examples=[5])
+    usd_per_day: float | None = Field(description=_USD, examples=[2.5])
 
 
-class KeyView(Strict):
-    """A key, without its secret."""
+class KeyView(Strict, extra="ignore"):
+    """A key without its secret."""
 
-    key_id: str
-    tenant: str
-    scopes: list[str]
-    name: str
-    limits: KeyLimitsView
-    created_at: str
-    revoked_at: str | None
+    key_id: str = Field(description="The key's id: 12 hexadecimal digits. It is not secret.", examples=[_KEY_ID])
+    tenant: str = Field(description="The tenant whose tasks the key reads and makes.", examples=["acme"])
+    scopes: list[Scope] = Field(
+        description="What the key may call. tasks: tasks, usage and the catalog. metrics: figures of the whole server. "
+        "admin: engines and keys of the whole server.",
+        examples=[["tasks", "metrics"]],
+    )
+    name: str = Field(description="A name for people. It may be empty.", examples=[_NAME])
+    limits: KeyLimitsView = Field(description="The limits of the key.", examples=[_LIMITS])
+    created_at: Instant = Field(description="When the key was made, RFC 3339 in UTC.", examples=[_CREATED_AT])
+    expires_at: Instant | None = Field(
+        description="From this time on the key is refused, RFC 3339 in UTC. null: the key does not expire.",
+        examples=[_EXPIRES_AT],
+    )
+    revoked_at: Instant | None = Field(
+        description="When the key was revoked, RFC 3339 in UTC. null: it is not revoked.",
+        examples=["2030-03-01T12:00:00.000Z"],
+    )
 
 
 class CreatedKey(KeyView):
-    """A new key and, this once, its token."""
+    """A key and its token. The token is in no other answer."""
 
-    token: str
+    token: str = Field(
+        description="What callers send as `Authorization: Bearer <token>` or `X-Api-Key: <token>`.",
+        examples=[f"llms_{_KEY_ID}_{'0123456789abcdef' * 4}"],
+    )
 
 
-class KeyList(Strict):
-    """Every key, oldest first; revoked ones are kept."""
+class KeyList(Strict, extra="ignore"):
+    """The keys of all tenants, oldest first. Revoked and expired keys are listed, too."""
 
-    keys: list[KeyView]
+    keys: list[KeyView] = Field(description="The keys, oldest first.", examples=[[_KEY]])
 
 
 class NewKeyLimits(Strict):
-    """How much a key allows; left out: no limit."""
+    """The limits of a new key. A limit that is left out or null is not set."""
 
-    requests_per_minute: Annotated[int, Field(ge=1, le=keys.MAX_COUNT), BeforeValidator(whole)] | None = None
-    tasks_in_flight: Annotated[int, Field(ge=1, le=keys.MAX_COUNT), BeforeValidator(whole)] | None = None
-    usd_per_day: float | None = Field(default=None, ge=keys.MIN_USD, le=keys.MAX_USD, description="Of engine calls.")
-
-    def to_domain(self) -> keys.KeyLimits:
-        return keys.KeyLimits.of(**self.model_dump())
+    requests_per_minute: Count | None = Field(default=None, description=_REQUESTS, examples=[60])
+    tasks_in_flight: Count | None = Field(default=None, description=_IN_FLIGHT, examples=[5])
+    usd_per_day: Usd | None = Field(default=None, description=_USD, examples=[2.5])
 
 
 class NewKey(Strict):
-    """Whose the key is and what it is for."""
+    """The tenant, scopes and limits of a new key."""
 
-    # the patterns are for the description: the keyring holds to them, and says better what is wrong
-    tenant: str = Field(json_schema_extra={"pattern": f"^{keys.TENANT_PATTERN}$"}, examples=["acme"])
-    scopes: list[Literal["tasks", "metrics", "admin"]] = Field(min_length=1, max_length=3)
+    # the patterns are for the description alone: the keyring checks tenant and name with clearer messages
+    tenant: str = Field(
+        json_schema_extra={"pattern": f"^{keys.TENANT_PATTERN}$"},
+        description="The tenant whose tasks the key reads and makes: 1 to 40 characters of a to z, 0 to 9 and -.",
+        examples=["acme"],
+    )
+    scopes: list[Scope] = Field(
+        min_length=1,
+        max_length=3,
+        description="What the key may call. tasks: tasks, usage and the catalog. metrics: figures of the whole server. "
+        "admin: engines and keys of the whole server.",
+        examples=[["tasks", "metrics"]],
+    )
     name: str = Field(
         default="",
-        json_schema_extra={"maxLength": keys.MAX_NAME, "pattern": PRINTABLE},
-        description="For people; shown in listings.",
+        json_schema_extra=NAME,
+        description="A name for people; shown in listings. At most 100 characters, all of them printable.",
+        examples=[_NAME],
     )
-    limits: NewKeyLimits = Field(default_factory=NewKeyLimits)
+    limits: NewKeyLimits = Field(
+        default_factory=NewKeyLimits, description="The limits of the key. Default: no limits.", examples=[_LIMITS]
+    )
+    expires_at: Instant | None = Field(
+        default=None,
+        description="From this time on the key is refused. An RFC 3339 date and time with an offset, in the future. "
+        "Default: the key does not expire.",
+        examples=[_EXPIRES_AT],
+    )
+
+    def to_domain(self) -> keys.NewKey:
+        return keys.NewKey(
+            tenant=self.tenant,
+            scopes=self.scopes,
+            name=self.name,
+            limits=keys.KeyLimits.of(**self.limits.model_dump()),
+            expires_ms=_milliseconds(self.expires_at),
+        )
+
+
+def _described(schema: dict[str, Any]) -> None:
+    """Describe a set of changes: one field at least, and no defaults, because a field that is left out stays."""
+    schema["minProperties"] = 1
+    for field in schema["properties"].values():
+        field.pop("default", None)
+
+
+class ChangedLimits(NewKeyLimits):
+    """The limits to change. null removes a limit; a limit that is left out stays."""
+
+    model_config = ConfigDict(json_schema_extra=_described)
+
+
+class KeyChange(Strict):
+    """The fields of a key to change, at least one. A field that is left out stays."""
+
+    model_config = ConfigDict(json_schema_extra=_described)
+
+    name: str = Field(
+        default="",
+        json_schema_extra=NAME,
+        description="A name for people; shown in listings. At most 100 characters, all of them printable.",
+        examples=[_NAME],
+    )
+    limits: ChangedLimits = Field(
+        default_factory=ChangedLimits,
+        description="The limits to change: null removes a limit, a limit that is left out stays.",
+        examples=[{"requests_per_minute": 120}],
+    )
+    expires_at: Instant | None = Field(
+        default=None,
+        description="From this time on the key is refused. An RFC 3339 date and time with an offset, in the future. "
+        "null: the key does not expire.",
+        examples=[_EXPIRES_AT],
+    )
+
+    def to_domain(self) -> keys.KeyChanges:
+        changes: Any = self.model_dump(exclude_unset=True, exclude={"expires_at"})
+        if "expires_at" in self.model_fields_set:
+            changes["expires_ms"] = _milliseconds(self.expires_at)
+        found: keys.KeyChanges = changes
+        return found
+
+
+def _milliseconds(expires_at: str | None) -> int | None:
+    return None if expires_at is None else parse_expires_at(expires_at)

@@ -1,1 +1,1 @@
-"""Models as files on this machine: the list, the download, and the engine that runs one in the process."""
+"""Models as GGUF files on this machine: finding them, downloading them, and running one in the process."""

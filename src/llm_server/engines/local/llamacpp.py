@@ -1,4 +1,7 @@
-"""A GGUF file in this process: llama.cpp's own server on a loopback port, with a key that only this process has."""
+"""Adapter that runs a GGUF file in this process.
+
+llama.cpp's own server listens on a loopback port, with a random API key that only this process knows.
+"""
 
 from __future__ import annotations
 
@@ -21,13 +24,14 @@ from llm_server.orchestration.domain.errors import ConfigurationError, EngineUna
 
 
 def build(name: str, parts: EngineParts) -> Engine:
-    """Make the engine of this name. If it is switched on, its model and the extra [local] must be there.
+    """Build the engine with this name. The model and the extra [local] may be missing if it is switched off.
 
     Raises:
-        ConfigurationError: the model is not on this machine, or the extra is not installed.
+        ConfigurationError: the engine is switched on, but its model is not on this machine, or the extra is not
+            installed.
     """
     spec = parts.spec(name)
-    file = model_files.named(spec.model, parts.catalog.models, parts.models_dir)
+    file = model_files.locate(spec.model, parts.catalog.models, parts.models_dir)
     if spec.toggle:
         require_extra(f"engines.{name}")
         model_files.require(file, named_by=f"engines.{name}.model")
@@ -35,16 +39,16 @@ def build(name: str, parts: EngineParts) -> Engine:
 
 
 def require_extra(named_by: str) -> None:
-    """Raises ConfigurationError when xllamacpp is not installed."""
+    """Raise ConfigurationError if xllamacpp is not installed; `named_by` is the setting that needs it."""
     if importlib.util.find_spec("xllamacpp") is None:
         how = "`pip install 'llm-server[local]'`, or `make run LOCAL=1`"
         raise ConfigurationError(f"{named_by} needs the extra [local], which is not installed: {how}.")
 
 
 class LlamaCppEngine:
-    """Loads the model at its first call, and keeps it until `close`, or until the process ends.
+    """Loads the model at the first call and keeps it until `close`, or until the process ends.
 
-    Loading a model stops every other thread meanwhile: xllamacpp holds the interpreter's lock.
+    While the model is loaded, all other threads wait, because xllamacpp holds Python's global interpreter lock.
     """
 
     def __init__(self, spec: EngineSpec, file: ModelFile, pool: EnginePool) -> None:
@@ -53,7 +57,7 @@ class LlamaCppEngine:
         self._pool = pool
         self._lock = threading.Lock()
         self._wire: OpenAIEngine | None = None
-        self._servers: list[Any] = []  # at most one; it serves as long as the object lives
+        self._servers: list[Any] = []  # at most one; the server runs until its object is deleted
         weakref.finalize(self, self._servers.clear)
 
     def complete(self, call: EngineCall, *, timeout_s: float) -> Completion:
@@ -62,7 +66,7 @@ class LlamaCppEngine:
         return wire.complete(call, timeout_s=timeout_s - (time.monotonic() - started_s))
 
     def close(self) -> None:
-        """End the server and give its memory back; a later call starts it again."""
+        """Stop the server and free its memory; a later call starts it again."""
         with self._lock:
             self._wire = None
             self._servers.clear()
@@ -76,7 +80,7 @@ class LlamaCppEngine:
     def _start(self) -> OpenAIEngine:
         try:
             import xllamacpp
-        except ImportError as error:  # configured as switched off, which needs no extra, and switched on since
+        except ImportError as error:  # the engine was off at the start, so the extra was not required, and is on now
             raise EngineUnavailable("The extra [local] is not installed.", kind="unreachable") from error
         key = secrets.token_urlsafe(32)
         try:
@@ -95,7 +99,7 @@ class LlamaCppEngine:
         return OpenAIEngine(spec, self._pool, lambda: key)
 
     def _parameters(self, parameters: Any, key: str) -> Any:
-        """Set what differs from llama.cpp's defaults; by default it uses a GPU if its wheel supports one."""
+        """Set what differs from llama.cpp's defaults. It uses a GPU if the installed wheel supports one."""
         places = self._spec.max_concurrency
         parameters.model.path = str(self._file.path)
         parameters.n_ctx = (self._spec.context or self._file.context) * places
@@ -105,14 +109,14 @@ class LlamaCppEngine:
         parameters.hostnames = ["127.0.0.1"]
         parameters.port = 0
         parameters.ui = False
-        parameters.endpoint_slots = False  # it shows prompts
-        parameters.cache_ram_mib = 0  # else up to 8 GiB of past prompts
+        parameters.endpoint_slots = False  # this endpoint would show prompts
+        parameters.cache_ram_mib = 0  # the default keeps up to 8 GiB of past prompts
         parameters.warmup = False
         parameters.verbosity = 0
         return parameters
 
 
 def _threads() -> int:
-    """One per core, less one for the server itself: threads beyond the cores spin and block each other."""
+    """Return one thread for each core, less one for the server itself; more threads than cores slow one another."""
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, usable - 1)

@@ -1,4 +1,4 @@
-"""Fetches a model's file when the user asks for it: resumes after a cut, keeps it only with the right checksum."""
+"""Download a model file: resume after an interruption, and keep the file only if its checksum is right."""
 
 from __future__ import annotations
 
@@ -22,22 +22,22 @@ from llm_server.loopback import is_loopback_url
 from llm_server.orchestration.domain.catalog import LocalModel
 from llm_server.orchestration.domain.errors import DownloadFailed
 
-TRIES = 4
-"""So many tries in a row that bring no byte end the download."""
+MAX_TRIES = 4
+"""The download ends after so many tries in a row without a new byte."""
 MAX_REDIRECTS = 5
 SPARE_BYTES = 64 * 1024 * 1024
-"""What stays free on the disk."""
+"""Space that must stay free on the disk."""
 _CHUNK_BYTES = 256 * 1024
 _TIMEOUT = urllib3.Timeout(connect=10, read=30)
 _RANGE = re.compile(r"bytes (\d+)-\d+/(\d+|\*)")
-_KEPT = "what has arrived is kept, and the next pull goes on from there"
+_KEPT = "what has arrived is kept, and the next pull resumes there"
 
 Show = Callable[[int], None]
-"""Called with the number of bytes that have arrived."""
+"""Called with the number of bytes that have arrived so far."""
 
 
-class _Cut(Exception):
-    """The server broke off or is busy; the rest may come later."""
+class _Interrupted(Exception):
+    """The download was interrupted, or the server is busy; another try may get the rest."""
 
 
 def pull(
@@ -50,17 +50,17 @@ def pull(
     free_bytes: Callable[[Path], int] = lambda folder: shutil.disk_usage(folder).free,
     sleep: Callable[[float], None] = time.sleep,
 ) -> Path:
-    """Fetch a model's file, unless the whole file is there already, and return its path.
+    """Download a model file, unless the complete file is there already, and return its path.
 
     Raises:
-        DownloadFailed: the message says why. A file of the wrong size or checksum is removed; one that broke off stays,
-            as `.part`, for the next pull.
+        DownloadFailed: the message says why. A file of the wrong size or checksum is removed; an incomplete one is
+            kept as `.part`, and the next pull resumes it.
     """
     path = path_of(name, model, models_dir)
     part = part_of(name, model, models_dir)
     try:
         models_dir.mkdir(parents=True, exist_ok=True)
-        with _alone(models_dir):
+        with _lock(models_dir):
             if path.exists() and _is_right(path, model):
                 return path
             missing = model.size_bytes - size_bytes(part)
@@ -71,7 +71,7 @@ def pull(
             _fetch(name, model, part, pool or urllib3.PoolManager(), show, sleep)
             if not _is_right(part, model):
                 part.unlink()
-                raise DownloadFailed(f"{name} arrived with a wrong checksum and was removed; nothing of it was kept.")
+                raise DownloadFailed(f"{name} arrived with a wrong checksum and was removed.")
             part.replace(path)
     except OSError as error:
         raise DownloadFailed(f"{name} cannot be stored in {models_dir}: {error.strerror or error}; {_KEPT}.") from error
@@ -79,8 +79,8 @@ def pull(
 
 
 @contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Keep other processes from writing the same file; the system lets go when this one ends."""
+def _lock(folder: Path) -> Iterator[None]:
+    """Lock the folder against downloads by other processes; the lock ends with this process at the latest."""
     with (folder / "pull.lock").open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -92,70 +92,80 @@ def _alone(folder: Path) -> Iterator[None]:
 def _fetch(
     name: str, model: LocalModel, part: Path, pool: urllib3.PoolManager, show: Show, sleep: Callable[[float], None]
 ) -> None:
-    """Resume where the download broke off, as long as more arrives."""
-    most, failures = size_bytes(part), 0
+    """Download the rest of a file; after an interruption resume it, as long as new bytes arrive."""
+    longest, failures = size_bytes(part), 0
     while size_bytes(part) != model.size_bytes:
         try:
             _receive(name, model, part, pool, show)
-        except _Cut as cut:
+        except _Interrupted as interruption:
             arrived = size_bytes(part)
-            failures, most = (0, arrived) if arrived > most else (failures + 1, most)
-            if failures == TRIES:
-                raise DownloadFailed(f"{name} broke off: {cut}; {_KEPT}.") from cut
+            if arrived > longest:
+                longest, failures = arrived, 0
+            else:
+                failures += 1
+            if failures == MAX_TRIES:
+                raise DownloadFailed(f"The download of {name} broke off: {interruption}; {_KEPT}.") from interruption
             sleep(2.0**failures)
 
 
 def _receive(name: str, model: LocalModel, part: Path, pool: urllib3.PoolManager, show: Show) -> None:
-    """Append what the server sends; start again from byte 0 when the server does not support ranges."""
-    have = size_bytes(part) if size_bytes(part) < model.size_bytes else 0
-    with closing(_opened(pool, model.url, have)) as response:
-        at = _begin(name, model, part, response, have)
-        with part.open("r+b" if at else "wb") as file:
-            file.seek(at)
+    """Append what the server sends; start again from byte 0 if the server does not support ranges."""
+    arrived = size_bytes(part) if size_bytes(part) < model.size_bytes else 0
+    with closing(_open(pool, model.url, arrived)) as response:
+        position = _start_position(name, model, part, response, arrived)
+        with part.open("r+b" if position else "wb") as file:
+            file.seek(position)
             for chunk in _chunks(response):
-                at += len(chunk)
-                if at > model.size_bytes:
-                    _wrong_size(name, model, part, "more")
+                position += len(chunk)
+                if position > model.size_bytes:
+                    _fail_for_size(name, model, part, "more")
                 file.write(chunk)
-                show(at)
+                show(position)
             file.flush()
             os.fsync(file.fileno())
-    if at < model.size_bytes:
-        raise _Cut("the connection was closed early")
+    if position < model.size_bytes:
+        raise _Interrupted("the connection was closed early")
 
 
 def _chunks(response: urllib3.BaseHTTPResponse) -> Iterator[bytes]:
-    """Yield bytes as they arrive: waiting for a whole chunk would lose its beginning when it breaks off."""
+    """Yield bytes as they arrive, so that all of them are stored even if the connection is lost in the middle."""
     try:
         while chunk := response.read1(_CHUNK_BYTES, decode_content=False):
             yield chunk
     except HTTPError as error:
-        raise _Cut("the connection was lost") from error
+        raise _Interrupted("the connection was lost") from error
 
 
-def _begin(name: str, model: LocalModel, part: Path, response: urllib3.BaseHTTPResponse, have: int) -> int:
-    """The byte an answer starts at: `have`, or 0. Raises DownloadFailed when it is not the file that is wanted."""
+def _start_position(name: str, model: LocalModel, part: Path, response: urllib3.BaseHTTPResponse, arrived: int) -> int:
+    """Return the position in the file at which an answer starts: `arrived` or 0.
+
+    Raises:
+        DownloadFailed: the answer is not the requested part of the file.
+    """
     if response.status == 206:
         sent = _RANGE.fullmatch(response.headers.get("content-range", ""))
-        if not sent or int(sent[1]) != have:
+        if not sent or int(sent[1]) != arrived:
             part.unlink()
-            raise DownloadFailed(f"{name}: the server sent another part of the file than the missing one; pull anew.")
+            raise DownloadFailed(
+                f"{name}: the server sent another part of the file than the missing one; pull the model again."
+            )
         if sent[2] not in ("*", str(model.size_bytes)):
-            _wrong_size(name, model, part, sent[2])
-        return have
+            _fail_for_size(name, model, part, sent[2])
+        return arrived
     if response.status == 200:
         length = response.headers.get("content-length", str(model.size_bytes))
         if length != str(model.size_bytes):
-            _wrong_size(name, model, part, length)
+            _fail_for_size(name, model, part, length)
         return 0
     if response.status == 416:
-        _wrong_size(name, model, part, "fewer")
+        _fail_for_size(name, model, part, "fewer")
     if response.status in (408, 429) or response.status >= 500:
-        raise _Cut(f"the server answers HTTP {response.status}")
-    raise DownloadFailed(f"{name} cannot be fetched: the server answers HTTP {response.status}.")
+        raise _Interrupted(f"the server answered HTTP {response.status}")
+    raise DownloadFailed(f"{name} cannot be fetched: the server answered HTTP {response.status}.")
 
 
-def _wrong_size(name: str, model: LocalModel, part: Path, found: str) -> NoReturn:
+def _fail_for_size(name: str, model: LocalModel, part: Path, found: str) -> NoReturn:
+    """Remove the partial file and raise DownloadFailed; `found` is a number of bytes, or "more" or "fewer"."""
     part.unlink(missing_ok=True)
     raise DownloadFailed(
         f"{name} is not the file the catalogue names: it has {found} bytes instead of {model.size_bytes}; "
@@ -163,33 +173,31 @@ def _wrong_size(name: str, model: LocalModel, part: Path, found: str) -> NoRetur
     )
 
 
-def _opened(pool: urllib3.PoolManager, url: str, have: int) -> urllib3.BaseHTTPResponse:
-    """Ask for the file from byte `have` on; follow redirects, each of which must be HTTPS or stay on loopback."""
+def _open(pool: urllib3.PoolManager, url: str, start: int) -> urllib3.BaseHTTPResponse:
+    """Request the file from byte `start` on; follow redirects to HTTPS addresses, or on loopback to HTTP addresses."""
     headers = {"user-agent": "llm-server", "accept-encoding": "identity"}
-    if have:
-        headers["range"] = f"bytes={have}-"
+    if start:
+        headers["range"] = f"bytes={start}-"
     may_be_plain = _is_plain_loopback(url)
     for _ in range(MAX_REDIRECTS + 1):
         if not (url.startswith("https://") or (may_be_plain and _is_plain_loopback(url))):
-            raise DownloadFailed(
-                "A model is fetched by https:// only (by http:// on loopback); its address is another."
-            )
+            raise DownloadFailed("Models are downloaded over https:// only, or over http:// from loopback.")
         try:
             response = pool.request(
                 "GET", url, headers=headers, timeout=_TIMEOUT, retries=False, redirect=False, preload_content=False
             )
         except HTTPError as error:
-            raise _Cut("the server cannot be reached") from error
+            raise _Interrupted("the server cannot be reached") from error
         location = response.headers.get("location")
         if response.status not in (301, 302, 303, 307, 308) or not location:
             return response
         response.close()
         url = urljoin(url, location)
-    raise DownloadFailed(f"The address leads through more than {MAX_REDIRECTS} redirects.")
+    raise DownloadFailed(f"The address of the model redirects more than {MAX_REDIRECTS} times.")
 
 
 def _is_plain_loopback(url: str) -> bool:
-    """Whether a URL is plain HTTP to this machine, where no one else can read along."""
+    """Whether a URL is plain HTTP on this machine, where the connection cannot be intercepted."""
     return is_loopback_url(url) and urlsplit(url).scheme == "http"
 
 

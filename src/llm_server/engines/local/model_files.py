@@ -1,4 +1,4 @@
-"""GGUF files on this machine: a path, or a model of the catalogue once it has been pulled."""
+"""Find GGUF files on this machine, by a path or by the name of a model in the catalogue."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _MAGIC = b"GGUF"
 
 
 class ModelFile(NamedTuple):
-    """Where a model's file is or will be, and how many tokens its prompt and answer share.
+    """The path of a model file, which may not exist yet, and how many tokens its prompt and answer share.
 
     `to_pull` is the model's name in the catalogue, "" for the user's own file. `known` are all names in the catalogue.
     """
@@ -27,22 +27,22 @@ class ModelFile(NamedTuple):
 
 
 def path_of(name: str, model: LocalModel, models_dir: Path) -> Path:
-    """Where a pulled model is kept; the checksum is in the name, so that another file is never taken for it."""
+    """Return the path of a pulled model. Its name contains the checksum, so a changed model has another path."""
     return models_dir / f"{name}-{model.sha256[:12]}.gguf"
 
 
 def part_of(name: str, model: LocalModel, models_dir: Path) -> Path:
-    """Where a model is kept until all of it is there and right."""
+    """Return the path of a model that is not complete or not checked yet."""
     return path_of(name, model, models_dir).with_suffix(".part")
 
 
 def size_bytes(path: Path) -> int:
-    """0 for a file that is not there."""
+    """Return the size of a file; 0 if it does not exist."""
     return path.stat().st_size if path.exists() else 0
 
 
-def named(model: str, models: Mapping[str, LocalModel], models_dir: Path) -> ModelFile:
-    """The file that a setting or an engine names: a model of the catalogue, else a path; `~` is the home folder."""
+def locate(model: str, models: Mapping[str, LocalModel], models_dir: Path) -> ModelFile:
+    """Return the file of a model, which is a name in the catalogue or a path; `~` in a path is the home folder."""
     known = tuple(models)
     if model in models:
         return ModelFile(path_of(model, models[model], models_dir), models[model].context, model, known)
@@ -50,19 +50,19 @@ def named(model: str, models: Mapping[str, LocalModel], models_dir: Path) -> Mod
 
 
 def require(file: ModelFile, *, named_by: str) -> None:
-    """Check that the file is there and looks like a model; `named_by` is the setting that named it.
+    """Check that the file exists and is a GGUF file; `named_by` is the setting that names it.
 
     Raises:
-        ConfigurationError: it is missing or not a model; the sentence says how to get it, or what is allowed.
+        ConfigurationError: the file is missing or not a model; the message says how to get it, or what is allowed.
     """
     try:
         with file.path.open("rb") as opened:
             magic = opened.read(len(_MAGIC))
     except OSError as error:
         if file.to_pull:
-            advice = f"`llm-server models pull {file.to_pull}` fetches it"
+            advice = f"run `llm-server models pull {file.to_pull}`"
             raise ConfigurationError(f"{named_by} is {file.to_pull!r}, which was not pulled yet; {advice}.") from error
         allowed = f"a GGUF file that can be read, or one of {', '.join(file.known)}"
         raise ConfigurationError(f"{named_by} is {str(file.path)[:200]!r}; allowed is {allowed}.") from error
     if magic != _MAGIC:
-        raise ConfigurationError(f"{named_by} is {str(file.path)[:200]!r}, which is no GGUF file.")
+        raise ConfigurationError(f"{named_by} is {str(file.path)[:200]!r}, which is not a GGUF file.")

@@ -1,1 +1,1 @@
-"""API keys: who calls, what the key allows, and how much of it is left."""
+"""API keys: finds out who calls, makes and changes keys, and enforces their limits."""

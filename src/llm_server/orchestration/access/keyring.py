@@ -1,4 +1,4 @@
-"""The keyring: makes, lists and revokes API keys, finds the caller of a token, and holds keys to their limits."""
+"""The keyring: makes, changes and revokes API keys, finds the caller of a token, and enforces the keys' limits."""
 
 from __future__ import annotations
 
@@ -6,27 +6,37 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from llm_server.orchestration.access import tokens
+from llm_server.orchestration.access.expiry import checked_expiry
 from llm_server.orchestration.domain import api_key
-from llm_server.orchestration.domain.api_key import Account, Caller, Key, KeyLimits, KeyUse, Payer
+from llm_server.orchestration.domain.api_key import Account, Caller, Key, KeyChanges, KeyLimits, KeyUse, NewKey, Payer
 from llm_server.orchestration.domain.counters import day_of
-from llm_server.orchestration.domain.errors import KeyNotFound, QuotaExceeded, Unauthenticated
+from llm_server.orchestration.domain.errors import (
+    InvalidInput,
+    KeyConflict,
+    KeyNotFound,
+    QuotaExceeded,
+    Unauthenticated,
+)
 from llm_server.orchestration.domain.ports import Clock, KeyStore
 from llm_server.orchestration.domain.receipt import usd
 from llm_server.orchestration.domain.task import DAY_MS
 
 CACHED_MS = 60_000
-"""How long another process may take a key that was revoked."""
+"""How long a process uses a key that it has read: so long it may miss another process's change or revocation."""
 
 MAX_CACHED = 1_000
+MAX_CHANGE_TRIES = 5
+"""How often a change is tried while other calls change the same key."""
+
 SETTLES_S = 5
-"""When it is worth looking again whether a call has given back what it did not cost."""
+"""The Retry-After when the rest of a day's money is reserved: running calls may give some of it back by then."""
 
 MINUTE_MS = 60_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RequestsLeft:
-    """How many requests of this minute a key still has, and when the next minute begins."""
+    """A key's requests in this minute: `most` are allowed, `left` remain; the next minute begins in `reset_s`."""
 
     most: int
     left: int
@@ -34,7 +44,7 @@ class RequestsLeft:
 
 
 class Keyring:
-    """The keys of a server. `random_bytes(n)` gives n bytes nobody can guess."""
+    """The API keys of a server. `random_bytes(n)` must return n bytes that cannot be guessed."""
 
     def __init__(self, store: KeyStore, clock: Clock, random_bytes: Callable[[int], bytes]) -> None:
         self._store = store
@@ -44,54 +54,121 @@ class Keyring:
         self._any = False
 
     def create(
-        self, tenant: str, scopes: Sequence[str], *, limits: KeyLimits | None = None, name: str = ""
+        self,
+        tenant: str,
+        scopes: Sequence[str],
+        *,
+        limits: KeyLimits | None = None,
+        name: str = "",
+        expires_ms: int | None = None,
     ) -> tuple[Key, str]:
-        """Make a key; returned with its token, which is told this once and stored nowhere.
+        """Make a key. Returns it with its token, which is not stored and cannot be read again.
 
         Raises:
-            InvalidInput: the tenant's name, a scope or the key's name is not allowed.
+            InvalidInput: the tenant, a scope or the name is not allowed, or `expires_ms` is not in the future.
         """
-        secret = self._random_bytes(32).hex()
-        key = Key(
-            key_id=self._random_bytes(6).hex(),
-            tenant=api_key.checked_tenant(tenant),
-            scopes=api_key.checked_scopes(scopes),
-            digest=tokens.digest_of(secret),
-            created_ms=self._clock(),
-            name=api_key.checked_name(name),
-            limits=limits or KeyLimits(),
-        )
-        self._store.put_key(key)
-        return key, tokens.format_token(key.key_id, secret)
+        new = NewKey(tenant=tenant, scopes=scopes, limits=limits or KeyLimits(), name=name, expires_ms=expires_ms)
+        made = None
+        while made is None:
+            made = self.add(self.new_id(), new)
+        return made
+
+    def new_id(self) -> str:
+        """Draw an id for a key: 12 hexadecimal digits."""
+        return self._random_bytes(6).hex()
+
+    def check(self, new: NewKey) -> None:
+        """Raise InvalidInput as `create` would."""
+        self._prepared("", new, "")
+
+    def add(self, key_id: str, new: NewKey) -> tuple[Key, str] | None:
+        """Make a key with a given id. Returns None if a key has this id already. Raises as `create`."""
+        secret = self._new_secret()
+        key = self._prepared(key_id, new, secret)
+        return (key, tokens.format_token(key_id, secret)) if self._store.add_key(key) else None
 
     def all(self) -> list[Key]:
-        """Every key, the revoked ones too, oldest first."""
+        """Return all keys, also revoked and expired ones, oldest first."""
         return sorted(self._store.all_keys(), key=lambda key: (key.created_ms, key.key_id))
 
+    def update(self, key_id: str, changes: KeyChanges) -> Key:
+        """Change a key's name, limits or expiry: here at once, in other processes within 60 s.
+
+        Raises:
+            InvalidInput: a value is not allowed, or `changes` or its `limits` are empty.
+            KeyNotFound: no key has this id.
+            KeyConflict: the key is revoked, or other calls keep changing it.
+        """
+        if not changes or changes.get("limits") == {}:
+            raise InvalidInput("limits", "Nothing to change: give a name, a limit or expires_at.")
+        checked_expiry(changes.get("expires_ms"), self._clock())
+
+        def changed(key: Key) -> Key:
+            if key.revoked_ms is not None:
+                raise KeyConflict("The key is revoked; a revoked key cannot be changed.")
+            return key.changed(changes)
+
+        return self._changed(key_id, changed)
+
+    def rotate(self, key_id: str) -> tuple[Key, str]:
+        """Give a key a new secret. Returns the key with its new token.
+
+        The earlier secret stops working: here at once, in other processes within 60 s.
+
+        Raises:
+            KeyNotFound: no key has this id.
+            KeyConflict: the key is revoked or expired, or other calls keep changing it.
+        """
+        secret = self._new_secret()
+
+        def rotated(key: Key) -> Key:
+            if not key.is_valid(self._clock()):
+                raise KeyConflict(f"The key {'has expired' if key.revoked_ms is None else 'is revoked'}.")
+            return replace(key, digest=tokens.digest_of(secret))
+
+        return self._changed(key_id, rotated), tokens.format_token(key_id, secret)
+
     def revoke(self, key_id: str) -> None:
-        """Refuse a key from now on, in other processes within 60 s; once more changes nothing. Raises KeyNotFound."""
-        key = self._store.key(key_id) if tokens.is_key_id(key_id) else None
-        if key is None:
-            raise KeyNotFound
-        self._known.pop(key_id, None)
-        if key.revoked_ms is None:
-            self._store.put_key(replace(key, revoked_ms=self._clock()))
+        """Refuse a key from now on: here at once, in other processes within 60 s. Repeating it has no effect.
+
+        Raises:
+            KeyNotFound: no key has this id.
+            KeyConflict: other calls keep changing the key.
+        """
+        now_ms = self._clock()
+        self._changed(key_id, lambda key: replace(key, revoked_ms=now_ms) if key.revoked_ms is None else key)
 
     def required(self) -> bool:
-        """Whether callers need a key: since the first was made, and also after the last was revoked."""
+        """Return whether callers need a key: from the first key on, even if all keys were revoked since."""
         self._any = self._any or self._store.has_keys()
         return self._any
 
     def caller(self, token: str) -> Caller:
-        """Who a token belongs to. Raises Unauthenticated: unknown, wrong and revoked are not told apart."""
+        """Return the caller a token belongs to.
+
+        A token that the cached key refuses is checked against the store, so a new secret and a later expiry hold
+        everywhere at once.
+
+        Raises:
+            Unauthenticated: the token is malformed or unknown, its secret is wrong, or its key is revoked or expired.
+        """
         parts = tokens.parse_token(token)
-        key = self._cached(parts[0]) if parts else None
-        if parts is None or key is None or not tokens.is_secret_of(key, parts[1]) or key.revoked_ms is not None:
+        if parts is None:
+            raise Unauthenticated
+        key_id, secret = parts
+        key = self._cached(key_id)
+        if key is None or not self._admits(key, secret):
+            key = self._read(key_id)
+        if key is None or not self._admits(key, secret):
             raise Unauthenticated
         return Caller.of(key)
 
     def count_request(self, payer: Payer) -> RequestsLeft | None:
-        """Take one request of this minute's; None where the key does not limit them. Raises QuotaExceeded."""
+        """Count one request in this minute. Returns None if the key does not limit them.
+
+        Raises:
+            QuotaExceeded: the requests of this minute are used up.
+        """
         most = payer.limits.requests_per_minute
         if most is None:
             return None
@@ -107,7 +184,11 @@ class Keyring:
         return RequestsLeft(most=most, left=left, reset_s=reset_s)
 
     def check_spending(self, payer: Payer | None) -> None:
-        """Refuse new work once the key's money of this day is gone, or all set aside. Raises QuotaExceeded."""
+        """Check that a key may take on new work today.
+
+        Raises:
+            QuotaExceeded: its `usd_per_day` is spent, or the rest of it is reserved for calls under way.
+        """
         most = payer.limits.microusd_per_day if payer else None
         if payer is None or most is None:
             return
@@ -121,20 +202,54 @@ class Keyring:
         raise QuotaExceeded(f"The key's usd_per_day of {usd(most)} is used up for this UTC day.", retry_after_s=reset_s)
 
     def use(self, payer: Payer) -> KeyUse:
-        """What was charged to a key today and what it has in flight."""
+        """Return what was charged to a key on this UTC day, and its tasks in flight."""
         return self._store.use(Account(payer.key_id, day_of(self._clock())))
 
-    def _cached(self, key_id: str) -> Key | None:
-        """A key as it was at most 60 s ago; one that is not known is asked for each time, for it may just be made."""
+    def _new_secret(self) -> str:
+        return self._random_bytes(32).hex()
+
+    def _prepared(self, key_id: str, new: NewKey, secret: str) -> Key:
         now_ms = self._clock()
-        found, until_ms = self._known.get(key_id, (None, 0))
-        if found is not None and until_ms - CACHED_MS <= now_ms < until_ms:  # not when the clock was set back, either
-            return found
+        return Key(
+            key_id=key_id,
+            tenant=api_key.checked_tenant(new.tenant),
+            scopes=api_key.checked_scopes(new.scopes),
+            digest=tokens.digest_of(secret),
+            created_ms=now_ms,
+            name=api_key.checked_name(new.name),
+            limits=new.limits,
+            expires_ms=checked_expiry(new.expires_ms, now_ms),
+        )
+
+    def _changed(self, key_id: str, change: Callable[[Key], Key]) -> Key:
+        """Read a key, change it and write it back; start again if another call has changed it in between."""
+        for _ in range(MAX_CHANGE_TRIES):
+            before = self._store.key(key_id) if tokens.is_key_id(key_id) else None
+            if before is None:
+                raise KeyNotFound
+            after = change(before)
+            try:
+                if after == before or self._store.swap_key(before, after):
+                    return after
+            finally:
+                self._known.pop(key_id, None)
+        raise KeyConflict("The key is being changed by other calls; try again.")
+
+    def _admits(self, key: Key, secret: str) -> bool:
+        return tokens.is_secret_of(key, secret) and key.is_valid(self._clock())
+
+    def _cached(self, key_id: str) -> Key | None:
+        """Return a key as it was read within the last 60 s, and not before a clock that was set back."""
+        key, until_ms = self._known.get(key_id, (None, 0))
+        return key if until_ms - CACHED_MS <= self._clock() < until_ms else None
+
+    def _read(self, key_id: str) -> Key | None:
+        """Read a key from the store and cache it. Unknown ids are not cached: the key may be made any moment."""
         key = self._store.key(key_id)
         if len(self._known) >= MAX_CACHED:
             self._known.clear()
         if key is not None:
-            self._known[key_id] = (key, now_ms + CACHED_MS)
+            self._known[key_id] = (key, self._clock() + CACHED_MS)
         else:
             self._known.pop(key_id, None)
         return key

@@ -1,1 +1,1 @@
-"""Finds faults in an engine's answer by reading its text; calls no engine and runs no code."""
+"""Finds faults in an engine's answer from its text alone, without calling an engine or running code."""

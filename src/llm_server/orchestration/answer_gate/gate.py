@@ -1,8 +1,7 @@
-"""The answer gate: what is plainly wrong with a cheap engine's answer, so that a strong one may be asked instead.
+"""The answer gate: find plain faults in a cheap engine's answer, so that a strong engine can be asked instead.
 
-Every check reads the text and nothing else: no call, no code of the answer is run. A check that is not sure passes.
-Patterns are compiled when the first answer comes, not at import; each is linear in its text, or reads a bounded part:
-an engine may answer with megabytes of anything.
+Each check only reads the text, and passes an answer if it is not sure. Because an answer may have megabytes of any
+text, each pattern takes linear time or reads a bounded part. Patterns are compiled at the first answer, not at import.
 """
 
 from __future__ import annotations
@@ -17,30 +16,31 @@ from llm_server.orchestration.answer_gate.requested_form import broken_form
 from llm_server.orchestration.domain.engine_call import Completion
 
 MAX_REQUEST_CHARS = 1_000
-"""Read at each end of a request: what stands between is its material."""
+"""Characters read at each end of a request; the text between them is its material."""
 
 
-def fault(asked: str, context: str, completion: Completion, *, limit_is_callers: bool = False) -> str | None:
-    """Name the first fault of an answer in a short phrase for the receipt; None when none is found.
+def fault(request: str, context: str, completion: Completion, *, limit_is_callers: bool = False) -> str | None:
+    """Return the first fault of an answer, as a short phrase for the receipt; None if no check finds one.
 
-    `asked` is the request that is being answered, `context` all the engine was given. With `limit_is_callers` a cut
-    answer is as long as the caller allows, and so would the next one be.
+    `request` is the request that the answer must satisfy, `context` the whole prompt of the engine. With
+    `limit_is_callers`, the output limit was set by the caller, so that an answer cut off by it is not a fault.
     """
-    return next(_faults(asked, context, completion, limit_is_callers), None)
+    for found in _faults(_ends(request), context, completion, limit_is_callers):
+        return found
+    return None
 
 
-def _faults(asked: str, context: str, completion: Completion, limit_is_callers: bool) -> Iterator[str]:
-    text = _said(completion.text.strip())
+def _faults(request: str, context: str, completion: Completion, limit_is_callers: bool) -> Iterator[str]:
+    text = _without_thoughts(completion.text.strip())
     if not text:
         yield "empty"
         return
-    request = _ends(asked)
     if is_refusal(request, text):
         yield "a refusal"
     if completion.truncated:
         if not limit_is_callers:
             yield "cut off by the output limit"
-        return  # what is cut breaks forms and code, and another call would be cut as well
+        return  # a cut answer always breaks forms and code, and the answer to another call would be cut as well
     if form := broken_form(request, text):
         yield f"not the form asked for: {form}"
     if language := broken_code(context, text):
@@ -49,8 +49,8 @@ def _faults(asked: str, context: str, completion: Completion, limit_is_callers: 
         yield f"arithmetic that is wrong: {equation}"
 
 
-def _said(text: str) -> str:
-    """The text without the thoughts it begins with: in them an engine may try what is wrong."""
+def _without_thoughts(text: str) -> str:
+    """Return the text without the thoughts it begins with; an engine may try out wrong answers in them."""
     opened = re.match(r"<(think|thinking|reasoning)>", text)
     if not opened:
         return text
@@ -58,7 +58,7 @@ def _said(text: str) -> str:
     return after.strip() if closed else text
 
 
-def _ends(asked: str) -> str:
-    if len(asked) <= 2 * MAX_REQUEST_CHARS:
-        return asked
-    return f"{asked[:MAX_REQUEST_CHARS]}\n{asked[-MAX_REQUEST_CHARS:]}"
+def _ends(request: str) -> str:
+    if len(request) <= 2 * MAX_REQUEST_CHARS:
+        return request
+    return f"{request[:MAX_REQUEST_CHARS]}\n{request[-MAX_REQUEST_CHARS:]}"

@@ -1,4 +1,4 @@
-"""Finds structured data in an engine's answer, which may wrap it in prose or a code fence."""
+"""Find JSON objects in an engine's answer, which may wrap them in prose or a code fence."""
 
 from __future__ import annotations
 
@@ -7,11 +7,14 @@ from collections.abc import Iterator
 from typing import Any
 
 MAX_LOOSE_BRACES = 1_000
-"""Where so many braces open no JSON object, none is looked for any longer: each try costs time."""
+"""The search ends after so many braces that did not begin a JSON object, because each try takes time."""
 
 
 def json_objects(text: str) -> Iterator[Any]:
-    """The JSON objects in a text, none from inside another; at nesting nobody writes the search ends."""
+    """Yield the JSON objects in a text, without those inside other objects.
+
+    The search ends early at an object that is nested too deeply for Python's parser.
+    """
     decoder = json.JSONDecoder()
     start, loose = text.find("{"), 0
     while start >= 0 and loose < MAX_LOOSE_BRACES:

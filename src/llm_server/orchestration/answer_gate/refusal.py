@@ -1,11 +1,11 @@
-"""Whether a text as a whole declines to answer; English, German, French and Spanish are known."""
+"""Recognise answers that decline to answer, in English, German, French and Spanish."""
 
 from __future__ import annotations
 
 import re
 
 MAX_READ_CHARS = 600
-"""A longer text that begins like a refusal goes on to say something."""
+"""A longer text is not taken for a refusal: it may begin like one, but goes on to answer."""
 
 _AI = r"as an? (?:ai|artificial intelligence|(?:large )?language model)"
 _SORRY = (
@@ -26,7 +26,7 @@ _DO = (
     rf"perform|solve|engage|discuss|continue (?:with )?th(?:is|at)|do th(?:is|at)|(?:access|see|view|open) {_A_FILE}|"
     rf"write {_A_TEXT})"
 )
-# What models say instead of an answer; a letter that declines an invitation uses other verbs.
+# Phrases of models that decline to answer. The verbs differ from those of, say, a letter that declines an invitation.
 _REFUSALS = (
     rf"{_SORRY}{_SORRY}(?:{_AI}[^,.]{{0,40}}, )?{_CANNOT}(?:really |directly |currently )?{_DO}",
     rf"{_SORRY}i (?:must|have to|need to|will have to) (?:respectfully |politely )?(?:decline|refuse) "
@@ -53,10 +53,10 @@ _WORDS_ASKED_FOR = (
 
 
 def is_refusal(request: str, text: str) -> bool:
-    """Whether it declines and the request does not ask for such words, in a letter, a translation or a quotation."""
+    """Whether a text declines to answer; False if the request asks for such words, as in a letter or a translation."""
     if len(text) > MAX_READ_CHARS:
         return False
-    bare = " ".join(re.sub(r"[*_\"“”„«»>]", "", text).split())
-    return any(re.match(refusal, bare, re.IGNORECASE) for refusal in _REFUSALS) and not re.search(
-        _WORDS_ASKED_FOR, request, re.IGNORECASE
-    )
+    plain = " ".join(re.sub(r"[*_\"“”„«»>]", "", text).split())
+    if not any(re.match(refusal, plain, re.IGNORECASE) for refusal in _REFUSALS):
+        return False
+    return re.search(_WORDS_ASKED_FOR, request, re.IGNORECASE) is None

@@ -1,4 +1,4 @@
-"""The form a request asks its answer to have, where it says so in plain words, and whether the answer has it."""
+"""Recognise the form that a request asks for (JSON, yes or no, a number, ...), and check that the answer has it."""
 
 from __future__ import annotations
 
@@ -6,20 +6,21 @@ import re
 from collections import Counter
 from collections.abc import Callable
 
-from llm_server.orchestration.answer_gate.code_blocks import is_json, parted
+from llm_server.orchestration.answer_gate.code_blocks import is_json, split_blocks
 from llm_server.orchestration.answer_gate.json_objects import json_objects
 
 MAX_SHORT_CHARS = 200
-"""A number, a letter or a word is no longer; nor is more than this read at either end to find one."""
+"""The longest answer that counts as a number or a word, and what is read at each end to find a letter, yes or no."""
 MAX_SEARCHED_CHARS = 20_000
-"""In a longer text no JSON object is looked for: each brace would be tried."""
+"""In a longer text JSON objects are not parsed, because each brace would be tried."""
 
-_SAY = (
+_ANSWER_WITH = (
     r"(?:^|[.!?:;\n]\s*|\b(?:please|only|just)\s+)"
     r"(?:respond|reply|answer|%sformat (?:your|the) (?:answer|response|output|result))\b[^.!?\n]{0,40}?"
 )
-# A function returns and a program prints: where code may be asked for, those two words may be about the code.
-_SAYS = {False: _SAY % "return|output|", True: _SAY % ""}
+_ANSWER_OR_RETURN = _ANSWER_WITH % "return|output|"
+_ANSWER_ONLY = _ANSWER_WITH % ""
+"""For requests about code, in which "return" and "output" may describe the code instead of the answer."""
 _ASKS_CODE = (
     r"\b(?:(?:function|method|class|classe|script|program|snippet|module|library|librarie|package|app|application|endpoint|"
     r"route|handler|query|querie|regex|regexe|expression|parser|algorithm|macro|formula|lambda|hook|component|command|bot|"
@@ -32,19 +33,17 @@ _ITEM = re.compile(r"([ \t]*)(?:([-*+•–])|\W{0,3}\d{1,2}[.)])\W{0,3}\s")
 
 
 def broken_form(request: str, text: str) -> str | None:
-    """What the request asks for and the answer is not, in a short phrase; None when it is, or nothing is asked."""
+    """Return the form that the request asks for, if the answer does not have it, else None."""
     request = "\n".join(" ".join(line.split()) for line in request.splitlines() if line.strip())
-    of_code = bool(re.search(_ASKS_CODE, request, re.IGNORECASE))
-    for name, form, is_met in _FORMS:
-        if of_code and "```" in text:
-            break  # the form may be that of what the program says
-        if re.search(_SAYS[of_code] + form, request, re.IGNORECASE) and not is_met(text):
-            return name
-    wanted = re.search(
-        r"\bexactly (\d{1,2}) (?:bullet(?: point)?s|list items|numbered items)\b", request, re.IGNORECASE
-    )
-    if wanted and int(wanted[1]) not in _items(text):
-        return f"exactly {wanted[1]} items"
+    asks_code = re.search(_ASKS_CODE, request, re.IGNORECASE) is not None
+    if not (asks_code and "```" in text):  # else the form may be meant for the output of the program
+        demand = _ANSWER_ONLY if asks_code else _ANSWER_OR_RETURN
+        for name, form, has_form in _FORMS:
+            if re.search(demand + form, request, re.IGNORECASE) and not has_form(text):
+                return name
+    items = re.search(r"\bexactly (\d{1,2}) (?:bullet(?: point)?s|list items|numbered items)\b", request, re.IGNORECASE)
+    if items and int(items[1]) not in _item_counts(text):
+        return f"exactly {items[1]} items"
     return None
 
 
@@ -53,47 +52,53 @@ def _ends(text: str) -> str:
 
 
 def _holds_json(text: str) -> bool:
-    if is_json(text) or any(is_json(code) for _, code in parted(text)[1]):
+    _, blocks = split_blocks(text)
+    if is_json(text) or any(is_json(block.code) for block in blocks):
         return True
     if 0 <= text.find("[") < text.rfind("]"):
         return True
     if len(text) > MAX_SEARCHED_CHARS:
         return 0 <= text.find("{") < text.rfind("}")
-    return next(json_objects(text), None) is not None
+    return any(True for _ in json_objects(text))
 
 
 def _is_yes_or_no(text: str) -> bool:
-    """Whether it begins or ends with one, or says that the answer is one."""
-    said = rf"^\W*{_YES_OR_NO}\b|\b(?:answer|is|are|therefore|so)\b\W{{0,8}}{_YES_OR_NO}\b|\b{_YES_OR_NO}\W{{0,8}}$"
-    return bool(re.search(said, _ends(text), re.IGNORECASE))
+    """Whether a text begins or ends with yes or no, or says that the answer is one of them."""
+    pattern = rf"^\W*{_YES_OR_NO}\b|\b(?:answer|is|are|therefore|so)\b\W{{0,8}}{_YES_OR_NO}\b|\b{_YES_OR_NO}\W{{0,8}}$"
+    return bool(re.search(pattern, _ends(text), re.IGNORECASE))
 
 
 def _is_number(text: str) -> bool:
     if len(text) > MAX_SHORT_CHARS:
         return False
-    bare = re.sub(r"^\W+|\W+$", "", text)
-    return bool(re.fullmatch(r"\d[\d.,\s/]*[%°]?\s?(?:[^\d\s]{1,12})?", bare))
+    number = re.sub(r"^\W+|\W+$", "", text)
+    return bool(re.fullmatch(r"\d[\d.,\s/]*[%°]?\s?(?:[^\d\s]{1,12})?", number))
 
 
 def _is_letter(text: str) -> bool:
-    """Whether it begins with one, is one in the small, or says that the answer is one."""
-    one = r"(?:[A-Z]\b|[a-z](?:\W*$|[).:\]]))"
-    said = rf"\W*(?:{one}|(?i:(?:the )?(?:correct )?(?:answer|option|choice)(?: is)?)\W+{one})"
-    return bool(re.match(said, text[:MAX_SHORT_CHARS]))
+    """Whether a text begins with a capital letter, is a small one, or says that the answer is a letter."""
+    letter = r"(?:[A-Z]\b|[a-z](?:\W*$|[).:\]]))"
+    pattern = rf"\W*(?:{letter}|(?i:(?:the )?(?:correct )?(?:answer|option|choice)(?: is)?)\W+{letter})"
+    return bool(re.match(pattern, text[:MAX_SHORT_CHARS]))
 
 
 def _is_word(text: str) -> bool:
     return len(text) <= MAX_SHORT_CHARS and len(text.split()) <= 3
 
 
-def _items(text: str) -> set[int]:
-    """How many items a text may be said to have: of one indentation, of one mark, all; its lines if none is marked."""
+def _item_counts(text: str) -> set[int]:
+    """Return all numbers of items that a text can be said to have.
+
+    These are the items of each indentation, those of each indentation and mark, and all items. Without items, the lines
+    are counted.
+    """
     lines = [line for line in text.splitlines() if line.strip()]
     found = [item for line in lines if (item := _ITEM.match(line[:MAX_SHORT_CHARS]))]
-    alike = Counter[tuple[str, ...]]()
-    for indentation, mark in (item.groups() for item in found):
-        alike.update([(indentation,), (indentation, mark or "1.")])
-    return {*alike.values(), len(found or lines)}
+    counts = Counter[tuple[str, ...]]()
+    for item in found:
+        indentation, mark = item.groups()
+        counts.update([(indentation,), (indentation, mark or "1.")])
+    return {*counts.values(), len(found) if found else len(lines)}
 
 
 _FORMS: tuple[tuple[str, str, Callable[[str], bool]], ...] = (

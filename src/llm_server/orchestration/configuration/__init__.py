@@ -1,1 +1,1 @@
-"""Reads the catalogue of profiles, roles and engines out of its files and checks it."""
+"""Reads the catalogue of profiles, roles and engines from its files and checks it."""

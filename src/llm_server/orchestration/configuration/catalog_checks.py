@@ -1,4 +1,4 @@
-"""What is wrong with a configuration, in words that name the entry and what is allowed there."""
+"""Describe the faults of a configuration: each names the entry and the allowed values."""
 
 from __future__ import annotations
 
@@ -15,19 +15,21 @@ from llm_server.orchestration.domain.catalog import REQUIRED_FIELDS, Catalog, En
 _MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _ADDED_PATHS = ("/chat/completions", "/v1/messages")
-"""What the adapters put after a `base_url`."""
+"""The paths that the adapters append to a `base_url`."""
 
 
-def misfit(merged: Mapping[str, Any], error: msgspec.ValidationError) -> str:
-    """Say why a configuration has not the form of a catalogue; what only msgspec knows, in its words (`error`)."""
-    return next(_misfits(merged, inspect.type_info(Catalog), ""), f"{_place(merged)}{error}")
+def shape_fault(merged: Mapping[str, Any], error: msgspec.ValidationError) -> str:
+    """Return why a configuration does not have the shape of a catalogue; for other faults, the text of `error`."""
+    for fault in _shape_faults(merged, inspect.type_info(Catalog), ""):
+        return fault
+    return f"{_place(merged)}{error}"
 
 
-def _misfits(value: Any, kind: inspect.Type, path: str) -> Iterator[str]:
-    """Unknown fields and values that are none of the allowed ones, each with its whole path."""
-    if isinstance(kind, inspect.UnionType):
-        for other in kind.types if value is not None else ():
-            yield from _misfits(value, other, path)
+def _shape_faults(value: Any, kind: inspect.Type, path: str) -> Iterator[str]:
+    """Yield a sentence for each unknown field and for each value that is not allowed, with its whole path."""
+    if isinstance(kind, inspect.UnionType) and value is not None:
+        for other in kind.types:
+            yield from _shape_faults(value, other, path)
     elif isinstance(kind, inspect.StructType) and isinstance(value, Mapping):
         fields = {field.encode_name: field.type for field in kind.fields}
         for name, content in value.items():
@@ -35,14 +37,15 @@ def _misfits(value: Any, kind: inspect.Type, path: str) -> Iterator[str]:
             if name not in fields:
                 yield f"{here} is unknown; known are {', '.join(fields)}"
             else:
-                yield from _misfits(content, fields[name], here)
+                yield from _shape_faults(content, fields[name], here)
     elif isinstance(kind, inspect.DictType) and isinstance(value, Mapping):
         for name, content in value.items():
-            yield from _misfits(content, kind.value_type, f"{path}.{name}")
+            yield from _shape_faults(content, kind.value_type, f"{path}.{name}")
     elif isinstance(kind, inspect.LiteralType) and value not in kind.values:
         yield f"{path} is {str(value)[:60]!r}; allowed are {', '.join(map(str, kind.values))}"
     elif isinstance(kind, inspect.Metadata) and not _fits(value, kind.type):
-        yield f"{path} must be {(kind.extra_json_schema or {}).get('description')}"  # never the value: it may be a key
+        allowed = (kind.extra_json_schema or {}).get("description")
+        yield f"{path} must be {allowed}"  # without the value, which may be a secret key
 
 
 def _fits(value: Any, kind: inspect.Type) -> bool:
@@ -51,10 +54,12 @@ def _fits(value: Any, kind: inspect.Type) -> bool:
 
 
 def _place(merged: Mapping[str, Any]) -> str:
-    """Which entry is wrong: msgspec names the field, but not the key of the table it stands in."""
+    """Return the name of the first wrong entry: the error of msgspec names the field, but not the entry's key."""
     for table, kind in (("profiles", Profile), ("roles", Role), ("engines", EngineSpec), ("models", LocalModel)):
         entries = merged.get(table)
-        for name, entry in entries.items() if isinstance(entries, dict) else ():
+        if not isinstance(entries, dict):
+            continue
+        for name, entry in entries.items():
             try:
                 msgspec.convert(entry, kind)
             except msgspec.ValidationError:
@@ -63,7 +68,7 @@ def _place(merged: Mapping[str, Any]) -> str:
 
 
 def faults(catalog: Catalog) -> list[str]:
-    """Say what contradicts itself, or could not work, in a configuration that has the form of a catalogue."""
+    """Return the contradictions and the impossible values of a configuration that has the shape of a catalogue."""
     faults = [
         f"roles.{name}.profiles names {profile!r}, known are {', '.join(catalog.profiles)}"
         for name, role in catalog.roles.items()
@@ -72,33 +77,37 @@ def faults(catalog: Catalog) -> list[str]:
     ]
     faults += [f"roles.{name}.profiles is empty" for name, role in catalog.roles.items() if not role.profiles]
     faults += [
-        f"profiles.{name}.default_role {profile.default_role!r} is no role of this profile"
+        f"profiles.{name}.default_role {profile.default_role!r} is not a role of this profile"
         for name, profile in catalog.profiles.items()
         if profile.default_role not in catalog.roles_of(name)
     ]
     for name, profile in catalog.profiles.items():
         faults += [f"profiles.{name}.{fault}" for fault in _review_faults(catalog, profile)]
     if catalog.defaults.profile not in catalog.profiles:
-        faults.append(f"defaults.profile {catalog.defaults.profile!r} is no profile")
+        faults.append(f"defaults.profile {catalog.defaults.profile!r} is not a configured profile")
     if catalog.defaults.planner not in catalog.roles:
-        faults.append(f"defaults.planner {catalog.defaults.planner!r} is no role")
+        faults.append(f"defaults.planner {catalog.defaults.planner!r} is not a configured role")
     for name, model in catalog.models.items():
         faults += [f"models.{name}.{fault}" for fault in _model_faults(name, model)]
     for name, engine in catalog.engines.items():
         faults += [f"engines.{name}.{fault}" for fault in _engine_faults(engine)]
     return faults + [
-        f"engines.{name[:60]!r} is no name for an engine: it stands in paths such as /engines/NAME, so it must not be "
-        'blank, hold control characters, or have "." or ".." between slashes'
+        f"engines.{name[:60]!r} is not a valid engine name: it is part of paths such as /engines/NAME, so it must not "
+        'be blank, contain control characters, or have "." or ".." between slashes'
         for name in catalog.engines
         if not name.strip() or _CONTROL.search(name) or not {".", ".."}.isdisjoint(name.split("/"))
     ]
 
 
 def _review_faults(catalog: Catalog, profile: Profile) -> list[str]:
-    named = {"judged_by": profile.judged_by, "repaired_by": profile.repaired_by}
-    faults = [f"{field} {role!r} is no role" for field, role in named.items() if role and role not in catalog.roles]
+    roles = {"judged_by": profile.judged_by, "repaired_by": profile.repaired_by}
+    faults = [
+        f"{field} {role!r} is not a configured role"
+        for field, role in roles.items()
+        if role and role not in catalog.roles
+    ]
     if bool(profile.judged_by) != bool(profile.repaired_by):
-        faults.append("judged_by and repaired_by go together")
+        faults.append("judged_by and repaired_by must be set together")
     return faults
 
 
@@ -107,9 +116,9 @@ def _engine_faults(engine: EngineSpec) -> list[str]:
     if engine.base_url and not _is_address(engine.base_url):
         faults.append("base_url must be http:// or https://, a host and perhaps a port")
     if engine.base_url and "@" in engine.base_url:
-        faults.append("base_url must hold no credentials; name them by api_key")
+        faults.append("base_url must not contain credentials; set api_key to a reference to them")
     faults += [
-        f"base_url must end before {added}, which the server adds itself"
+        f"base_url must not end with {added}, because the server adds it"
         for added in _ADDED_PATHS
         if (engine.base_url or "").rstrip("/").endswith(added)
     ]
@@ -121,16 +130,16 @@ def _engine_faults(engine: EngineSpec) -> list[str]:
 def _is_address(url: str) -> bool:
     try:
         parts = urlsplit(url)
-        named = bool(parts.hostname) and parts.port != 0  # reading the port checks its range
+        has_host = bool(parts.hostname) and parts.port != 0  # reading the port checks its range
     except ValueError:
         return False
-    return named and parts.scheme in ("http", "https") and not any(c.isspace() for c in url)
+    return has_host and parts.scheme in ("http", "https") and not any(c.isspace() for c in url)
 
 
 def _model_faults(name: str, model: LocalModel) -> list[str]:
     faults = []
     if not _MODEL_NAME.fullmatch(name):
-        faults.append("name must be letters, digits, dots, hyphens and underscores; it becomes part of a file's name")
+        faults.append("name may have letters, digits, dots, hyphens and underscores only, as it is part of a file name")
     if not model.url.startswith(("https://", "http://")):
-        faults.append("url must start with https:// (or http://, on loopback)")
+        faults.append("url must start with https://, or with http:// if it is on loopback")
     return faults

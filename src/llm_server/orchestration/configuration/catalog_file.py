@@ -1,4 +1,4 @@
-"""The catalogue out of its files: the packaged one with the user's overlay merged over it, checked."""
+"""Make the catalogue: merge the user's configuration file over the packaged one, and check the result."""
 
 from __future__ import annotations
 
@@ -16,15 +16,17 @@ def load(packaged: Mapping[str, Any], overlay: Mapping[str, Any] | None = None, 
     """Merge an overlay over the packaged catalogue, table by table, and check it.
 
     Raises:
-        ConfigurationError: the sentence names the entry, what is wrong and `source`, the overlay's file.
+        ConfigurationError: the message names `source` (the overlay's file), the entry and the fault.
     """
-    merged = _one_call_at_a_time(_merged(packaged, overlay or {}))
+    merged = _limit_concurrency(_merged(packaged, overlay or {}))
     try:
         catalog = msgspec.convert(merged, Catalog)
     except msgspec.ValidationError as error:
-        raise ConfigurationError(f"The configuration {source} is wrong: {checks.misfit(merged, error)}.") from error
-    for fault in checks.faults(catalog):
-        raise ConfigurationError(f"The configuration {source} is wrong: {fault}.")
+        fault = checks.shape_fault(merged, error)
+        raise ConfigurationError(f"The configuration {source} is wrong: {fault}.") from error
+    faults = checks.faults(catalog)
+    if faults:
+        raise ConfigurationError(f"The configuration {source} is wrong: {faults[0]}.")
     return catalog
 
 
@@ -36,10 +38,13 @@ def _merged(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]
     return merged
 
 
-def _one_call_at_a_time(merged: dict[str, Any]) -> dict[str, Any]:
-    """A model in the process has one place unless told otherwise: calls beside each other only slow each other."""
+def _limit_concurrency(merged: dict[str, Any]) -> dict[str, Any]:
+    """Give engines in the process a `max_concurrency` of 1 by default, because parallel calls slow one another."""
     engines = merged.get("engines")
     if not isinstance(engines, dict):
         return merged
-    in_process = {n: e for n, e in engines.items() if isinstance(e, dict) and e.get("kind") == "llamacpp"}
-    return {**merged, "engines": {**engines, **{n: {"max_concurrency": 1, **e} for n, e in in_process.items()}}}
+    limited = dict(engines)
+    for name, engine in engines.items():
+        if isinstance(engine, dict) and engine.get("kind") == "llamacpp":
+            limited[name] = {"max_concurrency": 1, **engine}
+    return {**merged, "engines": limited}

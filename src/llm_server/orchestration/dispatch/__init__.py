@@ -1,1 +1,1 @@
-"""Gets one call answered: by which engine, for how much money, and what to do when the engine fails."""
+"""Engine calls: choosing an engine, reserving money for the call, making it, and failing over to another engine."""

@@ -1,4 +1,4 @@
-"""The attempt: what the receipt says of one engine call, begun before the call and completed after it."""
+"""Make attempts, the records of engine calls on a task's receipt: started before the call and finished after it."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from llm_server.orchestration.domain.receipt import Attempt
 EMPTY_ANSWER = "The engine's answer is empty."
 
 EngineFailure = EngineUnavailable | PromptRefused | TaskCancelled
-"""What an engine's contract lets it raise."""
+"""The exceptions that the `Engine` protocol allows an engine to raise."""
 
 
-def begun(
+def start(
     engine: str, spec: EngineSpec, terms: CallTerms, after: Attempt | None, *, probe: bool, started_ms: int
 ) -> Attempt:
-    """The attempt of a call that is about to be made; `after` is the attempt it follows in the same search."""
+    """Return the attempt of a call that is about to be made; `after` is the previous attempt at the same call."""
     return Attempt(
         engine=engine,
         model=spec.model,
@@ -35,13 +35,14 @@ def begun(
     )
 
 
-def ended(
+def finish(
     attempt: Attempt, answer: Completion | EngineFailure, *, took_ms: int, price: Price, reserved_microusd: int
 ) -> Attempt:
-    """The attempt with what the call used, cost and withholds; using nothing costs nothing, whatever the price.
+    """Return the attempt with the tokens, the cost and the withheld amount of its finished call.
 
-    If the engine may charge more than is known, what is left of the reserved amount is withheld. An answer takes at
-    least 1 ms, so that its tokens per second are defined.
+    A call that used no tokens costs 0, even if the price is unknown. If the engine may charge more than it reported,
+    the rest of the reserved amount is withheld. The duration of an answered call is at least 1 ms, so that its tokens
+    per second are defined.
     """
     if isinstance(answer, Completion):
         may_cost_more = answer.usage_estimated
@@ -65,7 +66,7 @@ def ended(
 
 
 def _why(spec: EngineSpec, terms: CallTerms, after: Attempt | None, *, probe: bool) -> str:
-    """Why the engine was chosen, as a sentence for the receipt: it was the first of the candidates that were left."""
+    """Say for the receipt why this engine was chosen; it was the first of the remaining candidates."""
     if after and after.fault:
         reason = f"escalated from {after.engine}"
     elif after:

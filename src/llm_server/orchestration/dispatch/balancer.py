@@ -1,4 +1,4 @@
-"""Which engine answers: candidates in order, failover to the next one, a strong engine after a faulty answer."""
+"""Choose engines for a call: candidates in order, failover to the next one, a strong engine after a faulty answer."""
 
 from __future__ import annotations
 
@@ -24,22 +24,22 @@ from llm_server.orchestration.domain.receipt import Attempt
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reply:
-    """A completion or the failure that ended the search for one, and every call it took."""
+    """A completion, or the failure that ended the search for one, with the attempts of all calls that were made."""
 
     completion: Completion | None = None
     failure: LLMServerError | None = None
     attempts: tuple[Attempt, ...] = ()
     outage: bool = False
-    """Every engine was away, whatever the prompt: none could be asked, or each one refused every prompt."""
+    """True if the failure does not depend on the prompt: no engine could be asked, or each was down or overloaded."""
 
     @property
     def can_be_retried(self) -> bool:
-        """Another delivery may get the answer that this one did not."""
+        """Whether the next delivery of the task may succeed where this one failed."""
         return isinstance(self.failure, EngineUnavailable | MoneySetAside | OutOfTime | TaskCancelled)
 
 
 class Balancer:
-    """Chooses an engine for each call and carries it out."""
+    """Chooses engines for a call and asks them until one answers."""
 
     def __init__(
         self,
@@ -55,15 +55,21 @@ class Balancer:
         self._price = price
 
     def candidates(self, tier: Tier, only: str | None = None) -> list[str]:
-        """Engines that may take a call now: the wanted tier first, then cheapest, then local."""
+        """Return the engines that can take a call now, best first: engines of the tier, then cheaper, then local ones.
+
+        Engines without a tier belong to both. With `only`, return that engine alone, if it can take a call.
+        """
         free = self.fleet.free(only)
         if len(free) < 2:
             return free
         return sorted(free, key=lambda name: self._rank(self._catalog.engines[name], tier))
 
     def call(self, call: EngineCall, terms: CallTerms) -> Reply:
-        """Ask the candidates in order until one answers or the retry budget ends; one too dear is passed over."""
-        if terms.engine is not None and terms.engine not in self._catalog.engines:  # it was when the task was accepted
+        """Ask the candidates in order until one answers or the retry budget is used up.
+
+        A candidate that costs more than is left of a limit is skipped. A failure is returned in the reply, not raised.
+        """
+        if terms.engine is not None and terms.engine not in self._catalog.engines:  # removed since the task was created
             return Reply(failure=EngineUnavailable(f"Engine {terms.engine} is not configured any more."))
         attempts = tuple[Attempt, ...]()
         failure: CallFailure | None = None
@@ -89,11 +95,11 @@ class Balancer:
         return Reply(failure=self._failure(failure, terms), attempts=attempts, outage=outage)
 
     def _may_ask(self, attempts: tuple[Attempt, ...]) -> bool:
-        """Whether one more call may be made after these."""
+        """Whether another call may be made after these attempts."""
         return not attempts or (len(attempts) < CALLS_A_STEP and self._calls.may_retry())
 
     def _ask(self, name: str, call: EngineCall, terms: CallTerms, attempts: tuple[Attempt, ...]) -> CallResult:
-        """Ask an engine; if a strong one is to be asked after it, its attempt says which fault that is for."""
+        """Ask an engine; if its answer has a fault for which a strong engine is asked next, note it on the attempt."""
         result = self._calls.ask(name, call, terms, after=attempts[-1] if attempts else None)
         fault = None if self._is_strong(name) else _fault(result, terms)
         return result if fault is None else result.with_fault(fault)
@@ -101,18 +107,21 @@ class Balancer:
     def _escalated(
         self, result: CallResult, call: EngineCall, terms: CallTerms, attempts: tuple[Attempt, ...], others: list[str]
     ) -> Reply:
-        """The completion of an engine, or a strong one's if the answer gate found a fault in it.
+        """Return the completion, or that of a strong engine if the answer gate found a fault in the first one.
 
-        One call, no more; if it cannot be made or fails, the faulty completion is still the best there is.
+        At most one strong engine is asked. If it does not answer, the faulty completion is returned.
         """
-        strong = next((other for other in others if self._is_strong(other)), None)
-        if attempts[-1].fault is None or strong is None or len(attempts) >= CALLS_A_STEP:
+        strong = [other for other in others if self._is_strong(other)]
+        if attempts[-1].fault is None or not strong or len(attempts) >= CALLS_A_STEP:
             return Reply(completion=result.completion, attempts=attempts)
-        second = self._calls.ask(strong, call, terms, after=attempts[-1])
+        second = self._calls.ask(strong[0], call, terms, after=attempts[-1])
         return Reply(completion=second.completion or result.completion, attempts=attempts + second.attempts)
 
     def _after_empty(self, name: str, terms: CallTerms, others: list[str]) -> list[str]:
-        """Which engines to ask after an empty answer: strong ones first, or none of them unless one was wanted."""
+        """Return the engines to ask after an empty answer.
+
+        If the call may escalate from a cheap engine, strong engines come first. If it may not, they are left out.
+        """
         if self._is_strong(name) or terms.tier == "strong":
             return others
         if not terms.escalates:
@@ -120,10 +129,13 @@ class Balancer:
         return sorted(others, key=lambda other: not self._is_strong(other))
 
     def _failure(self, failure: CallFailure | None, terms: CallTerms) -> CallFailure:
-        """Why no candidate answered. If one may be affordable after its rest, the money is not what the task lacks."""
-        if failure is None or (isinstance(failure, LimitReached) and self.fleet.some_rest(terms.engine)):
-            who = "No engine can" if terms.engine is None else f"Engine {terms.engine} cannot"
-            return EngineUnavailable(f"{who} take work now.")
+        """Return why no candidate answered.
+
+        If the others cost too much while some engine rests, that engine may be affordable later: the task can wait.
+        """
+        if failure is None or (isinstance(failure, LimitReached) and self.fleet.any_resting(terms.engine)):
+            subject = "No engine can" if terms.engine is None else f"Engine {terms.engine} cannot"
+            return EngineUnavailable(f"{subject} take work now.")
         return failure
 
     def _is_strong(self, name: str) -> bool:
@@ -135,8 +147,8 @@ class Balancer:
 
 
 def _fault(result: CallResult, terms: CallTerms) -> str | None:
-    """Why a strong engine is to be asked after a cheap one, None if it is not."""
+    """Return the fault for which a strong engine is asked after a cheap one; None if it is not asked."""
     if result.completion:
         return terms.fault(result.completion) if terms.fault else None
-    is_to_escalate = terms.escalates and terms.tier != "strong" and isinstance(result.failure, EmptyAnswer)
-    return "empty" if is_to_escalate else None
+    must_escalate = terms.escalates and terms.tier != "strong" and isinstance(result.failure, EmptyAnswer)
+    return "empty" if must_escalate else None

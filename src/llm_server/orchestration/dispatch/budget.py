@@ -1,4 +1,4 @@
-"""What is left of a task's money: the worst case of a call is set aside before it, and settled after it."""
+"""A task's budget: the highest possible cost of a call is reserved before the call and settled after it."""
 
 from __future__ import annotations
 
@@ -12,75 +12,78 @@ from llm_server.orchestration.domain.receipt import MICROUSD_PER_USD
 
 
 class Budget:
-    """What is left of a task's `max_cost_usd`, shared by its parallel calls; None is no limit.
+    """What is left of a task's `max_cost_usd`, in micro-USD; its parallel calls share it. None means no limit.
 
-    `key_budget` is what its key's day leaves, where that has a limit: each call is reserved there too.
+    With a `key_budget`, each call is also charged to the daily limit of the task's API key.
     """
 
     def __init__(self, left_microusd: int | None, key_budget: KeyBudget | None = None) -> None:
         self._left = left_microusd
         self._key_budget = key_budget
         self._changed = threading.Condition()
-        self._under_way = 0
+        self._calls_under_way = 0
 
     @classmethod
     def of(cls, max_cost_usd: float | None, spent_microusd: int, key_budget: KeyBudget | None = None) -> Budget:
+        """Return the budget of a task with this limit that has already spent `spent_microusd`."""
         if max_cost_usd is None:
             return cls(None, key_budget)
         return cls(int(max_cost_usd * MICROUSD_PER_USD) - spent_microusd, key_budget)
 
     def reserve(self, call: EngineCall, price: Price) -> tuple[EngineCall, Reservation]:
-        """Set the worst case of a call aside, its output limit cut to what is left.
+        """Reserve the highest possible cost of a call; lower the call's output limit if too little money is left.
 
-        What the task's calls under way have set aside comes back in part when they end: a call that does not fit whole
-        waits for them. End each reservation by `settle` or `withhold`.
+        A call that does not fit uncut waits until the task's other calls have ended, because each gives back what it
+        did not cost. End each reservation with `settle` or `withhold`.
 
-        Returns the call to make and what was set aside.
+        Returns the call to make, and its reservation.
 
         Raises:
-            LimitReached: the call cannot fit, or its price is unknown.
-            MoneySetAside: it cannot fit while calls of the key's other tasks are under way.
+            LimitReached: the call does not fit, or its price is unknown.
+            MoneySetAside: the call does not fit while other tasks of the same API key have calls under way.
         """
         if self._left is None and self._key_budget is None:
             return call, Reservation()
         with self._changed:
-            fitted, reserved = self._set_aside_in_time(call, price)
+            fitted, reserved = self._wait_and_reserve(call, price)
             if self._left is not None:
                 self._left -= reserved.microusd
-            self._under_way += 1
+            self._calls_under_way += 1
             return fitted, reserved
 
     def settle(self, reserved: Reservation, cost_microusd: int, *, withheld_microusd: int = 0) -> None:
-        """End a reservation: give back what the call did not cost; `withheld_microusd` of it stays set aside."""
+        """End a reservation: release what the call did not cost, except `withheld_microusd`, which stays reserved."""
         if self._key_budget is not None:
             self._key_budget.settle(reserved, cost_microusd, withheld_microusd)
         self._end(reserved.microusd - cost_microusd - withheld_microusd)
 
     def withhold(self) -> None:
-        """End a reservation when it is unknown how much will be charged: nothing is given back."""
+        """End a reservation without releasing any of it, because the cost of the call is unknown."""
         self._end(0)
 
-    def _set_aside_in_time(self, call: EngineCall, price: Price) -> tuple[EngineCall, Reservation]:
+    def _wait_and_reserve(self, call: EngineCall, price: Price) -> tuple[EngineCall, Reservation]:
         while True:
+            others_under_way = self._calls_under_way > 0
             try:
-                if found := self._set_aside(call, price, whole=bool(self._under_way)):
-                    return found
+                if reserved := self._try_to_reserve(call, price, uncut=others_under_way):
+                    return reserved
             except LimitReached:
-                if not self._under_way:
+                if not others_under_way:
                     raise
             self._changed.wait()
 
-    def _set_aside(self, call: EngineCall, price: Price, *, whole: bool) -> tuple[EngineCall, Reservation] | None:
+    def _try_to_reserve(self, call: EngineCall, price: Price, *, uncut: bool) -> tuple[EngineCall, Reservation] | None:
+        """Reserve now; return None if the call must stay `uncut` and does not fit."""
         fitted, microusd = fit(call, price, self._left, PER_DAY if self._left is None else "max_cost_usd")
-        if whole and fitted != call:
+        if uncut and fitted != call:
             return None
         if self._key_budget is None:
             return fitted, Reservation(microusd=microusd)
-        return self._key_budget.reserve(fitted, microusd, price, whole=whole)
+        return self._key_budget.reserve(fitted, microusd, price, uncut=uncut)
 
-    def _end(self, back_microusd: int) -> None:
+    def _end(self, released_microusd: int) -> None:
         with self._changed:
-            self._under_way -= bool(self._under_way)
+            self._calls_under_way = max(0, self._calls_under_way - 1)
             if self._left is not None:
-                self._left += back_microusd
+                self._left += released_microusd
             self._changed.notify_all()

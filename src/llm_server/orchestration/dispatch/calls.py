@@ -1,4 +1,4 @@
-"""One engine call: its money, its place, its time, its probe; returned as a value, however it went."""
+"""Make one engine call within its budget, its place and its time; the result, also a failure, is a value."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ from llm_server.orchestration.domain.receipt import Attempt
 
 MIN_CALL_S = 0.5
 PROBE_GRACE_S = 5.0
-"""How long a probe's claim outlasts its call, for what its worker writes afterwards."""
+"""Seconds for which a probe stays claimed after its call, so that the worker can store the result."""
 
 _TOO_LATE = "Too little of the worker's time is left for another engine call."
 
 
 class EmptyAnswer(PromptRefused):
-    """The engine answered with nothing. It is well and does not rest; asked again, it would be paid again."""
+    """The engine's answer has no text. The engine counts as healthy, and is not asked again, which would cost more."""
 
     def __init__(self) -> None:
         super().__init__(attempts.EMPTY_ANSWER)
@@ -48,10 +48,10 @@ CallFailure = EngineFailure | LimitReached | OutOfTime
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CallResult:
-    """A completion, or the failure in place of it. `attempt` is None if the engine was not asked.
+    """A completion or a failure. `attempt` is None if the engine was not asked.
 
-    An engine is not asked if it rests or is switched off, if it has no free place, if too little money or time is left,
-    or if the task was cancelled.
+    The engine is not asked if it rests, is switched off or has no free place, if too little money or time is left, or
+    if the task was cancelled.
     """
 
     completion: Completion | None = None
@@ -60,7 +60,7 @@ class CallResult:
 
     @classmethod
     def of(cls, outcome: Completion | CallFailure, attempt: Attempt) -> CallResult:
-        """The result of a call that was made; a completion without text is a failure."""
+        """Return the result of a call that was made; a completion without text becomes an `EmptyAnswer`."""
         if not isinstance(outcome, Completion):
             return cls(failure=outcome, attempt=attempt)
         if not attempt.answered:
@@ -72,12 +72,12 @@ class CallResult:
         return () if self.attempt is None else (self.attempt,)
 
     def with_fault(self, fault: str) -> CallResult:
-        """Note what is wrong with the answer; a strong engine is to be asked after it."""
+        """Note on the attempt what is wrong with the answer, so that the receipt says why a strong engine is asked."""
         return self if self.attempt is None else replace(self, attempt=replace(self.attempt, fault=fault))
 
 
 class EngineCalls:
-    """Makes the calls of one process, which share its engines' places and its retry budget."""
+    """Makes the engine calls of one process; they share the engines' places and one retry budget."""
 
     def __init__(
         self,
@@ -99,14 +99,14 @@ class EngineCalls:
         self._places = Places(catalog.engines)
 
     def may_retry(self) -> bool:
-        """Whether the retry budget has room for one more call after a first one."""
+        """Whether the retry budget of the process allows another call after a failed one."""
         return self._retries.has_room()
 
     def ask(self, engine: str, call: EngineCall, terms: CallTerms, *, after: Attempt | None) -> CallResult:
-        """Ask one engine once, within the task's money; `after` is the attempt that this call follows.
+        """Ask one engine once, within the task's budget; `after` is the previous attempt to answer the same call.
 
-        An exception that an engine's contract does not name is raised. Unless it is an LLMServerError, the cost of the
-        call is unknown then, and its whole reservation is withheld.
+        Failures that the `Engine` protocol allows are returned; any other exception is raised. If it is not an
+        LLMServerError, the cost of the call is unknown, and the whole reservation is withheld.
         """
         try:
             call, reserved = terms.budget.reserve(call, self._price_of(engine))
@@ -128,36 +128,38 @@ class EngineCalls:
     def _ask_at_a_place(
         self, engine: str, call: EngineCall, terms: CallTerms, after: Attempt | None, reserved_microusd: int
     ) -> CallResult:
-        """Ask while a place is held: a call that waits for it must see the rest that this one may bring."""
+        """Ask while holding a place; check first whether the engine failed while the call waited for the place."""
         try:
             with self._places.hold(engine, self._left_s(terms), call.cancellation):
-                if not self._fleet.free(engine):  # since the candidates were chosen
+                if not self._fleet.free(engine):
                     raise EngineUnavailable(f"Engine {engine} rests or was switched off.", outage=True)
                 return self._ask_now(engine, call, terms, after, reserved_microusd)
-        except (EngineUnavailable, OutOfTime, TaskCancelled) as failure:  # before the engine was asked
+        except (EngineUnavailable, OutOfTime, TaskCancelled) as failure:  # raised before the engine was asked
             return CallResult(failure=failure)
 
     def _ask_now(
         self, engine: str, call: EngineCall, terms: CallTerms, after: Attempt | None, reserved_microusd: int
     ) -> CallResult:
-        """Ask the engine, tell the engines' states how the call went, and write its attempt."""
+        """Ask the engine, record its health, and finish the attempt."""
         spec, price = self._catalog.engines[engine], self._price_of(engine)
         max_s, left_s = self._catalog.timeout_s(engine), self._left_s(terms)
         call.cancellation.check(anew=after is not None)
         started_ms, timeout_s = self._clock(), min(max_s, left_s)
         with self._probing(engine, timeout_s) as probe:
-            attempt = attempts.begun(engine, spec, terms, after, probe=probe, started_ms=started_ms)
+            attempt = attempts.start(engine, spec, terms, after, probe=probe, started_ms=started_ms)
             self._retries.count(retry=attempt.failover_from is not None)
             answer = self._answer(engine, call, timeout_s)
         took_ms = self._took_ms(started_ms, timeout_s)
         is_cut_short = _is_timeout(answer) and left_s < max_s and terms.left_s(self._clock()) < MIN_CALL_S
-        outcome = OutOfTime(_TOO_LATE) if is_cut_short else answer  # the worker's time ended it: not the engine's fault
-        self._tell_states(engine, outcome, probe=probe)
-        attempt = attempts.ended(attempt, answer, took_ms=took_ms, price=price, reserved_microusd=reserved_microusd)
+        outcome = (
+            OutOfTime(_TOO_LATE) if is_cut_short else answer
+        )  # the worker ran out of time; the engine did not fail
+        self._record_health(engine, outcome, probe=probe)
+        attempt = attempts.finish(attempt, answer, took_ms=took_ms, price=price, reserved_microusd=reserved_microusd)
         return CallResult.of(outcome, attempt)
 
     def _answer(self, engine: str, call: EngineCall, timeout_s: float) -> Completion | EngineFailure:
-        """What the engine answers, or the failure that its contract lets it raise."""
+        """Return the engine's answer, or the failure it raised if the `Engine` protocol allows it."""
         try:
             return self._engines[engine].complete(call, timeout_s=timeout_s)
         except (EngineUnavailable, PromptRefused, TaskCancelled) as failure:
@@ -165,12 +167,12 @@ class EngineCalls:
 
     @contextmanager
     def _probing(self, engine: str, lasts_s: float) -> Iterator[bool]:
-        """Claim the probe of an engine whose rest has ended; yields whether the call inside is one.
+        """Claim the right to probe an engine whose rest has ended; yield whether the call is a probe.
 
-        If the call breaks off, another task may probe the engine.
+        If the call raises, the claim is released, and another task may probe the engine.
 
         Raises:
-            EngineUnavailable: another worker probes it.
+            EngineUnavailable: another worker is probing the engine.
         """
         probe = self._states.of(engine).failures > 0
         if probe and not self._states.begin_probe(engine, lasts_s + PROBE_GRACE_S):
@@ -182,12 +184,12 @@ class EngineCalls:
                 self._states.give_up_probe(engine)
             raise
 
-    def _tell_states(self, engine: str, outcome: Completion | CallFailure, *, probe: bool) -> None:
-        """Tell all workers that the engine failed or that it is well; an outcome that tells neither ends its probe."""
+    def _record_health(self, engine: str, outcome: Completion | CallFailure, *, probe: bool) -> None:
+        """Record for all workers that the engine failed or is healthy; if the outcome shows neither, end its probe."""
         if isinstance(outcome, EngineUnavailable):
-            self._states.failed(engine, outcome, probe=probe)
+            self._states.record_failure(engine, outcome, probe=probe)
         elif isinstance(outcome, Completion) or (probe and isinstance(outcome, PromptRefused)):
-            self._states.answered(engine, probe=probe)
+            self._states.record_success(engine, probe=probe)
         elif probe:
             self._states.give_up_probe(engine)
 
@@ -195,11 +197,11 @@ class EngineCalls:
         return partial(self._price, self._catalog.engines[engine])
 
     def _took_ms(self, since_ms: int, max_s: float) -> int:
-        """How long a call took; at most its time-out, so that a clock that was set meanwhile does not distort means."""
+        """Return how long a call took, clamped to 0..time-out, so that a changed clock does not distort averages."""
         return min(max(0, self._clock() - since_ms), math.ceil(max_s * 1000))
 
     def _left_s(self, terms: CallTerms) -> float:
-        """Seconds of the worker's time that are left. Raises OutOfTime if they are too few for a call."""
+        """Return how many seconds the worker has left. Raises OutOfTime if they are too few for a call."""
         left_s = terms.left_s(self._clock())
         if left_s < MIN_CALL_S:
             raise OutOfTime(_TOO_LATE)

@@ -1,4 +1,4 @@
-"""The configured engines together: how each is switched, how it is, and which may be asked now."""
+"""All configured engines: their switches, their status, and which of them may be asked now."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from llm_server.orchestration.domain.engine_state import EngineRecords, EngineSt
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineNow:
-    """An engine as it is switched, and its status as `GET /metrics` names it."""
+    """An engine's specification with its switches applied, and its status in the words of `GET /metrics`."""
 
     spec: EngineSpec
     status: str
 
 
 class Fleet:
-    """What the configuration says of the engines, under what was switched and what happened since."""
+    """The configured engines, combined with the stored switches and the health of each engine."""
 
     def __init__(
         self,
@@ -33,49 +33,52 @@ class Fleet:
         self._states = states
 
     def serving(self) -> dict[str, EngineSpec]:
-        """The configured engines; the embedded one only when there is no other, so that it never stands in for one."""
+        """Return the engines that answer tasks: the embedded engine only if no other engine is configured."""
         real = {name: spec for name, spec in self._configured.items() if spec.kind != "embedded"}
         return real or dict(self._configured)
 
     def specs(self) -> dict[str, EngineSpec]:
-        """Every configured engine as it is switched, as far as it is known here."""
+        """Return every configured engine with its switches applied, as this process last read them."""
         return self._states.all().over(self._configured)
 
-    def barred(self, spec: EngineSpec) -> str:
-        """Why an engine may not be asked until its operator changes that, "" where it may; no network."""
+    def obstacle(self, spec: EngineSpec) -> str:
+        """Return why an engine cannot be asked until an operator changes that; "" if it can. Uses no network."""
         if spec.locked or not spec.toggle:
             return "is locked" if spec.locked else "is switched off"
         return "" if self._has_credentials(spec) else "has no credentials"
 
     def free(self, only: str | None = None) -> list[str]:
-        """The engines that may be asked now, or the one that is named if it may."""
+        """Return the engines that may be asked now; with `only`, that engine if it may be asked."""
         return [name for name in self._usable(only) if not self._states.rests(self._states.of(name))]
 
-    def awaited(self, only: str | None = None) -> dict[str, int]:
-        """The engines a task can wait for, and when each may be asked again (Unix milliseconds)."""
-        return {name: self._states.back_ms(self._states.of(name)) for name in self._usable(only)}
+    def return_times(self, only: str | None = None) -> dict[str, int]:
+        """Return the engines a task can wait for, each with the time it may be asked again (Unix milliseconds)."""
+        return {name: self._states.return_ms(self._states.of(name)) for name in self._usable(only)}
 
-    def some_rest(self, only: str | None = None) -> bool:
-        """Whether one that is too busy now may be cheaper than those that were too dear."""
+    def any_resting(self, only: str | None = None) -> bool:
+        """Whether an engine that could be asked later rests now."""
         return any(self._states.rests(self._states.of(name)) for name in self._usable(only))
 
     def switch(self, engine: str, changes: Mapping[SwitchName, bool | None]) -> EngineNow:
-        """Switch a configured engine, for every process; calls that run, end. Raises as `EngineStates.switch`."""
+        """Change an engine's switches for all processes; running calls go on. Raises as `EngineStates.switch` does."""
         return self.now(self._states.switch(engine, changes))[engine]
 
     def now(self, records: EngineRecords) -> dict[str, EngineNow]:
-        """Every configured engine by what is stored."""
+        """Return every configured engine with the stored switches and its status."""
         return self._now(self._configured, records)
 
     def status(self, records: EngineRecords) -> dict[str, str]:
-        """Each engine as `GET /metrics` names it: online, cooling, disabled, locked or offline."""
+        """Return the status of each engine for `GET /metrics`: online, cooling, disabled, locked or offline."""
         return {name: engine.status for name, engine in self._now(self.serving(), records).items()}
 
     def _usable(self, only: str | None) -> list[str]:
-        """The engines that are switched on and have credentials, resting or not."""
-        asked = self.serving() if only is None else {n: s for n, s in self._configured.items() if n == only}
-        switched = self._states.all().over(asked)
-        return [n for n, s in switched.items() if not self.barred(s)]
+        """Return the engines that are switched on and have credentials, whether they rest or not."""
+        if only is None:
+            specs = self.serving()
+        else:
+            specs = {name: spec for name, spec in self._configured.items() if name == only}
+        switched = self._states.all().over(specs)
+        return [name for name, spec in switched.items() if not self.obstacle(spec)]
 
     def _now(self, specs: Mapping[str, EngineSpec], records: EngineRecords) -> dict[str, EngineNow]:
         return {

@@ -1,4 +1,4 @@
-"""What is known of the engines, shared by all processes through the store: switches, rest, and one probe after it."""
+"""The engines' health and switches, which all processes share through the store: rests, probes, on and off."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ _log = logging.getLogger(__name__)
 REST_FIRST_S = 5
 MAX_REST_S = 300
 MAX_RETRY_AFTER_S = 600
-STATE_AGE_MS = 5_000
+MAX_STATE_AGE_MS = 5_000
 PROBE_LOOK_S = 15
-"""How soon it is worth looking again at an engine that another worker probes."""
+"""Seconds after which a task looks again at an engine that another worker is probing."""
 
-_WELL = EngineState()
+_HEALTHY = EngineState()
 
 
 class EngineStates:
-    """The engines' health and switches as the store has them, read at most every 5 s, written only when they change.
+    """A copy of the stored health and switches of the engines, read at most every 5 s and written on every change.
 
-    It is advice: while the store cannot be reached, what is known here goes on to hold.
+    While the store cannot be reached, the last known values stay in use.
     """
 
     def __init__(self, store: EngineStateStore, clock: Clock) -> None:
@@ -35,11 +35,11 @@ class EngineStates:
         self._lock = threading.Lock()
         self._known: dict[str, EngineState] = {}
         self._switches: Mapping[str, EngineSwitch] = {}
-        self._read_ms = -STATE_AGE_MS
+        self._read_ms = -MAX_STATE_AGE_MS
 
     def all(self) -> EngineRecords:
         with self._lock:
-            if not 0 <= self._clock() - self._read_ms < STATE_AGE_MS:  # the clock may have been set back
+            if not 0 <= self._clock() - self._read_ms < MAX_STATE_AGE_MS:  # negative if the clock was set back
                 self._read_ms = self._clock()
                 try:
                     records = self._store.engines()
@@ -53,29 +53,30 @@ class EngineStates:
         return self.all().state(engine)
 
     def switch(self, engine: str, changes: Mapping[SwitchName, bool | None]) -> EngineRecords:
-        """Switch an engine: here at once, elsewhere when that process reads the next time.
+        """Change an engine's switches: at once in this process, in others at their next read of the store.
 
         Raises:
-            StorageUnavailable: the switch may not have been stored; calling this again has no further effect.
+            StorageUnavailable: the change may or may not have been stored; it is safe to repeat it.
         """
         records = self._store.switch_engine(engine, changes)
         with self._lock:
-            self._read_ms = self._clock() - STATE_AGE_MS  # of two switches at once the store knows the later one
+            self._read_ms = self._clock() - MAX_STATE_AGE_MS  # read anew: a concurrent change may be the later one
         return records
 
     def rests(self, state: EngineState) -> bool:
-        """Whether an engine may not be asked: it rests, or another worker's probe has not ended."""
+        """Whether an engine may not be asked now, because it rests or is being probed."""
         return max(state.rest_until_ms, state.probe_until_ms) > self._clock()
 
-    def back_ms(self, state: EngineState) -> int:
-        """When an engine may be asked again; how long a probe takes is not known, so that is looked at soon."""
+    def return_ms(self, state: EngineState) -> int:
+        """Return when to look at an engine again: at the end of its rest, or of its probe, but of that within 15 s."""
         soon_ms = self._clock() + PROBE_LOOK_S * 1000
         return max(state.rest_until_ms, min(state.probe_until_ms, soon_ms))
 
     def begin_probe(self, engine: str, lasts_s: float) -> bool:
-        """Win the right to ask an engine whose rest has ended, for `lasts_s` seconds; False when another has it.
+        """Claim the right to probe an engine whose rest has ended, for `lasts_s` seconds.
 
-        Without the store the workers of this process still keep to one probe.
+        Returns False if another worker holds the claim. While the store cannot be reached, only the workers of this
+        process exclude one another.
         """
         before = self.of(engine)
         if self.rests(before):
@@ -86,24 +87,26 @@ class EngineStates:
         except StorageUnavailable:
             _log.warning("engine state not written", extra={"engine": engine})
             with self._lock:
-                won = self._known.get(engine, _WELL) == before
-                self._known[engine] = after if won else self._known.get(engine, _WELL)
+                won = self._known.get(engine, _HEALTHY) == before
+                if won:
+                    self._known[engine] = after
             return won
         with self._lock:
             if won:
                 self._known[engine] = after
             else:
-                self._read_ms = self._clock() - STATE_AGE_MS  # the store has a newer state: read it again
+                self._read_ms = self._clock() - MAX_STATE_AGE_MS  # the store has a newer state: read it again
         return won
 
     def give_up_probe(self, engine: str) -> None:
-        """End a probe that says nothing about the engine; another task may probe it."""
+        """End a probe that did not show whether the engine works; another task may probe it."""
         self._write(engine, replace(self.of(engine), probe_until_ms=0))
 
-    def failed(self, engine: str, error: EngineUnavailable, *, probe: bool = False) -> None:
-        """Rest an engine: as long as it asked for, else 5 s doubling to 5 min.
+    def record_failure(self, engine: str, error: EngineUnavailable, *, probe: bool = False) -> None:
+        """Rest an engine for its Retry-After (at most 10 min), else for 5 s, doubled at each failure up to 5 min.
 
-        While it rests or is probed, only the probe's failure counts: the other calls began before.
+        While the engine rests or is probed, only the failure of the probe counts, because all other calls started
+        before the rest.
         """
         before = self.of(engine)
         if self.rests(before) and not probe:
@@ -120,11 +123,11 @@ class EngineStates:
             ),
         )
 
-    def answered(self, engine: str, *, probe: bool = False) -> None:
-        """An engine that answers after its rest is well again; a call that began before the rest proves nothing."""
+    def record_success(self, engine: str, *, probe: bool = False) -> None:
+        """Mark an engine as healthy after its rest. Answers that arrive during the rest are ignored: they were late."""
         known = self.of(engine)
         if probe or (known.failures and not self.rests(known)):
-            self._write(engine, _WELL)
+            self._write(engine, _HEALTHY)
 
     def _write(self, engine: str, state: EngineState) -> None:
         with self._lock:

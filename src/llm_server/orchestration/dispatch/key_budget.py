@@ -1,4 +1,4 @@
-"""Where an API key's money of the day is reserved: before each engine call, in the ledger, and settled after it."""
+"""An API key's daily budget: the ledger reserves money for each engine call and settles it after the call."""
 
 from __future__ import annotations
 
@@ -13,15 +13,16 @@ from llm_server.orchestration.domain.errors import LimitReached, MoneySetAside, 
 from llm_server.orchestration.domain.ports import Ledger
 
 RESERVE_TRIES = 5
-"""How often a call is cut anew while other calls are charged to the same key."""
+"""How many times a call is cut to the rest of the day while other calls of the same key use up more of it."""
 
 _log = logging.getLogger(__name__)
 
 
 class KeyBudget:
-    """What a key's `usd_per_day` leaves the calls of one claim; `claim` tells their reservations apart.
+    """The rest of a key's `usd_per_day` for the calls of one claim; `claim` is the prefix of their reservations' names.
 
-    The day is that of the claim, also for a call that ends after midnight: a charge and its settlement must meet.
+    All charges count for the day on which the claim began, also those of calls that end after midnight, so that each
+    charge is settled where it was made.
     """
 
     def __init__(self, ledger: Ledger, account: Account, *, max_microusd: int, claim: str) -> None:
@@ -31,30 +32,30 @@ class KeyBudget:
         self._names: Iterator[str] = (f"{claim}#{n}" for n in count(1))
 
     def reserve(
-        self, call: EngineCall, microusd: int, price: Price, *, whole: bool = False
+        self, call: EngineCall, microusd: int, price: Price, *, uncut: bool = False
     ) -> tuple[EngineCall, Reservation] | None:
-        """Charge the worst case of a call, its output limit cut to what is left.
+        """Charge the highest possible cost of a call, `microusd`; lower its output limit if too little is left.
 
-        Returns None if the call is to fit `whole` and does not.
+        Returns None if the call must stay `uncut` and does not fit.
 
         Raises:
-            LimitReached: too little of the day is left.
-            MoneySetAside: too little is left while other calls of the key are under way, or the ledger is away.
+            LimitReached: too little of the day's money is left.
+            MoneySetAside: too little is left while the key's other calls run, or the ledger cannot be reached.
         """
         name = next(self._names)
         for _ in range(RESERVE_TRIES):
             if not microusd:
                 return call, Reservation()
-            charges = self._charged(name, microusd)
+            charges = self._charge(name, microusd)
             if charges is None:
                 return call, Reservation(microusd=microusd, name=name)
-            if whole:
+            if uncut:
                 return None
             call, microusd = self._cut(call, price, charges)
         raise MoneySetAside
 
     def settle(self, reserved: Reservation, cost_microusd: int, withheld_microusd: int) -> None:
-        """Give back what a call neither cost nor withholds; nothing where the ledger is away."""
+        """Release what a call did not cost and does not withhold; if the ledger cannot be reached, only log that."""
         if not reserved.name:
             return
         try:
@@ -64,13 +65,15 @@ class KeyBudget:
         except StorageUnavailable:
             _log.warning("reservation not settled", extra={"key_id": self._account.key_id})
 
-    def _charged(self, name: str, microusd: int) -> Charges | None:
+    def _charge(self, name: str, microusd: int) -> Charges | None:
+        """Charge an amount; return None if it was charged, else what the key's day already holds."""
         try:
             return self._ledger.reserve(self._account, name, microusd, max_microusd=self._max_microusd)
-        except StorageUnavailable as error:  # as it is, it would end the claim, and answers that are paid with it
+        except StorageUnavailable as error:  # raised as it is, it would end the claim and lose answers already paid for
             raise MoneySetAside from error
 
     def _cut(self, call: EngineCall, price: Price, charges: Charges) -> tuple[EngineCall, int]:
+        """Cut a call to what is left of the day; raise MoneySetAside if it may fit once other calls have ended."""
         left = max(0, self._max_microusd - charges.charged_microusd)
         try:
             return fit(call, price, left, PER_DAY)

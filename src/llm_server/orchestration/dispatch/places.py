@@ -1,4 +1,4 @@
-"""How many calls each engine takes at once: its places, which all threads of the process share."""
+"""Places: the limit on simultaneous calls to an engine, shared by all threads of the process."""
 
 from __future__ import annotations
 
@@ -11,26 +11,26 @@ from llm_server.orchestration.domain.cancellation import Cancellation
 from llm_server.orchestration.domain.catalog import EngineSpec
 from llm_server.orchestration.domain.errors import OutOfTime, TaskCancelled
 
-LISTEN_S = 0.2
-"""How often a call that waits for a place looks whether its task was cancelled."""
+CANCELLATION_CHECK_S = 0.2
+"""How often a call that waits for a place checks whether its task was cancelled."""
 
 
 class Places:
-    """`max_concurrency` places for each engine; a call holds one while its engine works."""
+    """`max_concurrency` places for each engine; a call holds one of them while the engine works on it."""
 
     def __init__(self, engines: Mapping[str, EngineSpec]) -> None:
         self._places = {name: threading.BoundedSemaphore(spec.max_concurrency) for name, spec in engines.items()}
 
     @contextmanager
     def hold(self, engine: str, wait_s: float, cancellation: Cancellation) -> Iterator[None]:
-        """Hold a place of the engine; wait at most `wait_s` seconds until one is free.
+        """Hold a place of the engine, after waiting at most `wait_s` seconds for a free one.
 
         Raises:
             OutOfTime: no place became free in that time.
-            TaskCancelled: the task was cancelled while it waited.
+            TaskCancelled: the task was cancelled during the wait.
         """
-        for _ in range(math.ceil(wait_s / LISTEN_S)):
-            if self._places[engine].acquire(timeout=LISTEN_S):
+        for _ in range(math.ceil(wait_s / CANCELLATION_CHECK_S)):
+            if self._places[engine].acquire(timeout=CANCELLATION_CHECK_S):
                 break
             if cancellation.told:
                 raise TaskCancelled

@@ -1,4 +1,4 @@
-"""What is set aside for one engine call: its worst case, cut to what a limit leaves."""
+"""Compute the reservation of an engine call: its highest possible cost, lowered to fit what a limit leaves."""
 
 from __future__ import annotations
 
@@ -11,28 +11,30 @@ from llm_server.orchestration.domain.engine_call import EngineCall
 from llm_server.orchestration.domain.errors import LimitReached
 
 MIN_OUTPUT_TOKENS = 16
-"""A call is not cut to fewer: so short an answer is worth nothing."""
+"""A call's output limit is not lowered below this, because a shorter answer is of no use."""
 
 PER_DAY = "usd_per_day"
-"""The limit of a key, as callers know it."""
+"""The name of an API key's limit in the HTTP API."""
 
 _WIRE_TOKENS = 64
-"""What an API puts round the texts: roles, separators."""
+"""Tokens that an engine's API adds to the texts: roles and separators."""
 
 Price = Callable[[int, int], int | None]
-"""(tokens in, tokens out) -> micro-USD; None when the price is unknown."""
+"""Takes the tokens in and the tokens out, returns micro-USD; None if the price is unknown."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reservation:
-    """What was set aside for a call; `name` is the ledger's, "" where nothing was charged there."""
+    """The amount reserved for a call. `name` identifies it in the ledger; "" if the ledger was not charged."""
 
     microusd: int = 0
     name: str = ""
 
 
 def fit(call: EngineCall, price: Price, left_microusd: int | None, limit: str) -> tuple[EngineCall, int]:
-    """Cut a call's output limit to what is left of `limit` (None: do not cut); returns the call and its worst case.
+    """Lower a call's output limit until its highest possible cost fits into `left_microusd`; None means no limit.
+
+    `limit` is the limit's name for the error message. Returns the call and its highest possible cost in micro-USD.
 
     Raises:
         LimitReached: even a short answer could cost more than is left, or the price is unknown.
@@ -51,6 +53,6 @@ def fit(call: EngineCall, price: Price, left_microusd: int | None, limit: str) -
 
 
 def _max_tokens_in(call: EngineCall) -> int:
-    """The most tokens a call's texts can have: one a UTF-8 byte. An answer's schema is sent along and counts."""
+    """Return an upper bound of a call's input tokens: one for each UTF-8 byte of its texts and its answer schema."""
     schema = msgspec.json.encode(call.answer_schema.schema) if call.answer_schema else b""
     return len(call.system.encode()) + len(call.prompt.encode()) + len(schema) + _WIRE_TOKENS

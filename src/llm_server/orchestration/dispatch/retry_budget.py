@@ -1,4 +1,4 @@
-"""How many failovers a process may make: when many calls fail, a second call for each doubles the load."""
+"""Limit the retries of a process: when many calls fail, retrying each of them would double the load."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ RETRIES_BURST = 10
 
 
 class RetryBudget:
-    """Retries of one process: at most a fifth of its calls of the last minute, and always a burst of ten."""
+    """The retries of one process in the last minute: at most a fifth of its calls, but at least ten."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
@@ -23,7 +23,7 @@ class RetryBudget:
         self._retries: deque[int] = deque()
 
     def has_room(self) -> bool:
-        """Whether one more retry is within the budget; of calls that ask at the same moment a few may go over it."""
+        """Whether another retry is within the budget; calls that ask at the same moment may exceed it by a few."""
         with self._lock:
             self._forget()
             return len(self._retries) < max(RETRIES_BURST, int(RETRIES_SHARE * len(self._calls)))

@@ -1,4 +1,4 @@
-"""The terms of an engine call: what it is for and what bounds it."""
+"""The terms of an engine call: its purpose and its limits."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from llm_server.orchestration.domain.engine_call import Completion
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CallTerms:
-    """What a call is for and what bounds it. `until_ms` (Unix milliseconds): no call goes on after it.
+    """The purpose and the limits of a call, which ends at `until_ms` (Unix milliseconds) at the latest.
 
-    `engine` names the one engine that may be asked; None leaves the choice to the balancer. `fault` is the answer gate:
-    it returns what is wrong with a completion, in a short phrase, or None. Unless the call `escalates`, an answer of a
-    cheap engine, even an empty one, is never asked for again of a strong engine.
+    `engine` is the only engine that may be asked; None leaves the choice to the balancer. `fault` is the answer gate:
+    it returns a short phrase that says what is wrong with a completion, or None. If `escalates` is False, no strong
+    engine is asked after a faulty or empty answer of a cheap one.
     """
 
     purpose: str
@@ -28,5 +28,5 @@ class CallTerms:
     fault: Callable[[Completion], str | None] | None = None
 
     def left_s(self, now_ms: int) -> float:
-        """Seconds until `until_ms`; negative after it."""
+        """Return the seconds left until `until_ms`; negative after it."""
         return (self.until_ms - now_ms) / 1000

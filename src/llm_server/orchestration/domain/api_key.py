@@ -1,10 +1,14 @@
-"""The API key: whose it is, what it allows, how much of it; the store holds a digest, never the secret."""
+"""The API key: its tenant, its scopes and its limits. The store holds a digest of its secret, never the secret."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
+from hashlib import sha256
+from typing import TypedDict
+
+import msgspec
 
 from llm_server.orchestration.domain.errors import InvalidInput
 from llm_server.orchestration.domain.receipt import MICROUSD_PER_USD
@@ -16,15 +20,34 @@ LOCAL_TENANT = "local"
 TENANT_PATTERN = "[a-z0-9-]{1,40}"
 MAX_NAME = 100
 MAX_COUNT = 1_000_000
-"""Of requests a minute and of tasks in flight."""
+"""The highest `requests_per_minute` and `tasks_in_flight`."""
 
 MIN_USD, MAX_USD = 0.000001, 1_000_000
 _TENANT = re.compile(TENANT_PATTERN)
 
 
+class LimitChanges(TypedDict, total=False):
+    """The limits to change, as callers write them. None removes a limit; a limit that is left out stays."""
+
+    requests_per_minute: int | None
+    tasks_in_flight: int | None
+    usd_per_day: float | None
+
+
+class KeyChanges(TypedDict, total=False):
+    """The fields of a key to change; a field that is left out stays.
+
+    `expires_ms` is in Unix milliseconds; None: the key never expires.
+    """
+
+    name: str
+    limits: LimitChanges
+    expires_ms: int | None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KeyLimits:
-    """How much a key allows; None is no limit. A minute and a day are those of the clock in UTC."""
+    """The limits of a key; None means no limit. Minutes and days are those of the UTC clock."""
 
     requests_per_minute: int | None = None
     tasks_in_flight: int | None = None
@@ -38,22 +61,51 @@ class KeyLimits:
         tasks_in_flight: int | None = None,
         usd_per_day: float | None = None,
     ) -> KeyLimits:
-        """Limits as people say them. Raises InvalidInput: one is out of its range, or not a number at all."""
+        """Check limits as callers write them. Raises InvalidInput if one is out of range or not a number (NaN)."""
         for name, count in (("requests_per_minute", requests_per_minute), ("tasks_in_flight", tasks_in_flight)):
             if count is not None and not 1 <= count <= MAX_COUNT:
-                raise InvalidInput(name, f"The limit {name} is a whole number from 1 to {MAX_COUNT:,}.")
+                raise InvalidInput(name, f"The limit {name} must be a whole number from 1 to {MAX_COUNT:,}.")
         if usd_per_day is not None and not MIN_USD <= usd_per_day <= MAX_USD:
-            raise InvalidInput("usd_per_day", f"The limit usd_per_day is a number from {MIN_USD:f} to {MAX_USD:,}.")
+            raise InvalidInput("usd_per_day", f"The limit usd_per_day must be from {MIN_USD:f} to {MAX_USD:,}.")
         return cls(
             requests_per_minute=requests_per_minute,
             tasks_in_flight=tasks_in_flight,
             microusd_per_day=None if usd_per_day is None else round(usd_per_day * MICROUSD_PER_USD),
         )
 
+    def changed(self, changes: LimitChanges) -> KeyLimits:
+        """Return these limits with the given ones replaced. Raises InvalidInput as `of`."""
+        checked = asdict(KeyLimits.of(**changes))
+        names = ("microusd_per_day" if name == "usd_per_day" else name for name in changes)
+        return replace(self, **{name: checked[name] for name in names})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewKey:
+    """A key to make, before it has an id and a secret. `expires_ms` is in Unix milliseconds; None: never."""
+
+    tenant: str
+    scopes: Sequence[str]
+    name: str = ""
+    limits: KeyLimits = field(default_factory=KeyLimits)
+    expires_ms: int | None = None
+
+    def digest(self) -> str:
+        """Return a hash of all fields as hex. Neither the order of the scopes nor a repeated scope changes it."""
+        plain = asdict(replace(self, scopes=sorted(set(self.scopes))))
+        given = {name: value for name, value in plain.items() if value != _DEFAULTS[name]}
+        return sha256(msgspec.json.encode(given, order="sorted")).hexdigest()
+
+
+_DEFAULTS = asdict(NewKey(tenant="", scopes=()))
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Key:
-    """One key as it is stored; `digest` is the SHA-256 of its secret as hex. A revoked key is kept, and refused."""
+    """One key as it is stored. `digest` is the SHA-256 of its secret as hex.
+
+    A key whose `revoked_ms` is set, or whose `expires_ms` has passed, is refused. Revoked and expired keys stay stored.
+    """
 
     key_id: str
     tenant: str
@@ -63,11 +115,29 @@ class Key:
     name: str = ""
     limits: KeyLimits = field(default_factory=KeyLimits)
     revoked_ms: int | None = None
+    expires_ms: int | None = None
+
+    def is_expired(self, now_ms: int) -> bool:
+        """Return whether the key's time is over; at `expires_ms` exactly it is."""
+        return self.expires_ms is not None and self.expires_ms <= now_ms
+
+    def is_valid(self, now_ms: int) -> bool:
+        """Return whether the key is neither revoked nor expired."""
+        return self.revoked_ms is None and not self.is_expired(now_ms)
+
+    def changed(self, changes: KeyChanges) -> Key:
+        """Return the key with the given fields replaced. Raises InvalidInput if a value is not allowed."""
+        return replace(
+            self,
+            name=checked_name(changes.get("name", self.name)),
+            limits=self.limits.changed(changes.get("limits", {})),
+            expires_ms=changes.get("expires_ms", self.expires_ms),
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Charge:
-    """The key that a task's calls are charged to, and the most a UTC day may cost it."""
+    """The key that a task's calls are charged to, and its limit for a UTC day when the task was accepted."""
 
     key_id: str
     microusd_per_day: int
@@ -75,27 +145,27 @@ class Charge:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Payer:
-    """The key a call was made with, and the limits it sets."""
+    """The key that a call was made with, and its limits."""
 
     key_id: str
     limits: KeyLimits
 
     @property
     def charge(self) -> Charge | None:
-        """What the key's calls are charged to; None where nobody counts what they cost."""
+        """The key's account for engine calls; None if it has no `usd_per_day`: then its calls are not charged."""
         if self.limits.microusd_per_day is None:
             return None
         return Charge(key_id=self.key_id, microusd_per_day=self.limits.microusd_per_day)
 
     @property
     def counted_for(self) -> str:
-        """The key among whose tasks in flight its tasks are, "" where nobody counts them."""
+        """The id of the key whose `tasks_in_flight` includes its tasks; "" if it has no such limit."""
         return "" if self.limits.tasks_in_flight is None else self.key_id
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Caller:
-    """Who calls: one tenant's key, or nobody in particular on a server without keys (`payer` is None)."""
+    """Who calls: a tenant and the scopes of its key. `payer` is None on a server without keys."""
 
     tenant: str = LOCAL_TENANT
     scopes: tuple[str, ...] = SCOPES
@@ -108,7 +178,7 @@ class Caller:
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """What a key's calls are charged to: the key on one UTC day (`YYYY-MM-DD`)."""
+    """A key on one UTC day (`YYYY-MM-DD`): what its engine calls of that day are charged to."""
 
     key_id: str
     day: str
@@ -116,9 +186,9 @@ class Account:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Charges:
-    """What was charged to an account, in all.
+    """The total that was charged to an account.
 
-    Two parts of the charge are no known costs. `under_way_microusd` is set aside for calls that have not ended, or
+    The costs of two parts of it are not known. `under_way_microusd` is reserved for calls that have not ended, or
     whose worker died. `withheld_microusd` stays charged because the engine may bill it: the call was late, broke off,
     was cancelled, or did not report its tokens.
     """
@@ -129,33 +199,33 @@ class Charges:
 
     @property
     def unsettled_microusd(self) -> int:
-        """The part of the charge of which nobody knows whether it was spent."""
+        """The part of the charge that may or may not have been spent."""
         return self.under_way_microusd + self.withheld_microusd
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KeyUse(Charges):
-    """What was charged to an account and what its key has in flight, each counted only where the key limits it."""
+    """The charges of an account and its key's tasks in flight; each is counted only while the key limits it."""
 
     tasks_in_flight: int = 0
 
 
 def checked_tenant(name: str) -> str:
-    """Return a tenant's name. Raises InvalidInput when none can have it."""
+    """Return a tenant's name. Raises InvalidInput if it is not allowed."""
     if not _TENANT.fullmatch(name):
         raise InvalidInput("tenant", "A tenant's name has 1 to 40 characters of a to z, 0 to 9 and -.")
     return name
 
 
 def checked_name(name: str) -> str:
-    """Return what people call a key. Raises InvalidInput when it is too long, or could spoof the list it stands in."""
+    """Return a key's name. Raises InvalidInput if it is too long, or has characters that could falsify a listing."""
     if len(name) > MAX_NAME or not name.isprintable():
         raise InvalidInput("name", f"A key's name has at most {MAX_NAME} characters, all of them printable.")
     return name
 
 
 def checked_scopes(names: Sequence[str]) -> tuple[str, ...]:
-    """Return scopes in their order, each once. Raises InvalidInput for one that is unknown, or none at all."""
+    """Return scopes in the order of `SCOPES`, each once. Raises InvalidInput for an unknown one or an empty list."""
     for name in names:
         if name not in SCOPES:
             raise InvalidInput("scopes", f"Unknown scope {name[:60]!r}; known are {', '.join(SCOPES)}.")

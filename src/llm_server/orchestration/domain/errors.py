@@ -6,6 +6,7 @@ LLMServerError
 ├── Unauthenticated       send a key that this server knows
 ├── ScopeMissing          use a key that has the scope
 ├── KeyNotFound           check the key's id
+├── KeyConflict           read the key again: it is revoked or expired, or others are changing it
 ├── QuotaExceeded         come again: a limit of the caller's key is used up; `retry_after_s`
 │   └── TooManyInFlight   wait for one of the tasks to end
 ├── TaskNotFound          check the id
@@ -55,7 +56,7 @@ class UnknownName(InvalidInput):
 
 
 class Unauthenticated(LLMServerError):
-    """No key, or one that is unknown, wrong or revoked: which of them, a stranger is not told."""
+    """The call has no key, or one that is unknown, wrong, revoked or expired; the message is the same for all."""
 
     def __init__(self) -> None:
         super().__init__("A valid API key is needed: send it as Authorization: Bearer llms_..., or as X-Api-Key.")
@@ -73,6 +74,10 @@ class KeyNotFound(LLMServerError):
 
     def __init__(self) -> None:
         super().__init__("No key has this id.")
+
+
+class KeyConflict(LLMServerError):
+    """The key's state does not allow the change: it is revoked or expired, or others are changing it."""
 
 
 class QuotaExceeded(LLMServerError):

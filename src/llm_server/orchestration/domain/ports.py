@@ -74,7 +74,10 @@ class Page:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IdempotencyBinding:
-    """The task that an Idempotency-Key stands for until `until_ms`, and the hash of the body it was first sent with."""
+    """The task that an Idempotency-Key stands for until `until_ms`, and the hash of the body it was first sent with.
+
+    For an Idempotency-Key of `POST /keys`, `task_id` is the id of the API key.
+    """
 
     task_id: str
     body_hash: str
@@ -300,16 +303,23 @@ class Ledger(Protocol):
 class KeyStore(Ledger, Protocol):
     """API keys and what is counted for them. Every method may raise StorageUnavailable."""
 
-    def put_key(self, key: Key) -> None:
-        """Store an API key, or replace the one with the same id."""
+    def add_key(self, key: Key) -> bool:
+        """Store a new key. Returns False, and writes nothing, if another key has its id.
+
+        Adding the same key again returns True, so a write whose reply was lost can be repeated.
+        """
+        ...
+
+    def swap_key(self, before: Key, after: Key) -> bool:
+        """Replace the key `before` by `after`. Returns False, and writes nothing, if the stored key is not `before`."""
         ...
 
     def key(self, key_id: str) -> Key | None:
-        """Return the API key with this id, or None."""
+        """Read a key; None if no key has this id. Sees every write that was acknowledged before."""
         ...
 
     def all_keys(self) -> list[Key]:
-        """Return every API key, in any order."""
+        """Read all keys, in any order."""
         ...
 
     def has_keys(self) -> bool:
@@ -317,12 +327,12 @@ class KeyStore(Ledger, Protocol):
         ...
 
     def count_request(self, key_id: str, minute: int, *, most: int) -> int | None:
-        """Count one request of an API key in a minute (Unix time in minutes), if fewer than `most` are counted in it.
+        """Count one request of a key in a minute (Unix time in minutes), if fewer than `most` are counted in it.
 
         Returns how many of `most` are left, or None if the request was not counted.
         """
         ...
 
     def use(self, account: Account) -> KeyUse:
-        """Return what is counted for an API key: the charges of the account's day, and its open tasks."""
+        """Read what is counted for a key: the charges of the account's day, and its tasks in flight."""
         ...

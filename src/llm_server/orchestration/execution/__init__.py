@@ -1,1 +1,1 @@
-"""Carries out one claimed task: its mode, its plan, its steps and their reviews, and how the claim ends."""
+"""Carries out a claimed task in its mode: one answer, or a plan with steps, reviews and a synthesis."""

@@ -1,4 +1,4 @@
-"""Carries a claimed task out: yields each state it reaches, and holds neither store nor queue."""
+"""Carry out a claimed task. Each state it reaches is yielded to the worker, which stores it."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ from llm_server.orchestration.execution.step_runner import run_steps
 from llm_server.orchestration.routing import tiers
 
 NO_PROMPT = "The prompt has expired: the task was open for longer than its texts are kept."
-NO_PLAN = "No usable plan was proposed, and none is carried out unapproved."
+NO_PLAN = "The engines proposed no usable plan, and this task needs an approved plan."
 
 
 class Orchestrator:
-    """The three modes, over a balancer."""
+    """Carries out tasks in the modes Chat, Agent and Plan."""
 
     def __init__(
         self, *, catalog: Catalog, balancer: Balancer, clock: Clock, max_deliveries: int, sweep_s: int
@@ -54,11 +54,12 @@ class Orchestrator:
         key_budget: KeyBudget | None = None,
         cancellation: Cancellation | None = None,
     ) -> Generator[Progress]:
-        """Carry a claimed task out until it is final or released; no engine call goes on after `until_ms`.
+        """Carry out a claimed task until it is final or released; every engine call ends by `until_ms`.
 
-        What an earlier claim finished is not done again: its plan, its steps, an answer whose worker died. Once
-        `cancellation` is told, calls under way end and none begins; what was paid until then is still handed over.
-        `key_budget` is what the key that the calls are charged to has left.
+        What earlier claims stored is reused: the plan, finished steps, and an answer whose worker died before it could
+        finish the task. When the task is cancelled through `cancellation`, running calls are ended and no further call
+        is made; the attempts made so far are still yielded. `key_budget` is the rest of the daily limit of the API key
+        that the calls are charged to.
         """
         task, request = snapshot.task, snapshot.request
         if snapshot.orphan:
@@ -66,11 +67,12 @@ class Orchestrator:
             return
         deadline_ms = snapshot.deadline_ms
         if task.deliveries > self._max_deliveries:
-            yield self._outcomes.failed(task, (), f"Given up after {self._max_deliveries} attempts without an answer.")
+            reason = f"The task was given up: workers took it {self._max_deliveries} times without progress."
+            yield self._outcomes.fail(task, (), reason)
         elif request == EXPIRED_REQUEST:
-            yield self._outcomes.failed(task, (), NO_PROMPT)
+            yield self._outcomes.fail(task, (), NO_PROMPT)
         elif deadline_ms is not None and self._clock() + MIN_CALL_S * 1000 > deadline_ms:
-            yield self._outcomes.failed(task, (), request.limits.overdue)
+            yield self._outcomes.fail(task, (), request.limits.overdue)
         else:
             withheld = sum(attempt.withheld_microusd for attempt in snapshot.attempts)
             claim = Claim(
@@ -81,28 +83,32 @@ class Orchestrator:
                 budget=Budget.of(request.limits.max_cost_usd, task.receipt.cost_microusd + withheld, key_budget),
                 cancellation=cancellation or Cancellation(),
             )
-            yield from self._planned(claim, snapshot) if task.mode is Mode.PLAN else self._single(claim)
+            if task.mode is Mode.PLAN:
+                yield from self._run_plan_mode(claim, snapshot)
+            else:
+                yield self._run_single_role(claim)
 
-    def _single(self, claim: Claim, before: tuple[Attempt, ...] = ()) -> Iterator[Progress]:
-        """Chat and Agent: one role answers. `before`: calls already made in this claim."""
+    def _run_single_role(self, claim: Claim, earlier: tuple[Attempt, ...] = ()) -> Progress:
+        """Carry out Chat or Agent mode: one role answers. `earlier` are the calls already made in this claim."""
         prompt = claim.request.prompt
-        wanted = tiers.wanted_for(claim.request.complexity)
-        reply = self._role_caller.ask(claim, claim.task.role, prompt, purpose="answer", tier=wanted, asked=prompt)
-        yield self._outcomes.answered(claim, before + reply.attempts, reply)
+        tier = tiers.preferred_tier(claim.request.complexity)
+        reply = self._role_caller.ask(claim, claim.task.role, prompt, purpose="answer", tier=tier, gate_request=prompt)
+        return self._outcomes.conclude(claim, earlier + reply.attempts, reply)
 
-    def _planned(self, claim: Claim, snapshot: Snapshot) -> Iterator[Progress]:
-        """Plan: a plan, its steps, their synthesis."""
+    def _run_plan_mode(self, claim: Claim, snapshot: Snapshot) -> Iterator[Progress]:
+        """Carry out Plan mode: propose a plan, run its steps, write the final answer."""
         stored = snapshot.outputs.get(PLAN)
         if stored is None or stored.text is None:
             plan, reply = self._propose(claim)
             if reply.failure:
-                yield self._outcomes.answered(claim, reply.attempts, reply)
+                yield self._outcomes.conclude(claim, reply.attempts, reply)
                 return
             if plan is None and claim.request.plan_approval:
-                yield self._outcomes.failed(claim.task, reply.attempts, NO_PLAN)
+                yield self._outcomes.fail(claim.task, reply.attempts, NO_PLAN)
                 return
             if plan is None:
-                yield from self._single(replace(claim, task=self._without_plan(claim.task)), reply.attempts)
+                claim = replace(claim, task=self._as_agent_task(claim.task))
+                yield self._run_single_role(claim, reply.attempts)
                 return
             stored = self._outcomes.output(claim.task, PLAN, text=plan.to_json(), attempts=reply.attempts)
             if claim.request.plan_approval:
@@ -113,9 +119,10 @@ class Orchestrator:
             yield Progress(task=claim.task, output=stored)
         else:
             plan = plans.stored(stored.text)
-        yield from self._carried_out(claim, plan, snapshot)
+        yield from self._carry_out(claim, plan, snapshot)
 
-    def _carried_out(self, claim: Claim, plan: Plan, snapshot: Snapshot) -> Iterator[Progress]:
+    def _carry_out(self, claim: Claim, plan: Plan, snapshot: Snapshot) -> Iterator[Progress]:
+        """Run the steps that are left, then the synthesis; `unfinished` collects replies that the next try repeats."""
         steps = ReviewedSteps(
             plan=plan,
             prompt=claim.request.prompt,
@@ -123,65 +130,68 @@ class Orchestrator:
             catalog=self._catalog,
             outputs=snapshot.standing,
         )
-        held = Reply()
+        unfinished = Reply()
 
-        def carry_out(step: Step) -> Reply:
+        def ask(step: Step) -> Reply:
             call = steps.next_call(step)
-            asked = None if call.schema else step.instruction
+            gate_request = None if call.schema else step.instruction
             return self._role_caller.ask(
-                claim, call.role, call.prompt, purpose=call.purpose, schema=call.schema, asked=asked
+                claim, call.role, call.prompt, purpose=call.purpose, schema=call.schema, gate_request=gate_request
             )
 
         finished = {name: output.error is None for name, output in steps.ended.items()}
         at_once = self._catalog.defaults.parallel_steps
-        for step, reply in run_steps(plan, finished, carry_out, at_once=at_once, succeeded=steps.succeeded):
+        for step, reply in run_steps(plan, finished, ask, at_once=at_once, succeeded=steps.succeeded):
             if reply.can_be_retried:
-                outage = reply.outage and (held.outage or held.failure is None)
-                held = Reply(failure=reply.failure, attempts=held.attempts + reply.attempts, outage=outage)
+                outage = reply.outage and (unfinished.outage or unfinished.failure is None)
+                attempts = unfinished.attempts + reply.attempts
+                unfinished = Reply(failure=reply.failure, attempts=attempts, outage=outage)
                 continue
             output = replace(steps.output(step, reply, self._clock()), fence=claim.task.fence)
             output = output.within(MAX_TEXTS_BYTES - steps.size, key=OutputKey.of_step(step.id))
             steps.add(output)
             claim = replace(claim, task=claim.task.progressed(output))
             yield Progress(task=claim.task, output=output)
-        if held.failure:
-            yield self._outcomes.answered(claim, held.attempts, held)
+        if unfinished.failure:
+            yield self._outcomes.conclude(claim, unfinished.attempts, unfinished)
             return
-        ended = steps.ended
-        broken = [f"Step {s.id} failed: {ended[s.id].error}" for s in plan.steps if s.id in ended and ended[s.id].error]
-        if broken:
-            yield self._outcomes.failed(claim.task, (), " ".join(broken))
+        if failures := steps.failures:
+            yield self._outcomes.fail(claim.task, (), " ".join(failures))
             return
-        yield self._synthesised(replace(claim, left_bytes=MAX_TEXTS_BYTES - steps.size), plan, steps)
+        yield self._synthesise(replace(claim, left_bytes=MAX_TEXTS_BYTES - steps.size), plan, steps)
 
-    def _synthesised(self, claim: Claim, plan: Plan, steps: ReviewedSteps) -> Progress:
-        """The final answer, and below it what the reviews left open: no engine decides whether that is said."""
+    def _synthesise(self, claim: Claim, plan: Plan, steps: ReviewedSteps) -> Progress:
+        """Ask for the final answer; append the open findings of the reviews, so that no engine can leave them out."""
         text = prompts.for_synthesis(claim.request.prompt, plan, steps.results)
-        reply = self._role_caller.ask(claim, None, text, purpose="synthesis", asked=claim.request.prompt)
-        note = prompts.left_open(plan, steps.reviews)
+        reply = self._role_caller.ask(claim, None, text, purpose="synthesis", gate_request=claim.request.prompt)
+        note = prompts.open_findings(plan, steps.reviews)
         if reply.completion and note:
             reply = replace(reply, completion=replace(reply.completion, text=f"{reply.completion.text}\n\n{note}"))
-        return self._outcomes.answered(claim, reply.attempts, reply)
+        return self._outcomes.conclude(claim, reply.attempts, reply)
 
-    def _without_plan(self, task: Task) -> Task:
-        """A task no plan was found for: its profile's default role does it alone, in later deliveries too."""
+    def _as_agent_task(self, task: Task) -> Task:
+        """Return the task in Agent mode with its profile's default role; later deliveries keep this mode."""
         profile = self._catalog.profiles.get(task.profile) or self._catalog.profile(self._catalog.defaults.profile)
         return replace(task, mode=Mode.AGENT, role=profile.default_role)
 
     def _propose(self, claim: Claim) -> tuple[Plan | None, Reply]:
-        """Ask for a plan, once more when it is broken; None when both are, or when the repair is refused."""
-        asked = prompts.for_plan(claim.request.prompt, claim.task.profile, self._catalog)
+        """Ask for a plan; if it is not usable, ask once more with its faults named.
+
+        Returns no plan if both are unusable or the engine refuses the second prompt. The reply has all attempts, and
+        the failure if an engine call failed.
+        """
+        first = prompts.for_plan(claim.request.prompt, claim.task.profile, self._catalog)
         schema = AnswerSchema(name="plan", schema=plan_proposal.schema(self._catalog.step_roles()))
-        text, attempts = asked, tuple[Attempt, ...]()
+        text, attempts = first, tuple[Attempt, ...]()
         for _ in range(2):
             reply = self._role_caller.ask(claim, self._catalog.defaults.planner, text, purpose="plan", schema=schema)
             attempts += reply.attempts
-            if reply.completion is None and text != asked and isinstance(reply.failure, PromptRefused):
-                break  # with the broken plan in it the prompt is too long: it was not the task that was refused
+            if reply.completion is None and text != first and isinstance(reply.failure, PromptRefused):
+                break  # the prompt with the faulty plan in it was refused (perhaps too long), not the task itself
             if reply.completion is None:
                 return None, replace(reply, attempts=attempts)
             try:
                 return plan_proposal.parse(reply.completion.text, self._catalog.step_roles()), Reply(attempts=attempts)
             except plan_proposal.PlanInvalid as error:
-                text = prompts.for_repair(asked, reply.completion.text, str(error))
+                text = prompts.for_repair(first, reply.completion.text, str(error))
         return None, Reply(attempts=attempts)

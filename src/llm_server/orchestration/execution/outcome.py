@@ -1,4 +1,4 @@
-"""How a claim ends: with an answer, a failure, or another try later."""
+"""End a claim: with an answer, with a failure, or by releasing the task for a later try."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from llm_server.orchestration.execution.role_call import Claim
 RETRY_FIRST_S = 5
 MAX_RETRY_S = 300
 NO_ENGINE_S = 60
-"""How soon a task looks again while no engine is switched on."""
+"""Seconds until the next try while no engine is switched on."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Progress:
-    """The next state of a task, the output to store with it, and how long a released task is to wait."""
+    """The next state of a task, the output to store with it, and for a released task the delay of its next message."""
 
     task: Task
     output: Output | None = None
@@ -30,7 +30,7 @@ class Progress:
 
 
 class Outcomes:
-    """What a task becomes at the end of a claim."""
+    """Makes the state in which a task leaves a claim."""
 
     def __init__(self, *, fleet: Fleet, clock: Clock, max_deliveries: int, sweep_ms: int) -> None:
         self._fleet = fleet
@@ -38,11 +38,12 @@ class Outcomes:
         self._max_deliveries = max_deliveries
         self._sweep_ms = sweep_ms
 
-    def answered(self, claim: Claim, attempts: tuple[Attempt, ...], reply: Reply) -> Progress:
-        """The end of a claim: an answer, a failure no other engine would cure, or another try later.
+    def conclude(self, claim: Claim, attempts: tuple[Attempt, ...], reply: Reply) -> Progress:
+        """Complete the task, fail it if no other try could help, or release it for a later try.
 
-        Out of time, the next try comes at once. A claim that waited for an engine's place and got none is not counted
-        as a delivery, or a long queue would fail tasks; that next try is not at once, or it could go round for ever.
+        When the worker ran out of time during its calls, the next try follows at once. When it ran out of time before
+        its first call (every place of the engine was taken), the claim does not count as a delivery, so that a long
+        queue cannot fail tasks; the next try follows after 5 s, so that the task does not circle without pause.
         """
         task, error = claim.task, reply.failure
         if reply.completion:
@@ -56,14 +57,19 @@ class Outcomes:
         if isinstance(error, EngineUnavailable | MoneySetAside) and task.deliveries < self._max_deliveries:
             doubled = min(RETRY_FIRST_S * 2 ** max(task.deliveries - 1, 0), MAX_RETRY_S)
             return self._released(claim, attempts, delay_s=doubled)
-        return self.failed(task, attempts, str(error))
+        return self.fail(task, attempts, str(error))
 
     def _waiting(self, claim: Claim, attempts: tuple[Attempt, ...]) -> Progress:
-        """Wait for the first engine to be back: an outage is a delay, it is no delivery and ends at the deadline."""
-        awaited = self._fleet.awaited(claim.request.engine)
-        back_s = math.ceil((min(awaited.values()) - self._clock()) / 1000) if awaited else NO_ENGINE_S
-        reason = ", ".join(awaited) or claim.request.engine or "an engine that is switched on and has credentials"
-        return self._released(claim, attempts, delay_s=max(back_s, RETRY_FIRST_S), counted=False, waiting_for=reason)
+        """Release the task until the first engine may be asked again; the claim does not count as a delivery."""
+        return_times = self._fleet.return_times(claim.request.engine)
+        if return_times:
+            delay_s = math.ceil((min(return_times.values()) - self._clock()) / 1000)
+            waiting_for = ", ".join(return_times)
+        else:
+            delay_s = NO_ENGINE_S
+            waiting_for = claim.request.engine or "an engine that is switched on and has credentials"
+        delay_s = max(delay_s, RETRY_FIRST_S)
+        return self._released(claim, attempts, delay_s=delay_s, counted=False, waiting_for=waiting_for)
 
     def _released(
         self,
@@ -74,7 +80,10 @@ class Outcomes:
         counted: bool = True,
         waiting_for: str = "",
     ) -> Progress:
-        """Hand the task back, not beyond its deadline: it is to fail on time. A wait without a call stores nothing."""
+        """Release the task for a later try, at its deadline at the latest, so that it fails on time.
+
+        A task that waits for an engine and has made no call stores no output.
+        """
         output = self.output(claim.task, OutputKey.of_try(claim.task.fence), attempts=attempts)
         if claim.deadline_ms is not None:
             delay_s = min(delay_s, max(0, math.ceil((claim.deadline_ms - output.created_ms) / 1000)))
@@ -82,7 +91,8 @@ class Outcomes:
         task = claim.task.released(output, due_ms=due_ms, counted=counted, waiting_for=waiting_for)
         return Progress(task=task, output=None if waiting_for and not attempts else output, delay_s=delay_s)
 
-    def failed(self, task: Task, attempts: tuple[Attempt, ...], error: str) -> Progress:
+    def fail(self, task: Task, attempts: tuple[Attempt, ...], error: str) -> Progress:
+        """Fail the task for good; `error` is shown to the caller."""
         output = self.output(task, OutputKey.of_try(task.fence), error=error, attempts=attempts)
         return Progress(task=task.failed(output), output=output)
 
@@ -95,5 +105,6 @@ class Outcomes:
         error: str | None = None,
         attempts: tuple[Attempt, ...] = (),
     ) -> Output:
+        """Make an output of this claim, created now."""
         now_ms = self._clock()
         return Output(key=key, created_ms=now_ms, text=text, error=error, attempts=attempts, fence=task.fence)

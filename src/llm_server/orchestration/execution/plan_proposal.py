@@ -1,4 +1,4 @@
-"""The plan an engine proposes for a task: the shape it is asked for, and how its answer is read and checked."""
+"""The JSON schema that the planner's answer must follow, and the parsing and checking of the plan in it."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from llm_server.orchestration.domain.plan import MAX_STEPS, Plan
 
 
 class PlanInvalid(LLMServerError):
-    """The engine's plan cannot be carried out; the message says what to repair."""
+    """The proposed plan cannot be carried out; the message says what to repair."""
 
 
 def schema(roles: Collection[str]) -> dict[str, Any]:
-    """The JSON schema of a plan, for engines that can be held to one."""
+    """Return the JSON schema of a plan, for engines that accept a schema for their answer."""
     step = {
         "type": "object",
         "properties": {
@@ -42,12 +42,13 @@ def schema(roles: Collection[str]) -> dict[str, Any]:
 
 
 def parse(text: str, roles: Collection[str]) -> Plan:
-    """Read a plan out of an engine's answer, which may wrap it in prose or a code fence.
+    """Read a plan from an engine's answer, which may wrap it in prose or a code fence.
 
-    Of several JSON objects the first with the shape of a plan is taken.
+    If the answer has several JSON objects, the first one with the shape of a plan is used.
 
     Raises:
-        PlanInvalid: no JSON object in it, wrong shape, unknown role, duplicate or dangling id, or a cycle.
+        PlanInvalid: the answer has no plan, or the plan has an unknown role, a duplicate or unknown step id, a cycle,
+            or a text that is not valid Unicode.
     """
     plan = _first_plan(text)
     faults = list(_faults(plan, roles))
@@ -79,7 +80,7 @@ def _faults(plan: Plan, roles: Collection[str]) -> Iterator[str]:
             yield f"Step {step.id} has the unknown role {step.role[:60]!r}; known are {', '.join(sorted(roles))}."
         for dependency in step.depends_on:
             if dependency not in ids:
-                yield f"Step {step.id} depends on {dependency[:60]!r}, which is no step."
+                yield f"Step {step.id} depends on {dependency[:60]!r}, which is not a step of the plan."
     if _has_cycle(plan):
         yield "The steps depend on one another in a circle."
 

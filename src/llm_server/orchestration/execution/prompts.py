@@ -1,4 +1,4 @@
-"""The texts that carry a task from one engine call to the next. Results are passed on as data, fenced and named."""
+"""The prompts of Plan mode. Results of earlier calls are inserted as data, between named tags."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ SYNTHESIS_SYSTEM = (
 
 
 class StepResult(NamedTuple):
-    """What a finished step hands to those that depend on it."""
+    """The result of a finished step, for the steps that depend on it."""
 
     step: Step
     text: str
 
 
 def for_plan(prompt: str, profile: str, catalog: Catalog) -> str:
-    """Ask the planner for a plan of a task."""
+    """Return the prompt that asks the planner for a plan."""
     roles = "\n".join(f"- {name}: {catalog.role(name).purpose}" for name in catalog.step_roles())
     return (
         f"Plan this task of the profile {profile} in 1 to {MAX_STEPS} steps.\n\nRoles you may use:\n{roles}\n\n"
@@ -33,67 +33,67 @@ def for_plan(prompt: str, profile: str, catalog: Catalog) -> str:
     )
 
 
-def for_repair(asked: str, answer: str, faults: str) -> str:
-    """Ask once more, with what was wrong with the plan."""
+def for_repair(first: str, answer: str, faults: str) -> str:
+    """Return the prompt that asks for the plan again: the first prompt, the unusable answer and its faults."""
     wrong = f"Your last plan cannot be used. {faults}"
-    return f"{asked}\n\n{wrong}\n\n{_fenced('last_plan', answer)}\n\nSend the whole plan again."
+    return f"{first}\n\n{wrong}\n\n{_fenced('last_plan', answer)}\n\nSend the whole plan again."
 
 
 def for_step(task: str, plan: Plan, step: Step, results: Mapping[str, StepResult]) -> str:
-    """Ask a role for one step: the goal, the results it depends on, its instruction. `task` is the caller's prompt."""
-    asked = f"Do this step and nothing else, and answer with its result:\n{step.instruction}"
-    return "\n\n".join([*_context(task, plan, step, results), asked])
+    """Return the prompt for a step: the goal, the caller's prompt (`task`), the results it needs, its instruction."""
+    demand = f"Do this step and nothing else, and answer with its result:\n{step.instruction}"
+    return "\n\n".join([*_context(task, plan, step, results), demand])
 
 
 def for_verdict(task: str, plan: Plan, step: Step, results: Mapping[str, StepResult], draft: str) -> str:
-    """Ask for a verdict on what a step gave."""
-    asked = (
+    """Return the prompt that asks for a verdict on a step's draft."""
+    demand = (
         "Judge the result of this step against its instruction, and nothing else:\n"
         f"{step.instruction}\n\n{_fenced('result', draft)}\n\n"
         'Answer with one JSON object: {"verdict": "pass", "findings": []}, or "fail" with what must be repaired, '
         "one sentence each, worst first."
     )
-    return "\n\n".join([*_context(task, plan, step, results), asked])
+    return "\n\n".join([*_context(task, plan, step, results), demand])
 
 
 def for_fix(
     task: str, plan: Plan, step: Step, results: Mapping[str, StepResult], draft: str, findings: Sequence[str]
 ) -> str:
-    """Ask for a step's result without what was found in it."""
-    asked = (
+    """Return the prompt that asks for a step's draft with all findings repaired."""
+    demand = (
         f"This step was carried out:\n{step.instruction}\n\n{_fenced('result', draft)}\n\n"
         f"{_fenced('findings', _listed(findings))}\n\n"
         "Repair every finding, and answer with the whole repaired result: it replaces the old one."
     )
-    return "\n\n".join([*_context(task, plan, step, results), asked])
+    return "\n\n".join([*_context(task, plan, step, results), demand])
 
 
 def for_synthesis(task: str, plan: Plan, results: Mapping[str, StepResult]) -> str:
-    """Ask for the final answer from all results."""
+    """Return the prompt that asks for the final answer from the results of all steps."""
     parts = [_fenced("task", task), f"Goal: {plan.goal}"]
     parts += [_fenced(f"result_of_{s.id}", f"{s.instruction}\n\n{results[s.id].text}") for s in plan.steps]
     parts.append("Write the final answer to the task.")
     return "\n\n".join(parts)
 
 
-def left_open(plan: Plan, reviews: Mapping[str, Review]) -> str:
-    """What the reviews left open, to stand below the final answer; "" when that is nothing."""
+def open_findings(plan: Plan, reviews: Mapping[str, Review]) -> str:
+    """Return the note that lists the open findings below the final answer; "" if every review passed."""
     parts = []
     for step in plan.steps:
         review = reviews.get(step.id)
         if review is None or review.verdict == "pass":
             continue
-        said = "was not judged" if review.verdict == "not judged" else "has open findings"
+        verdict = "was not judged" if review.verdict == "not judged" else "has open findings"
         reason = f" ({review.reason.rstrip('.')})" if review.reason else ""
-        parts.append(f"Step {step.id} ({step.role}) {said}{reason}{':' if review.findings else '.'}")
+        parts.append(f"Step {step.id} ({step.role}) {verdict}{reason}{':' if review.findings else '.'}")
         parts += [f"- {finding}" for finding in review.findings]
     return "\n".join(["Left open by the review:", *parts]) if parts else ""
 
 
 def _context(task: str, plan: Plan, step: Step, results: Mapping[str, StepResult]) -> list[str]:
-    """What everybody at work on a step is told: the goal, the caller's prompt, the results the step depends on."""
-    depends = [_fenced(f"result_of_{d}", results[d].text) for d in step.depends_on]
-    return [f"Goal: {plan.goal}", _fenced("task", task), *depends]
+    """Return the parts that all prompts for a step share: the goal, the caller's prompt, the results it depends on."""
+    dependencies = [_fenced(f"result_of_{name}", results[name].text) for name in step.depends_on]
+    return [f"Goal: {plan.goal}", _fenced("task", task), *dependencies]
 
 
 def _listed(findings: Sequence[str]) -> str:
@@ -101,6 +101,6 @@ def _listed(findings: Sequence[str]) -> str:
 
 
 def _fenced(name: str, text: str) -> str:
-    """Mark where data begins and ends; a closing mark inside the data is broken up."""
-    broken = text.replace(f"</{name}>", f"< /{name}>")
-    return f"<{name}>\n{broken}\n</{name}>"
+    """Put a text between tags; a closing tag inside the text is changed, so that the text cannot end early."""
+    escaped = text.replace(f"</{name}>", f"< /{name}>")
+    return f"<{name}>\n{escaped}\n</{name}>"

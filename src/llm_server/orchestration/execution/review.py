@@ -1,7 +1,7 @@
-"""Carries a plan's steps through their review: a result, a verdict on it, a fix, at most two rounds of that.
+"""Review the steps of a plan: a draft, a verdict on it, a fix, and a new verdict, with at most two fixes.
 
-Each engine call gives one output, stored before the next call: a worker that dies between coder and verdict leaves the
-draft to the next delivery. What a step is to do next follows from its stored outputs alone.
+The output of each call is stored before the next call, so a worker that dies after the draft leaves it to the next
+delivery. The next call of a step depends on its stored outputs alone.
 """
 
 from __future__ import annotations
@@ -22,22 +22,22 @@ from llm_server.orchestration.domain.plan import Plan, Step
 from llm_server.orchestration.execution import prompts
 from llm_server.orchestration.execution.prompts import StepResult
 
-ROUNDS = 2
-"""How often findings go to be repaired."""
+MAX_FIXES = 2
+"""How many times a draft is repaired and judged again."""
 
 MAX_FINDINGS = 20
 MAX_FINDING_CHARS = 1_000
 
-NOBODY = "(nobody)"
-"""Who judges a draft whose profile lost its judge since: an unknown role, and so the step is said to be not judged."""
+NO_ROLE = "(not configured)"
+"""Stands for the judge of a draft whose profile does not name one any more. The call fails as for any unknown role."""
 
 
 class VerdictInvalid(LLMServerError):
-    """The answer holds no verdict that can be acted on."""
+    """The answer has no usable verdict."""
 
 
 class Verdict(msgspec.Struct, frozen=True, kw_only=True):
-    """Whether a result meets its instruction, and what does not."""
+    """Whether a draft meets the step's instruction; if not, the findings say why."""
 
     verdict: Literal["pass", "fail"]
     findings: tuple[str, ...] = ()
@@ -54,7 +54,7 @@ class Call:
 
 
 def schema() -> dict[str, Any]:
-    """The JSON schema of a verdict, for engines that can be held to one."""
+    """Return the JSON schema of a verdict, for engines that accept a schema for their answer."""
     return {
         "type": "object",
         "properties": {
@@ -67,12 +67,12 @@ def schema() -> dict[str, Any]:
 
 
 def parse(text: str) -> Verdict:
-    """Read a verdict out of an engine's answer; of several JSON objects the first with its shape is taken.
+    """Read a verdict from an engine's answer; the first JSON object with the shape of a verdict is used.
 
-    Blank findings are dropped, many and long ones cut to 20 of 1,000 characters; a pass has none.
+    Blank findings are dropped. At most 20 findings are kept, each cut to 1,000 characters; a pass has none.
 
     Raises:
-        VerdictInvalid: no such object, half a surrogate pair in a finding, or a failure without a finding.
+        VerdictInvalid: the answer has no verdict in valid Unicode, or the verdict is "fail" without a finding.
     """
     for found in json_objects(text):
         try:
@@ -85,19 +85,22 @@ def parse(text: str) -> Verdict:
             return Verdict(verdict="pass")
         if findings:
             return Verdict(verdict="fail", findings=findings)
-        raise VerdictInvalid("The verdict fails the result and names no finding.")
-    raise VerdictInvalid("The answer holds no verdict.")
+        raise VerdictInvalid('The verdict is "fail" but names no finding.')
+    raise VerdictInvalid("The answer contains no verdict.")
 
 
 class ReviewedSteps:
-    """The steps of one plan: what each asks next, and the output a reply gives. `prompt` is the caller's."""
+    """The steps of one plan: gives the next call of each step, and turns its reply into an output.
+
+    `prompt` is the caller's; `outputs` are those that earlier claims stored.
+    """
 
     def __init__(
         self, *, plan: Plan, prompt: str, profile: str, catalog: Catalog, outputs: Mapping[OutputKey, Output]
     ) -> None:
-        known = catalog.profiles.get(profile)
-        self._judge = known.judged_by if known else None
-        self._fixer = known.repaired_by if known else None
+        configured = catalog.profiles.get(profile)
+        self._judge = configured.judged_by if configured else None
+        self._fixer = configured.repaired_by if configured else None
         self._plan = plan
         self._prompt = prompt
         self._catalog = catalog
@@ -105,15 +108,20 @@ class ReviewedSteps:
 
     @property
     def ended(self) -> dict[str, Output]:
-        """The outputs of the steps that ended, by step."""
-        found = {step.id: self._outputs.get(OutputKey.of_step(step.id)) for step in self._plan.steps}
-        return {name: output for name, output in found.items() if output is not None}
+        """The final outputs of the steps that have ended, by step id."""
+        outputs = {step.id: self._outputs.get(OutputKey.of_step(step.id)) for step in self._plan.steps}
+        return {name: output for name, output in outputs.items() if output is not None}
+
+    @property
+    def failures(self) -> list[str]:
+        """A sentence for each step that failed, in the order of the plan."""
+        return [f"Step {name} failed: {output.error}" for name, output in self.ended.items() if output.error]
 
     @property
     def size(self) -> int:
-        """Bytes of the plan and all texts it has come to so far."""
-        given = sum(output.size for key, output in self._outputs.items() if key != PLAN)
-        return len(self._plan.to_json().encode()) + given
+        """The size in bytes of the plan and of all outputs so far."""
+        outputs_size = sum(output.size for key, output in self._outputs.items() if key != PLAN)
+        return len(self._plan.to_json().encode()) + outputs_size
 
     @property
     def results(self) -> dict[str, StepResult]:
@@ -125,84 +133,91 @@ class ReviewedSteps:
         return {name: output.review for name, output in self.ended.items() if output.review}
 
     def succeeded(self, step: Step) -> bool | None:
-        """How a step ended; None while it has not."""
+        """Return whether a step succeeded; None if it has not ended."""
         output = self._outputs.get(OutputKey.of_step(step.id))
         return None if output is None else output.error is None
 
     def add(self, output: Output) -> None:
-        """Take note of what was stored."""
+        """Add an output that was stored."""
         self._outputs[output.key] = output
 
     def next_call(self, step: Step) -> Call:
-        """What a step that has not ended asks next; may be called from several threads."""
+        """Return the next call of a step that has not ended; may be called from several threads."""
         drafts, verdicts = self._of(OutputKind.DRAFT, step), self._of(OutputKind.VERDICT, step)
         context = (self._prompt, self._plan, step, self.results)
         if not drafts:
             return Call(role=step.role, purpose=f"step {step.id}", prompt=prompts.for_step(*context))
         draft = drafts[-1].text or ""
         if len(verdicts) < len(drafts):
-            asked = AnswerSchema(name="verdict", schema=schema())
+            verdict = AnswerSchema(name="verdict", schema=schema())
             prompt = prompts.for_verdict(*context, draft)
-            return Call(role=self._judge or NOBODY, purpose=f"verdict {step.id}", prompt=prompt, schema=asked)
+            return Call(role=self._judge or NO_ROLE, purpose=f"verdict {step.id}", prompt=prompt, schema=verdict)
         prompt = prompts.for_fix(*context, draft, _findings(verdicts))
-        return Call(role=self._fixer or NOBODY, purpose=f"fix {step.id}", prompt=prompt)
+        return Call(role=self._fixer or NO_ROLE, purpose=f"fix {step.id}", prompt=prompt)
 
     def output(self, step: Step, reply: Reply, now_ms: int) -> Output:
-        """What a reply to `next_call` gives: a draft, a verdict with findings, or the end of the step."""
+        """Return the output of a reply to `next_call`: a draft, a verdict with findings, or the end of the step."""
         drafts, verdicts = self._of(OutputKind.DRAFT, step), self._of(OutputKind.VERDICT, step)
+        text: str | None
+        review: Review | None = None
+        error = None
         if not drafts:
-            key, text, review, error = self._worked(step, reply)
+            key, text, error = self._first_result(step, reply)
         elif len(verdicts) < len(drafts):
-            key, text, review, error = *_judged(step, drafts, verdicts, reply), None
+            key, text, review = _verdict_result(step, drafts, verdicts, reply)
         else:
-            key, text, review, error = *_repaired(step, drafts, verdicts, reply), None
+            key, text, review = _fix_result(step, drafts, verdicts, reply)
         return Output(key=key, created_ms=now_ms, text=text, error=error, attempts=reply.attempts, review=review)
 
-    def _worked(self, step: Step, reply: Reply) -> tuple[OutputKey, str | None, None, str | None]:
+    def _first_result(self, step: Step, reply: Reply) -> tuple[OutputKey, str | None, str | None]:
+        """Make a step's first answer a draft if the step is reviewed, else its end; returns key, text and error."""
         if reply.completion is None:
-            return OutputKey.of_step(step.id), None, None, str(reply.failure)
+            return OutputKey.of_step(step.id), None, str(reply.failure)
+        key = OutputKey.of_draft(step.id, 0) if self._is_reviewed(step) else OutputKey.of_step(step.id)
+        return key, reply.completion.text, None
+
+    def _is_reviewed(self, step: Step) -> bool:
+        if self._judge is None or self._fixer is None:
+            return False
         role = self._catalog.roles.get(step.role)
-        reviewed = self._judge and self._fixer and role and role.reviewed
-        return (
-            OutputKey.of_draft(step.id, 0) if reviewed else OutputKey.of_step(step.id),
-            reply.completion.text,
-            None,
-            None,
-        )
+        return role is not None and role.reviewed
 
     def _of(self, kind: OutputKind, step: Step) -> list[Output]:
-        """The drafts or verdicts of a step, in order."""
-        names = (OutputKey(kind, step.id, n) for n in range(ROUNDS + 1))
+        """Return the drafts or the verdicts of a step, in order."""
+        names = (OutputKey(kind, step.id, n) for n in range(MAX_FIXES + 1))
         return [self._outputs[name] for name in names if name in self._outputs]
 
 
-def _judged(
+def _verdict_result(
     step: Step, drafts: list[Output], verdicts: list[Output], reply: Reply
 ) -> tuple[OutputKey, str | None, Review]:
-    """A verdict that cannot be had or used ends the review: the result stays, and is said to be not judged."""
+    """Return key, text and review after a call for a verdict.
+
+    Without a usable verdict the review ends: the last draft is the step's result, marked as not judged.
+    """
     try:
         if reply.completion is None:
             raise VerdictInvalid(str(reply.failure))
         verdict = parse(reply.completion.text)
     except VerdictInvalid as error:
-        unknown = Review(verdict="not judged", findings=_findings(verdicts), reason=str(error))
-        return OutputKey.of_step(step.id), drafts[-1].text, unknown
+        not_judged = Review(verdict="not judged", findings=_findings(verdicts), reason=str(error))
+        return OutputKey.of_step(step.id), drafts[-1].text, not_judged
     review = Review(verdict=verdict.verdict, findings=verdict.findings)
-    if review.verdict == "fail" and len(verdicts) < ROUNDS:
+    if review.verdict == "fail" and len(verdicts) < MAX_FIXES:
         return OutputKey.of_verdict(step.id, len(verdicts)), None, review
     return OutputKey.of_step(step.id), drafts[-1].text, review
 
 
-def _repaired(
+def _fix_result(
     step: Step, drafts: list[Output], verdicts: list[Output], reply: Reply
 ) -> tuple[OutputKey, str | None, Review | None]:
-    """A fix that cannot be had leaves the findings open."""
+    """Return key, text and review after a call for a fix; if it failed, the step ends with its findings open."""
     if reply.completion:
         return OutputKey.of_draft(step.id, len(drafts)), reply.completion.text, None
-    left_open = Review(verdict="fail", findings=_findings(verdicts), reason=str(reply.failure))
-    return OutputKey.of_step(step.id), drafts[-1].text, left_open
+    still_open = Review(verdict="fail", findings=_findings(verdicts), reason=str(reply.failure))
+    return OutputKey.of_step(step.id), drafts[-1].text, still_open
 
 
 def _findings(verdicts: list[Output]) -> tuple[str, ...]:
-    """What the last verdict found."""
+    """Return the findings of the last verdict."""
     return verdicts[-1].review.findings if verdicts and verdicts[-1].review else ()

@@ -1,4 +1,4 @@
-"""Runs a plan's steps: those whose dependencies are done, at the same time."""
+"""Run the steps of a plan; steps whose dependencies are finished run at the same time."""
 
 from __future__ import annotations
 
@@ -17,29 +17,32 @@ def run_steps(
     at_once: int,
     succeeded: Callable[[Step], bool | None] | None = None,
 ) -> Iterator[tuple[Step, Reply]]:
-    """Yield each step with its reply as it comes, at most `at_once` running.
+    """Yield each step with its reply as it arrives; at most `at_once` steps run at the same time.
 
-    `finished` tells of the steps that ended before whether they succeeded. A step starts only after the consumer has
-    taken (and so stored) what it depends on; then `succeeded` is asked how the step ended, and one that has not (None)
-    is carried out further by another call. After a reply without a completion its descendants are left out; after one
-    that another delivery may cure nothing new is started. What `carry_out` raises is raised here, but only after the
-    steps that run beside it have been handed over: they are paid for.
+    `finished` says for each step of earlier claims whether it succeeded. `carry_out` makes one call of a step. The
+    consumer stores each reply before it takes the next one, so a step starts only after the results it depends on are
+    stored. Then `succeeded` says whether the step succeeded, failed, or needs another call (None). Without
+    `succeeded`, a reply with a completion means success.
+
+    The descendants of a failed step are not run. After a reply that the next delivery can repeat, no further step is
+    started. An exception of `carry_out` is raised after the running steps have been yielded, because they are paid for.
     """
     ended = dict(finished)
     stopped = False
-    broken: BaseException | None = None
+    raised: BaseException | None = None
     running: dict[Future[Reply], Step] = {}
     with ThreadPoolExecutor(max_workers=at_once, thread_name_prefix="step") as pool:
         while True:
-            names = {step.id for step in running.values()}
-            free = [] if stopped else ready(plan, ended, names)[: at_once - len(running)]
-            running |= {pool.submit(carry_out, step): step for step in free}
+            if not stopped:
+                names = {step.id for step in running.values()}
+                for step in ready(plan, ended, names)[: at_once - len(running)]:
+                    running[pool.submit(carry_out, step)] = step
             if not running:
                 break
             for future in wait(running, return_when=FIRST_COMPLETED).done:
                 step = running.pop(future)
                 if future.exception():
-                    broken, stopped = future.exception(), True
+                    raised, stopped = future.exception(), True
                     continue
                 reply = future.result()
                 stopped = stopped or reply.can_be_retried
@@ -47,5 +50,5 @@ def run_steps(
                 outcome = succeeded(step) if succeeded else reply.completion is not None
                 if outcome is not None:
                     ended[step.id] = outcome
-    if broken:
-        raise broken
+    if raised:
+        raise raised

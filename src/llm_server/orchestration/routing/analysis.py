@@ -1,6 +1,7 @@
-"""How a task is done, and by whom: rules over words and structure, and tables trained on examples.
+"""Analyse a prompt: choose mode and role by rules over words and structure, and by tables trained on examples.
 
-Pure and fast. The caller's own word wins; nothing inside the prompt can set role, mode, engine or limits.
+The analysis uses no network and no store. A role or mode that the caller names is always used; text inside the prompt
+cannot set the role, mode, engine or limits.
 """
 
 from __future__ import annotations
@@ -14,9 +15,9 @@ from llm_server.orchestration.routing import lexicon
 from llm_server.orchestration.routing.evidence import Evidence, effort, gather, totals
 from llm_server.orchestration.routing.features import form
 from llm_server.orchestration.routing.signals import Signals, read
-from llm_server.orchestration.routing.weights import Weights, shipped
+from llm_server.orchestration.routing.weights import Weights, load
 
-# Roles of one field of work; the first is the one to take when only the field is clear.
+# The roles of each field of work. The first one is used when the evidence for a specialist is too weak.
 FIELDS: dict[str, tuple[str, ...]] = {
     "talk": (lexicon.CHAT,),
     "code": (lexicon.FAST, lexicon.DEEP, lexicon.DEBUG, lexicon.ARCHITECT),
@@ -31,19 +32,19 @@ FIELDS: dict[str, tuple[str, ...]] = {
     "plan": (lexicon.PLANNER,),
 }
 MODES = {"talk": Mode.CHAT, "plan": Mode.PLAN}
-# A specialist within a field needs evidence of this weight, else the field's first role does the work.
-SPECIALIST_FROM = 2.0
-# From this complexity on a strong coder is worth its price.
-DEEP_FROM = 0.5
+# A specialist within a field needs evidence of at least this weight.
+MIN_SPECIALIST_WEIGHT = 2.0
+# From this complexity on, coding tasks go to Deep-Coder-Agent.
+MIN_DEEP_COMPLEXITY = 0.5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Analysis:
-    """How a task is to be done, and why; all figures are 0..1.
+    """The mode and role chosen for a task, and the reasons; all figures are 0..1.
 
-    `confidence` is the likelihood that role and mode suit, 1.0 where the caller chose them; `complexity` how
-    much a strong engine would add; `multi_step` the likelihood that there are several steps; `alternatives`
-    the next best roles with their likelihood, best first.
+    `confidence` is the likelihood that role and mode suit the prompt; 1.0 if the caller chose them. `complexity` is
+    how much a strong engine would add. `multi_step` is the likelihood that the task has several steps. `alternatives`
+    are the next best roles with their likelihood, best first.
     """
 
     mode: Mode
@@ -63,13 +64,13 @@ def analyse(
     mode: Mode | None = None,
     roles: Collection[str] | None = None,
 ) -> Analysis:
-    """Decide how a task is done and who does it; never raises, whatever the text.
+    """Choose mode and role for a prompt; raises no exception for any text.
 
-    `roles` are those the rules may choose among, the preferred ones first; None is every role known here.
-    What the caller names in `role` and `mode` is taken as it is. Of a long prompt 1,500 characters are read.
+    `roles` are the roles to choose from, preferred ones first; None means all roles of `FIELDS`. `role` and `mode` are
+    the caller's choice and are used unchanged. Of a long prompt, the first 1,000 and the last 500 characters are read.
     """
     signals = read(prompt)
-    weights = shipped()
+    weights = load()
     offered = _ordered(roles)
     if role is not None:
         follows = Mode.CHAT if role == lexicon.CHAT else Mode.AGENT
@@ -82,7 +83,7 @@ def analyse(
 
 
 def field_totals(by_role: Mapping[str, float]) -> dict[str, float]:
-    """What the rules say for each field: its strongest member, and half of what speaks for the others."""
+    """Return the rules' score for each field: the score of its strongest role, and half the scores of its others."""
     totals_of = {}
     for field, members in FIELDS.items():
         known = [by_role.get(member, 0.0) for member in members]
@@ -91,13 +92,13 @@ def field_totals(by_role: Mapping[str, float]) -> dict[str, float]:
 
 
 def complexity(signals: Signals, weights: Weights) -> float:
-    """How much a strong engine would add, 0..1: by its table for a kind of question that has one, else by rule."""
+    """Return how much a strong engine would add, 0..1: by trained tables for exam questions and sums, else by rules."""
     trained = weights.expert(signals.text)
     return round(logistic(effort(signals) if trained is None else trained), 4)
 
 
 def logistic(z: float) -> float:
-    """The probability of a logit, of any size."""
+    """Return the probability that belongs to a logit; logits beyond ±30 are cut to ±30."""
     return 1 / (1 + math.exp(-max(-30.0, min(30.0, z))))
 
 
@@ -124,86 +125,88 @@ def _weighed(
     found = gather(signals, profile)
     by_role = totals(found)
     steps = weights.steps_logit(signals)
-    learned = weights.learned(signals)
-    formal = weights.formal(field_totals(by_role) | form(signals, steps))
-    scores = {field: formal[field] + learned[field] for field in FIELDS}
+    from_words = weights.word_scores(signals)
+    from_form = weights.form_scores(field_totals(by_role) | form(signals, steps))
+    scores = {field: from_form[field] + from_words[field] for field in FIELDS}
     fields = _ranked(scores, offered, alone=mode is Mode.AGENT)
     best, *others = fields
-    strain = complexity(signals, weights)
-    role = _member(best, by_role, strain, offered)
+    difficulty = complexity(signals, weights)
+    role = _member(best, by_role, difficulty, offered)
     confidence = _confidence(list(fields.values()), weights)
-    rest = {_member(field, by_role, strain, offered): fields[field] for field in others[:3]}
+    rest = {_member(field, by_role, difficulty, offered): fields[field] for field in others[:3]}
     return Analysis(
         mode=mode or MODES.get(best, Mode.AGENT),
         role=role,
-        complexity=strain,
+        complexity=difficulty,
         multi_step=round(logistic(steps), 4),
         confidence=confidence,
-        reasons=(*_reasons(found, best, role, strain), *_trained_reason(learned, list(fields))),
+        reasons=(*_reasons(found, best, role, difficulty), *_trained_reason(from_words, list(fields))),
         alternatives=_shares(rest, of=1 - confidence, without=role),
     )
 
 
 def _ranked(scores: Mapping[str, float], offered: list[str], *, alone: bool) -> dict[str, float]:
-    """The fields to choose among, best first.
+    """Return the fields to choose from with their scores, best first.
 
-    Talking needs no role of its own, so it is always possible, unless one speciality is to work `alone`.
+    A field is possible if one of its roles is offered; "talk" always is. With `alone` (Agent mode), "talk" and "plan"
+    are left out.
     """
-    barred = MODES if alone else ()
+    excluded = MODES if alone else ()
     possible = {
         field: score
         for field, score in scores.items()
-        if field not in barred and (field == "talk" or not _OFFERABLE[field].isdisjoint(offered))
+        if field not in excluded and (field == "talk" or not _MEMBERS[field].isdisjoint(offered))
     }
     return dict(sorted(possible.items(), key=lambda item: -item[1])) or {"talk": 0.0}
 
 
-def _member(field: str, by_role: Mapping[str, float], strain: float, offered: list[str]) -> str:
-    """The role of a field that does the work; where none is offered, the offered role with most evidence."""
+def _member(field: str, by_role: Mapping[str, float], difficulty: float, offered: list[str]) -> str:
+    """Return the role of a field that does the work; if none is offered, the offered role with the most evidence."""
     members = [member for member in FIELDS[field] if member in offered]
     if not members:
         talkers = [role for role in offered if role != lexicon.PLANNER] or offered
         return max(talkers, key=lambda role: by_role.get(role, 0.0))
-    specialists = [m for m in members[1:] if by_role.get(m, 0.0) >= SPECIALIST_FROM]
+    specialists = [role for role in members[1:] if by_role.get(role, 0.0) >= MIN_SPECIALIST_WEIGHT]
     if specialists:
-        return max(specialists, key=lambda m: by_role[m])
-    if lexicon.DEEP in members and strain >= DEEP_FROM:
+        return max(specialists, key=lambda role: by_role[role])
+    if lexicon.DEEP in members and difficulty >= MIN_DEEP_COMPLEXITY:
         return lexicon.DEEP
     return members[0]
 
 
 def _confidence(ranked: list[float], weights: Weights) -> float:
-    """The likelihood that role and mode suit: Platt's logistic function of the margin between the two best."""
+    """Return the likelihood that role and mode suit: Platt's logistic function of the margin between the best two."""
     margin = ranked[0] - ranked[1] if len(ranked) > 1 else ranked[0]
     slope, bias = weights.confidence
     return round(logistic(slope * margin + bias), 3)
 
 
-def _reasons(found: list[Evidence], field: str, role: str, strain: float) -> tuple[str, ...]:
-    """The evidence that decided, strongest first, and what chose between the coders."""
-    spoke = [e for e in found if e.role in FIELDS[field]][:4]
-    reasons = [f"{e.what} (+{e.weight:.1f} {e.role.removesuffix('-Agent')})" for e in spoke]
+def _reasons(found: list[Evidence], field: str, role: str, difficulty: float) -> tuple[str, ...]:
+    """Return the four strongest pieces of evidence for the field and, for a coder, the complexity that chose it."""
+    strongest = [evidence for evidence in found if evidence.role in FIELDS[field]][:4]
+    reasons = [f"{e.what} (+{e.weight:.1f} {e.role.removesuffix('-Agent')})" for e in strongest]
     if role in (lexicon.FAST, lexicon.DEEP):
-        reasons.append(f"complexity {strain:.2f} (Deep-Coder from {DEEP_FROM:.2f})")
+        reasons.append(f"complexity {difficulty:.2f} (Deep-Coder from {MIN_DEEP_COMPLEXITY:.2f})")
     if role not in FIELDS[field]:
         reasons.append(f"no role for {field} is offered")
     return tuple(reasons)
 
 
-def _trained_reason(learned: Mapping[str, float], fields: list[str]) -> tuple[str, ...]:
-    """What the wording, by the examples trained on, adds for the best field over the second."""
+def _trained_reason(from_words: Mapping[str, float], fields: list[str]) -> tuple[str, ...]:
+    """Say by how much the trained tables prefer the best field to the second one."""
     if len(fields) < 2:
         return ()
     best, second = fields[:2]
-    return (f"wording as in the training examples ({learned[best] - learned[second]:+.1f} {best} over {second})",)
+    margin = from_words[best] - from_words[second]
+    return (f"wording as in the training examples ({margin:+.1f} {best} over {second})",)
 
 
 def _shares(scores: Mapping[str, float], *, of: float, without: str) -> tuple[tuple[str, float], ...]:
-    """Divide a likelihood among the roles that were not chosen, by the logistic weight of each."""
+    """Divide the likelihood `of` among the roles that were not chosen, in proportion to the exponentials of scores."""
     best = max(scores.values(), default=0.0)
     odds = {role: math.exp(score - best) for role, score in scores.items() if role != without}
     total = sum(odds.values())
     return tuple((role, round(of * odd / total, 3)) for role, odd in odds.items())
 
 
-_OFFERABLE = {field: frozenset(members) for field, members in FIELDS.items()}
+_MEMBERS = {field: frozenset(members) for field, members in FIELDS.items()}

@@ -1,11 +1,11 @@
-"""Which steps a request asks for: the verbs at which its clauses begin, in the order they stand."""
+"""Find the steps that a request asks for: the verbs that begin its clauses, in their order."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator
 
-# A clause that begins with one of these is a step of work; the groups are the specialities a plan would need.
+# A clause that begins with one of these verbs is a step. The groups are the specialities that a plan would need.
 STEP_VERBS: dict[str, str] = {
     "build": """
         build implement develop code program refactor integrate migrate setup configure install automate
@@ -37,8 +37,8 @@ STEP_VERBS: dict[str, str] = {
 }
 
 
-# How words of work begin, whatever their ending; a line is one kind of work, however often and in how many words
-# it is named: "identify the objects, please detect and label them" is one.
+# The beginnings of words for work; endings are ignored. Each line is one kind of work and counts once:
+# "identify the objects, please detect and label them" names one kind.
 _KINDS_OF_WORK = """
     detect identif recogni classif label segment locat find search retriev extract look analy examin determin measur \
         estimat know understand
@@ -85,7 +85,7 @@ SEQUENCE = _words("""
     ensuite puis luego después after once additionally also meanwhile
 """)
 CONNECTORS = SEQUENCE | _words("and or & to und et y first firstly second secondly third please but i'll you")
-# After these a "to" begins what the caller wants done; after other words it only says what for.
+# After these words, "to" begins a step ("I want you to write"); after other words it names a purpose.
 WANTING = _words("want need like love wish help is have you me us task goal required trying going asked and")
 FILLERS = _words("please also just now kindly me can could would will you we i i'd i'm need want like us let's")
 
@@ -95,28 +95,38 @@ _TOKEN = re.compile(r"\.?[^\W_](?:[\w'+#-]|\.(?=\w))*|[,;:.!?\n]")
 
 
 def tokens(text: str) -> list[str]:
-    """Words in lower case, as programmers write them too (c++, node.js), and punctuation."""
+    """Split a text into punctuation and words in lower case; names such as c++ and node.js stay whole."""
     return _TOKEN.findall(text.lower())
 
 
 def kinds_of_work(text: str) -> int:
-    """How many kinds of work the words of a text in lower case name."""
-    found = set()
-    for word in _LETTERS.findall(text):
-        size = next((size for size in _SIZES if word[:size] in _KIND_OF), 0)
-        if size and len(word) - size <= (7 if size > 4 else 3):
-            found.add(_KIND_OF[word[:size]])
-    return len(found)
+    """Count the kinds of work that a text in lower case names."""
+    kinds = {_kind_of_work(word) for word in _LETTERS.findall(text)}
+    return len(kinds - {None})
+
+
+def _kind_of_work(word: str) -> int | None:
+    """Return the number of the kind that a word names, by its longest known beginning; None if it names none."""
+    for size in _SIZES:
+        if word[:size] in _KIND_OF:
+            longest_ending = 7 if size > 4 else 3
+            return _KIND_OF[word[:size]] if len(word) - size <= longest_ending else None
+    return None
 
 
 def orders(text: str) -> str:
-    """The first line, and the lines after it that begin with a verb of work, bullets aside."""
-    lines = text.strip().split("\n")
-    return "\n".join(lines[:1] + [line for line in lines[1:] if set(tokens(ITEM.sub("", line))[:1]) & GROUP_OF.keys()])
+    """Return the first line of a text and the later lines that begin with a step's verb; list marks are ignored."""
+    first, *others = text.strip().split("\n")
+    return "\n".join([first, *(line for line in others if _begins_with_verb(line))])
+
+
+def _begins_with_verb(line: str) -> bool:
+    words = tokens(ITEM.sub("", line))
+    return bool(words) and words[0] in GROUP_OF
 
 
 def steps(words: list[str]) -> Iterator[str]:
-    """The verbs at which a clause of the request begins."""
+    """Yield the verbs that begin a clause of a request; `words` are its tokens."""
     opening, before = True, ""
     for word in words:
         if opening and word in GROUP_OF:

@@ -1,4 +1,4 @@
-"""How good decisions are: recovered quality gap, calibration, ranking, with intervals; plain functions of numbers."""
+"""Measure how good routing decisions are: recovered quality gap, ranking, calibration, and bootstrap intervals."""
 
 from __future__ import annotations
 
@@ -10,45 +10,48 @@ Interval = tuple[float, float]
 
 
 def apgr(scores: Sequence[float], weak: Sequence[float], strong: Sequence[float]) -> float:
-    """Average performance gap recovered (RouteLLM, arXiv 2406.18665): .5 is chance.
+    """Return the average performance gap recovered (RouteLLM, arXiv 2406.18665); 0.5 is chance.
 
-    The strong engine gets the prompts of highest score first; the mean, over all shares of strong calls, of the
-    part of the gap between weak and strong that is won so. Prompts of equal score go in together. Nan without a gap.
+    The strong engine gets the prompts with the highest scores first. The result is the part of the quality gap between
+    weak and strong engine that is recovered, averaged over all shares of strong calls. Prompts of equal score are
+    treated alike. NaN without a gap.
     """
     gap = sum(strong) - sum(weak)
     if not gap:
         return float("nan")
-    won = _won(scores, weak, strong)
-    return (sum(won) - (won[0] + won[-1]) / 2) / (len(scores) * gap)
+    gains = _gains(scores, weak, strong)
+    return (sum(gains) - (gains[0] + gains[-1]) / 2) / (len(scores) * gap)
 
 
 def cpt(scores: Sequence[float], weak: Sequence[float], strong: Sequence[float], recovered: float) -> float:
-    """Call-performance threshold (RouteLLM): the least share of strong calls that wins `recovered` of the gap.
+    """Return the call-performance threshold (RouteLLM): the smallest share of strong calls that recovers `recovered`.
 
-    Prompts of equal score go in together; between two prompts the share is interpolated. Nan without a gap.
+    `recovered` is a part (0..1) of the gap. Prompts of equal score are treated alike; between two prompts the share is
+    interpolated. NaN if the strong engine is not better.
     """
     gap = sum(strong) - sum(weak)
     if gap <= 0:
         return float("nan")
-    won = _won(scores, weak, strong)
-    calls = next(n for n, part in enumerate(won) if part >= recovered * gap - 1e-9)
-    step = won[calls] - won[calls - 1] if calls else 0.0
-    return (calls - (won[calls] - recovered * gap) / step if step else calls) / len(scores)
+    gains = _gains(scores, weak, strong)
+    calls = next(n for n, gain in enumerate(gains) if gain >= recovered * gap - 1e-9)
+    step = gains[calls] - gains[calls - 1] if calls else 0.0
+    surplus = (gains[calls] - recovered * gap) / step if step else 0.0
+    return (calls - surplus) / len(scores)
 
 
-def _won(scores: Sequence[float], weak: Sequence[float], strong: Sequence[float]) -> list[float]:
-    """What is won over the weak engine by 0, 1, 2, ... strong calls, those of highest score first."""
+def _gains(scores: Sequence[float], weak: Sequence[float], strong: Sequence[float]) -> list[float]:
+    """Return the quality gained over the weak engine by 0, 1, 2, ... strong calls, highest scores first."""
     order = sorted(range(len(scores)), key=lambda i: -scores[i])
-    won = [0.0]
+    gains = [0.0]
     for _, tied in groupby(order, key=lambda i: scores[i]):
         group = list(tied)
         mean = sum(strong[i] - weak[i] for i in group) / len(group)
-        won += [won[-1] + mean * n for n in range(1, len(group) + 1)]
-    return won
+        gains += [gains[-1] + mean * n for n in range(1, len(group) + 1)]
+    return gains
 
 
 def auroc(scores: Sequence[float], labels: Sequence[bool]) -> float:
-    """The chance that a positive is ranked before a negative; ties count half. Nan without both."""
+    """Return the chance that a positive is ranked above a negative; ties count half. NaN unless there are both."""
     positive = sum(labels)
     negative = len(labels) - positive
     if not positive or not negative:
@@ -62,7 +65,7 @@ def auroc(scores: Sequence[float], labels: Sequence[bool]) -> float:
 
 
 def calibration_error(confidences: Sequence[float], right: Sequence[bool], bins: int = 5) -> float:
-    """Expected calibration error over bins of equal size: mean distance between confidence and share right."""
+    """Return the expected calibration error: the mean distance between confidence and share right, in equal bins."""
     pairs = sorted(zip(confidences, right, strict=True))
     edges = [round(len(pairs) * n / bins) for n in range(bins + 1)]
     distances = (
@@ -72,12 +75,12 @@ def calibration_error(confidences: Sequence[float], right: Sequence[bool], bins:
 
 
 def interval(size: int, figure: Callable[[list[int]], float], rounds: int = 500) -> Interval:
-    """The 95 % bootstrap interval of a figure of resampled rows; the same at every run."""
-    draw = random.Random(0)  # noqa: S311 - the same draws every time are what is wanted
+    """Return the 95 % bootstrap interval of a figure; `figure` gets the indices of resampled rows. Repeatable."""
+    draw = random.Random(0)  # noqa: S311 - a fixed seed makes the interval repeatable
     found = sorted(figure(draw.choices(range(size), k=size)) for _ in range(rounds))
     return found[round(0.025 * (rounds - 1))], found[round(0.975 * (rounds - 1))]
 
 
 def share(right: Sequence[bool]) -> float:
-    """The share that is right; nan of nothing."""
+    """Return the share of True values; NaN for an empty sequence."""
     return sum(right) / len(right) if right else float("nan")

@@ -1,4 +1,4 @@
-"""What the signals of a prompt say for each role by rule, with weights; and how much a strong engine would add."""
+"""Collect weighted evidence for each role from the signals of a prompt, and estimate the prompt's complexity."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from llm_server.orchestration.routing.clauses import STEP_VERBS
 from llm_server.orchestration.routing.features import spread
 from llm_server.orchestration.routing.signals import Signals, phrases
 
-# How much a word counts by where it stands, and how much less each further word says.
+# The weight of a word depends on its place in the prompt; each further word for a role counts this much less.
 TITLE, HEAD, TOPIC, BODY = 1.5, 1.0, 0.5, 0.3
-FURTHER = 0.65
+REPETITION_FACTOR = 0.65
 PROFILE_LEAN = {"Developer": lexicon.FAST, "Productivity": lexicon.WRITING, "General": lexicon.CHAT}
 
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """Something found in a prompt and how strongly it speaks for a role."""
+    """A finding in a prompt, and how strongly it speaks for a role."""
 
     role: str
     weight: float
@@ -27,11 +27,11 @@ class Evidence:
 
 
 def gather(signals: Signals, profile: str | None) -> list[Evidence]:
-    """Everything found, the strongest first.
+    """Return all evidence in a prompt, strongest first.
 
-    Every further piece of evidence for a role weighs less than the one before: repetition never decides.
+    Each further piece of evidence for the same role weighs less, so that repetition alone cannot decide.
     """
-    found = [*_spoken(signals), *_structural(signals), *_stepwise(signals)]
+    found = [*_from_words(signals), *_from_structure(signals), *_from_steps(signals)]
     if profile in PROFILE_LEAN:
         found.append(Evidence(PROFILE_LEAN[profile], 0.5, f"profile {profile}"))
     found.sort(key=lambda e: (-e.weight, e.role, e.what))
@@ -39,12 +39,12 @@ def gather(signals: Signals, profile: str | None) -> list[Evidence]:
     weighed = []
     for evidence in found:
         weighed.append(replace(evidence, weight=evidence.weight * share[evidence.role]))
-        share[evidence.role] *= FURTHER
+        share[evidence.role] *= REPETITION_FACTOR
     return weighed
 
 
 def totals(found: Iterable[Evidence]) -> dict[str, float]:
-    """The sum for each role."""
+    """Return the sum of the weights for each role."""
     sums: dict[str, float] = defaultdict(float)
     for evidence in found:
         sums[evidence.role] += evidence.weight
@@ -52,9 +52,9 @@ def totals(found: Iterable[Evidence]) -> dict[str, float]:
 
 
 def effort(signals: Signals) -> float:
-    """How much a strong engine would add, as a logit: length, repetition, hard words, code, steps and lists.
+    """Return how much a strong engine would add, as a logit of length, repetition, hard words, code, steps and lists.
 
-    Length, commas and repeated words weigh alike: together they rank unseen questions better than length alone.
+    Length, commas and repeated words together rank unseen questions better than length alone.
     """
     length, commas, repetition = spread(signals.text)
     hard = sum(phrase in lexicon.HARD for phrase in {*signals.head, *signals.title})
@@ -70,8 +70,8 @@ def effort(signals: Signals) -> float:
     )
 
 
-def _spoken(signals: Signals) -> Iterator[Evidence]:
-    """Words of the lexicon, each counted once, where it weighs most."""
+def _from_words(signals: Signals) -> Iterator[Evidence]:
+    """Yield evidence for the words of the lexicon; each word counts once, at the place where it weighs most."""
     seen: set[str] = set()
     for words, place in (
         (signals.title, TITLE),
@@ -86,8 +86,8 @@ def _spoken(signals: Signals) -> Iterator[Evidence]:
                     yield Evidence(role, weight * place, phrase.replace("_", " "))
 
 
-def _structural(s: Signals) -> Iterator[Evidence]:
-    """What the form of the prompt says: each line is role, weight, words, and whether it holds."""
+def _from_structure(s: Signals) -> Iterator[Evidence]:
+    """Yield evidence for the form of the prompt; each rule is a role, a weight, a reason and a condition."""
     rules = (
         (lexicon.CHAT, 1.0, "always possible", True),
         (lexicon.CHAT, 1.0, "begins as a question", s.question),
@@ -105,16 +105,19 @@ def _structural(s: Signals) -> Iterator[Evidence]:
     return (Evidence(role, weight, what) for role, weight, what, holds in rules if holds)
 
 
-def _stepwise(s: Signals) -> Iterator[Evidence]:
-    """Several steps, order words, several specialities; a persona's list of duties is no list of steps."""
+def _from_steps(s: Signals) -> Iterator[Evidence]:
+    """Yield evidence for a plan: several steps, words of order, several specialities.
+
+    It counts less if the prompt gives the engine a persona, because a list may then name the persona's duties.
+    """
     steps, groups = len(s.steps), min(len(s.groups - {"errand"}), 4)
-    worth = 0.4 if s.title else 1.0
+    factor = 0.4 if s.title else 1.0
     if steps >= 2:
         weight = min(1.2 * steps - 1.4, 4.5) + min(0.6 * s.sequence, 1.2) + 1.2 * max(groups - 1, 0)
         what = f"{steps} steps: {', '.join(s.steps[:4])}" + (f" in {groups} specialities" if groups > 1 else "")
-        yield Evidence(lexicon.PLANNER, worth * weight, what)
+        yield Evidence(lexicon.PLANNER, factor * weight, what)
     if s.numbered >= 3:
-        yield Evidence(lexicon.PLANNER, worth * 2.0, "numbered list")
+        yield Evidence(lexicon.PLANNER, factor * 2.0, "numbered list")
 
 
 _WRITES = frozenset(STEP_VERBS["write"].split()) - {"email", "send", "share", "post"}

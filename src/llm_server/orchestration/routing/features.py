@@ -1,6 +1,6 @@
-"""What the trained tables see of a prompt: counts of word classes, hashed runs of words, figures of its form.
+"""Compute the features of a prompt for the trained tables: word classes, hashed word runs, figures of its form.
 
-The trainer and the server call these same functions, so that a table always meets the features it was made for.
+The training tool and the server call the same functions, so both compute the same features.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ def _words(text: str) -> frozenset[str]:
     return frozenset(text.split())
 
 
-# Words that say how the parts of a request hang together; all other words are told apart by class only.
+# Words that connect the parts of a request. All other words are counted by class only.
 _FUNCTION_WORDS = _words("""
     i'd i'll i'm i we you me my our it its it's them they this that these those the a an is are be was will
     would could can should like want need help please to for of in on at with from by about into and or then
@@ -47,7 +47,10 @@ _GRAM_WORDS = 150
 
 
 def word_classes(prose: str) -> Counter[str]:
-    """Count function words, punctuation, numbers (N), quotations (Q, here "0quoted"), and runs of the rest (x)."""
+    """Count function words, punctuation, numbers (`N`), quotations (`Q`) and runs of other words (`x`).
+
+    The caller has replaced each quotation by the word "0quoted". The one-letter names are keys of the data file.
+    """
     counts: Counter[str] = Counter()
     before = ""
     for word in _CLASSED.findall(prose):
@@ -66,7 +69,7 @@ def word_classes(prose: str) -> Counter[str]:
 
 
 def step_figures(s: Signals) -> dict[str, float]:
-    """What tells several steps from one: the word classes, and how many kinds of work are named."""
+    """Return the features that tell a task of several steps from one of a single step."""
     prose = _QUOTED.sub(" 0quoted ", s.prose.lower().replace("’", "'"))
     figures = {kind: math.log1p(n) for kind, n in word_classes(prose).items()}
     return figures | {
@@ -77,18 +80,18 @@ def step_figures(s: Signals) -> dict[str, float]:
 
 
 def bucket(gram: str, bits: int) -> int:
-    """The row of a hashed table that a run of words has; `surrogatepass` because any string may come."""
+    """Return the row of a run of words in a hashed table of 2**bits rows; lone surrogates are allowed."""
     return crc32(gram.encode("utf-8", "surrogatepass")) & ((1 << bits) - 1)
 
 
 def buckets(grams: Iterable[str], bits: int) -> list[int]:
-    """The rows of several runs, in an order that no hash seed changes."""
+    """Return the rows of several runs, in an order that does not depend on Python's hash seed."""
     mask = (1 << bits) - 1
     return [crc32(gram.encode("utf-8", "surrogatepass")) & mask for gram in sorted(grams)]
 
 
 def role_grams(s: Signals) -> set[str]:
-    """Runs of words of the request, its beginning, the words of the material, and word beginnings."""
+    """Return the features for the field of work: words, pairs and beginnings of the request, words of the material."""
     head = s.head[:_GRAM_WORDS]
     other = (s.topic + s.body)[:_GRAM_WORDS]
     grams = {f"h {word}" for word in head}
@@ -98,19 +101,19 @@ def role_grams(s: Signals) -> set[str]:
     grams.update(f"t {word}" for word in s.title)
     grams.update([f"p {word[:4]}" for word in head if len(word) > 4])
     for word in head + other[:50]:
-        if word and word[0] > "\u2e80":  # written without spaces: pairs of characters are the words
+        if word and word[0] > "\u2e80":  # a script without spaces between words: use pairs of characters
             grams.update([f"c {word[i : i + 2]}" for i in range(len(word) - 1)])
     return grams
 
 
 def word_grams(text: str) -> set[str]:
-    """Words and pairs of words."""
+    """Return the words of a text and its pairs of neighbouring words."""
     words = _WORD.findall(text.lower())
     return {*words, *map(" ".join, pairwise(words))}
 
 
 def form(s: Signals, steps_logit: float) -> dict[str, float]:
-    """The form of a prompt, beside what the lexicon says of it, each figure of the order of one."""
+    """Return the figures of a prompt's form by name, scaled to the order of 1."""
     return {
         "question": float(s.question),
         "question mark": float(s.question_mark),
@@ -132,7 +135,7 @@ def form(s: Signals, steps_logit: float) -> dict[str, float]:
 
 
 def kind_of_question(text: str) -> str | None:
-    """`exam` for a question with lettered answers, `sum` for one that gives numbers and asks for one, else None."""
+    """Return "exam" for a question with lettered answers, "sum" for a word problem with numbers, else None."""
     if len(_OPTION.findall(text)) >= 2:
         return "exam"
     if "?" in text and "```" not in text and (len(_NUMBER.findall(text)) >= 2 or _ASKED_AMOUNT.search(text)):
@@ -141,13 +144,13 @@ def kind_of_question(text: str) -> str | None:
 
 
 def spread(text: str) -> tuple[float, float, float]:
-    """Log of the number of words, of commas, and of how often a word comes again: they grow with difficulty."""
+    """Return the logarithms of word count, comma count and words per distinct word, which all grow with difficulty."""
     words = _WORD.findall(text.lower())
     return math.log1p(len(words)), math.log1p(text.count(",")), math.log(max(len(words), 1) / max(len(set(words)), 1))
 
 
 def question_form(text: str) -> tuple[float, ...]:
-    """Figures of an exam question or a sum; their meaning is the order here, the weights are in the data file."""
+    """Return the features of an exam question or a word problem, in the order of their weights in the data file."""
     body, _, answers = text.partition("\nA. ")
     words, numbers = text.split(), _NUMBER.findall(body)
     sentences = max(len(_SENTENCE.split(body)), 1)

@@ -1,7 +1,7 @@
 """The words the analysis reads, as data: which role a word speaks for, and how strongly.
 
-Weights are by hand: 3 names the speciality beyond doubt, 2 is typical of it, 1 is a hint. A phrase is words
-joined by `_`. Words that say how a thing is asked stand below the table.
+Weights were chosen by hand: 3 names the speciality beyond doubt, 2 is typical of it, 1 is a hint. The words of a
+phrase are joined by `_`. Question words and words of hard tasks follow below the table.
 """
 
 from __future__ import annotations

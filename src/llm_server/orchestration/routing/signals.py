@@ -1,4 +1,4 @@
-"""What can be read off a prompt in about half a millisecond: words, structure, steps of work."""
+"""Read the signals of a prompt in about half a millisecond: its words, its structure, its steps."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from llm_server.orchestration.routing import clauses, lexicon
 
 HEAD_CHARS = 1_000
 TAIL_CHARS = 500
-# Only the request itself says what is to be done; what follows it is mostly material.
+# Steps are looked for in the beginning of a prompt only; later text is mostly material.
 STEPS_CHARS = 700
 
 _ROLE_NAME = r"\b\w{1,30}(?:-\w{1,30}){0,2}-agent\b"
 _SETTING = r"\b(?:role|mode|profile|engine|tier|confidence|complexity|deadline_s|max_\w{1,30})"
-# What tries to set the server's own knobs is taken out before anything is read.
+# Text that tries to set the server's own parameters (role, mode, limits) is removed before the prompt is read.
 _DIRECTIVE = re.compile(
     r"(?:(?:use|set|switch(?:\sto)?|select|choose|force|take)\s+)?(?:the\s+)?"
     rf"(?:[\"']?{_SETTING}[\"']?\s*[:=]\s*[\"']?[\w.-]+|{_SETTING}\s+(?:to|is)\s+(?:chat|agent|plan)\b"
@@ -51,11 +51,12 @@ _POLITE = re.compile(r"(?:can|could|would|will) (?:you|u)\b")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Signals:
-    """What was found.
+    """The signals of a prompt.
 
-    `text` is what was read, `prose` that without code; `head` is what is asked for, `topic` what that is
-    about, `body` the material, `title` whom the engine is to play; `steps` are the verbs that begin a
-    clause, `groups` the specialities they need.
+    `text` is the part that was read, `prose` the same without code. Words: `head` is the request up to the word
+    "about", `topic` the rest of the request, `body` the material, `title` the persona that the engine is asked to
+    take. `steps` are the verbs that begin a clause, `groups` the specialities they need, `sequence` the number of
+    words of order.
     """
 
     text: str
@@ -80,7 +81,7 @@ class Signals:
 
 
 def read(prompt: str) -> Signals:
-    """Read a prompt of any length; only its first 1,000 and last 500 characters are looked at."""
+    """Read a prompt of any length; only its first 1,000 and its last 500 characters are used."""
     text = _neutral(_excerpt(prompt))
     prose = _FENCE.sub("\n", text)
     request, material = _split(prose)
@@ -113,7 +114,7 @@ def read(prompt: str) -> Signals:
 
 
 def phrases(words: tuple[str, ...]) -> Iterator[str]:
-    """The words and their runs of two to four, joined by `_`, as the lexicon has them."""
+    """Yield the words, and the runs of two to four words joined by `_`, the form in which the lexicon has them."""
     yield from words
     for size in (2, 3, 4):
         for i in range(len(words) - size + 1):
@@ -132,7 +133,7 @@ def _neutral(text: str) -> str:
 
 
 def _split(prose: str) -> tuple[str, str]:
-    """The request (the first two sentences, and a closing question) and the material."""
+    """Split prose into the request (the first two sentences and a closing question) and the material."""
     parts = [part for part in _SENTENCE_END.split(prose) if part and part.strip()]
     request, material = parts[:2], parts[2:]
     if material and material[-1].rstrip().endswith("?"):
@@ -145,7 +146,7 @@ def _words(text: str) -> tuple[str, ...]:
 
 
 def _asks(request: str) -> bool:
-    """Whether a sentence of the request begins with a question word, politeness aside."""
+    """Whether a sentence of the request begins with a question word; "could you ..." does not count."""
     starts = (line.strip().lower() for line in _SENTENCE_END.split(request))
     return any(
         line.partition(" ")[0].rstrip(",?") in lexicon.QUESTIONS and not _POLITE.match(line) for line in starts if line

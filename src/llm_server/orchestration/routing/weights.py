@@ -1,7 +1,7 @@
-"""The trained part of the analysis: one data file, read once, when the first prompt comes.
+"""The trained weights of the analysis, in one data file that is read once, at the first prompt.
 
-The file is a line of JSON (names, weights, scales) and then the hashed tables, one signed byte a weight, in the
-order of `tables` in that line. `tools/train` makes it; docs/analysis.md says from what.
+The file starts with a line of JSON (names, weights, scales). The hashed tables follow, one signed byte for each
+weight, in the order of `tables` in that line. `tools/train` makes the file; docs/analysis.md describes its data.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ from operator import itemgetter, mul
 from llm_server.orchestration.routing import features
 from llm_server.orchestration.routing.signals import Signals
 
-_PACKAGE = os.path.dirname(os.path.dirname(os.path.dirname(__file__)))  # with os.path: pathlib costs 4 ms
+_PACKAGE = os.path.dirname(os.path.dirname(os.path.dirname(__file__)))  # os.path, because importing pathlib takes 4 ms
 FILE = os.path.join(_PACKAGE, "data", "analysis.bin")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Table:
-    """One column of a hashed table: a weight is its byte times `scale`."""
+    """One column of a hashed table; a weight is its byte times `scale`."""
 
     weights: Sequence[int]
     scale: float
 
     def total(self, rows: Sequence[int]) -> float:
-        """The sum over rows, divided by the root of their number: a long prompt does not shout."""
+        """Return the sum of the weights divided by the square root of their number, so that length counts less."""
         if len(rows) < 2:
             return self.scale * sum(self.weights[row] for row in rows)
         total: int = sum(itemgetter(*rows)(self.weights))
@@ -38,7 +38,7 @@ class Table:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Expert:
-    """What makes one kind of question hard for a weak engine: `level` + form + words, a logit."""
+    """Estimates how hard one kind of question is for a weak engine, from its form and its words."""
 
     level: float
     form: Sequence[float]
@@ -46,16 +46,17 @@ class Expert:
     bits: int
 
     def logit(self, text: str) -> float:
+        """Return the complexity of a question as a logit."""
         rows = features.buckets(features.word_grams(text), self.bits)
-        formal: float = sum(map(mul, self.form, features.question_form(text)))
-        return self.level + formal + self.words.total(rows)
+        from_form: float = sum(map(mul, self.form, features.question_form(text)))
+        return self.level + from_form + self.words.total(rows)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Weights:
-    """All weights. `dense` has, for each figure, a weight for each field; `confidence` is slope and bias.
+    """All trained weights. `dense` has a weight for each field for each figure; `confidence` is a slope and a bias.
 
-    `complexity_quantiles` are the 0th to the 100th percentile of complexity over natural open prompts, ascending.
+    `complexity_quantiles` are the percentiles 0 to 100 of the complexity of natural prompts, ascending.
     """
 
     fields: Sequence[str]
@@ -68,17 +69,17 @@ class Weights:
     complexity_quantiles: tuple[float, ...]
 
     def steps_logit(self, s: Signals) -> float:
-        """How much speaks for several steps; 0 is even."""
+        """Return the logit of the task having several steps; 0 means both are equally likely."""
         figures = features.step_figures(s)
         return self.steps[""] + sum(self.steps[name] * figure for name, figure in figures.items() if name in self.steps)
 
-    def learned(self, s: Signals) -> dict[str, float]:
-        """What the words of the request say for each field, by the examples it was trained on."""
+    def word_scores(self, s: Signals) -> dict[str, float]:
+        """Return the score of each field by the words of the prompt."""
         rows = features.buckets(features.role_grams(s), self.bits)
         return {field: column.total(rows) for field, column in zip(self.fields, self.columns, strict=True)}
 
-    def formal(self, figures: Mapping[str, float]) -> dict[str, float]:
-        """What the form of the prompt and the lexicon's totals say for each field."""
+    def form_scores(self, figures: Mapping[str, float]) -> dict[str, float]:
+        """Return the score of each field by the figures of the prompt's form and by the rules' totals."""
         sums = list(self.dense["always"])
         for name, figure in figures.items():
             if figure:
@@ -86,13 +87,15 @@ class Weights:
         return dict(zip(self.fields, sums, strict=True))
 
     def expert(self, text: str) -> float | None:
-        """The logit of complexity where the prompt is of a kind that was trained, else None."""
-        expert = self.experts.get(features.kind_of_question(text) or "")
-        return expert.logit(text) if expert else None
+        """Return the complexity as a logit for exam questions and sums; None for other prompts."""
+        kind = features.kind_of_question(text)
+        if kind is None or kind not in self.experts:
+            return None
+        return self.experts[kind].logit(text)
 
 
-def parsed(data: bytes) -> Weights:
-    """Read a data file."""
+def parse(data: bytes) -> Weights:
+    """Read the content of a data file."""
     end = data.index(b"\n")
     head = json.loads(data[:end])
     tables, start = {}, end + 1
@@ -115,7 +118,7 @@ def parsed(data: bytes) -> Weights:
 
 
 @cache
-def shipped() -> Weights:
-    """The weights that this package ships."""
+def load() -> Weights:
+    """Return the weights of the package's data file; it is read at the first call only."""
     with open(FILE, "rb") as data:
-        return parsed(data.read())
+        return parse(data.read())

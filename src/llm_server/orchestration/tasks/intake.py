@@ -83,8 +83,8 @@ class Intake:
         """
         new = self._checked(new)
         analysis, profile = analysed(new, self._catalog)
-        role, wanted = self._catalog.role(analysis.role), tiers.wanted_for(analysis.complexity)
-        tier = tiers.tier_of(role, analysis.complexity, self._catalog.defaults, wanted=wanted)
+        role, wanted = self._catalog.role(analysis.role), tiers.preferred_tier(analysis.complexity)
+        tier = tiers.tier_of(role, analysis.complexity, self._catalog.defaults, preferred=wanted)
         engine = next(iter(self._balancer.candidates(tier, new.engine)), None)
         return Decision(analysis=analysis, profile=profile, engine=engine)
 
@@ -207,7 +207,7 @@ class Intake:
         engines = fleet.specs()
         if name not in engines:
             raise UnknownName("engine", name, engines)
-        if why := fleet.barred(engines[name]):
+        if why := fleet.obstacle(engines[name]):
             raise InvalidInput("engine", f"Engine {name} {why}; choose another or leave the field out.")
 
 

@@ -1,10 +1,10 @@
-"""API keys on AWS and what is counted for them, in the tasks' table.
+"""API keys and what is counted for them, in the DynamoDB table of the tasks.
 
 | record | pk | sk | guarded by |
 |---|---|---|---|
-| key | KEYS | <key id> | - |
+| key | KEYS | <key id> | its own text |
 | requests of a minute | KEY#<key id> | MIN#<minute> | its own count |
-| charges of a day | same | DAY#<day> | its own sum; `r:<name>` is a reservation that is not settled, `withheld` a sum |
+| charges of a day | same | DAY#<day> | its own sum; `r:<name>` is an unsettled reservation, `withheld` a sum |
 | tasks in flight | same | OPEN | the transaction of the task's state (`DynamoStore`) |
 """
 
@@ -36,12 +36,18 @@ class DynamoKeys:
         self._client = client
         self._table = table
 
-    def put_key(self, key: Key) -> None:
-        row: Any = {"pk": {"S": "KEYS"}, "sk": {"S": key.key_id}, "body": {"S": records.encode(key)}}
-        writing(partial(self._client.put_item, TableName=self._table, Item=row))
+    def add_key(self, key: Key) -> bool:
+        return self._put(key, "attribute_not_exists(pk)") or self.key(key.key_id) == key
+
+    def swap_key(self, before: Key, after: Key) -> bool:
+        row = self._read(_key(before.key_id))
+        if not row or records.api_key(row["body"]["S"]) != before:
+            return False
+        # the condition compares the stored text: another version may have written the same record in other words
+        return self._put(after, "body = :before", ExpressionAttributeValues={":before": row["body"]})
 
     def key(self, key_id: str) -> Key | None:
-        row = self._read({"pk": {"S": "KEYS"}, "sk": {"S": key_id}})
+        row = self._read(_key(key_id))
         return records.api_key(row["body"]["S"]) if row else None
 
     def all_keys(self) -> list[Key]:
@@ -83,7 +89,7 @@ class DynamoKeys:
         return None if answer is None else most - int(answer["requests"]["N"])
 
     def reserve(self, account: Account, name: str, microusd: int, *, max_microusd: int) -> Charges | None:
-        if microusd > max_microusd:  # no condition does arithmetic, and none holds below zero
+        if microusd > max_microusd:  # on a day without charges the condition below would hold
             return _charges(self._read(_day(account)))
         done = self._update(
             _day(account),
@@ -99,7 +105,7 @@ class DynamoKeys:
         if done is not None:
             return None
         row = self._read(_day(account))
-        if _RESERVED + name in row:  # an earlier try, whose reply was lost
+        if _RESERVED + name in row:  # reserved by an earlier call whose reply was lost
             return None
         return _charges(row)
 
@@ -121,6 +127,16 @@ class DynamoKeys:
         day, flights = self._read(_day(account)), self._read(items.in_flight_key(account.key_id))
         return KeyUse(**asdict(_charges(day)), tasks_in_flight=_figure(flights, "tasks"))
 
+    def _put(self, key: Key, condition: str, **values: Any) -> bool:
+        """Write a key; False if the condition did not hold."""
+        row: Any = {**_key(key.key_id), "body": {"S": records.encode(key)}}
+        put = partial(self._client.put_item, TableName=self._table, Item=row, ConditionExpression=condition, **values)
+        try:
+            writing(put)
+        except ConditionFailed:
+            return False
+        return True
+
     def _read(self, key: dict[str, Any]) -> dict[str, Any]:
         with calling():
             answer = self._client.get_item(TableName=self._table, Key=key, ConsistentRead=True)
@@ -129,7 +145,7 @@ class DynamoKeys:
     def _update(
         self, key: dict[str, Any], update: str, condition: str, values: dict[str, Any], names: dict[str, str]
     ) -> dict[str, Any] | None:
-        """The item as it is after an update; None when the condition did not hold."""
+        """Update an item. Returns the item after the update; None if the condition did not hold."""
         row: dict[str, Any] = {}
 
         def write() -> None:
@@ -163,6 +179,10 @@ def _figure(row: Mapping[str, Any], name: str) -> int:
     return int(row[name]["N"]) if name in row else 0
 
 
+def _key(key_id: str) -> dict[str, Any]:
+    return {"pk": {"S": "KEYS"}, "sk": {"S": key_id}}
+
+
 def _minute(key_id: str, minute: int) -> dict[str, Any]:
     return {"pk": {"S": f"KEY#{key_id}"}, "sk": {"S": f"MIN#{minute}"}}
 
@@ -172,5 +192,5 @@ def _day(account: Account) -> dict[str, Any]:
 
 
 def _start_s(day: str) -> int:
-    """Unix seconds at which a UTC day begins."""
+    """Return the Unix seconds at which a UTC day begins."""
     return int(datetime.fromisoformat(f"{day}T00:00:00+00:00").timestamp())

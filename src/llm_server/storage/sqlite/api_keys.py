@@ -1,4 +1,4 @@
-"""The embedded store's API keys and what is counted for them, in the tasks' file."""
+"""API keys and what is counted for them, in the SQLite file of the tasks."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from llm_server.storage import records
 from llm_server.storage.sqlite.database import Database
 
 _USABLE_SINCE = 1
-"""The oldest version whose tables these statements can use as they are.
+"""The oldest version of the database file whose tables these statements can use unchanged.
 
-`llm-server keys` works on such a file beside a server of that version, which must not find its file migrated.
+`llm-server keys` may open the file while a server of that version runs, so it must not migrate the file.
 """
 _WITHHELD = "withheld"
-"""In the place of a reservation's name, which always holds a #: the sum of what stays charged for the day."""
+"""The name of the row that sums up the money withheld on a day. Names of reservations contain a #, so none is equal."""
 
 
 class SqliteKeys:
-    """The KeyStore port over a SQLite file; a process beside the server's may open it too."""
+    """The KeyStore port over a SQLite file. Other processes than the server's may open the file, too."""
 
     def __init__(self, path: Path) -> None:
         self._database = Database(path, durable=True, usable_since=_USABLE_SINCE)
@@ -28,14 +28,21 @@ class SqliteKeys:
     def close(self) -> None:
         self._database.close()
 
-    def put_key(self, key: Key) -> None:
+    def add_key(self, key: Key) -> bool:
         with self._database.transaction() as db:
-            db.execute("INSERT OR REPLACE INTO keys VALUES (?, ?)", (key.key_id, records.encode(key)))
+            db.execute("INSERT OR IGNORE INTO keys VALUES (?, ?)", (key.key_id, records.encode(key)))
+            return _key(db, key.key_id) == key
+
+    def swap_key(self, before: Key, after: Key) -> bool:
+        with self._database.transaction() as db:
+            if _key(db, before.key_id) != before:
+                return False
+            db.execute("UPDATE keys SET body = ? WHERE key_id = ?", (records.encode(after), before.key_id))
+        return True
 
     def key(self, key_id: str) -> Key | None:
         with self._database.reading() as db:
-            row = db.execute("SELECT body FROM keys WHERE key_id = ?", (key_id,)).fetchone()
-        return records.api_key(row[0]) if row else None
+            return _key(db, key_id)
 
     def all_keys(self) -> list[Key]:
         with self._database.reading() as db:
@@ -87,8 +94,13 @@ class SqliteKeys:
         return KeyUse(**asdict(charges), tasks_in_flight=flights[0] or 0)
 
 
+def _key(db: sqlite3.Connection, key_id: str) -> Key | None:
+    row = db.execute("SELECT body FROM keys WHERE key_id = ?", (key_id,)).fetchone()
+    return records.api_key(row[0]) if row else None
+
+
 def _add(db: sqlite3.Connection, into: str, account: Account, *values: str | int) -> None:
-    """Insert a row of an account, or add its last column, the micro-USD, to the row that is there."""
+    """Insert a row for an account, or add its last value (micro-USD) to the existing row."""
     row = (account.key_id, account.day, *values)
     places = ", ".join("?" * len(row))
     db.execute(

@@ -1,0 +1,165 @@
+"""The examples do what they say, run as a user runs them against a server process."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from support.fake_engine import fake_engine
+from support.scripted_server import Reply, scripted_server, task
+from support.server_process import RunningServer, serving
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+ENGINES_TOML = (EXAMPLES / "own_engine" / "engines.toml").read_text(encoding="utf-8")
+PLANNED = "Design a cache, then implement it, then test it."
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[RunningServer]:
+    with serving(tmp_path / "tasks.db") as running:
+        yield running
+
+
+def run(url: str, *command: str | Path, stdin: str = "", key: str = "") -> subprocess.CompletedProcess[str]:
+    """Run an example; `key` is the API key."""
+    env = {"PATH": os.environ["PATH"], "LLM_SERVER_URL": url, "LLM_SERVER_API_KEY": key}
+    return subprocess.run(command, input=stdin, env=env, capture_output=True, text=True, timeout=60, check=False)
+
+
+def run_python(url: str, name: str, *arguments: str | Path, **options: str) -> subprocess.CompletedProcess[str]:
+    return run(url, sys.executable, EXAMPLES / name, *arguments, **options)
+
+
+def made_key(db: Path, *options: str) -> str:
+    command = [sys.executable, "-m", "llm_server", "keys", "create", "--tenant", "acme", "--db", str(db), *options]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout.strip()
+
+
+@contextmanager
+def own_engine() -> Iterator[str]:
+    """Run examples/own_engine/engine.py on a free port; gives its configuration with that port."""
+    command = [sys.executable, str(EXAMPLES / "own_engine" / "engine.py"), "0"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
+        try:
+            assert process.stdout is not None
+            address = process.stdout.readline().removeprefix("listening on ").strip()
+            yield ENGINES_TOML.replace("http://127.0.0.1:9000", address)
+        finally:
+            process.kill()
+
+
+@contextmanager
+def configured(folder: Path, engines: str) -> Iterator[RunningServer]:
+    config = folder / "engines.toml"
+    config.write_text(engines)
+    with serving(folder / "tasks.db", env={"LLM_SERVER_CONFIG": str(config)}) as running:
+        yield running
+
+
+def test_every_example_is_listed_and_every_listed_one_exists() -> None:
+    listed = set(re.findall(r"\]\((.+?)\)", (EXAMPLES / "README.md").read_text(encoding="utf-8")))
+    present = {path.name for path in EXAMPLES.iterdir() if not path.name.startswith((".", "__"))}
+
+    assert listed == present - {"README.md"}
+
+
+def test_submit_and_wait_prints_the_result(server: RunningServer) -> None:
+    done = run(server.url, EXAMPLES / "submit_and_wait.sh", "Write a haiku about \"queues\" and 'leases'.")
+
+    assert (done.returncode, done.stdout[:21]) == (0, "No LLM is configured.")
+
+
+def test_submit_and_wait_fails_with_the_servers_words(server: RunningServer, tmp_path: Path) -> None:
+    """It sends a key, too, once the server asks for one."""
+    blank = run(server.url, EXAMPLES / "submit_and_wait.sh", " ")
+    key = made_key(tmp_path / "tasks.db")
+    unknown = run(server.url, EXAMPLES / "submit_and_wait.sh")
+    known = run(server.url, EXAMPLES / "submit_and_wait.sh", key=key)
+
+    assert [done.returncode for done in (blank, unknown, known)] == [1, 1, 0]
+    assert "422" in blank.stderr
+    assert "401" in unknown.stderr
+    assert '"detail"' in unknown.stderr
+
+
+def test_safe_batch_makes_no_task_twice(server: RunningServer, tmp_path: Path) -> None:
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("What is a lease?\n\nWhat is a fence?\n")
+    first, second = (run_python(server.url, "safe_batch.py", "monday", prompts) for _ in range(2))
+    prompts.write_text("What is a queue?\n")
+    changed = run_python(server.url, "safe_batch.py", "monday", prompts)
+
+    assert [line.split()[1] for line in first.stdout.splitlines()] == ["Completed", "Completed"]
+    assert second.stdout == first.stdout
+    assert server.call("GET", "/metrics").json()["total_requests"] == 2
+    assert changed.returncode == 1
+    assert "The server refused monday-1: " in changed.stderr
+
+
+def test_safe_batch_sends_the_same_key_until_it_is_answered(tmp_path: Path) -> None:
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("What is a lease?\n")
+    cut, busy = Reply(body=None), Reply(body={"detail": "Busy."}, status=503, retry_after="0")
+    with scripted_server() as scripted:
+        scripted.replies = [cut, busy, Reply(body=task("Queued"), status=202), Reply(body=task("Completed"))]
+        done = run_python(scripted.url, "safe_batch.py", "monday", prompts)
+    submitted = [asked.headers["Idempotency-Key"] for asked in scripted.asked if asked.line.startswith("POST")]
+
+    assert done.stdout.startswith("t1 Completed")
+    assert submitted == ['"monday-1"'] * 3
+
+
+def test_safe_batch_does_not_wait_for_tomorrow(tmp_path: Path) -> None:
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("What is a lease?\n")
+    with scripted_server() as scripted:
+        scripted.replies = [Reply(body={"detail": "Come again at midnight."}, status=429, retry_after="40000")]
+        done = run_python(scripted.url, "safe_batch.py", "monday", prompts)
+
+    assert (done.returncode, done.stderr) == (1, "The server refused monday-1: Come again at midnight.\n")
+
+
+def test_approve_plan_shows_the_plan_and_obeys(server: RunningServer) -> None:
+    approved, rejected = (run_python(server.url, "approve_plan.py", PLANNED, stdin=said) for said in ("y\n", "\n"))
+
+    for done in (approved, rejected):
+        assert (done.returncode, done.stdout.splitlines()[0]) == (0, f"Goal: {PLANNED}")
+        assert len(re.findall(r"^  s\d  \S+: ", done.stdout, re.MULTILINE)) == 3
+    assert "\nCompleted\n" in approved.stdout
+    assert rejected.stdout.endswith("\nCancelled\n\n")
+
+
+def test_own_engine_answers(tmp_path: Path) -> None:
+    with own_engine() as engines, configured(tmp_path, engines) as server:
+        answer = server.submit("What is a lease?", wait_s=20)
+
+    assert answer["result"] == "You asked: What is a lease?"
+
+
+def test_budget_shows_tasks_that_fail_for_lack_of_money(tmp_path: Path) -> None:
+    with own_engine() as engines, configured(tmp_path, engines) as server:
+        key = made_key(tmp_path / "tasks.db", "--usd-per-day", "0.005")
+        done = run_python(server.url, "budget.py", key=key)
+
+    assert re.match(r"max_cost_usd: Failed, 0 micro-USD: .*max_cost_usd", done.stdout)
+    assert re.search(r"^task 1: Completed, [1-9]\d* micro-USD$", done.stdout, re.MULTILINE)
+    assert re.search(r"^task \d: Failed, 0 micro-USD\nusd_per_day: .*usd_per_day", done.stdout, re.MULTILINE)
+    assert re.search(r"^Spent today: [1-9]\d* micro-USD\.$", done.stdout, re.MULTILINE)
+
+
+def test_budget_shows_the_refusal_once_all_is_used_up(tmp_path: Path) -> None:
+    """An engine that reports more tokens than were reserved for uses up the rest."""
+    with fake_engine(text="2, 3, 5.", tokens_out=1_000) as engine:
+        engines = ENGINES_TOML.replace("http://127.0.0.1:9000/v1", engine.base_url)
+        with configured(tmp_path, engines) as server:
+            key = made_key(tmp_path / "tasks.db", "--usd-per-day", "0.01")
+            done = run_python(server.url, "budget.py", key=key)
+
+    assert re.search(r"^usd_per_day: 429, try again in \d+ s: .*usd_per_day", done.stdout, re.MULTILINE)

@@ -1,0 +1,203 @@
+"""A key is made once under an Idempotency-Key: a lost answer can be asked for again, with a new secret."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from llm_server.orchestration.access.key_creation import CreatedKey, KeyCreation
+from llm_server.orchestration.access.keyring import Keyring
+from llm_server.orchestration.domain.api_key import Key, KeyLimits, NewKey
+from llm_server.orchestration.domain.errors import InvalidInput, KeyConflict, StorageUnavailable, Unauthenticated
+from llm_server.orchestration.domain.ports import IdempotencyBinding
+from llm_server.storage.sqlite.api_keys import SqliteKeys
+from llm_server.storage.sqlite.store import SqliteStore
+from support.builders import NOW_MS
+from support.concurrency import at_once
+from support.scripted_engine import Clock
+
+NEW = NewKey(tenant="acme", scopes=("tasks", "metrics"), limits=KeyLimits(requests_per_minute=7), name="CI")
+
+
+class BrokenKeys(SqliteKeys):
+    """Fails to add the next key, after `before_add` was called."""
+
+    before_add: Callable[[], object] | None = None
+
+    def add_key(self, key: Key) -> bool:
+        act, self.before_add = self.before_add, None
+        if act:
+            act()
+        return super().add_key(key)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[SqliteStore]:
+    store = SqliteStore(tmp_path / "tasks.db")
+    yield store
+    store.close()
+
+
+@pytest.fixture
+def key_store(tmp_path: Path) -> Iterator[BrokenKeys]:
+    keys = BrokenKeys(tmp_path / "tasks.db")
+    yield keys
+    keys.close()
+
+
+@pytest.fixture
+def keys(key_store: BrokenKeys, clock: Clock) -> Keyring:
+    return Keyring(key_store, clock, os.urandom)
+
+
+@pytest.fixture
+def creation(keys: Keyring, store: SqliteStore, clock: Clock) -> KeyCreation:
+    return KeyCreation(keyring=keys, store=store, clock=clock)
+
+
+def made(creation: KeyCreation, new: NewKey = NEW, key: str = "k", tenant: str = "ops") -> CreatedKey:
+    return creation.create_once(tenant, new, key)
+
+
+def test_a_repeated_call_answers_the_same_key_with_a_new_secret(creation: KeyCreation, keys: Keyring) -> None:
+    """The key as it is by now; the earlier secret stops working."""
+    first = made(creation)
+    changed = keys.update(first.key.key_id, {"limits": {"requests_per_minute": 9}})
+    again = made(creation)
+
+    assert (first.replayed, again.replayed) == (False, True)
+    assert replace(again.key, digest="") == replace(changed, digest="")
+    assert keys.all() == [again.key]
+    assert keys.caller(again.token).tenant == "acme"
+    with pytest.raises(Unauthenticated):
+        keys.caller(first.token)
+
+
+def test_without_an_idempotency_key_each_call_makes_a_key(creation: KeyCreation, keys: Keyring) -> None:
+    both = [creation.create_once("ops", NEW, None) for _ in range(2)]
+
+    assert len(keys.all()) == 2
+    assert [one.replayed for one in both] == [False, False]
+
+
+def test_the_same_fields_are_the_same_body_however_they_are_written(creation: KeyCreation) -> None:
+    """Scopes in another order, or one of them twice."""
+    ids = {made(creation, replace(NEW, scopes=s)).key.key_id for s in (["tasks", "metrics"], ("metrics", "tasks") * 2)}
+
+    assert len(ids) == 1
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"tenant": "globex"},
+        {"scopes": ("tasks",)},
+        {"name": "CD"},
+        {"limits": KeyLimits(requests_per_minute=8)},
+        {"limits": KeyLimits(tasks_in_flight=7)},
+        {"expires_ms": NOW_MS + 1_000},
+    ],
+)
+def test_another_body_is_refused(creation: KeyCreation, keys: Keyring, change: dict[str, object]) -> None:
+    first = made(creation)
+    with pytest.raises(InvalidInput, match="with another body within the last 24 hours") as refused:
+        made(creation, replace(NEW, **change))  # type: ignore[arg-type]
+
+    assert refused.value.field == "Idempotency-Key"
+    assert keys.all() == [first.key]
+
+
+def test_a_body_that_was_refused_leaves_the_idempotency_key_free(creation: KeyCreation) -> None:
+    with pytest.raises(InvalidInput, match="tenant's name"):
+        made(creation, replace(NEW, tenant="ACME"))
+
+    assert not made(creation).replayed
+
+
+def test_each_tenant_has_idempotency_keys_of_its_own_apart_from_those_of_tasks(
+    creation: KeyCreation, store: SqliteStore, keys: Keyring
+) -> None:
+    """A task's Idempotency-Key must never lead to a key, nor the other way round."""
+    task = IdempotencyBinding(task_id="t1", body_hash="h", until_ms=NOW_MS + 1_000)
+    store.bind_idempotency_key("ops", "k", task, now_ms=NOW_MS)
+    both = [made(creation, tenant=tenant) for tenant in ("ops", "dev")]
+
+    assert [one.replayed for one in both] == [False, False]
+    assert len(keys.all()) == 2
+    assert store.bound_idempotency_key("ops", "k", now_ms=NOW_MS) == task
+
+
+def test_after_24_hours_the_same_call_makes_another_key(creation: KeyCreation, keys: Keyring, clock: Clock) -> None:
+    made(creation)
+    clock.now_ms += 24 * 3_600_000 - 1
+    last = made(creation)
+    clock.now_ms += 1
+    next_one = made(creation)
+
+    assert (last.replayed, next_one.replayed, len(keys.all())) == (True, False, 2)
+
+
+def test_a_key_that_was_revoked_since_is_not_given_a_new_secret(creation: KeyCreation, keys: Keyring) -> None:
+    first = made(creation)
+    keys.revoke(first.key.key_id)
+
+    with pytest.raises(KeyConflict, match="is revoked"):
+        made(creation)
+    assert keys.all() == [replace(first.key, revoked_ms=NOW_MS)]
+
+
+def test_a_key_that_has_expired_since_is_not_given_a_new_secret(
+    creation: KeyCreation, keys: Keyring, clock: Clock
+) -> None:
+    """Although the same body could make no key by now: the caller learns what became of its key."""
+    new = replace(NEW, expires_ms=NOW_MS + 1_000)
+    first = made(creation, new)
+    clock.pass_s(1)
+
+    with pytest.raises(KeyConflict, match="has expired"):
+        made(creation, new)
+    assert keys.all() == [first.key]
+
+
+def test_a_call_that_died_before_it_stored_the_key_is_made_up_for(
+    creation: KeyCreation, key_store: BrokenKeys, keys: Keyring
+) -> None:
+    def die() -> None:
+        raise StorageUnavailable("The database does not answer; try again.")
+
+    key_store.before_add = die
+    with suppress(StorageUnavailable):
+        made(creation)
+    nothing = keys.all()
+    again = made(creation)
+
+    assert nothing == []
+    assert (again.replayed, keys.all()) == (False, [again.key])
+    assert keys.caller(again.token).tenant == "acme"
+
+
+def test_a_call_overtaken_by_its_twin_answers_the_twins_key(
+    creation: KeyCreation, key_store: BrokenKeys, keys: Keyring
+) -> None:
+    twins: list[CreatedKey] = []
+    key_store.before_add = lambda: twins.append(made(creation))
+    late = made(creation)
+
+    assert (twins[0].replayed, late.replayed) == (False, True)
+    assert twins[0].key.key_id == late.key.key_id
+    assert keys.all() == [late.key]
+
+
+def test_calls_at_the_same_time_make_one_key(creation: KeyCreation, keys: Keyring) -> None:
+    """The secret that was stored last is valid, and it is one of those that were answered."""
+    answers = at_once(lambda _: made(creation), range(4))
+
+    assert {answer.key.key_id for answer in answers} == {key.key_id for key in keys.all()}
+    assert len(keys.all()) == 1
+    assert [answer.replayed for answer in answers].count(False) == 1
+    assert keys.all()[0].digest in {answer.key.digest for answer in answers}
