@@ -18,6 +18,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from mangum import Mangum
+from mangum.adapter import DEFAULT_TEXT_MIME_TYPES
 
 from llm_server import wiring
 from llm_server.api import edge, errors
@@ -44,8 +45,10 @@ class _Handler(Mangum):
 
 def _refuse_body(headers: Mapping[str, str]) -> dict[str, Any]:
     """Answer 400 in the form of the app's own errors; `headers` are the request's, with names in lower case."""
-    answer = errors.answer(400, "The body is not valid base64, although the event is marked as base64-encoded.")
-    edge.name_answer(answer.headers, edge.id_of(headers.get("x-request-id", ""), wiring.new_id))
+    request_id = edge.id_of(headers.get("x-request-id", ""), wiring.new_id)
+    detail = "The body is not valid base64, although the event is marked as base64-encoded."
+    answer = errors.answer("body_not_base64", detail, request_id=request_id)
+    edge.name_answer(answer.headers, request_id)
     return {"statusCode": 400, "headers": dict(answer.headers), "body": bytes(answer.body).decode()}
 
 
@@ -63,7 +66,11 @@ def _fit(answer: dict[str, Any]) -> dict[str, Any]:
 _settings = Settings.read()
 logging.getLogger("llm_server").setLevel(_settings.log_level)
 
-handler = _Handler(create_app(wiring.aws_service(_settings, works=False), wiring.new_id), lifespan="off")
+handler = _Handler(
+    create_app(wiring.aws_service(_settings, works=False), wiring.new_id),
+    lifespan="off",
+    text_mime_types=[*DEFAULT_TEXT_MIME_TYPES, errors.MEDIA_TYPE],
+)
 
 gc.freeze()
 gc.enable()

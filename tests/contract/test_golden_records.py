@@ -28,6 +28,7 @@ from llm_server.storage.sqlite.store import SqliteStore
 from support.aws_emulators import Substrate
 from support.builders import NOW_MS, an_attempt, an_output
 from support.deliveries import a_plan, planning
+from support.golden import as_of_then, in_todays_words
 from support.scripted_service import Served
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -99,7 +100,7 @@ def test_every_task_is_shown_as_the_version_that_stored_it_showed_it(stores: Sto
     """Plans, steps, reviews, attempts, events, receipts and results: the whole answer of `GET /tasks/{id}`."""
     shown = {name: json.loads(views.detail(stores.get(name)).model_dump_json()) for name in stores.expected["tasks"]}
 
-    assert shown == stores.expected["tasks"]
+    assert as_of_then(shown) == in_todays_words(stores.expected["tasks"])
 
 
 def test_fields_that_a_newer_version_added_change_nothing(
@@ -112,9 +113,10 @@ def test_fields_that_a_newer_version_added_change_nothing(
     store = SqliteStore(file)
     request.addfinalizer(store.close)
 
-    shown = {name: views.detail(store.get(TaskRef(TENANT, name))) for name in expected}
+    views_of = {name: views.detail(store.get(TaskRef(TENANT, name))) for name in expected}
+    shown = {name: json.loads(view.model_dump_json()) for name, view in views_of.items()}
 
-    assert {name: json.loads(view.model_dump_json()) for name, view in shown.items()} == expected
+    assert as_of_then(shown) == in_todays_words(expected)
 
 
 def test_every_state_and_request_has_the_fields_it_had(stores: Stores) -> None:

@@ -27,9 +27,11 @@ from llm_server.storage.sqlite.schema import SURE
 from llm_server.storage.sqlite.store import SqliteStore
 from support.builders import NOW_MS
 from support.database_files import GOLDEN, a_file_of_0_1_0, content, files, schema, version
+from support.golden import as_of_then, in_todays_words
 
 EXPECTED = json.loads((GOLDEN / "expected.json").read_text(encoding="utf-8"))
 TODAY = MIGRATIONS[-1].version
+TASKS = in_todays_words(EXPECTED["tasks"])
 LATER = ("bindings", "deleted", "switches", "keys", "in_flight", "key_requests", "key_spending", "key_reservations")
 """The tables that were added while the version stayed 1."""
 
@@ -53,7 +55,7 @@ def broken(db: sqlite3.Connection) -> None:
 def shown(store: SqliteStore) -> dict[str, Any]:
     """Every task of the file, as the API shows it."""
     tasks = {name: views.detail(store.get(TaskRef("acme", name))) for name in EXPECTED["tasks"]}
-    return {name: json.loads(view.model_dump_json()) for name, view in tasks.items()}
+    return as_of_then({name: json.loads(view.model_dump_json()) for name, view in tasks.items()})
 
 
 def due(store: SqliteStore) -> list[list[Any]]:
@@ -71,7 +73,7 @@ def test_a_file_of_0_1_0_is_migrated_when_it_is_opened(old: Path, lacking: tuple
         tasks, counted, page = shown(store), store.overview()[0], due(store)
 
     assert version(old) == TODAY == 3
-    assert tasks == EXPECTED["tasks"]
+    assert tasks == TASKS
     assert {f.name: getattr(counted, f.name) for f in fields(counted)} == EXPECTED["counters"]
     assert page == EXPECTED["due"]
 
@@ -182,7 +184,7 @@ def test_a_backup_in_place_of_the_file_is_a_whole_file_of_its_version(old: Path)
     old.with_name("tasks.db.v1.backup").replace(old)
 
     with closing(SqliteStore(old)) as store:
-        assert shown(store) == EXPECTED["tasks"]
+        assert shown(store) == TASKS
 
 
 def test_an_older_backup_is_kept(old: Path) -> None:
@@ -282,7 +284,7 @@ def test_a_power_cut_between_backup_and_commit_is_harmless(old: Path, tmp_path: 
 
     assert content(cut.with_name("tasks.db.v1.backup")) == before
     with closing(SqliteStore(cut)) as store:
-        assert shown(store) == EXPECTED["tasks"]
+        assert shown(store) == TASKS
     assert content(cut.with_name("tasks.db.v1.backup")) == before
     assert version(cut) == TODAY
 

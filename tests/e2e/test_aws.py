@@ -35,12 +35,17 @@ def test_every_form_of_api_gateway_event_makes_a_task(deployment: Deployment, na
     assert answer["json"]["status"] == "Queued"
 
 
-@pytest.mark.parametrize("body", ["a", "?", "eyJwcm9tcHQiOiAieCJ9=a"])
-def test_a_body_that_is_no_base64_is_the_callers_fault(deployment: Deployment, body: str) -> None:
+@pytest.mark.parametrize(
+    ("body", "code"),
+    [("a", "body_not_base64"), ("?", "body_empty"), ("eyJwcm9tcHQiOiAieCJ9=a", "body_not_base64")],
+)
+def test_a_body_that_is_no_base64_is_the_callers_fault(deployment: Deployment, body: str, code: str) -> None:
+    """What stands outside its alphabet is passed over, so that nothing is left of the second."""
     answer = deployment.call(an_event("api-v2-post-task") | {"body": body, "isBase64Encoded": True})
 
     assert answer["statusCode"] == 400, answer
-    assert list(answer["json"]) == ["detail"]
+    assert (answer["json"]["code"], answer.get("isBase64Encoded", False)) == (code, False)
+    assert answer["headers"]["content-type"] == "application/problem+json"
 
 
 @pytest.mark.parametrize("name", ["api-v2-post-task", "api-v1-post-task"])
@@ -53,7 +58,7 @@ def test_a_body_that_is_no_base64_is_answered_with_the_headers_of_every_answer(
     event["headers"] |= {"X-Request-Id": given}
     refused, usual = (deployment.call(asked)["headers"] for asked in (event, an_event("api-v2-get-metrics")))
 
-    of_every_answer = usual.keys() - {"x-request-id", "content-length"}
+    of_every_answer = usual.keys() - {"x-request-id", "content-length", "content-type"}
     assert {name: refused[name] for name in of_every_answer} == {name: usual[name] for name in of_every_answer}
     assert (refused["x-request-id"] == given, len(refused["x-request-id"]) >= 8) == (is_taken, True)
 

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import socket
 import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import closing
 from pathlib import Path
 
 import pytest
 
+from llm_server import __version__
 from support.fake_engine import fake_engine
 from support.server_process import RunningServer, refused, serving
 
@@ -207,6 +209,31 @@ def test_the_command_line_speaks_with_a_real_server(tmp_path: Path) -> None:
     assert "Unknown role 'Nobody'" in refused.stderr
 
 
+def test_the_command_line_lists_routes_and_names_its_version(tmp_path: Path) -> None:
+    """What a pipe gets of each, from a server that has one engine beside the embedded one."""
+    with fake_engine() as engine:
+        env = a_config(tmp_path, engine.base_url)
+        with serving(tmp_path / "tasks.db", env=env) as server:
+            ids = [server.submit("Say hello.", wait_s=20, metadata={"n": str(n % 2)})["task_id"] for n in range(3)]
+            listed = run_cli(server, "list", "--status", "Completed", "--status", "Failed", "--metadata", "n=0")
+            columns = run_cli(server, "list", "--text", "--limit", "1")
+            missing = run_cli(server, "list", "--engine", "fake", "--created-to", "2020-01-01")
+            refused = run_cli(server, "list", "--status", "Done")
+            engines = run_cli(server, "engines")
+            asked = run_cli(server, "submit", "Say hello.", "--dry-run")
+    routed = command_line("route", "Say hello.", env=env)
+    version = command_line("--version")
+
+    assert [task["task_id"] for task in json.loads(listed.stdout)["tasks"]] == [ids[2], ids[0]]
+    assert [line.split()[:2] for line in columns.stdout.splitlines()] == [["id", "status"], [ids[2], "Completed"]]
+    assert json.loads(missing.stdout) == {"tasks": []}
+    assert (refused.returncode, "'Done'" in refused.stderr) == (2, True)
+    assert {name: each["status"] for name, each in json.loads(engines.stdout)["engines"].items()} == {"fake": "online"}
+    assert json.loads(routed.stdout) == json.loads(asked.stdout)
+    assert json.loads(routed.stdout)["engine"] == "fake"
+    assert version.stdout == f"llm-server {__version__}\n"
+
+
 def wait_until(holds: Callable[[], bool], within_s: float = 10.0) -> None:
     end = time.monotonic() + within_s
     while not holds():
@@ -215,5 +242,10 @@ def wait_until(holds: Callable[[], bool], within_s: float = 10.0) -> None:
 
 
 def run_cli(server: RunningServer, *arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "llm_server", *arguments, "--url", server.url]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    return command_line(*arguments, "--url", server.url)
+
+
+def command_line(*arguments: str, env: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "llm_server", *arguments]
+    environment = {**os.environ, **(env or {})}
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, env=environment)

@@ -113,8 +113,8 @@ MUTANTS = (
     Mutant(
         "sweep sends although another one has",
         f"{_ORCHESTRATION}/tasks/sweep.py",
-        "if not self._store.postpone(due, task, later_ms) or asleep:",
-        "self._store.postpone(due, task, later_ms)\n        if asleep:",
+        "if not self._store.postpone(due, task, later_ms) or needs_no_message:",
+        "self._store.postpone(due, task, later_ms)\n        if needs_no_message:",
         "test_long_waits",
     ),
     Mutant(

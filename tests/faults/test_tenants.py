@@ -50,7 +50,8 @@ def per_tenant(world: World) -> Iterator[str]:
 
 
 def told(world: World, tenant: str, method: str, path: str) -> tuple[int, bytes]:
-    answer = world.call(method, path, world.process("asking"), TOKENS[tenant])
+    headers = {**TOKENS[tenant], "X-Request-Id": "asking"}  # each answer repeats the id of its call
+    answer = world.call(method, path, world.process("asking"), headers)
     assert answer is not None
     return answer.status, answer.body
 

@@ -11,6 +11,7 @@ from urllib.parse import unquote
 
 from starlette.types import ASGIApp, Message
 
+from llm_server.api.error_codes import ERROR_CODES
 from support import canaries
 
 JSON = {"content-type": "application/json"}
@@ -27,14 +28,35 @@ class Answer:
 
     @property
     def json(self) -> Any:
-        assert self.headers["content-type"] == "application/json"
-        return json.loads(self.body)
+        document = json.loads(self.body)
+        if self.status >= 400:
+            check_problem(document, self.status, self.headers)
+        else:
+            assert self.headers["content-type"] == "application/json"
+        return document
+
+    @property
+    def code(self) -> str:
+        """The code of an error."""
+        code: str = self.json["code"]
+        return code
 
     @property
     def detail(self) -> str:
         """The `detail` of an error body."""
         detail: str = self.json["detail"]
         return detail
+
+
+def check_problem(document: Any, status: int, headers: Mapping[str, str]) -> None:
+    """Fail unless an error has every member (RFC 9457), and its code the status and `retryable` of the table."""
+    code = ERROR_CODES[document["code"]]
+    members = ["detail", "type", "title", "status", "code", "retryable", "request_id"]
+    assert [*document] == members + ["errors"] * ("errors" in document)
+    assert (headers["content-type"], document["type"]) == ("application/problem+json", "about:blank")
+    assert (document["status"], document["retryable"]) == (status, code.retryable) == (code.status, code.retryable)
+    assert document["request_id"] == headers["x-request-id"]
+    assert document["title"]
 
 
 def call(

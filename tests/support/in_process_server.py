@@ -16,7 +16,7 @@ from llm_server.api.app import create_app
 from llm_server.embedded.workers import Workers
 from llm_server.orchestration.domain.api_key import SCOPES, KeyLimits
 from llm_server.orchestration.domain.errors import StorageUnavailable
-from llm_server.orchestration.domain.ports import Store
+from llm_server.orchestration.domain.ports import KeyStore, Store
 from llm_server.orchestration.service import Service
 from llm_server.settings import Settings
 from llm_server.storage.sqlite.api_keys import SqliteKeys
@@ -81,9 +81,9 @@ class CalledServer:
         finally:
             assert workers.stop(10) == 0
 
-    def on(self, store: Store) -> CalledServer:
-        """Return the same server on another store."""
-        return _served(self.settings, self.store, self.keys, self.queue, store)
+    def on(self, store: Store | None = None, keys: KeyStore | None = None) -> CalledServer:
+        """Return the same server on another store, or on another store of keys."""
+        return _served(self.settings, self.store, self.keys, self.queue, store or self.store, keys or self.keys)
 
 
 @contextmanager
@@ -94,16 +94,23 @@ def called_server(folder: Path, overlay: str = "", **settings: Any) -> Iterator[
     database = folder / "tasks.db"
     store, keys, queue = SqliteStore(database), SqliteKeys(database), SqliteQueue(database, wiring.now_ms)
     try:
-        yield _served(Settings(db=database, config=config, **settings), store, keys, queue, store)
+        yield _served(Settings(db=database, config=config, **settings), store, keys, queue, store, keys)
     finally:
         keys.close()
         queue.close()
         store.close()
 
 
-def _served(settings: Settings, store: SqliteStore, keys: SqliteKeys, queue: SqliteQueue, used: Store) -> CalledServer:
+def _served(
+    settings: Settings,
+    store: SqliteStore,
+    keys: SqliteKeys,
+    queue: SqliteQueue,
+    used_store: Store,
+    used_keys: KeyStore,
+) -> CalledServer:
     catalog = catalog_loading.load_catalog(settings).catalog
-    service = wiring.service_of(settings, store=used, key_store=keys, queue=queue, catalog=catalog)
+    service = wiring.service_of(settings, store=used_store, key_store=used_keys, queue=queue, catalog=catalog)
     app = create_app(service, wiring.new_id, open_without_keys=True)
     return CalledServer(app=app, service=service, store=store, keys=keys, queue=queue, settings=settings)
 

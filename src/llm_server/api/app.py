@@ -10,7 +10,7 @@ from fastapi import FastAPI
 from llm_server import __version__
 from llm_server.api import errors
 from llm_server.api.auth import Gate
-from llm_server.api.contract import PREFIX, describe_rates
+from llm_server.api.contract import PREFIX, describe_problems, describe_rates
 from llm_server.api.edge import Edge
 from llm_server.api.routes import keys, server, tasks
 from llm_server.orchestration.service import Service
@@ -24,7 +24,7 @@ class _App(FastAPI):
     """FastAPI, which has no place for headers that every route's answers have."""
 
     def openapi(self) -> dict[str, Any]:
-        return describe_rates(super().openapi())
+        return describe_rates(describe_problems(super().openapi()))
 
 
 def create_app(service: Service, new_id: Callable[[], str], *, open_without_keys: bool = False) -> FastAPI:

@@ -1,43 +1,50 @@
-"""Who calls and whether they may: asked before a body is read.
+"""Decides who calls and whether they may, before the body is read.
 
-With keys every call needs one. Without, the server is its owner's alone: bound to loopback, and so within reach of
-every page in the owner's browser. Then a call must name a loopback host (DNS rebinding) and come from no other origin.
+Once a server has API keys, every call needs one. A server without keys is bound to loopback, where every page in the
+owner's browser can reach it. There a call must name a loopback host (against DNS rebinding), and it must not come from
+a page of another site.
 """
 
 from __future__ import annotations
 
-from fastapi import HTTPException, Request
+from fastapi import Request
 from fastapi.security import APIKeyHeader, HTTPBearer
 
+from llm_server.api.error_codes import Refusal
 from llm_server.loopback import is_loopback_url
 from llm_server.orchestration.access.keyring import Keyring, RequestsLeft
 from llm_server.orchestration.domain.api_key import Caller
 from llm_server.orchestration.domain.errors import ScopeMissing, Unauthenticated
 
 SCOPES = {"metrics": "metrics", "engines": "admin", "keys": "admin"}
-"""By the first word of a path below /api/v1; every other is for `tasks`, so that a new route is never open."""
+"""The scope that a call needs, by the first word of its path below /api/v1. Any other path needs `tasks`."""
 
 BEARER = HTTPBearer(scheme_name="bearer", description="`llms_<id>_<secret>`", auto_error=False)
 HEADER = APIKeyHeader(
-    name="X-Api-Key", scheme_name="header", description="Where `Authorization` is taken", auto_error=False
+    name="X-Api-Key",
+    scheme_name="header",
+    description="Send the key here if a proxy uses `Authorization` itself",
+    auto_error=False,
 )
-"""Both for the OpenAPI document; the Gate reads the headers itself."""
+"""These two are for the OpenAPI document only; the Gate reads the headers itself."""
+
+_OTHER_SITE = "Without API keys the server does not accept calls from pages of other sites."
 
 
 class Gate:
-    """Lets a call in or raises. `open_without_keys`: as long as no key was ever made, nobody needs one."""
+    """Admits calls. `open_without_keys`: a call needs no key until the first one is created."""
 
     def __init__(self, keys: Keyring, *, open_without_keys: bool) -> None:
         self._keys = keys
         self._open_without_keys = open_without_keys
 
     def admit(self, request: Request) -> tuple[Caller, dict[str, str]]:
-        """Who calls, and the headers of the answer that tell how many requests the key has left.
+        """Return the caller, and the answer's headers that tell how many requests the key has left.
 
         Raises:
-            Unauthenticated: no key, or none of ours.
-            QuotaExceeded: the key's requests of this minute are used up.
-            HTTPException: 403; there are no keys, and the call comes from a page of another site.
+            Unauthenticated: the call has no key, or one that is not valid.
+            TooManyRequests: the key's requests of this minute are used up.
+            Refusal: the server has no keys, and the call names a host that is not loopback, or comes from another site.
         """
         if self._open_without_keys and not self._keys.required():
             _check_local(request)
@@ -48,14 +55,14 @@ class Gate:
 
 
 def check_scope(caller: Caller, path: str, prefix: str) -> None:
-    """Refuse a path that the caller's key is not for. Raises ScopeMissing."""
+    """Raise ScopeMissing unless the caller's key has the scope that a path needs."""
     scope = SCOPES.get(path.removeprefix(prefix).strip("/").partition("/")[0], "tasks")
     if scope not in caller.scopes:
         raise ScopeMissing(scope)
 
 
 def rate_headers(left: RequestsLeft) -> dict[str, str]:
-    """draft-ietf-httpapi-ratelimit-headers-10, sections 3 and 4."""
+    """Return the headers of draft-ietf-httpapi-ratelimit-headers-10, sections 3 and 4."""
     return {
         "RateLimit-Policy": f'"requests";q={left.most};w=60',
         "RateLimit": f'"requests";r={left.left};t={left.reset_s}',
@@ -63,7 +70,7 @@ def rate_headers(left: RequestsLeft) -> dict[str, str]:
 
 
 def _token(request: Request) -> str:
-    """X-Api-Key goes first: an authorizer in front of us takes Authorization for itself."""
+    """Read the token. X-Api-Key comes first, because a proxy's authorizer may use Authorization for itself."""
     given = request.headers.get("x-api-key")
     if given is not None:
         return given.strip()
@@ -76,8 +83,10 @@ def _token(request: Request) -> str:
 def _check_local(request: Request) -> None:
     host, origin = request.headers.get("host"), request.headers.get("origin")
     if host is not None and not is_loopback_url(f"//{host}"):
-        raise HTTPException(403, "Without API keys the server answers to loopback names only, such as localhost.")
+        raise Refusal(
+            "host_not_allowed", "Without API keys the server accepts calls to loopback names only, such as localhost."
+        )
     if origin is not None and not is_loopback_url(origin):
-        raise HTTPException(403, "Without API keys the server takes no calls from pages of other sites.")
+        raise Refusal("origin_not_allowed", _OTHER_SITE)
     if request.headers.get("sec-fetch-site") == "cross-site":
-        raise HTTPException(403, "Without API keys the server takes no calls from pages of other sites.")
+        raise Refusal("origin_not_allowed", _OTHER_SITE)

@@ -11,6 +11,8 @@ from pydantic import BaseModel
 
 from llm_server.api import auth
 from llm_server.api.body import StrictRoute
+from llm_server.api.error_codes import codes_of
+from llm_server.api.errors import MEDIA_TYPE
 from llm_server.api.schemas.problem import Problem
 from llm_server.orchestration import service as core
 from llm_server.orchestration.domain import api_key as keys
@@ -21,17 +23,17 @@ PREFIX = "/api/v1"
 _TASK_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 Responses = dict[int | str, dict[str, Any]]
 _PROBLEMS = {
-    400: "Not a strict JSON document",
-    401: "No valid key",
+    400: "The body is not a strict JSON document",
+    401: "The call has no valid key",
     403: "The key lacks the scope",
-    404: "No such task, engine or key",
-    409: "The task's state does not allow it",
-    413: "Body too large",
-    415: "Body not sent as application/json",
-    422: "An invalid field",
+    404: "There is no such task, engine or key",
+    409: "The state of the task or key does not allow the call",
+    413: "The body is too large",
+    415: "The body was not sent as application/json",
+    422: "A field or parameter is not valid",
     429: "A limit of the key is used up; see Retry-After",
-    500: "The server made an error",
-    503: "The store cannot be reached; see Retry-After",
+    500: "The server failed to handle the request",
+    503: "The database cannot be reached or used; see Retry-After",
 }
 
 
@@ -52,10 +54,22 @@ _RATE = header_docs(
 
 def problems(*statuses: int) -> Responses:
     """The error answers of a route, for its description."""
-    return {
-        status: {"model": Problem, "description": _PROBLEMS[status]} | (_RETRY_AFTER if status in (429, 503) else {})
-        for status in statuses
-    }
+    return {status: _problem(status) for status in statuses}
+
+
+def _problem(status: int) -> dict[str, Any]:
+    codes = ", ".join(f"`{name}`" for name in codes_of(status))
+    described = {"model": Problem, "description": f"{_PROBLEMS[status]}. `code` is one of {codes}."}
+    return described | (_RETRY_AFTER if status in (429, 503) else {})
+
+
+def describe_problems(document: dict[str, Any]) -> dict[str, Any]:
+    """Give every error answer its media type. Calling this again has no further effect."""
+    for operation in (each for path in document["paths"].values() for each in path.values()):
+        for status, described in operation["responses"].items():
+            if status >= "400" and "application/json" in described["content"]:
+                described["content"] = {MEDIA_TYPE: described["content"]["application/json"]}
+    return document
 
 
 def describe_rates(document: dict[str, Any]) -> dict[str, Any]:
@@ -74,7 +88,7 @@ def keyed_router() -> APIRouter:
     return APIRouter(
         prefix=PREFIX,
         route_class=StrictRoute,
-        responses=problems(401, 403, 429, 500, 503),
+        responses=problems(401, 403, 422, 429, 500, 503),
         dependencies=[Security(auth.BEARER), Security(auth.HEADER)],
     )
 

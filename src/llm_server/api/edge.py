@@ -48,6 +48,7 @@ class Edge:
             return
         given = Headers(scope=scope).get("x-request-id", "")
         request_id = id_of(given, self._new_id)
+        scope[errors.REQUEST_ID] = request_id
         scope[ANSWER_HEADERS] = {}
         started = False
 
@@ -60,7 +61,9 @@ class Edge:
                 headers.update(scope[ANSWER_HEADERS])
             await send(message)
 
-        app = errors.answer(404, errors.NOTHING_HERE) if _CONTROL.search(scope["path"]) else self._app
+        app = self._app
+        if _CONTROL.search(scope["path"]):
+            app = errors.answer("path_not_found", errors.NOTHING_HERE, request_id=request_id)
         try:
             await app(scope, receive, send_named)
         except ClientDisconnect:
@@ -69,7 +72,7 @@ class Edge:
             _log.exception("request failed", extra={"request_id": request_id, "path": scope["path"]})
             if started:
                 raise
-            await errors.answer(500, errors.INTERNAL)(scope, receive, send_named)
+            await errors.answer("internal_error", errors.INTERNAL, request_id=request_id)(scope, receive, send_named)
 
 
 def id_of(given: str, new_id: Callable[[], str]) -> str:

@@ -1,9 +1,9 @@
-"""Every error as `{"detail": "<one sentence>"}`: one table from what happened to a status."""
+"""Answers every error as `application/problem+json` (RFC 9457); its code decides the status (`error_codes.py`)."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from typing import Any
 
@@ -14,136 +14,141 @@ from starlette.exceptions import HTTPException as StarletteHTTPException
 from starlette.routing import Match
 
 from llm_server.api.auth import rate_headers
+from llm_server.api.error_codes import ERROR_CODES, Refusal
 from llm_server.api.schemas.new_task import NO_NUL
 from llm_server.orchestration.access.keyring import RequestsLeft
 from llm_server.orchestration.domain.errors import (
-    EngineNotFound,
     InvalidInput,
-    KeyConflict,
-    KeyNotFound,
     LLMServerError,
     QuotaExceeded,
-    RecordUnreadable,
-    ScopeMissing,
-    StateConflict,
     StorageMisconfigured,
-    StorageUnavailable,
-    TaskNotFound,
+    TooManyRequests,
     Unauthenticated,
 )
 
 _log = logging.getLogger(__name__)
 
-STATUS: dict[type[LLMServerError], int] = {
-    InvalidInput: 422,
-    Unauthenticated: 401,
-    ScopeMissing: 403,
-    TaskNotFound: 404,
-    EngineNotFound: 404,
-    KeyNotFound: 404,
-    KeyConflict: 409,
-    StateConflict: 409,
-    QuotaExceeded: 429,
-    RecordUnreadable: 503,
-    StorageUnavailable: 503,
-}
+REQUEST_ID = "llm_server.request_id"
+"""In an ASGI scope: the id of the request, as the header X-Request-Id of its answer has it."""
+MEDIA_TYPE = "application/problem+json"
 RETRY_AFTER_S = "5"
 MAX_FAULTS = 20
-NO_HTTP = "What came is not a valid HTTP/1.1 request."
+NOT_HTTP = "The request is not valid HTTP/1.1."
 NOTHING_HERE = "There is nothing at this path."
-METHODS = ("DELETE", "GET", "HEAD", "PATCH", "POST", "PUT")
-INTERNAL = "The server made an error; it is logged under this answer's X-Request-Id."
+INTERNAL = "The server failed to handle the request; its log has the reason under the request_id."
+
+_METHODS = ("DELETE", "GET", "HEAD", "PATCH", "POST", "PUT")
+_TITLES = {413: "Content Too Large", 422: "Unprocessable Content"}
+"""The phrases of RFC 9110 that older versions of Python do not know."""
 
 
 def install(app: FastAPI) -> None:
-    """Answer every failure of an app by the table above."""
-    app.add_exception_handler(LLMServerError, _known)
-    app.add_exception_handler(RequestValidationError, _invalid)
-    app.add_exception_handler(StarletteHTTPException, _refused)
+    """Register the handlers that answer every failure of an app."""
+    app.add_exception_handler(LLMServerError, _domain_error)
+    app.add_exception_handler(RequestValidationError, _invalid_request)
+    app.add_exception_handler(StarletteHTTPException, _http_error)
 
 
-def answer(status: int, detail: str, **members: Any) -> JSONResponse:
-    """An error body (RFC 9457 members `detail` and, where there are several, `errors`)."""
-    headers = {"Retry-After": RETRY_AFTER_S} if status == 503 else None
-    return JSONResponse({"detail": detail, **members}, status, headers)
+def answer(code: str, detail: str, *, request_id: str, errors: Sequence[Mapping[str, str]] = ()) -> JSONResponse:
+    """Return an error answer; `errors` are the faults of the input, each with `pointer` and `detail`."""
+    kind = ERROR_CODES[code]
+    content: dict[str, Any] = {
+        "detail": detail,
+        "type": "about:blank",
+        "title": _TITLES.get(kind.status) or HTTPStatus(kind.status).phrase,
+        "status": kind.status,
+        "code": code,
+        "retryable": kind.retryable,
+        "request_id": request_id,
+    }
+    if errors:
+        content["errors"] = errors
+    headers = {"Retry-After": RETRY_AFTER_S} if kind.status == 503 else None
+    return JSONResponse(content, kind.status, headers, MEDIA_TYPE)
 
 
-async def _known(_: Request, error: Exception) -> JSONResponse:
-    status = next((STATUS[kind] for kind in type(error).__mro__ if kind in STATUS), None)
-    if status is None:
+def _answer_to(request: Request, code: str, detail: str, errors: Sequence[Mapping[str, str]] = ()) -> JSONResponse:
+    return answer(code, detail, request_id=request.scope[REQUEST_ID], errors=errors)
+
+
+async def _domain_error(request: Request, error: Exception) -> JSONResponse:
+    code = getattr(error, "code", None)
+    if code is None:  # a bug: only errors that have a code may reach a caller
         raise error
     if isinstance(error, InvalidInput):
-        return answer(status, str(error), errors=[{"pointer": _pointer(("", error.field)), "detail": str(error)}])
+        fault = {"pointer": _pointer(("", error.field)), "detail": str(error)}
+        return _answer_to(request, code, str(error), [fault])
     if isinstance(error, StorageMisconfigured):
         _log.error("the database cannot be used", extra={"cause": error.cause})
-    response = answer(status, str(error))
+    response = _answer_to(request, code, str(error))
     response.headers.update(_advice(error))
     return response
 
 
 def _advice(error: Exception) -> dict[str, str]:
-    """What a refused caller can do, in headers: RFC 9110, 11.6.1 and 10.2.3."""
+    """Return the headers that tell a refused caller what to do (RFC 9110, 11.6.1 and 10.2.3)."""
     if isinstance(error, Unauthenticated):
         return {"WWW-Authenticate": "Bearer"}
+    if isinstance(error, TooManyRequests):
+        used_up = RequestsLeft(most=error.max_requests, left=0, reset_s=error.retry_after_s)
+        return {"Retry-After": str(error.retry_after_s), **rate_headers(used_up)}
     if isinstance(error, QuotaExceeded):
-        reset_s = error.retry_after_s
-        rate = rate_headers(RequestsLeft(most=error.requests, left=0, reset_s=reset_s)) if error.requests else {}
-        return {"Retry-After": str(reset_s), **rate}
+        return {"Retry-After": str(error.retry_after_s)}
     return {}
 
 
-async def _invalid(request: Request, error: Exception) -> JSONResponse:
+async def _invalid_request(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)
     body = getattr(request.scope.get("route"), "body_field", None)
     model = body.field_info.annotation if body else None
     faults = [{"pointer": _pointer(f["loc"]), "detail": _sentence(f, model)} for f in error.errors()[:MAX_FAULTS]]
-    return answer(422, faults[0]["detail"], errors=faults)
+    return _answer_to(request, "invalid_input", faults[0]["detail"], faults)
 
 
-async def _refused(request: Request, error: Exception) -> JSONResponse:
+async def _http_error(request: Request, error: Exception) -> JSONResponse:
+    """Answer what our own HTTP layer or the framework refused."""
     assert isinstance(error, StarletteHTTPException)
-    response = answer(error.status_code, _own_sentence(request, error))
-    response.headers.update(error.headers or {})
+    if isinstance(error, Refusal):
+        return _answer_to(request, error.code, error.detail)
+    if error.status_code == 404:
+        return _answer_to(request, "path_not_found", NOTHING_HERE)
     if error.status_code == 405:
+        detail = f"The method {request.method[:20]} is not allowed here."
+        response = _answer_to(request, "method_not_allowed", detail)
         response.headers["Allow"] = _allowed(request)
-    return response
+        return response
+    raise error
 
 
 def _allowed(request: Request) -> str:
-    """Every method of a path (RFC 9110, 15.5.6); the framework names those of the first route alone."""
+    """Return every method of a path (RFC 9110, 15.5.6); the framework would name those of the first route alone."""
     routes = request.app.router.routes
-    scopes = [(method, {**request.scope, "method": method}) for method in METHODS]
+    scopes = [(method, {**request.scope, "method": method}) for method in _METHODS]
     return ", ".join(name for name, scope in scopes if any(r.matches(scope)[0] is Match.FULL for r in routes))
 
 
-def _own_sentence(request: Request, error: StarletteHTTPException) -> str:
-    """What the framework says in a bare phrase, said in a sentence."""
-    if error.detail != HTTPStatus(error.status_code).phrase:
-        return error.detail
-    return {
-        404: NOTHING_HERE,
-        405: f"The method {request.method[:20]} is not allowed here.",
-    }.get(error.status_code, f"{error.detail}.")
-
-
 def _pointer(location: Sequence[str | int]) -> str:
-    """A JSON pointer (RFC 6901) into the body, or a slash and a parameter's name."""
+    """Return a JSON pointer (RFC 6901) into the body, or a slash and a parameter's name."""
     return "".join(f"/{part.replace('~', '~0').replace('/', '~1')}" for part in _parts(location))
 
 
 def _parts(location: Sequence[str | int]) -> list[str]:
-    """Where a fault is, below body, query or path; `[key]` is pydantic's mark for a fault of the key before it."""
+    """Return the path of a fault inside the body, query or URL.
+
+    pydantic's location begins with "body", "query" or "path", and ends in "[key]" where a key itself is at fault.
+    """
     return [str(part)[:60] for part in location[1:] if part != "[key]"]
 
 
 def _known_fields(model: Any, parts: Sequence[str]) -> str:
-    """The fields a body's model has where an unknown one stands."""
+    """Return the names of the fields that are allowed where an unknown one was found."""
     for part in parts[:-1]:
         model = model.model_fields[part].annotation
     return ", ".join(model.model_fields)
 
 
 def _sentence(fault: Any, model: Any) -> str:
+    """Describe one fault that pydantic found."""
     parts = _parts(fault["loc"])
     place = ".".join(parts)
     if not parts:
@@ -153,5 +158,5 @@ def _sentence(fault: Any, model: Any) -> str:
     if fault["type"] == "missing":
         return f"The field {place!r} is missing."
     if fault["type"] == "string_pattern_mismatch" and fault["ctx"]["pattern"] == NO_NUL:
-        return f"The field {place!r} holds a NUL character."
+        return f"The field {place!r} contains a NUL character."
     return f"The field {place!r} is not valid: {fault['msg']}."

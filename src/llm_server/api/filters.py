@@ -8,11 +8,12 @@ from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Annotated, Any, TypeVar
 
-from fastapi import Depends, Query, Request
+from fastapi import Depends, Query
 from pydantic import BeforeValidator, WithJsonSchema
 from pydantic.json_schema import SkipJsonSchema
 from pydantic_core import PydanticCustomError
 
+from llm_server.api.body import QueryPrefix
 from llm_server.orchestration.domain.errors import InvalidInput
 from llm_server.orchestration.domain.ports import TaskFilter
 from llm_server.orchestration.domain.status import Mode, Status
@@ -71,16 +72,6 @@ def _instant(text: str) -> datetime:
     )
 
 
-def _labels(request: Request) -> Mapping[str, str]:
-    """Return the values of the parameters `metadata.<key>` by key. Raises InvalidInput for a key that is repeated."""
-    pairs = [(name, value) for name, value in request.query_params.multi_items() if name.startswith(METADATA_PREFIX)]
-    names = [name for name, _ in pairs]
-    for name in names:
-        if names.count(name) > 1:
-            raise InvalidInput(name, f"The query parameter {name[:60]!r} is given more than once.")
-    return {name.removeprefix(METADATA_PREFIX): value for name, value in pairs}
-
-
 Statuses = Annotated[
     list[Status],
     BeforeValidator(_statuses),
@@ -113,7 +104,7 @@ CreatedTo = Annotated[
     BeforeValidator(_instant),
     Query(description="Tasks created before this time (RFC 3339).", examples=["2026-02-01T08:00:00+01:00"]),
 ]
-Labels = Annotated[Mapping[str, str], Depends(_labels)]
+Labels = Annotated[Mapping[str, str], Depends(QueryPrefix(METADATA_PREFIX))]
 
 
 def task_filter(

@@ -60,6 +60,7 @@ def detail(snapshot: Snapshot) -> TaskDetail:
         complexity=request.complexity,
         reasons=list(request.reasons),
         plan=_plan(snapshot),
+        demonstration=snapshot.task.demonstration,
         attempts=[_attempt(a) for a in snapshot.attempts],
         events=[_event(event) for event in history(snapshot)],
         limits=NewLimits(**asdict(request.limits)),

@@ -1,80 +1,34 @@
-"""A small HTTP client for any LLM-Server; it knows the HTTP contract and nothing of the server's code.
+"""The calls of the HTTP API that the commands make; it knows the HTTP contract and none of the server's code."""
 
-ClientError
-├── ServerRefused       the server understood and said no (4xx): change what was asked
-└── ServerUnreachable   no answer, an answer above 499, or not an LLM-Server's answer: try again later
-"""
-
-import json
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any
-from urllib.parse import quote
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, NamedTuple
+from urllib.parse import quote, urlencode
 
-import urllib3
-from urllib3.exceptions import HTTPError, LocationParseError
+from llm_server.cli.connection import READ_S, Answer, ClientError, Connection, ServerUnreachable
 
 DEFAULT_URL = "http://localhost:8000"
-FINAL = frozenset({"Completed", "Failed", "Cancelled"})
-MAX_HOLD_S = 25  # the server's own limit for `Prefer: wait` (API.md)
+MAX_HOLD_S = 25
+"""The most that the server grants to `Prefer: wait`."""
+MAX_PAGE = 100
+"""The most tasks that the server puts on one page of a list."""
 
-_PAUSE_S = 1.0  # between two polls when the server named none
-_MIN_PAUSE_S, _MAX_PAUSE_S = 0.05, 60.0
-_CONNECT_S, _READ_S = 5.0, 30.0
 _SENDS = 3
-_FAILED_POLLS = 5  # in a row: a server that starts again finds its tasks again, so waiting for it is right
+_FAILED_POLLS = 5  # in a row: tasks survive a restart of the server, so a short absence does not end the waiting
 
 
-class ClientError(Exception):
-    """A call did not succeed; the message is one sentence fit to be shown."""
+class Tasks(NamedTuple):
+    """Some tasks of a list, newest first; `more` says that the server has not looked at all older tasks."""
 
-    def __init__(self, message: str, *, retryable: bool, pause_s: float = _PAUSE_S) -> None:
-        super().__init__(message)
-        self.retryable = retryable
-        self.pause_s = pause_s
-
-
-class ServerRefused(ClientError):
-    """The server answered 4xx; the message is its `detail`."""
-
-
-class ServerUnreachable(ClientError):
-    """Nobody answered, or not as an LLM-Server that works does."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Answer:
-    """One JSON document: as it came (`body`) and parsed; `pause_s` is how long to leave the server alone."""
-
-    body: bytes
-    document: Mapping[str, Any]
-    pause_s: float = _PAUSE_S
-
-    @property
-    def task_id(self) -> str:
-        """Empty when the document names no task."""
-        return str(self.document.get("task_id") or "")
-
-    @property
-    def status(self) -> str:
-        """One word of API.md, or empty."""
-        return str(self.document.get("status") or "")
-
-    @property
-    def final(self) -> bool:
-        """Whether nothing changes the task any more, but for a retry of one that Failed."""
-        return self.status in FINAL
+    tasks: list[Mapping[str, Any]]
+    more: bool
 
 
 class Client:
-    """Calls one server; `base_url` may end in a path (an API Gateway stage).
+    """The calls to one server; the arguments are those of `Connection`, and a clock for the waiting.
 
-    `key` is an API key, "" for a server without. It goes as X-Api-Key: a gateway may want Authorization for itself.
-
-    Raises:
-        ValueError: `base_url` is not an http or https address.
+    Every method raises ClientError.
     """
 
     def __init__(
@@ -85,68 +39,97 @@ class Client:
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
-        self.base_url = _checked(base_url)
-        self._key = {"X-Api-Key": key} if key else {}
+        self._connection = Connection(base_url, key=key)
+        self._call = self._connection.call
         self._clock = clock
         self._sleep = sleep
-        self._http = urllib3.PoolManager()
+
+    @property
+    def base_url(self) -> str:
+        return self._connection.base_url
 
     def submit(self, task: Mapping[str, Any], *, hold_s: int = 0) -> Answer:
-        """Create a task; the server may hold its answer up to `hold_s` seconds for the end of it.
+        """Create a task; the server may hold its answer for up to `hold_s` seconds until the task ends.
 
-        Sent up to three times while the server is away, under one Idempotency-Key: it makes one task.
+        If the server cannot be reached, send the request up to three times with one Idempotency-Key, so that it
+        creates one task.
         """
         headers = {"Idempotency-Key": f'"{uuid.uuid4()}"'} | ({"Prefer": f"wait={hold_s}"} if hold_s > 0 else {})
         for _ in range(_SENDS - 1):
             try:
-                return self._call("POST", "/tasks", task, headers, read_s=_READ_S + hold_s, naming="task_id")
+                return self._call("POST", "/tasks", task, headers, read_s=READ_S + hold_s, field="task_id")
             except ServerUnreachable as error:
                 if not error.retryable:
                     raise
                 self._sleep(error.pause_s)
-        return self._call("POST", "/tasks", task, headers, read_s=_READ_S + hold_s, naming="task_id")
+        return self._call("POST", "/tasks", task, headers, read_s=READ_S + hold_s, field="task_id")
 
     def decide(self, task: Mapping[str, Any]) -> Answer:
-        """Ask how the task would be carried out; nothing is stored or spent."""
-        return self._call("POST", "/tasks?dry_run=true", task, naming="mode")
+        """Ask how the task would be carried out; the server stores nothing and spends nothing."""
+        return self._call("POST", "/tasks?dry_run=true", task, field="mode")
 
     def task(self, task_id: str) -> Answer:
-        """Read everything the server knows of one task."""
-        return self._call("GET", f"/tasks/{quote(task_id, safe='')}", naming="task_id")
+        """Read everything about one task."""
+        return self._call("GET", _path(task_id), field="task_id")
+
+    def tasks(self, filters: Iterable[tuple[str, str]], *, limit: int) -> Tasks:
+        """Read the newest tasks that match the filters, at most `limit`.
+
+        `filters` are query parameters of `GET /tasks`. The server looks at a bounded number of tasks in each call, so
+        a page may be short or empty and still be followed by another one.
+        """
+        found: list[Mapping[str, Any]] = []
+        filters, token = list(filters), ""
+        while True:
+            size = str(min(limit - len(found), MAX_PAGE))
+            query = urlencode([*filters, ("page_size", size), *([("page_token", token)] if token else [])])
+            page = self._call("GET", f"/tasks?{query}", field="tasks").document
+            found += page["tasks"]
+            token = str(page.get("next_page_token") or "")
+            if not token or len(found) >= limit:
+                return Tasks(found[:limit], bool(token))
 
     def cancel(self, task_id: str) -> Answer:
-        """End a task that is not final; cancelled again, nothing changes."""
-        return self._call("POST", f"/tasks/{quote(task_id, safe='')}/cancel", naming="task_id")
+        """Cancel a task that is not final; calling this again has no further effect."""
+        return self._call("POST", _path(task_id, "/cancel"), field="task_id")
 
     def retry(self, task_id: str) -> Answer:
-        """Take a Failed task up again; refused when it is in any other state."""
-        return self._call("POST", f"/tasks/{quote(task_id, safe='')}/retry", naming="task_id")
+        """Start a Failed task again; the server refuses it for a task with another status."""
+        return self._call("POST", _path(task_id, "/retry"), field="task_id")
+
+    def approve(self, task_id: str, plan_hash: str) -> Answer:
+        """Approve the plan with this hash; calling this again has no further effect."""
+        return self._call("POST", _path(task_id, "/approve"), {"plan_hash": plan_hash}, field="task_id")
+
+    def reject(self, task_id: str, plan_hash: str) -> Answer:
+        """Reject the plan with this hash, which cancels the task; calling this again has no further effect."""
+        return self._call("POST", _path(task_id, "/reject"), {"plan_hash": plan_hash}, field="task_id")
 
     def delete(self, task_id: str) -> None:
-        """Remove a task that no worker has."""
-        self._call("DELETE", f"/tasks/{quote(task_id, safe='')}", naming=None)
+        """Delete a task; the server refuses it while a worker has the task."""
+        self._call("DELETE", _path(task_id), field=None)
 
     def metrics(self) -> Answer:
         """Read the nine figures."""
-        return self._call("GET", "/metrics", naming="server_status")
+        return self._call("GET", "/metrics", field="server_status")
 
     def engines(self) -> Answer:
-        """Read every engine, how it is switched and how it is."""
-        return self._call("GET", "/engines", naming="engines")
+        """Read the engines with their switches and their status."""
+        return self._call("GET", "/engines", field="engines")
 
     def switch_engine(self, name: str, changes: Mapping[str, bool | None]) -> Answer:
-        """Switch what `changes` names of an engine, None for what is configured."""
-        return self._call("PATCH", f"/engines/{quote(name, safe='')}", changes, naming="status")
+        """Set the switches of an engine that `changes` names; None restores the configured value."""
+        return self._call("PATCH", f"/engines/{quote(name, safe='')}", changes, field="status")
 
     def deadline(self, timeout_s: float) -> float:
-        """Return the moment on this client's clock that is `timeout_s` away."""
+        """Return the time on this client's clock that is `timeout_s` seconds away."""
         return self._clock() + timeout_s
 
     def follow(self, answer: Answer, *, until: float) -> Iterator[Answer]:
-        """Poll the task and yield each newer answer, until one is final or the `deadline` has passed.
+        """Poll the task and yield each newer answer, until the task is final or the time `until` has come.
 
-        Each pause is the one the server asked for (Retry-After); the last poll happens at the deadline.
-        A server that is busy or away is asked again, at most five times in a row.
+        Wait before each poll as long as the server asked for (Retry-After); poll a last time at `until`. If the server
+        is busy or cannot be reached, try again, at most five times in a row.
         """
         failed, pause_s = 0, answer.pause_s
         while not answer.final and (left_s := until - self._clock()) > 0:
@@ -162,85 +145,7 @@ class Client:
                 failed, pause_s = 0, answer.pause_s
                 yield answer
 
-    def _call(
-        self,
-        method: str,
-        path: str,
-        body: Mapping[str, Any] | None = None,
-        headers: Mapping[str, str] | None = None,
-        *,
-        naming: str | None,
-        read_s: float = _READ_S,
-    ) -> Answer:
-        """Call once; the answer must be a JSON object in which `naming` has a value, or 204 where that is None."""
-        try:
-            response = self._http.request(
-                method,
-                f"{self.base_url}/api/v1{path}",
-                body=None if body is None else json.dumps(body).encode(),
-                headers={
-                    "Accept": "application/json",
-                    "Content-Type": "application/json",
-                    **self._key,
-                    **(headers or {}),
-                },
-                timeout=urllib3.Timeout(connect=_CONNECT_S, read=read_s),
-                retries=False,
-                redirect=False,
-            )
-        except HTTPError as error:
-            raise ServerUnreachable(
-                f"No LLM-Server answers at {self.base_url}: {_cause(error)}.", retryable=True
-            ) from error
-        pause_s = _pause(response.headers.get("Retry-After"))
-        document = _parsed(response.data)
-        if response.status >= 400:
-            raise self._failure(response.status, document, pause_s)
-        ours = document.get(naming) if naming else response.status == 204
-        if response.status >= 300 or not ours:
-            message = f"{self.base_url} answered {response.status}, but not as an LLM-Server does."
-            raise ServerUnreachable(message, retryable=False)
-        return Answer(body=response.data, document=document, pause_s=pause_s)
 
-    def _failure(self, status: int, document: Mapping[str, Any], pause_s: float) -> ClientError:
-        """Name a 4xx or 5xx; `message` is API Gateway's own word for `detail`."""
-        said = document.get("detail") or document.get("message") or f"{self.base_url} answered {status}."
-        if status >= 500:
-            return ServerUnreachable(str(said), retryable=True, pause_s=pause_s)
-        return ServerRefused(str(said), retryable=status == 429, pause_s=pause_s)
-
-
-def _checked(base_url: str) -> str:
-    trimmed = base_url.strip().rstrip("/").removesuffix("/api/v1")
-    try:
-        url = urllib3.util.parse_url(trimmed)
-    except LocationParseError:
-        url = urllib3.util.Url()
-    if url.scheme not in {"http", "https"} or not url.host or url.query or url.fragment:
-        raise ValueError(f"{base_url!r} is not an address such as http://localhost:8000.")
-    return trimmed
-
-
-def _parsed(body: bytes) -> dict[str, Any]:
-    """Return the JSON object, an empty one for anything else."""
-    try:
-        document = json.loads(body)
-    except ValueError:
-        return {}
-    return document if isinstance(document, dict) else {}
-
-
-def _pause(retry_after: str | None) -> float:
-    try:
-        seconds = float(retry_after or _PAUSE_S)
-    except ValueError:  # an HTTP date: no LLM-Server sends one
-        return _PAUSE_S
-    return min(max(seconds, _MIN_PAUSE_S), _MAX_PAUSE_S) if seconds >= 0 else _PAUSE_S
-
-
-def _cause(error: HTTPError) -> str:
-    """Name the reason without the objects urllib3 puts around it."""
-    root: BaseException = error
-    while root.__cause__ or root.__context__:
-        root = root.__cause__ or root.__context__ or root
-    return (getattr(root, "strerror", None) or str(root) or type(root).__name__).rstrip(".")
+def _path(task_id: str, action: str = "") -> str:
+    """Return the path of a task; any character of the id that could change the path is quoted."""
+    return f"/tasks/{quote(task_id, safe='')}{action}"

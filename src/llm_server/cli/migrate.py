@@ -1,4 +1,4 @@
-"""The command line's part for the version of the SQLite file: which it has, and bringing it up to date."""
+"""The command migrate: checks the version of the SQLite file and brings it up to date."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -11,25 +11,28 @@ from llm_server.cli import display
 if TYPE_CHECKING:
     from llm_server.settings import Settings
 
-HELP = """Bring the embedded server's SQLite file to the version of this LLM-Server.
-
-A backup is written beside the file first. A server migrates its file by itself when it starts, and so do the commands
-for keys. While a server is using the file, this is refused.
-
+EXIT_CODES = """
 Exit codes:
 
 \b
-  0  the file has this LLM-Server's version (without --check: now, if not before)
-  1  --check found migrations that are pending
-  2  the file cannot be used, or a server is using it; it says why and changes nothing
+  0  the file has the version of this LLM-Server
+  1  --check found pending migrations
+  2  the file cannot be used, or a server is using it; nothing is changed
 """
 _PENDING, _WRONG = 1, 2
 
 
 def migrate(
-    check: Annotated[bool, typer.Option("--check", help="Change nothing; say which migrations are pending.")] = False,
-    db: Annotated[Path | None, typer.Option(help="SQLite file of the server; else LLM_SERVER_DB says it.")] = None,
+    check: Annotated[bool, typer.Option("--check", help="Only print which migrations are pending.")] = False,
+    db: Annotated[
+        Path | None, typer.Option(help="The server's SQLite file.  [default: LLM_SERVER_DB, or .llm-server/tasks.db]")
+    ] = None,
 ) -> None:
+    """Migrate the SQLite file of a server to the version of this LLM-Server.
+
+    A backup is written beside the file first. A server migrates its file when it starts, and so do the commands for
+    keys; use this command to do it earlier. It is refused while a server is using the file.
+    """
     from llm_server.orchestration.domain.errors import LLMServerError
     from llm_server.settings import Settings
 
@@ -50,10 +53,12 @@ def _file(settings: "Settings") -> Path:
 
     if settings.on_aws:
         raise ConfigurationError(
-            "LLM_SERVER_TABLE is set: a table has no migrations; unset it to migrate a SQLite file."
+            "LLM_SERVER_TABLE is set, and a DynamoDB table has no migrations; unset it to migrate a SQLite file."
         )
     if not settings.db.exists():
-        raise ConfigurationError(f"There is no database {settings.db}; LLM_SERVER_DB or --db says where it is.")
+        raise ConfigurationError(
+            f"The database {settings.db} does not exist; name the file with --db or LLM_SERVER_DB."
+        )
     return settings.db
 
 
@@ -62,9 +67,9 @@ def _check(path: Path) -> None:
 
     version, pending = migrations.check(path)
     if not pending:
-        display.put(f"The database {path} is current: it has version {version}.")
+        display.put(f"The database {path} is up to date: it has version {version}.")
         return
-    display.put(f"The database {path} has version {version}. Pending:")
+    display.put(f"The database {path} has version {version}. Pending migrations:")
     for migration in pending:
         display.put(f"  {migration.version}  {migration.purpose}")
     raise typer.Exit(_PENDING)
@@ -75,7 +80,7 @@ def _migrate(path: Path) -> None:
 
     migrated = database.migrate(path)
     if migrated is None:
-        display.put(f"The database {path} is current: there is nothing to do.")
+        display.put(f"The database {path} is up to date; nothing was changed.")
         return
     display.put(f"The database {path} was migrated from version {migrated.from_version} to {migrated.to_version}.")
-    display.put(f"Backup: {migrated.backup}" if migrated.backup else "It was empty, so there is no backup.")
+    display.put(f"Backup: {migrated.backup}" if migrated.backup else "The file was empty, so no backup was written.")

@@ -1,4 +1,4 @@
-"""The command line's part for models: which there are, and fetching one. Nothing else here ever downloads a model."""
+"""The commands for models: list, and pull, the only place where LLM-Server downloads a model."""
 
 import importlib.util
 from collections.abc import Iterator
@@ -14,28 +14,40 @@ if TYPE_CHECKING:
     from llm_server.orchestration.domain.catalog import Catalog, LocalModel
 
 _FAILED, _WRONG, _INTERRUPTED = 1, 2, 130
+_EXIT_CODES = """
+Exit codes:
+
+\b
+  0    the model is on this machine
+  1    the download failed
+  2    the model is not known
+  130  interrupted with Ctrl-C; the next pull continues
+"""
 
 app = typer.Typer(
-    help="Small LLMs as files on this machine, for a server without a key.", no_args_is_help=True, rich_markup_mode=None
+    help="List and download small LLMs that run in the server's process.\n\n"
+    "They answer where no other engine is configured; see docs/local-models.md.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
 )
 
 
 @app.command(name="list")
 def list_models() -> None:
-    """Print the models that can be pulled, and which of them are here."""
+    """List the models that can be downloaded, with size, licence and whether they are on this machine."""
     with _failures_as_exit_codes():
         catalog, folder = _configured()
         for name, model in catalog.models.items():
             size = f"{model.size_bytes / 1e6:,.0f} MB"
             display.put(f"{name:<20} {size:>9}  {model.licence:<14} {_state(name, model, folder)}")
-        display.say(f"They are kept in {folder}.", dim=True)
+        display.say(f"Models are stored in {folder}.", dim=True)
 
 
-@app.command()
-def pull(name: Annotated[str, typer.Argument(help="One of those that `models list` prints.")]) -> None:
-    """Download a model, go on with one that broke off, or check one that is here; prints its path.
+@app.command(epilog=_EXIT_CODES)
+def pull(name: Annotated[str, typer.Argument(metavar="NAME", help="A name that models list prints.")]) -> None:
+    """Download a model and print the path of its file.
 
-    Exit codes: 0 it is here, 1 it could not be fetched, 2 no such model, 130 interrupted.
+    Continues a download that was interrupted. If the file is complete, only its checksum is verified.
     """
     with _failures_as_exit_codes():
         from llm_server.engines.local import model_download
@@ -50,7 +62,7 @@ def pull(name: Annotated[str, typer.Argument(help="One of those that `models lis
             path = model_download.pull(name, model, folder, show=show)
         display.put(str(path))
         extra = "" if importlib.util.find_spec("xllamacpp") else " LOCAL=1"
-        display.say(f"Its checksum is right. Let it answer: LLM_SERVER_MODEL={name} make run{extra}")
+        display.say(f"The checksum is correct. To use the model: LLM_SERVER_MODEL={name} make run{extra}")
 
 
 def _configured() -> "tuple[Catalog, Path]":
@@ -65,9 +77,9 @@ def _state(name: str, model: "LocalModel", folder: Path) -> str:
     from llm_server.engines.local.model_files import part_of, path_of, size_bytes
 
     if path_of(name, model, folder).exists():
-        return "here"
+        return "pulled"
     arrived = size_bytes(part_of(name, model, folder))
-    return f"{arrived * 100 // model.size_bytes} % here" if arrived else "not pulled"
+    return f"{arrived * 100 // model.size_bytes} % pulled" if arrived else "not pulled"
 
 
 @contextmanager
@@ -80,5 +92,5 @@ def _failures_as_exit_codes() -> Iterator[None]:
         display.say(str(error))
         raise typer.Exit(_FAILED if isinstance(error, DownloadFailed) else _WRONG) from None
     except KeyboardInterrupt:
-        display.say("Stopped; what has arrived is kept, and the next pull goes on from there.")
+        display.say("Interrupted. The part that was downloaded is kept; the next pull continues it.")
         raise typer.Exit(_INTERRUPTED) from None

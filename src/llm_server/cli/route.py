@@ -1,68 +1,77 @@
-"""What a server decides for a prompt, and how well the analysis does for a file of labelled ones; needs no server."""
+"""How a server would carry out a task, and how well the analysis decides labelled prompts; needs no server."""
 
 from __future__ import annotations
 
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
-from llm_server import catalog_loading
+from llm_server import wiring
+from llm_server.api import views
+from llm_server.cli.connection import Answer
 from llm_server.orchestration.routing.analysis import FIELDS, Analysis, analyse
 from llm_server.orchestration.routing.evaluation import apgr, auroc, calibration_error, interval, share
-from llm_server.orchestration.tasks.intake import analysed
-from llm_server.orchestration.tasks.new_task import NewTask, checked
+from llm_server.orchestration.tasks.new_task import NewTask
 from llm_server.settings import Settings
 
 THRESHOLD = 0.7
+_OWN_PORT = 8000
+"""Where an LLM-Server listens by default; an engine is not looked for there."""
 _FAMILIES = {"code": "Coder", "text": "Writing", "talk": "Chat-Agent"}
 _Judged = Sequence[tuple[Mapping[str, Any], Analysis]]
 
 
 class UnreadableRows(ValueError):
-    """The file is not what `--eval` takes; the message says where and why."""
+    """A line of the file for `--eval` cannot be used; the message names the line and says why."""
 
 
-def decision(prompt: str, profile: str | None, role: str | None, as_json: bool) -> Iterator[str]:
-    """Say what a server with this configuration decides, in lines or as one JSON document.
+def decision(prompt: str, profile: str | None, role: str | None) -> Answer:
+    """Return what `POST /tasks?dry_run=true` answers on a server that starts now with these settings.
+
+    If no engine is configured, look for one as a server does when it starts.
 
     Raises:
         InvalidInput: a server would refuse the prompt, the profile or the role.
         ConfigurationError: a setting, or the file that LLM_SERVER_CONFIG names, is wrong.
     """
-    settings = Settings.read()
-    catalog = catalog_loading.configured_catalog(settings)
-    new = NewTask(prompt=prompt, profile=profile, role=role)
-    seen, profile = analysed(checked(new, catalog, prompt_max_chars=settings.prompt_max_chars), catalog)
-    if as_json:
-        yield json.dumps(asdict(seen) | {"profile": profile}, ensure_ascii=False)
-        return
-    yield f"{seen.mode} by {seen.role}, confidence {seen.confidence:.2f}"
-    yield f"complexity {seen.complexity:.2f}, several steps {seen.multi_step:.2f}"
-    yield from (f"  because: {reason}" for reason in seen.reasons)
-    yield from (f"  or else: {other} ({likelihood:.2f})" for other, likelihood in seen.alternatives)
+    new, settings = NewTask(prompt=prompt, profile=profile, role=role), Settings.read()
+    with TemporaryDirectory() as folder:
+        settings = replace(settings, db=Path(folder) / "tasks.db")
+        with wiring.embedded_service(settings, own_port=_OWN_PORT) as embedded:
+            decided = embedded.service.decide(new)
+    document = views.decision(decided).model_dump(mode="json")
+    return Answer(body=json.dumps(document, ensure_ascii=False).encode(errors="replace"), document=document)
 
 
 def rows_of(path: Path) -> list[dict[str, Any]]:
-    """Read JSON lines; each has a `prompt` and at least one thing to measure."""
+    """Read a file of JSON lines; each line is an object with a text `prompt`, and labels as `report` reads them.
+
+    Raises:
+        UnreadableRows: a line is not such an object.
+    """
     rows = []
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
         if line.strip():
             try:
                 row = json.loads(line)
             except ValueError:
-                raise UnreadableRows(f"{path.name}, line {number}: it is not JSON.") from None
+                raise UnreadableRows(f"{path.name}, line {number} is not JSON.") from None
             if not isinstance(row, dict) or not isinstance(row.get("prompt"), str):
-                raise UnreadableRows(f'{path.name}, line {number}: it has no text "prompt".')
+                raise UnreadableRows(f'{path.name}, line {number} has no "prompt" with a text.')
             rows.append(row)
     return rows
 
 
 def report(rows: Iterable[Mapping[str, Any]]) -> Iterator[str]:
-    """Measure what the rows have labels for: ok_roles and ok_modes; weak and strong; multi_step."""
+    """Yield a line for each figure that the rows have labels for.
+
+    The labels are ok_roles and ok_modes; weak and strong; multi_step.
+    """
     judged = [(row, analyse(row["prompt"])) for row in rows]
     yield f"{len(judged)} prompts"
     roles = [(row, seen) for row, seen in judged if row.get("ok_roles")]
@@ -78,7 +87,7 @@ def report(rows: Iterable[Mapping[str, Any]]) -> Iterator[str]:
 
 
 def family(role: str) -> str:
-    """The name that labels have for a role: coders are one family, writers another."""
+    """Return the name that labels use for a role: all coders have one name, and so have all writers."""
     field = next((field for field, members in FIELDS.items() if role in members), "")
     return _FAMILIES.get(field, role.removesuffix("-Agent"))
 
@@ -105,7 +114,10 @@ def _with_interval(name: str, right: list[bool]) -> str:
 
 
 def _confusion(judged: _Judged) -> Iterator[str]:
-    """Labels down, decisions across; the label is the first acceptable role unless one was named."""
+    """Yield a table with a row for each label and a column for each decision.
+
+    A prompt's label is its `role`, or else the first of its `ok_roles`.
+    """
     cells = Counter((row.get("role", row["ok_roles"][0]), family(a.role)) for row, a in judged)
     across = sorted({decided for _, decided in cells})
     yield "label \\ decided".ljust(18) + "".join(name[:9].rjust(10) for name in across)

@@ -34,8 +34,9 @@ class Protocol(HttpToolsProtocol):
     """uvicorn's protocol, but requests that are not valid HTTP get the same form of error as all others."""
 
     def send_400_response(self, msg: str) -> None:  # noqa: ARG002 -- uvicorn's own message is not used
-        answer = errors.answer(400, errors.NO_HTTP)
-        edge.name_answer(answer.headers, wiring.new_id())
+        request_id = wiring.new_id()
+        answer = errors.answer("not_http", errors.NOT_HTTP, request_id=request_id)
+        edge.name_answer(answer.headers, request_id)
         answer.headers["Connection"] = "close"
         head = [*self.server_state.default_headers, *answer.raw_headers]
         lines = b"".join(b"%s: %s\r\n" % pair for pair in head)

@@ -1,4 +1,4 @@
-"""What the server does, in the words of its callers: submit, read, list, process, sweep, measure."""
+"""The use cases of the server: submit, read, list, change and process tasks, sweep, and measure."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from llm_server.orchestration.domain.api_key import Caller, KeyLimits, KeyUse, P
 from llm_server.orchestration.domain.catalog import Catalog, EngineSpec
 from llm_server.orchestration.domain.counters import Counters, day_of, summarise
 from llm_server.orchestration.domain.engine_state import SwitchName
-from llm_server.orchestration.domain.errors import EngineNotFound, InvalidInput, UnknownName
+from llm_server.orchestration.domain.errors import EngineNotFound, InvalidInput
 from llm_server.orchestration.domain.ports import (
     EVERY_TASK,
     Clock,
@@ -38,10 +38,10 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Usage:
-    """What a tenant spent on a UTC day; and what its caller's key allows, was charged and has in flight.
+    """What a tenant spent on a UTC day, and what the caller's key allows, was charged and has in flight.
 
-    `tasks_in_flight` is the key's, None where it sets no limit on them: then nobody counts. A server without keys has
-    one tenant, and its gauges are that tenant's.
+    `tasks_in_flight` counts the key's open tasks; it is None if the key does not limit them, because then they are not
+    counted. On a server without keys it counts all open tasks.
     """
 
     tenant: str
@@ -53,11 +53,11 @@ class Usage:
 
 
 class ReadStore(TaskStore, TaskListing, CounterStore, EngineStateStore, Protocol):
-    """What the service itself reads of the store."""
+    """The part of the store that the service reads itself."""
 
 
 class Service:
-    """The use cases, over the parts that carry them out; the wiring puts them together."""
+    """The use cases. Each calls the part that carries it out; `wiring.py` puts the parts together."""
 
     def __init__(
         self,
@@ -99,13 +99,13 @@ class Service:
 
         Raises:
             InvalidInput: the prompt is blank or too long, or a name is unknown.
-            QuotaExceeded: the payer's key allows no more open tasks, or its money of this day is gone.
-            StorageUnavailable: nothing is known to have been stored.
+            QuotaExceeded: the payer's key allows no more open tasks, or its money of this day is spent or reserved.
+            StorageUnavailable: it is unknown whether the task was stored.
         """
         return self._intake.submit(tenant, new, payer=payer)
 
     def submit_once(self, tenant: str, new: NewTask, key: str | None, *, payer: Payer | None = None) -> Accepted:
-        """Submit; under the same Idempotency-Key once in 24 hours. Raises as `submit` and `Intake.submit_once`."""
+        """Submit a task, only once in 24 hours with the same Idempotency-Key. Raises as `Intake.submit_once`."""
         if key is None:
             return Accepted(task=self.submit(tenant, new, payer=payer))
         return self._intake.submit_once(tenant, new, key, payer=payer)
@@ -115,17 +115,17 @@ class Service:
         return self._store.get(ref)
 
     def approve(self, ref: TaskRef, plan_hash: str, *, approve: bool) -> Snapshot:
-        """Let a plan that waits be carried out, or cancel its task. Raises as `Lifecycle.approve`."""
+        """Carry out a plan that waits for approval, or cancel its task. Raises as `Lifecycle.approve`."""
         return self._lifecycle.approve(ref, plan_hash, approve=approve)
 
     def cancel(self, ref: TaskRef) -> Snapshot:
-        """End a task that is not final. Raises as `Lifecycle.cancel`."""
+        """Cancel a task that is not final. Raises as `Lifecycle.cancel`."""
         snapshot = self._lifecycle.cancel(ref)
         self._worker.cancelled(ref)
         return snapshot
 
     def retry(self, ref: TaskRef, *, payer: Payer | None = None) -> Snapshot:
-        """Take a Failed task up again. Raises as `Lifecycle.retry`."""
+        """Do a Failed task again. Raises as `Lifecycle.retry`."""
         return self._lifecycle.retry(ref, payer=payer)
 
     def delete(self, ref: TaskRef) -> None:
@@ -133,7 +133,7 @@ class Service:
         self._lifecycle.delete(ref)
 
     def is_final(self, ref: TaskRef) -> bool:
-        """Whether a task has ended, at the price of the smallest read. Raises TaskNotFound."""
+        """Whether a task is final; reads only its state. Raises TaskNotFound."""
         return self._store.peek(ref).status.is_final
 
     def page(self, tenant: str, *, size: int, token: str = "", task_filter: TaskFilter = EVERY_TASK) -> Page:
@@ -142,53 +142,47 @@ class Service:
         Raises InvalidInput for an unknown token or role.
         """
         if task_filter.role is not None:
-            task_filter = replace(task_filter, role=self._role_name(task_filter.role))
+            task_filter = replace(task_filter, role=self.catalog.role_name(task_filter.role))
         return self._store.page(tenant, size=size, token=token, task_filter=task_filter)
 
-    def _role_name(self, text: str) -> str:
-        names = {name.lower(): name for name in self.catalog.roles}
-        if text.lower() not in names:
-            raise UnknownName("role", text, self.catalog.roles)
-        return names[text.lower()]
-
     def metrics(self) -> dict[str, object]:
-        """The nine figures of `GET /metrics`."""
+        """Return the nine fields of `GET /metrics`."""
         counters, records = self._store.overview()
         return summarise(counters, self._fleet.status(records))
 
     def engine_specs(self) -> dict[str, EngineSpec]:
-        """Every configured engine as it is switched, as far as it is known here; needs no store."""
+        """Return every configured engine as it is switched, from what this process knows; reads no store."""
         return self._fleet.specs()
 
     def engines(self) -> dict[str, EngineNow]:
-        """Every configured engine, as it is switched and how it is."""
+        """Return every configured engine with its switches and current status."""
         return self._fleet.now(self._store.engines())
 
     def switch_engine(self, name: str, changes: Mapping[SwitchName, bool | None]) -> EngineNow:
-        """Switch an engine on or off, lock or unlock it; None leaves it to the configuration, unnamed stays.
+        """Switch an engine on or off, lock or unlock it. None sets it back to the configuration; the rest stays.
 
-        It holds here at once, in every other process within 5 s, and after a restart.
+        The change applies in this process at once, in every other process within 5 s, and after a restart.
 
         Raises:
-            EngineNotFound: no engine of this name is configured.
-            InvalidInput: nothing is to be changed.
-            StorageUnavailable: it is not known to have been stored; saying it again does no harm.
+            EngineNotFound: no engine with this name is configured.
+            InvalidInput: `changes` is empty.
+            StorageUnavailable: it is unknown whether the change was stored; the call can be repeated.
         """
         if name not in self.catalog.engines:
             raise EngineNotFound(name, self.catalog.engines)
         if not changes:
-            raise InvalidInput("toggle", "Say toggle, locked or both; neither is named.")
+            raise InvalidInput("toggle", "The body needs toggle, locked or both.")
         engine = self._fleet.switch(name, changes)
         fields = {"engine": name, "toggle": engine.spec.toggle, "locked": engine.spec.locked}
         _log.info("engine switched", extra=fields)
         return engine
 
     def counters(self) -> Counters:
-        """Totals and gauges."""
+        """Return totals and gauges."""
         return self._store.overview()[0]
 
     def usage(self, caller: Caller) -> Usage:
-        """What the caller's tenant spent today (UTC), and what its key allows and has used."""
+        """Return what the caller's tenant spent today (UTC), and what its key allows and has used."""
         day, payer = day_of(self._clock()), caller.payer
         spent = self._store.spent_microusd(caller.tenant, day)
         if payer is None:
@@ -206,18 +200,17 @@ class Service:
         )
 
     def process(self, ref: TaskRef, *, owner: str, until_ms: int | None = None) -> None:
-        """Carry a task out as far as one claim goes; a doubled, late or unknown wake-up does nothing.
+        """Carry a task out as far as one claim goes. A repeated, late or unknown wake-up does nothing.
 
-        `owner` is this call's alone: of two calls with one owner, as of a message's copies, both could take a claim for
-        their own.
-        `until_ms` is when this worker's own time ends (Unix milliseconds); a claim also stops a seventh of the lease
+        `owner` must be unique for each call. If two calls had the same owner, both could take one claim for their own.
+        `until_ms` is when this worker's own time ends (Unix milliseconds). A claim also stops a seventh of the lease
         before the lease ends, so that its last write comes while the lease holds.
 
         Raises:
-            StorageUnavailable: wake up again later; the lease decides who goes on.
+            StorageUnavailable: the message should come again later; the lease then decides which worker goes on.
         """
         self._worker.process(ref, owner=owner, until_ms=until_ms)
 
     def sweep(self, goes_on: Callable[[], bool] = lambda: True) -> int:
-        """Wake what is open and due, for at most 45 s and while it `goes_on`. Returns how many it woke."""
+        """Wake open tasks that are due, for at most 45 s and while `goes_on()` is true. Returns how many were woken."""
         return self._sweep.run(goes_on)

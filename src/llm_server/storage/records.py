@@ -26,7 +26,7 @@ _Record = TypeVar("_Record")
 _TASK_DEFAULTS = {f.name: f.default if f.default_factory is MISSING else f.default_factory() for f in fields(Task)}
 _OUTPUT_FIELDS = tuple(f.name for f in fields(Output))
 _ATTEMPT_FIELDS = tuple(f.name for f in fields(Attempt))
-_RARE = {"failover_from": None, "probe": False}
+_RARE = {"failover_from": None, "probe": False, "failure": None, "demonstration": False}
 """Fields of an attempt that are left out at these values, which most attempts have: a write unit holds 1 KB."""
 _KIND_WORDS = {
     OutputKind.PLAN: "PLAN",

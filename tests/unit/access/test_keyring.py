@@ -14,10 +14,12 @@ from llm_server.orchestration.access.keyring import CACHED_MS, Keyring
 from llm_server.orchestration.access.tokens import digest_of, is_secret_of
 from llm_server.orchestration.domain.api_key import Account, Caller, Key, KeyChanges, KeyLimits, Payer
 from llm_server.orchestration.domain.errors import (
+    DailyBudgetReserved,
+    DailyBudgetSpent,
     InvalidInput,
     KeyConflict,
     KeyNotFound,
-    QuotaExceeded,
+    TooManyRequests,
     Unauthenticated,
 )
 from llm_server.orchestration.domain.receipt import usd
@@ -462,11 +464,11 @@ def test_requests_are_counted_by_the_minute_of_the_clock(keys: Keyring, clock: C
     """NOW is 20 s into a minute."""
     payer = payer_of(keys.caller(keys.create("acme", ["tasks"], limits=KeyLimits(requests_per_minute=2))[1]))
     lefts = [keys.count_request(payer) for _ in range(2)]
-    with pytest.raises(QuotaExceeded) as refused:
+    with pytest.raises(TooManyRequests) as refused:
         keys.count_request(payer)
 
     assert [(left.left, left.reset_s) for left in lefts if left] == [(1, 40), (0, 40)]
-    assert (refused.value.retry_after_s, refused.value.requests) == (40, 2)
+    assert (refused.value.retry_after_s, refused.value.max_requests) == (40, 2)
     clock.pass_s(40)
     assert keys.count_request(payer) is not None
 
@@ -485,7 +487,7 @@ def test_new_work_waits_for_the_next_day_once_the_money_is_gone(
     spent(store, payer, "t1#1", 999)
     keys.check_spending(payer)
     spent(store, payer, "t1#2", 1)
-    with pytest.raises(QuotaExceeded, match=r"usd_per_day of 0\.001 is used up") as refused:
+    with pytest.raises(DailyBudgetSpent, match=r"usd_per_day of 0\.001 is used up") as refused:
         keys.check_spending(payer)
 
     assert refused.value.retry_after_s == 15 * 3600 + 6 * 60 + 40
@@ -499,13 +501,13 @@ def test_money_that_is_only_set_aside_is_worth_another_try(keys: Keyring, store:
     account = Account(payer.key_id, "2025-10-09")
     spent(store, payer, "t1#1", 999)
     store.reserve(account, "t1#2", 1, max_microusd=1_000)
-    with pytest.raises(QuotaExceeded) as refused:
+    with pytest.raises(DailyBudgetReserved) as refused:
         keys.check_spending(payer)
     store.settle(account, "t1#2", 1, 0)
     keys.check_spending(payer)
 
     assert refused.value.retry_after_s == 5
-    assert str(refused.value) == ("What is left of the key's usd_per_day of 0.001 is set aside for calls under way.")
+    assert str(refused.value) == ("What is left of the key's usd_per_day of 0.001 is reserved for calls in progress.")
 
 
 @pytest.mark.parametrize(

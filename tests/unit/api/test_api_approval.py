@@ -27,9 +27,10 @@ def waiting(server: CalledServer) -> tuple[str, str]:
     return task_id, server.get(f"tasks/{task_id}").json["plan"]["hash"]
 
 
-def say(server: CalledServer, word: str, task_id: str, plan_hash: str) -> tuple[int, str | None]:
+def say(server: CalledServer, word: str, task_id: str, plan_hash: str) -> tuple[int, str]:
+    """The status of the answer, and the status of the task or the code of the error."""
     answer = server.post({"plan_hash": plan_hash}, f"tasks/{task_id}/{word}")
-    return answer.status, answer.json.get("status")
+    return answer.status, answer.code if answer.status >= 400 else answer.json["status"]
 
 
 def test_a_plan_waits_for_its_callers_word(server: CalledServer) -> None:
@@ -60,7 +61,7 @@ def test_a_rejected_plan_cancels_its_task(server: CalledServer) -> None:
 
     assert say(server, "reject", task_id, plan_hash) == (200, "Cancelled")
     assert say(server, "reject", task_id, plan_hash) == (200, "Cancelled")
-    assert say(server, "approve", task_id, plan_hash) == (409, None)
+    assert say(server, "approve", task_id, plan_hash) == (409, "plan_already_decided")
     assert {s["status"] for s in server.get(f"tasks/{task_id}").json["plan"]["steps"]} == {"Skipped"}
 
 
@@ -68,9 +69,10 @@ def test_another_plans_hash_is_refused(server: CalledServer) -> None:
     """What the caller approves is what the caller has seen."""
     task_id, plan_hash = waiting(server)
 
-    assert {say(server, word, task_id, wrong)[0] for word in ("approve", "reject") for wrong in ("", "0" * 64)} == {409}
+    refused = {say(server, word, task_id, wrong) for word in ("approve", "reject") for wrong in ("", "0" * 64)}
+    assert refused == {(409, "plan_changed")}
     assert say(server, "approve", task_id, plan_hash) == (200, "Queued")
-    assert say(server, "reject", task_id, plan_hash) == (409, None)
+    assert say(server, "reject", task_id, plan_hash) == (409, "plan_already_decided")
 
 
 @pytest.mark.parametrize("word", ["approve", "reject"])
@@ -78,8 +80,8 @@ def test_where_nothing_waits_there_is_nothing_to_say(server: CalledServer, word:
     """409 for a task that asked for no approval, 404 for one that is not there."""
     task_id = server.created()
 
-    assert say(server, word, task_id, "x") == (409, None)
-    assert say(server, word, "none", "x") == (404, None)
+    assert say(server, word, task_id, "x") == (409, "no_plan_awaiting_approval")
+    assert say(server, word, "none", "x") == (404, "task_not_found")
     assert "known are plan_hash" in server.post({"plan_hash": "x", "hash": "x"}, f"tasks/{task_id}/{word}").detail
 
 

@@ -57,7 +57,6 @@ def test_every_engine_is_shown_as_it_is_and_no_secret(server: CalledServer) -> N
     assert {name: engine["status"] for name, engine in answer.json["engines"].items()} == {
         "main": "online",
         "openai/spare": "disabled",
-        "embedded": "online",
     }
     for secret in (b"PATH", b"127.0.0.1", b"api_key"):
         assert secret not in answer.body
@@ -84,6 +83,20 @@ def test_a_switch_answers_the_engine_as_it_is_now_everywhere(
     status = shown.pop("status")
     assert server.get("catalog").json["engines"]["main"] == shown
     assert server.get("metrics").json["llm_status"]["main"] == status
+
+
+def test_the_embedded_engine_is_listed_only_where_it_answers(server: CalledServer, tmp_path: Path) -> None:
+    """As in the metrics; a task may still name it, so it can be switched while it is not listed."""
+    switched = patch(server, "embedded", {"locked": True})
+    (tmp_path / "alone").mkdir()
+    with called_server(tmp_path / "alone") as alone:
+        listed = alone.get("engines").json["engines"]
+
+    assert (switched.status, switched.json["status"]) == (200, "locked")
+    assert "embedded" not in server.get("engines").json["engines"]
+    assert server.get("catalog").json["engines"]["embedded"]["locked"] is True
+    assert server.post({"prompt": "x", "engine": "embedded"}).status == 422
+    assert {name: engine["status"] for name, engine in listed.items()} == {"embedded": "online"}
 
 
 def test_what_is_left_out_stays_and_null_is_what_is_configured(server: CalledServer) -> None:
@@ -132,7 +145,7 @@ def test_an_engine_without_a_key_is_refused_by_name(tmp_path: Path, reference: s
 def test_an_unknown_engine_is_404_and_the_known_are_named(server: CalledServer, name: str) -> None:
     answer = patch(server, name, {"toggle": True})
 
-    assert (answer.status, list(answer.json)) == (404, ["detail"])
+    assert (answer.status, answer.code) == (404, "engine_not_found")
     assert answer.detail.startswith("Unknown engine '")
     assert answer.detail.endswith("known are embedded, main, openai/spare.")
     assert len(answer.detail) < 200

@@ -1,4 +1,4 @@
-"""Errors of every route, the framework's own included: a status, one sentence, an id, nothing else."""
+"""Errors of every route, the framework's own included: a status, a code, one sentence, an id."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ from support.in_process_server import DOWN, CalledServer, FailingStore
 
 EVENTS = Path(__file__).parents[3] / "events"
 UUID7 = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
+TEXT = ["application/json", errors.MEDIA_TYPE]
 BOOM = RuntimeError("the secret of line 7")
 
 ServerOn = Callable[[Store], CalledServer]
@@ -49,7 +50,7 @@ def test_a_path_that_is_none_is_not_found(shared_server: CalledServer, method: s
     """No redirects, no list of what there is."""
     answer = shared_server.call(method, path)
 
-    assert (answer.status, answer.json) == (404, {"detail": "There is nothing at this path."})
+    assert (answer.status, answer.code, answer.detail) == (404, "path_not_found", "There is nothing at this path.")
 
 
 @pytest.mark.parametrize(
@@ -71,7 +72,7 @@ def test_a_wrong_method_is_told_every_right_one(
     answer = shared_server.call(method, path)
 
     assert (answer.status, answer.headers["allow"]) == (405, allowed)
-    assert answer.json == {"detail": f"The method {method} is not allowed here."}
+    assert (answer.code, answer.detail) == ("method_not_allowed", f"The method {method} is not allowed here.")
 
 
 def test_a_pattern_that_forbids_more_than_nul_is_not_taken_for_it() -> None:
@@ -82,7 +83,7 @@ def test_a_pattern_that_forbids_more_than_nul_is_not_taken_for_it() -> None:
     @app.get("/")
     async def read(colour: Annotated[str, Query(pattern="^(red|blue)$")]) -> None: ...
 
-    detail = asgi.call(app, "GET", "/?colour=green").detail
+    detail = asgi.call(Edge(app, lambda: "r-1"), "GET", "/?colour=green").detail
 
     assert ("'colour'" in detail, "^(red|blue)$" in detail, "NUL" in detail) == (True, True, False)
 
@@ -98,7 +99,7 @@ def test_a_store_that_does_not_answer_is_503(server: CalledServer, server_on: Se
     answer = server_on(FailingStore(server.store, DOWN)).call(method, path, headers=asgi.JSON, parts=parts)
 
     assert (answer.status, int(answer.headers["retry-after"]) >= 1) == (503, True)
-    assert answer.json == {"detail": "The database does not answer; try again."}
+    assert (answer.code, answer.detail) == ("storage_unavailable", "The database does not answer; try again.")
 
 
 def test_only_the_log_says_why_the_store_cannot_be_used(
@@ -109,7 +110,10 @@ def test_only_the_log_says_why_the_store_cannot_be_used(
 
     (record,) = caplog.records
     assert (answer.status, answer.headers["retry-after"]) == (503, "5")
-    assert answer.json == {"detail": "The server cannot use its database; its log says why."}
+    assert (answer.code, answer.detail) == (
+        "storage_misconfigured",
+        "The server cannot use its database; its log says why.",
+    )
     assert (record.levelno, record.message) == (logging.ERROR, "the database cannot be used")
     assert vars(record)["cause"] == "Check LLM_SERVER_TABLE."
 
@@ -121,7 +125,7 @@ def test_what_nobody_expected_is_500_without_a_trace(
     """The caller gets an id, the log gets the reason under it."""
     answer = server_on(FailingStore(server.store, error)).get("metrics", x_request_id="r-1")
 
-    assert (answer.status, list(answer.json), answer.headers["x-request-id"]) == (500, ["detail"], "r-1")
+    assert (answer.status, answer.code, answer.json["request_id"]) == (500, "internal_error", "r-1")
     assert b"secret" not in answer.body
     (record,) = caplog.records
     assert (record.levelno, record.exc_info and record.exc_info[1]) == (logging.ERROR, error)
@@ -222,13 +226,12 @@ def test_api_gateway_gets_the_same_bodies(server: CalledServer, server_on: Serve
 
     context: Any = None
 
-    answers = [Mangum(served.app, lifespan="off")(called, context) for served, called in calls]
+    answers = [Mangum(served.app, lifespan="off", text_mime_types=TEXT)(called, context) for served, called in calls]
 
     assert [answer["statusCode"] for answer in answers] == [202, 422, 500, 503]
     assert all(answer["headers"]["x-request-id"] for answer in answers)
-    assert [list(json.loads(answer["body"])) for answer in answers[1:]] == [
-        ["detail", "errors"],
-        ["detail"],
-        ["detail"],
-    ]
+    bodies = [json.loads(answer["body"]) for answer in answers[1:]]
+    assert [body["code"] for body in bodies] == ["invalid_input", "internal_error", "storage_unavailable"]
+    for answer, body in zip(answers[1:], bodies, strict=True):
+        asgi.check_problem(body, answer["statusCode"], answer["headers"])
     assert "secret" not in answers[2]["body"]

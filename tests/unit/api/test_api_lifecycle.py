@@ -7,13 +7,10 @@ from support.builders import an_output
 from support.in_process_server import CalledServer
 
 
-def said(server: CalledServer, task_id: str, word: str, method: str = "POST") -> tuple[int, str | None]:
-    """The status of the answer, and of the task in it."""
+def said(server: CalledServer, task_id: str, word: str, method: str = "POST") -> tuple[int, str]:
+    """The status of the answer, and the status of the task or the code of the error."""
     answer = server.call(method, f"tasks/{task_id}/{word}".rstrip("/"))
-    return answer.status, answer.json.get("status")
-
-
-# cancel
+    return answer.status, answer.code if answer.status >= 400 else answer.json["status"]
 
 
 def test_a_cancelled_task_is_answered_in_the_four_fields(server: CalledServer) -> None:
@@ -37,8 +34,8 @@ def test_a_completed_task_is_not_cancelled(server: CalledServer) -> None:
 
     answer = server.call("POST", f"tasks/{task_id}/cancel")
 
-    assert (answer.status, "Completed" in answer.detail) == (409, True)
-    assert said(server, "unknown", "cancel") == (404, None)
+    assert (answer.status, answer.code, "Completed" in answer.detail) == (409, "task_final", True)
+    assert said(server, "unknown", "cancel") == (404, "task_not_found")
 
 
 def test_a_cancelled_plan_shows_what_was_not_begun_as_skipped(server: CalledServer) -> None:
@@ -68,8 +65,8 @@ def test_a_failed_task_is_retried(server: CalledServer) -> None:
     assert (again.status, again.detail) == (409, "The task is Queued; only a task that has Failed can be retried.")
     server.work()
     assert server.get(f"tasks/{task_id}").json["status"] == "Completed"
-    assert said(server, task_id, "retry") == (409, None)
-    assert said(server, "unknown", "retry") == (404, None)
+    assert said(server, task_id, "retry") == (409, "task_not_failed")
+    assert said(server, "unknown", "retry") == (404, "task_not_found")
 
 
 def failed(server: CalledServer) -> str:
@@ -95,7 +92,7 @@ def test_a_deleted_task_is_gone(server: CalledServer) -> None:
     assert server.get(f"tasks/{task_id}").status == 404
     assert said(server, task_id, "", method="DELETE")[0] == 404
     for word in ("cancel", "retry"):
-        assert said(server, task_id, word) == (404, None)
+        assert said(server, task_id, word) == (404, "task_not_found")
     assert server.get("tasks").json["tasks"] == []
     assert server.get("metrics").json["total_requests"] == 1
 
@@ -108,5 +105,6 @@ def test_a_task_at_work_is_not_deleted(server: CalledServer) -> None:
 
     answer = server.call("DELETE", f"tasks/{task_id}")
 
-    assert (answer.status, answer.detail.startswith("A worker has the task")) == (409, True)
+    assert (answer.status, answer.code) == (409, "task_in_progress")
+    assert answer.detail.startswith("A worker has the task")
     assert server.get(f"tasks/{task_id}").json["status"] == "Processing"

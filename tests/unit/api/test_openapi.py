@@ -42,8 +42,8 @@ def test_every_error_is_described_by_our_own_model() -> None:
     for operation in (o for path in described["paths"].values() for o in path.values()):
         for status, answer in operation["responses"].items():
             if status >= "400":
-                schema = answer["content"]["application/json"]["schema"]
-                assert schema == {"$ref": "#/components/schemas/Problem"}
+                problem = {"schema": {"$ref": "#/components/schemas/Problem"}}
+                assert answer["content"] == {"application/problem+json": problem}
 
 
 def test_a_profile_that_is_left_out_is_what_the_description_says(server: CalledServer) -> None:

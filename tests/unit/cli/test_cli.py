@@ -1,22 +1,19 @@
 """The commands against a real server on loopback: what is printed where, and the exit codes."""
 
 import json
-import os
-import pty
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from typer.testing import CliRunner, Result
+from typer.testing import CliRunner
 
+from llm_server import __version__
 from llm_server.cli.app import app
-from support.scripted_server import Reply, Script, scripted_server, task
-
-COMMAND = [sys.executable, "-c", "from llm_server.cli.app import app; app(prog_name='llm-server')"]
+from support.command_line import on_terminal, run, started
+from support.scripted_server import Reply, Script, task
 
 DONE = task(
     "Completed",
@@ -27,20 +24,6 @@ DONE = task(
     attempts=[{"engine": "slow", "error": "busy"}, {"engine": "local-llm", "error": None}],
     receipt={"calls": 2, "tokens_in": 1200, "tokens_out": 34, "cost_microusd": 1500, "duration_ms": 2340},
 )
-
-
-@pytest.fixture
-def server() -> Iterator[Script]:
-    with scripted_server() as script:
-        yield script
-
-
-def run(server: Script, *arguments: str, stdin: str | bytes | None = None) -> Result:
-    return CliRunner().invoke(app, [*arguments, "--url", server.url], input=stdin)
-
-
-def started(server: Script, *arguments: str, **streams: Any) -> subprocess.Popen[bytes]:
-    return subprocess.Popen([*COMMAND, *arguments, "--url", server.url], **streams)
 
 
 def until_asked(server: Script, times: int) -> None:
@@ -85,7 +68,7 @@ def test_submit_sends_every_option_under_the_contracts_names(server: Script) -> 
     options = "--profile Developer --role QA-Agent --mode Agent --engine e1 --max-cost-usd 0 --deadline-s 30"
 
     result = run(
-        server, "submit", "x", "--no-wait", *options.split(), "--max-output-tokens", "9",
+        server, "submit", "x", "--no-wait", *options.split(), "--max-output-tokens", "9", "--plan-approval",
         "--metadata", "team=a=b", "--metadata", "x=",
     )  # fmt: skip
 
@@ -98,6 +81,7 @@ def test_submit_sends_every_option_under_the_contracts_names(server: Script) -> 
         "engine": "e1",
         "limits": {"max_cost_usd": 0, "deadline_s": 30, "max_output_tokens": 9},
         "metadata": {"team": "a=b", "x": ""},
+        "plan_approval": True,
     }
 
 
@@ -218,6 +202,32 @@ def test_a_timeout_is_exit_4_and_says_how_to_get_the_task(server: Script) -> Non
     assert "Prefer" not in server.asked[0].headers
 
 
+def test_a_task_that_waits_says_for_what_and_since_when(server: Script) -> None:
+    """Also when only the answer to POST came in time, which has four fields and no reason."""
+    waiting = task("Queued", waiting_for="main, spare", waiting_since="2026-10-01T12:34:56.789Z", receipt={})
+    server.replies = [Reply(body=task("Queued"), status=202), Reply(body=waiting)]
+
+    submitted, read = run(server, "submit", "x", "--timeout", "0"), run(server, "get", "t1")
+
+    for result in (submitted, read):
+        assert (result.exit_code, result.stdout) == (4, "")
+        assert result.stderr.splitlines() == [
+            "Task t1 is not final (Queued); it waits for main, spare since 2026-10-01T12:34:56Z.",
+            f"Task t1 continues on the server. To get its answer: llm-server get t1 --wait --url {server.url}",
+        ]
+    assert [asked.line for asked in server.asked] == ["POST /api/v1/tasks"] + ["GET /api/v1/tasks/t1"] * 2
+
+
+def test_a_plan_that_waits_names_the_command_that_approves_it(server: Script) -> None:
+    server.replies = [Reply(body=task("Planned", awaiting_approval=True, plan={"hash": "h", "steps": []}))]
+
+    result = run(server, "get", "t1")
+
+    assert (result.exit_code, result.stdout) == (4, "")
+    assert "Task t1 is not final (Planned); it waits for approval of its plan.\n" in result.stderr
+    assert f"To read and approve its plan: llm-server approve t1 --url {server.url}\n" in result.stderr
+
+
 def test_get_of_an_open_task_is_exit_4(server: Script) -> None:
     """A script may poll with the exit code alone."""
     server.replies = [Reply(body=task("Processing"))]
@@ -236,102 +246,31 @@ def test_get_wait_follows_the_task_to_its_end(server: Script) -> None:
 
 
 def test_dry_run_says_how_and_spends_nothing(server: Script) -> None:
-    """One line a field; the prompt goes to the deciding route and to no other."""
-    decision = {"mode": "Plan", "role": None, "confidence": 0.9, "reasons": ["three verbs", "a list"]}
+    """One field a line, and each item of a list on its own; numbers and pairs are text and not Python's notation."""
+    decision = {
+        "mode": "Plan",
+        "engine": None,
+        "confidence": 0.9,
+        "multi_step": -0.0001,
+        "reasons": ["three verbs", "a list"],
+        "alternatives": [["QA-Agent", 0.124], ["Chat-Agent", 0.05]],
+    }
     server.replies = [Reply(body=decision)]
 
-    result, as_json = (
-        run(server, "submit", "x", "--dry-run"),
-        run(server, "submit", "x", "--dry-run", "--json"),
-    )
+    result, as_json = run(server, "submit", "x", "--dry-run", "--text"), run(server, "submit", "x", "--dry-run")
 
-    assert result.stdout.splitlines()[0].split() == ["mode", "Plan"]
-    assert "three verbs; a list" in result.stdout
+    assert result.stdout.splitlines() == [
+        "mode          Plan",
+        "engine        -",
+        "confidence    0.90",
+        "multi_step    0.00",
+        "reasons       three verbs",
+        "              a list",
+        "alternatives  QA-Agent 0.12",
+        "              Chat-Agent 0.05",
+    ]
     assert json.loads(as_json.stdout) == decision
     assert {asked.line for asked in server.asked} == {"POST /api/v1/tasks?dry_run=true"}
-
-
-def test_metrics_shows_the_nine_figures_and_each_engine(server: Script) -> None:
-    """What was never measured is a dash, not a zero; an engine's name is never markup."""
-    figures = {
-        "server_status": "online",
-        "llm_status": {"local-llm": "online", "[red]api[/red]": "cooling"},
-        "tokens_per_second": None,
-        "average_response_time": 0.517,
-        "total_requests": 12345,
-        "active_tasks": 0,
-        "queue_length": 2,
-        "success_rate": 98.76,
-        "api_costs": 0.001234,
-    }
-    server.replies = [Reply(body=figures)]
-
-    result, as_json = run(server, "metrics"), run(server, "metrics", "--json")
-
-    shown = {tuple(line.split()) for line in result.stdout.splitlines()}
-    assert {("tokens_per_second", "-"), ("active_tasks", "0"), ("total_requests", "12,345")} <= shown
-    assert {("average_response_time", "0.52", "s"), ("success_rate", "98.8", "%")} <= shown
-    assert {("api_costs", "$0.001234"), ("llm_status", "·", "[red]api[/red]", "cooling")} <= shown
-    assert "\x1b" not in result.stdout
-    assert json.loads(as_json.stdout) == figures
-
-
-ENGINES = {
-    "[red]gpt[/red]\x1b]0;evil" + "-long" * 20: {
-        "kind": "openai", "model": "gpt-5-mini", "source": "api", "tier": None,
-        "toggle": False, "locked": True, "max_concurrency": 64, "status": "locked",
-    },
-}  # fmt: skip
-
-
-def test_engines_shows_each_engine_in_a_line(server: Script) -> None:
-    """The values are the contract's; what is not set is a dash; a long name is not folded and steers no terminal."""
-    server.replies = [Reply(body={"engines": ENGINES})]
-
-    result, as_json = run(server, "engines"), run(server, "engines", "--json")
-
-    shown = [line.split() for line in result.stdout.splitlines()]
-    assert ["name", "kind", "model", "source", "tier", "status", "toggle", "locked"] in shown
-    assert [
-        "[red]gpt[/red]]0;evil" + "-long" * 20,
-        "openai",
-        "gpt-5-mini",
-        "api",
-        "-",
-        "locked",
-        "false",
-        "true",
-    ] in shown
-    assert json.loads(as_json.stdout) == {"engines": ENGINES}
-    assert [asked.line for asked in server.asked] == ["GET /api/v1/engines"] * 2
-
-
-@pytest.mark.parametrize(
-    ("switch", "sent"),
-    [
-        ("on", {"toggle": True}),
-        ("off", {"toggle": False}),
-        ("lock", {"locked": True}),
-        ("unlock", {"locked": False}),
-        ("reset", {"toggle": None, "locked": None}),
-    ],
-)
-def test_engines_switches_one_and_says_what_holds_now(server: Script, switch: str, sent: dict[str, Any]) -> None:
-    """What the server answers, not what was asked: a locked engine that is switched on is locked."""
-    server.replies = [Reply(body={"toggle": True, "locked": True, "status": "locked"})]
-
-    result = run(server, "engines", switch, "openai/gpt")
-
-    assert (result.exit_code, result.stdout) == (0, "openai/gpt is locked (toggle true, locked true).\n")
-    assert [(asked.line, asked.body) for asked in server.asked] == [("PATCH /api/v1/engines/openai%2Fgpt", sent)]
-
-
-def test_an_engine_nobody_knows_is_exit_2(server: Script) -> None:
-    server.replies = [Reply(body={"detail": "Unknown engine 'x'; known are gpt."}, status=404)]
-
-    result = run(server, "engines", "off", "x")
-
-    assert (result.exit_code, result.stdout, result.stderr) == (2, "", "Unknown engine 'x'; known are gpt.\n")
 
 
 def test_a_document_with_little_in_it_is_enough(server: Script) -> None:
@@ -351,6 +290,13 @@ def test_the_environment_may_name_the_server(server: Script) -> None:
 
     assert result.exit_code == 0
     assert server.asked[0].line == "GET /prod/api/v1/metrics"
+
+
+def test_the_version_is_printed_alone() -> None:
+    """A script may read it."""
+    result = CliRunner().invoke(app, ["--version"])
+
+    assert (result.exit_code, result.stdout) == (0, f"llm-server {__version__}\n")
 
 
 def test_exit_codes_are_in_the_help() -> None:
@@ -394,10 +340,11 @@ def test_ctrl_c_while_waiting_says_how_to_get_the_task(server: Script) -> None:
         _, said = process.communicate(timeout=30)
 
     assert process.returncode == 130
-    assert said.decode() == f"Task t1 goes on; fetch it with: llm-server get t1 --wait --url {server.url}\n"
+    get = f"llm-server get t1 --wait --url {server.url}"
+    assert said.decode() == f"Task t1 continues on the server. To get its answer: {get}\n"
 
 
-def test_ctrl_c_before_the_id_is_known_says_where_tasks_are_listed(server: Script) -> None:
+def test_ctrl_c_before_the_id_is_known_says_how_to_find_the_task(server: Script) -> None:
     """The server holds the first answer and with it the id; the caller is not left with nothing."""
     server.replies = [Reply(body=task("Queued"), status=202, held_s=1)]
 
@@ -407,7 +354,7 @@ def test_ctrl_c_before_the_id_is_known_says_where_tasks_are_listed(server: Scrip
         _, said = process.communicate(timeout=30)
 
     assert process.returncode == 130
-    assert f"{server.url}/api/v1/tasks lists it" in said.decode()
+    assert f"llm-server list --url {server.url}\n" in said.decode()
 
 
 def test_a_terminal_sees_the_state_and_rendered_markdown_but_no_engines_control_codes(server: Script) -> None:
@@ -415,19 +362,15 @@ def test_a_terminal_sees_the_state_and_rendered_markdown_but_no_engines_control_
     steps = [{"status": "Completed"}, {"status": "Waiting"}]
     server.replies = [
         Reply(body=task("[new]"), status=202, retry_after="0.3"),
-        Reply(body=task("Planned", plan={"steps": steps}), retry_after="0.3"),
+        Reply(body=task("Queued", waiting_for="main"), retry_after="0.3"),
+        Reply(body=task("Planned", plan={"steps": steps}, awaiting_approval=True), retry_after="0.3"),
         Reply(body=task("Completed", result="**bold** [red]x[/red] \x1b]0;evil\x07")),
     ]
-    master, terminal = pty.openpty()
-    environment = {**os.environ, "TERM": "xterm-256color"}
+    code, shown = on_terminal("submit", "x", "--url", server.url)  # of 80 columns
 
-    with started(server, "submit", "x", stdout=terminal, stderr=terminal, env=environment) as process:
-        os.close(terminal)
-        shown = b"".join(iter(lambda: _read(master), b"")).decode()
-    os.close(master)
-
-    assert process.returncode == 0
-    assert "Planned · 1 of 2 steps" in shown
+    assert code == 0
+    assert "Queued · waits for main" in shown
+    assert "Planned · 1 of 2 steps · waits for approval" in shown
     assert "[new]" in shown
     assert "0:00:0" in shown
     assert "\x1b[1mbold" in shown
@@ -444,47 +387,3 @@ def test_the_client_commands_start_without_a_servers_imports() -> None:
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
 
     assert found.stdout == "[]\n"
-
-
-def _read(master: int) -> bytes:
-    try:
-        return os.read(master, 65536)
-    except OSError:  # Linux says so at the end of a terminal
-        return b""
-
-
-def test_cancel_says_what_the_task_is_now(server: Script) -> None:
-    """On stderr; stdout is for the document, when it is asked for."""
-    server.replies = [Reply(body=task("Cancelled"))]
-
-    plain, as_json = run(server, "cancel", "t1"), run(server, "cancel", "t1", "--json")
-
-    assert server.asked[0].line == "POST /api/v1/tasks/t1/cancel"
-    assert (plain.exit_code, plain.stdout, plain.stderr) == (0, "", "Task t1 is Cancelled.\n")
-    assert json.loads(as_json.stdout)["status"] == "Cancelled"
-
-
-def test_retry_says_what_the_task_is_now(server: Script) -> None:
-    server.replies = [Reply(body=task("Queued"), status=202)]
-
-    result = run(server, "retry", "t1")
-
-    assert server.asked[0].line == "POST /api/v1/tasks/t1/retry"
-    assert (result.exit_code, result.stderr) == (0, "Task t1 is Queued.\n")
-
-
-def test_delete_says_that_the_task_is_gone(server: Script) -> None:
-    server.replies = [Reply(body=b"", status=204)]
-
-    result = run(server, "delete", "t1")
-
-    assert server.asked[0].line == "DELETE /api/v1/tasks/t1"
-    assert (result.exit_code, result.stderr) == (0, "Task t1 is deleted.\n")
-
-
-def test_a_refused_change_is_wrong_usage(server: Script) -> None:
-    server.replies = [Reply(body={"detail": "The task is Completed."}, status=409)]
-
-    result = run(server, "cancel", "t1")
-
-    assert (result.exit_code, result.stderr) == (2, "The task is Completed.\n")

@@ -5,7 +5,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from llm_server.cli.client import Answer, Client, ServerRefused, ServerUnreachable
+from llm_server.cli.client import Client
+from llm_server.cli.connection import Answer, ServerRefused, ServerUnreachable
 from support.scripted_server import Reply, Script, scripted_server, task
 
 

@@ -41,7 +41,7 @@ def test_a_file_that_is_current_has_nothing_to_do(old: Path) -> None:
 
     again = run("--db", str(old))
 
-    said = f"The database {old} is current: there is nothing to do.\n"
+    said = f"The database {old} is up to date; nothing was changed.\n"
     assert (again.exit_code, again.stdout, again.stderr) == (0, said, "")
     assert files(old) == before
 
@@ -52,7 +52,7 @@ def test_a_check_names_what_is_pending_and_changes_nothing(old: Path) -> None:
     pending = run("--check", "--db", str(old))
 
     said = (
-        f"The database {old} has version 1. Pending:\n"
+        f"The database {old} has version 1. Pending migrations:\n"
         "  2  add the tables and indexes that a file of 0.1.0 may lack\n"
         "  3  index the tasks by status, and copy their metadata to where a listing reads it\n"
     )
@@ -66,7 +66,7 @@ def test_a_check_of_a_current_file_says_so_also_beside_a_server(old: Path) -> No
     with closing(OnlyProcess(old)):
         current = run("--check", "--db", str(old))
 
-    said = f"The database {old} is current: it has version 3.\n"
+    said = f"The database {old} is up to date: it has version 3.\n"
     assert (current.exit_code, current.stdout, current.stderr) == (0, said, "")
 
 
@@ -90,7 +90,7 @@ def test_the_file_is_named_by_the_option_or_the_environment(old: Path, tmp_path:
     by_option = run(*options, "--db", elsewhere, LLM_SERVER_DB=str(old))
 
     assert str(old) in by_environment.stdout
-    assert by_option.stderr == f"There is no database {elsewhere}; LLM_SERVER_DB or --db says where it is.\n"
+    assert by_option.stderr == f"The database {elsewhere} does not exist; name the file with --db or LLM_SERVER_DB.\n"
 
 
 @pytest.mark.parametrize("options", [[], ["--check"]])
@@ -127,7 +127,7 @@ def test_an_empty_file_is_made_a_database_without_a_backup(tmp_path: Path) -> No
     pending, made = run("--check", "--db", str(path)), run("--db", str(path))
 
     assert (pending.exit_code, made.exit_code) == (1, 0)
-    said = f"The database {path} was migrated from version 0 to 3.\nIt was empty, so there is no backup.\n"
+    said = f"The database {path} was migrated from version 0 to 3.\nThe file was empty, so no backup was written.\n"
     assert made.stdout == said
     assert list(files(path)) == ["tasks.db"]
 
@@ -135,6 +135,6 @@ def test_an_empty_file_is_made_a_database_without_a_backup(tmp_path: Path) -> No
 def test_a_table_on_aws_has_no_migrations(old: Path) -> None:
     refused = run("--db", str(old), LLM_SERVER_TABLE="llm-server")
 
-    said = "LLM_SERVER_TABLE is set: a table has no migrations; unset it to migrate a SQLite file.\n"
+    said = "LLM_SERVER_TABLE is set, and a DynamoDB table has no migrations; unset it to migrate a SQLite file.\n"
     assert (refused.exit_code, refused.stdout, refused.stderr) == (2, "", said)
     assert version(old) == 1

@@ -75,7 +75,7 @@ def test_the_list_says_what_is_here(server: ModelServer, tmp_path: Path) -> None
     after = run(server, tmp_path, "list")
 
     states = [_state(result.stdout) for result in (before, half, after)]
-    assert states == ["not pulled", "50 % here", "here"]
+    assert states == ["not pulled", "50 % pulled", "pulled"]
     assert "qwen2.5-1.5b          1,117 MB  Apache-2.0     not pulled" in before.stdout
     assert str(models_dir(tmp_path)) in before.stderr
     assert server.asked == [f"bytes={len(DATA) // 2}-"]
@@ -131,7 +131,7 @@ def test_ctrl_c_keeps_what_has_arrived(server: ModelServer, tmp_path: Path) -> N
         _, said = process.communicate(timeout=20)
 
     assert process.returncode == 130
-    assert "Stopped; what has arrived is kept" in said
+    assert "The part that was downloaded is kept" in said
     assert run(server, tmp_path, "pull", "tiny").returncode == 0
 
 

@@ -1,6 +1,7 @@
 """`llm-server route`: a decision without a server, and figures for a file of labelled prompts."""
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -36,6 +37,14 @@ purpose = "Reads contracts."
 system_prompt = "You are a lawyer."
 """
 UNSURE = "Compare the two."
+ENGINE = """
+[engines.{}]
+kind = "openai"
+source = "local"
+model = "m"
+base_url = "http://127.0.0.1:9/v1"
+{}
+"""
 
 
 def run(*arguments: str, **environment: str) -> Result:
@@ -49,17 +58,21 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CalledServer]:
 
 
 def test_a_decision_is_shown_with_its_reasons() -> None:
-    """No server is asked."""
-    shown = run("Write a Python function that reverses a string").stdout
+    """No server is asked; the lines are those of `submit --dry-run`."""
+    shown = run("Write a Python function that reverses a string", "--text").stdout.splitlines()
 
-    assert shown.startswith("Agent by Fast-Coder-Agent, confidence 0.")
-    assert "  because: python (+" in shown
-    assert "  or else: " in shown
+    assert [line.split() for line in shown[:3]] == [
+        ["mode", "Agent"],
+        ["role", "Fast-Coder-Agent"],
+        ["profile", "Developer"],
+    ]
+    assert any(line.startswith("reasons       python (+") for line in shown)
+    assert re.fullmatch(r"alternatives  \S+ 0\.\d\d", shown[-3])
 
 
 def test_a_decision_is_one_document_for_programs() -> None:
-    """The same words as the API."""
-    document = json.loads(run("hello", "--json").stdout)
+    """The same words as the API; it is what a pipe gets."""
+    document = json.loads(run("hello").stdout)
 
     assert (document["mode"], document["role"]) == ("Chat", "Chat-Agent")
     assert document["reasons"]
@@ -67,7 +80,24 @@ def test_a_decision_is_one_document_for_programs() -> None:
 
 def test_a_role_that_is_settled_is_kept() -> None:
     """As in a request."""
-    assert run("hello", "--role", "QA-Agent").stdout.startswith("Agent by QA-Agent, confidence 1.00")
+    document = json.loads(run("hello", "--role", "QA-Agent", "--json").stdout)
+
+    assert (document["mode"], document["role"], document["confidence"]) == ("Agent", "QA-Agent", 1.0)
+
+
+def test_the_engine_is_the_one_that_would_be_asked_first(tmp_path: Path) -> None:
+    """A strong one for a hard prompt, and none that is switched off; without any, what a server would find."""
+    settings = {"off": "toggle = false", "quick": 'tier = "fast"', "deep": 'tier = "strong"'}
+    path = tmp_path / "engines.toml"
+    path.write_text("".join(ENGINE.format(name, setting) for name, setting in settings.items()))
+
+    named = [
+        json.loads(run("hello", "--role", role, LLM_SERVER_CONFIG=str(path)).stdout)["engine"]
+        for role in ("Chat-Agent", "Architect-Agent")
+    ]
+    found = json.loads(run("hello", OPENAI_API_KEY="k").stdout)["engine"]
+
+    assert (named, found) == (["quick", "deep"], "openai")
 
 
 @pytest.mark.parametrize("prompt", ["Write a Python function", UNSURE, " hello\n", "Build it, test it, then deploy it"])
@@ -75,21 +105,22 @@ def test_a_role_that_is_settled_is_kept() -> None:
 def test_it_is_what_a_server_of_this_configuration_decides(
     server: CalledServer, prompt: str, fields: dict[str, str]
 ) -> None:
-    """Roles and profiles of the file, and its threshold; field for field, but for the engine, which needs a server."""
+    """Roles and profiles of the file, its threshold and its engines; field for field."""
     options = [word for name, value in fields.items() for word in (f"--{name}", value)]
 
     shown = json.loads(run(prompt, *options, "--json", LLM_SERVER_CONFIG=str(server.settings.config)).stdout)
 
     decided = server.post({"prompt": prompt, **fields}, "tasks?dry_run=true").json
-    assert {**shown, "engine": decided["engine"]} == decided
+    assert shown == decided
 
 
 def test_below_the_threshold_the_profiles_default_role_answers(server: CalledServer) -> None:
     """As the server's fallback does, with its sentence."""
-    shown = run(UNSURE, "--profile", "Law", LLM_SERVER_CONFIG=str(server.settings.config)).stdout
+    shown = json.loads(run(UNSURE, "--profile", "Law", LLM_SERVER_CONFIG=str(server.settings.config)).stdout)
 
-    assert shown.startswith("Chat by Legal-Agent, confidence 0.")
-    assert "is below 0.95: Legal-Agent answers in Chat mode" in shown
+    assert (shown["mode"], shown["role"]) == ("Chat", "Legal-Agent")
+    assert shown["confidence"] < 0.95
+    assert "is below 0.95: Legal-Agent answers in Chat mode" in shown["reasons"][-1]
 
 
 @pytest.mark.parametrize(

@@ -252,7 +252,7 @@ def test_a_role_is_shown_under_the_default_profile_if_it_has_one() -> None:
         ({"engine": {"mine": ENGINE}}, "engine is unknown; known are defaults, profiles, roles, engines, models."),
         (
             {"engines": {"mine": {**ENGINE, "api_key": "sk-secret"}}},
-            "engines.mine.api_key must be env:NAME, ssm:NAME or secretsmanager:NAME; the key itself belongs there, not",
+            "engines.mine.api_key must be env:NAME, ssm:NAME or secretsmanager:NAME; the key itself is kept there, not",
         ),
         ({"models": {"mine": {**MODEL, "sha256": "AB" * 32}}}, "models.mine.sha256 must be 64 hexadecimal digits"),
         (

@@ -80,6 +80,17 @@ def test_none_goes_back_to_the_configuration_even_a_later_one(served: Served) ->
     assert service.switch_engine(NAMED, {"toggle": None}).spec == an_engine(toggle=False, locked=True)
 
 
+def test_an_engine_that_does_not_serve_can_be_switched_and_is_not_listed(served: Served) -> None:
+    """The embedded engine serves only where no other is configured, but a task may name it."""
+    service = served.use(a_catalog({NAMED: an_engine(), "embedded": an_engine(kind="embedded")}))
+
+    now = service.switch_engine("embedded", {"toggle": False})
+
+    assert (now.spec.toggle, now.status) == (False, "disabled")
+    assert list(service.engines()) == [NAMED]
+    assert status(served) == {NAMED: "online"}
+
+
 def test_a_switch_survives_a_restart(served: Served) -> None:
     served.service.switch_engine(NAMED, {"locked": True})
 

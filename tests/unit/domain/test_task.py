@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from llm_server.orchestration.domain.errors import IllegalTransition, TaskBusy, TaskFinished
-from llm_server.orchestration.domain.output import last_engine
+from llm_server.orchestration.domain.output import last_answered
 from llm_server.orchestration.domain.status import Status
 from llm_server.orchestration.domain.task import TaskRef
 from support.builders import (
@@ -190,7 +190,7 @@ def test_attempts_of_one_millisecond_are_told_in_the_order_of_the_work() -> None
 
 def test_no_answered_call_is_no_engine() -> None:
     """A task nobody answered names no engine."""
-    assert last_engine([a_failed_attempt()]) is None
+    assert last_answered([a_failed_attempt()]) is None
 
 
 @pytest.mark.parametrize("status", list(Status))

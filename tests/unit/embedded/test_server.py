@@ -11,6 +11,7 @@ import uvicorn
 from uvicorn.server import ServerState
 
 from llm_server.embedded import server
+from support import asgi
 
 
 def test_kept_alive_connections_do_not_wait_for_acknowledgements() -> None:
@@ -56,8 +57,10 @@ def test_what_is_no_http_is_answered_like_everything_else(sent: bytes) -> None:
     status, *lines = head.decode().split("\r\n")
     headers = {name.lower(): value for name, _, value in (line.partition(": ") for line in lines)}
     assert (status, connection.closed) == ("HTTP/1.1 400 Bad Request", True)
-    assert json.loads(body) == {"detail": "What came is not a valid HTTP/1.1 request."}
-    assert (headers["content-type"], headers["content-length"]) == ("application/json", str(len(body)))
+    problem = json.loads(body)
+    asgi.check_problem(problem, 400, headers)
+    assert (problem["code"], problem["detail"]) == ("not_http", "The request is not valid HTTP/1.1.")
+    assert headers["content-length"] == str(len(body))
     assert (headers["connection"], headers["cache-control"]) == ("close", "no-store")
     assert (headers["x-content-type-options"], headers["referrer-policy"]) == ("nosniff", "no-referrer")
     assert len(headers["x-request-id"]) == 36

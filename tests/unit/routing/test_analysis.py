@@ -213,6 +213,13 @@ def test_reasons_name_what_decided_with_its_weight() -> None:
     assert any(r.startswith("complexity ") for r in analyse("Write a Python function").reasons)
 
 
+def test_a_weight_that_rounds_to_nothing_has_no_minus() -> None:
+    """It was shown as -0.0."""
+    reasons = analyse("where can i have my bike repaired around here").reasons
+
+    assert reasons[-1] == "wording as in the training examples (+0.0 talk over money)"
+
+
 def test_reasons_never_quote_the_prompt() -> None:
     """They are logged and shown, so they contain only words of our own lexicon."""
     analysis = analyse("Write a Python function for hunter2secret, password hunter2secret")

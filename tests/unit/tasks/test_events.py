@@ -8,10 +8,10 @@ from llm_server.orchestration.domain.engine_call import EngineCall
 from llm_server.orchestration.domain.errors import EngineUnavailable, PromptRefused
 from llm_server.orchestration.domain.plan import digest
 from llm_server.orchestration.domain.snapshot import Limits
-from llm_server.orchestration.domain.status import Mode
+from llm_server.orchestration.domain.status import Mode, Status
 from llm_server.orchestration.domain.task import MAX_NOTES, Note, TaskRef
-from llm_server.orchestration.tasks.events import history
-from support.builders import a_snapshot, a_task, an_attempt, an_output, output_key
+from llm_server.orchestration.tasks.events import EVENT_NAMES, history
+from support.builders import NOW_MS, a_failed_attempt, a_failure, a_snapshot, a_task, an_attempt, an_output, output_key
 from support.deliveries import a_plan, planning
 from support.scripted_engine import Answer, ScriptedEngine, a_catalog, a_local_engine, an_engine
 from support.scripted_service import Served
@@ -41,6 +41,10 @@ def told(served: Served, ref: TaskRef) -> list[str]:
     return [f"{(e.at_ms - start_ms) / 1000:g} {e.name} ({e.actor})" for e in history(snapshot)]
 
 
+def names(served: Served, ref: TaskRef) -> list[str]:
+    return [event.name for event in history(served.get(ref))]
+
+
 def test_a_chat_task_tells_its_way(served: Served) -> None:
     use(served, ScriptedEngine(BUSY, "Hello."), other=a_local_engine())
     ref = served.submit(mode=Mode.CHAT)
@@ -48,12 +52,12 @@ def test_a_chat_task_tells_its_way(served: Served) -> None:
     served.work()
 
     assert told(served, ref) == [
-        "0 created (caller)", "0 analysed (server)", "3 claimed (worker)", "4 engine failed over (worker)",
+        "0 accepted (caller)", "0 routed (server)", "3 claimed (worker)", "4 attempt.failed (worker)",
         "5 completed (worker)",
     ]  # fmt: skip
     details = {event.name: event.detail for event in history(served.get(ref))}
-    assert details["analysed"].startswith("Chat mode, ")
-    assert details["engine failed over"] in ("from only to other", "from other to only")
+    assert details["routed"].startswith("Chat mode, ")
+    assert details["attempt.failed"] in ("only: busy", "other: busy")
 
 
 def test_a_plan_tells_its_steps_its_failure_and_its_retry(served: Served) -> None:
@@ -69,14 +73,16 @@ def test_a_plan_tells_its_steps_its_failure_and_its_retry(served: Served) -> Non
     served.work()
 
     before = [
-        "0 created (caller)", "0 analysed (server)", "0 claimed (worker)", "1 planned (worker)",
-        "10 approved (caller)", "10 claimed (worker)", "11 step finished (worker)",
+        "0 accepted (caller)", "0 routed (server)", "0 claimed (worker)", "1 planned (worker)",
+        "1 awaiting_approval (worker)", "10 approved (caller)", "10 claimed (worker)", "11 step.completed (worker)",
+        "12 attempt.failed (worker)",
     ]  # fmt: skip
-    assert failed_at == [*before, "12 step failed (worker)", "12 failed (worker)"]
+    assert failed_at == [*before, "12 step.failed (worker)", "12 failed (worker)"]
     assert told(served, ref) == [
-        *before, "12 failed (worker)", "20 retried (caller)", "20 claimed (worker)", "21 step finished (worker)",
+        *before, "12 failed (worker)", "20 retried (caller)", "20 claimed (worker)", "21 step.completed (worker)",
         "22 completed (worker)",
     ]  # fmt: skip
+    assert [event.detail for event in history(served.get(ref)) if event.name == "attempt.failed"] == ["only: refused"]
 
 
 def test_a_wait_a_release_and_a_deadline_are_told(served: Served) -> None:
@@ -89,30 +95,65 @@ def test_a_wait_a_release_and_a_deadline_are_told(served: Served) -> None:
     served.service.sweep()
 
     assert told(served, ref) == [
-        "0 created (caller)", "0 analysed (server)", "0 claimed (worker)", "1 released (worker)",
-        "11 claimed (worker)", "12 waiting (worker)", "112 failed (sweep)",
+        "0 accepted (caller)", "0 routed (server)", "0 claimed (worker)", "1 attempt.failed (worker)",
+        "1 released (worker)", "11 claimed (worker)", "12 attempt.failed (worker)", "12 waiting (worker)",
+        "112 failed (sweep)",
     ]  # fmt: skip
 
 
-def test_a_failover_is_told_from_the_fact_and_not_from_the_sentence() -> None:
-    """The sentence is for people, and may change."""
+def test_a_failed_call_is_told_with_its_engine_and_its_kind() -> None:
+    """The kind is a word for programs; a record of 0.1.0 has none."""
     attempts = (
-        an_attempt(engine="a", why="failover from nowhere"),
-        an_attempt(engine="b", why="because", failover_from="a"),
-        an_attempt(engine="c", why="because", failover_from="b", probe=True),
+        a_failed_attempt(engine="a"),
+        a_failed_attempt(engine="b", failure="timeout", failover_from="a"),
+        a_failed_attempt("The engine's answer is empty.", engine="c", failure="empty"),
+        an_attempt(engine="d", failover_from="c"),
     )
     snapshot = a_snapshot(a_task(), None, an_output("TRY#1", None, attempts=attempts))
 
-    found = [event.detail for event in history(snapshot) if event.name == "engine failed over"]
+    found = [event.detail for event in history(snapshot) if event.name == "attempt.failed"]
 
-    assert found == ["from a to b", "from b, probe to c"]
+    assert found == ["a", "b: timeout", "c: empty"]
+
+
+def test_a_plan_that_waits_again_after_a_retry_says_so(served: Served) -> None:
+    """Its deadline passed while it waited; approved at last, the retries after that do not wait."""
+    use(served, planning(a_plan({"a": ""}), a=[NO, NO, "did a"]))
+    ref = served.submit(mode=Mode.PLAN, profile="General", plan_approval=True, limits=Limits(deadline_s=100))
+    served.work()
+    served.clock.pass_s(100)
+    served.service.sweep()
+    served.service.retry(ref)
+    waiting = [name for name in names(served, ref) if name in ("awaiting_approval", "retried", "failed")]
+    served.service.approve(ref, digest(served.get(ref).outputs[output_key("PLAN")].text or ""), approve=True)
+    served.work()
+    served.service.retry(ref)
+
+    decided = ("awaiting_approval", "approved", "retried", "failed")
+    assert waiting == ["awaiting_approval", "failed", "retried", "awaiting_approval"]
+    assert [name for name in names(served, ref) if name in decided] == [*waiting, "approved", "failed", "retried"]
+
+
+def test_every_event_has_a_name_of_the_vocabulary() -> None:
+    """The list that the API describes is the list that is used."""
+    task = a_task(
+        status=Status.COMPLETED,
+        approval="given",
+        finished_ms=NOW_MS + 9_000,
+        notes=tuple((note.value, 1_000 * n) for n, note in enumerate(Note)),
+    )
+    plan = an_output("PLAN", a_plan({"a": "", "b": ""}), created_ms=NOW_MS)
+    outputs = (plan, an_output("STEP#a"), a_failure("STEP#b"))
+    found = {event.name for event in history(a_snapshot(task, None, *outputs))}
+
+    assert found == set(EVENT_NAMES) - {"cancelled"}
 
 
 def test_a_move_that_a_newer_version_noted_is_left_out() -> None:
     """After a downgrade the rest of the history is still told."""
     task = a_task(notes=((Note.CLAIMED.value, 1_000), ("z", 2_000), (Note.RELEASED.value, 3_000)))
 
-    assert [event.name for event in history(a_snapshot(task))] == ["created", "analysed", "claimed", "released"]
+    assert [event.name for event in history(a_snapshot(task))] == ["accepted", "routed", "claimed", "released"]
 
 
 def test_a_cancel_is_the_callers(served: Served) -> None:
@@ -133,4 +174,4 @@ def test_only_so_much_of_a_long_history_is_kept(served: Served) -> None:
     task = served.get(ref).task
     assert task.fence > MAX_NOTES
     assert len(task.notes) == MAX_NOTES
-    assert told(served, ref)[:2] == ["0 created (caller)", "0 analysed (server)"]
+    assert told(served, ref)[:2] == ["0 accepted (caller)", "0 routed (server)"]

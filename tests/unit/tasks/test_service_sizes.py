@@ -28,7 +28,7 @@ def test_a_result_of_4_mb_is_kept_whole_and_a_larger_one_fails(served: Served, c
     assert served.get(kept).result == character * most
     task = served.get(refused).task
     assert task.status is Status.FAILED
-    assert "4,000,000 of the 4,000,000 of a task are left" in (task.error or "")
+    assert "only 4,000,000 of the task's 4,000,000 are left" in (task.error or "")
     assert (task.receipt.calls, task.receipt.cost_microusd) == (1, 50)
     assert not any(output.text for output in served.get(refused).outputs.values())
 
@@ -40,7 +40,9 @@ def test_a_steps_result_counts_among_all_texts_of_its_task(served: Served) -> No
     served.work()
 
     snapshot = served.get(ref)
-    assert (snapshot.task.error or "").startswith("Step b failed: The answer has 1,000,000 bytes as JSON; 999,")
+    assert (snapshot.task.error or "").startswith(
+        "Step b failed: The answer has 1,000,000 bytes as JSON, but only 999,"
+    )
     assert snapshot.outputs[output_key("STEP#a")].size == 3_000_000
     assert (snapshot.task.receipt.calls, served.queue.depth()) == (3, 0)
 
@@ -50,7 +52,7 @@ def test_a_synthesis_counts_what_the_steps_hold(served: Served) -> None:
     ref = served.submit(mode=Mode.PLAN, profile="General")
     served.work()
 
-    assert (served.get(ref).task.error or "").startswith("The answer has 1,000,000 bytes as JSON; 999,")
+    assert (served.get(ref).task.error or "").startswith("The answer has 1,000,000 bytes as JSON, but only 999,")
 
 
 def test_what_a_review_found_counts_as_text() -> None:

@@ -6,11 +6,12 @@ from fastapi import APIRouter, Response
 
 from llm_server import __version__
 from llm_server.api import views
+from llm_server.api.body import OpenRoute
 from llm_server.api.contract import PREFIX, Caller, Service, answer, keyed_router, problems
 from llm_server.api.schemas import server
 
 router = keyed_router()
-health = APIRouter(prefix=PREFIX, responses=problems(500))
+health = APIRouter(prefix=PREFIX, route_class=OpenRoute, responses=problems(422, 500))
 """What is open to everybody."""
 
 
@@ -34,7 +35,7 @@ async def get_catalog(service: Service) -> Response:
 
 @router.get("/engines", response_model=server.EnginesView, responses=problems(503))
 async def get_engines(service: Service) -> Response:
-    """Show every engine, how it is switched and how it is."""
+    """List the engines that serve, with their switches and their status, as `GET /metrics` lists them."""
     return answer(views.engines(service.engines()))
 
 

@@ -22,13 +22,22 @@ _CREATED: Responses = {
             Preference_Applied="The wait that was granted",
             Idempotent_Replayed="true: another call with this Idempotency-Key made the task",
             Retry_After="Seconds; absent when final",
+            LLM_Server_Demonstration="true: the embedded engine gave the result; no LLM was asked",
         ),
     },
     202: {"headers": header_docs(Location="The task", Retry_After="Seconds until it is worth looking")},
 }
+DEMONSTRATION = {"LLM-Server-Demonstration": "true"}
+"""On answers of a task whose result the embedded engine gave."""
 _CREATED_AGAIN: Responses = {202: _CREATED[202]}
 _READ: Responses = {
-    200: {"headers": header_docs(ETag="This state of the task", Retry_After="Seconds; absent when final")},
+    200: {
+        "headers": header_docs(
+            ETag="This state of the task",
+            Retry_After="Seconds; absent when final",
+            LLM_Server_Demonstration="true: the embedded engine gave the result; no LLM was asked",
+        )
+    },
     304: {"description": "Not changed since the ETag in If-None-Match"},
 }
 
@@ -125,22 +134,19 @@ _DECIDED = problems(400, 404, 409, 413, 415, 422, 503)
 @router.post("/tasks/{task_id}/approve", response_model=tasks.TaskView, responses=_DECIDED)
 async def approve_plan(ref: Ref, said: new_task.PlanDecision, service: Service) -> Response:
     """Let a plan that waits be carried out; the same word again changes nothing."""
-    snapshot = service.approve(ref, said.plan_hash, approve=True)
-    return answer(views.task(snapshot.task, snapshot.result))
+    return _changed(service.approve(ref, said.plan_hash, approve=True))
 
 
 @router.post("/tasks/{task_id}/reject", response_model=tasks.TaskView, responses=_DECIDED)
 async def reject_plan(ref: Ref, said: new_task.PlanDecision, service: Service) -> Response:
     """Cancel a task whose plan waits; the same word again changes nothing."""
-    snapshot = service.approve(ref, said.plan_hash, approve=False)
-    return answer(views.task(snapshot.task, snapshot.result))
+    return _changed(service.approve(ref, said.plan_hash, approve=False))
 
 
 @router.post("/tasks/{task_id}/cancel", response_model=tasks.TaskView, responses=problems(404, 409, 422, 503))
 async def cancel_task(ref: Ref, service: Service) -> Response:
     """End a task that is not final; cancelled again, nothing changes."""
-    snapshot = service.cancel(ref)
-    return answer(views.task(snapshot.task, snapshot.result))
+    return _changed(service.cancel(ref))
 
 
 @router.post(
@@ -163,6 +169,12 @@ async def delete_task(ref: Ref, service: Service) -> Response:
     return Response(status_code=204)
 
 
+def _changed(snapshot: Snapshot) -> Response:
+    """The task after a caller's decision, which may be final already."""
+    headers = DEMONSTRATION if snapshot.task.demonstration else None
+    return answer(views.task(snapshot.task, snapshot.result), headers=headers)
+
+
 def _accepted(accepted: Accepted, ended: Snapshot | None, wait_s: int) -> Response:
     """202, or 200 for what is final and for what was accepted before."""
     task, result = (ended.task, ended.result) if ended else (accepted.task, accepted.result)
@@ -171,6 +183,8 @@ def _accepted(accepted: Accepted, ended: Snapshot | None, wait_s: int) -> Respon
         headers["Preference-Applied"] = f"wait={wait_s}"
     if not task.status.is_final:
         headers["Retry-After"] = "1"
+    if task.demonstration:
+        headers |= DEMONSTRATION
     if accepted.replayed:
         headers["Idempotent-Replayed"] = "true"
     return answer(views.task(task, result), 200 if ended or accepted.replayed else 202, headers)
@@ -180,6 +194,8 @@ def _freshness(snapshot: Snapshot, now_ms: int) -> dict[str, str]:
     headers = {"ETag": f'"{snapshot.task.rev}"', "Cache-Control": "private, no-cache"}
     if not snapshot.task.status.is_final:
         headers["Retry-After"] = str(waiting.retry_after_s(snapshot.task, now_ms))
+    if snapshot.task.demonstration:
+        headers |= DEMONSTRATION
     return headers
 
 

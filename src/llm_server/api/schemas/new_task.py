@@ -8,7 +8,7 @@ from pydantic import BeforeValidator, Field, StringConstraints
 
 from llm_server.api.schemas.base import Strict, whole
 from llm_server.orchestration.domain.snapshot import Limits
-from llm_server.orchestration.domain.status import Mode
+from llm_server.orchestration.domain.status import Mode, known_spelling
 from llm_server.orchestration.tasks import new_task
 
 MAX_METADATA = 16
@@ -35,6 +35,11 @@ class NewLimits(Strict):
     max_output_tokens: OutputTokens | None = Field(default=None, description="For each engine call.")
 
 
+def _mode(value: object) -> object:
+    """Spell a mode as it is known; anything else is left to the validation."""
+    return known_spelling(value, Mode) if isinstance(value, str) else value
+
+
 class NewTask(Strict):
     """A prompt and, if the caller likes, how it is to be done."""
 
@@ -50,7 +55,9 @@ class NewTask(Strict):
         "General when it is not sure.",
     )
     role: str | None = Field(default=None, description="Default: the analysis chooses; Chat-Agent when it is not sure.")
-    mode: Literal["Chat", "Agent", "Plan"] | None = Field(default=None, description="Default: the analysis chooses.")
+    mode: Annotated[Literal["Chat", "Agent", "Plan"] | None, BeforeValidator(_mode)] = Field(
+        default=None, description="Default: the analysis chooses. Upper and lower case are the same."
+    )
     engine: str | None = Field(default=None, description="A configured engine; it alone is asked.")
     limits: NewLimits = Field(default_factory=NewLimits)
     metadata: dict[MetadataKey, MetadataValue] = Field(

@@ -23,7 +23,9 @@ class MetricsView(Strict):
     total_requests: int
     active_tasks: int
     queue_length: int
-    success_rate: float | None
+    success_rate: float | None = Field(
+        description="Percentage of Completed tasks among the Completed and Failed ones; demonstrations are Completed."
+    )
     api_costs: float | None
 
 
@@ -79,7 +81,7 @@ class EngineNowView(EngineView):
 
 
 class EnginesView(Strict):
-    """Every configured engine."""
+    """The engines that serve; the embedded engine is left out while another engine is configured."""
 
     engines: dict[str, EngineNowView]
 

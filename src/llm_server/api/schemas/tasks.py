@@ -9,6 +9,7 @@ from pydantic import Field
 from llm_server.api.schemas.base import Strict
 from llm_server.api.schemas.new_task import NewLimits
 from llm_server.orchestration.domain.status import Status
+from llm_server.orchestration.tasks.events import EVENT_NAMES
 
 
 class TaskView(Strict):
@@ -120,22 +121,7 @@ class TaskSummary(Strict):
 class EventView(Strict):
     """One thing that happened to a task; `detail` may be empty."""
 
-    event: Literal[
-        "created",
-        "analysed",
-        "claimed",
-        "released",
-        "waiting",
-        "planned",
-        "approved",
-        "step finished",
-        "step failed",
-        "engine failed over",
-        "retried",
-        "completed",
-        "failed",
-        "cancelled",
-    ]
+    event: str = Field(description=f"Known are {', '.join(EVENT_NAMES)}; others can be added.", examples=["claimed"])
     at: str
     actor: Literal["caller", "server", "worker", "sweep"]
     detail: str
@@ -149,8 +135,11 @@ class TaskDetail(TaskSummary, TaskView):
     complexity: float
     reasons: list[str]
     plan: PlanView | None
+    demonstration: bool = Field(description="Whether the embedded engine gave the answer: no LLM was asked.")
     attempts: list[AttemptView]
-    events: list[EventView] = Field(description="Oldest first; of claims, releases and waits the last 6 are known.")
+    events: list[EventView] = Field(
+        description="Oldest first. Of claims, releases, waits, approvals and retries the last 6 are known."
+    )
     limits: NewLimits
     metadata: dict[str, str]
 

@@ -75,7 +75,8 @@ class KeyCreation:
         else:
             bound = self._store.bind_idempotency_key(namespace, idempotency_key, binding, now_ms=now_ms)
         if bound.body_hash != binding.body_hash:
-            raise InvalidInput(HEADER, f"This {HEADER} was sent with another body within the last 24 hours.")
+            message = f"This {HEADER} was sent with another body within the last 24 hours."
+            raise InvalidInput(HEADER, message, code="idempotency_key_reused")
         return bound
 
     def _replayed(self, key_id: str) -> CreatedKey:

@@ -11,10 +11,12 @@ from llm_server.orchestration.domain import api_key
 from llm_server.orchestration.domain.api_key import Account, Caller, Key, KeyChanges, KeyLimits, KeyUse, NewKey, Payer
 from llm_server.orchestration.domain.counters import day_of
 from llm_server.orchestration.domain.errors import (
+    DailyBudgetReserved,
+    DailyBudgetSpent,
     InvalidInput,
     KeyConflict,
     KeyNotFound,
-    QuotaExceeded,
+    TooManyRequests,
     Unauthenticated,
 )
 from llm_server.orchestration.domain.ports import Clock, KeyStore
@@ -105,7 +107,7 @@ class Keyring:
 
         def changed(key: Key) -> Key:
             if key.revoked_ms is not None:
-                raise KeyConflict("The key is revoked; a revoked key cannot be changed.")
+                raise KeyConflict("The key is revoked; a revoked key cannot be changed.", code="key_revoked")
             return key.changed(changes)
 
         return self._changed(key_id, changed)
@@ -123,7 +125,9 @@ class Keyring:
 
         def rotated(key: Key) -> Key:
             if not key.is_valid(self._clock()):
-                raise KeyConflict(f"The key {'has expired' if key.revoked_ms is None else 'is revoked'}.")
+                if key.revoked_ms is None:
+                    raise KeyConflict("The key has expired.", code="key_expired")
+                raise KeyConflict("The key is revoked.", code="key_revoked")
             return replace(key, digest=tokens.digest_of(secret))
 
         return self._changed(key_id, rotated), tokens.format_token(key_id, secret)
@@ -167,7 +171,7 @@ class Keyring:
         """Count one request in this minute. Returns None if the key does not limit them.
 
         Raises:
-            QuotaExceeded: the requests of this minute are used up.
+            TooManyRequests: the requests of this minute are used up.
         """
         most = payer.limits.requests_per_minute
         if most is None:
@@ -176,18 +180,15 @@ class Keyring:
         reset_s = -(-(MINUTE_MS - now_ms % MINUTE_MS) // 1000)
         left = self._store.count_request(payer.key_id, now_ms // MINUTE_MS, most=most)
         if left is None:
-            raise QuotaExceeded(
-                f"The key allows {most} requests a minute, and they are used up.",
-                retry_after_s=reset_s,
-                requests=most,
-            )
+            raise TooManyRequests(most, retry_after_s=reset_s)
         return RequestsLeft(most=most, left=left, reset_s=reset_s)
 
     def check_spending(self, payer: Payer | None) -> None:
         """Check that a key may take on new work today.
 
         Raises:
-            QuotaExceeded: its `usd_per_day` is spent, or the rest of it is reserved for calls under way.
+            DailyBudgetSpent: its `usd_per_day` is spent until the next UTC day.
+            DailyBudgetReserved: the rest of its `usd_per_day` is reserved for calls that have not ended.
         """
         most = payer.limits.microusd_per_day if payer else None
         if payer is None or most is None:
@@ -196,10 +197,9 @@ class Keyring:
         if used.charged_microusd < most:
             return
         if used.charged_microusd - used.under_way_microusd < most:
-            detail = f"What is left of the key's usd_per_day of {usd(most)} is set aside for calls under way."
-            raise QuotaExceeded(detail, retry_after_s=SETTLES_S)
+            raise DailyBudgetReserved(usd(most), retry_after_s=SETTLES_S)
         reset_s = -(-(DAY_MS - self._clock() % DAY_MS) // 1000)
-        raise QuotaExceeded(f"The key's usd_per_day of {usd(most)} is used up for this UTC day.", retry_after_s=reset_s)
+        raise DailyBudgetSpent(usd(most), retry_after_s=reset_s)
 
     def use(self, payer: Payer) -> KeyUse:
         """Return what was charged to a key on this UTC day, and its tasks in flight."""
@@ -233,7 +233,7 @@ class Keyring:
                     return after
             finally:
                 self._known.pop(key_id, None)
-        raise KeyConflict("The key is being changed by other calls; try again.")
+        raise KeyConflict("The key is being changed by other calls; try again.", code="key_changing")
 
     def _admits(self, key: Key, secret: str) -> bool:
         return tokens.is_secret_of(key, secret) and key.is_valid(self._clock())

@@ -9,7 +9,7 @@ from llm_server.orchestration.dispatch.terms import CallTerms
 from llm_server.orchestration.domain.catalog import EngineSpec
 from llm_server.orchestration.domain.engine_call import Completion
 from llm_server.orchestration.domain.errors import EngineUnavailable, PromptRefused, TaskCancelled
-from llm_server.orchestration.domain.receipt import Attempt
+from llm_server.orchestration.domain.receipt import Attempt, FailureKind
 
 EMPTY_ANSWER = "The engine's answer is empty."
 
@@ -29,6 +29,7 @@ def start(
         why=_why(spec, terms, after, probe=probe),
         failover_from=after.engine if after and not after.fault else None,
         probe=probe,
+        demonstration=spec.kind == "embedded",
         purpose=terms.purpose,
         started_ms=started_ms,
         duration_ms=0,
@@ -54,15 +55,27 @@ def finish(
             usage_estimated=answer.usage_estimated,
             truncated=answer.truncated,
             error=None if answer.text.strip() else EMPTY_ANSWER,
+            failure=None if answer.text.strip() else "empty",
         )
     else:
         may_cost_more = answer.may_be_billed
-        attempt = replace(attempt, duration_ms=took_ms, error=str(answer))
+        attempt = replace(attempt, duration_ms=took_ms, error=str(answer), failure=_kind(answer))
         if isinstance(answer, PromptRefused):
             attempt = replace(attempt, tokens_in=answer.tokens_in, tokens_out=answer.tokens_out)
     cost = price(attempt.tokens_in, attempt.tokens_out) if attempt.tokens_in or attempt.tokens_out else 0
     withheld = max(0, reserved_microusd - (cost or 0)) if may_cost_more else 0
     return replace(attempt, cost_microusd=cost, withheld_microusd=withheld)
+
+
+def _kind(failure: EngineFailure) -> FailureKind:
+    """The kind of a failure as a word, for the history."""
+    match failure:
+        case EngineUnavailable():
+            return failure.kind
+        case PromptRefused():
+            return "refused"
+        case TaskCancelled():
+            return "cancelled"
 
 
 def _why(spec: EngineSpec, terms: CallTerms, after: Attempt | None, *, probe: bool) -> str:

@@ -61,15 +61,15 @@ class Fleet:
 
     def switch(self, engine: str, changes: Mapping[SwitchName, bool | None]) -> EngineNow:
         """Change an engine's switches for all processes; running calls go on. Raises as `EngineStates.switch` does."""
-        return self.now(self._states.switch(engine, changes))[engine]
+        return self._now(self._configured, self._states.switch(engine, changes))[engine]
 
     def now(self, records: EngineRecords) -> dict[str, EngineNow]:
-        """Return every configured engine with the stored switches and its status."""
-        return self._now(self._configured, records)
+        """Return the engines that serve, as `records` describe them."""
+        return self._now(self.serving(), records)
 
     def status(self, records: EngineRecords) -> dict[str, str]:
-        """Return the status of each engine for `GET /metrics`: online, cooling, disabled, locked or offline."""
-        return {name: engine.status for name, engine in self._now(self.serving(), records).items()}
+        """Return the status of each engine that serves: online, cooling, disabled, locked or offline."""
+        return {name: engine.status for name, engine in self.now(records).items()}
 
     def _usable(self, only: str | None) -> list[str]:
         """Return the engines that are switched on and have credentials, whether they rest or not."""

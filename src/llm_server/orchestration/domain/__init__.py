@@ -1,1 +1,1 @@
-"""The records, their transitions, the ports and the errors that every other room uses. Adapters see only this."""
+"""Records, their transitions, ports and errors, which every other room uses; adapters import only this room."""

@@ -1,4 +1,4 @@
-"""How those who work on a task hear that its caller has cancelled it."""
+"""How the work on a task learns that its caller has cancelled the task."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from contextlib import contextmanager
 from llm_server.orchestration.domain.errors import TaskCancelled
 
 LOOK_MS = 5_000
-"""How old what is known of a task may be when the next engine call begins."""
+"""How old the last sign that a task goes on may be when the next engine call begins."""
 
 
 class Cancellation:
-    """One claim's ear; may be told and asked by any thread.
+    """Says whether the task of one claim was cancelled. Any thread may use it.
 
-    `look` asks the store whether the task has ended. That costs a call, so it is done only before an engine call, and
-    only when neither a save nor a look told within the last 5 s that the task goes on: a claim's first call needs none.
-    What follows a call that failed or did not do is asked for again: that call took its time.
+    `look` asks the store whether the task has ended. That costs a read, so it happens only before an engine call, and
+    only if no save and no other look has shown within the last 5 s that the task goes on. The first call of a claim
+    needs no look. A call that follows a failed or faulty one always looks (`anew`), because that one took time.
     """
 
     def __init__(self, look: Callable[[], bool] = lambda: False, clock: Callable[[], int] = lambda: 0) -> None:
@@ -33,7 +33,7 @@ class Cancellation:
         return self._told
 
     def tell(self) -> None:
-        """Break off what is under way, and let nothing new begin; told again, it does nothing."""
+        """Abort the calls in progress and let no new one begin. Calling this again has no further effect."""
         with self._lock:
             if self._told:
                 return
@@ -42,11 +42,11 @@ class Cancellation:
                 break_off()
 
     def goes_on(self) -> None:
-        """Note that the task was seen to be the claim's own just now."""
+        """Note that the task still belonged to the claim just now."""
         self._known_ms = self._clock()
 
     def check(self, *, anew: bool = False) -> None:
-        """Raise TaskCancelled when the task has been cancelled, as far as is known or, `anew`, as a look now tells."""
+        """Raise TaskCancelled if the task was cancelled. `anew`: ask the store even if the last look is recent."""
         is_known = 0 <= self._clock() - self._known_ms <= LOOK_MS  # the clock may have been set back
         if not self._told and (anew or not is_known):
             if self._look():
@@ -57,7 +57,10 @@ class Cancellation:
 
     @contextmanager
     def breaking_off(self, break_off: Callable[[], None]) -> Iterator[None]:
-        """Inside, `break_off` is called at most once, by whoever tells; it must return at once and not raise."""
+        """Call `break_off` if the task is cancelled while the block runs: at most once, from any thread.
+
+        `break_off` must return at once and must not raise.
+        """
         token = object()
         with self._lock:
             if self._told:

@@ -1,4 +1,4 @@
-"""Profiles, roles and engines as data: what a catalogue is made of."""
+"""The catalogue: the configured profiles, roles, engines and models."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from typing import Annotated, Literal
 import msgspec
 
 from llm_server.orchestration.domain.errors import UnknownName
+from llm_server.orchestration.domain.status import known_spelling
 
 Tier = Literal["fast", "strong"]
 EngineKind = Literal["openai", "anthropic", "bedrock", "llamacpp", "embedded"]
-"""How an engine is reached: each kind has an adapter."""
+"""How an engine is called. Each kind has an adapter."""
 REQUIRED_FIELDS: Mapping[EngineKind, tuple[Literal["model", "base_url"], ...]] = {
     "openai": ("model", "base_url"),
     "anthropic": ("model", "base_url"),
@@ -19,23 +20,23 @@ REQUIRED_FIELDS: Mapping[EngineKind, tuple[Literal["model", "base_url"], ...]] =
     "llamacpp": ("model",),
     "embedded": (),
 }
-"""The fields of an EngineSpec that may be empty in general, but not for this kind."""
+"""The fields of an EngineSpec that a kind needs, though other kinds may leave them empty."""
 Positive = Annotated[int, msgspec.Meta(gt=0)]
 Price = Annotated[float, msgspec.Meta(ge=0, le=1_000_000)]
 KeyReference = Annotated[
     str,
     msgspec.Meta(
         pattern=r"^(env|ssm|secretsmanager):.+$",
-        description="env:NAME, ssm:NAME or secretsmanager:NAME; the key itself belongs there, not here",
+        description="env:NAME, ssm:NAME or secretsmanager:NAME; the key itself is kept there, not in this file",
     ),
 ]
 
 
 class Defaults(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Figures that hold unless an engine or role says otherwise.
+    """Settings that apply unless an engine or role has its own.
 
-    `strong_share` is the share of tasks, the most complex ones, whose calls go to the strong tier; without it role and
-    complexity decide. `answer_gate`: whether a faulty answer of a cheap engine is asked for again of a strong one.
+    `strong_share` is the share of tasks (0 to 1), the most complex ones, whose calls go to the strong tier. Without it,
+    role and complexity decide. `answer_gate`: whether a strong engine is asked when a cheap one's answer has a fault.
     """
 
     timeout_s: Positive
@@ -50,9 +51,9 @@ class Defaults(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
 
 class Role(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Who does a task: a system prompt and how its engine is to be called.
+    """Who does a task: a system prompt and the settings of its engine calls.
 
-    What a `reviewed` role does as a step is judged, in plans of a profile that names who judges.
+    The plan steps of a `reviewed` role are judged, if the profile names a role that judges.
     """
 
     profiles: tuple[str, ...]
@@ -65,7 +66,10 @@ class Role(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
 
 class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A field of work: the roles that name it, the one to fall back to, and who judges and repairs steps, if any do."""
+    """A field of work: its default role, and the roles that judge and repair plan steps, if it has them.
+
+    A profile's roles are those that name it in their `profiles`.
+    """
 
     purpose: str
     default_role: str
@@ -74,7 +78,7 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
 
 class EnginePrice(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """USD for a million tokens; for models the price library does not know."""
+    """USD for a million tokens, for models that the price library does not know."""
 
     input: Price
     output: Price
@@ -84,9 +88,9 @@ class EngineSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     """An engine as configured.
 
     `api_key` is a reference: `env:NAME`, `ssm:NAME` (an SSM SecureString) or `secretsmanager:NAME`.
-    `source` decides about money: calls to a `local` engine cost nothing. `max_tokens_field` and `send_temperature` are
-    for servers that refuse the usual field names (OpenAI's reasoning models). The `model` of kind `llamacpp` is a GGUF
-    file or a name from the catalogue's models; `context` is how many tokens its prompt and answer may have together.
+    Calls to an engine whose `source` is `local` cost nothing. `max_tokens_field` and `send_temperature` are for servers
+    that refuse the usual fields (OpenAI's reasoning models). The `model` of kind `llamacpp` is a GGUF file or a name
+    from the catalogue's models; `context` is how many tokens its prompt and answer may have together.
     """
 
     kind: EngineKind
@@ -109,7 +113,7 @@ class EngineSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
 
 class LocalModel(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A GGUF file that `llm-server models pull` fetches; `context` is what its engine gets unless it says otherwise."""
+    """A GGUF file that `llm-server models pull` downloads; `context` is the default for engines that use it."""
 
     url: str
     sha256: Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}$", description="64 hexadecimal digits in lower case")]
@@ -119,7 +123,7 @@ class LocalModel(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
 
 class Catalog(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Everything that is configured."""
+    """The whole configuration of roles, profiles, engines and models."""
 
     defaults: Defaults
     profiles: dict[str, Profile]
@@ -128,30 +132,36 @@ class Catalog(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     models: dict[str, LocalModel] = {}
 
     def role(self, name: str) -> Role:
-        """Raises UnknownName."""
+        """Return a role by its exact name. Raises UnknownName."""
         if name not in self.roles:
             raise UnknownName("role", name, self.roles)
         return self.roles[name]
 
+    def role_name(self, name: str) -> str:
+        """Return a role's name as it is configured; `name` may be in upper or lower case. Raises UnknownName."""
+        spelled = known_spelling(name, self.roles)
+        self.role(spelled)
+        return spelled
+
     def profile(self, name: str) -> Profile:
-        """Raises UnknownName."""
+        """Return a profile by its exact name. Raises UnknownName."""
         if name not in self.profiles:
             raise UnknownName("profile", name, self.profiles)
         return self.profiles[name]
 
     def roles_of(self, profile: str) -> list[str]:
-        """The names of a profile's roles, in the order of the file."""
+        """Return the names of a profile's roles, in the order of the file."""
         return [name for name, role in self.roles.items() if profile in role.profiles]
 
     def step_roles(self) -> list[str]:
-        """Who may do a step of a plan: everybody but the planner, who would only plan again."""
+        """Return the roles that may do a step of a plan: all but the planner, which would only plan again."""
         return [name for name in self.roles if name != self.defaults.planner]
 
     def profile_of(self, role: str) -> str:
-        """The profile a role is shown under when the caller named none: the default one if it has the role."""
+        """Return the profile for a role if the caller chose none: the default profile if it has the role."""
         profiles = self.role(role).profiles
         return self.defaults.profile if self.defaults.profile in profiles else profiles[0]
 
     def timeout_s(self, engine: str) -> int:
-        """The longest one call to this engine may take, in seconds."""
+        """Return the time limit of one call to an engine, in seconds."""
         return self.engines[engine].timeout_s or self.defaults.timeout_s

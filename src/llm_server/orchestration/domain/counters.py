@@ -1,4 +1,4 @@
-"""Counters that change in the task's own transaction, and the figures read from them."""
+"""Counters that change in the task's own transaction, and the metrics that are computed from them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from llm_server.orchestration.domain.task import Task
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Counters:
-    """Totals since the store was made and two gauges (`queued`, `active`); also the change of them by one write."""
+    """Totals since the store was created, and two gauges (`queued`, `active`); also the change by one write."""
 
     total: int = 0
     queued: int = 0
@@ -34,12 +34,12 @@ class Counters:
         return Counters(**{f.name: getattr(self, f.name) + getattr(other, f.name) for f in fields(self)})
 
     def nonzero(self) -> dict[str, int]:
-        """The figures that are not 0, by name."""
+        """Return the counters that are not 0, by name."""
         return {f.name: value for f in fields(self) if (value := getattr(self, f.name))}
 
 
 def change(before: Task | None, after: Task) -> Counters:
-    """What a task's step from one state to the next does to the counters; None before it was accepted."""
+    """Return what a task's transition changes in the counters. `before` is None for a new task."""
     totals = {f.name: getattr(after.receipt, f.name) for f in fields(Receipt)}
     gauges = _gauges(after, 1)
     if before is None:
@@ -51,14 +51,16 @@ def change(before: Task | None, after: Task) -> Counters:
 
 
 def in_flight_change(before: Task | None, after: Task) -> int:
-    """What a task's step does to the tasks in flight of the key it is counted for; 0 where nobody counts."""
+    """Return the change of the tasks in flight of the task's key: -1, 0 or 1 (0 if the key does not limit them)."""
     if not after.counted_for:
         return 0
-    return (not after.status.is_final) - (before is not None and not before.status.is_final)
+    was_open = before is not None and not before.status.is_final
+    is_open = not after.status.is_final
+    return int(is_open) - int(was_open)
 
 
 def day_of(now_ms: int) -> str:
-    """The UTC day of a Unix time in milliseconds, as YYYY-MM-DD."""
+    """Return the UTC day of a Unix time in milliseconds, as YYYY-MM-DD."""
     return datetime.fromtimestamp(now_ms / 1000, UTC).strftime("%Y-%m-%d")
 
 
@@ -73,10 +75,11 @@ def _gauges(task: Task, sign: int) -> dict[str, int]:
 
 
 def summarise(counters: Counters, llm_status: Mapping[str, str]) -> dict[str, object]:
-    """The nine figures of `GET /metrics`.
+    """Return the nine fields of `GET /metrics`.
 
-    Speeds and response times are over the calls that were answered. `success_rate` is a percentage of the tasks that
-    Completed or Failed. `api_costs` is USD; null while nothing but unpriced calls were made.
+    Speeds and response times are those of answered calls. `success_rate` is the percentage of Completed tasks among the
+    Completed and Failed ones; answers of the embedded engine count as Completed. `api_costs` is in USD, and null if
+    every call to an API was unpriced.
     """
     finished = counters.completed + counters.failed
     all_unpriced = counters.api_calls > 0 and counters.unpriced_calls == counters.api_calls

@@ -1,4 +1,4 @@
-"""One call of an engine, its completion, and the port that every engine's adapter has."""
+"""One call of an engine, its completion, and the port that every engine adapter implements."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from llm_server.orchestration.domain.catalog import EngineSpec
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AnswerSchema:
-    """A JSON schema the answer must follow; `name` says what is asked for."""
+    """A JSON schema that the answer must follow. `name` says what is asked for."""
 
     name: Literal["plan", "verdict"]
     schema: Mapping[str, Any]
@@ -20,7 +20,7 @@ class AnswerSchema:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineCall:
-    """One prompt for an engine. `max_output_tokens` is the most it may answer with."""
+    """One prompt for an engine, and how many tokens it may answer with at most."""
 
     system: str
     prompt: str
@@ -32,7 +32,11 @@ class EngineCall:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Completion:
-    """An engine's answer; token counts it did not report are estimated and marked. `truncated`: the limit cut it."""
+    """An engine's answer.
+
+    `usage_estimated`: the engine did not report its token counts, so they are estimated.
+    `truncated`: the answer was cut at its limit.
+    """
 
     text: str
     tokens_in: int
@@ -42,18 +46,18 @@ class Completion:
 
 
 class Engine(Protocol):
-    """Something that answers prompts."""
+    """Answers prompts."""
 
     def complete(self, call: EngineCall, *, timeout_s: float) -> Completion:
-        """Answer one prompt within `timeout_s` seconds; never retries by itself.
+        """Answer one prompt within `timeout_s` seconds, without retries.
 
         Raises:
             EngineUnavailable: another engine may answer.
-            PromptRefused: no engine will.
-            TaskCancelled: the call's `cancellation` was told; the call is broken off as far as its wire allows.
+            PromptRefused: no engine will answer this prompt.
+            TaskCancelled: the task was cancelled; the call was aborted, if its protocol allows that.
         """
         ...
 
 
 Pricer = Callable[[EngineSpec, int, int], int | None]
-"""(engine, tokens in, tokens out) -> micro-USD, rounded up; None when nobody knows the model's price."""
+"""(engine, tokens in, tokens out) -> micro-USD, rounded up; None if the model's price is unknown."""

@@ -1,4 +1,4 @@
-"""What is stored of the engines: how each is, and how it was switched while the server ran."""
+"""The stored records of the engines: their health, and how they were switched while the server ran."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from llm_server.orchestration.domain.catalog import EngineSpec
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineState:
-    """What the workers know of an engine; an engine without a record is well.
+    """The health of an engine. An engine without a record is healthy.
 
-    It rests until `rest_until_ms`, after `failures` in a row; then one worker alone probes it with a real task, whose
-    claim to that ends at `probe_until_ms`. `offline`: it could not be reached, or refused our credentials, and has not
-    answered since.
+    After `failures` in a row the engine rests until `rest_until_ms`. Then one worker at a time probes it with a real
+    task; that worker's turn ends at `probe_until_ms`. `offline`: the engine could not be reached or refused the
+    credentials, and has not answered since. `reason` says what failed.
     """
 
     failures: int = 0
@@ -32,17 +32,17 @@ SwitchName = Literal["toggle", "locked"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineSwitch:
-    """What was said of an engine while the server ran; None leaves it to the configuration."""
+    """How an engine was switched while the server ran. None means: as configured."""
 
     toggle: bool | None = None
     locked: bool | None = None
 
     def changed(self, changes: Mapping[SwitchName, bool | None]) -> EngineSwitch:
-        """What `changes` does not name stays."""
+        """Return the switch after `changes`; what they do not name stays."""
         return EngineSwitch(toggle=changes.get("toggle", self.toggle), locked=changes.get("locked", self.locked))
 
     def over(self, spec: EngineSpec) -> EngineSpec:
-        """The engine as it is switched now."""
+        """Return the engine as it is switched now."""
         toggle = spec.toggle if self.toggle is None else self.toggle
         locked = spec.locked if self.locked is None else self.locked
         return msgspec.structs.replace(spec, toggle=toggle, locked=locked)
@@ -50,7 +50,7 @@ class EngineSwitch:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineRecords:
-    """What is stored of the engines. One without a record is well, and switched as it is configured."""
+    """The stored records of all engines. An engine without a record is healthy and switched as configured."""
 
     states: Mapping[str, EngineState] = field(default_factory=dict)
     switches: Mapping[str, EngineSwitch] = field(default_factory=dict)
@@ -59,5 +59,5 @@ class EngineRecords:
         return self.states.get(engine, EngineState())
 
     def over(self, specs: Mapping[str, EngineSpec]) -> dict[str, EngineSpec]:
-        """Configured engines as they are switched now."""
+        """Return the configured engines as they are switched now."""
         return {n: self.switches[n].over(spec) if n in self.switches else spec for n, spec in specs.items()}

@@ -1,69 +1,95 @@
-"""Every failure the server knows, by what the caller can do about it.
+"""Every failure that the server knows, by what the caller can do about it.
 
 LLMServerError
-├── InvalidInput          change the input; `field` names where
+├── InvalidInput          change the input; `field` names the part that is wrong
 │   └── UnknownName       use one of the known names
 ├── Unauthenticated       send a key that this server knows
 ├── ScopeMissing          use a key that has the scope
 ├── KeyNotFound           check the key's id
-├── KeyConflict           read the key again: it is revoked or expired, or others are changing it
-├── QuotaExceeded         come again: a limit of the caller's key is used up; `retry_after_s`
-│   └── TooManyInFlight   wait for one of the tasks to end
+├── KeyConflict           read the key again: it is revoked or expired, or other calls are changing it
+├── QuotaExceeded         wait `retry_after_s` seconds: a limit of the caller's key is used up
+│   ├── TooManyRequests   wait for the next minute
+│   ├── TooManyInFlight   wait for one of the tasks to end
+│   ├── DailyBudgetSpent  wait for the next UTC day
+│   └── DailyBudgetReserved  wait for the key's running calls to end
 ├── TaskNotFound          check the id
 ├── EngineNotFound        use one of the known names
-├── StateConflict         read the task again: its state does not allow what was asked
-│   └── ApprovalConflict  there is nothing to approve, or another plan
+├── StateConflict         read the task again: its state does not allow the call
+│   └── ApprovalConflict  read the plan again: it cannot be decided on as asked
 ├── IllegalTransition     a bug: a task was asked to leave a final state
-├── NotClaimable          a worker: acknowledge the message, nothing to do
-│   ├── TaskUnapproved    its plan waits for its caller's word
+├── NotClaimable          a worker: acknowledge the message, there is no work to do
+│   ├── TaskUnapproved    the task's plan waits for approval
 │   ├── TaskBusy          another worker's lease has not ended
 │   └── TaskFinished      the task is final
-├── TaskLost              a worker: stop, somebody else has changed the task since
-├── TaskCancelled         a worker: stop, the task's caller wants it no more
+├── TaskLost              a worker: stop, another writer has changed the task
+├── TaskCancelled         a worker: stop, the task was cancelled
 ├── EngineUnavailable     another engine may answer, or this one later
 ├── PromptRefused         no engine will answer this prompt
 ├── LimitReached          a limit of the task, or of its key, forbids the next call
-│   └── MoneySetAside     the same call may fit when others of the key have ended
-├── OutOfTime             the worker's time is over; the rest is for the next delivery
+│   └── MoneySetAside     the same call may fit when other calls of the key have ended
+├── OutOfTime             the worker's time is over; the next delivery does the rest
 ├── DownloadFailed        a model file was not fetched; the message says whether to try again
 ├── RecordUnreadable      leave the record alone: a newer version wrote it, or it is damaged
 ├── StorageUnavailable    the store or the queue cannot be reached; try again
-│   └── StorageMisconfigured  its operator: mend what `cause` says; trying again never helps
-└── ConfigurationError    fix the setting or the configuration file it names
+│   └── StorageMisconfigured  the operator has to fix what `cause` says
+└── ConfigurationError    fix the setting or the configuration file that the message names
+
+A class whose errors leave over HTTP has a `code`: a word that never changes, which programs may compare. Where one
+class has several causes, each cause has a code of its own. docs/api.md describes them all.
 """
 
 from collections.abc import Collection
-from typing import Literal
+from typing import ClassVar, Literal
+
+InputCode = Literal[
+    "invalid_input",
+    "unknown_name",
+    "unknown_parameter",
+    "repeated_parameter",
+    "engine_not_usable",
+    "idempotency_key_reused",
+]
+ConflictCode = Literal[
+    "task_final", "task_not_failed", "task_in_progress", "task_changing", "idempotency_key_task_deleted"
+]
+ApprovalCode = Literal["no_plan_awaiting_approval", "plan_changed", "plan_already_decided", "deadline_passed"]
+KeyConflictCode = Literal["key_revoked", "key_expired", "key_changing"]
+EngineFailureKind = Literal["busy", "timeout", "unreachable", "credentials", "garbage"]
 
 
 class LLMServerError(Exception):
-    """Base of every error here; the message is one sentence fit to be shown to a caller."""
+    """The base of every error here. The message is one sentence that may be shown to a caller."""
 
 
 class InvalidInput(LLMServerError):
     """The caller can fix the field that is named."""
 
-    def __init__(self, field: str, message: str) -> None:
+    def __init__(self, field: str, message: str, *, code: InputCode = "invalid_input") -> None:
         super().__init__(message)
         self.field = field
+        self.code = code
 
 
 class UnknownName(InvalidInput):
     """The caller named a profile, role or engine that is not configured."""
 
     def __init__(self, field: str, name: str, known: Collection[str]) -> None:
-        super().__init__(field, _unknown(field, name, known))
+        super().__init__(field, _unknown(field, name, known), code="unknown_name")
 
 
 class Unauthenticated(LLMServerError):
     """The call has no key, or one that is unknown, wrong, revoked or expired; the message is the same for all."""
+
+    code: ClassVar = "unauthenticated"
 
     def __init__(self) -> None:
         super().__init__("A valid API key is needed: send it as Authorization: Bearer llms_..., or as X-Api-Key.")
 
 
 class ScopeMissing(LLMServerError):
-    """The key is good, but not for this."""
+    """The key is valid, but does not have the scope that the call needs."""
+
+    code: ClassVar = "scope_missing"
 
     def __init__(self, scope: str) -> None:
         super().__init__(f"The key lacks the scope {scope}, which this call needs.")
@@ -72,67 +98,114 @@ class ScopeMissing(LLMServerError):
 class KeyNotFound(LLMServerError):
     """No key has this id."""
 
+    code: ClassVar = "key_not_found"
+
     def __init__(self) -> None:
         super().__init__("No key has this id.")
 
 
 class KeyConflict(LLMServerError):
-    """The key's state does not allow the change: it is revoked or expired, or others are changing it."""
+    """The key's state does not allow the change: it is revoked or expired, or other calls are changing it."""
+
+    def __init__(self, message: str, *, code: KeyConflictCode) -> None:
+        super().__init__(message)
+        self.code = code
 
 
 class QuotaExceeded(LLMServerError):
-    """A limit of the caller's key is used up; the same call may succeed in `retry_after_s` seconds.
+    """A limit of the caller's key is used up. The same call may succeed in `retry_after_s` seconds."""
 
-    `requests`: how many of them the key allows in a minute, where that is the limit.
-    """
+    code: ClassVar[str]
 
-    def __init__(self, message: str, *, retry_after_s: int, requests: int | None = None) -> None:
+    def __init__(self, message: str, *, retry_after_s: int) -> None:
         super().__init__(message)
         self.retry_after_s = retry_after_s
-        self.requests = requests
+
+
+class TooManyRequests(QuotaExceeded):
+    """The key's requests of this minute are used up; `max_requests` is how many it allows in a minute."""
+
+    code: ClassVar = "requests_per_minute_exceeded"
+
+    def __init__(self, max_requests: int, *, retry_after_s: int) -> None:
+        detail = f"The key allows {max_requests} requests a minute, and they are used up."
+        super().__init__(detail, retry_after_s=retry_after_s)
+        self.max_requests = max_requests
 
 
 class TooManyInFlight(QuotaExceeded):
-    """The key has as many open tasks as it allows; the next fits when one of them has ended."""
+    """The key has as many open tasks as it allows. The next one fits when one of them has ended."""
 
     RETRY_AFTER_S = 5
+    code: ClassVar = "tasks_in_flight_exceeded"
 
-    def __init__(self, most: int) -> None:
-        detail = f"The key allows {most} tasks in flight, and so many are; wait for one to end."
+    def __init__(self, max_in_flight: int) -> None:
+        detail = f"The key allows {max_in_flight} tasks in flight, and it has that many; wait for one to end."
         super().__init__(detail, retry_after_s=self.RETRY_AFTER_S)
 
 
+class DailyBudgetSpent(QuotaExceeded):
+    """The key's `usd_per_day` is spent until the next UTC day; `limit` is that amount in USD."""
+
+    code: ClassVar = "usd_per_day_spent"
+
+    def __init__(self, limit: str, *, retry_after_s: int) -> None:
+        detail = f"The key's usd_per_day of {limit} is used up for this UTC day."
+        super().__init__(detail, retry_after_s=retry_after_s)
+
+
+class DailyBudgetReserved(QuotaExceeded):
+    """What is left of the key's `usd_per_day` is reserved for calls that have not ended."""
+
+    code: ClassVar = "usd_per_day_reserved"
+
+    def __init__(self, limit: str, *, retry_after_s: int) -> None:
+        detail = f"What is left of the key's usd_per_day of {limit} is reserved for calls in progress."
+        super().__init__(detail, retry_after_s=retry_after_s)
+
+
 class TaskNotFound(LLMServerError):
-    """No such task in the caller's tenant; a foreign id answers the same."""
+    """The caller's tenant has no task with this id. The id of another tenant's task gets the same answer."""
+
+    code: ClassVar = "task_not_found"
 
     def __init__(self) -> None:
         super().__init__("No task has this id.")
 
 
 class EngineNotFound(LLMServerError):
-    """The engine that was to be switched is not configured."""
+    """No engine with this name is configured."""
+
+    code: ClassVar = "engine_not_found"
 
     def __init__(self, name: str, known: Collection[str]) -> None:
         super().__init__(_unknown("engine", name, known))
 
 
 class StateConflict(LLMServerError):
-    """The task is not in a state that allows what its caller asks."""
+    """The task's state does not allow the call."""
+
+    def __init__(self, message: str, *, code: ConflictCode | ApprovalCode) -> None:
+        super().__init__(message)
+        self.code = code
 
 
 class ApprovalConflict(StateConflict):
-    """The task does not wait for this decision, or its plan is not the one the caller has seen."""
+    """The task does not wait for this decision, or its plan is not the one that the caller has seen."""
+
+    def __init__(self, message: str, *, code: ApprovalCode) -> None:
+        super().__init__(message, code=code)
 
 
 class IllegalTransition(LLMServerError):
-    """A final task never changes."""
+    """A final task was asked to change."""
 
     def __init__(self, task_id: str, status: str, wanted: str) -> None:
         super().__init__(f"Task {task_id} is {status} and cannot become {wanted}.")
 
 
 class NotClaimable(LLMServerError):
-    """A worker has nothing to do for this message."""
+    """There is no work to do for this message."""
 
 
 class TaskBusy(NotClaimable):
@@ -150,21 +223,21 @@ class TaskUnapproved(NotClaimable):
 
 
 class TaskFinished(NotClaimable):
-    """The task has its final state."""
+    """The task is final."""
 
     def __init__(self, task_id: str) -> None:
         super().__init__(f"Task {task_id} is finished.")
 
 
 class TaskLost(LLMServerError):
-    """The stored task is not the one this write started from; nothing was written."""
+    """The stored task changed after it was read for this write; nothing was written."""
 
     def __init__(self, task_id: str) -> None:
-        super().__init__(f"Task {task_id} was changed by somebody else.")
+        super().__init__(f"Task {task_id} was changed by another writer.")
 
 
 class TaskCancelled(LLMServerError):
-    """The task was cancelled before an engine call, or during it; then the engine may bill what it was asked."""
+    """The task was cancelled before an engine call, or during one. The engine may still bill a call that had begun."""
 
     may_be_billed = True
 
@@ -176,21 +249,21 @@ class EngineUnavailable(LLMServerError):
     """This engine did not answer; another one may.
 
     `kind` is one of:
-    - `busy`: it answered 408, 409, 429 or 5xx, broke off its answer, or may not be asked now;
-    - `timeout`: our own time limit ended the call; a status such as 504 that says so of the engine is `busy`;
-    - `unreachable`: there is no connection, also when connecting took too long;
-    - `credentials`: it answered 401, 402 or 403, or there is no key;
-    - `garbage`: it answered, but not with a completion.
+    - `busy`: the engine answered 408, 409, 429 or 5xx, broke off its answer, or may not be asked now;
+    - `timeout`: the server's own time limit ended the call (an engine that answers 504 is `busy`);
+    - `unreachable`: the server could not connect, or connecting took too long;
+    - `credentials`: the engine answered 401, 402 or 403, or no key is configured;
+    - `garbage`: the engine answered with something that is not a completion.
 
     `outage`: the engine would have refused any prompt. A time-out, a crash or a 500 may be caused by this prompt, so
-    it is not an outage. `may_be_billed`: the engine had the prompt, and it is not known what it charges for it.
+    it is not an outage. `may_be_billed`: the engine received the prompt, and it is unknown what it charges for it.
     """
 
     def __init__(
         self,
         message: str,
         *,
-        kind: Literal["busy", "timeout", "unreachable", "credentials", "garbage"] = "busy",
+        kind: EngineFailureKind = "busy",
         retry_after_s: float | None = None,
         outage: bool = False,
         may_be_billed: bool = False,
@@ -203,9 +276,9 @@ class EngineUnavailable(LLMServerError):
 
 
 class PromptRefused(LLMServerError):
-    """No engine will answer this prompt: too long, refused content, bad request.
+    """No engine will answer this prompt: it is too long, its content was refused, or the request is not valid.
 
-    The tokens are those the engine billed, as far as it told; `may_be_billed`: it did not tell.
+    `tokens_in` and `tokens_out` are what the engine billed. `may_be_billed`: the engine did not report that.
     """
 
     def __init__(self, message: str, *, tokens_in: int = 0, tokens_out: int = 0, may_be_billed: bool = False) -> None:
@@ -220,7 +293,7 @@ class LimitReached(LLMServerError):
 
 
 class MoneySetAside(LimitReached):
-    """What is left of the key's day is set aside for other calls, and may come back; or nobody can tell just now."""
+    """What is left of the key's day is reserved for other calls and may come back, or the ledger cannot be reached."""
 
     def __init__(self) -> None:
         super().__init__("What is left of usd_per_day is set aside for other calls of the key.")
@@ -235,21 +308,27 @@ class DownloadFailed(LLMServerError):
 
 
 class RecordUnreadable(LLMServerError):
-    """A stored record does not fit what this version knows.
+    """This version cannot read a stored record.
 
-    While two versions run on one table, the newer one can read it; so the same call may succeed later.
+    While two versions run on one table, the newer one can read it, so the same call may succeed later.
     """
+
+    code: ClassVar = "record_unreadable"
 
     def __init__(self) -> None:
         super().__init__("The record was written by a newer version of the server, or it is damaged.")
 
 
 class StorageUnavailable(LLMServerError):
-    """The store or the queue did not answer; nothing is known to have been written."""
+    """The store or the queue did not answer. It is unknown whether anything was written."""
+
+    code: ClassVar = "storage_unavailable"
 
 
 class StorageMisconfigured(StorageUnavailable):
-    """The store will not answer before its operator has mended something; `cause` says what, and is not for callers."""
+    """The store cannot be used until the operator fixes what `cause` says. `cause` is not shown to callers."""
+
+    code: ClassVar = "storage_misconfigured"
 
     def __init__(self, cause: str) -> None:
         super().__init__("The server cannot use its database; its log says why.")
@@ -257,7 +336,7 @@ class StorageMisconfigured(StorageUnavailable):
 
 
 class ConfigurationError(LLMServerError):
-    """A setting or the configuration file is wrong; the message names it and what is allowed."""
+    """A setting or the configuration file is wrong. The message names it and says what is allowed."""
 
 
 def _unknown(kind: str, name: str, known: Collection[str]) -> str:

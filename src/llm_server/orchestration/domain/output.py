@@ -1,4 +1,4 @@
-"""What one piece of a task's work gave: a text or an error, and the engine calls it took."""
+"""The output of one piece of a task's work: a text or an error, and the engine calls it took."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ import msgspec
 from llm_server.orchestration.domain.receipt import Attempt
 
 MAX_TEXTS_BYTES = 4_000_000
-"""What a task's texts may have in all: its result, its plan, its steps' results, their drafts and what reviews found.
+"""How many bytes a task's texts may have together: result, plan, steps' results, drafts and findings of reviews.
 
-Counted as JSON in UTF-8, as they are read: then what is stored fits into an answer of the API function (lambda_api.py).
+They are counted as JSON in UTF-8, so that all of them fit into one answer of the API function (lambda_api.py).
 """
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Review:
-    """What the review of a step came to: `findings` are those left open, `reason` why it could go no further."""
+    """The result of a step's review: `findings` are still open, `reason` says why the review stopped there."""
 
     verdict: Literal["pass", "fail", "not judged"]
     findings: tuple[str, ...] = ()
@@ -28,22 +28,22 @@ class Review:
 
 
 class OutputKind(StrEnum):
-    """Which piece of a task's work an output is; the stores have words of their own for these."""
+    """Which piece of a task's work an output is. The stores have their own words for these."""
 
     PLAN = "plan"
     """The plan, as JSON."""
     DRAFT = "draft"
-    """A step's result that is still to be judged; `number` counts its repairs, from 0."""
+    """A step's result that is still to be judged; `number` is how often it was repaired, from 0."""
     VERDICT = "verdict"
-    """What a review found in a draft; `number` is that draft's."""
+    """What a review found in a draft; `number` is the draft's number."""
     STEP = "step"
-    """The end of a step: its result, or why it failed."""
+    """The end of a step: its result, or the reason why it failed."""
     ANSWER = "answer"
     """The final answer of one claim, stored before the task is Completed; `number` is the claim's fence."""
     TRY = "try"
     """The engine calls of a claim that ended without an answer; `number` is the claim's fence."""
     OTHER = "other"
-    """A kind that a newer version added. Its calls count; `step` is the text it is stored under."""
+    """A kind that a newer version added. Its calls count; `step` is the text of its key."""
 
 
 _ORDER = {OutputKind.PLAN: 0, OutputKind.DRAFT: 1, OutputKind.VERDICT: 1, OutputKind.STEP: 2}
@@ -51,7 +51,7 @@ _ORDER = {OutputKind.PLAN: 0, OutputKind.DRAFT: 1, OutputKind.VERDICT: 1, Output
 
 @dataclass(frozen=True, slots=True)
 class OutputKey:
-    """The name of an output within its task: its kind, the step it belongs to, and a number (see `OutputKind`)."""
+    """The key of an output within its task: its kind, the step it belongs to, and a number (see `OutputKind`)."""
 
     kind: OutputKind
     step: str = ""
@@ -79,14 +79,14 @@ class OutputKey:
 
     @property
     def ends_claim(self) -> bool:
-        """Whether it is what a whole claim came to, not a part of a plan."""
+        """Whether it is the end of a whole claim, not a part of a plan."""
         return self.kind in (OutputKind.ANSWER, OutputKind.TRY)
 
     @property
     def order(self) -> tuple[int, int, bool]:
-        """Sorts outputs of one millisecond: the plan, drafts and verdicts in turn, steps, the end of a claim."""
-        in_turn = self.number if self.kind in (OutputKind.DRAFT, OutputKind.VERDICT) else 0
-        return _ORDER.get(self.kind, 3), in_turn, self.kind is OutputKind.VERDICT
+        """Sort outputs of one millisecond: the plan, each draft and its verdict, steps, the end of a claim."""
+        draft = self.number if self.kind in (OutputKind.DRAFT, OutputKind.VERDICT) else 0
+        return _ORDER.get(self.kind, 3), draft, self.kind is OutputKind.VERDICT
 
 
 PLAN = OutputKey(OutputKind.PLAN)
@@ -94,10 +94,10 @@ PLAN = OutputKey(OutputKind.PLAN)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Output:
-    """What one piece of work gave: a text or an error, and every engine call it took.
+    """The output of one piece of work: a text or an error, and every engine call it took.
 
-    `fence` is the claim that wrote it. A failed step that is done again after a retry is written anew, with its earlier
-    attempts.
+    `fence` is the claim that wrote it. If a failed step is done again after a retry, its output is replaced, and the
+    new one keeps the earlier attempts.
     """
 
     key: OutputKey
@@ -110,16 +110,16 @@ class Output:
 
     @property
     def size(self) -> int:
-        """Bytes of the text and of what a review found, as JSON: a quote or a line end has 2, other controls 6."""
+        """The bytes of the text and of the review's findings as JSON, where a quote has 2 and a control up to 6."""
         texts = (self.text or "", *(self.review.findings if self.review else ()))
         return sum(len(msgspec.json.encode(text)) - len('""') for text in texts)
 
     def within(self, left: int, *, key: OutputKey) -> Output:
-        """This output, or under `key` the failure that its text is larger than the `left` bytes; its calls stay."""
+        """Return this output if it fits into the `left` bytes; otherwise a failure under `key`, with the same calls."""
         if self.size <= left:
             return self
         size = f"The answer has {self.size:,} bytes as JSON"
-        error = f"{size}; {max(left, 0):,} of the {MAX_TEXTS_BYTES:,} of a task are left."
+        error = f"{size}, but only {max(left, 0):,} of the task's {MAX_TEXTS_BYTES:,} are left."
         return replace(self, key=key, text=None, error=error, review=None)
 
     @property
@@ -127,14 +127,14 @@ class Output:
         return self.key.kind is OutputKind.ANSWER
 
     def as_a_try(self) -> Output:
-        """What an answer cost, without it, as the end of its claim."""
+        """Return the calls of an answer without its text, as the end of its claim."""
         return Output(key=OutputKey.of_try(self.key.number), created_ms=self.created_ms, attempts=self.attempts)
 
     def after(self, earlier: Output | None) -> Output:
-        """This output in place of an earlier one under its key, whose attempts stay."""
+        """Return this output with the attempts of an earlier one, which it replaces under the same key."""
         return replace(self, attempts=earlier.attempts + self.attempts) if earlier else self
 
 
-def last_engine(attempts: Iterable[Attempt]) -> str | None:
-    """The engine of the last call that answered."""
-    return next((a.engine for a in reversed(list(attempts)) if a.answered), None)
+def last_answered(attempts: Iterable[Attempt]) -> Attempt | None:
+    """Return the last call that answered."""
+    return next((attempt for attempt in reversed(list(attempts)) if attempt.answered), None)

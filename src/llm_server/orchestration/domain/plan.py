@@ -1,4 +1,4 @@
-"""A task's plan: its steps, which of them may run, and how far each is."""
+"""A task's plan: its steps, which of them can start, and the status of each."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _Id = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_-]{1,32}\Z")]
 
 
 class Step(msgspec.Struct, frozen=True, kw_only=True):
-    """One piece of work for one role, after the steps it depends on."""
+    """One piece of work for one role. It starts when the steps that it depends on have ended."""
 
     id: _Id
     role: str
@@ -34,17 +34,17 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def stored(text: str) -> Plan:
-    """Read a plan back that was checked before it was stored."""
+    """Decode a stored plan; it was checked before it was stored."""
     return msgspec.json.decode(text, type=Plan)
 
 
 def digest(text: str) -> str:
-    """The hash of a stored plan, by which a caller names the plan that was seen."""
+    """Return the hash of a stored plan. Callers send it to say which plan they approve."""
     return sha256(text.encode()).hexdigest()
 
 
 def ready(plan: Plan, finished: Mapping[str, bool], running: Collection[str] = ()) -> list[Step]:
-    """The steps that may start now. `finished` tells of each ended step whether it succeeded."""
+    """Return the steps that can start now. `finished` has each ended step, and whether it succeeded."""
     return [
         step
         for step in plan.steps
@@ -53,7 +53,7 @@ def ready(plan: Plan, finished: Mapping[str, bool], running: Collection[str] = (
 
 
 class StepStatus(StrEnum):
-    """How far a step is: to be done, under way, done, failed, or never to be done."""
+    """How far a step is. A Skipped step will never be done."""
 
     WAITING = "Waiting"
     RUNNING = "Running"
@@ -65,10 +65,10 @@ class StepStatus(StrEnum):
 def statuses(
     plan: Plan, finished: Mapping[str, bool], *, at_work: bool, is_final: bool = False
 ) -> dict[str, StepStatus]:
-    """Each step's status, from those that ended (and whether they succeeded) and whether a worker has the task.
+    """Return each step's status. `finished` has each ended step, and whether it succeeded.
 
-    Running is derived, not stored: all it depends on is done and a worker has the task. Skipped is what depends on a
-    failed step, directly or not, and in a final task everything that has not ended.
+    The other statuses are derived. A step is Running if a worker has the task (`at_work`) and all steps that it depends
+    on are done. A step is Skipped if it depends on a failed step, directly or not, or if the task `is_final`.
     """
     known = {name: StepStatus.COMPLETED if good else StepStatus.FAILED for name, good in finished.items()}
     may_start = {step.id for step in ready(plan, finished)}

@@ -1,4 +1,4 @@
-"""What engine calls used and cost: the attempt (one call) and the receipt (their sum).
+"""What engine calls used and cost: the attempt is one call, the receipt is the sum of attempts.
 
 Money is integer micro-USD, shown in USD. A call whose price is unknown is *unpriced* (`None`), never 0.
 """
@@ -9,22 +9,31 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
+from llm_server.orchestration.domain.errors import EngineFailureKind
+
 MICROUSD_PER_USD = 1_000_000
+
+FailureKind = EngineFailureKind | Literal["refused", "empty", "cancelled"]
+"""Why an engine call failed: the kinds of `EngineUnavailable`, a refused prompt, an empty answer, a cancelled task."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Attempt:
     """One engine call: what it used, or why it failed.
 
-    `purpose` is a word for what it was made: `plan`, `answer`; for a step of a plan, a word and the step: `verdict s1`.
-    `why` is a sentence for people that says why this engine was chosen; `failover_from` names the engine whose failure
-    this call follows, `probe` marks a call that finds out whether an engine that has rested is well again. `tier` is
-    what the engine is configured for. `usage_estimated` marks token counts the engine did not report, `truncated` an
-    answer that its limit cut. `fault` is what the answer gate found in an answer; it is paid for all the same, and the
-    next attempt is the strong engine asked instead, where one could be asked. `cost_microusd` is None when the call is
-    unpriced; a failed call costs 0, unless the engine billed it (an empty answer, one it declined to give).
-    `withheld_microusd` is what stays set aside of the task's money because it is unknown what the engine charges: it
-    was late or broke off, or did not report its tokens.
+    `purpose` is a word for what the call was made for: `plan`, `answer`; for a step of a plan, a word and the step's
+    id: `verdict s1`. `why` is a sentence for people that says why this engine was chosen. `failover_from` names the
+    engine whose failure this call follows. `probe` marks a call that tests whether a rested engine works again. `tier`
+    is what the engine is configured for. `usage_estimated` marks token counts that the engine did not report,
+    `truncated` an answer that was cut at its limit.
+
+    `fault` is what the answer gate found in an answer. Such a call is paid for too; the next attempt is the call of a
+    strong engine, if one could be asked. `error` says why a call failed, `failure` its kind as a word (None in records
+    of 0.1.0). `demonstration` marks a call of the embedded engine.
+
+    `cost_microusd` is None when the call is unpriced. A failed call costs 0, unless the engine billed it (an empty or a
+    refused answer). `withheld_microusd` stays reserved from the task's money because it is unknown what the engine
+    charges: the call was late, broke off, or did not report its tokens.
     """
 
     engine: str
@@ -45,6 +54,8 @@ class Attempt:
     cost_microusd: int | None = 0
     withheld_microusd: int = 0
     error: str | None = None
+    failure: FailureKind | None = None
+    demonstration: bool = False
 
     @property
     def answered(self) -> bool:
@@ -52,7 +63,7 @@ class Attempt:
 
     @property
     def step_id(self) -> str:
-        """The step it was made for, "" for none."""
+        """The id of the step that the call was made for; "" if it was not made for a step."""
         return self.purpose.partition(" ")[2]
 
 
@@ -70,7 +81,7 @@ class Receipt:
     cost_microusd: int = 0
 
     def plus(self, attempts: Iterable[Attempt]) -> Receipt:
-        """Add attempts to what is here."""
+        """Return the receipt with more attempts added."""
         new = list(attempts)
         answered = [a for a in new if a.answered]
         return Receipt(
@@ -86,6 +97,6 @@ class Receipt:
 
 
 def usd(microusd: int) -> str:
-    """An amount of at least 0 in USD, exact and plain: `1234567.89`, `0.000001`, `5`."""
+    """Format an amount of at least 0 as exact USD: `1234567.89`, `0.000001`, `5`."""
     whole, rest = divmod(microusd, MICROUSD_PER_USD)
     return f"{whole}.{rest:06d}".rstrip("0").rstrip(".")

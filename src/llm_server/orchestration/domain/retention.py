@@ -1,4 +1,4 @@
-"""How long what is stored about a task is kept after its end."""
+"""How long a task and its texts are kept after its end."""
 
 from __future__ import annotations
 
@@ -8,28 +8,31 @@ from dataclasses import dataclass
 from llm_server.orchestration.domain.task import DAY_MS, Task
 
 SLACK_MS = 8 * DAY_MS
-"""How much longer than a task its texts stay: they are written before its end is known. Once a task has been open for
-half of this, they are to stay longer every day: the sweep sees to it, or the worker of a task that is never due."""
+"""How much longer texts are kept than their task, because they are written before its end is known.
+
+When a task has been open for half of this time, its texts are renewed every day: by the sweep, or by the worker if the
+task is never due.
+"""
 DELETED_KEPT_MS = 2 * DAY_MS
-"""How long a deleted task is known to be deleted: longer than an Idempotency-Key stands for it."""
+"""How long the store remembers that a task was deleted: longer than an Idempotency-Key is bound to it."""
 
 SPENDING_KEPT_MS = 40 * DAY_MS
-"""How long is known what a tenant or a key has spent on a day: longer than any month."""
+"""How long the spending of a tenant or a key on one day is kept: longer than any month."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Retention:
-    """`keep_ms` after its end a task has expired, and is shown no more; None keeps it for ever."""
+    """How long tasks are kept: a task expires `keep_ms` after its end and is then not shown; None keeps it for ever."""
 
     clock: Callable[[], int] = lambda: 0
     keep_ms: int | None = None
 
     def of_text(self, written_ms: int) -> int | None:
-        """Until when a text is kept at least, Unix milliseconds."""
+        """Return until when a text is kept at least, in Unix milliseconds; None means for ever."""
         return None if self.keep_ms is None else written_ms + SLACK_MS + self.keep_ms
 
     def of_task(self, task: Task) -> int | None:
-        """When a final task expires, Unix milliseconds."""
+        """Return when a final task expires, in Unix milliseconds; None means never."""
         return None if self.keep_ms is None or task.finished_ms is None else task.finished_ms + self.keep_ms
 
     def has_expired(self, task: Task) -> bool:
@@ -38,8 +41,8 @@ class Retention:
 
 
 def is_to_be_renewed(task: Task, now_ms: int) -> bool:
-    """Whether a claim is to have a task's texts stay longer: its first of a UTC day, once it has been open for long.
+    """Whether a claim has to renew a task's texts: the first claim of a UTC day does, if the task was open for long.
 
-    A task that waits for an engine is claimed and released before it is ever due: the sweep does not see it.
+    The sweep does not see a task that waits for an engine, because it is claimed and released before it is due.
     """
     return now_ms - task.created_ms > SLACK_MS // 2 and now_ms // DAY_MS > task.updated_ms // DAY_MS

@@ -1,4 +1,4 @@
-"""A task with everything stored about it: what was asked, and what the work gave."""
+"""A task with everything stored about it: the request and the outputs of the work."""
 
 from __future__ import annotations
 
@@ -13,26 +13,26 @@ from llm_server.orchestration.domain.task import Task
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """What the caller allows a task; None is no limit of the caller's own."""
+    """The limits that the caller set for a task; None means that the caller set no limit."""
 
     max_cost_usd: float | None = None
     deadline_s: float | None = None
     max_output_tokens: int | None = None
 
     def deadline_ms(self, from_ms: int) -> int | None:
-        """When a task's time is over that was accepted, or retried, at `from_ms`."""
+        """Return the deadline of a task that was accepted or retried at `from_ms`, in Unix milliseconds."""
         return None if self.deadline_s is None else from_ms + int(self.deadline_s * 1000)
 
     @property
     def overdue(self) -> str:
-        """What is said of a task whose time is over."""
+        """The error of a task whose deadline has passed."""
         deadline = "deadline" if self.deadline_s is None else f"deadline of {self.deadline_s:g} s"
         return f"The {deadline} has passed."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """What was asked and how the analysis understood it: written once, never changed."""
+    """What the caller asked for and what the analysis found. It is written once and never changes."""
 
     prompt: str
     engine: str | None = None
@@ -45,7 +45,7 @@ class Request:
 
 
 EXPIRED_REQUEST = Request(prompt="", confidence=0.0, reasons=("What was asked has expired.",))
-"""What is read where a request is gone, though its task is there; no task is accepted with a blank prompt."""
+"""Stands for a request that has expired before its task. It is unique, because no accepted task has a blank prompt."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,7 +58,7 @@ class Snapshot:
 
     @property
     def standing(self) -> dict[OutputKey, Output]:
-        """The outputs that later work builds on: all but the steps that failed before the last retry."""
+        """The outputs that later work uses: all except the steps that failed before the last retry."""
         return {key: output for key, output in self.outputs.items() if not self._is_superseded(output)}
 
     def _is_superseded(self, output: Output) -> bool:
@@ -67,7 +67,7 @@ class Snapshot:
 
     @property
     def deadline_ms(self) -> int | None:
-        """When the task fails if it is not final; the state of a task from before it was kept there has none."""
+        """When the task fails if it is not final. Old states do not store it, so it is computed from the limits."""
         return self.task.deadline_ms or self.request.limits.deadline_ms(self.task.created_ms)
 
     @property
@@ -80,13 +80,13 @@ class Snapshot:
 
     @property
     def is_whole(self) -> bool:
-        """Whether every call that the state counts is among the outputs, and the answer of a Completed task."""
+        """Whether the outputs contain every call that the state counts, and the answer of a Completed task."""
         counted = self.task.receipt.calls + self.task.receipt.failed_calls
         return len(self.attempts) >= counted and (self.task.answer_fence is None or self.result is not None)
 
     @property
     def orphan(self) -> Output | None:
-        """An answer whose worker died before it could finish the task: paid for, to be adopted."""
+        """An answer that was paid for, but whose worker died before it finished the task. The next claim uses it."""
         if self.task.status.is_final:
             return None
         answers = [o for o in self.outputs.values() if o.is_answer]
@@ -94,10 +94,9 @@ class Snapshot:
 
     @property
     def unsettled(self) -> Output | None:
-        """The kept answer of a Cancelled task whose worker ended before its cost was on the receipt (ADR 11).
+        """The kept answer of a Cancelled task whose cost is not on the receipt, because its worker died (ADR 11).
 
-        If its calls had been settled, they would stand under the TRY key of the same claim. It may be settled at any
-        time: nothing is paid after it.
+        Once its calls are settled, they are stored under the TRY key of the same claim.
         """
         task, fence = self.task, self.task.fence
         if task.status is not Status.CANCELLED or OutputKey.of_try(fence) in self.outputs:
@@ -105,17 +104,17 @@ class Snapshot:
         return self.outputs.get(OutputKey.of_answer(fence))
 
     def of_step(self, step_id: str) -> list[Output]:
-        """Everything stored about a step: its drafts and verdicts in turn, and its end."""
+        """Return everything stored about a step: each draft followed by its verdict, then the end of the step."""
         found = [o for o in self.outputs.values() if o.key.step == step_id]
         return sorted(found, key=lambda o: o.key.order)
 
     def review(self, step_id: str) -> Review | None:
-        """What a step's review came to, or has found so far; None before the first verdict and where nobody judges."""
+        """Return the latest review of a step; None before its first verdict, and if no role judges the step."""
         return next((o.review for o in reversed(self.of_step(step_id)) if o.review), None)
 
     @property
     def attempts(self) -> list[Attempt]:
-        """Every engine call on the receipt, oldest first; an answer that was not adopted is not on it."""
+        """Every engine call on the receipt, oldest first. An answer that was not used is not on the receipt."""
         counted = [o for o in self.outputs.values() if not o.is_answer or o.key.number == self.task.answer_fence]
         counted.sort(key=lambda o: (o.created_ms, o.key.order))
         return sorted((a for o in counted for a in o.attempts), key=lambda a: a.started_ms)

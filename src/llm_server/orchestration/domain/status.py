@@ -1,10 +1,11 @@
-"""How a task is done (mode) and how far it is (status).
+"""How a task is done (mode), how far it is (status), and names in upper or lower case.
 
-Apart from the task, so that the analysis loads without it.
+The analysis loads this module without loading the task.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from enum import StrEnum
 
 
@@ -17,7 +18,7 @@ class Mode(StrEnum):
 
 
 class Status(StrEnum):
-    """Where a task is; the last three are final, but for a retry of what has Failed."""
+    """How far a task is. The last three are final; only a retry takes a task out of Failed."""
 
     QUEUED = "Queued"
     PROCESSING = "Processing"
@@ -32,5 +33,14 @@ class Status(StrEnum):
 
     @property
     def is_active(self) -> bool:
-        """A worker has it, or had it when its lease ended."""
+        """Whether a worker has the task, or had it when its lease ended."""
         return self in (Status.PROCESSING, Status.PLANNED)
+
+
+def known_spelling(name: str, known: Iterable[str]) -> str:
+    """Return the known name that `name` is, whether in upper or lower case; otherwise `name` itself.
+
+    If several known names differ only in case, each has to be spelled exactly.
+    """
+    alike = [other for other in known if other.casefold() == name.casefold()]
+    return alike[0] if len(alike) == 1 else name

@@ -1,6 +1,7 @@
-"""The task: an immutable state record whose transitions return the next one.
+"""The task: an immutable state record. Each transition returns the next state.
 
-A final state is left by nothing but a caller's retry of a Failed task; a Cancelled one's receipt is settled (ADR 11).
+A final state never changes, with two exceptions: a caller can retry a Failed task, and the last calls of a Cancelled
+task are put on its receipt (ADR 11).
 """
 
 from __future__ import annotations
@@ -12,23 +13,22 @@ from typing import Literal
 
 from llm_server.orchestration.domain.api_key import Charge, Payer
 from llm_server.orchestration.domain.errors import IllegalTransition, TaskBusy, TaskFinished, TaskUnapproved
-from llm_server.orchestration.domain.output import Output, last_engine
+from llm_server.orchestration.domain.output import Output, last_answered
 from llm_server.orchestration.domain.receipt import Receipt
 from llm_server.orchestration.domain.status import Mode, Status
 
 NEVER_MS = 253_402_300_799_000
-"""The end of the year 9999: when the sweep looks at a task that only its caller can move on."""
-
+"""The end of the year 9999: the due time of a task that only its caller can move on."""
 
 MAX_NOTES = 6
 DAY_MS = 24 * 3600 * 1000
-"""The sweep looks at every open task that has not changed for a day."""
+"""The sweep also looks at every open task that has not changed for a day."""
 NEAR_MS = 15 * 60 * 1000
-"""From so long before its deadline on, a task is looked at on time, however many others merely wait (ADR 14)."""
+"""From this long before its deadline, the sweep looks at a task before it looks at those that only wait (ADR 14)."""
 
 
 class Note(StrEnum):
-    """A move of a task that no other record tells of, by the letter it is stored as."""
+    """A move of a task that no other record tells of. The values are how it is stored, so they never change."""
 
     CLAIMED = "c"
     RELEASED = "r"
@@ -40,14 +40,14 @@ class Note(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class TaskRef:
-    """The name of a task: its tenant and its id; as text `<tenant>/<task_id>`."""
+    """The reference of a task: its tenant and its id; as text `<tenant>/<task_id>`."""
 
     tenant: str
     task_id: str
 
     @classmethod
     def parse(cls, text: str) -> TaskRef:
-        """Read `<tenant>/<task_id>`; ValueError when it is anything else."""
+        """Parse `<tenant>/<task_id>`. Raises ValueError for any other text."""
         tenant, slash, task_id = text.partition("/")
         if not (tenant and slash and task_id) or "/" in task_id:
             raise ValueError("a task reference is <tenant>/<task_id>")
@@ -59,17 +59,23 @@ class TaskRef:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Task:
-    """The state of a task; each transition returns the next one, with `rev` one higher.
+    """The state of a task. Each transition returns the next state, with `rev` one higher.
 
-    A store accepts a state only when it holds its predecessor (`rev - 1`), so of two writers one wins. `fence` counts
-    claims, `deliveries` the claims since the last progress: both grow before the work, so a prompt that kills its
-    worker ends too. `lease_ms` is when the claim ends, `due_ms` when the sweep looks at the task, both Unix
-    milliseconds, as `deadline_ms` is, when the task fails if it is not final. `waiting_for` names the engines, or the
-    reason, that a task waits for in an outage. Plan steps that failed in claims up to `retried_fence` are done again.
-    `counted_for` is the key among whose tasks in flight it is, "" where nobody counts them; `charge` the key whose
-    day its calls are charged to, None where no day has a cap. `notes` are the last 6 moves that leave no other trace,
-    with their milliseconds since `created_ms`: each a `Note`, or a letter that a newer version stored. `metadata` is
-    the request's; it stands in the state too, where a listing reads it.
+    A store accepts a state only if it holds the previous one (`rev - 1`), so of two writers one is refused. `fence`
+    counts claims; `deliveries` counts claims since the task last made progress. Both grow before the work begins, so a
+    prompt that crashes its worker fails in the end. All times are Unix milliseconds:
+
+    - `lease_ms`: when the claim ends;
+    - `due_ms`: when the sweep looks at the task;
+    - `deadline_ms`: when the task fails if it is not final.
+
+    `waiting_for` names the engines that the task waits for in an outage, or the reason. Plan steps that failed in
+    claims up to `retried_fence` are done again. `counted_for` is the id of the key that limits its tasks in flight (""
+    without such a limit). `charge` is the key that the calls are charged to (None without a daily limit).
+    `demonstration`: the embedded engine gave the answer. `notes` are the last 6 moves that no other record tells of,
+    each a `Note` (or a letter that a newer version stored) and its milliseconds since `created_ms`. `metadata` is that
+    of the request; it is in the state too, because a listing reads only states.
+
     Invariant: `answer_fence` is set only when Completed, `error` only when Failed.
     """
 
@@ -100,24 +106,25 @@ class Task:
     deadline_ms: int | None = None
     retried_fence: int = 0
     notes: tuple[tuple[str, int], ...] = ()
+    demonstration: bool = False
     metadata: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def awaits_approval(self) -> bool:
-        """Its plan is stored and waits for its caller's word; no worker has it."""
+        """Whether its plan waits for the caller's approval; no worker has the task."""
         return self.approval == "awaited" and not self.status.is_final
 
     @property
     def next_look_ms(self) -> int:
-        """When the sweep looks at the task, as far as its state alone tells."""
+        """When the sweep looks at the task, unless the store has postponed that."""
         return min(self.due_ms, self.updated_ms + DAY_MS, self.deadline_ms or NEVER_MS)
 
     def is_near_deadline(self, at_ms: int) -> bool:
-        """Whether its deadline is then near, or over: a look at that time must not be late."""
+        """Whether the deadline is near or has passed at `at_ms`, so that the sweep must look on time."""
         return self.deadline_ms is not None and self.deadline_ms - at_ms <= NEAR_MS
 
     def is_overdue(self, now_ms: int) -> bool:
-        """Its deadline has passed, and no worker has it that would see that."""
+        """Whether its deadline has passed and no worker has the task that would notice."""
         idle = self.status is Status.QUEUED or self.awaits_approval
         return idle and self.deadline_ms is not None and now_ms >= self.deadline_ms
 
@@ -126,7 +133,7 @@ class Task:
         return TaskRef(self.tenant, self.task_id)
 
     def is_suspect(self, *, now_ms: int) -> bool:
-        """Whether two workers in a row have died of it, or beside it: the next one takes no other suspect with it."""
+        """Whether two workers in a row died while they had the task. A process carries out one suspect at a time."""
         return self.status.is_active and self.deliveries >= 2 and now_ms >= self.lease_ms
 
     def claimed(self, *, owner: str, now_ms: int, lease_ms: int, has_plan: bool) -> Task:
@@ -135,7 +142,7 @@ class Task:
         Raises:
             TaskFinished: the task is final.
             TaskBusy: another worker's lease has not ended.
-            TaskUnapproved: its plan waits to be approved, and its deadline has not come.
+            TaskUnapproved: its plan waits for approval, and its deadline has not come.
         """
         if self.status.is_final:
             raise TaskFinished(self.task_id)
@@ -156,30 +163,30 @@ class Task:
         )
 
     def abandoned(self, *, now_ms: int) -> Task:
-        """End the lease of a worker that is known to be dead; the task, where it is open, is due now."""
+        """End the lease of a worker that is known to be dead. An open task is due now."""
         return replace(self, rev=self.rev + 1, lease_ms=now_ms, due_ms=now_ms)
 
     def progressed(self, output: Output) -> Task:
-        """Count a finished plan or step; the deliveries start anew, because the work moved on."""
+        """Count a finished plan or step. The count of deliveries starts again at 0, because the task made progress."""
         return self._to(Status.PLANNED, output.created_ms, deliveries=0, receipt=self.receipt.plus(output.attempts))
 
     def awaiting_approval(self, plan: Output, *, due_ms: int) -> Task:
-        """Stop at the plan, without a worker; until `due_ms`, the task's deadline, only its caller moves it on."""
+        """Stop at the plan, without a worker. Until `due_ms`, the task's deadline, only its caller can move it on."""
         task = self.progressed(plan)
         return replace(task, owner="", lease_ms=0, due_ms=due_ms, approval="awaited")
 
     def approved(self, *, now_ms: int, due_ms: int) -> Task:
-        """Let the plan be carried out: back to the queue."""
+        """Approve the plan: the task goes back to the queue."""
         return self._to(
             Status.QUEUED, now_ms, due_ms=due_ms, approval="given", notes=self._noted(Note.APPROVED, now_ms)
         )
 
     def rejected(self, *, now_ms: int) -> Task:
-        """End the task, as its caller wishes; a last state."""
+        """Reject the plan. The task is Cancelled, which is final."""
         return self._to(Status.CANCELLED, now_ms, finished_ms=now_ms, approval="refused")
 
     def cancelled(self, *, now_ms: int, orphan: Output | None = None) -> Task:
-        """End the task, as its caller wishes; a last state. `orphan`: an answer that was paid and nobody took up.
+        """Cancel the task, which is final. The calls of `orphan`, an answer that a dead worker left, go on the receipt.
 
         The claim stays until its worker has `settled`, or its lease ends.
         """
@@ -187,23 +194,25 @@ class Task:
         return self._to(Status.CANCELLED, now_ms, finished_ms=now_ms, receipt=paid)
 
     def settled(self, output: Output) -> Task:
-        """Give up the claim of a Cancelled task and put its last calls on the receipt; nothing else may change now."""
+        """End the claim of a Cancelled task and put its last calls on the receipt."""
         if self.status is not Status.CANCELLED:
             raise IllegalTransition(self.task_id, self.status, "settled")
         paid = self.receipt.plus(output.attempts)
         return replace(self, rev=self.rev + 1, updated_ms=output.created_ms, owner="", lease_ms=0, receipt=paid)
 
     def has_worker(self, now_ms: int) -> bool:
-        """Whether somebody may still be at work on it, or at putting down what the work cost."""
-        may_be = self.status.is_active or self.status is Status.CANCELLED
-        return may_be and bool(self.owner) and now_ms < self.lease_ms
+        """Whether a worker may still be working on the task, or storing what the work cost."""
+        can_have_worker = self.status.is_active or self.status is Status.CANCELLED
+        return can_have_worker and bool(self.owner) and now_ms < self.lease_ms
 
     def released(self, output: Output, *, due_ms: int, counted: bool = True, waiting_for: str = "") -> Task:
         """Hand the task back to the queue; the sweep looks at it from `due_ms`.
 
-        Not `counted`, the claim that ends here is no delivery: nothing was tried in it. `waiting_for` says what an
-        outage keeps it from; since when, is kept over several releases.
+        If not `counted`, the claim that ends here does not count as a delivery, because nothing was tried in it.
+        `waiting_for` says what the task waits for in an outage. `waiting_since_ms` keeps the time of the first such
+        release.
         """
+        waiting_since_ms = (self.waiting_since_ms or output.created_ms) if waiting_for else None
         return self._to(
             Status.QUEUED,
             output.created_ms,
@@ -213,48 +222,54 @@ class Task:
             deliveries=self.deliveries if counted else max(0, self.deliveries - 1),
             receipt=self.receipt.plus(output.attempts),
             waiting_for=waiting_for,
-            waiting_since_ms=(self.waiting_since_ms or output.created_ms) if waiting_for else None,
+            waiting_since_ms=waiting_since_ms,
             notes=self._noted(Note.WAITING if waiting_for else Note.RELEASED, output.created_ms),
         )
 
     def completed(self, answer: Output) -> Task:
-        """Record the answer of the claim that `answer.key` names; a last state."""
+        """Record the answer of the claim that `answer.key` names. Completed is final."""
+        last = last_answered(answer.attempts)
         return self._to(
             Status.COMPLETED,
             answer.created_ms,
             finished_ms=answer.created_ms,
             answer_fence=answer.key.number,
-            engine=last_engine(answer.attempts) or self.engine,
+            engine=last.engine if last else self.engine,
+            demonstration=last is not None and last.demonstration,
             receipt=self.receipt.plus(answer.attempts),
         )
 
     def failed(self, output: Output, *, overdue: bool = False) -> Task:
-        """Record why there is no answer; a last state, unless it is retried. `overdue`: the sweep found it so."""
+        """Record why the task has no answer. Failed is final, unless the task is retried.
+
+        `overdue`: the sweep failed the task because its deadline has passed.
+        """
+        last = last_answered(output.attempts)
         return self._to(
             Status.FAILED,
             output.created_ms,
             finished_ms=output.created_ms,
             error=output.error,
             notes=self._noted(Note.OVERDUE, output.created_ms) if overdue else self.notes,
-            engine=last_engine(output.attempts) or self.engine,
+            engine=last.engine if last else self.engine,
             receipt=self.receipt.plus(output.attempts),
         )
 
     def retried(self, *, now_ms: int, due_ms: int, deadline_ms: int | None, payer: Payer | None = None) -> Task:
-        """Take a Failed task up again, as its caller wishes: the one way out of a final state.
+        """Open a Failed task again: the only way out of a final state.
 
-        What is done stays done and paid; steps that failed are done again; deliveries and deadline start anew. A plan
-        that was waiting for its caller's word waits again. From now on the task counts for the key it is retried with.
+        Finished steps are kept, failed steps are done again. Deliveries and deadline start again. A plan that was
+        waiting for approval waits again. From now on the task counts for the key that it is retried with.
         """
         if self.status is not Status.FAILED:
             raise IllegalTransition(self.task_id, self.status, Status.QUEUED)
-        waits = self.approval == "awaited"
+        waits_for_approval = self.approval == "awaited"
         return replace(
             self,
-            status=Status.PLANNED if waits else Status.QUEUED,
+            status=Status.PLANNED if waits_for_approval else Status.QUEUED,
             rev=self.rev + 1,
             updated_ms=now_ms,
-            due_ms=(deadline_ms or NEVER_MS) if waits else due_ms,
+            due_ms=(deadline_ms or NEVER_MS) if waits_for_approval else due_ms,
             deadline_ms=deadline_ms,
             retried_fence=self.fence,
             deliveries=0,

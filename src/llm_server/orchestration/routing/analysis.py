@@ -197,7 +197,7 @@ def _trained_reason(from_words: Mapping[str, float], fields: list[str]) -> tuple
     if len(fields) < 2:
         return ()
     best, second = fields[:2]
-    margin = from_words[best] - from_words[second]
+    margin = round(from_words[best] - from_words[second], 1) + 0.0  # adding 0.0 turns -0.0 into 0.0
     return (f"wording as in the training examples ({margin:+.1f} {best} over {second})",)
 
 

@@ -1,1 +1,1 @@
-"""The life of a stored task: accept, work, sweep, approve, cancel, retry, delete, and its history."""
+"""The life of a stored task: it is accepted, worked on, swept, approved, cancelled, retried, deleted; its history."""

@@ -1,4 +1,4 @@
-"""A caller's decision on a plan: approved or rejected, once, by the hash of the plan that was seen."""
+"""A caller's decision on a plan: approve or reject it once, naming the plan by its hash."""
 
 from __future__ import annotations
 
@@ -9,26 +9,33 @@ from llm_server.orchestration.domain.snapshot import Snapshot
 from llm_server.orchestration.tasks.change import Change
 
 _DECISIONS = {"given": True, "refused": False}
-"""What a stored approval says; one that is still awaited says nothing."""
+"""Whether the plan was approved, by the stored word; a plan that still waits has no decision."""
 
 
 def decide(snapshot: Snapshot, plan_hash: str, *, approve: bool, now_ms: int, due_ms: int) -> Change | None:
-    """Approve or reject a task's plan; None if the same decision was made before.
+    """Approve or reject a task's plan. Returns None if the same decision was made before.
 
     Raises:
-        ApprovalConflict: no plan waits for a decision, the other decision was made, the hash is another plan's, or the
-            deadline of a plan that is to be approved has passed.
+        ApprovalConflict: no plan waits for a decision, the opposite decision was made, the hash belongs to another
+            plan, or the plan cannot be approved because the task's deadline has passed.
     """
     task, stored = snapshot.task, snapshot.outputs.get(PLAN)
     decided = _DECISIONS.get(task.approval or "")
     if stored is None or (decided is None and not task.awaits_approval):
-        raise ApprovalConflict("The task has no plan that waits for approval.")
+        raise ApprovalConflict("The task has no plan that waits for approval.", code="no_plan_awaiting_approval")
     if plans.digest(stored.text or "") != plan_hash:
-        raise ApprovalConflict("The task's plan is another one than this hash names; read the task again.")
+        raise ApprovalConflict(
+            "The plan_hash is not that of the task's plan; read the task again.", code="plan_changed"
+        )
     if decided is not None:
         if decided is not approve:
-            raise ApprovalConflict(f"The task's plan was {'approved' if decided else 'rejected'} before.")
+            earlier = "approved" if decided else "rejected"
+            raise ApprovalConflict(f"The task's plan was already {earlier}.", code="plan_already_decided")
         return None
     if approve and task.is_overdue(now_ms):
-        raise ApprovalConflict("The task's deadline has passed; it fails, and may be retried then.")
-    return Change(after=task.approved(now_ms=now_ms, due_ms=due_ms) if approve else task.rejected(now_ms=now_ms))
+        raise ApprovalConflict(
+            "The task's deadline has passed; the task will fail, and can be retried then.", code="deadline_passed"
+        )
+    if approve:
+        return Change(after=task.approved(now_ms=now_ms, due_ms=due_ms))
+    return Change(after=task.rejected(now_ms=now_ms))

@@ -1,4 +1,4 @@
-"""Changes a stored task while others may change it, too: read it, decide what it becomes, save; else start again."""
+"""Changes a stored task that other writers may change too: read, decide, save; again if another was faster."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from llm_server.orchestration.domain.snapshot import Snapshot
 from llm_server.orchestration.domain.task import Task, TaskRef
 
 TRIES = 5
-"""How often a change is tried while another writer's saves come in between."""
+"""How often a change is tried when other writers save the task in between."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Change:
-    """What a task becomes, and the output to store with it; `max_in_flight` as in `TaskStore.save`."""
+    """The next state of a task, and the output to store with it; `max_in_flight` as in `TaskStore.save`."""
 
     after: Task
     output: Output | None = None
@@ -27,14 +27,14 @@ class Change:
 def apply(
     store: TaskStore, ref: TaskRef, decide: Callable[[Snapshot], Change | None]
 ) -> tuple[Snapshot, Change | None]:
-    """Change a task as `decide` says of what is stored; None from it leaves the task as it is.
+    """Change a task as `decide` says. `decide` gets the stored task, and returns None to leave it unchanged.
 
-    Returns the task as it is now, and the change that was saved.
+    Returns the task as it is stored now, and the change that was saved (None if there was none).
 
     Raises:
-        TaskNotFound: no such task.
+        TaskNotFound: no task has this reference.
         StateConflict: another writer was faster five times in a row.
-        Exception: whatever `decide` raises; nothing was saved then.
+        Exception: anything that `decide` raises; nothing was saved then.
     """
     for _ in range(TRIES):
         snapshot = store.get(ref)
@@ -46,4 +46,4 @@ def apply(
         except TaskLost:
             continue
         return replace(snapshot, task=change.after), change
-    raise StateConflict("The task is being changed; try again.")
+    raise StateConflict("The task is being changed; try again.", code="task_changing")

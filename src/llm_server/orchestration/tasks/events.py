@@ -1,19 +1,37 @@
-"""What happened to a task, told from what is stored about it anyway."""
+"""A task's history. It is derived from the task's records; events are not stored."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from heapq import merge
 from typing import Literal
 
 from llm_server.orchestration.domain import plan as plans
-from llm_server.orchestration.domain.output import Output, OutputKind
+from llm_server.orchestration.domain.output import PLAN, Output, OutputKind
 from llm_server.orchestration.domain.snapshot import Snapshot
 from llm_server.orchestration.domain.status import Status
 from llm_server.orchestration.domain.task import Note, Task
 
 Actor = Literal["caller", "server", "worker", "sweep"]
 
+EVENT_NAMES = (
+    "accepted",
+    "routed",
+    "claimed",
+    "released",
+    "waiting",
+    "planned",
+    "awaiting_approval",
+    "approved",
+    "retried",
+    "step.completed",
+    "step.failed",
+    "attempt.failed",
+    "completed",
+    "failed",
+    "cancelled",
+)
 _NOTES: dict[str, tuple[str, Actor]] = {
     Note.CLAIMED: ("claimed", "worker"),
     Note.RELEASED: ("released", "worker"),
@@ -22,11 +40,12 @@ _NOTES: dict[str, tuple[str, Actor]] = {
     Note.RETRIED: ("retried", "caller"),
     Note.OVERDUE: ("failed", "sweep"),
 }
+_AFTER_WORK = ("released", "waiting", "approved", "retried")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Event:
-    """One thing that happened, when (Unix milliseconds), and who did it; `detail` may be empty."""
+    """What happened to a task, when (Unix milliseconds), and who did it. `detail` may be empty."""
 
     name: str
     at_ms: int
@@ -35,54 +54,86 @@ class Event:
 
 
 def history(snapshot: Snapshot) -> list[Event]:
-    """A task's events, oldest first. Of claims, releases, waits, approvals and retries the last 6 are known."""
-    found = [*_accepted(snapshot), *_noted(snapshot.task), *_worked(snapshot), *_failed_over(snapshot)]
-    return [*sorted(found, key=lambda event: event.at_ms), *_ended(snapshot.task)]
+    """Return a task's events, oldest first. Of claims, releases, waits, approvals and retries the last 6 are known."""
+    moves = [*_accepted(snapshot), *_noted(snapshot)]
+    work = sorted([*_failed_attempts(snapshot), *_outputs(snapshot)], key=lambda event: event.at_ms)
+    return [*merge(moves, work, key=_order), *_ended(snapshot.task)]
+
+
+def _order(event: Event) -> tuple[int, bool]:
+    """Sort by time. Within one millisecond, the moves that follow a piece of work come after it."""
+    return event.at_ms, event.name in _AFTER_WORK
 
 
 def _accepted(snapshot: Snapshot) -> Iterator[Event]:
     task, at_ms = snapshot.task, snapshot.task.created_ms
-    yield Event(name="created", at_ms=at_ms, actor="caller")
+    yield Event(name="accepted", at_ms=at_ms, actor="caller")
     how = f"{task.mode} mode, {task.role}, confidence {snapshot.request.confidence:.2f}"
-    yield Event(name="analysed", at_ms=at_ms, actor="server", detail=how)
+    yield Event(name="routed", at_ms=at_ms, actor="server", detail=how)
 
 
-def _noted(task: Task) -> Iterator[Event]:
-    for note, after_ms in task.notes:
+def _noted(snapshot: Snapshot) -> Iterator[Event]:
+    """Yield the moves that the task's state notes; a note that a newer version added is left out."""
+    task = snapshot.task
+    for index, (note, after_ms) in enumerate(task.notes):
         at_ms = task.created_ms + after_ms
-        is_end = (note, at_ms) == (Note.OVERDUE, task.finished_ms)  # told by `_ended`
-        if note in _NOTES and not is_end:  # a newer version may have stored others
-            name, actor = _NOTES[note]
-            yield Event(name=name, at_ms=at_ms, actor=actor)
+        is_end = (note, at_ms) == (Note.OVERDUE, task.finished_ms)  # `_ended` tells it
+        if note not in _NOTES or is_end:
+            continue
+        name, actor = _NOTES[note]
+        yield Event(name=name, at_ms=at_ms, actor=actor)
+        if note == Note.RETRIED and _waits_again(snapshot, index):
+            yield Event(name="awaiting_approval", at_ms=at_ms, actor="server")
 
 
-def _worked(snapshot: Snapshot) -> Iterator[Event]:
+def _waits_again(snapshot: Snapshot, retry: int) -> bool:
+    """Whether the plan waited for approval after the retry that `notes[retry]` is."""
+    task, plan = snapshot.task, snapshot.outputs.get(PLAN)
+    notes = [note for note, _ in task.notes]
+    is_undecided = task.approval in ("awaited", "refused") or Note.APPROVED in notes[retry:]
+    has_plan = plan is not None and plan.created_ms <= task.created_ms + task.notes[retry][1]
+    return task.approval is not None and is_undecided and has_plan
+
+
+def _outputs(snapshot: Snapshot) -> Iterator[Event]:
+    """Yield what the stored outputs tell: the plan, its steps, and claims that failed before a retry."""
     for output in snapshot.outputs.values():
         at_ms = output.created_ms
         if output.key.kind is OutputKind.PLAN:
-            steps = len(plans.stored(output.text or "").steps)
-            yield Event(name="planned", at_ms=at_ms, actor="worker", detail=f"{steps} steps")
+            yield from _planned(snapshot.task, output)
         elif output.key.kind is OutputKind.STEP:
-            yield Event(name=_step(output), at_ms=at_ms, actor="worker", detail=output.key.step)
+            name = "step.completed" if output.error is None else "step.failed"
+            yield Event(name=name, at_ms=at_ms, actor="worker", detail=output.key.step)
         elif output.key.ends_claim and output.error and at_ms != snapshot.task.finished_ms:
             yield Event(name="failed", at_ms=at_ms, actor="worker", detail=output.error)
 
 
-def _step(output: Output) -> str:
-    return "step finished" if output.error is None else "step failed"
+def _planned(task: Task, plan: Output) -> Iterator[Event]:
+    steps = len(plans.stored(plan.text or "").steps)
+    yield Event(name="planned", at_ms=plan.created_ms, actor="worker", detail=f"{steps} steps")
+    if task.approval is not None:
+        yield Event(name="awaiting_approval", at_ms=plan.created_ms, actor="worker")
 
 
-def _failed_over(snapshot: Snapshot) -> Iterator[Event]:
+def _failed_attempts(snapshot: Snapshot) -> Iterator[Event]:
+    """Yield every engine call that failed; the detail is the engine, and the kind of failure where it is known."""
     for attempt in snapshot.attempts:
-        if attempt.failover_from is not None:
-            probe = ", probe" if attempt.probe else ""
-            detail = f"from {attempt.failover_from}{probe} to {attempt.engine}"
-            yield Event(name="engine failed over", at_ms=attempt.started_ms, actor="worker", detail=detail)
+        if not attempt.answered:
+            kind = f": {attempt.failure}" if attempt.failure else ""
+            at_ms = attempt.started_ms + attempt.duration_ms
+            yield Event(name="attempt.failed", at_ms=at_ms, actor="worker", detail=f"{attempt.engine}{kind}")
 
 
 def _ended(task: Task) -> Iterator[Event]:
     if task.finished_ms is None:
         return
-    swept = bool(task.notes) and task.notes[-1] == (Note.OVERDUE, task.finished_ms - task.created_ms)
-    actor: Actor = "caller" if task.status is Status.CANCELLED else "sweep" if swept else "worker"
-    yield Event(name=task.status.lower(), at_ms=task.finished_ms, actor=actor, detail=task.error or "")
+    yield Event(name=task.status.lower(), at_ms=task.finished_ms, actor=_ended_by(task), detail=task.error or "")
+
+
+def _ended_by(task: Task) -> Actor:
+    """Return who ended a final task."""
+    if task.status is Status.CANCELLED:
+        return "caller"
+    if task.notes and task.notes[-1] == (Note.OVERDUE, (task.finished_ms or 0) - task.created_ms):
+        return "sweep"
+    return "worker"

@@ -1,4 +1,4 @@
-"""Takes a prompt in: checks it, decides how it is done, stores it, wakes a worker."""
+"""Accepts a task: checks the prompt, decides how the task is done, stores it, and wakes a worker."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from llm_server.orchestration.domain.status import Mode
 from llm_server.orchestration.domain.task import Task, TaskRef
 from llm_server.orchestration.routing import tiers
 from llm_server.orchestration.routing.analysis import Analysis, analyse
-from llm_server.orchestration.tasks.new_task import NewTask, checked, trimmed
+from llm_server.orchestration.tasks.new_task import NewTask, checked, normalised
 from llm_server.orchestration.tasks.wakeups import WakeUps
 
 KEY_KEPT_MS = 24 * 3600 * 1000
-"""How long an Idempotency-Key stands for its task."""
+"""How long an Idempotency-Key is bound to its task."""
 KEY_FIELD = "Idempotency-Key"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Accepted:
-    """A task that is stored; `replayed`: another call with the same Idempotency-Key made it."""
+    """A stored task. `replayed`: an earlier call with the same Idempotency-Key created it."""
 
     task: Task
     result: str | None = None
@@ -36,7 +36,7 @@ class Accepted:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Decision:
-    """How a prompt would be done: the analysis, and the engine that would be asked first."""
+    """How a task would be done: the analysis, and the engine that would be asked first (None if all are away)."""
 
     analysis: Analysis
     profile: str
@@ -44,11 +44,11 @@ class Decision:
 
 
 class IntakeStore(TaskStore, IdempotencyStore, Protocol):
-    """What the intake needs of the store."""
+    """The part of the store that the intake uses."""
 
 
 class Intake:
-    """The way in, over the ports."""
+    """Accepts tasks."""
 
     def __init__(
         self,
@@ -76,10 +76,11 @@ class Intake:
     def decide(self, new: NewTask) -> Decision:
         """Decide mode, role and first engine, without storing or spending anything.
 
-        Below the confidence threshold the mode is Chat with the profile's default role; what the caller chose stays.
+        If the analysis is less sure than the confidence threshold, the profile's default role answers in Chat mode.
+        A mode or role that the caller chose is kept.
 
         Raises:
-            InvalidInput: the prompt is blank or too long, or a name is unknown.
+            InvalidInput: the prompt is blank or too long, a name is unknown, or the engine cannot be used.
         """
         new = self._checked(new)
         analysis, profile = analysed(new, self._catalog)
@@ -93,8 +94,8 @@ class Intake:
 
         Raises:
             InvalidInput: as `decide`.
-            QuotaExceeded: the money of the payer's day is spent, or its key allows no more open tasks.
-            StorageUnavailable: nothing is known to have been stored.
+            QuotaExceeded: the money of the payer's day is spent or reserved, or its key allows no more open tasks.
+            StorageUnavailable: it is unknown whether the task was stored.
         """
         self._keyring.check_spending(payer)
         task, request = self._prepared(tenant, self._checked(new), self._new_id(), payer)
@@ -109,18 +110,19 @@ class Intake:
         *,
         payer: Payer | None = None,
     ) -> Accepted:
-        """Store a task, however often the same is submitted under the same key within 24 hours.
+        """Store one task, however often the same body is submitted under the same key within 24 hours.
 
-        The key is bound first: each call with it finds the same task, and stores it where an earlier call died. What
-        was accepted before is answered without a check of the prompt or of the payer's money.
+        The key is bound before the task is stored, so every call with it uses the same task id. If an earlier call died
+        in between, this one stores the task. If the task is stored already, it is returned without checking the prompt
+        or the payer's money.
 
         Raises:
-            InvalidInput: as `decide`, or the key stands for a task with another body.
+            InvalidInput: as `decide`, or the key is bound to a task with another body.
             StateConflict: the key's task was deleted.
-            QuotaExceeded: the money of the payer's day is spent, or its key allows no more open tasks.
-            StorageUnavailable: nothing is known to have been stored.
+            QuotaExceeded: the money of the payer's day is spent or reserved, or its key allows no more open tasks.
+            StorageUnavailable: it is unknown whether the task was stored.
         """
-        new, now_ms = trimmed(new), self._clock()
+        new, now_ms = normalised(new, self._catalog), self._clock()
         wanted = IdempotencyBinding(task_id=self._new_id(), body_hash=new.digest(), until_ms=now_ms + KEY_KEPT_MS)
         bound = self._bound(tenant, new, key, wanted, now_ms)
         if bound != wanted and (earlier := self._replayed(tenant, bound)):
@@ -130,14 +132,17 @@ class Intake:
         task, request = self._prepared(tenant, new, bound.task_id, payer)
         if self._store_new(task, request, payer):
             return Accepted(task=task)
-        if twins := self._replayed(tenant, bound):
-            return twins
-        raise StateConflict("The task of this Idempotency-Key was deleted.")
+        if stored_meanwhile := self._replayed(tenant, bound):
+            return stored_meanwhile
+        raise StateConflict("The task of this Idempotency-Key was deleted.", code="idempotency_key_task_deleted")
 
     def _bound(
         self, tenant: str, new: NewTask, key: str, wanted: IdempotencyBinding, now_ms: int
     ) -> IdempotencyBinding:
-        """What the key stands for; a body that is refused binds none, so that the corrected one may carry it."""
+        """Return what the key is bound to, binding it first if it is free.
+
+        A body that is not valid does not bind the key, so the corrected body can use it.
+        """
         try:
             self._checked(new)
         except InvalidInput:
@@ -148,11 +153,12 @@ class Intake:
         else:
             bound = self._store.bind_idempotency_key(tenant, key, wanted, now_ms=now_ms)
         if bound.body_hash != wanted.body_hash:
-            raise InvalidInput(KEY_FIELD, "This Idempotency-Key was sent with another body within the last 24 hours.")
+            message = "This Idempotency-Key was sent with another body within the last 24 hours."
+            raise InvalidInput(KEY_FIELD, message, code="idempotency_key_reused")
         return bound
 
     def _replayed(self, tenant: str, bound: IdempotencyBinding) -> Accepted | None:
-        """The task that a key stands for, where it is stored."""
+        """Return the task that a key is bound to, or None if it is not stored."""
         try:
             found = self._store.get(TaskRef(tenant, bound.task_id))
         except TaskNotFound:
@@ -160,13 +166,16 @@ class Intake:
         return Accepted(task=found.task, result=found.result, replayed=True)
 
     def _store_new(self, task: Task, request: Request, payer: Payer | None) -> bool:
-        """Store a task and wake a worker; False when it was stored already, by a call that may have died since."""
+        """Store a task and wake a worker. Returns False if an earlier call had stored it.
+
+        A worker is woken in that case too, because the earlier call may have died before it did that.
+        """
         is_new = self._store.add(task, request, max_in_flight=payer.limits.tasks_in_flight if payer else None)
         self._wakeups.send(task.ref)
         return is_new
 
     def _prepared(self, tenant: str, new: NewTask, task_id: str, payer: Payer | None) -> tuple[Task, Request]:
-        """A new task and what was asked, as they are to be stored."""
+        """Return the state and the request to store for a new task."""
         analysis, profile = analysed(new, self._catalog)
         now_ms = self._clock()
         task = Task(
@@ -202,17 +211,21 @@ class Intake:
         return new
 
     def _check_engine(self, name: str) -> None:
-        """An engine asked for by name must be one that may and could answer: for another, the task would wait."""
+        """Refuse an engine asked for by name that cannot be used now, because the task would only wait for it."""
         fleet = self._balancer.fleet
         engines = fleet.specs()
         if name not in engines:
             raise UnknownName("engine", name, engines)
         if why := fleet.obstacle(engines[name]):
-            raise InvalidInput("engine", f"Engine {name} {why}; choose another or leave the field out.")
+            message = f"Engine {name} {why}; choose another or leave the field out."
+            raise InvalidInput("engine", message, code="engine_not_usable")
 
 
 def analysed(new: NewTask, catalog: Catalog) -> tuple[Analysis, str]:
-    """Analyse a prompt: the profile's default role in Chat mode where that is not sure enough; and the profile."""
+    """Analyse a prompt. Returns the analysis and the profile of the task.
+
+    If the analysis is less sure than the confidence threshold, the profile's default role answers in Chat mode.
+    """
     allowed = catalog.roles_of(new.profile) if new.profile else list(catalog.roles)
     analysis = analyse(new.prompt, role=new.role, profile=new.profile, mode=new.mode, roles=allowed)
     of_tier = tiers.reasons(analysis.complexity, catalog.defaults)

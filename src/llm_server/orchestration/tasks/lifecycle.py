@@ -1,4 +1,4 @@
-"""What a caller does with a task after it was accepted: approve or reject its plan, cancel, retry or delete it."""
+"""What a caller can do with an accepted task: approve or reject its plan, cancel, retry or delete it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from llm_server.orchestration.tasks.wakeups import WakeUps
 
 
 class Lifecycle:
-    """A caller's changes of a task, over the store."""
+    """Makes a caller's changes of a task in the store."""
 
     def __init__(self, *, store: TaskStore, keyring: Keyring, wakeups: WakeUps, clock: Clock, sweep_ms: int) -> None:
         self._store = store
@@ -27,10 +27,10 @@ class Lifecycle:
         self._sweep_ms = sweep_ms
 
     def approve(self, ref: TaskRef, plan_hash: str, *, approve: bool) -> Snapshot:
-        """Let a plan that waits be carried out, or cancel its task. The same decision again changes nothing.
+        """Carry out a plan that waits for approval, or cancel its task. The same decision again changes nothing.
 
         Raises:
-            TaskNotFound: no such task.
+            TaskNotFound: no task has this reference.
             ApprovalConflict: as `approval.decide`.
         """
         now_ms = self._clock()
@@ -45,13 +45,13 @@ class Lifecycle:
         return snapshot
 
     def cancel(self, ref: TaskRef) -> Snapshot:
-        """End a task that is not final; cancelled again, nothing changes.
+        """Cancel a task that is not final. Cancelling it again changes nothing.
 
         If a worker died after it had paid for an answer, the calls of that answer go on the receipt.
 
         Raises:
-            TaskNotFound: no such task.
-            StateConflict: it has Completed or Failed.
+            TaskNotFound: no task has this reference.
+            StateConflict: the task has Completed or Failed.
         """
 
         def decide(snapshot: Snapshot) -> Change | None:
@@ -59,26 +59,27 @@ class Lifecycle:
             if status is Status.CANCELLED:
                 return None
             if status.is_final:
-                raise StateConflict(f"The task is {status}; only a task that is open can be cancelled.")
+                raise StateConflict(f"The task is {status}; only an open task can be cancelled.", code="task_final")
             return self._cancelled(snapshot)
 
         return change.apply(self._store, ref, decide)[0]
 
     def retry(self, ref: TaskRef, *, payer: Payer | None = None) -> Snapshot:
-        """Take a Failed task up again: what is finished is kept, what failed is done again. Then wake a worker.
+        """Do a Failed task again and wake a worker. Finished plan steps are kept, failed ones are done again.
 
         Raises:
-            TaskNotFound: no such task.
-            StateConflict: it has not Failed, or was retried before.
-            QuotaExceeded: the money of the payer's day is spent.
-            TooManyInFlight: the payer's key, for which the task counts from now on, allows no more open tasks.
+            TaskNotFound: no task has this reference.
+            StateConflict: the task has not Failed, or was already retried.
+            DailyBudgetSpent, DailyBudgetReserved: the money of the payer's day is spent or reserved.
+            TooManyInFlight: the payer's key allows no more open tasks; the task counts for this key from now on.
         """
         self._keyring.check_spending(payer)
 
         def decide(snapshot: Snapshot) -> Change:
             task, now_ms = snapshot.task, self._clock()
             if task.status is not Status.FAILED:
-                raise StateConflict(f"The task is {task.status}; only a task that has Failed can be retried.")
+                message = f"The task is {task.status}; only a task that has Failed can be retried."
+                raise StateConflict(message, code="task_not_failed")
             deadline_ms, due_ms = snapshot.request.limits.deadline_ms(now_ms), now_ms + self._sweep_ms
             after = task.retried(now_ms=now_ms, due_ms=due_ms, deadline_ms=deadline_ms, payer=payer)
             self._store.retain(task)
@@ -90,23 +91,24 @@ class Lifecycle:
         return snapshot
 
     def delete(self, ref: TaskRef) -> None:
-        """Remove a task that no worker has, with its prompt and all its texts; one that is open is cancelled first.
+        """Remove a task that no worker has, with its prompt and all its texts. An open task is cancelled first.
 
         Raises:
-            TaskNotFound: no such task, or none any more.
-            StateConflict: a worker has it.
+            TaskNotFound: no task has this reference, or it was deleted before.
+            StateConflict: a worker has the task, or it is changed again and again.
         """
         for _ in range(change.TRIES):
             snapshot, _ = change.apply(self._store, ref, self._before_deletion)
-            with suppress(TaskLost):  # it was changed since
+            with suppress(TaskLost):  # another writer changed it in between
                 self._store.delete(snapshot.task)
                 return
-        raise StateConflict("The task is being changed; try again.")
+        raise StateConflict("The task is being changed; try again.", code="task_changing")
 
     def _before_deletion(self, snapshot: Snapshot) -> Change | None:
-        """What is left to store of a task that is deleted next: that it was cancelled, or what its dead worker paid."""
+        """Return the change to store before a deletion: the cancellation, or the calls that a dead worker paid for."""
         if snapshot.task.has_worker(self._clock()):
-            raise StateConflict("A worker has the task; cancel it, and delete it when its worker has let go.")
+            message = "A worker has the task; cancel it, and delete it when its worker has stopped."
+            raise StateConflict(message, code="task_in_progress")
         if not snapshot.task.status.is_final:
             return self._cancelled(snapshot)
         if snapshot.unsettled is None:

@@ -1,4 +1,4 @@
-"""Puts on a cancelled task's receipt what its worker paid (ADR 11)."""
+"""Puts the calls that a cancelled task's worker paid for on the task's receipt (ADR 11)."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ TRIES = 3
 
 
 class Settlement:
-    """The last write for a cancelled task. Its key names the claim, so that two workers settle one claim once."""
+    """Makes the last write for a cancelled task. Its output key names the claim, so a claim is settled only once."""
 
     def __init__(self, store: TaskStore, clock: Clock) -> None:
         self._store = store
         self._clock = clock
 
     def settle(self, mine: Task, attempts: tuple[Attempt, ...]) -> None:
-        """Put down what the claim `mine` paid and did not save; a task that was lost otherwise is not ours.
+        """Store the calls that the claim `mine` paid for and has not saved. Does nothing unless the task is Cancelled.
 
         Raises:
-            StorageUnavailable: wake up again; an answer that was kept is settled by the next worker that finds it.
+            StorageUnavailable: the message should come again; the next worker settles an answer that was kept.
         """
         output = Output(key=OutputKey.of_try(mine.fence), created_ms=self._clock(), attempts=attempts)
         for left in reversed(range(TRIES)):
@@ -48,12 +48,12 @@ class Settlement:
             _log.warning("task lost to another worker", extra=log_fields(mine))
 
     def _settled(self, mine: Task, output: Output) -> bool:
-        """Try once; False where there is nothing to settle."""
+        """Try once. Returns False if there is nothing to settle."""
 
         def decide(snapshot: Snapshot) -> Change | None:
             if snapshot.task.status is not Status.CANCELLED:
                 return None
-            if output.key in snapshot.outputs:  # another writer found our answer and put its calls down
+            if output.key in snapshot.outputs:  # another writer found our answer and stored its calls
                 nothing = Output(key=output.key, created_ms=output.created_ms)
                 return Change(after=snapshot.task.settled(nothing))
             return Change(after=snapshot.task.settled(output), output=output if output.attempts else None)
@@ -62,6 +62,6 @@ class Settlement:
             return change.apply(self._store, mine.ref, decide)[1] is not None
         except TaskNotFound:
             self._store.purge(mine.ref)  # an answer that was kept after its task was deleted
-        except StateConflict:  # it is changed again and again
-            pass
-        return False
+            return False
+        except StateConflict:  # other writers change the task again and again
+            return False

@@ -1,4 +1,4 @@
-"""Wakes what is open and due: tasks whose message was lost, whose worker died, or whose deadline has come."""
+"""Wakes open tasks that are due: the message was lost, the worker died, or the deadline has come."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ from llm_server.orchestration.tasks.wakeups import WakeUps, log_fields
 _log = logging.getLogger(__name__)
 
 LOOKS_MS = 45_000
-"""How long a sweep looks at tasks: the next one comes a minute after its start."""
+"""How long a sweep looks at tasks. The next sweep starts a minute after this one started."""
 MAX_PEEK = 100
 MAX_PRUNE = 200
 PUT_OFF_MS = 3_600_000
-"""How long a record that nobody can look at is left alone."""
+"""How long the sweep ignores a record that it could not handle."""
 
 
 class SweptStore(TaskStore, SweepIndex, CounterStore, Protocol):
-    """What the sweep needs of the store."""
+    """The part of the store that the sweep uses."""
 
 
 class Sweep:
-    """The net under the queue; two at once wake nothing twice."""
+    """Finds tasks that the queue has lost. Two sweeps at the same time wake a task once."""
 
     def __init__(self, *, store: SweptStore, wakeups: WakeUps, clock: Clock, sweep_ms: int) -> None:
         self._store = store
@@ -40,24 +40,26 @@ class Sweep:
         self._sweep_ms = sweep_ms
 
     def run(self, goes_on: Callable[[], bool] = lambda: True) -> int:
-        """Wake what is open and due, until nothing is, 45 s are over or it `goes_on` no more. Returns how many."""
+        """Wake due tasks for at most 45 s, and while `goes_on()` is true. Returns how many were woken."""
         try:
             return self._look_at_all(goes_on)
         finally:
             self._store.prune(MAX_PRUNE)
 
     def _look_at_all(self, goes_on: Callable[[], bool]) -> int:
-        woken, waiting = 0, None
+        woken = 0
+        all_have_messages: bool | None = None  # asked once, and only if a Queued task is due
         for due, task in self._due(goes_on):
-            queued = task.status is Status.QUEUED
-            if queued and waiting is None:
-                waiting = self._is_merely_long(sent=woken)
-            with self._apart(due):
-                woken += self._look(due, task, merely_waiting=queued and bool(waiting))
+            is_queued = task.status is Status.QUEUED
+            if is_queued and all_have_messages is None:
+                all_have_messages = self._all_queued_have_messages(sent=woken)
+            with self._isolated(due):
+                if self._look(due, task, has_message=is_queued and bool(all_have_messages)):
+                    woken += 1
         return woken
 
     def _due(self, goes_on: Callable[[], bool]) -> Iterator[tuple[Due, Task]]:
-        """What is due, as far as the time goes; what has no state to look at is dealt with here."""
+        """Yield due tasks until the time is over. Removes leftovers of deleted tasks; puts off unreadable records."""
         until_ms = self._clock() + LOOKS_MS
         dues = self._store.due(self._clock())
         while some := list(islice(dues, MAX_PEEK)):
@@ -66,7 +68,7 @@ class Sweep:
                 if self._clock() >= until_ms or not goes_on():
                     return
                 if due.ref not in tasks:
-                    with self._apart(due):
+                    with self._isolated(due):
                         self._store.purge(due.ref)
                 elif (task := tasks[due.ref]) is not None:
                     yield due, task
@@ -75,13 +77,13 @@ class Sweep:
                     self._put_off(due)
 
     @contextmanager
-    def _apart(self, due: Due) -> Iterator[None]:
-        """Whatever one record does to a look, the others are looked at."""
+    def _isolated(self, due: Due) -> Iterator[None]:
+        """Keep an error at one record away from the other records."""
         try:
             yield
-        except StorageUnavailable:  # it passes, and the task stays due: the next sweep is a minute away
+        except StorageUnavailable:  # temporary; the task stays due, and the next sweep comes in a minute
             _log.warning("task not looked at", extra={"task_id": due.ref.task_id})
-        except Exception:  # nobody can foresee what is wrong with a record; it is told, and out of the others' way
+        except Exception:  # a damaged record can fail in any way; it must not stop the sweep of the others
             _log.exception("task put off by the sweep", extra={"task_id": due.ref.task_id})
             self._put_off(due)
 
@@ -89,12 +91,15 @@ class Sweep:
         with suppress(StorageUnavailable):
             self._store.postpone(due, None, self._clock() + PUT_OFF_MS)
 
-    def _is_merely_long(self, *, sent: int) -> bool:
-        """Whether each task that waits has a message; what this sweep has just `sent` is for active tasks."""
+    def _all_queued_have_messages(self, *, sent: int) -> bool:
+        """Whether the queue is just long, because every Queued task has a message.
+
+        `sent` is how many messages this sweep has sent for active tasks; they do not count.
+        """
         return self._wakeups.waiting() - sent >= self._store.overview()[0].queued
 
-    def _look(self, due: Due, task: Task, *, merely_waiting: bool) -> bool:
-        """Move the due time on, then send: in this order, so that two sweeps at once send once."""
+    def _look(self, due: Due, task: Task, *, has_message: bool) -> bool:
+        """Move the due time on, then send. In this order, two sweeps at the same time send one message."""
         now_ms = self._clock()
         if now_ms - task.created_ms > SLACK_MS // 2:
             self._store.retain(task)
@@ -106,17 +111,17 @@ class Sweep:
         later_ms = now_ms + min(max(self._sweep_ms, now_ms - task.created_ms), DAY_MS)
         if task.deadline_ms is not None and task.deadline_ms > now_ms:
             later_ms = min(later_ms, task.deadline_ms)
-        asleep = merely_waiting or (task.awaits_approval and now_ms < task.due_ms)
-        if not self._store.postpone(due, task, later_ms) or asleep:
+        needs_no_message = has_message or (task.awaits_approval and now_ms < task.due_ms)
+        if not self._store.postpone(due, task, later_ms) or needs_no_message:
             return False
         _log.info("task woken by the sweep", extra=log_fields(task))
         return self._wakeups.send(due.ref)
 
     def _failed(self, task: Task, now_ms: int) -> bool:
-        """Fail a task in its time, however long the queue is; False where an answer waits to be taken up."""
+        """Fail an overdue task, however long the queue is. Returns False if a dead worker left an answer to use."""
         try:
             snapshot = self._store.get(task.ref)
-        except TaskNotFound:  # deleted since it was looked at
+        except TaskNotFound:  # it was deleted in between
             return True
         if snapshot.orphan:
             return False

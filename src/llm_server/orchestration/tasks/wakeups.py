@@ -1,4 +1,4 @@
-"""Waking workers: a message is only a hint, so one that cannot be sent is no failure."""
+"""Wakes workers. A message is only a hint: if it cannot be sent, the sweep wakes the task later."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ _log = logging.getLogger(__name__)
 
 
 class WakeUps:
-    """The queue, to those who wake workers."""
+    """Sends wake-ups through the queue."""
 
     def __init__(self, queue: Queue) -> None:
         self._queue = queue
 
     def send(self, ref: TaskRef, *, delay_s: int = 0) -> bool:
-        """Wake a worker; when the queue cannot be reached the sweep does it later."""
+        """Wake a worker after `delay_s` seconds. Returns False if the queue cannot be reached."""
         try:
             self._queue.send(ref, delay_s=delay_s)
         except StorageUnavailable:
@@ -27,10 +27,10 @@ class WakeUps:
         return True
 
     def waiting(self) -> int:
-        """About how many messages wait or are delayed."""
+        """Return about how many messages wait or are delayed."""
         return self._queue.depth()
 
 
 def log_fields(task: Task) -> dict[str, object]:
-    """What every log line about a task tells of it."""
+    """Return the fields that every log line about a task has."""
     return {"task_id": task.task_id, "status": task.status.value, "attempt": task.fence}

@@ -1,4 +1,4 @@
-"""What a worker does with a wake-up: claim, carry out, store each state."""
+"""What a worker does with a wake-up: it claims the task, carries it out, and stores each state."""
 
 from __future__ import annotations
 
@@ -29,7 +29,10 @@ _log = logging.getLogger(__name__)
 
 
 class Worker:
-    """Carries tasks out, one claim a wake-up; several may run at the same time, but of suspects one."""
+    """Carries out one claim for each wake-up.
+
+    Several claims may run at the same time, but only one task that has already crashed workers (`Task.is_suspect`).
+    """
 
     def __init__(
         self,
@@ -50,24 +53,24 @@ class Worker:
         self._settlement = Settlement(store, clock)
         self._suspects = threading.Lock()
         self._lock = threading.Lock()
-        self._listening: list[tuple[TaskRef, Cancellation]] = []
+        self._running: list[tuple[TaskRef, Cancellation]] = []
 
     def cancelled(self, ref: TaskRef) -> None:
-        """Tell those of this process who work on a task that it was cancelled: its engine calls end at once."""
+        """End the engine calls of a cancelled task in this process at once."""
         with self._lock:
-            told = [cancellation for listening, cancellation in self._listening if listening == ref]
-        for cancellation in told:
+            running = [cancellation for working_on, cancellation in self._running if working_on == ref]
+        for cancellation in running:
             cancellation.tell()
 
     def process(self, ref: TaskRef, *, owner: str, until_ms: int | None) -> None:
-        """Carry a task out as far as one claim goes; a doubled, late or unknown wake-up does nothing.
+        """Carry a task out as far as one claim goes. A repeated, late or unknown wake-up does nothing.
 
-        What the worker of a cancelled task paid for a kept answer, and could not put on the receipt, is put there.
-        `until_ms` is when this worker's own time ends (Unix milliseconds); a claim also stops a seventh of the lease
+        If a cancelled task has a kept answer whose cost is not on the receipt, it is put there.
+        `until_ms` is when this worker's own time ends (Unix milliseconds). A claim also stops a seventh of the lease
         before the lease ends, so that its last write comes while the lease holds.
 
         Raises:
-            StorageUnavailable: wake up again later; the lease decides who goes on, and a cancelled task is settled.
+            StorageUnavailable: the message should come again later; the lease then decides which worker goes on.
         """
         try:
             snapshot = self._store.get(ref)
@@ -77,25 +80,26 @@ class Worker:
         if left := snapshot.unsettled:
             self._settlement.settle(snapshot.task, left.attempts)
             return
-        # whoever waits here is not claimed yet: if the one before kills this process, that is no attempt of theirs
+        # Tasks wait here before they are claimed, so a crash caused by the previous task does not count as a delivery.
         with self._suspects if snapshot.task.is_suspect(now_ms=self._clock()) else nullcontext():
             now_ms = self._clock()
             lease_end_ms = now_ms + self._lease_ms * 6 // 7
-            with self._listened_to(ref) as cancellation:  # before the claim: afterwards a word could be missed
+            with self._cancellable(ref) as cancellation:  # before the claim, so that no cancellation is missed
                 claimed = self._claimed(snapshot, owner, now_ms)
                 if claimed is not None:
                     self._carry_out(claimed, min(until_ms or lease_end_ms, lease_end_ms), cancellation)
 
     @contextmanager
-    def _listened_to(self, ref: TaskRef) -> Iterator[Cancellation]:
-        listening = ref, Cancellation(lambda: self._has_ended(ref), self._clock)
+    def _cancellable(self, ref: TaskRef) -> Iterator[Cancellation]:
+        """Let `cancelled` end the engine calls that are made inside."""
+        cancellation = Cancellation(lambda: self._has_ended(ref), self._clock)
         with self._lock:
-            self._listening.append(listening)
+            self._running.append((ref, cancellation))
         try:
-            yield listening[1]
+            yield cancellation
         finally:
             with self._lock:
-                self._listening.remove(listening)
+                self._running.remove((ref, cancellation))
 
     def _has_ended(self, ref: TaskRef) -> bool:
         try:
@@ -111,7 +115,7 @@ class Worker:
             task = snapshot.task.claimed(
                 owner=owner, now_ms=now_ms, lease_ms=now_ms + self._lease_ms, has_plan=has_plan
             )
-            if is_to_be_renewed(snapshot.task, now_ms):  # before the save: failed, it is done by the next claim
+            if is_to_be_renewed(snapshot.task, now_ms):  # before the save: if this fails, the next claim does it
                 self._store.retain(snapshot.task)
             self._store.save(snapshot.task, task)
         except (NotClaimable, TaskLost) as reason:
@@ -120,7 +124,7 @@ class Worker:
         return replace(snapshot, task=task)
 
     def _carry_out(self, snapshot: Snapshot, until_ms: int, cancellation: Cancellation) -> None:
-        """Store each state. Once the task is lost, calls end and none begins; what they cost is still handed over."""
+        """Store each state. Once the task is lost, its calls end, and their cost is settled."""
         task, unsaved = snapshot.task, list[Attempt]()
         run = self._orchestrator.run(
             snapshot, until_ms=until_ms, key_budget=self._key_budget(snapshot), cancellation=cancellation
@@ -129,7 +133,8 @@ class Worker:
         with closing(run) as states:
             for progress in states:
                 try:
-                    task = task if lost else self._saved(task, progress, snapshot.outputs)
+                    if not lost:
+                        task = self._saved(task, progress, snapshot.outputs)
                     cancellation.goes_on()
                 except TaskLost:
                     lost = True
@@ -140,7 +145,7 @@ class Worker:
             self._settlement.settle(task, tuple(unsaved))
 
     def _saved(self, task: Task, progress: Progress, earlier: Mapping[OutputKey, Output]) -> Task:
-        """Store one state; what a step cost that is done again, after a retry, stays under its key."""
+        """Store one state. If a step is done again after a retry, its output keeps the earlier attempts."""
         output = progress.output and progress.output.after(earlier.get(progress.output.key))
         if output and output.is_answer:
             self._store.keep(task.ref, output)

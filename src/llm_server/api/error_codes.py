@@ -1,0 +1,78 @@
+"""Every error code of the HTTP API, with its status and whether the same call may succeed later (docs/api.md)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from fastapi import HTTPException
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ErrorCode:
+    """`retryable`: the same call, sent again unchanged, may succeed later."""
+
+    status: int
+    retryable: bool = False
+
+
+ERROR_CODES: Mapping[str, ErrorCode] = {
+    "not_http": ErrorCode(status=400),
+    "body_not_base64": ErrorCode(status=400),
+    "body_empty": ErrorCode(status=400),
+    "body_encoding_invalid": ErrorCode(status=400),
+    "body_json_invalid": ErrorCode(status=400),
+    "body_key_repeated": ErrorCode(status=400),
+    "body_number_invalid": ErrorCode(status=400),
+    "body_too_deep": ErrorCode(status=400),
+    "unauthenticated": ErrorCode(status=401),
+    "scope_missing": ErrorCode(status=403),
+    "host_not_allowed": ErrorCode(status=403),
+    "origin_not_allowed": ErrorCode(status=403),
+    "path_not_found": ErrorCode(status=404),
+    "task_not_found": ErrorCode(status=404),
+    "engine_not_found": ErrorCode(status=404),
+    "key_not_found": ErrorCode(status=404),
+    "method_not_allowed": ErrorCode(status=405),
+    "task_final": ErrorCode(status=409),
+    "task_not_failed": ErrorCode(status=409),
+    "task_in_progress": ErrorCode(status=409, retryable=True),
+    "task_changing": ErrorCode(status=409, retryable=True),
+    "no_plan_awaiting_approval": ErrorCode(status=409),
+    "plan_changed": ErrorCode(status=409),
+    "plan_already_decided": ErrorCode(status=409),
+    "deadline_passed": ErrorCode(status=409),
+    "idempotency_key_task_deleted": ErrorCode(status=409),
+    "key_revoked": ErrorCode(status=409),
+    "key_expired": ErrorCode(status=409),
+    "key_changing": ErrorCode(status=409, retryable=True),
+    "body_too_large": ErrorCode(status=413),
+    "content_type_not_json": ErrorCode(status=415),
+    "invalid_input": ErrorCode(status=422),
+    "unknown_name": ErrorCode(status=422),
+    "unknown_parameter": ErrorCode(status=422),
+    "repeated_parameter": ErrorCode(status=422),
+    "engine_not_usable": ErrorCode(status=422),
+    "idempotency_key_reused": ErrorCode(status=422),
+    "requests_per_minute_exceeded": ErrorCode(status=429, retryable=True),
+    "tasks_in_flight_exceeded": ErrorCode(status=429, retryable=True),
+    "usd_per_day_spent": ErrorCode(status=429, retryable=True),
+    "usd_per_day_reserved": ErrorCode(status=429, retryable=True),
+    "internal_error": ErrorCode(status=500),
+    "storage_unavailable": ErrorCode(status=503, retryable=True),
+    "storage_misconfigured": ErrorCode(status=503, retryable=True),
+    "record_unreadable": ErrorCode(status=503, retryable=True),
+}
+
+
+def codes_of(status: int) -> list[str]:
+    """The codes that answers of a status can have."""
+    return [name for name, code in ERROR_CODES.items() if code.status == status]
+
+
+class Refusal(HTTPException):
+    """A call that the HTTP layer refuses before the service sees it."""
+
+    def __init__(self, code: str, detail: str) -> None:
+        super().__init__(ERROR_CODES[code].status, detail)
+        self.code = code

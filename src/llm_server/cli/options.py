@@ -1,0 +1,110 @@
+"""What the commands share: options, exit codes, the prompt's text, and how a failure ends a command."""
+
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Annotated, Any
+
+import typer
+
+from llm_server.cli import display
+from llm_server.cli.client import Client
+from llm_server.cli.connection import ClientError, ServerRefused
+
+REFUSED, FAILED, NOT_FINAL, INTERRUPTED = 2, 3, 4, 130
+
+CALL_EXIT_CODES = """
+Exit codes:
+
+\b
+  0    success
+  2    wrong usage, or the server refused the request; the message says why
+  3    the server cannot be reached, or it failed
+"""
+DECISION_EXIT_CODES = f"{CALL_EXIT_CODES}  4    you declined; the plan still waits for approval\n"
+TASK_EXIT_CODES = """
+Exit codes:
+
+\b
+  0    success
+  1    the task Failed or was Cancelled
+  2    wrong usage, or the server refused the request; the message says why
+  3    the server cannot be reached, or it failed
+  4    the task is not final yet
+  130  interrupted with Ctrl-C; the task continues on the server
+"""
+
+Url = Annotated[str, typer.Option("--url", envvar="LLM_SERVER_URL", help="Address of the server.")]
+ApiKey = Annotated[
+    str,
+    typer.Option(
+        "--key",
+        envvar="LLM_SERVER_API_KEY",
+        help="API key. Set the variable instead: other users of this machine can read the options of a command.",
+    ),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the server's JSON document.")]
+JsonOrText = Annotated[
+    bool | None,
+    typer.Option("--json/--text", help="Print JSON or text.  [default: text on a terminal, JSON in a pipe or a file]"),
+]
+TaskId = Annotated[str, typer.Argument(metavar="ID", help="The task's id; submit and list print it.")]
+Prompt = Annotated[str, typer.Argument(metavar="PROMPT", help="The text of the task, or - to read standard input.")]
+TimeoutS = Annotated[float, typer.Option("--timeout", min=0, metavar="SECONDS", help="Longest time to wait.")]
+Metadata = Annotated[
+    list[str] | None, typer.Option(metavar="KEY=VALUE", help="A label of the task; may be given several times.")
+]
+
+
+def client_of(url: str, key: str) -> Client:
+    """Return a client; a wrong address or key is wrong usage."""
+    if not key.isascii() or not key.isprintable():
+        raise typer.BadParameter("An API key has only printable ASCII characters.", param_hint="--key")
+    try:
+        return Client(url, key=key)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--url") from None
+
+
+def checked_id(task_id: str) -> str:
+    """Return the id; an empty one is wrong usage."""
+    if not task_id.strip():
+        raise typer.BadParameter("The id is empty.", param_hint="ID")
+    return task_id
+
+
+def text_of(prompt: str) -> str:
+    """Return the prompt; read standard input for `-`. Text that is not UTF-8 is wrong usage."""
+    try:
+        text = sys.stdin.buffer.read().decode() if prompt == "-" else prompt
+        text.encode()  # an argument's undecodable bytes arrive as lone surrogates
+    except UnicodeError:
+        raise typer.BadParameter("The prompt is not UTF-8 text.", param_hint="PROMPT") from None
+    return text
+
+
+def pairs_of(metadata: Iterable[str] | None) -> dict[str, str]:
+    """Split each KEY=VALUE at its first `=`; a label without one is wrong usage."""
+    pairs = {}
+    for label in metadata or ():
+        key, separator, value = label.partition("=")
+        if not separator:
+            raise typer.BadParameter(f"{label!r} does not have the form KEY=VALUE.", param_hint="--metadata")
+        pairs[key] = value
+    return pairs
+
+
+def given(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Leave out the options that the user did not set, so that the server's defaults apply."""
+    return {name: value for name, value in fields.items() if value not in (None, {})}
+
+
+@contextmanager
+def failures_as_exit_codes() -> Iterator[None]:
+    """Show a failed call as one sentence, with its notes, and end the command with the exit code for it."""
+    try:
+        yield
+    except ClientError as error:
+        for line in (str(error), *getattr(error, "__notes__", ())):
+            display.say(line)
+        raise typer.Exit(REFUSED if isinstance(error, ServerRefused) else FAILED) from None

@@ -1,0 +1,138 @@
+"""The commands that wait for a task's answer: submit and get."""
+
+import sys
+from collections.abc import Callable
+from functools import partial
+from typing import Annotated
+
+import typer
+
+from llm_server.cli import display, task_display
+from llm_server.cli.client import DEFAULT_URL, MAX_HOLD_S, Client
+from llm_server.cli.connection import Answer, ClientError
+from llm_server.cli.options import (
+    INTERRUPTED,
+    NOT_FINAL,
+    ApiKey,
+    AsJson,
+    Metadata,
+    Prompt,
+    TaskId,
+    TimeoutS,
+    Url,
+    checked_id,
+    client_of,
+    failures_as_exit_codes,
+    given,
+    pairs_of,
+    text_of,
+)
+
+_TERMINAL_HOLD_S = 2  # on a terminal, the status and the task's id are soon worth one more call
+
+
+def submit(
+    prompt: Prompt,
+    profile: Annotated[str | None, typer.Option(help="Choose a role of this profile.")] = None,
+    role: Annotated[
+        str | None, typer.Option(help="The role that does the task. By default the server chooses.")
+    ] = None,
+    mode: Annotated[str | None, typer.Option(help="Chat, Agent or Plan. By default the server chooses.")] = None,
+    engine: Annotated[str | None, typer.Option(help="The only engine that may be asked.")] = None,
+    max_cost_usd: Annotated[float | None, typer.Option(help="The most that the task may cost, in USD.")] = None,
+    deadline_s: Annotated[float | None, typer.Option(help="The task fails after this many seconds.")] = None,
+    max_output_tokens: Annotated[int | None, typer.Option(help="The longest answer of one engine call.")] = None,
+    metadata: Metadata = None,
+    plan_approval: Annotated[
+        bool, typer.Option("--plan-approval", help="In Plan mode, wait until the plan is approved (see approve).")
+    ] = False,
+    no_wait: Annotated[bool, typer.Option("--no-wait", help="Print the task's id and do not wait.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print how the task would be carried out; create no task.")
+    ] = False,
+    timeout_s: TimeoutS = 600,
+    url: Url = DEFAULT_URL,
+    key: ApiKey = "",
+    choice: Annotated[
+        bool | None,
+        typer.Option(
+            "--json/--text",
+            help="Print the server's JSON document or text.  [default: text; --dry-run in a pipe or a file: JSON]",
+        ),
+    ] = None,
+) -> None:
+    """Submit a task, wait for it to end, and print its answer.
+
+    The answer is printed to standard output, and everything else to standard error.
+    """
+    limits = {"max_cost_usd": max_cost_usd, "deadline_s": deadline_s, "max_output_tokens": max_output_tokens}
+    fields = {"profile": profile, "role": role, "mode": mode, "engine": engine, "limits": given(limits)}
+    approval = {"plan_approval": plan_approval or None}
+    task = {"prompt": text_of(prompt), **given(fields | approval | {"metadata": pairs_of(metadata)})}
+    client = client_of(url, key)
+    with failures_as_exit_codes():
+        if dry_run:
+            display.show_decision(client.decide(task), display.wants_json(choice))
+        elif no_wait:
+            task_display.show_accepted(client.submit(task), client.base_url, bool(choice))
+        else:
+            hold_s = int(min(timeout_s, _TERMINAL_HOLD_S if sys.stderr.isatty() else MAX_HOLD_S))
+            answer = _watched(client, lambda: client.submit(task, hold_s=hold_s), timeout_s)
+            _finish(client, _in_full(client, answer), bool(choice))
+
+
+def get(
+    task_id: TaskId,
+    wait: Annotated[bool, typer.Option("--wait", help="Wait until the task is final.")] = False,
+    timeout_s: TimeoutS = 600,
+    url: Url = DEFAULT_URL,
+    key: ApiKey = "",
+    as_json: AsJson = False,
+) -> None:
+    """Print a task's answer, or say why there is none yet.
+
+    The answer is printed to standard output, and everything else to standard error.
+    """
+    client, task_id = client_of(url, key), checked_id(task_id)
+    with failures_as_exit_codes():
+        if wait:
+            answer = _watched(client, lambda: client.task(task_id), timeout_s, task_id)
+        else:
+            answer = client.task(task_id)
+        _finish(client, answer, as_json)
+
+
+def _watched(client: Client, first: Callable[[], Answer], timeout_s: float, task_id: str = "") -> Answer:
+    """Make the first call, then follow the task until it is final or the time-out ends; show its state meanwhile."""
+    until = client.deadline(timeout_s)
+    try:
+        with display.spinner(partial(task_display.state, base_url=client.base_url)) as show:
+            answer = first()
+            task_id = answer.task_id
+            show(answer.document)
+            for newer in client.follow(answer, until=until):
+                show(newer.document)
+                answer = newer
+    except KeyboardInterrupt:
+        display.say(task_display.how_to_get(task_id, client.base_url))
+        raise typer.Exit(INTERRUPTED) from None
+    except ClientError as error:
+        if task_id and error.retryable:
+            error.add_note(task_display.how_to_get(task_id, client.base_url))
+        raise
+    return answer
+
+
+def _in_full(client: Client, answer: Answer) -> Answer:
+    """Read the task, if the answer is that of POST with four fields; if the read fails, keep the answer."""
+    if "receipt" in answer.document:
+        return answer
+    try:
+        return client.task(answer.task_id)
+    except ClientError:
+        return answer
+
+
+def _finish(client: Client, answer: Answer, as_json: bool) -> None:
+    task_display.show_task(answer, client.base_url, as_json)
+    raise typer.Exit({"Completed": 0, "Failed": 1, "Cancelled": 1}.get(answer.status, NOT_FINAL))

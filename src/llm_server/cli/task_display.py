@@ -1,0 +1,145 @@
+"""Shows tasks: a result, a state, why a task waits, a list of tasks, and a plan."""
+
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from llm_server.cli import display
+from llm_server.cli.client import DEFAULT_URL
+from llm_server.cli.connection import FINAL, Answer
+
+_COLUMNS = ("id", "status", "mode", "role", "engine", "created", "cost", "waits for / error")
+
+
+def how_to_get(task_id: str, base_url: str) -> str:
+    """Return how to get the answer later; if the id is not known, how to find the task."""
+    if not task_id:
+        return f"If the server accepted the task, it continues. To find it: {_command('list', base_url)}"
+    return f"Task {task_id} continues on the server. To get its answer: {_command('get', base_url, task_id, '--wait')}"
+
+
+def state(task: Mapping[str, Any], base_url: str) -> str:
+    """Return a task's status in a few words: how far its plan is, and what it waits for."""
+    steps = (task.get("plan") or {}).get("steps") or []
+    done = sum(step.get("status") == "Completed" for step in steps)
+    progress = f"{done} of {len(steps)} steps" if steps else ""
+    approve = f": {_how_to_approve(task, base_url)}" if task.get("awaiting_approval") else ""
+    return " · ".join(filter(None, (str(task.get("status")), progress, _reason(task) + approve)))
+
+
+def show_task(answer: Answer, base_url: str, as_json: bool) -> None:
+    """Print a task's result, or say why it has none yet or at all."""
+    task, status = answer.document, answer.status
+    if as_json:
+        display.put_bytes(answer.body)
+    elif status == "Completed":
+        _show_result(str(task.get("result") or ""))
+        display.say(_footer(task), dim=True)
+    if status not in FINAL:
+        reason = _reason(task)
+        display.say(f"Task {answer.task_id} is not final ({status}){f'; it {reason}' if reason else ''}.")
+        if task.get("awaiting_approval"):
+            display.say(f"To read and approve its plan: {_how_to_approve(task, base_url)}")
+        display.say(how_to_get(answer.task_id, base_url))
+    elif status != "Completed":
+        display.say(f"Task {answer.task_id} {status.lower()}: {task.get('error') or 'no reason given.'}")
+
+
+def show_accepted(answer: Answer, base_url: str, as_json: bool) -> None:
+    """Print the new task's id alone, so that a script can keep it."""
+    display.put_bytes(answer.body if as_json else answer.task_id.encode())
+    display.say(how_to_get(answer.task_id, base_url))
+
+
+def show_change(answer: Answer, as_json: bool) -> None:
+    """Say which status a task has after a change."""
+    if as_json:
+        display.put_bytes(answer.body)
+    display.say(f"Task {answer.task_id} is {answer.status}.")
+
+
+def show_tasks(tasks: Sequence[Mapping[str, Any]], as_json: bool) -> None:
+    """Print a list of tasks, one task a line."""
+    if as_json:
+        display.put_json({"tasks": tasks})
+    elif tasks:
+        display.put_table([_COLUMNS, *map(_row, tasks)])
+
+
+def show_plan(task: Mapping[str, Any]) -> None:
+    """Show a plan on stderr: its goal and hash, then each step with its role and the steps that it waits for."""
+    plan = task["plan"]
+    display.say(f"Plan of task {task.get('task_id')} ({plan.get('hash')})")
+    display.say(f"Goal: {plan.get('goal')}")
+    for number, step in enumerate(plan.get("steps") or [], 1):
+        after = ", ".join(step.get("depends_on") or [])
+        display.say(f"{number}. {step.get('id')} ({step.get('role')}){f', after {after}' if after else ''}")
+        display.say(f"   {step.get('instruction')}")
+
+
+def _reason(task: Mapping[str, Any]) -> str:
+    """Return what a task waits for, as "waits for ...", or "" if it does not wait."""
+    if task.get("awaiting_approval"):
+        return "waits for approval of its plan"
+    if not task.get("waiting_for"):
+        return ""
+    since = _seconds(task.get("waiting_since"))
+    return f"waits for {task['waiting_for']}{f' since {since}' if since else ''}"
+
+
+def _how_to_approve(task: Mapping[str, Any], base_url: str) -> str:
+    return _command("approve", base_url, str(task.get("task_id")))
+
+
+def _row(task: Mapping[str, Any]) -> list[str]:
+    """Return a task's cells for the list."""
+    waits_for = "approval of its plan" if task.get("awaiting_approval") else task.get("waiting_for")
+    cells = [task.get(name) for name in ("task_id", "status", "mode", "role", "engine")]
+    return [*map(display.word, (*cells, _seconds(task.get("created_at")), _cost(task), waits_for or task.get("error")))]
+
+
+def _cost(task: Mapping[str, Any]) -> str:
+    """Return what a task's calls cost; `unpriced` if the price of one of them is not known."""
+    receipt = task.get("receipt") or {}
+    cost = display.usd(receipt.get("cost_microusd") or 0)
+    if not receipt.get("unpriced_calls"):
+        return cost
+    return f"{cost} + unpriced" if receipt.get("cost_microusd") else "unpriced"
+
+
+def _seconds(time: object) -> str:
+    """Return an RFC 3339 time without its fraction of a second."""
+    whole, dot, _ = str(time or "").partition(".")
+    return f"{whole}Z" if dot else whole
+
+
+def _show_result(result: str) -> None:
+    if not sys.stdout.isatty():
+        display.put_bytes(result.encode(errors="replace"))
+        return
+    from rich.console import Console
+    from rich.markdown import Markdown
+
+    Console().print(Markdown(display.safe(result)))
+
+
+def _footer(task: Mapping[str, Any]) -> str:
+    """Return one line with the mode, the role, the engines, the tokens and the cost, as far as they are known."""
+    receipt = task.get("receipt") or {}
+    calls = [call for call in task.get("attempts") or [] if not call.get("error")]
+    engines = ", ".join(dict.fromkeys(str(call.get("engine")) for call in calls))
+    parts = [task.get("mode"), task.get("role"), engines or task.get("engine")]
+    if receipt:
+        parts.append(f"{receipt.get('tokens_in') or 0:,} tokens in, {receipt.get('tokens_out') or 0:,} out")
+        parts.append(f"{(receipt.get('duration_ms') or 0) / 1000:.1f} s")
+        parts.append(display.usd(receipt.get("cost_microusd") or 0))
+        if unpriced := receipt.get("unpriced_calls"):
+            parts.append(f"{unpriced} calls without a known price")
+    return " · ".join(str(part) for part in parts if part)
+
+
+def _command(name: str, base_url: str, *arguments: str) -> str:
+    """Return a command that the user can copy."""
+    where = [] if base_url == DEFAULT_URL else ["--url", base_url]
+    return shlex.join(["llm-server", name, *arguments, *where])

@@ -1,0 +1,92 @@
+"""metrics and engines against a real server on loopback."""
+
+import json
+from typing import Any
+
+import pytest
+
+from support.command_line import run
+from support.scripted_server import Reply, Script
+
+
+def test_metrics_shows_the_nine_figures_and_each_engine(server: Script) -> None:
+    """What was never measured is a dash, not a zero; an engine's name is never markup."""
+    figures = {
+        "server_status": "online",
+        "llm_status": {"local-llm": "online", "[red]api[/red]": "cooling"},
+        "tokens_per_second": None,
+        "average_response_time": 0.517,
+        "total_requests": 12345,
+        "active_tasks": 0,
+        "queue_length": 2,
+        "success_rate": 98.76,
+        "api_costs": 0.001234,
+    }
+    server.replies = [Reply(body=figures)]
+
+    result, as_json = run(server, "metrics", "--text"), run(server, "metrics", "--json")
+
+    shown = {tuple(line.split()) for line in result.stdout.splitlines()}
+    assert {("tokens_per_second", "-"), ("active_tasks", "0"), ("total_requests", "12,345")} <= shown
+    assert {("average_response_time", "0.52", "s"), ("success_rate", "98.8", "%")} <= shown
+    assert {("api_costs", "$0.001234"), ("llm_status", "·", "[red]api[/red]", "cooling")} <= shown
+    assert "\x1b" not in result.stdout
+    assert json.loads(as_json.stdout) == figures
+
+
+ENGINES = {
+    "[red]gpt[/red]\x1b]0;evil" + "-long" * 20: {
+        "kind": "openai", "model": "gpt-5-mini", "source": "api", "tier": None,
+        "toggle": False, "locked": True, "max_concurrency": 64, "status": "locked",
+    },
+}  # fmt: skip
+
+
+def test_engines_shows_each_engine_in_a_line(server: Script) -> None:
+    """The values are the contract's; what is not set is a dash; a long name is not folded and steers no terminal."""
+    server.replies = [Reply(body={"engines": ENGINES})]
+
+    result, as_json = run(server, "engines", "--text"), run(server, "engines", "--json")
+
+    shown = [line.split() for line in result.stdout.splitlines()]
+    assert ["name", "kind", "model", "source", "tier", "status", "toggle", "locked"] in shown
+    assert [
+        "[red]gpt[/red]]0;evil" + "-long" * 20,
+        "openai",
+        "gpt-5-mini",
+        "api",
+        "-",
+        "locked",
+        "false",
+        "true",
+    ] in shown
+    assert json.loads(as_json.stdout) == {"engines": ENGINES}
+    assert [asked.line for asked in server.asked] == ["GET /api/v1/engines"] * 2
+
+
+@pytest.mark.parametrize(
+    ("switch", "sent"),
+    [
+        ("on", {"toggle": True}),
+        ("off", {"toggle": False}),
+        ("lock", {"locked": True}),
+        ("unlock", {"locked": False}),
+        ("reset", {"toggle": None, "locked": None}),
+    ],
+)
+def test_engines_switches_one_and_says_what_holds_now(server: Script, switch: str, sent: dict[str, Any]) -> None:
+    """What the server answers, not what was asked: a locked engine that is switched on is locked."""
+    server.replies = [Reply(body={"toggle": True, "locked": True, "status": "locked"})]
+
+    result = run(server, "engines", switch, "openai/gpt", "--text")
+
+    assert (result.exit_code, result.stdout) == (0, "openai/gpt is locked (toggle true, locked true).\n")
+    assert [(asked.line, asked.body) for asked in server.asked] == [("PATCH /api/v1/engines/openai%2Fgpt", sent)]
+
+
+def test_an_unknown_engine_is_exit_2(server: Script) -> None:
+    server.replies = [Reply(body={"detail": "Unknown engine 'x'; known are gpt."}, status=404)]
+
+    result = run(server, "engines", "off", "x")
+
+    assert (result.exit_code, result.stdout, result.stderr) == (2, "", "Unknown engine 'x'; known are gpt.\n")

@@ -1,0 +1,55 @@
+"""What goes to a terminal and what goes into a pipe."""
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from llm_server.cli.app import app
+from support.command_line import on_terminal, run
+from support.scripted_server import Reply, Script
+
+COMMANDS: dict[str, tuple[Sequence[str], dict[str, Any], str]] = {
+    "list": (["list"], {"tasks": [{"task_id": "t1", "status": "Queued"}], "next_page_token": ""}, "t1  Queued"),
+    "metrics": (["metrics"], {"server_status": "online", "llm_status": {"main": "cooling"}}, "llm_status · main "),
+    "engines": (["engines"], {"engines": {"main": {"status": "online", "toggle": True}}}, "name  kind"),
+    "switch": (["engines", "lock", "main"], {"status": "locked", "toggle": True}, "main is locked"),
+    "dry run": (["submit", "x", "--dry-run"], {"mode": "Plan", "reasons": ["three verbs"]}, "reasons  three verbs"),
+}
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_pipe_gets_json_and_a_terminal_text(server: Script, name: str) -> None:
+    """Unless an option says otherwise, in both places."""
+    arguments, body, line = COMMANDS[name]
+    server.replies = [Reply(body=body)]
+    document = {"tasks": body["tasks"]} if name == "list" else body
+
+    piped, piped_text = run(server, *arguments), run(server, *arguments, "--text")
+    shown = [on_terminal(*arguments, *option, "--url", server.url) for option in ([], ["--json"])]
+
+    assert json.loads(piped.stdout) == document
+    assert line in piped_text.stdout
+    assert [code for code, _ in shown] == [0, 0]
+    assert line in shown[0][1]
+    assert json.loads(shown[1][1]) == document
+
+
+def test_route_prints_json_into_a_pipe_and_text_on_a_terminal() -> None:
+    """The one that needs no server."""
+    piped = CliRunner().invoke(app, ["route", "hello"])
+    code, shown = on_terminal("route", "hello")
+
+    assert json.loads(piped.stdout)["role"] == "Chat-Agent"
+    assert code == 0
+    assert "role          Chat-Agent" in shown
+
+
+@pytest.mark.parametrize("command", ["submit", "list", "metrics", "engines", "route"])
+def test_the_help_says_what_a_pipe_gets(command: str) -> None:
+    """A script's author is not surprised."""
+    shown = " ".join(CliRunner().invoke(app, [command, "--help"]).stdout.split())
+
+    assert "in a pipe or a file" in shown
