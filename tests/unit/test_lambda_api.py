@@ -46,6 +46,15 @@ def read(piece, times):
 
 print(json.dumps([read(*text) for text in json.loads(sys.stdin.read())]))
 """
+DOCS = """
+from llm_server.api.routes import docs
+
+read_at_start = docs._asset.cache_info().currsize
+page, script = answer("GET", "/api/v1/docs"), answer("GET", "/api/v1/docs/swagger-ui-bundle.js")
+whole = script["body"].encode() == docs._asset("swagger-ui-bundle.js").content
+print(json.dumps({"read_at_start": read_at_start, "page": page, "whole": whole,
+                  "headers": script["headers"], "packed": script["isBase64Encoded"]}))
+"""
 ON_AWS = {
     "LLM_SERVER_TABLE": "table",
     "LLM_SERVER_QUEUE_URL": "http://127.0.0.1:1/queue",
@@ -88,3 +97,15 @@ def test_a_body_is_in_base64_only_where_it_would_not_fit() -> None:
     answers = ran(READ, [["Hello.", 1], ["a", MAX_TEXTS_BYTES], ['"', MAX_TEXTS_BYTES // 2]])
 
     assert [answer["packed"] for answer in answers] == [False, False, True]
+
+
+def test_the_documentation_page_is_text_to_the_gateway_and_no_part_of_a_cold_start() -> None:
+    """Text is what every kind of API Gateway hands on as it is; the files are read when they are asked for."""
+    docs = ran(DOCS)
+
+    assert docs["read_at_start"] == 0
+    assert (docs["page"]["statusCode"], docs["page"]["isBase64Encoded"]) == (200, False)
+    assert docs["page"]["headers"]["content-type"] == "text/html; charset=utf-8"
+    assert (docs["whole"], docs["packed"]) == (True, False)
+    assert docs["headers"]["content-type"] == "text/javascript; charset=utf-8"
+    assert docs["headers"]["content-security-policy"].startswith("default-src 'none'")

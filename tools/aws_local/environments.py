@@ -13,7 +13,7 @@ class ToolMissing(Exception):
 
 
 def tool(environment: str, name: str) -> Path:
-    """Return the path of an executable in the environment `ministack` or `sam`.
+    """Return the path of an executable in the environment `ministack`, `sam`, `docs` or `clients`.
 
     Raises:
         ToolMissing: the executable does not exist; the message says how to install it.

@@ -8,35 +8,44 @@ from typing import Any
 from fastapi import FastAPI
 
 from llm_server import __version__
-from llm_server.api import errors
+from llm_server.api import document, errors
 from llm_server.api.auth import Gate
-from llm_server.api.contract import PREFIX, describe_problems, describe_rates
+from llm_server.api.contract import PREFIX
 from llm_server.api.edge import Edge
-from llm_server.api.routes import keys, server, tasks
+from llm_server.api.routes import docs, keys, server, tasks
 from llm_server.orchestration.service import Service
 
 JSON_BYTES_PER_CHAR = 12
-"""A character outside the Basic Multilingual Plane may come as two escapes of six bytes."""
+"""A character outside the Basic Multilingual Plane may be sent as two escapes of six bytes."""
 BODY_REST_BYTES = 64 * 1024
+"""Room in a body for everything but the prompt."""
 
 
 class _App(FastAPI):
-    """FastAPI, which has no place for headers that every route's answers have."""
+    """FastAPI with an OpenAPI document that also describes what all routes share."""
 
     def openapi(self) -> dict[str, Any]:
-        return describe_rates(describe_problems(super().openapi()))
+        described = super().openapi()
+        document.complete(described)
+        return described
 
 
 def create_app(service: Service, new_id: Callable[[], str], *, open_without_keys: bool = False) -> FastAPI:
-    """Make the app. `new_id` names requests that came without an X-Request-Id.
+    """Create the app.
 
-    `open_without_keys`: only for a server that nobody but its owner reaches (`Gate`).
+    `new_id` makes the id of a request that has no valid `X-Request-Id`. `open_without_keys` serves callers without a
+    key as long as no key was created; set it only if the server can be reached from its own machine alone (`Gate`).
     """
     app = _App(
         title="LLM-Server",
+        summary="A task server between your programs and your LLMs.",
+        description=document.DESCRIPTION,
         version=__version__,
+        license_info={"name": "Apache License 2.0", "identifier": "Apache-2.0"},
+        servers=document.SERVERS,
+        openapi_tags=document.TAGS,
         openapi_url=f"{PREFIX}/openapi.json",
-        docs_url=f"{PREFIX}/docs",
+        docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
         generate_unique_id_function=lambda route: route.name,
@@ -46,7 +55,7 @@ def create_app(service: Service, new_id: Callable[[], str], *, open_without_keys
     app.state.gate = Gate(service.keys, open_without_keys=open_without_keys)
     app.state.prefix = PREFIX
     app.state.stopping = lambda: False
-    for router in (tasks.router, server.router, keys.router, server.health):
+    for router in (tasks.router, server.router, server.engines, keys.router, server.health, docs.router):
         app.include_router(router)
     errors.install(app)
     app.add_middleware(Edge, new_id=new_id)

@@ -1,18 +1,18 @@
-"""What every route shares: who calls, the errors it may answer, how it answers."""
+"""What routes share: the caller, the task of a path, the errors they document, and how they respond."""
 
 from __future__ import annotations
 
 import re
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Request, Security
+from fastapi import APIRouter, Depends, Path, Request, Security
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel
+from starlette.convertors import Convertor, register_url_convertor
 
 from llm_server.api import auth
 from llm_server.api.body import StrictRoute
 from llm_server.api.error_codes import codes_of
-from llm_server.api.errors import MEDIA_TYPE
 from llm_server.api.schemas.problem import Problem
 from llm_server.orchestration import service as core
 from llm_server.orchestration.domain import api_key as keys
@@ -20,13 +20,38 @@ from llm_server.orchestration.domain.errors import TaskNotFound
 from llm_server.orchestration.domain.task import TaskRef
 
 PREFIX = "/api/v1"
+TASK_PATH = "/tasks/{task_id:task_id}"
 _TASK_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
+
+
+class _TaskIdConvertor(Convertor[str]):
+    """A segment of a path that may be a task's id; `/tasks/quote` is another path, with methods of its own."""
+
+    regex = "(?!quote$)[^/]+"
+
+    def convert(self, value: str) -> str:
+        return value
+
+    def to_string(self, value: str) -> str:
+        return value
+
+
+register_url_convertor("task_id", _TaskIdConvertor())
+TaskIdInPath = Annotated[
+    str,
+    Path(
+        description="The id of the task, as `task_id` in the answer that created it.",
+        examples=["01a205c3-cd94-748c-a7f0-50965914d0b5"],
+        json_schema_extra={"format": "uuid"},
+    ),
+]
 Responses = dict[int | str, dict[str, Any]]
 _PROBLEMS = {
     400: "The body is not a strict JSON document",
     401: "The call has no valid key",
     403: "The key lacks the scope",
     404: "There is no such task, engine or key",
+    405: "The path does not have this method",
     409: "The state of the task or key does not allow the call",
     413: "The body is too large",
     415: "The body was not sent as application/json",
@@ -37,19 +62,15 @@ _PROBLEMS = {
 }
 
 
-def header_docs(**meanings: str) -> dict[str, Any]:
-    """The headers of an answer, for its description; an underscore is a hyphen."""
+def header_docs(**headers: tuple[str, str]) -> dict[str, Any]:
+    """Describe headers of a response, each by its description and an example; an underscore stands for a hyphen."""
     return {
-        name.replace("_", "-"): {"description": meaning, "schema": {"type": "string"}}
-        for name, meaning in meanings.items()
+        name.replace("_", "-"): {"description": description, "schema": {"type": "string"}, "example": example}
+        for name, (description, example) in headers.items()
     }
 
 
-_RETRY_AFTER = {"headers": header_docs(Retry_After="Seconds until the same call may succeed")}
-_RATE = header_docs(
-    RateLimit_Policy='`"requests";q=60;w=60`: the key allows 60 requests in 60 seconds. Absent where it sets no limit',
-    RateLimit='`"requests";r=59;t=42`: 59 of them are left for the next 42 seconds',
-)
+_RETRY_AFTER = {"headers": header_docs(Retry_After=("Seconds after which the same call may succeed.", "5"))}
 
 
 def problems(*statuses: int) -> Responses:
@@ -63,30 +84,11 @@ def _problem(status: int) -> dict[str, Any]:
     return described | (_RETRY_AFTER if status in (429, 503) else {})
 
 
-def describe_problems(document: dict[str, Any]) -> dict[str, Any]:
-    """Give every error answer its media type. Calling this again has no further effect."""
-    for operation in (each for path in document["paths"].values() for each in path.values()):
-        for status, described in operation["responses"].items():
-            if status >= "400" and "application/json" in described["content"]:
-                described["content"] = {MEDIA_TYPE: described["content"]["application/json"]}
-    return document
-
-
-def describe_rates(document: dict[str, Any]) -> dict[str, Any]:
-    """Add what tells how many requests are left to every answer to a key that is known; twice is as once."""
-    document["components"]["headers"] = _RATE
-    references = {name: {"$ref": f"#/components/headers/{name}"} for name in _RATE}
-    for operation in (each for path in document["paths"].values() for each in path.values() if "security" in each):
-        for status, described in operation["responses"].items():
-            if status != "401":
-                described["headers"] = described.get("headers", {}) | references
-    return document
-
-
-def keyed_router() -> APIRouter:
-    """Routes that ask for a key before they read the body."""
+def keyed_router(tag: str) -> APIRouter:
+    """Return a router whose routes check the caller's key before they read the body; `tag` groups them in the docs."""
     return APIRouter(
         prefix=PREFIX,
+        tags=[tag],
         route_class=StrictRoute,
         responses=problems(401, 403, 422, 429, 500, 503),
         dependencies=[Security(auth.BEARER), Security(auth.HEADER)],
@@ -99,13 +101,17 @@ async def _service(request: Request) -> core.Service:
 
 
 async def _caller(request: Request) -> keys.Caller:
-    """Who the route let in."""
+    """Return the caller that `StrictRoute` admitted."""
     caller: keys.Caller = request.state.caller
     return caller
 
 
-async def _ref(task_id: str, caller: Annotated[keys.Caller, Depends(_caller)]) -> TaskRef:
-    """The task of a path; what no task can be called is unknown without a look."""
+async def _ref(task_id: TaskIdInPath, caller: Annotated[keys.Caller, Depends(_caller)]) -> TaskRef:
+    """Return the task that a path names.
+
+    Raises:
+        TaskNotFound: no task can have this id; the store is not asked.
+    """
     if not _TASK_ID.fullmatch(task_id):
         raise TaskNotFound
     return TaskRef(caller.tenant, task_id)
@@ -117,5 +123,5 @@ Ref = Annotated[TaskRef, Depends(_ref)]
 
 
 def answer(body: BaseModel, status: int = 200, headers: dict[str, str] | None = None) -> JSONResponse:
-    """A model as it goes out."""
+    """Return a response with `body` as JSON."""
     return JSONResponse(body.model_dump(mode="json"), status, headers)

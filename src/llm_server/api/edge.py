@@ -1,4 +1,4 @@
-"""The outermost layer of the app: every answer has an id, and no failure leaves without a body."""
+"""The outermost layer of the app: every response has an `X-Request-Id`, and every failure has a body."""
 
 from __future__ import annotations
 
@@ -14,28 +14,30 @@ from llm_server.api import errors
 
 _log = logging.getLogger(__name__)
 ANSWER_HEADERS = "llm_server.answer_headers"
-"""In an ASGI scope: what a route adds to its answer, whatever that comes to be."""
+"""The key of an ASGI scope for headers that the response gets, whether the route succeeds or fails."""
 
-_SECURITY_HEADERS = {
+_DEFAULT_HEADERS = {
+    "Cache-Control": "no-store",
     "X-Content-Type-Options": "nosniff",
     "Content-Security-Policy": "frame-ancestors 'none'",
     "Referrer-Policy": "no-referrer",
 }
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
-_SANE_ID = re.compile(r"[A-Za-z0-9._:/=+-]{1,128}")
+_VALID_ID = re.compile(r"[A-Za-z0-9._:/=+-]{1,128}")
 
 
 def name_answer(headers: MutableHeaders, request_id: str) -> None:
-    """Set the headers of every answer."""
-    headers.update({"X-Request-Id": request_id, **_SECURITY_HEADERS})
-    headers.setdefault("Cache-Control", "no-store")
+    """Set the headers of every response; a route may have set its own cache and security headers."""
+    headers["X-Request-Id"] = request_id
+    for name, value in _DEFAULT_HEADERS.items():
+        headers.setdefault(name, value)
 
 
 class Edge:
-    """ASGI middleware: `X-Request-Id` (the caller's where it is sane), the headers of
-    every answer, and 500 for what nobody expected.
+    """ASGI middleware that sets the headers of every response and answers unexpected exceptions with 500.
 
-    No path holds a control character: the framework's patterns end in `$`, which a line feed may follow.
+    A path with a control character is answered with 404 here: the framework's patterns end in `$`, which also matches
+    before a trailing line feed.
     """
 
     def __init__(self, app: ASGIApp, new_id: Callable[[], str]) -> None:
@@ -68,7 +70,7 @@ class Edge:
             await app(scope, receive, send_named)
         except ClientDisconnect:
             _log.debug("the caller hung up", extra={"request_id": request_id})
-        except Exception:  # the last resort: a caller must get an answer, and the log the reason
+        except Exception:  # the last resort: the caller gets a response, and the log the reason
             _log.exception("request failed", extra={"request_id": request_id, "path": scope["path"]})
             if started:
                 raise
@@ -76,5 +78,5 @@ class Edge:
 
 
 def id_of(given: str, new_id: Callable[[], str]) -> str:
-    """What a request is called: as its caller says, where that is sane."""
-    return given if _SANE_ID.fullmatch(given) else new_id()
+    """Return the id of a request: the caller's `X-Request-Id` if it is valid, else a new one."""
+    return given if _VALID_ID.fullmatch(given) else new_id()

@@ -33,8 +33,8 @@ METADATA_PARAMETER: dict[str, Any] = {
         "type": "object",
         "propertyNames": {"pattern": r"^metadata\.[^\x00]{1,64}$"},
         "additionalProperties": {"type": "string", "maxLength": MAX_METADATA_VALUE},
+        "examples": [{"metadata.project": "atlas", "metadata.run": "42"}],
     },
-    "example": {"metadata.project": "atlas", "metadata.run": "42"},
 }
 """A form parameter that is exploded: each property of the object is a query parameter of its own."""
 
@@ -75,11 +75,18 @@ def _instant(text: str) -> datetime:
 Statuses = Annotated[
     list[Status],
     BeforeValidator(_statuses),
-    Query(description="Tasks with one of these statuses: repeat the parameter, or separate statuses by commas."),
+    Query(
+        description="Tasks with one of these statuses: repeat the parameter, or separate statuses by commas.",
+        examples=[["Queued", "Processing"]],
+    ),
 ]
-RoleName = Annotated[str | SkipJsonSchema[None], Query(max_length=100, description="Tasks of this role.")]
+RoleName = Annotated[
+    str | SkipJsonSchema[None], Query(max_length=100, description="Tasks of this role.", examples=["Writing-Agent"])
+]
 ModeName = Annotated[
-    Mode | SkipJsonSchema[None], BeforeValidator(_mode), Query(description="Tasks that are done in this mode.")
+    Mode | SkipJsonSchema[None],
+    BeforeValidator(_mode),
+    Query(description="Tasks that are done in this mode.", examples=["Plan"]),
 ]
 EngineName = Annotated[
     str | SkipJsonSchema[None],
@@ -87,11 +94,12 @@ EngineName = Annotated[
         min_length=1,
         max_length=100,
         description="Tasks that this engine answered. The name need not be configured any more.",
+        examples=["claude"],
     ),
 ]
 AwaitingApproval = Annotated[
     bool | None,
-    WithJsonSchema({"type": "boolean"}),
+    WithJsonSchema({"type": "boolean", "examples": [True]}),
     Query(description="true: tasks whose plan waits for approval; false: all other tasks."),
 ]
 CreatedFrom = Annotated[

@@ -1,4 +1,4 @@
-"""`Idempotency-Key` (draft-ietf-httpapi-idempotency-key-header): one task, however often its POST is sent."""
+"""`Idempotency-Key` (draft-ietf-httpapi-idempotency-key-header): a repeated POST creates one task."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from llm_server.orchestration.domain.errors import InvalidInput
 from llm_server.orchestration.tasks.intake import KEY_FIELD
 
 KEY = r'^("([ !#-\[\]-~]|\\["\\]){1,255}"|[!#-+\--\[\]-~]{1,255})$'
-"""A structured-field string (RFC 8941, 3.3.3) or the same without quotes, then without spaces and commas.
+"""A structured-field string (RFC 8941, 3.3.3), or text without quotes, spaces and commas.
 
-A comma stands between the lines of a header that were joined into one, as API Gateway does (RFC 9110, 5.3).
+API Gateway joins several lines of a header with commas (RFC 9110, 5.3), so a comma outside quotes means two keys.
 """
 INVALID = (
     f"The {KEY_FIELD} is not valid: send one, of 1 to 255 characters of printable ASCII; with a space, comma, quote or "
@@ -24,13 +24,20 @@ INVALID = (
 KeyHeader = Annotated[
     Annotated[list[str], WithJsonSchema({"type": "string", "pattern": KEY})] | SkipJsonSchema[None],
     Header(
-        description="The same key and body within 24 hours answer the same task; quoted or bare, up to 255 characters."
+        alias="Idempotency-Key",
+        description="A text that the caller chooses for this one task, such as a UUID: 1 to 255 characters, quoted or "
+        "bare. Within 24 hours the same key with the same body returns the same task; with another body it is refused.",
+        examples=["8e03978e-40d5-43dd-bc93-6894a57f9324"],
     ),
 ]
 
 
 def key_of(lines: list[str] | None) -> str | None:
-    """Read the key from the lines of its header; None without one. Raises InvalidInput unless they are one key."""
+    """Return the key from the lines of its header; None without a line.
+
+    Raises:
+        InvalidInput: the lines are not exactly one valid key.
+    """
     if not lines:
         return None
     header = ",".join(lines)

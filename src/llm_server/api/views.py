@@ -1,4 +1,4 @@
-"""Domain values as the models of the HTTP contract."""
+"""Domain values as the schemas of the HTTP contract."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from datetime import UTC, datetime
 from typing import Any
 
 from llm_server.api.schemas.keys import CreatedKey, KeyLimitsView, KeyView
-from llm_server.api.schemas.new_task import NewLimits
 from llm_server.api.schemas.server import (
     CatalogView,
     EngineNowView,
@@ -19,18 +18,15 @@ from llm_server.api.schemas.server import (
     UsageView,
 )
 from llm_server.api.schemas.tasks import (
-    AttemptView,
     DecisionView,
     EventView,
-    PlanView,
-    ReceiptView,
-    ReviewView,
-    StepView,
     TaskDetail,
+    TaskLimits,
     TaskPage,
     TaskSummary,
     TaskView,
 )
+from llm_server.api.schemas.work import AttemptView, PlanView, ReceiptView, ReviewView, StepView
 from llm_server.orchestration.dispatch.fleet import EngineNow
 from llm_server.orchestration.domain import plan as plans
 from llm_server.orchestration.domain.api_key import Key, KeyLimits
@@ -63,7 +59,7 @@ def detail(snapshot: Snapshot) -> TaskDetail:
         demonstration=snapshot.task.demonstration,
         attempts=[_attempt(a) for a in snapshot.attempts],
         events=[_event(event) for event in history(snapshot)],
-        limits=NewLimits(**asdict(request.limits)),
+        limits=TaskLimits(**asdict(request.limits)),
     )
 
 
@@ -74,7 +70,7 @@ def page(page: Page) -> TaskPage:
 def decision(decision: Decision) -> DecisionView:
     a = decision.analysis
     return DecisionView(
-        mode=a.mode.value,
+        mode=a.mode,
         role=a.role,
         profile=decision.profile,
         engine=decision.engine,
@@ -159,7 +155,7 @@ def _state(task: Task) -> dict[str, Any]:
         "task_id": task.task_id,
         "status": task.status,
         "error": task.error,
-        "mode": task.mode.value,
+        "mode": task.mode,
         "role": task.role,
         "profile": task.profile,
         "engine": task.engine,
@@ -174,7 +170,7 @@ def _state(task: Task) -> dict[str, Any]:
 
 
 def _waiting(task: Task) -> dict[str, Any]:
-    """What a task waits for while every engine is away."""
+    """Return what a Queued task waits for while no engine is available, and since when."""
     if task.status is not Status.QUEUED or task.waiting_since_ms is None:
         return {"waiting_for": None, "waiting_since": None}
     return {"waiting_for": task.waiting_for, "waiting_since": _time(task.waiting_since_ms)}
@@ -217,7 +213,7 @@ def _event(event: Event) -> EventView:
 
 
 def _attempt(attempt: Attempt) -> AttemptView:
-    """An attempt as `why` tells it; the facts that the history is told from are not shown."""
+    """Return an attempt without the fields that only the task's history uses."""
     shown = {name: value for name, value in asdict(attempt).items() if name in AttemptView.model_fields}
     return AttemptView(started_at=_time(attempt.started_ms), **shown)
 
@@ -227,5 +223,5 @@ def _time_or_none(milliseconds: int | None) -> str | None:
 
 
 def _time(milliseconds: int) -> str:
-    """RFC 3339 in UTC with milliseconds."""
+    """Format Unix milliseconds as RFC 3339 in UTC."""
     return datetime.fromtimestamp(milliseconds / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -1,4 +1,4 @@
-"""`Prefer: wait=N` (RFC 7240): hold an answer until a task is final."""
+"""`Prefer: wait=N` (RFC 7240): hold the response until a task is final."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from llm_server.orchestration.service import Service
 
 MAX_WAIT_S = 25
 ANSWERING_S = 3
-"""Of a Lambda function's time, what is kept for a last look at slow storage and the answer."""
+"""Seconds of a Lambda function's time that are kept to read the task once more and respond."""
 POLL_FIRST_S = 0.02
 MAX_POLL_S = 1.0
 MAX_RETRY_S = 30
@@ -23,13 +23,13 @@ _WAIT = re.compile(r"(?:^|,)\s*wait\s*=\s*\"?([0-9]{1,9})\"?\s*(?:[,;]|$)", re.I
 
 
 def wished_s(prefer: str) -> int:
-    """The seconds a Prefer header asks to wait, at most 25; 0 without the preference."""
+    """Return the seconds a Prefer header asks to wait, at most 25; 0 if it does not ask."""
     found = _WAIT.search(prefer)
     return min(int(found[1]), MAX_WAIT_S) if found else 0
 
 
 def possible_s(wish_s: int, scope: Mapping[str, Any]) -> float:
-    """As much of a wait as the call has time for: in a Lambda function, whatever storing the task took is gone."""
+    """Return how long the call can wait: in a Lambda function at most the time that is left, less `ANSWERING_S`."""
     context = scope.get("aws.context")  # Mangum's
     if context is None:
         return wish_s
@@ -38,10 +38,10 @@ def possible_s(wish_s: int, scope: Mapping[str, Any]) -> float:
 
 
 async def until_final(service: Service, ref: TaskRef, wait_s: float, stopping: Callable[[], bool]) -> Snapshot | None:
-    """Wait for a task's end, looking after 20 ms and then ever more seldom.
+    """Wait until a task is final; look after 20 ms, then at growing intervals of up to 1 s.
 
-    None when `wait_s` seconds went by without it, the server is stopping, or the task was deleted meanwhile. A look
-    that fails is no failure: the task is accepted, and a caller who is told otherwise would send it again.
+    Return None if the task is not final after `wait_s` seconds, the server is stopping, or the task was deleted. A
+    failed read is ignored: the task is accepted already, and a caller who got an error would send it again.
     """
     loop = asyncio.get_running_loop()
     end, pause = loop.time() + wait_s, POLL_FIRST_S
@@ -58,5 +58,5 @@ async def until_final(service: Service, ref: TaskRef, wait_s: float, stopping: C
 
 
 def retry_after_s(task: Task, now_ms: int) -> int:
-    """When to look again: after as long as the task has been going on, so that polls grow rare (1 to 30 s)."""
+    """Return the seconds until the next poll: the age of the task, from 1 to 30, so that polls become rarer."""
     return max(1, min((now_ms - task.created_ms) // 1000, MAX_RETRY_S))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import unicodedata
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -311,11 +312,17 @@ def test_the_description_says_what_tenants_and_names_may_be(locked_for_all: Call
     fields = locked_for_all.get("openapi.json").json["components"]["schemas"]["NewKey"]["properties"]
 
     assert fields["tenant"]["pattern"] == "^[a-z0-9-]{1,40}$"
-    assert (fields["name"]["pattern"], fields["name"]["maxLength"]) == (r"^[^\x00-\x1f\x7f-\x9f]*$", 100)
+    assert fields["name"]["maxLength"] == 100
+    pattern = re.compile(fields["name"]["pattern"].removesuffix("$") + r"\Z")
+    characters = [chr(code) for code in range(0x10000)]
+    assert [c for c in characters if c.isprintable() and not pattern.search(c)] == []
+    too_many = [c for c in characters if pattern.search(c) and not c.isprintable()]
+    assert {unicodedata.category(c) for c in too_many} == {"Cf", "Cn", "Cs"}  # unassigned, or halves of characters
 
 
 def test_the_description_says_what_unsettled_money_is(locked_for_all: CalledServer) -> None:
-    said = locked_for_all.get("openapi.json").json["components"]["schemas"]["UsageView"]["description"]
+    fields = locked_for_all.get("openapi.json").json["components"]["schemas"]["UsageView"]["properties"]
+    said = fields["unsettled_microusd"]["description"]
 
     assert [
         words for words in ("have not ended", "timed out", "broke off", "cancelled", "died") if words not in said
@@ -428,7 +435,8 @@ def test_the_description_says_where_a_key_goes(server: CalledServer) -> None:
 
 def test_every_answer_is_typed_private_and_in_no_frame(server: CalledServer, tmp_path: Path) -> None:
     task_id = server.created()
-    answers = [server.get(path) for path in ("health", "tasks", f"tasks/{task_id}", "tasks/t1", "docs", "/nowhere")]
+    paths = ("health", "tasks", f"tasks/{task_id}", "tasks/t1", "openapi.json", "/nowhere")
+    answers = [server.get(path) for path in paths]
 
     assert [answer.headers["x-content-type-options"] for answer in answers] == ["nosniff"] * 6
     assert [answer.headers["content-security-policy"] for answer in answers] == ["frame-ancestors 'none'"] * 6

@@ -7,6 +7,8 @@ import re
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
+from urllib.parse import urljoin
 
 import pytest
 import schemathesis
@@ -37,13 +39,13 @@ def test_the_exported_document_is_the_one_that_is_served(server: CalledServer) -
 def test_every_error_is_described_by_our_own_model() -> None:
     """The framework's model of a 422 (`detail` is a list) must not leak into it."""
     described = json.loads(document())
+    errors = [answer for _, status, answer in responses(described) if status >= "400"]
 
     assert "HTTPValidationError" not in described["components"]["schemas"]
-    for operation in (o for path in described["paths"].values() for o in path.values()):
-        for status, answer in operation["responses"].items():
-            if status >= "400":
-                problem = {"schema": {"$ref": "#/components/schemas/Problem"}}
-                assert answer["content"] == {"application/problem+json": problem}
+    contents = [content for answer in errors for content in answer["content"].values()]
+    assert len(contents) == len(errors)
+    assert {content["schema"]["$ref"] for content in contents} == {"#/components/schemas/Problem"}
+    assert {media_type for answer in errors for media_type in answer["content"]} == {"application/problem+json"}
 
 
 def test_a_profile_that_is_left_out_is_what_the_description_says(server: CalledServer) -> None:
@@ -52,22 +54,38 @@ def test_a_profile_that_is_left_out_is_what_the_description_says(server: CalledS
     decided = [server.post({"prompt": prompt}, "tasks?dry_run=true").json["profile"] for prompt in prompts]
     fields = json.loads(document())["components"]["schemas"]["NewTask"]["properties"]
 
-    said = "Default: the profile of the role that it chooses; General when it is not sure."
+    default = "Default: the profile of the role that it chooses; General when it is not sure."
     assert decided == ["Developer", "General"]
-    assert fields["profile"]["description"].endswith(said)
+    assert fields["profile"]["description"].endswith(default)
 
 
-def test_every_answer_to_a_known_key_is_described_with_what_is_left() -> None:
-    """Of requests; and each that says to come again, with when."""
-    described = json.loads(document())
+def test_every_response_is_described_with_the_headers_it_has() -> None:
+    """Its id; to a known key what is left of its requests; and when to come again, where that is what it says."""
     rates = {"RateLimit", "RateLimit-Policy"}
-    for path, operation in ((p, o) for p, methods in described["paths"].items() for o in methods.values()):
-        for status, answer in operation["responses"].items():
-            named = set(answer.get("headers", {}))
+    for path, status, answer in responses(json.loads(document())):
+        named = set(answer["headers"])
 
-            assert named & rates == (set() if status == "401" or path.endswith("/health") else rates), (path, status)
-            assert status not in ("429", "503") or "Retry-After" in named, (path, status)
-    assert set(described["components"]["headers"]) == rates
+        assert "X-Request-Id" in named, (path, status)
+        has_rates = status not in ("401", "405") and not path.endswith("/health")
+        assert named & rates == (rates if has_rates else set()), (path, status)
+        assert status not in ("429", "503") or "Retry-After" in named, (path, status)
+        assert ("WWW-Authenticate" in named, "Allow" in named) == (status == "401", status == "405"), (path, status)
+
+
+def test_every_operation_refers_to_one_response_for_a_wrong_method(shared_server: CalledServer) -> None:
+    described = json.loads(document())
+    wrong = {json.dumps(operation["responses"]["405"]) for operation in operations(described)}
+
+    assert wrong == {'{"$ref": "#/components/responses/MethodNotAllowed"}'}
+    assert shared_server.call("PUT", "tasks").status == 405
+
+
+@pytest.mark.parametrize("base", ["http://localhost:8000", "https://x.execute-api.eu-central-1.amazonaws.com/prod"])
+def test_the_first_server_is_the_one_that_served_the_document(base: str) -> None:
+    """Its URL is relative, so that one document is right at the root and below a stage of API Gateway."""
+    server = json.loads(document())["servers"][0]["url"]
+
+    assert urljoin(f"{base}/api/v1/openapi.json", server) == f"{base}/"
 
 
 @pytest.mark.parametrize("code", [*range(1, 0x21), 0x7F, 0x85, 0xA0, 0x2028, 0x3000])
@@ -79,6 +97,7 @@ def test_a_prompt_of_one_character_is_taken_where_the_description_takes_it(serve
     assert (server.post({"prompt": chr(code)}, "tasks?dry_run=true").status == 200) is is_described
 
 
+@pytest.mark.timeout(400)  # more than 1,000 calls, on a machine that may be busy
 def test_generated_calls_are_answered_as_described(server: CalledServer) -> None:
     """Every check of schemathesis, on data that fits the document and on data that does not, and on chains of calls."""
     token = server.with_key().headers["authorization"].removeprefix("Bearer ")
@@ -91,6 +110,7 @@ def test_generated_calls_are_answered_as_described(server: CalledServer) -> None
             "generation": {"mode": "all", "max-examples": 100, "deterministic": True, "database": "none"},
         }
     )
+    server.app.state.stopping = lambda: True  # no call waits for a task that nothing works on
     described = schemathesis.openapi.from_asgi("/api/v1/openapi.json", server.app, config=config)
 
     calls: Counter[str] = Counter()
@@ -104,6 +124,20 @@ def test_generated_calls_are_answered_as_described(server: CalledServer) -> None
     assert failures == []
     assert set(calls) == {"EXAMPLES", "COVERAGE", "FUZZING", "STATEFUL_TESTING"}
     assert calls.total() > 800
+
+
+def operations(described: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    for path in described["paths"].values():
+        yield from path.values()
+
+
+def responses(described: dict[str, Any]) -> Iterator[tuple[str, str, dict[str, Any]]]:
+    """Yield path, status and response of every operation, references followed."""
+    for path, methods in described["paths"].items():
+        for operation in methods.values():
+            for status, answer in operation["responses"].items():
+                name = answer.get("$ref", "").rpartition("/")[2]
+                yield path, status, described["components"]["responses"][name] if name else answer
 
 
 def _failures(recorder: ScenarioRecorder) -> Iterator[str]:

@@ -16,7 +16,9 @@ _REPLAYED: Responses = {
     200: {
         "model": keys.CreatedKey,
         "description": "The key that an earlier call with this Idempotency-Key made, with a new token",
-        "headers": header_docs(Idempotent_Replayed="true: an earlier call with this Idempotency-Key made the key"),
+        "headers": header_docs(
+            Idempotent_Replayed=("`true` when an earlier call with this `Idempotency-Key` made the key.", "true")
+        ),
     },
 }
 _MADE: Responses = {201: {"description": "The new key and its token"}}
@@ -32,12 +34,11 @@ IdempotencyKey = Annotated[
     ),
 ]
 
-router = keyed_router()
+router = keyed_router("Keys")
 
 
 @router.get(
     "/keys",
-    tags=["keys"],
     summary="List API keys",
     response_model=keys.KeyList,
     response_description="All keys, oldest first",
@@ -49,7 +50,6 @@ async def list_keys(service: Service) -> Response:
 
 @router.post(
     "/keys",
-    tags=["keys"],
     summary="Make an API key",
     status_code=201,
     response_model=keys.CreatedKey,
@@ -71,7 +71,6 @@ async def create_key(
 
 @router.patch(
     "/keys/{key_id}",
-    tags=["keys"],
     summary="Change an API key",
     response_model=keys.KeyView,
     response_description="The key after the change",
@@ -88,7 +87,6 @@ async def update_key(key_id: KeyId, change: keys.KeyChange, service: Service) ->
 
 @router.delete(
     "/keys/{key_id}",
-    tags=["keys"],
     summary="Revoke an API key",
     status_code=204,
     response_description="The key is revoked",

@@ -1,54 +1,97 @@
-"""The tasks of the HTTP contract: a route parses, calls one service method, formats."""
+"""The routes of tasks: each parses, calls one method of the service, and formats."""
 
 from __future__ import annotations
 
 from typing import Annotated
 
 from fastapi import Header, Query, Request, Response
-from pydantic.json_schema import SkipJsonSchema
+from pydantic.json_schema import SkipJsonSchema, WithJsonSchema
 
 from llm_server.api import filters, idempotency, views, waiting
-from llm_server.api.contract import PREFIX, Caller, Ref, Responses, Service, answer, header_docs, keyed_router, problems
+from llm_server.api.contract import (
+    PREFIX,
+    TASK_PATH,
+    Caller,
+    Ref,
+    Responses,
+    Service,
+    answer,
+    header_docs,
+    keyed_router,
+    problems,
+)
+from llm_server.api.freshness import matches
 from llm_server.api.schemas import new_task, tasks
 from llm_server.orchestration.domain.snapshot import Snapshot
 from llm_server.orchestration.tasks.intake import Accepted
 
+_LOCATION = ("Where to read the task.", "/api/v1/tasks/01a205c3-cd94-748c-a7f0-50965914d0b5")
+_RETRY_AFTER = ("Seconds after which to read the task; absent when it is final.", "1")
+_DEMONSTRATION = ("`true` when the embedded engine gave the result: no LLM was asked.", "true")
 _CREATED: Responses = {
     200: {
         "model": tasks.TaskView | tasks.DecisionView,
-        "description": "Final within `Prefer: wait`, a task that its Idempotency-Key made before, or a dry run",
+        "description": "A task that became final within `Prefer: wait`, the task that an earlier call with this "
+        "`Idempotency-Key` created, or, with `dry_run`, the decision.",
         "headers": header_docs(
-            Location="The task",
-            Preference_Applied="The wait that was granted",
-            Idempotent_Replayed="true: another call with this Idempotency-Key made the task",
-            Retry_After="Seconds; absent when final",
-            LLM_Server_Demonstration="true: the embedded engine gave the result; no LLM was asked",
+            Location=_LOCATION,
+            Preference_Applied=("The wait that was granted.", "wait=20"),
+            Idempotent_Replayed=("`true` when an earlier call with this `Idempotency-Key` created the task.", "true"),
+            Retry_After=_RETRY_AFTER,
+            LLM_Server_Demonstration=_DEMONSTRATION,
         ),
     },
-    202: {"headers": header_docs(Location="The task", Retry_After="Seconds until it is worth looking")},
+    202: {
+        "description": "The task, stored and queued.",
+        "headers": header_docs(Location=_LOCATION, Retry_After=_RETRY_AFTER),
+    },
 }
 DEMONSTRATION = {"LLM-Server-Demonstration": "true"}
 """On answers of a task whose result the embedded engine gave."""
-_CREATED_AGAIN: Responses = {202: _CREATED[202]}
+_RETRIED: Responses = {202: _CREATED[202] | {"description": "The task, queued again."}}
+_ETAG = ("Names this state of the task; send it as `If-None-Match`.", '"4"')
 _READ: Responses = {
     200: {
-        "headers": header_docs(
-            ETag="This state of the task",
-            Retry_After="Seconds; absent when final",
-            LLM_Server_Demonstration="true: the embedded engine gave the result; no LLM was asked",
-        )
+        "description": "The task.",
+        "headers": header_docs(ETag=_ETAG, Retry_After=_RETRY_AFTER, LLM_Server_Demonstration=_DEMONSTRATION),
     },
-    304: {"description": "Not changed since the ETag in If-None-Match"},
+    304: {
+        "description": "The task still has the state that `If-None-Match` names.",
+        "headers": header_docs(ETag=_ETAG, Retry_After=_RETRY_AFTER),
+    },
 }
 
-router = keyed_router()
-HeaderList = list[str] | SkipJsonSchema[None]
-"""Several lines of a header are one list, as several words of one line are (RFC 9110, 5.3)."""
+router = keyed_router("Tasks")
+HeaderLines = Annotated[list[str], WithJsonSchema({"type": "string"})] | SkipJsonSchema[None]
+"""The lines of a header that may be sent in several (RFC 9110, 5.3); described as one string, as clients send it."""
+Prefer = Annotated[
+    HeaderLines,
+    Header(
+        alias="Prefer",
+        description="`wait=N` holds the response until the task is final, for at most N seconds (up to 25).",
+        examples=["wait=20"],
+    ),
+]
+IfNoneMatch = Annotated[
+    HeaderLines,
+    Header(
+        alias="If-None-Match",
+        description="The `ETag` of an earlier response. If the task has not changed since, the response is 304.",
+        examples=['"4"'],
+    ),
+]
+DryRun = Annotated[
+    bool,
+    Query(
+        description="Only decide how the task would be carried out, as `POST /api/v1/tasks/quote`.", examples=[False]
+    ),
+]
 
 
 @router.post(
     "/tasks",
     status_code=202,
+    summary="Create a task",
     response_model=tasks.TaskView,
     responses=problems(400, 409, 413, 415, 422, 503) | _CREATED,
 )
@@ -57,11 +100,11 @@ async def create_task(
     new: new_task.NewTask,
     service: Service,
     caller: Caller,
-    dry_run: Annotated[bool, Query(description="Only decide how it would be done.")] = False,
-    prefer: Annotated[HeaderList, Header(description="wait=N: hold the answer up to N seconds (at most 25).")] = None,
+    dry_run: DryRun = False,
+    prefer: Prefer = None,
     idempotency_key: idempotency.KeyHeader = None,
 ) -> Response:
-    """Accept a task: it is stored and queued before the answer is sent."""
+    """Store and queue a task, then respond. With `Prefer: wait=N` the response comes when the task is final."""
     key = idempotency.key_of(idempotency_key)
     if dry_run:
         return answer(views.decision(service.decide(new.to_domain())))
@@ -72,9 +115,23 @@ async def create_task(
     return _accepted(accepted, ended, wait_s)
 
 
+@router.post(
+    "/tasks/quote",
+    summary="Decide without creating a task",
+    response_model=tasks.DecisionView,
+    response_description="How the server would carry out the task.",
+    responses=problems(400, 413, 415, 422, 503),
+)
+async def quote_task(new: new_task.NewTask, service: Service) -> Response:
+    """Decide mode, role and engine of a prompt. Nothing is stored and no engine is called."""
+    return answer(views.decision(service.decide(new.to_domain())))
+
+
 @router.get(
     "/tasks",
+    summary="List tasks",
     response_model=tasks.TaskPage,
+    response_description="One page of tasks.",
     responses=problems(422, 503),
     openapi_extra={"parameters": [filters.METADATA_PARAMETER]},
 )
@@ -89,8 +146,10 @@ async def list_tasks(
     awaiting_approval: filters.AwaitingApproval = None,
     created_from: filters.CreatedFrom = None,
     created_to: filters.CreatedTo = None,
-    page_size: Annotated[int, Query(ge=1, le=100, description="The most tasks that a page has.")] = 50,
-    page_token: Annotated[str, Query(max_length=500, description="`next_page_token` of the page before.")] = "",
+    page_size: Annotated[int, Query(ge=1, le=100, description="The most tasks of one page.", examples=[50])] = 50,
+    page_token: Annotated[
+        str, Query(max_length=500, description="The `next_page_token` of the page before.", examples=[""])
+    ] = "",
 ) -> Response:
     """List the caller's tasks that pass every given filter, newest first.
 
@@ -111,19 +170,16 @@ async def list_tasks(
 
 
 @router.get(
-    "/tasks/{task_id}",
+    TASK_PATH,
+    summary="Read a task",
     response_model=tasks.TaskDetail,
     responses=problems(404, 422, 503) | _READ,
 )
-async def get_task(
-    ref: Ref,
-    service: Service,
-    if_none_match: Annotated[HeaderList, Header()] = None,
-) -> Response:
-    """Read everything about a task."""
+async def get_task(ref: Ref, service: Service, if_none_match: IfNoneMatch = None) -> Response:
+    """Read the state of a task with its result, plan, engine calls and history."""
     snapshot = service.get(ref)
     headers = _freshness(snapshot, service.now_ms())
-    if _matches(",".join(if_none_match or ()), headers["ETag"]):
+    if matches(",".join(if_none_match or ()), headers["ETag"]):
         return Response(status_code=304, headers=headers)
     return answer(views.detail(snapshot), headers=headers)
 
@@ -131,40 +187,71 @@ async def get_task(
 _DECIDED = problems(400, 404, 409, 413, 415, 422, 503)
 
 
-@router.post("/tasks/{task_id}/approve", response_model=tasks.TaskView, responses=_DECIDED)
-async def approve_plan(ref: Ref, said: new_task.PlanDecision, service: Service) -> Response:
-    """Let a plan that waits be carried out; the same word again changes nothing."""
-    return _changed(service.approve(ref, said.plan_hash, approve=True))
+@router.post(
+    TASK_PATH + "/approve",
+    summary="Approve a plan",
+    response_model=tasks.TaskView,
+    response_description="The task, whose plan is approved.",
+    responses=_DECIDED,
+)
+async def approve_plan(ref: Ref, decision: new_task.PlanDecision, service: Service) -> Response:
+    """Approve the plan of a task that waits for it; its steps are then carried out.
+
+    Approving the same plan again has no further effect.
+    """
+    return _changed(service.approve(ref, decision.plan_hash, approve=True))
 
 
-@router.post("/tasks/{task_id}/reject", response_model=tasks.TaskView, responses=_DECIDED)
-async def reject_plan(ref: Ref, said: new_task.PlanDecision, service: Service) -> Response:
-    """Cancel a task whose plan waits; the same word again changes nothing."""
-    return _changed(service.approve(ref, said.plan_hash, approve=False))
+@router.post(
+    TASK_PATH + "/reject",
+    summary="Reject a plan",
+    response_model=tasks.TaskView,
+    response_description="The task, which is Cancelled.",
+    responses=_DECIDED,
+)
+async def reject_plan(ref: Ref, decision: new_task.PlanDecision, service: Service) -> Response:
+    """Reject the plan of a task that waits for approval; the task is Cancelled.
+
+    Rejecting the same plan again has no further effect.
+    """
+    return _changed(service.approve(ref, decision.plan_hash, approve=False))
 
 
-@router.post("/tasks/{task_id}/cancel", response_model=tasks.TaskView, responses=problems(404, 409, 422, 503))
+@router.post(
+    TASK_PATH + "/cancel",
+    summary="Cancel a task",
+    response_model=tasks.TaskView,
+    response_description="The task, which is Cancelled.",
+    responses=problems(404, 409, 422, 503),
+)
 async def cancel_task(ref: Ref, service: Service) -> Response:
-    """End a task that is not final; cancelled again, nothing changes."""
+    """Cancel a task that is not final. Cancelling it again has no further effect."""
     return _changed(service.cancel(ref))
 
 
 @router.post(
-    "/tasks/{task_id}/retry",
+    TASK_PATH + "/retry",
     status_code=202,
+    summary="Retry a task",
     response_model=tasks.TaskView,
-    responses=problems(404, 409, 422, 503) | _CREATED_AGAIN,
+    responses=problems(404, 409, 422, 503) | _RETRIED,
 )
 async def retry_task(ref: Ref, service: Service, caller: Caller) -> Response:
-    """Take a Failed task up again: finished steps are kept, those that failed are done again."""
+    """Queue a Failed task again. Its Completed steps are kept; its Failed and Skipped steps are carried out again."""
     snapshot = service.retry(ref, payer=caller.payer)
     headers = {"Location": f"{PREFIX}/tasks/{ref.task_id}", "Retry-After": "1"}
     return answer(views.task(snapshot.task), 202, headers)
 
 
-@router.delete("/tasks/{task_id}", status_code=204, responses=problems(404, 409, 422, 503))
+@router.delete(
+    TASK_PATH,
+    status_code=204,
+    summary="Delete a task",
+    response_description="The task is deleted.",
+    responses=problems(404, 409, 422, 503),
+)
 async def delete_task(ref: Ref, service: Service) -> Response:
-    """Remove a task that no worker has, with its prompt and result; an open one is cancelled first."""
+    """Delete a task with its prompt and result, unless a worker has it. A task that is not final is cancelled first."""
     service.delete(ref)
     return Response(status_code=204)
 
@@ -176,7 +263,7 @@ def _changed(snapshot: Snapshot) -> Response:
 
 
 def _accepted(accepted: Accepted, ended: Snapshot | None, wait_s: int) -> Response:
-    """202, or 200 for what is final and for what was accepted before."""
+    """Respond with 200 if the task is final or was accepted by an earlier call, else with 202."""
     task, result = (ended.task, ended.result) if ended else (accepted.task, accepted.result)
     headers = {"Location": f"{PREFIX}/tasks/{task.task_id}"}
     if ended:
@@ -197,9 +284,3 @@ def _freshness(snapshot: Snapshot, now_ms: int) -> dict[str, str]:
     if snapshot.task.demonstration:
         headers |= DEMONSTRATION
     return headers
-
-
-def _matches(if_none_match: str, etag: str) -> bool:
-    """RFC 9110 section 13.1.2, weak comparison."""
-    tags = [tag.strip().removeprefix("W/") for tag in if_none_match.split(",")]
-    return etag in tags or "*" in tags

@@ -1,16 +1,36 @@
-"""The base of every model of the contract: no field is unknown, no type is guessed."""
+"""The two bases of the contract's schemas: requests are closed, responses are open for additions."""
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field
 
 
-class Strict(BaseModel):
-    """Faults do not repeat the input: it may be a prompt."""
+def _leave_open(schema: dict[str, Any]) -> None:
+    """Describe the object without `additionalProperties: false`, so that a later version may add a field."""
+    schema.pop("additionalProperties", None)
+
+
+class RequestSchema(BaseModel):
+    """Part of a request: an unknown field or a value of another type is refused.
+
+    Faults do not repeat the input, which may be a prompt.
+    """
 
     model_config = ConfigDict(extra="forbid", strict=True, hide_input_in_errors=True)
 
 
+class ResponseSchema(BaseModel):
+    """Part of a response. Clients must ignore fields they do not know; here an unknown field is a programming error."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, hide_input_in_errors=True, json_schema_extra=_leave_open)
+
+
+Time = Annotated[str, Field(json_schema_extra={"format": "date-time"}, examples=["2026-11-29T12:00:00.000Z"])]
+"""An instant as RFC 3339 text in UTC with milliseconds."""
+
+
 def whole(value: object) -> object:
-    """JSON has one kind of number: 7.0 is the integer 7 (JSON Schema 2020-12, 4.2.3)."""
+    """Convert a float without a fraction to an int: in JSON 7.0 is the integer 7 (JSON Schema 2020-12, 4.2.3)."""
     return int(value) if isinstance(value, float) and value.is_integer() else value

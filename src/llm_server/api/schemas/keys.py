@@ -6,27 +6,23 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, ConfigDict, Field
 
-from llm_server.api.schemas.base import Strict, whole
+from llm_server.api.schemas.base import RequestSchema, ResponseSchema, whole
 from llm_server.orchestration.access.expiry import parse_expires_at
 from llm_server.orchestration.domain import api_key as keys
 
-NO_CONTROL = r"^[^\x00-\x1f\x7f-\x9f]*$"
-"""For the description only: the server refuses every character that `str.isprintable` refuses, which is more."""
+PRINTABLE = (
+    r"^[^\u0000-\u001f\u007f-\u00a0\u00ad\u1680\u2000-\u200f\u2028-\u202f\u205f-\u206f\u3000"
+    r"\ue000-\uf8ff\ufeff\ufff9-\ufffb\ufffe\uffff]*$"
+)
+"""Every text for which `str.isprintable` is true, and some others, in ECMA-262 without the flag `u`.
 
-NAME: dict[str, Any] = {"maxLength": keys.MAX_NAME, "pattern": NO_CONTROL}
+It leaves out the control, format and private-use characters and the spaces of the Basic Multilingual Plane.
+"""
+
+NAME: dict[str, Any] = {"maxLength": keys.MAX_NAME, "pattern": PRINTABLE}
 _KEY_ID, _NAME = "4f1c09a2be77", "CI pipeline"
 _CREATED_AT, _EXPIRES_AT = "2030-01-15T09:30:00.000Z", "2030-12-31T23:59:59.000Z"
 _LIMITS = {"requests_per_minute": 60, "tasks_in_flight": 5, "usd_per_day": 2.5}
-_KEY = {
-    "key_id": _KEY_ID,
-    "tenant": "acme",
-    "scopes": ["tasks", "metrics"],
-    "name": _NAME,
-    "limits": _LIMITS,
-    "created_at": _CREATED_AT,
-    "expires_at": _EXPIRES_AT,
-    "revoked_at": None,
-}
 
 Scope = Literal["tasks", "metrics", "admin"]
 Count = Annotated[int, Field(ge=1, le=keys.MAX_COUNT), BeforeValidator(whole)]
@@ -38,7 +34,7 @@ _IN_FLIGHT = "Tasks that are not final at the same time. Above it, `POST /tasks`
 _USD = "US dollars that the key's engine calls may cost on a UTC day."
 
 
-class KeyLimitsView(Strict, extra="ignore"):
+class KeyLimitsView(ResponseSchema):
     """The limits of a key. null means no limit."""
 
     requests_per_minute: int | None = Field(description=_REQUESTS, examples=[60])
@@ -46,7 +42,7 @@ class KeyLimitsView(Strict, extra="ignore"):
     usd_per_day: float | None = Field(description=_USD, examples=[2.5])
 
 
-class KeyView(Strict, extra="ignore"):
+class KeyView(ResponseSchema):
     """A key without its secret."""
 
     key_id: str = Field(description="The key's id: 12 hexadecimal digits. It is not secret.", examples=[_KEY_ID])
@@ -78,13 +74,13 @@ class CreatedKey(KeyView):
     )
 
 
-class KeyList(Strict, extra="ignore"):
+class KeyList(ResponseSchema):
     """The keys of all tenants, oldest first. Revoked and expired keys are listed, too."""
 
-    keys: list[KeyView] = Field(description="The keys, oldest first.", examples=[[_KEY]])
+    keys: list[KeyView] = Field(description="The keys, oldest first.")
 
 
-class NewKeyLimits(Strict):
+class NewKeyLimits(RequestSchema):
     """The limits of a new key. A limit that is left out or null is not set."""
 
     requests_per_minute: Count | None = Field(default=None, description=_REQUESTS, examples=[60])
@@ -92,7 +88,7 @@ class NewKeyLimits(Strict):
     usd_per_day: Usd | None = Field(default=None, description=_USD, examples=[2.5])
 
 
-class NewKey(Strict):
+class NewKey(RequestSchema):
     """The tenant, scopes and limits of a new key."""
 
     # the patterns are for the description alone: the keyring checks tenant and name with clearer messages
@@ -147,7 +143,7 @@ class ChangedLimits(NewKeyLimits):
     model_config = ConfigDict(json_schema_extra=_described)
 
 
-class KeyChange(Strict):
+class KeyChange(RequestSchema):
     """The fields of a key to change, at least one. A field that is left out stays."""
 
     model_config = ConfigDict(json_schema_extra=_described)

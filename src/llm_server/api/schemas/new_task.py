@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated
 
 from pydantic import BeforeValidator, Field, StringConstraints
 
-from llm_server.api.schemas.base import Strict, whole
+from llm_server.api.schemas.base import RequestSchema, whole
 from llm_server.orchestration.domain.snapshot import Limits
 from llm_server.orchestration.domain.status import Mode, known_spelling
 from llm_server.orchestration.tasks import new_task
@@ -14,7 +14,7 @@ from llm_server.orchestration.tasks import new_task
 MAX_METADATA = 16
 NO_NUL = r"^[^\x00]*$"
 NOT_BLANK_NO_NUL = r"^[^\x00]*[^\s\x00\x1c-\x1f\x85][^\x00]*$"
-"""What `str.strip` leaves something of, as ECMA-262 says it: the separators of ASCII are no white space there."""
+"""Texts that `str.strip` does not empty. Python strips \x1c to \x1f and \x85, which are not in ECMA-262's `\\s`."""
 
 MetadataKey = Annotated[str, StringConstraints(min_length=1, max_length=64, pattern=NO_NUL)]
 MetadataValue = Annotated[str, StringConstraints(max_length=512, pattern=NO_NUL)]
@@ -23,57 +23,95 @@ MetadataValue = Annotated[str, StringConstraints(max_length=512, pattern=NO_NUL)
 OutputTokens = Annotated[int, Field(ge=1, le=1_000_000), BeforeValidator(whole)]
 
 
-class NewLimits(Strict):
-    """What the caller allows the task."""
-
-    max_cost_usd: float | None = Field(
-        default=None, gt=0, le=10_000, description="No engine call is made that could go over it."
-    )
-    deadline_s: float | None = Field(
-        default=None, ge=1, le=604_800, description="Seconds from acceptance; then the task fails."
-    )
-    max_output_tokens: OutputTokens | None = Field(default=None, description="For each engine call.")
-
-
 def _mode(value: object) -> object:
-    """Spell a mode as it is known; anything else is left to the validation."""
+    """Return the known spelling of a mode; other values are left to the validation."""
     return known_spelling(value, Mode) if isinstance(value, str) else value
 
 
-class NewTask(Strict):
-    """A prompt and, if the caller likes, how it is to be done."""
+ModeName = Annotated[Mode, Field(strict=False), BeforeValidator(_mode)]
+"""A mode by its name, in upper or lower case; a strict field would accept only a member of the enum."""
+
+
+class NewLimits(RequestSchema):
+    """Limits of a new task. A limit that is left out or null does not apply."""
+
+    max_cost_usd: float | None = Field(
+        default=None,
+        gt=0,
+        le=10_000,
+        description="The most the task may cost, in USD. The server makes no engine call that could exceed it.",
+        examples=[0.05],
+    )
+    deadline_s: float | None = Field(
+        default=None,
+        ge=1,
+        le=604_800,
+        description="Seconds from acceptance after which the task fails if it is not final.",
+        examples=[120],
+    )
+    max_output_tokens: OutputTokens | None = Field(
+        default=None, description="The most tokens each engine call may answer with.", examples=[1000]
+    )
+
+
+class NewTask(RequestSchema):
+    """A new task. Only `prompt` is required; the analysis of the prompt decides what is left out."""
 
     prompt: str = Field(
         pattern=NO_NUL,
         json_schema_extra={"pattern": NOT_BLANK_NO_NUL},
-        description="1 to 200,000 characters after trimming.",
-        examples=["Summarise this text: ..."],
+        description="What is asked for: 1 to 200,000 characters (a setting of the server) after trimming.",
+        examples=["Write a haiku about queues."],
     )
     profile: str | None = Field(
         default=None,
-        description="The analysis chooses a role inside a given one. Default: the profile of the role that it chooses; "
-        "General when it is not sure.",
+        description="The field of work from which the analysis chooses a role. `GET /api/v1/catalog` lists the "
+        "profiles. Default: the profile of the role that it chooses; General when it is not sure.",
+        examples=["General"],
     )
-    role: str | None = Field(default=None, description="Default: the analysis chooses; Chat-Agent when it is not sure.")
-    mode: Annotated[Literal["Chat", "Agent", "Plan"] | None, BeforeValidator(_mode)] = Field(
-        default=None, description="Default: the analysis chooses. Upper and lower case are the same."
+    role: str | None = Field(
+        default=None,
+        description="The role that carries out the task. `GET /api/v1/catalog` lists the roles. "
+        "Default: the analysis chooses; Chat-Agent when it is not sure.",
+        examples=["Writing-Agent"],
     )
-    engine: str | None = Field(default=None, description="A configured engine; it alone is asked.")
-    limits: NewLimits = Field(default_factory=NewLimits)
+    mode: ModeName | None = Field(
+        default=None,
+        description="How the task is carried out, in upper or lower case. Default: the analysis chooses.",
+        examples=["Agent"],
+    )
+    engine: str | None = Field(
+        default=None,
+        description="The name of a configured engine. The server then calls no other. Default: the server chooses.",
+        examples=["embedded"],
+    )
+    limits: NewLimits = Field(
+        default_factory=NewLimits,
+        description="Limits on cost, time and length.",
+        examples=[{"max_cost_usd": 0.05, "deadline_s": 120}],
+    )
     metadata: dict[MetadataKey, MetadataValue] = Field(
         default_factory=dict,
         max_length=MAX_METADATA,
         json_schema_extra={"additionalProperties": False},  # pydantic leaves keys free that break their pattern
+        description="Up to 16 names with a text each, for the caller's own use; returned with the task.",
+        examples=[{"ticket": "4711"}],
     )
-    plan_approval: bool = Field(default=False, description="Stop at the plan until it is approved or rejected.")
+    plan_approval: bool = Field(
+        default=False,
+        description="Whether a task in Plan mode stops after its plan until the caller approves or rejects the plan.",
+        examples=[False],
+    )
 
     def to_domain(self) -> new_task.NewTask:
         limits = Limits(**self.limits.model_dump())
-        mode = Mode(self.mode) if self.mode else None
-        return new_task.NewTask(**self.model_dump(exclude={"limits", "mode"}), limits=limits, mode=mode)
+        return new_task.NewTask(**self.model_dump(exclude={"limits"}), limits=limits)
 
 
-class PlanDecision(Strict):
-    """The caller's word on a plan."""
+class PlanDecision(RequestSchema):
+    """Which plan the caller approves or rejects."""
 
-    plan_hash: str = Field(description="`plan.hash` of the task, as it was read.")
+    plan_hash: str = Field(
+        description="The `plan.hash` that `GET /api/v1/tasks/{task_id}` returned for the plan that was read.",
+        examples=["9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"],
+    )

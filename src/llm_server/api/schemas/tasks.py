@@ -2,164 +2,157 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
-from llm_server.api.schemas.base import Strict
-from llm_server.api.schemas.new_task import NewLimits
-from llm_server.orchestration.domain.status import Status
+from llm_server.api.schemas.base import ResponseSchema, Time
+from llm_server.api.schemas.work import AttemptView, PlanView, ReceiptView
+from llm_server.orchestration.domain.status import Mode, Status
 from llm_server.orchestration.tasks.events import EVENT_NAMES
 
-
-class TaskView(Strict):
-    """The four fields every task answers with."""
-
-    task_id: str | None
-    status: Status
-    result: str | None
-    error: str | None
-
-
-class ReceiptView(Strict):
-    """The sum of the attempts; `unpriced_calls` are not in `cost_microusd`, because nobody knows their price."""
-
-    calls: int
-    failed_calls: int
-    api_calls: int
-    unpriced_calls: int
-    tokens_in: int
-    tokens_out: int
-    duration_ms: int
-    cost_microusd: int
+TaskId = Annotated[
+    str,
+    Field(
+        json_schema_extra={"format": "uuid"},
+        description="The id of the task, a UUID.",
+        examples=["01a205c3-cd94-748c-a7f0-50965914d0b5"],
+    ),
+]
+RoleName = Annotated[str, Field(description="The role that carries out the task.", examples=["Writing-Agent"])]
+ProfileName = Annotated[str, Field(description="The field of work the role was chosen from.", examples=["General"])]
+Share = Annotated[float, Field(ge=0, le=1)]
 
 
-class AttemptView(Strict):
-    """One engine call; `why` says why this engine. `cost_microusd` is null when nobody knows the model's price.
+class TaskView(ResponseSchema):
+    """The state of a task in four fields."""
 
-    `fault` is what the answer gate found in an answer; the next attempt is then its escalation to a strong engine.
-    `withheld_microusd` stays set aside of the task's money, because nobody knows what the engine charges for the call.
-    """
-
-    engine: str
-    model: str
-    source: Literal["local", "api"]
-    tier: Literal["fast", "strong"] | None
-    why: str
-    purpose: str
-    started_at: str
-    duration_ms: int
-    tokens_in: int
-    tokens_out: int
-    usage_estimated: bool
-    truncated: bool
-    fault: str | None
-    cost_microusd: int | None
-    withheld_microusd: int
-    error: str | None
-
-
-class ReviewView(Strict):
-    """What a step's review came to: `findings` are those left open, `reason` why it could go no further."""
-
-    verdict: Literal["pass", "fail", "not judged"]
-    findings: list[str]
-    reason: str | None
-
-
-class StepView(Strict):
-    """One step of a plan and how far it is; `review` is null where nobody judges. The cost counts every call.
-
-    Running: what it depends on is done and a worker has the task. Skipped: a step it depends on failed or was skipped,
-    or the task ended before it did.
-    """
-
-    id: str
-    role: str
-    instruction: str
-    depends_on: list[str]
-    status: Literal["Waiting", "Running", "Completed", "Failed", "Skipped"]
-    result: str | None
-    error: str | None
-    cost_microusd: int
-    review: ReviewView | None
-
-
-class PlanView(Strict):
-    """What the planner proposed."""
-
-    goal: str
-    hash: str
-    steps: list[StepView]
-
-
-class TaskSummary(Strict):
-    """A task in a listing: its state, without prompt and result.
-
-    `engine` is the engine that answered. `waiting_for` names the engines (or the reason) that a Queued task waits for.
-    """
-
-    task_id: str
-    status: Status
-    error: str | None
-    mode: str
-    role: str
-    profile: str
-    engine: str | None
-    waiting_for: str | None
-    waiting_since: str | None
-    receipt: ReceiptView
-    created_at: str
-    updated_at: str
-    finished_at: str | None
-    awaiting_approval: bool = Field(description="Whether the plan waits for approval.")
-    metadata: dict[str, str] = Field(
-        description="The caller's labels. On AWS, a listing shows none for tasks that version 0.1 stored."
+    task_id: TaskId | None = Field(description="The id of the task, a UUID.")
+    status: Status = Field(description="How far the task is.")
+    result: str | None = Field(
+        description="The answer of a Completed task; null until then.", examples=["One by one they wait"]
+    )
+    error: str | None = Field(
+        description="Why the task Failed; null in every other status.", examples=["The deadline of 120 s has passed."]
     )
 
 
-class EventView(Strict):
-    """One thing that happened to a task; `detail` may be empty."""
+class TaskSummary(ResponseSchema):
+    """A task in a list: its state without prompt, result and plan."""
 
-    event: str = Field(description=f"Known are {', '.join(EVENT_NAMES)}; others can be added.", examples=["claimed"])
-    at: str
-    actor: Literal["caller", "server", "worker", "sweep"]
-    detail: str
+    task_id: TaskId
+    status: Status = Field(description="How far the task is.")
+    error: str | None = Field(
+        description="Why the task Failed; null in every other status.", examples=["The deadline of 120 s has passed."]
+    )
+    mode: Mode = Field(description="How the task is carried out.")
+    role: RoleName
+    profile: ProfileName
+    engine: str | None = Field(
+        description="The engine that was called last when the task ended; null before that.", examples=["claude"]
+    )
+    waiting_for: str | None = Field(
+        description="What a Queued task waits for while no engine is available: the engines it may use, or the reason; "
+        "null when it does not wait.",
+        examples=["claude, laptop"],
+    )
+    waiting_since: Time | None = Field(description="Since when the task waits; null when it does not.")
+    receipt: ReceiptView = Field(description="What the task's engine calls used and cost so far.")
+    created_at: Time = Field(description="When the task was accepted.")
+    updated_at: Time = Field(description="When the state of the task last changed.")
+    finished_at: Time | None = Field(description="When the task ended; null until then.")
+    awaiting_approval: bool = Field(
+        description="Whether the plan waits for the caller to approve or reject it.", examples=[False]
+    )
+    metadata: dict[str, str] = Field(
+        description="The names and texts the caller attached to the task. On AWS, a list shows none for "
+        "tasks that version 0.1 stored.",
+        examples=[{"ticket": "4711"}],
+    )
+
+
+class EventView(ResponseSchema):
+    """One event in the history of a task."""
+
+    event: str = Field(
+        description=f"What happened. Known are {', '.join(EVENT_NAMES)}; others can be added.", examples=["completed"]
+    )
+    at: Time = Field(description="When it happened.")
+    actor: Literal["caller", "server", "worker", "sweep"] = Field(
+        description="Who caused it. The sweep is the server's regular look at open tasks.", examples=["worker"]
+    )
+    detail: str = Field(description="More about the event; may be empty.", examples=["Chat mode, Writing-Agent"])
+
+
+class TaskLimits(ResponseSchema):
+    """The limits the task was created with. Null: no limit."""
+
+    max_cost_usd: float | None = Field(description="The most the task may cost, in USD.", examples=[0.05])
+    deadline_s: float | None = Field(
+        description="Seconds from acceptance or the last retry after which the task fails.", examples=[120]
+    )
+    max_output_tokens: int | None = Field(
+        description="The most tokens each engine call may answer with.", examples=[1000]
+    )
 
 
 class TaskDetail(TaskSummary, TaskView):
-    """Everything about a task; the four fields of `TaskView` come first."""
+    """A task with its result, plan, engine calls and history."""
 
-    task_id: str
-    confidence: float
-    complexity: float
-    reasons: list[str]
-    plan: PlanView | None
-    demonstration: bool = Field(description="Whether the embedded engine gave the answer: no LLM was asked.")
-    attempts: list[AttemptView]
-    events: list[EventView] = Field(
-        description="Oldest first. Of claims, releases, waits, approvals and retries the last 6 are known."
+    task_id: TaskId
+    confidence: Share = Field(
+        description="How likely role and mode suit the prompt, from 0 to 1; 1 when the caller's choice decides both.",
+        examples=[0.95],
     )
-    limits: NewLimits
-    metadata: dict[str, str]
+    complexity: Share = Field(
+        description="How much better a strong engine would do the task, from 0 to 1.", examples=[0.08]
+    )
+    reasons: list[str] = Field(
+        description="What the analysis based its choice on.", examples=[["haiku (+3.0 Writing)"]]
+    )
+    plan: PlanView | None = Field(description="The plan of a task in Plan mode; null until it is made.")
+    demonstration: bool = Field(
+        description="Whether the embedded engine gave the result: no LLM was asked.", examples=[False]
+    )
+    attempts: list[AttemptView] = Field(description="Every engine call on the receipt, oldest first.")
+    events: list[EventView] = Field(
+        description="The history, oldest first. The server keeps the last 6 claims, releases, waits, approvals and "
+        "retries together."
+    )
+    limits: TaskLimits = Field(description="The limits the task was created with.")
 
 
-class TaskPage(Strict):
-    """Some of the caller's tasks, newest first. `tasks` can be shorter than `page_size`, or empty, before the end."""
+class TaskPage(ResponseSchema):
+    """One page of the caller's tasks. It can have fewer than `page_size` tasks, or none, before the last page."""
 
-    tasks: list[TaskSummary]
-    next_page_token: str = Field(description='Leads to the next page; "" on the last page, and only there.')
+    tasks: list[TaskSummary] = Field(description="The tasks of this page, newest first.")
+    next_page_token: str = Field(
+        description='The `page_token` of the next page; "" on the last page, and only there.',
+        examples=["eyJhZnRlciI6MTIzfQ"],
+    )
 
 
-class DecisionView(Strict):
-    """How a prompt would be done."""
+class DecisionView(ResponseSchema):
+    """How the server would carry out a prompt."""
 
-    mode: str
-    role: str
-    profile: str
-    engine: str | None
-    complexity: float
-    multi_step: float
-    confidence: float
-    reasons: list[str]
-    alternatives: list[tuple[str, float]]
+    mode: Mode = Field(description="How the task would be carried out.")
+    role: RoleName
+    profile: ProfileName
+    engine: str | None = Field(
+        description="The engine that would be called first; null when none is available now.", examples=["claude"]
+    )
+    complexity: Share = Field(
+        description="How much better a strong engine would do the task, from 0 to 1.", examples=[0.08]
+    )
+    multi_step: Share = Field(description="How likely the prompt asks for several steps, from 0 to 1.", examples=[0.12])
+    confidence: Share = Field(
+        description="How likely role and mode suit the prompt, from 0 to 1; 1 when the caller's choice decides both.",
+        examples=[0.95],
+    )
+    reasons: list[str] = Field(
+        description="What the analysis based its choice on.", examples=[["haiku (+3.0 Writing)"]]
+    )
+    alternatives: list[tuple[str, float]] = Field(
+        description="The next best roles, best first, each with its likelihood from 0 to 1.",
+        examples=[[["Chat-Agent", 0.03]]],
+    )

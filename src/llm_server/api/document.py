@@ -1,0 +1,89 @@
+"""What the OpenAPI document says beyond the routes: servers, tags, and what every response has in common."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from llm_server.api.contract import header_docs, problems
+from llm_server.api.errors import MEDIA_TYPE
+
+DESCRIPTION = (
+    "Send a prompt as a task: the server analyses it, chooses a mode, a role and an engine, carries the task out and "
+    "keeps the answer with a receipt of every engine call. A response may gain fields in a later version, so clients "
+    "must ignore fields they do not know. A request with an unknown field is refused."
+)
+SERVERS = [
+    {"url": "../..", "description": "The server this document was read from, also below a path such as a stage."},
+    {"url": "http://localhost:8000", "description": "An embedded server on its default port."},
+]
+TAGS = [
+    {"name": "Tasks", "description": "Create, read, list, approve, cancel, retry and delete tasks."},
+    {"name": "Server", "description": "Figures, usage, the catalogue of roles, and health."},
+    {"name": "Engines", "description": "See the engines and switch them on or off while the server runs."},
+    {"name": "Keys", "description": "Create, list and revoke API keys."},
+]
+_REQUEST_ID = header_docs(
+    X_Request_Id=(
+        "The id of this request in the server's log: the `X-Request-Id` of the request if it had a valid one.",
+        "01a205c3-cdb6-7178-90a4-9b068c5161a4",
+    ),
+)
+_RATES = header_docs(
+    RateLimit_Policy=(
+        "The requests the key may send in a window of seconds: 60 in 60 seconds in the example. "
+        "Absent when the key has no such limit.",
+        '"requests";q=60;w=60',
+    ),
+    RateLimit=(
+        "The requests that are left, and in how many seconds the window ends: 59 and 42 in the example. "
+        "Absent when the key has no such limit.",
+        '"requests";r=59;t=42',
+    ),
+)
+_AUTHENTICATE = header_docs(WWW_Authenticate=("How to authenticate (RFC 9110, 11.6.1).", "Bearer"))
+_ALLOW = header_docs(Allow=("The methods this path has.", "GET, DELETE"))
+
+
+def complete(document: dict[str, Any]) -> None:
+    """Add to a document, in place, what FastAPI leaves out; calling this again has no further effect."""
+    components = document["components"]
+    if "headers" in components:
+        return
+    components["headers"] = _REQUEST_ID | _RATES | _AUTHENTICATE | _ALLOW
+    not_allowed = {"$ref": "#/components/responses/MethodNotAllowed"}
+    for operation in _operations(document):
+        operation["responses"]["405"] = not_allowed
+        for status, response in operation["responses"].items():
+            if response is not not_allowed:
+                response["headers"] = response.get("headers", {}) | _shared_headers(operation, status)
+                if status >= "400":
+                    response["content"] = {MEDIA_TYPE: response["content"]["application/json"]}
+    components["responses"] = {"MethodNotAllowed": _method_not_allowed()}
+
+
+def _operations(document: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    for path in document["paths"].values():
+        yield from path.values()
+
+
+def _shared_headers(operation: dict[str, Any], status: str) -> dict[str, Any]:
+    """Return the headers of a response that its route does not describe: an unknown key has no rate to tell of."""
+    names = [*_REQUEST_ID]
+    if "security" in operation:
+        names += _AUTHENTICATE if status == "401" else _RATES
+    return _references(names)
+
+
+def _method_not_allowed() -> dict[str, Any]:
+    [response] = problems(405).values()
+    content = {"schema": {"$ref": "#/components/schemas/Problem"}}
+    return {
+        "description": response["description"],
+        "content": {MEDIA_TYPE: content},
+        "headers": _references([*_REQUEST_ID, *_ALLOW]),
+    }
+
+
+def _references(names: list[str]) -> dict[str, Any]:
+    return {name: {"$ref": f"#/components/headers/{name}"} for name in names}

@@ -1,0 +1,77 @@
+"""The documentation page for people: Swagger UI from the package, so that it works offline."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from hashlib import sha256
+from importlib import resources
+
+from fastapi import APIRouter, HTTPException, Request, Response
+from starlette.routing import Route
+
+from llm_server.api.contract import PREFIX
+from llm_server.api.freshness import matches
+
+PAGE = "index.html"
+MEDIA_TYPES = {
+    PAGE: "text/html",
+    "start.js": "text/javascript",
+    "swagger-ui-bundle.js": "text/javascript",
+    "swagger-ui.css": "text/css",
+}
+CONTENT_SECURITY_POLICY = "; ".join(
+    (
+        "default-src 'none'",
+        "script-src 'self'",
+        "style-src 'self'",
+        "img-src 'self' data:",  # the style sheet has its icons in it
+        "connect-src 'self'",
+        "base-uri 'none'",
+        "form-action 'none'",
+        "frame-ancestors 'none'",
+    )
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asset:
+    """A file of the page."""
+
+    content: bytes
+    etag: str
+
+
+@cache
+def _asset(name: str) -> Asset:
+    """Read a file at its first request, which a cold start does not pay for."""
+    content = (resources.files("llm_server") / "data" / "swagger-ui" / name).read_bytes()
+    return Asset(content=content, etag=f'"{sha256(content).hexdigest()[:32]}"')
+
+
+async def read_docs(request: Request) -> Response:
+    """Show the API's documentation. Its links are relative, so it also works below a path such as a stage."""
+    return _served(PAGE, request)
+
+
+async def read_docs_asset(request: Request) -> Response:
+    """Read a script or the style sheet of the page."""
+    name = request.path_params["name"]
+    if name not in MEDIA_TYPES:
+        raise HTTPException(404)
+    return _served(name, request)
+
+
+def _served(name: str, request: Request) -> Response:
+    asset = _asset(name)
+    headers = {
+        "ETag": asset.etag,
+        "Cache-Control": "no-cache",
+        "Content-Security-Policy": CONTENT_SECURITY_POLICY,
+    }
+    if matches(request.headers.get("if-none-match", ""), asset.etag):
+        return Response(status_code=304, headers=headers)
+    return Response(asset.content, headers=headers, media_type=MEDIA_TYPES[name])
+
+
+router = APIRouter(routes=[Route(f"{PREFIX}/docs", read_docs), Route(f"{PREFIX}/docs/{{name}}", read_docs_asset)])

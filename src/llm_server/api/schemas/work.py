@@ -1,0 +1,120 @@
+"""What goes out over HTTP about the work on a task: its plan, its engine calls and their receipt."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from llm_server.api.schemas.base import ResponseSchema, Time
+
+
+class ReceiptView(ResponseSchema):
+    """What all engine calls of a task used and cost."""
+
+    calls: int = Field(description="Engine calls that were answered.", examples=[1])
+    failed_calls: int = Field(description="Engine calls that failed.", examples=[0])
+    api_calls: int = Field(description="Answered calls of engines with `source` `api`.", examples=[1])
+    unpriced_calls: int = Field(
+        description="Calls of models without a known price. They are not part of `cost_microusd`.", examples=[0]
+    )
+    tokens_in: int = Field(description="Tokens sent to engines in answered calls.", examples=[412])
+    tokens_out: int = Field(description="Tokens that engines answered with.", examples=[120])
+    duration_ms: int = Field(description="Time spent in answered calls, in milliseconds.", examples=[1840])
+    cost_microusd: int = Field(
+        description="What the calls cost, in millionths of a USD, estimated from a price list.", examples=[1012]
+    )
+
+
+class AttemptView(ResponseSchema):
+    """One engine call of a task."""
+
+    engine: str = Field(description="The engine that was called.", examples=["claude"])
+    model: str = Field(description="The engine's model.", examples=["claude-haiku-5-5"])
+    source: Literal["local", "api"] = Field(
+        description="`api`: calls are paid for. `local`: calls cost nothing.", examples=["api"]
+    )
+    tier: Literal["fast", "strong"] | None = Field(
+        description="The tier the engine is configured for; null when it has none.", examples=["strong"]
+    )
+    why: str = Field(description="Why this engine was chosen, in a sentence.", examples=["strong tier, cheapest"])
+    purpose: str = Field(
+        description="What the call was for: `plan`, `answer`, or a word and the step, such as `verdict s1`.",
+        examples=["answer"],
+    )
+    started_at: Time = Field(description="When the call began.")
+    duration_ms: int = Field(description="How long the call took, in milliseconds.", examples=[1840])
+    tokens_in: int = Field(description="Tokens sent to the engine.", examples=[412])
+    tokens_out: int = Field(description="Tokens the engine answered with.", examples=[120])
+    usage_estimated: bool = Field(
+        description="Whether the token counts are estimates because the engine did not report them.", examples=[False]
+    )
+    truncated: bool = Field(description="Whether a token limit cut the answer short.", examples=[False])
+    fault: str | None = Field(
+        description="The fault the server found in the answer; null when it found none. After a fault the server "
+        "asks a strong engine, if it may call one.",
+        examples=["cut off by the output limit"],
+    )
+    cost_microusd: int | None = Field(
+        description="What the call cost, in millionths of a USD; null when the price of the model is not known.",
+        examples=[1012],
+    )
+    withheld_microusd: int = Field(
+        description="The part of the task's `max_cost_usd` that stays reserved, in millionths of a USD, because the "
+        "engine did not report what it charges for the call.",
+        examples=[0],
+    )
+    error: str | None = Field(
+        description="Why the call failed; null when it was answered.", examples=["The engine did not answer in time."]
+    )
+
+
+class ReviewView(ResponseSchema):
+    """The review of a step's result."""
+
+    verdict: Literal["pass", "fail", "not judged"] = Field(
+        description="Whether the result passed the review.", examples=["pass"]
+    )
+    findings: list[str] = Field(
+        description="Faults that were found and are not repaired.", examples=[["The second test is missing."]]
+    )
+    reason: str | None = Field(
+        description="Why the review ended early; null when it was completed.",
+        examples=["The engine did not answer in time."],
+    )
+
+
+class StepView(ResponseSchema):
+    """One step of a plan."""
+
+    id: str = Field(description="The name of the step in its plan.", examples=["s2"])
+    role: str = Field(description="The role that carries out the step.", examples=["Fast-Coder-Agent"])
+    instruction: str = Field(description="What the step has to do.", examples=["Implement the cache."])
+    depends_on: list[str] = Field(description="The steps that must be Completed before this one.", examples=[["s1"]])
+    status: Literal["Waiting", "Running", "Completed", "Failed", "Skipped"] = Field(
+        description="How far the step is. Running: the steps it depends on are Completed and a worker has the task. "
+        "Skipped: a step it depends on was Failed or Skipped, or the task ended first.",
+        examples=["Completed"],
+    )
+    result: str | None = Field(description="The result of a Completed step, else null.", examples=["class Cache: ..."])
+    error: str | None = Field(
+        description="Why the step Failed, else null.", examples=["The engine did not answer in time."]
+    )
+    cost_microusd: int = Field(
+        description="What all calls for the step cost, in millionths of a USD; unpriced calls count as 0.",
+        examples=[1012],
+    )
+    review: ReviewView | None = Field(
+        description="The review of the result so far; null before the first verdict and for a step without a review."
+    )
+
+
+class PlanView(ResponseSchema):
+    """The plan of a task in Plan mode."""
+
+    goal: str = Field(description="What the steps achieve together.", examples=["A tested, documented cache."])
+    hash: str = Field(
+        description="The SHA-256 of the plan; send it as `plan_hash` to approve or reject the plan.",
+        examples=["9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"],
+    )
+    steps: list[StepView] = Field(description="1 to 12 steps.")

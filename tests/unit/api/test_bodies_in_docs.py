@@ -1,0 +1,47 @@
+"""Every JSON body that a page of docs sends is one that the HTTP contract accepts."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import jsonschema  # type: ignore[import-untyped]
+import pytest
+
+DOCS = Path(__file__).parents[3] / "docs"
+CONTRACT: dict[str, Any] = json.loads((DOCS / "openapi.json").read_text(encoding="utf-8"))
+PAGES = [DOCS.parent / "README.md", *sorted(DOCS.glob("*.md"))]
+SENT = re.compile(r"curl\b[^\n]*?(/api/v1/[\w/{}$-]+)[^\n]*? -d '(\{.*?\})'")
+
+
+def sent() -> list[tuple[str, str, str, str]]:
+    """Page, method, path and body of each call with a body; a command is one line here."""
+    found = []
+    for page in PAGES:
+        for line in page.read_text(encoding="utf-8").replace("\\\n", " ").splitlines():
+            if call := SENT.search(line):
+                method = re.search(r"-X (\w+)", line)
+                found.append((page.name, method[1].lower() if method else "post", call[1], call[2]))
+    return found
+
+
+def schema_of(method: str, path: str) -> dict[str, Any]:
+    """The schema of a call's body in the contract."""
+    for template, operations in CONTRACT["paths"].items():
+        if re.fullmatch(re.sub(r"\{\w+\}", "[^/]+", template), path) and method in operations:
+            body: dict[str, Any] = operations[method]["requestBody"]["content"]["application/json"]["schema"]
+            return body | {"components": CONTRACT["components"]}
+    raise AssertionError(f"{method} {path} is not in the contract")
+
+
+def test_the_pages_with_bodies_are_found() -> None:
+    assert {"README.md", "aws.md", "engines.md", "first-steps.md", "modes.md", "plans.md", "tasks.md"} <= {
+        page for page, *_ in sent()
+    }
+
+
+@pytest.mark.parametrize(("page", "method", "path", "body"), sent())
+def test_a_body_is_accepted(page: str, method: str, path: str, body: str) -> None:
+    jsonschema.validate(json.loads(body), schema_of(method, path))
