@@ -269,7 +269,7 @@ def test_an_answer_of_seventeen_megabytes_is_not_kept(wired: Wired) -> None:
 
 
 def test_a_failed_call_is_not_repeated(wired: Wired) -> None:
-    """A second call may be paid twice; who retries is decided elsewhere."""
+    """A second call might be charged too. The balancer decides about retries."""
     for fault in (status(500), status(429), reset):
         before = len(wired.server.seen)
         wired.fails(fault)

@@ -144,7 +144,7 @@ def test_what_keeps_the_commands_from_the_table_is_named(tmp_path: Path, minista
     assert no_table.stderr == (
         "The table does not exist in this account and region of AWS; check LLM_SERVER_TABLE and the region.\n"
     )
-    assert no_credentials.stderr == "There are no AWS credentials to use: Unable to locate credentials.\n"
+    assert no_credentials.stderr == "No usable AWS credentials were found: Unable to locate credentials.\n"
     assert no_region.stderr == "AWS cannot be called: You must specify a region.\n"
 
 

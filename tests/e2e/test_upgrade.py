@@ -27,7 +27,7 @@ def run(db: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def migrated(db: Path) -> str:
-    fields = f"database={db} from_version=1 to_version=2 backup={db}.v1.backup"
+    fields = f"database={db} from_version=1 to_version=3 backup={db}.v1.backup"
     return rf"\d\d:\d\d:\d\d WARNING database migrated {re.escape(fields)}\n"
 
 
@@ -53,4 +53,4 @@ def test_a_command_for_keys_migrates_the_file_and_says_so(old: Path) -> None:
 
     assert TOKEN.fullmatch(made.stdout)
     assert re.match(migrated(old), made.stderr)
-    assert version(old) == 2
+    assert version(old) == 3

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
+from llm_server.orchestration.domain.status import Mode, Status
 from llm_server.orchestration.domain.task import Task
 from support.builders import NOW_MS, a_request, a_task, an_output, claimed
 from support.in_process_server import CalledServer
@@ -12,12 +15,13 @@ SUMMARY = (
     *("task_id", "status", "error", "mode", "role", "profile", "engine", "waiting_for"),
     *("waiting_since", "receipt"),
     *("created_at", "updated_at", "finished_at"),
+    *("awaiting_approval", "metadata"),
 )
 
 
-def add(server: CalledServer, number: int, *, role: str = "Chat-Agent", finished: bool = False) -> Task:
+def add(server: CalledServer, number: int, *, role: str = "Chat-Agent", finished: bool = False, **changes: Any) -> Task:
     """A stored task; a higher number is newer."""
-    task = a_task(f"t{number:03}", created_ms=NOW_MS + number, role=role)
+    task = a_task(f"t{number:03}", created_ms=NOW_MS + number, role=role, **changes)
     server.store.add(task, a_request("A secret prompt."))
     if finished:
         processing, answer = claimed(task), an_output(text="A secret answer.")
@@ -95,6 +99,70 @@ def test_the_list_can_be_filtered_by_status_and_role(server: CalledServer) -> No
     assert ids(server, f"status=Completed&page_size=3&page_token={token}") == ["t004"]
 
 
+def test_several_statuses_are_repeated_or_separated_by_commas(server: CalledServer) -> None:
+    """In upper or lower case, as a mode and a role may be."""
+    for number, status in enumerate(Status):
+        add(server, number, status=status, mode=Mode.PLAN)
+
+    expected = ["t004", "t000"]
+    for query in ("status=Queued&status=Failed", "status=Failed,Queued", "status=FAILED,queued&status=Queued"):
+        assert ids(server, query) == expected
+    assert ids(server, "status=queued&mode=plan&role=chat-agent") == ["t000"]
+    assert server.get("tasks?status=queued").json["tasks"][0]["status"] == "Queued"
+
+
+@pytest.mark.parametrize(
+    ("query", "expected"),
+    [
+        ("mode=Plan", ["t003", "t002"]),
+        ("engine=gpt", ["t003", "t001"]),
+        ("engine=no-longer-configured", []),
+        ("metadata.project=atlas", ["t003", "t002", "t001"]),
+        ("metadata.project=atlas&metadata.run=4%202", ["t002"]),
+        ("metadata.a.b=", ["t001"]),
+        ("metadata.project=Atlas", []),
+        ("awaiting_approval=true", ["t002"]),
+        ("awaiting_approval=false", ["t003", "t001", "t000"]),
+        ("created_from=2025-10-09T08:53:20.002Z", ["t003", "t002"]),
+        ("created_to=2025-10-09T10:53:20.002%2B02:00", ["t001", "t000"]),
+        ("created_from=2025-10-09t08:53:20.001z&created_to=2025-10-09T08:53:20.002-00:00", ["t001"]),
+        ("mode=plan&engine=gpt&metadata.project=atlas&status=completed", ["t003"]),
+    ],
+)
+def test_the_list_can_be_filtered(server: CalledServer, query: str, expected: list[str]) -> None:
+    """By all that a summary shows; several filters must all pass."""
+    add(server, 0)
+    add(server, 1, finished=True, metadata={"project": "atlas", "a.b": ""})
+    waiting: dict[str, Any] = {"status": Status.PLANNED, "approval": "awaited"}
+    add(server, 2, mode=Mode.PLAN, metadata={"project": "atlas", "run": "4 2"}, **waiting)
+    add(server, 3, finished=True, mode=Mode.PLAN, metadata={"project": "atlas"})
+
+    assert ids(server, query) == expected
+
+
+def test_a_summary_has_the_metadata_that_the_task_was_created_with(server: CalledServer) -> None:
+    """As the task itself has it, and the list can be filtered by it."""
+    metadata = {"project": "ätlas", "run": "42"}
+    task_id = server.post({"prompt": "Hello.", "metadata": metadata}).json["task_id"]
+    server.post({"prompt": "Hello."})
+
+    listed = server.get("tasks?metadata.run=42&metadata.project=%C3%A4tlas").json["tasks"]
+
+    assert [(task["task_id"], task["metadata"], task["awaiting_approval"]) for task in listed] == [
+        (task_id, metadata, False)
+    ]
+    assert server.get(f"tasks/{task_id}").json["metadata"] == metadata
+
+
+def test_a_task_from_before_its_state_had_metadata_still_shows_it(server: CalledServer) -> None:
+    """As on a table that version 0.1 wrote: it is in the request."""
+    task = a_task()
+    server.store.add(task, a_request(metadata={"run": "42"}))
+
+    assert server.get(f"tasks/{task.task_id}").json["metadata"] == {"run": "42"}
+    assert server.get("tasks").json["tasks"][0]["metadata"] == {}
+
+
 def test_the_list_holds_no_task_of_another_tenant(server: CalledServer) -> None:
     """Nor does its own end change because of them."""
     server.store.add(a_task(tenant="another"), a_request())
@@ -106,7 +174,7 @@ def test_the_list_holds_no_task_of_another_tenant(server: CalledServer) -> None:
     ("query", "named"),
     [
         *((f"page_size={value}", "page_size") for value in ("0", "101", "-1", "abc", "1.5", "", "9" * 5_000, "%00")),
-        *((f"status={value}", "'Queued', 'Processing'") for value in ("Unknown", "queued", "", "%F0%9F%8C%8D", "%FF")),
+        *((f"status={value}", "Queued, Processing, Planned") for value in ("Unknown", "", "%F0%9F%8C%8D", "%FF")),
         *((f"role={value}", "role") for value in ("Nobody", "", "%00", "Ch%D0%B0t-Agent", "x" * 101)),
         *((f"page_token={value}", "page_token") for value in ("garbage", "00", "%00", "%F0%9F%8C%8D", "x" * 501)),
         ("page_token=" + b"000000000000001".hex(), "page_token"),

@@ -19,8 +19,8 @@ from support.in_process_server import DOWN, CalledServer, FailingStore
 DETAIL = (
     *("task_id", "status", "result", "error", "mode", "role", "profile", "engine", "waiting_for"),
     *("waiting_since", "receipt", "created_at"),
-    *("updated_at", "finished_at", "confidence", "complexity", "reasons", "plan", "awaiting_approval", "demonstration"),
-    *("attempts", "events", "limits", "metadata"),
+    *("updated_at", "finished_at", "awaiting_approval", "metadata", "confidence", "complexity", "reasons", "plan"),
+    *("demonstration", "attempts", "events", "limits"),
 )
 NO_TASK = ("task_not_found", "No task has this id.")
 

@@ -19,6 +19,7 @@ from llm_server.orchestration.domain.errors import (
     UnknownName,
 )
 from llm_server.orchestration.domain.output import Output
+from llm_server.orchestration.domain.ports import TaskFilter
 from llm_server.orchestration.domain.status import Mode, Status
 from llm_server.orchestration.domain.task import Task, TaskRef
 from llm_server.storage.sqlite.store import SqliteStore
@@ -174,12 +175,14 @@ def test_a_page_takes_known_roles_only(served: Served) -> None:
     """A misspelt role is no empty list."""
     ref = served.submit(role="Teacher-Agent")
 
-    page = served.service.page("local", size=5, token="", status=Status.QUEUED, role="Teacher-Agent")
+    page = served.service.page(
+        "local", size=5, task_filter=TaskFilter(statuses=frozenset({Status.QUEUED}), role="teacher-agent")
+    )
 
     assert [task.ref for task in page.tasks] == [ref]
-    assert len(served.service.page("local", size=5, token="", status=None, role=None).tasks) == 1
+    assert len(served.service.page("local", size=5).tasks) == 1
     with pytest.raises(UnknownName):
-        served.service.page("local", size=5, token="", status=None, role="Nobody")
+        served.service.page("local", size=5, task_filter=TaskFilter(role="Nobody"))
 
 
 def test_an_unknown_task_is_not_found(served: Served) -> None:
