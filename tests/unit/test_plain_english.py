@@ -111,7 +111,8 @@ def test_an_offence_is_found(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["It is None.", "There is no backup.", "The engine is no longer configured.", "It is not known.", "A body."]
+    "text",
+    ["It is None.", "There is no backup.", "The engine is no longer configured.", "It is not known.", "A body."],
 )
 def test_plain_sentences_pass(text: str) -> None:
     assert list(_offences(1, text, frozenset())) == []

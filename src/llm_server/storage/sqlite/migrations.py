@@ -68,7 +68,7 @@ def check(path: Path, migrations: Sequence[Migration] = MIGRATIONS) -> tuple[int
         ConfigurationError: the file cannot be read, was not made by LLM-Server, or has a newer version.
     """
     file = path.resolve()
-    # A log that a killed server left is read and kept. If there is none, `immutable` keeps SQLite from creating one.
+    # A log that a killed server left is read and kept. Without a log, `immutable` keeps SQLite from creating one.
     mode = "mode=ro" if file.with_name(f"{file.name}-wal").exists() else "mode=ro&immutable=1"
     try:
         with closing(sqlite3.connect(f"{file.as_uri()}?{mode}", uri=True)) as db:
