@@ -1,4 +1,4 @@
-"""`make aws-local` without Docker: the whole AWS path in one process and an emulator, and a clean end."""
+"""`make aws-local` without Docker: the whole AWS path in one process with an emulator, and a clean stop."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ def server(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
     yield process
     process.kill()
     printed, _ = process.communicate()
-    canaries.check(re.sub(r"Bearer llms_\w+", "", printed))  # in the command it offers, the key is meant to be read
+    canaries.check(re.sub(r"Bearer llms_\w+", "", printed))  # the printed example command contains the key on purpose
 
 
 def addresses(server: subprocess.Popen[str]) -> tuple[str, str, str]:
-    """Read what it prints up to its address; give the emulator's, its own and the key."""
+    """Read the output up to the server's address; return the emulator's address, the server's, and the key."""
     assert server.stdout is not None
     printed = ""
     for line in server.stdout:

@@ -14,7 +14,7 @@ from support.in_process_server import CalledServer
 
 
 def made(**changes: Any) -> TaskFilter:
-    """The filter of some parameters; the others are left out."""
+    """Return the filter of the given parameters; the others are left out."""
     left_out: dict[str, Any] = {
         "statuses": [], "role": None, "mode": None, "engine": None, "labels": {},
         "awaiting_approval": None, "created_from": None, "created_to": None,
@@ -22,7 +22,7 @@ def made(**changes: Any) -> TaskFilter:
     return filters.task_filter(**left_out | changes)
 
 
-def test_without_a_parameter_every_task_passes() -> None:
+def test_without_parameters_every_task_matches() -> None:
     assert made() == EVERY_TASK
 
 
@@ -39,14 +39,14 @@ def test_without_a_parameter_every_task_passes() -> None:
     ],
 )
 def test_a_time_is_rounded_up_to_milliseconds(text: str, expected_ms: int) -> None:
-    """Tasks are created at whole milliseconds, so nothing that is before the time counts as after it."""
+    """Tasks are created at whole milliseconds, so rounding up includes no task created before the time."""
     instant = datetime.fromisoformat(text)
 
     assert made(created_from=instant).created_from_ms == expected_ms
     assert made(created_to=instant).created_to_ms == expected_ms
 
 
-def test_the_range_of_creation_times_must_hold_a_moment() -> None:
+def test_an_empty_range_of_creation_times_is_refused() -> None:
     noon = datetime.fromisoformat("2026-01-31T12:00:00+00:00")
     the_same = datetime.fromisoformat("2026-01-31T13:00:00+01:00")
 
@@ -63,7 +63,7 @@ def test_the_range_of_creation_times_must_hold_a_moment() -> None:
         ({"k": "v" * 513}, "A metadata value has at most 512 characters."),
     ],
 )
-def test_metadata_that_no_task_can_have_is_refused(labels: dict[str, str], message: str) -> None:
+def test_metadata_filters_outside_the_bounds_are_refused(labels: dict[str, str], message: str) -> None:
     with pytest.raises(InvalidInput) as refused:
         made(labels=labels)
 
@@ -95,8 +95,8 @@ def test_metadata_that_no_task_can_have_is_refused(labels: dict[str, str], messa
         ("metadata.k=1&metadata.k=2", "'metadata.k' is given more than once."),
     ],
 )
-def test_a_value_that_is_not_allowed_is_refused_by_name(shared_server: CalledServer, query: str, message: str) -> None:
-    """One sentence, with the allowed values or their form."""
+def test_an_invalid_value_of_a_filter_is_refused_by_name(shared_server: CalledServer, query: str, message: str) -> None:
+    """With one sentence that lists the allowed values or describes their form."""
     answer = shared_server.get(f"tasks?{query}")
 
     assert answer.status == 422, answer.body
