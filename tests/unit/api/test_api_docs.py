@@ -82,4 +82,4 @@ def test_a_browser_that_has_a_file_is_not_sent_it_again(shared_server: CalledSer
 def test_nothing_else_of_the_package_is_served(shared_server: CalledServer, name: str) -> None:
     answer = shared_server.get(f"docs/{name}")
 
-    assert (answer.status, answer.detail) == (404, "There is nothing at this path.")
+    assert (answer.status, answer.detail) == (404, "The API does not have this path.")

@@ -156,7 +156,7 @@ def test_a_name_with_a_control_character_switches_nothing(server: CalledServer, 
     """The framework's patterns overlook a line feed at the end, and so did `main%0A` switch `main`."""
     answer = patch(server, name, {"toggle": False})
 
-    assert (answer.status, answer.detail) == (404, "There is nothing at this path.")
+    assert (answer.status, answer.detail) == (404, "The API does not have this path.")
     assert server.store.engines().switches == {}
 
 

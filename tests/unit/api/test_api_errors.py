@@ -50,7 +50,7 @@ def test_a_path_that_is_none_is_not_found(shared_server: CalledServer, method: s
     """No redirects, no list of what there is."""
     answer = shared_server.call(method, path)
 
-    assert (answer.status, answer.code, answer.detail) == (404, "path_not_found", "There is nothing at this path.")
+    assert (answer.status, answer.code, answer.detail) == (404, "path_not_found", "The API does not have this path.")
 
 
 @pytest.mark.parametrize(
@@ -72,7 +72,8 @@ def test_a_wrong_method_is_told_every_right_one(
     answer = shared_server.call(method, path)
 
     assert (answer.status, answer.headers["allow"]) == (405, allowed)
-    assert (answer.code, answer.detail) == ("method_not_allowed", f"The method {method} is not allowed here.")
+    detail = f"This path does not support the method {method}; allowed are {allowed}."
+    assert (answer.code, answer.detail) == ("method_not_allowed", detail)
 
 
 def test_a_pattern_that_forbids_more_than_nul_is_not_taken_for_it() -> None:

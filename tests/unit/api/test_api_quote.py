@@ -26,7 +26,10 @@ def test_a_quote_checks_the_body_as_a_task_is_checked(server: CalledServer) -> N
 def test_a_quote_takes_no_query_parameter(server: CalledServer) -> None:
     answer = server.post(BODY, "tasks/quote?dry_run=true")
 
-    assert (answer.status, answer.detail) == (422, "Unknown query parameter 'dry_run'; this call takes none.")
+    assert (answer.status, answer.detail) == (
+        422,
+        "Unknown query parameter 'dry_run'; this call takes no query parameters.",
+    )
 
 
 def test_a_quote_needs_the_scope_of_tasks(server: CalledServer) -> None:

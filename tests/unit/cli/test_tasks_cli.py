@@ -129,7 +129,7 @@ def test_list_takes_no_more_than_the_limit_from_a_page_that_is_too_large(server:
 
 
 @pytest.mark.parametrize(
-    ("filters", "sentence"), [([], "There are no tasks.\n"), (["--mode", "Plan"], "No tasks match.\n")]
+    ("filters", "sentence"), [([], "There are no tasks.\n"), (["--mode", "Plan"], "No tasks match the filters.\n")]
 )
 def test_an_empty_list_says_so(server: Script, filters: list[str], sentence: str) -> None:
     """On stderr: a program gets an empty list."""
