@@ -1,4 +1,4 @@
-"""Let the server plan a task, look at the plan, and have it carried out only after a yes.
+"""Let the server plan a task, show the plan, and carry it out only if you approve it.
 
 python examples/approve_plan.py "Design a cache, then implement it, then test it."
 """

@@ -1,6 +1,6 @@
-"""See what happens when money runs out: for one task (`max_cost_usd`), and for a key's day (`usd_per_day`).
+"""Show what happens when a budget is used up: that of a task (`max_cost_usd`) and that of a key (`usd_per_day`).
 
-Needs an engine that costs money (examples/own_engine pretends to) and a key with a small budget:
+Needs an engine with a price (such as examples/own_engine) and a key with a small budget:
 
     export LLM_SERVER_API_KEY=$(llm-server keys create --tenant acme --scope tasks --usd-per-day 0.005)
     python examples/budget.py
@@ -18,12 +18,12 @@ def submit(prompt: str, max_cost_usd: float) -> str:
 
 
 def main() -> None:
-    # A task's own limit holds before an engine is called: the task fails and has cost nothing.
+    # The server checks a task's limit before it calls an engine, so this task fails and costs nothing.
     task = wait_until_final(submit("Name a prime number.", max_cost_usd=0.000001))
     print(f"max_cost_usd: {task['status']}, {task['receipt']['cost_microusd']} micro-USD: {task['error']}")
 
-    # A key's budget holds for all its tasks of a UTC day. A task whose next call could cost more than is left fails;
-    # once everything is used up, new tasks are refused with 429.
+    # A key's budget covers all its tasks of a UTC day. A task fails if its next call could cost more than is left.
+    # When the budget is used up, new tasks are refused with 429.
     for number in range(1, MAX_TASKS + 1):
         try:
             task = wait_until_final(submit(f"Name {number} prime numbers.", max_cost_usd=0.01))

@@ -1,4 +1,4 @@
-"""The few lines of HTTP that the Python examples share: the standard library, JSON, and an API key if there is one."""
+"""The HTTP calls of the Python examples. They use the standard library only, and send the API key if one is set."""
 
 from __future__ import annotations
 
@@ -28,13 +28,16 @@ def call(method: str, path: str, body: object = None, **headers: str) -> Any:
 
     Raises:
         Refused: the status is 400 or above.
-        OSError: no answer came; the server may or may not have done what was asked.
+        OSError: no answer arrived; the server may or may not have carried out the call.
     """
-    sent = {"Content-Type": "application/json", **{name.replace("_", "-"): text for name, text in headers.items()}}
+    all_headers = {
+        "Content-Type": "application/json",
+        **{name.replace("_", "-"): text for name, text in headers.items()},
+    }
     if key := os.environ.get("LLM_SERVER_API_KEY"):
-        sent["Authorization"] = f"Bearer {key}"
+        all_headers["Authorization"] = f"Bearer {key}"
     data = None if body is None else json.dumps(body).encode()
-    request = urllib.request.Request(URL + path, data, sent, method=method)
+    request = urllib.request.Request(URL + path, data, all_headers, method=method)
     try:
         with urllib.request.urlopen(request, timeout=60) as answer:
             return json.load(answer)
@@ -42,7 +45,7 @@ def call(method: str, path: str, body: object = None, **headers: str) -> Any:
         with error:
             raise Refused(error) from None
     except (http.client.HTTPException, ValueError) as error:
-        raise ConnectionError("the answer broke off") from error
+        raise ConnectionError("the answer is incomplete") from error
 
 
 def wait_until_final(task_id: str) -> Any:

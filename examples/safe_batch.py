@@ -1,9 +1,9 @@
-"""Submit each line of a file as a task. A second run makes no second task, so run it again after any failure.
+"""Submit each line of a file as a task. Running this again makes no task twice, so run it again after a failure.
 
     python examples/safe_batch.py monday prompts.txt
 
-`monday` names the batch. Each task's Idempotency-Key is the batch's name and the line's number: within 24 hours the
-server answers the same key with the same task. A line that was changed meanwhile is refused (422).
+`monday` names the batch. Each task's Idempotency-Key is the batch's name and the line's number. Within 24 hours, the
+server answers a call with the same key with the same task. If the line has changed, it refuses the call (422).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ PASSING = (429, 500, 502, 503, 504)
 
 
 def submit(prompt: str, idempotency_key: str) -> str:
-    """Return the id of the task, made now or by an earlier call with this key; try again where that may help."""
+    """Return the id of the task, made now or by an earlier call with this key; repeat calls that may succeed later."""
     for attempt in range(TRIES):
         try:
             answer = call("POST", "/tasks", {"prompt": prompt}, idempotency_key=f'"{idempotency_key}"')
@@ -30,7 +30,7 @@ def submit(prompt: str, idempotency_key: str) -> str:
             if refused.status not in PASSING or refused.retry_after_s > MAX_PAUSE_S:
                 raise SystemExit(f"The server refused {idempotency_key}: {refused}") from None
             pause_s = refused.retry_after_s
-        except OSError as error:  # the server is away, or its answer was lost and the task exists already
+        except OSError as error:  # the server does not run, or its answer was lost and the task exists already
             print(f"No answer to {idempotency_key} ({error}); trying again.", file=sys.stderr)
             pause_s = 2**attempt
         time.sleep(pause_s)

@@ -1,9 +1,9 @@
-"""The smallest engine that the server can use: one POST of the Chat Completions API, in the standard library.
+"""The smallest engine that the server can use: the one POST of the Chat Completions API, with the standard library.
 
     python examples/own_engine/engine.py        # listens on http://127.0.0.1:9000
     LLM_SERVER_CONFIG=examples/own_engine/engines.toml llm-server serve
 
-Put your own model in place of `answer`, or use it as it is to test a client without a model.
+Replace `answer` with your own model, or leave it unchanged to test a client without a model.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ class Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         if self.path != "/v1/chat/completions":
-            self.reply(404, {"error": {"message": f"There is no {self.path}."}})
+            self.reply(404, {"error": {"message": f"The path {self.path} does not exist."}})
             return
         text = answer(body["messages"])
-        sent = " ".join(str(message["content"]) for message in body["messages"])
+        prompt_text = " ".join(str(message["content"]) for message in body["messages"])
         self.reply(
             200,
             {
                 "choices": [{"message": {"role": "assistant", "content": text}, "finish_reason": "stop"}],
-                "usage": {"prompt_tokens": len(sent.split()), "completion_tokens": len(text.split())},
+                "usage": {"prompt_tokens": len(prompt_text.split()), "completion_tokens": len(text.split())},
             },
         )
 

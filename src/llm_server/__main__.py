@@ -1,9 +1,9 @@
-"""The command line's entry: `llm-server` and `python -m llm_server`."""
+"""The entry point of the commands `llm-server` and `python -m llm_server`."""
 
 
 def main() -> None:
     """Run the command line."""
-    from llm_server.cli.app import app  # here, so that importing this module costs nothing
+    from llm_server.cli.app import app  # imported here, so that importing this module is fast
 
     app()
 

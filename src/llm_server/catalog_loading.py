@@ -1,4 +1,4 @@
-"""Load the catalogue at the start: the packaged one, the user's file over it, and an engine found on this machine."""
+"""Load the packaged catalogue, merge the user's file over it, and add a discovered engine if none is configured."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class LoadedCatalog(NamedTuple):
 
 
 def overlay(settings: Settings) -> dict[str, Any]:
-    """Return the content of the user's configuration file, {} without one.
+    """Return the content of the user's configuration file, or {} if none is set.
 
     Raises:
         ConfigurationError: the file cannot be read or is not valid TOML.
@@ -40,7 +40,7 @@ def overlay(settings: Settings) -> dict[str, Any]:
 
 
 def configured_catalog(settings: Settings) -> Catalog:
-    """Return the packaged catalogue with the user's file merged over it. Raises ConfigurationError if that is wrong."""
+    """Return the packaged catalogue with the user's file merged over it. Raises ConfigurationError."""
     packaged = tomllib.loads((resources.files("llm_server") / "data" / "catalog.toml").read_text(encoding="utf-8"))
     return catalog_file.load(packaged, overlay(settings), source=str(settings.config or ""))
 
@@ -48,9 +48,9 @@ def configured_catalog(settings: Settings) -> Catalog:
 def load_catalog(
     settings: Settings, *, loopback: Sequence[LoopbackServer] = (), own_port: int | None = None
 ) -> LoadedCatalog:
-    """Return the configured catalogue; if it has no engine, add the first one that is found.
+    """Return the configured catalogue; if it has no engine but the embedded one, add the first one that is found.
 
-    `loopback` are the servers to look for on this machine, except on `own_port`.
+    `loopback` are the servers to try on this machine; the one at `own_port` is skipped.
 
     Raises:
         ConfigurationError: the file is wrong, or the model of LLM_SERVER_MODEL is not on this machine.
@@ -66,17 +66,17 @@ def load_catalog(
         note += _missing_keys(catalog, Credentials(settings.environ))
         model_is_used = False
     else:
-        found = discover(settings.environ, loopback=loopback, own_port=own_port, model=model)
-        note = f"{found.name}: {found.reason}"
-        model_is_used = found.spec.kind == "llamacpp"
-        catalog = msgspec.structs.replace(catalog, engines={**catalog.engines, found.name: found.spec})
+        discovered = discover(settings.environ, loopback=loopback, own_port=own_port, model=model)
+        note = f"{discovered.name}: {discovered.reason}"
+        model_is_used = discovered.spec.kind == "llamacpp"
+        catalog = msgspec.structs.replace(catalog, engines={**catalog.engines, discovered.name: discovered.spec})
     if model and not model_is_used:
         note += " LLM_SERVER_MODEL is not used."
     return LoadedCatalog(catalog, note)
 
 
 def _missing_keys(catalog: Catalog, secrets: Credentials) -> str:
-    """Return a sentence that names the engines whose API key is not set, "" if all keys are set."""
+    """Return a sentence that names the engines whose API key is not set, or "" if all keys are set."""
     missing = [
         f"{name} has no key ({spec.api_key} is not set)"
         for name, spec in catalog.engines.items()

@@ -1,13 +1,13 @@
 """The worker function: processes a batch of SQS messages in parallel, or sweeps.
 
 A message is `{"task": "<tenant>/<task_id>"}`. For a sweep, the schedule invokes the function directly with
-`{"sweep": true}`; a sweep message would have to wait in the queue that it must keep going. FastAPI is not imported,
-which keeps the cold start short.
+`{"sweep": true}`; a sweep message would wait at the end of the queue, which is longest when a sweep is needed most.
+FastAPI is not imported, which keeps the cold start short.
 """
 
 import gc
 
-gc.disable()  # collecting garbage during the imports takes 12 % of a cold start and finds nothing
+gc.disable()  # a collection during the imports takes 12 % of a cold start and frees no memory
 
 import json
 import logging
@@ -22,7 +22,7 @@ from llm_server.settings import Settings
 
 MAX_BATCH = 10
 RESERVE_MS = 5_000
-"""The part of the function's time that is kept for the last writes to the store."""
+"""The part of an invocation's time that is reserved for the last writes to the store."""
 
 _log = logging.getLogger("llm_server.lambda_worker")
 _settings = Settings.read()

@@ -1,4 +1,4 @@
-"""Tell whether a host or URL is a loopback address, without looking a name up."""
+"""Tells whether a host or a URL is loopback, without resolving names."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 
 
 def is_loopback_host(host: str) -> bool:
-    """Whether a host, without port and brackets, is `localhost`, ::1 or an address in 127.0.0.0/8."""
+    """Return whether a host, without port and brackets, is `localhost`, ::1 or an address in 127.0.0.0/8."""
     try:
         return host == "localhost" or ipaddress.ip_address(host).is_loopback
     except ValueError:
@@ -15,7 +15,7 @@ def is_loopback_host(host: str) -> bool:
 
 
 def is_loopback_url(url: str) -> bool:
-    """Whether the host of a URL is loopback; scheme and port do not matter. False if the URL is malformed.
+    """Return whether the host of a URL is loopback, with any scheme and port; False if the URL is malformed.
 
     To check a `Host` header, put `//` in front of it: `//localhost:8000`.
     """

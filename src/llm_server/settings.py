@@ -40,7 +40,7 @@ class Settings:
     `model`: a GGUF file, or a model of the catalogue, that answers if no engine is configured or found.
     `lease_s`: how long a worker owns a task it has claimed. `sweep_s`: how old the last message of an open task is when
     the sweep sends another one. `max_attempts`: claims without progress after which a task fails. `keep_days`: how long
-    a final task is kept; 0 means without end. `environ`: the environment in which `env:` references are looked up.
+    a final task is kept; 0 means for ever. `environ`: the environment in which `env:` references are looked up.
     """
 
     table: str | None = None
@@ -72,7 +72,7 @@ class Settings:
 
     @property
     def keep_ms(self) -> int | None:
-        """How long a final task is kept, in milliseconds; None means without end."""
+        """How long a final task is kept, in milliseconds; None means for ever."""
         return None if self.keep_days == 0 else self.keep_days * 24 * 3600 * 1000
 
     @classmethod
@@ -103,7 +103,10 @@ class Settings:
 
 
 def _variables(environ: Mapping[str, str], *, table_alone: bool) -> dict[str, str]:
-    """Return the variables of LLM-Server that are set, after checking their names and the pair for AWS."""
+    """Return the variables of LLM-Server that are set.
+
+    Raises ConfigurationError if a name is unknown, or if only one of the two settings for AWS is set.
+    """
     variables = {name: value for name, value in environ.items() if name.startswith(PREFIX) and value}
     unknown = sorted(variables.keys() - {*VARIABLES, *CLIENT_ONLY})
     if unknown:

@@ -56,7 +56,7 @@ def new_id() -> str:
 
 
 def retention(settings: Settings) -> Retention:
-    """Return how long the stores keep final tasks."""
+    """Return the rule by which the stores delete final tasks."""
     return Retention(clock=now_ms, keep_ms=settings.keep_ms)
 
 
@@ -139,7 +139,7 @@ def assemble(
 def service_of(
     settings: Settings, *, store: Store, key_store: KeyStore, queue: Queue, catalog: Catalog, works: bool = True
 ) -> Service:
-    """Build a service from the settings; without `works` it cannot process tasks, and no engine adapter is imported."""
+    """Build a service from the settings. If `works` is False, it has no engine adapters and cannot process tasks."""
     secrets = Credentials(settings.environ)
     balancer = balancer_of(
         catalog,
@@ -184,7 +184,7 @@ def aws_service(settings: Settings, *, works: bool) -> Service:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Embedded:
-    """The parts of the embedded server. `engines_note` says which engines answer, and why; it is shown at the start."""
+    """The parts of the embedded server. `engines_note` says which engines answer, and why; the server prints it."""
 
     service: Service
     queue: SqliteQueue
@@ -195,10 +195,11 @@ class Embedded:
 def embedded_service(settings: Settings, *, own_port: int) -> Iterator[Embedded]:
     """Build a service on the SQLite file and lock the file for this process until the end of the block.
 
-    Tasks that an earlier process left unfinished become due at once. No LLM server is looked for on `own_port`.
+    Tasks that an earlier process left unfinished become due at once. The search for LLM servers on this machine skips
+    `own_port`.
 
     Raises:
-        ConfigurationError: the configuration is wrong, or the file cannot be opened or is used by another server.
+        ConfigurationError: the configuration is wrong, the file cannot be opened, or another server uses it.
     """
     from llm_server.storage.sqlite.api_keys import SqliteKeys
     from llm_server.storage.sqlite.process_lock import OnlyProcess
@@ -220,9 +221,9 @@ def embedded_service(settings: Settings, *, own_port: int) -> Iterator[Embedded]
 
 @contextmanager
 def keys_of(settings: Settings, *, make: bool) -> Iterator[Keyring]:
-    """Open the API keys, in the DynamoDB table on AWS, else in the SQLite file; the server may be running.
+    """Open the API keys: in the DynamoDB table on AWS, else in the SQLite file. The server may be running.
 
-    Without `make`, the SQLite file must exist.
+    If `make` is False, the SQLite file must exist; else it is created if it does not exist.
 
     Raises:
         ConfigurationError: the file does not exist or cannot be opened, or AWS cannot be called.

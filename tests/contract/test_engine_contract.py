@@ -364,7 +364,7 @@ def _prompt_of(asked: Any) -> str:
 
 @pytest.mark.parametrize("fault", [silence, drip("headers"), drip("body")])
 def test_a_call_ends_when_its_task_is_cancelled(wired: Wired, fault: Fault) -> None:
-    """Within a second, wherever the answer is; the engine is not blamed, and the next call is none the worse."""
+    """A cancelled call ends within a second; the engine does not rest for it, and the next call succeeds."""
     wired.engine.complete(CALL, timeout_s=5)  # boto3 takes its time to begin
     wired.server.script(fault)
     cancellation = Cancellation()

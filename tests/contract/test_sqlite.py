@@ -82,8 +82,8 @@ def test_a_database_that_was_released_can_be_held_again(tmp_path: Path) -> None:
 
 
 def test_a_path_that_cannot_be_opened_is_a_wrong_setting(tmp_path: Path) -> None:
-    """A folder in its place, a file where a folder should be, a file that is no database."""
-    (tmp_path / "notes.txt").write_text("This is no database." * 1_000)
+    """A folder in its place, a file where a folder should be, a file that is not a database."""
+    (tmp_path / "notes.txt").write_text("This is not a database." * 1_000)
     (tmp_path / "folder.lock").mkdir()
 
     for path in (tmp_path, tmp_path / "notes.txt" / "tasks.db", tmp_path / "notes.txt"):

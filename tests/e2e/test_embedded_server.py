@@ -167,7 +167,7 @@ def test_without_keys_the_server_binds_to_loopback_only(tmp_path: Path) -> None:
     code, said = refused(tmp_path / "tasks.db", "--host", "0.0.0.0")
 
     assert code == 1
-    assert "binds to loopback only" in said
+    assert "listens on loopback only" in said
 
 
 def test_an_engine_without_its_key_is_named_at_the_start(tmp_path: Path) -> None:

@@ -44,7 +44,7 @@ def test_the_first_key_locks_a_running_server_at_once(tmp_path: Path) -> None:
         token = made(db)
         after = status(server), status(server, token), status(server, token, "/metrics"), status(server, "", "/health")
 
-    assert "API keys  none, so only this machine is served" in server.printed
+    assert "API keys  none, so only this machine can call the server" in server.printed
     assert (before, after) == (200, (401, 200, 403, 200))
 
 

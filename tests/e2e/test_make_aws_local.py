@@ -44,7 +44,7 @@ def addresses(server: subprocess.Popen[str]) -> tuple[str, str, str]:
     printed = ""
     for line in server.stdout:
         printed += line
-        if found := re.search(r"answers at (http://\S+)", line):
+        if found := re.search(r"handler serves (http://\S+)", line):
             emulator = re.search(r"emulator\s+(http://\S+)", printed)
             key = re.search(r"API key\s+(llms_\S+)", printed)
             assert emulator is not None

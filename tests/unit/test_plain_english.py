@@ -20,17 +20,14 @@ CHECKED = (
     "docs",
     "examples",
     "src",
-    "tests/e2e",
-    "tests/faults",
-    "tests/integration",
-    "tests/support",
-    "tests/training",
-    "tests/unit",
+    "tests",
     "tools",
 )
 """Files, folders and glob patterns, such as `src`, `docs` and `*.md`."""
-ALLOWED = frozenset({"cannot check is no finding", "A contract draft is no legal advice"})
-"""Parts of sentences that may keep one of the words. These two are from prompts, whose wording engines depend on."""
+ALLOWED = frozenset(
+    {"cannot check is no finding", "A contract draft is no legal advice", "An answer nobody took up"},
+)
+"""Parts of sentences that may keep one of the words: two of prompts, one of a golden record. Neither may change."""
 
 _SUFFIXES = frozenset({".md", ".py", ".toml", ".yaml"})
 _PRONOUN = r"(?i:\b(?:any|no|some)body\b|\bwhoever\b)"

@@ -1,4 +1,4 @@
-"""The FastAPI app over a service."""
+"""Build the FastAPI app that serves a `Service` over HTTP."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from llm_server.api.routes import docs, keys, server, tasks
 from llm_server.orchestration.service import Service
 
 JSON_BYTES_PER_CHAR = 12
-"""A character outside the Basic Multilingual Plane may be sent as two escapes of six bytes."""
+"""The most bytes of one character: outside the Basic Multilingual Plane, JSON allows two escapes of six bytes."""
 BODY_REST_BYTES = 64 * 1024
-"""Room in a body for everything but the prompt."""
+"""Bytes allowed in a body in addition to those of the prompt."""
 
 
 class _App(FastAPI):
@@ -33,8 +33,8 @@ class _App(FastAPI):
 def create_app(service: Service, new_id: Callable[[], str], *, open_without_keys: bool = False) -> FastAPI:
     """Create the app.
 
-    `new_id` makes the id of a request that has no valid `X-Request-Id`. `open_without_keys` serves callers without a
-    key as long as no key was created; set it only if the server can be reached from its own machine alone (`Gate`).
+    `new_id` makes the id of a request that has no valid `X-Request-Id`. With `open_without_keys`, callers need no key
+    until the first key is created; set it only if the server can be reached from its own machine alone (see `Gate`).
     """
     app = _App(
         title="LLM-Server",

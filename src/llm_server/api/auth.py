@@ -1,8 +1,8 @@
-"""Decides who calls and whether they may, before the body is read.
+"""Checks a call's API key and its scope before the body is read.
 
-Once a server has API keys, every call needs one. A server without keys is bound to loopback, where every page in the
-owner's browser can reach it. There a call must name a loopback host (against DNS rebinding), and it must not come from
-a page of another site.
+Once a server has API keys, every call needs one. A server without keys listens on loopback only, but every page in a
+browser on that machine can still call it. Such a server therefore refuses calls whose Host header names a host that is
+not loopback (against DNS rebinding), and calls from pages of other sites.
 """
 
 from __future__ import annotations
@@ -17,32 +17,34 @@ from llm_server.orchestration.domain.api_key import Caller
 from llm_server.orchestration.domain.errors import ScopeMissing, Unauthenticated
 
 SCOPES = {"metrics": "metrics", "engines": "admin", "keys": "admin"}
-"""The scope that a call needs, by the first word of its path below /api/v1. Any other path needs `tasks`."""
+"""The scope that a call needs, by the first segment of its path below /api/v1. All other paths need `tasks`."""
 
 BEARER = HTTPBearer(scheme_name="bearer", description="`llms_<id>_<secret>`", auto_error=False)
 HEADER = APIKeyHeader(
     name="X-Api-Key",
     scheme_name="header",
-    description="Send the key here if a proxy uses `Authorization` itself",
+    description="Send the key in this header if a proxy uses `Authorization` for itself",
     auto_error=False,
 )
-"""These two are for the OpenAPI document only; the Gate reads the headers itself."""
+"""BEARER and HEADER describe the key in the OpenAPI document only; `Gate` reads the headers itself."""
 
 _OTHER_SITE = "Without API keys the server does not accept calls from pages of other sites."
 
 
 class Gate:
-    """Admits calls. `open_without_keys`: a call needs no key until the first one is created."""
+    """Checks callers. With `open_without_keys`, a call needs no key until the first key is created."""
 
     def __init__(self, keys: Keyring, *, open_without_keys: bool) -> None:
         self._keys = keys
         self._open_without_keys = open_without_keys
 
     def admit(self, request: Request) -> tuple[Caller, dict[str, str]]:
-        """Return the caller, and the answer's headers that tell how many requests the key has left.
+        """Return the caller, and the response headers that say how many requests the key has left in this minute.
+
+        The headers are empty if the key does not limit requests.
 
         Raises:
-            Unauthenticated: the call has no key, or one that is not valid.
+            Unauthenticated: the call has no key, or its key is not valid.
             TooManyRequests: the key's requests of this minute are used up.
             Refusal: the server has no keys, and the call names a host that is not loopback, or comes from another site.
         """
@@ -62,7 +64,10 @@ def check_scope(caller: Caller, path: str, prefix: str) -> None:
 
 
 def rate_headers(left: RequestsLeft) -> dict[str, str]:
-    """Return the headers of draft-ietf-httpapi-ratelimit-headers-10, sections 3 and 4."""
+    """Return the headers that say how many requests a key has left.
+
+    Their form is that of draft-ietf-httpapi-ratelimit-headers-10, sections 3 and 4.
+    """
     return {
         "RateLimit-Policy": f'"requests";q={left.most};w=60',
         "RateLimit": f'"requests";r={left.left};t={left.reset_s}',
@@ -70,10 +75,13 @@ def rate_headers(left: RequestsLeft) -> dict[str, str]:
 
 
 def _token(request: Request) -> str:
-    """Read the token. X-Api-Key comes first, because a proxy's authorizer may use Authorization for itself."""
-    given = request.headers.get("x-api-key")
-    if given is not None:
-        return given.strip()
+    """Return the token that a call sends. Raises Unauthenticated if it sends none.
+
+    X-Api-Key is read before Authorization, because a proxy's authorizer may use Authorization for itself.
+    """
+    api_key = request.headers.get("x-api-key")
+    if api_key is not None:
+        return api_key.strip()
     scheme, _, token = request.headers.get("authorization", "").partition(" ")
     if scheme.lower() != "bearer":
         raise Unauthenticated

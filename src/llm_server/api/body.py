@@ -1,7 +1,7 @@
-"""Admits callers, then reads what they sent strictly.
+"""Routes that check the caller's key, and then parse the query and the body strictly.
 
-Anything that two parsers could read differently is refused: duplicate JSON keys, NaN, unknown or repeated query
-parameters (RFC 8259, RFC 7493).
+JSON that two parsers could read differently is refused, such as duplicate keys and NaN (RFC 8259, RFC 7493). Unknown
+and repeated query parameters are refused as well.
 """
 
 from __future__ import annotations
@@ -27,20 +27,23 @@ from llm_server.orchestration.domain.errors import InvalidInput
 class QueryPrefix:
     """A dependency that takes every query parameter whose name begins with `prefix`, such as `metadata.`.
 
-    `Annotated[Mapping[str, str], Depends(QueryPrefix("metadata."))]` gives their values by the rest of their names.
-    Each name may be given once.
+    A parameter of type `Annotated[Mapping[str, str], Depends(QueryPrefix("metadata."))]` maps the rest of each name to
+    its value. The caller may send each name once.
     """
 
     prefix: str
 
     def __call__(self, request: Request) -> Mapping[str, str]:
-        given = request.query_params.items()
-        return {name.removeprefix(self.prefix): value for name, value in given if name.startswith(self.prefix)}
+        query = request.query_params.items()
+        return {name.removeprefix(self.prefix): value for name, value in query if name.startswith(self.prefix)}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QueryRules:
-    """The query parameters of a route. Those declared as lists are `repeatable`."""
+    """The query parameters that a route accepts.
+
+    `repeatable` are those declared as lists. `prefixes` are those of the route's `QueryPrefix` dependencies.
+    """
 
     known: tuple[str, ...]
     repeatable: frozenset[str]
@@ -58,7 +61,7 @@ class QueryRules:
         )
 
     def check(self, request: Request) -> None:
-        """Refuse the first parameter that the route does not know, or that is repeated and must not be.
+        """Refuse the first parameter that is unknown, or that is repeated although it is not `repeatable`.
 
         Raises:
             InvalidInput: its code is `unknown_parameter` or `repeated_parameter`.
@@ -74,11 +77,11 @@ class QueryRules:
 
     def _allowed(self) -> str:
         names = [*self.known, *(f"{prefix}<key>" for prefix in self.prefixes)]
-        return f"known are {', '.join(names)}" if names else "this call takes none"
+        return f"known are {', '.join(names)}" if names else "this call takes no query parameters"
 
 
 class OpenRoute(APIRoute):
-    """A route without a key. It refuses query parameters that it does not know, as every route does."""
+    """A route that needs no key. Like every route, it refuses unknown and repeated query parameters."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         handle, rules = super().get_route_handler(), QueryRules.of(self.dependant)
@@ -91,7 +94,7 @@ class OpenRoute(APIRoute):
 
 
 class StrictRoute(APIRoute):
-    """A route for admitted callers, whose body must be one strict JSON document sent as application/json.
+    """A route that checks the caller's key first, and accepts only strict JSON sent as application/json as a body.
 
     Unknown and repeated query parameters are refused. If they were ignored, a misspelt `dry_run` would spend money,
     and a misspelt filter would list every task.
@@ -123,13 +126,16 @@ async def _check_body(request: _StrictRequest) -> None:
 
 
 def _is_list(annotation: Any) -> bool:
-    """Whether a parameter takes several values: it is declared as a list, or as a list or None."""
+    """Return whether a parameter takes several values: it is declared as a list, or as a list or None."""
     return list in [get_origin(kind) or kind for kind in (annotation, *get_args(annotation))]
 
 
 class _StrictRequest(Request):
     async def body(self) -> bytes:
-        """Read at most `max_body_bytes`. The framework's own limit would answer in plain text, without our headers."""
+        """Return the body, of at most `max_body_bytes`.
+
+        The framework's own limit is not used, because it would answer in plain text and without our headers.
+        """
         if not hasattr(self, "_body"):
             max_bytes = self.app.state.max_body_bytes
             too_large = Refusal("body_too_large", f"The body is too large; at most {max_bytes} bytes are accepted.")
@@ -161,7 +167,7 @@ def parse(body: bytes) -> Any:
         value = json.loads(
             text, parse_constant=_not_a_number, parse_float=_finite, object_pairs_hook=_without_duplicates
         )
-        if "\\u" in text:  # only an escape can make half of a surrogate pair; encoding finds it
+        if "\\u" in text:  # only an escape can make half of a surrogate pair, and encoding fails on it
             json.dumps(value, ensure_ascii=False).encode()
     except UnicodeDecodeError as error:
         raise Refusal("body_encoding_invalid", "The body is not valid UTF-8.") from error

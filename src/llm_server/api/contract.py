@@ -1,4 +1,4 @@
-"""What routes share: the caller, the task of a path, the errors they document, and how they respond."""
+"""Shared parts of the routes: the service, the caller, the task of a path, documented errors, and responses."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _TASK_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 
 class _TaskIdConvertor(Convertor[str]):
-    """A segment of a path that may be a task's id; `/tasks/quote` is another path, with methods of its own."""
+    """Matches a path segment that may be a task's id. `quote` is not one: `/tasks/quote` is a path of its own."""
 
     regex = "(?!quote$)[^/]+"
 
@@ -40,7 +40,7 @@ register_url_convertor("task_id", _TaskIdConvertor())
 TaskIdInPath = Annotated[
     str,
     Path(
-        description="The id of the task, as `task_id` in the answer that created it.",
+        description="The id of the task: the `task_id` in the response that created it.",
         examples=["01a205c3-cd94-748c-a7f0-50965914d0b5"],
         json_schema_extra={"format": "uuid"},
     ),
@@ -49,9 +49,9 @@ Responses = dict[int | str, dict[str, Any]]
 _PROBLEMS = {
     400: "The body is not a strict JSON document",
     401: "The call has no valid key",
-    403: "The key lacks the scope",
+    403: "The key lacks the scope of the call, or a server without keys does not accept the call's host or origin",
     404: "There is no such task, engine or key",
-    405: "The path does not have this method",
+    405: "The path does not support this method",
     409: "The state of the task or key does not allow the call",
     413: "The body is too large",
     415: "The body was not sent as application/json",
@@ -74,7 +74,7 @@ _RETRY_AFTER = {"headers": header_docs(Retry_After=("Seconds after which the sam
 
 
 def problems(*statuses: int) -> Responses:
-    """The error answers of a route, for its description."""
+    """Return the error responses of a route, as the OpenAPI document describes them."""
     return {status: _problem(status) for status in statuses}
 
 
@@ -110,7 +110,7 @@ async def _ref(task_id: TaskIdInPath, caller: Annotated[keys.Caller, Depends(_ca
     """Return the task that a path names.
 
     Raises:
-        TaskNotFound: no task can have this id; the store is not asked.
+        TaskNotFound: the text does not have the form of a task's id, so the store is not read.
     """
     if not _TASK_ID.fullmatch(task_id):
         raise TaskNotFound

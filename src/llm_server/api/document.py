@@ -1,4 +1,4 @@
-"""What the OpenAPI document says beyond the routes: servers, tags, and what every response has in common."""
+"""The parts of the OpenAPI document beyond the routes: servers, tags, shared headers, and the 405 response."""
 
 from __future__ import annotations
 
@@ -14,39 +14,44 @@ DESCRIPTION = (
     "must ignore fields they do not know. A request with an unknown field is refused."
 )
 SERVERS = [
-    {"url": "../..", "description": "The server this document was read from, also below a path such as a stage."},
+    {
+        "url": "../..",
+        "description": "The server that this document was read from; its URL may have a path before /api.",
+    },
     {"url": "http://localhost:8000", "description": "An embedded server on its default port."},
 ]
 TAGS = [
     {"name": "Tasks", "description": "Create, read, list, approve, cancel, retry and delete tasks."},
-    {"name": "Server", "description": "Figures, usage, the catalogue of roles, and health."},
-    {"name": "Engines", "description": "See the engines and switch them on or off while the server runs."},
-    {"name": "Keys", "description": "Create, list and revoke API keys."},
+    {"name": "Server", "description": "Metrics, usage, the catalogue of profiles, roles and engines, and health."},
+    {"name": "Engines", "description": "List the engines, and switch them on or off while the server runs."},
+    {"name": "Keys", "description": "Create, list, change and revoke API keys."},
 ]
 _REQUEST_ID = header_docs(
     X_Request_Id=(
-        "The id of this request in the server's log: the `X-Request-Id` of the request if it had a valid one.",
+        "The id of this request in the server's log: the `X-Request-Id` of the request if it is valid, else a new id.",
         "01a205c3-cdb6-7178-90a4-9b068c5161a4",
     ),
 )
 _RATES = header_docs(
     RateLimit_Policy=(
-        "The requests the key may send in a window of seconds: 60 in 60 seconds in the example. "
-        "Absent when the key has no such limit.",
+        "The key may send `q` requests in each window of `w` seconds. Absent when the key has no such limit.",
         '"requests";q=60;w=60',
     ),
     RateLimit=(
-        "The requests that are left, and in how many seconds the window ends: 59 and 42 in the example. "
+        "The key has `r` requests left in this window, which ends in `t` seconds. "
         "Absent when the key has no such limit.",
         '"requests";r=59;t=42',
     ),
 )
 _AUTHENTICATE = header_docs(WWW_Authenticate=("How to authenticate (RFC 9110, 11.6.1).", "Bearer"))
-_ALLOW = header_docs(Allow=("The methods this path has.", "GET, DELETE"))
+_ALLOW = header_docs(Allow=("The methods that the path supports.", "GET, DELETE"))
 
 
 def complete(document: dict[str, Any]) -> None:
-    """Add to a document, in place, what FastAPI leaves out; calling this again has no further effect."""
+    """Add the shared headers and the 405 responses to a document in place; FastAPI leaves them out.
+
+    Calling this again has no further effect.
+    """
     components = document["components"]
     if "headers" in components:
         return
@@ -68,7 +73,7 @@ def _operations(document: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 def _shared_headers(operation: dict[str, Any], status: str) -> dict[str, Any]:
-    """Return the headers of a response that its route does not describe: an unknown key has no rate to tell of."""
+    """Return the headers that all responses share; a 401 has no rate headers, because its caller has no valid key."""
     names = [*_REQUEST_ID]
     if "security" in operation:
         names += _AUTHENTICATE if status == "401" else _RATES

@@ -1,4 +1,4 @@
-"""The outermost layer of the app: every response has an `X-Request-Id`, and every failure has a body."""
+"""The outermost layer of the app: it names every response with an `X-Request-Id` and answers every failure."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from llm_server.api import errors
 
 _log = logging.getLogger(__name__)
 ANSWER_HEADERS = "llm_server.answer_headers"
-"""The key of an ASGI scope for headers that the response gets, whether the route succeeds or fails."""
+"""The key, in an ASGI scope, of headers that the response gets whether the route succeeds or fails."""
 
 _DEFAULT_HEADERS = {
     "Cache-Control": "no-store",
@@ -27,7 +27,7 @@ _VALID_ID = re.compile(r"[A-Za-z0-9._:/=+-]{1,128}")
 
 
 def name_answer(headers: MutableHeaders, request_id: str) -> None:
-    """Set the headers of every response; a route may have set its own cache and security headers."""
+    """Set the headers that every response has; keep cache and security headers that a route has set itself."""
     headers["X-Request-Id"] = request_id
     for name, value in _DEFAULT_HEADERS.items():
         headers.setdefault(name, value)
@@ -36,8 +36,8 @@ def name_answer(headers: MutableHeaders, request_id: str) -> None:
 class Edge:
     """ASGI middleware that sets the headers of every response and answers unexpected exceptions with 500.
 
-    A path with a control character is answered with 404 here: the framework's patterns end in `$`, which also matches
-    before a trailing line feed.
+    A path with a control character is answered with 404 here, because the framework's patterns end in `$`, which also
+    matches before a trailing line feed.
     """
 
     def __init__(self, app: ASGIApp, new_id: Callable[[], str]) -> None:
@@ -48,8 +48,7 @@ class Edge:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        given = Headers(scope=scope).get("x-request-id", "")
-        request_id = id_of(given, self._new_id)
+        request_id = id_of(Headers(scope=scope).get("x-request-id", ""), self._new_id)
         scope[errors.REQUEST_ID] = request_id
         scope[ANSWER_HEADERS] = {}
         started = False
@@ -65,18 +64,18 @@ class Edge:
 
         app = self._app
         if _CONTROL.search(scope["path"]):
-            app = errors.answer("path_not_found", errors.NOTHING_HERE, request_id=request_id)
+            app = errors.answer("path_not_found", errors.NO_SUCH_PATH, request_id=request_id)
         try:
             await app(scope, receive, send_named)
         except ClientDisconnect:
-            _log.debug("the caller hung up", extra={"request_id": request_id})
-        except Exception:  # the last resort: the caller gets a response, and the log the reason
+            _log.debug("the caller disconnected", extra={"request_id": request_id})
+        except Exception:  # the caller gets a response, and the log gets the reason
             _log.exception("request failed", extra={"request_id": request_id, "path": scope["path"]})
             if started:
                 raise
             await errors.answer("internal_error", errors.INTERNAL, request_id=request_id)(scope, receive, send_named)
 
 
-def id_of(given: str, new_id: Callable[[], str]) -> str:
+def id_of(callers_id: str, new_id: Callable[[], str]) -> str:
     """Return the id of a request: the caller's `X-Request-Id` if it is valid, else a new one."""
-    return given if _VALID_ID.fullmatch(given) else new_id()
+    return callers_id if _VALID_ID.fullmatch(callers_id) else new_id()

@@ -10,7 +10,7 @@ from fastapi import HTTPException
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ErrorCode:
-    """`retryable`: the same call, sent again unchanged, may succeed later."""
+    """The HTTP status of an error; `retryable` says whether the same call, sent again unchanged, may succeed later."""
 
     status: int
     retryable: bool = False
@@ -66,7 +66,7 @@ ERROR_CODES: Mapping[str, ErrorCode] = {
 
 
 def codes_of(status: int) -> list[str]:
-    """The codes that answers of a status can have."""
+    """Return the codes that responses with this status can have."""
     return [name for name, code in ERROR_CODES.items() if code.status == status]
 
 

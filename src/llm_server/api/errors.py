@@ -1,4 +1,4 @@
-"""Answers every error as `application/problem+json` (RFC 9457); its code decides the status (`error_codes.py`)."""
+"""Answers each error as `application/problem+json` (RFC 9457), with the status that `error_codes.py` has for it."""
 
 from __future__ import annotations
 
@@ -29,17 +29,17 @@ from llm_server.orchestration.domain.errors import (
 _log = logging.getLogger(__name__)
 
 REQUEST_ID = "llm_server.request_id"
-"""In an ASGI scope: the id of the request, as the header X-Request-Id of its answer has it."""
+"""The key, in an ASGI scope, of the request's id, which the response repeats as X-Request-Id."""
 MEDIA_TYPE = "application/problem+json"
 RETRY_AFTER_S = "5"
 MAX_FAULTS = 20
 NOT_HTTP = "The request is not valid HTTP/1.1."
-NOTHING_HERE = "There is nothing at this path."
-INTERNAL = "The server failed to handle the request; its log has the reason under the request_id."
+NO_SUCH_PATH = "The API does not have this path."
+INTERNAL = "The server failed to handle the request; the server's log has the reason under this request_id."
 
 _METHODS = ("DELETE", "GET", "HEAD", "PATCH", "POST", "PUT")
 _TITLES = {413: "Content Too Large", 422: "Unprocessable Content"}
-"""The phrases of RFC 9110 that older versions of Python do not know."""
+"""Status phrases of RFC 9110 for which older versions of Python have other words."""
 
 
 def install(app: FastAPI) -> None:
@@ -50,7 +50,7 @@ def install(app: FastAPI) -> None:
 
 
 def answer(code: str, detail: str, *, request_id: str, errors: Sequence[Mapping[str, str]] = ()) -> JSONResponse:
-    """Return an error answer; `errors` are the faults of the input, each with `pointer` and `detail`."""
+    """Return an error response; `errors` are the faults of the input, each with `pointer` and `detail`."""
     kind = ERROR_CODES[code]
     content: dict[str, Any] = {
         "detail": detail,
@@ -106,22 +106,23 @@ async def _invalid_request(request: Request, error: Exception) -> JSONResponse:
 
 
 async def _http_error(request: Request, error: Exception) -> JSONResponse:
-    """Answer what our own HTTP layer or the framework refused."""
+    """Answer a call that our own HTTP layer or the framework refused."""
     assert isinstance(error, StarletteHTTPException)
     if isinstance(error, Refusal):
         return _answer_to(request, error.code, error.detail)
     if error.status_code == 404:
-        return _answer_to(request, "path_not_found", NOTHING_HERE)
+        return _answer_to(request, "path_not_found", NO_SUCH_PATH)
     if error.status_code == 405:
-        detail = f"The method {request.method[:20]} is not allowed here."
+        allowed = _allowed(request)
+        detail = f"This path does not support the method {request.method[:20]}; allowed are {allowed}."
         response = _answer_to(request, "method_not_allowed", detail)
-        response.headers["Allow"] = _allowed(request)
+        response.headers["Allow"] = allowed
         return response
     raise error
 
 
 def _allowed(request: Request) -> str:
-    """Return every method of a path (RFC 9110, 15.5.6); the framework would name those of the first route alone."""
+    """Return all methods of a path (RFC 9110, 15.5.6); the framework names only those of the first matching route."""
     routes = request.app.router.routes
     scopes = [(method, {**request.scope, "method": method}) for method in _METHODS]
     return ", ".join(name for name, scope in scopes if any(r.matches(scope)[0] is Match.FULL for r in routes))

@@ -1,4 +1,4 @@
-"""Domain values as the schemas of the HTTP contract."""
+"""Convert domain values to the response schemas of the HTTP contract."""
 
 from __future__ import annotations
 
@@ -184,11 +184,11 @@ def _plan(snapshot: Snapshot) -> PlanView | None:
     ends = {step.id: snapshot.standing.get(OutputKey.of_step(step.id)) for step in plan.steps}
     finished = {name: output.error is None for name, output in ends.items() if output}
     status = snapshot.task.status
-    found = plans.statuses(
+    statuses = plans.statuses(
         plan, finished, at_work=status.is_active and not snapshot.task.awaits_approval, is_final=status.is_final
     )
     return PlanView(
-        goal=plan.goal, hash=plans.digest(stored.text), steps=[_step(s, found[s.id], snapshot) for s in plan.steps]
+        goal=plan.goal, hash=plans.digest(stored.text), steps=[_step(s, statuses[s.id], snapshot) for s in plan.steps]
     )
 
 

@@ -15,7 +15,7 @@ from llm_server.orchestration.service import Service
 
 MAX_WAIT_S = 25
 ANSWERING_S = 3
-"""Seconds of a Lambda function's time that are kept to read the task once more and respond."""
+"""Seconds of a Lambda invocation that are reserved for reading the task once more and responding."""
 POLL_FIRST_S = 0.02
 MAX_POLL_S = 1.0
 MAX_RETRY_S = 30
@@ -23,14 +23,14 @@ _WAIT = re.compile(r"(?:^|,)\s*wait\s*=\s*\"?([0-9]{1,9})\"?\s*(?:[,;]|$)", re.I
 
 
 def wished_s(prefer: str) -> int:
-    """Return the seconds a Prefer header asks to wait, at most 25; 0 if it does not ask."""
-    found = _WAIT.search(prefer)
-    return min(int(found[1]), MAX_WAIT_S) if found else 0
+    """Return the seconds a Prefer header asks to wait, at most 25; 0 if it does not ask to wait."""
+    match = _WAIT.search(prefer)
+    return min(int(match[1]), MAX_WAIT_S) if match else 0
 
 
 def possible_s(wish_s: int, scope: Mapping[str, Any]) -> float:
-    """Return how long the call can wait: in a Lambda function at most the time that is left, less `ANSWERING_S`."""
-    context = scope.get("aws.context")  # Mangum's
+    """Return how many seconds a call can wait; in a Lambda function, at most the time that is left less ANSWERING_S."""
+    context = scope.get("aws.context")  # set by Mangum
     if context is None:
         return wish_s
     left_s: float = context.get_remaining_time_in_millis() / 1000
@@ -38,10 +38,10 @@ def possible_s(wish_s: int, scope: Mapping[str, Any]) -> float:
 
 
 async def until_final(service: Service, ref: TaskRef, wait_s: float, stopping: Callable[[], bool]) -> Snapshot | None:
-    """Wait until a task is final; look after 20 ms, then at growing intervals of up to 1 s.
+    """Wait until a task is final; read it after 20 ms, then at growing intervals of up to 1 s.
 
     Return None if the task is not final after `wait_s` seconds, the server is stopping, or the task was deleted. A
-    failed read is ignored: the task is accepted already, and a caller who got an error would send it again.
+    failed read is ignored, because the task is already accepted, and a caller who got an error would send it again.
     """
     loop = asyncio.get_running_loop()
     end, pause = loop.time() + wait_s, POLL_FIRST_S

@@ -28,14 +28,14 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
-    rich_markup_mode=None,  # usage errors are plain lines, for people and for programs
+    rich_markup_mode=None,  # prints usage errors as plain lines, which programs can read, too
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog=TASK_EXIT_CODES,
 )
 
 
-def _print_version(wanted: bool) -> None:
-    if wanted:
+def _print_version(requested: bool) -> None:
+    if requested:
         display.put(f"llm-server {__version__}")
         raise typer.Exit
 
@@ -48,11 +48,11 @@ def main(
 ) -> None:
     """Run LLM-Server, a task server for LLMs, and send tasks to it.
 
-    serve starts a server; submit sends it a task and prints the answer. The server that a command calls is named by
-    --url or LLM_SERVER_URL, http://localhost:8000 by default.
+    serve starts a server; submit sends it a task and prints the answer. Commands call the server at --url or
+    LLM_SERVER_URL, by default http://localhost:8000.
 
     list, metrics, engines, route, keys list and submit --dry-run print text on a terminal, and JSON in a pipe or a
-    file; --text and --json choose. submit and get print the answer as text, unless --json is given.
+    file; --text and --json override this. submit and get print the answer as text, unless --json is given.
     """
 
 
@@ -74,22 +74,26 @@ def route(
         str | None, typer.Argument(metavar="PROMPT", help="The text of a task, or - to read standard input.")
     ] = None,
     profile: Annotated[str | None, typer.Option(help="Choose a role of this profile.")] = None,
-    role: Annotated[str | None, typer.Option(help="The role that does the task.")] = None,
+    role: Annotated[str | None, typer.Option(help="The role that carries out the task.")] = None,
     labelled: Annotated[
         Path | None,
         typer.Option(
-            "--eval", metavar="FILE", exists=True, dir_okay=False, help="Measure decisions on labelled JSON lines."
+            "--eval",
+            metavar="FILE",
+            exists=True,
+            dir_okay=False,
+            help="Measure the decisions on a file of labelled prompts in JSON lines.",
         ),
     ] = None,
     choice: JsonOrText = None,
 ) -> None:
     """Print how a server would carry out a task, and why.
 
-    Needs no running server. The settings, such as LLM_SERVER_CONFIG, are those of the server. The engine is the one
-    that would be asked first if every engine is available; what was switched on a running server is not known here.
-    Prints what submit --dry-run prints.
+    Needs no running server, and uses the same settings as a server, such as LLM_SERVER_CONFIG. Prints the engine that
+    would be called first if every engine is available; switches that were changed on a running server have no effect
+    here. Prints the same fields as submit --dry-run.
 
-    With --eval, prints how well the prompts of a file are decided, always as text; see docs/analysis.md.
+    With --eval, prints how often the decisions match the labels of a file, always as text; see docs/analysis.md.
     """
     from llm_server.cli import route as routing  # imported here, so that the other commands start faster
     from llm_server.orchestration.domain.errors import LLMServerError
@@ -114,7 +118,7 @@ def route(
 def serve(
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[
-        int, typer.Option(envvar="PORT", min=0, max=65535, help="Port to listen on; 0 chooses one.")
+        int, typer.Option(envvar="PORT", min=0, max=65535, help="Port to listen on; 0 chooses a free port.")
     ] = 8000,
     db: Annotated[
         Path | None,
@@ -124,12 +128,13 @@ def serve(
     ] = None,
     workers: Annotated[
         int | None,
-        typer.Option(min=1, help="Most tasks carried out at the same time.  [default: LLM_SERVER_WORKERS, or 8]"),
+        typer.Option(min=1, help="The most tasks to carry out at the same time.  [default: LLM_SERVER_WORKERS, or 8]"),
     ] = None,
 ) -> None:
     """Start a server on this machine, with one SQLite file.
 
-    It serves the HTTP API and carries out the tasks, until Ctrl-C. Without API keys, only this machine can call it.
+    It serves the HTTP API and carries out the tasks until you press Ctrl-C. Without API keys, only this machine can
+    call it.
     If the server cannot start, the message says why, and the exit code is 1.
     """
     from llm_server.embedded import server  # imported here, so that the other commands start faster

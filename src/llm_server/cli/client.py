@@ -1,4 +1,4 @@
-"""The calls of the HTTP API that the commands make; it knows the HTTP contract and none of the server's code."""
+"""Makes the commands' calls to the HTTP API; it imports none of the server's code."""
 
 import time
 import uuid
@@ -10,25 +10,25 @@ from llm_server.cli.connection import READ_S, Answer, ClientError, Connection, S
 
 DEFAULT_URL = "http://localhost:8000"
 MAX_HOLD_S = 25
-"""The most that the server grants to `Prefer: wait`."""
+"""The most seconds that the server grants to `Prefer: wait`."""
 MAX_PAGE = 100
 """The most tasks that the server puts on one page of a list."""
 
 _SENDS = 3
-_FAILED_POLLS = 5  # in a row: tasks survive a restart of the server, so a short absence does not end the waiting
+_FAILED_POLLS = 5  # in a row; a short outage does not end the waiting, because tasks survive a restart of the server
 
 
 class Tasks(NamedTuple):
-    """Some tasks of a list, newest first; `more` says that the server has not looked at all older tasks."""
+    """Some tasks of a list, newest first; `more` says whether the server may have older tasks that match."""
 
     tasks: list[Mapping[str, Any]]
     more: bool
 
 
 class Client:
-    """The calls to one server; the arguments are those of `Connection`, and a clock for the waiting.
+    """Makes calls to one server. `base_url` and `key` are those of `Connection`; `clock` and `sleep` count in seconds.
 
-    Every method raises ClientError.
+    Every method that calls the server raises ClientError if the call fails.
     """
 
     def __init__(
@@ -49,7 +49,7 @@ class Client:
         return self._connection.base_url
 
     def submit(self, task: Mapping[str, Any], *, hold_s: int = 0) -> Answer:
-        """Create a task; the server may hold its answer for up to `hold_s` seconds until the task ends.
+        """Create a task; the server may hold its response for up to `hold_s` seconds until the task ends.
 
         If the server cannot be reached, send the request up to three times with one Idempotency-Key, so that it
         creates one task.
@@ -69,7 +69,7 @@ class Client:
         return self._call("POST", "/tasks?dry_run=true", task, field="mode")
 
     def task(self, task_id: str) -> Answer:
-        """Read everything about one task."""
+        """Read one task with its result, plan, engine calls and history."""
         return self._call("GET", _path(task_id), field="task_id")
 
     def tasks(self, filters: Iterable[tuple[str, str]], *, limit: int) -> Tasks:
@@ -78,16 +78,16 @@ class Client:
         `filters` are query parameters of `GET /tasks`. The server looks at a bounded number of tasks in each call, so
         a page may be short or empty and still be followed by another one.
         """
-        found: list[Mapping[str, Any]] = []
+        matches: list[Mapping[str, Any]] = []
         filters, token = list(filters), ""
         while True:
-            size = str(min(limit - len(found), MAX_PAGE))
+            size = str(min(limit - len(matches), MAX_PAGE))
             query = urlencode([*filters, ("page_size", size), *([("page_token", token)] if token else [])])
             page = self._call("GET", f"/tasks?{query}", field="tasks").document
-            found += page["tasks"]
+            matches += page["tasks"]
             token = str(page.get("next_page_token") or "")
-            if not token or len(found) >= limit:
-                return Tasks(found[:limit], bool(token))
+            if not token or len(matches) >= limit:
+                return Tasks(matches[:limit], bool(token))
 
     def cancel(self, task_id: str) -> Answer:
         """Cancel a task that is not final; calling this again has no further effect."""
@@ -110,7 +110,7 @@ class Client:
         self._call("DELETE", _path(task_id), field=None)
 
     def metrics(self) -> Answer:
-        """Read the nine figures."""
+        """Read the server's nine figures."""
         return self._call("GET", "/metrics", field="server_status")
 
     def engines(self) -> Answer:
@@ -122,11 +122,11 @@ class Client:
         return self._call("PATCH", f"/engines/{quote(name, safe='')}", changes, field="status")
 
     def deadline(self, timeout_s: float) -> float:
-        """Return the time on this client's clock that is `timeout_s` seconds away."""
+        """Return the time on this client's clock in `timeout_s` seconds."""
         return self._clock() + timeout_s
 
     def follow(self, answer: Answer, *, until: float) -> Iterator[Answer]:
-        """Poll the task and yield each newer answer, until the task is final or the time `until` has come.
+        """Poll the task and yield each newer answer, until the task is final or the clock reaches `until`.
 
         Wait before each poll as long as the server asked for (Retry-After); poll a last time at `until`. If the server
         is busy or cannot be reached, try again, at most five times in a row.
@@ -147,5 +147,5 @@ class Client:
 
 
 def _path(task_id: str, action: str = "") -> str:
-    """Return the path of a task; any character of the id that could change the path is quoted."""
+    """Return the path of a task; percent-encode characters of the id that could change the path."""
     return f"/tasks/{quote(task_id, safe='')}{action}"

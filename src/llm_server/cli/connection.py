@@ -2,7 +2,7 @@
 
 ClientError
 ├── ServerRefused       the server answered 4xx: change the request
-└── ServerUnreachable   no answer, a 5xx answer, or another program's answer: try again later
+└── ServerUnreachable   no answer, a 5xx answer, or the answer of another program
 """
 
 import json
@@ -15,7 +15,7 @@ from urllib3.exceptions import HTTPError, LocationParseError
 
 FINAL = frozenset({"Completed", "Failed", "Cancelled"})
 READ_S = 30.0
-"""How long to wait for an answer that the server does not hold back."""
+"""Seconds to wait for an answer, in addition to the time for which the server was asked to hold it."""
 
 _CONNECT_S = 5.0
 _PAUSE_S = 1.0  # between two calls, if the server sent no Retry-After
@@ -41,7 +41,7 @@ class ServerUnreachable(ClientError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
-    """A JSON document, as bytes and parsed; `pause_s` is how many seconds to wait before the next call."""
+    """A JSON document, as bytes and parsed; `pause_s` is the number of seconds to wait before the next call."""
 
     body: bytes
     document: Mapping[str, Any]
@@ -120,12 +120,12 @@ class Connection:
             raise self._failure(response.status, document, pause_s)
         is_expected = response.status == 204 if field is None else document.get(field) is not None
         if response.status >= 300 or not is_expected:
-            message = f"{self.base_url} answered {response.status}, but the answer is not one of an LLM-Server."
+            message = f"{self.base_url} answered {response.status}, but the answer is not that of an LLM-Server."
             raise ServerUnreachable(message, retryable=False)
         return Answer(body=response.data, document=document, pause_s=pause_s)
 
     def _failure(self, status: int, document: Mapping[str, Any], pause_s: float) -> ClientError:
-        """Return the error for a 4xx or 5xx; `message` is what API Gateway sends instead of `detail`."""
+        """Return the error for a 4xx or 5xx; API Gateway's own errors have `message` instead of `detail`."""
         sentence = document.get("detail") or document.get("message") or f"{self.base_url} answered {status}."
         if status >= 500:
             return ServerUnreachable(str(sentence), retryable=True, pause_s=pause_s)
@@ -139,7 +139,7 @@ def _checked(base_url: str) -> str:
     except LocationParseError:
         url = urllib3.util.Url()
     if url.scheme not in {"http", "https"} or not url.host or url.query or url.fragment:
-        raise ValueError(f"{base_url!r} is not an address such as http://localhost:8000.")
+        raise ValueError(f"{base_url!r} is not an http or https address, such as http://localhost:8000.")
     return trimmed
 
 
@@ -155,7 +155,7 @@ def _parsed(body: bytes) -> dict[str, Any]:
 def _pause(retry_after: str | None) -> float:
     try:
         seconds = float(retry_after or _PAUSE_S)
-    except ValueError:  # an HTTP date: an LLM-Server sends seconds
+    except ValueError:  # an HTTP date; LLM-Server itself always sends seconds
         return _PAUSE_S
     return min(max(seconds, _MIN_PAUSE_S), _MAX_PAUSE_S) if seconds >= 0 else _PAUSE_S
 

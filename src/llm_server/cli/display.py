@@ -1,6 +1,6 @@
 """Prints for people and for programs: a command's result goes to stdout, everything else to stderr.
 
-rich is imported where it draws, so that a command whose output is piped does not wait for the import.
+rich is imported only by the functions that use it, so that a command with piped output does not wait for the import.
 """
 
 import json
@@ -13,11 +13,13 @@ import typer
 
 from llm_server.cli.connection import Answer
 
-_UNSAFE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")  # controls a terminal, or cannot be encoded
+_UNSAFE = re.compile(
+    r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]"
+)  # characters that control a terminal or cannot be encoded
 
 
 def wants_json(choice: bool | None) -> bool:
-    """Return whether to print JSON: as `--json` or `--text` says, else only if stdout is not a terminal."""
+    """Return whether to print JSON: the choice of `--json` or `--text`, else whether stdout is not a terminal."""
     return not sys.stdout.isatty() if choice is None else choice
 
 
@@ -27,7 +29,7 @@ def put(text: str) -> None:
 
 
 def put_bytes(body: bytes) -> None:
-    """Print bytes to stdout unchanged, and a line feed; UTF-8 stays UTF-8 in every locale."""
+    """Print bytes to stdout unchanged, then a line feed; the locale does not change their encoding."""
     typer.echo(body)
 
 
@@ -50,7 +52,7 @@ def say(sentence: str, *, dim: bool = False) -> None:
 
 
 def safe(text: str) -> str:
-    """Remove characters that control the reader's terminal, because the text of an engine cannot be trusted."""
+    """Remove characters that control the user's terminal, because an engine's text cannot be trusted."""
     return _UNSAFE.sub("", text)
 
 
@@ -60,7 +62,7 @@ def usd(microusd: int) -> str:
 
 
 def word(value: object) -> str:
-    """Return a value in the words of the contract; a missing one is a dash."""
+    """Return a value as the server's JSON document has it, such as `true`; an empty or missing value is a dash."""
     return str(value).lower() if isinstance(value, bool) else str(value or "-")
 
 
@@ -78,7 +80,7 @@ def show_decision(answer: Answer, as_json: bool) -> None:
 
 @contextmanager
 def spinner(describe: Callable[[Mapping[str, object]], str]) -> Iterator[Callable[[Mapping[str, object]], None]]:
-    """Show the elapsed time and a task's state on stderr while inside, if stderr is a terminal.
+    """Show the elapsed time and a task's state on stderr during the block, if stderr is a terminal.
 
     Yields a function that takes the task's newest document; `describe` turns a document into the text to show.
     """

@@ -51,13 +51,14 @@ def engines(
 ) -> None:
     """List the engines, or switch one while the server runs.
 
-    A switch takes effect in every process of the server within 5 seconds, and stays until it is switched again.
+    A switch takes effect in every process of the server within 5 seconds, and lasts until the next switch.
 
     \b
-      on, off  use the engine, or do not; calls in progress end normally
+      on       use the engine, unless it is locked
+      off      do not use the engine; calls in progress end normally
       lock     do not use the engine, even if it is switched on
       unlock   use the engine if it is switched on
-      reset    restore what the configuration says
+      reset    restore the configured switches
     """
     if switch and not name:
         raise typer.BadParameter("Name the engine to switch.", param_hint="NAME")

@@ -1,4 +1,4 @@
-"""The `keys` commands. They open the database itself, so that the first key can be made without a key."""
+"""The `keys` commands. They open the database directly, so that the first key can be made without a key."""
 
 import logging
 import sys
@@ -55,8 +55,8 @@ Db = Annotated[Path | None, typer.Option(help="The server's SQLite file. Default
 
 @app.command()
 def create(
-    tenant: Annotated[str, typer.Option(help="The tenant whose tasks the key is for: a to z, 0 to 9 and -.")],
-    scope: Annotated[str, typer.Option(help="Comma-separated: tasks, metrics, admin.")] = "tasks",
+    tenant: Annotated[str, typer.Option(help="The tenant whose tasks the key can use: a to z, 0 to 9 and -.")],
+    scope: Annotated[str, typer.Option(help="Comma-separated scopes: tasks, metrics, admin.")] = "tasks",
     name: Name = "",
     requests_per_minute: Requests = None,
     tasks_in_flight: InFlight = None,
@@ -65,7 +65,7 @@ def create(
     expires_in_days: ExpiresIn = None,
     db: Db = None,
 ) -> None:
-    """Make a key and print its token. The token cannot be printed again."""
+    """Make a key and print its token. The token is not stored, so it cannot be printed again."""
     with _opened(db, make=True) as keys:
         from llm_server.orchestration.domain.api_key import KeyLimits
 
@@ -81,7 +81,8 @@ def create(
 @app.command(name="list")
 def list_keys(
     as_json: Annotated[
-        bool | None, typer.Option("--json/--text", help="Print JSON or columns. Default: JSON unless on a terminal.")
+        bool | None,
+        typer.Option("--json/--text", help="Print JSON or columns. Default: columns on a terminal, else JSON."),
     ] = None,
     db: Db = None,
 ) -> None:
@@ -111,7 +112,7 @@ def update(
     never_expires: Annotated[bool, typer.Option("--never-expires", help="Remove the expiry.")] = False,
     db: Db = None,
 ) -> None:
-    """Change a key's limits, name or expiry. What is not given stays. A running server follows within 60 s."""
+    """Change a key's limits, name or expiry. Other values do not change. A running server follows within 60 s."""
     limits = _limit_changes(
         requests_per_minute=(requests_per_minute, no_requests_per_minute),
         tasks_in_flight=(tasks_in_flight, no_tasks_in_flight),
@@ -123,30 +124,30 @@ def update(
             changes["name"] = name
         expires_ms = _expires_ms(expires_at, expires_in_days)
         if expires_ms is not None and never_expires:
-            raise typer.BadParameter("Give --never-expires or a time, not both.")
+            raise typer.BadParameter("Give --never-expires or a time of expiry, not both.")
         if expires_ms is not None or never_expires:
             changes["expires_ms"] = expires_ms
         keys.update(key_id, changes)
-        display.say(f"Key {key_id} is changed.")
+        display.say(f"Key {key_id} was changed.")
 
 
 @app.command()
 def rotate(key_id: KeyId, db: Db = None) -> None:
-    """Give a key a new secret and print its new token. A running server refuses the old one after 60 s at most."""
+    """Give a key a new secret and print its new token. A running server may accept the old one for up to 60 s."""
     with _opened(db) as keys:
         _show_token(*keys.rotate(key_id))
 
 
 @app.command()
 def revoke(key_id: KeyId, db: Db = None) -> None:
-    """Refuse a key for ever. A running server accepts it for 60 s at most."""
+    """Revoke a key for ever. A running server may still accept it for up to 60 s."""
     with _opened(db) as keys:
         keys.revoke(key_id)
         display.say(f"Key {key_id} is revoked.")
 
 
 def _limit_changes(**options: tuple[float | None, bool]) -> "LimitChanges":
-    """Return the limits to change; each option is a new value and whether to remove the limit."""
+    """Return the limits to change; each option has a new value, and whether to remove the limit."""
     changes: Any = {}
     for name, (value, removed) in options.items():
         if value is not None and removed:
@@ -154,8 +155,8 @@ def _limit_changes(**options: tuple[float | None, bool]) -> "LimitChanges":
             raise typer.BadParameter(f"Give --{option} or --no-{option}, not both.")
         if value is not None or removed:
             changes[name] = value
-    found: LimitChanges = changes
-    return found
+    limits: LimitChanges = changes
+    return limits
 
 
 def _expires_ms(expires_at: str | None, in_days: int | None) -> int | None:

@@ -31,7 +31,7 @@ def migrate(
     """Migrate the SQLite file of a server to the version of this LLM-Server.
 
     A backup is written beside the file first. A server migrates its file when it starts, and so do the commands for
-    keys; use this command to do it earlier. It is refused while a server is using the file.
+    keys; use this command to do it earlier. The command fails while a server is using the file.
     """
     from llm_server.orchestration.domain.errors import LLMServerError
     from llm_server.settings import Settings

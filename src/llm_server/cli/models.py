@@ -1,4 +1,4 @@
-"""The commands for models: list, and pull, the only place where LLM-Server downloads a model."""
+"""The commands for models: `list`, and `pull`, which is the only code that downloads a model."""
 
 import importlib.util
 from collections.abc import Iterator
@@ -26,7 +26,7 @@ Exit codes:
 
 app = typer.Typer(
     help="List and download small LLMs that run in the server's process.\n\n"
-    "They answer where no other engine is configured; see docs/local-models.md.",
+    "Such a model answers if no other engine is configured or found; see docs/local-models.md.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )

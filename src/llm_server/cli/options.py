@@ -1,4 +1,4 @@
-"""What the commands share: options, exit codes, the prompt's text, and how a failure ends a command."""
+"""Shared parts of the commands: options, exit codes, the prompt's text, and the end of a command after a failure."""
 
 import sys
 from collections.abc import Iterable, Iterator, Mapping
@@ -40,7 +40,7 @@ ApiKey = Annotated[
     typer.Option(
         "--key",
         envvar="LLM_SERVER_API_KEY",
-        help="API key. Set the variable instead: other users of this machine can read the options of a command.",
+        help="API key. Better set the variable: other users of this machine can read the options of a command.",
     ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the server's JSON document.")]
@@ -50,14 +50,14 @@ JsonOrText = Annotated[
 ]
 TaskId = Annotated[str, typer.Argument(metavar="ID", help="The task's id; submit and list print it.")]
 Prompt = Annotated[str, typer.Argument(metavar="PROMPT", help="The text of the task, or - to read standard input.")]
-TimeoutS = Annotated[float, typer.Option("--timeout", min=0, metavar="SECONDS", help="Longest time to wait.")]
+TimeoutS = Annotated[float, typer.Option("--timeout", min=0, metavar="SECONDS", help="The longest time to wait.")]
 Metadata = Annotated[
     list[str] | None, typer.Option(metavar="KEY=VALUE", help="A label of the task; may be given several times.")
 ]
 
 
 def client_of(url: str, key: str) -> Client:
-    """Return a client; a wrong address or key is wrong usage."""
+    """Return a client. Raises BadParameter (wrong usage) if the address or the key is not valid."""
     if not key.isascii() or not key.isprintable():
         raise typer.BadParameter("An API key has only printable ASCII characters.", param_hint="--key")
     try:
@@ -67,14 +67,14 @@ def client_of(url: str, key: str) -> Client:
 
 
 def checked_id(task_id: str) -> str:
-    """Return the id; an empty one is wrong usage."""
+    """Return the id. Raises BadParameter (wrong usage) if it is empty."""
     if not task_id.strip():
-        raise typer.BadParameter("The id is empty.", param_hint="ID")
+        raise typer.BadParameter("The task's id is empty.", param_hint="ID")
     return task_id
 
 
 def text_of(prompt: str) -> str:
-    """Return the prompt; read standard input for `-`. Text that is not UTF-8 is wrong usage."""
+    """Return the prompt; for `-`, read it from standard input. Raises BadParameter if the text is not UTF-8."""
     try:
         text = sys.stdin.buffer.read().decode() if prompt == "-" else prompt
         text.encode()  # an argument's undecodable bytes arrive as lone surrogates
@@ -84,7 +84,7 @@ def text_of(prompt: str) -> str:
 
 
 def pairs_of(metadata: Iterable[str] | None) -> dict[str, str]:
-    """Split each KEY=VALUE at its first `=`; a label without one is wrong usage."""
+    """Split each KEY=VALUE at its first `=`. Raises BadParameter if a label has no `=`."""
     pairs = {}
     for label in metadata or ():
         key, separator, value = label.partition("=")
@@ -94,14 +94,14 @@ def pairs_of(metadata: Iterable[str] | None) -> dict[str, str]:
     return pairs
 
 
-def given(fields: Mapping[str, Any]) -> dict[str, Any]:
+def without_unset(fields: Mapping[str, Any]) -> dict[str, Any]:
     """Leave out the options that the user did not set, so that the server's defaults apply."""
     return {name: value for name, value in fields.items() if value not in (None, {})}
 
 
 @contextmanager
 def failures_as_exit_codes() -> Iterator[None]:
-    """Show a failed call as one sentence, with its notes, and end the command with the exit code for it."""
+    """Print the message and the notes of a failed call, and end the command with the exit code for the failure."""
     try:
         yield
     except ClientError as error:

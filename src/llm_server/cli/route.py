@@ -1,4 +1,4 @@
-"""How a server would carry out a task, and how well the analysis decides labelled prompts; needs no server."""
+"""Decides a task as a server would, and measures the analysis on labelled prompts; needs no running server."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from llm_server.settings import Settings
 
 THRESHOLD = 0.7
 _OWN_PORT = 8000
-"""Where an LLM-Server listens by default; an engine is not looked for there."""
+"""The default port of LLM-Server itself, so no engine is looked for there."""
 _FAMILIES = {"code": "Coder", "text": "Writing", "talk": "Chat-Agent"}
 _Judged = Sequence[tuple[Mapping[str, Any], Analysis]]
 
@@ -31,7 +31,7 @@ class UnreadableRows(ValueError):
 
 
 def decision(prompt: str, profile: str | None, role: str | None) -> Answer:
-    """Return what `POST /tasks?dry_run=true` answers on a server that starts now with these settings.
+    """Return the answer to `POST /tasks?dry_run=true` of a server that starts now with these settings.
 
     If no engine is configured, look for one as a server does when it starts.
 
@@ -62,32 +62,32 @@ def rows_of(path: Path) -> list[dict[str, Any]]:
             except ValueError:
                 raise UnreadableRows(f"{path.name}, line {number} is not JSON.") from None
             if not isinstance(row, dict) or not isinstance(row.get("prompt"), str):
-                raise UnreadableRows(f'{path.name}, line {number} has no "prompt" with a text.')
+                raise UnreadableRows(f'{path.name}, line {number} has no text field "prompt".')
             rows.append(row)
     return rows
 
 
 def report(rows: Iterable[Mapping[str, Any]]) -> Iterator[str]:
-    """Yield a line for each figure that the rows have labels for.
+    """Yield a line for each figure for which the rows have labels.
 
-    The labels are ok_roles and ok_modes; weak and strong; multi_step.
+    Three sets of labels are known: ok_roles and ok_modes; weak and strong; multi_step.
     """
     judged = [(row, analyse(row["prompt"])) for row in rows]
     yield f"{len(judged)} prompts"
-    roles = [(row, seen) for row, seen in judged if row.get("ok_roles")]
+    roles = [(row, analysis) for row, analysis in judged if row.get("ok_roles")]
     if roles:
         yield from _decisions(roles)
-    paired = [(row, seen) for row, seen in judged if "weak" in row and "strong" in row]
+    paired = [(row, analysis) for row, analysis in judged if "weak" in row and "strong" in row]
     if paired:
         yield from _gap(paired)
-    stepped = [(row, seen) for row, seen in judged if "multi_step" in row]
+    stepped = [(row, analysis) for row, analysis in judged if "multi_step" in row]
     if stepped:
         ranked = auroc([a.multi_step for _, a in stepped], [row["multi_step"] for row, _ in stepped])
         yield f"several steps: AUROC {ranked:.3f}"
 
 
 def family(role: str) -> str:
-    """Return the name that labels use for a role: all coders have one name, and so have all writers."""
+    """Return the name that labels use for a role: one name for all coders, and one for all writers."""
     field = next((field for field, members in FIELDS.items() if role in members), "")
     return _FAMILIES.get(field, role.removesuffix("-Agent"))
 
@@ -104,7 +104,7 @@ def _decisions(judged: _Judged) -> Iterator[str]:
         yield _with_interval("mode acceptable", moded)
     yield f"calibration error: {calibration_error([a.confidence for _, a in judged], both):.3f}"
     abstained = 1 - len(sure) / len(judged)
-    yield f"abstained (confidence below {THRESHOLD}): {abstained:.1%}; right where sure: {share(sure):.1%}"
+    yield f"abstained (confidence below {THRESHOLD}): {abstained:.1%}; correct among the others: {share(sure):.1%}"
     yield from _confusion(judged)
 
 

@@ -23,25 +23,29 @@ from llm_server.cli.options import (
     checked_id,
     client_of,
     failures_as_exit_codes,
-    given,
     pairs_of,
     text_of,
+    without_unset,
 )
 
-_TERMINAL_HOLD_S = 2  # on a terminal, the status and the task's id are soon worth one more call
+_TERMINAL_HOLD_S = 2  # short, so that a terminal soon shows the status and the task's id, at the price of more calls
 
 
 def submit(
     prompt: Prompt,
     profile: Annotated[str | None, typer.Option(help="Choose a role of this profile.")] = None,
     role: Annotated[
-        str | None, typer.Option(help="The role that does the task. By default the server chooses.")
+        str | None, typer.Option(help="The role that carries out the task. By default the server chooses.")
     ] = None,
     mode: Annotated[str | None, typer.Option(help="Chat, Agent or Plan. By default the server chooses.")] = None,
-    engine: Annotated[str | None, typer.Option(help="The only engine that may be asked.")] = None,
+    engine: Annotated[str | None, typer.Option(help="The only engine that may be called.")] = None,
     max_cost_usd: Annotated[float | None, typer.Option(help="The most that the task may cost, in USD.")] = None,
-    deadline_s: Annotated[float | None, typer.Option(help="The task fails after this many seconds.")] = None,
-    max_output_tokens: Annotated[int | None, typer.Option(help="The longest answer of one engine call.")] = None,
+    deadline_s: Annotated[
+        float | None, typer.Option(help="The task fails if it is not final after this many seconds.")
+    ] = None,
+    max_output_tokens: Annotated[
+        int | None, typer.Option(help="The most tokens in the answer of one engine call.")
+    ] = None,
     metadata: Metadata = None,
     plan_approval: Annotated[
         bool, typer.Option("--plan-approval", help="In Plan mode, wait until the plan is approved (see approve).")
@@ -66,9 +70,9 @@ def submit(
     The answer is printed to standard output, and everything else to standard error.
     """
     limits = {"max_cost_usd": max_cost_usd, "deadline_s": deadline_s, "max_output_tokens": max_output_tokens}
-    fields = {"profile": profile, "role": role, "mode": mode, "engine": engine, "limits": given(limits)}
+    fields = {"profile": profile, "role": role, "mode": mode, "engine": engine, "limits": without_unset(limits)}
     approval = {"plan_approval": plan_approval or None}
-    task = {"prompt": text_of(prompt), **given(fields | approval | {"metadata": pairs_of(metadata)})}
+    task = {"prompt": text_of(prompt), **without_unset(fields | approval | {"metadata": pairs_of(metadata)})}
     client = client_of(url, key)
     with failures_as_exit_codes():
         if dry_run:
@@ -124,7 +128,7 @@ def _watched(client: Client, first: Callable[[], Answer], timeout_s: float, task
 
 
 def _in_full(client: Client, answer: Answer) -> Answer:
-    """Read the task, if the answer is that of POST with four fields; if the read fails, keep the answer."""
+    """Read the task in full if the answer has only the four fields of POST; if that fails, return the answer."""
     if "receipt" in answer.document:
         return answer
     try:

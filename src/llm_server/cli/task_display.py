@@ -1,4 +1,4 @@
-"""Shows tasks: a result, a state, why a task waits, a list of tasks, and a plan."""
+"""Shows tasks: the result, the status, the reason for waiting, a list of tasks, and a plan."""
 
 import shlex
 import sys
@@ -13,14 +13,14 @@ _COLUMNS = ("id", "status", "mode", "role", "engine", "created", "cost", "waits 
 
 
 def how_to_get(task_id: str, base_url: str) -> str:
-    """Return how to get the answer later; if the id is not known, how to find the task."""
+    """Return a sentence that says how to get the answer later, or how to find the task if its id is not known."""
     if not task_id:
         return f"If the server accepted the task, it continues. To find it: {_command('list', base_url)}"
     return f"Task {task_id} continues on the server. To get its answer: {_command('get', base_url, task_id, '--wait')}"
 
 
 def state(task: Mapping[str, Any], base_url: str) -> str:
-    """Return a task's status in a few words: how far its plan is, and what it waits for."""
+    """Return a task's status, its completed steps, and the reason for waiting, in one line."""
     steps = (task.get("plan") or {}).get("steps") or []
     done = sum(step.get("status") == "Completed" for step in steps)
     progress = f"{done} of {len(steps)} steps" if steps else ""
@@ -29,7 +29,7 @@ def state(task: Mapping[str, Any], base_url: str) -> str:
 
 
 def show_task(answer: Answer, base_url: str, as_json: bool) -> None:
-    """Print a task's result, or say why it has none yet or at all."""
+    """Print a task's result, or the reason why the task has no result."""
     task, status = answer.document, answer.status
     if as_json:
         display.put_bytes(answer.body)
@@ -53,7 +53,7 @@ def show_accepted(answer: Answer, base_url: str, as_json: bool) -> None:
 
 
 def show_change(answer: Answer, as_json: bool) -> None:
-    """Say which status a task has after a change."""
+    """Print the status of a task after a change."""
     if as_json:
         display.put_bytes(answer.body)
     display.say(f"Task {answer.task_id} is {answer.status}.")
@@ -68,7 +68,7 @@ def show_tasks(tasks: Sequence[Mapping[str, Any]], as_json: bool) -> None:
 
 
 def show_plan(task: Mapping[str, Any]) -> None:
-    """Show a plan on stderr: its goal and hash, then each step with its role and the steps that it waits for."""
+    """Print a plan to stderr: its goal and hash, then each step with its role and the steps that it depends on."""
     plan = task["plan"]
     display.say(f"Plan of task {task.get('task_id')} ({plan.get('hash')})")
     display.say(f"Goal: {plan.get('goal')}")
@@ -79,7 +79,7 @@ def show_plan(task: Mapping[str, Any]) -> None:
 
 
 def _reason(task: Mapping[str, Any]) -> str:
-    """Return what a task waits for, as "waits for ...", or "" if it does not wait."""
+    """Return the reason for waiting as "waits for ...", or "" if the task does not wait."""
     if task.get("awaiting_approval"):
         return "waits for approval of its plan"
     if not task.get("waiting_for"):
@@ -100,7 +100,7 @@ def _row(task: Mapping[str, Any]) -> list[str]:
 
 
 def _cost(task: Mapping[str, Any]) -> str:
-    """Return what a task's calls cost; `unpriced` if the price of one of them is not known."""
+    """Return the cost of a task's calls; it contains `unpriced` if the price of a call is not known."""
     receipt = task.get("receipt") or {}
     cost = display.usd(receipt.get("cost_microusd") or 0)
     if not receipt.get("unpriced_calls"):

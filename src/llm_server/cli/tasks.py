@@ -19,8 +19,8 @@ from llm_server.cli.options import (
     checked_id,
     client_of,
     failures_as_exit_codes,
-    given,
     pairs_of,
+    without_unset,
 )
 
 _DATE = re.compile(r"\d{4}-\d\d-\d\d")
@@ -28,9 +28,11 @@ _TIME_HELP = "An RFC 3339 time, such as 2026-10-01T12:00:00Z, or a date (midnigh
 
 PlanHash = Annotated[
     str | None,
-    typer.Option("--plan-hash", metavar="HASH", help="The hash of a plan that you know: act on that plan, do not ask."),
+    typer.Option(
+        "--plan-hash", metavar="HASH", help="Decide on the plan with this hash, without showing it or asking."
+    ),
 ]
-Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")]
 
 
 def list_tasks(
@@ -46,13 +48,13 @@ def list_tasks(
     ] = None,
     created_from: Annotated[str | None, typer.Option(metavar="TIME", help=f"Created at or after. {_TIME_HELP}")] = None,
     created_to: Annotated[
-        str | None, typer.Option(metavar="TIME", help="Created before; written the same way.")
+        str | None, typer.Option(metavar="TIME", help="Created before this time, in the same format.")
     ] = None,
     awaiting_approval: Annotated[
         bool | None,
         typer.Option(
             "--awaiting-approval/--not-awaiting-approval",
-            help="Only tasks whose plan waits for approval, or only the others.",
+            help="Only tasks whose plan waits for approval, or only all other tasks.",
         ),
     ] = None,
     limit: Annotated[int, typer.Option(min=1, help="The most tasks to print.")] = 50,
@@ -69,17 +71,17 @@ def list_tasks(
     single = {"role": role, "mode": mode, "engine": engine, "awaiting_approval": approval}
     filters = [
         *(("status", each) for each in status or ()),
-        *given(single | {name: _midnight(time) for name, time in times.items()}).items(),
+        *without_unset(single | {name: _midnight(time) for name, time in times.items()}).items(),
         *((f"metadata.{name}", value) for name, value in pairs_of(metadata).items()),
     ]
     client = client_of(url, key)
     with failures_as_exit_codes():
-        found = client.tasks(filters, limit=limit)
-    task_display.show_tasks(found.tasks, display.wants_json(choice))
-    if found.more:
+        listed = client.tasks(filters, limit=limit)
+    task_display.show_tasks(listed.tasks, display.wants_json(choice))
+    if listed.more:
         display.say(f"There may be more tasks; --limit {limit * 2} shows more.", dim=True)
-    elif not found.tasks:
-        display.say("No tasks match." if filters else "There are no tasks.")
+    elif not listed.tasks:
+        display.say("No tasks match the filters." if filters else "There are no tasks.")
 
 
 def approve(
@@ -90,7 +92,7 @@ def approve(
     key: ApiKey = "",
     as_json: AsJson = False,
 ) -> None:
-    """Show a plan that waits for approval, ask, and approve it.
+    """Show a plan that waits for approval, ask for confirmation, and approve it.
 
     The server then carries the plan out. A plan waits if its task was submitted with --plan-approval.
     """
@@ -108,7 +110,7 @@ def reject(
     key: ApiKey = "",
     as_json: AsJson = False,
 ) -> None:
-    """Show a plan that waits for approval, ask, and cancel its task."""
+    """Show a plan that waits for approval, ask for confirmation, reject it, and so cancel its task."""
     client, task_id = client_of(url, key), checked_id(task_id)
     with failures_as_exit_codes():
         plan_hash = plan_hash or _agreed(client, task_id, "Reject this plan and cancel the task?", yes)
@@ -141,20 +143,20 @@ def delete(task_id: TaskId, url: Url = DEFAULT_URL, key: ApiKey = "") -> None:
 
 
 def _agreed(client: Client, task_id: str, question: str, yes: bool) -> str:
-    """Show the plan that waits, ask unless `yes`, and return the plan's hash; end the command if the answer is no."""
+    """Show the plan that waits, ask unless `yes`, and return its hash; end the command if the user declines."""
     task = client.task(task_id).document
     if not task.get("awaiting_approval") or not task.get("plan"):
         display.say(f"Task {task_id} has no plan that waits for approval; it is {task.get('status')}.")
         raise typer.Exit(REFUSED)
     task_display.show_plan(task)
     if not yes and not _confirmed(question):
-        display.say("Nothing was changed; the plan still waits for approval. --yes agrees without the question.")
+        display.say("You declined, so the plan still waits for approval. To decide without this question, use --yes.")
         raise typer.Exit(NOT_FINAL)
     return str(task["plan"]["hash"])
 
 
 def _confirmed(question: str) -> bool:
-    """Ask on stderr, so that stdout has only the result; the end of standard input means no."""
+    """Ask on stderr, so that stdout has only the result; standard input that has ended means no."""
     display.say(f"{question} [y/N]")
     return sys.stdin.readline().strip().lower() in {"y", "yes"}
 

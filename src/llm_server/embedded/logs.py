@@ -14,7 +14,7 @@ class TextFormatter(logging.Formatter):
         super().__init__("%(asctime)s %(levelname)s %(message)s", "%H:%M:%S")
 
     def formatMessage(self, record: logging.LogRecord) -> str:
-        """Return the line, followed by the fields of `extra`."""
+        """Return the line, followed by the fields that the caller passed as `extra`."""
         fields = " ".join(f"{name}={_shown(value)}" for name, value in vars(record).items() if name not in _OWN)
         return f"{super().formatMessage(record)} {fields}".rstrip()
 

@@ -31,7 +31,7 @@ REQUEST_GRACE_S = 3
 
 
 class Protocol(HttpToolsProtocol):
-    """uvicorn's protocol, but requests that are not valid HTTP get the same form of error as all others."""
+    """uvicorn's protocol, except that a request that is not valid HTTP gets an error in the form of all others."""
 
     def send_400_response(self, msg: str) -> None:  # noqa: ARG002 -- uvicorn's own message is not used
         request_id = wiring.new_id()
@@ -90,7 +90,7 @@ def _serve(settings: Settings, listener: socket.socket, embedded: Embedded) -> i
     busy_workers = workers.stop(GRACE_S)
     if busy_workers:
         print("Tasks that are still in progress continue at the next start.", file=sys.stderr, flush=True)
-        os._exit(0)  # threads that wait for an engine would keep the process alive; their tasks are stored
+        os._exit(0)  # or threads that wait for an engine would keep the process alive; their tasks are stored
     return 0
 
 
@@ -103,21 +103,22 @@ def _address(host: str) -> str:
 
 
 def _check_reach(host: str, address: str, settings: Settings) -> None:
-    """Raise ConfigurationError if the address is not loopback and no API key exists."""
+    """Raise ConfigurationError if other machines can reach the address and no API key exists."""
     if is_loopback_host(address):
         return
     with wiring.keys_of(settings, make=True) as keys:
         if not keys.required():
             raise ConfigurationError(
-                f"--host is {host!r}, but no API key exists, and without one the server binds to loopback only; create "
-                "one first: llm-server keys create --tenant NAME --scope tasks,metrics,admin"
+                f"--host is {host!r}, but no API key exists, and without one the server listens on loopback only; "
+                "create one first: llm-server keys create --tenant NAME --scope tasks,metrics,admin"
             )
 
 
 def _bound(address: str, port: int) -> socket.socket:
     """Return a listening socket. Raises ConfigurationError if the address or the port cannot be used."""
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
-    # asyncio sets TCP_NODELAY only if the protocol is given; without it, answers on kept-alive connections take 40 ms
+    # asyncio sets TCP_NODELAY only on sockets made with IPPROTO_TCP; without it, answers on kept-alive connections
+    # take 40 ms longer
     listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
@@ -127,7 +128,8 @@ def _bound(address: str, port: int) -> socket.socket:
         listener.close()
         if isinstance(error, OSError) and error.errno == errno.EADDRINUSE:
             advice = (
-                "is LLM-Server running already? Choose another one: PORT=8001 make run, or llm-server serve --port 8001"
+                "is LLM-Server running already? Choose another port: PORT=8001 make run, "
+                "or llm-server serve --port 8001"
             )
             raise ConfigurationError(f"Port {port} is in use; {advice}.") from error
         raise ConfigurationError(f"Port {port} cannot be bound: {error}.") from error
@@ -135,11 +137,15 @@ def _bound(address: str, port: int) -> socket.socket:
 
 
 def _greet(settings: Settings, engines_note: str, service: Service, host: str, port: int) -> None:
-    """Print the configuration and a first call to try."""
+    """Print the configuration and an example of a call."""
     counters = service.counters()
     base = f"http://{f'[{host}]' if ':' in host else host}:{port}"
     required = service.keys.required()
-    keys = "every call needs one" if required else "none, so only this machine is served (llm-server keys create)"
+    keys = (
+        "every call needs one"
+        if required
+        else "none, so only this machine can call the server (llm-server keys create makes one)"
+    )
     open_tasks = counters.queued + counters.active
     header = ' -H "Authorization: Bearer $LLM_SERVER_API_KEY"' if required else ""
     print(

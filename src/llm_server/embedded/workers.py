@@ -20,7 +20,7 @@ RETRY_S = 5
 
 
 class Workers:
-    """The threads of the embedded server that carry tasks out. They can be started once."""
+    """The worker threads and the sweeping thread of the embedded server. They can be started only once."""
 
     def __init__(
         self, service: Service, queue: SqliteQueue, *, count: int, sweep_s: int, new_id: Callable[[], str]
@@ -38,7 +38,7 @@ class Workers:
             thread.start()
 
     def stop(self, grace_s: float) -> int:
-        """Take no more tasks, and wait at most `grace_s` seconds for the threads. Returns how many still run then."""
+        """Take no more tasks, wait at most `grace_s` seconds for the threads, and return the number that still run."""
         self._stopping.set()
         end = time.monotonic() + grace_s
         for thread in self._threads:
@@ -68,7 +68,9 @@ class Workers:
 
     def _sweep(self) -> None:
         while True:
-            next_s = time.monotonic() + self._sweep_s  # counted from the start, so that a long sweep causes no delay
+            next_s = (
+                time.monotonic() + self._sweep_s
+            )  # from the start of this sweep, so that a long sweep does not delay the next one
             try:
                 self._service.sweep(lambda: not self._stopping.is_set())
             except Exception:  # the next sweep tries again

@@ -1,1 +1,1 @@
-"""The adapters of the `Engine` port, one for each kind of engine, and their shared HTTP, keys, prices and discovery."""
+"""The adapters of the `Engine` port, one for each kind of engine; their HTTP, keys and prices; and discovery."""

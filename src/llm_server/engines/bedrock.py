@@ -66,7 +66,7 @@ _NO_CREDENTIALS = (
     UnauthorizedSSOTokenError,
 )
 _BROKEN_OFF = (ConnectionClosedError, ResponseStreamingError)
-# botocore does not check the shape of an answer, and raises these for other content, such as a gateway's error page.
+# botocore does not check an answer's form, and raises these if it has another one, such as a gateway's error page.
 _UNREADABLE = (ResponseParserError, AttributeError, TypeError, ValueError, RecursionError)
 _REFUSED = frozenset({"guardrail_intervened", "content_filtered"})
 _TRUNCATED = frozenset({"max_tokens", "model_context_window_exceeded"})
@@ -95,7 +95,8 @@ class BedrockEngine(Wire):
     """Calls Converse through boto3. `client` makes the boto3 client and is called once, at the first call.
 
     boto3 limits the wait for the next byte, but not the wait for the whole answer. Each call therefore runs in a thread
-    of its own. A call that takes too long, or whose task is cancelled, is abandoned; its thread ends with the answer.
+    of its own. A call that takes too long, or whose task is cancelled, is abandoned; its thread ends when the answer
+    arrives.
     """
 
     def __init__(self, spec: EngineSpec, client: Callable[[], Any]) -> None:

@@ -21,7 +21,7 @@ from llm_server.orchestration.domain.cancellation import Cancellation
 
 MAX_CONNECTIONS_PER_ENGINE = 64
 _this_thread = threading.local()
-"""Its attribute `exchange` is the `_Exchange` that this thread makes, or None."""
+"""Its attribute `exchange` is the `_Exchange` that this thread is making, or None."""
 
 
 class EnginePool(urllib3.PoolManager):
@@ -34,7 +34,7 @@ class EnginePool(urllib3.PoolManager):
 
 @contextmanager
 def cancellable(cancellation: Cancellation) -> Iterator[None]:
-    """End the exchange made inside the block when the task is cancelled, or, while it connects, right after that."""
+    """End the exchange made inside the block when the task is cancelled; one that is connecting ends when connected."""
     exchange = _this_thread.exchange = _Exchange()
     try:
         with cancellation.breaking_off(exchange.end):
@@ -52,7 +52,7 @@ class _Exchange:
         self._ended = False
 
     def use(self, sock: socket.socket | None) -> None:
-        """Store the socket in use; None once it was given back to the pool."""
+        """Store the socket in use, or None after it was given back to the pool."""
         with self._lock:
             self._socket = sock
             self._shut_down()
@@ -64,7 +64,7 @@ class _Exchange:
             self._shut_down()
 
     def _shut_down(self) -> None:
-        """Wake the thread that waits for the socket, which then reads the end of the stream.
+        """If the exchange was ended, wake the thread that waits for the socket; it then reads the end of the stream.
 
         `shutdown` of the plain socket is called, because that of a TLS socket would first exchange messages.
         """
@@ -80,7 +80,7 @@ def _use(sock: socket.socket | None) -> None:
 
 
 class _TimedReader(io.RawIOBase):
-    """Reads a socket until a fixed time; later reads raise TimeoutError."""
+    """Reads a socket until its time-out, counted from now, has passed; later reads raise TimeoutError."""
 
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock

@@ -1,4 +1,4 @@
-"""Look up engines' API keys by reference: `env:NAME`, `ssm:NAME` or `secretsmanager:NAME`; each once per process."""
+"""Look up engines' API keys by reference, once per process: `env:NAME`, `ssm:NAME` or `secretsmanager:NAME`."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ _REMOTE = ("ssm:", "secretsmanager:")
 
 
 def aws_client(service: str) -> Any:
-    """Make a boto3 client with short time-outs, because a task waits for it. Most processes never import boto3."""
-    import boto3
+    """Make a boto3 client with short time-outs, because a task waits for it."""
+    import boto3  # imported here, because most processes never need it
     from botocore.config import Config
 
     retries: Any = {"total_max_attempts": 2}
@@ -23,7 +23,7 @@ def aws_client(service: str) -> Any:
 
 
 class Credentials:
-    """Resolves references to keys; thread-safe. `client` makes the AWS client of a service by its name."""
+    """Resolves references to keys; thread-safe. `client` makes an AWS client from the name of a service."""
 
     def __init__(self, environ: Mapping[str, str], *, client: Callable[[str], Any] = aws_client) -> None:
         self._environ = environ
@@ -32,7 +32,7 @@ class Credentials:
         self._known: dict[str, str] = {}
 
     def is_present(self, reference: str) -> bool:
-        """Whether a variable is set, or a remote secret is named. Uses no network, so that secret may not exist."""
+        """Return whether a variable is set, or a remote secret is named. No network is used."""
         kind, _, name = reference.partition(":")
         return bool(self._environ.get(name, "").strip()) if kind == "env" else bool(name)
 
@@ -74,5 +74,8 @@ class Credentials:
 
 
 def has_credentials(credentials: Credentials, spec: EngineSpec) -> bool:
-    """Whether an engine's key is set; True if none is configured, as for local servers and for AWS credentials."""
+    """Return whether an engine's key is set.
+
+    True if no key is configured, as for local servers and for engines that use AWS credentials.
+    """
     return spec.api_key is None or credentials.is_present(spec.api_key)

@@ -1,4 +1,4 @@
-"""Find an engine if none is configured: by API keys in the environment, servers on this machine, or a model file."""
+"""Find an engine if none is configured: by an API key in the environment, a server on this machine, or a model file."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 PROBE_TIMEOUT_S = 0.3
 CPU_TIMEOUT_S = 600
-"""A laptop writes a few tokens a second, so this is long enough for the worker's own time limit to come first."""
+"""High, because a laptop generates a few tokens a second; with the default settings, the task's lease ends first."""
 _NOT_FOR_CHAT = re.compile(
     r"embed|rerank|whisper|moderation|transcri|diffusion|tts|dall-e|flux|colbert|clip|minilm|(^|[/-])(bge|gte|e5)-",
     re.IGNORECASE,
@@ -23,7 +23,7 @@ _NOT_FOR_CHAT = re.compile(
 
 
 class LoopbackServer(NamedTuple):
-    """An LLM server, with its default port; `title` is its name in texts for users."""
+    """A kind of LLM server and its default port; `title` is its name in messages for users."""
 
     name: str
     title: str
@@ -58,7 +58,7 @@ EMBEDDED = EngineSpec(kind="embedded", source="local", model="embedded")
 
 
 class DiscoveredEngine(NamedTuple):
-    """An engine that was found; `reason` is a sentence that is shown when the server starts."""
+    """A discovered engine; `reason` is the sentence about it that the server prints when it starts."""
 
     name: str
     spec: EngineSpec
@@ -75,8 +75,8 @@ def discover(
 ) -> DiscoveredEngine:
     """Return the first engine of: OPENAI_API_KEY, ANTHROPIC_API_KEY, a loopback server, `model`, the embedded engine.
 
-    `loopback` are the servers to look for on this machine, except on `own_port`; each has 0.3 s to answer. `model` is
-    the value of LLM_SERVER_MODEL.
+    `loopback` are the servers to try on this machine, each for 0.3 s; the one at `own_port` is skipped. `model` is the
+    value of LLM_SERVER_MODEL.
     """
     for name, spec in (("openai", OPENAI), ("anthropic", ANTHROPIC)):
         variable = f"{name.upper()}_API_KEY"
@@ -88,7 +88,7 @@ def discover(
         if served:
             spec = EngineSpec(kind="openai", source="local", model=served, base_url=base_url, max_concurrency=4)
             return DiscoveredEngine(
-                server.name, spec, f"A server answers at {base_url} ({server.title}), so its {served} answers."
+                server.name, spec, f"A server answers at {base_url} ({server.title}), so its model {served} answers."
             )
     if model:
         spec = EngineSpec(kind="llamacpp", source="local", model=model, max_concurrency=1, timeout_s=CPU_TIMEOUT_S)

@@ -16,7 +16,7 @@ from llm_server.orchestration.domain.plan import MAX_STEPS, Plan, Step
 HOW_TO_CONFIGURE = """\
 To get real answers, do one of these and start the server again:
 - set OPENAI_API_KEY or ANTHROPIC_API_KEY;
-- start an LLM server on this machine, such as Ollama: it is found on its usual port;
+- start an LLM server on this machine, such as Ollama: it is found on its default port;
 - pull a small model, `llm-server models pull qwen2.5-1.5b`, and run `LLM_SERVER_MODEL=qwen2.5-1.5b make run LOCAL=1`;
 - describe an engine in a TOML file and name that file in LLM_SERVER_CONFIG."""
 
@@ -44,7 +44,7 @@ class AnalysisView(Protocol):
 
 
 class Analyse(Protocol):
-    """Analyses a prompt; `roles` are the roles to choose from, None means all."""
+    """Analyses a prompt; `roles` are the roles to choose from, or None for all roles."""
 
     def __call__(self, prompt: str, *, roles: Collection[str] | None = None) -> AnalysisView: ...
 
@@ -55,7 +55,7 @@ def build(name: str, parts: EngineParts) -> Engine:  # noqa: ARG001 - all adapte
 
 
 class EmbeddedEngine:
-    """Answers at once, for free, and always the same to the same prompt. Four characters count as one token."""
+    """Answers at once and free of charge; the same prompt gets the same answer. Four characters count as one token."""
 
     def __init__(self, analyse: Analyse) -> None:
         self._analyse = analyse
@@ -93,9 +93,9 @@ def _paragraphs(task: str, instruction: str, results: list[str], analysis: Analy
     if analysis.reasons:
         yield "Why: " + "; ".join(analysis.reasons[:4]) + "."
     if instruction:
-        yield f"Asked for here: {instruction[:_MAX_INSTRUCTION_CHARS]}"
+        yield f"The instruction of this step: {instruction[:_MAX_INSTRUCTION_CHARS]}"
     if results:
-        yield f"Given were the results of {_counted(len(results), 'step')}: {', '.join(results)}."
+        yield f"This step received the results of {_counted(len(results), 'step')}: {', '.join(results)}."
     yield HOW_TO_CONFIGURE
 
 
@@ -117,7 +117,7 @@ def _plan(task: str, schema: AnswerSchema, analyse: Analyse) -> Plan:
 
 
 def _allowed_roles(schema: AnswerSchema) -> list[str]:
-    """Return the roles that the schema of a plan allows for a step."""
+    """Return the roles that the schema of a plan allows in a step."""
     node = schema.schema
     for name in ("properties", "steps", "items", "properties", "role"):
         node = json_object(node.get(name))

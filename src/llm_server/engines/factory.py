@@ -10,7 +10,7 @@ from llm_server.orchestration.domain.engine_call import Engine
 
 
 def build(parts: EngineParts) -> dict[str, Engine]:
-    """Build the adapter of every engine, by name. Connections are opened and keys fetched at the first call.
+    """Build the adapter of every engine, by name. Adapters connect and look up keys at their first call.
 
     Raises:
         ConfigurationError: the model file of a `llamacpp` engine that is switched on is not on this machine, or the

@@ -1,4 +1,4 @@
-"""Make engine failures from HTTP statuses, and shorten the engines' messages so that they do not repeat the prompt."""
+"""Convert HTTP statuses to engine failures, and remove messages of engines that repeat the prompt."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from llm_server.orchestration.domain.errors import EngineUnavailable, PromptRefu
 MAX_RETRY_AFTER_S = 600.0
 _MAX_SHOWN_CHARS = 200
 _RUN_CHARS = 16
-"""A message that shares so many characters in a row with the prompt counts as a quotation of it."""
+"""A message that shares this many characters in a row with the prompt counts as a quotation of it."""
 _BUSY = frozenset({408, 409, 425, 429})
 _OVERLOADED = frozenset({429, 503, 529})
 _GATEWAY_TIMEOUT = frozenset({504, 524})
-"""The engine behind the gateway has received the prompt and may bill it."""
+"""With these statuses, the engine behind the gateway has received the prompt and may bill it."""
 _CREDENTIALS = frozenset({401, 402, 403})
 _UNKNOWN = frozenset({404, 405, 410})
 _QUOTED = re.compile(r"""['"`]([^'"`]{4,})['"`]""")
@@ -32,8 +32,8 @@ def failure_of_status(
 ) -> EngineUnavailable | BadRequest:
     """Return the failure that belongs to an HTTP status.
 
-    `message` is the engine's own. At most 200 characters of it are shown, and none of it if it repeats any of the
-    `private` texts.
+    `message` is the engine's own message. The failure shows at most 200 characters of it, and leaves it out if it
+    repeats any of the `private` texts.
     """
     if status in _BUSY or status >= 500:
         fault = "is busy" if status < 500 else "failed"
@@ -48,9 +48,7 @@ def failure_of_status(
     if status in _UNKNOWN:
         return EngineUnavailable(f"The engine does not know the model or the path (HTTP {status}).", kind="garbage")
     if status < 400:
-        return EngineUnavailable(
-            f"The engine answered HTTP {status}; redirects and other such answers are not followed.", kind="garbage"
-        )
+        return EngineUnavailable(f"The engine answered HTTP {status}; redirects are not followed.", kind="garbage")
     shown = redact(message, private)
     return BadRequest(f"The engine refused the prompt (HTTP {status}){': ' + shown if shown else '.'}")
 
@@ -61,7 +59,7 @@ def unusable_answer(message: str) -> EngineUnavailable:
 
 
 def parse_retry_after(value: str) -> float | None:
-    """Return the seconds of a Retry-After field (RFC 9110, 10.2.3), cut to 0..600; None if it cannot be read."""
+    """Return the seconds of a Retry-After field (RFC 9110, 10.2.3), limited to 0 to 600; None if it is not valid."""
     value = value.strip()
     if re.fullmatch(r"[0-9]+(\.[0-9]+)?", value):
         return min(float(value), MAX_RETRY_AFTER_S)
@@ -84,7 +82,7 @@ def redact(message: str, private: Iterable[str]) -> str:
 
 
 def _repeats(text: str, secret: str) -> bool:
-    """Whether a text repeats a secret: all of it, 16 of its characters in a row, or a quoted or unusual word of it."""
+    """Return whether a text repeats a secret: all of it, 16 of its characters, or a quoted or unusual word of it."""
     if len(secret) < _RUN_CHARS:
         return len(secret) > 3 and secret in text
     runs = [text[i : i + _RUN_CHARS] for i in range(len(text) - _RUN_CHARS + 1)]

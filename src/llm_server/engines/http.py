@@ -28,11 +28,14 @@ from llm_server.orchestration.domain.engine_call import Completion, EngineCall
 from llm_server.orchestration.domain.errors import EngineUnavailable, PromptRefused, TaskCancelled
 
 MAX_ANSWER_BYTES = 16 * 1024 * 1024
-"""More than the longest text of a task takes as JSON. A text between both limits gets an error that names its size."""
+"""More than the 4 MB of text that a task may store take up as JSON.
+
+A text between the two limits is read, and refused later with an error that names its size.
+"""
 
 
 class HttpWire(Wire):
-    """Base class of engines that take a call as one POST of a JSON object.
+    """Base class of engines whose calls are one POST of a JSON object each.
 
     A subclass defines the path, the headers, the body, and how the answer is read. The URL is the specification's
     `base_url` and `path`. `api_key` is called for each call; it returns None for an engine without a key.
@@ -92,8 +95,8 @@ def exchange(
 
     Raises:
         EngineUnavailable: no connection, no answer in time, or the answer is not a JSON object.
-        PromptRefused: the body cannot be sent, or the engine refused it by its status (`BadRequest`).
-        TaskCancelled: the task was cancelled. The socket is closed, or will be as soon as it is connected.
+        PromptRefused: the body is not valid Unicode, or the engine refused it (`BadRequest`).
+        TaskCancelled: the task was cancelled. The socket is closed, or will be closed as soon as it is connected.
     """
     encoded, cancellation = _encoded(body), cancellation or Cancellation()
     try:
@@ -135,7 +138,7 @@ def _sent(
 
 
 def _unavailable(error: HTTPError) -> EngineUnavailable:
-    """Return the failure for an error of urllib3, whose text may contain addresses and so is not shown."""
+    """Return the failure for an error of urllib3. The error's text is not shown, because it may contain addresses."""
     if isinstance(error, ConnectTimeoutError):
         return EngineUnavailable("The engine cannot be reached.", kind="unreachable")
     if isinstance(error, HTTPTimeout):
@@ -150,7 +153,7 @@ def _unavailable(error: HTTPError) -> EngineUnavailable:
             return EngineUnavailable("The engine did not take the prompt in time.", kind="timeout")
         if isinstance(cause, OSError | IncompleteRead):
             return EngineUnavailable("The engine closed the connection.", may_be_billed=True)
-        return EngineUnavailable("The engine does not speak HTTP.", kind="garbage")
+        return EngineUnavailable("The engine's answer is not valid HTTP.", kind="garbage")
     if isinstance(error, DecodeError):
         return unusable_answer("The engine's answer cannot be decoded.")
     return EngineUnavailable("The engine cannot be reached at the configured address.", kind="unreachable")

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineParts:
-    """The catalogue, and the objects that its engines share; each adapter uses those that its kind needs.
+    """The catalogue, and the objects that its engines share; each adapter uses only some of them.
 
     `models_dir` is the folder of pulled models; `analyse` analyses prompts for the embedded engine.
     """

@@ -12,8 +12,8 @@ from llm_server.orchestration.domain.receipt import MICROUSD_PER_USD
 def price(spec: EngineSpec, tokens_in: int, tokens_out: int) -> int | None:
     """Return the cost of a call: 0 for a local engine, else by the configured price, else by the price library.
 
-    Returns None if the price is unknown. The library (genai-prices, by Pydantic) works offline. It is imported at the
-    first use, because the import takes 0.5 s.
+    Returns None if the price is unknown. The library (genai-prices, by Pydantic) works offline. It is imported when
+    it is first used, because the import takes 0.5 s.
     """
     if spec.source == "local":
         return 0
@@ -25,7 +25,7 @@ def price(spec: EngineSpec, tokens_in: int, tokens_out: int) -> int | None:
 
 
 def _provider(spec: EngineSpec) -> dict[str, Any]:
-    """Return whose price list applies: the configured provider's, AWS's for Bedrock, else that of the `base_url`."""
+    """Return the provider whose prices apply: the configured one, AWS for Bedrock, else the owner of the `base_url`."""
     if spec.price_provider:
         return {"provider_id": spec.price_provider}
     if spec.kind == "bedrock":

@@ -23,9 +23,9 @@ _BOUNDS = frozenset({"minItems", "maxItems", "minLength", "maxLength", "minimum"
 class Wire(ABC):
     """Base class of engines whose API may have a field for the answer's schema.
 
-    If the engine refuses a call with the field as a bad request, the call is made once more with the schema in the
-    system prompt. If that succeeds, the field is not used again. The refused call costs no tokens, and both calls share
-    one time-out.
+    If the engine answers a call that uses this field with "bad request", the call is made once more with the schema in
+    the system prompt instead. If that succeeds, the field is not used again. The refused call costs no tokens, and both
+    calls share one time-out.
     """
 
     def __init__(self, *, schema_field: bool) -> None:
@@ -71,7 +71,7 @@ def completion(
 
 
 def refusal(tokens_in: int | None, tokens_out: int | None) -> PromptRefused:
-    """Return the failure for an engine that declined to answer; the counts are those it bills, None if not reported."""
+    """Return the failure for an engine that declined to answer; the counts are billed, and None if not reported."""
     return PromptRefused(
         "The engine declined to answer this prompt.",
         tokens_in=tokens_in or 0,
@@ -81,12 +81,12 @@ def refusal(tokens_in: int | None, tokens_out: int | None) -> PromptRefused:
 
 
 def missing_completion() -> EngineUnavailable:
-    """Return the failure for an answer that does not have a completion at its place."""
+    """Return the failure for an answer that contains no completion where its API defines one."""
     return unusable_answer("The engine's answer contains no completion.")
 
 
 def estimate_tokens(text: str) -> int:
-    """Estimate tokens: four ASCII characters each (usual for English), one for any other character; rounded up."""
+    """Estimate tokens: one for four ASCII characters (usual for English), one for any other character; rounded up."""
     ascii_characters = len(text.encode("ascii", "ignore"))
     return math.ceil(ascii_characters / CHARACTERS_PER_TOKEN) + len(text) - ascii_characters
 
@@ -121,7 +121,7 @@ def strip_bounds(schema: Any) -> Any:
         return schema
     stripped = {}
     for key, value in schema.items():
-        if key == "properties":  # its keys are names of fields, which may be those of a limit
+        if key == "properties":  # its keys are field names, and a field may be named like a limit
             stripped[key] = {name: strip_bounds(field) for name, field in value.items()}
         elif key not in _BOUNDS:
             stripped[key] = strip_bounds(value)

@@ -94,7 +94,7 @@ def test_a_call_without_query_parameters_refuses_all_of_them(server: CalledServe
     answer = server.call(method, f"{path}?dry_run=true", headers={"content-type": "application/json"})
 
     assert (answer.status, answer.code) == (422, "unknown_parameter")
-    assert answer.detail == "Unknown query parameter 'dry_run'; this call takes none."
+    assert answer.detail == "Unknown query parameter 'dry_run'; this call takes no query parameters."
 
 
 @pytest.mark.parametrize("body", [{"profile": "General", "role": "Chat-Agent"}, {"profile": None, "role": None}])

@@ -82,4 +82,4 @@ def test_a_browser_does_not_download_an_unchanged_file_again(shared_server: Call
 def test_other_files_of_the_package_are_not_served(shared_server: CalledServer, name: str) -> None:
     answer = shared_server.get(f"docs/{name}")
 
-    assert (answer.status, answer.detail) == (404, "There is nothing at this path.")
+    assert (answer.status, answer.detail) == (404, "The API does not have this path.")

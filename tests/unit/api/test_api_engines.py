@@ -158,7 +158,7 @@ def test_a_name_with_a_control_character_does_not_switch_an_engine(server: Calle
     """The framework's path patterns ignore a line feed at the end, so `main%0A` would switch `main`."""
     answer = patch(server, name, {"toggle": False})
 
-    assert (answer.status, answer.detail) == (404, "There is nothing at this path.")
+    assert (answer.status, answer.detail) == (404, "The API does not have this path.")
     assert server.store.engines().switches == {}
 
 

@@ -50,7 +50,7 @@ def test_an_unknown_path_is_not_found(shared_server: CalledServer, method: str, 
     """There are no redirects, and existing paths are not listed."""
     answer = shared_server.call(method, path)
 
-    assert (answer.status, answer.code, answer.detail) == (404, "path_not_found", "There is nothing at this path.")
+    assert (answer.status, answer.code, answer.detail) == (404, "path_not_found", "The API does not have this path.")
 
 
 @pytest.mark.parametrize(
@@ -72,7 +72,8 @@ def test_a_wrong_method_gets_the_list_of_allowed_methods(
     answer = shared_server.call(method, path)
 
     assert (answer.status, answer.headers["allow"]) == (405, allowed)
-    assert (answer.code, answer.detail) == ("method_not_allowed", f"The method {method} is not allowed here.")
+    detail = f"This path does not support the method {method}; allowed are {allowed}."
+    assert (answer.code, answer.detail) == ("method_not_allowed", detail)
 
 
 def test_only_a_pattern_against_nul_is_reported_as_nul() -> None:

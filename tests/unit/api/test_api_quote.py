@@ -26,7 +26,10 @@ def test_a_quote_validates_the_body_like_a_task(server: CalledServer) -> None:
 def test_a_quote_takes_no_query_parameter(server: CalledServer) -> None:
     answer = server.post(BODY, "tasks/quote?dry_run=true")
 
-    assert (answer.status, answer.detail) == (422, "Unknown query parameter 'dry_run'; this call takes none.")
+    assert (answer.status, answer.detail) == (
+        422,
+        "Unknown query parameter 'dry_run'; this call takes no query parameters.",
+    )
 
 
 def test_a_quote_needs_the_scope_tasks(server: CalledServer) -> None:

@@ -105,8 +105,8 @@ def test_the_base_url_may_be_an_api_gateway_stage(server: Script, end: str) -> N
 
 @pytest.mark.parametrize("url", ["", "localhost:8000", "ftp://localhost", "http://", "http://[", "http://x?y=1"])
 def test_an_invalid_address_is_refused_before_any_call(url: str) -> None:
-    """A wrong setting is named at once and not reported as an unreachable server."""
-    with pytest.raises(ValueError, match="is not an address"):
+    """A wrong setting is named at once and not reported as a server that is down."""
+    with pytest.raises(ValueError, match="is not an http or https address"):
         Client(url)
 
 

@@ -128,7 +128,7 @@ def test_update_changes_only_the_fields_of_its_options(tmp_path: Path) -> None:
 
     assert named == before | {"name": "", "limits": before["limits"] | {"tasks_in_flight": 6, "usd_per_day": None}}
     assert unlimited == named | {"limits": dict.fromkeys(named["limits"]), "expires_at": None}
-    assert (done.exit_code, done.stdout, done.stderr) == (0, "", f"Key {key_id} is changed.\n")
+    assert (done.exit_code, done.stdout, done.stderr) == (0, "", f"Key {key_id} was changed.\n")
     assert (after["limits"]["usd_per_day"], after["expires_at"] is None) == (2, False)
 
 
@@ -139,7 +139,7 @@ def test_update_changes_only_the_fields_of_its_options(tmp_path: Path) -> None:
         (["--usd-per-day", "1", "--no-usd-per-day"], "Give --usd-per-day or --no-usd-per-day, not both."),
         (["--tasks-in-flight", "0"], "The limit tasks_in_flight"),
         (["--expires-at", "2999-01-01T00:00:00Z", "--expires-in-days", "1"], "not both"),
-        (["--expires-in-days", "1", "--never-expires"], "Give --never-expires or a time, not both."),
+        (["--expires-in-days", "1", "--never-expires"], "Give --never-expires or a time of expiry, not both."),
         (["--expires-in-days", "0"], "greater than or equal to 1"),
     ],
 )

@@ -107,7 +107,7 @@ def test_a_full_disk_keeps_the_downloaded_part(server: ModelServer, tmp_path: Pa
 
     assert result.returncode == 1
     assert "cannot be stored" in result.stderr
-    assert "what has arrived is kept" in result.stderr
+    assert "the downloaded part is kept" in result.stderr
     assert "Traceback" not in result.stderr
     assert 0 < kept <= 300_000
     assert run(server, tmp_path, "pull", "tiny").returncode == 0

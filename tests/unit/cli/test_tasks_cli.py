@@ -129,7 +129,7 @@ def test_list_prints_no_more_than_the_limit_from_a_larger_page(server: Script) -
 
 
 @pytest.mark.parametrize(
-    ("filters", "sentence"), [([], "There are no tasks.\n"), (["--mode", "Plan"], "No tasks match.\n")]
+    ("filters", "sentence"), [([], "There are no tasks.\n"), (["--mode", "Plan"], "No tasks match the filters.\n")]
 )
 def test_an_empty_list_prints_a_message(server: Script, filters: list[str], sentence: str) -> None:
     """The message is on stderr; a program gets an empty list."""

@@ -68,7 +68,7 @@ def test_a_step_says_what_was_asked_and_given() -> None:
     text = EmbeddedEngine(analyse).complete(replace(CALL, prompt=prompt), timeout_s=1).text
 
     assert "1 word and 1 character." in text
-    assert "Asked for here: Test it" in text
+    assert "The instruction of this step: Test it" in text
     assert "the results of 1 step: s1." in text
 
 

@@ -152,7 +152,7 @@ def test_a_rest_of_another_file_is_not_taken(server: ModelServer, tmp_path: Path
 def test_another_range_than_asked_for_is_not_taken(server: ModelServer, tmp_path: Path, sent: str) -> None:
     server.faults = [cut_after(1000), lambda asked: asked.head(206, Content_Range=sent, Content_Length="0")]
 
-    assert "another part of the file" in refused(server.model(), tmp_path)
+    assert "another part of tiny" in refused(server.model(), tmp_path)
     assert pulled(server.model(), tmp_path) == DATA
 
 

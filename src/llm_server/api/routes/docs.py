@@ -1,4 +1,4 @@
-"""The documentation page for people: Swagger UI from the package, so that it works offline."""
+"""Serve the API's documentation page. Swagger UI comes from this package, so the page works offline."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ CONTENT_SECURITY_POLICY = "; ".join(
         "default-src 'none'",
         "script-src 'self'",
         "style-src 'self'",
-        "img-src 'self' data:",  # the style sheet has its icons in it
+        "img-src 'self' data:",  # the style sheet contains its icons as data URLs
         "connect-src 'self'",
         "base-uri 'none'",
         "form-action 'none'",
@@ -36,7 +36,7 @@ CONTENT_SECURITY_POLICY = "; ".join(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Asset:
-    """A file of the page."""
+    """A file of the documentation page."""
 
     content: bytes
     etag: str
@@ -44,18 +44,18 @@ class Asset:
 
 @cache
 def _asset(name: str) -> Asset:
-    """Read a file at its first request, which a cold start does not pay for."""
+    """Read a file when it is first requested, so that it does not lengthen a cold start."""
     content = (resources.files("llm_server") / "data" / "swagger-ui" / name).read_bytes()
     return Asset(content=content, etag=f'"{sha256(content).hexdigest()[:32]}"')
 
 
 async def read_docs(request: Request) -> Response:
-    """Show the API's documentation. Its links are relative, so it also works below a path such as a stage."""
+    """Return the documentation page. Its links are relative, so it also works below the stage of an API Gateway."""
     return _served(PAGE, request)
 
 
 async def read_docs_asset(request: Request) -> Response:
-    """Read a script or the style sheet of the page."""
+    """Return a script or the style sheet of the documentation page."""
     name = request.path_params["name"]
     if name not in MEDIA_TYPES:
         raise HTTPException(404)

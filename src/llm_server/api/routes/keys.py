@@ -1,4 +1,4 @@
-"""The routes of API keys."""
+"""The routes for API keys."""
 
 from __future__ import annotations
 
@@ -23,13 +23,15 @@ _REPLAYED: Responses = {
 }
 _MADE: Responses = {201: {"description": "The new key and its token"}}
 
-KeyId = Annotated[str, Path(description="The `key_id` of a key, as `GET /keys` lists it.", examples=["4f1c09a2be77"])]
+KeyId = Annotated[
+    str, Path(description="The `key_id` of a key, as `GET /api/v1/keys` lists it.", examples=["4f1c09a2be77"])
+]
 IdempotencyKey = Annotated[
     Annotated[list[str], WithJsonSchema({"type": "string", "pattern": idempotency.KEY})] | SkipJsonSchema[None],
     Header(
-        description="Makes a repeated call safe for 24 hours. The same Idempotency-Key with the same body answers the "
-        "same key with a new token; the earlier token stops working. With another body the call is answered 422. "
-        "Quoted or bare, at most 255 characters.",
+        description="Makes a repeated call safe for 24 hours. A call with the same Idempotency-Key and the same body "
+        "returns the same key with a new token, and the earlier token stops working. A call with the same "
+        "Idempotency-Key and another body is answered 422. 1 to 255 characters, with or without double quotes.",
         examples=["8e03978e-40d5-43e8-bc93-6894a57f9324"],
     ),
 ]
@@ -58,11 +60,11 @@ async def list_keys(service: Service) -> Response:
 async def create_key(
     new: keys.NewKey, service: Service, caller: Caller, idempotency_key: IdempotencyKey = None
 ) -> Response:
-    """Make a key. Only this answer has its token: keep it.
+    """Make a key. Only this response contains its token, so store it.
 
-    From the first key on, every call needs a key. If the answer was lost, repeat the call with the same Idempotency-Key
-    and body: the answer is 200 with the same key and a new token. If that key was revoked or has expired since, it is
-    409.
+    Once a key exists, every call needs one. If the response was lost, repeat the call with the same Idempotency-Key and
+    body: the response is 200 with the same key and a new token. If that key was revoked or has expired since then, the
+    response is 409.
     """
     made = service.key_creation.create_once(caller.tenant, new.to_domain(), idempotency.key_of(idempotency_key))
     headers = {"Idempotent-Replayed": "true"} if made.replayed else None
@@ -77,7 +79,7 @@ async def create_key(
     responses=problems(400, 404, 409, 413, 415, 422),
 )
 async def update_key(key_id: KeyId, change: keys.KeyChange, service: Service) -> Response:
-    """Change a key's limits, name or expiry. Fields that are left out stay; null removes a limit or the expiry.
+    """Change a key's limits, name or expiry. Fields that are left out do not change; null removes a value.
 
     Other processes of the server use the changed key within 60 s. An expired key can be changed: a later `expires_at`
     makes it valid again. A revoked key cannot be changed (409).
@@ -93,6 +95,6 @@ async def update_key(key_id: KeyId, change: keys.KeyChange, service: Service) ->
     responses=problems(404, 409, 422),
 )
 async def revoke_key(key_id: KeyId, service: Service) -> Response:
-    """Refuse a key from now on; other processes of the server refuse it within 60 s. Repeating it has no effect."""
+    """Revoke a key. Other processes of the server refuse it within 60 s. Revoking it again has no further effect."""
     service.keys.revoke(key_id)
     return Response(status_code=204)

@@ -1,4 +1,4 @@
-"""The routes of the server itself: figures, usage, catalogue, engines, health."""
+"""The routes for the server itself: metrics, usage, catalogue, engines and health."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from llm_server.api.schemas import server
 router = keyed_router("Server")
 engines = keyed_router("Engines")
 health = APIRouter(prefix=PREFIX, tags=["Server"], route_class=OpenRoute, responses=problems(422, 500))
-"""The one route that needs no key."""
+"""The router of `GET /health`, which needs no key."""
 EngineName = Annotated[str, Path(description="The configured name of the engine.", examples=["claude"])]
 
 
@@ -35,11 +35,11 @@ async def get_metrics(service: Service) -> Response:
     "/usage",
     summary="Read the usage",
     response_model=server.UsageView,
-    response_description="What was spent and what is allowed.",
+    response_description="The amounts spent, and the limits of the key.",
     responses=problems(503),
 )
 async def get_usage(service: Service, caller: Caller) -> Response:
-    """Read what the caller's tenant spent today (UTC), and what the caller's key allows and has used."""
+    """Read the amount that the caller's tenant spent today (UTC), and the limits of the caller's key and their use."""
     return answer(views.usage(service.usage(caller)))
 
 
@@ -50,7 +50,7 @@ async def get_usage(service: Service, caller: Caller) -> Response:
     response_description="Profiles, roles and engines by their names.",
 )
 async def get_catalog(service: Service) -> Response:
-    """Read the configured profiles, roles and engines. `toggle` and `locked` of an engine are as last switched."""
+    """Read the configured profiles, roles and engines. `toggle` and `locked` are the current switches."""
     return answer(views.catalog(service.catalog, service.engine_specs()))
 
 
@@ -62,21 +62,22 @@ async def get_catalog(service: Service) -> Response:
     responses=problems(503),
 )
 async def get_engines(service: Service) -> Response:
-    """List the engines that serve, with their switches and their status, as `GET /metrics` lists them."""
+    """List the engines in use, with their switches and their status; `GET /api/v1/metrics` lists the same engines."""
     return answer(views.engines(service.engines()))
 
 
 @engines.patch(
-    "/engines/{name:path}",  # a configured name may hold a slash
+    "/engines/{name:path}",  # a configured name may contain a slash
     summary="Switch an engine",
     response_model=server.EngineNowView,
-    response_description="The engine as it is switched now.",
+    response_description="The engine after the change.",
     responses=problems(400, 404, 413, 415, 422, 503),
 )
 async def switch_engine(name: EngineName, change: server.EngineChange, service: Service) -> Response:
     """Switch an engine on or off, or lock or unlock it.
 
-    Every process of the server follows within 5 seconds. The switch holds, also after a restart, until it is changed.
+    The change takes effect in every process of the server within 5 seconds. It lasts, even after a restart, until the
+    next change.
     """
     return answer(views.engine(service.switch_engine(name, change.to_domain())))
 

@@ -1,4 +1,4 @@
-"""The routes of tasks: each parses, calls one method of the service, and formats."""
+"""The routes for tasks: each parses, calls one method of the service, and formats."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ from llm_server.api.schemas import new_task, tasks
 from llm_server.orchestration.domain.snapshot import Snapshot
 from llm_server.orchestration.tasks.intake import Accepted
 
-_LOCATION = ("Where to read the task.", "/api/v1/tasks/01a205c3-cd94-748c-a7f0-50965914d0b5")
-_RETRY_AFTER = ("Seconds after which to read the task; absent when it is final.", "1")
-_DEMONSTRATION = ("`true` when the embedded engine gave the result: no LLM was asked.", "true")
+_LOCATION = ("The path of the task.", "/api/v1/tasks/01a205c3-cd94-748c-a7f0-50965914d0b5")
+_RETRY_AFTER = ("Seconds to wait before reading the task again; absent when the task is final.", "1")
+_DEMONSTRATION = ("`true` when the embedded engine gave the result, so no LLM was called; else absent.", "true")
 _CREATED: Responses = {
     200: {
         "model": tasks.TaskView | tasks.DecisionView,
@@ -35,7 +35,7 @@ _CREATED: Responses = {
         "`Idempotency-Key` created, or, with `dry_run`, the decision.",
         "headers": header_docs(
             Location=_LOCATION,
-            Preference_Applied=("The wait that was granted.", "wait=20"),
+            Preference_Applied=("The granted wait in seconds; absent unless the task became final in it.", "wait=20"),
             Idempotent_Replayed=("`true` when an earlier call with this `Idempotency-Key` created the task.", "true"),
             Retry_After=_RETRY_AFTER,
             LLM_Server_Demonstration=_DEMONSTRATION,
@@ -47,9 +47,9 @@ _CREATED: Responses = {
     },
 }
 DEMONSTRATION = {"LLM-Server-Demonstration": "true"}
-"""On answers of a task whose result the embedded engine gave."""
+"""The header of responses about a task whose result the embedded engine gave."""
 _RETRIED: Responses = {202: _CREATED[202] | {"description": "The task, queued again."}}
-_ETAG = ("Names this state of the task; send it as `If-None-Match`.", '"4"')
+_ETAG = ("Identifies this state of the task; send it as `If-None-Match` to ask whether the task has changed.", '"4"')
 _READ: Responses = {
     200: {
         "description": "The task.",
@@ -63,7 +63,10 @@ _READ: Responses = {
 
 router = keyed_router("Tasks")
 HeaderLines = Annotated[list[str], WithJsonSchema({"type": "string"})] | SkipJsonSchema[None]
-"""The lines of a header that may be sent in several (RFC 9110, 5.3); described as one string, as clients send it."""
+"""A header that may be sent on several lines (RFC 9110, 5.3).
+
+The OpenAPI document describes it as one string, because clients send one line.
+"""
 Prefer = Annotated[
     HeaderLines,
     Header(
@@ -83,7 +86,8 @@ IfNoneMatch = Annotated[
 DryRun = Annotated[
     bool,
     Query(
-        description="Only decide how the task would be carried out, as `POST /api/v1/tasks/quote`.", examples=[False]
+        description="Create no task; only decide how it would be carried out, like `POST /api/v1/tasks/quote`.",
+        examples=[False],
     ),
 ]
 
@@ -104,7 +108,7 @@ async def create_task(
     prefer: Prefer = None,
     idempotency_key: idempotency.KeyHeader = None,
 ) -> Response:
-    """Store and queue a task, then respond. With `Prefer: wait=N` the response comes when the task is final."""
+    """Store and queue a task. With `Prefer: wait=N`, respond when it is final, or after N seconds at the latest."""
     key = idempotency.key_of(idempotency_key)
     if dry_run:
         return answer(views.decision(service.decide(new.to_domain())))
@@ -123,7 +127,7 @@ async def create_task(
     responses=problems(400, 413, 415, 422, 503),
 )
 async def quote_task(new: new_task.NewTask, service: Service) -> Response:
-    """Decide mode, role and engine of a prompt. Nothing is stored and no engine is called."""
+    """Decide the mode, the role and the engine of a task. The server stores no task and calls no engine."""
     return answer(views.decision(service.decide(new.to_domain())))
 
 
@@ -191,11 +195,11 @@ _DECIDED = problems(400, 404, 409, 413, 415, 422, 503)
     TASK_PATH + "/approve",
     summary="Approve a plan",
     response_model=tasks.TaskView,
-    response_description="The task, whose plan is approved.",
+    response_description="The task after the approval of its plan.",
     responses=_DECIDED,
 )
 async def approve_plan(ref: Ref, decision: new_task.PlanDecision, service: Service) -> Response:
-    """Approve the plan of a task that waits for it; its steps are then carried out.
+    """Approve the plan of a task that waits for approval; the server then carries out the steps.
 
     Approving the same plan again has no further effect.
     """
@@ -206,7 +210,7 @@ async def approve_plan(ref: Ref, decision: new_task.PlanDecision, service: Servi
     TASK_PATH + "/reject",
     summary="Reject a plan",
     response_model=tasks.TaskView,
-    response_description="The task, which is Cancelled.",
+    response_description="The Cancelled task.",
     responses=_DECIDED,
 )
 async def reject_plan(ref: Ref, decision: new_task.PlanDecision, service: Service) -> Response:
@@ -221,7 +225,7 @@ async def reject_plan(ref: Ref, decision: new_task.PlanDecision, service: Servic
     TASK_PATH + "/cancel",
     summary="Cancel a task",
     response_model=tasks.TaskView,
-    response_description="The task, which is Cancelled.",
+    response_description="The Cancelled task.",
     responses=problems(404, 409, 422, 503),
 )
 async def cancel_task(ref: Ref, service: Service) -> Response:
@@ -251,13 +255,16 @@ async def retry_task(ref: Ref, service: Service, caller: Caller) -> Response:
     responses=problems(404, 409, 422, 503),
 )
 async def delete_task(ref: Ref, service: Service) -> Response:
-    """Delete a task with its prompt and result, unless a worker has it. A task that is not final is cancelled first."""
+    """Delete a task with its prompt and result. A task that is not final is cancelled first.
+
+    While a worker has the task, the call is refused (409).
+    """
     service.delete(ref)
     return Response(status_code=204)
 
 
 def _changed(snapshot: Snapshot) -> Response:
-    """The task after a caller's decision, which may be final already."""
+    """Respond with a task after the caller changed it; it may be final, and then has its result."""
     headers = DEMONSTRATION if snapshot.task.demonstration else None
     return answer(views.task(snapshot.task, snapshot.result), headers=headers)
 

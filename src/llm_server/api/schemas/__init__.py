@@ -1,1 +1,1 @@
-"""The pydantic schemas of the HTTP contract: what comes in and what goes out."""
+"""The pydantic schemas of the HTTP contract: requests and responses."""

@@ -1,4 +1,4 @@
-"""The two bases of the contract's schemas: requests are closed, responses are open for additions."""
+"""The base classes of the schemas: requests refuse unknown fields, responses may gain fields in later versions."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def _leave_open(schema: dict[str, Any]) -> None:
 class RequestSchema(BaseModel):
     """Part of a request: an unknown field or a value of another type is refused.
 
-    Faults do not repeat the input, which may be a prompt.
+    Error messages do not repeat the input, because it may be a prompt.
     """
 
     model_config = ConfigDict(extra="forbid", strict=True, hide_input_in_errors=True)

@@ -1,4 +1,4 @@
-"""The bodies of requests and answers about API keys."""
+"""The request and response schemas of API keys."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ PRINTABLE = (
     r"^[^\u0000-\u001f\u007f-\u00a0\u00ad\u1680\u2000-\u200f\u2028-\u202f\u205f-\u206f\u3000"
     r"\ue000-\uf8ff\ufeff\ufff9-\ufffb\ufffe\uffff]*$"
 )
-"""Every text for which `str.isprintable` is true, and some others, in ECMA-262 without the flag `u`.
+"""Matches every text for which `str.isprintable` is true, and some others, in ECMA-262 without the flag `u`.
 
-It leaves out the control, format and private-use characters and the spaces of the Basic Multilingual Plane.
+It excludes the control, format and private-use characters and the spaces of the Basic Multilingual Plane.
 """
 
 NAME: dict[str, Any] = {"maxLength": keys.MAX_NAME, "pattern": PRINTABLE}
@@ -29,13 +29,13 @@ Count = Annotated[int, Field(ge=1, le=keys.MAX_COUNT), BeforeValidator(whole)]
 Usd = Annotated[float, Field(ge=keys.MIN_USD, le=keys.MAX_USD)]
 Instant = Annotated[str, Field(json_schema_extra={"format": "date-time"})]
 
-_REQUESTS = "Requests in a minute of the UTC clock. Above it, calls are answered 429."
-_IN_FLIGHT = "Tasks that are not final at the same time. Above it, `POST /tasks` is answered 429."
-_USD = "US dollars that the key's engine calls may cost on a UTC day."
+_REQUESTS = "The most requests in a minute of the UTC clock. Further calls are answered 429."
+_IN_FLIGHT = "The most tasks of the key that are not final. Calls for further tasks are answered 429."
+_USD = "The most that the key's engine calls may cost on a UTC day, in USD."
 
 
 class KeyLimitsView(ResponseSchema):
-    """The limits of a key. null means no limit."""
+    """The limits of a key. Null: no limit."""
 
     requests_per_minute: int | None = Field(description=_REQUESTS, examples=[60])
     tasks_in_flight: int | None = Field(description=_IN_FLIGHT, examples=[5])
@@ -46,30 +46,30 @@ class KeyView(ResponseSchema):
     """A key without its secret."""
 
     key_id: str = Field(description="The key's id: 12 hexadecimal digits. It is not secret.", examples=[_KEY_ID])
-    tenant: str = Field(description="The tenant whose tasks the key reads and makes.", examples=["acme"])
+    tenant: str = Field(description="The tenant whose tasks the key can read, create and change.", examples=["acme"])
     scopes: list[Scope] = Field(
-        description="What the key may call. tasks: tasks, usage and the catalog. metrics: figures of the whole server. "
-        "admin: engines and keys of the whole server.",
+        description="The calls that the key may make. `tasks`: tasks, usage and the catalogue. `metrics`: the metrics "
+        "of the whole server. `admin`: the engines and keys of the whole server.",
         examples=[["tasks", "metrics"]],
     )
     name: str = Field(description="A name for people. It may be empty.", examples=[_NAME])
     limits: KeyLimitsView = Field(description="The limits of the key.", examples=[_LIMITS])
     created_at: Instant = Field(description="When the key was made, RFC 3339 in UTC.", examples=[_CREATED_AT])
     expires_at: Instant | None = Field(
-        description="From this time on the key is refused, RFC 3339 in UTC. null: the key does not expire.",
+        description="When the key expires, RFC 3339 in UTC: it is refused from then on. Null: it does not expire.",
         examples=[_EXPIRES_AT],
     )
     revoked_at: Instant | None = Field(
-        description="When the key was revoked, RFC 3339 in UTC. null: it is not revoked.",
+        description="When the key was revoked, RFC 3339 in UTC. Null: it is not revoked.",
         examples=["2030-03-01T12:00:00.000Z"],
     )
 
 
 class CreatedKey(KeyView):
-    """A key and its token. The token is in no other answer."""
+    """A key and its token. No other response contains the token."""
 
     token: str = Field(
-        description="What callers send as `Authorization: Bearer <token>` or `X-Api-Key: <token>`.",
+        description="The secret that callers send as `Authorization: Bearer <token>` or `X-Api-Key: <token>`.",
         examples=[f"llms_{_KEY_ID}_{'0123456789abcdef' * 4}"],
     )
 
@@ -91,17 +91,17 @@ class NewKeyLimits(RequestSchema):
 class NewKey(RequestSchema):
     """The tenant, scopes and limits of a new key."""
 
-    # the patterns are for the description alone: the keyring checks tenant and name with clearer messages
+    # the patterns only describe tenant and name; the keyring checks them with clearer messages
     tenant: str = Field(
         json_schema_extra={"pattern": f"^{keys.TENANT_PATTERN}$"},
-        description="The tenant whose tasks the key reads and makes: 1 to 40 characters of a to z, 0 to 9 and -.",
+        description="The tenant whose tasks the key can read, create and change: 1 to 40 of a to z, 0 to 9 and -.",
         examples=["acme"],
     )
     scopes: list[Scope] = Field(
         min_length=1,
         max_length=3,
-        description="What the key may call. tasks: tasks, usage and the catalog. metrics: figures of the whole server. "
-        "admin: engines and keys of the whole server.",
+        description="The calls that the key may make. `tasks`: tasks, usage and the catalogue. `metrics`: the metrics "
+        "of the whole server. `admin`: the engines and keys of the whole server.",
         examples=[["tasks", "metrics"]],
     )
     name: str = Field(
@@ -115,8 +115,8 @@ class NewKey(RequestSchema):
     )
     expires_at: Instant | None = Field(
         default=None,
-        description="From this time on the key is refused. An RFC 3339 date and time with an offset, in the future. "
-        "Default: the key does not expire.",
+        description="When the key expires: an RFC 3339 date and time with an offset, in the future. The key is refused "
+        "from then on. Default: it does not expire.",
         examples=[_EXPIRES_AT],
     )
 
@@ -131,20 +131,20 @@ class NewKey(RequestSchema):
 
 
 def _described(schema: dict[str, Any]) -> None:
-    """Describe a set of changes: one field at least, and no defaults, because a field that is left out stays."""
+    """Describe changes: at least one field, and no defaults, because a field that is left out does not change."""
     schema["minProperties"] = 1
     for field in schema["properties"].values():
         field.pop("default", None)
 
 
 class ChangedLimits(NewKeyLimits):
-    """The limits to change. null removes a limit; a limit that is left out stays."""
+    """The limits to change. Null removes a limit; a limit that is left out does not change."""
 
     model_config = ConfigDict(json_schema_extra=_described)
 
 
 class KeyChange(RequestSchema):
-    """The fields of a key to change, at least one. A field that is left out stays."""
+    """The fields of a key to change, at least one. A field that is left out does not change."""
 
     model_config = ConfigDict(json_schema_extra=_described)
 
@@ -156,13 +156,13 @@ class KeyChange(RequestSchema):
     )
     limits: ChangedLimits = Field(
         default_factory=ChangedLimits,
-        description="The limits to change: null removes a limit, a limit that is left out stays.",
+        description="The limits to change. Null removes a limit; a limit that is left out does not change.",
         examples=[{"requests_per_minute": 120}],
     )
     expires_at: Instant | None = Field(
         default=None,
-        description="From this time on the key is refused. An RFC 3339 date and time with an offset, in the future. "
-        "null: the key does not expire.",
+        description="When the key expires: an RFC 3339 date and time with an offset, in the future. The key is refused "
+        "from then on. Null: it does not expire.",
         examples=[_EXPIRES_AT],
     )
 
@@ -170,8 +170,8 @@ class KeyChange(RequestSchema):
         changes: Any = self.model_dump(exclude_unset=True, exclude={"expires_at"})
         if "expires_at" in self.model_fields_set:
             changes["expires_ms"] = _milliseconds(self.expires_at)
-        found: keys.KeyChanges = changes
-        return found
+        key_changes: keys.KeyChanges = changes
+        return key_changes
 
 
 def _milliseconds(expires_at: str | None) -> int | None:

@@ -1,4 +1,4 @@
-"""What comes in over HTTP about tasks."""
+"""The request schemas of tasks."""
 
 from __future__ import annotations
 
@@ -14,7 +14,10 @@ from llm_server.orchestration.tasks import new_task
 MAX_METADATA = 16
 NO_NUL = r"^[^\x00]*$"
 NOT_BLANK_NO_NUL = r"^[^\x00]*[^\s\x00\x1c-\x1f\x85][^\x00]*$"
-"""Texts that `str.strip` does not empty. Python strips \x1c to \x1f and \x85, which are not in ECMA-262's `\\s`."""
+"""Matches texts without NUL that `str.strip` does not empty.
+
+Python also strips \x1c to \x1f and \x85, which ECMA-262's `\\s` does not match.
+"""
 
 MetadataKey = Annotated[str, StringConstraints(min_length=1, max_length=64, pattern=NO_NUL)]
 MetadataValue = Annotated[str, StringConstraints(max_length=512, pattern=NO_NUL)]
@@ -24,7 +27,7 @@ OutputTokens = Annotated[int, Field(ge=1, le=1_000_000), BeforeValidator(whole)]
 
 
 def _mode(value: object) -> object:
-    """Return the known spelling of a mode; other values are left to the validation."""
+    """Return the known spelling of a mode; return other values unchanged, for the validation to refuse."""
     return known_spelling(value, Mode) if isinstance(value, str) else value
 
 
@@ -61,34 +64,35 @@ class NewLimits(RequestSchema):
 
 
 class NewTask(RequestSchema):
-    """A new task. Only `prompt` is required; the analysis of the prompt decides what is left out."""
+    """A new task. Only `prompt` is required; the server chooses profile, role, mode and engine if they are left out."""
 
     prompt: str = Field(
         pattern=NO_NUL,
         json_schema_extra={"pattern": NOT_BLANK_NO_NUL},
-        description="What is asked for: 1 to 200,000 characters (a setting of the server) after trimming.",
+        description="The text of the task: 1 to 200,000 characters after trimming; the server's setting "
+        "LLM_SERVER_PROMPT_MAX_CHARS changes the maximum.",
         examples=["Write a haiku about queues."],
     )
     profile: str | None = Field(
         default=None,
         description="The field of work from which the analysis chooses a role. `GET /api/v1/catalog` lists the "
-        "profiles. Default: the profile of the role that it chooses; General when it is not sure.",
+        "profiles. Default: the profile of the chosen role, or General when the analysis is not sure of the role.",
         examples=["General"],
     )
     role: str | None = Field(
         default=None,
         description="The role that carries out the task. `GET /api/v1/catalog` lists the roles. "
-        "Default: the analysis chooses; Chat-Agent when it is not sure.",
+        "Default: the role that the analysis chooses, or the profile's default role when the analysis is not sure.",
         examples=["Writing-Agent"],
     )
     mode: ModeName | None = Field(
         default=None,
-        description="How the task is carried out, in upper or lower case. Default: the analysis chooses.",
+        description="How the task is carried out, in upper or lower case. Default: the mode that the analysis chooses.",
         examples=["Agent"],
     )
     engine: str | None = Field(
         default=None,
-        description="The name of a configured engine. The server then calls no other. Default: the server chooses.",
+        description="The configured engine to call. The server then calls no other. Default: the server chooses.",
         examples=["embedded"],
     )
     limits: NewLimits = Field(
@@ -100,7 +104,7 @@ class NewTask(RequestSchema):
         default_factory=dict,
         max_length=MAX_METADATA,
         json_schema_extra=_describe_pairs,
-        description="Up to 16 names with a text each, for the caller's own use; returned with the task.",
+        description="Up to 16 pairs of a name and a text, for the caller's own use; returned with the task.",
         examples=[{"ticket": "4711"}],
     )
     plan_approval: bool = Field(
@@ -115,9 +119,9 @@ class NewTask(RequestSchema):
 
 
 class PlanDecision(RequestSchema):
-    """Which plan the caller approves or rejects."""
+    """The plan that the caller approves or rejects."""
 
     plan_hash: str = Field(
-        description="The `plan.hash` that `GET /api/v1/tasks/{task_id}` returned for the plan that was read.",
+        description="The `plan.hash` that `GET /api/v1/tasks/{task_id}` returned with the plan.",
         examples=["9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"],
     )

@@ -1,4 +1,4 @@
-"""What goes out over HTTP when a call fails."""
+"""The response schema of errors."""
 
 from __future__ import annotations
 
@@ -17,24 +17,26 @@ class Fault(BaseModel):
         examples=["/limits/max_cost_usd"],
     )
     detail: str = Field(
-        description="What is wrong there, in one sentence.", examples=["The field 'prompt' is missing."]
+        description="What is wrong at that place, in one sentence.", examples=["The field 'prompt' is missing."]
     )
 
 
 class Problem(BaseModel):
-    """Any error, as `application/problem+json` (RFC 9457)."""
+    """An error of any kind, sent as `application/problem+json` (RFC 9457)."""
 
     detail: str = Field(description="What happened, in one sentence.", examples=["No task has this id."])
-    type: str = Field(description="Always `about:blank`: `code` names the cause.", examples=["about:blank"])
+    type: str = Field(description="Always `about:blank`; `code` names the cause.", examples=["about:blank"])
     title: str = Field(description="The phrase of the HTTP status.", examples=["Not Found"])
     status: int = Field(description="The HTTP status.", examples=[404])
     code: str = Field(
-        description=f"The cause, as a word that never changes. Known are {_CODES}; others can be added.",
+        description=f"The cause, as a word that later versions keep: one of {_CODES}. Later versions may add codes.",
         examples=["task_not_found"],
     )
     retryable: bool = Field(description="Whether the same call may succeed later.", examples=[False])
     request_id: str = Field(
-        description="The same as the header X-Request-Id; the server's log has it.",
+        description="The id of the request, as in the header X-Request-Id and in the server's log.",
         examples=["01a205c3-cd94-748c-a7f0-50965914d0b5"],
     )
-    errors: list[Fault] = Field(default=[], description="Every fault of the input; absent for other errors.")
+    errors: list[Fault] = Field(
+        default=[], description="The faults of the input, at most the first 20; absent for errors of another kind."
+    )

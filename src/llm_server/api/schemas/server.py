@@ -1,4 +1,4 @@
-"""What comes in and goes out over HTTP about the server: figures, catalogue, engines, health."""
+"""The request and response schemas of the server itself: metrics, usage, catalogue, engines and health."""
 
 from __future__ import annotations
 
@@ -16,12 +16,14 @@ _STATUSES = (
     "`online`; `cooling`: resting after failures; `disabled`: switched off; `locked`: must not be used; "
     "`offline`: it cannot be reached or has no credentials."
 )
-Purpose = Annotated[str, Field(description="What it is for.", examples=["Short answers and conversation."])]
+Purpose = Annotated[
+    str, Field(description="The purpose, in one sentence.", examples=["Short answers and conversation."])
+]
 TierName = Literal["fast", "strong"]
 
 
 class MetricsView(ResponseSchema):
-    """Nine figures about the whole server since its database was made."""
+    """Nine figures about the whole server since its database was created."""
 
     server_status: Literal["online", "offline"] = Field(
         description="`online` when at least one engine is `online`, else `offline`.", examples=["online"]
@@ -30,18 +32,18 @@ class MetricsView(ResponseSchema):
         description=f"The status of each engine by its name. {_STATUSES}", examples=[{"claude": "online"}]
     )
     tokens_per_second: float | None = Field(
-        description="Output tokens per second of engine time, over all answered calls; null before the first.",
+        description="Output tokens per second of engine time, over all answered calls; null before the first call.",
         examples=[62.5],
     )
     average_response_time: float | None = Field(
-        description="Mean seconds of an answered engine call; null before the first.", examples=[1.84]
+        description="Mean duration of an answered engine call, in seconds; null before the first call.", examples=[1.84]
     )
     total_requests: int = Field(description="Tasks that were accepted.", examples=[1200])
     active_tasks: int = Field(description="Tasks that are Processing or Planned.", examples=[3])
     queue_length: int = Field(description="Tasks that are Queued.", examples=[7])
     success_rate: float | None = Field(
-        description="Percentage (0 to 100) of Completed among all Completed and Failed tasks; null before the first. "
-        "A task that the embedded engine answered counts as Completed, although its answer is only a demonstration.",
+        description="The Completed share of all Completed and Failed tasks, in percent (0 to 100); null before the "
+        "first. A task that the embedded engine answered counts as Completed, although its answer is a demonstration.",
         examples=[99.2],
     )
     api_costs: float | None = Field(
@@ -52,21 +54,22 @@ class MetricsView(ResponseSchema):
 
 
 class UsageView(ResponseSchema):
-    """What the caller's tenant spent today (UTC), and what the caller's key allows and has used."""
+    """The amount that the caller's tenant spent today (UTC), and the limits of the caller's key and their use."""
 
     tenant: str = Field(description="The caller's tenant.", examples=["acme"])
     day: str = Field(description="Today in UTC.", examples=["2026-11-29"], json_schema_extra={"format": "date"})
     spent_microusd: int = Field(
-        description="What the engine calls of the tenant's tasks cost today, in millionths of a USD.", examples=[250000]
+        description="The cost of today's engine calls for the tenant's tasks, in millionths of a USD.",
+        examples=[250000],
     )
     tasks_in_flight: int | None = Field(
-        description="The key's tasks that are not final; null when the key does not limit them. Without API keys: all "
-        "tasks that are not final.",
+        description="The key's tasks that are not final; null when the key has no limit for them. On a server without "
+        "API keys: all tasks that are not final.",
         examples=[2],
     )
-    limits: KeyLimitsView = Field(description="What the key allows.")
+    limits: KeyLimitsView = Field(description="The limits of the key.")
     charged_microusd: int | None = Field(
-        description="How much of the key's `usd_per_day` is used, in millionths of a USD; null without that limit.",
+        description="The used part of the key's `usd_per_day`, in millionths of a USD; null without that limit.",
         examples=[260000],
     )
     unsettled_microusd: int | None = Field(
@@ -77,36 +80,42 @@ class UsageView(ResponseSchema):
 
 
 class ProfileView(ResponseSchema):
-    """A field of work."""
+    """A profile: a field of work with its roles."""
 
     purpose: Purpose
     default_role: str = Field(
-        description="The role the server takes when the analysis is not sure.", examples=["Chat-Agent"]
+        description="The role that the server uses when the analysis is not sure.", examples=["Chat-Agent"]
     )
     roles: list[str] = Field(description="The roles of the profile.", examples=[["Chat-Agent", "Writing-Agent"]])
 
 
 class RoleView(ResponseSchema):
-    """A role, which carries out tasks."""
+    """A role: the instructions with which an engine carries out a task."""
 
     purpose: Purpose
     profiles: list[str] = Field(description="The profiles that have the role.", examples=[["General"]])
-    tier: TierName = Field(description="The tier of engines the role asks for first.", examples=["fast"])
+    tier: TierName = Field(
+        description="The tier of the engines that the server prefers for this role.", examples=["fast"]
+    )
 
 
 class EngineView(ResponseSchema):
-    """An engine as it is configured and switched, without its credentials."""
+    """The configuration and the switches of an engine, without its credentials."""
 
-    kind: str = Field(description="How the engine is reached.", examples=["anthropic"])
+    kind: str = Field(
+        description="The kind of the engine, which decides how the server calls it.", examples=["anthropic"]
+    )
     model: str = Field(description="The engine's model.", examples=["claude-haiku-5-5"])
     source: Literal["local", "api"] = Field(
-        description="`api`: calls are paid for. `local`: calls cost nothing.", examples=["api"]
+        description="`api`: calls cost money. `local`: calls are free of charge.", examples=["api"]
     )
     tier: TierName | None = Field(
         description="The tier the engine is configured for; null when it has none.", examples=["strong"]
     )
     toggle: bool = Field(description="Whether the engine is switched on.", examples=[True])
-    locked: bool = Field(description="Whether the engine must not be used, switched on or not.", examples=[False])
+    locked: bool = Field(
+        description="Whether the engine must not be used, even if it is switched on.", examples=[False]
+    )
     max_concurrency: int = Field(description="The most calls that one process makes at the same time.", examples=[64])
 
 
@@ -119,7 +128,7 @@ class EngineNowView(EngineView):
 
 
 class EnginesView(ResponseSchema):
-    """The engines that serve; the embedded engine is left out while another engine is configured."""
+    """The engines in use. The embedded engine is left out while another engine is configured."""
 
     engines: dict[str, EngineNowView] = Field(description="The engines by their names.")
 
@@ -140,13 +149,13 @@ class HealthView(ResponseSchema):
 
 
 class EngineChange(RequestSchema):
-    """The changes to an engine's switches. A field that is left out stays; null returns to the configured value."""
+    """Changes to an engine's switches. A field that is left out does not change; null restores the configured value."""
 
     model_config = ConfigDict(json_schema_extra={"minProperties": 1})
 
     toggle: bool | None = Field(default=None, description="Whether the engine is switched on.", examples=[True])
     locked: bool | None = Field(
-        default=None, description="Whether the engine must not be used, switched on or not.", examples=[False]
+        default=None, description="Whether the engine must not be used, even if it is switched on.", examples=[False]
     )
 
     def to_domain(self) -> dict[SwitchName, bool | None]:

@@ -1,4 +1,4 @@
-"""What goes out over HTTP about tasks."""
+"""The response schemas of tasks."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ class TaskView(ResponseSchema):
     """The state of a task in four fields."""
 
     task_id: TaskId | None = Field(description="The id of the task, a UUID.")
-    status: Status = Field(description="How far the task is.")
+    status: Status = Field(description="The state that the task has reached.")
     result: str | None = Field(
-        description="The answer of a Completed task; null until then.", examples=["One by one they wait"]
+        description="The answer of a Completed task; null in every other status.", examples=["One by one they wait"]
     )
     error: str | None = Field(
         description="Why the task Failed; null in every other status.", examples=["The deadline of 120 s has passed."]
@@ -41,7 +41,7 @@ class TaskSummary(ResponseSchema):
     """A task in a list: its state without prompt, result and plan."""
 
     task_id: TaskId
-    status: Status = Field(description="How far the task is.")
+    status: Status = Field(description="The state that the task has reached.")
     error: str | None = Field(
         description="Why the task Failed; null in every other status.", examples=["The deadline of 120 s has passed."]
     )
@@ -75,17 +75,18 @@ class EventView(ResponseSchema):
     """One event in the history of a task."""
 
     event: str = Field(
-        description=f"What happened. Known are {', '.join(EVENT_NAMES)}; others can be added.", examples=["completed"]
+        description=f"What happened: one of {', '.join(EVENT_NAMES)}. Later versions may add events.",
+        examples=["completed"],
     )
     at: Time = Field(description="When it happened.")
     actor: Literal["caller", "server", "worker", "sweep"] = Field(
-        description="Who caused it. The sweep is the server's regular look at open tasks.", examples=["worker"]
+        description="What caused the event. `sweep` is the server's regular check of open tasks.", examples=["worker"]
     )
     detail: str = Field(description="More about the event; may be empty.", examples=["Chat mode, Writing-Agent"])
 
 
 class TaskLimits(ResponseSchema):
-    """The limits the task was created with. Null: no limit."""
+    """The limits that the task was created with. Null: no limit."""
 
     max_cost_usd: float | None = Field(description="The most the task may cost, in USD.", examples=[0.05])
     deadline_s: float | None = Field(
@@ -105,21 +106,21 @@ class TaskDetail(TaskSummary, TaskView):
         examples=[0.95],
     )
     complexity: Share = Field(
-        description="How much better a strong engine would do the task, from 0 to 1.", examples=[0.08]
+        description="How much a strong engine would improve the answer, from 0 to 1.", examples=[0.08]
     )
     reasons: list[str] = Field(
-        description="What the analysis based its choice on.", examples=[["haiku (+3.0 Writing)"]]
+        description="Why the analysis chose this role and this mode.", examples=[["haiku (+3.0 Writing)"]]
     )
     plan: PlanView | None = Field(description="The plan of a task in Plan mode; null until it is made.")
     demonstration: bool = Field(
-        description="Whether the embedded engine gave the result: no LLM was asked.", examples=[False]
+        description="Whether the embedded engine gave the result, so no LLM was called.", examples=[False]
     )
     attempts: list[AttemptView] = Field(description="Every engine call on the receipt, oldest first.")
     events: list[EventView] = Field(
-        description="The history, oldest first. The server keeps the last 6 claims, releases, waits, approvals and "
-        "retries together."
+        description="The history, oldest first. Of claims, releases, waits, approvals and retries, the server keeps "
+        "the last 6 in total."
     )
-    limits: TaskLimits = Field(description="The limits the task was created with.")
+    limits: TaskLimits = Field(description="The limits that the task was created with.")
 
 
 class TaskPage(ResponseSchema):
@@ -133,7 +134,7 @@ class TaskPage(ResponseSchema):
 
 
 class DecisionView(ResponseSchema):
-    """How the server would carry out a prompt."""
+    """How the server would carry out a task."""
 
     mode: Mode = Field(description="How the task would be carried out.")
     role: RoleName
@@ -142,7 +143,7 @@ class DecisionView(ResponseSchema):
         description="The engine that would be called first; null when none is available now.", examples=["claude"]
     )
     complexity: Share = Field(
-        description="How much better a strong engine would do the task, from 0 to 1.", examples=[0.08]
+        description="How much a strong engine would improve the answer, from 0 to 1.", examples=[0.08]
     )
     multi_step: Share = Field(description="How likely the prompt asks for several steps, from 0 to 1.", examples=[0.12])
     confidence: Share = Field(
@@ -150,7 +151,7 @@ class DecisionView(ResponseSchema):
         examples=[0.95],
     )
     reasons: list[str] = Field(
-        description="What the analysis based its choice on.", examples=[["haiku (+3.0 Writing)"]]
+        description="Why the analysis chose this role and this mode.", examples=[["haiku (+3.0 Writing)"]]
     )
     alternatives: list[tuple[str, float]] = Field(
         description="The next best roles, best first, each with its likelihood from 0 to 1.",

@@ -1,4 +1,4 @@
-"""What goes out over HTTP about the work on a task: its plan, its engine calls and their receipt."""
+"""The response schemas of the work on a task: its plan, its engine calls and their receipt."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from llm_server.api.schemas.base import ResponseSchema, Time
 
 
 class ReceiptView(ResponseSchema):
-    """What all engine calls of a task used and cost."""
+    """The tokens, the time and the cost of all engine calls of a task."""
 
     calls: int = Field(description="Engine calls that were answered.", examples=[1])
     failed_calls: int = Field(description="Engine calls that failed.", examples=[0])
@@ -22,7 +22,7 @@ class ReceiptView(ResponseSchema):
     tokens_out: int = Field(description="Tokens that engines answered with.", examples=[120])
     duration_ms: int = Field(description="Time spent in answered calls, in milliseconds.", examples=[1840])
     cost_microusd: int = Field(
-        description="What the calls cost, in millionths of a USD, estimated from a price list.", examples=[1012]
+        description="The cost of the calls, in millionths of a USD, estimated from a price list.", examples=[1012]
     )
 
 
@@ -32,14 +32,16 @@ class AttemptView(ResponseSchema):
     engine: str = Field(description="The engine that was called.", examples=["claude"])
     model: str = Field(description="The engine's model.", examples=["claude-haiku-5-5"])
     source: Literal["local", "api"] = Field(
-        description="`api`: calls are paid for. `local`: calls cost nothing.", examples=["api"]
+        description="`api`: calls cost money. `local`: calls are free of charge.", examples=["api"]
     )
     tier: Literal["fast", "strong"] | None = Field(
         description="The tier the engine is configured for; null when it has none.", examples=["strong"]
     )
-    why: str = Field(description="Why this engine was chosen, in a sentence.", examples=["strong tier, cheapest"])
+    why: str = Field(
+        description="Why the server chose this engine, in a few words.", examples=["strong tier, cheapest"]
+    )
     purpose: str = Field(
-        description="What the call was for: `plan`, `answer`, or a word and the step, such as `verdict s1`.",
+        description="The purpose of the call: `plan`, `answer`, or a purpose and a step's id, such as `verdict s1`.",
         examples=["answer"],
     )
     started_at: Time = Field(description="When the call began.")
@@ -51,12 +53,12 @@ class AttemptView(ResponseSchema):
     )
     truncated: bool = Field(description="Whether a token limit cut the answer short.", examples=[False])
     fault: str | None = Field(
-        description="The fault the server found in the answer; null when it found none. After a fault the server "
-        "asks a strong engine, if it may call one.",
+        description="The fault that the server found in the answer; null when it found none. After a fault the server "
+        "calls a strong engine, if the task may use one.",
         examples=["cut off by the output limit"],
     )
     cost_microusd: int | None = Field(
-        description="What the call cost, in millionths of a USD; null when the price of the model is not known.",
+        description="The cost of the call, in millionths of a USD; null when the price of the model is not known.",
         examples=[1012],
     )
     withheld_microusd: int = Field(
@@ -73,10 +75,11 @@ class ReviewView(ResponseSchema):
     """The review of a step's result."""
 
     verdict: Literal["pass", "fail", "not judged"] = Field(
-        description="Whether the result passed the review.", examples=["pass"]
+        description="Whether the result passed the review; `not judged` when the review ended early.", examples=["pass"]
     )
     findings: list[str] = Field(
-        description="Faults that were found and are not repaired.", examples=[["The second test is missing."]]
+        description="The faults that the review found and that were not repaired.",
+        examples=[["The second test is missing."]],
     )
     reason: str | None = Field(
         description="Why the review ended early; null when it was completed.",
@@ -92,7 +95,7 @@ class StepView(ResponseSchema):
     instruction: str = Field(description="What the step has to do.", examples=["Implement the cache."])
     depends_on: list[str] = Field(description="The steps that must be Completed before this one.", examples=[["s1"]])
     status: Literal["Waiting", "Running", "Completed", "Failed", "Skipped"] = Field(
-        description="How far the step is. Running: the steps it depends on are Completed and a worker has the task. "
+        description="The state of the step. Running: the steps it depends on are Completed and a worker has the task. "
         "Skipped: a step it depends on was Failed or Skipped, or the task ended first.",
         examples=["Completed"],
     )
@@ -101,7 +104,7 @@ class StepView(ResponseSchema):
         description="Why the step Failed, else null.", examples=["The engine did not answer in time."]
     )
     cost_microusd: int = Field(
-        description="What all calls for the step cost, in millionths of a USD; unpriced calls count as 0.",
+        description="The cost of all calls for the step, in millionths of a USD; unpriced calls count as 0.",
         examples=[1012],
     )
     review: ReviewView | None = Field(

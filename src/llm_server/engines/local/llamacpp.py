@@ -80,7 +80,9 @@ class LlamaCppEngine:
     def _start(self) -> OpenAIEngine:
         try:
             import xllamacpp
-        except ImportError as error:  # the engine was off at the start, so the extra was not required, and is on now
+        except (
+            ImportError
+        ) as error:  # the engine was off at the start, when the extra is not required, and was switched on later
             raise EngineUnavailable("The extra [local] is not installed.", kind="unreachable") from error
         key = secrets.token_urlsafe(32)
         try:
@@ -99,7 +101,7 @@ class LlamaCppEngine:
         return OpenAIEngine(spec, self._pool, lambda: key)
 
     def _parameters(self, parameters: Any, key: str) -> Any:
-        """Set what differs from llama.cpp's defaults. It uses a GPU if the installed wheel supports one."""
+        """Set the parameters that differ from llama.cpp's defaults, which use a GPU if one is supported."""
         places = self._spec.max_concurrency
         parameters.model.path = str(self._file.path)
         parameters.n_ctx = (self._spec.context or self._file.context) * places
@@ -117,6 +119,6 @@ class LlamaCppEngine:
 
 
 def _threads() -> int:
-    """Return one thread for each core, less one for the server itself; more threads than cores slow one another."""
+    """Return the number of cores less one, which is left to the server; more threads than cores slow one another."""
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, usable - 1)

@@ -1,4 +1,4 @@
-"""Download a model file: resume after an interruption, and keep the file only if its checksum is right."""
+"""Download a model file: resume after an interruption, and keep the file only if its checksum is correct."""
 
 from __future__ import annotations
 
@@ -23,21 +23,21 @@ from llm_server.orchestration.domain.catalog import LocalModel
 from llm_server.orchestration.domain.errors import DownloadFailed
 
 MAX_TRIES = 4
-"""The download ends after so many tries in a row without a new byte."""
+"""The download fails after this many tries in a row without a new byte."""
 MAX_REDIRECTS = 5
 SPARE_BYTES = 64 * 1024 * 1024
 """Space that must stay free on the disk."""
 _CHUNK_BYTES = 256 * 1024
 _TIMEOUT = urllib3.Timeout(connect=10, read=30)
 _RANGE = re.compile(r"bytes (\d+)-\d+/(\d+|\*)")
-_KEPT = "what has arrived is kept, and the next pull resumes there"
+_KEPT = "the downloaded part is kept, and the next pull resumes there"
 
 Show = Callable[[int], None]
 """Called with the number of bytes that have arrived so far."""
 
 
 class _Interrupted(Exception):
-    """The download was interrupted, or the server is busy; another try may get the rest."""
+    """The download was interrupted, or the server is busy; another try may download the rest."""
 
 
 def pull(
@@ -66,12 +66,12 @@ def pull(
             missing = model.size_bytes - size_bytes(part)
             if missing > 0 and (free := free_bytes(models_dir)) < missing + SPARE_BYTES:
                 raise DownloadFailed(
-                    f"{name} needs {missing + SPARE_BYTES:,} more bytes in {models_dir}; {free:,} are free."
+                    f"{name} needs {missing + SPARE_BYTES:,} free bytes in {models_dir}; only {free:,} are free."
                 )
             _fetch(name, model, part, pool or urllib3.PoolManager(), show, sleep)
             if not _is_right(part, model):
                 part.unlink()
-                raise DownloadFailed(f"{name} arrived with a wrong checksum and was removed.")
+                raise DownloadFailed(f"The downloaded file of {name} has a wrong checksum and was removed.")
             part.replace(path)
     except OSError as error:
         raise DownloadFailed(f"{name} cannot be stored in {models_dir}: {error.strerror or error}; {_KEPT}.") from error
@@ -80,12 +80,12 @@ def pull(
 
 @contextmanager
 def _lock(folder: Path) -> Iterator[None]:
-    """Lock the folder against downloads by other processes; the lock ends with this process at the latest."""
+    """Lock the folder against downloads by other processes. The lock ends with the block or the process."""
     with (folder / "pull.lock").open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise DownloadFailed(f"Another pull into {folder} is under way.") from error
+            raise DownloadFailed(f"Another process is downloading a model to {folder}.") from error
         yield
 
 
@@ -109,7 +109,7 @@ def _fetch(
 
 
 def _receive(name: str, model: LocalModel, part: Path, pool: urllib3.PoolManager, show: Show) -> None:
-    """Append what the server sends; start again from byte 0 if the server does not support ranges."""
+    """Append the bytes that the server sends; start again at byte 0 if the server does not support ranges."""
     arrived = size_bytes(part) if size_bytes(part) < model.size_bytes else 0
     with closing(_open(pool, model.url, arrived)) as response:
         position = _start_position(name, model, part, response, arrived)
@@ -143,14 +143,12 @@ def _start_position(name: str, model: LocalModel, part: Path, response: urllib3.
         DownloadFailed: the answer is not the requested part of the file.
     """
     if response.status == 206:
-        sent = _RANGE.fullmatch(response.headers.get("content-range", ""))
-        if not sent or int(sent[1]) != arrived:
+        sent_range = _RANGE.fullmatch(response.headers.get("content-range", ""))
+        if not sent_range or int(sent_range[1]) != arrived:
             part.unlink()
-            raise DownloadFailed(
-                f"{name}: the server sent another part of the file than the missing one; pull the model again."
-            )
-        if sent[2] not in ("*", str(model.size_bytes)):
-            _fail_for_size(name, model, part, sent[2])
+            raise DownloadFailed(f"The server sent another part of {name} than the missing one; pull the model again.")
+        if sent_range[2] not in ("*", str(model.size_bytes)):
+            _fail_for_size(name, model, part, sent_range[2])
         return arrived
     if response.status == 200:
         length = response.headers.get("content-length", str(model.size_bytes))
@@ -164,12 +162,12 @@ def _start_position(name: str, model: LocalModel, part: Path, response: urllib3.
     raise DownloadFailed(f"{name} cannot be fetched: the server answered HTTP {response.status}.")
 
 
-def _fail_for_size(name: str, model: LocalModel, part: Path, found: str) -> NoReturn:
-    """Remove the partial file and raise DownloadFailed; `found` is a number of bytes, or "more" or "fewer"."""
+def _fail_for_size(name: str, model: LocalModel, part: Path, size: str) -> NoReturn:
+    """Remove the partial file and raise DownloadFailed; `size` is the number of bytes, or "more" or "fewer"."""
     part.unlink(missing_ok=True)
     raise DownloadFailed(
-        f"{name} is not the file the catalogue names: it has {found} bytes instead of {model.size_bytes}; "
-        "what had arrived was removed."
+        f"{name} is not the file that the catalogue describes: it should have {model.size_bytes} bytes, but has "
+        f"{size}; the downloaded part was removed."
     )
 
 
@@ -197,7 +195,7 @@ def _open(pool: urllib3.PoolManager, url: str, start: int) -> urllib3.BaseHTTPRe
 
 
 def _is_plain_loopback(url: str) -> bool:
-    """Whether a URL is plain HTTP on this machine, where the connection cannot be intercepted."""
+    """Return whether a URL is plain HTTP on this machine, where the connection cannot be intercepted."""
     return is_loopback_url(url) and urlsplit(url).scheme == "http"
 
 

@@ -15,9 +15,9 @@ _MAGIC = b"GGUF"
 
 
 class ModelFile(NamedTuple):
-    """The path of a model file, which may not exist yet, and how many tokens its prompt and answer share.
+    """The path of a model file, which may not exist yet, and `context`: the most tokens of prompt and answer together.
 
-    `to_pull` is the model's name in the catalogue, "" for the user's own file. `known` are all names in the catalogue.
+    `to_pull` is the model's name in the catalogue, or "" for the user's own file. `known` are all names there.
     """
 
     path: Path
@@ -32,7 +32,7 @@ def path_of(name: str, model: LocalModel, models_dir: Path) -> Path:
 
 
 def part_of(name: str, model: LocalModel, models_dir: Path) -> Path:
-    """Return the path of a model that is not complete or not checked yet."""
+    """Return the path of a model's file while it is incomplete or its checksum is not verified."""
     return path_of(name, model, models_dir).with_suffix(".part")
 
 
@@ -42,7 +42,7 @@ def size_bytes(path: Path) -> int:
 
 
 def locate(model: str, models: Mapping[str, LocalModel], models_dir: Path) -> ModelFile:
-    """Return the file of a model, which is a name in the catalogue or a path; `~` in a path is the home folder."""
+    """Return the file of `model`, a name in the catalogue or a path; a leading `~` is the home folder."""
     known = tuple(models)
     if model in models:
         return ModelFile(path_of(model, models[model], models_dir), models[model].context, model, known)
