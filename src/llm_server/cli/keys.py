@@ -1,7 +1,6 @@
 """The `keys` commands. They open the database directly, so that the first key can be made without a key."""
 
 import logging
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -91,10 +90,10 @@ def list_keys(
         keys = keyring.all()
         if not keys:
             display.say("There are no keys yet; make one with: llm-server keys create --tenant NAME")
-        if _wants_json(as_json):
-            _put_json(keys)
+        if display.wants_json(as_json):
+            display.put_json(_document(keys))
         elif keys:
-            _put_table([_COLUMNS, *(_row(key) for key in keys)])
+            display.put_table([_COLUMNS, *(_row(key) for key in keys)])
 
 
 @app.command()
@@ -176,22 +175,12 @@ def _show_token(key: "Key", token: str) -> None:
     display.say("Send it as Authorization: Bearer ..., or set LLM_SERVER_API_KEY for the commands.", dim=True)
 
 
-def _wants_json(choice: bool | None) -> bool:
-    return not sys.stdout.isatty() if choice is None else choice
-
-
-def _put_json(keys: "Sequence[Key]") -> None:
-    """Print the document that `GET /api/v1/keys` answers."""
+def _document(keys: "Sequence[Key]") -> object:
+    """Return the document that `GET /api/v1/keys` answers."""
     from llm_server.api import views
     from llm_server.api.schemas.keys import KeyList
 
-    typer.echo(KeyList(keys=[views.key(key) for key in keys]).model_dump_json())
-
-
-def _put_table(rows: Sequence[Sequence[str]]) -> None:
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
-        display.put("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    return KeyList(keys=[views.key(key) for key in keys]).model_dump(mode="json")
 
 
 def _row(key: "Key") -> list[str]:

@@ -54,7 +54,7 @@ def test_the_default_profile_is_the_documented_one(server: CalledServer) -> None
     decided = [server.post({"prompt": prompt}, "tasks?dry_run=true").json["profile"] for prompt in prompts]
     fields = json.loads(document())["components"]["schemas"]["NewTask"]["properties"]
 
-    default = "Default: the profile of the role that it chooses; General when it is not sure."
+    default = "Default: the profile of the chosen role, or General when the analysis is not sure of the role."
     assert decided == ["Developer", "General"]
     assert fields["profile"]["description"].endswith(default)
 

@@ -104,7 +104,7 @@ def test_a_piped_list_is_the_document_of_the_api(tmp_path: Path) -> None:
     assert abs(expires - created - timedelta(days=2)) < timedelta(minutes=1)
 
 
-@pytest.mark.parametrize(("form", "stdout"), [("--text", ""), ("--json", '{"keys":[]}\n')])
+@pytest.mark.parametrize(("form", "stdout"), [("--text", ""), ("--json", '{"keys": []}\n')])
 def test_a_list_without_keys_says_so(tmp_path: Path, form: str, stdout: str) -> None:
     db = tmp_path / "tasks.db"
     SqliteKeys(db).close()
