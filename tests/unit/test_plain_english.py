@@ -110,7 +110,9 @@ def test_an_offence_is_found(text: str) -> None:
     assert list(_offences(7, f"First line.\n{text}", frozenset())) == [f"8: {text.partition(chr(10))[0]}"]
 
 
-@pytest.mark.parametrize("text", ["It is None.", "There is no backup.", "The engine is no longer configured.", "It is not known.", "A body."])
+@pytest.mark.parametrize(
+    "text", ["It is None.", "There is no backup.", "The engine is no longer configured.", "It is not known.", "A body."]
+)
 def test_plain_sentences_pass(text: str) -> None:
     assert list(_offences(1, text, frozenset())) == []
 

@@ -61,7 +61,7 @@ def is_settled(served: Served, ref: TaskRef) -> bool:
 
 
 def test_a_storage_error_during_the_settlement_is_tried_again(served: Served) -> None:
-    ref = cancelled_elsewhere(served, lambda: away(served, StorageUnavailable("Away."), settlement.TRIES - 1))
+    ref = cancelled_elsewhere(served, lambda: away(served, StorageUnavailable("Away."), settlement.MAX_TRIES - 1))
 
     served.work()
 
@@ -71,7 +71,7 @@ def test_a_storage_error_during_the_settlement_is_tried_again(served: Served) ->
 @pytest.mark.parametrize("fault", [StorageUnavailable("Away."), Killed()])
 def test_what_a_settlement_that_failed_left_is_settled_by_who_comes_next(served: Served, fault: BaseException) -> None:
     """Its message comes again, because the failure is handed on, or nobody was there to acknowledge it."""
-    ref = cancelled_elsewhere(served, lambda: away(served, fault, settlement.TRIES))
+    ref = cancelled_elsewhere(served, lambda: away(served, fault, settlement.MAX_TRIES))
     with pytest.raises(type(fault)):
         served.work()
     back(served)
