@@ -368,7 +368,7 @@ def test_a_call_ends_when_its_task_is_cancelled(wired: Wired, fault: Fault) -> N
     wired.engine.complete(CALL, timeout_s=5)  # boto3 takes its time to begin
     wired.server.script(fault)
     cancellation = Cancellation()
-    Timer(0.2, cancellation.tell).start()
+    Timer(0.2, cancellation.cancel).start()
     started_s = time.monotonic()
 
     with pytest.raises(TaskCancelled):
@@ -379,7 +379,7 @@ def test_a_call_ends_when_its_task_is_cancelled(wired: Wired, fault: Fault) -> N
 
 def test_a_call_of_a_cancelled_task_is_not_made(wired: Wired) -> None:
     cancellation = Cancellation()
-    cancellation.tell()
+    cancellation.cancel()
 
     with pytest.raises(TaskCancelled):
         wired.engine.complete(replace(CALL, cancellation=cancellation), timeout_s=5)
@@ -394,7 +394,7 @@ def test_a_cancellation_does_not_reach_the_calls_of_other_tasks(wired: Wired) ->
     other = Thread(target=lambda: answers.append(wired.engine.complete(CALL, timeout_s=5).text))
     other.start()
     time.sleep(0.1)
-    cancelled.tell()
+    cancelled.cancel()
     other.join()
 
     assert answers == [wired.server.text]

@@ -19,7 +19,7 @@ from llm_server.engines.credentials import Credentials
 from llm_server.engines.parts import EngineParts
 from llm_server.orchestration.dispatch.balancer import Balancer
 from llm_server.orchestration.dispatch.balancer import Reply as Outcome
-from llm_server.orchestration.dispatch.retry_budget import CALLS_A_STEP
+from llm_server.orchestration.dispatch.retry_budget import MAX_CALLS_A_STEP
 from llm_server.orchestration.dispatch.terms import CallTerms
 from llm_server.orchestration.domain.engine_call import AnswerSchema, EngineCall
 from llm_server.orchestration.domain.errors import EngineUnavailable, PromptRefused
@@ -104,7 +104,7 @@ def test_an_outage_of_all_engines_causes_few_requests(llmock: LLMock, balanced: 
     first = ask(balancer)
     replies = [ask(balancer) for _ in range(20)]
 
-    assert len(first.attempts) == CALLS_A_STEP
+    assert len(first.attempts) == MAX_CALLS_A_STEP
     assert all(isinstance(reply.failure, EngineUnavailable) for reply in [first, *replies])
     assert asked(llmock) == ["e0", "e1", "e2", "e3", "e4"]
     assert judged(llmock) == {"gave_up"}

@@ -107,7 +107,7 @@ MUTANTS = (
     Mutant(
         "no sweep",
         f"{_ORCHESTRATION}/tasks/sweep.py",
-        "            return self._look_at_all(goes_on)\n",
+        "            return self._look_at_all(may_continue)\n",
         "            return 0\n",
     ),
     Mutant(

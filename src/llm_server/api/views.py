@@ -180,7 +180,7 @@ def _plan(snapshot: Snapshot) -> PlanView | None:
     stored = snapshot.outputs.get(PLAN)
     if stored is None or stored.text is None:
         return None
-    plan = plans.stored(stored.text)
+    plan = plans.from_json(stored.text)
     ends = {step.id: snapshot.standing.get(OutputKey.of_step(step.id)) for step in plan.steps}
     finished = {name: output.error is None for name, output in ends.items() if output}
     status = snapshot.task.status

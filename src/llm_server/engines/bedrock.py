@@ -109,7 +109,7 @@ class BedrockEngine(Wire):
 
     def _ask(self, call: EngineCall, timeout_s: float) -> Completion:
         cancelled: Future[None] = Future()
-        with call.cancellation.breaking_off(lambda: cancelled.set_result(None)):
+        with call.cancellation.on_cancel(lambda: cancelled.set_result(None)):
             answer = self._threads.submit(self._converse, call)
             either: list[Future[Any]] = [answer, cancelled]
             wait(either, timeout=max(timeout_s, 0.0), return_when=FIRST_COMPLETED)

@@ -37,7 +37,7 @@ def cancellable(cancellation: Cancellation) -> Iterator[None]:
     """End the exchange made inside the block when the task is cancelled; one that is connecting ends when connected."""
     exchange = _this_thread.exchange = _Exchange()
     try:
-        with cancellation.breaking_off(exchange.end):
+        with cancellation.on_cancel(exchange.end):
             yield
     finally:
         _this_thread.exchange = None

@@ -103,7 +103,7 @@ def exchange(
         with cancellable(cancellation):
             status, retry_after, data = _sent(pool, method, url, headers, encoded, timeout_s)
     except EngineUnavailable as error:
-        if cancellation.told:
+        if cancellation.is_cancelled:
             raise TaskCancelled from error
         raise
     if 200 <= status < 300:

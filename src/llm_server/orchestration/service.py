@@ -38,7 +38,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Usage:
-    """What a tenant spent on a UTC day, and what the caller's key allows, was charged and has in flight.
+    """The spending of a tenant on a UTC day, and the limits, charges and open tasks of the caller's key.
 
     `tasks_in_flight` counts the key's open tasks; it is None if the key does not limit them, because then they are not
     counted. On a server without keys it counts all open tasks.
@@ -87,7 +87,7 @@ class Service:
         self._clock = clock
 
     def now_ms(self) -> int:
-        """The server's time, Unix milliseconds."""
+        """Return the server's time in Unix milliseconds."""
         return self._clock()
 
     def decide(self, new: NewTask) -> Decision:
@@ -99,13 +99,13 @@ class Service:
 
         Raises:
             InvalidInput: the prompt is blank or too long, or a name is unknown.
-            QuotaExceeded: the payer's key allows no more open tasks, or its money of this day is spent or reserved.
+            QuotaExceeded: the payer's key allows no more open tasks, or its daily limit is spent or reserved.
             StorageUnavailable: it is unknown whether the task was stored.
         """
         return self._intake.submit(tenant, new, payer=payer)
 
     def submit_once(self, tenant: str, new: NewTask, key: str | None, *, payer: Payer | None = None) -> Accepted:
-        """Submit a task, only once in 24 hours with the same Idempotency-Key. Raises as `Intake.submit_once`."""
+        """Submit a task, but only once within 24 hours for an Idempotency-Key. Raises as `Intake.submit_once`."""
         if key is None:
             return Accepted(task=self.submit(tenant, new, payer=payer))
         return self._intake.submit_once(tenant, new, key, payer=payer)
@@ -115,7 +115,7 @@ class Service:
         return self._store.get(ref)
 
     def approve(self, ref: TaskRef, plan_hash: str, *, approve: bool) -> Snapshot:
-        """Carry out a plan that waits for approval, or cancel its task. Raises as `Lifecycle.approve`."""
+        """Approve a plan, or reject it, which cancels the task. Raises as `Lifecycle.approve`."""
         return self._lifecycle.approve(ref, plan_hash, approve=approve)
 
     def cancel(self, ref: TaskRef) -> Snapshot:
@@ -125,7 +125,7 @@ class Service:
         return snapshot
 
     def retry(self, ref: TaskRef, *, payer: Payer | None = None) -> Snapshot:
-        """Do a Failed task again. Raises as `Lifecycle.retry`."""
+        """Reopen a Failed task and wake a worker. Raises as `Lifecycle.retry`."""
         return self._lifecycle.retry(ref, payer=payer)
 
     def delete(self, ref: TaskRef) -> None:
@@ -133,7 +133,7 @@ class Service:
         self._lifecycle.delete(ref)
 
     def is_final(self, ref: TaskRef) -> bool:
-        """Whether a task is final; reads only its state. Raises TaskNotFound."""
+        """Return whether a task is final; reads only its state. Raises TaskNotFound."""
         return self._store.peek(ref).status.is_final
 
     def page(self, tenant: str, *, size: int, token: str = "", task_filter: TaskFilter = EVERY_TASK) -> Page:
@@ -151,7 +151,7 @@ class Service:
         return summarise(counters, self._fleet.status(records))
 
     def engine_specs(self) -> dict[str, EngineSpec]:
-        """Return every configured engine as it is switched, from what this process knows; reads no store."""
+        """Return every configured engine with its switches applied, as this process last read them (within 5 s)."""
         return self._fleet.specs()
 
     def engines(self) -> dict[str, EngineNow]:
@@ -159,9 +159,9 @@ class Service:
         return self._fleet.now(self._store.engines())
 
     def switch_engine(self, name: str, changes: Mapping[SwitchName, bool | None]) -> EngineNow:
-        """Switch an engine on or off, lock or unlock it. None sets it back to the configuration; the rest stays.
+        """Switch an engine on or off, lock or unlock it. None restores the configured value; other switches stay.
 
-        The change applies in this process at once, in every other process within 5 s, and after a restart.
+        The change takes effect in this process at once and in other processes within 5 s. A restart keeps it.
 
         Raises:
             EngineNotFound: no engine with this name is configured.
@@ -200,9 +200,9 @@ class Service:
         )
 
     def process(self, ref: TaskRef, *, owner: str, until_ms: int | None = None) -> None:
-        """Carry a task out as far as one claim goes. A repeated, late or unknown wake-up does nothing.
+        """Claim a task and carry it out until it is final or released. Does nothing if the task cannot be claimed.
 
-        `owner` must be unique for each call. If two calls had the same owner, both could take one claim for their own.
+        `owner` must be unique for each call. If two calls had the same owner, both could treat one claim as their own.
         `until_ms` is when this worker's own time ends (Unix milliseconds). A claim also stops a seventh of the lease
         before the lease ends, so that its last write comes while the lease holds.
 
@@ -211,6 +211,6 @@ class Service:
         """
         self._worker.process(ref, owner=owner, until_ms=until_ms)
 
-    def sweep(self, goes_on: Callable[[], bool] = lambda: True) -> int:
-        """Wake open tasks that are due, for at most 45 s and while `goes_on()` is true. Returns how many were woken."""
-        return self._sweep.run(goes_on)
+    def sweep(self, may_continue: Callable[[], bool] = lambda: True) -> int:
+        """Wake open tasks that are due, for at most 45 s and while `may_continue()` is true. Returns their number."""
+        return self._sweep.run(may_continue)

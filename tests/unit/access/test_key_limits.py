@@ -115,7 +115,7 @@ def test_an_engine_with_an_unknown_price_cannot_be_used_under_a_cap(served: Serv
     ref = submitted(served, 10**9)
     served.work()
 
-    assert served.get(ref).task.error == "The engine's price is unknown, so usd_per_day cannot be kept."
+    assert served.get(ref).task.error == "The engine's price is unknown, so usd_per_day cannot be enforced."
 
 
 def test_a_worker_that_dies_after_sending_leaves_the_worst_case_charged(served: Served) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from llm_server.orchestration.domain.status import Mode, known_spelling
-from llm_server.orchestration.tasks.new_task import NewTask, normalised
+from llm_server.orchestration.tasks.new_task import NewTask, normalise
 from support.in_process_server import CalledServer, called_server
 from support.scripted_engine import a_catalog
 
@@ -66,7 +66,7 @@ def test_the_hash_of_a_body_in_configured_spelling_is_unchanged() -> None:
     """Idempotency-Keys that an earlier version stored stay valid for 24 hours, so their hashes must still match."""
     new = NewTask(prompt="x", profile="General", role="Chat-Agent", mode=Mode.CHAT)
 
-    assert normalised(new, a_catalog({})).digest() == new.digest()
+    assert normalise(new, a_catalog({})).digest() == new.digest()
     assert new.digest() == "39e8d23588489b1b90820d91f54f57ff84e9080fd49fade3c47ed9efd3128f5a"
 
 

@@ -18,8 +18,8 @@ from support import asgi
 from support.in_process_server import CalledServer, called_server
 
 OPEN = {"/api/v1/health"}
-TENANTS = "A tenant's name has 1 to 40 characters of a to z, 0 to 9 and -."
-NAMES = "A key's name has at most 100 characters, all of them printable."
+TENANTS = "A tenant's name must have 1 to 40 characters of a to z, 0 to 9 and -."
+NAMES = "A key's name must have at most 100 characters, all of them printable."
 BODY = {"headers": asgi.JSON, "parts": [b'{"prompt": "x"}']}
 
 

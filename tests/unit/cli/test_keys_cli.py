@@ -41,8 +41,8 @@ USD = "The limit usd_per_day must be from 0.000001 to 1,000,000.\n"
         (["--usd-per-day", "-1"], USD),
         (["--expires-at", "2020-01-01T00:00:00Z"], f"The field expires_at {FUTURE}"),
         (["--expires-at", "tomorrow"], f"The field expires_at {TIME}"),
-        (["--name", "bad \udcff byte"], "A key's name has at most 100 characters, all of them printable.\n"),
-        (["--name", "gnp.\u202eexe"], "A key's name has at most 100 characters, all of them printable.\n"),
+        (["--name", "bad \udcff byte"], "A key's name must have at most 100 characters, all of them printable.\n"),
+        (["--name", "gnp.\u202eexe"], "A key's name must have at most 100 characters, all of them printable.\n"),
     ],
 )
 def test_an_invalid_new_key_is_refused_with_the_allowed_values(tmp_path: Path, options: list[str], said: str) -> None:

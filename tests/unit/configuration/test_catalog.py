@@ -199,7 +199,10 @@ def test_a_role_is_shown_under_the_default_profile_if_it_has_one() -> None:
 @pytest.mark.parametrize(
     ("overlay", "named"),
     [
-        ({"roles": {"Legal-Agent": {**ROLE, "profiles": ["Law"]}}}, "roles.Legal-Agent.profiles names 'Law'"),
+        (
+            {"roles": {"Legal-Agent": {**ROLE, "profiles": ["Law"]}}},
+            "roles.Legal-Agent.profiles names the unknown profile 'Law'",
+        ),
         ({"roles": {"Legal-Agent": {**ROLE, "profiles": []}}}, "roles.Legal-Agent.profiles is empty"),
         (
             {"profiles": {"General": {"default_role": "QA-Agent"}}},
@@ -219,7 +222,7 @@ def test_a_role_is_shown_under_the_default_profile_if_it_has_one() -> None:
         ),
         (
             {"engines": {"mine": {**ENGINE, "base_url": "ftp://x"}}},
-            "engines.mine.base_url must be http:// or https://, a host",
+            "engines.mine.base_url must have http:// or https://, a host",
         ),
         (
             {"engines": {"mine": {**ENGINE, "base_url": "http://me:pass@x"}}},
@@ -229,9 +232,9 @@ def test_a_role_is_shown_under_the_default_profile_if_it_has_one() -> None:
             {"engines": {"mine": {**ENGINE, "source": "local", "price": {"input": 1, "output": 1}}}},
             'engines.mine.price is for engines with source = "api"',
         ),
-        ({"engines": {"mine": {**ENGINE, "base_url": "http:///v1"}}}, "engines.mine.base_url must be"),
-        ({"engines": {"mine": {**ENGINE, "base_url": "http://x:99999"}}}, "engines.mine.base_url must be"),
-        ({"engines": {"mine": {**ENGINE, "base_url": "http://a b/v1"}}}, "engines.mine.base_url must be"),
+        ({"engines": {"mine": {**ENGINE, "base_url": "http:///v1"}}}, "engines.mine.base_url must have"),
+        ({"engines": {"mine": {**ENGINE, "base_url": "http://x:99999"}}}, "engines.mine.base_url must have"),
+        ({"engines": {"mine": {**ENGINE, "base_url": "http://a b/v1"}}}, "engines.mine.base_url must have"),
         (
             {"engines": {"ok": ENGINE, "mine": {**ENGINE, "kind": "opnai"}}},
             "engines.mine.kind is 'opnai'; allowed are anthropic, bedrock, embedded, llamacpp, openai.",
@@ -265,7 +268,7 @@ def test_a_role_is_shown_under_the_default_profile_if_it_has_one() -> None:
         ),
         ({"engines": {"mine": {**ENGINE, "price": {"input": float("inf"), "output": 1}}}}, "engines.mine: "),
         ({"roles": {"Legal-Agent": {"purpose": 1}}}, "roles.Legal-Agent: "),
-        ({"models": {"../mine": MODEL}}, "models.../mine.name may have letters, digits"),
+        ({"models": {"../mine": MODEL}}, "models.../mine.name may have only letters, digits"),
         ({"models": {"mine": {**MODEL, "url": "file:///m.gguf"}}}, "models.mine.url must start with https://"),
         ({"engines": {"mine": {"kind": "llamacpp", "source": "local"}}}, "engines.mine.model is missing"),
     ],

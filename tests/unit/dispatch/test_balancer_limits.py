@@ -148,7 +148,7 @@ def test_a_cancelled_task_waits_for_no_place(balanced: Balanced) -> None:
         pool.submit(balancer.call, CALL, call_terms())
         assert begun.wait(WAIT_S)
         waiting = pool.submit(balancer.call, replace(CALL, cancellation=cancellation), call_terms())
-        cancellation.tell()
+        cancellation.cancel()
         reply = waiting.result(WAIT_S)
         leave.set()
 
@@ -165,7 +165,7 @@ def test_a_task_that_was_cancelled_meanwhile_is_not_failed_over(balanced: Balanc
         return BUSY
 
     second = answering()
-    call = replace(CALL, cancellation=Cancellation(look=lambda: bool(cancelled)))
+    call = replace(CALL, cancellation=Cancellation(has_ended=lambda: bool(cancelled)))
     balancer = balanced(first=(a_local_engine(), ScriptedEngine(refuses)), second=(an_engine(), second))
     reply = balancer.call(call, call_terms())
 

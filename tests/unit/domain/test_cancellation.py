@@ -12,16 +12,16 @@ def test_a_cancellation_that_is_told_twice_breaks_a_call_off_once() -> None:
     """The caller may cancel while a save is refused for the same reason; a call can be ended only once."""
     cancellation, broken_off = Cancellation(), list[str]()
 
-    with cancellation.breaking_off(lambda: broken_off.append("call")):
-        cancellation.tell()
-        cancellation.tell()
+    with cancellation.on_cancel(lambda: broken_off.append("call")):
+        cancellation.cancel()
+        cancellation.cancel()
 
     assert broken_off == ["call"]
 
 
 def test_a_cancelled_claim_starts_no_further_call() -> None:
     cancellation = Cancellation()
-    cancellation.tell()
+    cancellation.cancel()
 
-    with pytest.raises(TaskCancelled), cancellation.breaking_off(lambda: None):
+    with pytest.raises(TaskCancelled), cancellation.on_cancel(lambda: None):
         raise AssertionError("a call began")

@@ -217,7 +217,7 @@ def test_an_exchange_over_tls_can_be_broken_off(tmp_path: Path) -> None:
     cancellation = Cancellation()
     with tls_server(tmp_path, drip_s=0.05) as url:
         pool = EnginePool(ca_certs=str(tmp_path / "cert.pem"))
-        threading.Timer(0.3, cancellation.tell).start()
+        threading.Timer(0.3, cancellation.cancel).start()
         started_s = time.monotonic()
         with pytest.raises(TaskCancelled):
             exchange(pool, "GET", url, headers={}, timeout_s=30, cancellation=cancellation)
@@ -232,7 +232,7 @@ def test_a_connection_that_was_given_back_is_not_broken_off(server: FakeEngine) 
 
     with cancellable(cancellation):
         pool.request("GET", f"{server.base_url}/models", timeout=5, retries=False)
-        cancellation.tell()
+        cancellation.cancel()
 
     assert _client_port(server, pool) == port
 

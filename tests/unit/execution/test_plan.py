@@ -13,9 +13,9 @@ from llm_server.orchestration.domain.plan import (
     MAX_STEPS,
     Plan,
     Step,
+    from_json,
     ready,
     statuses,
-    stored,
 )
 from llm_server.orchestration.execution.plan_proposal import PlanInvalid, parse, schema
 
@@ -119,7 +119,7 @@ def test_a_stored_plan_reads_back() -> None:
     """The next delivery continues from it."""
     plan = parse(TWO, ROLES)
 
-    assert stored(plan.to_json()) == plan
+    assert from_json(plan.to_json()) == plan
 
 
 def test_the_schema_allows_what_parsing_takes() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from llm_server.orchestration.domain.cancellation import LOOK_MS
+from llm_server.orchestration.domain.cancellation import MAX_CHECK_AGE_MS
 from llm_server.orchestration.domain.engine_call import Completion, EngineCall
 from llm_server.orchestration.domain.errors import EngineUnavailable, StateConflict, TaskCancelled, TaskNotFound
 from llm_server.orchestration.domain.snapshot import Snapshot
@@ -34,7 +34,7 @@ class HeldEngine(ScriptedEngine):
             return self._script.complete(call, timeout_s=timeout_s)
         self.calls.append(call)
         over = threading.Event()
-        with call.cancellation.breaking_off(over.set):
+        with call.cancellation.on_cancel(over.set):
             self.waiting.release()
             if over.wait(WAIT_S):
                 raise TaskCancelled
@@ -184,7 +184,7 @@ def test_the_cancel_counts_the_answer_of_a_dead_worker(served: Served) -> None:
     assert (snapshot.task.receipt.cost_microusd, snapshot.task.owner) == (300, "")
 
 
-@pytest.mark.parametrize("took_s", [LOOK_MS / 1000 + 0.001, -3_600])
+@pytest.mark.parametrize("took_s", [MAX_CHECK_AGE_MS / 1000 + 0.001, -3_600])
 def test_a_worker_reads_the_status_before_a_call_if_its_last_read_is_old(served: Served, took_s: float) -> None:
     """Another process cancels during a call that takes over 5 s: the worker does not call the second engine.
 

@@ -61,7 +61,7 @@ def is_settled(served: Served, ref: TaskRef) -> bool:
 
 
 def test_a_settlement_that_meets_a_storage_error_is_tried_again(served: Served) -> None:
-    ref = cancelled_elsewhere(served, lambda: away(served, StorageUnavailable("Away."), settlement.TRIES - 1))
+    ref = cancelled_elsewhere(served, lambda: away(served, StorageUnavailable("Away."), settlement.MAX_TRIES - 1))
 
     served.work()
 
@@ -71,7 +71,7 @@ def test_a_settlement_that_meets_a_storage_error_is_tried_again(served: Served) 
 @pytest.mark.parametrize("fault", [StorageUnavailable("Away."), Killed()])
 def test_a_failed_settlement_is_completed_by_the_next_delivery(served: Served, fault: BaseException) -> None:
     """The message is delivered again, because the error is raised or because the dead worker did not acknowledge it."""
-    ref = cancelled_elsewhere(served, lambda: away(served, fault, settlement.TRIES))
+    ref = cancelled_elsewhere(served, lambda: away(served, fault, settlement.MAX_TRIES))
     with pytest.raises(type(fault)):
         served.work()
     back(served)

@@ -1,4 +1,4 @@
-"""The time at which an API key expires: reads it, and checks that it lies in the future."""
+"""Parse and check the time at which an API key expires."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from llm_server.orchestration.domain.errors import InvalidInput
 
 FIELD = "expires_at"
 MAX_EXPIRES_MS = 253_402_300_799_999
-"""The last millisecond of the year 9999: RFC 3339 has no later year."""
+"""The last millisecond of the year 9999, the last year that RFC 3339 can express."""
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _INSTANT = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:\d\d)", re.IGNORECASE)
 
 
 def parse_expires_at(text: str) -> int:
-    """Read an RFC 3339 date and time as Unix milliseconds; smaller fractions are cut off.
+    """Convert an RFC 3339 date and time to Unix milliseconds. Fractions of a millisecond are cut off.
 
     Raises:
-        InvalidInput: the text is not one, or has no offset from UTC.
+        InvalidInput: the text is not an RFC 3339 date and time, or has no offset from UTC.
     """
     try:
         if not _INSTANT.fullmatch(text):
@@ -31,7 +31,11 @@ def parse_expires_at(text: str) -> int:
 
 
 def checked_expiry(expires_ms: int | None, now_ms: int) -> int | None:
-    """Return the time at which a key expires, Unix milliseconds. Raises InvalidInput unless it lies in the future."""
+    """Check and return the time at which a key expires, in Unix milliseconds; None means never.
+
+    Raises:
+        InvalidInput: the time is not in the future, or is after the year 9999.
+    """
     if expires_ms is not None and not now_ms < expires_ms <= MAX_EXPIRES_MS:
         raise InvalidInput(FIELD, f"The field {FIELD} must be in the future, and not after 9999-12-31T23:59:59Z.")
     return expires_ms

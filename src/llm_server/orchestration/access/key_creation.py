@@ -1,7 +1,7 @@
-"""Makes an API key once, however often the same request is repeated: its first answer, with the token, may get lost.
+"""Make only one API key when a request is repeated. A caller repeats it if the answer with the token got lost.
 
-Only a digest of the secret is stored, so a repeated request cannot return the first token. It gives the key a new
-secret instead (ADR 23).
+Only a digest of the secret is stored, so a repeated request cannot return the first token. The repeated
+request gives the key a new secret instead (ADR 23).
 """
 
 from __future__ import annotations
@@ -16,11 +16,14 @@ from llm_server.orchestration.domain.ports import Clock, IdempotencyBinding, Ide
 from llm_server.orchestration.domain.task import DAY_MS
 
 KEPT_MS = DAY_MS
-"""How long an Idempotency-Key stands for the API key that was made with it."""
+"""How long the server remembers which API key was made with an Idempotency-Key."""
 
 HEADER = "Idempotency-Key"
 NAMESPACE = "keys#"
-"""Precedes the caller's tenant in the store. No tenant's name contains a #, so bindings of tasks are apart."""
+"""Written before the tenant's name in the store, so that Idempotency-Keys of API keys and of tasks cannot collide.
+
+A tenant's name cannot contain a #.
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,7 +36,7 @@ class CreatedKey:
 
 
 class KeyCreation:
-    """The creation of keys over HTTP."""
+    """Creates API keys for callers of the HTTP API."""
 
     def __init__(self, *, keyring: Keyring, store: IdempotencyStore, clock: Clock) -> None:
         self._keyring = keyring
@@ -41,14 +44,15 @@ class KeyCreation:
         self._clock = clock
 
     def create_once(self, caller_tenant: str, new: NewKey, idempotency_key: str | None) -> CreatedKey:
-        """Make a key; for the same Idempotency-Key and fields, one key within 24 hours.
+        """Make a key. Within 24 hours, all calls with the same Idempotency-Key and fields make only one key.
 
         A repeated call returns the same key with a new secret; the earlier secret stops working. The Idempotency-Key
-        is bound to the new key's id before the key is stored. So if a call dies in between, the next one makes the key.
+        is bound to the new key's id before the key is stored, so if the server dies in between, the repeated call
+        makes the key.
 
         Raises:
             InvalidInput: a field is not allowed, or the Idempotency-Key was sent with other fields.
-            KeyConflict: the key was revoked or has expired since.
+            KeyConflict: the key was revoked or has expired since, or other calls keep changing it.
         """
         if idempotency_key is None:
             key, token = self._keyring.create(
@@ -58,12 +62,15 @@ class KeyCreation:
         key_id = self._bound(NAMESPACE + caller_tenant, new, idempotency_key).task_id
         with suppress(KeyNotFound):
             return self._replayed(key_id)
-        if (made := self._keyring.add(key_id, new)) is None:  # a call at the same time was faster
+        if (made := self._keyring.add(key_id, new)) is None:  # a concurrent call made the key first
             return self._replayed(key_id)
         return CreatedKey(key=made[0], token=made[1])
 
     def _bound(self, namespace: str, new: NewKey, idempotency_key: str) -> IdempotencyBinding:
-        """Return what the Idempotency-Key stands for. Fields that are refused do not bind it: corrected ones may."""
+        """Return what the Idempotency-Key is bound to. If it is free, bind it first.
+
+        Fields that are not allowed do not bind it, so a corrected request can use the same Idempotency-Key.
+        """
         now_ms = self._clock()
         binding = IdempotencyBinding(task_id=self._keyring.new_id(), body_hash=new.digest(), until_ms=now_ms + KEPT_MS)
         try:

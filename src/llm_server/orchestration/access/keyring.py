@@ -24,21 +24,27 @@ from llm_server.orchestration.domain.receipt import usd
 from llm_server.orchestration.domain.task import DAY_MS
 
 CACHED_MS = 60_000
-"""How long a process uses a key that it has read: so long it may miss another process's change or revocation."""
+"""How long a process uses a key before it reads the key again.
+
+For this long it may miss a change or a revocation that another process made.
+"""
 
 MAX_CACHED = 1_000
 MAX_CHANGE_TRIES = 5
 """How often a change is tried while other calls change the same key."""
 
 SETTLES_S = 5
-"""The Retry-After when the rest of a day's money is reserved: running calls may give some of it back by then."""
+"""The Retry-After when the rest of a key's daily limit is reserved for running calls.
+
+By then some of these calls may have ended and released what they did not cost.
+"""
 
 MINUTE_MS = 60_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RequestsLeft:
-    """A key's requests in this minute: `most` are allowed, `left` remain; the next minute begins in `reset_s`."""
+    """A key's requests in this minute: `most` are allowed, `left` remain. `reset_s`: seconds to the next minute."""
 
     most: int
     left: int
@@ -76,15 +82,15 @@ class Keyring:
         return made
 
     def new_id(self) -> str:
-        """Draw an id for a key: 12 hexadecimal digits."""
+        """Return a random id for a key: 12 hexadecimal digits."""
         return self._random_bytes(6).hex()
 
     def check(self, new: NewKey) -> None:
-        """Raise InvalidInput as `create` would."""
+        """Check the fields of a new key without making it. Raises InvalidInput as `create`."""
         self._prepared("", new, "")
 
     def add(self, key_id: str, new: NewKey) -> tuple[Key, str] | None:
-        """Make a key with a given id. Returns None if a key has this id already. Raises as `create`."""
+        """Make a key with a given id. Returns the key and its token; None if the id is in use. Raises as `create`."""
         secret = self._new_secret()
         key = self._prepared(key_id, new, secret)
         return (key, tokens.format_token(key_id, secret)) if self._store.add_key(key) else None
@@ -94,7 +100,7 @@ class Keyring:
         return sorted(self._store.all_keys(), key=lambda key: (key.created_ms, key.key_id))
 
     def update(self, key_id: str, changes: KeyChanges) -> Key:
-        """Change a key's name, limits or expiry: here at once, in other processes within 60 s.
+        """Change a key's name, limits or expiry. This process applies the change at once, others within 60 s.
 
         Raises:
             InvalidInput: a value is not allowed, or `changes` or its `limits` are empty.
@@ -115,7 +121,7 @@ class Keyring:
     def rotate(self, key_id: str) -> tuple[Key, str]:
         """Give a key a new secret. Returns the key with its new token.
 
-        The earlier secret stops working: here at once, in other processes within 60 s.
+        The earlier secret stops working: in this process at once, in other processes within 60 s.
 
         Raises:
             KeyNotFound: no key has this id.
@@ -133,7 +139,7 @@ class Keyring:
         return self._changed(key_id, rotated), tokens.format_token(key_id, secret)
 
     def revoke(self, key_id: str) -> None:
-        """Refuse a key from now on: here at once, in other processes within 60 s. Repeating it has no effect.
+        """Revoke a key. This process refuses it at once, others within 60 s. Revoking it again has no effect.
 
         Raises:
             KeyNotFound: no key has this id.
@@ -143,15 +149,15 @@ class Keyring:
         self._changed(key_id, lambda key: replace(key, revoked_ms=now_ms) if key.revoked_ms is None else key)
 
     def required(self) -> bool:
-        """Return whether callers need a key: from the first key on, even if all keys were revoked since."""
+        """Return whether callers need a key: True once a key was made, even if all keys were revoked since."""
         self._any = self._any or self._store.has_keys()
         return self._any
 
     def caller(self, token: str) -> Caller:
-        """Return the caller a token belongs to.
+        """Return the caller that a token identifies.
 
-        A token that the cached key refuses is checked against the store, so a new secret and a later expiry hold
-        everywhere at once.
+        If the cached key does not accept the token, the key is read from the store again, so that a new secret and a
+        later expiry work in every process at once.
 
         Raises:
             Unauthenticated: the token is malformed or unknown, its secret is wrong, or its key is revoked or expired.
@@ -168,10 +174,10 @@ class Keyring:
         return Caller.of(key)
 
     def count_request(self, payer: Payer) -> RequestsLeft | None:
-        """Count one request in this minute. Returns None if the key does not limit them.
+        """Count one request, and return how many the key has left in this minute; None if the key does not limit them.
 
         Raises:
-            TooManyRequests: the requests of this minute are used up.
+            TooManyRequests: the requests of this minute were used up before.
         """
         most = payer.limits.requests_per_minute
         if most is None:
@@ -184,11 +190,11 @@ class Keyring:
         return RequestsLeft(most=most, left=left, reset_s=reset_s)
 
     def check_spending(self, payer: Payer | None) -> None:
-        """Check that a key may take on new work today.
+        """Check that the daily limit of a key allows new work. Work without a key or a daily limit is always allowed.
 
         Raises:
-            DailyBudgetSpent: its `usd_per_day` is spent until the next UTC day.
-            DailyBudgetReserved: the rest of its `usd_per_day` is reserved for calls that have not ended.
+            DailyBudgetSpent: the key's `usd_per_day` is spent until the next UTC day.
+            DailyBudgetReserved: the rest of the key's `usd_per_day` is reserved for calls that have not ended.
         """
         most = payer.limits.microusd_per_day if payer else None
         if payer is None or most is None:
@@ -202,7 +208,7 @@ class Keyring:
         raise DailyBudgetSpent(usd(most), retry_after_s=reset_s)
 
     def use(self, payer: Payer) -> KeyUse:
-        """Return what was charged to a key on this UTC day, and its tasks in flight."""
+        """Return what was charged to a key on this UTC day, and how many tasks it has in flight."""
         return self._store.use(Account(payer.key_id, day_of(self._clock())))
 
     def _new_secret(self) -> str:
@@ -239,12 +245,12 @@ class Keyring:
         return tokens.is_secret_of(key, secret) and key.is_valid(self._clock())
 
     def _cached(self, key_id: str) -> Key | None:
-        """Return a key as it was read within the last 60 s, and not before a clock that was set back."""
+        """Return a key if it was read within the last 60 s; None otherwise, also if the clock was set back since."""
         key, until_ms = self._known.get(key_id, (None, 0))
         return key if until_ms - CACHED_MS <= self._clock() < until_ms else None
 
     def _read(self, key_id: str) -> Key | None:
-        """Read a key from the store and cache it. Unknown ids are not cached: the key may be made any moment."""
+        """Read a key from the store and cache it. Unknown ids are not cached, because the key may be made soon."""
         key = self._store.key(key_id)
         if len(self._known) >= MAX_CACHED:
             self._known.clear()

@@ -1,4 +1,4 @@
-"""The token that a caller sends as its API key: writes it, reads it and checks its secret."""
+"""Format and parse the token that a caller sends as its API key, and check its secret."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _TOKEN = re.compile(rf"{_PREFIX}_([0-9a-f]{{12}})_([0-9a-f]{{64}})")
 
 
 def is_key_id(text: str) -> bool:
-    """Return whether a text has the form of a key's id; ids in paths may be any text."""
+    """Return whether a text has the form of a key's id. The id in a request's path may be any text."""
     return _ID.fullmatch(text) is not None
 
 

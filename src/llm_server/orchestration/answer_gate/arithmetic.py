@@ -15,21 +15,23 @@ MAX_EQUATIONS = 100
 MAX_TOKENS = 40
 MAX_SHOWN_CHARS = 80
 NEAR_CHARS = 80
-"""How far around an equation to look for a word that says it is wrong on purpose."""
+"""How many characters on each side of an equation are searched for a word that says it is wrong on purpose."""
 
 _SIGNS = {"×": "*", "·": "*", "⋅": "*", "\\times": "*", "\\cdot": "*", "\\*": "*", "÷": "/", "\\div": "/", "−": "-"}
 _NUMBER = r"[$€£]?\d{1,15}(?:,\d{3}){0,5}(?:\.\d{1,12})?(?![.,]?\d)%?"
 _TOKEN = rf"{_NUMBER}|[-+*/x()]"
-# The part after the left side is optional, so that each left side is read once, not again from each of its signs.
+# The part after the left side is optional. Without it, a left side that has no result would be tried again from each
+# of its signs.
 _EQUATION = (
     rf"(?P<left>(?:(?:{_TOKEN}) ?)+)(?:= {{0,4}}(?P<right>-?{_NUMBER}(?:/\d{{1,6}}(?![.,]?\d))?)"
     r"(?P<after> {0,3}[-+*/x^=(]| ?(?:thousand|million|billion|trillion|hundred|dozen|k|m|bn|mod|r)\b"
     r"| ?(?i:[ap]\.?m|o['’]clock|uhr|minute|hour|day|week|month|year)\b|:\d|[\w°²³!?/])?)?"
 )
-# Text before an equation that is only the end of a longer one, or that stands under a root.
+# Matches the text before an equation if the equation is only the end of a longer one, or the argument of a function
+# such as a root.
 _CONTINUES = r"(?:[-+*/^%)√∛–—]|\bx|\b(?:sqrt|log|ln|sin|cos|tan)) *$|(?:[\w.,!°]|\d:)$"
 _RANGE = r"(\d+)-(\d+)"
-# Words of texts in which the signs or the numbers have another meaning, such as binary numbers or joined strings.
+# Words that show that signs or numbers have another meaning in a text, such as binary numbers or joined strings.
 _OTHER_ARITHMETIC = (
     r"\b(?:mod(?:ulo|ulus|ular)?|binary|octal|hex(?:adecimal)?|binär\w*|boolean|concatenat\w*|"
     r"base[ -]?(?:\d+|two|three|four|five|six|seven|eight|nine|twelve|sixteen))\b|\b0[xb]"
@@ -41,7 +43,7 @@ _ON_PURPOSE = (
 
 
 class _Percent(Enum):
-    """What `25%` may stand for."""
+    """The numbers that `25%` may stand for."""
 
     NUMBER = 1  # 25
     HUNDREDTH = 2  # 0.25
@@ -49,12 +51,12 @@ class _Percent(Enum):
 
 
 def wrong_equation(text: str, prompt: str) -> str | None:
-    """Return the first equation of plain numbers in a text that does not hold, as it is written; None if all hold.
+    """Return the first wrong equation of plain numbers in a text, cut to 80 characters; None if no wrong one is found.
 
-    Results may be rounded or cut to the decimals they have. A percentage may stand for its hundredth, for its number or
-    for its part of the term before it. A dot before three digits may divide thousands. Not checked are equations that
-    also stand in the `prompt`, in code, with names or units in them, near a word that says they are wrong, or continued
-    after their result (`2 + 3 = 5 + 1 = 6`).
+    A result may be rounded or cut off at its last decimal. `25%` may mean 25, 0.25 or a quarter of the term before it.
+    A dot or a comma before three digits may separate thousands. An equation is not checked if it also stands in the
+    `prompt`, stands in code, contains names or units, stands near a word that says it is wrong, or continues after its
+    result (`2 + 3 = 5 + 1 = 6`).
     """
     if len(prompt) > MAX_READ_CHARS:
         prompt = prompt[: MAX_READ_CHARS // 2] + prompt[-MAX_READ_CHARS // 2 :]
@@ -82,7 +84,10 @@ def _condensed(text: str) -> str:
 
 
 def _equations(text: str) -> Iterator[tuple[str, str]]:
-    """Yield both sides of each equation to check; in a chain, the result of one begins the next."""
+    """Yield the left and the right side of each equation to check.
+
+    In a chain such as `1 + 2 = 3 + 4 = 7`, the result of one equation begins the left side of the next.
+    """
     start = count = 0
     pattern = re.compile(_EQUATION)
     while count < MAX_EQUATIONS and (found := pattern.search(text, start)):
@@ -98,7 +103,10 @@ def _equations(text: str) -> Iterator[tuple[str, str]]:
 
 
 def _is_exempt(text: str, found: re.Match[str]) -> bool:
-    """Whether it is the end of a longer equation, a range such as `pages 3-7`, or near a word that says it is wrong."""
+    """Return whether an equation is left unchecked.
+
+    This is so for the end of a longer equation, for a range such as `pages 3-7`, and near a word that says it is wrong.
+    """
     begin, end = found.span()
     pages = re.fullmatch(_RANGE, found["left"].strip())
     return bool(
@@ -110,7 +118,10 @@ def _is_exempt(text: str, found: re.Match[str]) -> bool:
 
 
 def _holds(left: str, right: str) -> bool:
-    """Whether both sides are equal to the result's decimals in any reading; True also if one cannot be computed."""
+    """Return whether both sides are equal, to the decimals of the result, in any reading of percentages and dots.
+
+    Also returns True if a side cannot be computed.
+    """
     lefts = tuple(_Percent) if "%" in left else (_Percent.NUMBER,)
     rights = (_Percent.NUMBER, _Percent.HUNDREDTH) if "%" in right else (_Percent.NUMBER,)
     notations = ((left, right), (_swap_dots_and_commas(left), _swap_dots_and_commas(right)))
@@ -127,13 +138,13 @@ def _holds(left: str, right: str) -> bool:
 
 
 def _swap_dots_and_commas(side: str) -> str:
-    """Return one side of an equation with dots and commas swapped where they may divide thousands."""
+    """Return one side of an equation with dots and commas swapped where they may separate thousands."""
     swapped = {".": ",", ",": "."}
     return re.sub(r"(?<![\d.,])(\d{1,3})([.,])(?=\d{3}(?![\d.,]))", lambda found: found[1] + swapped[found[2]], side)
 
 
 def _tolerance(result: str) -> Fraction:
-    """Return the error that a result must stay below: one in its last decimal."""
+    """Return the tolerance for a result: its error must be less than one unit of its last decimal."""
     if "/" in result:
         return Fraction(1, 10**6)
     return Fraction(1, 10 ** len(result.rstrip("%").partition(".")[2]))
@@ -159,7 +170,8 @@ def _sum(tokens: Sequence[str], percent: _Percent) -> tuple[Fraction, Sequence[s
         term, rest = _product(tokens[1:], percent)
         if percent is _Percent.PART_OF_LEFT_TERM and tokens[1][-1] == "%" and len(tokens) - len(rest) == 2:
             term *= value
-        value, tokens = value + (term if tokens[0] == "+" else -term), rest
+        value = value + term if tokens[0] == "+" else value - term
+        tokens = rest
     return value, tokens
 
 
@@ -167,12 +179,13 @@ def _product(tokens: Sequence[str], percent: _Percent) -> tuple[Fraction, Sequen
     value, tokens = _factor(tokens, percent)
     while tokens and tokens[0] in ("*", "x", "/"):
         factor, rest = _factor(tokens[1:], percent)
-        value, tokens = value / factor if tokens[0] == "/" else value * factor, rest
+        value = value / factor if tokens[0] == "/" else value * factor
+        tokens = rest
     return value, tokens
 
 
 def _factor(tokens: Sequence[str], percent: _Percent) -> tuple[Fraction, Sequence[str]]:
-    """Read a number or a sum in brackets. Raises ValueError for other tokens, IndexError at the end."""
+    """Read a number or a sum in brackets. Raises ValueError for any other token, IndexError without tokens."""
     if tokens[0] == "(":
         value, tokens = _sum(tokens[1:], percent)
         if tokens[0] != ")":

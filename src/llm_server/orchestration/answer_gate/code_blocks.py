@@ -12,7 +12,7 @@ from typing import NamedTuple
 MAX_BLOCK_CHARS = 20_000
 MAX_BLOCKS = 20
 MAX_CODE_CHARS = 60_000
-"""The most code that is parsed in all blocks together: a million characters take 2 s."""
+"""How many characters of code are parsed at most in all blocks together. A million characters take 2 s."""
 _NOT_A_PROGRAM = (
     r"^[ \t]*(?:>>>|%|!|\$ |In \[)|^[ \t]*\.\.\.[ \t]*$|<[a-z_ ]+>|…|SyntaxError"
     r"|^[ \t]*(?:pip3?|python3?|conda|uv|poetry|npm|brew|sudo|apt|apt-get|git|cd) +[-\w.]"
@@ -47,9 +47,9 @@ def split_blocks(text: str) -> tuple[str, list[Block]]:
 
 
 def broken_code(prompt: str, text: str) -> str | None:
-    """Return the language of the first block of Python 3 or JSON that does not parse; None if all do.
+    """Return the language of the first block of Python 3 or JSON that does not parse; None if all parse.
 
-    Not checked are excerpts, shell and interpreter sessions, and code that the answer quotes from the `prompt`.
+    Excerpts, shell and interpreter sessions, and code that the answer quotes from the `prompt` are not checked.
     """
     left_chars = MAX_CODE_CHARS
     _, blocks = split_blocks(text)
@@ -64,7 +64,7 @@ def broken_code(prompt: str, text: str) -> str | None:
 
 
 def is_json(text: str) -> bool:
-    """Whether a text is a JSON document; True also if it is nested too deeply for Python's parser to tell."""
+    """Return whether a text is a JSON document; also True if it is nested too deeply for Python's parser."""
     try:
         json.loads(text)
     except RecursionError:
@@ -84,7 +84,7 @@ def _broken(language: str, code: str) -> str | None:
 
 
 def _is_any_json(code: str) -> bool:
-    """Whether a block is a JSON document, has one on each line, or is the inside of an object."""
+    """Return whether a block is a JSON document, has one on each line, or is an object without its braces."""
     return (
         is_json(code)
         or all(is_json(line) for line in code.splitlines() if line.strip())
@@ -102,8 +102,8 @@ def _asks_python_2(prompt: str) -> bool:
 
 
 def _is_python(code: str) -> bool:
-    # Python would print a warning for an invalid escape such as "\d" in the engine's code. The filter holds for this
-    # file name alone, and is set each time because `warnings.catch_warnings` elsewhere may have removed it.
+    # Python would print a warning for an invalid escape such as "\d" in the engine's code. The filter applies
+    # to this file name only. It is set each time, because `warnings.catch_warnings` elsewhere may have removed it.
     warnings.filterwarnings("ignore", module=_SOURCE)
     try:
         ast.parse(textwrap.dedent(code), filename=_SOURCE)

@@ -1,7 +1,8 @@
-"""The answer gate: find plain faults in a cheap engine's answer, so that a strong engine can be asked instead.
+"""The answer gate: find obvious faults in a cheap engine's answer, so that a strong engine can be asked instead.
 
-Each check only reads the text, and passes an answer if it is not sure. Because an answer may have megabytes of any
-text, each pattern takes linear time or reads a bounded part. Patterns are compiled at the first answer, not at import.
+Each check only reads the text. A check that is not sure reports no fault. An answer may have megabytes of any text, so
+each pattern takes linear time or reads a part of limited length. Patterns are compiled at the first answer, not at
+import.
 """
 
 from __future__ import annotations
@@ -16,14 +17,14 @@ from llm_server.orchestration.answer_gate.requested_form import broken_form
 from llm_server.orchestration.domain.engine_call import Completion
 
 MAX_REQUEST_CHARS = 1_000
-"""Characters read at each end of a request; the text between them is its material."""
+"""How many characters are read at each end of a request. The text between the ends is taken for material."""
 
 
 def fault(request: str, context: str, completion: Completion, *, limit_is_callers: bool = False) -> str | None:
     """Return the first fault of an answer, as a short phrase for the receipt; None if no check finds one.
 
     `request` is the request that the answer must satisfy, `context` the whole prompt of the engine. With
-    `limit_is_callers`, the output limit was set by the caller, so that an answer cut off by it is not a fault.
+    `limit_is_callers`, the output limit was set by the caller, so an answer that it cuts off is not a fault.
     """
     for found in _faults(_ends(request), context, completion, limit_is_callers):
         return found
@@ -40,7 +41,7 @@ def _faults(request: str, context: str, completion: Completion, limit_is_callers
     if completion.truncated:
         if not limit_is_callers:
             yield "cut off by the output limit"
-        return  # a cut answer always breaks forms and code, and the answer to another call would be cut as well
+        return  # the end is missing, so the checks of form and code would always fail
     if form := broken_form(request, text):
         yield f"not the form asked for: {form}"
     if language := broken_code(context, text):
@@ -50,7 +51,7 @@ def _faults(request: str, context: str, completion: Completion, limit_is_callers
 
 
 def _without_thoughts(text: str) -> str:
-    """Return the text without the thoughts it begins with; an engine may try out wrong answers in them."""
+    """Return the text without a block of thoughts at its start, in which an engine may try out wrong answers."""
     opened = re.match(r"<(think|thinking|reasoning)>", text)
     if not opened:
         return text

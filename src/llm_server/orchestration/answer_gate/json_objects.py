@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 MAX_LOOSE_BRACES = 1_000
-"""The search ends after so many braces that did not begin a JSON object, because each try takes time."""
+"""The search ends after this many braces that did not begin a JSON object, because each attempt takes time."""
 
 
 def json_objects(text: str) -> Iterator[Any]:

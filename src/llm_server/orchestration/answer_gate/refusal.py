@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 MAX_READ_CHARS = 600
-"""A longer text is not taken for a refusal: it may begin like one, but goes on to answer."""
+"""A longer text is not taken for a refusal: it may begin like one, but then it answers."""
 
 _AI = r"as an? (?:ai|artificial intelligence|(?:large )?language model)"
 _SORRY = (
@@ -53,7 +53,10 @@ _WORDS_ASKED_FOR = (
 
 
 def is_refusal(request: str, text: str) -> bool:
-    """Whether a text declines to answer; False if the request asks for such words, as in a letter or a translation."""
+    """Return whether a text declines to answer.
+
+    Returns False if the request asks for a text with such words, for example for a letter or a translation.
+    """
     if len(text) > MAX_READ_CHARS:
         return False
     plain = " ".join(re.sub(r"[*_\"“”„«»>]", "", text).split())

@@ -10,9 +10,12 @@ from llm_server.orchestration.answer_gate.code_blocks import is_json, split_bloc
 from llm_server.orchestration.answer_gate.json_objects import json_objects
 
 MAX_SHORT_CHARS = 200
-"""The longest answer that counts as a number or a word, and what is read at each end to find a letter, yes or no."""
+"""The maximum length of an answer that counts as a number or a word.
+
+To find a letter, yes or no, this many characters are read at each end of an answer.
+"""
 MAX_SEARCHED_CHARS = 20_000
-"""In a longer text JSON objects are not parsed, because each brace would be tried."""
+"""In a longer text JSON objects are not parsed: a text with braces counts as JSON, because parsing takes too long."""
 
 _ANSWER_WITH = (
     r"(?:^|[.!?:;\n]\s*|\b(?:please|only|just)\s+)"
@@ -33,10 +36,11 @@ _ITEM = re.compile(r"([ \t]*)(?:([-*+•–])|\W{0,3}\d{1,2}[.)])\W{0,3}\s")
 
 
 def broken_form(request: str, text: str) -> str | None:
-    """Return the form that the request asks for, if the answer does not have it, else None."""
+    """Return the requested form if the answer does not have it; None if it has it, or no form is requested."""
     request = "\n".join(" ".join(line.split()) for line in request.splitlines() if line.strip())
     asks_code = re.search(_ASKS_CODE, request, re.IGNORECASE) is not None
-    if not (asks_code and "```" in text):  # else the form may be meant for the output of the program
+    # If the request asks for code and the answer has code, the form may be meant for the output of the program.
+    if not (asks_code and "```" in text):
         demand = _ANSWER_ONLY if asks_code else _ANSWER_OR_RETURN
         for name, form, has_form in _FORMS:
             if re.search(demand + form, request, re.IGNORECASE) and not has_form(text):
@@ -59,11 +63,12 @@ def _holds_json(text: str) -> bool:
         return True
     if len(text) > MAX_SEARCHED_CHARS:
         return 0 <= text.find("{") < text.rfind("}")
-    return any(True for _ in json_objects(text))
+    first_object = next(json_objects(text), None)
+    return first_object is not None
 
 
 def _is_yes_or_no(text: str) -> bool:
-    """Whether a text begins or ends with yes or no, or says that the answer is one of them."""
+    """Return whether a text begins or ends with yes, no, true or false, or says that the answer is one of them."""
     pattern = rf"^\W*{_YES_OR_NO}\b|\b(?:answer|is|are|therefore|so)\b\W{{0,8}}{_YES_OR_NO}\b|\b{_YES_OR_NO}\W{{0,8}}$"
     return bool(re.search(pattern, _ends(text), re.IGNORECASE))
 
@@ -76,7 +81,10 @@ def _is_number(text: str) -> bool:
 
 
 def _is_letter(text: str) -> bool:
-    """Whether a text begins with a capital letter, is a small one, or says that the answer is a letter."""
+    """Return whether a text gives a single letter as its answer, at its start or in words ("the answer is B").
+
+    A small letter counts only if the text ends after it, or if a mark such as `)` follows.
+    """
     letter = r"(?:[A-Z]\b|[a-z](?:\W*$|[).:\]]))"
     pattern = rf"\W*(?:{letter}|(?i:(?:the )?(?:correct )?(?:answer|option|choice)(?: is)?)\W+{letter})"
     return bool(re.match(pattern, text[:MAX_SHORT_CHARS]))
@@ -87,10 +95,10 @@ def _is_word(text: str) -> bool:
 
 
 def _item_counts(text: str) -> set[int]:
-    """Return all numbers of items that a text can be said to have.
+    """Return every number of items that a text may have, depending on which list marks count.
 
-    These are the items of each indentation, those of each indentation and mark, and all items. Without items, the lines
-    are counted.
+    Items are counted for each indentation, for each indentation and mark, and in total. In a text without list marks,
+    each line is an item.
     """
     lines = [line for line in text.splitlines() if line.strip()]
     found = [item for line in lines if (item := _ITEM.match(line[:MAX_SHORT_CHARS]))]

@@ -1,4 +1,4 @@
-"""Describe the faults of a configuration: each names the entry and the allowed values."""
+"""Find the faults of a configuration. Each fault is a text that names the entry and the allowed values."""
 
 from __future__ import annotations
 
@@ -19,14 +19,18 @@ _ADDED_PATHS = ("/chat/completions", "/v1/messages")
 
 
 def shape_fault(merged: Mapping[str, Any], error: msgspec.ValidationError) -> str:
-    """Return why a configuration does not have the shape of a catalogue; for other faults, the text of `error`."""
+    """Return why a configuration cannot be read as a catalogue.
+
+    An unknown field or a value that is not allowed is named with its whole path. For any other fault, the text of
+    `error` follows the name of the entry.
+    """
     for fault in _shape_faults(merged, inspect.type_info(Catalog), ""):
         return fault
     return f"{_place(merged)}{error}"
 
 
 def _shape_faults(value: Any, kind: inspect.Type, path: str) -> Iterator[str]:
-    """Yield a sentence for each unknown field and for each value that is not allowed, with its whole path."""
+    """Yield a text for each unknown field and for each value that is not allowed, with its whole path."""
     if isinstance(kind, inspect.UnionType) and value is not None:
         for other in kind.types:
             yield from _shape_faults(value, other, path)
@@ -45,7 +49,7 @@ def _shape_faults(value: Any, kind: inspect.Type, path: str) -> Iterator[str]:
         yield f"{path} is {str(value)[:60]!r}; allowed are {', '.join(map(str, kind.values))}"
     elif isinstance(kind, inspect.Metadata) and not _fits(value, kind.type):
         allowed = (kind.extra_json_schema or {}).get("description")
-        yield f"{path} must be {allowed}"  # without the value, which may be a secret key
+        yield f"{path} must be {allowed}"  # the value is not shown: it may be a secret key
 
 
 def _fits(value: Any, kind: inspect.Type) -> bool:
@@ -54,7 +58,10 @@ def _fits(value: Any, kind: inspect.Type) -> bool:
 
 
 def _place(merged: Mapping[str, Any]) -> str:
-    """Return the name of the first wrong entry: the error of msgspec names the field, but not the entry's key."""
+    """Return the name of the first wrong entry, such as `roles.QA-Agent: `; "" if each entry alone is right.
+
+    It is needed because the error of msgspec names the field, but not the entry.
+    """
     for table, kind in (("profiles", Profile), ("roles", Role), ("engines", EngineSpec), ("models", LocalModel)):
         entries = merged.get(table)
         if not isinstance(entries, dict):
@@ -68,9 +75,9 @@ def _place(merged: Mapping[str, Any]) -> str:
 
 
 def faults(catalog: Catalog) -> list[str]:
-    """Return the contradictions and the impossible values of a configuration that has the shape of a catalogue."""
+    """Return the contradictions between the entries of a catalogue, and the values that cannot work."""
     faults = [
-        f"roles.{name}.profiles names {profile!r}, known are {', '.join(catalog.profiles)}"
+        f"roles.{name}.profiles names the unknown profile {profile!r}; known are {', '.join(catalog.profiles)}"
         for name, role in catalog.roles.items()
         for profile in role.profiles
         if profile not in catalog.profiles
@@ -95,7 +102,7 @@ def faults(catalog: Catalog) -> list[str]:
         f"engines.{name[:60]!r} is not a valid engine name: it is part of paths such as /engines/NAME, so it must not "
         'be blank, contain control characters, or have "." or ".." between slashes'
         for name in catalog.engines
-        if not name.strip() or _CONTROL.search(name) or not {".", ".."}.isdisjoint(name.split("/"))
+        if not name.strip() or _CONTROL.search(name) or any(part in (".", "..") for part in name.split("/"))
     ]
 
 
@@ -114,7 +121,7 @@ def _review_faults(catalog: Catalog, profile: Profile) -> list[str]:
 def _engine_faults(engine: EngineSpec) -> list[str]:
     faults = [f"{field} is missing" for field in REQUIRED_FIELDS[engine.kind] if not getattr(engine, field)]
     if engine.base_url and not _is_address(engine.base_url):
-        faults.append("base_url must be http:// or https://, a host and perhaps a port")
+        faults.append("base_url must have http:// or https://, a host, and optionally a port")
     if engine.base_url and "@" in engine.base_url:
         faults.append("base_url must not contain credentials; set api_key to a reference to them")
     faults += [
@@ -130,7 +137,7 @@ def _engine_faults(engine: EngineSpec) -> list[str]:
 def _is_address(url: str) -> bool:
     try:
         parts = urlsplit(url)
-        has_host = bool(parts.hostname) and parts.port != 0  # reading the port checks its range
+        has_host = bool(parts.hostname) and parts.port != 0  # `port` raises ValueError if it is out of range
     except ValueError:
         return False
     return has_host and parts.scheme in ("http", "https") and not any(c.isspace() for c in url)
@@ -139,7 +146,9 @@ def _is_address(url: str) -> bool:
 def _model_faults(name: str, model: LocalModel) -> list[str]:
     faults = []
     if not _MODEL_NAME.fullmatch(name):
-        faults.append("name may have letters, digits, dots, hyphens and underscores only, as it is part of a file name")
+        faults.append(
+            "name may have only letters, digits, dots, hyphens and underscores, because it is part of a file name"
+        )
     if not model.url.startswith(("https://", "http://")):
         faults.append("url must start with https://, or with http:// if it is on loopback")
     return faults

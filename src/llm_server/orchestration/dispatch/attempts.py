@@ -68,7 +68,7 @@ def finish(
 
 
 def _kind(failure: EngineFailure) -> FailureKind:
-    """The kind of a failure as a word, for the history."""
+    """Return the kind of a failure as a word, for the task's history."""
     match failure:
         case EngineUnavailable():
             return failure.kind
@@ -79,7 +79,7 @@ def _kind(failure: EngineFailure) -> FailureKind:
 
 
 def _why(spec: EngineSpec, terms: CallTerms, after: Attempt | None, *, probe: bool) -> str:
-    """Say for the receipt why this engine was chosen; it was the first of the remaining candidates."""
+    """Return the reason, for the receipt, why this engine was the first of the remaining candidates."""
     if after and after.fault:
         reason = f"escalated from {after.engine}"
     elif after:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from llm_server.orchestration.dispatch.calls import CallFailure, CallResult, EmptyAnswer, EngineCalls
 from llm_server.orchestration.dispatch.fleet import Fleet
-from llm_server.orchestration.dispatch.retry_budget import CALLS_A_STEP
+from llm_server.orchestration.dispatch.retry_budget import MAX_CALLS_A_STEP
 from llm_server.orchestration.dispatch.terms import CallTerms
 from llm_server.orchestration.domain.catalog import Catalog, EngineSpec, Tier
 from llm_server.orchestration.domain.engine_call import Completion, EngineCall, Pricer
@@ -67,7 +67,8 @@ class Balancer:
     def call(self, call: EngineCall, terms: CallTerms) -> Reply:
         """Ask the candidates in order until one answers or the retry budget is used up.
 
-        A candidate that costs more than is left of a limit is skipped. A failure is returned in the reply, not raised.
+        A candidate is skipped if the call could cost more than a limit leaves. A failure is returned in the reply, not
+        raised.
         """
         if terms.engine is not None and terms.engine not in self._catalog.engines:  # removed since the task was created
             return Reply(failure=EngineUnavailable(f"Engine {terms.engine} is not configured any more."))
@@ -95,11 +96,11 @@ class Balancer:
         return Reply(failure=self._failure(failure, terms), attempts=attempts, outage=outage)
 
     def _may_ask(self, attempts: tuple[Attempt, ...]) -> bool:
-        """Whether another call may be made after these attempts."""
-        return not attempts or (len(attempts) < CALLS_A_STEP and self._calls.may_retry())
+        """Return whether another call may be made after these attempts."""
+        return not attempts or (len(attempts) < MAX_CALLS_A_STEP and self._calls.may_retry())
 
     def _ask(self, name: str, call: EngineCall, terms: CallTerms, attempts: tuple[Attempt, ...]) -> CallResult:
-        """Ask an engine; if its answer has a fault for which a strong engine is asked next, note it on the attempt."""
+        """Ask an engine. If its answer has a fault for which a strong engine is to be asked, note it on the attempt."""
         result = self._calls.ask(name, call, terms, after=attempts[-1] if attempts else None)
         fault = None if self._is_strong(name) else _fault(result, terms)
         return result if fault is None else result.with_fault(fault)
@@ -107,12 +108,12 @@ class Balancer:
     def _escalated(
         self, result: CallResult, call: EngineCall, terms: CallTerms, attempts: tuple[Attempt, ...], others: list[str]
     ) -> Reply:
-        """Return the completion, or that of a strong engine if the answer gate found a fault in the first one.
+        """Return the completion. If the answer gate found a fault in it, ask a strong engine and return its completion.
 
         At most one strong engine is asked. If it does not answer, the faulty completion is returned.
         """
         strong = [other for other in others if self._is_strong(other)]
-        if attempts[-1].fault is None or not strong or len(attempts) >= CALLS_A_STEP:
+        if attempts[-1].fault is None or not strong or len(attempts) >= MAX_CALLS_A_STEP:
             return Reply(completion=result.completion, attempts=attempts)
         second = self._calls.ask(strong[0], call, terms, after=attempts[-1])
         return Reply(completion=second.completion or result.completion, attempts=attempts + second.attempts)
@@ -131,7 +132,8 @@ class Balancer:
     def _failure(self, failure: CallFailure | None, terms: CallTerms) -> CallFailure:
         """Return why no candidate answered.
 
-        If the others cost too much while some engine rests, that engine may be affordable later: the task can wait.
+        If the candidates cost too much, but another engine rests and may cost less, return EngineUnavailable, so that
+        the task waits for that engine.
         """
         if failure is None or (isinstance(failure, LimitReached) and self.fleet.any_resting(terms.engine)):
             subject = "No engine can" if terms.engine is None else f"Engine {terms.engine} cannot"

@@ -33,8 +33,8 @@ class Budget:
     def reserve(self, call: EngineCall, price: Price) -> tuple[EngineCall, Reservation]:
         """Reserve the highest possible cost of a call; lower the call's output limit if too little money is left.
 
-        A call that does not fit uncut waits until the task's other calls have ended, because each gives back what it
-        did not cost. End each reservation with `settle` or `withhold`.
+        If the call fits only with a lower output limit, or not at all, wait first for the task's other calls to end,
+        because each call releases what it did not cost. End each reservation with `settle` or `withhold`.
 
         Returns the call to make, and its reservation.
 
@@ -73,7 +73,7 @@ class Budget:
             self._changed.wait()
 
     def _try_to_reserve(self, call: EngineCall, price: Price, *, uncut: bool) -> tuple[EngineCall, Reservation] | None:
-        """Reserve now; return None if the call must stay `uncut` and does not fit."""
+        """Reserve without waiting. Return None if the call must stay `uncut` but fits only with a lower limit."""
         fitted, microusd = fit(call, price, self._left, PER_DAY if self._left is None else "max_cost_usd")
         if uncut and fitted != call:
             return None

@@ -1,4 +1,4 @@
-"""Make one engine call within its budget, its place and its time; the result, also a failure, is a value."""
+"""Make one engine call within the task's budget, the engine's places and the time left. Failures are returned."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _TOO_LATE = "Too little of the worker's time is left for another engine call."
 
 
 class EmptyAnswer(PromptRefused):
-    """The engine's answer has no text. The engine counts as healthy, and is not asked again, which would cost more."""
+    """The engine's answer has no text. The engine counts as healthy. It is not asked again: that would cost more."""
 
     def __init__(self) -> None:
         super().__init__(attempts.EMPTY_ANSWER)
@@ -72,7 +72,7 @@ class CallResult:
         return () if self.attempt is None else (self.attempt,)
 
     def with_fault(self, fault: str) -> CallResult:
-        """Note on the attempt what is wrong with the answer, so that the receipt says why a strong engine is asked."""
+        """Return the result with the fault on its attempt, so that the receipt says why a strong engine is asked."""
         return self if self.attempt is None else replace(self, attempt=replace(self.attempt, fault=fault))
 
 
@@ -99,7 +99,7 @@ class EngineCalls:
         self._places = Places(catalog.engines)
 
     def may_retry(self) -> bool:
-        """Whether the retry budget of the process allows another call after a failed one."""
+        """Return whether the retry budget of the process allows another call after a failed one."""
         return self._retries.has_room()
 
     def ask(self, engine: str, call: EngineCall, terms: CallTerms, *, after: Attempt | None) -> CallResult:
@@ -132,7 +132,7 @@ class EngineCalls:
         try:
             with self._places.hold(engine, self._left_s(terms), call.cancellation):
                 if not self._fleet.free(engine):
-                    raise EngineUnavailable(f"Engine {engine} rests or was switched off.", outage=True)
+                    raise EngineUnavailable(f"Engine {engine} rests after a failure or was switched off.", outage=True)
                 return self._ask_now(engine, call, terms, after, reserved_microusd)
         except (EngineUnavailable, OutOfTime, TaskCancelled) as failure:  # raised before the engine was asked
             return CallResult(failure=failure)
@@ -143,7 +143,7 @@ class EngineCalls:
         """Ask the engine, record its health, and finish the attempt."""
         spec, price = self._catalog.engines[engine], self._price_of(engine)
         max_s, left_s = self._catalog.timeout_s(engine), self._left_s(terms)
-        call.cancellation.check(anew=after is not None)
+        call.cancellation.check(force=after is not None)
         started_ms, timeout_s = self._clock(), min(max_s, left_s)
         with self._probing(engine, timeout_s) as probe:
             attempt = attempts.start(engine, spec, terms, after, probe=probe, started_ms=started_ms)
@@ -151,15 +151,14 @@ class EngineCalls:
             answer = self._answer(engine, call, timeout_s)
         took_ms = self._took_ms(started_ms, timeout_s)
         is_cut_short = _is_timeout(answer) and left_s < max_s and terms.left_s(self._clock()) < MIN_CALL_S
-        outcome = (
-            OutOfTime(_TOO_LATE) if is_cut_short else answer
-        )  # the worker ran out of time; the engine did not fail
+        # If the worker ran out of time, the engine did not fail.
+        outcome = OutOfTime(_TOO_LATE) if is_cut_short else answer
         self._record_health(engine, outcome, probe=probe)
         attempt = attempts.finish(attempt, answer, took_ms=took_ms, price=price, reserved_microusd=reserved_microusd)
         return CallResult.of(outcome, attempt)
 
     def _answer(self, engine: str, call: EngineCall, timeout_s: float) -> Completion | EngineFailure:
-        """Return the engine's answer, or the failure it raised if the `Engine` protocol allows it."""
+        """Ask the engine. Return its answer, or the failure it raised if the `Engine` protocol allows that failure."""
         try:
             return self._engines[engine].complete(call, timeout_s=timeout_s)
         except (EngineUnavailable, PromptRefused, TaskCancelled) as failure:
@@ -176,7 +175,7 @@ class EngineCalls:
         """
         probe = self._states.of(engine).failures > 0
         if probe and not self._states.begin_probe(engine, lasts_s + PROBE_GRACE_S):
-            raise EngineUnavailable(f"Engine {engine} rests.", outage=True)
+            raise EngineUnavailable(f"Engine {engine} rests after a failure or is being probed.", outage=True)
         try:
             yield probe
         except BaseException:
@@ -197,7 +196,7 @@ class EngineCalls:
         return partial(self._price, self._catalog.engines[engine])
 
     def _took_ms(self, since_ms: int, max_s: float) -> int:
-        """Return how long a call took, clamped to 0..time-out, so that a changed clock does not distort averages."""
+        """Return how long a call took, clamped to 0..`max_s`, so that a changed clock does not distort averages."""
         return min(max(0, self._clock() - since_ms), math.ceil(max_s * 1000))
 
     def _left_s(self, terms: CallTerms) -> float:

@@ -42,7 +42,7 @@ class Fleet:
         return self._states.all().over(self._configured)
 
     def obstacle(self, spec: EngineSpec) -> str:
-        """Return why an engine cannot be asked until an operator changes that; "" if it can. Uses no network."""
+        """Return why an engine cannot be asked until an operator acts; "" if it can be asked. Uses no network."""
         if spec.locked or not spec.toggle:
             return "is locked" if spec.locked else "is switched off"
         return "" if self._has_credentials(spec) else "has no credentials"
@@ -56,7 +56,7 @@ class Fleet:
         return {name: self._states.return_ms(self._states.of(name)) for name in self._usable(only)}
 
     def any_resting(self, only: str | None = None) -> bool:
-        """Whether an engine that could be asked later rests now."""
+        """Return whether an engine that could be asked later rests now."""
         return any(self._states.rests(self._states.of(name)) for name in self._usable(only))
 
     def switch(self, engine: str, changes: Mapping[SwitchName, bool | None]) -> EngineNow:
@@ -64,11 +64,11 @@ class Fleet:
         return self._now(self._configured, self._states.switch(engine, changes))[engine]
 
     def now(self, records: EngineRecords) -> dict[str, EngineNow]:
-        """Return the engines that serve, as `records` describe them."""
+        """Return the engines that answer tasks, with the switches and the status that `records` give them."""
         return self._now(self.serving(), records)
 
     def status(self, records: EngineRecords) -> dict[str, str]:
-        """Return the status of each engine that serves: online, cooling, disabled, locked or offline."""
+        """Return the status of each engine that answers tasks: online, cooling, disabled, locked or offline."""
         return {name: engine.status for name, engine in self.now(records).items()}
 
     def _usable(self, only: str | None) -> list[str]:

@@ -1,4 +1,4 @@
-"""The engines' health and switches, which all processes share through the store: rests, probes, on and off."""
+"""The engines' health and switches, which all processes share through the store."""
 
 from __future__ import annotations
 
@@ -60,23 +60,26 @@ class EngineStates:
         """
         records = self._store.switch_engine(engine, changes)
         with self._lock:
-            self._read_ms = self._clock() - MAX_STATE_AGE_MS  # read anew: a concurrent change may be the later one
+            self._read_ms = self._clock() - MAX_STATE_AGE_MS  # read again: another process may have changed it later
         return records
 
     def rests(self, state: EngineState) -> bool:
-        """Whether an engine may not be asked now, because it rests or is being probed."""
+        """Return whether an engine may not be asked now, because it rests or is being probed."""
         return max(state.rest_until_ms, state.probe_until_ms) > self._clock()
 
     def return_ms(self, state: EngineState) -> int:
-        """Return when to look at an engine again: at the end of its rest, or of its probe, but of that within 15 s."""
+        """Return when a task should look at an engine again, in Unix milliseconds.
+
+        This is the end of the engine's rest, or the end of its probe, but for a probe at most 15 s from now.
+        """
         soon_ms = self._clock() + PROBE_LOOK_S * 1000
         return max(state.rest_until_ms, min(state.probe_until_ms, soon_ms))
 
     def begin_probe(self, engine: str, lasts_s: float) -> bool:
         """Claim the right to probe an engine whose rest has ended, for `lasts_s` seconds.
 
-        Returns False if another worker holds the claim. While the store cannot be reached, only the workers of this
-        process exclude one another.
+        Returns False if the engine rests or another worker holds the claim. While the store cannot be reached, only the
+        workers of this process exclude one another.
         """
         before = self.of(engine)
         if self.rests(before):
@@ -124,7 +127,7 @@ class EngineStates:
         )
 
     def record_success(self, engine: str, *, probe: bool = False) -> None:
-        """Mark an engine as healthy after its rest. Answers that arrive during the rest are ignored: they were late."""
+        """Mark an engine as healthy after its rest. Ignore answers during the rest: their calls began before it."""
         known = self.of(engine)
         if probe or (known.failures and not self.rests(known)):
             self._write(engine, _HEALTHY)

@@ -12,8 +12,8 @@ from llm_server.orchestration.domain.engine_call import EngineCall
 from llm_server.orchestration.domain.errors import LimitReached, MoneySetAside, StorageUnavailable
 from llm_server.orchestration.domain.ports import Ledger
 
-RESERVE_TRIES = 5
-"""How many times a call is cut to the rest of the day while other calls of the same key use up more of it."""
+MAX_RESERVE_TRIES = 5
+"""How often a reservation is tried while other calls of the same key use up more of its daily limit."""
 
 _log = logging.getLogger(__name__)
 
@@ -22,7 +22,7 @@ class KeyBudget:
     """The rest of a key's `usd_per_day` for the calls of one claim; `claim` is the prefix of their reservations' names.
 
     All charges count for the day on which the claim began, also those of calls that end after midnight, so that each
-    charge is settled where it was made.
+    charge is settled on the day on which it was made.
     """
 
     def __init__(self, ledger: Ledger, account: Account, *, max_microusd: int, claim: str) -> None:
@@ -43,7 +43,7 @@ class KeyBudget:
             MoneySetAside: too little is left while the key's other calls run, or the ledger cannot be reached.
         """
         name = next(self._names)
-        for _ in range(RESERVE_TRIES):
+        for _ in range(MAX_RESERVE_TRIES):
             if not microusd:
                 return call, Reservation()
             charges = self._charge(name, microusd)
@@ -55,7 +55,7 @@ class KeyBudget:
         raise MoneySetAside
 
     def settle(self, reserved: Reservation, cost_microusd: int, withheld_microusd: int) -> None:
-        """Release what a call did not cost and does not withhold; if the ledger cannot be reached, only log that."""
+        """Release reserved money that a call neither cost nor withholds. Only log if the ledger cannot be reached."""
         if not reserved.name:
             return
         try:
@@ -66,17 +66,24 @@ class KeyBudget:
             _log.warning("reservation not settled", extra={"key_id": self._account.key_id})
 
     def _charge(self, name: str, microusd: int) -> Charges | None:
-        """Charge an amount; return None if it was charged, else what the key's day already holds."""
+        """Charge an amount to the key's day. Return None if it was charged, otherwise what was charged before."""
         try:
             return self._ledger.reserve(self._account, name, microusd, max_microusd=self._max_microusd)
-        except StorageUnavailable as error:  # raised as it is, it would end the claim and lose answers already paid for
+        except StorageUnavailable as error:
+            # StorageUnavailable would end the claim and lose answers that are already paid for.
             raise MoneySetAside from error
 
     def _cut(self, call: EngineCall, price: Price, charges: Charges) -> tuple[EngineCall, int]:
-        """Cut a call to what is left of the day; raise MoneySetAside if it may fit once other calls have ended."""
+        """Lower a call's output limit to the money that is left of the day.
+
+        Raises:
+            LimitReached: too little of the day's money is left.
+            MoneySetAside: the call may fit once the key's other calls have ended.
+        """
         left = max(0, self._max_microusd - charges.charged_microusd)
         try:
             return fit(call, price, left, PER_DAY)
         except LimitReached:
+            # LimitReached is raised again if the call would not even fit after all other calls have ended.
             fit(call, price, left + charges.under_way_microusd, PER_DAY)
             raise MoneySetAside from None

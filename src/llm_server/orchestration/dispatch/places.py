@@ -32,10 +32,10 @@ class Places:
         for _ in range(math.ceil(wait_s / CANCELLATION_CHECK_S)):
             if self._places[engine].acquire(timeout=CANCELLATION_CHECK_S):
                 break
-            if cancellation.told:
+            if cancellation.is_cancelled:
                 raise TaskCancelled
         else:
-            raise OutOfTime(f"Engine {engine} had no free place within the worker's time.")
+            raise OutOfTime(f"Engine {engine} was busy with other calls until the worker's time was over.")
         try:
             yield
         finally:

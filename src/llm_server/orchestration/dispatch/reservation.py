@@ -1,4 +1,4 @@
-"""Compute the reservation of an engine call: its highest possible cost, lowered to fit what a limit leaves."""
+"""Compute the highest possible cost of an engine call, and lower its output limit to fit the money that is left."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def fit(call: EngineCall, price: Price, left_microusd: int | None, limit: str) -
     tokens_in = _max_tokens_in(call)
     fixed, worst = price(tokens_in, 0), price(tokens_in, call.max_output_tokens)
     if fixed is None or worst is None:
-        raise LimitReached(f"The engine's price is unknown, so {limit} cannot be kept.")
+        raise LimitReached(f"The engine's price is unknown, so {limit} cannot be enforced.")
     if left_microusd is not None and worst > left_microusd:
         share = max(0, left_microusd - fixed) / (worst - fixed) if worst > fixed else 0.0
         call = replace(call, max_output_tokens=max(0, int(call.max_output_tokens * share) - 1))

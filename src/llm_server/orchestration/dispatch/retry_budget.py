@@ -7,7 +7,8 @@ from collections import deque
 
 from llm_server.orchestration.domain.ports import Clock
 
-CALLS_A_STEP = 3
+MAX_CALLS_A_STEP = 3
+"""How many engine calls are made at most to get one answer."""
 WINDOW_S = 60
 RETRIES_SHARE = 0.2
 RETRIES_BURST = 10
@@ -23,7 +24,7 @@ class RetryBudget:
         self._retries: deque[int] = deque()
 
     def has_room(self) -> bool:
-        """Whether another retry is within the budget; calls that ask at the same moment may exceed it by a few."""
+        """Return whether another retry is within the budget. Concurrent calls may exceed it by a few retries."""
         with self._lock:
             self._forget()
             return len(self._retries) < max(RETRIES_BURST, int(RETRIES_SHARE * len(self._calls)))

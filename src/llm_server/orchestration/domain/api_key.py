@@ -14,7 +14,9 @@ from llm_server.orchestration.domain.errors import InvalidInput
 from llm_server.orchestration.domain.receipt import MICROUSD_PER_USD
 
 SCOPES = ("tasks", "metrics", "admin")
-"""tasks: tasks, usage, catalog. metrics: the figures of the whole server. admin: its engines and keys."""
+"""What a key may use. `tasks`: tasks, usage and the catalogue; `metrics`: the figures of the whole server;
+`admin`: its engines and keys.
+"""
 
 LOCAL_TENANT = "local"
 TENANT_PATTERN = "[a-z0-9-]{1,40}"
@@ -27,7 +29,7 @@ _TENANT = re.compile(TENANT_PATTERN)
 
 
 class LimitChanges(TypedDict, total=False):
-    """The limits to change, as callers write them. None removes a limit; a limit that is left out stays."""
+    """The limits to change, as callers write them. None removes a limit. A limit that is left out stays unchanged."""
 
     requests_per_minute: int | None
     tasks_in_flight: int | None
@@ -35,9 +37,9 @@ class LimitChanges(TypedDict, total=False):
 
 
 class KeyChanges(TypedDict, total=False):
-    """The fields of a key to change; a field that is left out stays.
+    """The fields of a key to change. A field that is left out stays unchanged.
 
-    `expires_ms` is in Unix milliseconds; None: the key never expires.
+    `expires_ms` is in Unix milliseconds; None means that the key never expires.
     """
 
     name: str
@@ -82,7 +84,10 @@ class KeyLimits:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NewKey:
-    """A key to make, before it has an id and a secret. `expires_ms` is in Unix milliseconds; None: never."""
+    """A key to make, before it has an id and a secret.
+
+    `expires_ms` is in Unix milliseconds; None means that the key never expires.
+    """
 
     tenant: str
     scopes: Sequence[str]
@@ -118,7 +123,7 @@ class Key:
     expires_ms: int | None = None
 
     def is_expired(self, now_ms: int) -> bool:
-        """Return whether the key's time is over; at `expires_ms` exactly it is."""
+        """Return whether the key has expired: from `expires_ms` on, that millisecond included."""
         return self.expires_ms is not None and self.expires_ms <= now_ms
 
     def is_valid(self, now_ms: int) -> bool:
@@ -152,20 +157,20 @@ class Payer:
 
     @property
     def charge(self) -> Charge | None:
-        """The key's account for engine calls; None if it has no `usd_per_day`: then its calls are not charged."""
+        """The key and its daily limit, to charge engine calls to; None if the key has no `usd_per_day`."""
         if self.limits.microusd_per_day is None:
             return None
         return Charge(key_id=self.key_id, microusd_per_day=self.limits.microusd_per_day)
 
     @property
     def counted_for(self) -> str:
-        """The id of the key whose `tasks_in_flight` includes its tasks; "" if it has no such limit."""
+        """The key's id if the key limits `tasks_in_flight`, so that its open tasks are counted; otherwise ""."""
         return "" if self.limits.tasks_in_flight is None else self.key_id
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Caller:
-    """Who calls: a tenant and the scopes of its key. `payer` is None on a server without keys."""
+    """The caller of the server: its tenant and the scopes of its key. `payer` is None on a server without keys."""
 
     tenant: str = LOCAL_TENANT
     scopes: tuple[str, ...] = SCOPES
@@ -178,7 +183,7 @@ class Caller:
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """A key on one UTC day (`YYYY-MM-DD`): what its engine calls of that day are charged to."""
+    """A key on one UTC day (`YYYY-MM-DD`). The key's engine calls of that day are charged to this account."""
 
     key_id: str
     day: str
@@ -188,9 +193,9 @@ class Account:
 class Charges:
     """The total that was charged to an account.
 
-    The costs of two parts of it are not known. `under_way_microusd` is reserved for calls that have not ended, or
-    whose worker died. `withheld_microusd` stays charged because the engine may bill it: the call was late, broke off,
-    was cancelled, or did not report its tokens.
+    It includes two amounts whose real cost is not known yet, or never. `under_way_microusd` is reserved for calls that
+    have not ended, or whose worker died. `withheld_microusd` stays charged because the engine may bill it: the call was
+    late, broke off, was cancelled, or did not report its tokens.
     """
 
     charged_microusd: int = 0
@@ -211,21 +216,25 @@ class KeyUse(Charges):
 
 
 def checked_tenant(name: str) -> str:
-    """Return a tenant's name. Raises InvalidInput if it is not allowed."""
+    """Check and return a tenant's name. Raises InvalidInput if it is not allowed."""
     if not _TENANT.fullmatch(name):
-        raise InvalidInput("tenant", "A tenant's name has 1 to 40 characters of a to z, 0 to 9 and -.")
+        raise InvalidInput("tenant", "A tenant's name must have 1 to 40 characters of a to z, 0 to 9 and -.")
     return name
 
 
 def checked_name(name: str) -> str:
-    """Return a key's name. Raises InvalidInput if it is too long, or has characters that could falsify a listing."""
+    """Check and return a key's name. Raises InvalidInput if it is too long or contains unprintable characters."""
     if len(name) > MAX_NAME or not name.isprintable():
-        raise InvalidInput("name", f"A key's name has at most {MAX_NAME} characters, all of them printable.")
+        raise InvalidInput("name", f"A key's name must have at most {MAX_NAME} characters, all of them printable.")
     return name
 
 
 def checked_scopes(names: Sequence[str]) -> tuple[str, ...]:
-    """Return scopes in the order of `SCOPES`, each once. Raises InvalidInput for an unknown one or an empty list."""
+    """Check scopes and return them in the order of `SCOPES`, without duplicates.
+
+    Raises:
+        InvalidInput: a scope is unknown, or the list is empty.
+    """
     for name in names:
         if name not in SCOPES:
             raise InvalidInput("scopes", f"Unknown scope {name[:60]!r}; known are {', '.join(SCOPES)}.")

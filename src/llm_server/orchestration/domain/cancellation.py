@@ -1,4 +1,4 @@
-"""How the work on a task learns that its caller has cancelled the task."""
+"""The cancellation of a task: tells the worker that its caller has cancelled the task, and aborts running calls."""
 
 from __future__ import annotations
 
@@ -8,66 +8,70 @@ from contextlib import contextmanager
 
 from llm_server.orchestration.domain.errors import TaskCancelled
 
-LOOK_MS = 5_000
-"""How old the last sign that a task goes on may be when the next engine call begins."""
+MAX_CHECK_AGE_MS = 5_000
+"""How old the last check that the task has not ended may be when the next engine call begins."""
 
 
 class Cancellation:
-    """Says whether the task of one claim was cancelled. Any thread may use it.
+    """Whether the task of one claim was cancelled. Any thread may use it.
 
-    `look` asks the store whether the task has ended. That costs a read, so it happens only before an engine call, and
-    only if no save and no other look has shown within the last 5 s that the task goes on. The first call of a claim
-    needs no look. A call that follows a failed or faulty one always looks (`anew`), because that one took time.
+    `has_ended` asks the store whether the task has ended. This costs a read, so it is called only before an engine
+    call, and only if no save and no other check has shown within the last 5 s that the task has not ended. The first
+    call of a claim needs no check. Before a call that follows a failed or faulty one, the store is always asked
+    (`force`), because that call took time.
     """
 
-    def __init__(self, look: Callable[[], bool] = lambda: False, clock: Callable[[], int] = lambda: 0) -> None:
-        self._look = look
+    def __init__(self, has_ended: Callable[[], bool] = lambda: False, clock: Callable[[], int] = lambda: 0) -> None:
+        self._has_ended = has_ended
         self._clock = clock
         self._lock = threading.Lock()
-        self._told = False
-        self._known_ms = clock()
-        self._under_way: dict[object, Callable[[], None]] = {}
+        self._is_cancelled = False
+        self._checked_ms = clock()
+        self._running: dict[object, Callable[[], None]] = {}
 
     @property
-    def told(self) -> bool:
-        return self._told
+    def is_cancelled(self) -> bool:
+        return self._is_cancelled
 
-    def tell(self) -> None:
-        """Abort the calls in progress and let no new one begin. Calling this again has no further effect."""
+    def cancel(self) -> None:
+        """Abort the calls in progress, and let no new call begin. Calling this again has no further effect."""
         with self._lock:
-            if self._told:
+            if self._is_cancelled:
                 return
-            self._told = True
-            for break_off in self._under_way.values():
-                break_off()
+            self._is_cancelled = True
+            for abort in self._running.values():
+                abort()
 
-    def goes_on(self) -> None:
-        """Note that the task still belonged to the claim just now."""
-        self._known_ms = self._clock()
+    def mark_checked(self) -> None:
+        """Record that the store has just shown that the task still belongs to the claim."""
+        self._checked_ms = self._clock()
 
-    def check(self, *, anew: bool = False) -> None:
-        """Raise TaskCancelled if the task was cancelled. `anew`: ask the store even if the last look is recent."""
-        is_known = 0 <= self._clock() - self._known_ms <= LOOK_MS  # the clock may have been set back
-        if not self._told and (anew or not is_known):
-            if self._look():
-                self.tell()
-            self.goes_on()
-        if self._told:
+    def check(self, *, force: bool = False) -> None:
+        """Raise TaskCancelled if the task was cancelled. With `force`, ask the store even after a recent check."""
+        is_recent = 0 <= self._clock() - self._checked_ms <= MAX_CHECK_AGE_MS  # negative if the clock was set back
+        if not self._is_cancelled and (force or not is_recent):
+            if self._has_ended():
+                self.cancel()
+            self.mark_checked()
+        if self._is_cancelled:
             raise TaskCancelled
 
     @contextmanager
-    def breaking_off(self, break_off: Callable[[], None]) -> Iterator[None]:
-        """Call `break_off` if the task is cancelled while the block runs: at most once, from any thread.
+    def on_cancel(self, abort: Callable[[], None]) -> Iterator[None]:
+        """Call `abort` if the task is cancelled while the block runs: at most once, from any thread.
 
-        `break_off` must return at once and must not raise.
+        `abort` must return at once and must not raise.
+
+        Raises:
+            TaskCancelled: the task was cancelled before the block began.
         """
         token = object()
         with self._lock:
-            if self._told:
+            if self._is_cancelled:
                 raise TaskCancelled
-            self._under_way[token] = break_off
+            self._running[token] = abort
         try:
             yield
         finally:
             with self._lock:
-                del self._under_way[token]
+                del self._running[token]

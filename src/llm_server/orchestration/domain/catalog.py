@@ -51,9 +51,9 @@ class Defaults(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
 
 class Role(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Who does a task: a system prompt and the settings of its engine calls.
+    """A role that does tasks or steps of plans: its system prompt and the settings of its engine calls.
 
-    The plan steps of a `reviewed` role are judged, if the profile names a role that judges.
+    The plan steps of a `reviewed` role are judged, if the task's profile names roles to judge and to repair them.
     """
 
     profiles: tuple[str, ...]
@@ -150,7 +150,7 @@ class Catalog(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         return self.profiles[name]
 
     def roles_of(self, profile: str) -> list[str]:
-        """Return the names of a profile's roles, in the order of the file."""
+        """Return the names of a profile's roles, in the order of the configuration."""
         return [name for name, role in self.roles.items() if profile in role.profiles]
 
     def step_roles(self) -> list[str]:
@@ -158,7 +158,10 @@ class Catalog(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         return [name for name in self.roles if name != self.defaults.planner]
 
     def profile_of(self, role: str) -> str:
-        """Return the profile for a role if the caller chose none: the default profile if it has the role."""
+        """Return the profile of a task for which the caller chose only a role.
+
+        This is the default profile if it has the role, otherwise the first profile of the role.
+        """
         profiles = self.role(role).profiles
         return self.defaults.profile if self.defaults.profile in profiles else profiles[0]
 

@@ -13,7 +13,10 @@ from llm_server.orchestration.domain.task import Task
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Counters:
-    """Totals since the store was created, and two gauges (`queued`, `active`); also the change by one write."""
+    """Totals since the store was created, and two gauges (`queued`, `active`).
+
+    The change that one write makes to the counters is of this type too.
+    """
 
     total: int = 0
     queued: int = 0
@@ -39,15 +42,15 @@ class Counters:
 
 
 def change(before: Task | None, after: Task) -> Counters:
-    """Return what a task's transition changes in the counters. `before` is None for a new task."""
+    """Return by how much a task's transition changes each counter. `before` is None for a new task."""
     totals = {f.name: getattr(after.receipt, f.name) for f in fields(Receipt)}
-    gauges = _gauges(after, 1)
+    gauges = _gauges(after)
     if before is None:
         return Counters(total=1, **totals, **gauges)
     for name in totals:
         totals[name] -= getattr(before.receipt, name)
-    was = _gauges(before, -1)
-    return Counters(**totals, **{name: gauges[name] + was[name] for name in gauges})
+    earlier = _gauges(before)
+    return Counters(**totals, **{name: gauges[name] - earlier[name] for name in gauges})
 
 
 def in_flight_change(before: Task | None, after: Task) -> int:
@@ -64,13 +67,13 @@ def day_of(now_ms: int) -> str:
     return datetime.fromtimestamp(now_ms / 1000, UTC).strftime("%Y-%m-%d")
 
 
-def _gauges(task: Task, sign: int) -> dict[str, int]:
+def _gauges(task: Task) -> dict[str, int]:
     return {
-        "queued": sign * (task.status is Status.QUEUED),
-        "active": sign * task.status.is_active,
-        "completed": sign * (task.status is Status.COMPLETED),
-        "failed": sign * (task.status is Status.FAILED),
-        "cancelled": sign * (task.status is Status.CANCELLED),
+        "queued": int(task.status is Status.QUEUED),
+        "active": int(task.status.is_active),
+        "completed": int(task.status is Status.COMPLETED),
+        "failed": int(task.status is Status.FAILED),
+        "cancelled": int(task.status is Status.CANCELLED),
     }
 
 

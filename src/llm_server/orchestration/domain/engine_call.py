@@ -12,7 +12,7 @@ from llm_server.orchestration.domain.catalog import EngineSpec
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AnswerSchema:
-    """A JSON schema that the answer must follow. `name` says what is asked for."""
+    """A JSON schema that the answer must follow. `name` is the kind of answer."""
 
     name: Literal["plan", "verdict"]
     schema: Mapping[str, Any]
@@ -20,7 +20,7 @@ class AnswerSchema:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineCall:
-    """One prompt for an engine, and how many tokens it may answer with at most."""
+    """One call of an engine: the texts to send, the settings, and the maximum number of tokens of the answer."""
 
     system: str
     prompt: str

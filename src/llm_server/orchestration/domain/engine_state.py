@@ -32,17 +32,17 @@ SwitchName = Literal["toggle", "locked"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineSwitch:
-    """How an engine was switched while the server ran. None means: as configured."""
+    """The switches of an engine that were set while the server ran. None means that the configured value applies."""
 
     toggle: bool | None = None
     locked: bool | None = None
 
     def changed(self, changes: Mapping[SwitchName, bool | None]) -> EngineSwitch:
-        """Return the switch after `changes`; what they do not name stays."""
+        """Return the switches with `changes` applied; a switch that they do not name stays unchanged."""
         return EngineSwitch(toggle=changes.get("toggle", self.toggle), locked=changes.get("locked", self.locked))
 
     def over(self, spec: EngineSpec) -> EngineSpec:
-        """Return the engine as it is switched now."""
+        """Return the engine's specification with these switches applied."""
         toggle = spec.toggle if self.toggle is None else self.toggle
         locked = spec.locked if self.locked is None else self.locked
         return msgspec.structs.replace(spec, toggle=toggle, locked=locked)
@@ -59,5 +59,5 @@ class EngineRecords:
         return self.states.get(engine, EngineState())
 
     def over(self, specs: Mapping[str, EngineSpec]) -> dict[str, EngineSpec]:
-        """Return the configured engines as they are switched now."""
+        """Return the configured engines with the stored switches applied."""
         return {n: self.switches[n].over(spec) if n in self.switches else spec for n, spec in specs.items()}

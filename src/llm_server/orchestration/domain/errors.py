@@ -1,4 +1,4 @@
-"""Every failure that the server knows, by what the caller can do about it.
+"""All errors of the server, each with what its receiver can do about it.
 
 LLMServerError
 ├── InvalidInput          change the input; `field` names the part that is wrong
@@ -34,8 +34,8 @@ LLMServerError
 │   └── StorageMisconfigured  the operator has to fix what `cause` says
 └── ConfigurationError    fix the setting or the configuration file that the message names
 
-A class whose errors leave over HTTP has a `code`: a word that never changes, which programs may compare. Where one
-class has several causes, each cause has a code of its own. docs/api.md describes them all.
+A class whose errors are sent to HTTP callers has a `code`: a word that never changes, so that programs can compare it.
+If a class has several causes, each cause has its own code. docs/api.md describes them all.
 """
 
 from collections.abc import Collection
@@ -62,7 +62,7 @@ class LLMServerError(Exception):
 
 
 class InvalidInput(LLMServerError):
-    """The caller can fix the field that is named."""
+    """A field of the input is wrong. `field` names it, and the caller can correct it."""
 
     def __init__(self, field: str, message: str, *, code: InputCode = "invalid_input") -> None:
         super().__init__(message)
@@ -198,7 +198,7 @@ class ApprovalConflict(StateConflict):
 
 
 class IllegalTransition(LLMServerError):
-    """A final task was asked to change."""
+    """A task in a final state was asked to change its state."""
 
     def __init__(self, task_id: str, status: str, wanted: str) -> None:
         super().__init__(f"Task {task_id} is {status} and cannot become {wanted}.")
@@ -304,7 +304,7 @@ class OutOfTime(LLMServerError):
 
 
 class DownloadFailed(LLMServerError):
-    """A model file could not be fetched, or is not the file its checksum names."""
+    """A model file could not be fetched, or its checksum is not the configured one."""
 
 
 class RecordUnreadable(LLMServerError):

@@ -1,4 +1,4 @@
-"""The output of one piece of a task's work: a text or an error, and the engine calls it took."""
+"""The output of one piece of a task's work: a text or an error, and the engine calls that were made for it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,10 @@ They are counted as JSON in UTF-8, so that all of them fit into one answer of th
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Review:
-    """The result of a step's review: `findings` are still open, `reason` says why the review stopped there."""
+    """The result of a step's review.
+
+    `findings` are those that are not repaired. `reason` says why the review ended early; None if it did not.
+    """
 
     verdict: Literal["pass", "fail", "not judged"]
     findings: tuple[str, ...] = ()
@@ -28,14 +31,14 @@ class Review:
 
 
 class OutputKind(StrEnum):
-    """Which piece of a task's work an output is. The stores have their own words for these."""
+    """The kind of an output: the piece of a task's work that it is. The stores use their own words for the kinds."""
 
     PLAN = "plan"
     """The plan, as JSON."""
     DRAFT = "draft"
-    """A step's result that is still to be judged; `number` is how often it was repaired, from 0."""
+    """A step's result that must still be judged; `number` counts its repairs, from 0."""
     VERDICT = "verdict"
-    """What a review found in a draft; `number` is the draft's number."""
+    """The findings of a review in a draft; `number` is the draft's number."""
     STEP = "step"
     """The end of a step: its result, or the reason why it failed."""
     ANSWER = "answer"
@@ -79,12 +82,12 @@ class OutputKey:
 
     @property
     def ends_claim(self) -> bool:
-        """Whether it is the end of a whole claim, not a part of a plan."""
+        """Whether the output ends a whole claim, and is not a part of a plan."""
         return self.kind in (OutputKind.ANSWER, OutputKind.TRY)
 
     @property
     def order(self) -> tuple[int, int, bool]:
-        """Sort outputs of one millisecond: the plan, each draft and its verdict, steps, the end of a claim."""
+        """The sort key within one millisecond: the plan, each draft and its verdict, steps, the end of a claim."""
         draft = self.number if self.kind in (OutputKind.DRAFT, OutputKind.VERDICT) else 0
         return _ORDER.get(self.kind, 3), draft, self.kind is OutputKind.VERDICT
 
@@ -94,7 +97,7 @@ PLAN = OutputKey(OutputKind.PLAN)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Output:
-    """The output of one piece of work: a text or an error, and every engine call it took.
+    """The output of one piece of work: a text or an error, and every engine call that was made for it.
 
     `fence` is the claim that wrote it. If a failed step is done again after a retry, its output is replaced, and the
     new one keeps the earlier attempts.
@@ -110,12 +113,13 @@ class Output:
 
     @property
     def size(self) -> int:
-        """The bytes of the text and of the review's findings as JSON, where a quote has 2 and a control up to 6."""
-        texts = (self.text or "", *(self.review.findings if self.review else ()))
+        """The size in bytes of the text and of the review's findings, as JSON strings without their quotation marks."""
+        findings = self.review.findings if self.review else ()
+        texts = (self.text or "", *findings)
         return sum(len(msgspec.json.encode(text)) - len('""') for text in texts)
 
     def within(self, left: int, *, key: OutputKey) -> Output:
-        """Return this output if it fits into the `left` bytes; otherwise a failure under `key`, with the same calls."""
+        """Return this output if it fits into the `left` bytes; otherwise an error under `key`, with the same calls."""
         if self.size <= left:
             return self
         size = f"The answer has {self.size:,} bytes as JSON"
@@ -127,7 +131,7 @@ class Output:
         return self.key.kind is OutputKind.ANSWER
 
     def as_a_try(self) -> Output:
-        """Return the calls of an answer without its text, as the end of its claim."""
+        """Return the output that ends the answer's claim with the calls of the answer, but without its text."""
         return Output(key=OutputKey.of_try(self.key.number), created_ms=self.created_ms, attempts=self.attempts)
 
     def after(self, earlier: Output | None) -> Output:
@@ -136,5 +140,6 @@ class Output:
 
 
 def last_answered(attempts: Iterable[Attempt]) -> Attempt | None:
-    """Return the last call that answered."""
-    return next((attempt for attempt in reversed(list(attempts)) if attempt.answered), None)
+    """Return the last call that answered; None if no call did."""
+    answered = [attempt for attempt in attempts if attempt.answered]
+    return answered[-1] if answered else None

@@ -33,8 +33,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
         return msgspec.json.encode(self).decode()
 
 
-def stored(text: str) -> Plan:
-    """Decode a stored plan; it was checked before it was stored."""
+def from_json(text: str) -> Plan:
+    """Decode a stored plan. Its steps were checked before it was stored."""
     return msgspec.json.decode(text, type=Plan)
 
 
@@ -44,7 +44,7 @@ def digest(text: str) -> str:
 
 
 def ready(plan: Plan, finished: Mapping[str, bool], running: Collection[str] = ()) -> list[Step]:
-    """Return the steps that can start now. `finished` has each ended step, and whether it succeeded."""
+    """Return the steps that can start now. `finished` says for each ended step whether it succeeded."""
     return [
         step
         for step in plan.steps
@@ -53,7 +53,7 @@ def ready(plan: Plan, finished: Mapping[str, bool], running: Collection[str] = (
 
 
 class StepStatus(StrEnum):
-    """How far a step is. A Skipped step will never be done."""
+    """The progress of a step. A Skipped step will never be done."""
 
     WAITING = "Waiting"
     RUNNING = "Running"
@@ -65,7 +65,7 @@ class StepStatus(StrEnum):
 def statuses(
     plan: Plan, finished: Mapping[str, bool], *, at_work: bool, is_final: bool = False
 ) -> dict[str, StepStatus]:
-    """Return each step's status. `finished` has each ended step, and whether it succeeded.
+    """Return each step's status. `finished` says for each ended step whether it succeeded.
 
     The other statuses are derived. A step is Running if a worker has the task (`at_work`) and all steps that it depends
     on are done. A step is Skipped if it depends on a failed step, directly or not, or if the task `is_final`.

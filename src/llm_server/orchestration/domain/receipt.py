@@ -21,15 +21,15 @@ FailureKind = EngineFailureKind | Literal["refused", "empty", "cancelled"]
 class Attempt:
     """One engine call: what it used, or why it failed.
 
-    `purpose` is a word for what the call was made for: `plan`, `answer`; for a step of a plan, a word and the step's
-    id: `verdict s1`. `why` is a sentence for people that says why this engine was chosen. `failover_from` names the
-    engine whose failure this call follows. `probe` marks a call that tests whether a rested engine works again. `tier`
-    is what the engine is configured for. `usage_estimated` marks token counts that the engine did not report,
+    `purpose` says what the call was made for in one word, such as `plan` or `answer`. For a step of a plan, the step's
+    id follows: `verdict s1`. `why` is a sentence for people that says why this engine was chosen. `failover_from` names
+    the engine whose failure this call follows. `probe` marks a call that tests whether a rested engine works again.
+    `tier` is what the engine is configured for. `usage_estimated` marks token counts that the engine did not report,
     `truncated` an answer that was cut at its limit.
 
-    `fault` is what the answer gate found in an answer. Such a call is paid for too; the next attempt is the call of a
-    strong engine, if one could be asked. `error` says why a call failed, `failure` its kind as a word (None in records
-    of 0.1.0). `demonstration` marks a call of the embedded engine.
+    `fault` is the fault that the answer gate found in the answer. Such a call is paid for too; the next attempt is the
+    call of a strong engine, if one could be asked. `error` says why a call failed, `failure` its kind as a word (None
+    in records of 0.1.0). `demonstration` marks a call of the embedded engine.
 
     `cost_microusd` is None when the call is unpriced. A failed call costs 0, unless the engine billed it (an empty or a
     refused answer). `withheld_microusd` stays reserved from the task's money because it is unknown what the engine

@@ -1,4 +1,4 @@
-"""How long a task and its texts are kept after its end."""
+"""How long a task and its texts are kept after the task has ended."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from llm_server.orchestration.domain.task import DAY_MS, Task
 SLACK_MS = 8 * DAY_MS
 """How much longer texts are kept than their task, because they are written before its end is known.
 
-When a task has been open for half of this time, its texts are renewed every day: by the sweep, or by the worker if the
-task is never due.
+Once a task has been open for half of this time, its texts are renewed every day, so that they do not expire first: by
+the sweep, or by the worker if the sweep never finds the task due.
 """
 DELETED_KEPT_MS = 2 * DAY_MS
 """How long the store remembers that a task was deleted: longer than an Idempotency-Key is bound to it."""
@@ -22,13 +22,13 @@ SPENDING_KEPT_MS = 40 * DAY_MS
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Retention:
-    """How long tasks are kept: a task expires `keep_ms` after its end and is then not shown; None keeps it for ever."""
+    """How long tasks are kept: a task expires `keep_ms` after its end, and is no longer shown; None means never."""
 
     clock: Callable[[], int] = lambda: 0
     keep_ms: int | None = None
 
     def of_text(self, written_ms: int) -> int | None:
-        """Return until when a text is kept at least, in Unix milliseconds; None means for ever."""
+        """Return the time until which a text is kept at least, in Unix milliseconds; None means for ever."""
         return None if self.keep_ms is None else written_ms + SLACK_MS + self.keep_ms
 
     def of_task(self, task: Task) -> int | None:
@@ -41,7 +41,7 @@ class Retention:
 
 
 def is_to_be_renewed(task: Task, now_ms: int) -> bool:
-    """Whether a claim has to renew a task's texts: the first claim of a UTC day does, if the task was open for long.
+    """Return whether a claim must renew a task's texts: the first claim of a UTC day, if it is over 4 days old.
 
     The sweep does not see a task that waits for an engine, because it is claimed and released before it is due.
     """

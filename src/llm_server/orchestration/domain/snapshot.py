@@ -32,7 +32,7 @@ class Limits:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """What the caller asked for and what the analysis found. It is written once and never changes."""
+    """The caller's request and the results of its analysis. It is stored once and never changes."""
 
     prompt: str
     engine: str | None = None
@@ -44,13 +44,13 @@ class Request:
     plan_approval: bool = False
 
 
-EXPIRED_REQUEST = Request(prompt="", confidence=0.0, reasons=("What was asked has expired.",))
+EXPIRED_REQUEST = Request(prompt="", confidence=0.0, reasons=("The request has expired.",))
 """Stands for a request that has expired before its task. It is unique, because no accepted task has a blank prompt."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Snapshot:
-    """A task with everything stored about it, as one read gave it."""
+    """A task with everything that the store holds about it, read at one time."""
 
     task: Task
     request: Request
@@ -62,12 +62,13 @@ class Snapshot:
         return {key: output for key, output in self.outputs.items() if not self._is_superseded(output)}
 
     def _is_superseded(self, output: Output) -> bool:
-        failed_step = output.key.kind is OutputKind.STEP and output.error is not None
-        return failed_step and 0 < self.task.retried_fence >= output.fence
+        is_failed_step = output.key.kind is OutputKind.STEP and output.error is not None
+        was_retried = self.task.retried_fence > 0
+        return is_failed_step and was_retried and output.fence <= self.task.retried_fence
 
     @property
     def deadline_ms(self) -> int | None:
-        """When the task fails if it is not final. Old states do not store it, so it is computed from the limits."""
+        """When the task fails if it is not final, in Unix milliseconds. States of old versions do not store it."""
         return self.task.deadline_ms or self.request.limits.deadline_ms(self.task.created_ms)
 
     @property
@@ -110,11 +111,14 @@ class Snapshot:
 
     def review(self, step_id: str) -> Review | None:
         """Return the latest review of a step; None before its first verdict, and if no role judges the step."""
-        return next((o.review for o in reversed(self.of_step(step_id)) if o.review), None)
+        reviews = [output.review for output in self.of_step(step_id) if output.review]
+        return reviews[-1] if reviews else None
 
     @property
     def attempts(self) -> list[Attempt]:
         """Every engine call on the receipt, oldest first. An answer that was not used is not on the receipt."""
         counted = [o for o in self.outputs.values() if not o.is_answer or o.key.number == self.task.answer_fence]
         counted.sort(key=lambda o: (o.created_ms, o.key.order))
-        return sorted((a for o in counted for a in o.attempts), key=lambda a: a.started_ms)
+        attempts = [attempt for output in counted for attempt in output.attempts]
+        attempts.sort(key=lambda a: a.started_ms)  # calls that began at the same time keep the order of their outputs
+        return attempts

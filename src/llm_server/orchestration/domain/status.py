@@ -1,6 +1,6 @@
-"""How a task is done (mode), how far it is (status), and names in upper or lower case.
+"""A task's mode and status, and the lookup of names regardless of upper and lower case.
 
-The analysis loads this module without loading the task.
+These are apart from the task, because the analysis needs them and must load fast.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ class Mode(StrEnum):
 
 
 class Status(StrEnum):
-    """How far a task is. The last three are final; only a retry takes a task out of Failed."""
+    """The progress of a task. The last three are final; only a retry takes a task out of Failed."""
 
     QUEUED = "Queued"
     PROCESSING = "Processing"
@@ -38,9 +38,9 @@ class Status(StrEnum):
 
 
 def known_spelling(name: str, known: Iterable[str]) -> str:
-    """Return the known name that `name` is, whether in upper or lower case; otherwise `name` itself.
+    """Return the known name that equals `name` in any mix of upper and lower case; otherwise `name` itself.
 
-    If several known names differ only in case, each has to be spelled exactly.
+    Known names that differ only in case must be spelled exactly.
     """
     alike = [other for other in known if other.casefold() == name.casefold()]
     return alike[0] if len(alike) == 1 else name

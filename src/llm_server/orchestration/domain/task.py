@@ -24,11 +24,11 @@ MAX_NOTES = 6
 DAY_MS = 24 * 3600 * 1000
 """The sweep also looks at every open task that has not changed for a day."""
 NEAR_MS = 15 * 60 * 1000
-"""From this long before its deadline, the sweep looks at a task before it looks at those that only wait (ADR 14)."""
+"""How long before its deadline a task comes first in the sweep, before the tasks that only wait (ADR 14)."""
 
 
 class Note(StrEnum):
-    """A move of a task that no other record tells of. The values are how it is stored, so they never change."""
+    """A transition of a task that is recorded only as a note. The values are stored, so they never change."""
 
     CLAIMED = "c"
     RELEASED = "r"
@@ -61,9 +61,9 @@ class TaskRef:
 class Task:
     """The state of a task. Each transition returns the next state, with `rev` one higher.
 
-    A store accepts a state only if it holds the previous one (`rev - 1`), so of two writers one is refused. `fence`
-    counts claims; `deliveries` counts claims since the task last made progress. Both grow before the work begins, so a
-    prompt that crashes its worker fails in the end. All times are Unix milliseconds:
+    A store accepts a state only if it holds the previous one (`rev - 1`), so it rejects the second of two writers.
+    `fence` counts claims; `deliveries` counts claims since the task last made progress. Both grow before the work
+    begins, so a prompt that crashes its worker fails in the end. All times are Unix milliseconds:
 
     - `lease_ms`: when the claim ends;
     - `due_ms`: when the sweep looks at the task;
@@ -111,7 +111,7 @@ class Task:
 
     @property
     def awaits_approval(self) -> bool:
-        """Whether its plan waits for the caller's approval; no worker has the task."""
+        """Whether the task's plan waits for the caller's approval. No worker has such a task."""
         return self.approval == "awaited" and not self.status.is_final
 
     @property
@@ -120,11 +120,11 @@ class Task:
         return min(self.due_ms, self.updated_ms + DAY_MS, self.deadline_ms or NEVER_MS)
 
     def is_near_deadline(self, at_ms: int) -> bool:
-        """Whether the deadline is near or has passed at `at_ms`, so that the sweep must look on time."""
+        """Return whether the deadline is near or has passed at `at_ms`, so that the sweep must look on time."""
         return self.deadline_ms is not None and self.deadline_ms - at_ms <= NEAR_MS
 
     def is_overdue(self, now_ms: int) -> bool:
-        """Whether its deadline has passed and no worker has the task that would notice."""
+        """Return whether the deadline has passed while no worker has the task, which would notice it."""
         idle = self.status is Status.QUEUED or self.awaits_approval
         return idle and self.deadline_ms is not None and now_ms >= self.deadline_ms
 
@@ -133,7 +133,7 @@ class Task:
         return TaskRef(self.tenant, self.task_id)
 
     def is_suspect(self, *, now_ms: int) -> bool:
-        """Whether two workers in a row died while they had the task. A process carries out one suspect at a time."""
+        """Return whether two workers in a row died with the task. A process carries out one suspect at a time."""
         return self.status.is_active and self.deliveries >= 2 and now_ms >= self.lease_ms
 
     def claimed(self, *, owner: str, now_ms: int, lease_ms: int, has_plan: bool) -> Task:
@@ -201,7 +201,7 @@ class Task:
         return replace(self, rev=self.rev + 1, updated_ms=output.created_ms, owner="", lease_ms=0, receipt=paid)
 
     def has_worker(self, now_ms: int) -> bool:
-        """Whether a worker may still be working on the task, or storing what the work cost."""
+        """Return whether a worker may still be working on the task, or storing what the work cost."""
         can_have_worker = self.status.is_active or self.status is Status.CANCELLED
         return can_have_worker and bool(self.owner) and now_ms < self.lease_ms
 

@@ -118,11 +118,11 @@ class Orchestrator:
             claim = replace(claim, task=claim.task.progressed(stored))
             yield Progress(task=claim.task, output=stored)
         else:
-            plan = plans.stored(stored.text)
+            plan = plans.from_json(stored.text)
         yield from self._carry_out(claim, plan, snapshot)
 
     def _carry_out(self, claim: Claim, plan: Plan, snapshot: Snapshot) -> Iterator[Progress]:
-        """Run the steps that are left, then the synthesis; `unfinished` collects replies that the next try repeats."""
+        """Run the remaining steps, then the synthesis. `unfinished` collects the failures to retry."""
         steps = ReviewedSteps(
             plan=plan,
             prompt=claim.request.prompt,
@@ -175,10 +175,10 @@ class Orchestrator:
         return replace(task, mode=Mode.AGENT, role=profile.default_role)
 
     def _propose(self, claim: Claim) -> tuple[Plan | None, Reply]:
-        """Ask for a plan; if it is not usable, ask once more with its faults named.
+        """Ask for a plan; if it is not usable, ask once more and name its faults.
 
-        Returns no plan if both are unusable or the engine refuses the second prompt. The reply has all attempts, and
-        the failure if an engine call failed.
+        Returns no plan if both plans are unusable or the engine refuses the second prompt. The reply has all attempts,
+        and the failure if an engine call failed.
         """
         first = prompts.for_plan(claim.request.prompt, claim.task.profile, self._catalog)
         schema = AnswerSchema(name="plan", schema=plan_proposal.schema(self._catalog.step_roles()))

@@ -30,7 +30,7 @@ class Progress:
 
 
 class Outcomes:
-    """Makes the state in which a task leaves a claim."""
+    """Makes the state that a task has after a claim."""
 
     def __init__(self, *, fleet: Fleet, clock: Clock, max_deliveries: int, sweep_ms: int) -> None:
         self._fleet = fleet
@@ -43,7 +43,8 @@ class Outcomes:
 
         When the worker ran out of time during its calls, the next try follows at once. When it ran out of time before
         its first call (every place of the engine was taken), the claim does not count as a delivery, so that a long
-        queue cannot fail tasks; the next try follows after 5 s, so that the task does not circle without pause.
+        queue cannot fail tasks; the next try follows after 5 s, so that the task is not delivered again without a
+        pause.
         """
         task, error = claim.task, reply.failure
         if reply.completion:

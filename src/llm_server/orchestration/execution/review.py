@@ -1,7 +1,7 @@
 """Review the steps of a plan: a draft, a verdict on it, a fix, and a new verdict, with at most two fixes.
 
-The output of each call is stored before the next call, so a worker that dies after the draft leaves it to the next
-delivery. The next call of a step depends on its stored outputs alone.
+The output of each call is stored before the next call, so if a worker dies after the draft, the next delivery
+continues with it. The next call of a step depends only on the step's stored outputs.
 """
 
 from __future__ import annotations
@@ -29,7 +29,10 @@ MAX_FINDINGS = 20
 MAX_FINDING_CHARS = 1_000
 
 NO_ROLE = "(not configured)"
-"""Stands for the judge of a draft whose profile does not name one any more. The call fails as for any unknown role."""
+"""Used as the role that judges or repairs a draft if the profile no longer names one.
+
+The call then fails like any call of an unknown role.
+"""
 
 
 class VerdictInvalid(LLMServerError):
@@ -45,7 +48,7 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Call:
-    """One engine call of a step, in the name of a role."""
+    """One engine call of a step, made with the settings of a role."""
 
     role: str
     purpose: str
@@ -77,7 +80,7 @@ def parse(text: str) -> Verdict:
     for found in json_objects(text):
         try:
             verdict = msgspec.convert(found, Verdict)
-            "".join(verdict.findings).encode()
+            "".join(verdict.findings).encode()  # raises if the text is not valid Unicode
         except (msgspec.ValidationError, UnicodeEncodeError):
             continue
         findings = tuple(f.strip()[:MAX_FINDING_CHARS] for f in verdict.findings if f.strip())[:MAX_FINDINGS]
@@ -211,7 +214,7 @@ def _verdict_result(
 def _fix_result(
     step: Step, drafts: list[Output], verdicts: list[Output], reply: Reply
 ) -> tuple[OutputKey, str | None, Review | None]:
-    """Return key, text and review after a call for a fix; if it failed, the step ends with its findings open."""
+    """Return key, text and review after a call for a fix; if it failed, the step ends with open findings."""
     if reply.completion:
         return OutputKey.of_draft(step.id, len(drafts)), reply.completion.text, None
     still_open = Review(verdict="fail", findings=_findings(verdicts), reason=str(reply.failure))

@@ -24,8 +24,9 @@ def run_steps(
     stored. Then `succeeded` says whether the step succeeded, failed, or needs another call (None). Without
     `succeeded`, a reply with a completion means success.
 
-    The descendants of a failed step are not run. After a reply that the next delivery can repeat, no further step is
-    started. An exception of `carry_out` is raised after the running steps have been yielded, because they are paid for.
+    Steps that depend on a failed step, directly or not, are not run. After a failure that the next delivery can retry,
+    no further step is started. An exception of `carry_out` is raised after the running steps have been yielded, because
+    they are paid for.
     """
     ended = dict(finished)
     stopped = False

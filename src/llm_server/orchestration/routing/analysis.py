@@ -42,9 +42,9 @@ MIN_DEEP_COMPLEXITY = 0.5
 class Analysis:
     """The mode and role chosen for a task, and the reasons; all figures are 0..1.
 
-    `confidence` is the likelihood that role and mode suit the prompt; 1.0 if the caller chose them. `complexity` is
-    how much a strong engine would add. `multi_step` is the likelihood that the task has several steps. `alternatives`
-    are the next best roles with their likelihood, best first.
+    `confidence` is the likelihood that role and mode suit the prompt; 1.0 if the caller chose them. `complexity` is how
+    much better a strong engine would answer. `multi_step` is the likelihood that the task has several steps.
+    `alternatives` are the next best roles with their likelihood, best first.
     """
 
     mode: Mode
@@ -92,7 +92,10 @@ def field_totals(by_role: Mapping[str, float]) -> dict[str, float]:
 
 
 def complexity(signals: Signals, weights: Weights) -> float:
-    """Return how much a strong engine would add, 0..1: by trained tables for exam questions and sums, else by rules."""
+    """Return how much better a strong engine would answer, 0..1.
+
+    Trained tables decide for exam questions and word problems, rules for all other prompts.
+    """
     trained = weights.expert(signals.text)
     return round(logistic(effort(signals) if trained is None else trained), 4)
 
@@ -161,7 +164,10 @@ def _ranked(scores: Mapping[str, float], offered: list[str], *, alone: bool) -> 
 
 
 def _member(field: str, by_role: Mapping[str, float], difficulty: float, offered: list[str]) -> str:
-    """Return the role of a field that does the work; if none is offered, the offered role with the most evidence."""
+    """Return the role that does the work of a field.
+
+    If no role of the field is offered, return the offered role with the most evidence.
+    """
     members = [member for member in FIELDS[field] if member in offered]
     if not members:
         talkers = [role for role in offered if role != lexicon.PLANNER] or offered
@@ -175,7 +181,7 @@ def _member(field: str, by_role: Mapping[str, float], difficulty: float, offered
 
 
 def _confidence(ranked: list[float], weights: Weights) -> float:
-    """Return the likelihood that role and mode suit: Platt's logistic function of the margin between the best two."""
+    """Return the likelihood that role and mode suit: Platt's logistic function of the two best scores' distance."""
     margin = ranked[0] - ranked[1] if len(ranked) > 1 else ranked[0]
     slope, bias = weights.confidence
     return round(logistic(slope * margin + bias), 3)

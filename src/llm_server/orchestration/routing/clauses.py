@@ -37,7 +37,7 @@ STEP_VERBS: dict[str, str] = {
 }
 
 
-# The beginnings of words for work; endings are ignored. Each line is one kind of work and counts once:
+# The beginnings of words that name work; word endings are ignored. Each line is one kind of work and counts once:
 # "identify the objects, please detect and label them" names one kind.
 _KINDS_OF_WORK = """
     detect identif recogni classif label segment locat find search retriev extract look analy examin determin measur \
@@ -106,7 +106,7 @@ def kinds_of_work(text: str) -> int:
 
 
 def _kind_of_work(word: str) -> int | None:
-    """Return the number of the kind that a word names, by its longest known beginning; None if it names none."""
+    """Return the number of the kind of work that a word names; the longest known beginning decides. None if unknown."""
     for size in _SIZES:
         if word[:size] in _KIND_OF:
             longest_ending = 7 if size > 4 else 3
@@ -115,7 +115,7 @@ def _kind_of_work(word: str) -> int | None:
 
 
 def orders(text: str) -> str:
-    """Return the first line of a text and the later lines that begin with a step's verb; list marks are ignored."""
+    """Return the first line of a text and those later lines that begin with a step's verb; list marks are ignored."""
     first, *others = text.strip().split("\n")
     return "\n".join([first, *(line for line in others if _begins_with_verb(line))])
 

@@ -14,7 +14,7 @@ def apgr(scores: Sequence[float], weak: Sequence[float], strong: Sequence[float]
 
     The strong engine gets the prompts with the highest scores first. The result is the part of the quality gap between
     weak and strong engine that is recovered, averaged over all shares of strong calls. Prompts of equal score are
-    treated alike. NaN without a gap.
+    treated alike. NaN if both engines have the same total quality.
     """
     gap = sum(strong) - sum(weak)
     if not gap:
@@ -33,7 +33,9 @@ def cpt(scores: Sequence[float], weak: Sequence[float], strong: Sequence[float],
     if gap <= 0:
         return float("nan")
     gains = _gains(scores, weak, strong)
-    calls = next(n for n, gain in enumerate(gains) if gain >= recovered * gap - 1e-9)
+    calls = 0
+    while gains[calls] < recovered * gap - 1e-9:
+        calls += 1
     step = gains[calls] - gains[calls - 1] if calls else 0.0
     surplus = (gains[calls] - recovered * gap) / step if step else 0.0
     return (calls - surplus) / len(scores)
@@ -51,7 +53,10 @@ def _gains(scores: Sequence[float], weak: Sequence[float], strong: Sequence[floa
 
 
 def auroc(scores: Sequence[float], labels: Sequence[bool]) -> float:
-    """Return the chance that a positive is ranked above a negative; ties count half. NaN unless there are both."""
+    """Return the chance that a positive is ranked above a negative; ties count half.
+
+    NaN without a positive or without a negative.
+    """
     positive = sum(labels)
     negative = len(labels) - positive
     if not positive or not negative:
@@ -65,7 +70,10 @@ def auroc(scores: Sequence[float], labels: Sequence[bool]) -> float:
 
 
 def calibration_error(confidences: Sequence[float], right: Sequence[bool], bins: int = 5) -> float:
-    """Return the expected calibration error: the mean distance between confidence and share right, in equal bins."""
+    """Return the expected calibration error: the mean distance between confidence and share right.
+
+    The answers are sorted by confidence and divided into bins of equal size.
+    """
     pairs = sorted(zip(confidences, right, strict=True))
     edges = [round(len(pairs) * n / bins) for n in range(bins + 1)]
     distances = (
@@ -75,7 +83,10 @@ def calibration_error(confidences: Sequence[float], right: Sequence[bool], bins:
 
 
 def interval(size: int, figure: Callable[[list[int]], float], rounds: int = 500) -> Interval:
-    """Return the 95 % bootstrap interval of a figure; `figure` gets the indices of resampled rows. Repeatable."""
+    """Return the 95 % bootstrap interval of a figure.
+
+    `figure` is called with the indices of resampled rows. The same input always gives the same interval.
+    """
     draw = random.Random(0)  # noqa: S311 - a fixed seed makes the interval repeatable
     found = sorted(figure(draw.choices(range(size), k=size)) for _ in range(rounds))
     return found[round(0.025 * (rounds - 1))], found[round(0.975 * (rounds - 1))]

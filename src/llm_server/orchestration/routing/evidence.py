@@ -11,9 +11,10 @@ from llm_server.orchestration.routing.clauses import STEP_VERBS
 from llm_server.orchestration.routing.features import spread
 from llm_server.orchestration.routing.signals import Signals, phrases
 
-# The weight of a word depends on its place in the prompt; each further word for a role counts this much less.
+# The weight of a word is multiplied by the factor of its place in the prompt.
 TITLE, HEAD, TOPIC, BODY = 1.5, 1.0, 0.5, 0.3
 REPETITION_FACTOR = 0.65
+"""Each further piece of evidence for a role weighs this much of the piece before it."""
 PROFILE_LEAN = {"Developer": lexicon.FAST, "Productivity": lexicon.WRITING, "General": lexicon.CHAT}
 
 
@@ -52,19 +53,22 @@ def totals(found: Iterable[Evidence]) -> dict[str, float]:
 
 
 def effort(signals: Signals) -> float:
-    """Return how much a strong engine would add, as a logit of length, repetition, hard words, code, steps and lists.
+    """Return how much better a strong engine would answer, as a logit.
+
+    It is computed from length, commas, repetition, hard words, code, steps and lists.
 
     Length, commas and repeated words together rank unseen questions better than length alone.
     """
     length, commas, repetition = spread(signals.text)
     hard = sum(phrase in lexicon.HARD for phrase in {*signals.head, *signals.title})
+    has_code = signals.fence or signals.code_lines > 3
     return (
         -3.5
         + 0.55 * min(length, 6.4)
         + 0.5 * min(commas, 3.0)
         + 1.9 * min(repetition, 1.0)
         + 0.9 * min(hard, 3)
-        + 0.5 * (signals.fence or signals.code_lines > 3)
+        + (0.5 if has_code else 0.0)
         + 0.1 * min(len(signals.steps), 5)
         + 0.1 * min(signals.items, 6)
     )
@@ -106,9 +110,10 @@ def _from_structure(s: Signals) -> Iterator[Evidence]:
 
 
 def _from_steps(s: Signals) -> Iterator[Evidence]:
-    """Yield evidence for a plan: several steps, words of order, several specialities.
+    """Yield evidence for a plan: several steps, words such as "then", several specialities.
 
-    It counts less if the prompt gives the engine a persona, because a list may then name the persona's duties.
+    The evidence counts less if the prompt gives the engine a persona, because a list may then name the persona's
+    duties.
     """
     steps, groups = len(s.steps), min(len(s.groups - {"errand"}), 4)
     factor = 0.4 if s.title else 1.0

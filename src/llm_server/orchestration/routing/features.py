@@ -1,4 +1,4 @@
-"""Compute the features of a prompt for the trained tables: word classes, hashed word runs, figures of its form.
+"""Compute the features of a prompt for the trained tables: word classes, hashed runs of words, and figures of its form.
 
 The training tool and the server call the same functions, so both compute the same features.
 """
@@ -69,7 +69,7 @@ def word_classes(prose: str) -> Counter[str]:
 
 
 def step_figures(s: Signals) -> dict[str, float]:
-    """Return the features that tell a task of several steps from one of a single step."""
+    """Return the features that distinguish a task of several steps from a task of one step."""
     prose = _QUOTED.sub(" 0quoted ", s.prose.lower().replace("’", "'"))
     figures = {kind: math.log1p(n) for kind, n in word_classes(prose).items()}
     return figures | {
@@ -113,7 +113,7 @@ def word_grams(text: str) -> set[str]:
 
 
 def form(s: Signals, steps_logit: float) -> dict[str, float]:
-    """Return the figures of a prompt's form by name, scaled to the order of 1."""
+    """Return the figures of a prompt's form by name, scaled to similar sizes."""
     return {
         "question": float(s.question),
         "question mark": float(s.question_mark),
@@ -144,7 +144,7 @@ def kind_of_question(text: str) -> str | None:
 
 
 def spread(text: str) -> tuple[float, float, float]:
-    """Return the logarithms of word count, comma count and words per distinct word, which all grow with difficulty."""
+    """Return the logarithms of word count, comma count and words per distinct word. All three grow with difficulty."""
     words = _WORD.findall(text.lower())
     return math.log1p(len(words)), math.log1p(text.count(",")), math.log(max(len(words), 1) / max(len(set(words)), 1))
 

@@ -1,7 +1,7 @@
 """The words the analysis reads, as data: which role a word speaks for, and how strongly.
 
-Weights were chosen by hand: 3 names the speciality beyond doubt, 2 is typical of it, 1 is a hint. The words of a
-phrase are joined by `_`. Question words and words of hard tasks follow below the table.
+Weights were chosen by hand: 3 marks a word that certainly names the speciality, 2 a typical word, 1 a hint. The words
+of a phrase are joined by `_`. The question words and the words of hard tasks stand below this table.
 """
 
 from __future__ import annotations

@@ -55,8 +55,8 @@ class Signals:
 
     `text` is the part that was read, `prose` the same without code. Words: `head` is the request up to the word
     "about", `topic` the rest of the request, `body` the material, `title` the persona that the engine is asked to
-    take. `steps` are the verbs that begin a clause, `groups` the specialities they need, `sequence` the number of
-    words of order.
+    take. `steps` are the verbs that begin a clause, `groups` the specialities that these steps need. `sequence` is the
+    number of words of order, such as "then".
     """
 
     text: str
@@ -146,7 +146,7 @@ def _words(text: str) -> tuple[str, ...]:
 
 
 def _asks(request: str) -> bool:
-    """Whether a sentence of the request begins with a question word; "could you ..." does not count."""
+    """Return whether a sentence of the request begins with a question word; "could you ..." does not count."""
     starts = (line.strip().lower() for line in _SENTENCE_END.split(request))
     return any(
         line.partition(" ")[0].rstrip(",?") in lexicon.QUESTIONS and not _POLITE.match(line) for line in starts if line

@@ -30,7 +30,7 @@ def preferred_tier(complexity: float) -> Tier | None:
 
 
 def may_be_strong(complexity: float, strong_share: float) -> bool:
-    """Whether a task is among the `strong_share` (0..1) most complex tasks."""
+    """Return whether a task is among the `strong_share` (0..1) most complex tasks."""
     return strong_share > 0 and complexity_rank(complexity) >= 1 - strong_share
 
 

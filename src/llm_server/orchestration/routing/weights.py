@@ -54,7 +54,7 @@ class Expert:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Weights:
-    """All trained weights. `dense` has a weight for each field for each figure; `confidence` is a slope and a bias.
+    """All trained weights. `dense` maps each figure to a weight for each field; `confidence` is a slope and a bias.
 
     `complexity_quantiles` are the percentiles 0 to 100 of the complexity of natural prompts, ascending.
     """
@@ -69,7 +69,7 @@ class Weights:
     complexity_quantiles: tuple[float, ...]
 
     def steps_logit(self, s: Signals) -> float:
-        """Return the logit of the task having several steps; 0 means both are equally likely."""
+        """Return the logit of the chance that the task has several steps; 0 means a chance of one half."""
         figures = features.step_figures(s)
         return self.steps[""] + sum(self.steps[name] * figure for name, figure in figures.items() if name in self.steps)
 
@@ -87,7 +87,7 @@ class Weights:
         return dict(zip(self.fields, sums, strict=True))
 
     def expert(self, text: str) -> float | None:
-        """Return the complexity as a logit for exam questions and sums; None for other prompts."""
+        """Return the complexity, as a logit, of an exam question or a word problem; None for other prompts."""
         kind = features.kind_of_question(text)
         if kind is None or kind not in self.experts:
             return None

@@ -1,1 +1,1 @@
-"""The life of a stored task: it is accepted, worked on, swept, approved, cancelled, retried, deleted; its history."""
+"""Accepts, processes, sweeps, approves, cancels, retries and deletes tasks, and derives a task's history."""

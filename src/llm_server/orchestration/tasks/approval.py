@@ -8,29 +8,27 @@ from llm_server.orchestration.domain.output import PLAN
 from llm_server.orchestration.domain.snapshot import Snapshot
 from llm_server.orchestration.tasks.change import Change
 
-_DECISIONS = {"given": True, "refused": False}
-"""Whether the plan was approved, by the stored word; a plan that still waits has no decision."""
-
 
 def decide(snapshot: Snapshot, plan_hash: str, *, approve: bool, now_ms: int, due_ms: int) -> Change | None:
-    """Approve or reject a task's plan. Returns None if the same decision was made before.
+    """Return the change that approves or rejects a task's plan; None if the same decision was made before.
 
     Raises:
         ApprovalConflict: no plan waits for a decision, the opposite decision was made, the hash belongs to another
             plan, or the plan cannot be approved because the task's deadline has passed.
     """
     task, stored = snapshot.task, snapshot.outputs.get(PLAN)
-    decided = _DECISIONS.get(task.approval or "")
-    if stored is None or (decided is None and not task.awaits_approval):
+    is_decided = task.approval in ("given", "refused")
+    if stored is None or not (is_decided or task.awaits_approval):
         raise ApprovalConflict("The task has no plan that waits for approval.", code="no_plan_awaiting_approval")
     if plans.digest(stored.text or "") != plan_hash:
         raise ApprovalConflict(
             "The plan_hash is not that of the task's plan; read the task again.", code="plan_changed"
         )
-    if decided is not None:
-        if decided is not approve:
-            earlier = "approved" if decided else "rejected"
-            raise ApprovalConflict(f"The task's plan was already {earlier}.", code="plan_already_decided")
+    if is_decided:
+        was_approved = task.approval == "given"
+        if was_approved != approve:
+            decision = "approved" if was_approved else "rejected"
+            raise ApprovalConflict(f"The task's plan was already {decision}.", code="plan_already_decided")
         return None
     if approve and task.is_overdue(now_ms):
         raise ApprovalConflict(

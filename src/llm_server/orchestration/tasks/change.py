@@ -1,4 +1,7 @@
-"""Changes a stored task that other writers may change too: read, decide, save; again if another was faster."""
+"""Change a stored task that other writers may change too.
+
+Read the task, decide, and save it; start again if another writer has saved it in between.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ from llm_server.orchestration.domain.ports import TaskStore
 from llm_server.orchestration.domain.snapshot import Snapshot
 from llm_server.orchestration.domain.task import Task, TaskRef
 
-TRIES = 5
+MAX_TRIES = 5
 """How often a change is tried when other writers save the task in between."""
 
 
@@ -27,16 +30,16 @@ class Change:
 def apply(
     store: TaskStore, ref: TaskRef, decide: Callable[[Snapshot], Change | None]
 ) -> tuple[Snapshot, Change | None]:
-    """Change a task as `decide` says. `decide` gets the stored task, and returns None to leave it unchanged.
+    """Save the change that `decide` returns for the stored task. `decide` returns None to leave the task unchanged.
 
     Returns the task as it is stored now, and the change that was saved (None if there was none).
 
     Raises:
         TaskNotFound: no task has this reference.
-        StateConflict: another writer was faster five times in a row.
+        StateConflict: other writers changed the task during each of the five tries.
         Exception: anything that `decide` raises; nothing was saved then.
     """
-    for _ in range(TRIES):
+    for _ in range(MAX_TRIES):
         snapshot = store.get(ref)
         change = decide(snapshot)
         if change is None:

@@ -45,7 +45,7 @@ _AFTER_WORK = ("released", "waiting", "approved", "retried")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Event:
-    """What happened to a task, when (Unix milliseconds), and who did it. `detail` may be empty."""
+    """One event of a task's history. `at_ms` is in Unix milliseconds; `actor` caused it; `detail` may be empty."""
 
     name: str
     at_ms: int
@@ -54,14 +54,17 @@ class Event:
 
 
 def history(snapshot: Snapshot) -> list[Event]:
-    """Return a task's events, oldest first. Of claims, releases, waits, approvals and retries the last 6 are known."""
+    """Return a task's events, oldest first.
+
+    Claims, releases, waits, approvals and retries are known from the task's notes, of which it keeps the last 6.
+    """
     moves = [*_accepted(snapshot), *_noted(snapshot)]
     work = sorted([*_failed_attempts(snapshot), *_outputs(snapshot)], key=lambda event: event.at_ms)
     return [*merge(moves, work, key=_order), *_ended(snapshot.task)]
 
 
 def _order(event: Event) -> tuple[int, bool]:
-    """Sort by time. Within one millisecond, the moves that follow a piece of work come after it."""
+    """Return the sort key: the time, and within one millisecond, work before the moves that follow it."""
     return event.at_ms, event.name in _AFTER_WORK
 
 
@@ -73,11 +76,11 @@ def _accepted(snapshot: Snapshot) -> Iterator[Event]:
 
 
 def _noted(snapshot: Snapshot) -> Iterator[Event]:
-    """Yield the moves that the task's state notes; a note that a newer version added is left out."""
+    """Yield the events of the task's notes. A note of a kind that a newer version added is left out."""
     task = snapshot.task
     for index, (note, after_ms) in enumerate(task.notes):
         at_ms = task.created_ms + after_ms
-        is_end = (note, at_ms) == (Note.OVERDUE, task.finished_ms)  # `_ended` tells it
+        is_end = note == Note.OVERDUE and at_ms == task.finished_ms  # `_ended` yields this event
         if note not in _NOTES or is_end:
             continue
         name, actor = _NOTES[note]
@@ -87,7 +90,7 @@ def _noted(snapshot: Snapshot) -> Iterator[Event]:
 
 
 def _waits_again(snapshot: Snapshot, retry: int) -> bool:
-    """Whether the plan waited for approval after the retry that `notes[retry]` is."""
+    """Return whether the plan waited for approval after the retry that is recorded in `notes[retry]`."""
     task, plan = snapshot.task, snapshot.outputs.get(PLAN)
     notes = [note for note, _ in task.notes]
     is_undecided = task.approval in ("awaited", "refused") or Note.APPROVED in notes[retry:]
@@ -96,7 +99,7 @@ def _waits_again(snapshot: Snapshot, retry: int) -> bool:
 
 
 def _outputs(snapshot: Snapshot) -> Iterator[Event]:
-    """Yield what the stored outputs tell: the plan, its steps, and claims that failed before a retry."""
+    """Yield the events of the stored outputs: the plan, its steps, and claims that failed before a retry."""
     for output in snapshot.outputs.values():
         at_ms = output.created_ms
         if output.key.kind is OutputKind.PLAN:
@@ -109,14 +112,14 @@ def _outputs(snapshot: Snapshot) -> Iterator[Event]:
 
 
 def _planned(task: Task, plan: Output) -> Iterator[Event]:
-    steps = len(plans.stored(plan.text or "").steps)
+    steps = len(plans.from_json(plan.text or "").steps)
     yield Event(name="planned", at_ms=plan.created_ms, actor="worker", detail=f"{steps} steps")
     if task.approval is not None:
         yield Event(name="awaiting_approval", at_ms=plan.created_ms, actor="worker")
 
 
 def _failed_attempts(snapshot: Snapshot) -> Iterator[Event]:
-    """Yield every engine call that failed; the detail is the engine, and the kind of failure where it is known."""
+    """Yield every engine call that failed; the detail is the engine, and the kind of failure if it is known."""
     for attempt in snapshot.attempts:
         if not attempt.answered:
             kind = f": {attempt.failure}" if attempt.failure else ""
@@ -131,7 +134,7 @@ def _ended(task: Task) -> Iterator[Event]:
 
 
 def _ended_by(task: Task) -> Actor:
-    """Return who ended a final task."""
+    """Return the actor that ended a final task."""
     if task.status is Status.CANCELLED:
         return "caller"
     if task.notes and task.notes[-1] == (Note.OVERDUE, (task.finished_ms or 0) - task.created_ms):

@@ -17,7 +17,7 @@ from llm_server.orchestration.domain.status import Mode
 from llm_server.orchestration.domain.task import Task, TaskRef
 from llm_server.orchestration.routing import tiers
 from llm_server.orchestration.routing.analysis import Analysis, analyse
-from llm_server.orchestration.tasks.new_task import NewTask, checked, normalised
+from llm_server.orchestration.tasks.new_task import NewTask, normalise, validate
 from llm_server.orchestration.tasks.wakeups import WakeUps
 
 KEY_KEPT_MS = 24 * 3600 * 1000
@@ -36,7 +36,7 @@ class Accepted:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Decision:
-    """How a task would be done: the analysis, and the engine that would be asked first (None if all are away)."""
+    """How a task would be done: the analysis, and the engine that would be asked first (None if none can be asked)."""
 
     analysis: Analysis
     profile: str
@@ -76,25 +76,25 @@ class Intake:
     def decide(self, new: NewTask) -> Decision:
         """Decide mode, role and first engine, without storing or spending anything.
 
-        If the analysis is less sure than the confidence threshold, the profile's default role answers in Chat mode.
+        If the confidence is below the configured threshold, the profile's default role answers in Chat mode.
         A mode or role that the caller chose is kept.
 
         Raises:
             InvalidInput: the prompt is blank or too long, a name is unknown, or the engine cannot be used.
         """
         new = self._checked(new)
-        analysis, profile = analysed(new, self._catalog)
+        analysis, profile = analyse_task(new, self._catalog)
         role, wanted = self._catalog.role(analysis.role), tiers.preferred_tier(analysis.complexity)
         tier = tiers.tier_of(role, analysis.complexity, self._catalog.defaults, preferred=wanted)
-        engine = next(iter(self._balancer.candidates(tier, new.engine)), None)
-        return Decision(analysis=analysis, profile=profile, engine=engine)
+        engines = self._balancer.candidates(tier, new.engine)
+        return Decision(analysis=analysis, profile=profile, engine=engines[0] if engines else None)
 
     def submit(self, tenant: str, new: NewTask, *, payer: Payer | None = None) -> Task:
         """Store a task, then wake a worker. Once this returns, the task is never lost.
 
         Raises:
             InvalidInput: as `decide`.
-            QuotaExceeded: the money of the payer's day is spent or reserved, or its key allows no more open tasks.
+            QuotaExceeded: the daily limit of the payer's key is spent or reserved, or it allows no more open tasks.
             StorageUnavailable: it is unknown whether the task was stored.
         """
         self._keyring.check_spending(payer)
@@ -119,10 +119,10 @@ class Intake:
         Raises:
             InvalidInput: as `decide`, or the key is bound to a task with another body.
             StateConflict: the key's task was deleted.
-            QuotaExceeded: the money of the payer's day is spent or reserved, or its key allows no more open tasks.
+            QuotaExceeded: the daily limit of the payer's key is spent or reserved, or it allows no more open tasks.
             StorageUnavailable: it is unknown whether the task was stored.
         """
-        new, now_ms = normalised(new, self._catalog), self._clock()
+        new, now_ms = normalise(new, self._catalog), self._clock()
         wanted = IdempotencyBinding(task_id=self._new_id(), body_hash=new.digest(), until_ms=now_ms + KEY_KEPT_MS)
         bound = self._bound(tenant, new, key, wanted, now_ms)
         if bound != wanted and (earlier := self._replayed(tenant, bound)):
@@ -176,7 +176,7 @@ class Intake:
 
     def _prepared(self, tenant: str, new: NewTask, task_id: str, payer: Payer | None) -> tuple[Task, Request]:
         """Return the state and the request to store for a new task."""
-        analysis, profile = analysed(new, self._catalog)
+        analysis, profile = analyse_task(new, self._catalog)
         now_ms = self._clock()
         task = Task(
             tenant=tenant,
@@ -205,7 +205,7 @@ class Intake:
         return task, request
 
     def _checked(self, new: NewTask) -> NewTask:
-        new = checked(new, self._catalog, prompt_max_chars=self._prompt_max_chars)
+        new = validate(new, self._catalog, prompt_max_chars=self._prompt_max_chars)
         if new.engine is not None:
             self._check_engine(new.engine)
         return new
@@ -221,10 +221,10 @@ class Intake:
             raise InvalidInput("engine", message, code="engine_not_usable")
 
 
-def analysed(new: NewTask, catalog: Catalog) -> tuple[Analysis, str]:
+def analyse_task(new: NewTask, catalog: Catalog) -> tuple[Analysis, str]:
     """Analyse a prompt. Returns the analysis and the profile of the task.
 
-    If the analysis is less sure than the confidence threshold, the profile's default role answers in Chat mode.
+    If the confidence is below the configured threshold, the profile's default role answers in Chat mode.
     """
     allowed = catalog.roles_of(new.profile) if new.profile else list(catalog.roles)
     analysis = analyse(new.prompt, role=new.role, profile=new.profile, mode=new.mode, roles=allowed)

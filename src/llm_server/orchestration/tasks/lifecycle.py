@@ -1,4 +1,4 @@
-"""What a caller can do with an accepted task: approve or reject its plan, cancel, retry or delete it."""
+"""Callers' changes to accepted tasks: approve or reject a plan, cancel, retry or delete a task."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from llm_server.orchestration.tasks.wakeups import WakeUps
 
 
 class Lifecycle:
-    """Makes a caller's changes of a task in the store."""
+    """Makes callers' changes to tasks in the store, and wakes workers."""
 
     def __init__(self, *, store: TaskStore, keyring: Keyring, wakeups: WakeUps, clock: Clock, sweep_ms: int) -> None:
         self._store = store
@@ -27,7 +27,7 @@ class Lifecycle:
         self._sweep_ms = sweep_ms
 
     def approve(self, ref: TaskRef, plan_hash: str, *, approve: bool) -> Snapshot:
-        """Carry out a plan that waits for approval, or cancel its task. The same decision again changes nothing.
+        """Approve a plan and wake a worker, or reject it, which cancels its task. A repeated decision has no effect.
 
         Raises:
             TaskNotFound: no task has this reference.
@@ -45,9 +45,9 @@ class Lifecycle:
         return snapshot
 
     def cancel(self, ref: TaskRef) -> Snapshot:
-        """Cancel a task that is not final. Cancelling it again changes nothing.
+        """Cancel a task that is not final. Cancelling it again has no effect.
 
-        If a worker died after it had paid for an answer, the calls of that answer go on the receipt.
+        If a worker died after it had paid for an answer, the calls of that answer are added to the receipt.
 
         Raises:
             TaskNotFound: no task has this reference.
@@ -65,13 +65,15 @@ class Lifecycle:
         return change.apply(self._store, ref, decide)[0]
 
     def retry(self, ref: TaskRef, *, payer: Payer | None = None) -> Snapshot:
-        """Do a Failed task again and wake a worker. Finished plan steps are kept, failed ones are done again.
+        """Reopen a Failed task and wake a worker. Finished plan steps are kept, failed steps are done again.
+
+        From now on the task counts for the payer's key.
 
         Raises:
             TaskNotFound: no task has this reference.
             StateConflict: the task has not Failed, or was already retried.
-            DailyBudgetSpent, DailyBudgetReserved: the money of the payer's day is spent or reserved.
-            TooManyInFlight: the payer's key allows no more open tasks; the task counts for this key from now on.
+            DailyBudgetSpent, DailyBudgetReserved: the daily limit of the payer's key is spent or reserved.
+            TooManyInFlight: the payer's key allows no more open tasks.
         """
         self._keyring.check_spending(payer)
 
@@ -95,9 +97,9 @@ class Lifecycle:
 
         Raises:
             TaskNotFound: no task has this reference, or it was deleted before.
-            StateConflict: a worker has the task, or it is changed again and again.
+            StateConflict: a worker has the task, or other writers keep changing it.
         """
-        for _ in range(change.TRIES):
+        for _ in range(change.MAX_TRIES):
             snapshot, _ = change.apply(self._store, ref, self._before_deletion)
             with suppress(TaskLost):  # another writer changed it in between
                 self._store.delete(snapshot.task)

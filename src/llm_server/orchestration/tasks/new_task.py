@@ -1,4 +1,4 @@
-"""What a caller asks for, and the checks that it has to pass."""
+"""The task that a caller asks for, and the checks of its fields."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from llm_server.orchestration.domain.status import Mode, known_spelling
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NewTask:
-    """What a caller asks for. The analysis chooses each of profile, role, mode and engine that is None."""
+    """The task that a caller asks for. If profile, role, mode or engine is None, the server chooses it."""
 
     prompt: str
     profile: str | None = None
@@ -28,7 +28,7 @@ class NewTask:
     plan_approval: bool = False
 
     def digest(self) -> str:
-        """Return a hash of the fields. A field that was left out and one at its default give the same hash."""
+        """Return a hash of the fields. Leaving a field out gives the same hash as setting it to its default."""
         given = {name: value for name, value in asdict(self).items() if value != _DEFAULTS[name]}
         return sha256(msgspec.json.encode(given, order="sorted")).hexdigest()
 
@@ -36,10 +36,10 @@ class NewTask:
 _DEFAULTS = asdict(NewTask(prompt=""))
 
 
-def normalised(new: NewTask, catalog: Catalog) -> NewTask:
+def normalise(new: NewTask, catalog: Catalog) -> NewTask:
     """Trim the prompt, and spell profile and role as they are configured.
 
-    Bodies that differ only in this are the same body to an Idempotency-Key. Unknown names stay as they are.
+    An Idempotency-Key treats bodies that differ only in this as the same body. Unknown names are not changed.
     """
     return replace(
         new,
@@ -49,13 +49,13 @@ def normalised(new: NewTask, catalog: Catalog) -> NewTask:
     )
 
 
-def checked(new: NewTask, catalog: Catalog, *, prompt_max_chars: int) -> NewTask:
-    """Return a new task, normalised.
+def validate(new: NewTask, catalog: Catalog, *, prompt_max_chars: int) -> NewTask:
+    """Check a new task, and return it normalised.
 
     Raises:
         InvalidInput: the prompt is blank or too long, or the profile or role is unknown.
     """
-    new = normalised(new, catalog)
+    new = normalise(new, catalog)
     length = len(new.prompt)
     if not length:
         raise InvalidInput("prompt", "The prompt is blank; it needs at least one character that is not white space.")

@@ -17,8 +17,8 @@ from llm_server.orchestration.tasks.wakeups import log_fields
 
 _log = logging.getLogger(__name__)
 
-TRIES = 3
-"""How often a settlement is tried while the storage does not answer."""
+MAX_TRIES = 3
+"""How often a settlement is tried while the store cannot be reached."""
 
 
 class Settlement:
@@ -29,18 +29,20 @@ class Settlement:
         self._clock = clock
 
     def settle(self, mine: Task, attempts: tuple[Attempt, ...]) -> None:
-        """Store the calls that the claim `mine` paid for and has not saved. Does nothing unless the task is Cancelled.
+        """Add calls that a claim paid for but has not saved to the task's receipt, if the task is Cancelled.
+
+        `mine` is the state that the claim last saved.
 
         Raises:
             StorageUnavailable: the message should come again; the next worker settles an answer that was kept.
         """
         output = Output(key=OutputKey.of_try(mine.fence), created_ms=self._clock(), attempts=attempts)
-        for left in reversed(range(TRIES)):
+        for number in range(1, MAX_TRIES + 1):
             try:
                 settled = self._settled(mine, output)
                 break
             except StorageUnavailable:
-                if not left:
+                if number == MAX_TRIES:
                     raise
         if settled:
             _log.info("work on a cancelled task ended", extra=log_fields(mine))
@@ -48,7 +50,7 @@ class Settlement:
             _log.warning("task lost to another worker", extra=log_fields(mine))
 
     def _settled(self, mine: Task, output: Output) -> bool:
-        """Try once. Returns False if there is nothing to settle."""
+        """Try to settle once. Returns False if there is nothing to settle, or other writers keep changing the task."""
 
         def decide(snapshot: Snapshot) -> Change | None:
             if snapshot.task.status is not Status.CANCELLED:
@@ -63,5 +65,5 @@ class Settlement:
         except TaskNotFound:
             self._store.purge(mine.ref)  # an answer that was kept after its task was deleted
             return False
-        except StateConflict:  # other writers change the task again and again
+        except StateConflict:  # other writers keep changing the task
             return False

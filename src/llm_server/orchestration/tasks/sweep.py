@@ -19,7 +19,7 @@ from llm_server.orchestration.tasks.wakeups import WakeUps, log_fields
 _log = logging.getLogger(__name__)
 
 LOOKS_MS = 45_000
-"""How long a sweep looks at tasks. The next sweep starts a minute after this one started."""
+"""How long one sweep may look at tasks. It ends before the next one, which starts a minute after it has started."""
 MAX_PEEK = 100
 MAX_PRUNE = 200
 PUT_OFF_MS = 3_600_000
@@ -31,7 +31,10 @@ class SweptStore(TaskStore, SweepIndex, CounterStore, Protocol):
 
 
 class Sweep:
-    """Finds tasks that the queue has lost. Two sweeps at the same time wake a task once."""
+    """Finds open tasks that have neither a message nor a worker, and wakes a worker for each.
+
+    Two sweeps at the same time wake a task once.
+    """
 
     def __init__(self, *, store: SweptStore, wakeups: WakeUps, clock: Clock, sweep_ms: int) -> None:
         self._store = store
@@ -39,17 +42,17 @@ class Sweep:
         self._clock = clock
         self._sweep_ms = sweep_ms
 
-    def run(self, goes_on: Callable[[], bool] = lambda: True) -> int:
-        """Wake due tasks for at most 45 s, and while `goes_on()` is true. Returns how many were woken."""
+    def run(self, may_continue: Callable[[], bool] = lambda: True) -> int:
+        """Wake due tasks for at most 45 s, and while `may_continue()` is true. Returns how many were woken."""
         try:
-            return self._look_at_all(goes_on)
+            return self._look_at_all(may_continue)
         finally:
             self._store.prune(MAX_PRUNE)
 
-    def _look_at_all(self, goes_on: Callable[[], bool]) -> int:
+    def _look_at_all(self, may_continue: Callable[[], bool]) -> int:
         woken = 0
         all_have_messages: bool | None = None  # asked once, and only if a Queued task is due
-        for due, task in self._due(goes_on):
+        for due, task in self._due(may_continue):
             is_queued = task.status is Status.QUEUED
             if is_queued and all_have_messages is None:
                 all_have_messages = self._all_queued_have_messages(sent=woken)
@@ -58,14 +61,14 @@ class Sweep:
                     woken += 1
         return woken
 
-    def _due(self, goes_on: Callable[[], bool]) -> Iterator[tuple[Due, Task]]:
-        """Yield due tasks until the time is over. Removes leftovers of deleted tasks; puts off unreadable records."""
+    def _due(self, may_continue: Callable[[], bool]) -> Iterator[tuple[Due, Task]]:
+        """Yield due tasks until the sweep's time is over. Purge deleted tasks, put off unreadable records."""
         until_ms = self._clock() + LOOKS_MS
         dues = self._store.due(self._clock())
         while some := list(islice(dues, MAX_PEEK)):
             tasks = self._store.peek_each([due.ref for due in some])
             for due in some:
-                if self._clock() >= until_ms or not goes_on():
+                if self._clock() >= until_ms or not may_continue():
                     return
                 if due.ref not in tasks:
                     with self._isolated(due):
@@ -78,7 +81,7 @@ class Sweep:
 
     @contextmanager
     def _isolated(self, due: Due) -> Iterator[None]:
-        """Keep an error at one record away from the other records."""
+        """Log an error with one record, so that the sweep goes on with the other records."""
         try:
             yield
         except StorageUnavailable:  # temporary; the task stays due, and the next sweep comes in a minute
@@ -92,14 +95,17 @@ class Sweep:
             self._store.postpone(due, None, self._clock() + PUT_OFF_MS)
 
     def _all_queued_have_messages(self, *, sent: int) -> bool:
-        """Whether the queue is just long, because every Queued task has a message.
+        """Return whether every Queued task has a message: then the queue is long, and no message was lost.
 
-        `sent` is how many messages this sweep has sent for active tasks; they do not count.
+        `sent` is how many messages this sweep has sent for active tasks. They do not count.
         """
         return self._wakeups.waiting() - sent >= self._store.overview()[0].queued
 
     def _look(self, due: Due, task: Task, *, has_message: bool) -> bool:
-        """Move the due time on, then send. In this order, two sweeps at the same time send one message."""
+        """Look at one due task: postpone its due time, then wake a worker if needed. Returns whether it did.
+
+        In this order, two concurrent sweeps send only one message.
+        """
         now_ms = self._clock()
         if now_ms - task.created_ms > SLACK_MS // 2:
             self._store.retain(task)
@@ -118,10 +124,10 @@ class Sweep:
         return self._wakeups.send(due.ref)
 
     def _failed(self, task: Task, now_ms: int) -> bool:
-        """Fail an overdue task, however long the queue is. Returns False if a dead worker left an answer to use."""
+        """Fail an overdue task. Returns False if a worker must use the answer of a dead one instead."""
         try:
             snapshot = self._store.get(task.ref)
-        except TaskNotFound:  # it was deleted in between
+        except TaskNotFound:  # the task was deleted in between
             return True
         if snapshot.orphan:
             return False

@@ -1,4 +1,4 @@
-"""What a worker does with a wake-up: it claims the task, carries it out, and stores each state."""
+"""Process a wake-up: claim the task, carry it out, and store each state that it reaches."""
 
 from __future__ import annotations
 
@@ -60,12 +60,12 @@ class Worker:
         with self._lock:
             running = [cancellation for working_on, cancellation in self._running if working_on == ref]
         for cancellation in running:
-            cancellation.tell()
+            cancellation.cancel()
 
     def process(self, ref: TaskRef, *, owner: str, until_ms: int | None) -> None:
-        """Carry a task out as far as one claim goes. A repeated, late or unknown wake-up does nothing.
+        """Claim a task and carry it out until it is final or released. Does nothing if the task cannot be claimed.
 
-        If a cancelled task has a kept answer whose cost is not on the receipt, it is put there.
+        If a cancelled task has a kept answer whose cost is not on the receipt, that cost is added to the receipt.
         `until_ms` is when this worker's own time ends (Unix milliseconds). A claim also stops a seventh of the lease
         before the lease ends, so that its last write comes while the lease holds.
 
@@ -91,7 +91,7 @@ class Worker:
 
     @contextmanager
     def _cancellable(self, ref: TaskRef) -> Iterator[Cancellation]:
-        """Let `cancelled` end the engine calls that are made inside."""
+        """Yield a cancellation for the engine calls made inside the block; `cancelled` ends them."""
         cancellation = Cancellation(lambda: self._has_ended(ref), self._clock)
         with self._lock:
             self._running.append((ref, cancellation))
@@ -124,7 +124,7 @@ class Worker:
         return replace(snapshot, task=task)
 
     def _carry_out(self, snapshot: Snapshot, until_ms: int, cancellation: Cancellation) -> None:
-        """Store each state. Once the task is lost, its calls end, and their cost is settled."""
+        """Carry out a claimed task and store each state. If another writer changed it, stop and settle the cost."""
         task, unsaved = snapshot.task, list[Attempt]()
         run = self._orchestrator.run(
             snapshot, until_ms=until_ms, key_budget=self._key_budget(snapshot), cancellation=cancellation
@@ -135,10 +135,10 @@ class Worker:
                 try:
                     if not lost:
                         task = self._saved(task, progress, snapshot.outputs)
-                    cancellation.goes_on()
+                    cancellation.mark_checked()
                 except TaskLost:
                     lost = True
-                    cancellation.tell()
+                    cancellation.cancel()
                 if lost and progress.output:
                     unsaved += progress.output.attempts
         if lost:
