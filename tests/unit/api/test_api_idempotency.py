@@ -100,7 +100,7 @@ def test_the_refusal_of_a_key_says_how_to_write_any(shared_server: CalledServer)
     """With what it says the refused text itself becomes a key."""
     refused = posted(shared_server, 'a\\b "c", d')
 
-    advice = "with a space, comma, quote or backslash in it put it in quotes, and a backslash before each quote and"
+    advice = "quote or backslash must be in double quotes, with a backslash before each quote and backslash in it"
     assert advice in refused.detail
     assert posted(shared_server, r'"a\\b \"c\", d"').status == 202
 

@@ -54,7 +54,7 @@ def test_a_profile_that_is_left_out_is_what_the_description_says(server: CalledS
     decided = [server.post({"prompt": prompt}, "tasks?dry_run=true").json["profile"] for prompt in prompts]
     fields = json.loads(document())["components"]["schemas"]["NewTask"]["properties"]
 
-    default = "Default: the profile of the role that it chooses; General when it is not sure."
+    default = "Default: the profile of the chosen role, or General when the analysis is not sure of the role."
     assert decided == ["Developer", "General"]
     assert fields["profile"]["description"].endswith(default)
 
