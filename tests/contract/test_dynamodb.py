@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 
@@ -53,10 +54,10 @@ def wire(moto_substrate: Substrate) -> Iterator[Wire]:
         yield wire
 
 
-def chat_task(store: DynamoStore, prompt: str, answer: Output, task: Task | None = None) -> Task:
+def chat_task(store: DynamoStore, prompt: str, answer: Output, task: Task | None = None, **request: Any) -> Task:
     """A Chat task from its submission to its answer, as the service carries it out."""
     task = task or a_task(UUID)
-    store.add(task, a_request(prompt))
+    store.add(task, a_request(prompt, **request))
     snapshot = store.get(task.ref)
     processing = claimed(snapshot.task, owner=UUID)
     store.save(snapshot.task, processing)
@@ -153,6 +154,21 @@ def test_a_state_is_smaller_than_one_write_unit(store: DynamoStore, wire: Wire) 
     assert max(size(item) for item in states) < 1_024
 
 
+@pytest.mark.parametrize(("value_bytes", "more"), [(0, 0), (150, 0), (1_000, 6), (8_000, 54)])
+def test_what_metadata_costs_in_write_units(store: DynamoStore, wire: Wire, value_bytes: int, more: int) -> None:
+    """A state is written three times, each time for two units a KB; the request holds the metadata once more."""
+    plain, labelled = [{}, {"k": noise(value_bytes)}] if value_bytes else [{}, {}]
+    units = []
+    for n, metadata in enumerate((plain, labelled)):
+        wire.calls.clear()
+        task = a_task(f"{UUID[:-1]}{n}", tenant="acme", role="Writing-Agent", metadata=metadata)
+        answer = an_output(attempts=(an_attempt(cost_microusd=0),))
+        chat_task(store, "Say hello.", answer, task, metadata=metadata)
+        units.append(wire.write_units())
+
+    assert units[1] - units[0] == more
+
+
 def test_a_prompt_is_written_outside_the_transaction(store: DynamoStore, wire: Wire) -> None:
     """Inside it would cost double."""
     chat_task(store, "The prompt.", an_output(text="The answer."))
@@ -184,7 +200,7 @@ def test_a_switch_is_one_update_and_the_engines_one_read_of_what_was_last_writte
 
 def test_nothing_ever_scans_or_changes_the_table(store: DynamoStore, wire: Wire) -> None:
     task = chat_task(store, "Say hello.", an_output())
-    store.page("local", size=10, token="", status=None, role=None)
+    store.page("local", size=10)
     store.postpone(Due(task.ref, NOW_MS), task, NOW_MS)
     store.save_engine_state("gpt", EngineState())
     list(store.due(NOW_MS))

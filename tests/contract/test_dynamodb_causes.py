@@ -1,4 +1,4 @@
-"""What DynamoDB will refuse until somebody mends it, told from what passes by itself."""
+"""Errors that last until an operator acts are told from those that pass by themselves."""
 
 from __future__ import annotations
 

@@ -94,7 +94,7 @@ def test_a_deletion_that_breaks_off_leaves_nothing_to_see_and_is_finished(
         return
     with pytest.raises(TaskNotFound):
         store.get(task.ref)
-    assert store.page("local", size=9, token="", status=None, role=None).tasks == []
+    assert store.page("local", size=9).tasks == []
     clock.pass_s(60)
     swept(store, clock)
 
@@ -229,7 +229,7 @@ def test_the_texts_of_a_retried_task_stay_as_those_of_a_new_one(
 
 
 def test_a_task_that_is_added_after_its_deletion_leaves_nothing(moto_substrate: Substrate, store: DynamoStore) -> None:
-    """Its request is written before it is known that there is no such task any more."""
+    """Its request is written before the store knows that the task was deleted."""
     task = a_task()
     store.add(task, a_request())
     a_lifecycle(store, lambda: NOW_MS).delete(task.ref)

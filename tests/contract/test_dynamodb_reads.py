@@ -11,6 +11,7 @@ import pytest
 from llm_server.orchestration.domain.counters import Counters
 from llm_server.orchestration.domain.engine_state import EngineState
 from llm_server.orchestration.domain.errors import StorageUnavailable
+from llm_server.orchestration.domain.ports import Page, TaskFilter
 from llm_server.orchestration.domain.snapshot import Snapshot
 from llm_server.orchestration.domain.status import Status
 from llm_server.orchestration.domain.task import Task
@@ -60,6 +61,13 @@ def over(client: StingyDynamo, table: str) -> DynamoStore:
     return DynamoStore(cast("Any", client), table, draw=lambda n: 0)
 
 
+def fill(on: Substrate, *tasks: Task) -> None:
+    """Put states into the table, without requests and counters."""
+    for start in range(0, len(tasks), 25):
+        puts: list[Any] = [{"PutRequest": {"Item": state(task)}} for task in tasks[start : start + 25]]
+        on.dynamodb.batch_write_item(RequestItems={on.table: puts})
+
+
 def carried_out(store: DynamoStore, prompt: str, answer: str) -> Task:
     """A Chat task that is Completed."""
     task, output = a_task(), an_output(text=answer)
@@ -91,7 +99,7 @@ def test_what_may_be_stale_is_read_for_half(moto_store: DynamoStore, wire: Wire)
     costs = []
     for read in (
         moto_store.overview,
-        lambda: moto_store.page("local", size=10, token="", status=None, role=None),
+        lambda: moto_store.page("local", size=10),
         lambda: list(moto_store.due(NOW_MS)),
     ):
         wire.calls.clear()
@@ -157,7 +165,7 @@ def test_tasks_that_were_not_read_at_once_are_listed_in_order(
     for n in range(10):
         moto_store.add(a_task(f"t{n}", created_ms=NOW_MS + n), a_request())
 
-    page = over(stingy, moto_substrate.table).page("local", size=10, token="", status=None, role=None)
+    page = over(stingy, moto_substrate.table).page("local", size=10)
 
     assert [task.task_id for task in page.tasks] == [f"t{n}" for n in reversed(range(10))]
 
@@ -202,18 +210,78 @@ def test_a_task_that_is_completed_while_it_is_read_has_its_answer(moto_store: Dy
     assert (snapshot.task.status, snapshot.result) == (Status.COMPLETED, "Hello.")
 
 
-def test_a_narrowed_list_gives_up_for_now_after_ten_rounds(moto_store: DynamoStore, wire: Wire) -> None:
-    """One call must not read a tenant's whole history; the token goes on where it stopped."""
-    moto_store.add(a_task("oldest", created_ms=NOW_MS - 1, role="Architect-Agent"), a_request())
-    for n in range(25):
-        moto_store.add(a_task(f"t{n}", created_ms=NOW_MS + n), a_request())
+def test_a_filtered_list_looks_at_1000_tasks_a_call(
+    moto_substrate: Substrate, moto_store: DynamoStore, wire: Wire
+) -> None:
+    """However many a tenant has: 11 queries of at most 2 units each, and half a unit for each state."""
+    fill(moto_substrate, a_task("oldest", created_ms=NOW_MS - 1, role="Architect-Agent"))
+    fill(moto_substrate, *(a_task(f"t{n:04}", created_ms=NOW_MS + n) for n in range(1_050)))
+    wire.calls.clear()
+    architects = TaskFilter(role="Architect-Agent")
+
+    first = moto_store.page("local", size=1, task_filter=architects)
+
+    assert (first.tasks, wire.operations) == ([], {"Query": 11, "BatchGetItem": 11})
+    states = [call for call in wire.calls if call.operation == "BatchGetItem"]
+    assert sum(call.read_units for call in states) == 1_000 / 2
+    assert wire.read_units() <= 1_000 / 2 + 11 * 2
+    second = moto_store.page("local", size=1, token=first.next_token, task_filter=architects)
+    assert ([task.task_id for task in second.tasks], second.next_token) == (["oldest"], "")
+
+
+def test_times_of_creation_bound_what_is_read(moto_substrate: Substrate, moto_store: DynamoStore, wire: Wire) -> None:
+    """One of 100 tasks is read, and its neighbour's key, not what was created before or after."""
+    fill(moto_substrate, *(a_task(f"t{n:02}", created_ms=NOW_MS + n) for n in range(100)))
     wire.calls.clear()
 
-    first = moto_store.page("local", size=1, token="", status=None, role="Architect-Agent")
+    page = moto_store.page(
+        "local", size=1, task_filter=TaskFilter(created_from_ms=NOW_MS + 50, created_to_ms=NOW_MS + 51)
+    )
 
-    assert (first.tasks, wire.operations["Query"]) == ([], 10)
-    second = moto_store.page("local", size=1, token=first.next_token, status=None, role="Architect-Agent")
-    assert ([task.task_id for task in second.tasks], second.next_token) == (["oldest"], "")
+    assert [task.task_id for task in page.tasks] == ["t50"]
+    assert (wire.operations, wire.read_units()) == ({"Query": 1, "BatchGetItem": 1}, 1 / 2 + 1 / 2)
+
+
+def test_a_filter_that_no_task_can_pass_reads_nothing(moto_store: DynamoStore, wire: Wire) -> None:
+    """A final task never waits for approval, and no moment is before itself."""
+    moto_store.add(a_task(), a_request())
+    wire.calls.clear()
+
+    pages = [
+        moto_store.page("local", size=9, task_filter=task_filter)
+        for task_filter in (
+            TaskFilter(statuses=frozenset({Status.FAILED}), awaiting_approval=True),
+            TaskFilter(created_from_ms=NOW_MS, created_to_ms=NOW_MS),
+        )
+    ]
+
+    assert pages == [Page([], "")] * 2
+    assert wire.calls == []
+
+
+def test_a_page_that_follows_reads_one_key_more(moto_substrate: Substrate, moto_store: DynamoStore, wire: Wire) -> None:
+    """The token's own; of the states only those of the page, and one to know whether it is the last."""
+    fill(moto_substrate, *(a_task(f"t{n:02}", created_ms=NOW_MS + n) for n in range(30)))
+    token = moto_store.page("local", size=10).next_token
+    wire.calls.clear()
+
+    page = moto_store.page("local", size=10, token=token)
+
+    assert [task.task_id for task in page.tasks] == [f"t{n:02}" for n in range(19, 9, -1)]
+    assert (len(wire.calls[0].answer["Items"]), wire.read_units()) == (12, 1 / 2 + 11 / 2)
+
+
+def test_a_token_whose_task_was_deleted_leads_on(moto_substrate: Substrate, moto_store: DynamoStore) -> None:
+    """A full batch of states is read then, and no key too many."""
+    fill(moto_substrate, *(a_task(f"t{n:03}", created_ms=NOW_MS + n) for n in range(210)))
+    token = moto_store.page("local", size=9).next_token
+    moto_substrate.dynamodb.delete_item(
+        TableName=moto_substrate.table, Key={name: state(a_task("t201"))[name] for name in ("pk", "sk")}
+    )
+
+    page = moto_store.page("local", size=100, token=token)
+
+    assert [task.task_id for task in page.tasks] == [f"t{n:03}" for n in range(200, 100, -1)]
 
 
 def test_a_task_with_twelve_steps_is_read_by_one_query(moto_store: DynamoStore, wire: Wire) -> None:

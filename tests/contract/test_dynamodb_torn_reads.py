@@ -1,4 +1,4 @@
-"""A query is not isolated from transactions: who claims a task by what one showed must pay nothing twice."""
+"""A query is not isolated from transactions. A worker that claims a task by an inconsistent read pays nothing twice."""
 
 from __future__ import annotations
 

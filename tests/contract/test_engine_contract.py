@@ -269,7 +269,7 @@ def test_an_answer_of_seventeen_megabytes_is_not_kept(wired: Wired) -> None:
 
 
 def test_a_failed_call_is_not_repeated(wired: Wired) -> None:
-    """A second call may be paid twice; who retries is decided elsewhere."""
+    """A second call might be charged too. The balancer decides about retries."""
     for fault in (status(500), status(429), reset):
         before = len(wired.server.seen)
         wired.fails(fault)
@@ -364,7 +364,7 @@ def _prompt_of(asked: Any) -> str:
 
 @pytest.mark.parametrize("fault", [silence, drip("headers"), drip("body")])
 def test_a_call_ends_when_its_task_is_cancelled(wired: Wired, fault: Fault) -> None:
-    """Within a second, wherever the answer is; the engine is not blamed, and the next call is none the worse."""
+    """A cancelled call ends within a second; the engine does not rest for it, and the next call succeeds."""
     wired.engine.complete(CALL, timeout_s=5)  # boto3 takes its time to begin
     wired.server.script(fault)
     cancellation = Cancellation()

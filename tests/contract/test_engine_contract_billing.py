@@ -44,7 +44,7 @@ def without_completion(answer: dict[str, Any]) -> None:
     ids=["silence", "reset", "empty", "a string", "gateway", "proxy", "no completion", "half a surrogate"],
 )
 def test_what_the_engine_may_bill_is_not_given_out_as_free(wired: Wired, fault: Fault) -> None:
-    """It had the prompt; whether it asks money for that nobody knows."""
+    """It had the prompt, and may charge for it."""
     failure = wired.fails(fault, timeout_s=0.5 if fault is silence else 5.0)
 
     assert isinstance(failure, EngineUnavailable)

@@ -131,7 +131,7 @@ def test_a_reservation_and_its_settlement_can_be_repeated(key_store: KeyStore) -
 
 
 def test_what_an_engine_may_still_bill_stays_charged_and_is_under_way_no_more(key_store: KeyStore) -> None:
-    """Nobody gives it back on that day; settled again, it counts once."""
+    """It is not given back on that day. Settling it again has no further effect."""
     for n, (cost, withheld) in enumerate([(0, 300), (100, 200), (50, 0)]):
         key_store.reserve(TODAY, f"t{n}#1", 300, max_microusd=1_000)
         for _ in range(2):

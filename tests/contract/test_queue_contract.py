@@ -130,7 +130,7 @@ def test_a_delay_longer_than_sqs_allows_is_cut(moto_substrate: Substrate) -> Non
 
 
 def test_a_queue_that_does_not_answer_is_unavailable() -> None:
-    """Nobody listens there."""
+    """No server listens at this address."""
     config = Config(retries={"total_max_attempts": 1}, connect_timeout=1)
     nobody = boto3.client(
         "sqs",

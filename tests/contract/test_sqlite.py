@@ -18,11 +18,13 @@ import pytest
 
 from llm_server.orchestration.domain.engine_state import EngineSwitch
 from llm_server.orchestration.domain.errors import ConfigurationError, RecordUnreadable, StorageUnavailable, TaskLost
-from llm_server.orchestration.domain.ports import Due
+from llm_server.orchestration.domain.ports import EVERY_TASK, Due, Page, TaskFilter
 from llm_server.orchestration.domain.status import Mode, Status
 from llm_server.orchestration.domain.task import TaskRef
+from llm_server.storage import records
+from llm_server.storage.listing import listing_key
 from llm_server.storage.sqlite.api_keys import SqliteKeys
-from llm_server.storage.sqlite.indexes import OTHERS_DUE, SURE_DUE
+from llm_server.storage.sqlite.indexes import LISTED, LISTED_BY_STATUS, LISTING_BOUNDS, OTHERS_DUE, SURE_DUE
 from llm_server.storage.sqlite.process_lock import OnlyProcess
 from llm_server.storage.sqlite.queue import SqliteQueue
 from llm_server.storage.sqlite.store import SqliteStore
@@ -80,8 +82,8 @@ def test_a_database_that_was_released_can_be_held_again(tmp_path: Path) -> None:
 
 
 def test_a_path_that_cannot_be_opened_is_a_wrong_setting(tmp_path: Path) -> None:
-    """A folder in its place, a file where a folder should be, a file that is no database."""
-    (tmp_path / "notes.txt").write_text("This is no database." * 1_000)
+    """A folder in its place, a file where a folder should be, a file that is not a database."""
+    (tmp_path / "notes.txt").write_text("This is not a database." * 1_000)
     (tmp_path / "folder.lock").mkdir()
 
     for path in (tmp_path, tmp_path / "notes.txt" / "tasks.db", tmp_path / "notes.txt"):
@@ -111,7 +113,7 @@ def test_a_disk_without_locks_is_told_from_another_server(tmp_path: Path, number
 
 
 def test_a_restart_ends_the_leases_of_the_process_before(sqlite_store: SqliteStore) -> None:
-    """Whoever had a task is dead; what waits, waits on, and what is final stays as it is."""
+    """The workers of the process before are gone. Queued and final tasks do not change."""
     store = sqlite_store
     queued, processing, planned, failed = (a_task(mode=Mode.PLAN) for _ in range(4))
     for task in (queued, processing, planned, failed):
@@ -146,7 +148,7 @@ def test_a_worker_whose_lease_was_ended_writes_nothing(sqlite_store: SqliteStore
 def test_a_cancelled_task_whose_worker_was_killed_can_be_deleted_after_the_next_start(
     sqlite_store: SqliteStore,
 ) -> None:
-    """Nobody is left who would put down what it cost; until the lease ends nobody would know that."""
+    """No worker is left that could record its cost, so it need not wait for the end of the lease."""
     task = a_task()
     cancelled = claimed(task).cancelled(now_ms=NOW_MS)
     sqlite_store.add(task, a_request())
@@ -160,7 +162,7 @@ def test_a_cancelled_task_whose_worker_was_killed_can_be_deleted_after_the_next_
 
 
 def test_a_queued_task_without_a_message_gets_one_at_the_next_start(tmp_path: Path) -> None:
-    """Its worker was killed between message and claim; others wait for theirs, or need none."""
+    """Its worker was killed after it took the message, before the claim. Other tasks have a message, or need none."""
     with (
         closing(SqliteStore(tmp_path / "tasks.db")) as store,
         closing(SqliteQueue(tmp_path / "tasks.db", lambda: NOW_MS)) as queue,
@@ -177,7 +179,7 @@ def test_a_queued_task_without_a_message_gets_one_at_the_next_start(tmp_path: Pa
 
 
 def test_what_is_acknowledged_is_on_the_disk_itself(tmp_path: Path) -> None:
-    """On macOS an fsync alone leaves it in the disk's cache. A wake-up is no promise, and waits for no disk."""
+    """On macOS, fsync alone leaves it in the disk's cache. The queue may lose messages and does not wait."""
     path = tmp_path / "tasks.db"
     ends = (SqliteStore(path), SqliteKeys(path), SqliteQueue(path, lambda: NOW_MS))
     found = []
@@ -190,7 +192,7 @@ def test_what_is_acknowledged_is_on_the_disk_itself(tmp_path: Path) -> None:
 
 
 def test_a_cancelled_task_whose_worker_was_killed_gets_a_message_at_the_next_start(tmp_path: Path) -> None:
-    """What that worker paid is to be put down; a task that nobody had, or whose worker has settled, needs nobody."""
+    """The cost of its calls must be recorded. A task that had no worker, or is settled, needs no message."""
     with (
         closing(SqliteStore(tmp_path / "tasks.db")) as store,
         closing(SqliteQueue(tmp_path / "tasks.db", lambda: NOW_MS)) as queue,
@@ -218,7 +220,7 @@ def test_what_was_acknowledged_is_there_after_a_restart(tmp_path: Path) -> None:
 
 
 def copied(path: Path, to: Path) -> Path:
-    """What a power cut leaves: the database and its log, as they are while somebody writes; never the shared memory."""
+    """What a power cut leaves: the database and its log in the middle of a write, without the shared memory."""
     to.mkdir()
     for name in (f"{path.name}-wal", path.name):  # the log first: a checkpoint in between only makes it superfluous
         if (path.parent / name).exists():
@@ -265,7 +267,7 @@ def test_a_log_that_was_cut_short_loses_whole_writes_only(tmp_path: Path, lost_b
     log.write_bytes(log.read_bytes()[:-lost_bytes])
 
     with closing(SqliteStore(cut)) as after:
-        listed = after.page("local", size=100, token="", status=None, role=None).tasks
+        listed = after.page("local", size=100).tasks
         audit(after, [task.ref for task in listed])
 
 
@@ -320,7 +322,7 @@ def test_another_name_for_the_file_is_the_same_database(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("made_by", ["CREATE TABLE counters (id, foo)", "PRAGMA user_version = 99"])
 def test_a_file_that_is_not_ours_is_a_wrong_setting(tmp_path: Path, made_by: str) -> None:
-    """Nothing is written into somebody else's database."""
+    """Nothing is written into the database of another program."""
     path = tmp_path / "theirs.db"
     with closing(sqlite3.connect(path)) as theirs:
         theirs.execute(made_by)
@@ -366,7 +368,7 @@ def test_a_record_of_a_newer_version_stops_neither_a_start_nor_a_sweep(tmp_path:
 
 
 def test_a_listing_leaves_out_what_it_cannot_read(tmp_path: Path) -> None:
-    """Also at the end of a page, whose token leads on all the same."""
+    """And fills the page with others."""
     with closing(SqliteStore(tmp_path / "tasks.db")) as store:
         tasks = [a_task(f"t{n}") for n in range(4)]
         for task in tasks:
@@ -375,11 +377,95 @@ def test_a_listing_leaves_out_what_it_cannot_read(tmp_path: Path) -> None:
             newer.execute('UPDATE tasks SET body = \'{"mode":"Debate"}\' WHERE task_id = ?', ("t2",))
             newer.commit()
 
-        first = store.page("local", size=2, token="", status=None, role=None)
-        second = store.page("local", size=2, token=first.next_token, status=None, role=None)
+        first = store.page("local", size=2)
+        second = store.page("local", size=2, token=first.next_token)
 
-    assert [[task.task_id for task in page.tasks] for page in (first, second)] == [["t3"], ["t1", "t0"]]
+    assert [[task.task_id for task in page.tasks] for page in (first, second)] == [["t3", "t1"], ["t0"]]
     assert second.next_token == ""
+
+
+@pytest.mark.parametrize(
+    ("query", "index", "values"),
+    [(LISTED, "listing", ("local", "0", ":")), (LISTED_BY_STATUS, "by_status", ("local", "Failed", "0", ":"))],
+)
+def test_a_listing_reads_its_tasks_in_order_from_an_index(
+    sqlite_store: SqliteStore, query: str, index: str, values: tuple[str, ...]
+) -> None:
+    with sqlite_store._database.reading() as db:
+        plan = " ".join(row[-1] for row in db.execute(f"EXPLAIN QUERY PLAN {query}", values))
+
+    assert f"USING INDEX {index} (tenant=? AND" in plan
+    assert "listing>? AND listing<?" in plan
+    assert "TEMP B-TREE" not in plan
+
+
+CHEAP = TaskFilter(statuses=frozenset({Status.QUEUED, Status.FAILED}))
+BOUNDED = [
+    EVERY_TASK,
+    CHEAP,
+    TaskFilter(awaiting_approval=True),
+    TaskFilter(created_from_ms=NOW_MS + 1_000, created_to_ms=NOW_MS + 1_200, engine="other"),
+    TaskFilter(engine="other"),
+    TaskFilter(metadata={"run": "other"}),
+]
+
+
+def test_a_page_costs_the_same_however_many_tasks_there_are(tmp_path: Path) -> None:
+    """Counted in instructions of SQLite's virtual machine: each row that it looks at takes some."""
+    steps = []
+    for total in (6_000, 12_000):
+        with closing(SqliteStore(tmp_path / f"{total}.db")) as store:
+            fill(store, total)
+            steps.append([steps_of_a_page(store, task_filter) for task_filter in BOUNDED])
+
+    few, many = steps
+    assert many == pytest.approx(few, rel=0.01, abs=20)
+    assert max(many[:3]) < 1_000
+    assert max(many) < 10 * LISTING_BOUNDS.max_call
+
+
+def test_a_rare_task_is_found_by_one_call_if_its_status_is_known(tmp_path: Path) -> None:
+    """The oldest of more tasks than a call looks at; by its role alone it takes another call."""
+    with closing(SqliteStore(tmp_path / "tasks.db")) as store:
+        rare = a_task("rare", created_ms=NOW_MS - 1, role="Rare-Agent", status=Status.FAILED, finished_ms=NOW_MS)
+        store.add(rare, a_request())
+        fill(store, LISTING_BOUNDS.max_call + 1)
+        by_role = TaskFilter(role="Rare-Agent")
+
+        found = store.page("local", size=10, task_filter=TaskFilter(statuses=frozenset({Status.FAILED})))
+        first = store.page("local", size=10, task_filter=by_role)
+        second = store.page("local", size=10, token=first.next_token, task_filter=by_role)
+
+    assert found == Page([rare], "")
+    assert first.tasks == []
+    assert second == Page([rare], "")
+
+
+def fill(store: SqliteStore, total: int) -> None:
+    """Completed tasks in a tenant, without requests and counters; a few are still Queued."""
+    with store._database.transaction() as db:
+        for n in range(total):
+            task = a_task(f"t{n}", created_ms=NOW_MS + n, status=Status.COMPLETED, finished_ms=NOW_MS + n)
+            if n < 20:
+                task = a_task(f"t{n}", created_ms=NOW_MS + n)
+            row = (task.tenant, task.task_id, task.status, task.role, listing_key(task), None, records.encode(task))
+            db.execute("INSERT INTO tasks VALUES (?, ?, ?, ?, ?, ?, ?)", row)
+
+
+def steps_of_a_page(store: SqliteStore, task_filter: TaskFilter) -> int:
+    steps = 0
+
+    def count() -> int:
+        nonlocal steps
+        steps += 1
+        return 0
+
+    with store._database.reading() as db:
+        db.set_progress_handler(count, 1)
+    store.page("local", size=10, task_filter=task_filter)
+    with store._database.reading() as db:
+        db.set_progress_handler(None, 0)
+    return steps
 
 
 @pytest.mark.parametrize(("query", "index"), [(SURE_DUE, "sure"), (OTHERS_DUE, "open")])
@@ -422,7 +508,7 @@ def test_a_state_that_is_not_json_is_in_no_other_tasks_way(tmp_path: Path) -> No
         db.execute("UPDATE tasks SET body = '{broken' WHERE task_id = ?", (damaged.task_id,))
         db.commit()
 
-    page = store.page("local", size=9, token="", status=None, role=None)
+    page = store.page("local", size=9)
     ended = store.end_leases(NOW_MS + 1)
     queue.replace_lost()
 

@@ -17,6 +17,7 @@ import pytest
 from llm_server.api import views
 from llm_server.orchestration.domain.counters import Counters
 from llm_server.orchestration.domain.errors import ConfigurationError
+from llm_server.orchestration.domain.ports import TaskFilter
 from llm_server.orchestration.domain.task import NEAR_MS, TaskRef
 from llm_server.storage.sqlite.api_keys import SqliteKeys
 from llm_server.storage.sqlite.database import Database, migrate
@@ -29,6 +30,7 @@ from support.database_files import GOLDEN, a_file_of_0_1_0, content, files, sche
 from support.golden import as_of_then, in_todays_words
 
 EXPECTED = json.loads((GOLDEN / "expected.json").read_text(encoding="utf-8"))
+TODAY = MIGRATIONS[-1].version
 TASKS = in_todays_words(EXPECTED["tasks"])
 LATER = ("bindings", "deleted", "switches", "keys", "in_flight", "key_requests", "key_spending", "key_reservations")
 """The tables that were added while the version stayed 1."""
@@ -39,7 +41,7 @@ def old(tmp_path: Path) -> Path:
     return a_file_of_0_1_0(tmp_path)
 
 
-def a_migration(apply: Callable[[sqlite3.Connection], None], number: int = 3) -> Migration:
+def a_migration(apply: Callable[[sqlite3.Connection], None], number: int = TODAY + 1) -> Migration:
     return Migration(version=number, purpose="test", apply=apply)
 
 
@@ -70,17 +72,17 @@ def test_a_file_of_0_1_0_is_migrated_when_it_is_opened(old: Path, lacking: tuple
     with closing(SqliteStore(old)) as store:
         tasks, counted, page = shown(store), store.overview()[0], due(store)
 
-    assert version(old) == MIGRATIONS[-1].version == 2
+    assert version(old) == TODAY == 3
     assert tasks == TASKS
     assert {f.name: getattr(counted, f.name) for f in fields(counted)} == EXPECTED["counters"]
     assert page == EXPECTED["due"]
 
 
-@pytest.mark.parametrize("index", ["listing", "open", "sure", "finished", "bound_until", "visible", None])
+@pytest.mark.parametrize("index", ["listing", "by_status", "open", "sure", "finished", "bound_until", "visible", None])
 def test_a_migrated_file_has_the_tables_and_indexes_of_a_new_one(old: Path, tmp_path: Path, index: str | None) -> None:
     """Whatever it lacked before."""
     with closing(sqlite3.connect(old)) as db:
-        for name in (f"INDEX {index}",) if index else (f"TABLE {table}" for table in LATER):
+        for name in (f"INDEX IF EXISTS {index}",) if index else (f"TABLE {table}" for table in LATER):
             db.execute(f"DROP {name}")
     SqliteStore(old).close()
     SqliteStore(tmp_path / "new.db").close()
@@ -88,12 +90,40 @@ def test_a_migrated_file_has_the_tables_and_indexes_of_a_new_one(old: Path, tmp_
     assert schema(old) == schema(tmp_path / "new.db")
 
 
+def test_a_migration_lets_older_tasks_be_found_by_their_metadata(old: Path) -> None:
+    """0.1.0 stored it in the request alone. A damaged record is left unchanged, and in no other task's way."""
+    labels = {"project": "atlas", "note": 'a "quoted" ü, null'}
+    with closing(sqlite3.connect(old)) as db:
+        request = (
+            "UPDATE requests SET body = json_set(body, '$.metadata', json(?)) WHERE task_id IN ('queued', 'failed')"
+        )
+        db.execute(request, (json.dumps(labels),))
+        db.execute("UPDATE requests SET body = '{broken' WHERE task_id = 'planned'")
+        db.execute("UPDATE tasks SET body = '{broken' WHERE task_id = 'processing'")
+        db.commit()
+        before = dict(db.execute("SELECT task_id, body FROM tasks").fetchall())
+
+    with closing(SqliteStore(old)) as store:
+        found = store.page("acme", size=100, task_filter=TaskFilter(metadata=labels)).tasks
+    with closing(sqlite3.connect(old)) as db:
+        after = dict(db.execute("SELECT task_id, body FROM tasks").fetchall())
+
+    assert {task.task_id: task.metadata for task in found} == {"queued": labels, "failed": labels}
+    changed = {name for name in before if after[name] != before[name]}
+    assert changed >= {"queued", "failed"}
+    for name in changed:
+        state = json.loads(after[name])
+        assert state.pop("metadata")
+        assert state == json.loads(before[name])
+    assert not changed & {"planned", "processing"}
+
+
 def test_a_new_file_gets_today_s_version_and_no_backup(tmp_path: Path) -> None:
     path = tmp_path / "data" / "tasks.db"
 
     SqliteStore(path).close()
 
-    assert version(path) == MIGRATIONS[-1].version
+    assert version(path) == TODAY
     assert [file.name for file in path.parent.iterdir()] == ["tasks.db"]
 
 
@@ -193,7 +223,7 @@ def test_opening_says_that_it_migrated_and_where_the_backup_is(old: Path, caplog
         "message": "database migrated",
         "database": old,
         "from_version": 1,
-        "to_version": 2,
+        "to_version": TODAY,
         "backup": old.with_name("tasks.db.v1.backup"),
     }
 
@@ -206,11 +236,13 @@ def test_a_migration_that_fails_leaves_the_file_as_it_was(old: Path, before: tup
     with pytest.raises(ConfigurationError) as refused:
         Database(old, durable=True, migrations=[*before, a_migration(broken)])
 
-    said = f"The database {old} cannot be migrated and is as it was: migration 3 failed: no such table: nowhere."
+    said = (
+        f"The database {old} cannot be migrated and is as it was: migration {TODAY + 1} failed: no such table: nowhere."
+    )
     assert str(refused.value) == said
     assert files(old) == untouched
     SqliteStore(old).close()
-    assert version(old) == 2
+    assert version(old) == TODAY
 
 
 def test_a_migration_that_fails_by_a_bug_leaves_the_file_as_it_was(old: Path) -> None:
@@ -221,7 +253,7 @@ def test_a_migration_that_fails_by_a_bug_leaves_the_file_as_it_was(old: Path) ->
         db.execute("DELETE FROM tasks")
         raise KeyError("listing")
 
-    with pytest.raises(ConfigurationError, match="migration 3 failed: 'listing'"):
+    with pytest.raises(ConfigurationError, match=f"migration {TODAY + 1} failed: 'listing'"):
         Database(old, durable=True, migrations=[a_migration(buggy)])
 
     assert files(old) == untouched
@@ -229,14 +261,14 @@ def test_a_migration_that_fails_by_a_bug_leaves_the_file_as_it_was(old: Path) ->
 
 def test_migrations_are_applied_in_order_and_only_those_that_are_pending(old: Path) -> None:
     applied: list[int] = []
-    later = [a_migration(lambda db, n=number: applied.append(n), number) for number in (3, 4)]  # type: ignore[misc]
+    later = [a_migration(lambda db, n=number: applied.append(n), number) for number in (TODAY + 1, TODAY + 2)]  # type: ignore[misc]
     Database(old, durable=True, migrations=[*MIGRATIONS, later[0]]).close()
     Database(old, durable=True, migrations=[*MIGRATIONS, *later]).close()
     Database(old, durable=True, migrations=[*MIGRATIONS, *later]).close()
 
-    assert applied == [3, 4]
-    assert version(old) == 4
-    assert sorted(files(old)) == ["tasks.db", "tasks.db.v1.backup", "tasks.db.v3.backup"]
+    assert applied == [TODAY + 1, TODAY + 2]
+    assert version(old) == TODAY + 2
+    assert sorted(files(old)) == ["tasks.db", "tasks.db.v1.backup", f"tasks.db.v{TODAY + 1}.backup"]
 
 
 def test_a_power_cut_between_backup_and_commit_is_harmless(old: Path, tmp_path: Path) -> None:
@@ -254,7 +286,7 @@ def test_a_power_cut_between_backup_and_commit_is_harmless(old: Path, tmp_path: 
     with closing(SqliteStore(cut)) as store:
         assert shown(store) == TASKS
     assert content(cut.with_name("tasks.db.v1.backup")) == before
-    assert version(cut) == 2
+    assert version(cut) == TODAY
 
 
 def test_a_folder_that_takes_no_backup_leaves_the_file_as_it_was(old: Path) -> None:
@@ -276,7 +308,7 @@ def test_a_file_of_a_newer_version_is_refused_with_both_versions(tmp_path: Path)
         SqliteStore(path)
 
     assert str(refused.value) == (
-        f"The database {path} cannot be opened: it has version 7, and this LLM-Server knows 2 at most. "
+        f"The database {path} cannot be opened: it has version 7, and this LLM-Server knows {TODAY} at most. "
         "Use the newer LLM-Server, or the backup from before the migration (tasks.db.v<version>.backup)."
     )
     assert path.read_bytes() == untouched
@@ -306,16 +338,16 @@ def test_a_check_reads_the_version_and_changes_nothing(old: Path) -> None:
     assert check(old) == (1, [*MIGRATIONS])
     assert files(old) == untouched
     SqliteStore(old).close()
-    assert check(old) == (2, [])
+    assert check(old) == (TODAY, [])
 
 
 def test_a_check_leaves_the_log_of_a_killed_server_alone(old: Path, tmp_path: Path) -> None:
     """It counts, and stays: the next start reads it."""
     with closing(sqlite3.connect(old)) as db:
-        db.execute("PRAGMA user_version = 2")
+        db.execute(f"PRAGMA user_version = {TODAY}")
         killed = tmp_path / "killed" / old.name
         shutil.copytree(old.parent, killed.parent, ignore=shutil.ignore_patterns("*-shm"))
     untouched = files(killed)
 
-    assert check(killed)[0] == 2
+    assert check(killed)[0] == TODAY
     assert {name: text for name, text in files(killed).items() if not name.endswith("-shm")} == untouched

@@ -94,7 +94,7 @@ def test_another_name_for_the_file_has_the_same_turns(tmp_path: Path, path: Path
 
 
 def test_a_receiver_that_finds_nothing_waits_for_nobody(path: Path, queue: SqliteQueue) -> None:
-    """64 idle workers look twice a second; a look is no write."""
+    """64 idle workers look twice a second. A look takes no write lock."""
     with somebody_writing(path):
         began = time.monotonic()
 
@@ -125,7 +125,7 @@ def test_a_message_can_be_sent_while_a_receiver_looks(path: Path) -> None:
 
 
 def test_turns_are_taken_in_the_order_they_were_asked_for_the_brief_ones_first() -> None:
-    """Who does not wait for the disk holds nobody up, and is what an HTTP call and every worker wait for."""
+    """A brief writer does not wait for the disk, so it hardly delays the others; HTTP calls and workers wait for it."""
     turns, order = Turns(), list[str]()
 
     def take(name: str) -> None:

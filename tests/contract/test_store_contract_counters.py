@@ -174,7 +174,7 @@ def test_an_engine_s_record_is_replaced(store: Store) -> None:
 
 
 def test_a_record_is_swapped_only_for_the_one_it_replaces(store: Store) -> None:
-    """Whoever read an older one has lost."""
+    """A caller that has read an older record is refused."""
     well, resting, probed = EngineState(), EngineState(failures=1), EngineState(failures=1, probe_until_ms=NOW_MS)
 
     assert store.swap_engine_state("gpt", well, resting)

@@ -46,7 +46,7 @@ def is_gone(store: Store, task: Task) -> bool:
     for read in (store.get, store.peek):
         with pytest.raises(TaskNotFound):
             read(task.ref)
-    return store.page("local", size=9, token="", status=None, role=None).tasks == []
+    return store.page("local", size=9).tasks == []
 
 
 @pytest.mark.parametrize("length", [10, 900_000])
@@ -64,7 +64,7 @@ def test_a_deleted_task_is_gone_and_was_counted(store: Store, length: int) -> No
 
 
 def test_only_the_state_that_was_seen_is_deleted(store: Store) -> None:
-    """Somebody may have had it retried meanwhile; and what is gone cannot be deleted again."""
+    """The task may have been retried since it was read. A deleted task cannot be deleted again."""
     task = ended(store)
 
     with pytest.raises(TaskLost):

@@ -44,14 +44,14 @@ def test_none_takes_a_switch_back(store: Store) -> None:
 
 
 def test_what_was_never_switched_can_be_taken_back(store: Store) -> None:
-    """In an empty store, too: whoever resets an engine need not know whether anything was said."""
+    """Also in an empty store: a caller can reset an engine without knowing whether it was switched."""
     records = store.switch_engine("gpt", {"toggle": None, "locked": None})
 
     assert records.switches.get("gpt", EngineSwitch()) == EngineSwitch()
 
 
 def test_the_same_switch_again_changes_nothing(store: Store) -> None:
-    """So one whose reply was lost can be said again."""
+    """So a call whose reply was lost can be repeated."""
     first = store.switch_engine("gpt", {"locked": True})
 
     assert store.switch_engine("gpt", {"locked": True}) == first == store.engines()

@@ -117,7 +117,7 @@ def test_of_8_twins_with_a_long_prompt_none_takes_it_from_the_others(store: Stor
 
 
 def test_a_retry_is_held_to_the_limit_of_its_key(store: Store, key_store: KeyStore) -> None:
-    """It is in flight again; refused, it stays as it failed, and another try is no lost task."""
+    """The task would be in flight again. If that is refused it stays Failed, and the retry can be repeated."""
     task, failure = a_counted_task(), a_failure()
     store.add(task, a_request(), max_in_flight=1)
     store.save(task, claimed(task))

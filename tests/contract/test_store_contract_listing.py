@@ -1,15 +1,18 @@
-"""What every store promises about lists: newest first, each task once over all pages, one tenant's own."""
+"""What every store promises about lists: newest first, each task once over all pages, filtered, one tenant's own."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Protocol
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from llm_server.orchestration.domain.errors import InvalidInput
-from llm_server.orchestration.domain.ports import Page, Store
-from llm_server.orchestration.domain.status import Status
+from llm_server.orchestration.domain.ports import EVERY_TASK, Page, Store, TaskFilter
+from llm_server.orchestration.domain.status import Mode, Status
 from llm_server.orchestration.domain.task import DAY_MS, Task
 from support.builders import NOW_MS, a_failure, a_request, a_task, claimed
 from support.scripted_engine import Clock
@@ -30,13 +33,11 @@ def added(store: Store, task: Task) -> Task:
     return task
 
 
-def pages(
-    store: Store, *, size: int, tenant: str = "local", status: Status | None = None, role: str | None = None
-) -> Iterator[Page]:
+def pages(store: Store, *, size: int, tenant: str = "local", task_filter: TaskFilter = EVERY_TASK) -> Iterator[Page]:
     """Every page of a list."""
     token = ""
     for _ in range(100):
-        page = store.page(tenant, size=size, token=token, status=status, role=role)
+        page = store.page(tenant, size=size, token=token, task_filter=task_filter)
         yield page
         token = page.next_token
         if not token:
@@ -56,7 +57,7 @@ def test_a_list_shows_each_task_s_state(store: Store) -> None:
     task = added(store, a_task())
     store.save(task, claimed(task))
 
-    assert store.page("local", size=10, token="", status=None, role=None) == Page([claimed(task)], "")
+    assert store.page("local", size=10) == Page([claimed(task)], "")
 
 
 def test_a_list_is_newest_first_over_all_its_pages(store: Store) -> None:
@@ -75,40 +76,186 @@ def test_a_list_is_newest_first_over_all_its_pages(store: Store) -> None:
 def test_a_task_that_comes_meanwhile_moves_no_page(store: Store) -> None:
     for n in range(4):
         added(store, a_task(f"t{n}", created_ms=NOW_MS + n))
-    first = store.page("local", size=2, token="", status=None, role=None)
+    first = store.page("local", size=2)
     added(store, a_task("new", created_ms=NOW_MS + 100))
 
-    second = store.page("local", size=2, token=first.next_token, status=None, role=None)
+    second = store.page("local", size=2, token=first.next_token)
 
     assert ids(first, second) == ["t3", "t2", "t1", "t0"]
 
 
-def test_a_list_can_be_narrowed_to_a_status_and_a_role(store: Store) -> None:
-    for n in range(12):
-        task = added(store, a_task(f"t{n:02}", created_ms=NOW_MS + n, role=("Chat-Agent", "Architect-Agent")[n % 2]))
-        processing = claimed(task)
-        if n % 3:
-            store.save(task, processing)
-        if n % 3 == 2:
-            store.save(processing, processing.failed(a_failure()), a_failure())
+ROLES, ENGINES = ("Chat-Agent", "Architect-Agent"), (None, "gpt", "claude")
+CROWD = tuple(
+    a_task(
+        f"t{n:02}",
+        created_ms=NOW_MS + n // 2,  # two in each millisecond
+        status=tuple(Status)[n % 6],
+        role=ROLES[n % 2],
+        mode=tuple(Mode)[n % 3],
+        engine=ENGINES[n % 4 % 3],
+        approval=(None, "awaited", "given", "refused")[n // 3 % 4],
+        metadata=({}, {"project": "atlas"}, {"project": "atlas", "run": "1"}, {"run": "1", "": ""})[n % 4],
+    )
+    for n in range(36)
+)
+"""Tasks that differ in all that a filter compares."""
 
-    def narrowed(status: Status | None, role: str | None) -> list[str]:
-        return ids(*pages(store, size=2, status=status, role=role))
 
-    assert narrowed(Status.QUEUED, None) == ["t09", "t06", "t03", "t00"]
-    assert narrowed(Status.FAILED, None) == ["t11", "t08", "t05", "t02"]
-    assert narrowed(None, "Architect-Agent") == ["t11", "t09", "t07", "t05", "t03", "t01"]
-    assert narrowed(Status.PROCESSING, "Chat-Agent") == ["t10", "t04"]
-    assert narrowed(Status.COMPLETED, None) == []
+@pytest.fixture
+def crowd(store: Store) -> Store:
+    for task in CROWD:
+        store.add(task, a_request())
+    return store
+
+
+def having(wanted: Callable[[Task], bool]) -> list[str]:
+    """The ids of the tasks of the crowd, newest first."""
+    return [task.task_id for task in reversed(CROWD) if wanted(task)]
+
+
+SINGLE_FILTERS: list[tuple[TaskFilter, Callable[[Task], bool]]] = [
+    (EVERY_TASK, lambda task: True),
+    *((TaskFilter(statuses=frozenset({s})), lambda task, s=s: task.status is s) for s in Status),
+    (TaskFilter(statuses=frozenset({Status.FAILED, Status.QUEUED})), lambda task: task.status in ("Failed", "Queued")),
+    (TaskFilter(statuses=frozenset(Status)), lambda task: True),
+    (TaskFilter(role="Architect-Agent"), lambda task: task.role == "Architect-Agent"),
+    (TaskFilter(role="Other-Agent"), lambda task: False),
+    (TaskFilter(mode=Mode.PLAN), lambda task: task.mode is Mode.PLAN),
+    (TaskFilter(engine="gpt"), lambda task: task.engine == "gpt"),
+    (TaskFilter(metadata={"project": "atlas"}), lambda task: task.metadata.get("project") == "atlas"),
+    (TaskFilter(metadata={"project": "1"}), lambda task: False),
+    (TaskFilter(metadata={"": ""}), lambda task: "" in task.metadata),
+    (
+        TaskFilter(metadata={"run": "1", "project": "atlas"}),
+        lambda task: len(task.metadata) == 2 and "" not in task.metadata,
+    ),
+    (TaskFilter(awaiting_approval=True), lambda task: task.approval == "awaited" and not task.status.is_final),
+    (TaskFilter(awaiting_approval=False), lambda task: task.approval != "awaited" or task.status.is_final),
+    (TaskFilter(awaiting_approval=True, statuses=frozenset({Status.FAILED})), lambda task: False),
+    (TaskFilter(created_from_ms=NOW_MS + 5), lambda task: task.created_ms >= NOW_MS + 5),
+    (TaskFilter(created_to_ms=NOW_MS + 5), lambda task: task.created_ms < NOW_MS + 5),
+    (TaskFilter(created_from_ms=NOW_MS + 5, created_to_ms=NOW_MS + 6), lambda task: task.created_ms == NOW_MS + 5),
+    (TaskFilter(created_from_ms=NOW_MS + 6, created_to_ms=NOW_MS + 6), lambda task: False),
+    (TaskFilter(created_from_ms=NOW_MS + 9, created_to_ms=NOW_MS + 5), lambda task: False),
+    (TaskFilter(created_to_ms=-1), lambda task: False),
+    (TaskFilter(created_from_ms=-1, created_to_ms=253_402_300_800_000), lambda task: True),
+]
+
+
+def test_a_list_has_the_tasks_that_pass_its_filter(crowd: Store) -> None:
+    """Over all its pages."""
+    for task_filter, wanted in SINGLE_FILTERS:
+        assert ids(*pages(crowd, size=7, task_filter=task_filter)) == having(wanted), task_filter
+
+
+def test_a_task_passes_only_if_it_passes_every_filter(store: Store) -> None:
+    """Each of the other tasks differs from the one that passes in one point, and passes without that filter."""
+    wanted = TaskFilter(
+        statuses=frozenset({Status.PLANNED, Status.QUEUED}),
+        role="Architect-Agent",
+        mode=Mode.PLAN,
+        engine="gpt",
+        metadata={"project": "atlas", "run": "1"},
+        awaiting_approval=True,
+        created_from_ms=NOW_MS,
+        created_to_ms=NOW_MS + 1,
+    )
+    fitting = a_task(
+        "fitting", status=Status.PLANNED, role="Architect-Agent", mode=Mode.PLAN, engine="gpt", approval="awaited"
+    )
+    fitting = replace(fitting, metadata={"project": "atlas", "run": "1", "more": "2"})
+    others: dict[str, dict[str, object]] = {
+        "statuses": {"status": Status.PROCESSING},
+        "role": {"role": "Chat-Agent"},
+        "mode": {"mode": Mode.AGENT},
+        "engine": {"engine": None},
+        "metadata": {"metadata": {"project": "atlas"}},
+        "awaiting_approval": {"approval": "given"},
+        "created_from_ms": {"created_ms": NOW_MS - 1},
+        "created_to_ms": {"created_ms": NOW_MS + 1},
+    }
+    added(store, fitting)
+    for name, difference in others.items():
+        added(store, replace(fitting, task_id=name, **difference))  # type: ignore[arg-type]
+
+    assert ids(*pages(store, size=5, task_filter=wanted)) == ["fitting"]
+    for name in others:
+        without = replace(wanted, **{name: getattr(EVERY_TASK, name)})
+        assert sorted(ids(*pages(store, size=5, task_filter=without))) == sorted(["fitting", name])
+
+
+filters = st.builds(
+    TaskFilter,
+    statuses=st.frozensets(st.sampled_from(Status), max_size=3),
+    role=st.sampled_from((None, *ROLES)),
+    mode=st.sampled_from((None, *Mode)),
+    engine=st.sampled_from(ENGINES),
+    metadata=st.sampled_from(({}, {"project": "atlas"}, {"run": "1"})),
+    awaiting_approval=st.sampled_from((None, True, False)),
+    created_from_ms=st.integers(NOW_MS - 1, NOW_MS + 19) | st.just(0),
+    created_to_ms=st.integers(NOW_MS - 1, NOW_MS + 19) | st.none(),
+)
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(task_filter=filters, size=st.integers(1, 8))
+def test_filters_combine_in_every_way(crowd: Store, task_filter: TaskFilter, size: int) -> None:
+    """Each page is full, but for the last ones: so few tasks are looked at by one call."""
+    wanted = task_filter
+    expected = having(
+        lambda task: (
+            (task.status in wanted.statuses or not wanted.statuses)
+            and (wanted.role is None or task.role == wanted.role)
+            and (wanted.mode is None or task.mode == wanted.mode)
+            and (wanted.engine is None or task.engine == wanted.engine)
+            and all(task.metadata.get(key) == value for key, value in wanted.metadata.items())
+            and (wanted.awaiting_approval is None or task.awaits_approval is wanted.awaiting_approval)
+            and task.created_ms >= wanted.created_from_ms
+            and (wanted.created_to_ms is None or task.created_ms < wanted.created_to_ms)
+        )
+    )
+
+    listed = list(pages(crowd, size=size, task_filter=task_filter))
+
+    assert ids(*listed) == expected
+    assert [len(page.tasks) for page in listed[:-1]] == [size] * (len(listed) - 1)
+
+
+def test_a_list_is_told_by_the_states_as_they_are_now(store: Store) -> None:
+    """A task that is claimed leaves one list and comes into another; its labels stay."""
+    task = added(store, a_task(metadata={"run": "1"}))
+    processing = claimed(task)
+    failed = processing.failed(a_failure())
+
+    for before, after in ((None, task), (task, processing), (processing, failed)):
+        if before:
+            store.save(before, after)
+        for status in Status:
+            page = store.page(
+                "local", size=9, task_filter=TaskFilter(statuses=frozenset({status}), metadata={"run": "1"})
+            )
+            assert page.tasks == ([after] if status is after.status else [])
+
+
+def test_a_token_goes_on_where_its_page_ended_also_with_another_filter(crowd: Store) -> None:
+    token = crowd.page("local", size=3, task_filter=TaskFilter(role="Architect-Agent")).next_token
+
+    others = crowd.page("local", size=4, token=token, task_filter=TaskFilter(role="Chat-Agent"))
+    older = crowd.page("local", size=4, token=token, task_filter=TaskFilter(created_to_ms=NOW_MS + 5))
+    newer = crowd.page("local", size=4, token=token, task_filter=TaskFilter(created_from_ms=NOW_MS + 16))
+
+    assert ids(others) == ["t30", "t28", "t26", "t24"]
+    assert ids(older) == ["t09", "t08", "t07", "t06"]
+    assert newer == Page([], "")
 
 
 def test_tenants_never_see_each_other_s_tasks(store: Store) -> None:
     for n in range(6):
         added(store, a_task(f"t{n}", tenant=("a", "ab")[n % 2], created_ms=NOW_MS + n))
-    foreign = store.page("ab", size=1, token="", status=None, role=None).next_token
+    foreign = store.page("ab", size=1).next_token
 
     assert ids(*pages(store, size=2, tenant="a")) == ["t4", "t2", "t0"]
-    assert ids(store.page("a", size=9, token=foreign, status=None, role=None)) == ["t4", "t2", "t0"]
+    assert ids(store.page("a", size=9, token=foreign)) == ["t4", "t2", "t0"]
     assert ids(*pages(store, size=2, tenant="b")) == []
 
 
@@ -129,10 +276,10 @@ FOREIGN_TOKENS = [
 ]
 
 
-def test_a_token_that_is_none_of_ours_is_refused(store: Store) -> None:
+def test_a_token_that_no_store_gives_out_is_refused(store: Store) -> None:
     for token in FOREIGN_TOKENS:
         with pytest.raises(InvalidInput) as refused:
-            store.page("local", size=10, token=token, status=None, role=None)
+            store.page("local", size=10, token=token)
         assert refused.value.field == "page_token"
 
 
@@ -145,11 +292,11 @@ def test_a_long_list_is_read_to_its_end(store: Store) -> None:
     first, second = pages(store, size=100)
 
     assert ids(first, second) == [*(f"t{n:03}" for n in reversed(range(105))), wanted.task_id]
-    assert ids(*pages(store, size=1, role="Architect-Agent")) == [wanted.task_id]
+    assert ids(*pages(store, size=1, task_filter=TaskFilter(role="Architect-Agent"))) == [wanted.task_id]
 
 
 def test_tasks_that_have_expired_end_no_list(keeping: Keeping) -> None:
-    """Nor do they make a page shorter; they may still be in the database, between those that are shown."""
+    """They do not make a page shorter either. They may still be in the database, between those that are shown."""
     store = keeping.store
     for n in range(8):
         task = added(store, a_task(f"t{n}", created_ms=NOW_MS + n))

@@ -68,7 +68,7 @@ def test_the_listing_goes_on_without_it(store: Store, spoil: Spoil) -> None:
 
     found, token = list[str](), ""
     for _ in tasks:
-        page = store.page("local", size=1, token=token, status=None, role=None)
+        page = store.page("local", size=1, token=token)
         found += [task.task_id for task in page.tasks]
         token = page.next_token
         if not token:

@@ -32,7 +32,7 @@ def test_the_oldest_due_comes_first(store: Store) -> None:
 
 
 def test_everything_due_comes_once_page_after_page(store: Store) -> None:
-    """Also what comes due at the same moment, and what stays due because nobody could move it on."""
+    """Also tasks that are due at the same moment, and tasks that stay due because they could not be postponed."""
     tasks = [added(store, a_task(due_ms=NOW_MS + n // 120)) for n in range(240)]
 
     assert sorted(due.ref.task_id for due in store.due(LATER_MS)) == sorted(task.task_id for task in tasks)
@@ -77,7 +77,7 @@ def test_states_are_read_together(store: Store) -> None:
 
 
 def test_a_task_in_hand_is_still_open(store: Store) -> None:
-    """Its worker may die, and then nobody but the sweep knows."""
+    """Its worker may die, and then only the sweep finds the task."""
     task = added(store, a_task())
     store.save(task, claimed(task))
 

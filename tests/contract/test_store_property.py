@@ -78,7 +78,7 @@ moves = st.lists(
 
 
 class Drill:
-    """Some tasks and everybody who ever had one, each with the state as he last knew it."""
+    """Some tasks and all workers that ever had one, each with the state that it read last."""
 
     def __init__(self, store: Store) -> None:
         self.store = store

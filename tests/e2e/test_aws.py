@@ -1,4 +1,4 @@
-"""The AWS path on an emulator, without Docker: table and queue from template.yaml, events into both handlers."""
+"""The AWS path on an emulator, without Docker: table and queue of template.yaml, and events for both handlers."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def test_a_prompt_goes_from_the_api_through_the_queue_to_an_answer(deployment: D
 
 
 @pytest.mark.parametrize("name", ["api-v2-post-task", "api-v2-post-task-base64", "api-v1-post-task"])
-def test_every_form_of_api_gateway_event_makes_a_task(deployment: Deployment, name: str) -> None:
+def test_every_form_of_api_gateway_event_creates_a_task(deployment: Deployment, name: str) -> None:
     answer = deployment.call(an_event(name))
 
     assert answer["statusCode"] == 202, answer
@@ -39,8 +39,8 @@ def test_every_form_of_api_gateway_event_makes_a_task(deployment: Deployment, na
     ("body", "code"),
     [("a", "body_not_base64"), ("?", "body_empty"), ("eyJwcm9tcHQiOiAieCJ9=a", "body_not_base64")],
 )
-def test_a_body_that_is_no_base64_is_the_callers_fault(deployment: Deployment, body: str, code: str) -> None:
-    """What stands outside its alphabet is passed over, so that nothing is left of the second."""
+def test_a_body_that_is_not_valid_base64_is_the_callers_fault(deployment: Deployment, body: str, code: str) -> None:
+    """Characters outside the alphabet are ignored, so the second body is empty after decoding."""
     answer = deployment.call(an_event("api-v2-post-task") | {"body": body, "isBase64Encoded": True})
 
     assert answer["statusCode"] == 400, answer
@@ -50,10 +50,10 @@ def test_a_body_that_is_no_base64_is_the_callers_fault(deployment: Deployment, b
 
 @pytest.mark.parametrize("name", ["api-v2-post-task", "api-v1-post-task"])
 @pytest.mark.parametrize(("given", "is_taken"), [("caller-7", True), ("no id\r\n", False), ("", False)])
-def test_a_body_that_is_no_base64_is_answered_with_the_headers_of_every_answer(
+def test_the_answer_to_invalid_base64_has_the_headers_of_every_answer(
     deployment: Deployment, name: str, given: str, is_taken: bool
 ) -> None:
-    """It never reaches the app, which adds them."""
+    """Such a body never reaches the app, which adds the headers to other answers."""
     event = an_event(name) | {"body": "a", "isBase64Encoded": True}
     event["headers"] |= {"X-Request-Id": given}
     refused, usual = (deployment.call(asked)["headers"] for asked in (event, an_event("api-v2-get-metrics")))
@@ -63,8 +63,8 @@ def test_a_body_that_is_no_base64_is_answered_with_the_headers_of_every_answer(
     assert (refused["x-request-id"] == given, len(refused["x-request-id"]) >= 8) == (is_taken, True)
 
 
-def test_a_message_is_an_id_and_nothing_else(deployment: Deployment) -> None:
-    """What is never in a message is never in a dead letter either: no prompt, no key."""
+def test_a_message_contains_only_the_task_id(deployment: Deployment) -> None:
+    """Prompts and keys can therefore never be in a dead letter."""
     task_id = deployment.submit("Say hello.")
     received = deployment.on.sqs.receive_message(QueueUrl=deployment.on.queue_url, MessageAttributeNames=["All"])
 
@@ -73,8 +73,8 @@ def test_a_message_is_an_id_and_nothing_else(deployment: Deployment) -> None:
     assert "MessageAttributes" not in message
 
 
-def test_a_task_is_one_message_of_ours(deployment: Deployment) -> None:
-    """With the receipt and the deletion, which are Lambda's and are shared by a batch, three SQS requests at most."""
+def test_a_task_needs_one_sqs_request_of_the_functions(deployment: Deployment) -> None:
+    """Lambda receives and deletes messages in batches, which makes three SQS requests for a task at most."""
     deployment.submit("Say hello.")
     deployment.deliver_all()
 
@@ -83,7 +83,7 @@ def test_a_task_is_one_message_of_ours(deployment: Deployment) -> None:
 
 
 @pytest.mark.parametrize("name", ["api-v2-get-metrics", "api-v1-get-metrics"])
-def test_every_form_of_api_gateway_event_reads_the_nine_figures(deployment: Deployment, name: str) -> None:
+def test_every_form_of_api_gateway_event_reads_the_nine_metrics(deployment: Deployment, name: str) -> None:
     answer = deployment.call(an_event(name))
 
     assert answer["statusCode"] == 200
@@ -91,7 +91,7 @@ def test_every_form_of_api_gateway_event_reads_the_nine_figures(deployment: Depl
 
 
 def test_an_engine_switched_by_the_api_function_is_switched_for_the_worker(deployment: Deployment) -> None:
-    """Two functions, one table; the worker is a process that has not read the engines before."""
+    """The functions share only the table, and the worker's process has not read the engines before."""
     task_id = deployment.submit("Say hello.")
 
     answer = deployment.call(an_event("api-v2-patch-engine"))
@@ -105,8 +105,8 @@ def test_an_engine_switched_by_the_api_function_is_switched_for_the_worker(deplo
 
 
 @pytest.mark.parametrize("name", ["api-v2-post-task", "api-v2-get-metrics", "api-v1-post-task", "api-v1-get-metrics"])
-def test_nobody_gets_in_without_a_key(deployment: Deployment, name: str) -> None:
-    """The gateway's routes are open; the function is not. A task is neither stored nor queued."""
+def test_a_call_without_a_key_is_refused(deployment: Deployment, name: str) -> None:
+    """The gateway's routes are open, so the function checks the key. No task is stored or queued."""
     event = an_event(name)
     for headers in (event["headers"], event.get("multiValueHeaders", {})):
         headers.pop("authorization" if "v2" in name else "Authorization", None)
@@ -117,8 +117,8 @@ def test_nobody_gets_in_without_a_key(deployment: Deployment, name: str) -> None
     assert deployment.metrics()["total_requests"] == 0
 
 
-def test_a_deployment_without_any_key_is_not_open_either(deployment: Deployment) -> None:
-    """Embedded it would be, on loopback."""
+def test_a_deployment_without_keys_refuses_calls(deployment: Deployment) -> None:
+    """An embedded server on loopback would accept them."""
     key: Any = {"pk": {"S": "KEYS"}, "sk": {"S": "000000000001"}}
     deployment.on.dynamodb.delete_item(TableName=deployment.on.table, Key=key)
     event = an_event("api-v2-get-metrics")
@@ -128,8 +128,8 @@ def test_a_deployment_without_any_key_is_not_open_either(deployment: Deployment)
     assert deployment.call(event)["statusCode"] == 401
 
 
-def test_behind_an_authorizer_the_key_has_a_header_of_its_own(deployment: Deployment) -> None:
-    """What stands in Authorization is the identity provider's."""
+def test_behind_an_authorizer_the_key_is_sent_in_x_api_key(deployment: Deployment) -> None:
+    """The header Authorization then belongs to the identity provider."""
     event = an_event("api-v2-get-metrics")
     token = event["headers"]["authorization"].removeprefix("Bearer ")
     event["headers"] |= {"authorization": "Bearer eyJhbGciOi.J9.sig", "x-api-key": token}
@@ -137,8 +137,11 @@ def test_behind_an_authorizer_the_key_has_a_header_of_its_own(deployment: Deploy
     assert deployment.call(event)["statusCode"] == 200
 
 
-def test_a_key_made_by_the_command_line_is_taken(deployment: Deployment, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It needs the table's name and AWS credentials, not the queue; its limits hold in the function."""
+def test_a_key_created_on_the_command_line_is_accepted(deployment: Deployment, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The command needs the table's name and AWS credentials, but not the queue.
+
+    The function applies the key's limits.
+    """
     monkeypatch.delenv("LLM_SERVER_QUEUE_URL")
     limits = ["--tasks-in-flight", "1", "--requests-per-minute", "9", "--usd-per-day", "2"]
     made = CliRunner().invoke(app, ["keys", "create", "--tenant", "acme", "--scope", "tasks", *limits])
@@ -153,7 +156,7 @@ def test_a_key_made_by_the_command_line_is_taken(deployment: Deployment, monkeyp
     assert after["headers"]["ratelimit"].startswith('"requests";r=6;')
 
 
-def test_a_plan_is_carried_out_by_the_worker(deployment: Deployment) -> None:
+def test_the_worker_executes_a_plan(deployment: Deployment) -> None:
     task_id = deployment.submit("Design a cache, then implement it, then test it.", mode="Plan")
     deployment.deliver_all()
     task = deployment.get(task_id)
@@ -167,8 +170,8 @@ def test_a_plan_is_carried_out_by_the_worker(deployment: Deployment) -> None:
     )
 
 
-def test_a_task_is_made_once_cancelled_and_deleted(deployment: Deployment) -> None:
-    """The same key twice, then the events of the other calls, on the same table and queue."""
+def test_a_task_is_created_once_cancelled_and_deleted(deployment: Deployment) -> None:
+    """The same Idempotency-Key twice, then the events of the other calls, on one table and queue."""
     event = an_event("api-v2-post-task")
     event["headers"]["idempotency-key"] = '"k-1"'
     first, again = deployment.call(event), deployment.call(event)
@@ -183,15 +186,15 @@ def test_a_task_is_made_once_cancelled_and_deleted(deployment: Deployment) -> No
     assert deployment.deliver_all() == 1
 
 
-def test_a_listing_shows_what_was_submitted(deployment: Deployment) -> None:
+def test_a_listing_shows_the_submitted_tasks(deployment: Deployment) -> None:
     ids = [deployment.submit(f"Say {n}.") for n in range(3)]
     page = deployment.call(an_event("api-v2-list-tasks") | {"rawQueryString": ""})["json"]
 
     assert sorted(task["task_id"] for task in page["tasks"]) == sorted(ids)
 
 
-def test_a_bad_record_in_a_batch_harms_no_other(deployment: Deployment) -> None:
-    """A malformed message and an unknown id are acknowledged; the good one is worked on."""
+def test_a_bad_record_does_not_harm_the_others_of_its_batch(deployment: Deployment) -> None:
+    """A malformed message and an unknown id are acknowledged; the valid task is processed."""
     task_id = deployment.submit("Write a haiku about queues.")
     event = an_event("sqs-batch")
     event["Records"][0]["body"] = event["Records"][0]["body"].replace(UNKNOWN_ID, task_id)
@@ -201,8 +204,8 @@ def test_a_bad_record_in_a_batch_harms_no_other(deployment: Deployment) -> None:
     assert deployment.get(task_id)["status"] == "Completed"
 
 
-def test_what_could_not_be_done_comes_again(deployment: Deployment, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without its table the batch is given back, record by record."""
+def test_messages_that_failed_are_delivered_again(deployment: Deployment, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without its table the worker returns every well-formed record of the batch."""
     monkeypatch.setenv("LLM_SERVER_TABLE", "missing")
     deployment.names["missing"] = "Table.Arn"
     deployment.start("WorkerFunction")
@@ -227,8 +230,8 @@ def test_the_sweep_wakes_a_task_whose_message_was_lost(deployment: Deployment, m
     assert deployment.get(task_id)["status"] == "Completed"
 
 
-def test_a_deadline_is_kept_however_long_the_queue(deployment: Deployment) -> None:
-    """The sweep comes to the function past the queue: nothing in there is delivered here."""
+def test_a_deadline_is_kept_however_long_the_queue_is(deployment: Deployment) -> None:
+    """The schedule invokes the function directly: no message of the queue is delivered here."""
     ids = [deployment.submit("Say hello.", limits={"deadline_s": 1}) for _ in range(3)]
     time.sleep(1.1)
     deployment.work(an_event("sweep"))
@@ -239,10 +242,10 @@ def test_a_deadline_is_kept_however_long_the_queue(deployment: Deployment) -> No
 
 @pytest.mark.parametrize("function", ["WorkerFunction", "ApiFunction"])
 @pytest.mark.parametrize("days", [1, 0])
-def test_what_has_ended_expires_when_the_setting_says(
+def test_a_final_task_expires_after_keep_days(
     deployment: Deployment, monkeypatch: pytest.MonkeyPatch, function: str, days: int
 ) -> None:
-    """The worker ends a task that is carried out, the API one that is cancelled; 0 days keep it for ever."""
+    """The worker finishes a processed task, and the API function a cancelled one; 0 days means never."""
     monkeypatch.setenv("LLM_SERVER_KEEP_DAYS", str(days))
     deployment.start(function)
     task_id = deployment.submit("Say hello.", mode="Chat")

@@ -1,4 +1,4 @@
-"""What a Chat task takes on AWS, counted as both functions carry it out: calls in their order, units, SQS requests."""
+"""The cost of a Chat task on AWS: the calls of both functions in order, DynamoDB units and SQS requests."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ def engine() -> Iterator[FakeEngine]:
 
 
 def is_about_engines(call: Call) -> bool:
-    """Once in 5 s a process reads how the engines are, whatever the tasks."""
+    """Tell whether a call reads the states of engines, which each process does every 5 s regardless of tasks."""
     return bool(call.arguments.get("Key") == dynamodb_engines.KEY)
 
 
 def a_task(deployment: Deployment, prompt: str) -> Wire:
-    """Submit a Chat task and deliver its message; the calls it took."""
+    """Submit a Chat task and deliver its message; return the calls that this took."""
     with recording(*deployment.clients) as wire:
         task_id = deployment.submit(prompt, mode="Chat")
         deployment.deliver()
@@ -48,7 +48,7 @@ def a_task(deployment: Deployment, prompt: str) -> Wire:
     ("prompt_bytes", "answer_bytes", "price", "units"),
     [(500, 1_500, 0, 17), (2_000, 4_000, 0, 19), (500, 1_500, 1, 19), (2_000, 4_000, 1, 21)],
 )
-def test_a_task_takes_these_calls_and_units_and_no_others(
+def test_a_task_makes_exactly_these_calls_and_units(
     deployment: Deployment,
     engine: FakeEngine,
     tmp_path: Path,
@@ -58,9 +58,10 @@ def test_a_task_takes_these_calls_and_units_and_no_others(
     price: int,
     units: int,
 ) -> None:
-    """In people's words: 14 of the 32 prompts of 2 KB, not this one, pack into a unit less.
+    """The texts are real prompts; 14 of the 32 prompts of 2 KB (not this one) compress to one unit less.
 
-    Two units more where an engine costs money: what its tenant has spent today. No Scan, three requests of SQS.
+    An engine that costs money adds two units, for the tenant's spending of the day. No Scan, and three SQS
+    requests.
     """
     config = tmp_path / "engines.toml"
     config.write_text(CONFIG.format(url=engine.base_url, price=price), encoding="utf-8")
@@ -74,5 +75,5 @@ def test_a_task_takes_these_calls_and_units_and_no_others(
     to_submit = ["PutItem", "TransactWriteItems", "SendMessage"]
     to_do = ["Query", "TransactWriteItems", "PutItem", "TransactWriteItems"]
     called = [call.operation for call in wire.calls]
-    assert called == [*to_submit, "ReceiveMessage", *to_do, "DeleteMessageBatch"]  # those two by Lambda, for a batch
+    assert called == [*to_submit, "ReceiveMessage", *to_do, "DeleteMessageBatch"]  # Lambda receives and deletes
     assert (wire.write_units(), wire.read_units()) == (units, 1)

@@ -1,4 +1,7 @@
-"""The size of a body is limited before it is parsed, however its length is told; seen on the real server's socket."""
+"""The size of a body is limited before it is parsed, with or without a Content-Length.
+
+Tested on the server's socket.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +27,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
 
 
 def exchanged(server: RunningServer, *parts: bytes, hang_up: bool = False) -> bytes:
-    """Send the parts one by one, as long as the server listens; what it answers until it has said a whole body."""
+    """Send the parts one by one until the server closes; return its answer up to the end of the body."""
     url = urlsplit(server.url)
     with socket.create_connection((url.hostname or "", url.port or 0), timeout=10) as connection:
         for part in parts:
@@ -57,46 +60,46 @@ def chunked(data: bytes) -> bytes:
 
 
 def test_a_chunked_body_is_cut_off_at_the_limit(server: RunningServer) -> None:
-    """It tells no length; what comes is counted. 200,000 characters of 12 bytes, and 64 KiB, are the most."""
+    """It has no length, so received bytes are counted. The limit is 200,000 characters of 12 bytes, and 64 KiB."""
     answer = exchanged(server, HEAD + b"Transfer-Encoding: chunked\r\n\r\n", *[chunked(CHUNK)] * 80)
 
     assert answer.startswith(b"HTTP/1.1 413 ")
     assert json.loads(answer.partition(b"\r\n\r\n")[2])["detail"].startswith("The body is too large")
 
 
-def test_a_chunked_body_within_the_limit_is_taken(server: RunningServer) -> None:
+def test_a_chunked_body_within_the_limit_is_accepted(server: RunningServer) -> None:
     parts = [chunked(GOOD[:7]), chunked(GOOD[7:]), b"0\r\n\r\n"]
 
     assert exchanged(server, HEAD + b"Transfer-Encoding: chunked\r\n\r\n", *parts).startswith(b"HTTP/1.1 202 ")
 
 
-def test_a_length_above_the_limit_is_refused_before_the_body_comes(server: RunningServer) -> None:
+def test_a_length_above_the_limit_is_refused_before_the_body_is_sent(server: RunningServer) -> None:
     assert exchanged(server, HEAD + b"Content-Length: 99999999\r\n\r\n").startswith(b"HTTP/1.1 413 ")
 
 
 @pytest.mark.parametrize("length", [b"-1", b"many", b"1e3", b"0x10", b""])
-def test_a_length_that_is_none_is_refused(server: RunningServer, length: bytes) -> None:
+def test_an_invalid_length_is_refused(server: RunningServer, length: bytes) -> None:
     answer = exchanged(server, HEAD + b"Content-Length: " + length + b"\r\n\r\n" + GOOD, hang_up=True)
 
     assert answer.startswith(b"HTTP/1.1 400 ")
     assert json.loads(answer.partition(b"\r\n\r\n")[2])["code"] == "not_http"
 
 
-def test_a_body_longer_than_it_was_said_to_be_is_cut(server: RunningServer) -> None:
-    """What is left over is no second body of this request."""
+def test_a_body_longer_than_its_length_is_cut(server: RunningServer) -> None:
+    """The rest is not read as a second body."""
     answer = exchanged(server, HEAD + b"Content-Length: 9\r\n\r\n" + GOOD)
 
     assert answer.startswith(b"HTTP/1.1 400 ")
 
 
-def test_a_body_shorter_than_it_was_said_to_be_makes_no_task(server: RunningServer) -> None:
+def test_a_body_shorter_than_its_length_creates_no_task(server: RunningServer) -> None:
     before = server.call("GET", "/metrics").json()["total_requests"]
     exchanged(server, HEAD + b"Content-Length: 500\r\n\r\n" + GOOD, hang_up=True)
 
     assert server.call("GET", "/metrics").json()["total_requests"] == before
 
 
-def test_two_lengths_are_no_way_to_smuggle(server: RunningServer) -> None:
+def test_a_request_with_two_lengths_is_refused(server: RunningServer) -> None:
     both = b"Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n"
     answer = exchanged(server, HEAD + both + chunked(GOOD) + b"0\r\n\r\n", hang_up=True)
 
@@ -113,8 +116,8 @@ def test_two_lengths_are_no_way_to_smuggle(server: RunningServer) -> None:
     ],
     ids=["one header", "many headers", "the query", "a header's name"],
 )
-def test_200_kb_of_headers_are_taken_or_refused_and_no_more(server: RunningServer, head: bytes) -> None:
-    """What is too large is the caller's fault, never an error of the server's (RFC 6585, 5; RFC 9110, 15.5.15)."""
+def test_200_kb_of_headers_cause_no_server_error(server: RunningServer, head: bytes) -> None:
+    """Too large headers are the caller's fault (RFC 6585, 5; RFC 9110, 15.5.15)."""
     length = b"Content-Length: %d\r\n\r\n" % len(GOOD)
     answer = exchanged(server, head + length + GOOD)
 
@@ -122,6 +125,6 @@ def test_200_kb_of_headers_are_taken_or_refused_and_no_more(server: RunningServe
     assert server.call("GET", "/health").status == 200
 
 
-def test_the_server_is_well_after_all_of_that(server: RunningServer) -> None:
+def test_the_server_still_works_after_these_requests(server: RunningServer) -> None:
     assert server.call("GET", "/health").status == 200
     assert "Traceback" not in server.log.read_text()

@@ -1,4 +1,4 @@
-"""The documentation page in a real browser, where one is installed."""
+"""The documentation page in a real browser, if one is installed."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ HEADLESS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background
 
 @pytest.mark.skipif(BROWSER is None, reason="no Chromium is installed")
 def test_a_browser_shows_every_operation_and_reports_no_error(tmp_path: Path) -> None:
-    """A script or style that the page's Content-Security-Policy refuses is an error on the console."""
+    """The console would report a script or style that the page's Content-Security-Policy refuses."""
     paths = json.loads(DOCUMENT.read_text(encoding="utf-8"))["paths"].values()
     summaries = {operation["summary"] for path in paths for operation in path.values()}
     with serving(tmp_path / "tasks.db") as server:

@@ -1,4 +1,4 @@
-"""The embedded server as a user runs it: one process, one file, killed without warning."""
+"""The embedded server as users run it: one process, one file, killed without warning."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ NINE = {
 
 
 def a_config(directory: Path, base_url: str, **more: object) -> dict[str, str]:
-    """Configure one engine; gives the environment that names the file."""
+    """Configure one engine; return the environment that names the file."""
     lines = ["[engines.fake]", 'kind = "openai"', 'source = "local"', 'model = "fake-1"', f'base_url = "{base_url}"']
     lines += [f"{name} = {json.dumps(value)}" for name, value in more.items()]
     path = directory / "engines.toml"
@@ -43,8 +43,8 @@ def a_config(directory: Path, base_url: str, **more: object) -> dict[str, str]:
     return {"LLM_SERVER_CONFIG": str(path)}
 
 
-def test_a_prompt_in_an_answer_and_honest_metrics_out(tmp_path: Path) -> None:
-    """With nothing configured the answer says so, and the figures are of what was done."""
+def test_without_engines_a_prompt_is_answered_and_counted(tmp_path: Path) -> None:
+    """The answer says that no LLM is configured, and the metrics count the task."""
     with serving(tmp_path / "tasks.db") as server:
         answer = server.submit("Write a haiku about queues.", wait_s=20)
         metrics = server.call("GET", "/metrics").json()
@@ -60,7 +60,7 @@ def test_a_prompt_in_an_answer_and_honest_metrics_out(tmp_path: Path) -> None:
     assert task["receipt"]["cost_microusd"] == 0
 
 
-def test_every_mode_can_be_tried_without_an_engine(tmp_path: Path) -> None:
+def test_every_mode_works_without_an_engine(tmp_path: Path) -> None:
     prompt = "Design a cache, then implement it, then write tests and document it."
     with serving(tmp_path / "tasks.db") as server:
         tasks = {mode: server.submit(prompt, mode=mode, wait_s=20) for mode in ("Chat", "Agent", "Plan")}
@@ -73,8 +73,8 @@ def test_every_mode_can_be_tried_without_an_engine(tmp_path: Path) -> None:
     assert {step["status"] for step in plan["plan"]["steps"]} == {"Completed"}
 
 
-def test_tasks_queued_when_the_server_is_killed_are_finished_after_the_next_start(tmp_path: Path) -> None:
-    """SIGKILL with tasks queued and in progress: each acknowledged task ends, and soon, not after the lease."""
+def test_tasks_of_a_killed_server_are_completed_after_the_next_start(tmp_path: Path) -> None:
+    """SIGKILL with tasks queued and in progress: each accepted task completes soon, without waiting for its lease."""
     with fake_engine(latency_s=0.5) as engine:
         env = a_config(tmp_path, engine.base_url)
         with serving(tmp_path / "tasks.db", "--workers", "2", env=env) as server:
@@ -89,8 +89,8 @@ def test_tasks_queued_when_the_server_is_killed_are_finished_after_the_next_star
     assert metrics["success_rate"] == 100.0
 
 
-def test_a_task_waits_for_an_engine_that_is_switched_off_until_it_is_on_again(tmp_path: Path) -> None:
-    """The other engine is dead, so the task looks again every few seconds; a restart leaves the switch as it is."""
+def test_a_task_waits_until_its_engine_is_switched_on_again(tmp_path: Path) -> None:
+    """The other engine is dead, so the task retries every few seconds. The switch survives a restart."""
     dead = '[engines.dead]\nkind = "openai"\nsource = "local"\nmodel = "x"\nbase_url = "http://127.0.0.1:9/v1"'
     with fake_engine() as engine:
         env = a_config(tmp_path, engine.base_url)
@@ -117,8 +117,8 @@ def test_a_task_waits_for_an_engine_that_is_switched_off_until_it_is_on_again(tm
 
 
 @pytest.mark.parametrize(("days", "status"), [("1", 404), ("0", 200)])
-def test_what_has_ended_is_shown_as_long_as_the_setting_says(tmp_path: Path, days: str, status: int) -> None:
-    """A task that ended two days ago, by what the file says; 0 days keep it for ever."""
+def test_a_final_task_is_kept_for_keep_days(tmp_path: Path, days: str, status: int) -> None:
+    """The file says that the task ended two days ago; 0 days means for ever."""
     two_days_ms = 2 * 24 * 3600 * 1000
     with serving(tmp_path / "tasks.db") as server:
         task_id = server.submit("Say hello.", wait_s=20)["task_id"]
@@ -133,7 +133,7 @@ def test_what_has_ended_is_shown_as_long_as_the_setting_says(tmp_path: Path, day
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_stop_lets_running_tasks_end(tmp_path: Path, number: signal.Signals) -> None:
+def test_a_stopping_server_lets_running_tasks_complete(tmp_path: Path, number: signal.Signals) -> None:
     with fake_engine(latency_s=1.0) as engine:
         with serving(tmp_path / "tasks.db", env=a_config(tmp_path, engine.base_url)) as server:
             task_id = server.submit("Say hello.")["task_id"]
@@ -146,7 +146,7 @@ def test_a_stop_lets_running_tasks_end(tmp_path: Path, number: signal.Signals) -
     assert (task["status"], len(task["attempts"]), len(engine.seen)) == ("Completed", 1, 1)
 
 
-def test_a_second_start_on_the_same_port_says_so(tmp_path: Path) -> None:
+def test_a_start_on_a_port_in_use_is_refused(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
         code, said = refused(tmp_path / "tasks.db", "--port", port)
@@ -155,7 +155,7 @@ def test_a_second_start_on_the_same_port_says_so(tmp_path: Path) -> None:
     assert f"Port {port} is in use" in said
 
 
-def test_a_database_has_one_server(tmp_path: Path) -> None:
+def test_a_second_server_on_a_database_is_refused(tmp_path: Path) -> None:
     with serving(tmp_path / "tasks.db"):
         code, said = refused(tmp_path / "tasks.db")
 
@@ -163,7 +163,7 @@ def test_a_database_has_one_server(tmp_path: Path) -> None:
     assert "in use by another server" in said
 
 
-def test_without_keys_only_loopback_is_served(tmp_path: Path) -> None:
+def test_without_keys_the_server_binds_to_loopback_only(tmp_path: Path) -> None:
     code, said = refused(tmp_path / "tasks.db", "--host", "0.0.0.0")
 
     assert code == 1
@@ -171,11 +171,11 @@ def test_without_keys_only_loopback_is_served(tmp_path: Path) -> None:
 
 
 def test_an_engine_without_its_key_is_named_at_the_start(tmp_path: Path) -> None:
-    env = a_config(tmp_path, "http://127.0.0.1:9/v1", api_key="env:NOBODYS_KEY")
+    env = a_config(tmp_path, "http://127.0.0.1:9/v1", api_key="env:MISSING_KEY")
     with serving(tmp_path / "tasks.db", env=env) as server:
         metrics = server.call("GET", "/metrics").json()
 
-    assert "fake has no key (env:NOBODYS_KEY is not set)" in server.printed
+    assert "fake has no key (env:MISSING_KEY is not set)" in server.printed
     assert metrics["llm_status"] == {"fake": "offline"}
 
 
@@ -195,22 +195,22 @@ def test_a_wrong_setting_stops_the_start_and_is_named(tmp_path: Path, env: dict[
     assert "Traceback" not in said
 
 
-def test_the_command_line_speaks_with_a_real_server(tmp_path: Path) -> None:
+def test_the_command_line_works_with_a_real_server(tmp_path: Path) -> None:
     with serving(tmp_path / "tasks.db") as server:
         submitted = run_cli(server, "submit", "Write a haiku about queues.", "--json")
         task_id = json.loads(submitted.stdout)["task_id"]
         read = run_cli(server, "get", task_id)
         metrics = run_cli(server, "metrics", "--json")
-        refused = run_cli(server, "submit", "Hi", "--role", "Nobody")
+        refused = run_cli(server, "submit", "Hi", "--role", "Missing-Agent")
 
     assert (submitted.returncode, read.returncode, metrics.returncode, refused.returncode) == (0, 0, 0, 2)
     assert "No LLM is configured" in read.stdout
     assert json.loads(metrics.stdout)["total_requests"] == 1
-    assert "Unknown role 'Nobody'" in refused.stderr
+    assert "Unknown role 'Missing-Agent'" in refused.stderr
 
 
-def test_the_command_line_lists_routes_and_names_its_version(tmp_path: Path) -> None:
-    """What a pipe gets of each, from a server that has one engine beside the embedded one."""
+def test_list_engines_route_and_version_work_on_the_command_line(tmp_path: Path) -> None:
+    """The output in a pipe, with one engine configured beside the embedded one."""
     with fake_engine() as engine:
         env = a_config(tmp_path, engine.base_url)
         with serving(tmp_path / "tasks.db", env=env) as server:

@@ -1,4 +1,4 @@
-"""The examples do what they say, run as a user runs them against a server process."""
+"""The examples work when they are run against a server process as users run them."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def made_key(db: Path, *options: str) -> str:
 
 @contextmanager
 def own_engine() -> Iterator[str]:
-    """Run examples/own_engine/engine.py on a free port; gives its configuration with that port."""
+    """Run examples/own_engine/engine.py on a free port; yield its configuration with that port."""
     command = [sys.executable, str(EXAMPLES / "own_engine" / "engine.py"), "0"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
         try:
@@ -63,7 +63,7 @@ def configured(folder: Path, engines: str) -> Iterator[RunningServer]:
         yield running
 
 
-def test_every_example_is_listed_and_every_listed_one_exists() -> None:
+def test_the_readme_lists_exactly_the_examples_that_exist() -> None:
     listed = set(re.findall(r"\]\((.+?)\)", (EXAMPLES / "README.md").read_text(encoding="utf-8")))
     present = {path.name for path in EXAMPLES.iterdir() if not path.name.startswith((".", "__"))}
 
@@ -76,8 +76,8 @@ def test_submit_and_wait_prints_the_result(server: RunningServer) -> None:
     assert (done.returncode, done.stdout[:21]) == (0, "No LLM is configured.")
 
 
-def test_submit_and_wait_fails_with_the_servers_words(server: RunningServer, tmp_path: Path) -> None:
-    """It sends a key, too, once the server asks for one."""
+def test_submit_and_wait_shows_the_servers_error(server: RunningServer, tmp_path: Path) -> None:
+    """It also sends an API key if the server requires one."""
     blank = run(server.url, EXAMPLES / "submit_and_wait.sh", " ")
     key = made_key(tmp_path / "tasks.db")
     unknown = run(server.url, EXAMPLES / "submit_and_wait.sh")
@@ -89,7 +89,7 @@ def test_submit_and_wait_fails_with_the_servers_words(server: RunningServer, tmp
     assert '"detail"' in unknown.stderr
 
 
-def test_safe_batch_makes_no_task_twice(server: RunningServer, tmp_path: Path) -> None:
+def test_safe_batch_creates_no_task_twice(server: RunningServer, tmp_path: Path) -> None:
     prompts = tmp_path / "prompts.txt"
     prompts.write_text("What is a lease?\n\nWhat is a fence?\n")
     first, second = (run_python(server.url, "safe_batch.py", "monday", prompts) for _ in range(2))
@@ -103,7 +103,7 @@ def test_safe_batch_makes_no_task_twice(server: RunningServer, tmp_path: Path) -
     assert "The server refused monday-1: " in changed.stderr
 
 
-def test_safe_batch_sends_the_same_key_until_it_is_answered(tmp_path: Path) -> None:
+def test_safe_batch_repeats_the_same_key_until_it_gets_an_answer(tmp_path: Path) -> None:
     prompts = tmp_path / "prompts.txt"
     prompts.write_text("What is a lease?\n")
     cut, busy = Reply(body=None), Reply(body={"detail": "Busy."}, status=503, retry_after="0")
@@ -116,7 +116,7 @@ def test_safe_batch_sends_the_same_key_until_it_is_answered(tmp_path: Path) -> N
     assert submitted == ['"monday-1"'] * 3
 
 
-def test_safe_batch_does_not_wait_for_tomorrow(tmp_path: Path) -> None:
+def test_safe_batch_does_not_wait_until_the_next_day(tmp_path: Path) -> None:
     prompts = tmp_path / "prompts.txt"
     prompts.write_text("What is a lease?\n")
     with scripted_server() as scripted:
@@ -126,7 +126,7 @@ def test_safe_batch_does_not_wait_for_tomorrow(tmp_path: Path) -> None:
     assert (done.returncode, done.stderr) == (1, "The server refused monday-1: Come again at midnight.\n")
 
 
-def test_approve_plan_shows_the_plan_and_obeys(server: RunningServer) -> None:
+def test_approve_plan_shows_the_plan_and_sends_the_decision(server: RunningServer) -> None:
     approved, rejected = (run_python(server.url, "approve_plan.py", PLANNED, stdin=said) for said in ("y\n", "\n"))
 
     for done in (approved, rejected):
@@ -143,7 +143,7 @@ def test_own_engine_answers(tmp_path: Path) -> None:
     assert answer["result"] == "You asked: What is a lease?"
 
 
-def test_budget_shows_tasks_that_fail_for_lack_of_money(tmp_path: Path) -> None:
+def test_budget_shows_tasks_that_fail_because_of_their_limits(tmp_path: Path) -> None:
     with own_engine() as engines, configured(tmp_path, engines) as server:
         key = made_key(tmp_path / "tasks.db", "--usd-per-day", "0.005")
         done = run_python(server.url, "budget.py", key=key)
@@ -154,8 +154,8 @@ def test_budget_shows_tasks_that_fail_for_lack_of_money(tmp_path: Path) -> None:
     assert re.search(r"^Spent today: [1-9]\d* micro-USD\.$", done.stdout, re.MULTILINE)
 
 
-def test_budget_shows_the_refusal_once_all_is_used_up(tmp_path: Path) -> None:
-    """An engine that reports more tokens than were reserved for uses up the rest."""
+def test_budget_shows_the_refusal_when_the_day_is_spent(tmp_path: Path) -> None:
+    """An engine that reports more tokens than were reserved uses up the rest of the day."""
     with fake_engine(text="2, 3, 5.", tokens_out=1_000) as engine:
         engines = ENGINES_TOML.replace("http://127.0.0.1:9000/v1", engine.base_url)
         with configured(tmp_path, engines) as server:

@@ -1,4 +1,4 @@
-"""API keys as an operator makes them: on the command line, beside a server that runs."""
+"""API keys that an operator creates on the command line while the server runs."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def status(server: RunningServer, token: str = "", path: str = "/tasks") -> int:
     return code
 
 
-def test_the_first_key_is_made_while_the_server_runs_and_locks_it_at_once(tmp_path: Path) -> None:
+def test_the_first_key_locks_a_running_server_at_once(tmp_path: Path) -> None:
     db = tmp_path / "tasks.db"
     with serving(db) as server:
         before = status(server)
@@ -63,8 +63,8 @@ def test_the_commands_send_the_key(tmp_path: Path) -> None:
     assert token not in server.printed + server.log.read_text()
 
 
-def test_a_key_lets_the_server_be_reached_from_elsewhere(tmp_path: Path) -> None:
-    """Without one it does not start there, and says what to do; and there it is never open."""
+def test_a_server_with_a_key_may_be_reachable_from_other_machines(tmp_path: Path) -> None:
+    """Without a key it does not start there, and says what to do. With a key it refuses calls without one."""
     db = tmp_path / "tasks.db"
     code, said = refused(db, "--host", "0.0.0.0")
     token = made(db)
@@ -94,8 +94,8 @@ def test_keys_are_listed_without_secrets_and_revoked(tmp_path: Path) -> None:
     assert secret not in listed.stdout + listed.stderr + revoked.stdout + revoked.stderr
 
 
-def test_a_key_is_changed_over_http_and_expires_while_the_server_runs(tmp_path: Path) -> None:
-    """The new limit holds at once in the process that took it; the expiry is obeyed by the clock, cached or not."""
+def test_a_key_can_be_changed_and_expires_while_the_server_runs(tmp_path: Path) -> None:
+    """A new limit applies at once in the process that changed it; the expiry is checked on each call, cached or not."""
     db = tmp_path / "tasks.db"
     admin, token = made(db, "--scope", "admin"), made(db)
     key_path = f"/keys/{token.split('_')[1]}"
@@ -120,14 +120,14 @@ def test_a_key_is_changed_over_http_and_expires_while_the_server_runs(tmp_path: 
 
     assert before == 200
     assert (limited[0], unlimited[0], expiring[0], revived[0][0]) == (200, 200, 200, 200)
-    assert set(used[1:]) <= {200, 429}  # a minute may begin in between
+    assert set(used[1:]) <= {200, 429}  # a new minute may begin in between
     assert 429 in used
     assert free == [200, 200, 200]
     assert (still, expired, revived[1]) == (200, 401, 200)
 
 
-def test_what_keeps_the_commands_from_the_table_is_named(tmp_path: Path, ministack_endpoint: str) -> None:
-    """Trying again would never help: an operator has to mend it."""
+def test_an_unusable_table_is_named_by_the_commands(tmp_path: Path, ministack_endpoint: str) -> None:
+    """An operator has to fix the cause, so the message does not suggest to try again."""
     aws = {
         "LLM_SERVER_TABLE": "no-such-table",
         "AWS_ENDPOINT_URL": ministack_endpoint,
@@ -144,7 +144,7 @@ def test_what_keeps_the_commands_from_the_table_is_named(tmp_path: Path, minista
     assert no_table.stderr == (
         "The table does not exist in this account and region of AWS; check LLM_SERVER_TABLE and the region.\n"
     )
-    assert no_credentials.stderr == "There are no AWS credentials to use: Unable to locate credentials.\n"
+    assert no_credentials.stderr == "No usable AWS credentials were found: Unable to locate credentials.\n"
     assert no_region.stderr == "AWS cannot be called: You must specify a region.\n"
 
 
@@ -158,7 +158,7 @@ def test_what_keeps_the_commands_from_the_table_is_named(tmp_path: Path, minista
         (["revoke", "ffffffffffff"], "No key has this id"),
     ],
 )
-def test_a_wrong_word_is_named(tmp_path: Path, arguments: list[str], named: str) -> None:
+def test_an_invalid_argument_is_named(tmp_path: Path, arguments: list[str], named: str) -> None:
     made(tmp_path / "tasks.db")
     done = run(tmp_path / "tasks.db", "keys", *arguments)
 

@@ -1,7 +1,7 @@
-"""Each function's role allows what the function does, on each resource, and nothing else.
+"""Each function's role allows exactly what the function does, on each resource.
 
-What a function does is read off the wire while it does everything it can. `tests/support/deployment.py` holds every
-other test of both functions to the roles, too.
+The calls are recorded while the function does everything it can. `tests/support/deployment.py` checks the roles in
+every other test of both functions, too.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ BY_LAMBDA = {
         "Queue.Arn": {"sqs:ReceiveMessage", "sqs:DeleteMessage", "sqs:GetQueueAttributes"},
     },
 }
-"""What Lambda does in a function's name, and no emulator shows: it writes logs and traces, and empties the queue.
+"""Permissions that Lambda uses on behalf of a function, which no emulator shows: logs, traces, and reading the queue.
 
-These three of SQS are the ones it needs, and all it needs:
+The three permissions of SQS are exactly those that Lambda needs:
 https://docs.aws.amazon.com/AWSSimpleQueueService/latest/SQSDeveloperGuide/sqs-configure-lambda-function-trigger.html
-No function here reads Secrets Manager; docs/aws.md says that an engine's key comes from SSM.
+No function reads Secrets Manager here; docs/aws.md says that an engine's key comes from SSM.
 """
 CONFIG = """
 [defaults]
@@ -69,14 +69,14 @@ price = {{input = 1, output = 2}}
 
 @pytest.fixture
 def engine() -> Iterator[FakeEngine]:
-    """Stands for every vendor; Bedrock's wire among them."""
+    """Stands for every vendor, including the Converse API of Bedrock."""
     with fake_engine() as engine:
         yield engine
 
 
 @pytest.fixture
 def full(deployment: Deployment, engine: FakeEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Deployment:
-    """Deployed with an engine of each kind, whose keys are in SSM."""
+    """A deployment with one engine of each kind, whose keys are in SSM."""
     ssm = boto3.client("ssm", endpoint_url=deployment.on.endpoint_url)
     for name in ("OpenAIKeyName", "AnthropicKeyName"):
         ssm.put_parameter(Name=ENGINES[name], Value="a-key", Type="SecureString", Overwrite=True)
@@ -91,7 +91,7 @@ def full(deployment: Deployment, engine: FakeEngine, tmp_path: Path, monkeypatch
     return deployment
 
 
-def test_each_role_allows_what_its_function_does_and_nothing_else(full: Deployment, engine: FakeEngine) -> None:
+def test_each_role_allows_exactly_what_its_function_does(full: Deployment, engine: FakeEngine) -> None:
     everything(full, engine)
 
     used = {function: full.rights_used(function) for function in BY_LAMBDA}
@@ -103,7 +103,7 @@ def test_each_role_allows_what_its_function_does_and_nothing_else(full: Deployme
 
 
 def everything(full: Deployment, engine: FakeEngine) -> None:
-    """Each call of the API, each mode of a task, each kind of engine, and what the sweep finds."""
+    """Make each call of the API, run each mode of a task and each kind of engine, and let the sweep find work."""
     each_mode_and_engine(full)
     each_end_of_a_task(full, engine)
     each_reading(full)
@@ -153,7 +153,7 @@ def keys_and_switches(full: Deployment) -> None:
 
 
 def what_the_sweep_finds(full: Deployment) -> None:
-    """A task whose message was lost, one that has been open for five days, and a deletion that was broken off."""
+    """A task whose message was lost, one that has been open for five days, and an interrupted deletion."""
     on, now_ms = full.on, time.time_ns() // 1_000_000
     store = DynamoStore(on.dynamodb, on.table, draw=lambda n: 0)
     for age_ms in (200_000, 5 * DAY_MS):
@@ -168,7 +168,7 @@ def what_the_sweep_finds(full: Deployment) -> None:
 
 
 def on_bedrock(engine: FakeEngine) -> dict[str, set[str]]:
-    """What Converse takes: https://docs.aws.amazon.com/bedrock/latest/APIReference/API_runtime_Converse.html"""
+    """Permissions of Converse: https://docs.aws.amazon.com/bedrock/latest/APIReference/API_runtime_Converse.html"""
     calls = [seen.path.split("/") for seen in engine.seen if seen.path.startswith("/model/")]
     assert {operation for _, _, _, operation in calls} == {"converse"}
     arn = "arn:aws:bedrock:us-east-1::foundation-model/{}"

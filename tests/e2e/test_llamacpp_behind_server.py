@@ -1,4 +1,4 @@
-"""The whole path with a real LLM server behind it: llama.cpp on loopback, configured as a user would."""
+"""The whole path with a real LLM server: llama.cpp on loopback, configured as users would."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def an_environment(directory: Path, llama: LlamaServer, key: str) -> dict[str, s
 def server(
     llamacpp_server: LlamaServer, planning_server: LlamaServer, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[RunningServer]:
-    """One server over both wires, each with a good key, with a wrong one, and to a model that only writes plans."""
+    """One server with engines of both kinds: with a valid key, with a wrong key, and with a model that writes plans."""
     folder = tmp_path_factory.mktemp("both")
     config = folder / "engines.toml"
     config.write_text("".join(_tables(kind, llamacpp_server, planning_server) for kind in KINDS))
@@ -74,7 +74,7 @@ def kind(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
-def test_a_chat_is_answered_over_each_wire(server: RunningServer, kind: str) -> None:
+def test_both_kinds_of_engines_answer_a_chat(server: RunningServer, kind: str) -> None:
     answer = server.submit("Say hello.", wait_s=20, mode="Chat", engine=kind, limits={"max_output_tokens": 32})
     [attempt] = server.call("GET", f"/tasks/{answer['task_id']}").json()["attempts"]
 
@@ -84,8 +84,8 @@ def test_a_chat_is_answered_over_each_wire(server: RunningServer, kind: str) -> 
     assert not attempt["usage_estimated"]
 
 
-def test_a_plan_is_made_and_carried_out_over_each_wire(server: RunningServer, kind: str) -> None:
-    """From the planner's prompt to the synthesis, every answer is the model's own."""
+def test_both_kinds_of_engines_make_and_execute_a_plan(server: RunningServer, kind: str) -> None:
+    """From the planner's prompt to the synthesis, every answer is the model's."""
     submitted = server.submit("Write a poem, then judge it.", mode="Plan", engine=f"{kind}-plans")
     task = server.finished(submitted["task_id"])
 
@@ -99,8 +99,8 @@ def test_a_plan_is_made_and_carried_out_over_each_wire(server: RunningServer, ki
     assert all(attempt["tokens_out"] > 0 and not attempt["usage_estimated"] for attempt in task["attempts"])
 
 
-def test_a_model_that_never_ends_its_plan_does_the_task_alone(server: RunningServer) -> None:
-    """Sent back to be repaired, that plan no longer fits into the context: no fault of the task."""
+def test_an_endless_plan_falls_back_to_agent_mode(server: RunningServer) -> None:
+    """The repair prompt with the unfinished plan exceeds the context, so the task is answered in Agent mode."""
     submitted = server.submit("Plan it.", mode="Plan", engine="openai", limits={"max_output_tokens": 32})
     task = server.finished(submitted["task_id"])
 
@@ -109,7 +109,7 @@ def test_a_model_that_never_ends_its_plan_does_the_task_alone(server: RunningSer
     assert "context size" in task["attempts"][1]["error"]
 
 
-def test_a_prompt_beyond_the_context_fails_and_the_engine_goes_on(server: RunningServer, kind: str) -> None:
+def test_a_prompt_longer_than_the_context_fails_and_the_engine_stays_online(server: RunningServer, kind: str) -> None:
     answer = server.submit("word " * CONTEXT, wait_s=20, mode="Chat", engine=kind)
     task = server.call("GET", f"/tasks/{answer['task_id']}").json()
 
@@ -119,7 +119,7 @@ def test_a_prompt_beyond_the_context_fails_and_the_engine_goes_on(server: Runnin
     assert server.call("GET", "/metrics").json()["llm_status"][kind] == "online"
 
 
-def test_a_wrong_key_puts_that_engine_offline_and_no_other(server: RunningServer, kind: str) -> None:
+def test_a_wrong_key_puts_only_that_engine_offline(server: RunningServer, kind: str) -> None:
     submitted = server.submit("Say hello.", wait_s=1, engine=f"{kind}-locked-out")
     task = server.call("GET", f"/tasks/{submitted['task_id']}").json()
     metrics = server.call("GET", "/metrics").json()
@@ -149,8 +149,8 @@ def test_a_configured_llama_cpp_answers(tmp_path: Path, llamacpp_server: LlamaSe
     assert metrics["tokens_per_second"] > 0
 
 
-def test_a_wrong_key_takes_the_engine_out_and_the_task_waits(tmp_path: Path, llamacpp_server: LlamaServer) -> None:
-    """The embedded engine does not stand in for a configured one, and nothing is Failed yet."""
+def test_a_task_waits_while_the_only_engine_has_a_wrong_key(tmp_path: Path, llamacpp_server: LlamaServer) -> None:
+    """The embedded engine does not replace a configured one, and the task is not Failed yet."""
     with serving(tmp_path / "tasks.db", env=an_environment(tmp_path, llamacpp_server, "wrong")) as server:
         answer = server.submit("Say hello.", wait_s=2)
         task = server.call("GET", f"/tasks/{answer['task_id']}").json()

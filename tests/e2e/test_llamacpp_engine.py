@@ -1,4 +1,4 @@
-"""Our wires against a server nobody here wrote: llama.cpp speaks Chat Completions and Messages."""
+"""The adapters against llama.cpp, an independent server for Chat Completions and Messages."""
 
 import json
 from concurrent.futures import ThreadPoolExecutor
@@ -50,7 +50,7 @@ def test_a_real_answer_cut_by_the_limit_is_marked(wire: str, llamacpp_server: Ll
 
 
 def test_a_prompt_longer_than_the_context_is_refused(wire: str, llamacpp_server: LlamaServer) -> None:
-    """Every other engine of this size would refuse it too; the caller learns the size."""
+    """Other engines of this size would refuse it too; the error tells the caller the size."""
     long = replace(CALL, prompt="word " * CONTEXT)
     with pytest.raises(PromptRefused, match="exceeds the available context size") as caught:
         engine(wire, llamacpp_server).complete(long, timeout_s=20)
@@ -58,7 +58,7 @@ def test_a_prompt_longer_than_the_context_is_refused(wire: str, llamacpp_server:
     assert f"{CONTEXT} tokens" in str(caught.value)
 
 
-def test_a_wrong_key_is_told_apart(wire: str, llamacpp_server: LlamaServer) -> None:
+def test_a_wrong_key_is_reported_as_a_credentials_failure(wire: str, llamacpp_server: LlamaServer) -> None:
     with pytest.raises(EngineUnavailable) as caught:
         engine(wire, llamacpp_server, "sk-wrong").complete(CALL, timeout_s=20)
 
@@ -66,8 +66,8 @@ def test_a_wrong_key_is_told_apart(wire: str, llamacpp_server: LlamaServer) -> N
     assert "sk-wrong" not in str(caught.value)
 
 
-def test_a_model_held_to_the_schema_writes_a_plan_we_can_read(llamacpp_server: LlamaServer) -> None:
-    """Random weights: only the schema makes it a plan."""
+def test_a_model_constrained_by_the_schema_writes_a_valid_plan(llamacpp_server: LlamaServer) -> None:
+    """The weights are random, so only the schema makes the text a plan."""
     held_to = AnswerSchema(name="plan", schema=plan_schema(ROLES))
     call = replace(CALL, max_output_tokens=400, answer_schema=held_to)
     completion = engine("openai", llamacpp_server).complete(call, timeout_s=20)
@@ -76,8 +76,8 @@ def test_a_model_held_to_the_schema_writes_a_plan_we_can_read(llamacpp_server: L
     assert plan_proposal.parse(completion.text, ROLES).steps[0].role in ROLES
 
 
-def test_messages_of_llama_cpp_take_the_schema_and_do_not_hold_to_it(llamacpp_server: LlamaServer) -> None:
-    """No error tells us so: such an engine is to be configured with `json_schema = false` (docs/engines.md)."""
+def test_the_messages_api_of_llama_cpp_accepts_the_schema_and_ignores_it(llamacpp_server: LlamaServer) -> None:
+    """It reports no error, so such an engine must be configured with `json_schema = false` (docs/engines.md)."""
     held_to = AnswerSchema(name="plan", schema=plan_schema(ROLES))
     call = replace(CALL, max_output_tokens=400, answer_schema=held_to)
     completion = engine("anthropic", llamacpp_server).complete(call, timeout_s=20)
@@ -86,8 +86,8 @@ def test_messages_of_llama_cpp_take_the_schema_and_do_not_hold_to_it(llamacpp_se
         plan_proposal.parse(completion.text, ROLES)
 
 
-def test_a_schema_in_words_becomes_a_plan_on_both_wires(wire: str, planning_server: LlamaServer) -> None:
-    """A server that holds its answers to a schema by itself needs no field."""
+def test_a_schema_in_the_prompt_gives_a_plan_with_both_apis(wire: str, planning_server: LlamaServer) -> None:
+    """This server constrains its answers itself, so the request needs no schema field."""
     held_to = AnswerSchema(name="plan", schema=plan_schema(ROLES))
     call = replace(CALL, max_output_tokens=400, answer_schema=held_to)
     completion = engine(wire, planning_server, json_schema=False).complete(call, timeout_s=20)
@@ -96,7 +96,7 @@ def test_a_schema_in_words_becomes_a_plan_on_both_wires(wire: str, planning_serv
     assert completion.tokens_in > len(json.dumps(held_to.schema, separators=(",", ":")))  # a token is a byte
 
 
-def test_calls_at_the_same_time_are_all_answered(wire: str, llamacpp_server: LlamaServer) -> None:
+def test_concurrent_calls_are_all_answered(wire: str, llamacpp_server: LlamaServer) -> None:
     shared = engine(wire, llamacpp_server)
     with ThreadPoolExecutor(8) as pool:
         answers = list(pool.map(lambda _: shared.complete(CALL, timeout_s=30), range(16)))
@@ -104,7 +104,7 @@ def test_calls_at_the_same_time_are_all_answered(wire: str, llamacpp_server: Lla
     assert all(answer.text for answer in answers)
 
 
-def test_a_real_server_that_wants_a_key_is_not_chosen_unasked(llamacpp_server: LlamaServer) -> None:
+def test_a_server_that_requires_a_key_is_not_discovered(llamacpp_server: LlamaServer) -> None:
     port = int(llamacpp_server.url.rpartition(":")[2])
     found = discover({}, loopback=[LoopbackServer("llama-cpp", "llama.cpp", port)])
 

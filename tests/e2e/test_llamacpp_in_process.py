@@ -1,4 +1,4 @@
-"""A model in our own process: the real llama.cpp, loaded by the server from a path or a pulled name."""
+"""A model in the server's process: the real llama.cpp, loaded from a path or by the name of a pulled model."""
 
 from __future__ import annotations
 
@@ -69,8 +69,8 @@ def test_an_answer_cut_by_the_limit_is_marked(engine: LlamaCppEngine) -> None:
     assert engine.complete(replace(CALL, max_output_tokens=2), timeout_s=20).truncated
 
 
-def test_the_context_is_the_models_unless_the_engine_says_otherwise(engine: LlamaCppEngine, gguf: Path) -> None:
-    """Each of several places has all of it."""
+def test_the_context_is_the_models_unless_it_is_configured(engine: LlamaCppEngine, gguf: Path) -> None:
+    """Each of several concurrent calls has the whole context."""
     long = replace(CALL, prompt="word " * 4000)
     with pytest.raises(PromptRefused, match="2048 tokens"):
         engine.complete(long, timeout_s=20)
@@ -81,16 +81,16 @@ def test_the_context_is_the_models_unless_the_engine_says_otherwise(engine: Llam
     smaller.close()
 
 
-def test_a_model_held_to_the_schema_writes_a_plan(engine: LlamaCppEngine) -> None:
-    """Random weights: only the schema makes it one."""
+def test_a_model_constrained_by_the_schema_writes_a_plan(engine: LlamaCppEngine) -> None:
+    """The weights are random, so only the schema makes the text a plan."""
     held_to = AnswerSchema(name="plan", schema=plan_schema(ROLES))
     call = replace(CALL, max_output_tokens=400, answer_schema=held_to)
 
     assert plan_proposal.parse(engine.complete(call, timeout_s=20).text, ROLES).steps[0].role in ROLES
 
 
-def test_nobody_else_on_this_machine_can_use_the_model(engine: LlamaCppEngine) -> None:
-    """Another user's process sees the port, not the key; past prompts are shown to nobody."""
+def test_other_users_of_the_machine_cannot_use_the_model(engine: LlamaCppEngine) -> None:
+    """Other users' processes can reach the port but do not have the key; past prompts are not shown."""
     engine.complete(CALL, timeout_s=20)
 
     for path in ("/v1/models", "/slots", "/props", "/metrics"):
@@ -98,7 +98,7 @@ def test_nobody_else_on_this_machine_can_use_the_model(engine: LlamaCppEngine) -
     assert address(engine).startswith("http://127.0.0.1:")
 
 
-def test_a_closed_engine_gives_everything_back_and_starts_again_when_called(gguf: Path) -> None:
+def test_a_closed_engine_frees_its_port_and_starts_again_when_called(gguf: Path) -> None:
     engine = an_engine(gguf)
     assert not engine._servers
     engine.complete(CALL, timeout_s=20)
@@ -111,7 +111,7 @@ def test_a_closed_engine_gives_everything_back_and_starts_again_when_called(gguf
     engine.close()
 
 
-def test_an_engine_nobody_holds_ends_its_server(gguf: Path) -> None:
+def test_an_engine_without_references_stops_its_server(gguf: Path) -> None:
     engine = an_engine(gguf)
     engine.complete(CALL, timeout_s=20)
     before = address(engine)
@@ -123,8 +123,8 @@ def test_an_engine_nobody_holds_ends_its_server(gguf: Path) -> None:
 
 
 @pytest.mark.parametrize("kept", [4, 4096, 200_000])
-def test_a_broken_model_is_an_engine_that_cannot_be_used(gguf: Path, tmp_path: Path, kept: int) -> None:
-    """llama.cpp refuses it without taking the process along."""
+def test_a_broken_model_file_makes_the_engine_unavailable(gguf: Path, tmp_path: Path, kept: int) -> None:
+    """llama.cpp refuses it without ending the process."""
     broken = tmp_path / "broken.gguf"
     broken.write_bytes(gguf.read_bytes()[:kept])
     with pytest.raises(EngineUnavailable) as caught:
@@ -133,8 +133,8 @@ def test_a_broken_model_is_an_engine_that_cannot_be_used(gguf: Path, tmp_path: P
     assert caught.value.kind == "unreachable"
 
 
-def test_a_model_named_by_setting_answers_through_the_whole_server(tmp_path: Path, gguf: Path) -> None:
-    """A laptop without a key; several tasks at a time wait for the one place. Nothing of a prompt is printed."""
+def test_a_model_named_by_the_setting_answers(tmp_path: Path, gguf: Path) -> None:
+    """On a machine without keys. Concurrent tasks wait for the only place, and no prompt is printed."""
     with serving(tmp_path / "tasks.db", env={"LLM_SERVER_MODEL": str(gguf)}) as server:
         ids = [server.submit(f"Say hello, {CANARY}.", mode="Chat", limits=SHORT)["task_id"] for _ in range(6)]
         tasks = [server.finished(task_id) for task_id in ids]
@@ -155,7 +155,7 @@ def test_a_model_named_by_setting_answers_through_the_whole_server(tmp_path: Pat
 
 
 def test_a_pulled_model_is_configured_by_its_name(tmp_path: Path, gguf: Path) -> None:
-    """Before the pull the start says what to do, and fetches nothing by itself."""
+    """Before the pull the start fails, says what to do, and downloads nothing."""
     with model_server(gguf.read_bytes()) as models:
         env = an_environment(tmp_path, models.model())
         code, said = refused(tmp_path / "tasks.db", env=env)
@@ -190,7 +190,7 @@ def an_environment(folder: Path, model: Any) -> dict[str, str]:
         ("qwen2.5-0.5b", "LLM_SERVER_MODEL is 'qwen2.5-0.5b', which was not pulled yet"),
     ],
 )
-def test_a_model_that_is_not_there_stops_the_start(tmp_path: Path, model: str, reason: str) -> None:
+def test_a_missing_model_stops_the_start(tmp_path: Path, model: str, reason: str) -> None:
     env = {"LLM_SERVER_MODEL": model, "XDG_CACHE_HOME": str(tmp_path)}
     code, said = refused(tmp_path / "tasks.db", env=env)
 
@@ -199,7 +199,7 @@ def test_a_model_that_is_not_there_stops_the_start(tmp_path: Path, model: str, r
     assert "Traceback" not in said
 
 
-def test_a_key_goes_before_the_model_and_that_is_said(tmp_path: Path, gguf: Path) -> None:
+def test_an_api_key_takes_precedence_over_the_model_and_the_server_says_so(tmp_path: Path, gguf: Path) -> None:
     env = {"LLM_SERVER_MODEL": str(gguf), "OPENAI_API_KEY": "k"}
     with serving(tmp_path / "tasks.db", env=env) as server:
         pass

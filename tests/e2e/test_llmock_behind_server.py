@@ -1,6 +1,6 @@
-"""The whole server against llmock, whose own verdict judges how we retry: https://github.com/JulienRabault/LLMock.
+"""The whole server against llmock, which judges the retries: https://github.com/JulienRabault/LLMock.
 
-All tasks run at the same time on one server, each pinned to an engine of its own, so that their waits overlap.
+All tasks run at the same time on one server, each with its own engine, so that their waits overlap.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from support.server_process import RunningServer, serving
 KINDS = ("openai", "anthropic")
 FAULTS = ("well", "limited", "overloaded", "crashed", "slow", "too-long", "declined", "key")
 RETRY_AFTER_S = 7
-"""More than the 5 s we wait by ourselves, or nobody could tell whether it was heeded."""
+"""Longer than the default pause of 5 s, so that a test can tell whether it was obeyed."""
 WAITING = 12
 OUTAGE_S = 3.0
 LATENCY_S = 1.0
-"""Of every answer, so that tasks which come back at the same time meet a probe that is under way."""
+"""The latency of every answer, so that tasks that retry at the same time meet a probe in progress."""
 TIMEOUTS_S = {"slow": 2, "outage": 2}
 ENGINE = """
 [engines.{kind}-{fault}]
@@ -40,7 +40,7 @@ timeout_s = {timeout_s}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Seen:
-    """What became of the tasks, by engine, what llmock saw of them, and the server's figures while a key was wrong."""
+    """The tasks by engine, the requests that llmock recorded, and the server's metrics while a key was wrong."""
 
     tasks: dict[str, list[Any]]
     records: list[RequestRecord]
@@ -92,7 +92,7 @@ def _config(llmock: LLMock) -> str:
 
 
 def _script(llmock: LLMock) -> None:
-    llmock.truncate(times=None).corrupt(times=None).disconnect(times=None)  # of streams
+    llmock.truncate(times=None).corrupt(times=None).disconnect(times=None)  # for streams
     _refuse_keys(llmock)
     for kind in KINDS:
         llmock.fail(429, retry_after=RETRY_AFTER_S, model=f"{kind}-limited")
@@ -125,8 +125,8 @@ def kind(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.mark.parametrize("fault", ["limited", "overloaded", "crashed", "slow"])
-def test_a_passing_fault_is_a_delay_and_one_more_request(seen: Seen, kind: str, fault: str) -> None:
-    """llmock finds nothing to warn of: no early retry, no storm, nothing given up."""
+def test_a_temporary_fault_costs_a_delay_and_one_more_request(seen: Seen, kind: str, fault: str) -> None:
+    """llmock has no warnings: no early retry, no burst of requests, and the request was not given up."""
     engine = f"{kind}-{fault}"
     seen.verdict(engine).assert_ok(strict=True)
 
@@ -136,14 +136,14 @@ def test_a_passing_fault_is_a_delay_and_one_more_request(seen: Seen, kind: str, 
     assert [bool(attempt["error"]) for attempt in task["attempts"]] == [True, False]
 
 
-def test_retry_after_is_waited_for(seen: Seen, kind: str) -> None:
+def test_retry_after_is_obeyed(seen: Seen, kind: str) -> None:
     first, second = seen.requests(f"{kind}-limited")
 
     assert first.retry_after == RETRY_AFTER_S
     assert RETRY_AFTER_S <= second.started_at - first.ended_at < RETRY_AFTER_S + 6
 
 
-def test_a_slow_answer_is_not_waited_for_beyond_the_engines_time(seen: Seen, kind: str) -> None:
+def test_a_slow_answer_is_abandoned_after_the_engines_timeout(seen: Seen, kind: str) -> None:
     first = seen.task(f"{kind}-slow")["attempts"][0]
 
     assert first["error"] == "The engine did not answer in time."
@@ -153,7 +153,7 @@ def test_a_slow_answer_is_not_waited_for_beyond_the_engines_time(seen: Seen, kin
 @pytest.mark.parametrize(
     ("fault", "said"), [("too-long", "maximum context length exceeded"), ("declined", "declined to answer this prompt")]
 )
-def test_a_prompt_that_is_refused_is_sent_once(seen: Seen, kind: str, fault: str, said: str) -> None:
+def test_a_refused_prompt_is_sent_once(seen: Seen, kind: str, fault: str, said: str) -> None:
     engine = f"{kind}-{fault}"
     seen.verdict(engine).assert_ok(strict=True)
 
@@ -163,8 +163,11 @@ def test_a_prompt_that_is_refused_is_sent_once(seen: Seen, kind: str, fault: str
     assert seen.metrics["llm_status"][engine] == "online"
 
 
-def test_a_wrong_key_is_tried_again_by_probes_alone(seen: Seen, kind: str) -> None:
-    """llmock holds that a 401 is never to be retried; we look again after 5 s, 10 s, ..., as a key may be renewed."""
+def test_a_wrong_key_is_retried_only_by_probes(seen: Seen, kind: str) -> None:
+    """llmock warns about any retry after a 401.
+
+    Probes after 5 s, 10 s, ... are intended, because keys may be renewed.
+    """
     engine = f"{kind}-key"
 
     assert {finding.code for finding in seen.verdict(engine).findings} == {"retried_non_retryable"}
@@ -175,8 +178,8 @@ def test_a_wrong_key_is_tried_again_by_probes_alone(seen: Seen, kind: str) -> No
     assert seen.metrics["llm_status"][engine] == "offline"
 
 
-def test_tasks_that_waited_out_an_outage_knock_with_one_request(seen: Seen, kind: str) -> None:
-    """When twelve come back at the same time one of them asks for all, and the others believe its answer."""
+def test_tasks_that_waited_for_an_outage_send_one_probe(seen: Seen, kind: str) -> None:
+    """Twelve tasks return at the same time: one of them sends the probe, and the others use its result."""
     engine = f"{kind}-outage"
     seen.verdict(engine).assert_ok(strict=True)
 
@@ -188,8 +191,8 @@ def test_tasks_that_waited_out_an_outage_knock_with_one_request(seen: Seen, kind
     assert len(came_back) == 1
 
 
-def test_no_answer_is_asked_for_as_a_stream(seen: Seen, kind: str) -> None:
-    """What can go wrong in the middle of one (cut, truncated, malformed) cannot go wrong here."""
+def test_answers_are_not_requested_as_streams(seen: Seen, kind: str) -> None:
+    """So faults in the middle of a stream cannot happen."""
     seen.verdict(f"{kind}-well").assert_ok(strict=True)
 
     assert seen.task(f"{kind}-well")["status"] == "Completed"

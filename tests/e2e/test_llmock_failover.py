@@ -1,7 +1,7 @@
-"""A balancer over llmock on both wires: the first engine has a fault, and llmock judges what we did about it.
+"""A balancer over llmock with both kinds of engines: the first one has a fault, and llmock judges the retries.
 
-Its fixture `llmock` (https://github.com/JulienRabault/LLMock) is fresh for each test. It warns (`gave_up`) of a failed
-request that the same engine never got again: that is failover, and the one warning allowed here.
+The fixture `llmock` (https://github.com/JulienRabault/LLMock) is new for each test. Its warning `gave_up` means that
+a failed request was not sent to the same engine again, which is failover and the only warning allowed here.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def kinds(request: pytest.FixtureRequest) -> tuple[str, ...]:
 
 @pytest.fixture
 def balanced(llmock: LLMock, kinds: tuple[str, ...], watched: WatchedStore) -> Make:
-    """Make a balancer over engines `e0`, `e1`, ..., tried in this order, of the two wires in turn."""
+    """Make a balancer over the engines `e0`, `e1`, ..., called in this order, of both kinds in turn."""
 
     def make(count: int = 2, *, timeout_s: int = 10) -> Balancer:
         engines = {
@@ -65,13 +65,13 @@ def asked(llmock: LLMock) -> list[str | None]:
 
 
 def judged(llmock: LLMock) -> set[str]:
-    """The codes of llmock's warnings; its errors fail the test."""
+    """Return the codes of llmock's warnings; its errors fail the test."""
     llmock.assert_resilient()
     return {finding.code for finding in llmock.verdict().findings}
 
 
 @pytest.mark.parametrize("status", [401, 404, 408, 429, 500, 502, 503, 504, 529])
-def test_the_next_engine_answers_at_once_and_the_failed_one_is_left_alone(
+def test_the_next_engine_answers_at_once_and_the_failed_one_is_not_called_again(
     llmock: LLMock, balanced: Make, status: int
 ) -> None:
     llmock.fail(status, times=None, model="e0")
@@ -84,7 +84,7 @@ def test_the_next_engine_answers_at_once_and_the_failed_one_is_left_alone(
     assert judged(llmock) == (set() if status in (401, 404) else {"gave_up"})
 
 
-def test_a_slow_engine_costs_its_time_and_no_more(llmock: LLMock, balanced: Make) -> None:
+def test_a_slow_engine_costs_no_more_than_its_timeout(llmock: LLMock, balanced: Make) -> None:
     llmock.add(Delay(2.9, match=FIRST))
     started_s = time.monotonic()
     reply = ask(balanced(timeout_s=1))
@@ -97,8 +97,8 @@ def test_a_slow_engine_costs_its_time_and_no_more(llmock: LLMock, balanced: Make
     assert judged(llmock) == set()
 
 
-def test_an_outage_of_all_is_met_by_few_requests(llmock: LLMock, balanced: Make) -> None:
-    """A step asks three engines at most, and nobody asks one that rests."""
+def test_an_outage_of_all_engines_causes_few_requests(llmock: LLMock, balanced: Make) -> None:
+    """A step calls at most three engines, and a cooling engine is not called."""
     llmock.outage(status=500)
     balancer = balanced(5)
     first = ask(balancer)
@@ -110,8 +110,11 @@ def test_an_outage_of_all_is_met_by_few_requests(llmock: LLMock, balanced: Make)
     assert judged(llmock) == {"gave_up"}
 
 
-def test_a_spent_quota_is_not_pressed(llmock: LLMock, balanced: Make) -> None:
-    """One request a minute for each provider: the third call has nobody to ask, and the fourth does not knock."""
+def test_an_engine_with_an_exhausted_quota_is_not_called(llmock: LLMock, balanced: Make) -> None:
+    """One request a minute for each provider.
+
+    From the third call on all are exhausted, and the fourth sends nothing.
+    """
     llmock.limits(rpm=1)
     balancer = balanced()
     replies = [ask(balancer) for _ in range(4)]
@@ -123,7 +126,9 @@ def test_a_spent_quota_is_not_pressed(llmock: LLMock, balanced: Make) -> None:
     assert judged(llmock) == {"gave_up"}
 
 
-def test_a_prompt_too_long_for_one_is_sent_to_no_other(llmock: LLMock, balanced: Make, kinds: tuple[str, ...]) -> None:
+def test_a_prompt_too_long_for_one_engine_is_not_sent_to_another(
+    llmock: LLMock, balanced: Make, kinds: tuple[str, ...]
+) -> None:
     llmock.limits(context_window=10)
     reply = ask(balanced(), EngineCall(system="", prompt="word " * 100, max_output_tokens=20))
 
@@ -133,8 +138,8 @@ def test_a_prompt_too_long_for_one_is_sent_to_no_other(llmock: LLMock, balanced:
     assert judged(llmock) == set()
 
 
-def test_a_schema_that_is_refused_is_asked_for_in_words(llmock: LLMock, balanced: Make) -> None:
-    """The second request is another one: llmock would call the same one after a 400 an error."""
+def test_a_refused_schema_is_sent_in_the_prompt_instead(llmock: LLMock, balanced: Make) -> None:
+    """The second request must differ, because llmock reports the same request after a 400 as an error."""
     llmock.fail(400, model="e0")
     assert ask(balanced(), PLAN_CALL).completion
 
@@ -157,7 +162,7 @@ def test_an_empty_answer_goes_to_the_next_engine(llmock: LLMock, balanced: Make)
 
 
 @pytest.mark.parametrize(("ended", "cut"), [("length", True), ("stop", False)])
-def test_an_answer_says_whether_it_was_cut(llmock: LLMock, balanced: Make, ended: str, cut: bool) -> None:
+def test_an_answer_tells_whether_it_was_cut(llmock: LLMock, balanced: Make, ended: str, cut: bool) -> None:
     llmock.add(Reply(text="Half an", finish_reason=ended, match=FIRST))
     completion = ask(balanced()).completion
 

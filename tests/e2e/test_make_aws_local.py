@@ -1,4 +1,4 @@
-"""`make aws-local` without Docker: the whole AWS path in one process and an emulator, and a clean end."""
+"""`make aws-local` without Docker: the whole AWS path in one process with an emulator, and a clean stop."""
 
 from __future__ import annotations
 
@@ -35,16 +35,16 @@ def server(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
     yield process
     process.kill()
     printed, _ = process.communicate()
-    canaries.check(re.sub(r"Bearer llms_\w+", "", printed))  # in the command it offers, the key is meant to be read
+    canaries.check(re.sub(r"Bearer llms_\w+", "", printed))  # the printed example command contains the key on purpose
 
 
 def addresses(server: subprocess.Popen[str]) -> tuple[str, str, str]:
-    """Read what it prints up to its address; give the emulator's, its own and the key."""
+    """Read the output up to the server's address; return the emulator's address, the server's, and the key."""
     assert server.stdout is not None
     printed = ""
     for line in server.stdout:
         printed += line
-        if found := re.search(r"answers at (http://\S+)", line):
+        if found := re.search(r"handler serves (http://\S+)", line):
             emulator = re.search(r"emulator\s+(http://\S+)", printed)
             key = re.search(r"API key\s+(llms_\S+)", printed)
             assert emulator is not None

@@ -1,4 +1,4 @@
-"""The examples of the README and of docs work as typed, each after the one before it, and answer as shown."""
+"""The examples in README and docs work as typed, in order, and print what the pages show."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ PLAN = {
         },
     ],
 }
-"""As docs/first-steps.md shows it."""
+"""The plan that docs/first-steps.md shows."""
 
 
 @pytest.mark.parametrize("page", ["README.md", "docs/modes.md", "docs/plans.md", "docs/tasks.md"])
@@ -35,7 +35,7 @@ def test_a_page_works_as_typed(page: str, tmp_path: Path) -> None:
 
 
 def test_the_first_steps_work_as_typed_with_a_real_engine(tmp_path: Path) -> None:
-    """An LLM server that is not ours stands in for Ollama."""
+    """A fake LLM server stands in for Ollama."""
 
     def answer(asked: Any) -> str:
         schema = json.dumps(asked.get("response_format", {}))

@@ -1,4 +1,4 @@
-"""What the README shows is what a newcomer gets."""
+"""The README shows what a new user gets."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
 
 
 def shown(key: str) -> list[Any]:
-    """The JSON documents in the README that begin with a key."""
+    """Return the JSON documents in the README that begin with a key."""
     return [json.loads(line) for line in README.splitlines() if line.startswith(f'{{"{key}"')]
 
 
 def asked() -> list[Any]:
-    """The bodies of the README's curls."""
+    """Return the bodies of the curl commands in the README."""
     return [json.loads(body) for body in re.findall(r"-d '(.+?)'", README)]
 
 
@@ -43,7 +43,7 @@ def test_the_first_calls_answer_as_shown(tmp_path: Path) -> None:
     }
 
 
-def test_the_engine_file_is_taken_as_shown(tmp_path: Path) -> None:
+def test_the_engine_file_of_the_readme_is_valid(tmp_path: Path) -> None:
     [toml] = re.findall(r"```toml\n(.+?)```", README, re.DOTALL)
     path = tmp_path / "engines.toml"
     path.write_text(toml)

@@ -1,4 +1,4 @@
-"""An embedded server of this version, and its commands, on the file of an older one."""
+"""A server of this version and its commands, on the database of an older version."""
 
 from __future__ import annotations
 
@@ -27,12 +27,15 @@ def run(db: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def migrated(db: Path) -> str:
-    fields = f"database={db} from_version=1 to_version=2 backup={db}.v1.backup"
+    fields = f"database={db} from_version=1 to_version=3 backup={db}.v1.backup"
     return rf"\d\d:\d\d:\d\d WARNING database migrated {re.escape(fields)}\n"
 
 
 def test_a_server_migrates_its_file_when_it_starts(old: Path) -> None:
-    """It says so once, and goes on with the tasks it finds. Beside it keys are made, and nothing is migrated."""
+    """It logs this once and continues with the stored tasks.
+
+    Keys can be created meanwhile, without another migration.
+    """
     with serving(old, env={"LLM_SERVER_KEEP_DAYS": "0"}) as server:
         made = run(old, "keys", "create", "--tenant", "acme", "--scope", "tasks")
         refused = run(old, "migrate")
@@ -47,10 +50,10 @@ def test_a_server_migrates_its_file_when_it_starts(old: Path) -> None:
     assert (task.status, task.json()["status"]) == (200, "Completed")
 
 
-def test_a_command_for_keys_migrates_the_file_and_says_so(old: Path) -> None:
-    """The key stays alone on stdout."""
+def test_a_keys_command_migrates_the_file_and_logs_it(old: Path) -> None:
+    """Only the key is on stdout."""
     made = run(old, "keys", "create", "--tenant", "acme")
 
     assert TOKEN.fullmatch(made.stdout)
     assert re.match(migrated(old), made.stderr)
-    assert version(old) == 2
+    assert version(old) == 3

@@ -299,7 +299,7 @@ def every_task(store: Store, tenants: Sequence[str] = ("local",)) -> list[TaskRe
 def _tasks_of(store: Store, tenant: str) -> Iterator[TaskRef]:
     token = ""
     while True:
-        page = store.page(tenant, size=100, token=token, status=None, role=None)
+        page = store.page(tenant, size=100, token=token)
         yield from (task.ref for task in page.tasks)
         token = page.next_token
         if not token:

@@ -1,4 +1,4 @@
-"""The emulators are what the template says; pump and schedule do what Lambda and EventBridge do."""
+"""The emulators have the resources of the template; pump and schedule do what Lambda and EventBridge do."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from support.deployment import an_event
 
 
 class Recorder:
-    """A worker that notes what it got and answers what it was told to."""
+    """A worker that records its events and answers, or raises, `answer`."""
 
     def __init__(self, answer: Any = None) -> None:
         self.events: list[Any] = []
@@ -41,7 +41,7 @@ def a_pump(on: Substrate, worker: Recorder) -> Pump:
 
 
 def waiting(on: Substrate) -> int:
-    """Messages in the queue, delivered or not."""
+    """Return the number of messages in the queue, delivered or not."""
     names: Any = ["ApproximateNumberOfMessages", "ApproximateNumberOfMessagesNotVisible"]
     attributes = on.sqs.get_queue_attributes(QueueUrl=on.queue_url, AttributeNames=names)["Attributes"]
     return sum(int(value) for value in attributes.values())
@@ -66,7 +66,7 @@ def test_the_queue_is_the_one_of_the_template(aws_substrate: Substrate) -> None:
 
 
 def test_a_transaction_shows_in_both_indexes(aws_substrate: Substrate) -> None:
-    """The store stands on these four operations: an emulator that gets them wrong proves nothing."""
+    """The store depends on these four operations, so an emulator must get them right."""
     on = aws_substrate
     state = {"pk": "T#local#1", "sk": "STATE", "open": "OPEN#3", "tenant": "local", "created": "2026-07-07"}
     item: Any = {**{name: {"S": value} for name, value in state.items()}, "due": {"N": "5"}}
@@ -103,7 +103,7 @@ def test_a_transaction_shows_in_both_indexes(aws_substrate: Substrate) -> None:
 
 
 def test_counts_are_exact_under_64_threads(aws_substrate: Substrate) -> None:
-    """Without the lock moto loses some: race tests on it would accuse our own code."""
+    """Without the lock, moto loses updates, and race tests on it would report bugs that our code does not have."""
     on = aws_substrate
 
     def add(_: int) -> None:
@@ -127,14 +127,14 @@ def test_a_client_made_by_the_code_under_test_finds_the_emulator(aws_substrate: 
 
 
 def test_ministack_listens_on_loopback_only(ministack_endpoint: str) -> None:
-    """It asks nobody for a password. 127.0.0.2 stands for the machine's other addresses."""
+    """It does not require a password. 127.0.0.2 stands for the machine's other addresses."""
     port = int(ministack_endpoint.rpartition(":")[2])
     with socket.socket() as other:
         other.settimeout(1)
         assert other.connect_ex(("127.0.0.2", port)) != 0
 
 
-def test_ministack_ends_with_its_user() -> None:
+def test_ministack_stops_when_its_user_is_done() -> None:
     with ministack.running() as endpoint:
         pass
     with socket.socket() as probe:
@@ -150,7 +150,7 @@ def test_a_delivered_message_leaves_the_queue(aws_substrate: Substrate) -> None:
     assert waiting(aws_substrate) == 0
 
 
-def test_only_what_failed_stays_in_the_queue(aws_substrate: Substrate) -> None:
+def test_only_failed_messages_stay_in_the_queue(aws_substrate: Substrate) -> None:
     def refuses_two(event: Any) -> Any:
         failed = [record["messageId"] for record in event["Records"] if record["body"] == "two"]
         return {"batchItemFailures": [{"itemIdentifier": identifier} for identifier in failed]}
@@ -163,7 +163,7 @@ def test_only_what_failed_stays_in_the_queue(aws_substrate: Substrate) -> None:
     assert waiting(aws_substrate) == 1
 
 
-def test_a_crash_loses_no_message(moto_substrate: Substrate) -> None:
+def test_a_crash_of_the_worker_loses_no_message(moto_substrate: Substrate) -> None:
     moto_substrate.sqs.send_message(QueueUrl=moto_substrate.queue_url, MessageBody="one")
 
     a_pump(moto_substrate, Recorder(RuntimeError("out of memory"))).deliver()
@@ -182,14 +182,14 @@ def test_a_crash_loses_no_message(moto_substrate: Substrate) -> None:
         ({"batchItemFailures": [{"ItemIdentifier": "a"}]}, {"a", "b"}),
     ],
 )
-def test_a_partial_response_is_read_as_lambda_reads_it(answer: Any, failed: set[str]) -> None:
+def test_a_partial_batch_response_is_read_as_lambda_reads_it(answer: Any, failed: set[str]) -> None:
     """https://docs.aws.amazon.com/lambda/latest/dg/services-sqs-errorhandling.html"""
     assert failures(answer, {"a", "b"}) == failed
 
 
 @pytest.mark.parametrize("answer", [None, RuntimeError("out of memory")])
-def test_the_sweep_comes_again_and_again_until_stopped(answer: Any) -> None:
-    """Also after one that failed; each is the template's event, handed to the function and to no queue."""
+def test_the_sweep_is_repeated_until_it_is_stopped(answer: Any) -> None:
+    """Also after a failure. Each event is the template's, sent to the function directly and not through the queue."""
     stop, worker = threading.Event(), Recorder(answer)
 
     def invoke(event: Any) -> Any:

@@ -1,4 +1,4 @@
-"""`make docs` builds every page without a network, and refuses a link that leads nowhere."""
+"""`make docs` builds every page without a network, and fails on a link without a target."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from aws_local.environments import tool
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 LOADED = re.compile(r"<(?:script|img|iframe)\b[^>]*\bsrc=\"([^\"]+)|<link\b[^>]*\bhref=\"([^\"]+)")
-"""What a browser fetches for a page by itself."""
+"""Files that a browser fetches for a page without a click."""
 STYLE_LOADS = re.compile(r"(?:url\(\s*|@import\s+)[\"']?((?:https?:)?//[^\"')]+)")
 
 
@@ -25,7 +25,7 @@ def build(source: Path, out: Path) -> subprocess.CompletedProcess[str]:
 
 
 def repository(folder: Path, *links: str) -> Path:
-    """A repository of a few pages; `links` stand in the README, from line 3 on, two lines each."""
+    """Write a repository of a few pages; `links` are in the README from line 3, two lines each."""
     (folder / "docs" / "adr").mkdir(parents=True)
     (folder / "empty").mkdir()
     (folder / "LICENSE").write_text("A licence.")
@@ -43,7 +43,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out / "html"
 
 
-def test_make_docs_is_what_is_tested_here() -> None:
+def test_the_tests_use_the_command_of_make_docs() -> None:
     assert "sphinx-build -q -W --keep-going -c docs -d" in (ROOT / "Makefile").read_text()
 
 
@@ -57,7 +57,7 @@ def test_every_page_is_in_the_site_and_in_its_navigation(site: Path) -> None:
     assert "README.html" in (site / "index.html").read_text(encoding="utf-8")
 
 
-def test_no_page_loads_anything_from_elsewhere(site: Path) -> None:
+def test_pages_load_nothing_from_other_hosts(site: Path) -> None:
     loaded = {
         "".join(found) for page in site.rglob("*.html") for found in LOADED.findall(page.read_text(encoding="utf-8"))
     }
@@ -68,8 +68,8 @@ def test_no_page_loads_anything_from_elsewhere(site: Path) -> None:
     assert styled == []
 
 
-def test_links_that_lead_somewhere_are_accepted(tmp_path: Path) -> None:
-    """A folder's page is its README; a folder without one is not linked in the site."""
+def test_valid_links_are_accepted(tmp_path: Path) -> None:
+    """The page of a folder is its README; a folder without a README is not linked."""
     links = ["[a part](docs/tasks.md#a-part)", "[a file](LICENSE)", "[decisions](docs/adr/)", "[a folder](empty)"]
 
     done = build(repository(tmp_path / "in", *links), tmp_path / "out")
@@ -81,7 +81,7 @@ def test_links_that_lead_somewhere_are_accepted(tmp_path: Path) -> None:
     assert 'href="empty' not in front
 
 
-def test_each_link_that_leads_nowhere_fails_the_build_and_is_named(tmp_path: Path) -> None:
+def test_a_link_without_a_target_fails_the_build_and_is_named(tmp_path: Path) -> None:
     dead = {
         "docs/none.md": "[no page](docs/none.md)",
         "none-there": "[no anchor](docs/tasks.md#none-there)",

@@ -51,7 +51,7 @@ def test_the_document_is_valid_openapi() -> None:
 
 @pytest.fixture
 def python_client(tmp_path: Path) -> Path:
-    """A folder with the generated package `llm_server_client`."""
+    """Return a folder with the generated package `llm_server_client`."""
     config = tmp_path / "config.yaml"
     config.write_text("post_hooks: []\n", encoding="utf-8")  # they only format the code
     package = tmp_path / "llm_server_client"
@@ -71,7 +71,7 @@ def test_a_generated_python_client_calls_every_operation(python_client: Path) ->
 
 @pytest.fixture(scope="module")
 def typescript(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the generated types in `contract.ts`, and `each_call.ts`, which uses them."""
+    """Return a folder with the generated types in `contract.ts`, and `each_call.ts`, which uses them."""
     folder = tmp_path_factory.mktemp("typescript")
     (folder / "node_modules").symlink_to(modules())
     (folder / "package.json").write_text('{"type": "module"}', encoding="utf-8")
@@ -82,7 +82,7 @@ def typescript(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_generated_typescript_types_fit_every_call(typescript: Path) -> None:
-    """The compiler accepts all calls, but not a field that the contract does not have."""
+    """The compiler accepts all calls, but rejects a field that the contract does not have."""
     calls = (typescript / "each_call.ts").read_text(encoding="utf-8")
     (typescript / "mistake.ts").write_text(calls.replace('mode: "Agent" };', 'mood: "Agent" };'), encoding="utf-8")
     command = [*node("typescript/bin/tsc"), *STRICT, IMPORTS_TS, "each_call.ts", "mistake.ts"]
@@ -93,7 +93,7 @@ def test_generated_typescript_types_fit_every_call(typescript: Path) -> None:
     assert "'mood' does not exist" in fault
 
 
-def test_the_server_answers_every_call_as_the_typescript_types_say(typescript: Path) -> None:
+def test_the_answers_match_the_generated_typescript_types(typescript: Path) -> None:
     with serving(typescript / "tasks.db") as server:
         printed = ran([*node(str(typescript / "each_call.ts")), server.url], typescript)
 

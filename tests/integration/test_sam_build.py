@@ -1,4 +1,4 @@
-"""`sam build` without Docker gives what Lambda needs and nothing that it has already."""
+"""`sam build` without Docker makes packages with all that Lambda needs, without what its runtime has already."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ print(json.dumps([[r.path, sorted(r.methods), r.function_name, r.payload_format_
 
 @dataclass(frozen=True, slots=True)
 class Build:
-    """What `sam build` made and what it said."""
+    """The folder that `sam build` wrote, and its output."""
 
     folder: Path
     output: str
@@ -77,7 +77,7 @@ def build(tmp_path_factory: pytest.TempPathFactory) -> Build:
 
 
 def uv() -> Path:
-    """The project's own installer, wherever the tests run."""
+    """Return the project's own installer, wherever the tests run."""
     beside = Path(sys.prefix) / "bin" / "uv"
     return beside if beside.exists() else ROOT / ".venv" / "bin" / "uv"
 
@@ -103,8 +103,8 @@ def test_a_function_holds_our_code_and_data_only(build: Build, function: str) ->
         ("WorkerLayer", ["llm_server.lambda_worker", "genai_prices"]),
     ],
 )
-def test_a_function_imports_nothing_that_is_not_shipped(build: Build, layer: str, modules: list[str]) -> None:
-    """A package missing in a layer is an ImportError at the first request, after a successful deployment."""
+def test_a_function_imports_only_what_is_shipped(build: Build, layer: str, modules: list[str]) -> None:
+    """A package missing in a layer would cause an ImportError at the first request, after a successful deployment."""
     shipped = build.packages(layer) | IN_THE_RUNTIME
     ran = subprocess.run(
         [sys.executable, "-c", IMPORT, json.dumps(sorted(shipped)), *modules],
@@ -122,7 +122,7 @@ def test_a_function_imports_nothing_that_is_not_shipped(build: Build, layer: str
     assert ran.returncode == 0, ran.stderr
 
 
-def test_the_layers_hold_what_is_needed_and_nothing_the_runtime_has(build: Build) -> None:
+def test_the_layers_hold_what_is_needed_without_the_packages_of_the_runtime(build: Build) -> None:
     api, worker = build.packages("ApiLayer"), build.packages("WorkerLayer")
 
     assert api >= {"fastapi", "mangum", "msgspec", "pydantic", "starlette"}
@@ -132,7 +132,7 @@ def test_the_layers_hold_what_is_needed_and_nothing_the_runtime_has(build: Build
 
 
 @pytest.mark.parametrize(("layer", "folder"), LAYERS.items())
-def test_a_layer_holds_the_versions_the_tests_ran_with(build: Build, layer: str, folder: str) -> None:
+def test_a_layer_holds_the_versions_that_the_tests_use(build: Build, layer: str, folder: str) -> None:
     pins = pinned(ROOT / "layers" / folder / "requirements.txt")
     tested = pinned(ROOT / "requirements/dev.txt")
     installed = {
@@ -152,8 +152,8 @@ def test_compiled_modules_are_for_lambdas_processor(build: Build, layer: str) ->
     assert {struct.unpack_from("<H", module.read_bytes(), 18)[0] for module in modules} == {AARCH64}
 
 
-def test_bytecode_is_what_lambda_runs_without_looking_at_dates(build: Build) -> None:
-    """sam dates every file 1980: bytecode that is checked by time would be thrown away at every cold start."""
+def test_bytecode_is_not_checked_by_date(build: Build) -> None:
+    """sam sets the date of every file to 1980, so bytecode checked by date would be recompiled at every cold start."""
     sources = {path for path in build.folder.rglob("*.py") if path.stat().st_size}
     compiled = list(build.folder.rglob("*.pyc"))
     headers = {path.read_bytes()[:8] for path in compiled}

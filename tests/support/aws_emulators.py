@@ -79,9 +79,9 @@ def ministack_substrate(
 
 @pytest.fixture
 def moto_substrate(aws_account: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[Substrate]:
-    """A table and a queue on moto, with one lock round every call of every client: moto is not thread-safe.
+    """A table and a queue on moto, with one lock around every call of every client: moto is not thread-safe.
 
-    A long poll would hold the lock, so ask moto with `WaitTimeSeconds=0`.
+    A long poll would hold the lock, so call moto with `WaitTimeSeconds=0`.
     """
     lock = threading.RLock()
     call = BaseClient._make_api_call  # type: ignore[attr-defined] # private: no stub has it

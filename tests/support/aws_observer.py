@@ -13,7 +13,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 WRITES = {"Put": "PutItem", "Update": "UpdateItem", "Delete": "DeleteItem", "ConditionCheck": "ConditionCheckItem"}
-"""What each member of a transaction needs: IAM knows no TransactWriteItems.
+"""The permission for each member of a transaction; IAM has no action TransactWriteItems.
 
 https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/transaction-apis-iam.html
 """

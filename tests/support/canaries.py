@@ -1,8 +1,8 @@
-"""No prompt, answer, key or secret in a log line, an error body, a message or what is printed: watched in every test.
+"""Watch every test for prompts, answers, keys and secrets in logs, error bodies, messages and printed output.
 
-The canaries are what the builders, the scripted engines, the fake ones and the attack say unless a test says
-otherwise, and whatever looks like a key. A pytest plugin: it listens to every logger, looks through all that came on
-stdout and stderr, and fails the test that leaked. What servers of their own print and queues hold is given to `check`.
+The canaries are the default texts of the builders, the scripted and fake engines and the attack, and anything that
+looks like a key. This is a pytest plugin: it listens to all loggers, checks stdout and stderr, and fails the test
+that leaked. Tests pass the output of server processes and the contents of queues to `check`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ TEXTS = (
     "Build it.",
 )
 NUMBERED = (r"\bSay \d+[ .,]", r"\banswer [0-9a-f]{16}\b")
-"""What the attack asks many times over, and what its engine answers."""
+"""The prompts that the attack repeats, and the answers of its engine."""
 KEYS = (r"llms_[0-9a-f]{12}_[0-9a-f]{64}", r"sk-[a-z0-9-]{4,}", r"\b0{64}\b")
 _CANARY = re.compile("|".join((*map(re.escape, TEXTS), *NUMBERED, *KEYS)))
 

@@ -1,4 +1,4 @@
-"""Runs `llm-server` as a user does: piped, or on a terminal."""
+"""Run `llm-server` as users do: in a pipe, or on a terminal."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ COMMAND = [sys.executable, "-c", "from llm_server.cli.app import app; app(prog_n
 
 
 def run(server: Script, *arguments: str, stdin: str | bytes | None = None) -> Result:
-    """Run a command against a server in this process; its standard output is no terminal."""
+    """Run a command in this process against a server; its standard output is not a terminal."""
     return CliRunner().invoke(app, [*arguments, "--url", server.url], input=stdin)
 
 
@@ -27,7 +27,7 @@ def started(server: Script, *arguments: str, **streams: Any) -> subprocess.Popen
 
 
 def on_terminal(*arguments: str) -> tuple[int, str]:
-    """Run a command whose outputs are a terminal; returns its exit code and what it showed."""
+    """Run a command on a terminal; return its exit code and what the terminal showed."""
     master, terminal = pty.openpty()
     environment = {**os.environ, "TERM": "xterm-256color"}
     with subprocess.Popen([*COMMAND, *arguments], stdout=terminal, stderr=terminal, env=environment) as process:

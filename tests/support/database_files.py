@@ -12,7 +12,7 @@ GOLDEN = Path(__file__).parents[1] / "golden" / "0.1.0"
 def a_file_of_0_1_0(folder: Path) -> Path:
     """Return the file that a stopped server of 0.1.0 leaves, in a new folder, with the golden records."""
     file = folder / "data" / "tasks.db"
-    file.parent.mkdir()
+    file.parent.mkdir(parents=True)
     with closing(sqlite3.connect(file)) as db:
         db.executescript((GOLDEN / "sqlite.sql").read_text(encoding="utf-8"))
         db.execute("PRAGMA journal_mode = WAL")

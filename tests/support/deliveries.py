@@ -1,4 +1,4 @@
-"""Carry a task out delivery by delivery without a store: each claim starts with the outputs of the earlier ones."""
+"""Process a task delivery by delivery without a store: each claim starts with the outputs of the earlier ones."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class Deliveries:
         )
 
     def deliver(self, snapshot: Snapshot, *, for_s: float = 180, dies_after: int | None = None) -> Snapshot:
-        """Claim the task and carry it out for `for_s` seconds; the worker may die after some states were stored."""
+        """Claim the task and process it for `for_s` seconds; the worker dies after `dies_after` stored states."""
         now_ms = self.clock()
         task = snapshot.task.claimed(
             owner="w", now_ms=now_ms, lease_ms=now_ms + LEASE_S * 1000, has_plan=output_key("PLAN") in snapshot.outputs

@@ -1,6 +1,6 @@
-"""Both functions over one table and one queue on an emulator, each held to what its role allows: no Scan, for one.
+"""Both functions with one table and one queue on an emulator; a call that a function's role forbids fails the test.
 
-A pytest plugin, for the fixture at its end.
+A pytest plugin, because of the fixture at its end.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ ENGINES: dict[str, Any] = {
     "AnthropicKeyName": "/llm/anthropic",
     "BedrockModelArns": ["arn:aws:bedrock:us-east-1::foundation-model/some.model"],
 }
-"""A deployment with every engine there is a parameter for."""
+"""Parameters of a deployment with every engine."""
 
 
 class Deployment:
@@ -155,7 +155,7 @@ def deployment(ministack_substrate: Substrate, monkeypatch: pytest.MonkeyPatch) 
     for name in ("OPENAI_API_KEY", "ANTHROPIC_API_KEY"):
         monkeypatch.delenv(name, raising=False)
     DynamoKeys(ministack_substrate.dynamodb, ministack_substrate.table).add_key(
-        a_key(key_id="000000000001", scopes=SCOPES)  # the one whose token is in the events
+        a_key(key_id="000000000001", scopes=SCOPES)  # the key whose token is in the events
     )
     loop = asyncio.new_event_loop()  # Mangum runs the app on the thread's loop
     asyncio.set_event_loop(loop)

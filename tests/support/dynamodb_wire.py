@@ -1,4 +1,4 @@
-"""What goes over the wire to DynamoDB: each call, its units by Amazon's rules, and faults put in its way; SQS, too.
+"""Record the calls to DynamoDB and SQS, compute their cost, and inject faults.
 
 Emulators report a capacity of 1 for everything, so units are computed from the items:
 https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/CapacityUnitCalculations.html
@@ -19,7 +19,7 @@ from botocore.exceptions import ReadTimeoutError
 
 Item = Mapping[str, Any]
 INDEXES = {"open": ("open", "due"), "listing": ("tenant", "created")}
-"""The keys of each index; both hold keys only."""
+"""The keys of each index; both indexes project keys only."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,7 +32,7 @@ class Call:
 
     @property
     def puts(self) -> list[Item]:
-        """The items that it writes as a whole."""
+        """The items that the call writes completely."""
         if self.operation == "PutItem":
             return [self.arguments["Item"]]
         writes = self.arguments.get("TransactItems", [])
@@ -40,13 +40,13 @@ class Call:
 
     @property
     def updates(self) -> int:
-        """The number of items that it changes in place; each of ours is smaller than 1 KB."""
+        """The number of items that the call changes in place; each of them is smaller than 1 KB."""
         writes = self.arguments.get("TransactItems", [])
         return sum("Update" in write for write in writes) + (self.operation == "UpdateItem")
 
     @property
     def read_units(self) -> float:
-        """A unit for 4 KB, of a query's rows together and of any other item by itself; half where it may be stale."""
+        """One unit for each 4 KB of a query (all rows together) or of another item; half without consistent reads."""
         consistent = bool(self.arguments.get("ConsistentRead"))
         match self.operation:
             case "GetItem":
@@ -79,7 +79,7 @@ class Wire:
     def refuse(
         self, operation: str, code: str, *, reasons: tuple[str, ...] = (), times: int = 1, after: int = 0
     ) -> None:
-        """Answer the next calls, after the first `after` of them, with an error instead of carrying them out."""
+        """Answer the next `times` calls, after the first `after`, with an error instead of executing them."""
         body: dict[str, Any] = {"Error": {"Code": code, "Message": "refused by the test"}}
         if reasons:
             body["CancellationReasons"] = [{"Code": reason} for reason in reasons]
@@ -88,12 +88,12 @@ class Wire:
         self.before.setdefault(operation, deque()).extend([*nothing, *[lambda: answer] * times])
 
     def meanwhile(self, operation: str, act: Callable[[], Any], *, calls_later: int = 0) -> None:
-        """Call a function just before a call is carried out; the call itself is not changed."""
+        """Run a function just before a call is executed; the call itself is not changed."""
         nothing: list[Callable[[], Any]] = [lambda: None] * calls_later
         self.before.setdefault(operation, deque()).extend([*nothing, lambda: act() and None])
 
     def lose_reply(self, operation: str, *, times: int = 1, after: int = 0) -> None:
-        """Carry out the next calls, after the first `after` of them, but lose their answers."""
+        """Execute the next `times` calls, after the first `after`, but lose their answers."""
 
         def lost() -> None:
             raise ReadTimeoutError(endpoint_url="https://dynamodb.invalid")
@@ -102,7 +102,7 @@ class Wire:
         self.after.setdefault(operation, deque()).extend([*nothing, *[lost] * times])
 
     def write_units(self) -> int:
-        """Return the cost of the recorded writes; a transaction costs double, and each new or removed index entry 1."""
+        """Return the cost of the recorded writes. Transactions cost double; each new or removed index entry costs 1."""
         units, entries = 0, dict[tuple[str, str, str], tuple[Any, ...]]()
         for call in self.calls:
             factor = 2 if call.operation == "TransactWriteItems" else 1
@@ -112,7 +112,7 @@ class Wire:
         return units
 
     def read_units(self) -> float:
-        """Return the cost of the recorded reads; reads of keys alone count as if the items were so small."""
+        """Return the cost of the recorded reads; reads of keys only are counted by the size of the keys."""
         return sum(call.read_units for call in self.calls)
 
 
@@ -151,7 +151,7 @@ def recording(*clients: BaseClient) -> Iterator[Wire]:
 
 
 def size(item: Item) -> int:
-    """Bytes of an item: names and values in UTF-8; a number takes about a byte for two digits, and one more.
+    """Return the bytes of an item: names and values in UTF-8; a number takes one byte for two digits, and one more.
 
     https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/CapacityUnitCalculations.html
     """

@@ -1,4 +1,4 @@
-"""The adapters with a server, each connected to a fake one, for the contract suites."""
+"""The adapters of HTTP APIs, each connected to a fake server, for the contract suites."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass

@@ -1,7 +1,7 @@
-"""An LLM server on loopback with every bad habit: Chat Completions, Messages, Converse, faults, a log.
+"""A fake LLM server on loopback: Chat Completions, Messages and Converse, with faults and a log of requests.
 
-It answers `text`, or what `answer` makes of a request's body; asked for a plan or a verdict it gives a valid
-one. `script(...)` puts faults before that: each request takes the next one.
+It answers with `text`, or with the result of `answer` for the body of the request. If the request has the schema of a
+plan or a verdict, it answers with a valid one. Faults of `script(...)` come first, one for each request.
 """
 
 import json
@@ -121,7 +121,7 @@ def raw(data: bytes) -> Fault:
 
 
 def reset(handler: "_Handler") -> None:
-    """Cut the connection the hard way, before a byte of the answer."""
+    """Reset the connection before the answer starts."""
     handler.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     handler.connection.close()
     handler.close_connection = True
@@ -134,7 +134,7 @@ def silence(handler: "_Handler") -> None:
 
 
 def drip(part: str) -> Fault:
-    """Send the `headers` or the `body` without end, byte by byte, faster than any time-out between bytes."""
+    """Send `headers` or a `body` without end, byte by byte, so that no time-out between bytes is reached."""
 
     def answer(handler: "_Handler") -> None:
         head = b"HTTP/1.1 200 OK\r\ncontent-length: 100000\r\n"

@@ -1,4 +1,4 @@
-"""What 0.1.0 showed of its records, in the words of today's API."""
+"""Compare what 0.1.0 showed of its records with the API of today."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ RENAMED = {
     "step finished": "step.completed",
     "step failed": "step.failed",
 }
-"""Events that 0.1.0 called otherwise."""
+"""Names of events in 0.1.0, and their names today."""
 DROPPED = {"engine failed over"}
-"""Told by `attempt.failed` since."""
+"""Events of 0.1.0 that were replaced by `attempt.failed`."""
 ADDED = {"attempt.failed", "awaiting_approval"}
 ADDED_FIELDS = {"demonstration"}
 
 
 def in_todays_words(expected: dict[str, Any]) -> dict[str, Any]:
-    """Tasks as 0.1.0 showed them, their events under today's names."""
+    """Return tasks that 0.1.0 showed, with today's names of their events."""
     return {name: task | {"events": _renamed(task["events"])} for name, task in expected.items()}
 
 
 def as_of_then(shown: dict[str, Any]) -> dict[str, Any]:
-    """Tasks as they are shown today, without what was added since."""
+    """Return tasks of today without the events and fields that were added since 0.1.0."""
     return {name: _without_additions(task) for name, task in shown.items()}
 
 

@@ -1,4 +1,4 @@
-"""The whole server in this process, called without a socket; tasks are processed only when a test says so."""
+"""The whole server in this process, called without a socket; tasks are processed only when a test asks for it."""
 
 from __future__ import annotations
 
@@ -36,14 +36,14 @@ class CalledServer:
     queue: SqliteQueue
     settings: Settings
     headers: Mapping[str, str] = field(default_factory=dict)
-    """Sent with every call."""
+    """Headers of every call."""
 
     def get(self, path: str, **headers: str) -> asgi.Answer:
         """Send a GET; `if_none_match="x"` becomes a header."""
         return self.call("GET", path, headers={name.replace("_", "-"): value for name, value in headers.items()})
 
     def post(self, body: object, path: str = "tasks", **headers: str) -> asgi.Answer:
-        """POST a body as JSON, or bytes unchanged."""
+        """Send a POST with a JSON body; bytes are sent unchanged."""
         data = body if isinstance(body, bytes) else json.dumps(body).encode()
         named = {name.replace("_", "-"): value for name, value in headers.items()}
         return self.call("POST", path, headers=asgi.JSON | named, parts=[data])

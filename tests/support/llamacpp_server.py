@@ -44,7 +44,7 @@ def llamacpp_server(tiny_model: Path) -> Iterator[LlamaServer]:
 
 @pytest.fixture(scope="module")
 def planning_server(tiny_model: Path) -> Iterator[LlamaServer]:
-    """Serve a plan of two steps to every call without a schema, as started with `--json-schema`."""
+    """Serve a plan of two steps to every call without a schema, like a server started with `--json-schema`."""
     first, second = (_short_step(["Writing-Agent"], f"s{n}", after) for n, after in ((1, []), (2, ["s1"])))
     schema = _short_plan({"type": "array", "prefixItems": [first, second], "items": False, "minItems": 2})
     parameters = _parameters(tiny_model)
@@ -81,7 +81,7 @@ def _served(parameters: xllamacpp.CommonParams) -> Iterator[LlamaServer]:
     """Serve on a free port."""
     server = xllamacpp.Server(parameters)
     yield LlamaServer(url=server.listening_address, api_key=API_KEY, model=MODEL)
-    del server  # it serves as long as the object lives
+    del server  # it serves as long as the object exists
 
 
 def _parameters(path: Path) -> xllamacpp.CommonParams:

@@ -1,4 +1,4 @@
-"""A queue with both its ends: the port has only the sender's, its contract suite also needs the receiver's."""
+"""A queue with its receiver: the port has only the sender's side, but its contract suite needs both."""
 
 from __future__ import annotations
 

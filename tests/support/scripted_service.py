@@ -59,7 +59,7 @@ class Served:
         self.use(catalog or a_catalog({"only": an_engine()}))
 
     def use(self, catalog: Catalog, store: Store | None = None) -> Service:
-        """Make the service again, with another configuration (one engine behind all names) or another store."""
+        """Create the service again with another configuration (one engine for all names) or another store."""
         engines = dict.fromkeys(catalog.engines, self.engine)
         balancer = a_balancer(catalog, engines, self.store, self.clock)
         self.service = wiring.assemble(

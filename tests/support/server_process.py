@@ -1,4 +1,4 @@
-"""`llm-server serve` as a user starts it: in a process of its own, on a free port, killed at the end."""
+"""Run `llm-server serve` as users do: in its own process on a free port, killed at the end."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def started(db: Path, env: Mapping[str, str]) -> Iterator[subprocess.Popen[str]]
 
 
 def refused(db: Path, *arguments: str, env: Mapping[str, str] | None = None) -> tuple[int, str]:
-    """Start a server that must end by itself; return its exit code and its output."""
+    """Start a server that must exit by itself; return its exit code and its output."""
     process, log = _start(db, *arguments, env=env)
     printed, _ = process.communicate(timeout=20)
     canaries.check(printed + log.read_text())

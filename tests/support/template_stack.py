@@ -1,4 +1,4 @@
-"""template.yaml for tests: with a value for every parameter and every intrinsic resolved, but without resources."""
+"""template.yaml for tests: every parameter has a value and every intrinsic is resolved, without resources."""
 
 from __future__ import annotations
 

@@ -88,7 +88,7 @@ def _tensors(vocabulary: int, chance: random.Random) -> Iterator[Tensor]:
 
 
 def _bias(token: int) -> float:
-    """Return how likely a token is: ends of JSON values most, then letters and digits, spaces least."""
+    """Return the bias of a token: highest for ends of JSON values, lower for letters and digits, lowest for spaces."""
     if token == END:
         return 0.15
     sign = chr(max(token - len(SPECIAL), 0))

@@ -1,8 +1,8 @@
-"""Types the examples of a page of docs as a reader would: in order, in one shell, against a server of its own.
+"""Run the examples of a docs page as a reader types them: in order, in one shell, with one server.
 
-A `console` block holds commands (`$ ...`) and what they print; a `json` block after it is an excerpt of the last
-answer. An id that the page shows stands for the one that the reader gets in its place. `make run` starts the server,
-and other `make` targets are left out. A TOML block that begins with a file's name is written to that file.
+A `console` block holds commands (`$ ...`) and their output; a `json` block after it is an excerpt of the last answer.
+An id that the page shows is replaced by the id of the real answer. `make run` starts the server; other `make` targets
+are skipped. A TOML block that begins with a file name is written to that file.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ BLOCK = re.compile(r"^```(console|json|toml)\n(.*?)^```", re.MULTILINE | re.DOTA
 RUN = re.compile(r"((?:[A-Z_]+=\S+ )*)make run\b")
 MAKE = re.compile(r"(?:[A-Z_]+=\S+ )*make\b")
 CHANGING = re.compile(r" -d | -X |llm-server")
-"""Marks a command that is typed once, because it may change something."""
+"""A command that matches may change something, so it is typed only once."""
 PATIENCE_S = 20
 CHANGES = re.compile(
     r"_(?:at|ms|id|token)$|^(?:hash|etag|tokens_per_second|average_response_time|spent_microusd|day|token)$"
@@ -47,9 +47,9 @@ class Typed:
 
 @dataclass(slots=True, kw_only=True)
 class Reader:
-    """A shell in an empty folder, and the server that it talks to.
+    """A shell in an empty folder, and the server that it calls.
 
-    `replaced` are texts of the page and what is typed in their place.
+    `replaced` maps texts of the page to the texts that are typed instead.
     """
 
     folder: Path
@@ -88,9 +88,9 @@ class Reader:
         self._until.close()
 
     def read(self, page: str) -> list[str]:
-        """Type every command of a page; returns the commands that were run.
+        """Type every command of a page; return the commands that were run.
 
-        Raises AssertionError for one that fails, and for an answer that is not as shown.
+        Raises AssertionError if a command fails or an answer differs from the page.
         """
         typed = []
         for kind, text in BLOCK.findall((ROOT / page).read_text(encoding="utf-8")):
@@ -114,7 +114,10 @@ class Reader:
             self._hold_to([json.loads(line) for line in typed.shown.splitlines() if line.startswith("{")])
 
     def _hold_to(self, answers: list[Any]) -> None:
-        """Hold the last answer to what is shown; a read is repeated for a while, as its task is on its way."""
+        """Compare the last answer with the page.
+
+        Reads are repeated for a while, because the task may be in progress.
+        """
         is_read = not CHANGING.search(self._command) and not self._is_refused
         end = time.monotonic() + PATIENCE_S
         while True:
@@ -158,7 +161,7 @@ class Reader:
         return text
 
     def _compare(self, shown: Any) -> None:
-        """Hold the last answer to an excerpt of it, and take note of the ids it gave."""
+        """Compare the last answer with an excerpt of it, and remember its ids."""
         answer = json.loads(next(line for line in reversed(self._printed.splitlines()) if line.startswith("{")))
         for path, expected, actual in differences(shown, answer):
             if isinstance(expected, str) and isinstance(actual, str) and CHANGES.search(path.rpartition(".")[2]):
@@ -170,7 +173,7 @@ class Reader:
 
 
 def commands(block: str) -> Iterator[Typed]:
-    """The commands of a console block, with the lines they are shown to print."""
+    """Yield the commands of a console block, each with the output that is shown for it."""
     for part in re.split(r"^\$ ", block, flags=re.MULTILINE)[1:]:
         ends = re.search(r"(?<!\\)\n|$", part)
         assert ends is not None
@@ -178,7 +181,7 @@ def commands(block: str) -> Iterator[Typed]:
 
 
 def differences(shown: Any, actual: Any, path: str = "") -> Iterator[tuple[str, Any, Any]]:
-    """Where an answer differs from an excerpt of it: a field may be left out, a list may not be cut."""
+    """Yield the differences between an answer and an excerpt of it. Fields may be missing; lists must be complete."""
     if isinstance(shown, dict) and isinstance(actual, dict):
         for name, value in shown.items():
             yield from differences(value, actual.get(name, "(nothing)"), f"{path}.{name}")

@@ -1,6 +1,6 @@
-"""The gate of the analysis: what is shipped is what training gives, and it is as good as docs/analysis.md says.
+"""Training of the analysis: the shipped file is what training produces, and as good as docs/analysis.md says.
 
-Every figure is of prompts that the judging model had not seen; a bound is what was measured less a small margin.
+Every figure is measured on prompts that the model was not trained on; bounds are the measured figures less a margin.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ def trained() -> Training:
     return training.train()
 
 
-def test_the_shipped_file_is_what_training_gives(trained: Training) -> None:
-    """Byte for byte: nobody has to trust a table of numbers."""
+def test_the_shipped_file_is_what_training_produces(trained: Training) -> None:
+    """It is equal byte for byte, so anyone can check the numbers by training again."""
     assert pack(trained[0]) == Path(model.FILE).read_bytes()
     assert Path(model.FILE).stat().st_size <= 300_000
 
 
-def test_the_quantiles_are_those_of_the_natural_prompts(trained: Training) -> None:
-    """A share of strong answers that a caller wants becomes a complexity: a tenth lies above the 90th percentile."""
+def test_complexity_quantiles_are_those_of_the_natural_prompts(trained: Training) -> None:
+    """They turn a share of strong answers into a complexity: a tenth of the prompts lies above the 90th percentile."""
     quantiles = model.parse(pack(trained[0])).complexity_quantiles
     found = [analyse(row.prompt).complexity for row in rows.labelled_prompts() if row.kind == "natural"]
 
@@ -54,8 +54,11 @@ def test_roles_modes_and_confidence_of_unseen_prompts(trained: Training) -> None
     assert figures["calibration error"] <= 0.05
 
 
-def test_roles_and_modes_of_a_source_that_training_never_saw(trained: Training) -> None:
-    """Goals: role .90, mode .95; the mode lacks one prompt in 217. Prompts from elsewhere are what a server gets."""
+def test_roles_and_modes_of_prompts_from_an_unseen_source(trained: Training) -> None:
+    """Goals: role .90, mode .95, which the mode misses by one prompt in 217.
+
+    Servers mostly get prompts of unseen sources.
+    """
     figures = training.source_figures(trained[0])
 
     assert figures["role acceptable, source not seen"] >= 0.90
@@ -63,7 +66,10 @@ def test_roles_and_modes_of_a_source_that_training_never_saw(trained: Training) 
 
 
 def test_the_quality_gap_recovered_on_unseen_questions() -> None:
-    """Goals: MMLU .645, GSM8K .622, a data set not seen .60, which no exam reaches; not below prompt length alone."""
+    """Goals: MMLU .645, GSM8K .622, unseen data set .60 (not reached by exams).
+
+    All must be better than prompt length alone.
+    """
     recovered = {name: figure for name, (figure, _) in training.gap_figures().items()}
 
     assert recovered["MMLU"] >= 0.645
@@ -77,8 +83,8 @@ def test_the_quality_gap_recovered_on_unseen_questions() -> None:
         assert recovered[f"{name}, faulty rows left out"] > recovered["MMLU by length, faulty rows left out"]
 
 
-def test_faulty_answers_teach_nothing() -> None:
-    """MMLU's misread subject would call lettered mathematics the easiest of all: it is not learnt, only measured."""
+def test_faulty_rows_are_not_used_for_training() -> None:
+    """MMLU's faulty subject would make mathematics with lettered answers look easiest, so it is only measured."""
     exams = rows.engine_pairs("mmlu")
     faulty = [row for row in exams if row.faulty]
     learnt = sorted(analyse(row.prompt).complexity for row in exams)
@@ -91,15 +97,15 @@ def test_faulty_answers_teach_nothing() -> None:
 
 
 def test_several_steps_on_an_unseen_domain() -> None:
-    """Goal: AUROC .95, each way; the domain's prompts were read when the kinds of work were listed."""
+    """Goal: AUROC .95 in both directions. The prompts of this domain were read when the kinds of work were listed."""
     stepped = rows.step_prompts()
 
     assert validation.unseen_steps(stepped, "dai") >= 0.98
     assert validation.unseen_steps(stepped, "hug") >= 0.95
 
 
-def test_no_prompt_is_judged_by_a_model_that_saw_it() -> None:
-    """Folds share nothing and lose nothing, and by-hand labels are no rows of the steps head."""
+def test_no_prompt_is_judged_by_a_model_trained_on_it() -> None:
+    """Folds do not overlap and contain every prompt, and prompts labelled by hand are not used for the steps."""
     prompts = [row for row in rows.labelled_prompts() if row.kind != "weak"]
 
     judged = [row for train, held in validation.folds(prompts) for row in held if row not in train]
@@ -110,14 +116,14 @@ def test_no_prompt_is_judged_by_a_model_that_saw_it() -> None:
 
 
 def test_training_does_not_depend_on_the_order_of_the_rows() -> None:
-    """Sums are rounded once; a file system's order changes nothing."""
+    """Sums are rounded once, so the order of files on disk does not matter."""
     some = rows.step_prompts()[:300]
 
     assert train_steps(some) == train_steps(some[::-1])
 
 
-def test_the_server_scores_as_the_trainer_does(trained: Training) -> None:
-    """Parity, but for the rounding to bytes: the same functions read the prompt on both sides."""
+def test_the_server_scores_like_the_trainer(trained: Training) -> None:
+    """Up to rounding to bytes, since both use the same functions to read the prompt."""
     served = model.parse(pack(trained[0]))
     for row in rows.labelled_prompts()[::40]:
         signals = read(row.prompt)
@@ -129,8 +135,8 @@ def test_the_server_scores_as_the_trainer_does(trained: Training) -> None:
         )
 
 
-def test_the_fits_find_what_is_known() -> None:
-    """Closed forms: a ridge of one column, a logistic that is even, a slope that is right."""
+def test_the_fits_find_known_solutions() -> None:
+    """Closed forms: a ridge with one column, a balanced logistic regression, a slope with the right sign."""
     matrix = [Sparse((0, 1), (x, 0.0)) for x in (1.0, 2.0)]
 
     assert ridge(matrix, [1.0, 2.0], [1.0, 1.0], 20)[0] == pytest.approx(5 / 6, abs=1e-6)

@@ -1,4 +1,4 @@
-"""docs/architecture.md is true: every room is on the map, and what it names exists."""
+"""docs/architecture.md is up to date: every room is on the map, and everything it names exists."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ ROOMS = sorted(str(file.parent.relative_to(PACKAGE)) for file in PACKAGE.rglob("
 MODULES = sorted({*re.findall(r"`([a-z_/]+\.py)\b", MAP)})
 NAMED = sorted({*re.findall(r"`([a-z_/]+\.py):([A-Za-z_.]+)`", MAP)})
 MAX_MODULES = 16
-"""In one room."""
+"""Of one room."""
 
 
 @cache
@@ -38,7 +38,7 @@ def test_every_room_is_on_the_map(room: str) -> None:
 
 
 @pytest.mark.parametrize("room", ROOMS)
-def test_every_room_says_in_one_sentence_what_lives_there(room: str) -> None:
+def test_every_room_has_a_docstring_of_one_sentence(room: str) -> None:
     said = ast.get_docstring(ast.parse((PACKAGE / room / "__init__.py").read_text(encoding="utf-8")))
 
     assert said is not None
@@ -47,7 +47,7 @@ def test_every_room_says_in_one_sentence_what_lives_there(room: str) -> None:
 
 
 @pytest.mark.parametrize("room", [".", *ROOMS])
-def test_no_room_is_too_full_to_be_held_in_the_head(room: str) -> None:
+def test_no_room_has_too_many_modules(room: str) -> None:
     assert len(list((PACKAGE / room).glob("*.py"))) <= MAX_MODULES
 
 
@@ -62,7 +62,7 @@ def test_every_function_on_the_map_exists(module: str, name: str) -> None:
 
 
 def test_storage_keys_are_spelled_in_storage_only() -> None:
-    """Outside, an output's key is its kind, step and number."""
+    """Other rooms use the kind, step and number of an output's key."""
     spelled = re.compile(r"""["'](?:PLAN["']|(?:STEP|DRAFT|VERDICT|RES|TRY)#)""")
     found = [
         str(file.relative_to(PACKAGE))

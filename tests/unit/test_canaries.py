@@ -1,4 +1,4 @@
-"""The watch over logs and answers can fail: each way to leak is seen."""
+"""The watch over logs and answers detects every kind of leak."""
 
 from __future__ import annotations
 
@@ -37,21 +37,21 @@ def test_quiet(capsys):
 _log = logging.getLogger("llm_server.orchestration.tasks.worker")
 
 
-def test_the_canaries_are_what_the_builders_say() -> None:
-    """Else the whole suite would watch for something nobody says."""
+def test_the_canaries_are_the_texts_of_the_builders() -> None:
+    """Otherwise the suite would watch for texts that no test uses."""
     said = (a_request().prompt, a_completion().text, ScriptedEngine()._answers[0])
 
     assert set(said) <= set(TEXTS)
 
 
 @pytest.mark.parametrize("said", ["Say 3.", "Say 3, please", "Say 1 2 3.", answer_to("You are.", "Say 3.")])
-def test_what_the_attack_asks_and_is_answered_is_watched_for(said: str) -> None:
+def test_the_prompts_and_answers_of_the_attack_are_canaries(said: str) -> None:
     assert found_in(f"failed: {said}") != []
 
 
 @pytest.mark.parametrize("level", [logging.DEBUG, logging.ERROR])
 @pytest.mark.parametrize("secret", ["Say hello.", "llms_0123456789ab_" + "ab" * 32, "sk-live-0123"])
-def test_a_leak_is_heard_wherever_it_stands(level: int, secret: str) -> None:
+def test_a_leak_is_found_in_the_message_the_fields_and_the_traceback(level: int, secret: str) -> None:
     _log.log(level, "asked: %s", secret)
     _log.log(level, "asked", extra={"prompt": secret})
     try:
@@ -64,7 +64,7 @@ def test_a_leak_is_heard_wherever_it_stands(level: int, secret: str) -> None:
     assert len(heard) == 3
 
 
-def test_an_error_that_repeats_a_prompt_is_caught() -> None:
+def test_an_error_body_with_a_prompt_is_caught() -> None:
     async def leaks(_scope: object, _receive: object, send) -> None:  # type: ignore[no-untyped-def]
         await send({"type": "http.response.start", "status": 422, "headers": []})
         await send({"type": "http.response.body", "body": b'{"detail": "No role can do: Say hello."}'})
@@ -75,10 +75,10 @@ def test_an_error_that_repeats_a_prompt_is_caught() -> None:
 
 @pytest.mark.parametrize("stream", ["stdout", "stderr"])
 @pytest.mark.parametrize("where", ["fixture", "itself", "reader", "process"])
-def test_whoever_prints_a_prompt_fails(
+def test_a_test_that_prints_a_prompt_fails(
     pytester: pytest.Pytester, capsys: pytest.CaptureFixture[str], stream: str, where: str
 ) -> None:
-    """Also where a test reads what is printed; what it read itself it answers for itself."""
+    """Also if another test reads its own output; output that a test reads, it checks itself."""
     file = pytester.makepyfile(PRINTS.replace("STREAM", stream))
     tests = [f"{file}::test_{name}" for name in (where, "quiet")]
     outcomes = pytester.runpytest_inprocess("-p", "support.canaries", *tests).parseoutcomes()
@@ -88,8 +88,8 @@ def test_whoever_prints_a_prompt_fails(
 
 
 @pytest.mark.parametrize("queue", ["queue_url", "dead_letter_queue_url"])
-def test_a_message_that_holds_a_prompt_is_caught(moto_substrate: Substrate, queue: str) -> None:
-    """The fixture looks through both queues at the end of each test that has them."""
+def test_a_queue_message_with_a_prompt_is_caught(moto_substrate: Substrate, queue: str) -> None:
+    """The fixture checks both queues at the end of each test that uses them."""
     made = moto_substrate.made
     moto_substrate.sqs.send_message(QueueUrl=getattr(made, queue), MessageBody='{"task": "x", "prompt": "Say hello."}')
 
@@ -97,7 +97,7 @@ def test_a_message_that_holds_a_prompt_is_caught(moto_substrate: Substrate, queu
         look_through(made, moto_substrate.sqs)
 
 
-def test_figures_that_name_a_prompt_are_caught() -> None:
+def test_metrics_with_a_prompt_are_caught() -> None:
     async def leaks(_scope: object, _receive: object, send) -> None:  # type: ignore[no-untyped-def]
         await send({"type": "http.response.start", "status": 200, "headers": []})
         await send({"type": "http.response.body", "body": b'{"last_prompt": "Say hello."}'})
@@ -106,7 +106,7 @@ def test_figures_that_name_a_prompt_are_caught() -> None:
         asgi.call(leaks, "GET", "/api/v1/metrics")
 
 
-def test_what_a_server_prints_is_looked_through(tmp_path: Path) -> None:
+def test_the_log_of_a_server_is_checked(tmp_path: Path) -> None:
     log = tmp_path / "server.log"
     log.write_text("WARNING task failed: Why is the sky blue?")
 
@@ -114,5 +114,5 @@ def test_what_a_server_prints_is_looked_through(tmp_path: Path) -> None:
         canaries.check(log.read_text())
 
 
-def test_what_is_no_secret_is_let_through() -> None:
+def test_text_that_is_not_secret_passes() -> None:
     assert found_in("Key 0123456789ab is revoked; task 0197-77 says hello, sky.") == []

@@ -1,4 +1,4 @@
-"""The API function: what its cold start must not pay for, that it answers all the same, and that Lambda takes it."""
+"""The API function: a short cold start, and answers that Lambda accepts."""
 
 from __future__ import annotations
 
@@ -65,42 +65,45 @@ ON_AWS = {
 
 
 def ran(script: str, given: object = None) -> Any:
-    """What a script about the function, in a process of its own, prints."""
+    """Run a script about the function in its own process; return what it prints."""
     environ = {**os.environ, **ON_AWS, "PYTHONPATH": os.pathsep.join(sys.path)}
     command = [sys.executable, "-c", FUNCTION + script]
     done = subprocess.run(command, input=json.dumps(given), capture_output=True, text=True, check=True, env=environ)
     return json.loads(done.stdout)
 
 
-def test_the_api_function_starts_without_pydantics_first_version() -> None:
-    """It is 6 % of a cold start, loaded only to be refused; requests are checked and answered without it."""
+def test_the_api_function_does_not_import_pydantic_v1() -> None:
+    """Importing it would take 6 % of a cold start; requests are validated and answered without it."""
     assert ran(ASKED) == [[200, 422], []]
 
 
 @pytest.fixture(scope="module")
 def pieces() -> dict[str, int]:
-    """Of texts as large as they are stored: what they repeat, and how often."""
+    """Texts to repeat, and how often they must be repeated to reach the maximum stored size."""
     sizes = {piece: an_output(text=piece).size for piece in ("a", "€", '"', "\n", "\x01", "😀")}
     return {piece: MAX_TEXTS_BYTES // size for piece, size in sizes.items()}
 
 
-def test_whatever_is_stored_can_be_read(pieces: dict[str, int]) -> None:
-    """With a thousand calls on its receipt. Escaped as JSON in JSON most of them would be more than Lambda takes."""
+def test_a_task_of_the_maximum_size_can_be_read(pieces: dict[str, int]) -> None:
+    """With 1,000 calls on its receipt. JSON escaped again as JSON would mostly exceed the limit of Lambda."""
     answers = ran(READ, list(pieces.items()))
 
     assert [answer["whole"] for answer in answers] == [True] * len(pieces)
     assert max(answer["bytes"] for answer in answers) <= MAX_ANSWER_BYTES
 
 
-def test_a_body_is_in_base64_only_where_it_would_not_fit() -> None:
-    """Without it an answer is smaller, and legible in an emulator."""
+def test_only_a_large_body_is_encoded_as_base64() -> None:
+    """Plain answers are smaller, and readable in an emulator."""
     answers = ran(READ, [["Hello.", 1], ["a", MAX_TEXTS_BYTES], ['"', MAX_TEXTS_BYTES // 2]])
 
     assert [answer["packed"] for answer in answers] == [False, False, True]
 
 
-def test_the_documentation_page_is_text_to_the_gateway_and_no_part_of_a_cold_start() -> None:
-    """Text is what every kind of API Gateway hands on as it is; the files are read when they are asked for."""
+def test_the_documentation_page_is_sent_as_text_and_read_on_demand() -> None:
+    """Every kind of API Gateway passes text on unchanged.
+
+    The files are read on the first request, not at a cold start.
+    """
     docs = ran(DOCS)
 
     assert docs["read_at_start"] == 0

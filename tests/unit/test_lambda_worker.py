@@ -1,4 +1,4 @@
-"""The worker function: what an event asks for, and which messages must come again."""
+"""The worker function: the kinds of events it handles, and the messages that are delivered again."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ AWAY = StorageUnavailable("The database does not answer; try again.")
 
 @pytest.fixture
 def worker(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
-    """The module as Lambda imports it: with settings, without a connection to anywhere."""
+    """Import the module as Lambda does: with settings, and without connections."""
     monkeypatch.setenv("LLM_SERVER_TABLE", "tasks")
     monkeypatch.setenv("LLM_SERVER_QUEUE_URL", "http://127.0.0.1:1/queue")
     monkeypatch.setenv("AWS_DEFAULT_REGION", "eu-central-1")
@@ -35,9 +35,9 @@ def worker(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
 
 
 class FakeService:
-    """Records what it is asked for; tasks called `broken` fail, and `meeting` of them meet before any ends.
+    """Records its calls. Tasks named `broken` fail, and `meeting` tasks wait for each other.
 
-    A sweep wakes two tasks, or fails when the storage is `away`.
+    A sweep wakes two tasks, or fails if the storage is `away`.
     """
 
     def __init__(self, meeting: int = 1, *, away: bool = False) -> None:
@@ -70,7 +70,7 @@ class Context:
 
 
 def a_batch(*bodies: object) -> dict[str, Any]:
-    """SQS records m0, m1, ... with these bodies."""
+    """Return SQS records m0, m1, ... with these bodies."""
     return {"Records": [{"messageId": f"m{n}", "body": body} for n, body in enumerate(bodies)]}
 
 
@@ -89,10 +89,10 @@ def failures(answer: dict[str, list[dict[str, str]]]) -> list[str]:
         '{"sweep": true}', "[" * 100_000, None, 7,
     ],
 )  # fmt: skip
-def test_a_malformed_message_is_done_with(worker: ModuleType, body: object) -> None:
-    """It would be malformed the next time too; the other messages of its batch are processed.
+def test_a_malformed_message_is_not_delivered_again(worker: ModuleType, body: object) -> None:
+    """It would be malformed the next time, too; the other messages of its batch are processed.
 
-    `{"sweep": true}` was a message once: what is left of those when a new version is deployed goes the same way.
+    An earlier version sent `{"sweep": true}`: such messages are discarded in the same way.
     """
     service = FakeService()
 
@@ -102,8 +102,8 @@ def test_a_malformed_message_is_done_with(worker: ModuleType, body: object) -> N
     assert (service.done, service.sweeps) == ([("local/t1", 9)], 0)
 
 
-def test_a_record_without_a_body_is_malformed_too(worker: ModuleType) -> None:
-    """It must not take the other nine along."""
+def test_a_record_without_a_body_is_not_delivered_again(worker: ModuleType) -> None:
+    """It must not fail the other records of its batch."""
     event = a_batch(a_message("t1"))
     event["Records"].append({"messageId": "m1"})
 
@@ -111,8 +111,8 @@ def test_a_record_without_a_body_is_malformed_too(worker: ModuleType) -> None:
 
 
 @pytest.mark.parametrize("task_id", ["broken", "away"])
-def test_only_what_failed_comes_again(worker: ModuleType, task_id: str) -> None:
-    """One bad record in ten."""
+def test_only_a_failed_message_is_delivered_again(worker: ModuleType, task_id: str) -> None:
+    """One record of ten fails."""
     service = FakeService()
     bodies = [a_message(f"t{n}") for n in range(10)]
     bodies[3] = a_message(task_id)
@@ -121,10 +121,8 @@ def test_only_what_failed_comes_again(worker: ModuleType, task_id: str) -> None:
     assert len(service.done) == 9
 
 
-def test_a_table_that_cannot_be_used_is_logged_with_the_cause(
-    worker: ModuleType, caplog: pytest.LogCaptureFixture
-) -> None:
-    """Its message comes again, until somebody has read that and mended it."""
+def test_an_unusable_table_is_logged_with_the_cause(worker: ModuleType, caplog: pytest.LogCaptureFixture) -> None:
+    """Its message is delivered again until an operator has fixed the cause."""
     answer = worker.handle(FakeService(), a_batch(a_message("misconfigured")), until_ms=9)
 
     (record,) = caplog.records
@@ -133,16 +131,16 @@ def test_a_table_that_cannot_be_used_is_logged_with_the_cause(
     assert (vars(record)["cause"], vars(record)["message_id"]) == ("The table does not exist.", "m0")
 
 
-def test_a_batch_is_processed_at_the_same_time(worker: ModuleType) -> None:
-    """Ten messages meet at a barrier: a batch takes as long as its slowest task."""
+def test_the_messages_of_a_batch_are_processed_in_parallel(worker: ModuleType) -> None:
+    """Ten messages wait for each other, so a batch takes as long as its slowest task."""
     service = FakeService(meeting=10)
 
     assert failures(worker.handle(service, a_batch(*(a_message(f"t{n}") for n in range(10))), until_ms=9)) == []
     assert len(service.done) == 10
 
 
-def test_the_schedules_event_is_one_sweep(worker: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The answer is for whoever invokes it by hand: the schedule does not wait for one."""
+def test_the_event_of_the_schedule_runs_one_sweep(worker: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The answer is for operators that invoke the function by hand; the schedule ignores it."""
     service = FakeService()
     monkeypatch.setattr(worker, "_service", service)
 
@@ -152,15 +150,15 @@ def test_the_schedules_event_is_one_sweep(worker: ModuleType, monkeypatch: pytes
 
 @pytest.mark.parametrize("left_ms", [-1, 60_000])
 def test_a_sweep_goes_on_while_the_function_has_time(worker: ModuleType, left_ms: int) -> None:
-    """What it has not looked at the next one does; killed in the middle it would be an error."""
+    """The next sweep checks the remaining tasks. A sweep stopped by a time-out would be reported as an error."""
     service = FakeService()
     worker.handle(service, an_event("sweep"), until_ms=worker.wiring.now_ms() + left_ms)
 
     assert service.went_on is (left_ms > 0)
 
 
-def test_a_sweep_that_fails_is_an_error_of_the_function(worker: ModuleType) -> None:
-    """Nobody reads its answer: only an error raises the alarm."""
+def test_a_failed_sweep_raises_an_error(worker: ModuleType) -> None:
+    """The schedule ignores the answer, so only an error raises the alarm."""
     service = FakeService(away=True)
 
     with pytest.raises(StorageUnavailable):
@@ -176,8 +174,8 @@ def test_a_sweep_that_fails_is_an_error_of_the_function(worker: ModuleType) -> N
         {"version": "2.0", "rawPath": "/api/v1/tasks", "body": "secret"},
     ],
 )  # fmt: skip
-def test_an_event_of_another_kind_is_refused_in_words(worker: ModuleType, event: object) -> None:
-    """Somebody wired the function to the wrong thing; what the event holds is not told."""
+def test_an_event_of_another_kind_is_refused_with_a_message(worker: ModuleType, event: object) -> None:
+    """The function was connected to a wrong source; the message does not repeat the contents of the event."""
     service = FakeService()
 
     with pytest.raises(ValueError, match="neither a batch of SQS messages nor") as refusal:
@@ -186,8 +184,8 @@ def test_an_event_of_another_kind_is_refused_in_words(worker: ModuleType, event:
     assert (service.sweeps, service.done) == (0, [])
 
 
-def test_the_handler_keeps_time_for_the_last_writes(worker: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The work ends 5 s before the function does."""
+def test_the_handler_reserves_time_for_the_final_writes(worker: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Processing ends 5 s before the function's time-out."""
     service = FakeService()
     monkeypatch.setattr(worker, "_service", service)
     before_ms = worker.wiring.now_ms()
@@ -200,8 +198,13 @@ def test_the_handler_keeps_time_for_the_last_writes(worker: ModuleType, monkeypa
     assert worker.RESERVE_MS == 5_000
 
 
-def test_of_two_copies_of_a_message_in_one_millisecond_one_is_worked_on(worker: ModuleType, served: Served) -> None:
-    """SQS delivers at least once. Both read the task before either claims it: only its owner tells the claims apart."""
+def test_one_of_two_copies_of_a_message_in_the_same_millisecond_is_processed(
+    worker: ModuleType, served: Served
+) -> None:
+    """SQS delivers at least once.
+
+    Both copies read the task before either claims it, so only the owner tells them apart.
+    """
     ref, read = served.submit(), served.store.get
     both = threading.Barrier(2, timeout=WAIT_S)
 

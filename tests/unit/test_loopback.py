@@ -1,4 +1,4 @@
-"""Which addresses mean this machine: what the server's safety without keys, and downloads, rest on."""
+"""Loopback addresses, which decide about serving without keys and about downloads."""
 
 import pytest
 
@@ -15,14 +15,14 @@ def test_an_address_of_this_machine_is_loopback(host: str) -> None:
     ["", "0.0.0.0", "::", "10.0.0.1", "localhost.evil.example", "127.0.0.1.example", "127.1", "[::1]", "localhost:80"],
 )
 def test_every_other_host_is_not_loopback(host: str) -> None:
-    """Names that only look like it, the wildcard addresses, and what is not a bare host."""
+    """Names that only look like loopback, wildcard addresses, and text that is not a bare host."""
     assert not is_loopback_host(host)
 
 
 @pytest.mark.parametrize(
     "url", ["http://LOCALHOST/x", "https://127.0.0.1:8000", "//[::1]:8000", "//localhost", "ftp://[::1]/"]
 )
-def test_a_url_is_judged_by_its_host_alone(url: str) -> None:
+def test_only_the_host_of_a_url_decides(url: str) -> None:
     assert is_loopback_url(url)
 
 
@@ -39,5 +39,5 @@ def test_a_url_is_judged_by_its_host_alone(url: str) -> None:
     ],
 )
 def test_a_url_without_a_loopback_host_is_refused(url: str) -> None:
-    """A malformed URL too, and one that names loopback anywhere but in its host."""
+    """Also a malformed URL, and one with a loopback name anywhere but in its host."""
     assert not is_loopback_url(url)

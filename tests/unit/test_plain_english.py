@@ -11,10 +11,23 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-CHECKED = ("*.md", "*.toml", "*.yaml", "Makefile", "benchmarks", "docs", "examples", "src", "tools")
+CHECKED = (
+    "*.md",
+    "*.toml",
+    "*.yaml",
+    "Makefile",
+    "benchmarks",
+    "docs",
+    "examples",
+    "src",
+    "tests",
+    "tools",
+)
 """Files, folders and glob patterns, such as `src`, `docs` and `*.md`."""
-ALLOWED = frozenset({"cannot check is no finding", "A contract draft is no legal advice"})
-"""Parts of sentences that may keep one of the words. These two are from prompts, whose wording engines depend on."""
+ALLOWED = frozenset(
+    {"cannot check is no finding", "A contract draft is no legal advice", "An answer nobody took up"},
+)
+"""Parts of sentences that may keep one of the words: two of prompts, one of a golden record. Neither may change."""
 
 _SUFFIXES = frozenset({".md", ".py", ".toml", ".yaml"})
 _PRONOUN = r"(?i:\b(?:any|no|some)body\b|\bwhoever\b)"
@@ -26,7 +39,7 @@ _TEXT_TOKENS = frozenset({tokenize.COMMENT, tokenize.STRING, getattr(tokenize, "
 
 
 def _files(checked: tuple[str, ...]) -> Iterator[Path]:
-    """Yield the text files of some roots, without the ADRs, which are never edited."""
+    """Yield the text files of some roots, without the ADRs (never edited) and this file (it quotes the words)."""
     for pattern in checked:
         for path in sorted(ROOT.glob(pattern)):
             found = sorted(path.rglob("*")) if path.is_dir() else [path]
@@ -36,6 +49,7 @@ def _files(checked: tuple[str, ...]) -> Iterator[Path]:
                 if file.is_file()
                 and (file.suffix in _SUFFIXES or file == path)
                 and "docs/adr" not in file.parent.as_posix()
+                and file != Path(__file__)
             )
 
 
@@ -110,7 +124,10 @@ def test_an_offence_is_found(text: str) -> None:
     assert list(_offences(7, f"First line.\n{text}", frozenset())) == [f"8: {text.partition(chr(10))[0]}"]
 
 
-@pytest.mark.parametrize("text", ["It is None.", "There is no backup.", "The engine is no longer configured.", "It is not known.", "A body."])
+@pytest.mark.parametrize(
+    "text",
+    ["It is None.", "There is no backup.", "The engine is no longer configured.", "It is not known.", "A body."],
+)
 def test_plain_sentences_pass(text: str) -> None:
     assert list(_offences(1, text, frozenset())) == []
 

@@ -1,4 +1,4 @@
-"""The environment: every variable has a default, its bounds, and an error that names both when it is wrong."""
+"""Environment variables: each has a default and bounds, and an error names the variable and what is allowed."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ def refusal(**environ: str) -> str:
     return str(caught.value)
 
 
-def test_nothing_set_is_the_embedded_server() -> None:
-    """What `make run` starts with."""
+def test_without_variables_the_server_is_embedded() -> None:
+    """`make run` starts with these settings."""
     settings = Settings.read({})
 
     assert settings == Settings()
@@ -31,15 +31,15 @@ def test_nothing_set_is_the_embedded_server() -> None:
     assert (settings.prompt_max_chars, settings.log_level) == (200_000, "INFO")
 
 
-def test_an_empty_variable_is_one_that_is_not_set() -> None:
-    """A template passes empty parameters on; that must not stop a function."""
+def test_an_empty_variable_counts_as_not_set() -> None:
+    """Templates pass empty parameters on, which must not stop a function."""
     empty = dict.fromkeys(VARIABLES, "")
 
     assert Settings.read(empty) == Settings(environ=empty)
 
 
 def test_every_variable_is_read(tmp_path: Path) -> None:
-    """Each into its own field."""
+    """Each variable sets its own field."""
     config = tmp_path / "engines.toml"
     config.touch()
     given = AWS | {
@@ -74,20 +74,20 @@ def test_every_variable_is_read(tmp_path: Path) -> None:
 
 
 def test_the_real_environment_is_read_unless_another_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The only place that does."""
+    """`Settings.read` is the only place that reads it."""
     monkeypatch.setenv("LLM_SERVER_WORKERS", "5")
 
     assert Settings.read().workers == 5
 
 
-def test_settings_show_no_secret_of_the_environment() -> None:
-    """They are printed in errors and logs."""
+def test_settings_do_not_show_secrets_of_the_environment() -> None:
+    """Settings may be printed in errors and logs."""
     assert "sk-1" not in repr(Settings.read({"OPENAI_API_KEY": "sk-1"}))
 
 
 @pytest.mark.parametrize("given", AWS)
-def test_table_and_queue_are_set_together_or_not_at_all(given: str) -> None:
-    """One without the other would lose every wake-up; the sentence names the one that is missing."""
+def test_table_and_queue_must_be_set_together(given: str) -> None:
+    """With only one of them every wake-up would be lost; the error names the missing one."""
     (missing,) = AWS.keys() - {given}
 
     assert refusal(**{given: AWS[given]}).startswith(f"{missing} is not set: set both the table and the queue")
@@ -104,8 +104,8 @@ def test_table_and_queue_are_set_together_or_not_at_all(given: str) -> None:
         ("LLM_SERVER_PROMPT_MAX_CHARS", 1, 1_000_000),
     ],
 )
-def test_a_number_has_bounds(name: str, least: int, most: int) -> None:
-    """Both are allowed, and nothing beyond or beside them."""
+def test_a_number_must_be_within_its_bounds(name: str, least: int, most: int) -> None:
+    """Both bounds are allowed; other numbers and other spellings are refused."""
     field = name.removeprefix("LLM_SERVER_").lower()
     for value in (least, most):
         assert getattr(Settings.read({name: str(value)}), field) == value
@@ -117,14 +117,14 @@ def test_a_number_has_bounds(name: str, least: int, most: int) -> None:
 
 
 @pytest.mark.parametrize("level", ["DEBUG", "INFO", "WARNING", "ERROR", "info", "Warning"])
-def test_a_log_level_is_one_of_four(level: str) -> None:
-    """In any case."""
+def test_a_log_level_is_accepted_in_any_case(level: str) -> None:
+    """One of the four levels."""
     assert Settings.read({"LLM_SERVER_LOG_LEVEL": level}).log_level == level.upper()
 
 
 @pytest.mark.parametrize("level", ["TRACE", "warn", "20", " INFO"])
 def test_another_log_level_is_refused(level: str) -> None:
-    """With the four that are allowed."""
+    """The error lists the four allowed levels."""
     assert refusal(LLM_SERVER_LOG_LEVEL=level) == (
         f"LLM_SERVER_LOG_LEVEL is {level!r}; allowed is one of DEBUG, INFO, WARNING, ERROR."
     )
@@ -134,16 +134,16 @@ def test_another_log_level_is_refused(level: str) -> None:
     "table", ["llm-server", "a.b_c-D9", "arn:aws:dynamodb:eu-central-1:123456789012:table/llm-server"]
 )
 @pytest.mark.parametrize("queue_url", [QUEUE, "http://127.0.0.1:4566/000000000000/tasks", "https://sqs/1/q.fifo"])
-def test_table_and_queue_make_it_aws(table: str, queue_url: str) -> None:
-    """Names, ARNs, and the addresses of an emulator."""
+def test_table_and_queue_select_aws(table: str, queue_url: str) -> None:
+    """With names, ARNs, and addresses of an emulator."""
     settings = Settings.read({"LLM_SERVER_TABLE": table, "LLM_SERVER_QUEUE_URL": queue_url})
 
     assert (settings.on_aws, settings.table, settings.queue_url) == (True, table, queue_url)
 
 
 @pytest.mark.parametrize("table", ["ab", "my table", "táble", "t\nt", "${Table}"])
-def test_what_can_be_no_table_is_refused(table: str) -> None:
-    """Before the first call to AWS fails."""
+def test_an_invalid_table_name_is_refused(table: str) -> None:
+    """Otherwise the first call to AWS would fail."""
     detail = refusal(**AWS | {"LLM_SERVER_TABLE": table})
 
     assert detail == f"LLM_SERVER_TABLE is {table!r}; allowed is the name or ARN of a DynamoDB table."
@@ -152,23 +152,23 @@ def test_what_can_be_no_table_is_refused(table: str) -> None:
 @pytest.mark.parametrize(
     "url", ["llm-server", "arn:aws:sqs:eu:1:q", "https://", "https:///q", "https://host", "ftp://h/q"]
 )
-def test_what_can_be_no_queue_is_refused(url: str) -> None:
-    """An ARN is the usual mistake."""
+def test_an_invalid_queue_url_is_refused(url: str) -> None:
+    """An ARN is the most common mistake."""
     detail = refusal(**AWS | {"LLM_SERVER_QUEUE_URL": url})
 
     assert detail == f"LLM_SERVER_QUEUE_URL is {url!r}; allowed is the https:// address of an SQS queue."
 
 
-def test_a_configuration_is_a_file_that_exists(tmp_path: Path) -> None:
-    """A misspelt one must not mean "no configuration"; nor is a folder one."""
+def test_a_configuration_must_be_an_existing_file(tmp_path: Path) -> None:
+    """A misspelt path must not mean "no configuration", and a folder is refused, too."""
     for path in (tmp_path / "none.toml", tmp_path):
         detail = refusal(LLM_SERVER_CONFIG=str(path))
         assert detail == f"LLM_SERVER_CONFIG is {str(path)!r}; allowed is a TOML file that exists."
 
 
 @pytest.mark.parametrize("form", ["{}", "{}/", "{}/new/"])
-def test_a_database_is_a_file(tmp_path: Path, form: str) -> None:
-    """It and its folder are made when there are none; a folder in its place is a mistake."""
+def test_a_database_must_be_a_file(tmp_path: Path, form: str) -> None:
+    """A missing file and its folder are created later; a folder in its place is refused."""
     path = form.format(tmp_path)
 
     assert refusal(LLM_SERVER_DB=path).startswith(f"LLM_SERVER_DB is {path!r}; allowed is a file")
@@ -176,19 +176,19 @@ def test_a_database_is_a_file(tmp_path: Path, form: str) -> None:
 
 
 def test_a_misspelt_variable_stops_the_start() -> None:
-    """It would be ignored, and the default taken for what was meant."""
+    """Otherwise it would be ignored, and the default used instead."""
     detail = refusal(LLM_SERVER_WORKER="3")
 
     assert detail == f"LLM_SERVER_WORKER is not a setting; known are {', '.join(VARIABLES)}."
 
 
-def test_the_command_lines_own_variable_does_not() -> None:
-    """LLM_SERVER_URL is the client's; nor do strangers' variables matter."""
+def test_variables_of_the_command_line_and_of_other_programs_are_ignored() -> None:
+    """LLM_SERVER_URL belongs to the client."""
     assert Settings.read({"LLM_SERVER_URL": "http://localhost:8000", "LLM_SERVERS": "x", "PATH": "/bin"}).workers == 8
 
 
 def test_models_are_kept_in_the_users_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where XDG_CACHE_HOME says; a relative one is to be ignored (XDG Base Directory)."""
+    """In XDG_CACHE_HOME; a relative path is ignored (XDG Base Directory)."""
     monkeypatch.setenv("HOME", str(tmp_path))
 
     assert Settings.read({"XDG_CACHE_HOME": "/big/cache"}).models_dir == Path("/big/cache/llm-server/models")
@@ -197,8 +197,8 @@ def test_models_are_kept_in_the_users_cache(tmp_path: Path, monkeypatch: pytest.
         assert folder.relative_to(tmp_path).parts[-2:] == ("llm-server", "models")
 
 
-def test_the_table_is_enough_for_those_who_only_make_keys() -> None:
-    """Whoever works on tasks needs the queue as well."""
+def test_commands_for_keys_need_only_the_table() -> None:
+    """A server needs the queue as well."""
     given = {"LLM_SERVER_TABLE": "tasks", "LLM_SERVER_API_KEY": "llms_..."}
 
     assert Settings.read(given, table_alone=True).table == "tasks"

@@ -50,18 +50,16 @@ def task(task: Task, result: str | None = None) -> TaskView:
 def detail(snapshot: Snapshot) -> TaskDetail:
     request = snapshot.request
     return TaskDetail(
-        **_state(snapshot.task),
+        **_state(snapshot.task) | {"metadata": dict(snapshot.task.metadata or request.metadata)},
         result=snapshot.result,
         confidence=request.confidence,
         complexity=request.complexity,
         reasons=list(request.reasons),
         plan=_plan(snapshot),
-        awaiting_approval=snapshot.task.awaits_approval,
         demonstration=snapshot.task.demonstration,
         attempts=[_attempt(a) for a in snapshot.attempts],
         events=[_event(event) for event in history(snapshot)],
         limits=TaskLimits(**asdict(request.limits)),
-        metadata=dict(request.metadata),
     )
 
 
@@ -165,6 +163,8 @@ def _state(task: Task) -> dict[str, Any]:
         "created_at": _time(task.created_ms),
         "updated_at": _time(task.updated_ms),
         "finished_at": _time_or_none(task.finished_ms),
+        "awaiting_approval": task.awaits_approval,
+        "metadata": dict(task.metadata),
         **_waiting(task),
     }
 

@@ -133,7 +133,8 @@ def serve(
 ) -> None:
     """Start a server on this machine, with one SQLite file.
 
-    It serves the HTTP API and carries out tasks until you press Ctrl-C. Without API keys, it answers this machine only.
+    It serves the HTTP API and carries out the tasks until you press Ctrl-C. Without API keys, only this machine can
+    call it.
     If the server cannot start, the message says why, and the exit code is 1.
     """
     from llm_server.embedded import server  # imported here, so that the other commands start faster

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from llm_server.orchestration.access.key_creation import KeyCreation
@@ -15,9 +15,17 @@ from llm_server.orchestration.domain.catalog import Catalog, EngineSpec
 from llm_server.orchestration.domain.counters import Counters, day_of, summarise
 from llm_server.orchestration.domain.engine_state import SwitchName
 from llm_server.orchestration.domain.errors import EngineNotFound, InvalidInput
-from llm_server.orchestration.domain.ports import Clock, CounterStore, EngineStateStore, Page, TaskListing, TaskStore
+from llm_server.orchestration.domain.ports import (
+    EVERY_TASK,
+    Clock,
+    CounterStore,
+    EngineStateStore,
+    Page,
+    TaskFilter,
+    TaskListing,
+    TaskStore,
+)
 from llm_server.orchestration.domain.snapshot import Snapshot
-from llm_server.orchestration.domain.status import Status
 from llm_server.orchestration.domain.task import Task, TaskRef
 from llm_server.orchestration.tasks.intake import Accepted, Decision, Intake
 from llm_server.orchestration.tasks.lifecycle import Lifecycle
@@ -128,11 +136,14 @@ class Service:
         """Whether a task is final; reads only its state. Raises TaskNotFound."""
         return self._store.peek(ref).status.is_final
 
-    def page(self, tenant: str, *, size: int, token: str, status: Status | None, role: str | None) -> Page:
-        """List a tenant's tasks, newest first. Raises InvalidInput for an invalid token or an unknown role."""
-        if role is not None:
-            role = self.catalog.role_name(role)
-        return self._store.page(tenant, size=size, token=token, status=status, role=role)
+    def page(self, tenant: str, *, size: int, token: str = "", task_filter: TaskFilter = EVERY_TASK) -> Page:
+        """List a tenant's tasks that pass a filter, newest first; see `TaskListing.page`. Case of the role is ignored.
+
+        Raises InvalidInput for an unknown token or role.
+        """
+        if task_filter.role is not None:
+            task_filter = replace(task_filter, role=self.catalog.role_name(task_filter.role))
+        return self._store.page(tenant, size=size, token=token, task_filter=task_filter)
 
     def metrics(self) -> dict[str, object]:
         """Return the nine fields of `GET /metrics`."""

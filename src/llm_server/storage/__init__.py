@@ -1,1 +1,1 @@
-"""The adapters of the storage and queue ports: one room for AWS, one for SQLite, and the records both write."""
+"""Adapters of the storage and queue ports, for AWS and for SQLite, and the records that both write."""

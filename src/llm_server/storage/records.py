@@ -1,33 +1,33 @@
-"""How records are written as JSON text: one form for every store.
+"""Reads and writes every record as JSON text, in one form for both stores.
 
-Records change by adding (ADR 18). A field that this version does not know is skipped. A word that it does not know,
-such as a status that a newer version added, makes the record unreadable here; it is left alone for the newer version.
+A record changes only by adding fields (ADR 18). A field that this version does not know is skipped. A value that it
+does not know, such as a status that a newer version added, makes the record unreadable; it is left unchanged.
 """
 
 from __future__ import annotations
 
-from dataclasses import fields, replace
+from dataclasses import MISSING, fields, replace
 from typing import TypeVar
 
 import msgspec
 
 from llm_server.orchestration.domain.api_key import Key
 from llm_server.orchestration.domain.engine_state import EngineState, EngineSwitch
-from llm_server.orchestration.domain.errors import InvalidInput, RecordUnreadable
+from llm_server.orchestration.domain.errors import RecordUnreadable
 from llm_server.orchestration.domain.output import Output, OutputKey, OutputKind, Review
 from llm_server.orchestration.domain.ports import IdempotencyBinding
-from llm_server.orchestration.domain.receipt import Attempt, Receipt
+from llm_server.orchestration.domain.receipt import Attempt
 from llm_server.orchestration.domain.snapshot import Request
 from llm_server.orchestration.domain.task import Task, TaskRef
 
 MAX_NAME_BYTES = 1_000
 
 _Record = TypeVar("_Record")
-_TASK_DEFAULTS = {f.name: f.default for f in fields(Task)} | {"receipt": Receipt()}
+_TASK_DEFAULTS = {f.name: f.default if f.default_factory is MISSING else f.default_factory() for f in fields(Task)}
 _OUTPUT_FIELDS = tuple(f.name for f in fields(Output))
 _ATTEMPT_FIELDS = tuple(f.name for f in fields(Attempt))
 _RARE = {"failover_from": None, "probe": False, "failure": None, "demonstration": False}
-"""Fields of an attempt that most have at these values: they are left out then, because a unit holds 1 KB."""
+"""Fields of an attempt that are left out at these values, which most attempts have: a write unit holds 1 KB."""
 _KIND_WORDS = {
     OutputKind.PLAN: "PLAN",
     OutputKind.DRAFT: "DRAFT",
@@ -36,12 +36,12 @@ _KIND_WORDS = {
     OutputKind.ANSWER: "RES",
     OutputKind.TRY: "TRY",
 }
-"""What an output's kind is called in a storage key."""
+"""The word for an output's kind in a storage key."""
 _KINDS = {word: kind for kind, word in _KIND_WORDS.items()}
 
 
 class _StoredOutput(msgspec.Struct, kw_only=True):
-    """An output as it is stored: its key is text."""
+    """An output in its stored form: the key is text."""
 
     key: str
     created_ms: int
@@ -62,10 +62,15 @@ _IDEMPOTENCY_BINDING = msgspec.json.Decoder(IdempotencyBinding)
 
 
 def encode(record: Task | Request | Output | EngineState | EngineSwitch | Key | IdempotencyBinding) -> str:
-    """A record as JSON. A task's fields at their defaults are left out: its state is written thrice, a unit is 1 KB."""
+    """Return a record as JSON.
+
+    Fields of a task that have their default value are left out: a state is written at least three times, and DynamoDB
+    charges a write unit for each 1 KB.
+    """
     if isinstance(record, Task):
-        said = {name: value for name in _TASK_DEFAULTS if (value := getattr(record, name)) != _TASK_DEFAULTS[name]}
-        return msgspec.json.encode(said).decode()
+        values = {name: getattr(record, name) for name in _TASK_DEFAULTS}
+        stored = {name: value for name, value in values.items() if value != _TASK_DEFAULTS[name]}
+        return msgspec.json.encode(stored).decode()
     if isinstance(record, Output):
         stored = {name: getattr(record, name) for name in _OUTPUT_FIELDS}
         stored |= {"key": output_key_text(record.key), "attempts": [_stored_attempt(a) for a in record.attempts]}
@@ -74,12 +79,12 @@ def encode(record: Task | Request | Output | EngineState | EngineSwitch | Key | 
 
 
 def task(body: str) -> Task:
-    """Read a task's state. Raises RecordUnreadable, as all functions here that read a record."""
+    """Read a task's state. Like every function here that reads a record, it raises RecordUnreadable."""
     return _decoded(_TASK, body)
 
 
 def readable_task(body: str) -> Task | None:
-    """Read a task's state; None where this version cannot, for callers that go on with the other tasks."""
+    """Read a task's state, or return None if this version cannot; for callers that go on with the other tasks."""
     try:
         return task(body)
     except RecordUnreadable:
@@ -114,7 +119,7 @@ def idempotency_binding(body: str) -> IdempotencyBinding:
 
 
 def output_key_text(key: OutputKey) -> str:
-    """An output's key as both stores write it: `PLAN`, `DRAFT#<step>#<n>`, `STEP#<step>`, `RES#<fence>`, ..."""
+    """Return an output's key as both stores write it: `PLAN`, `DRAFT#<step>#<n>`, `STEP#<step>`, `RES#<fence>`, ..."""
     match key.kind:
         case OutputKind.PLAN:
             return _KIND_WORDS[key.kind]
@@ -129,7 +134,7 @@ def output_key_text(key: OutputKey) -> str:
 
 
 def parse_output_key(text: str) -> OutputKey:
-    """Read an output's key; one of a kind that only a newer version knows is kept as it is (`OutputKind.OTHER`)."""
+    """Read an output's key. A key of a kind that only a newer version knows is kept unchanged (`OutputKind.OTHER`)."""
     match text.split("#"):
         case ["PLAN"]:
             return OutputKey(OutputKind.PLAN)
@@ -144,33 +149,11 @@ def parse_output_key(text: str) -> OutputKey:
 
 
 def is_name(ref: TaskRef) -> bool:
-    """Whether a task can have this name at all; strangers ask for any, and no key holds every text."""
+    """Return whether a task can have this name. Callers may ask for any text, and a database key cannot hold all."""
     try:
         return len(str(ref).encode()) <= MAX_NAME_BYTES
     except UnicodeEncodeError:  # a lone surrogate
         return False
-
-
-def listing_key(task: Task) -> str:
-    """Sorts a tenant's tasks by time of creation; also what a page token stands for."""
-    return f"{task.created_ms:015d}#{task.task_id}"
-
-
-def token_of(key: str) -> str:
-    """A listing key as an opaque, URL-safe page token."""
-    return key.encode().hex()
-
-
-def key_of(token: str) -> str:
-    """Read a page token back. Raises InvalidInput when this server did not give it out."""
-    try:
-        key = bytes.fromhex(token).decode()
-    except ValueError:
-        key = ""
-    time, separator, task_id = key.partition("#")
-    if not (time.isascii() and time.isdigit() and len(time) == 15 and separator and task_id):
-        raise InvalidInput("page_token", "The page_token is none that this server gave out.")
-    return key
 
 
 def _decoded(decoder: msgspec.json.Decoder[_Record], body: str) -> _Record:
@@ -181,15 +164,15 @@ def _decoded(decoder: msgspec.json.Decoder[_Record], body: str) -> _Record:
 
 
 def _stored_attempt(attempt: Attempt) -> dict[str, object]:
-    said = {name: getattr(attempt, name) for name in _ATTEMPT_FIELDS}
-    return {name: value for name, value in said.items() if name not in _RARE or value != _RARE[name]}
+    values = {name: getattr(attempt, name) for name in _ATTEMPT_FIELDS}
+    return {name: value for name, value in values.items() if name not in _RARE or value != _RARE[name]}
 
 
 def _with_facts(attempt: Attempt) -> Attempt:
-    """Read `failover_from` and `probe` out of the sentence `why` where they are missing: 0.1.0 stored nothing else.
+    """Set `failover_from` and `probe` from the sentence `why` if both are unset: version 0.1.0 stored only `why`.
 
-    The sentence was "failover from gpt", or "failover from gpt, probe". The history of a task is told from the two
-    fields; without them it would lose events when the server is updated.
+    The sentence was "failover from gpt" or "failover from gpt, probe", for example. The task's history is made from the
+    two fields, so without them an update of the server would remove events from it.
     """
     reason = attempt.why.removesuffix(", probe")
     failed = reason.removeprefix("failover from ")

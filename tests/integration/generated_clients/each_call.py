@@ -61,7 +61,8 @@ def call_each(url: str) -> None:
 
 
 def call_each_of_tasks(client: AuthenticatedClient) -> None:
-    new = models.NewTask(prompt="Write a haiku about queues.", mode=models.Mode.AGENT)
+    metadata = models.NewTaskMetadata.from_dict({"team": "search"})
+    new = models.NewTask(prompt="Write a haiku about queues.", mode=models.Mode.AGENT, metadata=metadata)
     assert call(quote_task, models.DecisionView, client=client, body=new).mode == models.Mode.AGENT
 
     task = call(create_task, models.TaskView, client=client, body=new, prefer="wait=20", idempotency_key="once")
@@ -76,8 +77,19 @@ def call_each_of_tasks(client: AuthenticatedClient) -> None:
     etag = get_task.sync_detailed(client=client, task_id=task.task_id).headers["etag"]
     unchanged = get_task.sync_detailed(client=client, task_id=task.task_id, if_none_match=etag)
     assert unchanged.status_code == HTTPStatus.NOT_MODIFIED
-    page = call(list_tasks, models.TaskPage, client=client, page_size=10)
-    assert [found.task_id for found in page.tasks] == [task.task_id]
+    statuses, since = [models.Status.COMPLETED, models.Status.FAILED], detail.created_at
+    for team, expected in (("search", [task.task_id]), ("other", [])):
+        labels = models.ListTasksMetadata.from_dict({"metadata.team": team})
+        page = call(
+            list_tasks,
+            models.TaskPage,
+            client=client,
+            status=statuses,
+            metadata=labels,
+            created_from=since,
+            page_size=10,
+        )
+        assert [found.task_id for found in page.tasks] == expected
 
     plan = models.PlanDecision(plan_hash="0" * 64)
     for operation in (approve_plan, reject_plan):

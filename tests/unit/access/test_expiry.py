@@ -1,4 +1,4 @@
-"""The time at which a key expires, as callers write it."""
+"""Parsing of `expires_at`, the time at which a key expires."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_an_rfc_3339_time_is_read_to_the_millisecond(text: str, expires_ms: int)
     ],
 )
 def test_any_other_text_is_refused_with_an_example(text: str) -> None:
-    """Without an offset a time means another one on each machine."""
+    """A time without an offset is refused too: it would mean a different instant on each machine."""
     with pytest.raises(InvalidInput, match="such as 2030-12-31T23:59:59Z") as refused:
         parse_expires_at(text)
 

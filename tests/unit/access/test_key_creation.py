@@ -1,4 +1,4 @@
-"""A key is made once under an Idempotency-Key: a lost answer can be asked for again, with a new secret."""
+"""An Idempotency-Key creates one key; after a lost answer the caller repeats the call and gets a new secret."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ NEW = NewKey(tenant="acme", scopes=("tasks", "metrics"), limits=KeyLimits(reques
 
 
 class BrokenKeys(SqliteKeys):
-    """Fails to add the next key, after `before_add` was called."""
+    """Calls `before_add` once, just before the next key is added."""
 
     before_add: Callable[[], object] | None = None
 
@@ -65,7 +65,7 @@ def made(creation: KeyCreation, new: NewKey = NEW, key: str = "k", tenant: str =
 
 
 def test_a_repeated_call_answers_the_same_key_with_a_new_secret(creation: KeyCreation, keys: Keyring) -> None:
-    """The key as it is by now; the earlier secret stops working."""
+    """The answer shows the key as changed since its creation; the earlier secret stops working."""
     first = made(creation)
     changed = keys.update(first.key.key_id, {"limits": {"requests_per_minute": 9}})
     again = made(creation)
@@ -85,8 +85,8 @@ def test_without_an_idempotency_key_each_call_makes_a_key(creation: KeyCreation,
     assert [one.replayed for one in both] == [False, False]
 
 
-def test_the_same_fields_are_the_same_body_however_they_are_written(creation: KeyCreation) -> None:
-    """Scopes in another order, or one of them twice."""
+def test_the_order_of_scopes_does_not_change_the_body(creation: KeyCreation) -> None:
+    """The same scopes in another order, or listed twice, count as the same body."""
     ids = {made(creation, replace(NEW, scopes=s)).key.key_id for s in (["tasks", "metrics"], ("metrics", "tasks") * 2)}
 
     assert len(ids) == 1
@@ -119,10 +119,10 @@ def test_a_body_that_was_refused_leaves_the_idempotency_key_free(creation: KeyCr
     assert not made(creation).replayed
 
 
-def test_each_tenant_has_idempotency_keys_of_its_own_apart_from_those_of_tasks(
+def test_idempotency_keys_are_separate_for_each_tenant_and_from_those_of_tasks(
     creation: KeyCreation, store: SqliteStore, keys: Keyring
 ) -> None:
-    """A task's Idempotency-Key must never lead to a key, nor the other way round."""
+    """An Idempotency-Key of a task must never lead to an API key, and the reverse."""
     task = IdempotencyBinding(task_id="t1", body_hash="h", until_ms=NOW_MS + 1_000)
     store.bind_idempotency_key("ops", "k", task, now_ms=NOW_MS)
     both = [made(creation, tenant=tenant) for tenant in ("ops", "dev")]
@@ -142,7 +142,7 @@ def test_after_24_hours_the_same_call_makes_another_key(creation: KeyCreation, k
     assert (last.replayed, next_one.replayed, len(keys.all())) == (True, False, 2)
 
 
-def test_a_key_that_was_revoked_since_is_not_given_a_new_secret(creation: KeyCreation, keys: Keyring) -> None:
+def test_a_repeated_call_for_a_revoked_key_is_refused(creation: KeyCreation, keys: Keyring) -> None:
     first = made(creation)
     keys.revoke(first.key.key_id)
 
@@ -151,10 +151,8 @@ def test_a_key_that_was_revoked_since_is_not_given_a_new_secret(creation: KeyCre
     assert keys.all() == [replace(first.key, revoked_ms=NOW_MS)]
 
 
-def test_a_key_that_has_expired_since_is_not_given_a_new_secret(
-    creation: KeyCreation, keys: Keyring, clock: Clock
-) -> None:
-    """Although the same body could make no key by now: the caller learns what became of its key."""
+def test_a_repeated_call_for_an_expired_key_is_refused(creation: KeyCreation, keys: Keyring, clock: Clock) -> None:
+    """The caller learns that its key has expired, although the same body would now be refused for its past expiry."""
     new = replace(NEW, expires_ms=NOW_MS + 1_000)
     first = made(creation, new)
     clock.pass_s(1)
@@ -164,7 +162,7 @@ def test_a_key_that_has_expired_since_is_not_given_a_new_secret(
     assert keys.all() == [first.key]
 
 
-def test_a_call_that_died_before_it_stored_the_key_is_made_up_for(
+def test_a_call_that_died_before_it_stored_the_key_can_be_repeated(
     creation: KeyCreation, key_store: BrokenKeys, keys: Keyring
 ) -> None:
     def die() -> None:
@@ -181,7 +179,7 @@ def test_a_call_that_died_before_it_stored_the_key_is_made_up_for(
     assert keys.caller(again.token).tenant == "acme"
 
 
-def test_a_call_overtaken_by_its_twin_answers_the_twins_key(
+def test_a_call_that_a_second_identical_call_overtakes_answers_the_same_key(
     creation: KeyCreation, key_store: BrokenKeys, keys: Keyring
 ) -> None:
     twins: list[CreatedKey] = []
@@ -194,7 +192,7 @@ def test_a_call_overtaken_by_its_twin_answers_the_twins_key(
 
 
 def test_calls_at_the_same_time_make_one_key(creation: KeyCreation, keys: Keyring) -> None:
-    """The secret that was stored last is valid, and it is one of those that were answered."""
+    """The valid secret is the one stored last, and one of the calls answered it."""
     answers = at_once(lambda _: made(creation), range(4))
 
     assert {answer.key.key_id for answer in answers} == {key.key_id for key in keys.all()}

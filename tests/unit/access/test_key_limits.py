@@ -1,4 +1,4 @@
-"""What a key's day may cost holds for every engine call, whatever happens between sending and storing."""
+"""A key's daily cost limit holds for every engine call, whatever happens between sending and storing."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from support.scripted_service import Served
 KEY = "0123456789ab"
 TODAY = Account(KEY, "2025-10-09")
 COST = 10 + 2 * 20
-"""Of a scripted answer: 10 tokens in at 1, 20 out at 2 micro-USD."""
+"""Cost of a scripted answer: 10 input tokens at 1 micro-USD and 20 output tokens at 2 micro-USD."""
 
 
 def payer(usd_microusd: int) -> Payer:
@@ -53,7 +53,7 @@ def ledger(tmp_path: Path) -> Iterator[SqliteKeys]:
     keys.close()
 
 
-def test_a_call_is_charged_what_it_cost_on_receipt_usage_and_key_alike(served: Served) -> None:
+def test_receipt_usage_and_key_show_the_same_charge_for_a_call(served: Served) -> None:
     ref = submitted(served, 100_000)
     served.work()
     usage = served.service.usage(Caller(payer=payer(100_000)))
@@ -63,7 +63,7 @@ def test_a_call_is_charged_what_it_cost_on_receipt_usage_and_key_alike(served: S
     assert (usage.spent_microusd, usage.charged.charged_microusd, usage.charged.unsettled_microusd) == (COST, COST, 0)
 
 
-def test_a_key_without_a_cap_is_not_written_down(served: Served) -> None:
+def test_calls_of_a_key_without_a_cap_are_not_recorded_in_its_account(served: Served) -> None:
     task = served.service.submit("local", NewTask(prompt="Why?"), payer=Payer(key_id=KEY, limits=KeyLimits()))
     served.refs.append(task.ref)
     served.work()
@@ -71,8 +71,8 @@ def test_a_key_without_a_cap_is_not_written_down(served: Served) -> None:
     assert served.keys.use(TODAY).charged_microusd == 0
 
 
-def test_answers_grow_short_and_then_end_before_the_cap(served: Served) -> None:
-    """Each task spends what it can get; the last fails and names the limit; nothing goes above it."""
+def test_answers_get_shorter_and_then_calls_stop_before_the_cap(served: Served) -> None:
+    """Each task spends what is left; the last task fails and names the limit; the sum never exceeds the cap."""
 
     def answer(call: EngineCall) -> object:
         return a_completion(tokens_in=10, tokens_out=call.max_output_tokens)
@@ -89,7 +89,7 @@ def test_answers_grow_short_and_then_end_before_the_cap(served: Served) -> None:
     assert sum(task.receipt.cost_microusd for task in tasks) == served.keys.use(TODAY).charged_microusd <= 12_000
 
 
-def test_new_tasks_are_refused_once_the_day_is_spent_and_taken_the_next(served: Served) -> None:
+def test_new_tasks_are_refused_when_the_day_is_spent_and_accepted_the_next_day(served: Served) -> None:
     served.keys.reserve(TODAY, "t#1", 500, max_microusd=500)
     with pytest.raises(QuotaExceeded, match="usd_per_day"):
         submitted(served, 500)
@@ -100,8 +100,8 @@ def test_new_tasks_are_refused_once_the_day_is_spent_and_taken_the_next(served: 
     assert (before, served.service.counters().total) == (0, 1)
 
 
-def test_an_engine_that_costs_nothing_answers_when_nothing_is_left(served: Served) -> None:
-    """A cap is on money; the prompt that was accepted is answered where that is free."""
+def test_an_engine_that_costs_nothing_answers_when_the_cap_leaves_too_little(served: Served) -> None:
+    """The cap limits money only, so a free engine still answers an accepted prompt."""
     served.use(a_catalog({"only": a_local_engine()}))
     ref = submitted(served, 1)
     served.work()
@@ -110,7 +110,7 @@ def test_an_engine_that_costs_nothing_answers_when_nothing_is_left(served: Serve
     assert served.keys.use(TODAY).charged_microusd == 0
 
 
-def test_a_price_nobody_knows_cannot_keep_a_cap(served: Served) -> None:
+def test_an_engine_with_an_unknown_price_cannot_be_used_under_a_cap(served: Served) -> None:
     served.use(a_catalog({"only": an_engine(price=None)}))
     ref = submitted(served, 10**9)
     served.work()
@@ -119,7 +119,7 @@ def test_a_price_nobody_knows_cannot_keep_a_cap(served: Served) -> None:
 
 
 def test_a_worker_that_dies_after_sending_leaves_the_worst_case_charged(served: Served) -> None:
-    """What the call cost nobody knows; usage tells that it is unsettled, and the next delivery pays its own."""
+    """The true cost is unknown, so usage shows it as unsettled; the next delivery is charged for its own call."""
     served.engine = ScriptedEngine(ZeroDivisionError(), "Hello.")
     served.use(a_catalog({"only": an_engine()}))
     ref = submitted(served, 100_000)
@@ -142,8 +142,8 @@ def test_a_worker_that_dies_after_sending_leaves_the_worst_case_charged(served: 
     [EngineUnavailable("The engine timed out.", kind="timeout", may_be_billed=True), TaskCancelled()],
     ids=["late", "cancelled"],
 )
-def test_a_call_whose_cost_nobody_knows_stays_unsettled(served: Served, failure: Exception) -> None:
-    """Its engine had the prompt, and may charge for it: late, broken off, or cancelled with its task."""
+def test_a_call_with_an_unknown_cost_stays_unsettled(served: Served, failure: Exception) -> None:
+    """The engine received the prompt and may bill it: the call timed out, or its task was cancelled."""
 
     def ended_without_a_bill(_: EngineCall) -> str:
         if isinstance(failure, TaskCancelled):
@@ -160,7 +160,7 @@ def test_a_call_whose_cost_nobody_knows_stays_unsettled(served: Served, failure:
 
 
 def test_a_call_that_reports_no_tokens_is_settled_for_its_estimate_alone(served: Served) -> None:
-    """What its engine bills may be more: the rest of its worst case stays charged."""
+    """The engine may bill more than the estimate, so the rest of the worst case stays charged."""
     served.engine = ScriptedEngine(a_completion(usage_estimated=True))
     served.use(a_catalog({"only": an_engine()}))
     submitted(served, 1_000_000)
@@ -171,8 +171,8 @@ def test_a_call_that_reports_no_tokens_is_settled_for_its_estimate_alone(served:
     assert use.unsettled_microusd == use.withheld_microusd > 0
 
 
-def test_a_key_that_is_revoked_leaves_its_tasks_to_be_done(served: Served) -> None:
-    """They were accepted; who does not want them cancels them."""
+def test_tasks_of_a_revoked_key_are_still_completed(served: Served) -> None:
+    """They were accepted before; callers that do not want them can cancel them."""
     key, token = served.service.keys.create("local", ["tasks"])
     task = served.service.submit("local", NewTask(prompt="Why?"), payer=served.service.keys.caller(token).payer)
     served.refs.append(task.ref)
@@ -191,8 +191,8 @@ def test_a_refused_call_costs_nothing(served: Served) -> None:
     assert served.keys.use(TODAY).charged_microusd == 0
 
 
-def test_a_tasks_own_limit_and_its_keys_hold_together(ledger: SqliteKeys) -> None:
-    """The smaller cuts the call, and each is given back what the call did not cost."""
+def test_a_tasks_own_limit_and_its_keys_limit_both_apply(ledger: SqliteKeys) -> None:
+    """The smaller limit shortens the answer; after the call both limits get back what it did not cost."""
     call = EngineCall(system="", prompt="", max_output_tokens=100)
     daily = KeyBudget(ledger, TODAY, max_microusd=600, claim="t#1")
     budget = Budget(900, daily)
@@ -207,8 +207,8 @@ def test_a_tasks_own_limit_and_its_keys_hold_together(ledger: SqliteKeys) -> Non
         budget.reserve(call, lambda i, o: 10 * o)
 
 
-def test_a_ledger_that_is_away_keeps_the_answer_and_the_charge(ledger: SqliteKeys) -> None:
-    """An answer that is paid for is not thrown away for the sake of its bookkeeping."""
+def test_a_ledger_outage_during_settlement_keeps_the_full_reservation_charged(ledger: SqliteKeys) -> None:
+    """An answer that is already paid for is not discarded because its accounting failed."""
 
     class Away(SqliteKeys):
         def settle(self, *_: object, **__: object) -> None:
@@ -224,7 +224,7 @@ def test_a_ledger_that_is_away_keeps_the_answer_and_the_charge(ledger: SqliteKey
 
 
 def test_a_call_that_ends_after_midnight_is_settled_on_the_day_it_was_charged(served: Served) -> None:
-    """Given back to another day it would raise that day's cap."""
+    """If the rest were given back to the next day, it would raise that day's cap."""
 
     def past_midnight(_: EngineCall) -> str:
         served.clock.pass_s(120)
@@ -240,8 +240,8 @@ def test_a_call_that_ends_after_midnight_is_settled_on_the_day_it_was_charged(se
     assert served.keys.use(replace(TODAY, day="2025-10-10")).charged_microusd == 0
 
 
-def test_64_claims_that_share_a_key_never_go_above_its_cap(ledger: SqliteKeys) -> None:
-    """Each is a worker of its own: what binds them is the ledger alone."""
+def test_64_concurrent_claims_of_one_key_never_exceed_its_cap(ledger: SqliteKeys) -> None:
+    """Each claim stands for a separate worker; they share only the ledger."""
     start = threading.Barrier(64, timeout=WAIT_S)
     call = EngineCall(system="", prompt="", max_output_tokens=30)
 
@@ -266,7 +266,7 @@ def test_64_claims_that_share_a_key_never_go_above_its_cap(ledger: SqliteKeys) -
     assert spent > 9_000
 
 
-def test_a_plan_of_parallel_steps_is_charged_call_by_call(served: Served) -> None:
+def test_each_call_of_a_parallel_plan_is_charged(served: Served) -> None:
     from support.deliveries import planning
 
     served.engine = planning()
@@ -279,7 +279,7 @@ def test_a_plan_of_parallel_steps_is_charged_call_by_call(served: Served) -> Non
     assert served.keys.use(TODAY).charged_microusd == task.receipt.cost_microusd
 
 
-# What a changed limit means for tasks that were accepted before
+# Effect of a changed limit on tasks that were accepted before
 
 
 def asked(served: Served, token: str) -> TaskRef:
@@ -295,7 +295,10 @@ def in_flight(served: Served, token: str) -> int:
 
 
 def test_tasks_count_as_in_flight_if_they_were_accepted_under_the_limit(served: Served) -> None:
-    """Those from before it was set never count; those from before it was removed count until they end."""
+    """Tasks accepted before the limit was set never count.
+
+    Tasks accepted before it was removed count until they end.
+    """
     keys = served.service.keys
     key, token = keys.create("local", ["tasks"])
     asked(served, token)
@@ -317,7 +320,10 @@ def test_tasks_count_as_in_flight_if_they_were_accepted_under_the_limit(served: 
 
 
 def test_a_task_keeps_the_daily_cap_it_was_accepted_under(served: Served) -> None:
-    """A lower one refuses new tasks at once; a removed one is charged to no new task, and what was charged stays."""
+    """A lower cap refuses new tasks at once.
+
+    After the cap is removed, new tasks are not charged, and earlier charges stay.
+    """
     keys = served.service.keys
     key, token = keys.create("local", ["tasks"], limits=KeyLimits(microusd_per_day=100_000))
     account = Account(key.key_id, TODAY.day)
@@ -335,7 +341,7 @@ def test_a_task_keeps_the_daily_cap_it_was_accepted_under(served: Served) -> Non
     assert charged == served.keys.use(account).charged_microusd == COST
 
 
-def test_an_expired_key_leaves_its_tasks_to_be_done(served: Served) -> None:
+def test_tasks_of_an_expired_key_are_still_completed(served: Served) -> None:
     _, token = served.service.keys.create("local", ["tasks"], expires_ms=served.clock() + 1_000)
     ref = asked(served, token)
     served.clock.pass_s(1)

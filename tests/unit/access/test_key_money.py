@@ -1,4 +1,4 @@
-"""Money of a key's day that is only set aside: who waits for it, who pays, and what is never given back."""
+"""Reservations in a key's daily budget: which tasks wait for them, which key pays, and what stays charged."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from support.scripted_service import Served
 KEY = "0123456789ab"
 TODAY = Account(KEY, "2025-10-09")
 COST = 10 + 2 * 20
-"""Of a scripted answer: 10 tokens in at 1, 20 out at 2 micro-USD."""
+"""Cost of a scripted answer: 10 input tokens at 1 micro-USD and 20 output tokens at 2 micro-USD."""
 CALL = EngineCall(system="", prompt="", max_output_tokens=90)
 NO = PromptRefused("No.")
 
@@ -63,7 +63,7 @@ def ledger(tmp_path: Path) -> Iterator[SqliteKeys]:
     keys.close()
 
 
-# What an engine may still bill
+# Costs that an engine may still bill
 
 
 @pytest.mark.parametrize(
@@ -75,8 +75,8 @@ def ledger(tmp_path: Path) -> Iterator[SqliteKeys]:
     ],
     ids=["no usage", "late", "declined without usage"],
 )
-def test_what_an_engine_may_bill_stays_charged_to_the_keys_day(served: Served, answer: object, cost: int) -> None:
-    """Nobody knows what it was: given back, the cap would not hold. What is known is on the receipt."""
+def test_an_unknown_cost_stays_charged_to_the_keys_day(served: Served, answer: object, cost: int) -> None:
+    """Giving back an unknown cost could exceed the cap. The receipt shows the known part only."""
     use(served, answer)
     ref = submitted(served, payer(microusd_per_day=100_000))
     served.work()
@@ -87,8 +87,8 @@ def test_what_an_engine_may_bill_stays_charged_to_the_keys_day(served: Served, a
     assert charged.withheld_microusd > 2_000
 
 
-def test_an_engine_that_never_tells_its_usage_cannot_pass_the_cap(served: Served) -> None:
-    """Each call counts with its worst case, whatever the estimate says."""
+def test_an_engine_that_never_reports_usage_cannot_exceed_the_cap(served: Served) -> None:
+    """Each call is charged its worst case, even if the estimate is lower."""
     use(served, *[a_completion(usage_estimated=True)] * 12)
     refs = [submitted(served, payer(microusd_per_day=10_000)) for _ in range(12)]
     for _ in range(12):
@@ -101,11 +101,11 @@ def test_an_engine_that_never_tells_its_usage_cannot_pass_the_cap(served: Served
     assert served.keys.use(TODAY).charged_microusd <= 10_000
 
 
-# Waiting for what is set aside
+# Waiting for reservations of other calls
 
 
-def test_a_step_waits_for_what_its_siblings_have_set_aside_of_the_day(ledger: SqliteKeys) -> None:
-    """As for `max_cost_usd`: it is neither refused nor cut for a moment's sake."""
+def test_a_step_waits_for_the_daily_budget_that_parallel_steps_have_reserved(ledger: SqliteKeys) -> None:
+    """As with `max_cost_usd`, a short reservation neither refuses the step nor shortens its answer."""
     budget = Budget(None, KeyBudget(ledger, TODAY, max_microusd=1_000, claim="t#1"))
     _, reserved = budget.reserve(CALL, output_only)
     made = list[int]()
@@ -120,8 +120,8 @@ def test_a_step_waits_for_what_its_siblings_have_set_aside_of_the_day(ledger: Sq
     assert made == [900]
 
 
-def test_a_task_waits_for_what_other_tasks_of_its_key_have_set_aside(served: Served) -> None:
-    """Their worst case is gone for a second; a task that failed for it would be lost for nothing."""
+def test_a_task_waits_for_the_daily_budget_that_other_tasks_have_reserved(served: Served) -> None:
+    """Their worst case is reserved for a short time only, so the task must not fail because of it."""
     use(served, "At last.")
     ref = submitted(served, payer(microusd_per_day=10_000))
     served.keys.reserve(TODAY, "other#1", 9_990, max_microusd=10_000)
@@ -135,8 +135,8 @@ def test_a_task_waits_for_what_other_tasks_of_its_key_have_set_aside(served: Ser
     assert served.get(ref).result == "At last."
 
 
-def test_money_that_does_not_come_back_fails_the_task_in_the_end(served: Served) -> None:
-    """A worker died with it: nobody can tell that from a call that takes long."""
+def test_a_reservation_that_is_never_released_fails_the_task_in_the_end(served: Served) -> None:
+    """The worker that made it died, which looks the same as a slow call."""
     use(served)
     ref = submitted(served, payer(microusd_per_day=10_000))
     served.keys.reserve(TODAY, "dead#1", 9_990, max_microusd=10_000)
@@ -149,8 +149,8 @@ def test_money_that_does_not_come_back_fails_the_task_in_the_end(served: Served)
     assert served.engine.calls == []
 
 
-def test_64_tasks_of_one_key_are_all_answered_where_their_true_cost_fits(served: Served) -> None:
-    """Their worst cases do not fit side by side."""
+def test_64_tasks_of_one_key_are_all_answered_if_their_true_cost_fits_the_cap(served: Served) -> None:
+    """Their worst cases together exceed the cap, so they wait for each other."""
     use(served, *["Hello."] * 64)
     refs = [submitted(served, payer(microusd_per_day=10_000)) for _ in range(64)]
     with ThreadPoolExecutor(8) as pool:
@@ -163,8 +163,8 @@ def test_64_tasks_of_one_key_are_all_answered_where_their_true_cost_fits(served:
     assert served.keys.use(TODAY) == replace(served.keys.use(TODAY), charged_microusd=64 * COST, under_way_microusd=0)
 
 
-def test_a_ledger_that_is_away_takes_no_answer_along_that_is_paid(balanced: Balanced) -> None:
-    """The strong engine cannot be paid for just now; the cheap one's answer is still the best there is."""
+def test_a_ledger_outage_keeps_an_answer_that_is_already_paid(balanced: Balanced) -> None:
+    """The strong engine's call cannot be reserved, so the fast engine's flawed answer is returned."""
 
     class Away:
         calls = 0
@@ -187,7 +187,7 @@ def test_a_ledger_that_is_away_takes_no_answer_along_that_is_paid(balanced: Bala
     assert (reply.completion.text, [a.fault for a in reply.attempts]) == ("Meh.", ["refusal"])
 
 
-def test_a_ledger_that_is_away_is_no_reason_to_fail(ledger: SqliteKeys) -> None:
+def test_a_ledger_outage_makes_a_call_wait_instead_of_failing(ledger: SqliteKeys) -> None:
     class Away(SqliteKeys):
         def reserve(self, *_: object, **__: object) -> Charges | None:
             raise StorageUnavailable("The database does not answer; try again.")
@@ -197,8 +197,8 @@ def test_a_ledger_that_is_away_is_no_reason_to_fail(ledger: SqliteKeys) -> None:
         Budget(None, KeyBudget(ledger, TODAY, max_microusd=600, claim="t#1")).reserve(CALL, output_only)
 
 
-def test_too_little_of_the_day_is_said_at_once(ledger: SqliteKeys) -> None:
-    """Nothing is under way that could come back."""
+def test_a_call_fails_at_once_if_no_reservation_could_be_released_for_it(ledger: SqliteKeys) -> None:
+    """Nothing is reserved for calls in progress, so waiting would not help."""
     ledger.reserve(TODAY, "t0#1", 500, max_microusd=600)
     ledger.settle(TODAY, "t0#1", 500, 300, withheld_microusd=200)
     with pytest.raises(LimitReached, match="left of usd_per_day") as refused:
@@ -207,11 +207,11 @@ def test_too_little_of_the_day_is_said_at_once(ledger: SqliteKeys) -> None:
     assert not isinstance(refused.value, MoneySetAside)
 
 
-# Who pays for a retry
+# Which key pays for a retry
 
 
-def test_a_retry_is_paid_by_the_key_it_is_made_with(served: Served) -> None:
-    """Or a key without limits would lend its tasks to one that has some."""
+def test_a_retry_is_paid_by_the_key_that_requests_it(served: Served) -> None:
+    """Otherwise a key with limits could retry tasks of a key without limits and never be charged."""
     use(served, NO, "At last.")
     ref = submitted(served, payer("a" * 12))
     served.work()
@@ -222,8 +222,8 @@ def test_a_retry_is_paid_by_the_key_it_is_made_with(served: Served) -> None:
     assert served.keys.use(TODAY).charged_microusd == COST
 
 
-def test_a_retry_is_held_to_the_tasks_in_flight_of_its_own_key(served: Served) -> None:
-    """The key that made the task has room of its own, and keeps it."""
+def test_a_retry_counts_against_the_tasks_in_flight_of_its_own_key(served: Served) -> None:
+    """It does not count against the key that created the task."""
     first, second = payer("a" * 12, tasks_in_flight=1), payer("b" * 12, tasks_in_flight=1)
     use(served, NO, NO)
     failed = list[TaskRef]()
@@ -242,7 +242,7 @@ def test_a_retry_is_held_to_the_tasks_in_flight_of_its_own_key(served: Served) -
     assert served.get(open_of_first).task.counted_for == "a" * 12
 
 
-def test_a_retry_without_limits_counts_for_nobody(served: Served) -> None:
+def test_a_retry_by_a_key_without_limits_is_not_counted(served: Served) -> None:
     use(served, NO, "At last.")
     ref = submitted(served, payer(tasks_in_flight=1, microusd_per_day=100_000))
     served.work()

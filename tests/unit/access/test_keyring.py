@@ -1,4 +1,4 @@
-"""Keyring: made once, known by a digest, refused when revoked, held to their limits."""
+"""Keyring: keys are stored as digests, refused once revoked or expired, and held to their limits."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class CountedKeys(SqliteKeys):
 
 
 class Untouchable(str):
-    """A text that nobody may compare or take apart."""
+    """A string that fails the test if it is compared, hashed or iterated."""
 
     __hash__ = None  # type: ignore[assignment]
 
@@ -66,7 +66,7 @@ def payer_of(caller: Caller) -> Payer:
     return caller.payer
 
 
-def test_a_token_is_known_and_says_whose_it_is(keys: Keyring) -> None:
+def test_a_token_identifies_its_key_and_tenant(keys: Keyring) -> None:
     limits = KeyLimits(requests_per_minute=7)
     key, token = keys.create("acme", ["admin", "tasks", "tasks"], limits=limits, name="CI")
 
@@ -77,7 +77,7 @@ def test_a_token_is_known_and_says_whose_it_is(keys: Keyring) -> None:
     assert keys.all() == [key]
 
 
-def test_the_secret_is_nowhere_in_the_store(keys: Keyring, tmp_path: Path) -> None:
+def test_the_secret_is_not_stored(keys: Keyring, tmp_path: Path) -> None:
     _, token = keys.create("acme", ["tasks"])
 
     stored = b"".join(path.read_bytes() for path in tmp_path.iterdir())
@@ -85,21 +85,24 @@ def test_the_secret_is_nowhere_in_the_store(keys: Keyring, tmp_path: Path) -> No
 
 
 def test_a_secret_is_stored_as_its_sha_256() -> None:
-    """FIPS 180-4, as `printf %064d 0 | sha256sum` says it; whoever holds another server's table knows its keys."""
+    """FIPS 180-4; the expected value is the output of `printf %064d 0 | sha256sum`.
+
+    Tables stay valid across servers.
+    """
     digest = "60e05bd1b195af2f94112fa7197a5c88289058840ce7c6df9693756bc6250f55"
 
     assert digest_of("0" * 64) == digest
 
 
-def test_a_digest_is_never_compared_character_by_character() -> None:
-    """How long `==` takes tells how much of it was right; `hmac.compare_digest` asks a text for nothing."""
+def test_digests_are_compared_in_constant_time() -> None:
+    """The duration of `==` reveals how many characters match. `hmac.compare_digest` needs no method of the string."""
     digest = Untouchable(digest_of("0" * 64))
 
     assert is_secret_of(a_key(digest=digest), "0" * 64)
     assert not is_secret_of(a_key(digest=digest), "1" * 64)
 
 
-def test_two_keys_have_nothing_in_common(keys: Keyring) -> None:
+def test_two_keys_have_different_ids_and_secrets(keys: Keyring) -> None:
     made = [keys.create("acme", ["tasks"]) for _ in range(2)]
 
     (one, one_token), (two, two_token) = made
@@ -127,17 +130,17 @@ def wrong(token: str) -> list[str]:
 
 
 @pytest.mark.parametrize("n", range(12))
-def test_what_is_not_the_token_is_not_known(keys: Keyring, n: int) -> None:
+def test_a_malformed_or_altered_token_is_refused(keys: Keyring, n: int) -> None:
     _, token = keys.create("acme", ["tasks"])
 
     with pytest.raises(Unauthenticated):
         keys.caller(wrong(token)[n])
 
 
-def test_a_revoked_key_is_refused_at_once_and_elsewhere_within_a_minute(
+def test_a_revoked_key_is_refused_at_once_here_and_within_a_minute_in_other_processes(
     keys: Keyring, store: CountedKeys, clock: Clock
 ) -> None:
-    """The other process has it in its cache; the answer is that of a key nobody knows."""
+    """Other processes cache the key. Revoking it again has no further effect."""
     elsewhere = Keyring(store, clock, os.urandom)
     key, token = keys.create("acme", ["tasks"])
     elsewhere.caller(token)
@@ -154,10 +157,10 @@ def test_a_revoked_key_is_refused_at_once_and_elsewhere_within_a_minute(
     assert [key.revoked_ms for key in keys.all()] == [NOW_MS]
 
 
-def test_a_key_is_cached_no_longer_for_a_clock_that_is_set_back(
+def test_a_cached_key_is_read_again_after_the_clock_is_set_back(
     keys: Keyring, store: CountedKeys, clock: Clock
 ) -> None:
-    """By an hour: elsewhere it was revoked meanwhile."""
+    """The clock goes back by an hour, and the key was revoked by another process."""
     elsewhere = Keyring(store, clock, os.urandom)
     key, token = keys.create("acme", ["tasks"])
     elsewhere.caller(token)
@@ -178,7 +181,7 @@ def test_a_key_is_read_once_a_minute(keys: Keyring, store: CountedKeys, clock: C
 
 
 def test_an_expired_key_is_refused_at_once_everywhere(keys: Keyring, store: CountedKeys, clock: Clock) -> None:
-    """Also where it is cached: the clock decides, not the last read."""
+    """Processes that cached the key refuse it too: they compare its expiry with the clock on each call."""
     elsewhere = Keyring(store, clock, os.urandom)
     _, token = keys.create("acme", ["tasks"], expires_ms=NOW_MS + 1_000)
     clock.pass_s(0.999)
@@ -191,7 +194,7 @@ def test_an_expired_key_is_refused_at_once_everywhere(keys: Keyring, store: Coun
             ring.caller(token)
 
 
-def test_a_later_expiry_makes_an_expired_key_valid_again_at_once_everywhere(
+def test_an_expired_key_whose_expiry_is_removed_is_valid_again_at_once_everywhere(
     keys: Keyring, store: CountedKeys, clock: Clock
 ) -> None:
     elsewhere = Keyring(store, clock, os.urandom)
@@ -205,7 +208,7 @@ def test_a_later_expiry_makes_an_expired_key_valid_again_at_once_everywhere(
 
 @pytest.mark.parametrize("expires_ms", [0, NOW_MS - 1, NOW_MS, 253_402_300_800_000])
 def test_an_expiry_that_is_not_in_the_future_is_refused(keys: Keyring, expires_ms: int) -> None:
-    """Nor one after the year 9999, which no answer could show."""
+    """An expiry after the year 9999 is refused too, because RFC 3339 cannot write it."""
     key, _ = keys.create("acme", ["tasks"])
     for act in (
         lambda: keys.create("acme", ["tasks"], expires_ms=expires_ms),
@@ -217,7 +220,7 @@ def test_an_expiry_that_is_not_in_the_future_is_refused(keys: Keyring, expires_m
     assert keys.all() == [key]
 
 
-def test_only_what_is_named_is_changed(keys: Keyring, clock: Clock) -> None:
+def test_an_update_changes_only_the_named_fields(keys: Keyring, clock: Clock) -> None:
     limits = KeyLimits(requests_per_minute=7, tasks_in_flight=3, microusd_per_day=1_000_000)
     key, token = keys.create("acme", ["tasks"], limits=limits, name="CI", expires_ms=NOW_MS + 10)
     steps = [
@@ -233,7 +236,7 @@ def test_only_what_is_named_is_changed(keys: Keyring, clock: Clock) -> None:
     assert payer_of(keys.caller(token)).limits == steps[2].limits
 
 
-def test_changed_limits_hold_here_at_once_and_elsewhere_within_a_minute(
+def test_changed_limits_apply_at_once_here_and_within_a_minute_in_other_processes(
     keys: Keyring, store: CountedKeys, clock: Clock
 ) -> None:
     elsewhere = Keyring(store, clock, os.urandom)
@@ -259,7 +262,7 @@ def test_changed_limits_hold_here_at_once_and_elsewhere_within_a_minute(
         ({"name": "a\nb"}, "name"),
     ],
 )
-def test_a_change_that_is_not_allowed_changes_nothing(keys: Keyring, changes: KeyChanges, field: str) -> None:
+def test_an_invalid_change_changes_nothing(keys: Keyring, changes: KeyChanges, field: str) -> None:
     key, _ = keys.create("acme", ["tasks"])
     with pytest.raises(InvalidInput) as refused:
         keys.update(key.key_id, changes)
@@ -288,7 +291,7 @@ def test_an_expired_key_gets_no_new_secret(keys: Keyring, clock: Clock) -> None:
 
 
 class OvertakenKeys(CountedKeys):
-    """Lets something happen just before each swap, the first `times` of them."""
+    """Runs a callback just before each of the first `times` swaps."""
 
     def overtake(self, act: Callable[[], object], times: int = 1) -> None:
         self._acts = [act] * times
@@ -307,7 +310,7 @@ def overtaken(tmp_path: Path) -> Iterator[OvertakenKeys]:
     store.close()
 
 
-def test_changes_at_the_same_time_are_all_kept(overtaken: OvertakenKeys, clock: Clock) -> None:
+def test_concurrent_changes_of_a_key_are_all_kept(overtaken: OvertakenKeys, clock: Clock) -> None:
     one, other = (Keyring(overtaken, clock, os.urandom) for _ in range(2))
     key, _ = one.create("acme", ["tasks"])
     overtaken.overtake(lambda: other.update(key.key_id, {"limits": {"tasks_in_flight": 2}}))
@@ -318,7 +321,7 @@ def test_changes_at_the_same_time_are_all_kept(overtaken: OvertakenKeys, clock: 
 
 
 def test_no_change_undoes_a_revocation(overtaken: OvertakenKeys, clock: Clock) -> None:
-    """A PATCH has read the key before it was revoked, and writes after that."""
+    """A PATCH that read the key before it was revoked must not write it back as valid."""
     one, other = (Keyring(overtaken, clock, os.urandom) for _ in range(2))
     key, token = one.create("acme", ["tasks"])
     overtaken.overtake(lambda: other.revoke(key.key_id))
@@ -330,7 +333,7 @@ def test_no_change_undoes_a_revocation(overtaken: OvertakenKeys, clock: Clock) -
         one.caller(token)
 
 
-def test_a_change_that_is_overtaken_again_and_again_ends(overtaken: OvertakenKeys, clock: Clock) -> None:
+def test_a_change_that_others_overtake_every_time_is_refused_in_the_end(overtaken: OvertakenKeys, clock: Clock) -> None:
     one, other = (Keyring(overtaken, clock, os.urandom) for _ in range(2))
     key, _ = one.create("acme", ["tasks"])
     names = iter("abcdefgh")
@@ -341,8 +344,8 @@ def test_a_change_that_is_overtaken_again_and_again_ends(overtaken: OvertakenKey
     assert one.all()[0].limits == KeyLimits()
 
 
-def test_a_new_secret_holds_everywhere_at_once(keys: Keyring, store: CountedKeys, clock: Clock) -> None:
-    """The old one is refused where the new one was seen, and elsewhere within a minute."""
+def test_a_new_secret_is_valid_everywhere_at_once(keys: Keyring, store: CountedKeys, clock: Clock) -> None:
+    """A process that has seen the new secret, or never cached the key, refuses the old one at once."""
     elsewhere, unused = (Keyring(store, clock, os.urandom) for _ in range(2))
     key, old = keys.create("acme", ["tasks"])
     for ring in (keys, elsewhere):
@@ -359,7 +362,9 @@ def test_a_new_secret_holds_everywhere_at_once(keys: Keyring, store: CountedKeys
     assert (rotated.key_id, new.split("_")[1], new == old) == (key.key_id, key.key_id, False)
 
 
-def test_the_old_secret_is_refused_within_a_minute(keys: Keyring, store: CountedKeys, clock: Clock) -> None:
+def test_the_old_secret_is_refused_within_a_minute_in_other_processes(
+    keys: Keyring, store: CountedKeys, clock: Clock
+) -> None:
     elsewhere = Keyring(store, clock, os.urandom)
     key, old = keys.create("acme", ["tasks"])
     elsewhere.caller(old)
@@ -371,7 +376,7 @@ def test_the_old_secret_is_refused_within_a_minute(keys: Keyring, store: Counted
 
 
 def test_a_new_key_never_takes_the_id_of_another(store: CountedKeys, clock: Clock) -> None:
-    """Ids are random; should one come twice, another is drawn."""
+    """Ids are random; if a drawn id is taken, another one is drawn."""
     ids = iter([b"\1" * 6, b"\1" * 6, b"\2" * 6])
     keys = Keyring(store, clock, lambda n: next(ids) if n == 6 else os.urandom(n))
     made = [keys.create("acme", ["tasks"])[0] for _ in range(2)]
@@ -380,8 +385,8 @@ def test_a_new_key_never_takes_the_id_of_another(store: CountedKeys, clock: Cloc
     assert keys.all() == made
 
 
-def test_keys_are_required_from_the_first_one_on(keys: Keyring, store: CountedKeys, clock: Clock) -> None:
-    """Another process made it; and the last one's revocation opens nothing."""
+def test_keys_are_required_as_soon_as_one_key_exists(keys: Keyring, store: CountedKeys, clock: Clock) -> None:
+    """Also if another process created it. Revoking the last key does not allow calls without a key again."""
     before = keys.required()
     elsewhere = Keyring(store, clock, os.urandom)
     key, _ = elsewhere.create("acme", ["tasks"])
@@ -392,7 +397,7 @@ def test_keys_are_required_from_the_first_one_on(keys: Keyring, store: CountedKe
 
 
 @pytest.mark.parametrize("key_id", ["ffffffffffff", "", "x" * 2_000, "\ud800"])
-def test_an_id_that_no_key_has_is_not_found(keys: Keyring, key_id: str) -> None:
+def test_an_unknown_key_id_is_not_found(keys: Keyring, key_id: str) -> None:
     for act in (keys.revoke, keys.rotate, lambda key_id: keys.update(key_id, {"name": "CI"})):
         with pytest.raises(KeyNotFound):
             act(key_id)
@@ -417,7 +422,7 @@ def test_an_id_that_no_key_has_is_not_found(keys: Keyring, key_id: str) -> None:
         ({"name": "bad \udcff byte"}, "name"),
     ],
 )
-def test_what_no_key_can_have_is_refused_by_name(keys: Keyring, asked: dict[str, object], field: str) -> None:
+def test_an_invalid_field_of_a_new_key_is_refused_by_name(keys: Keyring, asked: dict[str, object], field: str) -> None:
     with pytest.raises(InvalidInput) as refused:
         keys.create(**{"tenant": "acme", "scopes": ["tasks"], **asked})  # type: ignore[arg-type]
 
@@ -444,14 +449,14 @@ def test_a_name_may_be_in_any_script(keys: Keyring) -> None:
     ],
 )
 def test_a_limit_out_of_its_range_is_refused_with_the_range(limit: dict[str, float], allowed: str) -> None:
-    """A store could not hold it, and every call with the key would fail."""
+    """Stores cannot hold such numbers, so every call with the key would fail."""
     with pytest.raises(InvalidInput) as refused:
         KeyLimits.of(**limit)  # type: ignore[arg-type]
 
     assert (refused.value.field, str(refused.value)) == (next(iter(limit)), f"The limit {allowed}")
 
 
-def test_the_ends_of_the_ranges_are_limits() -> None:
+def test_the_smallest_and_largest_limits_are_accepted() -> None:
     least = KeyLimits.of(requests_per_minute=1, tasks_in_flight=1, usd_per_day=0.000001)
     most = KeyLimits.of(requests_per_minute=1_000_000, tasks_in_flight=1_000_000, usd_per_day=1_000_000)
 
@@ -461,7 +466,7 @@ def test_the_ends_of_the_ranges_are_limits() -> None:
 
 
 def test_requests_are_counted_by_the_minute_of_the_clock(keys: Keyring, clock: Clock) -> None:
-    """NOW is 20 s into a minute."""
+    """NOW is 20 s into a minute, so 40 s are left."""
     payer = payer_of(keys.caller(keys.create("acme", ["tasks"], limits=KeyLimits(requests_per_minute=2))[1]))
     lefts = [keys.count_request(payer) for _ in range(2)]
     with pytest.raises(TooManyRequests) as refused:
@@ -479,7 +484,7 @@ def spent(store: CountedKeys, payer: Payer, name: str, microusd: int) -> None:
     store.settle(account, name, microusd, microusd)
 
 
-def test_new_work_waits_for_the_next_day_once_the_money_is_gone(
+def test_new_tasks_are_refused_until_midnight_once_the_daily_budget_is_spent(
     keys: Keyring, store: CountedKeys, clock: Clock
 ) -> None:
     """NOW is 08:53:20 UTC, so midnight is 15 h, 6 min and 40 s away."""
@@ -495,8 +500,8 @@ def test_new_work_waits_for_the_next_day_once_the_money_is_gone(
     keys.check_spending(payer)
 
 
-def test_money_that_is_only_set_aside_is_worth_another_try(keys: Keyring, store: CountedKeys) -> None:
-    """The call that has it ends long before midnight, and gives back what it did not cost."""
+def test_a_reserved_daily_budget_is_refused_with_a_short_retry_after(keys: Keyring, store: CountedKeys) -> None:
+    """The call that reserved it ends soon and gives back what it did not cost."""
     payer = payer_of(keys.caller(keys.create("acme", ["tasks"], limits=KeyLimits(microusd_per_day=1_000))[1]))
     account = Account(payer.key_id, "2025-10-09")
     spent(store, payer, "t1#1", 999)
@@ -522,5 +527,5 @@ def test_money_that_is_only_set_aside_is_worth_another_try(keys: Keyring, store:
     ],
 )
 def test_money_is_shown_exactly(microusd: int, shown: str) -> None:
-    """`1.23457e+06` is no limit that anybody set."""
+    """A limit of 1,234,567.89 must not be shown as `1.23457e+06`."""
     assert usd(microusd) == shown

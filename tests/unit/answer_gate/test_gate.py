@@ -186,7 +186,7 @@ def test_nothing_is_a_fault() -> None:
         ("Is it so? Answer yes or no.", "It is not known.", "The answer is yes.", "yes or no"),
         (
             "Is it so? Answer true or false.",
-            "Nobody knows.",
+            "It is not known.",
             "It has no factors. The statement is **true**.",
             "yes or no",
         ),

@@ -1,4 +1,4 @@
-"""A server to call: the real app on a real service, SQLite and the embedded engine."""
+"""Servers to call: the real app on a real service, SQLite and the embedded engine."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ def server(tmp_path: Path) -> Iterator[CalledServer]:
 
 @pytest.fixture(scope="module")
 def shared_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CalledServer]:
-    """One for all tests of a module that leave nothing behind."""
+    """Yield one server for all tests of a module; these tests must not leave tasks or settings behind."""
     with called_server(tmp_path_factory.mktemp("shared")) as server:
         yield server
 
 
 @pytest.fixture
 def server_on(tmp_path: Path) -> Iterator[Callable[[Store], CalledServer]]:
-    """A server on another store, which may misbehave."""
+    """Yield a function that starts a server on another store, such as one that fails."""
     with called_server(tmp_path) as usual:
         yield usual.on

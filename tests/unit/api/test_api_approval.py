@@ -1,4 +1,4 @@
-"""A plan that waits for its caller's word: approved or rejected by its hash, once."""
+"""A plan that waits for its caller's decision: approved or rejected once, by its hash."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ PLAN = a_plan()
 
 
 def waiting(server: CalledServer) -> tuple[str, str]:
-    """A task at its plan: its id and its plan's hash."""
+    """Create a task whose plan waits for approval; return its id and the plan's hash."""
     task_id = server.created("Design a cache, then test it.", mode="Plan", plan_approval=True)
     server.work()
     return task_id, server.get(f"tasks/{task_id}").json["plan"]["hash"]
 
 
 def say(server: CalledServer, word: str, task_id: str, plan_hash: str) -> tuple[int, str]:
-    """The status of the answer, and the status of the task or the code of the error."""
+    """Return the HTTP status, and the status of the task or the code of the error."""
     answer = server.post({"plan_hash": plan_hash}, f"tasks/{task_id}/{word}")
     return answer.status, answer.code if answer.status >= 400 else answer.json["status"]
 
 
-def test_a_plan_waits_for_its_callers_word(server: CalledServer) -> None:
-    """It is shown, active, and nothing is spent on a step."""
+def test_a_plan_waits_for_its_callers_decision(server: CalledServer) -> None:
+    """The plan is shown, the task counts as active, and no step is called."""
     task_id, _ = waiting(server)
 
     task = server.get(f"tasks/{task_id}").json
@@ -43,7 +43,7 @@ def test_a_plan_waits_for_its_callers_word(server: CalledServer) -> None:
     assert server.get("metrics").json["active_tasks"] == 1
 
 
-def test_an_approved_plan_is_carried_out(server: CalledServer) -> None:
+def test_an_approved_plan_is_executed(server: CalledServer) -> None:
     task_id, plan_hash = waiting(server)
 
     assert say(server, "approve", task_id, plan_hash) == (200, "Queued")
@@ -56,7 +56,7 @@ def test_an_approved_plan_is_carried_out(server: CalledServer) -> None:
 
 
 def test_a_rejected_plan_cancels_its_task(server: CalledServer) -> None:
-    """The caller's own decision is no failure of ours; the plan stays readable."""
+    """The task is Cancelled and not Failed, because the caller decided; the plan stays readable."""
     task_id, plan_hash = waiting(server)
 
     assert say(server, "reject", task_id, plan_hash) == (200, "Cancelled")
@@ -65,8 +65,8 @@ def test_a_rejected_plan_cancels_its_task(server: CalledServer) -> None:
     assert {s["status"] for s in server.get(f"tasks/{task_id}").json["plan"]["steps"]} == {"Skipped"}
 
 
-def test_another_plans_hash_is_refused(server: CalledServer) -> None:
-    """What the caller approves is what the caller has seen."""
+def test_a_decision_with_the_hash_of_another_plan_is_refused(server: CalledServer) -> None:
+    """A caller can approve only the plan that it has seen."""
     task_id, plan_hash = waiting(server)
 
     refused = {say(server, word, task_id, wrong) for word in ("approve", "reject") for wrong in ("", "0" * 64)}
@@ -76,8 +76,8 @@ def test_another_plans_hash_is_refused(server: CalledServer) -> None:
 
 
 @pytest.mark.parametrize("word", ["approve", "reject"])
-def test_where_nothing_waits_there_is_nothing_to_say(server: CalledServer, word: str) -> None:
-    """409 for a task that asked for no approval, 404 for one that is not there."""
+def test_a_decision_without_a_waiting_plan_is_refused(server: CalledServer, word: str) -> None:
+    """409 for a task without plan approval, 404 for an unknown task."""
     task_id = server.created()
 
     assert say(server, word, task_id, "x") == (409, "no_plan_awaiting_approval")
@@ -85,8 +85,8 @@ def test_where_nothing_waits_there_is_nothing_to_say(server: CalledServer, word:
     assert "known are plan_hash" in server.post({"plan_hash": "x", "hash": "x"}, f"tasks/{task_id}/{word}").detail
 
 
-def test_a_waiting_plan_is_nobodys_until_its_word(served: Served) -> None:
-    """No sweep, restart or stray message moves it."""
+def test_only_a_decision_changes_a_waiting_plan(served: Served) -> None:
+    """A sweep, a restart and a stray message leave it as it is."""
     ref = served.submit(mode=Mode.PLAN, plan_approval=True)
     served.engine._answers.clear()
     served.engine._answers.append(PLAN)
@@ -101,7 +101,7 @@ def test_a_waiting_plan_is_nobodys_until_its_word(served: Served) -> None:
 
 
 def test_a_waiting_plan_fails_at_its_deadline(served: Served) -> None:
-    """A limit of the caller's own holds here, too."""
+    """The deadline also counts while the plan waits for its caller."""
     ref = served.submit(mode=Mode.PLAN, plan_approval=True, limits=Limits(deadline_s=600))
     served.engine._answers.clear()
     served.engine._answers.append(PLAN)
@@ -112,8 +112,11 @@ def test_a_waiting_plan_fails_at_its_deadline(served: Served) -> None:
     assert served.get(ref).task.error == "The deadline of 600 s has passed."
 
 
-def test_after_the_deadline_nothing_is_approved(served: Served) -> None:
-    """ "Queued" would promise what cannot come; a retry lets the plan wait again, and rejecting stays possible."""
+def test_a_plan_cannot_be_approved_after_its_deadline(served: Served) -> None:
+    """The answer "Queued" would be wrong.
+
+    After a retry the plan waits again, and an earlier approval can be repeated.
+    """
     ref = served.submit(mode=Mode.PLAN, plan_approval=True, limits=Limits(deadline_s=600))
     served.engine._answers.clear()
     served.engine._answers.append(PLAN)
@@ -132,8 +135,8 @@ def test_after_the_deadline_nothing_is_approved(served: Served) -> None:
     assert served.service.approve(ref, plan_hash, approve=True).task.status is Status.QUEUED
 
 
-def test_a_plan_is_rejected_after_its_deadline_too(served: Served) -> None:
-    """That is where the task was going."""
+def test_a_plan_can_be_rejected_after_its_deadline(served: Served) -> None:
+    """Rejecting cancels the task, which would fail anyway."""
     ref = served.submit(mode=Mode.PLAN, plan_approval=True, limits=Limits(deadline_s=600))
     served.engine._answers.clear()
     served.engine._answers.append(PLAN)
@@ -144,8 +147,8 @@ def test_a_plan_is_rejected_after_its_deadline_too(served: Served) -> None:
     assert served.service.approve(ref, plan_hash, approve=False).task.status is Status.CANCELLED
 
 
-def test_of_approvals_at_once_one_counts(server: CalledServer) -> None:
-    """All are answered alike; the plan is carried out once."""
+def test_concurrent_approvals_count_once(server: CalledServer) -> None:
+    """All approvals get the same answer, and the plan is executed once."""
     task_id, plan_hash = waiting(server)
     together = threading.Barrier(4)
 

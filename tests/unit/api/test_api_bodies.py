@@ -1,4 +1,4 @@
-"""Bad bodies (RELIABILITY.md): each refused with the right status and one sentence; none is an error of ours."""
+"""Invalid bodies: each is refused with the right status and one sentence, and none causes a server error."""
 
 from __future__ import annotations
 
@@ -81,7 +81,10 @@ MEGABYTE = 1 << 20
 def test_a_bad_body_is_refused_in_one_sentence(
     shared_server: CalledServer, body: bytes, status: int, named: str
 ) -> None:
-    """400 what is no strict JSON, 422 what is no task; the sentence says where. Nothing is stored."""
+    """400 if the body is not strict JSON, 422 if it is not a valid task; the sentence names the place.
+
+    Nothing is stored.
+    """
     answer = shared_server.post(body)
 
     assert (answer.status, named in answer.detail) == (status, True), answer.body
@@ -100,12 +103,12 @@ def test_a_bad_body_is_refused_in_one_sentence(
     ],
 )
 def test_every_fault_has_a_pointer(shared_server: CalledServer, body: object, pointer: str) -> None:
-    """RFC 6901, so that a form can mark the field."""
+    """RFC 6901 pointers, so that a form can mark the field."""
     assert shared_server.post(body).json["errors"][0]["pointer"] == pointer
 
 
-def test_several_faults_come_at_once(shared_server: CalledServer) -> None:
-    """The first is the sentence; all are listed."""
+def test_all_faults_of_a_body_are_reported_together(shared_server: CalledServer) -> None:
+    """`detail` is the sentence of the first fault, and `errors` lists all."""
     answer = shared_server.post({"prompt": 1, "mode": "x", "extra": 1})
 
     pointers = [fault["pointer"] for fault in answer.json["errors"]]
@@ -114,7 +117,7 @@ def test_several_faults_come_at_once(shared_server: CalledServer) -> None:
 
 
 def test_a_body_full_of_faults_gets_a_short_answer(shared_server: CalledServer) -> None:
-    """An answer that grows with a bad body is a gift to who sends many."""
+    """The answer must not grow with the number of faults, or large bad bodies would be amplified."""
     answer = shared_server.post({f"field{n}": 1 for n in range(50_000)})
 
     assert (answer.status, len(answer.body) < 10_000) == (422, True)
@@ -129,27 +132,29 @@ def test_a_body_full_of_faults_gets_a_short_answer(shared_server: CalledServer) 
     ],
 )
 def test_another_content_type_is_refused(shared_server: CalledServer, content_type: str) -> None:
-    """415; a browser's form cannot create a task."""
+    """415, so that an HTML form of another site cannot create a task."""
     answer = shared_server.post({"prompt": "x"}, content_type=content_type)
 
     assert (answer.status, "application/json" in answer.detail) == (415, True)
 
 
 def test_a_body_without_a_content_type_is_refused(shared_server: CalledServer) -> None:
-    """Nothing is guessed."""
+    """The type is not guessed from the content."""
     assert shared_server.call("POST", "tasks", parts=[b'{"prompt": "x"}']).status == 415
 
 
 @pytest.mark.parametrize(
     "content_type", ["application/json", "application/json; charset=utf-8", "Application/JSON ;charset=UTF-8"]
 )
-def test_json_is_json_however_it_is_written(server: CalledServer, content_type: str) -> None:
-    """Media types ignore case (RFC 9110, 8.3.1)."""
+def test_the_content_type_json_is_accepted_in_any_case_and_with_a_charset(
+    server: CalledServer, content_type: str
+) -> None:
+    """Media types are case-insensitive (RFC 9110, 8.3.1)."""
     assert server.post({"prompt": "x"}, content_type=content_type).status == 202
 
 
 def test_a_body_announced_as_too_large_is_not_read(shared_server: CalledServer) -> None:
-    """5 MB by its Content-Length: refused before the first byte."""
+    """A Content-Length of 5 MB is refused before the first byte is read."""
     headers = asgi.JSON | {"content-length": str(5 * MEGABYTE)}
 
     answer = shared_server.call("POST", "tasks", headers=headers, parts=[b"x" * MEGABYTE] * 5)
@@ -160,15 +165,15 @@ def test_a_body_announced_as_too_large_is_not_read(shared_server: CalledServer) 
 
 
 @pytest.mark.parametrize("headers", [{}, {"content-length": "7"}, {"content-length": "many"}])
-def test_a_body_that_grows_too_large_is_read_no_further(shared_server: CalledServer, headers: dict[str, str]) -> None:
-    """Chunked, or with a Content-Length that lies: refused where the limit is passed."""
+def test_reading_stops_when_a_body_becomes_too_large(shared_server: CalledServer, headers: dict[str, str]) -> None:
+    """Chunked, or with a false Content-Length: refused as soon as the limit is passed."""
     answer = shared_server.call("POST", "tasks", headers=asgi.JSON | headers, parts=[b" " * MEGABYTE] * 5)
 
     assert (answer.status, answer.taken, answer.detail.startswith("The body is too large")) == (413, 3, True)
 
 
-def test_a_body_in_many_parts_is_one_body(server: CalledServer) -> None:
-    """Also where a part ends inside a character."""
+def test_a_body_may_arrive_in_many_parts(server: CalledServer) -> None:
+    """A part may end inside a character."""
     data = json.dumps({"prompt": "🌍é"}, ensure_ascii=False).encode()
 
     answer = server.call("POST", "tasks", headers=asgi.JSON, parts=[data[i : i + 1] for i in range(len(data))])
@@ -177,15 +182,15 @@ def test_a_body_in_many_parts_is_one_body(server: CalledServer) -> None:
 
 
 def test_the_limit_of_a_body_follows_the_limit_of_a_prompt(tmp_path: Path) -> None:
-    """A server for short prompts takes no long bodies."""
+    """A server that accepts short prompts only also refuses long bodies."""
     with called_server(tmp_path, prompt_max_chars=10) as server:
         assert server.post(b" " * 70_000).status == 413
 
 
-def test_a_caller_who_hangs_up_leaves_no_task_and_no_error(
+def test_a_caller_who_disconnects_creates_no_task_and_no_error(
     server: CalledServer, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Half a body is no body; it is not our failure either."""
+    """An incomplete body is discarded, and the log stays empty because the server did not fail."""
     answer = server.call("POST", "tasks", headers=asgi.JSON, parts=[])
 
     assert answer.status == 0

@@ -1,4 +1,4 @@
-"""Modes, roles and profiles may be sent in upper or lower case; answers have the spelling of the configuration."""
+"""Modes, roles and profiles are accepted in any case; answers use the spelling of the configuration."""
 
 from __future__ import annotations
 
@@ -39,19 +39,19 @@ def test_input_in_any_case_is_shown_as_it_is_configured(
     assert task.items() >= shown.items()
 
 
-def test_the_listing_takes_a_role_in_any_case(server: CalledServer) -> None:
+def test_the_listing_accepts_a_role_in_any_case(server: CalledServer) -> None:
     task_id = server.created(role="Writing-Agent")
 
     assert [task["task_id"] for task in server.get("tasks?role=WRITING-agent").json["tasks"]] == [task_id]
     assert server.get("tasks?role=chat-agent").json["tasks"] == []
 
 
-def test_an_engines_name_is_exact(server: CalledServer) -> None:
-    """It is the user's own; `Main` and `main` may be two."""
+def test_an_engines_name_is_case_sensitive(server: CalledServer) -> None:
+    """Users choose these names, so `Main` and `main` may be two engines."""
     assert server.post({"prompt": "x", "engine": "Embedded"}).code == "unknown_name"
 
 
-def test_bodies_that_differ_in_case_alone_are_one_body_to_an_idempotency_key(server: CalledServer) -> None:
+def test_bodies_that_differ_only_in_case_are_the_same_body_for_an_idempotency_key(server: CalledServer) -> None:
     sent = {"prompt": "x", "mode": "Chat", "role": "Chat-Agent", "profile": "General"}
     first = server.post(sent, idempotency_key="k")
     again = server.post(
@@ -62,16 +62,16 @@ def test_bodies_that_differ_in_case_alone_are_one_body_to_an_idempotency_key(ser
     assert server.post(sent | {"mode": "Agent"}, idempotency_key="k").code == "idempotency_key_reused"
 
 
-def test_a_body_in_the_configured_spelling_has_the_hash_it_always_had() -> None:
-    """Keys that an earlier version bound stand for 24 hours."""
+def test_the_hash_of_a_body_in_configured_spelling_is_unchanged() -> None:
+    """Idempotency-Keys that an earlier version stored stay valid for 24 hours, so their hashes must still match."""
     new = NewTask(prompt="x", profile="General", role="Chat-Agent", mode=Mode.CHAT)
 
     assert normalised(new, a_catalog({})).digest() == new.digest()
     assert new.digest() == "39e8d23588489b1b90820d91f54f57ff84e9080fd49fade3c47ed9efd3128f5a"
 
 
-def test_roles_that_differ_in_case_alone_are_spelled_exactly(tmp_path: Path) -> None:
-    """An exact name wins; one that could be either is refused with both."""
+def test_roles_that_differ_only_in_case_must_be_spelled_exactly(tmp_path: Path) -> None:
+    """An exact name is used; an ambiguous one is refused, and the error names both roles."""
     with called_server(tmp_path, TWINS) as server:
         answers = [server.post({"prompt": "x", "role": role}) for role in ("Chat-Agent", "chat-agent", "CHAT-AGENT")]
         roles = [server.get(f"tasks/{answer.json['task_id']}").json["role"] for answer in answers[:2]]
@@ -93,5 +93,5 @@ def test_roles_that_differ_in_case_alone_are_spelled_exactly(tmp_path: Path) -> 
         ("Ab", ["ab", "AB"], "Ab"),
     ],
 )
-def test_a_name_is_spelled_as_it_is_known(name: str, known: list[str], spelled: str) -> None:
+def test_a_name_gets_its_known_spelling(name: str, known: list[str], spelled: str) -> None:
     assert known_spelling(name, known) == spelled

@@ -1,4 +1,4 @@
-"""`POST /tasks`: what is accepted, what is answered, what is stored."""
+"""`POST /tasks`: which bodies are accepted, what is answered, and what is stored."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from support.in_process_server import CalledServer, called_server
 
 
 def test_an_accepted_task_answers_exactly_four_fields(server: CalledServer) -> None:
-    """The shape that must never change."""
+    """This shape must never change."""
     answer = server.post({"prompt": "Say hello."})
 
     assert (answer.status, list(answer.json)) == (202, ["task_id", "status", "result", "error"])
@@ -20,8 +20,8 @@ def test_an_accepted_task_answers_exactly_four_fields(server: CalledServer) -> N
     assert isinstance(answer.json["task_id"], str)
 
 
-def test_an_accepted_task_says_where_and_when_to_look(server: CalledServer) -> None:
-    """So that a client polls the right place, and not at once."""
+def test_an_accepted_task_says_where_and_when_to_poll(server: CalledServer) -> None:
+    """A client then polls the right address after a pause."""
     answer = server.post({"prompt": "Say hello."})
 
     assert answer.headers["location"] == f"/api/v1/tasks/{answer.json['task_id']}"
@@ -30,7 +30,7 @@ def test_an_accepted_task_says_where_and_when_to_look(server: CalledServer) -> N
 
 
 def test_a_task_is_stored_and_queued_before_the_answer(server: CalledServer) -> None:
-    """202 is a promise."""
+    """A task that was answered with 202 must not get lost."""
     task_id = server.created()
 
     assert server.store.peek(TaskRef("local", task_id)).status == "Queued"
@@ -48,8 +48,8 @@ def test_a_task_is_stored_and_queued_before_the_answer(server: CalledServer) -> 
         ("x" * 5_000, f"'{'x' * 60}'", "/" + "x" * 60),
     ],
 )
-def test_an_unknown_query_parameter_makes_no_task(server: CalledServer, query: str, named: str, pointer: str) -> None:
-    """A misspelt dry run would be a paid one; it is refused before the body is read."""
+def test_an_unknown_query_parameter_creates_no_task(server: CalledServer, query: str, named: str, pointer: str) -> None:
+    """A misspelt `dry_run` would cost money, so the call is refused before the body is read."""
     answer = server.post({"prompt": "Say hello."}, f"tasks?{query}")
 
     sentence = f"Unknown query parameter {named}; known are dry_run."
@@ -59,8 +59,8 @@ def test_an_unknown_query_parameter_makes_no_task(server: CalledServer, query: s
 
 
 @pytest.mark.parametrize("query", ["dry_run=true&dry_run=false", "dry_run=true&dry_run=true", "dry_run&dry_run=1"])
-def test_a_query_parameter_that_is_given_twice_makes_no_task(server: CalledServer, query: str) -> None:
-    """One of the two would be ignored."""
+def test_a_repeated_query_parameter_creates_no_task(server: CalledServer, query: str) -> None:
+    """Otherwise one of the two values would be ignored."""
     answer = server.post({"prompt": "Say hello."}, f"tasks?{query}")
 
     assert (answer.status, answer.code) == (422, "repeated_parameter")
@@ -89,8 +89,8 @@ def test_a_query_parameter_that_is_given_twice_makes_no_task(server: CalledServe
         ("DELETE", "keys/k1"),
     ],
 )
-def test_a_call_without_query_parameters_refuses_any(server: CalledServer, method: str, path: str) -> None:
-    """A parameter that is ignored misleads its caller, when it reads as much as when it writes."""
+def test_a_call_without_query_parameters_refuses_all_of_them(server: CalledServer, method: str, path: str) -> None:
+    """An ignored parameter would mislead the caller, in reads as well as in writes."""
     answer = server.call(method, f"{path}?dry_run=true", headers={"content-type": "application/json"})
 
     assert (answer.status, answer.code) == (422, "unknown_parameter")
@@ -98,13 +98,13 @@ def test_a_call_without_query_parameters_refuses_any(server: CalledServer, metho
 
 
 @pytest.mark.parametrize("body", [{"profile": "General", "role": "Chat-Agent"}, {"profile": None, "role": None}])
-def test_the_three_promised_fields_are_accepted_or_may_be_null(server: CalledServer, body: dict[str, object]) -> None:
-    """A null is a field left out."""
+def test_profile_and_role_may_be_given_or_null(server: CalledServer, body: dict[str, object]) -> None:
+    """Null means the same as leaving the field out."""
     assert server.post({"prompt": "Say hello."} | body).status == 202
 
 
-def test_a_dry_run_decides_and_stores_nothing(server: CalledServer) -> None:
-    """The decision with its reasons; no task, no message."""
+def test_a_dry_run_decides_without_storing_anything(server: CalledServer) -> None:
+    """It answers the decision with its reasons; no task or message is created."""
     answer = server.post({"prompt": "Fix this Python stack trace."}, "tasks?dry_run=true", prefer="wait=5")
 
     assert answer.status == 200
@@ -116,15 +116,15 @@ def test_a_dry_run_decides_and_stores_nothing(server: CalledServer) -> None:
     assert (server.get("metrics").json["total_requests"], server.queue.depth()) == (0, 0)
 
 
-def test_a_given_role_wins(server: CalledServer) -> None:
-    """Whatever the prompt looks like, and whatever profile stands beside it."""
+def test_a_given_role_is_always_used(server: CalledServer) -> None:
+    """Neither the prompt nor the given profile changes it."""
     task = server.get(f"tasks/{server.created('Write a Python function.', role='Email-Agent', profile='General')}").json
 
     assert (task["role"], task["profile"]) == ("Email-Agent", "General")
 
 
-def test_a_given_profile_bounds_the_choice(server: CalledServer) -> None:
-    """A prompt about code stays with the profile's own roles."""
+def test_a_given_profile_limits_the_roles(server: CalledServer) -> None:
+    """Even a prompt about code gets one of the profile's own roles."""
     task = server.get(f"tasks/{server.created('Write a Python function.', profile='Productivity')}").json
 
     roles = server.get("catalog").json["profiles"]["Productivity"]["roles"]
@@ -132,13 +132,13 @@ def test_a_given_profile_bounds_the_choice(server: CalledServer) -> None:
 
 
 @pytest.mark.parametrize("mode", ["Chat", "Agent", "Plan"])
-def test_a_given_mode_wins(server: CalledServer, mode: str) -> None:
-    """Even where the analysis is sure of another."""
+def test_a_given_mode_is_always_used(server: CalledServer, mode: str) -> None:
+    """Even if the analysis would choose another mode with confidence."""
     assert server.get(f"tasks/{server.created(mode=mode)}").json["mode"] == mode
 
 
-def test_a_named_engine_alone_is_asked(tmp_path: Path) -> None:
-    """The embedded engine answers although another is configured."""
+def test_only_the_named_engine_is_called(tmp_path: Path) -> None:
+    """The embedded engine answers although another engine is configured."""
     overlay = '[engines.far]\nkind = "openai"\nsource = "local"\nmodel = "m"\nbase_url = "http://127.0.0.1:9/v1"\n'
     with called_server(tmp_path, overlay) as server:
         task_id = server.created(engine="embedded")
@@ -157,7 +157,7 @@ def test_a_named_engine_alone_is_asked(tmp_path: Path) -> None:
 def test_an_unknown_name_is_refused_with_the_known_ones(
     shared_server: CalledServer, field: str, known: str, name: str
 ) -> None:
-    """Also where it only looks like one (the first has a Cyrillic а)."""
+    """Also if it only looks like a known name (the first contains a Cyrillic а)."""
     answer = shared_server.post({"prompt": "Say hello.", field: name})
 
     assert (answer.status, answer.code, known in answer.detail) == (422, "unknown_name", True)
@@ -175,15 +175,15 @@ def test_an_unknown_name_is_refused_with_the_known_ones(
         {"max_cost_usd": None},
     ],
 )
-def test_limits_up_to_their_bounds_are_kept(server: CalledServer, limits: dict[str, object]) -> None:
-    """They come back with the task."""
+def test_limits_at_their_bounds_are_accepted(server: CalledServer, limits: dict[str, object]) -> None:
+    """They are shown with the task."""
     task = server.get(f"tasks/{server.created(limits=limits)}").json
 
     assert task["limits"] == {"max_cost_usd": None, "deadline_s": None, "max_output_tokens": None} | limits
 
 
-def test_a_whole_number_may_be_written_with_a_point(server: CalledServer) -> None:
-    """JSON knows one kind of number."""
+def test_a_whole_number_may_be_written_with_a_decimal_point(server: CalledServer) -> None:
+    """JSON has only one kind of number."""
     limits = server.get(f"tasks/{server.created(limits={'max_output_tokens': 7.0})}").json["limits"]
 
     assert repr(limits["max_output_tokens"]) == "7"
@@ -198,8 +198,8 @@ def test_a_whole_number_may_be_written_with_a_point(server: CalledServer) -> Non
         ("deadline_s", []),
     ],
 )
-def test_a_limit_beyond_its_bounds_is_refused_by_name(shared_server: CalledServer, name: str, value: object) -> None:
-    """No limit is rounded, converted or ignored."""
+def test_a_limit_outside_its_bounds_is_refused_by_name(shared_server: CalledServer, name: str, value: object) -> None:
+    """Limits are never rounded, converted or ignored."""
     answer = shared_server.post({"prompt": "Say hello.", "limits": {name: value}})
 
     assert (answer.status, f"limits.{name}" in answer.detail) == (422, True)
@@ -209,8 +209,8 @@ def test_a_limit_beyond_its_bounds_is_refused_by_name(shared_server: CalledServe
 @pytest.mark.parametrize(
     "metadata", [{}, {"k" * 64: "v" * 512}, {f"k{n}": "" for n in range(16)}], ids=["none", "long", "sixteen"]
 )
-def test_metadata_up_to_its_bounds_comes_back(server: CalledServer, metadata: dict[str, str]) -> None:
-    """16 pairs; keys of 64 characters, values of 512."""
+def test_metadata_at_its_bounds_is_returned_unchanged(server: CalledServer, metadata: dict[str, str]) -> None:
+    """Up to 16 pairs, keys of 64 and values of 512 characters."""
     assert server.get(f"tasks/{server.created(metadata=metadata)}").json["metadata"] == metadata
 
 
@@ -233,14 +233,14 @@ def test_metadata_up_to_its_bounds_comes_back(server: CalledServer, metadata: di
     ids=repr,
 )
 def test_metadata_beyond_its_bounds_is_refused(shared_server: CalledServer, metadata: object) -> None:
-    """Nothing is cut, converted or dropped."""
+    """Metadata is never cut, converted or dropped."""
     answer = shared_server.post({"prompt": "Say hello.", "metadata": metadata})
 
     assert (answer.status, "metadata" in answer.detail) == (422, True)
 
 
-def test_a_prompt_may_have_as_many_characters_as_are_set(tmp_path: Path) -> None:
-    """After trimming; a character is a code point, however many bytes its escapes take in the body."""
+def test_a_prompt_may_have_up_to_the_configured_number_of_characters(tmp_path: Path) -> None:
+    """Counted after trimming, in code points; the number of bytes in the body does not matter."""
     with called_server(tmp_path, prompt_max_chars=1_000) as server:
         assert server.post({"prompt": "🌍" * 1_000}).status == 202
         assert server.post({"prompt": " \n" * 1_000 + "x" * 1_000 + "\t" * 1_000}).status == 202
@@ -251,7 +251,7 @@ def test_a_prompt_may_have_as_many_characters_as_are_set(tmp_path: Path) -> None
 
 
 def test_the_longest_prompt_fits_into_the_largest_body(server: CalledServer) -> None:
-    """200,000 characters, each as two escapes of six bytes, and sixteen full metadata beside them."""
+    """200,000 characters that JSON escapes with twelve bytes each, and 16 pairs of metadata of maximum length."""
     metadata = {"\u0001" * 62 + f"{n:02}": "\u0001" * 512 for n in range(16)}
     body = json.dumps({"prompt": "🌍" * 200_000, "metadata": metadata}).encode()
 
@@ -260,8 +260,8 @@ def test_the_longest_prompt_fits_into_the_largest_body(server: CalledServer) -> 
     assert server.post({"prompt": "x" * 200_001}).status == 422
 
 
-def test_white_space_round_a_prompt_is_no_part_of_it(server: CalledServer) -> None:
-    """What is inside stays."""
+def test_white_space_around_a_prompt_is_removed(server: CalledServer) -> None:
+    """White space inside the prompt stays."""
     task_id = server.created(" \u2003\r\n two  words\t\n ")
 
     assert server.store.get(TaskRef("local", task_id)).request.prompt == "two  words"
@@ -281,8 +281,8 @@ def test_white_space_round_a_prompt_is_no_part_of_it(server: CalledServer) -> No
     ],
 )
 @pytest.mark.parametrize("escaped", [True, False])
-def test_legal_unicode_is_kept_to_the_byte(server: CalledServer, text: str, escaped: bool) -> None:
-    """No normalising, no replacing: in the prompt and in what comes back."""
+def test_valid_unicode_is_kept_unchanged(server: CalledServer, text: str, escaped: bool) -> None:
+    """It is neither normalised nor replaced, in the prompt or in what is returned."""
     prompt = f"a{text}z"
     answer = server.post(json.dumps({"prompt": prompt, "metadata": {"k": text}}, ensure_ascii=escaped).encode())
 

@@ -1,4 +1,4 @@
-"""A task that the embedded engine answered says so to programs, whatever is configured later."""
+"""A task that the embedded engine answered is marked as a demonstration, whatever is configured later."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ base_url = "http://localhost:9/v1"
 """
 
 
-def test_every_answer_with_its_result_says_so(server: CalledServer) -> None:
-    """Read, not changed since, repeated under its Idempotency-Key."""
+def test_every_answer_with_its_result_has_the_demonstration_header(server: CalledServer) -> None:
+    """When it is read, when it is unchanged (304), and when it is repeated under its Idempotency-Key."""
     body = {"prompt": "Say hello."}
     first = server.post(body, idempotency_key="k")
     task_id = first.json["task_id"]
@@ -40,14 +40,14 @@ def test_every_answer_with_its_result_says_so(server: CalledServer) -> None:
     assert list(again.json) == ["task_id", "status", "result", "error"]
 
 
-def test_an_answer_that_was_waited_for_says_so(server: CalledServer) -> None:
+def test_an_awaited_answer_has_the_demonstration_header(server: CalledServer) -> None:
     with server.working():
         answer = server.post({"prompt": "Say hello."}, prefer="wait=10")
 
     assert (answer.status, answer.json["status"], answer.headers[HEADER]) == (200, "Completed", "true")
 
 
-def test_an_approved_plan_says_so_when_it_is_approved_again(server: CalledServer) -> None:
+def test_a_repeated_approval_of_a_completed_plan_has_the_demonstration_header(server: CalledServer) -> None:
     task_id = server.created("Design a cache, then test it.", mode="Plan", plan_approval=True)
     server.work()
     body = {"plan_hash": server.get(f"tasks/{task_id}").json["plan"]["hash"]}
@@ -58,7 +58,7 @@ def test_an_approved_plan_says_so_when_it_is_approved_again(server: CalledServer
     assert (first.headers.get(HEADER), again.json["status"], again.headers[HEADER]) == (None, "Completed", "true")
 
 
-def test_a_cancelled_task_is_no_demonstration(server: CalledServer) -> None:
+def test_a_cancelled_task_is_not_marked_as_a_demonstration(server: CalledServer) -> None:
     """It has no answer."""
     task_id = server.created()
     cancelled = server.call("POST", f"tasks/{task_id}/cancel")
@@ -67,7 +67,7 @@ def test_a_cancelled_task_is_no_demonstration(server: CalledServer) -> None:
     assert server.get(f"tasks/{task_id}").json["demonstration"] is False
 
 
-def test_it_stays_so_when_an_llm_is_configured(tmp_path: Path) -> None:
+def test_the_mark_stays_when_an_llm_is_configured_later(tmp_path: Path) -> None:
     with called_server(tmp_path) as before:
         task_id = before.created()
         before.work()
@@ -78,8 +78,8 @@ def test_it_stays_so_when_an_llm_is_configured(tmp_path: Path) -> None:
     assert (metrics["llm_status"].get("embedded"), metrics["success_rate"]) == (None, 100.0)
 
 
-def test_an_answer_of_another_engine_is_none_and_costs_no_byte(served: Served) -> None:
-    """Neither the state nor the attempt is stored with the word."""
+def test_an_answer_of_another_engine_stores_no_demonstration_mark(served: Served) -> None:
+    """Neither the task nor the attempt is stored with the field."""
     ref = served.submit()
     served.work()
     snapshot = served.get(ref)
@@ -90,8 +90,8 @@ def test_an_answer_of_another_engine_is_none_and_costs_no_byte(served: Served) -
 
 
 @pytest.mark.parametrize("last", [True, False])
-def test_the_call_that_gave_the_answer_decides(last: bool) -> None:
-    """An LLM may answer after the embedded engine, or the other way round."""
+def test_the_call_that_gave_the_answer_decides_about_the_mark(last: bool) -> None:
+    """An LLM may answer after the embedded engine, or the reverse."""
     calls = (an_attempt(demonstration=not last), an_attempt(demonstration=last))
     completed = claimed(a_task()).completed(an_output(attempts=calls))
 

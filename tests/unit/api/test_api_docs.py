@@ -1,4 +1,4 @@
-"""The documentation page: all of it comes from this server, and the browser is told to load nothing else."""
+"""The documentation page: everything comes from this server, and browsers are told to load nothing else."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ PAGE = "http://localhost:8000/prod/api/v1/docs"
 
 
 class Links(HTMLParser):
-    """The targets of a page's links, and its inline scripts and styles."""
+    """Collects the targets of a page's links, and its inline scripts and styles."""
 
     def __init__(self, page: str) -> None:
         super().__init__()
@@ -32,8 +32,8 @@ class Links(HTMLParser):
             self.inline.append(tag)
 
 
-def test_the_page_needs_no_other_host_and_nothing_inline(shared_server: CalledServer) -> None:
-    """Also below the path of a stage: every link is relative to the page."""
+def test_the_page_uses_no_other_host_and_no_inline_code(shared_server: CalledServer) -> None:
+    """All links are relative to the page, so it also works below the path of a stage."""
     links = Links(shared_server.get("docs").body.decode())
 
     assert links.inline == []
@@ -67,8 +67,8 @@ def test_each_file_has_its_type_and_the_pages_policy(shared_server: CalledServer
     assert answer.headers["x-content-type-options"] == "nosniff"
 
 
-def test_a_browser_that_has_a_file_is_not_sent_it_again(shared_server: CalledServer) -> None:
-    """It asks each time, so that a new version is seen at once."""
+def test_a_browser_does_not_download_an_unchanged_file_again(shared_server: CalledServer) -> None:
+    """It asks for the file each time, so that a new version is seen at once."""
     first = shared_server.get("docs/swagger-ui-bundle.js")
     again = shared_server.get("docs/swagger-ui-bundle.js", if_none_match=first.headers["etag"])
     other = shared_server.get("docs/swagger-ui.css", if_none_match=first.headers["etag"])
@@ -79,7 +79,7 @@ def test_a_browser_that_has_a_file_is_not_sent_it_again(shared_server: CalledSer
 
 
 @pytest.mark.parametrize("name", ["index.htm", "..%2f..%2fcatalog.toml", "swagger-ui-bundle.js.LICENSE.txt", "a/b"])
-def test_nothing_else_of_the_package_is_served(shared_server: CalledServer, name: str) -> None:
+def test_other_files_of_the_package_are_not_served(shared_server: CalledServer, name: str) -> None:
     answer = shared_server.get(f"docs/{name}")
 
     assert (answer.status, answer.detail) == (404, "The API does not have this path.")

@@ -1,4 +1,4 @@
-"""Engines over HTTP: how each is, and switching one."""
+"""Engines over HTTP: their status, and switching one."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def patch(server: CalledServer, name: str, body: object) -> asgi.Answer:
     return server.call("PATCH", f"engines/{name}", headers=asgi.JSON, parts=[data])
 
 
-def test_every_engine_is_shown_as_it_is_and_no_secret(server: CalledServer) -> None:
+def test_engines_are_shown_with_their_status_and_without_secrets(server: CalledServer) -> None:
     answer = server.get("engines")
 
     assert (answer.status, list(answer.json)) == (200, ["engines"])
@@ -71,10 +71,10 @@ def test_every_engine_is_shown_as_it_is_and_no_secret(server: CalledServer) -> N
         ({"toggle": None}, {}),
     ],
 )
-def test_a_switch_answers_the_engine_as_it_is_now_everywhere(
+def test_switching_an_engine_answers_its_new_state_everywhere(
     server: CalledServer, body: dict[str, bool], changed: dict[str, object]
 ) -> None:
-    """The answer, the engines, the catalogue and the metrics agree; saying it again changes nothing."""
+    """The answer, the engines, the catalogue and the metrics agree; a repeated call changes nothing."""
     answer, again = patch(server, "main", body), patch(server, "main", body)
     shown = dict(answer.json)
 
@@ -85,8 +85,8 @@ def test_a_switch_answers_the_engine_as_it_is_now_everywhere(
     assert server.get("metrics").json["llm_status"]["main"] == status
 
 
-def test_the_embedded_engine_is_listed_only_where_it_answers(server: CalledServer, tmp_path: Path) -> None:
-    """As in the metrics; a task may still name it, so it can be switched while it is not listed."""
+def test_the_embedded_engine_is_listed_only_if_it_is_the_only_engine(server: CalledServer, tmp_path: Path) -> None:
+    """The metrics do the same. A task may still name it, so it can be switched while it is not listed."""
     switched = patch(server, "embedded", {"locked": True})
     (tmp_path / "alone").mkdir()
     with called_server(tmp_path / "alone") as alone:
@@ -99,7 +99,7 @@ def test_the_embedded_engine_is_listed_only_where_it_answers(server: CalledServe
     assert {name: engine["status"] for name, engine in listed.items()} == {"embedded": "online"}
 
 
-def test_what_is_left_out_stays_and_null_is_what_is_configured(server: CalledServer) -> None:
+def test_a_field_left_out_is_kept_and_null_restores_the_configuration(server: CalledServer) -> None:
     patch(server, "openai/spare", {"toggle": True, "locked": True})
 
     unlocked = patch(server, "openai%2Fspare", {"locked": False}).json
@@ -110,10 +110,10 @@ def test_what_is_left_out_stays_and_null_is_what_is_configured(server: CalledSer
 
 
 @pytest.mark.parametrize(("body", "state"), [({"toggle": False}, "switched off"), ({"locked": True}, "locked")])
-def test_an_engine_that_was_switched_off_is_refused_by_name(
+def test_a_task_for_an_engine_that_was_switched_off_is_refused_by_name(
     server: CalledServer, body: dict[str, bool], state: str
 ) -> None:
-    """As one that is configured so; and taken again once it is back."""
+    """As for an engine that is configured so. After it is switched on again, tasks are accepted."""
     patch(server, "main", body)
     refused = server.post({"prompt": "x", "engine": "main"})
     patch(server, "main", {"toggle": None, "locked": None})
@@ -128,8 +128,10 @@ def test_an_engine_that_was_switched_off_is_refused_by_name(
 @pytest.mark.parametrize(
     ("reference", "status"), [("env:NOT_SET", 422), ("env:PATH", 202), ("ssm:/k", 202), ("secretsmanager:k", 202)]
 )
-def test_an_engine_without_a_key_is_refused_by_name(tmp_path: Path, reference: str, status: int) -> None:
-    """The task would wait for ever; whether a remote secret exists is not known here, so it is tried."""
+def test_a_task_for_an_engine_without_credentials_is_refused_by_name(
+    tmp_path: Path, reference: str, status: int
+) -> None:
+    """Otherwise the task would never be answered. Whether a remote secret exists is unknown here, so it is accepted."""
     with called_server(tmp_path, ENGINES.replace("env:PATH", reference), environ={"PATH": "k"}) as server:
         answer = server.post({"prompt": "x", "engine": "main"})
         dry = server.post({"prompt": "x", "engine": "main"}, "tasks?dry_run=true")
@@ -142,7 +144,7 @@ def test_an_engine_without_a_key_is_refused_by_name(tmp_path: Path, reference: s
 
 
 @pytest.mark.parametrize("name", ["gpt", "MAIN", "main/", "x" * 5_000])
-def test_an_unknown_engine_is_404_and_the_known_are_named(server: CalledServer, name: str) -> None:
+def test_an_unknown_engine_is_404_and_the_known_ones_are_listed(server: CalledServer, name: str) -> None:
     answer = patch(server, name, {"toggle": True})
 
     assert (answer.status, answer.code) == (404, "engine_not_found")
@@ -152,8 +154,8 @@ def test_an_unknown_engine_is_404_and_the_known_are_named(server: CalledServer, 
 
 
 @pytest.mark.parametrize("name", ["main%0A", "main%0a", "%00", "main%0D%0A", "%0Amain", "main%7F", "main%C2%85"])
-def test_a_name_with_a_control_character_switches_nothing(server: CalledServer, name: str) -> None:
-    """The framework's patterns overlook a line feed at the end, and so did `main%0A` switch `main`."""
+def test_a_name_with_a_control_character_does_not_switch_an_engine(server: CalledServer, name: str) -> None:
+    """The framework's path patterns ignore a line feed at the end, so `main%0A` would switch `main`."""
     answer = patch(server, name, {"toggle": False})
 
     assert (answer.status, answer.detail) == (404, "The API does not have this path.")
@@ -182,7 +184,7 @@ def test_a_bad_change_is_refused_and_changes_nothing(
     assert server.store.engines().switches == {}
 
 
-def test_without_a_store_nothing_is_switched_and_the_catalogue_is_as_configured(server: CalledServer) -> None:
+def test_engines_cannot_be_switched_while_the_store_is_down(server: CalledServer) -> None:
     without = server.on(FailingStore(server.store, DOWN))
 
     answers = patch(without, "main", {"toggle": False}), without.get("engines")

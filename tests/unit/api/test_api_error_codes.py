@@ -1,4 +1,4 @@
-"""Error codes: docs/api.md lists every one, with its status, and each is what a call is answered with."""
+"""Error codes: docs/api.md lists each with its status, and for each there is a call that gets it."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ from support.in_process_server import DOWN, CalledServer, FailingStore
 PAGE = (Path(__file__).parents[3] / "docs" / "api.md").read_text(encoding="utf-8")
 ROW = re.compile(r"^\| `(\w+)` \| (\d{3}) \| .+ \| .+ \| (yes|no) \|$", re.MULTILINE)
 OUTSIDE = {"not_http", "body_not_base64"}
-"""Answered before the app is reached: tests/unit/embedded/test_server.py, tests/e2e/test_aws.py."""
+"""Codes sent before the app is reached: see tests/unit/embedded/test_server.py and tests/e2e/test_aws.py."""
 
 
-def test_the_table_of_codes_is_the_one_of_the_code() -> None:
-    """Name, status and retryable."""
+def test_the_documented_codes_are_those_of_the_code() -> None:
+    """Name, status and retryable agree."""
     documented = [(name, int(status), retryable == "yes") for name, status, retryable in ROW.findall(PAGE)]
 
     assert documented == [(name, code.status, code.retryable) for name, code in ERROR_CODES.items()]
 
 
-def test_every_failure_that_has_a_code_has_a_status() -> None:
+def test_the_code_of_every_error_class_has_a_status() -> None:
     kinds = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, LLMServerError)]
     of_classes = {code for kind in kinds if isinstance(code := vars(kind).get("code"), str)}
     literals = (errors.InputCode, errors.ConflictCode, errors.ApprovalCode, errors.KeyConflictCode)
@@ -67,7 +67,7 @@ def completed(server: CalledServer) -> str:
 
 
 def planned(server: CalledServer, **fields: object) -> tuple[str, str]:
-    """A task whose plan waits, and the plan's hash."""
+    """Create a task whose plan waits for approval; return its id and the plan's hash."""
     task_id = server.created("Design a cache, then test it.", mode="Plan", plan_approval=True, **fields)
     server.work()
     return task_id, server.get(f"tasks/{task_id}").json["plan"]["hash"]
@@ -85,7 +85,7 @@ def at_work(server: CalledServer) -> asgi.Answer:
 
 
 class ChangingStore(FailingStore):
-    """A store in which another writer is always faster."""
+    """A store in which another writer always saves first."""
 
     def __init__(self, server: CalledServer) -> None:
         super().__init__(server.store, errors.TaskLost("t"), "save")
@@ -120,7 +120,7 @@ def above(limit: str, most: int, *, calls: int = 2) -> Call:
 
 
 def money(*, reserved: bool) -> Call:
-    """A key whose day has 100 micro-USD, all charged: by a call that ended, or by one that has not."""
+    """Use a key whose 100 micro-USD of the day are charged, either by a call that ended or by one in progress."""
 
     def call(server: CalledServer) -> asgi.Answer:
         caller = server.with_key("acme", "tasks", microusd_per_day=100)
@@ -138,7 +138,7 @@ NEW_KEY = {"tenant": "acme", "scopes": ["tasks"]}
 
 
 def new_key(server: CalledServer) -> Key:
-    """A key that a call with an Idempotency-Key has created."""
+    """Create a key with an Idempotency-Key."""
     admin = server.with_key()
     made = admin.post(NEW_KEY, "keys", idempotency_key="k")
     key = server.keys.key(made.json["key_id"])
@@ -160,7 +160,7 @@ def of_an_expired_key(server: CalledServer) -> asgi.Answer:
 
 
 class ChangingKeys:
-    """Keys that another writer always changes first."""
+    """A key store in which another writer always changes the key first."""
 
     def __init__(self, inner: KeyStore) -> None:
         self._inner = inner
@@ -228,16 +228,16 @@ CALLS: dict[str, Call] = {
 
 
 @pytest.mark.parametrize("code", [name for name in ERROR_CODES if name not in OUTSIDE])
-def test_every_code_is_what_a_call_is_answered_with(server: CalledServer, code: str) -> None:
-    """With every member of the body, which `asgi.Answer.json` checks."""
+def test_a_call_gets_each_code(server: CalledServer, code: str) -> None:
+    """`asgi.Answer.json` checks that the body has all its members."""
     answer = CALLS[code](server)
 
     assert answer.code == code, answer.body
     assert ("retry-after" in answer.headers) == (answer.status in (429, 503))
 
 
-def test_the_description_names_every_code(server: CalledServer) -> None:
-    """As words that are known, not as an enumeration: codes can be added."""
+def test_the_openapi_document_lists_every_code(server: CalledServer) -> None:
+    """Codes are listed in the description and not as an enumeration, because more codes can be added."""
     described = server.get("openapi.json").json["components"]["schemas"]["Problem"]["properties"]["code"]
 
     assert [name for name in ERROR_CODES if f"`{name}`" not in described["description"]] == []

@@ -1,4 +1,4 @@
-"""Errors of every route, the framework's own included: a status, a code, one sentence, an id."""
+"""Errors of every route and of the framework: each has a status, a code, one sentence and a request id."""
 
 from __future__ import annotations
 
@@ -46,8 +46,8 @@ ServerOn = Callable[[Store], CalledServer]
     ],
 )
 @pytest.mark.parametrize("method", ["GET", "POST", "DELETE"])
-def test_a_path_that_is_none_is_not_found(shared_server: CalledServer, method: str, path: str) -> None:
-    """No redirects, no list of what there is."""
+def test_an_unknown_path_is_not_found(shared_server: CalledServer, method: str, path: str) -> None:
+    """There are no redirects, and existing paths are not listed."""
     answer = shared_server.call(method, path)
 
     assert (answer.status, answer.code, answer.detail) == (404, "path_not_found", "The API does not have this path.")
@@ -65,10 +65,10 @@ def test_a_path_that_is_none_is_not_found(shared_server: CalledServer, method: s
         ("POST", "docs", "GET, HEAD"),
     ],
 )
-def test_a_wrong_method_is_told_every_right_one(
+def test_a_wrong_method_gets_the_list_of_allowed_methods(
     shared_server: CalledServer, method: str, path: str, allowed: str
 ) -> None:
-    """RFC 9110, 15.5.6: Allow names all methods of the path, not those of one route."""
+    """RFC 9110, 15.5.6: Allow lists all methods of the path, not only those of one route."""
     answer = shared_server.call(method, path)
 
     assert (answer.status, answer.headers["allow"]) == (405, allowed)
@@ -76,8 +76,8 @@ def test_a_wrong_method_is_told_every_right_one(
     assert (answer.code, answer.detail) == ("method_not_allowed", detail)
 
 
-def test_a_pattern_that_forbids_more_than_nul_is_not_taken_for_it() -> None:
-    """The caller would look for a character that is not there."""
+def test_only_a_pattern_against_nul_is_reported_as_nul() -> None:
+    """Otherwise the caller would look for a NUL character that is not there."""
     app = FastAPI()
     errors.install(app)
 
@@ -93,8 +93,10 @@ def test_a_pattern_that_forbids_more_than_nul_is_not_taken_for_it() -> None:
     ("method", "path"),
     [("GET", "metrics"), ("GET", "usage"), ("GET", "tasks"), ("GET", "tasks/t1"), ("POST", "tasks")],
 )
-def test_a_store_that_does_not_answer_is_503(server: CalledServer, server_on: ServerOn, method: str, path: str) -> None:
-    """With the advice when to come again."""
+def test_a_store_that_does_not_answer_causes_503(
+    server: CalledServer, server_on: ServerOn, method: str, path: str
+) -> None:
+    """The answer has a Retry-After header."""
     parts = [b'{"prompt": "Say hello."}']
 
     answer = server_on(FailingStore(server.store, DOWN)).call(method, path, headers=asgi.JSON, parts=parts)
@@ -103,10 +105,10 @@ def test_a_store_that_does_not_answer_is_503(server: CalledServer, server_on: Se
     assert (answer.code, answer.detail) == ("storage_unavailable", "The database does not answer; try again.")
 
 
-def test_only_the_log_says_why_the_store_cannot_be_used(
+def test_the_reason_why_the_store_is_misconfigured_is_only_in_the_log(
     server: CalledServer, server_on: ServerOn, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Names of tables and policies are the operator's; the caller gets the 503 of any store that is away."""
+    """Names of tables and policies are for operators; callers get a 503 as in any outage of the store."""
     answer = server_on(FailingStore(server.store, StorageMisconfigured("Check LLM_SERVER_TABLE."))).get("metrics")
 
     (record,) = caplog.records
@@ -120,10 +122,10 @@ def test_only_the_log_says_why_the_store_cannot_be_used(
 
 
 @pytest.mark.parametrize("error", [BOOM, IllegalTransition("the secret of line 7", "Failed", "Queued")])
-def test_what_nobody_expected_is_500_without_a_trace(
+def test_an_unexpected_error_is_500_without_details(
     server: CalledServer, server_on: ServerOn, caplog: pytest.LogCaptureFixture, error: Exception
 ) -> None:
-    """The caller gets an id, the log gets the reason under it."""
+    """The caller gets a request id, and the log has the error under this id."""
     answer = server_on(FailingStore(server.store, error)).get("metrics", x_request_id="r-1")
 
     assert (answer.status, answer.code, answer.json["request_id"]) == (500, "internal_error", "r-1")
@@ -133,8 +135,8 @@ def test_what_nobody_expected_is_500_without_a_trace(
     assert vars(record)["request_id"] == "r-1"
 
 
-def test_an_answer_that_has_begun_is_not_begun_again(caplog: pytest.LogCaptureFixture) -> None:
-    """The connection is cut instead: the caller must not take half an answer for a whole one."""
+def test_an_error_after_the_response_has_started_cuts_the_connection(caplog: pytest.LogCaptureFixture) -> None:
+    """The caller must not take a partial answer for a complete one."""
 
     async def breaks_off(_scope: Scope, _receive: Receive, send: Send) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": []})
@@ -162,10 +164,10 @@ CALLS: list[tuple[int, str, str, dict[str, Any]]] = [
 
 
 @pytest.mark.parametrize(("status", "method", "path", "options"), CALLS)
-def test_every_answer_has_an_id(
+def test_every_answer_has_a_request_id(
     server: CalledServer, status: int, method: str, path: str, options: dict[str, Any]
 ) -> None:
-    """Made here when the caller sent none; a new one each time."""
+    """The server creates a new id for each call if the caller sent none."""
     answers = [server.call(method, path, **options) for _ in range(2)]
 
     names = [answer.headers["x-request-id"] for answer in answers]
@@ -175,10 +177,10 @@ def test_every_answer_has_an_id(
 
 
 @pytest.mark.parametrize(("status", "method", "path", "options"), CALLS)
-def test_the_callers_own_id_comes_back(
+def test_the_callers_request_id_is_returned(
     server: CalledServer, status: int, method: str, path: str, options: dict[str, Any]
 ) -> None:
-    """So that both logs can be joined."""
+    """So that the logs of caller and server can be joined."""
     own = "Root=1-6868f1a0-3f2c1b0a9d8e7f6a5b4c3d2e"
     headers = dict(options.get("headers", {})) | {"x-request-id": own}
 
@@ -188,14 +190,14 @@ def test_the_callers_own_id_comes_back(
 
 
 @pytest.mark.parametrize("own", ["", " ", "a b", "a\tb", "é", "a;b", '"a"', "<a>", "x" * 129, "x" * 200_000])
-def test_an_insane_id_is_replaced(shared_server: CalledServer, own: str) -> None:
-    """It would stand in a header and in the log."""
+def test_an_invalid_request_id_is_replaced(shared_server: CalledServer, own: str) -> None:
+    """The id is written into a header and into the log."""
     assert UUID7.fullmatch(shared_server.get("health", x_request_id=own).headers["x-request-id"])
 
 
 @pytest.mark.parametrize("name", ["prefer", "if-none-match", "accept", "cookie", "x-unknown"])
-def test_a_header_of_200_kilobytes_does_no_harm(server: CalledServer, name: str) -> None:
-    """What a server in front lets through is read in one pass."""
+def test_a_header_of_200_kilobytes_causes_no_error(server: CalledServer, name: str) -> None:
+    """A server in front may pass such headers on; they are read in linear time."""
     headers = asgi.JSON | {name: "wait, =;" * 25_000}
 
     assert server.call("POST", "tasks", headers=headers, parts=[b'{"prompt": "x"}']).status == 202
@@ -204,7 +206,7 @@ def test_a_header_of_200_kilobytes_does_no_harm(server: CalledServer, name: str)
 
 @pytest.fixture
 def loop() -> Iterator[None]:
-    """Mangum takes the thread's event loop, and would leave one of its own open."""
+    """Set an event loop for Mangum, which would otherwise create one and leave it open."""
     loop = asyncio.new_event_loop()
     asyncio.set_event_loop(loop)
     yield
@@ -213,8 +215,8 @@ def loop() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("loop")
-def test_api_gateway_gets_the_same_bodies(server: CalledServer, server_on: ServerOn) -> None:
-    """Under Mangum, which has error answers of its own: 202, 422, 500 and 503 look as they do embedded."""
+def test_api_gateway_gets_the_same_errors(server: CalledServer, server_on: ServerOn) -> None:
+    """Mangum has error answers of its own; 202, 422, 500 and 503 must look as in the embedded server."""
     event = json.loads((EVENTS / "api-v2-post-task.json").read_text(encoding="utf-8"))
     event["headers"] |= server.with_key().headers
     broken, down = FailingStore(server.store, BOOM), FailingStore(server.store, DOWN)

@@ -1,4 +1,4 @@
-"""Metrics, usage, catalogue, health: what they answer, and what they never show."""
+"""Metrics, usage, catalogue and health: what they answer, and what they never show."""
 
 from __future__ import annotations
 
@@ -40,8 +40,8 @@ locked = true
 """
 
 
-def test_metrics_are_exactly_nine_and_null_before_the_first(server: CalledServer) -> None:
-    """The shape that must never change: no speed, no mean and no rate of nothing."""
+def test_metrics_have_exactly_nine_fields_and_nulls_before_the_first_task(server: CalledServer) -> None:
+    """This shape must never change: speed, mean and rate are null while there is nothing to measure."""
     answer = server.get("metrics")
 
     assert (answer.status, list(answer.json)) == (200, NINE)
@@ -58,8 +58,8 @@ def test_metrics_are_exactly_nine_and_null_before_the_first(server: CalledServer
     }
 
 
-def test_metrics_say_what_the_stored_tasks_say(server: CalledServer) -> None:
-    """One Queued, one Processing, two Completed, one Failed; integers are integers."""
+def test_metrics_agree_with_the_stored_tasks(server: CalledServer) -> None:
+    """One task Queued, one Processing, two Completed, one Failed; counts are integers."""
     for number in range(5):
         task = a_task(f"t{number}")
         server.store.add(task, a_request())
@@ -89,8 +89,8 @@ def test_metrics_say_what_the_stored_tasks_say(server: CalledServer) -> None:
     assert {type(metrics[name]) for name in ("total_requests", "active_tasks", "queue_length")} == {int}
 
 
-def test_usage_is_what_the_tenant_spent_today_and_has_in_flight(server: CalledServer) -> None:
-    """In micro-USD; yesterday does not count."""
+def test_usage_shows_todays_spending_and_the_tasks_in_flight(server: CalledServer) -> None:
+    """In micro-USD; yesterday's spending does not count."""
     for number, created_ms in enumerate((NOW_MS, now_ms())):
         task = a_task(f"t{number}", created_ms=created_ms)
         server.store.add(task, a_request())
@@ -111,8 +111,8 @@ def test_usage_is_what_the_tenant_spent_today_and_has_in_flight(server: CalledSe
     }
 
 
-def test_each_engine_says_whether_it_can_take_work(tmp_path: Path) -> None:
-    """Without its key an engine is offline, and so is a server without any other."""
+def test_metrics_show_whether_each_engine_can_accept_work(tmp_path: Path) -> None:
+    """An engine whose key is missing is offline."""
     with called_server(tmp_path, ENGINES) as server:
         metrics = server.get("metrics").json
 
@@ -124,8 +124,8 @@ def test_each_engine_says_whether_it_can_take_work(tmp_path: Path) -> None:
     }
 
 
-def test_the_catalogue_shows_what_is_configured_and_no_secret(tmp_path: Path) -> None:
-    """No key reference, no address, no system prompt."""
+def test_the_catalogue_shows_the_configuration_without_secrets(tmp_path: Path) -> None:
+    """It does not show key references, addresses and system prompts."""
     with called_server(tmp_path, ENGINES) as server:
         answer = server.get("catalog")
 
@@ -145,8 +145,10 @@ def test_the_catalogue_shows_what_is_configured_and_no_secret(tmp_path: Path) ->
         assert secret not in answer.body
 
 
-def test_health_and_catalogue_need_no_store(server: CalledServer, server_on: Callable[[Store], CalledServer]) -> None:
-    """A server whose database is down is alive all the same."""
+def test_health_and_catalogue_work_without_a_store(
+    server: CalledServer, server_on: Callable[[Store], CalledServer]
+) -> None:
+    """A server whose database is down still answers them."""
     without = server_on(FailingStore(server.store, DOWN))
 
     assert without.get("health").json == {"status": "ok", "version": __version__}

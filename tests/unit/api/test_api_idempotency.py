@@ -1,4 +1,4 @@
-"""`Idempotency-Key`: the same key and body are the same task."""
+"""`Idempotency-Key`: calls with the same key and body create one task."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ BODY = {"prompt": "Say hello."}
 
 
 class OvertakenStore:
-    """A store before whose `add` something else happens."""
+    """A store that calls a function just before each `add`."""
 
     def __init__(self, inner: Store, before_add: Callable[[], object]) -> None:
         self._inner = inner
@@ -43,7 +43,7 @@ def posted(server: CalledServer, key: str, body: object = BODY, **headers: str) 
 
 
 def test_the_same_key_and_body_answer_the_same_task(server: CalledServer) -> None:
-    """First 202; then 200, marked, with the task as it is by now."""
+    """The first call gets 202. Later calls get 200 with `Idempotent-Replayed`, and the current state of the task."""
     first = posted(server, '"k-1"')
     again = posted(server, '"k-1"')
     server.work()
@@ -59,8 +59,11 @@ def test_the_same_key_and_body_answer_the_same_task(server: CalledServer) -> Non
     assert server.get("metrics").json["total_requests"] == 1
 
 
-def test_a_body_is_the_same_whatever_its_bytes(server: CalledServer) -> None:
-    """Order, space, escapes, a default that is said and a whole number as a float; how to answer is no part of it."""
+def test_a_body_written_differently_is_the_same_body(server: CalledServer) -> None:
+    """Order, white space, escapes, explicit defaults and 1 for 1.0 do not matter.
+
+    The Prefer header does not matter, either.
+    """
     limits = {"max_cost_usd": 1, "deadline_s": 60}
     written = [
         {"prompt": "Say hello.", "limits": limits, "metadata": {"a": "1", "b": "2"}},
@@ -89,15 +92,15 @@ def test_the_same_key_with_another_body_is_refused(server: CalledServer, changed
     "key",
     ["", '""', "x" * 256, f'"{"x" * 256}"', "two words", "a,b", '"half', "caf\u00e9", '"tab\t"', "a\\b", '"a\\b"'],
 )
-def test_what_is_no_key_is_refused_by_its_name(shared_server: CalledServer, key: str) -> None:
-    """Even for a dry run: nothing may look as if it held."""
+def test_an_invalid_idempotency_key_is_refused_by_name(shared_server: CalledServer, key: str) -> None:
+    """Also in a dry run, which would otherwise seem to accept it."""
     for target in ("tasks", "tasks?dry_run=true"):
         answer = shared_server.post(BODY, target, idempotency_key=key)
         assert (answer.status, "Idempotency-Key" in answer.detail) == (422, True)
 
 
-def test_the_refusal_of_a_key_says_how_to_write_any(shared_server: CalledServer) -> None:
-    """With what it says the refused text itself becomes a key."""
+def test_the_refusal_of_a_key_explains_how_to_quote_it(shared_server: CalledServer) -> None:
+    """Quoted as the sentence says, the refused text becomes a valid key."""
     refused = posted(shared_server, 'a\\b "c", d')
 
     advice = "quote or backslash must be in double quotes, with a backslash before each quote and backslash in it"
@@ -107,8 +110,10 @@ def test_the_refusal_of_a_key_says_how_to_write_any(shared_server: CalledServer)
 
 @pytest.mark.parametrize("keys", [("a", "b"), ("a", "a"), ('"a"', '"b"'), ("a", '"b"'), ("", "b"), ("a", "")])
 @pytest.mark.parametrize("joined", [None, ",", ", "])
-def test_two_keys_are_none(shared_server: CalledServer, keys: tuple[str, str], joined: str | None) -> None:
-    """As two lines, and as the one line that API Gateway makes of them: one of the keys would not hold."""
+def test_two_idempotency_keys_are_refused(
+    shared_server: CalledServer, keys: tuple[str, str], joined: str | None
+) -> None:
+    """As two headers, and as the one header that API Gateway joins them to: one of the keys would be ignored."""
     values = keys if joined is None else [joined.join(keys)]
     headers = [*asgi.JSON.items(), *(("idempotency-key", value) for value in values)]
 
@@ -127,12 +132,12 @@ def test_a_key_may_be_quoted_or_bare(shared_server: CalledServer, quoted: str, b
     assert posted(shared_server, bare or quoted).json["task_id"] == first.json["task_id"]
 
 
-def test_a_dry_run_binds_no_key(server: CalledServer) -> None:
+def test_a_dry_run_does_not_bind_the_key(server: CalledServer) -> None:
     assert server.post(BODY, "tasks?dry_run=true", idempotency_key="k").status == 200
     assert posted(server, "k", {"prompt": "Another body."}).status == 202
 
 
-def test_a_replay_waits_for_the_end_too(server: CalledServer) -> None:
+def test_a_replay_can_wait_for_the_end_too(server: CalledServer) -> None:
     posted(server, "k")
     with server.working():
         answer = posted(server, "k", prefer="wait=10")
@@ -141,8 +146,8 @@ def test_a_replay_waits_for_the_end_too(server: CalledServer) -> None:
     assert answer.headers["idempotent-replayed"] == "true"
 
 
-def test_a_hundred_at_once_are_one_task(server: CalledServer) -> None:
-    """One is answered 202, the others are told that they are replays."""
+def test_a_hundred_concurrent_calls_create_one_task(server: CalledServer) -> None:
+    """One call gets 202, the others are marked as replays."""
     with ThreadPoolExecutor(20) as pool:
         answers = list(pool.map(lambda _: posted(server, "k"), range(100)))
 
@@ -151,10 +156,10 @@ def test_a_hundred_at_once_are_one_task(server: CalledServer) -> None:
     assert server.get("metrics").json["total_requests"] == 1
 
 
-def test_a_task_whose_first_call_died_is_completed_by_the_second(
+def test_a_task_whose_first_call_died_is_created_by_the_second(
     server: CalledServer, server_on: Callable[[Store], CalledServer]
 ) -> None:
-    """The key was bound, and then nothing was stored: the second call makes the task, so nothing is replayed."""
+    """The first call bound the key but stored no task, so the second call creates it and is not a replay."""
     with_a_fault = server_on(FailingStore(server.store, DOWN, "add"))
     assert posted(with_a_fault, "k").status == 503
 
@@ -165,8 +170,8 @@ def test_a_task_whose_first_call_died_is_completed_by_the_second(
     assert server.get("metrics").json["queue_length"] == 1
 
 
-def test_a_replay_needs_no_engine(server: CalledServer) -> None:
-    """The one it named has been switched off meanwhile; a task of another key is refused."""
+def test_a_replay_does_not_need_the_engine(server: CalledServer) -> None:
+    """The named engine was switched off meanwhile; a new task for it is refused."""
     body = BODY | {"engine": "embedded"}
     first = posted(server, "k", body)
     server.work()
@@ -185,10 +190,10 @@ OTHER_ROLE = '[roles.Poet-Agent]\npurpose = "Verse."\nprofiles = ["General"]\nti
 @pytest.mark.parametrize(
     ("body", "pointer"), [(BODY | {"role": "Poet-Agent"}, "/role"), ({"prompt": "A longer prompt."}, "/prompt")]
 )
-def test_a_replay_is_answered_whatever_the_configuration_is_by_now(
+def test_a_replay_does_not_depend_on_the_current_configuration(
     tmp_path: Path, body: dict[str, str], pointer: str
 ) -> None:
-    """The role is gone, prompts must be shorter: that holds for what is to be stored, with another key or none."""
+    """The role was removed, or the maximum prompt length reduced: only new tasks are refused for that."""
     with called_server(tmp_path, OTHER_ROLE) as server:
         first = posted(server, "k", body)
     with called_server(tmp_path, prompt_max_chars=15) as server:
@@ -199,17 +204,17 @@ def test_a_replay_is_answered_whatever_the_configuration_is_by_now(
     assert other.json["errors"][0]["pointer"] == pointer
 
 
-def test_what_is_refused_from_the_start_leaves_its_key_free(server: CalledServer) -> None:
-    refused = posted(server, "k", BODY | {"role": "Nobody"})
+def test_a_refused_body_leaves_its_idempotency_key_free(server: CalledServer) -> None:
+    refused = posted(server, "k", BODY | {"role": "Missing-Agent"})
 
     assert (refused.status, refused.json["errors"][0]["pointer"]) == (422, "/role")
     assert posted(server, "k").status == 202
 
 
-def test_a_bound_task_that_was_never_stored_is_checked_when_it_is_to_be(
+def test_a_bound_task_that_was_never_stored_is_checked_when_it_is_created(
     server: CalledServer, server_on: Callable[[Store], CalledServer]
 ) -> None:
-    """The call that bound the key died; then the engine was switched off."""
+    """The call that bound the key died, and then the engine was switched off."""
     body = BODY | {"engine": "embedded"}
     assert posted(server_on(FailingStore(server.store, DOWN, "add")), "k", body).status == 503
     server.service.switch_engine("embedded", {"toggle": False})
@@ -220,17 +225,17 @@ def test_a_bound_task_that_was_never_stored_is_checked_when_it_is_to_be(
     assert server.get("metrics").json["total_requests"] == 0
 
 
-def test_a_task_that_can_be_accepted_takes_one_call_for_its_key(
+def test_an_acceptable_task_needs_no_separate_read_of_its_key(
     server: CalledServer, server_on: Callable[[Store], CalledServer]
 ) -> None:
-    """What the key stands for is read apart only where the checks refuse."""
+    """The key's binding is read separately only if the checks refuse the body."""
     without = server_on(FailingStore(server.store, DOWN, "bound_idempotency_key"))
 
     assert (posted(without, "k").status, posted(without, "k").status) == (202, 200)
 
 
-def test_a_task_that_was_refused_at_first_is_no_replay_when_it_is_made(server: CalledServer) -> None:
-    """The key's tasks in flight were used up; the refused call made nothing."""
+def test_a_task_created_after_a_refused_call_is_not_a_replay(server: CalledServer) -> None:
+    """The first call was refused because the limit of tasks in flight was reached, so it created nothing."""
     caller = server.with_key("acme", "tasks", tasks_in_flight=1)
     caller.created()
     refused = posted(caller, "k")
@@ -245,10 +250,10 @@ def test_a_task_that_was_refused_at_first_is_no_replay_when_it_is_made(server: C
     assert made.json["task_id"] == again.json["task_id"]
 
 
-def test_of_a_first_call_and_a_twin_that_overtakes_it_one_made_the_task(
+def test_a_first_call_overtaken_by_its_repetition_answers_a_replay(
     server: CalledServer, server_on: Callable[[Store], CalledServer]
 ) -> None:
-    """The twin stores it between the first call's binding and its task: then the first one's answer is the replay."""
+    """The repetition stores the task after the first call bound the key and before it stored its task."""
     twins: list[Accepted] = []
     same = partial(server.service.submit_once, "local", NewTask(prompt=BODY["prompt"]), "k")
 
@@ -259,8 +264,8 @@ def test_of_a_first_call_and_a_twin_that_overtakes_it_one_made_the_task(
     assert server.get("metrics").json["total_requests"] == 1
 
 
-def test_a_key_is_free_again_after_24_hours(served: Served) -> None:
-    """The task it stood for stays as it was."""
+def test_an_idempotency_key_can_be_used_again_after_24_hours(served: Served) -> None:
+    """The earlier task stays unchanged."""
     first = served.service.submit_once("local", NewTask(prompt="One."), "k")
     served.clock.pass_s(KEY_KEPT_MS / 1000 - 0.001)
     again = served.service.submit_once("local", NewTask(prompt="One."), "k")
@@ -273,12 +278,12 @@ def test_a_key_is_free_again_after_24_hours(served: Served) -> None:
     assert served.get(first.task.ref).request.prompt == "One."
 
 
-def test_a_field_that_is_not_used_is_no_part_of_a_bodys_hash() -> None:
-    """So that a server of the next version, with a field more, still knows the bodies of the day before."""
+def test_an_unused_field_does_not_change_the_hash_of_a_body() -> None:
+    """So a later version with more fields still recognises bodies of the day before."""
     assert NewTask(prompt="One.").digest() == sha256(b'{"prompt":"One."}').hexdigest()
 
 
-def test_another_tenants_key_is_another(served: Served) -> None:
+def test_tenants_have_separate_idempotency_keys(served: Served) -> None:
     tasks = [served.service.submit_once(tenant, NewTask(prompt="One."), "k").task for tenant in ("a", "b")]
     served.refs += [task.ref for task in tasks]
 

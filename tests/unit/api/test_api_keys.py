@@ -1,4 +1,4 @@
-"""Who may do what: no key, a wrong one, one without the scope, one that used its requests up."""
+"""Access: calls without a key, with a wrong key, without the scope, and above the limits of the key."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ BODY = {"headers": asgi.JSON, "parts": [b'{"prompt": "x"}']}
 
 @pytest.fixture
 def locked(server: CalledServer) -> CalledServer:
-    """A server with a key, called without one."""
+    """Return a server that has a key, called without one."""
     server.with_key()
     return server
 
@@ -38,15 +38,15 @@ def locked_for_all(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CalledS
 
 
 def routes(server: CalledServer) -> list[tuple[str, str]]:
-    """Every method and path of the API, with something in the place of an id."""
+    """List every method and path of the API, with `t1` in place of ids."""
     paths = server.app.openapi()["paths"]
     found = [(method.upper(), re.sub(r"{\w+}", "t1", path)) for path, methods in paths.items() for method in methods]
     assert len(found) > 10
     return found
 
 
-def test_every_route_but_health_wants_a_key(locked: CalledServer) -> None:
-    """Before anything of the body is read: a stranger learns nothing from a parser."""
+def test_every_route_except_health_requires_a_key(locked: CalledServer) -> None:
+    """The key is checked before the body is read, so callers without a key cannot probe the parser."""
     refused = {path: locked.call(method, path, **BODY) for method, path in routes(locked) if path not in OPEN}
 
     assert {answer.status for answer in refused.values()} == {401}
@@ -55,7 +55,7 @@ def test_every_route_but_health_wants_a_key(locked: CalledServer) -> None:
     assert locked.get("health").status == 200
 
 
-def test_unknown_wrong_and_revoked_are_not_told_apart(locked: CalledServer) -> None:
+def test_unknown_wrong_and_revoked_keys_get_the_same_answer(locked: CalledServer) -> None:
     made = locked.with_key()
     good = made.headers["authorization"].removeprefix("Bearer ")
     key_id = good.split("_")[1]
@@ -84,7 +84,7 @@ def test_unknown_wrong_and_revoked_are_not_told_apart(locked: CalledServer) -> N
 
 
 @pytest.mark.parametrize("sent", ["Bearer {}", "bearer {}", "BEARER  {} "])
-def test_a_key_is_taken_from_either_header(locked: CalledServer, sent: str) -> None:
+def test_a_key_is_accepted_in_either_header(locked: CalledServer, sent: str) -> None:
     token = locked.with_key().headers["authorization"].removeprefix("Bearer ")
 
     assert locked.get("tasks", authorization=sent.format(token)).status == 200
@@ -92,7 +92,7 @@ def test_a_key_is_taken_from_either_header(locked: CalledServer, sent: str) -> N
 
 
 @pytest.mark.parametrize("scope", SCOPES)
-def test_a_key_is_good_for_its_scope_alone(locked: CalledServer, scope: str) -> None:
+def test_a_key_is_accepted_only_for_its_scopes(locked: CalledServer, scope: str) -> None:
     caller = locked.with_key("acme", scope)
     needed = {"metrics": "metrics", "keys": "admin", "engines": "admin"}
     for method, path in routes(locked):
@@ -109,15 +109,15 @@ def test_a_key_is_good_for_its_scope_alone(locked: CalledServer, scope: str) -> 
             )
 
 
-def test_a_route_nobody_thought_of_is_not_open(locked: CalledServer) -> None:
-    """A new path needs the scope tasks until somebody decides otherwise."""
+def test_a_route_without_a_declared_scope_requires_the_scope_tasks(locked: CalledServer) -> None:
+    """New paths are protected by default."""
     metrics_only = locked.with_key("acme", "metrics")
 
     assert metrics_only.get("usage").status == 403
 
 
-def test_keys_are_made_listed_and_revoked_over_http(server: CalledServer) -> None:
-    """The first over loopback; from then on by a key with the scope admin. The token is told once."""
+def test_keys_are_created_listed_and_revoked_over_http(server: CalledServer) -> None:
+    """The first key is created over loopback, later ones by a key with the scope admin. The token is shown once."""
     made = server.post({"tenant": "acme", "scopes": ["tasks", "admin"], "name": "CI"}, "keys")
     admin = replace(server, headers={"authorization": f"Bearer {made.json['token']}"})
     limits = {"requests_per_minute": 5, "tasks_in_flight": 2, "usd_per_day": 1.5}
@@ -139,7 +139,7 @@ def test_keys_are_made_listed_and_revoked_over_http(server: CalledServer) -> Non
 
 
 @pytest.mark.parametrize("key_id", ["ffffffffffff", "x", "%20", "%ed%a0%80", "x" * 3_000])
-def test_an_id_that_no_key_has_is_not_found(server: CalledServer, key_id: str) -> None:
+def test_an_unknown_key_id_is_not_found(server: CalledServer, key_id: str) -> None:
     admin = server.with_key()
     answers = [admin.call("DELETE", f"keys/{key_id}"), patched(admin, key_id, {"name": "CI"})]
 
@@ -150,8 +150,8 @@ def patched(server: CalledServer, key_id: str, body: object) -> asgi.Answer:
     return server.call("PATCH", f"keys/{key_id}", headers=asgi.JSON, parts=[json.dumps(body).encode()])
 
 
-def test_a_key_is_changed_field_by_field(server: CalledServer) -> None:
-    """Only what is named; null removes a limit or the expiry. The key itself uses its new limits at once."""
+def test_a_change_of_a_key_changes_only_the_named_fields(server: CalledServer) -> None:
+    """Null removes a limit or the expiry. The changed key uses its new limits at once."""
     admin = server.with_key()
     limits = {"requests_per_minute": 50, "tasks_in_flight": 2, "usd_per_day": 1.5}
     new = {"tenant": "globex", "scopes": ["tasks"], "limits": limits, "expires_at": "2999-01-01T01:00:00+01:00"}
@@ -192,7 +192,7 @@ def test_a_key_is_changed_field_by_field(server: CalledServer) -> None:
         ({"expires_at": "soon"}, "such as 2030-12-31T23:59:59Z"),
     ],
 )
-def test_a_change_that_cannot_be_is_refused_by_name(locked_for_all: CalledServer, body: object, named: str) -> None:
+def test_an_invalid_change_of_a_key_is_refused_by_name(locked_for_all: CalledServer, body: object, named: str) -> None:
     admin = locked_for_all.with_key()
     before = admin.get("keys").json["keys"][-1]
 
@@ -202,7 +202,7 @@ def test_a_change_that_cannot_be_is_refused_by_name(locked_for_all: CalledServer
     assert admin.get("keys").json["keys"][-1] == before
 
 
-def test_a_revoked_key_is_not_changed(server: CalledServer) -> None:
+def test_a_revoked_key_cannot_be_changed(server: CalledServer) -> None:
     admin = server.with_key()
     made = admin.post({"tenant": "acme", "scopes": ["tasks"]}, "keys").json
     admin.call("DELETE", f"keys/{made['key_id']}")
@@ -212,8 +212,8 @@ def test_a_revoked_key_is_not_changed(server: CalledServer) -> None:
     assert admin.get("keys").json["keys"][1]["name"] == ""
 
 
-def test_a_lost_answer_to_a_new_key_can_be_asked_for_again(server: CalledServer) -> None:
-    """The same key, with a new token; the lost one stops working."""
+def test_a_call_whose_answer_was_lost_can_be_repeated_for_a_new_token(server: CalledServer) -> None:
+    """It answers the same key with a new token; the lost token stops working."""
     admin, new = server.with_key(), {"tenant": "globex", "scopes": ["tasks"], "name": "CI"}
     lost = admin.post(new, "keys", idempotency_key="k")
     again = admin.post(new, "keys", idempotency_key='"k"')
@@ -232,7 +232,7 @@ def test_a_lost_answer_to_a_new_key_can_be_asked_for_again(server: CalledServer)
     assert len(admin.get("keys").json["keys"]) == 2
 
 
-def test_an_idempotency_key_that_is_not_valid_makes_no_key(server: CalledServer) -> None:
+def test_an_invalid_idempotency_key_creates_no_key(server: CalledServer) -> None:
     admin = server.with_key()
     answer = admin.post({"tenant": "globex", "scopes": ["tasks"]}, "keys", idempotency_key="two words")
 
@@ -240,8 +240,8 @@ def test_an_idempotency_key_that_is_not_valid_makes_no_key(server: CalledServer)
     assert len(admin.get("keys").json["keys"]) == 1
 
 
-def test_the_lost_token_of_a_first_key_cannot_be_asked_for_without_a_key(server: CalledServer) -> None:
-    """Or anyone who can reach the server could take the key over."""
+def test_the_lost_token_of_the_first_key_cannot_be_replaced_without_a_key(server: CalledServer) -> None:
+    """Otherwise any caller that can reach the server could take the key over."""
     new = {"tenant": "acme", "scopes": ["admin"]}
     first = server.post(new, "keys", idempotency_key="k")
 
@@ -295,20 +295,20 @@ def test_an_expired_key_is_refused_like_a_revoked_one(server: CalledServer) -> N
         ({"tenant": "acme", "scopes": ["tasks"], "name": "x" * 101}, NAMES),
     ],
 )
-def test_a_key_that_cannot_be_is_refused_by_name(locked_for_all: CalledServer, body: object, named: str) -> None:
+def test_an_invalid_new_key_is_refused_by_name(locked_for_all: CalledServer, body: object, named: str) -> None:
     answer = locked_for_all.with_key().post(body, "keys")
 
     assert (answer.status, named in answer.detail) == (422, True), answer.detail
 
 
-def test_a_wrong_tenant_is_pointed_to(locked_for_all: CalledServer) -> None:
+def test_an_invalid_tenant_is_refused_with_a_pointer(locked_for_all: CalledServer) -> None:
     answer = locked_for_all.with_key().post({"tenant": "ACME", "scopes": ["tasks"]}, "keys")
 
     assert answer.json["errors"] == [{"pointer": "/tenant", "detail": TENANTS}]
 
 
-def test_the_description_says_what_tenants_and_names_may_be(locked_for_all: CalledServer) -> None:
-    """Their own check says it better when they are wrong, but a generated client has the description alone."""
+def test_the_openapi_document_describes_valid_tenants_and_names(locked_for_all: CalledServer) -> None:
+    """The server's own check explains more, but a generated client has only the document."""
     fields = locked_for_all.get("openapi.json").json["components"]["schemas"]["NewKey"]["properties"]
 
     assert fields["tenant"]["pattern"] == "^[a-z0-9-]{1,40}$"
@@ -317,10 +317,10 @@ def test_the_description_says_what_tenants_and_names_may_be(locked_for_all: Call
     characters = [chr(code) for code in range(0x10000)]
     assert [c for c in characters if c.isprintable() and not pattern.search(c)] == []
     too_many = [c for c in characters if pattern.search(c) and not c.isprintable()]
-    assert {unicodedata.category(c) for c in too_many} == {"Cf", "Cn", "Cs"}  # unassigned, or halves of characters
+    assert {unicodedata.category(c) for c in too_many} == {"Cf", "Cn", "Cs"}  # unassigned, or halves of surrogate pairs
 
 
-def test_the_description_says_what_unsettled_money_is(locked_for_all: CalledServer) -> None:
+def test_the_openapi_document_explains_unsettled_money(locked_for_all: CalledServer) -> None:
     fields = locked_for_all.get("openapi.json").json["components"]["schemas"]["UsageView"]["properties"]
     said = fields["unsettled_microusd"]["description"]
 
@@ -329,8 +329,8 @@ def test_the_description_says_what_unsettled_money_is(locked_for_all: CalledServ
     ] == []
 
 
-def test_requests_above_the_limit_are_told_when_to_come_again(locked: CalledServer) -> None:
-    """Every answer says what is left, also one that refuses something else."""
+def test_requests_above_the_limit_are_told_when_to_try_again(locked: CalledServer) -> None:
+    """Every answer shows the remaining requests, also if the call is refused for another reason."""
     caller = locked.with_key("acme", "tasks", requests_per_minute=3)
     answers = [caller.get("tasks"), caller.get("tasks/t1"), caller.post(b"{"), caller.get("tasks"), caller.get("tasks")]
 
@@ -344,8 +344,8 @@ def test_requests_above_the_limit_are_told_when_to_come_again(locked: CalledServ
     assert locked.with_key("acme", "tasks", requests_per_minute=1).get("tasks").status == 200  # each key has its own
 
 
-def test_a_call_without_the_scope_is_a_request_too(locked: CalledServer) -> None:
-    """Or a key could ask without end; and its answer says what is left like every other."""
+def test_a_call_without_the_scope_counts_as_a_request(locked: CalledServer) -> None:
+    """Otherwise a key could make such calls without limit. The answer shows the remaining requests, too."""
     caller = locked.with_key("acme", "tasks", requests_per_minute=2)
     answers = [caller.get("metrics"), caller.get("keys"), caller.get("metrics")]
 
@@ -358,7 +358,7 @@ def test_a_call_without_the_scope_is_a_request_too(locked: CalledServer) -> None
     assert {answer.headers["ratelimit-policy"] for answer in answers} == {'"requests";q=2;w=60'}
 
 
-def test_tasks_above_the_limit_wait_for_one_to_end(locked: CalledServer) -> None:
+def test_tasks_above_the_limit_are_refused_until_one_ends(locked: CalledServer) -> None:
     caller = locked.with_key("acme", "tasks", tasks_in_flight=2)
     for _ in range(2):
         caller.created()
@@ -372,7 +372,7 @@ def test_tasks_above_the_limit_wait_for_one_to_end(locked: CalledServer) -> None
     assert caller.get("usage").json["tasks_in_flight"] == 1
 
 
-def test_a_dry_run_takes_no_place(locked: CalledServer) -> None:
+def test_a_dry_run_does_not_count_as_a_task_in_flight(locked: CalledServer) -> None:
     caller = locked.with_key("acme", "tasks", tasks_in_flight=1)
     caller.created()
 
@@ -380,7 +380,7 @@ def test_a_dry_run_takes_no_place(locked: CalledServer) -> None:
 
 
 @pytest.mark.parametrize("host", ["localhost", "localhost:8000", "127.0.0.1:8000", "127.0.0.9", "[::1]:8000", "[::1]"])
-def test_without_keys_loopback_names_are_served(server: CalledServer, host: str) -> None:
+def test_without_keys_calls_to_loopback_names_are_answered(server: CalledServer, host: str) -> None:
     assert server.get("tasks", host=host).status == 200
     assert server.post({"prompt": "x"}, host=host, origin=f"http://{host}").status == 202
 
@@ -404,26 +404,29 @@ def test_without_keys_loopback_names_are_served(server: CalledServer, host: str)
         {"host": "localhost", "sec-fetch-site": "cross-site"},
     ],
 )
-def test_without_keys_a_page_of_another_site_gets_nothing(server: CalledServer, headers: dict[str, str]) -> None:
-    """Neither through a name that was made to lead here (DNS rebinding), nor by a form or a script."""
+def test_without_keys_a_page_of_another_site_is_refused(server: CalledServer, headers: dict[str, str]) -> None:
+    """Neither DNS rebinding nor a form or script of another site gets an answer."""
     for method, path in (("GET", "tasks"), ("POST", "tasks"), ("POST", "tasks/t1/approve"), ("DELETE", "keys/x")):
         assert server.call(method, path, headers={**asgi.JSON, **headers}, parts=[b'{"prompt": "x"}']).status == 403
     assert server.get("tasks").json["tasks"] == []
 
 
-def test_with_keys_any_name_is_served(server: CalledServer) -> None:
-    """Behind a proxy it has another name; a page of another site does not have the key."""
+def test_with_keys_calls_to_any_host_name_are_answered(server: CalledServer) -> None:
+    """Behind a proxy the server has another name, and a page of another site does not have the key."""
     assert server.with_key().get("tasks", host="llm.example").status == 200
 
 
-def test_a_server_that_others_reach_is_never_open(server: CalledServer) -> None:
-    """On AWS, and embedded on another address than loopback, no call goes without a key, even if there is none."""
+def test_a_server_reachable_from_other_machines_always_requires_a_key(server: CalledServer) -> None:
+    """On AWS, and embedded on an address other than loopback.
+
+    Calls without a key are refused even before a key exists.
+    """
     shut = replace(server, app=create_app(server.service, lambda: "r"))
 
     assert {shut.call(method, path, **BODY).status for method, path in routes(shut) if path not in OPEN} == {401}
 
 
-def test_the_description_says_where_a_key_goes(server: CalledServer) -> None:
+def test_the_openapi_document_says_where_the_key_is_sent(server: CalledServer) -> None:
     described = server.get("openapi.json").json
     schemes = described["components"]["securitySchemes"]
 
@@ -433,7 +436,7 @@ def test_the_description_says_where_a_key_goes(server: CalledServer) -> None:
         assert wanted == (set() if path in OPEN else set(schemes)), path
 
 
-def test_every_answer_is_typed_private_and_in_no_frame(server: CalledServer, tmp_path: Path) -> None:
+def test_every_answer_has_its_type_private_caching_and_no_framing(server: CalledServer, tmp_path: Path) -> None:
     task_id = server.created()
     paths = ("health", "tasks", f"tasks/{task_id}", "tasks/t1", "openapi.json", "/nowhere")
     answers = [server.get(path) for path in paths]

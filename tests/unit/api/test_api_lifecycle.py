@@ -1,4 +1,4 @@
-"""`POST /tasks/{id}/cancel`, `/retry`, `DELETE /tasks/{id}`: what a caller does with a task after it was accepted."""
+"""`POST /tasks/{id}/cancel`, `/retry` and `DELETE /tasks/{id}`: what a caller can do with an accepted task."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from support.in_process_server import CalledServer
 
 
 def said(server: CalledServer, task_id: str, word: str, method: str = "POST") -> tuple[int, str]:
-    """The status of the answer, and the status of the task or the code of the error."""
+    """Return the HTTP status, and the status of the task or the code of the error."""
     answer = server.call(method, f"tasks/{task_id}/{word}".rstrip("/"))
     return answer.status, answer.code if answer.status >= 400 else answer.json["status"]
 
 
-def test_a_cancelled_task_is_answered_in_the_four_fields(server: CalledServer) -> None:
-    """And cancelled again, as before."""
+def test_a_cancel_answers_the_four_fields(server: CalledServer) -> None:
+    """A repeated cancel gets the same answer."""
     task_id = server.created()
 
     answer = server.call("POST", f"tasks/{task_id}/cancel")
@@ -28,7 +28,7 @@ def test_a_cancelled_task_is_answered_in_the_four_fields(server: CalledServer) -
     assert (metrics["queue_length"], metrics["active_tasks"], metrics["success_rate"]) == (0, 0, None)
 
 
-def test_a_completed_task_is_not_cancelled(server: CalledServer) -> None:
+def test_a_completed_task_cannot_be_cancelled(server: CalledServer) -> None:
     task_id = server.created()
     server.work()
 
@@ -38,7 +38,7 @@ def test_a_completed_task_is_not_cancelled(server: CalledServer) -> None:
     assert said(server, "unknown", "cancel") == (404, "task_not_found")
 
 
-def test_a_cancelled_plan_shows_what_was_not_begun_as_skipped(server: CalledServer) -> None:
+def test_a_cancelled_plan_shows_unstarted_steps_as_skipped(server: CalledServer) -> None:
     task_id = server.created("Design a cache, then test it.", mode="Plan", plan_approval=True)
     server.work()
     assert said(server, task_id, "cancel") == (200, "Cancelled")
@@ -49,8 +49,8 @@ def test_a_cancelled_plan_shows_what_was_not_begun_as_skipped(server: CalledServ
 # retry
 
 
-def test_a_failed_task_is_retried(server: CalledServer) -> None:
-    """202 as at first: it is stored and queued; once more is a conflict."""
+def test_a_failed_task_can_be_retried(server: CalledServer) -> None:
+    """202, because it is stored and queued as at first; a second retry is a conflict."""
     task_id = failed(server)
 
     answer = server.call("POST", f"tasks/{task_id}/retry")
@@ -70,7 +70,7 @@ def test_a_failed_task_is_retried(server: CalledServer) -> None:
 
 
 def failed(server: CalledServer) -> str:
-    """A task whose deadline came before a worker."""
+    """Create a task that failed before a worker claimed it."""
     task_id = server.created()
     task = server.store.peek(TaskRef("local", task_id))
     output = an_output("TRY#0", None, error="No.", attempts=())
@@ -81,8 +81,8 @@ def failed(server: CalledServer) -> str:
 # delete
 
 
-def test_a_deleted_task_is_gone(server: CalledServer) -> None:
-    """204 without a body, then 404 to everything."""
+def test_a_deleted_task_is_not_found(server: CalledServer) -> None:
+    """204 without a body; after that every call for the task gets 404."""
     task_id = server.created()
     server.work()
 
@@ -97,7 +97,7 @@ def test_a_deleted_task_is_gone(server: CalledServer) -> None:
     assert server.get("metrics").json["total_requests"] == 1
 
 
-def test_a_task_at_work_is_not_deleted(server: CalledServer) -> None:
+def test_a_task_that_a_worker_has_cannot_be_deleted(server: CalledServer) -> None:
     task_id = server.created()
     task = server.store.peek(TaskRef("local", task_id))
     now_ms = server.service.now_ms()

@@ -1,4 +1,4 @@
-"""Query parameters: each call takes those that it declares, each once unless it is declared as a list."""
+"""Query parameters: each call accepts those that it declares, each once unless it is declared as a list."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ async def listed(
     status: Annotated[list[str] | None, Query()] = None,
     size: Annotated[int | None, Query()] = None,
 ) -> dict[str, object]:
-    """One parameter that repeats, one that does not, and a prefix."""
+    """Accept one parameter that repeats, one that does not, and a prefix."""
     return {"metadata": metadata, "status": status, "size": size}
 
 
@@ -34,7 +34,7 @@ def called(query: str) -> asgi.Answer:
     return asgi.call(Edge(app, lambda: "r-1"), "GET", f"/?{query}")
 
 
-def test_a_list_repeats_and_a_prefix_takes_every_name_below_it() -> None:
+def test_a_list_may_repeat_and_a_prefix_accepts_every_name_below_it() -> None:
     answer = called("status=a&status=b&size=1&metadata.team=x&metadata.a.b=")
 
     assert answer.json == {"metadata": {"team": "x", "a.b": ""}, "status": ["a", "b"], "size": 1}
@@ -57,7 +57,7 @@ def test_a_list_repeats_and_a_prefix_takes_every_name_below_it() -> None:
         ),
     ],
 )
-def test_anything_else_is_refused_by_name(query: str, code: str, sentence: str) -> None:
+def test_other_query_parameters_are_refused_by_name(query: str, code: str, sentence: str) -> None:
     answer = called(query)
 
     assert (answer.status, answer.code, answer.detail) == (422, code, sentence)
@@ -73,6 +73,6 @@ def test_a_misspelt_filter_does_not_list_everything(server: CalledServer) -> Non
 
 
 @pytest.mark.parametrize("path", ["docs", "openapi.json"])
-def test_what_has_no_parameters_to_mistake_ignores_them(server: CalledServer, path: str) -> None:
-    """Browsers and tools add their own to pages."""
+def test_documentation_pages_ignore_query_parameters(server: CalledServer, path: str) -> None:
+    """Browsers and tools add parameters to pages."""
     assert server.get(f"{path}?v=2").status == 200

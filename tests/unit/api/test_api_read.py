@@ -1,4 +1,4 @@
-"""`GET /tasks/{id}` and `GET /tasks`: everything about a task, cheap polls, pages."""
+"""`GET /tasks/{id}`: everything about a task, and cheap polling."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from support.in_process_server import DOWN, CalledServer, FailingStore
 DETAIL = (
     *("task_id", "status", "result", "error", "mode", "role", "profile", "engine", "waiting_for"),
     *("waiting_since", "receipt", "created_at"),
-    *("updated_at", "finished_at", "confidence", "complexity", "reasons", "plan", "awaiting_approval", "demonstration"),
-    *("attempts", "events", "limits", "metadata"),
+    *("updated_at", "finished_at", "awaiting_approval", "metadata", "confidence", "complexity", "reasons", "plan"),
+    *("demonstration", "attempts", "events", "limits"),
 )
 NO_TASK = ("task_not_found", "No task has this id.")
 
 
 def a_stored(server: CalledServer, task: Task | None = None) -> Task:
-    """A claimed task in the store."""
+    """Store a claimed task."""
     queued = task or a_task()
     server.store.add(queued, a_request())
     processing = claimed(queued)
@@ -34,8 +34,8 @@ def a_stored(server: CalledServer, task: Task | None = None) -> Task:
     return processing
 
 
-def test_a_task_in_an_outage_says_what_it_waits_for_and_since_when(server: CalledServer) -> None:
-    """And no longer once a worker has it again."""
+def test_a_task_that_waits_for_engines_shows_which_and_since_when(server: CalledServer) -> None:
+    """The fields are null again once a worker has claimed it."""
     processing = a_stored(server)
     waiting = processing.released(a_failure(error=None), due_ms=NOW_MS, counted=False, waiting_for="gpt, local")
     server.store.save(processing, waiting)
@@ -47,8 +47,8 @@ def test_a_task_in_an_outage_says_what_it_waits_for_and_since_when(server: Calle
     assert (again["waiting_for"], again["waiting_since"]) == (None, None)
 
 
-def test_a_waiting_task_shows_everything_that_is_known(server: CalledServer) -> None:
-    """The four fields first, then the decision; no result, no attempt, no end."""
+def test_a_queued_task_shows_its_decision(server: CalledServer) -> None:
+    """The four fields come first; result, attempts and finish time are empty."""
     task = server.get(f"tasks/{server.created('Write a haiku.', metadata={'team': 'a'})}").json
 
     assert tuple(task) == DETAIL
@@ -60,8 +60,8 @@ def test_a_waiting_task_shows_everything_that_is_known(server: CalledServer) -> 
     assert task["metadata"] == {"team": "a"}
 
 
-def test_a_completed_task_shows_its_answer_and_what_it_took(server: CalledServer) -> None:
-    """One attempt by the embedded engine; the receipt is its sum."""
+def test_a_completed_task_shows_its_answer_and_its_receipt(server: CalledServer) -> None:
+    """The embedded engine made one attempt, and the receipt is the sum of the attempts."""
     task_id = server.created()
     server.work()
 
@@ -77,7 +77,7 @@ def test_a_completed_task_shows_its_answer_and_what_it_took(server: CalledServer
 
 
 def test_a_plan_task_shows_its_plan_and_every_step(server: CalledServer) -> None:
-    """Steps with their order, status and result; an attempt for each, the plan and the synthesis."""
+    """Steps with order, status and result; one attempt for each step, the plan and the synthesis."""
     task_id = server.created("- Design a REST API for invoices\n- Write the tests\n", mode="Plan")
     server.work()
 
@@ -96,8 +96,8 @@ def test_a_plan_task_shows_its_plan_and_every_step(server: CalledServer) -> None
     assert (purposes[0], purposes[-1]) == ("plan", "synthesis")
 
 
-def test_a_plan_in_progress_shows_how_far_each_step_is(server: CalledServer) -> None:
-    """What a step cost stands beside it, its review's calls included."""
+def test_a_plan_in_progress_shows_the_status_of_each_step(server: CalledServer) -> None:
+    """The cost of a step includes the calls of its review."""
     depends_on = {"s1": (), "s2": (), "s3": ("s1",), "s4": ("s3",), "s5": ("s2",), "s6": ("s5",)}
     steps = (Step(id=name, role="Chat-Agent", instruction="Do.", depends_on=d) for name, d in depends_on.items())
     task = a_stored(server)
@@ -126,8 +126,11 @@ def test_a_plan_in_progress_shows_how_far_each_step_is(server: CalledServer) -> 
     assert shown["plan"]["steps"][2]["review"] == {"verdict": "fail", "findings": ["Off by one."], "reason": None}
 
 
-def test_a_step_that_was_begun_in_a_cancelled_plan_shows_what_it_cost(server: CalledServer) -> None:
-    """Its calls stand at the claim's end, for the step has none; a step whose name begins with another's is another."""
+def test_a_started_step_of_a_cancelled_plan_shows_its_cost(server: CalledServer) -> None:
+    """Its calls are stored at the end of the claim, because the step has no record.
+
+    Names with a common prefix stay apart.
+    """
     task = a_stored(server)
     steps = tuple(Step(id=name, role="Chat-Agent", instruction="Do.") for name in ("s", "s1", "t"))
     plan = an_output("PLAN", Plan(goal="All of it.", steps=steps).to_json())
@@ -146,8 +149,8 @@ def for_step(step: str, word: str = "step", **fields: Any) -> Attempt:
     return an_attempt(purpose=f"{word} {step}", **fields)
 
 
-def test_a_failed_task_shows_why_and_what_it_cost(server: CalledServer) -> None:
-    """The attempt that failed is there too."""
+def test_a_failed_task_shows_its_error_and_its_cost(server: CalledServer) -> None:
+    """The failed attempt is listed too."""
     task = a_stored(server)
     failure = a_failure("TRY#1", "No engine answered.", attempts=(an_attempt(), a_failed_attempt("Busy.")))
     server.store.save(task, task.failed(failure), failure)
@@ -158,8 +161,8 @@ def test_a_failed_task_shows_why_and_what_it_cost(server: CalledServer) -> None:
     assert (shown["receipt"]["cost_microusd"], shown["receipt"]["failed_calls"]) == (300, 1)
 
 
-def test_an_unpriced_call_costs_null_and_is_counted_as_such(server: CalledServer) -> None:
-    """0 would be a lie."""
+def test_an_unpriced_call_has_a_null_cost_and_is_counted(server: CalledServer) -> None:
+    """A cost of 0 would be wrong."""
     task = a_stored(server)
     answer = an_output(attempts=(an_attempt(cost_microusd=None),))
     server.store.save(task, task.completed(answer), answer)
@@ -170,7 +173,7 @@ def test_an_unpriced_call_costs_null_and_is_counted_as_such(server: CalledServer
 
 
 def test_times_are_utc_with_milliseconds(server: CalledServer) -> None:
-    """RFC 3339, so that they sort as text."""
+    """RFC 3339, so that they can be sorted as text."""
     task = a_stored(server, a_task(created_ms=NOW_MS - 1))
     answer = an_output(created_ms=NOW_MS + 7)
     server.store.save(task, task.completed(answer), answer)
@@ -181,8 +184,8 @@ def test_times_are_utc_with_milliseconds(server: CalledServer) -> None:
     assert shown["attempts"][0]["started_at"] == "2025-10-09T08:53:21.000Z"
 
 
-def test_an_open_task_says_when_to_look_again_and_a_final_one_does_not(server: CalledServer) -> None:
-    """Polls end with the task."""
+def test_an_open_task_has_a_retry_after_and_a_final_one_does_not(server: CalledServer) -> None:
+    """Polling ends when the task is final."""
     task_id = server.created()
     assert int(server.get(f"tasks/{task_id}").headers["retry-after"]) >= 1
 
@@ -193,7 +196,7 @@ def test_an_open_task_says_when_to_look_again_and_a_final_one_does_not(server: C
 
 @pytest.mark.parametrize("form", ["{}", "W/{}", '"old", {}', '"old",{} , "x"', "*"])
 def test_an_unchanged_task_is_not_sent_again(server: CalledServer, form: str) -> None:
-    """304 without a body, with the same ETag and advice (RFC 9110, 13.1.2 and 15.4.5)."""
+    """304 without a body, with the same ETag and Retry-After (RFC 9110, 13.1.2 and 15.4.5)."""
     task_id = server.created()
     first = server.get(f"tasks/{task_id}")
 
@@ -206,12 +209,12 @@ def test_an_unchanged_task_is_not_sent_again(server: CalledServer, form: str) ->
 
 @pytest.mark.parametrize("form", ["", '"nonsense"', "1", '"', ",,,", "W/"])
 def test_another_tag_gets_the_whole_task(server: CalledServer, form: str) -> None:
-    """A tag is quoted; what is none matches nothing."""
+    """Tags are quoted strings; text that is not a valid tag matches nothing."""
     assert server.get(f"tasks/{server.created()}", if_none_match=form).status == 200
 
 
 def test_every_change_of_a_task_changes_its_tag(server: CalledServer) -> None:
-    """A poll with an old tag sees the new state."""
+    """A poll with an old tag gets the new state."""
     task_id = server.created()
     old = server.get(f"tasks/{task_id}").headers["etag"]
 
@@ -241,25 +244,25 @@ def test_every_change_of_a_task_changes_its_tag(server: CalledServer) -> None:
         "a/b",
     ],
 )
-def test_an_id_that_is_none_is_not_found(shared_server: CalledServer, task_id: str) -> None:
-    """404, whatever stands there: never 422, never 5xx."""
+def test_an_unknown_or_malformed_id_is_not_found(shared_server: CalledServer, task_id: str) -> None:
+    """Always 404, never 422 or 5xx."""
     answer = shared_server.get(f"tasks/{task_id}")
 
     assert (answer.status, answer.code) in [(404, "task_not_found"), (404, "path_not_found")]
 
 
 @pytest.mark.parametrize("task_id", ["a%20b", "a%23STATE", "x" * 65, "%F0%9F%8C%8D"])
-def test_an_id_that_can_be_none_costs_no_look(
+def test_an_impossible_id_is_refused_without_a_read(
     server: CalledServer, server_on: Callable[[Store], CalledServer], task_id: str
 ) -> None:
-    """DynamoDB would refuse some as keys, and that would look like an outage."""
+    """DynamoDB would refuse some of these ids as keys, which would look like an outage."""
     answer = server_on(FailingStore(server.store, DOWN)).get(f"tasks/{task_id}")
 
     assert (answer.status, (answer.code, answer.detail)) == (404, NO_TASK)
 
 
-def test_anothers_task_is_as_unknown_as_one_that_never_was(server: CalledServer) -> None:
-    """Byte for byte; the id of the call, which each answer repeats, is the caller's own."""
+def test_a_task_of_another_tenant_looks_like_an_unknown_task(server: CalledServer) -> None:
+    """The bodies are equal byte for byte; both calls send the same request id."""
     task = a_stored(server, a_task(tenant="another"))
 
     theirs, none = server.get(f"tasks/{task.task_id}", x_request_id="r-1"), server.get("tasks/none", x_request_id="r-1")

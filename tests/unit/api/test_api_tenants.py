@@ -1,4 +1,4 @@
-"""Tenants never meet: on every route, another tenant's task is as if it did not exist."""
+"""Isolation of tenants: on every route, another tenant's task looks as if it did not exist."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from support import asgi
 from support.builders import NOW_MS, a_request, a_task, an_output, claimed
 from support.in_process_server import CalledServer, called_server
 
-UNKNOWN = "0197-nobodys-task"
+UNKNOWN = "0197-unknown-task"
 PLAN = Plan(goal="The goal.", steps=(Step(id="a", role="Writing-Agent", instruction="Write."),)).to_json()
 BODIES = {"approve": {"plan_hash": digest(PLAN)}, "reject": {"plan_hash": digest(PLAN)}}
-"""What an owner would send, by the last word of a path."""
+"""Valid bodies by the last part of the path."""
 
 
 def stored(store: Store, tenant: str) -> dict[str, str]:
-    """A task of a tenant in every state; their ids by what they are."""
+    """Store a task of the tenant in every state; return their ids by state."""
     made: dict[str, Task] = {
         name: a_task(tenant=tenant) for name in ("queued", "working", "awaiting", "done", "failed")
     }
@@ -47,7 +47,7 @@ def stored(store: Store, tenant: str) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def houses(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[CalledServer, CalledServer, dict[str, str]]]:
-    """Acme, with tasks in every state; Globex; and the ids of Acme's tasks."""
+    """Yield a caller of Acme, which has tasks in every state; a caller of Globex; and the ids of Acme's tasks."""
     with called_server(tmp_path_factory.mktemp("tenants")) as server:
         acme = server.with_key("acme", "tasks")
         globex = server.with_key("globex", "tasks")
@@ -58,19 +58,19 @@ Houses = tuple[CalledServer, CalledServer, dict[str, str]]
 
 
 def of_a_task(server: CalledServer) -> list[tuple[str, str]]:
-    """Every method and path that names a task."""
+    """List every method and path that names a task."""
     found = [(m.upper(), path) for path, methods in server.app.openapi()["paths"].items() for m in methods]
     return [(method, path) for method, path in found if "{task_id}" in path]
 
 
 def shown(answer: asgi.Answer) -> tuple[int, bytes, dict[str, str]]:
-    """All of an answer but the name of the request."""
+    """Return all parts of an answer except its request id."""
     headers = dict(answer.headers)
     return answer.status, answer.body.replace(headers.pop("x-request-id").encode(), b""), headers
 
 
-def test_every_route_answers_for_anothers_task_what_it_answers_for_none(houses: Houses) -> None:
-    """In whatever state it is, byte for byte, also to one who knows its ETag and its plan."""
+def test_every_route_answers_the_same_for_another_tenants_task_as_for_an_unknown_one(houses: Houses) -> None:
+    """In every state, byte for byte, even if the caller knows the ETag and the plan."""
     acme, globex, ids = houses
     for method, path in of_a_task(acme):
         body = json.dumps(BODIES.get(path.rpartition("/")[2], {})).encode()
@@ -84,8 +84,8 @@ def test_every_route_answers_for_anothers_task_what_it_answers_for_none(houses: 
                 assert none[0] == 404, (method, path)
 
 
-def test_the_owner_finds_each_of_them(houses: Houses) -> None:
-    """Else the test above would prove nothing; and nothing that was tried has changed them."""
+def test_the_owner_can_read_each_of_them(houses: Houses) -> None:
+    """Without this the test above would prove nothing. The calls of the other tenant have not changed the tasks."""
     acme, _, ids = houses
 
     statuses = [acme.get(f"tasks/{task_id}").json["status"] for task_id in ids.values()]
@@ -93,8 +93,8 @@ def test_the_owner_finds_each_of_them(houses: Houses) -> None:
     assert acme.get(f"tasks/{ids['awaiting']}").json["awaiting_approval"] is True
 
 
-def test_a_listing_holds_the_callers_own_tasks(houses: Houses) -> None:
-    """Whatever is filtered, and also from a page that another tenant's token names."""
+def test_a_listing_has_only_the_callers_own_tasks(houses: Houses) -> None:
+    """With every filter, and also from the page token of another tenant."""
     acme, globex, ids = houses
     own = globex.created()
     token = acme.get("tasks?page_size=1").json["next_page_token"]
@@ -105,7 +105,7 @@ def test_a_listing_holds_the_callers_own_tasks(houses: Houses) -> None:
     assert {t["task_id"] for t in acme.get("tasks?page_size=100").json["tasks"]} == set(ids.values())
 
 
-def test_usage_is_the_callers_own(houses: Houses) -> None:
+def test_usage_shows_only_the_callers_tenant(houses: Houses) -> None:
     acme, globex, _ = houses
 
     assert [house.get("usage").json["tenant"] for house in (acme, globex)] == ["acme", "globex"]
@@ -123,7 +123,7 @@ def test_usage_is_the_callers_own(houses: Houses) -> None:
     ),
     query=st.sampled_from(["", "?tenant=acme", "?dry_run=true", "?x=1"]),
 )
-def test_no_body_header_or_query_opens_anothers_task(
+def test_no_body_header_or_query_gives_access_to_another_tenants_task(
     houses: Houses, which: int, state: str, body: bytes, headers: dict[str, str], query: str
 ) -> None:
     acme, globex, ids = houses
@@ -139,7 +139,7 @@ def test_no_body_header_or_query_opens_anothers_task(
 
 
 class NotedStore:
-    """Notes what is called and hands it on."""
+    """Records the names of the methods that are used, and passes the calls on."""
 
     def __init__(self, inner: SqliteStore) -> None:
         self._inner = inner
@@ -151,8 +151,8 @@ class NotedStore:
         return found
 
 
-def test_the_store_is_asked_the_same_for_anothers_task_as_for_none(houses: Houses) -> None:
-    """So that the time an answer takes tells nothing either."""
+def test_the_store_is_read_the_same_way_for_another_tenants_task_as_for_an_unknown_one(houses: Houses) -> None:
+    """So the duration of an answer reveals nothing either."""
     acme, globex, ids = houses
     noted = NotedStore(acme.store)
     server = replace(acme.on(noted), headers=globex.headers)

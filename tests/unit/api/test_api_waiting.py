@@ -1,4 +1,4 @@
-"""`Prefer: wait=N` (RFC 7240) and the advice when to look again."""
+"""`Prefer: wait=N` (RFC 7240) and Retry-After."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from support.builders import NOW_MS, a_task
 from support.in_process_server import DOWN, CalledServer, FailingStore
 
 
-def test_a_task_that_ends_in_time_is_answered_with_its_result(server: CalledServer) -> None:
-    """200, the granted wait, and no advice to come again."""
+def test_a_task_that_ends_during_the_wait_is_answered_with_its_result(server: CalledServer) -> None:
+    """200 with the granted wait, and without Retry-After."""
     with server.working():
         answer = server.post({"prompt": "Say hello."}, prefer="wait=20")
 
@@ -28,8 +28,8 @@ def test_a_task_that_ends_in_time_is_answered_with_its_result(server: CalledServ
     assert "retry-after" not in answer.headers
 
 
-def test_after_the_wait_the_answer_is_the_usual_one(server: CalledServer) -> None:
-    """Nobody works on it: 202 after one second, not before."""
+def test_after_the_wait_the_answer_is_an_ordinary_202(server: CalledServer) -> None:
+    """No worker runs, so the answer comes after one second and not before."""
     began_s = time.monotonic()
 
     answer = server.post({"prompt": "Say hello."}, prefer="wait=1")
@@ -40,14 +40,14 @@ def test_after_the_wait_the_answer_is_the_usual_one(server: CalledServer) -> Non
 
 
 @pytest.mark.parametrize("prefer", ["wait=0", "wait", "wait=soon", "respond-async", ""])
-def test_without_a_wish_to_wait_the_answer_comes_at_once(server: CalledServer, prefer: str) -> None:
-    """A preference that is not understood is no error (RFC 7240, section 2)."""
+def test_without_a_wait_preference_the_answer_comes_at_once(server: CalledServer, prefer: str) -> None:
+    """A preference that the server does not understand is ignored (RFC 7240, section 2)."""
     answer = server.post({"prompt": "Say hello."}, prefer=prefer)
 
     assert (answer.status, "preference-applied" in answer.headers) == (202, False)
 
 
-def test_several_prefer_lines_are_one_list(server: CalledServer) -> None:
+def test_several_prefer_headers_are_read_as_one_list(server: CalledServer) -> None:
     """RFC 7240, section 2."""
     headers = [*asgi.JSON.items(), ("prefer", "respond-async"), ("prefer", "wait=20")]
     with server.working():
@@ -56,16 +56,16 @@ def test_several_prefer_lines_are_one_list(server: CalledServer) -> None:
     assert answer.headers["preference-applied"] == "wait=20"
 
 
-def test_a_longer_wish_is_granted_in_part_and_says_so(server: CalledServer) -> None:
-    """25 s is what API Gateway leaves us."""
+def test_a_longer_wait_is_shortened_and_the_answer_says_so(server: CalledServer) -> None:
+    """The time-out of API Gateway leaves 25 s."""
     with server.working():
         answer = server.post({"prompt": "Say hello."}, prefer="wait=9999")
 
     assert (answer.status, answer.headers["preference-applied"]) == (200, "wait=25")
 
 
-def test_a_server_that_stops_keeps_nobody_waiting(server: CalledServer) -> None:
-    """The task is stored; the caller is sent away to look for it later."""
+def test_a_stopping_server_ends_all_waits(server: CalledServer) -> None:
+    """The task is stored, and the caller gets 202 to poll later."""
     server.app.state.stopping = lambda: True
     began_s = time.monotonic()
 
@@ -74,10 +74,10 @@ def test_a_server_that_stops_keeps_nobody_waiting(server: CalledServer) -> None:
 
 
 @pytest.mark.parametrize("look", ["peek", "get"])
-def test_a_look_that_fails_is_no_reason_to_send_the_task_again(
+def test_a_failed_read_during_the_wait_is_not_an_error(
     server: CalledServer, server_on: Callable[[Store], CalledServer], look: str
 ) -> None:
-    """The task is accepted, so 503 would be a lie: a caller who believes it pays twice."""
+    """The task is accepted: after a 503 the caller would send it again and pay twice."""
     served = server_on(FailingStore(server.store, DOWN, look))
 
     with server.working():
@@ -87,7 +87,7 @@ def test_a_look_that_fails_is_no_reason_to_send_the_task_again(
 
 
 class Invocation:
-    """Of a Lambda function, with so much time left."""
+    """Context of a Lambda invocation with `left_s` seconds left."""
 
     def __init__(self, left_s: float) -> None:
         self._end_s = time.monotonic() + left_s
@@ -96,8 +96,8 @@ class Invocation:
         return int((self._end_s - time.monotonic()) * 1000)
 
 
-def test_a_wait_ends_before_the_function_does(server: CalledServer) -> None:
-    """Storing the task took most of the time: the caller gets its id, and no 500 from the gateway."""
+def test_a_wait_ends_before_the_function_times_out(server: CalledServer) -> None:
+    """Storing the task took most of the time: the caller gets the task's id and not a 500 of the gateway."""
     began_s, left_s = time.monotonic(), waiting.ANSWERING_S + 0.5
     headers = asgi.JSON | {"prefer": "wait=20"}
     scope = {"aws.context": Invocation(left_s)}
@@ -108,17 +108,17 @@ def test_a_wait_ends_before_the_function_does(server: CalledServer) -> None:
 
 
 @pytest.mark.parametrize(("left_s", "possible_s"), [(29, 25), (27, 24), (3, 0), (0, 0)])
-def test_a_wait_is_as_long_as_the_function_has_time(left_s: float, possible_s: float) -> None:
-    """All of it, where storing the task took what it usually takes."""
+def test_a_wait_is_limited_by_the_remaining_time_of_the_function(left_s: float, possible_s: float) -> None:
+    """The full wait is possible if storing the task took its usual time."""
     assert waiting.possible_s(25, {"aws.context": Invocation(left_s)}) == pytest.approx(possible_s, abs=0.5)
     assert waiting.possible_s(25, {}) == 25
 
 
 @pytest.mark.parametrize("look", ["peek", "get"])
-def test_a_task_that_is_deleted_while_its_caller_waits_was_accepted(
+def test_a_task_deleted_during_the_wait_is_answered_as_accepted(
     server: CalledServer, server_on: Callable[[Store], CalledServer], look: str
 ) -> None:
-    """The caller is told what was made; 404 would be about a task that nobody has asked for."""
+    """The caller gets the id of the task that it created; 404 would not make sense for a POST."""
     gone = server_on(FailingStore(server.store, TaskNotFound(), look))
 
     with server.working():
@@ -155,14 +155,14 @@ def test_a_task_that_is_deleted_while_its_caller_waits_was_accepted(
         ("," * 100_000, 0),
     ],
 )
-def test_the_wait_is_read_from_the_preferences(prefer: str, wait_s: int) -> None:
-    """The first one counts; at most 25 s; anything else is no wish."""
+def test_the_wait_is_parsed_from_the_prefer_header(prefer: str, wait_s: int) -> None:
+    """The first `wait` counts, up to 25 s; other values mean no wait."""
     assert waiting.wished_s(prefer) == wait_s
 
 
 @pytest.mark.parametrize(
     ("age_ms", "retry_s"), [(-60_000, 1), (0, 1), (1_999, 1), (2_000, 2), (29_999, 29), (30_000, 30), (3_600_000, 30)]
 )
-def test_the_older_a_task_the_rarer_the_polls(age_ms: int, retry_s: int) -> None:
-    """From 1 s to 30 s, also under a clock that was set back."""
+def test_older_tasks_are_polled_less_often(age_ms: int, retry_s: int) -> None:
+    """From 1 s to 30 s, also if the clock was set back."""
     assert waiting.retry_after_s(a_task(created_ms=NOW_MS), NOW_MS + age_ms) == retry_s

@@ -1,4 +1,4 @@
-"""Every JSON body that a page of docs sends is one that the HTTP contract accepts."""
+"""Every JSON body in the documentation is valid under the HTTP contract."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SENT = re.compile(r"curl\b[^\n]*?(/api/v1/[\w/{}$-]+)[^\n]*? -d '(\{.*?\})'")
 
 
 def sent() -> list[tuple[str, str, str, str]]:
-    """Page, method, path and body of each call with a body; a command is one line here."""
+    """Return page, method, path and body of each curl command that sends a body."""
     found = []
     for page in PAGES:
         for line in page.read_text(encoding="utf-8").replace("\\\n", " ").splitlines():
@@ -28,7 +28,7 @@ def sent() -> list[tuple[str, str, str, str]]:
 
 
 def schema_of(method: str, path: str) -> dict[str, Any]:
-    """The schema of a call's body in the contract."""
+    """Return the schema of a call's body in the contract."""
     for template, operations in CONTRACT["paths"].items():
         if re.fullmatch(re.sub(r"\{\w+\}", "[^/]+", template), path) and method in operations:
             body: dict[str, Any] = operations[method]["requestBody"]["content"]["application/json"]["schema"]
@@ -43,5 +43,5 @@ def test_the_pages_with_bodies_are_found() -> None:
 
 
 @pytest.mark.parametrize(("page", "method", "path", "body"), sent())
-def test_a_body_is_accepted(page: str, method: str, path: str, body: str) -> None:
+def test_a_body_in_the_docs_is_valid(page: str, method: str, path: str, body: str) -> None:
     jsonschema.validate(json.loads(body), schema_of(method, path))

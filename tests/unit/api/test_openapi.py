@@ -1,4 +1,4 @@
-"""The OpenAPI document is what the server does: exported, complete, and held to by generated calls."""
+"""The OpenAPI document matches the server: it is exported, complete, and checked with generated calls."""
 
 from __future__ import annotations
 
@@ -21,23 +21,23 @@ from support.in_process_server import CalledServer
 
 EXPORTED = Path(__file__).parents[3] / "docs" / "openapi.json"
 ECMA_SPACE = r"\t\n\x0b\x0c\r \xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000\ufeff"
-"""What the class of white space stands for in ECMA-262, 22.2.2.9."""
+"""The characters of the class of white space in ECMA-262, 22.2.2.9."""
 OF_THE_CONFIGURATION = re.compile(
-    rb"""{"detail":"(Unknown (profile|role|engine) |The page_token is none |This Idempotency-Key was sent with """
-    rb"""|A key's name has |The field expires_at must be in the future)"""
+    rb"""{"detail":"(Unknown (profile|role|engine) |Unknown page_token: |This Idempotency-Key was sent with """
+    rb"""|A key's name has |The field expires_at must be in the future|created_to must be later )"""
 )
 
 
 def test_the_exported_document_is_the_one_that_is_served(server: CalledServer) -> None:
-    """After a change: python tools/export_openapi.py > docs/openapi.json"""
+    """After a change, run `make openapi`."""
     exported = EXPORTED.read_text(encoding="utf-8")
 
     assert exported == document()
     assert json.loads(exported) == server.get("openapi.json").json
 
 
-def test_every_error_is_described_by_our_own_model() -> None:
-    """The framework's model of a 422 (`detail` is a list) must not leak into it."""
+def test_every_error_is_described_by_the_problem_schema() -> None:
+    """The framework's own schema of a 422 (`detail` is a list) must not be in the document."""
     described = json.loads(document())
     errors = [answer for _, status, answer in responses(described) if status >= "400"]
 
@@ -48,8 +48,8 @@ def test_every_error_is_described_by_our_own_model() -> None:
     assert {media_type for answer in errors for media_type in answer["content"]} == {"application/problem+json"}
 
 
-def test_a_profile_that_is_left_out_is_what_the_description_says(server: CalledServer) -> None:
-    """The one of the role that the analysis chooses; the General of old is only what an unsure one falls back to."""
+def test_the_default_profile_is_the_documented_one(server: CalledServer) -> None:
+    """It is the profile of the role that the analysis chooses, or General if the confidence is too low."""
     prompts = ["Write a Python function that merges two sorted lists.", "Hm."]
     decided = [server.post({"prompt": prompt}, "tasks?dry_run=true").json["profile"] for prompt in prompts]
     fields = json.loads(document())["components"]["schemas"]["NewTask"]["properties"]
@@ -59,8 +59,8 @@ def test_a_profile_that_is_left_out_is_what_the_description_says(server: CalledS
     assert fields["profile"]["description"].endswith(default)
 
 
-def test_every_response_is_described_with_the_headers_it_has() -> None:
-    """Its id; to a known key what is left of its requests; and when to come again, where that is what it says."""
+def test_every_response_is_described_with_its_headers() -> None:
+    """The request id, the remaining requests of the key where a key is known, and Retry-After for 429 and 503."""
     rates = {"RateLimit", "RateLimit-Policy"}
     for path, status, answer in responses(json.loads(document())):
         named = set(answer["headers"])
@@ -81,36 +81,36 @@ def test_every_operation_refers_to_one_response_for_a_wrong_method(shared_server
 
 
 @pytest.mark.parametrize("base", ["http://localhost:8000", "https://x.execute-api.eu-central-1.amazonaws.com/prod"])
-def test_the_first_server_is_the_one_that_served_the_document(base: str) -> None:
-    """Its URL is relative, so that one document is right at the root and below a stage of API Gateway."""
+def test_the_first_server_of_the_document_is_the_server_itself(base: str) -> None:
+    """Its URL is relative, so one document is right at the root and below a stage of API Gateway."""
     server = json.loads(document())["servers"][0]["url"]
 
     assert urljoin(f"{base}/api/v1/openapi.json", server) == f"{base}/"
 
 
 @pytest.mark.parametrize("code", [*range(1, 0x21), 0x7F, 0x85, 0xA0, 0x2028, 0x3000])
-def test_a_prompt_of_one_character_is_taken_where_the_description_takes_it(server: CalledServer, code: int) -> None:
-    """ASCII's separators are white space to Python, and none to ECMA-262, whose patterns these are."""
+def test_a_prompt_of_one_character_is_accepted_if_the_document_allows_it(server: CalledServer, code: int) -> None:
+    """ASCII's separators are white space in Python, but not in ECMA-262, whose patterns the document uses."""
     pattern = json.loads(document())["components"]["schemas"]["NewTask"]["properties"]["prompt"]["pattern"]
     is_described = re.search(pattern.replace(r"\s", ECMA_SPACE), chr(code)) is not None
 
     assert (server.post({"prompt": chr(code)}, "tasks?dry_run=true").status == 200) is is_described
 
 
-@pytest.mark.timeout(400)  # more than 1,000 calls, on a machine that may be busy
+@pytest.mark.timeout(400)  # more than 1,000 calls, and other work may slow the machine down
 def test_generated_calls_are_answered_as_described(server: CalledServer) -> None:
-    """Every check of schemathesis, on data that fits the document and on data that does not, and on chains of calls."""
+    """All checks of schemathesis, with data that fits the document, data that does not, and chains of calls."""
     token = server.with_key().headers["authorization"].removeprefix("Bearer ")
     config = SchemathesisConfig.from_dict(
         {
             "seed": 1,
             "auth": {"openapi": {"bearer": {"bearer": token}}},
             "continue-on-failure": True,
-            "suppress-health-check": ["too_slow"],  # a busy machine is no finding
+            "suppress-health-check": ["too_slow"],  # a slow machine is not a fault of the server
             "generation": {"mode": "all", "max-examples": 100, "deterministic": True, "database": "none"},
         }
     )
-    server.app.state.stopping = lambda: True  # no call waits for a task that nothing works on
+    server.app.state.stopping = lambda: True  # so that no call waits: there is no worker
     described = schemathesis.openapi.from_asgi("/api/v1/openapi.json", server.app, config=config)
 
     calls: Counter[str] = Counter()
@@ -141,10 +141,11 @@ def responses(described: dict[str, Any]) -> Iterator[tuple[str, str, dict[str, A
 
 
 def _failures(recorder: ScenarioRecorder) -> Iterator[str]:
-    """What a check found; but for a name that is not configured, a page token that is none of ours or a key in use: of
-    those the document can only say that they are strings. And but for a key's name: which characters are letters and
-    symbols, each Unicode says anew, and the generator in round figures. And but for a key's expiry: no schema can say
-    that it must be in the future."""
+    """Yield the failures of checks, except for answers about rules that no schema can express.
+
+    These are names that are not configured, page tokens of another server, Idempotency-Keys in use, expiry times in the
+    past, and the characters of a key's name, whose categories differ between versions of Unicode.
+    """
     for case_id, checks in recorder.checks.items():
         response = recorder.interactions[case_id].response
         answer = b"" if response is None else response.content

@@ -1,4 +1,4 @@
-"""The OpenAPI document describes everything in it, each with an example; requests are closed, responses open."""
+"""Everything in the OpenAPI document has a description and an example; requests are closed, responses open."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ RESPONSES = {n for o in OPERATIONS.values() for a in o["responses"].values() for
 
 
 def example_of(schema: dict[str, Any]) -> bool:
-    """Tell whether a schema shows an example: itself, in an arm, or because everything that it refers to does."""
+    """Tell whether a schema has an example: its own, in each variant, or in everything that it refers to."""
     if schema.get("examples") or "enum" in schema or "const" in schema:
         return True
     arms = [arm for arm in schema.get("anyOf", []) if arm != {"type": "null"}]
@@ -55,7 +55,7 @@ def example_of(schema: dict[str, Any]) -> bool:
 
 
 def faults() -> Iterator[str]:
-    """Yield what lacks a description or an example."""
+    """Yield each part of the document that lacks a description or an example."""
     for name, schema in SCHEMAS.items():
         if not schema.get("description"):
             yield f"schema {name}: no description"
@@ -97,7 +97,7 @@ def test_everything_has_a_description_and_an_example() -> None:
     assert list(faults()) == []
 
 
-def test_every_operation_is_under_one_described_tag() -> None:
+def test_every_operation_has_one_described_tag() -> None:
     described = {tag["name"]: tag["description"] for tag in DESCRIBED["tags"]}
 
     assert all(described.values())
@@ -106,7 +106,7 @@ def test_every_operation_is_under_one_described_tag() -> None:
 
 
 def test_requests_are_closed_and_responses_open() -> None:
-    """A client must find out about a field that it misspells, and must not break on one that a later version adds."""
+    """A client must notice a misspelt field, and must not break on a field that a later version adds."""
     objects = {name for name, schema in SCHEMAS.items() if schema.get("type") == "object"}
     closed = {name for name in objects if SCHEMAS[name].get("additionalProperties") is False}
 
@@ -116,7 +116,7 @@ def test_requests_are_closed_and_responses_open() -> None:
 
 
 def test_status_and_mode_are_one_component_each() -> None:
-    """Or a generator makes a type for each place, which do not fit one another."""
+    """Otherwise a generator creates several incompatible types for them."""
     statuses, modes = SCHEMAS["Status"]["enum"], SCHEMAS["Mode"]["enum"]
     text = json.dumps(DESCRIBED)
 
@@ -150,7 +150,7 @@ def test_task_ids_have_their_format_wherever_they_are() -> None:
 
 
 def test_headers_are_described_as_text() -> None:
-    """A header is never a JSON array; generators leave out operations that say so."""
+    """A header is never a JSON array; generators skip operations that declare one."""
     headers = [p for o in OPERATIONS.values() for p in o.get("parameters", []) if p["in"] == "header"]
 
     assert {p["name"] for p in headers} >= {"Prefer", "Idempotency-Key", "If-None-Match"}

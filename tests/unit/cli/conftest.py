@@ -1,4 +1,4 @@
-"""A scripted server for the commands to call."""
+"""A scripted server that the commands call."""
 
 from collections.abc import Iterator
 

@@ -1,4 +1,4 @@
-"""The commands against a real server on loopback: what is printed where, and the exit codes."""
+"""The commands against a real server on loopback: what is printed on which stream, and the exit codes."""
 
 import json
 import signal
@@ -32,8 +32,8 @@ def until_asked(server: Script, times: int) -> None:
         time.sleep(0.01)
 
 
-def test_submit_prints_the_answer_alone_on_stdout(server: Script) -> None:
-    """A pipe gets the answer as the engine wrote it, without a colour code; the rest is on stderr."""
+def test_submit_prints_only_the_answer_on_stdout(server: Script) -> None:
+    """A pipe gets the answer as the engine wrote it, without colour codes; everything else is on stderr."""
     server.replies = [Reply(body=task("Completed", result="**Grüße** 🌍")), Reply(body=DONE)]
 
     result = run(server, "submit", "Sag Grüße 🌍")
@@ -44,8 +44,11 @@ def test_submit_prints_the_answer_alone_on_stdout(server: Script) -> None:
     assert server.asked[0].body == {"prompt": "Sag Grüße 🌍"}
 
 
-def test_submit_waits_through_every_state(server: Script) -> None:
-    """202 and unfinished polls are not an end; a piped submit first lets the server hold the answer."""
+def test_submit_waits_until_the_task_is_final(server: Script) -> None:
+    """202 and answers for unfinished tasks do not end the wait.
+
+    A piped submit first asks the server to hold the answer.
+    """
     server.replies = [
         Reply(body=task("Queued"), status=202, retry_after="0.05"),
         Reply(body=task("Processing"), retry_after="0.05"),
@@ -62,8 +65,8 @@ def test_submit_waits_through_every_state(server: Script) -> None:
     assert [asked.line for asked in server.asked] == ["POST /api/v1/tasks"] + ["GET /api/v1/tasks/t1"] * 3
 
 
-def test_submit_sends_every_option_under_the_contracts_names(server: Script) -> None:
-    """Limits and metadata are objects of their own; what was not said is not sent."""
+def test_submit_sends_every_option_under_the_names_of_the_api(server: Script) -> None:
+    """Limits and metadata are objects; options that are not given are not sent."""
     server.replies = [Reply(body=task("Queued"), status=202)]
     options = "--profile Developer --role QA-Agent --mode Agent --engine e1 --max-cost-usd 0 --deadline-s 30"
 
@@ -85,8 +88,8 @@ def test_submit_sends_every_option_under_the_contracts_names(server: Script) -> 
     }
 
 
-def test_no_wait_prints_the_id_for_a_script_to_keep(server: Script) -> None:
-    """`id=$(llm-server submit --no-wait …)` holds the id and nothing else."""
+def test_no_wait_prints_only_the_id_on_stdout(server: Script) -> None:
+    """`id=$(llm-server submit --no-wait …)` holds only the id."""
     server.replies = [Reply(body=task("Queued"), status=202)]
 
     result = run(server, "submit", "x", "--no-wait")
@@ -97,7 +100,7 @@ def test_no_wait_prints_the_id_for_a_script_to_keep(server: Script) -> None:
 
 
 def test_json_is_the_servers_document_byte_for_byte(server: Script) -> None:
-    """Spaces, escapes and numbers are the server's, also for a failed task; the exit code stays."""
+    """White space, escapes and numbers stay as they are, also for a failed task. The exit code does not change."""
     body = b'{ "task_id":"t1","status" : "Failed","error":"\\u00fc \xc3\xbc \\ud83d",\n"n":1.50,"receipt":{}}'
     server.replies = [Reply(body=body)]
 
@@ -107,15 +110,15 @@ def test_json_is_the_servers_document_byte_for_byte(server: Script) -> None:
     assert (waited.exit_code, read.exit_code) == (1, 1)
 
 
-def test_submit_json_is_the_full_document_however_soon_the_task_ended(server: Script) -> None:
-    """A script sees one shape, whether the server held the POST to the end or was polled."""
+def test_submit_json_is_the_full_document_however_soon_the_task_ends(server: Script) -> None:
+    """Scripts see the same shape, whether the POST was held until the end or the task was polled."""
     server.replies = [Reply(body=task("Completed", result="x")), Reply(body=DONE)]
 
     assert json.loads(run(server, "submit", "x", "--json").stdout) == DONE
 
 
-def test_an_answer_in_hand_is_not_lost_when_the_receipt_cannot_be_read(server: Script) -> None:
-    """The result came with the POST; the footer is only a courtesy."""
+def test_an_answer_is_printed_even_if_the_receipt_cannot_be_read(server: Script) -> None:
+    """The result came with the POST; the footer with the receipt is optional."""
     server.replies = [Reply(body=task("Completed", result="kept")), Reply(body=None)]
 
     result = run(server, "submit", "x")
@@ -125,7 +128,7 @@ def test_an_answer_in_hand_is_not_lost_when_the_receipt_cannot_be_read(server: S
 
 @pytest.mark.parametrize("prompt", ["erste Zeile: Grüße\nzweite 🌍\n", "x" * 200_000])
 def test_a_dash_reads_the_prompt_from_stdin(server: Script, prompt: str) -> None:
-    """Every line, every script and more than an argument can hold."""
+    """With all lines, any script, and more text than an argument can hold."""
     server.replies = [Reply(body=DONE)]
 
     assert run(server, "submit", "-", stdin=prompt).exit_code == 0
@@ -140,7 +143,7 @@ def test_a_dash_reads_the_prompt_from_stdin(server: Script, prompt: str) -> None
     ],
 )
 def test_a_task_without_an_answer_is_exit_1(server: Script, document: dict[str, Any], said: str) -> None:
-    """Stdout stays empty, so nothing mistakes an error for an answer."""
+    """Stdout stays empty, so that an error is not taken for an answer."""
     server.replies = [Reply(body=document)]
 
     for result in (run(server, "submit", "x"), run(server, "get", "t1"), run(server, "get", "t1", "--wait")):
@@ -148,7 +151,7 @@ def test_a_task_without_an_answer_is_exit_1(server: Script, document: dict[str, 
 
 
 def test_a_refusal_is_exit_2_with_the_servers_detail(server: Script) -> None:
-    """The sentence names what to change."""
+    """The server's sentence says what to change."""
     server.replies = [Reply(body={"detail": "Unknown role 'X'; known are Chat-Agent."}, status=422)]
 
     result = run(server, "submit", "x", "--role", "X")
@@ -182,7 +185,7 @@ def test_wrong_usage_is_exit_2_before_anything_is_sent(arguments: list[str], std
 
 
 def test_a_broken_server_is_exit_3(server: Script) -> None:
-    """A 5xx is the server's fault, not the caller's."""
+    """A 5xx is the server's fault and not the caller's."""
     server.replies = [Reply(body={"detail": "The store cannot be reached."}, status=503)]
 
     result = run(server, "submit", "x")
@@ -190,8 +193,8 @@ def test_a_broken_server_is_exit_3(server: Script) -> None:
     assert (result.exit_code, result.stdout, result.stderr) == (3, "", "The store cannot be reached.\n")
 
 
-def test_a_timeout_is_exit_4_and_says_how_to_get_the_task(server: Script) -> None:
-    """Nothing is lost: the command that fetches the answer later can be copied."""
+def test_a_timeout_is_exit_4_and_names_the_command_that_gets_the_task(server: Script) -> None:
+    """The task continues, and the printed command fetches its answer later."""
     server.replies = [Reply(body=task("Queued"), status=202, retry_after="9")]
 
     result = run(server, "submit", "x", "--timeout", "0.2")
@@ -202,8 +205,8 @@ def test_a_timeout_is_exit_4_and_says_how_to_get_the_task(server: Script) -> Non
     assert "Prefer" not in server.asked[0].headers
 
 
-def test_a_task_that_waits_says_for_what_and_since_when(server: Script) -> None:
-    """Also when only the answer to POST came in time, which has four fields and no reason."""
+def test_a_waiting_task_says_for_which_engines_and_since_when(server: Script) -> None:
+    """Also if only the POST was answered in time, which has four fields and no reason."""
     waiting = task("Queued", waiting_for="main, spare", waiting_since="2026-10-01T12:34:56.789Z", receipt={})
     server.replies = [Reply(body=task("Queued"), status=202), Reply(body=waiting)]
 
@@ -218,7 +221,7 @@ def test_a_task_that_waits_says_for_what_and_since_when(server: Script) -> None:
     assert [asked.line for asked in server.asked] == ["POST /api/v1/tasks"] + ["GET /api/v1/tasks/t1"] * 2
 
 
-def test_a_plan_that_waits_names_the_command_that_approves_it(server: Script) -> None:
+def test_a_plan_waiting_for_approval_names_the_command_that_approves_it(server: Script) -> None:
     server.replies = [Reply(body=task("Planned", awaiting_approval=True, plan={"hash": "h", "steps": []}))]
 
     result = run(server, "get", "t1")
@@ -229,15 +232,15 @@ def test_a_plan_that_waits_names_the_command_that_approves_it(server: Script) ->
 
 
 def test_get_of_an_open_task_is_exit_4(server: Script) -> None:
-    """A script may poll with the exit code alone."""
+    """Scripts can poll with the exit code alone."""
     server.replies = [Reply(body=task("Processing"))]
 
     assert run(server, "get", "t1").exit_code == 4
     assert len(server.asked) == 1
 
 
-def test_get_wait_follows_the_task_to_its_end(server: Script) -> None:
-    """It is how an interrupted submit is taken up again."""
+def test_get_wait_follows_the_task_until_it_is_final(server: Script) -> None:
+    """Users continue an interrupted submit in this way."""
     server.replies = [Reply(body=task("Processing"), retry_after="0.05"), Reply(body=DONE)]
 
     result = run(server, "get", "t1", "--wait")
@@ -245,8 +248,8 @@ def test_get_wait_follows_the_task_to_its_end(server: Script) -> None:
     assert (result.exit_code, result.stdout) == (0, "**Grüße** 🌍\n")
 
 
-def test_dry_run_says_how_and_spends_nothing(server: Script) -> None:
-    """One field a line, and each item of a list on its own; numbers and pairs are text and not Python's notation."""
+def test_dry_run_prints_the_decision(server: Script) -> None:
+    """One field a line, and one line for each item of a list; numbers and pairs are not in Python's notation."""
     decision = {
         "mode": "Plan",
         "engine": None,
@@ -273,8 +276,8 @@ def test_dry_run_says_how_and_spends_nothing(server: Script) -> None:
     assert {asked.line for asked in server.asked} == {"POST /api/v1/tasks?dry_run=true"}
 
 
-def test_a_document_with_little_in_it_is_enough(server: Script) -> None:
-    """An older or newer server's missing fields are left out and break nothing."""
+def test_missing_fields_of_a_document_are_left_out(server: Script) -> None:
+    """Older or newer servers may not send all fields."""
     server.replies = [Reply(body={"task_id": "t1", "status": "Completed", "receipt": {"calls": 1}})]
 
     result = run(server, "get", "t1")
@@ -283,7 +286,7 @@ def test_a_document_with_little_in_it_is_enough(server: Script) -> None:
 
 
 def test_the_environment_may_name_the_server(server: Script) -> None:
-    """LLM_SERVER_URL spares the option."""
+    """LLM_SERVER_URL replaces the option --url."""
     server.replies = [Reply(body={"server_status": "online"})]
 
     result = CliRunner().invoke(app, ["metrics"], env={"LLM_SERVER_URL": f"{server.url}/prod"})
@@ -292,22 +295,22 @@ def test_the_environment_may_name_the_server(server: Script) -> None:
     assert server.asked[0].line == "GET /prod/api/v1/metrics"
 
 
-def test_the_version_is_printed_alone() -> None:
-    """A script may read it."""
+def test_version_prints_only_the_version() -> None:
+    """So that a script can read it."""
     result = CliRunner().invoke(app, ["--version"])
 
     assert (result.exit_code, result.stdout) == (0, f"llm-server {__version__}\n")
 
 
 def test_exit_codes_are_in_the_help() -> None:
-    """A script's author finds them without reading the source."""
+    """The author of a script finds them without reading the source."""
     shown = CliRunner().invoke(app, ["submit", "--help"]).stdout
 
     assert [code for code in "01234" if f"\n    {code}    " in shown] == list("01234")
 
 
-def test_the_process_ends_with_the_documented_codes(server: Script) -> None:
-    """What a shell sees: the codes survive the interpreter, and no failure prints a traceback."""
+def test_a_process_ends_with_the_documented_exit_codes(server: Script) -> None:
+    """The codes reach the shell, and no failure prints a traceback."""
     ends = [task("Completed"), task("Failed"), {"detail": "No."}, {"detail": "Broken."}, task("Queued")]
     seen = []
 
@@ -321,7 +324,7 @@ def test_the_process_ends_with_the_documented_codes(server: Script) -> None:
 
 
 def test_a_closed_port_is_exit_3() -> None:
-    """The most common failure of all names the address."""
+    """This most common failure names the address."""
     url = "http://127.0.0.1:1"
 
     result = CliRunner().invoke(app, ["submit", "x", "--url", url])
@@ -330,8 +333,8 @@ def test_a_closed_port_is_exit_3() -> None:
     assert result.stderr == f"No LLM-Server answers at {url}: Connection refused.\n"
 
 
-def test_ctrl_c_while_waiting_says_how_to_get_the_task(server: Script) -> None:
-    """Leaving does not cancel; exit 130 is the shell's own code for it."""
+def test_ctrl_c_while_waiting_names_the_command_that_gets_the_task(server: Script) -> None:
+    """Interrupting does not cancel the task. Exit code 130 is the shell's code for an interrupt."""
     server.replies = [Reply(body=task("Queued"), status=202, retry_after="0.05")]
 
     with started(server, "submit", "x", stderr=subprocess.PIPE) as process:
@@ -344,8 +347,8 @@ def test_ctrl_c_while_waiting_says_how_to_get_the_task(server: Script) -> None:
     assert said.decode() == f"Task t1 continues on the server. To get its answer: {get}\n"
 
 
-def test_ctrl_c_before_the_id_is_known_says_how_to_find_the_task(server: Script) -> None:
-    """The server holds the first answer and with it the id; the caller is not left with nothing."""
+def test_ctrl_c_before_the_id_is_known_names_the_command_that_finds_the_task(server: Script) -> None:
+    """The server still holds the first answer, so the command has no id to print."""
     server.replies = [Reply(body=task("Queued"), status=202, held_s=1)]
 
     with started(server, "submit", "x", stderr=subprocess.PIPE) as process:
@@ -357,8 +360,8 @@ def test_ctrl_c_before_the_id_is_known_says_how_to_find_the_task(server: Script)
     assert f"llm-server list --url {server.url}\n" in said.decode()
 
 
-def test_a_terminal_sees_the_state_and_rendered_markdown_but_no_engines_control_codes(server: Script) -> None:
-    """Who watches gets a spinner with state and time; an engine's words cannot steer the terminal."""
+def test_a_terminal_shows_progress_and_markdown_without_the_engines_control_codes(server: Script) -> None:
+    """Users see a spinner with state and time; the text of an engine cannot control the terminal."""
     steps = [{"status": "Completed"}, {"status": "Waiting"}]
     server.replies = [
         Reply(body=task("[new]"), status=202, retry_after="0.3"),
@@ -366,7 +369,7 @@ def test_a_terminal_sees_the_state_and_rendered_markdown_but_no_engines_control_
         Reply(body=task("Planned", plan={"steps": steps}, awaiting_approval=True), retry_after="0.3"),
         Reply(body=task("Completed", result="**bold** [red]x[/red] \x1b]0;evil\x07")),
     ]
-    code, shown = on_terminal("submit", "x", "--url", server.url)  # of 80 columns
+    code, shown = on_terminal("submit", "x", "--url", server.url)  # the terminal has 80 columns
 
     assert code == 0
     assert "Queued · waits for main" in shown
@@ -379,8 +382,8 @@ def test_a_terminal_sees_the_state_and_rendered_markdown_but_no_engines_control_
     assert server.asked[0].headers["Prefer"] == "wait=2"
 
 
-def test_the_client_commands_start_without_a_servers_imports() -> None:
-    """Asking for a figure does not cost the import of a web framework or an SDK."""
+def test_client_commands_do_not_import_the_servers_packages() -> None:
+    """A command such as `metrics` must not wait for the import of a web framework or an SDK."""
     heavy = "{'fastapi', 'pydantic', 'boto3', 'botocore', 'uvicorn', 'rich.markdown'}"
     code = f"import sys, llm_server.cli.app; print(sorted({heavy} & set(sys.modules)))"
 

@@ -39,8 +39,8 @@ def statuses(client: Client, answer: Answer, timeout_s: float = 1_000) -> list[s
     return [newer.status for newer in client.follow(answer, until=client.deadline(timeout_s))]
 
 
-def test_a_task_is_sent_once_as_given_below_api_v1(server: Script) -> None:
-    """The body is the caller's fields and no others: the server refuses those it does not know."""
+def test_a_task_is_sent_once_and_unchanged_below_api_v1(server: Script) -> None:
+    """The body has only the caller's fields, because the server refuses unknown ones."""
     server.replies = [Reply(body=task("Queued"), status=202)]
 
     answer = Client(server.url).submit({"prompt": "Grüße 🌍", "role": "Writing-Agent"}, hold_s=7)
@@ -52,8 +52,8 @@ def test_a_task_is_sent_once_as_given_below_api_v1(server: Script) -> None:
     assert (answer.task_id, answer.status, answer.final) == ("t1", "Queued", False)
 
 
-def test_a_submit_that_got_no_answer_is_sent_again_under_its_key(server: Script) -> None:
-    """Cut off, or refused by a server that is away: one key, so one task, and the pause the server asked for."""
+def test_a_submit_without_an_answer_is_sent_again_with_the_same_idempotency_key(server: Script) -> None:
+    """After a cut connection and after a 503 with Retry-After: the key is the same, so only one task is created."""
     clock = Clock()
     server.replies = [
         Reply(body=None),
@@ -66,8 +66,8 @@ def test_a_submit_that_got_no_answer_is_sent_again_under_its_key(server: Script)
     assert clock.slept == [1, 4]
 
 
-def test_two_submits_have_two_keys(server: Script) -> None:
-    """The same prompt twice is two tasks, as it was asked for."""
+def test_two_submits_have_different_idempotency_keys(server: Script) -> None:
+    """Sending the same prompt twice on purpose creates two tasks."""
     server.replies = [Reply(body=task("Queued"), status=202)]
     client = Client(server.url)
     for _ in range(2):
@@ -76,7 +76,7 @@ def test_two_submits_have_two_keys(server: Script) -> None:
     assert len({asked.headers["Idempotency-Key"] for asked in server.asked}) == 2
 
 
-def test_a_submit_is_given_up_after_three_times(server: Script) -> None:
+def test_a_submit_fails_after_three_attempts(server: Script) -> None:
     server.replies = [Reply(body={"detail": "Busy."}, status=503)]
 
     with pytest.raises(ServerUnreachable, match="Busy"):
@@ -84,8 +84,8 @@ def test_a_submit_is_given_up_after_three_times(server: Script) -> None:
     assert len(server.asked) == 3
 
 
-def test_without_a_hold_no_preference_is_sent(server: Script) -> None:
-    """`Prefer: wait=0` would ask for nothing."""
+def test_without_a_hold_no_prefer_header_is_sent(server: Script) -> None:
+    """`Prefer: wait=0` would have no effect."""
     server.replies = [Reply(body=task("Queued"), status=202)]
 
     Client(server.url).submit({"prompt": "x"})
@@ -95,7 +95,7 @@ def test_without_a_hold_no_preference_is_sent(server: Script) -> None:
 
 @pytest.mark.parametrize("end", ["", "/", "/api/v1", "/api/v1/"])
 def test_the_base_url_may_be_an_api_gateway_stage(server: Script, end: str) -> None:
-    """However the address was pasted, every call goes below its /api/v1."""
+    """Whichever form of the address is given, calls go to its /api/v1."""
     server.replies = [Reply(body={"server_status": "online"})]
 
     Client(f"{server.url}/prod{end}").metrics()
@@ -104,14 +104,14 @@ def test_the_base_url_may_be_an_api_gateway_stage(server: Script, end: str) -> N
 
 
 @pytest.mark.parametrize("url", ["", "localhost:8000", "ftp://localhost", "http://", "http://[", "http://x?y=1"])
-def test_an_address_that_is_none_is_refused_before_any_call(url: str) -> None:
+def test_an_invalid_address_is_refused_before_any_call(url: str) -> None:
     """A wrong setting is named at once and not reported as a server that is down."""
     with pytest.raises(ValueError, match="is not an http or https address"):
         Client(url)
 
 
-def test_an_id_cannot_leave_its_place_in_the_path(server: Script) -> None:
-    """Whatever is given as an id is asked for as an id."""
+def test_an_id_is_escaped_in_the_path(server: Script) -> None:
+    """An id with slashes or a query must not call another path."""
     server.replies = [Reply(body={"detail": "No task has this id."}, status=404)]
 
     with pytest.raises(ServerRefused, match="No task has this id"):
@@ -119,8 +119,8 @@ def test_an_id_cannot_leave_its_place_in_the_path(server: Script) -> None:
     assert server.asked[0].line == "GET /api/v1/tasks/..%2Fmetrics%3Fx%3D1"
 
 
-def test_polls_come_when_retry_after_says(server: Script) -> None:
-    """Each pause is the last answer's own: the server knows when it is worth asking."""
+def test_polls_follow_retry_after(server: Script) -> None:
+    """Each pause is the one of the last answer, because the server knows when polling is useful."""
     clock = Clock()
     client = a_client(server.url, clock)
     server.replies = [
@@ -138,17 +138,17 @@ def test_polls_come_when_retry_after_says(server: Script) -> None:
     ("retry_after", "pause_s"),
     [(None, 1), ("soon", 1), ("nan", 1), ("-5", 1), ("0", 0.05), ("86400", 60), ("inf", 60)],
 )
-def test_a_senseless_retry_after_neither_hammers_nor_hangs(
+def test_an_invalid_retry_after_is_replaced_by_a_sensible_pause(
     server: Script, retry_after: str | None, pause_s: float
 ) -> None:
-    """A proxy's header cannot make the client spin, sleep for a day or fail."""
+    """A proxy's header must not make the client poll without pause, sleep for a day or fail."""
     server.replies = [Reply(body=task("Queued"), retry_after=retry_after)]
 
     assert Client(server.url).task("t1").pause_s == pause_s
 
 
-def test_the_last_poll_happens_at_the_deadline(server: Script) -> None:
-    """A long Retry-After does not outlast the caller's patience, and a late end is still seen."""
+def test_the_last_poll_is_at_the_deadline(server: Script) -> None:
+    """A long Retry-After is cut at the caller's timeout, and one more poll sees whether the task has ended."""
     clock = Clock()
     client = a_client(server.url, clock)
     server.replies = [
@@ -161,7 +161,7 @@ def test_the_last_poll_happens_at_the_deadline(server: Script) -> None:
 
 
 def test_a_final_task_is_not_polled(server: Script) -> None:
-    """Nothing changes a task after its end."""
+    """A final task never changes."""
     server.replies = [Reply(body=task("Cancelled"))]
     client = a_client(server.url, Clock())
 
@@ -169,8 +169,8 @@ def test_a_final_task_is_not_polled(server: Script) -> None:
     assert len(server.asked) == 1
 
 
-def test_waiting_survives_a_server_that_starts_again(server: Script) -> None:
-    """Tasks outlive the server's process, so the client's patience outlives a few failed polls."""
+def test_waiting_survives_a_restart_of_the_server(server: Script) -> None:
+    """Tasks survive a restart, so the client accepts a few failed polls."""
     clock = Clock()
     client = a_client(server.url, clock)
     server.replies = [
@@ -185,8 +185,8 @@ def test_waiting_survives_a_server_that_starts_again(server: Script) -> None:
     assert clock.slept == [1, 1, 4, 9]
 
 
-def test_a_server_that_stays_away_ends_the_waiting(server: Script) -> None:
-    """Six failed polls in a row are an answer; the detail of the last one is told."""
+def test_waiting_ends_after_six_failed_polls_in_a_row(server: Script) -> None:
+    """The error has the detail of the last answer."""
     client = a_client(server.url, Clock())
     server.replies = [
         Reply(body=task("Queued")),
@@ -198,8 +198,8 @@ def test_a_server_that_stays_away_ends_the_waiting(server: Script) -> None:
     assert len(server.asked) == 1 + 6
 
 
-def test_a_task_that_was_deleted_ends_the_waiting_at_once(server: Script) -> None:
-    """Asking again for what is gone is of no use."""
+def test_a_deleted_task_ends_the_waiting_at_once(server: Script) -> None:
+    """Polling again cannot help."""
     client = a_client(server.url, Clock())
     server.replies = [Reply(body=task("Queued")), Reply(body={"detail": "No task has this id."}, status=404)]
 
@@ -209,16 +209,16 @@ def test_a_task_that_was_deleted_ends_the_waiting_at_once(server: Script) -> Non
 
 
 @pytest.mark.parametrize("status", [400, 401, 403, 404, 409, 413, 415, 422, 429])
-def test_a_4xx_is_a_refusal_with_the_servers_own_words(server: Script, status: int) -> None:
-    """The sentence under `detail` was written for the caller."""
+def test_a_4xx_is_raised_with_the_servers_sentence(server: Script, status: int) -> None:
+    """The `detail` is written for the caller."""
     server.replies = [Reply(body={"detail": "Unknown role 'X'."}, status=status)]
 
     with pytest.raises(ServerRefused, match=r"^Unknown role 'X'\.$"):
         Client(server.url).submit({"prompt": "x"})
 
 
-def test_an_api_gateways_own_error_is_told_too(server: Script) -> None:
-    """The gateway answers before the server does, and calls its sentence `message`."""
+def test_an_error_of_api_gateway_is_shown_too(server: Script) -> None:
+    """API Gateway answers before the server does, and its sentence is in `message`."""
     server.replies = [Reply(body={"message": "Forbidden"}, status=403)]
 
     with pytest.raises(ServerRefused, match=r"^Forbidden$"):
@@ -237,16 +237,16 @@ def test_an_api_gateways_own_error_is_told_too(server: Script) -> None:
         Reply(body=None),
     ],
 )
-def test_what_is_not_an_llm_server_is_named_by_its_address(server: Script, reply: Reply) -> None:
-    """Another program on the port, a proxy or a cut connection is one sentence and no traceback."""
+def test_an_answer_that_is_not_from_an_llm_server_names_the_address(server: Script, reply: Reply) -> None:
+    """Another program on the port, a proxy or a cut connection gives one sentence without a traceback."""
     server.replies = [reply]
 
     with pytest.raises(ServerUnreachable, match=server.url):
         Client(server.url).task("t1")
 
 
-def test_a_closed_port_is_unreachable_and_the_reason_is_short() -> None:
-    """The reason is the system's word and not the objects of an HTTP library."""
+def test_a_closed_port_is_unreachable_with_a_short_reason() -> None:
+    """The reason is the operating system's message and not the text of an HTTP library's object."""
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{taken.getsockname()[1]}"

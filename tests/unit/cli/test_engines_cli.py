@@ -1,4 +1,4 @@
-"""metrics and engines against a real server on loopback."""
+"""`metrics` and `engines` against a real server on loopback."""
 
 import json
 from typing import Any
@@ -9,8 +9,8 @@ from support.command_line import run
 from support.scripted_server import Reply, Script
 
 
-def test_metrics_shows_the_nine_figures_and_each_engine(server: Script) -> None:
-    """What was never measured is a dash, not a zero; an engine's name is never markup."""
+def test_metrics_shows_the_nine_metrics_and_each_engine(server: Script) -> None:
+    """A missing value is a dash and not a zero; engine names are not read as markup."""
     figures = {
         "server_status": "online",
         "llm_status": {"local-llm": "online", "[red]api[/red]": "cooling"},
@@ -42,8 +42,11 @@ ENGINES = {
 }  # fmt: skip
 
 
-def test_engines_shows_each_engine_in_a_line(server: Script) -> None:
-    """The values are the contract's; what is not set is a dash; a long name is not folded and steers no terminal."""
+def test_engines_shows_one_line_for_each_engine(server: Script) -> None:
+    """Values are those of the API, and a missing one is a dash.
+
+    Long names are not wrapped; control codes are removed.
+    """
     server.replies = [Reply(body={"engines": ENGINES})]
 
     result, as_json = run(server, "engines", "--text"), run(server, "engines", "--json")
@@ -74,8 +77,8 @@ def test_engines_shows_each_engine_in_a_line(server: Script) -> None:
         ("reset", {"toggle": None, "locked": None}),
     ],
 )
-def test_engines_switches_one_and_says_what_holds_now(server: Script, switch: str, sent: dict[str, Any]) -> None:
-    """What the server answers, not what was asked: a locked engine that is switched on is locked."""
+def test_switching_an_engine_prints_its_new_state(server: Script, switch: str, sent: dict[str, Any]) -> None:
+    """The state is the server's answer and not the request: a locked engine that is switched on stays locked."""
     server.replies = [Reply(body={"toggle": True, "locked": True, "status": "locked"})]
 
     result = run(server, "engines", switch, "openai/gpt", "--text")

@@ -1,4 +1,4 @@
-"""The commands for keys, in this process: what is refused, how it is said, with which exit code."""
+"""The commands for keys, run in this process: refusals, messages and exit codes."""
 
 from __future__ import annotations
 
@@ -45,8 +45,8 @@ USD = "The limit usd_per_day must be from 0.000001 to 1,000,000.\n"
         (["--name", "gnp.\u202eexe"], "A key's name has at most 100 characters, all of them printable.\n"),
     ],
 )
-def test_a_key_that_cannot_be_is_refused_with_what_is_allowed(tmp_path: Path, options: list[str], said: str) -> None:
-    """As over HTTP; nothing is stored."""
+def test_an_invalid_new_key_is_refused_with_the_allowed_values(tmp_path: Path, options: list[str], said: str) -> None:
+    """As over HTTP; no key is stored."""
     refused = run(tmp_path / "tasks.db", "create", "--tenant", "acme", *options)
 
     assert (refused.exit_code, refused.stdout, refused.stderr) == (2, "", said)
@@ -59,14 +59,14 @@ def listed(db: Path) -> list[dict[str, Any]]:
 
 
 def made(db: Path, *options: str) -> str:
-    """Make a key; its id."""
+    """Create a key and return its id."""
     done = run(db, "create", "--tenant", "acme", *options)
     assert done.exit_code == 0, done.stderr
     return done.stdout.split("_")[1]
 
 
-def test_the_list_has_a_line_for_each_key_in_columns(tmp_path: Path) -> None:
-    """Money exactly; a dash where there is no limit, no expiry and no name."""
+def test_the_list_has_one_line_for_each_key(tmp_path: Path) -> None:
+    """Money is exact; a dash stands for no limit, no expiry and no name."""
     db = tmp_path / "tasks.db"
     limits = ["--requests-per-minute", "60", "--tasks-in-flight", "5", "--usd-per-day", "123456.789"]
     ids = [
@@ -114,7 +114,7 @@ def test_a_list_without_keys_says_so(tmp_path: Path, form: str, stdout: str) -> 
     assert done.stderr == "There are no keys yet; make one with: llm-server keys create --tenant NAME\n"
 
 
-def test_a_key_is_changed_where_an_option_says_so(tmp_path: Path) -> None:
+def test_update_changes_only_the_fields_of_its_options(tmp_path: Path) -> None:
     db = tmp_path / "tasks.db"
     limits = ["--requests-per-minute", "60", "--tasks-in-flight", "5", "--usd-per-day", "1.5"]
     key_id = made(db, *limits, "--name", "CI", "--expires-at", "2999-01-01T00:00:00Z")
@@ -143,7 +143,7 @@ def test_a_key_is_changed_where_an_option_says_so(tmp_path: Path) -> None:
         (["--expires-in-days", "0"], "greater than or equal to 1"),
     ],
 )
-def test_a_change_that_cannot_be_is_refused(tmp_path: Path, options: list[str], said: str) -> None:
+def test_an_invalid_change_is_refused(tmp_path: Path, options: list[str], said: str) -> None:
     db = tmp_path / "tasks.db"
     key_id = made(db)
     before = listed(db)
@@ -153,7 +153,7 @@ def test_a_change_that_cannot_be_is_refused(tmp_path: Path, options: list[str], 
     assert listed(db) == before
 
 
-def test_a_revoked_key_is_neither_changed_nor_rotated(tmp_path: Path) -> None:
+def test_a_revoked_key_cannot_be_changed_or_rotated(tmp_path: Path) -> None:
     db = tmp_path / "tasks.db"
     key_id = made(db)
     run(db, "revoke", key_id)
@@ -179,7 +179,7 @@ def test_a_rotated_key_has_a_new_token(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("command", [["list"], ["revoke", "ffffffffffff"], ["update", "ffffffffffff"]])
-def test_a_database_that_is_not_there_is_named_and_not_made(tmp_path: Path, command: list[str]) -> None:
+def test_a_missing_database_is_named_and_not_created(tmp_path: Path, command: list[str]) -> None:
     """An empty list from a mistyped path would look like a server without keys."""
     db = tmp_path / "nowhere" / "x.db"
 
@@ -190,8 +190,8 @@ def test_a_database_that_is_not_there_is_named_and_not_made(tmp_path: Path, comm
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_first_key_may_make_its_database(tmp_path: Path) -> None:
-    """Before a server that others reach is started for the first time."""
+def test_the_first_key_may_create_the_database(tmp_path: Path) -> None:
+    """An operator creates it before the first start of a server that other machines can reach."""
     db = tmp_path / "new" / "tasks.db"
 
     assert run(db, "create", "--tenant", "acme").exit_code == 0

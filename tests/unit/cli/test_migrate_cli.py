@@ -1,4 +1,4 @@
-"""`llm-server migrate`: what it says, with which exit code, and what it changes."""
+"""`llm-server migrate`: its messages, its exit codes, and what it changes."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ def run(*arguments: str, **environ: str) -> Result:
 def test_a_file_is_migrated_and_its_backup_named(old: Path) -> None:
     migrated = run("--db", str(old))
 
-    said = f"The database {old} was migrated from version 1 to 2.\nBackup: {old}.v1.backup\n"
+    said = f"The database {old} was migrated from version 1 to 3.\nBackup: {old}.v1.backup\n"
     assert (migrated.exit_code, migrated.stdout, migrated.stderr) == (0, said, "")
-    assert version(old) == 2
+    assert version(old) == 3
     assert version(old.with_name("tasks.db.v1.backup")) == 1
 
 
-def test_a_file_that_is_current_has_nothing_to_do(old: Path) -> None:
+def test_a_current_file_is_not_changed(old: Path) -> None:
     run("--db", str(old))
     before = files(old)
 
@@ -51,19 +51,22 @@ def test_a_check_names_what_is_pending_and_changes_nothing(old: Path) -> None:
 
     pending = run("--check", "--db", str(old))
 
-    purpose = "add the tables and indexes that a file of 0.1.0 may lack"
-    said = f"The database {old} has version 1. Pending migrations:\n  2  {purpose}\n"
+    said = (
+        f"The database {old} has version 1. Pending migrations:\n"
+        "  2  add the tables and indexes that a file of 0.1.0 may lack\n"
+        "  3  index the tasks by status, and copy their metadata to where a listing reads it\n"
+    )
     assert (pending.exit_code, pending.stdout, pending.stderr) == (1, said, "")
     assert files(old) == before
     assert not old.with_name("tasks.db.lock").exists()
 
 
-def test_a_check_of_a_current_file_says_so_also_beside_a_server(old: Path) -> None:
+def test_a_check_of_a_current_file_works_while_a_server_uses_it(old: Path) -> None:
     run("--db", str(old))
     with closing(OnlyProcess(old)):
         current = run("--check", "--db", str(old))
 
-    said = f"The database {old} is up to date: it has version 2.\n"
+    said = f"The database {old} is up to date: it has version 3.\n"
     assert (current.exit_code, current.stdout, current.stderr) == (0, said, "")
 
 
@@ -80,7 +83,7 @@ def test_a_file_that_a_server_uses_is_not_migrated(old: Path) -> None:
 
 @pytest.mark.parametrize("options", [[], ["--check"]])
 def test_the_file_is_named_by_the_option_or_the_environment(old: Path, tmp_path: Path, options: list[str]) -> None:
-    """As for `keys`; the option goes before."""
+    """As for `keys`; the option takes precedence."""
     elsewhere = str(tmp_path / "elsewhere.db")
 
     by_environment = run(*options, LLM_SERVER_DB=str(old))
@@ -91,7 +94,7 @@ def test_the_file_is_named_by_the_option_or_the_environment(old: Path, tmp_path:
 
 
 @pytest.mark.parametrize("options", [[], ["--check"]])
-def test_a_file_that_is_not_there_is_not_made(tmp_path: Path, options: list[str]) -> None:
+def test_a_missing_file_is_not_created(tmp_path: Path, options: list[str]) -> None:
     path = tmp_path / "new" / "tasks.db"
 
     refused = run(*options, "--db", str(path))
@@ -101,22 +104,22 @@ def test_a_file_that_is_not_there_is_not_made(tmp_path: Path, options: list[str]
 
 
 @pytest.mark.parametrize("options", [[], ["--check"]])
-def test_a_file_that_cannot_be_used_says_why(tmp_path: Path, options: list[str]) -> None:
-    """One of a newer version, and one that is no database."""
+def test_a_file_that_cannot_be_migrated_is_refused_with_the_reason(tmp_path: Path, options: list[str]) -> None:
+    """A database of a newer version, and a file that is not a database."""
     newer, text = tmp_path / "newer.db", tmp_path / "notes.txt"
     later = Migration(version=9, purpose="test", apply=lambda db: None)
     Database(newer, durable=True, migrations=[*MIGRATIONS, later]).close()
-    text.write_text("This is no database." * 1_000)
+    text.write_text("This is not a database." * 1_000)
 
     refused = [run(*options, "--db", str(path)) for path in (newer, text)]
 
     assert [(each.exit_code, each.stdout) for each in refused] == [(2, "")] * 2
-    assert "it has version 9, and this LLM-Server knows 2 at most" in refused[0].stderr
+    assert "it has version 9, and this LLM-Server knows 3 at most" in refused[0].stderr
     assert refused[1].stderr == f"The database {text} cannot be opened: file is not a database.\n"
 
 
-def test_an_empty_file_is_made_a_database_without_a_backup(tmp_path: Path) -> None:
-    """As a server that died at its very first start leaves it."""
+def test_an_empty_file_becomes_a_database_without_a_backup(tmp_path: Path) -> None:
+    """A server that died during its very first start leaves such a file."""
     path = tmp_path / "data" / "tasks.db"
     path.parent.mkdir()
     path.touch()
@@ -124,7 +127,7 @@ def test_an_empty_file_is_made_a_database_without_a_backup(tmp_path: Path) -> No
     pending, made = run("--check", "--db", str(path)), run("--db", str(path))
 
     assert (pending.exit_code, made.exit_code) == (1, 0)
-    said = f"The database {path} was migrated from version 0 to 2.\nThe file was empty, so no backup was written.\n"
+    said = f"The database {path} was migrated from version 0 to 3.\nThe file was empty, so no backup was written.\n"
     assert made.stdout == said
     assert list(files(path)) == ["tasks.db"]
 

@@ -1,4 +1,4 @@
-"""`llm-server models`: what is printed where, the exit codes, and a cache of the test's own."""
+"""`llm-server models`: what is printed on which stream, and the exit codes; each test has its own cache."""
 
 from __future__ import annotations
 
@@ -53,8 +53,8 @@ def models_dir(folder: Path) -> Path:
     return folder / "cache" / "llm-server" / "models"
 
 
-def test_a_pull_prints_the_path_alone_on_stdout(server: ModelServer, tmp_path: Path) -> None:
-    """What it is, whence it came and how to use it are on stderr."""
+def test_a_pull_prints_only_the_path_on_stdout(server: ModelServer, tmp_path: Path) -> None:
+    """The model's description, its source and how to use it are on stderr."""
     result = run(server, tmp_path, "pull", "tiny")
     path = path_of("tiny", server.model(), models_dir(tmp_path))
 
@@ -64,8 +64,8 @@ def test_a_pull_prints_the_path_alone_on_stdout(server: ModelServer, tmp_path: P
     assert "LLM_SERVER_MODEL=tiny make run" in result.stderr
 
 
-def test_the_list_says_what_is_here(server: ModelServer, tmp_path: Path) -> None:
-    """All of it, a part of it, or nothing; looking downloads nothing."""
+def test_the_list_shows_which_models_are_pulled(server: ModelServer, tmp_path: Path) -> None:
+    """Completely, partly or not at all; listing downloads nothing."""
     part = part_of("tiny", server.model(), models_dir(tmp_path))
     before = run(server, tmp_path, "list")
     part.parent.mkdir(parents=True)
@@ -81,14 +81,14 @@ def test_the_list_says_what_is_here(server: ModelServer, tmp_path: Path) -> None
     assert server.asked == [f"bytes={len(DATA) // 2}-"]
 
 
-def test_an_unknown_model_is_named_with_those_that_are_known(server: ModelServer, tmp_path: Path) -> None:
+def test_an_unknown_model_is_refused_with_the_known_ones(server: ModelServer, tmp_path: Path) -> None:
     result = run(server, tmp_path, "pull", "gpt-9")
 
     assert (result.returncode, result.stdout) == (2, "")
     assert result.stderr == "Unknown model 'gpt-9'; known are qwen2.5-0.5b, qwen2.5-1.5b, qwen3-4b, tiny.\n"
 
 
-def test_a_download_that_fails_is_one_sentence(server: ModelServer, tmp_path: Path) -> None:
+def test_a_failed_download_prints_one_sentence(server: ModelServer, tmp_path: Path) -> None:
     server.always = status(404)
     result = run(server, tmp_path, "pull", "tiny")
 
@@ -96,8 +96,8 @@ def test_a_download_that_fails_is_one_sentence(server: ModelServer, tmp_path: Pa
     assert result.stderr.splitlines()[1:] == ["tiny cannot be fetched: the server answered HTTP 404."]
 
 
-def test_a_disk_that_fills_up_keeps_what_has_arrived(server: ModelServer, tmp_path: Path) -> None:
-    """Simulated by the largest file the process may write."""
+def test_a_full_disk_keeps_the_downloaded_part(server: ModelServer, tmp_path: Path) -> None:
+    """Simulated by a limit on the size of files that the process may write."""
 
     def limited() -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, 300_000))
@@ -114,7 +114,7 @@ def test_a_disk_that_fills_up_keeps_what_has_arrived(server: ModelServer, tmp_pa
     assert server.asked[1] == f"bytes={kept}-"
 
 
-def test_ctrl_c_keeps_what_has_arrived(server: ModelServer, tmp_path: Path) -> None:
+def test_ctrl_c_keeps_the_downloaded_part(server: ModelServer, tmp_path: Path) -> None:
 
     def slow(asked: Handling) -> None:
         asked.ranged(500_000)
@@ -135,8 +135,8 @@ def test_ctrl_c_keeps_what_has_arrived(server: ModelServer, tmp_path: Path) -> N
     assert run(server, tmp_path, "pull", "tiny").returncode == 0
 
 
-def test_a_terminal_sees_a_bar(server: ModelServer, tmp_path: Path) -> None:
-    """With name, size and speed."""
+def test_a_terminal_shows_a_progress_bar(server: ModelServer, tmp_path: Path) -> None:
+    """With size and speed."""
     master, terminal = pty.openpty()
     env = environment(server, tmp_path)
     with subprocess.Popen([*COMMAND, "pull", "tiny"], env=env, stdout=subprocess.PIPE, stderr=terminal) as process:
@@ -152,7 +152,7 @@ def test_a_terminal_sees_a_bar(server: ModelServer, tmp_path: Path) -> None:
 def _read(master: int) -> bytes:
     try:
         return os.read(master, 65536)
-    except OSError:  # Linux says so at the end of a terminal
+    except OSError:  # Linux reports the end of a terminal as an error
         return b""
 
 

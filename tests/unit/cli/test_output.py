@@ -1,4 +1,4 @@
-"""What goes to a terminal and what goes into a pipe."""
+"""The output of commands on a terminal and in a pipe."""
 
 import json
 from collections.abc import Sequence
@@ -21,8 +21,8 @@ COMMANDS: dict[str, tuple[Sequence[str], dict[str, Any], str]] = {
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_a_pipe_gets_json_and_a_terminal_text(server: Script, name: str) -> None:
-    """Unless an option says otherwise, in both places."""
+def test_a_pipe_gets_json_and_a_terminal_gets_text(server: Script, name: str) -> None:
+    """`--text` and `--json` choose the form in both places."""
     arguments, body, line = COMMANDS[name]
     server.replies = [Reply(body=body)]
     document = {"tasks": body["tasks"]} if name == "list" else body
@@ -38,7 +38,7 @@ def test_a_pipe_gets_json_and_a_terminal_text(server: Script, name: str) -> None
 
 
 def test_route_prints_json_into_a_pipe_and_text_on_a_terminal() -> None:
-    """The one that needs no server."""
+    """`route` needs no server."""
     piped = CliRunner().invoke(app, ["route", "hello"])
     code, shown = on_terminal("route", "hello")
 
@@ -48,8 +48,8 @@ def test_route_prints_json_into_a_pipe_and_text_on_a_terminal() -> None:
 
 
 @pytest.mark.parametrize("command", ["submit", "list", "metrics", "engines", "route"])
-def test_the_help_says_what_a_pipe_gets(command: str) -> None:
-    """A script's author is not surprised."""
+def test_the_help_explains_the_output_in_a_pipe(command: str) -> None:
+    """So that the author of a script is not surprised."""
     shown = " ".join(CliRunner().invoke(app, [command, "--help"]).stdout.split())
 
     assert "in a pipe or a file" in shown

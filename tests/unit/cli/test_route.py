@@ -1,4 +1,4 @@
-"""`llm-server route`: a decision without a server, and figures for a file of labelled prompts."""
+"""`llm-server route`: a decision without a server, and an evaluation of labelled prompts."""
 
 import json
 import re
@@ -58,7 +58,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CalledServer]:
 
 
 def test_a_decision_is_shown_with_its_reasons() -> None:
-    """No server is asked; the lines are those of `submit --dry-run`."""
+    """No server is called; the lines are those of `submit --dry-run`."""
     shown = run("Write a Python function that reverses a string", "--text").stdout.splitlines()
 
     assert [line.split() for line in shown[:3]] == [
@@ -70,23 +70,26 @@ def test_a_decision_is_shown_with_its_reasons() -> None:
     assert re.fullmatch(r"alternatives  \S+ 0\.\d\d", shown[-3])
 
 
-def test_a_decision_is_one_document_for_programs() -> None:
-    """The same words as the API; it is what a pipe gets."""
+def test_a_decision_in_a_pipe_is_json() -> None:
+    """With the field names of the API."""
     document = json.loads(run("hello").stdout)
 
     assert (document["mode"], document["role"]) == ("Chat", "Chat-Agent")
     assert document["reasons"]
 
 
-def test_a_role_that_is_settled_is_kept() -> None:
-    """As in a request."""
+def test_a_given_role_is_kept() -> None:
+    """As in a task."""
     document = json.loads(run("hello", "--role", "QA-Agent", "--json").stdout)
 
     assert (document["mode"], document["role"], document["confidence"]) == ("Agent", "QA-Agent", 1.0)
 
 
-def test_the_engine_is_the_one_that_would_be_asked_first(tmp_path: Path) -> None:
-    """A strong one for a hard prompt, and none that is switched off; without any, what a server would find."""
+def test_the_engine_is_the_first_that_would_be_called(tmp_path: Path) -> None:
+    """A strong engine for a hard prompt, and never one that is switched off.
+
+    Without configuration, a discovered engine.
+    """
     settings = {"off": "toggle = false", "quick": 'tier = "fast"', "deep": 'tier = "strong"'}
     path = tmp_path / "engines.toml"
     path.write_text("".join(ENGINE.format(name, setting) for name, setting in settings.items()))
@@ -102,10 +105,8 @@ def test_the_engine_is_the_one_that_would_be_asked_first(tmp_path: Path) -> None
 
 @pytest.mark.parametrize("prompt", ["Write a Python function", UNSURE, " hello\n", "Build it, test it, then deploy it"])
 @pytest.mark.parametrize("fields", [{}, {"profile": "Law"}, {"profile": "Developer"}, {"role": "Legal-Agent"}])
-def test_it_is_what_a_server_of_this_configuration_decides(
-    server: CalledServer, prompt: str, fields: dict[str, str]
-) -> None:
-    """Roles and profiles of the file, its threshold and its engines; field for field."""
+def test_the_decision_is_the_same_as_a_servers(server: CalledServer, prompt: str, fields: dict[str, str]) -> None:
+    """Field for field, with the roles, profiles, threshold and engines of the configuration file."""
     options = [word for name, value in fields.items() for word in (f"--{name}", value)]
 
     shown = json.loads(run(prompt, *options, "--json", LLM_SERVER_CONFIG=str(server.settings.config)).stdout)
@@ -115,7 +116,7 @@ def test_it_is_what_a_server_of_this_configuration_decides(
 
 
 def test_below_the_threshold_the_profiles_default_role_answers(server: CalledServer) -> None:
-    """As the server's fallback does, with its sentence."""
+    """The sentence about it is the same as the server's."""
     shown = json.loads(run(UNSURE, "--profile", "Law", LLM_SERVER_CONFIG=str(server.settings.config)).stdout)
 
     assert (shown["mode"], shown["role"]) == ("Chat", "Legal-Agent")
@@ -133,10 +134,10 @@ def test_below_the_threshold_the_profiles_default_role_answers(server: CalledSer
         (["x" * 200_001], "prompt", "x" * 200_001),
     ],
 )
-def test_what_the_server_refuses_is_refused_in_its_words(
+def test_input_that_the_server_refuses_is_refused_with_the_same_sentence(
     server: CalledServer, arguments: list[str], field: str, value: str
 ) -> None:
-    """Nothing is decided for a name nobody knows, nor for no words at all."""
+    """Unknown names and blank or too long prompts get no decision."""
     refused = run(*arguments, LLM_SERVER_CONFIG=str(server.settings.config))
 
     detail = server.post({"prompt": "hello", field: value}).detail
@@ -146,8 +147,8 @@ def test_what_the_server_refuses_is_refused_in_its_words(
 @pytest.mark.parametrize(
     ("text", "named"), [("[defaults]\nprofile = 'Nope'", "defaults.profile 'Nope'"), ("[", "cannot be read")]
 )
-def test_a_wrong_configuration_is_named(tmp_path: Path, text: str, named: str) -> None:
-    """Not passed over, and no traceback."""
+def test_an_invalid_configuration_is_named(tmp_path: Path, text: str, named: str) -> None:
+    """It is not ignored, and no traceback is printed."""
     path = tmp_path / "over.toml"
     path.write_text(text)
 
@@ -157,8 +158,8 @@ def test_a_wrong_configuration_is_named(tmp_path: Path, text: str, named: str) -
     assert named in refused.stderr
 
 
-def test_a_file_is_measured_for_what_it_has_labels_for(tmp_path: Path) -> None:
-    """Roles, modes, calibration, abstention, confusion; the recovered gap; the ranking of steps."""
+def test_each_label_of_a_file_is_evaluated(tmp_path: Path) -> None:
+    """Roles, modes, calibration, abstention and confusion; the recovered quality gap; the ranking of several steps."""
     path = tmp_path / "rows.jsonl"
     path.write_text("\n".join(map(json.dumps, ROWS)) + "\n\n")
 
@@ -178,8 +179,8 @@ def test_a_file_is_measured_for_what_it_has_labels_for(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("text", "why"), [("[]", 'no text "prompt"'), ("{", "not JSON")])
-def test_a_file_that_cannot_be_read_is_named_with_the_line(tmp_path: Path, text: str, why: str) -> None:
-    """Not a traceback."""
+def test_an_unreadable_line_of_a_file_is_named(tmp_path: Path, text: str, why: str) -> None:
+    """Without a traceback."""
     path = tmp_path / "rows.jsonl"
     path.write_text('{"prompt": "hello"}\n' + text)
 
@@ -191,13 +192,13 @@ def test_a_file_that_cannot_be_read_is_named_with_the_line(tmp_path: Path, text:
 
 
 @pytest.mark.parametrize("arguments", [[], ["hello", "--eval", __file__]])
-def test_a_prompt_or_a_file_is_needed(arguments: list[str]) -> None:
-    """Not both, not neither."""
+def test_either_a_prompt_or_a_file_is_required(arguments: list[str]) -> None:
+    """Both and neither are refused."""
     assert run(*arguments).exit_code == 2
 
 
-def test_labels_name_families() -> None:
-    """Four coders are one label, and so are three writers."""
+def test_labels_are_families_of_roles() -> None:
+    """Four coding roles share one label, and so do three writing roles."""
     assert [family(role) for role in ("Debug-Agent", "Email-Agent", "Chat-Agent", "QA-Agent")] == [
         "Coder",
         "Writing",

@@ -27,7 +27,7 @@ def page(*tasks: dict[str, Any], token: str = "") -> Reply:
 
 
 def listed(name: str, **fields: Any) -> dict[str, Any]:
-    """Write a task as a list has it."""
+    """Return a task as a list shows it."""
     return {
         "task_id": name,
         "status": "Completed",
@@ -50,7 +50,7 @@ def queries(server: Script) -> list[list[tuple[str, str]]]:
 
 
 def test_list_prints_one_task_a_line(server: Script) -> None:
-    """With what it cost and what it waits for or why it failed; no text breaks a line or controls the terminal."""
+    """With its cost, and what it waits for or why it failed. No text can break a line or control the terminal."""
     server.replies = [
         page(
             listed("t1"),
@@ -72,8 +72,8 @@ def test_list_prints_one_task_a_line(server: Script) -> None:
     ]
 
 
-def test_list_sends_every_filter_under_the_contracts_names(server: Script) -> None:
-    """A status may be given several times, and so may a label; a date is its midnight."""
+def test_list_sends_every_filter_under_the_names_of_the_api(server: Script) -> None:
+    """Statuses and metadata filters may be given several times; a date means its midnight in UTC."""
     server.replies = [page()]
     options = "--status Failed --status Queued --role QA-Agent --mode Plan --engine main --not-awaiting-approval"
     times = "--created-from 2026-10-01 --created-to 2026-10-02T01:00:00+02:00"
@@ -95,8 +95,8 @@ def test_list_sends_every_filter_under_the_contracts_names(server: Script) -> No
     ]
 
 
-def test_list_goes_on_after_a_short_page_and_an_empty_one(server: Script) -> None:
-    """The server looks at a bounded number of tasks a call; only the missing token ends the list."""
+def test_list_continues_after_a_short_and_an_empty_page(server: Script) -> None:
+    """The server looks at a bounded number of tasks a call, so only a missing token ends the list."""
     server.replies = [page(listed("t1"), token="a+b"), page(token="c"), page(listed("t2"))]
 
     result = run(server, "list", "--role", "QA-Agent")
@@ -111,7 +111,7 @@ def test_list_goes_on_after_a_short_page_and_an_empty_one(server: Script) -> Non
 
 
 def test_list_stops_at_the_limit_and_says_that_there_may_be_more(server: Script) -> None:
-    """A page has at most 100 tasks; the last one is as large as what is left."""
+    """A page has at most 100 tasks; the last request asks only for the rest."""
     names = [f"t{number}" for number in range(101)]
     server.replies = [page(*map(listed, names[:100]), token="a"), page(listed(names[100]), token="b")]
 
@@ -122,7 +122,7 @@ def test_list_stops_at_the_limit_and_says_that_there_may_be_more(server: Script)
     assert result.stderr == "There may be more tasks; --limit 202 shows more.\n"
 
 
-def test_list_takes_no_more_than_the_limit_from_a_page_that_is_too_large(server: Script) -> None:
+def test_list_prints_no_more_than_the_limit_from_a_larger_page(server: Script) -> None:
     server.replies = [page(listed("t1"), listed("t2"))]
 
     assert len(json.loads(run(server, "list", "--limit", "1").stdout)["tasks"]) == 1
@@ -131,8 +131,8 @@ def test_list_takes_no_more_than_the_limit_from_a_page_that_is_too_large(server:
 @pytest.mark.parametrize(
     ("filters", "sentence"), [([], "There are no tasks.\n"), (["--mode", "Plan"], "No tasks match the filters.\n")]
 )
-def test_an_empty_list_says_so(server: Script, filters: list[str], sentence: str) -> None:
-    """On stderr: a program gets an empty list."""
+def test_an_empty_list_prints_a_message(server: Script, filters: list[str], sentence: str) -> None:
+    """The message is on stderr; a program gets an empty list."""
     server.replies = [page()]
 
     text, document = run(server, "list", *filters, "--text"), run(server, "list", *filters)
@@ -154,10 +154,10 @@ def test_a_refused_filter_is_exit_2_with_the_servers_detail(server: Script) -> N
     [("approve", "Processing", "Task t1 is Processing.\n"), ("reject", "Cancelled", "Task t1 is Cancelled.\n")],
 )
 @pytest.mark.parametrize(("options", "stdin"), [([], "y\n"), (["--yes"], None)])
-def test_a_decision_shows_the_plan_and_sends_its_hash(
+def test_a_decision_prints_the_plan_and_sends_its_hash(
     server: Script, command: str, status: str, said: str, options: list[str], stdin: str | None
 ) -> None:
-    """The hash is that of the plan that was shown, so no other plan can be meant."""
+    """The hash is that of the printed plan, so the decision cannot apply to another plan."""
     server.replies = [Reply(body=WAITING_PLAN), Reply(body=task(status))]
 
     result = run(server, command, "t1", *options, stdin=stdin)
@@ -174,8 +174,8 @@ def test_a_decision_shows_the_plan_and_sends_its_hash(
 
 @pytest.mark.parametrize("command", ["approve", "reject"])
 @pytest.mark.parametrize("stdin", ["n\n", "", None])
-def test_without_agreement_nothing_is_decided(server: Script, command: str, stdin: str | None) -> None:
-    """The end of standard input is no agreement, so a script cannot approve by accident."""
+def test_without_confirmation_the_plan_stays_undecided(server: Script, command: str, stdin: str | None) -> None:
+    """The end of standard input does not confirm, so a script cannot approve by accident."""
     server.replies = [Reply(body=WAITING_PLAN)]
 
     result = run(server, command, "t1", stdin=stdin)
@@ -185,8 +185,8 @@ def test_without_agreement_nothing_is_decided(server: Script, command: str, stdi
     assert [asked.line for asked in server.asked] == ["GET /api/v1/tasks/t1"]
 
 
-def test_ctrl_c_at_the_question_decides_nothing(server: Script) -> None:
-    """With the shell's own code for it, and no traceback."""
+def test_ctrl_c_at_the_question_leaves_the_plan_undecided(server: Script) -> None:
+    """The exit code is the shell's for an interrupt, and no traceback is printed."""
     server.replies = [Reply(body=WAITING_PLAN)]
     pipes = {"stdin": subprocess.PIPE, "stderr": subprocess.PIPE}
 
@@ -202,8 +202,8 @@ def test_ctrl_c_at_the_question_decides_nothing(server: Script) -> None:
 
 
 @pytest.mark.parametrize("command", ["approve", "reject"])
-def test_a_known_hash_is_sent_without_a_question(server: Script, command: str) -> None:
-    """As a program does that has read the plan itself; said again, the server answers the same."""
+def test_a_given_hash_is_sent_without_a_question(server: Script, command: str) -> None:
+    """For a program that has read the plan itself."""
     server.replies = [Reply(body=task("Processing"))]
 
     result = run(server, command, "t1", "--plan-hash", "h9", "--json")
@@ -215,7 +215,7 @@ def test_a_known_hash_is_sent_without_a_question(server: Script, command: str) -
 
 
 @pytest.mark.parametrize("document", [task("Completed", awaiting_approval=False, plan=PLAN), task("Queued", plan=None)])
-def test_a_task_that_waits_for_no_approval_is_left_alone(server: Script, document: dict[str, Any]) -> None:
+def test_a_task_without_a_plan_waiting_for_approval_is_not_changed(server: Script, document: dict[str, Any]) -> None:
     server.replies = [Reply(body=document)]
 
     result = run(server, "approve", "t1", "--yes")
@@ -224,8 +224,8 @@ def test_a_task_that_waits_for_no_approval_is_left_alone(server: Script, documen
     assert result.stderr == f"Task t1 has no plan that waits for approval; it is {document['status']}.\n"
 
 
-def test_cancel_says_what_the_task_is_now(server: Script) -> None:
-    """On stderr; stdout is for the document, when it is asked for."""
+def test_cancel_prints_the_new_status(server: Script) -> None:
+    """On stderr; stdout is for the JSON document, if requested."""
     server.replies = [Reply(body=task("Cancelled"))]
 
     plain, as_json = run(server, "cancel", "t1"), run(server, "cancel", "t1", "--json")
@@ -235,7 +235,7 @@ def test_cancel_says_what_the_task_is_now(server: Script) -> None:
     assert json.loads(as_json.stdout)["status"] == "Cancelled"
 
 
-def test_retry_says_what_the_task_is_now(server: Script) -> None:
+def test_retry_prints_the_new_status(server: Script) -> None:
     server.replies = [Reply(body=task("Queued"), status=202)]
 
     result = run(server, "retry", "t1")
@@ -244,7 +244,7 @@ def test_retry_says_what_the_task_is_now(server: Script) -> None:
     assert (result.exit_code, result.stderr) == (0, "Task t1 is Queued.\n")
 
 
-def test_delete_says_that_the_task_is_gone(server: Script) -> None:
+def test_delete_prints_that_the_task_is_deleted(server: Script) -> None:
     server.replies = [Reply(body=b"", status=204)]
 
     result = run(server, "delete", "t1")
@@ -253,7 +253,7 @@ def test_delete_says_that_the_task_is_gone(server: Script) -> None:
     assert (result.exit_code, result.stderr) == (0, "Task t1 is deleted.\n")
 
 
-def test_a_refused_change_is_wrong_usage(server: Script) -> None:
+def test_a_refused_change_is_exit_2(server: Script) -> None:
     server.replies = [Reply(body={"detail": "The task is Completed."}, status=409)]
 
     result = run(server, "cancel", "t1")

@@ -96,7 +96,7 @@ def test_a_system_prompt_is_whole_and_short(name: str) -> None:
     assert role.purpose.endswith(".")
 
 
-def test_system_prompts_are_nobodys_copy() -> None:
+def test_each_role_has_its_own_system_prompt() -> None:
     """Each role has a prompt of its own."""
     prompts = [role.system_prompt for role in load().roles.values()]
 
@@ -328,8 +328,8 @@ def test_an_unknown_name_lists_the_known_ones() -> None:
     """The caller can choose from the answer."""
     packaged = load()
 
-    with pytest.raises(UnknownName, match="Unknown role 'Nobody'; known are Architect-Agent, Chat-Agent"):
-        packaged.role("Nobody")
+    with pytest.raises(UnknownName, match="Unknown role 'Missing-Agent'; known are Architect-Agent, Chat-Agent"):
+        packaged.role("Missing-Agent")
     with pytest.raises(UnknownName, match="Unknown profile 'Law'; known are Developer, General, Productivity"):
         packaged.profile("Law")
 
@@ -346,7 +346,10 @@ def test_the_developers_coders_are_judged_and_repaired_by_others() -> None:
 @pytest.mark.parametrize(
     ("reviewers", "fault"),
     [
-        ({"judged_by": "Nobody", "repaired_by": "Debug-Agent"}, "judged_by 'Nobody' is not a configured role"),
+        (
+            {"judged_by": "Missing-Agent", "repaired_by": "Debug-Agent"},
+            "judged_by 'Missing-Agent' is not a configured role",
+        ),
         ({"judged_by": "QA-Agent"}, "judged_by and repaired_by must be set together"),
     ],
 )

@@ -52,7 +52,7 @@ def test_the_wanted_tier_goes_before_the_price(balanced: Balanced) -> None:
     assert balancer.candidates("strong") == ["strong", "any", "fast"]
 
 
-def test_the_cheapest_goes_first_and_what_nobody_can_price_last(balanced: Balanced) -> None:
+def test_the_cheapest_engine_goes_first_and_an_unpriced_one_last(balanced: Balanced) -> None:
     """An engine with an unknown price does not count as free."""
     balancer = balanced(
         unpriced=(an_engine(price=None), answering()),

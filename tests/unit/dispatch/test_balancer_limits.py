@@ -280,7 +280,7 @@ def test_an_attempt_says_what_was_used_and_what_was_estimated(balanced: Balanced
     assert attempt.cost_microusd == 10 * 1 + 20 * 2
 
 
-def test_an_engine_nobody_can_price_is_unpriced(balanced: Balanced) -> None:
+def test_a_call_of_an_engine_without_a_price_is_unpriced(balanced: Balanced) -> None:
     """The cost is null, not 0."""
     assert (
         balanced(only=(an_engine(price=None), answering())).call(CALL, call_terms()).attempts[0].cost_microusd is None

@@ -84,7 +84,7 @@ def test_a_short_answer_the_caller_asked_for_is_allowed() -> None:
     assert Budget(1_000).reserve(a_call(most=8), output_only) == (a_call(most=8), Reservation(microusd=80))
 
 
-def test_a_price_nobody_knows_cannot_keep_a_limit() -> None:
+def test_an_engine_with_an_unknown_price_cannot_be_used_under_a_limit() -> None:
     """An unknown price does not count as 0."""
     with pytest.raises(LimitReached, match="unknown"):
         Budget(10**9).reserve(a_call(), lambda i, o: None)

@@ -1,4 +1,4 @@
-"""The ear of a claim: told once or twice, from any thread, what is under way is broken off once."""
+"""A claim's cancellation breaks off the calls in progress once, from whichever thread and however often it is told."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from llm_server.orchestration.domain.cancellation import Cancellation
 from llm_server.orchestration.domain.errors import TaskCancelled
 
 
-def test_who_is_told_twice_breaks_off_once() -> None:
-    """Its caller cancels again, or a save is refused meanwhile: a call's end can be set but once."""
+def test_a_cancellation_that_is_told_twice_breaks_a_call_off_once() -> None:
+    """The caller may cancel while a save is refused for the same reason; a call can be ended only once."""
     cancellation, broken_off = Cancellation(), list[str]()
 
     with cancellation.breaking_off(lambda: broken_off.append("call")):
@@ -19,7 +19,7 @@ def test_who_is_told_twice_breaks_off_once() -> None:
     assert broken_off == ["call"]
 
 
-def test_once_told_nothing_new_begins() -> None:
+def test_a_cancelled_claim_starts_no_further_call() -> None:
     cancellation = Cancellation()
     cancellation.tell()
 

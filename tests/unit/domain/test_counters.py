@@ -1,4 +1,4 @@
-"""Counters are the sum of the tasks' changes, and the nine figures follow from them."""
+"""Counters are the sum of the changes of all tasks, and the nine metrics are computed from them."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ NINE = {
 }
 
 
-def test_nothing_done_yet_gives_nulls_and_zeros() -> None:
-    """The nine fields of the contract, no more and no less; a rate of nothing is null."""
+def test_an_unused_server_reports_nulls_and_zeros() -> None:
+    """Exactly the nine fields of the contract; rates and averages without data are null."""
     figures = summarise(Counters(), {})
 
     assert set(figures) == NINE
@@ -33,8 +33,8 @@ def test_nothing_done_yet_gives_nulls_and_zeros() -> None:
     assert (figures["api_costs"], figures["server_status"]) == (0.0, "offline")
 
 
-def test_the_figures_are_in_the_units_of_the_contract() -> None:
-    """Tokens a second of generation, mean seconds of a call, a percentage, USD."""
+def test_the_metrics_have_the_units_of_the_contract() -> None:
+    """Output tokens per second of call time, mean seconds per call, a percentage, and USD."""
     counters = Counters(
         total=9, queued=2, active=3, completed=3, failed=1, cancelled=5, calls=4, api_calls=4,
         tokens_out=300, duration_ms=6_000, cost_microusd=1_250_000,
@@ -48,26 +48,26 @@ def test_the_figures_are_in_the_units_of_the_contract() -> None:
     assert (figures["server_status"], figures["llm_status"]) == ("online", {"a": "cooling", "b": "online"})
 
 
-def test_costs_that_nobody_knows_are_null() -> None:
-    """Only unpriced calls: no figure is better than a wrong 0; one priced call is a figure."""
+def test_unknown_costs_are_null() -> None:
+    """If every call is unpriced, the cost is null and not 0; one priced call is enough to report a cost."""
     assert summarise(Counters(api_calls=2, unpriced_calls=2), {})["api_costs"] is None
     assert summarise(Counters(api_calls=2, unpriced_calls=1, cost_microusd=3), {})["api_costs"] == 0.000003
 
 
-def test_every_engine_cooling_is_offline() -> None:
-    """Online means that one engine can take work now."""
+def test_a_server_whose_engines_all_cool_down_is_offline() -> None:
+    """Online means that at least one engine can accept work now."""
     assert summarise(Counters(), {"a": "cooling", "b": "locked"})["server_status"] == "offline"
 
 
-def test_a_day_is_utc() -> None:
-    """Spending is kept by day, the same on every machine."""
+def test_days_are_utc_days() -> None:
+    """Spending is recorded by day, and every machine must use the same day."""
     assert day_of(NOW_MS) == "2025-10-09"
     assert day_of(1_767_225_599_999) == "2025-12-31"
     assert day_of(1_767_225_600_000) == "2026-01-01"
 
 
-def test_an_acceptance_counts_once() -> None:
-    """And a step inside the same status changes no gauge."""
+def test_an_accepted_task_is_counted_once() -> None:
+    """A second claim in the same status changes no gauge."""
     task = a_task()
     worked = claimed(task)
 
@@ -80,8 +80,8 @@ walk = st.lists(st.sampled_from(["claim", "progress", "release", "complete", "fa
 
 
 @given(st.lists(walk, max_size=5))
-def test_the_changes_add_up_to_the_tasks(walks: list[list[str]]) -> None:
-    """After any history of any tasks the counters agree with the rows, receipts included."""
+def test_the_sum_of_all_changes_equals_the_counts_of_the_tasks(walks: list[list[str]]) -> None:
+    """After any history of any tasks, counters and receipts agree with the stored tasks."""
     sums, ends = Counters(), []
     for steps in walks:
         states = _history(steps)

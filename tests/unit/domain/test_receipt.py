@@ -1,4 +1,4 @@
-"""The receipt is the exact sum of the attempts; what nobody could price is said and never 0."""
+"""The receipt is the exact sum of the attempts; a call without a known price is counted as unpriced, never as 0."""
 
 from __future__ import annotations
 
@@ -23,31 +23,31 @@ attempts = st.lists(
 
 
 def test_only_answered_calls_count_as_calls() -> None:
-    """Speeds and response times are over answers; a failed call is counted apart."""
+    """Speeds and response times are computed from answered calls; failed calls are counted separately."""
     receipt = Receipt().plus([an_attempt(duration_ms=400), a_failed_attempt(duration_ms=9_000)])
 
     assert (receipt.calls, receipt.failed_calls, receipt.api_calls) == (1, 1, 1)
     assert (receipt.duration_ms, receipt.tokens_in, receipt.tokens_out) == (400, 10, 20)
 
 
-def test_an_unpriced_call_is_counted_and_costs_no_guess() -> None:
-    """A model the price library does not know is unpriced, never 0."""
+def test_an_unpriced_call_is_counted_without_a_cost() -> None:
+    """A model that the price library does not know is unpriced, never free."""
     receipt = Receipt().plus([an_attempt(cost_microusd=None), an_attempt(cost_microusd=5)])
 
     assert (receipt.unpriced_calls, receipt.cost_microusd, receipt.calls) == (1, 5, 2)
 
 
-def test_a_local_engine_is_no_api_call() -> None:
-    """`api_costs` is about engines that cost money."""
+def test_a_call_of_a_local_engine_does_not_count_as_an_api_call() -> None:
+    """`api_costs` covers engines that cost money."""
     assert Receipt().plus([an_attempt(source="local", cost_microusd=0)]).api_calls == 0
 
 
-def test_a_failed_call_may_cost_something_all_the_same() -> None:
-    """What is known to have been spent is never left out."""
+def test_the_cost_of_a_failed_call_is_added() -> None:
+    """The receipt includes all known spending."""
     assert Receipt().plus([a_failed_attempt(cost_microusd=7)]).cost_microusd == 7
 
 
 @given(attempts, st.integers(0, 20))
-def test_the_sum_does_not_depend_on_where_it_was_cut(made: list[Attempt], cut: int) -> None:
+def test_adding_attempts_in_parts_gives_the_same_sum(made: list[Attempt], cut: int) -> None:
     """Attempts are added step by step over several deliveries."""
     assert Receipt().plus(made[:cut]).plus(made[cut:]) == Receipt().plus(iter(made))

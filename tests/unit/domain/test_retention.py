@@ -1,4 +1,4 @@
-"""The texts of a task that stays open stay too, also where no sweep ever sees it."""
+"""The texts of an open task are kept, even if the sweep never looks at the task."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ YOUNG_DAYS = SLACK_MS // 2 // DAY_MS
 
 @pytest.fixture
 def renewals(served: Served) -> Renewals:
-    """After how many days a task's texts were told to stay longer."""
+    """The ages in days at which the retention of a task's texts was renewed."""
     days = Renewals()
 
     def retain(task: Task) -> None:
@@ -30,13 +30,13 @@ def renewals(served: Served) -> Renewals:
 
 
 def waiting(served: Served) -> TaskRef:
-    """A task for whose engine nobody knows when it is switched on."""
+    """Submit a task for an engine that is switched off."""
     served.use(a_catalog({"only": an_engine(toggle=False)}))
     return served.submit()
 
 
 def wait(served: Served, days: int, then: Callable[[], object] = lambda: None) -> None:
-    """Let a worker have the task every six hours, and after it the sweep."""
+    """Let a worker claim the task every six hours, followed by a sweep."""
     for _ in range(4 * days):
         served.clock.pass_s(6 * 3600)
         served.work()
@@ -44,10 +44,10 @@ def wait(served: Served, days: int, then: Callable[[], object] = lambda: None) -
         served.service.sweep()
 
 
-def test_a_task_that_is_never_due_has_its_texts_renewed_by_its_worker_each_day(
+def test_the_worker_renews_the_texts_each_day_of_a_task_the_sweep_never_finds_due(
     served: Served, renewals: Renewals
 ) -> None:
-    """Its message comes before the sweep would look. While it is young that costs nothing."""
+    """The worker always claims the task before the sweep would look at it. A young task needs no renewal."""
     ref, due = waiting(served), list[object]()
 
     wait(served, 9, lambda: due.extend(served.store.due(served.clock())))
@@ -57,8 +57,8 @@ def test_a_task_that_is_never_due_has_its_texts_renewed_by_its_worker_each_day(
     assert served.get(ref).task.status is Status.QUEUED
 
 
-def test_a_claim_whose_renewal_failed_is_not_made(served: Served, renewals: Renewals) -> None:
-    """The next one renews."""
+def test_a_claim_is_not_saved_if_the_renewal_fails(served: Served, renewals: Renewals) -> None:
+    """The next claim renews the texts."""
     ref, retain = waiting(served), served.store.retain
     wait(served, YOUNG_DAYS)
     rev = served.store.peek(ref).rev

@@ -88,7 +88,7 @@ def test_proxy_variables_do_not_lead_elsewhere(server: FakeEngine, monkeypatch: 
     assert get(f"{server.base_url}/models")["object"] == "list"
 
 
-def test_a_certificate_nobody_vouches_for_is_not_trusted(tmp_path: Path) -> None:
+def test_an_untrusted_certificate_is_refused(tmp_path: Path) -> None:
     with tls_server(tmp_path) as url:
         with pytest.raises(EngineUnavailable) as caught:
             get(url)
@@ -133,7 +133,7 @@ def test_a_server_that_does_not_take_the_prompt_has_its_time_too() -> None:
     assert time.monotonic() - started_s < 2.0
 
 
-def test_a_name_nobody_knows_is_unreachable() -> None:
+def test_an_unknown_host_name_is_unreachable() -> None:
     class NoNames(EnginePool):
         def request(self, *args: Any, **options: Any) -> NoReturn:
             raise NameResolutionError("nowhere", HTTPConnection("nowhere"), socket.gaierror())

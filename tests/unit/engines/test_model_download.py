@@ -181,7 +181,7 @@ def test_a_busy_server_is_asked_again(server: ModelServer, tmp_path: Path, code:
     assert pulled(server.model(), tmp_path) == DATA
 
 
-def test_nobody_listening_is_told(tmp_path: Path) -> None:
+def test_a_server_that_does_not_listen_is_reported(tmp_path: Path) -> None:
     model = LocalModel(url="http://127.0.0.1:1/x", sha256="0" * 64, size_bytes=9, licence="MIT", context=9)
 
     assert "the server cannot be reached" in refused(model, tmp_path)

@@ -75,15 +75,15 @@ def test_the_models_chosen_without_configuration_have_a_price() -> None:
 @pytest.mark.parametrize(
     "spec",
     [
-        api(model="nobody-knows-this", base_url="https://api.openai.com/v1"),
+        api(model="an-unknown-model", base_url="https://api.openai.com/v1"),
         api(model="gpt-5-mini", base_url="https://proxy.example/v1"),
-        api(model="gpt-5-mini", base_url="https://api.openai.com/v1", price_provider="nobody"),
+        api(model="gpt-5-mini", base_url="https://api.openai.com/v1", price_provider="unknown"),
         api(model="whisper-1", base_url="https://api.openai.com/v1"),
         api(model="gpt-5-mini"),
         api(kind="bedrock", model="arn:aws:bedrock:us-east-1:1:application-inference-profile/x1y2"),
     ],
 )
-def test_a_model_nobody_knows_is_unpriced_and_not_free(spec: EngineSpec) -> None:
+def test_an_unknown_model_is_unpriced_and_not_free(spec: EngineSpec) -> None:
     assert price(spec, 1000, 10) is None
 
 

@@ -162,7 +162,7 @@ def test_a_schedule_respects_dependencies_and_ends(plan: Plan, data: st.DataObje
 
 
 @given(plans(), st.data())
-def test_a_failed_step_keeps_back_its_descendants_and_nobody_else(plan: Plan, data: st.DataObject) -> None:
+def test_a_failed_step_blocks_only_the_steps_that_depend_on_it(plan: Plan, data: st.DataObject) -> None:
     """The other steps are still useful."""
     failing = data.draw(st.sampled_from([step.id for step in plan.steps]))
     cut = {failing}

@@ -56,6 +56,16 @@ def test_fields_of_a_newer_version_are_skipped() -> None:
     assert records.api_key(changed(key, colour="red")) == key
 
 
+def test_a_state_holds_metadata_only_if_the_task_has_some() -> None:
+    """A state from before version 0.2 has none, and reads as one without metadata."""
+    plain, labelled = a_task(), a_task(metadata={"run": "42"})
+
+    assert "metadata" not in json.loads(records.encode(plain))
+    assert records.task(records.encode(plain)).metadata == {}
+    assert json.loads(records.encode(labelled))["metadata"] == {"run": "42"}
+    assert records.task(records.encode(labelled)) == labelled
+
+
 @pytest.mark.parametrize("changes", [{"status": "Paused"}, {"mode": "Swarm"}, {"approval": "amended"}])
 def test_a_state_with_a_word_of_a_newer_version_is_left_alone(changes: dict[str, str]) -> None:
     body = changed(a_task(), **changes)

@@ -1,4 +1,4 @@
-"""A task's history: what happened, when, and who did it, in one GET."""
+"""A task's history: what happened, when, and which actor did it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ BUSY = EngineUnavailable("Busy.")
 
 
 def use(served: Served, engine: ScriptedEngine, **more: Any) -> None:
-    """An engine whose calls take a second each."""
+    """Use an engine whose calls take one second each."""
 
     def slow(call: EngineCall) -> Answer:
         served.clock.pass_s(1)
@@ -35,7 +35,7 @@ def use(served: Served, engine: ScriptedEngine, **more: Any) -> None:
 
 
 def told(served: Served, ref: TaskRef) -> list[str]:
-    """Seconds after acceptance, what, by whom."""
+    """Return each event as "<seconds after acceptance> <name> (<actor>)"."""
     snapshot = served.get(ref)
     start_ms = snapshot.task.created_ms
     return [f"{(e.at_ms - start_ms) / 1000:g} {e.name} ({e.actor})" for e in history(snapshot)]
@@ -45,7 +45,7 @@ def names(served: Served, ref: TaskRef) -> list[str]:
     return [event.name for event in history(served.get(ref))]
 
 
-def test_a_chat_task_tells_its_way(served: Served) -> None:
+def test_the_history_of_a_chat_task_lists_its_events(served: Served) -> None:
     use(served, ScriptedEngine(BUSY, "Hello."), other=a_local_engine())
     ref = served.submit(mode=Mode.CHAT)
     served.clock.pass_s(3)
@@ -60,7 +60,7 @@ def test_a_chat_task_tells_its_way(served: Served) -> None:
     assert details["attempt.failed"] in ("only: busy", "other: busy")
 
 
-def test_a_plan_tells_its_steps_its_failure_and_its_retry(served: Served) -> None:
+def test_the_history_of_a_plan_lists_steps_failures_and_retries(served: Served) -> None:
     use(served, planning(a_plan({"a": "", "b": "a"}), b=[NO, "did b"]))
     ref = served.submit(mode=Mode.PLAN, profile="General", plan_approval=True)
     served.work()
@@ -85,7 +85,7 @@ def test_a_plan_tells_its_steps_its_failure_and_its_retry(served: Served) -> Non
     assert [event.detail for event in history(served.get(ref)) if event.name == "attempt.failed"] == ["only: refused"]
 
 
-def test_a_wait_a_release_and_a_deadline_are_told(served: Served) -> None:
+def test_the_history_lists_waiting_released_and_failed_at_the_deadline(served: Served) -> None:
     use(served, ScriptedEngine(BUSY, EngineUnavailable("Gone.", kind="unreachable")))
     ref = served.submit(limits=Limits(deadline_s=100))
     served.work()
@@ -101,8 +101,8 @@ def test_a_wait_a_release_and_a_deadline_are_told(served: Served) -> None:
     ]  # fmt: skip
 
 
-def test_a_failed_call_is_told_with_its_engine_and_its_kind() -> None:
-    """The kind is a word for programs; a record of 0.1.0 has none."""
+def test_a_failed_attempt_names_its_engine_and_failure() -> None:
+    """The failure is a word for programs; records of version 0.1.0 do not have it."""
     attempts = (
         a_failed_attempt(engine="a"),
         a_failed_attempt(engine="b", failure="timeout", failover_from="a"),
@@ -116,8 +116,8 @@ def test_a_failed_call_is_told_with_its_engine_and_its_kind() -> None:
     assert found == ["a", "b: timeout", "c: empty"]
 
 
-def test_a_plan_that_waits_again_after_a_retry_says_so(served: Served) -> None:
-    """Its deadline passed while it waited; approved at last, the retries after that do not wait."""
+def test_a_plan_that_waits_for_approval_again_after_a_retry_is_listed_so(served: Served) -> None:
+    """The deadline passed while the plan waited. Once it is approved, later retries do not wait."""
     use(served, planning(a_plan({"a": ""}), a=[NO, NO, "did a"]))
     ref = served.submit(mode=Mode.PLAN, profile="General", plan_approval=True, limits=Limits(deadline_s=100))
     served.work()
@@ -134,8 +134,8 @@ def test_a_plan_that_waits_again_after_a_retry_says_so(served: Served) -> None:
     assert [name for name in names(served, ref) if name in decided] == [*waiting, "approved", "failed", "retried"]
 
 
-def test_every_event_has_a_name_of_the_vocabulary() -> None:
-    """The list that the API describes is the list that is used."""
+def test_every_documented_event_name_occurs() -> None:
+    """The names that the API describes are the names that the history uses; "cancelled" has its own test."""
     task = a_task(
         status=Status.COMPLETED,
         approval="given",
@@ -149,22 +149,22 @@ def test_every_event_has_a_name_of_the_vocabulary() -> None:
     assert found == set(EVENT_NAMES) - {"cancelled"}
 
 
-def test_a_move_that_a_newer_version_noted_is_left_out() -> None:
-    """After a downgrade the rest of the history is still told."""
+def test_an_event_noted_by_a_newer_version_is_left_out() -> None:
+    """After a downgrade the rest of the history is still shown."""
     task = a_task(notes=((Note.CLAIMED.value, 1_000), ("z", 2_000), (Note.RELEASED.value, 3_000)))
 
     assert [event.name for event in history(a_snapshot(task))] == ["accepted", "routed", "claimed", "released"]
 
 
-def test_a_cancel_is_the_callers(served: Served) -> None:
+def test_a_cancel_is_listed_as_the_callers(served: Served) -> None:
     ref = served.submit()
     served.service.cancel(ref)
 
     assert told(served, ref)[-1] == "0 cancelled (caller)"
 
 
-def test_only_so_much_of_a_long_history_is_kept(served: Served) -> None:
-    """The state stays small, however often a task is claimed."""
+def test_a_long_history_is_cut_to_its_maximum(served: Served) -> None:
+    """The stored state stays small, however often a task is claimed."""
     use(served, ScriptedEngine(EngineUnavailable("Gone.", kind="unreachable")))
     ref = served.submit()
     for _ in range(20):

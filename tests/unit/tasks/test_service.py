@@ -1,4 +1,4 @@
-"""The use cases: an accepted task is stored and never lost, and one claim does it, however often it is woken."""
+"""The service: an accepted task is stored and never lost, and one claim processes it, however often it is woken."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from llm_server.orchestration.domain.errors import (
     UnknownName,
 )
 from llm_server.orchestration.domain.output import Output
+from llm_server.orchestration.domain.ports import TaskFilter
 from llm_server.orchestration.domain.status import Mode, Status
 from llm_server.orchestration.domain.task import Task, TaskRef
 from llm_server.storage.sqlite.store import SqliteStore
@@ -31,11 +32,11 @@ AWAY = StorageUnavailable("The database does not answer; try again.")
 BUSY = EngineUnavailable("The engine is busy.")
 
 
-# Working
+# Processing
 
 
-def test_a_woken_worker_carries_the_task_out(served: Served) -> None:
-    """From the queue to the result."""
+def test_a_woken_worker_completes_the_task(served: Served) -> None:
+    """The task goes from the queue to the result."""
     ref = served.submit()
     assert not served.service.is_final(ref)
 
@@ -45,8 +46,8 @@ def test_a_woken_worker_carries_the_task_out(served: Served) -> None:
     assert served.service.get(ref).result == "Hello."
 
 
-def test_a_needless_wake_up_does_nothing(served: Served) -> None:
-    """Unknown, final, or in another worker's hands: no engine is called and nothing changes."""
+def test_a_wake_up_for_an_unknown_final_or_claimed_task_does_nothing(served: Served) -> None:
+    """It calls no engine and changes nothing."""
     done = served.submit()
     served.work()
     busy = served.submit()
@@ -62,8 +63,8 @@ def test_a_needless_wake_up_does_nothing(served: Served) -> None:
     assert len(served.engine.calls) == 1
 
 
-def test_ten_deliveries_at_once_are_one_engine_call(served: Served) -> None:
-    """A message may come doubled; the claim decides."""
+def test_ten_deliveries_of_one_message_make_one_engine_call(served: Served) -> None:
+    """Queues may deliver a message several times; only one delivery can claim the task."""
     ref = served.submit()
     start = threading.Barrier(10, timeout=WAIT_S)
 
@@ -80,7 +81,7 @@ def test_ten_deliveries_at_once_are_one_engine_call(served: Served) -> None:
 
 
 def test_a_worker_that_lost_its_task_stops(served: Served) -> None:
-    """Its lease ended while an engine thought; the successor's word stands, and no further call is paid for."""
+    """Its lease ended during the call. The state of the next worker stays, and no further call is made."""
 
     def slow(call: EngineCall) -> Answer:
         if call.answer_schema:
@@ -102,8 +103,8 @@ def test_a_worker_that_lost_its_task_stops(served: Served) -> None:
     assert len(served.engine.calls) == 2
 
 
-def test_an_answer_that_could_not_be_finished_is_adopted_later(served: Served) -> None:
-    """The database went away between the answer and the last write: the engine is not asked again."""
+def test_an_answer_whose_final_save_failed_is_adopted_later(served: Served) -> None:
+    """The database failed between the answer and the final save; the engine is not called again."""
 
     class FailingFinish(SqliteStore):
         def save(self, before: Task, after: Task, output: Output | None = None, **limits: Any) -> None:
@@ -125,8 +126,8 @@ def test_an_answer_that_could_not_be_finished_is_adopted_later(served: Served) -
     assert (len(served.engine.calls), served.get(ref).task.receipt.calls) == (1, 1)
 
 
-def test_a_call_ends_while_the_lease_holds(served: Served) -> None:
-    """A seventh of the lease is kept for the last write; a worker's own end may come sooner."""
+def test_an_engine_call_times_out_before_the_lease_ends(served: Served) -> None:
+    """A seventh of the lease is reserved for the final save; the worker's own end may come sooner."""
     served.submit()
     served.work()
     early = served.submit()
@@ -138,7 +139,7 @@ def test_a_call_ends_while_the_lease_holds(served: Served) -> None:
 
 
 def test_a_released_task_is_woken_after_its_delay(served: Served) -> None:
-    """By its own message; the sweep need not."""
+    """Its own message wakes it; the sweep does not need to."""
     served.engine = ScriptedEngine(BUSY, "Back.")
     served.use(a_catalog({"only": an_engine()}))
     ref = served.submit()
@@ -151,8 +152,8 @@ def test_a_released_task_is_woken_after_its_delay(served: Served) -> None:
     assert served.get(ref).result == "Back."
 
 
-def test_a_released_task_whose_wake_up_was_not_sent_is_swept(served: Served) -> None:
-    """After the delay it was to have."""
+def test_a_released_task_whose_wake_up_was_not_sent_is_woken_by_the_sweep(served: Served) -> None:
+    """The sweep wakes it after the delay that it was released with."""
     served.engine = ScriptedEngine(BUSY, "Back.")
     served.use(a_catalog({"only": an_engine()}))
     ref = served.submit()
@@ -170,27 +171,32 @@ def test_a_released_task_whose_wake_up_was_not_sent_is_swept(served: Served) -> 
 # Reading
 
 
-def test_a_page_takes_known_roles_only(served: Served) -> None:
-    """A misspelt role is no empty list."""
+def test_a_listing_with_an_unknown_role_is_refused(served: Served) -> None:
+    """A misspelt role must not look like an empty list."""
     ref = served.submit(role="Teacher-Agent")
 
-    page = served.service.page("local", size=5, token="", status=Status.QUEUED, role="Teacher-Agent")
+    page = served.service.page(
+        "local", size=5, task_filter=TaskFilter(statuses=frozenset({Status.QUEUED}), role="teacher-agent")
+    )
 
     assert [task.ref for task in page.tasks] == [ref]
-    assert len(served.service.page("local", size=5, token="", status=None, role=None).tasks) == 1
+    assert len(served.service.page("local", size=5).tasks) == 1
     with pytest.raises(UnknownName):
-        served.service.page("local", size=5, token="", status=None, role="Nobody")
+        served.service.page("local", size=5, task_filter=TaskFilter(role="Missing-Agent"))
 
 
 def test_an_unknown_task_is_not_found(served: Served) -> None:
-    """Read or watched."""
+    """Both when it is read and when it is watched."""
     for read in (served.service.get, served.service.is_final):
         with pytest.raises(TaskNotFound):
             read(TaskRef("local", "unknown"))
 
 
-def test_metrics_and_usage_agree_with_what_was_done(served: Served) -> None:
-    """After answers, refusals, plans and waits; the fixture audits counters and receipts after every test here."""
+def test_metrics_and_usage_agree_with_the_processed_tasks(served: Served) -> None:
+    """After answers, refusals, plans and waits.
+
+    The fixture audits counters and receipts after every test in this folder.
+    """
     served.engine = planning(a_plan({"a": "", "b": "a"}), b=PromptRefused("No."), **{"Build it.": "Built."})
     answers: list[Answer] = [a_completion(tokens_out=500), PromptRefused("Too long.")]
     script = served.engine

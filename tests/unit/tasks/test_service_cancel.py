@@ -1,4 +1,4 @@
-"""A cancelled task: wherever it is, it ends, its engine calls end, and what they cost stays on its receipt."""
+"""A cancelled task ends in any status, its engine calls are broken off, and their cost stays on its receipt."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from support.scripted_service import LEASE_S, Served
 
 
 class HeldEngine(ScriptedEngine):
-    """Answers at once but for prompts that end in a word of `held`: those wait until they are cancelled."""
+    """Answers at once, except for prompts that end in one of the `held` words: those wait until they are cancelled."""
 
     def __init__(self, *held: str, script: ScriptedEngine | None = None) -> None:
         super().__init__()
@@ -38,7 +38,7 @@ class HeldEngine(ScriptedEngine):
             self.waiting.release()
             if over.wait(WAIT_S):
                 raise TaskCancelled
-        raise AssertionError("nobody cancelled the call")
+        raise AssertionError("the call was not cancelled")
 
 
 def use(served: Served, engine: ScriptedEngine, **defaults: Any) -> None:
@@ -47,7 +47,7 @@ def use(served: Served, engine: ScriptedEngine, **defaults: Any) -> None:
 
 
 def cancelled_while(served: Served, engine: HeldEngine, ref: TaskRef, calls: int = 1) -> Snapshot:
-    """Let a worker have the task, cancel it while so many of its calls are held, and wait for the worker."""
+    """Let a worker process the task, cancel it while `calls` engine calls are held, and wait for the worker."""
     worker = threading.Thread(target=served.service.process, args=(ref,), kwargs={"owner": "w"})
     worker.start()
     for _ in range(calls):
@@ -59,7 +59,7 @@ def cancelled_while(served: Served, engine: HeldEngine, ref: TaskRef, calls: int
     return served.get(ref)
 
 
-def test_a_queued_task_is_cancelled_and_never_begun(served: Served) -> None:
+def test_a_cancelled_queued_task_is_never_started(served: Served) -> None:
     ref = served.submit()
 
     for _ in range(2):
@@ -70,7 +70,7 @@ def test_a_queued_task_is_cancelled_and_never_begun(served: Served) -> None:
     assert (served.service.sweep(), served.service.metrics()["success_rate"]) == (0, None)
 
 
-def test_a_plan_that_waits_for_its_callers_word_is_cancelled(served: Served) -> None:
+def test_a_plan_that_waits_for_approval_can_be_cancelled(served: Served) -> None:
     use(served, planning(a_plan({"a": ""})))
     ref = served.submit(mode=Mode.PLAN, plan_approval=True)
     served.work()
@@ -100,8 +100,8 @@ def test_an_unknown_task_cannot_be_cancelled(served: Served) -> None:
         served.service.cancel(TaskRef("local", "unknown"))
 
 
-def test_a_running_call_ends_and_stays_on_the_receipt(served: Served) -> None:
-    """As a failed call: nobody knows what an engine charges for half an answer. No other engine is asked."""
+def test_the_call_in_progress_is_broken_off_and_stays_on_the_receipt(served: Served) -> None:
+    """It is recorded as a failed call, because the cost of half an answer is unknown. No other engine is called."""
     engine = HeldEngine("held")
     served.engine = engine
     served.use(a_catalog({"only": an_engine(), "other": a_local_engine()}))
@@ -116,8 +116,8 @@ def test_a_running_call_ends_and_stays_on_the_receipt(served: Served) -> None:
     assert served.queue.depth() <= 1
 
 
-def test_what_ran_beside_a_cancelled_step_is_paid_on_the_receipt(served: Served) -> None:
-    """Three steps at once: one answered before, one is broken off, one answers although it was told to end."""
+def test_calls_that_ran_in_parallel_with_a_cancelled_step_stay_on_the_receipt(served: Served) -> None:
+    """Plan and step a are answered, step a only after the cancel; step b is broken off."""
     let_go = threading.Event()
 
     def late(call: EngineCall) -> Answer:
@@ -151,8 +151,8 @@ def _with_late(script: Any, late: Callable[[EngineCall], Answer]) -> Callable[[E
     return answer
 
 
-def test_an_answer_that_came_too_late_is_paid_for_and_not_shown(served: Served) -> None:
-    """The cancel came between the answer and the finish."""
+def test_an_answer_that_arrives_after_the_cancel_is_charged_and_not_shown(served: Served) -> None:
+    """The task is cancelled between the answer and the final save."""
 
     def answer(_: EngineCall) -> Answer:
         served.service.cancel(ref)
@@ -167,8 +167,8 @@ def test_an_answer_that_came_too_late_is_paid_for_and_not_shown(served: Served) 
     assert (snapshot.task.receipt.calls, snapshot.task.receipt.cost_microusd) == (1, 50)
 
 
-def test_an_answer_of_a_dead_worker_is_counted_by_the_cancel(served: Served) -> None:
-    """Kept, but never taken up. Its worker, should it live after all, does not count it again."""
+def test_the_cancel_counts_the_answer_of_a_dead_worker(served: Served) -> None:
+    """The answer was kept but never adopted. If the worker is alive after all, it does not count the answer again."""
     ref = served.submit()
     task = served.store.peek(ref)
     now_ms = served.clock()
@@ -185,10 +185,10 @@ def test_an_answer_of_a_dead_worker_is_counted_by_the_cancel(served: Served) -> 
 
 
 @pytest.mark.parametrize("took_s", [LOOK_MS / 1000 + 0.001, -3_600])
-def test_a_worker_elsewhere_looks_before_a_call_when_its_last_look_is_old(served: Served, took_s: float) -> None:
-    """Cancelled by another process: the second engine is not asked when the first one took more than 5 s.
+def test_a_worker_reads_the_status_before_a_call_if_its_last_read_is_old(served: Served, took_s: float) -> None:
+    """Another process cancels during a call that takes over 5 s: the worker does not call the second engine.
 
-    Nor when nobody knows how long it took, for the clock was set back meanwhile.
+    The same holds if the duration is unknown because the clock was set back.
     """
 
     def slow(_: EngineCall) -> Answer:
@@ -206,8 +206,8 @@ def test_a_worker_elsewhere_looks_before_a_call_when_its_last_look_is_old(served
     assert len(served.engine.calls) == 1
 
 
-def test_a_look_is_not_taken_when_a_save_has_just_told(served: Served) -> None:
-    """The usual task costs no call more, even where each engine call takes 4 s."""
+def test_a_worker_does_not_read_the_status_soon_after_a_save(served: Served) -> None:
+    """A save reveals a cancel too, so ordinary tasks need no extra reads, even if each engine call takes 4 s."""
     looks: list[TaskRef] = []
     peek = served.store.peek
 
@@ -231,7 +231,7 @@ def test_a_look_is_not_taken_when_a_save_has_just_told(served: Served) -> None:
     assert all(served.get(ref).task.status is Status.COMPLETED for ref in served.refs)
 
 
-def test_what_an_empty_answer_cost_is_counted_too(served: Served) -> None:
+def test_the_cost_of_an_empty_answer_is_counted_when_the_task_is_cancelled(served: Served) -> None:
     def empty(_: EngineCall) -> Answer:
         served.service.cancel(ref)
         return a_completion("")
@@ -243,8 +243,8 @@ def test_what_an_empty_answer_cost_is_counted_too(served: Served) -> None:
     assert (served.get(ref).task.status, served.get(ref).task.receipt.cost_microusd) == (Status.CANCELLED, 50)
 
 
-def test_a_call_broken_off_without_a_cancel_is_no_failed_step(served: Served) -> None:
-    """Should a look have been mistaken, the task goes on where it was."""
+def test_a_call_broken_off_although_the_task_is_not_cancelled_is_made_again(served: Served) -> None:
+    """If the cancellation was a mistake, the step does not fail and the task continues."""
     use(served, planning(a_plan({"a": ""}), a=[TaskCancelled(), "did a"]))
     ref = served.submit(mode=Mode.PLAN, profile="General")
     served.work()

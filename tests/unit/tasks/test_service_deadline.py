@@ -1,4 +1,4 @@
-"""`limits.deadline_s` counts from acceptance, wherever the task is."""
+"""`limits.deadline_s` counts from acceptance, in whatever status the task is."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ def swept_each_minute(served: Served, seconds: float) -> None:
 
 
 @pytest.mark.parametrize("message_is_lost", [False, True])
-def test_a_task_nobody_works_on_fails_in_time(served: Served, message_is_lost: bool) -> None:
-    """No worker, however long the queue: the sweep of that minute fails it."""
+def test_the_deadline_fails_a_task_that_no_worker_has_claimed(served: Served, message_is_lost: bool) -> None:
+    """The next sweep fails it, however long the queue is."""
     ref = served.submit(limits=TEN_MINUTES)
     if message_is_lost:
         served.queue.receive(0)
@@ -43,8 +43,8 @@ def test_a_task_nobody_works_on_fails_in_time(served: Served, message_is_lost: b
     assert served.engine.calls == []
 
 
-def test_the_shortest_deadline_is_enough_for_an_engine_that_answers_at_once(served: Served) -> None:
-    """A second is what a caller may ask for; some of it is gone before a worker has the task."""
+def test_a_deadline_of_one_second_is_enough_for_a_fast_engine(served: Served) -> None:
+    """One second is the smallest allowed deadline, and part of it passes before a worker claims the task."""
     ref = served.submit(limits=Limits(deadline_s=1))
     served.clock.pass_s(0.3)
     served.work()
@@ -52,7 +52,7 @@ def test_the_shortest_deadline_is_enough_for_an_engine_that_answers_at_once(serv
     assert served.get(ref).task.status is Status.COMPLETED
 
 
-def test_what_was_tried_before_stays_on_the_receipt(served: Served) -> None:
+def test_calls_before_the_deadline_stay_on_the_receipt(served: Served) -> None:
     served.engine = ScriptedEngine(EngineUnavailable("Busy."))
     served.use(a_catalog({"only": an_engine()}))
     ref = served.submit(limits=TEN_MINUTES)
@@ -62,7 +62,7 @@ def test_what_was_tried_before_stays_on_the_receipt(served: Served) -> None:
     assert (served.get(ref).task.error, served.get(ref).task.receipt.failed_calls) == (PASSED, 1)
 
 
-def test_a_task_that_waits_for_engines_fails_in_time(served: Served) -> None:
+def test_the_deadline_fails_a_task_that_waits_for_engines(served: Served) -> None:
     served.engine = ScriptedEngine(EngineUnavailable("Gone.", kind="unreachable"))
     served.use(a_catalog({"only": an_engine()}))
     ref = served.submit(limits=TEN_MINUTES)
@@ -75,8 +75,8 @@ def test_a_task_that_waits_for_engines_fails_in_time(served: Served) -> None:
     assert served.get(ref).task.error == PASSED
 
 
-def test_a_plan_fails_in_time_between_its_steps(served: Served) -> None:
-    """The next call is not begun; what is done stays readable."""
+def test_the_deadline_fails_a_plan_between_its_steps(served: Served) -> None:
+    """The next call is not started, and the results of finished steps stay readable."""
     script = planning(a_plan({"a": "", "b": "a"}))
 
     def slow(call: EngineCall) -> Answer:
@@ -99,8 +99,8 @@ def test_a_plan_fails_in_time_between_its_steps(served: Served) -> None:
     )
 
 
-def test_a_paid_answer_is_taken_up_even_then(served: Served) -> None:
-    """A task that was released while a worker, thought dead, kept its answer."""
+def test_a_stored_answer_is_adopted_even_after_the_deadline(served: Served) -> None:
+    """A worker whose lease had ended kept its answer after the task was released."""
     ref = served.submit(limits=TEN_MINUTES)
     served.store.keep(ref, an_output())
     served.clock.pass_s(600)
@@ -109,8 +109,8 @@ def test_a_paid_answer_is_taken_up_even_then(served: Served) -> None:
     assert served.get(ref).result == "Hello."
 
 
-def test_a_worker_at_work_is_left_its_lease(served: Served) -> None:
-    """It ends its call at the deadline by itself."""
+def test_the_sweep_does_not_fail_a_task_whose_lease_holds(served: Served) -> None:
+    """The worker ends its call at the deadline itself."""
     ref = served.submit(limits=Limits(deadline_s=30))
     task, now_ms = served.store.peek(ref), served.clock()
     end_ms = now_ms + LEASE_S * 1000
@@ -124,7 +124,7 @@ def test_a_worker_at_work_is_left_its_lease(served: Served) -> None:
 
 @pytest.mark.parametrize("plan_approval", [False, True])
 def test_the_sweep_looks_at_every_open_task_once_a_day(served: Served, plan_approval: bool) -> None:
-    """Also at one that waits for its caller, and at one that has been waiting for weeks."""
+    """This includes plans that wait for approval, and tasks that have waited for weeks."""
     served.engine = planning(a_plan({"a": ""}))
     served.use(a_catalog({"only": an_engine()}))
     ref = served.submit(mode=Mode.PLAN, plan_approval=plan_approval)
@@ -138,7 +138,7 @@ def test_the_sweep_looks_at_every_open_task_once_a_day(served: Served, plan_appr
         assert list(served.store.due(served.clock.now_ms + SWEEP_S * 1000)) == []
 
 
-def test_of_a_task_that_moved_on_the_sweep_fails_nothing(served: Served) -> None:
+def test_the_sweep_does_not_fail_a_task_that_was_cancelled_meanwhile(served: Served) -> None:
     ref = served.submit(limits=TEN_MINUTES)
     served.clock.pass_s(600)
     peek_each = served.store.peek_each

@@ -1,4 +1,4 @@
-"""Deleting a task: never from under a worker, gauges right, and nothing left."""
+"""Deletion of a task: refused while a worker has it; afterwards the gauges are right and no data is left."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from support.scripted_service import LEASE_S, Served
 
 
 def gone(served: Served, ref: TaskRef) -> bool:
-    """Whether it is gone; the audit at a test's end can then count it no more."""
+    """Check that reading the task raises TaskNotFound."""
     with pytest.raises(TaskNotFound):
         served.get(ref)
     return True
@@ -25,7 +25,7 @@ def gone(served: Served, ref: TaskRef) -> bool:
 
 @pytest.fixture
 def deleting(served: Served) -> Served:
-    """The audit recounts what is there, so what was deleted is kept out of it by the tests themselves."""
+    """Switch the audit off: it recounts stored tasks, and deleted ones are missing."""
     served.audit = lambda: None  # type: ignore[method-assign]
     return served
 
@@ -51,7 +51,7 @@ def test_a_final_task_is_deleted_once(deleting: Served) -> None:
 
 
 def test_a_queued_task_is_cancelled_and_deleted(deleting: Served) -> None:
-    """The gauge goes back; its message finds nothing."""
+    """The gauge decreases, and the task's message has no effect."""
     ref = deleting.submit()
 
     deleting.service.delete(ref)
@@ -62,7 +62,7 @@ def test_a_queued_task_is_cancelled_and_deleted(deleting: Served) -> None:
     assert deleting.engine.calls == []
 
 
-def test_a_plan_that_waits_for_its_callers_word_is_deleted(deleting: Served) -> None:
+def test_a_plan_that_waits_for_approval_can_be_deleted(deleting: Served) -> None:
     deleting.engine = planning(a_plan({"a": ""}))
     deleting.use(a_catalog({"only": an_engine()}))
     ref = deleting.submit(mode=Mode.PLAN, plan_approval=True)
@@ -74,8 +74,8 @@ def test_a_plan_that_waits_for_its_callers_word_is_deleted(deleting: Served) -> 
     assert deleting.service.counters().active == 0
 
 
-def test_a_task_that_a_worker_has_is_left_to_it(deleting: Served) -> None:
-    """Until its lease ends: then nobody has it any more."""
+def test_a_task_that_a_worker_has_claimed_cannot_be_deleted(deleting: Served) -> None:
+    """After the lease has ended, it can be deleted."""
     mine = in_the_hands_of_a_worker(deleting)
 
     with pytest.raises(StateConflict, match="A worker has the task"):
@@ -89,7 +89,7 @@ def test_a_task_that_a_worker_has_is_left_to_it(deleting: Served) -> None:
 
 
 def test_a_cancelled_task_is_not_deleted_before_its_worker_has_settled(deleting: Served) -> None:
-    """What the worker paid would be on no receipt."""
+    """Otherwise the cost of the worker's calls would not be counted."""
     mine = in_the_hands_of_a_worker(deleting)
     deleting.service.cancel(mine.ref)
 
@@ -102,8 +102,8 @@ def test_a_cancelled_task_is_not_deleted_before_its_worker_has_settled(deleting:
     assert gone(deleting, mine.ref)
 
 
-def test_what_a_dead_worker_paid_is_counted_before_its_task_goes(deleting: Served) -> None:
-    """It kept its answer, and died before it could put down what that had cost."""
+def test_the_cost_of_a_dead_workers_answer_is_counted_before_deletion(deleting: Served) -> None:
+    """The worker stored its answer and died before it recorded the cost."""
     mine = in_the_hands_of_a_worker(deleting)
     deleting.service.cancel(mine.ref)
     deleting.store.keep(mine.ref, an_output(f"RES#{mine.fence}", attempts=(an_attempt(),)))
@@ -114,8 +114,8 @@ def test_what_a_dead_worker_paid_is_counted_before_its_task_goes(deleting: Serve
     assert deleting.service.counters().cost_microusd == 300
 
 
-def test_what_a_worker_keeps_of_a_deleted_task_does_not_stay(deleting: Served) -> None:
-    """Its lease had ended while the engine was thinking."""
+def test_an_answer_that_a_worker_stores_after_deletion_is_removed(deleting: Served) -> None:
+    """The worker's lease ended during its engine call."""
 
     def slow(_: EngineCall) -> Answer:
         deleting.clock.pass_s(LEASE_S + 1)
@@ -133,8 +133,8 @@ def test_what_a_worker_keeps_of_a_deleted_task_does_not_stay(deleting: Served) -
     assert gone(deleting, ref)
 
 
-def test_a_key_does_not_bring_its_deleted_task_back(deleting: Served) -> None:
-    """A POST that was still on its way when its task was deleted."""
+def test_a_repeated_post_does_not_recreate_its_deleted_task(deleting: Served) -> None:
+    """The second POST has the same Idempotency-Key and arrives after the deletion."""
     task = deleting.service.submit_once("local", NewTask(prompt="One."), "k").task
     deleting.service.delete(task.ref)
 

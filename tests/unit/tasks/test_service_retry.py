@@ -1,4 +1,4 @@
-"""A Failed task that its caller retries: finished work is kept and paid once, failed work is done again."""
+"""Retry of a Failed task: finished work is kept and paid once, failed work is done again."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ def purposes(served: Served, ref: TaskRef) -> list[tuple[str, bool]]:
     return [(a.purpose, a.answered) for a in served.get(ref).attempts]
 
 
-def test_a_failed_task_is_done_again(served: Served) -> None:
-    """Under its id; the first try stays on the receipt, and the counters agree at every moment."""
+def test_a_failed_task_can_be_retried(served: Served) -> None:
+    """It keeps its id, the first attempt stays on the receipt, and the counters agree at every moment."""
     use(served, ScriptedEngine(NO, "At last."))
     ref = failed(served)
     assert served.service.counters() == Counters(total=1, failed=1, failed_calls=1)
@@ -58,7 +58,10 @@ def test_a_failed_task_is_done_again(served: Served) -> None:
 
 
 def test_finished_steps_are_kept_and_failed_ones_done_again(served: Served) -> None:
-    """b failed and c was skipped for it: both are done now; plan and a are not paid twice; b's first try stays."""
+    """Step b failed, so c was skipped: the retry does both.
+
+    Plan and a are not paid again; b's first attempt stays listed.
+    """
     use(served, planning(a_plan({"a": "", "b": "", "c": "b"}), b=[NO, "did b"]))
     ref = failed(served, mode=Mode.PLAN, profile="General")
     assert key_texts(served.get(ref).outputs) == ["PLAN", "STEP#a", "STEP#b", "TRY#1"]
@@ -75,8 +78,11 @@ def test_finished_steps_are_kept_and_failed_ones_done_again(served: Served) -> N
     assert [a.error is None for a in served.get(ref).outputs[output_key("STEP#b")].attempts] == [False, True]
 
 
-def test_a_retry_that_is_cancelled_pays_for_a_steps_earlier_try_once(served: Served) -> None:
-    """By another process, while the step is done again: its second call is added, its first one is there already."""
+def test_cancelling_a_retry_does_not_charge_a_steps_earlier_attempt_again(served: Served) -> None:
+    """Another process cancels during the second call of the step.
+
+    Only that call is added; the first was counted before.
+    """
 
     def cancelled(_: EngineCall) -> Answer:
         a_lifecycle(served.store, served.clock).cancel(ref)
@@ -96,7 +102,7 @@ def test_a_retry_that_is_cancelled_pays_for_a_steps_earlier_try_once(served: Ser
 
 
 def test_a_step_that_fails_again_fails_the_task_again(served: Served) -> None:
-    """And can be retried again, with all its tries on the receipt."""
+    """It can be retried again, and all its attempts stay on the receipt."""
     use(served, planning(a_plan({"a": ""}), a=[NO, NO, "did a"]))
     ref = failed(served, mode=Mode.PLAN, profile="General")
     served.service.retry(ref)
@@ -110,8 +116,8 @@ def test_a_step_that_fails_again_fails_the_task_again(served: Served) -> None:
     assert purposes(served, ref).count(("step a", False)) == 2
 
 
-def test_a_worker_that_dies_in_the_retried_step_leaves_it_to_the_next(served: Served) -> None:
-    """Claims in between do not bring the old failure back."""
+def test_a_retried_step_that_is_released_is_done_by_the_next_claim(served: Served) -> None:
+    """Later claims do not restore the step's earlier failure."""
     use(served, planning(a_plan({"a": ""}), a=[NO, BUSY, "did a"]))
     ref = failed(served, mode=Mode.PLAN, profile="General")
     served.service.retry(ref)
@@ -123,8 +129,8 @@ def test_a_worker_that_dies_in_the_retried_step_leaves_it_to_the_next(served: Se
     assert served.get(ref).task.status is Status.COMPLETED
 
 
-def test_a_step_that_failed_in_the_retry_is_not_done_once_more(served: Served) -> None:
-    """Its sibling is not through yet, and the next claim finds both."""
+def test_a_step_that_failed_in_the_retry_is_not_done_again_by_a_later_claim(served: Served) -> None:
+    """The parallel step is unfinished, so a later claim finds one failed step and one open step."""
     use(served, planning(a_plan({"a": "", "b": ""}), a=NO, b=[NO, BUSY, "did b"]))
     ref = failed(served, mode=Mode.PLAN, profile="General")
     served.service.retry(ref)
@@ -136,7 +142,7 @@ def test_a_step_that_failed_in_the_retry_is_not_done_once_more(served: Served) -
     assert purposes(served, ref).count(("step a", False)) == 2
 
 
-def test_a_task_that_used_up_its_deliveries_has_them_again(served: Served) -> None:
+def test_a_retry_resets_the_count_of_deliveries(served: Served) -> None:
     use(served, ScriptedEngine(BUSY))
     ref = served.submit()
     for _ in range(9):
@@ -153,7 +159,7 @@ def test_a_task_that_used_up_its_deliveries_has_them_again(served: Served) -> No
 
 
 def test_a_deadline_counts_from_the_retry(served: Served) -> None:
-    """From acceptance it would have passed already."""
+    """Counted from acceptance, the deadline would already have passed."""
     ref = served.submit(limits=Limits(deadline_s=100))
     served.clock.pass_s(100)
     served.work()
@@ -166,7 +172,7 @@ def test_a_deadline_counts_from_the_retry(served: Served) -> None:
     assert served.get(ref).task.status is Status.COMPLETED
 
 
-def test_a_plan_that_nobody_approved_in_time_waits_again(served: Served) -> None:
+def test_a_plan_not_approved_before_its_deadline_waits_for_approval_again(served: Served) -> None:
     use(served, planning(a_plan({"a": ""})))
     ref = served.submit(mode=Mode.PLAN, profile="General", plan_approval=True, limits=Limits(deadline_s=100))
     served.work()
@@ -181,8 +187,8 @@ def test_a_plan_that_nobody_approved_in_time_waits_again(served: Served) -> None
     assert served.get(ref).task.status is Status.COMPLETED
 
 
-def test_money_that_was_spent_is_spent(served: Served) -> None:
-    """`max_cost_usd` is for the task, not for each try."""
+def test_a_retry_does_not_reset_the_money_spent(served: Served) -> None:
+    """`max_cost_usd` applies to the task, not to each retry."""
     use(served, planning(a_plan({"a": ""}), a=NO))
     ref = failed(served, mode=Mode.PLAN, profile="General", limits=Limits(max_cost_usd=0.05))
     spent = served.get(ref).task.receipt.cost_microusd
@@ -191,7 +197,7 @@ def test_money_that_was_spent_is_spent(served: Served) -> None:
     assert served.get(ref).task.receipt.cost_microusd == spent > 0
 
 
-def test_only_what_has_failed_is_retried(served: Served) -> None:
+def test_only_failed_tasks_can_be_retried(served: Served) -> None:
     queued, cancelled = served.submit(), served.submit()
     served.service.cancel(cancelled)
 
@@ -205,7 +211,7 @@ def test_only_what_has_failed_is_retried(served: Served) -> None:
         served.service.retry(TaskRef("local", "unknown"))
 
 
-def test_a_retry_whose_message_is_lost_is_swept(served: Served) -> None:
+def test_a_retry_whose_message_is_lost_is_woken_by_the_sweep(served: Served) -> None:
     use(served, ScriptedEngine(NO, "At last."))
     ref = failed(served)
     served.queue.down = True

@@ -1,4 +1,4 @@
-"""What a task's texts may have in all: more than that fails clearly, and is paid for on the receipt."""
+"""The total size of a task's texts is limited: a larger text fails the task, and its call stays on the receipt."""
 
 from __future__ import annotations
 
@@ -19,7 +19,10 @@ def use(served: Served, engine: ScriptedEngine) -> None:
 
 @pytest.mark.parametrize(("character", "size"), [("a", 1), ("€", 3), ('"', 2), ("x\ny", 4), ("\x01", 6)])
 def test_a_result_of_4_mb_is_kept_whole_and_a_larger_one_fails(served: Served, character: str, size: int) -> None:
-    """Counted in bytes, as JSON: what it has when it is read. Its call stays on the receipt with its price."""
+    """Sizes are bytes of JSON, as callers read them.
+
+    The call of the refused answer stays on the receipt with its price.
+    """
     most = MAX_TEXTS_BYTES // size
     use(served, ScriptedEngine(character * most, character * (most + 1)))
     kept, refused = served.submit(), served.submit()
@@ -33,8 +36,8 @@ def test_a_result_of_4_mb_is_kept_whole_and_a_larger_one_fails(served: Served, c
     assert not any(output.text for output in served.get(refused).outputs.values())
 
 
-def test_a_steps_result_counts_among_all_texts_of_its_task(served: Served) -> None:
-    """The second step would go over; the first one stays readable."""
+def test_a_steps_result_counts_toward_the_size_of_its_task(served: Served) -> None:
+    """The second step would exceed the limit; the first step's result stays readable."""
     use(served, planning(a_plan({"a": "", "b": "a"}), a="a" * 3_000_000, b="b" * 1_000_000))
     ref = served.submit(mode=Mode.PLAN, profile="General")
     served.work()
@@ -47,7 +50,7 @@ def test_a_steps_result_counts_among_all_texts_of_its_task(served: Served) -> No
     assert (snapshot.task.receipt.calls, served.queue.depth()) == (3, 0)
 
 
-def test_a_synthesis_counts_what_the_steps_hold(served: Served) -> None:
+def test_a_synthesis_shares_the_limit_with_the_results_of_the_steps(served: Served) -> None:
     use(served, planning(a_plan({"a": ""}), a="a" * 3_000_000, synthesis="s" * 1_000_000))
     ref = served.submit(mode=Mode.PLAN, profile="General")
     served.work()
@@ -55,8 +58,8 @@ def test_a_synthesis_counts_what_the_steps_hold(served: Served) -> None:
     assert (served.get(ref).task.error or "").startswith("The answer has 1,000,000 bytes as JSON, but only 999,")
 
 
-def test_what_a_review_found_counts_as_text() -> None:
-    """It is stored and shown with the step."""
+def test_the_findings_of_a_review_count_as_text() -> None:
+    """They are stored and shown with the step."""
     review = Review(verdict="fail", findings=("Off by one.", '"'))
 
     assert an_output("VERDICT#a#0", None, review=review).size == len("Off by one.") + 2

@@ -1,4 +1,4 @@
-"""Accepting a task: checked, analysed, stored, and only then sent."""
+"""Acceptance of a task: it is checked, analysed, stored, and only then sent to the queue."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ AWAY = StorageUnavailable("The database does not answer; try again.")
 
 
 def test_a_task_is_stored_before_a_worker_is_woken(served: Served) -> None:
-    """A wake-up that overtook its task would be thrown away."""
+    """A worker would discard a wake-up for a task that is not stored yet."""
     seen: list[Status] = []
     served.queue.before_send = lambda ref: seen.append(served.store.peek(ref).status)
 
@@ -29,8 +29,8 @@ def test_a_task_is_stored_before_a_worker_is_woken(served: Served) -> None:
     assert (asked.prompt, asked.limits.max_output_tokens, asked.metadata) == ("Why?", 9, {"k": "v"})
 
 
-def test_a_task_whose_wake_up_was_not_sent_is_accepted_all_the_same(served: Served) -> None:
-    """It is stored: the sweep wakes it."""
+def test_a_task_whose_wake_up_was_not_sent_is_accepted(served: Served) -> None:
+    """It is stored, so the sweep wakes it."""
     served.queue.down = True
     ref = served.submit()
     served.queue.down = False
@@ -43,8 +43,8 @@ def test_a_task_whose_wake_up_was_not_sent_is_accepted_all_the_same(served: Serv
     assert served.get(ref).task.status is Status.COMPLETED
 
 
-def test_a_task_that_was_not_stored_wakes_nobody(served: Served) -> None:
-    """The caller is told to try again."""
+def test_no_wake_up_is_sent_for_a_task_that_was_not_stored(served: Served) -> None:
+    """The caller gets the storage error and can try again."""
     service = served.use(a_catalog({"only": an_engine()}), FailingStore(served.store, AWAY, "add"))
 
     with pytest.raises(StorageUnavailable):
@@ -57,15 +57,15 @@ def test_a_task_that_was_not_stored_wakes_nobody(served: Served) -> None:
     [
         ({"prompt": " \n\t"}, "prompt", InvalidInput),
         ({"prompt": "x" * 1_001}, "prompt", InvalidInput),
-        ({"prompt": "x", "profile": "Nobody"}, "profile", UnknownName),
-        ({"prompt": "x", "role": "Nobody"}, "role", UnknownName),
-        ({"prompt": "x", "engine": "nobody"}, "engine", UnknownName),
+        ({"prompt": "x", "profile": "Missing"}, "profile", UnknownName),
+        ({"prompt": "x", "role": "Missing-Agent"}, "role", UnknownName),
+        ({"prompt": "x", "engine": "missing"}, "engine", UnknownName),
     ],
 )
-def test_what_cannot_be_done_is_refused_by_field(
+def test_an_invalid_field_is_refused_by_name(
     served: Served, asked: dict[str, Any], field: str, error: type[InvalidInput]
 ) -> None:
-    """Nothing is stored, and a dry run says the same."""
+    """Nothing is stored, and a dry run gives the same error."""
     for call in (
         lambda: served.service.submit("local", NewTask(**asked)),
         lambda: served.service.decide(NewTask(**asked)),
@@ -76,14 +76,16 @@ def test_what_cannot_be_done_is_refused_by_field(
     assert served.service.counters().total == 0
 
 
-def test_a_prompt_at_the_limit_is_taken(served: Served) -> None:
-    """White space round it does not count."""
+def test_a_prompt_of_the_maximum_length_is_accepted(served: Served) -> None:
+    """Leading and trailing white space does not count."""
     assert served.get(served.submit("  " + "x" * 1_000 + "\n")).request.prompt == "x" * 1_000
 
 
 @pytest.mark.parametrize(("profile", "role"), [(None, "Chat-Agent"), ("Developer", "Fast-Coder-Agent")])
-def test_an_unsure_analysis_falls_back_to_chat(served: Served, profile: str | None, role: str) -> None:
-    """With the profile's default role; the reasons say so."""
+def test_an_analysis_below_the_confidence_threshold_falls_back_to_chat(
+    served: Served, profile: str | None, role: str
+) -> None:
+    """The task gets its profile's default role, and the reasons mention the threshold."""
     served.use(a_catalog({"only": an_engine()}, confidence_threshold=1.01))
 
     snapshot = served.get(served.submit("Compare the two.", profile=profile))
@@ -92,8 +94,8 @@ def test_an_unsure_analysis_falls_back_to_chat(served: Served, profile: str | No
     assert "below 1.01" in snapshot.request.reasons[-1]
 
 
-def test_what_the_caller_chose_stays_however_unsure_the_analysis(served: Served) -> None:
-    """Mode and role are never overruled."""
+def test_the_callers_choice_stays_when_the_confidence_is_low(served: Served) -> None:
+    """The analysis never replaces a mode or role that the caller chose."""
     served.use(a_catalog({"only": an_engine()}, confidence_threshold=1.01))
 
     by_role = served.get(served.submit(role="Teacher-Agent")).task
@@ -105,8 +107,8 @@ def test_what_the_caller_chose_stays_however_unsure_the_analysis(served: Served)
 
 
 @pytest.mark.parametrize(("state", "said"), [({"locked": True}, "locked"), ({"toggle": False}, "switched off")])
-def test_an_engine_that_may_not_answer_is_refused_at_once(served: Served, state: dict[str, bool], said: str) -> None:
-    """Accepted, the task would wait for nobody."""
+def test_a_locked_or_switched_off_engine_is_refused_at_once(served: Served, state: dict[str, bool], said: str) -> None:
+    """If it were accepted, the task would wait for an engine that cannot answer."""
     served.use(a_catalog({"only": an_engine(**state)}))
 
     with pytest.raises(InvalidInput, match=f"Engine only is {said}"):
@@ -115,7 +117,7 @@ def test_an_engine_that_may_not_answer_is_refused_at_once(served: Served, state:
 
 
 def test_a_dry_run_names_the_first_engine_and_stores_nothing(served: Served) -> None:
-    """None while no engine can take work."""
+    """The engine is None while no engine can accept work."""
     decided = served.service.decide(NewTask(prompt="Why?", role="Teacher-Agent"))
     served.use(a_catalog({"only": an_engine(toggle=False)}))
 
@@ -125,8 +127,8 @@ def test_a_dry_run_names_the_first_engine_and_stores_nothing(served: Served) -> 
 
 
 @pytest.mark.parametrize(("share", "tier"), [(1.0, "strong"), (0.0, "fast")])
-def test_the_reasons_say_how_the_share_of_strong_answers_decided(served: Served, share: float, tier: str) -> None:
-    """And the engine shown is the one that tier asks first."""
+def test_the_reasons_say_how_strong_share_chose_the_tier(served: Served, share: float, tier: str) -> None:
+    """The engine shown is the first that this tier calls."""
     engines = {"cheap": an_engine(tier="fast"), "dear": an_engine(tier="strong")}
     decision = served.use(a_catalog(engines, strong_share=share)).decide(NewTask(prompt="Why is the sky blue?"))
 

@@ -1,4 +1,4 @@
-"""The sweep wakes what is open and due, and nothing else."""
+"""The sweep wakes tasks that are open and due, and no others."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from support.scripted_service import LEASE_S, SWEEP_S, Served
 
 
 def lose_messages(served: Served) -> None:
-    """As a purged queue, a crash before the send, or a message that expired."""
+    """Empty the queue, as if it was purged, a server crashed before the send, or the messages expired."""
     while served.queue.receive(0):
         pass
 
 
 def claim(served: Served, ref: TaskRef) -> None:
-    """A worker takes the task and is never heard of again."""
+    """Let a worker claim the task and then die."""
     now_ms, task = served.clock(), served.store.peek(ref)
     served.store.save(task, task.claimed(owner="dead", now_ms=now_ms, lease_ms=now_ms + LEASE_S * 1000, has_plan=False))
 
 
 def test_a_task_whose_message_was_lost_is_woken(served: Served) -> None:
-    """Once it is due, not before."""
+    """It is woken once it is due, not before."""
     ref = served.submit()
     lose_messages(served)
     served.clock.pass_s(SWEEP_S - 0.001)
@@ -42,8 +42,8 @@ def test_a_task_whose_message_was_lost_is_woken(served: Served) -> None:
     assert served.service.sweep() == 0
 
 
-def test_a_dead_workers_task_is_final_soon_after_its_lease(served: Served) -> None:
-    """The claim comes late, at 100 s; a sweep a minute finds the end of the lease."""
+def test_a_dead_workers_task_is_completed_soon_after_its_lease_ends(served: Served) -> None:
+    """The worker claimed it at 100 s; one sweep a minute finds the end of the lease."""
     ref = served.submit()
     lose_messages(served)
     served.clock.pass_s(100)
@@ -56,8 +56,8 @@ def test_a_dead_workers_task_is_final_soon_after_its_lease(served: Served) -> No
     assert served.get(ref).result == "Hello."
 
 
-def test_a_worker_at_work_is_left_alone_until_its_lease_ends(served: Served) -> None:
-    """The task is looked at again at that moment."""
+def test_a_claimed_task_is_not_woken_until_its_lease_ends(served: Served) -> None:
+    """It becomes due when the lease ends."""
     ref = served.submit()
     lose_messages(served)
     served.clock.pass_s(SWEEP_S)
@@ -69,8 +69,8 @@ def test_a_worker_at_work_is_left_alone_until_its_lease_ends(served: Served) -> 
     assert list(served.store.due(lease_ms)) == [Due(ref, lease_ms)]
 
 
-def test_a_merely_long_queue_is_not_made_longer(served: Served) -> None:
-    """Every task still has its message: none is sent again, and the next look comes later each time."""
+def test_the_sweep_does_not_resend_messages_that_are_still_in_a_long_queue(served: Served) -> None:
+    """Every task still has its message, so none is sent again, and each task becomes due later each time."""
     for _ in range(5):
         served.submit()
     for age_s in (SWEEP_S, 2 * SWEEP_S, 4 * SWEEP_S):
@@ -82,8 +82,8 @@ def test_a_merely_long_queue_is_not_made_longer(served: Served) -> None:
     assert (served.queue.depth(), served.queue.sends) == (5, 5)
 
 
-def test_one_lost_message_is_found_behind_others_that_are_not(served: Served) -> None:
-    """The queue is shorter than what waits: then everything due is woken, and doubled wake-ups are harmless."""
+def test_a_lost_message_is_found_although_others_still_wait(served: Served) -> None:
+    """The queue has fewer messages than open tasks, so every due task is woken; duplicate wake-ups have no effect."""
     for _ in range(3):
         served.submit()
     served.queue.receive(0)
@@ -96,8 +96,8 @@ def test_one_lost_message_is_found_behind_others_that_are_not(served: Served) ->
     assert len(served.engine.calls) == 3
 
 
-def test_a_lost_message_is_found_behind_the_tasks_of_a_dead_worker(served: Served) -> None:
-    """The messages that the sweep sends for those are no sign that this one has its own."""
+def test_a_lost_message_is_found_next_to_the_task_of_a_dead_worker(served: Served) -> None:
+    """The message sent for the dead worker's task must not be taken for the other task's message."""
     deserted, forgotten = served.submit(), served.submit()
     lose_messages(served)
     claim(served, deserted)
@@ -109,8 +109,8 @@ def test_a_lost_message_is_found_behind_the_tasks_of_a_dead_worker(served: Serve
     assert {served.get(ref).task.status for ref in (deserted, forgotten)} == {Status.COMPLETED}
 
 
-def test_a_task_that_stays_open_is_woken_less_and_less(served: Served) -> None:
-    """Each time after as long again as it has been waiting: 2, 4, 8 minutes after it was accepted."""
+def test_a_task_that_stays_open_is_woken_at_growing_intervals(served: Served) -> None:
+    """Its age doubles each time: it is woken 2, 4, 8 and 16 minutes after acceptance."""
     ref = served.submit()
     created_ms = served.get(ref).task.created_ms
     woken_at: list[float] = []
@@ -123,8 +123,8 @@ def test_a_task_that_stays_open_is_woken_less_and_less(served: Served) -> None:
     assert woken_at == [2, 4, 8, 16]
 
 
-def test_sweeps_at_the_same_time_send_once(served: Served) -> None:
-    """The due time is moved on before the message is sent, and by one of them only."""
+def test_concurrent_sweeps_send_one_message(served: Served) -> None:
+    """Only one sweep can move the due time, and it does so before it sends the message."""
     served.submit()
     lose_messages(served)
     served.clock.pass_s(SWEEP_S)
@@ -136,8 +136,8 @@ def test_sweeps_at_the_same_time_send_once(served: Served) -> None:
     assert (sum(woken), served.queue.sends - sends) == (1, 1)
 
 
-def test_a_sweep_that_cannot_send_counts_nothing_and_comes_again(served: Served) -> None:
-    """The task stays due, later."""
+def test_a_sweep_that_cannot_send_does_not_count_the_task_as_woken(served: Served) -> None:
+    """The task becomes due again later."""
     served.submit()
     lose_messages(served)
     served.clock.pass_s(SWEEP_S)
@@ -149,8 +149,8 @@ def test_a_sweep_that_cannot_send_counts_nothing_and_comes_again(served: Served)
     assert served.service.sweep() == 1
 
 
-def test_a_task_that_is_gone_does_not_stop_the_sweep(served: Served) -> None:
-    """The index may name what has just been deleted."""
+def test_a_deleted_task_in_the_index_does_not_stop_the_sweep(served: Served) -> None:
+    """The index may still contain a task that was just deleted."""
 
     class Haunted(SqliteStore):
         def due(self, now_ms: int) -> Iterator[Due]:
@@ -165,8 +165,8 @@ def test_a_task_that_is_gone_does_not_stop_the_sweep(served: Served) -> None:
         assert served.use(a_catalog({"only": an_engine()}), store).sweep() == 1
 
 
-def test_a_task_that_kills_every_worker_ends_and_is_swept_no_more(served: Served) -> None:
-    """Three deliveries, each ended by a crash; then it is Failed and says why."""
+def test_a_task_that_crashes_every_worker_fails_and_is_not_swept_again(served: Served) -> None:
+    """After three deliveries that each ended in a crash, the task is Failed with an error that says so."""
     served.engine = ScriptedEngine(ZeroDivisionError())
     served.use(a_catalog({"only": an_engine()}))
     ref = served.submit()
@@ -183,8 +183,8 @@ def test_a_task_that_kills_every_worker_ends_and_is_swept_no_more(served: Served
 
 
 @pytest.mark.parametrize("done", range(3))
-def test_nothing_is_lost_wherever_the_messages_vanish(served: Served, done: int) -> None:
-    """All of them, after some were worked on."""
+def test_no_task_is_lost_when_all_messages_are_lost(served: Served, done: int) -> None:
+    """All remaining messages are lost after `done` tasks were processed."""
     for _ in range(3):
         served.submit()
     for _ in range(done):

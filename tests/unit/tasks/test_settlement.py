@@ -1,4 +1,4 @@
-"""What the worker of a cancelled task paid comes onto its receipt, also when the settlement itself meets a fault."""
+"""The cost of a cancelled task's calls reaches its receipt, even if an error interrupts the settlement."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from support.scripted_service import Served
 
 
 class Killed(BaseException):
-    """The worker's process is dead."""
+    """Simulates the death of the worker's process."""
 
 
 def cancelled_elsewhere(served: Served, then: Callable[[], object] = lambda: None) -> TaskRef:
-    """A task whose engine is thinking when another process cancels it; its message waits for a worker."""
+    """Submit a task that another process will cancel during its engine call."""
 
     def answer(_: EngineCall) -> Answer:
         a_lifecycle(served.store, served.clock).cancel(ref)
@@ -36,7 +36,7 @@ def cancelled_elsewhere(served: Served, then: Callable[[], object] = lambda: Non
 
 
 def away(served: Served, error: BaseException, times: int) -> None:
-    """Let so many of the next reads of a whole task fail; `back` ends it."""
+    """Make the next `times` reads of a whole task fail, until `back` is called."""
     get = served.store.get
 
     def unsteady(ref: TaskRef) -> Snapshot:
@@ -60,7 +60,7 @@ def is_settled(served: Served, ref: TaskRef) -> bool:
     return (receipt.calls, receipt.cost_microusd, snapshot.task.owner, len(snapshot.attempts)) == (1, 50, "", 1)
 
 
-def test_a_storage_error_during_the_settlement_is_tried_again(served: Served) -> None:
+def test_a_settlement_that_meets_a_storage_error_is_tried_again(served: Served) -> None:
     ref = cancelled_elsewhere(served, lambda: away(served, StorageUnavailable("Away."), settlement.TRIES - 1))
 
     served.work()
@@ -69,8 +69,8 @@ def test_a_storage_error_during_the_settlement_is_tried_again(served: Served) ->
 
 
 @pytest.mark.parametrize("fault", [StorageUnavailable("Away."), Killed()])
-def test_what_a_settlement_that_failed_left_is_settled_by_who_comes_next(served: Served, fault: BaseException) -> None:
-    """Its message comes again, because the failure is handed on, or nobody was there to acknowledge it."""
+def test_a_failed_settlement_is_completed_by_the_next_delivery(served: Served, fault: BaseException) -> None:
+    """The message is delivered again, because the error is raised or because the dead worker did not acknowledge it."""
     ref = cancelled_elsewhere(served, lambda: away(served, fault, settlement.TRIES))
     with pytest.raises(type(fault)):
         served.work()
@@ -83,8 +83,8 @@ def test_what_a_settlement_that_failed_left_is_settled_by_who_comes_next(served:
     assert len(served.engine.calls) == 1
 
 
-def test_who_comes_between_keep_and_save_settles_and_the_worker_does_not_again(served: Served) -> None:
-    """A doubled message, while the worker lives: its answer is the last thing it pays for."""
+def test_a_delivery_between_keep_and_save_settles_and_the_worker_does_not_settle_again(served: Served) -> None:
+    """A duplicate message arrives while the worker still holds an answer that it has stored."""
     ref = cancelled_elsewhere(served)
     save = served.store.save
 
@@ -101,8 +101,8 @@ def test_who_comes_between_keep_and_save_settles_and_the_worker_does_not_again(s
     assert is_settled(served, ref)
 
 
-def test_a_cancelled_task_without_a_kept_answer_is_left_to_its_worker(served: Served) -> None:
-    """A doubled message during the call: the task keeps its worker, and so is not deleted meanwhile."""
+def test_a_cancelled_task_without_a_stored_answer_is_left_to_its_worker(served: Served) -> None:
+    """A duplicate message arrives during the call: the task keeps its owner, so it cannot be deleted meanwhile."""
     owners: list[str] = []
 
     def doubled() -> None:

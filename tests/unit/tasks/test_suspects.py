@@ -1,4 +1,4 @@
-"""Tasks whose workers died, twice in a row: one of them may be what kills them."""
+"""Suspects: tasks whose workers died twice in a row, so that one of them may be the cause."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from support.scripted_service import LEASE_S, Served
 
 
 def deserted(served: Served, times: int) -> TaskRef:
-    """A task whose workers have died so many times, its last lease over."""
+    """Submit a task, let `times` workers claim it and die, and let the last lease end."""
     ref = served.submit()
     for _ in range(times):
         task = served.store.peek(ref)
@@ -27,7 +27,7 @@ def deserted(served: Served, times: int) -> TaskRef:
 
 
 class Meeting:
-    """An engine's answer that waits a moment for another call to be under way; `met` says whether one was."""
+    """An engine's answer that waits briefly for a second concurrent call; `met` tells whether one came."""
 
     def __init__(self, wait_s: float) -> None:
         self.met = False
@@ -43,10 +43,10 @@ class Meeting:
 
 
 @pytest.mark.parametrize(("deaths", "together"), [(1, True), (2, False)])
-def test_of_tasks_whose_workers_died_twice_one_is_worked_on_at_a_time(
+def test_tasks_whose_workers_died_twice_are_processed_one_at_a_time(
     tmp_path: Path, deaths: int, together: bool
 ) -> None:
-    """So those that were only there when a worker died get through before, or wait unclaimed behind, the one."""
+    """A harmless suspect then completes first, or waits unclaimed while the harmful one runs."""
     meeting = Meeting(WAIT_S if together else 0.1)
     served = Served(tmp_path, ScriptedEngine(meeting))
     refs = [deserted(served, deaths) for _ in range(2)]
@@ -61,8 +61,8 @@ def test_of_tasks_whose_workers_died_twice_one_is_worked_on_at_a_time(
     served.close()
 
 
-def test_a_suspect_that_somebody_works_on_is_not_waited_for(tmp_path: Path) -> None:
-    """A second wake-up for it finds it busy at once; its worker thread is free for others."""
+def test_a_second_wake_up_for_a_suspect_in_progress_returns_at_once(tmp_path: Path) -> None:
+    """Its worker thread is free for other tasks."""
 
     def meanwhile(call: EngineCall) -> str:
         served.service.process(ref, owner="second")

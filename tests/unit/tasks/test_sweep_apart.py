@@ -1,4 +1,4 @@
-"""Whatever one record does to the sweep, every other task is looked at, and what has expired goes."""
+"""A record that breaks the sweep does not keep it from the other tasks or from removing expired data."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Spoil = Callable[[Served, TaskRef], None]
 
 
 def of_a_newer_version(served: Served, ref: TaskRef) -> None:
-    """Its state cannot be read."""
+    """Make the state of the task unreadable."""
     with served.store._database.transaction() as db:
         db.execute("UPDATE tasks SET body = replace(body, 'Chat', 'Debate') WHERE task_id = ?", (ref.task_id,))
 
@@ -36,23 +36,23 @@ def that_cannot_be_retained(served: Served, ref: TaskRef) -> None:
 
 
 def restored(served: Served, ref: TaskRef) -> None:
-    """So that the audit can read it."""
+    """Make the state readable again for the audit."""
     with served.store._database.transaction() as db:
         db.execute("UPDATE tasks SET body = replace(body, 'Debate', 'Chat') WHERE task_id = ?", (ref.task_id,))
 
 
 def pruned(served: Served) -> list[int]:
-    """What the store is asked to remove."""
+    """Record the times at which the store is asked to remove expired data."""
     asked: list[int] = []
     served.store.prune = asked.append  # type: ignore[method-assign, assignment]
     return asked
 
 
 @pytest.mark.parametrize("spoil", [of_a_newer_version, that_cannot_be_retained])
-def test_a_record_nobody_can_look_at_is_put_off_and_the_others_are_woken(
+def test_an_unreadable_record_is_postponed_and_the_other_tasks_are_woken(
     served: Served, spoil: Spoil, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """It comes first, is told of by its id, and does not come again for an hour."""
+    """The record is due first, is logged with its task id, and becomes due again after an hour."""
     bad, *others = [served.submit(f"Say {n}.") for n in range(4)]
     while served.queue.receive(0):
         pass
@@ -71,8 +71,8 @@ def test_a_record_nobody_can_look_at_is_put_off_and_the_others_are_woken(
     restored(served, bad)
 
 
-def test_a_task_the_store_does_not_answer_for_is_looked_at_by_the_next_sweep(served: Served) -> None:
-    """It passes: the task stays due, the others are woken now."""
+def test_a_task_with_a_storage_error_is_woken_by_the_next_sweep(served: Served) -> None:
+    """The error is temporary: the task stays due, and the other tasks are woken now."""
     late, other = served.submit(), served.submit()
     while served.queue.receive(0):
         pass
@@ -92,10 +92,10 @@ def test_a_task_the_store_does_not_answer_for_is_looked_at_by_the_next_sweep(ser
     assert served.queue.receive(0) == late
 
 
-def test_a_task_that_is_deleted_while_its_deadline_is_looked_at_stops_nothing(
+def test_a_task_deleted_during_its_deadline_check_does_not_stop_the_sweep(
     served: Served, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Between the look at its state and the read of what is stored about it; that is nothing to tell of."""
+    """It is deleted after its state was read and before the rest is read; this is not logged as a warning."""
     limits = Limits(deadline_s=60)
     gone, overdue = served.submit(limits=limits), served.submit(limits=limits)
     served.clock.pass_s(SWEEP_S)
@@ -114,8 +114,8 @@ def test_a_task_that_is_deleted_while_its_deadline_is_looked_at_stops_nothing(
     assert all(record.levelno < logging.WARNING for record in caplog.records)
 
 
-def test_what_has_expired_goes_also_when_the_sweep_fails(served: Served) -> None:
-    """Here its gauges cannot be read."""
+def test_expired_data_is_removed_even_if_the_sweep_fails(served: Served) -> None:
+    """Here the queue's depth cannot be read."""
     served.submit()
     served.clock.pass_s(SWEEP_S)
     asked = pruned(served)

@@ -1,6 +1,6 @@
-"""However many tasks wait, a dead worker's is woken and a deadline holds by the first sweep after it.
+"""However many tasks wait, the first sweep after a lease or deadline ends handles it.
 
-A look takes 50 ms here, several times what it takes on the smallest function: a sweep has time for 900 of them.
+Checking a task takes 50 ms here, several times what the smallest function needs: a sweep has time for 900.
 """
 
 from __future__ import annotations
@@ -31,7 +31,10 @@ REQUEST = a_request(limits=Limits(deadline_s=300))
 
 
 class TableInMemory:
-    """Of DynamoDB what the sweep calls, without conditions: nobody else is here. Emulators take minutes for as much."""
+    """The DynamoDB calls that the sweep uses, in memory.
+
+    No other writer exists here, so conditions are ignored; an emulator would take minutes.
+    """
 
     def __init__(self, clock: Clock) -> None:
         self.clock = clock
@@ -72,7 +75,7 @@ def _place(item: dict[str, Any]) -> tuple[int, str]:
 
 
 class UnhurriedStore(SqliteStore):
-    """A look takes its time."""
+    """Adds the duration of a check to the clock."""
 
     clock: Clock
 
@@ -82,7 +85,7 @@ class UnhurriedStore(SqliteStore):
 
 
 class LongQueue:
-    """Everybody's message is in it."""
+    """A queue that holds a message for every task."""
 
     def __init__(self) -> None:
         self.sent: list[TaskRef] = []
@@ -109,17 +112,17 @@ def in_memory(folder: Path, clock: Clock, tasks: list[Task]) -> Iterator[Store]:
 def on_disk(folder: Path, clock: Clock, tasks: list[Task]) -> Iterator[Store]:
     with closing(UnhurriedStore(folder / "tasks.db")) as store:
         store.clock = clock
-        store._database._connection.execute("PRAGMA synchronous = OFF")  # the disk's pace is not what is tested
+        store._database._connection.execute("PRAGMA synchronous = OFF")  # the speed of the disk is not tested
         for task in tasks:
             store.add(task, REQUEST)
         yield store
 
 
 @pytest.mark.parametrize("filled", [in_memory, on_disk])
-def test_a_dead_worker_and_a_deadline_do_not_wait_behind_a_long_queue(
+def test_an_ended_lease_and_a_deadline_do_not_wait_behind_a_long_queue(
     filled: Callable[..., Any], tmp_path: Path
 ) -> None:
-    """The claim is older than what waits, and ends after 4.5 minutes; the deadline is at 5, which is a sweep's time."""
+    """The claim is older than the waiting tasks; its lease ends after 4.5 minutes, and the deadline passes after 5."""
     clock, queue = Clock(), LongQueue()
     deserted = a_task(created_ms=NOW_MS - 1).claimed(
         owner="w", now_ms=NOW_MS, lease_ms=NOW_MS + 270_000, has_plan=False
@@ -141,7 +144,7 @@ def test_a_dead_worker_and_a_deadline_do_not_wait_behind_a_long_queue(
 
 
 def test_a_sweep_goes_on_until_nothing_is_due(tmp_path: Path) -> None:
-    """Page after page; each task is looked at once."""
+    """It reads page after page and checks each task once."""
     clock = Clock()
     with in_memory(tmp_path, clock, [a_task() for _ in range(850)]) as store:
         clock.pass_s(SWEEP_MS / 1000)
@@ -151,8 +154,8 @@ def test_a_sweep_goes_on_until_nothing_is_due(tmp_path: Path) -> None:
         assert list(store.due(clock())) == []
 
 
-def test_a_sweep_ends_when_it_is_told(tmp_path: Path) -> None:
-    """As when the server stops; what it has not looked at stays due."""
+def test_a_sweep_stops_when_it_is_told_to(tmp_path: Path) -> None:
+    """As when the server shuts down; tasks not checked yet stay due."""
     clock, looks = Clock(NOW_MS + SWEEP_MS), iter([True] * 30)
     with in_memory(tmp_path, clock, [a_task() for _ in range(200)]) as store:
         sweep = Sweep(store=store, wakeups=WakeUps(LongQueue()), clock=clock, sweep_ms=SWEEP_MS)

@@ -7,7 +7,7 @@ from typing import Annotated
 from fastapi import Header, Query, Request, Response
 from pydantic.json_schema import SkipJsonSchema, WithJsonSchema
 
-from llm_server.api import idempotency, views, waiting
+from llm_server.api import filters, idempotency, views, waiting
 from llm_server.api.contract import (
     PREFIX,
     TASK_PATH,
@@ -23,7 +23,6 @@ from llm_server.api.contract import (
 from llm_server.api.freshness import matches
 from llm_server.api.schemas import new_task, tasks
 from llm_server.orchestration.domain.snapshot import Snapshot
-from llm_server.orchestration.domain.status import Status
 from llm_server.orchestration.tasks.intake import Accepted
 
 _LOCATION = ("The path of the task.", "/api/v1/tasks/01a205c3-cd94-748c-a7f0-50965914d0b5")
@@ -138,21 +137,40 @@ async def quote_task(new: new_task.NewTask, service: Service) -> Response:
     response_model=tasks.TaskPage,
     response_description="One page of tasks.",
     responses=problems(422, 503),
+    openapi_extra={"parameters": [filters.METADATA_PARAMETER]},
 )
 async def list_tasks(
     service: Service,
     caller: Caller,
-    status: Annotated[Status | None, Query(description="Only tasks with this status.", examples=["Completed"])] = None,
-    role: Annotated[
-        str | None, Query(max_length=100, description="Only tasks of this role.", examples=["Writing-Agent"])
-    ] = None,
+    labels: filters.Labels,
+    status: filters.Statuses = [],  # noqa: B006 -- FastAPI copies it
+    role: filters.RoleName = None,
+    mode: filters.ModeName = None,
+    engine: filters.EngineName = None,
+    awaiting_approval: filters.AwaitingApproval = None,
+    created_from: filters.CreatedFrom = None,
+    created_to: filters.CreatedTo = None,
     page_size: Annotated[int, Query(ge=1, le=100, description="The most tasks of one page.", examples=[50])] = 50,
     page_token: Annotated[
         str, Query(max_length=500, description="The `next_page_token` of the page before.", examples=[""])
     ] = "",
 ) -> Response:
-    """List the caller's tasks, newest first."""
-    return answer(views.page(service.page(caller.tenant, size=page_size, token=page_token, status=status, role=role)))
+    """List the caller's tasks that pass every given filter, newest first.
+
+    One call looks at a limited number of tasks, so a page can be shorter than `page_size`, or empty, and still have a
+    `next_page_token`. Send the token with the same filters to go on; the list ends where the token is "".
+    """
+    wanted = filters.task_filter(
+        statuses=status,
+        role=role,
+        mode=mode,
+        engine=engine,
+        labels=labels,
+        awaiting_approval=awaiting_approval,
+        created_from=created_from,
+        created_to=created_to,
+    )
+    return answer(views.page(service.page(caller.tenant, size=page_size, token=page_token, task_filter=wanted)))
 
 
 @router.get(

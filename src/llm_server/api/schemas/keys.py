@@ -138,7 +138,7 @@ def _described(schema: dict[str, Any]) -> None:
 
 
 class ChangedLimits(NewKeyLimits):
-    """The limits to change. Null removes a limit; a limit that is left out does not change."""
+    """Changed limits of a key. Null removes a limit; a limit that is left out does not change."""
 
     model_config = ConfigDict(json_schema_extra=_described)
 

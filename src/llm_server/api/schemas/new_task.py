@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field, StringConstraints
 
@@ -33,6 +33,12 @@ def _mode(value: object) -> object:
 
 ModeName = Annotated[Mode, Field(strict=False), BeforeValidator(_mode)]
 """A mode by its name, in upper or lower case; a strict field would accept only a member of the enum."""
+
+
+def _describe_pairs(schema: dict[str, Any]) -> None:
+    """Describe the pairs by `additionalProperties`: a client generated from `patternProperties` sends none of them."""
+    (schema["additionalProperties"],) = schema.pop("patternProperties").values()
+    schema["propertyNames"]["pattern"] = NO_NUL
 
 
 class NewLimits(RequestSchema):
@@ -97,7 +103,7 @@ class NewTask(RequestSchema):
     metadata: dict[MetadataKey, MetadataValue] = Field(
         default_factory=dict,
         max_length=MAX_METADATA,
-        json_schema_extra={"additionalProperties": False},  # pydantic would allow keys that break their pattern
+        json_schema_extra=_describe_pairs,
         description="Up to 16 pairs of a name and a text, for the caller's own use; returned with the task.",
         examples=[{"ticket": "4711"}],
     )

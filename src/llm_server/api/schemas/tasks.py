@@ -61,6 +61,14 @@ class TaskSummary(ResponseSchema):
     created_at: Time = Field(description="When the task was accepted.")
     updated_at: Time = Field(description="When the state of the task last changed.")
     finished_at: Time | None = Field(description="When the task ended; null until then.")
+    awaiting_approval: bool = Field(
+        description="Whether the plan waits for the caller to approve or reject it.", examples=[False]
+    )
+    metadata: dict[str, str] = Field(
+        description="The names and texts the caller attached to the task. On AWS, a list shows none for "
+        "tasks that version 0.1 stored.",
+        examples=[{"ticket": "4711"}],
+    )
 
 
 class EventView(ResponseSchema):
@@ -104,9 +112,6 @@ class TaskDetail(TaskSummary, TaskView):
         description="Why the analysis chose this role and this mode.", examples=[["haiku (+3.0 Writing)"]]
     )
     plan: PlanView | None = Field(description="The plan of a task in Plan mode; null until it is made.")
-    awaiting_approval: bool = Field(
-        description="Whether the plan waits for the caller to approve or reject it.", examples=[False]
-    )
     demonstration: bool = Field(
         description="Whether the embedded engine gave the result, so no LLM was called.", examples=[False]
     )
@@ -116,17 +121,15 @@ class TaskDetail(TaskSummary, TaskView):
         "the last 6 in total."
     )
     limits: TaskLimits = Field(description="The limits that the task was created with.")
-    metadata: dict[str, str] = Field(
-        description="The names and texts that the caller attached to the task.", examples=[{"ticket": "4711"}]
-    )
 
 
 class TaskPage(ResponseSchema):
-    """One page of the caller's tasks."""
+    """One page of the caller's tasks. It can have fewer than `page_size` tasks, or none, before the last page."""
 
     tasks: list[TaskSummary] = Field(description="The tasks of this page, newest first.")
     next_page_token: str = Field(
-        description='The `page_token` of the next page; "" on the last page.', examples=["eyJhZnRlciI6MTIzfQ"]
+        description='The `page_token` of the next page; "" on the last page, and only there.',
+        examples=["eyJhZnRlciI6MTIzfQ"],
     )
 
 

@@ -6,6 +6,7 @@ task are put on its receipt (ADR 11).
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Literal
@@ -72,7 +73,8 @@ class Task:
     claims up to `retried_fence` are done again. `counted_for` is the id of the key that limits its tasks in flight (""
     without such a limit). `charge` is the key that the calls are charged to (None without a daily limit).
     `demonstration`: the embedded engine gave the answer. `notes` are the last 6 moves that no other record tells of,
-    each a `Note` (or a letter that a newer version stored) and its milliseconds since `created_ms`.
+    each a `Note` (or a letter that a newer version stored) and its milliseconds since `created_ms`. `metadata` is that
+    of the request; it is in the state too, because a listing reads only states.
 
     Invariant: `answer_fence` is set only when Completed, `error` only when Failed.
     """
@@ -105,6 +107,7 @@ class Task:
     retried_fence: int = 0
     notes: tuple[tuple[str, int], ...] = ()
     demonstration: bool = False
+    metadata: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def awaits_approval(self) -> bool:

@@ -190,6 +190,7 @@ class Intake:
             counted_for=payer.counted_for if payer else "",
             charge=payer.charge if payer else None,
             deadline_ms=new.limits.deadline_ms(now_ms),
+            metadata=new.metadata,
         )
         request = Request(
             prompt=new.prompt,

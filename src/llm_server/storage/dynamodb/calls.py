@@ -1,4 +1,4 @@
-"""What a failed DynamoDB call means: a condition that did not hold, a conflict to retry, or no store to reach."""
+"""Calls DynamoDB: retries conflicts, and translates botocore's errors into ours."""
 
 from __future__ import annotations
 
@@ -30,46 +30,46 @@ _CAUSES = {
     ),
     "UnrecognizedClientException": _CREDENTIALS,
 }
-"""Where trying again never helps: what the operator can do."""
+"""Error codes that a retry never helps against, and what the operator can do."""
 
 
 class ConditionFailed(Exception):
-    """The stored item is not what the write expected."""
+    """The condition of a write does not hold for the stored item."""
 
 
 class _Conflict(StorageUnavailable):
-    """A transaction is busy with the same item; nothing was written."""
+    """A transaction is writing the same item. Nothing was written; try again."""
 
 
 @contextmanager
 def calling() -> Iterator[None]:
-    """Translate what botocore raises."""
+    """Translate botocore's errors into StorageUnavailable, StorageMisconfigured or ConditionFailed."""
     try:
         yield
     except ClientError as error:
         raise _meaning(error) from error
     except (NoCredentialsError, PartialCredentialsError, SSOError) as error:
-        raise StorageMisconfigured(f"There are no AWS credentials to use: {str(error).rstrip('.')}.") from error
+        raise StorageMisconfigured(f"No usable AWS credentials were found: {str(error).rstrip('.')}.") from error
     except BotoCoreError as error:
         raise StorageUnavailable("The database cannot be reached; try again.") from error
 
 
 def writing(write: Callable[[], _Answer]) -> _Answer:
-    """Carry out a write, again while it collides with transactions; a plain put or update collides with them too."""
+    """Carry out a write, and repeat it while it conflicts with a transaction. Plain puts can conflict too."""
     for _ in tries():
         try:
             with calling():
                 return write()
         except _Conflict:
             continue
-    raise AssertionError("the tries end with StorageUnavailable")
+    raise AssertionError("unreachable: tries() raises StorageUnavailable")
 
 
 def tries() -> Iterator[None]:
-    """Twelve tries, with pauses of 5 ms to 0.6 s between them, 2 s in all. Raises StorageUnavailable after the last."""
+    """Yield 12 times, with random pauses of 5 ms to 0.6 s between them, then raise StorageUnavailable."""
     for attempt in range(TRIES):
         if attempt:
-            time.sleep(random.uniform(0.005, min(0.005 * 2**attempt, 0.6)))  # noqa: S311 -- no secret
+            time.sleep(random.uniform(0.005, min(0.005 * 2**attempt, 0.6)))  # noqa: S311 -- not a secret
         yield
     raise StorageUnavailable("The database is too busy; try again.")
 
@@ -77,7 +77,7 @@ def tries() -> Iterator[None]:
 def batch(
     client: DynamoDBClient, table: str, keys: Sequence[Mapping[str, Any]], *, consistent: bool = False
 ) -> Iterator[dict[str, Any]]:
-    """Read items by key, in any order; what one answer leaves out is asked for again."""
+    """Read items by their keys, in any order. Keys that DynamoDB leaves unprocessed are requested again."""
     if not keys:
         return
     wanted: Any = {table: {"Keys": keys} | ({"ConsistentRead": True} if consistent else {})}

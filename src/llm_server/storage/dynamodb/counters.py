@@ -1,4 +1,4 @@
-"""What is counted in the transaction of a task's state: totals, gauges, a tenant's spending, a key's open tasks."""
+"""Counts in the transaction that saves a task: totals, gauges, a tenant's spending, and an API key's open tasks."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _FIGURES = [f.name for f in fields(Counters)]
 
 
 class CounterShards:
-    """The counters, spread over `shards` items: `draw(n)` gives a random number below n, the shard of a write."""
+    """Counters that are spread over `shards` items. `draw(n)` returns a random number below n: the shard of a write."""
 
     def __init__(self, client: DynamoDBClient, table: str, *, draw: Callable[[int], int], shards: int) -> None:
         self._client = client
@@ -32,7 +32,7 @@ class CounterShards:
     def changes(
         self, before: Task | None, after: Task, *, max_in_flight: int | None = None
     ) -> Iterator[dict[str, Any]]:
-        """The members of a transition's transaction that count it."""
+        """Yield the updates that count a task's change of state, for the transaction that saves the state."""
         if step := in_flight_change(before, after):
             flight = items.addition(self._table, items.in_flight_key(after.counted_for), {"tasks": step})
             if max_in_flight is not None:
@@ -53,7 +53,7 @@ class CounterShards:
             yield {"Update": spending}
 
     def overview(self) -> tuple[Counters, EngineRecords]:
-        """The sum of the shards, and the engines, in one read."""
+        """Return the sum of the shards, and the engines' records, in one read."""
         total, found = Counters(), EngineRecords()
         keys = [_shard(n) for n in range(self._shards)]
         for row in batch(self._client, self._table, [*keys, engines.KEY]):

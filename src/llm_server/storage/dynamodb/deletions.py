@@ -1,4 +1,4 @@
-"""Deleting a task: its state first, which hides it at once, then its texts; broken off, the sweep goes on."""
+"""Deletes a task: first its state, which hides it at once, then its texts. The sweep completes what is interrupted."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from llm_server.storage.dynamodb.texts import Texts
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient
 
-DELETION_LASTS_MS = 60_000
-"""After which a deletion is taken for broken off."""
+MAX_DELETION_MS = 60_000
+"""A deletion that has not ended after this time counts as interrupted."""
 
 
 class Deletions:
-    """A gravestone takes the place of the state: in the index of what is open until nothing else is left."""
+    """Replaces the state by a gravestone, which stays in the index of open tasks until the texts are removed."""
 
     def __init__(self, client: DynamoDBClient, table: str, texts: Texts, clock: Callable[[], int]) -> None:
         self._client = client
@@ -36,7 +36,7 @@ class Deletions:
         put = partial(
             self._client.put_item,
             TableName=self._table,
-            Item=stone | items.in_open(task.task_id, now_ms + DELETION_LASTS_MS),
+            Item=stone | items.in_open(task.task_id, now_ms + MAX_DELETION_MS),
             ConditionExpression="rev = :rev",
             ExpressionAttributeValues={":rev": items.number(task.rev)},
         )
@@ -53,7 +53,7 @@ class Deletions:
             self._bury(ref)
 
     def _bury(self, ref: TaskRef) -> None:
-        """Remove the texts; only then is there nothing left for the sweep."""
+        """Remove the texts, then take the gravestone out of the index, so that the sweep looks at it no more."""
         self._texts.remove(ref)
         update: dict[str, Any] = {
             "TableName": self._table,

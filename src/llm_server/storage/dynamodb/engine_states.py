@@ -1,6 +1,6 @@
-"""The engines' record: states and switches of all of them in one item.
+"""The records of all engines, in one item.
 
-A state is swapped by the one it replaces; a switch is an attribute of its own, so that two never undo each other.
+Each state and each setting of a switch is an attribute of its own, so that concurrent changes never undo each other.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ SWITCHES: tuple[SwitchName, ...] = ("toggle", "locked")
 
 
 class Engines:
-    """What the processes tell one another of the engines."""
+    """The EngineStateStore part of the store."""
 
     def __init__(self, client: DynamoDBClient, table: str) -> None:
         self._client = client
@@ -47,7 +47,7 @@ class Engines:
         if records_of(row).state(engine) != before:
             return False
         condition = "attribute_not_exists(#engine)" if stored is None else "#engine = :before"
-        try:  # the text as it is stored: an older version's record reads the same and is written otherwise
+        try:  # compare the stored text: an older version may have written the same state differently
             self._put(engine, after, condition, {} if stored is None else {":before": stored})
         except ConditionFailed:
             return False
@@ -73,9 +73,9 @@ class Engines:
 
 def records_of(row: Mapping[str, Any]) -> EngineRecords:
     states = {name: records.engine_state(value["S"]) for name, value in _of(row, PREFIX)}
-    said = {switch: {name: value["BOOL"] for name, value in _of(row, f"{switch}:")} for switch in SWITCHES}
-    switched = {name for names in said.values() for name in names}
-    switches = {name: EngineSwitch(**{switch: said[switch].get(name) for switch in SWITCHES}) for name in switched}
+    settings = {switch: {name: value["BOOL"] for name, value in _of(row, f"{switch}:")} for switch in SWITCHES}
+    switched = {name for values in settings.values() for name in values}
+    switches = {name: EngineSwitch(**{switch: settings[switch].get(name) for switch in SWITCHES}) for name in switched}
     return EngineRecords(states=states, switches=switches)
 
 
@@ -84,14 +84,14 @@ def _of(row: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
 
 
 def _switching(engine: str, changes: Mapping[SwitchName, bool | None]) -> dict[str, Any]:
-    """An Update of each switch by itself, so that two that change different ones never undo each other."""
-    said = {switch: on for switch, on in changes.items() if on is not None}
-    left = [switch for switch in changes if switch not in said]
-    update: dict[str, Any] = {
-        "UpdateExpression": " ".join(
-            [f"SET {', '.join(f'#{s} = :{s}' for s in said)}"] * bool(said)
-            + [f"REMOVE {', '.join(f'#{s}' for s in left)}"] * bool(left)
-        ),
-        "ExpressionAttributeNames": {f"#{switch}": f"{switch}:{engine}" for switch in changes},
-    }
-    return update | ({"ExpressionAttributeValues": {f":{s}": {"BOOL": on} for s, on in said.items()}} if said else {})
+    """Return the arguments of an update that sets the settings that have a value and removes the others."""
+    to_set = {switch: on for switch, on in changes.items() if on is not None}
+    to_remove = [switch for switch in changes if switch not in to_set]
+    clauses = []
+    update: dict[str, Any] = {"ExpressionAttributeNames": {f"#{switch}": f"{switch}:{engine}" for switch in changes}}
+    if to_set:
+        clauses.append("SET " + ", ".join(f"#{switch} = :{switch}" for switch in to_set))
+        update["ExpressionAttributeValues"] = {f":{switch}": {"BOOL": on} for switch, on in to_set.items()}
+    if to_remove:
+        clauses.append("REMOVE " + ", ".join(f"#{switch}" for switch in to_remove))
+    return update | {"UpdateExpression": " ".join(clauses)}

@@ -1,4 +1,4 @@
-"""What an Idempotency-Key stands for: one conditional write, and a read where the key is taken."""
+"""Bindings of Idempotency-Keys: one conditional write, and one read if an earlier binding is in force."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 def bind(
     client: DynamoDBClient, table: str, tenant: str, key: str, binding: IdempotencyBinding, *, now_ms: int
 ) -> IdempotencyBinding:
-    """Store a binding unless one stands there whose time is not over; returns the binding that holds now."""
+    """Store a binding, unless an earlier one is in force. Return the binding that is in force after the call."""
     item = _item(tenant, key, binding)
     put = partial(
         client.put_item,
@@ -28,7 +28,7 @@ def bind(
         ExpressionAttributeNames={"#until": "until"},
         ExpressionAttributeValues={":now": items.number(now_ms)},
     )
-    for _ in tries():  # again only where the binding ended between our two calls
+    for _ in tries():  # repeats only if the earlier binding expired between the write and the read
         stored: dict[str, Any] = item
         try:
             writing(put)
@@ -36,11 +36,11 @@ def bind(
             stored = _read(client, table, tenant, key)
         if stored:
             return records.idempotency_binding(stored["body"]["S"])
-    raise AssertionError  # `tries` raises first
+    raise AssertionError("unreachable: tries() raises StorageUnavailable")
 
 
 def bound(client: DynamoDBClient, table: str, tenant: str, key: str, *, now_ms: int) -> IdempotencyBinding | None:
-    """The binding that holds now; one whose time is over may still be stored."""
+    """Return the binding that is in force at `now_ms`. An expired one may still be stored; it is ignored."""
     stored = _read(client, table, tenant, key)
     if not stored or int(stored["until"]["N"]) <= now_ms:
         return None
@@ -57,7 +57,7 @@ def _key(tenant: str, key: str) -> dict[str, Any]:
 
 
 def _item(tenant: str, key: str, binding: IdempotencyBinding) -> dict[str, Any]:
-    """Removed by the database some time after its end."""
+    """Return the item of a binding. DynamoDB removes it some time after the binding has expired."""
     return _key(tenant, key) | {
         "body": {"S": records.encode(binding)},
         "until": items.number(binding.until_ms),

@@ -1,6 +1,6 @@
-"""What the two indexes answer: a tenant's tasks, newest first (`listing`), and what is open and due (`open`).
+"""Queries over the two indexes: a tenant's tasks, newest first (`listing`), and the open tasks by due time (`open`).
 
-Both hold keys only and lag behind the table by moments.
+Both indexes hold keys only. They are updated shortly after the table.
 """
 
 from __future__ import annotations
@@ -12,68 +12,66 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from llm_server.orchestration.domain.errors import RecordUnreadable, TaskNotFound
-from llm_server.orchestration.domain.ports import Due, Page
-from llm_server.orchestration.domain.status import Status
+from llm_server.orchestration.domain.ports import Due, Page, TaskFilter
 from llm_server.orchestration.domain.task import Task, TaskRef
-from llm_server.storage import records
 from llm_server.storage.dynamodb import items
 from llm_server.storage.dynamodb.calls import ConditionFailed, batch, calling, writing
+from llm_server.storage.listing import Bounds, Round, Span, fill_page, listing_key
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient
 
-PAGE_ROUNDS = 10
+LISTING_BOUNDS = Bounds(max_round=100, max_call=1_000)
+"""How many tasks a listing looks at. A batch read takes at most 100 keys; 1,000 tasks cost about 520 read units."""
 DUE_PAGE = 100
 
 
 class Listing:
-    """`shown` gives the task of a state's item, and raises TaskNotFound where it must not be seen."""
+    """A tenant's tasks. `shown` returns the task of a state's item, or raises TaskNotFound if it must not be shown."""
 
     def __init__(self, client: DynamoDBClient, table: str, shown: Callable[[Mapping[str, Any]], Task]) -> None:
         self._client = client
         self._table = table
         self._shown = shown
 
-    def page(self, tenant: str, *, size: int, token: str, status: Status | None, role: str | None) -> Page:
-        found: list[Task] = []
-        after = records.key_of(token) if token else ""
-        for _ in range(PAGE_ROUNDS):
-            listed, after = self._listed(tenant, after, size)
-            for task in self._states(listed):
-                if status not in (None, task.status) or role not in (None, task.role):
-                    continue
-                if len(found) == size:
-                    return Page(found, records.token_of(records.listing_key(found[-1])))
-                found.append(task)
-            if not after:
-                return Page(found, "")
-        return Page(found, records.token_of(after))
+    def page(self, tenant: str, *, size: int, token: str, task_filter: TaskFilter) -> Page:
+        read = partial(self._read, tenant)
+        return fill_page(read, task_filter, size=size, token=token, bounds=LISTING_BOUNDS)
 
-    def _listed(self, tenant: str, after: str, size: int) -> tuple[list[dict[str, Any]], str]:
-        """One page of the index: the keys of the states, and where to go on."""
+    def _read(self, tenant: str, span: Span, limit: int) -> Round:
+        """Query the index for the newest keys in a span, then read their states.
+
+        BETWEEN includes the end of the span, so one entry more is read and the end is dropped.
+        """
         with calling():
             answer = self._client.query(
                 TableName=self._table,
                 IndexName="listing",
-                KeyConditionExpression="tenant = :tenant" + (" AND created < :after" if after else ""),
-                ExpressionAttributeValues={":tenant": {"S": tenant}} | ({":after": {"S": after}} if after else {}),
+                KeyConditionExpression="tenant = :tenant AND created BETWEEN :first AND :end",
+                ExpressionAttributeValues={
+                    ":tenant": {"S": tenant},
+                    ":first": {"S": span.first},
+                    ":end": {"S": span.end},
+                },
                 ScanIndexForward=False,
-                Limit=min(size + 1, 100),
+                Limit=limit + 1,
             )
-        rows = answer["Items"]
-        more = "LastEvaluatedKey" in answer
-        return [{"pk": row["pk"], "sk": row["sk"]} for row in rows], rows[-1]["created"]["S"] if rows and more else ""
+        entries = [row for row in answer["Items"] if row["created"]["S"] != span.end]
+        rows = entries[:limit]
+        more = "LastEvaluatedKey" in answer or len(entries) > limit
+        states = self._states([{"pk": row["pk"], "sk": row["sk"]} for row in rows])
+        return Round(tasks=states, end=rows[-1]["created"]["S"] if rows and more else "")
 
     def _states(self, keys: list[dict[str, Any]]) -> list[Task]:
         tasks = []
         for row in batch(self._client, self._table, keys):
-            with suppress(TaskNotFound, RecordUnreadable):  # deleted or expired, and still in the index; or not for us
+            with suppress(TaskNotFound, RecordUnreadable):  # expired, or stored by a newer version
                 tasks.append(self._shown(row))
-        return sorted(tasks, key=records.listing_key, reverse=True)
+        return sorted(tasks, key=listing_key, reverse=True)
 
 
 class OpenTasks:
-    """What the sweep looks at; `shown` as for the listing."""
+    """The open tasks, which the sweep looks at. `shown` is as in `Listing`."""
 
     def __init__(self, client: DynamoDBClient, table: str, shown: Callable[[Mapping[str, Any]], Task]) -> None:
         self._client = client
@@ -81,7 +79,7 @@ class OpenTasks:
         self._shown = shown
 
     def peek_each(self, refs: Sequence[TaskRef]) -> dict[TaskRef, Task | None]:
-        keys = [items.key(ref, "STATE") for ref in dict.fromkeys(refs)]  # a key that is named twice is refused
+        keys = [items.key(ref, "STATE") for ref in dict.fromkeys(refs)]  # DynamoDB refuses a key that is named twice
         found: dict[TaskRef, Task | None] = {}
         for row in batch(self._client, self._table, keys, consistent=True):
             try:
@@ -98,7 +96,7 @@ class OpenTasks:
             yield from heapq.merge(*entries, key=lambda due: due.due_ms)
 
     def _entries(self, shard: str, now_ms: int) -> Iterator[Due]:
-        """What is due of one shard, the oldest first; one query for each hundred that are taken."""
+        """Yield the due tasks of one shard, earliest first, with one query for each 100 that are consumed."""
         start: dict[str, Any] = {}
         while True:
             with calling():
@@ -117,7 +115,7 @@ class OpenTasks:
             start = {"ExclusiveStartKey": answer["LastEvaluatedKey"]}
 
     def postpone(self, due: Due, task: Task | None, due_ms: int) -> bool:
-        """By its `rev` too: a claim leaves the due time as it was, and its lease must not go unwatched."""
+        """Compare `rev` too: a claim does not change the due time, and the end of its lease must not be postponed."""
         entry = items.in_open(due.ref.task_id, due_ms, sure=task is not None and _is_sure(task, due_ms))
         condition, values = "due = :seen", {":seen": items.number(due.due_ms)}
         if task is not None:
@@ -139,5 +137,5 @@ class OpenTasks:
 
 
 def _is_sure(task: Task, due_ms: int) -> bool:
-    """Whether the look at `due_ms` must not be late: at the end of a claim, or near a deadline."""
+    """Return whether the sweep must look at the task on time at `due_ms`: at a claim's end, or near a deadline."""
     return (task.status.is_active and due_ms <= task.lease_ms) or task.is_near_deadline(due_ms)

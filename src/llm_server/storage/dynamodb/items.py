@@ -1,4 +1,4 @@
-"""Tasks, and what is counted of them, as DynamoDB items."""
+"""The DynamoDB items of tasks and counters."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from zlib import crc32
 
 from llm_server.orchestration.domain.task import Task, TaskRef
 from llm_server.storage import records
+from llm_server.storage.listing import listing_key
 
 OPEN_SHARDS = 8
 SURE_SHARDS = 4
-"""Fewer: the sweep puts almost everything there, one by one, and each shard is a query a minute."""
+"""Fewer than `OPEN_SHARDS`: the sweep writes most entries here, one by one, and each shard costs a query a minute."""
 
 
 def number(value: int) -> dict[str, str]:
@@ -19,7 +20,7 @@ def number(value: int) -> dict[str, str]:
 
 
 def seconds(milliseconds: int) -> dict[str, str]:
-    """A time to live: Unix seconds, rounded up."""
+    """Return a time to live, in Unix seconds, rounded up."""
     return number(-(-milliseconds // 1000))
 
 
@@ -32,18 +33,18 @@ def key(ref: TaskRef, sk: str) -> dict[str, dict[str, str]]:
 
 
 def in_flight_key(key_id: str) -> dict[str, dict[str, str]]:
-    """Where the open tasks of an API key are counted."""
+    """Return the key of the item that counts an API key's open tasks."""
     return {"pk": {"S": f"KEY#{key_id}"}, "sk": {"S": "OPEN"}}
 
 
 def ref(row: Mapping[str, Any]) -> TaskRef:
-    """The task an item belongs to, by its partition."""
+    """Return the task that an item belongs to, from its partition key."""
     _, tenant, task_id = row["pk"]["S"].split("#", 2)
     return TaskRef(tenant, task_id)
 
 
 def state(task: Task, until_ms: int | None = None) -> dict[str, Any]:
-    """A task's state; the database removes it some time after `until_ms`."""
+    """Return the item of a task's state. DynamoDB removes it some time after `until_ms`, if that is not None."""
     ttl = {} if until_ms is None else {"ttl": seconds(until_ms)}
     return (
         key(task.ref, "STATE")
@@ -51,20 +52,20 @@ def state(task: Task, until_ms: int | None = None) -> dict[str, Any]:
         | {
             "rev": number(task.rev),
             "tenant": {"S": task.tenant},
-            "created": {"S": records.listing_key(task)},
+            "created": {"S": listing_key(task)},
             "body": {"S": records.encode(task)},
         }
     )
 
 
 def in_open(task_id: str, due_ms: int, *, sure: bool = False) -> dict[str, Any]:
-    """What puts an item into the index of what the sweep looks at; `sure`: it must be looked at on time (ADR 14)."""
+    """Return the attributes that put an item into the index `open`. `sure` tasks must be looked at on time (ADR 14)."""
     name, shards = ("SURE", SURE_SHARDS) if sure else ("OPEN", OPEN_SHARDS)
     return {"open": {"S": f"{name}#{crc32(task_id.encode()) % shards}"}, "due": number(due_ms)}
 
 
 def gravestone(ref: TaskRef, until_ms: int) -> dict[str, Any]:
-    """What stands in the place of a deleted task's state: found by no read, replaced by no write."""
+    """Return the item that replaces a deleted task's state. No read shows it, and no write replaces it."""
     return key(ref, "STATE") | {"ttl": seconds(until_ms)}
 
 
@@ -77,7 +78,7 @@ def task(row: Mapping[str, Any]) -> Task:
 
 
 def addition(table: str, key: Mapping[str, Any], delta: Mapping[str, int]) -> dict[str, Any]:
-    """An Update that adds to an item's figures."""
+    """Return an Update that adds to the numbers of an item."""
     return {
         "TableName": table,
         "Key": key,

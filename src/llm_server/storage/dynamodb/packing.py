@@ -1,6 +1,6 @@
-"""A text as items of its task's partition: packed where that costs less, in parts where one item is too small.
+"""Texts as items of their task's partition: compressed if that costs less, and in parts if one item is too small.
 
-An item's body is a string, the text itself, or binary, the text packed by zlib; a reader takes either.
+The body of an item is a string (the text), or binary (the text compressed by zlib). Readers accept both.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from llm_server.orchestration.domain.task import TaskRef
 from llm_server.storage.dynamodb import items
 
 PART_BYTES = 350_000
-"""An item holds 400 KB, names and keys included."""
+"""The largest body of an item. DynamoDB's limit for an item is 400 KB, with names and keys."""
 
 UNIT_BYTES = 1_024
-"""Of an item, for one write unit."""
+"""DynamoDB charges a write unit for each started 1,024 bytes of an item."""
 
 FRAME = (
     b'{"prompt":"","engine":null,"limits":{"max_cost_usd":null,"deadline_s":null,"max_output_tokens":null},'
@@ -27,18 +27,18 @@ FRAME = (
     b'"tokens_out":20,"usage_estimated":false,"truncated":false,"fault":null,"tier":null,"why":"","cost_microusd":'
     b'300,"error":null}],"review":null,"fence":0}'
 )
-"""What every text begins and ends with, so that packing spells it out in none (RFC 1950: a preset dictionary).
+"""A preset dictionary (RFC 1950): the JSON around every text, so that compressed bodies need not contain it.
 
-Never to be changed: what was packed with it could not be read. Records may change, they are only packed less well; a
-better frame is a second one, told apart by the checksum that zlib writes into what it packs.
+It must never change: bodies that were compressed with it could not be read any more. If records change, they are only
+compressed less well. A better dictionary would be a second one; zlib writes the dictionary's checksum into each body.
 """
 
 
 def split(ref: TaskRef, sk: str, text: str, until_ms: int | None = None) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """A text as the item that holds its beginning and names its parts, and the parts.
+    """Return the item that holds the beginning of a text and names its parts, and the parts.
 
-    The parts are named after what they hold: of two workers that write the same record, neither overwrites parts of
-    the other's, and the record that stays names its own.
+    The name of a part contains a digest of the text. So if two workers write the same record, neither overwrites parts
+    of the other, and the record that stays names its own parts.
     """
     key: dict[str, Any] = items.key(ref, sk) | ({} if until_ms is None else {"ttl": items.seconds(until_ms)})
     plain, content = key | {"body": {"S": text}}, text.encode()
@@ -51,7 +51,7 @@ def split(ref: TaskRef, sk: str, text: str, until_ms: int | None = None) -> tupl
 
 
 def joined(rows: Mapping[str, Mapping[str, Any]], sk: str) -> str:
-    """The whole text of a record, from all rows of its partition by sort key."""
+    """Return the whole text of a record. `rows` are all rows of its partition by sort key."""
     bodies = [rows[name]["body"] for name in (sk, *_parts(rows[sk]))]
     if "B" in bodies[0]:
         return zlib.decompressobj(zdict=FRAME).decompress(b"".join(body["B"] for body in bodies)).decode()
@@ -59,7 +59,7 @@ def joined(rows: Mapping[str, Mapping[str, Any]], sk: str) -> str:
 
 
 def is_whole(rows: Mapping[str, Mapping[str, Any]], sk: str) -> bool:
-    """Whether a record is there with all its parts: its time to live takes each item by itself."""
+    """Return whether a record and all its parts are present: DynamoDB removes expired items one by one."""
     return sk in rows and all(name in rows for name in _parts(rows[sk]))
 
 
@@ -68,7 +68,7 @@ def is_part(sk: str) -> bool:
 
 
 def _parts(row: Mapping[str, Any]) -> list[str]:
-    """The sort keys of a record's parts, in order."""
+    """Return the sort keys of a record's parts, in order."""
     return [part["S"] for part in row.get("parts", {"L": []})["L"]]
 
 
@@ -85,7 +85,7 @@ def _packed(key: dict[str, Any], content: bytes) -> list[dict[str, Any]]:
 
 
 def _units(rows: Iterable[Mapping[str, Any]]) -> int:
-    """Write units of items of ours, by their size.
+    """Return the write units that items of ours cost, by their size.
 
     https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/CapacityUnitCalculations.html
     """
@@ -93,7 +93,10 @@ def _units(rows: Iterable[Mapping[str, Any]]) -> int:
 
 
 def _size(value: Mapping[str, Any]) -> int:
-    """Bytes of a value: a string in UTF-8, a number half a byte a digit and one, a list's elements and a little."""
+    """Return the bytes that DynamoDB counts for a value.
+
+    A string counts in UTF-8, a number half a byte for each digit and one more, a list 3 and one for each element.
+    """
     ((kind, content),) = value.items()
     if kind == "L":
         return 3 + sum(1 + _size(each) for each in content)

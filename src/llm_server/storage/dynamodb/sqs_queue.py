@@ -1,4 +1,4 @@
-"""The queue on AWS: one SQS queue whose messages name a task, `{"task": "<tenant>/<task_id>"}`."""
+"""The queue on AWS: one SQS queue. A message names a task: `{"task": "<tenant>/<task_id>"}`."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _WAITING: list[QueueAttributeNameType] = [
 
 
 class SqsQueue:
-    """The Queue port."""
+    """The Queue port over an SQS queue."""
 
     def __init__(self, client: SQSClient, url: str) -> None:
         self._client = client

@@ -4,19 +4,19 @@
 |---|---|---|---|
 | request | T#<tenant>#<task> | REQ | - |
 | state | same | STATE | absent, or `rev` is the predecessor's |
-| output | same | PLAN, STEP#…, DRAFT#…, VERDICT#…, RES#…, TRY#… | the state in its transaction; RES# alone |
-| deleted task | same | STATE, without a body | the state it replaces, by its `rev` |
+| output | same | PLAN, STEP#…, DRAFT#…, VERDICT#…, RES#…, TRY#… | the state in the same transaction; RES#: - |
+| deleted task | same | STATE, without a body | `rev` of the state that it replaces |
 | part of a long text | same | <sk of the text>~<digest>#<n> | written before the record that names it |
-| counters | CTR#<shard> | ALL | the transaction of the state they count |
+| counters | CTR#<shard> | ALL | the transaction that saves the state |
 | spending | USE#<tenant> | <day> | same |
-| engines: `engine:`, `toggle:` and `locked:` of each | ENG | STATE | a swap of a state by the one it replaces |
-| tasks in flight | KEY#<key id> | OPEN | the transaction of the state; at `add` also the key's limit |
-| Idempotency-Key | IDEM#<tenant>#<digest> | KEY | absent, or its time is over |
+| engines: `engine:`, `toggle:` and `locked:` of each | ENG | STATE | for a swap, the state that it replaces |
+| tasks in flight | KEY#<key id> | OPEN | the transaction that saves the state; the key's limit, if it has one |
+| Idempotency-Key | IDEM#<tenant>#<digest> | KEY | absent, or the binding has expired |
 
-API keys and their other counts: dynamodb_keys.py.
+API keys and their other counts: api_keys.py.
 
-Index `open` (open, due) holds what is not final, in SURE#<n> what must be looked at on time and in OPEN#<n> the rest;
-index `listing` (tenant, created) every task.
+The index `open` (open, due) holds the open tasks: those that must be looked at on time in SURE#<n>, the others in
+OPEN#<n>. The index `listing` (tenant, created) holds every task.
 """
 
 from __future__ import annotations
@@ -31,10 +31,9 @@ from llm_server.orchestration.domain.counters import Counters
 from llm_server.orchestration.domain.engine_state import EngineRecords, EngineState, SwitchName
 from llm_server.orchestration.domain.errors import TaskLost, TaskNotFound, TooManyInFlight
 from llm_server.orchestration.domain.output import Output
-from llm_server.orchestration.domain.ports import Due, IdempotencyBinding, Page
+from llm_server.orchestration.domain.ports import EVERY_TASK, Due, IdempotencyBinding, Page, TaskFilter
 from llm_server.orchestration.domain.retention import Retention
 from llm_server.orchestration.domain.snapshot import EXPIRED_REQUEST, Request, Snapshot
-from llm_server.orchestration.domain.status import Status
 from llm_server.orchestration.domain.task import Task, TaskRef
 from llm_server.storage import records
 from llm_server.storage.dynamodb import idempotency, items, packing
@@ -50,11 +49,11 @@ if TYPE_CHECKING:
 
 
 MAX_READS = 6
-"""Within 0.3 s; to carry out a transaction takes some milliseconds."""
+"""With the pauses of `tries`, about 0.3 s in all. DynamoDB carries out a transaction in a few milliseconds."""
 
 
 class DynamoStore:
-    """The Store port over a table. `draw(n)` gives a random number below n: the counter shard of a write."""
+    """The Store port over a table. `draw(n)` returns a random number below n: the counter shard of a write."""
 
     def __init__(
         self,
@@ -87,21 +86,22 @@ class DynamoStore:
     def add(self, task: Task, request: Request, *, max_in_flight: int | None = None) -> bool:
         if max_in_flight is not None:
             return self._add_limited(task, request, max_in_flight)
-        with suppress(ConditionFailed):  # an earlier try got this far
+        with suppress(ConditionFailed):  # an earlier call has stored the request
             absent = "attribute_not_exists(pk)"
             self._texts.put(task.ref, "REQ", records.encode(request), task.created_ms, ConditionExpression=absent)
         try:
             self._transact([self._put_state(task, "attribute_not_exists(pk)"), *self._counts(None, task)])
-        except ConditionFailed:  # added before; or deleted, and then the request must not stay
+        except ConditionFailed:  # the task exists, or it was deleted and the request must not stay
             self.purge(task.ref)
             return False
         return True
 
     def _add_limited(self, task: Task, request: Request, most: int) -> bool:
-        """One transaction for all of it, or each refused task would leave its prompt behind.
+        """Write state, request and counters in one transaction, so that a refused task leaves no prompt behind.
 
-        The parts of a long one, too: to remove them afterwards could hit a twin whose request names the same. They fit:
-        a transaction holds 4 MB, and the longest prompt, 1,000,000 characters of 21 bits at most, is packed.
+        The parts of a long request are in it too. If they were removed afterwards, a concurrent call with the same
+        request would lose them. They fit: a transaction holds 4 MB, and the longest prompt (1,000,000 characters of at
+        most 21 bits) is compressed.
         """
         rows = self._texts.items(task.ref, "REQ", records.encode(request), task.created_ms)
         writes = [
@@ -119,21 +119,22 @@ class DynamoStore:
         return True
 
     def _is_known(self, ref: TaskRef) -> bool:
-        """Whether a task has this name, or had it and was deleted."""
+        """Return whether a task with this name is stored, or was deleted recently."""
         with calling():
             return "Item" in self._client.get_item(
                 TableName=self._table, Key=items.key(ref, "STATE"), ConsistentRead=True
             )
 
     def get(self, ref: TaskRef) -> Snapshot:
-        """Read again, for a moment, where an output is missing that the state counts.
+        """Read a task; read it again, for about 0.3 s, while an output is missing that the state counts.
 
-        A query is not isolated from transactions, and its rows come in order: DRAFT, PLAN and RES before the STATE, the
-        others after it. So a state may come without the output that was stored with it: stored between two pages, or
-        in one page while the transaction is carried out, item by item. The state's receipt tells, and costs nothing;
-        to read the state before and after would cost a unit each, and not tell the latter. An output newer than the
-        state may make up the number, but that state has been replaced, and no save that goes by it is accepted. What is
-        still missing at the end is not late but lost, and the task goes on without it.
+        A query is not isolated from transactions. It returns DRAFT, PLAN and RES before STATE, and the other items
+        after it. So it can return a state without the output that the same transaction stored: if the transaction ran
+        between two pages of the query, or while one page was read. The number of calls on the state's receipt shows
+        this, at no cost. To read the state a second time would cost a read unit, and would not detect the second case.
+        An output that is newer than the state can hide a missing one. That does no harm: the state has been replaced
+        then, so the store rejects every save that is based on it. An output that is still missing after the last read
+        is lost, and the task continues without it.
         """
         for _ in islice(tries(), MAX_READS):
             snapshot = self._read(ref)
@@ -179,7 +180,7 @@ class DynamoStore:
         self._texts.retain(task.ref, self._retention.clock())
 
     def prune(self, limit: int) -> None:
-        """The table's own time to live does it."""
+        """Do nothing: the table's time to live removes expired items."""
 
     def peek_each(self, refs: Sequence[TaskRef]) -> dict[TaskRef, Task | None]:
         return self._open.peek_each(refs)
@@ -190,8 +191,8 @@ class DynamoStore:
     def postpone(self, due: Due, task: Task | None, due_ms: int) -> bool:
         return self._open.postpone(due, task, due_ms)
 
-    def page(self, tenant: str, *, size: int, token: str, status: Status | None, role: str | None) -> Page:
-        return self._listing.page(tenant, size=size, token=token, status=status, role=role)
+    def page(self, tenant: str, *, size: int, token: str = "", task_filter: TaskFilter = EVERY_TASK) -> Page:
+        return self._listing.page(tenant, size=size, token=token, task_filter=task_filter)
 
     def overview(self) -> tuple[Counters, EngineRecords]:
         return self._counters.overview()
@@ -225,7 +226,7 @@ class DynamoStore:
         return Snapshot(task=task, request=request, outputs=outputs)
 
     def _shown(self, row: Mapping[str, Any] | None) -> Task:
-        """The task of a state's item. Raises TaskNotFound when there is none, or none any more."""
+        """Return the task of a state's item. Raises TaskNotFound if it is missing, deleted or expired."""
         if row is None or items.is_gravestone(row):
             raise TaskNotFound
         task = items.task(row)
@@ -240,7 +241,7 @@ class DynamoStore:
         item = items.state(task, self._retention.of_task(task))
         put: dict[str, Any] = {"TableName": self._table, "Item": item, "ConditionExpression": condition}
         if not task.status.is_final:
-            # whether it has a worker is left out: the entry must not change with the claim, that would be two units
+            # Not whether it has a worker: a claim would change the index entry then, for two write units.
             sure = task.is_near_deadline(task.next_look_ms)
             item |= items.in_open(task.task_id, task.next_look_ms, sure=sure)
         return {"Put": put | ({"ExpressionAttributeValues": values} if values else {})}

@@ -1,4 +1,4 @@
-"""A task's request and outputs: items of its partition, several where one item is too small."""
+"""A task's request and outputs: items of its partition, several for a text that is too long for one item."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class Texts:
-    """Items with a time to live that outlasts their task's; with `Retention.keep_ms` None they have none."""
+    """Texts as items. Their time to live ends after that of their task; without `Retention.keep_ms` they have none."""
 
     def __init__(self, client: DynamoDBClient, table: str, retention: Retention) -> None:
         self._client = client
@@ -29,19 +29,19 @@ class Texts:
         writing(partial(self._client.put_item, TableName=self._table, Item=head, **condition))
 
     def put_parts(self, ref: TaskRef, sk: str, text: str, written_ms: int) -> dict[str, Any]:
-        """Write what an item cannot hold as items of their own; returns the item that names them."""
+        """Write the parts that do not fit in the first item. Return the first item, which names them, unwritten."""
         head, *parts = self.items(ref, sk, text, written_ms)
         for part in parts:
             writing(partial(self._client.put_item, TableName=self._table, Item=part))
         return head
 
     def items(self, ref: TaskRef, sk: str, text: str, written_ms: int) -> list[dict[str, Any]]:
-        """A text as items that are not written yet, the one that names the others first."""
+        """Return a text as items, unwritten; the first names the others."""
         head, parts = packing.split(ref, sk, text, self._retention.of_text(written_ms))
         return [head, *parts]
 
     def rows(self, ref: TaskRef, **projection: Any) -> Iterator[dict[str, Any]]:
-        """Everything in a task's partition, its state among it."""
+        """Yield every item of a task's partition, with its state."""
         query: dict[str, Any] = {
             "TableName": self._table,
             "KeyConditionExpression": "pk = :pk",
@@ -78,5 +78,5 @@ class Texts:
             writing(partial(self._client.delete_item, TableName=self._table, Key=key))
 
     def _keys(self, ref: TaskRef) -> list[dict[str, Any]]:
-        """The keys of all texts, parts included; not that of the state."""
+        """Return the keys of all texts and their parts, but not the key of the state."""
         return [row for row in self.rows(ref, ProjectionExpression="pk, sk") if row["sk"]["S"] != "STATE"]

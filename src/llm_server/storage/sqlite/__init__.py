@@ -1,1 +1,1 @@
-"""The storage ports and the Queue port over one SQLite file."""
+"""Adapters of the storage and queue ports over one SQLite file."""

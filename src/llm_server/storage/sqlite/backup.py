@@ -1,4 +1,4 @@
-"""The copy of a database file from before a migration, next to the file."""
+"""Backs up a database file before a migration, into the same folder."""
 
 from __future__ import annotations
 
@@ -10,22 +10,23 @@ from pathlib import Path
 
 
 def write_backup(file: Path, version: int) -> Path:
-    """Copy what is committed in a database to `<file>.v<version>.backup`, complete and on the disk at return.
+    """Copy the committed content of a database to `<file>.v<version>.backup`.
 
-    An older backup is kept: then the new one's name ends in `.2`, `.3`, ... Only one process may do this at a time.
+    When this returns, the copy is complete and flushed to the disk. An older backup is kept: the name of the new one
+    then ends in `.2`, `.3`, ... Only one process may do this at a time.
 
     Raises:
-        sqlite3.Error, OSError: the copy cannot be written; nothing of it is left.
+        sqlite3.Error, OSError: the copy cannot be written; the incomplete copy was removed.
     """
     part = file.with_name(f"{file.name}.v{version}.backup.part")
-    part.unlink(missing_ok=True)  # of a process that was killed; it may be incomplete
+    part.unlink(missing_ok=True)  # left by a process that was killed; it may be incomplete
     try:
         os.close(os.open(part, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
         with (
             closing(sqlite3.connect(f"{file.as_uri()}?mode=ro", uri=True)) as source,
             closing(sqlite3.connect(part)) as copy,
         ):
-            copy.execute("PRAGMA journal_mode = OFF")  # a copy that breaks off is removed, not rolled back
+            copy.execute("PRAGMA journal_mode = OFF")  # an incomplete copy is removed, not rolled back
             source.backup(copy)
         _sync(part)
         backup = part.rename(_free_name(file, version))
@@ -43,7 +44,7 @@ def _free_name(file: Path, version: int) -> Path:
 
 
 def _sync(path: Path) -> None:
-    """Put a file, or a folder's list of names, on the disk."""
+    """Flush a file, or the list of names of a folder, to the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

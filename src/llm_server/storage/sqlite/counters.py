@@ -1,4 +1,4 @@
-"""What is counted in the transaction of a task's state: totals, gauges, a tenant's spending, a key's open tasks."""
+"""Counts in the transaction that saves a task: totals, gauges, a tenant's spending, and an API key's open tasks."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _FIGURES = [f.name for f in fields(Counters)]
 
 
 def count(db: sqlite3.Connection, before: Task | None, after: Task) -> None:
-    """Count a task's step from one state to the next; `before` is None for a new task."""
+    """Count a task's change from one state to the next. `before` is None for a new task."""
     if step := in_flight_change(before, after):
         add = "INSERT INTO in_flight VALUES (?, ?) ON CONFLICT DO UPDATE SET tasks = tasks + excluded.tasks"
         db.execute(add, (after.counted_for, step))
@@ -27,7 +27,7 @@ def count(db: sqlite3.Connection, before: Task | None, after: Task) -> None:
 
 
 def in_flight(db: sqlite3.Connection, key_id: str) -> int:
-    """How many open tasks are counted for a key."""
+    """Return how many open tasks are counted for an API key."""
     row = db.execute("SELECT tasks FROM in_flight WHERE key_id = ?", (key_id,)).fetchone()
     return int(row[0]) if row else 0
 

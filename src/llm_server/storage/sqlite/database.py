@@ -1,4 +1,4 @@
-"""One SQLite file (WAL) and connections to it."""
+"""Connections to one SQLite file, which is in WAL mode."""
 
 from __future__ import annotations
 
@@ -17,16 +17,18 @@ from llm_server.storage.sqlite.process_lock import OnlyProcess, cannot_be_opened
 from llm_server.storage.sqlite.write_turns import turns_of
 
 BUSY_S = 1.0
-"""Only somebody outside this process can make us wait, and the HTTP loop waits with us."""
+"""How long a connection waits for a lock of another process. It is short, because the HTTP loop waits too."""
 
 _log = logging.getLogger(__name__)
 
 
 class Database:
-    """One connection behind a lock; it writes when it is its turn. Every error is StorageUnavailable.
+    """One connection to a SQLite file, which threads use one after the other. Writers wait for their turn.
 
-    Opening a file of an older version migrates it. `usable_since` is the oldest version that the owner of this
-    connection can use as it is, while another process holds the file.
+    Opening a file of an older version migrates it. `usable_since` is the oldest version that the caller can use without
+    a migration, if another process holds the file.
+
+    Every method raises StorageUnavailable if SQLite reports an error.
     """
 
     def __init__(
@@ -51,7 +53,7 @@ class Database:
 
     @contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
-        """All or nothing."""
+        """Write in one transaction, which is rolled back if the block raises."""
         with self._turn(), self._reachable() as connection:
             connection.execute("BEGIN IMMEDIATE")
             try:
@@ -63,7 +65,7 @@ class Database:
 
     @contextmanager
     def reading(self) -> Iterator[sqlite3.Connection]:
-        """Several reads of one moment."""
+        """Read one consistent state of the database, also with several statements."""
         with self._reachable() as connection:
             connection.execute("BEGIN")
             try:
@@ -85,7 +87,10 @@ class Database:
 
 
 def migrate(path: Path) -> Migrated | None:
-    """Migrate a file that no server uses; None when it is of today's version already. Raises ConfigurationError."""
+    """Migrate a file that no server is using.
+
+    Returns None if the file has the current version already. Raises ConfigurationError.
+    """
     with closing(OnlyProcess(path)):
         connection, migrated = _opened(path, durable=True)
         connection.close()
@@ -95,12 +100,12 @@ def migrate(path: Path) -> Migrated | None:
 def _opened(
     path: Path, *, durable: bool, usable_since: int | None = None, migrations: Sequence[Migration] = MIGRATIONS
 ) -> tuple[sqlite3.Connection, Migrated | None]:
-    """A connection to a file of today's version. Raises ConfigurationError."""
+    """Open a file, and migrate it to the current version if needed. Raises ConfigurationError."""
     with _refused(path), ExitStack() as undo:
         connection = sqlite3.connect(path.resolve(), isolation_level=None, check_same_thread=False, timeout=BUSY_S)
         undo.callback(connection.close)
         connection.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
-        if durable:  # on macOS an fsync stops at the disk's cache; elsewhere this says nothing
+        if durable:  # on macOS, fsync alone does not flush the disk's cache; elsewhere this has no effect
             connection.execute("PRAGMA fullfsync = ON")
         migrated = bring_up_to_date(connection, path, migrations, usable_since=usable_since)
         undo.pop_all()
@@ -116,7 +121,10 @@ def _refused(path: Path) -> Iterator[None]:
 
 
 def _made_private(path: Path) -> Path:
-    """Make a new file readable by its owner alone: it holds prompts and answers. SQLite's side files follow it."""
+    """Create the file if it does not exist, with access for its owner only: it holds prompts and answers.
+
+    SQLite gives the files next to it the same permissions. Returns the resolved path.
+    """
     file = path.resolve()
     file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     if not file.exists():

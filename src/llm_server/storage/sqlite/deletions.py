@@ -1,4 +1,4 @@
-"""Removing tasks: one at its caller's word, and what has expired."""
+"""Removes tasks: one that a caller deletes, and those that have expired."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ EXPIRED = f"SELECT tenant, task_id FROM tasks WHERE due_ms IS NULL AND {FINISHED
 
 
 def delete(db: sqlite3.Connection, task: Task, retention: Retention) -> None:
-    """Remove a task, and note its name so that it cannot be added again. Raises TaskLost."""
+    """Remove a task, and record its name so that it cannot be added again. Raises TaskLost."""
     stored = task_rows.state(db, task.ref, retention)
     if stored is None or stored.rev != task.rev:
         raise TaskLost(task.task_id)
@@ -31,7 +31,7 @@ def purge(db: sqlite3.Connection, ref: TaskRef) -> None:
 
 
 def prune(db: sqlite3.Connection, limit: int, retention: Retention) -> None:
-    """Remove what has expired: at most `limit` tasks, and all of the rest."""
+    """Remove at most `limit` expired tasks, and all other expired records."""
     now_ms, keep_ms = retention.clock(), retention.keep_ms
     for table in ("deleted", "bindings"):
         db.execute(f"DELETE FROM {table} WHERE until_ms <= ?", (now_ms,))

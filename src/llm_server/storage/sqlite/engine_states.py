@@ -1,4 +1,4 @@
-"""The engines' records: a row for each state and for each switch."""
+"""The records of the engines: one row for each state and one for each switch."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def save(db: sqlite3.Connection, engine: str, state: EngineState) -> None:
 
 
 def swap(db: sqlite3.Connection, engine: str, before: EngineState, after: EngineState) -> bool:
-    """Replace a state if it still is `before`; says whether it was."""
+    """Replace a state if it is still `before`. Return whether it was replaced."""
     if read(db).state(engine) != before:
         return False
     save(db, engine, after)

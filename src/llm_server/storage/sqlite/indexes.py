@@ -1,18 +1,27 @@
-"""What two indexes answer: a tenant's tasks, newest first (`listing`), and what is open and due (`sure`, `open`)."""
+"""Queries over the indexes of `tasks`: a tenant's tasks (`listing`, `by_status`), and the due ones (`sure`, `open`)."""
 
 from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterator, Sequence
+from heapq import merge
+from itertools import islice
 
-from llm_server.orchestration.domain.ports import Due, Page
+from llm_server.orchestration.domain.ports import Due, Page, TaskFilter
 from llm_server.orchestration.domain.retention import Retention
 from llm_server.orchestration.domain.status import Status
 from llm_server.orchestration.domain.task import Task, TaskRef
 from llm_server.storage import records
+from llm_server.storage.listing import Bounds, Round, Span, fill_page
 from llm_server.storage.sqlite import task_rows
 from llm_server.storage.sqlite.database import Database
-from llm_server.storage.sqlite.schema import FINISHED_MS, HAS_OWNER, SURE
+from llm_server.storage.sqlite.schema import HAS_OWNER, SURE
+
+LISTING_BOUNDS = Bounds(max_round=500, max_call=5_000)
+"""How many tasks a listing looks at; other users of the connection can go on between two rounds (ADR 22)."""
+_LISTED = "SELECT listing, body FROM tasks WHERE tenant = ? AND {}listing >= ? AND listing < ? ORDER BY listing DESC"
+LISTED = _LISTED.format("")
+LISTED_BY_STATUS = _LISTED.format("status = ? AND ")
 
 DUE_PAGE = 100
 _DUE = "SELECT due_ms, tenant, task_id FROM tasks WHERE due_ms <= ? AND ({}) AND (due_ms, tenant, task_id) > (?, ?, ?)"
@@ -22,39 +31,29 @@ OTHERS_DUE = _DUE.format(f"({SURE}) IS NOT TRUE") + _IN_ORDER
 
 
 def page(
-    database: Database,
-    retention: Retention,
-    tenant: str,
-    *,
-    size: int,
-    token: str,
-    status: Status | None,
-    role: str | None,
+    database: Database, retention: Retention, tenant: str, *, size: int, token: str, task_filter: TaskFilter
 ) -> Page:
-    """One page; a state that this version cannot read is left out of it."""
-    query = "SELECT listing, body FROM tasks WHERE tenant = ?"
-    values: list[object] = [tenant]
-    keep_ms = retention.keep_ms
-    for condition, value in (
-        ("listing < ?", records.key_of(token) if token else None),
-        ("status = ?", status),
-        ("role = ?", role),
-        (
-            f"CASE WHEN json_valid(body) THEN ifnull({FINISHED_MS} > ?, TRUE) ELSE TRUE END",
-            None if keep_ms is None else retention.clock() - keep_ms,
-        ),
-    ):
-        if value is not None:
-            query += f" AND {condition}"
-            values.append(value)
-    with database.reading() as db:
-        rows = db.execute(query + " ORDER BY listing DESC LIMIT ?", (*values, size + 1)).fetchall()
-    tasks = [task for _, body in rows[:size] if (task := records.readable_task(body))]
-    return Page(tasks, records.token_of(rows[size - 1][0]) if len(rows) > size else "")
+    def read(span: Span, limit: int) -> Round:
+        with database.reading() as db:
+            rows = _listed(db, tenant, task_filter.possible_statuses, span, limit)
+        tasks = [task for _, body in rows if (task := records.readable_task(body)) and not retention.has_expired(task)]
+        return Round(tasks=tasks, end=rows[-1][0] if len(rows) == limit else "")
+
+    return fill_page(read, task_filter, size=size, token=token, bounds=LISTING_BOUNDS)
+
+
+def _listed(
+    db: sqlite3.Connection, tenant: str, statuses: frozenset[Status], span: Span, limit: int
+) -> list[tuple[str, str]]:
+    """Return the listing keys and states of the newest tasks in a span. No other task is read from the file."""
+    if statuses == frozenset(Status):
+        return db.execute(f"{LISTED} LIMIT ?", (tenant, span.first, span.end, limit)).fetchall()
+    each = [db.execute(LISTED_BY_STATUS, (tenant, status, span.first, span.end)) for status in sorted(statuses)]
+    return list(islice(merge(*each, reverse=True), limit))
 
 
 def due(database: Database, now_ms: int) -> Iterator[Due]:
-    """Those with a worker or a near deadline, then the others; an entry that stays due does not come again."""
+    """Yield tasks with a worker or a near deadline first. A task that is still due is not yielded a second time."""
     for query in (SURE_DUE, OTHERS_DUE):
         last, more = (-1, "", ""), True
         while more:
@@ -76,18 +75,18 @@ def peek_each(db: sqlite3.Connection, refs: Sequence[TaskRef], retention: Retent
 
 
 def postpone(db: sqlite3.Connection, due: Due, task: Task | None, due_ms: int, retention: Retention) -> bool:
-    stored = task and task_rows.state(db, due.ref, retention)
-    if task and (stored is None or stored.rev != task.rev):
-        return False
+    if task is not None:
+        stored = task_rows.state(db, due.ref, retention)
+        if stored is None or stored.rev != task.rev:
+            return False
     where = (due_ms, due.ref.tenant, due.ref.task_id, due.due_ms)
     cursor = db.execute("UPDATE tasks SET due_ms = ? WHERE (tenant, task_id, due_ms) = (?, ?, ?)", where)
     return cursor.rowcount == 1
 
 
 def end_leases(db: sqlite3.Connection, now_ms: int) -> int:
-    """End every worker's lease; those that are open are due now. Returns how many."""
-    query = "SELECT body FROM tasks WHERE status IN ('Processing', 'Planned', 'Cancelled')"
-    query += f" AND {HAS_OWNER}"
+    """End the lease of every task that has a worker, and make the open ones due now. Return how many had a worker."""
+    query = f"SELECT body FROM tasks WHERE status IN ('Processing', 'Planned', 'Cancelled') AND {HAS_OWNER}"
     tasks = [task for (body,) in db.execute(query).fetchall() if (task := records.readable_task(body))]
     for task in tasks:
         ended = task.abandoned(now_ms=now_ms)

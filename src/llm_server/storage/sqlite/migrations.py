@@ -1,6 +1,7 @@
-"""The versions of a database file, and how a file of an older version becomes one of today.
+"""The versions of a database file, and the migrations from older versions to the current one.
 
-A file keeps its version as `user_version`; 0 with no tables is a new file. Records in it change otherwise: see ADR 18.
+The version of a file is its `user_version`. A new file has version 0 and no tables. Migrations change tables and
+indexes; the records in them change as ADR 18 says.
 """
 
 from __future__ import annotations
@@ -19,16 +20,16 @@ from llm_server.storage.sqlite.process_lock import POLL_S, cannot_be_opened, hel
 
 NEW_FILE = 0
 LOCK_WAIT_S = 1.0
-"""How long to wait for another command that may be migrating the file. A server never releases the lock."""
+"""How long to wait for another command that may be migrating the file. A server holds the lock until it stops."""
 _STATE = "SELECT (SELECT user_version FROM pragma_user_version), count(*), total(name = 'tasks') FROM sqlite_master"
-"""One statement: a file that another process is just making has either no version and no tables, or both."""
+"""One statement, so that a file that another process is creating shows neither version nor tables, or both."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Migration:
-    """One step to a newer version, for files of any version below it. It is never changed once it was released.
+    """One step to a newer version, for files of any older version. A released migration never changes.
 
-    `apply` runs in a transaction. It must use `execute`: `executescript` would commit what was done so far.
+    `apply` runs in a transaction. It must use `execute`, because `executescript` would commit the transaction.
     """
 
     version: int
@@ -42,13 +43,18 @@ MIGRATIONS = (
         purpose="add the tables and indexes that a file of 0.1.0 may lack",
         apply=schema.create,
     ),
+    Migration(
+        version=3,
+        purpose="index the tasks by status, and copy their metadata to where a listing reads it",
+        apply=schema.index_by_status,
+    ),
 )
-"""In ascending order. The last one's version is that of today's files; a new file gets all of them."""
+"""In ascending order. The last one has the current version. A new file gets all of them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Migrated:
-    """What opening a file changed; there is no backup of a new one."""
+    """The result of a migration. A new file has no backup."""
 
     from_version: int
     to_version: int
@@ -56,13 +62,13 @@ class Migrated:
 
 
 def check(path: Path, migrations: Sequence[Migration] = MIGRATIONS) -> tuple[int, Sequence[Migration]]:
-    """The version of a file, and the migrations that it lacks; the file is only read.
+    """Return the version of a file and the migrations that are pending. The file is only read.
 
     Raises:
-        ConfigurationError: the file cannot be read, or is not one of ours, or is of a newer version.
+        ConfigurationError: the file cannot be read, was not made by LLM-Server, or has a newer version.
     """
     file = path.resolve()
-    # A log that a killed server left is read and stays. Without one, `immutable` keeps SQLite from making one.
+    # A log that a killed server left is read and kept. Without a log, `immutable` keeps SQLite from creating one.
     mode = "mode=ro" if file.with_name(f"{file.name}-wal").exists() else "mode=ro&immutable=1"
     try:
         with closing(sqlite3.connect(f"{file.as_uri()}?{mode}", uri=True)) as db:
@@ -75,19 +81,19 @@ def check(path: Path, migrations: Sequence[Migration] = MIGRATIONS) -> tuple[int
 def bring_up_to_date(
     db: sqlite3.Connection, path: Path, migrations: Sequence[Migration] = MIGRATIONS, *, usable_since: int | None = None
 ) -> Migrated | None:
-    """Apply the migrations that a file lacks, all or none; None when it lacks none, and then nothing is written.
+    """Apply all pending migrations, or none if one fails. Return None, with nothing written, if none is pending.
 
-    A file that another process holds stays as it is. It can be used all the same from version `usable_since` on.
+    A file that another process holds is not changed. It can still be used if its version is at least `usable_since`.
 
     Raises:
-        ConfigurationError: the file is not one of ours, is of a newer version, or is older and another process holds
-            it; or a migration or the backup failed, and the file is as it was.
+        ConfigurationError: the file was not made by LLM-Server, has a newer version, or is older and another process
+            holds it; or a migration or the backup failed, and the file is unchanged.
     """
     version = _version(db, path, migrations)
     _use_wal(db)
     if not _pending(version, migrations):
         return None
-    if version == NEW_FILE:  # no server can be using it
+    if version == NEW_FILE:  # a new file, which no server can be using
         return _migrate(db, path, migrations)
     with held_by_us(path, wait_s=LOCK_WAIT_S) as is_ours:
         if is_ours:
@@ -99,7 +105,7 @@ def bring_up_to_date(
 
 
 def _use_wal(db: sqlite3.Connection) -> None:
-    """Write to a log. The first time, SQLite does not wait by itself for another process that is reading the file."""
+    """Switch to WAL mode. SQLite does not wait by itself here if another process is reading the file, so try again."""
     end_s = time.monotonic() + LOCK_WAIT_S
     while True:
         try:
@@ -113,7 +119,7 @@ def _use_wal(db: sqlite3.Connection) -> None:
 
 
 def _version(db: sqlite3.Connection, path: Path, migrations: Sequence[Migration]) -> int:
-    """The version of a file that this LLM-Server can use. Raises ConfigurationError for any other file."""
+    """Return the version of a file that this LLM-Server can use. Raises ConfigurationError for any other file."""
     version, tables, ours = db.execute(_STATE).fetchone()
     is_new, is_ours = version == NEW_FILE and not tables, version > NEW_FILE and ours
     if not is_new and not is_ours:
@@ -129,7 +135,7 @@ def _pending(version: int, migrations: Sequence[Migration]) -> Sequence[Migratio
 
 
 def _migrate(db: sqlite3.Connection, path: Path, migrations: Sequence[Migration]) -> Migrated | None:
-    """Back up and migrate in one transaction: no write comes in between, and no version in between can stay behind."""
+    """Back up and migrate in one transaction, so that no write comes between, and no step is applied alone."""
     db.execute("BEGIN IMMEDIATE")
     try:
         version = _version(db, path, migrations)  # another process may have migrated it meanwhile
@@ -152,12 +158,12 @@ def _backed_up(path: Path, version: int) -> Path:
 
 
 def _apply(db: sqlite3.Connection, path: Path, pending: Sequence[Migration], backup: Path | None) -> None:
-    """Apply migrations; the backup is removed if one fails, or each start would leave one more behind."""
+    """Apply migrations. If one fails, remove the backup: otherwise each further start would add one."""
     try:
         for migration in pending:
             migration.apply(db)
             db.execute(f"PRAGMA user_version = {migration.version}")
-    except Exception as error:  # a migration may fail in any way; the file must stay as it was
+    except Exception as error:  # a migration may raise anything; the file must stay unchanged
         if backup:
             backup.unlink()
         raise _not_migrated(path, f"migration {migration.version} failed: {error}") from error

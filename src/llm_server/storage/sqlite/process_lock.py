@@ -1,6 +1,6 @@
-"""The lock that gives a database file to one process: an flock on `<file>.lock`.
+"""Gives a database file to one process, by an flock on `<file>.lock`.
 
-The system releases it when the process ends, however it ends.
+The operating system releases the lock when the process ends, also when it is killed.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ Flock = Callable[[int, int], None]
 
 POLL_S = 0.05
 _held: set[Path] = set()
-"""The files that this process holds: a second flock on one would be refused like another process's."""
+"""The files that this process holds. A second flock on one of them would be refused as if another process held it."""
 
 
 class OnlyProcess:
@@ -36,16 +36,16 @@ class OnlyProcess:
         _held.add(self._file)
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Release the file."""
         _held.discard(self._file)
         os.close(self._descriptor)
 
 
 @contextmanager
 def held_by_us(path: Path, *, wait_s: float) -> Iterator[bool]:
-    """Hold a file during the block, unless this process holds it anyway.
+    """Hold a file during the block. Does nothing if this process already holds it.
 
-    Gives False, without the lock, if another process still holds it after `wait_s`.
+    Yields False, without the lock, if another process still holds the file after `wait_s` seconds.
     """
     if path.resolve() in _held:
         yield True
@@ -61,18 +61,18 @@ def held_by_us(path: Path, *, wait_s: float) -> Iterator[bool]:
 
 
 def in_use(path: Path) -> ConfigurationError:
-    """The refusal of a file that another process holds."""
+    """Return the error for a file that another process holds."""
     advice = "Stop it, or choose another file: LLM_SERVER_DB=... or --db ..."
     return ConfigurationError(f"The database {path} is in use by another server. {advice}")
 
 
 def cannot_be_opened(path: Path, reason: object) -> ConfigurationError:
-    """The refusal of a file that cannot be used."""
+    """Return the error for a file that cannot be used."""
     return ConfigurationError(f"The database {path} cannot be opened: {reason}.")
 
 
 def _locked(path: Path, flock: Flock) -> int | None:
-    """The descriptor of the locked lock file; None if another process holds it. Raises ConfigurationError."""
+    """Lock the lock file. Return its descriptor, or None if another process holds it. Raises ConfigurationError."""
     file = path.resolve()
     try:
         file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -84,7 +84,7 @@ def _locked(path: Path, flock: Flock) -> int | None:
     except BlockingIOError:
         os.close(descriptor)
         return None
-    except OSError as error:  # some network disks have no locks
+    except OSError as error:  # some network disks do not support locks
         os.close(descriptor)
         raise cannot_be_opened(path, f"its lock file cannot be locked: {error}") from error
     return descriptor

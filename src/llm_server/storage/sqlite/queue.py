@@ -1,4 +1,4 @@
-"""The embedded queue. A wake-up may be lost in a power cut (synchronous=NORMAL): the sweep replaces it."""
+"""The embedded queue. A power cut may lose messages (synchronous=NORMAL); the sweep sends them again."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from llm_server.storage.sqlite.schema import HAS_OWNER
 
 
 class SqliteQueue:
-    """The Queue port over the same file. A message is taken when it is received: it is only a wake-up."""
+    """The Queue port over the file of the tasks. Receiving a message removes it, because it is only a wake-up."""
 
     def __init__(self, path: Path, clock: Clock) -> None:
         self._database = Database(path, durable=False)
@@ -33,10 +33,10 @@ class SqliteQueue:
             self._sent.notify()
 
     def replace_lost(self) -> int:
-        """Send a message for every task without one that only a message wakes; for a process that is the only one.
+        """Send a message for each task that needs one and has none. Only for a process that is the only one.
 
-        Queued ones, whose workers were killed before they could claim, and Cancelled ones, whose workers were killed
-        before they could put down what they had paid. Returns how many.
+        These are Queued tasks whose worker was killed before it claimed them, and Cancelled tasks whose worker was
+        killed before it recorded the cost of its calls. Returns how many messages were sent.
         """
         wanted = f"(status = 'Queued' OR status = 'Cancelled' AND {HAS_OWNER})"
         forgotten = "tenant || '/' || task_id NOT IN (SELECT ref FROM messages)"
@@ -49,20 +49,20 @@ class SqliteQueue:
             return int(db.execute("SELECT count(*) FROM messages").fetchone()[0])
 
     def receive(self, wait_s: float) -> TaskRef | None:
-        """Take one message, waiting at most `wait_s` seconds for it."""
+        """Take one message. Wait at most `wait_s` seconds for one, then return None."""
         end = time.monotonic() + wait_s
         while True:
-            seen = self._sends  # before the look: what is sent after it is not waited for
+            seen = self._sends  # read before the queue is: a message that is sent after that ends the wait
             ref = self._take()
             left_s = end - time.monotonic()
             if ref is not None or left_s <= 0:
                 return ref
-            with self._sent:  # the lambda is called only while this round lasts: `seen` is the one it means
+            with self._sent:  # the lambda does not outlive this iteration of the loop
                 self._sent.wait_for(lambda: self._sends != seen, min(left_s, 0.5))  # noqa: B023
 
     def _take(self) -> TaskRef | None:
         now_ms = self._clock()
-        with self._database.reading() as db:  # whoever finds nothing is in no writer's way
+        with self._database.reading() as db:  # if no message is ready, no write lock is taken
             if db.execute("SELECT 1 FROM messages WHERE visible_ms <= ? LIMIT 1", (now_ms,)).fetchone() is None:
                 return None
         first = "SELECT id FROM messages WHERE visible_ms <= ? ORDER BY visible_ms, id LIMIT 1"

@@ -1,6 +1,6 @@
-"""The tables and indexes of version 2, and the words that an index shares with its queries.
+"""The tables and indexes of version 2, what later versions changed, and expressions that indexes and queries share.
 
-What comes after version 2 is added by migrations (migrations.py), also in new files.
+New files get the later changes by migrations too (migrations.py).
 """
 
 from __future__ import annotations
@@ -8,12 +8,12 @@ from __future__ import annotations
 import sqlite3
 
 HAS_OWNER = "CASE WHEN json_valid(body) THEN json_extract(body, '$.owner') <> '' END"
-"""Whether a worker has a task; unknown where the state is damaged: it must not be in the other tasks' way."""
+"""Whether a worker has a task. NULL if the state is not valid JSON, so that a damaged state raises no error."""
 FINISHED_MS = "json_extract(body, '$.finished_ms')"
 SURE = "status <> 'Queued' OR json_extract(body, '$.deadline_ms') - due_ms <= 900000"
-"""What the sweep must look at on time. 900000 is the domain's `NEAR_MS`.
+"""The tasks that the sweep must look at on time. 900000 is `NEAR_MS` of the domain.
 
-SQLite uses the index `sure` only for a query with these very words, so changing them needs a migration.
+SQLite uses the index `sure` only for queries with exactly this expression, so changing it needs a migration.
 """
 
 _STATEMENTS = (
@@ -62,6 +62,20 @@ _STATEMENTS = (
 
 
 def create(db: sqlite3.Connection) -> None:
-    """Make the tables and indexes that are not there yet."""
+    """Create the tables and indexes that do not exist yet."""
     for statement in _STATEMENTS:
         db.execute(statement)
+
+
+def index_by_status(db: sqlite3.Connection) -> None:
+    """Index the tasks by status, and copy metadata from the requests into the states, where a listing reads it.
+
+    A damaged record is left unchanged.
+    """
+    db.execute("CREATE INDEX IF NOT EXISTS by_status ON tasks (tenant, status, listing)")
+    metadata = "CASE WHEN json_valid(body) THEN json_extract(body, '$.metadata') END"
+    db.execute(
+        f"""UPDATE tasks SET body = json_set(body, '$.metadata', json(labels.metadata))
+        FROM (SELECT tenant, task_id, {metadata} AS metadata FROM requests WHERE {metadata} <> '{{}}') AS labels
+        WHERE tasks.tenant = labels.tenant AND tasks.task_id = labels.task_id AND json_valid(tasks.body)"""
+    )

@@ -1,4 +1,4 @@
-"""The embedded store: each method is one transaction. An acknowledged write survives a power cut (synchronous=FULL)."""
+"""The embedded store. An acknowledged write survives a power cut (synchronous=FULL)."""
 
 from __future__ import annotations
 
@@ -9,18 +9,17 @@ from llm_server.orchestration.domain.counters import Counters
 from llm_server.orchestration.domain.engine_state import EngineRecords, EngineState, SwitchName
 from llm_server.orchestration.domain.errors import TaskLost, TaskNotFound, TooManyInFlight
 from llm_server.orchestration.domain.output import Output
-from llm_server.orchestration.domain.ports import Due, IdempotencyBinding, Page
+from llm_server.orchestration.domain.ports import EVERY_TASK, Due, IdempotencyBinding, Page, TaskFilter
 from llm_server.orchestration.domain.retention import Retention
 from llm_server.orchestration.domain.snapshot import Request, Snapshot
-from llm_server.orchestration.domain.status import Status
 from llm_server.orchestration.domain.task import Task, TaskRef
-from llm_server.storage import records
+from llm_server.storage import listing, records
 from llm_server.storage.sqlite import counters, deletions, engine_states, idempotency, indexes, task_rows
 from llm_server.storage.sqlite.database import Database
 
 
 class SqliteStore:
-    """The Store port over a SQLite file."""
+    """The Store port over a SQLite file. Each write is one transaction."""
 
     def __init__(self, path: Path, retention: Retention | None = None) -> None:
         self._database = Database(path, durable=True)
@@ -37,7 +36,7 @@ class SqliteStore:
             if max_in_flight is not None and counters.in_flight(db, task.counted_for) >= max_in_flight:
                 raise TooManyInFlight(max_in_flight)
             db.execute("INSERT INTO requests VALUES (?, ?, ?)", (*key, records.encode(request)))
-            row = (*key, task.status, task.role, records.listing_key(task), task.next_look_ms, records.encode(task))
+            row = (*key, task.status, task.role, listing.listing_key(task), task.next_look_ms, records.encode(task))
             db.execute("INSERT INTO tasks VALUES (?, ?, ?, ?, ?, ?, ?)", row)
             counters.count(db, None, task)
         return True
@@ -93,7 +92,7 @@ class SqliteStore:
             deletions.purge(db, ref)
 
     def retain(self, task: Task) -> None:
-        """Nothing here expires before `prune` removes it with its task."""
+        """Do nothing: texts stay until `prune` removes their task."""
 
     def bind_idempotency_key(
         self, tenant: str, key: str, binding: IdempotencyBinding, *, now_ms: int
@@ -117,9 +116,10 @@ class SqliteStore:
             return indexes.postpone(db, due, task, due_ms, self._retention)
 
     def end_leases(self, now_ms: int) -> int:
-        """End the lease of every task that a worker had; for a process that knows it is the only one.
+        """End the lease of every task that has a worker, and make the open ones due now.
 
-        Those that are open are due now. Returns how many.
+        Only for a process that is the only one and has just started: the workers of the process before it are gone.
+        Returns how many tasks had a worker.
         """
         with self._database.transaction() as db:
             return indexes.end_leases(db, now_ms)
@@ -128,8 +128,8 @@ class SqliteStore:
         with self._database.transaction() as db:
             deletions.prune(db, limit, self._retention)
 
-    def page(self, tenant: str, *, size: int, token: str, status: Status | None, role: str | None) -> Page:
-        return indexes.page(self._database, self._retention, tenant, size=size, token=token, status=status, role=role)
+    def page(self, tenant: str, *, size: int, token: str = "", task_filter: TaskFilter = EVERY_TASK) -> Page:
+        return indexes.page(self._database, self._retention, tenant, size=size, token=token, task_filter=task_filter)
 
     def overview(self) -> tuple[Counters, EngineRecords]:
         with self._database.reading() as db:

@@ -1,4 +1,4 @@
-"""The rows of one task: its state in `tasks`, what it was asked in `requests`, and its `outputs`."""
+"""The rows of one task: its state in `tasks`, its request in `requests`, and its outputs in `outputs`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ ALL = ("tasks", "requests", "outputs")
 
 
 def body(db: sqlite3.Connection, ref: TaskRef) -> str | None:
-    """The text of a task's state; None when no task has this name."""
+    """Return a task's state as it is stored, or None if no task has this name."""
     if not records.is_name(ref):
         return None
     query = "SELECT body FROM tasks WHERE (tenant, task_id) = (?, ?)"
@@ -23,7 +23,7 @@ def body(db: sqlite3.Connection, ref: TaskRef) -> str | None:
 
 
 def state(db: sqlite3.Connection, ref: TaskRef, retention: Retention) -> Task | None:
-    """A task's state; None when no task has this name, or it has expired."""
+    """Return a task's state, or None if no task has this name or the task has expired."""
     text = body(db, ref)
     task = records.task(text) if text else None
     return None if task is None or retention.has_expired(task) else task

@@ -1,7 +1,8 @@
-"""Whose turn it is to write to a SQLite file: that of one connection at a time, in the order they came.
+"""Lets the connections of a process write to a SQLite file one after the other, in the order of their requests.
 
-SQLite lets those who wait for its write lock try again at random, and gives up after a while: with 64 workers on a slow
-disk whoever came by chance waited for seconds, or in vain. Processes still meet there; threads of one meet here.
+Without this, connections wait for SQLite's own write lock. SQLite lets them try again at random moments and gives up
+after a time-out, so with 64 workers on a slow disk some waited for seconds or failed. SQLite's lock still orders the
+writes of different processes.
 """
 
 from __future__ import annotations
@@ -15,9 +16,9 @@ from weakref import WeakValueDictionary
 
 
 class Turns:
-    """A lock that goes to those who wait in their order; a `threading.Lock` may be had by who comes last.
+    """A lock that is granted in the order of the requests; a `threading.Lock` does not guarantee an order.
 
-    Who is `brief`, and does not wait for the disk, goes first: it holds nobody up.
+    A `brief` writer, which does not wait for the disk, goes before all others, because it delays them hardly at all.
     """
 
     def __init__(self) -> None:
@@ -27,7 +28,7 @@ class Turns:
 
     @property
     def waiting(self) -> int:
-        """How many wait."""
+        """How many writers are waiting."""
         return len(self._brief) + len(self._others)
 
     @contextmanager
@@ -39,7 +40,7 @@ class Turns:
                 mine.acquire()
                 (self._brief if brief else self._others).append(mine)
         if mine:
-            mine.acquire()  # until it is handed over
+            mine.acquire()  # blocks until the writer before hands over
         try:
             yield
         finally:
@@ -59,9 +60,9 @@ _looking = threading.Lock()
 
 
 def turns_of(file: Path) -> Turns:
-    """The turns of a file, given by its resolved path: the same for every connection of this process.
+    """Return the turns of a file, given by its resolved path. Every connection of this process gets the same ones.
 
-    Known here, not handed about by those who open it: one that forgot would be in the others' way.
+    They are looked up here and not passed by callers, so that no connection can be opened without them.
     """
     with _looking:
         turns = _of_files.get(file)
