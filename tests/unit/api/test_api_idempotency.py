@@ -103,7 +103,7 @@ def test_the_refusal_of_a_key_explains_how_to_quote_it(shared_server: CalledServ
     """Quoted as the sentence says, the refused text becomes a valid key."""
     refused = posted(shared_server, 'a\\b "c", d')
 
-    advice = "with a space, comma, quote or backslash in it put it in quotes, and a backslash before each quote and"
+    advice = "quote or backslash must be in double quotes, with a backslash before each quote and backslash in it"
     assert advice in refused.detail
     assert posted(shared_server, r'"a\\b \"c\", d"').status == 202
 

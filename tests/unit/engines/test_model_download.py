@@ -67,7 +67,7 @@ def test_a_later_pull_goes_on_where_an_earlier_one_ended(server: ModelServer, tm
     """This also holds after a restart of the machine."""
     server.faults = [cut_after(500_000), *[status(503)] * MAX_TRIES]
 
-    assert "what has arrived is kept" in refused(server.model(), tmp_path)
+    assert "the downloaded part is kept" in refused(server.model(), tmp_path)
     assert arrived(server.model(), tmp_path) == 500_000
     assert pulled(server.model(), tmp_path) == DATA
     assert server.asked[-1] == "bytes=500000-"
@@ -134,7 +134,7 @@ def test_a_file_of_another_size_is_not_kept(server: ModelServer, tmp_path: Path,
     detail = refused(model, tmp_path)
 
     if fault is without_ranges or size < len(DATA):
-        assert "not the file the catalogue names" in detail
+        assert "not the file that the catalogue describes" in detail
         assert arrived(model, tmp_path) == -1
     else:
         assert "broke off" in detail
@@ -144,7 +144,7 @@ def test_a_file_of_another_size_is_not_kept(server: ModelServer, tmp_path: Path,
 def test_a_rest_of_another_file_is_not_taken(server: ModelServer, tmp_path: Path, total: int) -> None:
     server.faults = [cut_after(1000), lambda asked: asked.head(206, Content_Range=f"bytes 1000-1999/{total}")]
 
-    assert f"it has {total} bytes" in refused(server.model(), tmp_path)
+    assert f"bytes, but has {total};" in refused(server.model(), tmp_path)
     assert arrived(server.model(), tmp_path) == -1
 
 
@@ -161,7 +161,7 @@ def test_a_file_that_became_shorter_is_told(server: ModelServer, tmp_path: Path)
     part_of("tiny", model, tmp_path).write_bytes(DATA[:1000])
     server.data = DATA[:500]
 
-    assert "it has fewer bytes" in refused(model, tmp_path)
+    assert "bytes, but has fewer;" in refused(model, tmp_path)
     assert arrived(model, tmp_path) == -1
 
 
@@ -243,7 +243,7 @@ def test_a_full_disk_is_told_before_the_download(server: ModelServer, tmp_path: 
     asked = len(server.asked)
 
     detail = refused(server.model(), tmp_path, free_bytes=lambda _: needed - 1)
-    assert f"{needed:,} more bytes" in detail
+    assert f"{needed:,} free bytes" in detail
     assert len(server.asked) == asked
     assert pulled(server.model(), tmp_path, free_bytes=lambda _: needed) == DATA
 
@@ -266,7 +266,7 @@ def test_two_pulls_do_not_write_one_file(server: ModelServer, tmp_path: Path) ->
     first.start()
     under_way.wait(10)
     try:
-        assert "Another pull" in refused(server.model(), tmp_path)
+        assert "Another process is downloading" in refused(server.model(), tmp_path)
     finally:
         go_on.set()
         first.join()

@@ -156,7 +156,7 @@ class KeyChange(RequestSchema):
     )
     limits: ChangedLimits = Field(
         default_factory=ChangedLimits,
-        description="The limits to change. Null removes a limit; a limit that is left out does not change.",
+        description="The limits to change: null removes a limit, and a limit that is left out does not change.",
         examples=[{"requests_per_minute": 120}],
     )
     expires_at: Instant | None = Field(
