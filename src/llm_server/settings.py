@@ -110,7 +110,7 @@ def _variables(environ: Mapping[str, str], *, table_alone: bool) -> dict[str, st
     variables = {name: value for name, value in environ.items() if name.startswith(PREFIX) and value}
     unknown = sorted(variables.keys() - {*VARIABLES, *CLIENT_ONLY})
     if unknown:
-        raise ConfigurationError(f"{unknown[0]} is not a setting; known are {', '.join(VARIABLES)}.")
+        raise ConfigurationError(f"{unknown[0]} is not a setting; the settings are {', '.join(VARIABLES)}.")
     pair = ("LLM_SERVER_TABLE", "LLM_SERVER_QUEUE_URL")
     missing = [name for name in pair if name not in variables]
     if len(missing) == 1 and not (table_alone and missing == ["LLM_SERVER_QUEUE_URL"]):

@@ -72,7 +72,7 @@ def test_a_disk_without_room_for_the_backup_leaves_the_file_as_it_was(old: Path)
         preexec_fn=small_files_only,
     )
 
-    said = f"The database {old} cannot be migrated and is as it was: the backup cannot be written: "
+    said = f"The database {old} cannot be migrated and was not changed: the backup cannot be written: "
     assert (refused.returncode, refused.stdout) == (2, "")
     assert refused.stderr.startswith(said)
     assert files(old) == untouched

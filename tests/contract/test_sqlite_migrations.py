@@ -237,7 +237,8 @@ def test_a_migration_that_fails_leaves_the_file_as_it_was(old: Path, before: tup
         Database(old, durable=True, migrations=[*before, a_migration(broken)])
 
     said = (
-        f"The database {old} cannot be migrated and is as it was: migration {TODAY + 1} failed: no such table: nowhere."
+        f"The database {old} cannot be migrated and was not changed: "
+        f"migration {TODAY + 1} failed: no such table: nowhere."
     )
     assert str(refused.value) == said
     assert files(old) == untouched
@@ -293,7 +294,7 @@ def test_a_folder_that_takes_no_backup_leaves_the_file_as_it_was(old: Path) -> N
     old.with_name("tasks.db.v1.backup.part").mkdir()
     before = content(old)
 
-    with pytest.raises(ConfigurationError, match="as it was: the backup cannot be written"):
+    with pytest.raises(ConfigurationError, match="was not changed: the backup cannot be written"):
         SqliteStore(old)
 
     assert (content(old), version(old)) == (before, 1)

@@ -179,7 +179,7 @@ def test_a_misspelt_variable_stops_the_start() -> None:
     """Otherwise it would be ignored, and the default used instead."""
     detail = refusal(LLM_SERVER_WORKER="3")
 
-    assert detail == f"LLM_SERVER_WORKER is not a setting; known are {', '.join(VARIABLES)}."
+    assert detail == f"LLM_SERVER_WORKER is not a setting; the settings are {', '.join(VARIABLES)}."
 
 
 def test_variables_of_the_command_line_and_of_other_programs_are_ignored() -> None:

@@ -184,7 +184,7 @@ def parse(body: bytes) -> Any:
 
 
 def _declared_length(text: str) -> float:
-    """Return a Content-Length, or 0 if it is not a number; the bytes that arrive are counted as well."""
+    """Return the number in a Content-Length header, or 0 if it is not a number. Received bytes are counted as well."""
     return float(text) if text.isascii() and text.isdigit() else 0
 
 

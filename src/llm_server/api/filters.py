@@ -44,7 +44,7 @@ _Word = TypeVar("_Word", bound=StrEnum)
 
 
 def _word(kind: type[_Word], text: str) -> _Word:
-    """Return the word of the contract that a text is, in upper or lower case."""
+    """Return the member of an enum that a text names, in upper or lower case."""
     known = {word.lower(): word for word in kind}
     if text.lower() not in known:
         context = {"text": repr(text[:60]), "known": ", ".join(kind)}

@@ -92,7 +92,9 @@ def build(name: str, parts: EngineParts, *, client: Callable[[EngineSpec, float]
 
 
 class BedrockEngine(Wire):
-    """Calls Converse through boto3. `client` makes the boto3 client and is called once, at the first call.
+    """Calls the Converse API of Amazon Bedrock through boto3.
+
+    `client` makes the boto3 client and is called once, at the first call.
 
     boto3 limits the wait for the next byte, but not the wait for the whole answer. Each call therefore runs in a thread
     of its own. A call that takes too long, or whose task is cancelled, is abandoned; its thread ends when the answer

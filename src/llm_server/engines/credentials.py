@@ -32,7 +32,7 @@ class Credentials:
         self._known: dict[str, str] = {}
 
     def is_present(self, reference: str) -> bool:
-        """Return whether a variable is set, or a remote secret is named. No network is used."""
+        """Return whether a variable is set, or a remote secret is named. This makes no network call."""
         kind, _, name = reference.partition(":")
         return bool(self._environ.get(name, "").strip()) if kind == "env" else bool(name)
 

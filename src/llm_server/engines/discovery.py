@@ -75,8 +75,8 @@ def discover(
 ) -> DiscoveredEngine:
     """Return the first engine of: OPENAI_API_KEY, ANTHROPIC_API_KEY, a loopback server, `model`, the embedded engine.
 
-    `loopback` are the servers to try on this machine, each for 0.3 s; the one at `own_port` is skipped. `model` is the
-    value of LLM_SERVER_MODEL.
+    `loopback` lists the servers on this machine to try, each for at most 0.3 s. A server at `own_port` is skipped.
+    `model` is the value of LLM_SERVER_MODEL.
     """
     for name, spec in (("openai", OPENAI), ("anthropic", ANTHROPIC)):
         variable = f"{name.upper()}_API_KEY"

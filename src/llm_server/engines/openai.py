@@ -49,7 +49,10 @@ class OpenAIEngine(HttpWire):
         return body
 
     def _read(self, call: EngineCall, answer: dict[str, Any]) -> Completion:
-        """Read an answer. Some gateways (OpenRouter) answer a failed call with 200 and put its status in the body."""
+        """Return the completion in an engine's response.
+
+        Some gateways (OpenRouter) answer a failed call with 200 and put its status in the body.
+        """
         choices = json_objects(answer.get("choices"))
         if not choices:
             status = json_object(answer.get("error")).get("code")

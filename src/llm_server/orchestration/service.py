@@ -57,7 +57,7 @@ class ReadStore(TaskStore, TaskListing, CounterStore, EngineStateStore, Protocol
 
 
 class Service:
-    """The use cases. Each calls the part that carries it out; `wiring.py` puts the parts together."""
+    """The use cases of the server. Each method calls the part that does the work; `wiring.py` connects the parts."""
 
     def __init__(
         self,
@@ -105,7 +105,10 @@ class Service:
         return self._intake.submit(tenant, new, payer=payer)
 
     def submit_once(self, tenant: str, new: NewTask, key: str | None, *, payer: Payer | None = None) -> Accepted:
-        """Submit a task, but only once within 24 hours for an Idempotency-Key. Raises as `Intake.submit_once`."""
+        """Submit a task, but only once within 24 hours for an Idempotency-Key.
+
+        Raises the errors of `Intake.submit_once`.
+        """
         if key is None:
             return Accepted(task=self.submit(tenant, new, payer=payer))
         return self._intake.submit_once(tenant, new, key, payer=payer)
@@ -115,21 +118,21 @@ class Service:
         return self._store.get(ref)
 
     def approve(self, ref: TaskRef, plan_hash: str, *, approve: bool) -> Snapshot:
-        """Approve a plan, or reject it, which cancels the task. Raises as `Lifecycle.approve`."""
+        """Approve a plan, or reject it, which cancels the task. Raises the errors of `Lifecycle.approve`."""
         return self._lifecycle.approve(ref, plan_hash, approve=approve)
 
     def cancel(self, ref: TaskRef) -> Snapshot:
-        """Cancel a task that is not final. Raises as `Lifecycle.cancel`."""
+        """Cancel a task that is not final. Raises the errors of `Lifecycle.cancel`."""
         snapshot = self._lifecycle.cancel(ref)
         self._worker.cancelled(ref)
         return snapshot
 
     def retry(self, ref: TaskRef, *, payer: Payer | None = None) -> Snapshot:
-        """Reopen a Failed task and wake a worker. Raises as `Lifecycle.retry`."""
+        """Reopen a Failed task and wake a worker. Raises the errors of `Lifecycle.retry`."""
         return self._lifecycle.retry(ref, payer=payer)
 
     def delete(self, ref: TaskRef) -> None:
-        """Remove a task that no worker has. Raises as `Lifecycle.delete`."""
+        """Remove a task that no worker has. Raises the errors of `Lifecycle.delete`."""
         self._lifecycle.delete(ref)
 
     def is_final(self, ref: TaskRef) -> bool:

@@ -29,8 +29,8 @@ class Span:
 class Round:
     """The tasks that one read has found, newest first.
 
-    Tasks that are in the index but cannot be shown are left out. `end` is where the next read goes on: the listing key
-    of the last task that was looked at, "" if no task is left.
+    Tasks that are in the index but cannot be shown are left out. `end` is the listing key of the last task that was
+    looked at, where the next read continues. It is "" if no task is left.
     """
 
     tasks: Sequence[Task]
@@ -39,14 +39,14 @@ class Round:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bounds:
-    """How many tasks a store looks at in one read, and in one call."""
+    """The largest number of tasks that a store looks at in one read and in one call."""
 
     max_round: int
     max_call: int
 
 
 def listing_key(task: Task) -> str:
-    """Return the text that sorts a tenant's tasks by time of creation; a page token stands for one."""
+    """Return the text that sorts a tenant's tasks by time of creation. A page token encodes such a text."""
     return f"{_time_text(task.created_ms)}#{task.task_id}"
 
 
@@ -56,7 +56,7 @@ def token_of(key: str) -> str:
 
 
 def key_of(token: str) -> str:
-    """Read a page token back. Raises InvalidInput if it does not stand for a listing key."""
+    """Return the listing key in a page token. Raises InvalidInput if it contains none."""
     try:
         key = bytes.fromhex(token).decode()
     except ValueError:
@@ -73,7 +73,8 @@ def fill_page(
     """Fill a page from `read(span, limit)`, which looks at up to `limit` tasks at the end of the span.
 
     The first read looks at one task more than the page holds, so that an unfiltered page takes one read and knows
-    whether it is the last. Reads end when the page is full. Then its token may lead to an empty page.
+    whether it is the last. Reading stops when the page is full. The token of a full page may lead to an
+    empty page.
     """
     found: list[Task] = []
     span = _span(task_filter, token)

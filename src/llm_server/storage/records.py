@@ -27,7 +27,7 @@ _TASK_DEFAULTS = {f.name: f.default if f.default_factory is MISSING else f.defau
 _OUTPUT_FIELDS = tuple(f.name for f in fields(Output))
 _ATTEMPT_FIELDS = tuple(f.name for f in fields(Attempt))
 _RARE = {"failover_from": None, "probe": False, "failure": None, "demonstration": False}
-"""Fields of an attempt that are left out at these values, which most attempts have: a write unit holds 1 KB."""
+"""Fields of an attempt that are not stored if they have these values, as in most attempts: a write unit holds 1 KB."""
 _KIND_WORDS = {
     OutputKind.PLAN: "PLAN",
     OutputKind.DRAFT: "DRAFT",
@@ -149,7 +149,7 @@ def parse_output_key(text: str) -> OutputKey:
 
 
 def is_name(ref: TaskRef) -> bool:
-    """Return whether a task can have this name. Callers may ask for any text, and a database key cannot hold all."""
+    """Return whether a task can have this name. Callers may ask for any text; a database key cannot hold all."""
     try:
         return len(str(ref).encode()) <= MAX_NAME_BYTES
     except UnicodeEncodeError:  # a lone surrogate

@@ -512,7 +512,7 @@ def test_a_reserved_daily_budget_is_refused_with_a_short_retry_after(keys: Keyri
     keys.check_spending(payer)
 
     assert refused.value.retry_after_s == 5
-    assert str(refused.value) == ("What is left of the key's usd_per_day of 0.001 is reserved for calls in progress.")
+    assert str(refused.value) == ("The rest of the key's usd_per_day limit of 0.001 is reserved for calls in progress.")
 
 
 @pytest.mark.parametrize(

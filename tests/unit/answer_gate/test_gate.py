@@ -136,7 +136,7 @@ def test_thoughts_before_an_answer_are_not_judged() -> None:
 
     assert fault(f"{thoughts}Yes.", "Is it? Answer yes or no.") is None
     assert fault(f"{thoughts}It depends.", "Is it? Answer yes or no.") == "not the form asked for: yes or no"
-    assert fault(f"{thoughts}2 + 2 = 6") == "arithmetic that is wrong: 2 + 2 = 6"
+    assert fault(f"{thoughts}2 + 2 = 6") == "wrong arithmetic: 2 + 2 = 6"
     assert fault(thoughts) == "empty"
 
 
@@ -269,7 +269,7 @@ def test_a_sum_that_does_not_hold_is_a_fault(equation: str) -> None:
     found = fault(f"We get {equation} clips.")
 
     assert found is not None
-    assert found.startswith("arithmetic that is wrong: ")
+    assert found.startswith("wrong arithmetic: ")
 
 
 @pytest.mark.parametrize(

@@ -60,7 +60,7 @@ async def list_keys(service: Service) -> Response:
 async def create_key(
     new: keys.NewKey, service: Service, caller: Caller, idempotency_key: IdempotencyKey = None
 ) -> Response:
-    """Make a key. Only this response contains its token, so store it.
+    """Make a key. Only this response contains the key's token, so store it.
 
     Once a key exists, every call needs one. If the response was lost, repeat the call with the same Idempotency-Key and
     body: the response is 200 with the same key and a new token. If that key was revoked or has expired since then, the

@@ -60,7 +60,7 @@ class KeyView(ResponseSchema):
         examples=[_EXPIRES_AT],
     )
     revoked_at: Instant | None = Field(
-        description="When the key was revoked, RFC 3339 in UTC. Null: it is not revoked.",
+        description="When the key was revoked, RFC 3339 in UTC. Null if the key is not revoked.",
         examples=["2030-03-01T12:00:00.000Z"],
     )
 

@@ -27,7 +27,7 @@ OutputTokens = Annotated[int, Field(ge=1, le=1_000_000), BeforeValidator(whole)]
 
 
 def _mode(value: object) -> object:
-    """Return the known spelling of a mode; return other values unchanged, for the validation to refuse."""
+    """Return the known spelling of a mode. Return any other value unchanged, so that the validation refuses it."""
     return known_spelling(value, Mode) if isinstance(value, str) else value
 
 

@@ -80,7 +80,7 @@ def pull(
 
 @contextmanager
 def _lock(folder: Path) -> Iterator[None]:
-    """Lock the folder against downloads by other processes. The lock ends with the block or the process."""
+    """Lock the folder against downloads by other processes. The lock is released when the block or the process ends."""
     with (folder / "pull.lock").open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -137,7 +137,7 @@ def _chunks(response: urllib3.BaseHTTPResponse) -> Iterator[bytes]:
 
 
 def _start_position(name: str, model: LocalModel, part: Path, response: urllib3.BaseHTTPResponse, arrived: int) -> int:
-    """Return the position in the file at which an answer starts: `arrived` or 0.
+    """Return the position in the file at which the response's bytes start: `arrived` or 0.
 
     Raises:
         DownloadFailed: the answer is not the requested part of the file.

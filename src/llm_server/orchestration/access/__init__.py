@@ -1,1 +1,1 @@
-"""API keys: finds out who calls, makes and changes keys, and enforces their limits."""
+"""API keys: identifies callers, creates and changes keys, and enforces their limits."""

@@ -14,7 +14,7 @@ _TOKEN = re.compile(rf"{_PREFIX}_([0-9a-f]{{12}})_([0-9a-f]{{64}})")
 
 
 def is_key_id(text: str) -> bool:
-    """Return whether a text has the form of a key's id. The id in a request's path may be any text."""
+    """Return whether a text has the form of a key's id. Check ids from a URL path with this: they may be any text."""
     return _ID.fullmatch(text) is not None
 
 

@@ -47,7 +47,7 @@ def _faults(request: str, context: str, completion: Completion, limit_is_callers
     if language := broken_code(context, text):
         yield f"{language} code that does not parse"
     if equation := wrong_equation(text, context):
-        yield f"arithmetic that is wrong: {equation}"
+        yield f"wrong arithmetic: {equation}"
 
 
 def _without_thoughts(text: str) -> str:

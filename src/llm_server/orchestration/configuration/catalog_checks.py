@@ -21,8 +21,8 @@ _ADDED_PATHS = ("/chat/completions", "/v1/messages")
 def shape_fault(merged: Mapping[str, Any], error: msgspec.ValidationError) -> str:
     """Return why a configuration cannot be read as a catalogue.
 
-    An unknown field or a value that is not allowed is named with its whole path. For any other fault, the text of
-    `error` follows the name of the entry.
+    The reason names an unknown field, or a field whose value is not allowed, with its whole path. For any other fault,
+    the text of `error` follows the name of the entry.
     """
     for fault in _shape_faults(merged, inspect.type_info(Catalog), ""):
         return fault

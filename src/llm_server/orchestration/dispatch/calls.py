@@ -105,8 +105,8 @@ class EngineCalls:
     def ask(self, engine: str, call: EngineCall, terms: CallTerms, *, after: Attempt | None) -> CallResult:
         """Ask one engine once, within the task's budget; `after` is the previous attempt to answer the same call.
 
-        Failures that the `Engine` protocol allows are returned; any other exception is raised. If it is not an
-        LLMServerError, the cost of the call is unknown, and the whole reservation is withheld.
+        Failures that the `Engine` protocol allows are returned; any other exception is raised. If the exception is not
+        an LLMServerError, the cost of the call is unknown, and the whole reservation is withheld.
         """
         try:
             call, reserved = terms.budget.reserve(call, self._price_of(engine))

@@ -60,7 +60,10 @@ class Fleet:
         return any(self._states.rests(self._states.of(name)) for name in self._usable(only))
 
     def switch(self, engine: str, changes: Mapping[SwitchName, bool | None]) -> EngineNow:
-        """Change an engine's switches for all processes; running calls go on. Raises as `EngineStates.switch` does."""
+        """Change an engine's switches for all processes. Running calls go on.
+
+        Raises the errors of `EngineStates.switch`.
+        """
         return self._now(self._configured, self._states.switch(engine, changes))[engine]
 
     def now(self, records: EngineRecords) -> dict[str, EngineNow]:

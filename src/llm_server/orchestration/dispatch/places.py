@@ -23,7 +23,7 @@ class Places:
 
     @contextmanager
     def hold(self, engine: str, wait_s: float, cancellation: Cancellation) -> Iterator[None]:
-        """Hold a place of the engine, after waiting at most `wait_s` seconds for a free one.
+        """Wait at most `wait_s` seconds for a free place of the engine, and hold it during the block.
 
         Raises:
             OutOfTime: no place became free in that time.

@@ -155,12 +155,12 @@ class DailyBudgetSpent(QuotaExceeded):
 
 
 class DailyBudgetReserved(QuotaExceeded):
-    """What is left of the key's `usd_per_day` is reserved for calls that have not ended."""
+    """The rest of the key's `usd_per_day` is reserved for calls that have not ended."""
 
     code: ClassVar = "usd_per_day_reserved"
 
     def __init__(self, limit: str, *, retry_after_s: int) -> None:
-        detail = f"What is left of the key's usd_per_day of {limit} is reserved for calls in progress."
+        detail = f"The rest of the key's usd_per_day limit of {limit} is reserved for calls in progress."
         super().__init__(detail, retry_after_s=retry_after_s)
 
 

@@ -59,7 +59,7 @@ def for_verdict(task: str, plan: Plan, step: Step, results: Mapping[str, StepRes
 def for_fix(
     task: str, plan: Plan, step: Step, results: Mapping[str, StepResult], draft: str, findings: Sequence[str]
 ) -> str:
-    """Return the prompt that asks for a step's draft with all findings repaired."""
+    """Return the prompt that asks for a new draft of a step, in which every finding is corrected."""
     demand = (
         f"This step was carried out:\n{step.instruction}\n\n{_fenced('result', draft)}\n\n"
         f"{_fenced('findings', _listed(findings))}\n\n"

@@ -83,7 +83,7 @@ def analyse(
 
 
 def field_totals(by_role: Mapping[str, float]) -> dict[str, float]:
-    """Return the rules' score for each field: the score of its strongest role, and half the scores of its others."""
+    """Return the rules' score for each field: the score of its strongest role plus half the sum of its other roles."""
     totals_of = {}
     for field, members in FIELDS.items():
         known = [by_role.get(member, 0.0) for member in members]

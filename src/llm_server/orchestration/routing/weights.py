@@ -1,7 +1,7 @@
 """The trained weights of the analysis, in one data file that is read once, at the first prompt.
 
 The file starts with a line of JSON (names, weights, scales). The hashed tables follow, one signed byte for each
-weight, in the order of `tables` in that line. `tools/train` makes the file; docs/analysis.md describes its data.
+weight, in the order of the JSON field `tables`. `tools/train` makes the file; docs/analysis.md describes its data.
 """
 
 from __future__ import annotations

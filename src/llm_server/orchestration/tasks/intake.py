@@ -112,9 +112,9 @@ class Intake:
     ) -> Accepted:
         """Store one task, however often the same body is submitted under the same key within 24 hours.
 
-        The key is bound before the task is stored, so every call with it uses the same task id. If an earlier call died
-        in between, this one stores the task. If the task is stored already, it is returned without checking the prompt
-        or the payer's money.
+        The key is bound before the task is stored, so every call with it uses the same task id. If an earlier call
+        bound the key but stored no task, this call stores it. If the task is stored already, it is returned without
+        checking the prompt or the payer's money.
 
         Raises:
             InvalidInput: as `decide`, or the key is bound to a task with another body.

@@ -1,4 +1,4 @@
-"""Puts the calls that a cancelled task's worker paid for on the task's receipt (ADR 11)."""
+"""Records on a cancelled task's receipt the calls that its worker paid for (ADR 11)."""
 
 from __future__ import annotations
 

@@ -124,7 +124,7 @@ class Worker:
         return replace(snapshot, task=task)
 
     def _carry_out(self, snapshot: Snapshot, until_ms: int, cancellation: Cancellation) -> None:
-        """Carry out a claimed task and store each state. If another writer changed it, stop and settle the cost."""
+        """Carry out a claimed task; store each state. If another writer changed the task, stop and settle its cost."""
         task, unsaved = snapshot.task, list[Attempt]()
         run = self._orchestrator.run(
             snapshot, until_ms=until_ms, key_budget=self._key_budget(snapshot), cancellation=cancellation

@@ -2,10 +2,12 @@
 
 | record | pk | sk | guarded by |
 |---|---|---|---|
-| key | KEYS | <key id> | its own text |
-| requests of a minute | KEY#<key id> | MIN#<minute> | its own count |
-| charges of a day | same | DAY#<day> | its own sum; `r:<name>` is an unsettled reservation, `withheld` a sum |
+| key | KEYS | <key id> | absent, or its text has not changed |
+| requests of a minute | KEY#<key id> | MIN#<minute> | its count is below the limit |
+| charges of a day | same | DAY#<day> | its sum stays within the limit |
 | tasks in flight | same | OPEN | the transaction of the task's state (`DynamoStore`) |
+
+In the charges of a day, `r:<name>` is an unsettled reservation, and `withheld` is the sum of the withheld amounts.
 """
 
 from __future__ import annotations
@@ -43,7 +45,7 @@ class DynamoKeys:
         row = self._read(_key(before.key_id))
         if not row or records.api_key(row["body"]["S"]) != before:
             return False
-        # the condition compares the stored text: another version may have written the same record in other words
+        # compare the stored text: another version may have written the same record differently
         return self._put(after, "body = :before", ExpressionAttributeValues={":before": row["body"]})
 
     def key(self, key_id: str) -> Key | None:
@@ -89,7 +91,7 @@ class DynamoKeys:
         return None if answer is None else most - int(answer["requests"]["N"])
 
     def reserve(self, account: Account, name: str, microusd: int, *, max_microusd: int) -> Charges | None:
-        if microusd > max_microusd:  # on a day without charges the condition below would hold
+        if microusd > max_microusd:  # the condition below always holds on a day without charges
             return _charges(self._read(_day(account)))
         done = self._update(
             _day(account),
@@ -128,7 +130,7 @@ class DynamoKeys:
         return KeyUse(**asdict(_charges(day)), tasks_in_flight=_figure(flights, "tasks"))
 
     def _put(self, key: Key, condition: str, **values: Any) -> bool:
-        """Write a key; False if the condition did not hold."""
+        """Write a key. Return False if the condition did not hold."""
         row: Any = {**_key(key.key_id), "body": {"S": records.encode(key)}}
         put = partial(self._client.put_item, TableName=self._table, Item=row, ConditionExpression=condition, **values)
         try:

@@ -30,7 +30,7 @@ _CAUSES = {
     ),
     "UnrecognizedClientException": _CREDENTIALS,
 }
-"""Error codes that a retry never helps against, and what the operator can do."""
+"""Error codes that a retry cannot clear, and what the operator can do."""
 
 
 class ConditionFailed(Exception):

@@ -1,4 +1,4 @@
-"""Counts in the transaction that saves a task: totals, gauges, a tenant's spending, and an API key's open tasks."""
+"""Updates counts in the transaction that saves a task: totals, gauges, a tenant's spending, a key's open tasks."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _FIGURES = [f.name for f in fields(Counters)]
 
 
 class CounterShards:
-    """Counters that are spread over `shards` items. `draw(n)` returns a random number below n: the shard of a write."""
+    """Counters that are spread over `shards` items. `draw(n)` chooses the shard of a write: a random number below n."""
 
     def __init__(self, client: DynamoDBClient, table: str, *, draw: Callable[[int], int], shards: int) -> None:
         self._client = client

@@ -1,4 +1,7 @@
-"""Deletes a task: first its state, which hides it at once, then its texts. The sweep completes what is interrupted."""
+"""Deletes a task: first its state, which hides it at once, then its texts.
+
+The sweep completes interrupted deletions.
+"""
 
 from __future__ import annotations
 
@@ -53,7 +56,7 @@ class Deletions:
             self._bury(ref)
 
     def _bury(self, ref: TaskRef) -> None:
-        """Remove the texts, then take the gravestone out of the index, so that the sweep looks at it no more."""
+        """Remove the texts, then take the gravestone out of the index, so that the sweep no longer looks at it."""
         self._texts.remove(ref)
         update: dict[str, Any] = {
             "TableName": self._table,

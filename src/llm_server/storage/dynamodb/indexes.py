@@ -41,7 +41,7 @@ class Listing:
     def _read(self, tenant: str, span: Span, limit: int) -> Round:
         """Query the index for the newest keys in a span, then read their states.
 
-        BETWEEN includes the end of the span, so one entry more is read and the end is dropped.
+        BETWEEN includes the end of the span, so the query asks for one more entry and the end is dropped.
         """
         with calling():
             answer = self._client.query(
@@ -71,7 +71,7 @@ class Listing:
 
 
 class OpenTasks:
-    """The open tasks, which the sweep looks at. `shown` is as in `Listing`."""
+    """The open tasks, which the sweep looks at. `shown` has the same meaning as in `Listing`."""
 
     def __init__(self, client: DynamoDBClient, table: str, shown: Callable[[Mapping[str, Any]], Task]) -> None:
         self._client = client
@@ -79,7 +79,7 @@ class OpenTasks:
         self._shown = shown
 
     def peek_each(self, refs: Sequence[TaskRef]) -> dict[TaskRef, Task | None]:
-        keys = [items.key(ref, "STATE") for ref in dict.fromkeys(refs)]  # DynamoDB refuses a key that is named twice
+        keys = [items.key(ref, "STATE") for ref in dict.fromkeys(refs)]  # DynamoDB refuses repeated keys
         found: dict[TaskRef, Task | None] = {}
         for row in batch(self._client, self._table, keys, consistent=True):
             try:
@@ -115,7 +115,10 @@ class OpenTasks:
             start = {"ExclusiveStartKey": answer["LastEvaluatedKey"]}
 
     def postpone(self, due: Due, task: Task | None, due_ms: int) -> bool:
-        """Compare `rev` too: a claim does not change the due time, and the end of its lease must not be postponed."""
+        """Postpone only if `rev` has not changed either.
+
+        A claim does not change the due time, and the look at the end of its lease must not be postponed.
+        """
         entry = items.in_open(due.ref.task_id, due_ms, sure=task is not None and _is_sure(task, due_ms))
         condition, values = "due = :seen", {":seen": items.number(due.due_ms)}
         if task is not None:
@@ -137,5 +140,5 @@ class OpenTasks:
 
 
 def _is_sure(task: Task, due_ms: int) -> bool:
-    """Return whether the sweep must look at the task on time at `due_ms`: at a claim's end, or near a deadline."""
+    """Return whether the sweep must look at the task on time at `due_ms`: when a lease ends, or near a deadline."""
     return (task.status.is_active and due_ms <= task.lease_ms) or task.is_near_deadline(due_ms)

@@ -14,7 +14,7 @@ from llm_server.orchestration.domain.task import TaskRef
 from llm_server.storage.dynamodb import items
 
 PART_BYTES = 350_000
-"""The largest body of an item. DynamoDB's limit for an item is 400 KB, with names and keys."""
+"""The largest body of an item. DynamoDB's limit for an item is 400 KB, including attribute names and keys."""
 
 UNIT_BYTES = 1_024
 """DynamoDB charges a write unit for each started 1,024 bytes of an item."""
@@ -29,8 +29,9 @@ FRAME = (
 )
 """A preset dictionary (RFC 1950): the JSON around every text, so that compressed bodies need not contain it.
 
-It must never change: bodies that were compressed with it could not be read any more. If records change, they are only
-compressed less well. A better dictionary would be a second one; zlib writes the dictionary's checksum into each body.
+It must never change: bodies that were compressed with it could not be read any more. If the form of records changes,
+they only become larger. A better dictionary must be added as a second one; the checksum that zlib writes into each body
+tells which one it needs.
 """
 
 
@@ -38,7 +39,7 @@ def split(ref: TaskRef, sk: str, text: str, until_ms: int | None = None) -> tupl
     """Return the item that holds the beginning of a text and names its parts, and the parts.
 
     The name of a part contains a digest of the text. So if two workers write the same record, neither overwrites parts
-    of the other, and the record that stays names its own parts.
+    of the other, and the record that was written last names its own parts.
     """
     key: dict[str, Any] = items.key(ref, sk) | ({} if until_ms is None else {"ttl": items.seconds(until_ms)})
     plain, content = key | {"body": {"S": text}}, text.encode()
@@ -85,7 +86,7 @@ def _packed(key: dict[str, Any], content: bytes) -> list[dict[str, Any]]:
 
 
 def _units(rows: Iterable[Mapping[str, Any]]) -> int:
-    """Return the write units that items of ours cost, by their size.
+    """Return the write units that these items cost, by their size.
 
     https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/CapacityUnitCalculations.html
     """
@@ -95,7 +96,8 @@ def _units(rows: Iterable[Mapping[str, Any]]) -> int:
 def _size(value: Mapping[str, Any]) -> int:
     """Return the bytes that DynamoDB counts for a value.
 
-    A string counts in UTF-8, a number half a byte for each digit and one more, a list 3 and one for each element.
+    A string counts its bytes in UTF-8. A number counts half a byte for each digit, and one byte. A list counts 3 bytes,
+    and one byte and the size of each element.
     """
     ((kind, content),) = value.items()
     if kind == "L":

@@ -241,7 +241,8 @@ class DynamoStore:
         item = items.state(task, self._retention.of_task(task))
         put: dict[str, Any] = {"TableName": self._table, "Item": item, "ConditionExpression": condition}
         if not task.status.is_final:
-            # Not whether it has a worker: a claim would change the index entry then, for two write units.
+            # This does not depend on whether the task has a worker. Otherwise, each claim would change the index entry,
+            # for two write units.
             sure = task.is_near_deadline(task.next_look_ms)
             item |= items.in_open(task.task_id, task.next_look_ms, sure=sure)
         return {"Put": put | ({"ExpressionAttributeValues": values} if values else {})}

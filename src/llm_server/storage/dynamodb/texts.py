@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class Texts:
-    """Texts as items. Their time to live ends after that of their task; without `Retention.keep_ms` they have none."""
+    """Texts as items. Their time to live ends after that of their task; it is unset if `Retention.keep_ms` is None."""
 
     def __init__(self, client: DynamoDBClient, table: str, retention: Retention) -> None:
         self._client = client
@@ -29,19 +29,19 @@ class Texts:
         writing(partial(self._client.put_item, TableName=self._table, Item=head, **condition))
 
     def put_parts(self, ref: TaskRef, sk: str, text: str, written_ms: int) -> dict[str, Any]:
-        """Write the parts that do not fit in the first item. Return the first item, which names them, unwritten."""
+        """Write the parts that do not fit in the first item. Return the first item, which the caller must write."""
         head, *parts = self.items(ref, sk, text, written_ms)
         for part in parts:
             writing(partial(self._client.put_item, TableName=self._table, Item=part))
         return head
 
     def items(self, ref: TaskRef, sk: str, text: str, written_ms: int) -> list[dict[str, Any]]:
-        """Return a text as items, unwritten; the first names the others."""
+        """Return the items of a text without writing them. The first item names the others."""
         head, parts = packing.split(ref, sk, text, self._retention.of_text(written_ms))
         return [head, *parts]
 
     def rows(self, ref: TaskRef, **projection: Any) -> Iterator[dict[str, Any]]:
-        """Yield every item of a task's partition, with its state."""
+        """Yield every item of a task's partition, including its state."""
         query: dict[str, Any] = {
             "TableName": self._table,
             "KeyConditionExpression": "pk = :pk",

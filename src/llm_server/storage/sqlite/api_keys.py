@@ -16,11 +16,11 @@ _USABLE_SINCE = 1
 `llm-server keys` may open the file while a server of that version runs, so it must not migrate the file.
 """
 _WITHHELD = "withheld"
-"""The name of the row that sums up the money withheld on a day. Names of reservations contain a #, so none is equal."""
+"""The name of the row that holds the money withheld on a day. Names of reservations contain a #, so none equals it."""
 
 
 class SqliteKeys:
-    """The KeyStore port over a SQLite file. Other processes than the server's may open the file, too."""
+    """The KeyStore port over a SQLite file. Processes other than the server may open the file too."""
 
     def __init__(self, path: Path) -> None:
         self._database = Database(path, durable=True, usable_since=_USABLE_SINCE)

@@ -1,4 +1,4 @@
-"""Counts in the transaction that saves a task: totals, gauges, a tenant's spending, and an API key's open tasks."""
+"""Updates counts in the transaction that saves a task: totals, gauges, a tenant's spending, a key's open tasks."""
 
 from __future__ import annotations
 

@@ -65,7 +65,7 @@ class Database:
 
     @contextmanager
     def reading(self) -> Iterator[sqlite3.Connection]:
-        """Read one consistent state of the database, also with several statements."""
+        """Read one consistent state of the database, even with several statements."""
         with self._reachable() as connection:
             connection.execute("BEGIN")
             try:

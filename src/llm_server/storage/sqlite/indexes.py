@@ -18,7 +18,7 @@ from llm_server.storage.sqlite.database import Database
 from llm_server.storage.sqlite.schema import HAS_OWNER, SURE
 
 LISTING_BOUNDS = Bounds(max_round=500, max_call=5_000)
-"""How many tasks a listing looks at; other users of the connection can go on between two rounds (ADR 22)."""
+"""How many tasks a listing looks at. Between two reads, other threads can use the connection (ADR 22)."""
 _LISTED = "SELECT listing, body FROM tasks WHERE tenant = ? AND {}listing >= ? AND listing < ? ORDER BY listing DESC"
 LISTED = _LISTED.format("")
 LISTED_BY_STATUS = _LISTED.format("status = ? AND ")

@@ -1,7 +1,7 @@
 """The versions of a database file, and the migrations from older versions to the current one.
 
 The version of a file is its `user_version`. A new file has version 0 and no tables. Migrations change tables and
-indexes; the records in them change as ADR 18 says.
+indexes. ADR 18 says how records change.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def check(path: Path, migrations: Sequence[Migration] = MIGRATIONS) -> tuple[int
         ConfigurationError: the file cannot be read, was not made by LLM-Server, or has a newer version.
     """
     file = path.resolve()
-    # A log that a killed server left is read and kept. Without a log, `immutable` keeps SQLite from creating one.
+    # If a killed server left a log, it is read and kept. Without a log, `immutable` keeps SQLite from creating one.
     mode = "mode=ro" if file.with_name(f"{file.name}-wal").exists() else "mode=ro&immutable=1"
     try:
         with closing(sqlite3.connect(f"{file.as_uri()}?{mode}", uri=True)) as db:
@@ -135,7 +135,7 @@ def _pending(version: int, migrations: Sequence[Migration]) -> Sequence[Migratio
 
 
 def _migrate(db: sqlite3.Connection, path: Path, migrations: Sequence[Migration]) -> Migrated | None:
-    """Back up and migrate in one transaction, so that no write comes between, and no step is applied alone."""
+    """Back up and migrate in one transaction: no other write comes between them, and no step is applied alone."""
     db.execute("BEGIN IMMEDIATE")
     try:
         version = _version(db, path, migrations)  # another process may have migrated it meanwhile
@@ -144,7 +144,7 @@ def _migrate(db: sqlite3.Connection, path: Path, migrations: Sequence[Migration]
         _apply(db, path, pending, backup)
         db.execute("COMMIT")
     except BaseException:
-        if db.in_transaction:  # SQLite ends it by itself after some errors
+        if db.in_transaction:  # SQLite rolls back by itself after some errors
             db.execute("ROLLBACK")
         raise
     return Migrated(from_version=version, to_version=pending[-1].version, backup=backup) if pending else None
@@ -170,4 +170,4 @@ def _apply(db: sqlite3.Connection, path: Path, pending: Sequence[Migration], bac
 
 
 def _not_migrated(path: Path, reason: str) -> ConfigurationError:
-    return ConfigurationError(f"The database {path} cannot be migrated and is as it was: {reason}.")
+    return ConfigurationError(f"The database {path} cannot be migrated and was not changed: {reason}.")

@@ -1,6 +1,6 @@
-"""Gives a database file to one process, by an flock on `<file>.lock`.
+"""Reserves a database file for one process, with an flock on `<file>.lock`.
 
-The operating system releases the lock when the process ends, also when it is killed.
+The operating system releases the lock when the process ends, even if it is killed.
 """
 
 from __future__ import annotations

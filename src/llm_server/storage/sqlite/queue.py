@@ -33,10 +33,11 @@ class SqliteQueue:
             self._sent.notify()
 
     def replace_lost(self) -> int:
-        """Send a message for each task that needs one and has none. Only for a process that is the only one.
+        """Send a message for each task that needs one and has none.
 
-        These are Queued tasks whose worker was killed before it claimed them, and Cancelled tasks whose worker was
-        killed before it recorded the cost of its calls. Returns how many messages were sent.
+        Call this only in the process that holds the file. The tasks are Queued tasks whose worker was killed before it
+        claimed them, and Cancelled tasks whose worker was killed before it recorded the cost of its calls. Returns how
+        many messages were sent.
         """
         wanted = f"(status = 'Queued' OR status = 'Cancelled' AND {HAS_OWNER})"
         forgotten = "tenant || '/' || task_id NOT IN (SELECT ref FROM messages)"
@@ -52,7 +53,7 @@ class SqliteQueue:
         """Take one message. Wait at most `wait_s` seconds for one, then return None."""
         end = time.monotonic() + wait_s
         while True:
-            seen = self._sends  # read before the queue is: a message that is sent after that ends the wait
+            seen = self._sends  # read before the queue, so that a message sent after this line ends the wait
             ref = self._take()
             left_s = end - time.monotonic()
             if ref is not None or left_s <= 0:

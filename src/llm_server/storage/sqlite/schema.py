@@ -1,4 +1,4 @@
-"""The tables and indexes of version 2, what later versions changed, and expressions that indexes and queries share.
+"""The tables and indexes of version 2, the changes of later versions, and expressions that indexes and queries share.
 
 New files get the later changes by migrations too (migrations.py).
 """

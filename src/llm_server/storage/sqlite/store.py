@@ -118,7 +118,7 @@ class SqliteStore:
     def end_leases(self, now_ms: int) -> int:
         """End the lease of every task that has a worker, and make the open ones due now.
 
-        Only for a process that is the only one and has just started: the workers of the process before it are gone.
+        Call this only in the process that holds the file, before its workers start: all earlier workers have ended.
         Returns how many tasks had a worker.
         """
         with self._database.transaction() as db:

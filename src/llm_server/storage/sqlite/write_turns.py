@@ -18,7 +18,7 @@ from weakref import WeakValueDictionary
 class Turns:
     """A lock that is granted in the order of the requests; a `threading.Lock` does not guarantee an order.
 
-    A `brief` writer, which does not wait for the disk, goes before all others, because it delays them hardly at all.
+    A `brief` writer, which does not wait for the disk, goes before all others, because it hardly delays them.
     """
 
     def __init__(self) -> None:
@@ -60,9 +60,9 @@ _looking = threading.Lock()
 
 
 def turns_of(file: Path) -> Turns:
-    """Return the turns of a file, given by its resolved path. Every connection of this process gets the same ones.
+    """Return the turns of a file, given by its resolved path. Every connection of this process gets the same object.
 
-    They are looked up here and not passed by callers, so that no connection can be opened without them.
+    It is looked up here and not passed by callers, so that no connection can be opened without it.
     """
     with _looking:
         turns = _of_files.get(file)
