@@ -208,6 +208,14 @@ def test_browsers_may_call_only_from_the_origins_given(cfn: Document) -> None:
     assert "CorsConfiguration" not in resolved(cfn).properties("HttpApi")
 
 
+def test_browsers_may_read_every_header_that_tells_something_of_a_task(cfn: Document) -> None:
+    """A page of another origin sees only the headers that CORS exposes. Those of refusals are for programs."""
+    cors = resolved(cfn, CorsOrigins=["https://a.example"]).properties("HttpApi")["CorsConfiguration"]
+    headers = {name.lower() for name in json.loads(document())["components"]["headers"]}
+
+    assert headers - {"allow", "www-authenticate", "cache-control"} <= set(cors["ExposeHeaders"])
+
+
 def test_no_policy_has_a_wildcard(cfn: Document) -> None:
     stack = resolved(cfn, **ENGINES)
     for role in stack.resources("AWS::IAM::Role"):
