@@ -15,7 +15,7 @@ from starlette.routing import Match
 
 from llm_server.api.auth import rate_headers
 from llm_server.api.error_codes import ERROR_CODES, Refusal
-from llm_server.api.schemas.new_task import NO_NUL
+from llm_server.api.fault_sentences import pointer, sentence
 from llm_server.orchestration.access.keyring import RequestsLeft
 from llm_server.orchestration.domain.errors import (
     InvalidInput,
@@ -76,7 +76,7 @@ async def _domain_error(request: Request, error: Exception) -> JSONResponse:
     if code is None:  # a bug: only errors that have a code may reach a caller
         raise error
     if isinstance(error, InvalidInput):
-        fault = {"pointer": _pointer(("", error.field)), "detail": str(error)}
+        fault = {"pointer": pointer(("", error.field)), "detail": str(error)}
         return _answer_to(request, code, str(error), [fault])
     if isinstance(error, StorageMisconfigured):
         _log.error("the database cannot be used", extra={"cause": error.cause})
@@ -99,9 +99,8 @@ def _advice(error: Exception) -> dict[str, str]:
 
 async def _invalid_request(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)
-    body = getattr(request.scope.get("route"), "body_field", None)
-    model = body.field_info.annotation if body else None
-    faults = [{"pointer": _pointer(f["loc"]), "detail": _sentence(f, model)} for f in error.errors()[:MAX_FAULTS]]
+    route = request.scope.get("route")
+    faults = [{"pointer": pointer(f["loc"]), "detail": sentence(f, route)} for f in error.errors()[:MAX_FAULTS]]
     return _answer_to(request, "invalid_input", faults[0]["detail"], faults)
 
 
@@ -126,38 +125,3 @@ def _allowed(request: Request) -> str:
     routes = request.app.router.routes
     scopes = [(method, {**request.scope, "method": method}) for method in _METHODS]
     return ", ".join(name for name, scope in scopes if any(r.matches(scope)[0] is Match.FULL for r in routes))
-
-
-def _pointer(location: Sequence[str | int]) -> str:
-    """Return a JSON pointer (RFC 6901) into the body, or a slash and a parameter's name."""
-    return "".join(f"/{part.replace('~', '~0').replace('/', '~1')}" for part in _parts(location))
-
-
-def _parts(location: Sequence[str | int]) -> list[str]:
-    """Return the path of a fault inside the body, query or URL.
-
-    pydantic's location begins with "body", "query" or "path", and ends in "[key]" where a key itself is at fault.
-    """
-    return [str(part)[:60] for part in location[1:] if part != "[key]"]
-
-
-def _known_fields(model: Any, parts: Sequence[str]) -> str:
-    """Return the names of the fields that are allowed where an unknown one was found."""
-    for part in parts[:-1]:
-        model = model.model_fields[part].annotation
-    return ", ".join(model.model_fields)
-
-
-def _sentence(fault: Any, model: Any) -> str:
-    """Describe one fault that pydantic found."""
-    parts = _parts(fault["loc"])
-    place = ".".join(parts)
-    if not parts:
-        return "The body is not a JSON object."
-    if fault["type"] == "extra_forbidden":
-        return f"Unknown field {place!r}; known are {_known_fields(model, parts)}."
-    if fault["type"] == "missing":
-        return f"The field {place!r} is missing."
-    if fault["type"] == "string_pattern_mismatch" and fault["ctx"]["pattern"] == NO_NUL:
-        return f"The field {place!r} contains a NUL character."
-    return f"The field {place!r} is not valid: {fault['msg']}."

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from llm_server.api.schemas.keys import CreatedKey, KeyLimitsView, KeyView
@@ -41,6 +41,8 @@ from llm_server.orchestration.domain.task import Task
 from llm_server.orchestration.service import Usage
 from llm_server.orchestration.tasks.events import Event, history
 from llm_server.orchestration.tasks.intake import Decision
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def task(task: Task, result: str | None = None) -> TaskView:
@@ -224,4 +226,4 @@ def _time_or_none(milliseconds: int | None) -> str | None:
 
 def _time(milliseconds: int) -> str:
     """Format Unix milliseconds as RFC 3339 in UTC."""
-    return datetime.fromtimestamp(milliseconds / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    return (_EPOCH + timedelta(milliseconds=milliseconds)).isoformat(timespec="milliseconds").replace("+00:00", "Z")

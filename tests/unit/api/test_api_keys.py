@@ -228,7 +228,8 @@ def test_a_call_whose_answer_was_lost_can_be_repeated_for_a_new_token(server: Ca
     assert {**lost.json, "token": ""} == {**again.json, "token": ""}
     assert used == [401, 200]
     assert other_body.json["errors"][0]["pointer"] == "/Idempotency-Key"
-    assert gone.detail == "The key is revoked."
+    made = "The key that this Idempotency-Key made is revoked; send another Idempotency-Key to make a new one."
+    assert (gone.code, gone.detail) == ("key_revoked", made)
     assert len(admin.get("keys").json["keys"]) == 2
 
 
@@ -284,8 +285,8 @@ def test_an_expired_key_is_refused_like_a_revoked_one(server: CalledServer) -> N
         ({"tenant": "acme", "scopes": ["tasks"], "limits": {"requests_per_minute": 0}}, "requests_per_minute"),
         ({"tenant": "acme", "scopes": ["tasks"], "limits": {"usd_per_day": 0}}, "usd_per_day"),
         ({"tenant": "acme", "scopes": ["tasks"], "limits": {"tasks_in_flight": 1.5}}, "tasks_in_flight"),
-        ({"tenant": "acme", "scopes": ["tasks"], "limits": {"requests_per_minute": 1_000_001}}, "1000000"),
-        ({"tenant": "acme", "scopes": ["tasks"], "limits": {"usd_per_day": 1e40}}, "1000000"),
+        ({"tenant": "acme", "scopes": ["tasks"], "limits": {"requests_per_minute": 1_000_001}}, "1,000,000"),
+        ({"tenant": "acme", "scopes": ["tasks"], "limits": {"usd_per_day": 1e40}}, "1,000,000"),
         ({"tenant": "acme", "scopes": ["tasks"], "expires_at": "tomorrow"}, "such as 2030-12-31T23:59:59Z"),
         ({"tenant": "acme", "scopes": ["tasks"], "expires_at": 1893455999}, "'expires_at'"),
         ({"tenant": "acme", "scopes": ["tasks"], "expires_at": "2020-01-01T00:00:00Z"}, "must be in the future"),
@@ -446,3 +447,9 @@ def test_every_answer_has_its_type_private_caching_and_no_framing(server: Called
     assert [answer.headers["referrer-policy"] for answer in answers] == ["no-referrer"] * 6
     assert answers[2].headers["cache-control"] == "private, no-cache"
     assert {answer.headers["cache-control"] for answer in answers if answer is not answers[2]} == {"no-store"}
+
+
+def test_the_expiry_of_a_far_year_keeps_its_millisecond(server: CalledServer) -> None:
+    new = {"tenant": "acme", "scopes": ["tasks"], "expires_at": "9999-12-31T23:59:59.999Z"}
+
+    assert server.with_key().post(new, "keys").json["expires_at"] == "9999-12-31T23:59:59.999Z"

@@ -72,6 +72,17 @@ def test_every_response_is_described_with_its_headers() -> None:
         assert ("WWW-Authenticate" in named, "Allow" in named) == (status == "401", status == "405"), (path, status)
 
 
+def test_the_demonstration_header_is_described_wherever_it_is_sent() -> None:
+    described = {
+        (path.removeprefix("/api/v1/tasks"), status)
+        for path, status, answer in responses(json.loads(document()))
+        if "LLM-Server-Demonstration" in answer["headers"]
+    }
+    task = "/{task_id}"
+
+    assert {(task, "304"), *((f"{task}/{word}", "200") for word in ("approve", "reject", "cancel"))} <= described
+
+
 def test_every_operation_refers_to_one_response_for_a_wrong_method(shared_server: CalledServer) -> None:
     described = json.loads(document())
     wrong = {json.dumps(operation["responses"]["405"]) for operation in operations(described)}

@@ -175,3 +175,18 @@ def test_a_long_history_is_cut_to_its_maximum(served: Served) -> None:
     assert task.fence > MAX_NOTES
     assert len(task.notes) == MAX_NOTES
     assert told(served, ref)[:2] == ["0 accepted (caller)", "0 routed (server)"]
+
+
+def test_the_history_tells_a_rejected_plan_from_a_cancelled_task(served: Served) -> None:
+    use(served, planning(a_plan({"a": ""})))
+    rejected, cancelled = (served.submit(mode=Mode.PLAN, profile="General", plan_approval=True) for _ in range(2))
+    served.work()
+    plan_hash = digest(served.get(rejected).outputs[output_key("PLAN")].text or "")
+    served.service.approve(rejected, plan_hash, approve=False)
+    served.service.cancel(cancelled)
+    ends = [history(served.get(ref))[-1] for ref in (rejected, cancelled)]
+
+    assert [(end.name, end.actor, end.detail) for end in ends] == [
+        ("cancelled", "caller", "the plan was rejected"),
+        ("cancelled", "caller", ""),
+    ]

@@ -208,6 +208,16 @@ def test_browsers_may_call_only_from_the_origins_given(cfn: Document) -> None:
     assert "CorsConfiguration" not in resolved(cfn).properties("HttpApi")
 
 
+def test_browsers_may_read_every_described_header(cfn: Document) -> None:
+    """A page of another origin sees only the headers that CORS exposes."""
+    cors = resolved(cfn, CorsOrigins=["https://a.example"]).properties("HttpApi")["CorsConfiguration"]
+    operations = [operation for path in json.loads(document())["paths"].values() for operation in path.values()]
+    answers = [answer for operation in operations for answer in operation["responses"].values()]
+    headers = {name.lower() for answer in answers for name in answer.get("headers", {})}
+
+    assert headers - {"allow", "www-authenticate"} <= set(cors["ExposeHeaders"])
+
+
 def test_no_policy_has_a_wildcard(cfn: Document) -> None:
     stack = resolved(cfn, **ENGINES)
     for role in stack.resources("AWS::IAM::Role"):

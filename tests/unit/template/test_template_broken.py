@@ -122,6 +122,11 @@ _BROKEN: list[tuple[Callable[..., None], str, Any]] = [
         "Resources.HttpApi.Properties.CorsConfiguration",
         {"AllowOrigins": ["*"]},
     ),
+    (
+        promises.test_browsers_may_read_every_described_header,
+        "Resources.HttpApi.Properties.CorsConfiguration",
+        {"ExposeHeaders": ["etag"]},
+    ),
     (promises.test_no_policy_has_a_wildcard, "{worker_policy}.0.Action", "dynamodb:*"),
     (promises.test_no_policy_has_a_wildcard, "{worker_policy}.1.Resource", {"Fn::Sub": "${Table.Arn}/index/*"}),
     (

@@ -57,9 +57,15 @@ _READ: Responses = {
     },
     304: {
         "description": "The task still has the state that `If-None-Match` names.",
-        "headers": header_docs(ETag=_ETAG, Retry_After=_RETRY_AFTER),
+        "headers": header_docs(ETag=_ETAG, Retry_After=_RETRY_AFTER, LLM_Server_Demonstration=_DEMONSTRATION),
     },
 }
+
+
+def _changed_to(description: str) -> Responses:
+    """Describe the response of a call that changed a task."""
+    return {200: {"description": description, "headers": header_docs(LLM_Server_Demonstration=_DEMONSTRATION)}}
+
 
 router = keyed_router("Tasks")
 HeaderLines = Annotated[list[str], WithJsonSchema({"type": "string"})] | SkipJsonSchema[None]
@@ -195,8 +201,7 @@ _DECIDED = problems(400, 404, 409, 413, 415, 422, 503)
     TASK_PATH + "/approve",
     summary="Approve a plan",
     response_model=tasks.TaskView,
-    response_description="The task after the approval of its plan.",
-    responses=_DECIDED,
+    responses=_DECIDED | _changed_to("The task after the approval of its plan."),
 )
 async def approve_plan(ref: Ref, decision: new_task.PlanDecision, service: Service) -> Response:
     """Approve the plan of a task that waits for approval; the server then carries out the steps.
@@ -210,8 +215,7 @@ async def approve_plan(ref: Ref, decision: new_task.PlanDecision, service: Servi
     TASK_PATH + "/reject",
     summary="Reject a plan",
     response_model=tasks.TaskView,
-    response_description="The Cancelled task.",
-    responses=_DECIDED,
+    responses=_DECIDED | _changed_to("The Cancelled task."),
 )
 async def reject_plan(ref: Ref, decision: new_task.PlanDecision, service: Service) -> Response:
     """Reject the plan of a task that waits for approval; the task is Cancelled.
@@ -225,8 +229,7 @@ async def reject_plan(ref: Ref, decision: new_task.PlanDecision, service: Servic
     TASK_PATH + "/cancel",
     summary="Cancel a task",
     response_model=tasks.TaskView,
-    response_description="The Cancelled task.",
-    responses=problems(404, 409, 422, 503),
+    responses=problems(404, 409, 422, 503) | _changed_to("The Cancelled task."),
 )
 async def cancel_task(ref: Ref, service: Service) -> Response:
     """Cancel a task that is not final. Cancelling it again has no further effect."""

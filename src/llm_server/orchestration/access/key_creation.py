@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from llm_server.orchestration.access.keyring import Keyring
 from llm_server.orchestration.domain.api_key import Key, NewKey
-from llm_server.orchestration.domain.errors import InvalidInput, KeyNotFound
+from llm_server.orchestration.domain.errors import InvalidInput, KeyConflict, KeyNotFound
 from llm_server.orchestration.domain.ports import Clock, IdempotencyBinding, IdempotencyStore
 from llm_server.orchestration.domain.task import DAY_MS
 
@@ -19,6 +19,7 @@ KEPT_MS = DAY_MS
 """How long the server remembers which API key was made with an Idempotency-Key."""
 
 HEADER = "Idempotency-Key"
+_ENDED = {"key_revoked": "is revoked", "key_expired": "has expired"}
 NAMESPACE = "keys#"
 """Written before the tenant's name in the store, so that Idempotency-Keys of API keys and of tasks cannot collide.
 
@@ -87,5 +88,13 @@ class KeyCreation:
         return bound
 
     def _replayed(self, key_id: str) -> CreatedKey:
-        key, token = self._keyring.rotate(key_id)
+        try:
+            key, token = self._keyring.rotate(key_id)
+        except KeyConflict as conflict:
+            if conflict.code not in _ENDED:
+                raise
+            message = (
+                f"The key that this {HEADER} made {_ENDED[conflict.code]}; send another {HEADER} to make a new one."
+            )
+            raise KeyConflict(message, code=conflict.code) from None
         return CreatedKey(key=key, token=token, replayed=True)

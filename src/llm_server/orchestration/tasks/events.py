@@ -40,6 +40,7 @@ _NOTES: dict[str, tuple[str, Actor]] = {
     Note.RETRIED: ("retried", "caller"),
     Note.OVERDUE: ("failed", "sweep"),
 }
+REJECTED = "the plan was rejected"
 _AFTER_WORK = ("released", "waiting", "approved", "retried")
 
 
@@ -130,7 +131,8 @@ def _failed_attempts(snapshot: Snapshot) -> Iterator[Event]:
 def _ended(task: Task) -> Iterator[Event]:
     if task.finished_ms is None:
         return
-    yield Event(name=task.status.lower(), at_ms=task.finished_ms, actor=_ended_by(task), detail=task.error or "")
+    detail = REJECTED if task.approval == "refused" else task.error or ""
+    yield Event(name=task.status.lower(), at_ms=task.finished_ms, actor=_ended_by(task), detail=detail)
 
 
 def _ended_by(task: Task) -> Actor:
