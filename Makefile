@@ -11,10 +11,13 @@ COMPILE := $(UV) pip compile --quiet --universal --python-version 3.11 --generat
 PYTEST := $(BIN)/python -m pytest -q
 EACH := --numprocesses auto --dist loadfile # one process for each core; the tests of a file run in one process
 
-.PHONY: run test attack mutants train check format lint types contracts bench build deploy aws-local openapi docs dist lock clean
+.PHONY: run help test attack mutants train check format lint types contracts bench build deploy aws-local openapi docs dist lock clean
 
 run: $(VENV)/.run $(if $(LOCAL),$(VENV)/.local) ## Serve http://localhost:8000, embedded; with LOCAL=1, GGUF files can be loaded
 	@exec $(BIN)/llm-server serve --port $(PORT)
+
+help: ## Print the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 test: $(VENV)/.dev ## Run all tests; needs no account and no Docker
 	$(PYTEST) $(EACH) tests/training tests/faults # apart, because they take many times as long when coverage traces them
@@ -33,17 +36,17 @@ train: $(VENV)/.run ## Train the data file of the analysis from data/routing; th
 
 check: lint types contracts test ## Run all checks of the CI
 
-lint: $(VENV)/.dev
+lint: $(VENV)/.dev ## Check the format and the rules of ruff
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 
-types: $(VENV)/.dev
+types: $(VENV)/.dev ## Check the types with mypy
 	$(BIN)/mypy src tools tests benchmarks examples
 
 contracts: $(VENV)/.dev ## Check which packages import which
 	$(BIN)/lint-imports --no-cache
 
-format: $(VENV)/.dev
+format: $(VENV)/.dev ## Format the code, and repair what ruff can repair
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
@@ -83,7 +86,7 @@ lock: $(VENV)/.dev ## Pin the latest versions of all requirements
 	$(COMPILE) --exclude-newer 2026-10-01T00:00:00Z requirements/litellm.in -o requirements/litellm.txt
 	$(MAKE) -C layers lock
 
-clean:
+clean: ## Delete the environments and everything that was built
 	rm -rf $(VENV) .aws-sam .docs-site dist .coverage* .pytest_cache .mypy_cache .ruff_cache
 
 $(VENV)/.uv: requirements/uv.txt

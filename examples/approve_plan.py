@@ -31,4 +31,7 @@ def main(prompt: str) -> None:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) != 2:
+        print("usage: python examples/approve_plan.py PROMPT", file=sys.stderr)
+        sys.exit(2)
     main(sys.argv[1])

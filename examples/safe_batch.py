@@ -46,4 +46,7 @@ def main(batch: str, file: str) -> None:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) != 3:
+        print("usage: python examples/safe_batch.py BATCH FILE", file=sys.stderr)
+        sys.exit(2)
     main(*sys.argv[1:])

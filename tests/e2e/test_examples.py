@@ -136,6 +136,14 @@ def test_approve_plan_shows_the_plan_and_sends_the_decision(server: RunningServe
     assert rejected.stdout.endswith("\nCancelled\n\n")
 
 
+@pytest.mark.parametrize(("name", "arguments"), [("approve_plan.py", "PROMPT"), ("safe_batch.py", "BATCH FILE")])
+def test_an_example_without_its_arguments_prints_its_usage(name: str, arguments: str) -> None:
+    done = run_python("http://127.0.0.1:1", name)
+
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == f"usage: python examples/{name} {arguments}\n"
+
+
 def test_own_engine_answers(tmp_path: Path) -> None:
     with own_engine() as engines, configured(tmp_path, engines) as server:
         answer = server.submit("What is a lease?", wait_s=20)

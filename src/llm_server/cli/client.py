@@ -126,13 +126,13 @@ class Client:
         return self._clock() + timeout_s
 
     def follow(self, answer: Answer, *, until: float) -> Iterator[Answer]:
-        """Poll the task and yield each newer answer, until the task is final or the clock reaches `until`.
+        """Poll the task and yield newer answers until it is final, its plan waits for approval, or `until` is reached.
 
         Wait before each poll as long as the server asked for (Retry-After); poll a last time at `until`. If the server
         is busy or cannot be reached, try again, at most five times in a row.
         """
         failed, pause_s = 0, answer.pause_s
-        while not answer.final and (left_s := until - self._clock()) > 0:
+        while not (answer.final or answer.awaiting_approval) and (left_s := until - self._clock()) > 0:
             self._sleep(min(pause_s, left_s))
             try:
                 answer = self.task(answer.task_id)

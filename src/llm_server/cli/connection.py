@@ -62,6 +62,11 @@ class Answer:
         """Return whether the task has ended."""
         return self.status in FINAL
 
+    @property
+    def awaiting_approval(self) -> bool:
+        """Return whether the task's plan waits for approval."""
+        return bool(self.document.get("awaiting_approval"))
+
 
 class Connection:
     """Calls one server below `/api/v1`; `base_url` may end in a path, such as the stage of an API Gateway.

@@ -11,8 +11,6 @@ from contextlib import contextmanager
 
 import typer
 
-from llm_server.cli.connection import Answer
-
 _UNSAFE = re.compile(
     r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]"
 )  # characters that control a terminal or cannot be encoded
@@ -63,16 +61,23 @@ def usd(microusd: int) -> str:
 
 def word(value: object) -> str:
     """Return a value as the server's JSON document has it, such as `true`; an empty or missing value is a dash."""
-    return str(value).lower() if isinstance(value, bool) else str(value or "-")
+    if value is None or value == "":
+        return "-"
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def show_decision(answer: Answer, as_json: bool) -> None:
+def counted(number: int, noun: str) -> str:
+    """Return a number with its noun, in the plural unless the number is 1."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def show_decision(decision: Mapping[str, object], as_json: bool) -> None:
     """Print how a task would be carried out, one field a line; each item of a list has its own line."""
     if as_json:
-        put_bytes(answer.body)
+        put_json(decision)
         return
     rows: list[tuple[str, str]] = []
-    for name, value in answer.document.items():
+    for name, value in decision.items():
         first, *others = [_item(each) for each in value] or ["-"] if isinstance(value, list) else [_item(value)]
         rows += [(name, first), *(("", other) for other in others)]
     put_table(rows)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from llm_server.cli import display
+from llm_server.cli.options import time_of
 
 if TYPE_CHECKING:
     from llm_server.orchestration.access.keyring import Keyring
@@ -18,6 +19,11 @@ if TYPE_CHECKING:
 
 _WRONG, _AWAY = 2, 3
 _DAY_MS = 24 * 3600 * 1000
+_NOTHING = (
+    "Nothing to change: give --name, --requests-per-minute, --tasks-in-flight, --usd-per-day, --expires-at or "
+    "--expires-in-days; or remove a value with --no-requests-per-minute, --no-tasks-in-flight, --no-usd-per-day "
+    "or --never-expires."
+)
 _COLUMNS = (
     "key_id",
     "tenant",
@@ -44,7 +50,8 @@ Requests = Annotated[int | None, typer.Option(metavar="N", help="Limit the reque
 InFlight = Annotated[int | None, typer.Option(metavar="N", help="Limit the tasks that are not final.")]
 Usd = Annotated[float | None, typer.Option(metavar="X", help="Limit the cost of engine calls on a UTC day.")]
 ExpiresAt = Annotated[
-    str | None, typer.Option(metavar="TIME", help="When the key expires, such as 2030-12-31T23:59:59Z.")
+    str | None,
+    typer.Option(metavar="TIME", help="When the key expires, such as 2030-12-31T23:59:59Z, or a date (midnight UTC)."),
 ]
 ExpiresIn = Annotated[
     int | None, typer.Option(metavar="N", min=1, max=36_500, help="Let the key expire N days from now.")
@@ -55,7 +62,12 @@ Db = Annotated[Path | None, typer.Option(help="The server's SQLite file. Default
 @app.command()
 def create(
     tenant: Annotated[str, typer.Option(help="The tenant whose tasks the key can use: a to z, 0 to 9 and -.")],
-    scope: Annotated[str, typer.Option(help="Comma-separated scopes: tasks, metrics, admin.")] = "tasks",
+    scope: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A scope: tasks, metrics or admin; may be given several times or comma-separated.  [default: tasks]"
+        ),
+    ] = None,
     name: Name = "",
     requests_per_minute: Requests = None,
     tasks_in_flight: InFlight = None,
@@ -71,7 +83,7 @@ def create(
         limits = KeyLimits.of(
             requests_per_minute=requests_per_minute, tasks_in_flight=tasks_in_flight, usd_per_day=usd_per_day
         )
-        scopes = [word.strip() for word in scope.split(",") if word.strip()]
+        scopes = [word.strip() for word in ",".join(scope or ["tasks"]).split(",") if word.strip()]
         expires_ms = _expires_ms(expires_at, expires_in_days)
         key, token = keys.create(tenant, scopes, limits=limits, name=name, expires_ms=expires_ms)
         _show_token(key, token)
@@ -126,6 +138,9 @@ def update(
             raise typer.BadParameter("Give --never-expires or a time of expiry, not both.")
         if expires_ms is not None or never_expires:
             changes["expires_ms"] = expires_ms
+        if not changes:
+            display.say(_NOTHING)
+            raise typer.Exit(_WRONG)
         keys.update(key_id, changes)
         display.say(f"Key {key_id} was changed.")
 
@@ -166,7 +181,8 @@ def _expires_ms(expires_at: str | None, in_days: int | None) -> int | None:
         raise typer.BadParameter("Give --expires-at or --expires-in-days, not both.")
     if in_days is not None:
         return wiring.now_ms() + in_days * _DAY_MS
-    return None if expires_at is None else parse_expires_at(expires_at)
+    time = time_of(expires_at, "--expires-at")
+    return None if time is None else parse_expires_at(time)
 
 
 def _show_token(key: "Key", token: str) -> None:
@@ -201,7 +217,7 @@ def _row(key: "Key") -> list[str]:
         "USD/day": None if limits.microusd_per_day is None else usd(limits.microusd_per_day),
         "name": key.name,
     }
-    return ["-" if cells[column] in (None, "") else str(cells[column]) for column in _COLUMNS]
+    return [display.word(cells[column]) for column in _COLUMNS]
 
 
 def _time(milliseconds: int) -> str:

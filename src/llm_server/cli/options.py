@@ -1,8 +1,10 @@
 """Shared parts of the commands: options, exit codes, the prompt's text, and the end of a command after a failure."""
 
+import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from datetime import datetime
 from typing import Annotated, Any
 
 import typer
@@ -30,9 +32,12 @@ Exit codes:
   1    the task Failed or was Cancelled
   2    wrong usage, or the server refused the request; the message says why
   3    the server cannot be reached, or it failed
-  4    the task is not final yet
+  4    the task is not final yet, or its plan waits for approval
   130  interrupted with Ctrl-C; the task continues on the server
 """
+
+_DATE = re.compile(r"\d{4}-\d\d-\d\d", re.ASCII)
+_TIME = re.compile(rf"{_DATE.pattern}T\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:\d\d)", re.ASCII)
 
 Url = Annotated[str, typer.Option("--url", envvar="LLM_SERVER_URL", help="Address of the server.")]
 ApiKey = Annotated[
@@ -84,14 +89,35 @@ def text_of(prompt: str) -> str:
 
 
 def pairs_of(metadata: Iterable[str] | None) -> dict[str, str]:
-    """Split each KEY=VALUE at its first `=`. Raises BadParameter if a label has no `=`."""
+    """Split each KEY=VALUE at its first `=`. Raises BadParameter if a label has no `=` or no key."""
     pairs = {}
     for label in metadata or ():
         key, separator, value = label.partition("=")
-        if not separator:
+        if not key or not separator:
             raise typer.BadParameter(f"{label!r} does not have the form KEY=VALUE.", param_hint="--metadata")
         pairs[key] = value
     return pairs
+
+
+def time_of(text: str | None, option: str) -> str | None:
+    """Return the RFC 3339 time that the value of an option means; a date alone means its midnight in UTC.
+
+    None, an option that is not set, stays None. Raises BadParameter if the value is neither a date nor such a time.
+    """
+    if text is None:
+        return None
+    time = f"{text}T00:00:00Z" if _DATE.fullmatch(text) else text.upper()
+    try:
+        if not _TIME.fullmatch(time):
+            raise ValueError(text)
+        datetime.fromisoformat(time)
+    except ValueError:
+        message = (
+            f"{text!r} is not a time. Give a date (midnight UTC), such as 2026-11-29, "
+            "or a time with an offset, such as 2026-11-29T08:00:00Z."
+        )
+        raise typer.BadParameter(message, param_hint=option) from None
+    return time
 
 
 def without_unset(fields: Mapping[str, Any]) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from typing import Any
 
 from llm_server import wiring
 from llm_server.api import views
-from llm_server.cli.connection import Answer
+from llm_server.cli import display
 from llm_server.orchestration.routing.analysis import FIELDS, Analysis, analyse
 from llm_server.orchestration.routing.evaluation import apgr, auroc, calibration_error, interval, share
 from llm_server.orchestration.tasks.new_task import NewTask
@@ -30,7 +30,7 @@ class UnreadableRows(ValueError):
     """A line of the file for `--eval` cannot be used; the message names the line and says why."""
 
 
-def decision(prompt: str, profile: str | None, role: str | None) -> Answer:
+def decision(prompt: str, profile: str | None, role: str | None) -> dict[str, Any]:
     """Return the answer to `POST /tasks?dry_run=true` of a server that starts now with these settings.
 
     If no engine is configured, look for one as a server does when it starts.
@@ -44,8 +44,8 @@ def decision(prompt: str, profile: str | None, role: str | None) -> Answer:
         settings = replace(settings, db=Path(folder) / "tasks.db")
         with wiring.embedded_service(settings, own_port=_OWN_PORT) as embedded:
             decided = embedded.service.decide(new)
-    document = views.decision(decided).model_dump(mode="json")
-    return Answer(body=json.dumps(document, ensure_ascii=False).encode(errors="replace"), document=document)
+    document: dict[str, Any] = views.decision(decided).model_dump(mode="json")
+    return document
 
 
 def rows_of(path: Path) -> list[dict[str, Any]]:
@@ -73,7 +73,7 @@ def report(rows: Iterable[Mapping[str, Any]]) -> Iterator[str]:
     Three sets of labels are known: ok_roles and ok_modes; weak and strong; multi_step.
     """
     judged = [(row, analyse(row["prompt"])) for row in rows]
-    yield f"{len(judged)} prompts"
+    yield display.counted(len(judged), "prompt")
     roles = [(row, analysis) for row, analysis in judged if row.get("ok_roles")]
     if roles:
         yield from _decisions(roles)

@@ -2,7 +2,6 @@
 
 import sys
 from collections.abc import Callable
-from functools import partial
 from typing import Annotated
 
 import typer
@@ -28,7 +27,7 @@ from llm_server.cli.options import (
     without_unset,
 )
 
-_TERMINAL_HOLD_S = 2  # short, so that a terminal soon shows the status and the task's id, at the price of more calls
+_SHORT_HOLD_S = 2  # soon shows the status, and that a plan waits for approval, at the price of more calls
 
 
 def submit(
@@ -48,7 +47,10 @@ def submit(
     ] = None,
     metadata: Metadata = None,
     plan_approval: Annotated[
-        bool, typer.Option("--plan-approval", help="In Plan mode, wait until the plan is approved (see approve).")
+        bool,
+        typer.Option(
+            "--plan-approval", help="In Plan mode, carry the plan out only after it is approved (see approve)."
+        ),
     ] = False,
     no_wait: Annotated[bool, typer.Option("--no-wait", help="Print the task's id and do not wait.")] = False,
     dry_run: Annotated[
@@ -67,6 +69,8 @@ def submit(
 ) -> None:
     """Submit a task, wait for it to end, and print its answer.
 
+    If its plan waits for approval, print the commands that approve and reject it, and stop waiting.
+
     The answer is printed to standard output, and everything else to standard error.
     """
     limits = {"max_cost_usd": max_cost_usd, "deadline_s": deadline_s, "max_output_tokens": max_output_tokens}
@@ -76,18 +80,21 @@ def submit(
     client = client_of(url, key)
     with failures_as_exit_codes():
         if dry_run:
-            display.show_decision(client.decide(task), display.wants_json(choice))
+            display.show_decision(client.decide(task).document, display.wants_json(choice))
         elif no_wait:
             task_display.show_accepted(client.submit(task), client.base_url, bool(choice))
         else:
-            hold_s = int(min(timeout_s, _TERMINAL_HOLD_S if sys.stderr.isatty() else MAX_HOLD_S))
+            is_short = plan_approval or sys.stderr.isatty()
+            hold_s = int(min(timeout_s, _SHORT_HOLD_S if is_short else MAX_HOLD_S))
             answer = _watched(client, lambda: client.submit(task, hold_s=hold_s), timeout_s)
             _finish(client, _in_full(client, answer), bool(choice))
 
 
 def get(
     task_id: TaskId,
-    wait: Annotated[bool, typer.Option("--wait", help="Wait until the task is final.")] = False,
+    wait: Annotated[
+        bool, typer.Option("--wait", help="Wait until the task is final or its plan waits for approval.")
+    ] = False,
     timeout_s: TimeoutS = 600,
     url: Url = DEFAULT_URL,
     key: ApiKey = "",
@@ -107,10 +114,10 @@ def get(
 
 
 def _watched(client: Client, first: Callable[[], Answer], timeout_s: float, task_id: str = "") -> Answer:
-    """Make the first call, then follow the task until it is final or the time-out ends; show its state meanwhile."""
+    """Make the first call, then follow the task until it is final, waits for approval or times out; show its state."""
     until = client.deadline(timeout_s)
     try:
-        with display.spinner(partial(task_display.state, base_url=client.base_url)) as show:
+        with display.spinner(task_display.state) as show:
             answer = first()
             task_id = answer.task_id
             show(answer.document)

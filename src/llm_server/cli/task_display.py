@@ -19,13 +19,12 @@ def how_to_get(task_id: str, base_url: str) -> str:
     return f"Task {task_id} continues on the server. To get its answer: {_command('get', base_url, task_id, '--wait')}"
 
 
-def state(task: Mapping[str, Any], base_url: str) -> str:
+def state(task: Mapping[str, Any]) -> str:
     """Return a task's status, its completed steps, and the reason for waiting, in one line."""
     steps = (task.get("plan") or {}).get("steps") or []
     done = sum(step.get("status") == "Completed" for step in steps)
-    progress = f"{done} of {len(steps)} steps" if steps else ""
-    approve = f": {_how_to_approve(task, base_url)}" if task.get("awaiting_approval") else ""
-    return " · ".join(filter(None, (str(task.get("status")), progress, _reason(task) + approve)))
+    progress = f"{done} of {display.counted(len(steps), 'step')}" if steps else ""
+    return " · ".join(filter(None, (str(task.get("status")), progress, _reason(task))))
 
 
 def show_task(answer: Answer, base_url: str, as_json: bool) -> None:
@@ -39,9 +38,10 @@ def show_task(answer: Answer, base_url: str, as_json: bool) -> None:
     if status not in FINAL:
         reason = _reason(task)
         display.say(f"Task {answer.task_id} is not final ({status}){f'; it {reason}' if reason else ''}.")
-        if task.get("awaiting_approval"):
-            display.say(f"To read and approve its plan: {_how_to_approve(task, base_url)}")
-        display.say(how_to_get(answer.task_id, base_url))
+        if answer.awaiting_approval:
+            _show_how_to_decide(answer.task_id, base_url)
+        else:
+            display.say(how_to_get(answer.task_id, base_url))
     elif status != "Completed":
         display.say(f"Task {answer.task_id} {status.lower()}: {task.get('error') or 'no reason given.'}")
 
@@ -88,8 +88,14 @@ def _reason(task: Mapping[str, Any]) -> str:
     return f"waits for {task['waiting_for']}{f' since {since}' if since else ''}"
 
 
-def _how_to_approve(task: Mapping[str, Any], base_url: str) -> str:
-    return _command("approve", base_url, str(task.get("task_id")))
+def _show_how_to_decide(task_id: str, base_url: str) -> None:
+    """Print the commands for a plan that waits, each on a line of its own, so that it can be copied."""
+    display.say("To read the plan and approve it:")
+    display.say(f"  {_command('approve', base_url, task_id)}")
+    display.say("To reject the plan, which cancels the task:")
+    display.say(f"  {_command('reject', base_url, task_id)}")
+    display.say("To get the task's answer after you approved the plan:")
+    display.say(f"  {_command('get', base_url, task_id, '--wait')}")
 
 
 def _row(task: Mapping[str, Any]) -> list[str]:
@@ -131,11 +137,13 @@ def _footer(task: Mapping[str, Any]) -> str:
     engines = ", ".join(dict.fromkeys(str(call.get("engine")) for call in calls))
     parts = [task.get("mode"), task.get("role"), engines or task.get("engine")]
     if receipt:
-        parts.append(f"{receipt.get('tokens_in') or 0:,} tokens in, {receipt.get('tokens_out') or 0:,} out")
+        parts.append(
+            f"{display.counted(receipt.get('tokens_in') or 0, 'token')} in, {receipt.get('tokens_out') or 0:,} out"
+        )
         parts.append(f"{(receipt.get('duration_ms') or 0) / 1000:.1f} s")
         parts.append(display.usd(receipt.get("cost_microusd") or 0))
         if unpriced := receipt.get("unpriced_calls"):
-            parts.append(f"{unpriced} calls without a known price")
+            parts.append(f"{display.counted(unpriced, 'call')} without a known price")
     return " · ".join(str(part) for part in parts if part)
 
 

@@ -1,6 +1,5 @@
 """The commands that list and change tasks: list, approve, reject, cancel, retry and delete."""
 
-import re
 import sys
 from typing import Annotated
 
@@ -20,10 +19,10 @@ from llm_server.cli.options import (
     client_of,
     failures_as_exit_codes,
     pairs_of,
+    time_of,
     without_unset,
 )
 
-_DATE = re.compile(r"\d{4}-\d\d-\d\d")
 _TIME_HELP = "An RFC 3339 time, such as 2026-10-01T12:00:00Z, or a date (midnight UTC)."
 
 PlanHash = Annotated[
@@ -66,12 +65,15 @@ def list_tasks(
 
     Prints one task a line; the JSON document is {"tasks": [...]}.
     """
-    times = {"created_from": created_from, "created_to": created_to}
+    times = {
+        "created_from": time_of(created_from, "--created-from"),
+        "created_to": time_of(created_to, "--created-to"),
+    }
     approval = None if awaiting_approval is None else display.word(awaiting_approval)
     single = {"role": role, "mode": mode, "engine": engine, "awaiting_approval": approval}
     filters = [
         *(("status", each) for each in status or ()),
-        *without_unset(single | {name: _midnight(time) for name, time in times.items()}).items(),
+        *without_unset(single | times).items(),
         *((f"metadata.{name}", value) for name, value in pairs_of(metadata).items()),
     ]
     client = client_of(url, key)
@@ -159,8 +161,3 @@ def _confirmed(question: str) -> bool:
     """Ask on stderr, so that stdout has only the result; standard input that has ended means no."""
     display.say(f"{question} [y/N]")
     return sys.stdin.readline().strip().lower() in {"y", "yes"}
-
-
-def _midnight(time: str | None) -> str | None:
-    """Return the time; a date alone becomes its midnight in UTC."""
-    return f"{time}T00:00:00Z" if time and _DATE.fullmatch(time) else time

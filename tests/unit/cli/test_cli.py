@@ -25,6 +25,8 @@ DONE = task(
     receipt={"calls": 2, "tokens_in": 1200, "tokens_out": 34, "cost_microusd": 1500, "duration_ms": 2340},
 )
 
+WAITING_PLAN = task("Planned", awaiting_approval=True, plan={"hash": "h", "steps": []}, receipt={})
+
 
 def until_asked(server: Script, times: int) -> None:
     ends = time.monotonic() + 20
@@ -221,14 +223,56 @@ def test_a_waiting_task_says_for_which_engines_and_since_when(server: Script) ->
     assert [asked.line for asked in server.asked] == ["POST /api/v1/tasks"] + ["GET /api/v1/tasks/t1"] * 2
 
 
-def test_a_plan_waiting_for_approval_names_the_command_that_approves_it(server: Script) -> None:
-    server.replies = [Reply(body=task("Planned", awaiting_approval=True, plan={"hash": "h", "steps": []}))]
+@pytest.mark.parametrize("command", [["get", "t1"], ["get", "t1", "--wait"], ["submit", "x", "--plan-approval"]])
+def test_a_plan_waiting_for_approval_ends_the_wait_and_names_the_commands(server: Script, command: list[str]) -> None:
+    """Each command has a line of its own, so that it can be copied."""
+    server.replies = [Reply(body=WAITING_PLAN, retry_after="0.05")]
 
-    result = run(server, "get", "t1")
+    result = run(server, *command)
 
     assert (result.exit_code, result.stdout) == (4, "")
-    assert "Task t1 is not final (Planned); it waits for approval of its plan.\n" in result.stderr
-    assert f"To read and approve its plan: llm-server approve t1 --url {server.url}\n" in result.stderr
+    assert result.stderr.splitlines() == [
+        "Task t1 is not final (Planned); it waits for approval of its plan.",
+        "To read the plan and approve it:",
+        f"  llm-server approve t1 --url {server.url}",
+        "To reject the plan, which cancels the task:",
+        f"  llm-server reject t1 --url {server.url}",
+        "To get the task's answer after you approved the plan:",
+        f"  llm-server get t1 --wait --url {server.url}",
+    ]
+    assert len(server.asked) == 1
+
+
+def test_a_submit_in_a_pipe_does_not_let_the_server_hold_a_plan_that_waits(server: Script) -> None:
+    """The server holds its answer until the task is final, and such a task would be held for the whole time."""
+    server.replies = [Reply(body=task("Planned"), status=202, retry_after="0.05"), Reply(body=WAITING_PLAN)]
+
+    result = run(server, "submit", "x", "--plan-approval", "--json")
+
+    assert (result.exit_code, json.loads(result.stdout)) == (4, WAITING_PLAN)
+    assert server.asked[0].headers["Prefer"] == "wait=2"
+    assert len(server.asked) == 2
+
+
+def test_an_approved_plan_is_waited_for(server: Script) -> None:
+    approved = task("Planned", awaiting_approval=False, plan=WAITING_PLAN["plan"])
+    server.replies = [Reply(body=approved, retry_after="0.05"), Reply(body=DONE)]
+
+    result = run(server, "get", "t1", "--wait")
+
+    assert (result.exit_code, result.stdout) == (0, "**Grüße** 🌍\n")
+
+
+def test_a_terminal_shows_the_whole_command_that_approves(server: Script) -> None:
+    """The line of the spinner is cut at the width of the terminal, so the command is not there."""
+    waiting = WAITING_PLAN | {"task_id": "t" * 100}
+    server.replies = [Reply(body=task("Queued"), status=202, retry_after="0.05"), Reply(body=waiting)]
+
+    code, shown = on_terminal("submit", "x", "--plan-approval", "--url", server.url)  # the terminal has 80 columns
+
+    assert code == 4
+    assert f"\n  llm-server approve {'t' * 100} --url {server.url}\x1b[0m\r\n" in shown
+    assert f"\n  llm-server reject {'t' * 100} --url {server.url}\x1b[0m\r\n" in shown
 
 
 def test_get_of_an_open_task_is_exit_4(server: Script) -> None:
@@ -307,6 +351,7 @@ def test_exit_codes_are_in_the_help() -> None:
     shown = CliRunner().invoke(app, ["submit", "--help"]).stdout
 
     assert [code for code in "01234" if f"\n    {code}    " in shown] == list("01234")
+    assert "4    the task is not final yet, or its plan waits for approval" in shown
 
 
 def test_a_process_ends_with_the_documented_exit_codes(server: Script) -> None:
@@ -366,14 +411,14 @@ def test_a_terminal_shows_progress_and_markdown_without_the_engines_control_code
     server.replies = [
         Reply(body=task("[new]"), status=202, retry_after="0.3"),
         Reply(body=task("Queued", waiting_for="main"), retry_after="0.3"),
-        Reply(body=task("Planned", plan={"steps": steps}, awaiting_approval=True), retry_after="0.3"),
+        Reply(body=task("Planned", plan={"steps": steps}, waiting_for="spare"), retry_after="0.3"),
         Reply(body=task("Completed", result="**bold** [red]x[/red] \x1b]0;evil\x07")),
     ]
     code, shown = on_terminal("submit", "x", "--url", server.url)  # the terminal has 80 columns
 
     assert code == 0
     assert "Queued · waits for main" in shown
-    assert "Planned · 1 of 2 steps · waits for approval" in shown
+    assert "Planned · 1 of 2 steps · waits for spare" in shown
     assert "[new]" in shown
     assert "0:00:0" in shown
     assert "\x1b[1mbold" in shown

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
+from llm_server.cli import display
 from llm_server.cli.app import app
 from support.command_line import on_terminal, run
 from support.scripted_server import Reply, Script
@@ -45,6 +46,26 @@ def test_route_prints_json_into_a_pipe_and_text_on_a_terminal() -> None:
     assert json.loads(piped.stdout)["role"] == "Chat-Agent"
     assert code == 0
     assert "role          Chat-Agent" in shown
+
+
+def test_both_commands_that_print_a_decision_print_the_same_json(server: Script) -> None:
+    """Byte for byte, even if the server's document has other spaces."""
+    routed = CliRunner().invoke(app, ["route", "hello"])
+    server.replies = [Reply(body=json.dumps(json.loads(routed.stdout), separators=(",", ":")).encode())]
+
+    assert run(server, "submit", "hello", "--dry-run").stdout == routed.stdout
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(None, "-"), ("", "-"), (0, "0"), (0.0, "0.0"), (False, "false"), (True, "true"), ("x", "x")]
+)
+def test_only_a_missing_or_an_empty_value_is_a_dash(value: object, text: str) -> None:
+    assert display.word(value) == text
+
+
+@pytest.mark.parametrize(("number", "text"), [(0, "0 calls"), (1, "1 call"), (1200, "1,200 calls")])
+def test_only_one_is_singular(number: int, text: str) -> None:
+    assert display.counted(number, "call") == text
 
 
 @pytest.mark.parametrize("command", ["submit", "list", "metrics", "engines", "route"])

@@ -95,6 +95,29 @@ def test_list_sends_every_filter_under_the_names_of_the_api(server: Script) -> N
     ]
 
 
+@pytest.mark.parametrize(
+    ("option", "value", "said"),
+    [
+        (
+            "--created-from",
+            "yesterday",
+            "'yesterday' is not a time. Give a date (midnight UTC), such as 2026-11-29, or ",
+        ),
+        ("--created-to", "2026-11-31", "or a time with an offset, such as 2026-11-29T08:00:00Z."),
+        ("--metadata", "=x", "'=x' does not have the form KEY=VALUE."),
+    ],
+)
+def test_a_wrong_filter_names_its_option_and_what_is_accepted(
+    server: Script, option: str, value: str, said: str
+) -> None:
+    """Before anything is sent, because the server knows no options."""
+    result = run(server, "list", option, value)
+
+    assert (result.exit_code, result.stdout, server.asked) == (2, "", [])
+    assert result.stderr.splitlines()[-1].startswith(f"Error: Invalid value for {option}: ")
+    assert said in result.stderr
+
+
 def test_list_continues_after_a_short_and_an_empty_page(server: Script) -> None:
     """The server looks at a bounded number of tasks a call, so only a missing token ends the list."""
     server.replies = [page(listed("t1"), token="a+b"), page(token="c"), page(listed("t2"))]
