@@ -15,6 +15,8 @@ DROPPED = {"engine failed over"}
 """Events of 0.1.0 that were replaced by `attempt.failed`."""
 ADDED = {"attempt.failed", "awaiting_approval"}
 ADDED_FIELDS = {"demonstration"}
+REJECTED = "the plan was rejected"
+"""What 0.1.0 did not say of a task that its caller cancelled by rejecting the plan."""
 
 
 def in_todays_words(expected: dict[str, Any]) -> dict[str, Any]:
@@ -33,5 +35,9 @@ def _renamed(events: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _without_additions(task: dict[str, Any]) -> dict[str, Any]:
-    events = [event for event in task["events"] if event["event"] not in ADDED]
+    events = [
+        event | {"detail": ""} if event["detail"] == REJECTED else event
+        for event in task["events"]
+        if event["event"] not in ADDED
+    ]
     return {name: value for name, value in task.items() if name not in ADDED_FIELDS} | {"events": events}
