@@ -105,7 +105,7 @@ async def _invalid_request(request: Request, error: Exception) -> JSONResponse:
 
 
 async def _http_error(request: Request, error: Exception) -> JSONResponse:
-    """Answer a call that our own HTTP layer or the framework refused."""
+    """Answer a call that the HTTP layer or the framework refused."""
     assert isinstance(error, StarletteHTTPException)
     if isinstance(error, Refusal):
         return _answer_to(request, error.code, error.detail)

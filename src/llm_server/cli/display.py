@@ -1,4 +1,4 @@
-"""Prints for people and for programs: a command's result goes to stdout, everything else to stderr.
+"""Prints a command's result to stdout and everything else to stderr, as text or as JSON.
 
 rich is imported only by the functions that use it, so that a command with piped output does not wait for the import.
 """
