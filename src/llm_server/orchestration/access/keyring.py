@@ -90,7 +90,7 @@ class Keyring:
         self._prepared("", new, "")
 
     def add(self, key_id: str, new: NewKey) -> tuple[Key, str] | None:
-        """Make a key with a given id. Returns the key and its token; None if the id is in use. Raises what `create` raises."""
+        """Make a key with a given id; raises what `create` raises. Returns None if the id is in use."""
         secret = self._new_secret()
         key = self._prepared(key_id, new, secret)
         return (key, tokens.format_token(key_id, secret)) if self._store.add_key(key) else None
