@@ -8,8 +8,8 @@ from typing import Annotated
 from fastapi import Header
 from pydantic.json_schema import SkipJsonSchema, WithJsonSchema
 
+from llm_server.orchestration.access.idempotency import HEADER
 from llm_server.orchestration.domain.errors import InvalidInput
-from llm_server.orchestration.tasks.intake import KEY_FIELD
 
 KEY = r'^("([ !#-\[\]-~]|\\["\\]){1,255}"|[!#-+\--\[\]-~]{1,255})$'
 """Matches a structured-field string (RFC 8941, 3.3.3), or text without quotes, spaces, commas and backslashes.
@@ -17,7 +17,7 @@ KEY = r'^("([ !#-\[\]-~]|\\["\\]){1,255}"|[!#-+\--\[\]-~]{1,255})$'
 API Gateway joins several lines of a header with commas (RFC 9110, 5.3), so a comma outside quotes means two keys.
 """
 INVALID = (
-    f"The {KEY_FIELD} is not valid: send one key of 1 to 255 printable ASCII characters; a key with a space, comma, "
+    f"The {HEADER} is not valid: send one key of 1 to 255 printable ASCII characters; a key with a space, comma, "
     "quote or backslash must be in double quotes, with a backslash before each quote and backslash in it."
 )
 
@@ -43,5 +43,5 @@ def key_of(lines: list[str] | None) -> str | None:
         return None
     header = ",".join(lines)
     if not re.fullmatch(KEY, header):
-        raise InvalidInput(KEY_FIELD, INVALID)
+        raise InvalidInput(HEADER, INVALID)
     return re.sub(r"\\(.)", r"\1", header[1:-1]) if header.startswith('"') else header

@@ -120,12 +120,12 @@ class _TrackedConnection:
     sock: socket.socket | None
 
     def connect(self) -> None:
-        super().connect()  # type: ignore[misc]
+        super().connect()  # type: ignore[misc]  # a mixin's super() is not typed
         _use(self.sock)
 
     def request(self, *args: Any, **options: Any) -> None:
         _use(self.sock)
-        super().request(*args, **options)  # type: ignore[misc]
+        super().request(*args, **options)  # type: ignore[misc]  # a mixin's super() is not typed
 
 
 class _TrackedPool:
@@ -136,7 +136,7 @@ class _TrackedPool:
 
     def _put_conn(self, conn: Any) -> None:
         _use(None)
-        super()._put_conn(conn)  # type: ignore[misc]
+        super()._put_conn(conn)  # type: ignore[misc]  # a mixin's super() is not typed
 
 
 class _HTTPConnection(_TrackedConnection, HTTPConnection):

@@ -12,9 +12,10 @@ from typing import Any
 
 import pytest
 
+from llm_server.orchestration.access.idempotency import KEPT_MS
 from llm_server.orchestration.domain.ports import Store
 from llm_server.orchestration.domain.task import TaskRef
-from llm_server.orchestration.tasks.intake import KEY_KEPT_MS, Accepted
+from llm_server.orchestration.tasks.intake import Accepted
 from llm_server.orchestration.tasks.new_task import NewTask
 from support import asgi
 from support.in_process_server import DOWN, CalledServer, FailingStore, called_server
@@ -267,7 +268,7 @@ def test_a_first_call_overtaken_by_its_repetition_answers_a_replay(
 def test_an_idempotency_key_can_be_used_again_after_24_hours(served: Served) -> None:
     """The earlier task stays unchanged."""
     first = served.service.submit_once("local", NewTask(prompt="One."), "k")
-    served.clock.pass_s(KEY_KEPT_MS / 1000 - 0.001)
+    served.clock.pass_s(KEPT_MS / 1000 - 0.001)
     again = served.service.submit_once("local", NewTask(prompt="One."), "k")
     served.clock.pass_s(0.001)
     second = served.service.submit_once("local", NewTask(prompt="Two."), "k")

@@ -32,6 +32,14 @@ Instant = Annotated[str, Field(json_schema_extra={"format": "date-time"})]
 _REQUESTS = "The most requests in a minute of the UTC clock. Further calls are answered 429."
 _IN_FLIGHT = "The most tasks of the key that are not final. Calls for further tasks are answered 429."
 _USD = "The most that the key's engine calls may cost on a UTC day, in USD."
+KeyName = Annotated[
+    str,
+    Field(
+        json_schema_extra=NAME,
+        description="A name for people; shown in listings. At most 100 characters, all of them printable.",
+        examples=[_NAME],
+    ),
+]
 
 
 class KeyLimitsView(ResponseSchema):
@@ -104,12 +112,7 @@ class NewKey(RequestSchema):
         "of the whole server. `admin`: the engines and keys of the whole server.",
         examples=[["tasks", "metrics"]],
     )
-    name: str = Field(
-        default="",
-        json_schema_extra=NAME,
-        description="A name for people; shown in listings. At most 100 characters, all of them printable.",
-        examples=[_NAME],
-    )
+    name: KeyName = ""
     limits: NewKeyLimits = Field(
         default_factory=NewKeyLimits, description="The limits of the key. Default: no limits.", examples=[_LIMITS]
     )
@@ -148,12 +151,7 @@ class KeyChange(RequestSchema):
 
     model_config = ConfigDict(json_schema_extra=_described)
 
-    name: str = Field(
-        default="",
-        json_schema_extra=NAME,
-        description="A name for people; shown in listings. At most 100 characters, all of them printable.",
-        examples=[_NAME],
-    )
+    name: KeyName = ""
     limits: ChangedLimits = Field(
         default_factory=ChangedLimits,
         description="The limits to change: null removes a limit, and a limit that is left out does not change.",

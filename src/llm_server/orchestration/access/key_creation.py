@@ -8,17 +8,15 @@ from __future__ import annotations
 
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 
+from llm_server.orchestration.access import idempotency
+from llm_server.orchestration.access.idempotency import HEADER, KEPT_MS
 from llm_server.orchestration.access.keyring import Keyring
 from llm_server.orchestration.domain.api_key import Key, NewKey
-from llm_server.orchestration.domain.errors import InvalidInput, KeyConflict, KeyNotFound
+from llm_server.orchestration.domain.errors import KeyConflict, KeyNotFound
 from llm_server.orchestration.domain.ports import Clock, IdempotencyBinding, IdempotencyStore
-from llm_server.orchestration.domain.task import DAY_MS
 
-KEPT_MS = DAY_MS
-"""How long the server remembers which API key was made with an Idempotency-Key."""
-
-HEADER = "Idempotency-Key"
 _ENDED = {"key_revoked": "is revoked", "key_expired": "has expired"}
 NAMESPACE = "keys#"
 """Written before the tenant's name in the store, so that Idempotency-Keys of API keys and of tasks cannot collide.
@@ -74,18 +72,8 @@ class KeyCreation:
         """
         now_ms = self._clock()
         binding = IdempotencyBinding(task_id=self._keyring.new_id(), body_hash=new.digest(), until_ms=now_ms + KEPT_MS)
-        try:
-            self._keyring.check(new)
-        except InvalidInput:
-            bound = self._store.bound_idempotency_key(namespace, idempotency_key, now_ms=now_ms)
-            if bound is None:
-                raise
-        else:
-            bound = self._store.bind_idempotency_key(namespace, idempotency_key, binding, now_ms=now_ms)
-        if bound.body_hash != binding.body_hash:
-            message = f"This {HEADER} was sent with another body within the last 24 hours."
-            raise InvalidInput(HEADER, message, code="idempotency_key_reused")
-        return bound
+        check = partial(self._keyring.check, new)
+        return idempotency.bind(self._store, namespace, idempotency_key, binding, now_ms=now_ms, check=check)
 
     def _replayed(self, key_id: str) -> CreatedKey:
         try:

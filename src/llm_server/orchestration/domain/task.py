@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
-from typing import Literal
+from typing import Any, Literal
 
 from llm_server.orchestration.domain.api_key import Charge, Payer
 from llm_server.orchestration.domain.errors import IllegalTransition, TaskBusy, TaskFinished, TaskUnapproved
@@ -288,6 +288,5 @@ class Task:
     def _to(self, status: Status, now_ms: int, **changes: object) -> Task:
         if self.status.is_final:
             raise IllegalTransition(self.task_id, self.status, status)
-        changes = {"waiting_for": "", "waiting_since_ms": None} | changes
-        # each caller passes fields of this class; mypy cannot see that through a dict
-        return replace(self, status=status, updated_ms=now_ms, rev=self.rev + 1, **changes)  # type: ignore[arg-type]
+        fields: Any = {"waiting_for": "", "waiting_since_ms": None} | changes  # Any: mypy cannot match a dict to fields
+        return replace(self, status=status, updated_ms=now_ms, rev=self.rev + 1, **fields)

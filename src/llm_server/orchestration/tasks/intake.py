@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Protocol
 
+from llm_server.orchestration.access import idempotency
+from llm_server.orchestration.access.idempotency import KEPT_MS
 from llm_server.orchestration.access.keyring import Keyring
 from llm_server.orchestration.dispatch.balancer import Balancer
 from llm_server.orchestration.domain.api_key import Payer
@@ -19,10 +22,6 @@ from llm_server.orchestration.routing import tiers
 from llm_server.orchestration.routing.analysis import Analysis, analyse
 from llm_server.orchestration.tasks.new_task import NewTask, normalise, validate
 from llm_server.orchestration.tasks.wakeups import WakeUps
-
-KEY_KEPT_MS = 24 * 3600 * 1000
-"""How long an Idempotency-Key is bound to its task."""
-KEY_FIELD = "Idempotency-Key"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,8 +122,9 @@ class Intake:
             StorageUnavailable: it is unknown whether the task was stored.
         """
         new, now_ms = normalise(new, self._catalog), self._clock()
-        wanted = IdempotencyBinding(task_id=self._new_id(), body_hash=new.digest(), until_ms=now_ms + KEY_KEPT_MS)
-        bound = self._bound(tenant, new, key, wanted, now_ms)
+        wanted = IdempotencyBinding(task_id=self._new_id(), body_hash=new.digest(), until_ms=now_ms + KEPT_MS)
+        check = partial(self._checked, new)
+        bound = idempotency.bind(self._store, tenant, key, wanted, now_ms=now_ms, check=check)
         if bound != wanted and (earlier := self._replayed(tenant, bound)):
             return earlier
         self._checked(new)
@@ -135,27 +135,6 @@ class Intake:
         if stored_meanwhile := self._replayed(tenant, bound):
             return stored_meanwhile
         raise StateConflict("The task of this Idempotency-Key was deleted.", code="idempotency_key_task_deleted")
-
-    def _bound(
-        self, tenant: str, new: NewTask, key: str, wanted: IdempotencyBinding, now_ms: int
-    ) -> IdempotencyBinding:
-        """Return what the key is bound to, binding it first if it is free.
-
-        A body that is not valid does not bind the key, so the corrected body can use it.
-        """
-        try:
-            self._checked(new)
-        except InvalidInput:
-            known = self._store.bound_idempotency_key(tenant, key, now_ms=now_ms)
-            if known is None:
-                raise
-            bound = known
-        else:
-            bound = self._store.bind_idempotency_key(tenant, key, wanted, now_ms=now_ms)
-        if bound.body_hash != wanted.body_hash:
-            message = "This Idempotency-Key was sent with another body within the last 24 hours."
-            raise InvalidInput(KEY_FIELD, message, code="idempotency_key_reused")
-        return bound
 
     def _replayed(self, tenant: str, bound: IdempotencyBinding) -> Accepted | None:
         """Return the task that a key is bound to, or None if it is not stored."""
