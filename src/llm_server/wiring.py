@@ -29,7 +29,10 @@ from llm_server.orchestration.dispatch.health import EngineStates
 from llm_server.orchestration.domain.catalog import Catalog, EngineSpec
 from llm_server.orchestration.domain.engine_call import Engine, Pricer
 from llm_server.orchestration.domain.errors import ConfigurationError
-from llm_server.orchestration.domain.ports import Clock, EngineStateStore, KeyStore, Queue, Store
+from llm_server.orchestration.domain.ports.clock import Clock
+from llm_server.orchestration.domain.ports.keys import KeyStore
+from llm_server.orchestration.domain.ports.queue import Queue
+from llm_server.orchestration.domain.ports.store import EngineStateStore, Store
 from llm_server.orchestration.domain.retention import Retention
 from llm_server.orchestration.execution.orchestrator import Orchestrator
 from llm_server.orchestration.routing.analysis import analyse

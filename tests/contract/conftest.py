@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from llm_server.orchestration.domain.ports import KeyStore, Store
+from llm_server.orchestration.domain.ports.keys import KeyStore
+from llm_server.orchestration.domain.ports.store import Store
 from llm_server.orchestration.domain.retention import Retention
 from llm_server.orchestration.domain.task import DAY_MS
 from llm_server.storage.dynamodb.api_keys import DynamoKeys

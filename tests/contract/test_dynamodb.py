@@ -12,7 +12,7 @@ from llm_server.orchestration.domain.counters import Counters
 from llm_server.orchestration.domain.engine_state import EngineState
 from llm_server.orchestration.domain.errors import StorageUnavailable, TaskLost, TaskNotFound
 from llm_server.orchestration.domain.output import Output
-from llm_server.orchestration.domain.ports import Due, IdempotencyBinding
+from llm_server.orchestration.domain.ports.tasks import Due, IdempotencyBinding
 from llm_server.orchestration.domain.retention import Retention
 from llm_server.orchestration.domain.status import Mode
 from llm_server.orchestration.domain.task import DAY_MS, MAX_NOTES, Task, TaskRef

@@ -11,7 +11,7 @@ import pytest
 from llm_server.orchestration.domain.counters import Counters
 from llm_server.orchestration.domain.engine_state import EngineState
 from llm_server.orchestration.domain.errors import StorageUnavailable
-from llm_server.orchestration.domain.ports import Page, TaskFilter
+from llm_server.orchestration.domain.ports.listing import Page, TaskFilter
 from llm_server.orchestration.domain.snapshot import Snapshot
 from llm_server.orchestration.domain.status import Status
 from llm_server.orchestration.domain.task import Task

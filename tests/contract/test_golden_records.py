@@ -16,7 +16,8 @@ import pytest
 
 from llm_server.api import views
 from llm_server.orchestration.domain.api_key import Account
-from llm_server.orchestration.domain.ports import KeyStore, Store
+from llm_server.orchestration.domain.ports.keys import KeyStore
+from llm_server.orchestration.domain.ports.store import Store
 from llm_server.orchestration.domain.receipt import Receipt
 from llm_server.orchestration.domain.status import Status
 from llm_server.orchestration.domain.task import TaskRef

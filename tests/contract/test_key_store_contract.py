@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from llm_server.orchestration.domain.api_key import Account, Charges, KeyLimits, KeyUse
-from llm_server.orchestration.domain.ports import KeyStore
+from llm_server.orchestration.domain.ports.keys import KeyStore
 from support.builders import NOW_MS, a_key
 from support.concurrency import at_once
 

@@ -18,7 +18,8 @@ import pytest
 
 from llm_server.orchestration.domain.engine_state import EngineSwitch
 from llm_server.orchestration.domain.errors import ConfigurationError, RecordUnreadable, StorageUnavailable, TaskLost
-from llm_server.orchestration.domain.ports import EVERY_TASK, Due, Page, TaskFilter
+from llm_server.orchestration.domain.ports.listing import EVERY_TASK, Page, TaskFilter
+from llm_server.orchestration.domain.ports.tasks import Due
 from llm_server.orchestration.domain.status import Mode, Status
 from llm_server.orchestration.domain.task import TaskRef
 from llm_server.storage import records

@@ -17,7 +17,7 @@ import pytest
 from llm_server.api import views
 from llm_server.orchestration.domain.counters import Counters
 from llm_server.orchestration.domain.errors import ConfigurationError
-from llm_server.orchestration.domain.ports import TaskFilter
+from llm_server.orchestration.domain.ports.listing import TaskFilter
 from llm_server.orchestration.domain.task import NEAR_MS, TaskRef
 from llm_server.storage.sqlite.api_keys import SqliteKeys
 from llm_server.storage.sqlite.database import Database, migrate

@@ -6,7 +6,7 @@ import pytest
 
 from llm_server.orchestration.domain.counters import Counters, day_of
 from llm_server.orchestration.domain.errors import TaskBusy, TaskFinished, TaskLost, TaskNotFound
-from llm_server.orchestration.domain.ports import Store
+from llm_server.orchestration.domain.ports.store import Store
 from llm_server.orchestration.domain.snapshot import Limits, Snapshot
 from llm_server.orchestration.domain.status import Mode, Status
 from llm_server.orchestration.domain.task import Task, TaskRef

@@ -9,7 +9,7 @@ import pytest
 
 from llm_server.orchestration.domain.counters import Counters
 from llm_server.orchestration.domain.errors import TaskLost, TaskNotFound
-from llm_server.orchestration.domain.ports import Store
+from llm_server.orchestration.domain.ports.store import Store
 from llm_server.orchestration.domain.status import Mode
 from llm_server.orchestration.domain.task import DAY_MS, Task
 from support.builders import NOW_MS, a_failure, a_request, a_task, an_attempt, an_output, by_key, claimed

@@ -6,7 +6,7 @@ import pytest
 
 from llm_server.orchestration.domain.counters import Counters
 from llm_server.orchestration.domain.engine_state import EngineRecords, EngineState, EngineSwitch
-from llm_server.orchestration.domain.ports import Store
+from llm_server.orchestration.domain.ports.store import Store
 from support.builders import NOW_MS
 
 OFF, LOCKED = EngineSwitch(toggle=False), EngineSwitch(locked=True)

@@ -9,7 +9,8 @@ import pytest
 
 from llm_server.orchestration.domain.api_key import Account, KeyLimits, Payer
 from llm_server.orchestration.domain.errors import TaskLost, TaskNotFound, TooManyInFlight
-from llm_server.orchestration.domain.ports import KeyStore, Store
+from llm_server.orchestration.domain.ports.keys import KeyStore
+from llm_server.orchestration.domain.ports.store import Store
 from llm_server.orchestration.domain.task import Task
 from support.builders import NOW_MS, a_failure, a_request, a_task, an_output, claimed, noise
 from support.concurrency import at_once

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from llm_server.orchestration.domain.ports import IdempotencyBinding, Store
+from llm_server.orchestration.domain.ports.store import Store
+from llm_server.orchestration.domain.ports.tasks import IdempotencyBinding
 from support.builders import NOW_MS
 from support.concurrency import at_once
 

@@ -11,7 +11,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from llm_server.orchestration.domain.errors import InvalidInput
-from llm_server.orchestration.domain.ports import EVERY_TASK, Page, Store, TaskFilter
+from llm_server.orchestration.domain.ports.listing import EVERY_TASK, Page, TaskFilter
+from llm_server.orchestration.domain.ports.store import Store
 from llm_server.orchestration.domain.status import Mode, Status
 from llm_server.orchestration.domain.task import DAY_MS, Task
 from support.builders import NOW_MS, a_failure, a_request, a_task, claimed

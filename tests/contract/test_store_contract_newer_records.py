@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from llm_server.orchestration.domain.errors import RecordUnreadable
-from llm_server.orchestration.domain.ports import Store
+from llm_server.orchestration.domain.ports.store import Store
 from llm_server.orchestration.domain.task import Task
 from llm_server.storage import records
 from support.aws_emulators import Substrate

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from llm_server.orchestration.domain.ports import Due, Store
+from llm_server.orchestration.domain.ports.store import Store
+from llm_server.orchestration.domain.ports.tasks import Due
 from llm_server.orchestration.domain.task import NEAR_MS, Task, TaskRef
 from support.builders import LEASE_MS, NOW_MS, SWEEP_MS, a_failure, a_request, a_task, an_output, claimed
 

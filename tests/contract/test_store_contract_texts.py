@@ -6,7 +6,7 @@ from random import Random
 
 import pytest
 
-from llm_server.orchestration.domain.ports import Store
+from llm_server.orchestration.domain.ports.store import Store
 from llm_server.orchestration.domain.snapshot import Snapshot
 from support.builders import NOW_MS, a_request, a_task, an_output, by_key, claimed, noise
 

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from llm_server.orchestration.domain.counters import day_of
 from llm_server.orchestration.domain.errors import NotClaimable, StateConflict, TaskLost
 from llm_server.orchestration.domain.output import Output
-from llm_server.orchestration.domain.ports import Due, Store
+from llm_server.orchestration.domain.ports.store import Store
+from llm_server.orchestration.domain.ports.tasks import Due
 from llm_server.orchestration.domain.receipt import Attempt
 from llm_server.orchestration.domain.status import Mode, Status
 from llm_server.orchestration.domain.task import Task

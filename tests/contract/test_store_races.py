@@ -9,7 +9,7 @@ from typing import Any
 from llm_server.orchestration.domain.engine_state import EngineState, EngineSwitch, SwitchName
 from llm_server.orchestration.domain.errors import ApprovalConflict, StateConflict, TaskLost
 from llm_server.orchestration.domain.plan import digest
-from llm_server.orchestration.domain.ports import Store
+from llm_server.orchestration.domain.ports.store import Store
 from llm_server.orchestration.domain.status import Mode, Status
 from llm_server.orchestration.domain.task import DAY_MS, NEVER_MS, Task
 from support.audit import audit

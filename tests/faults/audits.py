@@ -11,7 +11,7 @@ from faults.substrates import every_task
 from faults.world import World
 from llm_server.orchestration.domain.counters import Counters
 from llm_server.orchestration.domain.errors import TaskNotFound
-from llm_server.orchestration.domain.ports import Store
+from llm_server.orchestration.domain.ports.store import Store
 from llm_server.orchestration.domain.snapshot import Snapshot
 from llm_server.orchestration.domain.status import Mode, Status
 from llm_server.orchestration.domain.task import TaskRef

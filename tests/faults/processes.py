@@ -15,7 +15,10 @@ from llm_server import wiring
 from llm_server.orchestration.dispatch.balancer import Balancer
 from llm_server.orchestration.domain.catalog import Catalog
 from llm_server.orchestration.domain.engine_call import Completion, EngineCall
-from llm_server.orchestration.domain.ports import Clock, KeyStore, Queue, Store
+from llm_server.orchestration.domain.ports.clock import Clock
+from llm_server.orchestration.domain.ports.keys import KeyStore
+from llm_server.orchestration.domain.ports.queue import Queue
+from llm_server.orchestration.domain.ports.store import Store
 from llm_server.orchestration.service import Service
 from support.scripted_engine import price
 

@@ -19,7 +19,10 @@ from faults.kinds import AWS, EMBEDDED
 from faults.points import Caller, Commits, Unseen, Watched
 from llm_server.embedded.workers import RETRY_S
 from llm_server.orchestration.domain.errors import StorageUnavailable
-from llm_server.orchestration.domain.ports import Clock, KeyStore, Queue, Store
+from llm_server.orchestration.domain.ports.clock import Clock
+from llm_server.orchestration.domain.ports.keys import KeyStore
+from llm_server.orchestration.domain.ports.queue import Queue
+from llm_server.orchestration.domain.ports.store import Store
 from llm_server.orchestration.domain.retention import Retention
 from llm_server.orchestration.domain.task import DAY_MS, TaskRef
 from llm_server.orchestration.service import Service

@@ -15,7 +15,7 @@ from faults.substrates import UNSEEN, again
 from llm_server import wiring
 from llm_server.orchestration.domain.counters import day_of
 from llm_server.orchestration.domain.errors import StorageUnavailable
-from llm_server.orchestration.domain.ports import Store
+from llm_server.orchestration.domain.ports.store import Store
 from support.builders import a_request, a_task, an_attempt, an_output, claimed
 
 TASKS = 200

@@ -27,8 +27,8 @@ from llm_server.orchestration.domain.catalog import Catalog
 from llm_server.orchestration.domain.engine_call import EngineCall
 from llm_server.orchestration.domain.errors import StorageUnavailable
 from llm_server.orchestration.domain.output import PLAN
-from llm_server.orchestration.domain.ports import Clock as NowMs
-from llm_server.orchestration.domain.ports import Store
+from llm_server.orchestration.domain.ports.clock import Clock as NowMs
+from llm_server.orchestration.domain.ports.store import Store
 from llm_server.orchestration.domain.snapshot import Snapshot
 from llm_server.orchestration.domain.task import TaskRef
 from support import asgi

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import fields
 
 from llm_server.orchestration.domain.counters import Counters
-from llm_server.orchestration.domain.ports import Store
+from llm_server.orchestration.domain.ports.store import Store
 from llm_server.orchestration.domain.receipt import Receipt
 from llm_server.orchestration.domain.snapshot import Snapshot
 from llm_server.orchestration.domain.status import Status

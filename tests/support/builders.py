@@ -15,7 +15,9 @@ from llm_server.orchestration.access.keyring import Keyring
 from llm_server.orchestration.access.tokens import digest_of
 from llm_server.orchestration.domain.api_key import Key
 from llm_server.orchestration.domain.output import Output, OutputKey
-from llm_server.orchestration.domain.ports import Clock, KeyStore, Store
+from llm_server.orchestration.domain.ports.clock import Clock
+from llm_server.orchestration.domain.ports.keys import KeyStore
+from llm_server.orchestration.domain.ports.store import Store
 from llm_server.orchestration.domain.receipt import Attempt
 from llm_server.orchestration.domain.snapshot import Request, Snapshot
 from llm_server.orchestration.domain.status import Mode

@@ -16,7 +16,8 @@ from llm_server.api.app import create_app
 from llm_server.embedded.workers import Workers
 from llm_server.orchestration.domain.api_key import SCOPES, KeyLimits
 from llm_server.orchestration.domain.errors import StorageUnavailable
-from llm_server.orchestration.domain.ports import KeyStore, Store
+from llm_server.orchestration.domain.ports.keys import KeyStore
+from llm_server.orchestration.domain.ports.store import Store
 from llm_server.orchestration.service import Service
 from llm_server.settings import Settings
 from llm_server.storage.sqlite.api_keys import SqliteKeys

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from llm_server.orchestration.domain.ports import Queue
+from llm_server.orchestration.domain.ports.queue import Queue
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

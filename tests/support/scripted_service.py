@@ -16,7 +16,7 @@ import pytest
 from llm_server import wiring
 from llm_server.orchestration.domain.catalog import Catalog
 from llm_server.orchestration.domain.errors import StorageUnavailable
-from llm_server.orchestration.domain.ports import Store
+from llm_server.orchestration.domain.ports.store import Store
 from llm_server.orchestration.domain.snapshot import Snapshot
 from llm_server.orchestration.domain.task import TaskRef
 from llm_server.orchestration.service import Service

@@ -15,7 +15,7 @@ from pydantic_core import PydanticCustomError
 
 from llm_server.api.body import QueryPrefix
 from llm_server.orchestration.domain.errors import InvalidInput
-from llm_server.orchestration.domain.ports import TaskFilter
+from llm_server.orchestration.domain.ports.listing import TaskFilter
 from llm_server.orchestration.domain.status import Mode, Status
 
 METADATA_PREFIX = "metadata."

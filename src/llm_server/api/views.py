@@ -33,7 +33,7 @@ from llm_server.orchestration.domain.api_key import Key, KeyLimits
 from llm_server.orchestration.domain.catalog import Catalog, EngineSpec
 from llm_server.orchestration.domain.output import PLAN, OutputKey
 from llm_server.orchestration.domain.plan import Step, StepStatus
-from llm_server.orchestration.domain.ports import Page
+from llm_server.orchestration.domain.ports.listing import Page
 from llm_server.orchestration.domain.receipt import MICROUSD_PER_USD, Attempt
 from llm_server.orchestration.domain.snapshot import Snapshot
 from llm_server.orchestration.domain.status import Status

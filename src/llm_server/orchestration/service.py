@@ -15,16 +15,10 @@ from llm_server.orchestration.domain.catalog import Catalog, EngineSpec
 from llm_server.orchestration.domain.counters import Counters, day_of, summarise
 from llm_server.orchestration.domain.engine_state import SwitchName
 from llm_server.orchestration.domain.errors import EngineNotFound, InvalidInput
-from llm_server.orchestration.domain.ports import (
-    EVERY_TASK,
-    Clock,
-    CounterStore,
-    EngineStateStore,
-    Page,
-    TaskFilter,
-    TaskListing,
-    TaskStore,
-)
+from llm_server.orchestration.domain.ports.clock import Clock
+from llm_server.orchestration.domain.ports.listing import EVERY_TASK, Page, TaskFilter, TaskListing
+from llm_server.orchestration.domain.ports.store import CounterStore, EngineStateStore
+from llm_server.orchestration.domain.ports.tasks import TaskStore
 from llm_server.orchestration.domain.snapshot import Snapshot
 from llm_server.orchestration.domain.task import Task, TaskRef
 from llm_server.orchestration.tasks.intake import Accepted, Decision, Intake

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from llm_server.orchestration.domain.errors import InvalidInput
-from llm_server.orchestration.domain.ports import Page, TaskFilter
+from llm_server.orchestration.domain.ports.listing import Page, TaskFilter
 from llm_server.orchestration.domain.task import Task
 
 _AFTER_EVERY_KEY = ":"

@@ -15,7 +15,7 @@ from llm_server.orchestration.domain.api_key import Key
 from llm_server.orchestration.domain.engine_state import EngineState, EngineSwitch
 from llm_server.orchestration.domain.errors import RecordUnreadable
 from llm_server.orchestration.domain.output import Output, OutputKey, OutputKind, Review
-from llm_server.orchestration.domain.ports import IdempotencyBinding
+from llm_server.orchestration.domain.ports.tasks import IdempotencyBinding
 from llm_server.orchestration.domain.receipt import Attempt
 from llm_server.orchestration.domain.snapshot import Request
 from llm_server.orchestration.domain.task import Task, TaskRef

@@ -14,7 +14,7 @@ from llm_server.orchestration.access.key_creation import CreatedKey, KeyCreation
 from llm_server.orchestration.access.keyring import Keyring
 from llm_server.orchestration.domain.api_key import Key, KeyLimits, NewKey
 from llm_server.orchestration.domain.errors import InvalidInput, KeyConflict, StorageUnavailable, Unauthenticated
-from llm_server.orchestration.domain.ports import IdempotencyBinding
+from llm_server.orchestration.domain.ports.tasks import IdempotencyBinding
 from llm_server.storage.sqlite.api_keys import SqliteKeys
 from llm_server.storage.sqlite.store import SqliteStore
 from support.builders import NOW_MS

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from llm_server.orchestration.domain.ports import Store
+from llm_server.orchestration.domain.ports.store import Store
 from support.in_process_server import CalledServer, called_server
 
 

@@ -15,7 +15,7 @@ from llm_server.orchestration.domain import errors
 from llm_server.orchestration.domain.api_key import Account, Key
 from llm_server.orchestration.domain.counters import day_of
 from llm_server.orchestration.domain.errors import LLMServerError, RecordUnreadable, StorageMisconfigured
-from llm_server.orchestration.domain.ports import KeyStore
+from llm_server.orchestration.domain.ports.keys import KeyStore
 from llm_server.orchestration.domain.task import TaskRef
 from support import asgi
 from support.in_process_server import DOWN, CalledServer, FailingStore

@@ -18,7 +18,7 @@ from starlette.types import Receive, Scope, Send
 from llm_server.api import errors
 from llm_server.api.edge import Edge
 from llm_server.orchestration.domain.errors import IllegalTransition, StorageMisconfigured
-from llm_server.orchestration.domain.ports import Store
+from llm_server.orchestration.domain.ports.store import Store
 from support import asgi
 from support.in_process_server import DOWN, CalledServer, FailingStore
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from llm_server import __version__
 from llm_server.orchestration.domain.counters import day_of
-from llm_server.orchestration.domain.ports import Store
+from llm_server.orchestration.domain.ports.store import Store
 from llm_server.wiring import now_ms
 from support.builders import NOW_MS, a_failed_attempt, a_failure, a_request, a_task, an_attempt, an_output, claimed
 from support.in_process_server import DOWN, CalledServer, FailingStore, called_server

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from llm_server.orchestration.access.idempotency import KEPT_MS
-from llm_server.orchestration.domain.ports import Store
+from llm_server.orchestration.domain.ports.store import Store
 from llm_server.orchestration.domain.task import TaskRef
 from llm_server.orchestration.tasks.intake import Accepted
 from llm_server.orchestration.tasks.new_task import NewTask

@@ -10,7 +10,7 @@ import pytest
 
 from llm_server.orchestration.domain.output import Review
 from llm_server.orchestration.domain.plan import Plan, Step
-from llm_server.orchestration.domain.ports import Store
+from llm_server.orchestration.domain.ports.store import Store
 from llm_server.orchestration.domain.receipt import Attempt
 from llm_server.orchestration.domain.task import Task
 from support.builders import NOW_MS, a_failed_attempt, a_failure, a_request, a_task, an_attempt, an_output, claimed

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from llm_server.orchestration.domain.plan import Plan, Step, digest
-from llm_server.orchestration.domain.ports import Store
+from llm_server.orchestration.domain.ports.store import Store
 from llm_server.orchestration.domain.task import Task
 from llm_server.storage.sqlite.store import SqliteStore
 from support import asgi

@@ -9,7 +9,7 @@ import pytest
 
 from llm_server.api import waiting
 from llm_server.orchestration.domain.errors import TaskNotFound
-from llm_server.orchestration.domain.ports import Store
+from llm_server.orchestration.domain.ports.store import Store
 from support import asgi
 from support.builders import NOW_MS, a_task
 from support.in_process_server import DOWN, CalledServer, FailingStore

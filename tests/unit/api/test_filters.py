@@ -9,7 +9,7 @@ import pytest
 
 from llm_server.api import filters
 from llm_server.orchestration.domain.errors import InvalidInput
-from llm_server.orchestration.domain.ports import EVERY_TASK, TaskFilter
+from llm_server.orchestration.domain.ports.listing import EVERY_TASK, TaskFilter
 from support.in_process_server import CalledServer
 
 

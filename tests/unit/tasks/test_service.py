@@ -19,7 +19,7 @@ from llm_server.orchestration.domain.errors import (
     UnknownName,
 )
 from llm_server.orchestration.domain.output import Output
-from llm_server.orchestration.domain.ports import TaskFilter
+from llm_server.orchestration.domain.ports.listing import TaskFilter
 from llm_server.orchestration.domain.status import Mode, Status
 from llm_server.orchestration.domain.task import Task, TaskRef
 from llm_server.storage.sqlite.store import SqliteStore

@@ -8,7 +8,7 @@ from contextlib import closing, suppress
 
 import pytest
 
-from llm_server.orchestration.domain.ports import Due
+from llm_server.orchestration.domain.ports.tasks import Due
 from llm_server.orchestration.domain.status import Status
 from llm_server.orchestration.domain.task import TaskRef
 from llm_server.storage.sqlite.store import SqliteStore

@@ -12,7 +12,8 @@ from typing import Any, cast
 
 import pytest
 
-from llm_server.orchestration.domain.ports import Due, Store
+from llm_server.orchestration.domain.ports.store import Store
+from llm_server.orchestration.domain.ports.tasks import Due
 from llm_server.orchestration.domain.snapshot import Limits
 from llm_server.orchestration.domain.status import Status
 from llm_server.orchestration.domain.task import Task, TaskRef

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from llm_server.orchestration.domain.errors import InvalidInput
-from llm_server.orchestration.domain.ports import IdempotencyBinding, IdempotencyStore
+from llm_server.orchestration.domain.ports.tasks import IdempotencyBinding, IdempotencyStore
 from llm_server.orchestration.domain.task import DAY_MS
 
 KEPT_MS = DAY_MS

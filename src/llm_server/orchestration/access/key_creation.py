@@ -15,7 +15,8 @@ from llm_server.orchestration.access.idempotency import HEADER, KEPT_MS
 from llm_server.orchestration.access.keyring import Keyring
 from llm_server.orchestration.domain.api_key import Key, NewKey
 from llm_server.orchestration.domain.errors import KeyConflict, KeyNotFound
-from llm_server.orchestration.domain.ports import Clock, IdempotencyBinding, IdempotencyStore
+from llm_server.orchestration.domain.ports.clock import Clock
+from llm_server.orchestration.domain.ports.tasks import IdempotencyBinding, IdempotencyStore
 
 _ENDED = {"key_revoked": "is revoked", "key_expired": "has expired"}
 NAMESPACE = "keys#"

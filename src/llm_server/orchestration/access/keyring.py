@@ -19,7 +19,8 @@ from llm_server.orchestration.domain.errors import (
     TooManyRequests,
     Unauthenticated,
 )
-from llm_server.orchestration.domain.ports import Clock, KeyStore
+from llm_server.orchestration.domain.ports.clock import Clock
+from llm_server.orchestration.domain.ports.keys import KeyStore
 from llm_server.orchestration.domain.receipt import usd
 from llm_server.orchestration.domain.task import DAY_MS
 

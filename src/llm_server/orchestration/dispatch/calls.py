@@ -26,7 +26,7 @@ from llm_server.orchestration.domain.errors import (
     PromptRefused,
     TaskCancelled,
 )
-from llm_server.orchestration.domain.ports import Clock
+from llm_server.orchestration.domain.ports.clock import Clock
 from llm_server.orchestration.domain.receipt import Attempt
 
 MIN_CALL_S = 0.5

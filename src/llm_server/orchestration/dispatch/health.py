@@ -9,7 +9,8 @@ from dataclasses import replace
 
 from llm_server.orchestration.domain.engine_state import EngineRecords, EngineState, EngineSwitch, SwitchName
 from llm_server.orchestration.domain.errors import EngineUnavailable, StorageUnavailable
-from llm_server.orchestration.domain.ports import Clock, EngineStateStore
+from llm_server.orchestration.domain.ports.clock import Clock
+from llm_server.orchestration.domain.ports.store import EngineStateStore
 
 _log = logging.getLogger(__name__)
 

@@ -10,7 +10,7 @@ from llm_server.orchestration.dispatch.reservation import PER_DAY, Price, Reserv
 from llm_server.orchestration.domain.api_key import Account, Charges
 from llm_server.orchestration.domain.engine_call import EngineCall
 from llm_server.orchestration.domain.errors import LimitReached, MoneySetAside, StorageUnavailable
-from llm_server.orchestration.domain.ports import Ledger
+from llm_server.orchestration.domain.ports.keys import Ledger
 
 MAX_RESERVE_TRIES = 5
 """How often a reservation is tried while other calls of the same key use up more of its daily limit."""

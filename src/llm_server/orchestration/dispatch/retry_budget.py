@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections import deque
 
-from llm_server.orchestration.domain.ports import Clock
+from llm_server.orchestration.domain.ports.clock import Clock
 
 MAX_CALLS_A_STEP = 3
 """How many engine calls are made at most to get one answer."""

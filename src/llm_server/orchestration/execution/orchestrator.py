@@ -16,7 +16,7 @@ from llm_server.orchestration.domain.engine_call import AnswerSchema
 from llm_server.orchestration.domain.errors import PromptRefused
 from llm_server.orchestration.domain.output import MAX_TEXTS_BYTES, PLAN, OutputKey
 from llm_server.orchestration.domain.plan import Plan, Step
-from llm_server.orchestration.domain.ports import Clock
+from llm_server.orchestration.domain.ports.clock import Clock
 from llm_server.orchestration.domain.receipt import Attempt
 from llm_server.orchestration.domain.snapshot import EXPIRED_REQUEST, Snapshot
 from llm_server.orchestration.domain.status import Mode

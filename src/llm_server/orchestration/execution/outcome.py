@@ -9,7 +9,7 @@ from llm_server.orchestration.dispatch.balancer import Reply
 from llm_server.orchestration.dispatch.fleet import Fleet
 from llm_server.orchestration.domain.errors import EngineUnavailable, MoneySetAside, OutOfTime, TaskCancelled
 from llm_server.orchestration.domain.output import Output, OutputKey
-from llm_server.orchestration.domain.ports import Clock
+from llm_server.orchestration.domain.ports.clock import Clock
 from llm_server.orchestration.domain.receipt import Attempt
 from llm_server.orchestration.domain.task import Task
 from llm_server.orchestration.execution.role_call import Claim

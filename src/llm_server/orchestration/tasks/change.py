@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 from llm_server.orchestration.domain.errors import StateConflict, TaskLost
 from llm_server.orchestration.domain.output import Output
-from llm_server.orchestration.domain.ports import TaskStore
+from llm_server.orchestration.domain.ports.tasks import TaskStore
 from llm_server.orchestration.domain.snapshot import Snapshot
 from llm_server.orchestration.domain.task import Task, TaskRef
 

@@ -14,7 +14,8 @@ from llm_server.orchestration.dispatch.balancer import Balancer
 from llm_server.orchestration.domain.api_key import Payer
 from llm_server.orchestration.domain.catalog import Catalog
 from llm_server.orchestration.domain.errors import InvalidInput, StateConflict, TaskNotFound, UnknownName
-from llm_server.orchestration.domain.ports import Clock, IdempotencyBinding, IdempotencyStore, TaskStore
+from llm_server.orchestration.domain.ports.clock import Clock
+from llm_server.orchestration.domain.ports.tasks import IdempotencyBinding, IdempotencyStore, TaskStore
 from llm_server.orchestration.domain.snapshot import Request
 from llm_server.orchestration.domain.status import Mode
 from llm_server.orchestration.domain.task import Task, TaskRef

@@ -7,7 +7,8 @@ from contextlib import suppress
 from llm_server.orchestration.access.keyring import Keyring
 from llm_server.orchestration.domain.api_key import Payer
 from llm_server.orchestration.domain.errors import StateConflict, TaskLost
-from llm_server.orchestration.domain.ports import Clock, TaskStore
+from llm_server.orchestration.domain.ports.clock import Clock
+from llm_server.orchestration.domain.ports.tasks import TaskStore
 from llm_server.orchestration.domain.snapshot import Snapshot
 from llm_server.orchestration.domain.status import Status
 from llm_server.orchestration.domain.task import TaskRef

@@ -10,7 +10,9 @@ from typing import Protocol
 
 from llm_server.orchestration.domain.errors import StorageUnavailable, TaskLost, TaskNotFound
 from llm_server.orchestration.domain.output import Output, OutputKey
-from llm_server.orchestration.domain.ports import Clock, CounterStore, Due, SweepIndex, TaskStore
+from llm_server.orchestration.domain.ports.clock import Clock
+from llm_server.orchestration.domain.ports.store import CounterStore
+from llm_server.orchestration.domain.ports.tasks import Due, SweepIndex, TaskStore
 from llm_server.orchestration.domain.retention import SLACK_MS
 from llm_server.orchestration.domain.status import Status
 from llm_server.orchestration.domain.task import DAY_MS, Task

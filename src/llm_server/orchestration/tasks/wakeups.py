@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 
 from llm_server.orchestration.domain.errors import StorageUnavailable
-from llm_server.orchestration.domain.ports import Queue
+from llm_server.orchestration.domain.ports.queue import Queue
 from llm_server.orchestration.domain.task import Task, TaskRef
 
 _log = logging.getLogger(__name__)

@@ -14,7 +14,9 @@ from llm_server.orchestration.domain.cancellation import Cancellation
 from llm_server.orchestration.domain.counters import day_of
 from llm_server.orchestration.domain.errors import NotClaimable, StorageUnavailable, TaskLost, TaskNotFound
 from llm_server.orchestration.domain.output import PLAN, Output, OutputKey
-from llm_server.orchestration.domain.ports import Clock, Ledger, TaskStore
+from llm_server.orchestration.domain.ports.clock import Clock
+from llm_server.orchestration.domain.ports.keys import Ledger
+from llm_server.orchestration.domain.ports.tasks import TaskStore
 from llm_server.orchestration.domain.receipt import Attempt
 from llm_server.orchestration.domain.retention import is_to_be_renewed
 from llm_server.orchestration.domain.snapshot import Snapshot

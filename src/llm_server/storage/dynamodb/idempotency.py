@@ -6,7 +6,7 @@ from functools import partial
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
-from llm_server.orchestration.domain.ports import IdempotencyBinding
+from llm_server.orchestration.domain.ports.tasks import IdempotencyBinding
 from llm_server.storage import records
 from llm_server.storage.dynamodb import items
 from llm_server.storage.dynamodb.calls import ConditionFailed, calling, tries, writing

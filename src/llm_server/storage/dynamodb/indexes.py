@@ -12,7 +12,8 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from llm_server.orchestration.domain.errors import RecordUnreadable, TaskNotFound
-from llm_server.orchestration.domain.ports import Due, Page, TaskFilter
+from llm_server.orchestration.domain.ports.listing import Page, TaskFilter
+from llm_server.orchestration.domain.ports.tasks import Due
 from llm_server.orchestration.domain.task import Task, TaskRef
 from llm_server.storage.dynamodb import items
 from llm_server.storage.dynamodb.calls import ConditionFailed, batch, calling, writing

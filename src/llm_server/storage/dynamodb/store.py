@@ -31,7 +31,8 @@ from llm_server.orchestration.domain.counters import Counters
 from llm_server.orchestration.domain.engine_state import EngineRecords, EngineState, SwitchName
 from llm_server.orchestration.domain.errors import TaskLost, TaskNotFound, TooManyInFlight
 from llm_server.orchestration.domain.output import Output
-from llm_server.orchestration.domain.ports import EVERY_TASK, Due, IdempotencyBinding, Page, TaskFilter
+from llm_server.orchestration.domain.ports.listing import EVERY_TASK, Page, TaskFilter
+from llm_server.orchestration.domain.ports.tasks import Due, IdempotencyBinding
 from llm_server.orchestration.domain.retention import Retention
 from llm_server.orchestration.domain.snapshot import EXPIRED_REQUEST, Request, Snapshot
 from llm_server.orchestration.domain.task import Task, TaskRef

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 
-from llm_server.orchestration.domain.ports import IdempotencyBinding
+from llm_server.orchestration.domain.ports.tasks import IdempotencyBinding
 from llm_server.storage import records
 
 

@@ -7,7 +7,8 @@ from collections.abc import Iterator, Sequence
 from heapq import merge
 from itertools import islice
 
-from llm_server.orchestration.domain.ports import Due, Page, TaskFilter
+from llm_server.orchestration.domain.ports.listing import Page, TaskFilter
+from llm_server.orchestration.domain.ports.tasks import Due
 from llm_server.orchestration.domain.retention import Retention
 from llm_server.orchestration.domain.status import Status
 from llm_server.orchestration.domain.task import Task, TaskRef

@@ -6,7 +6,7 @@ import threading
 import time
 from pathlib import Path
 
-from llm_server.orchestration.domain.ports import Clock
+from llm_server.orchestration.domain.ports.clock import Clock
 from llm_server.orchestration.domain.task import TaskRef
 from llm_server.storage.sqlite.database import Database
 from llm_server.storage.sqlite.schema import HAS_OWNER

@@ -1,0 +1,1 @@
+"""What the orchestration needs from outside. Every adapter of a port passes the same contract suite."""
