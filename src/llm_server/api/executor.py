@@ -1,0 +1,93 @@
+"""How the routes run use cases: inline in a Lambda function, off the event loop in the embedded server.
+
+In a Lambda function, one process serves one request at a time, so a use case may block the event loop. The embedded
+server serves many requests on one loop, so it runs use cases on other threads (`embedded/executor.py`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Protocol, TypeVar
+
+from llm_server.orchestration.domain.errors import StorageUnavailable, TaskNotFound
+from llm_server.orchestration.domain.task import TaskRef
+from llm_server.orchestration.service import Service
+
+T = TypeVar("T")
+
+POLL_FIRST_S = 0.02
+MAX_POLL_S = 1.0
+
+
+class Watch(Protocol):
+    """Tells one caller when a task ends."""
+
+    async def ended(self, wait_s: float) -> bool:
+        """Wait until the task is final or deleted, for at most `wait_s` seconds. Call this once.
+
+        Returns False if the time is over, or the server is stopping.
+        """
+        ...
+
+
+class Executor(Protocol):
+    """Runs use cases of the service. What a use case raises is raised to the route."""
+
+    async def read(self, use_case: Callable[[], T]) -> T:
+        """Run a use case that stores nothing. Raises StorageUnavailable if the database does not answer in time."""
+        ...
+
+    async def write(self, use_case: Callable[[], T]) -> T:
+        """Run a use case that may store something. When this returns, everything that it stored is durable.
+
+        Raises:
+            StorageUnavailable: the database did not answer in time; it is unknown whether anything was stored.
+        """
+        ...
+
+    def watch(self, ref: TaskRef) -> Watch:
+        """Watch a task from now on. Call this inside the use case that stores the task, so that no end is missed."""
+        ...
+
+
+class InlineExecutor:
+    """Runs use cases on the caller's thread, and polls the store for the end of a task."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+
+    async def read(self, use_case: Callable[[], T]) -> T:
+        return use_case()
+
+    async def write(self, use_case: Callable[[], T]) -> T:
+        return use_case()
+
+    def watch(self, ref: TaskRef) -> Watch:
+        return _Polling(self._service, ref)
+
+
+class _Polling:
+    """Reads a task's state after 20 ms, then at growing intervals of up to 1 s.
+
+    A failed read is ignored, because the task is already accepted, and a caller who got an error would send it again.
+    """
+
+    def __init__(self, service: Service, ref: TaskRef) -> None:
+        self._service = service
+        self._ref = ref
+
+    async def ended(self, wait_s: float) -> bool:
+        loop = asyncio.get_running_loop()
+        end, pause = loop.time() + wait_s, POLL_FIRST_S
+        while (left := end - loop.time()) > 0:
+            await asyncio.sleep(min(pause, left))
+            with suppress(StorageUnavailable):
+                try:
+                    if self._service.is_final(self._ref):
+                        return True
+                except TaskNotFound:
+                    return True
+            pause = min(pause * 1.5, MAX_POLL_S)
+        return False
