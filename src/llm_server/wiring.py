@@ -101,6 +101,7 @@ def assemble(
     lease_s: int,
     sweep_s: int,
     prompt_max_chars: int,
+    sleep: Callable[[float], None] = time.sleep,
 ) -> Service:
     """Build a service from its ports. `random_bytes(n)` returns n cryptographically random bytes."""
     sweep_ms = sweep_s * 1000
@@ -131,6 +132,7 @@ def assemble(
                 catalog=catalog, balancer=balancer, clock=clock, max_deliveries=max_deliveries, sweep_s=sweep_s
             ),
             clock=clock,
+            sleep=sleep,
             lease_ms=lease_s * 1000,
         ),
         lifecycle=Lifecycle(store=store, keyring=keyring, wakeups=wakeups, clock=clock, sweep_ms=sweep_ms),
@@ -205,17 +207,15 @@ def embedded_service(settings: Settings, *, own_port: int) -> Iterator[Embedded]
         ConfigurationError: the configuration is wrong, the file cannot be opened, or another server uses it.
     """
     from llm_server.storage.sqlite.api_keys import SqliteKeys
+    from llm_server.storage.sqlite.database import Database
     from llm_server.storage.sqlite.process_lock import OnlyProcess
     from llm_server.storage.sqlite.queue import SqliteQueue
     from llm_server.storage.sqlite.store import SqliteStore
 
     with closing(OnlyProcess(settings.db)):
         loaded = catalog_loading.load_catalog(settings, loopback=LOOPBACK_SERVERS, own_port=own_port)
-        with (
-            closing(SqliteStore(settings.db, retention(settings))) as store,
-            closing(SqliteKeys(settings.db)) as keys,
-            closing(SqliteQueue(settings.db, now_ms)) as queue,
-        ):
+        with closing(Database(settings.db)) as database, closing(SqliteQueue(settings.db, now_ms)) as queue:
+            store, keys = SqliteStore(database, retention(settings)), SqliteKeys(database)
             store.end_leases(now_ms())
             queue.replace_lost()
             service = service_of(settings, store=store, key_store=keys, queue=queue, catalog=loaded.catalog)
@@ -236,12 +236,13 @@ def keys_of(settings: Settings, *, make: bool) -> Iterator[Keyring]:
 
         yield Keyring(DynamoKeys(_client("dynamodb"), settings.table), now_ms, os.urandom)
         return
-    from llm_server.storage.sqlite.api_keys import SqliteKeys
+    from llm_server.storage.sqlite.api_keys import USABLE_SINCE, SqliteKeys
+    from llm_server.storage.sqlite.database import Database
 
     if not make and not settings.db.exists():
         raise ConfigurationError(f"The database {settings.db} does not exist; set its path in LLM_SERVER_DB or --db.")
-    with closing(SqliteKeys(settings.db)) as store:
-        yield Keyring(store, now_ms, os.urandom)
+    with closing(Database(settings.db, usable_since=USABLE_SINCE)) as database:
+        yield Keyring(SqliteKeys(database), now_ms, os.urandom)
 
 
 def _client(service: Literal["dynamodb", "sqs"]) -> Any:

@@ -19,6 +19,7 @@ from llm_server.storage.dynamodb.api_keys import DynamoKeys
 from llm_server.storage.dynamodb.sqs_queue import SqsQueue
 from llm_server.storage.dynamodb.store import DynamoStore
 from llm_server.storage.sqlite.api_keys import SqliteKeys
+from llm_server.storage.sqlite.database import Database
 from llm_server.storage.sqlite.queue import SqliteQueue
 from llm_server.storage.sqlite.store import SqliteStore
 from support.aws_emulators import Substrate
@@ -46,7 +47,7 @@ def keeping(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Keeping]
     clock = Clock()
     retention = Retention(clock=clock, keep_ms=30 * DAY_MS)
     if request.param == "sqlite":
-        store = SqliteStore(tmp_path / "tasks.db", retention)
+        store = SqliteStore(Database(tmp_path / "tasks.db"), retention)
         yield Keeping(store, clock)
         store.close()
     else:
@@ -55,7 +56,7 @@ def keeping(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Keeping]
 
 @pytest.fixture
 def sqlite_store(tmp_path: Path) -> Iterator[SqliteStore]:
-    store = SqliteStore(tmp_path / "tasks.db")
+    store = SqliteStore(Database(tmp_path / "tasks.db"))
     yield store
     store.close()
 
@@ -85,7 +86,7 @@ def store(adapter: str, request: pytest.FixtureRequest) -> Store:
 
 @pytest.fixture
 def sqlite_keys(tmp_path: Path) -> Iterator[SqliteKeys]:
-    keys = SqliteKeys(tmp_path / "tasks.db")
+    keys = SqliteKeys(Database(tmp_path / "tasks.db"))
     yield keys
     keys.close()
 

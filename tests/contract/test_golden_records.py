@@ -25,6 +25,7 @@ from llm_server.storage import records
 from llm_server.storage.dynamodb.api_keys import DynamoKeys
 from llm_server.storage.dynamodb.store import DynamoStore
 from llm_server.storage.sqlite.api_keys import SqliteKeys
+from llm_server.storage.sqlite.database import Database
 from llm_server.storage.sqlite.store import SqliteStore
 from support.aws_emulators import Substrate
 from support.builders import NOW_MS, an_attempt, an_output
@@ -63,7 +64,7 @@ def stores(request: pytest.FixtureRequest, version: str, tmp_path: Path) -> Iter
     if request.param == "sqlite":
         file = tmp_path / "tasks.db"
         restore_sqlite(folder / "sqlite.sql", file)
-        tasks, keys = SqliteStore(file), SqliteKeys(file)
+        tasks, keys = SqliteStore(Database(file)), SqliteKeys(Database(file))
         yield Stores(tasks, keys, expected)
         tasks.close()
         keys.close()
@@ -111,7 +112,7 @@ def test_fields_that_a_newer_version_added_change_nothing(
     file = tmp_path / "newer.db"
     restore_sqlite(GOLDEN / version / "sqlite.sql", file, lambda sql: sql.replace("'{\"", '\'{"added":{"x":[1]},"'))
     expected = json.loads((GOLDEN / version / "expected.json").read_text(encoding="utf-8"))["tasks"]
-    store = SqliteStore(file)
+    store = SqliteStore(Database(file))
     request.addfinalizer(store.close)
 
     views_of = {name: views.detail(store.get(TaskRef(TENANT, name))) for name in expected}

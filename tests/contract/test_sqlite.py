@@ -24,7 +24,7 @@ from llm_server.orchestration.domain.status import Mode, Status
 from llm_server.orchestration.domain.task import TaskRef
 from llm_server.storage import records
 from llm_server.storage.listing import listing_key
-from llm_server.storage.sqlite.api_keys import SqliteKeys
+from llm_server.storage.sqlite.database import Database
 from llm_server.storage.sqlite.indexes import LISTED, LISTED_BY_STATUS, LISTING_BOUNDS, OTHERS_DUE, SURE_DUE
 from llm_server.storage.sqlite.process_lock import OnlyProcess
 from llm_server.storage.sqlite.queue import SqliteQueue
@@ -89,7 +89,7 @@ def test_a_path_that_cannot_be_opened_is_a_wrong_setting(tmp_path: Path) -> None
 
     for path in (tmp_path, tmp_path / "notes.txt" / "tasks.db", tmp_path / "notes.txt"):
         with pytest.raises(ConfigurationError, match="cannot be opened"):
-            SqliteStore(path)
+            SqliteStore(Database(path))
     for path in (tmp_path / "folder", tmp_path / "notes.txt" / "tasks.db"):
         with pytest.raises(ConfigurationError, match="cannot be opened"):
             OnlyProcess(path)
@@ -165,7 +165,7 @@ def test_a_cancelled_task_whose_worker_was_killed_can_be_deleted_after_the_next_
 def test_a_queued_task_without_a_message_gets_one_at_the_next_start(tmp_path: Path) -> None:
     """Its worker was killed after it took the message, before the claim. Other tasks have a message, or need none."""
     with (
-        closing(SqliteStore(tmp_path / "tasks.db")) as store,
+        closing(SqliteStore(Database(tmp_path / "tasks.db"))) as store,
         closing(SqliteQueue(tmp_path / "tasks.db", lambda: NOW_MS)) as queue,
     ):
         forgotten, waiting, active = a_task(), a_task(), a_task()
@@ -180,22 +180,19 @@ def test_a_queued_task_without_a_message_gets_one_at_the_next_start(tmp_path: Pa
 
 
 def test_what_is_acknowledged_is_on_the_disk_itself(tmp_path: Path) -> None:
-    """On macOS, fsync alone leaves it in the disk's cache. The queue may lose messages and does not wait."""
-    path = tmp_path / "tasks.db"
-    ends = (SqliteStore(path), SqliteKeys(path), SqliteQueue(path, lambda: NOW_MS))
-    found = []
-    for end in ends:
-        with closing(end), end._database.reading() as db:
-            found.append([db.execute(f"PRAGMA {name}").fetchone()[0] for name in ("synchronous", "fullfsync")])
+    """On macOS, fsync alone leaves it in the disk's cache."""
+    names = ("synchronous", "fullfsync")
+    with closing(Database(tmp_path / "tasks.db")) as database:
+        found = database.write(lambda db: [db.execute(f"PRAGMA {name}").fetchone()[0] for name in names])
 
-    full, normal = 2, 1
-    assert found == [[full, 1], [full, 1], [normal, 0]]
+    full = 2
+    assert found == [full, 1]
 
 
 def test_a_cancelled_task_whose_worker_was_killed_gets_a_message_at_the_next_start(tmp_path: Path) -> None:
     """The cost of its calls must be recorded. A task that had no worker, or is settled, needs no message."""
     with (
-        closing(SqliteStore(tmp_path / "tasks.db")) as store,
+        closing(SqliteStore(Database(tmp_path / "tasks.db"))) as store,
         closing(SqliteQueue(tmp_path / "tasks.db", lambda: NOW_MS)) as queue,
     ):
         begun, untouched, settled = a_task(), a_task(), a_task()
@@ -211,11 +208,11 @@ def test_a_cancelled_task_whose_worker_was_killed_gets_a_message_at_the_next_sta
 
 def test_what_was_acknowledged_is_there_after_a_restart(tmp_path: Path) -> None:
     task = a_task()
-    with closing(SqliteStore(tmp_path / "tasks.db")) as first:
+    with closing(SqliteStore(Database(tmp_path / "tasks.db"))) as first:
         first.add(task, a_request())
         first.save(task, claimed(task))
 
-    with closing(SqliteStore(tmp_path / "tasks.db")) as second:
+    with closing(SqliteStore(Database(tmp_path / "tasks.db"))) as second:
         assert second.peek(task.ref) == claimed(task)
         audit(second, [task.ref])
 
@@ -231,7 +228,7 @@ def copied(path: Path, to: Path) -> Path:
 
 def test_a_database_from_a_power_cut_opens_with_all_that_was_acknowledged(tmp_path: Path) -> None:
     path, acknowledged, enough = tmp_path / "tasks.db", list[TaskRef](), threading.Event()
-    store = SqliteStore(path)
+    store = SqliteStore(Database(path))
 
     def write() -> None:
         while not enough.is_set():
@@ -249,7 +246,7 @@ def test_a_database_from_a_power_cut_opens_with_all_that_was_acknowledged(tmp_pa
     writer.join()
     store.close()
 
-    with closing(SqliteStore(cut)) as after:
+    with closing(SqliteStore(Database(cut))) as after:
         assert {after.peek(ref).status for ref in before} == {Status.QUEUED}
         total = after.overview()[0].total
         assert len(before) <= total <= len(acknowledged)
@@ -260,14 +257,14 @@ def test_a_database_from_a_power_cut_opens_with_all_that_was_acknowledged(tmp_pa
 def test_a_log_that_was_cut_short_loses_whole_writes_only(tmp_path: Path, lost_bytes: int) -> None:
     """The end of the log never reached the disk: each task is there with its count, or neither is."""
     path, refs = tmp_path / "tasks.db", [TaskRef("local", f"t{n}") for n in range(20)]
-    with closing(SqliteStore(path)) as store:
+    with closing(SqliteStore(Database(path))) as store:
         for ref in refs:
             store.add(a_task(ref.task_id), a_request())
         cut = copied(path, tmp_path / "cut")
     log = cut.with_name("tasks.db-wal")
     log.write_bytes(log.read_bytes()[:-lost_bytes])
 
-    with closing(SqliteStore(cut)) as after:
+    with closing(SqliteStore(Database(cut))) as after:
         listed = after.page("local", size=100).tasks
         audit(after, [task.ref for task in listed])
 
@@ -275,7 +272,7 @@ def test_a_log_that_was_cut_short_loses_whole_writes_only(tmp_path: Path, lost_b
 def test_a_write_that_fails_midway_writes_nothing(tmp_path: Path) -> None:
     """Here the counters are gone when a task is to be counted; the task is not stored either."""
     path, task = tmp_path / "tasks.db", a_task()
-    with closing(SqliteStore(path)) as store:
+    with closing(SqliteStore(Database(path))) as store:
         with closing(sqlite3.connect(path)) as other:
             other.execute("ALTER TABLE counters RENAME TO elsewhere")
 
@@ -290,7 +287,7 @@ def test_a_write_that_fails_midway_writes_nothing(tmp_path: Path) -> None:
 
 
 def test_a_closed_database_is_an_unavailable_store(tmp_path: Path) -> None:
-    store = SqliteStore(tmp_path / "tasks.db")
+    store = SqliteStore(Database(tmp_path / "tasks.db"))
     store.close()
 
     with pytest.raises(StorageUnavailable):
@@ -301,7 +298,7 @@ def test_a_closed_database_is_an_unavailable_store(tmp_path: Path) -> None:
 
 def test_prompts_and_answers_are_readable_by_their_owner_alone(tmp_path: Path) -> None:
     path = tmp_path / "new" / "tasks.db"
-    with closing(SqliteStore(path)) as store:
+    with closing(SqliteStore(Database(path))) as store:
         store.add(a_task(), a_request())
 
         modes = {file.name: file.stat().st_mode & 0o077 for file in (path.parent, *path.parent.iterdir())}
@@ -330,28 +327,28 @@ def test_a_file_that_is_not_ours_is_a_wrong_setting(tmp_path: Path, made_by: str
         theirs.commit()
 
     with pytest.raises(ConfigurationError, match="not made by this version"):
-        SqliteStore(path)
+        SqliteStore(Database(path))
 
 
 def test_a_file_from_before_engines_were_switched_goes_on_to_work(tmp_path: Path) -> None:
     """It lacks the table; opened, it has it, and keeps what it held."""
     path, task = tmp_path / "tasks.db", a_task()
-    with closing(SqliteStore(path)) as store:
+    with closing(SqliteStore(Database(path))) as store:
         store.add(task, a_request())
     with closing(sqlite3.connect(path)) as before:
         before.execute("DROP TABLE switches")
         before.execute("PRAGMA user_version = 1")
 
-    with closing(SqliteStore(path)) as store:
+    with closing(SqliteStore(Database(path))) as store:
         store.switch_engine("gpt", {"locked": True})
-    with closing(SqliteStore(path)) as store:
+    with closing(SqliteStore(Database(path))) as store:
         assert store.engines().switches == {"gpt": EngineSwitch(locked=True)}
         audit(store, [task.ref])
 
 
 def test_a_record_of_a_newer_version_stops_neither_a_start_nor_a_sweep(tmp_path: Path) -> None:
     """It moves on without being read."""
-    with closing(SqliteStore(tmp_path / "tasks.db")) as store:
+    with closing(SqliteStore(Database(tmp_path / "tasks.db"))) as store:
         strange, deserted = a_task(), a_task()
         for task in (strange, deserted):
             store.add(task, a_request())
@@ -370,7 +367,7 @@ def test_a_record_of_a_newer_version_stops_neither_a_start_nor_a_sweep(tmp_path:
 
 def test_a_listing_leaves_out_what_it_cannot_read(tmp_path: Path) -> None:
     """And fills the page with others."""
-    with closing(SqliteStore(tmp_path / "tasks.db")) as store:
+    with closing(SqliteStore(Database(tmp_path / "tasks.db"))) as store:
         tasks = [a_task(f"t{n}") for n in range(4)]
         for task in tasks:
             store.add(task, a_request())
@@ -415,7 +412,7 @@ def test_a_page_costs_the_same_however_many_tasks_there_are(tmp_path: Path) -> N
     """Counted in instructions of SQLite's virtual machine: each row that it looks at takes some."""
     steps = []
     for total in (6_000, 12_000):
-        with closing(SqliteStore(tmp_path / f"{total}.db")) as store:
+        with closing(SqliteStore(Database(tmp_path / f"{total}.db"))) as store:
             fill(store, total)
             steps.append([steps_of_a_page(store, task_filter) for task_filter in BOUNDED])
 
@@ -427,7 +424,7 @@ def test_a_page_costs_the_same_however_many_tasks_there_are(tmp_path: Path) -> N
 
 def test_a_rare_task_is_found_by_one_call_if_its_status_is_known(tmp_path: Path) -> None:
     """The oldest of more tasks than a call looks at; by its role alone it takes another call."""
-    with closing(SqliteStore(tmp_path / "tasks.db")) as store:
+    with closing(SqliteStore(Database(tmp_path / "tasks.db"))) as store:
         rare = a_task("rare", created_ms=NOW_MS - 1, role="Rare-Agent", status=Status.FAILED, finished_ms=NOW_MS)
         store.add(rare, a_request())
         fill(store, LISTING_BOUNDS.max_call + 1)
@@ -444,13 +441,16 @@ def test_a_rare_task_is_found_by_one_call_if_its_status_is_known(tmp_path: Path)
 
 def fill(store: SqliteStore, total: int) -> None:
     """Completed tasks in a tenant, without requests and counters; a few are still Queued."""
-    with store._database.transaction() as db:
+
+    def work(db: sqlite3.Connection) -> None:
         for n in range(total):
             task = a_task(f"t{n}", created_ms=NOW_MS + n, status=Status.COMPLETED, finished_ms=NOW_MS + n)
             if n < 20:
                 task = a_task(f"t{n}", created_ms=NOW_MS + n)
             row = (task.tenant, task.task_id, task.status, task.role, listing_key(task), None, records.encode(task))
             db.execute("INSERT INTO tasks VALUES (?, ?, ?, ?, ?, ?, ?)", row)
+
+    store._database.write(work)
 
 
 def steps_of_a_page(store: SqliteStore, task_filter: TaskFilter) -> int:
@@ -472,12 +472,12 @@ def steps_of_a_page(store: SqliteStore, task_filter: TaskFilter) -> int:
 @pytest.mark.parametrize(("query", "index"), [(SURE_DUE, "sure"), (OTHERS_DUE, "open")])
 def test_what_is_due_is_found_without_a_scan_or_a_sort(tmp_path: Path, query: str, index: str) -> None:
     """Also in a file that was made before there was an index for it."""
-    with closing(SqliteStore(tmp_path / "tasks.db")):
+    with closing(SqliteStore(Database(tmp_path / "tasks.db"))):
         pass
     with closing(sqlite3.connect(tmp_path / "tasks.db")) as before:
         before.execute("DROP INDEX sure")
         before.execute("PRAGMA user_version = 1")
-    with closing(SqliteStore(tmp_path / "tasks.db")):
+    with closing(SqliteStore(Database(tmp_path / "tasks.db"))):
         pass
 
     with closing(sqlite3.connect(tmp_path / "tasks.db")) as db:
@@ -487,7 +487,7 @@ def test_what_is_due_is_found_without_a_scan_or_a_sort(tmp_path: Path, query: st
 
 
 def test_tasks_of_an_earlier_process_are_due_before_what_merely_waits(tmp_path: Path) -> None:
-    with closing(SqliteStore(tmp_path / "tasks.db")) as store:
+    with closing(SqliteStore(Database(tmp_path / "tasks.db"))) as store:
         deserted = a_task()
         for task in (a_task(), a_task(), deserted):
             store.add(task, a_request())
@@ -500,7 +500,7 @@ def test_tasks_of_an_earlier_process_are_due_before_what_merely_waits(tmp_path: 
 def test_a_state_that_is_not_json_is_in_no_other_tasks_way(tmp_path: Path) -> None:
     """Of a damaged file: the others are listed, and a server can start."""
     path = tmp_path / "tasks.db"
-    store, queue = SqliteStore(path), SqliteQueue(path, lambda: NOW_MS)
+    store, queue = SqliteStore(Database(path)), SqliteQueue(path, lambda: NOW_MS)
     damaged, other = a_task(), a_task()
     for task in (damaged, other):
         store.add(task, a_request())

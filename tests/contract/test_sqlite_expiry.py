@@ -13,6 +13,7 @@ from llm_server.orchestration.domain.task import DAY_MS
 from llm_server.orchestration.tasks.sweep import Sweep
 from llm_server.orchestration.tasks.wakeups import WakeUps
 from llm_server.storage.sqlite.api_keys import SqliteKeys
+from llm_server.storage.sqlite.database import Database
 from llm_server.storage.sqlite.deletions import EXPIRED
 from llm_server.storage.sqlite.store import SqliteStore
 from support.builders import NOW_MS, SWEEP_MS, NoQueue, a_failure, a_request, a_task, an_attempt, claimed
@@ -22,7 +23,7 @@ from support.scripted_engine import Clock
 def test_what_has_expired_is_removed_by_the_sweep(tmp_path: Path) -> None:
     """From the file, request and outputs too; what is open, or not so old, stays. The look needs no scan."""
     clock = Clock()
-    with closing(SqliteStore(tmp_path / "tasks.db", Retention(clock=clock, keep_ms=DAY_MS))) as store:
+    with closing(SqliteStore(Database(tmp_path / "tasks.db"), Retention(clock=clock, keep_ms=DAY_MS))) as store:
         old, young, queued = a_task(), a_task(), a_task()
         for task in (old, young, queued):
             store.add(task, a_request())
@@ -46,7 +47,8 @@ def test_what_was_spent_is_forgotten_after_40_days(tmp_path: Path) -> None:
     """By tenants and by keys, with what was never settled; also where tasks are kept for ever."""
     path, clock = tmp_path / "tasks.db", Clock()
     first = day_of(NOW_MS)
-    with closing(SqliteStore(path, Retention(clock=clock))) as store, closing(SqliteKeys(path)) as keys:
+    with closing(Database(path)) as database:
+        store, keys = SqliteStore(database, Retention(clock=clock)), SqliteKeys(database)
         for _ in range(2):
             task, failure = a_task(), a_failure(created_ms=clock(), attempts=(an_attempt(),))
             store.add(task, a_request())

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from llm_server.orchestration.domain.errors import ConfigurationError
-from llm_server.storage.sqlite.api_keys import SqliteKeys
-from llm_server.storage.sqlite.database import migrate
+from llm_server.storage.sqlite.api_keys import USABLE_SINCE, SqliteKeys
+from llm_server.storage.sqlite.database import Database, migrate
 from llm_server.storage.sqlite.migrations import MIGRATIONS
 from llm_server.storage.sqlite.process_lock import OnlyProcess
 from llm_server.storage.sqlite.store import SqliteStore
@@ -37,21 +37,21 @@ from llm_server.storage.sqlite.migrations import Migration
 def die(db):
     db.execute("DELETE FROM tasks")
     os.kill(os.getpid(), signal.SIGKILL)
-Database(Path(sys.argv[1]), durable=True, migrations=[Migration(version=3, purpose="test", apply=die)])
+Database(Path(sys.argv[1]), migrations=[Migration(version=3, purpose="test", apply=die)])
 """
 
 
 def test_a_process_that_is_killed_in_a_migration_changes_nothing(old: Path, tmp_path: Path) -> None:
     """The next start migrates the file as if there had been no other."""
     twin = a_file_of_0_1_0(tmp_path / "twin")
-    SqliteStore(twin).close()
+    SqliteStore(Database(twin)).close()
     before = content(old)
 
     code = subprocess.run([sys.executable, "-c", KILLED, str(old)], env={"PYTHONPATH": SOURCE}, check=False).returncode
 
     assert code == -signal.SIGKILL
     assert (content(old), version(old)) == (before, 1)
-    SqliteStore(old).close()
+    SqliteStore(Database(old)).close()
     assert content(old) == content(twin)
 
 
@@ -105,7 +105,7 @@ def test_a_file_that_an_older_server_uses_is_not_migrated(old: Path) -> None:
     """It would find tables that it does not know at its next start, or before."""
     untouched = files(old)
     with an_older_server(old):
-        for opened in (SqliteStore, migrate):
+        for opened in (Database, migrate):
             with pytest.raises(ConfigurationError, match="in use by another server"):
                 opened(old)
 
@@ -114,13 +114,13 @@ def test_a_file_that_an_older_server_uses_is_not_migrated(old: Path) -> None:
 
 def test_keys_are_made_beside_an_older_server_without_a_migration(old: Path) -> None:
     key = a_key()
-    with an_older_server(old), closing(SqliteKeys(old)) as keys:
+    with an_older_server(old), closing(SqliteKeys(Database(old, usable_since=USABLE_SINCE))) as keys:
         keys.add_key(key)
 
         assert keys.key(key.key_id) == key
         assert version(old) == 1
-    SqliteStore(old).close()
-    with closing(SqliteKeys(old)) as keys:
+    SqliteStore(Database(old)).close()
+    with closing(SqliteKeys(Database(old, usable_since=USABLE_SINCE))) as keys:
         assert keys.key(key.key_id) == key
         assert version(old) == MIGRATIONS[-1].version
 
@@ -132,14 +132,14 @@ def test_an_opening_waits_for_another_that_migrates(old: Path) -> None:
         holder.stdin.write("let go\n")
         holder.stdin.flush()
 
-        SqliteStore(old).close()
+        SqliteStore(Database(old)).close()
 
     assert version(old) == MIGRATIONS[-1].version
 
 
 def test_the_process_that_holds_a_file_migrates_it(old: Path) -> None:
     """A server takes the lock first, and opens the file then."""
-    with closing(OnlyProcess(old)), closing(SqliteStore(old)) as store:
+    with closing(OnlyProcess(old)), closing(SqliteStore(Database(old))) as store:
         assert version(old) == MIGRATIONS[-1].version
         assert store.overview()[0].total == 19
         with an_opening_of(old) as other:
@@ -149,13 +149,13 @@ def test_the_process_that_holds_a_file_migrates_it(old: Path) -> None:
 OPENING = """
 import sys
 from pathlib import Path
-from llm_server.storage.sqlite.api_keys import SqliteKeys
-from llm_server.storage.sqlite.queue import SqliteQueue
+from llm_server.storage.sqlite.api_keys import USABLE_SINCE, SqliteKeys
+from llm_server.storage.sqlite.database import Database
 from llm_server.storage.sqlite.store import SqliteStore
 path = Path(sys.argv[1])
 print("ready", flush=True)
 sys.stdin.readline()
-keys, store, queue = SqliteKeys(path), SqliteStore(path), SqliteQueue(path, lambda: 1)
+keys, store = SqliteKeys(Database(path)), SqliteStore(Database(path))
 assert store.overview()[0].total == int(sys.argv[2])
 assert len(keys.all_keys()) == int(sys.argv[3])
 """

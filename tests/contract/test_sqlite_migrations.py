@@ -69,7 +69,7 @@ def test_a_file_of_0_1_0_is_migrated_when_it_is_opened(old: Path, lacking: tuple
         for table in lacking:
             db.execute(f"DROP TABLE {table}")
 
-    with closing(SqliteStore(old)) as store:
+    with closing(SqliteStore(Database(old))) as store:
         tasks, counted, page = shown(store), store.overview()[0], due(store)
 
     assert version(old) == TODAY == 3
@@ -84,8 +84,8 @@ def test_a_migrated_file_has_the_tables_and_indexes_of_a_new_one(old: Path, tmp_
     with closing(sqlite3.connect(old)) as db:
         for name in (f"INDEX IF EXISTS {index}",) if index else (f"TABLE {table}" for table in LATER):
             db.execute(f"DROP {name}")
-    SqliteStore(old).close()
-    SqliteStore(tmp_path / "new.db").close()
+    SqliteStore(Database(old)).close()
+    SqliteStore(Database(tmp_path / "new.db")).close()
 
     assert schema(old) == schema(tmp_path / "new.db")
 
@@ -103,7 +103,7 @@ def test_a_migration_lets_older_tasks_be_found_by_their_metadata(old: Path) -> N
         db.commit()
         before = dict(db.execute("SELECT task_id, body FROM tasks").fetchall())
 
-    with closing(SqliteStore(old)) as store:
+    with closing(SqliteStore(Database(old))) as store:
         found = store.page("acme", size=100, task_filter=TaskFilter(metadata=labels)).tasks
     with closing(sqlite3.connect(old)) as db:
         after = dict(db.execute("SELECT task_id, body FROM tasks").fetchall())
@@ -121,7 +121,7 @@ def test_a_migration_lets_older_tasks_be_found_by_their_metadata(old: Path) -> N
 def test_a_new_file_gets_today_s_version_and_no_backup(tmp_path: Path) -> None:
     path = tmp_path / "data" / "tasks.db"
 
-    SqliteStore(path).close()
+    SqliteStore(Database(path)).close()
 
     assert version(path) == TODAY
     assert [file.name for file in path.parent.iterdir()] == ["tasks.db"]
@@ -129,7 +129,7 @@ def test_a_new_file_gets_today_s_version_and_no_backup(tmp_path: Path) -> None:
 
 def test_the_tables_count_what_the_domain_counts(tmp_path: Path) -> None:
     """A figure more, or another `NEAR_MS`, needs a migration: files that exist do not change by themselves."""
-    SqliteStore(tmp_path / "tasks.db").close()
+    SqliteStore(Database(tmp_path / "tasks.db")).close()
     with closing(sqlite3.connect(tmp_path / "tasks.db")) as db:
         columns = [name for _, name, *_ in db.execute("PRAGMA table_info(counters)")]
 
@@ -140,12 +140,12 @@ def test_the_tables_count_what_the_domain_counts(tmp_path: Path) -> None:
 def test_a_file_of_today_is_opened_without_a_write(tmp_path: Path) -> None:
     """No table is made, not even one that is missing: that would be work at each start."""
     path = tmp_path / "data" / "tasks.db"
-    SqliteStore(path).close()
+    SqliteStore(Database(path)).close()
     with closing(sqlite3.connect(path)) as db:
         db.execute("DROP INDEX visible")
     before = files(path)
 
-    for opened in (SqliteStore(path), SqliteKeys(path), SqliteQueue(path, lambda: NOW_MS)):
+    for opened in (SqliteStore(Database(path)), SqliteKeys(Database(path)), SqliteQueue(path, lambda: NOW_MS)):
         opened.close()
 
     assert files(path) == before
@@ -155,7 +155,7 @@ def test_a_file_of_today_is_opened_without_a_write(tmp_path: Path) -> None:
 def test_the_backup_is_the_file_from_before_and_private(old: Path) -> None:
     before = content(old)
 
-    SqliteStore(old).close()
+    SqliteStore(Database(old)).close()
 
     backup = old.with_name("tasks.db.v1.backup")
     assert content(backup) == before
@@ -174,16 +174,16 @@ def test_what_is_only_in_the_log_is_in_the_backup_too(old: Path, tmp_path: Path)
         shutil.copytree(old.parent, killed.parent, ignore=shutil.ignore_patterns("*-shm"))
     assert b"newest" not in killed.read_bytes()
 
-    SqliteKeys(killed).close()
+    SqliteKeys(Database(killed)).close()
 
     assert "INSERT INTO \"engines\" VALUES('newest','{}');" in content(killed.with_name("tasks.db.v1.backup"))
 
 
 def test_a_backup_in_place_of_the_file_is_a_whole_file_of_its_version(old: Path) -> None:
-    SqliteStore(old).close()
+    SqliteStore(Database(old)).close()
     old.with_name("tasks.db.v1.backup").replace(old)
 
-    with closing(SqliteStore(old)) as store:
+    with closing(SqliteStore(Database(old))) as store:
         assert shown(store) == TASKS
 
 
@@ -206,7 +206,7 @@ def test_a_backup_that_broke_off_is_written_anew(old: Path) -> None:
     old.with_name("tasks.db.v1.backup.part").write_bytes(b"SQLite format 3\0 and no more")
     before = content(old)
 
-    SqliteStore(old).close()
+    SqliteStore(Database(old)).close()
 
     assert sorted(files(old)) == ["tasks.db", "tasks.db.v1.backup"]
     assert content(old.with_name("tasks.db.v1.backup")) == before
@@ -214,7 +214,7 @@ def test_a_backup_that_broke_off_is_written_anew(old: Path) -> None:
 
 def test_opening_says_that_it_migrated_and_where_the_backup_is(old: Path, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING, "llm_server"):
-        for opened in (SqliteKeys(old), SqliteStore(old), SqliteQueue(old, lambda: NOW_MS)):
+        for opened in (SqliteKeys(Database(old)), SqliteStore(Database(old)), SqliteQueue(old, lambda: NOW_MS)):
             opened.close()
 
     (record,) = caplog.records
@@ -234,7 +234,7 @@ def test_a_migration_that_fails_leaves_the_file_as_it_was(old: Path, before: tup
     untouched = files(old)
 
     with pytest.raises(ConfigurationError) as refused:
-        Database(old, durable=True, migrations=[*before, a_migration(broken)])
+        Database(old, migrations=[*before, a_migration(broken)])
 
     said = (
         f"The database {old} cannot be migrated and was not changed: "
@@ -242,7 +242,7 @@ def test_a_migration_that_fails_leaves_the_file_as_it_was(old: Path, before: tup
     )
     assert str(refused.value) == said
     assert files(old) == untouched
-    SqliteStore(old).close()
+    SqliteStore(Database(old)).close()
     assert version(old) == TODAY
 
 
@@ -255,7 +255,7 @@ def test_a_migration_that_fails_by_a_bug_leaves_the_file_as_it_was(old: Path) ->
         raise KeyError("listing")
 
     with pytest.raises(ConfigurationError, match=f"migration {TODAY + 1} failed: 'listing'"):
-        Database(old, durable=True, migrations=[a_migration(buggy)])
+        Database(old, migrations=[a_migration(buggy)])
 
     assert files(old) == untouched
 
@@ -263,9 +263,9 @@ def test_a_migration_that_fails_by_a_bug_leaves_the_file_as_it_was(old: Path) ->
 def test_migrations_are_applied_in_order_and_only_those_that_are_pending(old: Path) -> None:
     applied: list[int] = []
     later = [a_migration(lambda db, n=number: applied.append(n), number) for number in (TODAY + 1, TODAY + 2)]  # type: ignore[misc]
-    Database(old, durable=True, migrations=[*MIGRATIONS, later[0]]).close()
-    Database(old, durable=True, migrations=[*MIGRATIONS, *later]).close()
-    Database(old, durable=True, migrations=[*MIGRATIONS, *later]).close()
+    Database(old, migrations=[*MIGRATIONS, later[0]]).close()
+    Database(old, migrations=[*MIGRATIONS, *later]).close()
+    Database(old, migrations=[*MIGRATIONS, *later]).close()
 
     assert applied == [TODAY + 1, TODAY + 2]
     assert version(old) == TODAY + 2
@@ -281,10 +281,10 @@ def test_a_power_cut_between_backup_and_commit_is_harmless(old: Path, tmp_path: 
         db.execute("DELETE FROM tasks")
         shutil.copytree(old.parent, cut.parent, ignore=shutil.ignore_patterns("*-shm", "*.lock"))
 
-    Database(old, durable=True, migrations=[a_migration(cut_off)]).close()
+    Database(old, migrations=[a_migration(cut_off)]).close()
 
     assert content(cut.with_name("tasks.db.v1.backup")) == before
-    with closing(SqliteStore(cut)) as store:
+    with closing(SqliteStore(Database(cut))) as store:
         assert shown(store) == TASKS
     assert content(cut.with_name("tasks.db.v1.backup")) == before
     assert version(cut) == TODAY
@@ -295,18 +295,18 @@ def test_a_folder_that_takes_no_backup_leaves_the_file_as_it_was(old: Path) -> N
     before = content(old)
 
     with pytest.raises(ConfigurationError, match="was not changed: the backup cannot be written"):
-        SqliteStore(old)
+        SqliteStore(Database(old))
 
     assert (content(old), version(old)) == (before, 1)
 
 
 def test_a_file_of_a_newer_version_is_refused_with_both_versions(tmp_path: Path) -> None:
     path = tmp_path / "tasks.db"
-    Database(path, durable=True, migrations=[*MIGRATIONS, a_migration(lambda db: None, 7)]).close()
+    Database(path, migrations=[*MIGRATIONS, a_migration(lambda db: None, 7)]).close()
     untouched = path.read_bytes()
 
     with pytest.raises(ConfigurationError) as refused:
-        SqliteStore(path)
+        SqliteStore(Database(path))
 
     assert str(refused.value) == (
         f"The database {path} cannot be opened: it has version 7, and this LLM-Server knows {TODAY} at most. "
@@ -326,7 +326,7 @@ def test_a_file_of_another_program_is_refused_and_not_written_to(tmp_path: Path,
         theirs.commit()
     untouched = files(path)
 
-    for opened in (SqliteStore, SqliteKeys, migrate, check):
+    for opened in (Database, migrate, check):
         with pytest.raises(ConfigurationError, match="not made by this version of LLM-Server"):
             opened(path)
 
@@ -338,7 +338,7 @@ def test_a_check_reads_the_version_and_changes_nothing(old: Path) -> None:
 
     assert check(old) == (1, [*MIGRATIONS])
     assert files(old) == untouched
-    SqliteStore(old).close()
+    SqliteStore(Database(old)).close()
     assert check(old) == (TODAY, [])
 
 

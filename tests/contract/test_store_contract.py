@@ -285,6 +285,19 @@ def test_an_answer_whose_worker_died_is_found_by_the_next_claim(store: Store) ->
     audit(store, [first.ref])
 
 
+def test_an_answer_to_a_cancelled_task_is_kept_although_its_state_is_not_saved(store: Store) -> None:
+    """If the worker dies before it has settled the task, the next delivery finds what the answer cost."""
+    processing = added_and_claimed(store)
+    store.save(processing, processing.cancelled(now_ms=NOW_MS))
+    answer = an_output(attempts=(an_attempt(),))
+
+    with pytest.raises(TaskLost):
+        store.save(processing, processing.completed(answer), answer)
+
+    snapshot = store.get(processing.ref)
+    assert (snapshot.task.status, snapshot.unsettled) == (Status.CANCELLED, answer)
+
+
 def test_an_answer_can_be_kept_twice(store: Store) -> None:
     processing = added_and_claimed(store)
 

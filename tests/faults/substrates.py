@@ -30,6 +30,7 @@ from llm_server.storage.dynamodb.api_keys import DynamoKeys
 from llm_server.storage.dynamodb.sqs_queue import SqsQueue
 from llm_server.storage.dynamodb.store import DynamoStore
 from llm_server.storage.sqlite.api_keys import SqliteKeys
+from llm_server.storage.sqlite.database import Database
 from llm_server.storage.sqlite.queue import SqliteQueue
 from llm_server.storage.sqlite.store import SqliteStore
 from support import canaries
@@ -112,8 +113,9 @@ class Embedded:
     def __init__(self, folder: Path, clock: Clock) -> None:
         path = folder / f"{uuid.uuid4().hex}.db"
         self._path = path
-        self._store = SqliteStore(path, _kept(clock))
-        self._keys = SqliteKeys(path)
+        database = Database(path)
+        self._store = SqliteStore(database, _kept(clock))
+        self._keys = SqliteKeys(database)
         self._queue = SqliteQueue(path, clock)
 
     def store(self, caller: Caller) -> Store:

@@ -20,6 +20,7 @@ from faults.deployment import an_engine, hashed
 from faults.ledger import Ledger
 from llm_server.orchestration.domain.snapshot import Snapshot
 from llm_server.orchestration.domain.task import TaskRef
+from llm_server.storage.sqlite.database import Database
 from llm_server.storage.sqlite.queue import SqliteQueue
 from llm_server.storage.sqlite.store import SqliteStore
 from llm_server.wiring import now_ms
@@ -84,7 +85,7 @@ def _open(server: RunningServer) -> tuple[int, int]:
 
 def woken_again(database: Path, variables: Mapping[str, str]) -> dict[TaskRef, Snapshot]:
     """Start a server with a message for every task; return the tasks as they were before."""
-    with closing(SqliteStore(database)) as store, closing(SqliteQueue(database, now_ms)) as queue:
+    with closing(SqliteStore(Database(database))) as store, closing(SqliteQueue(database, now_ms)) as queue:
         final, end = snapshots_of(store), time.monotonic() + MAX_RECOVERY_S
         for ref in final:
             queue.send(ref)
@@ -104,7 +105,7 @@ def of_file(
     may_fail: Collection[str] = (),
 ) -> list[str]:
     """Return what is wrong in the file of a server that has ended."""
-    with closing(SqliteStore(database)) as store, closing(SqliteQueue(database, now_ms)) as queue:
+    with closing(SqliteStore(Database(database))) as store, closing(SqliteQueue(database, now_ms)) as queue:
         found = of_processes(store, acknowledged, answered, final, may_fail=may_fail)
         return [*found, *of_queues(store, queue.depth(), [])]
 

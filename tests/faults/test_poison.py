@@ -26,6 +26,7 @@ from faults.world import World
 from llm_server.orchestration.domain.engine_call import EngineCall
 from llm_server.orchestration.domain.snapshot import Snapshot
 from llm_server.orchestration.domain.task import TaskRef
+from llm_server.storage.sqlite.database import Database
 from llm_server.storage.sqlite.store import SqliteStore
 from support import fake_engine
 from support.aws_emulators import Substrate as Emulator
@@ -145,7 +146,7 @@ def test_a_prompt_that_kills_the_embedded_server_fails_in_the_end(tmp_path: Path
 
 def lived(database: Path, variables: Mapping[str, str], running: list[subprocess.Popen[str]]) -> bool:
     """Start the server and wait until it dies or all tasks are final; return whether a task is still open."""
-    with started(database, variables) as process, closing(SqliteStore(database)) as store:
+    with started(database, variables) as process, closing(SqliteStore(Database(database))) as store:
         running.append(process)
         end, is_open = time.monotonic() + MAX_ROUND_S, True
         while is_open and process.poll() is None and time.monotonic() < end:

@@ -21,6 +21,7 @@ from llm_server.orchestration.domain.ports.store import Store
 from llm_server.orchestration.service import Service
 from llm_server.settings import Settings
 from llm_server.storage.sqlite.api_keys import SqliteKeys
+from llm_server.storage.sqlite.database import Database
 from llm_server.storage.sqlite.queue import SqliteQueue
 from llm_server.storage.sqlite.store import SqliteStore
 from support import asgi
@@ -92,14 +93,14 @@ def called_server(folder: Path, overlay: str = "", **settings: Any) -> Iterator[
     """Make a server; `overlay` is the text of a configuration file."""
     config = folder / "engines.toml"
     config.write_text(overlay, encoding="utf-8")
-    database = folder / "tasks.db"
-    store, keys, queue = SqliteStore(database), SqliteKeys(database), SqliteQueue(database, wiring.now_ms)
+    path = folder / "tasks.db"
+    database = Database(path)
+    store, keys, queue = SqliteStore(database), SqliteKeys(database), SqliteQueue(path, wiring.now_ms)
     try:
-        yield _served(Settings(db=database, config=config, **settings), store, keys, queue, store, keys)
+        yield _served(Settings(db=path, config=config, **settings), store, keys, queue, store, keys)
     finally:
-        keys.close()
         queue.close()
-        store.close()
+        database.close()
 
 
 def _served(

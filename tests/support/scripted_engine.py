@@ -25,6 +25,7 @@ from llm_server.orchestration.domain.catalog import Catalog, EnginePrice, Engine
 from llm_server.orchestration.domain.engine_call import Completion, EngineCall
 from llm_server.orchestration.domain.engine_state import EngineRecords, EngineState, SwitchName
 from llm_server.orchestration.domain.errors import StorageUnavailable
+from llm_server.storage.sqlite.database import Database
 from llm_server.storage.sqlite.store import SqliteStore
 from support.builders import NOW_MS
 
@@ -164,7 +165,7 @@ class WatchedStore(SqliteStore):
 
 @pytest.fixture
 def watched(tmp_path: Path) -> Iterator[WatchedStore]:
-    store = WatchedStore(tmp_path / "tasks.db")
+    store = WatchedStore(Database(tmp_path / "tasks.db"))
     yield store
     store.close()
 

@@ -22,6 +22,7 @@ from llm_server.orchestration.domain.task import TaskRef
 from llm_server.orchestration.service import Service
 from llm_server.orchestration.tasks.new_task import NewTask
 from llm_server.storage.sqlite.api_keys import SqliteKeys
+from llm_server.storage.sqlite.database import Database
 from llm_server.storage.sqlite.queue import SqliteQueue
 from support.scripted_engine import Clock, ScriptedEngine, WatchedStore, a_balancer, a_catalog, an_engine
 
@@ -50,8 +51,9 @@ class Served:
     def __init__(self, folder: Path, *engines: ScriptedEngine, catalog: Catalog | None = None) -> None:
         self.path = folder / "tasks.db"
         self.clock = Clock()
-        self.store = WatchedStore(self.path)
-        self.keys = SqliteKeys(self.path)
+        database = Database(self.path)
+        self.store = WatchedStore(database)
+        self.keys = SqliteKeys(database)
         self.queue = UnsteadyQueue(self.path, self.clock)
         self.engine = engines[0] if engines else ScriptedEngine()
         self.refs: list[TaskRef] = []
@@ -75,6 +77,7 @@ class Served:
             lease_s=LEASE_S,
             sweep_s=SWEEP_S,
             prompt_max_chars=1_000,
+            sleep=self.clock.pass_s,
         )
         return self.service
 

@@ -16,6 +16,7 @@ from llm_server.orchestration.domain.api_key import Key, KeyLimits, NewKey
 from llm_server.orchestration.domain.errors import InvalidInput, KeyConflict, StorageUnavailable, Unauthenticated
 from llm_server.orchestration.domain.ports.tasks import IdempotencyBinding
 from llm_server.storage.sqlite.api_keys import SqliteKeys
+from llm_server.storage.sqlite.database import Database
 from llm_server.storage.sqlite.store import SqliteStore
 from support.builders import NOW_MS
 from support.concurrency import at_once
@@ -39,14 +40,14 @@ class BrokenKeys(SqliteKeys):
 
 @pytest.fixture
 def store(tmp_path: Path) -> Iterator[SqliteStore]:
-    store = SqliteStore(tmp_path / "tasks.db")
+    store = SqliteStore(Database(tmp_path / "tasks.db"))
     yield store
     store.close()
 
 
 @pytest.fixture
 def key_store(tmp_path: Path) -> Iterator[BrokenKeys]:
-    keys = BrokenKeys(tmp_path / "tasks.db")
+    keys = BrokenKeys(Database(tmp_path / "tasks.db"))
     yield keys
     keys.close()
 

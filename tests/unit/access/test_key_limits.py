@@ -27,6 +27,7 @@ from llm_server.orchestration.domain.status import Mode, Status
 from llm_server.orchestration.domain.task import TaskRef
 from llm_server.orchestration.tasks.new_task import NewTask
 from llm_server.storage.sqlite.api_keys import SqliteKeys
+from llm_server.storage.sqlite.database import Database
 from support.scripted_engine import WAIT_S, ScriptedEngine, a_catalog, a_completion, a_local_engine, an_engine
 from support.scripted_service import Served
 
@@ -48,7 +49,7 @@ def submitted(served: Served, cap_microusd: int, **asked: object) -> TaskRef:
 
 @pytest.fixture
 def ledger(tmp_path: Path) -> Iterator[SqliteKeys]:
-    keys = SqliteKeys(tmp_path / "ledger.db")
+    keys = SqliteKeys(Database(tmp_path / "ledger.db"))
     yield keys
     keys.close()
 

@@ -26,6 +26,7 @@ from llm_server.orchestration.domain.status import Status
 from llm_server.orchestration.domain.task import TaskRef
 from llm_server.orchestration.tasks.new_task import NewTask
 from llm_server.storage.sqlite.api_keys import SqliteKeys
+from llm_server.storage.sqlite.database import Database
 from support.scripted_engine import WAIT_S, Balanced, ScriptedEngine, a_catalog, a_completion, an_engine, call_terms
 from support.scripted_service import Served
 
@@ -58,7 +59,7 @@ def use(served: Served, *answers: object) -> None:
 
 @pytest.fixture
 def ledger(tmp_path: Path) -> Iterator[SqliteKeys]:
-    keys = SqliteKeys(tmp_path / "ledger.db")
+    keys = SqliteKeys(Database(tmp_path / "ledger.db"))
     yield keys
     keys.close()
 

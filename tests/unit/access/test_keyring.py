@@ -24,6 +24,7 @@ from llm_server.orchestration.domain.errors import (
 )
 from llm_server.orchestration.domain.receipt import usd
 from llm_server.storage.sqlite.api_keys import SqliteKeys
+from llm_server.storage.sqlite.database import Database
 from support.builders import NOW_MS, a_key
 from support.scripted_engine import Clock
 
@@ -51,7 +52,7 @@ class Untouchable(str):
 
 @pytest.fixture
 def store(tmp_path: Path) -> Iterator[CountedKeys]:
-    store = CountedKeys(tmp_path / "tasks.db")
+    store = CountedKeys(Database(tmp_path / "tasks.db"))
     yield store
     store.close()
 
@@ -305,7 +306,7 @@ class OvertakenKeys(CountedKeys):
 
 @pytest.fixture
 def overtaken(tmp_path: Path) -> Iterator[OvertakenKeys]:
-    store = OvertakenKeys(tmp_path / "tasks.db")
+    store = OvertakenKeys(Database(tmp_path / "tasks.db"))
     yield store
     store.close()
 

@@ -17,6 +17,7 @@ from llm_server.api.schemas.keys import KeyView
 from llm_server.cli.app import app
 from llm_server.orchestration.access.tokens import is_secret_of
 from llm_server.storage.sqlite.api_keys import SqliteKeys
+from llm_server.storage.sqlite.database import Database
 
 
 def run(db: Path, *arguments: str) -> Result:
@@ -56,7 +57,7 @@ def test_an_invalid_new_key_is_refused_with_the_allowed_values(tmp_path: Path, o
 def test_a_wrong_time_of_expiry_names_the_option_and_the_accepted_forms(
     tmp_path: Path, command: list[str], time: str
 ) -> None:
-    SqliteKeys(tmp_path / "tasks.db").close()
+    SqliteKeys(Database(tmp_path / "tasks.db")).close()
     refused = run(tmp_path / "tasks.db", *command, "--expires-at", time)
 
     assert (refused.exit_code, refused.stdout, listed(tmp_path / "tasks.db")) == (2, "", [])
@@ -112,7 +113,7 @@ def test_the_list_has_one_line_for_each_key(tmp_path: Path) -> None:
         made(db),
     ]
     run(db, "revoke", ids[1])
-    with closing(SqliteKeys(db)) as keys:
+    with closing(SqliteKeys(Database(db))) as keys:
         key = keys.key(ids[2])
         assert key is not None
         keys.swap_key(key, replace(key, expires_ms=1))
@@ -144,7 +145,7 @@ def test_a_piped_list_is_the_document_of_the_api(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("form", "stdout"), [("--text", ""), ("--json", '{"keys": []}\n')])
 def test_a_list_without_keys_says_so(tmp_path: Path, form: str, stdout: str) -> None:
     db = tmp_path / "tasks.db"
-    SqliteKeys(db).close()
+    SqliteKeys(Database(db)).close()
     done = run(db, "list", form)
 
     assert (done.exit_code, done.stdout) == (0, stdout)
@@ -213,7 +214,7 @@ def test_a_rotated_key_has_a_new_token(tmp_path: Path) -> None:
     key_id = made(db)
     token = run(db, "rotate", key_id).stdout.strip()
 
-    with closing(SqliteKeys(db)) as keys:
+    with closing(SqliteKeys(Database(db))) as keys:
         key = keys.key(key_id)
     assert key is not None
     assert token == f"llms_{key_id}_{token.rpartition('_')[2]}"

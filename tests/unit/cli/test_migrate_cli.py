@@ -108,7 +108,7 @@ def test_a_file_that_cannot_be_migrated_is_refused_with_the_reason(tmp_path: Pat
     """A database of a newer version, and a file that is not a database."""
     newer, text = tmp_path / "newer.db", tmp_path / "notes.txt"
     later = Migration(version=9, purpose="test", apply=lambda db: None)
-    Database(newer, durable=True, migrations=[*MIGRATIONS, later]).close()
+    Database(newer, migrations=[*MIGRATIONS, later]).close()
     text.write_text("This is not a database." * 1_000)
 
     refused = [run(*options, "--db", str(path)) for path in (newer, text)]

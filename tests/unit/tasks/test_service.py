@@ -22,6 +22,7 @@ from llm_server.orchestration.domain.output import Output
 from llm_server.orchestration.domain.ports.listing import TaskFilter
 from llm_server.orchestration.domain.status import Mode, Status
 from llm_server.orchestration.domain.task import Task, TaskRef
+from llm_server.storage.sqlite.database import Database
 from llm_server.storage.sqlite.store import SqliteStore
 from support.builders import key_texts
 from support.deliveries import a_plan, planning
@@ -109,11 +110,13 @@ def test_an_answer_whose_final_save_failed_is_adopted_later(served: Served) -> N
     class FailingFinish(SqliteStore):
         def save(self, before: Task, after: Task, output: Output | None = None, **limits: Any) -> None:
             if after.status.is_final:
+                assert output is not None
+                self.keep(after.ref, output)
                 raise AWAY
             super().save(before, after, output)
 
     ref, catalog = served.submit(), a_catalog({"only": an_engine()})
-    with closing(FailingFinish(served.path)) as store, pytest.raises(StorageUnavailable):
+    with closing(FailingFinish(Database(served.path))) as store, pytest.raises(StorageUnavailable):
         served.use(catalog, store).process(ref, owner="w1")
     service = served.use(catalog)
 

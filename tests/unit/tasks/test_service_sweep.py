@@ -11,6 +11,7 @@ import pytest
 from llm_server.orchestration.domain.ports.tasks import Due
 from llm_server.orchestration.domain.status import Status
 from llm_server.orchestration.domain.task import TaskRef
+from llm_server.storage.sqlite.database import Database
 from llm_server.storage.sqlite.store import SqliteStore
 from support.scripted_engine import ScriptedEngine, a_catalog, an_engine
 from support.scripted_service import LEASE_S, SWEEP_S, Served
@@ -161,7 +162,7 @@ def test_a_deleted_task_in_the_index_does_not_stop_the_sweep(served: Served) -> 
     lose_messages(served)
     served.clock.pass_s(SWEEP_S)
 
-    with closing(Haunted(served.path)) as store:
+    with closing(Haunted(Database(served.path))) as store:
         assert served.use(a_catalog({"only": an_engine()}), store).sweep() == 1
 
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
 from llm_server.orchestration.domain.engine_call import EngineCall
 from llm_server.orchestration.domain.errors import StorageUnavailable
+from llm_server.orchestration.domain.output import Output
 from llm_server.orchestration.domain.snapshot import Snapshot
 from llm_server.orchestration.domain.status import Status
-from llm_server.orchestration.domain.task import TaskRef
+from llm_server.orchestration.domain.task import Task, TaskRef
 from llm_server.orchestration.tasks import settlement
 from support.builders import a_lifecycle
 from support.scripted_engine import Answer, ScriptedEngine, a_catalog, an_engine
@@ -84,16 +86,17 @@ def test_a_failed_settlement_is_completed_by_the_next_delivery(served: Served, f
 
 
 def test_a_delivery_between_keep_and_save_settles_and_the_worker_does_not_settle_again(served: Served) -> None:
-    """A duplicate message arrives while the worker still holds an answer that it has stored."""
+    """A duplicate message arrives after the store has kept the answer, and before it saves the state."""
     ref = cancelled_elsewhere(served)
     save = served.store.save
 
-    def overtaken(*states: object, **named: object) -> None:
-        if served.store.peek(ref).status is Status.CANCELLED:
+    def overtaken(before: Task, after: Task, output: Output | None = None, **limits: Any) -> None:
+        if output is not None:
             served.store.save = save  # type: ignore[method-assign]
+            served.store.keep(ref, output)
             served.service.process(ref, owner="double")
             assert is_settled(served, ref)
-        save(*states, **named)  # type: ignore[arg-type]
+        save(before, after, output, **limits)
 
     served.store.save = overtaken  # type: ignore[method-assign]
     served.work()

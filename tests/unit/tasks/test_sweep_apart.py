@@ -20,8 +20,8 @@ Spoil = Callable[[Served, TaskRef], None]
 
 def of_a_newer_version(served: Served, ref: TaskRef) -> None:
     """Make the state of the task unreadable."""
-    with served.store._database.transaction() as db:
-        db.execute("UPDATE tasks SET body = replace(body, 'Chat', 'Debate') WHERE task_id = ?", (ref.task_id,))
+    update = "UPDATE tasks SET body = replace(body, 'Chat', 'Debate') WHERE task_id = ?"
+    served.store._database.write(lambda db: db.execute(update, (ref.task_id,)))
 
 
 def that_cannot_be_retained(served: Served, ref: TaskRef) -> None:
@@ -37,8 +37,8 @@ def that_cannot_be_retained(served: Served, ref: TaskRef) -> None:
 
 def restored(served: Served, ref: TaskRef) -> None:
     """Make the state readable again for the audit."""
-    with served.store._database.transaction() as db:
-        db.execute("UPDATE tasks SET body = replace(body, 'Debate', 'Chat') WHERE task_id = ?", (ref.task_id,))
+    update = "UPDATE tasks SET body = replace(body, 'Debate', 'Chat') WHERE task_id = ?"
+    served.store._database.write(lambda db: db.execute(update, (ref.task_id,)))
 
 
 def pruned(served: Served) -> list[int]:

@@ -22,6 +22,7 @@ from llm_server.orchestration.tasks.wakeups import WakeUps
 from llm_server.storage import records
 from llm_server.storage.dynamodb import items
 from llm_server.storage.dynamodb.store import DynamoStore
+from llm_server.storage.sqlite.database import Database
 from llm_server.storage.sqlite.store import SqliteStore
 from support.builders import NOW_MS, SWEEP_MS, a_request, a_task
 from support.scripted_engine import Clock
@@ -111,9 +112,9 @@ def in_memory(folder: Path, clock: Clock, tasks: list[Task]) -> Iterator[Store]:
 
 @contextmanager
 def on_disk(folder: Path, clock: Clock, tasks: list[Task]) -> Iterator[Store]:
-    with closing(UnhurriedStore(folder / "tasks.db")) as store:
+    with closing(UnhurriedStore(Database(folder / "tasks.db"))) as store:
         store.clock = clock
-        store._database._connection.execute("PRAGMA synchronous = OFF")  # the speed of the disk is not tested
+        store._database._writer.connection.execute("PRAGMA synchronous = OFF")  # the speed of the disk is not tested
         for task in tasks:
             store.add(task, REQUEST)
         yield store

@@ -61,7 +61,7 @@ class EngineStates:
         """
         records = self._store.switch_engine(engine, changes)
         with self._lock:
-            self._read_ms = self._clock() - MAX_STATE_AGE_MS  # read again: another process may have changed it later
+            self._known, self._switches, self._read_ms = dict(records.states), records.switches, self._clock()
         return records
 
     def rests(self, state: EngineState) -> bool:

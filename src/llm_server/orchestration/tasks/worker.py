@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager, nullcontext
 from dataclasses import replace
 
@@ -27,6 +27,10 @@ from llm_server.orchestration.execution.outcome import Progress
 from llm_server.orchestration.tasks.settlement import Settlement
 from llm_server.orchestration.tasks.wakeups import WakeUps, log_fields
 
+SAVE_AGAIN_S = 0.1
+MAX_SAVE_AGAIN_S = 5.0
+"""The pauses between attempts to save a state grow from the first to the second value."""
+
 _log = logging.getLogger(__name__)
 
 
@@ -44,6 +48,7 @@ class Worker:
         wakeups: WakeUps,
         orchestrator: Orchestrator,
         clock: Clock,
+        sleep: Callable[[float], None],
         lease_ms: int,
     ) -> None:
         self._store = store
@@ -51,6 +56,7 @@ class Worker:
         self._wakeups = wakeups
         self._orchestrator = orchestrator
         self._clock = clock
+        self._sleep = sleep
         self._lease_ms = lease_ms
         self._settlement = Settlement(store, clock)
         self._suspects = threading.Lock()
@@ -136,7 +142,7 @@ class Worker:
             for progress in states:
                 try:
                     if not lost:
-                        task = self._saved(task, progress, snapshot.outputs)
+                        task = self._saved(task, progress, snapshot.outputs, until_ms)
                     cancellation.mark_checked()
                 except TaskLost:
                     lost = True
@@ -146,19 +152,29 @@ class Worker:
         if lost:
             self._settlement.settle(task, tuple(unsaved))
 
-    def _saved(self, task: Task, progress: Progress, earlier: Mapping[OutputKey, Output]) -> Task:
+    def _saved(self, task: Task, progress: Progress, earlier: Mapping[OutputKey, Output], until_ms: int) -> Task:
         """Store one state. If a step is done again after a retry, its output keeps the earlier attempts."""
         output = progress.output and progress.output.after(earlier.get(progress.output.key))
-        if output and output.is_answer:
-            self._store.keep(task.ref, output)
-            output = None
-        self._store.save(task, progress.task, output)
+        self._save(task, progress.task, output, until_ms)
         task = progress.task
         level = logging.INFO if task.status.is_final else logging.DEBUG
         _log.log(level, "task state", extra=log_fields(task))
         if task.status is Status.QUEUED:
             self._wakeups.send(task.ref, delay_s=progress.delay_s)
         return task
+
+    def _save(self, before: Task, after: Task, output: Output | None, until_ms: int) -> None:
+        """Save a state; if the store does not answer, try again until `until_ms`, because its calls are paid for."""
+        pause_s = SAVE_AGAIN_S
+        while True:
+            try:
+                self._store.save(before, after, output)
+                return
+            except StorageUnavailable:
+                if self._clock() + pause_s * 1000 > until_ms:
+                    raise
+            self._sleep(pause_s)
+            pause_s = min(2 * pause_s, MAX_SAVE_AGAIN_S)
 
     def _key_budget(self, snapshot: Snapshot) -> KeyBudget | None:
         task = snapshot.task

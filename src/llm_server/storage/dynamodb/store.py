@@ -154,7 +154,9 @@ class DynamoStore:
         self, before: Task, after: Task, output: Output | None = None, *, max_in_flight: int | None = None
     ) -> None:
         writes = [self._put_state(after, "rev = :rev", {":rev": items.number(before.rev)})]
-        if output is not None:
+        if output is not None and output.is_answer:  # in the transaction, it would cost twice as much
+            self.keep(after.ref, output)
+        elif output is not None:
             head = self._texts.put_parts(
                 after.ref, records.output_key_text(output.key), records.encode(output), output.created_ms
             )

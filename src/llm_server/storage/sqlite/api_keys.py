@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import sqlite3
 from dataclasses import asdict
-from pathlib import Path
 
 from llm_server.orchestration.domain.api_key import Account, Charges, Key, KeyUse
 from llm_server.storage import records
 from llm_server.storage.sqlite.database import Database
 
-_USABLE_SINCE = 1
+USABLE_SINCE = 1
 """The oldest version of the database file whose tables these statements can use unchanged.
 
 `llm-server keys` may open the file while a server of that version runs, so it must not migrate the file.
@@ -22,23 +21,28 @@ _WITHHELD = "withheld"
 class SqliteKeys:
     """The KeyStore port over a SQLite file. Processes other than the server may open the file too."""
 
-    def __init__(self, path: Path) -> None:
-        self._database = Database(path, durable=True, usable_since=_USABLE_SINCE)
+    def __init__(self, database: Database) -> None:
+        self._database = database
 
     def close(self) -> None:
+        """Close the database."""
         self._database.close()
 
     def add_key(self, key: Key) -> bool:
-        with self._database.transaction() as db:
+        def work(db: sqlite3.Connection) -> bool:
             db.execute("INSERT OR IGNORE INTO keys VALUES (?, ?)", (key.key_id, records.encode(key)))
             return _key(db, key.key_id) == key
 
+        return self._database.write(work)
+
     def swap_key(self, before: Key, after: Key) -> bool:
-        with self._database.transaction() as db:
+        def work(db: sqlite3.Connection) -> bool:
             if _key(db, before.key_id) != before:
                 return False
             db.execute("UPDATE keys SET body = ? WHERE key_id = ?", (records.encode(after), before.key_id))
-        return True
+            return True
+
+        return self._database.write(work)
 
     def key(self, key_id: str) -> Key | None:
         with self._database.reading() as db:
@@ -58,14 +62,18 @@ class SqliteKeys:
             "INSERT INTO key_requests VALUES (?, ?, 1) ON CONFLICT DO UPDATE SET requests = requests + 1"
             " WHERE requests < ? RETURNING requests"
         )
-        with self._database.transaction() as db:
+
+        def work(db: sqlite3.Connection) -> int | None:
             db.execute("DELETE FROM key_requests WHERE key_id = ? AND minute < ?", (key_id, minute))
             row = db.execute(count, (key_id, minute, most)).fetchone()
-        return most - row[0] if row else None
+            return most - row[0] if row else None
+
+        return self._database.write(work)
 
     def reserve(self, account: Account, name: str, microusd: int, *, max_microusd: int) -> Charges | None:
         named = "SELECT 1 FROM key_reservations WHERE (key_id, day, name) = (?, ?, ?)"
-        with self._database.transaction() as db:
+
+        def work(db: sqlite3.Connection) -> Charges | None:
             if db.execute(named, (account.key_id, account.day, name)).fetchone():
                 return None
             charges = _charges(db, account)
@@ -73,19 +81,24 @@ class SqliteKeys:
                 return charges
             _add(db, "key_spending (key_id, day, microusd)", account, microusd)
             _add(db, "key_reservations (key_id, day, name, microusd)", account, name, microusd)
-        return None
+            return None
+
+        return self._database.write(work)
 
     def settle(
         self, account: Account, name: str, reserved_microusd: int, cost_microusd: int, *, withheld_microusd: int = 0
     ) -> None:
         named = (account.key_id, account.day, name)
-        with self._database.transaction() as db:
+
+        def work(db: sqlite3.Connection) -> None:
             gone = db.execute("DELETE FROM key_reservations WHERE (key_id, day, name) = (?, ?, ?)", named)
             if gone.rowcount:
                 change = cost_microusd + withheld_microusd - reserved_microusd
                 _add(db, "key_spending (key_id, day, microusd)", account, change)
                 if withheld_microusd:
                     _add(db, "key_reservations (key_id, day, name, microusd)", account, _WITHHELD, withheld_microusd)
+
+        self._database.write(work)
 
     def use(self, account: Account) -> KeyUse:
         with self._database.reading() as db:

@@ -1,89 +1,82 @@
-"""Connections to one SQLite file, which is in WAL mode."""
+"""One SQLite file in WAL mode: a writer, which commits in groups, and readers, which never wait for it."""
 
 from __future__ import annotations
 
 import logging
 import os
 import sqlite3
-import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from functools import partial
 from pathlib import Path
 
-from llm_server.orchestration.domain.errors import StorageUnavailable
 from llm_server.storage.sqlite.migrations import MIGRATIONS, Migrated, Migration, bring_up_to_date
 from llm_server.storage.sqlite.process_lock import OnlyProcess, cannot_be_opened
-from llm_server.storage.sqlite.write_turns import turns_of
+from llm_server.storage.sqlite.readers import Readers
+from llm_server.storage.sqlite.writer import Command, T, Work, Writer
 
 BUSY_S = 1.0
-"""How long a connection waits for a lock of another process. It is short, because the HTTP loop waits too."""
+"""How long the writer waits for a lock of another process. It is short, because callers wait too."""
 
 _log = logging.getLogger(__name__)
 
 
 class Database:
-    """One connection to a SQLite file, which threads use one after the other. Writers wait for their turn.
+    """A SQLite file that the threads of this process share.
 
     Opening a file of an older version migrates it. `usable_since` is the oldest version that the caller can use without
     a migration, if another process holds the file.
 
-    Every method raises StorageUnavailable if SQLite reports an error.
+    Raises:
+        ConfigurationError: the file cannot be opened or migrated; or it must be migrated, and another process holds it.
     """
 
     def __init__(
-        self,
-        path: Path,
-        *,
-        durable: bool,
-        usable_since: int | None = None,
-        migrations: Sequence[Migration] = MIGRATIONS,
+        self, path: Path, *, usable_since: int | None = None, migrations: Sequence[Migration] = MIGRATIONS
     ) -> None:
-        self._lock = threading.Lock()
         with _refused(path):
-            file = _made_private(path)
-        self._turn = partial(turns_of(file).turn, brief=not durable)
-        with self._turn():
-            self._connection, migrated = _opened(
-                path, durable=durable, usable_since=usable_since, migrations=migrations
-            )
+            _make_private(path.resolve())
+        connection, migrated = _opened(path, usable_since=usable_since, migrations=migrations)
+        self._writer = Writer(connection)
+        self._readers = Readers(partial(_connection, path))
         if migrated and migrated.backup:
             versions = {"from_version": migrated.from_version, "to_version": migrated.to_version}
             _log.warning("database migrated", extra={"database": path, **versions, "backup": migrated.backup})
 
-    @contextmanager
-    def transaction(self) -> Iterator[sqlite3.Connection]:
-        """Write in one transaction, which is rolled back if the block raises."""
-        with self._turn(), self._reachable() as connection:
-            connection.execute("BEGIN IMMEDIATE")
-            try:
-                yield connection
-                connection.execute("COMMIT")
-            except BaseException:
-                connection.execute("ROLLBACK")
-                raise
+    def write(self, work: Work[T]) -> T:
+        """Carry out `work` in a transaction, and return its result after the commit. If it raises, nothing is stored.
+
+        Inside a use case that runs as one command (`put`), `work` becomes part of that command.
+
+        Raises:
+            StorageUnavailable: SQLite reported an error; it is unknown whether anything was stored.
+        """
+        return self._writer.run(work)
+
+    def put(self, command: Command[T]) -> None:
+        """Hand a command to the writer without waiting for it. Raises StorageUnavailable if the database is closed."""
+        self._writer.put(command)
+
+    def after_commit(self, call: Callable[[], None]) -> None:
+        """Call `call` once the running command is committed; at once if none is running on this thread."""
+        self._writer.after_commit(call)
 
     @contextmanager
     def reading(self) -> Iterator[sqlite3.Connection]:
-        """Read one consistent state of the database, even with several statements."""
-        with self._reachable() as connection:
-            connection.execute("BEGIN")
-            try:
+        """Read one consistent state of the database, even with several statements. Raises StorageUnavailable.
+
+        Inside a command, the state has what the command has written.
+        """
+        if self._writer.is_this_thread:
+            yield self._writer.connection
+        else:
+            with self._readers.reading() as connection:
                 yield connection
-            finally:
-                connection.execute("ROLLBACK")
 
     def close(self) -> None:
-        with self._lock:
-            self._connection.close()
-
-    @contextmanager
-    def _reachable(self) -> Iterator[sqlite3.Connection]:
-        with self._lock:
-            try:
-                yield self._connection
-            except sqlite3.Error as error:
-                raise StorageUnavailable("The database does not answer; try again.") from error
+        """Carry out the commands that wait, and close the file. Later calls raise StorageUnavailable."""
+        self._readers.close()
+        self._writer.close()
 
 
 def migrate(path: Path) -> Migrated | None:
@@ -92,24 +85,27 @@ def migrate(path: Path) -> Migrated | None:
     Returns None if the file has the current version already. Raises ConfigurationError.
     """
     with closing(OnlyProcess(path)):
-        connection, migrated = _opened(path, durable=True)
+        connection, migrated = _opened(path)
         connection.close()
     return migrated
 
 
 def _opened(
-    path: Path, *, durable: bool, usable_since: int | None = None, migrations: Sequence[Migration] = MIGRATIONS
+    path: Path, *, usable_since: int | None = None, migrations: Sequence[Migration] = MIGRATIONS
 ) -> tuple[sqlite3.Connection, Migrated | None]:
     """Open a file, and migrate it to the current version if needed. Raises ConfigurationError."""
     with _refused(path), ExitStack() as undo:
-        connection = sqlite3.connect(path.resolve(), isolation_level=None, check_same_thread=False, timeout=BUSY_S)
+        connection = _connection(path)
         undo.callback(connection.close)
-        connection.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
-        if durable:  # on macOS, fsync alone does not flush the disk's cache; elsewhere this has no effect
-            connection.execute("PRAGMA fullfsync = ON")
+        connection.execute("PRAGMA synchronous = FULL")
+        connection.execute("PRAGMA fullfsync = ON")  # on macOS, fsync alone does not flush the disk's cache
         migrated = bring_up_to_date(connection, path, migrations, usable_since=usable_since)
         undo.pop_all()
     return connection, migrated
+
+
+def _connection(path: Path) -> sqlite3.Connection:
+    return sqlite3.connect(path.resolve(), isolation_level=None, check_same_thread=False, timeout=BUSY_S)
 
 
 @contextmanager
@@ -120,13 +116,11 @@ def _refused(path: Path) -> Iterator[None]:
         raise cannot_be_opened(path, error) from error
 
 
-def _made_private(path: Path) -> Path:
+def _make_private(file: Path) -> None:
     """Create the file if it does not exist, with access for its owner only: it holds prompts and answers.
 
-    SQLite gives the files next to it the same permissions. Returns the resolved path.
+    SQLite gives the files next to it the same permissions.
     """
-    file = path.resolve()
     file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     if not file.exists():
         os.close(os.open(file, os.O_RDWR | os.O_CREAT, 0o600))
-    return file

@@ -16,7 +16,7 @@ class SqliteQueue:
     """The Queue port over the file of the tasks. Receiving a message removes it, because it is only a wake-up."""
 
     def __init__(self, path: Path, clock: Clock) -> None:
-        self._database = Database(path, durable=False)
+        self._database = Database(path)
         self._clock = clock
         self._sent = threading.Condition()
         self._sends = 0
@@ -25,9 +25,8 @@ class SqliteQueue:
         self._database.close()
 
     def send(self, ref: TaskRef, *, delay_s: int = 0) -> None:
-        with self._database.transaction() as db:
-            row = (str(ref), self._clock() + delay_s * 1000)
-            db.execute("INSERT INTO messages (ref, visible_ms) VALUES (?, ?)", row)
+        row = (str(ref), self._clock() + delay_s * 1000)
+        self._database.write(lambda db: db.execute("INSERT INTO messages (ref, visible_ms) VALUES (?, ?)", row))
         with self._sent:
             self._sends += 1
             self._sent.notify()
@@ -42,8 +41,9 @@ class SqliteQueue:
         wanted = f"(status = 'Queued' OR status = 'Cancelled' AND {HAS_OWNER})"
         forgotten = "tenant || '/' || task_id NOT IN (SELECT ref FROM messages)"
         query = f"SELECT tenant || '/' || task_id, ? FROM tasks WHERE {wanted} AND {forgotten}"
-        with self._database.transaction() as db:
-            return db.execute(f"INSERT INTO messages (ref, visible_ms) {query}", (self._clock(),)).rowcount
+        return self._database.write(
+            lambda db: db.execute(f"INSERT INTO messages (ref, visible_ms) {query}", (self._clock(),)).rowcount
+        )
 
     def depth(self) -> int:
         with self._database.reading() as db:
@@ -67,6 +67,7 @@ class SqliteQueue:
             if db.execute("SELECT 1 FROM messages WHERE visible_ms <= ? LIMIT 1", (now_ms,)).fetchone() is None:
                 return None
         first = "SELECT id FROM messages WHERE visible_ms <= ? ORDER BY visible_ms, id LIMIT 1"
-        with self._database.transaction() as db:
-            row = db.execute(f"DELETE FROM messages WHERE id = ({first}) RETURNING ref", (now_ms,)).fetchone()
+        row = self._database.write(
+            lambda db: db.execute(f"DELETE FROM messages WHERE id = ({first}) RETURNING ref", (now_ms,)).fetchone()
+        )
         return TaskRef.parse(row[0]) if row else None

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
+import sqlite3
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 
 from llm_server.orchestration.domain.counters import Counters
 from llm_server.orchestration.domain.engine_state import EngineRecords, EngineState, SwitchName
@@ -20,27 +21,40 @@ from llm_server.storage.sqlite.database import Database
 
 
 class SqliteStore:
-    """The Store port over a SQLite file. Each write is one transaction."""
+    """The Store port over a SQLite file. Each write is one command of the file's writer.
 
-    def __init__(self, path: Path, retention: Retention | None = None) -> None:
-        self._database = Database(path, durable=True)
+    `on_end` is called with each task that has become final or was deleted, after the commit and before the caller of
+    the write goes on. It runs on the writer's thread, so it must not block.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        retention: Retention | None = None,
+        *,
+        on_end: Callable[[TaskRef], None] | None = None,
+    ) -> None:
+        self._database = database
         self._retention = retention or Retention()
+        self._on_end = on_end
 
     def close(self) -> None:
+        """Close the database."""
         self._database.close()
 
     def add(self, task: Task, request: Request, *, max_in_flight: int | None = None) -> bool:
-        with self._database.transaction() as db:
+        def work(db: sqlite3.Connection) -> bool:
             key = (task.tenant, task.task_id)
             if any(task_rows.is_in(db, table, task.ref) for table in ("tasks", "deleted")):
                 return False
-            if max_in_flight is not None and counters.in_flight(db, task.counted_for) >= max_in_flight:
-                raise TooManyInFlight(max_in_flight)
+            _check_in_flight(db, task, max_in_flight)
             db.execute("INSERT INTO requests VALUES (?, ?, ?)", (*key, records.encode(request)))
             row = (*key, task.status, task.role, listing.listing_key(task), task.next_look_ms, records.encode(task))
             db.execute("INSERT INTO tasks VALUES (?, ?, ?, ?, ?, ?, ?)", row)
             counters.count(db, None, task)
-        return True
+            return True
+
+        return self._database.write(work)
 
     def get(self, ref: TaskRef) -> Snapshot:
         key = (ref.tenant, ref.task_id)
@@ -63,14 +77,15 @@ class SqliteStore:
     def save(
         self, before: Task, after: Task, output: Output | None = None, *, max_in_flight: int | None = None
     ) -> None:
-        with self._database.transaction() as db:
+        def work(db: sqlite3.Connection) -> bool:
             stored = task_rows.state(db, after.ref, self._retention)
             if stored == after:
-                return
+                return True
             if stored is None or stored.rev != before.rev:
-                raise TaskLost(after.task_id)
-            if max_in_flight is not None and counters.in_flight(db, after.counted_for) >= max_in_flight:
-                raise TooManyInFlight(max_in_flight)
+                if output is not None and output.is_answer:
+                    task_rows.keep(db, after.ref, output)
+                return False
+            _check_in_flight(db, after, max_in_flight)
             due_ms = None if after.status.is_final else after.next_look_ms
             db.execute(
                 "UPDATE tasks SET status = ?, role = ?, due_ms = ?, body = ? WHERE (tenant, task_id) = (?, ?)",
@@ -79,18 +94,25 @@ class SqliteStore:
             if output is not None:
                 task_rows.keep(db, after.ref, output)
             counters.count(db, before, after)
+            if after.status.is_final:
+                self._tell_end(after.ref)
+            return True
+
+        if not self._database.write(work):
+            raise TaskLost(after.task_id)
 
     def keep(self, ref: TaskRef, output: Output) -> None:
-        with self._database.transaction() as db:
-            task_rows.keep(db, ref, output)
+        self._database.write(lambda db: task_rows.keep(db, ref, output))
 
     def delete(self, task: Task) -> None:
-        with self._database.transaction() as db:
+        def work(db: sqlite3.Connection) -> None:
             deletions.delete(db, task, self._retention)
+            self._tell_end(task.ref)
+
+        self._database.write(work)
 
     def purge(self, ref: TaskRef) -> None:
-        with self._database.transaction() as db:
-            deletions.purge(db, ref)
+        self._database.write(lambda db: deletions.purge(db, ref))
 
     def retain(self, task: Task) -> None:
         """Do nothing: texts stay until `prune` removes their task."""
@@ -98,8 +120,7 @@ class SqliteStore:
     def bind_idempotency_key(
         self, tenant: str, key: str, binding: IdempotencyBinding, *, now_ms: int
     ) -> IdempotencyBinding:
-        with self._database.transaction() as db:
-            return idempotency.bind(db, tenant, key, binding, now_ms=now_ms)
+        return self._database.write(lambda db: idempotency.bind(db, tenant, key, binding, now_ms=now_ms))
 
     def bound_idempotency_key(self, tenant: str, key: str, *, now_ms: int) -> IdempotencyBinding | None:
         with self._database.reading() as db:
@@ -113,8 +134,7 @@ class SqliteStore:
             return indexes.peek_each(db, refs, self._retention)
 
     def postpone(self, due: Due, task: Task | None, due_ms: int) -> bool:
-        with self._database.transaction() as db:
-            return indexes.postpone(db, due, task, due_ms, self._retention)
+        return self._database.write(lambda db: indexes.postpone(db, due, task, due_ms, self._retention))
 
     def end_leases(self, now_ms: int) -> int:
         """End the lease of every task that has a worker, and make the open ones due now.
@@ -122,12 +142,10 @@ class SqliteStore:
         Call this only in the process that holds the file, before its workers start: all earlier workers have ended.
         Returns how many tasks had a worker.
         """
-        with self._database.transaction() as db:
-            return indexes.end_leases(db, now_ms)
+        return self._database.write(lambda db: indexes.end_leases(db, now_ms))
 
     def prune(self, limit: int) -> None:
-        with self._database.transaction() as db:
-            deletions.prune(db, limit, self._retention)
+        self._database.write(lambda db: deletions.prune(db, limit, self._retention))
 
     def page(self, tenant: str, *, size: int, token: str = "", task_filter: TaskFilter = EVERY_TASK) -> Page:
         return indexes.page(self._database, self._retention, tenant, size=size, token=token, task_filter=task_filter)
@@ -145,13 +163,20 @@ class SqliteStore:
             return engine_states.read(db)
 
     def switch_engine(self, engine: str, changes: Mapping[SwitchName, bool | None]) -> EngineRecords:
-        with self._database.transaction() as db:
-            return engine_states.switch(db, engine, changes)
+        return self._database.write(lambda db: engine_states.switch(db, engine, changes))
 
     def save_engine_state(self, engine: str, state: EngineState) -> None:
-        with self._database.transaction() as db:
-            engine_states.save(db, engine, state)
+        self._database.write(lambda db: engine_states.save(db, engine, state))
 
     def swap_engine_state(self, engine: str, before: EngineState, after: EngineState) -> bool:
-        with self._database.transaction() as db:
-            return engine_states.swap(db, engine, before, after)
+        return self._database.write(lambda db: engine_states.swap(db, engine, before, after))
+
+    def _tell_end(self, ref: TaskRef) -> None:
+        if self._on_end is not None:
+            self._database.after_commit(partial(self._on_end, ref))
+
+
+def _check_in_flight(db: sqlite3.Connection, task: Task, max_in_flight: int | None) -> None:
+    """Raise TooManyInFlight if the task's API key has `max_in_flight` open tasks; None means no limit."""
+    if max_in_flight is not None and counters.in_flight(db, task.counted_for) >= max_in_flight:
+        raise TooManyInFlight(max_in_flight)

@@ -57,10 +57,12 @@ class TaskStore(Protocol):
     ) -> None:
         """Replace the state `before` by `after`, store `output` and update the counters, in one transaction.
 
-        Saving the same `after` again has no further effect, so a write whose reply was lost can be repeated.
+        An answer (`Output.is_answer`) is kept even if the state cannot be saved: if the worker dies then, the next
+        delivery finds what was paid for. Saving the same `after` again has no further effect, so a write whose reply
+        was lost can be repeated.
 
         Raises:
-            TaskLost: the stored state is not `before`; nothing was written.
+            TaskLost: the stored state is not `before`; nothing was written, except an answer.
             TooManyInFlight: `after` reopens a final task, and its API key has `max_in_flight` open tasks; nothing was
                 written.
         """

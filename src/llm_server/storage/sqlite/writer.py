@@ -1,0 +1,222 @@
+"""Group commit: one thread makes all writes of this process to a SQLite file, and commits together what waits together.
+
+A commit waits for the disk (synchronous=FULL). While it does, further commands arrive; they share the next commit.
+"""
+
+from __future__ import annotations
+
+import logging
+import sqlite3
+import threading
+import time
+from collections.abc import Callable
+from queue import SimpleQueue
+from typing import Any, Generic, TypeVar, cast
+
+from llm_server.orchestration.domain.errors import StorageUnavailable
+
+T = TypeVar("T")
+Work = Callable[[sqlite3.Connection], T]
+
+MAX_BATCH_S = 0.02
+"""How long commands join a transaction before it is committed."""
+
+_log = logging.getLogger(__name__)
+
+
+class Command(Generic[T]):
+    """Work that the writer carries out, and its outcome after the commit.
+
+    `finished` is called on the writer's thread when the outcome is known; it must not block or raise.
+    """
+
+    __slots__ = ("after_commit", "error", "finished", "result", "withdrawn", "work")
+
+    def __init__(self, work: Work[T], finished: Callable[[], object]) -> None:
+        self.work = work
+        self.finished = finished
+        self.withdrawn = False
+        """Set it to True if the caller waits no longer. The writer skips a withdrawn command that has not begun."""
+        self.after_commit: list[Callable[[], None]] = []
+        self.result: T | None = None
+        self.error: BaseException | None = None
+
+    def outcome(self) -> T:
+        """Return the result of the committed work.
+
+        Raises:
+            StorageUnavailable: SQLite reported an error; the work may or may not be stored.
+            BaseException: whatever the work raised; nothing of it is stored.
+        """
+        if self.error is not None:
+            raise self.error
+        return cast(T, self.result)
+
+
+class Writer:
+    """Carries out commands one after the other, each in a savepoint, and commits them in groups.
+
+    The thread is started by the first command.
+    """
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self.connection = connection
+        """Only for use inside a command."""
+        self._commands: SimpleQueue[Command[Any] | None] = SimpleQueue()
+        self._guard = threading.Lock()
+        self._thread: threading.Thread | None = None
+        self._is_closed = False
+        self._current: Command[Any] | None = None
+        self._must_roll_back = False
+
+    @property
+    def is_this_thread(self) -> bool:
+        """Whether the caller runs on the writer's thread, so inside a command."""
+        return self._thread is not None and self._thread.ident == threading.get_ident()
+
+    def run(self, work: Work[T]) -> T:
+        """Carry out `work`, and return its result after the commit.
+
+        Inside a command, `work` becomes part of that command, and the commit comes later.
+
+        Raises:
+            StorageUnavailable: SQLite reported an error; the work may or may not be stored.
+            BaseException: whatever `work` raises; nothing of it is stored.
+        """
+        if self.is_this_thread:
+            return self._joined(work)
+        committed = threading.Lock()
+        committed.acquire()
+        command = Command(work, committed.release)
+        self.put(command)
+        committed.acquire()
+        return command.outcome()
+
+    def put(self, command: Command[Any]) -> None:
+        """Hand over a command without waiting for it. Raises StorageUnavailable if the writer is closed."""
+        with self._guard:
+            if self._is_closed:
+                raise unavailable()
+            self._commands.put(command)
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._write, name="writer", daemon=True)
+                self._thread.start()
+
+    def after_commit(self, call: Callable[[], None]) -> None:
+        """Call `call` once the running command is committed, before its caller goes on; outside a command, at once."""
+        if self._current is not None and self.is_this_thread:
+            self._current.after_commit.append(call)
+        else:
+            call()
+
+    def close(self) -> None:
+        """Carry out the commands that wait, then end the thread and close the connection."""
+        with self._guard:
+            self._is_closed = True
+            self._commands.put(None)
+        if self._thread is not None:
+            self._thread.join()
+        self.connection.close()
+
+    def _write(self) -> None:
+        while (command := self._commands.get()) is not None:
+            self._commit_group(command)
+
+    def _commit_group(self, first: Command[Any]) -> None:
+        group = [first]
+        try:
+            self.connection.execute("BEGIN IMMEDIATE")
+        except sqlite3.Error as error:  # another process holds the lock: all that wait would wait as long again
+            while (waiting := self._next()) is not None:
+                group.append(waiting)
+            _fail(group, error)
+            return
+        end_s = time.monotonic() + MAX_BATCH_S
+        try:
+            self._carry_out(first)
+            while time.monotonic() < end_s and (command := self._next()) is not None:
+                group.append(command)
+                self._carry_out(command)
+            self.connection.execute("COMMIT")
+        except sqlite3.Error as error:
+            if self.connection.in_transaction:  # SQLite rolls back by itself after some errors
+                self.connection.execute("ROLLBACK")
+            _fail(group, error)
+            return
+        for command in group:
+            _finish(command)
+
+    def _next(self) -> Command[Any] | None:
+        """Return the next command that waits, or None. Only this thread takes commands, so `empty` is reliable."""
+        if self._commands.empty():
+            return None
+        command = self._commands.get()
+        if command is None:
+            self._commands.put(None)  # the end; nothing comes after it
+        return command
+
+    def _carry_out(self, command: Command[Any]) -> None:
+        """Carry out one command in a savepoint. Raises sqlite3.Error if SQLite rolled back the whole transaction."""
+        if command.withdrawn:
+            command.error = unavailable()
+            return
+        self.connection.execute("SAVEPOINT command")
+        self._current, self._must_roll_back = command, False
+        try:
+            command.result = command.work(self.connection)
+            if self._must_roll_back:
+                raise unavailable()
+        except BaseException as error:  # the caller gets it; the other commands go on
+            command.error = _as_unavailable(error)
+            command.after_commit.clear()
+            if not self.connection.in_transaction:
+                raise sqlite3.OperationalError("the transaction was rolled back") from error
+            self.connection.execute("ROLLBACK TO command")
+        finally:
+            self._current = None
+        self.connection.execute("RELEASE command")
+
+    def _joined(self, work: Work[T]) -> T:
+        """Carry out a part of the running command.
+
+        If the part fails after it has written something, the whole command is rolled back, even if the command handles
+        the error.
+        """
+        before = self.connection.total_changes
+        try:
+            return work(self.connection)
+        except BaseException as error:
+            self._must_roll_back |= self.connection.total_changes != before
+            if isinstance(error, sqlite3.Error):
+                raise unavailable() from error
+            raise
+
+
+def unavailable() -> StorageUnavailable:
+    return StorageUnavailable("The database does not answer; try again.")
+
+
+def _as_unavailable(error: BaseException) -> BaseException:
+    """Return StorageUnavailable for an error of SQLite, and any other error unchanged."""
+    if not isinstance(error, sqlite3.Error):
+        return error
+    failure = unavailable()
+    failure.__cause__ = error
+    return failure
+
+
+def _fail(group: list[Command[Any]], error: sqlite3.Error) -> None:
+    """End the commands of a transaction that was not committed. Errors that commands raised themselves stay."""
+    for command in group:
+        if command.error is None:
+            command.error = _as_unavailable(error)
+        command.finished()
+
+
+def _finish(command: Command[Any]) -> None:
+    for call in command.after_commit:
+        try:
+            call()
+        except Exception:  # the command is committed, so its caller must learn that
+            _log.exception("a call after the commit failed")
+    command.finished()
