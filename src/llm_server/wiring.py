@@ -34,6 +34,7 @@ from llm_server.orchestration.domain.ports.keys import KeyStore
 from llm_server.orchestration.domain.ports.queue import Queue
 from llm_server.orchestration.domain.ports.store import EngineStateStore, Store
 from llm_server.orchestration.domain.retention import Retention
+from llm_server.orchestration.domain.task import TaskRef
 from llm_server.orchestration.execution.orchestrator import Orchestrator
 from llm_server.orchestration.routing.analysis import analyse
 from llm_server.orchestration.service import Service
@@ -45,6 +46,7 @@ from llm_server.orchestration.tasks.worker import Worker
 from llm_server.settings import Settings
 
 if TYPE_CHECKING:
+    from llm_server.storage.sqlite.database import Database
     from llm_server.storage.sqlite.queue import SqliteQueue
 
 
@@ -192,16 +194,19 @@ class Embedded:
     """The parts of the embedded server. `engines_note` says which engines answer, and why; the server prints it."""
 
     service: Service
+    database: Database
     queue: SqliteQueue
     engines_note: str
 
 
 @contextmanager
-def embedded_service(settings: Settings, *, own_port: int) -> Iterator[Embedded]:
+def embedded_service(
+    settings: Settings, *, own_port: int, on_end: Callable[[TaskRef], None] | None = None
+) -> Iterator[Embedded]:
     """Build a service on the SQLite file and lock the file for this process until the end of the block.
 
     Tasks that an earlier process left unfinished become due at once. The search for LLM servers on this machine skips
-    `own_port`.
+    `own_port`. `on_end` is called on the writer's thread with each task that has become final or was deleted.
 
     Raises:
         ConfigurationError: the configuration is wrong, the file cannot be opened, or another server uses it.
@@ -215,11 +220,11 @@ def embedded_service(settings: Settings, *, own_port: int) -> Iterator[Embedded]
     with closing(OnlyProcess(settings.db)):
         loaded = catalog_loading.load_catalog(settings, loopback=LOOPBACK_SERVERS, own_port=own_port)
         with closing(Database(settings.db)) as database, closing(SqliteQueue(settings.db, now_ms)) as queue:
-            store, keys = SqliteStore(database, retention(settings)), SqliteKeys(database)
+            store, keys = SqliteStore(database, retention(settings), on_end=on_end), SqliteKeys(database)
             store.end_leases(now_ms())
             queue.replace_lost()
             service = service_of(settings, store=store, key_store=keys, queue=queue, catalog=loaded.catalog)
-            yield Embedded(service=service, queue=queue, engines_note=loaded.engines_note)
+            yield Embedded(service=service, database=database, queue=queue, engines_note=loaded.engines_note)
 
 
 @contextmanager

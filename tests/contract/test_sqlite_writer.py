@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +57,7 @@ def put(database: Database, work: Callable[[sqlite3.Connection], Any]) -> Future
         except BaseException as error:
             future.set_exception(error)
 
-    command = Command(work, finished)
+    command = Command(partial(work, database._writer.connection), finished)
     database.put(command)
     return future
 
@@ -102,7 +103,9 @@ def test_commands_that_wait_share_one_commit(database: Database) -> None:
 
 def test_a_command_is_acknowledged_after_its_commit_so_that_every_reader_sees_it(database: Database) -> None:
     seen: list[list[str]] = []
-    command = Command(note("a"), lambda: seen.append(in_a_thread(lambda: notes(database))))
+    command = Command(
+        partial(note("a"), database._writer.connection), lambda: seen.append(in_a_thread(lambda: notes(database)))
+    )
 
     database.put(command)
     database.write(note("b"))
@@ -256,13 +259,12 @@ def test_a_call_after_the_commit_that_fails_harms_neither_its_command_nor_the_wr
 def test_a_command_whose_caller_gave_up_is_not_begun(database: Database) -> None:
     with Held(database):
         done = threading.Event()
-        command = Command(note("a"), done.set)
+        command = Command(partial(note("a"), database._writer.connection), done.set)
         database.put(command)
-        command.withdrawn = True
+        with pytest.raises(StorageUnavailable):
+            command.outcome()
 
     assert done.wait(WAIT_S)
-    with pytest.raises(StorageUnavailable):
-        command.outcome()
     assert notes(database) == []
 
 

@@ -10,6 +10,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from queue import SimpleQueue
 from typing import Any, Generic, TypeVar, cast
 
@@ -25,29 +26,45 @@ _log = logging.getLogger(__name__)
 
 
 class Command(Generic[T]):
-    """Work that the writer carries out, and its outcome after the commit.
+    """Work for another thread, and its outcome.
 
-    `finished` is called on the writer's thread when the outcome is known; it must not block or raise.
+    `finished` is called on that thread when the outcome is known, for the writer after the commit. It must not block or
+    raise. `withdrawn` is set when the caller waits no longer; the writer skips a withdrawn command that has not begun.
     """
 
-    __slots__ = ("after_commit", "error", "finished", "result", "withdrawn", "work")
+    __slots__ = ("after_commit", "error", "finished", "is_known", "result", "withdrawn", "work")
 
-    def __init__(self, work: Work[T], finished: Callable[[], object]) -> None:
+    def __init__(self, work: Callable[[], T], finished: Callable[[], object]) -> None:
         self.work = work
         self.finished = finished
         self.withdrawn = False
-        """Set it to True if the caller waits no longer. The writer skips a withdrawn command that has not begun."""
         self.after_commit: list[Callable[[], None]] = []
         self.result: T | None = None
         self.error: BaseException | None = None
+        self.is_known = False
+
+    def run(self) -> None:
+        """Do the work; keep its result or its error."""
+        try:
+            self.result = self.work()
+        except BaseException as error:  # the caller gets it; the thread goes on
+            self.error = error
+
+    def finish(self) -> None:
+        """Make the outcome known."""
+        self.is_known = True
+        self.finished()
 
     def outcome(self) -> T:
-        """Return the result of the committed work.
+        """Return the result. If it is not known yet, withdraw the command.
 
         Raises:
-            StorageUnavailable: SQLite reported an error; the work may or may not be stored.
+            StorageUnavailable: SQLite reported an error, or the outcome is not known; it may be stored or not.
             BaseException: whatever the work raised; nothing of it is stored.
         """
+        if not self.is_known:
+            self.withdrawn = True
+            raise unavailable()
         if self.error is not None:
             raise self.error
         return cast(T, self.result)
@@ -87,7 +104,7 @@ class Writer:
             return self._joined(work)
         committed = threading.Lock()
         committed.acquire()
-        command = Command(work, committed.release)
+        command = Command(partial(work, self.connection), committed.release)
         self.put(command)
         committed.acquire()
         return command.outcome()
@@ -162,18 +179,16 @@ class Writer:
             return
         self.connection.execute("SAVEPOINT command")
         self._current, self._must_roll_back = command, False
-        try:
-            command.result = command.work(self.connection)
-            if self._must_roll_back:
-                raise unavailable()
-        except BaseException as error:  # the caller gets it; the other commands go on
-            command.error = _as_unavailable(error)
+        command.run()
+        self._current = None
+        if self._must_roll_back and command.error is None:
+            command.error = unavailable()
+        if command.error is not None:
+            command.error = _as_unavailable(command.error)
             command.after_commit.clear()
             if not self.connection.in_transaction:
-                raise sqlite3.OperationalError("the transaction was rolled back") from error
+                raise sqlite3.OperationalError("the transaction was rolled back")
             self.connection.execute("ROLLBACK TO command")
-        finally:
-            self._current = None
         self.connection.execute("RELEASE command")
 
     def _joined(self, work: Work[T]) -> T:
@@ -210,7 +225,7 @@ def _fail(group: list[Command[Any]], error: sqlite3.Error) -> None:
     for command in group:
         if command.error is None:
             command.error = _as_unavailable(error)
-        command.finished()
+        command.finish()
 
 
 def _finish(command: Command[Any]) -> None:
@@ -219,4 +234,4 @@ def _finish(command: Command[Any]) -> None:
             call()
         except Exception:  # the command is committed, so its caller must learn that
             _log.exception("a call after the commit failed")
-    command.finished()
+    command.finish()

@@ -1,0 +1,73 @@
+"""Runs use cases off the event loop: reads on reader threads, writes on the database's writer thread.
+
+A use case that writes is one command of the writer: one transaction, which shares its commit with others.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from asyncio import Future
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+
+from llm_server.api.executor import T, Watch
+from llm_server.embedded.loop_calls import LoopCalls, end
+from llm_server.embedded.watches import TaskWatch, Watches
+from llm_server.orchestration.domain.task import TaskRef
+from llm_server.storage.sqlite.database import Database
+from llm_server.storage.sqlite.writer import Command
+
+MAX_READ_THREADS = 4
+MAX_ANSWER_S = 5.0
+"""How long a caller waits for the database. After that, the call is answered with 503."""
+
+
+class OffLoopExecutor:
+    """The `Executor` of the embedded server, for one event loop."""
+
+    def __init__(self, database: Database, watches: Watches, *, max_answer_s: float = MAX_ANSWER_S) -> None:
+        self._database = database
+        self._watches = watches
+        self._max_answer_s = max_answer_s
+        self._readers = ThreadPoolExecutor(MAX_READ_THREADS, thread_name_prefix="reader")
+        self._loop_calls = LoopCalls()
+
+    async def read(self, use_case: Callable[[], T]) -> T:
+        command, known = self._command(use_case)
+        self._readers.submit(_run, command)
+        return await self._outcome(command, known)
+
+    async def write(self, use_case: Callable[[], T]) -> T:
+        command, known = self._command(use_case)
+        self._database.put(command)
+        return await self._outcome(command, known)
+
+    def watch(self, ref: TaskRef) -> Watch:
+        watch = TaskWatch(ref, self._watches)
+        self._database.after_commit(partial(self._watches.add, watch))
+        return watch
+
+    def close(self) -> None:
+        """End the reader threads; reads that have not begun are dropped."""
+        self._readers.shutdown(wait=False, cancel_futures=True)
+
+    def _command(self, use_case: Callable[[], T]) -> tuple[Command[T], Future[None]]:
+        """Return a command that runs a use case, and a future that ends when the outcome is known."""
+        loop = asyncio.get_running_loop()
+        known: Future[None] = loop.create_future()
+        return Command(use_case, partial(self._loop_calls.add, loop, partial(end, known))), known
+
+    async def _outcome(self, command: Command[T], known: Future[None]) -> T:
+        """Return the outcome of a command. Raises StorageUnavailable if it is not known in time."""
+        timer = known.get_loop().call_later(self._max_answer_s, end, known)
+        try:
+            await known
+        finally:
+            timer.cancel()
+        return command.outcome()
+
+
+def _run(command: Command[T]) -> None:
+    command.run()
+    command.finish()
