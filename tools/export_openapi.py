@@ -7,6 +7,7 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, cast
 
 from llm_server.api.app import create_app
+from llm_server.api.executor import InlineExecutor
 from llm_server.settings import Settings
 
 if TYPE_CHECKING:
@@ -15,8 +16,8 @@ if TYPE_CHECKING:
 
 def document() -> str:
     """Return the document as text. It does not depend on a service, so a stand-in with two attributes is enough."""
-    service = SimpleNamespace(prompt_max_chars=Settings().prompt_max_chars, keys=None)
-    app = create_app(cast("Service", service), lambda: "")
+    service = cast("Service", SimpleNamespace(prompt_max_chars=Settings().prompt_max_chars, keys=None))
+    app = create_app(service, lambda: "", executor=InlineExecutor(service))
     return json.dumps(app.openapi(), indent=2, ensure_ascii=False) + "\n"
 
 

@@ -23,6 +23,7 @@ from mangum.adapter import DEFAULT_TEXT_MIME_TYPES
 from llm_server import wiring
 from llm_server.api import edge, errors
 from llm_server.api.app import create_app
+from llm_server.api.executor import InlineExecutor
 from llm_server.settings import Settings
 
 MAX_ANSWER_BYTES = 6_291_556
@@ -66,8 +67,9 @@ def _fit(answer: dict[str, Any]) -> dict[str, Any]:
 _settings = Settings.read()
 logging.getLogger("llm_server").setLevel(_settings.log_level)
 
+_service = wiring.aws_service(_settings, works=False)
 handler = _Handler(
-    create_app(wiring.aws_service(_settings, works=False), wiring.new_id),
+    create_app(_service, wiring.new_id, executor=InlineExecutor(_service)),
     lifespan="off",
     text_mime_types=[*DEFAULT_TEXT_MIME_TYPES, errors.MEDIA_TYPE],
 )

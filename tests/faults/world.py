@@ -23,6 +23,7 @@ from faults.substrates import BATCH, UNSEEN, Message, Substrate, again, every_ta
 from llm_server import wiring
 from llm_server.api.app import create_app
 from llm_server.api.auth import Gate
+from llm_server.api.executor import InlineExecutor
 from llm_server.orchestration.domain.catalog import Catalog
 from llm_server.orchestration.domain.engine_call import EngineCall
 from llm_server.orchestration.domain.errors import StorageUnavailable
@@ -280,10 +281,15 @@ class _OfProcess:
         return getattr(self._part(_SERVING.get()), name)
 
 
+def _gate(process: Process) -> Gate:
+    return Gate(process.service.keys, InlineExecutor(process.service), open_without_keys=True)
+
+
 @cache  # making the app takes longer than most runs
 def _app() -> FastAPI:
     service: Any = SimpleNamespace(prompt_max_chars=PROMPT_MAX_CHARS, keys=None)
-    app = create_app(service, wiring.new_id, open_without_keys=True)
+    app = create_app(service, wiring.new_id, executor=InlineExecutor(service), open_without_keys=True)
     app.state.service = _OfProcess(lambda process: process.service)
-    app.state.gate = _OfProcess(lambda process: Gate(process.service.keys, open_without_keys=True))
+    app.state.executor = _OfProcess(lambda process: InlineExecutor(process.service))
+    app.state.gate = _OfProcess(_gate)
     return app

@@ -13,6 +13,7 @@ from fastapi import FastAPI
 
 from llm_server import catalog_loading, wiring
 from llm_server.api.app import create_app
+from llm_server.api.executor import InlineExecutor
 from llm_server.embedded.workers import Workers
 from llm_server.orchestration.domain.api_key import SCOPES, KeyLimits
 from llm_server.orchestration.domain.errors import StorageUnavailable
@@ -113,7 +114,7 @@ def _served(
 ) -> CalledServer:
     catalog = catalog_loading.load_catalog(settings).catalog
     service = wiring.service_of(settings, store=used_store, key_store=used_keys, queue=queue, catalog=catalog)
-    app = create_app(service, wiring.new_id, open_without_keys=True)
+    app = create_app(service, wiring.new_id, executor=InlineExecutor(service), open_without_keys=True)
     return CalledServer(app=app, service=service, store=store, keys=keys, queue=queue, settings=settings)
 
 

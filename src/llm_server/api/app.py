@@ -12,6 +12,7 @@ from llm_server.api import document, errors
 from llm_server.api.auth import Gate
 from llm_server.api.contract import PREFIX
 from llm_server.api.edge import Edge
+from llm_server.api.executor import Executor
 from llm_server.api.routes import docs, keys, server, tasks
 from llm_server.orchestration.service import Service
 
@@ -30,11 +31,14 @@ class _App(FastAPI):
         return described
 
 
-def create_app(service: Service, new_id: Callable[[], str], *, open_without_keys: bool = False) -> FastAPI:
+def create_app(
+    service: Service, new_id: Callable[[], str], *, executor: Executor, open_without_keys: bool = False
+) -> FastAPI:
     """Create the app.
 
-    `new_id` makes the id of a request that has no valid `X-Request-Id`. With `open_without_keys`, callers need no key
-    until the first key is created; set it only if the server can be reached from its own machine alone (see `Gate`).
+    `new_id` makes the id of a request that has no valid `X-Request-Id`. `executor` runs the use cases. With
+    `open_without_keys`, callers need no key until the first key is created; set it only if the server can be reached
+    from its own machine alone (see `Gate`).
     """
     app = _App(
         title="LLM-Server",
@@ -51,10 +55,10 @@ def create_app(service: Service, new_id: Callable[[], str], *, open_without_keys
         generate_unique_id_function=lambda route: route.name,
     )
     app.state.service = service
+    app.state.executor = executor
     app.state.max_body_bytes = service.prompt_max_chars * JSON_BYTES_PER_CHAR + BODY_REST_BYTES
-    app.state.gate = Gate(service.keys, open_without_keys=open_without_keys)
+    app.state.gate = Gate(service.keys, executor, open_without_keys=open_without_keys)
     app.state.prefix = PREFIX
-    app.state.stopping = lambda: False
     for router in (tasks.router, server.router, server.engines, keys.router, server.health, docs.router):
         app.include_router(router)
     errors.install(app)

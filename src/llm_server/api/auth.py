@@ -7,10 +7,13 @@ not loopback (against DNS rebinding), and calls from pages of other sites.
 
 from __future__ import annotations
 
+from functools import partial
+
 from fastapi import Request
 from fastapi.security import APIKeyHeader, HTTPBearer
 
 from llm_server.api.error_codes import Refusal
+from llm_server.api.executor import Executor
 from llm_server.loopback import is_loopback_url
 from llm_server.orchestration.access.keyring import Keyring, RequestsLeft
 from llm_server.orchestration.domain.api_key import Caller
@@ -32,13 +35,17 @@ _OTHER_SITE = "Without API keys the server does not accept calls from pages of o
 
 
 class Gate:
-    """Checks callers. With `open_without_keys`, a call needs no key until the first key is created."""
+    """Checks callers. With `open_without_keys`, a call needs no key until the first key is created.
 
-    def __init__(self, keys: Keyring, *, open_without_keys: bool) -> None:
+    What the keyring knows from memory needs no executor; only what it must read or write is run by `run`.
+    """
+
+    def __init__(self, keys: Keyring, run: Executor, *, open_without_keys: bool) -> None:
         self._keys = keys
+        self._run = run
         self._open_without_keys = open_without_keys
 
-    def admit(self, request: Request) -> tuple[Caller, dict[str, str]]:
+    async def admit(self, request: Request) -> tuple[Caller, dict[str, str]]:
         """Return the caller, and the response headers that say how many requests the key has left in this minute.
 
         The headers are empty if the key does not limit requests.
@@ -48,12 +55,28 @@ class Gate:
             TooManyRequests: the key's requests of this minute are used up.
             Refusal: the server has no keys, and the call names a host that is not loopback, or comes from another site.
         """
-        if self._open_without_keys and not self._keys.required():
+        if self._open_without_keys and not await self._requires_key(request):
             _check_local(request)
             return Caller(), {}
-        caller = self._keys.caller(_token(request))
-        left = self._keys.count_request(caller.payer) if caller.payer else None
+        token = _token(request)
+        caller = self._keys.known_caller(token)
+        if caller is None:
+            caller = await self._run.read(partial(self._keys.caller, token))
+        if caller.payer is None or caller.payer.limits.requests_per_minute is None:
+            return caller, {}
+        left = await self._run.write(partial(self._keys.count_request, caller.payer))
         return caller, rate_headers(left) if left else {}
+
+    async def _requires_key(self, request: Request) -> bool:
+        """Return whether this call needs a key.
+
+        If it sends one, another process may just have made the first key; the call must not be taken for one of the
+        tenant `local`.
+        """
+        known = self._keys.known_required()
+        if known or (known is False and not _sends_key(request)):
+            return known
+        return await self._run.read(partial(self._keys.required, fresh=True))
 
 
 def check_scope(caller: Caller, path: str, prefix: str) -> None:
@@ -86,6 +109,10 @@ def _token(request: Request) -> str:
     if scheme.lower() != "bearer":
         raise Unauthenticated
     return token.strip()
+
+
+def _sends_key(request: Request) -> bool:
+    return "x-api-key" in request.headers or "authorization" in request.headers
 
 
 def _check_local(request: Request) -> None:

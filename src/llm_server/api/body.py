@@ -105,7 +105,7 @@ class StrictRoute(APIRoute):
 
         async def handle_strictly(request: Request) -> Response:
             gate: Gate = request.app.state.gate
-            request.state.caller, rate = gate.admit(request)
+            request.state.caller, rate = await gate.admit(request)
             request.scope[ANSWER_HEADERS].update(rate)
             check_scope(request.state.caller, self.path, request.app.state.prefix)
             rules.check(request)

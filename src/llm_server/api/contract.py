@@ -1,4 +1,4 @@
-"""Shared parts of the routes: the service, the caller, the task of a path, documented errors, and responses."""
+"""Shared parts of the routes: service, executor, caller, the task of a path, documented errors, and responses."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from starlette.convertors import Convertor, register_url_convertor
 from llm_server.api import auth
 from llm_server.api.body import StrictRoute
 from llm_server.api.error_codes import codes_of
+from llm_server.api.executor import Executor
 from llm_server.api.schemas.problem import Problem
 from llm_server.orchestration import service as core
 from llm_server.orchestration.domain import api_key as keys
@@ -100,6 +101,12 @@ async def _service(request: Request) -> core.Service:
     return service
 
 
+async def _run(request: Request) -> Executor:
+    """Return the executor; a route calls the service through it alone."""
+    run: Executor = request.app.state.executor
+    return run
+
+
 async def _caller(request: Request) -> keys.Caller:
     """Return the caller that `StrictRoute` admitted."""
     caller: keys.Caller = request.state.caller
@@ -118,6 +125,7 @@ async def _ref(task_id: TaskIdInPath, caller: Annotated[keys.Caller, Depends(_ca
 
 
 Service = Annotated[core.Service, Depends(_service)]
+Run = Annotated[Executor, Depends(_run)]
 Caller = Annotated[keys.Caller, Depends(_caller)]
 Ref = Annotated[TaskRef, Depends(_ref)]
 

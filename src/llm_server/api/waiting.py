@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import asyncio
 import re
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any
 
+from llm_server.api.executor import Executor, Watch
 from llm_server.orchestration.domain.errors import StorageUnavailable, TaskNotFound
 from llm_server.orchestration.domain.snapshot import Snapshot
-from llm_server.orchestration.domain.task import Task, TaskRef
-from llm_server.orchestration.service import Service
+from llm_server.orchestration.domain.task import Task
 
 MAX_WAIT_S = 25
 ANSWERING_S = 3
 """Seconds of a Lambda invocation that are reserved for reading the task once more and responding."""
-POLL_FIRST_S = 0.02
-MAX_POLL_S = 1.0
 MAX_RETRY_S = 30
 _WAIT = re.compile(r"(?:^|,)\s*wait\s*=\s*\"?([0-9]{1,9})\"?\s*(?:[,;]|$)", re.IGNORECASE)
 
@@ -37,23 +34,19 @@ def possible_s(wish_s: int, scope: Mapping[str, Any]) -> float:
     return min(wish_s, max(0, left_s - ANSWERING_S))
 
 
-async def until_final(service: Service, ref: TaskRef, wait_s: float, stopping: Callable[[], bool]) -> Snapshot | None:
-    """Wait until a task is final; read it after 20 ms, then at growing intervals of up to 1 s.
+async def until_ended(
+    run: Executor, watch: Watch | None, read: Callable[[], Snapshot], wait_s: float
+) -> Snapshot | None:
+    """Wait until a watched task ends, then read it.
 
-    Return None if the task is not final after `wait_s` seconds, the server is stopping, or the task was deleted. A
-    failed read is ignored, because the task is already accepted, and a caller who got an error would send it again.
+    Return None if the task is not watched, does not end within `wait_s` seconds, was deleted, or was retried before it
+    was read. A failed read is ignored, because the task is already accepted, and a caller who got an error would send
+    it again.
     """
-    loop = asyncio.get_running_loop()
-    end, pause = loop.time() + wait_s, POLL_FIRST_S
-    while (left := end - loop.time()) > 0 and not stopping():
-        await asyncio.sleep(min(pause, left))
-        try:
-            with suppress(StorageUnavailable):
-                if service.is_final(ref):
-                    return service.get(ref)
-        except TaskNotFound:
-            return None
-        pause = min(pause * 1.5, MAX_POLL_S)
+    if watch is not None and await watch.ended(wait_s):
+        with suppress(StorageUnavailable, TaskNotFound):
+            snapshot = await run.read(read)
+            return snapshot if snapshot.task.status.is_final else None
     return None
 
 

@@ -18,6 +18,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from llm_server import __version__, wiring
 from llm_server.api import edge, errors
 from llm_server.api.app import create_app
+from llm_server.api.executor import InlineExecutor
 from llm_server.embedded.logs import TextFormatter
 from llm_server.embedded.workers import Workers
 from llm_server.loopback import is_loopback_host
@@ -69,7 +70,8 @@ def _serve(settings: Settings, listener: socket.socket, embedded: Embedded) -> i
     address, port = listener.getsockname()[:2]
     service = embedded.service
     workers = Workers(service, embedded.queue, count=settings.workers, sweep_s=settings.sweep_s, new_id=wiring.new_id)
-    app = create_app(service, wiring.new_id, open_without_keys=is_loopback_host(address))
+    run, is_local = InlineExecutor(service), is_loopback_host(address)
+    app = create_app(service, wiring.new_id, executor=run, open_without_keys=is_local)
     config = uvicorn.Config(
         app,
         http=Protocol,
@@ -80,7 +82,6 @@ def _serve(settings: Settings, listener: socket.socket, embedded: Embedded) -> i
         timeout_graceful_shutdown=REQUEST_GRACE_S,
     )
     server = uvicorn.Server(config)
-    app.state.stopping = lambda: server.should_exit
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: setattr(server, "should_exit", True))
     workers.start()

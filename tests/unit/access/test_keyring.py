@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
-from llm_server.orchestration.access.keyring import CACHED_MS, Keyring
+from llm_server.orchestration.access.key_cache import CACHED_MS, NONE_CACHED_MS
+from llm_server.orchestration.access.keyring import Keyring
 from llm_server.orchestration.access.tokens import digest_of, is_secret_of
 from llm_server.orchestration.domain.api_key import Account, Caller, Key, KeyChanges, KeyLimits, Payer
 from llm_server.orchestration.domain.errors import (
@@ -22,10 +24,12 @@ from llm_server.orchestration.domain.errors import (
     TooManyRequests,
     Unauthenticated,
 )
+from llm_server.orchestration.domain.ports.keys import KeyStore
 from llm_server.orchestration.domain.receipt import usd
 from llm_server.storage.sqlite.api_keys import SqliteKeys
 from llm_server.storage.sqlite.database import Database
 from support.builders import NOW_MS, a_key
+from support.concurrency import at_once
 from support.scripted_engine import Clock
 
 
@@ -33,10 +37,40 @@ class CountedKeys(SqliteKeys):
     """Counts how often a key is read."""
 
     reads = 0
+    questions = 0
 
     def key(self, key_id: str):  # type: ignore[no-untyped-def]
         self.reads += 1
         return super().key(key_id)
+
+    def has_keys(self) -> bool:
+        self.questions += 1
+        return super().has_keys()
+
+
+class Uncommitted:
+    """Keys whose changes other threads see only after `commit`."""
+
+    def __init__(self) -> None:
+        self._written: dict[str, Key] = {}
+        self._committed: dict[str, Key] = {}
+
+    def commit(self) -> None:
+        self._committed = self._written.copy()
+
+    def add_key(self, key: Key) -> bool:
+        self._written[key.key_id] = key
+        return True
+
+    def swap_key(self, before: Key, after: Key) -> bool:
+        self._written[before.key_id] = after
+        return True
+
+    def key(self, key_id: str) -> Key | None:
+        return self._committed.get(key_id)
+
+    def has_keys(self) -> bool:
+        return bool(self._committed)
 
 
 class Untouchable(str):
@@ -387,14 +421,91 @@ def test_a_new_key_never_takes_the_id_of_another(store: CountedKeys, clock: Cloc
 
 
 def test_keys_are_required_as_soon_as_one_key_exists(keys: Keyring, store: CountedKeys, clock: Clock) -> None:
-    """Also if another process created it. Revoking the last key does not allow calls without a key again."""
+    """Within a second if another process created it. Revoking the last key does not allow calls without one again."""
     before = keys.required()
     elsewhere = Keyring(store, clock, os.urandom)
     key, _ = elsewhere.create("acme", ["tasks"])
+    clock.pass_s(NONE_CACHED_MS / 1000)
     first = keys.required()
     elsewhere.revoke(key.key_id)
 
     assert (before, first, keys.required(), Keyring(store, clock, os.urandom).required()) == (False, True, True, True)
+
+
+def test_the_store_is_asked_for_keys_at_most_once_a_second(keys: Keyring, store: CountedKeys, clock: Clock) -> None:
+    """Until a key exists. After that the store is not asked again."""
+    answers = []
+    for _ in range(30):
+        answers.append((keys.known_required(), keys.required()))
+        clock.pass_s(0.1)
+    asked = store.questions
+    Keyring(store, clock, os.urandom).create("acme", ["tasks"])
+    clock.pass_s(1)
+    locked = [keys.required() for _ in range(3)], keys.known_required()
+    clock.pass_s(3_600)
+
+    assert [known for known, _ in answers] == [None if n % 10 == 0 else False for n in range(30)]
+    assert (asked, {required for _, required in answers}) == (3, {False})
+    assert (locked, keys.required(), store.questions) == (([True] * 3, True), True, 4)
+
+
+def test_a_fresh_answer_is_asked_of_the_store(keys: Keyring, store: CountedKeys, clock: Clock) -> None:
+    before = keys.required()
+    Keyring(store, clock, os.urandom).create("acme", ["tasks"])
+
+    assert (before, keys.required(), keys.required(fresh=True), keys.known_required()) == (False, False, True, True)
+
+
+def test_threads_that_ask_for_keys_at_the_same_time_ask_the_store_once(clock: Clock, tmp_path: Path) -> None:
+    with closing(CountedKeys(tmp_path / "tasks.db")) as store:
+        keys = Keyring(store, clock, os.urandom)
+        answers = at_once(lambda _: keys.required(), range(8))
+
+    assert (answers, store.questions) == ([False] * 8, 1)
+
+
+def test_a_key_of_this_process_counts_at_once(keys: Keyring) -> None:
+    """The commit may come after the call that makes it, so the store is asked until it has the key."""
+    before = keys.required()
+    keys.create("acme", ["tasks"])
+
+    assert (before, keys.known_required(), keys.required(), keys.known_required()) == (False, None, True, True)
+
+
+def test_a_key_that_was_not_committed_does_not_lock_the_server(clock: Clock) -> None:
+    """The commit of the first key failed: callers would be asked for a key that does not exist."""
+    store = Uncommitted()
+    keys = Keyring(cast("KeyStore", store), clock, os.urandom)
+    keys.create("acme", ["tasks"])
+
+    assert (keys.required(), keys.required()) == (False, False)
+
+
+def test_a_revoked_key_stays_refused_when_it_was_read_before_the_commit(clock: Clock) -> None:
+    """Another thread may read the key between its revocation and the commit; that read is not cached."""
+    store = Uncommitted()
+    keys = Keyring(cast("KeyStore", store), clock, os.urandom)
+    key, token = keys.create("acme", ["tasks"])
+    store.commit()
+    before = keys.caller(token)
+    keys.revoke(key.key_id)
+    uncommitted = keys.caller(token)
+    store.commit()
+
+    assert (before, uncommitted) == (Caller.of(key), Caller.of(key))
+    with pytest.raises(Unauthenticated):
+        keys.caller(token)
+
+
+def test_a_changed_key_is_cached_again_after_a_while(keys: Keyring, store: CountedKeys, clock: Clock) -> None:
+    key, token = keys.create("acme", ["tasks"])
+    keys.update(key.key_id, {"name": "CI"})
+    clock.pass_s(10)
+    keys.caller(token)
+    reads = store.reads
+
+    assert keys.known_caller(token) == keys.caller(token)
+    assert store.reads == reads
 
 
 @pytest.mark.parametrize("key_id", ["ffffffffffff", "", "x" * 2_000, "\ud800"])

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from llm_server.api.app import create_app
+from llm_server.api.executor import InlineExecutor
 from llm_server.orchestration.domain.api_key import SCOPES
 from support import asgi
 from support.in_process_server import CalledServer, called_server
@@ -422,7 +423,7 @@ def test_a_server_reachable_from_other_machines_always_requires_a_key(server: Ca
 
     Calls without a key are refused even before a key exists.
     """
-    shut = replace(server, app=create_app(server.service, lambda: "r"))
+    shut = replace(server, app=create_app(server.service, lambda: "r", executor=InlineExecutor(server.service)))
 
     assert {shut.call(method, path, **BODY).status for method, path in routes(shut) if path not in OPEN} == {401}
 

@@ -13,6 +13,7 @@ from llm_server.orchestration.domain.ports.store import Store
 from support import asgi
 from support.builders import NOW_MS, a_task
 from support.in_process_server import DOWN, CalledServer, FailingStore
+from support.recording_executor import RecordingExecutor
 
 
 def test_a_task_that_ends_during_the_wait_is_answered_with_its_result(server: CalledServer) -> None:
@@ -66,7 +67,7 @@ def test_a_longer_wait_is_shortened_and_the_answer_says_so(server: CalledServer)
 
 def test_a_stopping_server_ends_all_waits(server: CalledServer) -> None:
     """The task is stored, and the caller gets 202 to poll later."""
-    server.app.state.stopping = lambda: True
+    server.app.state.executor = RecordingExecutor(ends=False)  # as the server ends all watches
     began_s = time.monotonic()
 
     assert server.post({"prompt": "Say hello."}, prefer="wait=20").status == 202
@@ -114,12 +115,12 @@ def test_a_wait_is_limited_by_the_remaining_time_of_the_function(left_s: float, 
     assert waiting.possible_s(25, {}) == 25
 
 
-@pytest.mark.parametrize("look", ["peek", "get"])
+@pytest.mark.parametrize("looks", [("peek", "get"), ("get",)])
 def test_a_task_deleted_during_the_wait_is_answered_as_accepted(
-    server: CalledServer, server_on: Callable[[Store], CalledServer], look: str
+    server: CalledServer, server_on: Callable[[Store], CalledServer], looks: tuple[str, ...]
 ) -> None:
     """The caller gets the id of the task that it created; 404 would not make sense for a POST."""
-    gone = server_on(FailingStore(server.store, TaskNotFound(), look))
+    gone = server_on(FailingStore(server.store, TaskNotFound(), *looks))
 
     with server.working():
         answer = gone.post({"prompt": "Say hello."}, prefer="wait=20")

@@ -18,6 +18,7 @@ from schemathesis.engine.recorder import ScenarioRecorder
 
 from export_openapi import document
 from support.in_process_server import CalledServer
+from support.recording_executor import RecordingExecutor
 
 EXPORTED = Path(__file__).parents[3] / "docs" / "openapi.json"
 ECMA_SPACE = r"\t\n\x0b\x0c\r \xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000\ufeff"
@@ -121,7 +122,7 @@ def test_generated_calls_are_answered_as_described(server: CalledServer) -> None
             "generation": {"mode": "all", "max-examples": 100, "deterministic": True, "database": "none"},
         }
     )
-    server.app.state.stopping = lambda: True  # so that no call waits: there is no worker
+    server.app.state.executor = RecordingExecutor(ends=False)  # so that no call waits: there is no worker
     described = schemathesis.openapi.from_asgi("/api/v1/openapi.json", server.app, config=config)
 
     calls: Counter[str] = Counter()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Annotated
 
 from fastapi import Header, Path, Response
@@ -9,7 +10,7 @@ from pydantic import WithJsonSchema
 from pydantic.json_schema import SkipJsonSchema
 
 from llm_server.api import idempotency, views
-from llm_server.api.contract import Caller, Responses, Service, answer, header_docs, keyed_router, problems
+from llm_server.api.contract import Caller, Responses, Run, Service, answer, header_docs, keyed_router, problems
 from llm_server.api.schemas import keys
 
 _REPLAYED: Responses = {
@@ -45,9 +46,10 @@ router = keyed_router("Keys")
     response_model=keys.KeyList,
     response_description="All keys, oldest first",
 )
-async def list_keys(service: Service) -> Response:
+async def list_keys(run: Run, service: Service) -> Response:
     """List the keys of all tenants, without their secrets. Revoked and expired keys are listed, too."""
-    return answer(keys.KeyList(keys=[views.key(key) for key in service.keys.all()]))
+    stored = await run.read(service.keys.all)
+    return answer(keys.KeyList(keys=[views.key(key) for key in stored]))
 
 
 @router.post(
@@ -58,7 +60,7 @@ async def list_keys(service: Service) -> Response:
     responses=problems(400, 409, 413, 415, 422) | _MADE | _REPLAYED,
 )
 async def create_key(
-    new: keys.NewKey, service: Service, caller: Caller, idempotency_key: IdempotencyKey = None
+    new: keys.NewKey, run: Run, service: Service, caller: Caller, idempotency_key: IdempotencyKey = None
 ) -> Response:
     """Make a key. Only this response contains the key's token, so store it.
 
@@ -66,7 +68,8 @@ async def create_key(
     body: the response is 200 with the same key and a new token. If that key was revoked or has expired since then, the
     response is 409.
     """
-    made = service.key_creation.create_once(caller.tenant, new.to_domain(), idempotency.key_of(idempotency_key))
+    idempotent = idempotency.key_of(idempotency_key)
+    made = await run.write(partial(service.key_creation.create_once, caller.tenant, new.to_domain(), idempotent))
     headers = {"Idempotent-Replayed": "true"} if made.replayed else None
     return answer(views.created_key(made.key, made.token), 200 if made.replayed else 201, headers)
 
@@ -78,13 +81,13 @@ async def create_key(
     response_description="The key after the change",
     responses=problems(400, 404, 409, 413, 415, 422),
 )
-async def update_key(key_id: KeyId, change: keys.KeyChange, service: Service) -> Response:
+async def update_key(key_id: KeyId, change: keys.KeyChange, run: Run, service: Service) -> Response:
     """Change a key's limits, name or expiry. Fields that are left out do not change; null removes a value.
 
     Other processes of the server use the changed key within 60 s. An expired key can be changed: a later `expires_at`
     makes it valid again. A revoked key cannot be changed (409).
     """
-    return answer(views.key(service.keys.update(key_id, change.to_domain())))
+    return answer(views.key(await run.write(partial(service.keys.update, key_id, change.to_domain()))))
 
 
 @router.delete(
@@ -94,7 +97,7 @@ async def update_key(key_id: KeyId, change: keys.KeyChange, service: Service) ->
     response_description="The key is revoked",
     responses=problems(404, 409, 422),
 )
-async def revoke_key(key_id: KeyId, service: Service) -> Response:
+async def revoke_key(key_id: KeyId, run: Run, service: Service) -> Response:
     """Revoke a key. Other processes of the server refuse it within 60 s. Revoking it again has no further effect."""
-    service.keys.revoke(key_id)
+    await run.write(partial(service.keys.revoke, key_id))
     return Response(status_code=204)

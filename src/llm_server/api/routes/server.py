@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Annotated
 
 from fastapi import APIRouter, Path, Response
@@ -9,7 +10,7 @@ from fastapi import APIRouter, Path, Response
 from llm_server import __version__
 from llm_server.api import views
 from llm_server.api.body import OpenRoute
-from llm_server.api.contract import PREFIX, Caller, Service, answer, keyed_router, problems
+from llm_server.api.contract import PREFIX, Caller, Run, Service, answer, keyed_router, problems
 from llm_server.api.schemas import server
 
 router = keyed_router("Server")
@@ -26,9 +27,9 @@ EngineName = Annotated[str, Path(description="The configured name of the engine.
     response_description="The nine figures.",
     responses=problems(503),
 )
-async def get_metrics(service: Service) -> Response:
+async def get_metrics(run: Run, service: Service) -> Response:
     """Read nine figures about the whole server: engines, speed, tasks and costs."""
-    return answer(server.MetricsView.model_validate(service.metrics()))
+    return answer(server.MetricsView.model_validate(await run.read(service.metrics)))
 
 
 @router.get(
@@ -38,9 +39,9 @@ async def get_metrics(service: Service) -> Response:
     response_description="The amounts spent, and the limits of the key.",
     responses=problems(503),
 )
-async def get_usage(service: Service, caller: Caller) -> Response:
+async def get_usage(run: Run, service: Service, caller: Caller) -> Response:
     """Read the amount that the caller's tenant spent today (UTC), and the limits of the caller's key and their use."""
-    return answer(views.usage(service.usage(caller)))
+    return answer(views.usage(await run.read(partial(service.usage, caller))))
 
 
 @router.get(
@@ -49,9 +50,9 @@ async def get_usage(service: Service, caller: Caller) -> Response:
     response_model=server.CatalogView,
     response_description="Profiles, roles and engines by their names.",
 )
-async def get_catalog(service: Service) -> Response:
+async def get_catalog(run: Run, service: Service) -> Response:
     """Read the configured profiles, roles and engines. `toggle` and `locked` are the current switches."""
-    return answer(views.catalog(service.catalog, service.engine_specs()))
+    return answer(views.catalog(service.catalog, await run.read(service.engine_specs)))
 
 
 @engines.get(
@@ -61,9 +62,9 @@ async def get_catalog(service: Service) -> Response:
     response_description="Every engine by its name.",
     responses=problems(503),
 )
-async def get_engines(service: Service) -> Response:
+async def get_engines(run: Run, service: Service) -> Response:
     """List the engines in use, with their switches and their status; `GET /api/v1/metrics` lists the same engines."""
-    return answer(views.engines(service.engines()))
+    return answer(views.engines(await run.read(service.engines)))
 
 
 @engines.patch(
@@ -73,13 +74,13 @@ async def get_engines(service: Service) -> Response:
     response_description="The engine after the change.",
     responses=problems(400, 404, 413, 415, 422, 503),
 )
-async def switch_engine(name: EngineName, change: server.EngineChange, service: Service) -> Response:
+async def switch_engine(name: EngineName, change: server.EngineChange, run: Run, service: Service) -> Response:
     """Switch an engine on or off, or lock or unlock it.
 
     The change takes effect in every process of the server within 5 seconds. It lasts, even after a restart, until the
     next change.
     """
-    return answer(views.engine(service.switch_engine(name, change.to_domain())))
+    return answer(views.engine(await run.write(partial(service.switch_engine, name, change.to_domain()))))
 
 
 @health.get(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Annotated
 
 from fastapi import Header, Query, Request, Response
@@ -14,12 +15,14 @@ from llm_server.api.contract import (
     Caller,
     Ref,
     Responses,
+    Run,
     Service,
     answer,
     header_docs,
     keyed_router,
     problems,
 )
+from llm_server.api.executor import Watch
 from llm_server.api.freshness import matches
 from llm_server.api.schemas import new_task, tasks
 from llm_server.orchestration.domain.snapshot import Snapshot
@@ -108,6 +111,7 @@ DryRun = Annotated[
 async def create_task(
     request: Request,
     new: new_task.NewTask,
+    run: Run,
     service: Service,
     caller: Caller,
     dry_run: DryRun = False,
@@ -117,11 +121,17 @@ async def create_task(
     """Store and queue a task. With `Prefer: wait=N`, respond when it is final, or after N seconds at the latest."""
     key = idempotency.key_of(idempotency_key)
     if dry_run:
-        return answer(views.decision(service.decide(new.to_domain())))
-    accepted = service.submit_once(caller.tenant, new.to_domain(), key, payer=caller.payer)
+        return answer(views.decision(await run.read(partial(service.decide, new.to_domain()))))
     wait_s = waiting.wished_s(",".join(prefer or ()))
-    possible_s = waiting.possible_s(wait_s, request.scope)
-    ended = await waiting.until_final(service, accepted.task.ref, possible_s, request.app.state.stopping)
+
+    def submit() -> tuple[Accepted, Watch | None]:
+        accepted = service.submit_once(caller.tenant, new.to_domain(), key, payer=caller.payer)
+        waits = wait_s > 0 and not accepted.task.status.is_final
+        return accepted, run.watch(accepted.task.ref) if waits else None
+
+    accepted, watch = await run.write(submit)
+    read = partial(service.get, accepted.task.ref)
+    ended = await waiting.until_ended(run, watch, read, waiting.possible_s(wait_s, request.scope))
     return _accepted(accepted, ended, wait_s)
 
 
@@ -132,9 +142,9 @@ async def create_task(
     response_description="How the server would carry out the task.",
     responses=problems(400, 413, 415, 422, 503),
 )
-async def quote_task(new: new_task.NewTask, service: Service) -> Response:
+async def quote_task(new: new_task.NewTask, run: Run, service: Service) -> Response:
     """Decide the mode, the role and the engine of a task. The server stores no task and calls no engine."""
-    return answer(views.decision(service.decide(new.to_domain())))
+    return answer(views.decision(await run.read(partial(service.decide, new.to_domain()))))
 
 
 @router.get(
@@ -146,6 +156,7 @@ async def quote_task(new: new_task.NewTask, service: Service) -> Response:
     openapi_extra={"parameters": [filters.METADATA_PARAMETER]},
 )
 async def list_tasks(
+    run: Run,
     service: Service,
     caller: Caller,
     labels: filters.Labels,
@@ -176,7 +187,8 @@ async def list_tasks(
         created_from=created_from,
         created_to=created_to,
     )
-    return answer(views.page(service.page(caller.tenant, size=page_size, token=page_token, task_filter=wanted)))
+    list_page = partial(service.page, caller.tenant, size=page_size, token=page_token, task_filter=wanted)
+    return answer(views.page(await run.read(list_page)))
 
 
 @router.get(
@@ -185,9 +197,9 @@ async def list_tasks(
     response_model=tasks.TaskDetail,
     responses=problems(404, 422, 503) | _READ,
 )
-async def get_task(ref: Ref, service: Service, if_none_match: IfNoneMatch = None) -> Response:
+async def get_task(ref: Ref, run: Run, service: Service, if_none_match: IfNoneMatch = None) -> Response:
     """Read the state of a task with its result, plan, engine calls and history."""
-    snapshot = service.get(ref)
+    snapshot = await run.read(partial(service.get, ref))
     headers = _freshness(snapshot, service.now_ms())
     if matches(",".join(if_none_match or ()), headers["ETag"]):
         return Response(status_code=304, headers=headers)
@@ -203,12 +215,12 @@ _DECIDED = problems(400, 404, 409, 413, 415, 422, 503)
     response_model=tasks.TaskView,
     responses=_DECIDED | _changed_to("The task after the approval of its plan."),
 )
-async def approve_plan(ref: Ref, decision: new_task.PlanDecision, service: Service) -> Response:
+async def approve_plan(ref: Ref, decision: new_task.PlanDecision, run: Run, service: Service) -> Response:
     """Approve the plan of a task that waits for approval; the server then carries out the steps.
 
     Approving the same plan again has no further effect.
     """
-    return _changed(service.approve(ref, decision.plan_hash, approve=True))
+    return _changed(await run.write(partial(service.approve, ref, decision.plan_hash, approve=True)))
 
 
 @router.post(
@@ -217,12 +229,12 @@ async def approve_plan(ref: Ref, decision: new_task.PlanDecision, service: Servi
     response_model=tasks.TaskView,
     responses=_DECIDED | _changed_to("The Cancelled task."),
 )
-async def reject_plan(ref: Ref, decision: new_task.PlanDecision, service: Service) -> Response:
+async def reject_plan(ref: Ref, decision: new_task.PlanDecision, run: Run, service: Service) -> Response:
     """Reject the plan of a task that waits for approval; the task is Cancelled.
 
     Rejecting the same plan again has no further effect.
     """
-    return _changed(service.approve(ref, decision.plan_hash, approve=False))
+    return _changed(await run.write(partial(service.approve, ref, decision.plan_hash, approve=False)))
 
 
 @router.post(
@@ -231,9 +243,9 @@ async def reject_plan(ref: Ref, decision: new_task.PlanDecision, service: Servic
     response_model=tasks.TaskView,
     responses=problems(404, 409, 422, 503) | _changed_to("The Cancelled task."),
 )
-async def cancel_task(ref: Ref, service: Service) -> Response:
+async def cancel_task(ref: Ref, run: Run, service: Service) -> Response:
     """Cancel a task that is not final. Cancelling it again has no further effect."""
-    return _changed(service.cancel(ref))
+    return _changed(await run.write(partial(service.cancel, ref)))
 
 
 @router.post(
@@ -243,9 +255,9 @@ async def cancel_task(ref: Ref, service: Service) -> Response:
     response_model=tasks.TaskView,
     responses=problems(404, 409, 422, 503) | _RETRIED,
 )
-async def retry_task(ref: Ref, service: Service, caller: Caller) -> Response:
+async def retry_task(ref: Ref, run: Run, service: Service, caller: Caller) -> Response:
     """Queue a Failed task again. Its Completed steps are kept; its Failed and Skipped steps are carried out again."""
-    snapshot = service.retry(ref, payer=caller.payer)
+    snapshot = await run.write(partial(service.retry, ref, payer=caller.payer))
     headers = {"Location": f"{PREFIX}/tasks/{ref.task_id}", "Retry-After": "1"}
     return answer(views.task(snapshot.task), 202, headers)
 
@@ -257,12 +269,12 @@ async def retry_task(ref: Ref, service: Service, caller: Caller) -> Response:
     response_description="The task is deleted.",
     responses=problems(404, 409, 422, 503),
 )
-async def delete_task(ref: Ref, service: Service) -> Response:
+async def delete_task(ref: Ref, run: Run, service: Service) -> Response:
     """Delete a task with its prompt and result. A task that is not final is cancelled first.
 
     While a worker has the task, the call is refused (409).
     """
-    service.delete(ref)
+    await run.write(partial(service.delete, ref))
     return Response(status_code=204)
 
 
@@ -276,7 +288,7 @@ def _accepted(accepted: Accepted, ended: Snapshot | None, wait_s: int) -> Respon
     """Respond with 200 if the task is final or was accepted by an earlier call, else with 202."""
     task, result = (ended.task, ended.result) if ended else (accepted.task, accepted.result)
     headers = {"Location": f"{PREFIX}/tasks/{task.task_id}"}
-    if ended:
+    if ended or (wait_s and task.status.is_final):
         headers["Preference-Applied"] = f"wait={wait_s}"
     if not task.status.is_final:
         headers["Retry-After"] = "1"

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 from llm_server.orchestration.access import tokens
 from llm_server.orchestration.access.expiry import checked_expiry
+from llm_server.orchestration.access.key_cache import KeyCache
 from llm_server.orchestration.domain import api_key
 from llm_server.orchestration.domain.api_key import Account, Caller, Key, KeyChanges, KeyLimits, KeyUse, NewKey, Payer
 from llm_server.orchestration.domain.counters import day_of
@@ -24,13 +25,6 @@ from llm_server.orchestration.domain.ports.keys import KeyStore
 from llm_server.orchestration.domain.receipt import usd
 from llm_server.orchestration.domain.task import DAY_MS
 
-CACHED_MS = 60_000
-"""How long a process uses a key before it reads the key again.
-
-For this long it may miss a change or a revocation that another process made.
-"""
-
-MAX_CACHED = 1_000
 MAX_CHANGE_TRIES = 5
 """How often a change is tried while other calls change the same key."""
 
@@ -59,8 +53,7 @@ class Keyring:
         self._store = store
         self._clock = clock
         self._random_bytes = random_bytes
-        self._known: dict[str, tuple[Key, int]] = {}
-        self._any = False
+        self._cache = KeyCache(store, clock)
 
     def create(
         self,
@@ -94,6 +87,7 @@ class Keyring:
         """Make a key with a given id; raises what `create` raises. Returns None if the id is in use."""
         secret = self._new_secret()
         key = self._prepared(key_id, new, secret)
+        self._cache.made()
         return (key, tokens.format_token(key_id, secret)) if self._store.add_key(key) else None
 
     def all(self) -> list[Key]:
@@ -149,10 +143,17 @@ class Keyring:
         now_ms = self._clock()
         self._changed(key_id, lambda key: replace(key, revoked_ms=now_ms) if key.revoked_ms is None else key)
 
-    def required(self) -> bool:
-        """Return whether callers need a key: True once a key was made, even if all keys were revoked since."""
-        self._any = self._any or self._store.has_keys()
-        return self._any
+    def required(self, *, fresh: bool = False) -> bool:
+        """Return whether callers need a key: True once a key was made, even if all keys were revoked since.
+
+        The store is asked at most once a second, so the first key that another process makes counts within a second.
+        With `fresh`, it counts at once.
+        """
+        return self._cache.read_any(fresh=fresh)
+
+    def known_required(self) -> bool | None:
+        """Return what `required` would return, from memory alone; None if the store must be asked."""
+        return self._cache.known_any()
 
     def caller(self, token: str) -> Caller:
         """Return the caller that a token identifies.
@@ -163,16 +164,23 @@ class Keyring:
         Raises:
             Unauthenticated: the token is malformed or unknown, its secret is wrong, or its key is revoked or expired.
         """
-        parts = tokens.parse_token(token)
-        if parts is None:
-            raise Unauthenticated
-        key_id, secret = parts
-        key = self._cached(key_id)
-        if key is None or not self._admits(key, secret):
-            key = self._read(key_id)
+        if known := self.known_caller(token):
+            return known
+        key_id, secret = _parsed(token)
+        key = self._cache.read(key_id)
         if key is None or not self._admits(key, secret):
             raise Unauthenticated
         return Caller.of(key)
+
+    def known_caller(self, token: str) -> Caller | None:
+        """Return the caller that a token identifies, from memory alone; None if the key must be read.
+
+        Raises:
+            Unauthenticated: the token is malformed.
+        """
+        key_id, secret = _parsed(token)
+        key = self._cache.known(key_id)
+        return Caller.of(key) if key is not None and self._admits(key, secret) else None
 
     def count_request(self, payer: Payer) -> RequestsLeft | None:
         """Count one request, and return how many the key has left in this minute; None if the key does not limit them.
@@ -239,24 +247,16 @@ class Keyring:
                 if after == before or self._store.swap_key(before, after):
                     return after
             finally:
-                self._known.pop(key_id, None)
+                self._cache.changed(key_id)
         raise KeyConflict("The key is being changed by other calls; try again.", code="key_changing")
 
     def _admits(self, key: Key, secret: str) -> bool:
         return tokens.is_secret_of(key, secret) and key.is_valid(self._clock())
 
-    def _cached(self, key_id: str) -> Key | None:
-        """Return a key if it was read within the last 60 s; None otherwise, also if the clock was set back since."""
-        key, until_ms = self._known.get(key_id, (None, 0))
-        return key if until_ms - CACHED_MS <= self._clock() < until_ms else None
 
-    def _read(self, key_id: str) -> Key | None:
-        """Read a key from the store and cache it. Unknown ids are not cached, because the key may be made soon."""
-        key = self._store.key(key_id)
-        if len(self._known) >= MAX_CACHED:
-            self._known.clear()
-        if key is not None:
-            self._known[key_id] = (key, self._clock() + CACHED_MS)
-        else:
-            self._known.pop(key_id, None)
-        return key
+def _parsed(token: str) -> tuple[str, str]:
+    """Return the id and the secret in a token. Raises Unauthenticated if it is malformed."""
+    parts = tokens.parse_token(token)
+    if parts is None:
+        raise Unauthenticated
+    return parts

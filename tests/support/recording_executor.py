@@ -1,0 +1,65 @@
+"""An executor that notes how it is used, and a service that must not be called without it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from llm_server.api.executor import Watch
+from llm_server.orchestration.domain.task import TaskRef
+
+T = TypeVar("T")
+
+
+class EndOfWatch:
+    """A watch that answers at once."""
+
+    def __init__(self, ended: bool) -> None:
+        self._ended = ended
+
+    async def ended(self, wait_s: float) -> bool:
+        return self._ended
+
+
+class RecordingExecutor:
+    """Runs use cases inline. `kinds` are "read", "write" and "watch" in the order of the calls.
+
+    Every watch answers at once that the task has ended, or, without `ends`, that the time is over.
+    """
+
+    def __init__(self, *, ends: bool = False) -> None:
+        self._ends = ends
+        self.kinds: list[str] = []
+        self.is_running = False
+        self.watched: list[tuple[TaskRef, bool]] = []
+        """The watched tasks, each with whether it was watched inside a use case."""
+
+    async def read(self, use_case: Callable[[], T]) -> T:
+        return self._run("read", use_case)
+
+    async def write(self, use_case: Callable[[], T]) -> T:
+        return self._run("write", use_case)
+
+    def watch(self, ref: TaskRef) -> Watch:
+        self.watched.append((ref, self.is_running))
+        return EndOfWatch(self._ends)
+
+    def _run(self, kind: str, use_case: Callable[[], T]) -> T:
+        self.kinds.append(kind)
+        self.is_running = True
+        try:
+            return use_case()
+        finally:
+            self.is_running = False
+
+
+class OnlyInside:
+    """Stands for a store: every method fails unless the executor runs a use case."""
+
+    def __init__(self, inner: Any, run: RecordingExecutor) -> None:
+        self._inner = inner
+        self._run = run
+
+    def __getattr__(self, name: str) -> Any:
+        assert self._run.is_running, f"{name} of the store is called outside the executor"
+        return getattr(self._inner, name)
