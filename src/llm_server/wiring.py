@@ -45,7 +45,7 @@ from llm_server.orchestration.tasks.worker import Worker
 from llm_server.settings import Settings
 
 if TYPE_CHECKING:
-    from llm_server.storage.sqlite.queue import SqliteQueue
+    from llm_server.storage.sqlite.queue import WakeUpQueue
 
 
 def now_ms() -> int:
@@ -190,7 +190,7 @@ class Embedded:
     """The parts of the embedded server. `engines_note` says which engines answer, and why; the server prints it."""
 
     service: Service
-    queue: SqliteQueue
+    queue: WakeUpQueue
     engines_note: str
 
 
@@ -206,7 +206,7 @@ def embedded_service(settings: Settings, *, own_port: int) -> Iterator[Embedded]
     """
     from llm_server.storage.sqlite.api_keys import SqliteKeys
     from llm_server.storage.sqlite.process_lock import OnlyProcess
-    from llm_server.storage.sqlite.queue import SqliteQueue
+    from llm_server.storage.sqlite.queue import WakeUpQueue
     from llm_server.storage.sqlite.store import SqliteStore
 
     with closing(OnlyProcess(settings.db)):
@@ -214,10 +214,10 @@ def embedded_service(settings: Settings, *, own_port: int) -> Iterator[Embedded]
         with (
             closing(SqliteStore(settings.db, retention(settings))) as store,
             closing(SqliteKeys(settings.db)) as keys,
-            closing(SqliteQueue(settings.db, now_ms)) as queue,
+            closing(WakeUpQueue(now_ms)) as queue,
         ):
             store.end_leases(now_ms())
-            queue.replace_lost()
+            queue.refill(store.wake_ups(settings.sweep_s * 1000))
             service = service_of(settings, store=store, key_store=keys, queue=queue, catalog=loaded.catalog)
             yield Embedded(service=service, queue=queue, engines_note=loaded.engines_note)
 

@@ -150,12 +150,11 @@ OPENING = """
 import sys
 from pathlib import Path
 from llm_server.storage.sqlite.api_keys import SqliteKeys
-from llm_server.storage.sqlite.queue import SqliteQueue
 from llm_server.storage.sqlite.store import SqliteStore
 path = Path(sys.argv[1])
 print("ready", flush=True)
 sys.stdin.readline()
-keys, store, queue = SqliteKeys(path), SqliteStore(path), SqliteQueue(path, lambda: 1)
+keys, store = SqliteKeys(path), SqliteStore(path)
 assert store.overview()[0].total == int(sys.argv[2])
 assert len(keys.all_keys()) == int(sys.argv[3])
 """

@@ -1,4 +1,4 @@
-"""Store, queue and keys of one process write to one file: none fails another, and none waits longer than its turn."""
+"""Store and keys of one process write to one file: none fails another, and none waits longer than its turn."""
 
 from __future__ import annotations
 
@@ -12,16 +12,12 @@ from typing import Any
 
 import pytest
 
-from llm_server.orchestration.domain.task import TaskRef
 from llm_server.storage.sqlite.api_keys import SqliteKeys
 from llm_server.storage.sqlite.database import BUSY_S, Database
-from llm_server.storage.sqlite.queue import SqliteQueue
 from llm_server.storage.sqlite.store import SqliteStore
 from llm_server.storage.sqlite.write_turns import Turns, turns_of
-from support.builders import NOW_MS, a_key, a_request, a_task
+from support.builders import a_key, a_request, a_task
 from support.scripted_engine import WAIT_S
-
-REF = TaskRef("local", "t1")
 
 
 @pytest.fixture
@@ -33,12 +29,6 @@ def path(tmp_path: Path) -> Path:
 def store(path: Path) -> Iterator[SqliteStore]:
     with closing(SqliteStore(path)) as store:
         yield store
-
-
-@pytest.fixture
-def queue(path: Path) -> Iterator[SqliteQueue]:
-    with closing(SqliteQueue(path, lambda: NOW_MS)) as queue:
-        yield queue
 
 
 @contextmanager
@@ -61,16 +51,13 @@ def somebody_writing(path: Path) -> Iterator[threading.Event]:
             writing.result(WAIT_S)
 
 
-def test_a_writer_waits_for_another_of_its_process_as_long_as_it_takes(
-    path: Path, store: SqliteStore, queue: SqliteQueue
-) -> None:
+def test_a_writer_waits_for_another_of_its_process_as_long_as_it_takes(path: Path, store: SqliteStore) -> None:
     """A disk may be slow, and 64 workers come first; SQLite's own patience is for other processes."""
     task = a_task()
-    with closing(SqliteKeys(path)) as keys, ThreadPoolExecutor(3) as pool:
+    with closing(SqliteKeys(path)) as keys, ThreadPoolExecutor(2) as pool:
         with somebody_writing(path):
             each: list[Future[Any]] = [
                 pool.submit(store.add, task, a_request()),
-                pool.submit(queue.send, task.ref),
                 pool.submit(keys.add_key, a_key()),
             ]
             time.sleep(BUSY_S + 0.3)
@@ -79,49 +66,17 @@ def test_a_writer_waits_for_another_of_its_process_as_long_as_it_takes(
             future.result(WAIT_S)
 
     assert store.peek(task.ref) == task
-    assert queue.receive(0) == task.ref
 
 
 def test_another_name_for_the_file_has_the_same_turns(tmp_path: Path, path: Path, store: SqliteStore) -> None:
     link = tmp_path / "link.db"
     link.symlink_to(path)
 
-    with closing(SqliteQueue(link, lambda: NOW_MS)) as queue, ThreadPoolExecutor(1) as pool:
+    with closing(SqliteKeys(link)) as keys, ThreadPoolExecutor(1) as pool:
         with somebody_writing(path):
-            sent = pool.submit(queue.send, REF)
+            added = pool.submit(keys.add_key, a_key())
             time.sleep(BUSY_S + 0.3)
-        sent.result(WAIT_S)
-
-
-def test_a_receiver_that_finds_nothing_waits_for_nobody(path: Path, queue: SqliteQueue) -> None:
-    """64 idle workers look twice a second. A look takes no write lock."""
-    with somebody_writing(path):
-        began = time.monotonic()
-
-        assert queue.receive(0) is None
-        assert time.monotonic() - began < BUSY_S / 2
-
-
-def test_a_message_can_be_sent_while_a_receiver_looks(path: Path) -> None:
-    """The sender is the HTTP loop; the receiver may wait for its turn with what it found."""
-    looking, go_on = threading.Event(), threading.Event()
-
-    def clock() -> int:
-        if threading.current_thread().name.startswith("receiver"):
-            looking.set()
-            go_on.wait(WAIT_S)
-        return NOW_MS
-
-    with closing(SqliteQueue(path, clock)) as queue, ThreadPoolExecutor(1, thread_name_prefix="receiver") as receivers:
-        received = receivers.submit(queue.receive, 0)
-        assert looking.wait(WAIT_S)
-        try:
-            with ThreadPoolExecutor(1) as senders:
-                senders.submit(queue.send, REF).result(WAIT_S / 2)
-        finally:
-            go_on.set()
-
-        assert received.result(WAIT_S) == REF
+        added.result(WAIT_S)
 
 
 def test_turns_are_taken_in_the_order_they_were_asked_for_the_brief_ones_first() -> None:

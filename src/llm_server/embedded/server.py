@@ -19,7 +19,8 @@ from llm_server import __version__, wiring
 from llm_server.api import edge, errors
 from llm_server.api.app import create_app
 from llm_server.embedded.logs import TextFormatter
-from llm_server.embedded.workers import Workers
+from llm_server.embedded.open_files import allow_open_files
+from llm_server.embedded.workers import Workers, workers_for
 from llm_server.loopback import is_loopback_host
 from llm_server.orchestration.domain.errors import ConfigurationError, LLMServerError
 from llm_server.orchestration.service import Service
@@ -68,7 +69,13 @@ def serve(*, host: str, port: int, db: Path | None = None, workers: int | None =
 def _serve(settings: Settings, listener: socket.socket, embedded: Embedded) -> int:
     address, port = listener.getsockname()[:2]
     service = embedded.service
-    workers = Workers(service, embedded.queue, count=settings.workers, sweep_s=settings.sweep_s, new_id=wiring.new_id)
+    workers = Workers(
+        service,
+        embedded.queue,
+        limit=lambda: settings.workers or workers_for(service.engine_places()),
+        sweep_s=settings.sweep_s,
+        new_id=wiring.new_id,
+    )
     app = create_app(service, wiring.new_id, open_without_keys=is_loopback_host(address))
     config = uvicorn.Config(
         app,
@@ -83,6 +90,7 @@ def _serve(settings: Settings, listener: socket.socket, embedded: Embedded) -> i
     app.state.stopping = lambda: server.should_exit
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: setattr(server, "should_exit", True))
+    allow_open_files()
     workers.start()
     _greet(settings, embedded.engines_note, service, "localhost" if address == "127.0.0.1" else address, port)
     server.run(sockets=[listener])
@@ -153,12 +161,22 @@ def _greet(settings: Settings, engines_note: str, service: Service, host: str, p
         f"  engine    {engines_note}\n"
         f"  database  {settings.db} ({counters.total} tasks, {open_tasks} of them open)\n"
         f"  API keys  {keys}\n"
-        f"  address   {base}  ({settings.workers} workers; API at {base}/api/v1/docs; Ctrl-C stops)\n"
+        f"  workers   {_concurrency(settings, service)}\n"
+        f"  address   {base}  (API at {base}/api/v1/docs; Ctrl-C stops)\n"
         f"\nTry it:\n"
         f"  curl {base}/api/v1/tasks{header} -H 'Content-Type: application/json' -H 'Prefer: wait=20' \\\n"
         f'       -d \'{{"prompt": "Write a haiku about queues."}}\'\n',
         flush=True,
     )
+
+
+def _concurrency(settings: Settings, service: Service) -> str:
+    """Say how many tasks are carried out at a time, and which engines allow it."""
+    places = service.engine_places()
+    if settings.workers:
+        return f"up to {settings.workers} tasks at a time, as LLM_SERVER_WORKERS or --workers says"
+    calls = ", ".join(f"{name} {number}" for name, number in places.items())
+    return f"up to {workers_for(places)} tasks at a time" + (f"; calls at a time: {calls}" if calls else "")
 
 
 def _log_to_stderr(level: str) -> None:
