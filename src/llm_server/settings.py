@@ -30,6 +30,7 @@ EMBEDDED_ONLY = frozenset({"LLM_SERVER_DB", "LLM_SERVER_MODEL", "LLM_SERVER_WORK
 CLIENT_ONLY = frozenset({"LLM_SERVER_URL", "LLM_SERVER_API_KEY"})
 TABLE = re.compile(r"[A-Za-z0-9_.:/-]{3,}")
 QUEUE_URL = re.compile(r"https?://[^/\s]+/\S+")
+MAX_WORKERS = 1024
 LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
 
 
@@ -37,7 +38,8 @@ LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
 class Settings:
     """The settings of the server, from environment variables; an empty variable counts as not set.
 
-    `model`: a GGUF file, or a model of the catalogue, that answers if no engine is configured or found.
+    `model`: a GGUF file, or a model of the catalogue, that answers if no engine is configured or found. `workers`: how
+    many tasks are carried out at a time; if None, this follows from the engines.
     `lease_s`: how long a worker owns a task it has claimed. `sweep_s`: how old the last message of an open task is when
     the sweep sends another one. `max_attempts`: claims without progress after which a task fails. `keep_days`: how long
     a final task is kept; 0 means for ever. `environ`: the environment in which `env:` references are looked up.
@@ -48,7 +50,7 @@ class Settings:
     db: Path = Path(".llm-server/tasks.db")
     config: Path | None = None
     model: str | None = None
-    workers: int = 8
+    workers: int | None = None
     lease_s: int = 210
     sweep_s: int = 120
     max_attempts: int = 8
@@ -91,7 +93,7 @@ class Settings:
             db=_database(variables, default.db),
             config=_file(variables, "LLM_SERVER_CONFIG"),
             model=variables.get("LLM_SERVER_MODEL"),
-            workers=_integer(variables, "LLM_SERVER_WORKERS", default.workers, 1, 256),
+            workers=_integer(variables, "LLM_SERVER_WORKERS", 0, 1, MAX_WORKERS) or default.workers,
             lease_s=_integer(variables, "LLM_SERVER_LEASE_S", default.lease_s, 5, 43_200),
             sweep_s=_integer(variables, "LLM_SERVER_SWEEP_S", default.sweep_s, 1, 3_600),
             max_attempts=_integer(variables, "LLM_SERVER_MAX_ATTEMPTS", default.max_attempts, 1, 100),

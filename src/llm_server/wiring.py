@@ -47,7 +47,7 @@ from llm_server.settings import Settings
 
 if TYPE_CHECKING:
     from llm_server.storage.sqlite.database import Database
-    from llm_server.storage.sqlite.queue import SqliteQueue
+    from llm_server.storage.sqlite.queue import WakeUpQueue
 
 
 def now_ms() -> int:
@@ -195,7 +195,7 @@ class Embedded:
 
     service: Service
     database: Database
-    queue: SqliteQueue
+    queue: WakeUpQueue
     engines_note: str
 
 
@@ -214,15 +214,15 @@ def embedded_service(
     from llm_server.storage.sqlite.api_keys import SqliteKeys
     from llm_server.storage.sqlite.database import Database
     from llm_server.storage.sqlite.process_lock import OnlyProcess
-    from llm_server.storage.sqlite.queue import SqliteQueue
+    from llm_server.storage.sqlite.queue import WakeUpQueue
     from llm_server.storage.sqlite.store import SqliteStore
 
     with closing(OnlyProcess(settings.db)):
         loaded = catalog_loading.load_catalog(settings, loopback=LOOPBACK_SERVERS, own_port=own_port)
-        with closing(Database(settings.db)) as database, closing(SqliteQueue(settings.db, now_ms)) as queue:
+        with closing(Database(settings.db)) as database, closing(WakeUpQueue(now_ms, database.after_commit)) as queue:
             store, keys = SqliteStore(database, retention(settings), on_end=on_end), SqliteKeys(database)
             store.end_leases(now_ms())
-            queue.replace_lost()
+            queue.refill(store.wake_ups(settings.sweep_s * 1000))
             service = service_of(settings, store=store, key_store=keys, queue=queue, catalog=loaded.catalog)
             yield Embedded(service=service, database=database, queue=queue, engines_note=loaded.engines_note)
 

@@ -20,7 +20,7 @@ from llm_server.storage.dynamodb.sqs_queue import SqsQueue
 from llm_server.storage.dynamodb.store import DynamoStore
 from llm_server.storage.sqlite.api_keys import SqliteKeys
 from llm_server.storage.sqlite.database import Database
-from llm_server.storage.sqlite.queue import SqliteQueue
+from llm_server.storage.sqlite.queue import WakeUpQueue
 from llm_server.storage.sqlite.store import SqliteStore
 from support.aws_emulators import Substrate
 from support.mailbox import Mailbox
@@ -109,8 +109,8 @@ def key_store(adapter: str, request: pytest.FixtureRequest) -> KeyStore:
 
 
 @pytest.fixture
-def sqlite_mailbox(tmp_path: Path) -> Iterator[Mailbox]:
-    queue = SqliteQueue(tmp_path / "tasks.db", lambda: time.time_ns() // 1_000_000)
+def embedded_mailbox() -> Iterator[Mailbox]:
+    queue = WakeUpQueue(lambda: time.time_ns() // 1_000_000)
 
     def receive() -> str | None:
         ref = queue.receive(0)
@@ -130,7 +130,7 @@ def ministack_mailbox(ministack_substrate: Substrate) -> Mailbox:
     return _sqs_mailbox(ministack_substrate)
 
 
-@pytest.fixture(params=["sqlite", "moto", "ministack"])
+@pytest.fixture(params=["embedded", "moto", "ministack"])
 def mailbox(request: pytest.FixtureRequest) -> Mailbox:
     """Each queue in turn, empty."""
     found: Mailbox = request.getfixturevalue(f"{request.param}_mailbox")

@@ -24,13 +24,25 @@ from llm_server.orchestration.domain.status import Mode, Status
 from llm_server.orchestration.domain.task import TaskRef
 from llm_server.storage import records
 from llm_server.storage.listing import listing_key
+from llm_server.storage.sqlite.api_keys import SqliteKeys
 from llm_server.storage.sqlite.database import Database
-from llm_server.storage.sqlite.indexes import LISTED, LISTED_BY_STATUS, LISTING_BOUNDS, OTHERS_DUE, SURE_DUE
+from llm_server.storage.sqlite.indexes import (
+    LISTED,
+    LISTED_BY_STATUS,
+    LISTING_BOUNDS,
+    OTHERS_DUE,
+    OWNED,
+    SURE_DUE,
+    WAKE_UPS,
+)
 from llm_server.storage.sqlite.process_lock import OnlyProcess
-from llm_server.storage.sqlite.queue import SqliteQueue
+from llm_server.storage.sqlite.queue import WakeUpQueue
 from llm_server.storage.sqlite.store import SqliteStore
 from support.audit import audit
 from support.builders import LEASE_MS, NOW_MS, SWEEP_MS, a_failure, a_request, a_task, an_output, claimed
+
+STARTS: tuple[tuple[str, tuple[int, ...]], ...] = ((WAKE_UPS, (0, 0)), (OWNED, ()))
+"""The queries of a start, with parameters."""
 
 HOLDER = """
 import sys
@@ -162,48 +174,98 @@ def test_a_cancelled_task_whose_worker_was_killed_can_be_deleted_after_the_next_
     audit(sqlite_store, [task.ref])
 
 
-def test_a_queued_task_without_a_message_gets_one_at_the_next_start(tmp_path: Path) -> None:
-    """Its worker was killed after it took the message, before the claim. Other tasks have a message, or need none."""
-    with (
-        closing(SqliteStore(Database(tmp_path / "tasks.db"))) as store,
-        closing(SqliteQueue(tmp_path / "tasks.db", lambda: NOW_MS)) as queue,
-    ):
-        forgotten, waiting, active = a_task(), a_task(), a_task()
-        for task in (forgotten, waiting, active):
-            store.add(task, a_request())
-        store.save(active, claimed(active))
-        queue.send(waiting.ref, delay_s=60)
+def refilled(store: SqliteStore, now_ms: int = NOW_MS) -> list[str]:
+    """Return the messages of a new process that are visible at once, in their order."""
+    queue = WakeUpQueue(lambda: now_ms)
+    queue.refill(store.wake_ups(SWEEP_MS))
+    return [str(ref) for ref in iter(lambda: queue.receive(0), None)]
 
-        assert (queue.replace_lost(), queue.replace_lost()) == (1, 0)
 
-        assert (queue.receive(0), queue.receive(0), queue.depth()) == (forgotten.ref, None, 1)
+def test_each_queued_task_gets_a_message_at_the_next_start_the_oldest_first(sqlite_store: SqliteStore) -> None:
+    """The messages of the process before are gone with it. A final task needs none, nor one that waits for approval."""
+    tasks = [a_task(f"t{n}", tenant=f"tenant-{n % 2}", mode=Mode.PLAN) for n in range(5)]
+    final, stopped = a_task(), a_task(mode=Mode.PLAN)
+    for task in (*reversed(tasks), final, stopped):
+        sqlite_store.add(task, a_request())
+    sqlite_store.save(final, claimed(final).failed(a_failure()))
+    plan = an_output("PLAN", "{}")
+    sqlite_store.save(stopped, claimed(stopped).awaiting_approval(plan, due_ms=NOW_MS + SWEEP_MS), plan)
+
+    assert refilled(sqlite_store) == [str(task.ref) for task in tasks]
+
+
+def test_a_task_whose_worker_was_killed_goes_on_before_those_that_were_not_begun(sqlite_store: SqliteStore) -> None:
+    """It has waited longer. Until `end_leases` the message would come too early; the sweep finds the task as well."""
+    queued, processing, planned = (a_task(f"t{n}", mode=Mode.PLAN) for n in range(3))
+    for task in (queued, processing, planned):
+        sqlite_store.add(task, a_request())
+    sqlite_store.save(processing, claimed(processing))
+    plan = an_output("PLAN", "{}")
+    sqlite_store.save(planned, claimed(planned).progressed(plan), plan)
+    sqlite_store.end_leases(NOW_MS)
+
+    assert refilled(sqlite_store) == [str(task.ref) for task in (processing, planned, queued)]
+    assert {due.ref for due in sqlite_store.due(NOW_MS)} == {processing.ref, planned.ref}
+
+
+def test_a_released_task_is_not_tried_before_its_time_after_a_restart(sqlite_store: SqliteStore) -> None:
+    """An engine that failed is left alone. A task that was approved or retried since is not delayed."""
+    released, approved = a_task("t1"), a_task("t2", mode=Mode.PLAN)
+    plan, failure = an_output("PLAN", "{}"), a_failure()
+    waiting = claimed(released).released(failure, due_ms=failure.created_ms + 40_000 + SWEEP_MS)
+    go = claimed(approved).awaiting_approval(plan, due_ms=NOW_MS + SWEEP_MS)
+    for task, after, output in ((released, waiting, failure), (approved, go, plan)):
+        sqlite_store.add(task, a_request())
+        sqlite_store.save(task, after, output)
+    sqlite_store.save(go, go.approved(now_ms=NOW_MS, due_ms=NOW_MS + 10 * SWEEP_MS))
+
+    assert refilled(sqlite_store, failure.created_ms + 39_999) == [str(approved.ref)]
+    assert refilled(sqlite_store, failure.created_ms + 40_000) == [str(released.ref), str(approved.ref)]
+
+
+def test_a_shorter_sweep_setting_does_not_hold_a_released_task_back(sqlite_store: SqliteStore) -> None:
+    """The state has the sum of the delay and the setting of its time. No delay is longer than 15 minutes."""
+    task, failure = a_task(), a_failure()
+    sqlite_store.add(task, a_request())
+    sqlite_store.save(task, claimed(task).released(failure, due_ms=failure.created_ms + 5_000 + 3_600_000), failure)
+
+    assert refilled(sqlite_store, failure.created_ms + 900_000) == [str(task.ref)]
+
+
+def test_a_start_reads_no_task_that_has_ended(sqlite_store: SqliteStore) -> None:
+    """There may be millions of them."""
+    with sqlite_store._database.reading() as db:
+        plans = [db.execute(f"EXPLAIN QUERY PLAN {query}", given).fetchall() for query, given in STARTS]
+
+    for plan in plans:
+        reads = [detail for *_, detail in plan if "tasks" in detail and "COVERING" not in detail]
+        assert reads == ["SEARCH tasks USING INDEX by_status (tenant=? AND status=?)"]
 
 
 def test_what_is_acknowledged_is_on_the_disk_itself(tmp_path: Path) -> None:
     """On macOS, fsync alone leaves it in the disk's cache."""
-    names = ("synchronous", "fullfsync")
-    with closing(Database(tmp_path / "tasks.db")) as database:
-        found = database.write(lambda db: [db.execute(f"PRAGMA {name}").fetchone()[0] for name in names])
+    path = tmp_path / "tasks.db"
+    ends = (SqliteStore(Database(path)), SqliteKeys(Database(path)))
+    found = []
+    for end in ends:
+        with closing(end), end._database.reading() as db:
+            found.append([db.execute(f"PRAGMA {name}").fetchone()[0] for name in ("synchronous", "fullfsync")])
 
     full = 2
-    assert found == [full, 1]
+    assert found == [[full, 1], [full, 1]]
 
 
-def test_a_cancelled_task_whose_worker_was_killed_gets_a_message_at_the_next_start(tmp_path: Path) -> None:
+def test_a_cancelled_task_whose_worker_was_killed_gets_a_message_at_the_next_start(sqlite_store: SqliteStore) -> None:
     """The cost of its calls must be recorded. A task that had no worker, or is settled, needs no message."""
-    with (
-        closing(SqliteStore(Database(tmp_path / "tasks.db"))) as store,
-        closing(SqliteQueue(tmp_path / "tasks.db", lambda: NOW_MS)) as queue,
-    ):
-        begun, untouched, settled = a_task(), a_task(), a_task()
-        ends = {task.task_id: claimed(task).cancelled(now_ms=NOW_MS) for task in (begun, settled)}
-        ends[settled.task_id] = ends[settled.task_id].settled(a_failure())
-        ends[untouched.task_id] = untouched.cancelled(now_ms=NOW_MS)
-        for task in (begun, untouched, settled):
-            store.add(task, a_request())
-            store.save(task, ends[task.task_id])
+    begun, untouched, settled = a_task(), a_task(), a_task()
+    ends = {task.task_id: claimed(task).cancelled(now_ms=NOW_MS) for task in (begun, settled)}
+    ends[settled.task_id] = ends[settled.task_id].settled(a_failure())
+    ends[untouched.task_id] = untouched.cancelled(now_ms=NOW_MS)
+    for task in (begun, untouched, settled):
+        sqlite_store.add(task, a_request())
+        sqlite_store.save(task, ends[task.task_id])
 
-        assert (queue.replace_lost(), queue.receive(0)) == (1, begun.ref)
+    assert refilled(sqlite_store) == [str(begun.ref)]
 
 
 def test_what_was_acknowledged_is_there_after_a_restart(tmp_path: Path) -> None:
@@ -500,10 +562,11 @@ def test_tasks_of_an_earlier_process_are_due_before_what_merely_waits(tmp_path: 
 def test_a_state_that_is_not_json_is_in_no_other_tasks_way(tmp_path: Path) -> None:
     """Of a damaged file: the others are listed, and a server can start."""
     path = tmp_path / "tasks.db"
-    store, queue = SqliteStore(Database(path)), SqliteQueue(path, lambda: NOW_MS)
-    damaged, other = a_task(), a_task()
-    for task in (damaged, other):
+    store = SqliteStore(Database(path))
+    damaged, other, queued = a_task(), a_task(), a_task()
+    for task in (damaged, other, queued):
         store.add(task, a_request())
+    for task in (damaged, other):
         store.save(task, claimed(task))
     with closing(sqlite3.connect(path)) as db:
         db.execute("UPDATE tasks SET body = '{broken' WHERE task_id = ?", (damaged.task_id,))
@@ -511,12 +574,12 @@ def test_a_state_that_is_not_json_is_in_no_other_tasks_way(tmp_path: Path) -> No
 
     page = store.page("local", size=9)
     ended = store.end_leases(NOW_MS + 1)
-    queue.replace_lost()
+    messages = refilled(store)
 
-    assert [task.task_id for task in page.tasks] == [other.task_id]
+    assert [task.task_id for task in page.tasks] == [queued.task_id, other.task_id]
+    assert messages == [str(other.ref), str(queued.ref)]
     assert ended == 1
     assert store.peek(other.ref).lease_ms == NOW_MS + 1
     with pytest.raises(RecordUnreadable):
         store.get(damaged.ref)
-    queue.close()
     store.close()

@@ -22,7 +22,6 @@ from llm_server.orchestration.domain.task import NEAR_MS, TaskRef
 from llm_server.storage.sqlite.api_keys import SqliteKeys
 from llm_server.storage.sqlite.database import Database, migrate
 from llm_server.storage.sqlite.migrations import MIGRATIONS, Migration, check
-from llm_server.storage.sqlite.queue import SqliteQueue
 from llm_server.storage.sqlite.schema import SURE
 from llm_server.storage.sqlite.store import SqliteStore
 from support.builders import NOW_MS
@@ -145,7 +144,7 @@ def test_a_file_of_today_is_opened_without_a_write(tmp_path: Path) -> None:
         db.execute("DROP INDEX visible")
     before = files(path)
 
-    for opened in (SqliteStore(Database(path)), SqliteKeys(Database(path)), SqliteQueue(path, lambda: NOW_MS)):
+    for opened in (SqliteStore(Database(path)), SqliteKeys(Database(path))):
         opened.close()
 
     assert files(path) == before
@@ -214,7 +213,7 @@ def test_a_backup_that_broke_off_is_written_anew(old: Path) -> None:
 
 def test_opening_says_that_it_migrated_and_where_the_backup_is(old: Path, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING, "llm_server"):
-        for opened in (SqliteKeys(Database(old)), SqliteStore(Database(old)), SqliteQueue(old, lambda: NOW_MS)):
+        for opened in (SqliteKeys(Database(old)), SqliteStore(Database(old))):
             opened.close()
 
     (record,) = caplog.records

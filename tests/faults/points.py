@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
@@ -70,14 +69,21 @@ class Caller:
         self._after(kind, name, failures)
         return made
 
-    @contextmanager
-    def committing(self, name: str, transaction: Callable[[], Any], failures: Failures) -> Iterator[Any]:
-        """Let a transaction's commit meet its planned fault; until it is over, no other caller can write."""
-        with transaction() as opened:
-            yield opened
-            kind = self._arrive(name)
-            self._before(kind, name, failures, hang=self._stall)
-        self._after(kind, name, failures)
+    def commit(
+        self, name: str, write: Callable[[Callable[[Any], Any]], Any], failures: Failures, work: Callable[[Any], Any]
+    ) -> Any:
+        """Let the commit of a write meet its planned fault; until it is over, no other caller can write."""
+        kinds = list[Kind | None]()
+
+        def worked(connection: Any) -> Any:
+            result = work(connection)
+            kinds.append(self._arrive(name))
+            self._before(kinds[0], name, failures, hang=self._stall)
+            return result
+
+        result = write(worked)
+        self._after(kinds[0], name, failures)
+        return result
 
     def _before(self, kind: Kind | None, name: str, failures: Failures, *, hang: Callable[[], object]) -> None:
         match kind:
@@ -150,4 +156,5 @@ class Commits:
 
     def __init__(self, database: Any, name: str, caller: Caller, failures: Failures) -> None:
         self.reading = database.reading
-        self.transaction = partial(caller.committing, f"{name}{COMMIT}", database.transaction, failures)
+        self.after_commit = database.after_commit
+        self.write = partial(caller.commit, f"{name}{COMMIT}", database.write, failures)

@@ -31,7 +31,7 @@ from llm_server.storage.dynamodb.sqs_queue import SqsQueue
 from llm_server.storage.dynamodb.store import DynamoStore
 from llm_server.storage.sqlite.api_keys import SqliteKeys
 from llm_server.storage.sqlite.database import Database
-from llm_server.storage.sqlite.queue import SqliteQueue
+from llm_server.storage.sqlite.queue import WakeUpQueue
 from llm_server.storage.sqlite.store import SqliteStore
 from support import canaries
 from support.aws_emulators import Substrate as Emulator
@@ -116,7 +116,7 @@ class Embedded:
         database = Database(path)
         self._store = SqliteStore(database, _kept(clock))
         self._keys = SqliteKeys(database)
-        self._queue = SqliteQueue(path, clock)
+        self._queue = WakeUpQueue(clock)
 
     def store(self, caller: Caller) -> Store:
         return _used_by(caller, self._store, "store")  # type: ignore[no-any-return]
@@ -125,7 +125,7 @@ class Embedded:
         return _used_by(caller, self._keys, "keys")  # type: ignore[no-any-return]
 
     def queue(self, caller: Caller) -> Queue:
-        return _used_by(caller, self._queue, "queue")  # type: ignore[no-any-return]
+        return Watched(self._queue, "queue", caller, EMBEDDED)
 
     def receive(self, caller: Caller, most: int = BATCH) -> list[Message]:
         queue: Any = self.queue(caller)

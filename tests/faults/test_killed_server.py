@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +21,11 @@ from faults.deployment import an_engine, hashed
 from faults.ledger import Ledger
 from llm_server.orchestration.domain.snapshot import Snapshot
 from llm_server.orchestration.domain.task import TaskRef
+from llm_server.settings import Settings
 from llm_server.storage.sqlite.database import Database
-from llm_server.storage.sqlite.queue import SqliteQueue
+from llm_server.storage.sqlite.queue import WakeUpQueue
 from llm_server.storage.sqlite.store import SqliteStore
-from llm_server.wiring import now_ms
+from llm_server.wiring import embedded_service, new_id, now_ms
 from support import fake_engine
 from support.server_process import RunningServer, serving
 
@@ -84,15 +86,12 @@ def _open(server: RunningServer) -> tuple[int, int]:
 
 
 def woken_again(database: Path, variables: Mapping[str, str]) -> dict[TaskRef, Snapshot]:
-    """Start a server with a message for every task; return the tasks as they were before."""
-    with closing(SqliteStore(Database(database))) as store, closing(SqliteQueue(database, now_ms)) as queue:
-        final, end = snapshots_of(store), time.monotonic() + MAX_RECOVERY_S
+    """Let a worker of a new start process a message for every task; return the tasks as they were before."""
+    settings = replace(Settings.read(variables), db=database)
+    with closing(SqliteStore(Database(database))) as store, embedded_service(settings, own_port=0) as embedded:
+        final = snapshots_of(store)
         for ref in final:
-            queue.send(ref)
-        with serving(database, env=variables) as server:
-            while queue.depth() and time.monotonic() < end:
-                time.sleep(0.05)
-            server.stop()
+            embedded.service.process(ref, owner=new_id())
     return final
 
 
@@ -105,7 +104,9 @@ def of_file(
     may_fail: Collection[str] = (),
 ) -> list[str]:
     """Return what is wrong in the file of a server that has ended."""
-    with closing(SqliteStore(Database(database))) as store, closing(SqliteQueue(database, now_ms)) as queue:
+    with closing(SqliteStore(Database(database))) as store:
+        queue = WakeUpQueue(now_ms)
+        queue.refill(store.wake_ups(SWEEP_S * 1000))
         found = of_processes(store, acknowledged, answered, final, may_fail=may_fail)
         return [*found, *of_queues(store, queue.depth(), [])]
 

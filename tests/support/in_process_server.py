@@ -23,7 +23,7 @@ from llm_server.orchestration.service import Service
 from llm_server.settings import Settings
 from llm_server.storage.sqlite.api_keys import SqliteKeys
 from llm_server.storage.sqlite.database import Database
-from llm_server.storage.sqlite.queue import SqliteQueue
+from llm_server.storage.sqlite.queue import WakeUpQueue
 from llm_server.storage.sqlite.store import SqliteStore
 from support import asgi
 
@@ -36,7 +36,7 @@ class CalledServer:
     service: Service
     store: SqliteStore
     keys: SqliteKeys
-    queue: SqliteQueue
+    queue: WakeUpQueue
     settings: Settings
     headers: Mapping[str, str] = field(default_factory=dict)
     """Headers of every call."""
@@ -77,7 +77,7 @@ class CalledServer:
     @contextmanager
     def working(self) -> Iterator[None]:
         """Let a worker thread process tasks until the block ends."""
-        workers = Workers(self.service, self.queue, count=1, sweep_s=60, new_id=wiring.new_id)
+        workers = Workers(self.service, self.queue, limit=lambda: 1, sweep_s=60, new_id=wiring.new_id)
         workers.start()
         try:
             yield
@@ -96,7 +96,7 @@ def called_server(folder: Path, overlay: str = "", **settings: Any) -> Iterator[
     config.write_text(overlay, encoding="utf-8")
     path = folder / "tasks.db"
     database = Database(path)
-    store, keys, queue = SqliteStore(database), SqliteKeys(database), SqliteQueue(path, wiring.now_ms)
+    store, keys, queue = SqliteStore(database), SqliteKeys(database), WakeUpQueue(wiring.now_ms)
     try:
         yield _served(Settings(db=path, config=config, **settings), store, keys, queue, store, keys)
     finally:
@@ -108,7 +108,7 @@ def _served(
     settings: Settings,
     store: SqliteStore,
     keys: SqliteKeys,
-    queue: SqliteQueue,
+    queue: WakeUpQueue,
     used_store: Store,
     used_keys: KeyStore,
 ) -> CalledServer:

@@ -23,14 +23,14 @@ from llm_server.orchestration.service import Service
 from llm_server.orchestration.tasks.new_task import NewTask
 from llm_server.storage.sqlite.api_keys import SqliteKeys
 from llm_server.storage.sqlite.database import Database
-from llm_server.storage.sqlite.queue import SqliteQueue
+from llm_server.storage.sqlite.queue import WakeUpQueue
 from support.scripted_engine import Clock, ScriptedEngine, WatchedStore, a_balancer, a_catalog, an_engine
 
 LEASE_S = 70
 SWEEP_S = 120
 
 
-class UnsteadyQueue(SqliteQueue):
+class UnsteadyQueue(WakeUpQueue):
     """The embedded queue; takes no messages while it is `down`, and calls `before_send` before each message."""
 
     down = False
@@ -54,7 +54,7 @@ class Served:
         database = Database(self.path)
         self.store = WatchedStore(database)
         self.keys = SqliteKeys(database)
-        self.queue = UnsteadyQueue(self.path, self.clock)
+        self.queue = UnsteadyQueue(self.clock)
         self.engine = engines[0] if engines else ScriptedEngine()
         self.refs: list[TaskRef] = []
         self._numbers = count(1)

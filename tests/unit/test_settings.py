@@ -27,7 +27,7 @@ def test_without_variables_the_server_is_embedded() -> None:
     assert (settings.on_aws, settings.table, settings.queue_url, settings.config) == (False, None, None, None)
     assert settings.model is None
     assert settings.db == Path(".llm-server/tasks.db")
-    assert (settings.workers, settings.lease_s, settings.sweep_s, settings.max_attempts) == (8, 210, 120, 8)
+    assert (settings.workers, settings.lease_s, settings.sweep_s, settings.max_attempts) == (None, 210, 120, 8)
     assert (settings.prompt_max_chars, settings.log_level) == (200_000, "INFO")
 
 
@@ -96,7 +96,7 @@ def test_table_and_queue_must_be_set_together(given: str) -> None:
 @pytest.mark.parametrize(
     ("name", "least", "most"),
     [
-        ("LLM_SERVER_WORKERS", 1, 256),
+        ("LLM_SERVER_WORKERS", 1, 1024),
         ("LLM_SERVER_LEASE_S", 5, 43_200),
         ("LLM_SERVER_SWEEP_S", 1, 3_600),
         ("LLM_SERVER_MAX_ATTEMPTS", 1, 100),
@@ -184,7 +184,9 @@ def test_a_misspelt_variable_stops_the_start() -> None:
 
 def test_variables_of_the_command_line_and_of_other_programs_are_ignored() -> None:
     """LLM_SERVER_URL belongs to the client."""
-    assert Settings.read({"LLM_SERVER_URL": "http://localhost:8000", "LLM_SERVERS": "x", "PATH": "/bin"}).workers == 8
+    assert (
+        Settings.read({"LLM_SERVER_URL": "http://localhost:8000", "LLM_SERVERS": "x", "PATH": "/bin"}).workers is None
+    )
 
 
 def test_models_are_kept_in_the_users_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,6 +15,7 @@ from llm_server.cli.options import (
     JsonOrText,
     text_of,
 )
+from llm_server.settings import MAX_WORKERS
 
 _ROUTE_EXIT_CODES = """
 Exit codes:
@@ -128,7 +129,12 @@ def serve(
     ] = None,
     workers: Annotated[
         int | None,
-        typer.Option(min=1, help="The most tasks to carry out at the same time.  [default: LLM_SERVER_WORKERS, or 8]"),
+        typer.Option(
+            min=1,
+            max=MAX_WORKERS,
+            help="The most tasks to carry out at the same time.  [default: LLM_SERVER_WORKERS, or what the engines'"
+            " max_concurrency allows]",
+        ),
     ] = None,
 ) -> None:
     """Start a server on this machine, with one SQLite file.

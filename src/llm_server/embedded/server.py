@@ -9,6 +9,7 @@ import os
 import signal
 import socket
 import sys
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,9 +19,11 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from llm_server import __version__, wiring
 from llm_server.api import edge, errors
 from llm_server.api.app import create_app
-from llm_server.api.executor import InlineExecutor
+from llm_server.embedded.executor import OffLoopExecutor
 from llm_server.embedded.logs import TextFormatter
-from llm_server.embedded.workers import Workers
+from llm_server.embedded.open_files import allow_open_files
+from llm_server.embedded.watches import Watches
+from llm_server.embedded.workers import Workers, workers_for
 from llm_server.loopback import is_loopback_host
 from llm_server.orchestration.domain.errors import ConfigurationError, LLMServerError
 from llm_server.orchestration.service import Service
@@ -58,20 +61,30 @@ def serve(*, host: str, port: int, db: Path | None = None, workers: int | None =
         address = _address(host)
         _check_reach(host, address, settings)
         with _bound(address, port) as listener:
-            own_port = listener.getsockname()[1]
-            with wiring.embedded_service(settings, own_port=own_port) as embedded:
-                return _serve(settings, listener, embedded)
+            own_port, watches = listener.getsockname()[1], Watches()
+            with (
+                wiring.embedded_service(settings, own_port=own_port, on_end=watches.tell_end) as embedded,
+                closing(OffLoopExecutor(embedded.database, watches)) as executor,
+            ):
+                return _serve(settings, listener, embedded, executor, watches)
     except LLMServerError as error:
         print(f"llm-server: {error}", file=sys.stderr)
         return 1
 
 
-def _serve(settings: Settings, listener: socket.socket, embedded: Embedded) -> int:
+def _serve(
+    settings: Settings, listener: socket.socket, embedded: Embedded, executor: OffLoopExecutor, watches: Watches
+) -> int:
     address, port = listener.getsockname()[:2]
     service = embedded.service
-    workers = Workers(service, embedded.queue, count=settings.workers, sweep_s=settings.sweep_s, new_id=wiring.new_id)
-    run, is_local = InlineExecutor(service), is_loopback_host(address)
-    app = create_app(service, wiring.new_id, executor=run, open_without_keys=is_local)
+    workers = Workers(
+        service,
+        embedded.queue,
+        limit=lambda: settings.workers or workers_for(service.engine_places()),
+        sweep_s=settings.sweep_s,
+        new_id=wiring.new_id,
+    )
+    app = create_app(service, wiring.new_id, executor=executor, open_without_keys=is_loopback_host(address))
     config = uvicorn.Config(
         app,
         http=Protocol,
@@ -82,8 +95,14 @@ def _serve(settings: Settings, listener: socket.socket, embedded: Embedded) -> i
         timeout_graceful_shutdown=REQUEST_GRACE_S,
     )
     server = uvicorn.Server(config)
+
+    def stop(*_: object) -> None:
+        server.should_exit = True
+        watches.stop()
+
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: setattr(server, "should_exit", True))
+        signal.signal(number, stop)
+    allow_open_files()
     workers.start()
     _greet(settings, embedded.engines_note, service, "localhost" if address == "127.0.0.1" else address, port)
     server.run(sockets=[listener])
@@ -154,12 +173,22 @@ def _greet(settings: Settings, engines_note: str, service: Service, host: str, p
         f"  engine    {engines_note}\n"
         f"  database  {settings.db} ({counters.total} tasks, {open_tasks} of them open)\n"
         f"  API keys  {keys}\n"
-        f"  address   {base}  ({settings.workers} workers; API at {base}/api/v1/docs; Ctrl-C stops)\n"
+        f"  workers   {_concurrency(settings, service)}\n"
+        f"  address   {base}  (API at {base}/api/v1/docs; Ctrl-C stops)\n"
         f"\nTry it:\n"
         f"  curl {base}/api/v1/tasks{header} -H 'Content-Type: application/json' -H 'Prefer: wait=20' \\\n"
         f'       -d \'{{"prompt": "Write a haiku about queues."}}\'\n',
         flush=True,
     )
+
+
+def _concurrency(settings: Settings, service: Service) -> str:
+    """Say how many tasks are carried out at a time, and which engines allow it."""
+    places = service.engine_places()
+    if settings.workers:
+        return f"up to {settings.workers} tasks at a time, as LLM_SERVER_WORKERS or --workers says"
+    calls = ", ".join(f"{name} {number}" for name, number in places.items())
+    return f"up to {workers_for(places)} tasks at a time" + (f"; calls at a time: {calls}" if calls else "")
 
 
 def _log_to_stderr(level: str) -> None:

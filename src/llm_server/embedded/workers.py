@@ -5,58 +5,125 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from itertools import count
 
 from llm_server.orchestration.domain.errors import StorageUnavailable
 from llm_server.orchestration.domain.task import TaskRef
 from llm_server.orchestration.service import Service
-from llm_server.storage.sqlite.queue import SqliteQueue
+from llm_server.storage.sqlite.queue import WakeUpQueue
 
 _log = logging.getLogger(__name__)
 
-RECEIVE_S = 1.0
+MIN_WORKERS = 8
+MAX_WORKERS = 512
+"""The limits of the number of workers that follows from the engines (ADR 25)."""
+MAX_IDLE_S = 10.0
+"""How long a worker waits for a message before its thread ends, if another worker waits too."""
 MAX_SWEEP_S = 60
 RETRY_S = 5
 
 
+def workers_for(places: Mapping[str, int]) -> int:
+    """Return how many tasks to carry out at a time: one for each place of the engines, from 8 to 512."""
+    return min(max(MIN_WORKERS, sum(places.values())), MAX_WORKERS)
+
+
 class Workers:
-    """The worker threads and the sweeping thread of the embedded server. They can be started only once."""
+    """The worker threads and the sweeping thread of the embedded server. They can be started only once.
+
+    One worker always waits for the next message, unless `limit()` workers are busy: a worker that takes a message while
+    no other waits starts another one. `limit` is called then, so it may change while the server runs.
+    """
 
     def __init__(
-        self, service: Service, queue: SqliteQueue, *, count: int, sweep_s: int, new_id: Callable[[], str]
+        self,
+        service: Service,
+        queue: WakeUpQueue,
+        *,
+        limit: Callable[[], int],
+        sweep_s: int,
+        new_id: Callable[[], str],
+        max_idle_s: float = MAX_IDLE_S,
     ) -> None:
         self._service = service
         self._queue = queue
+        self._limit = limit
         self._sweep_s = min(sweep_s, MAX_SWEEP_S)
         self._new_id = new_id
+        self._max_idle_s = max_idle_s
         self._stopping = threading.Event()
-        loops = [("sweeper", self._sweep)] + [(f"worker-{n}", self._work) for n in range(1, count + 1)]
-        self._threads = [threading.Thread(target=loop, name=name, daemon=True) for name, loop in loops]
+        self._lock = threading.Lock()
+        self._numbers = count(1)
+        self._workers = set[threading.Thread]()
+        self._idle = 0
+        self._sweeper = threading.Thread(target=self._sweep, name="sweeper", daemon=True)
+
+    @property
+    def count(self) -> int:
+        """How many worker threads there are now."""
+        return len(self._workers)
 
     def start(self) -> None:
-        for thread in self._threads:
-            thread.start()
+        self._sweeper.start()
+        self._grow()
 
     def stop(self, grace_s: float) -> int:
         """Take no more tasks, wait at most `grace_s` seconds for the threads, and return the number that still run."""
-        self._stopping.set()
+        with self._lock:  # no thread is started after this
+            self._stopping.set()
+            threads = [self._sweeper, *self._workers]
+        self._queue.wake_all()
         end = time.monotonic() + grace_s
-        for thread in self._threads:
+        for thread in threads:
             if thread.ident is not None:
                 thread.join(max(0.0, end - time.monotonic()))
-        return sum(thread.is_alive() for thread in self._threads)
+        return sum(thread.is_alive() for thread in threads)
+
+    def _grow(self) -> None:
+        """Start another worker, unless the limit is reached or the workers stop."""
+        limit = self._limit()
+        with self._lock:
+            if self._stopping.is_set() or len(self._workers) >= limit:
+                return
+            thread = threading.Thread(target=self._work, name=f"worker-{next(self._numbers)}", daemon=True)
+            self._workers.add(thread)
+            try:
+                thread.start()
+            except RuntimeError:  # the operating system gives no more threads
+                self._workers.remove(thread)
+                _log.warning("worker not started", extra={"workers": len(self._workers)})
 
     def _work(self) -> None:
         while not self._stopping.is_set():
             try:
-                ref = self._queue.receive(RECEIVE_S)
-                if ref is not None:
-                    self._process(ref)
+                ref = self._next()
+                if ref is None:
+                    return
+                self._process(ref)
             except StorageUnavailable:
                 _log.warning("the database did not answer", exc_info=True)
                 self._stopping.wait(1)
             except Exception:  # an error with one task must not end the worker; the sweep wakes the task again
                 _log.exception("task not processed")
+
+    def _next(self) -> TaskRef | None:
+        """Wait for the next task. Returns None if this thread must end: the workers stop, or it is not needed."""
+        while not self._stopping.is_set():
+            with self._lock:
+                self._idle += 1
+            ref = self._queue.receive(self._max_idle_s, self._stopping.is_set)
+            with self._lock:
+                self._idle -= 1
+                another_waits = self._idle > 0
+                if ref is None and another_waits:
+                    self._workers.remove(threading.current_thread())
+                    break
+            if ref is not None:
+                if not another_waits:
+                    self._grow()
+                return ref
+        return None
 
     def _process(self, ref: TaskRef) -> None:
         """Carry a task out; if the database fails, send its message again, as SQS does."""

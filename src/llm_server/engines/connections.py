@@ -19,7 +19,8 @@ from urllib3.connection import HTTPConnection, HTTPSConnection
 
 from llm_server.orchestration.domain.cancellation import Cancellation
 
-MAX_CONNECTIONS_PER_ENGINE = 64
+MAX_CONNECTIONS_PER_ENGINE = 1024
+"""How many connections are kept for the next call: as many as there can be workers."""
 _this_thread = threading.local()
 """Its attribute `exchange` is the `_Exchange` that this thread is making, or None."""
 

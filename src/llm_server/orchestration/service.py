@@ -151,6 +151,10 @@ class Service:
         """Return every configured engine with its switches applied, as this process last read them (within 5 s)."""
         return self._fleet.specs()
 
+    def engine_places(self) -> dict[str, int]:
+        """Return how many calls at a time each engine takes that tasks are sent to. See `Fleet.places`."""
+        return self._fleet.places()
+
     def engines(self) -> dict[str, EngineNow]:
         """Return every configured engine with its switches and current status."""
         return self._fleet.now(self._store.engines())

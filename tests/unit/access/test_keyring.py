@@ -457,7 +457,7 @@ def test_a_fresh_answer_is_asked_of_the_store(keys: Keyring, store: CountedKeys,
 
 
 def test_threads_that_ask_for_keys_at_the_same_time_ask_the_store_once(clock: Clock, tmp_path: Path) -> None:
-    with closing(CountedKeys(tmp_path / "tasks.db")) as store:
+    with closing(CountedKeys(Database(tmp_path / "tasks.db"))) as store:
         keys = Keyring(store, clock, os.urandom)
         answers = at_once(lambda _: keys.required(), range(8))
 

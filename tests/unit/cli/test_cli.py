@@ -176,6 +176,7 @@ def test_a_refusal_is_exit_2_with_the_servers_detail(server: Script) -> None:
         (["engines", "gpt"], None),
         (["serve", "--port", "70000"], None),
         (["serve", "--workers", "0"], None),
+        (["serve", "--workers", "1025"], None),
     ],
 )
 def test_wrong_usage_is_exit_2_before_anything_is_sent(arguments: list[str], stdin: bytes | None) -> None:

@@ -220,6 +220,32 @@ def test_a_task_that_named_none_waits_while_all_are_off(served: Served) -> None:
     assert (len(served.engine.calls), served.get(ref).result) == (1, "Hello.")
 
 
+def test_the_places_are_those_of_the_engines_that_tasks_are_sent_to(balanced: Balanced, clock: Clock) -> None:
+    """A switch counts from then on, a rest does not: it is over soon."""
+    specs = {
+        "first": an_engine(max_concurrency=200),
+        "off": an_engine(max_concurrency=30, toggle=False),
+        "keyless": an_engine(max_concurrency=4, model="keyless"),
+        "embedded": an_engine(max_concurrency=64, kind="embedded"),
+    }
+    busy = ScriptedEngine(EngineUnavailable("Busy."))
+    balancer = balanced("keyless", **{name: (spec, busy) for name, spec in specs.items()})
+    balancer.call(CALL, call_terms())
+
+    assert balancer.fleet.free() == []
+    assert balancer.fleet.places() == {"first": 200}
+    balancer.fleet.switch("off", {"toggle": True})
+    assert balancer.fleet.places() == {"first": 200, "off": 30}
+
+
+def test_the_embedded_engine_alone_has_no_places_to_offer(balanced: Balanced) -> None:
+    """It only computes, so more calls at a time do not make it faster."""
+    balancer = balanced(embedded=(an_engine(kind="embedded"), ScriptedEngine()))
+
+    assert balancer.fleet.free() == ["embedded"]
+    assert balancer.fleet.places() == {}
+
+
 def test_a_call_that_runs_ends_as_it_would_have(served: Served) -> None:
     switched = list[EngineNow]()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
+from pathlib import Path
 
 import pytest
 import uvicorn
@@ -12,12 +13,43 @@ from uvicorn.server import ServerState
 
 from llm_server.embedded import server
 from support import asgi
+from support.in_process_server import called_server
+
+ENGINES = """
+[engines.claude]
+kind = "openai"
+source = "local"
+model = "m"
+base_url = "http://127.0.0.1:9/v1"
+max_concurrency = 200
+
+[engines.local]
+kind = "openai"
+source = "local"
+model = "m"
+base_url = "http://127.0.0.1:9/v1"
+"""
 
 
 def test_kept_alive_connections_do_not_wait_for_acknowledgements() -> None:
     """asyncio sets TCP_NODELAY only if the socket has a protocol; without it each answer takes 40 ms longer."""
     with server._bound("127.0.0.1", 0) as listener:
         assert listener.proto == socket.IPPROTO_TCP
+
+
+@pytest.mark.parametrize(
+    ("workers", "overlay", "said"),
+    [
+        (None, "", "up to 8 tasks at a time"),
+        (None, ENGINES, "up to 264 tasks at a time; calls at a time: claude 200, local 64"),
+        (40, ENGINES, "up to 40 tasks at a time, as LLM_SERVER_WORKERS or --workers says"),
+    ],
+)
+def test_the_greeting_says_how_many_tasks_are_carried_out_at_a_time(
+    tmp_path: Path, workers: int | None, overlay: str, said: str
+) -> None:
+    with called_server(tmp_path, overlay, workers=workers) as called:
+        assert server._concurrency(called.settings, called.service) == said
 
 
 class Connection(asyncio.Transport):

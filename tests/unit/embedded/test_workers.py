@@ -9,7 +9,7 @@ from itertools import count
 
 import pytest
 
-from llm_server.embedded.workers import RETRY_S, Workers
+from llm_server.embedded.workers import RETRY_S, Workers, workers_for
 from llm_server.orchestration.domain.engine_call import EngineCall
 from llm_server.orchestration.domain.errors import StorageUnavailable
 from llm_server.orchestration.domain.snapshot import Snapshot
@@ -26,10 +26,15 @@ def crew(served: Served) -> Iterator[Crew]:
     """Make workers; they are stopped at the end of the test."""
     made: list[Workers] = []
 
-    def make(count_: int = 1, sweep_s: int = 60) -> Workers:
+    def make(limit: int = 1, sweep_s: int = 60, max_idle_s: float = 10.0) -> Workers:
         numbers = count(1)
         workers = Workers(
-            served.service, served.queue, count=count_, sweep_s=sweep_s, new_id=lambda: f"w{next(numbers)}"
+            served.service,
+            served.queue,
+            limit=lambda: limit,
+            sweep_s=sweep_s,
+            new_id=lambda: f"w{next(numbers)}",
+            max_idle_s=max_idle_s,
         )
         made.append(workers)
         workers.start()
@@ -77,6 +82,127 @@ def test_workers_work_side_by_side(served: Served, crew: Crew) -> None:
     refs = [served.submit() for _ in range(3)]
 
     assert [ended(served, ref) for ref in refs] == [Status.COMPLETED] * 3
+
+
+def holds(condition: Callable[[], bool]) -> bool:
+    """Wait until a condition holds."""
+    end = time.monotonic() + WAIT_S
+    while not condition() and time.monotonic() < end:
+        time.sleep(0.005)
+    return condition()
+
+
+class Held:
+    """An engine's answers that wait until `leave` is set; `calls` wait now."""
+
+    def __init__(self) -> None:
+        self.leave = threading.Event()
+        self.calls = 0
+        self._lock = threading.Lock()
+
+    def __call__(self, call: EngineCall) -> Answer:
+        with self._lock:
+            self.calls += 1
+        self.leave.wait(WAIT_S)
+        return "Hello."
+
+
+def test_workers_are_started_when_they_are_needed_up_to_the_limit(served: Served, crew: Crew) -> None:
+    """One more than there are tasks waits for the next task, until the limit is reached."""
+    held = Held()
+    use(served, held)
+    workers = crew(4)
+    assert holds(lambda: workers.count == 1)
+
+    refs = [served.submit() for _ in range(2)]
+    assert holds(lambda: (held.calls, workers.count) == (2, 3))
+    refs += [served.submit() for _ in range(4)]
+    assert holds(lambda: held.calls == 4)
+    time.sleep(0.05)
+    assert (held.calls, workers.count) == (4, 4)
+    held.leave.set()
+
+    assert [ended(served, ref) for ref in refs] == [Status.COMPLETED] * 6
+
+
+def test_a_limit_that_rises_while_the_server_runs_holds_at_the_next_task(served: Served) -> None:
+    """An operator switches an engine on."""
+    held, limits = Held(), [1]
+    use(served, held)
+    new_id = map(str, count()).__next__
+    workers = Workers(served.service, served.queue, limit=lambda: limits[-1], sweep_s=60, new_id=new_id)
+    workers.start()
+    served.submit()
+    assert holds(lambda: held.calls == 1)
+    limits.append(2)
+    held.leave.set()
+    served.submit()
+
+    assert holds(lambda: workers.count == 2)
+    assert workers.stop(WAIT_S) == 0
+
+
+def test_workers_that_are_not_needed_end_but_for_one(served: Served, crew: Crew) -> None:
+    held = Held()
+    use(served, held)
+    workers = crew(4, max_idle_s=0.05)
+    refs = [served.submit() for _ in range(4)]
+    assert holds(lambda: workers.count == 4)
+    held.leave.set()
+
+    assert holds(lambda: workers.count == 1)
+    assert [ended(served, ref) for ref in (*refs, served.submit())] == [Status.COMPLETED] * 5
+
+
+def test_no_task_is_left_while_workers_come_and_go(served: Served, crew: Crew) -> None:
+    """Workers end after a hundredth of the usual time, while tasks come."""
+    use(served, "Hello.")
+    crew(8, max_idle_s=0.002)
+    refs = []
+    for n in range(60):
+        refs.append(served.submit())
+        time.sleep(0.004 * (n % 3))
+
+    assert {ended(served, ref) for ref in refs} == {Status.COMPLETED}
+    assert served.queue.depth() == 0
+
+
+def test_stopping_ends_the_wait_of_idle_workers_at_once(served: Served, crew: Crew) -> None:
+    held = Held()
+    use(served, held)
+    workers = crew(4)
+    refs = [served.submit() for _ in range(3)]
+    assert holds(lambda: workers.count == 4)
+    held.leave.set()
+    assert [ended(served, ref) for ref in refs] == [Status.COMPLETED] * 3
+    began = time.monotonic()
+
+    assert workers.stop(WAIT_S) == 0
+    assert time.monotonic() - began < 1
+
+
+def test_a_task_is_carried_out_though_no_other_thread_can_be_started(
+    served: Served, crew: Crew, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The operating system limits the threads of a user."""
+    workers = crew(4)
+
+    def refused(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", refused)
+    refs = [served.submit() for _ in range(2)]
+
+    assert [ended(served, ref) for ref in refs] == [Status.COMPLETED] * 2
+    assert workers.count == 1
+
+
+@pytest.mark.parametrize(
+    ("places", "number"),
+    [({}, 8), ({"local": 1}, 8), ({"claude": 200, "local": 64}, 264), ({"a": 512}, 512), ({"a": 500, "b": 500}, 512)],
+)
+def test_the_engines_decide_how_many_workers_there_may_be(places: dict[str, int], number: int) -> None:
+    assert workers_for(places) == number
 
 
 @pytest.mark.parametrize("error", [ZeroDivisionError(), StorageUnavailable("Away.")])
@@ -204,6 +330,6 @@ def test_stopping_waits_for_the_task_in_hand_and_takes_no_other(served: Served, 
 
 def test_workers_that_never_began_stop_all_the_same(served: Served) -> None:
     """If the start fails half-way, stopping must not fail as well."""
-    workers = Workers(served.service, served.queue, count=2, sweep_s=60, new_id=lambda: "w")
+    workers = Workers(served.service, served.queue, limit=lambda: 2, sweep_s=60, new_id=lambda: "w")
 
     assert workers.stop(0) == 0

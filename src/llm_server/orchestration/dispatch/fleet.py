@@ -55,6 +55,14 @@ class Fleet:
         """Return the engines a task can wait for, each with the time it may be asked again (Unix milliseconds)."""
         return {name: self._states.return_ms(self._states.of(name)) for name in self._usable(only)}
 
+    def places(self) -> dict[str, int]:
+        """Return `max_concurrency` of each engine that tasks are sent to, whether it rests or not.
+
+        The embedded engine is left out: it only computes, so that more calls at a time do not make it faster.
+        """
+        usable = {name: self._configured[name] for name in self._usable(None)}
+        return {name: spec.max_concurrency for name, spec in usable.items() if spec.kind != "embedded"}
+
     def any_resting(self, only: str | None = None) -> bool:
         """Return whether an engine that could be asked later rests now."""
         return any(self._states.rests(self._states.of(name)) for name in self._usable(only))

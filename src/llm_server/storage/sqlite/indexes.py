@@ -24,6 +24,22 @@ _LISTED = "SELECT listing, body FROM tasks WHERE tenant = ? AND {}listing >= ? A
 LISTED = _LISTED.format("")
 LISTED_BY_STATUS = _LISTED.format("status = ? AND ")
 
+MAX_DELAY_MS = 900_000
+_BY_STATUS = """WITH RECURSIVE tenants (name) AS (
+        SELECT min(tenant) FROM tasks
+        UNION ALL SELECT (SELECT min(tenant) FROM tasks WHERE tenant > name) FROM tenants WHERE name IS NOT NULL)
+    SELECT {} FROM tenants CROSS JOIN (VALUES {}) AS wanted
+    JOIN tasks INDEXED BY by_status ON (tenant, status) = (name, wanted.column1)"""
+"""Reads the tasks of these statuses by the index `by_status`, tenant by tenant, and no others: most tasks are final."""
+_MAY_HAVE_OWNER = "('Processing'), ('Planned'), ('Cancelled')"
+_IS_RELEASED = "status = 'Queued' AND json_valid(body) AND json_extract(body, '$.notes[#-1][0]') IN ('r', 'w')"
+_VISIBLE_MS = "min(json_extract(body, '$.due_ms') - ?, json_extract(body, '$.updated_ms') + ?)"
+"""A task is released with a `due_ms` of a `sweep_ms` after its retry delay."""
+_MESSAGE = f"tenant || '/' || task_id, CASE WHEN {_IS_RELEASED} THEN {_VISIBLE_MS} ELSE 0 END"
+WAKE_UPS = f"""{_BY_STATUS.format(_MESSAGE, f"('Queued'), {_MAY_HAVE_OWNER}")}
+    WHERE status = 'Queued' OR {HAS_OWNER} ORDER BY status = 'Queued', task_id"""
+OWNED = f"{_BY_STATUS.format('body', _MAY_HAVE_OWNER)} WHERE {HAS_OWNER}"
+
 DUE_PAGE = 100
 _DUE = "SELECT due_ms, tenant, task_id FROM tasks WHERE due_ms <= ? AND ({}) AND (due_ms, tenant, task_id) > (?, ?, ?)"
 _IN_ORDER = f" ORDER BY due_ms, tenant, task_id LIMIT {DUE_PAGE}"
@@ -85,10 +101,19 @@ def postpone(db: sqlite3.Connection, due: Due, task: Task | None, due_ms: int, r
     return cursor.rowcount == 1
 
 
+def wake_ups(database: Database, sweep_ms: int) -> Iterator[tuple[str, int]]:
+    """Yield a message for each task that a worker can do something for, those that had a worker first, then by age.
+
+    A message is the task's reference as text, and the Unix milliseconds from which it is visible. No other transaction
+    uses the connection during the iteration.
+    """
+    with database.reading() as db:
+        yield from db.execute(WAKE_UPS, (sweep_ms, MAX_DELAY_MS))
+
+
 def end_leases(db: sqlite3.Connection, now_ms: int) -> int:
     """End the lease of every task that has a worker, and make the open ones due now. Return how many had a worker."""
-    query = f"SELECT body FROM tasks WHERE status IN ('Processing', 'Planned', 'Cancelled') AND {HAS_OWNER}"
-    tasks = [task for (body,) in db.execute(query).fetchall() if (task := records.readable_task(body))]
+    tasks = [task for (body,) in db.execute(OWNED).fetchall() if (task := records.readable_task(body))]
     for task in tasks:
         ended = task.abandoned(now_ms=now_ms)
         db.execute(

@@ -1,73 +1,133 @@
-"""The embedded queue. A power cut may lose messages (synchronous=NORMAL); the sweep sends them again."""
+"""The embedded queue, in memory: when the server starts, its messages are made again from the stored tasks."""
 
 from __future__ import annotations
 
 import threading
 import time
-from pathlib import Path
+from collections import deque
+from collections.abc import Callable, Iterable
+from functools import partial
+from heapq import heappop, heappush
+from itertools import count
 
+from llm_server.orchestration.domain.errors import StorageUnavailable
 from llm_server.orchestration.domain.ports.clock import Clock
 from llm_server.orchestration.domain.task import TaskRef
-from llm_server.storage.sqlite.database import Database
-from llm_server.storage.sqlite.schema import HAS_OWNER
+
+MAX_LOOK_S = 1.0
+"""How long a receiver waits for a delayed message before it asks the clock again, because the clock may be set."""
 
 
-class SqliteQueue:
-    """The Queue port over the file of the tasks. Receiving a message removes it, because it is only a wake-up."""
+def _at_once(send: Callable[[], None]) -> None:
+    send()
 
-    def __init__(self, path: Path, clock: Clock) -> None:
-        self._database = Database(path)
+
+class WakeUpQueue:
+    """The Queue port in the memory of one process. Receiving a message removes it, because it is only a wake-up.
+
+    `after_commit(send)` calls `send` once the transaction that is open on this thread has been committed, or at once if
+    none is open. So no receiver looks for a task before the task is stored.
+
+    Messages are received in the order in which they became visible. A new message wakes the receiver that began to
+    wait last, so that the others notice that they are not needed. One receiver at a time waits for the next delayed
+    message; when it leaves, it wakes another one, which takes over.
+    """
+
+    def __init__(self, clock: Clock, after_commit: Callable[[Callable[[], None]], None] = _at_once) -> None:
         self._clock = clock
-        self._sent = threading.Condition()
-        self._sends = 0
+        self._after_commit = after_commit
+        self._lock = threading.Lock()
+        self._numbers = count()
+        self._ready = deque[str]()
+        self._delayed = list[tuple[int, int, str]]()
+        self._waiting = list[threading.Lock]()
+        self._timekeeper: threading.Lock | None = None
+        self._closed = False
 
     def close(self) -> None:
-        self._database.close()
+        """End all waits. From now on, `send` raises StorageUnavailable and `receive` returns None."""
+        self._closed = True
+        self.wake_all()
 
     def send(self, ref: TaskRef, *, delay_s: int = 0) -> None:
-        row = (str(ref), self._clock() + delay_s * 1000)
-        self._database.write(lambda db: db.execute("INSERT INTO messages (ref, visible_ms) VALUES (?, ?)", row))
-        with self._sent:
-            self._sends += 1
-            self._sent.notify()
+        if self._closed:
+            raise StorageUnavailable("The queue is closed.")
+        visible_ms = self._clock() + delay_s * 1000 if delay_s > 0 else 0
+        self._after_commit(partial(self._put, str(ref), visible_ms))
 
-    def replace_lost(self) -> int:
-        """Send a message for each task that needs one and has none.
-
-        Call this only in the process that holds the file. The tasks are Queued tasks whose worker was killed before it
-        claimed them, and Cancelled tasks whose worker was killed before it recorded the cost of its calls. Returns how
-        many messages were sent.
-        """
-        wanted = f"(status = 'Queued' OR status = 'Cancelled' AND {HAS_OWNER})"
-        forgotten = "tenant || '/' || task_id NOT IN (SELECT ref FROM messages)"
-        query = f"SELECT tenant || '/' || task_id, ? FROM tasks WHERE {wanted} AND {forgotten}"
-        return self._database.write(
-            lambda db: db.execute(f"INSERT INTO messages (ref, visible_ms) {query}", (self._clock(),)).rowcount
-        )
+    def refill(self, messages: Iterable[tuple[str, int]]) -> None:
+        """Add messages, each a task's reference as text and the Unix milliseconds from which it is visible."""
+        for text, visible_ms in messages:
+            self._put(text, visible_ms)
 
     def depth(self) -> int:
-        with self._database.reading() as db:
-            return int(db.execute("SELECT count(*) FROM messages").fetchone()[0])
+        with self._lock:
+            return len(self._ready) + len(self._delayed)
 
-    def receive(self, wait_s: float) -> TaskRef | None:
-        """Take one message. Wait at most `wait_s` seconds for one, then return None."""
+    def receive(self, wait_s: float, stopping: Callable[[], bool] = lambda: False) -> TaskRef | None:
+        """Take one message. Wait at most `wait_s` seconds for one, then return None.
+
+        Returns None at once if `stopping()` is true, and ends the wait if it is true after a call of `wake_all`.
+        """
         end = time.monotonic() + wait_s
         while True:
-            seen = self._sends  # read before the queue, so that a message sent after this line ends the wait
-            ref = self._take()
-            left_s = end - time.monotonic()
-            if ref is not None or left_s <= 0:
-                return ref
-            with self._sent:  # the lambda does not outlive this iteration of the loop
-                self._sent.wait_for(lambda: self._sends != seen, min(left_s, 0.5))  # noqa: B023
+            now_ms = self._clock()
+            with self._lock:
+                self._release_delayed(now_ms)
+                ends = self._closed or stopping()
+                text = self._ready.popleft() if self._ready and not ends else None
+                left_s = end - time.monotonic()
+                if text or ends or left_s <= 0:
+                    if self._ready or self._delayed:
+                        self._wake()
+                    return TaskRef.parse(text) if text else None
+                receiver, left_s = self._joined(now_ms, left_s)
+            if not receiver.acquire(timeout=left_s):
+                with self._lock:
+                    self._leave(receiver)
 
-    def _take(self) -> TaskRef | None:
+    def wake_all(self) -> None:
+        """Make every waiting receiver look whether it is to stop."""
+        with self._lock:
+            while self._waiting:
+                self._wake()
+
+    def _put(self, text: str, visible_ms: int) -> None:
         now_ms = self._clock()
-        with self._database.reading() as db:  # if no message is ready, no write lock is taken
-            if db.execute("SELECT 1 FROM messages WHERE visible_ms <= ? LIMIT 1", (now_ms,)).fetchone() is None:
-                return None
-        first = "SELECT id FROM messages WHERE visible_ms <= ? ORDER BY visible_ms, id LIMIT 1"
-        row = self._database.write(
-            lambda db: db.execute(f"DELETE FROM messages WHERE id = ({first}) RETURNING ref", (now_ms,)).fetchone()
-        )
-        return TaskRef.parse(row[0]) if row else None
+        with self._lock:
+            self._release_delayed(now_ms)
+            if visible_ms <= now_ms:
+                self._ready.append(text)
+                self._wake()
+                return
+            heappush(self._delayed, (visible_ms, next(self._numbers), text))
+            if self._delayed[0][2] is text:  # the timekeeper waits for a later message
+                self._wake(self._timekeeper)
+
+    def _release_delayed(self, now_ms: int) -> None:
+        while self._delayed and self._delayed[0][0] <= now_ms:
+            self._ready.append(heappop(self._delayed)[2])
+            self._wake()
+
+    def _joined(self, now_ms: int, left_s: float) -> tuple[threading.Lock, float]:
+        """Join the waiting receivers. Return the lock whose release wakes this one, and how long to wait for it."""
+        receiver = threading.Lock()
+        receiver.acquire()
+        self._waiting.append(receiver)
+        if self._delayed and self._timekeeper is None:
+            self._timekeeper = receiver
+            left_s = min(left_s, (self._delayed[0][0] - now_ms) / 1000, MAX_LOOK_S)
+        return receiver, left_s
+
+    def _wake(self, receiver: threading.Lock | None = None) -> None:
+        """Wake a waiting receiver: the given one, or else the one that began to wait last."""
+        if self._waiting:
+            receiver = receiver or self._waiting[-1]
+            self._leave(receiver)
+            receiver.release()
+
+    def _leave(self, receiver: threading.Lock) -> None:
+        if receiver in self._waiting:
+            self._waiting.remove(receiver)
+        if receiver is self._timekeeper:
+            self._timekeeper = None

@@ -144,6 +144,14 @@ class SqliteStore:
         """
         return self._database.write(lambda db: indexes.end_leases(db, now_ms))
 
+    def wake_ups(self, sweep_ms: int) -> Iterator[tuple[str, int]]:
+        """Yield the messages that the queue of a new process needs, after `end_leases`: a task, and when it is visible.
+
+        They are for the Queued tasks, and for those that an earlier process left to a worker: the open ones to go on
+        with, the Cancelled ones to record the cost of their calls. A released task is visible after its retry delay.
+        """
+        return indexes.wake_ups(self._database, sweep_ms)
+
     def prune(self, limit: int) -> None:
         self._database.write(lambda db: deletions.prune(db, limit, self._retention))
 
