@@ -71,25 +71,23 @@ class Command(Generic[T]):
 
 
 class Writer:
-    """Carries out commands one after the other, each in a savepoint, and commits them in groups.
-
-    The thread is started by the first command.
-    """
+    """Carries out commands one after the other, each in a savepoint, and commits them in groups."""
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self.connection = connection
         """Only for use inside a command."""
         self._commands: SimpleQueue[Command[Any] | None] = SimpleQueue()
         self._guard = threading.Lock()
-        self._thread: threading.Thread | None = None
+        self._thread = threading.Thread(target=self._write, name="writer", daemon=True)
         self._is_closed = False
         self._current: Command[Any] | None = None
         self._must_roll_back = False
+        self._thread.start()
 
     @property
     def is_this_thread(self) -> bool:
         """Whether the caller runs on the writer's thread, so inside a command."""
-        return self._thread is not None and self._thread.ident == threading.get_ident()
+        return self._thread.ident == threading.get_ident()
 
     def run(self, work: Work[T]) -> T:
         """Carry out `work`, and return its result after the commit.
@@ -115,9 +113,6 @@ class Writer:
             if self._is_closed:
                 raise unavailable()
             self._commands.put(command)
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._write, name="writer", daemon=True)
-                self._thread.start()
 
     def after_commit(self, call: Callable[[], None]) -> None:
         """Call `call` once the running command is committed, before its caller goes on; outside a command, at once."""
@@ -131,8 +126,7 @@ class Writer:
         with self._guard:
             self._is_closed = True
             self._commands.put(None)
-        if self._thread is not None:
-            self._thread.join()
+        self._thread.join()
         self.connection.close()
 
     def _write(self) -> None:
