@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing, contextmanager, nullcontext
+from contextlib import closing, contextmanager
 from dataclasses import replace
 
 from llm_server.orchestration.dispatch.key_budget import KeyBudget
@@ -81,21 +81,34 @@ class Worker:
             StorageUnavailable: the message should come again later; the lease then decides which worker goes on.
         """
         try:
-            snapshot = self._store.get(ref)
+            is_suspect = self._deliver(ref, owner, until_ms, suspects=False)
+            if is_suspect:
+                # Tasks wait here before they are claimed, so a crash caused by another task is not one of theirs.
+                with self._suspects:
+                    self._deliver(ref, owner, until_ms, suspects=True)
         except TaskNotFound as reason:
             _not_needed(ref, reason)
-            return
-        if left := snapshot.unsettled:
-            self._settlement.settle(snapshot.task, left.attempts)
-            return
-        # Tasks wait here before they are claimed, so a crash caused by the previous task does not count as a delivery.
-        with self._suspects if snapshot.task.is_suspect(now_ms=self._clock()) else nullcontext():
+
+    def _deliver(self, ref: TaskRef, owner: str, until_ms: int | None, *, suspects: bool) -> bool:
+        """Claim a task and carry it out. Returns True, with nothing done, for a suspect if `suspects` is False."""
+        with self._cancellable(ref) as cancellation:  # before the claim, so that no cancellation is missed
             now_ms = self._clock()
-            lease_end_ms = now_ms + self._lease_ms * 6 // 7
-            with self._cancellable(ref) as cancellation:  # before the claim, so that no cancellation is missed
-                claimed = self._claimed(snapshot, owner, now_ms)
-                if claimed is not None:
-                    self._carry_out(claimed, min(until_ms or lease_end_ms, lease_end_ms), cancellation)
+            snapshot, claimed = self._store.atomically(lambda: self._taken(ref, owner, now_ms, suspects=suspects))
+            if left := snapshot.unsettled:
+                self._settlement.settle(snapshot.task, left.attempts)
+            elif claimed is not None:
+                lease_end_ms = now_ms + self._lease_ms * 6 // 7
+                self._carry_out(claimed, min(until_ms or lease_end_ms, lease_end_ms), cancellation)
+            else:
+                return not suspects and snapshot.task.is_suspect(now_ms=now_ms)
+        return False
+
+    def _taken(self, ref: TaskRef, owner: str, now_ms: int, *, suspects: bool) -> tuple[Snapshot, Snapshot | None]:
+        """Return a task as it is stored, and as it is claimed; None if it is not to be claimed. Raises TaskNotFound."""
+        snapshot = self._store.get(ref)
+        if snapshot.unsettled or (snapshot.task.is_suspect(now_ms=now_ms) and not suspects):
+            return snapshot, None
+        return snapshot, self._claimed(snapshot, owner, now_ms)
 
     @contextmanager
     def _cancellable(self, ref: TaskRef) -> Iterator[Cancellation]:

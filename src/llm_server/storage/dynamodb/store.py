@@ -32,7 +32,7 @@ from llm_server.orchestration.domain.engine_state import EngineRecords, EngineSt
 from llm_server.orchestration.domain.errors import TaskLost, TaskNotFound, TooManyInFlight
 from llm_server.orchestration.domain.output import Output
 from llm_server.orchestration.domain.ports.listing import EVERY_TASK, Page, TaskFilter
-from llm_server.orchestration.domain.ports.tasks import Due, IdempotencyBinding
+from llm_server.orchestration.domain.ports.tasks import Due, IdempotencyBinding, T
 from llm_server.orchestration.domain.retention import Retention
 from llm_server.orchestration.domain.snapshot import EXPIRED_REQUEST, Request, Snapshot
 from llm_server.orchestration.domain.task import Task, TaskRef
@@ -75,6 +75,9 @@ class DynamoStore:
         self._open = OpenTasks(client, table, self._shown)
         self._texts = Texts(client, table, self._retention)
         self._deletions = Deletions(client, table, self._texts, self._retention.clock)
+
+    def atomically(self, use_case: Callable[[], T]) -> T:
+        return use_case()
 
     def bind_idempotency_key(
         self, tenant: str, key: str, binding: IdempotencyBinding, *, now_ms: int

@@ -11,7 +11,7 @@ from llm_server.orchestration.domain.engine_state import EngineRecords, EngineSt
 from llm_server.orchestration.domain.errors import TaskLost, TaskNotFound, TooManyInFlight
 from llm_server.orchestration.domain.output import Output
 from llm_server.orchestration.domain.ports.listing import EVERY_TASK, Page, TaskFilter
-from llm_server.orchestration.domain.ports.tasks import Due, IdempotencyBinding
+from llm_server.orchestration.domain.ports.tasks import Due, IdempotencyBinding, T
 from llm_server.orchestration.domain.retention import Retention
 from llm_server.orchestration.domain.snapshot import Request, Snapshot
 from llm_server.orchestration.domain.task import Task, TaskRef
@@ -41,6 +41,9 @@ class SqliteStore:
     def close(self) -> None:
         """Close the database."""
         self._database.close()
+
+    def atomically(self, use_case: Callable[[], T]) -> T:
+        return self._database.write(lambda _: use_case())
 
     def add(self, task: Task, request: Request, *, max_in_flight: int | None = None) -> bool:
         def work(db: sqlite3.Connection) -> bool:

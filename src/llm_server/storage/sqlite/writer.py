@@ -50,6 +50,11 @@ class Command(Generic[T]):
         except BaseException as error:  # the caller gets it; the thread goes on
             self.error = error
 
+    def forget(self) -> None:
+        """Forget the outcome, because the work is done again."""
+        self.result, self.error = None, None
+        self.after_commit.clear()
+
     def finish(self) -> None:
         """Make the outcome known."""
         self.is_known = True
@@ -71,7 +76,11 @@ class Command(Generic[T]):
 
 
 class Writer:
-    """Carries out commands one after the other, each in a savepoint, and commits them in groups."""
+    """Carries out commands one after the other, and commits them in groups.
+
+    A command may be carried out a second time, if another command of its group fails after it has written something:
+    the group is rolled back then. Savepoints would avoid that, at the cost of two more statements for each command.
+    """
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self.connection = connection
@@ -81,7 +90,7 @@ class Writer:
         self._thread = threading.Thread(target=self._write, name="writer", daemon=True)
         self._is_closed = False
         self._current: Command[Any] | None = None
-        self._must_roll_back = False
+        self._has_failed_part = False
         self._thread.start()
 
     @property
@@ -134,7 +143,9 @@ class Writer:
             self._commit_group(command)
 
     def _commit_group(self, first: Command[Any]) -> None:
+        """Carry out a command, and those that wait, in one transaction; then make their outcomes known."""
         group = [first]
+        end_s = time.monotonic() + MAX_BATCH_S
         try:
             self.connection.execute("BEGIN IMMEDIATE")
         except sqlite3.Error as error:  # another process holds the lock: all that wait would wait as long again
@@ -142,20 +153,31 @@ class Writer:
                 group.append(waiting)
             _fail(group, error)
             return
-        end_s = time.monotonic() + MAX_BATCH_S
         try:
-            self._carry_out(first)
-            while time.monotonic() < end_s and (command := self._next()) is not None:
+            is_clean = self._carry_out(first)
+            while is_clean and time.monotonic() < end_s and (command := self._next()) is not None:
                 group.append(command)
-                self._carry_out(command)
-            self.connection.execute("COMMIT")
+                is_clean = self._carry_out(command)
+            if is_clean:
+                self.connection.execute("COMMIT")
         except sqlite3.Error as error:
-            if self.connection.in_transaction:  # SQLite rolls back by itself after some errors
-                self.connection.execute("ROLLBACK")
+            self._roll_back()
             _fail(group, error)
             return
-        for command in group:
-            _finish(command)
+        if is_clean:
+            for command in group:
+                _finish(command)
+        else:
+            self._roll_back()
+            self._commit_apart(group)
+
+    def _commit_apart(self, group: list[Command[Any]]) -> None:
+        """Carry out commands again, each in a transaction of its own: the last one failed after it had written."""
+        *others, failed = group
+        for command in others:
+            command.forget()
+            self._commit_group(command)
+        _finish(failed)
 
     def _next(self) -> Command[Any] | None:
         """Return the next command that waits, or None. Only this thread takes commands, so `empty` is reliable."""
@@ -166,24 +188,32 @@ class Writer:
             self._commands.put(None)  # the end; nothing comes after it
         return command
 
-    def _carry_out(self, command: Command[Any]) -> None:
-        """Carry out one command in a savepoint. Raises sqlite3.Error if SQLite rolled back the whole transaction."""
+    def _carry_out(self, command: Command[Any]) -> bool:
+        """Carry out one command in the open transaction.
+
+        Returns whether the transaction can be committed. It cannot if the command has failed after it had written
+        something. Raises sqlite3.Error if SQLite has rolled the transaction back.
+        """
         if command.withdrawn:
             command.error = unavailable()
-            return
-        self.connection.execute("SAVEPOINT command")
-        self._current, self._must_roll_back = command, False
+            return True
+        before = self.connection.total_changes
+        self._current, self._has_failed_part = command, False
         command.run()
         self._current = None
-        if self._must_roll_back and command.error is None:
+        if self._has_failed_part and command.error is None:
             command.error = unavailable()
-        if command.error is not None:
-            command.error = _as_unavailable(command.error)
-            command.after_commit.clear()
-            if not self.connection.in_transaction:
-                raise sqlite3.OperationalError("the transaction was rolled back")
-            self.connection.execute("ROLLBACK TO command")
-        self.connection.execute("RELEASE command")
+        if command.error is None:
+            return True
+        command.error = _as_unavailable(command.error)
+        command.after_commit.clear()
+        if not self.connection.in_transaction:
+            raise sqlite3.OperationalError("the transaction was rolled back")
+        return self.connection.total_changes == before
+
+    def _roll_back(self) -> None:
+        if self.connection.in_transaction:  # SQLite rolls back by itself after some errors
+            self.connection.execute("ROLLBACK")
 
     def _joined(self, work: Work[T]) -> T:
         """Carry out a part of the running command.
@@ -195,7 +225,7 @@ class Writer:
         try:
             return work(self.connection)
         except BaseException as error:
-            self._must_roll_back |= self.connection.total_changes != before
+            self._has_failed_part |= self.connection.total_changes != before
             if isinstance(error, sqlite3.Error):
                 raise unavailable() from error
             raise

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from llm_server.orchestration.domain.output import Output
 from llm_server.orchestration.domain.snapshot import Request, Snapshot
 from llm_server.orchestration.domain.task import Task, TaskRef
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +35,14 @@ class IdempotencyBinding:
 
 class TaskStore(Protocol):
     """The authoritative record of all tasks. Final tasks are kept until they expire."""
+
+    def atomically(self, use_case: Callable[[], T]) -> T:
+        """Run a use case that calls this store several times, and return its result when its writes are durable.
+
+        If the database can do so cheaply, all calls are one transaction; otherwise each is one. The use case must not
+        wait for other threads, and may be run twice: the first time without any effect on the store.
+        """
+        ...
 
     def add(self, task: Task, request: Request, *, max_in_flight: int | None = None) -> bool:
         """Store a new task with its request, and count it.
