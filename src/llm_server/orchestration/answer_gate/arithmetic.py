@@ -58,6 +58,8 @@ def wrong_equation(text: str, prompt: str) -> str | None:
     `prompt`, stands in code, contains names or units, stands near a word that says it is wrong, or continues after its
     result (`2 + 3 = 5 + 1 = 6`).
     """
+    if "=" not in text:
+        return None
     if len(prompt) > MAX_READ_CHARS:
         prompt = prompt[: MAX_READ_CHARS // 2] + prompt[-MAX_READ_CHARS // 2 :]
     if re.search(_OTHER_ARITHMETIC, f"{prompt}\n{text}", re.IGNORECASE):

@@ -38,16 +38,25 @@ _ITEM = re.compile(r"([ \t]*)(?:([-*+•–])|\W{0,3}\d{1,2}[.)])\W{0,3}\s")
 def broken_form(request: str, text: str) -> str | None:
     """Return the requested form if the answer does not have it; None if it has it, or no form is requested."""
     request = "\n".join(" ".join(line.split()) for line in request.splitlines() if line.strip())
-    asks_code = re.search(_ASKS_CODE, request, re.IGNORECASE) is not None
-    # If the request asks for code and the answer has code, the form may be meant for the output of the program.
-    if not (asks_code and "```" in text):
-        demand = _ANSWER_ONLY if asks_code else _ANSWER_OR_RETURN
-        for name, form, has_form in _FORMS:
-            if re.search(demand + form, request, re.IGNORECASE) and not has_form(text):
-                return name
+    if (name := _missing_form(request, text)) is not None:
+        return name
     items = re.search(r"\bexactly (\d{1,2}) (?:bullet(?: point)?s|list items|numbered items)\b", request, re.IGNORECASE)
     if items and int(items[1]) not in _item_counts(text):
         return f"exactly {items[1]} items"
+    return None
+
+
+def _missing_form(request: str, text: str) -> str | None:
+    """Return the form of `_FORMS` that is requested and that the answer does not have."""
+    if not re.search(_ANSWER_OR_RETURN, request, re.IGNORECASE):  # each demand begins so, and most requests have none
+        return None
+    asks_code = re.search(_ASKS_CODE, request, re.IGNORECASE) is not None
+    if asks_code and "```" in text:  # the form may be meant for the output of the program
+        return None
+    demand = _ANSWER_ONLY if asks_code else _ANSWER_OR_RETURN
+    for name, form, has_form in _FORMS:
+        if re.search(demand + form, request, re.IGNORECASE) and not has_form(text):
+            return name
     return None
 
 

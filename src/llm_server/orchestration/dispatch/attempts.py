@@ -45,26 +45,40 @@ def finish(
     the rest of the reserved amount is withheld. The duration of an answered call is at least 1 ms, so that its tokens
     per second are defined.
     """
-    if isinstance(answer, Completion):
-        may_cost_more = answer.usage_estimated
-        attempt = replace(
-            attempt,
-            duration_ms=max(1, took_ms),
-            tokens_in=answer.tokens_in,
-            tokens_out=answer.tokens_out,
-            usage_estimated=answer.usage_estimated,
-            truncated=answer.truncated,
-            error=None if answer.text.strip() else EMPTY_ANSWER,
-            failure=None if answer.text.strip() else "empty",
-        )
-    else:
-        may_cost_more = answer.may_be_billed
-        attempt = replace(attempt, duration_ms=took_ms, error=str(answer), failure=_kind(answer))
-        if isinstance(answer, PromptRefused):
-            attempt = replace(attempt, tokens_in=answer.tokens_in, tokens_out=answer.tokens_out)
-    cost = price(attempt.tokens_in, attempt.tokens_out) if attempt.tokens_in or attempt.tokens_out else 0
-    withheld = max(0, reserved_microusd - (cost or 0)) if may_cost_more else 0
-    return replace(attempt, cost_microusd=cost, withheld_microusd=withheld)
+    completion = answer if isinstance(answer, Completion) else None
+    tokens_in, tokens_out, may_cost_more = _usage(answer)
+    error, failure = _failure(answer)
+    cost = price(tokens_in, tokens_out) if tokens_in or tokens_out else 0
+    return replace(
+        attempt,
+        duration_ms=max(1, took_ms) if completion else took_ms,
+        tokens_in=tokens_in,
+        tokens_out=tokens_out,
+        usage_estimated=completion is not None and completion.usage_estimated,
+        truncated=completion is not None and completion.truncated,
+        error=error,
+        failure=failure,
+        cost_microusd=cost,
+        withheld_microusd=max(0, reserved_microusd - (cost or 0)) if may_cost_more else 0,
+    )
+
+
+def _usage(answer: Completion | EngineFailure) -> tuple[int, int, bool]:
+    """Return the tokens in and out that the engine bills, and whether it may bill more."""
+    match answer:
+        case Completion():
+            return answer.tokens_in, answer.tokens_out, answer.usage_estimated
+        case PromptRefused():
+            return answer.tokens_in, answer.tokens_out, answer.may_be_billed
+        case EngineUnavailable() | TaskCancelled():
+            return 0, 0, answer.may_be_billed
+
+
+def _failure(answer: Completion | EngineFailure) -> tuple[str | None, FailureKind | None]:
+    """Return why the call failed and the kind of the failure; None for both if the engine answered."""
+    if not isinstance(answer, Completion):
+        return str(answer), _kind(answer)
+    return (None, None) if answer.text.strip() else (EMPTY_ANSWER, "empty")
 
 
 def _kind(failure: EngineFailure) -> FailureKind:

@@ -29,13 +29,14 @@ class Fleet:
         states: EngineStates,
     ) -> None:
         self._configured = configured
+        real = {name: spec for name, spec in configured.items() if spec.kind != "embedded"}
+        self._serving = real or configured
         self._has_credentials = has_credentials
         self._states = states
 
-    def serving(self) -> dict[str, EngineSpec]:
+    def serving(self) -> Mapping[str, EngineSpec]:
         """Return the engines that answer tasks: the embedded engine only if no other engine is configured."""
-        real = {name: spec for name, spec in self._configured.items() if spec.kind != "embedded"}
-        return real or dict(self._configured)
+        return self._serving
 
     def specs(self) -> dict[str, EngineSpec]:
         """Return every configured engine with its switches applied, as this process last read them."""
@@ -49,11 +50,13 @@ class Fleet:
 
     def free(self, only: str | None = None) -> list[str]:
         """Return the engines that may be asked now; with `only`, that engine if it may be asked."""
-        return [name for name in self._usable(only) if not self._states.rests(self._states.of(name))]
+        records = self._states.all()
+        return [name for name in self._usable(records, only) if not self._states.rests(records.state(name))]
 
     def return_times(self, only: str | None = None) -> dict[str, int]:
         """Return the engines a task can wait for, each with the time it may be asked again (Unix milliseconds)."""
-        return {name: self._states.return_ms(self._states.of(name)) for name in self._usable(only)}
+        records = self._states.all()
+        return {name: self._states.return_ms(records.state(name)) for name in self._usable(records, only)}
 
     def places(self) -> dict[str, int]:
         """Return `max_concurrency` of each engine that tasks are sent to, whether it rests or not.
@@ -65,7 +68,8 @@ class Fleet:
 
     def any_resting(self, only: str | None = None) -> bool:
         """Return whether an engine that could be asked later rests now."""
-        return any(self._states.rests(self._states.of(name)) for name in self._usable(only))
+        records = self._states.all()
+        return any(self._states.rests(records.state(name)) for name in self._usable(records, only))
 
     def switch(self, engine: str, changes: Mapping[SwitchName, bool | None]) -> EngineNow:
         """Change an engine's switches for all processes. Running calls go on.
@@ -82,13 +86,13 @@ class Fleet:
         """Return the status of each engine that answers tasks: online, cooling, disabled, locked or offline."""
         return {name: engine.status for name, engine in self.now(records).items()}
 
-    def _usable(self, only: str | None) -> list[str]:
+    def _usable(self, records: EngineRecords, only: str | None) -> list[str]:
         """Return the engines that are switched on and have credentials, whether they rest or not."""
         if only is None:
-            specs = self.serving()
+            specs = self._serving
         else:
-            specs = {name: spec for name, spec in self._configured.items() if name == only}
-        switched = self._states.all().over(specs)
+            specs = {only: self._configured[only]} if only in self._configured else {}
+        switched = records.over(specs)
         return [name for name, spec in switched.items() if not self.obstacle(spec)]
 
     def _now(self, specs: Mapping[str, EngineSpec], records: EngineRecords) -> dict[str, EngineNow]:

@@ -40,18 +40,26 @@ class EngineStates:
 
     def all(self) -> EngineRecords:
         with self._lock:
-            if not 0 <= self._clock() - self._read_ms < MAX_STATE_AGE_MS:  # negative if the clock was set back
-                self._read_ms = self._clock()
-                try:
-                    records = self._store.engines()
-                except StorageUnavailable:
-                    _log.warning("engine states not read")
-                else:
-                    self._known, self._switches = dict(records.states), records.switches
+            self._read_if_old()
             return EngineRecords(states=dict(self._known), switches=self._switches)
 
     def of(self, engine: str) -> EngineState:
-        return self.all().state(engine)
+        with self._lock:
+            self._read_if_old()
+            return self._known.get(engine, _HEALTHY)
+
+    def _read_if_old(self) -> None:
+        """Read the store if the last read is 5 s old. Only called while the lock is held."""
+        now_ms = self._clock()
+        if 0 <= now_ms - self._read_ms < MAX_STATE_AGE_MS:  # negative if the clock was set back
+            return
+        self._read_ms = now_ms
+        try:
+            records = self._store.engines()
+        except StorageUnavailable:
+            _log.warning("engine states not read")
+        else:
+            self._known, self._switches = dict(records.states), records.switches
 
     def switch(self, engine: str, changes: Mapping[SwitchName, bool | None]) -> EngineRecords:
         """Change an engine's switches: at once in this process, in others at their next read of the store.
