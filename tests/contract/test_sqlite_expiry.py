@@ -38,7 +38,7 @@ def test_what_has_expired_is_removed_by_the_sweep(tmp_path: Path) -> None:
         counted = [
             db.execute(f"SELECT count(*) FROM {name}").fetchone()[0] for name in ("tasks", "requests", "outputs")
         ]
-        (plan,) = db.execute(f"EXPLAIN QUERY PLAN {EXPIRED}", (0,)).fetchall()
+        (plan,) = db.execute(f"EXPLAIN QUERY PLAN {EXPIRED}", (0, 9)).fetchall()
     assert counted == [2, 2, 1]
     assert "USING INDEX finished" in plan[-1]
 

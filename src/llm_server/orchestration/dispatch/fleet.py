@@ -63,7 +63,7 @@ class Fleet:
 
         The embedded engine is left out: it only computes, so that more calls at a time do not make it faster.
         """
-        usable = {name: self._configured[name] for name in self._usable(None)}
+        usable = {name: self._configured[name] for name in self._usable(self._states.all(), None)}
         return {name: spec.max_concurrency for name, spec in usable.items() if spec.kind != "embedded"}
 
     def any_resting(self, only: str | None = None) -> bool:
