@@ -83,6 +83,8 @@ lock: $(VENV)/.dev ## Pin the latest versions of all requirements
 	$(COMPILE) --upgrade requirements/clients.in -o requirements/clients.txt
 	$(NPM) install --prefix requirements/npm --package-lock-only --omit-lockfile-registry-resolved --no-fund --no-audit
 	$(COMPILE) --upgrade requirements/docs.in -o requirements/docs.txt
+	$(COMPILE) --upgrade requirements/arq.in -o requirements/arq.txt
+	$(COMPILE) --upgrade requirements/taskiq.in -o requirements/taskiq.txt
 	$(COMPILE) --exclude-newer 2026-10-01T00:00:00Z requirements/litellm.in -o requirements/litellm.txt
 	$(MAKE) -C layers lock
 

@@ -1,11 +1,12 @@
-"""Run the benchmarks named on the command line, or all of them.
+"""Run the benchmarks named on the command line, or all of them. The name of a part of `peers` runs that part alone.
 
 `engines` needs LiteLLM, which takes 200 MB. Unless it is named, it runs only if LiteLLM is installed already.
 """
 
 import sys
 
-from benchmarks import analysis, batch, calls, cost, engines, imports, plans, routing, throughput
+from benchmarks import analysis, batch, calls, cost, engines, environments, imports, plans, routing
+from benchmarks.peers import run as peers
 
 BENCHMARKS = {
     "analysis": analysis.run,
@@ -14,18 +15,26 @@ BENCHMARKS = {
     "cost": cost.run,
     "batch": batch.run,
     "plans": plans.run,
-    "throughput": throughput.run,
+    "peers": peers.run,
     "routing": routing.run,
     "engines": engines.run,
 }
 
 
 def main(names: list[str]) -> int:
-    unknown = [name for name in names if name not in BENCHMARKS]
+    parts = [name for name in names if name in peers.PARTS]
+    wanted = [name for name in names if name not in (*parts, "peers" if parts else "")]
+    unknown = [name for name in wanted if name not in BENCHMARKS]
     if unknown:
-        print(f"Unknown benchmark: {', '.join(unknown)}; known are {', '.join(BENCHMARKS)}.", file=sys.stderr)
+        known = ", ".join((*BENCHMARKS, *peers.PARTS))
+        print(f"Unknown benchmark: {', '.join(unknown)}; known are {known}.", file=sys.stderr)
         return 2
-    for name in names or [name for name in BENCHMARKS if name != "engines" or engines.ENVIRONMENT.exists()]:
+    if parts:
+        print("\npeers", flush=True)
+        peers.run(parts)
+    elif not names:
+        wanted = [name for name in BENCHMARKS if name != "engines" or environments.folder("litellm").exists()]
+    for name in wanted:
         print(f"\n{name}", flush=True)
         BENCHMARKS[name]()
     return 0

@@ -19,7 +19,7 @@ from typing import Any
 
 from benchmarks import aws_prices as price
 from benchmarks.aws import Deployment, deployment
-from benchmarks.throughput import engine_process
+from benchmarks.engine_process import engine_process
 from support.builders import prose
 from support.dynamodb_wire import Wire, recording, size
 

@@ -11,11 +11,9 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from benchmarks.throughput import engine_process
+from benchmarks import environments
+from benchmarks.engine_process import engine_process
 
-ROOT = Path(__file__).parents[1]
-ENVIRONMENT = ROOT / ".venv" / "litellm"
-PINS = ROOT / "requirements" / "litellm.txt"
 ROUNDS, CALLS, STARTS = 9, 100, 3
 SIDES = {
     "bare": "urllib3 and json alone",
@@ -28,7 +26,7 @@ class Side:
     """A process that makes calls on demand and reports their CPU time."""
 
     def __init__(self, name: str, url: str) -> None:
-        python = str(ENVIRONMENT / "bin" / "python") if name == "litellm" else sys.executable
+        python = environments.python("litellm") if name == "litellm" else sys.executable
         command = [python, str(Path(__file__).with_name("calling.py")), name, url]
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         self.start_s, self.first_s = self._read(), self._read()
@@ -47,7 +45,7 @@ class Side:
 
 
 def run() -> None:
-    _make_environment()
+    environments.make("litellm")
     url, stop = engine_process(0.0)
     with ExitStack() as stack:
         stack.callback(stop)
@@ -84,16 +82,3 @@ def _side(name: str, url: str) -> Iterator[Side]:
         yield side
     finally:
         side.end()
-
-
-def _make_environment() -> None:
-    """Install LiteLLM from hash-pinned requirements, unless the same pins are installed already."""
-    stamp = ENVIRONMENT / "pins.txt"
-    if stamp.exists() and stamp.read_bytes() == PINS.read_bytes():
-        return
-    uv = str(Path(sys.executable).with_name("uv"))
-    python = str(ENVIRONMENT / "bin" / "python")
-    subprocess.run([uv, "venv", "--quiet", "--clear", "--python", sys.executable, ENVIRONMENT], check=True)
-    install = [uv, "pip", "install", "--quiet", "--require-hashes", "--only-binary", ":all:", "--python", python]
-    subprocess.run([*install, "-r", PINS], check=True)
-    stamp.write_bytes(PINS.read_bytes())
