@@ -15,7 +15,6 @@ from llm_server.orchestration.domain.ports.tasks import Due, IdempotencyBinding,
 from llm_server.orchestration.domain.retention import Retention
 from llm_server.orchestration.domain.snapshot import Request, Snapshot
 from llm_server.orchestration.domain.task import Task, TaskRef
-from llm_server.storage import records
 from llm_server.storage.sqlite import counters, deletions, engine_states, idempotency, indexes, task_rows
 from llm_server.storage.sqlite.database import Database
 
@@ -47,27 +46,21 @@ class SqliteStore:
 
     def add(self, task: Task, request: Request, *, max_in_flight: int | None = None) -> bool:
         def work(db: sqlite3.Connection) -> bool:
-            key = (task.tenant, task.task_id)
-            if any(task_rows.is_in(db, table, task.ref) for table in ("tasks", "deleted")):
+            if max_in_flight is not None and not task_rows.is_known(db, task.ref):
+                _check_in_flight(db, task, max_in_flight)
+            if not task_rows.insert(db, task, request):
                 return False
-            _check_in_flight(db, task, max_in_flight)
-            db.execute("INSERT INTO requests VALUES (?, ?, ?)", (*key, records.encode(request)))
-            task_rows.insert(db, task)
             counters.count(db, None, task)
             return True
 
         return self._database.write(work)
 
     def get(self, ref: TaskRef) -> Snapshot:
-        key = (ref.tenant, ref.task_id)
         with self._database.reading() as db:
-            task = task_rows.state(db, ref, self._retention)
-            if task is None:
-                raise TaskNotFound
-            (request,) = db.execute("SELECT body FROM requests WHERE (tenant, task_id) = (?, ?)", key).fetchone()
-            rows = db.execute("SELECT key, body FROM outputs WHERE (tenant, task_id) = (?, ?)", key).fetchall()
-        outputs = {records.parse_output_key(name): records.output(body) for name, body in rows}
-        return Snapshot(task=task, request=records.request(request), outputs=outputs)
+            snapshot = task_rows.snapshot(db, ref)
+        if snapshot is None or self._retention.has_expired(snapshot.task):
+            raise TaskNotFound
+        return snapshot
 
     def peek(self, ref: TaskRef) -> Task:
         with self._database.reading() as db:
@@ -80,15 +73,14 @@ class SqliteStore:
         self, before: Task, after: Task, output: Output | None = None, *, max_in_flight: int | None = None
     ) -> None:
         def work(db: sqlite3.Connection) -> bool:
-            stored = task_rows.state(db, after.ref, self._retention)
-            if stored == after:
-                return True
-            if stored is None or stored.rev != before.rev:
+            if max_in_flight is not None and task_rows.holds(db, before):
+                _check_in_flight(db, after, max_in_flight)
+            if self._retention.has_expired(before) or not task_rows.update(db, before, after):
+                if task_rows.state(db, after.ref, self._retention) == after:
+                    return True
                 if output is not None and output.is_answer:
                     task_rows.keep(db, after.ref, output)
                 return False
-            _check_in_flight(db, after, max_in_flight)
-            task_rows.update(db, stored, after)
             if output is not None:
                 task_rows.keep(db, after.ref, output)
             counters.count(db, before, after)
@@ -182,7 +174,7 @@ class SqliteStore:
             self._database.after_commit(partial(self._on_end, ref))
 
 
-def _check_in_flight(db: sqlite3.Connection, task: Task, max_in_flight: int | None) -> None:
-    """Raise TooManyInFlight if the task's API key has `max_in_flight` open tasks; None means no limit."""
-    if max_in_flight is not None and counters.in_flight(db, task.counted_for) >= max_in_flight:
+def _check_in_flight(db: sqlite3.Connection, task: Task, max_in_flight: int) -> None:
+    """Raise TooManyInFlight if the task's API key has `max_in_flight` open tasks."""
+    if counters.in_flight(db, task.counted_for) >= max_in_flight:
         raise TooManyInFlight(max_in_flight)

@@ -15,12 +15,20 @@ import msgspec
 
 from llm_server.orchestration.domain.output import Output
 from llm_server.orchestration.domain.retention import Retention
+from llm_server.orchestration.domain.snapshot import Request, Snapshot
 from llm_server.orchestration.domain.status import Mode, Status
 from llm_server.orchestration.domain.task import Task, TaskRef
 from llm_server.storage import records
 from llm_server.storage.listing import listing_key
 
 ALL = ("tasks", "requests", "outputs")
+_INSERT = """INSERT INTO tasks SELECT ?, ?, ?, ?, ?, ?, ?, ?
+    WHERE NOT EXISTS (SELECT 1 FROM deleted WHERE (tenant, task_id) = (?, ?)) ON CONFLICT DO NOTHING"""
+_UPDATE = "UPDATE tasks SET status = ?, role = ?, due_ms = ?, body = ?, facets = ? WHERE (tenant, task_id) = (?, ?)"
+_SNAPSHOT = """SELECT '', body FROM tasks WHERE (tenant, task_id) = (?1, ?2)
+    UNION ALL SELECT NULL, body FROM requests WHERE (tenant, task_id) = (?1, ?2)
+    UNION ALL SELECT key, body FROM outputs WHERE (tenant, task_id) = (?1, ?2)"""
+"""One statement, because other threads run between two: Python gives up its lock for each."""
 
 
 class Facets(NamedTuple):
@@ -72,24 +80,55 @@ def label_rows(task: Task) -> Iterable[tuple[str, int, str, str]]:
     return [(task.tenant, number, *place) for number in labels(task.metadata)]
 
 
-def insert(db: sqlite3.Connection, task: Task) -> None:
-    """Store the state of a new task."""
+def insert(db: sqlite3.Connection, task: Task, request: Request) -> bool:
+    """Store a new task. Returns False, with nothing stored, if a task with its name is stored or was deleted."""
     columns = (task.status, task.role, listing_key(task), task.next_look_ms, records.encode(task), facets(task))
-    db.execute("INSERT INTO tasks VALUES (?, ?, ?, ?, ?, ?, ?, ?)", (task.tenant, task.task_id, *columns))
+    key = (task.tenant, task.task_id)
+    if not db.execute(_INSERT, (*key, *columns, *key)).rowcount:
+        return False
+    db.execute("INSERT INTO requests VALUES (?, ?, ?)", (*key, records.encode(request)))
     if task.metadata:
         db.executemany("INSERT OR IGNORE INTO labels VALUES (?, ?, ?, ?)", label_rows(task))
+    return True
 
 
-def update(db: sqlite3.Connection, before: Task, after: Task) -> None:
-    """Store the next state of a task."""
+def update(db: sqlite3.Connection, before: Task, after: Task) -> bool:
+    """Replace the state of a task. Returns False, with nothing stored, if the stored state is not `before`.
+
+    States are compared as text first, which needs no read. The text of another version may differ; then `rev` decides.
+    """
     due_ms = None if after.status.is_final else after.next_look_ms
-    db.execute(
-        "UPDATE tasks SET status = ?, role = ?, due_ms = ?, body = ?, facets = ? WHERE (tenant, task_id) = (?, ?)",
-        (after.status, after.role, due_ms, records.encode(after), facets(after), after.tenant, after.task_id),
-    )
+    columns = (after.status, after.role, due_ms, records.encode(after), facets(after))
+    key = (after.tenant, after.task_id)
+    if not db.execute(f"{_UPDATE} AND body = ?", (*columns, *key, records.encode(before))).rowcount:
+        if not holds(db, before):
+            return False
+        db.execute(_UPDATE, (*columns, *key))
     if before.metadata and label_facets(before) != label_facets(after):
         move = "UPDATE OR REPLACE labels SET facets = ? WHERE (tenant, label, facets, listing) = (?, ?, ?, ?)"
         db.executemany(move, [(label_facets(after), *row) for row in label_rows(before)])
+    return True
+
+
+def holds(db: sqlite3.Connection, before: Task) -> bool:
+    """Return whether the stored state has the `rev` of `before`."""
+    text = body(db, before.ref)
+    return text is not None and records.task(text).rev == before.rev
+
+
+def snapshot(db: sqlite3.Connection, ref: TaskRef) -> Snapshot | None:
+    """Return everything stored about a task, or None if no task has this name."""
+    if not records.is_name(ref):
+        return None
+    rows = db.execute(_SNAPSHOT, (ref.tenant, ref.task_id)).fetchall()
+    if not rows or rows[0][0] != "":  # outputs alone: they were stored after the task was deleted
+        return None
+    (_, task), (_, request), *outputs = rows
+    return Snapshot(
+        task=records.task(task),
+        request=records.request(request),
+        outputs={records.parse_output_key(name): records.output(body) for name, body in outputs},
+    )
 
 
 def body(db: sqlite3.Connection, ref: TaskRef) -> str | None:
@@ -106,6 +145,11 @@ def state(db: sqlite3.Connection, ref: TaskRef, retention: Retention) -> Task | 
     text = body(db, ref)
     task = records.task(text) if text else None
     return None if task is None or retention.has_expired(task) else task
+
+
+def is_known(db: sqlite3.Connection, ref: TaskRef) -> bool:
+    """Return whether a task with this name is stored, or was deleted recently."""
+    return is_in(db, "tasks", ref) or is_in(db, "deleted", ref)
 
 
 def is_in(db: sqlite3.Connection, table: str, ref: TaskRef) -> bool:
