@@ -10,12 +10,6 @@ from benchmarks.peers.targets import at_least, at_most, percentile
 
 IN_FLIGHT = 64
 TASKS, WARM_UP, ROUNDS = 3_000, 300, 3
-<<<<<<< HEAD
-BUSY_POLL_S = 0.05
-"""Found by trial: a queue's front that looks more often has a lower throughput, because the looks cost CPU."""
-IDLE_REQUESTS = 200
-IDLE_POLL_S = 0.005
-=======
 MAX_ROUND_S = 10.0
 """A round of a slow side ends after this time, with fewer tasks."""
 BUSY_POLL_S = 0.05
@@ -23,7 +17,6 @@ BUSY_POLL_S = 0.05
 IDLE_REQUESTS = 200
 IDLE_POLL_S = 0.005
 """More often, so that the queues are not slow because their front looks late."""
->>>>>>> peers
 DURABILITY = {
     OURS: "each commit is synced to disk before it is acknowledged; receipts, history, listing, metrics",
     "arq": "nothing synced to disk (Redis' defaults), no receipts, results kept for 60 s",
@@ -36,19 +29,11 @@ def throughput() -> None:
     for name in sides:
         print(f"  {name}: {DURABILITY[name]}")
     print(
-<<<<<<< HEAD
-        f"  {TASKS:,} tasks, {IN_FLIGHT} requests in flight, an engine that answers at once; {ROUNDS} rounds in turns"
-    )
-    with serving_engine() as engine:
-        rounds = [{name: _measured(start, engine) for name, start in sides.items()} for _ in range(ROUNDS)]
-        _check_calls(engine, ROUNDS * len(sides) * (TASKS + WARM_UP))
-=======
         f"  up to {TASKS:,} tasks or {MAX_ROUND_S:g} s a round, {IN_FLIGHT} requests in flight, "
         f"an engine that answers at once; median of {ROUNDS} rounds in turns"
     )
     with serving_engine() as engine:
         rounds = [{name: _measured(start, engine) for name, start in sides.items()} for _ in range(ROUNDS)]
->>>>>>> peers
     for name in sides:
         rates, cpus = zip(*(found[name] for found in rounds), strict=True)
         print(
@@ -74,24 +59,12 @@ def _measured(start: Start, engine: Engine) -> tuple[float, float]:
     with start(engine, BUSY_POLL_S) as side:
         side.tasks(WARM_UP, in_flight=IN_FLIGHT)
         cpu_before = cpu_s(side.processes)
-<<<<<<< HEAD
-        answers = side.tasks(TASKS, first=WARM_UP, in_flight=IN_FLIGHT)
-        cpu = cpu_s(side.processes) - cpu_before
-    took_s = max(a.received_s for a in answers) - min(a.sent_s for a in answers)
-    return TASKS / took_s, cpu * 1000 / TASKS
-
-
-def _check_calls(engine: Engine, tasks: int) -> None:
-    total, _ = engine.calls()
-    assert total == tasks, f"the engine was called {total} times for {tasks} tasks"
-=======
         calls_before, _ = engine.calls()
         answers = side.tasks(TASKS, first=WARM_UP, in_flight=IN_FLIGHT, max_s=MAX_ROUND_S)
         cpu, calls = cpu_s(side.processes) - cpu_before, engine.calls()[0] - calls_before
     assert calls == len(answers), f"{calls} engine calls for {len(answers)} tasks"
     took_s = max(a.received_s for a in answers) - min(a.sent_s for a in answers)
     return len(answers) / took_s, cpu * 1000 / len(answers)
->>>>>>> peers
 
 
 def latency() -> None:

@@ -9,19 +9,11 @@ from benchmarks.peers import load
 from benchmarks.peers.engine import serving_engine
 from benchmarks.peers.processes import memory_mb
 from benchmarks.peers.sides import Side, llm_server
-<<<<<<< HEAD
-from benchmarks.peers.targets import at_most
-
-STARTS = 5
-FEW, MANY, STEP = 2_000, 20_000, 1_000
-MAX_MEASURE_S = 90.0
-=======
 from benchmarks.peers.targets import at_least, at_most
 
 STARTS = 5
 FEW, MANY = 2_000, 20_000
 MAX_MEASURE_S = 75.0
->>>>>>> peers
 
 
 def start() -> None:
@@ -47,19 +39,9 @@ def memory() -> None:
     with serving_engine() as engine, llm_server(engine.base_url, max_concurrency=64) as (server, side):
         pid, began_s = server.process.pid, time.perf_counter()
         side.tasks(FEW, in_flight=64)
-<<<<<<< HEAD
-        few_mb, done = memory_mb(pid), FEW
-        while done < MANY and time.perf_counter() - began_s < MAX_MEASURE_S:
-            side.tasks(STEP, first=done, in_flight=64)
-            done += STEP
-        many_mb = memory_mb(pid)
-    if done < MANY:
-        print(f"  stopped after {MAX_MEASURE_S:g} s, at {done:,} tasks")
-=======
         few_mb = memory_mb(pid)
         left_s = MAX_MEASURE_S - (time.perf_counter() - began_s)
         done = FEW + len(side.tasks(MANY - FEW, first=FEW, in_flight=64, max_s=left_s))
         many_mb = memory_mb(pid)
     at_least(f"tasks within {MAX_MEASURE_S:g} s", done, MANY)
->>>>>>> peers
     at_most(f"growth from {few_mb:.1f} MB to {many_mb:.1f} MB after {done:,} tasks", many_mb - few_mb, 5, " MB")

@@ -1,10 +1,7 @@
 """Start processes that are certain to end, and read their CPU time and memory from /proc (Linux)."""
 
 import os
-<<<<<<< HEAD
-=======
 import random
->>>>>>> peers
 import signal
 import socket
 import subprocess
@@ -20,29 +17,12 @@ _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 def background(command: Sequence[str], *, env: Mapping[str, str] | None = None) -> Iterator[int]:
     """Run a command in a session of its own; yield its process id. At the end, kill it and all its children.
 
-<<<<<<< HEAD
-    Its output is printed only if it ends by itself.
-=======
     Its output is printed only if it ends by itself, or if the block fails.
->>>>>>> peers
     """
     with tempfile.TemporaryFile() as output:
         process = subprocess.Popen(
             command, env={**os.environ, **(env or {})}, stdout=output, stderr=output, start_new_session=True
         )
-<<<<<<< HEAD
-        try:
-            yield process.pid
-        finally:
-            ended_with = process.poll()
-            _kill(process)
-            if ended_with is not None:
-                output.seek(0)
-                print(
-                    f"  {' '.join(command)} ended with {ended_with}:\n{output.read()[-3000:].decode(errors='replace')}",
-                    flush=True,
-                )
-=======
         failed = True
         try:
             yield process.pid
@@ -56,7 +36,6 @@ def background(command: Sequence[str], *, env: Mapping[str, str] | None = None) 
                 output.seek(0)
                 printed = output.read()[-3000:].decode(errors="replace")
                 print(f"  {' '.join(command)} ended with {process.returncode}:\n{printed}", flush=True)
->>>>>>> peers
 
 
 def _kill(process: subprocess.Popen[bytes]) -> None:
@@ -66,19 +45,12 @@ def _kill(process: subprocess.Popen[bytes]) -> None:
 
 
 def free_port() -> int:
-<<<<<<< HEAD
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-        return port
-=======
     """Return a free port below those that the system gives out, so that no other program gets it in the meantime."""
     while True:
         port = random.randrange(15_000, 32_000)
         with suppress(OSError), socket.socket() as listener:
             listener.bind(("127.0.0.1", port))
             return port
->>>>>>> peers
 
 
 def cpu_s(roots: Sequence[int]) -> float:

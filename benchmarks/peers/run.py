@@ -1,9 +1,6 @@
 """Run the parts of the comparison."""
 
-<<<<<<< HEAD
-=======
 import os
->>>>>>> peers
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -24,10 +21,7 @@ PARTS: dict[str, Callable[[], None]] = {
 
 def run(parts: Sequence[str] = ()) -> None:
     """Run some parts, or all. A part that fails is reported as missed, and the others go on."""
-<<<<<<< HEAD
-=======
     print(f" load of the machine before the start: {os.getloadavg()[0]:.2f} on {os.cpu_count()} cores")
->>>>>>> peers
     previous = signal.signal(signal.SIGTERM, _exit)  # so that everything that was started is stopped
     try:
         for name in parts or PARTS:

@@ -7,10 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
-<<<<<<< HEAD
-=======
 from itertools import takewhile
->>>>>>> peers
 from pathlib import Path
 
 from benchmarks import aws, environments  # noqa: F401 - `aws` puts tests/ on the path
@@ -25,11 +22,7 @@ QUEUES = {
     "taskiq": "taskiq worker benchmarks.peers.taskiq_app:broker --workers 1 --max-async-tasks 64 --log-level WARNING",
 }
 """The worker of each queue: a Python module and its arguments."""
-<<<<<<< HEAD
-FRONT = "--http httptools --loop uvloop --log-level warning --no-access-log"
-=======
 FRONT = "--http httptools --loop uvloop --timeout-keep-alive 60 --log-level warning --no-access-log"
->>>>>>> peers
 STARTED_S = 20.0
 CONFIG = """
 [engines.fake]
@@ -55,15 +48,6 @@ class Side:
         headers = {"Prefer": self.wait} if self.wait else {}
         return load.post(self.path, {"prompt": prompt(number)}, **headers)
 
-<<<<<<< HEAD
-    def tasks(self, count: int, *, first: int = 0, in_flight: int) -> list[load.Answer]:
-        """Post tasks and wait for all results. Raises AssertionError unless each is Completed with its own result."""
-        answers = load.send(self.port, map(self.request, range(first, first + count)), in_flight=in_flight)
-        wrong = [answer for answer in answers if answer.status != 200]
-        assert not wrong, f"{len(wrong)} of {count} answers are not 200; the first: {wrong[0]}"
-        results = {(answer["status"], answer["result"]) for answer in (answer.json() for answer in answers)}
-        assert results == {("Completed", result(number)) for number in range(first, first + count)}
-=======
     def tasks(self, count: int, *, first: int = 0, in_flight: int, max_s: float = float("inf")) -> list[load.Answer]:
         """Post up to `count` tasks, none after `max_s`, and wait for all results.
 
@@ -76,7 +60,6 @@ class Side:
         assert not wrong, f"{len(wrong)} of {len(answers)} answers are not 200; the first: {wrong[0]}"
         results = {(answer["status"], answer["result"]) for answer in (answer.json() for answer in answers)}
         assert results == {("Completed", result(number)) for number in range(first, first + len(answers))}
->>>>>>> peers
         return answers
 
 

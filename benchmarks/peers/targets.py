@@ -16,14 +16,10 @@ def at_least(what: str, value: float, limit: float, unit: str = "") -> None:
 def _print(what: str, value: float, sign: str, limit: float, unit: str, met: bool) -> None:
     if not met:
         MISSED.append(what)
-<<<<<<< HEAD
-    print(f"  {what}: {value:,.4g}{unit} (target {sign} {limit:g}{unit}: {'met' if met else 'MISSED'})", flush=True)
-=======
     digits = 0 if value == int(value) or abs(value) >= 1000 else 2
     print(
         f"  {what}: {value:,.{digits}f}{unit} (target {sign} {limit:g}{unit}: {'met' if met else 'MISSED'})", flush=True
     )
->>>>>>> peers
 
 
 def percentile(values: list[float], share: float) -> float:
