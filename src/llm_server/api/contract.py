@@ -5,16 +5,15 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Path, Request, Security
-from fastapi.responses import JSONResponse
+from fastapi import APIRouter, Depends, Path, Request, Response, Security
+from fastapi.routing import APIRoute
 from pydantic import BaseModel
 from starlette.convertors import Convertor, register_url_convertor
 
 from llm_server.api import auth
-from llm_server.api.body import StrictRoute
 from llm_server.api.error_codes import codes_of
 from llm_server.api.executor import Executor
-from llm_server.api.schemas.problem import Problem
+from llm_server.api.requests.routes import CALLER, OpenRoute, StrictRoute
 from llm_server.orchestration import service as core
 from llm_server.orchestration.domain import api_key as keys
 from llm_server.orchestration.domain.errors import TaskNotFound
@@ -75,13 +74,16 @@ _RETRY_AFTER = {"headers": header_docs(Retry_After=("Seconds after which the sam
 
 
 def problems(*statuses: int) -> Responses:
-    """Return the error responses of a route, as the OpenAPI document describes them."""
+    """Return the error responses of a route, as the OpenAPI document describes them.
+
+    `document.py` adds their schema: FastAPI would prepare a `model` for each response of each route at a cold start.
+    """
     return {status: _problem(status) for status in statuses}
 
 
 def _problem(status: int) -> dict[str, Any]:
     codes = ", ".join(f"`{name}`" for name in codes_of(status))
-    described = {"model": Problem, "description": f"{_PROBLEMS[status]}. `code` is one of {codes}."}
+    described = {"description": f"{_PROBLEMS[status]}. `code` is one of {codes}."}
     return described | (_RETRY_AFTER if status in (429, 503) else {})
 
 
@@ -93,27 +95,43 @@ def keyed_router(tag: str) -> APIRouter:
         route_class=StrictRoute,
         responses=problems(401, 403, 422, 429, 500, 503),
         dependencies=[Security(auth.BEARER), Security(auth.HEADER)],
+        generate_unique_id_function=_operation_id,
     )
 
 
-async def _service(request: Request) -> core.Service:
+def open_router(tag: str) -> APIRouter:
+    """Return a router whose routes need no key."""
+    return APIRouter(
+        prefix=PREFIX,
+        tags=[tag],
+        route_class=OpenRoute,
+        responses=problems(422, 500),
+        generate_unique_id_function=_operation_id,
+    )
+
+
+def _operation_id(route: APIRoute) -> str:
+    return route.name
+
+
+def _service(request: Request) -> core.Service:
     service: core.Service = request.app.state.service
     return service
 
 
-async def _run(request: Request) -> Executor:
+def _run(request: Request) -> Executor:
     """Return the executor; a route calls the service through it alone."""
     run: Executor = request.app.state.executor
     return run
 
 
-async def _caller(request: Request) -> keys.Caller:
+def _caller(request: Request) -> keys.Caller:
     """Return the caller that `StrictRoute` admitted."""
-    caller: keys.Caller = request.state.caller
+    caller: keys.Caller = request.scope[CALLER]
     return caller
 
 
-async def _ref(task_id: TaskIdInPath, caller: Annotated[keys.Caller, Depends(_caller)]) -> TaskRef:
+def _ref(task_id: TaskIdInPath, caller: Annotated[keys.Caller, Depends(_caller)]) -> TaskRef:
     """Return the task that a path names.
 
     Raises:
@@ -130,6 +148,6 @@ Caller = Annotated[keys.Caller, Depends(_caller)]
 Ref = Annotated[TaskRef, Depends(_ref)]
 
 
-def answer(body: BaseModel, status: int = 200, headers: dict[str, str] | None = None) -> JSONResponse:
+def answer(body: BaseModel, status: int = 200, headers: dict[str, str] | None = None) -> Response:
     """Return a response with `body` as JSON."""
-    return JSONResponse(body.model_dump(mode="json"), status, headers)
+    return Response(body.model_dump_json(), status, headers, "application/json")

@@ -7,6 +7,7 @@ from typing import Any
 
 from llm_server.api.contract import header_docs, problems
 from llm_server.api.errors import MEDIA_TYPE
+from llm_server.api.schemas.problem import Problem
 
 DESCRIPTION = (
     "Send a prompt as a task: the server analyses it, chooses a mode, a role and an engine, carries the task out and "
@@ -43,12 +44,13 @@ _RATES = header_docs(
         '"requests";r=59;t=42',
     ),
 )
+_PROBLEM = {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}
 _AUTHENTICATE = header_docs(WWW_Authenticate=("How to authenticate (RFC 9110, 11.6.1).", "Bearer"))
 _ALLOW = header_docs(Allow=("The methods that the path supports.", "GET, DELETE"))
 
 
 def complete(document: dict[str, Any]) -> None:
-    """Add the shared headers and the 405 responses to a document in place; FastAPI leaves them out.
+    """Add the shared headers, the 405 responses and the schema of errors to a document in place.
 
     Calling this again has no further effect.
     """
@@ -61,10 +63,17 @@ def complete(document: dict[str, Any]) -> None:
         operation["responses"]["405"] = not_allowed
         for status, response in operation["responses"].items():
             if response is not not_allowed:
-                response["headers"] = response.get("headers", {}) | _shared_headers(operation, status)
                 if status >= "400":
-                    response["content"] = {MEDIA_TYPE: response["content"]["application/json"]}
+                    response["content"] = _PROBLEM
+                response["headers"] = response.get("headers", {}) | _shared_headers(operation, status)
+    components["schemas"] = dict(sorted((components["schemas"] | _problem_schemas()).items()))
     components["responses"] = {"MethodNotAllowed": _method_not_allowed()}
+
+
+def _problem_schemas() -> dict[str, Any]:
+    schema = Problem.model_json_schema(ref_template="#/components/schemas/{model}", mode="serialization")
+    definitions: dict[str, Any] = schema.pop("$defs")
+    return definitions | {Problem.__name__: schema}
 
 
 def _operations(document: dict[str, Any]) -> Iterator[dict[str, Any]]:
@@ -82,10 +91,9 @@ def _shared_headers(operation: dict[str, Any], status: str) -> dict[str, Any]:
 
 def _method_not_allowed() -> dict[str, Any]:
     [response] = problems(405).values()
-    content = {"schema": {"$ref": "#/components/schemas/Problem"}}
     return {
         "description": response["description"],
-        "content": {MEDIA_TYPE: content},
+        "content": _PROBLEM,
         "headers": _references([*_REQUEST_ID, *_ALLOW]),
     }
 

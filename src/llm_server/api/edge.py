@@ -1,12 +1,12 @@
-"""The outermost layer of the app: it names every response with an `X-Request-Id` and answers every failure."""
+"""The outermost layer of the app: it names every response with an `X-Request-Id` and answers every error."""
 
 from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.datastructures import MutableHeaders
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -16,25 +16,30 @@ _log = logging.getLogger(__name__)
 ANSWER_HEADERS = "llm_server.answer_headers"
 """The key, in an ASGI scope, of headers that the response gets whether the route succeeds or fails."""
 
-_DEFAULT_HEADERS = {
-    "Cache-Control": "no-store",
-    "X-Content-Type-Options": "nosniff",
-    "Content-Security-Policy": "frame-ancestors 'none'",
-    "Referrer-Policy": "no-referrer",
-}
+_DEFAULT_HEADERS = [
+    (b"cache-control", b"no-store"),
+    (b"x-content-type-options", b"nosniff"),
+    (b"content-security-policy", b"frame-ancestors 'none'"),
+    (b"referrer-policy", b"no-referrer"),
+]
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _VALID_ID = re.compile(r"[A-Za-z0-9._:/=+-]{1,128}")
 
 
 def name_answer(headers: MutableHeaders, request_id: str) -> None:
     """Set the headers that every response has; keep cache and security headers that a route has set itself."""
-    headers["X-Request-Id"] = request_id
-    for name, value in _DEFAULT_HEADERS.items():
-        headers.setdefault(name, value)
+    _name(headers.raw, request_id)
+
+
+def _name(headers: list[tuple[bytes, bytes]], request_id: str) -> None:
+    """Do what `name_answer` does to headers as ASGI has them: names in lower case."""
+    given = {name for name, _ in headers}
+    headers.append((b"x-request-id", request_id.encode("latin-1")))
+    headers += [header for header in _DEFAULT_HEADERS if header[0] not in given]
 
 
 class Edge:
-    """ASGI middleware that sets the headers of every response and answers unexpected exceptions with 500.
+    """ASGI middleware that sets the headers of every response, and answers what a call raises: 500 if unexpected.
 
     A path with a control character is answered with 404 here, because the framework's patterns end in `$`, which also
     matches before a trailing line feed.
@@ -48,7 +53,7 @@ class Edge:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        request_id = id_of(Headers(scope=scope).get("x-request-id", ""), self._new_id)
+        request_id = id_of(_request_id(scope), self._new_id)
         scope[errors.REQUEST_ID] = request_id
         scope[ANSWER_HEADERS] = {}
         started = False
@@ -57,9 +62,9 @@ class Edge:
             nonlocal started
             if message["type"] == "http.response.start":
                 started = True
-                headers = MutableHeaders(scope=message)
-                name_answer(headers, request_id)
-                headers.update(scope[ANSWER_HEADERS])
+                _name(message["headers"], request_id)
+                if scope[ANSWER_HEADERS]:
+                    MutableHeaders(scope=message).update(scope[ANSWER_HEADERS])
             await send(message)
 
         app = self._app
@@ -69,11 +74,20 @@ class Edge:
             await app(scope, receive, send_named)
         except ClientDisconnect:
             _log.debug("the caller disconnected", extra={"request_id": request_id})
-        except Exception:  # the caller gets a response, and the log gets the reason
-            _log.exception("request failed", extra={"request_id": request_id, "path": scope["path"]})
+        except Exception as error:  # the caller gets a response
+            response = None if started else errors.answer_to(scope, error)
+            if response is None:  # the log gets the reason
+                _log.exception("request failed", extra={"request_id": request_id, "path": scope["path"]})
+                response = errors.answer("internal_error", errors.INTERNAL, request_id=request_id)
             if started:
                 raise
-            await errors.answer("internal_error", errors.INTERNAL, request_id=request_id)(scope, receive, send_named)
+            await response(scope, receive, send_named)
+
+
+def _request_id(scope: Scope) -> str:
+    """Return the X-Request-Id that the caller sent, or ""."""
+    sent: Iterator[bytes] = (value for name, value in scope["headers"] if name == b"x-request-id")
+    return next(sent, b"").decode("latin-1")
 
 
 def id_of(callers_id: str, new_id: Callable[[], str]) -> str:

@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from typing import Any
 
-from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException as StarletteHTTPException
 from starlette.routing import Match
+from starlette.types import Scope
 
 from llm_server.api.auth import rate_headers
 from llm_server.api.error_codes import ERROR_CODES, Refusal
@@ -42,11 +42,15 @@ _TITLES = {413: "Content Too Large", 422: "Unprocessable Content"}
 """Status phrases of RFC 9110 for which older versions of Python have other words."""
 
 
-def install(app: FastAPI) -> None:
-    """Register the handlers that answer every failure of an app."""
-    app.add_exception_handler(LLMServerError, _domain_error)
-    app.add_exception_handler(RequestValidationError, _invalid_request)
-    app.add_exception_handler(StarletteHTTPException, _http_error)
+def answer_to(scope: Scope, error: Exception) -> JSONResponse | None:
+    """Return the answer to an error of a call; None if only a bug can have caused it."""
+    if isinstance(error, LLMServerError):
+        return _domain_error(scope, error)
+    if isinstance(error, RequestValidationError):
+        return _invalid_request(scope, error)
+    if isinstance(error, StarletteHTTPException):
+        return _http_error(scope, error)
+    return None
 
 
 def answer(code: str, detail: str, *, request_id: str, errors: Sequence[Mapping[str, str]] = ()) -> JSONResponse:
@@ -67,20 +71,20 @@ def answer(code: str, detail: str, *, request_id: str, errors: Sequence[Mapping[
     return JSONResponse(content, kind.status, headers, MEDIA_TYPE)
 
 
-def _answer_to(request: Request, code: str, detail: str, errors: Sequence[Mapping[str, str]] = ()) -> JSONResponse:
-    return answer(code, detail, request_id=request.scope[REQUEST_ID], errors=errors)
+def _described(scope: Scope, code: str, detail: str, errors: Sequence[Mapping[str, str]] = ()) -> JSONResponse:
+    return answer(code, detail, request_id=scope[REQUEST_ID], errors=errors)
 
 
-async def _domain_error(request: Request, error: Exception) -> JSONResponse:
+def _domain_error(scope: Scope, error: LLMServerError) -> JSONResponse | None:
     code = getattr(error, "code", None)
     if code is None:  # a bug: only errors that have a code may reach a caller
-        raise error
+        return None
     if isinstance(error, InvalidInput):
         fault = {"pointer": pointer(("", error.field)), "detail": str(error)}
-        return _answer_to(request, code, str(error), [fault])
+        return _described(scope, code, str(error), [fault])
     if isinstance(error, StorageMisconfigured):
         _log.error("the database cannot be used", extra={"cause": error.cause})
-    response = _answer_to(request, code, str(error))
+    response = _described(scope, code, str(error))
     response.headers.update(_advice(error))
     return response
 
@@ -97,31 +101,29 @@ def _advice(error: Exception) -> dict[str, str]:
     return {}
 
 
-async def _invalid_request(request: Request, error: Exception) -> JSONResponse:
-    assert isinstance(error, RequestValidationError)
-    route = request.scope.get("route")
+def _invalid_request(scope: Scope, error: RequestValidationError) -> JSONResponse:
+    route = scope.get("route")
     faults = [{"pointer": pointer(f["loc"]), "detail": sentence(f, route)} for f in error.errors()[:MAX_FAULTS]]
-    return _answer_to(request, "invalid_input", faults[0]["detail"], faults)
+    return _described(scope, "invalid_input", faults[0]["detail"], faults)
 
 
-async def _http_error(request: Request, error: Exception) -> JSONResponse:
+def _http_error(scope: Scope, error: StarletteHTTPException) -> JSONResponse | None:
     """Answer a call that the HTTP layer or the framework refused."""
-    assert isinstance(error, StarletteHTTPException)
     if isinstance(error, Refusal):
-        return _answer_to(request, error.code, error.detail)
+        return _described(scope, error.code, error.detail)
     if error.status_code == 404:
-        return _answer_to(request, "path_not_found", NO_SUCH_PATH)
+        return _described(scope, "path_not_found", NO_SUCH_PATH)
     if error.status_code == 405:
-        allowed = _allowed(request)
-        detail = f"This path does not support the method {request.method[:20]}; allowed are {allowed}."
-        response = _answer_to(request, "method_not_allowed", detail)
+        allowed = _allowed(scope)
+        detail = f"This path does not support the method {scope['method'][:20]}; allowed are {allowed}."
+        response = _described(scope, "method_not_allowed", detail)
         response.headers["Allow"] = allowed
         return response
-    raise error
+    return None
 
 
-def _allowed(request: Request) -> str:
+def _allowed(scope: Scope) -> str:
     """Return all methods of a path (RFC 9110, 15.5.6); the framework names only those of the first matching route."""
-    routes = request.app.router.routes
-    scopes = [(method, {**request.scope, "method": method}) for method in _METHODS]
+    routes = scope["app"].router.routes
+    scopes = [(method, {**scope, "method": method}) for method in _METHODS]
     return ", ".join(name for name, scope in scopes if any(r.matches(scope)[0] is Match.FULL for r in routes))

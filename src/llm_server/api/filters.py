@@ -13,7 +13,7 @@ from pydantic import BeforeValidator, WithJsonSchema
 from pydantic.json_schema import SkipJsonSchema
 from pydantic_core import PydanticCustomError
 
-from llm_server.api.body import QueryPrefix
+from llm_server.api.requests.query import QueryPrefix
 from llm_server.orchestration.domain.errors import InvalidInput
 from llm_server.orchestration.domain.ports.listing import TaskFilter
 from llm_server.orchestration.domain.status import Mode, Status

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict
-from datetime import UTC, datetime, timedelta
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
 from typing import Any
 
 from llm_server.api.schemas.keys import CreatedKey, KeyLimitsView, KeyView
@@ -42,7 +41,12 @@ from llm_server.orchestration.service import Usage
 from llm_server.orchestration.tasks.events import Event, history
 from llm_server.orchestration.tasks.intake import Decision
 
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_EPOCH = datetime(1970, 1, 1)  # in UTC; without a time zone, arithmetic takes half the time
+_ATTEMPT = tuple(name for name in AttemptView.model_fields if name != "started_at")
+_ENGINE = tuple(EngineView.model_fields)
+_LIMITS = tuple(TaskLimits.model_fields)
+_RECEIPT = tuple(ReceiptView.model_fields)
+_REVIEW = tuple(ReviewView.model_fields)
 
 
 def task(task: Task, result: str | None = None) -> TaskView:
@@ -61,7 +65,7 @@ def detail(snapshot: Snapshot) -> TaskDetail:
         demonstration=snapshot.task.demonstration,
         attempts=[_attempt(a) for a in snapshot.attempts],
         events=[_event(event) for event in history(snapshot)],
-        limits=TaskLimits(**asdict(request.limits)),
+        limits=TaskLimits(**_fields(request.limits, _LIMITS)),
     )
 
 
@@ -149,7 +153,7 @@ def engines(engines: Mapping[str, EngineNow]) -> EnginesView:
 
 
 def _engine(spec: EngineSpec) -> dict[str, Any]:
-    return {name: getattr(spec, name) for name in EngineView.model_fields}
+    return _fields(spec, _ENGINE)
 
 
 def _state(task: Task) -> dict[str, Any]:
@@ -161,7 +165,7 @@ def _state(task: Task) -> dict[str, Any]:
         "role": task.role,
         "profile": task.profile,
         "engine": task.engine,
-        "receipt": ReceiptView(**asdict(task.receipt)),
+        "receipt": ReceiptView(**_fields(task.receipt, _RECEIPT)),
         "created_at": _time(task.created_ms),
         "updated_at": _time(task.updated_ms),
         "finished_at": _time_or_none(task.finished_ms),
@@ -205,19 +209,21 @@ def _step(step: Step, status: StepStatus, snapshot: Snapshot) -> StepView:
         result=output.text if output else None,
         error=output.error if output else None,
         cost_microusd=sum(a.cost_microusd or 0 for a in snapshot.attempts if a.step_id == step.id),
-        review=ReviewView(**asdict(review) | {"findings": list(review.findings)}) if review else None,
+        review=ReviewView(**_fields(review, _REVIEW) | {"findings": list(review.findings)}) if review else None,
     )
 
 
 def _event(event: Event) -> EventView:
-    values = {"event": event.name, "at": _time(event.at_ms), "actor": event.actor, "detail": event.detail}
-    return EventView.model_validate(values)
+    return EventView(event=event.name, at=_time(event.at_ms), actor=event.actor, detail=event.detail)
 
 
 def _attempt(attempt: Attempt) -> AttemptView:
     """Return an attempt without the fields that only the task's history uses."""
-    shown = {name: value for name, value in asdict(attempt).items() if name in AttemptView.model_fields}
-    return AttemptView(started_at=_time(attempt.started_ms), **shown)
+    return AttemptView(started_at=_time(attempt.started_ms), **_fields(attempt, _ATTEMPT))
+
+
+def _fields(value: object, names: Sequence[str]) -> dict[str, Any]:
+    return {name: getattr(value, name) for name in names}
 
 
 def _time_or_none(milliseconds: int | None) -> str | None:
@@ -226,4 +232,4 @@ def _time_or_none(milliseconds: int | None) -> str | None:
 
 def _time(milliseconds: int) -> str:
     """Format Unix milliseconds as RFC 3339 in UTC."""
-    return (_EPOCH + timedelta(milliseconds=milliseconds)).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    return (_EPOCH + timedelta(milliseconds=milliseconds)).isoformat(timespec="milliseconds") + "Z"

@@ -11,13 +11,15 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import pytest
-from fastapi import FastAPI, Query
+from fastapi import APIRouter, Query
 from mangum import Mangum
 from starlette.types import Receive, Scope, Send
 
 from llm_server.api import errors
+from llm_server.api.app import App
 from llm_server.api.edge import Edge
-from llm_server.orchestration.domain.errors import IllegalTransition, StorageMisconfigured
+from llm_server.api.requests.routes import OpenRoute
+from llm_server.orchestration.domain.errors import IllegalTransition, StorageMisconfigured, TaskNotFound
 from llm_server.orchestration.domain.ports.store import Store
 from support import asgi
 from support.in_process_server import DOWN, CalledServer, FailingStore
@@ -78,13 +80,15 @@ def test_a_wrong_method_gets_the_list_of_allowed_methods(
 
 def test_only_a_pattern_against_nul_is_reported_as_nul() -> None:
     """Otherwise the caller would look for a NUL character that is not there."""
-    app = FastAPI()
-    errors.install(app)
+    router = APIRouter(route_class=OpenRoute)
 
-    @app.get("/")
-    async def read(colour: Annotated[str, Query(pattern="^(red|blue)$")]) -> None: ...
+    @router.get("/")
+    async def read(colour: Annotated[str, Query(pattern="^(red|blue)$")] = "red") -> None: ...
 
-    detail = asgi.call(Edge(app, lambda: "r-1"), "GET", "/?colour=green").detail
+    app = App(lambda: "r-1")
+    app.add(router)
+
+    detail = asgi.call(app, "GET", "/?colour=green").detail
 
     assert ("'colour'" in detail, "^(red|blue)$" in detail, "NUL" in detail) == (True, True, False)
 
@@ -135,14 +139,17 @@ def test_an_unexpected_error_is_500_without_details(
     assert vars(record)["request_id"] == "r-1"
 
 
-def test_an_error_after_the_response_has_started_cuts_the_connection(caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize("error", [BOOM, TaskNotFound()])
+def test_an_error_after_the_response_has_started_cuts_the_connection(
+    caplog: pytest.LogCaptureFixture, error: Exception
+) -> None:
     """The caller must not take a partial answer for a complete one."""
 
     async def breaks_off(_scope: Scope, _receive: Receive, send: Send) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": []})
-        raise BOOM
+        raise error
 
-    with pytest.raises(RuntimeError):
+    with pytest.raises(type(error)):
         asgi.call(Edge(breaks_off, lambda: "r-1"), "GET", "/")
     assert len(caplog.records) == 1
 

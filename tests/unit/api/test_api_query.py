@@ -6,11 +6,12 @@ from collections.abc import Mapping
 from typing import Annotated
 
 import pytest
-from fastapi import APIRouter, Depends, FastAPI, Query
+from fastapi import APIRouter, Depends, Query, Response
+from fastapi.responses import JSONResponse
 
-from llm_server.api import errors
-from llm_server.api.body import OpenRoute, QueryPrefix
-from llm_server.api.edge import Edge
+from llm_server.api.app import App
+from llm_server.api.requests.query import QueryPrefix
+from llm_server.api.requests.routes import OpenRoute
 from support import asgi
 from support.in_process_server import CalledServer
 
@@ -22,16 +23,15 @@ async def listed(
     metadata: Annotated[Mapping[str, str], Depends(QueryPrefix("metadata."))],
     status: Annotated[list[str] | None, Query()] = None,
     size: Annotated[int | None, Query()] = None,
-) -> dict[str, object]:
+) -> Response:
     """Accept one parameter that repeats, one that does not, and a prefix."""
-    return {"metadata": metadata, "status": status, "size": size}
+    return JSONResponse({"metadata": metadata, "status": status, "size": size})
 
 
 def called(query: str) -> asgi.Answer:
-    app = FastAPI()
-    errors.install(app)
-    app.include_router(router)
-    return asgi.call(Edge(app, lambda: "r-1"), "GET", f"/?{query}")
+    app = App(lambda: "r-1")
+    app.add(router)
+    return asgi.call(app, "GET", f"/?{query}")
 
 
 def test_a_list_may_repeat_and_a_prefix_accepts_every_name_below_it() -> None:

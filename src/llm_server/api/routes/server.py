@@ -5,17 +5,16 @@ from __future__ import annotations
 from functools import partial
 from typing import Annotated
 
-from fastapi import APIRouter, Path, Response
+from fastapi import Path, Response
 
 from llm_server import __version__
 from llm_server.api import views
-from llm_server.api.body import OpenRoute
-from llm_server.api.contract import PREFIX, Caller, Run, Service, answer, keyed_router, problems
+from llm_server.api.contract import Caller, Run, Service, answer, keyed_router, open_router, problems
 from llm_server.api.schemas import server
 
 router = keyed_router("Server")
 engines = keyed_router("Engines")
-health = APIRouter(prefix=PREFIX, tags=["Server"], route_class=OpenRoute, responses=problems(422, 500))
+health = open_router("Server")
 """The router of `GET /health`, which needs no key."""
 EngineName = Annotated[str, Path(description="The configured name of the engine.", examples=["claude"])]
 

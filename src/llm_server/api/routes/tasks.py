@@ -160,7 +160,7 @@ async def list_tasks(
     service: Service,
     caller: Caller,
     labels: filters.Labels,
-    status: filters.Statuses = [],  # noqa: B006 -- FastAPI copies it
+    status: filters.Statuses = [],  # noqa: B006 -- it is not changed
     role: filters.RoleName = None,
     mode: filters.ModeName = None,
     engine: filters.EngineName = None,

@@ -114,8 +114,7 @@ class NewTask(RequestSchema):
     )
 
     def to_domain(self) -> new_task.NewTask:
-        limits = Limits(**self.limits.model_dump())
-        return new_task.NewTask(**self.model_dump(exclude={"limits"}), limits=limits)
+        return new_task.NewTask(**dict(self) | {"limits": Limits(**dict(self.limits))})
 
 
 class PlanDecision(RequestSchema):

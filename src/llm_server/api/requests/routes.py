@@ -1,0 +1,63 @@
+"""The classes of the routes: they read a request strictly, call the route's function, and send its response.
+
+FastAPI declares and describes the routes; it does not run them (`arguments.py` says why).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.routing import APIRoute
+from starlette.types import Receive, Scope, Send
+
+from llm_server.api.auth import Gate, check_scope
+from llm_server.api.edge import ANSWER_HEADERS
+from llm_server.api.requests.arguments import Arguments
+from llm_server.api.requests.body import StrictRequest
+from llm_server.api.requests.query import QueryRules
+
+CALLER = "llm_server.caller"
+"""The key, in an ASGI scope, of the caller that the gate admitted."""
+
+
+class OpenRoute(APIRoute):
+    """A route that needs no key. It accepts only strict JSON sent as application/json as a body.
+
+    Unknown and repeated query parameters are refused. If they were ignored, a misspelt `dry_run` would spend money,
+    and a misspelt filter would list every task.
+    """
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._arguments = Arguments(self.dependant)
+        self._rules = QueryRules.of(self.dependant)
+
+    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["method"] not in (self.methods or ()):
+            await super().handle(scope, receive, send)  # refuses the method
+            return
+        response = await self.respond(StrictRequest(scope, receive, send))
+        await response(scope, receive, send)
+
+    async def respond(self, request: StrictRequest) -> Response:
+        self._rules.check(request)
+        body = None if self.body_field is None else await request.json()
+        arguments, faults = self._arguments.read(request, body)
+        if faults:
+            raise RequestValidationError(faults)
+        response: Response = await self.endpoint(**arguments)
+        return response
+
+
+class StrictRoute(OpenRoute):
+    """A route that checks the caller's key before anything else."""
+
+    async def respond(self, request: StrictRequest) -> Response:
+        scope = request.scope
+        gate: Gate = request.app.state.gate
+        caller, rate = await gate.admit(request)
+        scope[CALLER], scope[ANSWER_HEADERS] = caller, rate
+        check_scope(caller, self.path, request.app.state.prefix)
+        return await super().respond(request)
