@@ -49,6 +49,7 @@ def ours(url: str) -> Callable[[], str]:
     from llm_server.orchestration.domain.engine_call import EngineCall
     from llm_server.orchestration.routing.analysis import analyse
     from llm_server.settings import Settings
+    from llm_server.storage.sqlite.database import Database
     from llm_server.storage.sqlite.store import SqliteStore
 
     folder = Path(tempfile.mkdtemp())
@@ -58,7 +59,7 @@ def ours(url: str) -> Callable[[], str]:
     environ = {"LLM_SERVER_CONFIG": str(config), "KEY": "k"}
     catalog = catalog_loading.configured_catalog(Settings.read(environ))
     parts = EngineParts(catalog=catalog, credentials=Credentials(environ), analyse=analyse)
-    adapters, store = factory.build(parts), SqliteStore(folder / "tasks.db")
+    adapters, store = factory.build(parts), SqliteStore(Database(folder / "tasks.db"))
     balancer = wiring.balancer_of(catalog, adapters, store, has_credentials=lambda spec: True)
 
     def call() -> str:
