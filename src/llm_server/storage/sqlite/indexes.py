@@ -36,8 +36,12 @@ _BY_STATUS = """WITH RECURSIVE tenants (name) AS (
         SELECT min(tenant) FROM tasks
         UNION ALL SELECT (SELECT min(tenant) FROM tasks WHERE tenant > name) FROM tenants WHERE name IS NOT NULL)
     SELECT {} FROM tenants CROSS JOIN (VALUES {}) AS wanted
-    JOIN tasks INDEXED BY by_status ON (tenant, status) = (name, wanted.column1)"""
-"""Reads the tasks of these statuses by the index `by_status`, tenant by tenant, and no others: most tasks are final."""
+    JOIN tasks INDEXED BY by_facets ON tenant = name
+        AND facets >= '["' || wanted.column1 || '"' AND facets < '["' || wanted.column1 || '#'"""
+"""Reads the tasks of these statuses by the index `by_facets`, tenant by tenant, and no others: most tasks are final.
+
+Facets begin with the status in quotes, and `#` is the character after the quotation mark.
+"""
 _MAY_HAVE_OWNER = "('Processing'), ('Planned'), ('Cancelled')"
 _IS_RELEASED = "status = 'Queued' AND json_valid(body) AND json_extract(body, '$.notes[#-1][0]') IN ('r', 'w')"
 _VISIBLE_MS = "min(json_extract(body, '$.due_ms') - ?, json_extract(body, '$.updated_ms') + ?)"
