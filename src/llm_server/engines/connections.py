@@ -11,11 +11,14 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import lru_cache
 from http.client import HTTPResponse
 from typing import Any
 
 import urllib3
+from urllib3 import BaseHTTPResponse
 from urllib3.connection import HTTPConnection, HTTPSConnection
+from urllib3.util import parse_url
 
 from llm_server.orchestration.domain.cancellation import Cancellation
 
@@ -31,6 +34,22 @@ class EnginePool(urllib3.PoolManager):
     def __init__(self, **options: Any) -> None:
         super().__init__(num_pools=32, maxsize=MAX_CONNECTIONS_PER_ENGINE, **options)
         self.pool_classes_by_scheme = {"http": _HTTPPool, "https": _HTTPSPool}
+
+    def request(self, method: str, url: str, **options: Any) -> BaseHTTPResponse:  # type: ignore[override]  # fewer options
+        """Send a request with the options of `HTTPConnectionPool.urlopen`; redirects are not followed.
+
+        The method of urllib3 reads the address again for each request.
+        """
+        scheme, host, port, target = _address(url)
+        connections = self.connection_from_host(host, port=port, scheme=scheme)
+        return connections.urlopen(method, target, redirect=False, assert_same_host=False, **options)
+
+
+@lru_cache(maxsize=256)
+def _address(url: str) -> tuple[str | None, str | None, int | None, str]:
+    """Return scheme, host, port and target of a URL. Raises LocationParseError."""
+    parsed = parse_url(url)
+    return parsed.scheme, parsed.host, parsed.port, parsed.request_uri
 
 
 @contextmanager
@@ -119,14 +138,27 @@ class _TrackedConnection:
     """
 
     sock: socket.socket | None
+    _unsent: list[bytes] | None = None
 
     def connect(self) -> None:
         super().connect()  # type: ignore[misc]  # a mixin's super() is not typed
         _use(self.sock)
 
     def request(self, *args: Any, **options: Any) -> None:
+        """Send head and body in one piece, because two packets would wake both sides twice."""
         _use(self.sock)
-        super().request(*args, **options)  # type: ignore[misc]  # a mixin's super() is not typed
+        self._unsent = unsent = list[bytes]()
+        try:
+            super().request(*args, **options)  # type: ignore[misc]  # a mixin's super() is not typed
+        finally:
+            self._unsent = None
+        self.send(b"".join(unsent))
+
+    def send(self, data: Any) -> None:
+        if self._unsent is None:
+            super().send(data)  # type: ignore[misc]  # a mixin's super() is not typed
+        else:
+            self._unsent.append(data)
 
 
 class _TrackedPool:

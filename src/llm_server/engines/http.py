@@ -32,6 +32,7 @@ MAX_ANSWER_BYTES = 16 * 1024 * 1024
 
 A text between the two limits is read, and refused later with an error that names its size.
 """
+_NO_RETRIES = urllib3.Retry(False, redirect=False)
 
 
 class HttpWire(Wire):
@@ -122,8 +123,7 @@ def _sent(
             body=body,
             headers={"content-type": "application/json", "user-agent": "llm-server", **headers},
             timeout=urllib3.Timeout(total=max(timeout_s, 0.001)),
-            retries=False,
-            redirect=False,
+            retries=_NO_RETRIES,
             preload_content=False,
         )
         try:

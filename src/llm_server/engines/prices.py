@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from genai_prices.types import PriceCalculation
 
 RATES_AGE_S = 60
-"""How long listed prices are kept, in seconds: some change with the time of day."""
+"""How long listed prices are kept, in seconds. Some change with the time of day, at whole minutes."""
 
 
 def price(spec: EngineSpec, tokens_in: int, tokens_out: int) -> int | None:

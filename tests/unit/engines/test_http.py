@@ -225,6 +225,29 @@ def test_an_exchange_over_tls_can_be_broken_off(tmp_path: Path) -> None:
     assert time.monotonic() - started_s < 1.3
 
 
+def test_head_and_body_are_sent_in_one_piece() -> None:
+    """Two packets would wake the engine twice for each call."""
+    pieces: list[bytes] = []
+
+    def serve() -> None:
+        connection, _ = listener.accept()
+        with connection:
+            for _ in range(2):
+                pieces.append(connection.recv(65536))
+                connection.sendall(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}")
+
+    pool = EnginePool()
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=serve)
+        thread.start()
+        for _ in range(2):  # over a new connection, and over a used one
+            url = f"http://127.0.0.1:{listener.getsockname()[1]}/v1"
+            exchange(pool, "POST", url, headers={}, body={"p": "x"}, timeout_s=5)
+        thread.join()
+
+    assert [piece.endswith(b'\r\n\r\n{"p":"x"}') for piece in pieces] == [True, True]
+
+
 def test_a_connection_that_was_given_back_is_not_broken_off(server: FakeEngine) -> None:
     """Another call may be using it."""
     pool, cancellation = EnginePool(), Cancellation()

@@ -89,3 +89,9 @@ def test_an_unknown_model_is_unpriced_and_not_free(spec: EngineSpec) -> None:
 
 def test_a_model_that_is_listed_as_free_is_free() -> None:
     assert price(api(model="openai/gpt-oss-20b:free", base_url="https://openrouter.ai/api/v1"), 1000, 10) == 0
+
+
+@pytest.mark.parametrize(("tokens_in", "microusd"), [(200_000, 250_010), (200_001, 500_018)])
+def test_a_long_prompt_may_cost_more_for_each_token(tokens_in: int, microusd: int) -> None:
+    """The listed price of this model doubles above 200,000 tokens, so no rate of an earlier call may be kept for it."""
+    assert price(api(model="gemini-2.5-pro", price_provider="google"), tokens_in, 1) == microusd

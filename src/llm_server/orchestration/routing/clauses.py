@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from functools import lru_cache
 
 # A clause that begins with one of these verbs is a step. The groups are the specialities that a plan would need.
 STEP_VERBS: dict[str, str] = {
@@ -105,6 +106,7 @@ def kinds_of_work(text: str) -> int:
     return len(kinds - {None})
 
 
+@lru_cache(maxsize=4096)
 def _kind_of_work(word: str) -> int | None:
     """Return the number of the kind of work that a word names; the longest known beginning decides. None if unknown."""
     for size in _SIZES:

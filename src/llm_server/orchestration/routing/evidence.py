@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from llm_server.orchestration.routing import lexicon
 from llm_server.orchestration.routing.clauses import STEP_VERBS
@@ -39,7 +39,7 @@ def gather(signals: Signals, profile: str | None) -> list[Evidence]:
     share: dict[str, float] = defaultdict(lambda: 1.0)
     weighed = []
     for evidence in found:
-        weighed.append(replace(evidence, weight=evidence.weight * share[evidence.role]))
+        weighed.append(Evidence(evidence.role, evidence.weight * share[evidence.role], evidence.what))
         share[evidence.role] *= REPETITION_FACTOR
     return weighed
 

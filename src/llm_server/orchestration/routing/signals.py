@@ -23,6 +23,10 @@ _DIRECTIVE = re.compile(
     r"[\"']?(?:\s+(?:role|profile|mode)\b)?\s*[.,;!]?",
     re.IGNORECASE,
 )
+# Each directive has one of these words. Looking for them takes a tenth of the time.
+_DIRECTIVE_WORD = re.compile(
+    r"role|mode|profile|engine|tier|confidence|complexity|deadline_s|max_|-agent", re.IGNORECASE
+)
 _SENTENCE_END = re.compile(r"(?<=[.!?。？！])\s+|\n+")
 _FENCE = re.compile(r"```.*?(?:```|\Z)", re.DOTALL)
 _QUOTED = re.compile(r"(?<!\w)'[^'\n]{0,300}'(?!\w)|\"[^\"\n]{0,300}\"|“[^”\n]{0,300}”")
@@ -129,7 +133,9 @@ def _excerpt(prompt: str) -> str:
 
 
 def _neutral(text: str) -> str:
-    return _DIRECTIVE.sub(" ", text).replace("\0", " ").replace("’", "'")
+    if _DIRECTIVE_WORD.search(text):
+        text = _DIRECTIVE.sub(" ", text)
+    return text.replace("\0", " ").replace("’", "'")
 
 
 def _split(prose: str) -> tuple[str, str]:
