@@ -10,7 +10,7 @@ import os
 import random
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
@@ -49,9 +49,6 @@ if TYPE_CHECKING:
     from llm_server.storage.sqlite.database import Database
     from llm_server.storage.sqlite.queue import WakeUpQueue
 
-Waiting = Callable[[], AbstractContextManager[None]]
-"""Makes a context that is entered while a worker waits for something that takes long."""
-
 
 def now_ms() -> int:
     """Return the time as Unix milliseconds."""
@@ -84,12 +81,11 @@ def balancer_of(
     has_credentials: Callable[[EngineSpec], bool],
     price: Pricer = prices.price,
     clock: Clock = now_ms,
-    waiting: Waiting = nullcontext,
 ) -> Balancer:
     """Build a balancer. `engines` are the adapters by name; `store` shares the engines' health between processes."""
     states = EngineStates(store, clock)
     fleet = Fleet(configured=catalog.engines, has_credentials=has_credentials, states=states)
-    calls = EngineCalls(catalog=catalog, engines=engines, fleet=fleet, states=states, price=price, clock=clock, waiting=waiting)
+    calls = EngineCalls(catalog=catalog, engines=engines, fleet=fleet, states=states, price=price, clock=clock)
     return Balancer(catalog=catalog, fleet=fleet, calls=calls, price=price)
 
 
@@ -108,7 +104,6 @@ def assemble(
     sweep_s: int,
     prompt_max_chars: int,
     sleep: Callable[[float], None] = time.sleep,
-    waiting: Waiting = nullcontext,
 ) -> Service:
     """Build a service from its ports. `random_bytes(n)` returns n cryptographically random bytes."""
     sweep_ms = sweep_s * 1000
@@ -140,7 +135,6 @@ def assemble(
             ),
             clock=clock,
             sleep=sleep,
-            waiting=waiting,
             lease_ms=lease_s * 1000,
         ),
         lifecycle=Lifecycle(store=store, keyring=keyring, wakeups=wakeups, clock=clock, sweep_ms=sweep_ms),
@@ -150,14 +144,7 @@ def assemble(
 
 
 def service_of(
-    settings: Settings,
-    *,
-    store: Store,
-    key_store: KeyStore,
-    queue: Queue,
-    catalog: Catalog,
-    works: bool = True,
-    waiting: Waiting = nullcontext,
+    settings: Settings, *, store: Store, key_store: KeyStore, queue: Queue, catalog: Catalog, works: bool = True
 ) -> Service:
     """Build a service from the settings. If `works` is False, it has no engine adapters and cannot process tasks."""
     secrets = Credentials(settings.environ)
@@ -166,7 +153,6 @@ def service_of(
         _engines(settings, catalog, secrets) if works else {},
         store,
         has_credentials=partial(has_credentials, secrets),
-        waiting=waiting,
     )
     return assemble(
         catalog=catalog,
@@ -181,7 +167,6 @@ def service_of(
         lease_s=settings.lease_s,
         sweep_s=settings.sweep_s,
         prompt_max_chars=settings.prompt_max_chars,
-        waiting=waiting,
     )
 
 
@@ -216,17 +201,12 @@ class Embedded:
 
 @contextmanager
 def embedded_service(
-    settings: Settings,
-    *,
-    own_port: int,
-    on_end: Callable[[TaskRef], None] | None = None,
-    waiting: Waiting = nullcontext,
+    settings: Settings, *, own_port: int, on_end: Callable[[TaskRef], None] | None = None
 ) -> Iterator[Embedded]:
     """Build a service on the SQLite file and lock the file for this process until the end of the block.
 
     Tasks that an earlier process left unfinished become due at once. The search for LLM servers on this machine skips
     `own_port`. `on_end` is called on the writer's thread with each task that has become final or was deleted.
-    `waiting()` is entered while a worker waits for an engine or for another task.
 
     Raises:
         ConfigurationError: the configuration is wrong, the file cannot be opened, or another server uses it.
@@ -243,9 +223,7 @@ def embedded_service(
             store, keys = SqliteStore(database, retention(settings), on_end=on_end), SqliteKeys(database)
             store.end_leases(now_ms())
             queue.refill(store.wake_ups(settings.sweep_s * 1000))
-            service = service_of(
-                settings, store=store, key_store=keys, queue=queue, catalog=loaded.catalog, waiting=waiting
-            )
+            service = service_of(settings, store=store, key_store=keys, queue=queue, catalog=loaded.catalog)
             yield Embedded(service=service, database=database, queue=queue, engines_note=loaded.engines_note)
 
 

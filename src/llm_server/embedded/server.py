@@ -22,7 +22,6 @@ from llm_server.api.app import create_app
 from llm_server.embedded.executor import OffLoopExecutor
 from llm_server.embedded.logs import TextFormatter
 from llm_server.embedded.open_files import allow_open_files
-from llm_server.embedded.slots import Slots
 from llm_server.embedded.watches import Watches
 from llm_server.embedded.workers import Workers, workers_for
 from llm_server.loopback import is_loopback_host
@@ -32,7 +31,6 @@ from llm_server.settings import Settings
 from llm_server.wiring import Embedded
 
 GRACE_S = 10
-MAX_COMPUTING = int(__import__("os").environ.get("XSLOTS", "8"))
 REQUEST_GRACE_S = 3
 
 
@@ -63,26 +61,19 @@ def serve(*, host: str, port: int, db: Path | None = None, workers: int | None =
         address = _address(host)
         _check_reach(host, address, settings)
         with _bound(address, port) as listener:
-            own_port, watches, slots = listener.getsockname()[1], Watches(), Slots(MAX_COMPUTING)
+            own_port, watches = listener.getsockname()[1], Watches()
             with (
-                wiring.embedded_service(
-                    settings, own_port=own_port, on_end=watches.tell_end, waiting=slots.waiting
-                ) as embedded,
+                wiring.embedded_service(settings, own_port=own_port, on_end=watches.tell_end) as embedded,
                 closing(OffLoopExecutor(embedded.database, watches)) as executor,
             ):
-                return _serve(settings, listener, embedded, executor, watches, slots)
+                return _serve(settings, listener, embedded, executor, watches)
     except LLMServerError as error:
         print(f"llm-server: {error}", file=sys.stderr)
         return 1
 
 
 def _serve(
-    settings: Settings,
-    listener: socket.socket,
-    embedded: Embedded,
-    executor: OffLoopExecutor,
-    watches: Watches,
-    slots: Slots,
+    settings: Settings, listener: socket.socket, embedded: Embedded, executor: OffLoopExecutor, watches: Watches
 ) -> int:
     address, port = listener.getsockname()[:2]
     service = embedded.service
@@ -92,7 +83,6 @@ def _serve(
         limit=lambda: settings.workers or workers_for(service.engine_places()),
         sweep_s=settings.sweep_s,
         new_id=wiring.new_id,
-        slots=slots,
     )
     app = create_app(service, wiring.new_id, executor=executor, open_without_keys=is_loopback_host(address))
     config = uvicorn.Config(

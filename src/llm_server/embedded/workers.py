@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable, Mapping
 from itertools import count
 
-from llm_server.embedded.slots import Slots
 from llm_server.orchestration.domain.errors import StorageUnavailable
 from llm_server.orchestration.domain.task import TaskRef
 from llm_server.orchestration.service import Service
@@ -33,9 +32,8 @@ def workers_for(places: Mapping[str, int]) -> int:
 class Workers:
     """The worker threads and the sweeping thread of the embedded server. They can be started only once.
 
-    A worker takes a slot before it takes a message. One worker always waits for the next message or slot, unless
-    `limit()` workers are busy: a worker that takes a message, or begins to wait for an engine, while no other is idle
-    starts another one. `limit` is called then, so it may change while the server runs.
+    One worker always waits for the next message, unless `limit()` workers are busy: a worker that takes a message while
+    no other waits starts another one. `limit` is called then, so it may change while the server runs.
     """
 
     def __init__(
@@ -46,7 +44,6 @@ class Workers:
         limit: Callable[[], int],
         sweep_s: int,
         new_id: Callable[[], str],
-        slots: Slots,
         max_idle_s: float = MAX_IDLE_S,
     ) -> None:
         self._service = service
@@ -55,8 +52,6 @@ class Workers:
         self._sweep_s = min(sweep_s, MAX_SWEEP_S)
         self._new_id = new_id
         self._max_idle_s = max_idle_s
-        self._slots = slots
-        slots.on_free = self._grow_if_needed
         self._stopping = threading.Event()
         self._lock = threading.Lock()
         self._numbers = count(1)
@@ -85,11 +80,6 @@ class Workers:
                 thread.join(max(0.0, end - time.monotonic()))
         return sum(thread.is_alive() for thread in threads)
 
-    def _grow_if_needed(self) -> None:
-        """Start another worker if a slot is free and no worker waits for it or for a message."""
-        if self._idle == 0 and self._slots.any_free:
-            self._grow()
-
     def _grow(self) -> None:
         """Start another worker, unless the limit is reached or the workers stop."""
         limit = self._limit()
@@ -110,10 +100,7 @@ class Workers:
                 ref = self._next()
                 if ref is None:
                     return
-                try:
-                    self._process(ref)
-                finally:
-                    self._slots.give_back()
+                self._process(ref)
             except StorageUnavailable:
                 _log.warning("the database did not answer", exc_info=True)
                 self._stopping.wait(1)
@@ -125,7 +112,7 @@ class Workers:
         while not self._stopping.is_set():
             with self._lock:
                 self._idle += 1
-            ref = self._receive()
+            ref = self._queue.receive(self._max_idle_s, self._stopping.is_set)
             with self._lock:
                 self._idle -= 1
                 another_waits = self._idle > 0
@@ -133,18 +120,10 @@ class Workers:
                     self._workers.remove(threading.current_thread())
                     break
             if ref is not None:
-                self._grow_if_needed()
+                if not another_waits:
+                    self._grow()
                 return ref
         return None
-
-    def _receive(self) -> TaskRef | None:
-        """Take a slot, and then a message. Returns None, without a slot, if there is none for `max_idle_s` seconds."""
-        if not self._slots.take(self._max_idle_s):
-            return None
-        ref = self._queue.receive(self._max_idle_s, self._stopping.is_set)
-        if ref is None:
-            self._slots.give_back()
-        return ref
 
     def _process(self, ref: TaskRef) -> None:
         """Carry a task out; if the database fails, send its message again, as SQS does."""
