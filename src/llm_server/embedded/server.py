@@ -9,6 +9,7 @@ import os
 import signal
 import socket
 import sys
+import threading
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -21,6 +22,7 @@ from llm_server.api import edge, errors
 from llm_server.api.app import create_app
 from llm_server.embedded.executor import OffLoopExecutor
 from llm_server.embedded.logs import TextFormatter
+from llm_server.embedded.one_core import keep_to_one_core
 from llm_server.embedded.open_files import allow_open_files
 from llm_server.embedded.watches import Watches
 from llm_server.embedded.workers import Workers, workers_for
@@ -103,9 +105,13 @@ def _serve(
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, stop)
     allow_open_files()
+    stopping = threading.Event()
+    if not any(spec.kind == "llamacpp" for spec in service.catalog.engines.values()):  # it computes on all cores
+        keep_to_one_core(stopping)
     workers.start()
     _greet(settings, embedded.engines_note, service, "localhost" if address == "127.0.0.1" else address, port)
     server.run(sockets=[listener])
+    stopping.set()
     print("Stopping: tasks in progress have 10 s to finish.", file=sys.stderr)
     busy_workers = workers.stop(GRACE_S)
     if busy_workers:
