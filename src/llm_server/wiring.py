@@ -14,7 +14,6 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
-from uuid import UUID, uuid4
 
 from llm_server import catalog_loading
 from llm_server.engines import prices
@@ -57,7 +56,10 @@ def now_ms() -> int:
 
 def new_id() -> str:
     """Return a new UUIDv7 (RFC 9562, 5.7): Unix milliseconds, then 74 random bits; ids sort by time."""
-    return str(UUID(f"{now_ms():012x}7{uuid4().hex[13:]}"))
+    random_bits = int.from_bytes(os.urandom(10), "big")
+    tail = 1 << 63 | random_bits & (1 << 62) - 1  # the variant 0b10, then 62 bits
+    text = f"{now_ms():012x}7{random_bits >> 68:03x}{tail:016x}"
+    return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
 
 
 def retention(settings: Settings) -> Retention:

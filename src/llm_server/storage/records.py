@@ -7,6 +7,7 @@ does not know, such as a status that a newer version added, makes the record unr
 from __future__ import annotations
 
 from dataclasses import MISSING, fields, replace
+from operator import attrgetter
 from typing import TypeVar
 
 import msgspec
@@ -24,8 +25,11 @@ MAX_NAME_BYTES = 1_000
 
 _Record = TypeVar("_Record")
 _TASK_DEFAULTS = {f.name: f.default if f.default_factory is MISSING else f.default_factory() for f in fields(Task)}
+_TASK_VALUES = attrgetter(*_TASK_DEFAULTS)
 _OUTPUT_FIELDS = tuple(f.name for f in fields(Output))
+_OUTPUT_VALUES = attrgetter(*_OUTPUT_FIELDS)
 _ATTEMPT_FIELDS = tuple(f.name for f in fields(Attempt))
+_ATTEMPT_VALUES = attrgetter(*_ATTEMPT_FIELDS)
 _RARE = {"failover_from": None, "probe": False, "failure": None, "demonstration": False}
 """Fields of an attempt that are not stored if they have these values, as in most attempts: a write unit holds 1 KB."""
 _KIND_WORDS = {
@@ -68,11 +72,11 @@ def encode(record: Task | Request | Output | EngineState | EngineSwitch | Key | 
     charges a write unit for each 1 KB.
     """
     if isinstance(record, Task):
-        values = {name: getattr(record, name) for name in _TASK_DEFAULTS}
-        stored = {name: value for name, value in values.items() if value != _TASK_DEFAULTS[name]}
+        values = zip(_TASK_DEFAULTS.items(), _TASK_VALUES(record), strict=True)
+        stored = {name: value for (name, default), value in values if value is not default and value != default}
         return msgspec.json.encode(stored).decode()
     if isinstance(record, Output):
-        stored = {name: getattr(record, name) for name in _OUTPUT_FIELDS}
+        stored = dict(zip(_OUTPUT_FIELDS, _OUTPUT_VALUES(record), strict=True))
         stored |= {"key": output_key_text(record.key), "attempts": [_stored_attempt(a) for a in record.attempts]}
         return msgspec.json.encode(stored).decode()
     return msgspec.json.encode(record).decode()
@@ -164,8 +168,8 @@ def _decoded(decoder: msgspec.json.Decoder[_Record], body: str) -> _Record:
 
 
 def _stored_attempt(attempt: Attempt) -> dict[str, object]:
-    values = {name: getattr(attempt, name) for name in _ATTEMPT_FIELDS}
-    return {name: value for name, value in values.items() if name not in _RARE or value != _RARE[name]}
+    values = zip(_ATTEMPT_FIELDS, _ATTEMPT_VALUES(attempt), strict=True)
+    return {name: value for name, value in values if name not in _RARE or value != _RARE[name]}
 
 
 def _with_facts(attempt: Attempt) -> Attempt:

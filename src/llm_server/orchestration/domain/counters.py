@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime
+from operator import attrgetter, sub
 
 from llm_server.orchestration.domain.receipt import MICROUSD_PER_USD, Receipt
 from llm_server.orchestration.domain.status import Status
@@ -34,23 +35,28 @@ class Counters:
     cost_microusd: int = 0
 
     def __add__(self, other: Counters) -> Counters:
-        return Counters(**{f.name: getattr(self, f.name) + getattr(other, f.name) for f in fields(self)})
+        return Counters(**{name: getattr(self, name) + getattr(other, name) for name in NAMES})
 
     def nonzero(self) -> dict[str, int]:
         """Return the counters that are not 0, by name."""
-        return {f.name: value for f in fields(self) if (value := getattr(self, f.name))}
+        return {name: value for name, value in zip(NAMES, _VALUES(self), strict=True) if value}
+
+
+NAMES = tuple(f.name for f in fields(Counters))
+_VALUES = attrgetter(*NAMES)
+_TOTALS = tuple(f.name for f in fields(Receipt))
+_TOTAL_VALUES = attrgetter(*_TOTALS)
 
 
 def change(before: Task | None, after: Task) -> Counters:
     """Return by how much a task's transition changes each counter. `before` is None for a new task."""
-    totals = {f.name: getattr(after.receipt, f.name) for f in fields(Receipt)}
-    gauges = _gauges(after)
+    totals, gauges = _TOTAL_VALUES(after.receipt), _gauges(after)
     if before is None:
-        return Counters(total=1, **totals, **gauges)
-    for name in totals:
-        totals[name] -= getattr(before.receipt, name)
+        return Counters(total=1, **dict(zip(_TOTALS, totals, strict=True)), **gauges)
+    totals = tuple(map(sub, totals, _TOTAL_VALUES(before.receipt)))
     earlier = _gauges(before)
-    return Counters(**totals, **{name: gauges[name] - earlier[name] for name in gauges})
+    changes = {name: gauges[name] - earlier[name] for name in gauges}
+    return Counters(**dict(zip(_TOTALS, totals, strict=True)), **changes)
 
 
 def in_flight_change(before: Task | None, after: Task) -> int:

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import sqlite3
-from dataclasses import fields
 
-from llm_server.orchestration.domain.counters import Counters, change, day_of, in_flight_change
+from llm_server.orchestration.domain.counters import NAMES, Counters, change, day_of, in_flight_change
 from llm_server.orchestration.domain.task import Task
-
-_FIGURES = [f.name for f in fields(Counters)]
 
 
 def count(db: sqlite3.Connection, before: Task | None, after: Task) -> None:
@@ -33,8 +30,8 @@ def in_flight(db: sqlite3.Connection, key_id: str) -> int:
 
 
 def read(db: sqlite3.Connection) -> Counters:
-    row = db.execute(f"SELECT {', '.join(_FIGURES)} FROM counters").fetchone()
-    return Counters(**dict(zip(_FIGURES, row, strict=True)))
+    row = db.execute(f"SELECT {', '.join(NAMES)} FROM counters").fetchone()
+    return Counters(**dict(zip(NAMES, row, strict=True)))
 
 
 def spent_microusd(db: sqlite3.Connection, tenant: str, day: str) -> int:
