@@ -19,7 +19,10 @@ import base64, json, sys, types
 from llm_server.lambda_api import handler
 from llm_server.orchestration.domain.api_key import Caller
 
-handler.app.state.gate = types.SimpleNamespace(admit=lambda request: (Caller(), {}))  # no table to ask for keys
+async def admit(request):
+    return Caller(), {}
+
+handler.app.state.gate = types.SimpleNamespace(admit=admit)  # no table to ask for keys
 
 def answer(method, path, body=None):
     http = {"method": method, "path": path, "protocol": "HTTP/1.1", "sourceIp": "127.0.0.1"}
