@@ -24,6 +24,8 @@ from llm_server.orchestration.domain.cancellation import Cancellation
 
 MAX_CONNECTIONS_PER_ENGINE = 1024
 """How many connections are kept for the next call: as many as there can be workers."""
+MAX_JOINED_BYTES = 65_536
+"""A larger request is not copied to send it in one piece, because the copy costs more than a packet."""
 _this_thread = threading.local()
 """Its attribute `exchange` is the `_Exchange` that this thread is making, or None."""
 
@@ -145,14 +147,15 @@ class _TrackedConnection:
         _use(self.sock)
 
     def request(self, *args: Any, **options: Any) -> None:
-        """Send head and body in one piece, because two packets would wake both sides twice."""
+        """Send head and body in one piece, because two packets would wake both sides twice; a large body goes alone."""
         _use(self.sock)
         self._unsent = unsent = list[bytes]()
         try:
             super().request(*args, **options)  # type: ignore[misc]  # a mixin's super() is not typed
         finally:
             self._unsent = None
-        self.send(b"".join(unsent))
+        for piece in [b"".join(unsent)] if sum(map(len, unsent)) <= MAX_JOINED_BYTES else unsent:
+            self.send(piece)
 
     def send(self, data: Any) -> None:
         if self._unsent is None:
