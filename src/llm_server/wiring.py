@@ -33,7 +33,7 @@ from llm_server.orchestration.domain.ports.keys import KeyStore
 from llm_server.orchestration.domain.ports.queue import Queue
 from llm_server.orchestration.domain.ports.store import EngineStateStore, Store
 from llm_server.orchestration.domain.retention import Retention
-from llm_server.orchestration.domain.task import TaskRef
+from llm_server.orchestration.domain.task import Task
 from llm_server.orchestration.execution.orchestrator import Orchestrator
 from llm_server.orchestration.routing.analysis import analyse
 from llm_server.orchestration.service import Service
@@ -203,12 +203,12 @@ class Embedded:
 
 @contextmanager
 def embedded_service(
-    settings: Settings, *, own_port: int, on_end: Callable[[TaskRef], None] | None = None
+    settings: Settings, *, own_port: int, on_end: Callable[[Task, str | None], None] | None = None
 ) -> Iterator[Embedded]:
     """Build a service on the SQLite file and lock the file for this process until the end of the block.
 
     Tasks that an earlier process left unfinished become due at once. The search for LLM servers on this machine skips
-    `own_port`. `on_end` is called on the writer's thread with each task that has become final or was deleted.
+    `own_port`. `on_end` is called on the writer's thread with each task that has become final, and its result.
 
     Raises:
         ConfigurationError: the configuration is wrong, the file cannot be opened, or another server uses it.

@@ -7,28 +7,22 @@ from typing import Any, TypeVar
 
 from llm_server.api.executor import Watch
 from llm_server.orchestration.domain.task import TaskRef
+from llm_server.orchestration.tasks.intake import Accepted
 
 T = TypeVar("T")
 
 
 class EndOfWatch:
-    """A watch that answers at once."""
+    """A watch whose time is over at once."""
 
-    def __init__(self, ended: bool) -> None:
-        self._ended = ended
-
-    async def ended(self, wait_s: float) -> bool:
-        return self._ended
+    async def ended(self, wait_s: float) -> Accepted | None:
+        return None
 
 
 class RecordingExecutor:
-    """Runs use cases inline. `kinds` are "read", "write" and "watch" in the order of the calls.
+    """Runs use cases inline. `kinds` are "read" and "write" in the order of the calls."""
 
-    Every watch answers at once that the task has ended, or, without `ends`, that the time is over.
-    """
-
-    def __init__(self, *, ends: bool = False) -> None:
-        self._ends = ends
+    def __init__(self) -> None:
         self.kinds: list[str] = []
         self.is_running = False
         self.watched: list[tuple[TaskRef, bool]] = []
@@ -42,7 +36,7 @@ class RecordingExecutor:
 
     def watch(self, ref: TaskRef) -> Watch:
         self.watched.append((ref, self.is_running))
-        return EndOfWatch(self._ends)
+        return EndOfWatch()
 
     def _run(self, kind: str, use_case: Callable[[], T]) -> T:
         self.kinds.append(kind)

@@ -14,6 +14,7 @@ from typing import Protocol, TypeVar
 from llm_server.orchestration.domain.errors import StorageUnavailable, TaskNotFound
 from llm_server.orchestration.domain.task import TaskRef
 from llm_server.orchestration.service import Service
+from llm_server.orchestration.tasks.intake import Accepted
 
 T = TypeVar("T")
 
@@ -24,10 +25,10 @@ MAX_POLL_S = 1.0
 class Watch(Protocol):
     """Tells one caller when a task ends."""
 
-    async def ended(self, wait_s: float) -> bool:
-        """Wait until the task is final or deleted, for at most `wait_s` seconds. Call this once.
+    async def ended(self, wait_s: float) -> Accepted | None:
+        """Wait until the task is final, for at most `wait_s` seconds, and return it. Call this once.
 
-        Returns False if the time is over, or the server is stopping.
+        Returns None if the time is over, the task was deleted, or the server is stopping.
         """
         ...
 
@@ -78,16 +79,21 @@ class _Polling:
         self._service = service
         self._ref = ref
 
-    async def ended(self, wait_s: float) -> bool:
+    async def ended(self, wait_s: float) -> Accepted | None:
         loop = asyncio.get_running_loop()
         end, pause = loop.time() + wait_s, POLL_FIRST_S
         while (left := end - loop.time()) > 0:
             await asyncio.sleep(min(pause, left))
-            with suppress(StorageUnavailable):
-                try:
+            try:
+                with suppress(StorageUnavailable):
                     if self._service.is_final(self._ref):
-                        return True
-                except TaskNotFound:
-                    return True
+                        return self._read()
+            except TaskNotFound:
+                return None
             pause = min(pause * 1.5, MAX_POLL_S)
-        return False
+        return None
+
+    def _read(self) -> Accepted | None:
+        """Read the task once more. Returns None if it was retried meanwhile."""
+        snapshot = self._service.get(self._ref)
+        return Accepted(task=snapshot.task, result=snapshot.result) if snapshot.task.status.is_final else None

@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Mapping
 from typing import Any
 
-from llm_server.api.executor import Executor, Watch
-from llm_server.orchestration.domain.errors import StorageUnavailable, TaskNotFound
-from llm_server.orchestration.domain.snapshot import Snapshot
 from llm_server.orchestration.domain.task import Task
 
 MAX_WAIT_S = 25
@@ -32,22 +28,6 @@ def possible_s(wish_s: int, scope: Mapping[str, Any]) -> float:
         return wish_s
     left_s: float = context.get_remaining_time_in_millis() / 1000
     return min(wish_s, max(0, left_s - ANSWERING_S))
-
-
-async def until_ended(
-    run: Executor, watch: Watch | None, read: Callable[[], Snapshot], wait_s: float
-) -> Snapshot | None:
-    """Wait until a watched task ends, then read it.
-
-    Return None if the task is not watched, does not end within `wait_s` seconds, was deleted, or was retried before it
-    was read. A failed read is ignored, because the task is already accepted, and a caller who got an error would send
-    it again.
-    """
-    if watch is not None and await watch.ended(wait_s):
-        with suppress(StorageUnavailable, TaskNotFound):
-            snapshot = await run.read(read)
-            return snapshot if snapshot.task.status.is_final else None
-    return None
 
 
 def retry_after_s(task: Task, now_ms: int) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gc
 import ipaddress
 import logging
 import os
@@ -105,6 +106,8 @@ def _serve(
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, stop)
     allow_open_files()
+    gc.collect()
+    gc.freeze()  # what the imports have made stays for ever, so later collections need not look at it
     stopping = threading.Event()
     if not any(spec.kind == "llamacpp" for spec in service.catalog.engines.values()):  # it computes on all cores
         keep_to_one_core(stopping)

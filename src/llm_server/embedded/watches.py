@@ -8,7 +8,8 @@ from asyncio import Future
 from functools import partial
 
 from llm_server.embedded.loop_calls import LoopCalls, end
-from llm_server.orchestration.domain.task import TaskRef
+from llm_server.orchestration.domain.task import Task, TaskRef
+from llm_server.orchestration.tasks.intake import Accepted
 
 
 class Watches:
@@ -26,7 +27,7 @@ class Watches:
             if not self._is_stopping:
                 self._watches.setdefault(watch.ref, []).append(watch)
                 return
-        watch.tell(has_ended=False)
+        watch.tell(None)
 
     def remove(self, watch: TaskWatch) -> None:
         """Tell a watch nothing more."""
@@ -35,12 +36,12 @@ class Watches:
             if others:
                 self._watches[watch.ref] = others
 
-    def tell_end(self, ref: TaskRef) -> None:
-        """Tell all watches of a task that it is final or was deleted."""
+    def tell_end(self, task: Task, result: str | None) -> None:
+        """Tell all watches of a task that it is final now."""
         with self._lock:
-            watches = self._watches.pop(ref, ())
+            watches = self._watches.pop(task.ref, ())
         for watch in watches:
-            watch.tell(has_ended=True)
+            watch.tell(Accepted(task=task, result=result))
 
     def stop(self) -> None:
         """Let all callers that wait go, and each later caller at once: the server is stopping."""
@@ -49,7 +50,7 @@ class Watches:
             watches = [watch for each in self._watches.values() for watch in each]
             self._watches.clear()
         for watch in watches:
-            watch.tell(has_ended=False)
+            watch.tell(None)
 
 
 class TaskWatch:
@@ -59,14 +60,15 @@ class TaskWatch:
         self.ref = ref
         self._watches = watches
         self._lock = threading.Lock()
-        self._has_ended: bool | None = None
         self._told: Future[None] | None = None
+        self._was_told = False
+        self._ended: Accepted | None = None
 
-    async def ended(self, wait_s: float) -> bool:
+    async def ended(self, wait_s: float) -> Accepted | None:
         loop = asyncio.get_running_loop()
         with self._lock:
-            if self._has_ended is not None:
-                return self._has_ended
+            if self._was_told:
+                return self._ended
             told: Future[None] = loop.create_future()
             self._told = told
         timer = loop.call_later(wait_s, end, told)
@@ -74,13 +76,14 @@ class TaskWatch:
             await told
         finally:
             timer.cancel()
-            self._watches.remove(self)
-        return bool(self._has_ended)
+            if not self._was_told:
+                self._watches.remove(self)
+        return self._ended
 
-    def tell(self, *, has_ended: bool) -> None:
-        """Let the caller go on."""
+    def tell(self, ended: Accepted | None) -> None:
+        """Let the caller go on, with the final task or without."""
         with self._lock:
-            self._has_ended = has_ended
+            self._ended, self._was_told = ended, True
             told = self._told
         if told is not None:
             self._watches.loop_calls.add(told.get_loop(), partial(end, told))

@@ -154,18 +154,6 @@ def test_a_call_that_waits_watches_its_task_inside_the_use_case_that_stores_it(r
     assert [(ref.task_id, inside) for ref, inside in recorded.run.watched] == [(answer.json["task_id"], True)]
 
 
-@pytest.mark.parametrize("ends", [True, False])
-def test_only_a_task_that_has_ended_is_read_once_more(tmp_path: Path, ends: bool) -> None:
-    """If the task that is read is not final, because it was retried in between, the call is answered with 202."""
-    run = RecordingExecutor(ends=ends)
-    with called_server(tmp_path) as usual:
-        app = create_app(usual.service, wiring.new_id, executor=run)
-        answer = replace(usual.with_key(), app=app).post({"prompt": "Say hello."}, prefer="wait=20")
-
-    assert (answer.status, answer.headers["retry-after"]) == (202, "1")
-    assert run.kinds == ["read", "write"] + ["read"] * ends
-
-
 def test_a_replayed_task_that_is_final_is_answered_at_once(recorded: Recorded) -> None:
     """The task is not watched and not read again; the wish to wait is granted."""
     task_id = recorded.server.post({"prompt": "Say hello."}, idempotency_key="k").json["task_id"]

@@ -18,10 +18,11 @@ from llm_server.api.executor import Watch
 from llm_server.embedded.executor import OffLoopExecutor
 from llm_server.embedded.watches import Watches
 from llm_server.orchestration.domain.errors import StorageUnavailable, TaskNotFound
+from llm_server.orchestration.domain.status import Status
 from llm_server.orchestration.domain.task import TaskRef
 from llm_server.storage.sqlite.database import Database
 from llm_server.storage.sqlite.store import SqliteStore
-from support.builders import NOW_MS, a_request, a_task
+from support.builders import NOW_MS, a_request, a_task, an_output, claimed
 from support.scripted_engine import WAIT_S
 
 LIMIT_S = 0.3
@@ -136,13 +137,13 @@ def a_watched_task(embedded: Embedded) -> tuple[TaskRef, Watch]:
     return ref, embedded.run.watch(ref)
 
 
-@pytest.mark.parametrize("how", ["cancel", "delete"])
-def test_a_caller_is_told_of_the_end_after_the_commit(embedded: Embedded, how: str) -> None:
+@pytest.mark.parametrize("is_deleted", [False, True])
+def test_a_caller_is_told_of_the_end_after_the_commit(embedded: Embedded, is_deleted: bool) -> None:
     """It does not poll: it goes on as soon as the write is committed."""
 
     def end(ref: TaskRef) -> None:
         embedded.cancel(ref)
-        if how == "delete":
+        if is_deleted:
             embedded.store.delete(embedded.store.peek(ref))
 
     async def main() -> None:
@@ -154,8 +155,32 @@ def test_a_caller_is_told_of_the_end_after_the_commit(embedded: Embedded, how: s
         began = time.monotonic()
         await embedded.run.write(lambda: end(ref))
 
-        assert await waiting
+        ended = await waiting
+        assert ended is not None
+        assert (ended.task.ref, ended.task.status, ended.result) == (ref, Status.CANCELLED, None)
         assert time.monotonic() - began < 1
+
+    on_a_loop(main)
+
+
+@pytest.mark.parametrize("kept_before", [False, True])
+def test_a_caller_is_told_the_answer_without_a_read(embedded: Embedded, kept_before: bool) -> None:
+    """It may have been stored by an earlier claim whose worker died."""
+
+    def complete(ref: TaskRef) -> None:
+        processing, answer = claimed(embedded.store.peek(ref)), an_output()
+        embedded.store.save(embedded.store.peek(ref), processing)
+        if kept_before:
+            embedded.store.keep(ref, answer)
+        embedded.store.save(processing, processing.completed(answer), None if kept_before else answer)
+
+    async def main() -> None:
+        ref, watch = await embedded.run.write(lambda: a_watched_task(embedded))
+        await embedded.run.write(lambda: complete(ref))
+
+        ended = await watch.ended(WAIT_S)
+        assert ended is not None
+        assert (ended.task.status, ended.result) == (Status.COMPLETED, "Hello.")
 
     on_a_loop(main)
 
@@ -177,7 +202,9 @@ def test_each_of_several_callers_of_a_task_is_told(embedded: Embedded) -> None:
         waiting = asyncio.gather(*(watch.ended(WAIT_S) for watch in (first, second)))
         await embedded.run.write(lambda: embedded.cancel(ref))
 
-        assert await waiting == [True, True]
+        first_ended, second_ended = await waiting
+        assert first_ended == second_ended
+        assert first_ended is not None
 
     on_a_loop(main)
 

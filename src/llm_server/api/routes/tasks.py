@@ -130,8 +130,7 @@ async def create_task(
         return accepted, run.watch(accepted.task.ref) if waits else None
 
     accepted, watch = await run.write(submit)
-    read = partial(service.get, accepted.task.ref)
-    ended = await waiting.until_ended(run, watch, read, waiting.possible_s(wait_s, request.scope))
+    ended = await watch.ended(waiting.possible_s(wait_s, request.scope)) if watch else None
     return _accepted(accepted, ended, wait_s)
 
 
@@ -284,7 +283,7 @@ def _changed(snapshot: Snapshot) -> Response:
     return answer(views.task(snapshot.task, snapshot.result), headers=headers)
 
 
-def _accepted(accepted: Accepted, ended: Snapshot | None, wait_s: int) -> Response:
+def _accepted(accepted: Accepted, ended: Accepted | None, wait_s: int) -> Response:
     """Respond with 200 if the task is final or was accepted by an earlier call, else with 202."""
     task, result = (ended.task, ended.result) if ended else (accepted.task, accepted.result)
     headers = {"Location": f"{PREFIX}/tasks/{task.task_id}"}

@@ -22,7 +22,7 @@ from llm_server.storage.sqlite.database import Database
 class SqliteStore:
     """The Store port over a SQLite file. Each write is one command of the file's writer.
 
-    `on_end` is called with each task that has become final or was deleted, after the commit and before the caller of
+    `on_end` is called with each task that has become final, and its result, after the commit and before the caller of
     the write goes on. It runs on the writer's thread, so it must not block.
     """
 
@@ -31,7 +31,7 @@ class SqliteStore:
         database: Database,
         retention: Retention | None = None,
         *,
-        on_end: Callable[[TaskRef], None] | None = None,
+        on_end: Callable[[Task, str | None], None] | None = None,
     ) -> None:
         self._database = database
         self._retention = retention or Retention()
@@ -84,8 +84,8 @@ class SqliteStore:
             if output is not None:
                 task_rows.keep(db, after.ref, output)
             counters.count(db, before, after)
-            if after.status.is_final:
-                self._tell_end(after.ref)
+            if after.status.is_final and self._on_end is not None:
+                self._database.after_commit(partial(self._on_end, after, task_rows.result(db, after, output)))
             return True
 
         if not self._database.write(work):
@@ -95,11 +95,7 @@ class SqliteStore:
         self._database.write(lambda db: task_rows.keep(db, ref, output))
 
     def delete(self, task: Task) -> None:
-        def work(db: sqlite3.Connection) -> None:
-            deletions.delete(db, task, self._retention)
-            self._tell_end(task.ref)
-
-        self._database.write(work)
+        self._database.write(lambda db: deletions.delete(db, task, self._retention))
 
     def purge(self, ref: TaskRef) -> None:
         self._database.write(lambda db: deletions.purge(db, ref))
@@ -168,10 +164,6 @@ class SqliteStore:
 
     def swap_engine_state(self, engine: str, before: EngineState, after: EngineState) -> bool:
         return self._database.write(lambda db: engine_states.swap(db, engine, before, after))
-
-    def _tell_end(self, ref: TaskRef) -> None:
-        if self._on_end is not None:
-            self._database.after_commit(partial(self._on_end, ref))
 
 
 def _check_in_flight(db: sqlite3.Connection, task: Task, max_in_flight: int) -> None:

@@ -13,7 +13,7 @@ from zlib import crc32
 
 import msgspec
 
-from llm_server.orchestration.domain.output import Output
+from llm_server.orchestration.domain.output import Output, OutputKey
 from llm_server.orchestration.domain.retention import Retention
 from llm_server.orchestration.domain.snapshot import Request, Snapshot
 from llm_server.orchestration.domain.status import Mode, Status
@@ -160,6 +160,18 @@ def is_in(db: sqlite3.Connection, table: str, ref: TaskRef) -> bool:
 def keep(db: sqlite3.Connection, ref: TaskRef, output: Output) -> None:
     row = (ref.tenant, ref.task_id, records.output_key_text(output.key), records.encode(output))
     db.execute("INSERT OR REPLACE INTO outputs VALUES (?, ?, ?, ?)", row)
+
+
+def result(db: sqlite3.Connection, task: Task, last: Output | None) -> str | None:
+    """Return the answer of a Completed task, and None for any other task. `last` was stored together with its state."""
+    if task.answer_fence is None:
+        return None
+    if last is not None:
+        return last.text
+    key = records.output_key_text(OutputKey.of_answer(task.answer_fence))
+    query = "SELECT body FROM outputs WHERE (tenant, task_id, key) = (?, ?, ?)"
+    row = db.execute(query, (task.tenant, task.task_id, key)).fetchone()
+    return records.output(row[0]).text if row else None
 
 
 def remove(db: sqlite3.Connection, ref: TaskRef, tables: Sequence[str]) -> None:
