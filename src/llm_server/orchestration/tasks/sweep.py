@@ -23,7 +23,10 @@ _log = logging.getLogger(__name__)
 LOOKS_MS = 45_000
 """How long one sweep may look at tasks. It ends before the next one, which starts a minute after it has started."""
 MAX_PEEK = 100
-MAX_PRUNE = 200
+MAX_PRUNE = 50
+"""How many expired tasks one transaction removes: requests wait for it."""
+PRUNES_MS = 10_000
+"""How long one sweep may remove what has expired, after it has looked at tasks. Both end before the next sweep."""
 PUT_OFF_MS = 3_600_000
 """How long the sweep ignores a record that it could not handle."""
 
@@ -45,11 +48,20 @@ class Sweep:
         self._sweep_ms = sweep_ms
 
     def run(self, may_continue: Callable[[], bool] = lambda: True) -> int:
-        """Wake due tasks for at most 45 s, and while `may_continue()` is true. Returns how many were woken."""
+        """Wake due tasks for at most 45 s, then remove what has expired for at most 10 s; both while `may_continue()`.
+
+        Returns how many tasks were woken.
+        """
         try:
             return self._look_at_all(may_continue)
         finally:
-            self._store.prune(MAX_PRUNE)
+            self._prune(may_continue)
+
+    def _prune(self, may_continue: Callable[[], bool]) -> None:
+        """Remove what has expired in small transactions. Between them, other threads write."""
+        until_ms = self._clock() + PRUNES_MS
+        while may_continue() and self._store.prune(MAX_PRUNE) and self._clock() < until_ms:
+            pass
 
     def _look_at_all(self, may_continue: Callable[[], bool]) -> int:
         woken = 0

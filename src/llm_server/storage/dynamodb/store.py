@@ -180,8 +180,9 @@ class DynamoStore:
     def retain(self, task: Task) -> None:
         self._texts.retain(task.ref, self._retention.clock())
 
-    def prune(self, limit: int) -> None:
+    def prune(self, limit: int) -> bool:  # noqa: ARG002 - part of the port
         """Do nothing: the table's time to live removes expired items."""
+        return False
 
     def peek_each(self, refs: Sequence[TaskRef]) -> dict[TaskRef, Task | None]:
         return self._open.peek_each(refs)

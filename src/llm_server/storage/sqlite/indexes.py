@@ -1,16 +1,15 @@
-"""Queries over the indexes of `tasks`: a tenant's tasks (`listing`, `by_status`), and the due ones (`sure`, `open`)."""
+"""Queries over indexes: a tenant's tasks (`listing`, `by_facets` and `labels`), and what is due (`sure`, `open`)."""
 
 from __future__ import annotations
 
+import json
 import sqlite3
 from collections.abc import Iterator, Sequence
-from heapq import merge
-from itertools import islice
+from dataclasses import dataclass, replace
 
-from llm_server.orchestration.domain.ports.listing import Page, TaskFilter
+from llm_server.orchestration.domain.ports.listing import EVERY_TASK, Page, TaskFilter
 from llm_server.orchestration.domain.ports.tasks import Due
 from llm_server.orchestration.domain.retention import Retention
-from llm_server.orchestration.domain.status import Status
 from llm_server.orchestration.domain.task import Task, TaskRef
 from llm_server.storage import records
 from llm_server.storage.listing import Bounds, Round, Span, fill_page
@@ -18,11 +17,19 @@ from llm_server.storage.sqlite import task_rows
 from llm_server.storage.sqlite.database import Database
 from llm_server.storage.sqlite.schema import HAS_OWNER, SURE
 
-LISTING_BOUNDS = Bounds(max_round=500, max_call=5_000)
-"""How many tasks a listing looks at. Between two reads, other threads can use the connection (ADR 22)."""
-_LISTED = "SELECT listing, body FROM tasks WHERE tenant = ? AND {}listing >= ? AND listing < ? ORDER BY listing DESC"
-LISTED = _LISTED.format("")
-LISTED_BY_STATUS = _LISTED.format("status = ? AND ")
+LISTING_BOUNDS = Bounds(max_round=100, max_call=400)
+"""How many states a listing reads. Other threads can use the connection between two rounds."""
+MAX_COMPARED = 800
+"""How many tasks with one label a round compares with the other labels of a filter."""
+LISTED = "SELECT listing, body FROM tasks WHERE tenant = ? AND listing >= ? AND listing < ? ORDER BY listing DESC"
+OF_ALL = "tasks WHERE tenant = ? AND "
+OF_LABEL = "labels WHERE tenant = ? AND label = ? AND "
+COUNT = f"SELECT count(*) FROM (SELECT 1 FROM {OF_LABEL} 1 LIMIT 1000)"
+_SPAN = "facets = ? AND listing >= ? AND listing < ?"
+OTHER_LABEL = """ AND EXISTS (SELECT 1 FROM labels AS other WHERE other.tenant = labels.tenant AND other.label = ?
+    AND other.facets = labels.facets AND other.listing = labels.listing)"""
+STATES = """SELECT tasks.body FROM json_each(?) AS ids CROSS JOIN tasks
+    ON tasks.tenant = ? AND tasks.task_id = ids.value ORDER BY ids.key"""
 
 DUE_PAGE = 100
 _DUE = "SELECT due_ms, tenant, task_id FROM tasks WHERE due_ms <= ? AND ({}) AND (due_ms, tenant, task_id) > (?, ?, ?)"
@@ -31,26 +38,98 @@ SURE_DUE = _DUE.format(SURE) + _IN_ORDER
 OTHERS_DUE = _DUE.format(f"({SURE}) IS NOT TRUE") + _IN_ORDER
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Source:
+    """An index in which a filter finds its tasks: `by_facets` of the tasks, or the rows of one label.
+
+    `facets` are the values that the filter admits. The tasks with one of them are a part of the index, in the order of
+    the list. `also` are the other labels that a task needs.
+    """
+
+    rows: str
+    values: tuple[str | int, ...]
+    facets: Sequence[str]
+    also: Sequence[int]
+
+
 def page(
     database: Database, retention: Retention, tenant: str, *, size: int, token: str, task_filter: TaskFilter
 ) -> Page:
+    source = None
+    if replace(task_filter, created_from_ms=0, created_to_ms=None) != EVERY_TASK:
+        with database.reading() as db:
+            source = _source(db, tenant, task_filter)
+
     def read(span: Span, limit: int) -> Round:
         with database.reading() as db:
-            rows = _listed(db, tenant, task_filter.possible_statuses, span, limit)
-        tasks = [task for _, body in rows if (task := records.readable_task(body)) and not retention.has_expired(task)]
-        return Round(tasks=tasks, end=rows[-1][0] if len(rows) == limit else "")
+            bodies, end = _found(db, tenant, source, span, limit) if source else _newest(db, tenant, span, limit)
+        tasks = [task for body in bodies if (task := records.readable_task(body)) and not retention.has_expired(task)]
+        return Round(tasks=tasks, end=end)
 
     return fill_page(read, task_filter, size=size, token=token, bounds=LISTING_BOUNDS)
 
 
-def _listed(
-    db: sqlite3.Connection, tenant: str, statuses: frozenset[Status], span: Span, limit: int
-) -> list[tuple[str, str]]:
-    """Return the listing keys and states of the newest tasks in a span. No other task is read from the file."""
-    if statuses == frozenset(Status):
-        return db.execute(f"{LISTED} LIMIT ?", (tenant, span.first, span.end, limit)).fetchall()
-    each = [db.execute(LISTED_BY_STATUS, (tenant, status, span.first, span.end)) for status in sorted(statuses)]
-    return list(islice(merge(*each, reverse=True), limit))
+def _newest(db: sqlite3.Connection, tenant: str, span: Span, limit: int) -> tuple[list[str], str]:
+    """Return up to `limit` states at the end of a span, and the listing key where the next read continues."""
+    rows = db.execute(f"{LISTED} LIMIT ?", (tenant, span.first, span.end, limit)).fetchall()
+    return [body for _, body in rows], rows[-1][0] if len(rows) == limit else ""
+
+
+def _source(db: sqlite3.Connection, tenant: str, task_filter: TaskFilter) -> _Source:
+    """Choose the label with the fewest tasks, as far as they are counted."""
+    numbers = sorted(task_rows.labels(task_filter.metadata))
+    if len(numbers) > 1:
+        numbers.sort(key=lambda number: db.execute(COUNT, (tenant, number)).fetchone())
+    rows, values = (OF_LABEL, (tenant, numbers[0])) if numbers else (OF_ALL, (tenant,))
+    facets = [text for text in _all_facets(db, rows, values) if _admits(task_filter, text)]
+    return _Source(rows=rows, values=values, facets=facets, also=numbers[1:])
+
+
+def _all_facets(db: sqlite3.Connection, rows: str, values: tuple[str | int, ...]) -> Iterator[str]:
+    """Yield each value of facets in an index once, with one look-up for each."""
+    facets = ""
+    while facets := db.execute(f"SELECT min(facets) FROM {rows}facets > ?", (*values, facets)).fetchone()[0]:
+        yield facets
+
+
+def _admits(task_filter: TaskFilter, text: str) -> bool:
+    """Return whether a filter may admit tasks with these facets. Of open tasks in `labels`, only some are known."""
+    facets = task_rows.parse_facets(text)
+    if facets is None:
+        return False
+    status, role, mode, engine, awaits_approval = facets
+    if status is not None:
+        return task_filter.admits(status, role, mode, engine, awaits_approval=awaits_approval)
+    is_open_wanted = any(not status.is_final for status in task_filter.possible_statuses)
+    return is_open_wanted and task_filter.role in (None, role) and task_filter.mode in (None, mode)
+
+
+def _found(db: sqlite3.Connection, tenant: str, source: _Source, span: Span, limit: int) -> tuple[list[str], str]:
+    """Return up to `limit` states at the end of a span, and the listing key where the next read continues."""
+    first = _compared_from(db, source, span)
+    others = "".join(OTHER_LABEL for _ in source.also)
+    query = f"SELECT listing FROM {source.rows}{_SPAN}{others} ORDER BY listing DESC LIMIT ?"
+    keys: list[str] = []
+    for facets in source.facets:
+        oldest = keys[-1] if len(keys) == limit else first
+        found = db.execute(query, (*source.values, facets, oldest, span.end, *source.also, limit))
+        keys = sorted([*keys, *(key for (key,) in found)], reverse=True)[:limit]
+    ids = json.dumps([key.partition("#")[2] for key in keys])
+    bodies = [body for (body,) in db.execute(STATES, (ids, tenant))]
+    if len(keys) == limit:
+        return bodies, keys[-1]
+    return bodies, first if first > span.first else ""
+
+
+def _compared_from(db: sqlite3.Connection, source: _Source, span: Span) -> str:
+    """Return the listing key down to which a round compares labels: those of about `MAX_COMPARED` tasks."""
+    if not source.also or not source.facets:
+        return span.first
+    query = f"SELECT listing FROM {source.rows}{_SPAN} ORDER BY listing DESC LIMIT 1 OFFSET ?"
+    skipped = max(1, MAX_COMPARED // len(source.facets))
+    values = (span.first, span.end, skipped)
+    rows = [db.execute(query, (*source.values, facets, *values)).fetchone() for facets in source.facets]
+    return max([span.first, *(str(row[0]) for row in rows if row)])
 
 
 def due(database: Database, now_ms: int) -> Iterator[Due]:

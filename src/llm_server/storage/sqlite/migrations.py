@@ -6,6 +6,7 @@ indexes. ADR 18 says how records change.
 
 from __future__ import annotations
 
+import logging
 import sqlite3
 import time
 from collections.abc import Callable, Sequence
@@ -18,7 +19,11 @@ from llm_server.storage.sqlite import schema
 from llm_server.storage.sqlite.backup import write_backup
 from llm_server.storage.sqlite.process_lock import POLL_S, cannot_be_opened, held_by_us, in_use
 
+_log = logging.getLogger(__name__)
+
 NEW_FILE = 0
+MAX_IDLE_LOG_BYTES = 64 * 1024 * 1024
+"""To which size SQLite cuts its log (`-wal`) when it starts it anew, after a large write or a long read."""
 LOCK_WAIT_S = 1.0
 """How long to wait for another command that may be migrating the file. A server holds the lock until it stops."""
 _STATE = "SELECT (SELECT user_version FROM pragma_user_version), count(*), total(name = 'tasks') FROM sqlite_master"
@@ -47,6 +52,11 @@ MIGRATIONS = (
         version=3,
         purpose="index the tasks by status, and copy their metadata to where a listing reads it",
         apply=schema.index_by_status,
+    ),
+    Migration(
+        version=4,
+        purpose="index the tasks by what a listing can filter by, and let the file become smaller",
+        apply=schema.index_by_facets,
     ),
 )
 """In ascending order. The last one has the current version. A new file gets all of them."""
@@ -90,6 +100,9 @@ def bring_up_to_date(
             holds it; or a migration or the backup failed, and the file is unchanged.
     """
     version = _version(db, path, migrations)
+    if version == NEW_FILE:
+        db.execute("PRAGMA auto_vacuum = INCREMENTAL")  # possible only while nothing is in the file
+    db.execute(f"PRAGMA journal_size_limit = {MAX_IDLE_LOG_BYTES}")
     _use_wal(db)
     if not _pending(version, migrations):
         return None
@@ -97,11 +110,26 @@ def bring_up_to_date(
         return _migrate(db, path, migrations)
     with held_by_us(path, wait_s=LOCK_WAIT_S) as is_ours:
         if is_ours:
-            return _migrate(db, path, migrations)
+            migrated = _migrate(db, path, migrations)
+            _compact(db)
+            return migrated
     version = _version(db, path, migrations)  # the other process may have migrated it meanwhile
     if _pending(version, migrations) and (usable_since is None or version < usable_since):
         raise in_use(path)
     return None
+
+
+def _compact(db: sqlite3.Connection) -> None:
+    """Write a file of before version 4 anew, so that it can be shortened in small steps from then on.
+
+    If this fails (it needs as much free disk as the file), the file stays usable, but never becomes smaller.
+    """
+    if not db.execute("PRAGMA auto_vacuum").fetchone()[0]:
+        try:
+            db.execute("PRAGMA auto_vacuum = INCREMENTAL")
+            db.execute("VACUUM")
+        except sqlite3.Error as error:
+            _log.warning("database not compacted", extra={"cause": str(error)})
 
 
 def _use_wal(db: sqlite3.Connection) -> None:

@@ -7,6 +7,9 @@ from __future__ import annotations
 
 import sqlite3
 
+from llm_server.storage import records
+from llm_server.storage.sqlite import task_rows
+
 HAS_OWNER = "CASE WHEN json_valid(body) THEN json_extract(body, '$.owner') <> '' END"
 """Whether a worker has a task. NULL if the state is not valid JSON, so that a damaged state raises no error."""
 FINISHED_MS = "json_extract(body, '$.finished_ms')"
@@ -79,3 +82,33 @@ def index_by_status(db: sqlite3.Connection) -> None:
         FROM (SELECT tenant, task_id, {metadata} AS metadata FROM requests WHERE {metadata} <> '{{}}') AS labels
         WHERE tasks.tenant = labels.tenant AND tasks.task_id = labels.task_id AND json_valid(tasks.body)"""
     )
+
+
+_NEXT_STATES = """SELECT tenant, task_id, body FROM tasks WHERE (tenant, task_id) > (?, ?)
+    ORDER BY tenant, task_id LIMIT 10000"""
+
+
+def index_by_facets(db: sqlite3.Connection) -> None:
+    """Index the tasks by their facets and their metadata, and deleted names by the end of their time.
+
+    The facets of a task whose state cannot be read stay NULL: no filter finds it.
+    """
+    if not db.execute("SELECT 1 FROM pragma_table_info('tasks') WHERE name = 'facets'").fetchone():
+        db.execute("ALTER TABLE tasks ADD COLUMN facets TEXT")
+    db.execute(
+        """CREATE TABLE IF NOT EXISTS labels (
+        tenant TEXT NOT NULL, label INTEGER NOT NULL, facets TEXT NOT NULL, listing TEXT NOT NULL,
+        PRIMARY KEY (tenant, label, facets, listing)) WITHOUT ROWID"""
+    )
+    db.execute("DROP INDEX IF EXISTS by_status")
+    db.execute("DELETE FROM labels")
+    last = ("", "")
+    while states := db.execute(_NEXT_STATES, last).fetchall():
+        tasks = [task for *_, body in states if (task := records.readable_task(body))]
+        facets = [(task_rows.facets(task), task.tenant, task.task_id) for task in tasks]
+        db.executemany("UPDATE tasks SET facets = ? WHERE (tenant, task_id) = (?, ?)", facets)
+        labels = sorted(row for task in tasks for row in task_rows.label_rows(task))  # faster to insert in order
+        db.executemany("INSERT OR IGNORE INTO labels VALUES (?, ?, ?, ?)", labels)
+        last = states[-1][:2]
+    db.execute("CREATE INDEX IF NOT EXISTS by_facets ON tasks (tenant, facets, listing)")
+    db.execute("CREATE INDEX IF NOT EXISTS deleted_until ON deleted (until_ms)")

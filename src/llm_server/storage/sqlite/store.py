@@ -14,7 +14,7 @@ from llm_server.orchestration.domain.ports.tasks import Due, IdempotencyBinding
 from llm_server.orchestration.domain.retention import Retention
 from llm_server.orchestration.domain.snapshot import Request, Snapshot
 from llm_server.orchestration.domain.task import Task, TaskRef
-from llm_server.storage import listing, records
+from llm_server.storage import records
 from llm_server.storage.sqlite import counters, deletions, engine_states, idempotency, indexes, task_rows
 from llm_server.storage.sqlite.database import Database
 
@@ -37,8 +37,7 @@ class SqliteStore:
             if max_in_flight is not None and counters.in_flight(db, task.counted_for) >= max_in_flight:
                 raise TooManyInFlight(max_in_flight)
             db.execute("INSERT INTO requests VALUES (?, ?, ?)", (*key, records.encode(request)))
-            row = (*key, task.status, task.role, listing.listing_key(task), task.next_look_ms, records.encode(task))
-            db.execute("INSERT INTO tasks VALUES (?, ?, ?, ?, ?, ?, ?)", row)
+            task_rows.insert(db, task)
             counters.count(db, None, task)
         return True
 
@@ -71,11 +70,7 @@ class SqliteStore:
                 raise TaskLost(after.task_id)
             if max_in_flight is not None and counters.in_flight(db, after.counted_for) >= max_in_flight:
                 raise TooManyInFlight(max_in_flight)
-            due_ms = None if after.status.is_final else after.next_look_ms
-            db.execute(
-                "UPDATE tasks SET status = ?, role = ?, due_ms = ?, body = ? WHERE (tenant, task_id) = (?, ?)",
-                (after.status, after.role, due_ms, records.encode(after), after.tenant, after.task_id),
-            )
+            task_rows.update(db, stored, after)
             if output is not None:
                 task_rows.keep(db, after.ref, output)
             counters.count(db, before, after)
@@ -125,9 +120,9 @@ class SqliteStore:
         with self._database.transaction() as db:
             return indexes.end_leases(db, now_ms)
 
-    def prune(self, limit: int) -> None:
+    def prune(self, limit: int) -> bool:
         with self._database.transaction() as db:
-            deletions.prune(db, limit, self._retention)
+            return deletions.prune(db, limit, self._retention)
 
     def page(self, tenant: str, *, size: int, token: str = "", task_filter: TaskFilter = EVERY_TASK) -> Page:
         return indexes.page(self._database, self._retention, tenant, size=size, token=token, task_filter=task_filter)

@@ -1,16 +1,96 @@
-"""The rows of one task: its state in `tasks`, its request in `requests`, and its outputs in `outputs`."""
+"""The rows of one task: its state in `tasks`, its request in `requests`, its outputs in `outputs`, and its `labels`.
+
+`tasks.facets` holds the values that a listing can filter by, apart from metadata. Each pair of metadata is a row of
+`labels`, by which a listing finds the task (ADR 24).
+"""
 
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
+from zlib import crc32
+
+import msgspec
 
 from llm_server.orchestration.domain.output import Output
 from llm_server.orchestration.domain.retention import Retention
+from llm_server.orchestration.domain.status import Mode, Status
 from llm_server.orchestration.domain.task import Task, TaskRef
 from llm_server.storage import records
+from llm_server.storage.listing import listing_key
 
 ALL = ("tasks", "requests", "outputs")
+
+
+class Facets(NamedTuple):
+    """What a listing can filter a task by, apart from metadata. In `labels`, the status of an open task is None."""
+
+    status: Status | None
+    role: str
+    mode: Mode
+    engine: str | None
+    awaits_approval: bool
+
+
+_ENCODER = msgspec.json.Encoder()
+_FACETS = msgspec.json.Decoder(Facets)
+
+
+def facets(task: Task) -> str:
+    """Return a task's facets as they are stored in `tasks`."""
+    return _text(Facets(task.status, task.role, task.mode, task.engine, task.awaits_approval))
+
+
+def label_facets(task: Task) -> str:
+    """Return a task's facets as they are stored in `labels`: for an open task those that do not change.
+
+    So the rows of a label change only when a task ends, or is retried.
+    """
+    return facets(task) if task.status.is_final else _text(Facets(None, task.role, task.mode, None, False))
+
+
+def parse_facets(text: str) -> Facets | None:
+    """Read stored facets. Returns None if this version does not know a value."""
+    try:
+        return _FACETS.decode(text)
+    except msgspec.MsgspecError:
+        return None
+
+
+def label(key: str, value: str) -> int:
+    """Return the number that stands for a pair of metadata. Different pairs rarely have the same number."""
+    return crc32(f"{key}\0{value}".encode(errors="surrogatepass"))
+
+
+def labels(metadata: Mapping[str, str]) -> set[int]:
+    return {label(key, value) for key, value in metadata.items()}
+
+
+def label_rows(task: Task) -> Iterable[tuple[str, int, str, str]]:
+    """Return a task's rows of `labels`."""
+    place = label_facets(task), listing_key(task)
+    return [(task.tenant, number, *place) for number in labels(task.metadata)]
+
+
+def insert(db: sqlite3.Connection, task: Task) -> None:
+    """Store the state of a new task."""
+    columns = (task.status, task.role, listing_key(task), task.next_look_ms, records.encode(task), facets(task))
+    db.execute("INSERT INTO tasks VALUES (?, ?, ?, ?, ?, ?, ?, ?)", (task.tenant, task.task_id, *columns))
+    if task.metadata:
+        db.executemany("INSERT OR IGNORE INTO labels VALUES (?, ?, ?, ?)", label_rows(task))
+
+
+def update(db: sqlite3.Connection, before: Task, after: Task) -> None:
+    """Store the next state of a task."""
+    due_ms = None if after.status.is_final else after.next_look_ms
+    db.execute(
+        "UPDATE tasks SET status = ?, role = ?, due_ms = ?, body = ?, facets = ? WHERE (tenant, task_id) = (?, ?)",
+        (after.status, after.role, due_ms, records.encode(after), facets(after), after.tenant, after.task_id),
+    )
+    if before.metadata and label_facets(before) != label_facets(after):
+        move = "UPDATE OR REPLACE labels SET facets = ? WHERE (tenant, label, facets, listing) = (?, ?, ?, ?)"
+        db.executemany(move, [(label_facets(after), *row) for row in label_rows(before)])
 
 
 def body(db: sqlite3.Connection, ref: TaskRef) -> str | None:
@@ -42,3 +122,11 @@ def keep(db: sqlite3.Connection, ref: TaskRef, output: Output) -> None:
 def remove(db: sqlite3.Connection, ref: TaskRef, tables: Sequence[str]) -> None:
     for table in tables:
         db.execute(f"DELETE FROM {table} WHERE (tenant, task_id) = (?, ?)", (ref.tenant, ref.task_id))
+
+
+def remove_labels(db: sqlite3.Connection, rows: Iterable[tuple[str, int, str, str]]) -> None:
+    db.executemany("DELETE FROM labels WHERE (tenant, label, facets, listing) = (?, ?, ?, ?)", rows)
+
+
+def _text(values: Facets) -> str:
+    return _ENCODER.encode(values).decode()

@@ -36,12 +36,18 @@ class TaskFilter:
     def matches(self, task: Task) -> bool:
         """Return whether a task passes. The times of creation are not compared: the stores read only that range."""
         return (
-            (not self.statuses or task.status in self.statuses)
-            and self.role in (None, task.role)
-            and self.mode in (None, task.mode)
-            and self.engine in (None, task.engine)
-            and self.awaiting_approval in (None, task.awaits_approval)
+            self.admits(task.status, task.role, task.mode, task.engine, awaits_approval=task.awaits_approval)
             and self.metadata.items() <= task.metadata.items()
+        )
+
+    def admits(self, status: Status, role: str, mode: Mode, engine: str | None, *, awaits_approval: bool) -> bool:
+        """Return whether tasks with these values pass, if they also have the metadata."""
+        return (
+            (not self.statuses or status in self.statuses)
+            and self.role in (None, role)
+            and self.mode in (None, mode)
+            and self.engine in (None, engine)
+            and self.awaiting_approval in (None, awaits_approval)
         )
 
 

@@ -142,9 +142,9 @@ class SweepIndex(Protocol):
         """
         ...
 
-    def prune(self, limit: int) -> None:
+    def prune(self, limit: int) -> bool:
         """Remove expired records, at most `limit` tasks among them, if the database does not remove them by itself.
 
-        No read shows an expired task, removed or not.
+        No read shows an expired task, removed or not. Returns whether more may be left to remove.
         """
         ...
