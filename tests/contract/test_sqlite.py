@@ -12,6 +12,8 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -22,14 +24,12 @@ from llm_server.orchestration.domain.ports.listing import EVERY_TASK, Page, Task
 from llm_server.orchestration.domain.ports.tasks import Due
 from llm_server.orchestration.domain.status import Mode, Status
 from llm_server.orchestration.domain.task import TaskRef
-from llm_server.storage import records
-from llm_server.storage.listing import listing_key
-from llm_server.storage.sqlite.api_keys import SqliteKeys
+from llm_server.storage.sqlite import task_rows
 from llm_server.storage.sqlite.database import Database
 from llm_server.storage.sqlite.indexes import (
     LISTED,
-    LISTED_BY_STATUS,
     LISTING_BOUNDS,
+    MAX_COMPARED,
     OTHERS_DUE,
     OWNED,
     SURE_DUE,
@@ -239,20 +239,17 @@ def test_a_start_reads_no_task_that_has_ended(sqlite_store: SqliteStore) -> None
 
     for plan in plans:
         reads = [detail for *_, detail in plan if "tasks" in detail and "COVERING" not in detail]
-        assert reads == ["SEARCH tasks USING INDEX by_status (tenant=? AND status=?)"]
+        assert reads == ["SEARCH tasks USING INDEX by_facets (tenant=? AND facets>? AND facets<?)"]
 
 
 def test_what_is_acknowledged_is_on_the_disk_itself(tmp_path: Path) -> None:
     """On macOS, fsync alone leaves it in the disk's cache."""
-    path = tmp_path / "tasks.db"
-    ends = (SqliteStore(Database(path)), SqliteKeys(Database(path)))
-    found = []
-    for end in ends:
-        with closing(end), end._database.reading() as db:
-            found.append([db.execute(f"PRAGMA {name}").fetchone()[0] for name in ("synchronous", "fullfsync")])
+    names = ("synchronous", "fullfsync")
+    with closing(Database(tmp_path / "tasks.db")) as database:
+        found = database.write(lambda db: [db.execute(f"PRAGMA {name}").fetchone()[0] for name in names])
 
     full = 2
-    assert found == [[full, 1], [full, 1]]
+    assert found == [full, 1]
 
 
 def test_a_cancelled_task_whose_worker_was_killed_gets_a_message_at_the_next_start(sqlite_store: SqliteStore) -> None:
@@ -444,30 +441,31 @@ def test_a_listing_leaves_out_what_it_cannot_read(tmp_path: Path) -> None:
     assert second.next_token == ""
 
 
-@pytest.mark.parametrize(
-    ("query", "index", "values"),
-    [(LISTED, "listing", ("local", "0", ":")), (LISTED_BY_STATUS, "by_status", ("local", "Failed", "0", ":"))],
-)
-def test_a_listing_reads_its_tasks_in_order_from_an_index(
-    sqlite_store: SqliteStore, query: str, index: str, values: tuple[str, ...]
-) -> None:
+def test_a_listing_reads_its_tasks_in_order_from_an_index(sqlite_store: SqliteStore) -> None:
     with sqlite_store._database.reading() as db:
-        plan = " ".join(row[-1] for row in db.execute(f"EXPLAIN QUERY PLAN {query}", values))
+        plan = " ".join(row[-1] for row in db.execute(f"EXPLAIN QUERY PLAN {LISTED}", ("local", "0", ":")))
 
-    assert f"USING INDEX {index} (tenant=? AND" in plan
-    assert "listing>? AND listing<?" in plan
+    assert "USING INDEX listing (tenant=? AND listing>? AND listing<?)" in plan
     assert "TEMP B-TREE" not in plan
 
 
-CHEAP = TaskFilter(statuses=frozenset({Status.QUEUED, Status.FAILED}))
-BOUNDED = [
-    EVERY_TASK,
-    CHEAP,
-    TaskFilter(awaiting_approval=True),
-    TaskFilter(created_from_ms=NOW_MS + 1_000, created_to_ms=NOW_MS + 1_200, engine="other"),
-    TaskFilter(engine="other"),
-    TaskFilter(metadata={"run": "other"}),
-]
+EVERY_KIND = {
+    "none": EVERY_TASK,
+    "statuses": TaskFilter(statuses=frozenset({Status.QUEUED, Status.FAILED})),
+    "every task": TaskFilter(awaiting_approval=False),
+    "approval": TaskFilter(awaiting_approval=True),
+    "role": TaskFilter(role="Other-Agent"),
+    "mode": TaskFilter(mode=Mode.AGENT),
+    "engine": TaskFilter(engine="other"),
+    "common values that no task has together": TaskFilter(role="Chat-Agent", mode=Mode.PLAN),
+    "range": TaskFilter(created_from_ms=NOW_MS + 1_000, created_to_ms=NOW_MS + 1_200, engine="other"),
+    "metadata": TaskFilter(metadata={"project": "atlas"}),
+    "metadata that no task has": TaskFilter(metadata={"project": "other"}),
+    "metadata and facets": TaskFilter(metadata={"project": "atlas"}, mode=Mode.PLAN, role="Chat-Agent"),
+    "metadata and status": TaskFilter(metadata={"project": "atlas"}, statuses=frozenset({Status.FAILED})),
+    "a rare pair and a common one": TaskFilter(metadata={"project": "atlas", "run": "1"}),
+    "common pairs that no task has together": TaskFilter(metadata={"project": "atlas", "team": "blue"}),
+}
 
 
 def test_a_page_costs_the_same_however_many_tasks_there_are(tmp_path: Path) -> None:
@@ -476,29 +474,78 @@ def test_a_page_costs_the_same_however_many_tasks_there_are(tmp_path: Path) -> N
     for total in (6_000, 12_000):
         with closing(SqliteStore(Database(tmp_path / f"{total}.db"))) as store:
             fill(store, total)
-            steps.append([steps_of_a_page(store, task_filter) for task_filter in BOUNDED])
+            steps.append({name: steps_of_a_page(store, wanted) for name, wanted in EVERY_KIND.items()})
 
     few, many = steps
-    assert many == pytest.approx(few, rel=0.01, abs=20)
-    assert max(many[:3]) < 1_000
-    assert max(many) < 10 * LISTING_BOUNDS.max_call
+    pairs = many.pop("common pairs that no task has together")
+    assert many == pytest.approx({name: few[name] for name in many}, rel=0.01, abs=20)
+    assert pairs == pytest.approx(few["common pairs that no task has together"], rel=0.1)
+    assert max(many.values()) < 10_000
+    assert pairs < 80 * MAX_COMPARED * LISTING_BOUNDS.max_call / LISTING_BOUNDS.max_round
 
 
-def test_a_rare_task_is_found_by_one_call_if_its_status_is_known(tmp_path: Path) -> None:
-    """The oldest of more tasks than a call looks at; by its role alone it takes another call."""
+RARE: list[tuple[dict[str, object], TaskFilter]] = [
+    ({"role": "Rare-Agent"}, TaskFilter(role="Rare-Agent")),
+    ({"mode": Mode.AGENT}, TaskFilter(mode=Mode.AGENT)),
+    ({"engine": "rare"}, TaskFilter(engine="rare", statuses=frozenset({Status.FAILED}))),
+    ({"metadata": {"run": "rare"}}, TaskFilter(metadata={"run": "rare"})),
+    (
+        {"metadata": {"run": "rare", "project": "atlas"}, "role": "Rare-Agent"},
+        TaskFilter(metadata={"run": "rare", "project": "atlas"}, role="Rare-Agent"),
+    ),
+    (
+        {"status": Status.PLANNED, "approval": "awaited", "finished_ms": None, "metadata": {"project": "atlas"}},
+        TaskFilter(awaiting_approval=True, metadata={"project": "atlas"}),
+    ),
+]
+
+
+def test_the_oldest_of_many_tasks_is_found_by_one_call(tmp_path: Path) -> None:
+    """A call reads the states of far fewer tasks."""
     with closing(SqliteStore(Database(tmp_path / "tasks.db"))) as store:
-        rare = a_task("rare", created_ms=NOW_MS - 1, role="Rare-Agent", status=Status.FAILED, finished_ms=NOW_MS)
-        store.add(rare, a_request())
-        fill(store, LISTING_BOUNDS.max_call + 1)
-        by_role = TaskFilter(role="Rare-Agent")
+        fill(store, 5 * LISTING_BOUNDS.max_call)
+        for n, (values, wanted) in enumerate(RARE):
+            rare = a_task(f"rare{n}", created_ms=NOW_MS - n)
+            rare = replace(rare, **{"status": Status.FAILED, "finished_ms": NOW_MS} | values)  # type: ignore[arg-type]
+            store.add(rare, a_request())
 
-        found = store.page("local", size=10, task_filter=TaskFilter(statuses=frozenset({Status.FAILED})))
-        first = store.page("local", size=10, task_filter=by_role)
-        second = store.page("local", size=10, token=first.next_token, task_filter=by_role)
+            assert store.page("local", size=10, task_filter=wanted) == Page([rare], ""), wanted
 
-    assert found == Page([rare], "")
-    assert first.tasks == []
-    assert second == Page([rare], "")
+
+def test_two_common_labels_are_compared_over_several_calls(tmp_path: Path) -> None:
+    """A page is then empty and has a token; the task with both is found in the end."""
+    with closing(SqliteStore(Database(tmp_path / "tasks.db"))) as store:
+        both = a_task("both", created_ms=NOW_MS - 1, metadata={"project": "atlas", "team": "blue"})
+        store.add(both, a_request())
+        fill(store, 5 * MAX_COMPARED * LISTING_BOUNDS.max_call // LISTING_BOUNDS.max_round)
+        wanted, token, pages = TaskFilter(metadata=both.metadata), "", list[Page]()
+        while token or not pages:
+            pages.append(store.page("local", size=10, token=token, task_filter=wanted))
+            token = pages[-1].next_token
+
+    assert [page.tasks for page in pages if page.tasks] == [[both]]
+    assert 2 <= len(pages) <= 8
+
+
+def test_metadata_is_found_whatever_a_task_goes_through(tmp_path: Path) -> None:
+    """Its labels move when it ends, when it is retried, and go with it when it is deleted."""
+    with closing(SqliteStore(Database(tmp_path / "tasks.db"))) as store:
+        new = a_task(metadata={"run": "1", "project": "atlas"})
+        store.add(new, a_request())
+        failure, processing = a_failure(), claimed(new)
+        failed = processing.failed(failure)
+        again = failed.retried(now_ms=NOW_MS, due_ms=NOW_MS, deadline_ms=None)
+        ended = again.cancelled(now_ms=NOW_MS)
+        kinds = [TaskFilter(metadata={"run": "1"}), TaskFilter(metadata=new.metadata, role=new.role, mode=new.mode)]
+        for before, after in pairwise((new, processing, failed, again, ended)):
+            store.save(before, after, failure if after is failed else None)
+            for wanted in (*kinds, replace(kinds[0], statuses=frozenset({after.status}))):
+                assert store.page("local", size=9, task_filter=wanted).tasks == [after]
+        store.delete(ended)
+        with store._database.reading() as db:
+            (labels,) = db.execute("SELECT count(*) FROM labels").fetchone()
+
+    assert labels == 0
 
 
 def fill(store: SqliteStore, total: int) -> None:
@@ -506,11 +553,12 @@ def fill(store: SqliteStore, total: int) -> None:
 
     def work(db: sqlite3.Connection) -> None:
         for n in range(total):
-            task = a_task(f"t{n}", created_ms=NOW_MS + n, status=Status.COMPLETED, finished_ms=NOW_MS + n)
-            if n < 20:
-                task = a_task(f"t{n}", created_ms=NOW_MS + n)
-            row = (task.tenant, task.task_id, task.status, task.role, listing_key(task), None, records.encode(task))
-            db.execute("INSERT INTO tasks VALUES (?, ?, ?, ?, ?, ?, ?)", row)
+            metadata = {"project": "atlas", "run": str(n)} if n % 2 else {"team": "blue"}
+            task = a_task(f"t{n}", created_ms=NOW_MS + n, metadata=metadata)
+            task = replace(task, mode=Mode.PLAN, role="Plan-Agent") if n % 3 else task
+            if n >= 20:
+                task = replace(task, status=Status.COMPLETED, finished_ms=NOW_MS + n)
+            task_rows.insert(db, task, a_request())
 
     store._database.write(work)
 

@@ -150,11 +150,12 @@ OPENING = """
 import sys
 from pathlib import Path
 from llm_server.storage.sqlite.api_keys import SqliteKeys
+from llm_server.storage.sqlite.database import Database
 from llm_server.storage.sqlite.store import SqliteStore
 path = Path(sys.argv[1])
 print("ready", flush=True)
 sys.stdin.readline()
-keys, store = SqliteKeys(path), SqliteStore(path)
+keys, store = SqliteKeys(Database(path)), SqliteStore(Database(path))
 assert store.overview()[0].total == int(sys.argv[2])
 assert len(keys.all_keys()) == int(sys.argv[3])
 """

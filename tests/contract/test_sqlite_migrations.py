@@ -17,11 +17,12 @@ import pytest
 from llm_server.api import views
 from llm_server.orchestration.domain.counters import Counters
 from llm_server.orchestration.domain.errors import ConfigurationError
-from llm_server.orchestration.domain.ports.listing import TaskFilter
+from llm_server.orchestration.domain.ports.listing import Page, TaskFilter
+from llm_server.orchestration.domain.status import Mode, Status
 from llm_server.orchestration.domain.task import NEAR_MS, TaskRef
 from llm_server.storage.sqlite.api_keys import SqliteKeys
 from llm_server.storage.sqlite.database import Database, migrate
-from llm_server.storage.sqlite.migrations import MIGRATIONS, Migration, check
+from llm_server.storage.sqlite.migrations import MIGRATIONS, Migration, _compact, check
 from llm_server.storage.sqlite.schema import SURE
 from llm_server.storage.sqlite.store import SqliteStore
 from support.builders import NOW_MS
@@ -71,13 +72,15 @@ def test_a_file_of_0_1_0_is_migrated_when_it_is_opened(old: Path, lacking: tuple
     with closing(SqliteStore(Database(old))) as store:
         tasks, counted, page = shown(store), store.overview()[0], due(store)
 
-    assert version(old) == TODAY == 3
+    assert version(old) == TODAY == 4
     assert tasks == TASKS
     assert {f.name: getattr(counted, f.name) for f in fields(counted)} == EXPECTED["counters"]
     assert page == EXPECTED["due"]
 
 
-@pytest.mark.parametrize("index", ["listing", "by_status", "open", "sure", "finished", "bound_until", "visible", None])
+@pytest.mark.parametrize(
+    "index", ["listing", "by_facets", "deleted_until", "open", "sure", "finished", "bound_until", "visible", None]
+)
 def test_a_migrated_file_has_the_tables_and_indexes_of_a_new_one(old: Path, tmp_path: Path, index: str | None) -> None:
     """Whatever it lacked before."""
     with closing(sqlite3.connect(old)) as db:
@@ -115,6 +118,49 @@ def test_a_migration_lets_older_tasks_be_found_by_their_metadata(old: Path) -> N
         assert state.pop("metadata")
         assert state == json.loads(before[name])
     assert not changed & {"planned", "processing"}
+
+
+def test_a_migration_lets_older_tasks_be_found_by_each_filter(old: Path) -> None:
+    """A filter finds what it finds among the same tasks in a new file. The facets of a damaged state stay NULL."""
+    with closing(sqlite3.connect(old)) as db:
+        db.execute("UPDATE tasks SET body = '{broken' WHERE task_id = 'processing'")
+        db.commit()
+    with closing(SqliteStore(Database(old))) as store:
+        tasks = store.page("acme", size=100).tasks
+        for wanted in (
+            *(TaskFilter(statuses=frozenset({status})) for status in Status),
+            *(TaskFilter(mode=mode) for mode in Mode),
+            *(TaskFilter(role=role) for role in {task.role for task in tasks}),
+            *(TaskFilter(engine=engine) for engine in {task.engine for task in tasks}),
+            *(TaskFilter(awaiting_approval=awaits) for awaits in (True, False)),
+        ):
+            found = store.page("acme", size=100, task_filter=wanted)
+            assert found == Page([task for task in tasks if wanted.matches(task)], ""), wanted
+    with closing(sqlite3.connect(old)) as db:
+        damaged = db.execute("SELECT task_id FROM tasks WHERE facets IS NULL").fetchall()
+
+    assert damaged == [("processing",)]
+    assert len(tasks) > 10
+
+
+def test_a_new_file_and_a_migrated_one_can_become_smaller(old: Path, tmp_path: Path) -> None:
+    """SQLite then returns free pages in small steps."""
+    new = tmp_path / "new.db"
+    for path in (old, new):
+        SqliteStore(Database(path)).close()
+        with closing(sqlite3.connect(path)) as db:
+            assert db.execute("PRAGMA auto_vacuum").fetchone() == (2,)
+
+
+def test_a_file_that_cannot_be_written_anew_stays_usable(old: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """It keeps its free pages. SQLite refuses here because a transaction is open."""
+    before = content(old)
+    with closing(sqlite3.connect(old, isolation_level=None)) as db:
+        db.execute("BEGIN")
+        _compact(db)
+
+    assert [record.message for record in caplog.records] == ["database not compacted"]
+    assert content(old) == before
 
 
 def test_a_new_file_gets_today_s_version_and_no_backup(tmp_path: Path) -> None:

@@ -67,7 +67,7 @@ def test_a_longer_wait_is_shortened_and_the_answer_says_so(server: CalledServer)
 
 def test_a_stopping_server_ends_all_waits(server: CalledServer) -> None:
     """The task is stored, and the caller gets 202 to poll later."""
-    server.app.state.executor = RecordingExecutor(ends=False)  # as the server ends all watches
+    server.app.state.executor = RecordingExecutor()  # as the server ends all watches
     began_s = time.monotonic()
 
     assert server.post({"prompt": "Say hello."}, prefer="wait=20").status == 202

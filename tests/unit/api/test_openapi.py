@@ -122,7 +122,7 @@ def test_generated_calls_are_answered_as_described(server: CalledServer) -> None
             "generation": {"mode": "all", "max-examples": 100, "deterministic": True, "database": "none"},
         }
     )
-    server.app.state.executor = RecordingExecutor(ends=False)  # so that no call waits: there is no worker
+    server.app.state.executor = RecordingExecutor()  # so that no call waits: there is no worker
     described = schemathesis.openapi.from_asgi("/api/v1/openapi.json", server.app, config=config)
 
     calls: Counter[str] = Counter()

@@ -12,7 +12,7 @@ from llm_server.orchestration.domain.retention import SLACK_MS
 from llm_server.orchestration.domain.snapshot import Limits, Snapshot
 from llm_server.orchestration.domain.status import Status
 from llm_server.orchestration.domain.task import Task, TaskRef
-from llm_server.orchestration.tasks.sweep import PUT_OFF_MS
+from llm_server.orchestration.tasks.sweep import PRUNES_MS, PUT_OFF_MS
 from support.scripted_service import SWEEP_S, Served
 
 Spoil = Callable[[Served, TaskRef], None]
@@ -130,3 +130,24 @@ def test_expired_data_is_removed_even_if_the_sweep_fails(served: Served) -> None
 
     assert len(asked) == 1
     served.queue.depth = depth  # type: ignore[method-assign]
+
+
+def test_expired_data_is_removed_until_the_sweeps_time_is_over(served: Served) -> None:
+    """In many calls, so that other threads write in between; not at all once the server stops."""
+    calls = 0
+
+    def pruned_slowly(limit: int) -> bool:
+        nonlocal calls
+        calls += 1
+        served.clock.pass_s(1)
+        return True
+
+    prune = served.store.prune
+    served.store.prune = pruned_slowly  # type: ignore[method-assign]
+    served.service.sweep()
+    assert calls == PRUNES_MS // 1000
+
+    stops = iter([True, True, False])
+    served.service.sweep(lambda: next(stops))
+    assert calls == PRUNES_MS // 1000 + 2
+    served.store.prune = prune  # type: ignore[method-assign]

@@ -23,7 +23,7 @@ _log = logging.getLogger(__name__)
 LOOKS_MS = 45_000
 """How long one sweep may look at tasks. It ends before the next one, which starts a minute after it has started."""
 MAX_PEEK = 100
-MAX_PRUNE = 100
+MAX_PRUNE = 50
 """How many expired tasks one transaction removes: requests wait for it."""
 PRUNES_MS = 10_000
 """How long one sweep may remove what has expired, after it has looked at tasks. Both end before the next sweep."""

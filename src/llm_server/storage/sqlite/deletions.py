@@ -16,7 +16,7 @@ from llm_server.storage.sqlite.schema import FINISHED_MS
 
 EXPIRED = f"""SELECT tenant, task_id, facets, listing, body FROM tasks
     WHERE due_ms IS NULL AND {FINISHED_MS} <= ? ORDER BY {FINISHED_MS} LIMIT ?"""
-MAX_PAGES = 200
+MAX_PAGES = 50
 """How many pages of the file one call gives back. SQLite moves the last pages of the file into free ones first."""
 MIN_FREE_PAGES = 1_000
 """How many free pages stay in the file for new tasks, at least: 4 MB. At least a tenth of the file stays free."""

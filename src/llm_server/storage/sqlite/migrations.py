@@ -100,7 +100,8 @@ def bring_up_to_date(
             holds it; or a migration or the backup failed, and the file is unchanged.
     """
     version = _version(db, path, migrations)
-    db.execute("PRAGMA auto_vacuum = INCREMENTAL")  # before anything is in a new file; for others only VACUUM reads it
+    if version == NEW_FILE:
+        db.execute("PRAGMA auto_vacuum = INCREMENTAL")  # possible only while nothing is in the file
     db.execute(f"PRAGMA journal_size_limit = {MAX_IDLE_LOG_BYTES}")
     _use_wal(db)
     if not _pending(version, migrations):
@@ -125,6 +126,7 @@ def _compact(db: sqlite3.Connection) -> None:
     """
     if not db.execute("PRAGMA auto_vacuum").fetchone()[0]:
         try:
+            db.execute("PRAGMA auto_vacuum = INCREMENTAL")
             db.execute("VACUUM")
         except sqlite3.Error as error:
             _log.warning("database not compacted", extra={"cause": str(error)})

@@ -84,6 +84,10 @@ def index_by_status(db: sqlite3.Connection) -> None:
     )
 
 
+_NEXT_STATES = """SELECT tenant, task_id, body FROM tasks WHERE (tenant, task_id) > (?, ?)
+    ORDER BY tenant, task_id LIMIT 10000"""
+
+
 def index_by_facets(db: sqlite3.Connection) -> None:
     """Index the tasks by their facets and their metadata, and deleted names by the end of their time.
 
@@ -97,18 +101,14 @@ def index_by_facets(db: sqlite3.Connection) -> None:
         PRIMARY KEY (tenant, label, facets, listing)) WITHOUT ROWID"""
     )
     db.execute("DROP INDEX IF EXISTS by_status")
-    db.create_function("facets_of", 1, _facets_of, deterministic=True)
-    db.execute("UPDATE tasks SET facets = facets_of(body)")
     db.execute("DELETE FROM labels")
-    states = db.execute("SELECT body FROM tasks WHERE facets IS NOT NULL AND body LIKE '%\"metadata\"%'")
-    tasks = (task for (body,) in states if (task := records.readable_task(body)))
-    db.executemany(
-        "INSERT OR IGNORE INTO labels VALUES (?, ?, ?, ?)", (row for t in tasks for row in task_rows.label_rows(t))
-    )
+    last = ("", "")
+    while states := db.execute(_NEXT_STATES, last).fetchall():
+        tasks = [task for *_, body in states if (task := records.readable_task(body))]
+        facets = [(task_rows.facets(task), task.tenant, task.task_id) for task in tasks]
+        db.executemany("UPDATE tasks SET facets = ? WHERE (tenant, task_id) = (?, ?)", facets)
+        labels = sorted(row for task in tasks for row in task_rows.label_rows(task))  # faster to insert in order
+        db.executemany("INSERT OR IGNORE INTO labels VALUES (?, ?, ?, ?)", labels)
+        last = states[-1][:2]
     db.execute("CREATE INDEX IF NOT EXISTS by_facets ON tasks (tenant, facets, listing)")
     db.execute("CREATE INDEX IF NOT EXISTS deleted_until ON deleted (until_ms)")
-
-
-def _facets_of(body: str) -> str | None:
-    task = records.readable_task(body)
-    return task_rows.facets(task) if task else None

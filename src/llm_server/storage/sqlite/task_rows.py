@@ -41,6 +41,7 @@ class Facets(NamedTuple):
     awaits_approval: bool
 
 
+_ENCODER = msgspec.json.Encoder()
 _FACETS = msgspec.json.Decoder(Facets)
 
 
