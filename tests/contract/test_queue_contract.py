@@ -253,10 +253,11 @@ def test_a_receiver_that_leaves_hands_the_watch_over_delayed_messages_on() -> No
         time.sleep(0.05)
         sent = time.monotonic()
         queue.send(REF, delay_s=1)
-        queue.send(REF, delay_s=2)
+        time.sleep(0.05)  # the one that began last waits for the delayed message
+        queue.send(TaskRef("local", "now"))
 
-        assert [wait.result(30) for wait in waits] == [REF, REF]
-    assert time.monotonic() - sent < 2.9
+        assert {wait.result(30) for wait in waits} == {TaskRef("local", "now"), REF}
+    assert time.monotonic() - sent < 1.9
 
 
 def test_the_receiver_that_began_to_wait_last_is_woken_first() -> None:
@@ -324,6 +325,18 @@ def test_a_message_wakes_a_receiver_though_another_one_gives_up_at_that_moment()
             assert sum(wait.result(30) == REF for wait in waits) >= 2
             while queue.receive(0):
                 pass
+
+
+def test_a_message_wakes_no_receiver_that_has_given_up() -> None:
+    """It wakes the one that still waits."""
+    queue = WakeUpQueue(Watch())
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(queue.receive, 30)
+        time.sleep(0.05)
+        assert queue.receive(0.01) is None
+        queue.send(REF)
+
+        assert waiting.result(5) == REF
 
 
 def test_a_wait_ends_when_its_receiver_is_to_stop() -> None:

@@ -611,13 +611,15 @@ def test_a_state_that_is_not_json_is_in_no_other_tasks_way(tmp_path: Path) -> No
     """Of a damaged file: the others are listed, and a server can start."""
     path = tmp_path / "tasks.db"
     store = SqliteStore(Database(path))
-    damaged, other, queued = a_task(), a_task(), a_task()
-    for task in (damaged, other, queued):
+    damaged, other, queued, damaged_queued = (a_task(f"t{n}") for n in range(4))
+    for task in (damaged, other, queued, damaged_queued):
         store.add(task, a_request())
     for task in (damaged, other):
         store.save(task, claimed(task))
     with closing(sqlite3.connect(path)) as db:
-        db.execute("UPDATE tasks SET body = '{broken' WHERE task_id = ?", (damaged.task_id,))
+        db.execute("DROP INDEX sure")  # SQLite would refuse the damage, because this index reads the state
+        for task in (damaged, damaged_queued):
+            db.execute("UPDATE tasks SET body = '{broken' WHERE task_id = ?", (task.task_id,))
         db.commit()
 
     page = store.page("local", size=9)
@@ -625,7 +627,7 @@ def test_a_state_that_is_not_json_is_in_no_other_tasks_way(tmp_path: Path) -> No
     messages = refilled(store)
 
     assert [task.task_id for task in page.tasks] == [queued.task_id, other.task_id]
-    assert messages == [str(other.ref), str(queued.ref)]
+    assert messages == [str(other.ref), str(queued.ref), str(damaged_queued.ref)]
     assert ended == 1
     assert store.peek(other.ref).lease_ms == NOW_MS + 1
     with pytest.raises(RecordUnreadable):

@@ -148,6 +148,7 @@ def test_the_process_that_holds_a_file_migrates_it(old: Path) -> None:
 
 OPENING = """
 import sys
+from contextlib import closing
 from pathlib import Path
 from llm_server.storage.sqlite.api_keys import SqliteKeys
 from llm_server.storage.sqlite.database import Database
@@ -155,9 +156,9 @@ from llm_server.storage.sqlite.store import SqliteStore
 path = Path(sys.argv[1])
 print("ready", flush=True)
 sys.stdin.readline()
-keys, store = SqliteKeys(Database(path)), SqliteStore(Database(path))
-assert store.overview()[0].total == int(sys.argv[2])
-assert len(keys.all_keys()) == int(sys.argv[3])
+with closing(Database(path)) as database:
+    assert SqliteStore(database).overview()[0].total == int(sys.argv[2])
+    assert len(SqliteKeys(database).all_keys()) == int(sys.argv[3])
 """
 
 
