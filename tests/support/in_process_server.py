@@ -14,6 +14,7 @@ from fastapi import FastAPI
 from llm_server import catalog_loading, wiring
 from llm_server.api.app import create_app
 from llm_server.api.executor import InlineExecutor
+from llm_server.embedded.slots import Slots
 from llm_server.embedded.workers import Workers
 from llm_server.orchestration.domain.api_key import SCOPES, KeyLimits
 from llm_server.orchestration.domain.errors import StorageUnavailable
@@ -77,7 +78,7 @@ class CalledServer:
     @contextmanager
     def working(self) -> Iterator[None]:
         """Let a worker thread process tasks until the block ends."""
-        workers = Workers(self.service, self.queue, limit=lambda: 1, sweep_s=60, new_id=wiring.new_id)
+        workers = Workers(self.service, self.queue, limit=lambda: 1, sweep_s=60, new_id=wiring.new_id, slots=Slots(8))
         workers.start()
         try:
             yield

@@ -21,10 +21,13 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from llm_server import __version__, wiring
 from llm_server.api import edge, errors
 from llm_server.api.app import create_app
+from llm_server.api.contract import PREFIX
 from llm_server.embedded.executor import OffLoopExecutor
 from llm_server.embedded.logs import TextFormatter
 from llm_server.embedded.one_core import keep_to_one_core
 from llm_server.embedded.open_files import allow_open_files
+from llm_server.embedded.passes import Passes
+from llm_server.embedded.slots import Slots
 from llm_server.embedded.watches import Watches
 from llm_server.embedded.workers import Workers, workers_for
 from llm_server.loopback import is_loopback_host
@@ -34,6 +37,8 @@ from llm_server.settings import Settings
 from llm_server.wiring import Embedded
 
 GRACE_S = 10
+MAX_COMPUTING = 4
+"""How many workers compute at a time. With 2 or 8 the server does as many tasks, and with 8 `/health` waits longer."""
 REQUEST_GRACE_S = 3
 
 
@@ -64,19 +69,26 @@ def serve(*, host: str, port: int, db: Path | None = None, workers: int | None =
         address = _address(host)
         _check_reach(host, address, settings)
         with _bound(address, port) as listener:
-            own_port, watches = listener.getsockname()[1], Watches()
+            own_port, watches, slots = listener.getsockname()[1], Watches(), Slots(MAX_COMPUTING)
             with (
-                wiring.embedded_service(settings, own_port=own_port, on_end=watches.tell_end) as embedded,
+                wiring.embedded_service(
+                    settings, own_port=own_port, on_end=watches.tell_end, waiting=slots.waiting
+                ) as embedded,
                 closing(OffLoopExecutor(embedded.database, watches)) as executor,
             ):
-                return _serve(settings, listener, embedded, executor, watches)
+                return _serve(settings, listener, embedded, executor, watches, slots)
     except LLMServerError as error:
         print(f"llm-server: {error}", file=sys.stderr)
         return 1
 
 
 def _serve(
-    settings: Settings, listener: socket.socket, embedded: Embedded, executor: OffLoopExecutor, watches: Watches
+    settings: Settings,
+    listener: socket.socket,
+    embedded: Embedded,
+    executor: OffLoopExecutor,
+    watches: Watches,
+    slots: Slots,
 ) -> int:
     address, port = listener.getsockname()[:2]
     service = embedded.service
@@ -86,10 +98,11 @@ def _serve(
         limit=lambda: settings.workers or workers_for(service.engine_places()),
         sweep_s=settings.sweep_s,
         new_id=wiring.new_id,
+        slots=slots,
     )
     app = create_app(service, wiring.new_id, executor=executor, open_without_keys=is_loopback_host(address))
     config = uvicorn.Config(
-        app,
+        Passes(app, first=frozenset({f"{PREFIX}/health", f"{PREFIX}/metrics"})),
         http=Protocol,
         lifespan="off",
         access_log=False,

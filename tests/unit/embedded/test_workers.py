@@ -9,6 +9,7 @@ from itertools import count
 
 import pytest
 
+from llm_server.embedded.slots import Slots
 from llm_server.embedded.workers import RETRY_S, Workers, workers_for
 from llm_server.orchestration.domain.engine_call import EngineCall
 from llm_server.orchestration.domain.errors import StorageUnavailable
@@ -34,6 +35,7 @@ def crew(served: Served) -> Iterator[Crew]:
             limit=lambda: limit,
             sweep_s=sweep_s,
             new_id=lambda: f"w{next(numbers)}",
+            slots=Slots(8),
             max_idle_s=max_idle_s,
         )
         made.append(workers)
@@ -130,7 +132,7 @@ def test_a_limit_that_rises_while_the_server_runs_holds_at_the_next_task(served:
     held, limits = Held(), [1]
     use(served, held)
     new_id = map(str, count()).__next__
-    workers = Workers(served.service, served.queue, limit=lambda: limits[-1], sweep_s=60, new_id=new_id)
+    workers = Workers(served.service, served.queue, limit=lambda: limits[-1], sweep_s=60, new_id=new_id, slots=Slots(8))
     workers.start()
     served.submit()
     assert holds(lambda: held.calls == 1)
@@ -330,6 +332,6 @@ def test_stopping_waits_for_the_task_in_hand_and_takes_no_other(served: Served, 
 
 def test_workers_that_never_began_stop_all_the_same(served: Served) -> None:
     """If the start fails half-way, stopping must not fail as well."""
-    workers = Workers(served.service, served.queue, limit=lambda: 2, sweep_s=60, new_id=lambda: "w")
+    workers = Workers(served.service, served.queue, limit=lambda: 2, sweep_s=60, new_id=lambda: "w", slots=Slots(8))
 
     assert workers.stop(0) == 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from dataclasses import replace
 
 from llm_server.orchestration.dispatch.key_budget import KeyBudget
@@ -50,13 +50,16 @@ class Worker:
         clock: Clock,
         sleep: Callable[[float], None],
         lease_ms: int,
+        waiting: Callable[[], AbstractContextManager[None]] = nullcontext,
     ) -> None:
+        """`waiting()` is entered while a task waits for another one."""
         self._store = store
         self._ledger = ledger
         self._wakeups = wakeups
         self._orchestrator = orchestrator
         self._clock = clock
         self._sleep = sleep
+        self._waiting = waiting
         self._lease_ms = lease_ms
         self._settlement = Settlement(store, clock)
         self._suspects = threading.Lock()
@@ -84,8 +87,12 @@ class Worker:
             is_suspect = self._deliver(ref, owner, until_ms, suspects=False)
             if is_suspect:
                 # Tasks wait here before they are claimed, so a crash caused by another task is not one of theirs.
-                with self._suspects:
+                with self._waiting():
+                    self._suspects.acquire()
+                try:
                     self._deliver(ref, owner, until_ms, suspects=True)
+                finally:
+                    self._suspects.release()
         except TaskNotFound as reason:
             _not_needed(ref, reason)
 
