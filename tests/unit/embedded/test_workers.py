@@ -127,6 +127,16 @@ def test_workers_are_started_when_they_are_needed_up_to_the_limit(served: Served
     assert [ended(served, ref) for ref in refs] == [Status.COMPLETED] * 6
 
 
+def test_tasks_that_come_one_by_one_need_few_workers(served: Served, crew: Crew) -> None:
+    workers = crew(8)
+    for _ in range(8):
+        assert ended(served, served.submit()) is Status.COMPLETED
+        assert holds(lambda: served.service._worker._running == [])
+        time.sleep(0.02)  # until the worker waits again
+
+    assert workers.count <= 3
+
+
 def test_a_limit_that_rises_while_the_server_runs_holds_at_the_next_task(served: Served) -> None:
     """An operator switches an engine on."""
     held, limits = Held(), [1]
