@@ -1,4 +1,4 @@
-"""Spreads a burst of requests over passes of the event loop, so that `/health` and `/metrics` are answered meanwhile."""
+"""Spreads a burst of requests over passes of the event loop, so that `/health` and `/metrics` do not wait for it."""
 
 from __future__ import annotations
 
