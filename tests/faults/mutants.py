@@ -39,10 +39,10 @@ _TASK = "src/llm_server/orchestration/domain/task.py"
 _ORCHESTRATION = "src/llm_server/orchestration"
 _GUARDED = 'writes = [self._put_state(after, "rev = :rev", {":rev": items.number(before.rev)})]'
 _WRITTEN_BY_ADD = "            return True\n\n        return self._database.write(work)\n"
-_TELL = """                self._database.after_commit(partial(self._on_end, after, task_rows.result(db, after, output)))
-"""
+_TELL = "self._database.after_commit(partial(self._on_end, after, task_rows.result(db, after, output)))"
 _WRITTEN_BY_SAVE = f"""            if after.status.is_final and self._on_end is not None:
-{_TELL}            return True
+                {_TELL}
+            return True
 
         if not self._database.write(work):
             raise TaskLost(after.task_id)
@@ -290,7 +290,7 @@ MUTANTS = (
         "callers told before the commit",
         _SQLITE_STORE,
         _TELL,
-        "                self._on_end(after, task_rows.result(db, after, output))\n",
+        "self._on_end(after, task_rows.result(db, after, output))",
         "test_group_commit",
     ),
 )
