@@ -38,6 +38,28 @@ _DYNAMODB = "src/llm_server/storage/dynamodb/store.py"
 _TASK = "src/llm_server/orchestration/domain/task.py"
 _ORCHESTRATION = "src/llm_server/orchestration"
 _GUARDED = 'writes = [self._put_state(after, "rev = :rev", {":rev": items.number(before.rev)})]'
+_WRITTEN_BY_ADD = "            return True\n\n        return self._database.write(work)\n"
+_TELL = "self._database.after_commit(partial(self._on_end, after, task_rows.result(db, after, output)))"
+_WRITTEN_BY_SAVE = f"""            if after.status.is_final and self._on_end is not None:
+                {_TELL}
+            return True
+
+        if not self._database.write(work):
+            raise TaskLost(after.task_id)
+"""
+_COMMITTED = """            if is_clean:
+                self.connection.execute("COMMIT")
+"""
+_NOT_COMMITTED = """        except sqlite3.Error as error:
+            self._roll_back()
+            _fail(group, error)
+            return
+"""
+_ACKNOWLEDGED = """        if is_clean:
+            for command in group:
+                _finish(command)
+        else:
+"""
 _COUNT_APART = """
             for count in self._counts({before}, {after}):
                 writing(partial(self._client.update_item, **count["Update"]))"""
@@ -48,9 +70,9 @@ MUTANTS = (
     ),
     Mutant(
         "no revision guard, SQLite",
-        _SQLITE_STORE,
-        "if stored is None or stored.rev != before.rev:",
-        "if stored is None:",
+        f"{_SQLITE}/task_rows.py",
+        "        if not holds(db, before):\n            return False\n",
+        "        if body(db, before.ref) is None:\n            return False\n",
     ),
     Mutant(
         "finish not conditional",
@@ -62,20 +84,22 @@ MUTANTS = (
     Mutant(
         "counter outside the transaction at create, SQLite",
         _SQLITE_STORE,
-        "            counters.count(db, None, task)\n",
-        "        with self._database.transaction() as db:\n            counters.count(db, None, task)\n",
+        f"            counters.count(db, None, task)\n{_WRITTEN_BY_ADD}",
+        "            return True\n\n        if is_new := self._database.write(work):\n"
+        "            self._database.write(lambda db: counters.count(db, None, task))\n        return is_new\n",
     ),
     Mutant(
         "counter outside the transaction at finish, SQLite",
         _SQLITE_STORE,
-        "            counters.count(db, before, after)\n",
-        "        with self._database.transaction() as db:\n            counters.count(db, before, after)\n",
+        f"            counters.count(db, before, after)\n{_WRITTEN_BY_SAVE}",
+        f"{_WRITTEN_BY_SAVE}        self._database.write(lambda db: counters.count(db, before, after))\n",
     ),
     Mutant(
         "finish not conditional, SQLite",
-        _SQLITE_STORE,
-        "if stored is None or stored.rev != before.rev:",
-        "if stored is None or (stored.rev != before.rev and not after.status.is_final):",
+        f"{_SQLITE}/task_rows.py",
+        "        if not holds(db, before):\n            return False\n",
+        "        if not holds(db, before) and not (after.status.is_final and body(db, before.ref)):\n"
+        "            return False\n",
     ),
     Mutant(
         "tenant not in the key, SQLite",
@@ -143,8 +167,8 @@ MUTANTS = (
     Mutant(
         "suspects taken together",
         f"{_ORCHESTRATION}/tasks/worker.py",
-        "with self._suspects if snapshot.task.is_suspect(now_ms=self._clock()) else nullcontext():",
-        "with nullcontext():",
+        "with self._suspects:",
+        "if self._suspects:",
         "test_poison",
     ),
     Mutant(
@@ -206,9 +230,10 @@ MUTANTS = (
     ),
     Mutant(
         "cancel not conditional, SQLite",
-        _SQLITE_STORE,
-        "if stored is None or stored.rev != before.rev:",
-        'if stored is None or (stored.rev != before.rev and after.status != "Cancelled"):',
+        f"{_SQLITE}/task_rows.py",
+        "        if not holds(db, before):\n            return False\n",
+        '        if not holds(db, before) and not (after.status == "Cancelled" and body(db, before.ref)):\n'
+        "            return False\n",
         "test_lifecycle",
     ),
     Mutant(
@@ -231,6 +256,42 @@ MUTANTS = (
         "                        self._store.purge(due.ref)\n",
         "                        pass\n",
         "test_lifecycle",
+    ),
+    Mutant(
+        "acknowledged before the commit",
+        f"{_SQLITE}/writer.py",
+        _COMMITTED + _NOT_COMMITTED + _ACKNOWLEDGED,
+        "            if is_clean:\n                for command in group:\n                    _finish(command)\n"
+        '                self.connection.execute("COMMIT")\n' + _NOT_COMMITTED + "        if not is_clean:\n",
+        "test_group_commit",
+    ),
+    Mutant(
+        "failed commit acknowledged",
+        f"{_SQLITE}/writer.py",
+        f"{_COMMITTED}{_NOT_COMMITTED}",
+        f"{_COMMITTED}        except sqlite3.Error:\n            self._roll_back()\n",
+        "test_group_commit",
+    ),
+    Mutant(
+        "failed command keeps what it has written",
+        f"{_SQLITE}/writer.py",
+        "return self.connection.total_changes == before",
+        "return self.connection.total_changes >= before",
+        "test_group_commit",
+    ),
+    Mutant(
+        "message sent before the commit",
+        f"{_SQLITE}/queue.py",
+        "self._after_commit(partial(self._put, str(ref), visible_ms))",
+        "self._put(str(ref), visible_ms)",
+        "test_group_commit",
+    ),
+    Mutant(
+        "callers told before the commit",
+        _SQLITE_STORE,
+        _TELL,
+        "self._on_end(after, task_rows.result(db, after, output))",
+        "test_group_commit",
     ),
 )
 

@@ -54,11 +54,17 @@ class Caller:
         self._meanwhile = meanwhile
         self._stall = stall
         self._lock = threading.Lock()
+        self._on_this_thread = threading.local()
+
+    @property
+    def _hang(self) -> Callable[[], object]:
+        """What a hanging call does: inside a command all other writers wait for it, otherwise they go on."""
+        return self._stall if getattr(self._on_this_thread, "commands", 0) else self._meanwhile
 
     def call(self, name: str, act: Callable[[], Made], failures: Failures) -> Made:
         """Make one call, with the fault that is planned for it."""
         kind = self._arrive(name)
-        self._before(kind, name, failures, hang=self._meanwhile)
+        self._before(kind, name, failures, hang=self._hang)
         try:
             if kind is Kind.TWICE:
                 act()
@@ -76,7 +82,12 @@ class Caller:
         kinds = list[Kind | None]()
 
         def worked(connection: Any) -> Any:
-            result = work(connection)
+            here = self._on_this_thread
+            here.commands = getattr(here, "commands", 0) + 1
+            try:
+                result = work(connection)
+            finally:
+                here.commands -= 1
             kinds.append(self._arrive(name))
             self._before(kinds[0], name, failures, hang=self._stall)
             return result
@@ -100,7 +111,7 @@ class Caller:
         if kind is Kind.KILLED_AFTER:
             self.kill()
         if kind is Kind.LATE:
-            self._meanwhile()
+            self._hang()
         if self.is_dead:
             raise Killed(self.name)
         if kind is Kind.LOST:

@@ -56,6 +56,7 @@ class Process:
         engine: HashEngine,
         *,
         clock: Clock,
+        sleep: Callable[[float], None],
         new_id: Callable[[], str],
         before: Callable[[EngineCall], object],
     ) -> Process:
@@ -77,6 +78,7 @@ class Process:
             keys=substrate.keys(caller),
             queue=queue,
             clock=clock,
+            sleep=sleep,
             new_id=new_id,
         )
         return cls(service=service, caller=caller, clock=clock)
@@ -91,6 +93,7 @@ def _service(
     keys: KeyStore,
     queue: Queue,
     clock: Clock,
+    sleep: Callable[[float], None],
     new_id: Callable[[], str],
 ) -> Service:
     return wiring.assemble(
@@ -106,4 +109,5 @@ def _service(
         lease_s=substrate.lease_s,
         sweep_s=substrate.sweep_s,
         prompt_max_chars=PROMPT_MAX_CHARS,
+        sleep=sleep,
     )

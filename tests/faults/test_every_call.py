@@ -13,7 +13,7 @@ from faults.world import World
 
 STRUCK = {"chat": ("post", "worker"), "plan": ("post", "worker"), "sweep": ("sweeper",)}
 CALLS = {
-    "SQLite": {"chat": 16, "plan": 40, "sweep": 10},
+    "SQLite": {"chat": 14, "plan": 38, "sweep": 9},
     "moto": {"chat": 10, "plan": 26, "sweep": 17},
 }
 """The exact numbers of calls: more would cost more than planned, fewer would mean that some are not attacked."""

@@ -107,6 +107,7 @@ class World:
             self.catalog,
             self.engine,
             clock=clock or self.clock,
+            sleep=self.clock.pass_s,
             new_id=self.new_id,
             before=self._bought,
         )

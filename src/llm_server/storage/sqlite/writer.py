@@ -142,7 +142,7 @@ class Writer:
         while (command := self._commands.get()) is not None:
             self._commit_group(command)
 
-    def _commit_group(self, first: Command[Any]) -> None:
+    def _commit_group(self, first: Command[Any], *, alone: bool = False) -> None:
         """Carry out a command, and those that wait, in one transaction; then make their outcomes known."""
         group = [first]
         end_s = time.monotonic() + MAX_BATCH_S
@@ -155,7 +155,7 @@ class Writer:
             return
         try:
             is_clean = self._carry_out(first)
-            while is_clean and time.monotonic() < end_s and (command := self._next()) is not None:
+            while is_clean and not alone and time.monotonic() < end_s and (command := self._next()) is not None:
                 group.append(command)
                 is_clean = self._carry_out(command)
             if is_clean:
@@ -176,7 +176,7 @@ class Writer:
         *others, failed = group
         for command in others:
             command.forget()
-            self._commit_group(command)
+            self._commit_group(command, alone=True)
         _finish(failed)
 
     def _next(self) -> Command[Any] | None:
