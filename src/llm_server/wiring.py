@@ -45,8 +45,8 @@ from llm_server.orchestration.tasks.worker import Worker
 from llm_server.settings import Settings
 
 if TYPE_CHECKING:
+    from llm_server.storage.memory_queue import WakeUpQueue
     from llm_server.storage.sqlite.database import Database
-    from llm_server.storage.sqlite.queue import WakeUpQueue
 
 Waiting = Callable[[], AbstractContextManager[None]]
 """Makes a context that is entered while a worker waits for something that takes long."""
@@ -240,10 +240,10 @@ def embedded_service(
     Raises:
         ConfigurationError: the configuration is wrong, the file cannot be opened, or another server uses it.
     """
+    from llm_server.storage.memory_queue import WakeUpQueue
     from llm_server.storage.sqlite.api_keys import SqliteKeys
     from llm_server.storage.sqlite.database import Database
     from llm_server.storage.sqlite.process_lock import OnlyProcess
-    from llm_server.storage.sqlite.queue import WakeUpQueue
     from llm_server.storage.sqlite.store import SqliteStore
 
     with closing(OnlyProcess(settings.db)):

@@ -22,8 +22,8 @@ from faults.ledger import Ledger
 from llm_server.orchestration.domain.snapshot import Snapshot
 from llm_server.orchestration.domain.task import TaskRef
 from llm_server.settings import Settings
+from llm_server.storage.memory_queue import WakeUpQueue
 from llm_server.storage.sqlite.database import Database
-from llm_server.storage.sqlite.queue import WakeUpQueue
 from llm_server.storage.sqlite.store import SqliteStore
 from llm_server.wiring import embedded_service, new_id, now_ms
 from support import fake_engine

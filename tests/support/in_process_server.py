@@ -22,9 +22,9 @@ from llm_server.orchestration.domain.ports.keys import KeyStore
 from llm_server.orchestration.domain.ports.store import Store
 from llm_server.orchestration.service import Service
 from llm_server.settings import Settings
+from llm_server.storage.memory_queue import WakeUpQueue
 from llm_server.storage.sqlite.api_keys import SqliteKeys
 from llm_server.storage.sqlite.database import Database
-from llm_server.storage.sqlite.queue import WakeUpQueue
 from llm_server.storage.sqlite.store import SqliteStore
 from support import asgi
 

@@ -21,9 +21,9 @@ from llm_server.orchestration.domain.snapshot import Snapshot
 from llm_server.orchestration.domain.task import TaskRef
 from llm_server.orchestration.service import Service
 from llm_server.orchestration.tasks.new_task import NewTask
+from llm_server.storage.memory_queue import WakeUpQueue
 from llm_server.storage.sqlite.api_keys import SqliteKeys
 from llm_server.storage.sqlite.database import Database
-from llm_server.storage.sqlite.queue import WakeUpQueue
 from support.scripted_engine import Clock, ScriptedEngine, WatchedStore, a_balancer, a_catalog, an_engine
 
 LEASE_S = 70

@@ -12,7 +12,7 @@ from llm_server.embedded.slots import Slots
 from llm_server.orchestration.domain.errors import StorageUnavailable
 from llm_server.orchestration.domain.task import TaskRef
 from llm_server.orchestration.service import Service
-from llm_server.storage.sqlite.queue import WakeUpQueue
+from llm_server.storage.memory_queue import WakeUpQueue
 
 _log = logging.getLogger(__name__)
 
