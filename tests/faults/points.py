@@ -17,11 +17,15 @@ COMMIT = " commit"
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """One call of one caller, numbered from 1, and the name of the called function."""
+    """One call of one caller, numbered from 1, and the name of the called function.
+
+    `in_command` says that it is part of a command of SQLite's writer, so that no other process can write meanwhile.
+    """
 
     caller: str
     number: int
     name: str
+    in_command: bool = False
 
     def __str__(self) -> str:
         return f"{self.caller} {self.number} ({self.name})"
@@ -57,9 +61,13 @@ class Caller:
         self._on_this_thread = threading.local()
 
     @property
+    def _in_command(self) -> bool:
+        return getattr(self._on_this_thread, "commands", 0) > 0
+
+    @property
     def _hang(self) -> Callable[[], object]:
         """What a hanging call does: inside a command all other writers wait for it, otherwise they go on."""
-        return self._stall if getattr(self._on_this_thread, "commands", 0) else self._meanwhile
+        return self._stall if self._in_command else self._meanwhile
 
     def call(self, name: str, act: Callable[[], Made], failures: Failures) -> Made:
         """Make one call, with the fault that is planned for it."""
@@ -125,7 +133,7 @@ class Caller:
         with self._lock:
             if self.is_dead:
                 raise Killed(self.name)
-            point = Point(self.name, len(self.points) + 1, name)
+            point = Point(self.name, len(self.points) + 1, name, self._in_command)
             self.points.append(point)
             if not name.startswith(self._of):
                 return None

@@ -146,6 +146,7 @@ class Writer:
         """Carry out a command, and those that wait, in one transaction; then make their outcomes known."""
         group = [first]
         end_s = time.monotonic() + MAX_BATCH_S
+        self._roll_back()  # only needed if the rollback of an earlier group failed
         try:
             self.connection.execute("BEGIN IMMEDIATE")
         except sqlite3.Error as error:  # another process holds the lock: all that wait would wait as long again
@@ -212,8 +213,12 @@ class Writer:
         return self.connection.total_changes == before
 
     def _roll_back(self) -> None:
-        if self.connection.in_transaction:  # SQLite rolls back by itself after some errors
-            self.connection.execute("ROLLBACK")
+        """Roll back the transaction if one is open. If that fails, the next group tries again."""
+        try:
+            if self.connection.in_transaction:  # SQLite rolls back by itself after some errors
+                self.connection.execute("ROLLBACK")
+        except sqlite3.Error:
+            _log.exception("a transaction was not rolled back")
 
     def _joined(self, work: Work[T]) -> T:
         """Carry out a part of the running command.
