@@ -149,7 +149,6 @@ def assemble(
             ),
             clock=clock,
             sleep=sleep,
-            waiting=waiting,
             lease_ms=lease_s * 1000,
         ),
         lifecycle=Lifecycle(store=store, keyring=keyring, wakeups=wakeups, clock=clock, sweep_ms=sweep_ms),
@@ -235,7 +234,7 @@ def embedded_service(
 
     Tasks that an earlier process left unfinished become due at once. The search for LLM servers on this machine skips
     `own_port`. `on_end` is called on the writer's thread with each task that has become final, and its result.
-    `waiting()` is entered while a worker waits for an engine or for another task.
+    `waiting()` is entered while a worker waits for an engine or for the steps of its plan.
 
     Raises:
         ConfigurationError: the configuration is wrong, the file cannot be opened, or another server uses it.

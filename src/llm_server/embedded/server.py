@@ -31,6 +31,7 @@ from llm_server.embedded.slots import Slots
 from llm_server.embedded.watches import Watches
 from llm_server.embedded.workers import Workers, workers_for
 from llm_server.loopback import is_loopback_host
+from llm_server.orchestration.domain.catalog import Catalog
 from llm_server.orchestration.domain.errors import ConfigurationError, LLMServerError
 from llm_server.orchestration.service import Service
 from llm_server.settings import Settings
@@ -122,7 +123,7 @@ def _serve(
     gc.collect()
     gc.freeze()  # what the imports have made stays for ever, so later collections need not look at it
     stopping = threading.Event()
-    if not any(spec.kind == "llamacpp" for spec in service.catalog.engines.values()):  # it computes on all cores
+    if not _needs_all_cores(service.catalog):
         keep_to_one_core(stopping)
     workers.start()
     _greet(settings, embedded.engines_note, service, "localhost" if address == "127.0.0.1" else address, port)
@@ -134,6 +135,11 @@ def _serve(
         print("Tasks that are still in progress continue at the next start.", file=sys.stderr, flush=True)
         os._exit(0)  # or threads that wait for an engine would keep the process alive; their tasks are stored
     return 0
+
+
+def _needs_all_cores(catalog: Catalog) -> bool:
+    """Return whether an engine computes in this process; llama.cpp does it on all cores."""
+    return any(spec.kind == "llamacpp" for spec in catalog.engines.values())
 
 
 def _address(host: str) -> str:

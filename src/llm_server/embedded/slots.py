@@ -1,8 +1,8 @@
 """Limits how many workers compute at the same time.
 
 Python runs one thread at a time. If hundreds of workers get their answers together and all go on at once, the thread of
-the event loop waits for its turn behind them. A worker that waits for an engine or for another task has no slot, so
-slots do not limit how many tasks are in progress.
+the event loop waits for its turn behind them. A worker that waits for an engine or for the steps of its plan has no
+slot, so slots do not limit how many tasks are in progress.
 """
 
 from __future__ import annotations
@@ -51,8 +51,8 @@ class Slots:
             yield
             return
         self._give_back()
-        self.on_free()
         try:
+            self.on_free()
             yield
         finally:
             self._take(self._returning)

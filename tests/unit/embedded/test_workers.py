@@ -27,7 +27,7 @@ def crew(served: Served) -> Iterator[Crew]:
     """Make workers; they are stopped at the end of the test."""
     made: list[Workers] = []
 
-    def make(limit: int = 1, sweep_s: int = 60, max_idle_s: float = 10.0) -> Workers:
+    def make(limit: int = 1, sweep_s: int = 60, max_idle_s: float = 10.0, slots: Slots | None = None) -> Workers:
         numbers = count(1)
         workers = Workers(
             served.service,
@@ -35,7 +35,7 @@ def crew(served: Served) -> Iterator[Crew]:
             limit=lambda: limit,
             sweep_s=sweep_s,
             new_id=lambda: f"w{next(numbers)}",
-            slots=Slots(8),
+            slots=slots or Slots(8),
             max_idle_s=max_idle_s,
         )
         made.append(workers)
