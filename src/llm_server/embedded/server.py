@@ -16,6 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import uvicorn
+from starlette.types import ASGIApp
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from llm_server import __version__, wiring
@@ -71,28 +72,18 @@ def serve(*, host: str, port: int, db: Path | None = None, workers: int | None =
         _check_reach(host, address, settings)
         with _bound(address, port) as listener:
             own_port, watches, slots = listener.getsockname()[1], Watches(), Slots(MAX_COMPUTING)
-            with (
-                wiring.embedded_service(
-                    settings, own_port=own_port, on_end=watches.tell_end, waiting=slots.waiting
-                ) as embedded,
-                closing(OffLoopExecutor(embedded.database, watches)) as executor,
-            ):
-                return _serve(settings, listener, embedded, executor, watches, slots)
+            with wiring.embedded_service(
+                settings, own_port=own_port, on_end=watches.tell_end, waiting=slots.waiting
+            ) as embedded:
+                return _serve(settings, listener, embedded, watches, slots)
     except LLMServerError as error:
         print(f"llm-server: {error}", file=sys.stderr)
         return 1
 
 
-def _serve(
-    settings: Settings,
-    listener: socket.socket,
-    embedded: Embedded,
-    executor: OffLoopExecutor,
-    watches: Watches,
-    slots: Slots,
-) -> int:
+def _serve(settings: Settings, listener: socket.socket, embedded: Embedded, watches: Watches, slots: Slots) -> int:
     address, port = listener.getsockname()[:2]
-    service = embedded.service
+    service, stopping = embedded.service, threading.Event()
     workers = Workers(
         service,
         embedded.queue,
@@ -101,7 +92,26 @@ def _serve(
         new_id=wiring.new_id,
         slots=slots,
     )
-    app = create_app(service, wiring.new_id, executor=executor, open_without_keys=is_loopback_host(address))
+    with closing(OffLoopExecutor(embedded.database, watches)) as executor:
+        app = create_app(service, wiring.new_id, executor=executor, open_without_keys=is_loopback_host(address))
+        server = _http_server(app, watches)
+        _prepare_process()
+        if not _needs_all_cores(service.catalog):
+            keep_to_one_core(stopping)
+        workers.start()
+        _greet(settings, embedded.engines_note, service, "localhost" if address == "127.0.0.1" else address, port)
+        server.run(sockets=[listener])
+    stopping.set()
+    print("Stopping: tasks in progress have 10 s to finish.", file=sys.stderr)
+    busy_workers = workers.stop(GRACE_S)
+    if busy_workers:
+        print("Tasks that are still in progress continue at the next start.", file=sys.stderr, flush=True)
+        os._exit(0)  # or threads that wait for an engine would keep the process alive; their tasks are stored
+    return 0
+
+
+def _http_server(app: ASGIApp, watches: Watches) -> uvicorn.Server:
+    """Return the HTTP server. SIGINT and SIGTERM stop it, and let callers that wait for a task go."""
     config = uvicorn.Config(
         Passes(app, first=frozenset({f"{PREFIX}/health", f"{PREFIX}/metrics"})),
         http=Protocol,
@@ -119,22 +129,13 @@ def _serve(
 
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, stop)
+    return server
+
+
+def _prepare_process() -> None:
     allow_open_files()
     gc.collect()
     gc.freeze()  # what the imports have made stays for ever, so later collections need not look at it
-    stopping = threading.Event()
-    if not _needs_all_cores(service.catalog):
-        keep_to_one_core(stopping)
-    workers.start()
-    _greet(settings, embedded.engines_note, service, "localhost" if address == "127.0.0.1" else address, port)
-    server.run(sockets=[listener])
-    stopping.set()
-    print("Stopping: tasks in progress have 10 s to finish.", file=sys.stderr)
-    busy_workers = workers.stop(GRACE_S)
-    if busy_workers:
-        print("Tasks that are still in progress continue at the next start.", file=sys.stderr, flush=True)
-        os._exit(0)  # or threads that wait for an engine would keep the process alive; their tasks are stored
-    return 0
 
 
 def _needs_all_cores(catalog: Catalog) -> bool:
