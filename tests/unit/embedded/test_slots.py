@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import nullcontext
 from random import Random
 
 import pytest
@@ -152,11 +153,12 @@ def test_waiting_inside_waiting_gives_back_one_slot() -> None:
 def test_an_exception_leaves_the_counts_right(waits: bool) -> None:
     slots = Slots(2)
 
-    with pytest.raises(ZeroDivisionError), slots.slot():
-        if waits:
-            with slots.waiting():
-                raise ZeroDivisionError
-        raise ZeroDivisionError
+    def fail() -> None:
+        with slots.slot(), slots.waiting() if waits else nullcontext():
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
     assert free(slots) == 2
 
 
