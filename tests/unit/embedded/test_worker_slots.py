@@ -138,7 +138,7 @@ def test_plans_that_wait_for_their_steps_do_not_keep_a_chat_waiting(served: Serv
 
 @pytest.mark.parametrize("seed", range(3))
 def test_every_task_ends_while_slots_and_workers_come_and_go(served: Served, crew: Crew, seed: int) -> None:
-    """No message is left while a slot is free: the last event before a stall would not start a worker."""
+    """A message that is left while a slot is free, and no worker waits for it, would stay there."""
     random = Random(seed)
 
     def answer(call: EngineCall) -> Answer:

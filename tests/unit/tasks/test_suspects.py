@@ -118,6 +118,28 @@ def test_a_suspect_that_waits_goes_on_as_soon_as_the_other_one_has_ended(tmp_pat
     served.close()
 
 
+def test_each_suspect_that_waits_is_woken_once(tmp_path: Path) -> None:
+    """If one goes on by its own message, the turn after it is not spent on it, or on one that was woken before."""
+
+    def meanwhile(call: EngineCall) -> str:
+        for ref in (woken, early, last):
+            served.service.process(ref, owner="w")
+        return "Hello."
+
+    served = Served(tmp_path, ScriptedEngine(meanwhile, "Hello."))
+    first, woken, early, last = [deserted(served, 2) for _ in range(4)]
+    while served.queue.receive(0):
+        pass
+
+    served.service.process(first, owner="w")
+    assert served.queue.receive(0) == woken
+    served.service.process(early, owner="w")
+
+    assert served.store.peek(early).status == "Completed"
+    assert served.queue.receive(0) == last
+    served.close()
+
+
 def test_a_suspect_whose_wake_up_cannot_be_sent_is_left_to_the_sweep(tmp_path: Path) -> None:
     def meanwhile(call: EngineCall) -> str:
         served.queue.down = True
