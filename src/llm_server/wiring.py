@@ -10,7 +10,7 @@ import os
 import random
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
@@ -45,8 +45,11 @@ from llm_server.orchestration.tasks.worker import Worker
 from llm_server.settings import Settings
 
 if TYPE_CHECKING:
+    from llm_server.storage.memory_queue import WakeUpQueue
     from llm_server.storage.sqlite.database import Database
-    from llm_server.storage.sqlite.queue import WakeUpQueue
+
+Waiting = Callable[[], AbstractContextManager[None]]
+"""Makes a context that is entered while a worker waits for something that takes long."""
 
 
 def now_ms() -> int:
@@ -83,11 +86,14 @@ def balancer_of(
     has_credentials: Callable[[EngineSpec], bool],
     price: Pricer = prices.price,
     clock: Clock = now_ms,
+    waiting: Waiting = nullcontext,
 ) -> Balancer:
     """Build a balancer. `engines` are the adapters by name; `store` shares the engines' health between processes."""
     states = EngineStates(store, clock)
     fleet = Fleet(configured=catalog.engines, has_credentials=has_credentials, states=states)
-    calls = EngineCalls(catalog=catalog, engines=engines, fleet=fleet, states=states, price=price, clock=clock)
+    calls = EngineCalls(
+        catalog=catalog, engines=engines, fleet=fleet, states=states, price=price, clock=clock, waiting=waiting
+    )
     return Balancer(catalog=catalog, fleet=fleet, calls=calls, price=price)
 
 
@@ -106,6 +112,7 @@ def assemble(
     sweep_s: int,
     prompt_max_chars: int,
     sleep: Callable[[float], None] = time.sleep,
+    waiting: Waiting = nullcontext,
 ) -> Service:
     """Build a service from its ports. `random_bytes(n)` returns n cryptographically random bytes."""
     sweep_ms = sweep_s * 1000
@@ -133,7 +140,12 @@ def assemble(
             ledger=key_store,
             wakeups=wakeups,
             orchestrator=Orchestrator(
-                catalog=catalog, balancer=balancer, clock=clock, max_deliveries=max_deliveries, sweep_s=sweep_s
+                catalog=catalog,
+                balancer=balancer,
+                clock=clock,
+                max_deliveries=max_deliveries,
+                sweep_s=sweep_s,
+                waiting=waiting,
             ),
             clock=clock,
             sleep=sleep,
@@ -146,7 +158,14 @@ def assemble(
 
 
 def service_of(
-    settings: Settings, *, store: Store, key_store: KeyStore, queue: Queue, catalog: Catalog, works: bool = True
+    settings: Settings,
+    *,
+    store: Store,
+    key_store: KeyStore,
+    queue: Queue,
+    catalog: Catalog,
+    works: bool = True,
+    waiting: Waiting = nullcontext,
 ) -> Service:
     """Build a service from the settings. If `works` is False, it has no engine adapters and cannot process tasks."""
     secrets = Credentials(settings.environ)
@@ -155,6 +174,7 @@ def service_of(
         _engines(settings, catalog, secrets) if works else {},
         store,
         has_credentials=partial(has_credentials, secrets),
+        waiting=waiting,
     )
     return assemble(
         catalog=catalog,
@@ -169,6 +189,7 @@ def service_of(
         lease_s=settings.lease_s,
         sweep_s=settings.sweep_s,
         prompt_max_chars=settings.prompt_max_chars,
+        waiting=waiting,
     )
 
 
@@ -203,20 +224,25 @@ class Embedded:
 
 @contextmanager
 def embedded_service(
-    settings: Settings, *, own_port: int, on_end: Callable[[Task, str | None], None] | None = None
+    settings: Settings,
+    *,
+    own_port: int,
+    on_end: Callable[[Task, str | None], None] | None = None,
+    waiting: Waiting = nullcontext,
 ) -> Iterator[Embedded]:
     """Build a service on the SQLite file and lock the file for this process until the end of the block.
 
     Tasks that an earlier process left unfinished become due at once. The search for LLM servers on this machine skips
     `own_port`. `on_end` is called on the writer's thread with each task that has become final, and its result.
+    `waiting()` is entered while a worker waits for an engine or for the steps of its plan.
 
     Raises:
         ConfigurationError: the configuration is wrong, the file cannot be opened, or another server uses it.
     """
+    from llm_server.storage.memory_queue import WakeUpQueue
     from llm_server.storage.sqlite.api_keys import SqliteKeys
     from llm_server.storage.sqlite.database import Database
     from llm_server.storage.sqlite.process_lock import OnlyProcess
-    from llm_server.storage.sqlite.queue import WakeUpQueue
     from llm_server.storage.sqlite.store import SqliteStore
 
     with closing(OnlyProcess(settings.db)):
@@ -225,7 +251,9 @@ def embedded_service(
             store, keys = SqliteStore(database, retention(settings), on_end=on_end), SqliteKeys(database)
             store.end_leases(now_ms())
             queue.refill(store.wake_ups(settings.sweep_s * 1000))
-            service = service_of(settings, store=store, key_store=keys, queue=queue, catalog=loaded.catalog)
+            service = service_of(
+                settings, store=store, key_store=keys, queue=queue, catalog=loaded.catalog, waiting=waiting
+            )
             yield Embedded(service=service, database=database, queue=queue, engines_note=loaded.engines_note)
 
 

@@ -18,9 +18,9 @@ from llm_server.orchestration.domain.task import DAY_MS
 from llm_server.storage.dynamodb.api_keys import DynamoKeys
 from llm_server.storage.dynamodb.sqs_queue import SqsQueue
 from llm_server.storage.dynamodb.store import DynamoStore
+from llm_server.storage.memory_queue import WakeUpQueue
 from llm_server.storage.sqlite.api_keys import SqliteKeys
 from llm_server.storage.sqlite.database import Database
-from llm_server.storage.sqlite.queue import WakeUpQueue
 from llm_server.storage.sqlite.store import SqliteStore
 from support.aws_emulators import Substrate
 from support.mailbox import Mailbox

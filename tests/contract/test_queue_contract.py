@@ -18,7 +18,7 @@ from botocore.config import Config
 from llm_server.orchestration.domain.errors import StorageUnavailable
 from llm_server.orchestration.domain.task import TaskRef
 from llm_server.storage.dynamodb.sqs_queue import SqsQueue
-from llm_server.storage.sqlite.queue import WakeUpQueue
+from llm_server.storage.memory_queue import WakeUpQueue
 from support.aws_emulators import Substrate
 from support.mailbox import Mailbox
 

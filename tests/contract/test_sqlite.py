@@ -24,6 +24,7 @@ from llm_server.orchestration.domain.ports.listing import EVERY_TASK, Page, Task
 from llm_server.orchestration.domain.ports.tasks import Due
 from llm_server.orchestration.domain.status import Mode, Status
 from llm_server.orchestration.domain.task import TaskRef
+from llm_server.storage.memory_queue import WakeUpQueue
 from llm_server.storage.sqlite import task_rows
 from llm_server.storage.sqlite.database import Database
 from llm_server.storage.sqlite.indexes import (
@@ -36,7 +37,6 @@ from llm_server.storage.sqlite.indexes import (
     WAKE_UPS,
 )
 from llm_server.storage.sqlite.process_lock import OnlyProcess
-from llm_server.storage.sqlite.queue import WakeUpQueue
 from llm_server.storage.sqlite.store import SqliteStore
 from support.audit import audit
 from support.builders import LEASE_MS, NOW_MS, SWEEP_MS, a_failure, a_request, a_task, an_output, claimed

@@ -167,8 +167,8 @@ MUTANTS = (
     Mutant(
         "suspects taken together",
         f"{_ORCHESTRATION}/tasks/worker.py",
-        "with self._suspects:",
-        "if self._suspects:",
+        "if not self._suspect_turn.acquire(blocking=False):",
+        "if self._suspect_turn.acquire(blocking=False) is None:",
         "test_poison",
     ),
     Mutant(

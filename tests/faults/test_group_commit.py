@@ -23,8 +23,8 @@ from llm_server.orchestration.domain.task import Task, TaskRef
 from llm_server.orchestration.service import Service
 from llm_server.orchestration.tasks.new_task import NewTask
 from llm_server.settings import Settings
+from llm_server.storage.memory_queue import WakeUpQueue
 from llm_server.storage.sqlite.database import Database
-from llm_server.storage.sqlite.queue import WakeUpQueue
 from llm_server.storage.sqlite.store import SqliteStore
 from llm_server.storage.sqlite.writer import Command
 from llm_server.wiring import embedded_service

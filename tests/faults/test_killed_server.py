@@ -25,8 +25,8 @@ from faults.struck_server import ORDERS
 from llm_server.orchestration.domain.snapshot import Snapshot
 from llm_server.orchestration.domain.task import TaskRef
 from llm_server.settings import Settings
+from llm_server.storage.memory_queue import WakeUpQueue
 from llm_server.storage.sqlite.database import Database
-from llm_server.storage.sqlite.queue import WakeUpQueue
 from llm_server.storage.sqlite.store import SqliteStore
 from llm_server.wiring import embedded_service, new_id, now_ms
 from support import fake_engine

@@ -14,6 +14,7 @@ from fastapi import FastAPI
 from llm_server import catalog_loading, wiring
 from llm_server.api.app import create_app
 from llm_server.api.executor import InlineExecutor
+from llm_server.embedded.slots import Slots
 from llm_server.embedded.workers import Workers
 from llm_server.orchestration.domain.api_key import SCOPES, KeyLimits
 from llm_server.orchestration.domain.errors import StorageUnavailable
@@ -21,9 +22,9 @@ from llm_server.orchestration.domain.ports.keys import KeyStore
 from llm_server.orchestration.domain.ports.store import Store
 from llm_server.orchestration.service import Service
 from llm_server.settings import Settings
+from llm_server.storage.memory_queue import WakeUpQueue
 from llm_server.storage.sqlite.api_keys import SqliteKeys
 from llm_server.storage.sqlite.database import Database
-from llm_server.storage.sqlite.queue import WakeUpQueue
 from llm_server.storage.sqlite.store import SqliteStore
 from support import asgi
 
@@ -77,7 +78,7 @@ class CalledServer:
     @contextmanager
     def working(self) -> Iterator[None]:
         """Let a worker thread process tasks until the block ends."""
-        workers = Workers(self.service, self.queue, limit=lambda: 1, sweep_s=60, new_id=wiring.new_id)
+        workers = Workers(self.service, self.queue, limit=lambda: 1, sweep_s=60, new_id=wiring.new_id, slots=Slots(8))
         workers.start()
         try:
             yield

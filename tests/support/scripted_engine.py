@@ -9,6 +9,7 @@ import threading
 import tomllib
 from collections import deque
 from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import nullcontext
 from importlib import resources
 from math import ceil
 from pathlib import Path
@@ -123,13 +124,16 @@ def a_balancer(
     clock: Clock,
     *,
     without_credentials: Collection[str] = (),
+    waiting: wiring.Waiting = nullcontext,
 ) -> Balancer:
     """Return a balancer as the wiring makes it; the models in `without_credentials` have no key."""
 
     def has_credentials(spec: EngineSpec) -> bool:
         return spec.model not in without_credentials
 
-    return wiring.balancer_of(catalog, engines, store, has_credentials=has_credentials, price=price, clock=clock)
+    return wiring.balancer_of(
+        catalog, engines, store, has_credentials=has_credentials, price=price, clock=clock, waiting=waiting
+    )
 
 
 class WatchedStore(SqliteStore):

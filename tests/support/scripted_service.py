@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -21,9 +22,9 @@ from llm_server.orchestration.domain.snapshot import Snapshot
 from llm_server.orchestration.domain.task import TaskRef
 from llm_server.orchestration.service import Service
 from llm_server.orchestration.tasks.new_task import NewTask
+from llm_server.storage.memory_queue import WakeUpQueue
 from llm_server.storage.sqlite.api_keys import SqliteKeys
 from llm_server.storage.sqlite.database import Database
-from llm_server.storage.sqlite.queue import WakeUpQueue
 from support.scripted_engine import Clock, ScriptedEngine, WatchedStore, a_balancer, a_catalog, an_engine
 
 LEASE_S = 70
@@ -60,10 +61,10 @@ class Served:
         self._numbers = count(1)
         self.use(catalog or a_catalog({"only": an_engine()}))
 
-    def use(self, catalog: Catalog, store: Store | None = None) -> Service:
+    def use(self, catalog: Catalog, store: Store | None = None, waiting: wiring.Waiting = nullcontext) -> Service:
         """Create the service again with another configuration (one engine for all names) or another store."""
         engines = dict.fromkeys(catalog.engines, self.engine)
-        balancer = a_balancer(catalog, engines, self.store, self.clock)
+        balancer = a_balancer(catalog, engines, self.store, self.clock, waiting=waiting)
         self.service = wiring.assemble(
             catalog=catalog,
             store=store or self.store,
@@ -78,6 +79,7 @@ class Served:
             sweep_s=SWEEP_S,
             prompt_max_chars=1_000,
             sleep=self.clock.pass_s,
+            waiting=waiting,
         )
         return self.service
 

@@ -45,8 +45,8 @@ class OneCore:
             others[self._core] -= own - last_own
         best = min(others, key=others.__getitem__)
         if self._core not in others or others[best] + MOVE_SHARE * (now - last_time) < others[self._core]:
-            self._core = best
             self._pin(best)
+            self._core = best
 
 
 def keep_to_one_core(stopping: threading.Event) -> None:
@@ -57,12 +57,18 @@ def keep_to_one_core(stopping: threading.Event) -> None:
     cores = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set()
     if len(cores) < 2 or not _STAT.exists():
         return
-    one_core = OneCore(lambda: {core: s for core, s in _busy_s().items() if core in cores}, pin=_pin)
+
+    def busy_s() -> dict[int, float]:
+        return {core: busy for core, busy in _busy_s(_STAT.read_text(encoding="ascii")).items() if core in cores}
+
+    one_core = OneCore(busy_s, pin=_pin)
 
     def keep() -> None:
-        one_core.look()
-        while not stopping.wait(LOOK_S):
-            one_core.look()
+        while True:
+            with suppress(OSError):  # no file can be opened now; the next look tries again
+                one_core.look()
+            if stopping.wait(LOOK_S):
+                return
 
     threading.Thread(target=keep, name="core", daemon=True).start()
 
@@ -71,11 +77,11 @@ _STAT = Path("/proc/stat")
 _TASKS = Path("/proc/self/task")
 
 
-def _busy_s() -> dict[int, float]:
-    """Read how long each core was busy since the start of the machine, in seconds (proc_stat(5))."""
+def _busy_s(stat: str) -> dict[int, float]:
+    """Return how long each core was busy since the start of the machine, in seconds; `stat` is as in proc_stat(5)."""
     ticks = os.sysconf("SC_CLK_TCK")
     busy = {}
-    for line in _STAT.read_text(encoding="ascii").splitlines():
+    for line in stat.splitlines():
         name, *fields = line.split()
         if name.startswith("cpu") and name != "cpu":
             user, nice, system, _idle, _iowait, irq, softirq, steal, *_ = map(int, fields)

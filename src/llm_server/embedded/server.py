@@ -16,24 +16,31 @@ from dataclasses import replace
 from pathlib import Path
 
 import uvicorn
+from starlette.types import ASGIApp
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from llm_server import __version__, wiring
 from llm_server.api import edge, errors
 from llm_server.api.app import create_app
+from llm_server.api.contract import PREFIX
 from llm_server.embedded.executor import OffLoopExecutor
 from llm_server.embedded.logs import TextFormatter
 from llm_server.embedded.one_core import keep_to_one_core
 from llm_server.embedded.open_files import allow_open_files
+from llm_server.embedded.passes import Passes
+from llm_server.embedded.slots import Slots
 from llm_server.embedded.watches import Watches
 from llm_server.embedded.workers import Workers, workers_for
 from llm_server.loopback import is_loopback_host
+from llm_server.orchestration.domain.catalog import Catalog
 from llm_server.orchestration.domain.errors import ConfigurationError, LLMServerError
 from llm_server.orchestration.service import Service
 from llm_server.settings import Settings
 from llm_server.wiring import Embedded
 
 GRACE_S = 10
+MAX_COMPUTING = 4
+"""How many workers compute at a time. With 2 or 8 the server does as many tasks, and with 8 `/health` waits longer."""
 REQUEST_GRACE_S = 3
 
 
@@ -64,32 +71,49 @@ def serve(*, host: str, port: int, db: Path | None = None, workers: int | None =
         address = _address(host)
         _check_reach(host, address, settings)
         with _bound(address, port) as listener:
-            own_port, watches = listener.getsockname()[1], Watches()
-            with (
-                wiring.embedded_service(settings, own_port=own_port, on_end=watches.tell_end) as embedded,
-                closing(OffLoopExecutor(embedded.database, watches)) as executor,
-            ):
-                return _serve(settings, listener, embedded, executor, watches)
+            own_port, watches, slots = listener.getsockname()[1], Watches(), Slots(MAX_COMPUTING)
+            with wiring.embedded_service(
+                settings, own_port=own_port, on_end=watches.tell_end, waiting=slots.waiting
+            ) as embedded:
+                return _serve(settings, listener, embedded, watches, slots)
     except LLMServerError as error:
         print(f"llm-server: {error}", file=sys.stderr)
         return 1
 
 
-def _serve(
-    settings: Settings, listener: socket.socket, embedded: Embedded, executor: OffLoopExecutor, watches: Watches
-) -> int:
+def _serve(settings: Settings, listener: socket.socket, embedded: Embedded, watches: Watches, slots: Slots) -> int:
     address, port = listener.getsockname()[:2]
-    service = embedded.service
+    service, stopping = embedded.service, threading.Event()
     workers = Workers(
         service,
         embedded.queue,
         limit=lambda: settings.workers or workers_for(service.engine_places()),
         sweep_s=settings.sweep_s,
         new_id=wiring.new_id,
+        slots=slots,
     )
-    app = create_app(service, wiring.new_id, executor=executor, open_without_keys=is_loopback_host(address))
+    with closing(OffLoopExecutor(embedded.database, watches)) as executor:
+        app = create_app(service, wiring.new_id, executor=executor, open_without_keys=is_loopback_host(address))
+        server = _http_server(app, watches)
+        _prepare_process()
+        if not _needs_all_cores(service.catalog):
+            keep_to_one_core(stopping)
+        workers.start()
+        _greet(settings, embedded.engines_note, service, "localhost" if address == "127.0.0.1" else address, port)
+        server.run(sockets=[listener])
+    stopping.set()
+    print("Stopping: tasks in progress have 10 s to finish.", file=sys.stderr)
+    busy_workers = workers.stop(GRACE_S)
+    if busy_workers:
+        print("Tasks that are still in progress continue at the next start.", file=sys.stderr, flush=True)
+        os._exit(0)  # or threads that wait for an engine would keep the process alive; their tasks are stored
+    return 0
+
+
+def _http_server(app: ASGIApp, watches: Watches) -> uvicorn.Server:
+    """Return the HTTP server. SIGINT and SIGTERM stop it, and let callers that wait for a task go."""
     config = uvicorn.Config(
-        app,
+        Passes(app, first=frozenset({f"{PREFIX}/health", f"{PREFIX}/metrics"})),
         http=Protocol,
         lifespan="off",
         access_log=False,
@@ -105,22 +129,18 @@ def _serve(
 
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, stop)
+    return server
+
+
+def _prepare_process() -> None:
     allow_open_files()
     gc.collect()
     gc.freeze()  # what the imports have made stays for ever, so later collections need not look at it
-    stopping = threading.Event()
-    if not any(spec.kind == "llamacpp" for spec in service.catalog.engines.values()):  # it computes on all cores
-        keep_to_one_core(stopping)
-    workers.start()
-    _greet(settings, embedded.engines_note, service, "localhost" if address == "127.0.0.1" else address, port)
-    server.run(sockets=[listener])
-    stopping.set()
-    print("Stopping: tasks in progress have 10 s to finish.", file=sys.stderr)
-    busy_workers = workers.stop(GRACE_S)
-    if busy_workers:
-        print("Tasks that are still in progress continue at the next start.", file=sys.stderr, flush=True)
-        os._exit(0)  # or threads that wait for an engine would keep the process alive; their tasks are stored
-    return 0
+
+
+def _needs_all_cores(catalog: Catalog) -> bool:
+    """Return whether an engine computes in this process; llama.cpp does it on all cores."""
+    return any(spec.kind == "llamacpp" for spec in catalog.engines.values())
 
 
 def _address(host: str) -> str:

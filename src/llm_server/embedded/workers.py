@@ -8,10 +8,11 @@ import time
 from collections.abc import Callable, Mapping
 from itertools import count
 
+from llm_server.embedded.slots import Slots
 from llm_server.orchestration.domain.errors import StorageUnavailable
 from llm_server.orchestration.domain.task import TaskRef
 from llm_server.orchestration.service import Service
-from llm_server.storage.sqlite.queue import WakeUpQueue
+from llm_server.storage.memory_queue import WakeUpQueue
 
 _log = logging.getLogger(__name__)
 
@@ -32,8 +33,9 @@ def workers_for(places: Mapping[str, int]) -> int:
 class Workers:
     """The worker threads and the sweeping thread of the embedded server. They can be started only once.
 
-    One worker always waits for the next message, unless `limit()` workers are busy: a worker that takes a message while
-    no other waits starts another one. `limit` is called then, so it may change while the server runs.
+    One worker always waits for the next message, unless `limit()` workers are busy or no slot is free: a worker that
+    takes a message, or begins to wait for an engine, while no other waits for a message starts another one. `limit` is
+    called then, so it may change while the server runs.
     """
 
     def __init__(
@@ -44,6 +46,7 @@ class Workers:
         limit: Callable[[], int],
         sweep_s: int,
         new_id: Callable[[], str],
+        slots: Slots,
         max_idle_s: float = MAX_IDLE_S,
     ) -> None:
         self._service = service
@@ -52,6 +55,8 @@ class Workers:
         self._sweep_s = min(sweep_s, MAX_SWEEP_S)
         self._new_id = new_id
         self._max_idle_s = max_idle_s
+        self._slots = slots
+        slots.on_free = self._grow_if_needed
         self._stopping = threading.Event()
         self._lock = threading.Lock()
         self._numbers = count(1)
@@ -80,6 +85,11 @@ class Workers:
                 thread.join(max(0.0, end - time.monotonic()))
         return sum(thread.is_alive() for thread in threads)
 
+    def _grow_if_needed(self) -> None:
+        """Start another worker if a slot is free, and no worker waits for a message."""
+        if self._idle == 0 and self._slots.any_free:
+            self._grow()
+
     def _grow(self) -> None:
         """Start another worker, unless the limit is reached or the workers stop."""
         limit = self._limit()
@@ -100,7 +110,8 @@ class Workers:
                 ref = self._next()
                 if ref is None:
                     return
-                self._process(ref)
+                with self._slots.slot():
+                    self._process(ref)
             except StorageUnavailable:
                 _log.warning("the database did not answer", exc_info=True)
                 self._stopping.wait(1)
@@ -120,8 +131,7 @@ class Workers:
                     self._workers.remove(threading.current_thread())
                     break
             if ref is not None:
-                if not another_waits:
-                    self._grow()
+                self._grow_if_needed()
                 return ref
         return None
 

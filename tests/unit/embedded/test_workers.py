@@ -9,6 +9,7 @@ from itertools import count
 
 import pytest
 
+from llm_server.embedded.slots import Slots
 from llm_server.embedded.workers import RETRY_S, Workers, workers_for
 from llm_server.orchestration.domain.engine_call import EngineCall
 from llm_server.orchestration.domain.errors import StorageUnavailable
@@ -26,7 +27,7 @@ def crew(served: Served) -> Iterator[Crew]:
     """Make workers; they are stopped at the end of the test."""
     made: list[Workers] = []
 
-    def make(limit: int = 1, sweep_s: int = 60, max_idle_s: float = 10.0) -> Workers:
+    def make(limit: int = 1, sweep_s: int = 60, max_idle_s: float = 10.0, slots: Slots | None = None) -> Workers:
         numbers = count(1)
         workers = Workers(
             served.service,
@@ -34,6 +35,7 @@ def crew(served: Served) -> Iterator[Crew]:
             limit=lambda: limit,
             sweep_s=sweep_s,
             new_id=lambda: f"w{next(numbers)}",
+            slots=slots or Slots(8),
             max_idle_s=max_idle_s,
         )
         made.append(workers)
@@ -125,12 +127,22 @@ def test_workers_are_started_when_they_are_needed_up_to_the_limit(served: Served
     assert [ended(served, ref) for ref in refs] == [Status.COMPLETED] * 6
 
 
+def test_tasks_that_come_one_by_one_need_few_workers(served: Served, crew: Crew) -> None:
+    workers = crew(8)
+    for _ in range(8):
+        assert ended(served, served.submit()) is Status.COMPLETED
+        assert holds(lambda: served.service._worker._running == [])
+        time.sleep(0.02)  # until the worker waits again
+
+    assert workers.count <= 3
+
+
 def test_a_limit_that_rises_while_the_server_runs_holds_at_the_next_task(served: Served) -> None:
     """An operator switches an engine on."""
     held, limits = Held(), [1]
     use(served, held)
     new_id = map(str, count()).__next__
-    workers = Workers(served.service, served.queue, limit=lambda: limits[-1], sweep_s=60, new_id=new_id)
+    workers = Workers(served.service, served.queue, limit=lambda: limits[-1], sweep_s=60, new_id=new_id, slots=Slots(8))
     workers.start()
     served.submit()
     assert holds(lambda: held.calls == 1)
@@ -330,6 +342,6 @@ def test_stopping_waits_for_the_task_in_hand_and_takes_no_other(served: Served, 
 
 def test_workers_that_never_began_stop_all_the_same(served: Served) -> None:
     """If the start fails half-way, stopping must not fail as well."""
-    workers = Workers(served.service, served.queue, limit=lambda: 2, sweep_s=60, new_id=lambda: "w")
+    workers = Workers(served.service, served.queue, limit=lambda: 2, sweep_s=60, new_id=lambda: "w", slots=Slots(8))
 
     assert workers.stop(0) == 0

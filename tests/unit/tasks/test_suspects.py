@@ -9,9 +9,11 @@ from pathlib import Path
 import pytest
 
 from llm_server.orchestration.domain.engine_call import EngineCall
-from llm_server.orchestration.domain.task import TaskRef
+from llm_server.orchestration.domain.errors import StorageUnavailable
+from llm_server.orchestration.domain.task import Task, TaskRef
+from llm_server.orchestration.tasks.worker import SUSPECT_PAUSE_S
 from support.scripted_engine import WAIT_S, ScriptedEngine
-from support.scripted_service import LEASE_S, Served
+from support.scripted_service import LEASE_S, SWEEP_S, Served
 
 
 def deserted(served: Served, times: int) -> TaskRef:
@@ -54,10 +56,105 @@ def test_tasks_whose_workers_died_twice_are_processed_one_at_a_time(
 
     with ThreadPoolExecutor(2) as pool:
         list(pool.map(lambda ref: served.service.process(ref, owner="w"), refs))
+    served.work()
 
     assert meeting.met is together
     assert {served.store.peek(ref).status for ref in refs} == {"Completed"}
     served.audit()
+    served.close()
+
+
+def test_a_suspect_that_must_wait_is_no_delivery_and_holds_no_worker(tmp_path: Path) -> None:
+    """Its message comes again after a pause. Hundreds of suspects would hold all workers otherwise."""
+    tasks = list[Task]()
+
+    def meanwhile(call: EngineCall) -> str:
+        while served.queue.receive(0):  # those of the submissions
+            pass
+        for ref in refs[1:]:
+            served.service.process(ref, owner="w")
+            tasks.append(served.store.peek(ref))
+        early.append(served.queue.receive(0))
+        served.clock.pass_s(SUSPECT_PAUSE_S)
+        late.extend(served.queue.receive(0) for _ in refs[1:])
+        return "Hello."
+
+    early, late = list[TaskRef | None](), list[TaskRef | None]()
+    served = Served(tmp_path, ScriptedEngine(meanwhile, "Hello."))
+    refs = [deserted(served, 2) for _ in range(20)]
+
+    served.service.process(refs[0], owner="w")
+
+    assert {task.deliveries for task in tasks} == {2}
+    assert early == [None]
+    assert late == refs[1:]
+    served.close()
+
+
+def test_a_suspect_that_waits_goes_on_as_soon_as_the_other_one_has_ended(tmp_path: Path) -> None:
+    """Not only after the pause; and so do those behind it, in their order."""
+
+    def meanwhile(call: EngineCall) -> str:
+        for ref in refs[1:]:
+            served.service.process(ref, owner="w")
+        return "Hello."
+
+    served = Served(tmp_path, ScriptedEngine(meanwhile, "Hello."))
+    refs = [deserted(served, 2) for _ in range(4)]
+    while served.queue.receive(0):
+        pass
+
+    served.service.process(refs[0], owner="w")
+    for ref in refs[1:]:
+        assert served.queue.receive(0) == ref
+        served.service.process(ref, owner="w")
+        assert served.store.peek(ref).status == "Completed"
+
+    assert served.queue.receive(0) is None
+    served.clock.pass_s(SUSPECT_PAUSE_S)
+    assert served.work() == 3  # the delayed messages find nothing to do
+    assert len(served.engine.calls) == 4
+    served.audit()
+    served.close()
+
+
+def test_a_suspect_whose_wake_up_cannot_be_sent_is_left_to_the_sweep(tmp_path: Path) -> None:
+    def meanwhile(call: EngineCall) -> str:
+        served.queue.down = True
+        served.service.process(second, owner="w")
+        return "Hello."
+
+    served = Served(tmp_path, ScriptedEngine(meanwhile, "Hello."))
+    first, second = deserted(served, 2), deserted(served, 2)
+    served.service.process(first, owner="w")
+    served.queue.down = False
+    assert served.store.peek(first).status == "Completed"
+
+    served.clock.pass_s(SWEEP_S)
+    served.service.sweep()
+    served.work()
+
+    assert served.store.peek(second).status == "Completed"
+    served.audit()
+    served.close()
+
+
+@pytest.mark.parametrize("error", [ZeroDivisionError(), StorageUnavailable("Away.")])
+def test_the_next_suspect_goes_on_after_one_that_exploded(tmp_path: Path, error: Exception) -> None:
+    def meanwhile(call: EngineCall) -> str:
+        served.service.process(second, owner="w")
+        raise error
+
+    served = Served(tmp_path, ScriptedEngine(meanwhile, "Hello."))
+    first, second = deserted(served, 2), deserted(served, 2)
+    while served.queue.receive(0):
+        pass
+
+    with pytest.raises(type(error)):
+        served.service.process(first, owner="w")
+    served.work()
+
+    assert served.store.peek(second).status == "Completed"
     served.close()
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -88,13 +88,16 @@ class EngineCalls:
         states: EngineStates,
         price: Pricer,
         clock: Clock,
+        waiting: Callable[[], AbstractContextManager[None]] = nullcontext,
     ) -> None:
+        """`waiting()` is entered while a call waits for its place or for the engine."""
         self._catalog = catalog
         self._engines = engines
         self._fleet = fleet
         self._states = states
         self._price = price
         self._clock = clock
+        self._waiting = waiting
         self._retries = RetryBudget(clock)
         self._places = Places(catalog.engines)
 
@@ -113,7 +116,8 @@ class EngineCalls:
         except LimitReached as failure:
             return CallResult(failure=failure)
         try:
-            result = self._ask_at_a_place(engine, call, terms, after, reserved.microusd)
+            with self._waiting():
+                result = self._ask_at_a_place(engine, call, terms, after, reserved.microusd)
         except LLMServerError:
             terms.budget.settle(reserved, 0)
             raise

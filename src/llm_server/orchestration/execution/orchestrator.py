@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 
 from llm_server.orchestration.dispatch.balancer import Balancer, Reply
@@ -36,11 +37,20 @@ class Orchestrator:
     """Carries out tasks in the modes Chat, Agent and Plan."""
 
     def __init__(
-        self, *, catalog: Catalog, balancer: Balancer, clock: Clock, max_deliveries: int, sweep_s: int
+        self,
+        *,
+        catalog: Catalog,
+        balancer: Balancer,
+        clock: Clock,
+        max_deliveries: int,
+        sweep_s: int,
+        waiting: Callable[[], AbstractContextManager[None]] = nullcontext,
     ) -> None:
+        """`waiting()` is entered while a task waits for its parallel steps."""
         self._catalog = catalog
         self._clock = clock
         self._max_deliveries = max_deliveries
+        self._waiting = waiting
         self._role_caller = RoleCaller(catalog, balancer)
         self._outcomes = Outcomes(
             fleet=balancer.fleet, clock=clock, max_deliveries=max_deliveries, sweep_ms=sweep_s * 1000
@@ -141,7 +151,8 @@ class Orchestrator:
 
         finished = {name: output.error is None for name, output in steps.ended.items()}
         at_once = self._catalog.defaults.parallel_steps
-        for step, reply in run_steps(plan, finished, ask, at_once=at_once, succeeded=steps.succeeded):
+        replies = run_steps(plan, finished, ask, at_once=at_once, succeeded=steps.succeeded, waiting=self._waiting)
+        for step, reply in replies:
             if reply.can_be_retried:
                 outage = reply.outage and (unfinished.outage or unfinished.failure is None)
                 attempts = unfinished.attempts + reply.attempts

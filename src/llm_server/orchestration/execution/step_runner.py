@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import AbstractContextManager, nullcontext
 
 from llm_server.orchestration.dispatch.balancer import Reply
 from llm_server.orchestration.domain.plan import Plan, Step, ready
@@ -16,6 +17,7 @@ def run_steps(
     *,
     at_once: int,
     succeeded: Callable[[Step], bool | None] | None = None,
+    waiting: Callable[[], AbstractContextManager[None]] = nullcontext,
 ) -> Iterator[tuple[Step, Reply]]:
     """Yield each step with its reply as it arrives; at most `at_once` steps run at the same time.
 
@@ -26,7 +28,7 @@ def run_steps(
 
     Steps that depend on a failed step, directly or not, are not run. After a failure that the next delivery can retry,
     no further step is started. An exception of `carry_out` is raised after the running steps have been yielded, because
-    they are paid for.
+    they are paid for. `waiting()` is entered while all steps that can run do so.
     """
     ended = dict(finished)
     stopped = False
@@ -40,7 +42,9 @@ def run_steps(
                     running[pool.submit(carry_out, step)] = step
             if not running:
                 break
-            for future in wait(running, return_when=FIRST_COMPLETED).done:
+            with waiting():
+                done = wait(running, return_when=FIRST_COMPLETED).done
+            for future in done:
                 step = running.pop(future)
                 if future.exception():
                     raised, stopped = future.exception(), True

@@ -30,6 +30,8 @@ from llm_server.orchestration.tasks.wakeups import WakeUps, log_fields
 SAVE_AGAIN_S = 0.1
 MAX_SAVE_AGAIN_S = 5.0
 """The pauses between attempts to save a state grow from the first to the second value."""
+SUSPECT_PAUSE_S = 5
+"""How long the message of a suspect is delayed while another suspect is carried out."""
 
 _log = logging.getLogger(__name__)
 
@@ -59,7 +61,9 @@ class Worker:
         self._sleep = sleep
         self._lease_ms = lease_ms
         self._settlement = Settlement(store, clock)
-        self._suspects = threading.Lock()
+        self._suspect_turn = threading.Lock()
+        self._waiting_suspects = dict[TaskRef, None]()
+        """In the order in which they began to wait."""
         self._lock = threading.Lock()
         self._running: list[tuple[TaskRef, Cancellation]] = []
 
@@ -81,13 +85,38 @@ class Worker:
             StorageUnavailable: the message should come again later; the lease then decides which worker goes on.
         """
         try:
-            is_suspect = self._deliver(ref, owner, until_ms, suspects=False)
-            if is_suspect:
-                # Tasks wait here before they are claimed, so a crash caused by another task is not one of theirs.
-                with self._suspects:
-                    self._deliver(ref, owner, until_ms, suspects=True)
+            if self._deliver(ref, owner, until_ms, suspects=False):
+                self._deliver_suspect(ref, owner, until_ms)
         except TaskNotFound as reason:
             _not_needed(ref, reason)
+
+    def _deliver_suspect(self, ref: TaskRef, owner: str, until_ms: int | None) -> None:
+        """Claim a suspect and carry it out. If another one is being carried out here, send its message again instead.
+
+        It is not claimed then, so a crash caused by the other task does not use up one of its deliveries. When a
+        suspect's turn ends, the one that has waited longest is woken at once.
+        """
+        if not self._suspect_turn.acquire(blocking=False):
+            with self._lock:
+                self._waiting_suspects[ref] = None
+            self._wakeups.send(ref, delay_s=SUSPECT_PAUSE_S)
+            return
+        try:
+            with self._lock:
+                self._waiting_suspects.pop(ref, None)
+            self._deliver(ref, owner, until_ms, suspects=True)
+        finally:
+            self._suspect_turn.release()
+            self._wake_suspect()
+
+    def _wake_suspect(self) -> None:
+        """Wake the suspect that has waited longest. Its delayed message then finds nothing to do."""
+        with self._lock:
+            waiting = next(iter(self._waiting_suspects), None)
+            if waiting is None:
+                return
+            del self._waiting_suspects[waiting]
+        self._wakeups.send(waiting)
 
     def _deliver(self, ref: TaskRef, owner: str, until_ms: int | None, *, suspects: bool) -> bool:
         """Claim a task and carry it out. Returns True, with nothing done, for a suspect if `suspects` is False."""
