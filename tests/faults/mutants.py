@@ -281,7 +281,7 @@ MUTANTS = (
     ),
     Mutant(
         "message sent before the commit",
-        "src/llm_server/embedded/queue.py",
+        "src/llm_server/storage/memory_queue.py",
         "self._after_commit(partial(self._put, str(ref), visible_ms))",
         "self._put(str(ref), visible_ms)",
         "test_group_commit",
