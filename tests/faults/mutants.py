@@ -15,7 +15,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 NEEDED = ("src", "tests", "tools", "events", "data", "template.yaml", "pyproject.toml")
-SLOW = ("test_storm", "test_killed_server", "test_broken_off")
+SLOW = ("test_storm", "test_killed_server", "test_stuck_database", "test_broken_off")
 """These start processes; they take longer and would catch no other bug."""
 AT_ONCE = os.cpu_count() or 1
 _CAUGHT = re.compile(r"^FAILED tests/faults/(.+?)(?: - .*)?$", re.MULTILINE)

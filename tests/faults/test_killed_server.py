@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import random
+import signal
+import sqlite3
 import threading
 import time
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, suppress
-from dataclasses import replace
+from contextlib import AbstractContextManager, closing, contextmanager, suppress
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ import urllib3
 from faults.audits import of_processes, of_queues, snapshots_of
 from faults.deployment import an_engine, hashed
 from faults.ledger import Ledger
+from faults.struck_server import ORDERS
 from llm_server.orchestration.domain.snapshot import Snapshot
 from llm_server.orchestration.domain.task import TaskRef
 from llm_server.settings import Settings
@@ -29,48 +32,148 @@ from llm_server.wiring import embedded_service, new_id, now_ms
 from support import fake_engine
 from support.server_process import RunningServer, serving
 
-CALLERS = 4
-MAX_TASKS = 40
-MAX_ROUND_S = 10
+CALLERS = 16
+MAX_TASKS = 80
+MAX_ROUND_S = 20
 LEASE_S, SWEEP_S = 10, 2
 MAX_RECOVERY_S = LEASE_S + 60
+MOMENTS = ("before", "after", "next")
+"""Before a commit, between it and its acknowledgement, and before the transaction that follows."""
+QUICK_ROUNDS = [(moment, commit) for commit in (1, 2, 20) for moment in MOMENTS]
+ROUNDS = [(moment, commit) for commit in range(1, 41) for moment in MOMENTS]
+
+
+@dataclass(slots=True)
+class Said:
+    """What a server has acknowledged, and the posts with an Idempotency-Key, by key, whose answer was lost."""
+
+    acknowledged: dict[str, str] = field(default_factory=dict)
+    unanswered: dict[str, str] = field(default_factory=dict)
+    keyed: int = 0
+
+    def post(self, server: RunningServer, prompt: str, *, key: str = "", wait_s: int = 0) -> None:
+        """Post a task. If the server dies, a later server gets a post with a key again."""
+        headers = {"Idempotency-Key": key} if key else {}
+        if wait_s:
+            headers["Prefer"] = f"wait={wait_s}"
+        if key:
+            self.unanswered[key] = prompt
+        with suppress(urllib3.exceptions.HTTPError):
+            answer = server.call("POST", "/tasks", {"prompt": prompt, "mode": "Chat"}, headers)
+            if answer.status in (200, 202):
+                self.acknowledged[answer.json()["task_id"]] = prompt
+                self.unanswered.pop(key, None)
+
+    def repeat(self, server: RunningServer) -> None:
+        """Post again what was not answered."""
+        for key, prompt in list(self.unanswered.items()):
+            self.keyed += 1
+            self.post(server, prompt, key=key)
 
 
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("rounds", [3, pytest.param(50, marks=pytest.mark.attack)])
+@pytest.mark.parametrize("rounds", [10, pytest.param(50, marks=pytest.mark.attack)])
 def test_a_server_that_is_killed_under_load_loses_no_task(tmp_path: Path, ledger: Ledger, rounds: int) -> None:
     """Each round kills it at another moment; its tasks are final soon after the next start."""
-    database, answered = tmp_path / "tasks.db", Counter[str]()
-    acknowledged, rounds_of, starts_ms = dict[str, str](), dict[str, int](), list[int]()
+
+    @contextmanager
+    def starts(_: int) -> Iterator[RunningServer]:
+        with serving(tmp_path / "tasks.db", env=variables(tmp_path)) as server:
+            yield server
+
+    survived(tmp_path, ledger, f"server killed {rounds} times", rounds, starts, killed_at_random)
+
+
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("rounds", [QUICK_ROUNDS, pytest.param(ROUNDS, marks=pytest.mark.attack)], ids=len)
+def test_a_server_that_is_killed_around_a_commit_loses_no_task(
+    tmp_path: Path, ledger: Ledger, rounds: Sequence[tuple[str, int]]
+) -> None:
+    """It kills itself before its n-th commit, before it acknowledges the commands, or before it goes on."""
+    orders = tmp_path / "orders"
+    env = {ORDERS: str(orders), "PYTHONPATH": str(Path(__file__).parents[1])}
+
+    @contextmanager
+    def starts(_: int) -> Iterator[RunningServer]:
+        orders.write_text("", encoding="utf-8")
+        database, program = tmp_path / "tasks.db", "faults.struck_server"
+        with serving(database, env=variables(tmp_path) | env, program=program) as server:
+            yield server
+
+    def killed_by_itself(server: RunningServer, number: int, _: Said) -> None:
+        moment, commit = rounds[number]
+        orders.write_text(f"{moment} {commit}", encoding="utf-8")
+        assert server.process.wait(MAX_ROUND_S) == -signal.SIGKILL, f"commit {commit} was not reached"
+
+    survived(tmp_path, ledger, "server killed around a commit", len(rounds), starts, killed_by_itself)
+
+
+def variables(folder: Path) -> dict[str, str]:
+    return {
+        "LLM_SERVER_CONFIG": str(folder / "engines.toml"),
+        "LLM_SERVER_LEASE_S": str(LEASE_S),
+        "LLM_SERVER_SWEEP_S": str(SWEEP_S),
+        "LLM_SERVER_MAX_ATTEMPTS": "100",
+    }
+
+
+def survived(
+    folder: Path,
+    ledger: Ledger,
+    attack: str,
+    rounds: int,
+    starts: Callable[[int], AbstractContextManager[RunningServer]],
+    killed: Callable[[RunningServer, int, Said], None],
+) -> None:
+    """Start a server for each round, with load until it is killed; then check what it has acknowledged."""
+    database, answered, said = folder / "tasks.db", Counter[str](), Said()
+    rounds_of, starts_ms = dict[str, int](), list[int]()
 
     def answer(asked: Any) -> str:
         answered[asked["messages"][-1]["content"]] += 1
         return hashed(asked)
 
     with fake_engine.fake_engine(answer=answer, latency_s=0.05) as engine:
-        config = tmp_path / "engines.toml"
-        config.write_text(an_engine(0, engine), encoding="utf-8")
-        variables = {
-            "LLM_SERVER_CONFIG": str(config),
-            "LLM_SERVER_LEASE_S": str(LEASE_S),
-            "LLM_SERVER_SWEEP_S": str(SWEEP_S),
-            "LLM_SERVER_MAX_ATTEMPTS": "100",
-        }
-        for number in range(rounds):
+        (folder / "engines.toml").write_text(an_engine(0, engine), encoding="utf-8")
+        for number in range(rounds + 1):
             starts_ms.append(now_ms())
-            with serving(database, env=variables) as server:
-                acknowledged |= (said := loaded_and_killed(server, number))
-                rounds_of |= dict.fromkeys(said, number)
-        starts_ms.append(now_ms())
-        with serving(database, env=variables) as server:
-            until_idle(server)
-        final = woken_again(database, variables)
+            with starts(number) as server:
+                said.repeat(server)
+                if number < rounds:
+                    loaded(server, number, said, killed)
+                else:
+                    until_idle(server)
+            rounds_of |= dict.fromkeys(said.acknowledged.keys() - rounds_of.keys(), number)
+        final = woken_again(database, variables(folder))
 
-    found = of_file(database, acknowledged, answered, final)
-    took_s = [(final[TaskRef("local", t)].task.finished_ms or 0) - starts_ms[n + 1] for t, n in rounds_of.items()]
-    note = f"{len(acknowledged)} tasks, all final {max(took_s) / 1000:.1f} s after the start that followed was begun"
-    ledger.enter(f"server killed {rounds} times", "SQLite", rounds, found, note)
+    found = of_file(database, said.acknowledged, answered, final)
+    found += done_twice(database)
+    found += [f"{prompt} was never acknowledged" for prompt in said.unanswered.values()]
+    took_s = [
+        (final[TaskRef("local", t)].task.finished_ms or 0) - starts_ms[min(n + 1, rounds)] for t, n in rounds_of.items()
+    ]
+    note = (
+        f"{len(said.acknowledged)} tasks, {said.keyed} posts repeated, {answered.total() - len(final)} calls paid "
+        f"twice, all final {max(took_s) / 1000:.1f} s after the start that followed was begun"
+    )
+    ledger.enter(attack, "SQLite", rounds, found, note)
     assert max(took_s) < MAX_RECOVERY_S * 1000, "after every round, not only the last"
+    assert len(said.acknowledged) > rounds
+
+
+def done_twice(database: Path) -> Iterator[str]:
+    """Yield prompts that became two tasks, tasks with two answers, and Idempotency-Keys without their task."""
+    with closing(SqliteStore(Database(database))) as store:
+        found = snapshots_of(store)
+    prompts = Counter(snapshot.request.prompt for snapshot in found.values())
+    yield from (f"{prompt} became {number} tasks" for prompt, number in prompts.items() if number > 1)
+    for ref, snapshot in found.items():
+        if snapshot.task.receipt.calls != 1:
+            yield f"{ref} has {snapshot.task.receipt.calls} answers on its receipt"
+    with closing(sqlite3.connect(database)) as db:
+        bound = "SELECT count(*) FROM bindings WHERE json_extract(body, '$.task_id') NOT IN (SELECT task_id FROM tasks)"
+        if alone := db.execute(bound).fetchone()[0]:
+            yield f"{alone} Idempotency-Keys are bound to tasks that are not stored"
 
 
 def until_idle(server: RunningServer) -> None:
@@ -111,27 +214,34 @@ def of_file(
         return [*found, *of_queues(store, queue.depth(), [])]
 
 
-def loaded_and_killed(server: RunningServer, number: int) -> dict[str, str]:
-    """Post tasks from several callers until the server dies; return what it acknowledged."""
-    acknowledged, dead = dict[str, str](), threading.Event()
+def loaded(server: RunningServer, number: int, said: Said, killed: Callable[[RunningServer, int, Said], None]) -> None:
+    """Post tasks from several callers until the server is dead. Half of them wait, half of them send a key."""
+    dead = threading.Event()
 
     def caller(n: int) -> None:
         for k in range(1_000):
             if dead.is_set():
                 return
-            prompt = f"Say {number} {n} {k}."
-            with suppress(urllib3.exceptions.HTTPError, KeyError):
-                acknowledged[server.submit(prompt, mode="Chat")["task_id"]] = prompt
+            key = f"key-{number}-{n}-{k}" if n % 2 else ""
+            said.post(server, f"Say {number} {n} {k}.", key=key, wait_s=5 if n % 4 > 1 else 0)
 
     def killer() -> None:
-        wanted, end = random.Random(number).randint(1, MAX_TASKS), time.monotonic() + MAX_ROUND_S
-        while len(acknowledged) < wanted and time.monotonic() < end:
-            time.sleep(0.001)
-        dead.set()
-        server.kill()
+        try:
+            killed(server, number, said)
+        finally:
+            dead.set()
+            server.kill()
 
     with ThreadPoolExecutor(CALLERS + 1) as pool:
         work = [pool.submit(killer), *(pool.submit(caller, n) for n in range(CALLERS))]
     for each in work:
         each.result()
-    return acknowledged
+
+
+def killed_at_random(server: RunningServer, number: int, said: Said) -> None:
+    """Send SIGKILL when a random number of tasks has been acknowledged."""
+    wanted = len(said.acknowledged) + random.Random(number).randint(1, MAX_TASKS)
+    end = time.monotonic() + MAX_ROUND_S
+    while len(said.acknowledged) < wanted and time.monotonic() < end:
+        time.sleep(0.001)
+    server.kill()

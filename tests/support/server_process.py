@@ -64,9 +64,11 @@ class RunningServer:
 
 
 @contextmanager
-def serving(db: Path, *arguments: str, env: Mapping[str, str] | None = None) -> Iterator[RunningServer]:
-    """Start a server on a free port; it is killed at the end if it still runs."""
-    process, log = _start(db, *arguments, env=env)
+def serving(
+    db: Path, *arguments: str, env: Mapping[str, str] | None = None, program: str = "llm_server"
+) -> Iterator[RunningServer]:
+    """Start a server on a free port; it is killed at the end if it still runs. `program` is the module that runs it."""
+    process, log = _start(db, *arguments, env=env, program=program)
     printed = ""
     try:
         server = _greeted(process, log)
@@ -101,11 +103,13 @@ def refused(db: Path, *arguments: str, env: Mapping[str, str] | None = None) -> 
     return process.returncode, log.read_text()
 
 
-def _start(db: Path, *arguments: str, env: Mapping[str, str] | None = None) -> tuple[subprocess.Popen[str], Path]:
+def _start(
+    db: Path, *arguments: str, env: Mapping[str, str] | None = None, program: str = "llm_server"
+) -> tuple[subprocess.Popen[str], Path]:
     """Start `llm-server serve` without environment variables that name an engine."""
     kept = {name: value for name, value in os.environ.items() if not name.endswith("_API_KEY")}
     descriptor, log = tempfile.mkstemp(suffix=".log", dir=db.parent)
-    command = [sys.executable, "-m", "llm_server", "serve", "--port", "0", "--db", str(db), *arguments]
+    command = [sys.executable, "-m", program, "serve", "--port", "0", "--db", str(db), *arguments]
     with os.fdopen(descriptor, "w") as stderr:
         process = subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=stderr, text=True, cwd=db.parent, env={**kept, **(env or {})}

@@ -58,6 +58,18 @@ class Protocol(HttpToolsProtocol):
         self.transport.close()
 
 
+class Server(uvicorn.Server):
+    """uvicorn's server, except that callers that wait for a task get their answer at once when it stops."""
+
+    def __init__(self, config: uvicorn.Config, watches: Watches) -> None:
+        super().__init__(config)
+        self._watches = watches
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self._watches.stop()
+        await super().shutdown(sockets)
+
+
 def serve(*, host: str, port: int, db: Path | None = None, workers: int | None = None) -> int:
     """Serve until SIGINT or SIGTERM. `db` and `workers` override the settings. Returns the exit code of the process."""
     try:
@@ -121,11 +133,10 @@ def _http_server(app: ASGIApp, watches: Watches) -> uvicorn.Server:
         server_header=False,
         timeout_graceful_shutdown=REQUEST_GRACE_S,
     )
-    server = uvicorn.Server(config)
+    server = Server(config, watches)
 
-    def stop(*_: object) -> None:
+    def stop(*_: object) -> None:  # before the server runs, and after it, when uvicorn raises its signal again
         server.should_exit = True
-        watches.stop()
 
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, stop)
