@@ -193,7 +193,8 @@ class Writer:
         """Carry out one command in the open transaction.
 
         Returns whether the transaction can be committed. It cannot if the command has failed after it had written
-        something. Raises sqlite3.Error if SQLite has rolled the transaction back.
+        something. Raises sqlite3.Error if SQLite has rolled the transaction back, because further commands would write
+        without one.
         """
         if command.withdrawn:
             command.error = unavailable()
@@ -209,7 +210,9 @@ class Writer:
             command.after_commit.clear()
         if not self.connection.in_transaction:
             raise sqlite3.OperationalError("the transaction was rolled back")
-        return command.error is None or self.connection.total_changes == before
+        if command.error is None:
+            return True
+        return self.connection.total_changes == before
 
     def _roll_back(self) -> None:
         """Roll back the transaction if one is open. If that fails, the next group tries again."""
