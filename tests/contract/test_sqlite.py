@@ -194,6 +194,25 @@ def test_each_queued_task_gets_a_message_at_the_next_start_the_oldest_first(sqli
     assert refilled(sqlite_store) == [str(task.ref) for task in tasks]
 
 
+@pytest.mark.parametrize(
+    "damage",
+    [
+        """UPDATE tasks SET body = '{"notes": [["r", 1]]}' WHERE task_id = 't1'""",
+        "UPDATE tasks SET task_id = 't/1' WHERE task_id = 't1'",
+    ],
+    ids=["no times", "no name"],
+)
+def test_a_damaged_record_keeps_no_other_task_from_its_message(sqlite_store: SqliteStore, damage: str) -> None:
+    """Nor does it keep the server from starting."""
+    damaged, sound = a_task("t1"), a_task("t2")
+    for task in (damaged, sound):
+        sqlite_store.add(task, a_request())
+    sqlite_store._database.write(lambda db: db.execute(damage))
+    sqlite_store.end_leases(NOW_MS)
+
+    assert refilled(sqlite_store)[-1] == str(sound.ref)
+
+
 def test_a_task_whose_worker_was_killed_goes_on_before_those_that_were_not_begun(sqlite_store: SqliteStore) -> None:
     """It has waited longer. Until `end_leases` the message would come too early; the sweep finds the task as well."""
     queued, processing, planned = (a_task(f"t{n}", mode=Mode.PLAN) for n in range(3))

@@ -163,6 +163,35 @@ def test_if_sqlite_rolls_the_transaction_back_every_command_of_the_group_fails(d
     assert notes(database) == ["b"]
 
 
+def test_after_a_rollback_that_a_use_case_hides_no_further_command_joins(database: Database) -> None:
+    """It would write without a transaction."""
+
+    def rolled_back(db: sqlite3.Connection) -> None:
+        db.execute("ROLLBACK")
+        raise sqlite3.OperationalError("database or disk is full")
+
+    def hiding(_: sqlite3.Connection) -> None:
+        with pytest.raises(StorageUnavailable):
+            database.write(rolled_back)
+
+    with Held(database):
+        hidden, after = put(database, hiding), put(database, note("a"))
+
+    with pytest.raises(StorageUnavailable):
+        hidden.result(WAIT_S)
+    assert after.result(WAIT_S) == "a"
+    assert notes(database) == ["a"]
+
+
+def test_a_failed_read_inside_a_command_is_the_error_that_use_cases_handle(database: Database) -> None:
+    def use_case(_: sqlite3.Connection) -> str:
+        with pytest.raises(StorageUnavailable), database.reading() as db:
+            db.execute("SELECT 1 FROM missing")
+        return "done"
+
+    assert put(database, use_case).result(WAIT_S) == "done"
+
+
 def test_a_failed_commit_fails_the_whole_group(database: Database) -> None:
     """SQLite checks a deferred constraint in the COMMIT."""
     key = "parent REFERENCES parents (id) DEFERRABLE INITIALLY DEFERRED"

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 
@@ -144,6 +145,21 @@ def test_a_stopping_server_lets_running_tasks_complete(tmp_path: Path, number: s
 
     assert code == 0
     assert (task["status"], len(task["attempts"]), len(engine.seen)) == ("Completed", 1, 1)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_stopping_server_lets_callers_that_wait_go(tmp_path: Path, number: signal.Signals) -> None:
+    """They learn the id of their task, which is stored. The engine answers after the server's grace for requests."""
+    with (
+        fake_engine(latency_s=5.0) as engine,
+        ThreadPoolExecutor(1) as pool,
+        serving(tmp_path / "tasks.db", env=a_config(tmp_path, engine.base_url)) as server,
+    ):
+        waiting = pool.submit(server.call, "POST", "/tasks", {"prompt": "Hello."}, {"Prefer": "wait=20"})
+        wait_until(lambda: len(engine.seen) == 1)
+        server.process.send_signal(number)
+
+        assert waiting.result(20).status == 202
 
 
 def test_a_start_on_a_port_in_use_is_refused(tmp_path: Path) -> None:

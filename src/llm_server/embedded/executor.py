@@ -69,5 +69,6 @@ class OffLoopExecutor:
 
 
 def _run(command: Command[T]) -> None:
-    command.run()
-    command.finish()
+    if not command.withdrawn:
+        command.run()
+        command.finish()

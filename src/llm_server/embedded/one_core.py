@@ -43,6 +43,8 @@ class OneCore:
         others = {core: busy[core] - last_busy.get(core, 0.0) for core in busy}
         if self._core in others:
             others[self._core] -= own - last_own
+        if not others:  # a container may number its cores otherwise than /proc/stat
+            return
         best = min(others, key=others.__getitem__)
         if self._core not in others or others[best] + MOVE_SHARE * (now - last_time) < others[self._core]:
             self._pin(best)

@@ -58,8 +58,11 @@ class Protocol(HttpToolsProtocol):
         self.transport.close()
 
 
-class Server(uvicorn.Server):
-    """uvicorn's server, except that callers that wait for a task get their answer at once when it stops."""
+class HttpServer(uvicorn.Server):
+    """uvicorn's server, except that callers that wait for a task are let go when it stops.
+
+    A signal handler must not do that: it may interrupt this thread while the thread holds a lock of the watches.
+    """
 
     def __init__(self, config: uvicorn.Config, watches: Watches) -> None:
         super().__init__(config)
@@ -123,7 +126,7 @@ def _serve(settings: Settings, listener: socket.socket, embedded: Embedded, watc
 
 
 def _http_server(app: ASGIApp, watches: Watches) -> uvicorn.Server:
-    """Return the HTTP server. SIGINT and SIGTERM stop it, and let callers that wait for a task go."""
+    """Return the HTTP server, which SIGINT and SIGTERM stop."""
     config = uvicorn.Config(
         Passes(app, first=frozenset({f"{PREFIX}/health", f"{PREFIX}/metrics"})),
         http=Protocol,
@@ -133,13 +136,9 @@ def _http_server(app: ASGIApp, watches: Watches) -> uvicorn.Server:
         server_header=False,
         timeout_graceful_shutdown=REQUEST_GRACE_S,
     )
-    server = Server(config, watches)
-
-    def stop(*_: object) -> None:  # before the server runs, and after it, when uvicorn raises its signal again
-        server.should_exit = True
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, stop)
+    server = HttpServer(config, watches)
+    for number in (signal.SIGINT, signal.SIGTERM):  # while it runs, uvicorn has handlers of its own
+        signal.signal(number, lambda *_: setattr(server, "should_exit", True))
     return server
 
 

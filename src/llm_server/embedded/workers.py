@@ -145,9 +145,8 @@ class Workers:
 
     def _sweep(self) -> None:
         while True:
-            next_s = (
-                time.monotonic() + self._sweep_s
-            )  # from the start of this sweep, so that a long sweep does not delay the next one
+            # from the start of this sweep, so that a long sweep does not delay the next one
+            next_s = time.monotonic() + self._sweep_s
             try:
                 self._service.sweep(lambda: not self._stopping.is_set())
             except Exception:  # the next sweep tries again

@@ -6,6 +6,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from functools import partial
 from heapq import heappop, heappush
 from itertools import count
@@ -56,9 +57,13 @@ class WakeUpQueue:
         self._after_commit(partial(self._put, str(ref), visible_ms))
 
     def refill(self, messages: Iterable[tuple[str, int]]) -> None:
-        """Add messages, each a task's reference as text and the Unix milliseconds from which it is visible."""
+        """Add messages, each a task's reference as text and the Unix milliseconds from which it is visible.
+
+        A text that names no task, from a damaged record, is left out: a receiver would fail on it.
+        """
         for text, visible_ms in messages:
-            self._put(text, visible_ms)
+            with suppress(ValueError):
+                self._put(str(TaskRef.parse(text)), visible_ms)
 
     def depth(self) -> int:
         with self._lock:

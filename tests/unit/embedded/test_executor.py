@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from llm_server.api.executor import Watch
-from llm_server.embedded.executor import OffLoopExecutor
+from llm_server.embedded.executor import MAX_READ_THREADS, OffLoopExecutor
 from llm_server.embedded.watches import Watches
 from llm_server.orchestration.domain.errors import StorageUnavailable, TaskNotFound
 from llm_server.orchestration.domain.status import Status
@@ -75,6 +75,24 @@ def test_neither_reads_nor_writes_run_on_the_event_loop(embedded: Embedded) -> N
         return thread_name(), reader.partition("_")[0], writer
 
     assert on_a_loop(main) == ("MainThread", "reader", "writer")
+
+
+def test_a_read_whose_caller_gave_up_is_not_begun(embedded: Embedded) -> None:
+    """All reader threads are busy, and one more read waits for longer than its caller."""
+    begun, end = list[str](), threading.Event()
+
+    async def main() -> None:
+        busy = [asyncio.create_task(embedded.run.read(partial(end.wait, WAIT_S))) for _ in range(MAX_READ_THREADS)]
+        await asyncio.sleep(0)  # they begin
+        with pytest.raises(StorageUnavailable):
+            await embedded.run.read(partial(begun.append, "late"))
+        end.set()
+        await asyncio.gather(*busy, return_exceptions=True)
+        await embedded.run.read(lambda: None)
+
+    on_a_loop(main)
+
+    assert begun == []
 
 
 def test_a_write_is_stored_when_it_returns_and_raises_what_the_use_case_raises(embedded: Embedded) -> None:

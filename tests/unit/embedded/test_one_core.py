@@ -87,6 +87,14 @@ def test_a_core_that_disappears_is_left() -> None:
     assert machine.look({1: 0.9}) == 1
 
 
+def test_where_no_core_is_known_the_threads_stay_where_they_are() -> None:
+    """A container may number the cores of `/proc/stat` and those of a process differently."""
+    pins = list[int]()
+    OneCore(dict, own_s=lambda: 0.0, pin=pins.append, clock_s=lambda: 0.0).look()
+
+    assert pins == []
+
+
 def test_a_core_that_appears_is_not_chosen_for_what_it_did_before() -> None:
     machine = Machine(1)
     machine.look({0: 0.1})

@@ -77,7 +77,7 @@ def test_later_requests_begin_after_those_that_wait() -> None:
 
 @pytest.mark.parametrize(("path", "kind"), [(HEALTH, "http"), ("/other", "websocket")])
 def test_health_begins_at_once(path: str, kind: str) -> None:
-    """So does everything that is not an HTTP request."""
+    """So does anything other than an HTTP request."""
     loop = Loop()
 
     async def scene() -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 from llm_server.storage.sqlite.migrations import MIGRATIONS, Migrated, Migration, bring_up_to_date
 from llm_server.storage.sqlite.process_lock import OnlyProcess, cannot_be_opened
 from llm_server.storage.sqlite.readers import Readers
-from llm_server.storage.sqlite.writer import Command, T, Work, Writer
+from llm_server.storage.sqlite.writer import Command, T, Work, Writer, unavailable
 
 BUSY_S = 1.0
 """How long the writer waits for a lock of another process. It is short, because callers wait too."""
@@ -68,7 +68,10 @@ class Database:
         Inside a command, the state has what the command has written.
         """
         if self._writer.is_this_thread:
-            yield self._writer.connection
+            try:
+                yield self._writer.connection
+            except sqlite3.Error as error:
+                raise unavailable() from error
         else:
             with self._readers.reading() as connection:
                 yield connection

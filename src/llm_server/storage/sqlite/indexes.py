@@ -18,7 +18,7 @@ from llm_server.storage.sqlite.database import Database
 from llm_server.storage.sqlite.schema import HAS_OWNER, SURE
 
 LISTING_BOUNDS = Bounds(max_round=100, max_call=400)
-"""How many states a listing reads. Other threads can use the connection between two rounds."""
+"""How many states a listing reads. Each round is a transaction of its own."""
 MAX_COMPARED = 800
 """How many tasks with one label a round compares with the other labels of a filter."""
 LISTED = "SELECT listing, body FROM tasks WHERE tenant = ? AND listing >= ? AND listing < ? ORDER BY listing DESC"
@@ -44,8 +44,8 @@ Facets begin with the status in quotes, and `#` is the character after the quota
 """
 _MAY_HAVE_OWNER = "('Processing'), ('Planned'), ('Cancelled')"
 _IS_RELEASED = "status = 'Queued' AND json_valid(body) AND json_extract(body, '$.notes[#-1][0]') IN ('r', 'w')"
-_VISIBLE_MS = "min(json_extract(body, '$.due_ms') - ?, json_extract(body, '$.updated_ms') + ?)"
-"""A task is released with a `due_ms` of a `sweep_ms` after its retry delay."""
+_VISIBLE_MS = "ifnull(min(json_extract(body, '$.due_ms') - ?, json_extract(body, '$.updated_ms') + ?), 0)"
+"""A task is released with a `due_ms` of a `sweep_ms` after its retry delay. A damaged one may lack the times."""
 _MESSAGE = f"tenant || '/' || task_id, CASE WHEN {_IS_RELEASED} THEN {_VISIBLE_MS} ELSE 0 END"
 WAKE_UPS = f"""{_BY_STATUS.format(_MESSAGE, f"('Queued'), {_MAY_HAVE_OWNER}")}
     WHERE status = 'Queued' OR {HAS_OWNER} ORDER BY status = 'Queued', task_id"""
@@ -187,8 +187,8 @@ def postpone(db: sqlite3.Connection, due: Due, task: Task | None, due_ms: int, r
 def wake_ups(database: Database, sweep_ms: int) -> Iterator[tuple[str, int]]:
     """Yield a message for each task that a worker can do something for, those that had a worker first, then by age.
 
-    A message is the task's reference as text, and the Unix milliseconds from which it is visible. No other transaction
-    uses the connection during the iteration.
+    A message is the task's reference as text, and the Unix milliseconds from which it is visible. All are read in one
+    transaction, which stays open during the iteration.
     """
     with database.reading() as db:
         yield from db.execute(WAKE_UPS, (sweep_ms, MAX_DELAY_MS))

@@ -29,7 +29,7 @@ class Command(Generic[T]):
     """Work for another thread, and its outcome.
 
     `finished` is called on that thread when the outcome is known, for the writer after the commit. It must not block or
-    raise. `withdrawn` is set when the caller waits no longer; the writer skips a withdrawn command that has not begun.
+    raise. `withdrawn` is set when the caller waits no longer; a withdrawn command that has not begun is skipped.
     """
 
     __slots__ = ("after_commit", "error", "finished", "is_known", "result", "withdrawn", "work")
@@ -145,7 +145,6 @@ class Writer:
     def _commit_group(self, first: Command[Any], *, alone: bool = False) -> None:
         """Carry out a command, and those that wait, in one transaction; then make their outcomes known."""
         group = [first]
-        end_s = time.monotonic() + MAX_BATCH_S
         self._roll_back()  # only needed if the rollback of an earlier group failed
         try:
             self.connection.execute("BEGIN IMMEDIATE")
@@ -154,6 +153,7 @@ class Writer:
                 group.append(waiting)
             _fail(group, error)
             return
+        end_s = time.monotonic() + MAX_BATCH_S
         try:
             is_clean = self._carry_out(first)
             while is_clean and not alone and time.monotonic() < end_s and (command := self._next()) is not None:
@@ -193,7 +193,8 @@ class Writer:
         """Carry out one command in the open transaction.
 
         Returns whether the transaction can be committed. It cannot if the command has failed after it had written
-        something. Raises sqlite3.Error if SQLite has rolled the transaction back.
+        something. Raises sqlite3.Error if SQLite has rolled the transaction back, because further commands would write
+        without one.
         """
         if command.withdrawn:
             command.error = unavailable()
@@ -204,12 +205,13 @@ class Writer:
         self._current = None
         if self._has_failed_part and command.error is None:
             command.error = unavailable()
-        if command.error is None:
-            return True
-        command.error = _as_unavailable(command.error)
-        command.after_commit.clear()
+        if command.error is not None:
+            command.error = _as_unavailable(command.error)
+            command.after_commit.clear()
         if not self.connection.in_transaction:
             raise sqlite3.OperationalError("the transaction was rolled back")
+        if command.error is None:
+            return True
         return self.connection.total_changes == before
 
     def _roll_back(self) -> None:
