@@ -189,8 +189,14 @@ def service_of(
         lease_s=settings.lease_s,
         sweep_s=settings.sweep_s,
         prompt_max_chars=settings.prompt_max_chars,
+        sleep=partial(_sleep, waiting),
         waiting=waiting,
     )
+
+
+def _sleep(waiting: Waiting, pause_s: float) -> None:
+    with waiting():
+        time.sleep(pause_s)
 
 
 def aws_service(settings: Settings, *, works: bool) -> Service:

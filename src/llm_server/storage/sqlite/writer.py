@@ -9,6 +9,7 @@ import logging
 import sqlite3
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from functools import partial
 from queue import SimpleQueue
@@ -142,21 +143,32 @@ class Writer:
         while (command := self._commands.get()) is not None:
             self._commit_group(command)
 
-    def _commit_group(self, first: Command[Any], *, alone: bool = False) -> None:
+    def _commit_group(self, first: Command[Any]) -> None:
         """Carry out a command, and those that wait, in one transaction; then make their outcomes known."""
+        again = self._commit(first, self._next)
+        while again:
+            waiting = deque(again)
+            undone = self._commit(waiting.popleft(), partial(_first, waiting))
+            again = [*undone, *waiting]
+
+    def _commit(self, first: Command[Any], following: Callable[[], Command[Any] | None]) -> list[Command[Any]]:
+        """Carry out and commit a command and those that follow, for 20 ms.
+
+        Returns the commands to be carried out again: those before a command that failed after it had written something.
+        """
         group = [first]
         self._roll_back()  # only needed if the rollback of an earlier group failed
         try:
             self.connection.execute("BEGIN IMMEDIATE")
         except sqlite3.Error as error:  # another process holds the lock: all that wait would wait as long again
-            while (waiting := self._next()) is not None:
+            while (waiting := following()) is not None:
                 group.append(waiting)
             _fail(group, error)
-            return
+            return []
         end_s = time.monotonic() + MAX_BATCH_S
         try:
             is_clean = self._carry_out(first)
-            while is_clean and not alone and time.monotonic() < end_s and (command := self._next()) is not None:
+            while is_clean and time.monotonic() < end_s and (command := following()) is not None:
                 group.append(command)
                 is_clean = self._carry_out(command)
             if is_clean:
@@ -164,21 +176,17 @@ class Writer:
         except sqlite3.Error as error:
             self._roll_back()
             _fail(group, error)
-            return
+            return []
         if is_clean:
             for command in group:
                 _finish(command)
-        else:
-            self._roll_back()
-            self._commit_apart(group)
-
-    def _commit_apart(self, group: list[Command[Any]]) -> None:
-        """Carry out commands again, each in a transaction of its own: the last one failed after it had written."""
+            return []
+        self._roll_back()
         *others, failed = group
+        _finish(failed)
         for command in others:
             command.forget()
-            self._commit_group(command, alone=True)
-        _finish(failed)
+        return others
 
     def _next(self) -> Command[Any] | None:
         """Return the next command that waits, or None. Only this thread takes commands, so `empty` is reliable."""
@@ -236,6 +244,10 @@ class Writer:
             if isinstance(error, sqlite3.Error):
                 raise unavailable() from error
             raise
+
+
+def _first(commands: deque[Command[Any]]) -> Command[Any] | None:
+    return commands.popleft() if commands else None
 
 
 def unavailable() -> StorageUnavailable:
