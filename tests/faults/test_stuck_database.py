@@ -32,6 +32,8 @@ MAX_READ_S = 1.0
 HEALTH_P99_S = 0.5
 """On an idle machine 0.1 s; the table at the end has the measured time. The callers share the cores with the server."""
 LOOK_S = 0.02
+LEASE_S = 60
+"""A worker keeps an answer that cannot be stored until its claim ends, so longer than the database takes no writes."""
 
 
 @dataclass(slots=True)
@@ -135,8 +137,9 @@ class Place:
     @contextmanager
     def serving(self) -> Iterator[Callers]:
         self.order("")
-        env = {ORDERS: str(self.folder / "orders"), "PYTHONPATH": str(Path(__file__).parents[1])}
-        with serving(self.database, env=variables(self.folder) | env, program="faults.struck_server") as server:
+        env = variables(self.folder) | {"LLM_SERVER_LEASE_S": str(LEASE_S)}
+        env |= {ORDERS: str(self.folder / "orders"), "PYTHONPATH": str(Path(__file__).parents[1])}
+        with serving(self.database, env=env, program="faults.struck_server") as server:
             yield Callers(server)
 
     def alarms(self, callers: Callers) -> list[str]:
