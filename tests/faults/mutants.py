@@ -53,12 +53,12 @@ _COMMITTED = """            if is_clean:
 _NOT_COMMITTED = """        except sqlite3.Error as error:
             self._roll_back()
             _fail(group, error)
-            return
+            return []
 """
 _ACKNOWLEDGED = """        if is_clean:
             for command in group:
                 _finish(command)
-        else:
+            return []
 """
 _COUNT_APART = """
             for count in self._counts({before}, {after}):
@@ -262,7 +262,7 @@ MUTANTS = (
         f"{_SQLITE}/writer.py",
         _COMMITTED + _NOT_COMMITTED + _ACKNOWLEDGED,
         "            if is_clean:\n                for command in group:\n                    _finish(command)\n"
-        '                self.connection.execute("COMMIT")\n' + _NOT_COMMITTED + "        if not is_clean:\n",
+        '                self.connection.execute("COMMIT")\n                return []\n' + _NOT_COMMITTED,
         "test_group_commit",
     ),
     Mutant(
