@@ -253,7 +253,10 @@ def embedded_service(
 
     with closing(OnlyProcess(settings.db)):
         loaded = catalog_loading.load_catalog(settings, loopback=LOOPBACK_SERVERS, own_port=own_port)
-        with closing(Database(settings.db)) as database, closing(WakeUpQueue(now_ms, database.after_commit)) as queue:
+        with (
+            closing(Database(settings.db, waiting=waiting)) as database,
+            closing(WakeUpQueue(now_ms, database.after_commit)) as queue,
+        ):
             store, keys = SqliteStore(database, retention(settings), on_end=on_end), SqliteKeys(database)
             store.end_leases(now_ms())
             queue.refill(store.wake_ups(settings.sweep_s * 1000))

@@ -298,9 +298,9 @@ def test_a_command_whose_caller_gave_up_is_not_begun(database: Database) -> None
 
 
 def test_while_another_process_holds_the_lock_writes_fail_together_and_reads_go_on(
-    path: Path, database: Database
+    path: Path, database: Database, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Each command that waits would otherwise wait for the lock on its own."""
+    """Each command that waits would otherwise wait for the lock on its own. The log says it once."""
     with closing(sqlite3.connect(path, isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
         began = time.monotonic()
@@ -315,6 +315,8 @@ def test_while_another_process_holds_the_lock_writes_fail_together_and_reads_go_
         other.execute("ROLLBACK")
 
     assert database.write(note("a")) == "a"
+    warnings = [record.cause for record in caplog.records if record.message == "the database takes no writes"]  # type: ignore[attr-defined]
+    assert warnings == ["database is locked"]
 
 
 def test_a_closed_database_carries_out_what_waits_and_refuses_the_rest(path: Path) -> None:

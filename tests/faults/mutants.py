@@ -52,7 +52,7 @@ _COMMITTED = """            if is_clean:
 """
 _NOT_COMMITTED = """        except sqlite3.Error as error:
             self._roll_back()
-            _fail(group, error)
+            self._fail(group, error)
             return []
 """
 _ACKNOWLEDGED = """        if is_clean:

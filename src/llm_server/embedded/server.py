@@ -39,8 +39,8 @@ from llm_server.settings import Settings
 from llm_server.wiring import Embedded
 
 GRACE_S = 10
-MAX_COMPUTING = 4
-"""How many workers compute at a time. With 2 or 8 the server does as many tasks, and with 8 `/health` waits longer."""
+MAX_COMPUTING = 8
+"""How many workers compute at a time. One that waits for an engine or a commit does not count."""
 REQUEST_GRACE_S = 3
 
 

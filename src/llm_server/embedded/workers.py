@@ -113,7 +113,7 @@ class Workers:
                 with self._slots.slot():
                     self._process(ref)
             except StorageUnavailable:
-                _log.warning("the database did not answer", exc_info=True)
+                _log.debug("the database did not answer", exc_info=True)  # the writer warns of it
                 self._stopping.wait(1)
             except Exception:  # an error with one task must not end the worker; the sweep wakes the task again
                 _log.exception("task not processed")

@@ -11,6 +11,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from queue import SimpleQueue
 from typing import Any, Generic, TypeVar, cast
@@ -20,6 +21,8 @@ from llm_server.orchestration.domain.errors import StorageUnavailable
 T = TypeVar("T")
 Work = Callable[[sqlite3.Connection], T]
 
+WARNING_S = 10.0
+"""How often at most the log says that writes fail."""
 MAX_BATCH_S = 0.02
 """How long commands join a transaction before it is committed."""
 
@@ -83,15 +86,23 @@ class Writer:
     the group is rolled back then. Savepoints would avoid that, at the cost of two more statements for each command.
     """
 
-    def __init__(self, connection: sqlite3.Connection) -> None:
+    def __init__(
+        self,
+        connection: sqlite3.Connection,
+        *,
+        waiting: Callable[[], AbstractContextManager[None]] = nullcontext,
+    ) -> None:
+        """`waiting()` is entered while a thread waits for the commit of its command."""
         self.connection = connection
         """Only for use inside a command."""
+        self._waiting = waiting
         self._commands: SimpleQueue[Command[Any] | None] = SimpleQueue()
         self._guard = threading.Lock()
         self._thread = threading.Thread(target=self._write, name="writer", daemon=True)
         self._is_closed = False
         self._current: Command[Any] | None = None
         self._has_failed_part = False
+        self._next_warning_s = 0.0
         self._thread.start()
 
     @property
@@ -114,7 +125,8 @@ class Writer:
         committed.acquire()
         command = Command(partial(work, self.connection), committed.release)
         self.put(command)
-        committed.acquire()
+        with self._waiting():
+            committed.acquire()
         return command.outcome()
 
     def put(self, command: Command[Any]) -> None:
@@ -163,7 +175,7 @@ class Writer:
         except sqlite3.Error as error:  # another process holds the lock: all that wait would wait as long again
             while (waiting := following()) is not None:
                 group.append(waiting)
-            _fail(group, error)
+            self._fail(group, error)
             return []
         end_s = time.monotonic() + MAX_BATCH_S
         try:
@@ -175,7 +187,7 @@ class Writer:
                 self.connection.execute("COMMIT")
         except sqlite3.Error as error:
             self._roll_back()
-            _fail(group, error)
+            self._fail(group, error)
             return []
         if is_clean:
             for command in group:
@@ -187,6 +199,16 @@ class Writer:
         for command in others:
             command.forget()
         return others
+
+    def _fail(self, group: list[Command[Any]], error: sqlite3.Error) -> None:
+        """End the commands of a transaction that was not committed. Errors that commands raised themselves stay."""
+        if time.monotonic() >= self._next_warning_s:
+            self._next_warning_s = time.monotonic() + WARNING_S
+            _log.warning("the database takes no writes", extra={"cause": str(error), "commands": len(group)})
+        for command in group:
+            if command.error is None:
+                command.error = _as_unavailable(error)
+            command.finish()
 
     def _next(self) -> Command[Any] | None:
         """Return the next command that waits, or None. Only this thread takes commands, so `empty` is reliable."""
@@ -261,14 +283,6 @@ def _as_unavailable(error: BaseException) -> BaseException:
     failure = unavailable()
     failure.__cause__ = error
     return failure
-
-
-def _fail(group: list[Command[Any]], error: sqlite3.Error) -> None:
-    """End the commands of a transaction that was not committed. Errors that commands raised themselves stay."""
-    for command in group:
-        if command.error is None:
-            command.error = _as_unavailable(error)
-        command.finish()
 
 
 def _finish(command: Command[Any]) -> None:
