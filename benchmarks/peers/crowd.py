@@ -88,11 +88,13 @@ def _probe(port: int, path: str, times_ms: list[float], over: threading.Event) -
 
 
 def in_flight() -> None:
-    print(f"  {TASKS:,} tasks posted by 64 connections, an engine that takes {CALL_S:g} s, max_concurrency = {CALLS}")
+    print(
+        f"  {TASKS:,} tasks posted by {CALLS} connections, an engine that takes {CALL_S:g} s, max_concurrency = {CALLS}"
+    )
     with serving_engine(CALL_S) as engine, llm_server(engine.base_url, max_concurrency=CALLS) as (server, side):
         start = time.perf_counter()
         requests = (load.post(side.path, {"prompt": prompt(number)}) for number in range(TASKS))
-        answers = load.send(side.port, requests, in_flight=64)
+        answers = load.send(side.port, requests, in_flight=CALLS)
         assert all(answer.status == 202 for answer in answers)
         finished = _finished(side, until_s=start + MAX_MEASURE_S)
         took_s = time.perf_counter() - start

@@ -254,7 +254,7 @@ def embedded_service(
     with closing(OnlyProcess(settings.db)):
         loaded = catalog_loading.load_catalog(settings, loopback=LOOPBACK_SERVERS, own_port=own_port)
         with (
-            closing(Database(settings.db, waiting=waiting)) as database,
+            closing(Database(settings.db)) as database,
             closing(WakeUpQueue(now_ms, database.after_commit)) as queue,
         ):
             store, keys = SqliteStore(database, retention(settings), on_end=on_end), SqliteKeys(database)

@@ -40,7 +40,7 @@ from llm_server.wiring import Embedded
 
 GRACE_S = 10
 MAX_COMPUTING = 8
-"""How many workers compute at a time. One that waits for an engine or a commit does not count."""
+"""How many workers compute at a time. More make `/metrics` wait in a burst of answers; fewer share a commit less."""
 REQUEST_GRACE_S = 3
 
 

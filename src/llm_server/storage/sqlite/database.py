@@ -6,7 +6,7 @@ import logging
 import os
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, nullcontext
+from contextlib import ExitStack, closing, contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -25,7 +25,7 @@ class Database:
     """A SQLite file that the threads of this process share.
 
     Opening a file of an older version migrates it. `usable_since` is the oldest version that the caller can use without
-    a migration, if another process holds the file. `waiting()` is entered while a thread waits for a commit.
+    a migration, if another process holds the file.
 
     Raises:
         ConfigurationError: the file cannot be opened or migrated; or it must be migrated, and another process holds it.
@@ -37,12 +37,11 @@ class Database:
         *,
         usable_since: int | None = None,
         migrations: Sequence[Migration] = MIGRATIONS,
-        waiting: Callable[[], AbstractContextManager[None]] = nullcontext,
     ) -> None:
         with _refused(path):
             _make_private(path.resolve())
         connection, migrated = _opened(path, usable_since=usable_since, migrations=migrations)
-        self._writer = Writer(connection, waiting=waiting)
+        self._writer = Writer(connection)
         self._readers = Readers(partial(_connection, path))
         if migrated and migrated.backup:
             versions = {"from_version": migrated.from_version, "to_version": migrated.to_version}

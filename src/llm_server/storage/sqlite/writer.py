@@ -11,7 +11,6 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from queue import SimpleQueue
 from typing import Any, Generic, TypeVar, cast
@@ -86,16 +85,9 @@ class Writer:
     the group is rolled back then. Savepoints would avoid that, at the cost of two more statements for each command.
     """
 
-    def __init__(
-        self,
-        connection: sqlite3.Connection,
-        *,
-        waiting: Callable[[], AbstractContextManager[None]] = nullcontext,
-    ) -> None:
-        """`waiting()` is entered while a thread waits for the commit of its command."""
+    def __init__(self, connection: sqlite3.Connection) -> None:
         self.connection = connection
         """Only for use inside a command."""
-        self._waiting = waiting
         self._commands: SimpleQueue[Command[Any] | None] = SimpleQueue()
         self._guard = threading.Lock()
         self._thread = threading.Thread(target=self._write, name="writer", daemon=True)
@@ -125,8 +117,7 @@ class Writer:
         committed.acquire()
         command = Command(partial(work, self.connection), committed.release)
         self.put(command)
-        with self._waiting():
-            committed.acquire()
+        committed.acquire()
         return command.outcome()
 
     def put(self, command: Command[Any]) -> None:
