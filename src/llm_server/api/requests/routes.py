@@ -5,11 +5,14 @@ FastAPI declares and describes the routes; it does not run them (`arguments.py` 
 
 from __future__ import annotations
 
+from collections.abc import Callable, Collection
+from functools import partial
 from typing import Any
 
 from fastapi import Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
+from starlette.routing import compile_path
 from starlette.types import Receive, Scope, Send
 
 from llm_server.api.auth import Gate, check_scope
@@ -29,10 +32,26 @@ class OpenRoute(APIRoute):
     and a misspelt filter would list every task.
     """
 
-    def __init__(self, *args: Any, **options: Any) -> None:
-        super().__init__(*args, **options)
+    def __init__(self, path: str, endpoint: Callable[..., Any], *, methods: Collection[str], **options: Any) -> None:
+        # The path and the methods find the route of a request. FastAPI reads the rest of the declaration when it is
+        # needed first: in a Lambda function most routes are never called, and reading them all takes as long as
+        # importing a tenth of the libraries.
+        self.path, self.methods = path, set(methods)
+        self.path_regex, self.path_format, self.param_convertors = compile_path(path)
+        self._declare: Callable[[], None] | None = partial(
+            super().__init__, path, endpoint, methods=self.methods, **options
+        )
+
+    def __getattr__(self, name: str) -> Any:
+        """Return an attribute that `__init__` has not set: read the declaration, which sets it."""
+        declare = self.__dict__.get("_declare")
+        if declare is None:
+            raise AttributeError(name)
+        self._declare = None
+        declare()
         self._arguments = Arguments(self.dependant)
         self._rules = QueryRules.of(self.dependant)
+        return getattr(self, name)
 
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["method"] not in (self.methods or ()):
