@@ -18,7 +18,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from mangum import Mangum
-from mangum.adapter import DEFAULT_TEXT_MIME_TYPES
+from mangum.adapter import DEFAULT_TEXT_MIME_TYPES, HANDLERS
 
 from llm_server import wiring
 from llm_server.api import edge, errors
@@ -33,15 +33,29 @@ https://docs.aws.amazon.com/lambda/latest/dg/gettingstarted-limits.html
 """
 
 
+_log = logging.getLogger(__name__)
+
+
 class _Handler(Mangum):
-    """Mangum, with a 400 for a body that is not base64, and with large answers encoded to fit Lambda's limit."""
+    """Mangum, with a 400 for a body that is not base64, and with large answers encoded to fit Lambda's limit.
+
+    An event that is not an HTTP request, such as a warm-up call or a message of a queue, is answered and has no effect.
+    """
 
     def __call__(self, event: Any, context: Any) -> Any:
+        if not self._is_request(event, context):
+            _log.info("event ignored", extra={"event_keys": sorted(event) if isinstance(event, dict) else []})
+            return {"ignored": "The event is not an HTTP request of API Gateway."}
         try:
             return _fit(super().__call__(event, context))
         except Base64Error:
             headers = event.get("headers") or {}
             return _refuse_body({name.lower(): value for name, value in headers.items()})
+
+    def _is_request(self, event: Any, context: Any) -> bool:
+        """Return whether Mangum knows the event's format: API Gateway, a function URL, or a load balancer."""
+        has_context = isinstance(event, dict) and isinstance(event.get("requestContext"), dict)
+        return has_context and any(kind.infer(event, context, self.config) for kind in HANDLERS)
 
 
 def _refuse_body(headers: Mapping[str, str]) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -58,6 +59,11 @@ whole = script["body"].encode() == docs._asset("swagger-ui-bundle.js").content
 print(json.dumps({"read_at_start": read_at_start, "page": page, "whole": whole,
                   "headers": script["headers"], "packed": script["isBase64Encoded"]}))
 """
+IGNORED = """
+context = types.SimpleNamespace(aws_request_id="r1")
+print(json.dumps([handler(event, context) for event in json.loads(sys.stdin.read())]))
+"""
+EVENTS = Path(__file__).parents[2] / "events"
 ON_AWS = {
     "LLM_SERVER_TABLE": "table",
     "LLM_SERVER_QUEUE_URL": "http://127.0.0.1:1/queue",
@@ -115,3 +121,9 @@ def test_the_documentation_page_is_sent_as_text_and_read_on_demand() -> None:
     assert (docs["whole"], docs["packed"]) == (True, False)
     assert docs["headers"]["content-type"] == "text/javascript; charset=utf-8"
     assert docs["headers"]["content-security-policy"].startswith("default-src 'none'")
+
+
+def test_other_events_are_ignored() -> None:
+    files = [json.loads((EVENTS / name).read_text()) for name in ("warm-up.json", "sqs-batch.json", "sweep.json")]
+    odd: list[object] = [{}, None, [], "text", 5, {"requestContext": None}, {"requestContext": {}}, {"Records": []}]
+    assert ran(IGNORED, [*files, *odd]) == [{"ignored": "The event is not an HTTP request of API Gateway."}] * 11
