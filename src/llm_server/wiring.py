@@ -248,7 +248,7 @@ def embedded_service(
     from llm_server.storage.memory_queue import WakeUpQueue
     from llm_server.storage.sqlite.api_keys import SqliteKeys
     from llm_server.storage.sqlite.database import Database
-    from llm_server.storage.sqlite.process_lock import OnlyProcess
+    from llm_server.storage.sqlite.file.process_lock import OnlyProcess
     from llm_server.storage.sqlite.store import SqliteStore
 
     with closing(OnlyProcess(settings.db)):

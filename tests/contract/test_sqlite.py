@@ -27,6 +27,7 @@ from llm_server.orchestration.domain.task import TaskRef
 from llm_server.storage.memory_queue import WakeUpQueue
 from llm_server.storage.sqlite import task_rows
 from llm_server.storage.sqlite.database import Database
+from llm_server.storage.sqlite.file.process_lock import OnlyProcess
 from llm_server.storage.sqlite.indexes import (
     LISTED,
     LISTING_BOUNDS,
@@ -36,7 +37,6 @@ from llm_server.storage.sqlite.indexes import (
     SURE_DUE,
     WAKE_UPS,
 )
-from llm_server.storage.sqlite.process_lock import OnlyProcess
 from llm_server.storage.sqlite.store import SqliteStore
 from support.audit import audit
 from support.builders import LEASE_MS, NOW_MS, SWEEP_MS, a_failure, a_request, a_task, an_output, claimed
@@ -47,7 +47,7 @@ STARTS: tuple[tuple[str, tuple[int, ...]], ...] = ((WAKE_UPS, (0, 0)), (OWNED, (
 HOLDER = """
 import sys
 from pathlib import Path
-from llm_server.storage.sqlite.process_lock import OnlyProcess
+from llm_server.storage.sqlite.file.process_lock import OnlyProcess
 only = OnlyProcess(Path(sys.argv[1]))
 print("held", flush=True)
 sys.stdin.read()
@@ -381,7 +381,7 @@ def test_prompts_and_answers_are_readable_by_their_owner_alone(tmp_path: Path) -
 
         modes = {file.name: file.stat().st_mode & 0o077 for file in (path.parent, *path.parent.iterdir())}
 
-    assert modes == dict.fromkeys(["new", "tasks.db", "tasks.db-wal", "tasks.db-shm"], 0)
+    assert modes == dict.fromkeys(["new", "tasks.db", "tasks.db-wal", "tasks.db-shm", "tasks.db.marker"], 0)
 
 
 def test_another_name_for_the_file_is_the_same_database(tmp_path: Path) -> None:

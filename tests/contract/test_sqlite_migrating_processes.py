@@ -15,8 +15,8 @@ import pytest
 from llm_server.orchestration.domain.errors import ConfigurationError
 from llm_server.storage.sqlite.api_keys import USABLE_SINCE, SqliteKeys
 from llm_server.storage.sqlite.database import Database, migrate
+from llm_server.storage.sqlite.file.process_lock import OnlyProcess
 from llm_server.storage.sqlite.migrations import MIGRATIONS
-from llm_server.storage.sqlite.process_lock import OnlyProcess
 from llm_server.storage.sqlite.store import SqliteStore
 from support.builders import a_key
 from support.database_files import a_file_of_0_1_0, content, files, version
@@ -81,7 +81,7 @@ def test_a_disk_without_room_for_the_backup_leaves_the_file_as_it_was(old: Path)
 HOLDER = """
 import sys
 from pathlib import Path
-from llm_server.storage.sqlite.process_lock import OnlyProcess
+from llm_server.storage.sqlite.file.process_lock import OnlyProcess
 only = OnlyProcess(Path(sys.argv[1]))
 print("held", flush=True)
 sys.stdin.readline()
@@ -205,4 +205,4 @@ def test_processes_that_make_a_file_at_once_make_one(tmp_path: Path) -> None:
         ends = codes(first, second, third)
 
     assert ends == [0, 0, 0]
-    assert list(files(path)) == ["tasks.db"]
+    assert sorted(files(path)) == ["tasks.db", "tasks.db.marker"]

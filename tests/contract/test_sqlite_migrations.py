@@ -11,6 +11,7 @@ from contextlib import closing
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 
@@ -20,6 +21,7 @@ from llm_server.orchestration.domain.errors import ConfigurationError
 from llm_server.orchestration.domain.ports.listing import Page, TaskFilter
 from llm_server.orchestration.domain.status import Mode, Status
 from llm_server.orchestration.domain.task import NEAR_MS, TaskRef
+from llm_server.storage.sqlite import migrations
 from llm_server.storage.sqlite.api_keys import SqliteKeys
 from llm_server.storage.sqlite.database import Database, migrate
 from llm_server.storage.sqlite.migrations import MIGRATIONS, Migration, _compact, check
@@ -79,7 +81,7 @@ def test_a_file_of_0_1_0_is_migrated_when_it_is_opened(old: Path, lacking: tuple
 
 
 @pytest.mark.parametrize(
-    "index", ["listing", "by_facets", "deleted_until", "open", "sure", "finished", "bound_until", "visible", None]
+    "index", ["listing", "by_facets", "deleted_until", "open", "sure", "finished", "bound_until", None]
 )
 def test_a_migrated_file_has_the_tables_and_indexes_of_a_new_one(old: Path, tmp_path: Path, index: str | None) -> None:
     """Whatever it lacked before."""
@@ -152,6 +154,16 @@ def test_a_new_file_and_a_migrated_one_can_become_smaller(old: Path, tmp_path: P
             assert db.execute("PRAGMA auto_vacuum").fetchone() == (2,)
 
 
+def test_a_file_whose_compacting_was_killed_is_compacted_at_the_next_start(old: Path) -> None:
+    with patch.object(migrations, "_compact"):
+        Database(old).close()
+
+    SqliteStore(Database(old)).close()
+
+    with closing(sqlite3.connect(old)) as db:
+        assert db.execute("PRAGMA auto_vacuum").fetchone() == (2,)
+
+
 def test_a_file_that_cannot_be_written_anew_stays_usable(old: Path, caplog: pytest.LogCaptureFixture) -> None:
     """It keeps its free pages. SQLite refuses here because a transaction is open."""
     before = content(old)
@@ -169,7 +181,7 @@ def test_a_new_file_gets_today_s_version_and_no_backup(tmp_path: Path) -> None:
     SqliteStore(Database(path)).close()
 
     assert version(path) == TODAY
-    assert [file.name for file in path.parent.iterdir()] == ["tasks.db"]
+    assert sorted(file.name for file in path.parent.iterdir()) == ["tasks.db", "tasks.db.marker"]
 
 
 def test_the_tables_count_what_the_domain_counts(tmp_path: Path) -> None:
@@ -187,7 +199,7 @@ def test_a_file_of_today_is_opened_without_a_write(tmp_path: Path) -> None:
     path = tmp_path / "data" / "tasks.db"
     SqliteStore(Database(path)).close()
     with closing(sqlite3.connect(path)) as db:
-        db.execute("DROP INDEX visible")
+        db.execute("DROP INDEX bound_until")
     before = files(path)
 
     for opened in (SqliteStore(Database(path)), SqliteKeys(Database(path))):
@@ -206,7 +218,7 @@ def test_the_backup_is_the_file_from_before_and_private(old: Path) -> None:
     assert content(backup) == before
     assert version(backup) == 1
     assert backup.stat().st_mode & 0o777 == 0o600
-    assert sorted(files(old)) == ["tasks.db", "tasks.db.v1.backup"]
+    assert sorted(files(old)) == ["tasks.db", "tasks.db.marker", "tasks.db.v1.backup"]
 
 
 def test_what_is_only_in_the_log_is_in_the_backup_too(old: Path, tmp_path: Path) -> None:
@@ -253,7 +265,7 @@ def test_a_backup_that_broke_off_is_written_anew(old: Path) -> None:
 
     SqliteStore(Database(old)).close()
 
-    assert sorted(files(old)) == ["tasks.db", "tasks.db.v1.backup"]
+    assert sorted(files(old)) == ["tasks.db", "tasks.db.marker", "tasks.db.v1.backup"]
     assert content(old.with_name("tasks.db.v1.backup")) == before
 
 
@@ -314,7 +326,7 @@ def test_migrations_are_applied_in_order_and_only_those_that_are_pending(old: Pa
 
     assert applied == [TODAY + 1, TODAY + 2]
     assert version(old) == TODAY + 2
-    assert sorted(files(old)) == ["tasks.db", "tasks.db.v1.backup", f"tasks.db.v{TODAY + 1}.backup"]
+    assert sorted(files(old)) == ["tasks.db", "tasks.db.marker", "tasks.db.v1.backup", f"tasks.db.v{TODAY + 1}.backup"]
 
 
 def test_a_power_cut_between_backup_and_commit_is_harmless(old: Path, tmp_path: Path) -> None:

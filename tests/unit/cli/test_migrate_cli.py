@@ -10,8 +10,8 @@ from typer.testing import CliRunner, Result
 
 from llm_server.cli.app import app
 from llm_server.storage.sqlite.database import Database
+from llm_server.storage.sqlite.file.process_lock import OnlyProcess
 from llm_server.storage.sqlite.migrations import MIGRATIONS, Migration
-from llm_server.storage.sqlite.process_lock import OnlyProcess
 from support.database_files import a_file_of_0_1_0, files, version
 
 
@@ -130,7 +130,7 @@ def test_an_empty_file_becomes_a_database_without_a_backup(tmp_path: Path) -> No
     assert (pending.exit_code, made.exit_code) == (1, 0)
     said = f"The database {path} was migrated from version 0 to 4.\nThe file was empty, so no backup was written.\n"
     assert made.stdout == said
-    assert list(files(path)) == ["tasks.db"]
+    assert sorted(files(path)) == ["tasks.db", "tasks.db.marker"]
 
 
 def test_a_table_on_aws_has_no_migrations(old: Path) -> None:

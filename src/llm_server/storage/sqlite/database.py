@@ -10,10 +10,13 @@ from contextlib import ExitStack, closing, contextmanager
 from functools import partial
 from pathlib import Path
 
+from llm_server.orchestration.domain.errors import ConfigurationError
+from llm_server.storage.sqlite.failures import damage, is_damage, translated
+from llm_server.storage.sqlite.file.marker import OpenFile, mark_in_use, refuse_loss, was_in_use
+from llm_server.storage.sqlite.file.process_lock import OnlyProcess, cannot_be_opened
 from llm_server.storage.sqlite.migrations import MIGRATIONS, Migrated, Migration, bring_up_to_date
-from llm_server.storage.sqlite.process_lock import OnlyProcess, cannot_be_opened
 from llm_server.storage.sqlite.readers import Readers
-from llm_server.storage.sqlite.writer import Command, T, Work, Writer, unavailable
+from llm_server.storage.sqlite.writer import Command, T, Work, Writer
 
 BUSY_S = 1.0
 """How long the writer waits for a lock of another process. It is short, because callers wait too."""
@@ -38,11 +41,13 @@ class Database:
         usable_since: int | None = None,
         migrations: Sequence[Migration] = MIGRATIONS,
     ) -> None:
+        refuse_loss(path)
         with _refused(path):
             _make_private(path.resolve())
         connection, migrated = _opened(path, usable_since=usable_since, migrations=migrations)
-        self._writer = Writer(connection)
-        self._readers = Readers(partial(_connection, path))
+        self._path = path.resolve()
+        self._writer = Writer(connection, OpenFile(path))
+        self._readers = Readers(partial(_connection, path), self._path)
         if migrated and migrated.backup:
             versions = {"from_version": migrated.from_version, "to_version": migrated.to_version}
             _log.warning("database migrated", extra={"database": path, **versions, "backup": migrated.backup})
@@ -75,7 +80,7 @@ class Database:
             try:
                 yield self._writer.connection
             except sqlite3.Error as error:
-                raise unavailable() from error
+                raise translated(error, self._path) from error
         else:
             with self._readers.reading() as connection:
                 yield connection
@@ -101,12 +106,15 @@ def _opened(
     path: Path, *, usable_since: int | None = None, migrations: Sequence[Migration] = MIGRATIONS
 ) -> tuple[sqlite3.Connection, Migrated | None]:
     """Open a file, and migrate it to the current version if needed. Raises ConfigurationError."""
+    refuse_loss(path)
+    may_be_new = not was_in_use(path)
     with _refused(path), ExitStack() as undo:
         connection = _connection(path)
         undo.callback(connection.close)
         connection.execute("PRAGMA synchronous = FULL")
         connection.execute("PRAGMA fullfsync = ON")  # on macOS, fsync alone does not flush the disk's cache
-        migrated = bring_up_to_date(connection, path, migrations, usable_since=usable_since)
+        migrated = bring_up_to_date(connection, path, migrations, usable_since=usable_since, may_be_new=may_be_new)
+        mark_in_use(path)
         undo.pop_all()
     return connection, migrated
 
@@ -120,6 +128,8 @@ def _refused(path: Path) -> Iterator[None]:
     try:
         yield
     except (sqlite3.Error, OSError) as error:
+        if is_damage(error) and was_in_use(path):  # else it may never have been a database of ours
+            raise ConfigurationError(damage(path, error)) from error
         raise cannot_be_opened(path, error) from error
 
 

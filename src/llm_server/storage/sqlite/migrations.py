@@ -16,8 +16,9 @@ from pathlib import Path
 
 from llm_server.orchestration.domain.errors import ConfigurationError
 from llm_server.storage.sqlite import schema
-from llm_server.storage.sqlite.backup import write_backup
-from llm_server.storage.sqlite.process_lock import POLL_S, cannot_be_opened, held_by_us, in_use
+from llm_server.storage.sqlite.file.backup import write_backup
+from llm_server.storage.sqlite.file.marker import lost
+from llm_server.storage.sqlite.file.process_lock import POLL_S, cannot_be_opened, held_by_us, in_use
 
 _log = logging.getLogger(__name__)
 
@@ -89,7 +90,12 @@ def check(path: Path, migrations: Sequence[Migration] = MIGRATIONS) -> tuple[int
 
 
 def bring_up_to_date(
-    db: sqlite3.Connection, path: Path, migrations: Sequence[Migration] = MIGRATIONS, *, usable_since: int | None = None
+    db: sqlite3.Connection,
+    path: Path,
+    migrations: Sequence[Migration] = MIGRATIONS,
+    *,
+    usable_since: int | None = None,
+    may_be_new: bool = True,
 ) -> Migrated | None:
     """Apply all pending migrations, or none if one fails. Return None, with nothing written, if none is pending.
 
@@ -97,14 +103,18 @@ def bring_up_to_date(
 
     Raises:
         ConfigurationError: the file was not made by LLM-Server, has a newer version, or is older and another process
-            holds it; or a migration or the backup failed, and the file is unchanged.
+            holds it; or it has no tables, although `may_be_new` is false; or a migration or the backup failed, and
+            the file is unchanged.
     """
     version = _version(db, path, migrations)
+    if version == NEW_FILE and not may_be_new:
+        raise lost(path)
     if version == NEW_FILE:
         db.execute("PRAGMA auto_vacuum = INCREMENTAL")  # possible only while nothing is in the file
     db.execute(f"PRAGMA journal_size_limit = {MAX_IDLE_LOG_BYTES}")
     _use_wal(db)
     if not _pending(version, migrations):
+        _compact_if_alone(db, path)
         return None
     if version == NEW_FILE:  # a new file, which no server can be using
         return _migrate(db, path, migrations)
@@ -119,12 +129,24 @@ def bring_up_to_date(
     return None
 
 
+def _compact_if_alone(db: sqlite3.Connection, path: Path) -> None:
+    """Compact a file whose migration was killed before it had done that, unless another process holds the file."""
+    if not _can_shrink(db):
+        with held_by_us(path, wait_s=0) as is_ours:
+            if is_ours:
+                _compact(db)
+
+
+def _can_shrink(db: sqlite3.Connection) -> bool:
+    return bool(db.execute("PRAGMA auto_vacuum").fetchone()[0])
+
+
 def _compact(db: sqlite3.Connection) -> None:
     """Write a file of before version 4 anew, so that it can be shortened in small steps from then on.
 
-    If this fails (it needs as much free disk as the file), the file stays usable, but never becomes smaller.
+    If this fails (it needs as much free disk as the file), the file stays usable; the next start tries again.
     """
-    if not db.execute("PRAGMA auto_vacuum").fetchone()[0]:
+    if not _can_shrink(db):
         try:
             db.execute("PRAGMA auto_vacuum = INCREMENTAL")
             db.execute("VACUUM")

@@ -6,8 +6,9 @@ import sqlite3
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
-from llm_server.storage.sqlite.writer import unavailable
+from llm_server.storage.sqlite.failures import translated, unavailable
 
 MAX_READERS = 8
 
@@ -15,8 +16,9 @@ MAX_READERS = 8
 class Readers:
     """Up to eight connections that threads borrow for one read. Each is opened when it is needed first."""
 
-    def __init__(self, connect: Callable[[], sqlite3.Connection]) -> None:
+    def __init__(self, connect: Callable[[], sqlite3.Connection], path: Path) -> None:
         self._connect = connect
+        self._path = path
         self._places = threading.BoundedSemaphore(MAX_READERS)
         self._idle: list[sqlite3.Connection] = []
         self._is_closed = False
@@ -30,20 +32,35 @@ class Readers:
         with self._places:
             try:
                 connection = self._borrowed()
-                connection.execute("BEGIN")
-                try:
+                with self._in_transaction(connection):
                     yield connection
-                finally:
-                    connection.execute("ROLLBACK")
-                    self._give_back(connection)
             except sqlite3.Error as error:
-                raise unavailable() from error
+                raise translated(error, self._path) from error
 
     def close(self) -> None:
         """Close the idle connections; one in use is closed when it is given back."""
         self._is_closed = True
         while self._idle:
             self._idle.pop().close()
+
+    @contextmanager
+    def _in_transaction(self, connection: sqlite3.Connection) -> Iterator[None]:
+        """Hold a transaction during the block. Then keep the connection, or close it if SQLite reported an error."""
+        is_usable = True
+        try:
+            connection.execute("BEGIN")
+            try:
+                yield
+            finally:
+                connection.execute("ROLLBACK")
+        except sqlite3.Error:
+            is_usable = False
+            raise
+        finally:
+            if is_usable:
+                self._give_back(connection)
+            else:
+                connection.close()
 
     def _borrowed(self) -> sqlite3.Connection:
         if self._is_closed:

@@ -50,8 +50,6 @@ _STATEMENTS = (
     "CREATE INDEX IF NOT EXISTS bound_until ON bindings (until_ms)",
     "CREATE TABLE IF NOT EXISTS engines (name TEXT PRIMARY KEY, body TEXT NOT NULL)",
     "CREATE TABLE IF NOT EXISTS switches (name TEXT PRIMARY KEY, body TEXT NOT NULL)",
-    "CREATE TABLE IF NOT EXISTS messages (id INTEGER PRIMARY KEY, ref TEXT NOT NULL, visible_ms INTEGER NOT NULL)",
-    "CREATE INDEX IF NOT EXISTS visible ON messages (visible_ms, id)",
     "CREATE TABLE IF NOT EXISTS keys (key_id TEXT PRIMARY KEY, body TEXT NOT NULL)",
     "CREATE TABLE IF NOT EXISTS in_flight (key_id TEXT PRIMARY KEY, tasks INTEGER NOT NULL)",
     """CREATE TABLE IF NOT EXISTS key_requests (
@@ -91,6 +89,7 @@ _NEXT_STATES = """SELECT tenant, task_id, body FROM tasks WHERE (tenant, task_id
 def index_by_facets(db: sqlite3.Connection) -> None:
     """Index the tasks by their facets and their metadata, and deleted names by the end of their time.
 
+    Drop the messages of 0.1.0: the queue is in memory now, and is made anew from the tasks.
     The facets of a task whose state cannot be read stay NULL: no filter finds it.
     """
     if not db.execute("SELECT 1 FROM pragma_table_info('tasks') WHERE name = 'facets'").fetchone():
@@ -101,6 +100,7 @@ def index_by_facets(db: sqlite3.Connection) -> None:
         PRIMARY KEY (tenant, label, facets, listing)) WITHOUT ROWID"""
     )
     db.execute("DROP INDEX IF EXISTS by_status")
+    db.execute("DROP TABLE IF EXISTS messages")
     db.execute("DELETE FROM labels")
     last = ("", "")
     while states := db.execute(_NEXT_STATES, last).fetchall():
