@@ -38,8 +38,8 @@ def test_a_prompt_is_answered(any_engine: Engine) -> None:
     completion = any_engine.complete(replace(CALL, max_output_tokens=500), timeout_s=5)
 
     assert completion.text
-    assert completion.tokens_in > 0
-    assert completion.tokens_out > 0
+    assert completion.usage.tokens_in > 0
+    assert completion.usage.output_tokens > 0
     assert not completion.truncated
 
 
@@ -52,8 +52,34 @@ def test_a_plan_that_is_asked_for_can_be_carried_out(any_engine: Engine) -> None
 def test_reported_tokens_are_passed_on(wired: Wired) -> None:
     completion = wired.engine.complete(CALL, timeout_s=5)
 
-    assert (completion.tokens_in, completion.tokens_out) == (11, 7)
-    assert not completion.usage_estimated
+    assert (completion.usage.tokens_in, completion.usage.output_tokens) == (11, 7)
+    assert not completion.usage.estimated
+
+
+def test_tokens_of_the_cache_and_of_the_reasoning_are_passed_on(wired: Wired) -> None:
+    """Chat Completions counts the cache inside the input; Messages and Converse count it beside it."""
+    usage = {
+        "prompt_tokens": 31,
+        "completion_tokens": 7,
+        "prompt_tokens_details": {"cached_tokens": 20},
+        "completion_tokens_details": {"reasoning_tokens": 5},
+        "input_tokens": 11,
+        "output_tokens": 7,
+        "cache_read_input_tokens": 20,
+        "output_tokens_details": {"thinking_tokens": 5},
+        "inputTokens": 11,
+        "outputTokens": 7,
+        "totalTokens": 38,
+        "cacheReadInputTokens": 20,
+    }
+    wired.server.script(changed(lambda answer: answer.update(usage=usage)))
+
+    found = wired.engine.complete(CALL, timeout_s=5).usage
+
+    assert (found.input_tokens, found.cache_read_tokens, found.output_tokens) == (11, 20, 7)
+    assert found.reasoning_tokens == (0 if isinstance(wired.engine, BedrockEngine) else 5), "Converse does not tell"
+    assert not found.estimated
+    assert not found.implausible
 
 
 @pytest.mark.parametrize(
@@ -71,9 +97,9 @@ def test_tokens_that_are_not_reported_are_estimated_and_marked(wired: Wired, usa
     completion = wired.engine.complete(CALL, timeout_s=5)
 
     assert completion.text == wired.server.text
-    assert completion.usage_estimated
-    assert completion.tokens_in == -(-len(CALL.system + CALL.prompt) // 4)
-    assert completion.tokens_out == -(-len(completion.text) // 4)
+    assert completion.usage.estimated
+    assert completion.usage.tokens_in == -(-len(CALL.system + CALL.prompt) // 4)
+    assert completion.usage.output_tokens == -(-len(completion.text) // 4)
 
 
 def test_an_answer_cut_by_the_limit_is_marked(wired: Wired) -> None:

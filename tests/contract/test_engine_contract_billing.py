@@ -8,6 +8,7 @@ import pytest
 from llm_server.orchestration.domain.errors import EngineUnavailable, PromptRefused
 from support.engine_wires import Wired, pool, server, wired
 from support.fake_engine import Fault, body, changed, reset, silence, status
+from support.scripted_engine import a_usage
 
 __all__ = ["pool", "server", "wired"]  # fixtures
 
@@ -61,8 +62,8 @@ def test_a_declined_prompt_is_billed_as_told_and_in_doubt_when_nothing_is(wired:
 
     assert isinstance(told, PromptRefused)
     assert isinstance(untold, PromptRefused)
-    assert (told.tokens_in, told.tokens_out, told.may_be_billed) == (11, 7, False)
-    assert (untold.tokens_in, untold.tokens_out, untold.may_be_billed) == (0, 0, True)
+    assert (told.usage, told.may_be_billed) == (a_usage(11, 7), False)
+    assert (untold.usage, untold.may_be_billed) == (a_usage(0, 0), True)
 
 
 def _texts(answer: Any, text: str) -> None:

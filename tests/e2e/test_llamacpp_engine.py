@@ -38,9 +38,9 @@ def test_a_real_server_answers_and_reports_its_tokens(wire: str, llamacpp_server
     completion = engine(wire, llamacpp_server).complete(CALL, timeout_s=20)
 
     assert completion.text
-    assert 0 < completion.tokens_out <= 24
-    assert completion.tokens_in > 10
-    assert not completion.usage_estimated
+    assert 0 < completion.usage.output_tokens <= 24
+    assert completion.usage.tokens_in > 10
+    assert not completion.usage.estimated
 
 
 def test_a_real_answer_cut_by_the_limit_is_marked(wire: str, llamacpp_server: LlamaServer) -> None:
@@ -93,7 +93,7 @@ def test_a_schema_in_the_prompt_gives_a_plan_with_both_apis(wire: str, planning_
     completion = engine(wire, planning_server, json_schema=False).complete(call, timeout_s=20)
 
     assert [step.depends_on for step in plan_proposal.parse(completion.text, ROLES).steps] == [(), ("s1",)]
-    assert completion.tokens_in > len(json.dumps(held_to.schema, separators=(",", ":")))  # a token is a byte
+    assert completion.usage.tokens_in > len(json.dumps(held_to.schema, separators=(",", ":")))  # a token is a byte
 
 
 def test_concurrent_calls_are_all_answered(wire: str, llamacpp_server: LlamaServer) -> None:

@@ -60,9 +60,9 @@ def test_a_model_answers_and_reports_its_tokens(engine: LlamaCppEngine) -> None:
     completion = engine.complete(CALL, timeout_s=20)
 
     assert completion.text
-    assert 0 < completion.tokens_out <= 24
-    assert completion.tokens_in > 10
-    assert not completion.usage_estimated
+    assert 0 < completion.usage.output_tokens <= 24
+    assert completion.usage.tokens_in > 10
+    assert not completion.usage.estimated
 
 
 def test_an_answer_cut_by_the_limit_is_marked(engine: LlamaCppEngine) -> None:

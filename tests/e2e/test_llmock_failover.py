@@ -168,5 +168,5 @@ def test_an_answer_tells_whether_it_was_cut(llmock: LLMock, balanced: Make, ende
 
     assert completion is not None
     assert (completion.text, completion.truncated) == ("Half an", cut)
-    assert completion.tokens_in > 0
-    assert not completion.usage_estimated
+    assert completion.usage.tokens_in > 0
+    assert not completion.usage.estimated

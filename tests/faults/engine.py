@@ -8,6 +8,7 @@ from collections.abc import Callable
 from hashlib import sha256
 
 from llm_server.orchestration.domain.engine_call import Completion, EngineCall
+from llm_server.orchestration.domain.usage import Usage
 
 STEPS = {"design": "", "build": "design", "try": "build", "describe": "build try"}
 """The steps of the plan that it proposes, with their dependencies; the coder's step is reviewed and repaired once."""
@@ -46,10 +47,10 @@ class HashEngine:
         self.before(call)
         with self._lock:
             self.calls.append(call)
-        return Completion(text=self._text(call), tokens_in=TOKENS_IN, tokens_out=self.tokens_out(call))
+        return Completion(text=self._text(call), usage=self.usage(call))
 
-    def tokens_out(self, call: EngineCall) -> int:
-        return call.max_output_tokens if self.is_costly else TOKENS_OUT
+    def usage(self, call: EngineCall) -> Usage:
+        return Usage(input_tokens=TOKENS_IN, output_tokens=call.max_output_tokens if self.is_costly else TOKENS_OUT)
 
     def _text(self, call: EngineCall) -> str:
         if call.answer_schema is None:

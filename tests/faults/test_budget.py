@@ -8,7 +8,6 @@ import pytest
 
 from faults.audits import alarms
 from faults.conftest import Worlds
-from faults.engine import TOKENS_IN
 from faults.kinds import AWS, Kind
 from faults.ledger import Ledger
 from faults.strikes import IN_TIME_S, Faults, quickly, strike
@@ -48,7 +47,7 @@ def use(world: World) -> KeyUse:
 
 def bill_microusd(world: World) -> int:
     """Return what the engine charges for its answers."""
-    return sum(price(COSTLY, TOKENS_IN, world.engine.tokens_out(call)) or 0 for call in world.engine.calls)
+    return sum(price(COSTLY, world.engine.usage(call)) or 0 for call in world.engine.calls)
 
 
 def overspent(world: World) -> list[str]:

@@ -26,6 +26,7 @@ from llm_server.orchestration.domain.catalog import Catalog, EnginePrice, Engine
 from llm_server.orchestration.domain.engine_call import Completion, EngineCall
 from llm_server.orchestration.domain.engine_state import EngineRecords, EngineState, SwitchName
 from llm_server.orchestration.domain.errors import StorageUnavailable
+from llm_server.orchestration.domain.usage import Usage
 from llm_server.storage.sqlite.database import Database
 from llm_server.storage.sqlite.store import SqliteStore
 from support.builders import NOW_MS
@@ -53,10 +54,14 @@ Answer = str | Completion | Exception
 Script = Answer | Callable[[EngineCall], Answer]
 
 
-def a_completion(text: str = "Hello.", **changes: Any) -> Completion:
-    """Return an answer of 20 tokens to a prompt of 10."""
-    wanted: dict[str, Any] = {"text": text, "tokens_in": 10, "tokens_out": 20}
-    return Completion(**wanted | changes)
+def a_usage(tokens_in: int = 10, tokens_out: int = 20, **changes: Any) -> Usage:
+    """Return the tokens of a call without a prompt cache."""
+    return Usage(**{"input_tokens": tokens_in, "output_tokens": tokens_out} | changes)
+
+
+def a_completion(text: str = "Hello.", *, truncated: bool = False, **tokens: Any) -> Completion:
+    """Return an answer of 20 tokens to a prompt of 10; `tokens` are the arguments of `a_usage`."""
+    return Completion(text=text, usage=a_usage(**tokens), truncated=truncated)
 
 
 class ScriptedEngine:
@@ -110,11 +115,13 @@ def a_catalog(engines: Mapping[str, EngineSpec], **defaults: Any) -> Catalog:
     return msgspec.structs.replace(packaged, engines=dict(engines), defaults=changed)
 
 
-def price(spec: EngineSpec, tokens_in: int, tokens_out: int) -> int | None:
-    """Return the cost in micro-USD by the configured price alone."""
+def price(spec: EngineSpec, usage: Usage) -> int | None:
+    """Return the cost in micro-USD by the configured price alone; the prompt cache changes nothing."""
     if spec.source == "local":
         return 0
-    return ceil(spec.price.input * tokens_in + spec.price.output * tokens_out) if spec.price else None
+    if spec.price is None:
+        return None
+    return ceil(spec.price.input * usage.tokens_in + spec.price.output * usage.output_tokens)
 
 
 def a_balancer(

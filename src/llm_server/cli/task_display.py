@@ -44,6 +44,8 @@ def show_task(answer: Answer, base_url: str, as_json: bool) -> None:
             display.say(how_to_get(answer.task_id, base_url))
     elif status != "Completed":
         display.say(f"Task {answer.task_id} {status.lower()}: {task.get('error') or 'no reason given.'}")
+        if failed := _failed_calls(task):
+            display.say(failed, dim=True)
 
 
 def show_accepted(answer: Answer, base_url: str, as_json: bool) -> None:
@@ -137,14 +139,45 @@ def _footer(task: Mapping[str, Any]) -> str:
     engines = ", ".join(dict.fromkeys(str(call.get("engine")) for call in calls))
     parts = [task.get("mode"), task.get("role"), engines or task.get("engine")]
     if receipt:
-        parts.append(
-            f"{display.counted(receipt.get('tokens_in') or 0, 'token')} in, {receipt.get('tokens_out') or 0:,} out"
-        )
+        parts.append(_tokens(receipt, calls))
         parts.append(f"{(receipt.get('duration_ms') or 0) / 1000:.1f} s")
         parts.append(display.usd(receipt.get("cost_microusd") or 0))
         if unpriced := receipt.get("unpriced_calls"):
             parts.append(f"{display.counted(unpriced, 'call')} without a known price")
+    if implausible := sum(bool(call.get("usage_implausible")) for call in calls):
+        parts.append(f"{display.counted(implausible, 'call')} with implausible token counts")
     return " · ".join(str(part) for part in parts if part)
+
+
+def _tokens(receipt: Mapping[str, Any], calls: Sequence[Mapping[str, Any]]) -> str:
+    """Return the tokens of a task's answered calls; in brackets, those of the prompt cache and of the reasoning."""
+    cached, written, reasoning = (
+        _sum(calls, name) for name in ("cache_read_tokens", "cache_write_tokens", "reasoning_tokens")
+    )
+    of_in = ", ".join([f"{cached:,} cached"] * bool(cached) + [f"{written:,} written to the cache"] * bool(written))
+    tokens_in = display.counted(receipt.get("tokens_in") or 0, "token") + " in" + (f" ({of_in})" if of_in else "")
+    return f"{tokens_in}, {receipt.get('tokens_out') or 0:,} out" + (f" ({reasoning:,} reasoning)" if reasoning else "")
+
+
+def _failed_calls(task: Mapping[str, Any]) -> str:
+    """Return one line about the failed calls of a task: tokens, time, and the money that may still be billed."""
+    calls = [call for call in task.get("attempts") or [] if call.get("error")]
+    if not calls:
+        return ""
+    about = "about " if any(call.get("usage_estimated") for call in calls) else ""
+    parts = [
+        display.counted(len(calls), "failed call"),
+        f"{about}{display.counted(_sum(calls, 'tokens_in'), 'token')} in, {_sum(calls, 'tokens_out'):,} out",
+        f"{_sum(calls, 'duration_ms') / 1000:.1f} s",
+        display.usd(_sum(calls, "cost_microusd")),
+    ]
+    if withheld := _sum(calls, "withheld_microusd"):
+        parts.append(f"up to {display.usd(withheld)} may still be billed")
+    return " · ".join(parts)
+
+
+def _sum(calls: Sequence[Mapping[str, Any]], name: str) -> int:
+    return sum(call.get(name) or 0 for call in calls)
 
 
 def _command(name: str, base_url: str, *arguments: str) -> str:

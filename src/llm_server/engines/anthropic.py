@@ -7,21 +7,19 @@ from typing import Any
 
 from llm_server.engines.http import HttpWire
 from llm_server.engines.parts import EngineParts
+from llm_server.engines.usage import messages_usage
 from llm_server.engines.wire import (
     completion,
     join_texts,
-    json_object,
     json_objects,
     missing_completion,
     refusal,
     strip_bounds,
-    token_count,
 )
 from llm_server.orchestration.domain.engine_call import Completion, Engine, EngineCall
 
 VERSION = "2023-06-01"
 _TRUNCATED = frozenset({"max_tokens", "model_context_window_exceeded"})
-_TOKENS_IN = ("input_tokens", "cache_creation_input_tokens", "cache_read_input_tokens")
 
 
 def build(name: str, parts: EngineParts) -> Engine:
@@ -54,18 +52,10 @@ class AnthropicEngine(HttpWire):
 
     def _read(self, call: EngineCall, answer: dict[str, Any]) -> Completion:
         content, stop_reason = answer.get("content"), answer.get("stop_reason")
-        usage = json_object(answer.get("usage"))
-        tokens_in, tokens_out = _tokens_in(usage), token_count(usage.get("output_tokens"))
+        usage = messages_usage(answer)
         if stop_reason == "refusal":
-            raise refusal(tokens_in, tokens_out)
+            raise refusal(usage)
         if not isinstance(content, list):
             raise missing_completion()
         text = join_texts([block for block in json_objects(content) if block.get("type") == "text"])
-        return completion(call, text, tokens_in=tokens_in, tokens_out=tokens_out, truncated=stop_reason in _TRUNCATED)
-
-
-def _tokens_in(usage: Mapping[str, Any]) -> int | None:
-    """Return the tokens of the prompt, with those read from or written to the cache; `input_tokens` leaves them out."""
-    if token_count(usage.get("input_tokens")) is None:
-        return None
-    return sum(token_count(usage.get(name)) or 0 for name in _TOKENS_IN)
+        return completion(call, text, usage, truncated=stop_reason in _TRUNCATED)

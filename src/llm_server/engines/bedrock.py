@@ -29,6 +29,7 @@ from botocore.parsers import ResponseParserError
 
 from llm_server.engines.failures import BadRequest, failure_of_status, unusable_answer
 from llm_server.engines.parts import EngineParts
+from llm_server.engines.usage import converse_usage
 from llm_server.engines.wire import (
     Wire,
     completion,
@@ -37,7 +38,6 @@ from llm_server.engines.wire import (
     missing_completion,
     refusal,
     strip_bounds,
-    token_count,
 )
 from llm_server.orchestration.domain.catalog import EngineSpec
 from llm_server.orchestration.domain.engine_call import Completion, Engine, EngineCall
@@ -162,10 +162,9 @@ class BedrockEngine(Wire):
 
 def _read(call: EngineCall, answer: dict[str, Any]) -> Completion:
     content = json_object(json_object(answer.get("output")).get("message")).get("content")
-    stop_reason, usage = answer.get("stopReason"), json_object(answer.get("usage"))
-    tokens_in, tokens_out = token_count(usage.get("inputTokens")), token_count(usage.get("outputTokens"))
+    stop_reason, usage = answer.get("stopReason"), converse_usage(answer)
     if stop_reason in _REFUSED:
-        raise refusal(tokens_in, tokens_out)
+        raise refusal(usage)
     if stop_reason in _FAILED:
         raise EngineUnavailable("The engine failed while it answered.", may_be_billed=True)
     if not isinstance(content, list):
@@ -173,7 +172,7 @@ def _read(call: EngineCall, answer: dict[str, Any]) -> Completion:
     text = join_texts(content)
     if len(text) > MAX_ANSWER_CHARS:
         raise unusable_answer("The engine's answer is larger than 16 MiB.")
-    return completion(call, text, tokens_in=tokens_in, tokens_out=tokens_out, truncated=stop_reason in _TRUNCATED)
+    return completion(call, text, usage, truncated=stop_reason in _TRUNCATED)
 
 
 def _refusal(error: ClientError, call: EngineCall) -> EngineUnavailable | BadRequest:

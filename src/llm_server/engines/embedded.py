@@ -9,9 +9,11 @@ from typing import Protocol
 import msgspec
 
 from llm_server.engines.parts import EngineParts
-from llm_server.engines.wire import CHARACTERS_PER_TOKEN, completion, json_object
+from llm_server.engines.usage import ReportedUsage
+from llm_server.engines.wire import completion, json_object
 from llm_server.orchestration.domain.engine_call import AnswerSchema, Completion, Engine, EngineCall
 from llm_server.orchestration.domain.plan import MAX_STEPS, Plan, Step
+from llm_server.orchestration.domain.usage import CHARACTERS_PER_TOKEN
 
 HOW_TO_CONFIGURE = """\
 To get real answers, do one of these and start the server again:
@@ -64,7 +66,7 @@ class EmbeddedEngine:
         answer = _answer(call, self._analyse)
         limit = call.max_output_tokens * CHARACTERS_PER_TOKEN
         text = answer[:limit]
-        return completion(call, text, tokens_in=None, tokens_out=None, truncated=len(answer) > limit)
+        return completion(call, text, ReportedUsage(), truncated=len(answer) > limit)
 
 
 def _answer(call: EngineCall, analyse: Analyse) -> str:

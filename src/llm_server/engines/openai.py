@@ -8,6 +8,7 @@ from typing import Any
 from llm_server.engines.failures import failure_of_status
 from llm_server.engines.http import HttpWire
 from llm_server.engines.parts import EngineParts
+from llm_server.engines.usage import chat_usage
 from llm_server.engines.wire import (
     completion,
     join_texts,
@@ -15,7 +16,6 @@ from llm_server.engines.wire import (
     json_objects,
     missing_completion,
     refusal,
-    token_count,
 )
 from llm_server.orchestration.domain.engine_call import Completion, Engine, EngineCall
 from llm_server.orchestration.domain.errors import EngineUnavailable
@@ -62,10 +62,9 @@ class OpenAIEngine(HttpWire):
         message, finish_reason = json_object(choices[0].get("message")), choices[0].get("finish_reason")
         content = message.get("content")
         text = content if isinstance(content, str) else join_texts(content)
-        usage = json_object(answer.get("usage"))
-        tokens_in, tokens_out = token_count(usage.get("prompt_tokens")), token_count(usage.get("completion_tokens"))
+        usage = chat_usage(answer)
         if finish_reason == "content_filter" or (message.get("refusal") and not text):
-            raise refusal(tokens_in, tokens_out)
+            raise refusal(usage)
         if finish_reason == "error":
             raise EngineUnavailable("The engine failed while it answered.", may_be_billed=True)
-        return completion(call, text, tokens_in=tokens_in, tokens_out=tokens_out, truncated=finish_reason == "length")
+        return completion(call, text, usage, truncated=finish_reason == "length")

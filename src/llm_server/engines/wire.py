@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -12,11 +11,11 @@ from typing import Any
 import msgspec
 
 from llm_server.engines.failures import BadRequest, unusable_answer
+from llm_server.engines.usage import ReportedUsage
 from llm_server.orchestration.domain.engine_call import Completion, EngineCall
 from llm_server.orchestration.domain.errors import EngineUnavailable, PromptRefused
+from llm_server.orchestration.domain.usage import estimate_tokens
 
-MAX_TOKENS = 100_000_000
-CHARACTERS_PER_TOKEN = 4
 _BOUNDS = frozenset({"minItems", "maxItems", "minLength", "maxLength", "minimum", "maximum", "pattern"})
 
 
@@ -49,10 +48,8 @@ class Wire(ABC):
         """Make one exchange; if the call has a schema, put it into the API's field for it."""
 
 
-def completion(
-    call: EngineCall, text: str, *, tokens_in: int | None, tokens_out: int | None, truncated: bool
-) -> Completion:
-    """Make a completion; estimate token counts that the engine did not report (None).
+def completion(call: EngineCall, text: str, reported: ReportedUsage, *, truncated: bool) -> Completion:
+    """Make a completion; estimate token counts that the engine did not report.
 
     Raises:
         EngineUnavailable: the text has a lone surrogate, so it could not be stored.
@@ -61,34 +58,21 @@ def completion(
         text.encode()
     except UnicodeEncodeError as error:
         raise unusable_answer("The engine's answer is not valid Unicode.") from error
-    return Completion(
-        text=text,
-        tokens_in=estimate_tokens(call.system + call.prompt) if tokens_in is None else tokens_in,
-        tokens_out=estimate_tokens(text) if tokens_out is None else tokens_out,
-        usage_estimated=tokens_in is None or tokens_out is None,
-        truncated=truncated,
-    )
+    tokens_in, tokens_out = estimate_tokens(call.system + call.prompt), estimate_tokens(text)
+    usage = reported.completed(tokens_in=tokens_in, tokens_out=tokens_out)
+    return Completion(text=text, usage=usage, truncated=truncated)
 
 
-def refusal(tokens_in: int | None, tokens_out: int | None) -> PromptRefused:
-    """Return the failure for an engine that declined to answer; the counts are billed, and None if not reported."""
-    return PromptRefused(
-        "The engine declined to answer this prompt.",
-        tokens_in=tokens_in or 0,
-        tokens_out=tokens_out or 0,
-        may_be_billed=tokens_in is None or tokens_out is None,
-    )
+def refusal(reported: ReportedUsage) -> PromptRefused:
+    """Return the failure for an engine that declined to answer; the counts that it reported are billed."""
+    usage = replace(reported.completed(tokens_in=0, tokens_out=0), estimated=False)
+    may_be_billed = not reported.is_complete
+    return PromptRefused("The engine declined to answer this prompt.", usage=usage, may_be_billed=may_be_billed)
 
 
 def missing_completion() -> EngineUnavailable:
     """Return the failure for an answer that contains no completion where its API defines one."""
     return unusable_answer("The engine's answer contains no completion.")
-
-
-def estimate_tokens(text: str) -> int:
-    """Estimate tokens: one for four ASCII characters (usual for English), one for any other character; rounded up."""
-    ascii_characters = len(text.encode("ascii", "ignore"))
-    return math.ceil(ascii_characters / CHARACTERS_PER_TOKEN) + len(text) - ascii_characters
 
 
 def json_object(value: Any) -> dict[str, Any]:
@@ -104,13 +88,6 @@ def json_objects(value: Any) -> list[dict[str, Any]]:
 def join_texts(parts: Any) -> str:
     """Return the `text` of all parts of a message, joined; parts without a text are left out."""
     return "".join(part["text"] for part in json_objects(parts) if isinstance(part.get("text"), str))
-
-
-def token_count(value: Any) -> int | None:
-    """Return the value if it is a possible number of tokens, else None, so that nonsense cannot spoil the totals."""
-    if isinstance(value, bool) or not isinstance(value, int):
-        return None
-    return value if 0 <= value <= MAX_TOKENS else None
 
 
 def strip_bounds(schema: Any) -> Any:

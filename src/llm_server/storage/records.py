@@ -30,7 +30,17 @@ _OUTPUT_FIELDS = tuple(f.name for f in fields(Output))
 _OUTPUT_VALUES = attrgetter(*_OUTPUT_FIELDS)
 _ATTEMPT_FIELDS = tuple(f.name for f in fields(Attempt))
 _ATTEMPT_VALUES = attrgetter(*_ATTEMPT_FIELDS)
-_RARE = {"failover_from": None, "probe": False, "failure": None, "demonstration": False}
+_RARE: dict[str, object] = {
+    "failover_from": None,
+    "probe": False,
+    "failure": None,
+    "demonstration": False,
+    "cache_read_tokens": 0,
+    "cache_write_tokens": 0,
+    "cache_write_1h_tokens": 0,
+    "reasoning_tokens": 0,
+    "usage_implausible": False,
+}
 """Fields of an attempt that are not stored if they have these values, as in most attempts: a write unit holds 1 KB."""
 _KIND_WORDS = {
     OutputKind.PLAN: "PLAN",

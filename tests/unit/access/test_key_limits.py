@@ -162,7 +162,7 @@ def test_a_call_with_an_unknown_cost_stays_unsettled(served: Served, failure: Ex
 
 def test_a_call_that_reports_no_tokens_is_settled_for_its_estimate_alone(served: Served) -> None:
     """The engine may bill more than the estimate, so the rest of the worst case stays charged."""
-    served.engine = ScriptedEngine(a_completion(usage_estimated=True))
+    served.engine = ScriptedEngine(a_completion(estimated=True))
     served.use(a_catalog({"only": an_engine()}))
     submitted(served, 1_000_000)
     served.work()
@@ -197,15 +197,15 @@ def test_a_tasks_own_limit_and_its_keys_limit_both_apply(ledger: SqliteKeys) -> 
     call = EngineCall(system="", prompt="", max_output_tokens=100)
     daily = KeyBudget(ledger, TODAY, max_microusd=600, claim="t#1")
     budget = Budget(900, daily)
-    first, reserved = budget.reserve(call, lambda i, o: 10 * o)
+    first, reserved = budget.reserve(call, lambda u: 10 * u.output_tokens)
     budget.settle(reserved, 100)
-    second, _ = budget.reserve(call, lambda i, o: 10 * o)
+    second, _ = budget.reserve(call, lambda u: 10 * u.output_tokens)
     budget.withhold()
 
     assert (first.max_output_tokens, reserved.microusd) == (59, 590)
     assert second.max_output_tokens == 49
     with pytest.raises(LimitReached, match="usd_per_day"):
-        budget.reserve(call, lambda i, o: 10 * o)
+        budget.reserve(call, lambda u: 10 * u.output_tokens)
 
 
 def test_a_ledger_outage_during_settlement_keeps_the_full_reservation_charged(ledger: SqliteKeys) -> None:
@@ -218,7 +218,7 @@ def test_a_ledger_outage_during_settlement_keeps_the_full_reservation_charged(le
     ledger.__class__ = Away
     daily = KeyBudget(ledger, TODAY, max_microusd=600, claim="t#1")
     budget = Budget(None, daily)
-    _, reserved = budget.reserve(EngineCall(system="", prompt="", max_output_tokens=20), lambda i, o: 10 * o)
+    _, reserved = budget.reserve(EngineCall(system="", prompt="", max_output_tokens=20), lambda u: 10 * u.output_tokens)
     budget.settle(reserved, 100)
 
     assert ledger.use(TODAY).charged_microusd == 200
@@ -252,7 +252,7 @@ def test_64_concurrent_claims_of_one_key_never_exceed_its_cap(ledger: SqliteKeys
         spent = 0
         for _ in range(3):
             try:
-                _, reserved = budget.reserve(call, lambda i, o: 10 * o)
+                _, reserved = budget.reserve(call, lambda u: 10 * u.output_tokens)
             except LimitReached:
                 continue
             assert ledger.use(TODAY).charged_microusd <= 10_000

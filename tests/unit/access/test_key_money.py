@@ -22,12 +22,23 @@ from llm_server.orchestration.domain.errors import (
     StorageUnavailable,
     TooManyInFlight,
 )
+from llm_server.orchestration.domain.snapshot import Limits
 from llm_server.orchestration.domain.status import Status
 from llm_server.orchestration.domain.task import TaskRef
+from llm_server.orchestration.domain.usage import Usage
 from llm_server.orchestration.tasks.new_task import NewTask
 from llm_server.storage.sqlite.api_keys import SqliteKeys
 from llm_server.storage.sqlite.database import Database
-from support.scripted_engine import WAIT_S, Balanced, ScriptedEngine, a_catalog, a_completion, an_engine, call_terms
+from support.scripted_engine import (
+    WAIT_S,
+    Balanced,
+    ScriptedEngine,
+    a_catalog,
+    a_completion,
+    a_usage,
+    an_engine,
+    call_terms,
+)
 from support.scripted_service import Served
 
 KEY = "0123456789ab"
@@ -42,14 +53,14 @@ def payer(key_id: str = KEY, **limits: int) -> Payer:
     return Payer(key_id=key_id, limits=KeyLimits(**limits))
 
 
-def submitted(served: Served, by: Payer) -> TaskRef:
-    task = served.service.submit("local", NewTask(prompt="Why?"), payer=by)
+def submitted(served: Served, by: Payer, limits: Limits | None = None) -> TaskRef:
+    task = served.service.submit("local", NewTask(prompt="Why?", limits=limits or Limits()), payer=by)
     served.refs.append(task.ref)
     return task.ref
 
 
-def output_only(tokens_in: int, tokens_out: int) -> int:
-    return 10 * tokens_out
+def output_only(usage: Usage) -> int:
+    return 10 * usage.output_tokens
 
 
 def use(served: Served, *answers: object) -> None:
@@ -70,9 +81,9 @@ def ledger(tmp_path: Path) -> Iterator[SqliteKeys]:
 @pytest.mark.parametrize(
     ("answer", "cost"),
     [
-        (a_completion(usage_estimated=True), COST),
+        (a_completion(estimated=True), COST),
         (EngineUnavailable("Late.", may_be_billed=True), 0),
-        (PromptRefused("Declined.", tokens_in=10, may_be_billed=True), 10),
+        (PromptRefused("Declined.", usage=a_usage(10, 0), may_be_billed=True), 10),
     ],
     ids=["no usage", "late", "declined without usage"],
 )
@@ -88,9 +99,29 @@ def test_an_unknown_cost_stays_charged_to_the_keys_day(served: Served, answer: o
     assert charged.withheld_microusd > 2_000
 
 
+@pytest.mark.parametrize(("tokens_in", "tokens_out"), [(10, 100_000_000), (100_000_000, 20)])
+def test_a_count_that_cannot_be_true_does_not_drain_the_keys_day(
+    served: Served, tokens_in: int, tokens_out: int
+) -> None:
+    """An engine once reported 100,000,000 tokens for a call limited to 50; that put USD 200 on the receipt."""
+    use(served, a_completion(tokens_in=tokens_in, tokens_out=tokens_out), *["Hello."] * 3)
+    by = payer(microusd_per_day=100_000)
+    ref = submitted(served, by, Limits(max_output_tokens=50))
+    served.work()
+
+    (attempt,) = served.get(ref).attempts
+    charged = served.keys.use(TODAY).charged_microusd
+    assert attempt.usage_implausible
+    assert max(attempt.tokens_in, attempt.tokens_out) < 10_000
+    assert 0 < served.get(ref).task.receipt.cost_microusd <= charged < 10_000
+    refs = [submitted(served, by) for _ in range(3)]
+    served.work()
+    assert {served.get(ref).task.status for ref in refs} == {Status.COMPLETED}
+
+
 def test_an_engine_that_never_reports_usage_cannot_exceed_the_cap(served: Served) -> None:
     """Each call is charged its worst case, even if the estimate is lower."""
-    use(served, *[a_completion(usage_estimated=True)] * 12)
+    use(served, *[a_completion(estimated=True)] * 12)
     refs = [submitted(served, payer(microusd_per_day=10_000)) for _ in range(12)]
     for _ in range(12):
         served.work()

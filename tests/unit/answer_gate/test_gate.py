@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 import warnings
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -51,7 +52,7 @@ A_FORM_EACH = (
 )
 
 
-def fault(answer: str, asked: str = "Tell me.", **changes: object) -> str | None:
+def fault(answer: str, asked: str = "Tell me.", **changes: Any) -> str | None:
     return gate.fault(asked, asked, a_completion(answer, **changes))
 
 

@@ -161,6 +161,27 @@ def test_a_failed_task_shows_its_error_and_its_cost(server: CalledServer) -> Non
     assert (shown["receipt"]["cost_microusd"], shown["receipt"]["failed_calls"]) == (300, 1)
 
 
+def test_an_attempt_shows_the_tokens_of_the_cache_and_of_the_reasoning(server: CalledServer) -> None:
+    """They are parts of the totals, so the receipt needs none of them."""
+    task = a_stored(server)
+    parts = {
+        "cache_read_tokens": 700,
+        "cache_write_tokens": 200,
+        "cache_write_1h_tokens": 50,
+        "reasoning_tokens": 30,
+        "usage_implausible": True,
+    }
+    answer = an_output(attempts=(an_attempt(tokens_in=1_000, tokens_out=40, **parts), an_attempt()))
+    server.store.save(task, task.completed(answer), answer)
+
+    shown = server.get(f"tasks/{task.task_id}").json
+    plain = {"cache_read_tokens": 0, "cache_write_tokens": 0, "cache_write_1h_tokens": 0, "reasoning_tokens": 0}
+    first, second = shown["attempts"]
+    assert first | {"tokens_in": 1_000, "tokens_out": 40} | parts == first
+    assert second | plain | {"usage_implausible": False} == second
+    assert (shown["receipt"]["tokens_in"], shown["receipt"]["tokens_out"]) == (1_010, 60)
+
+
 def test_an_unpriced_call_has_a_null_cost_and_is_counted(server: CalledServer) -> None:
     """A cost of 0 would be wrong."""
     task = a_stored(server)

@@ -46,6 +46,29 @@ def test_submit_prints_only_the_answer_on_stdout(server: Script) -> None:
     assert server.asked[0].body == {"prompt": "Sag Grüße 🌍"}
 
 
+def test_the_footer_shows_the_tokens_of_the_cache_and_of_the_reasoning(server: Script) -> None:
+    """And it says if the counts of a call cannot be true; failed calls are left out."""
+    cached = {"engine": "gpt", "cache_read_tokens": 1000, "cache_write_tokens": 50, "reasoning_tokens": 20}
+    failed = {"engine": "slow", "error": "Busy.", "cache_read_tokens": 9}
+    server.replies = [Reply(body=DONE | {"attempts": [failed, cached, {"engine": "gpt", "usage_implausible": True}]})]
+
+    assert run(server, "submit", "Hi").stderr == (
+        "Agent · Writing-Agent · gpt · 1,200 tokens in (1,000 cached, 50 written to the cache), 34 out (20 reasoning) "
+        "· 2.3 s · $0.0015 · 1 call with implausible token counts\n"
+    )
+
+
+def test_a_task_that_was_cancelled_shows_what_its_failed_calls_took(server: Script) -> None:
+    broken = {"tokens_in": 412, "duration_ms": 60_000, "usage_estimated": True, "withheld_microusd": 9_146}
+    attempts = [{"engine": "gpt", "error": None, "tokens_in": 7}, {"engine": "gpt", "error": "Cancelled.", **broken}]
+    server.replies = [Reply(body=task("Cancelled", error=None, attempts=attempts))]
+
+    assert run(server, "submit", "Hi").stderr == (
+        "Task t1 cancelled: no reason given.\n"
+        "1 failed call · about 412 tokens in, 0 out · 60.0 s · $0 · up to $0.009146 may still be billed\n"
+    )
+
+
 def test_submit_waits_until_the_task_is_final(server: Script) -> None:
     """202 and answers for unfinished tasks do not end the wait.
 

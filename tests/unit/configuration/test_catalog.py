@@ -246,7 +246,19 @@ def test_a_role_is_shown_under_the_default_profile_if_it_has_one() -> None:
         ({"defaults": {"synthesis_tier": "medium"}}, "defaults.synthesis_tier is 'medium'; allowed are fast, strong."),
         (
             {"engines": {"mine": {**ENGINE, "price": {"in": 1, "output": 1}}}},
-            "engines.mine.price.in is unknown; known are input, output.",
+            "engines.mine.price.in is unknown; known are input, output, cached_input, cache_write, cache_write_1h.",
+        ),
+        (
+            {"engines": {"mine": {**ENGINE, "price": {"input": 1, "output": 1, "cached_input": 1.5}}}},
+            "engines.mine.price.cached_input must not be higher than price.input",
+        ),
+        (
+            {"engines": {"mine": {**ENGINE, "price": {"input": 1, "output": 1, "cache_write": -1}}}},
+            "engines.mine: Expected `float` >= 0.0 - at `$.engines[...].price.cache_write`",
+        ),
+        (
+            {"engines": {"mine": {**ENGINE, "max_reasoning_tokens": -1}}},
+            "engines.mine: Expected `int` >= 0 - at `$.engines[...].max_reasoning_tokens`",
         ),
         (
             {"profiles": {"General": {"role": "x"}}},

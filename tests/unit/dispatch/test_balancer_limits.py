@@ -32,6 +32,7 @@ from support.scripted_engine import (
     WatchedStore,
     a_completion,
     a_local_engine,
+    a_usage,
     an_engine,
     call_terms,
 )
@@ -271,7 +272,7 @@ def test_an_attempt_says_what_was_used_and_what_was_estimated(balanced: Balanced
 
     def slow(call: EngineCall) -> Answer:
         clock.pass_s(2)
-        return a_completion(usage_estimated=True)
+        return a_completion(estimated=True)
 
     attempt = balanced(only=(an_engine(model="m-7"), ScriptedEngine(slow))).call(CALL, call_terms()).attempts[0]
 
@@ -317,7 +318,7 @@ def test_an_error_of_this_server_in_place_of_a_call_gives_the_money_back(balance
 
 def test_a_declined_prompt_costs_what_the_engine_billed(balanced: Balanced) -> None:
     """The engine has read the prompt, so the receipt and the task's budget have the tokens it reports."""
-    engine = ScriptedEngine(PromptRefused("Declined.", tokens_in=40, tokens_out=5), "Hello.")
+    engine = ScriptedEngine(PromptRefused("Declined.", usage=a_usage(40, 5)), "Hello.")
     balancer, budget = balanced(only=(an_engine(), engine)), Budget(266 + 20)
 
     declined = balancer.call(CALL, call_terms(budget=budget))
@@ -346,7 +347,7 @@ def test_what_an_engine_may_bill_stays_set_aside(balanced: Balanced, clock: Cloc
 
 def test_an_estimate_gives_nothing_back(balanced: Balanced) -> None:
     """An engine that does not report its tokens may have used all that the call allowed."""
-    engine = ScriptedEngine(a_completion(usage_estimated=True))
+    engine = ScriptedEngine(a_completion(estimated=True))
     balancer, budget = balanced(only=(an_engine(), engine)), Budget(266 + 60)
 
     (attempt,) = balancer.call(CALL, call_terms(budget=budget)).attempts

@@ -13,6 +13,7 @@ from llm_server.orchestration.dispatch.budget import Budget
 from llm_server.orchestration.dispatch.reservation import MIN_OUTPUT_TOKENS, Reservation
 from llm_server.orchestration.domain.engine_call import AnswerSchema, EngineCall
 from llm_server.orchestration.domain.errors import LimitReached
+from llm_server.orchestration.domain.usage import Usage
 from support.scripted_engine import WAIT_S
 
 WIRE = 64
@@ -23,21 +24,21 @@ def a_call(prompt: str = "", most: int = 100) -> EngineCall:
     return EngineCall(system="", prompt=prompt, max_output_tokens=most)
 
 
-def output_only(tokens_in: int, tokens_out: int) -> int:
-    return 10 * tokens_out
+def output_only(usage: Usage) -> int:
+    return 10 * usage.output_tokens
 
 
-def both(tokens_in: int, tokens_out: int) -> int:
-    return tokens_in + 10 * tokens_out
+def both(usage: Usage) -> int:
+    return usage.tokens_in + 10 * usage.output_tokens
 
 
 def test_without_a_limit_no_price_is_asked_for() -> None:
     """An engine with an unknown price may answer a task without a limit."""
     budget = Budget.of(None, 10**12)
 
-    assert budget.reserve(a_call(), lambda i, o: None) == (a_call(), NOTHING)
+    assert budget.reserve(a_call(), lambda _: None) == (a_call(), NOTHING)
     budget.settle(NOTHING, 10**12)
-    assert budget.reserve(a_call(), lambda i, o: None) == (a_call(), NOTHING)
+    assert budget.reserve(a_call(), lambda _: None) == (a_call(), NOTHING)
 
 
 def test_the_worst_case_is_set_aside_and_the_rest_given_back() -> None:
@@ -87,7 +88,7 @@ def test_a_short_answer_the_caller_asked_for_is_allowed() -> None:
 def test_an_engine_with_an_unknown_price_cannot_be_used_under_a_limit() -> None:
     """An unknown price does not count as 0."""
     with pytest.raises(LimitReached, match="unknown"):
-        Budget(10**9).reserve(a_call(), lambda i, o: None)
+        Budget(10**9).reserve(a_call(), lambda _: None)
 
 
 @pytest.mark.parametrize("left", [0, -5])
@@ -96,9 +97,9 @@ def test_nothing_left_allows_what_costs_nothing(left: int) -> None:
     with pytest.raises(LimitReached):
         Budget(left).reserve(a_call(), output_only)
     with pytest.raises(LimitReached):
-        Budget(left).reserve(a_call(), lambda i, o: 1)
+        Budget(left).reserve(a_call(), lambda _: 1)
     if left == 0:
-        assert Budget(left).reserve(a_call(), lambda i, o: 0) == (a_call(), NOTHING)
+        assert Budget(left).reserve(a_call(), lambda _: 0) == (a_call(), NOTHING)
 
 
 @given(st.integers(-10, 5_000), st.integers(1, 10_000), st.integers(0, 40), st.integers(0, 40), st.integers(0, 300))
@@ -106,7 +107,9 @@ def test_what_is_set_aside_always_fits(left: int, most: int, in_price: int, out_
     """This holds for all prices and roundings."""
     call = a_call("x" * length, most)
     try:
-        made, reserved = Budget(left).reserve(call, lambda i, o: -(-(in_price * i + out_price * o) // 10))
+        made, reserved = Budget(left).reserve(
+            call, lambda u: -(-(in_price * u.tokens_in + out_price * u.output_tokens) // 10)
+        )
     except LimitReached:
         return
 

@@ -5,10 +5,13 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
+from llm_server.orchestration.dispatch import attempts
 from llm_server.orchestration.domain.counters import Counters, change, day_of, summarise
+from llm_server.orchestration.domain.engine_call import EngineCall
 from llm_server.orchestration.domain.status import Status
 from llm_server.orchestration.domain.task import Task
 from support.builders import NOW_MS, a_failed_attempt, a_failure, a_task, an_attempt, an_output, claimed
+from support.scripted_engine import a_completion
 
 NINE = {
     "server_status",
@@ -46,6 +49,18 @@ def test_the_metrics_have_the_units_of_the_contract() -> None:
     assert (figures["success_rate"], figures["api_costs"]) == (75.0, 1.25)
     assert (figures["total_requests"], figures["active_tasks"], figures["queue_length"]) == (9, 3, 2)
     assert (figures["server_status"], figures["llm_status"]) == ("online", {"a": "cooling", "b": "online"})
+
+
+def test_a_count_that_cannot_be_true_does_not_raise_the_speed() -> None:
+    """100,000,000 tokens reported for a call limited to 50: the attempt has the limit, so the metrics have it too."""
+    call = EngineCall(system="", prompt="Why?", max_output_tokens=50)
+    wrong, started = a_completion(tokens_out=100_000_000), an_attempt(tokens_out=0)
+    attempt = attempts.finish(started, call, wrong, took_ms=1_000, price=lambda _: 0, reserved_microusd=0)
+    answer = an_output(attempts=(attempt,))
+
+    counters = change(claimed(a_task()), claimed(a_task()).completed(answer))
+
+    assert summarise(counters, {})["tokens_per_second"] == 50
 
 
 def test_unknown_costs_are_null() -> None:

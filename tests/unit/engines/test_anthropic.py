@@ -83,7 +83,7 @@ def test_tokens_read_from_a_cache_count_as_tokens_in(server: FakeEngine) -> None
     usage = {"input_tokens": 3, "cache_read_input_tokens": 20, "cache_creation_input_tokens": None}
     server.script(changed(lambda answer: answer["usage"].update(usage)))
 
-    assert engine(server).complete(CALL, timeout_s=5).tokens_in == 23
+    assert engine(server).complete(CALL, timeout_s=5).usage.tokens_in == 23
 
 
 def test_an_answer_that_filled_the_context_is_truncated(server: FakeEngine) -> None:

@@ -63,7 +63,7 @@ def test_a_prompt_is_sent_as_converse_wants_it(stubbed: tuple[BedrockEngine, Stu
 
     completion = engine.complete(CALL, timeout_s=5)
 
-    assert (completion.text, completion.tokens_in, completion.tokens_out) == ("Hi", 4, 2)
+    assert (completion.text, completion.usage.tokens_in, completion.usage.output_tokens) == ("Hi", 4, 2)
 
 
 @pytest.mark.parametrize(

@@ -44,16 +44,16 @@ def test_it_answers_the_same_every_time() -> None:
 def test_its_tokens_are_estimated_and_say_so() -> None:
     completion = EmbeddedEngine(analyse).complete(CALL, timeout_s=1)
 
-    assert completion.tokens_in == -(-len(CALL.system + CALL.prompt) // 4)
-    assert completion.tokens_out == -(-len(completion.text) // 4)
-    assert completion.usage_estimated
+    assert completion.usage.tokens_in == -(-len(CALL.system + CALL.prompt) // 4)
+    assert completion.usage.output_tokens == -(-len(completion.text) // 4)
+    assert completion.usage.estimated
 
 
 def test_it_keeps_to_the_output_limit() -> None:
     completion = EmbeddedEngine(analyse).complete(replace(CALL, max_output_tokens=10), timeout_s=1)
 
     assert completion.truncated
-    assert (len(completion.text), completion.tokens_out) == (40, 10)
+    assert (len(completion.text), completion.usage.output_tokens) == (40, 10)
 
 
 def test_a_verdict_is_a_pass_without_findings() -> None:

@@ -14,6 +14,7 @@ from llm_server.engines.prices import price
 from llm_server.orchestration.configuration import catalog_file
 from llm_server.orchestration.domain.catalog import EngineSpec
 from llm_server.orchestration.routing.analysis import analyse
+from support.scripted_engine import a_usage
 
 DOC = Path(__file__).parents[3] / "docs" / "engines.md"
 TOML = [tomllib.loads(text) for text in re.findall(r"```toml\n(.*?)```", DOC.read_text(), re.DOTALL)]
@@ -58,7 +59,7 @@ def test_an_example_is_read_priced_and_made_into_an_adapter(example: dict[str, A
     (name,) = example["engines"]
 
     assert name in build(EngineParts(catalog=loaded, credentials=Credentials({}), analyse=analyse))
-    assert price(loaded.engines[name], 1000, 1000) is not None
+    assert price(loaded.engines[name], a_usage(1000, 1000)) is not None
 
 
 def test_the_defaults_shown_are_defaults() -> None:

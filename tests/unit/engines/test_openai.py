@@ -101,7 +101,7 @@ def test_usage_that_is_nonsense_is_estimated(server: FakeEngine, usage: Any) -> 
 
     completion = engine(server).complete(CALL, timeout_s=5)
 
-    assert (completion.tokens_in, completion.tokens_out, completion.usage_estimated) == (4, 7, True)
+    assert (completion.usage.tokens_in, completion.usage.output_tokens, completion.usage.estimated) == (4, 7, True)
 
 
 def test_usage_reported_in_part_is_marked_as_estimated(server: FakeEngine) -> None:
@@ -109,7 +109,7 @@ def test_usage_reported_in_part_is_marked_as_estimated(server: FakeEngine) -> No
 
     completion = engine(server).complete(CALL, timeout_s=5)
 
-    assert (completion.tokens_in, completion.tokens_out, completion.usage_estimated) == (11, 7, True)
+    assert (completion.usage.tokens_in, completion.usage.output_tokens, completion.usage.estimated) == (11, 7, True)
 
 
 def test_a_refusal_is_not_taken_for_an_answer(server: FakeEngine) -> None:

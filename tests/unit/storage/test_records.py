@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from llm_server.orchestration.domain.errors import RecordUnreadable
 from llm_server.orchestration.domain.output import PLAN, OutputKey, OutputKind, Review
 from llm_server.storage import records
-from support.builders import a_key, a_request, a_task, an_output
+from support.builders import a_key, a_request, a_task, an_attempt, an_output
 
 STEP_IDS = st.from_regex(r"[A-Za-z0-9_-]{1,32}", fullmatch=True)
 NUMBERS = st.integers(min_value=0, max_value=10**6)
@@ -54,6 +54,18 @@ def test_fields_of_a_newer_version_are_skipped() -> None:
     assert records.request(changed(request, colour="red")) == request
     assert records.output(changed(output, colour="red")) == output
     assert records.api_key(changed(key, colour="red")) == key
+
+
+def test_an_attempt_holds_only_the_token_classes_that_it_used() -> None:
+    """Most engines report neither a cache nor reasoning; a write unit holds 1 KB."""
+    names = ("cache_read_tokens", "cache_write_tokens", "cache_write_1h_tokens", "reasoning_tokens")
+    plain, cached = an_output(attempts=(an_attempt(),)), an_output(attempts=(an_attempt(**dict.fromkeys(names, 7)),))
+    flagged = an_output(attempts=(an_attempt(usage_implausible=True),))
+
+    for output, stored in ((plain, set()), (cached, {*names}), (flagged, {"usage_implausible"})):
+        (attempt,) = json.loads(records.encode(output))["attempts"]
+        assert attempt.keys() & {*names, "usage_implausible"} == stored
+        assert records.output(records.encode(output)) == output
 
 
 def test_a_state_holds_metadata_only_if_the_task_has_some() -> None:

@@ -11,7 +11,7 @@ import pytest
 from llm_server.orchestration.domain.cancellation import MAX_CHECK_AGE_MS
 from llm_server.orchestration.domain.engine_call import Completion, EngineCall
 from llm_server.orchestration.domain.errors import EngineUnavailable, StateConflict, TaskCancelled, TaskNotFound
-from llm_server.orchestration.domain.snapshot import Snapshot
+from llm_server.orchestration.domain.snapshot import Limits, Snapshot
 from llm_server.orchestration.domain.status import Mode, Status
 from llm_server.orchestration.domain.task import TaskRef
 from support.builders import an_output, key_texts
@@ -165,6 +165,29 @@ def test_an_answer_that_arrives_after_the_cancel_is_charged_and_not_shown(served
     snapshot = served.get(ref)
     assert (snapshot.task.status, snapshot.result) == (Status.CANCELLED, None)
     assert (snapshot.task.receipt.calls, snapshot.task.receipt.cost_microusd) == (1, 50)
+
+
+def test_a_cancelled_call_shows_its_time_and_its_tokens_as_far_as_they_are_known(served: Served) -> None:
+    """The time until the abort, and an estimate of the input. The engine may bill the call, so its worst case stays
+    set aside.
+    """
+
+    def held(_: EngineCall) -> Answer:
+        served.clock.pass_s(60)
+        served.service.cancel(ref)
+        return TaskCancelled()
+
+    use(served, ScriptedEngine(held))
+    ref = served.submit(limits=Limits(max_cost_usd=1))
+    served.work()
+
+    snapshot = served.get(ref)
+    (attempt,) = snapshot.attempts
+    assert (snapshot.task.status, attempt.failure) == (Status.CANCELLED, "cancelled")
+    assert (attempt.duration_ms, attempt.usage_estimated) == (60_000, True)
+    assert 0 < attempt.tokens_in < 1_000
+    assert (attempt.tokens_out, attempt.cost_microusd) == (0, 0)
+    assert attempt.withheld_microusd > 8_000, "the price of 4,096 output tokens"
 
 
 def test_the_cancel_counts_the_answer_of_a_dead_worker(served: Served) -> None:

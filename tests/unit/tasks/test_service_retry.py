@@ -15,7 +15,7 @@ from llm_server.orchestration.domain.status import Mode, Status
 from llm_server.orchestration.domain.task import TaskRef
 from support.builders import a_lifecycle, key_texts, output_key
 from support.deliveries import a_plan, planning
-from support.scripted_engine import Answer, ScriptedEngine, a_catalog, an_engine
+from support.scripted_engine import Answer, ScriptedEngine, a_catalog, a_usage, an_engine
 from support.scripted_service import Served
 
 NO = PromptRefused("No.")
@@ -88,7 +88,7 @@ def test_cancelling_a_retry_does_not_charge_a_steps_earlier_attempt_again(served
         a_lifecycle(served.store, served.clock).cancel(ref)
         return "did b"
 
-    billed = PromptRefused("No.", tokens_in=1_000, tokens_out=1_000)
+    billed = PromptRefused("No.", usage=a_usage(1_000, 1_000))
     use(served, planning(a_plan({"a": "", "b": ""}), b=billed))
     ref = failed(served, mode=Mode.PLAN, profile="General")
     before = served.get(ref).task.receipt

@@ -18,8 +18,14 @@ class ReceiptView(ResponseSchema):
     unpriced_calls: int = Field(
         description="Calls of models without a known price. They are not part of `cost_microusd`.", examples=[0]
     )
-    tokens_in: int = Field(description="Tokens sent to engines in answered calls.", examples=[412])
-    tokens_out: int = Field(description="Tokens that engines answered with.", examples=[120])
+    tokens_in: int = Field(
+        description="All tokens sent to engines in answered calls, those that an engine read from its prompt cache or "
+        "wrote to it included.",
+        examples=[412],
+    )
+    tokens_out: int = Field(
+        description="Tokens that engines answered with in answered calls, reasoning included.", examples=[120]
+    )
     duration_ms: int = Field(description="Time spent in answered calls, in milliseconds.", examples=[1840])
     cost_microusd: int = Field(
         description="The cost of the calls, in millionths of a USD, estimated from a price list.", examples=[1012]
@@ -46,10 +52,36 @@ class AttemptView(ResponseSchema):
     )
     started_at: Time = Field(description="When the call began.")
     duration_ms: int = Field(description="How long the call took, in milliseconds.", examples=[1840])
-    tokens_in: int = Field(description="Tokens sent to the engine.", examples=[412])
-    tokens_out: int = Field(description="Tokens the engine answered with.", examples=[120])
+    tokens_in: int = Field(
+        description="All tokens sent to the engine, those that it read from its prompt cache or wrote to it included. "
+        "For a call that was cut off (a time-out, a broken connection, a cancelled task) this is an estimate.",
+        examples=[412],
+    )
+    cache_read_tokens: int = Field(
+        description="The part of `tokens_in` that the engine read from its prompt cache.", examples=[0]
+    )
+    cache_write_tokens: int = Field(
+        description="The part of `tokens_in` that the engine wrote to its prompt cache.", examples=[0]
+    )
+    cache_write_1h_tokens: int = Field(
+        description="The part of `cache_write_tokens` that the engine keeps for an hour, at a price of its own.",
+        examples=[0],
+    )
+    tokens_out: int = Field(
+        description="Tokens the engine answered with, reasoning included; 0 when it is not known how many it produced.",
+        examples=[120],
+    )
+    reasoning_tokens: int = Field(
+        description="The part of `tokens_out` that the model used for its reasoning. It is billed as output.",
+        examples=[0],
+    )
     usage_estimated: bool = Field(
-        description="Whether the token counts are estimates because the engine did not report them.", examples=[False]
+        description="Whether token counts are estimates because the engine did not report them.", examples=[False]
+    )
+    usage_implausible: bool = Field(
+        description="Whether the engine reported token counts that cannot be true, such as more than the call's limit. "
+        "Such counts are replaced by the most that the call could use.",
+        examples=[False],
     )
     truncated: bool = Field(description="Whether a token limit cut the answer short.", examples=[False])
     fault: str | None = Field(

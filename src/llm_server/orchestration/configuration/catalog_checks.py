@@ -131,6 +131,10 @@ def _engine_faults(engine: EngineSpec) -> list[str]:
     ]
     if engine.price and engine.source == "local":
         faults.append('price is for engines with source = "api"; calls to a local engine cost nothing')
+    if engine.price and engine.price.cached_input is not None and engine.price.cached_input > engine.price.input:
+        faults.append(
+            "price.cached_input must not be higher than price.input; leave it out if cached input costs the same"
+        )
     return faults
 
 

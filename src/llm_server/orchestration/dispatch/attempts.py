@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import replace
 
+from llm_server.orchestration.dispatch import plausibility
 from llm_server.orchestration.dispatch.reservation import Price
 from llm_server.orchestration.dispatch.terms import CallTerms
 from llm_server.orchestration.domain.catalog import EngineSpec
-from llm_server.orchestration.domain.engine_call import Completion
+from llm_server.orchestration.domain.engine_call import Completion, EngineCall
 from llm_server.orchestration.domain.errors import EngineUnavailable, PromptRefused, TaskCancelled
 from llm_server.orchestration.domain.receipt import Attempt, FailureKind
+from llm_server.orchestration.domain.usage import Usage, estimate_tokens
 
 EMPTY_ANSWER = "The engine's answer is empty."
 
 EngineFailure = EngineUnavailable | PromptRefused | TaskCancelled
 """The exceptions that the `Engine` protocol allows an engine to raise."""
+
+_log = logging.getLogger(__name__)
 
 
 def start(
@@ -37,24 +42,39 @@ def start(
 
 
 def finish(
-    attempt: Attempt, answer: Completion | EngineFailure, *, took_ms: int, price: Price, reserved_microusd: int
+    attempt: Attempt,
+    call: EngineCall,
+    answer: Completion | EngineFailure,
+    *,
+    took_ms: int,
+    price: Price,
+    reserved_microusd: int,
 ) -> Attempt:
     """Return the attempt with the tokens, the cost and the withheld amount of its finished call.
 
     A call that used no tokens costs 0, even if the price is unknown. If the engine may charge more than it reported,
-    the rest of the reserved amount is withheld. The duration of an answered call is at least 1 ms, so that its tokens
-    per second are defined.
+    the rest of the reserved amount is withheld. A call that was cut off costs 0, and its whole reservation is withheld;
+    the tokens of its input are an estimate. The duration of an answered call is at least 1 ms, so that its tokens per
+    second are defined.
     """
     completion = answer if isinstance(answer, Completion) else None
-    tokens_in, tokens_out, may_cost_more = _usage(answer)
+    usage = _usage(attempt, call, answer)
     error, failure = _failure(answer)
-    cost = price(tokens_in, tokens_out) if tokens_in or tokens_out else 0
+    is_cut_off = isinstance(answer, EngineUnavailable | TaskCancelled)
+    cost = price(usage) if not is_cut_off and (usage.tokens_in or usage.output_tokens) else 0
+    may_be_billed = not isinstance(answer, Completion) and answer.may_be_billed
+    may_cost_more = usage.estimated or usage.implausible or may_be_billed
     return replace(
         attempt,
         duration_ms=max(1, took_ms) if completion else took_ms,
-        tokens_in=tokens_in,
-        tokens_out=tokens_out,
-        usage_estimated=completion is not None and completion.usage_estimated,
+        tokens_in=usage.tokens_in,
+        tokens_out=usage.output_tokens,
+        cache_read_tokens=usage.cache_read_tokens,
+        cache_write_tokens=usage.cache_write_tokens + usage.cache_write_1h_tokens,
+        cache_write_1h_tokens=usage.cache_write_1h_tokens,
+        reasoning_tokens=usage.reasoning_tokens,
+        usage_estimated=usage.estimated,
+        usage_implausible=usage.implausible,
         truncated=completion is not None and completion.truncated,
         error=error,
         failure=failure,
@@ -63,15 +83,17 @@ def finish(
     )
 
 
-def _usage(answer: Completion | EngineFailure) -> tuple[int, int, bool]:
-    """Return the tokens in and out that the engine bills, and whether it may bill more."""
-    match answer:
-        case Completion():
-            return answer.tokens_in, answer.tokens_out, answer.usage_estimated
-        case PromptRefused():
-            return answer.tokens_in, answer.tokens_out, answer.may_be_billed
-        case EngineUnavailable() | TaskCancelled():
-            return 0, 0, answer.may_be_billed
+def _usage(attempt: Attempt, call: EngineCall, answer: Completion | EngineFailure) -> Usage:
+    """Return the tokens of a call; log counts that cannot be true."""
+    if isinstance(answer, EngineUnavailable | TaskCancelled):
+        if not answer.may_be_billed:
+            return Usage()
+        return Usage(input_tokens=estimate_tokens(call.system + call.prompt), estimated=True)
+    usage = plausibility.limited(answer.usage, call)
+    if usage.implausible:
+        reported = {"tokens_in": answer.usage.tokens_in, "tokens_out": answer.usage.output_tokens}
+        _log.warning("implausible token counts", extra={"engine": attempt.engine, **reported})
+    return usage
 
 
 def _failure(answer: Completion | EngineFailure) -> tuple[str | None, FailureKind | None]:

@@ -20,6 +20,10 @@ from llm_server.orchestration.domain.errors import (
     TaskCancelled,
 )
 from llm_server.orchestration.domain.receipt import Attempt
+from llm_server.orchestration.domain.usage import Usage
+
+_TYPICAL = Usage(input_tokens=1000, output_tokens=1000)
+"""The tokens whose cost ranks the engines."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -144,7 +148,7 @@ class Balancer:
         return self._catalog.engines[name].tier == "strong"
 
     def _rank(self, spec: EngineSpec, tier: Tier) -> tuple[bool, bool, int, bool]:
-        price = self._price(spec, 1000, 1000)
+        price = self._price(spec, _TYPICAL)
         return (spec.tier not in (None, tier), price is None, price or 0, spec.source != "local")
 
 

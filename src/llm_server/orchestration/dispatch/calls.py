@@ -111,6 +111,7 @@ class EngineCalls:
         Failures that the `Engine` protocol allows are returned; any other exception is raised. If the exception is not
         an LLMServerError, the cost of the call is unknown, and the whole reservation is withheld.
         """
+        call = replace(call, max_reasoning_tokens=self._catalog.max_reasoning_tokens(engine))
         try:
             call, reserved = terms.budget.reserve(call, self._price_of(engine))
         except LimitReached as failure:
@@ -158,7 +159,9 @@ class EngineCalls:
         # If the worker ran out of time, the engine did not fail.
         outcome = OutOfTime(_TOO_LATE) if is_cut_short else answer
         self._record_health(engine, outcome, probe=probe)
-        attempt = attempts.finish(attempt, answer, took_ms=took_ms, price=price, reserved_microusd=reserved_microusd)
+        attempt = attempts.finish(
+            attempt, call, answer, took_ms=took_ms, price=price, reserved_microusd=reserved_microusd
+        )
         return CallResult.of(outcome, attempt)
 
     def _answer(self, engine: str, call: EngineCall, timeout_s: float) -> Completion | EngineFailure:

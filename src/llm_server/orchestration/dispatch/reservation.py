@@ -9,6 +9,7 @@ import msgspec
 
 from llm_server.orchestration.domain.engine_call import EngineCall
 from llm_server.orchestration.domain.errors import LimitReached
+from llm_server.orchestration.domain.usage import Usage
 
 MIN_OUTPUT_TOKENS = 16
 """A call's output limit is not lowered below this, because a shorter answer is of no use."""
@@ -19,8 +20,8 @@ PER_DAY = "usd_per_day"
 _WIRE_TOKENS = 64
 """Tokens that an engine's API adds to the texts: roles and separators."""
 
-Price = Callable[[int, int], int | None]
-"""Takes the tokens in and the tokens out, returns micro-USD; None if the price is unknown."""
+Price = Callable[[Usage], int | None]
+"""Takes the tokens of a call, returns micro-USD, rounded up; None if the price is unknown."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,20 +40,35 @@ def fit(call: EngineCall, price: Price, left_microusd: int | None, limit: str) -
     Raises:
         LimitReached: even a short answer could cost more than is left, or the price is unknown.
     """
-    tokens_in = _max_tokens_in(call)
-    fixed, worst = price(tokens_in, 0), price(tokens_in, call.max_output_tokens)
+    fixed, worst = worst_case(replace(call, max_output_tokens=0), price), worst_case(call, price)
     if fixed is None or worst is None:
         raise LimitReached(f"The engine's price is unknown, so {limit} cannot be enforced.")
     if left_microusd is not None and worst > left_microusd:
         share = max(0, left_microusd - fixed) / (worst - fixed) if worst > fixed else 0.0
         call = replace(call, max_output_tokens=max(0, int(call.max_output_tokens * share) - 1))
-        worst = price(tokens_in, call.max_output_tokens) or 0
+        worst = worst_case(call, price) or 0
         if worst > left_microusd or call.max_output_tokens < MIN_OUTPUT_TOKENS:
             raise LimitReached(f"The next engine call could cost more than is left of {limit}.")
     return call, worst
 
 
-def _max_tokens_in(call: EngineCall) -> int:
+def worst_case(call: EngineCall, price: Price) -> int | None:
+    """Return the highest possible cost of a call in micro-USD; None if the price is unknown.
+
+    The engine decides which input it writes to its prompt cache, and writing costs more than plain input: 1.25 times as
+    much for most engines, twice as much for an hour.
+    """
+    tokens_in, tokens_out = max_tokens_in(call), call.max_output_tokens + call.max_reasoning_tokens
+    classes = (
+        Usage(input_tokens=tokens_in, output_tokens=tokens_out),
+        Usage(cache_write_tokens=tokens_in, output_tokens=tokens_out),
+        Usage(cache_write_1h_tokens=tokens_in, output_tokens=tokens_out),
+    )
+    costs = [cost for usage in classes if (cost := price(usage)) is not None]
+    return max(costs) if costs else None
+
+
+def max_tokens_in(call: EngineCall) -> int:
     """Return an upper bound of a call's input tokens: one for each UTF-8 byte of its texts and its answer schema."""
     schema = msgspec.json.encode(call.answer_schema.schema) if call.answer_schema else b""
     return len(call.system.encode()) + len(call.prompt.encode()) + len(schema) + _WIRE_TOKENS

@@ -23,6 +23,12 @@ REQUIRED_FIELDS: Mapping[EngineKind, tuple[Literal["model", "base_url"], ...]] =
 """The fields of an EngineSpec that a kind needs, though other kinds may leave them empty."""
 Positive = Annotated[int, msgspec.Meta(gt=0)]
 Price = Annotated[float, msgspec.Meta(ge=0, le=1_000_000)]
+MAX_REASONING_TOKENS_OF_GROK = 16_384
+"""How many tokens xAI's models may think beyond the output limit, unless the engine's configuration says otherwise.
+
+xAI counts the reasoning apart from `completion_tokens`, and its limit need not cover it. The limits of OpenAI,
+Anthropic, Google, DeepSeek, Mistral, Groq, Bedrock, vLLM, llama.cpp and Ollama include the reasoning.
+"""
 KeyReference = Annotated[
     str,
     msgspec.Meta(
@@ -78,10 +84,18 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
 
 class EnginePrice(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """USD for a million tokens, for models that the price library does not know."""
+    """USD for a million tokens, for models that the price library does not know.
+
+    Without `cached_input`, tokens that were read from the engine's prompt cache cost as much as `input`. Without
+    `cache_write` and `cache_write_1h`, writing to it costs 1.25 times and 2 times as much, as at Anthropic and OpenAI,
+    so that a cost is never too low. Reasoning costs as much as other output.
+    """
 
     input: Price
     output: Price
+    cached_input: Price | None = None
+    cache_write: Price | None = None
+    cache_write_1h: Price | None = None
 
 
 class EngineSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -91,6 +105,8 @@ class EngineSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     Calls to an engine whose `source` is `local` cost nothing. `max_tokens_field` and `send_temperature` are for servers
     that refuse the usual fields (OpenAI's reasoning models). The `model` of kind `llamacpp` is a GGUF file or a name
     from the catalogue's models; `context` is how many tokens its prompt and answer may have together.
+    `max_reasoning_tokens` is how many tokens the model may think beyond the output limit; it is for engines whose limit
+    does not include the reasoning.
     """
 
     kind: EngineKind
@@ -110,6 +126,7 @@ class EngineSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     json_schema: bool = True
     send_temperature: bool = True
     max_tokens_field: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
+    max_reasoning_tokens: Annotated[int, msgspec.Meta(ge=0)] | None = None
 
 
 class LocalModel(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -168,3 +185,10 @@ class Catalog(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     def timeout_s(self, engine: str) -> int:
         """Return the time limit of one call to an engine, in seconds."""
         return self.engines[engine].timeout_s or self.defaults.timeout_s
+
+    def max_reasoning_tokens(self, engine: str) -> int:
+        """Return how many tokens an engine's model may think in addition to the output limit of a call."""
+        spec = self.engines[engine]
+        if spec.max_reasoning_tokens is not None:
+            return spec.max_reasoning_tokens
+        return MAX_REASONING_TOKENS_OF_GROK if "grok" in spec.model.lower() else 0

@@ -8,6 +8,7 @@ from typing import Any, Literal, Protocol
 
 from llm_server.orchestration.domain.cancellation import Cancellation
 from llm_server.orchestration.domain.catalog import EngineSpec
+from llm_server.orchestration.domain.usage import Usage
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,11 +21,16 @@ class AnswerSchema:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineCall:
-    """One call of an engine: the texts to send, the settings, and the maximum number of tokens of the answer."""
+    """One call of an engine: the texts to send, the settings, and the maximum number of tokens of the answer.
+
+    `max_reasoning_tokens` is how many tokens the model may think in addition to `max_output_tokens`. It is 0 for
+    engines whose output limit includes the reasoning.
+    """
 
     system: str
     prompt: str
     max_output_tokens: int
+    max_reasoning_tokens: int = 0
     temperature: float = 0.3
     answer_schema: AnswerSchema | None = None
     cancellation: Cancellation = field(default_factory=Cancellation, compare=False, repr=False)
@@ -32,16 +38,10 @@ class EngineCall:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Completion:
-    """An engine's answer.
-
-    `usage_estimated`: the engine did not report its token counts, so they are estimated.
-    `truncated`: the answer was cut at its limit.
-    """
+    """An engine's answer and the tokens that it took. `truncated`: the answer was cut at its limit."""
 
     text: str
-    tokens_in: int
-    tokens_out: int
-    usage_estimated: bool = False
+    usage: Usage
     truncated: bool = False
 
 
@@ -59,5 +59,5 @@ class Engine(Protocol):
         ...
 
 
-Pricer = Callable[[EngineSpec, int, int], int | None]
-"""(engine, tokens in, tokens out) -> micro-USD, rounded up; None if the model's price is unknown."""
+Pricer = Callable[[EngineSpec, Usage], int | None]
+"""(engine, usage) -> micro-USD, rounded up; None if the model's price is unknown."""

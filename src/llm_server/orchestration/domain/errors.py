@@ -41,6 +41,8 @@ If a class has several causes, each cause has its own code. docs/api.md describe
 from collections.abc import Collection
 from typing import ClassVar, Literal
 
+from llm_server.orchestration.domain.usage import Usage
+
 InputCode = Literal[
     "invalid_input",
     "unknown_name",
@@ -278,14 +280,13 @@ class EngineUnavailable(LLMServerError):
 class PromptRefused(LLMServerError):
     """No engine will answer this prompt: it is too long, its content was refused, or the request is not valid.
 
-    `tokens_in` and `tokens_out` are what the engine billed. `may_be_billed`: the engine did not report that.
+    `usage` is what the engine billed, as far as it reported that. `may_be_billed`: it may bill more.
     """
 
-    def __init__(self, message: str, *, tokens_in: int = 0, tokens_out: int = 0, may_be_billed: bool = False) -> None:
+    def __init__(self, message: str, *, usage: Usage | None = None, may_be_billed: bool = False) -> None:
         super().__init__(message)
         self.may_be_billed = may_be_billed
-        self.tokens_in = tokens_in
-        self.tokens_out = tokens_out
+        self.usage = usage or Usage()
 
 
 class LimitReached(LLMServerError):

@@ -24,8 +24,12 @@ class Attempt:
     `purpose` says what the call was made for in one word, such as `plan` or `answer`. For a step of a plan, the step's
     id follows: `verdict s1`. `why` is a sentence for people that says why this engine was chosen. `failover_from` names
     the engine whose failure this call follows. `probe` marks a call that tests whether a rested engine works again.
-    `tier` is what the engine is configured for. `usage_estimated` marks token counts that the engine did not report,
-    `truncated` an answer that was cut at its limit.
+    `tier` is what the engine is configured for. `truncated` marks an answer that was cut at its limit.
+
+    `tokens_in` counts all tokens of the input. Of these, `cache_read_tokens` were read from the engine's prompt cache
+    and `cache_write_tokens` were written to it, `cache_write_1h_tokens` of them for an hour. `reasoning_tokens` are a
+    part of `tokens_out`. `usage_estimated` marks token counts that the engine did not report. `usage_implausible` marks
+    counts that cannot be true and were replaced by what the call could use at the most.
 
     `fault` is the fault that the answer gate found in the answer. Such a call is paid for too; the next attempt is the
     call of a strong engine, if one could be asked. `error` says why a call failed, `failure` its kind as a word (None
@@ -44,7 +48,12 @@ class Attempt:
     duration_ms: int
     tokens_in: int = 0
     tokens_out: int = 0
+    cache_read_tokens: int = 0
+    cache_write_tokens: int = 0
+    cache_write_1h_tokens: int = 0
+    reasoning_tokens: int = 0
     usage_estimated: bool = False
+    usage_implausible: bool = False
     truncated: bool = False
     fault: str | None = None
     tier: Literal["fast", "strong"] | None = None
@@ -69,7 +78,10 @@ class Attempt:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Receipt:
-    """The sum of attempts. `calls`, `duration_ms` and the tokens count answered calls; `failed_calls` the others."""
+    """The sum of attempts. `calls`, `duration_ms` and the tokens count answered calls; `failed_calls` the others.
+
+    `tokens_in` counts all tokens of the input, those of the prompt cache included.
+    """
 
     calls: int = 0
     failed_calls: int = 0
