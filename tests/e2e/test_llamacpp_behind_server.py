@@ -101,7 +101,7 @@ def test_both_kinds_of_engines_make_and_execute_a_plan(server: RunningServer, ki
 
 def test_an_endless_plan_falls_back_to_agent_mode(server: RunningServer) -> None:
     """The repair prompt with the unfinished plan exceeds the context, so the task is answered in Agent mode."""
-    submitted = server.submit("Plan it.", mode="Plan", engine="openai", limits={"max_output_tokens": 32})
+    submitted = server.submit("Plan it.", mode="Plan", engine="openai", limits={"max_output_tokens": 3_000})
     task = server.finished(submitted["task_id"])
 
     assert (task["status"], task["mode"]) == ("Completed", "Agent")

@@ -1,6 +1,6 @@
 """The adapters of HTTP APIs, each connected to a fake server, for the contract suites."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -59,13 +59,13 @@ def wired(request: pytest.FixtureRequest, server: FakeEngine, pool: EnginePool) 
     return wire(request.param, server, pool)
 
 
-def wire(name: str, server: FakeEngine, pool: EnginePool) -> Wired:
-    """Return an adapter by its name."""
-    return {"openai": _openai, "anthropic": _anthropic, "bedrock": _bedrock}[name](server, pool)
+def wire(name: str, server: FakeEngine, pool: EnginePool, **fields: Any) -> Wired:
+    """Return an adapter by its name; `fields` are further fields of the engine's configuration."""
+    return {"openai": _openai, "anthropic": _anthropic, "bedrock": _bedrock}[name](server, pool, fields)
 
 
-def _openai(server: FakeEngine, pool: EnginePool) -> Wired:
-    spec = EngineSpec(kind="openai", source="api", model="m", base_url=server.base_url)
+def _openai(server: FakeEngine, pool: EnginePool, fields: Mapping[str, Any]) -> Wired:
+    spec = EngineSpec(kind="openai", source="api", model="m", base_url=server.base_url, **fields)
     return Wired(
         engine=OpenAIEngine(spec, pool, lambda: KEY),
         server=server,
@@ -74,8 +74,8 @@ def _openai(server: FakeEngine, pool: EnginePool) -> Wired:
     )
 
 
-def _anthropic(server: FakeEngine, pool: EnginePool) -> Wired:
-    spec = EngineSpec(kind="anthropic", source="api", model="m", base_url=server.url)
+def _anthropic(server: FakeEngine, pool: EnginePool, fields: Mapping[str, Any]) -> Wired:
+    spec = EngineSpec(kind="anthropic", source="api", model="m", base_url=server.url, **fields)
     return Wired(
         engine=AnthropicEngine(spec, pool, lambda: KEY),
         server=server,
@@ -84,8 +84,8 @@ def _anthropic(server: FakeEngine, pool: EnginePool) -> Wired:
     )
 
 
-def _bedrock(server: FakeEngine, pool: EnginePool) -> Wired:
-    spec = EngineSpec(kind="bedrock", source="api", model="m", region="eu-west-1")
+def _bedrock(server: FakeEngine, pool: EnginePool, fields: Mapping[str, Any]) -> Wired:
+    spec = EngineSpec(kind="bedrock", source="api", model="m", region="eu-west-1", **fields)
     return Wired(
         engine=BedrockEngine(spec, partial(_converse_client, server.url)),
         server=server,

@@ -13,11 +13,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 WIDTH, LAYERS, HEADS, KV_HEADS, FEED_FORWARD, CONTEXT = 64, 2, 4, 2, 128, 4096
-SPECIAL = ("<s>", "</s>", "<|im_start|>", "<|im_end|>")
-END = 3
+SPECIAL = ("<s>", "<unk>", "<|im_start|>")
+END = len(SPECIAL)
+END_MARK = "<|im_end|>"
+FIRST_BYTE = END + 1
 ALIGNMENT = 32
 TEMPLATE = (
-    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
+    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}END_MARK\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
 _U32, _I32, _F32, _BOOL, _STRING, _ARRAY = 4, 5, 6, 7, 8, 9
@@ -31,10 +33,15 @@ class Tensor(NamedTuple):
     data: "array.array[float]"
 
 
-def write(path: Path, seed: int = 0) -> None:
-    """Write the model; the same seed gives the same bytes."""
-    tokens = [*SPECIAL, *_byte_tokens()]
-    tensors, metadata = list(_tensors(len(tokens), random.Random(seed))), list(_metadata(tokens))
+def write(path: Path, seed: int = 0, *, end_mark: str = END_MARK, end_is_named: bool = True) -> None:
+    """Write the model; the same arguments give the same bytes.
+
+    `end_mark` ends a turn in the chat template. If it is not named, the metadata give another token as the end of a
+    text, as in files that were converted without care.
+    """
+    tokens = [*SPECIAL, end_mark, *_byte_tokens()]
+    tensors = list(_tensors(len(tokens), random.Random(seed)))
+    metadata = list(_metadata(tokens, end_mark, end=END if end_is_named else 1))
     described, data = b"", bytearray()
     for tensor in tensors:
         shape = struct.pack(f"<I{len(tensor.shape)}Q", len(tensor.shape), *tensor.shape)
@@ -91,7 +98,7 @@ def _bias(token: int) -> float:
     """Return the bias of a token: highest for ends of JSON values, lower for letters and digits, lowest for spaces."""
     if token == END:
         return 0.15
-    sign = chr(max(token - len(SPECIAL), 0))
+    sign = chr(max(token - FIRST_BYTE, 0))
     if sign in '"}],':
         return 0.35
     if sign == " ":
@@ -101,7 +108,7 @@ def _bias(token: int) -> float:
     return 0.0 if 32 < ord(sign) < 127 else -6.0
 
 
-def _metadata(tokens: list[str]) -> Iterator[bytes]:
+def _metadata(tokens: list[str], end_mark: str, end: int) -> Iterator[bytes]:
     yield _entry("general.architecture", _STRING, _string("llama"))
     yield _entry("general.name", _STRING, _string("tiny-random"))
     for name, number in (
@@ -115,18 +122,19 @@ def _metadata(tokens: list[str]) -> Iterator[bytes]:
         ("llama.rope.dimension_count", WIDTH // HEADS),
         ("llama.vocab_size", len(tokens)),
         ("tokenizer.ggml.bos_token_id", 0),
-        ("tokenizer.ggml.eos_token_id", END),
+        ("tokenizer.ggml.eos_token_id", end),
     ):
         yield _entry(name, _U32, struct.pack("<I", number))
     yield _entry("llama.attention.layer_norm_rms_epsilon", _F32, struct.pack("<f", 1e-5))
     yield _entry("tokenizer.ggml.model", _STRING, _string("gpt2"))
     yield _entry("tokenizer.ggml.pre", _STRING, _string("gpt-2"))
     yield _entry("tokenizer.ggml.tokens", _ARRAY, _list(_STRING, map(_string, tokens)))
-    kinds = [3] * len(SPECIAL) + [1] * (len(tokens) - len(SPECIAL))
+    kinds = [3] * FIRST_BYTE + [1] * (len(tokens) - FIRST_BYTE)
     yield _entry("tokenizer.ggml.token_type", _ARRAY, _list(_I32, (struct.pack("<i", kind) for kind in kinds)))
-    yield _entry("tokenizer.ggml.merges", _ARRAY, _list(_STRING, [_string("t " + tokens[len(SPECIAL)])]))
+    yield _entry("tokenizer.ggml.merges", _ARRAY, _list(_STRING, [_string("t " + tokens[FIRST_BYTE])]))
     yield _entry("tokenizer.ggml.add_bos_token", _BOOL, struct.pack("<?", True))
-    yield _entry("tokenizer.chat_template", _STRING, _string(TEMPLATE))
+    template = TEMPLATE.replace("END_MARK", end_mark)
+    yield _entry("tokenizer.chat_template", _STRING, _string(template))
 
 
 def _string(text: str) -> bytes:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from llm_server.engines.answer_schemas import for_api
 from llm_server.engines.http import HttpWire
 from llm_server.engines.parts import EngineParts
 from llm_server.engines.usage import messages_usage
@@ -14,7 +15,6 @@ from llm_server.engines.wire import (
     json_objects,
     missing_completion,
     refusal,
-    strip_bounds,
 )
 from llm_server.orchestration.domain.engine_call import Completion, Engine, EngineCall
 
@@ -45,8 +45,10 @@ class AnthropicEngine(HttpWire):
             body["system"] = call.system
         if self._spec.send_temperature:
             body["temperature"] = min(call.temperature, 1.0)
+        if self._spec.stop_texts:
+            body["stop_sequences"] = list(self._spec.stop_texts)
         if call.answer_schema:
-            schema = strip_bounds(call.answer_schema.schema)
+            schema = for_api(call.answer_schema, self._spec)
             body["output_config"] = {"format": {"type": "json_schema", "schema": schema}}
         return body
 

@@ -27,6 +27,7 @@ from botocore.exceptions import (
 )
 from botocore.parsers import ResponseParserError
 
+from llm_server.engines.answer_schemas import for_api
 from llm_server.engines.failures import BadRequest, failure_of_status, unusable_answer
 from llm_server.engines.parts import EngineParts
 from llm_server.engines.usage import converse_usage
@@ -37,7 +38,6 @@ from llm_server.engines.wire import (
     json_object,
     missing_completion,
     refusal,
-    strip_bounds,
 )
 from llm_server.orchestration.domain.catalog import EngineSpec
 from llm_server.orchestration.domain.engine_call import Completion, Engine, EngineCall
@@ -102,8 +102,7 @@ class BedrockEngine(Wire):
     """
 
     def __init__(self, spec: EngineSpec, client: Callable[[], Any]) -> None:
-        super().__init__(schema_field=spec.json_schema)
-        self._spec = spec
+        super().__init__(spec)
         self._make_client = client
         self._client: Any = None
         self._lock = threading.Lock()
@@ -146,6 +145,8 @@ class BedrockEngine(Wire):
         limits: dict[str, Any] = {"maxTokens": call.max_output_tokens}
         if self._spec.send_temperature:
             limits["temperature"] = min(call.temperature, 1.0)
+        if self._spec.stop_texts:
+            limits["stopSequences"] = list(self._spec.stop_texts)
         arguments: dict[str, Any] = {
             "modelId": self._spec.model,
             "messages": [{"role": "user", "content": [{"text": call.prompt}]}],
@@ -154,7 +155,7 @@ class BedrockEngine(Wire):
         if call.system:
             arguments["system"] = [{"text": call.system}]
         if call.answer_schema:
-            schema = msgspec.json.encode(strip_bounds(call.answer_schema.schema)).decode()
+            schema = msgspec.json.encode(for_api(call.answer_schema, self._spec)).decode()
             structure = {"jsonSchema": {"name": call.answer_schema.name, "schema": schema}}
             arguments["outputConfig"] = {"textFormat": {"type": "json_schema", "structure": structure}}
         return arguments

@@ -45,8 +45,7 @@ class HttpWire(Wire):
     path: ClassVar[str]
 
     def __init__(self, spec: EngineSpec, pool: EnginePool, api_key: Callable[[], str | None]) -> None:
-        super().__init__(schema_field=spec.json_schema)
-        self._spec = spec
+        super().__init__(spec)
         self._pool = pool
         self._api_key = api_key
         self._url = f"{(spec.base_url or '').rstrip('/')}{self.path}"

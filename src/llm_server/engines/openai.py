@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from llm_server.engines.answer_schemas import for_api
 from llm_server.engines.failures import failure_of_status
 from llm_server.engines.http import HttpWire
 from llm_server.engines.parts import EngineParts
@@ -43,9 +44,14 @@ class OpenAIEngine(HttpWire):
         }
         if self._spec.send_temperature:
             body["temperature"] = call.temperature
+        if self._spec.stop_texts:
+            body["stop"] = list(self._spec.stop_texts)
         if call.answer_schema:
-            schema = {"name": call.answer_schema.name, "strict": True, "schema": call.answer_schema.schema}
-            body["response_format"] = {"type": "json_schema", "json_schema": schema}
+            schema = for_api(call.answer_schema, self._spec)
+            named = {"name": call.answer_schema.name, "strict": True, "schema": schema}
+            body["response_format"] = {"type": "json_schema", "json_schema": named}
+        elif self._spec.repetition_penalty:  # not with a schema: JSON repeats its quotes and field names
+            body["repeat_penalty"] = self._spec.repetition_penalty
         return body
 
     def _read(self, call: EngineCall, answer: dict[str, Any]) -> Completion:

@@ -1,22 +1,19 @@
-"""Shared parts of the adapters: asking for an answer that follows a schema, and reading the answers' JSON."""
+"""Shared parts of the adapters: asking for an answer that follows a schema, and reading the answers."""
 
 from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-import msgspec
-
+from llm_server.engines.answer_schemas import in_text
 from llm_server.engines.failures import BadRequest, unusable_answer
 from llm_server.engines.usage import ReportedUsage
+from llm_server.orchestration.domain.catalog import EngineSpec
 from llm_server.orchestration.domain.engine_call import Completion, EngineCall
 from llm_server.orchestration.domain.errors import EngineUnavailable, PromptRefused
 from llm_server.orchestration.domain.usage import estimate_tokens
-
-_BOUNDS = frozenset({"minItems", "maxItems", "minLength", "maxLength", "minimum", "maximum", "pattern"})
 
 
 class Wire(ABC):
@@ -25,21 +22,27 @@ class Wire(ABC):
     If the engine answers a call that uses this field with "bad request", the call is made once more with the schema in
     the system prompt instead. If that succeeds, the field is not used again. The refused call costs no tokens, and both
     calls share one time-out.
+
+    An answer is cut at the first of the engine's `stop_texts`, because not every server does that itself.
     """
 
-    def __init__(self, *, schema_field: bool) -> None:
-        self._schema_field = schema_field
+    def __init__(self, spec: EngineSpec) -> None:
+        self._spec = spec
+        self._schema_field = spec.json_schema
 
     def complete(self, call: EngineCall, *, timeout_s: float) -> Completion:
+        return _ended(self._complete(call, timeout_s), self._spec)
+
+    def _complete(self, call: EngineCall, timeout_s: float) -> Completion:
         if call.answer_schema is None:
             return self._ask(call, timeout_s)
         if not self._schema_field:
-            return self._ask(_schema_in_text(call), timeout_s)
+            return self._ask(in_text(call), timeout_s)
         started_s = time.monotonic()
         try:
             return self._ask(call, timeout_s)
         except BadRequest:
-            completion = self._ask(_schema_in_text(call), timeout_s - (time.monotonic() - started_s))
+            completion = self._ask(in_text(call), timeout_s - (time.monotonic() - started_s))
             self._schema_field = False
             return completion
 
@@ -90,24 +93,15 @@ def join_texts(parts: Any) -> str:
     return "".join(part["text"] for part in json_objects(parts) if isinstance(part.get("text"), str))
 
 
-def strip_bounds(schema: Any) -> Any:
-    """Return a schema without limits on lists, texts and numbers, which structured output often does not support."""
-    if isinstance(schema, list | tuple):
-        return [strip_bounds(item) for item in schema]
-    if not isinstance(schema, Mapping):
-        return schema
-    stripped = {}
-    for key, value in schema.items():
-        if key == "properties":  # its keys are field names, and a field may be named like a limit
-            stripped[key] = {name: strip_bounds(field) for name, field in value.items()}
-        elif key not in _BOUNDS:
-            stripped[key] = strip_bounds(value)
-    return stripped
+def _ended(completion: Completion, spec: EngineSpec) -> Completion:
+    """Return the completion up to the first text that ends an answer of this engine; it is whole, so not truncated."""
+    ends = [at for text in spec.stop_texts if (at := completion.text.find(text)) >= 0]
+    if spec.is_small:
+        ends += _llama_end(completion.text)
+    return replace(completion, text=completion.text[: min(ends)], truncated=False) if ends else completion
 
 
-def _schema_in_text(call: EngineCall) -> EngineCall:
-    if call.answer_schema is None:
-        return call
-    schema = msgspec.json.encode(call.answer_schema.schema).decode()
-    demand = f"Answer with one JSON object and nothing else. It follows this JSON schema:\n{schema}"
-    return replace(call, system=f"{call.system}\n\n{demand}".lstrip(), answer_schema=None)
+def _llama_end(text: str) -> list[int]:
+    """Return where the first `</s>` is, the end of an answer of Llama 2 and Mistral; [] if it closes an HTML `<s>`."""
+    before, mark, _ = text.partition("</s>")
+    return [len(before)] if mark and "<s>" not in before else []

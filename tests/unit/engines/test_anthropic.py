@@ -8,7 +8,6 @@ import pytest
 
 from llm_server.engines.anthropic import AnthropicEngine
 from llm_server.engines.connections import EnginePool
-from llm_server.engines.wire import strip_bounds
 from llm_server.orchestration.domain.catalog import EngineSpec
 from llm_server.orchestration.domain.engine_call import AnswerSchema, EngineCall
 from llm_server.orchestration.execution import plan_proposal
@@ -57,15 +56,11 @@ def test_a_schema_is_sent_without_the_bounds_the_api_refuses(server: FakeEngine)
 
     sent = server.last.body["output_config"]["format"]
     assert sent["type"] == "json_schema"
-    assert sent["schema"]["properties"]["steps"].keys() == {"type", "items"}
-    assert sent["schema"]["properties"]["steps"]["items"] == schema["properties"]["steps"]["items"]
+    steps = sent["schema"]["properties"]["steps"]
+    assert steps.keys() == {"type", "items"}
+    assert steps["items"]["properties"]["instruction"] == {"type": "string"}
+    assert steps["items"]["required"] == schema["properties"]["steps"]["items"]["required"]
     assert "maxItems" in schema["properties"]["steps"]
-
-
-def test_a_property_may_be_called_like_a_bound() -> None:
-    schema = {"properties": {"pattern": {"type": "string", "pattern": "x"}}, "anyOf": [{"minLength": 1}]}
-
-    assert strip_bounds(schema) == {"properties": {"pattern": {"type": "string"}}, "anyOf": [{}]}
 
 
 def test_thinking_is_no_part_of_the_answer(server: FakeEngine) -> None:

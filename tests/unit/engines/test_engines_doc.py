@@ -24,6 +24,9 @@ PACKAGED: dict[str, Any] = {
     "defaults": {
         "timeout_s": 60,
         "max_output_tokens": 1024,
+        "plan_max_output_tokens": 1024,
+        "verdict_max_output_tokens": 1024,
+        "small_max_output_tokens": 1024,
         "confidence_threshold": 0.7,
         "parallel_steps": 4,
         "profile": "general",

@@ -63,11 +63,20 @@ def test_a_trailing_slash_in_the_address_does_no_harm(server: FakeEngine) -> Non
 
 
 def test_a_plan_is_held_to_its_schema_strictly(server: FakeEngine) -> None:
-    engine(server).complete(PLAN_CALL, timeout_s=5)
+    engine(server, source="local").complete(PLAN_CALL, timeout_s=5)
 
     held_to = server.last.body["response_format"]
     assert held_to["type"] == "json_schema"
     assert held_to["json_schema"] == {"name": "plan", "strict": True, "schema": plan_proposal.schema(["QA-Agent"])}
+
+
+def test_a_vendors_server_is_not_sent_the_lengths_of_texts(server: FakeEngine) -> None:
+    """OpenAI does not support them in strict mode."""
+    engine(server, source="api").complete(PLAN_CALL, timeout_s=5)
+
+    sent = server.last.body["response_format"]["json_schema"]["schema"]["properties"]
+    assert sent["steps"]["items"]["properties"]["instruction"] == {"type": "string"}
+    assert (sent["steps"]["minItems"], sent["steps"]["maxItems"]) == (1, 12)
 
 
 def test_an_engine_configured_without_schemas_reads_them_in_the_text(server: FakeEngine) -> None:

@@ -59,7 +59,9 @@ class NewLimits(RequestSchema):
         examples=[120],
     )
     max_output_tokens: OutputTokens | None = Field(
-        default=None, description="The most tokens each engine call may answer with.", examples=[1000]
+        default=None,
+        description="The most tokens each engine call may answer with; plans and verdicts get at least 1,024.",
+        examples=[1000],
     )
 
 

@@ -93,7 +93,8 @@ class TaskLimits(ResponseSchema):
         description="Seconds from acceptance or the last retry after which the task fails.", examples=[120]
     )
     max_output_tokens: int | None = Field(
-        description="The most tokens each engine call may answer with.", examples=[1000]
+        description="The most tokens each engine call may answer with; plans and verdicts get at least 1,024.",
+        examples=[1000],
     )
 
 

@@ -97,6 +97,9 @@ class LlamaCppEngine:
             base_url=f"{server.listening_address}/v1",
             json_schema=self._spec.json_schema,
             send_temperature=self._spec.send_temperature,
+            small=self._spec.is_small,
+            stop=self._spec.stop,
+            repeat_penalty=self._spec.repeat_penalty,
         )
         return OpenAIEngine(spec, self._pool, lambda: key)
 

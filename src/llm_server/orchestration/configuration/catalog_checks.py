@@ -12,6 +12,7 @@ from msgspec import inspect
 
 from llm_server.orchestration.domain.catalog import REQUIRED_FIELDS, Catalog, EngineSpec, LocalModel, Profile, Role
 
+MAX_SHORT_PROMPT_CHARS = 300
 _MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _ADDED_PATHS = ("/chat/completions", "/v1/messages")
@@ -84,6 +85,11 @@ def faults(catalog: Catalog) -> list[str]:
     ]
     faults += [f"roles.{name}.profiles is empty" for name, role in catalog.roles.items() if not role.profiles]
     faults += [
+        f"roles.{name}.short_prompt must be one line of 1 to {MAX_SHORT_PROMPT_CHARS} characters"
+        for name, role in catalog.roles.items()
+        if role.short_prompt is not None and not _is_short_line(role.short_prompt)
+    ]
+    faults += [
         f"profiles.{name}.default_role {profile.default_role!r} is not a role of this profile"
         for name, profile in catalog.profiles.items()
         if profile.default_role not in catalog.roles_of(name)
@@ -104,6 +110,10 @@ def faults(catalog: Catalog) -> list[str]:
         for name in catalog.engines
         if not name.strip() or _CONTROL.search(name) or any(part in (".", "..") for part in name.split("/"))
     ]
+
+
+def _is_short_line(text: str) -> bool:
+    return bool(text.strip()) and len(text) <= MAX_SHORT_PROMPT_CHARS and not _CONTROL.search(text)
 
 
 def _review_faults(catalog: Catalog, profile: Profile) -> list[str]:
@@ -129,6 +139,10 @@ def _engine_faults(engine: EngineSpec) -> list[str]:
         for added in _ADDED_PATHS
         if (engine.base_url or "").rstrip("/").endswith(added)
     ]
+    if engine.repeat_penalty is not None and engine.kind not in ("openai", "llamacpp"):
+        faults.append("repeat_penalty is for the kinds openai and llamacpp; the API of other kinds has no such field")
+    if engine.small and engine.kind == "embedded":
+        faults.append("small is for engines with a model; the embedded engine has none")
     if engine.price and engine.source == "local":
         faults.append('price is for engines with source = "api"; calls to a local engine cost nothing')
     if engine.price and engine.price.cached_input is not None and engine.price.cached_input > engine.price.input:

@@ -18,7 +18,7 @@ def load(packaged: Mapping[str, Any], overlay: Mapping[str, Any] | None = None, 
     Raises:
         ConfigurationError: the message names `source` (the overlay's file), the entry and the fault.
     """
-    merged = _limit_concurrency(_merged(packaged, overlay or {}))
+    merged = _limit_concurrency(_merged(_without_stale_prompts(packaged, overlay or {}), overlay or {}))
     try:
         catalog = msgspec.convert(merged, Catalog)
     except msgspec.ValidationError as error:
@@ -36,6 +36,22 @@ def _merged(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]
         below = merged.get(key)
         merged[key] = _merged(below, value) if isinstance(below, dict) and isinstance(value, dict) else value
     return merged
+
+
+def _without_stale_prompts(packaged: Mapping[str, Any], overlay: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the packaged file without the `short_prompt` of roles whose `system_prompt` the overlay replaces.
+
+    Otherwise small engines would still get the packaged words.
+    """
+    below, above = packaged.get("roles"), overlay.get("roles")
+    if not isinstance(below, dict) or not isinstance(above, dict):
+        return packaged
+    replaced = {name for name, role in above.items() if isinstance(role, dict) and "system_prompt" in role}
+    roles = {
+        name: {field: value for field, value in role.items() if name not in replaced or field != "short_prompt"}
+        for name, role in below.items()
+    }
+    return {**packaged, "roles": roles}
 
 
 def _limit_concurrency(merged: dict[str, Any]) -> dict[str, Any]:

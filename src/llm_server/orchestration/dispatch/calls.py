@@ -111,6 +111,7 @@ class EngineCalls:
         Failures that the `Engine` protocol allows are returned; any other exception is raised. If the exception is not
         an LLMServerError, the cost of the call is unknown, and the whole reservation is withheld.
         """
+        call = call.for_engine(self._catalog.engines[engine])
         call = replace(call, max_reasoning_tokens=self._catalog.max_reasoning_tokens(engine))
         try:
             call, reserved = terms.budget.reserve(call, self._price_of(engine))

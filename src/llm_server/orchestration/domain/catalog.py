@@ -22,6 +22,12 @@ REQUIRED_FIELDS: Mapping[EngineKind, tuple[Literal["model", "base_url"], ...]] =
 }
 """The fields of an EngineSpec that a kind needs, though other kinds may leave them empty."""
 Positive = Annotated[int, msgspec.Meta(gt=0)]
+END_MARKS = ("<|im_end|>", "<|eot_id|>", "<end_of_turn>", "<|end|>")
+"""The ends of an answer in the chat templates of common open models. OpenAI's API takes at most four of them."""
+
+REPEAT_PENALTY = 1.1
+"""How strongly small engines are asked to avoid the tokens they just wrote; 1 changes nothing."""
+
 Price = Annotated[float, msgspec.Meta(ge=0, le=1_000_000)]
 MAX_REASONING_TOKENS_OF_GROK = 16_384
 """How many tokens xAI's models may think beyond the output limit, unless the engine's configuration says otherwise.
@@ -41,12 +47,18 @@ KeyReference = Annotated[
 class Defaults(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Settings that apply unless an engine or role has its own.
 
+    `plan_max_output_tokens` and `verdict_max_output_tokens` take the place of `max_output_tokens` for a plan and for a
+    verdict. A small engine is asked for at most `small_max_output_tokens`, whatever the call is.
+
     `strong_share` is the share of tasks (0 to 1), the most complex ones, whose calls go to the strong tier. Without it,
     role and complexity decide. `answer_gate`: whether a strong engine is asked when a cheap one's answer has a fault.
     """
 
     timeout_s: Positive
     max_output_tokens: Positive
+    plan_max_output_tokens: Positive
+    verdict_max_output_tokens: Positive
+    small_max_output_tokens: Positive
     confidence_threshold: Annotated[float, msgspec.Meta(ge=0, le=1)]
     parallel_steps: Positive
     profile: str
@@ -59,12 +71,15 @@ class Defaults(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 class Role(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A role that does tasks or steps of plans: its system prompt and the settings of its engine calls.
 
+    Small engines get `short_prompt` instead of the system prompt, if the role has one.
+
     The plan steps of a `reviewed` role are judged, if the task's profile names roles to judge and to repair them.
     """
 
     profiles: tuple[str, ...]
     purpose: str
     system_prompt: str
+    short_prompt: str | None = None
     tier: Tier = "fast"
     max_output_tokens: Positive | None = None
     temperature: Annotated[float, msgspec.Meta(ge=0, le=2)] = 0.3
@@ -107,6 +122,10 @@ class EngineSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     from the catalogue's models; `context` is how many tokens its prompt and answer may have together.
     `max_reasoning_tokens` is how many tokens the model may think beyond the output limit; it is for engines whose limit
     does not include the reasoning.
+
+    `small` marks a small model on slow hardware, by default an engine of kind `llamacpp`. `stop` are the texts at which
+    an answer ends, and `repeat_penalty` makes repetitions less likely (1 does not). Small engines have defaults for
+    both: `stop_texts` and `repetition_penalty` are the values to send.
     """
 
     kind: EngineKind
@@ -127,6 +146,25 @@ class EngineSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     send_temperature: bool = True
     max_tokens_field: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
     max_reasoning_tokens: Annotated[int, msgspec.Meta(ge=0)] | None = None
+    small: bool | None = None
+    stop: tuple[Annotated[str, msgspec.Meta(min_length=1)], ...] | None = None
+    repeat_penalty: Annotated[float, msgspec.Meta(ge=1, le=2)] | None = None
+
+    @property
+    def is_small(self) -> bool:
+        return self.kind == "llamacpp" if self.small is None else self.small
+
+    @property
+    def stop_texts(self) -> tuple[str, ...]:
+        if self.stop is not None:
+            return self.stop
+        return END_MARKS if self.is_small else ()
+
+    @property
+    def repetition_penalty(self) -> float | None:
+        """Return the penalty to send; None if none is to be sent."""
+        penalty = self.repeat_penalty or (REPEAT_PENALTY if self.is_small else 1)
+        return None if penalty == 1 else penalty
 
 
 class LocalModel(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

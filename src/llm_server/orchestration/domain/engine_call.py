@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Protocol
 
 from llm_server.orchestration.domain.cancellation import Cancellation
@@ -20,11 +20,22 @@ class AnswerSchema:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SmallVariant:
+    """What a small engine gets in place of a call's system prompt and output limit."""
+
+    system: str
+    max_output_tokens: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class EngineCall:
     """One call of an engine: the texts to send, the settings, and the maximum number of tokens of the answer.
 
     `max_reasoning_tokens` is how many tokens the model may think in addition to `max_output_tokens`. It is 0 for
     engines whose output limit includes the reasoning.
+
+    The engine is chosen after the call was made, so a call carries its variant for small engines in `small`. An engine
+    gets what `for_engine` returns.
     """
 
     system: str
@@ -33,7 +44,16 @@ class EngineCall:
     max_reasoning_tokens: int = 0
     temperature: float = 0.3
     answer_schema: AnswerSchema | None = None
+    small: SmallVariant | None = None
     cancellation: Cancellation = field(default_factory=Cancellation, compare=False, repr=False)
+
+    def for_engine(self, spec: EngineSpec) -> EngineCall:
+        """Return the call as this engine gets it. Calling this again has no further effect."""
+        if self.small is None:
+            return self
+        if not spec.is_small:
+            return replace(self, small=None)
+        return replace(self, system=self.small.system, max_output_tokens=self.small.max_output_tokens, small=None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

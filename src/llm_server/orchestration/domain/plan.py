@@ -11,7 +11,10 @@ import msgspec
 
 MAX_STEPS = 12
 
-_Id = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_-]{1,32}\Z")]
+STEP_ID_PATTERN = r"^[A-Za-z0-9_-]{1,32}$"
+"""As JSON Schema reads it: `$` is the end of the text. In Python it also stands before a newline at the end."""
+
+_Id = Annotated[str, msgspec.Meta(pattern=STEP_ID_PATTERN.removesuffix("$") + r"\Z")]
 
 
 class Step(msgspec.Struct, frozen=True, kw_only=True):

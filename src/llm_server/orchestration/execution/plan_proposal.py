@@ -10,7 +10,13 @@ import msgspec
 
 from llm_server.orchestration.answer_gate.json_objects import json_objects
 from llm_server.orchestration.domain.errors import LLMServerError
-from llm_server.orchestration.domain.plan import MAX_STEPS, Plan
+from llm_server.orchestration.domain.plan import MAX_STEPS, STEP_ID_PATTERN, Plan
+
+MAX_GOAL_CHARS = 1_000
+MAX_INSTRUCTION_CHARS = 1_900
+"""Below 2,000: llama.cpp takes a longer maximum for no maximum, and some of its versions refuse the schema."""
+
+MAX_DEPENDENCIES = MAX_STEPS - 1
 
 
 class PlanInvalid(LLMServerError):
@@ -18,14 +24,19 @@ class PlanInvalid(LLMServerError):
 
 
 def schema(roles: Collection[str]) -> dict[str, Any]:
-    """Return the JSON schema of a plan, for engines that accept a schema for their answer."""
+    """Return the JSON schema of a plan, for engines that accept a schema for their answer.
+
+    `parse` refuses every id, role, length and number that the schema refuses. It also refuses what a schema cannot
+    express: two steps with one id, a dependency on a step that is not in the plan, steps in a circle.
+    """
+    step_id = {"type": "string", "pattern": STEP_ID_PATTERN}
     step = {
         "type": "object",
         "properties": {
-            "id": {"type": "string"},
+            "id": step_id,
             "role": {"type": "string", "enum": sorted(roles)},
-            "instruction": {"type": "string"},
-            "depends_on": {"type": "array", "items": {"type": "string"}},
+            "instruction": {"type": "string", "minLength": 1, "maxLength": MAX_INSTRUCTION_CHARS},
+            "depends_on": {"type": "array", "items": step_id, "maxItems": MAX_DEPENDENCIES},
         },
         "required": ["id", "role", "instruction", "depends_on"],
         "additionalProperties": False,
@@ -33,7 +44,7 @@ def schema(roles: Collection[str]) -> dict[str, Any]:
     return {
         "type": "object",
         "properties": {
-            "goal": {"type": "string"},
+            "goal": {"type": "string", "maxLength": MAX_GOAL_CHARS},
             "steps": {"type": "array", "items": step, "minItems": 1, "maxItems": MAX_STEPS},
         },
         "required": ["goal", "steps"],
@@ -48,7 +59,7 @@ def parse(text: str, roles: Collection[str]) -> Plan:
 
     Raises:
         PlanInvalid: the answer has no plan, or the plan has an unknown role, a duplicate or unknown step id, a cycle,
-            or a text that is not valid Unicode.
+            too many dependencies, or a text that is too long or not valid Unicode.
     """
     plan = _first_plan(text)
     faults = list(_faults(plan, roles))
@@ -75,10 +86,16 @@ def _faults(plan: Plan, roles: Collection[str]) -> Iterator[str]:
         yield "Step ids must be unique."
     if not _is_unicode(plan):
         yield "The texts must be valid Unicode, without half a surrogate pair."
+    if len(plan.goal) > MAX_GOAL_CHARS:
+        yield f"The goal has more than {MAX_GOAL_CHARS} characters."
     for step in plan.steps:
+        if len(step.instruction) > MAX_INSTRUCTION_CHARS:
+            yield f"The instruction of step {step.id} has more than {MAX_INSTRUCTION_CHARS} characters."
+        if len(step.depends_on) > MAX_DEPENDENCIES:
+            yield f"Step {step.id} has more than {MAX_DEPENDENCIES} dependencies."
         if step.role not in roles:
             yield f"Step {step.id} has the unknown role {step.role[:60]!r}; known are {', '.join(sorted(roles))}."
-        for dependency in step.depends_on:
+        for dependency in step.depends_on[:MAX_DEPENDENCIES]:
             if dependency not in ids:
                 yield f"Step {step.id} depends on {dependency[:60]!r}, which is not a step of the plan."
     if _has_cycle(plan):

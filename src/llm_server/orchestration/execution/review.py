@@ -62,7 +62,11 @@ def schema() -> dict[str, Any]:
         "type": "object",
         "properties": {
             "verdict": {"type": "string", "enum": ["pass", "fail"]},
-            "findings": {"type": "array", "items": {"type": "string"}},
+            "findings": {
+                "type": "array",
+                "items": {"type": "string", "maxLength": MAX_FINDING_CHARS},
+                "maxItems": MAX_FINDINGS,
+            },
         },
         "required": ["verdict", "findings"],
         "additionalProperties": False,

@@ -11,12 +11,13 @@ from llm_server.orchestration.dispatch.budget import Budget
 from llm_server.orchestration.dispatch.terms import CallTerms
 from llm_server.orchestration.domain.cancellation import Cancellation
 from llm_server.orchestration.domain.catalog import Catalog, Role, Tier
-from llm_server.orchestration.domain.engine_call import AnswerSchema, Completion, EngineCall
+from llm_server.orchestration.domain.engine_call import AnswerSchema, Completion, EngineCall, SmallVariant
 from llm_server.orchestration.domain.errors import UnknownName
 from llm_server.orchestration.domain.output import MAX_TEXTS_BYTES
 from llm_server.orchestration.domain.snapshot import Request
 from llm_server.orchestration.domain.task import Task
 from llm_server.orchestration.execution import prompts
+from llm_server.orchestration.execution.output_limits import output_limit
 from llm_server.orchestration.routing import tiers
 
 
@@ -54,20 +55,21 @@ class RoleCaller:
         """Make one call on behalf of a role; `role_name` None is the synthesis, which has no role.
 
         `gate_request` is the request that the answer gate checks the answer against; None skips the gate, because the
-        caller of this method checks structured answers itself. The task's `max_output_tokens` limits only calls
-        without a schema.
+        caller of this method checks structured answers itself.
         """
         try:
             role = self._catalog.role(role_name) if role_name else None
         except UnknownName as error:  # the role was removed from the configuration after the task was created
             return Reply(failure=error)
         callers_limit = claim.request.limits.max_output_tokens
+        limit = partial(output_limit, self._catalog.defaults, role, schema, callers_limit)
         call = EngineCall(
             system=role.system_prompt if role else prompts.SYNTHESIS_SYSTEM,
             prompt=prompt,
-            max_output_tokens=self._output_limit(role, callers_limit if schema is None else None),
+            max_output_tokens=limit(small=False),
             temperature=role.temperature if role else 0.2,
             answer_schema=schema,
+            small=SmallVariant(system=_short_system(role), max_output_tokens=limit(small=True)),
             cancellation=claim.cancellation,
         )
         terms = CallTerms(
@@ -80,14 +82,6 @@ class RoleCaller:
             fault=self._gate(gate_request, prompt, limit_is_callers=callers_limit is not None),
         )
         return self._balancer.call(call, terms)
-
-    def _output_limit(self, role: Role | None, callers_limit: int | None) -> int:
-        """Return the caller's limit, else the role's, else the catalogue's, in tokens."""
-        if callers_limit is not None:
-            return callers_limit
-        if role is not None and role.max_output_tokens is not None:
-            return role.max_output_tokens
-        return self._catalog.defaults.max_output_tokens
 
     @property
     def _escalates(self) -> bool:
@@ -104,3 +98,8 @@ class RoleCaller:
         from llm_server.orchestration.answer_gate import gate
 
         return partial(gate.fault, request, prompt, limit_is_callers=limit_is_callers)
+
+
+def _short_system(role: Role | None) -> str:
+    """Return the system prompt for small engines: the role's short prompt; its usual one if it has no short one."""
+    return (role.short_prompt or role.system_prompt) if role else prompts.SHORT_SYNTHESIS_SYSTEM
