@@ -14,7 +14,8 @@ RENAMED = {
 DROPPED = {"engine failed over"}
 """Events of 0.1.0 that were replaced by `attempt.failed`."""
 ADDED = {"attempt.failed", "awaiting_approval"}
-ADDED_FIELDS = {"demonstration"}
+ADDED_FIELDS = {"demonstration", "fault"}
+ADDED_STEP_FIELDS = {"fault"}
 REJECTED = "the plan was rejected"
 """What 0.1.0 did not say of a task that its caller cancelled by rejecting the plan."""
 
@@ -40,4 +41,9 @@ def _without_additions(task: dict[str, Any]) -> dict[str, Any]:
         for event in task["events"]
         if event["event"] not in ADDED
     ]
-    return {name: value for name, value in task.items() if name not in ADDED_FIELDS} | {"events": events}
+    plan = task["plan"] and task["plan"] | {"steps": [_without(ADDED_STEP_FIELDS, s) for s in task["plan"]["steps"]]}
+    return _without(ADDED_FIELDS, task) | {"events": events, "plan": plan}
+
+
+def _without(added: set[str], fields: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in fields.items() if name not in added}
