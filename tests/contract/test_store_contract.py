@@ -267,6 +267,15 @@ def test_an_attempt_comes_back_with_its_facts(store: Store) -> None:
     assert store.get(processing.ref).attempts == [first, second]
 
 
+def test_the_fault_of_a_result_is_known_from_the_stored_attempts(store: Store) -> None:
+    """The stores have no field for it, so telling it costs no write."""
+    processing = added_and_claimed(store)
+    answer = an_output(attempts=(an_attempt(fault="a refusal"),))
+    store.save(processing, processing.completed(answer), answer)
+
+    assert store.get(processing.ref).fault == "a refusal"
+
+
 def test_an_answer_whose_worker_died_is_found_by_the_next_claim(store: Store) -> None:
     """It is paid for: the next worker adopts it, and its cost is on the receipt from then on."""
     first = added_and_claimed(store)

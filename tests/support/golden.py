@@ -14,7 +14,8 @@ RENAMED = {
 DROPPED = {"engine failed over"}
 """Events of 0.1.0 that were replaced by `attempt.failed`."""
 ADDED = {"attempt.failed", "awaiting_approval"}
-ADDED_FIELDS = {"demonstration"}
+ADDED_FIELDS = {"demonstration", "fault"}
+ADDED_STEP_FIELDS = {"fault"}
 ADDED_TO_ATTEMPTS = {
     "cache_read_tokens",
     "cache_write_tokens",
@@ -52,5 +53,9 @@ def _without_additions(task: dict[str, Any]) -> dict[str, Any]:
         {name: value for name, value in attempt.items() if name not in ADDED_TO_ATTEMPTS or value}
         for attempt in task["attempts"]
     ]
-    kept = {name: value for name, value in task.items() if name not in ADDED_FIELDS}
-    return kept | {"events": events, "attempts": attempts}
+    plan = task["plan"] and task["plan"] | {"steps": [_without(ADDED_STEP_FIELDS, s) for s in task["plan"]["steps"]]}
+    return _without(ADDED_FIELDS, task) | {"events": events, "attempts": attempts, "plan": plan}
+
+
+def _without(added: set[str], fields: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in fields.items() if name not in added}

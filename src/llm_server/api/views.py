@@ -58,6 +58,7 @@ def detail(snapshot: Snapshot) -> TaskDetail:
     return TaskDetail(
         **_state(snapshot.task) | {"metadata": dict(snapshot.task.metadata or request.metadata)},
         result=snapshot.result,
+        fault=snapshot.fault,
         confidence=request.confidence,
         complexity=request.complexity,
         reasons=list(request.reasons),
@@ -208,6 +209,7 @@ def _step(step: Step, status: StepStatus, snapshot: Snapshot) -> StepView:
         status=status.value,
         result=output.text if output else None,
         error=output.error if output else None,
+        fault=snapshot.step_fault(step.id),
         cost_microusd=sum(a.cost_microusd or 0 for a in snapshot.attempts if a.step_id == step.id),
         review=ReviewView(**_fields(review, _REVIEW) | {"findings": list(review.findings)}) if review else None,
     )

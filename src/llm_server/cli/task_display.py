@@ -34,6 +34,7 @@ def show_task(answer: Answer, base_url: str, as_json: bool) -> None:
         display.put_bytes(answer.body)
     elif status == "Completed":
         _show_result(str(task.get("result") or ""))
+        _show_faults(task)
         display.say(_footer(task), dim=True)
     if status not in FINAL:
         reason = _reason(task)
@@ -130,6 +131,15 @@ def _show_result(result: str) -> None:
     from rich.markdown import Markdown
 
     Console().print(Markdown(display.safe(result)))
+
+
+def _show_faults(task: Mapping[str, Any]) -> None:
+    """Print the faults that the server found in the results of steps, and last the one that it found in the answer."""
+    for step in (task.get("plan") or {}).get("steps") or []:
+        if fault := step.get("fault"):
+            display.say(f"The result of step {step.get('id')} may be faulty: {fault}.")
+    if fault := task.get("fault"):
+        display.say(f"This answer may be faulty: {fault}.")
 
 
 def _footer(task: Mapping[str, Any]) -> str:

@@ -40,6 +40,17 @@ LONG_UNITS = (
         "mod",
         "base1",
     ),
+    *(
+        "1 111",
+        "1 111 ",
+        "1,1 + 1.1 = 1",
+        "1 € + ",
+        "１＋１＝１",
+        "抱歉",
+        "но я не могу ",
+        "i can't help, but ",
+        "mostly ",
+    ),
     *("\\text{", "\\boxed{", "yes ", "<think>", "i am ", "...\n", "111111111111111,111,111,111.111111111111+"),
 )
 A_FORM_EACH = (
@@ -49,6 +60,7 @@ A_FORM_EACH = (
     "Answer with only the number.",
     "Answer with only the letter.",
     "Answer in one word.",
+    "Write in exactly 3 words. Exactly 3 lines. At most 9 words. Do not use commas. Answer in capital letters.",
 )
 
 
@@ -415,6 +427,10 @@ def test_an_engines_bad_escape_prints_no_warning() -> None:
         "```python\na" + ".b" * 9_000 + "\n```",
         "```python\n" + "lambda: " * 2_400 + "c\n```",
         "```python\n" + "a if b else " * 1_500 + "c\n```",
+        "```python\nx(\n" + 'f"{' * 6_000 + "\n```",
+        "```python\nelse:\n" + " x=1\n" * 3_900 + "(\n```",
+        "```python\n" + "_" * 19_000 + "(\n```",
+        "```json\n" + "<a" * 9_000 + "\n```",
         ("```python\n" + "\n" * 19_900 + "x\n```\n") * 15,
         ("```python\n" + "a=1\n" * 4_900 + "\n```\n") * 15,
         '{"a":' * 900 + "[" + "1," * (LONG_CHARS // 2),
@@ -440,7 +456,26 @@ def test_a_text_made_to_be_slow_is_not(text: str) -> None:
     assert max(took_s) < MAX_S
 
 
-@pytest.mark.parametrize("unit", [" ", "\n", "respond in ", "please ", '"', "'", "say ", "repeat: "])
+@pytest.mark.parametrize(
+    "unit",
+    [
+        *(
+            " ",
+            "\n",
+            "respond in ",
+            "please ",
+            '"',
+            "'",
+            "say ",
+            "repeat: ",
+            "write ",
+            "quiz",
+            "exactly 2 ",
+            "not use ",
+        ),
+        *("「", "только ", "mit ", "translate ", "do you have "),
+    ],
+)
 def test_a_request_made_to_be_slow_is_not(unit: str) -> None:
     """The request comes from the caller or from a plan."""
     begun = time.thread_time()

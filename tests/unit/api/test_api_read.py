@@ -12,6 +12,7 @@ from llm_server.orchestration.domain.output import Review
 from llm_server.orchestration.domain.plan import Plan, Step
 from llm_server.orchestration.domain.ports.store import Store
 from llm_server.orchestration.domain.receipt import Attempt
+from llm_server.orchestration.domain.status import Mode
 from llm_server.orchestration.domain.task import Task
 from support.builders import NOW_MS, a_failed_attempt, a_failure, a_request, a_task, an_attempt, an_output, claimed
 from support.in_process_server import DOWN, CalledServer, FailingStore
@@ -20,7 +21,7 @@ DETAIL = (
     *("task_id", "status", "result", "error", "mode", "role", "profile", "engine", "waiting_for"),
     *("waiting_since", "receipt", "created_at"),
     *("updated_at", "finished_at", "awaiting_approval", "metadata", "confidence", "complexity", "reasons", "plan"),
-    *("demonstration", "attempts", "events", "limits"),
+    *("demonstration", "attempts", "events", "limits", "fault"),
 )
 NO_TASK = ("task_not_found", "No task has this id.")
 
@@ -87,7 +88,8 @@ def test_a_plan_task_shows_its_plan_and_every_step(server: CalledServer) -> None
     assert {step["status"] for step in steps} == {"Completed"}
     assert all(step["result"] and step["error"] is None for step in steps)
     assert list(steps[0]) == [
-        *("id", "role", "instruction", "depends_on", "status", "result", "error", "cost_microusd", "review")
+        *("id", "role", "instruction", "depends_on", "status", "result", "error", "cost_microusd", "review"),
+        "fault",
     ]
     purposes = [attempt["purpose"] for attempt in task["attempts"]]
     judged = [f"verdict {step['id']}" for step in steps if step["review"]]
@@ -289,3 +291,33 @@ def test_a_task_of_another_tenant_looks_like_an_unknown_task(server: CalledServe
     theirs, none = server.get(f"tasks/{task.task_id}", x_request_id="r-1"), server.get("tasks/none", x_request_id="r-1")
     assert (theirs.status, theirs.body) == (none.status, none.body)
     assert (theirs.code, theirs.detail) == NO_TASK
+
+
+def test_a_task_shows_the_fault_of_its_result(server: CalledServer) -> None:
+    """A caller need not search the attempts for the one that gave the result."""
+    processing = a_stored(server)
+    answer = an_output(attempts=(an_attempt(fault="wrong arithmetic: 2 + 3 = 6"),))
+    before = server.get(f"tasks/{processing.task_id}").json
+    server.store.save(processing, processing.completed(answer), answer)
+
+    after = server.get(f"tasks/{processing.task_id}").json
+
+    assert (before["fault"], after["fault"]) == (None, "wrong arithmetic: 2 + 3 = 6")
+
+
+def test_a_step_shows_the_fault_of_its_result(server: CalledServer) -> None:
+    """The other step's result has none."""
+    plan = Plan(goal="g", steps=tuple(Step(id=n, role="QA-Agent", instruction=n, depends_on=()) for n in "ab"))
+    processing = a_stored(server, a_task(mode=Mode.PLAN))
+    outputs = [
+        an_output("PLAN", plan.to_json()),
+        an_output("STEP#a", attempts=(an_attempt(purpose="step a", fault="a refusal"),)),
+        an_output("STEP#b", attempts=(an_attempt(purpose="step b"),)),
+    ]
+    for output in outputs:
+        server.store.save(processing, processing := processing.progressed(output), output)
+
+    task = server.get(f"tasks/{processing.task_id}").json
+
+    assert [step["fault"] for step in task["plan"]["steps"]] == ["a refusal", None]
+    assert task["fault"] is None

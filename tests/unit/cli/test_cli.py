@@ -69,6 +69,23 @@ def test_a_task_that_was_cancelled_shows_what_its_failed_calls_took(server: Scri
     )
 
 
+def test_a_faulty_answer_is_printed_with_a_warning(server: Script) -> None:
+    """The warning is on stderr, after the answer, and names the steps of a plan whose results are faulty."""
+    steps = [{"id": "s1", "fault": "a refusal"}, {"id": "s2", "fault": None}, {"id": "s3"}]
+    plan = {"steps": steps}
+    server.replies = [Reply(body=DONE | {"fault": "wrong arithmetic: 2 + 3 = 6", "plan": plan}), Reply(body=DONE)]
+
+    faulty, sound = run(server, "get", "t1"), run(server, "get", "t1")
+
+    assert (faulty.exit_code, faulty.stdout) == (0, sound.stdout)
+    assert faulty.stderr.splitlines() == [
+        "The result of step s1 may be faulty: a refusal.",
+        "This answer may be faulty: wrong arithmetic: 2 + 3 = 6.",
+        *sound.stderr.splitlines(),
+    ]
+    assert len(sound.stderr.splitlines()) == 1
+
+
 def test_submit_waits_until_the_task_is_final(server: Script) -> None:
     """202 and answers for unfinished tasks do not end the wait.
 

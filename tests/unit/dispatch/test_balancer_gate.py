@@ -37,13 +37,13 @@ def test_a_faulty_cheap_answer_is_asked_for_again_of_a_strong_engine(balanced: B
 
 
 def test_a_sound_answer_and_a_strong_engines_answer_stand(balanced: Balanced) -> None:
-    """A strong engine's answer is not escalated, because no tier is above it."""
+    """A strong engine's answer is not escalated, because no tier is above it. Its fault is noted for the caller."""
     strong = ScriptedEngine("bad")
-    balancer = balanced(cheap=(CHEAP, ScriptedEngine("good")), strong=(STRONG, strong))
+    balancer = balanced(cheap=(CHEAP, ScriptedEngine("good")), strong=(STRONG, strong), other=(STRONG, strong))
 
     assert [a.engine for a in balancer.call(CALL, GATED).attempts] == ["cheap"]
     reply = balancer.call(CALL, call_terms(fault=says_bad, tier="strong"))
-    assert [(a.engine, a.fault) for a in reply.attempts] == [("strong", None)]
+    assert [(a.tier, a.fault) for a in reply.attempts] == [("strong", "bad")]
 
 
 def test_an_answer_is_escalated_once(balanced: Balanced) -> None:
@@ -53,7 +53,7 @@ def test_an_answer_is_escalated_once(balanced: Balanced) -> None:
 
     assert reply.completion is not None
     assert reply.completion.text == "bad again"
-    assert len(reply.attempts) == 2
+    assert [a.fault for a in reply.attempts] == ["bad", "bad"]
 
 
 def test_without_a_gate_nothing_is_escalated(balanced: Balanced) -> None:
@@ -61,6 +61,17 @@ def test_without_a_gate_nothing_is_escalated(balanced: Balanced) -> None:
     reply = balanced(cheap=(CHEAP, ScriptedEngine("bad")), strong=(STRONG, ScriptedEngine())).call(CALL, call_terms())
 
     assert [(a.engine, a.fault) for a in reply.attempts] == [("cheap", None)]
+
+
+def test_where_nothing_escalates_a_fault_is_only_noted(balanced: Balanced) -> None:
+    """`strong_share` is 0: the strong engine's price is not paid, but the caller can learn of the fault."""
+    strong = ScriptedEngine("good")
+    balancer = balanced(cheap=(CHEAP, ScriptedEngine("bad")), strong=(STRONG, strong))
+
+    reply = balancer.call(CALL, call_terms(fault=says_bad, escalates=False))
+
+    assert [(a.engine, a.fault) for a in reply.attempts] == [("cheap", "bad")]
+    assert strong.calls == []
 
 
 @pytest.mark.parametrize("failure", [EngineUnavailable("Busy."), PromptRefused("Too long."), "  "])

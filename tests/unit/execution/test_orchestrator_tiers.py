@@ -35,16 +35,16 @@ def test_a_refusal_is_escalated_and_both_calls_are_on_the_receipt(watched: Watch
     assert (ended.task.receipt.calls, ended.task.receipt.cost_microusd) == (2, 100)
 
 
-@pytest.mark.parametrize("defaults", [{"answer_gate": False}, {"strong_share": 0.0}])
-def test_the_gate_is_off_by_its_setting_and_where_nothing_may_be_strong(
-    watched: WatchedStore, clock: Clock, defaults: dict[str, object]
+@pytest.mark.parametrize(("defaults", "fault"), [({"answer_gate": False}, None), ({"strong_share": 0.0}, "a refusal")])
+def test_nothing_escalates_without_the_gate_and_where_nothing_may_be_strong(
+    watched: WatchedStore, clock: Clock, defaults: dict[str, object], fault: str | None
 ) -> None:
-    """The cheap answer is used."""
+    """The cheap answer is used. Its fault is told if the gate is on."""
     cheap, strong = ScriptedEngine(REFUSAL), ScriptedEngine("Done.")
 
     ended = deliveries(watched, clock, cheap, strong, **defaults).deliver(accepted())
 
-    assert (ended.result, escalations(ended), strong.calls) == (REFUSAL, [("only", None)], [])
+    assert (ended.result, escalations(ended), strong.calls) == (REFUSAL, [("only", fault)], [])
     empty = deliveries(watched, clock, ScriptedEngine(" "), strong, **defaults).deliver(accepted())
     assert (empty.task.error, strong.calls) == ("The engine's answer is empty.", [])
 

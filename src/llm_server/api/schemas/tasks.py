@@ -122,6 +122,12 @@ class TaskDetail(TaskSummary, TaskView):
         "the last 6 in total."
     )
     limits: TaskLimits = Field(description="The limits that the task was created with.")
+    fault: str | None = Field(
+        description="The fault that the answer gate found in the result, such as a wrong sum or code that does not "
+        "parse. No other engine could be asked, or its answer has a fault, too. Null when no fault was found, and "
+        "while there is no result.",
+        examples=["wrong arithmetic: 2 + 3 = 6"],
+    )
 
 
 class TaskPage(ResponseSchema):

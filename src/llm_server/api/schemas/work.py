@@ -85,8 +85,8 @@ class AttemptView(ResponseSchema):
     )
     truncated: bool = Field(description="Whether a token limit cut the answer short.", examples=[False])
     fault: str | None = Field(
-        description="The fault that the server found in the answer; null when it found none. After a fault the server "
-        "calls a strong engine, if the task may use one.",
+        description="The fault that the answer gate found in the answer; null when it found none. After the fault of a "
+        "cheap engine the server calls a strong one, if the task may use one.",
         examples=["cut off by the output limit"],
     )
     cost_microusd: int | None = Field(
@@ -141,6 +141,11 @@ class StepView(ResponseSchema):
     )
     review: ReviewView | None = Field(
         description="The review of the result so far; null before the first verdict and for a step without a review."
+    )
+    fault: str | None = Field(
+        description="The fault that the answer gate found in the step's result, and that no other engine repaired. "
+        "Null when no fault was found, and while there is no result.",
+        examples=["Python code that does not parse"],
     )
 
 

@@ -18,27 +18,38 @@ NEAR_CHARS = 80
 """How many characters on each side of an equation are searched for a word that says it is wrong on purpose."""
 
 _SIGNS = {"×": "*", "·": "*", "⋅": "*", "\\times": "*", "\\cdot": "*", "\\*": "*", "÷": "/", "\\div": "/", "−": "-"}
-_NUMBER = r"[$€£]?\d{1,15}(?:,\d{3}){0,5}(?:\.\d{1,12})?(?![.,]?\d)%?"
+_WIDTHS = str.maketrans("０１２３４５６７８９＋－＝＊／（）．，％￥\u00a0\u202f", "0123456789+-=*/().,%¥  ")
+"""Full-width characters of Japanese and Chinese texts, and the spaces that French typography puts into numbers."""
+_DIGITS = r"\d{1,15}(?:[.,'’ ]\d{3}(?!\d)){0,5}(?:[.,]\d{1,12})?(?![.,]?\d)"
+_UNIT = r"(?:[€$£¥₽円元]|(?:USD|EUR|[Ee]uros?|[Dd]ollars?|kg|g|km|cm|mm|ml)(?![\w²³/^]))"
+_NUMBER = rf"[$€£¥]?{_DIGITS}(?: ?%| ?{_UNIT})?"
 _TOKEN = rf"{_NUMBER}|[-+*/x()]"
 # The part after the left side is optional. Without it, a left side that has no result would be tried again from each
 # of its signs.
 _EQUATION = (
     rf"(?P<left>(?:(?:{_TOKEN}) ?)+)(?:= {{0,4}}(?P<right>-?{_NUMBER}(?:/\d{{1,6}}(?![.,]?\d))?)"
-    r"(?P<after> {0,3}[-+*/x^=(]| ?(?:thousand|million|billion|trillion|hundred|dozen|k|m|bn|mod|r)\b"
-    r"| ?(?i:[ap]\.?m|o['’]clock|uhr|minute|hour|day|week|month|year)\b|:\d|[\w°²³!?/])?)?"
+    r"(?P<after> {0,3}(?:[-+*/x^=]|\( ?[\d.+-]|\( ?(?:mod|r)\b)"
+    r"| ?(?:thousand|million|billion|trillion|hundred|dozen|k|m|bn|mod|r)\b"
+    r"| ?(?i:[ap]\.?m|o['’]clock|uhr|minute|hour|day|week|month|year)\b|:\d|[^\W\u3040-\u30ff\u4e00-\u9fff]|[°²³!?/]"
+    r"|[万萬亿億千百兆割时時点點分秒月日年週周度余])?)?"
 )
 # Matches the text before an equation if the equation is only the end of a longer one, or the argument of a function
 # such as a root.
-_CONTINUES = r"(?:[-+*/^%)√∛–—]|\bx|\b(?:sqrt|log|ln|sin|cos|tan)) *$|(?:[\w.,!°]|\d:)$"
+_CONTINUES = r"(?:[-+*/^%)√∛–—]|\bx|\b(?:sqrt|log|ln|sin|cos|tan)) *$|(?:[A-Za-z0-9_.,!°]|\d:)$"
 _RANGE = r"(\d+)-(\d+)"
 # Words that show that signs or numbers have another meaning in a text, such as binary numbers or joined strings.
 _OTHER_ARITHMETIC = (
-    r"\b(?:mod(?:ulo|ulus|ular)?|binary|octal|hex(?:adecimal)?|binär\w*|boolean|concatenat\w*|"
-    r"base[ -]?(?:\d+|two|three|four|five|six|seven|eight|nine|twelve|sixteen))\b|\b0[xb]"
+    r"\b(?:mod(?:ulo|ulus|ular)?|binary|octal|hex(?:adecimal)?|binär\w*|binaire|binario|boolean|boolesch\w*|"
+    r"concatenat\w*|two['’]s complement|zweierkomplement|complément à deux|complemento a dos|overflow\w*|überlauf\w*|"
+    r"wrap(?:s|ped|ping)?[ -]?a?round|xor|gf ?\(\d+\)|\d{1,3}[- ]?bits?|u?int(?:8|16|32|64)|(?:un)?signed|byte|"
+    r"semantic version\w*|semver|(?:next|minor|major|patch) version|"
+    r"base[ -]?(?:\d+|two|three|four|five|six|seven|eight|nine|twelve|sixteen))\b|\b0[xb]|двоичн|二进制|[2二]進数"
 )
 _ON_PURPOSE = (
     r"\b(?:false|wrong(?:ly)?|incorrect\w*|untrue|(?:not|isn['’]t) (?:true|right|correct|equal)|mistak\w+|errors?|myth|"
-    r"claim(?:s|ed)?|fallac\w+|contradict\w+|impossible|nonsense|absurd|falsch\w*|fehler\w*|faux|fausse|fals[oa])\b|[❌✗✘≠]"
+    r"claim(?:s|ed)?|fallac\w+|contradict\w+|impossible|nonsense|absurd|believ\w+|pretend\w*|insist\w*|inclusive\w*|"
+    r"including|both ends|falsch\w*|fehler\w*|einschließlich|faux|fausse|fals[oa]|неверн\w*|ошибк\w*)\b"
+    r"|[❌✗✘≠误誤错]"
 )
 
 
@@ -54,11 +65,12 @@ def wrong_equation(text: str, prompt: str) -> str | None:
     """Return the first wrong equation of plain numbers in a text, cut to 80 characters; None if no wrong one is found.
 
     A result may be rounded or cut off at its last decimal. `25%` may mean 25, 0.25 or a quarter of the term before it.
-    A dot or a comma before three digits may separate thousands. An equation is not checked if it also stands in the
-    `prompt`, stands in code, contains names or units, stands near a word that says it is wrong, or continues after its
-    result (`2 + 3 = 5 + 1 = 6`).
+    Dots, commas, apostrophes and spaces may separate thousands, and a dot or a comma the decimals: an equation that is
+    right in one reading is not wrong. An equation is not checked if it also stands in the `prompt`, stands in code,
+    contains names or several units, stands near a word that says it is wrong, or continues after its result
+    (`2 + 3 = 5 + 1 = 6`).
     """
-    if "=" not in text:
+    if "=" not in text and "＝" not in text:
         return None
     if len(prompt) > MAX_READ_CHARS:
         prompt = prompt[: MAX_READ_CHARS // 2] + prompt[-MAX_READ_CHARS // 2 :]
@@ -74,6 +86,7 @@ def wrong_equation(text: str, prompt: str) -> str | None:
 def _plain(text: str) -> str:
     """Return the text without code blocks and marks of emphasis, with one sign for each operation."""
     text, _ = split_blocks(text)
+    text = text.translate(_WIDTHS)
     for sign, plain in _SIGNS.items():
         text = text.replace(sign, plain)
     text = re.sub(r"^ {0,3}[-+*] ", "", text, flags=re.MULTILINE)  # the mark of a list item, not a sign
@@ -120,36 +133,61 @@ def _is_exempt(text: str, found: re.Match[str]) -> bool:
 
 
 def _holds(left: str, right: str) -> bool:
-    """Return whether both sides are equal, to the decimals of the result, in any reading of percentages and dots.
+    """Return whether both sides are equal, to the decimals of the result, in any reading of percentages and numbers.
 
-    Also returns True if a side cannot be computed.
+    Also returns True if the sides have different units, or if no reading can be computed.
     """
+    units = set(re.findall(_UNIT, f"{left} {right}"))
+    if len(units) > 1:
+        return True
     lefts = tuple(_Percent) if "%" in left else (_Percent.NUMBER,)
     rights = (_Percent.NUMBER, _Percent.HUNDREDTH) if "%" in right else (_Percent.NUMBER,)
-    notations = ((left, right), (_swap_dots_and_commas(left), _swap_dots_and_commas(right)))
-    for (sum_text, result_text), left_percent, right_percent in product(notations, lefts, rights):
+    is_computed = False
+    for (sum_text, result_text), left_percent, right_percent in product(_readings(left, right), lefts, rights):
         value, result = _value(sum_text, left_percent), _value(result_text, right_percent)
         if value is None or result is None:
-            return True
+            continue
+        is_computed = True
         tolerance = _tolerance(result_text)
         if right_percent is _Percent.HUNDREDTH:
             tolerance /= 100
         if abs(value - result) < tolerance:
             return True
-    return False
+    return not is_computed
 
 
-def _swap_dots_and_commas(side: str) -> str:
-    """Return one side of an equation with dots and commas swapped where they may separate thousands."""
-    swapped = {".": ",", ",": "."}
-    return re.sub(r"(?<![\d.,])(\d{1,3})([.,])(?=\d{3}(?![\d.,]))", lambda found: found[1] + swapped[found[2]], side)
+def _readings(left: str, right: str) -> Iterator[tuple[str, str]]:
+    """Yield both sides with plain numbers, once for each way to read their dots, commas and spaces.
+
+    A space may separate thousands, or a number from an unrelated one before the left side or behind the result.
+    """
+    lefts, rights = {left, re.sub(r"^\s*\d{1,15}(?= \d{3})", "", left)}, {right, right.partition(" ")[0]}
+    for (left_text, right_text), decimal in product(product(lefts, rights), ".,"):
+        sides = _plain_numbers(left_text, decimal), _plain_numbers(right_text, decimal)
+        if sides[0] is not None and sides[1] is not None:
+            yield sides[0], sides[1]
+
+
+def _plain_numbers(side: str, decimal: str) -> str | None:
+    """Return a side with a dot before decimals and nothing between thousands; None if `decimal` has other uses in it.
+
+    Units are left out.
+    """
+    thousands = "," if decimal == "." else "."
+    number = rf"\d{{1,3}}(?:(?:[{thousands}'’ ]\d{{3}})+)?(?:[{decimal}]\d+)?|\d+(?:[{decimal}]\d+)?"
+    side = re.sub(_UNIT, "", side)
+    numbers = re.findall(_DIGITS, side)
+    if not all(re.fullmatch(number, each) for each in numbers):
+        return None
+    marks = {thousands: "", "'": "", "’": "", " ": "", decimal: "."}
+    return re.sub(_DIGITS, lambda found: "".join(marks.get(char, char) for char in found[0]), side)
 
 
 def _tolerance(result: str) -> Fraction:
     """Return the tolerance for a result: its error must be less than one unit of its last decimal."""
     if "/" in result:
         return Fraction(1, 10**6)
-    return Fraction(1, 10 ** len(result.rstrip("%").partition(".")[2]))
+    return Fraction(1, 10 ** len(result.rstrip(" %").partition(".")[2]))
 
 
 def _value(expression: str, percent: _Percent) -> Fraction | None:

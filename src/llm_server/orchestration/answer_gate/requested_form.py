@@ -1,12 +1,14 @@
-"""Recognise the form that a request asks for (JSON, yes or no, a number, ...), and check that the answer has it."""
+"""Check that an answer has the form that its request asks for (JSON, yes or no, a number, ...)."""
 
 from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
+from itertools import groupby
 
 from llm_server.orchestration.answer_gate.code_blocks import is_json, split_blocks
+from llm_server.orchestration.answer_gate.demands import Demand, demands
 from llm_server.orchestration.answer_gate.json_objects import json_objects
 
 MAX_SHORT_CHARS = 200
@@ -16,47 +18,22 @@ To find a letter, yes or no, this many characters are read at each end of an ans
 """
 MAX_SEARCHED_CHARS = 20_000
 """In a longer text JSON objects are not parsed: a text with braces counts as JSON, because parsing takes too long."""
+MAX_WORD_CHARS = 12
+"""The maximum length of a word in a language without spaces."""
 
-_ANSWER_WITH = (
-    r"(?:^|[.!?:;\n]\s*|\b(?:please|only|just)\s+)"
-    r"(?:respond|reply|answer|%sformat (?:your|the) (?:answer|response|output|result))\b[^.!?\n]{0,40}?"
+_YES_OR_NO = (
+    r"(?:(?:yes|no|true|false|ja|nein|wahr|richtig|falsch|oui|non|vrai|faux|sí|si|verdadero|falso|да|нет|верно|неверно)\b"
+    r"|はい|いいえ|是|否|不|对|错)"
 )
-_ANSWER_OR_RETURN = _ANSWER_WITH % "return|output|"
-_ANSWER_ONLY = _ANSWER_WITH % ""
-"""For requests about code, in which "return" and "output" may describe the code instead of the answer."""
-_ASKS_CODE = (
-    r"\b(?:(?:function|method|class|classe|script|program|snippet|module|library|librarie|package|app|application|endpoint|"
-    r"route|handler|query|querie|regex|regexe|expression|parser|algorithm|macro|formula|lambda|hook|component|command|bot|"
-    r"server|service|website|test|tester|checker|validator|converter|calculator)s?|code|api|cli|implement\w*|refactor\w*|"
-    r"debug\w*|python|sql|flask|django|fastapi|java\w*|typescript|node|react|rust|golang|kotlin|swift|ruby|php|perl|bash|"
-    r"shell|powershell|excel|html|css|def)\b|\bc(?:\+\+|#)"
-)
-_YES_OR_NO = r"(?:yes|no|true|false|ja|nein|oui|non|sí|si)"
 _ITEM = re.compile(r"([ \t]*)(?:([-*+•–])|\W{0,3}\d{1,2}[.)])\W{0,3}\s")
 
 
 def broken_form(request: str, text: str) -> str | None:
     """Return the requested form if the answer does not have it; None if it has it, or no form is requested."""
-    request = "\n".join(" ".join(line.split()) for line in request.splitlines() if line.strip())
-    if (name := _missing_form(request, text)) is not None:
-        return name
-    items = re.search(r"\bexactly (\d{1,2}) (?:bullet(?: point)?s|list items|numbered items)\b", request, re.IGNORECASE)
-    if items and int(items[1]) not in _item_counts(text):
-        return f"exactly {items[1]} items"
-    return None
-
-
-def _missing_form(request: str, text: str) -> str | None:
-    """Return the form of `_FORMS` that is requested and that the answer does not have."""
-    if not re.search(_ANSWER_OR_RETURN, request, re.IGNORECASE):  # each demand begins so, and most requests have none
-        return None
-    asks_code = re.search(_ASKS_CODE, request, re.IGNORECASE) is not None
-    if asks_code and "```" in text:  # the form may be meant for the output of the program
-        return None
-    demand = _ANSWER_ONLY if asks_code else _ANSWER_OR_RETURN
-    for name, form, has_form in _FORMS:
-        if re.search(demand + form, request, re.IGNORECASE) and not has_form(text):
-            return name
+    for demand in demands(request, has_code="```" in text):
+        has_form = _has_number if demand.unit else _HAS_FORM[demand.form]
+        if not has_form(text, demand):
+            return demand.form
     return None
 
 
@@ -64,8 +41,9 @@ def _ends(text: str) -> str:
     return text if len(text) <= 2 * MAX_SHORT_CHARS else f"{text[:MAX_SHORT_CHARS]}\n{text[-MAX_SHORT_CHARS:]}"
 
 
-def _holds_json(text: str) -> bool:
-    _, blocks = split_blocks(text)
+def _holds_json(text: str, _: Demand) -> bool:
+    """Return whether a text is JSON, or has a JSON document in it. Square brackets count as a list."""
+    blocks = split_blocks(text)[1]
     if is_json(text) or any(is_json(block.code) for block in blocks):
         return True
     if 0 <= text.find("[") < text.rfind("]"):
@@ -76,20 +54,20 @@ def _holds_json(text: str) -> bool:
     return first_object is not None
 
 
-def _is_yes_or_no(text: str) -> bool:
+def _is_yes_or_no(text: str, _: Demand) -> bool:
     """Return whether a text begins or ends with yes, no, true or false, or says that the answer is one of them."""
-    pattern = rf"^\W*{_YES_OR_NO}\b|\b(?:answer|is|are|therefore|so)\b\W{{0,8}}{_YES_OR_NO}\b|\b{_YES_OR_NO}\W{{0,8}}$"
+    pattern = rf"^\W*{_YES_OR_NO}|\b(?:answer|is|are|therefore|so)\b\W{{0,8}}{_YES_OR_NO}|\b{_YES_OR_NO}\W{{0,8}}$"
     return bool(re.search(pattern, _ends(text), re.IGNORECASE))
 
 
-def _is_number(text: str) -> bool:
+def _is_number(text: str, _: Demand) -> bool:
     if len(text) > MAX_SHORT_CHARS:
         return False
     number = re.sub(r"^\W+|\W+$", "", text)
     return bool(re.fullmatch(r"\d[\d.,\s/]*[%°]?\s?(?:[^\d\s]{1,12})?", number))
 
 
-def _is_letter(text: str) -> bool:
+def _is_letter(text: str, _: Demand) -> bool:
     """Return whether a text gives a single letter as its answer, at its start or in words ("the answer is B").
 
     A small letter counts only if the text ends after it, or if a mark such as `)` follows.
@@ -99,8 +77,39 @@ def _is_letter(text: str) -> bool:
     return bool(re.match(pattern, text[:MAX_SHORT_CHARS]))
 
 
-def _is_word(text: str) -> bool:
-    return len(text) <= MAX_SHORT_CHARS and len(text.split()) <= 3
+def _is_word(text: str, _: Demand) -> bool:
+    words = text.split()
+    has_no_spaces = re.search(r"[\u3040-\u30ff\u4e00-\u9fff]", text[:MAX_SHORT_CHARS]) is not None
+    return len(text) <= MAX_SHORT_CHARS and len(words) <= 3 and not (has_no_spaces and len(text) > MAX_WORD_CHARS)
+
+
+def _is_in_capitals(text: str, _: Demand) -> bool:
+    """Return whether at most half of a text's letters are small. Names and units may stay small."""
+    small = sum(char.islower() for char in text[:MAX_SEARCHED_CHARS])
+    return small <= sum(char.isupper() for char in text[:MAX_SEARCHED_CHARS])
+
+
+def _has_no_commas(text: str, _: Demand) -> bool:
+    return "," not in split_blocks(text)[0]
+
+
+_HAS_FORM: Mapping[str, Callable[[str, Demand], bool]] = {
+    "JSON": _holds_json,
+    "yes or no": _is_yes_or_no,
+    "a number": _is_number,
+    "a letter": _is_letter,
+    "one word": _is_word,
+    "capital letters": _is_in_capitals,
+    "no commas": _has_no_commas,
+}
+
+
+def _has_number(text: str, demand: Demand) -> bool:
+    """Return whether some part of a text has the number of items, words or lines that is demanded."""
+    if demand.unit == "items":
+        return demand.number in _item_counts(text)
+    counts = _line_counts(text) if demand.unit == "lines" else _word_counts(text)
+    return any(count <= demand.number if demand.at_most else count == demand.number for count in counts)
 
 
 def _item_counts(text: str) -> set[int]:
@@ -118,14 +127,19 @@ def _item_counts(text: str) -> set[int]:
     return {*counts.values(), len(found) if found else len(lines)}
 
 
-_FORMS: tuple[tuple[str, str, Callable[[str], bool]], ...] = (
-    ("JSON", r"\b(?:as|in|with|only|valid|a|using)\s+(?:\w+\s+){0,2}JSON\b", _holds_json),
-    ("yes or no", r"\b(?:yes or no|yes/no|true or false)\b", _is_yes_or_no),
-    (
-        "a number",
-        r"\b(?:only|just) (?:with )?(?:the |a |one )?(?:single |final )?(?:number|integer|digit)\b",
-        _is_number,
-    ),
-    ("a letter", r"\b(?:only |just )?(?:with )?(?:only |just )?(?:the|a|one) (?:single )?letter\b", _is_letter),
-    ("one word", r"\b(?:in|with|using) (?:only |just |exactly )?(?:one|a single) word\b", _is_word),
-)
+def _line_counts(text: str) -> set[int]:
+    """Return the number of lines of a text without its blank lines, and of each part between blank lines."""
+    lines = [bool(line.strip()) and not line.startswith("```") for line in text.splitlines()]
+    parts = [len(list(part)) for is_filled, part in groupby(lines) if is_filled]
+    return {sum(lines), *parts}
+
+
+def _word_counts(text: str) -> set[int]:
+    """Return the number of words of a text, and of each of its lines; a word with hyphens is one word or several."""
+    lines = [line for line in text.splitlines() if line.strip()]
+    return {*_counted(text), *(count for line in lines for count in _counted(line))}
+
+
+def _counted(text: str) -> Iterable[int]:
+    words = [word for word in text.split() if any(map(str.isalnum, word))]
+    return len(words), len(words) + sum(len(re.findall(r"\w[-–/]\w", word)) for word in words)

@@ -104,22 +104,23 @@ class Balancer:
         return not attempts or (len(attempts) < MAX_CALLS_A_STEP and self._calls.may_retry())
 
     def _ask(self, name: str, call: EngineCall, terms: CallTerms, attempts: tuple[Attempt, ...]) -> CallResult:
-        """Ask an engine. If its answer has a fault for which a strong engine is to be asked, note it on the attempt."""
+        """Ask an engine, and note on the attempt the fault that the answer gate finds in the answer."""
         result = self._calls.ask(name, call, terms, after=attempts[-1] if attempts else None)
-        fault = None if self._is_strong(name) else _fault(result, terms)
+        fault = _fault(result, terms, is_strong=self._is_strong(name))
         return result if fault is None else result.with_fault(fault)
 
     def _escalated(
         self, result: CallResult, call: EngineCall, terms: CallTerms, attempts: tuple[Attempt, ...], others: list[str]
     ) -> Reply:
-        """Return the completion. If the answer gate found a fault in it, ask a strong engine and return its completion.
+        """Return the completion. If a cheap one has a fault, ask a strong engine and return its completion.
 
         At most one strong engine is asked. If it does not answer, the faulty completion is returned.
         """
-        strong = [other for other in others if self._is_strong(other)]
+        escalates = terms.escalates and not self._is_strong(attempts[-1].engine)
+        strong = [other for other in others if self._is_strong(other)] if escalates else []
         if attempts[-1].fault is None or not strong or len(attempts) >= MAX_CALLS_A_STEP:
             return Reply(completion=result.completion, attempts=attempts)
-        second = self._calls.ask(strong[0], call, terms, after=attempts[-1])
+        second = self._ask(strong[0], call, terms, attempts)
         return Reply(completion=second.completion or result.completion, attempts=attempts + second.attempts)
 
     def _after_empty(self, name: str, terms: CallTerms, others: list[str]) -> list[str]:
@@ -152,9 +153,14 @@ class Balancer:
         return (spec.tier not in (None, tier), price is None, price or 0, spec.source != "local")
 
 
-def _fault(result: CallResult, terms: CallTerms) -> str | None:
-    """Return the fault for which a strong engine is asked after a cheap one; None if it is not asked."""
+def _fault(result: CallResult, terms: CallTerms, *, is_strong: bool) -> str | None:
+    """Return the fault of an answer; None if no fault is found.
+
+    An empty answer has one only if a strong engine is asked because of it.
+    """
     if result.completion:
         return terms.fault(result.completion) if terms.fault else None
-    must_escalate = terms.escalates and terms.tier != "strong" and isinstance(result.failure, EmptyAnswer)
+    must_escalate = (
+        terms.escalates and not is_strong and terms.tier != "strong" and isinstance(result.failure, EmptyAnswer)
+    )
     return "empty" if must_escalate else None

@@ -14,9 +14,9 @@ from llm_server.orchestration.domain.engine_call import Completion
 class CallTerms:
     """The purpose and the limits of a call, which ends at `until_ms` (Unix milliseconds) at the latest.
 
-    `engine` is the only engine that may be asked; None leaves the choice to the balancer. `fault` is the answer gate:
-    it returns a short phrase that says what is wrong with a completion, or None. If `escalates` is False, no strong
-    engine is asked after a faulty or empty answer of a cheap one.
+    `engine` is the only engine that may be asked; None leaves the choice to the balancer. `fault` is the answer gate,
+    None if it is off: it returns a short phrase that says what is wrong with a completion, or None. If `escalates` is
+    False, no strong engine is asked after a faulty or empty answer of a cheap one.
     """
 
     purpose: str

@@ -127,6 +127,12 @@ class Output:
         return replace(self, key=key, text=None, error=error, review=None)
 
     @property
+    def fault(self) -> str | None:
+        """The fault that the answer gate found in the text; None if it found none, or if there is no text."""
+        last = last_answered(self.attempts)
+        return last.fault if last and self.text is not None else None
+
+    @property
     def is_answer(self) -> bool:
         return self.key.kind is OutputKind.ANSWER
 

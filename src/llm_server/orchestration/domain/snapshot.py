@@ -74,10 +74,26 @@ class Snapshot:
     @property
     def result(self) -> str | None:
         """The final answer of a Completed task."""
-        if self.task.answer_fence is None:
+        return self._answer.text if self._answer else None
+
+    @property
+    def fault(self) -> str | None:
+        """The fault that the answer gate found in the result; None if it found none, or if there is no result."""
+        return self._answer.fault if self._answer else None
+
+    def step_fault(self, step_id: str) -> str | None:
+        """Return the fault that the answer gate found in the result of a Completed step, like `fault`."""
+        end = self.standing.get(OutputKey.of_step(step_id))
+        if end is None or end.text is None:
             return None
-        answer = self.outputs.get(OutputKey.of_answer(self.task.answer_fence))
-        return answer.text if answer else None
+        drafts = [output for output in self.of_step(step_id) if output.key.kind is OutputKind.DRAFT]
+        return drafts[-1].fault if drafts else end.fault  # the end of a reviewed step has the calls of its last review
+
+    @property
+    def _answer(self) -> Output | None:
+        """The output with the final answer of a Completed task."""
+        fence = self.task.answer_fence
+        return None if fence is None else self.outputs.get(OutputKey.of_answer(fence))
 
     @property
     def is_whole(self) -> bool:

@@ -91,8 +91,8 @@ class RoleCaller:
     def _gate(
         self, request: str | None, prompt: str, *, limit_is_callers: bool
     ) -> Callable[[Completion], str | None] | None:
-        """Return the check for faults in an answer; None without a request, or if faulty answers are not escalated."""
-        if request is None or not self._escalates:
+        """Return the check for faults in an answer; None without a request, or if the answer gate is off."""
+        if request is None or not self._catalog.defaults.answer_gate:
             return None
         # Imported here because it takes 15 ms, and the API function does not need it.
         from llm_server.orchestration.answer_gate import gate
