@@ -57,10 +57,11 @@ def ours(url: str) -> Callable[[], str]:
     engine = f'kind = "openai"\nsource = "api"\nmodel = "{MODEL}"\nprice_provider = "openai"\napi_key = "env:KEY"\n'
     config.write_text(f'[engines.fake]\n{engine}base_url = "{url}"\n')
     environ = {"LLM_SERVER_CONFIG": str(config), "KEY": "k"}
-    catalog = catalog_loading.configured_catalog(Settings.read(environ))
+    settings = Settings.read(environ)
+    catalog = catalog_loading.configured_catalog(settings)
     parts = EngineParts(catalog=catalog, credentials=Credentials(environ), analyse=analyse)
     adapters, store = factory.build(parts), SqliteStore(Database(folder / "tasks.db"))
-    balancer = wiring.balancer_of(catalog, adapters, store, has_credentials=lambda spec: True)
+    balancer = wiring.balancer_of(catalog, adapters, store, has_credentials=lambda spec: True, window=settings.window)
 
     def call() -> str:
         terms = CallTerms(purpose="answer", tier="fast", until_ms=wiring.now_ms() + TIMEOUT_S * 1000, engine="fake")

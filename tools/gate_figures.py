@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from llm_server.orchestration.answer_gate import gate
 from llm_server.orchestration.domain.engine_call import Completion
+from llm_server.orchestration.domain.usage import Usage
 
 DATA = Path(__file__).parents[1] / "data" / "answer_gate"
 PARTS = ("tuned", "held_out")
@@ -87,7 +88,7 @@ def pairs(part: str) -> list[Pair]:
 
 def judged(pair: Pair) -> Judged:
     """Return what the gate says about a pair."""
-    completion = Completion(text=pair.answer, tokens_in=0, tokens_out=0, truncated=pair.fault == "cut_off")
+    completion = Completion(text=pair.answer, usage=Usage(), truncated=pair.fault == "cut_off")
     fault = gate.fault(pair.prompt, pair.prompt, completion)
     if fault is None:
         return Judged(pair, None, None)

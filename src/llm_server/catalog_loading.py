@@ -13,6 +13,7 @@ from llm_server.engines.credentials import Credentials, has_credentials
 from llm_server.engines.discovery import LoopbackServer, discover
 from llm_server.engines.local import model_files
 from llm_server.orchestration.configuration import catalog_file
+from llm_server.orchestration.dispatch.window import Window
 from llm_server.orchestration.domain.catalog import Catalog
 from llm_server.orchestration.domain.errors import ConfigurationError
 from llm_server.settings import Settings
@@ -53,7 +54,8 @@ def load_catalog(
     `loopback` are the servers to try on this machine; the one at `own_port` is skipped.
 
     Raises:
-        ConfigurationError: the file is wrong, or the model of LLM_SERVER_MODEL is not on this machine.
+        ConfigurationError: the file is wrong, the model of LLM_SERVER_MODEL is not on this machine, or an engine's
+            `timeout_s` is longer than a worker can wait.
     """
     catalog = configured_catalog(settings)
     model = None if settings.on_aws else settings.model
@@ -72,7 +74,26 @@ def load_catalog(
         catalog = msgspec.structs.replace(catalog, engines={**catalog.engines, discovered.name: discovered.spec})
     if model and not model_is_used:
         note += " LLM_SERVER_MODEL is not used."
+    _check_time_outs(catalog, settings)
     return LoadedCatalog(catalog, note)
+
+
+def _check_time_outs(catalog: Catalog, settings: Settings) -> None:
+    """Check that a claim is long enough for one call of each engine. The embedded engine answers at once.
+
+    Raises:
+        ConfigurationError: an engine's `timeout_s`, its own or the default one, is longer than the window.
+    """
+    window = settings.window
+    for name, spec in catalog.engines.items():
+        timeout_s = catalog.timeout_s(name)
+        if spec.kind != "embedded" and timeout_s > window.whole_s:
+            whose = "a timeout_s" if spec.timeout_s else "the default timeout_s (defaults.timeout_s)"
+            longer = window.longer if settings.on_aws else f"{window.longer} to {Window.lease_for(timeout_s)}"
+            raise ConfigurationError(
+                f"Engine {name} has {whose} of {timeout_s}, but a worker waits at most {window.whole_s} s for a call: "
+                f"six sevenths of LLM_SERVER_LEASE_S, which is {window.lease_s}. Lower timeout_s, or {longer}."
+            )
 
 
 def _missing_keys(catalog: Catalog, secrets: Credentials) -> str:

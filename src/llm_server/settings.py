@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from llm_server.orchestration.dispatch.window import Window
 from llm_server.orchestration.domain.errors import ConfigurationError
 
 PREFIX = "LLM_SERVER_"
@@ -63,6 +64,13 @@ class Settings:
     def on_aws(self) -> bool:
         """Whether tasks are stored in DynamoDB."""
         return self.table is not None
+
+    @property
+    def window(self) -> Window:
+        """The longest time that an engine call can have. On AWS a parameter of the deployment sets the lease."""
+        if self.on_aws:
+            return Window(lease_s=self.lease_s, longer="deploy with a larger WorkerWindow")
+        return Window(lease_s=self.lease_s)
 
     @property
     def models_dir(self) -> Path:

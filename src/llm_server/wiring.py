@@ -25,6 +25,7 @@ from llm_server.orchestration.dispatch.balancer import Balancer
 from llm_server.orchestration.dispatch.calls import EngineCalls
 from llm_server.orchestration.dispatch.fleet import Fleet
 from llm_server.orchestration.dispatch.health import EngineStates
+from llm_server.orchestration.dispatch.window import Window
 from llm_server.orchestration.domain.catalog import Catalog, EngineSpec
 from llm_server.orchestration.domain.engine_call import Engine, Pricer
 from llm_server.orchestration.domain.errors import ConfigurationError
@@ -84,6 +85,7 @@ def balancer_of(
     store: EngineStateStore,
     *,
     has_credentials: Callable[[EngineSpec], bool],
+    window: Window,
     price: Pricer = prices.price,
     clock: Clock = now_ms,
     waiting: Waiting = nullcontext,
@@ -94,7 +96,7 @@ def balancer_of(
     calls = EngineCalls(
         catalog=catalog, engines=engines, fleet=fleet, states=states, price=price, clock=clock, waiting=waiting
     )
-    return Balancer(catalog=catalog, fleet=fleet, calls=calls, price=price)
+    return Balancer(catalog=catalog, fleet=fleet, calls=calls, price=price, window=window)
 
 
 def assemble(
@@ -108,7 +110,6 @@ def assemble(
     new_id: Callable[[], str],
     random_bytes: Callable[[int], bytes],
     max_deliveries: int,
-    lease_s: int,
     sweep_s: int,
     prompt_max_chars: int,
     sleep: Callable[[float], None] = time.sleep,
@@ -149,10 +150,12 @@ def assemble(
             ),
             clock=clock,
             sleep=sleep,
-            lease_ms=lease_s * 1000,
+            fleet=balancer.fleet,
+            window=balancer.window,
+            sweep_ms=sweep_ms,
         ),
         lifecycle=Lifecycle(store=store, keyring=keyring, wakeups=wakeups, clock=clock, sweep_ms=sweep_ms),
-        sweep=Sweep(store=store, wakeups=wakeups, clock=clock, sweep_ms=sweep_ms),
+        sweep=Sweep(store=store, wakeups=wakeups, fleet=balancer.fleet, clock=clock, sweep_ms=sweep_ms),
         clock=clock,
     )
 
@@ -174,6 +177,7 @@ def service_of(
         _engines(settings, catalog, secrets) if works else {},
         store,
         has_credentials=partial(has_credentials, secrets),
+        window=settings.window,
         waiting=waiting,
     )
     return assemble(
@@ -186,7 +190,6 @@ def service_of(
         new_id=new_id,
         random_bytes=os.urandom,
         max_deliveries=settings.max_attempts,
-        lease_s=settings.lease_s,
         sweep_s=settings.sweep_s,
         prompt_max_chars=settings.prompt_max_chars,
         sleep=partial(_sleep, waiting),

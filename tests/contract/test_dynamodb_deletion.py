@@ -19,7 +19,7 @@ from llm_server.storage.dynamodb.store import DynamoStore
 from support.aws_emulators import Substrate
 from support.builders import NOW_MS, NoQueue, a_failure, a_lifecycle, a_request, a_task, an_output, claimed, noise
 from support.dynamodb_wire import Wire, recording
-from support.scripted_engine import Clock
+from support.scripted_engine import Clock, a_fleet
 
 LONG = noise(900_000)
 KEEP_MS = 30 * DAY_MS
@@ -61,7 +61,7 @@ def rows(on: Substrate, task: Task) -> dict[str, Any]:
 
 
 def swept(store: DynamoStore, clock: Clock) -> None:
-    Sweep(store=store, wakeups=WakeUps(NoQueue()), clock=clock, sweep_ms=120_000).run()
+    Sweep(store=store, wakeups=WakeUps(NoQueue()), fleet=a_fleet(store, clock), clock=clock, sweep_ms=120_000).run()
 
 
 def test_nothing_but_a_gravestone_is_left_and_that_not_for_long(moto_substrate: Substrate, store: DynamoStore) -> None:

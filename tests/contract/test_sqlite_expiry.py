@@ -18,7 +18,7 @@ from llm_server.storage.sqlite.database import Database
 from llm_server.storage.sqlite.deletions import EXPIRED, MAX_PAGES, MIN_FREE_PAGES
 from llm_server.storage.sqlite.store import SqliteStore
 from support.builders import NOW_MS, SWEEP_MS, NoQueue, a_failure, a_request, a_task, an_attempt, claimed
-from support.scripted_engine import Clock
+from support.scripted_engine import Clock, a_fleet
 
 
 def test_what_has_expired_is_removed_by_the_sweep(tmp_path: Path) -> None:
@@ -33,7 +33,9 @@ def test_what_has_expired_is_removed_by_the_sweep(tmp_path: Path) -> None:
             store.save(task, claimed(task))
             store.save(claimed(task), claimed(task).failed(failure), failure)
         clock.now_ms += DAY_MS
-        Sweep(store=store, wakeups=WakeUps(NoQueue()), clock=clock, sweep_ms=SWEEP_MS).run()
+        Sweep(
+            store=store, wakeups=WakeUps(NoQueue()), fleet=a_fleet(store, clock), clock=clock, sweep_ms=SWEEP_MS
+        ).run()
 
     with closing(sqlite3.connect(tmp_path / "tasks.db")) as db:
         counted = [
@@ -81,7 +83,9 @@ def test_one_sweep_removes_all_that_has_expired(tmp_path: Path) -> None:
             store.bind_idempotency_key("local", task.task_id, binding, now_ms=NOW_MS)
         clock.now_ms += DAY_MS
 
-        Sweep(store=store, wakeups=WakeUps(NoQueue()), clock=clock, sweep_ms=SWEEP_MS).run()
+        Sweep(
+            store=store, wakeups=WakeUps(NoQueue()), fleet=a_fleet(store, clock), clock=clock, sweep_ms=SWEEP_MS
+        ).run()
 
     assert rows(path, "tasks", "requests", "outputs", "labels", "bindings") == [0, 0, 0, 0, 0]
 

@@ -57,6 +57,23 @@ def test_the_same_switch_again_changes_nothing(store: Store) -> None:
     assert store.switch_engine("gpt", {"locked": True}) == first == store.engines()
 
 
+def test_the_time_of_the_last_switch_is_kept(store: Store) -> None:
+    """Also of one that takes the switches back: it may switch the engine on."""
+    store.switch_engine("gpt", {"toggle": False}, now_ms=NOW_MS)
+    first = store.engines().changed_ms("gpt")
+    store.switch_engine("gpt", {"toggle": None}, now_ms=NOW_MS + 1)
+
+    assert (first, store.engines().changed_ms("gpt")) == (NOW_MS, NOW_MS + 1)
+    assert store.engines().changed_ms("other") == 0
+
+
+def test_the_time_of_a_recovery_is_kept(store: Store) -> None:
+    store.switch_engine("gpt", {"toggle": True}, now_ms=NOW_MS)
+    store.save_engine_state("gpt", EngineState(recovered_ms=NOW_MS + 1))
+
+    assert store.engines().changed_ms("gpt") == NOW_MS + 1
+
+
 def test_a_switch_survives_every_change_of_the_engine_s_state(store: Store) -> None:
     """An engine that gets well has its whole state replaced."""
     well, resting = EngineState(), EngineState(failures=1)

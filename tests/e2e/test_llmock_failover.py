@@ -21,6 +21,7 @@ from llm_server.orchestration.dispatch.balancer import Balancer
 from llm_server.orchestration.dispatch.balancer import Reply as Outcome
 from llm_server.orchestration.dispatch.retry_budget import MAX_CALLS_A_STEP
 from llm_server.orchestration.dispatch.terms import CallTerms
+from llm_server.orchestration.dispatch.window import Window
 from llm_server.orchestration.domain.engine_call import AnswerSchema, EngineCall
 from llm_server.orchestration.domain.errors import EngineUnavailable, PromptRefused
 from llm_server.orchestration.execution import plan_proposal
@@ -51,7 +52,9 @@ def balanced(llmock: LLMock, kinds: tuple[str, ...], watched: WatchedStore) -> M
         }
         catalog = a_catalog(engines)
         adapters = factory.build(EngineParts(catalog=catalog, credentials=Credentials({}), analyse=analyse))
-        return wiring.balancer_of(catalog, adapters, watched, has_credentials=lambda spec: True, price=price)
+        return wiring.balancer_of(
+            catalog, adapters, watched, has_credentials=lambda spec: True, price=price, window=Window(lease_s=210)
+        )
 
     return make
 

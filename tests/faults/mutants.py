@@ -131,14 +131,28 @@ MUTANTS = (
     Mutant(
         "no sweep",
         f"{_ORCHESTRATION}/tasks/sweep.py",
-        "            return self._look_at_all(may_continue)\n",
-        "            return 0\n",
+        "            return woken + self._look_at_all(until_ms, may_continue)\n",
+        "            return woken\n",
+    ),
+    Mutant(
+        "sweep does not wake the tasks whose engine is back",
+        f"{_ORCHESTRATION}/tasks/sweep.py",
+        "woken = self._wake_waiting(self._stored_return_ms(), may_continue, delayed=True)",
+        "woken = 0",
+        "test_long_waits",
+    ),
+    Mutant(
+        "calls that timed out are repeated blindly",
+        f"{_ORCHESTRATION}/dispatch/window.py",
+        'if had_enough or (attempt.source == "api" and timeouts[engine] >= MAX_TIMEOUTS):',
+        "if not had_enough and timeouts[engine] < 0:",
+        "test_long_waits",
     ),
     Mutant(
         "sweep sends although another one has",
         f"{_ORCHESTRATION}/tasks/sweep.py",
-        "if not self._store.postpone(due, task, later_ms) or needs_no_message:",
-        "self._store.postpone(due, task, later_ms)\n        if needs_no_message:",
+        "if not self._store.postpone(due, task, self._next_look_ms(task)) or needs_no_message:",
+        "self._store.postpone(due, task, self._next_look_ms(task))\n        if needs_no_message:",
         "test_long_waits",
     ),
     Mutant(
@@ -151,8 +165,8 @@ MUTANTS = (
     Mutant(
         "lease longer than visibility",
         "template.yaml",
-        "VisibilityTimeout: 1080",
-        "VisibilityTimeout: 100",
+        "QueueVisibility: 1080",
+        "QueueVisibility: 100",
         "test_long_waits",
     ),
     Mutant(

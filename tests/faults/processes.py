@@ -13,6 +13,7 @@ from faults.points import Caller, Watched
 from faults.substrates import Substrate
 from llm_server import wiring
 from llm_server.orchestration.dispatch.balancer import Balancer
+from llm_server.orchestration.dispatch.window import Window
 from llm_server.orchestration.domain.catalog import Catalog
 from llm_server.orchestration.domain.engine_call import Completion, EngineCall
 from llm_server.orchestration.domain.ports.clock import Clock
@@ -69,6 +70,7 @@ class Process:
             has_credentials=lambda _: True,
             price=price,
             clock=clock,
+            window=Window(lease_s=substrate.lease_s),
         )
         service = _service(
             substrate,
@@ -106,7 +108,6 @@ def _service(
         clock=clock,
         new_id=new_id,
         random_bytes=os.urandom,
-        lease_s=substrate.lease_s,
         sweep_s=substrate.sweep_s,
         prompt_max_chars=PROMPT_MAX_CHARS,
         sleep=sleep,

@@ -13,8 +13,8 @@ from faults.world import World
 
 STRUCK = {"chat": ("post", "worker"), "plan": ("post", "worker"), "sweep": ("sweeper",)}
 CALLS = {
-    "SQLite": {"chat": 14, "plan": 38, "sweep": 9},
-    "moto": {"chat": 10, "plan": 26, "sweep": 17},
+    "SQLite": {"chat": 14, "plan": 38, "sweep": 10},
+    "moto": {"chat": 10, "plan": 26, "sweep": 18},
 }
 """The exact numbers of calls: more would cost more than planned, fewer would mean that some are not attacked."""
 MIN_POINTS = {"chat": 60, "plan": 150, "sweep": 0}

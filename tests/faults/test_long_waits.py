@@ -11,9 +11,10 @@ from faults.audits import alarms
 from faults.conftest import Worlds
 from faults.kinds import Kind
 from faults.ledger import Ledger
-from faults.world import SWEEP_EVERY_S, World
+from faults.world import SWEEP_EVERY_S, TICK_S, World
 from llm_server.orchestration.domain.engine_call import EngineCall
 from llm_server.orchestration.domain.errors import EngineUnavailable
+from support.scripted_engine import a_catalog, an_engine
 
 MAX_SENDS = 1.05
 HOUR_S = 3600
@@ -90,6 +91,59 @@ def test_a_slow_answer_is_waited_for_by_one_worker(worlds: Worlds, ledger: Ledge
 
     ledger.enter("answer of 160 s", world.substrate.name, 0, alarms(world), f"{delivered} delivery")
     assert (delivered, world.sends, len(world.engine.calls)) == (1, 1, 1)
+
+
+def test_tasks_are_woken_within_a_sweep_when_another_engine_is_switched_on(worlds: Worlds, ledger: Ledger) -> None:
+    """Their own engine asked for 10 minutes of rest, so their messages are delayed for as long."""
+    world = worlds()
+    world.catalog = a_catalog({"resting": an_engine(), "spare": an_engine(toggle=False)})
+
+    def overloaded(call: EngineCall) -> None:
+        if "spare" not in switched:
+            raise EngineUnavailable("The engine is overloaded.", retry_after_s=600, outage=True)
+
+    switched = set[str]()
+    world.engine.before = overloaded
+    posted(world, 20)
+    world.deliver_all()
+    waiting = sum(world.store.peek(ref).is_waiting for ref in world.refs())
+    switched.add("spare")
+    world.process("operator").service.switch_engine("spare", {"toggle": True})
+    sent = world.sends
+    world.settle(within_s=SWEEP_EVERY_S + TICK_S)
+
+    note = f"{waiting} tasks waited, final {world.final_after_s:.0f} s later, {world.sends - sent} sends"
+    world.pass_s(600)  # now the delayed messages have come, too
+    ledger.enter("engine switched on", world.substrate.name, 0, alarms(world), note)
+    assert (waiting, world.sends - sent) == (20, 20)
+
+
+@pytest.mark.parametrize("timeout_s", [120, 174])
+def test_an_engine_that_takes_longer_than_the_window_is_asked_twice_at_most(
+    worlds: Worlds, timeout_s: int, ledger: Ledger
+) -> None:
+    """It was asked 8 times. What it may bill is withheld from the task's limit."""
+    world = worlds()
+    world.catalog = a_catalog({"slow": an_engine(timeout_s=timeout_s)})
+    asked = list[EngineCall]()
+
+    def times_out(call: EngineCall) -> None:
+        asked.append(call)
+        world.clock.pass_s(timeout_s)
+        raise EngineUnavailable("The engine did not answer in time.", kind="timeout", may_be_billed=True)
+
+    world.engine.before = times_out
+    world.post("Say hello.", mode="Chat", limits={"max_cost_usd": 1})
+    world.settle(within_s=4 * timeout_s)
+    (ref,) = world.refs()
+    snapshot = world.store.get(ref)
+    withheld = [attempt.withheld_microusd > 0 for attempt in snapshot.attempts]
+
+    note = f"{len(asked)} calls; {snapshot.task.error}"
+    found = alarms(world, may_fail=lambda prompt: True)
+    ledger.enter(f"engine that takes longer than {timeout_s} s", world.substrate.name, 0, found, note)
+    assert withheld == [True] * len(asked)
+    assert len(asked) == (1 if timeout_s == 174 else 2)
 
 
 @pytest.mark.parametrize("away_s", [60, 600])

@@ -21,11 +21,15 @@ import pytest
 from llm_server import wiring
 from llm_server.orchestration.configuration import catalog_file
 from llm_server.orchestration.dispatch.balancer import Balancer
+from llm_server.orchestration.dispatch.fleet import Fleet
+from llm_server.orchestration.dispatch.health import EngineStates
 from llm_server.orchestration.dispatch.terms import CallTerms
+from llm_server.orchestration.dispatch.window import Window
 from llm_server.orchestration.domain.catalog import Catalog, EnginePrice, EngineSpec
 from llm_server.orchestration.domain.engine_call import Completion, EngineCall
 from llm_server.orchestration.domain.engine_state import EngineRecords, EngineState, SwitchName
 from llm_server.orchestration.domain.errors import StorageUnavailable
+from llm_server.orchestration.domain.ports.store import EngineStateStore
 from llm_server.orchestration.domain.usage import Usage
 from llm_server.storage.sqlite.database import Database
 from llm_server.storage.sqlite.store import SqliteStore
@@ -132,6 +136,7 @@ def a_balancer(
     *,
     without_credentials: Collection[str] = (),
     waiting: wiring.Waiting = nullcontext,
+    lease_s: int = 210,
 ) -> Balancer:
     """Return a balancer as the wiring makes it; the models in `without_credentials` have no key."""
 
@@ -139,8 +144,20 @@ def a_balancer(
         return spec.model not in without_credentials
 
     return wiring.balancer_of(
-        catalog, engines, store, has_credentials=has_credentials, price=price, clock=clock, waiting=waiting
+        catalog,
+        engines,
+        store,
+        has_credentials=has_credentials,
+        price=price,
+        clock=clock,
+        waiting=waiting,
+        window=Window(lease_s=lease_s),
     )
+
+
+def a_fleet(store: EngineStateStore, clock: Clock, **engines: EngineSpec) -> Fleet:
+    """Return the fleet of these engines, which all have credentials."""
+    return Fleet(configured=engines, has_credentials=lambda _: True, states=EngineStates(store, clock))
 
 
 class WatchedStore(SqliteStore):
@@ -155,9 +172,11 @@ class WatchedStore(SqliteStore):
         self.reads += 1
         return super().engines()
 
-    def switch_engine(self, engine: str, changes: Mapping[SwitchName, bool | None]) -> EngineRecords:
+    def switch_engine(
+        self, engine: str, changes: Mapping[SwitchName, bool | None], *, now_ms: int = 0
+    ) -> EngineRecords:
         self._answer()
-        return super().switch_engine(engine, changes)
+        return super().switch_engine(engine, changes, now_ms=now_ms)
 
     def save_engine_state(self, engine: str, state: EngineState) -> None:
         self._answer()

@@ -64,7 +64,7 @@ class Served:
     def use(self, catalog: Catalog, store: Store | None = None, waiting: wiring.Waiting = nullcontext) -> Service:
         """Create the service again with another configuration (one engine for all names) or another store."""
         engines = dict.fromkeys(catalog.engines, self.engine)
-        balancer = a_balancer(catalog, engines, self.store, self.clock, waiting=waiting)
+        balancer = a_balancer(catalog, engines, self.store, self.clock, waiting=waiting, lease_s=LEASE_S)
         self.service = wiring.assemble(
             catalog=catalog,
             store=store or self.store,
@@ -75,7 +75,6 @@ class Served:
             clock=self.clock,
             new_id=lambda: f"t{next(self._numbers)}",
             random_bytes=os.urandom,
-            lease_s=LEASE_S,
             sweep_s=SWEEP_S,
             prompt_max_chars=1_000,
             sleep=self.clock.pass_s,

@@ -34,7 +34,7 @@ def rights(stack: Stack, role: str) -> dict[str, set[str]]:
 
 
 def references(node: Any) -> Iterator[tuple[str, str]]:
-    """Yield every name that a template refers to, with the kind of reference: Ref, Fn::GetAtt or Fn::If."""
+    """Yield every name that a template refers to, with the kind of reference, such as Ref or Fn::If."""
     match node:
         case {"Ref": str(name)}:
             yield "Ref", name
@@ -43,6 +43,9 @@ def references(node: Any) -> Iterator[tuple[str, str]]:
         case {"Fn::If": [str(condition), *branches]}:
             yield "Fn::If", condition
             yield from references(branches)
+        case {"Fn::FindInMap": [str(name), *keys]}:
+            yield "Fn::FindInMap", name
+            yield from references(keys)
         case {"Fn::Sub": str(text)}:
             yield from _substitutions(text, set())
         case {"Fn::Sub": [str(text), dict(local)]}:

@@ -105,6 +105,8 @@ class Stack:
                 return self._substitute(text, self.resolve(local))
             case {"Fn::If": [str(condition), yes, no]}:
                 return self.resolve(yes if self._holds(self._template["Conditions"][condition]) else no)
+            case {"Fn::FindInMap": [str(mapping), row, str(column)]}:
+                return self._template["Mappings"][mapping][self.resolve(row)][column]
             case {"Fn::Join": [str(glue), parts]}:
                 return glue.join(self.resolve(parts))
             case dict():

@@ -58,6 +58,9 @@ class Workers:
         self._slots = slots
         slots.on_free = self._grow_if_needed
         self._stopping = threading.Event()
+        self._sweeper_is_needed = threading.Event()
+        """Set when an engine has changed, and when the workers stop."""
+        service.when_engines_change(self._sweeper_is_needed.set)
         self._lock = threading.Lock()
         self._numbers = count(1)
         self._workers = set[threading.Thread]()
@@ -78,6 +81,7 @@ class Workers:
         with self._lock:  # no thread is started after this
             self._stopping.set()
             threads = [self._sweeper, *self._workers]
+        self._sweeper_is_needed.set()
         self._queue.wake_all()
         end = time.monotonic() + grace_s
         for thread in threads:
@@ -144,12 +148,18 @@ class Workers:
             raise
 
     def _sweep(self) -> None:
+        """Sweep once a minute, and wake the tasks that wait for an engine as soon as one is back."""
+        next_s = time.monotonic()
         while True:
-            # from the start of this sweep, so that a long sweep does not delay the next one
-            next_s = time.monotonic() + self._sweep_s
+            self._sweeper_is_needed.clear()
+            if self._stopping.is_set():
+                return
+            sweep = self._service.wake_waiting
+            if time.monotonic() >= next_s:
+                # from the start of this sweep, so that a long sweep does not delay the next one
+                next_s, sweep = time.monotonic() + self._sweep_s, self._service.sweep
             try:
-                self._service.sweep(lambda: not self._stopping.is_set())
+                sweep(lambda: not self._stopping.is_set())
             except Exception:  # the next sweep tries again
                 _log.exception("sweep failed")
-            if self._stopping.wait(max(0.0, next_s - time.monotonic())):
-                return
+            self._sweeper_is_needed.wait(max(0.0, next_s - time.monotonic()))

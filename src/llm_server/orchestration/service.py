@@ -178,6 +178,14 @@ class Service:
         _log.info("engine switched", extra=fields)
         return engine
 
+    def when_engines_change(self, callback: Callable[[], None]) -> None:
+        """Call `callback`, which must return at once, after each switch and each recovery of an engine here."""
+        self._fleet.when_changed(callback)
+
+    def wake_waiting(self, may_continue: Callable[[], bool] = lambda: True) -> int:
+        """Wake the tasks that wait for an engine, if one is back. Returns their number. See `Sweep.wake_waiting`."""
+        return self._sweep.wake_waiting(may_continue)
+
     def counters(self) -> Counters:
         """Return totals and gauges."""
         return self._store.overview()[0]

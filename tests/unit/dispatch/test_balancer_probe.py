@@ -49,7 +49,7 @@ def test_one_worker_of_the_deployment_probes(balanced: Balanced, watched: Watche
 
     assert (len(engine.calls), probe.result().attempts[0].why) == (2, "fast tier, cheapest, probe")
     assert all(reply.attempts == () and reply.can_be_retried for reply in others)
-    assert watched.engines().states == {"only": EngineState()}
+    assert watched.engines().states == {"only": EngineState(recovered_ms=clock.now_ms)}
     clock.pass_s(5)
     assert workers[0].call(CALL, call_terms()).completion is not None
 

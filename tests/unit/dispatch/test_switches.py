@@ -96,7 +96,7 @@ def test_a_switch_survives_a_restart(served: Served) -> None:
     served.service.switch_engine(NAMED, {"locked": True})
 
     with closing(SqliteStore(Database(served.path))) as reopened:
-        assert reopened.engines().switches == {NAMED: EngineSwitch(locked=True)}
+        assert reopened.engines().switches == {NAMED: EngineSwitch(locked=True, changed_ms=served.clock.now_ms)}
     served.use(only())
     assert status(served) == {NAMED: "locked"}
 

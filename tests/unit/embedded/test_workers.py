@@ -256,6 +256,20 @@ def test_a_message_comes_again_when_the_database_failed(served: Served, crew: Cr
     assert ended(served, ref) is Status.COMPLETED
 
 
+def test_a_task_that_waits_is_carried_out_as_soon_as_its_engine_is_switched_on(served: Served, crew: Crew) -> None:
+    """The next sweep comes in a minute, and the task's message in another one by the clock, which stands still here."""
+    served.service.switch_engine("only", {"toggle": False})
+    refs = [served.submit() for _ in range(20)]
+    crew(limit=4)
+    waiting = threading.Event()
+    while not all(served.get(ref).task.is_waiting for ref in refs):
+        waiting.wait(0.005)
+
+    served.service.switch_engine("only", {"toggle": True})
+    assert {ended(served, ref) for ref in refs} == {Status.COMPLETED}
+    assert len(served.engine.calls) == 20
+
+
 def test_the_sweeper_wakes_at_the_start_and_then_in_its_own_time(served: Served, crew: Crew) -> None:
     """Tasks that an earlier process left are not kept waiting."""
     served.queue.down = True

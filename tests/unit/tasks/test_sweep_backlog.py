@@ -12,6 +12,7 @@ from typing import Any, cast
 
 import pytest
 
+from llm_server.orchestration.domain.engine_state import EngineState
 from llm_server.orchestration.domain.ports.store import Store
 from llm_server.orchestration.domain.ports.tasks import Due
 from llm_server.orchestration.domain.snapshot import Limits
@@ -24,8 +25,8 @@ from llm_server.storage.dynamodb import items
 from llm_server.storage.dynamodb.store import DynamoStore
 from llm_server.storage.sqlite.database import Database
 from llm_server.storage.sqlite.store import SqliteStore
-from support.builders import NOW_MS, SWEEP_MS, a_request, a_task
-from support.scripted_engine import Clock
+from support.builders import NOW_MS, SWEEP_MS, a_failure, a_request, a_task
+from support.scripted_engine import Clock, a_fleet, an_engine
 
 WAITING = 5_000
 LOOK_S = 0.05
@@ -57,11 +58,18 @@ class TableInMemory:
         page = due[: asked["Limit"]]
         return {"Items": page} | ({"LastEvaluatedKey": dict(page[-1])} if len(due) > len(page) else {})
 
+    def get_item(self, *, Key: dict[str, Any], **_: Any) -> dict[str, Any]:
+        item = self.items.get((Key["pk"]["S"], Key["sk"]["S"]))
+        return {"Item": item} if item else {}
+
     def batch_get_item(self, *, RequestItems: dict[str, Any]) -> dict[str, Any]:
         found = (self.items.get((key["pk"]["S"], key["sk"]["S"])) for key in RequestItems["table"]["Keys"])
         return {"Responses": {"table": [item for item in found if item]}}
 
-    def update_item(self, *, Key: dict[str, Any], ExpressionAttributeValues: dict[str, Any], **_: Any) -> None:
+    def update_item(self, *, Key: dict[str, Any], ExpressionAttributeValues: dict[str, Any], **more: Any) -> None:
+        if ":state" in ExpressionAttributeValues:
+            self.put(Key | {more["ExpressionAttributeNames"]["#engine"]: ExpressionAttributeValues[":state"]})
+            return
         self.clock.pass_s(LOOK_S)
         moved = {"open": ExpressionAttributeValues[":open"], "due": ExpressionAttributeValues[":next"]}
         self.items[Key["pk"]["S"], Key["sk"]["S"]] |= moved
@@ -133,7 +141,7 @@ def test_an_ended_lease_and_a_deadline_do_not_wait_behind_a_long_queue(
     tasks = [*(a_task() for _ in range(WAITING)), deserted, dated]
     ends = []
     with filled(tmp_path, clock, tasks) as store:
-        sweep = Sweep(store=store, wakeups=WakeUps(queue), clock=clock, sweep_ms=SWEEP_MS)
+        sweep = Sweep(store=store, wakeups=WakeUps(queue), fleet=a_fleet(store, clock), clock=clock, sweep_ms=SWEEP_MS)
         for minute in range(1, 6):
             clock.now_ms = NOW_MS + minute * 60_000
             sweep.run()
@@ -145,12 +153,47 @@ def test_an_ended_lease_and_a_deadline_do_not_wait_behind_a_long_queue(
     assert backlog > 1_000, "what merely waits is still being looked at"
 
 
+@pytest.mark.parametrize("filled", [in_memory, on_disk])
+def test_tasks_whose_engine_is_back_are_found_however_many_wait(filled: Callable[..., Any], tmp_path: Path) -> None:
+    """Each sweep wakes 300 of them in 15 s, behind others that have their messages. A lease that ends is still seen."""
+    clock, queue = Clock(), LongQueue()
+    waiting = [_waits(a_task(created_ms=NOW_MS + n), delay_s=300) for n in range(1_000)]
+    queued = [a_task(due_ms=NOW_MS + 400_000) for _ in range(500)]
+    deserted = a_task().claimed(owner="w", now_ms=NOW_MS, lease_ms=NOW_MS + 60_000, has_plan=False)
+    with filled(tmp_path, clock, [*queued, *waiting, deserted]) as store:
+        store.save_engine_state("only", EngineState(recovered_ms=NOW_MS + 50_000))
+        sweep = Sweep(
+            store=store,
+            wakeups=WakeUps(queue),
+            fleet=a_fleet(store, clock, only=an_engine()),
+            clock=clock,
+            sweep_ms=SWEEP_MS,
+        )
+        sent = []
+        for minute in range(1, 5):
+            clock.now_ms = NOW_MS + minute * 60_000
+            sweep.run()
+            sent.append(len(queue.sent))
+
+    assert sent == [300, 601, 901, 1_001]
+    assert set(queue.sent) == {task.ref for task in [*waiting, deserted]}
+
+
+def _waits(task: Task, *, delay_s: int) -> Task:
+    """Return the task as a worker put it off, because its engine rested."""
+    claimed = task.claimed(owner="w", now_ms=NOW_MS, lease_ms=NOW_MS + 60_000, has_plan=False)
+    release = a_failure(error=None, created_ms=NOW_MS, attempts=())
+    return claimed.released(release, due_ms=NOW_MS + delay_s * 1_000 + SWEEP_MS, counted=False, waiting_for="only")
+
+
 def test_a_sweep_goes_on_until_nothing_is_due(tmp_path: Path) -> None:
     """It reads page after page and checks each task once."""
     clock = Clock()
     with in_memory(tmp_path, clock, [a_task() for _ in range(850)]) as store:
         clock.pass_s(SWEEP_MS / 1000)
-        Sweep(store=store, wakeups=WakeUps(LongQueue()), clock=clock, sweep_ms=SWEEP_MS).run()
+        Sweep(
+            store=store, wakeups=WakeUps(LongQueue()), fleet=a_fleet(store, clock), clock=clock, sweep_ms=SWEEP_MS
+        ).run()
 
         assert clock.now_ms == NOW_MS + SWEEP_MS + 850 * LOOK_S * 1000
         assert list(store.due(clock())) == []
@@ -160,7 +203,9 @@ def test_a_sweep_stops_when_it_is_told_to(tmp_path: Path) -> None:
     """As when the server shuts down; tasks not checked yet stay due."""
     clock, looks = Clock(NOW_MS + SWEEP_MS), iter([True] * 30)
     with in_memory(tmp_path, clock, [a_task() for _ in range(200)]) as store:
-        sweep = Sweep(store=store, wakeups=WakeUps(LongQueue()), clock=clock, sweep_ms=SWEEP_MS)
+        sweep = Sweep(
+            store=store, wakeups=WakeUps(LongQueue()), fleet=a_fleet(store, clock), clock=clock, sweep_ms=SWEEP_MS
+        )
         sweep.run(lambda: next(looks, False))
 
         assert len(list(store.due(clock()))) == 170

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import json
 import tomllib
+from dataclasses import dataclass
 
 import pytest
 from cfnlint.api import lint  # type: ignore[import-untyped]
 
-from aws_local.template import TEMPLATE, Document, load, translate
+from aws_local.template import TEMPLATE, Document, Stack, load, translate
 from export_openapi import document
+from llm_server.orchestration.dispatch.window import Window
 from llm_server.settings import EMBEDDED_ONLY, LOG_LEVELS, VARIABLES
 from support.deployment import ENGINES, an_event
 from support.template_stack import references, resolved, rights, statements
@@ -23,6 +25,33 @@ TABLE = {"BatchGetItem", "DeleteItem", "GetItem", "PutItem", "Query", "UpdateIte
 LOGS = {"logs:CreateLogStream", "logs:PutLogEvents"}
 TRACES = {"xray:PutTelemetryRecords", "xray:PutTraceSegments"}
 PSEUDO_PARAMETERS = {"AWS::Region", "AWS::AccountId", "AWS::Partition", "AWS::StackName", "AWS::NoValue"}
+
+
+MAX_FUNCTION_S = 900
+"""Lambda's limit (https://docs.aws.amazon.com/lambda/latest/dg/gettingstarted-limits.html)."""
+RESERVE_S = 5
+"""The time for the last writes; tests/unit/test_lambda_worker.py checks that the worker function reserves it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Times:
+    """The times of a deployment, in seconds."""
+
+    function_s: int
+    lease_s: int
+    visibility_s: int
+    alarm_age_s: int
+
+    @classmethod
+    def of(cls, stack: Stack) -> Times:
+        leases = {stack.environment(function)["LLM_SERVER_LEASE_S"] for function in FUNCTIONS}
+        assert len(leases) == 1
+        return cls(
+            function_s=stack.properties("WorkerFunction", "Timeout")["Timeout"],
+            lease_s=int(leases.pop()),
+            visibility_s=stack.properties("Queue")["VisibilityTimeout"],
+            alarm_age_s=stack.properties("QueueAgeAlarm")["Threshold"],
+        )
 
 
 @pytest.fixture(scope="module")
@@ -39,6 +68,7 @@ def test_every_reference_leads_somewhere(cfn: Document) -> None:
         "Ref": set(cfn["Resources"]) | set(cfn["Parameters"]) | PSEUDO_PARAMETERS,
         "Fn::GetAtt": set(cfn["Resources"]),
         "Fn::If": set(cfn["Conditions"]),
+        "Fn::FindInMap": set(cfn["Mappings"]),
     }
     parts = [cfn["Resources"], cfn["Conditions"], cfn["Outputs"]]
 
@@ -58,23 +88,56 @@ def test_the_handlers_and_what_they_run_on_are_fixed(cfn: Document) -> None:
     assert all(stack.properties(name)["CompatibleArchitectures"] == ["arm64"] for name in layers)
 
 
-def test_a_batch_does_not_come_again_while_it_is_worked_on(cfn: Document) -> None:
-    stack = resolved(cfn)
-    timeout_s = stack.properties("WorkerFunction", "Timeout")["Timeout"]
+def windows(cfn: Document) -> dict[str, Times]:
+    """Return the times of a deployment with each value of WorkerWindow."""
+    return {name: Times.of(resolved(cfn, WorkerWindow=name)) for name in cfn["Mappings"]["WorkerWindows"]}
 
-    assert stack.properties("Queue")["VisibilityTimeout"] >= 6 * timeout_s
+
+def test_a_batch_does_not_come_again_while_it_is_worked_on(cfn: Document) -> None:
+    """AWS advises six times the function's time, which leaves time for throttled retries.
+
+    https://docs.aws.amazon.com/lambda/latest/dg/services-sqs-configure.html
+    """
+    assert all(times.visibility_s >= 6 * times.function_s for times in windows(cfn).values())
 
 
 def test_each_time_out_ends_before_the_one_that_guards_it(cfn: Document) -> None:
     """Engine < function < lease <= visibility: a worker still owns its task when its engine call times out."""
-    stack = resolved(cfn)
     catalog = (TEMPLATE.parent / "src/llm_server/data/catalog.toml").read_text(encoding="utf-8")
     engine_s = tomllib.loads(catalog)["defaults"]["timeout_s"]
-    function_s = stack.properties("WorkerFunction", "Timeout")["Timeout"]
-    lease_s = int(stack.environment("WorkerFunction")["LLM_SERVER_LEASE_S"])
-    visibility_s = stack.properties("Queue")["VisibilityTimeout"]
 
-    assert engine_s < function_s < lease_s <= visibility_s
+    for times in windows(cfn).values():
+        assert engine_s < times.function_s < times.lease_s <= times.visibility_s
+        assert times.function_s <= MAX_FUNCTION_S
+
+
+def test_an_engine_call_may_take_all_of_the_functions_time_but_that_of_the_last_writes(cfn: Document) -> None:
+    """Six sevenths of the lease end before the function's time does, but less than a second before."""
+    for times in windows(cfn).values():
+        assert (
+            times.function_s - RESERVE_S - 1 <= Window(lease_s=times.lease_s).ms / 1000 <= times.function_s - RESERVE_S
+        )
+
+
+def test_every_window_is_offered_with_the_time_it_has(cfn: Document) -> None:
+    offered = cfn["Parameters"]["WorkerWindow"]
+    described = [f"{name} - {Window(lease_s=times.lease_s).whole_s} seconds." for name, times in windows(cfn).items()]
+
+    assert offered["AllowedValues"] == list(windows(cfn))
+    assert offered["Default"] == "Short"
+    assert offered["Description"].endswith(" ".join(described))
+
+
+def test_the_window_can_be_changed_while_tasks_run(cfn: Document) -> None:
+    """CloudFormation updates the queue first. AWS refuses a visibility time-out below that of the function."""
+    every = windows(cfn).values()
+
+    assert min(times.visibility_s for times in every) >= max(times.function_s for times in every)
+
+
+def test_a_message_that_is_worked_on_is_no_alarm(cfn: Document) -> None:
+    """A message stays in the queue, and grows older, until its batch has ended."""
+    assert all(times.alarm_age_s == times.function_s + 7 * 60 for times in windows(cfn).values())
 
 
 def test_the_gateway_waits_longer_than_the_function_and_the_function_longer_than_a_caller(cfn: Document) -> None:

@@ -16,12 +16,19 @@ _PROPERTIES = {
     "environment": "Resources.WorkerFunction.Properties.Environment.Variables",
     "worker_policy": "Resources.WorkerRole.Properties.Policies.0.PolicyDocument.Statement",
     "source": "Resources.WorkerFunctionTasks.Properties",
+    "windows": "Mappings.WorkerWindows",
 }
 _MISSING = object()
+_HUGE = {"FunctionTimeout": 600, "Lease": 694, "QueueVisibility": 3600, "QueueAge": 1020}
 # A promise, and how a template would break it: a path into the translated template, and the value put there.
 _BROKEN: list[tuple[Callable[..., None], str, Any]] = [
     (promises.test_cfn_lint_finds_nothing, "Resources.Queue.Properties.VisibilityTimeOut", 5),
     (promises.test_every_reference_leads_somewhere, "Resources.Queue.Properties.QueueName", {"Ref": "Nothing"}),
+    (
+        promises.test_every_reference_leads_somewhere,
+        "Resources.Queue.Properties.VisibilityTimeout",
+        {"Fn::FindInMap": ["Windows", "Short", "QueueVisibility"]},
+    ),
     (promises.test_every_reference_leads_somewhere, "Outputs.TableName.Value", {"Fn::Sub": "${Tabel.Arn}"}),
     (promises.test_every_reference_leads_somewhere, "Resources.JwtAuthorizer.Condition", "UsesJWT"),
     (
@@ -37,16 +44,33 @@ _BROKEN: list[tuple[Callable[..., None], str, Any]] = [
     ),
     (
         promises.test_a_batch_does_not_come_again_while_it_is_worked_on,
-        "Resources.Queue.Properties.VisibilityTimeout",
-        1079,
+        "{windows}.Long.QueueVisibility",
+        5399,
     ),
     (
-        promises.test_each_time_out_ends_before_the_one_that_guards_it,
-        "Resources.WorkerFunction.Properties.Timeout",
-        120,
+        promises.test_a_batch_does_not_come_again_while_it_is_worked_on,
+        "Resources.Queue.Properties.VisibilityTimeout",
+        1080,
     ),
-    (promises.test_each_time_out_ends_before_the_one_that_guards_it, "{environment}.LLM_SERVER_LEASE_S", "180"),
-    (promises.test_each_time_out_ends_before_the_one_that_guards_it, "{environment}.LLM_SERVER_LEASE_S", "1081"),
+    (promises.test_each_time_out_ends_before_the_one_that_guards_it, "{windows}.Short.FunctionTimeout", 120),
+    (promises.test_each_time_out_ends_before_the_one_that_guards_it, "{windows}.Long.FunctionTimeout", 901),
+    (promises.test_each_time_out_ends_before_the_one_that_guards_it, "{windows}.Medium.Lease", 420),
+    (promises.test_each_time_out_ends_before_the_one_that_guards_it, "{windows}.Short.Lease", 1081),
+    (promises.test_each_time_out_ends_before_the_one_that_guards_it, "{environment}.LLM_SERVER_LEASE_S", "204"),
+    (
+        promises.test_an_engine_call_may_take_all_of_the_functions_time_but_that_of_the_last_writes,
+        "{windows}.Short.Lease",
+        205,
+    ),
+    (
+        promises.test_an_engine_call_may_take_all_of_the_functions_time_but_that_of_the_last_writes,
+        "{windows}.Long.Lease",
+        1042,
+    ),
+    (promises.test_every_window_is_offered_with_the_time_it_has, "{windows}.Huge", _HUGE),
+    (promises.test_every_window_is_offered_with_the_time_it_has, "{windows}.Medium.Lease", 486),
+    (promises.test_the_window_can_be_changed_while_tasks_run, "{windows}.Short.QueueVisibility", 899),
+    (promises.test_a_message_that_is_worked_on_is_no_alarm, "{windows}.Long.QueueAge", 600),
     (
         promises.test_the_gateway_waits_longer_than_the_function_and_the_function_longer_than_a_caller,
         "Resources.ApiFunction.Properties.Timeout",

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Collection
+from dataclasses import dataclass, replace
 
 from llm_server.orchestration.dispatch.calls import CallFailure, CallResult, EmptyAnswer, EngineCalls
 from llm_server.orchestration.dispatch.fleet import Fleet
 from llm_server.orchestration.dispatch.retry_budget import MAX_CALLS_A_STEP
 from llm_server.orchestration.dispatch.terms import CallTerms
+from llm_server.orchestration.dispatch.window import Window
 from llm_server.orchestration.domain.catalog import Catalog, EngineSpec, Tier
 from llm_server.orchestration.domain.engine_call import Completion, EngineCall, Pricer
 from llm_server.orchestration.domain.errors import (
@@ -18,6 +20,7 @@ from llm_server.orchestration.domain.errors import (
     OutOfTime,
     PromptRefused,
     TaskCancelled,
+    TooSlow,
 )
 from llm_server.orchestration.domain.receipt import Attempt
 from llm_server.orchestration.domain.usage import Usage
@@ -35,6 +38,8 @@ class Reply:
     attempts: tuple[Attempt, ...] = ()
     outage: bool = False
     """True if the failure does not depend on the prompt: no engine could be asked, or each was down or overloaded."""
+    given_up: frozenset[str] = frozenset()
+    """The engines that are not asked again for this answer, because they timed out on it."""
 
     @property
     def can_be_retried(self) -> bool:
@@ -52,8 +57,10 @@ class Balancer:
         fleet: Fleet,
         calls: EngineCalls,
         price: Pricer,
+        window: Window,
     ) -> None:
         self.fleet = fleet
+        self.window = window
         self._catalog = catalog
         self._calls = calls
         self._price = price
@@ -71,15 +78,27 @@ class Balancer:
     def call(self, call: EngineCall, terms: CallTerms) -> Reply:
         """Ask the candidates in order until one answers or the retry budget is used up.
 
-        A candidate is skipped if the call could cost more than a limit leaves. A failure is returned in the reply, not
-        raised.
+        A candidate is skipped if the call could cost more than a limit leaves, or if it timed out on this call before
+        (`Window.given_up`). A failure is returned in the reply, not raised. It is `TooSlow` if no other engine can be
+        asked, now or later.
         """
+        reply = self._search(call, terms, self.window.given_up(terms.timed_out))
+        if reply.completion or not isinstance(reply.failure, EngineUnavailable | OutOfTime):
+            return reply
+        timed_out = (*terms.timed_out, *(a for a in reply.attempts if a.failure == "timeout"))
+        given_up = self.window.given_up(timed_out)
+        if given_up and self.fleet.return_times(terms.engine).keys() <= given_up.keys():
+            return replace(reply, failure=self._too_slow(list(given_up.values())[-1]))
+        return replace(reply, given_up=frozenset(given_up))
+
+    def _search(self, call: EngineCall, terms: CallTerms, given_up: Collection[str]) -> Reply:
+        """Ask the candidates in order, except those that are given up."""
         if terms.engine is not None and terms.engine not in self._catalog.engines:  # removed since the task was created
             return Reply(failure=EngineUnavailable(f"Engine {terms.engine} is not configured any more."))
         attempts = tuple[Attempt, ...]()
         failure: CallFailure | None = None
         outage = True
-        names = self.candidates(terms.tier, terms.engine)
+        names = [name for name in self.candidates(terms.tier, terms.engine) if name not in given_up]
         while names and self._may_ask(attempts):
             name, *names = names
             result = self._ask(name, call, terms, attempts)
@@ -144,6 +163,15 @@ class Balancer:
             subject = "No engine can" if terms.engine is None else f"Engine {terms.engine} cannot"
             return EngineUnavailable(f"{subject} take work now.")
         return failure
+
+    def _too_slow(self, last: Attempt) -> TooSlow:
+        """Return the failure of a task whose engines are all given up; `last` is the last call that timed out."""
+        name, timeout_s = last.engine, self._catalog.timeout_s(last.engine)
+        return TooSlow(
+            f"Engine {name} did not answer in {last.duration_ms / 1000:.0f} s, and is not asked again. Its timeout_s "
+            f"is {timeout_s}, and a worker waits at most {self.window.whole_s} s for a call. To allow more time, "
+            f"{self.window.advice(last, timeout_s)}."
+        )
 
     def _is_strong(self, name: str) -> bool:
         return self._catalog.engines[name].tier == "strong"

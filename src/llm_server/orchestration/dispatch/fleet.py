@@ -58,6 +58,25 @@ class Fleet:
         records = self._states.all()
         return {name: self._states.return_ms(records.state(name)) for name in self._usable(records, only)}
 
+    def last_return_ms(self, records: EngineRecords | None = None) -> int:
+        """Return when an engine that may be asked now was last switched, or recovered, in Unix milliseconds.
+
+        Returns 0 if there is no such engine. `records` are the engines' records; without them, those that this process
+        knows.
+        """
+        if records is None:
+            records = self._states.all()
+        ready = [
+            name
+            for name, spec in records.over(self._configured).items()
+            if not self.obstacle(spec) and not self._states.rests(records.state(name))
+        ]
+        return max(map(records.changed_ms, ready), default=0)
+
+    def when_changed(self, callback: Callable[[], None]) -> None:
+        """Call `callback` after each switch of an engine, and each recovery, in this process."""
+        self._states.on_change = callback
+
     def places(self) -> dict[str, int]:
         """Return `max_concurrency` of each engine that tasks are sent to, whether it rests or not.
 

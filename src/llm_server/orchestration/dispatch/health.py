@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from llm_server.orchestration.domain.engine_state import EngineRecords, EngineState, EngineSwitch, SwitchName
@@ -33,6 +33,8 @@ class EngineStates:
     def __init__(self, store: EngineStateStore, clock: Clock) -> None:
         self._store = store
         self._clock = clock
+        self.on_change: Callable[[], None] = lambda: None
+        """Called after an engine was switched, or has recovered."""
         self._lock = threading.Lock()
         self._known: dict[str, EngineState] = {}
         self._switches: Mapping[str, EngineSwitch] = {}
@@ -67,9 +69,10 @@ class EngineStates:
         Raises:
             StorageUnavailable: the change may or may not have been stored; it is safe to repeat it.
         """
-        records = self._store.switch_engine(engine, changes)
+        records = self._store.switch_engine(engine, changes, now_ms=self._clock())
         with self._lock:
             self._known, self._switches, self._read_ms = dict(records.states), records.switches, self._clock()
+        self.on_change()
         return records
 
     def rests(self, state: EngineState) -> bool:
@@ -139,7 +142,8 @@ class EngineStates:
         """Mark an engine as healthy after its rest. Ignore answers during the rest: their calls began before it."""
         known = self.of(engine)
         if probe or (known.failures and not self.rests(known)):
-            self._write(engine, _HEALTHY)
+            self._write(engine, EngineState(recovered_ms=self._clock()))
+            self.on_change()
 
     def _write(self, engine: str, state: EngineState) -> None:
         with self._lock:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from llm_server.orchestration.dispatch.budget import Budget
 from llm_server.orchestration.domain.catalog import Tier
 from llm_server.orchestration.domain.engine_call import Completion
+from llm_server.orchestration.domain.receipt import Attempt
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -16,7 +17,8 @@ class CallTerms:
 
     `engine` is the only engine that may be asked; None leaves the choice to the balancer. `fault` is the answer gate,
     None if it is off: it returns a short phrase that says what is wrong with a completion, or None. If `escalates` is
-    False, no strong engine is asked after a faulty or empty answer of a cheap one.
+    False, no strong engine is asked after a faulty or empty answer of a cheap one. `timed_out` are the calls for the
+    same answer that timed out in earlier claims.
     """
 
     purpose: str
@@ -26,6 +28,7 @@ class CallTerms:
     budget: Budget = field(default_factory=lambda: Budget(None))
     escalates: bool = True
     fault: Callable[[Completion], str | None] | None = None
+    timed_out: tuple[Attempt, ...] = ()
 
     def left_s(self, now_ms: int) -> float:
         """Return the seconds left until `until_ms`; negative after it."""

@@ -17,7 +17,8 @@ class EngineState:
 
     After `failures` in a row the engine rests until `rest_until_ms`. Then one worker at a time probes it with a real
     task; that worker's turn ends at `probe_until_ms`. `offline`: the engine could not be reached or refused the
-    credentials, and has not answered since. `reason` says what failed.
+    credentials, and has not answered since. `reason` says what failed. `recovered_ms` is when the engine answered again
+    after its last failures (Unix milliseconds; 0 if it has not failed before, or has failed since).
     """
 
     failures: int = 0
@@ -25,6 +26,7 @@ class EngineState:
     probe_until_ms: int = 0
     offline: bool = False
     reason: str = ""
+    recovered_ms: int = 0
 
 
 SwitchName = Literal["toggle", "locked"]
@@ -32,14 +34,20 @@ SwitchName = Literal["toggle", "locked"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineSwitch:
-    """The switches of an engine that were set while the server ran. None means that the configured value applies."""
+    """The switches of an engine that were set while the server ran. None means that the configured value applies.
+
+    `changed_ms` is when they were last changed, in Unix milliseconds; 0 if an older version changed them.
+    """
 
     toggle: bool | None = None
     locked: bool | None = None
+    changed_ms: int = 0
 
-    def changed(self, changes: Mapping[SwitchName, bool | None]) -> EngineSwitch:
+    def changed(self, changes: Mapping[SwitchName, bool | None], now_ms: int) -> EngineSwitch:
         """Return the switches with `changes` applied; a switch that they do not name stays unchanged."""
-        return EngineSwitch(toggle=changes.get("toggle", self.toggle), locked=changes.get("locked", self.locked))
+        return EngineSwitch(
+            toggle=changes.get("toggle", self.toggle), locked=changes.get("locked", self.locked), changed_ms=now_ms
+        )
 
     def over(self, spec: EngineSpec) -> EngineSpec:
         """Return the engine's specification with these switches applied."""
@@ -57,6 +65,10 @@ class EngineRecords:
 
     def state(self, engine: str) -> EngineState:
         return self.states.get(engine, EngineState())
+
+    def changed_ms(self, engine: str) -> int:
+        """Return when the engine was last switched, or recovered, in Unix milliseconds; 0 if neither is known."""
+        return max(self.state(engine).recovered_ms, self.switches.get(engine, EngineSwitch()).changed_ms)
 
     def over(self, specs: Mapping[str, EngineSpec]) -> dict[str, EngineSpec]:
         """Return the configured engines with the stored switches applied."""

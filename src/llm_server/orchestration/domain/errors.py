@@ -20,6 +20,7 @@ LLMServerError
 ├── NotClaimable          a worker: acknowledge the message, there is no work to do
 │   ├── TaskUnapproved    the task's plan waits for approval
 │   ├── TaskBusy          another worker's lease has not ended
+│   ├── TaskWaiting       the task waits for an engine, and none is back
 │   └── TaskFinished      the task is final
 ├── TaskLost              a worker: stop, another writer has changed the task
 ├── TaskCancelled         a worker: stop, the task was cancelled
@@ -28,6 +29,7 @@ LLMServerError
 ├── LimitReached          a limit of the task, or of its key, forbids the next call
 │   └── MoneySetAside     the same call may fit when other calls of the key have ended
 ├── OutOfTime             the worker's time is over; the next delivery does the rest
+├── TooSlow               give engine calls more time: each engine that may be asked has timed out
 ├── DownloadFailed        a model file was not fetched; the message says whether to try again
 ├── RecordUnreadable      leave the record alone: a newer version wrote it, or it is damaged
 ├── StorageUnavailable    the store or the queue cannot be reached; try again
@@ -224,6 +226,13 @@ class TaskUnapproved(NotClaimable):
         super().__init__(f"Task {task_id} waits for its plan to be approved.")
 
 
+class TaskWaiting(NotClaimable):
+    """The task waits for an engine, and no engine is back; a later message is on its way."""
+
+    def __init__(self, task_id: str) -> None:
+        super().__init__(f"Task {task_id} waits for an engine.")
+
+
 class TaskFinished(NotClaimable):
     """The task is final."""
 
@@ -302,6 +311,10 @@ class MoneySetAside(LimitReached):
 
 class OutOfTime(LLMServerError):
     """Too little of the worker's time is left for another engine call."""
+
+
+class TooSlow(LLMServerError):
+    """Every engine that the task may use has timed out on a call. To repeat the call would only cost more."""
 
 
 class DownloadFailed(LLMServerError):

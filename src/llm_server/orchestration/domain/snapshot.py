@@ -120,6 +120,14 @@ class Snapshot:
             return None
         return self.outputs.get(OutputKey.of_answer(fence))
 
+    @property
+    def timed_out(self) -> list[Attempt]:
+        """The engine calls that timed out since the task was last retried, oldest first."""
+        retried_fence = self.task.retried_fence
+        recent = [o for o in self.outputs.values() if not retried_fence or o.fence > retried_fence]
+        timed_out = [a for output in recent for a in output.attempts if a.failure == "timeout"]
+        return sorted(timed_out, key=lambda a: a.started_ms)
+
     def of_step(self, step_id: str) -> list[Output]:
         """Return everything stored about a step: each draft followed by its verdict, then the end of the step."""
         found = [o for o in self.outputs.values() if o.key.step == step_id]

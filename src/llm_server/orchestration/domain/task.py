@@ -115,6 +115,11 @@ class Task:
         return self.approval == "awaited" and not self.status.is_final
 
     @property
+    def is_waiting(self) -> bool:
+        """Whether the task waits for an engine now. A claim keeps `waiting_for` as well."""
+        return self.status is Status.QUEUED and bool(self.waiting_for)
+
+    @property
     def next_look_ms(self) -> int:
         """When the sweep looks at the task, unless the store has postponed that."""
         return min(self.due_ms, self.updated_ms + DAY_MS, self.deadline_ms or NEVER_MS)

@@ -92,6 +92,7 @@ class Orchestrator:
                 deadline_ms=deadline_ms,
                 budget=Budget.of(request.limits.max_cost_usd, task.receipt.cost_microusd + withheld, key_budget),
                 cancellation=cancellation or Cancellation(),
+                timed_out=tuple(snapshot.timed_out),
             )
             if task.mode is Mode.PLAN:
                 yield from self._run_plan_mode(claim, snapshot)
@@ -154,9 +155,13 @@ class Orchestrator:
         replies = run_steps(plan, finished, ask, at_once=at_once, succeeded=steps.succeeded, waiting=self._waiting)
         for step, reply in replies:
             if reply.can_be_retried:
-                outage = reply.outage and (unfinished.outage or unfinished.failure is None)
-                attempts = unfinished.attempts + reply.attempts
-                unfinished = Reply(failure=reply.failure, attempts=attempts, outage=outage)
+                is_first = unfinished.failure is None
+                unfinished = Reply(
+                    failure=reply.failure,
+                    attempts=unfinished.attempts + reply.attempts,
+                    outage=reply.outage and (unfinished.outage or is_first),
+                    given_up=reply.given_up if is_first else reply.given_up & unfinished.given_up,
+                )
                 continue
             output = replace(steps.output(step, reply, self._clock()), fence=claim.task.fence)
             output = output.within(MAX_TEXTS_BYTES - steps.size, key=OutputKey.of_step(step.id))

@@ -54,15 +54,16 @@ class Outcomes:
         if isinstance(error, OutOfTime | TaskCancelled):
             return self._released(claim, attempts, delay_s=0 if attempts else RETRY_FIRST_S, counted=bool(attempts))
         if isinstance(error, EngineUnavailable) and reply.outage and not any(a.answered for a in attempts):
-            return self._waiting(claim, attempts)
+            return self._waiting(claim, attempts, reply)
         if isinstance(error, EngineUnavailable | MoneySetAside) and task.deliveries < self._max_deliveries:
             doubled = min(RETRY_FIRST_S * 2 ** max(task.deliveries - 1, 0), MAX_RETRY_S)
             return self._released(claim, attempts, delay_s=doubled)
         return self.fail(task, attempts, str(error))
 
-    def _waiting(self, claim: Claim, attempts: tuple[Attempt, ...]) -> Progress:
+    def _waiting(self, claim: Claim, attempts: tuple[Attempt, ...], reply: Reply) -> Progress:
         """Release the task until the first engine may be asked again; the claim does not count as a delivery."""
-        return_times = self._fleet.return_times(claim.request.engine)
+        times = self._fleet.return_times(claim.request.engine)
+        return_times = {engine: time_ms for engine, time_ms in times.items() if engine not in reply.given_up}
         if return_times:
             delay_s = math.ceil((min(return_times.values()) - self._clock()) / 1000)
             waiting_for = ", ".join(return_times)

@@ -14,6 +14,7 @@ from llm_server.orchestration.domain.catalog import Catalog, Role, Tier
 from llm_server.orchestration.domain.engine_call import AnswerSchema, Completion, EngineCall, SmallVariant
 from llm_server.orchestration.domain.errors import UnknownName
 from llm_server.orchestration.domain.output import MAX_TEXTS_BYTES
+from llm_server.orchestration.domain.receipt import Attempt
 from llm_server.orchestration.domain.snapshot import Request
 from llm_server.orchestration.domain.task import Task
 from llm_server.orchestration.execution import prompts
@@ -23,7 +24,10 @@ from llm_server.orchestration.routing import tiers
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Claim:
-    """What all calls of one claim share. `left_bytes` is how large the next output may be."""
+    """What all calls of one claim share. `left_bytes` is how large the next output may be.
+
+    `timed_out` are the calls of earlier claims that timed out.
+    """
 
     task: Task
     request: Request
@@ -32,6 +36,7 @@ class Claim:
     budget: Budget
     cancellation: Cancellation
     left_bytes: int = MAX_TEXTS_BYTES
+    timed_out: tuple[Attempt, ...] = ()
 
 
 class RoleCaller:
@@ -80,6 +85,7 @@ class RoleCaller:
             budget=claim.budget,
             escalates=self._escalates,
             fault=self._gate(gate_request, prompt, limit_is_callers=callers_limit is not None),
+            timed_out=tuple(attempt for attempt in claim.timed_out if attempt.purpose == purpose),
         )
         return self._balancer.call(call, terms)
 

@@ -8,11 +8,13 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import replace
 
+from llm_server.orchestration.dispatch.fleet import Fleet
 from llm_server.orchestration.dispatch.key_budget import KeyBudget
+from llm_server.orchestration.dispatch.window import Window
 from llm_server.orchestration.domain.api_key import Account
 from llm_server.orchestration.domain.cancellation import Cancellation
 from llm_server.orchestration.domain.counters import day_of
-from llm_server.orchestration.domain.errors import NotClaimable, StorageUnavailable, TaskLost, TaskNotFound
+from llm_server.orchestration.domain.errors import NotClaimable, StorageUnavailable, TaskLost, TaskNotFound, TaskWaiting
 from llm_server.orchestration.domain.output import PLAN, Output, OutputKey
 from llm_server.orchestration.domain.ports.clock import Clock
 from llm_server.orchestration.domain.ports.keys import Ledger
@@ -30,6 +32,8 @@ from llm_server.orchestration.tasks.wakeups import WakeUps, log_fields
 SAVE_AGAIN_S = 0.1
 MAX_SAVE_AGAIN_S = 5.0
 """The pauses between attempts to save a state grow from the first to the second value."""
+EARLY_MS = 1_000
+"""How much too early a message may come, because the clocks of two machines differ."""
 SUSPECT_PAUSE_S = 5
 """How long the message of a suspect is delayed while another suspect is carried out."""
 
@@ -49,17 +53,21 @@ class Worker:
         ledger: Ledger,
         wakeups: WakeUps,
         orchestrator: Orchestrator,
+        fleet: Fleet,
         clock: Clock,
         sleep: Callable[[float], None],
-        lease_ms: int,
+        window: Window,
+        sweep_ms: int,
     ) -> None:
         self._store = store
         self._ledger = ledger
         self._wakeups = wakeups
         self._orchestrator = orchestrator
+        self._fleet = fleet
         self._clock = clock
         self._sleep = sleep
-        self._lease_ms = lease_ms
+        self._window = window
+        self._sweep_ms = sweep_ms
         self._settlement = Settlement(store, clock)
         self._suspect_turn = threading.Lock()
         self._waiting_suspects = dict[TaskRef, None]()
@@ -126,8 +134,8 @@ class Worker:
             if left := snapshot.unsettled:
                 self._settlement.settle(snapshot.task, left.attempts)
             elif claimed is not None:
-                lease_end_ms = now_ms + self._lease_ms * 6 // 7
-                self._carry_out(claimed, min(until_ms or lease_end_ms, lease_end_ms), cancellation)
+                end_ms = now_ms + self._window.ms
+                self._carry_out(claimed, min(until_ms or end_ms, end_ms), cancellation)
             else:
                 return not suspects and snapshot.task.is_suspect(now_ms=now_ms)
         return False
@@ -161,9 +169,10 @@ class Worker:
 
     def _claimed(self, snapshot: Snapshot, owner: str, now_ms: int) -> Snapshot | None:
         try:
+            self._check_wait(snapshot, now_ms)
             has_plan = PLAN in snapshot.outputs
             task = snapshot.task.claimed(
-                owner=owner, now_ms=now_ms, lease_ms=now_ms + self._lease_ms, has_plan=has_plan
+                owner=owner, now_ms=now_ms, lease_ms=now_ms + self._window.lease_s * 1000, has_plan=has_plan
             )
             if is_to_be_renewed(snapshot.task, now_ms):  # before the save: if this fails, the next claim does it
                 self._store.retain(snapshot.task)
@@ -172,6 +181,17 @@ class Worker:
             _not_needed(snapshot.task.ref, reason)
             return None
         return replace(snapshot, task=task)
+
+    def _check_wait(self, snapshot: Snapshot, now_ms: int) -> None:
+        """Raise TaskWaiting if the task waits for an engine, the wait is not over, and no engine is back.
+
+        A task that was woken early has two messages. If it has to wait again, this drops the older one, so that their
+        number does not grow with each wake-up.
+        """
+        task = snapshot.task
+        ends_ms = task.due_ms - self._sweep_ms - EARLY_MS
+        if task.is_waiting and now_ms < ends_ms and not self._fleet.free(snapshot.request.engine):
+            raise TaskWaiting(task.task_id)
 
     def _carry_out(self, snapshot: Snapshot, until_ms: int, cancellation: Cancellation) -> None:
         """Carry out a claimed task; store each state. If another writer changed the task, stop and settle its cost."""

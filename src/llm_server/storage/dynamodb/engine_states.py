@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 KEY = {"pk": {"S": "ENG"}, "sk": {"S": "STATE"}}
 PREFIX = "engine:"
 SWITCHES: tuple[SwitchName, ...] = ("toggle", "locked")
+CHANGED = "changed:"
 
 
 class Engines:
@@ -31,8 +32,8 @@ class Engines:
     def read(self) -> EngineRecords:
         return records_of(self._row())
 
-    def switch(self, engine: str, changes: Mapping[SwitchName, bool | None]) -> EngineRecords:
-        update = _switching(engine, changes)
+    def switch(self, engine: str, changes: Mapping[SwitchName, bool | None], now_ms: int) -> EngineRecords:
+        update = _switching(engine, changes, now_ms)
         answer = writing(
             lambda: self._client.update_item(TableName=self._table, Key=KEY, ReturnValues="ALL_NEW", **update)
         )
@@ -74,8 +75,14 @@ class Engines:
 def records_of(row: Mapping[str, Any]) -> EngineRecords:
     states = {name: records.engine_state(value["S"]) for name, value in _of(row, PREFIX)}
     settings = {switch: {name: value["BOOL"] for name, value in _of(row, f"{switch}:")} for switch in SWITCHES}
-    switched = {name for values in settings.values() for name in values}
-    switches = {name: EngineSwitch(**{switch: settings[switch].get(name) for switch in SWITCHES}) for name in switched}
+    changed = {name: int(value["N"]) for name, value in _of(row, CHANGED)}
+    switched = {name for values in (changed, *settings.values()) for name in values}
+    switches = {
+        name: EngineSwitch(
+            toggle=settings["toggle"].get(name), locked=settings["locked"].get(name), changed_ms=changed.get(name, 0)
+        )
+        for name in switched
+    }
     return EngineRecords(states=states, switches=switches)
 
 
@@ -83,15 +90,15 @@ def _of(row: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
     return ((name.removeprefix(prefix), value) for name, value in row.items() if name.startswith(prefix))
 
 
-def _switching(engine: str, changes: Mapping[SwitchName, bool | None]) -> dict[str, Any]:
-    """Return the arguments of an update that sets the settings that have a value and removes the others."""
+def _switching(engine: str, changes: Mapping[SwitchName, bool | None], now_ms: int) -> dict[str, Any]:
+    """Return the arguments of an update that sets the settings that have a value, and the time; removes the others."""
     to_set = {switch: on for switch, on in changes.items() if on is not None}
-    to_remove = [switch for switch in changes if switch not in to_set]
-    clauses = []
-    update: dict[str, Any] = {"ExpressionAttributeNames": {f"#{switch}": f"{switch}:{engine}" for switch in changes}}
-    if to_set:
-        clauses.append("SET " + ", ".join(f"#{switch} = :{switch}" for switch in to_set))
-        update["ExpressionAttributeValues"] = {f":{switch}": {"BOOL": on} for switch, on in to_set.items()}
-    if to_remove:
-        clauses.append("REMOVE " + ", ".join(f"#{switch}" for switch in to_remove))
-    return update | {"UpdateExpression": " ".join(clauses)}
+    to_remove = [f"#{switch}" for switch in changes if switch not in to_set]
+    settings = ", ".join(["#changed = :changed", *(f"#{switch} = :{switch}" for switch in to_set)])
+    return {
+        "UpdateExpression": f"SET {settings}" + (f" REMOVE {', '.join(to_remove)}" if to_remove else ""),
+        "ExpressionAttributeNames": {"#changed": CHANGED + engine}
+        | {f"#{switch}": f"{switch}:{engine}" for switch in changes},
+        "ExpressionAttributeValues": {":changed": {"N": str(now_ms)}}
+        | {f":{switch}": {"BOOL": on} for switch, on in to_set.items()},
+    }

@@ -210,8 +210,10 @@ class DynamoStore:
     def engines(self) -> EngineRecords:
         return self._engines.read()
 
-    def switch_engine(self, engine: str, changes: Mapping[SwitchName, bool | None]) -> EngineRecords:
-        return self._engines.switch(engine, changes)
+    def switch_engine(
+        self, engine: str, changes: Mapping[SwitchName, bool | None], *, now_ms: int = 0
+    ) -> EngineRecords:
+        return self._engines.switch(engine, changes, now_ms)
 
     def save_engine_state(self, engine: str, state: EngineState) -> None:
         self._engines.save(engine, state)

@@ -18,8 +18,10 @@ def read(db: sqlite3.Connection) -> EngineRecords:
     )
 
 
-def switch(db: sqlite3.Connection, engine: str, changes: Mapping[SwitchName, bool | None]) -> EngineRecords:
-    changed = read(db).switches.get(engine, EngineSwitch()).changed(changes)
+def switch(
+    db: sqlite3.Connection, engine: str, changes: Mapping[SwitchName, bool | None], now_ms: int
+) -> EngineRecords:
+    changed = read(db).switches.get(engine, EngineSwitch()).changed(changes, now_ms)
     db.execute("INSERT OR REPLACE INTO switches VALUES (?, ?)", (engine, records.encode(changed)))
     return read(db)
 

@@ -156,8 +156,10 @@ class SqliteStore:
         with self._database.reading() as db:
             return engine_states.read(db)
 
-    def switch_engine(self, engine: str, changes: Mapping[SwitchName, bool | None]) -> EngineRecords:
-        return self._database.write(lambda db: engine_states.switch(db, engine, changes))
+    def switch_engine(
+        self, engine: str, changes: Mapping[SwitchName, bool | None], *, now_ms: int = 0
+    ) -> EngineRecords:
+        return self._database.write(lambda db: engine_states.switch(db, engine, changes, now_ms))
 
     def save_engine_state(self, engine: str, state: EngineState) -> None:
         self._database.write(lambda db: engine_states.save(db, engine, state))

@@ -30,10 +30,13 @@ class EngineStateStore(Protocol):
         """Return the records of all engines. One read, which sees every write that was acknowledged before it."""
         ...
 
-    def switch_engine(self, engine: str, changes: Mapping[SwitchName, bool | None]) -> EngineRecords:
+    def switch_engine(
+        self, engine: str, changes: Mapping[SwitchName, bool | None], *, now_ms: int = 0
+    ) -> EngineRecords:
         """Change the settings of an engine's switch that `changes` names (at least one); the others stay.
 
-        None returns a setting to its configured value. Repeating a call has no further effect.
+        None returns a setting to its configured value. `now_ms` is stored as the time of the change. Repeating a call
+        has no further effect.
 
         Returns the records of all engines after the change.
         """
