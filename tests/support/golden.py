@@ -15,6 +15,8 @@ DROPPED = {"engine failed over"}
 """Events of 0.1.0 that were replaced by `attempt.failed`."""
 ADDED = {"attempt.failed", "awaiting_approval"}
 ADDED_FIELDS = {"demonstration"}
+ADDED_LIMITS = {"sources": None}
+"""Limits that were added, with their values in a record of 0.1.0."""
 REJECTED = "the plan was rejected"
 """What 0.1.0 did not say of a task that its caller cancelled by rejecting the plan."""
 
@@ -29,6 +31,14 @@ def as_of_then(shown: dict[str, Any]) -> dict[str, Any]:
     return {name: _without_additions(task) for name, task in shown.items()}
 
 
+def with_limits_of_then(record: dict[str, Any]) -> dict[str, Any]:
+    """Return a record without the limits that were added since 0.1.0, if they have the value that means no limit."""
+    if "limits" not in record:
+        return record
+    kept = {n: value for n, value in record["limits"].items() if n not in ADDED_LIMITS or value != ADDED_LIMITS[n]}
+    return record | {"limits": kept}
+
+
 def _renamed(events: list[dict[str, Any]]) -> list[dict[str, Any]]:
     kept = [event for event in events if event["event"] not in DROPPED]
     return [event | {"event": RENAMED.get(event["event"], event["event"])} for event in kept]
@@ -40,4 +50,5 @@ def _without_additions(task: dict[str, Any]) -> dict[str, Any]:
         for event in task["events"]
         if event["event"] not in ADDED
     ]
-    return {name: value for name, value in task.items() if name not in ADDED_FIELDS} | {"events": events}
+    kept = {name: value for name, value in task.items() if name not in ADDED_FIELDS}
+    return with_limits_of_then(kept) | {"events": events}

@@ -22,7 +22,7 @@ from llm_server import wiring
 from llm_server.orchestration.configuration import catalog_file
 from llm_server.orchestration.dispatch.balancer import Balancer
 from llm_server.orchestration.dispatch.terms import CallTerms
-from llm_server.orchestration.domain.catalog import Catalog, EnginePrice, EngineSpec
+from llm_server.orchestration.domain.catalog import AllowedEngines, Catalog, EnginePrice, EngineSpec, Sources
 from llm_server.orchestration.domain.engine_call import Completion, EngineCall
 from llm_server.orchestration.domain.engine_state import EngineRecords, EngineState, SwitchName
 from llm_server.orchestration.domain.errors import StorageUnavailable
@@ -80,9 +80,10 @@ class ScriptedEngine:
         return a_completion(answer) if isinstance(answer, str) else answer
 
 
-def call_terms(**changes: Any) -> CallTerms:
+def call_terms(*, engine: str | None = None, sources: Sources | None = None, **changes: Any) -> CallTerms:
     """Return the terms of a call for a fast engine, without limits."""
-    wanted: dict[str, Any] = {"purpose": "answer", "tier": "fast", "until_ms": NOW_MS + 10**9}
+    allowed = AllowedEngines(engine=engine, sources=sources)
+    wanted: dict[str, Any] = {"purpose": "answer", "tier": "fast", "until_ms": NOW_MS + 10**9, "allowed": allowed}
     return CallTerms(**wanted | changes)
 
 

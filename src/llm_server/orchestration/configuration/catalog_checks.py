@@ -10,7 +10,15 @@ from urllib.parse import urlsplit
 import msgspec
 from msgspec import inspect
 
-from llm_server.orchestration.domain.catalog import REQUIRED_FIELDS, Catalog, EngineSpec, LocalModel, Profile, Role
+from llm_server.orchestration.domain.catalog import (
+    FIXED_SOURCES,
+    REQUIRED_FIELDS,
+    Catalog,
+    EngineSpec,
+    LocalModel,
+    Profile,
+    Role,
+)
 
 _MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
@@ -129,6 +137,8 @@ def _engine_faults(engine: EngineSpec) -> list[str]:
         for added in _ADDED_PATHS
         if (engine.base_url or "").rstrip("/").endswith(added)
     ]
+    if engine.source != FIXED_SOURCES.get(engine.kind, engine.source):
+        faults.append(f'source must be "{FIXED_SOURCES[engine.kind]}" for an engine of the kind {engine.kind}')
     if engine.price and engine.source == "local":
         faults.append('price is for engines with source = "api"; calls to a local engine cost nothing')
     return faults

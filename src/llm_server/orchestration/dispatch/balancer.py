@@ -8,7 +8,7 @@ from llm_server.orchestration.dispatch.calls import CallFailure, CallResult, Emp
 from llm_server.orchestration.dispatch.fleet import Fleet
 from llm_server.orchestration.dispatch.retry_budget import MAX_CALLS_A_STEP
 from llm_server.orchestration.dispatch.terms import CallTerms
-from llm_server.orchestration.domain.catalog import Catalog, EngineSpec, Tier
+from llm_server.orchestration.domain.catalog import AllowedEngines, Catalog, EngineSpec, Tier
 from llm_server.orchestration.domain.engine_call import Completion, EngineCall, Pricer
 from llm_server.orchestration.domain.errors import (
     EngineUnavailable,
@@ -54,12 +54,12 @@ class Balancer:
         self._calls = calls
         self._price = price
 
-    def candidates(self, tier: Tier, only: str | None = None) -> list[str]:
-        """Return the engines that can take a call now, best first: engines of the tier, then cheaper, then local ones.
+    def candidates(self, tier: Tier, allowed: AllowedEngines) -> list[str]:
+        """Return the allowed engines that are free, best first: engines of the tier, then cheaper, then local ones.
 
-        Engines without a tier belong to both. With `only`, return that engine alone, if it can take a call.
+        Engines without a tier belong to both.
         """
-        free = self.fleet.free(only)
+        free = self.fleet.free(allowed)
         if len(free) < 2:
             return free
         return sorted(free, key=lambda name: self._rank(self._catalog.engines[name], tier))
@@ -70,12 +70,12 @@ class Balancer:
         A candidate is skipped if the call could cost more than a limit leaves. A failure is returned in the reply, not
         raised.
         """
-        if terms.engine is not None and terms.engine not in self._catalog.engines:  # removed since the task was created
-            return Reply(failure=EngineUnavailable(f"Engine {terms.engine} is not configured any more."))
+        if why := self.fleet.none_configured(terms.allowed):  # the configuration changed since the task was created
+            return Reply(failure=EngineUnavailable(why))
         attempts = tuple[Attempt, ...]()
         failure: CallFailure | None = None
         outage = True
-        names = self.candidates(terms.tier, terms.engine)
+        names = self.candidates(terms.tier, terms.allowed)
         while names and self._may_ask(attempts):
             name, *names = names
             result = self._ask(name, call, terms, attempts)
@@ -135,9 +135,11 @@ class Balancer:
         If the candidates cost too much, but another engine rests and may cost less, return EngineUnavailable, so that
         the task waits for that engine.
         """
-        if failure is None or (isinstance(failure, LimitReached) and self.fleet.any_resting(terms.engine)):
-            subject = "No engine can" if terms.engine is None else f"Engine {terms.engine} cannot"
-            return EngineUnavailable(f"{subject} take work now.")
+        if failure is None or (isinstance(failure, LimitReached) and self.fleet.any_resting(terms.allowed)):
+            name, kind = terms.allowed.engine, terms.allowed.kind
+            return EngineUnavailable(
+                f"Engine {name} cannot take work now." if name else f"No {kind} can take work now."
+            )
         return failure
 
     def _is_strong(self, name: str) -> bool:

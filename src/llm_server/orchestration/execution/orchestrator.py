@@ -92,6 +92,7 @@ class Orchestrator:
                 deadline_ms=deadline_ms,
                 budget=Budget.of(request.limits.max_cost_usd, task.receipt.cost_microusd + withheld, key_budget),
                 cancellation=cancellation or Cancellation(),
+                allowed=snapshot.allowed_engines,
             )
             if task.mode is Mode.PLAN:
                 yield from self._run_plan_mode(claim, snapshot)
