@@ -46,6 +46,7 @@ def ours(url: str) -> Callable[[], str]:
     from llm_server.engines.credentials import Credentials
     from llm_server.engines.parts import EngineParts
     from llm_server.orchestration.dispatch.terms import CallTerms
+    from llm_server.orchestration.domain.catalog import AllowedEngines
     from llm_server.orchestration.domain.engine_call import EngineCall
     from llm_server.orchestration.routing.analysis import analyse
     from llm_server.settings import Settings
@@ -64,7 +65,8 @@ def ours(url: str) -> Callable[[], str]:
     balancer = wiring.balancer_of(catalog, adapters, store, has_credentials=lambda spec: True, window=settings.window)
 
     def call() -> str:
-        terms = CallTerms(purpose="answer", tier="fast", until_ms=wiring.now_ms() + TIMEOUT_S * 1000, engine="fake")
+        until_ms = wiring.now_ms() + TIMEOUT_S * 1000
+        terms = CallTerms(purpose="answer", tier="fast", until_ms=until_ms, allowed=AllowedEngines(engine="fake"))
         reply = balancer.call(EngineCall(system=SYSTEM, prompt=PROMPT, max_output_tokens=MAX_TOKENS), terms)
         assert reply.completion is not None, reply
         assert reply.attempts[0].cost_microusd

@@ -154,7 +154,9 @@ def assemble(
             window=balancer.window,
             sweep_ms=sweep_ms,
         ),
-        lifecycle=Lifecycle(store=store, keyring=keyring, wakeups=wakeups, clock=clock, sweep_ms=sweep_ms),
+        lifecycle=Lifecycle(
+            store=store, keyring=keyring, fleet=balancer.fleet, wakeups=wakeups, clock=clock, sweep_ms=sweep_ms
+        ),
         sweep=Sweep(store=store, wakeups=wakeups, fleet=balancer.fleet, clock=clock, sweep_ms=sweep_ms),
         clock=clock,
     )

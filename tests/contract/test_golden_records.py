@@ -30,7 +30,7 @@ from llm_server.storage.sqlite.store import SqliteStore
 from support.aws_emulators import Substrate
 from support.builders import NOW_MS, an_attempt, an_output
 from support.deliveries import a_plan, planning
-from support.golden import as_of_then, in_todays_words
+from support.golden import as_of_then, in_todays_words, with_limits_of_then
 from support.scripted_service import Served
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -95,7 +95,7 @@ def dynamodb_items(file: Path) -> list[dict[str, Any]]:
 
 
 def _plain(value: Any) -> Any:
-    return json.loads(json.dumps(asdict(value)))
+    return with_limits_of_then(json.loads(json.dumps(asdict(value))))
 
 
 def test_every_task_is_shown_as_the_version_that_stored_it_showed_it(stores: Stores) -> None:

@@ -16,7 +16,7 @@ OTHERS = (Account("0123456789ab", "2025-10-10"), Account("ba9876543210", "2025-1
 
 
 def test_a_key_is_read_as_it_was_added(key_store: KeyStore) -> None:
-    limits = KeyLimits(requests_per_minute=60, tasks_in_flight=5, microusd_per_day=1_500_000)
+    limits = KeyLimits(requests_per_minute=60, tasks_in_flight=5, microusd_per_day=1_500_000, sources=("local",))
     key = a_key(tenant="acme", scopes=("tasks", "admin"), name="Grüße 🌍", limits=limits, expires_ms=NOW_MS + 1)
 
     assert key_store.add_key(key)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from llm_server.orchestration.domain.catalog import Sources
 from llm_server.orchestration.domain.counters import Counters, day_of
 from llm_server.orchestration.domain.errors import TaskBusy, TaskFinished, TaskLost, TaskNotFound
 from llm_server.orchestration.domain.ports.store import Store
@@ -39,12 +40,23 @@ def added_and_claimed(store: Store, task: Task | None = None) -> Task:
     return processing
 
 
+@pytest.mark.parametrize("sources", [None, (), ("local",), ("local", "api")])
+def test_the_limit_of_sources_comes_back_with_every_read(store: Store, sources: Sources | None) -> None:
+    """The next claim may be that of another process. () allows no engine, and is not the same as no limit."""
+    task = added(store, a_task(sources=sources))
+    processing = claimed(task)
+    store.save(task, processing)
+
+    assert store.get(task.ref).task.sources == store.peek(task.ref).sources == sources
+    assert store.page("local", size=1).tasks[0].sources == sources
+
+
 def test_a_new_task_is_stored_with_all_that_was_asked(store: Store) -> None:
     task = a_task(mode=Mode.PLAN, tenant="acme", role="Architect-Agent", profile="Developer")
     request = a_request(
         "Draw it.",
         engine="gpt",
-        limits=Limits(max_cost_usd=0.5, deadline_s=60.0, max_output_tokens=100),
+        limits=Limits(max_cost_usd=0.5, deadline_s=60.0, max_output_tokens=100, sources=("local",)),
         metadata={"ticket": "T-1", "ünï": "cödé"},
         confidence=0.7,
         complexity=0.4,

@@ -20,13 +20,13 @@ from llm_server.engines.parts import EngineParts
 from llm_server.orchestration.dispatch.balancer import Balancer
 from llm_server.orchestration.dispatch.balancer import Reply as Outcome
 from llm_server.orchestration.dispatch.retry_budget import MAX_CALLS_A_STEP
-from llm_server.orchestration.dispatch.terms import CallTerms
 from llm_server.orchestration.dispatch.window import Window
+from llm_server.orchestration.domain.catalog import ANY_ENGINE
 from llm_server.orchestration.domain.engine_call import AnswerSchema, EngineCall
 from llm_server.orchestration.domain.errors import EngineUnavailable, PromptRefused
 from llm_server.orchestration.execution import plan_proposal
 from llm_server.orchestration.routing.analysis import analyse
-from support.scripted_engine import WatchedStore, a_catalog, a_local_engine, price
+from support.scripted_engine import WatchedStore, a_catalog, a_local_engine, call_terms, price
 
 CALL = EngineCall(system="Be brief.", prompt="Hello?", max_output_tokens=200)
 SCHEMA = AnswerSchema(name="plan", schema=plan_proposal.schema(["QA-Agent", "Writing-Agent"]))
@@ -60,7 +60,7 @@ def balanced(llmock: LLMock, kinds: tuple[str, ...], watched: WatchedStore) -> M
 
 
 def ask(balancer: Balancer, call: EngineCall = CALL) -> Outcome:
-    return balancer.call(call, CallTerms(purpose="answer", tier="fast", until_ms=wiring.now_ms() + 30_000))
+    return balancer.call(call, call_terms(until_ms=wiring.now_ms() + 30_000))
 
 
 def asked(llmock: LLMock) -> list[str | None]:
@@ -125,7 +125,7 @@ def test_an_engine_with_an_exhausted_quota_is_not_called(llmock: LLMock, balance
     assert [bool(reply.completion) for reply in replies] == [True, True, False, False]
     assert asked(llmock) == ["e0", "e0", "e1", "e1"]
     assert replies[-1].outage
-    assert min(balancer.fleet.return_times().values()) - wiring.now_ms() > 50_000
+    assert min(balancer.fleet.return_times(ANY_ENGINE).values()) - wiring.now_ms() > 50_000
     assert judged(llmock) == {"gave_up"}
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -55,17 +55,21 @@ class Process:
         substrate: Substrate,
         catalog: Catalog,
         engine: HashEngine,
+        others: Mapping[str, HashEngine],
         *,
         clock: Clock,
         sleep: Callable[[float], None],
         new_id: Callable[[], str],
         before: Callable[[EngineCall], object],
     ) -> Process:
-        """Build a service as the wiring does, with watched clients. `before` is called with each engine call."""
+        """Build a service as the wiring does, with watched clients. `before` is called with each engine call.
+
+        `others` are engines by name; `engine` is the engine of all other names.
+        """
         store, queue = substrate.store(caller), substrate.queue(caller)
         balancer = wiring.balancer_of(
             catalog,
-            {name: Buyer(engine, caller, before) for name in catalog.engines},
+            {name: Buyer(others.get(name, engine), caller, before) for name in catalog.engines},
             store,
             has_credentials=lambda _: True,
             price=price,

@@ -61,6 +61,8 @@ class World:
     clock: Clock
     catalog: Catalog = field(default_factory=one_engine)
     engine: HashEngine = field(default_factory=HashEngine)
+    others: dict[str, HashEngine] = field(default_factory=dict)
+    """Engines by name; `engine` is the engine of all other names."""
     acknowledged: dict[TaskRef, str] = field(default_factory=dict)
     final: dict[TaskRef, Snapshot] = field(default_factory=dict)
     callers: list[Caller] = field(default_factory=list)
@@ -106,6 +108,7 @@ class World:
             self.substrate,
             self.catalog,
             self.engine,
+            self.others,
             clock=clock or self.clock,
             sleep=self.clock.pass_s,
             new_id=self.new_id,

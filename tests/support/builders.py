@@ -13,6 +13,7 @@ from typing import Any, cast
 
 from llm_server.orchestration.access.keyring import Keyring
 from llm_server.orchestration.access.tokens import digest_of
+from llm_server.orchestration.dispatch.fleet import Fleet
 from llm_server.orchestration.domain.api_key import Key
 from llm_server.orchestration.domain.output import Output, OutputKey
 from llm_server.orchestration.domain.ports.clock import Clock
@@ -156,7 +157,10 @@ class NoQueue:
 def a_lifecycle(store: Store, clock: Clock) -> Lifecycle:
     """Return a lifecycle without a queue."""
     keyring = Keyring(cast(KeyStore, None), clock, os.urandom)  # callers without a key: it is never asked
-    return Lifecycle(store=store, keyring=keyring, wakeups=WakeUps(NoQueue()), clock=clock, sweep_ms=SWEEP_MS)
+    fleet = cast(Fleet, None)  # they limit no sources: it is never asked
+    return Lifecycle(
+        store=store, keyring=keyring, fleet=fleet, wakeups=WakeUps(NoQueue()), clock=clock, sweep_ms=SWEEP_MS
+    )
 
 
 def another_tenants(ref: TaskRef) -> TaskRef:

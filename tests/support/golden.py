@@ -24,6 +24,8 @@ ADDED_TO_ATTEMPTS = {
     "usage_implausible",
 }
 """Fields of attempts that 0.1.0 did not have. They are 0 or false in its records."""
+ADDED_LIMITS = {"sources": None}
+"""Limits that were added, with their values in a record of 0.1.0."""
 REJECTED = "the plan was rejected"
 """What 0.1.0 did not say of a task that its caller cancelled by rejecting the plan."""
 
@@ -36,6 +38,14 @@ def in_todays_words(expected: dict[str, Any]) -> dict[str, Any]:
 def as_of_then(shown: dict[str, Any]) -> dict[str, Any]:
     """Return tasks of today without the events and fields that were added since 0.1.0."""
     return {name: _without_additions(task) for name, task in shown.items()}
+
+
+def with_limits_of_then(record: dict[str, Any]) -> dict[str, Any]:
+    """Return a record without the limits that were added since 0.1.0, if they have the value that means no limit."""
+    if "limits" not in record:
+        return record
+    kept = {n: value for n, value in record["limits"].items() if n not in ADDED_LIMITS or value != ADDED_LIMITS[n]}
+    return record | {"limits": kept}
 
 
 def _renamed(events: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -54,7 +64,7 @@ def _without_additions(task: dict[str, Any]) -> dict[str, Any]:
         for attempt in task["attempts"]
     ]
     plan = task["plan"] and task["plan"] | {"steps": [_without(ADDED_STEP_FIELDS, s) for s in task["plan"]["steps"]]}
-    return _without(ADDED_FIELDS, task) | {"events": events, "attempts": attempts, "plan": plan}
+    return with_limits_of_then(_without(ADDED_FIELDS, task)) | {"events": events, "attempts": attempts, "plan": plan}
 
 
 def _without(added: set[str], fields: dict[str, Any]) -> dict[str, Any]:

@@ -58,7 +58,7 @@ class CalledServer:
         path = path if path.startswith("/") else f"/api/v1/{path}"
         return asgi.call(self.app, method, path, headers=headers, **options)
 
-    def with_key(self, tenant: str = "acme", *scopes: str, **limits: int) -> CalledServer:
+    def with_key(self, tenant: str = "acme", *scopes: str, **limits: Any) -> CalledServer:
         """Return the same server, called with a new API key; without named scopes, it has all of them."""
         _, token = self.service.keys.create(tenant, scopes or SCOPES, limits=KeyLimits(**limits))
         return replace(self, headers={"authorization": f"Bearer {token}"})

@@ -25,7 +25,7 @@ from llm_server.orchestration.dispatch.fleet import Fleet
 from llm_server.orchestration.dispatch.health import EngineStates
 from llm_server.orchestration.dispatch.terms import CallTerms
 from llm_server.orchestration.dispatch.window import Window
-from llm_server.orchestration.domain.catalog import Catalog, EnginePrice, EngineSpec
+from llm_server.orchestration.domain.catalog import AllowedEngines, Catalog, EnginePrice, EngineSpec, Sources
 from llm_server.orchestration.domain.engine_call import Completion, EngineCall
 from llm_server.orchestration.domain.engine_state import EngineRecords, EngineState, SwitchName
 from llm_server.orchestration.domain.errors import StorageUnavailable
@@ -89,9 +89,10 @@ class ScriptedEngine:
         return a_completion(answer) if isinstance(answer, str) else answer
 
 
-def call_terms(**changes: Any) -> CallTerms:
+def call_terms(*, engine: str | None = None, sources: Sources | None = None, **changes: Any) -> CallTerms:
     """Return the terms of a call for a fast engine, without limits."""
-    wanted: dict[str, Any] = {"purpose": "answer", "tier": "fast", "until_ms": NOW_MS + 10**9}
+    allowed = AllowedEngines(engine=engine, sources=sources)
+    wanted: dict[str, Any] = {"purpose": "answer", "tier": "fast", "until_ms": NOW_MS + 10**9, "allowed": allowed}
     return CallTerms(**wanted | changes)
 
 

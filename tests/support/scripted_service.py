@@ -61,9 +61,18 @@ class Served:
         self._numbers = count(1)
         self.use(catalog or a_catalog({"only": an_engine()}))
 
-    def use(self, catalog: Catalog, store: Store | None = None, waiting: wiring.Waiting = nullcontext) -> Service:
-        """Create the service again with another configuration (one engine for all names) or another store."""
-        engines = dict.fromkeys(catalog.engines, self.engine)
+    def use(
+        self,
+        catalog: Catalog,
+        store: Store | None = None,
+        waiting: wiring.Waiting = nullcontext,
+        **others: ScriptedEngine,
+    ) -> Service:
+        """Create the service again with another configuration or another store; `others` are engines by name.
+
+        `self.engine` is the engine of all other names.
+        """
+        engines = dict.fromkeys(catalog.engines, self.engine) | others
         balancer = a_balancer(catalog, engines, self.store, self.clock, waiting=waiting, lease_s=LEASE_S)
         self.service = wiring.assemble(
             catalog=catalog,

@@ -80,7 +80,8 @@ def _domain_error(scope: Scope, error: LLMServerError) -> JSONResponse | None:
     if code is None:  # a bug: only errors that have a code may reach a caller
         return None
     if isinstance(error, InvalidInput):
-        fault = {"pointer": pointer(("", error.field)), "detail": str(error)}
+        place = ("", error.within, error.field) if error.within else ("", error.field)
+        fault = {"pointer": pointer(place), "detail": str(error)}
         return _described(scope, code, str(error), [fault])
     if isinstance(error, StorageMisconfigured):
         _log.error("the database cannot be used", extra={"cause": error.cause})

@@ -29,7 +29,7 @@ from llm_server.api.schemas.work import AttemptView, PlanView, ReceiptView, Revi
 from llm_server.orchestration.dispatch.fleet import EngineNow
 from llm_server.orchestration.domain import plan as plans
 from llm_server.orchestration.domain.api_key import Key, KeyLimits
-from llm_server.orchestration.domain.catalog import Catalog, EngineSpec
+from llm_server.orchestration.domain.catalog import Catalog, EngineSpec, Source, Sources
 from llm_server.orchestration.domain.output import PLAN, OutputKey
 from llm_server.orchestration.domain.plan import Step, StepStatus
 from llm_server.orchestration.domain.ports.listing import Page
@@ -66,7 +66,7 @@ def detail(snapshot: Snapshot) -> TaskDetail:
         demonstration=snapshot.task.demonstration,
         attempts=[_attempt(a) for a in snapshot.attempts],
         events=[_event(event) for event in history(snapshot)],
-        limits=TaskLimits(**_fields(request.limits, _LIMITS)),
+        limits=TaskLimits(**_fields(request.limits, _LIMITS) | {"sources": _sources(snapshot.allowed_engines.sources)}),
     )
 
 
@@ -81,6 +81,7 @@ def decision(decision: Decision) -> DecisionView:
         role=a.role,
         profile=decision.profile,
         engine=decision.engine,
+        sources=_sources(decision.sources),
         complexity=a.complexity,
         multi_step=a.multi_step,
         confidence=a.confidence,
@@ -128,7 +129,12 @@ def _key_limits(limits: KeyLimits) -> KeyLimitsView:
         requests_per_minute=limits.requests_per_minute,
         tasks_in_flight=limits.tasks_in_flight,
         usd_per_day=None if microusd is None else microusd / MICROUSD_PER_USD,
+        sources=_sources(limits.sources),
     )
+
+
+def _sources(sources: Sources | None) -> list[Source] | None:
+    return None if sources is None else list(sources)
 
 
 def catalog(catalog: Catalog, engines: Mapping[str, EngineSpec]) -> CatalogView:

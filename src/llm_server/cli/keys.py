@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from llm_server.cli import display
-from llm_server.cli.options import time_of
+from llm_server.cli.options import Source, time_of, words_of
 
 if TYPE_CHECKING:
     from llm_server.orchestration.access.keyring import Keyring
@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 _WRONG, _AWAY = 2, 3
 _DAY_MS = 24 * 3600 * 1000
 _NOTHING = (
-    "Nothing to change: give --name, --requests-per-minute, --tasks-in-flight, --usd-per-day, --expires-at or "
-    "--expires-in-days; or remove a value with --no-requests-per-minute, --no-tasks-in-flight, --no-usd-per-day "
-    "or --never-expires."
+    "Nothing to change: give --name, --requests-per-minute, --tasks-in-flight, --usd-per-day, --source, "
+    "--expires-at or --expires-in-days; or remove a value with --no-requests-per-minute, --no-tasks-in-flight, "
+    "--no-usd-per-day, --no-source or --never-expires."
 )
 _COLUMNS = (
     "key_id",
@@ -34,6 +34,7 @@ _COLUMNS = (
     "requests/minute",
     "tasks in flight",
     "USD/day",
+    "sources",
     "name",
 )
 
@@ -72,6 +73,7 @@ def create(
     requests_per_minute: Requests = None,
     tasks_in_flight: InFlight = None,
     usd_per_day: Usd = None,
+    source: Source = None,
     expires_at: ExpiresAt = None,
     expires_in_days: ExpiresIn = None,
     db: Db = None,
@@ -81,9 +83,12 @@ def create(
         from llm_server.orchestration.domain.api_key import KeyLimits
 
         limits = KeyLimits.of(
-            requests_per_minute=requests_per_minute, tasks_in_flight=tasks_in_flight, usd_per_day=usd_per_day
+            requests_per_minute=requests_per_minute,
+            tasks_in_flight=tasks_in_flight,
+            usd_per_day=usd_per_day,
+            sources=words_of(source),
         )
-        scopes = [word.strip() for word in ",".join(scope or ["tasks"]).split(",") if word.strip()]
+        scopes = words_of(scope or ["tasks"]) or []
         expires_ms = _expires_ms(expires_at, expires_in_days)
         key, token = keys.create(tenant, scopes, limits=limits, name=name, expires_ms=expires_ms)
         _show_token(key, token)
@@ -118,6 +123,8 @@ def update(
     no_tasks_in_flight: Annotated[bool, typer.Option("--no-tasks-in-flight", help="Remove the limit.")] = False,
     usd_per_day: Usd = None,
     no_usd_per_day: Annotated[bool, typer.Option("--no-usd-per-day", help="Remove the limit.")] = False,
+    source: Source = None,
+    no_source: Annotated[bool, typer.Option("--no-source", help="Remove the limit.")] = False,
     expires_at: ExpiresAt = None,
     expires_in_days: ExpiresIn = None,
     never_expires: Annotated[bool, typer.Option("--never-expires", help="Remove the expiry.")] = False,
@@ -128,6 +135,7 @@ def update(
         requests_per_minute=(requests_per_minute, no_requests_per_minute),
         tasks_in_flight=(tasks_in_flight, no_tasks_in_flight),
         usd_per_day=(usd_per_day, no_usd_per_day),
+        sources=(words_of(source), no_source),
     )
     with _opened(db) as keys:
         changes: KeyChanges = {"limits": limits} if limits else {}
@@ -160,12 +168,12 @@ def revoke(key_id: KeyId, db: Db = None) -> None:
         display.say(f"Key {key_id} is revoked.")
 
 
-def _limit_changes(**options: tuple[float | None, bool]) -> "LimitChanges":
+def _limit_changes(**options: tuple[float | list[str] | None, bool]) -> "LimitChanges":
     """Return the limits to change; each option has a new value, and whether to remove the limit."""
     changes: Any = {}
     for name, (value, removed) in options.items():
         if value is not None and removed:
-            option = name.replace("_", "-")
+            option = name.replace("_", "-").replace("sources", "source")
             raise typer.BadParameter(f"Give --{option} or --no-{option}, not both.")
         if value is not None or removed:
             changes[name] = value
@@ -215,6 +223,7 @@ def _row(key: "Key") -> list[str]:
         "requests/minute": limits.requests_per_minute,
         "tasks in flight": limits.tasks_in_flight,
         "USD/day": None if limits.microusd_per_day is None else usd(limits.microusd_per_day),
+        "sources": ",".join(limits.sources or ()),
         "name": key.name,
     }
     return [display.word(cells[column]) for column in _COLUMNS]

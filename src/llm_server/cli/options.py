@@ -61,6 +61,14 @@ Metadata = Annotated[
 ]
 
 
+Source = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="Only call engines with this source: local or api; may be given several times or comma-separated."
+    ),
+]
+
+
 def client_of(url: str, key: str) -> Client:
     """Return a client. Raises BadParameter (wrong usage) if the address or the key is not valid."""
     if not key.isascii() or not key.isprintable():
@@ -86,6 +94,13 @@ def text_of(prompt: str) -> str:
     except UnicodeError:
         raise typer.BadParameter("The prompt is not UTF-8 text.", param_hint="PROMPT") from None
     return text
+
+
+def words_of(option: Iterable[str] | None) -> list[str] | None:
+    """Return the words of an option that may be given several times or comma-separated; None if it was not given."""
+    if option is None:
+        return None
+    return [word.strip() for word in ",".join(option).split(",") if word.strip()]
 
 
 def pairs_of(metadata: Iterable[str] | None) -> dict[str, str]:

@@ -16,6 +16,7 @@ from llm_server.cli.options import (
     AsJson,
     Metadata,
     Prompt,
+    Source,
     TaskId,
     TimeoutS,
     Url,
@@ -25,6 +26,7 @@ from llm_server.cli.options import (
     pairs_of,
     text_of,
     without_unset,
+    words_of,
 )
 
 _SHORT_HOLD_S = 2  # soon shows the status, and that a plan waits for approval, at the price of more calls
@@ -45,6 +47,7 @@ def submit(
     max_output_tokens: Annotated[
         int | None, typer.Option(help="The most tokens in the answer of one engine call.")
     ] = None,
+    source: Source = None,
     metadata: Metadata = None,
     plan_approval: Annotated[
         bool,
@@ -73,7 +76,12 @@ def submit(
 
     The answer is printed to standard output, and everything else to standard error.
     """
-    limits = {"max_cost_usd": max_cost_usd, "deadline_s": deadline_s, "max_output_tokens": max_output_tokens}
+    limits = {
+        "max_cost_usd": max_cost_usd,
+        "deadline_s": deadline_s,
+        "max_output_tokens": max_output_tokens,
+        "sources": words_of(source),
+    }
     fields = {"profile": profile, "role": role, "mode": mode, "engine": engine, "limits": without_unset(limits)}
     approval = {"plan_approval": plan_approval or None}
     task = {"prompt": text_of(prompt), **without_unset(fields | approval | {"metadata": pairs_of(metadata)})}

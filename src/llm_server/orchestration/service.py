@@ -84,15 +84,15 @@ class Service:
         """Return the server's time in Unix milliseconds."""
         return self._clock()
 
-    def decide(self, new: NewTask) -> Decision:
+    def decide(self, new: NewTask, *, payer: Payer | None = None) -> Decision:
         """Decide how a prompt would be done, without storing or spending anything. Raises InvalidInput."""
-        return self._intake.decide(new)
+        return self._intake.decide(new, payer=payer)
 
     def submit(self, tenant: str, new: NewTask, *, payer: Payer | None = None) -> Task:
         """Store a task, then wake a worker. Once this returns, the task is never lost.
 
         Raises:
-            InvalidInput: the prompt is blank or too long, or a name is unknown.
+            InvalidInput: as `Intake.decide`.
             QuotaExceeded: the payer's key allows no more open tasks, or its daily limit is spent or reserved.
             StorageUnavailable: it is unknown whether the task was stored.
         """
@@ -111,9 +111,9 @@ class Service:
         """Read a task. Raises TaskNotFound."""
         return self._store.get(ref)
 
-    def approve(self, ref: TaskRef, plan_hash: str, *, approve: bool) -> Snapshot:
+    def approve(self, ref: TaskRef, plan_hash: str, *, approve: bool, payer: Payer | None = None) -> Snapshot:
         """Approve a plan, or reject it, which cancels the task. Raises the errors of `Lifecycle.approve`."""
-        return self._lifecycle.approve(ref, plan_hash, approve=approve)
+        return self._lifecycle.approve(ref, plan_hash, approve=approve, payer=payer)
 
     def cancel(self, ref: TaskRef) -> Snapshot:
         """Cancel a task that is not final. Raises the errors of `Lifecycle.cancel`."""

@@ -6,13 +6,14 @@ does not know, such as a status that a newer version added, makes the record unr
 
 from __future__ import annotations
 
-from dataclasses import MISSING, fields, replace
+from dataclasses import MISSING, asdict, fields, replace
 from operator import attrgetter
 from typing import TypeVar
 
 import msgspec
 
 from llm_server.orchestration.domain.api_key import Key
+from llm_server.orchestration.domain.catalog import without_unset_sources
 from llm_server.orchestration.domain.engine_state import EngineState, EngineSwitch
 from llm_server.orchestration.domain.errors import RecordUnreadable
 from llm_server.orchestration.domain.output import Output, OutputKey, OutputKind, Review
@@ -30,6 +31,8 @@ _OUTPUT_FIELDS = tuple(f.name for f in fields(Output))
 _OUTPUT_VALUES = attrgetter(*_OUTPUT_FIELDS)
 _ATTEMPT_FIELDS = tuple(f.name for f in fields(Attempt))
 _ATTEMPT_VALUES = attrgetter(*_ATTEMPT_FIELDS)
+_REQUEST_FIELDS = tuple(f.name for f in fields(Request))
+_REQUEST_VALUES = attrgetter(*_REQUEST_FIELDS)
 _RARE: dict[str, object] = {
     "failover_from": None,
     "probe": False,
@@ -79,7 +82,7 @@ def encode(record: Task | Request | Output | EngineState | EngineSwitch | Key | 
     """Return a record as JSON.
 
     Fields of a task that have their default value are left out: a state is written at least three times, and DynamoDB
-    charges a write unit for each 1 KB.
+    charges a write unit for each 1 KB. For the same reason, a request without a limit of sources stores none.
     """
     if isinstance(record, Task):
         values = zip(_TASK_DEFAULTS.items(), _TASK_VALUES(record), strict=True)
@@ -88,6 +91,10 @@ def encode(record: Task | Request | Output | EngineState | EngineSwitch | Key | 
     if isinstance(record, Output):
         stored = dict(zip(_OUTPUT_FIELDS, _OUTPUT_VALUES(record), strict=True))
         stored |= {"key": output_key_text(record.key), "attempts": [_stored_attempt(a) for a in record.attempts]}
+        return msgspec.json.encode(stored).decode()
+    if isinstance(record, Request):
+        stored = dict(zip(_REQUEST_FIELDS, _REQUEST_VALUES(record), strict=True))
+        stored |= {"limits": asdict(record.limits, dict_factory=without_unset_sources)}
         return msgspec.json.encode(stored).decode()
     return msgspec.json.encode(record).decode()
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -49,7 +50,7 @@ CALL = EngineCall(system="", prompt="", max_output_tokens=90)
 NO = PromptRefused("No.")
 
 
-def payer(key_id: str = KEY, **limits: int) -> Payer:
+def payer(key_id: str = KEY, **limits: Any) -> Payer:
     return Payer(key_id=key_id, limits=KeyLimits(**limits))
 
 

@@ -109,7 +109,18 @@ def test_a_dry_run_decides_without_storing_anything(server: CalledServer) -> Non
 
     assert answer.status == 200
     assert set(answer.json) == {
-        *("mode", "role", "profile", "engine", "complexity", "multi_step", "confidence", "reasons", "alternatives")
+        *(
+            "mode",
+            "role",
+            "profile",
+            "engine",
+            "sources",
+            "complexity",
+            "multi_step",
+            "confidence",
+            "reasons",
+            "alternatives",
+        )
     }
     assert (answer.json["engine"], answer.json["reasons"] != []) == ("embedded", True)
     assert server.get("tasks").json["tasks"] == []
@@ -179,7 +190,8 @@ def test_limits_at_their_bounds_are_accepted(server: CalledServer, limits: dict[
     """They are shown with the task."""
     task = server.get(f"tasks/{server.created(limits=limits)}").json
 
-    assert task["limits"] == {"max_cost_usd": None, "deadline_s": None, "max_output_tokens": None} | limits
+    unlimited = dict.fromkeys(("max_cost_usd", "deadline_s", "max_output_tokens", "sources"))
+    assert task["limits"] == unlimited | limits
 
 
 def test_a_whole_number_may_be_written_with_a_decimal_point(server: CalledServer) -> None:

@@ -97,6 +97,11 @@ def rejected_after_approval(server: CalledServer) -> asgi.Answer:
     return decided(server, task_id, plan_hash, "reject")
 
 
+def approved_with_a_key_for_hosted_engines(server: CalledServer) -> asgi.Answer:
+    task_id, plan_hash = planned(server)
+    return decided(server.with_key("local", sources=("api",)), task_id, plan_hash)
+
+
 def approved_too_late(server: CalledServer) -> asgi.Answer:
     task_id, plan_hash = planned(server, limits={"deadline_s": 604_800})
     task = server.store.peek(TaskRef("local", task_id))
@@ -200,6 +205,7 @@ CALLS: dict[str, Call] = {
     "task_not_failed": lambda server: server.call("POST", f"tasks/{server.created()}/retry"),
     "task_in_progress": at_work,
     "task_changing": lambda server: server.on(ChangingStore(server)).call("POST", f"tasks/{server.created()}/cancel"),
+    "sources_conflict": approved_with_a_key_for_hosted_engines,
     "no_plan_awaiting_approval": lambda server: decided(server, server.created(), "x"),
     "plan_changed": lambda server: decided(server, planned(server)[0], "x"),
     "plan_already_decided": rejected_after_approval,
@@ -215,6 +221,7 @@ CALLS: dict[str, Call] = {
     "unknown_parameter": lambda server: server.get("tasks?created_after=2026-01-01"),
     "repeated_parameter": lambda server: server.get("tasks?page_size=1&page_size=2"),
     "engine_not_usable": to_a_locked_engine,
+    "sources_not_usable": lambda server: server.post({"prompt": "x", "limits": {"sources": ["api"]}}),
     "idempotency_key_reused": lambda server: used_again(server, deleted=False),
     "requests_per_minute_exceeded": above("requests_per_minute", 1),
     "tasks_in_flight_exceeded": above("tasks_in_flight", 1),

@@ -105,7 +105,7 @@ def test_usage_shows_todays_spending_and_the_tasks_in_flight(server: CalledServe
         "day": day_of(now_ms()),
         "spent_microusd": 42,
         "tasks_in_flight": 1,
-        "limits": {"requests_per_minute": None, "tasks_in_flight": None, "usd_per_day": None},
+        "limits": {"requests_per_minute": None, "tasks_in_flight": None, "usd_per_day": None, "sources": None},
         "charged_microusd": None,
         "unsettled_microusd": None,
     }

@@ -121,7 +121,7 @@ def test_keys_are_created_listed_and_revoked_over_http(server: CalledServer) -> 
     """The first key is created over loopback, later ones by a key with the scope admin. The token is shown once."""
     made = server.post({"tenant": "acme", "scopes": ["tasks", "admin"], "name": "CI"}, "keys")
     admin = replace(server, headers={"authorization": f"Bearer {made.json['token']}"})
-    limits = {"requests_per_minute": 5, "tasks_in_flight": 2, "usd_per_day": 1.5}
+    limits = {"requests_per_minute": 5, "tasks_in_flight": 2, "usd_per_day": 1.5, "sources": ["local"]}
     second = admin.post({"tenant": "globex", "scopes": ["tasks"], "limits": limits}, "keys").json
     other = replace(server, headers={"x-api-key": second["token"]})
     listed = admin.get("keys").json["keys"]
@@ -154,7 +154,7 @@ def patched(server: CalledServer, key_id: str, body: object) -> asgi.Answer:
 def test_a_change_of_a_key_changes_only_the_named_fields(server: CalledServer) -> None:
     """Null removes a limit or the expiry. The changed key uses its new limits at once."""
     admin = server.with_key()
-    limits = {"requests_per_minute": 50, "tasks_in_flight": 2, "usd_per_day": 1.5}
+    limits = {"requests_per_minute": 50, "tasks_in_flight": 2, "usd_per_day": 1.5, "sources": ["local"]}
     new = {"tenant": "globex", "scopes": ["tasks"], "limits": limits, "expires_at": "2999-01-01T01:00:00+01:00"}
     made = admin.post(new, "keys").json
     key_id = made["key_id"]

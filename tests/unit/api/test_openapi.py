@@ -25,7 +25,8 @@ ECMA_SPACE = r"\t\n\x0b\x0c\r \xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3
 """The characters of the class of white space in ECMA-262, 22.2.2.9."""
 OF_THE_CONFIGURATION = re.compile(
     rb"""{"detail":"(Unknown (profile|role|engine) |Unknown page_token: |This Idempotency-Key was sent with """
-    rb"""|A key's name must have |The field expires_at must be in the future|created_to must be later )"""
+    rb"""|A key's name must have |The field expires_at must be in the future|created_to must be later """
+    rb"""|No configured engine has the source |Engine embedded has the source )"""
 )
 
 
@@ -155,8 +156,8 @@ def responses(described: dict[str, Any]) -> Iterator[tuple[str, str, dict[str, A
 def _failures(recorder: ScenarioRecorder) -> Iterator[str]:
     """Yield the failures of checks, except for answers about rules that no schema can express.
 
-    These are names that are not configured, page tokens of another server, Idempotency-Keys in use, expiry times in the
-    past, and the characters of a key's name, whose categories differ between versions of Unicode.
+    These are names and sources that are not configured, page tokens of another server, Idempotency-Keys in use, expiry
+    times in the past, and the characters of a key's name, whose categories differ between versions of Unicode.
     """
     for case_id, checks in recorder.checks.items():
         response = recorder.interactions[case_id].response

@@ -108,12 +108,13 @@ def test_submit_waits_until_the_task_is_final(server: Script) -> None:
 
 
 def test_submit_sends_every_option_under_the_names_of_the_api(server: Script) -> None:
-    """Limits and metadata are objects; options that are not given are not sent."""
+    """Limits and metadata are objects; options that are not given are not sent. The server checks the values."""
     server.replies = [Reply(body=task("Queued"), status=202)]
     options = "--profile Developer --role QA-Agent --mode Agent --engine e1 --max-cost-usd 0 --deadline-s 30"
 
     result = run(
         server, "submit", "x", "--no-wait", *options.split(), "--max-output-tokens", "9", "--plan-approval",
+        "--source", "local, api", "--source", "local",
         "--metadata", "team=a=b", "--metadata", "x=",
     )  # fmt: skip
 
@@ -124,7 +125,7 @@ def test_submit_sends_every_option_under_the_names_of_the_api(server: Script) ->
         "role": "QA-Agent",
         "mode": "Agent",
         "engine": "e1",
-        "limits": {"max_cost_usd": 0, "deadline_s": 30, "max_output_tokens": 9},
+        "limits": {"max_cost_usd": 0, "deadline_s": 30, "max_output_tokens": 9, "sources": ["local", "api", "local"]},
         "metadata": {"team": "a=b", "x": ""},
         "plan_approval": True,
     }

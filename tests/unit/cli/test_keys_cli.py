@@ -26,6 +26,7 @@ def run(db: Path, *arguments: str) -> Result:
 
 COUNT = "must be a whole number from 1 to 1,000,000.\n"
 FUTURE = "must be in the future, and not after 9999-12-31T23:59:59Z.\n"
+SOURCES = "known are local, api, each at most once.\n"
 USD = "The limit usd_per_day must be from 0.000001 to 1,000,000.\n"
 
 
@@ -39,6 +40,8 @@ USD = "The limit usd_per_day must be from 0.000001 to 1,000,000.\n"
         (["--usd-per-day", "nan"], USD),
         (["--usd-per-day", "1e40"], USD),
         (["--usd-per-day", "-1"], USD),
+        (["--source", "moon"], "Unknown source 'moon' in limits.sources; known are local, api.\n"),
+        (["--source", "local", "--source", "local"], f"The list limits.sources has a source twice; {SOURCES}"),
         (["--expires-at", "2020-01-01T00:00:00Z"], f"The field expires_at {FUTURE}"),
         (["--name", "bad \udcff byte"], "A key's name must have at most 100 characters, all of them printable.\n"),
         (["--name", "gnp.\u202eexe"], "A key's name must have at most 100 characters, all of them printable.\n"),
@@ -106,7 +109,16 @@ def made(db: Path, *options: str) -> str:
 def test_the_list_has_one_line_for_each_key(tmp_path: Path) -> None:
     """Money is exact; a dash stands for no limit, no expiry and no name."""
     db = tmp_path / "tasks.db"
-    limits = ["--requests-per-minute", "60", "--tasks-in-flight", "5", "--usd-per-day", "123456.789"]
+    limits = [
+        "--requests-per-minute",
+        "60",
+        "--tasks-in-flight",
+        "5",
+        "--usd-per-day",
+        "123456.789",
+        "--source",
+        "api,local",
+    ]
     ids = [
         made(db, "--scope", "tasks,admin", *limits, "--expires-at", "2999-12-31T23:59:59.5Z", "--name", "CI of acme"),
         made(db),
@@ -120,12 +132,12 @@ def test_the_list_has_one_line_for_each_key(tmp_path: Path) -> None:
     lines = [re.split(r"\s{2,}", line) for line in run(db, "list", "--text").stdout.splitlines()]
 
     assert lines[0][:6] == ["key_id", "tenant", "scopes", "state", "created", "expires"]
-    assert lines[0][6:] == ["requests/minute", "tasks in flight", "USD/day", "name"]
+    assert lines[0][6:] == ["requests/minute", "tasks in flight", "USD/day", "sources", "name"]
     assert [line[0] for line in lines[1:]] == ids
     assert lines[1][1:4] == ["acme", "tasks,admin", "valid"]
-    assert lines[1][5:] == ["2999-12-31T23:59:59Z", "60", "5", "123456.789", "CI of acme"]
+    assert lines[1][5:] == ["2999-12-31T23:59:59Z", "60", "5", "123456.789", "local,api", "CI of acme"]
     assert lines[2][3].startswith("revoked 20")
-    assert lines[2][5:] == ["-"] * 5
+    assert lines[2][5:] == ["-"] * 6
     assert lines[3][3:6:2] == ["expired", "1970-01-01T00:00:00Z"]
 
 
@@ -154,20 +166,21 @@ def test_a_list_without_keys_says_so(tmp_path: Path, form: str, stdout: str) -> 
 
 def test_update_changes_only_the_fields_of_its_options(tmp_path: Path) -> None:
     db = tmp_path / "tasks.db"
-    limits = ["--requests-per-minute", "60", "--tasks-in-flight", "5", "--usd-per-day", "1.5"]
+    limits = ["--requests-per-minute", "60", "--tasks-in-flight", "5", "--usd-per-day", "1.5", "--source", "local"]
     key_id = made(db, *limits, "--name", "CI", "--expires-at", "2999-01-01T00:00:00Z")
     before = listed(db)[0]
     run(db, "update", key_id, "--name", "", "--no-usd-per-day", "--tasks-in-flight", "6")
     named = listed(db)[0]
-    run(db, "update", key_id, "--never-expires", "--no-requests-per-minute", "--no-tasks-in-flight")
+    run(db, "update", key_id, "--never-expires", "--no-requests-per-minute", "--no-tasks-in-flight", "--no-source")
     unlimited = listed(db)[0]
-    done = run(db, "update", key_id, "--expires-in-days", "1", "--usd-per-day", "2")
+    done = run(db, "update", key_id, "--expires-in-days", "1", "--usd-per-day", "2", "--source", "api")
     after = listed(db)[0]
 
     assert named == before | {"name": "", "limits": before["limits"] | {"tasks_in_flight": 6, "usd_per_day": None}}
     assert unlimited == named | {"limits": dict.fromkeys(named["limits"]), "expires_at": None}
     assert (done.exit_code, done.stdout, done.stderr) == (0, "", f"Key {key_id} was changed.\n")
-    assert (after["limits"]["usd_per_day"], after["expires_at"] is None) == (2, False)
+    assert (after["limits"]["usd_per_day"], after["limits"]["sources"]) == (2, ["api"])
+    assert after["expires_at"] is not None
 
 
 @pytest.mark.parametrize(
@@ -175,11 +188,13 @@ def test_update_changes_only_the_fields_of_its_options(tmp_path: Path) -> None:
     [
         (
             [],
-            "Nothing to change: give --name, --requests-per-minute, --tasks-in-flight, --usd-per-day, --expires-at or "
-            "--expires-in-days; or remove a value with --no-requests-per-minute, --no-tasks-in-flight, "
-            "--no-usd-per-day or --never-expires.\n",
+            "Nothing to change: give --name, --requests-per-minute, --tasks-in-flight, --usd-per-day, --source, "
+            "--expires-at or --expires-in-days; or remove a value with --no-requests-per-minute, --no-tasks-in-flight, "
+            "--no-usd-per-day, --no-source or --never-expires.\n",
         ),
         (["--usd-per-day", "1", "--no-usd-per-day"], "Give --usd-per-day or --no-usd-per-day, not both."),
+        (["--source", "api", "--no-source"], "Give --source or --no-source, not both."),
+        (["--source", ""], "The list limits.sources is empty; known are local, api."),
         (["--tasks-in-flight", "0"], "The limit tasks_in_flight"),
         (["--expires-at", "2999-01-01T00:00:00Z", "--expires-in-days", "1"], "not both"),
         (["--expires-in-days", "1", "--never-expires"], "Give --never-expires or a time of expiry, not both."),

@@ -232,6 +232,14 @@ def test_a_role_is_shown_under_the_default_profile_if_it_has_one() -> None:
             {"engines": {"mine": {**ENGINE, "source": "local", "price": {"input": 1, "output": 1}}}},
             'engines.mine.price is for engines with source = "api"',
         ),
+        (
+            {"engines": {"embedded": {"kind": "embedded", "source": "api"}}},
+            'engines.embedded.source must be "local" for an engine of the kind embedded',
+        ),
+        (
+            {"engines": {"mine": {"kind": "bedrock", "source": "local", "model": "m"}}},
+            'engines.mine.source must be "api" for an engine of the kind bedrock',
+        ),
         ({"engines": {"mine": {**ENGINE, "base_url": "http:///v1"}}}, "engines.mine.base_url must have"),
         ({"engines": {"mine": {**ENGINE, "base_url": "http://x:99999"}}}, "engines.mine.base_url must have"),
         ({"engines": {"mine": {**ENGINE, "base_url": "http://a b/v1"}}}, "engines.mine.base_url must have"),

@@ -10,7 +10,7 @@ import pytest
 from llm_server.orchestration.dispatch.balancer import Reply
 from llm_server.orchestration.dispatch.budget import Budget
 from llm_server.orchestration.dispatch.reservation import Reservation
-from llm_server.orchestration.domain.catalog import EnginePrice, EngineSpec
+from llm_server.orchestration.domain.catalog import ANY_ENGINE, EnginePrice, EngineSpec
 from llm_server.orchestration.domain.engine_call import EngineCall
 from llm_server.orchestration.domain.engine_state import EngineRecords
 from llm_server.orchestration.domain.errors import EngineUnavailable, PromptRefused
@@ -48,8 +48,8 @@ def test_the_wanted_tier_goes_before_the_price(balanced: Balanced) -> None:
         any=(an_engine(price=EnginePrice(input=9, output=9)), answering()),
     )
 
-    assert balancer.candidates("fast") == ["fast", "any", "strong"]
-    assert balancer.candidates("strong") == ["strong", "any", "fast"]
+    assert balancer.candidates("fast", ANY_ENGINE) == ["fast", "any", "strong"]
+    assert balancer.candidates("strong", ANY_ENGINE) == ["strong", "any", "fast"]
 
 
 def test_the_cheapest_engine_goes_first_and_an_unpriced_one_last(balanced: Balanced) -> None:
@@ -60,7 +60,7 @@ def test_the_cheapest_engine_goes_first_and_an_unpriced_one_last(balanced: Balan
         cheap=(an_engine(price=EnginePrice(input=1, output=1)), answering()),
     )
 
-    assert balancer.candidates("fast") == ["cheap", "dear", "unpriced"]
+    assert balancer.candidates("fast", ANY_ENGINE) == ["cheap", "dear", "unpriced"]
 
 
 def test_local_goes_before_api_at_the_same_price(balanced: Balanced) -> None:
@@ -70,7 +70,7 @@ def test_local_goes_before_api_at_the_same_price(balanced: Balanced) -> None:
         local=(a_local_engine(), answering()),
     )
 
-    assert balancer.candidates("fast") == ["local", "api"]
+    assert balancer.candidates("fast", ANY_ENGINE) == ["local", "api"]
 
 
 def test_what_is_off_locked_or_without_a_key_is_no_candidate(balanced: Balanced) -> None:
@@ -83,7 +83,7 @@ def test_what_is_off_locked_or_without_a_key_is_no_candidate(balanced: Balanced)
         well=(an_engine(), answering()),
     )
 
-    assert balancer.candidates("fast") == ["well"]
+    assert balancer.candidates("fast", ANY_ENGINE) == ["well"]
     assert balancer.fleet.status(EngineRecords()) == {
         "off": "disabled",
         "locked": "locked",
@@ -269,7 +269,7 @@ def test_a_refused_prompt_is_not_offered_to_another_engine(balanced: Balanced, w
 
     assert (str(reply.failure), reply.can_be_retried, other.calls) == ("Too long.", False, [])
     assert [a.error for a in reply.attempts] == ["Too long."]
-    assert (watched.writes, balancer.candidates("fast")) == (0, ["a", "b"])
+    assert (watched.writes, balancer.candidates("fast", ANY_ENGINE)) == (0, ["a", "b"])
 
 
 @pytest.mark.parametrize(
@@ -308,7 +308,7 @@ def test_an_empty_answer_goes_to_the_next_engine_and_stays_on_the_bill(balanced:
         ("a", "The engine's answer is empty.", 50),
         ("b", None, 50),
     ]
-    assert balancer.candidates("fast") == ["a", "b"]
+    assert balancer.candidates("fast", ANY_ENGINE) == ["a", "b"]
 
 
 def test_an_empty_answer_is_not_bought_again(balanced: Balanced) -> None:

@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from llm_server.orchestration.domain.catalog import ANY_ENGINE
 from llm_server.orchestration.domain.engine_call import EngineCall
 from llm_server.orchestration.domain.engine_state import EngineState
 from llm_server.orchestration.domain.errors import EngineUnavailable, OutOfTime, PromptRefused, TaskCancelled
@@ -97,7 +98,7 @@ def test_a_probe_that_ends_otherwise_keeps_no_claim(
 
     state = watched.engines().states["only"]
     assert (state.failures, state.probe_until_ms) == (failures, 0)
-    assert balancer.candidates("fast") == ["only"]
+    assert balancer.candidates("fast", ANY_ENGINE) == ["only"]
 
 
 def test_a_probe_that_the_workers_time_cut_short_keeps_no_claim(

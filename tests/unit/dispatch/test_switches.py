@@ -10,7 +10,7 @@ from contextlib import closing
 import pytest
 
 from llm_server.orchestration.dispatch.fleet import EngineNow
-from llm_server.orchestration.domain.catalog import Catalog
+from llm_server.orchestration.domain.catalog import ANY_ENGINE, Catalog
 from llm_server.orchestration.domain.engine_call import EngineCall
 from llm_server.orchestration.domain.engine_state import EngineSwitch
 from llm_server.orchestration.domain.errors import EngineNotFound, EngineUnavailable, InvalidInput, StorageUnavailable
@@ -111,7 +111,7 @@ def test_an_engine_that_gets_well_stays_switched(balanced: Balanced, watched: Wa
     assert balancer.call(CALL, call_terms()).completion is not None
     clock.pass_s(5)
     assert watched.engines().state(NAMED).failures == 0
-    assert balancer.candidates("fast") == [NAMED]
+    assert balancer.candidates("fast", ANY_ENGINE) == [NAMED]
 
 
 def test_a_switch_is_logged_with_what_holds_now(served: Served, caplog: pytest.LogCaptureFixture) -> None:
@@ -140,7 +140,7 @@ def test_a_switch_that_cannot_be_stored_is_no_switch(balanced: Balanced, watched
     with pytest.raises(StorageUnavailable):
         balancer.fleet.switch(NAMED, {"locked": True})
     watched.down = False
-    assert balancer.candidates("fast") == [NAMED]
+    assert balancer.candidates("fast", ANY_ENGINE) == [NAMED]
 
 
 # Every process obeys
@@ -181,11 +181,11 @@ def test_without_the_store_what_was_switched_goes_on_to_hold(
 ) -> None:
     balancer = balanced(only=(an_engine(), ScriptedEngine()))
     balancer.fleet.switch(NAMED, {"locked": True})
-    assert balancer.candidates("fast") == []
+    assert balancer.candidates("fast", ANY_ENGINE) == []
     watched.down = True
     clock.pass_s(60)
 
-    assert balancer.candidates("fast") == []
+    assert balancer.candidates("fast", ANY_ENGINE) == []
 
 
 # Tasks meanwhile
@@ -232,7 +232,7 @@ def test_the_places_are_those_of_the_engines_that_tasks_are_sent_to(balanced: Ba
     balancer = balanced("keyless", **{name: (spec, busy) for name, spec in specs.items()})
     balancer.call(CALL, call_terms())
 
-    assert balancer.fleet.free() == []
+    assert balancer.fleet.free(ANY_ENGINE) == []
     assert balancer.fleet.places() == {"first": 200}
     balancer.fleet.switch("off", {"toggle": True})
     assert balancer.fleet.places() == {"first": 200, "off": 30}
@@ -242,7 +242,7 @@ def test_the_embedded_engine_alone_has_no_places_to_offer(balanced: Balanced) ->
     """It only computes, so more calls at a time do not make it faster."""
     balancer = balanced(embedded=(an_engine(kind="embedded"), ScriptedEngine()))
 
-    assert balancer.fleet.free() == ["embedded"]
+    assert balancer.fleet.free(ANY_ENGINE) == ["embedded"]
     assert balancer.fleet.places() == {}
 
 

@@ -9,8 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from llm_server.orchestration.domain.api_key import KeyLimits
 from llm_server.orchestration.domain.errors import RecordUnreadable
 from llm_server.orchestration.domain.output import PLAN, OutputKey, OutputKind, Review
+from llm_server.orchestration.domain.snapshot import Limits
 from llm_server.storage import records
 from support.builders import a_key, a_request, a_task, an_attempt, an_output
 
@@ -76,6 +78,19 @@ def test_a_state_holds_metadata_only_if_the_task_has_some() -> None:
     assert records.task(records.encode(plain)).metadata == {}
     assert json.loads(records.encode(labelled))["metadata"] == {"run": "42"}
     assert records.task(records.encode(labelled)) == labelled
+
+
+def test_a_request_holds_a_limit_of_sources_only_if_it_has_one() -> None:
+    """A record of a newer version may have a source that this version does not know: it is not read as no limit."""
+    free, limited = a_request(), a_request(limits=Limits(sources=("local",)))
+
+    assert "sources" not in json.loads(records.encode(free))["limits"]
+    assert records.request(records.encode(free)) == free
+    assert json.loads(records.encode(limited))["limits"]["sources"] == ["local"]
+    assert records.request(records.encode(limited)) == limited
+    for record, read in ((limited, records.request), (a_key(limits=KeyLimits(sources=("local",))), records.api_key)):
+        with pytest.raises(RecordUnreadable):
+            read(records.encode(record).replace('["local"]', '["moon"]'))
 
 
 @pytest.mark.parametrize("changes", [{"status": "Paused"}, {"mode": "Swarm"}, {"approval": "amended"}])

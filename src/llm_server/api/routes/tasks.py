@@ -121,7 +121,7 @@ async def create_task(
     """Store and queue a task. With `Prefer: wait=N`, respond when it is final, or after N seconds at the latest."""
     key = idempotency.key_of(idempotency_key)
     if dry_run:
-        return answer(views.decision(await run.read(partial(service.decide, new.to_domain()))))
+        return answer(views.decision(await run.read(partial(service.decide, new.to_domain(), payer=caller.payer))))
     wait_s = waiting.wished_s(",".join(prefer or ()))
 
     def submit() -> tuple[Accepted, Watch | None]:
@@ -141,9 +141,9 @@ async def create_task(
     response_description="How the server would carry out the task.",
     responses=problems(400, 413, 415, 422, 503),
 )
-async def quote_task(new: new_task.NewTask, run: Run, service: Service) -> Response:
+async def quote_task(new: new_task.NewTask, run: Run, service: Service, caller: Caller) -> Response:
     """Decide the mode, the role and the engine of a task. The server stores no task and calls no engine."""
-    return answer(views.decision(await run.read(partial(service.decide, new.to_domain()))))
+    return answer(views.decision(await run.read(partial(service.decide, new.to_domain(), payer=caller.payer))))
 
 
 @router.get(
@@ -214,12 +214,15 @@ _DECIDED = problems(400, 404, 409, 413, 415, 422, 503)
     response_model=tasks.TaskView,
     responses=_DECIDED | _changed_to("The task after the approval of its plan."),
 )
-async def approve_plan(ref: Ref, decision: new_task.PlanDecision, run: Run, service: Service) -> Response:
+async def approve_plan(
+    ref: Ref, decision: new_task.PlanDecision, run: Run, service: Service, caller: Caller
+) -> Response:
     """Approve the plan of a task that waits for approval; the server then carries out the steps.
 
     Approving the same plan again has no further effect.
     """
-    return _changed(await run.write(partial(service.approve, ref, decision.plan_hash, approve=True)))
+    approve = partial(service.approve, ref, decision.plan_hash, approve=True, payer=caller.payer)
+    return _changed(await run.write(approve))
 
 
 @router.post(

@@ -6,6 +6,8 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from llm_server.orchestration.domain.catalog import Source
+
 
 def _leave_open(schema: dict[str, Any]) -> None:
     """Describe the object without `additionalProperties: false`, so that a later version may add a field."""
@@ -29,6 +31,9 @@ class ResponseSchema(BaseModel):
 
 Time = Annotated[str, Field(json_schema_extra={"format": "date-time"}, examples=["2026-11-29T12:00:00.000Z"])]
 """An instant as RFC 3339 text in UTC with milliseconds."""
+
+SourceList = Annotated[list[Source], Field(min_length=1, json_schema_extra={"uniqueItems": True})]
+"""Sources of engines in a request; `checked_sources` refuses a source that is there twice."""
 
 
 def whole(value: object) -> object:

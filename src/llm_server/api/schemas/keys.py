@@ -6,9 +6,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, ConfigDict, Field
 
-from llm_server.api.schemas.base import RequestSchema, ResponseSchema, whole
+from llm_server.api.schemas.base import RequestSchema, ResponseSchema, SourceList, whole
 from llm_server.orchestration.access.expiry import parse_expires_at
 from llm_server.orchestration.domain import api_key as keys
+from llm_server.orchestration.domain.catalog import Source
 
 PRINTABLE = (
     r"^[^\u0000-\u001f\u007f-\u00a0\u00ad\u1680\u2000-\u200f\u2028-\u202f\u205f-\u206f\u3000"
@@ -22,7 +23,7 @@ It excludes the control, format and private-use characters and the spaces of the
 NAME: dict[str, Any] = {"maxLength": keys.MAX_NAME, "pattern": PRINTABLE}
 _KEY_ID, _NAME = "4f1c09a2be77", "CI pipeline"
 _CREATED_AT, _EXPIRES_AT = "2030-01-15T09:30:00.000Z", "2030-12-31T23:59:59.000Z"
-_LIMITS = {"requests_per_minute": 60, "tasks_in_flight": 5, "usd_per_day": 2.5}
+_LIMITS = {"requests_per_minute": 60, "tasks_in_flight": 5, "usd_per_day": 2.5, "sources": ["local", "api"]}
 
 Scope = Literal["tasks", "metrics", "admin"]
 Count = Annotated[int, Field(ge=1, le=keys.MAX_COUNT), BeforeValidator(whole)]
@@ -32,6 +33,10 @@ Instant = Annotated[str, Field(json_schema_extra={"format": "date-time"})]
 _REQUESTS = "The most requests in a minute of the UTC clock. Further calls are answered 429."
 _IN_FLIGHT = "The most tasks of the key that are not final. Calls for further tasks are answered 429."
 _USD = "The most that the key's engine calls may cost on a UTC day, in USD."
+_SOURCES = (
+    "The sources of the engines that the server may call for tasks which are created, retried or approved with the key."
+    " `local`: engines on the operator's own machines. `api`: hosted services."
+)
 KeyName = Annotated[
     str,
     Field(
@@ -48,6 +53,7 @@ class KeyLimitsView(ResponseSchema):
     requests_per_minute: int | None = Field(description=_REQUESTS, examples=[60])
     tasks_in_flight: int | None = Field(description=_IN_FLIGHT, examples=[5])
     usd_per_day: float | None = Field(description=_USD, examples=[2.5])
+    sources: list[Source] | None = Field(description=_SOURCES, examples=[["local"]])
 
 
 class KeyView(ResponseSchema):
@@ -94,6 +100,7 @@ class NewKeyLimits(RequestSchema):
     requests_per_minute: Count | None = Field(default=None, description=_REQUESTS, examples=[60])
     tasks_in_flight: Count | None = Field(default=None, description=_IN_FLIGHT, examples=[5])
     usd_per_day: Usd | None = Field(default=None, description=_USD, examples=[2.5])
+    sources: SourceList | None = Field(default=None, description=_SOURCES, examples=[["local"]])
 
 
 class NewKey(RequestSchema):

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field, StringConstraints
 
-from llm_server.api.schemas.base import RequestSchema, whole
+from llm_server.api.schemas.base import RequestSchema, SourceList, whole
 from llm_server.orchestration.domain.snapshot import Limits
 from llm_server.orchestration.domain.status import Mode, known_spelling
 from llm_server.orchestration.tasks import new_task
@@ -63,6 +63,16 @@ class NewLimits(RequestSchema):
         description="The most tokens each engine call may answer with; plans and verdicts get at least 1,024.",
         examples=[1000],
     )
+    sources: SourceList | None = Field(
+        default=None,
+        description="The sources of the engines that the server may call for the task. `local`: engines on the "
+        "operator's own machines. `api`: hosted services. The limit holds for every call: plan, steps, reviews, "
+        "escalations and retries. Default: the sources that the key allows.",
+        examples=[["local"]],
+    )
+
+    def to_domain(self) -> Limits:
+        return Limits(**dict(self) | {"sources": None if self.sources is None else tuple(self.sources)})
 
 
 class NewTask(RequestSchema):
@@ -116,7 +126,7 @@ class NewTask(RequestSchema):
     )
 
     def to_domain(self) -> new_task.NewTask:
-        return new_task.NewTask(**dict(self) | {"limits": Limits(**dict(self.limits))})
+        return new_task.NewTask(**dict(self) | {"limits": self.limits.to_domain()})
 
 
 class PlanDecision(RequestSchema):

@@ -9,6 +9,7 @@ from pydantic import ConfigDict, Field
 from llm_server import __version__
 from llm_server.api.schemas.base import RequestSchema, ResponseSchema
 from llm_server.api.schemas.keys import KeyLimitsView
+from llm_server.orchestration.domain.catalog import Source
 from llm_server.orchestration.domain.engine_state import SwitchName
 
 EngineStatus = Literal["online", "cooling", "disabled", "locked", "offline"]
@@ -106,8 +107,10 @@ class EngineView(ResponseSchema):
         description="The kind of the engine, which decides how the server calls it.", examples=["anthropic"]
     )
     model: str = Field(description="The engine's model.", examples=["claude-haiku-5-5"])
-    source: Literal["local", "api"] = Field(
-        description="`api`: calls cost money. `local`: calls are free of charge.", examples=["api"]
+    source: Source = Field(
+        description="`api`: a hosted service; calls cost money. `local`: an engine on the operator's own machines; "
+        "calls are free of charge. Tasks and keys can be limited to sources (`limits.sources`).",
+        examples=["api"],
     )
     tier: TierName | None = Field(
         description="The tier the engine is configured for; null when it has none.", examples=["strong"]

@@ -8,6 +8,7 @@ from pydantic import Field
 
 from llm_server.api.schemas.base import ResponseSchema, Time
 from llm_server.api.schemas.work import AttemptView, PlanView, ReceiptView
+from llm_server.orchestration.domain.catalog import Source
 from llm_server.orchestration.domain.status import Mode, Status
 from llm_server.orchestration.tasks.events import EVENT_NAMES
 
@@ -86,7 +87,7 @@ class EventView(ResponseSchema):
 
 
 class TaskLimits(ResponseSchema):
-    """The limits that the task was created with. Null: no limit."""
+    """The limits that the task was created with, and the sources that its keys allow. Null: no limit."""
 
     max_cost_usd: float | None = Field(description="The most the task may cost, in USD.", examples=[0.05])
     deadline_s: float | None = Field(
@@ -95,6 +96,11 @@ class TaskLimits(ResponseSchema):
     max_output_tokens: int | None = Field(
         description="The most tokens each engine call may answer with; plans and verdicts get at least 1,024.",
         examples=[1000],
+    )
+    sources: list[Source] | None = Field(
+        description="The sources of the engines that may be called for the task: those of its own list that the keys "
+        "of its callers allow.",
+        examples=[["local"]],
     )
 
 
@@ -121,7 +127,7 @@ class TaskDetail(TaskSummary, TaskView):
         description="The history, oldest first. Of claims, releases, waits, approvals and retries, the server keeps "
         "the last 6 in total."
     )
-    limits: TaskLimits = Field(description="The limits that the task was created with.")
+    limits: TaskLimits = Field(description="The limits of the task.")
     fault: str | None = Field(
         description="The fault that the answer gate found in the result, such as a wrong sum or code that does not "
         "parse. No other engine could be asked, or its answer has a fault, too. Null when no fault was found, and "
@@ -148,6 +154,11 @@ class DecisionView(ResponseSchema):
     profile: ProfileName
     engine: str | None = Field(
         description="The engine that would be called first; null when none is available now.", examples=["claude"]
+    )
+    sources: list[Source] | None = Field(
+        description="The sources of the engines that could be called: those of `limits.sources` that the caller's key "
+        "allows. Null: no limit.",
+        examples=[["local"]],
     )
     complexity: Share = Field(
         description="How much a strong engine would improve the answer, from 0 to 1.", examples=[0.08]

@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import Field
 
 from llm_server.api.schemas.base import ResponseSchema, Time
+from llm_server.orchestration.domain.catalog import Source
 
 
 class ReceiptView(ResponseSchema):
@@ -37,8 +38,10 @@ class AttemptView(ResponseSchema):
 
     engine: str = Field(description="The engine that was called.", examples=["claude"])
     model: str = Field(description="The engine's model.", examples=["claude-haiku-5-5"])
-    source: Literal["local", "api"] = Field(
-        description="`api`: calls cost money. `local`: calls are free of charge.", examples=["api"]
+    source: Source = Field(
+        description="`api`: a hosted service; calls cost money. `local`: an engine on the operator's own machines; "
+        "calls are free of charge.",
+        examples=["api"],
     )
     tier: Literal["fast", "strong"] | None = Field(
         description="The tier the engine is configured for; null when it has none.", examples=["strong"]

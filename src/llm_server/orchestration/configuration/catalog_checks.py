@@ -10,7 +10,15 @@ from urllib.parse import urlsplit
 import msgspec
 from msgspec import inspect
 
-from llm_server.orchestration.domain.catalog import REQUIRED_FIELDS, Catalog, EngineSpec, LocalModel, Profile, Role
+from llm_server.orchestration.domain.catalog import (
+    FIXED_SOURCES,
+    REQUIRED_FIELDS,
+    Catalog,
+    EngineSpec,
+    LocalModel,
+    Profile,
+    Role,
+)
 
 MAX_SHORT_PROMPT_CHARS = 300
 _MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
@@ -143,6 +151,8 @@ def _engine_faults(engine: EngineSpec) -> list[str]:
         faults.append("repeat_penalty is for the kinds openai and llamacpp; the API of other kinds has no such field")
     if engine.small and engine.kind == "embedded":
         faults.append("small is for engines with a model; the embedded engine has none")
+    if engine.source != FIXED_SOURCES.get(engine.kind, engine.source):
+        faults.append(f'source must be "{FIXED_SOURCES[engine.kind]}" for an engine of the kind {engine.kind}')
     if engine.price and engine.source == "local":
         faults.append('price is for engines with source = "api"; calls to a local engine cost nothing')
     if engine.price and engine.price.cached_input is not None and engine.price.cached_input > engine.price.input:

@@ -120,7 +120,7 @@ def _why(spec: EngineSpec, terms: CallTerms, after: Attempt | None, *, probe: bo
         reason = f"escalated from {after.engine}"
     elif after:
         reason = f"failover from {after.engine}"
-    elif terms.engine is not None:
+    elif terms.allowed.engine is not None:
         reason = "asked for by name"
     elif spec.tier in (None, terms.tier):
         reason = f"{terms.tier} tier, cheapest"

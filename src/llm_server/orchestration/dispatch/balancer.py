@@ -10,7 +10,7 @@ from llm_server.orchestration.dispatch.fleet import Fleet
 from llm_server.orchestration.dispatch.retry_budget import MAX_CALLS_A_STEP
 from llm_server.orchestration.dispatch.terms import CallTerms
 from llm_server.orchestration.dispatch.window import Window
-from llm_server.orchestration.domain.catalog import Catalog, EngineSpec, Tier
+from llm_server.orchestration.domain.catalog import AllowedEngines, Catalog, EngineSpec, Tier
 from llm_server.orchestration.domain.engine_call import Completion, EngineCall, Pricer
 from llm_server.orchestration.domain.errors import (
     EngineUnavailable,
@@ -65,12 +65,12 @@ class Balancer:
         self._calls = calls
         self._price = price
 
-    def candidates(self, tier: Tier, only: str | None = None) -> list[str]:
-        """Return the engines that can take a call now, best first: engines of the tier, then cheaper, then local ones.
+    def candidates(self, tier: Tier, allowed: AllowedEngines) -> list[str]:
+        """Return the allowed engines that are free, best first: engines of the tier, then cheaper, then local ones.
 
-        Engines without a tier belong to both. With `only`, return that engine alone, if it can take a call.
+        Engines without a tier belong to both.
         """
-        free = self.fleet.free(only)
+        free = self.fleet.free(allowed)
         if len(free) < 2:
             return free
         return sorted(free, key=lambda name: self._rank(self._catalog.engines[name], tier))
@@ -87,18 +87,18 @@ class Balancer:
             return reply
         timed_out = (*terms.timed_out, *(a for a in reply.attempts if a.failure == "timeout"))
         given_up = self.window.given_up(timed_out)
-        if given_up and self.fleet.return_times(terms.engine).keys() <= given_up.keys():
+        if given_up and self.fleet.return_times(terms.allowed).keys() <= given_up.keys():
             return replace(reply, failure=self._too_slow(list(given_up.values())[-1]))
         return replace(reply, given_up=frozenset(given_up))
 
     def _search(self, call: EngineCall, terms: CallTerms, given_up: Collection[str]) -> Reply:
         """Ask the candidates in order, except those that are given up."""
-        if terms.engine is not None and terms.engine not in self._catalog.engines:  # removed since the task was created
-            return Reply(failure=EngineUnavailable(f"Engine {terms.engine} is not configured any more."))
+        if why := self.fleet.none_configured(terms.allowed):  # the configuration changed since the task was created
+            return Reply(failure=EngineUnavailable(why))
         attempts = tuple[Attempt, ...]()
         failure: CallFailure | None = None
         outage = True
-        names = [name for name in self.candidates(terms.tier, terms.engine) if name not in given_up]
+        names = [name for name in self.candidates(terms.tier, terms.allowed) if name not in given_up]
         while names and self._may_ask(attempts):
             name, *names = names
             result = self._ask(name, call, terms, attempts)
@@ -159,9 +159,11 @@ class Balancer:
         If the candidates cost too much, but another engine rests and may cost less, return EngineUnavailable, so that
         the task waits for that engine.
         """
-        if failure is None or (isinstance(failure, LimitReached) and self.fleet.any_resting(terms.engine)):
-            subject = "No engine can" if terms.engine is None else f"Engine {terms.engine} cannot"
-            return EngineUnavailable(f"{subject} take work now.")
+        if failure is None or (isinstance(failure, LimitReached) and self.fleet.any_resting(terms.allowed)):
+            name, kind = terms.allowed.engine, terms.allowed.kind
+            return EngineUnavailable(
+                f"Engine {name} cannot take work now." if name else f"No {kind} can take work now."
+            )
         return failure
 
     def _too_slow(self, last: Attempt) -> TooSlow:

@@ -16,7 +16,7 @@ from llm_server.orchestration.dispatch.places import Places
 from llm_server.orchestration.dispatch.reservation import Price
 from llm_server.orchestration.dispatch.retry_budget import RetryBudget
 from llm_server.orchestration.dispatch.terms import CallTerms
-from llm_server.orchestration.domain.catalog import Catalog
+from llm_server.orchestration.domain.catalog import AllowedEngines, Catalog
 from llm_server.orchestration.domain.engine_call import Completion, Engine, EngineCall, Pricer
 from llm_server.orchestration.domain.errors import (
     EngineUnavailable,
@@ -137,11 +137,21 @@ class EngineCalls:
         """Ask while holding a place; check first whether the engine failed while the call waited for the place."""
         try:
             with self._places.hold(engine, self._left_s(terms), call.cancellation):
-                if not self._fleet.free(engine):
-                    raise EngineUnavailable(f"Engine {engine} rests after a failure or was switched off.", outage=True)
+                self._check(engine, terms)
                 return self._ask_now(engine, call, terms, after, reserved_microusd)
         except (EngineUnavailable, OutOfTime, TaskCancelled) as failure:  # raised before the engine was asked
             return CallResult(failure=failure)
+
+    def _check(self, engine: str, terms: CallTerms) -> None:
+        """Check, last before the call, that the task may use the engine, and that the engine may be asked now.
+
+        Raises:
+            EngineUnavailable: the task may not use the engine, or the engine rests or is switched off.
+        """
+        if not terms.allowed.admits(engine, self._catalog.engines[engine].source):
+            raise EngineUnavailable(f"Engine {engine} is not one that the task may use.", outage=True)
+        if not self._fleet.free(AllowedEngines(engine=engine)):
+            raise EngineUnavailable(f"Engine {engine} rests after a failure or was switched off.", outage=True)
 
     def _ask_now(
         self, engine: str, call: EngineCall, terms: CallTerms, after: Attempt | None, reserved_microusd: int

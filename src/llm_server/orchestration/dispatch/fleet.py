@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from llm_server.orchestration.dispatch.health import EngineStates
-from llm_server.orchestration.domain.catalog import EngineSpec
+from llm_server.orchestration.domain.catalog import ANY_ENGINE, AllowedEngines, EngineSpec, either
 from llm_server.orchestration.domain.engine_state import EngineRecords, EngineState, SwitchName
 
 
@@ -48,15 +48,34 @@ class Fleet:
             return "is locked" if spec.locked else "is switched off"
         return "" if self._has_credentials(spec) else "has no credentials"
 
-    def free(self, only: str | None = None) -> list[str]:
-        """Return the engines that may be asked now; with `only`, that engine if it may be asked."""
-        records = self._states.all()
-        return [name for name in self._usable(records, only) if not self._states.rests(records.state(name))]
+    def none_configured(self, allowed: AllowedEngines) -> str:
+        """Return why no configured engine is one of the allowed ones, in a sentence; "" if one is, or may be added."""
+        specs = self._choice(allowed)
+        if allowed.engine is not None and not specs:
+            return f"Engine {allowed.engine} is not configured any more."
+        sources = {spec.source for spec in specs.values()}
+        if allowed.sources is None or sources.intersection(allowed.sources):
+            return ""
+        if not allowed.sources:
+            return "The limits of the task and of its keys have no source in common."
+        if allowed.engine is not None:
+            return (
+                f"Engine {allowed.engine} has the source {either(sources)}; the task may use {either(allowed.sources)}."
+            )
+        configured = ", ".join(sorted(sources)) or "none"
+        return (
+            f"No configured engine has the source {either(allowed.sources)}; the configured sources are: {configured}."
+        )
 
-    def return_times(self, only: str | None = None) -> dict[str, int]:
-        """Return the engines a task can wait for, each with the time it may be asked again (Unix milliseconds)."""
+    def free(self, allowed: AllowedEngines) -> list[str]:
+        """Return those of the allowed engines that may be asked now."""
         records = self._states.all()
-        return {name: self._states.return_ms(records.state(name)) for name in self._usable(records, only)}
+        return [name for name in self._usable(records, allowed) if not self._states.rests(records.state(name))]
+
+    def return_times(self, allowed: AllowedEngines) -> dict[str, int]:
+        """Return the allowed engines a task can wait for, each with when it may be asked again (Unix milliseconds)."""
+        records = self._states.all()
+        return {name: self._states.return_ms(records.state(name)) for name in self._usable(records, allowed)}
 
     def last_return_ms(self, records: EngineRecords | None = None) -> int:
         """Return when an engine that may be asked now was last switched, or recovered, in Unix milliseconds.
@@ -82,13 +101,13 @@ class Fleet:
 
         The embedded engine is left out: it only computes, so that more calls at a time do not make it faster.
         """
-        usable = {name: self._configured[name] for name in self._usable(self._states.all(), None)}
+        usable = {name: self._configured[name] for name in self._usable(self._states.all(), ANY_ENGINE)}
         return {name: spec.max_concurrency for name, spec in usable.items() if spec.kind != "embedded"}
 
-    def any_resting(self, only: str | None = None) -> bool:
-        """Return whether an engine that could be asked later rests now."""
+    def any_resting(self, allowed: AllowedEngines) -> bool:
+        """Return whether one of the allowed engines, which could be asked later, rests now."""
         records = self._states.all()
-        return any(self._states.rests(records.state(name)) for name in self._usable(records, only))
+        return any(self._states.rests(records.state(name)) for name in self._usable(records, allowed))
 
     def switch(self, engine: str, changes: Mapping[SwitchName, bool | None]) -> EngineNow:
         """Change an engine's switches for all processes. Running calls go on.
@@ -105,14 +124,16 @@ class Fleet:
         """Return the status of each engine that answers tasks: online, cooling, disabled, locked or offline."""
         return {name: engine.status for name, engine in self.now(records).items()}
 
-    def _usable(self, records: EngineRecords, only: str | None) -> list[str]:
-        """Return the engines that are switched on and have credentials, whether they rest or not."""
-        if only is None:
-            specs = self._serving
-        else:
-            specs = {only: self._configured[only]} if only in self._configured else {}
-        switched = records.over(specs)
-        return [name for name, spec in switched.items() if not self.obstacle(spec)]
+    def _choice(self, allowed: AllowedEngines) -> Mapping[str, EngineSpec]:
+        """Return the engines that answer tasks; if one engine is named, that engine alone, if it is configured."""
+        if allowed.engine is None:
+            return self._serving
+        return {allowed.engine: self._configured[allowed.engine]} if allowed.engine in self._configured else {}
+
+    def _usable(self, records: EngineRecords, allowed: AllowedEngines) -> list[str]:
+        """Return the allowed engines that are switched on and have credentials, whether they rest or not."""
+        specs = {n: spec for n, spec in self._choice(allowed).items() if allowed.admits(n, spec.source)}
+        return [name for name, spec in records.over(specs).items() if not self.obstacle(spec)]
 
     def _now(self, specs: Mapping[str, EngineSpec], records: EngineRecords) -> dict[str, EngineNow]:
         return {

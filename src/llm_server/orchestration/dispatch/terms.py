@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from llm_server.orchestration.dispatch.budget import Budget
-from llm_server.orchestration.domain.catalog import Tier
+from llm_server.orchestration.domain.catalog import AllowedEngines, Tier
 from llm_server.orchestration.domain.engine_call import Completion
 from llm_server.orchestration.domain.receipt import Attempt
 
@@ -15,8 +15,8 @@ from llm_server.orchestration.domain.receipt import Attempt
 class CallTerms:
     """The purpose and the limits of a call, which ends at `until_ms` (Unix milliseconds) at the latest.
 
-    `engine` is the only engine that may be asked; None leaves the choice to the balancer. `fault` is the answer gate,
-    None if it is off: it returns a short phrase that says what is wrong with a completion, or None. If `escalates` is
+    No engine may be asked that is not one of `allowed`; that has no default, so that no call can leave it out. `fault`
+    is the answer gate: it returns a short phrase that says what is wrong with a completion, or None. If `escalates` is
     False, no strong engine is asked after a faulty or empty answer of a cheap one. `timed_out` are the calls for the
     same answer that timed out in earlier claims.
     """
@@ -24,7 +24,7 @@ class CallTerms:
     purpose: str
     tier: Tier
     until_ms: int
-    engine: str | None = None
+    allowed: AllowedEngines
     budget: Budget = field(default_factory=lambda: Budget(None))
     escalates: bool = True
     fault: Callable[[Completion], str | None] | None = None

@@ -10,6 +10,7 @@ from typing import TypedDict
 
 import msgspec
 
+from llm_server.orchestration.domain.catalog import Sources, checked_sources, without_unset_sources
 from llm_server.orchestration.domain.errors import InvalidInput
 from llm_server.orchestration.domain.receipt import MICROUSD_PER_USD
 
@@ -34,6 +35,7 @@ class LimitChanges(TypedDict, total=False):
     requests_per_minute: int | None
     tasks_in_flight: int | None
     usd_per_day: float | None
+    sources: Sequence[str] | None
 
 
 class KeyChanges(TypedDict, total=False):
@@ -49,11 +51,16 @@ class KeyChanges(TypedDict, total=False):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KeyLimits:
-    """The limits of a key; None means no limit. Minutes and days are those of the UTC clock."""
+    """The limits of a key; None means no limit. Minutes and days are those of the UTC clock.
+
+    The engine calls of a task that is created, retried or approved with the key go only to engines with one of the
+    `sources`.
+    """
 
     requests_per_minute: int | None = None
     tasks_in_flight: int | None = None
     microusd_per_day: int | None = None
+    sources: Sources | None = None
 
     @classmethod
     def of(
@@ -62,8 +69,12 @@ class KeyLimits:
         requests_per_minute: int | None = None,
         tasks_in_flight: int | None = None,
         usd_per_day: float | None = None,
+        sources: Sequence[str] | None = None,
     ) -> KeyLimits:
-        """Check limits as callers write them. Raises InvalidInput if one is out of range or not a number (NaN)."""
+        """Check limits as callers write them.
+
+        Raises InvalidInput if one is out of range or not a number (NaN), or as `checked_sources`.
+        """
         for name, count in (("requests_per_minute", requests_per_minute), ("tasks_in_flight", tasks_in_flight)):
             if count is not None and not 1 <= count <= MAX_COUNT:
                 raise InvalidInput(name, f"The limit {name} must be a whole number from 1 to {MAX_COUNT:,}.")
@@ -73,6 +84,7 @@ class KeyLimits:
             requests_per_minute=requests_per_minute,
             tasks_in_flight=tasks_in_flight,
             microusd_per_day=None if usd_per_day is None else round(usd_per_day * MICROUSD_PER_USD),
+            sources=checked_sources(sources),
         )
 
     def changed(self, changes: LimitChanges) -> KeyLimits:
@@ -97,12 +109,12 @@ class NewKey:
 
     def digest(self) -> str:
         """Return a hash of all fields as hex. Neither the order of the scopes nor a repeated scope changes it."""
-        plain = asdict(replace(self, scopes=sorted(set(self.scopes))))
+        plain = asdict(replace(self, scopes=sorted(set(self.scopes))), dict_factory=without_unset_sources)
         given = {name: value for name, value in plain.items() if value != _DEFAULTS[name]}
         return sha256(msgspec.json.encode(given, order="sorted")).hexdigest()
 
 
-_DEFAULTS = asdict(NewKey(tenant="", scopes=()))
+_DEFAULTS = asdict(NewKey(tenant="", scopes=()), dict_factory=without_unset_sources)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

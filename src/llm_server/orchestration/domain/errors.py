@@ -51,10 +51,16 @@ InputCode = Literal[
     "unknown_parameter",
     "repeated_parameter",
     "engine_not_usable",
+    "sources_not_usable",
     "idempotency_key_reused",
 ]
 ConflictCode = Literal[
-    "task_final", "task_not_failed", "task_in_progress", "task_changing", "idempotency_key_task_deleted"
+    "task_final",
+    "task_not_failed",
+    "task_in_progress",
+    "task_changing",
+    "sources_conflict",
+    "idempotency_key_task_deleted",
 ]
 ApprovalCode = Literal["no_plan_awaiting_approval", "plan_changed", "plan_already_decided", "deadline_passed"]
 KeyConflictCode = Literal["key_revoked", "key_expired", "key_changing"]
@@ -66,11 +72,15 @@ class LLMServerError(Exception):
 
 
 class InvalidInput(LLMServerError):
-    """A field of the input is wrong. `field` names it, and the caller can correct it."""
+    """A field of the input is wrong. `field` names it, and the caller can correct it.
 
-    def __init__(self, field: str, message: str, *, code: InputCode = "invalid_input") -> None:
+    `within` is the field whose object contains it; "" for a field of the input itself.
+    """
+
+    def __init__(self, field: str, message: str, *, within: str = "", code: InputCode = "invalid_input") -> None:
         super().__init__(message)
         self.field = field
+        self.within = within
         self.code = code
 
 

@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
+from llm_server.orchestration.domain.catalog import Source
 from llm_server.orchestration.domain.errors import EngineFailureKind
 
 MICROUSD_PER_USD = 1_000_000
@@ -42,7 +43,7 @@ class Attempt:
 
     engine: str
     model: str
-    source: Literal["local", "api"]
+    source: Source
     purpose: str
     started_ms: int
     duration_ms: int

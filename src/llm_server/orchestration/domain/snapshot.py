@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from llm_server.orchestration.domain.catalog import AllowedEngines, Sources
 from llm_server.orchestration.domain.output import Output, OutputKey, OutputKind, Review
 from llm_server.orchestration.domain.receipt import Attempt
 from llm_server.orchestration.domain.status import Status
@@ -13,11 +14,15 @@ from llm_server.orchestration.domain.task import Task
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """The limits that the caller set for a task; None means that the caller set no limit."""
+    """The limits that the caller set for a task; None means that the caller set no limit.
+
+    In a stored request, `sources` has only those that the caller's key allows, too.
+    """
 
     max_cost_usd: float | None = None
     deadline_s: float | None = None
     max_output_tokens: int | None = None
+    sources: Sources | None = None
 
     def deadline_ms(self, from_ms: int) -> int | None:
         """Return the deadline of a task that was accepted or retried at `from_ms`, in Unix milliseconds."""
@@ -70,6 +75,12 @@ class Snapshot:
     def deadline_ms(self) -> int | None:
         """When the task fails if it is not final, in Unix milliseconds. States of old versions do not store it."""
         return self.task.deadline_ms or self.request.limits.deadline_ms(self.task.created_ms)
+
+    @property
+    def allowed_engines(self) -> AllowedEngines:
+        """The engines that may be called for the task, as its request and the keys of its later callers limit them."""
+        accepted = AllowedEngines(engine=self.request.engine, sources=self.request.limits.sources)
+        return accepted.within(self.task.sources)
 
     @property
     def result(self) -> str | None:

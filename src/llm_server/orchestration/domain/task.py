@@ -12,6 +12,7 @@ from enum import StrEnum
 from typing import Any, Literal
 
 from llm_server.orchestration.domain.api_key import Charge, Payer
+from llm_server.orchestration.domain.catalog import Sources, common
 from llm_server.orchestration.domain.errors import IllegalTransition, TaskBusy, TaskFinished, TaskUnapproved
 from llm_server.orchestration.domain.output import Output, last_answered
 from llm_server.orchestration.domain.receipt import Receipt
@@ -72,6 +73,8 @@ class Task:
     `waiting_for` names the engines that the task waits for in an outage, or the reason. Plan steps that failed in
     claims up to `retried_fence` are done again. `counted_for` is the id of the key that limits its tasks in flight (""
     without such a limit). `charge` is the key that the calls are charged to (None without a daily limit).
+    `sources` are those that the keys allow with which the task was retried or its plan approved (None without such a
+    limit); the request has the limit of the key that created the task.
     `demonstration`: the embedded engine gave the answer. `notes` are the last 6 moves that no other record tells of,
     each a `Note` (or a letter that a newer version stored) and its milliseconds since `created_ms`. `metadata` is that
     of the request; it is in the state too, because a listing reads only states.
@@ -108,6 +111,7 @@ class Task:
     notes: tuple[tuple[str, int], ...] = ()
     demonstration: bool = False
     metadata: Mapping[str, str] = field(default_factory=dict)
+    sources: Sources | None = None
 
     @property
     def awaits_approval(self) -> bool:
@@ -180,10 +184,15 @@ class Task:
         task = self.progressed(plan)
         return replace(task, owner="", lease_ms=0, due_ms=due_ms, approval="awaited")
 
-    def approved(self, *, now_ms: int, due_ms: int) -> Task:
-        """Approve the plan: the task goes back to the queue."""
+    def approved(self, *, now_ms: int, due_ms: int, payer: Payer | None = None) -> Task:
+        """Approve the plan: the task goes back to the queue, limited to the sources of the key it is approved with."""
         return self._to(
-            Status.QUEUED, now_ms, due_ms=due_ms, approval="given", notes=self._noted(Note.APPROVED, now_ms)
+            Status.QUEUED,
+            now_ms,
+            due_ms=due_ms,
+            approval="given",
+            sources=self._sources_with(payer),
+            notes=self._noted(Note.APPROVED, now_ms),
         )
 
     def rejected(self, *, now_ms: int) -> Task:
@@ -264,7 +273,8 @@ class Task:
         """Open a Failed task again: the only way out of a final state.
 
         Finished steps are kept, failed steps are done again. Deliveries and deadline start again. A plan that was
-        waiting for approval waits again. From now on the task counts for the key that it is retried with.
+        waiting for approval waits again. From now on the task counts for the key that it is retried with, and that
+        key's limit of sources holds beside the earlier ones.
         """
         if self.status is not Status.FAILED:
             raise IllegalTransition(self.task_id, self.status, Status.QUEUED)
@@ -284,8 +294,12 @@ class Task:
             error=None,
             counted_for=payer.counted_for if payer else "",
             charge=payer.charge if payer else None,
+            sources=self._sources_with(payer),
             notes=self._noted(Note.RETRIED, now_ms),
         )
+
+    def _sources_with(self, payer: Payer | None) -> Sources | None:
+        return common(self.sources, payer.limits.sources if payer else None)
 
     def _noted(self, note: Note, now_ms: int) -> tuple[tuple[str, int], ...]:
         return (*self.notes, (note.value, now_ms - self.created_ms))[-MAX_NOTES:]

@@ -93,6 +93,7 @@ class Orchestrator:
                 budget=Budget.of(request.limits.max_cost_usd, task.receipt.cost_microusd + withheld, key_budget),
                 cancellation=cancellation or Cancellation(),
                 timed_out=tuple(snapshot.timed_out),
+                allowed=snapshot.allowed_engines,
             )
             if task.mode is Mode.PLAN:
                 yield from self._run_plan_mode(claim, snapshot)

@@ -62,14 +62,14 @@ class Outcomes:
 
     def _waiting(self, claim: Claim, attempts: tuple[Attempt, ...], reply: Reply) -> Progress:
         """Release the task until the first engine may be asked again; the claim does not count as a delivery."""
-        times = self._fleet.return_times(claim.request.engine)
+        times = self._fleet.return_times(claim.allowed)
         return_times = {engine: time_ms for engine, time_ms in times.items() if engine not in reply.given_up}
         if return_times:
             delay_s = math.ceil((min(return_times.values()) - self._clock()) / 1000)
             waiting_for = ", ".join(return_times)
         else:
             delay_s = NO_ENGINE_S
-            waiting_for = claim.request.engine or "an engine that is switched on and has credentials"
+            waiting_for = claim.allowed.engine or f"an {claim.allowed.kind} that is switched on and has credentials"
         delay_s = max(delay_s, RETRY_FIRST_S)
         return self._released(claim, attempts, delay_s=delay_s, counted=False, waiting_for=waiting_for)
 

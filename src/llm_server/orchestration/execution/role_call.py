@@ -10,7 +10,7 @@ from llm_server.orchestration.dispatch.balancer import Balancer, Reply
 from llm_server.orchestration.dispatch.budget import Budget
 from llm_server.orchestration.dispatch.terms import CallTerms
 from llm_server.orchestration.domain.cancellation import Cancellation
-from llm_server.orchestration.domain.catalog import Catalog, Role, Tier
+from llm_server.orchestration.domain.catalog import AllowedEngines, Catalog, Role, Tier
 from llm_server.orchestration.domain.engine_call import AnswerSchema, Completion, EngineCall, SmallVariant
 from llm_server.orchestration.domain.errors import UnknownName
 from llm_server.orchestration.domain.output import MAX_TEXTS_BYTES
@@ -35,6 +35,7 @@ class Claim:
     deadline_ms: int | None
     budget: Budget
     cancellation: Cancellation
+    allowed: AllowedEngines
     left_bytes: int = MAX_TEXTS_BYTES
     timed_out: tuple[Attempt, ...] = ()
 
@@ -81,7 +82,7 @@ class RoleCaller:
             purpose=purpose,
             tier=tiers.tier_of(role, claim.request.complexity, self._catalog.defaults, preferred=tier),
             until_ms=claim.until_ms,
-            engine=claim.request.engine,
+            allowed=claim.allowed,
             budget=claim.budget,
             escalates=self._escalates,
             fault=self._gate(gate_request, prompt, limit_is_callers=callers_limit is not None),

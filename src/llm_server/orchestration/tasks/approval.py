@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from llm_server.orchestration.domain import plan as plans
+from llm_server.orchestration.domain.api_key import Payer
 from llm_server.orchestration.domain.errors import ApprovalConflict
 from llm_server.orchestration.domain.output import PLAN
 from llm_server.orchestration.domain.snapshot import Snapshot
 from llm_server.orchestration.tasks.change import Change
 
 
-def decide(snapshot: Snapshot, plan_hash: str, *, approve: bool, now_ms: int, due_ms: int) -> Change | None:
+def decide(
+    snapshot: Snapshot, plan_hash: str, *, approve: bool, now_ms: int, due_ms: int, payer: Payer | None = None
+) -> Change | None:
     """Return the change that approves or rejects a task's plan; None if the same decision was made before.
+
+    An approved task is limited to the sources of the payer's key, too.
 
     Raises:
         ApprovalConflict: no plan waits for a decision, the opposite decision was made, the hash belongs to another
@@ -35,5 +40,5 @@ def decide(snapshot: Snapshot, plan_hash: str, *, approve: bool, now_ms: int, du
             "The task's deadline has passed; the task will fail, and can be retried then.", code="deadline_passed"
         )
     if approve:
-        return Change(after=task.approved(now_ms=now_ms, due_ms=due_ms))
+        return Change(after=task.approved(now_ms=now_ms, due_ms=due_ms, payer=payer))
     return Change(after=task.rejected(now_ms=now_ms))

@@ -12,8 +12,8 @@ from llm_server.orchestration.access.idempotency import KEPT_MS
 from llm_server.orchestration.access.keyring import Keyring
 from llm_server.orchestration.dispatch.balancer import Balancer
 from llm_server.orchestration.domain.api_key import Payer
-from llm_server.orchestration.domain.catalog import Catalog
-from llm_server.orchestration.domain.errors import InvalidInput, StateConflict, TaskNotFound, UnknownName
+from llm_server.orchestration.domain.catalog import AllowedEngines, Catalog, Sources
+from llm_server.orchestration.domain.errors import StateConflict, TaskNotFound
 from llm_server.orchestration.domain.ports.clock import Clock
 from llm_server.orchestration.domain.ports.tasks import IdempotencyBinding, IdempotencyStore, TaskStore
 from llm_server.orchestration.domain.snapshot import Request
@@ -21,6 +21,7 @@ from llm_server.orchestration.domain.status import Mode
 from llm_server.orchestration.domain.task import Task, TaskRef
 from llm_server.orchestration.routing import tiers
 from llm_server.orchestration.routing.analysis import Analysis, analyse
+from llm_server.orchestration.tasks import engine_limits
 from llm_server.orchestration.tasks.new_task import NewTask, normalise, validate
 from llm_server.orchestration.tasks.wakeups import WakeUps
 
@@ -36,11 +37,15 @@ class Accepted:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Decision:
-    """How a task would be done: the analysis, and the engine that would be asked first (None if none can be asked)."""
+    """How a task would be done: the analysis, and the engine that would be asked first (None if none can be asked).
+
+    Only engines with one of the `sources` would be asked (None: any).
+    """
 
     analysis: Analysis
     profile: str
     engine: str | None
+    sources: Sources | None = None
 
 
 class IntakeStore(TaskStore, IdempotencyStore, Protocol):
@@ -73,21 +78,23 @@ class Intake:
         self._sweep_ms = sweep_ms
         self._prompt_max_chars = prompt_max_chars
 
-    def decide(self, new: NewTask) -> Decision:
+    def decide(self, new: NewTask, *, payer: Payer | None = None) -> Decision:
         """Decide mode, role and first engine, without storing or spending anything.
 
         If the confidence is below the configured threshold, the profile's default role answers in Chat mode.
         A mode or role that the caller chose is kept.
 
         Raises:
-            InvalidInput: the prompt is blank or too long, a name is unknown, or the engine cannot be used.
+            InvalidInput: the prompt is blank or too long, a name is unknown, or no engine can be used: as
+                `engine_limits.limited`.
         """
-        new = self._checked(new)
+        new = self._checked(new, payer)
         analysis, profile = analyse_task(new, self._catalog)
         role, wanted = self._catalog.role(analysis.role), tiers.preferred_tier(analysis.complexity)
         tier = tiers.tier_of(role, analysis.complexity, self._catalog.defaults, preferred=wanted)
-        engines = self._balancer.candidates(tier, new.engine)
-        return Decision(analysis=analysis, profile=profile, engine=engines[0] if engines else None)
+        sources = new.limits.sources
+        engines = self._balancer.candidates(tier, AllowedEngines(engine=new.engine, sources=sources))
+        return Decision(analysis=analysis, profile=profile, engine=engines[0] if engines else None, sources=sources)
 
     def submit(self, tenant: str, new: NewTask, *, payer: Payer | None = None) -> Task:
         """Store a task, then wake a worker. Once this returns, the task is never lost.
@@ -98,7 +105,7 @@ class Intake:
             StorageUnavailable: it is unknown whether the task was stored.
         """
         self._keyring.check_spending(payer)
-        task, request = self._prepared(tenant, self._checked(new), self._new_id(), payer)
+        task, request = self._prepared(tenant, self._checked(new, payer), self._new_id(), payer)
         self._store_new(task, request, payer)
         return task
 
@@ -124,13 +131,13 @@ class Intake:
         """
         new, now_ms = normalise(new, self._catalog), self._clock()
         wanted = IdempotencyBinding(task_id=self._new_id(), body_hash=new.digest(), until_ms=now_ms + KEPT_MS)
-        check = partial(self._checked, new)
+        check = partial(self._checked, new, payer)
         bound = idempotency.bind(self._store, tenant, key, wanted, now_ms=now_ms, check=check)
         if bound != wanted and (earlier := self._replayed(tenant, bound)):
             return earlier
-        self._checked(new)
+        checked = self._checked(new, payer)
         self._keyring.check_spending(payer)
-        task, request = self._prepared(tenant, new, bound.task_id, payer)
+        task, request = self._prepared(tenant, checked, bound.task_id, payer)
         if self._store_new(task, request, payer):
             return Accepted(task=task)
         if stored_meanwhile := self._replayed(tenant, bound):
@@ -184,21 +191,10 @@ class Intake:
         )
         return task, request
 
-    def _checked(self, new: NewTask) -> NewTask:
+    def _checked(self, new: NewTask, payer: Payer | None) -> NewTask:
+        """Return the task normalised, and limited to the engines that its caller's key allows. Raises InvalidInput."""
         new = validate(new, self._catalog, prompt_max_chars=self._prompt_max_chars)
-        if new.engine is not None:
-            self._check_engine(new.engine)
-        return new
-
-    def _check_engine(self, name: str) -> None:
-        """Refuse an engine asked for by name that cannot be used now, because the task would only wait for it."""
-        fleet = self._balancer.fleet
-        engines = fleet.specs()
-        if name not in engines:
-            raise UnknownName("engine", name, engines)
-        if why := fleet.obstacle(engines[name]):
-            message = f"Engine {name} {why}; choose another or leave the field out."
-            raise InvalidInput("engine", message, code="engine_not_usable")
+        return engine_limits.limited(new, payer, self._balancer.fleet)
 
 
 def analyse_task(new: NewTask, catalog: Catalog) -> tuple[Analysis, str]:

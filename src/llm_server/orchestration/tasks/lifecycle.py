@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextlib import suppress
 
 from llm_server.orchestration.access.keyring import Keyring
+from llm_server.orchestration.dispatch.fleet import Fleet
 from llm_server.orchestration.domain.api_key import Payer
 from llm_server.orchestration.domain.errors import StateConflict, TaskLost
 from llm_server.orchestration.domain.ports.clock import Clock
@@ -12,7 +13,7 @@ from llm_server.orchestration.domain.ports.tasks import TaskStore
 from llm_server.orchestration.domain.snapshot import Snapshot
 from llm_server.orchestration.domain.status import Status
 from llm_server.orchestration.domain.task import TaskRef
-from llm_server.orchestration.tasks import approval, change
+from llm_server.orchestration.tasks import approval, change, engine_limits
 from llm_server.orchestration.tasks.change import Change
 from llm_server.orchestration.tasks.wakeups import WakeUps
 
@@ -20,25 +21,34 @@ from llm_server.orchestration.tasks.wakeups import WakeUps
 class Lifecycle:
     """Makes callers' changes to tasks in the store, and wakes workers."""
 
-    def __init__(self, *, store: TaskStore, keyring: Keyring, wakeups: WakeUps, clock: Clock, sweep_ms: int) -> None:
+    def __init__(
+        self, *, store: TaskStore, keyring: Keyring, fleet: Fleet, wakeups: WakeUps, clock: Clock, sweep_ms: int
+    ) -> None:
         self._store = store
+        self._fleet = fleet
         self._keyring = keyring
         self._wakeups = wakeups
         self._clock = clock
         self._sweep_ms = sweep_ms
 
-    def approve(self, ref: TaskRef, plan_hash: str, *, approve: bool) -> Snapshot:
+    def approve(self, ref: TaskRef, plan_hash: str, *, approve: bool, payer: Payer | None = None) -> Snapshot:
         """Approve a plan and wake a worker, or reject it, which cancels its task. A repeated decision has no effect.
+
+        From an approval on, the sources of the payer's key limit the task, too.
 
         Raises:
             TaskNotFound: no task has this reference.
             ApprovalConflict: as `approval.decide`.
+            StateConflict: no configured engine is left that the task and the payer's key allow.
         """
         now_ms = self._clock()
 
         def decide(snapshot: Snapshot) -> Change | None:
             due_ms = now_ms + self._sweep_ms
-            return approval.decide(snapshot, plan_hash, approve=approve, now_ms=now_ms, due_ms=due_ms)
+            decided = approval.decide(snapshot, plan_hash, approve=approve, now_ms=now_ms, due_ms=due_ms, payer=payer)
+            if decided and approve:
+                engine_limits.check_key(snapshot, payer, self._fleet)
+            return decided
 
         snapshot, saved = change.apply(self._store, ref, decide)
         if saved and approve:
@@ -68,11 +78,12 @@ class Lifecycle:
     def retry(self, ref: TaskRef, *, payer: Payer | None = None) -> Snapshot:
         """Reopen a Failed task and wake a worker. Finished plan steps are kept, failed steps are done again.
 
-        From now on the task counts for the payer's key.
+        From now on the task counts for the payer's key, whose sources limit it, too.
 
         Raises:
             TaskNotFound: no task has this reference.
-            StateConflict: the task has not Failed, or was already retried.
+            StateConflict: the task has not Failed, or was already retried; or no configured engine is left that the
+                task and the payer's key allow.
             DailyBudgetSpent, DailyBudgetReserved: the daily limit of the payer's key is spent or reserved.
             TooManyInFlight: the payer's key allows no more open tasks.
         """
@@ -83,6 +94,7 @@ class Lifecycle:
             if task.status is not Status.FAILED:
                 message = f"The task is {task.status}; only a task that has Failed can be retried."
                 raise StateConflict(message, code="task_not_failed")
+            engine_limits.check_key(snapshot, payer, self._fleet)
             deadline_ms, due_ms = snapshot.request.limits.deadline_ms(now_ms), now_ms + self._sweep_ms
             after = task.retried(now_ms=now_ms, due_ms=due_ms, deadline_ms=deadline_ms, payer=payer)
             self._store.retain(task)

@@ -8,7 +8,7 @@ from hashlib import sha256
 
 import msgspec
 
-from llm_server.orchestration.domain.catalog import Catalog
+from llm_server.orchestration.domain.catalog import Catalog, checked_sources, without_unset_sources
 from llm_server.orchestration.domain.errors import InvalidInput
 from llm_server.orchestration.domain.snapshot import Limits
 from llm_server.orchestration.domain.status import Mode, known_spelling
@@ -29,23 +29,26 @@ class NewTask:
 
     def digest(self) -> str:
         """Return a hash of the fields. Leaving a field out gives the same hash as setting it to its default."""
-        given = {name: value for name, value in asdict(self).items() if value != _DEFAULTS[name]}
+        fields = asdict(self, dict_factory=without_unset_sources)
+        given = {name: value for name, value in fields.items() if value != _DEFAULTS[name]}
         return sha256(msgspec.json.encode(given, order="sorted")).hexdigest()
 
 
-_DEFAULTS = asdict(NewTask(prompt=""))
+_DEFAULTS = asdict(NewTask(prompt=""), dict_factory=without_unset_sources)
 
 
 def normalise(new: NewTask, catalog: Catalog) -> NewTask:
-    """Trim the prompt, and spell profile and role as they are configured.
+    """Trim the prompt, spell profile and role as they are configured, and sort the limit of sources.
 
     An Idempotency-Key treats bodies that differ only in this as the same body. Unknown names are not changed.
     """
+    limits = new.limits
     return replace(
         new,
         prompt=new.prompt.strip(),
         profile=None if new.profile is None else known_spelling(new.profile, catalog.profiles),
         role=None if new.role is None else known_spelling(new.role, catalog.roles),
+        limits=replace(limits, sources=None if limits.sources is None else tuple(sorted(limits.sources))),
     )
 
 
@@ -53,7 +56,7 @@ def validate(new: NewTask, catalog: Catalog, *, prompt_max_chars: int) -> NewTas
     """Check a new task, and return it normalised.
 
     Raises:
-        InvalidInput: the prompt is blank or too long, or the profile or role is unknown.
+        InvalidInput: the prompt is blank or too long, the profile or role is unknown, or as `checked_sources`.
     """
     new = normalise(new, catalog)
     length = len(new.prompt)
@@ -66,4 +69,4 @@ def validate(new: NewTask, catalog: Catalog, *, prompt_max_chars: int) -> NewTas
         catalog.profile(new.profile)
     if new.role is not None:
         catalog.role(new.role)
-    return new
+    return replace(new, limits=replace(new.limits, sources=checked_sources(new.limits.sources)))

@@ -190,7 +190,7 @@ class Worker:
         """
         task = snapshot.task
         ends_ms = task.due_ms - self._sweep_ms - EARLY_MS
-        if task.is_waiting and now_ms < ends_ms and not self._fleet.free(snapshot.request.engine):
+        if task.is_waiting and now_ms < ends_ms and not self._fleet.free(snapshot.allowed_engines):
             raise TaskWaiting(task.task_id)
 
     def _carry_out(self, snapshot: Snapshot, until_ms: int, cancellation: Cancellation) -> None:
