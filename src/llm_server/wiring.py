@@ -151,7 +151,9 @@ def assemble(
             sleep=sleep,
             lease_ms=lease_s * 1000,
         ),
-        lifecycle=Lifecycle(store=store, keyring=keyring, wakeups=wakeups, clock=clock, sweep_ms=sweep_ms),
+        lifecycle=Lifecycle(
+            store=store, ledger=key_store, keyring=keyring, wakeups=wakeups, clock=clock, sweep_ms=sweep_ms
+        ),
         sweep=Sweep(store=store, wakeups=wakeups, clock=clock, sweep_ms=sweep_ms),
         clock=clock,
     )

@@ -155,8 +155,9 @@ class NoQueue:
 
 def a_lifecycle(store: Store, clock: Clock) -> Lifecycle:
     """Return a lifecycle without a queue."""
-    keyring = Keyring(cast(KeyStore, None), clock, os.urandom)  # callers without a key: it is never asked
-    return Lifecycle(store=store, keyring=keyring, wakeups=WakeUps(NoQueue()), clock=clock, sweep_ms=SWEEP_MS)
+    no_keys = cast(KeyStore, None)  # callers without a key: it is never asked
+    keyring, wakeups = Keyring(no_keys, clock, os.urandom), WakeUps(NoQueue())
+    return Lifecycle(store=store, ledger=no_keys, keyring=keyring, wakeups=wakeups, clock=clock, sweep_ms=SWEEP_MS)
 
 
 def another_tenants(ref: TaskRef) -> TaskRef:

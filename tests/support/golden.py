@@ -15,6 +15,8 @@ DROPPED = {"engine failed over"}
 """Events of 0.1.0 that were replaced by `attempt.failed`."""
 ADDED = {"attempt.failed", "awaiting_approval"}
 ADDED_FIELDS = {"demonstration"}
+ADDED_TO_ATTEMPTS = {"failure"}
+"""Fields of attempts that 0.1.0 did not show. They are null in its records."""
 REJECTED = "the plan was rejected"
 """What 0.1.0 did not say of a task that its caller cancelled by rejecting the plan."""
 
@@ -40,4 +42,9 @@ def _without_additions(task: dict[str, Any]) -> dict[str, Any]:
         for event in task["events"]
         if event["event"] not in ADDED
     ]
-    return {name: value for name, value in task.items() if name not in ADDED_FIELDS} | {"events": events}
+    attempts = [
+        {name: value for name, value in attempt.items() if name not in ADDED_TO_ATTEMPTS or value}
+        for attempt in task["attempts"]
+    ]
+    kept = {name: value for name, value in task.items() if name not in ADDED_FIELDS}
+    return kept | {"events": events, "attempts": attempts}

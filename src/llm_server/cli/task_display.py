@@ -144,7 +144,15 @@ def _footer(task: Mapping[str, Any]) -> str:
         parts.append(display.usd(receipt.get("cost_microusd") or 0))
         if unpriced := receipt.get("unpriced_calls"):
             parts.append(f"{display.counted(unpriced, 'call')} without a known price")
+        parts.append(_lost_calls(task))
     return " · ".join(str(part) for part in parts if part)
+
+
+def _lost_calls(task: Mapping[str, Any]) -> str:
+    """Return how many calls were lost with their workers, and what the engines may charge for them; "" if none was."""
+    lost = [call for call in task.get("attempts") or [] if call.get("failure") == "lost"]
+    withheld = display.usd(sum(call.get("withheld_microusd") or 0 for call in lost))
+    return f"{display.counted(len(lost), 'call')} lost with a worker ({withheld} withheld)" if lost else ""
 
 
 def _command(name: str, base_url: str, *arguments: str) -> str:

@@ -53,6 +53,14 @@ class Balancer:
         self._catalog = catalog
         self._calls = calls
         self._price = price
+        self._knows_prices = False
+
+    def look_up_prices(self) -> None:
+        """Look up each engine's price once, because the first look-up may take 0.5 s, and `foresee` must not wait."""
+        if not self._knows_prices:
+            for spec in self._catalog.engines.values():
+                self._price(spec, 1, 1)
+            self._knows_prices = True
 
     def candidates(self, tier: Tier, only: str | None = None) -> list[str]:
         """Return the engines that can take a call now, best first: engines of the tier, then cheaper, then local ones.
@@ -63,6 +71,17 @@ class Balancer:
         if len(free) < 2:
             return free
         return sorted(free, key=lambda name: self._rank(self._catalog.engines[name], tier))
+
+    def foresee(self, call: EngineCall, terms: CallTerms, *, beside_microusd: int = 0) -> Attempt | None:
+        """Return the attempt that `call` would begin with now, as it is if it is lost.
+
+        `beside_microusd` is foreseen for other calls that begin before it. Returns None if no engine can be asked now,
+        or too little money is left.
+        """
+        for name in self.candidates(terms.tier, terms.engine):
+            if attempt := self._calls.foresee(name, call, terms, beside_microusd=beside_microusd):
+                return attempt
+        return None
 
     def call(self, call: EngineCall, terms: CallTerms) -> Reply:
         """Ask the candidates in order until one answers or the retry budget is used up.
@@ -101,7 +120,7 @@ class Balancer:
 
     def _ask(self, name: str, call: EngineCall, terms: CallTerms, attempts: tuple[Attempt, ...]) -> CallResult:
         """Ask an engine. If its answer has a fault for which a strong engine is to be asked, note it on the attempt."""
-        result = self._calls.ask(name, call, terms, after=attempts[-1] if attempts else None)
+        result = self._calls.ask(name, call, terms, after=attempts)
         fault = None if self._is_strong(name) else _fault(result, terms)
         return result if fault is None else result.with_fault(fault)
 
@@ -115,7 +134,7 @@ class Balancer:
         strong = [other for other in others if self._is_strong(other)]
         if attempts[-1].fault is None or not strong or len(attempts) >= MAX_CALLS_A_STEP:
             return Reply(completion=result.completion, attempts=attempts)
-        second = self._calls.ask(strong[0], call, terms, after=attempts[-1])
+        second = self._calls.ask(strong[0], call, terms, after=attempts)
         return Reply(completion=second.completion or result.completion, attempts=attempts + second.attempts)
 
     def _after_empty(self, name: str, terms: CallTerms, others: list[str]) -> list[str]:

@@ -25,10 +25,19 @@ Price = Callable[[int, int], int | None]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reservation:
-    """The amount reserved for a call. `name` identifies it in the ledger; "" if the ledger was not charged."""
+    """The amount reserved for a call: 0 if its price is unknown, which only a task without limits allows.
+
+    `name` identifies it in the ledger; "" if the ledger was not charged.
+    """
 
     microusd: int = 0
     name: str = ""
+    is_priced: bool = True
+
+    @property
+    def worst_case_microusd(self) -> int | None:
+        """The highest possible cost of the call; None if its price is unknown."""
+        return self.microusd if self.is_priced else None
 
 
 def fit(call: EngineCall, price: Price, left_microusd: int | None, limit: str) -> tuple[EngineCall, int]:
@@ -50,6 +59,11 @@ def fit(call: EngineCall, price: Price, left_microusd: int | None, limit: str) -
         if worst > left_microusd or call.max_output_tokens < MIN_OUTPUT_TOKENS:
             raise LimitReached(f"The next engine call could cost more than is left of {limit}.")
     return call, worst
+
+
+def worst_case(call: EngineCall, price: Price) -> int | None:
+    """Return the highest possible cost of a call in micro-USD; None if the price is unknown."""
+    return price(_max_tokens_in(call), call.max_output_tokens)
 
 
 def _max_tokens_in(call: EngineCall) -> int:

@@ -8,6 +8,17 @@ from dataclasses import dataclass, field
 from llm_server.orchestration.dispatch.budget import Budget
 from llm_server.orchestration.domain.catalog import Tier
 from llm_server.orchestration.domain.engine_call import Completion
+from llm_server.orchestration.domain.receipt import Attempt
+
+Announce = Callable[[tuple[Attempt, ...]], None]
+"""Stores that a call is about to be made: the attempts at one answer so far, the last one as it is if it is lost.
+
+Raises TaskCancelled or OutOfTime if it cannot be stored. The engine must not be asked then.
+"""
+
+
+def _unannounced(_: tuple[Attempt, ...]) -> None:
+    """Announce nothing: the calls belong to no stored task."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -16,7 +27,8 @@ class CallTerms:
 
     `engine` is the only engine that may be asked; None leaves the choice to the balancer. `fault` is the answer gate:
     it returns a short phrase that says what is wrong with a completion, or None. If `escalates` is False, no strong
-    engine is asked after a faulty or empty answer of a cheap one.
+    engine is asked after a faulty or empty answer of a cheap one. `earlier` are the attempts at the same answer that
+    were made on other terms; `announce` is called before each call.
     """
 
     purpose: str
@@ -26,6 +38,8 @@ class CallTerms:
     budget: Budget = field(default_factory=lambda: Budget(None))
     escalates: bool = True
     fault: Callable[[Completion], str | None] | None = None
+    earlier: tuple[Attempt, ...] = ()
+    announce: Announce = _unannounced
 
     def left_s(self, now_ms: int) -> float:
         """Return the seconds left until `until_ms`; negative after it."""
