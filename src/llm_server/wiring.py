@@ -155,7 +155,13 @@ def assemble(
             sweep_ms=sweep_ms,
         ),
         lifecycle=Lifecycle(
-            store=store, keyring=keyring, fleet=balancer.fleet, wakeups=wakeups, clock=clock, sweep_ms=sweep_ms
+            store=store,
+            ledger=key_store,
+            keyring=keyring,
+            fleet=balancer.fleet,
+            wakeups=wakeups,
+            clock=clock,
+            sweep_ms=sweep_ms,
         ),
         sweep=Sweep(store=store, wakeups=wakeups, fleet=balancer.fleet, clock=clock, sweep_ms=sweep_ms),
         clock=clock,

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
+from llm_server.orchestration.domain.api_key import Charge
 from llm_server.orchestration.domain.counters import Counters
 from llm_server.orchestration.domain.engine_state import EngineState
 from llm_server.orchestration.domain.errors import StorageUnavailable, TaskLost, TaskNotFound
 from llm_server.orchestration.domain.output import Output
 from llm_server.orchestration.domain.ports.tasks import Due, IdempotencyBinding
+from llm_server.orchestration.domain.receipt import Attempt
 from llm_server.orchestration.domain.retention import Retention
 from llm_server.orchestration.domain.status import Mode
 from llm_server.orchestration.domain.task import DAY_MS, MAX_NOTES, Task, TaskRef
@@ -55,16 +58,34 @@ def wire(moto_substrate: Substrate) -> Iterator[Wire]:
 
 
 def chat_task(store: DynamoStore, prompt: str, answer: Output, task: Task | None = None, **request: Any) -> Task:
-    """A Chat task from its submission to its answer, as the service carries it out."""
+    """A Chat task from its submission to its answer, as the service carries it out: its call is announced."""
     task = task or a_task(UUID)
     store.add(task, a_request(prompt, **request))
     snapshot = store.get(task.ref)
-    processing = claimed(snapshot.task, owner=UUID)
+    processing = replace(claimed(snapshot.task, owner=UUID), pending=(a_pending_call(),))
     store.save(snapshot.task, processing)
     store.keep(task.ref, answer)
-    completed = processing.completed(answer)
+    completed = replace(processing.completed(answer), pending=())
     store.save(processing, completed)
     return completed
+
+
+def a_pending_call(purpose: str = "answer") -> Attempt:
+    """Return a call as the claim announces it."""
+    attempt = an_attempt(engine="claude", model="claude-haiku-5-5", tier="fast", why="fast tier, cheapest")
+    return replace(attempt, purpose=purpose, tokens_in=0, tokens_out=0, duration_ms=0).lost(41_234)
+
+
+def test_the_state_of_four_steps_at_a_time_takes_one_unit(store: DynamoStore, wire: Wire) -> None:
+    """Also with a deadline and a key that pays."""
+    calls = tuple(a_pending_call(f"verdict {name * 8}") for name in "abcd")
+    paid = a_task(UUID, mode=Mode.PLAN, charge=Charge(key_id="0" * 12, microusd_per_day=10**6), counted_for="0" * 12)
+    store.add(paid, a_request())
+    at_work = replace(claimed(replace(paid, deadline_ms=NOW_MS + 10**6), owner=UUID), pending=calls)
+    store.save(paid, at_work)
+
+    assert store.get(paid.ref).task == at_work
+    assert max(size(item) for call in wire.calls for item in call.puts if item["sk"] == {"S": "STATE"}) < 1_024
 
 
 def added(store: DynamoStore, task: Task) -> Task:

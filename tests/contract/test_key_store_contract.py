@@ -149,6 +149,25 @@ def test_a_settlement_of_nothing_reserved_changes_nothing(key_store: KeyStore) -
     assert key_store.use(TODAY) == KeyUse()
 
 
+def test_what_a_dead_workers_claim_has_reserved_is_withheld(key_store: KeyStore) -> None:
+    """All that is under way of this claim, of no other one; repeated, or settled late, it has no further effect."""
+    for name in ("t1#1#1", "t1#1#2", "t1#1#3", "t1#10#1", "t1#2#1"):
+        key_store.reserve(TODAY, name, 100, max_microusd=1_000)
+    key_store.settle(TODAY, "t1#1#1", 100, 30)
+    for _ in range(2):
+        key_store.withhold(TODAY, "t1#1")
+    key_store.settle(TODAY, "t1#1#2", 100, 30)
+
+    assert key_store.use(TODAY) == KeyUse(charged_microusd=430, under_way_microusd=200, withheld_microusd=200)
+    assert [key_store.use(other) for other in OTHERS] == [KeyUse()] * 2
+
+
+def test_a_claim_that_has_reserved_nothing_withholds_nothing(key_store: KeyStore) -> None:
+    key_store.withhold(TODAY, "t1#1")
+
+    assert key_store.use(TODAY) == KeyUse()
+
+
 @pytest.mark.parametrize("cost", [0, 70, 100])
 def test_64_racers_never_charge_more_than_the_cap(key_store: KeyStore, cost: int) -> None:
     """Each sets 100 aside, and gives back what its call did not cost; at no moment is more charged than allowed."""

@@ -316,7 +316,7 @@ def test_an_answer_to_a_cancelled_task_is_kept_although_its_state_is_not_saved(s
         store.save(processing, processing.completed(answer), answer)
 
     snapshot = store.get(processing.ref)
-    assert (snapshot.task.status, snapshot.unsettled) == (Status.CANCELLED, answer)
+    assert (snapshot.task.status, snapshot.unsettled(NOW_MS)) == (Status.CANCELLED, answer.as_a_try())
 
 
 def test_an_answer_can_be_kept_twice(store: Store) -> None:

@@ -70,6 +70,17 @@ def _of_task(world: World, snapshot: Snapshot, may_fail: Callable[[str], bool]) 
         yield f"took {len(asked)} engine calls in {claims} claims"
     if task.receipt.calls > len(asked):
         yield f"has {recorded} calls on its receipt and was asked {len(asked)} times"
+    if not world.is_restored:
+        yield from _not_on_receipt(snapshot, len(asked))
+
+
+def _not_on_receipt(snapshot: Snapshot, asked: int) -> Iterator[str]:
+    """Yield the task if its receipt lacks calls that the engine had; a lost call on it may never have been sent."""
+    receipt = snapshot.task.receipt
+    if asked > receipt.calls + receipt.failed_calls:
+        yield f"was asked {asked} times, and {receipt.calls + receipt.failed_calls} calls are on its receipt"
+    if snapshot.task.status.is_final and snapshot.task.pending:
+        yield "is final and has pending calls"
 
 
 def _unpaid(snapshot: Snapshot) -> Iterator[str]:
@@ -126,6 +137,7 @@ def of_processes(
             alarms.append(f"{ref} is {task.status}: {task.error}")
         elif prompt not in may_fail and snapshot.result != answer_to(ROLES[task.role].system_prompt, prompt):
             alarms.append(f"{ref} has a result that is not its own")
+        alarms += [f"{ref} {what}" for what in _not_on_receipt(snapshot, answered[prompt])]
         if answered[prompt] > task.fence:
             alarms.append(f"{ref} was answered {answered[prompt]} times in {task.fence} claims")
         if ref in final and _shown(snapshot) != _shown(final[ref]):

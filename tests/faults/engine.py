@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from hashlib import sha256
 
 from llm_server.orchestration.domain.engine_call import Completion, EngineCall
+from llm_server.orchestration.domain.errors import EngineUnavailable
 from llm_server.orchestration.domain.usage import Usage
 
 STEPS = {"design": "", "build": "design", "try": "build", "describe": "build try"}
@@ -20,7 +21,7 @@ def answer_to(system: str, prompt: str) -> str:
     return f"answer {sha256(f'{system}|{prompt}'.encode()).hexdigest()[:16]}"
 
 
-def the_plan() -> str:
+def the_plan(of_steps: Mapping[str, str] = STEPS) -> str:
     steps = [
         {
             "id": name,
@@ -28,7 +29,7 @@ def the_plan() -> str:
             "instruction": f"Do {name}.",
             "depends_on": depends.split(),
         }
-        for name, depends in STEPS.items()
+        for name, depends in of_steps.items()
     ]
     return json.dumps({"goal": "The goal.", "steps": steps})
 
@@ -39,6 +40,12 @@ class HashEngine:
     def __init__(self) -> None:
         self.is_costly = False
         """Whether its answers use the whole output limit."""
+        self.steps: Mapping[str, str] = STEPS
+        """The steps of its plans."""
+        self.fails = 0
+        """How many of the next calls fail."""
+        self.seen = 0
+        """The number of calls, failed ones too; `calls` are those that were answered."""
         self.calls: list[EngineCall] = []
         self.before: Callable[[EngineCall], object] = lambda call: None
         self._lock = threading.Lock()
@@ -46,6 +53,10 @@ class HashEngine:
     def complete(self, call: EngineCall, *, timeout_s: float) -> Completion:
         self.before(call)
         with self._lock:
+            self.seen += 1
+            if self.fails:
+                self.fails -= 1
+                raise EngineUnavailable("The engine is busy.")
             self.calls.append(call)
         return Completion(text=self._text(call), usage=self.usage(call))
 
@@ -56,7 +67,7 @@ class HashEngine:
         if call.answer_schema is None:
             return answer_to(call.system, call.prompt)
         if call.answer_schema.name == "plan":
-            return the_plan()
+            return the_plan(self.steps)
         repaired = any(answer_to(fix.system, fix.prompt) in call.prompt for fix in self._fixes())
         verdict = {"verdict": "pass", "findings": []} if repaired else {"verdict": "fail", "findings": ["Too short."]}
         return json.dumps(verdict)

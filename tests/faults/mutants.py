@@ -253,16 +253,30 @@ MUTANTS = (
     Mutant(
         "what a cancelled task's worker paid is forgotten",
         f"{_ORCHESTRATION}/tasks/worker.py",
-        "        if lost:\n            self._settlement.settle(task, tuple(unsaved))",
+        "        if lost:\n            self._settlement.settle(claimed.task, tuple(unsaved))",
         "        if lost:\n            return",
         "test_lifecycle",
     ),
     Mutant(
         "what a cancelled task's dead worker paid is forgotten",
         f"{_ORCHESTRATION}/tasks/worker.py",
-        "if left := snapshot.unsettled:",
-        "if (left := snapshot.unsettled) and not self:",
+        "if left := snapshot.unsettled(now_ms):",
+        "if (left := snapshot.unsettled(now_ms)) and not self:",
         "test_lifecycle",
+    ),
+    Mutant(
+        "calls that a dead worker announced are not booked",
+        f"{_ORCHESTRATION}/tasks/worker.py",
+        "before, lost = snapshot.task, snapshot.lost(now_ms)",
+        "before, lost = snapshot.task, None",
+        "test_receipts",
+    ),
+    Mutant(
+        "failover not announced",
+        f"{_ORCHESTRATION}/tasks/claimed_task.py",
+        "if len(calls) > 1 or len(pending) != 1:",
+        "if len(calls) > 1:\n            return True\n        if len(pending) != 1:",
+        "test_receipts",
     ),
     Mutant(
         "deletion that broke off is not taken up",

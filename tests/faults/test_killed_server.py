@@ -8,7 +8,7 @@ import sqlite3
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, closing, contextmanager, suppress
 from dataclasses import dataclass, field, replace
@@ -153,12 +153,18 @@ def survived(
         (final[TaskRef("local", t)].task.finished_ms or 0) - starts_ms[min(n + 1, rounds)] for t, n in rounds_of.items()
     ]
     note = (
-        f"{len(said.acknowledged)} tasks, {said.keyed} posts repeated, {answered.total() - len(final)} calls paid "
-        f"twice, all final {max(took_s) / 1000:.1f} s after the start that followed was begun"
+        f"{len(said.acknowledged)} tasks, {said.keyed} posts repeated, {answered.total()} calls made, "
+        f"{on_receipts(final.values())} on receipts, all final {max(took_s) / 1000:.1f} s after the start that "
+        f"followed was begun"
     )
     ledger.enter(attack, "SQLite", rounds, found, note)
     assert max(took_s) < MAX_RECOVERY_S * 1000, "after every round, not only the last"
     assert len(said.acknowledged) > rounds
+
+
+def on_receipts(snapshots: Iterable[Snapshot]) -> int:
+    """Return how many calls are on receipts, answered or not."""
+    return sum(snapshot.task.receipt.calls + snapshot.task.receipt.failed_calls for snapshot in snapshots)
 
 
 def done_twice(database: Path) -> Iterator[str]:

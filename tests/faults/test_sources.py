@@ -132,7 +132,7 @@ def test_the_last_check_refuses_an_engine_that_is_not_allowed(world: World) -> N
     )
     call = EngineCall(system="s", prompt="p", max_output_tokens=10)
 
-    result = calls.ask("hosted", call, call_terms(sources=("local",)), after=None)
+    result = calls.ask("hosted", call, call_terms(sources=("local",)), after=())
 
     assert (result.completion, result.attempt) == (None, None)
     assert world.others["hosted"].calls == []

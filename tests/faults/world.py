@@ -84,6 +84,8 @@ class World:
     final_after_s: float = 0.0
     """The time until all tasks were final in the last `settle`, by the world's clock."""
     tick_s: int = TICK_S
+    is_restored: bool = False
+    """Whether the store has forgotten calls, because it was restored."""
     sweeps: bool = True
     workers: bool = True
 
@@ -228,6 +230,18 @@ class World:
         self.pass_s(self.tick_s)
         for ref in [*refs, *self.deleted]:
             self.work([again(ref)], self.process("redelivery"))
+        self._settle_cancelled()
+
+    def _settle_cancelled(self) -> None:
+        """Deliver the messages of cancelled tasks whose workers died once more, after their leases.
+
+        Embedded, a new start does that. On AWS the visibility time-out is longer than the lease.
+        """
+        left = [ref for ref in self.refs() if self.store.peek(ref).pending]
+        if left:
+            self.clock.pass_s(self.substrate.lease_s + self.skew_s + 1)
+        for ref in left:
+            self.work([again(ref)], self.process("restart"))
 
     def refs(self) -> list[TaskRef]:
         """Return every task, acknowledged or not."""
@@ -244,6 +258,7 @@ class World:
     def restore(self, copy: object) -> None:
         """Restore the store from a copy; later changes are forgotten, queue and workers continue."""
         before = {ref: self.store.peek(ref).fence for ref in self.refs()}
+        self.is_restored = True
         self.substrate.restore(copy)
         for ref in self.refs():
             self.undone[ref] += max(0, before.get(ref, 0) - self.store.peek(ref).fence)

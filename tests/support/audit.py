@@ -29,7 +29,7 @@ def recounted(snapshots: Iterable[Snapshot]) -> Counters:
         calls=len(answered),
         failed_calls=len(attempts) - len(answered),
         api_calls=sum(attempt.source == "api" for attempt in answered),
-        unpriced_calls=sum(attempt.cost_microusd is None for attempt in answered),
+        unpriced_calls=sum(attempt.cost_microusd is None for attempt in attempts),
         tokens_in=sum(attempt.tokens_in for attempt in answered),
         tokens_out=sum(attempt.tokens_out for attempt in answered),
         duration_ms=sum(attempt.duration_ms for attempt in answered),

@@ -156,10 +156,16 @@ class NoQueue:
 
 def a_lifecycle(store: Store, clock: Clock) -> Lifecycle:
     """Return a lifecycle without a queue."""
-    keyring = Keyring(cast(KeyStore, None), clock, os.urandom)  # callers without a key: it is never asked
+    no_keys = cast(KeyStore, None)  # callers without a key: it is never asked
     fleet = cast(Fleet, None)  # they limit no sources: it is never asked
     return Lifecycle(
-        store=store, keyring=keyring, fleet=fleet, wakeups=WakeUps(NoQueue()), clock=clock, sweep_ms=SWEEP_MS
+        store=store,
+        ledger=no_keys,
+        keyring=Keyring(no_keys, clock, os.urandom),
+        fleet=fleet,
+        wakeups=WakeUps(NoQueue()),
+        clock=clock,
+        sweep_ms=SWEEP_MS,
     )
 
 

@@ -22,8 +22,9 @@ ADDED_TO_ATTEMPTS = {
     "cache_write_1h_tokens",
     "reasoning_tokens",
     "usage_implausible",
+    "failure",
 }
-"""Fields of attempts that 0.1.0 did not have. They are 0 or false in its records."""
+"""Fields of attempts that 0.1.0 did not have or did not show. They are 0, false or null in its records."""
 ADDED_LIMITS = {"sources": None}
 """Limits that were added, with their values in a record of 0.1.0."""
 REJECTED = "the plan was rejected"

@@ -156,6 +156,7 @@ def _footer(task: Mapping[str, Any]) -> str:
             parts.append(f"{display.counted(unpriced, 'call')} without a known price")
     if implausible := sum(bool(call.get("usage_implausible")) for call in calls):
         parts.append(f"{display.counted(implausible, 'call')} with implausible token counts")
+    parts.append(_lost_calls(task))
     return " · ".join(str(part) for part in parts if part)
 
 
@@ -188,6 +189,13 @@ def _failed_calls(task: Mapping[str, Any]) -> str:
 
 def _sum(calls: Sequence[Mapping[str, Any]], name: str) -> int:
     return sum(call.get(name) or 0 for call in calls)
+
+
+def _lost_calls(task: Mapping[str, Any]) -> str:
+    """Return how many calls were lost with their workers, and what the engines may charge for them; "" if none was."""
+    lost = [call for call in task.get("attempts") or [] if call.get("failure") == "lost"]
+    withheld = display.usd(sum(call.get("withheld_microusd") or 0 for call in lost))
+    return f"{display.counted(len(lost), 'call')} lost with a worker ({withheld} withheld)" if lost else ""
 
 
 def _command(name: str, base_url: str, *arguments: str) -> str:

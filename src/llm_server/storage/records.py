@@ -6,9 +6,11 @@ does not know, such as a status that a newer version added, makes the record unr
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import MISSING, asdict, fields, replace
+from functools import partial
 from operator import attrgetter
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -45,6 +47,8 @@ _RARE: dict[str, object] = {
     "usage_implausible": False,
 }
 """Fields of an attempt that are not stored if they have these values, as in most attempts: a write unit holds 1 KB."""
+_OF_ENGINE = ("engine", "model", "source", "tier", "why", "failover_from", "probe", "demonstration")
+_OF_ENGINE_VALUES = attrgetter(*_OF_ENGINE)
 _KIND_WORDS = {
     OutputKind.PLAN: "PLAN",
     OutputKind.DRAFT: "DRAFT",
@@ -69,7 +73,15 @@ class _StoredOutput(msgspec.Struct, kw_only=True):
     fence: int = 0
 
 
+class _StoredPending(msgspec.Struct):
+    """The pending calls of a task in their stored form, which is not the form of the field `Task.pending`."""
+
+    announced: tuple[Any, ...] = ()
+
+
 _TASK = msgspec.json.Decoder(Task)
+_PENDING = msgspec.json.Decoder(_StoredPending)
+_ATTEMPT = partial(msgspec.convert, type=Attempt)
 _REQUEST = msgspec.json.Decoder(Request)
 _OUTPUT = msgspec.json.Decoder(_StoredOutput)
 _ENGINE_STATE = msgspec.json.Decoder(EngineState)
@@ -87,6 +99,8 @@ def encode(record: Task | Request | Output | EngineState | EngineSwitch | Key | 
     if isinstance(record, Task):
         values = zip(_TASK_DEFAULTS.items(), _TASK_VALUES(record), strict=True)
         stored = {name: value for (name, default), value in values if value is not default and value != default}
+        if stored.pop("pending", None):
+            stored["announced"] = [*_stored_pending(record)]
         return msgspec.json.encode(stored).decode()
     if isinstance(record, Output):
         stored = dict(zip(_OUTPUT_FIELDS, _OUTPUT_VALUES(record), strict=True))
@@ -101,7 +115,11 @@ def encode(record: Task | Request | Output | EngineState | EngineSwitch | Key | 
 
 def task(body: str) -> Task:
     """Read a task's state. Like every function here that reads a record, it raises RecordUnreadable."""
-    return _decoded(_TASK, body)
+    task = _decoded(_TASK, body)
+    if '"announced":' not in body:
+        return task
+    stored = _decoded(_PENDING, body).announced
+    return replace(task, pending=tuple(_pending(stored, task.created_ms)))
 
 
 def readable_task(body: str) -> Task | None:
@@ -187,6 +205,43 @@ def _decoded(decoder: msgspec.json.Decoder[_Record], body: str) -> _Record:
 def _stored_attempt(attempt: Attempt) -> dict[str, object]:
     values = zip(_ATTEMPT_FIELDS, _ATTEMPT_VALUES(attempt), strict=True)
     return {name: value for name, value in values if name not in _RARE or value != _RARE[name]}
+
+
+def _stored_pending(task: Task) -> Iterator[list[object] | dict[str, object]]:
+    """Yield the pending calls as arrays: purpose, time since the task was created, worst case, and the engine's values.
+
+    The worst case is null if the price is unknown. The engine's values (`_OF_ENGINE`) are left out if they are those of
+    the call before, as for parallel steps of a plan. A call whose outcome is known is stored as an attempt.
+    """
+    before = None
+    for attempt in task.pending:
+        if not attempt.is_lost:
+            yield _stored_attempt(attempt)
+            continue
+        worst_case = None if attempt.cost_microusd is None else attempt.withheld_microusd
+        row = [attempt.purpose, attempt.started_ms - task.created_ms, worst_case]
+        of_engine = list(_OF_ENGINE_VALUES(attempt))
+        while of_engine[-1] in (None, False):  # the defaults of the last ones
+            of_engine.pop()
+        yield row if of_engine == before else row + of_engine
+        before = of_engine
+
+
+def _pending(stored: tuple[Any, ...], created_ms: int) -> Iterator[Attempt]:
+    """Yield the pending calls from their stored form."""
+    of_engine: list[Any] = []
+    try:
+        for row in stored:
+            if isinstance(row, dict):
+                yield _ATTEMPT(row)
+                continue
+            purpose, after_ms, worst_case, *values = row
+            of_engine = values or of_engine
+            values = dict(zip(_OF_ENGINE, of_engine, strict=False))
+            started = {"purpose": purpose, "started_ms": created_ms + after_ms, "duration_ms": 0}
+            yield _ATTEMPT(started | values).lost(worst_case)
+    except (msgspec.ValidationError, TypeError, ValueError) as error:
+        raise RecordUnreadable from error
 
 
 def _with_facts(attempt: Attempt) -> Attempt:

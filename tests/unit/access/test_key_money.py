@@ -210,6 +210,8 @@ def test_a_ledger_outage_keeps_an_answer_that_is_already_paid(balanced: Balanced
 
         def settle(self, *_: object, **__: object) -> None: ...
 
+        def withhold(self, *_: object) -> None: ...
+
     fast, strong = an_engine(tier="fast"), an_engine(tier="strong")
     balancer = balanced(fast=(fast, ScriptedEngine("Meh.")), strong=(strong, ScriptedEngine("Better.")))
     daily = KeyBudget(Away(), TODAY, max_microusd=10**9, claim="t#1")

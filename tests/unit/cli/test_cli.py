@@ -34,6 +34,17 @@ def until_asked(server: Script, times: int) -> None:
         time.sleep(0.01)
 
 
+def test_a_call_that_was_lost_with_its_worker_is_named_below_the_answer(server: Script) -> None:
+    """With the money that is withheld for it, which is not part of the cost."""
+    lost = {"engine": "gpt", "error": "The worker died.", "failure": "lost", "withheld_microusd": 4200}
+    late = {"engine": "gpt", "error": "Too late.", "failure": "timeout", "withheld_microusd": 1}
+    server.replies = [Reply(body=DONE | {"attempts": [lost, late, lost]})]
+
+    result = run(server, "get", "t1")
+
+    assert result.stderr.endswith(" · $0.0015 · 2 calls lost with a worker ($0.0084 withheld)\n")
+
+
 def test_submit_prints_only_the_answer_on_stdout(server: Script) -> None:
     """A pipe gets the answer as the engine wrote it, without colour codes; everything else is on stderr."""
     server.replies = [Reply(body=task("Completed", result="**Grüße** 🌍")), Reply(body=DONE)]

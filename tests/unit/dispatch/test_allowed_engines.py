@@ -91,7 +91,7 @@ def test_an_engine_that_is_not_allowed_is_refused_just_before_the_call(
     budget = Budget(1_000_000)
 
     result = calls_of(watched, clock, ScriptedEngine(), hosted).ask(
-        "hosted", CALL, call_terms(sources=allowed.sources, engine=allowed.engine, budget=budget), after=None
+        "hosted", CALL, call_terms(sources=allowed.sources, engine=allowed.engine, budget=budget), after=()
     )
 
     assert hosted.calls == []
@@ -102,9 +102,7 @@ def test_an_engine_that_is_not_allowed_is_refused_just_before_the_call(
 def test_an_allowed_engine_is_asked(watched: WatchedStore, clock: Clock) -> None:
     local = ScriptedEngine()
 
-    result = calls_of(watched, clock, local, ScriptedEngine()).ask(
-        "laptop", CALL, call_terms(sources=LOCAL), after=None
-    )
+    result = calls_of(watched, clock, local, ScriptedEngine()).ask("laptop", CALL, call_terms(sources=LOCAL), after=())
 
     assert (result.completion is not None, len(local.calls)) == (True, 1)
 

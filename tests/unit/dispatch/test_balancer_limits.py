@@ -8,9 +8,12 @@ from dataclasses import replace
 
 import pytest
 
+from llm_server import wiring
 from llm_server.orchestration.dispatch.budget import Budget
 from llm_server.orchestration.dispatch.reservation import Price, Reservation
+from llm_server.orchestration.dispatch.window import Window
 from llm_server.orchestration.domain.cancellation import Cancellation
+from llm_server.orchestration.domain.catalog import EngineSpec
 from llm_server.orchestration.domain.engine_call import EngineCall
 from llm_server.orchestration.domain.errors import (
     ConfigurationError,
@@ -21,6 +24,8 @@ from llm_server.orchestration.domain.errors import (
     PromptRefused,
     TaskCancelled,
 )
+from llm_server.orchestration.domain.receipt import Attempt
+from llm_server.orchestration.domain.usage import Usage
 from support.builders import NOW_MS
 from support.scripted_engine import (
     WAIT_S,
@@ -30,6 +35,7 @@ from support.scripted_engine import (
     Script,
     ScriptedEngine,
     WatchedStore,
+    a_catalog,
     a_completion,
     a_local_engine,
     a_usage,
@@ -158,17 +164,15 @@ def test_a_cancelled_task_waits_for_no_place(balanced: Balanced) -> None:
 
 
 def test_a_task_that_was_cancelled_meanwhile_is_not_failed_over(balanced: Balanced) -> None:
-    """The task was cancelled while the first engine failed slowly, so the second one is not asked."""
-    cancelled = list[bool]()
+    """It was cancelled while the first engine failed slowly. The store refuses to announce the second call."""
 
-    def refuses(call: EngineCall) -> Answer:
-        cancelled.append(True)
-        return BUSY
+    def announce(calls: tuple[Attempt, ...]) -> None:
+        if len(calls) > 1:
+            raise TaskCancelled
 
     second = answering()
-    call = replace(CALL, cancellation=Cancellation(has_ended=lambda: bool(cancelled)))
-    balancer = balanced(first=(a_local_engine(), ScriptedEngine(refuses)), second=(an_engine(), second))
-    reply = balancer.call(call, call_terms())
+    balancer = balanced(first=(a_local_engine(), ScriptedEngine(BUSY)), second=(an_engine(), second))
+    reply = balancer.call(CALL, call_terms(announce=announce))
 
     assert isinstance(reply.failure, TaskCancelled)
     assert (len(reply.attempts), second.calls) == (1, [])
@@ -354,7 +358,7 @@ def test_an_estimate_gives_nothing_back(balanced: Balanced) -> None:
 
     assert (attempt.cost_microusd, attempt.withheld_microusd) == (50, 216)
     assert isinstance(balancer.call(CALL, call_terms(budget=budget)).failure, LimitReached)
-    assert balancer.call(CALL, call_terms()).attempts[0].withheld_microusd == 0
+    assert balancer.call(CALL, call_terms()).attempts[0].withheld_microusd == 216, "also of a task without a limit"
 
 
 def test_an_engine_the_task_cannot_afford_is_passed_over(balanced: Balanced) -> None:
@@ -390,3 +394,70 @@ def test_an_affordable_engine_that_is_busy_is_worth_waiting_for(balanced: Balanc
     )
 
     assert balancer.call(CALL, call_terms(budget=Budget(10))).can_be_retried
+
+
+def test_the_call_that_is_foreseen_is_the_one_that_is_announced(balanced: Balanced) -> None:
+    """The same engine with the same worst case, so that nothing must be stored again; nothing is reserved."""
+    announced, budget = list[tuple[Attempt, ...]](), Budget(266 + 60)
+    balancer = balanced(dear=(an_engine(tier="strong"), answering()), only=(an_engine(), answering()))
+    terms = call_terms(budget=budget, announce=announced.append)
+
+    foreseen = balancer.foresee(CALL, terms)
+    balancer.call(CALL, terms)
+
+    assert announced == [(foreseen,)]
+    assert foreseen is not None
+    assert (foreseen.engine, foreseen.failure, foreseen.withheld_microusd) == ("only", "lost", 266)
+
+
+def test_an_engine_the_task_cannot_afford_is_not_foreseen(balanced: Balanced) -> None:
+    balancer = balanced(dear=(an_engine(tier="fast"), answering()), free=(a_local_engine(tier="strong"), answering()))
+
+    foreseen = balancer.foresee(CALL, call_terms(budget=Budget(10)))
+
+    assert foreseen is not None
+    assert foreseen.engine == "free"
+
+
+@pytest.mark.parametrize(("beside_microusd", "is_foreseen"), [(0, True), (60, True), (61, False)])
+def test_a_call_beside_others_is_foreseen_only_uncut(
+    balanced: Balanced, beside_microusd: int, is_foreseen: bool
+) -> None:
+    """With a lower output limit it would wait for the others to end."""
+    balancer, terms = balanced(only=(an_engine(), answering())), call_terms(budget=Budget(266 + 60))
+
+    assert (balancer.foresee(CALL, terms, beside_microusd=beside_microusd) is not None) is is_foreseen
+
+
+def test_an_unpriced_call_of_a_task_without_limits_is_lost_unpriced(balanced: Balanced) -> None:
+    balancer = balanced(only=(an_engine(price=None), answering()))
+
+    foreseen = balancer.foresee(CALL, call_terms())
+
+    assert foreseen is not None
+    assert (foreseen.cost_microusd, foreseen.withheld_microusd) == (None, 0)
+    assert balancer.foresee(CALL, call_terms(budget=Budget(10**6))) is None, "a limit needs the price"
+
+
+def test_prices_are_looked_up_once_before_the_first_claim(watched: WatchedStore, clock: Clock) -> None:
+    """The first look-up may import the price library, which takes 0.5 s; no writer must wait for it."""
+    asked = list[str]()
+
+    def slow(spec: EngineSpec, usage: Usage) -> int:
+        asked.append(spec.model)
+        return 1
+
+    catalog = a_catalog({"a": an_engine(model="m-a"), "b": an_engine(model="m-b")})
+    balancer = wiring.balancer_of(
+        catalog,
+        {},
+        watched,
+        has_credentials=lambda _: True,
+        price=slow,
+        clock=clock,
+        window=Window(lease_s=210),
+    )
+    for _ in range(2):
+        balancer.look_up_prices()
+
+    assert asked == ["m-a", "m-b"]

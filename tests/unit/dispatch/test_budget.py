@@ -17,7 +17,7 @@ from llm_server.orchestration.domain.usage import Usage
 from support.scripted_engine import WAIT_S
 
 WIRE = 64
-NOTHING = Reservation()
+UNPRICED = Reservation(is_priced=False)
 
 
 def a_call(prompt: str = "", most: int = 100) -> EngineCall:
@@ -32,13 +32,21 @@ def both(usage: Usage) -> int:
     return usage.tokens_in + 10 * usage.output_tokens
 
 
-def test_without_a_limit_no_price_is_asked_for() -> None:
+def test_without_a_limit_no_price_is_needed() -> None:
     """An engine with an unknown price may answer a task without a limit."""
     budget = Budget.of(None, 10**12)
 
-    assert budget.reserve(a_call(), lambda _: None) == (a_call(), NOTHING)
-    budget.settle(NOTHING, 10**12)
-    assert budget.reserve(a_call(), lambda _: None) == (a_call(), NOTHING)
+    assert budget.reserve(a_call(), lambda _: None) == (a_call(), UNPRICED)
+    budget.settle(UNPRICED, 10**12)
+    assert budget.reserve(a_call(), lambda _: None) == (a_call(), UNPRICED)
+    assert UNPRICED.worst_case_microusd is None
+
+
+def test_without_a_limit_the_worst_case_is_known() -> None:
+    """It is withheld on the receipt if it is never known what the engine charges."""
+    reserved = Budget.of(None, 0).reserve(a_call("é" * 10), both)[1]
+
+    assert (reserved.microusd, reserved.worst_case_microusd) == (20 + WIRE + 1_000, 20 + WIRE + 1_000)
 
 
 def test_the_worst_case_is_set_aside_and_the_rest_given_back() -> None:
@@ -99,7 +107,7 @@ def test_nothing_left_allows_what_costs_nothing(left: int) -> None:
     with pytest.raises(LimitReached):
         Budget(left).reserve(a_call(), lambda _: 1)
     if left == 0:
-        assert Budget(left).reserve(a_call(), lambda _: 0) == (a_call(), NOTHING)
+        assert Budget(left).reserve(a_call(), lambda _: 0) == (a_call(), Reservation())
 
 
 @given(st.integers(-10, 5_000), st.integers(1, 10_000), st.integers(0, 40), st.integers(0, 40), st.integers(0, 300))

@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 from llm_server.orchestration.domain.api_key import KeyLimits
 from llm_server.orchestration.domain.errors import RecordUnreadable
 from llm_server.orchestration.domain.output import PLAN, OutputKey, OutputKind, Review
+from llm_server.orchestration.domain.receipt import Attempt
 from llm_server.orchestration.domain.snapshot import Limits
 from llm_server.storage import records
-from support.builders import a_key, a_request, a_task, an_attempt, an_output
+from support.builders import a_failed_attempt, a_key, a_request, a_task, an_attempt, an_output
 
 STEP_IDS = st.from_regex(r"[A-Za-z0-9_-]{1,32}", fullmatch=True)
 NUMBERS = st.integers(min_value=0, max_value=10**6)
@@ -106,3 +107,49 @@ def test_a_state_with_a_word_of_a_newer_version_is_left_alone(changes: dict[str,
 def test_a_damaged_record_is_told_from_a_bug(body: str) -> None:
     with pytest.raises(RecordUnreadable):
         records.task(body)
+
+
+def a_lost_call(withheld_microusd: int | None = 100, **changes: Any) -> Attempt:
+    return an_attempt(tokens_in=0, tokens_out=0, duration_ms=0, **changes).lost(withheld_microusd)
+
+
+@pytest.mark.parametrize(
+    "calls",
+    [
+        (a_lost_call(),),
+        (a_lost_call(None),),
+        (a_lost_call(0, tier=None, why=""),),
+        (a_lost_call(purpose="step a"), a_lost_call(purpose="step b"), a_lost_call(purpose="step c", engine="other")),
+        (a_failed_attempt(), a_lost_call(failover_from="gpt", probe=True, demonstration=True)),
+        (a_lost_call(), an_attempt(fault="empty"), a_lost_call(purpose="step b")),
+    ],
+)
+def test_pending_calls_are_read_as_they_were_written(calls: tuple[Attempt, ...]) -> None:
+    """Also without a price, of several engines, and with earlier attempts whose outcome is known."""
+    task = a_task(pending=calls)
+
+    assert records.task(records.encode(task)) == task
+
+
+def test_pending_calls_of_one_engine_name_it_once() -> None:
+    """A write unit holds 1 KB, and four calls may be pending."""
+    task = a_task(pending=tuple(a_lost_call(purpose=f"step {name}", engine="claude") for name in "abcd"))
+
+    assert records.encode(task).count("claude") == 1
+
+
+def test_a_task_without_pending_calls_is_stored_as_before() -> None:
+    assert not {"pending", "announced"} & json.loads(records.encode(a_task())).keys()
+
+
+def test_metadata_that_looks_like_pending_calls_is_metadata() -> None:
+    task = a_task(metadata={"announced": "[]"})
+
+    assert records.task(records.encode(task)) == task
+
+
+@pytest.mark.parametrize("stored", [[["answer", 1]], [["answer", 1, 2]], [7], [{}], [["answer", "x", 2, "gpt"]]])
+def test_pending_calls_that_cannot_be_read_make_the_state_unreadable(stored: object) -> None:
+    """The task is left alone: its calls would be forgotten otherwise."""
+    with pytest.raises(RecordUnreadable):
+        records.task(changed(a_task(), announced=stored))

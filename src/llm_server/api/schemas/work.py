@@ -97,12 +97,19 @@ class AttemptView(ResponseSchema):
         examples=[1012],
     )
     withheld_microusd: int = Field(
-        description="The part of the task's `max_cost_usd` that stays reserved, in millionths of a USD, because the "
-        "engine did not report what it charges for the call.",
+        description="What the engine may charge beyond `cost_microusd`, in millionths of a USD, because it did not "
+        "report that, or the call is lost. It stays reserved from the task's `max_cost_usd`.",
         examples=[0],
     )
     error: str | None = Field(
         description="Why the call failed; null when it was answered.", examples=["The engine did not answer in time."]
+    )
+    failure: str | None = Field(
+        description="The kind of failure as a word: `busy`, `timeout`, `unreachable`, `credentials`, `garbage`, "
+        "`refused`, `empty`, `cancelled` or `lost`; later versions may add others. `lost`: the worker died before it "
+        "stored the outcome of the call, which the engine may not even have received. Null when the call was answered, "
+        "and in tasks of version 0.1.",
+        examples=["timeout"],
     )
 
 

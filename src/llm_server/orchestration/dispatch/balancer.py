@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from dataclasses import dataclass, replace
 
 from llm_server.orchestration.dispatch.calls import CallFailure, CallResult, EmptyAnswer, EngineCalls
@@ -64,6 +63,14 @@ class Balancer:
         self._catalog = catalog
         self._calls = calls
         self._price = price
+        self._knows_prices = False
+
+    def look_up_prices(self) -> None:
+        """Look up each engine's price once, because the first look-up may take 0.5 s, and `foresee` must not wait."""
+        if not self._knows_prices:
+            for spec in self._catalog.engines.values():
+                self._price(spec, Usage(input_tokens=1, output_tokens=1))
+            self._knows_prices = True
 
     def candidates(self, tier: Tier, allowed: AllowedEngines) -> list[str]:
         """Return the allowed engines that are free, best first: engines of the tier, then cheaper, then local ones.
@@ -75,6 +82,17 @@ class Balancer:
             return free
         return sorted(free, key=lambda name: self._rank(self._catalog.engines[name], tier))
 
+    def foresee(self, call: EngineCall, terms: CallTerms, *, beside_microusd: int = 0) -> Attempt | None:
+        """Return the attempt that `call` would begin with now, as it is if it is lost.
+
+        `beside_microusd` is foreseen for other calls that begin before it. Returns None if no engine can be asked now,
+        or too little money is left.
+        """
+        for name in self._names(terms):
+            if attempt := self._calls.foresee(name, call, terms, beside_microusd=beside_microusd):
+                return attempt
+        return None
+
     def call(self, call: EngineCall, terms: CallTerms) -> Reply:
         """Ask the candidates in order until one answers or the retry budget is used up.
 
@@ -82,7 +100,7 @@ class Balancer:
         (`Window.given_up`). A failure is returned in the reply, not raised. It is `TooSlow` if no other engine can be
         asked, now or later.
         """
-        reply = self._search(call, terms, self.window.given_up(terms.timed_out))
+        reply = self._search(call, terms)
         if reply.completion or not isinstance(reply.failure, EngineUnavailable | OutOfTime):
             return reply
         timed_out = (*terms.timed_out, *(a for a in reply.attempts if a.failure == "timeout"))
@@ -91,14 +109,19 @@ class Balancer:
             return replace(reply, failure=self._too_slow(list(given_up.values())[-1]))
         return replace(reply, given_up=frozenset(given_up))
 
-    def _search(self, call: EngineCall, terms: CallTerms, given_up: Collection[str]) -> Reply:
+    def _names(self, terms: CallTerms) -> list[str]:
+        """Return the candidates for a call, without the engines that are given up."""
+        given_up = self.window.given_up(terms.timed_out)
+        return [name for name in self.candidates(terms.tier, terms.allowed) if name not in given_up]
+
+    def _search(self, call: EngineCall, terms: CallTerms) -> Reply:
         """Ask the candidates in order, except those that are given up."""
         if why := self.fleet.none_configured(terms.allowed):  # the configuration changed since the task was created
             return Reply(failure=EngineUnavailable(why))
         attempts = tuple[Attempt, ...]()
         failure: CallFailure | None = None
         outage = True
-        names = [name for name in self.candidates(terms.tier, terms.allowed) if name not in given_up]
+        names = self._names(terms)
         while names and self._may_ask(attempts):
             name, *names = names
             result = self._ask(name, call, terms, attempts)
@@ -124,7 +147,7 @@ class Balancer:
 
     def _ask(self, name: str, call: EngineCall, terms: CallTerms, attempts: tuple[Attempt, ...]) -> CallResult:
         """Ask an engine, and note on the attempt the fault that the answer gate finds in the answer."""
-        result = self._calls.ask(name, call, terms, after=attempts[-1] if attempts else None)
+        result = self._calls.ask(name, call, terms, after=attempts)
         fault = _fault(result, terms, is_strong=self._is_strong(name))
         return result if fault is None else result.with_fault(fault)
 

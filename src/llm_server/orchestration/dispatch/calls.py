@@ -13,7 +13,7 @@ from llm_server.orchestration.dispatch.attempts import EngineFailure
 from llm_server.orchestration.dispatch.fleet import Fleet
 from llm_server.orchestration.dispatch.health import EngineStates
 from llm_server.orchestration.dispatch.places import Places
-from llm_server.orchestration.dispatch.reservation import Price
+from llm_server.orchestration.dispatch.reservation import Price, Reservation
 from llm_server.orchestration.dispatch.retry_budget import RetryBudget
 from llm_server.orchestration.dispatch.terms import CallTerms
 from llm_server.orchestration.domain.catalog import AllowedEngines, Catalog
@@ -105,21 +105,32 @@ class EngineCalls:
         """Return whether the retry budget of the process allows another call after a failed one."""
         return self._retries.has_room()
 
-    def ask(self, engine: str, call: EngineCall, terms: CallTerms, *, after: Attempt | None) -> CallResult:
-        """Ask one engine once, within the task's budget; `after` is the previous attempt to answer the same call.
+    def foresee(self, engine: str, call: EngineCall, terms: CallTerms, *, beside_microusd: int) -> Attempt | None:
+        """Return the attempt of a call that `ask` would make now, as it is if it is lost; None if too little is left.
+
+        `beside_microusd` is foreseen for other calls that begin before it.
+        """
+        try:
+            call = self._for_engine(engine, call)
+            microusd = terms.budget.foresee(call, self._price_of(engine), beside_microusd=beside_microusd)
+        except LimitReached:
+            return None
+        return self._started(engine, terms, None, probe=False).lost(microusd)
+
+    def ask(self, engine: str, call: EngineCall, terms: CallTerms, *, after: tuple[Attempt, ...] = ()) -> CallResult:
+        """Ask one engine once, within the task's budget; `after` are the earlier attempts to answer the same call.
 
         Failures that the `Engine` protocol allows are returned; any other exception is raised. If the exception is not
         an LLMServerError, the cost of the call is unknown, and the whole reservation is withheld.
         """
-        call = call.for_engine(self._catalog.engines[engine])
-        call = replace(call, max_reasoning_tokens=self._catalog.max_reasoning_tokens(engine))
+        call = self._for_engine(engine, call)
         try:
             call, reserved = terms.budget.reserve(call, self._price_of(engine))
         except LimitReached as failure:
             return CallResult(failure=failure)
         try:
             with self._waiting():
-                result = self._ask_at_a_place(engine, call, terms, after, reserved.microusd)
+                result = self._ask_at_a_place(engine, call, terms, after, reserved)
         except LLMServerError:
             terms.budget.settle(reserved, 0)
             raise
@@ -131,14 +142,19 @@ class EngineCalls:
         terms.budget.settle(reserved, cost, withheld_microusd=withheld)
         return result
 
+    def _for_engine(self, engine: str, call: EngineCall) -> EngineCall:
+        """Return the call as this engine gets it."""
+        call = call.for_engine(self._catalog.engines[engine])
+        return replace(call, max_reasoning_tokens=self._catalog.max_reasoning_tokens(engine))
+
     def _ask_at_a_place(
-        self, engine: str, call: EngineCall, terms: CallTerms, after: Attempt | None, reserved_microusd: int
+        self, engine: str, call: EngineCall, terms: CallTerms, after: tuple[Attempt, ...], reserved: Reservation
     ) -> CallResult:
         """Ask while holding a place; check first whether the engine failed while the call waited for the place."""
         try:
             with self._places.hold(engine, self._left_s(terms), call.cancellation):
                 self._check(engine, terms)
-                return self._ask_now(engine, call, terms, after, reserved_microusd)
+                return self._ask_now(engine, call, terms, after, reserved)
         except (EngineUnavailable, OutOfTime, TaskCancelled) as failure:  # raised before the engine was asked
             return CallResult(failure=failure)
 
@@ -154,26 +170,33 @@ class EngineCalls:
             raise EngineUnavailable(f"Engine {engine} rests after a failure or was switched off.", outage=True)
 
     def _ask_now(
-        self, engine: str, call: EngineCall, terms: CallTerms, after: Attempt | None, reserved_microusd: int
+        self, engine: str, call: EngineCall, terms: CallTerms, after: tuple[Attempt, ...], reserved: Reservation
     ) -> CallResult:
-        """Ask the engine, record its health, and finish the attempt."""
-        spec, price = self._catalog.engines[engine], self._price_of(engine)
+        """Announce the call, ask the engine, record its health, and finish the attempt."""
+        price, previous = self._price_of(engine), after[-1] if after else None
+        call.cancellation.check()
+        announced = self._started(engine, terms, previous, probe=False).lost(reserved.worst_case_microusd)
+        terms.announce((*terms.earlier, *after, announced))
         max_s, left_s = self._catalog.timeout_s(engine), self._left_s(terms)
-        call.cancellation.check(force=after is not None)
-        started_ms, timeout_s = self._clock(), min(max_s, left_s)
+        timeout_s = min(max_s, left_s)
         with self._probing(engine, timeout_s) as probe:
-            attempt = attempts.start(engine, spec, terms, after, probe=probe, started_ms=started_ms)
+            attempt = self._started(engine, terms, previous, probe=probe)
             self._retries.count(retry=attempt.failover_from is not None)
             answer = self._answer(engine, call, timeout_s)
-        took_ms = self._took_ms(started_ms, timeout_s)
+        took_ms = self._took_ms(attempt.started_ms, timeout_s)
         is_cut_short = _is_timeout(answer) and left_s < max_s and terms.left_s(self._clock()) < MIN_CALL_S
         # If the worker ran out of time, the engine did not fail.
         outcome = OutOfTime(_TOO_LATE) if is_cut_short else answer
         self._record_health(engine, outcome, probe=probe)
         attempt = attempts.finish(
-            attempt, call, answer, took_ms=took_ms, price=price, reserved_microusd=reserved_microusd
+            attempt, call, answer, took_ms=took_ms, price=price, reserved_microusd=reserved.microusd
         )
         return CallResult.of(outcome, attempt)
+
+    def _started(self, engine: str, terms: CallTerms, after: Attempt | None, *, probe: bool) -> Attempt:
+        """Return the attempt of a call that begins now."""
+        spec, started_ms = self._catalog.engines[engine], self._clock()
+        return attempts.start(engine, spec, terms, after, probe=probe, started_ms=started_ms)
 
     def _answer(self, engine: str, call: EngineCall, timeout_s: float) -> Completion | EngineFailure:
         """Ask the engine. Return its answer, or the failure it raised if the `Engine` protocol allows that failure."""

@@ -8,9 +8,11 @@ from itertools import count
 
 from llm_server.orchestration.dispatch.reservation import PER_DAY, Price, Reservation, fit
 from llm_server.orchestration.domain.api_key import Account, Charges
+from llm_server.orchestration.domain.counters import day_of
 from llm_server.orchestration.domain.engine_call import EngineCall
 from llm_server.orchestration.domain.errors import LimitReached, MoneySetAside, StorageUnavailable
 from llm_server.orchestration.domain.ports.keys import Ledger
+from llm_server.orchestration.domain.task import Task
 
 MAX_RESERVE_TRIES = 5
 """How often a reservation is tried while other calls of the same key use up more of its daily limit."""
@@ -29,7 +31,24 @@ class KeyBudget:
         self._ledger = ledger
         self._account = account
         self._max_microusd = max_microusd
+        self._claim = claim
         self._names: Iterator[str] = (f"{claim}#{n}" for n in count(1))
+
+    @classmethod
+    def of(cls, ledger: Ledger, task: Task) -> KeyBudget | None:
+        """Return the budget for the last claim of a task; None if no key with a daily limit pays for the task."""
+        if task.charge is None or task.claimed_ms is None:
+            return None
+        return cls(
+            ledger,
+            Account(task.charge.key_id, day_of(task.claimed_ms)),
+            max_microusd=task.charge.microusd_per_day,
+            claim=f"{task.task_id[-12:]}#{task.fence}",
+        )
+
+    def withhold(self) -> None:
+        """Withhold what the claim has reserved and not settled, because its worker died. Raises StorageUnavailable."""
+        self._ledger.withhold(self._account, self._claim)
 
     def reserve(
         self, call: EngineCall, microusd: int, price: Price, *, uncut: bool = False

@@ -26,10 +26,19 @@ Price = Callable[[Usage], int | None]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reservation:
-    """The amount reserved for a call. `name` identifies it in the ledger; "" if the ledger was not charged."""
+    """The amount reserved for a call: 0 if its price is unknown, which only a task without limits allows.
+
+    `name` identifies it in the ledger; "" if the ledger was not charged.
+    """
 
     microusd: int = 0
     name: str = ""
+    is_priced: bool = True
+
+    @property
+    def worst_case_microusd(self) -> int | None:
+        """The highest possible cost of the call; None if its price is unknown."""
+        return self.microusd if self.is_priced else None
 
 
 def fit(call: EngineCall, price: Price, left_microusd: int | None, limit: str) -> tuple[EngineCall, int]:

@@ -10,6 +10,16 @@ from llm_server.orchestration.domain.catalog import AllowedEngines, Tier
 from llm_server.orchestration.domain.engine_call import Completion
 from llm_server.orchestration.domain.receipt import Attempt
 
+Announce = Callable[[tuple[Attempt, ...]], None]
+"""Stores that a call is about to be made: the attempts at one answer so far, the last one as it is if it is lost.
+
+Raises TaskCancelled or OutOfTime if it cannot be stored. The engine must not be asked then.
+"""
+
+
+def _unannounced(_: tuple[Attempt, ...]) -> None:
+    """Announce nothing: the calls belong to no stored task."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CallTerms:
@@ -18,7 +28,8 @@ class CallTerms:
     No engine may be asked that is not one of `allowed`; that has no default, so that no call can leave it out. `fault`
     is the answer gate: it returns a short phrase that says what is wrong with a completion, or None. If `escalates` is
     False, no strong engine is asked after a faulty or empty answer of a cheap one. `timed_out` are the calls for the
-    same answer that timed out in earlier claims.
+    same answer that timed out in earlier claims. `earlier` are the attempts at the same answer that
+    were made on other terms; `announce` is called before each call.
     """
 
     purpose: str
@@ -29,6 +40,8 @@ class CallTerms:
     escalates: bool = True
     fault: Callable[[Completion], str | None] | None = None
     timed_out: tuple[Attempt, ...] = ()
+    earlier: tuple[Attempt, ...] = ()
+    announce: Announce = _unannounced
 
     def left_s(self, now_ms: int) -> float:
         """Return the seconds left until `until_ms`; negative after it."""

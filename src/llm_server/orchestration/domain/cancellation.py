@@ -17,8 +17,8 @@ class Cancellation:
 
     `has_ended` asks the store whether the task has ended. This costs a read, so it is called only before an engine
     call, and only if no save and no other check has shown within the last 5 s that the task has not ended. The first
-    call of a claim needs no check. Before a call that follows a failed or faulty one, the store is always asked
-    (`force`), because that call took time.
+    call of a claim needs no check. A call that follows a failed or faulty one needs none either: it is announced by a
+    save.
     """
 
     def __init__(self, has_ended: Callable[[], bool] = lambda: False, clock: Callable[[], int] = lambda: 0) -> None:
@@ -46,10 +46,10 @@ class Cancellation:
         """Record that the store has just shown that the task still belongs to the claim."""
         self._checked_ms = self._clock()
 
-    def check(self, *, force: bool = False) -> None:
-        """Raise TaskCancelled if the task was cancelled. With `force`, ask the store even after a recent check."""
+    def check(self) -> None:
+        """Raise TaskCancelled if the task was cancelled. Ask the store only if no check is recent."""
         is_recent = 0 <= self._clock() - self._checked_ms <= MAX_CHECK_AGE_MS  # negative if the clock was set back
-        if not self._is_cancelled and (force or not is_recent):
+        if not self._is_cancelled and not is_recent:
             if self._has_ended():
                 self.cancel()
             self.mark_checked()

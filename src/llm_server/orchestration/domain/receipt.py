@@ -6,7 +6,7 @@ Money is integer micro-USD, shown in USD. A call whose price is unknown is *unpr
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from llm_server.orchestration.domain.catalog import Source
@@ -14,8 +14,13 @@ from llm_server.orchestration.domain.errors import EngineFailureKind
 
 MICROUSD_PER_USD = 1_000_000
 
-FailureKind = EngineFailureKind | Literal["refused", "empty", "cancelled"]
-"""Why an engine call failed: the kinds of `EngineUnavailable`, a refused prompt, an empty answer, a cancelled task."""
+FailureKind = EngineFailureKind | Literal["refused", "empty", "cancelled", "lost"]
+"""Why an engine call failed: the kinds of `EngineUnavailable`, a refused prompt, an empty answer, a cancelled task.
+
+`lost`: the worker of the call died.
+"""
+
+LOST_CALL = "The worker died before it stored the outcome of this call; the engine may bill the call."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,7 +43,7 @@ class Attempt:
 
     `cost_microusd` is None when the call is unpriced. A failed call costs 0, unless the engine billed it (an empty or a
     refused answer). `withheld_microusd` stays reserved from the task's money because it is unknown what the engine
-    charges: the call was late, broke off, or did not report its tokens.
+    charges: the call was late, broke off, did not report its tokens, or its worker died.
     """
 
     engine: str
@@ -70,6 +75,20 @@ class Attempt:
     @property
     def answered(self) -> bool:
         return self.error is None
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether the worker died before it stored the outcome of the call. The engine may not have been asked."""
+        return self.failure == "lost"
+
+    def lost(self, withheld_microusd: int | None) -> Attempt:
+        """Return the attempt of a call that was announced, as it is booked if its worker dies.
+
+        `withheld_microusd` is its highest possible cost; None if its price is unknown.
+        """
+        cost = None if withheld_microusd is None else 0
+        withheld = withheld_microusd or 0
+        return replace(self, error=LOST_CALL, failure="lost", cost_microusd=cost, withheld_microusd=withheld)
 
     @property
     def step_id(self) -> str:

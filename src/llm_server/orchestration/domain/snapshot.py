@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from llm_server.orchestration.domain.catalog import AllowedEngines, Sources
 from llm_server.orchestration.domain.output import Output, OutputKey, OutputKind, Review
@@ -120,16 +120,34 @@ class Snapshot:
         answers = [o for o in self.outputs.values() if o.is_answer]
         return max(answers, key=lambda o: o.created_ms, default=None)
 
-    @property
-    def unsettled(self) -> Output | None:
-        """The kept answer of a Cancelled task whose cost is not on the receipt, because its worker died (ADR 11).
+    def lost(self, now_ms: int) -> Output | None:
+        """Return the calls that a dead worker had announced and that no output holds, or None.
 
-        Once its calls are settled, they are stored under the TRY key of the same claim.
+        They are stored under the TRY key of its claim. An answer that it kept has all of its calls.
+        """
+        task = self.task
+        if not task.pending or not task.has_dead_worker(now_ms) or OutputKey.of_answer(task.fence) in self.outputs:
+            return None
+        return Output(key=OutputKey.of_try(task.fence), created_ms=now_ms, attempts=task.pending, fence=task.fence)
+
+    def left_over(self, now_ms: int) -> Output | None:
+        """Return the calls of dead workers that are not on the receipt of an open task, or None."""
+        orphan, lost = self.orphan, self.lost(now_ms)
+        if orphan is None or orphan.as_a_try().key in self.outputs:  # its calls were booked as lost
+            return lost
+        return replace(lost, attempts=orphan.attempts + lost.attempts) if lost else orphan.as_a_try()
+
+    def unsettled(self, now_ms: int) -> Output | None:
+        """Return the calls that a dead worker left, and that are not on the receipt of a Cancelled task (ADR 11).
+
+        They are those of its kept answer, else those that it had announced. Once they are settled, they are stored
+        under the TRY key of the same claim.
         """
         task, fence = self.task, self.task.fence
         if task.status is not Status.CANCELLED or OutputKey.of_try(fence) in self.outputs:
             return None
-        return self.outputs.get(OutputKey.of_answer(fence))
+        answer = self.outputs.get(OutputKey.of_answer(fence))
+        return answer.as_a_try() if answer else self.lost(now_ms)
 
     @property
     def timed_out(self) -> list[Attempt]:

@@ -15,7 +15,7 @@ from llm_server.orchestration.domain.api_key import Charge, Payer
 from llm_server.orchestration.domain.catalog import Sources, common
 from llm_server.orchestration.domain.errors import IllegalTransition, TaskBusy, TaskFinished, TaskUnapproved
 from llm_server.orchestration.domain.output import Output, last_answered
-from llm_server.orchestration.domain.receipt import Receipt
+from llm_server.orchestration.domain.receipt import Attempt, Receipt
 from llm_server.orchestration.domain.status import Mode, Status
 
 NEVER_MS = 253_402_300_799_000
@@ -77,7 +77,8 @@ class Task:
     limit); the request has the limit of the key that created the task.
     `demonstration`: the embedded engine gave the answer. `notes` are the last 6 moves that no other record tells of,
     each a `Note` (or a letter that a newer version stored) and its milliseconds since `created_ms`. `metadata` is that
-    of the request; it is in the state too, because a listing reads only states.
+    of the request; it is in the state too, because a listing reads only states. `pending` are engine calls of the
+    claim that were announced and that no output holds yet, each as it is booked if the worker dies (ADR 31).
 
     Invariant: `answer_fence` is set only when Completed, `error` only when Failed.
     """
@@ -112,6 +113,7 @@ class Task:
     demonstration: bool = False
     metadata: Mapping[str, str] = field(default_factory=dict)
     sources: Sources | None = None
+    pending: tuple[Attempt, ...] = ()
 
     @property
     def awaits_approval(self) -> bool:
@@ -145,8 +147,16 @@ class Task:
         """Return whether two workers in a row died with the task. A process carries out one suspect at a time."""
         return self.status.is_active and self.deliveries >= 2 and now_ms >= self.lease_ms
 
-    def claimed(self, *, owner: str, now_ms: int, lease_ms: int, has_plan: bool) -> Task:
+    @property
+    def claimed_ms(self) -> int | None:
+        """When the last claim began, in Unix milliseconds; None if no note tells it."""
+        times = [after_ms for note, after_ms in self.notes if note == Note.CLAIMED]
+        return self.created_ms + times[-1] if times else None
+
+    def claimed(self, *, owner: str, now_ms: int, lease_ms: int, has_plan: bool, lost: Output | None = None) -> Task:
         """Give the task to one worker until `lease_ms` (Unix milliseconds).
+
+        The calls of `lost`, which the last worker announced before it died, go on the receipt.
 
         Raises:
             TaskFinished: the task is final.
@@ -169,6 +179,8 @@ class Task:
             waiting_for=self.waiting_for,
             waiting_since_ms=self.waiting_since_ms,
             notes=self._noted(Note.CLAIMED, now_ms),
+            receipt=self.receipt.plus(lost.attempts if lost else ()),
+            pending=(),
         )
 
     def abandoned(self, *, now_ms: int) -> Task:
@@ -199,25 +211,35 @@ class Task:
         """Reject the plan. The task is Cancelled, which is final."""
         return self._to(Status.CANCELLED, now_ms, finished_ms=now_ms, approval="refused")
 
-    def cancelled(self, *, now_ms: int, orphan: Output | None = None) -> Task:
-        """Cancel the task, which is final. The calls of `orphan`, an answer that a dead worker left, go on the receipt.
+    def cancelled(self, *, now_ms: int, left: Output | None = None) -> Task:
+        """Cancel the task, which is final. The calls of `left`, which a dead worker left, go on the receipt.
 
-        The claim stays until its worker has `settled`, or its lease ends.
+        A living worker keeps the claim and its pending calls until it has `settled`, or its lease ends.
         """
-        paid = self.receipt.plus(orphan.attempts if orphan else ())
-        return self._to(Status.CANCELLED, now_ms, finished_ms=now_ms, receipt=paid)
+        paid = self.receipt.plus(left.attempts if left else ())
+        pending = self.pending if self.has_worker(now_ms) else ()
+        return self._to(Status.CANCELLED, now_ms, finished_ms=now_ms, receipt=paid, pending=pending)
 
     def settled(self, output: Output) -> Task:
         """End the claim of a Cancelled task and put its last calls on the receipt."""
         if self.status is not Status.CANCELLED:
             raise IllegalTransition(self.task_id, self.status, "settled")
         paid = self.receipt.plus(output.attempts)
-        return replace(self, rev=self.rev + 1, updated_ms=output.created_ms, owner="", lease_ms=0, receipt=paid)
+        return replace(
+            self, rev=self.rev + 1, updated_ms=output.created_ms, owner="", lease_ms=0, receipt=paid, pending=()
+        )
 
     def has_worker(self, now_ms: int) -> bool:
         """Return whether a worker may still be working on the task, or storing what the work cost."""
-        can_have_worker = self.status.is_active or self.status is Status.CANCELLED
-        return can_have_worker and bool(self.owner) and now_ms < self.lease_ms
+        return self._is_claimed and now_ms < self.lease_ms
+
+    def has_dead_worker(self, now_ms: int) -> bool:
+        """Return whether a claim has not ended, but its lease has. A worker that is only late can store nothing."""
+        return self._is_claimed and now_ms >= self.lease_ms
+
+    @property
+    def _is_claimed(self) -> bool:
+        return (self.status.is_active or self.status is Status.CANCELLED) and bool(self.owner)
 
     def released(self, output: Output, *, due_ms: int, counted: bool = True, waiting_for: str = "") -> Task:
         """Hand the task back to the queue; the sweep looks at it from `due_ms`.

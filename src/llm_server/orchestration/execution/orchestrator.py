@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Collection, Generator, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 
@@ -10,6 +10,7 @@ from llm_server.orchestration.dispatch.balancer import Balancer, Reply
 from llm_server.orchestration.dispatch.budget import Budget
 from llm_server.orchestration.dispatch.calls import MIN_CALL_S
 from llm_server.orchestration.dispatch.key_budget import KeyBudget
+from llm_server.orchestration.dispatch.terms import Announce
 from llm_server.orchestration.domain import plan as plans
 from llm_server.orchestration.domain.cancellation import Cancellation
 from llm_server.orchestration.domain.catalog import Catalog
@@ -25,7 +26,7 @@ from llm_server.orchestration.domain.task import NEVER_MS, Task
 from llm_server.orchestration.execution import plan_proposal, prompts
 from llm_server.orchestration.execution.outcome import Outcomes, Progress
 from llm_server.orchestration.execution.review import ReviewedSteps
-from llm_server.orchestration.execution.role_call import Claim, RoleCaller
+from llm_server.orchestration.execution.role_call import Claim, RoleCall, RoleCaller
 from llm_server.orchestration.execution.step_runner import run_steps
 from llm_server.orchestration.routing import tiers
 
@@ -51,16 +52,38 @@ class Orchestrator:
         self._clock = clock
         self._max_deliveries = max_deliveries
         self._waiting = waiting
+        self._balancer = balancer
         self._role_caller = RoleCaller(catalog, balancer)
         self._outcomes = Outcomes(
             fleet=balancer.fleet, clock=clock, max_deliveries=max_deliveries, sweep_ms=sweep_s * 1000
         )
+
+    def prepare(self) -> None:
+        """Do what takes long the first time, so that `foresee` is fast. Calling this again has no further effect."""
+        self._balancer.look_up_prices()
+
+    def foresee(self, snapshot: Snapshot, *, key_budget: KeyBudget | None = None) -> tuple[Attempt, ...]:
+        """Return the calls with which `run` would begin to carry out a claimed task now, as they are if they are lost.
+
+        `key_budget` is that of `run`; nothing is reserved.
+        """
+        if snapshot.orphan or self._reason_to_fail(snapshot):
+            return ()
+        claim = self._claim(snapshot, NEVER_MS, key_budget, Cancellation(), lambda _: None)
+        if claim.task.mode is not Mode.PLAN:
+            return self._role_caller.foresee(claim, [self._answer_call(claim)])
+        stored = snapshot.outputs.get(PLAN)
+        if stored is None or stored.text is None:
+            return self._role_caller.foresee(claim, [self._plan_call(claim)])
+        plan = plans.from_json(stored.text)
+        return self._foresee_steps(claim, plan, self._steps(claim, plan, snapshot), at_work=())
 
     def run(
         self,
         snapshot: Snapshot,
         *,
         until_ms: int,
+        announce: Announce = lambda _: None,
         key_budget: KeyBudget | None = None,
         cancellation: Cancellation | None = None,
     ) -> Generator[Progress]:
@@ -68,44 +91,63 @@ class Orchestrator:
 
         What earlier claims stored is reused: the plan, finished steps, and an answer whose worker died before it could
         finish the task. When the task is cancelled through `cancellation`, running calls are ended and no further call
-        is made; the attempts made so far are still yielded. `key_budget` is the rest of the daily limit of the API key
-        that the calls are charged to.
+        is made; the attempts made so far are still yielded. `announce` is called before each engine call, also from
+        several threads at the same time. `key_budget` is the rest of the daily limit of the API key that the calls are
+        charged to.
         """
-        task, request = snapshot.task, snapshot.request
         if snapshot.orphan:
-            yield Progress(task=task.completed(snapshot.orphan))
-            return
-        deadline_ms = snapshot.deadline_ms
-        if task.deliveries > self._max_deliveries:
-            reason = f"The task was given up: workers took it {self._max_deliveries} times without progress."
-            yield self._outcomes.fail(task, (), reason)
-        elif request == EXPIRED_REQUEST:
-            yield self._outcomes.fail(task, (), NO_PROMPT)
-        elif deadline_ms is not None and self._clock() + MIN_CALL_S * 1000 > deadline_ms:
-            yield self._outcomes.fail(task, (), request.limits.overdue)
+            yield Progress(task=snapshot.task.completed(snapshot.orphan))
+        elif reason := self._reason_to_fail(snapshot):
+            yield self._outcomes.fail(snapshot.task, (), reason)
         else:
-            withheld = sum(attempt.withheld_microusd for attempt in snapshot.attempts)
-            claim = Claim(
-                task=task,
-                request=request,
-                until_ms=until_ms if deadline_ms is None else min(until_ms, deadline_ms),
-                deadline_ms=deadline_ms,
-                budget=Budget.of(request.limits.max_cost_usd, task.receipt.cost_microusd + withheld, key_budget),
-                cancellation=cancellation or Cancellation(),
-                timed_out=tuple(snapshot.timed_out),
-                allowed=snapshot.allowed_engines,
-            )
-            if task.mode is Mode.PLAN:
+            claim = self._claim(snapshot, until_ms, key_budget, cancellation or Cancellation(), announce)
+            if claim.task.mode is Mode.PLAN:
                 yield from self._run_plan_mode(claim, snapshot)
             else:
                 yield self._run_single_role(claim)
 
+    def _reason_to_fail(self, snapshot: Snapshot) -> str | None:
+        """Return why a claimed task must fail before any call; None if it can be carried out."""
+        if snapshot.task.deliveries > self._max_deliveries:
+            return f"The task was given up: workers took it {self._max_deliveries} times without progress."
+        if snapshot.request == EXPIRED_REQUEST:
+            return NO_PROMPT
+        deadline_ms = snapshot.deadline_ms
+        is_overdue = deadline_ms is not None and self._clock() + MIN_CALL_S * 1000 > deadline_ms
+        return snapshot.request.limits.overdue if is_overdue else None
+
+    def _claim(
+        self,
+        snapshot: Snapshot,
+        until_ms: int,
+        key_budget: KeyBudget | None,
+        cancellation: Cancellation,
+        announce: Announce,
+    ) -> Claim:
+        """Return what all calls of a claim share; its budget is what earlier calls, lost ones too, have left."""
+        attempts, deadline_ms = snapshot.attempts, snapshot.deadline_ms
+        spent = snapshot.task.receipt.cost_microusd + sum(attempt.withheld_microusd for attempt in attempts)
+        lost = sum(attempt.withheld_microusd for attempt in attempts if attempt.is_lost)
+        return Claim(
+            task=snapshot.task,
+            request=snapshot.request,
+            until_ms=until_ms if deadline_ms is None else min(until_ms, deadline_ms),
+            deadline_ms=deadline_ms,
+            budget=Budget.of(snapshot.request.limits.max_cost_usd, spent, key_budget, lost_microusd=lost),
+            cancellation=cancellation,
+            allowed=snapshot.allowed_engines,
+            announce=announce,
+            timed_out=tuple(snapshot.timed_out),
+        )
+
     def _run_single_role(self, claim: Claim, earlier: tuple[Attempt, ...] = ()) -> Progress:
         """Carry out Chat or Agent mode: one role answers. `earlier` are the calls already made in this claim."""
-        prompt = claim.request.prompt
-        tier = tiers.preferred_tier(claim.request.complexity)
-        reply = self._role_caller.ask(claim, claim.task.role, prompt, purpose="answer", tier=tier, gate_request=prompt)
+        reply = self._role_caller.ask(claim, self._answer_call(claim), earlier=earlier)
         return self._outcomes.conclude(claim, earlier + reply.attempts, reply)
+
+    def _answer_call(self, claim: Claim) -> RoleCall:
+        prompt, tier = claim.request.prompt, tiers.preferred_tier(claim.request.complexity)
+        return RoleCall(role=claim.task.role, prompt=prompt, purpose="answer", tier=tier, gate_request=prompt)
 
     def _run_plan_mode(self, claim: Claim, snapshot: Snapshot) -> Iterator[Progress]:
         """Carry out Plan mode: propose a plan, run its steps, write the final answer."""
@@ -128,32 +170,49 @@ class Orchestrator:
                 yield Progress(task=claim.task.awaiting_approval(stored, due_ms=due_ms), output=stored)
                 return
             claim = replace(claim, task=claim.task.progressed(stored))
-            yield Progress(task=claim.task, output=stored)
+            steps = self._steps(claim, plan, snapshot)
+            foreseen = self._foresee_steps(claim, plan, steps, at_work=())
+            yield Progress(task=claim.task, output=stored, foreseen=foreseen)
         else:
             plan = plans.from_json(stored.text)
-        yield from self._carry_out(claim, plan, snapshot)
+            steps = self._steps(claim, plan, snapshot)
+        yield from self._carry_out(claim, plan, steps)
 
-    def _carry_out(self, claim: Claim, plan: Plan, snapshot: Snapshot) -> Iterator[Progress]:
-        """Run the remaining steps, then the synthesis. `unfinished` collects the failures to retry."""
-        steps = ReviewedSteps(
+    def _steps(self, claim: Claim, plan: Plan, snapshot: Snapshot) -> ReviewedSteps:
+        return ReviewedSteps(
             plan=plan,
             prompt=claim.request.prompt,
             profile=claim.task.profile,
             catalog=self._catalog,
             outputs=snapshot.standing,
         )
-        unfinished = Reply()
+
+    def _foresee_steps(
+        self, claim: Claim, plan: Plan, steps: ReviewedSteps, at_work: Collection[str]
+    ) -> tuple[Attempt, ...]:
+        """Return the calls that begin next, beside those of the steps `at_work`, as they are if they are lost."""
+        free, finished = self._catalog.defaults.parallel_steps - len(at_work), steps.finished
+        calls = [_step_call(steps, step) for step in plans.ready(plan, finished, at_work)[:free]]
+        if len(finished) == len(plan.steps) and all(finished.values()):
+            calls = [self._synthesis_call(claim, plan, steps)]
+        return self._role_caller.foresee(claim, calls)
+
+    def _carry_out(self, claim: Claim, plan: Plan, steps: ReviewedSteps) -> Iterator[Progress]:
+        """Run the remaining steps, then the synthesis. `unfinished` collects the failures to retry."""
+        unfinished, at_work = Reply(), set[str]()
 
         def ask(step: Step) -> Reply:
-            call = steps.next_call(step)
-            gate_request = None if call.schema else step.instruction
-            return self._role_caller.ask(
-                claim, call.role, call.prompt, purpose=call.purpose, schema=call.schema, gate_request=gate_request
-            )
+            return self._role_caller.ask(claim, _step_call(steps, step))
 
-        finished = {name: output.error is None for name, output in steps.ended.items()}
-        at_once = self._catalog.defaults.parallel_steps
-        replies = run_steps(plan, finished, ask, at_once=at_once, succeeded=steps.succeeded, waiting=self._waiting)
+        replies = run_steps(
+            plan,
+            steps.finished,
+            ask,
+            at_once=self._catalog.defaults.parallel_steps,
+            succeeded=steps.succeeded,
+            at_work=at_work,
+            waiting=self._waiting,
+        )
         for step, reply in replies:
             if reply.can_be_retried:
                 is_first = unfinished.failure is None
@@ -168,7 +227,8 @@ class Orchestrator:
             output = output.within(MAX_TEXTS_BYTES - steps.size, key=OutputKey.of_step(step.id))
             steps.add(output)
             claim = replace(claim, task=claim.task.progressed(output))
-            yield Progress(task=claim.task, output=output)
+            foreseen = () if unfinished.failure else self._foresee_steps(claim, plan, steps, at_work)
+            yield Progress(task=claim.task, output=output, foreseen=foreseen)
         if unfinished.failure:
             yield self._outcomes.conclude(claim, unfinished.attempts, unfinished)
             return
@@ -179,12 +239,15 @@ class Orchestrator:
 
     def _synthesise(self, claim: Claim, plan: Plan, steps: ReviewedSteps) -> Progress:
         """Ask for the final answer; append the open findings of the reviews, so that no engine can leave them out."""
-        text = prompts.for_synthesis(claim.request.prompt, plan, steps.results)
-        reply = self._role_caller.ask(claim, None, text, purpose="synthesis", gate_request=claim.request.prompt)
+        reply = self._role_caller.ask(claim, self._synthesis_call(claim, plan, steps))
         note = prompts.open_findings(plan, steps.reviews)
         if reply.completion and note:
             reply = replace(reply, completion=replace(reply.completion, text=f"{reply.completion.text}\n\n{note}"))
         return self._outcomes.conclude(claim, reply.attempts, reply)
+
+    def _synthesis_call(self, claim: Claim, plan: Plan, steps: ReviewedSteps) -> RoleCall:
+        text = prompts.for_synthesis(claim.request.prompt, plan, steps.results)
+        return RoleCall(role=None, prompt=text, purpose="synthesis", gate_request=claim.request.prompt)
 
     def _as_agent_task(self, task: Task) -> Task:
         """Return the task in Agent mode with its profile's default role; later deliveries keep this mode."""
@@ -197,18 +260,31 @@ class Orchestrator:
         Returns no plan if both plans are unusable or the engine refuses the second prompt. The reply has all attempts,
         and the failure if an engine call failed.
         """
-        first = prompts.for_plan(claim.request.prompt, claim.task.profile, self._catalog)
-        schema = AnswerSchema(name="plan", schema=plan_proposal.schema(self._catalog.step_roles()))
-        text, attempts = first, tuple[Attempt, ...]()
+        call = first = self._plan_call(claim)
+        attempts = tuple[Attempt, ...]()
         for _ in range(2):
-            reply = self._role_caller.ask(claim, self._catalog.defaults.planner, text, purpose="plan", schema=schema)
+            reply = self._role_caller.ask(claim, call, earlier=attempts)
             attempts += reply.attempts
-            if reply.completion is None and text != first and isinstance(reply.failure, PromptRefused):
+            if reply.completion is None and call != first and isinstance(reply.failure, PromptRefused):
                 break  # the prompt with the faulty plan in it was refused (perhaps too long), not the task itself
             if reply.completion is None:
                 return None, replace(reply, attempts=attempts)
             try:
                 return plan_proposal.parse(reply.completion.text, self._catalog.step_roles()), Reply(attempts=attempts)
             except plan_proposal.PlanInvalid as error:
-                text = prompts.for_repair(first, reply.completion.text, str(error))
+                call = replace(first, prompt=prompts.for_repair(first.prompt, reply.completion.text, str(error)))
         return None, Reply(attempts=attempts)
+
+    def _plan_call(self, claim: Claim) -> RoleCall:
+        text = prompts.for_plan(claim.request.prompt, claim.task.profile, self._catalog)
+        schema = AnswerSchema(name="plan", schema=plan_proposal.schema(self._catalog.step_roles()))
+        return RoleCall(role=self._catalog.defaults.planner, prompt=text, purpose="plan", schema=schema)
+
+
+def _step_call(steps: ReviewedSteps, step: Step) -> RoleCall:
+    """Return the next call of a step that has not ended."""
+    call = steps.next_call(step)
+    gate_request = None if call.schema else step.instruction
+    return RoleCall(
+        role=call.role, prompt=call.prompt, purpose=call.purpose, schema=call.schema, gate_request=gate_request
+    )

@@ -22,11 +22,16 @@ NO_ENGINE_S = 60
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Progress:
-    """The next state of a task, the output to store with it, and for a released task the delay of its next message."""
+    """The next state of a task, the output to store with it, and for a released task the delay of its next message.
+
+    `rev` and `pending` of the state are the worker's. `foreseen` are the calls that begin when the state is stored,
+    each as it is if it is lost.
+    """
 
     task: Task
     output: Output | None = None
     delay_s: int = 0
+    foreseen: tuple[Attempt, ...] = ()
 
 
 class Outcomes:

@@ -120,6 +120,11 @@ class ReviewedSteps:
         return {name: output for name, output in outputs.items() if output is not None}
 
     @property
+    def finished(self) -> dict[str, bool]:
+        """Whether each step that has ended succeeded, by step id."""
+        return {name: output.error is None for name, output in self.ended.items()}
+
+    @property
     def failures(self) -> list[str]:
         """A sentence for each step that failed, in the order of the plan."""
         return [f"Step {name} failed: {output.error}" for name, output in self.ended.items() if output.error]

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from functools import partial
 
 from llm_server.orchestration.dispatch.balancer import Balancer, Reply
 from llm_server.orchestration.dispatch.budget import Budget
-from llm_server.orchestration.dispatch.terms import CallTerms
+from llm_server.orchestration.dispatch.terms import Announce, CallTerms
 from llm_server.orchestration.domain.cancellation import Cancellation
 from llm_server.orchestration.domain.catalog import AllowedEngines, Catalog, Role, Tier
 from llm_server.orchestration.domain.engine_call import AnswerSchema, Completion, EngineCall, SmallVariant
@@ -27,6 +28,7 @@ class Claim:
     """What all calls of one claim share. `left_bytes` is how large the next output may be.
 
     `timed_out` are the calls of earlier claims that timed out.
+    `announce` stores that a call is about to be made (see `CallTerms`).
     """
 
     task: Task
@@ -36,8 +38,26 @@ class Claim:
     budget: Budget
     cancellation: Cancellation
     allowed: AllowedEngines
+    announce: Announce
     left_bytes: int = MAX_TEXTS_BYTES
     timed_out: tuple[Attempt, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RoleCall:
+    """A call to make on behalf of a role; `role` None is the synthesis, which has no role.
+
+    `gate_request` is the request that the answer gate checks the answer against; None skips the gate, because a
+    structured answer is checked by the code that asked for it. The task's `max_output_tokens` limits only calls without
+    a schema.
+    """
+
+    role: str | None
+    prompt: str
+    purpose: str
+    tier: Tier | None = None
+    schema: AnswerSchema | None = None
+    gate_request: str | None = None
 
 
 class RoleCaller:
@@ -47,64 +67,71 @@ class RoleCaller:
         self._catalog = catalog
         self._balancer = balancer
 
-    def ask(
-        self,
-        claim: Claim,
-        role_name: str | None,
-        prompt: str,
-        *,
-        purpose: str,
-        tier: Tier | None = None,
-        schema: AnswerSchema | None = None,
-        gate_request: str | None = None,
-    ) -> Reply:
-        """Make one call on behalf of a role; `role_name` None is the synthesis, which has no role.
-
-        `gate_request` is the request that the answer gate checks the answer against; None skips the gate, because the
-        caller of this method checks structured answers itself.
-        """
+    def ask(self, claim: Claim, call: RoleCall, *, earlier: tuple[Attempt, ...] = ()) -> Reply:
+        """Make one call. `earlier` are attempts of the same claim that no stored output will hold before the call."""
         try:
-            role = self._catalog.role(role_name) if role_name else None
+            engine_call, terms = self._prepared(claim, call)
         except UnknownName as error:  # the role was removed from the configuration after the task was created
             return Reply(failure=error)
+        return self._balancer.call(engine_call, replace(terms, earlier=earlier, fault=self._gate(claim, call)))
+
+    def foresee(self, claim: Claim, calls: Iterable[RoleCall]) -> tuple[Attempt, ...]:
+        """Return the attempts with which these calls would begin now, as they are if they are lost.
+
+        A call that no engine can take now, or that has to wait, is left out.
+        """
+        foreseen = list[Attempt]()
+        for call in calls:
+            beside_microusd = sum(attempt.withheld_microusd for attempt in foreseen)
+            with suppress(UnknownName):
+                attempt = self._balancer.foresee(*self._prepared(claim, call), beside_microusd=beside_microusd)
+                foreseen += [attempt] if attempt else []
+        return tuple(foreseen)
+
+    def _prepared(self, claim: Claim, call: RoleCall) -> tuple[EngineCall, CallTerms]:
+        """Return a call as an engine gets it, with the system prompt and the limits of its role, and its terms.
+
+        Raises:
+            UnknownName: the role is not configured.
+        """
+        role = self._catalog.role(call.role) if call.role else None
         callers_limit = claim.request.limits.max_output_tokens
-        limit = partial(output_limit, self._catalog.defaults, role, schema, callers_limit)
-        call = EngineCall(
+        limit = partial(output_limit, self._catalog.defaults, role, call.schema, callers_limit)
+        engine_call = EngineCall(
             system=role.system_prompt if role else prompts.SYNTHESIS_SYSTEM,
-            prompt=prompt,
+            prompt=call.prompt,
             max_output_tokens=limit(small=False),
             temperature=role.temperature if role else 0.2,
-            answer_schema=schema,
+            answer_schema=call.schema,
             small=SmallVariant(system=_short_system(role), max_output_tokens=limit(small=True)),
             cancellation=claim.cancellation,
         )
         terms = CallTerms(
-            purpose=purpose,
-            tier=tiers.tier_of(role, claim.request.complexity, self._catalog.defaults, preferred=tier),
+            purpose=call.purpose,
+            tier=tiers.tier_of(role, claim.request.complexity, self._catalog.defaults, preferred=call.tier),
             until_ms=claim.until_ms,
             allowed=claim.allowed,
             budget=claim.budget,
             escalates=self._escalates,
-            fault=self._gate(gate_request, prompt, limit_is_callers=callers_limit is not None),
-            timed_out=tuple(attempt for attempt in claim.timed_out if attempt.purpose == purpose),
+            timed_out=tuple(attempt for attempt in claim.timed_out if attempt.purpose == call.purpose),
+            announce=claim.announce,
         )
-        return self._balancer.call(call, terms)
+        return engine_call, terms
 
     @property
     def _escalates(self) -> bool:
         """Whether the answer gate is on and the configuration lets tasks use the strong tier."""
         return self._catalog.defaults.answer_gate and self._catalog.defaults.strong_share != 0
 
-    def _gate(
-        self, request: str | None, prompt: str, *, limit_is_callers: bool
-    ) -> Callable[[Completion], str | None] | None:
+    def _gate(self, claim: Claim, call: RoleCall) -> Callable[[Completion], str | None] | None:
         """Return the check for faults in an answer; None without a request, or if the answer gate is off."""
-        if request is None or not self._catalog.defaults.answer_gate:
+        if call.gate_request is None or not self._catalog.defaults.answer_gate:
             return None
         # Imported here because it takes 15 ms, and the API function does not need it.
         from llm_server.orchestration.answer_gate import gate
 
-        return partial(gate.fault, request, prompt, limit_is_callers=limit_is_callers)
+        limit_is_callers = claim.request.limits.max_output_tokens is not None
+        return partial(gate.fault, call.gate_request, call.prompt, limit_is_callers=limit_is_callers)
 
 
 def _short_system(role: Role | None) -> str:

@@ -17,6 +17,7 @@ def run_steps(
     *,
     at_once: int,
     succeeded: Callable[[Step], bool | None] | None = None,
+    at_work: set[str] | None = None,
     waiting: Callable[[], AbstractContextManager[None]] = nullcontext,
 ) -> Iterator[tuple[Step, Reply]]:
     """Yield each step with its reply as it arrives; at most `at_once` steps run at the same time.
@@ -24,28 +25,30 @@ def run_steps(
     `finished` says for each step of earlier claims whether it succeeded. `carry_out` makes one call of a step. The
     consumer stores each reply before it takes the next one, so a step starts only after the results it depends on are
     stored. Then `succeeded` says whether the step succeeded, failed, or needs another call (None). Without
-    `succeeded`, a reply with a completion means success.
+    `succeeded`, a reply with a completion means success. `at_work` is kept equal to the ids of the running steps; a
+    step that is yielded does not run any more.
 
     Steps that depend on a failed step, directly or not, are not run. After a failure that the next delivery can retry,
     no further step is started. An exception of `carry_out` is raised after the running steps have been yielded, because
     they are paid for. `waiting()` is entered while all steps that can run do so.
     """
-    ended = dict(finished)
+    ended, at_work = dict(finished), set() if at_work is None else at_work
     stopped = False
     raised: BaseException | None = None
     running: dict[Future[Reply], Step] = {}
     with ThreadPoolExecutor(max_workers=at_once, thread_name_prefix="step") as pool:
         while True:
             if not stopped:
-                names = {step.id for step in running.values()}
-                for step in ready(plan, ended, names)[: at_once - len(running)]:
+                for step in ready(plan, ended, at_work)[: at_once - len(running)]:
                     running[pool.submit(carry_out, step)] = step
+                    at_work.add(step.id)
             if not running:
                 break
             with waiting():
                 done = wait(running, return_when=FIRST_COMPLETED).done
             for future in done:
                 step = running.pop(future)
+                at_work.remove(step.id)
                 if future.exception():
                     raised, stopped = future.exception(), True
                     continue

@@ -6,13 +6,15 @@ from contextlib import suppress
 
 from llm_server.orchestration.access.keyring import Keyring
 from llm_server.orchestration.dispatch.fleet import Fleet
+from llm_server.orchestration.dispatch.key_budget import KeyBudget
 from llm_server.orchestration.domain.api_key import Payer
 from llm_server.orchestration.domain.errors import StateConflict, TaskLost
 from llm_server.orchestration.domain.ports.clock import Clock
+from llm_server.orchestration.domain.ports.keys import Ledger
 from llm_server.orchestration.domain.ports.tasks import TaskStore
 from llm_server.orchestration.domain.snapshot import Snapshot
 from llm_server.orchestration.domain.status import Status
-from llm_server.orchestration.domain.task import TaskRef
+from llm_server.orchestration.domain.task import Task, TaskRef
 from llm_server.orchestration.tasks import approval, change, engine_limits
 from llm_server.orchestration.tasks.change import Change
 from llm_server.orchestration.tasks.wakeups import WakeUps
@@ -22,9 +24,18 @@ class Lifecycle:
     """Makes callers' changes to tasks in the store, and wakes workers."""
 
     def __init__(
-        self, *, store: TaskStore, keyring: Keyring, fleet: Fleet, wakeups: WakeUps, clock: Clock, sweep_ms: int
+        self,
+        *,
+        store: TaskStore,
+        ledger: Ledger,
+        keyring: Keyring,
+        fleet: Fleet,
+        wakeups: WakeUps,
+        clock: Clock,
+        sweep_ms: int,
     ) -> None:
         self._store = store
+        self._ledger = ledger
         self._fleet = fleet
         self._keyring = keyring
         self._wakeups = wakeups
@@ -58,7 +69,7 @@ class Lifecycle:
     def cancel(self, ref: TaskRef) -> Snapshot:
         """Cancel a task that is not final. Cancelling it again has no effect.
 
-        If a worker died after it had paid for an answer, the calls of that answer are added to the receipt.
+        If a worker died, its calls that are not on the receipt are added to the receipt.
 
         Raises:
             TaskNotFound: no task has this reference.
@@ -126,11 +137,20 @@ class Lifecycle:
             raise StateConflict(message, code="task_in_progress")
         if not snapshot.task.status.is_final:
             return self._cancelled(snapshot)
-        if snapshot.unsettled is None:
+        left = snapshot.unsettled(self._clock())
+        if left is None:
             return None
-        paid = snapshot.unsettled.as_a_try()
-        return Change(after=snapshot.task.settled(paid), output=paid)
+        self._withhold(snapshot.task)
+        return Change(after=snapshot.task.settled(left), output=left)
 
     def _cancelled(self, snapshot: Snapshot) -> Change:
-        orphan = snapshot.orphan and snapshot.orphan.as_a_try()
-        return Change(after=snapshot.task.cancelled(now_ms=self._clock(), orphan=orphan), output=orphan)
+        now_ms = self._clock()
+        left = snapshot.left_over(now_ms)
+        if snapshot.task.has_dead_worker(now_ms):
+            self._withhold(snapshot.task)
+        return Change(after=snapshot.task.cancelled(now_ms=now_ms, left=left), output=left)
+
+    def _withhold(self, task: Task) -> None:
+        """Withhold what a dead worker has reserved from the task's API key."""
+        if dead := KeyBudget.of(self._ledger, task):
+            dead.withhold()

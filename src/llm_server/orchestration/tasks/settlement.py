@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import logging
 
+from llm_server.orchestration.dispatch.key_budget import KeyBudget
 from llm_server.orchestration.domain.errors import StateConflict, StorageUnavailable, TaskNotFound
 from llm_server.orchestration.domain.output import Output, OutputKey
 from llm_server.orchestration.domain.ports.clock import Clock
+from llm_server.orchestration.domain.ports.keys import Ledger
 from llm_server.orchestration.domain.ports.tasks import TaskStore
 from llm_server.orchestration.domain.receipt import Attempt
 from llm_server.orchestration.domain.snapshot import Snapshot
@@ -25,9 +27,19 @@ MAX_TRIES = 3
 class Settlement:
     """Makes the last write for a cancelled task. Its output key names the claim, so a claim is settled only once."""
 
-    def __init__(self, store: TaskStore, clock: Clock) -> None:
+    def __init__(self, store: TaskStore, ledger: Ledger, clock: Clock) -> None:
         self._store = store
+        self._ledger = ledger
         self._clock = clock
+
+    def settle_dead(self, task: Task, attempts: tuple[Attempt, ...]) -> None:
+        """Settle the claim of a worker that died: also withhold what it has reserved from the task's API key.
+
+        Raises as `settle`.
+        """
+        if dead := KeyBudget.of(self._ledger, task):
+            dead.withhold()
+        self.settle(task, attempts)
 
     def settle(self, mine: Task, attempts: tuple[Attempt, ...]) -> None:
         """Add calls that a claim paid for but has not saved to the task's receipt, if the task is Cancelled.

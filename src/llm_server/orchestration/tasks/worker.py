@@ -11,9 +11,7 @@ from dataclasses import replace
 from llm_server.orchestration.dispatch.fleet import Fleet
 from llm_server.orchestration.dispatch.key_budget import KeyBudget
 from llm_server.orchestration.dispatch.window import Window
-from llm_server.orchestration.domain.api_key import Account
 from llm_server.orchestration.domain.cancellation import Cancellation
-from llm_server.orchestration.domain.counters import day_of
 from llm_server.orchestration.domain.errors import NotClaimable, StorageUnavailable, TaskLost, TaskNotFound, TaskWaiting
 from llm_server.orchestration.domain.output import PLAN, Output, OutputKey
 from llm_server.orchestration.domain.ports.clock import Clock
@@ -23,15 +21,13 @@ from llm_server.orchestration.domain.receipt import Attempt
 from llm_server.orchestration.domain.retention import is_to_be_renewed
 from llm_server.orchestration.domain.snapshot import Snapshot
 from llm_server.orchestration.domain.status import Status
-from llm_server.orchestration.domain.task import Task, TaskRef
+from llm_server.orchestration.domain.task import TaskRef
 from llm_server.orchestration.execution.orchestrator import Orchestrator
 from llm_server.orchestration.execution.outcome import Progress
+from llm_server.orchestration.tasks.claimed_task import ClaimedTask
 from llm_server.orchestration.tasks.settlement import Settlement
 from llm_server.orchestration.tasks.wakeups import WakeUps, log_fields
 
-SAVE_AGAIN_S = 0.1
-MAX_SAVE_AGAIN_S = 5.0
-"""The pauses between attempts to save a state grow from the first to the second value."""
 EARLY_MS = 1_000
 """How much too early a message may come, because the clocks of two machines differ."""
 SUSPECT_PAUSE_S = 5
@@ -68,7 +64,7 @@ class Worker:
         self._sleep = sleep
         self._window = window
         self._sweep_ms = sweep_ms
-        self._settlement = Settlement(store, clock)
+        self._settlement = Settlement(store, ledger, clock)
         self._suspect_turn = threading.Lock()
         self._waiting_suspects = dict[TaskRef, None]()
         """In the order in which they began to wait."""
@@ -85,13 +81,14 @@ class Worker:
     def process(self, ref: TaskRef, *, owner: str, until_ms: int | None) -> None:
         """Claim a task and carry it out until it is final or released. Does nothing if the task cannot be claimed.
 
-        If a cancelled task has a kept answer whose cost is not on the receipt, that cost is added to the receipt.
+        If the worker of a cancelled task has died, its calls that are not on the receipt are added to the receipt.
         `until_ms` is when this worker's own time ends (Unix milliseconds). A claim also stops a seventh of the lease
         before the lease ends, so that its last write comes while the lease holds.
 
         Raises:
             StorageUnavailable: the message should come again later; the lease then decides which worker goes on.
         """
+        self._orchestrator.prepare()  # before the claim, which the embedded store carries out on its writer's thread
         try:
             if self._deliver(ref, owner, until_ms, suspects=False):
                 self._deliver_suspect(ref, owner, until_ms)
@@ -131,11 +128,12 @@ class Worker:
         with self._cancellable(ref) as cancellation:  # before the claim, so that no cancellation is missed
             now_ms = self._clock()
             snapshot, claimed = self._store.atomically(lambda: self._taken(ref, owner, now_ms, suspects=suspects))
-            if left := snapshot.unsettled:
-                self._settlement.settle(snapshot.task, left.attempts)
+            if left := snapshot.unsettled(now_ms):
+                self._settlement.settle_dead(snapshot.task, left.attempts)
             elif claimed is not None:
                 end_ms = now_ms + self._window.ms
-                self._carry_out(claimed, min(until_ms or end_ms, end_ms), cancellation)
+                key_budget = KeyBudget.of(self._ledger, claimed.task)
+                self._carry_out(claimed, key_budget, min(until_ms or end_ms, end_ms), cancellation)
             else:
                 return not suspects and snapshot.task.is_suspect(now_ms=now_ms)
         return False
@@ -143,7 +141,7 @@ class Worker:
     def _taken(self, ref: TaskRef, owner: str, now_ms: int, *, suspects: bool) -> tuple[Snapshot, Snapshot | None]:
         """Return a task as it is stored, and as it is claimed; None if it is not to be claimed. Raises TaskNotFound."""
         snapshot = self._store.get(ref)
-        if snapshot.unsettled or (snapshot.task.is_suspect(now_ms=now_ms) and not suspects):
+        if snapshot.unsettled(now_ms) or (snapshot.task.is_suspect(now_ms=now_ms) and not suspects):
             return snapshot, None
         return snapshot, self._claimed(snapshot, owner, now_ms)
 
@@ -168,19 +166,25 @@ class Worker:
             return False
 
     def _claimed(self, snapshot: Snapshot, owner: str, now_ms: int) -> Snapshot | None:
+        """Claim a task, book what a dead worker left, and announce the first calls, all in one save."""
+        before, lost = snapshot.task, snapshot.lost(now_ms)
         try:
             self._check_wait(snapshot, now_ms)
-            has_plan = PLAN in snapshot.outputs
-            task = snapshot.task.claimed(
-                owner=owner, now_ms=now_ms, lease_ms=now_ms + self._window.lease_s * 1000, has_plan=has_plan
-            )
-            if is_to_be_renewed(snapshot.task, now_ms):  # before the save: if this fails, the next claim does it
-                self._store.retain(snapshot.task)
-            self._store.save(snapshot.task, task)
+            has_plan, lease_ms = PLAN in snapshot.outputs, now_ms + self._window.lease_s * 1000
+            task = before.claimed(owner=owner, now_ms=now_ms, lease_ms=lease_ms, has_plan=has_plan, lost=lost)
+            if is_to_be_renewed(before, now_ms):  # before the save: if this fails, the next claim does it
+                self._store.retain(before)
+            if before.has_dead_worker(now_ms) and (dead := KeyBudget.of(self._ledger, before)):
+                dead.withhold()
+            outputs = snapshot.outputs if lost is None else {**snapshot.outputs, lost.key: lost}
+            claimed = replace(snapshot, task=task, outputs=outputs)
+            foreseen = self._orchestrator.foresee(claimed, key_budget=KeyBudget.of(self._ledger, task))
+            claimed = replace(claimed, task=replace(task, pending=foreseen))
+            self._store.save(before, claimed.task, lost)
         except (NotClaimable, TaskLost) as reason:
-            _not_needed(snapshot.task.ref, reason)
+            _not_needed(before.ref, reason)
             return None
-        return replace(snapshot, task=task)
+        return claimed
 
     def _check_wait(self, snapshot: Snapshot, now_ms: int) -> None:
         """Raise TaskWaiting if the task waits for an engine, the wait is not over, and no engine is back.
@@ -193,61 +197,41 @@ class Worker:
         if task.is_waiting and now_ms < ends_ms and not self._fleet.free(snapshot.allowed_engines):
             raise TaskWaiting(task.task_id)
 
-    def _carry_out(self, snapshot: Snapshot, until_ms: int, cancellation: Cancellation) -> None:
+    def _carry_out(
+        self, snapshot: Snapshot, key_budget: KeyBudget | None, until_ms: int, cancellation: Cancellation
+    ) -> None:
         """Carry out a claimed task; store each state. If another writer changed the task, stop and settle its cost."""
-        task, unsaved = snapshot.task, list[Attempt]()
-        run = self._orchestrator.run(
-            snapshot, until_ms=until_ms, key_budget=self._key_budget(snapshot), cancellation=cancellation
+        claimed = ClaimedTask(
+            snapshot.task,
+            store=self._store,
+            clock=self._clock,
+            sleep=self._sleep,
+            until_ms=until_ms,
+            cancellation=cancellation,
         )
-        lost = False
+        run = self._orchestrator.run(
+            snapshot, until_ms=until_ms, announce=claimed.announce, key_budget=key_budget, cancellation=cancellation
+        )
+        lost, unsaved = False, list[Attempt]()
         with closing(run) as states:
             for progress in states:
                 try:
-                    if not lost:
-                        task = self._saved(task, progress, snapshot.outputs, until_ms)
-                    cancellation.mark_checked()
+                    self._save(claimed, progress, snapshot.outputs)
                 except TaskLost:
                     lost = True
-                    cancellation.cancel()
-                if lost and progress.output:
-                    unsaved += progress.output.attempts
+                    unsaved += progress.output.attempts if progress.output else ()
         if lost:
-            self._settlement.settle(task, tuple(unsaved))
+            self._settlement.settle(claimed.task, tuple(unsaved))
 
-    def _saved(self, task: Task, progress: Progress, earlier: Mapping[OutputKey, Output], until_ms: int) -> Task:
+    def _save(self, claimed: ClaimedTask, progress: Progress, earlier: Mapping[OutputKey, Output]) -> None:
         """Store one state. If a step is done again after a retry, its output keeps the earlier attempts."""
         output = progress.output and progress.output.after(earlier.get(progress.output.key))
-        self._save(task, progress.task, output, until_ms)
-        task = progress.task
+        claimed.save(progress.task, output, foreseen=progress.foreseen)
+        task = claimed.task
         level = logging.INFO if task.status.is_final else logging.DEBUG
         _log.log(level, "task state", extra=log_fields(task))
         if task.status is Status.QUEUED:
             self._wakeups.send(task.ref, delay_s=progress.delay_s)
-        return task
-
-    def _save(self, before: Task, after: Task, output: Output | None, until_ms: int) -> None:
-        """Save a state; if the store does not answer, try again until `until_ms`, because its calls are paid for."""
-        pause_s = SAVE_AGAIN_S
-        while True:
-            try:
-                self._store.save(before, after, output)
-                return
-            except StorageUnavailable:
-                if self._clock() + pause_s * 1000 > until_ms:
-                    raise
-            self._sleep(pause_s)
-            pause_s = min(2 * pause_s, MAX_SAVE_AGAIN_S)
-
-    def _key_budget(self, snapshot: Snapshot) -> KeyBudget | None:
-        task = snapshot.task
-        if task.charge is None:
-            return None
-        return KeyBudget(
-            self._ledger,
-            Account(task.charge.key_id, day_of(self._clock())),
-            max_microusd=task.charge.microusd_per_day,
-            claim=f"{task.task_id[-12:]}#{task.fence}",
-        )
 
 
 def _not_needed(ref: TaskRef, reason: Exception) -> None:

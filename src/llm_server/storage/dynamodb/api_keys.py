@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 MINUTES_KEPT_S = 3_600
 DAYS_KEPT_S = 40 * 24 * 3600
+MAX_WITHHOLD_TRIES = 5
+"""How often reservations are read again because a late worker has settled one of them."""
 _RESERVED = "r:"
 
 
@@ -124,6 +126,25 @@ class DynamoKeys:
             },
             {"#named": _RESERVED + name},
         )
+
+    def withhold(self, account: Account, claim: str) -> None:
+        for _ in range(MAX_WITHHOLD_TRIES):
+            day = self._read(_day(account))
+            names = [name for name in day if name.startswith(f"{_RESERVED}{claim}#")]
+            if not names or self._withheld(account, {name: int(day[name]["N"]) for name in names}):
+                return
+
+    def _withheld(self, account: Account, reserved: Mapping[str, int]) -> bool:
+        """Withhold reservations. Returns False, with nothing written, if one was settled since it was read."""
+        places = {f"#named{n}": name for n, name in enumerate(reserved)}
+        done = self._update(
+            _day(account),
+            f"REMOVE {', '.join(places)} ADD withheld :withheld",
+            " AND ".join(f"attribute_exists({place})" for place in places),
+            {":withheld": items.number(sum(reserved.values()))},
+            places,
+        )
+        return done is not None
 
     def use(self, account: Account) -> KeyUse:
         day, flights = self._read(_day(account)), self._read(items.in_flight_key(account.key_id))

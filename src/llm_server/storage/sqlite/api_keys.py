@@ -100,6 +100,17 @@ class SqliteKeys:
 
         self._database.write(work)
 
+    def withhold(self, account: Account, claim: str) -> None:
+        named = "FROM key_reservations WHERE (key_id, day) = (?, ?) AND name > ? AND name < ?"
+        names = (account.key_id, account.day, f"{claim}#", f"{claim}$")  # $ is the character after #
+
+        def work(db: sqlite3.Connection) -> None:
+            if microusd := db.execute(f"SELECT sum(microusd) {named}", names).fetchone()[0]:
+                db.execute(f"DELETE {named}", names)
+                _add(db, "key_reservations (key_id, day, name, microusd)", account, _WITHHELD, microusd)
+
+        self._database.write(work)
+
     def use(self, account: Account) -> KeyUse:
         with self._database.reading() as db:
             charges = _charges(db, account)

@@ -27,6 +27,14 @@ class Ledger(Protocol):
         """
         ...
 
+    def withhold(self, account: Account, claim: str) -> None:
+        """Withhold every amount that is reserved under a name that begins with `claim` and a `#`.
+
+        They were reserved by a worker that has died. Calling this again has no further effect, and neither has a later
+        `settle` of such a reservation.
+        """
+        ...
+
 
 class KeyStore(Ledger, Protocol):
     """API keys and what is counted for them. Every method may raise StorageUnavailable."""

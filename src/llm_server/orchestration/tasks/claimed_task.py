@@ -1,0 +1,124 @@
+"""The state of a task during a claim. Each stored state says which engine calls are pending (ADR 31)."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+
+from llm_server.orchestration.domain.cancellation import Cancellation
+from llm_server.orchestration.domain.errors import OutOfTime, StorageUnavailable, TaskCancelled, TaskLost
+from llm_server.orchestration.domain.output import Output
+from llm_server.orchestration.domain.ports.clock import Clock
+from llm_server.orchestration.domain.ports.tasks import TaskStore
+from llm_server.orchestration.domain.receipt import Attempt
+from llm_server.orchestration.domain.task import Task
+
+SAVE_AGAIN_S = 0.1
+MAX_SAVE_AGAIN_S = 5.0
+"""The pauses between attempts to save a state grow from the first to the second value."""
+
+
+class ClaimedTask:
+    """The owner of a claimed task's state. Any thread of the claim may save it; each save has the next revision.
+
+    `task` is the state that was stored last. When a save is refused, because another writer has changed the task, the
+    claim's calls are cancelled, and nothing is saved any more.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        *,
+        store: TaskStore,
+        clock: Clock,
+        sleep: Callable[[float], None],
+        until_ms: int,
+        cancellation: Cancellation,
+    ) -> None:
+        self.task = task
+        self._store = store
+        self._clock = clock
+        self._sleep = sleep
+        self._until_ms = until_ms
+        self._cancellation = cancellation
+        self._lock = threading.Lock()
+        self._is_lost = False
+
+    def save(self, after: Task, output: Output | None, *, foreseen: tuple[Attempt, ...] = ()) -> None:
+        """Store the next state with an output. Its pending calls are those that no output holds, and `foreseen`.
+
+        Raises:
+            TaskLost: another writer has changed the task, now or before.
+            StorageUnavailable: the store did not answer until the claim ended.
+        """
+        with self._lock:
+            keeps_worker = after.status.is_active and not after.awaits_approval
+            pending = (*_without(_not_held(self.task.pending, output), foreseen), *foreseen) if keeps_worker else ()
+            self._save(replace(after, pending=pending), output)
+
+    def announce(self, calls: tuple[Attempt, ...]) -> None:
+        """Store that the last one of `calls` is about to be made. Does nothing if the stored state says so already.
+
+        Raises:
+            TaskCancelled: another writer has changed the task.
+            OutOfTime: the store did not answer until the claim ended.
+        """
+        with self._lock:
+            if self._is_announced(calls):
+                return
+            try:
+                self._save(replace(self.task, pending=(*_without(self.task.pending, calls), *calls)), None)
+            except TaskLost as lost:
+                raise TaskCancelled from lost
+            except StorageUnavailable as error:
+                raise OutOfTime("The database did not answer, so the engine was not asked.") from error
+
+    def _is_announced(self, calls: tuple[Attempt, ...]) -> bool:
+        """Return whether the only call of its purpose is pending, with the same engine and enough money."""
+        call = calls[-1]
+        pending = [attempt for attempt in self.task.pending if attempt.purpose == call.purpose]
+        if len(calls) > 1 or len(pending) != 1:
+            return False
+        (known,) = pending
+        is_priced_alike = (known.cost_microusd is None) is (call.cost_microusd is None)
+        return known.engine == call.engine and is_priced_alike and known.withheld_microusd >= call.withheld_microusd
+
+    def _save(self, after: Task, output: Output | None) -> None:
+        """Save a state; if the store does not answer, try again until the claim ends: its calls are paid for."""
+        if self._is_lost:
+            raise TaskLost(self.task.task_id)
+        after = replace(after, rev=self.task.rev + 1)
+        pause_s = SAVE_AGAIN_S
+        while True:
+            try:
+                self._store.save(self.task, after, output)
+                break
+            except TaskLost:
+                self._is_lost = True
+                self._cancellation.cancel()
+                raise
+            except StorageUnavailable:
+                if self._clock() + pause_s * 1000 > self._until_ms:
+                    raise
+            self._sleep(pause_s)
+            pause_s = min(2 * pause_s, MAX_SAVE_AGAIN_S)
+        self.task = after
+        self._cancellation.mark_checked()
+
+
+def _not_held(pending: tuple[Attempt, ...], output: Output | None) -> tuple[Attempt, ...]:
+    """Return the pending calls that an output does not hold. Those of its step have ended, or were never made."""
+    if output is None:
+        return pending
+    step = output.key.step
+    return tuple(a for a in _without(pending, output.attempts) if not step or a.step_id != step)
+
+
+def _without(pending: Iterable[Attempt], others: Iterable[Attempt]) -> tuple[Attempt, ...]:
+    """Return the pending calls without those of the same purposes as `others`, which replace them.
+
+    Calls with the same purpose follow one another, and one output holds them all.
+    """
+    purposes = {attempt.purpose for attempt in others}
+    return tuple(attempt for attempt in pending if attempt.purpose not in purposes)
