@@ -35,6 +35,9 @@ RETRY_AFTER_S = "5"
 MAX_FAULTS = 20
 NOT_HTTP = "The request is not valid HTTP/1.1."
 NO_SUCH_PATH = "The API does not have this path."
+OTHER_ORIGIN = (
+    "The server does not accept calls from pages of this origin; LLM_SERVER_CORS_ORIGINS lists those it accepts."
+)
 INTERNAL = "The server failed to handle the request; the server's log has the reason under this request_id."
 
 _METHODS = ("DELETE", "GET", "PATCH", "POST", "PUT")

@@ -22,6 +22,7 @@ from llm_server import __version__, wiring
 from llm_server.api.app import create_app
 from llm_server.api.contract import PREFIX
 from llm_server.embedded.connections import Connections, max_connections
+from llm_server.embedded.cors import Cors
 from llm_server.embedded.executor import OffLoopExecutor
 from llm_server.embedded.http_protocol import HttpProtocol
 from llm_server.embedded.logs import TextFormatter
@@ -95,7 +96,15 @@ def _serve(settings: Settings, listener: socket.socket, embedded: Embedded, watc
         slots=slots,
     )
     with closing(OffLoopExecutor(embedded.database, watches)) as executor:
-        app = create_app(service, wiring.new_id, executor=executor, open_without_keys=is_loopback_host(address))
+        app: ASGIApp = create_app(
+            service,
+            wiring.new_id,
+            executor=executor,
+            open_without_keys=is_loopback_host(address),
+            origins=settings.cors_origins,
+        )
+        if settings.cors_origins:
+            app = Cors(app, settings.cors_origins, wiring.new_id)
         allow_open_files()
         server = _http_server(app, watches)
         _keep_imports()
