@@ -67,7 +67,7 @@ def fault_of(error: httptools.HttpParserError, parser: httptools.HttpRequestPars
 
 
 def _check_target(parser: httptools.HttpRequestParser, target: bytes, headers: list[tuple[bytes, bytes]]) -> None:
-    """Check a target that is no path: `*`, an absolute URL, or the host and port of a CONNECT."""
+    """Check a target that does not begin with a path: `*`, an absolute URL, or the host and port of a CONNECT."""
     if parser.get_method() == b"CONNECT":
         raise _method(b"CONNECT")
     if target == b"*":
