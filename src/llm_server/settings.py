@@ -20,6 +20,7 @@ VARIABLES = (
     "LLM_SERVER_CONFIG",
     "LLM_SERVER_MODEL",
     "LLM_SERVER_WORKERS",
+    "LLM_SERVER_CORS_ORIGINS",
     "LLM_SERVER_LEASE_S",
     "LLM_SERVER_SWEEP_S",
     "LLM_SERVER_MAX_ATTEMPTS",
@@ -27,9 +28,10 @@ VARIABLES = (
     "LLM_SERVER_PROMPT_MAX_CHARS",
     "LLM_SERVER_LOG_LEVEL",
 )
-EMBEDDED_ONLY = frozenset({"LLM_SERVER_DB", "LLM_SERVER_MODEL", "LLM_SERVER_WORKERS"})
+EMBEDDED_ONLY = frozenset({"LLM_SERVER_DB", "LLM_SERVER_MODEL", "LLM_SERVER_WORKERS", "LLM_SERVER_CORS_ORIGINS"})
 CLIENT_ONLY = frozenset({"LLM_SERVER_URL", "LLM_SERVER_API_KEY"})
 TABLE = re.compile(r"[A-Za-z0-9_.:/-]{3,}")
+ORIGIN = re.compile(r"https?://(?:[a-z0-9.-]+|\[[0-9a-f:.]+\])(?::[0-9]{1,5})?|\*")
 QUEUE_URL = re.compile(r"https?://[^/\s]+/\S+")
 MAX_WORKERS = 1024
 LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
@@ -40,7 +42,8 @@ class Settings:
     """The settings of the server, from environment variables; an empty variable counts as not set.
 
     `model`: a GGUF file, or a model of the catalogue, that answers if no engine is configured or found. `workers`: how
-    many tasks are carried out at a time; if None, this follows from the engines.
+    many tasks are carried out at a time; if None, this follows from the engines. `cors_origins`: the origins whose
+    pages may call the server; `*` stands for all.
     `lease_s`: how long a worker owns a task it has claimed. `sweep_s`: how old the last message of an open task is when
     the sweep sends another one. `max_attempts`: claims without progress after which a task fails. `keep_days`: how long
     a final task is kept; 0 means for ever. `environ`: the environment in which `env:` references are looked up.
@@ -52,6 +55,7 @@ class Settings:
     config: Path | None = None
     model: str | None = None
     workers: int | None = None
+    cors_origins: tuple[str, ...] = ()
     lease_s: int = 210
     sweep_s: int = 120
     max_attempts: int = 8
@@ -102,6 +106,7 @@ class Settings:
             config=_file(variables, "LLM_SERVER_CONFIG"),
             model=variables.get("LLM_SERVER_MODEL"),
             workers=_integer(variables, "LLM_SERVER_WORKERS", 0, 1, MAX_WORKERS) or default.workers,
+            cors_origins=_origins(variables),
             lease_s=_integer(variables, "LLM_SERVER_LEASE_S", default.lease_s, 5, 43_200),
             sweep_s=_integer(variables, "LLM_SERVER_SWEEP_S", default.sweep_s, 1, 3_600),
             max_attempts=_integer(variables, "LLM_SERVER_MAX_ATTEMPTS", default.max_attempts, 1, 100),
@@ -143,6 +148,15 @@ def _integer(variables: Mapping[str, str], name: str, default: int, minimum: int
     if not (text.isascii() and text.isdigit() and len(text) < 10 and minimum <= int(text) <= maximum):
         raise _wrong(name, text, f"a whole number from {minimum} to {maximum}")
     return int(text)
+
+
+def _origins(variables: Mapping[str, str]) -> tuple[str, ...]:
+    text = variables.get("LLM_SERVER_CORS_ORIGINS", "")
+    origins = tuple(origin.strip() for origin in text.split(",") if origin.strip())
+    for origin in origins:
+        if not ORIGIN.fullmatch(origin):
+            raise _wrong("LLM_SERVER_CORS_ORIGINS", origin, "* or origins such as https://app.example.com, with commas")
+    return origins
 
 
 def _log_level(variables: Mapping[str, str], default: str) -> str:

@@ -47,6 +47,7 @@ def test_every_variable_is_read(tmp_path: Path) -> None:
         "LLM_SERVER_CONFIG": str(config),
         "LLM_SERVER_MODEL": "qwen2.5-0.5b",
         "LLM_SERVER_WORKERS": "3",
+        "LLM_SERVER_CORS_ORIGINS": "https://a.example, http://localhost:3000",
         "LLM_SERVER_LEASE_S": "60",
         "LLM_SERVER_SWEEP_S": "30",
         "LLM_SERVER_MAX_ATTEMPTS": "2",
@@ -63,6 +64,7 @@ def test_every_variable_is_read(tmp_path: Path) -> None:
         config=config,
         model="qwen2.5-0.5b",
         workers=3,
+        cors_origins=("https://a.example", "http://localhost:3000"),
         lease_s=60,
         sweep_s=30,
         max_attempts=2,
@@ -71,6 +73,14 @@ def test_every_variable_is_read(tmp_path: Path) -> None:
         log_level="DEBUG",
         environ=given,
     )
+
+
+@pytest.mark.parametrize("origin", ["app.example.com", "https://app.example.com/", "https://*.example.com", "null"])
+def test_an_origin_that_no_browser_sends_is_refused(origin: str) -> None:
+    """It would allow no page, and the operator would look for the reason elsewhere."""
+    said = refusal(LLM_SERVER_CORS_ORIGINS=f"https://a.example,{origin}")
+
+    assert said.startswith(f"LLM_SERVER_CORS_ORIGINS is {origin!r}; allowed is * or origins such as")
 
 
 def test_the_real_environment_is_read_unless_another_is_given(monkeypatch: pytest.MonkeyPatch) -> None:

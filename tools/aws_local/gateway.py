@@ -74,8 +74,8 @@ class _Exchange(BaseHTTPRequestHandler):
         self._answer({"statusCode": status, "body": json.dumps({"message": message})})
 
     # The methods that template.yaml has routes for.
-    do_GET = do_POST = do_PATCH = do_DELETE = _routed
-    do_PUT = do_HEAD = do_OPTIONS = _not_routed
+    do_GET = do_HEAD = do_POST = do_PATCH = do_DELETE = _routed
+    do_PUT = do_OPTIONS = _not_routed
 
     def _event(self, body: bytes) -> Event:
         path, _, query = self.path.partition("?")
@@ -123,14 +123,14 @@ class _Exchange(BaseHTTPRequestHandler):
         body = answer.get("body") or ""
         content = base64.b64decode(body) if answer.get("isBase64Encoded") else body.encode()
         headers = {"content-type": "application/json", **answer.get("headers", {})}
-        headers.pop("content-length", None)
+        length = headers.pop("content-length", len(content))
         self.send_response(answer["statusCode"])
         for name, value in headers.items():
             self.send_header(name, value)
         for cookie in answer.get("cookies", []):
             self.send_header("set-cookie", cookie)
         if answer["statusCode"] not in (204, 304):
-            self.send_header("content-length", str(len(content)))
+            self.send_header("content-length", str(length if self.command == "HEAD" else len(content)))
         self.end_headers()
         if self.command != "HEAD" and answer["statusCode"] not in (204, 304):
             self.wfile.write(content)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 from fastapi import APIRouter, FastAPI
@@ -48,13 +48,18 @@ class App(FastAPI):
 
 
 def create_app(
-    service: Service, new_id: Callable[[], str], *, executor: Executor, open_without_keys: bool = False
+    service: Service,
+    new_id: Callable[[], str],
+    *,
+    executor: Executor,
+    open_without_keys: bool = False,
+    origins: Collection[str] = (),
 ) -> FastAPI:
     """Create the app.
 
     `new_id` makes the id of a request that has no valid `X-Request-Id`. `executor` runs the use cases. With
     `open_without_keys`, callers need no key until the first key is created; set it only if the server can be reached
-    from its own machine alone (see `Gate`).
+    from its own machine alone (see `Gate`). `origins` are those whose pages may call it then.
     """
     app = App(
         new_id,
@@ -73,7 +78,7 @@ def create_app(
     app.state.service = service
     app.state.executor = executor
     app.state.max_body_bytes = service.prompt_max_chars * JSON_BYTES_PER_CHAR + BODY_REST_BYTES
-    app.state.gate = Gate(service.keys, executor, open_without_keys=open_without_keys)
+    app.state.gate = Gate(service.keys, executor, open_without_keys=open_without_keys, origins=origins)
     app.state.prefix = PREFIX
     for router in (tasks.router, server.router, server.engines, keys.router, server.health, docs.router):
         app.add(router)

@@ -7,6 +7,7 @@ not loopback (against DNS rebinding), and calls from pages of other sites.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from functools import partial
 
 from fastapi import Request
@@ -37,13 +38,16 @@ _OTHER_SITE = "Without API keys the server does not accept calls from pages of o
 class Gate:
     """Checks callers. With `open_without_keys`, a call needs no key until the first key is created.
 
+    Until then pages of other sites may call only if `origins` names theirs; `*` does not count.
+
     What the keyring knows from memory needs no executor; only what it must read or write is run by `run`.
     """
 
-    def __init__(self, keys: Keyring, run: Executor, *, open_without_keys: bool) -> None:
+    def __init__(self, keys: Keyring, run: Executor, *, open_without_keys: bool, origins: Collection[str] = ()) -> None:
         self._keys = keys
         self._run = run
         self._open_without_keys = open_without_keys
+        self._origins = origins
 
     async def admit(self, request: Request) -> tuple[Caller, dict[str, str]]:
         """Return the caller, and the response headers that say how many requests the key has left in this minute.
@@ -56,7 +60,7 @@ class Gate:
             Refusal: the server has no keys, and the call names a host that is not loopback, or comes from another site.
         """
         if self._open_without_keys and not await self._requires_key(request):
-            _check_local(request)
+            _check_local(request, self._origins)
             return Caller(), {}
         token = _token(request)
         caller = self._keys.known_caller(token)
@@ -115,12 +119,15 @@ def _sends_key(request: Request) -> bool:
     return "x-api-key" in request.headers or "authorization" in request.headers
 
 
-def _check_local(request: Request) -> None:
+def _check_local(request: Request, origins: Collection[str]) -> None:
+    """Raise Refusal unless the call names a loopback host, and comes from no page, a local one or one of `origins`."""
     host, origin = request.headers.get("host"), request.headers.get("origin")
     if host is not None and not is_loopback_url(f"//{host}"):
         raise Refusal(
             "host_not_allowed", "Without API keys the server accepts calls to loopback names only, such as localhost."
         )
+    if origin in origins and origin != "*":
+        return
     if origin is not None and not is_loopback_url(origin):
         raise Refusal("origin_not_allowed", _OTHER_SITE)
     if request.headers.get("sec-fetch-site") == "cross-site":

@@ -54,7 +54,7 @@ _PROBLEMS = {
     405: "The path does not support this method",
     409: "The state of the task or key does not allow the call",
     413: "The body is too large",
-    415: "The body was not sent as application/json",
+    415: "The body was not sent as application/json in UTF-8, or is compressed",
     422: "A field or parameter is not valid",
     429: "A limit of the key is used up; see Retry-After",
     500: "The server failed to handle the request",

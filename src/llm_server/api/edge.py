@@ -1,4 +1,7 @@
-"""The outermost layer of the app: it names every response with an `X-Request-Id` and answers every error."""
+"""The outermost layer of the app: it names every response with an `X-Request-Id` and answers every error.
+
+It also makes a HEAD request a GET request whose response has no body.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +18,8 @@ from llm_server.api import errors
 _log = logging.getLogger(__name__)
 ANSWER_HEADERS = "llm_server.answer_headers"
 """The key, in an ASGI scope, of headers that the response gets whether the route succeeds or fails."""
+REFUSAL = "llm_server.refusal"
+"""The key, in an ASGI scope, of the code and the sentence of an error that the HTTP server found in the request."""
 
 _DEFAULT_HEADERS = [
     (b"cache-control", b"no-store"),
@@ -53,6 +58,9 @@ class Edge:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        is_head = scope["method"] == "HEAD"
+        if is_head:
+            scope = {**scope, "method": "GET"}
         request_id = id_of(_request_id(scope), self._new_id)
         scope[errors.REQUEST_ID] = request_id
         scope[ANSWER_HEADERS] = {}
@@ -65,16 +73,21 @@ class Edge:
                 _name(message["headers"], request_id)
                 if scope[ANSWER_HEADERS]:
                     MutableHeaders(scope=message).update(scope[ANSWER_HEADERS])
+            elif is_head:
+                message = {**message, "body": b""}
             await send(message)
 
         app = self._app
-        if _CONTROL.search(scope["path"]):
+        if REFUSAL in scope:
+            app = errors.answer(*scope[REFUSAL], request_id=request_id)
+        elif _CONTROL.search(scope["path"]):
             app = errors.answer("path_not_found", errors.NO_SUCH_PATH, request_id=request_id)
         try:
             await app(scope, receive, send_named)
         except ClientDisconnect:
             _log.debug("the caller disconnected", extra={"request_id": request_id})
         except Exception as error:  # the caller gets a response
+            scope["method"] = "HEAD" if is_head else scope["method"]
             response = None if started else errors.answer_to(scope, error)
             if response is None:  # the log gets the reason
                 _log.exception("request failed", extra={"request_id": request_id, "path": scope["path"]})

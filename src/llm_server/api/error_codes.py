@@ -18,6 +18,7 @@ class ErrorCode:
 
 ERROR_CODES: Mapping[str, ErrorCode] = {
     "not_http": ErrorCode(status=400),
+    "host_invalid": ErrorCode(status=400),
     "body_not_base64": ErrorCode(status=400),
     "body_empty": ErrorCode(status=400),
     "body_encoding_invalid": ErrorCode(status=400),
@@ -34,6 +35,7 @@ ERROR_CODES: Mapping[str, ErrorCode] = {
     "engine_not_found": ErrorCode(status=404),
     "key_not_found": ErrorCode(status=404),
     "method_not_allowed": ErrorCode(status=405),
+    "request_timeout": ErrorCode(status=408, retryable=True),
     "task_final": ErrorCode(status=409),
     "task_not_failed": ErrorCode(status=409),
     "task_in_progress": ErrorCode(status=409, retryable=True),
@@ -48,7 +50,10 @@ ERROR_CODES: Mapping[str, ErrorCode] = {
     "key_expired": ErrorCode(status=409),
     "key_changing": ErrorCode(status=409, retryable=True),
     "body_too_large": ErrorCode(status=413),
+    "uri_too_long": ErrorCode(status=414),
     "content_type_not_json": ErrorCode(status=415),
+    "content_encoding_not_accepted": ErrorCode(status=415),
+    "charset_not_utf8": ErrorCode(status=415),
     "invalid_input": ErrorCode(status=422),
     "unknown_name": ErrorCode(status=422),
     "unknown_parameter": ErrorCode(status=422),
@@ -60,10 +65,15 @@ ERROR_CODES: Mapping[str, ErrorCode] = {
     "tasks_in_flight_exceeded": ErrorCode(status=429, retryable=True),
     "usd_per_day_spent": ErrorCode(status=429, retryable=True),
     "usd_per_day_reserved": ErrorCode(status=429, retryable=True),
+    "headers_too_large": ErrorCode(status=431),
     "internal_error": ErrorCode(status=500),
+    "method_unknown": ErrorCode(status=501),
+    "transfer_encoding_unknown": ErrorCode(status=501),
+    "too_many_connections": ErrorCode(status=503, retryable=True),
     "storage_unavailable": ErrorCode(status=503, retryable=True),
     "storage_misconfigured": ErrorCode(status=503, retryable=True),
     "record_unreadable": ErrorCode(status=503, retryable=True),
+    "http_version_unsupported": ErrorCode(status=505),
 }
 
 

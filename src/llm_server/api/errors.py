@@ -8,7 +8,7 @@ from http import HTTPStatus
 from typing import Any
 
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException as StarletteHTTPException
 from starlette.routing import Match
 from starlette.types import Scope
@@ -35,14 +35,17 @@ RETRY_AFTER_S = "5"
 MAX_FAULTS = 20
 NOT_HTTP = "The request is not valid HTTP/1.1."
 NO_SUCH_PATH = "The API does not have this path."
+OTHER_ORIGIN = (
+    "The server does not accept calls from pages of this origin; LLM_SERVER_CORS_ORIGINS lists those it accepts."
+)
 INTERNAL = "The server failed to handle the request; the server's log has the reason under this request_id."
 
-_METHODS = ("DELETE", "GET", "HEAD", "PATCH", "POST", "PUT")
-_TITLES = {413: "Content Too Large", 422: "Unprocessable Content"}
+_METHODS = ("DELETE", "GET", "PATCH", "POST", "PUT")
+_TITLES = {413: "Content Too Large", 414: "URI Too Long", 422: "Unprocessable Content"}
 """Status phrases of RFC 9110 for which older versions of Python have other words."""
 
 
-def answer_to(scope: Scope, error: Exception) -> JSONResponse | None:
+def answer_to(scope: Scope, error: Exception) -> Response | None:
     """Return the answer to an error of a call; None if only a bug can have caused it."""
     if isinstance(error, LLMServerError):
         return _domain_error(scope, error)
@@ -108,14 +111,16 @@ def _invalid_request(scope: Scope, error: RequestValidationError) -> JSONRespons
     return _described(scope, "invalid_input", faults[0]["detail"], faults)
 
 
-def _http_error(scope: Scope, error: StarletteHTTPException) -> JSONResponse | None:
-    """Answer a call that the HTTP layer or the framework refused."""
+def _http_error(scope: Scope, error: StarletteHTTPException) -> Response | None:
+    """Answer a call that the HTTP layer or the framework refused, and OPTIONS, for which no path has a route."""
     if isinstance(error, Refusal):
         return _described(scope, error.code, error.detail)
     if error.status_code == 404:
         return _described(scope, "path_not_found", NO_SUCH_PATH)
     if error.status_code == 405:
         allowed = _allowed(scope)
+        if scope["method"] == "OPTIONS":
+            return Response(status_code=204, headers={"Allow": allowed})
         detail = f"This path does not support the method {scope['method'][:20]}; allowed are {allowed}."
         response = _described(scope, "method_not_allowed", detail)
         response.headers["Allow"] = allowed
@@ -127,4 +132,5 @@ def _allowed(scope: Scope) -> str:
     """Return all methods of a path (RFC 9110, 15.5.6); the framework names only those of the first matching route."""
     routes = scope["app"].router.routes
     scopes = [(method, {**scope, "method": method}) for method in _METHODS]
-    return ", ".join(name for name, scope in scopes if any(r.matches(scope)[0] is Match.FULL for r in routes))
+    methods = [name for name, scope in scopes if any(r.matches(scope)[0] is Match.FULL for r in routes)]
+    return ", ".join([*methods, *(["HEAD"] if "GET" in methods else []), "OPTIONS"])

@@ -17,13 +17,14 @@ from pathlib import Path
 
 import uvicorn
 from starlette.types import ASGIApp
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from llm_server import __version__, wiring
-from llm_server.api import edge, errors
 from llm_server.api.app import create_app
 from llm_server.api.contract import PREFIX
+from llm_server.embedded.connections import Connections, max_connections
+from llm_server.embedded.cors import Cors
 from llm_server.embedded.executor import OffLoopExecutor
+from llm_server.embedded.http_protocol import HttpProtocol
 from llm_server.embedded.logs import TextFormatter
 from llm_server.embedded.one_core import keep_to_one_core
 from llm_server.embedded.open_files import allow_open_files
@@ -44,20 +45,6 @@ MAX_COMPUTING = 8
 REQUEST_GRACE_S = 3
 
 
-class Protocol(HttpToolsProtocol):
-    """uvicorn's protocol, except that a request that is not valid HTTP gets an error in the form of all others."""
-
-    def send_400_response(self, msg: str) -> None:  # noqa: ARG002 -- uvicorn's own message is not used
-        request_id = wiring.new_id()
-        answer = errors.answer("not_http", errors.NOT_HTTP, request_id=request_id)
-        edge.name_answer(answer.headers, request_id)
-        answer.headers["Connection"] = "close"
-        head = [*self.server_state.default_headers, *answer.raw_headers]
-        lines = b"".join(b"%s: %s\r\n" % pair for pair in head)
-        self.transport.write(STATUS_LINE[400] + lines + b"\r\n" + bytes(answer.body))
-        self.transport.close()
-
-
 class HttpServer(uvicorn.Server):
     """uvicorn's server, except that callers that wait for a task are let go when it stops.
 
@@ -66,6 +53,7 @@ class HttpServer(uvicorn.Server):
 
     def __init__(self, config: uvicorn.Config, watches: Watches) -> None:
         super().__init__(config)
+        self.server_state = Connections(max_connections())
         self._watches = watches
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
@@ -108,9 +96,18 @@ def _serve(settings: Settings, listener: socket.socket, embedded: Embedded, watc
         slots=slots,
     )
     with closing(OffLoopExecutor(embedded.database, watches)) as executor:
-        app = create_app(service, wiring.new_id, executor=executor, open_without_keys=is_loopback_host(address))
+        app: ASGIApp = create_app(
+            service,
+            wiring.new_id,
+            executor=executor,
+            open_without_keys=is_loopback_host(address),
+            origins=settings.cors_origins,
+        )
+        if settings.cors_origins:
+            app = Cors(app, settings.cors_origins, wiring.new_id)
+        allow_open_files()
         server = _http_server(app, watches)
-        _prepare_process()
+        _keep_imports()
         if not _needs_all_cores(service.catalog):
             keep_to_one_core(stopping)
         workers.start()
@@ -129,7 +126,8 @@ def _http_server(app: ASGIApp, watches: Watches) -> uvicorn.Server:
     """Return the HTTP server, which SIGINT and SIGTERM stop."""
     config = uvicorn.Config(
         Passes(app, first=frozenset({f"{PREFIX}/health", f"{PREFIX}/metrics"})),
-        http=Protocol,
+        http=HttpProtocol,
+        ws="none",
         lifespan="off",
         access_log=False,
         log_config=None,
@@ -142,8 +140,7 @@ def _http_server(app: ASGIApp, watches: Watches) -> uvicorn.Server:
     return server
 
 
-def _prepare_process() -> None:
-    allow_open_files()
+def _keep_imports() -> None:
     gc.collect()
     gc.freeze()  # what the imports have made stays for ever, so later collections need not look at it
 

@@ -22,8 +22,19 @@ from support.in_process_server import DOWN, CalledServer, FailingStore
 
 PAGE = (Path(__file__).parents[3] / "docs" / "api.md").read_text(encoding="utf-8")
 ROW = re.compile(r"^\| `(\w+)` \| (\d{3}) \| .+ \| .+ \| (yes|no) \|$", re.MULTILINE)
-OUTSIDE = {"not_http", "body_not_base64"}
-"""Codes sent before the app is reached: see tests/unit/embedded/test_server.py and tests/e2e/test_aws.py."""
+OUTSIDE = {
+    "not_http",
+    "host_invalid",
+    "body_not_base64",
+    "request_timeout",
+    "uri_too_long",
+    "headers_too_large",
+    "method_unknown",
+    "transfer_encoding_unknown",
+    "too_many_connections",
+    "http_version_unsupported",
+}
+"""Codes of what the app does not see: tests/e2e/test_http_edge.py, test_connections.py and test_aws.py."""
 
 
 def test_the_documented_codes_are_those_of_the_code() -> None:
@@ -216,6 +227,8 @@ CALLS: dict[str, Call] = {
     "key_changing": of_a_changing_key,
     "body_too_large": lambda server: server.call("POST", "tasks", headers=asgi.JSON | {"content-length": "9" * 9}),
     "content_type_not_json": lambda server: server.call("POST", "tasks", parts=[b"{}"]),
+    "content_encoding_not_accepted": lambda server: server.post({"prompt": "x"}, content_encoding="gzip"),
+    "charset_not_utf8": lambda server: server.post({"prompt": "x"}, content_type="application/json; charset=latin-1"),
     "invalid_input": lambda server: server.post({}),
     "unknown_name": lambda server: server.post({"prompt": "x", "role": "x"}),
     "unknown_parameter": lambda server: server.get("tasks?created_after=2026-01-01"),

@@ -58,13 +58,13 @@ def test_an_unknown_path_is_not_found(shared_server: CalledServer, method: str, 
 @pytest.mark.parametrize(
     ("method", "path", "allowed"),
     [
-        ("PUT", "tasks", "GET, POST"),
-        ("DELETE", "tasks", "GET, POST"),
-        ("POST", "tasks/t1", "DELETE, GET"),
-        ("HEAD", "health", "GET"),
-        ("TRACE", "metrics", "GET"),
-        ("BREW", "usage", "GET"),
-        ("POST", "docs", "GET, HEAD"),
+        ("PUT", "tasks", "GET, POST, HEAD, OPTIONS"),
+        ("DELETE", "tasks", "GET, POST, HEAD, OPTIONS"),
+        ("POST", "tasks/t1", "DELETE, GET, HEAD, OPTIONS"),
+        ("GET", "tasks/quote", "POST, OPTIONS"),
+        ("TRACE", "metrics", "GET, HEAD, OPTIONS"),
+        ("BREW", "usage", "GET, HEAD, OPTIONS"),
+        ("POST", "docs", "GET, HEAD, OPTIONS"),
     ],
 )
 def test_a_wrong_method_gets_the_list_of_allowed_methods(
@@ -76,6 +76,48 @@ def test_a_wrong_method_gets_the_list_of_allowed_methods(
     assert (answer.status, answer.headers["allow"]) == (405, allowed)
     detail = f"This path does not support the method {method}; allowed are {allowed}."
     assert (answer.code, answer.detail) == ("method_not_allowed", detail)
+
+
+def test_a_head_request_to_a_path_without_get_is_refused_without_a_body(shared_server: CalledServer) -> None:
+    answer = shared_server.call("HEAD", "tasks/quote")
+
+    assert (answer.status, answer.headers["allow"], answer.body) == (405, "POST, OPTIONS", b"")
+
+
+@pytest.mark.parametrize(
+    ("path", "allowed"),
+    [("tasks", "GET, POST, HEAD, OPTIONS"), ("tasks/quote", "POST, OPTIONS"), ("health", "GET, HEAD, OPTIONS")],
+)
+def test_options_lists_the_methods_of_a_path_without_a_key(server: CalledServer, path: str, allowed: str) -> None:
+    server.with_key()
+    answer = server.call("OPTIONS", path)
+
+    assert (answer.status, answer.headers["allow"], answer.body) == (204, allowed, b"")
+    assert answer.headers["x-request-id"]
+    assert server.call("OPTIONS", "nowhere").status == 404
+
+
+@pytest.mark.parametrize("path", ["health", "tasks", "tasks/t1", "nowhere", "docs", "openapi.json", "tasks?x=1"])
+def test_head_is_answered_like_get_but_without_a_body(shared_server: CalledServer, path: str) -> None:
+    """Also errors and the length (RFC 9110, 9.3.2)."""
+    got = shared_server.call("GET", path, headers={"x-request-id": "r-1"})
+    head = shared_server.call("HEAD", path, headers={"x-request-id": "r-1"})
+
+    assert (head.status, head.headers, head.body) == (got.status, got.headers, b"")
+    assert int(head.headers["content-length"]) == len(got.body) > 0
+
+
+def test_head_reads_only_what_the_key_may_read(server: CalledServer) -> None:
+    server.with_key()
+
+    assert server.call("HEAD", "tasks").status == 401
+
+
+def test_the_openapi_document_does_not_list_head_and_options(shared_server: CalledServer) -> None:
+    """They follow from the other methods; listed, they would double the methods of generated clients."""
+    paths = shared_server.get("openapi.json").json["paths"]
+
+    assert {method for path in paths.values() for method in path} == {"get", "post", "patch", "delete"}
 
 
 def test_only_a_pattern_against_nul_is_reported_as_nul() -> None:

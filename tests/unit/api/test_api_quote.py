@@ -43,7 +43,7 @@ def test_the_path_of_quotes_is_not_a_task_id(server: CalledServer) -> None:
     """It accepts POST only; similar paths belong to tasks that do not exist."""
     for method in ("GET", "DELETE", "PUT"):
         answer = server.call(method, "tasks/quote")
-        assert (answer.status, answer.headers["allow"]) == (405, "POST"), method
+        assert (answer.status, answer.headers["allow"]) == (405, "POST, OPTIONS"), method
 
     assert (server.get("tasks/quotes").status, server.get("tasks/quotes").detail) == (404, "No task has this id.")
     assert server.post({}, "tasks/quote/cancel").detail == "No task has this id."

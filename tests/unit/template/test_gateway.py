@@ -70,7 +70,7 @@ def test_an_event_has_the_parts_of_a_real_one(gateway: Gateway, function: Functi
     assert function.event["headers"]["content-type"] == "application/json"
 
 
-@pytest.mark.parametrize("method", ["GET", "POST", "PATCH", "DELETE"])
+@pytest.mark.parametrize("method", ["GET", "HEAD", "POST", "PATCH", "DELETE"])
 def test_what_the_template_routes_reaches_the_function(gateway: Gateway, function: Function, method: str) -> None:
     assert ask(gateway, method, "/api/v1/engines/gpt", body=b"{}")[0] == 200
     assert function.event["requestContext"]["http"]["method"] == method

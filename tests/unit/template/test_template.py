@@ -258,7 +258,10 @@ def test_every_method_of_the_api_has_a_route_and_is_open_to_browsers(cfn: Docume
     """API Gateway answers a method without a route itself, and the function does not see it."""
     stack = resolved(cfn, CorsOrigins=["https://a.example"])
     routed = {stack.properties(name)["RouteKey"] for name in stack.resources("AWS::ApiGatewayV2::Route")}
-    wanted = {method.upper() for path in json.loads(document())["paths"].values() for method in path} | {"DELETE"}
+    wanted = {method.upper() for path in json.loads(document())["paths"].values() for method in path} | {
+        "DELETE",
+        "HEAD",
+    }
 
     assert routed == {f"{method} /{{proxy+}}" for method in wanted}
     assert set(stack.properties("HttpApi")["CorsConfiguration"]["AllowMethods"]) == wanted

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from typing import Any, NoReturn
 
 from fastapi import Request
@@ -38,11 +39,16 @@ class StrictRequest(Request):
         """Return the JSON document in the body.
 
         Raises:
-            Refusal: 415 or 400. The body is not sent as application/json, is empty, or `parse` refuses it.
+            Refusal: 415 or 400. The body is not sent as application/json in UTF-8, is compressed or empty, or `parse`
+                refuses it.
         """
-        media_type = self.headers.get("content-type", "").partition(";")[0].strip().lower()
-        if media_type != "application/json":
+        media_type, _, parameters = self.headers.get("content-type", "").partition(";")
+        if media_type.strip().lower() != "application/json":
             raise Refusal("content_type_not_json", "Send JSON, with the header Content-Type: application/json.")
+        if parameters:
+            _check_charset(parameters)
+        if "content-encoding" in self.headers:
+            _check_encoding(self.headers.getlist("content-encoding"))
         body = await self.body()
         if not body.strip():
             raise Refusal("body_empty", "The body is empty; send a JSON object.")
@@ -77,6 +83,20 @@ def parse(body: bytes) -> Any:
     return value
 
 
+def _check_charset(parameters: str) -> None:
+    for name in _CHARSET.findall(parameters):
+        if name.lower() not in ("utf-8", "utf8"):
+            detail = f"The body has the charset {name[:40]!r}; send UTF-8: Content-Type: application/json."
+            raise Refusal("charset_not_utf8", detail)
+
+
+def _check_encoding(values: list[str]) -> None:
+    for name in ",".join(values).split(","):
+        if name.strip().lower() not in ("", "identity"):
+            detail = f"The body has the Content-Encoding {name.strip()[:40]!r}; send it without compression."
+            raise Refusal("content_encoding_not_accepted", detail)
+
+
 def _too_large(max_bytes: int) -> Refusal:
     return Refusal("body_too_large", f"The body is too large; at most {max_bytes} bytes are accepted.")
 
@@ -106,4 +126,5 @@ def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return value
 
 
+_CHARSET = re.compile(r"""(?:^|;)\s*charset\s*=\s*["']?([^"';\s]*)""", re.IGNORECASE)
 _DECODER = json.JSONDecoder(parse_constant=_not_a_number, parse_float=_finite, object_pairs_hook=_without_duplicates)

@@ -1,0 +1,197 @@
+"""What a client may send to the embedded server before a request reaches the app, on real connections."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from support.raw_http import HEALTH, HOST, connected, received, replies, sent
+from support.server_process import RunningServer, serving
+
+POST = b"POST /api/v1/tasks HTTP/1.1\r\n" + HOST + b"Content-Type: application/json\r\n"
+BODY = b'{"prompt": "x"}'
+CHUNKED = b"Transfer-Encoding: chunked\r\n"
+LENGTH = b"Content-Length: %d\r\n" % len(BODY)
+CLOSE = HEALTH.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n")
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
+    """A server that has to be well after all these requests."""
+    with serving(tmp_path_factory.mktemp("edge") / "tasks.db") as server:
+        yield server
+        assert server.call("GET", "/health").status == 200
+        assert "Traceback" not in server.log.read_text()
+
+
+def request(first: bytes, *headers: bytes, host: bytes = HOST) -> bytes:
+    return first + b"\r\n" + host + b"".join(header + b"\r\n" for header in headers) + b"\r\n"
+
+
+def test_50_mb_of_headers_are_refused_at_once(server: RunningServer) -> None:
+    """They cost 5 s of CPU, and `/health` waited as long."""
+    begun = time.monotonic()
+    [reply] = sent(server, b"GET /api/v1/health HTTP/1.1\r\n" + HOST + b"X: ", *[b"x" * 1_000_000] * 50, b"\r\n\r\n")
+
+    assert (reply.status, reply.code) == (431, "headers_too_large")
+    assert time.monotonic() - begun < 2
+
+
+def test_a_header_section_of_64_kb_is_accepted_and_one_byte_more_is_not(server: RunningServer) -> None:
+    """The bytes of the request line and of the last line break count, too."""
+    rest = 65_536 - len(CLOSE) - len(b"X: \r\n")
+    fitting = CLOSE[:-2] + b"X: " + b"x" * rest + b"\r\n\r\n"
+
+    assert len(fitting) == 65_536
+    assert sent(server, fitting)[0].status == 200
+    assert sent(server, fitting.replace(b"X: ", b"X: x"))[0].code == "headers_too_large"
+
+
+@pytest.mark.parametrize("pieces", [1_000, 30_000])
+def test_a_header_section_in_small_pieces_is_counted(server: RunningServer, pieces: int) -> None:
+    size = 90_000 // pieces
+    [reply] = sent(server, CLOSE[:-2] + b"X: ", *[b"x" * size] * pieces)
+
+    assert reply.code == "headers_too_large"
+
+
+@pytest.mark.parametrize(
+    "endless",
+    [
+        b"\r\n" * 50_000,
+        POST + CHUNKED + b"\r\n1\r\na\r\n0\r\n" + b"X: y\r\n" * 20_000,
+        POST + CHUNKED + b"\r\n1;" + b"x" * 100_000,
+        CLOSE.replace(b"Connection: close\r\n", b"") + CLOSE[:-2] + b"X: " + b"x" * 100_000,
+    ],
+    ids=["line breaks", "trailers", "a chunk's extension", "the second request"],
+)
+def test_whatever_is_not_a_body_is_bounded(server: RunningServer, endless: bytes) -> None:
+    assert sent(server, endless)[-1].code == "headers_too_large"
+
+
+def test_a_target_above_16_kb_is_refused(server: RunningServer) -> None:
+    fitting = b"GET /api/v1/health?" + b"x" * (16_384 - len("/api/v1/health?"))
+
+    assert sent(server, request(fitting + b" HTTP/1.1", b"Connection: close"))[0].code == "unknown_parameter"
+    assert sent(server, request(fitting + b"x HTTP/1.1"))[0].code == "uri_too_long"
+
+
+@pytest.mark.parametrize(
+    ("data", "code"),
+    [
+        (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", "http_version_unsupported"),
+        (request(b"GET /api/v1/health HTTP/2.0"), "http_version_unsupported"),
+        (request(b"GET /api/v1/health HTTP/3.0"), "http_version_unsupported"),
+        (request(b"GET /api/v1/health HTTP/1.2"), "http_version_unsupported"),
+        (b"GET / HTTP/9.9.9\r\n\r\n", "http_version_unsupported"),
+        (b"GET /api/v1/health\r\n\r\n", "http_version_unsupported"),
+        (request(b"FOO / HTTP/1.1"), "method_unknown"),
+        (request(b"get / HTTP/1.1"), "method_unknown"),
+        (request(b"CONNECT example.com:443 HTTP/1.1"), "method_unknown"),
+        (b"\x16\x03\x01\x02\x00\x01", "not_http"),
+        (request(b"GET /api/v1/health HTTP/1.1", host=b""), "host_invalid"),
+        (request(b"GET /api/v1/health HTTP/1.1", b"Host: localhost"), "host_invalid"),
+        (request(b"GET /api/v1/health HTTP/1.0", b"Host: localhost"), "host_invalid"),
+        (request(b"GET /api/v1/health HTTP/1.1", host=b"Host: a b\r\n"), "host_invalid"),
+        (request(b"GET /api/v1/health HTTP/1.1", host=b"Host: a/b\r\n"), "host_invalid"),
+        (request(b"GET /api/v1/health HTTP/1.1", host=b"Host: a:b\r\n"), "host_invalid"),
+        (request(b"GET http://u@localhost/api/v1/health HTTP/1.1"), "host_invalid"),
+        (POST + LENGTH + CHUNKED + b"\r\n", "not_http"),
+        (POST + CHUNKED + LENGTH + b"\r\n", "not_http"),
+        (POST + LENGTH * 2 + b"\r\n" + BODY, "not_http"),
+        (POST + b"Content-Length: 5, 5\r\n\r\n", "not_http"),
+        (POST + b"Content-Length: +5\r\n\r\n", "not_http"),
+        (POST + b"Content-Length: -1\r\n\r\n", "not_http"),
+        (POST + b"Transfer-Encoding : chunked\r\n\r\n", "not_http"),
+        (POST + CHUNKED * 2 + b"\r\n", "not_http"),
+        (POST + b"Transfer-Encoding: chunked, chunked\r\n\r\n", "not_http"),
+        (POST + b"Transfer-Encoding: gzip, chunked\r\n\r\n", "transfer_encoding_unknown"),
+        (POST + b"Transfer-Encoding: identity\r\n\r\n", "transfer_encoding_unknown"),
+        (request(b"GET /api/v1/health HTTP/1.1", b"X: a\r\n b"), "not_http"),
+        (request(b"GET /api/v1/health HTTP/1.1", b" X: a", host=b""), "not_http"),
+        (b"GET /api/v1/health HTTP/1.1\nHost: localhost\n\n", "not_http"),
+        (request(b"GET /api/v1/health HTTP/1.1", b"X: a\nY: b"), "not_http"),
+        (request(b"GET /api/v1/health HTTP/1.1", b"X: a\rY: b"), "not_http"),
+        (request(b"GET /api/v1/health HTTP/1.1", b"X: a\x00b"), "not_http"),
+        (POST + CHUNKED + b"\r\n1\na\n0\n\n", "not_http"),
+        (POST + CHUNKED + b"\r\nxyz\r\n", "not_http"),
+    ],
+)
+def test_what_is_refused_gets_an_answer_of_ours_and_the_connection_ends(
+    server: RunningServer, data: bytes, code: str
+) -> None:
+    """What another program on the way could read in another way is refused (RFC 9112, 11.2)."""
+    [reply] = sent(server, data)
+
+    assert (reply.code, reply.headers["connection"], reply.headers["cache-control"]) == (code, "close", "no-store")
+    assert (reply.headers["x-content-type-options"], len(reply.headers["x-request-id"])) == ("nosniff", 36)
+
+
+def test_a_refused_head_request_gets_no_body(server: RunningServer) -> None:
+    [reply] = sent(server, request(b"HEAD /api/v1/health HTTP/1.1", host=b""))
+
+    assert (reply.status, reply.body) == (400, b"")
+
+
+def test_a_refusal_has_the_callers_request_id(server: RunningServer) -> None:
+    [reply] = sent(server, request(b"GET /api/v1/health HTTP/1.1", b"X-Request-Id: r-1", host=b""))
+
+    assert reply.headers["x-request-id"] == "r-1"
+
+
+@pytest.mark.parametrize("host", [b"localhost", b"localhost:8000", b"127.0.0.1", b"[::1]:80", b""])
+def test_valid_hosts_are_accepted(server: RunningServer, host: bytes) -> None:
+    assert sent(server, CLOSE.replace(b"localhost", host))[0].status == 200
+
+
+def test_the_host_of_an_absolute_url_counts(server: RunningServer) -> None:
+    """RFC 9112, 3.2.2. A server without keys does not answer calls to other names."""
+    [reply] = sent(server, request(b"GET http://example.com/api/v1/usage HTTP/1.1", b"Connection: close"))
+
+    assert reply.code == "host_not_allowed"
+
+
+def test_a_refusal_waits_for_the_requests_before_it(server: RunningServer) -> None:
+    """Otherwise the client would take it for the answer to the first of them."""
+    *before, last = sent(server, HEALTH * 3 + b"GET / HTTP/1.1\r\n\r\n")
+
+    assert [reply.status for reply in before] == [200] * 3
+    assert last.code == "host_invalid"
+
+
+def test_many_requests_at_once_are_answered_one_after_the_other(server: RunningServer) -> None:
+    assert [reply.status for reply in sent(server, HEALTH * 400 + CLOSE)] == [200] * 401
+
+
+@pytest.mark.parametrize("wanted", [b"websocket", b"h2c"])
+@pytest.mark.parametrize("framing", [LENGTH + b"\r\n" + BODY, CHUNKED + b"\r\nf\r\n" + BODY + b"\r\n0\r\n\r\n"])
+def test_an_upgrade_is_ignored(server: RunningServer, wanted: bytes, framing: bytes) -> None:
+    """RFC 9110, 7.8. A POST was never answered, where a WebSocket library is installed."""
+    upgrade = b"Connection: Upgrade\r\nUpgrade: " + wanted + b"\r\n"
+    [got] = sent(server, HEALTH[:-2] + upgrade + b"\r\n")
+    [posted] = sent(server, POST + upgrade + framing[:20], framing[20:])
+
+    assert (got.status, json.loads(got.body)["status"], got.headers["connection"]) == (200, "ok", "close")
+    assert (posted.status, posted.headers["connection"]) == (202, "close")
+
+
+def test_trailers_are_not_taken_for_headers(server: RunningServer) -> None:
+    """They come after the checks that read the headers."""
+    body = b"\r\nf\r\n" + BODY + b"\r\n0\r\nPrefer: wait=20\r\n\r\n"
+    [reply] = sent(server, POST + CHUNKED + b"Connection: close\r\n" + body)
+
+    assert (reply.status, "preference-applied" in reply.headers) == (202, False)
+
+
+def test_a_connection_is_kept_after_a_request(server: RunningServer) -> None:
+    with connected(server) as connection:
+        for _ in range(3):
+            connection.sendall(HEALTH)
+            time.sleep(0.05)
+        connection.sendall(CLOSE)
+        statuses = [reply.status for reply in replies(received(connection))]
+
+    assert statuses == [200] * 4

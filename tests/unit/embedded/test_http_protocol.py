@@ -1,0 +1,132 @@
+"""What a connection does when its client is too slow, or does not read."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any, cast
+
+import pytest
+import uvicorn
+from starlette.types import Receive, Scope, Send
+
+from llm_server.api.edge import Edge
+from llm_server.embedded.connections import Connections
+from llm_server.embedded.http_protocol import HttpProtocol
+from support.raw_http import HOST, Reply, replies
+
+POST = b"POST / HTTP/1.1\r\n" + HOST
+
+
+async def echo(scope: Scope, receive: Receive, send: Send) -> None:
+    """Answer with the body."""
+    body, more = b"", True
+    while more:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            return
+        body, more = body + message["body"], message["more_body"]
+    headers = [(b"content-length", str(len(body)).encode())]
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
+
+
+@dataclass(frozen=True, slots=True)
+class Client:
+    """The client's side of a connection, and the server's."""
+
+    reader: asyncio.StreamReader
+    writer: asyncio.StreamWriter
+    state: Connections
+
+    async def send(self, data: bytes) -> None:
+        self.writer.write(data)
+        await asyncio.sleep(0.05)
+
+    def expire(self) -> None:
+        """Let the time of the connection end."""
+        [protocol] = self.state.connections
+        cast(HttpProtocol, protocol).expire()
+
+    async def rest(self) -> list[Reply]:
+        """Read all responses until the server closes the connection."""
+        return replies(await asyncio.wait_for(self.reader.read(), 5))
+
+
+@asynccontextmanager
+async def connected() -> AsyncIterator[Client]:
+    state, loop = Connections(10), asyncio.get_running_loop()
+    config = uvicorn.Config(cast(Any, Edge(echo, lambda: "r-1")), ws="none", log_config=None, lifespan="off")
+    config.load()
+    server = await loop.create_server(lambda: HttpProtocol(config, state, {}, loop), "127.0.0.1", 0)
+    reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
+    await asyncio.sleep(0.05)
+    try:
+        yield Client(reader, writer, state)
+    finally:
+        writer.close()
+        server.close()
+        await server.wait_closed()
+
+
+def run(test: Callable[[Client], Awaitable[None]]) -> None:
+    async def main() -> None:
+        async with connected() as client:
+            await test(client)
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [POST, POST + b"Content-Length: 5\r\n\r\nab", POST + b"Transfer-Encoding: chunked\r\n\r\n2\r\nab\r\n"],
+    ids=["headers", "body", "chunked body"],
+)
+def test_a_request_that_stops_is_answered_with_408(sent: bytes) -> None:
+    async def test(client: Client) -> None:
+        await client.send(sent)
+        client.expire()
+        [reply] = await client.rest()
+
+        assert (reply.code, reply.headers["connection"]) == ("request_timeout", "close")
+
+    run(test)
+
+
+@pytest.mark.parametrize("sent", [b"", POST + b"Content-Length: 0\r\n\r\n"], ids=["silent", "idle"])
+def test_a_connection_without_a_request_is_closed_without_an_answer(sent: bytes) -> None:
+    """The client would take it for the answer to its next request."""
+
+    async def test(client: Client) -> None:
+        await client.send(sent)
+        client.expire()
+
+        assert [reply.status for reply in await client.rest()] == [200] * bool(sent)
+
+    run(test)
+
+
+def test_a_body_in_parts_is_read() -> None:
+    async def test(client: Client) -> None:
+        await client.send(POST + b"Connection: close\r\nContent-Length: 4\r\n\r\nab")
+        await client.send(b"cd")
+        [reply] = await client.rest()
+
+        assert (reply.status, reply.body) == (200, b"abcd")
+
+    run(test)
+
+
+def test_a_large_body_is_read() -> None:
+    """It comes in many slices, and is not taken for headers."""
+
+    async def test(client: Client) -> None:
+        body = b"x" * 1_000_000
+        await client.send(POST + b"Connection: close\r\nContent-Length: 1000000\r\n\r\n" + body)
+        [reply] = await client.rest()
+
+        assert (reply.status, reply.body) == (200, body)
+
+    run(test)
