@@ -76,7 +76,7 @@ class HttpProtocol(HttpToolsProtocol):
         if self._has_left:
             self._discard(len(data))
             return
-        if self.pipeline:
+        if self.pipeline or self._unread:
             self._unread += data
             self.flow.pause_reading()
             return
