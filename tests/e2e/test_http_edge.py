@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -195,3 +196,20 @@ def test_a_connection_is_kept_after_a_request(server: RunningServer) -> None:
         statuses = [reply.status for reply in replies(received(connection))]
 
     assert statuses == [200] * 4
+
+
+def test_pages_of_named_origins_can_read_answers_and_refusals(tmp_path: Path, server: RunningServer) -> None:
+    """Without the setting there are no CORS headers."""
+    page = b"Origin: https://app.example"
+    asked = request(
+        b"OPTIONS /api/v1/tasks HTTP/1.1", page, b"Access-Control-Request-Method: POST", b"Connection: close"
+    )
+    refused = request(b"GET /api/v1/health HTTP/1.1", page, b"Host: localhost")
+    with serving(tmp_path / "tasks.db", env={"LLM_SERVER_CORS_ORIGINS": "https://app.example"}) as open_server:
+        [preflight], [refusal] = sent(open_server, asked), sent(open_server, refused)
+    [without] = sent(server, asked)
+
+    assert (preflight.status, refusal.code) == (204, "host_invalid")
+    for reply in (preflight, refusal):
+        assert reply.headers["access-control-allow-origin"] == "https://app.example"
+    assert (without.status, "access-control-allow-origin" in without.headers) == (204, False)

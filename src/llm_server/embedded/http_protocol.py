@@ -76,23 +76,25 @@ class HttpProtocol(HttpToolsProtocol):
         if self._has_left:
             self._discard(len(data))
             return
-        if self.pipeline:
+        if self.pipeline or self._unread:
             self._unread += data
             self.flow.pause_reading()
             return
-        rest = memoryview(data)
-        while rest and not self._has_left:
-            room = MAX_HEADER_BYTES - self._section_bytes
+        used = 0
+        while used < len(data) and not self._has_left:
+            room = min(MAX_HEADER_BYTES - self._section_bytes, _SLICE_BYTES)
             if room <= 0:
                 self._refuse(_HEADERS_TOO_LARGE)
-                return
-            rest = rest[self._parse(rest[: min(room, _SLICE_BYTES)]) :]
+            elif used or len(data) > room:
+                used += self._parse(data[used : used + room])
+            else:
+                used = self._parse(data)
             if self.pipeline:
-                self._unread += rest
+                self._unread += data[used:]
                 break
         self._note_progress(len(data))
 
-    def _parse(self, data: memoryview) -> int:
+    def _parse(self, data: bytes) -> int:
         """Parse a part of a request; return how many bytes of it were used."""
         is_first = self._part == _NOTHING and not self._section_bytes
         counted = self._section_bytes = self._section_bytes + len(data)
@@ -102,7 +104,7 @@ class HttpProtocol(HttpToolsProtocol):
             return self._read_without_upgrade(upgrade.args[0])
         except httptools.HttpParserError as error:
             is_first = is_first and self._section_bytes == counted
-            self._refuse(fault_of(error, self.parser, bytes(data) if is_first else b""))
+            self._refuse(fault_of(error, self.parser, data if is_first else b""))
         if self._section_bytes < counted and self._part != _NOTHING:
             self._section_bytes = len(data)
         return len(data)

@@ -40,16 +40,18 @@ def check_head(parser: httptools.HttpRequestParser, target: bytes, headers: list
     version = parser.get_http_version()
     if version not in VERSIONS:
         raise _version(version)
-    hosts = [value for name, value in headers if name == b"host"]
+    hosts = []
+    for name, value in headers:
+        if name == b"host":
+            hosts.append(value)
+        elif name == b"transfer-encoding" and value.strip().lower() != b"chunked":
+            raise Refused("transfer_encoding_unknown", "The only Transfer-Encoding that is accepted is chunked.")
     if len(hosts) != 1 and (hosts or version == "1.1"):
         raise Refused("host_invalid", f"The request has {len(hosts)} Host headers; HTTP/1.1 needs exactly one.")
     if hosts and not _HOST.fullmatch(hosts[0]):
         raise Refused("host_invalid", "The Host header is not a host name or address with an optional port.")
     if not target.startswith(b"/"):
         _check_target(parser, target, headers)
-    for name, value in headers:
-        if name == b"transfer-encoding" and value.strip().lower() != b"chunked":
-            raise Refused("transfer_encoding_unknown", "The only Transfer-Encoding that is accepted is chunked.")
 
 
 def fault_of(error: httptools.HttpParserError, parser: httptools.HttpRequestParser, request: bytes) -> Refused:

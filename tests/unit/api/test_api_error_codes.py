@@ -34,7 +34,7 @@ OUTSIDE = {
     "too_many_connections",
     "http_version_unsupported",
 }
-"""Codes of what the app does not see: tests/e2e/test_http_edge.py, test_connections.py and test_aws.py."""
+"""Codes of what the app does not see: tests/e2e/test_http_edge.py, test_connections.py, test_aws.py; unit/embedded."""
 
 
 def test_the_documented_codes_are_those_of_the_code() -> None:

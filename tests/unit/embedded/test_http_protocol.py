@@ -21,7 +21,9 @@ POST = b"POST / HTTP/1.1\r\n" + HOST
 
 
 async def echo(scope: Scope, receive: Receive, send: Send) -> None:
-    """Answer with the body."""
+    """Answer with the body; a request for /slow takes a while."""
+    if scope["path"] == "/slow":
+        await asyncio.sleep(0.3)
     body, more = b"", True
     while more:
         message = await receive()
@@ -128,5 +130,34 @@ def test_a_large_body_is_read() -> None:
         [reply] = await client.rest()
 
         assert (reply.status, reply.body) == (200, body)
+
+    run(test)
+
+
+def test_requests_that_do_not_wait_for_answers_are_answered_in_their_order() -> None:
+    """Some come while others wait to be parsed, and a part of one may come with a part of another."""
+
+    async def test(client: Client) -> None:
+        bodies = [b"%04d" % n for n in range(600)]
+        last = POST + b"Connection: close\r\nContent-Length: 0\r\n\r\n"
+        sent = b"".join(POST + b"Content-Length: 4\r\n\r\n" + body for body in bodies) + last
+        for begin in range(0, len(sent), 97):
+            client.writer.write(sent[begin : begin + 97])
+            await asyncio.sleep(0)
+
+        assert [reply.body for reply in await client.rest()] == [*bodies, b""]
+
+    run(test)
+
+
+def test_few_requests_are_parsed_before_they_are_answered() -> None:
+    """Parsed, each of them takes much more memory than its bytes."""
+
+    async def test(client: Client) -> None:
+        await client.send(b"POST /slow HTTP/1.1\r\n" + HOST + b"\r\n")
+        [protocol] = client.state.connections
+        await client.send((POST + b"\r\n") * 3_000)
+
+        assert 0 < len(cast(HttpProtocol, protocol).pipeline) < 300
 
     run(test)

@@ -47,7 +47,7 @@ class Client:
 def test_a_request_has_30_s_from_its_first_byte() -> None:
     """Further bytes of its header section give it no more time, because only its begin is noted."""
     loop, state = Loop(), Connections(10)
-    silent, begun = Client(state, loop), Client(state, loop)
+    begun, silent = Client(state, loop), Client(state, loop)
     loop.pass_time(20)
     state.half_open(begun, loop.time())
 
