@@ -87,8 +87,8 @@ class Stack:
 
     def environment(self, function: str) -> dict[str, str]:
         """Return the environment variables of a function."""
-        variables: dict[str, str] = self.properties(function, "Environment")["Environment"]["Variables"]
-        return variables
+        variables = self.properties(function, "Environment")["Environment"]["Variables"]
+        return {name: str(value) for name, value in variables.items()}
 
     def resolve(self, value: Any) -> Any:
         """Return a value with its intrinsics replaced; items that resolve to AWS::NoValue are left out."""
