@@ -17,8 +17,10 @@ from llm_server.orchestration.answer_gate import gate
 from support.scripted_engine import a_completion
 
 MAX_S = 1.0 if sys.gettrace() is None else 4.0
-"""Seconds of processor time; measuring the coverage traces each line, which takes several times as long."""
-"""CPU seconds that no text made to be slow may take. On two busy cores the slowest takes 0.6."""
+"""CPU seconds that no text made to be slow may take. On two busy cores the slowest takes 0.6.
+
+Measuring the coverage traces each line, which takes several times as long.
+"""
 
 LONG_CHARS = 300_000
 LONG_UNITS = (
