@@ -2,7 +2,7 @@
 
 Needs an engine with a price (such as examples/own_engine) and a key with a small budget:
 
-    export LLM_SERVER_API_KEY=$(llm-server keys create --tenant acme --scope tasks --usd-per-day 0.005)
+    export LLM_SERVER_API_KEY=$(llm-server keys create --tenant acme --scope tasks --usd-per-day 0.01)
     python examples/budget.py
 """
 

@@ -91,7 +91,7 @@ def test_keys_are_listed_without_secrets_and_revoked(tmp_path: Path) -> None:
     assert revoked.returncode == 0
     assert line[:3] == [key_id, "acme", "tasks,admin"]
     assert line[3].startswith("revoked ")
-    assert line[5:] == ["-", "60", "5", "1.5", "CI"]
+    assert line[5:] == ["-", "60", "5", "1.5", "-", "CI"]
     assert secret not in listed.stdout + listed.stderr + revoked.stdout + revoked.stderr
 
 
