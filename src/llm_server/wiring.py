@@ -1,4 +1,4 @@
-"""The composition root: builds a service from the settings, on AWS or embedded.
+"""The composition root: builds a service from its ports, and the one for AWS (the embedded one: embedded/assembly.py).
 
 Adapters are imported in the functions that choose them, so that a Lambda function does not load SQLite and the embedded
 server does not load boto3.
@@ -11,14 +11,12 @@ import random
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
-from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from llm_server import catalog_loading
 from llm_server.engines import prices
 from llm_server.engines.credentials import Credentials, has_credentials
-from llm_server.engines.discovery import LOOPBACK_SERVERS
 from llm_server.orchestration.access.key_creation import KeyCreation
 from llm_server.orchestration.access.keyring import Keyring
 from llm_server.orchestration.dispatch.balancer import Balancer
@@ -34,7 +32,6 @@ from llm_server.orchestration.domain.ports.keys import KeyStore
 from llm_server.orchestration.domain.ports.queue import Queue
 from llm_server.orchestration.domain.ports.store import EngineStateStore, Store
 from llm_server.orchestration.domain.retention import Retention
-from llm_server.orchestration.domain.task import Task
 from llm_server.orchestration.execution.orchestrator import Orchestrator
 from llm_server.orchestration.routing.analysis import analyse
 from llm_server.orchestration.service import Service
@@ -44,10 +41,6 @@ from llm_server.orchestration.tasks.sweep import Sweep
 from llm_server.orchestration.tasks.wakeups import WakeUps
 from llm_server.orchestration.tasks.worker import Worker
 from llm_server.settings import Settings
-
-if TYPE_CHECKING:
-    from llm_server.storage.memory_queue import WakeUpQueue
-    from llm_server.storage.sqlite.database import Database
 
 Waiting = Callable[[], AbstractContextManager[None]]
 """Makes a context that is entered while a worker waits for something that takes long."""
@@ -227,54 +220,6 @@ def aws_service(settings: Settings, *, works: bool) -> Service:
         catalog=catalog_loading.load_catalog(settings).catalog,
         works=works,
     )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Embedded:
-    """The parts of the embedded server. `engines_note` says which engines answer, and why; the server prints it."""
-
-    service: Service
-    database: Database
-    queue: WakeUpQueue
-    engines_note: str
-
-
-@contextmanager
-def embedded_service(
-    settings: Settings,
-    *,
-    own_port: int,
-    on_end: Callable[[Task, str | None], None] | None = None,
-    waiting: Waiting = nullcontext,
-) -> Iterator[Embedded]:
-    """Build a service on the SQLite file and lock the file for this process until the end of the block.
-
-    Tasks that an earlier process left unfinished become due at once. The search for LLM servers on this machine skips
-    `own_port`. `on_end` is called on the writer's thread with each task that has become final, and its result.
-    `waiting()` is entered while a worker waits for an engine or for the steps of its plan.
-
-    Raises:
-        ConfigurationError: the configuration is wrong, the file cannot be opened, or another server uses it.
-    """
-    from llm_server.storage.memory_queue import WakeUpQueue
-    from llm_server.storage.sqlite.api_keys import SqliteKeys
-    from llm_server.storage.sqlite.database import Database
-    from llm_server.storage.sqlite.file.process_lock import OnlyProcess
-    from llm_server.storage.sqlite.store import SqliteStore
-
-    with closing(OnlyProcess(settings.db)):
-        loaded = catalog_loading.load_catalog(settings, loopback=LOOPBACK_SERVERS, own_port=own_port)
-        with (
-            closing(Database(settings.db)) as database,
-            closing(WakeUpQueue(now_ms, database.after_commit)) as queue,
-        ):
-            store, keys = SqliteStore(database, retention(settings), on_end=on_end), SqliteKeys(database)
-            store.end_leases(now_ms())
-            queue.refill(store.wake_ups(settings.sweep_s * 1000))
-            service = service_of(
-                settings, store=store, key_store=keys, queue=queue, catalog=loaded.catalog, waiting=waiting
-            )
-            yield Embedded(service=service, database=database, queue=queue, engines_note=loaded.engines_note)
 
 
 @contextmanager

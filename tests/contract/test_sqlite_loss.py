@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from llm_server.orchestration.domain.errors import ConfigurationError, StorageMisconfigured, StorageUnavailable
+from llm_server.orchestration.domain.errors import ConfigurationError, StorageBroken, StorageUnavailable
 from llm_server.storage.sqlite import database
 from llm_server.storage.sqlite.database import Database
+from llm_server.storage.sqlite.migrations import check
 from llm_server.storage.sqlite.store import SqliteStore
 from support.builders import a_request, a_task
 
@@ -53,7 +54,7 @@ LOSSES = pytest.mark.parametrize("lose", [emptied, Path.unlink, without_tables])
 def test_a_file_that_was_in_use_is_not_started_over(used: Path, lose: Callable[[Path], None]) -> None:
     lose(used)
 
-    for opening in (Database, database.migrate):
+    for opening in (Database, database.migrate, check):
         with pytest.raises(ConfigurationError) as refused:
             opening(used)
         assert str(refused.value) == (
@@ -113,7 +114,7 @@ def test_a_damaged_page_is_named(used: Path) -> None:
 
     with closing(SqliteStore(Database(used))) as store:
         for use in (lambda: store.get(a_task("t1").ref), lambda: store.add(a_task("new"), a_request())):
-            with pytest.raises(StorageMisconfigured) as refused:
+            with pytest.raises(StorageBroken) as refused:
                 use()
             assert f"The database {used} is damaged: database disk image is malformed." in refused.value.cause
             assert f"sqlite3 {used} .recover" in refused.value.cause
@@ -134,15 +135,15 @@ def test_a_file_lost_under_a_running_server_takes_no_writes(
     opened.add(a_task("before"), a_request())
     lose(used)
 
-    with pytest.raises(StorageMisconfigured) as refused:
+    with pytest.raises(StorageBroken) as refused:
         opened.add(a_task("after"), a_request())
 
-    assert "was removed, replaced or emptied while the server was using it" in refused.value.cause
+    assert "while the server was using it, so nothing more is stored" in refused.value.cause
 
 
 def test_a_file_put_back_takes_writes_again(used: Path, opened: SqliteStore, tmp_path: Path) -> None:
     used.rename(tmp_path / "elsewhere.db")
-    with pytest.raises(StorageMisconfigured):
+    with pytest.raises(StorageBroken):
         opened.add(a_task("lost"), a_request())
     (tmp_path / "elsewhere.db").rename(used)
 
@@ -157,5 +158,5 @@ def test_other_errors_of_sqlite_are_not_damage(used: Path, opened: SqliteStore) 
         with pytest.raises(StorageUnavailable) as refused:
             opened.add(a_task("waits"), a_request())
 
-    assert not isinstance(refused.value, StorageMisconfigured)
+    assert not isinstance(refused.value, StorageBroken)
     assert str(refused.value) == "Another process holds the lock of the database; try again."

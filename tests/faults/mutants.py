@@ -49,6 +49,7 @@ _WRITTEN_BY_SAVE = f"""            if after.status.is_final and self._on_end is 
 """
 _COMMITTED = """            if is_clean:
                 self.connection.execute("COMMIT")
+                self._failures.file.check()  # or the next start would not find what is acknowledged now
 """
 _NOT_COMMITTED = """        except sqlite3.Error as error:
             self._roll_back()

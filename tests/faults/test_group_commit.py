@@ -16,6 +16,7 @@ import pytest
 
 from faults.deployment import an_engine, hashed
 from faults.substrates import every_task
+from llm_server.embedded.assembly import embedded_service
 from llm_server.embedded.executor import OffLoopExecutor
 from llm_server.embedded.watches import Watches
 from llm_server.orchestration.domain.errors import StorageUnavailable
@@ -27,10 +28,10 @@ from llm_server.storage.memory_queue import WakeUpQueue
 from llm_server.storage.sqlite.database import Database
 from llm_server.storage.sqlite.store import SqliteStore
 from llm_server.storage.sqlite.writer import Command
-from llm_server.wiring import embedded_service
 from support.audit import audit
 from support.fake_engine import FakeEngine, fake_engine
 from support.scripted_engine import WAIT_S
+from support.scripted_service import work_off
 
 FULL = "database or disk is full"
 
@@ -107,11 +108,7 @@ class Server:
 
     def work(self) -> int:
         """Process the messages in the queue one by one; return their number."""
-        taken = 0
-        while ref := self.queue.receive(0):
-            taken += 1
-            self.service.process(ref, owner=f"w{taken}")
-        return taken
+        return work_off(self.service, self.queue)
 
     def known(self) -> list[TaskRef]:
         return every_task(self.store)

@@ -22,13 +22,14 @@ from faults.audits import of_processes, of_queues, snapshots_of
 from faults.deployment import an_engine, hashed
 from faults.ledger import Ledger
 from faults.struck_server import ORDERS
+from llm_server.embedded.assembly import embedded_service
 from llm_server.orchestration.domain.snapshot import Snapshot
 from llm_server.orchestration.domain.task import TaskRef
 from llm_server.settings import Settings
 from llm_server.storage.memory_queue import WakeUpQueue
 from llm_server.storage.sqlite.database import Database
 from llm_server.storage.sqlite.store import SqliteStore
-from llm_server.wiring import embedded_service, new_id, now_ms
+from llm_server.wiring import new_id, now_ms
 from support import fake_engine
 from support.server_process import RunningServer, serving
 

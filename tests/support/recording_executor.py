@@ -38,6 +38,9 @@ class RecordingExecutor:
         self.watched.append((ref, self.is_running))
         return EndOfWatch()
 
+    def check_store(self) -> None:
+        """All is well."""
+
     def _run(self, kind: str, use_case: Callable[[], T]) -> T:
         self.kinds.append(kind)
         self.is_running = True

@@ -31,6 +31,15 @@ LEASE_S = 70
 SWEEP_S = 120
 
 
+def work_off(service: Service, queue: WakeUpQueue) -> int:
+    """Process the messages in a queue one by one; return their number."""
+    taken = 0
+    while ref := queue.receive(0):
+        taken += 1
+        service.process(ref, owner=f"w{taken}")
+    return taken
+
+
 class UnsteadyQueue(WakeUpQueue):
     """The embedded queue; takes no messages while it is `down`, and calls `before_send` before each message."""
 
@@ -98,11 +107,7 @@ class Served:
 
     def work(self) -> int:
         """Process the messages in the queue one by one; return their number."""
-        taken = 0
-        while ref := self.queue.receive(0):
-            taken += 1
-            self.service.process(ref, owner=f"w{taken}")
-        return taken
+        return work_off(self.service, self.queue)
 
     def get(self, ref: TaskRef) -> Snapshot:
         return self.store.get(ref)

@@ -67,6 +67,8 @@ ERROR_CODES: Mapping[str, ErrorCode] = {
     "usd_per_day_reserved": ErrorCode(status=429, retryable=True),
     "headers_too_large": ErrorCode(status=431),
     "internal_error": ErrorCode(status=500),
+    "storage_damaged": ErrorCode(status=500),
+    "storage_missing": ErrorCode(status=500),
     "method_unknown": ErrorCode(status=501),
     "transfer_encoding_unknown": ErrorCode(status=501),
     "too_many_connections": ErrorCode(status=503, retryable=True),

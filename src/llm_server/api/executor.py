@@ -52,6 +52,10 @@ class Executor(Protocol):
         """Watch a task from now on. Call this inside the use case that stores the task, so that no end is missed."""
         ...
 
+    def check_store(self) -> None:
+        """Raise StorageBroken if this process knows that the database file has to be repaired. Reads no database."""
+        ...
+
 
 class InlineExecutor:
     """Runs use cases on the caller's thread, and polls the store for the end of a task."""
@@ -67,6 +71,9 @@ class InlineExecutor:
 
     def watch(self, ref: TaskRef) -> Watch:
         return _Polling(self._service, ref)
+
+    def check_store(self) -> None:
+        """Do nothing: DynamoDB has no file that could be damaged or removed."""
 
 
 class _Polling:

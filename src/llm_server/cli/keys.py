@@ -236,7 +236,12 @@ def _time(milliseconds: int) -> str:
 @contextmanager
 def _opened(db: Path | None, *, make: bool = False) -> "Iterator[Keyring]":
     from llm_server import wiring
-    from llm_server.orchestration.domain.errors import LLMServerError, StorageMisconfigured, StorageUnavailable
+    from llm_server.orchestration.domain.errors import (
+        LLMServerError,
+        StorageBroken,
+        StorageMisconfigured,
+        StorageUnavailable,
+    )
     from llm_server.settings import Settings
 
     _log_to_stderr()  # opening an older file migrates it and logs that
@@ -245,7 +250,7 @@ def _opened(db: Path | None, *, make: bool = False) -> "Iterator[Keyring]":
         with wiring.keys_of(replace(settings, db=db or settings.db), make=make) as keys:
             yield keys
     except LLMServerError as error:
-        display.say(error.cause if isinstance(error, StorageMisconfigured) else str(error))
+        display.say(error.cause if isinstance(error, (StorageMisconfigured, StorageBroken)) else str(error))
         raise typer.Exit(_AWAY if isinstance(error, StorageUnavailable) else _WRONG) from None
 
 

@@ -11,9 +11,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from llm_server import wiring
 from llm_server.api import views
 from llm_server.cli import display
+from llm_server.embedded.assembly import embedded_service
 from llm_server.orchestration.routing.analysis import FIELDS, Analysis, analyse
 from llm_server.orchestration.routing.evaluation import apgr, auroc, calibration_error, interval, share
 from llm_server.orchestration.tasks.new_task import NewTask
@@ -42,7 +42,7 @@ def decision(prompt: str, profile: str | None, role: str | None) -> dict[str, An
     new, settings = NewTask(prompt=prompt, profile=profile, role=role), Settings.read()
     with TemporaryDirectory() as folder:
         settings = replace(settings, db=Path(folder) / "tasks.db")
-        with wiring.embedded_service(settings, own_port=_OWN_PORT) as embedded:
+        with embedded_service(settings, own_port=_OWN_PORT) as embedded:
             decided = embedded.service.decide(new)
     document: dict[str, Any] = views.decision(decided).model_dump(mode="json")
     return document

@@ -48,6 +48,9 @@ class OffLoopExecutor:
         self._database.after_commit(partial(self._watches.add, watch))
         return watch
 
+    def check_store(self) -> None:
+        self._database.check()
+
     def close(self) -> None:
         """End the reader threads; reads that have not begun are dropped."""
         self._readers.shutdown(wait=False, cancel_futures=True)

@@ -21,6 +21,7 @@ from starlette.types import ASGIApp
 from llm_server import __version__, wiring
 from llm_server.api.app import create_app
 from llm_server.api.contract import PREFIX
+from llm_server.embedded.assembly import Embedded, embedded_service
 from llm_server.embedded.connections import Connections, max_connections
 from llm_server.embedded.cors import Cors
 from llm_server.embedded.executor import OffLoopExecutor
@@ -37,7 +38,6 @@ from llm_server.orchestration.domain.catalog import Catalog
 from llm_server.orchestration.domain.errors import ConfigurationError, LLMServerError
 from llm_server.orchestration.service import Service
 from llm_server.settings import Settings
-from llm_server.wiring import Embedded
 
 GRACE_S = 10
 MAX_COMPUTING = 8
@@ -75,7 +75,7 @@ def serve(*, host: str, port: int, db: Path | None = None, workers: int | None =
         _check_reach(host, address, settings)
         with _bound(address, port) as listener:
             own_port, watches, slots = listener.getsockname()[1], Watches(), Slots(MAX_COMPUTING)
-            with wiring.embedded_service(
+            with embedded_service(
                 settings, own_port=own_port, on_end=watches.tell_end, waiting=slots.waiting
             ) as embedded:
                 return _serve(settings, listener, embedded, watches, slots)

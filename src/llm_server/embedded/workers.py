@@ -16,8 +16,8 @@ from llm_server.storage.memory_queue import WakeUpQueue
 
 _log = logging.getLogger(__name__)
 
-MIN_WORKERS = 8
-MAX_WORKERS = 512
+MIN_DEFAULT_WORKERS = 8
+MAX_DEFAULT_WORKERS = 512
 """The limits of the number of workers that follows from the engines (ADR 25)."""
 MAX_IDLE_S = 10.0
 """How long a worker waits for a message before its thread ends, if another worker waits too."""
@@ -27,7 +27,7 @@ RETRY_S = 5
 
 def workers_for(places: Mapping[str, int]) -> int:
     """Return how many tasks to carry out at a time: one for each place of the engines, from 8 to 512."""
-    return min(max(MIN_WORKERS, sum(places.values())), MAX_WORKERS)
+    return min(max(MIN_DEFAULT_WORKERS, sum(places.values())), MAX_DEFAULT_WORKERS)
 
 
 class Workers:

@@ -14,7 +14,13 @@ from llm_server.api.error_codes import ERROR_CODES
 from llm_server.orchestration.domain import errors
 from llm_server.orchestration.domain.api_key import Account, Key
 from llm_server.orchestration.domain.counters import day_of
-from llm_server.orchestration.domain.errors import LLMServerError, RecordUnreadable, StorageMisconfigured
+from llm_server.orchestration.domain.errors import (
+    LLMServerError,
+    RecordUnreadable,
+    StorageDamaged,
+    StorageMisconfigured,
+    StorageMissing,
+)
 from llm_server.orchestration.domain.ports.keys import KeyStore
 from llm_server.orchestration.domain.task import TaskRef
 from support import asgi
@@ -241,6 +247,8 @@ CALLS: dict[str, Call] = {
     "usd_per_day_spent": money(reserved=False),
     "usd_per_day_reserved": money(reserved=True),
     "internal_error": failing(RuntimeError("a bug")),
+    "storage_damaged": failing(StorageDamaged("tasks.db", "The page is wrong.")),
+    "storage_missing": failing(StorageMissing("tasks.db", "was removed", "Put it back.")),
     "storage_unavailable": failing(DOWN),
     "storage_misconfigured": failing(StorageMisconfigured("Check LLM_SERVER_TABLE.")),
     "record_unreadable": failing(RecordUnreadable()),

@@ -17,7 +17,7 @@ import pytest
 from llm_server.api.executor import Watch
 from llm_server.embedded.executor import MAX_READ_THREADS, OffLoopExecutor
 from llm_server.embedded.watches import Watches
-from llm_server.orchestration.domain.errors import StorageUnavailable, TaskNotFound
+from llm_server.orchestration.domain.errors import StorageMissing, StorageUnavailable, TaskNotFound
 from llm_server.orchestration.domain.status import Status
 from llm_server.orchestration.domain.task import TaskRef
 from llm_server.storage.sqlite.database import Database
@@ -264,3 +264,15 @@ def test_at_the_stop_all_who_wait_go_on_and_none_waits_any_more(embedded: Embedd
         assert time.monotonic() - began < 1
 
     on_a_loop(main)
+
+
+def test_health_tells_what_is_wrong_with_the_database_file(embedded: Embedded) -> None:
+    """It reads no database, and is well again when the file is back."""
+    embedded.run.check_store()
+    away = embedded.path.with_name("away.db")
+    embedded.path.rename(away)
+
+    with pytest.raises(StorageMissing, match="was removed"):
+        embedded.run.check_store()
+    away.rename(embedded.path)
+    embedded.run.check_store()

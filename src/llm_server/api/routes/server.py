@@ -88,6 +88,10 @@ async def switch_engine(name: EngineName, change: server.EngineChange, run: Run,
     response_model=server.HealthView,
     response_description="The process answers.",
 )
-async def get_health() -> Response:
-    """Check that the process answers. Neither the database nor an engine is called."""
+async def get_health(run: Run) -> Response:
+    """Check that the process answers. Neither the database nor an engine is called.
+
+    The answer is an error if the server knows that its database file is damaged, or was removed or replaced.
+    """
+    run.check_store()
     return answer(server.HealthView(status="ok", version=__version__))

@@ -17,7 +17,7 @@ For this long it may miss a change or a revocation that another process made.
 NONE_CACHED_MS = 1_000
 """How long a process relies on an answer that no key exists. For this long it may miss another process's first key."""
 
-SETTLES_MS = 10_000
+UNCACHED_AFTER_CHANGE_MS = 10_000
 """For this long after a change, this process caches nothing about what it changed.
 
 The change may not be committed yet, so a read from another thread may still find the earlier state.
@@ -41,7 +41,7 @@ class KeyCache:
         self._any = False
         self._any_lock = Lock()
         self._none_since_ms = -NONE_CACHED_MS
-        self._made_ms = -SETTLES_MS
+        self._made_ms = -UNCACHED_AFTER_CHANGE_MS
 
     def known(self, key_id: str) -> Key | None:
         """Return a key if it was read within the last 60 s; None otherwise, also if the clock was set back since."""
@@ -53,7 +53,9 @@ class KeyCache:
         key = self._store.key(key_id)
         with self._lock:
             self._keys.pop(key_id, None)
-            if key is not None and not self._is_within(SETTLES_MS, self._changes.get(key_id, -SETTLES_MS)):
+            if key is not None and not self._is_within(
+                UNCACHED_AFTER_CHANGE_MS, self._changes.get(key_id, -UNCACHED_AFTER_CHANGE_MS)
+            ):
                 if len(self._keys) >= MAX_CACHED:
                     self._keys.clear()
                 self._keys[key_id] = (key, self._clock())
@@ -64,7 +66,9 @@ class KeyCache:
         with self._lock:
             self._keys.pop(key_id, None)
             self._changes = {
-                changed: at_ms for changed, at_ms in self._changes.items() if self._is_within(SETTLES_MS, at_ms)
+                changed: at_ms
+                for changed, at_ms in self._changes.items()
+                if self._is_within(UNCACHED_AFTER_CHANGE_MS, at_ms)
             }
             self._changes[key_id] = self._clock()
 
@@ -72,7 +76,7 @@ class KeyCache:
         """Return whether any key exists; None if the store must be asked. True is remembered for ever."""
         if self._any:
             return True
-        settles = self._is_within(SETTLES_MS, self._made_ms)
+        settles = self._is_within(UNCACHED_AFTER_CHANGE_MS, self._made_ms)
         return False if self._is_within(NONE_CACHED_MS, self._none_since_ms) and not settles else None
 
     def read_any(self, *, fresh: bool = False) -> bool:

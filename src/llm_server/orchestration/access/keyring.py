@@ -28,7 +28,7 @@ from llm_server.orchestration.domain.task import DAY_MS
 MAX_CHANGE_TRIES = 5
 """How often a change is tried while other calls change the same key."""
 
-SETTLES_S = 5
+RESERVED_RETRY_S = 5
 """The Retry-After when the rest of a key's daily limit is reserved for running calls.
 
 By then some of these calls may have ended and released what they did not cost.
@@ -212,7 +212,7 @@ class Keyring:
         if used.charged_microusd < most:
             return
         if used.charged_microusd - used.under_way_microusd < most:
-            raise DailyBudgetReserved(usd(most), retry_after_s=SETTLES_S)
+            raise DailyBudgetReserved(usd(most), retry_after_s=RESERVED_RETRY_S)
         reset_s = -(-(DAY_MS - self._clock() % DAY_MS) // 1000)
         raise DailyBudgetSpent(usd(most), retry_after_s=reset_s)
 

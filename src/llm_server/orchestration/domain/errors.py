@@ -33,7 +33,10 @@ LLMServerError
 ├── DownloadFailed        a model file was not fetched; the message says whether to try again
 ├── RecordUnreadable      leave the record alone: a newer version wrote it, or it is damaged
 ├── StorageUnavailable    the store or the queue cannot be reached; try again
-│   └── StorageMisconfigured  the operator has to fix what `cause` says
+│   ├── StorageMisconfigured  the operator has to fix what `cause` says
+│   └── StorageBroken     the operator has to repair the database file, as `cause` says
+│       ├── StorageDamaged  its content is wrong
+│       └── StorageMissing  it was removed, replaced or emptied while the server runs
 └── ConfigurationError    fix the setting or the configuration file that the message names
 
 A class whose errors are sent to HTTP callers has a `code`: a word that never changes, so that programs can compare it.
@@ -357,6 +360,36 @@ class StorageMisconfigured(StorageUnavailable):
     def __init__(self, cause: str) -> None:
         super().__init__("The server cannot use its database; its log says why.")
         self.cause = cause
+
+
+class StorageBroken(StorageUnavailable):
+    """The operator has to repair the database file. `cause` has its path and what to do; it is not shown to callers."""
+
+    code: ClassVar[str]
+
+    def __init__(self, message: str, cause: str) -> None:
+        super().__init__(message)
+        self.cause = cause
+
+
+class StorageDamaged(StorageBroken):
+    """A page of the database file is damaged. Calls that do not need that page still succeed."""
+
+    code: ClassVar = "storage_damaged"
+
+    def __init__(self, file: str, cause: str) -> None:
+        advice = "its operator has to restore a backup or recover the file, as the server's log says"
+        super().__init__(f"The server's database file {file} is damaged; {advice}.", cause)
+
+
+class StorageMissing(StorageBroken):
+    """The database file was removed, replaced or emptied, so a write would not last. `loss` says which."""
+
+    code: ClassVar = "storage_missing"
+
+    def __init__(self, file: str, loss: str, cause: str) -> None:
+        advice = "its operator has to put the file back and restart the server, as the server's log says"
+        super().__init__(f"The server's database file {file} {loss}, so nothing can be stored; {advice}.", cause)
 
 
 class ConfigurationError(LLMServerError):

@@ -11,8 +11,8 @@ from functools import partial
 from pathlib import Path
 
 from llm_server.orchestration.domain.errors import ConfigurationError
-from llm_server.storage.sqlite.failures import damage, is_damage, translated
-from llm_server.storage.sqlite.file.marker import OpenFile, mark_in_use, refuse_loss, was_in_use
+from llm_server.storage.sqlite.failures import Failures, damage, is_damage, is_locked
+from llm_server.storage.sqlite.file.marker import mark_in_use, refuse_loss, was_in_use
 from llm_server.storage.sqlite.file.process_lock import OnlyProcess, cannot_be_opened
 from llm_server.storage.sqlite.migrations import MIGRATIONS, Migrated, Migration, bring_up_to_date
 from llm_server.storage.sqlite.readers import Readers
@@ -45,9 +45,9 @@ class Database:
         with _refused(path):
             _make_private(path.resolve())
         connection, migrated = _opened(path, usable_since=usable_since, migrations=migrations)
-        self._path = path.resolve()
-        self._writer = Writer(connection, OpenFile(path))
-        self._readers = Readers(partial(_connection, path), self._path)
+        self._failures = Failures(path)
+        self._writer = Writer(connection, self._failures)
+        self._readers = Readers(partial(_connection, path), self._failures)
         if migrated and migrated.backup:
             versions = {"from_version": migrated.from_version, "to_version": migrated.to_version}
             _log.warning("database migrated", extra={"database": path, **versions, "backup": migrated.backup})
@@ -80,10 +80,14 @@ class Database:
             try:
                 yield self._writer.connection
             except sqlite3.Error as error:
-                raise translated(error, self._path) from error
+                raise self._failures.of(error) from error
         else:
             with self._readers.reading() as connection:
                 yield connection
+
+    def check(self) -> None:
+        """Raise StorageBroken if the operator has to repair the file, as far as this process knows. Reads nothing."""
+        self._failures.check()
 
     def close(self) -> None:
         """Carry out the commands that wait, and close the file. Later calls raise StorageUnavailable."""
@@ -120,7 +124,9 @@ def _opened(
 
 
 def _connection(path: Path) -> sqlite3.Connection:
-    return sqlite3.connect(path.resolve(), isolation_level=None, check_same_thread=False, timeout=BUSY_S)
+    """Open a file that exists: if it was removed, a reader must not make an empty one in its place."""
+    uri = f"{path.resolve().as_uri()}?mode=rw"
+    return sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False, timeout=BUSY_S)
 
 
 @contextmanager
@@ -130,6 +136,8 @@ def _refused(path: Path) -> Iterator[None]:
     except (sqlite3.Error, OSError) as error:
         if is_damage(error) and was_in_use(path):  # else it may never have been a database of ours
             raise ConfigurationError(damage(path, error)) from error
+        if is_locked(error):
+            raise cannot_be_opened(path, "another process holds its lock") from error
         raise cannot_be_opened(path, error) from error
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from llm_server.orchestration.domain.errors import ConfigurationError
 from llm_server.storage.sqlite import schema
 from llm_server.storage.sqlite.file.backup import write_backup
-from llm_server.storage.sqlite.file.marker import lost
+from llm_server.storage.sqlite.file.marker import lost, refuse_loss, was_in_use
 from llm_server.storage.sqlite.file.process_lock import POLL_S, cannot_be_opened, held_by_us, in_use
 
 _log = logging.getLogger(__name__)
@@ -76,8 +76,11 @@ def check(path: Path, migrations: Sequence[Migration] = MIGRATIONS) -> tuple[int
     """Return the version of a file and the migrations that are pending. The file is only read.
 
     Raises:
-        ConfigurationError: the file cannot be read, was not made by LLM-Server, or has a newer version.
+        ConfigurationError: the file cannot be read, was not made by LLM-Server, has a newer version, or is empty
+            although it has been in use.
     """
+    refuse_loss(path)
+    may_be_new = not was_in_use(path)
     file = path.resolve()
     # If a killed server left a log, it is read and kept. Without a log, `immutable` keeps SQLite from creating one.
     mode = "mode=ro" if file.with_name(f"{file.name}-wal").exists() else "mode=ro&immutable=1"
@@ -86,6 +89,8 @@ def check(path: Path, migrations: Sequence[Migration] = MIGRATIONS) -> tuple[int
             version = _version(db, path, migrations)
     except (sqlite3.Error, OSError) as error:
         raise cannot_be_opened(path, error) from error
+    if version == NEW_FILE and not may_be_new:
+        raise lost(path)
     return version, _pending(version, migrations)
 
 

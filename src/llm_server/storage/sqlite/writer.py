@@ -15,9 +15,8 @@ from functools import partial
 from queue import SimpleQueue
 from typing import Any, Generic, TypeVar, cast
 
-from llm_server.orchestration.domain.errors import StorageUnavailable
-from llm_server.storage.sqlite.failures import translated, unavailable
-from llm_server.storage.sqlite.file.marker import OpenFile
+from llm_server.orchestration.domain.errors import StorageBroken
+from llm_server.storage.sqlite.failures import Failures, unavailable
 
 T = TypeVar("T")
 Work = Callable[[sqlite3.Connection], T]
@@ -87,10 +86,10 @@ class Writer:
     the group is rolled back then. Savepoints would avoid that, at the cost of two more statements for each command.
     """
 
-    def __init__(self, connection: sqlite3.Connection, file: OpenFile) -> None:
+    def __init__(self, connection: sqlite3.Connection, failures: Failures) -> None:
         self.connection = connection
         """Only for use inside a command."""
-        self._file = file
+        self._failures = failures
         self._commands: SimpleQueue[Command[Any] | None] = SimpleQueue()
         self._guard = threading.Lock()
         self._thread = threading.Thread(target=self._write, name="writer", daemon=True)
@@ -165,10 +164,9 @@ class Writer:
         group = [first]
         self._roll_back()  # only needed if the rollback of an earlier group failed
         try:
-            self._file.check()
+            self._failures.file.check()
             self.connection.execute("BEGIN IMMEDIATE")
-        except (sqlite3.Error, StorageUnavailable) as error:
-            # The file was removed, or another process holds the lock: all that wait would wait as long again.
+        except sqlite3.Error as error:  # another process holds the lock: all that wait would wait as long again
             while (waiting := following()) is not None:
                 group.append(waiting)
             self._fail(group, error)
@@ -181,6 +179,7 @@ class Writer:
                 is_clean = self._carry_out(command)
             if is_clean:
                 self.connection.execute("COMMIT")
+                self._failures.file.check()  # or the next start would not find what is acknowledged now
         except sqlite3.Error as error:
             self._roll_back()
             self._fail(group, error)
@@ -196,14 +195,16 @@ class Writer:
             command.forget()
         return others
 
-    def _fail(self, group: list[Command[Any]], error: sqlite3.Error | StorageUnavailable) -> None:
+    def _fail(self, group: list[Command[Any]], error: sqlite3.Error) -> None:
         """End the commands of a transaction that was not committed. Errors that commands raised themselves stay."""
-        if time.monotonic() >= self._next_warning_s:
+        failure = self._failures.of(error)
+        is_logged = isinstance(failure, StorageBroken)
+        if not is_logged and time.monotonic() >= self._next_warning_s:
             self._next_warning_s = time.monotonic() + WARNING_S
             _log.warning("the database takes no writes", extra={"cause": str(error), "commands": len(group)})
         for command in group:
             if command.error is None:
-                command.error = self._as_unavailable(error)
+                command.error = failure
             command.finish()
 
     def _next(self) -> Command[Any] | None:
@@ -232,7 +233,7 @@ class Writer:
         if self._has_failed_part and command.error is None:
             command.error = unavailable()
         if command.error is not None:
-            command.error = self._as_unavailable(command.error)
+            command.error = self._told_apart(command.error)
             command.after_commit.clear()
         if not self.connection.in_transaction:
             raise sqlite3.OperationalError("the transaction was rolled back")
@@ -260,12 +261,12 @@ class Writer:
         except BaseException as error:
             self._has_failed_part |= self.connection.total_changes != before
             if isinstance(error, sqlite3.Error):
-                raise translated(error, self._file.path) from error
+                raise self._failures.of(error) from error
             raise
 
-    def _as_unavailable(self, error: BaseException) -> BaseException:
-        """Return StorageUnavailable for an error of SQLite, and any other error unchanged."""
-        return translated(error, self._file.path) if isinstance(error, sqlite3.Error) else error
+    def _told_apart(self, error: BaseException) -> BaseException:
+        """Return what an error of SQLite means to a caller, and any other error unchanged."""
+        return self._failures.of(error) if isinstance(error, sqlite3.Error) else error
 
 
 def _first(commands: deque[Command[Any]]) -> Command[Any] | None:

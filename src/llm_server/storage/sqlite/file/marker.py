@@ -9,7 +9,7 @@ import logging
 import os
 from pathlib import Path
 
-from llm_server.orchestration.domain.errors import ConfigurationError, StorageMisconfigured
+from llm_server.orchestration.domain.errors import ConfigurationError
 
 _log = logging.getLogger(__name__)
 
@@ -55,27 +55,3 @@ def mark_in_use(path: Path) -> None:
         return
     with os.fdopen(descriptor, "w") as marker:
         marker.write(text)
-
-
-class OpenFile:
-    """A file that this process has opened. It tells whether the path still leads to that file."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path.resolve()
-        self._identity = self._now()
-
-    def check(self) -> None:
-        """Raise StorageMisconfigured if the file was removed, replaced or emptied: a write would be lost."""
-        if self._identity is None or self._now() != self._identity:
-            raise StorageMisconfigured(
-                f"The database {self.path} was removed, replaced or emptied while the server was using it, so nothing "
-                "more is stored. Stop the server, restore the file, and start the server again."
-            )
-
-    def _now(self) -> tuple[int, int] | None:
-        """Return the device and the number of the file at the path; None if it is missing or empty."""
-        try:
-            found = os.stat(self.path)
-        except OSError:
-            return None
-        return (found.st_dev, found.st_ino) if found.st_size else None
