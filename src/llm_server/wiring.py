@@ -28,6 +28,7 @@ from llm_server.orchestration.domain.catalog import Catalog, EngineSpec
 from llm_server.orchestration.domain.engine_call import Engine, Pricer
 from llm_server.orchestration.domain.errors import ConfigurationError
 from llm_server.orchestration.domain.ports.clock import Clock
+from llm_server.orchestration.domain.ports.commit import AfterCommit, at_once
 from llm_server.orchestration.domain.ports.keys import KeyStore
 from llm_server.orchestration.domain.ports.queue import Queue
 from llm_server.orchestration.domain.ports.store import EngineStateStore, Store
@@ -107,10 +108,11 @@ def assemble(
     prompt_max_chars: int,
     sleep: Callable[[float], None] = time.sleep,
     waiting: Waiting = nullcontext,
+    after_commit: AfterCommit = at_once,
 ) -> Service:
     """Build a service from its ports. `random_bytes(n)` returns n cryptographically random bytes."""
     sweep_ms = sweep_s * 1000
-    keyring, wakeups = Keyring(key_store, clock, random_bytes), WakeUps(queue)
+    keyring, wakeups = Keyring(key_store, clock, random_bytes, after_commit=after_commit), WakeUps(queue)
     return Service(
         catalog=catalog,
         prompt_max_chars=prompt_max_chars,
@@ -158,6 +160,7 @@ def assemble(
         ),
         sweep=Sweep(store=store, wakeups=wakeups, fleet=balancer.fleet, clock=clock, sweep_ms=sweep_ms),
         clock=clock,
+        after_commit=after_commit,
     )
 
 
@@ -170,6 +173,7 @@ def service_of(
     catalog: Catalog,
     works: bool = True,
     waiting: Waiting = nullcontext,
+    after_commit: AfterCommit = at_once,
 ) -> Service:
     """Build a service from the settings. If `works` is False, it has no engine adapters and cannot process tasks."""
     secrets = Credentials(settings.environ)
@@ -195,6 +199,7 @@ def service_of(
         prompt_max_chars=settings.prompt_max_chars,
         sleep=partial(_sleep, waiting),
         waiting=waiting,
+        after_commit=after_commit,
     )
 
 

@@ -19,7 +19,7 @@ from faults.substrates import every_task
 from llm_server.embedded.assembly import embedded_service
 from llm_server.embedded.executor import OffLoopExecutor
 from llm_server.embedded.watches import Watches
-from llm_server.orchestration.domain.errors import StorageUnavailable
+from llm_server.orchestration.domain.errors import StorageUnavailable, Unauthenticated
 from llm_server.orchestration.domain.task import Task, TaskRef
 from llm_server.orchestration.service import Service
 from llm_server.orchestration.tasks.new_task import NewTask
@@ -262,3 +262,51 @@ def test_a_rollback_that_fails_ends_neither_the_writer_nor_its_callers(server: S
 
     tasks = [server.post(f"Say {n}.").result(WAIT_S) for n in range(2)]
     assert set(server.known()) == {task.ref for task in tasks}
+
+
+def test_a_cancellation_that_is_not_committed_ends_no_engine_call(server: Server) -> None:
+    """The task goes on, and its call would be paid again."""
+    task = server.post().result(WAIT_S)
+    server.engine.latency_s = 0.6
+    working = server.pool.submit(server.work)
+    while not server.engine.seen:
+        threading.Event().wait(0.005)
+    server.disk.failing["COMMIT"] = FULL
+
+    with pytest.raises(StorageUnavailable):
+        server.command(lambda: server.service.cancel(task.ref)).result(WAIT_S)
+    server.disk.failing.clear()
+
+    assert working.result(WAIT_S) == 1
+    assert [ended.status for ended in server.told] == ["Completed"]
+    assert len(server.engine.seen) == 1
+
+
+def test_a_committed_cancellation_ends_the_engine_call(server: Server) -> None:
+    task = server.post().result(WAIT_S)
+    server.engine.latency_s = WAIT_S
+    working = server.pool.submit(server.work)
+    while not server.engine.seen:
+        threading.Event().wait(0.005)
+
+    server.command(lambda: server.service.cancel(task.ref)).result(WAIT_S)
+
+    assert working.result(2) == 1, "long before the engine answers"
+    assert server.store.peek(task.ref).status == "Cancelled"
+
+
+def test_a_key_that_is_revoked_by_a_slow_commit_is_not_remembered_as_valid(server: Server) -> None:
+    """A read during the commit finds the earlier key. Here the commit takes longer than changes are left uncached."""
+    keys = server.service.keys
+    now_ms = [1_000_000]
+    keys._clock = keys._cache._clock = lambda: now_ms[0]
+    key, token = keys.create("acme", ["tasks"])
+    with server.disk.commit_held():
+        revoking = server.command(lambda: keys.revoke(key.key_id))
+        assert server.disk.at_commit.wait(WAIT_S)
+        now_ms[0] += 60_000 // 2
+        assert keys.caller(token).tenant == "acme"
+    revoking.result(WAIT_S)
+
+    with pytest.raises(Unauthenticated):
+        keys.caller(token)

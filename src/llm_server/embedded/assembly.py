@@ -55,7 +55,13 @@ def embedded_service(
             store, keys = SqliteStore(database, wiring.retention(settings), on_end=on_end), SqliteKeys(database)
             _take_over(store, queue, settings)
             service = wiring.service_of(
-                settings, store=store, key_store=keys, queue=queue, catalog=loaded.catalog, waiting=waiting
+                settings,
+                store=store,
+                key_store=keys,
+                queue=queue,
+                catalog=loaded.catalog,
+                waiting=waiting,
+                after_commit=database.after_commit,
             )
             yield Embedded(service=service, database=database, queue=queue, engines_note=loaded.engines_note)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Protocol
 
 from llm_server.orchestration.access.key_creation import KeyCreation
@@ -16,6 +17,7 @@ from llm_server.orchestration.domain.counters import Counters, day_of, summarise
 from llm_server.orchestration.domain.engine_state import SwitchName
 from llm_server.orchestration.domain.errors import EngineNotFound, InvalidInput
 from llm_server.orchestration.domain.ports.clock import Clock
+from llm_server.orchestration.domain.ports.commit import AfterCommit, at_once
 from llm_server.orchestration.domain.ports.listing import EVERY_TASK, Page, TaskFilter, TaskListing
 from llm_server.orchestration.domain.ports.store import CounterStore, EngineStateStore
 from llm_server.orchestration.domain.ports.tasks import TaskStore
@@ -67,6 +69,7 @@ class Service:
         lifecycle: Lifecycle,
         sweep: Sweep,
         clock: Clock,
+        after_commit: AfterCommit = at_once,
     ) -> None:
         self.catalog = catalog
         self.prompt_max_chars = prompt_max_chars
@@ -79,6 +82,7 @@ class Service:
         self._lifecycle = lifecycle
         self._sweep = sweep
         self._clock = clock
+        self._after_commit = after_commit
 
     def now_ms(self) -> int:
         """Return the server's time in Unix milliseconds."""
@@ -118,7 +122,8 @@ class Service:
     def cancel(self, ref: TaskRef) -> Snapshot:
         """Cancel a task that is not final. Raises the errors of `Lifecycle.cancel`."""
         snapshot = self._lifecycle.cancel(ref)
-        self._worker.cancelled(ref)
+        # If the commit fails, the task goes on, so its calls must too: they would be paid again.
+        self._after_commit(partial(self._worker.cancelled, ref))
         return snapshot
 
     def retry(self, ref: TaskRef, *, payer: Payer | None = None) -> Snapshot:

@@ -13,14 +13,11 @@ from itertools import count
 
 from llm_server.orchestration.domain.errors import StorageUnavailable
 from llm_server.orchestration.domain.ports.clock import Clock
+from llm_server.orchestration.domain.ports.commit import AfterCommit, at_once
 from llm_server.orchestration.domain.task import TaskRef
 
 MAX_LOOK_S = 1.0
 """How long a receiver waits for a delayed message before it asks the clock again, because the clock may be set."""
-
-
-def _at_once(send: Callable[[], None]) -> None:
-    send()
 
 
 class WakeUpQueue:
@@ -34,7 +31,7 @@ class WakeUpQueue:
     message; when it leaves, it wakes another one, which takes over.
     """
 
-    def __init__(self, clock: Clock, after_commit: Callable[[Callable[[], None]], None] = _at_once) -> None:
+    def __init__(self, clock: Clock, after_commit: AfterCommit = at_once) -> None:
         self._clock = clock
         self._after_commit = after_commit
         self._lock = threading.Lock()

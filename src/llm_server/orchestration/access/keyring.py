@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 from llm_server.orchestration.access import tokens
 from llm_server.orchestration.access.expiry import checked_expiry
@@ -21,6 +22,7 @@ from llm_server.orchestration.domain.errors import (
     Unauthenticated,
 )
 from llm_server.orchestration.domain.ports.clock import Clock
+from llm_server.orchestration.domain.ports.commit import AfterCommit, at_once
 from llm_server.orchestration.domain.ports.keys import KeyStore
 from llm_server.orchestration.domain.receipt import usd
 from llm_server.orchestration.domain.task import DAY_MS
@@ -49,10 +51,18 @@ class RequestsLeft:
 class Keyring:
     """The API keys of a server. `random_bytes(n)` must return n bytes that cannot be guessed."""
 
-    def __init__(self, store: KeyStore, clock: Clock, random_bytes: Callable[[int], bytes]) -> None:
+    def __init__(
+        self,
+        store: KeyStore,
+        clock: Clock,
+        random_bytes: Callable[[int], bytes],
+        *,
+        after_commit: AfterCommit = at_once,
+    ) -> None:
         self._store = store
         self._clock = clock
         self._random_bytes = random_bytes
+        self._after_commit = after_commit
         self._cache = KeyCache(store, clock)
 
     def create(
@@ -248,6 +258,7 @@ class Keyring:
                     return after
             finally:
                 self._cache.changed(key_id)
+                self._after_commit(partial(self._cache.changed, key_id))  # the commit may take long
         raise KeyConflict("The key is being changed by other calls; try again.", code="key_changing")
 
     def _admits(self, key: Key, secret: str) -> bool:
