@@ -80,7 +80,7 @@ class Fleet:
     def last_return_ms(self, records: EngineRecords | None = None) -> int:
         """Return when an engine that may be asked now was last switched, or recovered, in Unix milliseconds.
 
-        Returns 0 if there is no such engine. `records` are the engines' records; without them, those that this process
+        Returns 0 if none can be asked. `records` are the engines' records; without them, those that this process
         knows.
         """
         if records is None:
