@@ -14,7 +14,7 @@ from llm_server.engines.discovery import LoopbackServer, discover
 from llm_server.engines.local import model_files
 from llm_server.orchestration.configuration import catalog_file
 from llm_server.orchestration.dispatch.window import Window
-from llm_server.orchestration.domain.catalog import Catalog
+from llm_server.orchestration.domain.catalog import Catalog, EngineSpec
 from llm_server.orchestration.domain.errors import ConfigurationError
 from llm_server.settings import Settings
 
@@ -71,11 +71,17 @@ def load_catalog(
         discovered = discover(settings.environ, loopback=loopback, own_port=own_port, model=model)
         note = f"{discovered.name}: {discovered.reason}"
         model_is_used = discovered.spec.kind == "llamacpp"
-        catalog = msgspec.structs.replace(catalog, engines={**catalog.engines, discovered.name: discovered.spec})
+        spec = _within(discovered.spec, settings.window.whole_s)
+        catalog = msgspec.structs.replace(catalog, engines={**catalog.engines, discovered.name: spec})
     if model and not model_is_used:
         note += " LLM_SERVER_MODEL is not used."
     _check_time_outs(catalog, settings)
     return LoadedCatalog(catalog, note)
+
+
+def _within(found: EngineSpec, max_s: int) -> EngineSpec:
+    """Return a found engine with a time-out of its own lowered to `max_s` seconds, because no configuration could."""
+    return found if found.timeout_s is None else msgspec.structs.replace(found, timeout_s=min(found.timeout_s, max_s))
 
 
 def _check_time_outs(catalog: Catalog, settings: Settings) -> None:

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from llm_server.engines.connections import EnginePool
 
 PROBE_TIMEOUT_S = 0.3
-CPU_TIMEOUT_S = 180
-"""High, because a laptop generates a few tokens a second: all that a worker can wait with the default lease."""
+CPU_TIMEOUT_S = 600
+"""High, because a laptop generates a few tokens a second. The server lowers it to what a worker can wait."""
 _NOT_FOR_CHAT = re.compile(
     r"embed|rerank|whisper|moderation|transcri|diffusion|tts|dall-e|flux|colbert|clip|minilm|(^|[/-])(bge|gte|e5)-",
     re.IGNORECASE,

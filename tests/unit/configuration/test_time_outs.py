@@ -52,6 +52,20 @@ def test_an_engine_that_may_take_longer_is_refused_with_the_way_out(tmp_path: Pa
     assert refusal(tmp_path, ENGINE + "timeout_s = 181", {"LLM_SERVER_LEASE_S": "212"}) == ""
 
 
+@pytest.mark.parametrize(("lease_s", "timeout_s"), [("70", 60), ("210", 180), ("700", 600), ("7000", 600)])
+def test_a_model_named_by_the_setting_has_the_time_that_a_worker_can_wait(
+    tmp_path: Path, lease_s: str, timeout_s: int
+) -> None:
+    """At most ten minutes. The server adds this engine by itself, so no configuration could lower its time-out."""
+    model = tmp_path / "small.gguf"
+    model.write_bytes(b"GGUF")
+    settings = Settings.read({"LLM_SERVER_MODEL": str(model), "LLM_SERVER_LEASE_S": lease_s})
+
+    catalog = catalog_loading.load_catalog(settings).catalog
+
+    assert catalog.timeout_s("llamacpp") == timeout_s
+
+
 @pytest.mark.parametrize("timeout_s", [1, 5, 6, 7, 120, 174, 600, 36_000])
 def test_the_lease_that_is_advised_is_the_shortest_that_is_enough(timeout_s: int) -> None:
     lease_s = Window.lease_for(timeout_s)
