@@ -162,6 +162,19 @@ def test_budget_shows_tasks_that_fail_because_of_their_limits(tmp_path: Path) ->
     assert re.search(r"^Spent today: [1-9]\d* micro-USD\.$", done.stdout, re.MULTILINE)
 
 
+def test_budget_shows_the_refusal_when_the_day_is_spent(tmp_path: Path) -> None:
+    """The first task costs exactly what the key may spend: 4,096 output tokens at 1 USD for a million."""
+    with fake_engine(text="2, 3, 5.", tokens_out=4096) as engine:
+        engines = ENGINES_TOML.replace("http://127.0.0.1:9000/v1", engine.base_url)
+        engines = engines.replace("{ input = 3.0, output = 15.0 }", "{ input = 0.0, output = 1.0 }")
+        with configured(tmp_path, engines) as server:
+            key = made_key(tmp_path / "tasks.db", "--usd-per-day", "0.004096")
+            done = run_python(server.url, "budget.py", key=key)
+
+    assert re.search(r"^task 1: Completed, 4096 micro-USD$", done.stdout, re.MULTILINE)
+    assert re.search(r"^usd_per_day: 429, try again in \d+ s: .*usd_per_day", done.stdout, re.MULTILINE)
+
+
 def test_an_engine_that_reports_too_many_tokens_does_not_overspend_the_day(tmp_path: Path) -> None:
     """What it reports beyond the reserved tokens cannot be true, so it is not charged."""
     with fake_engine(text="2, 3, 5.", tokens_out=1_000) as engine:

@@ -17,8 +17,13 @@ TOKENS_IN, TOKENS_OUT = 10, 20
 CODER = "build"
 
 
+LONG = "Say much"
+"""The answer to a prompt that begins so has 36 KB: more than fits into the free pages of a small database."""
+
+
 def answer_to(system: str, prompt: str) -> str:
-    return f"answer {sha256(f'{system}|{prompt}'.encode()).hexdigest()[:16]}"
+    answer = f"answer {sha256(f'{system}|{prompt}'.encode()).hexdigest()[:16]}"
+    return " ".join([answer] * 1_500) if prompt.startswith(LONG) else answer
 
 
 def the_plan(of_steps: Mapping[str, str] = STEPS) -> str:
