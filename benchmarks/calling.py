@@ -46,8 +46,8 @@ def ours(url: str) -> Callable[[], str]:
     from llm_server.engines.credentials import Credentials
     from llm_server.engines.parts import EngineParts
     from llm_server.orchestration.dispatch.terms import CallTerms
-    from llm_server.orchestration.domain.catalog import AllowedEngines
-    from llm_server.orchestration.domain.engine_call import EngineCall
+    from llm_server.orchestration.domain.engines.allowed import AllowedEngines
+    from llm_server.orchestration.domain.engines.call import EngineCall
     from llm_server.orchestration.routing.analysis import analyse
     from llm_server.settings import Settings
     from llm_server.storage.sqlite.database import Database

@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 
 from benchmarks import aws  # noqa: F401 - puts tests/ on the path
-from llm_server.orchestration.domain.engine_call import EngineCall
+from llm_server.orchestration.domain.engines.call import EngineCall
 from llm_server.orchestration.domain.status import Mode
 from support.deliveries import a_plan, planning
 from support.scripted_engine import ScriptedEngine, a_catalog, an_engine

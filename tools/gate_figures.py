@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from llm_server.orchestration.answer_gate import gate
-from llm_server.orchestration.domain.engine_call import Completion
-from llm_server.orchestration.domain.usage import Usage
+from llm_server.orchestration.domain.engines.call import Completion
+from llm_server.orchestration.domain.engines.usage import Usage
 
 DATA = Path(__file__).parents[1] / "data" / "answer_gate"
 PARTS = ("tuned", "held_out")

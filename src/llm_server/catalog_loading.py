@@ -14,7 +14,7 @@ from llm_server.engines.discovery import LoopbackServer, discover
 from llm_server.engines.local import model_files
 from llm_server.orchestration.configuration import catalog_file
 from llm_server.orchestration.dispatch.window import Window
-from llm_server.orchestration.domain.catalog import Catalog, EngineSpec
+from llm_server.orchestration.domain.engines.catalog import Catalog, EngineSpec
 from llm_server.orchestration.domain.errors import ConfigurationError
 from llm_server.settings import Settings
 

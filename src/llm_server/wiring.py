@@ -24,8 +24,8 @@ from llm_server.orchestration.dispatch.calls import EngineCalls
 from llm_server.orchestration.dispatch.fleet import Fleet
 from llm_server.orchestration.dispatch.health import EngineStates
 from llm_server.orchestration.dispatch.window import Window
-from llm_server.orchestration.domain.catalog import Catalog, EngineSpec
-from llm_server.orchestration.domain.engine_call import Engine, Pricer
+from llm_server.orchestration.domain.engines.call import Engine, Pricer
+from llm_server.orchestration.domain.engines.catalog import Catalog, EngineSpec
 from llm_server.orchestration.domain.errors import ConfigurationError
 from llm_server.orchestration.domain.ports.clock import Clock
 from llm_server.orchestration.domain.ports.commit import AfterCommit, at_once

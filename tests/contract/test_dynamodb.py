@@ -11,7 +11,7 @@ import pytest
 
 from llm_server.orchestration.domain.api_key import Charge
 from llm_server.orchestration.domain.counters import Counters
-from llm_server.orchestration.domain.engine_state import EngineState
+from llm_server.orchestration.domain.engines.state import EngineState
 from llm_server.orchestration.domain.errors import StorageUnavailable, TaskLost, TaskNotFound
 from llm_server.orchestration.domain.output import Output
 from llm_server.orchestration.domain.ports.tasks import Due, IdempotencyBinding

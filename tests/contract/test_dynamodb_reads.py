@@ -9,7 +9,7 @@ from zlib import crc32
 import pytest
 
 from llm_server.orchestration.domain.counters import Counters
-from llm_server.orchestration.domain.engine_state import EngineState
+from llm_server.orchestration.domain.engines.state import EngineState
 from llm_server.orchestration.domain.errors import StorageUnavailable
 from llm_server.orchestration.domain.ports.listing import Page, TaskFilter
 from llm_server.orchestration.domain.snapshot import Snapshot

@@ -15,7 +15,7 @@ from llm_server.engines.connections import EnginePool
 from llm_server.engines.embedded import EmbeddedEngine
 from llm_server.engines.openai import OpenAIEngine
 from llm_server.orchestration.domain.cancellation import Cancellation
-from llm_server.orchestration.domain.engine_call import AnswerSchema, Engine
+from llm_server.orchestration.domain.engines.call import AnswerSchema, Engine
 from llm_server.orchestration.domain.errors import EngineUnavailable, PromptRefused, TaskCancelled
 from llm_server.orchestration.execution import plan_proposal
 from llm_server.orchestration.routing.analysis import analyse

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from llm_server.engines.connections import EnginePool
-from llm_server.orchestration.domain.catalog import END_MARKS
-from llm_server.orchestration.domain.engine_call import AnswerSchema
+from llm_server.orchestration.domain.engines.call import AnswerSchema
+from llm_server.orchestration.domain.engines.catalog import END_MARKS
 from llm_server.orchestration.execution import plan_proposal
 from support.engine_wires import CALL, WIRES, Wired, pool, server, wire
 from support.fake_engine import FakeEngine, changed

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 
-from llm_server.orchestration.domain.engine_state import EngineSwitch
+from llm_server.orchestration.domain.engines.state import EngineSwitch
 from llm_server.orchestration.domain.errors import ConfigurationError, RecordUnreadable, StorageUnavailable, TaskLost
 from llm_server.orchestration.domain.ports.listing import EVERY_TASK, Page, TaskFilter
 from llm_server.orchestration.domain.ports.tasks import Due

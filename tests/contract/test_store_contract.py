@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from llm_server.orchestration.domain.catalog import Sources
 from llm_server.orchestration.domain.counters import Counters, day_of
+from llm_server.orchestration.domain.engines.catalog import Sources
 from llm_server.orchestration.domain.errors import TaskBusy, TaskFinished, TaskLost, TaskNotFound
 from llm_server.orchestration.domain.ports.store import Store
 from llm_server.orchestration.domain.snapshot import Limits, Snapshot

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from llm_server.orchestration.domain.counters import Counters
-from llm_server.orchestration.domain.engine_state import EngineRecords, EngineState
+from llm_server.orchestration.domain.engines.state import EngineRecords, EngineState
 from llm_server.orchestration.domain.ports.store import Store
 from llm_server.orchestration.domain.receipt import Attempt
 from llm_server.orchestration.domain.status import Mode

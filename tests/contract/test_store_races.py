@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-from llm_server.orchestration.domain.engine_state import EngineState, EngineSwitch, SwitchName
+from llm_server.orchestration.domain.engines.state import EngineState, EngineSwitch, SwitchName
 from llm_server.orchestration.domain.errors import ApprovalConflict, StateConflict, TaskLost
 from llm_server.orchestration.domain.plan import digest
 from llm_server.orchestration.domain.ports.store import Store

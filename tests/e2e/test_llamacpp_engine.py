@@ -11,8 +11,8 @@ from llm_server.engines.anthropic import AnthropicEngine
 from llm_server.engines.connections import EnginePool
 from llm_server.engines.discovery import LoopbackServer, discover
 from llm_server.engines.openai import OpenAIEngine
-from llm_server.orchestration.domain.catalog import EngineSpec
-from llm_server.orchestration.domain.engine_call import AnswerSchema, Engine, EngineCall
+from llm_server.orchestration.domain.engines.call import AnswerSchema, Engine, EngineCall
+from llm_server.orchestration.domain.engines.catalog import EngineSpec
 from llm_server.orchestration.domain.errors import EngineUnavailable, PromptRefused
 from llm_server.orchestration.execution import plan_proposal
 from support.llamacpp_server import CONTEXT, LlamaServer, plan_schema

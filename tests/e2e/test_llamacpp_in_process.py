@@ -17,8 +17,8 @@ import urllib3
 from llm_server.engines.connections import EnginePool
 from llm_server.engines.local.llamacpp import LlamaCppEngine
 from llm_server.engines.local.model_files import ModelFile
-from llm_server.orchestration.domain.catalog import EngineSpec
-from llm_server.orchestration.domain.engine_call import AnswerSchema, EngineCall
+from llm_server.orchestration.domain.engines.call import AnswerSchema, EngineCall
+from llm_server.orchestration.domain.engines.catalog import EngineSpec
 from llm_server.orchestration.domain.errors import EngineUnavailable, PromptRefused
 from llm_server.orchestration.execution import plan_proposal
 from support import tiny_gguf

@@ -16,8 +16,8 @@ from llm_server.engines.connections import EnginePool
 from llm_server.engines.local.llamacpp import LlamaCppEngine
 from llm_server.engines.local.model_files import ModelFile
 from llm_server.engines.openai import OpenAIEngine
-from llm_server.orchestration.domain.catalog import END_MARKS, EngineSpec
-from llm_server.orchestration.domain.engine_call import AnswerSchema, Engine, EngineCall
+from llm_server.orchestration.domain.engines.call import AnswerSchema, Engine, EngineCall
+from llm_server.orchestration.domain.engines.catalog import END_MARKS, EngineSpec
 from llm_server.orchestration.execution import plan_proposal, review
 from support import tiny_gguf
 from support.llamacpp_server import LlamaServer

@@ -21,8 +21,8 @@ from llm_server.orchestration.dispatch.balancer import Balancer
 from llm_server.orchestration.dispatch.balancer import Reply as Outcome
 from llm_server.orchestration.dispatch.retry_budget import MAX_CALLS_A_STEP
 from llm_server.orchestration.dispatch.window import Window
-from llm_server.orchestration.domain.catalog import ANY_ENGINE
-from llm_server.orchestration.domain.engine_call import AnswerSchema, EngineCall
+from llm_server.orchestration.domain.engines.allowed import ANY_ENGINE
+from llm_server.orchestration.domain.engines.call import AnswerSchema, EngineCall
 from llm_server.orchestration.domain.errors import EngineUnavailable, PromptRefused
 from llm_server.orchestration.execution import plan_proposal
 from llm_server.orchestration.routing.analysis import analyse

@@ -7,9 +7,9 @@ import threading
 from collections.abc import Callable, Mapping
 from hashlib import sha256
 
-from llm_server.orchestration.domain.engine_call import Completion, EngineCall
+from llm_server.orchestration.domain.engines.call import Completion, EngineCall
+from llm_server.orchestration.domain.engines.usage import Usage
 from llm_server.orchestration.domain.errors import EngineUnavailable
-from llm_server.orchestration.domain.usage import Usage
 
 STEPS = {"design": "", "build": "design", "try": "build", "describe": "build try"}
 """The steps of the plan that it proposes, with their dependencies; the coder's step is reviewed and repaired once."""

@@ -14,8 +14,8 @@ from faults.substrates import Substrate
 from llm_server import wiring
 from llm_server.orchestration.dispatch.balancer import Balancer
 from llm_server.orchestration.dispatch.window import Window
-from llm_server.orchestration.domain.catalog import Catalog
-from llm_server.orchestration.domain.engine_call import Completion, EngineCall
+from llm_server.orchestration.domain.engines.call import Completion, EngineCall
+from llm_server.orchestration.domain.engines.catalog import Catalog
 from llm_server.orchestration.domain.ports.clock import Clock
 from llm_server.orchestration.domain.ports.keys import KeyStore
 from llm_server.orchestration.domain.ports.queue import Queue

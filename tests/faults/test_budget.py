@@ -15,8 +15,8 @@ from faults.substrates import UNSEEN, again
 from faults.world import World
 from llm_server.orchestration.access.tokens import format_token
 from llm_server.orchestration.domain.api_key import Account, KeyLimits, KeyUse
-from llm_server.orchestration.domain.catalog import EnginePrice
 from llm_server.orchestration.domain.counters import day_of
+from llm_server.orchestration.domain.engines.catalog import EnginePrice
 from llm_server.orchestration.domain.status import Status
 from support.builders import a_key
 from support.concurrency import at_once

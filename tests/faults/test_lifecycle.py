@@ -17,7 +17,7 @@ from faults.ledger import Ledger
 from faults.strikes import IN_TIME_S, SINGLE, Faults, Scenario, quickly, strike
 from faults.substrates import again
 from faults.world import SWEEP_EVERY_S, TICK_S, World
-from llm_server.orchestration.domain.engine_call import EngineCall
+from llm_server.orchestration.domain.engines.call import EngineCall
 from llm_server.orchestration.domain.errors import PromptRefused, TaskNotFound
 from llm_server.orchestration.domain.status import Status
 from llm_server.orchestration.domain.task import TaskRef

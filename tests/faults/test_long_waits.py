@@ -12,7 +12,7 @@ from faults.conftest import Worlds
 from faults.kinds import Kind
 from faults.ledger import Ledger
 from faults.world import SWEEP_EVERY_S, TICK_S, World
-from llm_server.orchestration.domain.engine_call import EngineCall
+from llm_server.orchestration.domain.engines.call import EngineCall
 from llm_server.orchestration.domain.errors import EngineUnavailable
 from support.scripted_engine import a_catalog, an_engine
 

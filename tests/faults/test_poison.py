@@ -23,7 +23,7 @@ from faults.substrates import every_task
 from faults.test_killed_server import of_file, woken_again
 from faults.test_storm import emptied, final_after_s
 from faults.world import World
-from llm_server.orchestration.domain.engine_call import EngineCall
+from llm_server.orchestration.domain.engines.call import EngineCall
 from llm_server.orchestration.domain.snapshot import Snapshot
 from llm_server.orchestration.domain.task import TaskRef
 from llm_server.storage.sqlite.database import Database

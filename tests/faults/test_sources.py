@@ -17,8 +17,8 @@ from llm_server.orchestration.dispatch.calls import EngineCalls
 from llm_server.orchestration.dispatch.fleet import Fleet
 from llm_server.orchestration.dispatch.health import EngineStates
 from llm_server.orchestration.domain.api_key import KeyLimits
-from llm_server.orchestration.domain.catalog import Sources
-from llm_server.orchestration.domain.engine_call import EngineCall
+from llm_server.orchestration.domain.engines.call import EngineCall
+from llm_server.orchestration.domain.engines.catalog import Sources
 from llm_server.orchestration.domain.errors import EngineUnavailable, PromptRefused
 from llm_server.orchestration.domain.status import Status
 from llm_server.orchestration.domain.task import TaskRef

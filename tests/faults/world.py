@@ -24,8 +24,8 @@ from llm_server import wiring
 from llm_server.api.app import create_app
 from llm_server.api.auth import Gate
 from llm_server.api.executor import InlineExecutor
-from llm_server.orchestration.domain.catalog import Catalog
-from llm_server.orchestration.domain.engine_call import EngineCall
+from llm_server.orchestration.domain.engines.call import EngineCall
+from llm_server.orchestration.domain.engines.catalog import Catalog
 from llm_server.orchestration.domain.errors import StorageUnavailable
 from llm_server.orchestration.domain.output import PLAN
 from llm_server.orchestration.domain.ports.clock import Clock as NowMs

@@ -8,8 +8,8 @@ from contextlib import closing
 from dataclasses import replace
 from itertools import islice
 
-from llm_server.orchestration.domain.catalog import Catalog, EngineSpec
-from llm_server.orchestration.domain.engine_call import EngineCall
+from llm_server.orchestration.domain.engines.call import EngineCall
+from llm_server.orchestration.domain.engines.catalog import Catalog, EngineSpec
 from llm_server.orchestration.domain.snapshot import Limits, Request, Snapshot
 from llm_server.orchestration.domain.status import Mode
 from llm_server.orchestration.execution import prompts

@@ -13,8 +13,8 @@ from llm_server.engines.anthropic import AnthropicEngine
 from llm_server.engines.bedrock import BedrockEngine
 from llm_server.engines.connections import EnginePool
 from llm_server.engines.openai import OpenAIEngine
-from llm_server.orchestration.domain.catalog import EngineSpec
-from llm_server.orchestration.domain.engine_call import Engine, EngineCall
+from llm_server.orchestration.domain.engines.call import Engine, EngineCall
+from llm_server.orchestration.domain.engines.catalog import EngineSpec
 from llm_server.orchestration.domain.errors import EngineUnavailable, PromptRefused
 from support.fake_engine import FakeEngine, Fault, fake_engine
 

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-from llm_server.orchestration.domain.catalog import LocalModel
+from llm_server.orchestration.domain.engines.catalog import LocalModel
 
 
 @dataclass(slots=True)

@@ -25,12 +25,13 @@ from llm_server.orchestration.dispatch.fleet import Fleet
 from llm_server.orchestration.dispatch.health import EngineStates
 from llm_server.orchestration.dispatch.terms import CallTerms
 from llm_server.orchestration.dispatch.window import Window
-from llm_server.orchestration.domain.catalog import AllowedEngines, Catalog, EnginePrice, EngineSpec, Sources
-from llm_server.orchestration.domain.engine_call import Completion, EngineCall
-from llm_server.orchestration.domain.engine_state import EngineRecords, EngineState, SwitchName
+from llm_server.orchestration.domain.engines.allowed import AllowedEngines
+from llm_server.orchestration.domain.engines.call import Completion, EngineCall
+from llm_server.orchestration.domain.engines.catalog import Catalog, EnginePrice, EngineSpec, Sources
+from llm_server.orchestration.domain.engines.state import EngineRecords, EngineState, SwitchName
+from llm_server.orchestration.domain.engines.usage import Usage
 from llm_server.orchestration.domain.errors import StorageUnavailable
 from llm_server.orchestration.domain.ports.store import EngineStateStore
-from llm_server.orchestration.domain.usage import Usage
 from llm_server.storage.sqlite.database import Database
 from llm_server.storage.sqlite.store import SqliteStore
 from support.builders import NOW_MS

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from llm_server import wiring
-from llm_server.orchestration.domain.catalog import Catalog
+from llm_server.orchestration.domain.engines.catalog import Catalog
 from llm_server.orchestration.domain.errors import StorageUnavailable
 from llm_server.orchestration.domain.ports.store import Store
 from llm_server.orchestration.domain.snapshot import Snapshot

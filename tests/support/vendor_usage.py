@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from llm_server.engines.usage import ReportedUsage, chat_usage, converse_usage, messages_usage
-from llm_server.orchestration.domain.catalog import EnginePrice, EngineSpec
+from llm_server.orchestration.domain.engines.catalog import EnginePrice, EngineSpec
 
 GPT_4O = EnginePrice(input=2.5, cached_input=1.25, output=10)
 GPT_5 = EnginePrice(input=1.25, cached_input=0.125, output=10)

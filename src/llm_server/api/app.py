@@ -14,7 +14,7 @@ from llm_server.api.auth import Gate
 from llm_server.api.contract import PREFIX
 from llm_server.api.edge import Edge
 from llm_server.api.executor import Executor
-from llm_server.api.routes import docs, keys, server, tasks
+from llm_server.api.routes import docs, keys, server, task_changes, tasks
 from llm_server.orchestration.service import Service
 
 JSON_BYTES_PER_CHAR = 12
@@ -80,6 +80,14 @@ def create_app(
     app.state.max_body_bytes = service.prompt_max_chars * JSON_BYTES_PER_CHAR + BODY_REST_BYTES
     app.state.gate = Gate(service.keys, executor, open_without_keys=open_without_keys, origins=origins)
     app.state.prefix = PREFIX
-    for router in (tasks.router, server.router, server.engines, keys.router, server.health, docs.router):
+    for router in (
+        tasks.router,
+        task_changes.router,
+        server.router,
+        server.engines,
+        keys.router,
+        server.health,
+        docs.router,
+    ):
         app.add(router)
     return app

@@ -29,7 +29,7 @@ from llm_server.api.schemas.work import AttemptView, PlanView, ReceiptView, Revi
 from llm_server.orchestration.dispatch.fleet import EngineNow
 from llm_server.orchestration.domain import plan as plans
 from llm_server.orchestration.domain.api_key import Key, KeyLimits
-from llm_server.orchestration.domain.catalog import Catalog, EngineSpec, Source, Sources
+from llm_server.orchestration.domain.engines.catalog import Catalog, EngineSpec, Source, Sources
 from llm_server.orchestration.domain.output import PLAN, OutputKey
 from llm_server.orchestration.domain.plan import Step, StepStatus
 from llm_server.orchestration.domain.ports.listing import Page

@@ -11,7 +11,7 @@ import typer
 from llm_server.cli import display
 
 if TYPE_CHECKING:
-    from llm_server.orchestration.domain.catalog import Catalog, LocalModel
+    from llm_server.orchestration.domain.engines.catalog import Catalog, LocalModel
 
 _FAILED, _WRONG, _INTERRUPTED = 1, 2, 130
 _EXIT_CODES = """

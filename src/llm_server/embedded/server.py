@@ -34,7 +34,7 @@ from llm_server.embedded.slots import Slots
 from llm_server.embedded.watches import Watches
 from llm_server.embedded.workers import Workers, workers_for
 from llm_server.loopback import is_loopback_host
-from llm_server.orchestration.domain.catalog import Catalog
+from llm_server.orchestration.domain.engines.catalog import Catalog
 from llm_server.orchestration.domain.errors import ConfigurationError, LLMServerError
 from llm_server.orchestration.service import Service
 from llm_server.settings import Settings

@@ -8,8 +8,8 @@ from typing import Any
 
 import msgspec
 
-from llm_server.orchestration.domain.catalog import EngineSpec
-from llm_server.orchestration.domain.engine_call import AnswerSchema, EngineCall
+from llm_server.orchestration.domain.engines.call import AnswerSchema, EngineCall
+from llm_server.orchestration.domain.engines.catalog import EngineSpec
 
 _LENGTHS = frozenset({"minLength", "maxLength"})
 _BOUNDS = _LENGTHS | {"minItems", "maxItems", "minimum", "maximum", "pattern"}

@@ -16,7 +16,7 @@ from llm_server.engines.wire import (
     missing_completion,
     refusal,
 )
-from llm_server.orchestration.domain.engine_call import Completion, Engine, EngineCall
+from llm_server.orchestration.domain.engines.call import Completion, Engine, EngineCall
 
 VERSION = "2023-06-01"
 _TRUNCATED = frozenset({"max_tokens", "model_context_window_exceeded"})

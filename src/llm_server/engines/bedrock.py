@@ -39,8 +39,8 @@ from llm_server.engines.wire import (
     missing_completion,
     refusal,
 )
-from llm_server.orchestration.domain.catalog import EngineSpec
-from llm_server.orchestration.domain.engine_call import Completion, Engine, EngineCall
+from llm_server.orchestration.domain.engines.call import Completion, Engine, EngineCall
+from llm_server.orchestration.domain.engines.catalog import EngineSpec
 from llm_server.orchestration.domain.errors import EngineUnavailable, TaskCancelled
 
 MAX_ANSWER_CHARS = 16 * 1024 * 1024

@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from llm_server.orchestration.domain.catalog import EngineSpec
+from llm_server.orchestration.domain.engines.catalog import EngineSpec
 from llm_server.orchestration.domain.errors import EngineUnavailable
 
 _REMOTE = ("ssm:", "secretsmanager:")

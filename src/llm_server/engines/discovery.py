@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from llm_server.engines.wire import json_objects
-from llm_server.orchestration.domain.catalog import EngineSpec
+from llm_server.orchestration.domain.engines.catalog import EngineSpec
 from llm_server.orchestration.domain.errors import EngineUnavailable, PromptRefused
 
 if TYPE_CHECKING:

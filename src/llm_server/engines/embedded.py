@@ -11,9 +11,9 @@ import msgspec
 from llm_server.engines.parts import EngineParts
 from llm_server.engines.usage import ReportedUsage
 from llm_server.engines.wire import completion, json_object
-from llm_server.orchestration.domain.engine_call import AnswerSchema, Completion, Engine, EngineCall
+from llm_server.orchestration.domain.engines.call import AnswerSchema, Completion, Engine, EngineCall
+from llm_server.orchestration.domain.engines.usage import CHARACTERS_PER_TOKEN
 from llm_server.orchestration.domain.plan import MAX_STEPS, Plan, Step
-from llm_server.orchestration.domain.usage import CHARACTERS_PER_TOKEN
 
 HOW_TO_CONFIGURE = """\
 To get real answers, do one of these and start the server again:

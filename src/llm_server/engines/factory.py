@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import assert_never
 
 from llm_server.engines.parts import EngineParts
-from llm_server.orchestration.domain.catalog import EngineKind
-from llm_server.orchestration.domain.engine_call import Engine
+from llm_server.orchestration.domain.engines.call import Engine
+from llm_server.orchestration.domain.engines.catalog import EngineKind
 
 
 def build(parts: EngineParts) -> dict[str, Engine]:

@@ -23,8 +23,8 @@ from llm_server.engines.connections import EnginePool, cancellable
 from llm_server.engines.failures import failure_of_status, unusable_answer
 from llm_server.engines.wire import Wire
 from llm_server.orchestration.domain.cancellation import Cancellation
-from llm_server.orchestration.domain.catalog import EngineSpec
-from llm_server.orchestration.domain.engine_call import Completion, EngineCall
+from llm_server.orchestration.domain.engines.call import Completion, EngineCall
+from llm_server.orchestration.domain.engines.catalog import EngineSpec
 from llm_server.orchestration.domain.errors import EngineUnavailable, PromptRefused, TaskCancelled
 
 MAX_ANSWER_BYTES = 16 * 1024 * 1024

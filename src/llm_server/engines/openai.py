@@ -18,7 +18,7 @@ from llm_server.engines.wire import (
     missing_completion,
     refusal,
 )
-from llm_server.orchestration.domain.engine_call import Completion, Engine, EngineCall
+from llm_server.orchestration.domain.engines.call import Completion, Engine, EngineCall
 from llm_server.orchestration.domain.errors import EngineUnavailable
 
 

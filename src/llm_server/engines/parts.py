@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from llm_server.engines.connections import EnginePool
 from llm_server.engines.credentials import Credentials
-from llm_server.orchestration.domain.catalog import Catalog, EngineSpec
+from llm_server.orchestration.domain.engines.catalog import Catalog, EngineSpec
 
 if TYPE_CHECKING:
     from llm_server.engines.embedded import Analyse

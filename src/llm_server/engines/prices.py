@@ -8,8 +8,8 @@ from decimal import ROUND_CEILING, Decimal
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from llm_server.orchestration.domain.catalog import EnginePrice, EngineSpec
-from llm_server.orchestration.domain.usage import Usage
+from llm_server.orchestration.domain.engines.catalog import EnginePrice, EngineSpec
+from llm_server.orchestration.domain.engines.usage import Usage
 
 if TYPE_CHECKING:
     from genai_prices.types import PriceCalculation, TieredPrices

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from llm_server.orchestration.domain.usage import Usage
+from llm_server.orchestration.domain.engines.usage import Usage
 
 MAX_TOKENS = 100_000_000
 """A larger number is not a count of tokens."""

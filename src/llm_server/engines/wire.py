@@ -10,10 +10,10 @@ from typing import Any
 from llm_server.engines.answer_schemas import in_text
 from llm_server.engines.failures import BadRequest, unusable_answer
 from llm_server.engines.usage import ReportedUsage
-from llm_server.orchestration.domain.catalog import EngineSpec
-from llm_server.orchestration.domain.engine_call import Completion, EngineCall
+from llm_server.orchestration.domain.engines.call import Completion, EngineCall
+from llm_server.orchestration.domain.engines.catalog import EngineSpec
+from llm_server.orchestration.domain.engines.usage import estimate_tokens
 from llm_server.orchestration.domain.errors import EngineUnavailable, PromptRefused
-from llm_server.orchestration.domain.usage import estimate_tokens
 
 
 class Wire(ABC):

@@ -12,9 +12,9 @@ from llm_server.orchestration.access.key_creation import KeyCreation
 from llm_server.orchestration.access.keyring import Keyring
 from llm_server.orchestration.dispatch.fleet import EngineNow, Fleet
 from llm_server.orchestration.domain.api_key import Caller, KeyLimits, KeyUse, Payer
-from llm_server.orchestration.domain.catalog import Catalog, EngineSpec
 from llm_server.orchestration.domain.counters import Counters, day_of, summarise
-from llm_server.orchestration.domain.engine_state import SwitchName
+from llm_server.orchestration.domain.engines.catalog import Catalog, EngineSpec
+from llm_server.orchestration.domain.engines.state import SwitchName
 from llm_server.orchestration.domain.errors import EngineNotFound, InvalidInput
 from llm_server.orchestration.domain.ports.clock import Clock
 from llm_server.orchestration.domain.ports.commit import AfterCommit, at_once

@@ -15,8 +15,8 @@ from typing import Any, TypeVar
 import msgspec
 
 from llm_server.orchestration.domain.api_key import Key
-from llm_server.orchestration.domain.catalog import without_unset_sources
-from llm_server.orchestration.domain.engine_state import EngineState, EngineSwitch
+from llm_server.orchestration.domain.engines.allowed import without_unset_sources
+from llm_server.orchestration.domain.engines.state import EngineState, EngineSwitch
 from llm_server.orchestration.domain.errors import RecordUnreadable
 from llm_server.orchestration.domain.output import Output, OutputKey, OutputKind, Review
 from llm_server.orchestration.domain.ports.tasks import IdempotencyBinding

@@ -13,7 +13,7 @@ import pytest
 from llm_server.orchestration.dispatch.budget import Budget
 from llm_server.orchestration.dispatch.key_budget import KeyBudget
 from llm_server.orchestration.domain.api_key import Account, Caller, KeyLimits, Payer
-from llm_server.orchestration.domain.engine_call import EngineCall
+from llm_server.orchestration.domain.engines.call import EngineCall
 from llm_server.orchestration.domain.errors import (
     EngineUnavailable,
     LimitReached,

@@ -14,7 +14,8 @@ import pytest
 from llm_server.orchestration.dispatch.budget import Budget
 from llm_server.orchestration.dispatch.key_budget import KeyBudget
 from llm_server.orchestration.domain.api_key import Account, Charges, KeyLimits, Payer
-from llm_server.orchestration.domain.engine_call import EngineCall
+from llm_server.orchestration.domain.engines.call import EngineCall
+from llm_server.orchestration.domain.engines.usage import Usage
 from llm_server.orchestration.domain.errors import (
     EngineUnavailable,
     LimitReached,
@@ -26,7 +27,6 @@ from llm_server.orchestration.domain.errors import (
 from llm_server.orchestration.domain.snapshot import Limits
 from llm_server.orchestration.domain.status import Status
 from llm_server.orchestration.domain.task import TaskRef
-from llm_server.orchestration.domain.usage import Usage
 from llm_server.orchestration.tasks.new_task import NewTask
 from llm_server.storage.sqlite.api_keys import SqliteKeys
 from llm_server.storage.sqlite.database import Database

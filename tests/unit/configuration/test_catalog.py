@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from llm_server.orchestration.configuration import catalog_file
-from llm_server.orchestration.domain.catalog import Catalog
+from llm_server.orchestration.domain.engines.catalog import Catalog
 from llm_server.orchestration.domain.errors import ConfigurationError, UnknownName
 from llm_server.orchestration.routing.analysis import FIELDS
 

@@ -12,7 +12,7 @@ import pytest
 
 from llm_server.api import views
 from llm_server.orchestration.configuration import catalog_file
-from llm_server.orchestration.domain.catalog import Catalog
+from llm_server.orchestration.domain.engines.catalog import Catalog
 from llm_server.orchestration.domain.status import Mode, Status
 from llm_server.orchestration.execution import prompts
 from llm_server.orchestration.tasks.new_task import NewTask

@@ -10,9 +10,9 @@ import pytest
 
 from llm_server.engines.discovery import discover
 from llm_server.orchestration.configuration import catalog_file
-from llm_server.orchestration.domain.catalog import END_MARKS, Catalog, EngineSpec
+from llm_server.orchestration.domain.engines.catalog import END_MARKS, Catalog, EngineSpec
+from llm_server.orchestration.domain.engines.usage import estimate_tokens
 from llm_server.orchestration.domain.errors import ConfigurationError
-from llm_server.orchestration.domain.usage import estimate_tokens
 
 PACKAGED = tomllib.loads(files("llm_server").joinpath("data/catalog.toml").read_text(encoding="utf-8"))
 CHAT = {"kind": "openai", "source": "local", "model": "m", "base_url": "http://127.0.0.1:1"}

@@ -9,8 +9,9 @@ from llm_server.orchestration.dispatch.budget import Budget
 from llm_server.orchestration.dispatch.calls import EngineCalls
 from llm_server.orchestration.dispatch.fleet import Fleet
 from llm_server.orchestration.dispatch.health import EngineStates
-from llm_server.orchestration.domain.catalog import AllowedEngines, EnginePrice, Sources, checked_sources, common
-from llm_server.orchestration.domain.engine_call import EngineCall
+from llm_server.orchestration.domain.engines.allowed import AllowedEngines, checked_sources, common
+from llm_server.orchestration.domain.engines.call import EngineCall
+from llm_server.orchestration.domain.engines.catalog import EnginePrice, Sources
 from llm_server.orchestration.domain.errors import EngineUnavailable, InvalidInput, LimitReached
 from support.scripted_engine import (
     Balanced,

@@ -6,7 +6,7 @@ import pytest
 
 from llm_server.orchestration.dispatch import attempts
 from llm_server.orchestration.dispatch.attempts import EngineFailure
-from llm_server.orchestration.domain.engine_call import Completion, EngineCall
+from llm_server.orchestration.domain.engines.call import Completion, EngineCall
 from llm_server.orchestration.domain.errors import EngineUnavailable, PromptRefused, TaskCancelled
 from support.builders import an_attempt
 from support.scripted_engine import a_completion

@@ -10,9 +10,10 @@ import pytest
 from llm_server.orchestration.dispatch.balancer import Reply
 from llm_server.orchestration.dispatch.budget import Budget
 from llm_server.orchestration.dispatch.reservation import Reservation
-from llm_server.orchestration.domain.catalog import ANY_ENGINE, EnginePrice, EngineSpec
-from llm_server.orchestration.domain.engine_call import EngineCall
-from llm_server.orchestration.domain.engine_state import EngineRecords
+from llm_server.orchestration.domain.engines.allowed import ANY_ENGINE
+from llm_server.orchestration.domain.engines.call import EngineCall
+from llm_server.orchestration.domain.engines.catalog import EnginePrice, EngineSpec
+from llm_server.orchestration.domain.engines.state import EngineRecords
 from llm_server.orchestration.domain.errors import EngineUnavailable, PromptRefused
 from support.scripted_engine import (
     WAIT_S,

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from llm_server.orchestration.dispatch.budget import Budget
-from llm_server.orchestration.domain.catalog import EngineSpec
-from llm_server.orchestration.domain.engine_call import Completion, EngineCall
+from llm_server.orchestration.domain.engines.call import Completion, EngineCall
+from llm_server.orchestration.domain.engines.catalog import EngineSpec
 from llm_server.orchestration.domain.errors import EngineUnavailable, PromptRefused
 from support.scripted_engine import Answer, Balanced, ScriptedEngine, an_engine, call_terms
 

@@ -13,8 +13,9 @@ from llm_server.orchestration.dispatch.budget import Budget
 from llm_server.orchestration.dispatch.reservation import Price, Reservation
 from llm_server.orchestration.dispatch.window import Window
 from llm_server.orchestration.domain.cancellation import Cancellation
-from llm_server.orchestration.domain.catalog import EngineSpec
-from llm_server.orchestration.domain.engine_call import EngineCall
+from llm_server.orchestration.domain.engines.call import EngineCall
+from llm_server.orchestration.domain.engines.catalog import EngineSpec
+from llm_server.orchestration.domain.engines.usage import Usage
 from llm_server.orchestration.domain.errors import (
     ConfigurationError,
     EngineUnavailable,
@@ -25,7 +26,6 @@ from llm_server.orchestration.domain.errors import (
     TaskCancelled,
 )
 from llm_server.orchestration.domain.receipt import Attempt
-from llm_server.orchestration.domain.usage import Usage
 from support.builders import NOW_MS
 from support.scripted_engine import (
     WAIT_S,

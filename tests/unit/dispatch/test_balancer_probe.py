@@ -7,9 +7,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from llm_server.orchestration.domain.catalog import ANY_ENGINE
-from llm_server.orchestration.domain.engine_call import EngineCall
-from llm_server.orchestration.domain.engine_state import EngineState
+from llm_server.orchestration.domain.engines.allowed import ANY_ENGINE
+from llm_server.orchestration.domain.engines.call import EngineCall
+from llm_server.orchestration.domain.engines.state import EngineState
 from llm_server.orchestration.domain.errors import EngineUnavailable, OutOfTime, PromptRefused, TaskCancelled
 from support.scripted_engine import (
     WAIT_S,

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from llm_server.orchestration.dispatch.budget import Budget
 from llm_server.orchestration.dispatch.reservation import MIN_OUTPUT_TOKENS, Reservation
-from llm_server.orchestration.domain.engine_call import AnswerSchema, EngineCall
+from llm_server.orchestration.domain.engines.call import AnswerSchema, EngineCall
+from llm_server.orchestration.domain.engines.usage import Usage
 from llm_server.orchestration.domain.errors import LimitReached
-from llm_server.orchestration.domain.usage import Usage
 from support.scripted_engine import WAIT_S
 
 WIRE = 64

@@ -12,11 +12,11 @@ from llm_server.orchestration.dispatch import attempts
 from llm_server.orchestration.dispatch.attempts import EngineFailure
 from llm_server.orchestration.dispatch.plausibility import MAX_ADDED_TOKENS_IN, MAX_ADDED_TOKENS_OUT, limited
 from llm_server.orchestration.dispatch.reservation import MIN_OUTPUT_TOKENS, fit, max_tokens_in, worst_case
-from llm_server.orchestration.domain.catalog import EngineSpec
-from llm_server.orchestration.domain.engine_call import EngineCall
+from llm_server.orchestration.domain.engines.call import EngineCall
+from llm_server.orchestration.domain.engines.catalog import EngineSpec
+from llm_server.orchestration.domain.engines.usage import Usage
 from llm_server.orchestration.domain.errors import EngineUnavailable, PromptRefused, TaskCancelled
 from llm_server.orchestration.domain.receipt import Attempt
-from llm_server.orchestration.domain.usage import Usage
 from support.builders import an_attempt
 from support.scripted_engine import Answer, Balanced, ScriptedEngine, a_catalog, a_completion, a_usage, an_engine
 from support.scripted_engine import call_terms as terms

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from llm_server.orchestration.dispatch.retry_budget import RetryBudget
-from llm_server.orchestration.domain.engine_call import EngineCall
+from llm_server.orchestration.domain.engines.call import EngineCall
 from llm_server.orchestration.domain.errors import EngineUnavailable
 from support.scripted_engine import Balanced, Clock, ScriptedEngine, a_local_engine, an_engine, call_terms
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from llm_server.orchestration.dispatch.budget import Budget
-from llm_server.orchestration.domain.catalog import EnginePrice
-from llm_server.orchestration.domain.engine_call import EngineCall, SmallVariant
+from llm_server.orchestration.domain.engines.call import EngineCall, SmallVariant
+from llm_server.orchestration.domain.engines.catalog import EnginePrice
 from llm_server.orchestration.domain.errors import EngineUnavailable
 from support.scripted_engine import Balanced, ScriptedEngine, an_engine, call_terms
 

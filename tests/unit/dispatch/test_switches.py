@@ -10,9 +10,10 @@ from contextlib import closing
 import pytest
 
 from llm_server.orchestration.dispatch.fleet import EngineNow
-from llm_server.orchestration.domain.catalog import ANY_ENGINE, Catalog
-from llm_server.orchestration.domain.engine_call import EngineCall
-from llm_server.orchestration.domain.engine_state import EngineSwitch
+from llm_server.orchestration.domain.engines.allowed import ANY_ENGINE
+from llm_server.orchestration.domain.engines.call import EngineCall
+from llm_server.orchestration.domain.engines.catalog import Catalog
+from llm_server.orchestration.domain.engines.state import EngineSwitch
 from llm_server.orchestration.domain.errors import EngineNotFound, EngineUnavailable, InvalidInput, StorageUnavailable
 from llm_server.orchestration.domain.status import Status
 from llm_server.orchestration.tasks.new_task import NewTask

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from llm_server.orchestration.dispatch import attempts
 from llm_server.orchestration.domain.counters import Counters, change, day_of, summarise
-from llm_server.orchestration.domain.engine_call import EngineCall
+from llm_server.orchestration.domain.engines.call import EngineCall
 from llm_server.orchestration.domain.status import Status
 from llm_server.orchestration.domain.task import Task
 from support.builders import NOW_MS, a_failed_attempt, a_failure, a_task, an_attempt, an_output, claimed

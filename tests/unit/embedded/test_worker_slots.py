@@ -12,7 +12,7 @@ import pytest
 
 from llm_server.embedded.slots import Slots
 from llm_server.embedded.workers import Workers
-from llm_server.orchestration.domain.engine_call import EngineCall
+from llm_server.orchestration.domain.engines.call import EngineCall
 from llm_server.orchestration.domain.status import Status
 from llm_server.orchestration.domain.task import TaskRef
 from support.deliveries import a_plan

@@ -11,7 +11,7 @@ import pytest
 
 from llm_server.embedded.slots import Slots
 from llm_server.embedded.workers import RETRY_S, Workers, workers_for
-from llm_server.orchestration.domain.engine_call import EngineCall
+from llm_server.orchestration.domain.engines.call import EngineCall
 from llm_server.orchestration.domain.errors import StorageUnavailable
 from llm_server.orchestration.domain.snapshot import Snapshot
 from llm_server.orchestration.domain.status import Status

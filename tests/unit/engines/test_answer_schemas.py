@@ -10,8 +10,8 @@ import pytest
 
 from llm_server.engines.answer_schemas import for_api
 from llm_server.engines.connections import EnginePool
-from llm_server.orchestration.domain.catalog import EngineSpec
-from llm_server.orchestration.domain.engine_call import AnswerSchema
+from llm_server.orchestration.domain.engines.call import AnswerSchema
+from llm_server.orchestration.domain.engines.catalog import EngineSpec
 from llm_server.orchestration.execution import plan_proposal, review
 from support.engine_wires import CALL, WIRES, pool, server, wire
 from support.fake_engine import FakeEngine

@@ -8,8 +8,8 @@ import pytest
 
 from llm_server.engines.anthropic import AnthropicEngine
 from llm_server.engines.connections import EnginePool
-from llm_server.orchestration.domain.catalog import EngineSpec
-from llm_server.orchestration.domain.engine_call import AnswerSchema, EngineCall
+from llm_server.orchestration.domain.engines.call import AnswerSchema, EngineCall
+from llm_server.orchestration.domain.engines.catalog import EngineSpec
 from llm_server.orchestration.execution import plan_proposal
 from support.fake_engine import FakeEngine, changed, fake_engine
 

@@ -15,8 +15,8 @@ from botocore.config import Config
 from botocore.stub import ANY, Stubber
 
 from llm_server.engines.bedrock import BedrockEngine, bedrock_client
-from llm_server.orchestration.domain.catalog import EngineSpec
-from llm_server.orchestration.domain.engine_call import AnswerSchema, EngineCall
+from llm_server.orchestration.domain.engines.call import AnswerSchema, EngineCall
+from llm_server.orchestration.domain.engines.catalog import EngineSpec
 from llm_server.orchestration.domain.errors import EngineUnavailable, PromptRefused
 from llm_server.orchestration.execution import plan_proposal
 from support.fake_engine import Fault, fake_engine, reset, status

@@ -8,7 +8,7 @@ import pytest
 from llm_server.engines.connections import EnginePool
 from llm_server.engines.discovery import LOOPBACK_SERVERS, LoopbackServer, discover
 from llm_server.engines.openai import OpenAIEngine
-from llm_server.orchestration.domain.engine_call import EngineCall
+from llm_server.orchestration.domain.engines.call import EngineCall
 from support.fake_engine import FakeEngine, body, fake_engine, silence, status
 
 

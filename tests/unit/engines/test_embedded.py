@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from llm_server.engines.embedded import EmbeddedEngine
-from llm_server.orchestration.domain.engine_call import AnswerSchema, EngineCall
+from llm_server.orchestration.domain.engines.call import AnswerSchema, EngineCall
 from llm_server.orchestration.domain.plan import Plan
 from llm_server.orchestration.execution import plan_proposal
 from llm_server.orchestration.routing.analysis import analyse

@@ -12,7 +12,7 @@ from llm_server.engines.factory import build
 from llm_server.engines.parts import EngineParts
 from llm_server.engines.prices import price
 from llm_server.orchestration.configuration import catalog_file
-from llm_server.orchestration.domain.catalog import EngineSpec
+from llm_server.orchestration.domain.engines.catalog import EngineSpec
 from llm_server.orchestration.routing.analysis import analyse
 from support.scripted_engine import a_usage
 

@@ -19,8 +19,8 @@ from llm_server.engines.local.llamacpp import LlamaCppEngine
 from llm_server.engines.openai import OpenAIEngine
 from llm_server.engines.parts import EngineParts
 from llm_server.orchestration.configuration import catalog_checks
-from llm_server.orchestration.domain.catalog import REQUIRED_FIELDS, Catalog, Defaults, EngineKind, EngineSpec
-from llm_server.orchestration.domain.engine_call import EngineCall
+from llm_server.orchestration.domain.engines.call import EngineCall
+from llm_server.orchestration.domain.engines.catalog import REQUIRED_FIELDS, Catalog, Defaults, EngineKind, EngineSpec
 from llm_server.orchestration.domain.errors import ConfigurationError, EngineUnavailable
 from llm_server.orchestration.routing.analysis import analyse
 

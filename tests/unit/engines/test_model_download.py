@@ -12,7 +12,7 @@ import urllib3
 
 from llm_server.engines.local.model_download import MAX_TRIES, SPARE_BYTES, pull
 from llm_server.engines.local.model_files import part_of, path_of
-from llm_server.orchestration.domain.catalog import LocalModel
+from llm_server.orchestration.domain.engines.catalog import LocalModel
 from llm_server.orchestration.domain.errors import DownloadFailed
 from support.model_server import Fault, ModelServer, cut_after, model_server, status, without_length, without_ranges
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from llm_server.engines.local.model_files import CONTEXT, locate, path_of, require
-from llm_server.orchestration.domain.catalog import LocalModel
+from llm_server.orchestration.domain.engines.catalog import LocalModel
 from llm_server.orchestration.domain.errors import ConfigurationError
 
 TINY = LocalModel(url="https://models.example/t", sha256="ab" * 32, size_bytes=9, licence="MIT", context=512)

@@ -9,8 +9,8 @@ import pytest
 
 from llm_server.engines.connections import EnginePool
 from llm_server.engines.openai import OpenAIEngine
-from llm_server.orchestration.domain.catalog import EngineSpec
-from llm_server.orchestration.domain.engine_call import AnswerSchema, EngineCall
+from llm_server.orchestration.domain.engines.call import AnswerSchema, EngineCall
+from llm_server.orchestration.domain.engines.catalog import EngineSpec
 from llm_server.orchestration.domain.errors import EngineUnavailable, PromptRefused
 from llm_server.orchestration.execution import plan_proposal
 from support.fake_engine import FakeEngine, body, changed, fake_engine, silence

@@ -11,8 +11,8 @@ from genai_prices.data import providers
 
 from llm_server.engines.discovery import ANTHROPIC, EMBEDDED, OPENAI
 from llm_server.engines.prices import price
-from llm_server.orchestration.domain.catalog import EnginePrice, EngineSpec
-from llm_server.orchestration.domain.usage import Usage
+from llm_server.orchestration.domain.engines.catalog import EnginePrice, EngineSpec
+from llm_server.orchestration.domain.engines.usage import Usage
 from support.scripted_engine import a_usage
 
 VENDORS = {"openai", "anthropic", "aws", "google", "x-ai", "deepseek", "groq", "mistral", "perplexity", "moonshotai"}

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from llm_server.engines.prices import price
 from llm_server.engines.usage import ReportedUsage, chat_usage, converse_usage, messages_usage
-from llm_server.orchestration.domain.usage import Usage
+from llm_server.orchestration.domain.engines.usage import Usage
 from support.vendor_usage import CLAUDE_SONNET, ROWS, Row, at
 
 READERS = (chat_usage, messages_usage, converse_usage)

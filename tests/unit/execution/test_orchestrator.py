@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from llm_server.orchestration.domain.engine_call import EngineCall
+from llm_server.orchestration.domain.engines.call import EngineCall
 from llm_server.orchestration.domain.errors import EngineUnavailable, PromptRefused
 from llm_server.orchestration.domain.snapshot import EXPIRED_REQUEST, Limits
 from llm_server.orchestration.domain.status import Mode, Status

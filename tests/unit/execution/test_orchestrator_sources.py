@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import pytest
 
-from llm_server.orchestration.domain.catalog import Sources
+from llm_server.orchestration.domain.engines.catalog import Sources
 from llm_server.orchestration.domain.errors import EngineUnavailable
 from llm_server.orchestration.domain.snapshot import Limits, Snapshot
 from llm_server.orchestration.domain.status import Mode, Status

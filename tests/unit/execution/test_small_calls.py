@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from llm_server.orchestration.domain.engine_call import AnswerSchema, EngineCall
+from llm_server.orchestration.domain.engines.call import AnswerSchema, EngineCall
 from llm_server.orchestration.domain.snapshot import Limits
 from llm_server.orchestration.domain.status import Mode
 from llm_server.orchestration.execution import prompts

@@ -7,7 +7,7 @@ from itertools import pairwise
 import msgspec
 import pytest
 
-from llm_server.orchestration.domain.catalog import Defaults, Role, Tier
+from llm_server.orchestration.domain.engines.catalog import Defaults, Role, Tier
 from llm_server.orchestration.routing import tiers, weights
 from llm_server.orchestration.routing.analysis import analyse
 from support.scripted_engine import a_catalog

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from llm_server.orchestration.domain.engine_call import EngineCall
+from llm_server.orchestration.domain.engines.call import EngineCall
 from llm_server.orchestration.domain.errors import EngineUnavailable, PromptRefused
 from llm_server.orchestration.domain.plan import digest
 from llm_server.orchestration.domain.snapshot import Limits

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from llm_server.orchestration.domain.api_key import Caller
-from llm_server.orchestration.domain.engine_call import EngineCall
+from llm_server.orchestration.domain.engines.call import EngineCall
 from llm_server.orchestration.domain.errors import (
     EngineUnavailable,
     PromptRefused,

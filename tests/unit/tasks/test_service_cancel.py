@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from llm_server.orchestration.domain.cancellation import MAX_CHECK_AGE_MS
-from llm_server.orchestration.domain.engine_call import Completion, EngineCall
+from llm_server.orchestration.domain.engines.call import Completion, EngineCall
 from llm_server.orchestration.domain.errors import EngineUnavailable, StateConflict, TaskCancelled, TaskNotFound
 from llm_server.orchestration.domain.snapshot import Limits, Snapshot
 from llm_server.orchestration.domain.status import Mode, Status

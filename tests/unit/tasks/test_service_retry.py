@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from llm_server.orchestration.domain.counters import Counters
-from llm_server.orchestration.domain.engine_call import EngineCall
+from llm_server.orchestration.domain.engines.call import EngineCall
 from llm_server.orchestration.domain.errors import EngineUnavailable, PromptRefused, StateConflict, TaskNotFound
 from llm_server.orchestration.domain.plan import digest
 from llm_server.orchestration.domain.snapshot import Limits

@@ -10,8 +10,8 @@ from contextlib import closing
 
 import pytest
 
-from llm_server.orchestration.domain.engine_call import EngineCall
-from llm_server.orchestration.domain.engine_state import EngineRecords, EngineState, SwitchName
+from llm_server.orchestration.domain.engines.call import EngineCall
+from llm_server.orchestration.domain.engines.state import EngineRecords, EngineState, SwitchName
 from llm_server.orchestration.domain.errors import EngineUnavailable, RecordUnreadable, StorageUnavailable
 from llm_server.orchestration.domain.ports.tasks import Due
 from llm_server.orchestration.domain.snapshot import Limits

@@ -9,9 +9,9 @@ from collections.abc import Callable
 
 import pytest
 
-from llm_server.orchestration.domain.catalog import Catalog, EngineSpec
-from llm_server.orchestration.domain.engine_call import Completion, EngineCall
-from llm_server.orchestration.domain.engine_state import EngineState
+from llm_server.orchestration.domain.engines.call import Completion, EngineCall
+from llm_server.orchestration.domain.engines.catalog import Catalog, EngineSpec
+from llm_server.orchestration.domain.engines.state import EngineState
 from llm_server.orchestration.domain.errors import EngineUnavailable
 from llm_server.orchestration.domain.snapshot import Limits
 from llm_server.orchestration.domain.status import Mode, Status

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from llm_server.orchestration.domain.api_key import KeyLimits, NewKey, Payer
-from llm_server.orchestration.domain.catalog import Catalog, Sources
+from llm_server.orchestration.domain.engines.catalog import Catalog, Sources
 from llm_server.orchestration.domain.errors import EngineUnavailable, InvalidInput, PromptRefused, StateConflict
 from llm_server.orchestration.domain.plan import digest
 from llm_server.orchestration.domain.snapshot import Limits

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from llm_server.orchestration.domain.engine_call import EngineCall
+from llm_server.orchestration.domain.engines.call import EngineCall
 from llm_server.orchestration.domain.errors import StorageUnavailable
 from llm_server.orchestration.domain.output import Output
 from llm_server.orchestration.domain.snapshot import Snapshot

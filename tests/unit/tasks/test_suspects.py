@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from llm_server.orchestration.domain.engine_call import EngineCall
+from llm_server.orchestration.domain.engines.call import EngineCall
 from llm_server.orchestration.domain.errors import StorageUnavailable
 from llm_server.orchestration.domain.task import Task, TaskRef
 from llm_server.orchestration.tasks.worker import SUSPECT_PAUSE_S

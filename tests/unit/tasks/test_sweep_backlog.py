@@ -12,7 +12,7 @@ from typing import Any, cast
 
 import pytest
 
-from llm_server.orchestration.domain.engine_state import EngineState
+from llm_server.orchestration.domain.engines.state import EngineState
 from llm_server.orchestration.domain.ports.store import Store
 from llm_server.orchestration.domain.ports.tasks import Due
 from llm_server.orchestration.domain.snapshot import Limits

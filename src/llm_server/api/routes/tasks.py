@@ -1,4 +1,4 @@
-"""The routes for tasks: each parses, calls one method of the service, and formats."""
+"""The routes that create and read tasks: each parses, calls one method of the service, and formats."""
 
 from __future__ import annotations
 
@@ -28,46 +28,40 @@ from llm_server.api.schemas import new_task, tasks
 from llm_server.orchestration.domain.snapshot import Snapshot
 from llm_server.orchestration.tasks.intake import Accepted
 
-_LOCATION = ("The path of the task.", "/api/v1/tasks/01a205c3-cd94-748c-a7f0-50965914d0b5")
-_RETRY_AFTER = ("Seconds to wait before reading the task again; absent when the task is final.", "1")
-_DEMONSTRATION = ("`true` when the embedded engine gave the result, so no LLM was called; else absent.", "true")
+LOCATION_DOCS = ("The path of the task.", "/api/v1/tasks/01a205c3-cd94-748c-a7f0-50965914d0b5")
+RETRY_AFTER_DOCS = ("Seconds to wait before reading the task again; absent when the task is final.", "1")
+DEMONSTRATION_DOCS = ("`true` when the embedded engine gave the result, so no LLM was called; else absent.", "true")
 _CREATED: Responses = {
     200: {
         "model": tasks.TaskView | tasks.DecisionView,
         "description": "A task that became final within `Prefer: wait`, the task that an earlier call with this "
         "`Idempotency-Key` created, or, with `dry_run`, the decision.",
         "headers": header_docs(
-            Location=_LOCATION,
+            Location=LOCATION_DOCS,
             Preference_Applied=("The granted wait in seconds; absent unless the task became final in it.", "wait=20"),
             Idempotent_Replayed=("`true` when an earlier call with this `Idempotency-Key` created the task.", "true"),
-            Retry_After=_RETRY_AFTER,
-            LLM_Server_Demonstration=_DEMONSTRATION,
+            Retry_After=RETRY_AFTER_DOCS,
+            LLM_Server_Demonstration=DEMONSTRATION_DOCS,
         ),
     },
     202: {
         "description": "The task, stored and queued.",
-        "headers": header_docs(Location=_LOCATION, Retry_After=_RETRY_AFTER),
+        "headers": header_docs(Location=LOCATION_DOCS, Retry_After=RETRY_AFTER_DOCS),
     },
 }
 DEMONSTRATION = {"LLM-Server-Demonstration": "true"}
 """The header of responses about a task whose result the embedded engine gave."""
-_RETRIED: Responses = {202: _CREATED[202] | {"description": "The task, queued again."}}
 _ETAG = ("Identifies this state of the task; send it as `If-None-Match` to ask whether the task has changed.", '"4"')
 _READ: Responses = {
     200: {
         "description": "The task.",
-        "headers": header_docs(ETag=_ETAG, Retry_After=_RETRY_AFTER, LLM_Server_Demonstration=_DEMONSTRATION),
+        "headers": header_docs(ETag=_ETAG, Retry_After=RETRY_AFTER_DOCS, LLM_Server_Demonstration=DEMONSTRATION_DOCS),
     },
     304: {
         "description": "The task still has the state that `If-None-Match` names.",
-        "headers": header_docs(ETag=_ETAG, Retry_After=_RETRY_AFTER, LLM_Server_Demonstration=_DEMONSTRATION),
+        "headers": header_docs(ETag=_ETAG, Retry_After=RETRY_AFTER_DOCS, LLM_Server_Demonstration=DEMONSTRATION_DOCS),
     },
 }
-
-
-def _changed_to(description: str) -> Responses:
-    """Describe the response of a call that changed a task."""
-    return {200: {"description": description, "headers": header_docs(LLM_Server_Demonstration=_DEMONSTRATION)}}
 
 
 router = keyed_router("Tasks")
@@ -203,87 +197,6 @@ async def get_task(ref: Ref, run: Run, service: Service, if_none_match: IfNoneMa
     if matches(",".join(if_none_match or ()), headers["ETag"]):
         return Response(status_code=304, headers=headers)
     return answer(views.detail(snapshot), headers=headers)
-
-
-_DECIDED = problems(400, 404, 409, 413, 415, 422, 503)
-
-
-@router.post(
-    TASK_PATH + "/approve",
-    summary="Approve a plan",
-    response_model=tasks.TaskView,
-    responses=_DECIDED | _changed_to("The task after the approval of its plan."),
-)
-async def approve_plan(
-    ref: Ref, decision: new_task.PlanDecision, run: Run, service: Service, caller: Caller
-) -> Response:
-    """Approve the plan of a task that waits for approval; the server then carries out the steps.
-
-    Approving the same plan again has no further effect.
-    """
-    approve = partial(service.approve, ref, decision.plan_hash, approve=True, payer=caller.payer)
-    return _changed(await run.write(approve))
-
-
-@router.post(
-    TASK_PATH + "/reject",
-    summary="Reject a plan",
-    response_model=tasks.TaskView,
-    responses=_DECIDED | _changed_to("The Cancelled task."),
-)
-async def reject_plan(ref: Ref, decision: new_task.PlanDecision, run: Run, service: Service) -> Response:
-    """Reject the plan of a task that waits for approval; the task is Cancelled.
-
-    Rejecting the same plan again has no further effect.
-    """
-    return _changed(await run.write(partial(service.approve, ref, decision.plan_hash, approve=False)))
-
-
-@router.post(
-    TASK_PATH + "/cancel",
-    summary="Cancel a task",
-    response_model=tasks.TaskView,
-    responses=problems(404, 409, 422, 503) | _changed_to("The Cancelled task."),
-)
-async def cancel_task(ref: Ref, run: Run, service: Service) -> Response:
-    """Cancel a task that is not final. Cancelling it again has no further effect."""
-    return _changed(await run.write(partial(service.cancel, ref)))
-
-
-@router.post(
-    TASK_PATH + "/retry",
-    status_code=202,
-    summary="Retry a task",
-    response_model=tasks.TaskView,
-    responses=problems(404, 409, 422, 503) | _RETRIED,
-)
-async def retry_task(ref: Ref, run: Run, service: Service, caller: Caller) -> Response:
-    """Queue a Failed task again. Its Completed steps are kept; its Failed and Skipped steps are carried out again."""
-    snapshot = await run.write(partial(service.retry, ref, payer=caller.payer))
-    headers = {"Location": f"{PREFIX}/tasks/{ref.task_id}", "Retry-After": "1"}
-    return answer(views.task(snapshot.task), 202, headers)
-
-
-@router.delete(
-    TASK_PATH,
-    status_code=204,
-    summary="Delete a task",
-    response_description="The task is deleted.",
-    responses=problems(404, 409, 422, 503),
-)
-async def delete_task(ref: Ref, run: Run, service: Service) -> Response:
-    """Delete a task with its prompt and result. A task that is not final is cancelled first.
-
-    While a worker has the task, the call is refused (409).
-    """
-    await run.write(partial(service.delete, ref))
-    return Response(status_code=204)
-
-
-def _changed(snapshot: Snapshot) -> Response:
-    """Respond with a task after the caller changed it; it may be final, and then has its result."""
-    headers = DEMONSTRATION if snapshot.task.demonstration else None
-    return answer(views.task(snapshot.task, snapshot.result), headers=headers)
 
 
 def _accepted(accepted: Accepted, ended: Accepted | None, wait_s: int) -> Response:

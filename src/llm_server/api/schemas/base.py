@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from llm_server.orchestration.domain.catalog import Source
+from llm_server.orchestration.domain.engines.catalog import Source
 
 
 def _leave_open(schema: dict[str, Any]) -> None:

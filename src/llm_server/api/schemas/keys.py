@@ -9,7 +9,7 @@ from pydantic import BeforeValidator, ConfigDict, Field
 from llm_server.api.schemas.base import RequestSchema, ResponseSchema, SourceList, whole
 from llm_server.orchestration.access.expiry import parse_expires_at
 from llm_server.orchestration.domain import api_key as keys
-from llm_server.orchestration.domain.catalog import Source
+from llm_server.orchestration.domain.engines.catalog import Source
 
 PRINTABLE = (
     r"^[^\u0000-\u001f\u007f-\u00a0\u00ad\u1680\u2000-\u200f\u2028-\u202f\u205f-\u206f\u3000"

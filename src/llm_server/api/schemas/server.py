@@ -9,8 +9,8 @@ from pydantic import ConfigDict, Field
 from llm_server import __version__
 from llm_server.api.schemas.base import RequestSchema, ResponseSchema
 from llm_server.api.schemas.keys import KeyLimitsView
-from llm_server.orchestration.domain.catalog import Source
-from llm_server.orchestration.domain.engine_state import SwitchName
+from llm_server.orchestration.domain.engines.catalog import Source
+from llm_server.orchestration.domain.engines.state import SwitchName
 
 EngineStatus = Literal["online", "cooling", "disabled", "locked", "offline"]
 _STATUSES = (

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from llm_server.api.schemas.base import ResponseSchema, Time
 from llm_server.api.schemas.work import AttemptView, PlanView, ReceiptView
-from llm_server.orchestration.domain.catalog import Source
+from llm_server.orchestration.domain.engines.catalog import Source
 from llm_server.orchestration.domain.status import Mode, Status
 from llm_server.orchestration.tasks.events import EVENT_NAMES
 

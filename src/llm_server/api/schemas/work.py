@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import Field
 
 from llm_server.api.schemas.base import ResponseSchema, Time
-from llm_server.orchestration.domain.catalog import Source
+from llm_server.orchestration.domain.engines.catalog import Source
 
 
 class ReceiptView(ResponseSchema):

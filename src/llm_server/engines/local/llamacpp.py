@@ -18,8 +18,8 @@ from llm_server.engines.local import model_files
 from llm_server.engines.local.model_files import ModelFile
 from llm_server.engines.openai import OpenAIEngine
 from llm_server.engines.parts import EngineParts
-from llm_server.orchestration.domain.catalog import EngineSpec
-from llm_server.orchestration.domain.engine_call import Completion, Engine, EngineCall
+from llm_server.orchestration.domain.engines.call import Completion, Engine, EngineCall
+from llm_server.orchestration.domain.engines.catalog import EngineSpec
 from llm_server.orchestration.domain.errors import ConfigurationError, EngineUnavailable
 
 

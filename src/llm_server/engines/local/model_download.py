@@ -19,7 +19,7 @@ from urllib3.exceptions import HTTPError
 
 from llm_server.engines.local.model_files import part_of, path_of, size_bytes
 from llm_server.loopback import is_loopback_url
-from llm_server.orchestration.domain.catalog import LocalModel
+from llm_server.orchestration.domain.engines.catalog import LocalModel
 from llm_server.orchestration.domain.errors import DownloadFailed
 
 MAX_TRIES = 4

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from llm_server.orchestration.domain.catalog import LocalModel
+from llm_server.orchestration.domain.engines.catalog import LocalModel
 from llm_server.orchestration.domain.errors import ConfigurationError
 
 CONTEXT = 8_192

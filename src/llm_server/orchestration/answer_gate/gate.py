@@ -14,7 +14,7 @@ from llm_server.orchestration.answer_gate.arithmetic import wrong_equation
 from llm_server.orchestration.answer_gate.code_blocks import broken_code
 from llm_server.orchestration.answer_gate.refusal import is_refusal
 from llm_server.orchestration.answer_gate.requested_form import broken_form
-from llm_server.orchestration.domain.engine_call import Completion
+from llm_server.orchestration.domain.engines.call import Completion
 
 MAX_REQUEST_CHARS = 1_000
 """How many characters are read at each end of a request. The text between the ends is taken for material."""

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 import msgspec
 from msgspec import inspect
 
-from llm_server.orchestration.domain.catalog import (
+from llm_server.orchestration.domain.engines.catalog import (
     FIXED_SOURCES,
     REQUIRED_FIELDS,
     Catalog,

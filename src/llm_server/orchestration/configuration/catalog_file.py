@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from llm_server.orchestration.configuration import catalog_checks as checks
-from llm_server.orchestration.domain.catalog import Catalog
+from llm_server.orchestration.domain.engines.catalog import Catalog
 from llm_server.orchestration.domain.errors import ConfigurationError
 
 

@@ -8,11 +8,11 @@ from dataclasses import replace
 from llm_server.orchestration.dispatch import plausibility
 from llm_server.orchestration.dispatch.reservation import Price
 from llm_server.orchestration.dispatch.terms import CallTerms
-from llm_server.orchestration.domain.catalog import EngineSpec
-from llm_server.orchestration.domain.engine_call import Completion, EngineCall
+from llm_server.orchestration.domain.engines.call import Completion, EngineCall
+from llm_server.orchestration.domain.engines.catalog import EngineSpec
+from llm_server.orchestration.domain.engines.usage import Usage, estimate_tokens
 from llm_server.orchestration.domain.errors import EngineUnavailable, PromptRefused, TaskCancelled
 from llm_server.orchestration.domain.receipt import Attempt, FailureKind
-from llm_server.orchestration.domain.usage import Usage, estimate_tokens
 
 EMPTY_ANSWER = "The engine's answer is empty."
 

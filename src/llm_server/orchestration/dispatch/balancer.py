@@ -9,8 +9,10 @@ from llm_server.orchestration.dispatch.fleet import Fleet
 from llm_server.orchestration.dispatch.retry_budget import MAX_CALLS_A_STEP
 from llm_server.orchestration.dispatch.terms import CallTerms
 from llm_server.orchestration.dispatch.window import Window
-from llm_server.orchestration.domain.catalog import AllowedEngines, Catalog, EngineSpec, Tier
-from llm_server.orchestration.domain.engine_call import Completion, EngineCall, Pricer
+from llm_server.orchestration.domain.engines.allowed import AllowedEngines
+from llm_server.orchestration.domain.engines.call import Completion, EngineCall, Pricer
+from llm_server.orchestration.domain.engines.catalog import Catalog, EngineSpec, Tier
+from llm_server.orchestration.domain.engines.usage import Usage
 from llm_server.orchestration.domain.errors import (
     EngineUnavailable,
     LimitReached,
@@ -22,7 +24,6 @@ from llm_server.orchestration.domain.errors import (
     TooSlow,
 )
 from llm_server.orchestration.domain.receipt import Attempt
-from llm_server.orchestration.domain.usage import Usage
 
 _TYPICAL = Usage(input_tokens=1000, output_tokens=1000)
 """The tokens whose cost ranks the engines."""

@@ -6,7 +6,7 @@ import threading
 
 from llm_server.orchestration.dispatch.key_budget import KeyBudget
 from llm_server.orchestration.dispatch.reservation import PER_DAY, Price, Reservation, fit, worst_case
-from llm_server.orchestration.domain.engine_call import EngineCall
+from llm_server.orchestration.domain.engines.call import EngineCall
 from llm_server.orchestration.domain.errors import LimitReached, MoneySetAside
 from llm_server.orchestration.domain.receipt import MICROUSD_PER_USD, usd
 

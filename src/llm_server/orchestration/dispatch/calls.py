@@ -16,8 +16,9 @@ from llm_server.orchestration.dispatch.places import Places
 from llm_server.orchestration.dispatch.reservation import Price, Reservation
 from llm_server.orchestration.dispatch.retry_budget import RetryBudget
 from llm_server.orchestration.dispatch.terms import CallTerms
-from llm_server.orchestration.domain.catalog import AllowedEngines, Catalog
-from llm_server.orchestration.domain.engine_call import Completion, Engine, EngineCall, Pricer
+from llm_server.orchestration.domain.engines.allowed import AllowedEngines
+from llm_server.orchestration.domain.engines.call import Completion, Engine, EngineCall, Pricer
+from llm_server.orchestration.domain.engines.catalog import Catalog
 from llm_server.orchestration.domain.errors import (
     EngineUnavailable,
     LimitReached,

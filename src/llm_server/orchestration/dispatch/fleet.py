@@ -6,8 +6,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from llm_server.orchestration.dispatch.health import EngineStates
-from llm_server.orchestration.domain.catalog import ANY_ENGINE, AllowedEngines, EngineSpec, either
-from llm_server.orchestration.domain.engine_state import EngineRecords, EngineState, SwitchName
+from llm_server.orchestration.domain.engines.allowed import ANY_ENGINE, AllowedEngines, either
+from llm_server.orchestration.domain.engines.catalog import EngineSpec
+from llm_server.orchestration.domain.engines.state import EngineRecords, EngineState, SwitchName
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
-from llm_server.orchestration.domain.engine_state import EngineRecords, EngineState, EngineSwitch, SwitchName
+from llm_server.orchestration.domain.engines.state import EngineRecords, EngineState, EngineSwitch, SwitchName
 from llm_server.orchestration.domain.errors import EngineUnavailable, StorageUnavailable
 from llm_server.orchestration.domain.ports.clock import Clock
 from llm_server.orchestration.domain.ports.store import EngineStateStore

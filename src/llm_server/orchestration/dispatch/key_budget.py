@@ -9,7 +9,7 @@ from itertools import count
 from llm_server.orchestration.dispatch.reservation import PER_DAY, Price, Reservation, fit
 from llm_server.orchestration.domain.api_key import Account, Charges
 from llm_server.orchestration.domain.counters import day_of
-from llm_server.orchestration.domain.engine_call import EngineCall
+from llm_server.orchestration.domain.engines.call import EngineCall
 from llm_server.orchestration.domain.errors import LimitReached, MoneySetAside, StorageUnavailable
 from llm_server.orchestration.domain.ports.keys import Ledger
 from llm_server.orchestration.domain.task import Task

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 
 from llm_server.orchestration.domain.cancellation import Cancellation
-from llm_server.orchestration.domain.catalog import EngineSpec
+from llm_server.orchestration.domain.engines.catalog import EngineSpec
 from llm_server.orchestration.domain.errors import OutOfTime, TaskCancelled
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from llm_server.orchestration.dispatch.reservation import max_tokens_in
-from llm_server.orchestration.domain.engine_call import EngineCall
-from llm_server.orchestration.domain.usage import Usage
+from llm_server.orchestration.domain.engines.call import EngineCall
+from llm_server.orchestration.domain.engines.usage import Usage
 
 MAX_ADDED_TOKENS_IN = 1_024
 """Tokens that an engine may add to a prompt: a chat template, a system prompt of its own, instructions for a schema."""

@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 
 import msgspec
 
-from llm_server.orchestration.domain.engine_call import EngineCall
+from llm_server.orchestration.domain.engines.call import EngineCall
+from llm_server.orchestration.domain.engines.usage import Usage
 from llm_server.orchestration.domain.errors import LimitReached
-from llm_server.orchestration.domain.usage import Usage
 
 MIN_OUTPUT_TOKENS = 16
 """A call's output limit is not lowered below this, because a shorter answer is of no use."""

@@ -6,8 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from llm_server.orchestration.dispatch.budget import Budget
-from llm_server.orchestration.domain.catalog import AllowedEngines, Tier
-from llm_server.orchestration.domain.engine_call import Completion
+from llm_server.orchestration.domain.engines.allowed import AllowedEngines
+from llm_server.orchestration.domain.engines.call import Completion
+from llm_server.orchestration.domain.engines.catalog import Tier
 from llm_server.orchestration.domain.receipt import Attempt
 
 Announce = Callable[[tuple[Attempt, ...]], None]

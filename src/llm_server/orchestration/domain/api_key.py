@@ -10,7 +10,8 @@ from typing import TypedDict
 
 import msgspec
 
-from llm_server.orchestration.domain.catalog import Sources, checked_sources, without_unset_sources
+from llm_server.orchestration.domain.engines.allowed import checked_sources, without_unset_sources
+from llm_server.orchestration.domain.engines.catalog import Sources
 from llm_server.orchestration.domain.errors import InvalidInput
 from llm_server.orchestration.domain.receipt import MICROUSD_PER_USD
 

@@ -46,7 +46,7 @@ If a class has several causes, each cause has its own code. docs/api.md describe
 from collections.abc import Collection
 from typing import ClassVar, Literal
 
-from llm_server.orchestration.domain.usage import Usage
+from llm_server.orchestration.domain.engines.usage import Usage
 
 InputCode = Literal[
     "invalid_input",

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from llm_server.orchestration.domain.catalog import Source
+from llm_server.orchestration.domain.engines.catalog import Source
 from llm_server.orchestration.domain.errors import EngineFailureKind
 
 MICROUSD_PER_USD = 1_000_000

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from llm_server.orchestration.domain.catalog import AllowedEngines, Sources
+from llm_server.orchestration.domain.engines.allowed import AllowedEngines
+from llm_server.orchestration.domain.engines.catalog import Sources
 from llm_server.orchestration.domain.output import Output, OutputKey, OutputKind, Review
 from llm_server.orchestration.domain.receipt import Attempt
 from llm_server.orchestration.domain.status import Status

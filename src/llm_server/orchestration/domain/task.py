@@ -12,7 +12,8 @@ from enum import StrEnum
 from typing import Any, Literal
 
 from llm_server.orchestration.domain.api_key import Charge, Payer
-from llm_server.orchestration.domain.catalog import Sources, common
+from llm_server.orchestration.domain.engines.allowed import common
+from llm_server.orchestration.domain.engines.catalog import Sources
 from llm_server.orchestration.domain.errors import IllegalTransition, TaskBusy, TaskFinished, TaskUnapproved
 from llm_server.orchestration.domain.output import Output, last_answered
 from llm_server.orchestration.domain.receipt import Attempt, Receipt

@@ -13,8 +13,8 @@ from llm_server.orchestration.dispatch.key_budget import KeyBudget
 from llm_server.orchestration.dispatch.terms import Announce
 from llm_server.orchestration.domain import plan as plans
 from llm_server.orchestration.domain.cancellation import Cancellation
-from llm_server.orchestration.domain.catalog import Catalog
-from llm_server.orchestration.domain.engine_call import AnswerSchema
+from llm_server.orchestration.domain.engines.call import AnswerSchema
+from llm_server.orchestration.domain.engines.catalog import Catalog
 from llm_server.orchestration.domain.errors import PromptRefused
 from llm_server.orchestration.domain.output import MAX_TEXTS_BYTES, PLAN, OutputKey
 from llm_server.orchestration.domain.plan import Plan, Step

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from llm_server.orchestration.domain.catalog import Defaults, Role
-from llm_server.orchestration.domain.engine_call import AnswerSchema
+from llm_server.orchestration.domain.engines.call import AnswerSchema
+from llm_server.orchestration.domain.engines.catalog import Defaults, Role
 
 MIN_STRUCTURED_TOKENS = 1_024
 """A caller's limit does not lower that of a plan or a verdict below this: cut off, they could not be used at all."""

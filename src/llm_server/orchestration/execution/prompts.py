@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from llm_server.orchestration.domain.catalog import Catalog
+from llm_server.orchestration.domain.engines.catalog import Catalog
 from llm_server.orchestration.domain.output import Review
 from llm_server.orchestration.domain.plan import MAX_STEPS, Plan, Step
 

@@ -14,8 +14,8 @@ import msgspec
 
 from llm_server.orchestration.answer_gate.json_objects import json_objects
 from llm_server.orchestration.dispatch.balancer import Reply
-from llm_server.orchestration.domain.catalog import Catalog
-from llm_server.orchestration.domain.engine_call import AnswerSchema
+from llm_server.orchestration.domain.engines.call import AnswerSchema
+from llm_server.orchestration.domain.engines.catalog import Catalog
 from llm_server.orchestration.domain.errors import LLMServerError
 from llm_server.orchestration.domain.output import PLAN, Output, OutputKey, OutputKind, Review
 from llm_server.orchestration.domain.plan import Plan, Step

@@ -11,8 +11,9 @@ from llm_server.orchestration.dispatch.balancer import Balancer, Reply
 from llm_server.orchestration.dispatch.budget import Budget
 from llm_server.orchestration.dispatch.terms import Announce, CallTerms
 from llm_server.orchestration.domain.cancellation import Cancellation
-from llm_server.orchestration.domain.catalog import AllowedEngines, Catalog, Role, Tier
-from llm_server.orchestration.domain.engine_call import AnswerSchema, Completion, EngineCall, SmallVariant
+from llm_server.orchestration.domain.engines.allowed import AllowedEngines
+from llm_server.orchestration.domain.engines.call import AnswerSchema, Completion, EngineCall, SmallVariant
+from llm_server.orchestration.domain.engines.catalog import Catalog, Role, Tier
 from llm_server.orchestration.domain.errors import UnknownName
 from llm_server.orchestration.domain.output import MAX_TEXTS_BYTES
 from llm_server.orchestration.domain.receipt import Attempt

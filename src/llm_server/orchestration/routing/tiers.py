@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 
-from llm_server.orchestration.domain.catalog import Defaults, Role, Tier
+from llm_server.orchestration.domain.engines.catalog import Defaults, Role, Tier
 from llm_server.orchestration.routing import weights
 
 MIN_STRONG_COMPLEXITY = 0.5

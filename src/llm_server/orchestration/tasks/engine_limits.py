@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from llm_server.orchestration.dispatch.fleet import Fleet
 from llm_server.orchestration.domain.api_key import Payer
-from llm_server.orchestration.domain.catalog import AllowedEngines, common, either
+from llm_server.orchestration.domain.engines.allowed import AllowedEngines, common, either
 from llm_server.orchestration.domain.errors import InvalidInput, StateConflict, UnknownName
 from llm_server.orchestration.domain.snapshot import Snapshot
 from llm_server.orchestration.tasks.new_task import NewTask

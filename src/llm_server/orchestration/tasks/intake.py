@@ -12,7 +12,8 @@ from llm_server.orchestration.access.idempotency import KEPT_MS
 from llm_server.orchestration.access.keyring import Keyring
 from llm_server.orchestration.dispatch.balancer import Balancer
 from llm_server.orchestration.domain.api_key import Payer
-from llm_server.orchestration.domain.catalog import AllowedEngines, Catalog, Sources
+from llm_server.orchestration.domain.engines.allowed import AllowedEngines
+from llm_server.orchestration.domain.engines.catalog import Catalog, Sources
 from llm_server.orchestration.domain.errors import StateConflict, TaskNotFound
 from llm_server.orchestration.domain.ports.clock import Clock
 from llm_server.orchestration.domain.ports.tasks import IdempotencyBinding, IdempotencyStore, TaskStore

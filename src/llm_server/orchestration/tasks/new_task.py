@@ -8,7 +8,8 @@ from hashlib import sha256
 
 import msgspec
 
-from llm_server.orchestration.domain.catalog import Catalog, checked_sources, without_unset_sources
+from llm_server.orchestration.domain.engines.allowed import checked_sources, without_unset_sources
+from llm_server.orchestration.domain.engines.catalog import Catalog
 from llm_server.orchestration.domain.errors import InvalidInput
 from llm_server.orchestration.domain.snapshot import Limits
 from llm_server.orchestration.domain.status import Mode, known_spelling

@@ -7,7 +7,7 @@ from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 from llm_server.orchestration.domain.counters import Counters, change, day_of, in_flight_change
-from llm_server.orchestration.domain.engine_state import EngineRecords
+from llm_server.orchestration.domain.engines.state import EngineRecords
 from llm_server.orchestration.domain.retention import SPENDING_KEPT_MS
 from llm_server.orchestration.domain.task import Task
 from llm_server.storage.dynamodb import engine_states as engines

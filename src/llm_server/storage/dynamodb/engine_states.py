@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from llm_server.orchestration.domain.engine_state import EngineRecords, EngineState, EngineSwitch, SwitchName
+from llm_server.orchestration.domain.engines.state import EngineRecords, EngineState, EngineSwitch, SwitchName
 from llm_server.storage import records
 from llm_server.storage.dynamodb.calls import ConditionFailed, calling, writing
 

@@ -28,7 +28,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from llm_server.orchestration.domain.counters import Counters
-from llm_server.orchestration.domain.engine_state import EngineRecords, EngineState, SwitchName
+from llm_server.orchestration.domain.engines.state import EngineRecords, EngineState, SwitchName
 from llm_server.orchestration.domain.errors import TaskLost, TaskNotFound, TooManyInFlight
 from llm_server.orchestration.domain.output import Output
 from llm_server.orchestration.domain.ports.listing import EVERY_TASK, Page, TaskFilter

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 
 from llm_server.orchestration.domain.counters import Counters
-from llm_server.orchestration.domain.engine_state import EngineRecords, EngineState, SwitchName
+from llm_server.orchestration.domain.engines.state import EngineRecords, EngineState, SwitchName
 from llm_server.orchestration.domain.errors import TaskLost, TaskNotFound, TooManyInFlight
 from llm_server.orchestration.domain.output import Output
 from llm_server.orchestration.domain.ports.listing import EVERY_TASK, Page, TaskFilter

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Protocol
 
 from llm_server.orchestration.domain.counters import Counters
-from llm_server.orchestration.domain.engine_state import EngineRecords, EngineState, SwitchName
+from llm_server.orchestration.domain.engines.state import EngineRecords, EngineState, SwitchName
 from llm_server.orchestration.domain.ports.listing import TaskListing
 from llm_server.orchestration.domain.ports.tasks import IdempotencyStore, SweepIndex, TaskStore
 

@@ -8,7 +8,7 @@ from typing import Literal
 
 import msgspec
 
-from llm_server.orchestration.domain.catalog import EngineSpec
+from llm_server.orchestration.domain.engines.catalog import EngineSpec
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

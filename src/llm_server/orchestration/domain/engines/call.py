@@ -7,8 +7,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Protocol
 
 from llm_server.orchestration.domain.cancellation import Cancellation
-from llm_server.orchestration.domain.catalog import EngineSpec
-from llm_server.orchestration.domain.usage import Usage
+from llm_server.orchestration.domain.engines.catalog import EngineSpec
+from llm_server.orchestration.domain.engines.usage import Usage
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
