@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from functools import partial
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from llm_server import catalog_loading
 from llm_server.engines import prices
@@ -33,15 +33,16 @@ from llm_server.orchestration.domain.ports.keys import KeyStore
 from llm_server.orchestration.domain.ports.queue import Queue
 from llm_server.orchestration.domain.ports.store import EngineStateStore, Store
 from llm_server.orchestration.domain.retention import Retention
-from llm_server.orchestration.execution.orchestrator import Orchestrator
 from llm_server.orchestration.routing.analysis import analyse
 from llm_server.orchestration.service import Service
 from llm_server.orchestration.tasks.intake import Intake
 from llm_server.orchestration.tasks.lifecycle import Lifecycle
 from llm_server.orchestration.tasks.sweep import Sweep
 from llm_server.orchestration.tasks.wakeups import WakeUps
-from llm_server.orchestration.tasks.worker import Worker
 from llm_server.settings import Settings
+
+if TYPE_CHECKING:
+    from llm_server.orchestration.tasks.worker import Worker
 
 Waiting = Callable[[], AbstractContextManager[None]]
 """Makes a context that is entered while a worker waits for something that takes long."""
@@ -109,8 +110,12 @@ def assemble(
     sleep: Callable[[float], None] = time.sleep,
     waiting: Waiting = nullcontext,
     after_commit: AfterCommit = at_once,
+    works: bool = True,
 ) -> Service:
-    """Build a service from its ports. `random_bytes(n)` returns n cryptographically random bytes."""
+    """Build a service from its ports. `random_bytes(n)` returns n cryptographically random bytes.
+
+    If `works` is False, the service cannot process tasks.
+    """
     sweep_ms = sweep_s * 1000
     keyring, wakeups = Keyring(key_store, clock, random_bytes, after_commit=after_commit), WakeUps(queue)
     return Service(
@@ -131,24 +136,20 @@ def assemble(
             sweep_ms=sweep_ms,
             prompt_max_chars=prompt_max_chars,
         ),
-        worker=Worker(
+        worker=_worker(
+            catalog=catalog,
             store=store,
-            ledger=key_store,
+            key_store=key_store,
             wakeups=wakeups,
-            orchestrator=Orchestrator(
-                catalog=catalog,
-                balancer=balancer,
-                clock=clock,
-                max_deliveries=max_deliveries,
-                sweep_s=sweep_s,
-                waiting=waiting,
-            ),
+            balancer=balancer,
             clock=clock,
             sleep=sleep,
-            fleet=balancer.fleet,
-            window=balancer.window,
-            sweep_ms=sweep_ms,
-        ),
+            max_deliveries=max_deliveries,
+            sweep_s=sweep_s,
+            waiting=waiting,
+        )
+        if works
+        else None,
         lifecycle=Lifecycle(
             store=store,
             ledger=key_store,
@@ -161,6 +162,44 @@ def assemble(
         sweep=Sweep(store=store, wakeups=wakeups, fleet=balancer.fleet, clock=clock, sweep_ms=sweep_ms),
         clock=clock,
         after_commit=after_commit,
+    )
+
+
+def _worker(
+    *,
+    catalog: Catalog,
+    store: Store,
+    key_store: KeyStore,
+    wakeups: WakeUps,
+    balancer: Balancer,
+    clock: Clock,
+    sleep: Callable[[float], None],
+    max_deliveries: int,
+    sweep_s: int,
+    waiting: Waiting,
+) -> Worker:
+    """Build the worker. Its modules are imported here, because the API function carries out no tasks."""
+    from llm_server.orchestration.execution.orchestrator import Orchestrator
+    from llm_server.orchestration.tasks.worker import Worker
+
+    orchestrator = Orchestrator(
+        catalog=catalog,
+        balancer=balancer,
+        clock=clock,
+        max_deliveries=max_deliveries,
+        sweep_s=sweep_s,
+        waiting=waiting,
+    )
+    return Worker(
+        store=store,
+        ledger=key_store,
+        wakeups=wakeups,
+        orchestrator=orchestrator,
+        clock=clock,
+        sleep=sleep,
+        fleet=balancer.fleet,
+        window=balancer.window,
+        sweep_ms=sweep_s * 1000,
     )
 
 
@@ -200,6 +239,7 @@ def service_of(
         sleep=partial(_sleep, waiting),
         waiting=waiting,
         after_commit=after_commit,
+        works=works,
     )
 
 

@@ -36,6 +36,10 @@ got = [answer("GET", "/api/v1/health"), answer("POST", "/api/v1/tasks", '{"promp
 old = [name for name, module in sys.modules.items() if name.startswith("pydantic.v1") and module]
 print(json.dumps([[a["statusCode"] for a in got], old]))
 """
+LOADED = """
+unused = ("llm_server.orchestration.execution", "llm_server.orchestration.tasks.worker", "llm_server.engines.wire")
+print(json.dumps([name for name in sys.modules if name.startswith(unused)]))
+"""
 READ = """
 from support.builders import NOW_MS, a_snapshot, a_task, an_attempt, an_output, claimed
 
@@ -127,3 +131,8 @@ def test_other_events_are_ignored() -> None:
     files = [json.loads((EVENTS / name).read_text()) for name in ("warm-up.json", "sqs-batch.json", "sweep.json")]
     odd: list[object] = [{}, None, [], "text", 5, {"requestContext": None}, {"requestContext": {}}, {"Records": []}]
     assert ran(IGNORED, [*files, *odd]) == [{"ignored": "The event is not an HTTP request of API Gateway."}] * 11
+
+
+def test_the_api_function_does_not_load_what_carries_tasks_out() -> None:
+    """It would make each cold start longer."""
+    assert ran(LOADED) == []

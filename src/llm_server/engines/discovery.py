@@ -6,7 +6,6 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from llm_server.engines.wire import json_objects
 from llm_server.orchestration.domain.engines.catalog import EngineSpec
 from llm_server.orchestration.domain.errors import EngineUnavailable, PromptRefused
 
@@ -102,6 +101,7 @@ def _first_chat_model(pool: EnginePool | None, base_url: str) -> str | None:
     """Return the first chat model that a server lists; None if it lists none or does not answer."""
     from llm_server.engines.connections import EnginePool  # imported here because AWS probes no server
     from llm_server.engines.http import exchange
+    from llm_server.engines.wire import json_objects
 
     try:
         answer = exchange(pool or EnginePool(), "GET", f"{base_url}/models", headers={}, timeout_s=PROBE_TIMEOUT_S)

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from llm_server.orchestration.access.key_creation import KeyCreation
 from llm_server.orchestration.access.keyring import Keyring
@@ -27,7 +27,9 @@ from llm_server.orchestration.tasks.intake import Accepted, Decision, Intake
 from llm_server.orchestration.tasks.lifecycle import Lifecycle
 from llm_server.orchestration.tasks.new_task import NewTask
 from llm_server.orchestration.tasks.sweep import Sweep
-from llm_server.orchestration.tasks.worker import Worker
+
+if TYPE_CHECKING:
+    from llm_server.orchestration.tasks.worker import Worker
 
 _log = logging.getLogger(__name__)
 
@@ -53,7 +55,10 @@ class ReadStore(TaskStore, TaskListing, CounterStore, EngineStateStore, Protocol
 
 
 class Service:
-    """The use cases of the server. Each method calls the part that does the work; `wiring.py` connects the parts."""
+    """The use cases of the server. Each method calls the part that does the work; `wiring.py` connects the parts.
+
+    `worker` is None in a process that carries out no tasks, such as the API function.
+    """
 
     def __init__(
         self,
@@ -65,7 +70,7 @@ class Service:
         key_creation: KeyCreation,
         fleet: Fleet,
         intake: Intake,
-        worker: Worker,
+        worker: Worker | None,
         lifecycle: Lifecycle,
         sweep: Sweep,
         clock: Clock,
@@ -123,7 +128,8 @@ class Service:
         """Cancel a task that is not final. Raises the errors of `Lifecycle.cancel`."""
         snapshot = self._lifecycle.cancel(ref)
         # If the commit fails, the task goes on, so its calls must too: they would be paid again.
-        self._after_commit(partial(self._worker.cancelled, ref))
+        if self._worker is not None:
+            self._after_commit(partial(self._worker.cancelled, ref))
         return snapshot
 
     def retry(self, ref: TaskRef, *, payer: Payer | None = None) -> Snapshot:
@@ -223,6 +229,7 @@ class Service:
         Raises:
             StorageUnavailable: the message should come again later; the lease then decides which worker goes on.
         """
+        assert self._worker is not None, "this process carries out no tasks"
         self._worker.process(ref, owner=owner, until_ms=until_ms)
 
     def sweep(self, may_continue: Callable[[], bool] = lambda: True) -> int:
