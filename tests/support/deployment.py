@@ -112,7 +112,7 @@ class Deployment:
         """Return the clients of both functions and of Lambda's event source."""
         api, worker = (sys.modules[MODULES[function]] for function in ("ApiFunction", "WorkerFunction"))
         services = api.handler.app.state.service, worker._service
-        return [c for s in services for c in (s._store._client, s._worker._wakeups._queue._client)] + [self.on.sqs]
+        return [c for s in services for c in (s._store._client, s._intake._wakeups._queue._client)] + [self.on.sqs]
 
     def look_through(self) -> None:
         """Fail if a message of a function contains a prompt, an answer or a secret."""

@@ -131,7 +131,9 @@ def test_tasks_that_come_one_by_one_need_few_workers(served: Served, crew: Crew)
     workers = crew(8)
     for _ in range(8):
         assert ended(served, served.submit()) is Status.COMPLETED
-        assert holds(lambda: served.service._worker._running == [])
+        worker = served.service._worker
+        assert worker
+        assert holds(lambda: worker._running == [])
         time.sleep(0.02)  # until the worker waits again
 
     assert workers.count <= 3

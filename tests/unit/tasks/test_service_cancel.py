@@ -201,6 +201,7 @@ def test_the_cancel_counts_the_answer_of_a_dead_worker(served: Served) -> None:
 
     served.service.cancel(ref)
     assert served.get(ref).task.receipt.cost_microusd == 300
+    assert served.service._worker
     served.service._worker._settlement.settle(mine, an_output().attempts)
 
     snapshot = served.get(ref)

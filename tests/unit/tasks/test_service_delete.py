@@ -95,6 +95,7 @@ def test_a_cancelled_task_is_not_deleted_before_its_worker_has_settled(deleting:
 
     with pytest.raises(StateConflict, match="A worker has the task"):
         deleting.service.delete(mine.ref)
+    assert deleting.service._worker
     deleting.service._worker._settlement.settle(mine, (an_attempt(),))
     assert deleting.service.counters().cost_microusd == 300
     deleting.service.delete(mine.ref)
