@@ -128,11 +128,10 @@ def test_workers_are_started_when_they_are_needed_up_to_the_limit(served: Served
 
 
 def test_tasks_that_come_one_by_one_need_few_workers(served: Served, crew: Crew) -> None:
-    workers = crew(8)
+    workers, worker = crew(8), served.service._worker
+    assert worker
     for _ in range(8):
         assert ended(served, served.submit()) is Status.COMPLETED
-        worker = served.service._worker
-        assert worker
         assert holds(lambda: worker._running == [])
         time.sleep(0.02)  # until the worker waits again
 
