@@ -13,6 +13,7 @@ import uvicorn
 from starlette.types import Receive, Scope, Send
 
 from llm_server.api.edge import Edge
+from llm_server.embedded import http_protocol
 from llm_server.embedded.connections import Connections
 from llm_server.embedded.http_protocol import HttpProtocol
 from support.raw_http import HOST, Reply, replies
@@ -106,6 +107,34 @@ def test_a_connection_without_a_request_is_closed_without_an_answer(sent: bytes)
         client.expire()
 
         assert [reply.status for reply in await client.rest()] == [200] * bool(sent)
+
+    run(test)
+
+
+def test_a_body_that_never_pauses_is_refused_when_its_time_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A byte every few seconds would keep the connection open for ever."""
+    monkeypatch.setattr(http_protocol, "MAX_BODY_S", 0.12)
+
+    async def test(client: Client) -> None:
+        await client.send(POST + b"Content-Length: 100\r\n\r\n")
+        for _ in range(4):
+            await client.send(b"x")
+        [reply] = await client.rest()
+
+        assert (reply.code, reply.headers["connection"]) == ("request_timeout", "close")
+
+    run(test)
+
+
+def test_the_time_of_a_body_begins_anew_with_each_request(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http_protocol, "MAX_BODY_S", 1.0)
+
+    async def test(client: Client) -> None:
+        for last in [b""] * 11 + [b"Connection: close\r\n"]:
+            await client.send(POST + last + b"Content-Length: 2\r\n\r\na")
+            await client.send(b"b")
+
+        assert [reply.status for reply in await client.rest()] == [200] * 12
 
     run(test)
 
