@@ -50,7 +50,7 @@ class OffLoopExecutor:
         return watch
 
     async def check_store(self) -> None:
-        """Check on a thread of its own: the readers may be busy, and a file system that hangs must not stop the loop."""
+        """Check on a thread of its own: readers may be busy, and a file system that hangs must not stop the loop."""
         command, known = self._command(self._database.check)
         self._checker.submit(_run, command)
         await self._outcome(command, known)

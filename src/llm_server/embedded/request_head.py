@@ -32,7 +32,7 @@ class Refused(Exception):
 def check_protocol(target: bytes, received: bytes) -> None:
     """Refuse requests of RTSP, which the parser takes for HTTP. `received` contains the head of the request.
 
-    It may contain more, but no JSON can look like the end of a request line, because its texts have no bare line breaks.
+    It may contain more, but no JSON looks like the end of a request line: it has no bare line breaks within texts.
 
     Raises:
         Refused: the request line names RTSP.

@@ -106,13 +106,20 @@ def test_a_client_that_asks_again_but_reads_nothing_is_closed() -> None:
     run(test)
 
 
+@pytest.mark.parametrize("buffer_bytes", [65_536, 10_000_000])
 @pytest.mark.parametrize("last", [b"", b"Connection: close\r\n"], ids=["kept", "closed"])
-def test_a_client_that_reads_slowly_gets_all_of_a_response(last: bytes) -> None:
-    """It takes several times as long as a connection may be idle, or read nothing."""
+def test_a_client_that_reads_slowly_gets_all_of_a_response(last: bytes, buffer_bytes: int) -> None:
+    """It takes several times as long as a connection may be idle, or read nothing.
+
+    The large buffer stands for the last bytes of a response, for which the server does not pause.
+    """
 
     async def test(client: Client) -> None:
         loop, got = asyncio.get_running_loop(), 0
         with few_bytes_at_a_time(client.address) as slow:
+            await asyncio.sleep(0.05)
+            for each in client.state.connections:
+                each.transport.set_write_buffer_limits(buffer_bytes)
             slow.send(LARGE[:-2] + last + b"\r\n")
             begun = loop.time()
             while got < LARGE_BYTES:
@@ -126,17 +133,40 @@ def test_a_client_that_reads_slowly_gets_all_of_a_response(last: bytes) -> None:
 
 
 def test_a_connection_is_idle_again_when_its_client_has_read_all() -> None:
-    """It is closed after `KEEP_ALIVE_S`, not before and not never."""
+    """It is closed after `KEEP_ALIVE_S`."""
 
     async def test(client: Client) -> None:
-        loop, data = asyncio.get_running_loop(), b""
-        await client.send(LARGE)
-        while len(data) < LARGE_BYTES:
-            data += await client.reader.read(100_000)
-        begun = loop.time()
+        loop, got = asyncio.get_running_loop(), 0
+        with few_bytes_at_a_time(client.address) as slow:
+            slow.send(LARGE)
+            await asyncio.sleep(0.2)
+            while got < LARGE_BYTES:
+                got += len(await asyncio.wait_for(loop.sock_recv(slow, 4_000_000), 3))
+            begun = loop.time()
+            while await asyncio.wait_for(loop.sock_recv(slow, 4_000_000), 3):
+                pass
 
-        assert replies(data + await asyncio.wait_for(client.reader.read(), 5))[0].status == 200
-        assert 0.7 < loop.time() - begun < 2
+            assert loop.time() - begun < 2
+
+    run(test)
+
+
+def test_a_connection_is_not_unread_any_more_once_the_transport_goes_on_writing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It does not wait for the next look, so that a request in progress is not given up for a new connection."""
+    monkeypatch.setattr(connections, "SWEEP_S", 100)
+
+    async def test(client: Client) -> None:
+        loop, got = asyncio.get_running_loop(), 0
+        with few_bytes_at_a_time(client.address) as slow:
+            slow.send(LARGE)
+            await asyncio.sleep(0.2)
+            assert (len(client.state._unread), len(client.state._idle)) == (1, 0)
+            while got < LARGE_BYTES:
+                got += len(await asyncio.wait_for(loop.sock_recv(slow, 4_000_000), 3))
+
+            assert (len(client.state._unread), len(client.state._idle)) == (0, 1)
 
     run(test)
 
