@@ -7,12 +7,12 @@ import os
 import socket
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
 
-from support.few_files import MAX_CONNECTIONS
+from support.few_files import HARD_LIMIT, MAX_CONNECTIONS
 from support.raw_http import HOST, Reply, connected, received, replies, sent
 from support.server_process import RunningServer, serving
 
@@ -24,15 +24,24 @@ WAITING = (
 SLOW = '[engines.slow]\nkind = "openai"\nsource = "local"\nmodel = "m"\nbase_url = "{url}"\n'
 
 
+BUNDLE = b"GET /api/v1/docs/swagger-ui-bundle.js HTTP/1.1\r\n" + HOST + b"\r\n"
+
+
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[RunningServer]:
-    """A server that allows `MAX_CONNECTIONS`. Its tasks never end, because its engine does not answer."""
+    with few_connections(tmp_path) as server:
+        yield server
+
+
+@contextmanager
+def few_connections(tmp_path: Path, **variables: str) -> Iterator[RunningServer]:
+    """Run a server that allows `MAX_CONNECTIONS`. Its tasks never end, because its engine does not answer."""
     tests = str(Path(__file__).parents[1])
     with socket.create_server(("127.0.0.1", 0), backlog=512) as engine:
         config = tmp_path / "engines.toml"
         config.write_text(SLOW.format(url=f"http://127.0.0.1:{engine.getsockname()[1]}/v1"))
         path = os.pathsep.join([tests, *filter(None, [os.environ.get("PYTHONPATH")])])
-        env = {"LLM_SERVER_CONFIG": str(config), "PYTHONPATH": path}
+        env = {"LLM_SERVER_CONFIG": str(config), "PYTHONPATH": path, **variables}
         with serving(tmp_path / "tasks.db", "--workers", "1", env=env, program="support.few_files") as server:
             yield server
 
@@ -45,6 +54,29 @@ def test_half_open_connections_shut_no_caller_out(server: RunningServer, begun: 
             stack.enter_context(connected(server)).sendall(begun)
 
         assert server.call("GET", "/health").status == 200
+
+
+def test_clients_that_read_nothing_shut_no_caller_out(server: RunningServer) -> None:
+    """Each kept its connection busy for ever."""
+    with ExitStack() as stack:
+        for _ in range(MAX_CONNECTIONS):
+            deaf = stack.enter_context(socket.socket())
+            deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2_048)
+            deaf.connect(("127.0.0.1", int(server.url.rpartition(":")[2])))
+            deaf.sendall(BUNDLE * 12)
+        time.sleep(1)
+
+        assert [server.call("GET", "/health").status for _ in range(3)] == [200] * 3
+
+
+def test_the_start_raises_the_soft_limit_of_open_files(tmp_path: Path) -> None:
+    """Of a shell's usual 256 files, half may be connections: 128."""
+    with few_connections(tmp_path, **{HARD_LIMIT: "1024"}) as server, ExitStack() as stack:
+        first = stack.enter_context(connected(server))
+        for _ in range(2 * MAX_CONNECTIONS):
+            stack.enter_context(connected(server))
+
+        assert asked(first, "/health").status == 200
 
 
 def test_a_half_open_connection_is_closed_before_an_idle_one(server: RunningServer) -> None:

@@ -44,6 +44,17 @@ def a_config(directory: Path, base_url: str, **more: object) -> dict[str, str]:
     return {"LLM_SERVER_CONFIG": str(path)}
 
 
+def test_health_says_that_the_file_was_removed_and_is_back(tmp_path: Path) -> None:
+    away = tmp_path / "away.db"
+    with serving(tmp_path / "tasks.db") as server:
+        (tmp_path / "tasks.db").rename(away)
+        without = server.call("GET", "/health")
+        away.rename(tmp_path / "tasks.db")
+
+        assert (without.status, without.json()["code"]) == (500, "storage_missing")
+        assert server.call("GET", "/health").status == 200
+
+
 def test_without_engines_a_prompt_is_answered_and_counted(tmp_path: Path) -> None:
     """The answer says that no LLM is configured, and the metrics count the task."""
     with serving(tmp_path / "tasks.db") as server:

@@ -89,6 +89,9 @@ def test_a_target_above_16_kb_is_refused(server: RunningServer) -> None:
         (request(b"GET /api/v1/health HTTP/1.2"), "http_version_unsupported"),
         (b"GET / HTTP/9.9.9\r\n\r\n", "http_version_unsupported"),
         (b"GET /api/v1/health\r\n\r\n", "http_version_unsupported"),
+        (request(b"GET /api/v1/health RTSP/1.0"), "http_version_unsupported"),
+        (request(b"GET  /api/v1/health  RTSP/1.1"), "http_version_unsupported"),
+        (request(b"OPTIONS * RTSP/1.0"), "http_version_unsupported"),
         (request(b"FOO / HTTP/1.1"), "method_unknown"),
         (request(b"get / HTTP/1.1"), "method_unknown"),
         (request(b"CONNECT example.com:443 HTTP/1.1"), "method_unknown"),
@@ -99,7 +102,13 @@ def test_a_target_above_16_kb_is_refused(server: RunningServer) -> None:
         (request(b"GET /api/v1/health HTTP/1.1", host=b"Host: a b\r\n"), "host_invalid"),
         (request(b"GET /api/v1/health HTTP/1.1", host=b"Host: a/b\r\n"), "host_invalid"),
         (request(b"GET /api/v1/health HTTP/1.1", host=b"Host: a:b\r\n"), "host_invalid"),
+        (request(b"GET /api/v1/health HTTP/1.1", b"Host: localhost", b"Host: localhost"), "host_invalid"),
+        (request(b"GET /api/v1/health HTTP/1.1", host=b"Host: [::1\r\n"), "host_invalid"),
+        (request(b"GET /api/v1/health HTTP/1.1", host=b"Host: [x]\r\n"), "host_invalid"),
+        (request(b"GET /api/v1/health HTTP/1.1", host=b"Host: a@b\r\n"), "host_invalid"),
+        (request(b"GET /api/v1/health HTTP/1.1", host=b"Host: a?b\r\n"), "host_invalid"),
         (request(b"GET http://u@localhost/api/v1/health HTTP/1.1"), "host_invalid"),
+        (request(b"GET ftp://localhost/api/v1/health HTTP/1.1"), "not_http"),
         (POST + LENGTH + CHUNKED + b"\r\n", "not_http"),
         (POST + CHUNKED + LENGTH + b"\r\n", "not_http"),
         (POST + LENGTH * 2 + b"\r\n" + BODY, "not_http"),
@@ -111,6 +120,7 @@ def test_a_target_above_16_kb_is_refused(server: RunningServer) -> None:
         (POST + b"Transfer-Encoding: chunked, chunked\r\n\r\n", "not_http"),
         (POST + b"Transfer-Encoding: gzip, chunked\r\n\r\n", "transfer_encoding_unknown"),
         (POST + b"Transfer-Encoding: identity\r\n\r\n", "transfer_encoding_unknown"),
+        (POST.replace(b"/1.1", b"/1.0") + CHUNKED + b"\r\n0\r\n\r\n", "transfer_encoding_unknown"),
         (request(b"GET /api/v1/health HTTP/1.1", b"X: a\r\n b"), "not_http"),
         (request(b"GET /api/v1/health HTTP/1.1", b" X: a", host=b""), "not_http"),
         (b"GET /api/v1/health HTTP/1.1\nHost: localhost\n\n", "not_http"),
@@ -141,6 +151,60 @@ def test_a_refusal_has_the_callers_request_id(server: RunningServer) -> None:
     [reply] = sent(server, request(b"GET /api/v1/health HTTP/1.1", b"X-Request-Id: r-1", host=b""))
 
     assert reply.headers["x-request-id"] == "r-1"
+
+
+@pytest.mark.parametrize("pieces", [1, 3, 7])
+def test_another_protocol_is_refused_in_pieces_too(server: RunningServer, pieces: int) -> None:
+    data = request(b"GET /api/v1/health RTSP/1.0")
+    with connected(server) as connection:
+        for begin in range(0, len(data), pieces):
+            connection.sendall(data[begin : begin + pieces])
+            time.sleep(0.002)
+        [reply] = replies(received(connection))
+
+    assert reply.code == "http_version_unsupported"
+
+
+def test_another_protocol_is_refused_after_a_request(server: RunningServer) -> None:
+    first, second = sent(server, HEALTH + request(b"GET /api/v1/usage RTSP/1.0"))
+
+    assert (first.status, second.code) == (200, "http_version_unsupported")
+
+
+def test_a_prompt_may_name_another_protocol(server: RunningServer) -> None:
+    body = b'{"prompt": "POST /api/v1/tasks RTSP/1.0"}'
+    [reply] = sent(server, POST + b"Connection: close\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
+
+    assert reply.status == 202
+
+
+@pytest.mark.parametrize("host", [HOST, b""])
+def test_http_1_0_is_answered_with_or_without_a_host(server: RunningServer, host: bytes) -> None:
+    """The connection is closed after the response."""
+    [reply] = sent(server, request(b"GET /api/v1/health HTTP/1.0", host=host))
+
+    assert (reply.status, reply.headers["connection"]) == (200, "close")
+
+
+@pytest.mark.parametrize("target", [b"https://localhost/api/v1/health", b"http://localhost:8000/api/v1/health"])
+def test_a_target_may_be_a_url(server: RunningServer, target: bytes) -> None:
+    assert sent(server, request(b"GET %s HTTP/1.1" % target, b"Connection: close"))[0].status == 200
+
+
+def test_options_of_the_whole_server_is_answered(server: RunningServer) -> None:
+    """The framework has no path `*`, so the answer is that of an unknown path (RFC 9110, 9.3.7)."""
+    [reply] = sent(server, request(b"OPTIONS * HTTP/1.1", b"Connection: close"))
+
+    assert reply.code == "path_not_found"
+
+
+def test_white_space_after_a_value_is_not_a_part_of_it(server: RunningServer) -> None:
+    """RFC 9112, 5.1."""
+    [got] = sent(server, CLOSE.replace(b"localhost", b"localhost \t").replace(b"/health", b"/usage"))
+    named = POST.replace(b"json\r\n", b"json \r\n") + b"X-Request-Id: r-1 \t\r\nConnection: close\r\n"
+    [posted] = sent(server, named + LENGTH + b"\r\n" + BODY)
+
+    assert (got.status, posted.status, posted.headers["x-request-id"]) == (200, 202, "r-1")
 
 
 @pytest.mark.parametrize("host", [b"localhost", b"localhost:8000", b"127.0.0.1", b"[::1]:80", b""])

@@ -38,7 +38,7 @@ class RecordingExecutor:
         self.watched.append((ref, self.is_running))
         return EndOfWatch()
 
-    def check_store(self) -> None:
+    async def check_store(self) -> None:
         """All is well."""
 
     def _run(self, kind: str, use_case: Callable[[], T]) -> T:

@@ -5,6 +5,7 @@ It also makes a HEAD request a GET request whose response has no body.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import re
 from collections.abc import Callable, Iterator
@@ -14,6 +15,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from llm_server.api import errors
+from llm_server.orchestration.domain.errors import StorageUnavailable
 
 _log = logging.getLogger(__name__)
 ANSWER_HEADERS = "llm_server.answer_headers"
@@ -84,6 +86,10 @@ class Edge:
             app = errors.answer("path_not_found", errors.NO_SUCH_PATH, request_id=request_id)
         try:
             await app(scope, receive, send_named)
+        except asyncio.CancelledError:  # by uvicorn, some seconds after the stop began
+            if not started:
+                code = StorageUnavailable.code
+                await errors.answer(code, errors.STOPPING, request_id=request_id)(scope, receive, send_named)
         except ClientDisconnect:
             _log.debug("the caller disconnected", extra={"request_id": request_id})
         except Exception as error:  # the caller gets a response

@@ -38,6 +38,7 @@ NO_SUCH_PATH = "The API does not have this path."
 OTHER_ORIGIN = (
     "The server does not accept calls from pages of this origin; LLM_SERVER_CORS_ORIGINS lists those it accepts."
 )
+STOPPING = "The server stopped before the call was finished; it is unknown whether anything was stored."
 INTERNAL = "The server failed to handle the request; the server's log has the reason under this request_id."
 
 _METHODS = ("DELETE", "GET", "PATCH", "POST", "PUT")

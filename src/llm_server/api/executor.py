@@ -52,8 +52,13 @@ class Executor(Protocol):
         """Watch a task from now on. Call this inside the use case that stores the task, so that no end is missed."""
         ...
 
-    def check_store(self) -> None:
-        """Raise StorageBroken if this process knows that the database file has to be repaired. Reads no database."""
+    async def check_store(self) -> None:
+        """Check the database's file, without reading the database.
+
+        Raises:
+            StorageBroken: this process knows that the file has to be repaired.
+            StorageUnavailable: the file system does not answer in time.
+        """
         ...
 
 
@@ -72,7 +77,7 @@ class InlineExecutor:
     def watch(self, ref: TaskRef) -> Watch:
         return _Polling(self._service, ref)
 
-    def check_store(self) -> None:
+    async def check_store(self) -> None:
         """Do nothing: DynamoDB has no file that could be damaged or removed."""
 
 

@@ -31,6 +31,7 @@ class OffLoopExecutor:
         self._watches = watches
         self._max_answer_s = max_answer_s
         self._readers = ThreadPoolExecutor(MAX_READ_THREADS, thread_name_prefix="reader")
+        self._checker = ThreadPoolExecutor(1, thread_name_prefix="checker")
         self._loop_calls = LoopCalls()
 
     async def read(self, use_case: Callable[[], T]) -> T:
@@ -48,12 +49,16 @@ class OffLoopExecutor:
         self._database.after_commit(partial(self._watches.add, watch))
         return watch
 
-    def check_store(self) -> None:
-        self._database.check()
+    async def check_store(self) -> None:
+        """Check on a thread of its own: readers may be busy, and a file system that hangs must not stop the loop."""
+        command, known = self._command(self._database.check)
+        self._checker.submit(_run, command)
+        await self._outcome(command, known)
 
     def close(self) -> None:
-        """End the reader threads; reads that have not begun are dropped."""
-        self._readers.shutdown(wait=False, cancel_futures=True)
+        """End the threads; what has not begun on them is dropped."""
+        for threads in (self._readers, self._checker):
+            threads.shutdown(wait=False, cancel_futures=True)
 
     def _command(self, use_case: Callable[[], T]) -> tuple[Command[T], Future[None]]:
         """Return a command that runs a use case, and a future that ends when the outcome is known."""
@@ -66,6 +71,9 @@ class OffLoopExecutor:
         timer = known.get_loop().call_later(self._max_answer_s, end, known)
         try:
             await known
+        except asyncio.CancelledError:
+            command.withdrawn = True
+            raise
         finally:
             timer.cancel()
         return command.outcome()

@@ -15,8 +15,8 @@ import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from llm_server.api.edge import REFUSAL
-from llm_server.embedded.connections import Connections
-from llm_server.embedded.request_head import Refused, check_head, fault_of
+from llm_server.embedded.connections import Connections, unread_bytes
+from llm_server.embedded.request_head import Refused, check_head, check_protocol, fault_of
 
 MAX_HEADER_BYTES = 64 * 1024
 """The longest header section, with the request line. The trailers of a body, and the framing of a chunk, count too."""
@@ -58,6 +58,7 @@ class HttpProtocol(HttpToolsProtocol):
         self._part = _NOTHING
         self._section_bytes = 0  # since the header section, the chunk or the trailers began
         self._head_is_new = False
+        self._slices: list[bytes] = []  # that the head is in
         self._body_ends: float | None = None
         self._unread = b""  # behind a pipelined request
         self._has_left = False
@@ -98,6 +99,7 @@ class HttpProtocol(HttpToolsProtocol):
         """Parse a part of a request; return how many bytes of it were used."""
         is_first = self._part == _NOTHING and not self._section_bytes
         counted = self._section_bytes = self._section_bytes + len(data)
+        self._slices.append(data)
         try:
             self.parser.feed_data(data)
         except httptools.HttpParserUpgrade as upgrade:
@@ -105,6 +107,8 @@ class HttpProtocol(HttpToolsProtocol):
         except httptools.HttpParserError as error:
             is_first = is_first and self._section_bytes == counted
             self._refuse(fault_of(error, self.parser, data if is_first else b""))
+        if self._part != _HEAD:
+            self._slices.clear()
         if self._section_bytes < counted and self._part != _NOTHING:
             self._section_bytes = len(data)
         return len(data)
@@ -134,7 +138,12 @@ class HttpProtocol(HttpToolsProtocol):
         if len(self.url) > MAX_TARGET_BYTES:
             raise _TARGET_TOO_LONG
 
+    def on_header(self, name: bytes, value: bytes) -> None:
+        super().on_header(name, value.rstrip(b" \t"))  # the parser removes only what precedes a value
+
     def on_headers_complete(self) -> None:
+        check_protocol(self.url, b"".join(self._slices))
+        del self._slices[:-1]  # the last one may contain the next head
         check_head(self.parser, self.url, self.headers)
         super().on_headers_complete()
         self._part = _BODY
@@ -154,28 +163,32 @@ class HttpProtocol(HttpToolsProtocol):
 
     def on_response_complete(self) -> None:
         self.server_state.total_requests += 1
-        now = self.loop.time()
-        if self.transport.is_closing():
-            self._bounds.half_open(self, now)  # closed by force if the client does not read the response
-            return
-        self.flow.resume_reading()
-        if self.pipeline:
-            self._start_asgi_task(*self.pipeline.pop())
-            if self._part == _BODY and not self.pipeline:
-                self._bounds.half_open(self, now)
-        elif self._has_left:
-            return
-        elif self._unread:
-            unread, self._unread = self._unread, b""
-            self.data_received(unread)
-        elif self._part == _NOTHING:
-            self._bounds.idle(self, now)
-        else:
-            self._bounds.half_open(self, now)
+        if not self.transport.is_closing():
+            self.flow.resume_reading()
+            if self.pipeline:
+                self._start_asgi_task(*self.pipeline.pop())
+            elif self._has_left:
+                return
+            elif self._unread:
+                unread, self._unread = self._unread, b""
+                self.data_received(unread)
+                return
+        self.note_wait()
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._bounds.unread(self, self.loop.time())
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self._bounds.read(self)
+        self.note_wait()
 
     def expire(self) -> None:
         if self.flow.read_paused:  # the server is slow, not the client
             self._bounds.half_open(self, self.loop.time())
+        elif self.unread_bytes():
+            self._bounds.unread(self, self.loop.time())
         elif self._part == _NOTHING or self._has_left or self.transport.is_closing():
             self.transport.abort()
         else:
@@ -184,25 +197,31 @@ class HttpProtocol(HttpToolsProtocol):
     def drop(self) -> None:
         self.transport.abort()
 
+    def unread_bytes(self) -> int:
+        return unread_bytes(self.transport)
+
+    def note_wait(self) -> None:
+        is_answered = self.cycle is None or self.cycle.response_complete
+        if self.transport.is_closing() or self._has_left or (self._part == _BODY and not self.pipeline):
+            self._bounds.half_open(self, self.loop.time())
+        elif not is_answered:
+            self._bounds.busy(self)
+        elif self._part == _HEAD:
+            self._head_is_new = False
+            self._bounds.half_open(self, self.loop.time())
+        elif self.cycle is not None:
+            self._bounds.idle(self, self.loop.time())
+
     def _note_progress(self, received: int) -> None:
         """Tell the bounds what the connection waits for, after `received` bytes."""
         if self._has_left:
             return
-        is_answered = self.cycle is None or self.cycle.response_complete
-        if self._part == _NOTHING:
-            if not is_answered:
-                self._bounds.busy(self)
-            elif self.cycle is not None:
-                self._bounds.idle(self, self.loop.time())
-        elif self._part == _HEAD:
-            if is_answered and self._head_is_new:
-                self._head_is_new = False
-                self._bounds.half_open(self, self.loop.time())
-        elif not self.pipeline:
+        if self._part != _HEAD or self._head_is_new:
+            self.note_wait()
+        if self._part == _BODY and not self.pipeline:
             now = self.loop.time()
             self._body_ends = self._body_ends or now + MAX_BODY_S
-            self._bounds.half_open(self, now)
-            if is_answered:
+            if self.cycle.response_complete:
                 self._discard(received)
             if now > self._body_ends:
                 self._refuse(_TOO_SLOW)

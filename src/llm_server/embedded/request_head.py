@@ -29,6 +29,20 @@ class Refused(Exception):
         self.detail = detail
 
 
+def check_protocol(target: bytes, received: bytes) -> None:
+    """Refuse requests of RTSP, which the parser takes for HTTP. `received` contains the head of the request.
+
+    It may contain more, but no JSON looks like the end of a request line: it has no bare line breaks within texts.
+
+    Raises:
+        Refused: the request line names RTSP.
+    """
+    if b" RTSP/" in received:
+        line = re.search(rb" " + re.escape(target) + rb" +RTSP/([0-9]\.[0-9])\r\n", received)
+        if line:
+            raise _version(f"RTSP/{line[1].decode()}")
+
+
 def check_head(parser: httptools.HttpRequestParser, target: bytes, headers: list[tuple[bytes, bytes]]) -> None:
     """Check the head of a request, which the parser has accepted.
 
@@ -39,13 +53,13 @@ def check_head(parser: httptools.HttpRequestParser, target: bytes, headers: list
     """
     version = parser.get_http_version()
     if version not in VERSIONS:
-        raise _version(version)
+        raise _version(f"HTTP/{version}")
     hosts = []
     for name, value in headers:
         if name == b"host":
             hosts.append(value)
-        elif name == b"transfer-encoding" and value.strip().lower() != b"chunked":
-            raise Refused("transfer_encoding_unknown", "The only Transfer-Encoding that is accepted is chunked.")
+        elif name == b"transfer-encoding":
+            _check_coding(value, version)
     if len(hosts) != 1 and (hosts or version == "1.1"):
         raise Refused("host_invalid", f"The request has {len(hosts)} Host headers; HTTP/1.1 needs exactly one.")
     if hosts and not _HOST.fullmatch(hosts[0]):
@@ -65,7 +79,14 @@ def fault_of(error: httptools.HttpParserError, parser: httptools.HttpRequestPars
         word = _FIRST_WORD.match(request)
         return _method(word[1]) if word else Refused("not_http", NOT_HTTP)
     version = parser.get_http_version()
-    return Refused("not_http", NOT_HTTP) if version in (*VERSIONS, _NOT_PARSED) else _version(version)
+    return Refused("not_http", NOT_HTTP) if version in (*VERSIONS, _NOT_PARSED) else _version(f"HTTP/{version}")
+
+
+def _check_coding(coding: bytes, version: str) -> None:
+    if version == "1.0":  # RFC 9112, 6.1
+        raise Refused("transfer_encoding_unknown", "HTTP/1.0 has no Transfer-Encoding; send a Content-Length.")
+    if coding.lower() != b"chunked":
+        raise Refused("transfer_encoding_unknown", "The only Transfer-Encoding that is accepted is chunked.")
 
 
 def _check_target(parser: httptools.HttpRequestParser, target: bytes, headers: list[tuple[bytes, bytes]]) -> None:
@@ -86,6 +107,6 @@ def _method(name: bytes) -> Refused:
     return Refused("method_unknown", f"The server does not know the method {name[:20].decode()}.")
 
 
-def _version(version: str) -> Refused:
-    detail = f"The server speaks HTTP/1.1 and HTTP/1.0 only; the request says HTTP/{version}."
+def _version(protocol: str) -> Refused:
+    detail = f"The server speaks HTTP/1.1 and HTTP/1.0 only; the request says {protocol}."
     return Refused("http_version_unsupported", detail)

@@ -196,6 +196,30 @@ def test_an_error_after_the_response_has_started_cuts_the_connection(
     assert len(caplog.records) == 1
 
 
+def test_a_call_that_the_stopping_server_cancels_is_503(caplog: pytest.LogCaptureFixture) -> None:
+    """uvicorn answered 500 in text/plain, and wrote a traceback."""
+
+    async def cancelled(_scope: Scope, _receive: Receive, _send: Send) -> None:
+        raise asyncio.CancelledError
+
+    answer = asgi.call(Edge(cancelled, lambda: "r-1"), "POST", "/")
+
+    assert (answer.status, answer.code, answer.json["request_id"]) == (503, "storage_unavailable", "r-1")
+    assert caplog.records == []
+
+
+def test_a_response_that_the_stopping_server_cancels_is_broken_off_without_a_traceback(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def begun(_scope: Scope, _receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        raise asyncio.CancelledError
+
+    answer = asgi.call(Edge(begun, lambda: "r-1"), "GET", "/")
+
+    assert (answer.status, answer.body, caplog.records) == (200, b"", [])
+
+
 CALLS: list[tuple[int, str, str, dict[str, Any]]] = [
     (200, "GET", "health", {}),
     (202, "POST", "tasks", {"headers": asgi.JSON, "parts": [b'{"prompt": "x"}']}),

@@ -268,11 +268,62 @@ def test_at_the_stop_all_who_wait_go_on_and_none_waits_any_more(embedded: Embedd
 
 def test_health_tells_what_is_wrong_with_the_database_file(embedded: Embedded) -> None:
     """It reads no database, and is well again when the file is back."""
-    embedded.run.check_store()
     away = embedded.path.with_name("away.db")
-    embedded.path.rename(away)
 
-    with pytest.raises(StorageMissing, match="was removed"):
-        embedded.run.check_store()
-    away.rename(embedded.path)
-    embedded.run.check_store()
+    async def main() -> None:
+        await embedded.run.check_store()
+        embedded.path.rename(away)
+        with pytest.raises(StorageMissing, match="was removed"):
+            await embedded.run.check_store()
+        away.rename(embedded.path)
+        await embedded.run.check_store()
+
+    on_a_loop(main)
+
+
+def test_a_file_system_that_hangs_stops_neither_the_event_loop_nor_health(embedded: Embedded) -> None:
+    """Nor do slow reads, which have threads of their own, delay the check."""
+    end = threading.Event()
+    check = embedded.database.check
+
+    def hang() -> None:
+        end.wait(WAIT_S)
+
+    async def main() -> None:
+        reads = [asyncio.ensure_future(embedded.run.read(partial(end.wait, WAIT_S))) for _ in range(MAX_READ_THREADS)]
+        await asyncio.sleep(0)
+        await embedded.run.check_store()
+        embedded.database.check = hang  # type: ignore[method-assign]
+        with pytest.raises(StorageUnavailable):
+            await embedded.run.check_store()
+        embedded.database.check = check  # type: ignore[method-assign]
+        end.set()
+        await asyncio.gather(*reads, return_exceptions=True)
+
+    on_a_loop(main)
+
+
+def test_a_write_whose_caller_is_cancelled_is_not_begun(embedded: Embedded) -> None:
+    """A caller that the stopping server lets go is told so, and its task is not stored behind its back."""
+    begun, first_begun, end = list[str](), threading.Event(), threading.Event()
+
+    def first() -> None:
+        first_begun.set()
+        end.wait(WAIT_S)
+
+    async def main() -> None:
+        embedded.run._max_answer_s = WAIT_S
+        slow = asyncio.ensure_future(embedded.run.write(first))
+        await asyncio.to_thread(first_begun.wait, WAIT_S)
+        late = asyncio.ensure_future(embedded.run.write(partial(begun.append, "late")))
+        await asyncio.sleep(0)
+        late.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await late
+        end.set()
+        await slow
+        await embedded.run.write(lambda: None)
+
+    on_a_loop(main)
+
+    assert begun == []

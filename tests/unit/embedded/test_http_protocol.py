@@ -3,83 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
-from typing import Any, cast
+from typing import cast
 
 import pytest
-import uvicorn
-from starlette.types import Receive, Scope, Send
 
-from llm_server.api.edge import Edge
 from llm_server.embedded import http_protocol
-from llm_server.embedded.connections import Connections
 from llm_server.embedded.http_protocol import HttpProtocol
-from support.raw_http import HOST, Reply, replies
-
-POST = b"POST / HTTP/1.1\r\n" + HOST
-
-
-async def echo(scope: Scope, receive: Receive, send: Send) -> None:
-    """Answer with the body; a request for /slow takes a while."""
-    if scope["path"] == "/slow":
-        await asyncio.sleep(0.3)
-    body, more = b"", True
-    while more:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            return
-        body, more = body + message["body"], message["more_body"]
-    headers = [(b"content-length", str(len(body)).encode())]
-    await send({"type": "http.response.start", "status": 200, "headers": headers})
-    await send({"type": "http.response.body", "body": body})
-
-
-@dataclass(frozen=True, slots=True)
-class Client:
-    """The client's side of a connection, and the server's."""
-
-    reader: asyncio.StreamReader
-    writer: asyncio.StreamWriter
-    state: Connections
-
-    async def send(self, data: bytes) -> None:
-        self.writer.write(data)
-        await asyncio.sleep(0.05)
-
-    def expire(self) -> None:
-        """Let the time of the connection end."""
-        [protocol] = self.state.connections
-        cast(HttpProtocol, protocol).expire()
-
-    async def rest(self) -> list[Reply]:
-        """Read all responses until the server closes the connection."""
-        return replies(await asyncio.wait_for(self.reader.read(), 5))
-
-
-@asynccontextmanager
-async def connected() -> AsyncIterator[Client]:
-    state, loop = Connections(10), asyncio.get_running_loop()
-    config = uvicorn.Config(cast(Any, Edge(echo, lambda: "r-1")), ws="none", log_config=None, lifespan="off")
-    config.load()
-    server = await loop.create_server(lambda: HttpProtocol(config, state, {}, loop), "127.0.0.1", 0)
-    reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
-    await asyncio.sleep(0.05)
-    try:
-        yield Client(reader, writer, state)
-    finally:
-        writer.close()
-        server.close()
-        await server.wait_closed()
-
-
-def run(test: Callable[[Client], Awaitable[None]]) -> None:
-    async def main() -> None:
-        async with connected() as client:
-            await test(client)
-
-    asyncio.run(main())
+from support.protocol_client import POST, Client, run
+from support.raw_http import HOST
 
 
 @pytest.mark.parametrize(
@@ -188,5 +119,47 @@ def test_few_requests_are_parsed_before_they_are_answered() -> None:
         await client.send((POST + b"\r\n") * 3_000)
 
         assert 0 < len(cast(HttpProtocol, protocol).pipeline) < 300
+
+    run(test)
+
+
+def test_a_connection_that_waits_for_the_server_does_not_expire() -> None:
+    """Reading is paused because requests wait to be parsed, so the client cannot send more of them."""
+
+    async def test(client: Client) -> None:
+        await client.send(b"POST /slow HTTP/1.1\r\n" + HOST + b"\r\n")
+        await client.send(POST + b"\r\n" + POST + b"Connection: close\r\n\r\n")
+        client.expire()
+
+        assert [reply.status for reply in await client.rest()] == [200] * 3
+
+    run(test)
+
+
+def test_a_refused_connection_is_closed_after_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Even if its client keeps its side open, and sends now and then."""
+    monkeypatch.setattr(http_protocol, "LINGER_S", 0.3)
+
+    async def test(client: Client) -> None:
+        await client.send(b"GET / HTTP/9.9\r\n" + HOST + b"\r\n")
+        assert [reply.code for reply in await client.rest()] == ["http_version_unsupported"]
+        await client.send(b"x" * 1_000)
+        assert len(client.state.connections) == 1
+
+        await asyncio.sleep(0.4)
+        assert len(client.state.connections) == 0
+
+    run(test)
+
+
+def test_a_refused_connection_is_closed_after_1_mb() -> None:
+    async def test(client: Client) -> None:
+        await client.send(b"GET / HTTP/9.9\r\n" + HOST + b"\r\n")
+        await client.rest()
+        await client.send(b"x" * http_protocol.MAX_DISCARDED_BYTES)
+        assert len(client.state.connections) == 1
+
+        await client.send(b"x" * 1_000)
+        assert len(client.state.connections) == 0
 
     run(test)

@@ -93,5 +93,5 @@ async def get_health(run: Run) -> Response:
 
     The answer is an error if the server knows that its database file is damaged, or was removed or replaced.
     """
-    run.check_store()
+    await run.check_store()
     return answer(server.HealthView(status="ok", version=__version__))
