@@ -291,7 +291,7 @@ MUTANTS = (
         f"{_ORCHESTRATION}/dispatch/key_budget.py",
         "self._ledger.withhold(self._account, self._claim)",
         "assert self._claim",
-        "test_budget",
+        "test_withheld_money",
     ),
     Mutant(
         "deletion that broke off is not taken up",
