@@ -52,7 +52,7 @@ class Calls:
         return the_plan(PARALLEL) if wanted == "plan" else hashed(asked)
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("kills", [3, pytest.param(15, marks=pytest.mark.attack)])
 @pytest.mark.parametrize("mode", ["Chat", "Plan"])
 def test_every_call_of_a_killed_server_is_on_a_receipt(tmp_path: Path, ledger: Ledger, mode: str, kills: int) -> None:
