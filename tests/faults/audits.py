@@ -66,8 +66,9 @@ def _of_task(world: World, snapshot: Snapshot, may_fail: Callable[[str], bool]) 
     if most > claims:
         yield f"was asked {most} times for the same in {claims} claims"
     recorded = task.receipt.calls + task.receipt.failed_calls
-    if task.mode is not Mode.PLAN and len(asked) > claims:
-        yield f"took {len(asked)} engine calls in {claims} claims"
+    answers = [call for call in asked if call.answer_schema is None]
+    if task.mode is not Mode.PLAN and len(answers) > claims:  # it may have been in Plan mode before
+        yield f"took {len(answers)} engine calls for an answer in {claims} claims"
     if task.receipt.calls > len(asked):
         yield f"has {recorded} calls on its receipt and was asked {len(asked)} times"
     if not world.is_restored:

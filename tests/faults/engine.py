@@ -47,6 +47,8 @@ class HashEngine:
         """Whether its answers use the whole output limit."""
         self.steps: Mapping[str, str] = STEPS
         """The steps of its plans."""
+        self.bad_plans = 0
+        """How many of the next plans are not usable."""
         self.fails = 0
         """How many of the next calls fail."""
         self.seen = 0
@@ -72,10 +74,18 @@ class HashEngine:
         if call.answer_schema is None:
             return answer_to(call.system, call.prompt)
         if call.answer_schema.name == "plan":
-            return the_plan(self.steps)
+            return the_plan(self._next_steps())
         repaired = any(answer_to(fix.system, fix.prompt) in call.prompt for fix in self._fixes())
         verdict = {"verdict": "pass", "findings": []} if repaired else {"verdict": "fail", "findings": ["Too short."]}
         return json.dumps(verdict)
+
+    def _next_steps(self) -> Mapping[str, str]:
+        """Return the steps of the next plan; without steps, it is not usable."""
+        with self._lock:
+            if not self.bad_plans:
+                return self.steps
+            self.bad_plans -= 1
+            return {}
 
     def _fixes(self) -> list[EngineCall]:
         with self._lock:

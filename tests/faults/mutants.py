@@ -15,7 +15,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 NEEDED = ("src", "tests", "tools", "events", "data", "template.yaml", "pyproject.toml")
-SLOW = ("test_storm", "test_killed_server", "test_stuck_database", "test_broken_off")
+SLOW = ("test_storm", "test_killed_server", "test_killed_calls", "test_stuck_database", "test_broken_off")
 """These start processes; they take longer and would catch no other bug."""
 AT_ONCE = os.cpu_count() or 1
 _CAUGHT = re.compile(r"^FAILED tests/faults/(.+?)(?: - .*)?$", re.MULTILINE)
@@ -278,6 +278,20 @@ MUTANTS = (
         "if len(calls) > 1 or len(pending) != 1:",
         "if len(calls) > 1:\n            return True\n        if len(pending) != 1:",
         "test_receipts",
+    ),
+    Mutant(
+        "calls made before the lost one are not announced",
+        f"{_ORCHESTRATION}/dispatch/calls.py",
+        "terms.announce((*terms.earlier, *after, announced))",
+        "terms.announce((*after, announced))",
+        "test_earlier_calls",
+    ),
+    Mutant(
+        "what a dead worker reserved is not withheld",
+        f"{_ORCHESTRATION}/dispatch/key_budget.py",
+        "self._ledger.withhold(self._account, self._claim)",
+        "assert self._claim",
+        "test_withheld_money",
     ),
     Mutant(
         "deletion that broke off is not taken up",

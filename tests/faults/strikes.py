@@ -35,10 +35,11 @@ def strike(
     *,
     struck: Collection[str],
     only: Collection[str] = (),
+    wasted: int = 1,
 ) -> None:
     """Attack each point of the processes `struck`; with `only`, the points of the calls with these names.
 
-    At most one engine call may be wasted: the one whose answer was not stored yet.
+    At most `wasted` engine calls may be made again: those whose answers were not stored yet.
     """
     calm = worlds()
     scenario(calm, {})
@@ -52,7 +53,7 @@ def strike(
         found += [f"{point}: {alarm}" for alarm in alarms(world)]
         if not any(caller.met for caller in world.callers):
             found.append(f"{point} was not reached")
-        if len(world.engine.calls) > calls + 1:
+        if len(world.engine.calls) > calls + wasted:
             found.append(f"{point}: {len(world.engine.calls)} engine calls instead of {calls}")
     name = scenario.__name__.replace("_", " ")
     ledger.enter(f"{name}, {kind}", where, len(tried), found)
