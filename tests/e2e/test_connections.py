@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import socket
 import time
 from collections.abc import Iterator
@@ -36,12 +35,10 @@ def server(tmp_path: Path) -> Iterator[RunningServer]:
 @contextmanager
 def few_connections(tmp_path: Path, **variables: str) -> Iterator[RunningServer]:
     """Run a server that allows `MAX_CONNECTIONS`. Its tasks never end, because its engine does not answer."""
-    tests = str(Path(__file__).parents[1])
     with socket.create_server(("127.0.0.1", 0), backlog=512) as engine:
         config = tmp_path / "engines.toml"
         config.write_text(SLOW.format(url=f"http://127.0.0.1:{engine.getsockname()[1]}/v1"))
-        path = os.pathsep.join([tests, *filter(None, [os.environ.get("PYTHONPATH")])])
-        env = {"LLM_SERVER_CONFIG": str(config), "PYTHONPATH": path, **variables}
+        env = {"LLM_SERVER_CONFIG": str(config), **variables}
         with serving(tmp_path / "tasks.db", "--workers", "1", env=env, program="support.few_files") as server:
             yield server
 

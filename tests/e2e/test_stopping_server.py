@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import time
 from collections.abc import Iterator
@@ -26,9 +25,7 @@ def server(tmp_path: Path) -> Iterator[RunningServer]:
     """A server whose commits take longer than its callers wait when it stops."""
     orders = tmp_path / "orders"
     orders.write_text("", encoding="utf-8")
-    path = os.pathsep.join([str(Path(__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])])
-    env = {ORDERS: str(orders), "PYTHONPATH": path}
-    with serving(tmp_path / "tasks.db", env=env, program="faults.struck_server") as server:
+    with serving(tmp_path / "tasks.db", env={ORDERS: str(orders)}, program="faults.struck_server") as server:
         orders.write_text("slow 4.5", encoding="utf-8")
         yield server
 

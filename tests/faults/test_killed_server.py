@@ -92,13 +92,12 @@ def test_a_server_that_is_killed_around_a_commit_loses_no_task(
 ) -> None:
     """It kills itself before its n-th commit, before it acknowledges the commands, or before it goes on."""
     orders = tmp_path / "orders"
-    env = {ORDERS: str(orders), "PYTHONPATH": str(Path(__file__).parents[1])}
 
     @contextmanager
     def starts(_: int) -> Iterator[RunningServer]:
         orders.write_text("", encoding="utf-8")
         database, program = tmp_path / "tasks.db", "faults.struck_server"
-        with serving(database, env=variables(tmp_path) | env, program=program) as server:
+        with serving(database, env=variables(tmp_path) | {ORDERS: str(orders)}, program=program) as server:
             yield server
 
     def killed_by_itself(server: RunningServer, number: int, _: Said) -> None:

@@ -138,9 +138,8 @@ class Place:
     @contextmanager
     def serving(self) -> Iterator[Callers]:
         self.order("")
-        env = variables(self.folder) | {"LLM_SERVER_LEASE_S": str(LEASE_S)}
-        env |= {ORDERS: str(self.folder / "orders"), "PYTHONPATH": str(Path(__file__).parents[1])}
-        with serving(self.database, env=env, program="faults.struck_server") as server:
+        changed = {"LLM_SERVER_LEASE_S": str(LEASE_S), ORDERS: str(self.folder / "orders")}
+        with serving(self.database, env=variables(self.folder) | changed, program="faults.struck_server") as server:
             yield Callers(server)
 
     def alarms(self, callers: Callers) -> list[str]:

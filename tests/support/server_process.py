@@ -21,6 +21,7 @@ import urllib3
 from support import canaries
 
 STARTED_S = 20.0
+TESTS = str(Path(__file__).parents[1])
 _ADDRESS = re.compile(r"address\s+(http://\S+)")
 
 
@@ -106,8 +107,10 @@ def refused(db: Path, *arguments: str, env: Mapping[str, str] | None = None) -> 
 def _start(
     db: Path, *arguments: str, env: Mapping[str, str] | None = None, program: str = "llm_server"
 ) -> tuple[subprocess.Popen[str], Path]:
-    """Start `llm-server serve` without environment variables that name an engine."""
+    """Start `llm-server serve`, or a program of the tests, without environment variables that name an engine."""
     kept = {name: value for name, value in os.environ.items() if not name.endswith("_API_KEY")}
+    if program != "llm_server":
+        kept["PYTHONPATH"] = os.pathsep.join([TESTS, *filter(None, [kept.get("PYTHONPATH")])])
     descriptor, log = tempfile.mkstemp(suffix=".log", dir=db.parent)
     command = [sys.executable, "-m", program, "serve", "--port", "0", "--db", str(db), *arguments]
     with os.fdopen(descriptor, "w") as stderr:
