@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import closing
+from itertools import count
 
 import pytest
 
@@ -16,7 +17,7 @@ from llm_server.orchestration.domain.errors import EngineUnavailable, RecordUnre
 from llm_server.orchestration.domain.ports.tasks import Due
 from llm_server.orchestration.domain.snapshot import Limits
 from llm_server.orchestration.domain.status import Status
-from llm_server.orchestration.domain.task import TaskRef
+from llm_server.orchestration.domain.task import Task, TaskRef
 from llm_server.orchestration.service import Service
 from llm_server.storage.sqlite.database import Database
 from support.scripted_engine import Answer, ScriptedEngine, WatchedStore, a_catalog, an_engine
@@ -58,6 +59,35 @@ def test_a_switch_wakes_them_at_once(served: Served) -> None:
     assert {served.get(ref).task.status for ref in refs} == {Status.COMPLETED}
     served.clock.pass_s(60)
     assert (served.work(), len(served.engine.calls)) == (3, 3)
+
+
+def test_a_switch_wakes_all_of_them_however_long_it_takes(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each takes a second here. The sweep, which has other tasks to look at, stops after 15 s of it."""
+    wait(served, 40)
+    served.service.switch_engine("only", ON)
+    postpone = served.store.postpone
+
+    def slow(due: Due, task: Task | None, due_ms: int) -> bool:
+        served.clock.pass_s(1)
+        return postpone(due, task, due_ms)
+
+    monkeypatch.setattr(served.store, "postpone", slow)
+
+    assert served.service.wake_waiting() == 40
+
+
+def test_no_more_are_woken_once_the_engine_is_off_again(served: Served) -> None:
+    """They would only find out that they must wait again."""
+    wait(served, 40)
+    served.service.switch_engine("only", ON)
+    looks = count(1)
+
+    def switched_off_at_the_tenth() -> bool:
+        if next(looks) == 10:
+            served.service.switch_engine("only", OFF)
+        return True
+
+    assert served.service.wake_waiting(switched_off_at_the_tenth) <= 10
 
 
 def test_each_is_woken_once(served: Served) -> None:
