@@ -198,3 +198,9 @@ def test_a_request_with_null_for_its_headers_is_answered(event: object) -> None:
     (answer,) = ran(IGNORED, [event])
 
     assert (answer["statusCode"], json.loads(answer["body"])["status"]) == (200, "ok")
+
+
+def test_a_body_that_is_not_base64_is_refused() -> None:
+    (answer,) = ran(IGNORED, [REST_EVENT | {"body": "a", "isBase64Encoded": True}])
+
+    assert (answer["statusCode"], json.loads(answer["body"])["code"]) == (400, "body_not_base64")

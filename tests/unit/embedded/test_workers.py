@@ -294,6 +294,22 @@ def test_a_switch_during_a_sweep_wakes_the_tasks_at_once(served: Served, crew: C
     assert (status, was_over) == (Status.COMPLETED, False)
 
 
+def test_the_waker_rests_until_the_next_switch(served: Served, crew: Crew) -> None:
+    woken = list[float]()
+
+    def wake(goes_on: Callable[[], bool]) -> int:
+        woken.append(time.monotonic())
+        return 0
+
+    served.service.wake_waiting = wake  # type: ignore[method-assign, assignment]
+    crew()
+    served.service.switch_engine("only", {"toggle": True})
+    assert holds(lambda: len(woken) >= 1)
+    time.sleep(0.05)
+
+    assert len(woken) == 1
+
+
 def test_waking_that_explodes_does_not_end_later_waking(served: Served, crew: Crew) -> None:
     woken = [threading.Event(), threading.Event()]
     numbers = count()

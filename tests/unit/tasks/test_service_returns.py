@@ -101,6 +101,22 @@ def test_each_is_woken_once(served: Served) -> None:
     assert served.service.sweep() == 0
 
 
+def test_a_task_that_another_process_has_woken_meanwhile_is_left_to_it(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wait(served)
+    served.service.switch_engine("only", ON)
+    postpone = served.store.postpone
+
+    def beaten(due: Due, task: Task | None, due_ms: int) -> bool:
+        postpone(due, task, due_ms)
+        return postpone(due, task, due_ms)
+
+    monkeypatch.setattr(served.store, "postpone", beaten)
+
+    assert served.service.wake_waiting() == 0
+
+
 def test_tasks_with_a_deadline_are_woken_too(served: Served) -> None:
     """The sweep keeps them apart from the others, because it must look at them on time."""
     (ref,) = wait(served, 1, deadline_s=100)
@@ -177,6 +193,19 @@ def test_a_task_that_a_worker_put_off_just_after_the_switch_is_woken(served: Ser
     assert served.service.sweep() == 2
 
 
+def test_a_task_that_began_to_wait_after_a_switch_is_left_alone(served: Served) -> None:
+    """Its worker knew of the switch, and the engine that it waits for is another one, which is still off."""
+    service = served.use(a_catalog({"only": an_engine(), "away": an_engine()}))
+    ref = served.submit(engine="away")
+    service.switch_engine("away", OFF)
+    service.switch_engine("only", ON)
+    served.clock.pass_s(KNOWN_S)
+    served.work()
+
+    assert served.get(ref).task.is_waiting
+    assert (service.wake_waiting(), service.sweep()) == (0, 0)
+
+
 def test_a_recovery_counts_like_a_switch(served: Served) -> None:
     """While one task probes the engine after its rest, the other one waits 15 s; the end of the probe wakes it."""
     changes = list[int]()
@@ -215,6 +244,23 @@ def test_a_switch_of_an_hour_ago_costs_no_look(served: Served, monkeypatch: pyte
     served.service.sweep()
 
     assert looked_until == [served.clock()]
+
+
+def test_a_sweep_that_has_woken_all_in_time_does_not_look_for_more(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each look is a query of every part of the index, and costs money on AWS."""
+    wait(served)
+    served.service.switch_engine("only", ON)
+    looks, due = list[int](), served.store.due
+
+    def watched(until_ms: int) -> Iterator[Due]:
+        looks.append(until_ms)
+        return due(until_ms)
+
+    monkeypatch.setattr(served.store, "due", watched)
+
+    assert (served.service.sweep(), len(looks)) == (1, 2)
 
 
 @pytest.mark.parametrize("error", [RecordUnreadable(), StorageUnavailable("Away.")])
