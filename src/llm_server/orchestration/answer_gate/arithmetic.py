@@ -51,6 +51,7 @@ class _Percent(Enum):
 def wrong_equation(text: str, prompt: str) -> str | None:
     """Return the first wrong equation of plain numbers in a text, cut to 80 characters; None if no wrong one is found.
 
+    Only the first 20,000 characters of the text are read.
     A result may be rounded or cut off at its last decimal, and an estimate at its last digit that is not 0. `25%` may
     mean 25, 0.25 or a quarter of the term before it, and so may `1/4` where discounts are named. On a clock or a
     compass, counting starts again.
@@ -63,11 +64,12 @@ def wrong_equation(text: str, prompt: str) -> str | None:
         return None
     if len(prompt) > MAX_READ_CHARS:
         prompt = prompt[: MAX_READ_CHARS // 2] + prompt[-MAX_READ_CHARS // 2 :]
+    text = text[:MAX_READ_CHARS]
     means = meaning(prompt, text)
     if means.is_other:
         return None
     in_prompt = _condensed(_plain(prompt))
-    for left, right in _equations(_plain(text[:MAX_READ_CHARS])):
+    for left, right in _equations(_plain(text)):
         if not _holds(left, right, means) and _condensed(f"{left}={right}") not in in_prompt:
             return f"{left} = {right}"[:MAX_SHOWN_CHARS]
     return None
