@@ -18,7 +18,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from mangum import Mangum
-from mangum.adapter import DEFAULT_TEXT_MIME_TYPES, HANDLERS
+from mangum.adapter import DEFAULT_TEXT_MIME_TYPES
+from mangum.protocols import HTTPCycle
 
 from llm_server import wiring
 from llm_server.api import edge, errors
@@ -31,7 +32,8 @@ MAX_ANSWER_BYTES = 6_291_556
 
 https://docs.aws.amazon.com/lambda/latest/dg/gettingstarted-limits.html
 """
-
+_NOT_A_REQUEST = (RuntimeError, LookupError, TypeError, AttributeError)
+"""What Mangum raises for an event of a format that it does not know, or without a part that its format requires."""
 
 _log = logging.getLogger(__name__)
 
@@ -40,22 +42,32 @@ class _Handler(Mangum):
     """Mangum, with a 400 for a body that is not base64, and with large answers encoded to fit Lambda's limit.
 
     An event that is not an HTTP request, such as a warm-up call or a message of a queue, is answered and has no effect.
+    So is an event that lacks a part of its request, such as the method.
     """
 
     def __call__(self, event: Any, context: Any) -> Any:
-        if not self._is_request(event, context):
+        request = _without_nulls(event)
+        try:
+            adapter = self.infer(request, context)
+            cycle = HTTPCycle(adapter.scope, adapter.body)
+        except Base64Error:
+            return _refuse_body({name.lower(): value for name, value in request["headers"].items()})
+        except _NOT_A_REQUEST:
             _log.info("event ignored", extra={"event_keys": sorted(event) if isinstance(event, dict) else []})
             return {"ignored": "The event is not an HTTP request of API Gateway."}
-        try:
-            return _fit(super().__call__(event, context))
-        except Base64Error:
-            headers = event.get("headers") or {}
-            return _refuse_body({name.lower(): value for name, value in headers.items()})
+        return _fit(adapter(cycle(self.app)))
 
-    def _is_request(self, event: Any, context: Any) -> bool:
-        """Return whether Mangum knows the event's format: API Gateway, a function URL, or a load balancer."""
-        has_context = isinstance(event, dict) and isinstance(event.get("requestContext"), dict)
-        return has_context and any(kind.infer(event, context, self.config) for kind in HANDLERS)
+
+def _without_nulls(event: Any) -> dict[str, Any]:
+    """Return an event without the parts that are null, and with headers; {} if it has no request context.
+
+    The test page of a REST API sends null for the headers and for the query if none is given.
+    """
+    if not isinstance(event, dict) or not isinstance(event.get("requestContext"), dict):
+        return {}
+    given = {name: value for name, value in event.items() if value is not None}
+    context = {name: value for name, value in event["requestContext"].items() if value is not None}
+    return {"headers": {}} | given | {"requestContext": context}
 
 
 def _refuse_body(headers: Mapping[str, str]) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from llm_server.engines.bedrock import BedrockEngine
 from llm_server.engines.connections import EnginePool
 from llm_server.engines.embedded import EmbeddedEngine
 from llm_server.engines.openai import OpenAIEngine
+from llm_server.engines.usage import MAX_TOKENS
 from llm_server.orchestration.domain.cancellation import Cancellation
 from llm_server.orchestration.domain.engines.call import AnswerSchema, Engine
 from llm_server.orchestration.domain.errors import EngineUnavailable, PromptRefused, TaskCancelled
@@ -82,13 +83,22 @@ def test_tokens_of_the_cache_and_of_the_reasoning_are_passed_on(wired: Wired) ->
     assert not found.implausible
 
 
+def test_a_count_that_cannot_be_is_read_as_the_largest_and_marked(wired: Wired) -> None:
+    """It is then priced at the limit of the call, not by an estimate of the text."""
+    usage = {"prompt_tokens": 10**19, "input_tokens": 10**19, "inputTokens": 10**19}
+    wired.server.script(changed(lambda answer: answer["usage"].update(usage)))
+
+    found = wired.engine.complete(CALL, timeout_s=5).usage
+
+    assert (found.tokens_in, found.implausible) == (MAX_TOKENS, True)
+
+
 @pytest.mark.parametrize(
     "usage",
     [
         None,
         {},
         {"prompt_tokens": None, "input_tokens": None, "inputTokens": None},
-        {"prompt_tokens": 10**19, "input_tokens": 10**19, "inputTokens": 10**19},
     ],
 )
 def test_tokens_that_are_not_reported_are_estimated_and_marked(wired: Wired, usage: Any) -> None:

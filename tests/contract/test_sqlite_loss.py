@@ -14,6 +14,7 @@ import pytest
 from llm_server.orchestration.domain.errors import ConfigurationError, StorageBroken, StorageUnavailable
 from llm_server.storage.sqlite import database
 from llm_server.storage.sqlite.database import Database
+from llm_server.storage.sqlite.file.process_lock import OnlyProcess
 from llm_server.storage.sqlite.migrations import check
 from llm_server.storage.sqlite.store import SqliteStore
 from support.builders import a_request, a_task
@@ -61,6 +62,52 @@ def test_a_file_that_was_in_use_is_not_started_over(used: Path, lose: Callable[[
             f"The database {used} is missing or empty, but it has been in use: its tasks and keys would be lost. "
             f"Restore the file; or, to start with an empty database, remove {used}.marker."
         )
+
+
+def through_a_file_link(folder: Path) -> tuple[Path, Path]:
+    link = folder / "tasks.db"
+    link.symlink_to(folder / "volume" / "tasks.db")
+    return link, link
+
+
+def through_a_folder_link(folder: Path) -> tuple[Path, Path]:
+    link = folder / "data"
+    link.symlink_to(folder / "volume")
+    return link / "llm-server" / "tasks.db", link
+
+
+def through_a_link_to_itself(folder: Path) -> tuple[Path, Path]:
+    link = folder / "tasks.db"
+    link.symlink_to(link)
+    return link, link
+
+
+@pytest.mark.parametrize("linked", [through_a_file_link, through_a_folder_link, through_a_link_to_itself])
+@pytest.mark.parametrize("opening", [Database, OnlyProcess, database.migrate, check])
+def test_a_link_to_nothing_is_refused(
+    tmp_path: Path, linked: Callable[[Path], tuple[Path, Path]], opening: Callable[[Path], object]
+) -> None:
+    """The volume behind it is not mounted. An empty database in its place would hide all tasks and keys."""
+    path, link = linked(tmp_path)
+
+    with pytest.raises(ConfigurationError) as refused:
+        opening(path)
+
+    assert str(refused.value) == (
+        f"The database {path} cannot be opened: {link} is a link to {link.readlink()}, which does not exist. "
+        "If it is on a volume, mount the volume; or remove the link."
+    )
+    assert list(tmp_path.iterdir()) == [tmp_path / link.name]
+
+
+def test_a_link_to_a_file_or_folder_that_exists_is_followed(tmp_path: Path) -> None:
+    (tmp_path / "volume").mkdir()
+    (tmp_path / "data").symlink_to(tmp_path / "volume")
+    Database(tmp_path / "data" / "tasks.db").close()
+    (tmp_path / "tasks.db").symlink_to(tmp_path / "volume" / "tasks.db")
+    Database(tmp_path / "tasks.db").close()
+
+    assert (tmp_path / "volume" / "tasks.db").is_file()
 
 
 def test_an_emptied_file_s_log_is_kept(used: Path) -> None:

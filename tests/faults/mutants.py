@@ -132,14 +132,14 @@ MUTANTS = (
     Mutant(
         "no sweep",
         f"{_ORCHESTRATION}/tasks/sweep.py",
-        "            return woken + self._look_at_all(until_ms, may_continue)\n",
-        "            return woken\n",
+        "            woken += self._look_at_all(until_ms, may_continue)\n",
+        "            woken += 0\n",
     ),
     Mutant(
         "sweep does not wake the tasks whose engine is back",
         f"{_ORCHESTRATION}/tasks/sweep.py",
-        "woken = self._wake_waiting(self._stored_return_ms(), may_continue, delayed=True)",
-        "woken = 0",
+        "returned_ms = self._stored_return_ms()",
+        "returned_ms = 0",
         "test_long_waits",
     ),
     Mutant(

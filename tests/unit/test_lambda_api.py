@@ -64,9 +64,43 @@ print(json.dumps({"read_at_start": read_at_start, "page": page, "whole": whole,
                   "headers": script["headers"], "packed": script["isBase64Encoded"]}))
 """
 IGNORED = """
+import logging
+logging.basicConfig(stream=sys.stderr, level="INFO", format="%(message)s")
 context = types.SimpleNamespace(aws_request_id="r1")
 print(json.dumps([handler(event, context) for event in json.loads(sys.stdin.read())]))
 """
+HTTP = {"method": "GET", "path": "/api/v1/health", "protocol": "HTTP/1.1", "sourceIp": "127.0.0.1"}
+HALF_BUILT: list[object] = [
+    {"version": "2.0", "requestContext": {}},
+    {"version": "2.0", "requestContext": {"http": {}}},
+    {"version": "2.0", "requestContext": {"http": None}},
+    {"version": "2.0", "requestContext": {"authorizer": {}}, "type": "REQUEST", "routeArn": "arn"},
+    {"version": "2.0", "requestContext": {"http": HTTP}, "headers": {"host": None}},
+    {"version": "2.0", "requestContext": {"http": HTTP}, "headers": {}, "body": {"prompt": "Say one."}},
+    {"version": "1.0", "requestContext": {}},
+    {"resource": "/", "requestContext": {}},
+    {"requestContext": {"elb": {}}},
+    {"requestContext": {"elb": {}}, "headers": None, "path": None, "httpMethod": "GET"},
+]
+REST_EVENT = {
+    "resource": "/{proxy+}",
+    "path": "/api/v1/health",
+    "httpMethod": "GET",
+    "headers": None,
+    "multiValueHeaders": None,
+    "queryStringParameters": None,
+    "multiValueQueryStringParameters": None,
+    "pathParameters": {"proxy": "api/v1/health"},
+    "stageVariables": None,
+    "requestContext": {
+        "resourcePath": "/{proxy+}",
+        "httpMethod": "GET",
+        "identity": {"sourceIp": "test-invoke-source-ip"},
+    },
+    "body": None,
+    "isBase64Encoded": False,
+}
+"""What the test page of a REST API sends if no header is given."""
 EVENTS = Path(__file__).parents[2] / "events"
 ON_AWS = {
     "LLM_SERVER_TABLE": "table",
@@ -79,10 +113,13 @@ ON_AWS = {
 
 def ran(script: str, given: object = None) -> Any:
     """Run a script about the function in its own process; return what it prints."""
+    return json.loads(_run(script, given).stdout)
+
+
+def _run(script: str, given: object) -> subprocess.CompletedProcess[str]:
     environ = {**os.environ, **ON_AWS, "PYTHONPATH": os.pathsep.join(sys.path)}
     command = [sys.executable, "-c", FUNCTION + script]
-    done = subprocess.run(command, input=json.dumps(given), capture_output=True, text=True, check=True, env=environ)
-    return json.loads(done.stdout)
+    return subprocess.run(command, input=json.dumps(given), capture_output=True, text=True, check=True, env=environ)
 
 
 def test_the_api_function_does_not_import_pydantic_v1() -> None:
@@ -136,3 +173,34 @@ def test_other_events_are_ignored() -> None:
 def test_the_api_function_does_not_load_what_carries_tasks_out() -> None:
     """It would make each cold start longer."""
     assert ran(LOADED) == []
+
+
+def test_half_built_events_are_ignored_and_logged() -> None:
+    """They look like a request, but lack its method, path or address, or have parts of another type."""
+    done = _run(IGNORED, HALF_BUILT)
+
+    ignored = {"ignored": "The event is not an HTTP request of API Gateway."}
+    assert json.loads(done.stdout) == [ignored] * len(HALF_BUILT)
+    assert done.stderr.splitlines().count("event ignored") == len(HALF_BUILT)
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        REST_EVENT,
+        REST_EVENT | {"requestContext": {"identity": None}},
+        REST_EVENT | {"version": "1.0"},
+        {"version": "2.0", "headers": None, "cookies": None, "body": None, "requestContext": {"http": HTTP}},
+        {"requestContext": {"elb": {}}, "headers": None, "path": HTTP["path"], "httpMethod": "GET", "body": None},
+    ],
+)
+def test_a_request_with_null_for_its_headers_is_answered(event: object) -> None:
+    (answer,) = ran(IGNORED, [event])
+
+    assert (answer["statusCode"], json.loads(answer["body"])["status"]) == (200, "ok")
+
+
+def test_a_body_that_is_not_base64_is_refused() -> None:
+    (answer,) = ran(IGNORED, [REST_EVENT | {"body": "a", "isBase64Encoded": True}])
+
+    assert (answer["statusCode"], json.loads(answer["body"])["code"]) == (400, "body_not_base64")

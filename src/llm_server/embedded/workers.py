@@ -1,4 +1,4 @@
-"""The embedded server's workers: threads that take messages from the queue, and one thread that sweeps."""
+"""The embedded server's threads: workers take messages from the queue, one sweeps, one wakes tasks that wait."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def workers_for(places: Mapping[str, int]) -> int:
 
 
 class Workers:
-    """The worker threads and the sweeping thread of the embedded server. They can be started only once.
+    """The worker threads, the sweeping and the waking thread of the embedded server. They can be started only once.
 
     One worker always waits for the next message, unless `limit()` workers are busy or no slot is free: a worker that
     takes a message, or begins to wait for an engine, while no other waits for a message starts another one. `limit` is
@@ -58,14 +58,15 @@ class Workers:
         self._slots = slots
         slots.on_free = self._grow_if_needed
         self._stopping = threading.Event()
-        self._sweeper_is_needed = threading.Event()
+        self._waker_is_needed = threading.Event()
         """Set when an engine has changed, and when the workers stop."""
-        service.when_engines_change(self._sweeper_is_needed.set)
+        service.when_engines_change(self._waker_is_needed.set)
         self._lock = threading.Lock()
         self._numbers = count(1)
         self._workers = set[threading.Thread]()
         self._idle = 0
         self._sweeper = threading.Thread(target=self._sweep, name="sweeper", daemon=True)
+        self._waker = threading.Thread(target=self._wake, name="waker", daemon=True)
 
     @property
     def count(self) -> int:
@@ -74,14 +75,15 @@ class Workers:
 
     def start(self) -> None:
         self._sweeper.start()
+        self._waker.start()
         self._grow()
 
     def stop(self, grace_s: float) -> int:
         """Take no more tasks, wait at most `grace_s` seconds for the threads, and return the number that still run."""
         with self._lock:  # no thread is started after this
             self._stopping.set()
-            threads = [self._sweeper, *self._workers]
-        self._sweeper_is_needed.set()
+            threads = [self._sweeper, self._waker, *self._workers]
+        self._waker_is_needed.set()
         self._queue.wake_all()
         end = time.monotonic() + grace_s
         for thread in threads:
@@ -148,18 +150,20 @@ class Workers:
             raise
 
     def _sweep(self) -> None:
-        """Sweep once a minute, and wake the tasks that wait for an engine as soon as one is back."""
-        next_s = time.monotonic()
-        while True:
-            self._sweeper_is_needed.clear()
-            if self._stopping.is_set():
-                return
-            sweep = self._service.wake_waiting
-            if time.monotonic() >= next_s:
-                # from the start of this sweep, so that a long sweep does not delay the next one
-                next_s, sweep = time.monotonic() + self._sweep_s, self._service.sweep
+        """Sweep once a minute, counted from start to start, so that a long sweep does not delay the next one."""
+        while not self._stopping.is_set():
+            next_s = time.monotonic() + self._sweep_s
             try:
-                sweep(lambda: not self._stopping.is_set())
+                self._service.sweep(lambda: not self._stopping.is_set())
             except Exception:  # the next sweep tries again
                 _log.exception("sweep failed")
-            self._sweeper_is_needed.wait(max(0.0, next_s - time.monotonic()))
+            self._stopping.wait(max(0.0, next_s - time.monotonic()))
+
+    def _wake(self) -> None:
+        """Wake the tasks that wait for an engine as soon as one is back, also while the other thread sweeps."""
+        while self._waker_is_needed.wait() and not self._stopping.is_set():
+            self._waker_is_needed.clear()
+            try:
+                self._service.wake_waiting(lambda: not self._stopping.is_set())
+            except Exception:  # the sweep wakes the tasks
+                _log.exception("tasks not woken")

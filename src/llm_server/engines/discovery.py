@@ -19,6 +19,10 @@ _NOT_FOR_CHAT = re.compile(
     r"embed|rerank|whisper|moderation|transcri|diffusion|tts|dall-e|flux|colbert|clip|minilm|(^|[/-])(bge|gte|e5)-",
     re.IGNORECASE,
 )
+MAX_SMALL_PARAMETERS = 4_500_000_000
+"""A model with at most so many parameters is a small engine, like the largest one that `llm-server models` lists."""
+_PARAMETERS = re.compile(r"(?<![a-z0-9.])(\d{1,4}(?:\.\d{1,3})?)([bm])(?![a-z0-9])", re.IGNORECASE)
+"""The number of parameters in a model's name: `3b`, `135m`. In `30b-a3b`, `a3b` is not read."""
 
 
 class LoopbackServer(NamedTuple):
@@ -83,9 +87,12 @@ def discover(
             return DiscoveredEngine(name, spec, f"{variable} is set, so {spec.model} answers.")
     for server in loopback:
         base_url = f"http://127.0.0.1:{server.port}/v1"
-        served = None if server.port == own_port else _first_chat_model(pool, base_url)
-        if served:
-            spec = EngineSpec(kind="openai", source="local", model=served, base_url=base_url, max_concurrency=4)
+        listed = None if server.port == own_port else _first_chat_model(pool, base_url)
+        if listed:
+            served, small = listed["id"], _is_small(listed)
+            spec = EngineSpec(
+                kind="openai", source="local", model=served, base_url=base_url, max_concurrency=4, small=small
+            )
             return DiscoveredEngine(
                 server.name, spec, f"A server answers at {base_url} ({server.title}), so its model {served} answers."
             )
@@ -97,8 +104,8 @@ def discover(
     )
 
 
-def _first_chat_model(pool: EnginePool | None, base_url: str) -> str | None:
-    """Return the first chat model that a server lists; None if it lists none or does not answer."""
+def _first_chat_model(pool: EnginePool | None, base_url: str) -> dict[str, Any] | None:
+    """Return the first chat model that a server lists, with its `id`; None if it lists none or does not answer."""
     from llm_server.engines.connections import EnginePool  # imported here because AWS probes no server
     from llm_server.engines.http import exchange
     from llm_server.engines.wire import json_objects
@@ -110,8 +117,19 @@ def _first_chat_model(pool: EnginePool | None, base_url: str) -> str | None:
     for model in json_objects(answer.get("data")):
         name: Any = model.get("id")
         if isinstance(name, str) and name and not _NOT_FOR_CHAT.search(name):
-            return name
+            return model
     return None
+
+
+def _is_small(model: dict[str, Any]) -> bool:
+    """Return whether a model is small, by the parameters that llama.cpp tells, or else by its name."""
+    meta = model.get("meta")
+    told = meta.get("n_params") if isinstance(meta, dict) else None
+    if isinstance(told, int):
+        return told <= MAX_SMALL_PARAMETERS
+    units = {"b": 1e9, "m": 1e6}
+    named = [float(number) * units[unit.lower()] for number, unit in _PARAMETERS.findall(model["id"])]
+    return bool(named) and max(named) <= MAX_SMALL_PARAMETERS
 
 
 def _looked_for(loopback: Sequence[LoopbackServer]) -> str:

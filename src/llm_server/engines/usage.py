@@ -8,7 +8,7 @@ from typing import Any
 from llm_server.orchestration.domain.engines.usage import Usage
 
 MAX_TOKENS = 100_000_000
-"""A larger number is not a count of tokens."""
+"""A larger number is read as this one: no call can use so many, so the call is priced at its limit."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,9 +76,9 @@ class _Counts:
                 value = value.get(name) if isinstance(value, dict) else None
             if value is not None:
                 count = _count(value)
+                self.nonsense |= count is None or count > MAX_TOKENS
                 if count is not None:
-                    return count
-                self.nonsense = True
+                    return min(count, MAX_TOKENS)
         return None
 
 
@@ -187,9 +187,9 @@ def _reasoning_outside(tokens_in: int, tokens_out: int, reasoning: int, total: i
 
 
 def _count(value: Any) -> int | None:
-    """Return the value if it is a possible number of tokens: a whole number from 0. A float may be whole too."""
+    """Return the value if it is a whole number from 0, which a float may be too; else None."""
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     if isinstance(value, bool) or not isinstance(value, int):
         return None
-    return value if 0 <= value <= MAX_TOKENS else None
+    return value if value >= 0 else None

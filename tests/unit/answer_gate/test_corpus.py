@@ -11,7 +11,7 @@ from gate_figures import CHECKS, Figures, Judged, Pair, figures, judged, pairs, 
 DOCS = Path(__file__).parents[3] / "docs" / "engines.md"
 
 MIN_PAIRS, MIN_FAULTS = 400, 0.4
-MIN_PRECISION, MIN_RECALL = 0.88, 0.84
+MIN_PRECISION, MIN_RECALL = 0.89, 0.84
 """What the gate reached on the held-out pairs, less one pair."""
 
 TUNED, HELD_OUT = pairs("tuned"), pairs("held_out")

@@ -8,12 +8,14 @@ from functools import partial
 import pytest
 
 from llm_server.engines.prices import price
+from llm_server.engines.usage import chat_usage
+from llm_server.engines.wire import completion
 from llm_server.orchestration.dispatch import attempts
 from llm_server.orchestration.dispatch.attempts import EngineFailure
 from llm_server.orchestration.dispatch.plausibility import MAX_ADDED_TOKENS_IN, MAX_ADDED_TOKENS_OUT, limited
 from llm_server.orchestration.dispatch.reservation import MIN_OUTPUT_TOKENS, fit, max_tokens_in, worst_case
 from llm_server.orchestration.domain.engines.call import EngineCall
-from llm_server.orchestration.domain.engines.catalog import EngineSpec
+from llm_server.orchestration.domain.engines.catalog import EnginePrice, EngineSpec
 from llm_server.orchestration.domain.engines.usage import Usage
 from llm_server.orchestration.domain.errors import EngineUnavailable, PromptRefused, TaskCancelled
 from llm_server.orchestration.domain.receipt import Attempt
@@ -85,6 +87,19 @@ def test_a_call_with_an_implausible_count_costs_its_limit_and_the_rest_of_the_wo
 
     assert (attempt.tokens_out, attempt.usage_implausible, attempt.usage_estimated) == (MOST_OUT, True, False)
     assert (attempt.cost_microusd, attempt.withheld_microusd) == (5 * 10 + 50 * 30, WORST - 5 * 10 - 50 * 30)
+
+
+@pytest.mark.parametrize("reported", [100_000_000, 100_000_001, 10**12, 1e12])
+def test_every_count_beyond_the_limit_costs_the_limit(reported: float) -> None:
+    """By hand: 5 tokens of input at USD 2.50 and 50 of output at USD 10 for a million are 512.5 millionths."""
+    usage = chat_usage({"usage": {"prompt_tokens": 5, "completion_tokens": reported}})
+    answer = completion(CALL, "Yes.", usage, truncated=False)
+    started = an_attempt(tokens_in=0, tokens_out=0, cost_microusd=0)
+    cost = partial(price, EngineSpec(kind="openai", source="api", model="m", price=EnginePrice(input=2.5, output=10)))
+    attempt = attempts.finish(started, CALL, answer, took_ms=1, price=cost, reserved_microusd=WORST)
+
+    assert (attempt.tokens_in, attempt.tokens_out, attempt.usage_implausible) == (5, 50, True)
+    assert (attempt.cost_microusd, attempt.withheld_microusd) == (513, WORST - 513)
 
 
 def test_a_declined_prompt_with_an_implausible_count_costs_its_limit_too() -> None:

@@ -271,6 +271,60 @@ def test_a_task_that_waits_is_carried_out_as_soon_as_its_engine_is_switched_on(s
     assert len(served.engine.calls) == 20
 
 
+def test_a_switch_during_a_sweep_wakes_the_tasks_at_once(served: Served, crew: Crew) -> None:
+    """A sweep may take 55 s. This one ends only after the tasks are done."""
+    served.service.switch_engine("only", {"toggle": False})
+    ref = served.submit()
+    begun, leave, over = threading.Event(), threading.Event(), threading.Event()
+
+    def long(goes_on: Callable[[], bool]) -> int:
+        begun.set()
+        leave.wait(WAIT_S)
+        over.set()
+        return 0
+
+    served.service.sweep = long  # type: ignore[method-assign, assignment]
+    crew()
+    assert begun.wait(WAIT_S)
+    assert holds(lambda: served.get(ref).task.is_waiting)
+    served.service.switch_engine("only", {"toggle": True})
+    status, was_over = ended(served, ref), over.is_set()
+    leave.set()
+
+    assert (status, was_over) == (Status.COMPLETED, False)
+
+
+def test_the_waker_rests_until_the_next_switch(served: Served, crew: Crew) -> None:
+    woken = list[float]()
+
+    def wake(goes_on: Callable[[], bool]) -> int:
+        woken.append(time.monotonic())
+        return 0
+
+    served.service.wake_waiting = wake  # type: ignore[method-assign, assignment]
+    crew()
+    served.service.switch_engine("only", {"toggle": True})
+    assert holds(lambda: len(woken) >= 1)
+    time.sleep(0.05)
+
+    assert len(woken) == 1
+
+
+def test_waking_that_explodes_does_not_end_later_waking(served: Served, crew: Crew) -> None:
+    woken = [threading.Event(), threading.Event()]
+    numbers = count()
+
+    def unsteady(goes_on: Callable[[], bool]) -> int:
+        woken[next(numbers)].set()
+        raise ZeroDivisionError
+
+    served.service.wake_waiting = unsteady  # type: ignore[method-assign, assignment]
+    crew()
+    for each in woken:
+        served.service.switch_engine("only", {"toggle": True})
+        assert each.wait(WAIT_S)
+
+
 def test_the_sweeper_wakes_at_the_start_and_then_in_its_own_time(served: Served, crew: Crew) -> None:
     """Tasks that an earlier process left are not kept waiting."""
     served.queue.down = True

@@ -48,6 +48,51 @@ def test_a_server_on_loopback_answers_with_its_first_model_for_chat(server: Fake
     assert OpenAIEngine(found.spec, EnginePool(), lambda: None).complete(call, timeout_s=5).text == server.text
 
 
+@pytest.mark.parametrize(
+    ("model", "is_small"),
+    [
+        ("llama3.2:3b", True),
+        ("qwen2.5:0.5b-instruct-q4_K_M", True),
+        ("smollm2:135m", True),
+        ("google/gemma-3-4b", True),
+        ("/models/Qwen3-1.7B-Q8_0.gguf", True),
+        ("qwen2.5-3b-instruct-1m", True),
+        ("qwen3:8b", False),
+        ("qwen3:30b-a3b", False),
+        ("mixtral:8x7b", False),
+        ("qwen2.5-14b-instruct-1m", False),
+        ("llama3.2:latest", False),
+        ("gemma3n:e2b", False),
+    ],
+)
+def test_a_model_whose_name_says_that_it_is_small_is_a_small_engine(
+    server: FakeEngine, model: str, is_small: bool
+) -> None:
+    """It would run on to 4,096 tokens, which takes minutes on a laptop. Without a size in its name it stays large."""
+    server.models = (model,)
+
+    assert discover({}, loopback=[at(server)]).spec.is_small is is_small
+
+
+@pytest.mark.parametrize(
+    ("name", "meta", "is_small"),
+    [
+        ("mine", {"n_params": 1_235_814_432}, True),
+        ("mine-70b", {"n_params": 4_022_468_096}, True),
+        ("mine-1b", {"n_params": 8_030_261_248}, False),
+        ("mine-1b", {"n_params": "8"}, True),
+        ("mine", None, False),
+    ],
+)
+def test_the_number_of_parameters_that_the_server_tells_goes_before_the_name(
+    server: FakeEngine, name: str, meta: object, is_small: bool
+) -> None:
+    """llama.cpp tells it; its models may have any name."""
+    server.script(body({"data": [{"id": name, "meta": meta}]}))
+
+    assert discover({}, loopback=[at(server)]).spec.is_small is is_small
+
+
 def test_servers_are_asked_in_their_order(server: FakeEngine) -> None:
     with fake_engine(models=("second",)) as other:
         assert discover({}, loopback=[at(other, "lm-studio"), at(server)]).spec.model == "second"

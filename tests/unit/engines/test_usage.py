@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llm_server.engines.prices import price
-from llm_server.engines.usage import ReportedUsage, chat_usage, converse_usage, messages_usage
+from llm_server.engines.usage import MAX_TOKENS, ReportedUsage, chat_usage, converse_usage, messages_usage
 from llm_server.orchestration.domain.engines.usage import Usage
 from support.vendor_usage import CLAUDE_SONNET, ROWS, Row, at
 
@@ -46,12 +46,22 @@ def test_the_table_has_every_vendor_that_the_reader_names() -> None:
     }
 
 
-@pytest.mark.parametrize("nonsense", [-1, True, "12", 1.5, [1], {"n": 1}, 10**19, -0.5])
+@pytest.mark.parametrize("nonsense", [-1, True, "12", 1.5, [1], {"n": 1}, float("inf"), -0.5])
 def test_a_value_that_is_no_count_is_flagged_and_estimated(nonsense: object) -> None:
     reported = chat_usage({"usage": {"prompt_tokens": nonsense, "completion_tokens": 7}})
 
     assert reported.completed(tokens_in=5, tokens_out=0) == Usage(
         input_tokens=5, output_tokens=7, estimated=True, implausible=True
+    )
+
+
+@pytest.mark.parametrize("huge", [MAX_TOKENS + 1, 10**19, 1e12])
+def test_a_count_beyond_any_call_is_read_as_the_largest_one(huge: float) -> None:
+    """So it is limited to what its call could use. If it were left out, the call would be priced by an estimate."""
+    reported = chat_usage({"usage": {"prompt_tokens": 5, "completion_tokens": huge}})
+
+    assert reported.completed(tokens_in=0, tokens_out=3) == Usage(
+        input_tokens=5, output_tokens=MAX_TOKENS, implausible=True
     )
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import closing
+from itertools import count
 
 import pytest
 
@@ -16,7 +17,7 @@ from llm_server.orchestration.domain.errors import EngineUnavailable, RecordUnre
 from llm_server.orchestration.domain.ports.tasks import Due
 from llm_server.orchestration.domain.snapshot import Limits
 from llm_server.orchestration.domain.status import Status
-from llm_server.orchestration.domain.task import TaskRef
+from llm_server.orchestration.domain.task import Task, TaskRef
 from llm_server.orchestration.service import Service
 from llm_server.storage.sqlite.database import Database
 from support.scripted_engine import Answer, ScriptedEngine, WatchedStore, a_catalog, an_engine
@@ -60,6 +61,35 @@ def test_a_switch_wakes_them_at_once(served: Served) -> None:
     assert (served.work(), len(served.engine.calls)) == (3, 3)
 
 
+def test_a_switch_wakes_all_of_them_however_long_it_takes(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each takes a second here. The sweep, which has other tasks to look at, stops after 15 s of it."""
+    wait(served, 40)
+    served.service.switch_engine("only", ON)
+    postpone = served.store.postpone
+
+    def slow(due: Due, task: Task | None, due_ms: int) -> bool:
+        served.clock.pass_s(1)
+        return postpone(due, task, due_ms)
+
+    monkeypatch.setattr(served.store, "postpone", slow)
+
+    assert served.service.wake_waiting() == 40
+
+
+def test_no_more_are_woken_once_the_engine_is_off_again(served: Served) -> None:
+    """They would only find out that they must wait again."""
+    wait(served, 40)
+    served.service.switch_engine("only", ON)
+    looks = count(1)
+
+    def switched_off_at_the_tenth() -> bool:
+        if next(looks) == 10:
+            served.service.switch_engine("only", OFF)
+        return True
+
+    assert served.service.wake_waiting(switched_off_at_the_tenth) <= 10
+
+
 def test_each_is_woken_once(served: Served) -> None:
     """No worker has come yet; the sweep leaves them their messages."""
     wait(served, 3)
@@ -69,6 +99,22 @@ def test_each_is_woken_once(served: Served) -> None:
 
     assert woken == [3, 0, 0]
     assert served.service.sweep() == 0
+
+
+def test_a_task_that_another_process_has_woken_meanwhile_is_left_to_it(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wait(served)
+    served.service.switch_engine("only", ON)
+    postpone = served.store.postpone
+
+    def beaten(due: Due, task: Task | None, due_ms: int) -> bool:
+        postpone(due, task, due_ms)
+        return postpone(due, task, due_ms)
+
+    monkeypatch.setattr(served.store, "postpone", beaten)
+
+    assert served.service.wake_waiting() == 0
 
 
 def test_tasks_with_a_deadline_are_woken_too(served: Served) -> None:
@@ -147,6 +193,19 @@ def test_a_task_that_a_worker_put_off_just_after_the_switch_is_woken(served: Ser
     assert served.service.sweep() == 2
 
 
+def test_a_task_that_began_to_wait_after_a_switch_is_left_alone(served: Served) -> None:
+    """Its worker knew of the switch, and the engine that it waits for is another one, which is still off."""
+    service = served.use(a_catalog({"only": an_engine(), "away": an_engine()}))
+    ref = served.submit(engine="away")
+    service.switch_engine("away", OFF)
+    service.switch_engine("only", ON)
+    served.clock.pass_s(KNOWN_S)
+    served.work()
+
+    assert served.get(ref).task.is_waiting
+    assert (service.wake_waiting(), service.sweep()) == (0, 0)
+
+
 def test_a_recovery_counts_like_a_switch(served: Served) -> None:
     """While one task probes the engine after its rest, the other one waits 15 s; the end of the probe wakes it."""
     changes = list[int]()
@@ -185,6 +244,23 @@ def test_a_switch_of_an_hour_ago_costs_no_look(served: Served, monkeypatch: pyte
     served.service.sweep()
 
     assert looked_until == [served.clock()]
+
+
+def test_a_sweep_that_has_woken_all_in_time_does_not_look_for_more(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each look is a query of every part of the index, and costs money on AWS."""
+    wait(served)
+    served.service.switch_engine("only", ON)
+    looks, due = list[int](), served.store.due
+
+    def watched(until_ms: int) -> Iterator[Due]:
+        looks.append(until_ms)
+        return due(until_ms)
+
+    monkeypatch.setattr(served.store, "due", watched)
+
+    assert (served.service.sweep(), len(looks)) == (1, 2)
 
 
 @pytest.mark.parametrize("error", [RecordUnreadable(), StorageUnavailable("Away.")])

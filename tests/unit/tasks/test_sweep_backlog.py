@@ -155,11 +155,16 @@ def test_an_ended_lease_and_a_deadline_do_not_wait_behind_a_long_queue(
 
 @pytest.mark.parametrize("filled", [in_memory, on_disk])
 def test_tasks_whose_engine_is_back_are_found_however_many_wait(filled: Callable[..., Any], tmp_path: Path) -> None:
-    """Each sweep wakes 300 of them in 15 s, behind others that have their messages. A lease that ends is still seen."""
+    """Each sweep wakes 300 of them in 15 s, behind others that have their messages, and 600 in the time that is left.
+
+    In between, a lease that has ended is seen.
+    """
     clock, queue = Clock(), LongQueue()
     waiting = [_waits(a_task(created_ms=NOW_MS + n), delay_s=300) for n in range(1_000)]
     queued = [a_task(due_ms=NOW_MS + 400_000) for _ in range(500)]
-    deserted = a_task().claimed(owner="w", now_ms=NOW_MS, lease_ms=NOW_MS + 60_000, has_plan=False)
+    deserted = a_task(due_ms=NOW_MS + 30_000).claimed(
+        owner="w", now_ms=NOW_MS, lease_ms=NOW_MS + 30_000, has_plan=False
+    )
     with filled(tmp_path, clock, [*queued, *waiting, deserted]) as store:
         store.save_engine_state("only", EngineState(recovered_ms=NOW_MS + 50_000))
         sweep = Sweep(
@@ -169,13 +174,15 @@ def test_tasks_whose_engine_is_back_are_found_however_many_wait(filled: Callable
             clock=clock,
             sweep_ms=SWEEP_MS,
         )
-        sent = []
-        for minute in range(1, 5):
+        sent, first_sent = [], list[TaskRef]()
+        for minute in range(1, 4):
             clock.now_ms = NOW_MS + minute * 60_000
             sweep.run()
             sent.append(len(queue.sent))
+            first_sent = first_sent or list(queue.sent)
 
-    assert sent == [300, 601, 901, 1_001]
+    assert sent == [900, 1_001, 1_001]
+    assert first_sent.index(deserted.ref) == 300
     assert set(queue.sent) == {task.ref for task in [*waiting, deserted]}
 
 

@@ -8,14 +8,15 @@ from enum import Enum
 from fractions import Fraction
 from itertools import product
 
+from llm_server.orchestration.answer_gate.arithmetic_words import Meaning, is_wrong_on_purpose, meaning
 from llm_server.orchestration.answer_gate.code_blocks import split_blocks
 
 MAX_READ_CHARS = 20_000
 MAX_EQUATIONS = 100
 MAX_TOKENS = 40
 MAX_SHOWN_CHARS = 80
-NEAR_CHARS = 80
-"""How many characters on each side of an equation are searched for a word that says it is wrong on purpose."""
+MAX_ESTIMATE_ERROR = Fraction(1, 10)
+"""How far an estimate may be off, as a share of the exact value."""
 
 _SIGNS = {"×": "*", "·": "*", "⋅": "*", "\\times": "*", "\\cdot": "*", "\\*": "*", "÷": "/", "\\div": "/", "−": "-"}
 _WIDTHS = str.maketrans("０１２３４５６７８９＋－＝＊／（）．，％￥\u00a0\u202f", "0123456789+-=*/().,%¥  ")
@@ -37,20 +38,6 @@ _EQUATION = (
 # such as a root.
 _CONTINUES = r"(?:[-+*/^%)√∛–—]|\bx|\b(?:sqrt|log|ln|sin|cos|tan)) *$|(?:[A-Za-z0-9_.,!°]|\d:)$"
 _RANGE = r"(\d+)-(\d+)"
-# Words that show that signs or numbers have another meaning in a text, such as binary numbers or joined strings.
-_OTHER_ARITHMETIC = (
-    r"\b(?:mod(?:ulo|ulus|ular)?|binary|octal|hex(?:adecimal)?|binär\w*|binaire|binario|boolean|boolesch\w*|"
-    r"concatenat\w*|two['’]s complement|zweierkomplement|complément à deux|complemento a dos|overflow\w*|überlauf\w*|"
-    r"wrap(?:s|ped|ping)?[ -]?a?round|xor|gf ?\(\d+\)|\d{1,3}[- ]?bits?|u?int(?:8|16|32|64)|(?:un)?signed|byte|"
-    r"semantic version\w*|semver|(?:next|minor|major|patch) version|"
-    r"base[ -]?(?:\d+|two|three|four|five|six|seven|eight|nine|twelve|sixteen))\b|\b0[xb]|двоичн|二进制|[2二]進数"
-)
-_ON_PURPOSE = (
-    r"\b(?:false|wrong(?:ly)?|incorrect\w*|untrue|(?:not|isn['’]t) (?:true|right|correct|equal)|mistak\w+|errors?|myth|"
-    r"claim(?:s|ed)?|fallac\w+|contradict\w+|impossible|nonsense|absurd|believ\w+|pretend\w*|insist\w*|inclusive\w*|"
-    r"including|both ends|falsch\w*|fehler\w*|einschließlich|faux|fausse|fals[oa]|неверн\w*|ошибк\w*)\b"
-    r"|[❌✗✘≠误誤错]"
-)
 
 
 class _Percent(Enum):
@@ -58,13 +45,16 @@ class _Percent(Enum):
 
     NUMBER = 1  # 25
     HUNDREDTH = 2  # 0.25
-    PART_OF_LEFT_TERM = 3  # in `200 - 25%` a quarter of 200; elsewhere a hundredth
+    PART_OF_LEFT_TERM = 3  # in `200 - 25%` a quarter of 200, as in `200 - 1/4`; elsewhere a hundredth
 
 
 def wrong_equation(text: str, prompt: str) -> str | None:
     """Return the first wrong equation of plain numbers in a text, cut to 80 characters; None if no wrong one is found.
 
-    A result may be rounded or cut off at its last decimal. `25%` may mean 25, 0.25 or a quarter of the term before it.
+    Only the first 20,000 characters of the text are read.
+    A result may be rounded or cut off at its last decimal, and an estimate at its last digit that is not 0. `25%` may
+    mean 25, 0.25 or a quarter of the term before it, and so may `1/4` where discounts are named. On a clock or a
+    compass, counting starts again.
     Dots, commas, apostrophes and spaces may separate thousands, and a dot or a comma the decimals: an equation that is
     right in one reading is not wrong. An equation is not checked if it also stands in the `prompt`, stands in code,
     contains names or several units, stands near a word that says it is wrong, or continues after its result
@@ -74,11 +64,13 @@ def wrong_equation(text: str, prompt: str) -> str | None:
         return None
     if len(prompt) > MAX_READ_CHARS:
         prompt = prompt[: MAX_READ_CHARS // 2] + prompt[-MAX_READ_CHARS // 2 :]
-    if re.search(_OTHER_ARITHMETIC, f"{prompt}\n{text}", re.IGNORECASE):
+    text = text[:MAX_READ_CHARS]
+    means = meaning(prompt, text)
+    if means.is_other:
         return None
     in_prompt = _condensed(_plain(prompt))
-    for left, right in _equations(_plain(text[:MAX_READ_CHARS])):
-        if not _holds(left, right) and _condensed(f"{left}={right}") not in in_prompt:
+    for left, right in _equations(_plain(text)):
+        if not _holds(left, right, means) and _condensed(f"{left}={right}") not in in_prompt:
             return f"{left} = {right}"[:MAX_SHOWN_CHARS]
     return None
 
@@ -127,12 +119,11 @@ def _is_exempt(text: str, found: re.Match[str]) -> bool:
     return bool(
         re.search(_CONTINUES, text[max(0, begin - 5) : begin])
         or (pages and int(pages[1]) < int(pages[2]) and found["right"][0] != "-")
-        or re.search(_ON_PURPOSE, text[max(0, begin - NEAR_CHARS) : begin], re.IGNORECASE)
-        or re.search(_ON_PURPOSE, text[end : end + NEAR_CHARS], re.IGNORECASE)
+        or is_wrong_on_purpose(text, begin, end)
     )
 
 
-def _holds(left: str, right: str) -> bool:
+def _holds(left: str, right: str, means: Meaning) -> bool:
     """Return whether both sides are equal, to the decimals of the result, in any reading of percentages and numbers.
 
     Also returns True if the sides have different units, or if no reading can be computed.
@@ -140,7 +131,8 @@ def _holds(left: str, right: str) -> bool:
     units = set(re.findall(_UNIT, f"{left} {right}"))
     if len(units) > 1:
         return True
-    lefts = tuple(_Percent) if "%" in left else (_Percent.NUMBER,)
+    has_parts = "%" in left or (means.has_discounts and "/" in left)
+    lefts = tuple(_Percent) if has_parts else (_Percent.NUMBER,)
     rights = (_Percent.NUMBER, _Percent.HUNDREDTH) if "%" in right else (_Percent.NUMBER,)
     is_computed = False
     for (sum_text, result_text), left_percent, right_percent in product(_readings(left, right), lefts, rights):
@@ -151,7 +143,7 @@ def _holds(left: str, right: str) -> bool:
         tolerance = _tolerance(result_text)
         if right_percent is _Percent.HUNDREDTH:
             tolerance /= 100
-        if abs(value - result) < tolerance:
+        if abs(value - result) < tolerance or _means_the_same(value, result, means):
             return True
     return not is_computed
 
@@ -190,6 +182,19 @@ def _tolerance(result: str) -> Fraction:
     return Fraction(1, 10 ** len(result.rstrip(" %").partition(".")[2]))
 
 
+def _means_the_same(value: Fraction, result: Fraction, means: Meaning) -> bool:
+    """Return whether a result is right as an estimate, or where counting starts again.
+
+    An estimate is right if the value, rounded to the last digit of the result that is not 0, is the result; then it is
+    at most a tenth off.
+    """
+    if means.has_estimates and result.denominator == 1:
+        unit = 10 ** (len(str(result)) - len(str(result).rstrip("0")))
+        if unit > 1 and abs(value - result) <= min(Fraction(unit, 2), abs(value) * MAX_ESTIMATE_ERROR):
+            return True
+    return any(0 <= result <= length and (value - result) % length == 0 for length in means.cycles)
+
+
 def _value(expression: str, percent: _Percent) -> Fraction | None:
     """Return the value of an expression in one reading of its percentages; None if it is not a valid expression."""
     tokens = re.findall(_TOKEN, expression)
@@ -208,11 +213,19 @@ def _sum(tokens: Sequence[str], percent: _Percent) -> tuple[Fraction, Sequence[s
         value, tokens = _product(tokens, percent)
     while tokens and tokens[0] in ("+", "-"):
         term, rest = _product(tokens[1:], percent)
-        if percent is _Percent.PART_OF_LEFT_TERM and tokens[1][-1] == "%" and len(tokens) - len(rest) == 2:
+        if percent is _Percent.PART_OF_LEFT_TERM and _is_part(tokens[: len(tokens) - len(rest)]):
             term *= value
         value = value + term if tokens[0] == "+" else value - term
         tokens = rest
     return value, tokens
+
+
+def _is_part(tokens: Sequence[str]) -> bool:
+    """Return whether a sign and the term behind it are like `- 25%` or `- 1/4`, not `+ 1/4` or `- 5/4`."""
+    if len(tokens) == 2:
+        return tokens[1][-1] == "%"
+    is_fraction = len(tokens) == 4 and tokens[0] == "-" and tokens[2] == "/"
+    return is_fraction and tokens[1].isdecimal() and tokens[3].isdecimal() and int(tokens[1]) < int(tokens[3])
 
 
 def _product(tokens: Sequence[str], percent: _Percent) -> tuple[Fraction, Sequence[str]]:

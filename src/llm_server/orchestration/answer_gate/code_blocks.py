@@ -16,7 +16,7 @@ MAX_LEAD_CHARS = 200
 MAX_CODE_CHARS = 60_000
 """How many characters of code are parsed at most in all blocks together. A million characters take 2 s."""
 _NOT_A_PROGRAM = (
-    r"^[ \t]*(?:>>>|%|!|\$ |In \[)|^[ \t]*\.\.\.[ \t]*$|<[A-Za-z_ -]+>|…|SyntaxError|\{%|_{3,}"
+    r"^[ \t]*(?:>>>|%|!|\$ |In \[|[├└│])|^[ \t]*\.\.\.[ \t]*$|<[A-Za-z_ -]+>|…|SyntaxError|\{%|_{3,}"
     r"|^[ \t]*(?:pip3?|python3?|conda|uv|poetry|npm|brew|sudo|apt|apt-get|git|cd) +[-\w.]"
 )
 _NEWER_PYTHON = (
@@ -29,9 +29,14 @@ _LEFT_OPEN = r"\.\.\.|\{\{|\{%|<[A-Za-z_ -]+>"
 """What is left out of JSON in an excerpt or a template, apart from comments."""
 _BROKEN_ON_PURPOSE = (
     r"syntax ?error|\b(?:invalid|incorrect|wrong|broken|illegal|(?:not|n['’]t) (?:work|parse|compile|run|valid)|"
-    r"fails|you wrote|python ?2|ungültig|falsch|invalide|inválido)\b|\b(?:before|vorher|avant|antes) ?:"
+    r"fails|you wrote|python ?2|old(?:er)? (?:\w+ )?(?:versions?|way|syntax|style)|"
+    r"ungültig|falsch|invalide|inválido)\b|\b(?:before|vorher|avant|antes) ?:"
 )
-_ASKS_PYTHON_2 = r"\b(?:python ?2|old python)\b"
+_ASKS_OTHER_PYTHON = (
+    r"\b(?:python ?2|old python|before python ?3|jython|iron ?python|cython|"
+    r"(?:between|across|over)(?: \w+){0,2} (?:python versions|versions of python))\b"
+)
+"""A request for Python 2 or a language like Python, or a question about what changed in Python."""
 _ASKS_NO_PROGRAM = r"\bpseudo-?[ck]ode|псевдокод|疑似コード|伪代码"
 _HEADS = {
     "except": "try:\n pass\n",
@@ -110,7 +115,7 @@ def _broken(block: Block, prompt: str) -> str | None:
     """Return the name of a block's language if the block does not parse and seems to be meant to parse, else None."""
     name = None
     if block.language in ("py", "python", "python3") and not _is_excerpt(block.code):
-        asks_other = re.search(rf"{_ASKS_PYTHON_2}|{_ASKS_NO_PROGRAM}", prompt, re.IGNORECASE)
+        asks_other = re.search(rf"{_ASKS_OTHER_PYTHON}|{_ASKS_NO_PROGRAM}", prompt, re.IGNORECASE)
         name = None if asks_other or _is_python(block.code) else "Python"
     elif block.language == "json":
         may_have_comments = not re.search(r"\b(?:valid|strict) JSON\b", prompt, re.IGNORECASE)

@@ -67,8 +67,8 @@ _SORRY_WORDS = (
     r"|申し訳|できません|抱歉|对不起|无法)"
 )
 _WORDS_ASKED_FOR = (
-    r"\b(?:declin|refus|reject|apolog|regret|excus|sorry for|turn(?:ing)? (?:\w+ ){0,3}down|say(?:ing)? no\b|quotation|"
-    r"absag|ablehn|entschuldig|rechaz|disc[uú]lp|отказ|извин|fallback|chat ?bot|auto-?reply|out of office|"
+    r"\b(?:declin|refus|reject|apolog|regret|excus|sorry for|turn(?:ing)? (?:\w+ ){0,3}down|say(?:s|ing)? no\b|"
+    r"quotation|absag|ablehn|entschuldig|rechaz|disc[uú]lp|отказ|извин|fallback|chat ?bot|auto-?reply|out of office|"
     r"error message)"
     r"|お?詫び|断[りるっ]|謝|辞退|婉拒|拒绝|道歉|致歉"
     r"|\bdo you (?:feel|dream|have (?:\w+ )?(?:feelings|emotions|opinions|consciousness|preferences|a \w+))\b"
@@ -78,6 +78,24 @@ _WORDS_ASKED_FOR = (
 )
 _RETOLD = r"\b(?:translat|paraphras|rephras|reword|rewrit|proofread|übersetz|umformulier|tradu|перевед)|翻訳|翻译"
 """A request to say a given text in other words. The text may be a refusal if it has words of one."""
+_SPOKEN = (
+    r"[,.!?][\"”»“]\s*[a-zа-яß-ÿ]|[\"”»“],?\s*[—–]\s*[a-zа-яß-ÿ]|」と|"
+    r"[\"”“»],?\s+(?:sagte|antwortete|erwiderte|dit|répondit|dijo|respondió|contestó)\b"
+)
+"""Quoted speech in a sentence that goes on behind it, mostly with its speaker. An engine that declines has none."""
+_SPEECH = (
+    r"\b(?:scenes?|dialog(?:ue)?s?|stor(?:y|ies)|conversation|skit|screenplay|role-?play|(?:a|the|short) play|comic|"
+    r"fairy ?tale|szene|geschichte|gespräch|märchen|scène|histoire|conte|escena|diálogo|cuento|сцен\w*|диалог\w*|"
+    r"рассказ\w*|сказк\w*)\b|対話|会話|物語|对话|故事|场景"
+)
+"""A request for a text in which characters speak."""
+_BY_ASSISTANT = (
+    r"\b(?:requests?|prompt|content|topic|story|stories|scenes?|dialog(?:ue)?|writ(?:e|ing)|instead|feel free|"
+    r"let me know|would you like|happy to|guidelines|language model|anfrage|inhalte?|stattdessen|gerne?|demande|"
+    r"contenu|plutôt|solicitud|contenido|запрос\w*|контент\w*)\b|代わりに|内容|请求|改为"
+)
+"""Words about the request, or of an offer. A character does not say them, an engine that declines does."""
+_NEXT_LINE = r"\n\s*\S"
 _GOES_ON = r"[^.!?。]{0,80}(?:, | )(?:but|however),? (?!(?:i|if|you|we|please|let|feel|perhaps|maybe)\b)[^.!?\n]{25}"
 """Matches behind a refusal that goes on with an answer: "I can't access your files, but sorting the lines is easy"."""
 
@@ -85,10 +103,10 @@ _GOES_ON = r"[^.!?。]{0,80}(?:, | )(?:but|however),? (?!(?:i|if|you|we|please|l
 def is_refusal(request: str, text: str) -> bool:
     """Return whether a text declines to answer.
 
-    Returns False if the request asks for a text with such words, for example for a letter or a translation, and if
-    the sentence goes on with an answer.
+    Returns False if the request asks for a text with such words, for example for a letter or a translation, if a
+    character of a scene says them, and if the sentence goes on with an answer.
     """
-    if len(text) > MAX_READ_CHARS:
+    if len(text) > MAX_READ_CHARS or _is_speech(request, text):
         return False
     plain = " ".join(re.sub(r"[*_\"“”„«»>「」]", "", text).split())
     found = next(filter(None, (re.match(refusal, plain, re.IGNORECASE) for refusal in _REFUSALS)), None)
@@ -97,3 +115,11 @@ def is_refusal(request: str, text: str) -> bool:
     if re.search(_WORDS_ASKED_FOR, request, re.IGNORECASE):
         return False
     return not (re.search(_RETOLD, request, re.IGNORECASE) and re.search(_SORRY_WORDS, request, re.IGNORECASE))
+
+
+def _is_speech(request: str, text: str) -> bool:
+    """Return whether a text quotes speech, or is the lines of characters that the request asks for."""
+    if re.search(_SPOKEN, text):
+        return True
+    asks_for_speech = re.search(_SPEECH, request, re.IGNORECASE) and re.search(_NEXT_LINE, text)
+    return bool(asks_for_speech and not re.search(_BY_ASSISTANT, text, re.IGNORECASE))

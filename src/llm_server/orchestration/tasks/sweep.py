@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from itertools import islice
+from math import inf
 from typing import Protocol
 
 from llm_server.orchestration.dispatch.fleet import Fleet
@@ -25,7 +26,7 @@ _log = logging.getLogger(__name__)
 LOOKS_MS = 45_000
 """How long one sweep may look at tasks. It ends before the next one, which starts a minute after it has started."""
 WAKES_MS = 15_000
-"""How much of that time may be spent on tasks whose engine is back."""
+"""How much of that time may be spent on tasks whose engine is back before the due tasks are looked at."""
 MAX_WAIT_MS = MAX_RETRY_AFTER_S * 1000
 """How long a task waits at most until it looks again by itself whether an engine is back."""
 MAX_PEEK = 100
@@ -59,12 +60,17 @@ class Sweep:
     def run(self, may_continue: Callable[[], bool] = lambda: True) -> int:
         """Wake waiting and due tasks for 45 s, then remove what has expired for 10 s at most; while `may_continue()`.
 
-        Returns how many tasks were woken.
+        Tasks that wait have the first 15 s, and what the due ones leave. Returns how many tasks were woken.
         """
-        until_ms = self._clock() + LOOKS_MS
+        wakes_until_ms, until_ms = self._clock() + WAKES_MS, self._clock() + LOOKS_MS
         try:
-            woken = self._wake_waiting(self._stored_return_ms(), may_continue, delayed=True)
-            return woken + self._look_at_all(until_ms, may_continue)
+            returned_ms = self._stored_return_ms()
+            woken = self._wake_waiting(returned_ms, wakes_until_ms, may_continue, delayed=True)
+            time_is_up = self._clock() >= wakes_until_ms
+            woken += self._look_at_all(until_ms, may_continue)
+            if time_is_up:
+                woken += self._wake_waiting(returned_ms, until_ms, may_continue, delayed=True)
+            return woken
         finally:
             self._prune(may_continue)
 
@@ -75,12 +81,17 @@ class Sweep:
             pass
 
     def wake_waiting(self, may_continue: Callable[[], bool] = lambda: True) -> int:
-        """Wake the tasks that wait for an engine, if one is back, for at most 15 s and while `may_continue()`.
+        """Wake the tasks that wait for an engine, if one is back, while it is and `may_continue()`.
 
         Called in the process that has switched the engine, or has found that it works again. Returns how many tasks
         were woken.
         """
-        return self._wake_waiting(self._fleet.last_return_ms(), may_continue, delayed=False)
+        returned_ms = self._fleet.last_return_ms()
+
+        def is_back() -> bool:
+            return may_continue() and self._fleet.last_return_ms() >= returned_ms
+
+        return self._wake_waiting(returned_ms, inf, is_back, delayed=False)
 
     def _stored_return_ms(self) -> int:
         """Return when an engine last came back, as any process has stored it; 0 if that cannot be read."""
@@ -90,7 +101,9 @@ class Sweep:
             _log.warning("engine states not read")
             return 0
 
-    def _wake_waiting(self, returned_ms: int, may_continue: Callable[[], bool], *, delayed: bool) -> int:
+    def _wake_waiting(
+        self, returned_ms: int, until_ms: float, may_continue: Callable[[], bool], *, delayed: bool
+    ) -> int:
         """Wake the tasks that have waited since before an engine came back, those that are due first before others.
 
         If `delayed`, the messages arrive when every process knows that the engine is back.
@@ -101,7 +114,7 @@ class Sweep:
             return 0
         woken, delay_s = 0, max(0, -((now_ms - known_ms) // 1000)) if delayed else 0
         last_ms = now_ms + MAX_WAIT_MS + self._sweep_ms
-        for due, task in self._due(last_ms, now_ms + WAKES_MS, may_continue):
+        for due, task in self._due(last_ms, until_ms, may_continue):
             was_woken = due.due_ms != task.next_look_ms
             if task.is_waiting and not was_woken and task.updated_ms < known_ms:
                 with self._isolated(due):
@@ -121,7 +134,7 @@ class Sweep:
                     woken += 1
         return woken
 
-    def _due(self, last_ms: int, until_ms: int, may_continue: Callable[[], bool]) -> Iterator[tuple[Due, Task]]:
+    def _due(self, last_ms: int, until_ms: float, may_continue: Callable[[], bool]) -> Iterator[tuple[Due, Task]]:
         """Yield the tasks due at `last_ms`, until `until_ms`. Purge deleted tasks, put off unreadable records."""
         dues = self._store.due(last_ms)
         while some := list(islice(dues, MAX_PEEK)):

@@ -10,6 +10,7 @@ import os
 from pathlib import Path
 
 from llm_server.orchestration.domain.errors import ConfigurationError
+from llm_server.storage.sqlite.file.links import refuse_dead_link
 
 _log = logging.getLogger(__name__)
 
@@ -25,7 +26,11 @@ def was_in_use(path: Path) -> bool:
 
 
 def refuse_loss(path: Path) -> None:
-    """Raise ConfigurationError if a file that has been in use is missing or empty. SQLite must not open it before."""
+    """Raise ConfigurationError if a file that has been in use is missing or empty, or the path is a link to nothing.
+
+    SQLite must not open the file before.
+    """
+    refuse_dead_link(path)
     file = path.resolve()
     if was_in_use(path) and not (file.exists() and file.stat().st_size):
         raise lost(path)

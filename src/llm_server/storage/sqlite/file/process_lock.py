@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from llm_server.orchestration.domain.errors import ConfigurationError
+from llm_server.storage.sqlite.file.links import refuse_dead_link
 
 Flock = Callable[[int, int], None]
 
@@ -25,7 +26,8 @@ class OnlyProcess:
     """Holds a database file for this process until it is closed.
 
     Raises:
-        ConfigurationError: another process holds the file, or the lock file cannot be used.
+        ConfigurationError: another process holds the file, the lock file cannot be used, or the path is a link to
+            nothing.
     """
 
     def __init__(self, path: Path, *, flock: Flock = fcntl.flock) -> None:
@@ -73,6 +75,7 @@ def cannot_be_opened(path: Path, reason: object) -> ConfigurationError:
 
 def _locked(path: Path, flock: Flock) -> int | None:
     """Lock the lock file. Return its descriptor, or None if another process holds it. Raises ConfigurationError."""
+    refuse_dead_link(path)
     file = path.resolve()
     try:
         file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
