@@ -1,8 +1,6 @@
 # The server in a container: docs/hosting.md. `docker build -t llm-server .`
-# The tag names one version of Python and of Debian. A digest would pin the very bytes: docs/hosting.md says how.
-ARG PYTHON_IMAGE=python:3.13.15-slim-trixie
-
-FROM ${PYTHON_IMAGE} AS build
+# Both stages have the same base. To pin its very bytes, add its digest to both: docs/hosting.md says how.
+FROM python:3.13.15-slim-trixie AS build
 ENV PIP_NO_CACHE_DIR=1 \
     PIP_DISABLE_PIP_VERSION_CHECK=1 \
     PIP_ROOT_USER_ACTION=ignore
@@ -19,7 +17,7 @@ COPY pyproject.toml README.md LICENSE NOTICE ./
 COPY src/llm_server src/llm_server
 RUN pip --python /opt/llm-server/bin/python install --no-deps --no-build-isolation .
 
-FROM ${PYTHON_IMAGE}
+FROM python:3.13.15-slim-trixie
 LABEL org.opencontainers.image.title="LLM-Server" \
       org.opencontainers.image.description="A durable task server for LLMs" \
       org.opencontainers.image.licenses="Apache-2.0"

@@ -86,7 +86,7 @@ def compose() -> dict[str, Any]:
 
 def caddy_config() -> Any:
     """Return hosting/Caddyfile as Caddy understands it, in Caddy's JSON."""
-    command = [tool("hosting", "caddy"), "adapt", "--adapter", "caddyfile", "--config", HOSTING / "Caddyfile"]
+    command = [str(tool("hosting", "caddy")), "adapt", "--adapter", "caddyfile", "--config", str(HOSTING / "Caddyfile")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True)
     return json.loads(done.stdout)
 

@@ -48,7 +48,7 @@ def reverse_proxy(folder: Path, *, server: str) -> Iterator[ReverseProxy]:
     env = {**os.environ, "SITE": "localhost", "SERVER": server, "HOME": str(folder), "XDG_DATA_HOME": str(folder)}
     env.pop("XDG_CONFIG_HOME", None)
     log = folder / "caddy.log"
-    command = [tool("hosting", "caddy"), "run", "--adapter", "caddyfile", "--config", config]
+    command = [str(tool("hosting", "caddy")), "run", "--adapter", "caddyfile", "--config", str(config)]
     with log.open("w") as out:
         process = subprocess.Popen(command, stdout=out, stderr=out, env=env, cwd=folder)
     try:

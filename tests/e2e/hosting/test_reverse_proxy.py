@@ -7,7 +7,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,17 +16,10 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from support.fake_engine import FakeEngine, fake_engine
+from support.fake_engine import FakeEngine, a_config, fake_engine
 from support.reverse_proxy import ReverseProxy, reverse_proxy
 from support.server_process import RunningServer, serving
 
-ENGINES = """
-[engines.fake]
-kind = "openai"
-source = "local"
-model = "fake-1"
-base_url = "{base_url}"
-"""
 QUESTION = {"prompt": "Why is the sky blue?"}
 
 
@@ -38,30 +32,35 @@ class Hosted:
     engine: FakeEngine
     key: str
     db: Path
-    env: dict[str, str]
+    env: Mapping[str, str]
 
     def call(self, method: str, path: str, body: object = None, **headers: str) -> Any:
         named = {name.replace("_", "-"): value for name, value in headers.items()}
         return self.proxy.call(method, path, body, {"Authorization": f"Bearer {self.key}", **named})
 
 
-@pytest.fixture
-def hosted(tmp_path: Path) -> Iterator[Hosted]:
-    db, config = tmp_path / "tasks.db", tmp_path / "engines.toml"
+@contextmanager
+def hosting(folder: Path) -> Iterator[Hosted]:
+    db = folder / "tasks.db"
     create = [sys.executable, "-m", "llm_server", "keys", "create", "--tenant", "acme", "--db", str(db)]
     key = subprocess.run(create, capture_output=True, text=True, check=True, timeout=60).stdout.strip()
     with fake_engine() as engine:
-        config.write_text(ENGINES.format(base_url=engine.base_url))
-        env = {"LLM_SERVER_CONFIG": str(config)}
-        with serving(db, env=env) as server, reverse_proxy(tmp_path, server=urlsplit(server.url).netloc) as proxy:
+        env = a_config(folder, fake=engine)
+        with serving(db, env=env) as server, reverse_proxy(folder, server=urlsplit(server.url).netloc) as proxy:
             yield Hosted(proxy=proxy, server=server, engine=engine, key=key, db=db, env=env)
 
 
-def test_a_held_response_comes_through_with_its_names(hosted: Hosted) -> None:
-    """The engine takes longer than a proxy's usual patience for a first byte would be tested with."""
-    hosted.engine.latency_s = 3.0
+@pytest.fixture(scope="module")
+def hosted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hosted]:
+    """One server for the tests that leave it as it was."""
+    with hosting(tmp_path_factory.mktemp("hosted")) as parts:
+        yield parts
 
+
+def test_a_held_response_comes_through_with_its_names(hosted: Hosted) -> None:
+    hosted.engine.latency_s = 2.0
     answer = hosted.call("POST", "/tasks", QUESTION, Prefer="wait=20", X_Request_Id="call-1")
+    hosted.engine.latency_s = 0.0
 
     assert answer.status == 200
     assert answer.json()["result"] == hosted.engine.text
@@ -95,20 +94,21 @@ def test_the_server_says_what_is_too_long(hosted: Hosted) -> None:
     assert far_too_long.status == 413
 
 
-def test_callers_see_no_restart(hosted: Hosted) -> None:
+def test_callers_see_no_restart(tmp_path: Path) -> None:
     """A POST that comes while no server listens waits for the next one, and is carried out once."""
-    port = str(urlsplit(hosted.server.url).port)
-    assert hosted.server.stop() == 0
     answers: list[Any] = []
-    caller = threading.Thread(target=lambda: answers.append(hosted.call("POST", "/tasks", QUESTION, Prefer="wait=20")))
-    caller.start()
-    time.sleep(1)
-    was_waiting = caller.is_alive()
+    with hosting(tmp_path) as parts:
+        caller = threading.Thread(
+            target=lambda: answers.append(parts.call("POST", "/tasks", QUESTION, Prefer="wait=20")), daemon=True
+        )
+        assert parts.server.stop() == 0
+        caller.start()
+        time.sleep(1)
+        was_waiting = caller.is_alive()
+        with serving(parts.db, "--port", str(urlsplit(parts.server.url).port), env=parts.env):
+            caller.join(30)
 
-    with serving(hosted.db, "--port", port, env=hosted.env):
-        caller.join(30)
-
-    assert was_waiting
-    assert [answer.status for answer in answers] == [200]
-    assert answers[0].json()["result"] == hosted.engine.text
-    assert len(hosted.engine.seen) == 1
+        assert was_waiting
+        assert [answer.status for answer in answers] == [200]
+        assert answers[0].json()["result"] == parts.engine.text
+        assert len(parts.engine.seen) == 1

@@ -28,8 +28,8 @@ def mounts(service: Any) -> dict[str, str]:
 
 
 def test_it_follows_the_compose_specification() -> None:
-    command = [Path(sys.executable).parent / "check-jsonschema", "--builtin-schema", "vendor.compose-spec"]
-    done = subprocess.run([*command, ROOT / "compose.yaml"], capture_output=True, text=True, timeout=60)
+    command = [str(Path(sys.executable).parent / "check-jsonschema"), "--builtin-schema", "vendor.compose-spec"]
+    done = subprocess.run([*command, str(ROOT / "compose.yaml")], capture_output=True, text=True, timeout=60)
 
     assert done.returncode == 0, done.stdout
 
