@@ -14,6 +14,8 @@ from llm_server.cli.app import app
 from llm_server.embedded.connections import KEEP_ALIVE_S
 from llm_server.embedded.http_protocol import MAX_HEADER_BYTES
 from llm_server.embedded.server import GRACE_S, REQUEST_GRACE_S
+from llm_server.orchestration.domain.errors import ConfigurationError
+from llm_server.settings import Settings
 from support.hosting_files import ROOT, caddy_config, compose, image_environment, of_image, stages, unit
 
 PAGE = (ROOT / "docs" / "hosting.md").read_text(encoding="utf-8")
@@ -105,6 +107,13 @@ def test_the_reasons_in_that_table_have_the_figures_of_the_server() -> None:
     assert f"more than {MAX_HEADER_BYTES // 1024} KB" in row("header section")[2]
     assert f"up to {MAX_WAIT_S} s" in row("wait for a response")[2]
     assert f"after {KEEP_ALIVE_S:.0f} s" in row("idle connections to the server")[2]
+
+
+def test_the_variables_that_kubernetes_sets_for_a_service_are_refused() -> None:
+    [variable] = re.findall(r"sets variables such as `(\w+)`", PAGE)
+
+    with pytest.raises(ConfigurationError, match=f"{variable} is not a setting"):
+        Settings.read({variable: "tcp://10.0.0.1:8000"})
 
 
 def test_the_times_of_a_stop() -> None:
