@@ -21,8 +21,8 @@ FROM python:3.13.15-slim-trixie
 LABEL org.opencontainers.image.title="LLM-Server" \
       org.opencontainers.image.description="A durable task server for LLMs" \
       org.opencontainers.image.licenses="Apache-2.0"
-RUN groupadd --system --gid 10001 llm-server \
-    && useradd --system --uid 10001 --gid 10001 --home-dir /var/lib/llm-server --shell /usr/sbin/nologin llm-server \
+RUN groupadd --gid 10001 llm-server \
+    && useradd --no-log-init --no-create-home --uid 10001 --gid 10001 --home-dir /var/lib/llm-server --shell /usr/sbin/nologin llm-server \
     && install -d -o 10001 -g 10001 -m 0700 /var/lib/llm-server
 COPY --from=build /opt/llm-server /opt/llm-server
 ENV PATH=/opt/llm-server/bin:$PATH \
