@@ -83,6 +83,7 @@ lock: $(VENV)/.dev ## Pin the latest versions of all requirements
 	$(COMPILE) --upgrade requirements/clients.in -o requirements/clients.txt
 	$(NPM) install --prefix requirements/npm --package-lock-only --omit-lockfile-registry-resolved --no-fund --no-audit
 	$(COMPILE) --upgrade requirements/docs.in -o requirements/docs.txt
+	$(COMPILE) --upgrade requirements/hosting.in -o requirements/hosting.txt
 	$(COMPILE) --upgrade requirements/arq.in -o requirements/arq.txt
 	$(COMPILE) --upgrade requirements/taskiq.in -o requirements/taskiq.txt
 	$(COMPILE) --exclude-newer 2026-10-01T00:00:00Z requirements/litellm.in -o requirements/litellm.txt
@@ -108,7 +109,7 @@ $(VENV)/.local: $(VENV)/.run requirements/local.txt
 	@$(INSTALL) --python $(BIN)/python -r requirements/local.txt
 	@touch $@
 
-$(VENV)/.dev: $(VENV)/.run requirements/dev.txt requirements/ministack.txt requirements/sam.txt requirements/docs.txt requirements/clients.txt requirements/npm/package-lock.json
+$(VENV)/.dev: $(VENV)/.run requirements/dev.txt requirements/ministack.txt requirements/sam.txt requirements/docs.txt requirements/clients.txt requirements/hosting.txt requirements/npm/package-lock.json
 	@echo "Setting up .venv for tests ..."
 	@$(INSTALL) --python $(BIN)/python -r requirements/dev.txt
 	@$(UV) venv --quiet --clear --python $(BIN)/python $(VENV)/ministack
@@ -117,6 +118,8 @@ $(VENV)/.dev: $(VENV)/.run requirements/dev.txt requirements/ministack.txt requi
 	@$(INSTALL) --python $(VENV)/sam/bin/python -r requirements/sam.txt
 	@$(UV) venv --quiet --clear --python $(BIN)/python $(VENV)/docs
 	@$(INSTALL) --python $(VENV)/docs/bin/python -r requirements/docs.txt
+	@$(UV) venv --quiet --clear --python $(BIN)/python $(VENV)/hosting
+	@$(INSTALL) --python $(VENV)/hosting/bin/python -r requirements/hosting.txt
 	@$(UV) venv --quiet --clear --python $(BIN)/python $(VENV)/clients
 	@$(INSTALL) --python $(VENV)/clients/bin/python -r requirements/clients.txt
 	@cp requirements/npm/package.json requirements/npm/package-lock.json $(VENV)/clients

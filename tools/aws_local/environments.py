@@ -13,7 +13,7 @@ class ToolMissing(Exception):
 
 
 def tool(environment: str, name: str) -> Path:
-    """Return the path of an executable in the environment `ministack`, `sam`, `docs` or `clients`.
+    """Return the path of an executable in the environment `ministack`, `sam`, `docs`, `clients` or `hosting`.
 
     Raises:
         ToolMissing: the executable does not exist; the message says how to install it.
