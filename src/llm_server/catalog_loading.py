@@ -74,7 +74,9 @@ def load_catalog(
         model_is_used = False
     else:
         shown = _demonstration_model(settings, catalog) if may_demonstrate else None
-        discovered = discover(settings.environ, loopback=loopback, own_port=own_port, model=model, demonstration_model=shown)
+        discovered = discover(
+            settings.environ, loopback=loopback, own_port=own_port, model=model, demonstration_model=shown
+        )
         note = f"{discovered.name}: {discovered.reason}"
         model_is_used = discovered.spec.model == model
         spec = _within(discovered.spec, settings.window.whole_s)

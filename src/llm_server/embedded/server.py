@@ -47,6 +47,9 @@ REQUEST_GRACE_S = 3
 STOP_GRACE_S = 7
 """How much longer than its own grace periods a server may take to end, before another one gives up replacing it."""
 
+EXAMPLE_PROMPT = "Give me three tips for staying healthy."
+"""The prompt that the greeting suggests; the demonstration model answers it rightly."""
+
 
 class HttpServer(uvicorn.Server):
     """uvicorn's server, except that callers that wait for a task are let go when it stops.
@@ -64,9 +67,7 @@ class HttpServer(uvicorn.Server):
         await super().shutdown(sockets)
 
 
-def serve(
-    *, host: str, port: int, db: Path | None = None, workers: int | None = None, replaces: bool = False
-) -> int:
+def serve(*, host: str, port: int, db: Path | None = None, workers: int | None = None, replaces: bool = False) -> int:
     """Serve until SIGINT or SIGTERM. `db` and `workers` override the settings. Returns the exit code of the process.
 
     If `replaces`, another server that uses the database is stopped first.
@@ -223,7 +224,7 @@ def _greet(settings: Settings, engines_note: str, service: Service, host: str, p
         f"  address   {base}  (API at {base}/api/v1/docs; Ctrl-C stops)\n"
         f"\nTry it:\n"
         f"  curl {base}/api/v1/tasks{header} -H 'Content-Type: application/json' -H 'Prefer: wait=20' \\\n"
-        f'       -d \'{{"prompt": "Write a haiku about queues."}}\'\n',
+        f'       -d \'{{"prompt": "{EXAMPLE_PROMPT}"}}\'\n',
         flush=True,
     )
 

@@ -113,7 +113,9 @@ def test_an_unknown_model_is_refused_with_the_known_ones(server: ModelServer, tm
     result = run(server, tmp_path, "pull", "gpt-9")
 
     assert (result.returncode, result.stdout) == (2, "")
-    assert result.stderr == "Unknown model 'gpt-9'; known are qwen2.5-0.5b, qwen2.5-1.5b, qwen3-4b, smollm2-135m, tiny.\n"
+    assert (
+        result.stderr == "Unknown model 'gpt-9'; known are qwen2.5-0.5b, qwen2.5-1.5b, qwen3-4b, smollm2-135m, tiny.\n"
+    )
 
 
 def test_a_failed_download_prints_one_sentence(server: ModelServer, tmp_path: Path) -> None:

@@ -6,8 +6,8 @@ import importlib
 from pathlib import Path
 
 import pytest
-import wants_demonstration
 
+import wants_demonstration
 from llm_server.catalog_loading import LoadedCatalog, configured_catalog, load_catalog
 from llm_server.engines.discovery import LoopbackServer
 from llm_server.engines.local.model_files import in_package, path_of
