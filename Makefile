@@ -110,12 +110,13 @@ clean: ## Delete the environments and everything that was built
 
 $(VENV)/.uv: requirements/uv.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed: make PYTHON=python3.12 run")'
+	@echo "Setting up .venv, the installer first ..."
 	@$(PYTHON) -m venv $(VENV)
 	@$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements/uv.txt
 	@touch $@
 
 $(VENV)/.run: $(VENV)/.uv requirements/run.txt pyproject.toml
-	@echo "Setting up .venv ..."
+	@echo "Setting up .venv, the server: about 40 packages ..."
 	@$(INSTALL) --python $(BIN)/python -r requirements/run.txt
 	@$(UV) pip install --quiet --no-deps --no-build-isolation --python $(BIN)/python -e .
 	@touch $@

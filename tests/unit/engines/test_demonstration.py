@@ -32,9 +32,11 @@ def asked(call: EngineCall, *answers: str) -> tuple[Completion, list[EngineCall]
     return completion, model.calls
 
 
-def planning(task: str, **changes: int) -> EngineCall:
+def planning(task: str, max_output_tokens: int = 1_024) -> EngineCall:
     schema = AnswerSchema(name="plan", schema=plan_proposal.schema(ROLES))
-    return replace(CALL, prompt=f"Plan this.\n\n<task>\n{task}\n</task>", answer_schema=schema, **changes)
+    return replace(
+        CALL, prompt=f"Plan this.\n\n<task>\n{task}\n</task>", answer_schema=schema, max_output_tokens=max_output_tokens
+    )
 
 
 def test_an_answer_has_no_system_text_of_ours_and_at_most_256_tokens() -> None:

@@ -11,6 +11,5 @@ OF_MODEL = (
     f"`{BETTER}` (1.1 GB) in the repository's folder."
 )
 OF_EMBEDDED = (
-    "No LLM: the embedded engine measures a prompt but does not understand it. For a model in this process, run "
-    f"`{BETTER}` (1.1 GB) in the repository's folder."
+    "No LLM: the embedded engine measures a prompt but does not understand it. Its answers say how to configure an LLM."
 )
