@@ -74,7 +74,7 @@ def test_a_plan_is_carried_out_step_by_step(server: RunningServer) -> None:
 
 def test_a_plan_of_numbered_steps_is_carried_out_in_their_order(server: RunningServer) -> None:
     """Each step sees the result of the one before it, cut so that it fits into the model's context."""
-    prompt = "\n".join(f"{n}. Write a long story about the number {n}." for n in range(1, 4)) + "\n4. Summarise them."
+    prompt = "\n".join(f"{n}. Write one sentence about the number {n}." for n in range(1, 4)) + "\n4. Write a slogan."
     answer = server.submit(prompt, mode="Plan")
     task = server.finished(answer["task_id"], within_s=PLAN_S)
 
