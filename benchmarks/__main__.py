@@ -1,11 +1,12 @@
 """Run the benchmarks named on the command line, or all of them. The name of a part of `peers` runs that part alone.
 
 `engines` needs LiteLLM, which takes 200 MB. Unless it is named, it runs only if LiteLLM is installed already.
+`first_minute` installs everything into a clone, so it runs only if it is named.
 """
 
 import sys
 
-from benchmarks import analysis, batch, calls, cost, engines, environments, imports, plans, routing
+from benchmarks import analysis, batch, calls, cost, engines, environments, first_minute, imports, plans, routing
 from benchmarks.peers import run as peers
 
 BENCHMARKS = {
@@ -18,6 +19,7 @@ BENCHMARKS = {
     "peers": peers.run,
     "routing": routing.run,
     "engines": engines.run,
+    "first_minute": first_minute.run,
 }
 
 
@@ -33,7 +35,8 @@ def main(names: list[str]) -> int:
         print("\npeers", flush=True)
         peers.run(parts)
     elif not names:
-        wanted = [name for name in BENCHMARKS if name != "engines" or environments.folder("litellm").exists()]
+        absent = {"first_minute"} if environments.folder("litellm").exists() else {"first_minute", "engines"}
+        wanted = [name for name in BENCHMARKS if name not in absent]
     for name in wanted:
         print(f"\n{name}", flush=True)
         BENCHMARKS[name]()

@@ -16,7 +16,7 @@ from llm_server.orchestration.configuration import catalog_file
 from llm_server.orchestration.dispatch.window import Window
 from llm_server.orchestration.domain.engines.catalog import Catalog, EngineSpec
 from llm_server.orchestration.domain.errors import ConfigurationError
-from llm_server.settings import Settings
+from llm_server.settings import NO_MODEL, Settings
 
 
 class LoadedCatalog(NamedTuple):
@@ -47,18 +47,23 @@ def configured_catalog(settings: Settings) -> Catalog:
 
 
 def load_catalog(
-    settings: Settings, *, loopback: Sequence[LoopbackServer] = (), own_port: int | None = None
+    settings: Settings,
+    *,
+    loopback: Sequence[LoopbackServer] = (),
+    own_port: int | None = None,
+    may_demonstrate: bool = False,
 ) -> LoadedCatalog:
     """Return the configured catalogue; if it has no engine but the embedded one, add the first one that is found.
 
-    `loopback` are the servers to try on this machine; the one at `own_port` is skipped.
+    `loopback` are the servers to try on this machine; the one at `own_port` is skipped. If `may_demonstrate`, the
+    demonstration model answers if it is on this machine and nothing else is found.
 
     Raises:
         ConfigurationError: the file is wrong, the model of LLM_SERVER_MODEL is not on this machine, or an engine's
             `timeout_s` is longer than a worker can wait.
     """
     catalog = configured_catalog(settings)
-    model = None if settings.on_aws else settings.model
+    model = None if settings.on_aws or settings.model == NO_MODEL else settings.model
     if model:
         file = model_files.locate(model, catalog.models, settings.models_dir)
         model_files.require(file, named_by="LLM_SERVER_MODEL")
@@ -68,15 +73,23 @@ def load_catalog(
         note += _missing_keys(catalog, Credentials(settings.environ))
         model_is_used = False
     else:
-        discovered = discover(settings.environ, loopback=loopback, own_port=own_port, model=model)
+        shown = _demonstration_model(settings, catalog) if may_demonstrate else None
+        discovered = discover(
+            settings.environ, loopback=loopback, own_port=own_port, model=model, demonstration_model=shown
+        )
         note = f"{discovered.name}: {discovered.reason}"
-        model_is_used = discovered.spec.kind == "llamacpp"
+        model_is_used = discovered.spec.model == model
         spec = _within(discovered.spec, settings.window.whole_s)
         catalog = msgspec.structs.replace(catalog, engines={**catalog.engines, discovered.name: spec})
     if model and not model_is_used:
         note += " LLM_SERVER_MODEL is not used."
     _check_time_outs(catalog, settings)
     return LoadedCatalog(catalog, note)
+
+
+def _demonstration_model(settings: Settings, catalog: Catalog) -> str | None:
+    """Return the demonstration model of this machine; None if it has none, or LLM_SERVER_MODEL forbids it."""
+    return None if settings.model == NO_MODEL else model_files.demonstration_model(catalog.models, settings.models_dir)
 
 
 def _within(found: EngineSpec, max_s: int) -> EngineSpec:

@@ -34,6 +34,9 @@ TABLE = re.compile(r"[A-Za-z0-9_.:/-]{3,}")
 ORIGIN = re.compile(r"https?://(?:[a-z0-9.-]+|\[[0-9a-f:.]+\])(?::[0-9]{1,5})?|\*")
 QUEUE_URL = re.compile(r"https?://[^/\s]+/\S+")
 MAX_WORKERS = 1024
+NO_MODEL = "none"
+"""The value of LLM_SERVER_MODEL that keeps every model out of the process, the demonstration model too."""
+
 LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
 
 
@@ -41,9 +44,9 @@ LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
 class Settings:
     """The settings of the server, from environment variables; an empty variable counts as not set.
 
-    `model`: a GGUF file, or a model of the catalogue, that answers if no engine is configured or found. `workers`: how
-    many tasks are carried out at a time; if None, this follows from the engines. `cors_origins`: the origins whose
-    pages may call the server; `*` stands for all.
+    `model`: a GGUF file, or a model of the catalogue, that answers if no engine is configured or found; `none` keeps
+    the demonstration model from answering. `workers`: how many tasks are carried out at a time; if None, this follows
+    from the engines. `cors_origins`: the origins whose pages may call the server; `*` stands for all.
     `lease_s`: how long a worker owns a task it has claimed. `sweep_s`: how old the last message of an open task is when
     the sweep sends another one. `max_attempts`: claims without progress after which a task fails. `keep_days`: how long
     a final task is kept; 0 means for ever. `environ`: the environment in which `env:` references are looked up.

@@ -1,4 +1,7 @@
-"""The examples in README and docs work as typed, in order, and print what the pages show."""
+"""The examples in the docs work as typed, in order, and print what the pages show.
+
+Those of the README are typed by tests/demonstration, with the demonstration model.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +29,7 @@ PLAN = {
 """The plan that docs/first-steps.md shows."""
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/modes.md", "docs/plans.md", "docs/tasks.md"])
+@pytest.mark.parametrize("page", ["docs/modes.md", "docs/plans.md", "docs/tasks.md"])
 def test_a_page_works_as_typed(page: str, tmp_path: Path) -> None:
     with Reader(folder=tmp_path) as reader:
         typed = reader.read(page)

@@ -136,6 +136,9 @@ def serve(
             " max_concurrency allows]",
         ),
     ] = None,
+    replace: Annotated[
+        bool, typer.Option("--replace", help="First stop the server that uses the same SQLite file, if there is one.")
+    ] = False,
 ) -> None:
     """Start a server on this machine, with one SQLite file.
 
@@ -145,7 +148,7 @@ def serve(
     """
     from llm_server.embedded import server  # imported here, so that the other commands start faster
 
-    raise typer.Exit(server.serve(host=host, port=port, db=db, workers=workers))
+    raise typer.Exit(server.serve(host=host, port=port, db=db, workers=workers, replaces=replace))
 
 
 app.command(epilog=migrate.EXIT_CODES)(migrate.migrate)

@@ -17,7 +17,7 @@ _SWITCHES: dict[str, dict[str, bool | None]] = {
     "unlock": {"locked": False},
     "reset": {"toggle": None, "locked": None},
 }
-_COLUMNS = ("kind", "model", "source", "tier", "status", "toggle", "locked")
+_COLUMNS = ("kind", "model", "source", "tier", "status", "toggle", "locked", "demonstration")
 _FIGURES: dict[str, Callable[[float], str]] = {
     "tokens_per_second": lambda value: f"{value:,.1f}",
     "average_response_time": lambda value: f"{value:,.2f} s",
@@ -95,6 +95,9 @@ def _show_engines(answer: Answer, as_json: bool) -> None:
     for name, engine in answer.document["engines"].items():
         rows.append((name, *(display.word(engine.get(column)) for column in _COLUMNS)))
     display.put_table(rows)
+    for name, engine in answer.document["engines"].items():
+        if note := engine.get("note"):
+            display.say(f"{name}: {note}")
 
 
 def _show_engine(name: str, answer: Answer, as_json: bool) -> None:

@@ -1,6 +1,5 @@
 """The commands for models: `list`, and `pull`, which is the only code that downloads a model."""
 
-import importlib.util
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -39,30 +38,42 @@ def list_models() -> None:
         catalog, folder = _configured()
         for name, model in catalog.models.items():
             size = f"{model.size_bytes / 1e6:,.0f} MB"
-            display.put(f"{name:<20} {size:>9}  {model.licence:<14} {_state(name, model, folder)}")
+            display.put(f"{name:<20} {size:>9}  {model.licence:<14} {_state(name, model, folder)}{_remark(model)}")
         display.say(f"Models are stored in {folder}.", dim=True)
 
 
 @app.command(epilog=_EXIT_CODES)
-def pull(name: Annotated[str, typer.Argument(metavar="NAME", help="A name that models list prints.")]) -> None:
-    """Download a model and print the path of its file.
+def pull(
+    name: Annotated[str | None, typer.Argument(metavar="NAME", help="A name that models list prints.")] = None,
+) -> None:
+    """Download a model and print the path of its file. Without NAME, list the models.
 
     Continues a download that was interrupted. If the file is complete, only its checksum is verified.
     """
+    if name is None:
+        list_models()
+        return
     with _failures_as_exit_codes():
         from llm_server.engines.local import model_download
+        from llm_server.engines.local.model_files import in_package
         from llm_server.orchestration.domain.errors import UnknownName
 
         catalog, folder = _configured()
         if name not in catalog.models:
             raise UnknownName("model", name, catalog.models)
         model = catalog.models[name]
+        if installed := in_package(model):
+            display.put(str(installed))
+            display.say("The model is installed as a package.")
+            return
         display.say(f"{name}: {model.size_bytes / 1e6:,.0f} MB, {model.licence}, from {model.url}")
         with display.download_bar(name, model.size_bytes) as show:
             path = model_download.pull(name, model, folder, show=show)
         display.put(str(path))
-        extra = "" if importlib.util.find_spec("xllamacpp") else " LOCAL=1"
-        display.say(f"The checksum is correct. To use the model: LLM_SERVER_MODEL={name} make run{extra}")
+        display.say(
+            f"The checksum is correct. To use the model: make run MODEL={name}, or "
+            f"LLM_SERVER_MODEL={name} llm-server serve"
+        )
 
 
 def _configured() -> "tuple[Catalog, Path]":
@@ -74,12 +85,18 @@ def _configured() -> "tuple[Catalog, Path]":
 
 
 def _state(name: str, model: "LocalModel", folder: Path) -> str:
-    from llm_server.engines.local.model_files import part_of, path_of, size_bytes
+    from llm_server.engines.local.model_files import in_package, part_of, path_of, size_bytes
 
+    if in_package(model):
+        return "installed"
     if path_of(name, model, folder).exists():
         return "pulled"
     arrived = size_bytes(part_of(name, model, folder))
     return f"{arrived * 100 // model.size_bytes} % pulled" if arrived else "not pulled"
+
+
+def _remark(model: "LocalModel") -> str:
+    return " (demonstration: often wrong)" if model.demonstration else ""
 
 
 @contextmanager

@@ -8,6 +8,7 @@ from typing import Any
 from llm_server.cli import display
 from llm_server.cli.client import DEFAULT_URL
 from llm_server.cli.connection import FINAL, Answer
+from llm_server.orchestration.domain.engines import demonstration
 
 _COLUMNS = ("id", "status", "mode", "role", "engine", "created", "cost", "waits for / error")
 
@@ -36,6 +37,7 @@ def show_task(answer: Answer, base_url: str, as_json: bool) -> None:
         _show_result(str(task.get("result") or ""))
         _show_faults(task)
         display.say(_footer(task), dim=True)
+        _show_demonstration(task)
     if status not in FINAL:
         reason = _reason(task)
         display.say(f"Task {answer.task_id} is not final ({status}){f'; it {reason}' if reason else ''}.")
@@ -140,6 +142,12 @@ def _show_faults(task: Mapping[str, Any]) -> None:
             display.say(f"The result of step {step.get('id')} may be faulty: {fault}.")
     if fault := task.get("fault"):
         display.say(f"This answer may be faulty: {fault}.")
+
+
+def _show_demonstration(task: Mapping[str, Any]) -> None:
+    """Say that a demonstration model answered. The embedded engine says in its answer what it is."""
+    if task.get("demonstration") and task.get("engine") != "embedded":
+        display.say(demonstration.OF_MODEL)
 
 
 def _footer(task: Mapping[str, Any]) -> str:

@@ -46,8 +46,11 @@ def embedded_service(
     Raises:
         ConfigurationError: the configuration is wrong, the file cannot be used, or another server uses it.
     """
-    with closing(OnlyProcess(settings.db)):
-        loaded = catalog_loading.load_catalog(settings, loopback=LOOPBACK_SERVERS, own_port=own_port)
+    with closing(OnlyProcess(settings.db)) as only:
+        only.announce()
+        loaded = catalog_loading.load_catalog(
+            settings, loopback=LOOPBACK_SERVERS, own_port=own_port, may_demonstrate=True
+        )
         with (
             closing(Database(settings.db)) as database,
             closing(WakeUpQueue(wiring.now_ms, database.after_commit)) as queue,

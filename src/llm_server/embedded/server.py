@@ -38,11 +38,17 @@ from llm_server.orchestration.domain.engines.catalog import Catalog
 from llm_server.orchestration.domain.errors import ConfigurationError, LLMServerError
 from llm_server.orchestration.service import Service
 from llm_server.settings import Settings
+from llm_server.storage.sqlite.file import process_lock
 
 GRACE_S = 10
 MAX_COMPUTING = 8
 """How many workers compute at a time. More make `/metrics` wait in a burst of answers; fewer share a commit less."""
 REQUEST_GRACE_S = 3
+STOP_GRACE_S = 7
+"""How much longer than its own grace periods a server may take to end, before another one gives up replacing it."""
+
+EXAMPLE_PROMPT = "Give me three tips for staying healthy."
+"""The prompt that the greeting suggests; the demonstration model answers it rightly."""
 
 
 class HttpServer(uvicorn.Server):
@@ -61,8 +67,11 @@ class HttpServer(uvicorn.Server):
         await super().shutdown(sockets)
 
 
-def serve(*, host: str, port: int, db: Path | None = None, workers: int | None = None) -> int:
-    """Serve until SIGINT or SIGTERM. `db` and `workers` override the settings. Returns the exit code of the process."""
+def serve(*, host: str, port: int, db: Path | None = None, workers: int | None = None, replaces: bool = False) -> int:
+    """Serve until SIGINT or SIGTERM. `db` and `workers` override the settings. Returns the exit code of the process.
+
+    If `replaces`, another server that uses the database is stopped first.
+    """
     try:
         settings = Settings.read()
         settings = replace(settings, db=db or settings.db, workers=workers or settings.workers)
@@ -73,6 +82,8 @@ def serve(*, host: str, port: int, db: Path | None = None, workers: int | None =
             )
         address = _address(host)
         _check_reach(host, address, settings)
+        if replaces:
+            process_lock.stop_holder(settings.db, wait_s=GRACE_S + REQUEST_GRACE_S + STOP_GRACE_S)
         with _bound(address, port) as listener:
             own_port, watches, slots = listener.getsockname()[1], Watches(), Slots(MAX_COMPUTING)
             with embedded_service(
@@ -147,7 +158,7 @@ def _keep_imports() -> None:
 
 def _needs_all_cores(catalog: Catalog) -> bool:
     """Return whether an engine computes in this process; llama.cpp does it on all cores."""
-    return any(spec.kind == "llamacpp" for spec in catalog.engines.values())
+    return any(spec.kind in ("llamacpp", "demonstration") for spec in catalog.engines.values())
 
 
 def _address(host: str) -> str:
@@ -213,7 +224,7 @@ def _greet(settings: Settings, engines_note: str, service: Service, host: str, p
         f"  address   {base}  (API at {base}/api/v1/docs; Ctrl-C stops)\n"
         f"\nTry it:\n"
         f"  curl {base}/api/v1/tasks{header} -H 'Content-Type: application/json' -H 'Prefer: wait=20' \\\n"
-        f'       -d \'{{"prompt": "Write a haiku about queues."}}\'\n',
+        f'       -d \'{{"prompt": "{EXAMPLE_PROMPT}"}}\'\n',
         flush=True,
     )
 

@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from llm_server.orchestration.domain.engines import demonstration
 from llm_server.orchestration.domain.engines.catalog import EngineSpec
 from llm_server.orchestration.domain.errors import EngineUnavailable, PromptRefused
 
@@ -74,12 +75,15 @@ def discover(
     loopback: Sequence[LoopbackServer] = LOOPBACK_SERVERS,
     own_port: int | None = None,
     model: str | None = None,
+    demonstration_model: str | None = None,
     pool: EnginePool | None = None,
 ) -> DiscoveredEngine:
-    """Return the first engine of: OPENAI_API_KEY, ANTHROPIC_API_KEY, a loopback server, `model`, the embedded engine.
+    """Return the first engine that is there.
 
-    `loopback` lists the servers on this machine to try, each for at most 0.3 s. A server at `own_port` is skipped.
-    `model` is the value of LLM_SERVER_MODEL.
+    The order is: OPENAI_API_KEY, ANTHROPIC_API_KEY, a loopback server, `model`, the demonstration engine, the embedded
+    engine. `loopback` lists the servers on this machine to try, each for at most 0.3 s. A server at `own_port` is
+    skipped. `model` is the value of LLM_SERVER_MODEL. `demonstration_model` is the demonstration model of this machine,
+    if it has one.
     """
     for name, spec in (("openai", OPENAI), ("anthropic", ANTHROPIC)):
         variable = f"{name.upper()}_API_KEY"
@@ -96,9 +100,13 @@ def discover(
             return DiscoveredEngine(
                 server.name, spec, f"A server answers at {base_url} ({server.title}), so its model {served} answers."
             )
-    if model:
+    if model and model != demonstration_model:
         spec = EngineSpec(kind="llamacpp", source="local", model=model, max_concurrency=1, timeout_s=CPU_TIMEOUT_S)
         return DiscoveredEngine("llamacpp", spec, f"LLM_SERVER_MODEL is set, so {model} answers in this process.")
+    if demonstration_model:
+        spec = EngineSpec(kind="demonstration", source="local", model=demonstration_model, max_concurrency=1)
+        reason = f"No LLM was found ({_looked_for(loopback)}), so {demonstration_model} answers."
+        return DiscoveredEngine("demonstration", spec, f"{reason} {demonstration.OF_MODEL}")
     return DiscoveredEngine(
         "embedded", EMBEDDED, f"No LLM was found ({_looked_for(loopback)}), so the embedded engine answers."
     )

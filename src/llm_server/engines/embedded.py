@@ -19,7 +19,7 @@ HOW_TO_CONFIGURE = """\
 To get real answers, do one of these and start the server again:
 - set OPENAI_API_KEY or ANTHROPIC_API_KEY;
 - start an LLM server on this machine, such as Ollama: it is found on its default port;
-- pull a small model, `llm-server models pull qwen2.5-1.5b`, and run `LLM_SERVER_MODEL=qwen2.5-1.5b make run LOCAL=1`;
+- use a small model in this process: `make run MODEL=qwen2.5-1.5b` downloads 1.1 GB and starts the server with it;
 - describe an engine in a TOML file and name that file in LLM_SERVER_CONFIG."""
 
 _MAX_INSTRUCTION_CHARS = 400
@@ -69,8 +69,13 @@ class EmbeddedEngine:
         return completion(call, text, ReportedUsage(), truncated=len(answer) > limit)
 
 
+def fenced_texts(prompt: str) -> list[tuple[str, str]]:
+    """Return the texts that the orchestration put into a prompt, each with the name of its tags."""
+    return [(match[1], match[2]) for match in _FENCED.finditer(prompt)]
+
+
 def _answer(call: EngineCall, analyse: Analyse) -> str:
-    fenced = [(match[1], match[2]) for match in _FENCED.finditer(call.prompt)]
+    fenced = fenced_texts(call.prompt)
     tasks = [text for name, text in fenced if name == "task"]
     task = tasks[0] if tasks else call.prompt
     if call.answer_schema and call.answer_schema.name == "plan":

@@ -13,8 +13,8 @@ def build(parts: EngineParts) -> dict[str, Engine]:
     """Build the adapter of every engine, by name. Adapters connect and look up keys at their first call.
 
     Raises:
-        ConfigurationError: the model file of a `llamacpp` engine that is switched on is not on this machine, or the
-            extra [local] is not installed.
+        ConfigurationError: the model file of a `llamacpp` or `demonstration` engine that is switched on is not on this
+            machine, or the extra [local] is not installed.
     """
     return {name: _adapter(name, spec.kind, parts) for name, spec in parts.catalog.engines.items()}
 
@@ -29,6 +29,8 @@ def _adapter(name: str, kind: EngineKind, parts: EngineParts) -> Engine:
             from llm_server.engines.bedrock import build
         case "llamacpp":
             from llm_server.engines.local.llamacpp import build
+        case "demonstration":
+            from llm_server.engines.local.demonstration import build
         case "embedded":
             from llm_server.engines.embedded import build
         case _:

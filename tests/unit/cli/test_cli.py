@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 
 from llm_server import __version__
 from llm_server.cli.app import app
+from llm_server.orchestration.domain.engines import demonstration
 from support.command_line import on_terminal, run, started
 from support.scripted_server import Reply, Script, task
 
@@ -95,6 +96,22 @@ def test_a_faulty_answer_is_printed_with_a_warning(server: Script) -> None:
         *sound.stderr.splitlines(),
     ]
     assert len(sound.stderr.splitlines()) == 1
+
+
+def test_a_demonstration_is_named_after_the_answer(server: Script) -> None:
+    """On stderr, with the command that brings a better model. The embedded engine's answer says itself what it is."""
+    shown = DONE | {"demonstration": True}
+    server.replies = [
+        Reply(body=shown | {"engine": "demonstration"}),
+        Reply(body=shown | {"engine": "embedded"}),
+        Reply(body=DONE),
+    ]
+
+    model, embedded, real = (run(server, "get", "t1") for _ in range(3))
+
+    assert model.stderr == f"{real.stderr}{demonstration.OF_MODEL}\n"
+    assert embedded.stderr == real.stderr
+    assert model.stdout == real.stdout
 
 
 def test_submit_waits_until_the_task_is_final(server: Script) -> None:

@@ -52,7 +52,7 @@ def test_engines_shows_one_line_for_each_engine(server: Script) -> None:
     result, as_json = run(server, "engines", "--text"), run(server, "engines", "--json")
 
     shown = [line.split() for line in result.stdout.splitlines()]
-    assert ["name", "kind", "model", "source", "tier", "status", "toggle", "locked"] in shown
+    assert ["name", "kind", "model", "source", "tier", "status", "toggle", "locked", "demonstration"] in shown
     assert [
         "[red]gpt[/red]]0;evil" + "-long" * 20,
         "openai",
@@ -62,9 +62,21 @@ def test_engines_shows_one_line_for_each_engine(server: Script) -> None:
         "locked",
         "false",
         "true",
+        "-",
     ] in shown
     assert json.loads(as_json.stdout) == {"engines": ENGINES}
     assert [asked.line for asked in server.asked] == ["GET /api/v1/engines"] * 2
+
+
+def test_engines_says_what_a_demonstration_is(server: Script) -> None:
+    """The note of the server is on stderr, so that a pipe gets the table alone."""
+    note = "A demonstration model, often wrong."
+    server.replies = [Reply(body={"engines": {"shown": {"demonstration": True, "note": note}, "main": {"note": None}}})]
+
+    result = run(server, "engines", "--text")
+
+    assert result.stderr == f"shown: {note}\n"
+    assert [line.split()[-1] for line in result.stdout.splitlines()] == ["demonstration", "true", "-"]
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pty
 import random
+import re
 import resource
 import signal
 import subprocess
@@ -61,7 +62,7 @@ def test_a_pull_prints_only_the_path_on_stdout(server: ModelServer, tmp_path: Pa
     assert (result.returncode, result.stdout) == (0, f"{path}\n")
     assert path.read_bytes() == DATA
     assert f"tiny: 1 MB, MIT, from {server.url}/model.gguf" in result.stderr
-    assert "LLM_SERVER_MODEL=tiny make run" in result.stderr
+    assert "make run MODEL=tiny, or LLM_SERVER_MODEL=tiny llm-server serve" in result.stderr
 
 
 def test_the_list_shows_which_models_are_pulled(server: ModelServer, tmp_path: Path) -> None:
@@ -81,11 +82,40 @@ def test_the_list_shows_which_models_are_pulled(server: ModelServer, tmp_path: P
     assert server.asked == [f"bytes={len(DATA) // 2}-"]
 
 
+def test_a_pull_without_a_name_lists_the_models_and_the_demonstration_model_first(
+    server: ModelServer, tmp_path: Path
+) -> None:
+    listed, without_name = (run(server, tmp_path, command) for command in ("list", "pull"))
+
+    assert (without_name.returncode, without_name.stdout) == (0, listed.stdout)
+    assert re.match(r"smollm2-135m +98 MB  Apache-2.0 +\S.* \(demonstration: often wrong\)\n", listed.stdout)
+    assert not server.asked
+
+
+def test_a_model_in_an_installed_package_is_not_downloaded(server: ModelServer, tmp_path: Path) -> None:
+    (tmp_path / "a_package").mkdir()
+    (tmp_path / "a_package" / "tiny.gguf").write_bytes(DATA)
+    entry = ENTRY.format(model=server.model()) + 'packaged = "a_package/tiny.gguf"\n'
+    paths = [str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])]
+    env = environment(server, tmp_path) | {"PYTHONPATH": os.pathsep.join(paths)}
+    (tmp_path / "models.toml").write_text(entry)
+    pulled, listed = (
+        subprocess.run([*COMMAND, *words], env=env, capture_output=True, text=True, timeout=60)
+        for words in (["pull", "tiny"], ["list"])
+    )
+
+    assert pulled.stdout == f"{tmp_path / 'a_package' / 'tiny.gguf'}\n"
+    assert _state(listed.stdout) == "installed"
+    assert not server.asked
+
+
 def test_an_unknown_model_is_refused_with_the_known_ones(server: ModelServer, tmp_path: Path) -> None:
     result = run(server, tmp_path, "pull", "gpt-9")
 
     assert (result.returncode, result.stdout) == (2, "")
-    assert result.stderr == "Unknown model 'gpt-9'; known are qwen2.5-0.5b, qwen2.5-1.5b, qwen3-4b, tiny.\n"
+    assert (
+        result.stderr == "Unknown model 'gpt-9'; known are qwen2.5-0.5b, qwen2.5-1.5b, qwen3-4b, smollm2-135m, tiny.\n"
+    )
 
 
 def test_a_failed_download_prints_one_sentence(server: ModelServer, tmp_path: Path) -> None:

@@ -30,7 +30,10 @@ from llm_server.orchestration.tasks.intake import Accepted
 
 LOCATION_DOCS = ("The path of the task.", "/api/v1/tasks/01a205c3-cd94-748c-a7f0-50965914d0b5")
 RETRY_AFTER_DOCS = ("Seconds to wait before reading the task again; absent when the task is final.", "1")
-DEMONSTRATION_DOCS = ("`true` when the embedded engine gave the result, so no LLM was called; else absent.", "true")
+DEMONSTRATION_DOCS = (
+    "`true` when the demonstration engine or the embedded engine gave the result; else absent.",
+    "true",
+)
 _CREATED: Responses = {
     200: {
         "model": tasks.TaskView | tasks.DecisionView,

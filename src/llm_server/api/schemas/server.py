@@ -44,7 +44,7 @@ class MetricsView(ResponseSchema):
     queue_length: int = Field(description="Tasks that are Queued.", examples=[7])
     success_rate: float | None = Field(
         description="The Completed share of all Completed and Failed tasks, in percent (0 to 100); null before the "
-        "first. A task that the embedded engine answered counts as Completed, although its answer is a demonstration.",
+        "first. A task that a demonstration engine answered counts as Completed.",
         examples=[99.2],
     )
     api_costs: float | None = Field(
@@ -120,6 +120,14 @@ class EngineView(ResponseSchema):
         description="Whether the engine must not be used, even if it is switched on.", examples=[False]
     )
     max_concurrency: int = Field(description="The most calls that one process makes at the same time.", examples=[64])
+    demonstration: bool = Field(
+        description="Whether the engine answers only because no real engine is configured or found.", examples=[False]
+    )
+    note: str | None = Field(
+        description="What to know about the answers of a demonstration engine, and how to get a better one; null for "
+        "other engines.",
+        examples=[None],
+    )
 
 
 class EngineNowView(EngineView):
@@ -131,7 +139,7 @@ class EngineNowView(EngineView):
 
 
 class EnginesView(ResponseSchema):
-    """The engines in use. The embedded engine is left out while another engine is configured."""
+    """The engines in use. The demonstration and embedded engines are left out while another engine is there."""
 
     engines: dict[str, EngineNowView] = Field(description="The engines by their names.")
 

@@ -120,7 +120,9 @@ class TaskDetail(TaskSummary, TaskView):
     )
     plan: PlanView | None = Field(description="The plan of a task in Plan mode; null until it is made.")
     demonstration: bool = Field(
-        description="Whether the embedded engine gave the result, so no LLM was called.", examples=[False]
+        description="Whether the demonstration engine or the embedded engine gave the result, because no real "
+        "engine was configured or found.",
+        examples=[False],
     )
     attempts: list[AttemptView] = Field(description="Every engine call on the receipt, oldest first.")
     events: list[EventView] = Field(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -41,12 +42,38 @@ def size_bytes(path: Path) -> int:
     return path.stat().st_size if path.exists() else 0
 
 
+def in_package(model: LocalModel) -> Path | None:
+    """Return the file of a model in an installed Python package; None if no such package is installed.
+
+    The package is not imported.
+    """
+    if model.packaged is None:
+        return None
+    package, _, name = model.packaged.partition("/")
+    found = importlib.util.find_spec(package)
+    folders = found.submodule_search_locations if found else None
+    paths = [Path(folder) / name for folder in folders or ()]
+    return next((path for path in paths if size_bytes(path) == model.size_bytes), None)
+
+
 def locate(model: str, models: Mapping[str, LocalModel], models_dir: Path) -> ModelFile:
-    """Return the file of `model`, a name in the catalogue or a path; a leading `~` is the home folder."""
+    """Return the file of `model`, a name in the catalogue or a path; a leading `~` is the home folder.
+
+    A file in an installed package comes before a pulled one.
+    """
     known = tuple(models)
     if model in models:
-        return ModelFile(path_of(model, models[model], models_dir), models[model].context, model, known)
+        path = in_package(models[model]) or path_of(model, models[model], models_dir)
+        return ModelFile(path, models[model].context, model, known)
     return ModelFile(Path(os.path.expanduser(model)), CONTEXT, "", known)
+
+
+def demonstration_model(models: Mapping[str, LocalModel], models_dir: Path) -> str | None:
+    """Return the name of the demonstration model if it can run here; None if its file or llama.cpp is missing."""
+    if importlib.util.find_spec("xllamacpp") is None:
+        return None
+    names = (name for name, model in models.items() if model.demonstration)
+    return next((name for name in names if locate(name, models, models_dir).path.is_file()), None)
 
 
 def require(file: ModelFile, *, named_by: str) -> None:

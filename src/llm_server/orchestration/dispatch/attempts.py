@@ -16,6 +16,12 @@ from llm_server.orchestration.domain.receipt import Attempt, FailureKind
 
 EMPTY_ANSWER = "The engine's answer is empty."
 
+_WITHOUT_THE_MODEL = {
+    "plan": "the analysis made the plan, the model was not asked",
+    "synthesis": "the results of the steps were joined, the model was not asked",
+}
+"""Why the demonstration engine answered a call, by the call's purpose; the model is too small for these calls."""
+
 EngineFailure = EngineUnavailable | PromptRefused | TaskCancelled
 """The exceptions that the `Engine` protocol allows an engine to raise."""
 
@@ -34,7 +40,7 @@ def start(
         why=_why(spec, terms, after, probe=probe),
         failover_from=after.engine if after and not after.fault else None,
         probe=probe,
-        demonstration=spec.kind == "embedded",
+        demonstration=spec.demonstration,
         purpose=terms.purpose,
         started_ms=started_ms,
         duration_ms=0,
@@ -116,7 +122,9 @@ def _kind(failure: EngineFailure) -> FailureKind:
 
 def _why(spec: EngineSpec, terms: CallTerms, after: Attempt | None, *, probe: bool) -> str:
     """Return the reason, for the receipt, why this engine was the first of the remaining candidates."""
-    if after and after.fault:
+    if spec.kind == "demonstration" and terms.purpose in _WITHOUT_THE_MODEL:
+        reason = _WITHOUT_THE_MODEL[terms.purpose]
+    elif after and after.fault:
         reason = f"escalated from {after.engine}"
     elif after:
         reason = f"failover from {after.engine}"

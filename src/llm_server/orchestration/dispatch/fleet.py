@@ -30,13 +30,18 @@ class Fleet:
         states: EngineStates,
     ) -> None:
         self._configured = configured
-        real = {name: spec for name, spec in configured.items() if spec.kind != "embedded"}
-        self._serving = real or configured
+        real = {name: spec for name, spec in configured.items() if not spec.demonstration}
+        with_model = {name: spec for name, spec in configured.items() if spec.kind == "demonstration"}
+        self._serving = real or with_model or configured
         self._has_credentials = has_credentials
         self._states = states
 
     def serving(self) -> Mapping[str, EngineSpec]:
-        """Return the engines that answer tasks: the embedded engine only if no other engine is configured."""
+        """Return the engines that answer tasks.
+
+        The demonstration engine is among them only if no real engine is configured, and the embedded engine only if no
+        other engine is.
+        """
         return self._serving
 
     def specs(self) -> dict[str, EngineSpec]:

@@ -14,6 +14,12 @@ MAX_STEPS = 12
 STEP_ID_PATTERN = r"^[A-Za-z0-9_-]{1,32}$"
 """As JSON Schema reads it: `$` is the end of the text. In Python it also stands before a newline at the end."""
 
+STEP_DEMAND = "Do this step and nothing else, and answer with its result:"
+"""The line above the instruction, which ends the prompt of a step."""
+
+SYNTHESIS_DEMAND = "Write the final answer to the task."
+"""The line that ends the prompt of the synthesis."""
+
 _Id = Annotated[str, msgspec.Meta(pattern=STEP_ID_PATTERN.removesuffix("$") + r"\Z")]
 
 

@@ -39,7 +39,8 @@ class Attempt:
 
     `fault` is the fault that the answer gate found in the answer. Such a call is paid for too. After a cheap engine's
     call, the next attempt is the call of a strong engine, if one could be asked. `error` says why a call failed,
-    `failure` its kind as a word (None in records of 0.1.0). `demonstration` marks a call of the embedded engine.
+    `failure` its kind as a word (None in records of 0.1.0). `demonstration` marks a call of the demonstration engine or
+    the embedded engine.
 
     `cost_microusd` is None when the call is unpriced. A failed call costs 0, unless the engine billed it (an empty or a
     refused answer). `withheld_microusd` stays reserved from the task's money because it is unknown what the engine

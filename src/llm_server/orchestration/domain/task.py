@@ -76,10 +76,11 @@ class Task:
     without such a limit). `charge` is the key that the calls are charged to (None without a daily limit).
     `sources` are those that the keys allow with which the task was retried or its plan approved (None without such a
     limit); the request has the limit of the key that created the task.
-    `demonstration`: the embedded engine gave the answer. `notes` are the last 6 moves that no other record tells of,
-    each a `Note` (or a letter that a newer version stored) and its milliseconds since `created_ms`. `metadata` is that
-    of the request; it is in the state too, because a listing reads only states. `pending` are engine calls of the
-    claim that were announced and that no output holds yet, each as it is booked if the worker dies (ADR 31).
+    `demonstration`: the demonstration engine or the embedded engine gave the answer. `notes` are the last 6 moves that
+    no other record tells of, each a `Note` (or a letter that a newer version stored) and its milliseconds since
+    `created_ms`. `metadata` is that of the request; it is in the state too, because a listing reads only states.
+    `pending` are engine calls of the claim that were announced and that no output holds yet, each as it is booked if
+    the worker dies (ADR 31).
 
     Invariant: `answer_fence` is set only when Completed, `error` only when Failed.
     """

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from llm_server.orchestration.domain.engines.catalog import Catalog
 from llm_server.orchestration.domain.output import Review
-from llm_server.orchestration.domain.plan import MAX_STEPS, Plan, Step
+from llm_server.orchestration.domain.plan import MAX_STEPS, STEP_DEMAND, SYNTHESIS_DEMAND, Plan, Step
 
 SYNTHESIS_SYSTEM = (
     "You write the final answer to a user's task from the results of the steps that were carried out for it. "
@@ -46,7 +46,7 @@ def for_repair(first: str, answer: str, faults: str) -> str:
 
 def for_step(task: str, plan: Plan, step: Step, results: Mapping[str, StepResult]) -> str:
     """Return the prompt for a step: the goal, the caller's prompt (`task`), the results it needs, its instruction."""
-    demand = f"Do this step and nothing else, and answer with its result:\n{step.instruction}"
+    demand = f"{STEP_DEMAND}\n{step.instruction}"
     return "\n\n".join([*_context(task, plan, step, results), demand])
 
 
@@ -77,7 +77,7 @@ def for_synthesis(task: str, plan: Plan, results: Mapping[str, StepResult]) -> s
     """Return the prompt that asks for the final answer from the results of all steps."""
     parts = [_fenced("task", task), f"Goal: {plan.goal}"]
     parts += [_fenced(f"result_of_{s.id}", f"{s.instruction}\n\n{results[s.id].text}") for s in plan.steps]
-    parts.append("Write the final answer to the task.")
+    parts.append(SYNTHESIS_DEMAND)
     return "\n\n".join(parts)
 
 

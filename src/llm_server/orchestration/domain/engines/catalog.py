@@ -7,6 +7,7 @@ from typing import Annotated, Literal, get_args
 
 import msgspec
 
+from llm_server.orchestration.domain.engines import demonstration
 from llm_server.orchestration.domain.errors import UnknownName
 from llm_server.orchestration.domain.status import known_spelling
 
@@ -17,17 +18,23 @@ Sources = tuple[Source, ...]
 """A limit: only engines with one of these sources may be called. None instead of it means no limit."""
 
 SOURCES: Sources = get_args(Source)
-EngineKind = Literal["openai", "anthropic", "bedrock", "llamacpp", "embedded"]
+EngineKind = Literal["openai", "anthropic", "bedrock", "llamacpp", "demonstration", "embedded"]
 """How an engine is called. Each kind has an adapter."""
 REQUIRED_FIELDS: Mapping[EngineKind, tuple[Literal["model", "base_url"], ...]] = {
     "openai": ("model", "base_url"),
     "anthropic": ("model", "base_url"),
     "bedrock": ("model",),
     "llamacpp": ("model",),
+    "demonstration": ("model",),
     "embedded": (),
 }
 """The fields of an EngineSpec that a kind needs, though other kinds may leave them empty."""
-FIXED_SOURCES: Mapping[EngineKind, Source] = {"bedrock": "api", "embedded": "local", "llamacpp": "local"}
+FIXED_SOURCES: Mapping[EngineKind, Source] = {
+    "bedrock": "api",
+    "demonstration": "local",
+    "embedded": "local",
+    "llamacpp": "local",
+}
 """The source of the kinds that are always hosted, or always run in this process. Tasks can be limited to sources."""
 Positive = Annotated[int, msgspec.Meta(gt=0)]
 END_MARKS = ("<|im_end|>", "<|eot_id|>", "<end_of_turn>", "<|end|>")
@@ -127,7 +134,8 @@ class EngineSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     `api_key` is a reference: `env:NAME`, `ssm:NAME` (an SSM SecureString) or `secretsmanager:NAME`.
     Calls to an engine whose `source` is `local` cost nothing. `max_tokens_field` and `send_temperature` are for servers
     that refuse the usual fields (OpenAI's reasoning models). The `model` of kind `llamacpp` is a GGUF file or a name
-    from the catalogue's models; `context` is how many tokens its prompt and answer may have together.
+    from the catalogue's models, as is that of kind `demonstration`; `context` is how many tokens its prompt and answer
+    may have together.
     `max_reasoning_tokens` is how many tokens the model may think beyond the output limit; it is for engines whose limit
     does not include the reasoning.
 
@@ -160,7 +168,23 @@ class EngineSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
     @property
     def is_small(self) -> bool:
-        return self.kind == "llamacpp" if self.small is None else self.small
+        return self.kind in ("llamacpp", "demonstration") if self.small is None else self.small
+
+    @property
+    def demonstration(self) -> bool:
+        """Whether the engine answers only while no other kind of engine is configured or found."""
+        return self.kind in ("demonstration", "embedded")
+
+    @property
+    def note(self) -> str | None:
+        """Return what users must know about the engine's answers; None if they are those of a usual engine."""
+        match self.kind:
+            case "demonstration":
+                return demonstration.OF_MODEL
+            case "embedded":
+                return demonstration.OF_EMBEDDED
+            case _:
+                return None
 
     @property
     def stop_texts(self) -> tuple[str, ...]:
@@ -176,13 +200,19 @@ class EngineSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
 
 class LocalModel(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A GGUF file that `llm-server models pull` downloads; `context` is the default for engines that use it."""
+    """A GGUF file that `llm-server models pull` downloads; `context` is the default for engines that use it.
+
+    `packaged` is where an installed Python package has the same file, as `package/file`. `demonstration` marks the
+    model of the engine of that kind.
+    """
 
     url: str
     sha256: Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}$", description="64 hexadecimal digits in lower case")]
     size_bytes: Positive
     licence: str
     context: Positive
+    packaged: Annotated[str, msgspec.Meta(pattern=r"^\w+/[\w.-]+$", description="package/file")] | None = None
+    demonstration: bool = False
 
 
 class Catalog(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -1,21 +1,24 @@
 """Reserves a database file for one process, with an flock on `<file>.lock`.
 
-The operating system releases the lock when the process ends, even if it is killed.
+The operating system releases the lock when the process ends, even if it is killed. The lock file contains the process
+id of a server that holds the file, so that another command can stop that server.
 """
 
 from __future__ import annotations
 
 import fcntl
 import os
+import signal
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from llm_server.orchestration.domain.errors import ConfigurationError
 from llm_server.storage.sqlite.file.links import refuse_dead_link
 
 Flock = Callable[[int, int], None]
+Kill = Callable[[int, int], None]
 
 POLL_S = 0.05
 _held: set[Path] = set()
@@ -36,6 +39,10 @@ class OnlyProcess:
             raise in_use(path)
         self._file, self._descriptor = path.resolve(), descriptor
         _held.add(self._file)
+
+    def announce(self) -> None:
+        """Write this process's id into the lock file, so that `stop_holder` can stop it."""
+        os.pwrite(self._descriptor, str(os.getpid()).encode(), 0)
 
     def close(self) -> None:
         """Release the file."""
@@ -60,6 +67,31 @@ def held_by_us(path: Path, *, wait_s: float) -> Iterator[bool]:
     finally:
         if descriptor is not None:
             os.close(descriptor)
+
+
+def stop_holder(path: Path, *, wait_s: float, kill: Kill = os.kill) -> None:
+    """Stop the server that holds a file with SIGTERM, and wait until it has released the file.
+
+    Does nothing if no process holds the file.
+
+    Raises:
+        ConfigurationError: the process that holds the file is not a server, may not be signalled, or still holds the
+            file after `wait_s` seconds.
+    """
+    with held_by_us(path, wait_s=0) as is_free:
+        if is_free:
+            return
+    process_id = Path(f"{path.resolve()}.lock").read_text(encoding="ascii", errors="replace")
+    if not process_id.isdigit():
+        raise in_use(path)
+    try:
+        with suppress(ProcessLookupError):
+            kill(int(process_id), signal.SIGTERM)
+    except PermissionError as error:
+        raise in_use(path) from error
+    with held_by_us(path, wait_s=wait_s) as is_free:
+        if not is_free:
+            raise in_use(path)
 
 
 def in_use(path: Path) -> ConfigurationError:
@@ -90,4 +122,5 @@ def _locked(path: Path, flock: Flock) -> int | None:
     except OSError as error:  # some network disks do not support locks
         os.close(descriptor)
         raise cannot_be_opened(path, f"its lock file cannot be locked: {error}") from error
+    os.ftruncate(descriptor, 0)  # the process id of an earlier holder
     return descriptor

@@ -1,0 +1,75 @@
+"""The demonstration engine: a tiny model that answers while no real engine is configured or found.
+
+The model cannot plan, judge or sum up, and loops under a long system prompt. So it is asked only for answers and for
+steps of plans, with the one-line system prompt of its own chat template. Plans come from the analysis.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from llm_server.engines.embedded import EmbeddedEngine, fenced_texts
+from llm_server.engines.local import model_files
+from llm_server.engines.local.llamacpp import LlamaCppEngine, require_extra
+from llm_server.engines.parts import EngineParts
+from llm_server.orchestration.domain.engines.call import Completion, Engine, EngineCall
+from llm_server.orchestration.domain.engines.usage import Usage
+from llm_server.orchestration.domain.errors import PromptRefused
+from llm_server.orchestration.domain.plan import STEP_DEMAND, SYNTHESIS_DEMAND
+
+MAX_OUTPUT_TOKENS = 256
+MAX_RESULTS_CHARS = 4_000
+"""How much of the results of earlier steps a step is shown, so that its prompt fits into the model's context."""
+
+MAX_PLAN_TOKENS = 4_096
+"""Enough for the longest plan of the analysis. The task's limit does not apply, because no tokens are used."""
+
+JUDGES_NOTHING = "A demonstration model is too small to judge a draft."
+
+
+def build(name: str, parts: EngineParts) -> Engine:
+    """Build the engine with this name. The model and the extra [local] may be missing if it is switched off.
+
+    Raises:
+        ConfigurationError: the engine is switched on, but its model is not on this machine, or the extra is not
+            installed.
+    """
+    spec = parts.spec(name)
+    file = model_files.locate(spec.model, parts.catalog.models, parts.models_dir)
+    if spec.toggle:
+        require_extra(f"engines.{name}")
+        model_files.require(file, named_by=f"engines.{name}.model")
+    return DemonstrationEngine(LlamaCppEngine(spec, file, parts.pool), EmbeddedEngine(parts.analyse))
+
+
+class DemonstrationEngine:
+    """Asks the model for answers and steps; takes plans from the analysis, and joins the results of the steps."""
+
+    def __init__(self, model: Engine, analysis: Engine) -> None:
+        self._model = model
+        self._analysis = analysis
+
+    def complete(self, call: EngineCall, *, timeout_s: float) -> Completion:
+        """Answer one prompt. A plan and a synthesis cost no tokens. Raises PromptRefused for a verdict."""
+        if call.answer_schema and call.answer_schema.name == "verdict":
+            raise PromptRefused(JUDGES_NOTHING)
+        if call.answer_schema:
+            planned = self._analysis.complete(replace(call, max_output_tokens=MAX_PLAN_TOKENS), timeout_s=timeout_s)
+            return replace(planned, usage=Usage())
+        results = [text for name, text in fenced_texts(call.prompt) if name.startswith("result_of_")]
+        if results and call.prompt.endswith(f"\n\n{SYNTHESIS_DEMAND}"):
+            return Completion(text="\n\n".join(results), usage=Usage())
+        return self._model.complete(_for_model(call, results), timeout_s=timeout_s)
+
+
+def _for_model(call: EngineCall, results: list[str]) -> EngineCall:
+    """Return the call as the model is asked; of a step, only its instruction and the results that it depends on."""
+    _, is_step, instruction = call.prompt.rpartition(f"\n\n{STEP_DEMAND}\n")
+    seen = [text[: MAX_RESULTS_CHARS // len(results)] for text in results]
+    return replace(
+        call,
+        system="",  # the chat template of the model then has a line of its own
+        prompt="\n\n".join([*seen, instruction]) if is_step else call.prompt,
+        max_output_tokens=min(call.max_output_tokens, MAX_OUTPUT_TOKENS),
+        temperature=0.0,
+    )
