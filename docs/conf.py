@@ -30,7 +30,7 @@ DECISIONS = "docs/adr/README"
 NAVIGATION = {
     "Use": ["docs/first-steps", "docs/modes", "docs/tasks", "docs/plans", "docs/api", "docs/keys", "examples/*"],
     "Configure": ["docs/engines", "docs/local-models", "docs/analysis"],
-    "Operate": ["docs/hosting", "docs/aws", "docs/operations", "docs/performance"],
+    "Operate": ["docs/hosting", "docs/aws", "docs/operations", "docs/data", "docs/performance"],
     "Change": ["CONTRIBUTING", "docs/contributing*", "docs/architecture", "docs/glossary", DECISIONS],
     "Project": ["CHANGELOG", "SECURITY", "CODE_OF_CONDUCT"],
 }

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from llm_server import catalog_loading
@@ -256,12 +257,12 @@ def aws_service(settings: Settings, *, works: bool) -> Service:
 
     if settings.table is None or settings.queue_url is None:
         raise ConfigurationError("LLM_SERVER_TABLE and LLM_SERVER_QUEUE_URL must be set on AWS.")
-    dynamodb = _client("dynamodb")
+    dynamodb = aws_client("dynamodb")
     return service_of(
         settings,
         store=DynamoStore(dynamodb, settings.table, draw=random.randrange, retention=retention(settings)),
         key_store=DynamoKeys(dynamodb, settings.table),
-        queue=SqsQueue(_client("sqs"), settings.queue_url),
+        queue=SqsQueue(aws_client("sqs"), settings.queue_url),
         catalog=catalog_loading.load_catalog(settings).catalog,
         works=works,
     )
@@ -279,18 +280,24 @@ def keys_of(settings: Settings, *, make: bool) -> Iterator[Keyring]:
     if settings.table is not None:
         from llm_server.storage.dynamodb.api_keys import DynamoKeys
 
-        yield Keyring(DynamoKeys(_client("dynamodb"), settings.table), now_ms, os.urandom)
+        yield Keyring(DynamoKeys(aws_client("dynamodb"), settings.table), now_ms, os.urandom)
         return
     from llm_server.storage.sqlite.api_keys import USABLE_SINCE, SqliteKeys
     from llm_server.storage.sqlite.database import Database
 
-    if not make and not settings.db.exists():
-        raise ConfigurationError(f"The database {settings.db} does not exist; set its path in LLM_SERVER_DB or --db.")
+    if not make:
+        check_exists(settings.db)
     with closing(Database(settings.db, usable_since=USABLE_SINCE)) as database:
         yield Keyring(SqliteKeys(database), now_ms, os.urandom)
 
 
-def _client(service: Literal["dynamodb", "sqs"]) -> Any:
+def check_exists(db: Path) -> None:
+    """Raise ConfigurationError if a command that must not make a SQLite file does not find it."""
+    if not db.exists():
+        raise ConfigurationError(f"The database {db} does not exist; set its path in LLM_SERVER_DB or --db.")
+
+
+def aws_client(service: Literal["dynamodb", "sqs"]) -> Any:
     """Make a client of an AWS service. Raises ConfigurationError if the AWS region or profile is missing."""
     import boto3
     from botocore.config import Config

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from llm_server import __version__
-from llm_server.cli import display, engines, keys, migrate, models, submit, tasks
+from llm_server.cli import backup, display, engines, keys, migrate, models, submit, tasks, tenants
 from llm_server.cli.options import (
     CALL_EXIT_CODES,
     DECISION_EXIT_CODES,
@@ -152,5 +152,8 @@ def serve(
 
 
 app.command(epilog=migrate.EXIT_CODES)(migrate.migrate)
+app.command(epilog=backup.BACKUP_EXIT_CODES)(backup.backup)
+app.command(epilog=backup.RESTORE_EXIT_CODES)(backup.restore)
 app.add_typer(models.app, name="models")
 app.add_typer(keys.app, name="keys")
+app.add_typer(tenants.app, name="tenants")

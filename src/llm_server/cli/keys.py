@@ -1,9 +1,7 @@
 """The `keys` commands. They open the database directly, so that the first key can be made without a key."""
 
-import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,13 +9,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from llm_server.cli import display
-from llm_server.cli.options import Source, time_of, words_of
+from llm_server.cli.options import Db, Source, database_settings, time_of, words_of
 
 if TYPE_CHECKING:
     from llm_server.orchestration.access.keyring import Keyring
     from llm_server.orchestration.domain.api_key import Key, KeyChanges, LimitChanges
 
-_WRONG, _AWAY = 2, 3
+_WRONG = 2
 _DAY_MS = 24 * 3600 * 1000
 _NOTHING = (
     "Nothing to change: give --name, --requests-per-minute, --tasks-in-flight, --usd-per-day, --source, "
@@ -57,7 +55,6 @@ ExpiresAt = Annotated[
 ExpiresIn = Annotated[
     int | None, typer.Option(metavar="N", min=1, max=36_500, help="Let the key expire N days from now.")
 ]
-Db = Annotated[Path | None, typer.Option(help="The server's SQLite file. Default: LLM_SERVER_DB.")]
 
 
 @app.command()
@@ -236,27 +233,6 @@ def _time(milliseconds: int) -> str:
 @contextmanager
 def _opened(db: Path | None, *, make: bool = False) -> "Iterator[Keyring]":
     from llm_server import wiring
-    from llm_server.orchestration.domain.errors import (
-        LLMServerError,
-        StorageBroken,
-        StorageMisconfigured,
-        StorageUnavailable,
-    )
-    from llm_server.settings import Settings
 
-    _log_to_stderr()  # opening an older file migrates it and logs that
-    try:
-        settings = Settings.read(table_alone=True)
-        with wiring.keys_of(replace(settings, db=db or settings.db), make=make) as keys:
-            yield keys
-    except LLMServerError as error:
-        display.say(error.cause if isinstance(error, (StorageMisconfigured, StorageBroken)) else str(error))
-        raise typer.Exit(_AWAY if isinstance(error, StorageUnavailable) else _WRONG) from None
-
-
-def _log_to_stderr() -> None:
-    from llm_server.embedded.logs import TextFormatter
-
-    handler = logging.StreamHandler()
-    handler.setFormatter(TextFormatter())
-    logging.basicConfig(level="WARNING", handlers=[handler])
+    with database_settings(db) as settings, wiring.keys_of(settings, make=make) as keys:
+        yield keys

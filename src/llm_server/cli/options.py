@@ -1,17 +1,23 @@
 """Shared parts of the commands: options, exit codes, the prompt's text, and the end of a command after a failure."""
 
+import logging
 import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import datetime
-from typing import Annotated, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from llm_server.cli import display
 from llm_server.cli.client import Client
 from llm_server.cli.connection import ClientError, ServerRefused
+
+if TYPE_CHECKING:
+    from llm_server.settings import Settings
 
 REFUSED, FAILED, NOT_FINAL, INTERRUPTED = 2, 3, 4, 130
 
@@ -66,6 +72,11 @@ Source = Annotated[
     typer.Option(
         help="Only call engines with this source: local or api; may be given several times or comma-separated."
     ),
+]
+
+
+Db = Annotated[
+    Path | None, typer.Option(help="The server's SQLite file.  [default: LLM_SERVER_DB, or .llm-server/tasks.db]")
 ]
 
 
@@ -149,3 +160,29 @@ def failures_as_exit_codes() -> Iterator[None]:
         for line in (str(error), *getattr(error, "__notes__", ())):
             display.say(line)
         raise typer.Exit(REFUSED if isinstance(error, ServerRefused) else FAILED) from None
+
+
+@contextmanager
+def database_settings(db: Path | None) -> "Iterator[Settings]":
+    """Yield the settings for a command that opens the database itself; `db` takes precedence over LLM_SERVER_DB.
+
+    A failure in the block ends the command with its message: exit code 3 if the storage cannot be reached, otherwise 2.
+    """
+    from llm_server.embedded.logs import TextFormatter
+    from llm_server.orchestration.domain.errors import (
+        LLMServerError,
+        StorageBroken,
+        StorageMisconfigured,
+        StorageUnavailable,
+    )
+    from llm_server.settings import Settings
+
+    handler = logging.StreamHandler()  # opening an older file migrates it and logs that
+    handler.setFormatter(TextFormatter())
+    logging.basicConfig(level="WARNING", handlers=[handler])
+    try:
+        settings = Settings.read(table_alone=True)
+        yield replace(settings, db=db or settings.db)
+    except LLMServerError as error:
+        display.say(error.cause if isinstance(error, (StorageMisconfigured, StorageBroken)) else str(error))
+        raise typer.Exit(FAILED if isinstance(error, StorageUnavailable) else REFUSED) from None

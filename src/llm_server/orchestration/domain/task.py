@@ -239,6 +239,10 @@ class Task:
         """Return whether a claim has not ended, but its lease has. A worker that is only late can store nothing."""
         return self._is_claimed and now_ms >= self.lease_ms
 
+    def is_in_use(self, now_ms: int) -> bool:
+        """Return whether the task is open, or a worker may still be storing what its work cost."""
+        return not self.status.is_final or self.has_worker(now_ms)
+
     @property
     def _is_claimed(self) -> bool:
         return (self.status.is_active or self.status is Status.CANCELLED) and bool(self.owner)

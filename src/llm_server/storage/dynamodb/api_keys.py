@@ -12,7 +12,7 @@ In the charges of a day, `r:<name>` is an unsettled reservation, and `withheld` 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from datetime import datetime
 from functools import partial
@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from llm_server.orchestration.domain.api_key import Account, Charges, Key, KeyUse
 from llm_server.storage import records
 from llm_server.storage.dynamodb import items
-from llm_server.storage.dynamodb.calls import ConditionFailed, calling, writing
+from llm_server.storage.dynamodb.calls import ConditionFailed, calling, pages, writing
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient
@@ -50,25 +50,17 @@ class DynamoKeys:
         # compare the stored text: another version may have written the same record differently
         return self._put(after, "body = :before", ExpressionAttributeValues={":before": row["body"]})
 
+    def remove_key(self, key_id: str) -> None:
+        counts = self._partition(f"KEY#{key_id}", ProjectionExpression="pk, sk")
+        for key in (_key(key_id), *({"pk": row["pk"], "sk": row["sk"]} for row in counts)):
+            writing(partial(self._client.delete_item, TableName=self._table, Key=key))
+
     def key(self, key_id: str) -> Key | None:
         row = self._read(_key(key_id))
         return records.api_key(row["body"]["S"]) if row else None
 
     def all_keys(self) -> list[Key]:
-        query: dict[str, Any] = {
-            "TableName": self._table,
-            "KeyConditionExpression": "pk = :pk",
-            "ExpressionAttributeValues": {":pk": {"S": "KEYS"}},
-            "ConsistentRead": True,
-        }
-        found: list[Key] = []
-        while True:
-            with calling():
-                answer = self._client.query(**query)
-            found += [records.api_key(row["body"]["S"]) for row in answer["Items"]]
-            if "LastEvaluatedKey" not in answer:
-                return found
-            query["ExclusiveStartKey"] = answer["LastEvaluatedKey"]
+        return [records.api_key(row["body"]["S"]) for row in self._partition("KEYS")]
 
     def has_keys(self) -> bool:
         with calling():
@@ -149,6 +141,17 @@ class DynamoKeys:
     def use(self, account: Account) -> KeyUse:
         day, flights = self._read(_day(account)), self._read(items.in_flight_key(account.key_id))
         return KeyUse(**asdict(_charges(day)), tasks_in_flight=_figure(flights, "tasks"))
+
+    def _partition(self, partition: str, **projection: Any) -> Iterator[dict[str, Any]]:
+        """Return the items of a partition."""
+        return pages(
+            self._client.query,
+            TableName=self._table,
+            KeyConditionExpression="pk = :pk",
+            ExpressionAttributeValues={":pk": {"S": partition}},
+            ConsistentRead=True,
+            **projection,
+        )
 
     def _put(self, key: Key, condition: str, **values: Any) -> bool:
         """Write a key. Return False if the condition did not hold."""

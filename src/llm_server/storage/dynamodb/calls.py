@@ -74,6 +74,17 @@ def tries() -> Iterator[None]:
     raise StorageUnavailable("The database is too busy; try again.")
 
 
+def pages(read: Callable[..., Any], **query: Any) -> Iterator[dict[str, Any]]:
+    """Yield the items of all pages of a query or a scan; `read` is the client's method."""
+    while True:
+        with calling():
+            answer = read(**query)
+        yield from answer["Items"]
+        if "LastEvaluatedKey" not in answer:
+            return
+        query["ExclusiveStartKey"] = answer["LastEvaluatedKey"]
+
+
 def batch(
     client: DynamoDBClient, table: str, keys: Sequence[Mapping[str, Any]], *, consistent: bool = False
 ) -> Iterator[dict[str, Any]]:

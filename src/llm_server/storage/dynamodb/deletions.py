@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from llm_server.orchestration.domain.errors import TaskLost
 from llm_server.orchestration.domain.retention import DELETED_KEPT_MS
-from llm_server.orchestration.domain.task import Task, TaskRef
+from llm_server.orchestration.domain.task import TaskRef
 from llm_server.storage.dynamodb import items
 from llm_server.storage.dynamodb.calls import ConditionFailed, calling, writing
 from llm_server.storage.dynamodb.texts import Texts
@@ -33,21 +33,22 @@ class Deletions:
         self._texts = texts
         self._clock = clock
 
-    def delete(self, task: Task) -> None:
+    def delete(self, ref: TaskRef, rev: int) -> None:
+        """Delete the task whose state has this `rev`. Raises TaskLost if the state has another one."""
         now_ms = self._clock()
-        stone = items.gravestone(task.ref, now_ms + DELETED_KEPT_MS)
+        stone = items.gravestone(ref, now_ms + DELETED_KEPT_MS)
         put = partial(
             self._client.put_item,
             TableName=self._table,
-            Item=stone | items.in_open(task.task_id, now_ms + MAX_DELETION_MS),
+            Item=stone | items.in_open(ref.task_id, now_ms + MAX_DELETION_MS),
             ConditionExpression="rev = :rev",
-            ExpressionAttributeValues={":rev": items.number(task.rev)},
+            ExpressionAttributeValues={":rev": items.number(rev)},
         )
         try:
             writing(put)
         except ConditionFailed as error:
-            raise TaskLost(task.task_id) from error
-        self._bury(task.ref)
+            raise TaskLost(ref.task_id) from error
+        self._bury(ref)
 
     def purge(self, ref: TaskRef) -> None:
         with calling():

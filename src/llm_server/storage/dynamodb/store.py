@@ -33,6 +33,7 @@ from llm_server.orchestration.domain.errors import TaskLost, TaskNotFound, TooMa
 from llm_server.orchestration.domain.output import Output
 from llm_server.orchestration.domain.ports.listing import EVERY_TASK, Page, TaskFilter
 from llm_server.orchestration.domain.ports.tasks import Due, IdempotencyBinding, T
+from llm_server.orchestration.domain.ports.tenants import Erased
 from llm_server.orchestration.domain.retention import Retention
 from llm_server.orchestration.domain.snapshot import EXPIRED_REQUEST, Request, Snapshot
 from llm_server.orchestration.domain.task import Task, TaskRef
@@ -177,10 +178,16 @@ class DynamoStore:
         self._texts.put(ref, records.output_key_text(output.key), records.encode(output), output.created_ms)
 
     def delete(self, task: Task) -> None:
-        self._deletions.delete(task)
+        self._deletions.delete(task.ref, task.rev)
 
     def purge(self, ref: TaskRef) -> None:
         self._deletions.purge(ref)
+
+    def erase(self, tenant: str) -> Erased:
+        from llm_server.storage.dynamodb.erasure import Erasure  # here, because no function on AWS erases a tenant
+
+        erasure = Erasure(self._client, self._table, self._texts, self._deletions, self._retention.clock)
+        return erasure.erase(tenant)
 
     def retain(self, task: Task) -> None:
         self._texts.retain(task.ref, self._retention.clock())

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from llm_server.orchestration.domain.retention import Retention
 from llm_server.orchestration.domain.task import TaskRef
 from llm_server.storage.dynamodb import items, packing
-from llm_server.storage.dynamodb.calls import ConditionFailed, calling, writing
+from llm_server.storage.dynamodb.calls import ConditionFailed, pages, writing
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient
@@ -41,21 +41,15 @@ class Texts:
         return [head, *parts]
 
     def rows(self, ref: TaskRef, **projection: Any) -> Iterator[dict[str, Any]]:
-        """Yield every item of a task's partition, including its state."""
-        query: dict[str, Any] = {
-            "TableName": self._table,
-            "KeyConditionExpression": "pk = :pk",
-            "ExpressionAttributeValues": {":pk": {"S": items.partition(ref)}},
-            "ConsistentRead": True,
+        """Return every item of a task's partition, including its state."""
+        return pages(
+            self._client.query,
+            TableName=self._table,
+            KeyConditionExpression="pk = :pk",
+            ExpressionAttributeValues={":pk": {"S": items.partition(ref)}},
+            ConsistentRead=True,
             **projection,
-        }
-        while True:
-            with calling():
-                answer = self._client.query(**query)
-            yield from answer["Items"]
-            if "LastEvaluatedKey" not in answer:
-                return
-            query["ExclusiveStartKey"] = answer["LastEvaluatedKey"]
+        )
 
     def retain(self, ref: TaskRef, now_ms: int) -> None:
         until_ms = self._retention.of_text(now_ms)

@@ -14,6 +14,7 @@ USABLE_SINCE = 1
 
 `llm-server keys` may open the file while a server of that version runs, so it must not migrate the file.
 """
+_OF_A_KEY = ("keys", "in_flight", "key_requests", "key_spending", "key_reservations")
 _WITHHELD = "withheld"
 """The name of the row that holds the money withheld on a day. Names of reservations contain a #, so none equals it."""
 
@@ -43,6 +44,13 @@ class SqliteKeys:
             return True
 
         return self._database.write(work)
+
+    def remove_key(self, key_id: str) -> None:
+        def work(db: sqlite3.Connection) -> None:
+            for table in _OF_A_KEY:
+                db.execute(f"DELETE FROM {table} WHERE key_id = ?", (key_id,))
+
+        self._database.write(work)
 
     def key(self, key_id: str) -> Key | None:
         with self._database.reading() as db:

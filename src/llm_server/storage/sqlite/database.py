@@ -20,6 +20,8 @@ from llm_server.storage.sqlite.writer import Command, T, Work, Writer
 
 BUSY_S = 1.0
 """How long the writer waits for a lock of another process. It is short, because callers wait too."""
+PATIENT_BUSY_S = 30.0
+"""The same for a command that makes many writes beside a busy server."""
 
 _log = logging.getLogger(__name__)
 
@@ -28,7 +30,7 @@ class Database:
     """A SQLite file that the threads of this process share.
 
     Opening a file of an older version migrates it. `usable_since` is the oldest version that the caller can use without
-    a migration, if another process holds the file.
+    a migration, if another process holds the file. `busy_s` is how long a write waits for another process.
 
     Raises:
         ConfigurationError: the file cannot be opened or migrated; or it must be migrated, and another process holds it.
@@ -40,14 +42,17 @@ class Database:
         *,
         usable_since: int | None = None,
         migrations: Sequence[Migration] = MIGRATIONS,
+        busy_s: float = BUSY_S,
     ) -> None:
         refuse_loss(path)
-        with _refused(path):
+        with refused_as_configuration(path):
             _make_private(path.resolve())
         connection, migrated = _opened(path, usable_since=usable_since, migrations=migrations)
+        connection.execute(f"PRAGMA busy_timeout = {round(busy_s * 1000)}")
+        self._path = path
         self._failures = Failures(path)
         self._writer = Writer(connection, self._failures)
-        self._readers = Readers(partial(_connection, path), self._failures)
+        self._readers = Readers(partial(connect, path), self._failures)
         if migrated and migrated.backup:
             versions = {"from_version": migrated.from_version, "to_version": migrated.to_version}
             _log.warning("database migrated", extra={"database": path, **versions, "backup": migrated.backup})
@@ -89,6 +94,23 @@ class Database:
         """Raise StorageBroken if the operator has to repair the file, as far as this process knows. Reads nothing."""
         self._failures.check()
 
+    def empty_log(self, *, rewrite: bool = False) -> None:
+        """Copy the log (`-wal`) into the file and cut it to length 0, so that it holds nothing that was deleted.
+
+        If another process is reading or writing for longer than a second, this is only logged. With `rewrite`, write
+        the file anew first, so that its unused bytes hold nothing either; no process can write meanwhile.
+        """
+        try:
+            with closing(connect(self._path)) as connection:
+                connection.execute("PRAGMA fullfsync = ON")
+                if rewrite:
+                    connection.execute("VACUUM")
+                busy, *_ = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        except sqlite3.Error as error:
+            raise self._failures.of(error) from error
+        if busy:
+            _log.warning("database log not emptied", extra={"database": self._path, "cause": "it is in use"})
+
     def close(self) -> None:
         """Carry out the commands that wait, and close the file. Later calls raise StorageUnavailable."""
         self._readers.close()
@@ -112,25 +134,27 @@ def _opened(
     """Open a file, and migrate it to the current version if needed. Raises ConfigurationError."""
     refuse_loss(path)
     may_be_new = not was_in_use(path)
-    with _refused(path), ExitStack() as undo:
-        connection = _connection(path)
+    with refused_as_configuration(path), ExitStack() as undo:
+        connection = connect(path)
         undo.callback(connection.close)
         connection.execute("PRAGMA synchronous = FULL")
         connection.execute("PRAGMA fullfsync = ON")  # on macOS, fsync alone does not flush the disk's cache
+        connection.execute("PRAGMA secure_delete = ON")  # overwrite what is deleted, as some builds do by default
         migrated = bring_up_to_date(connection, path, migrations, usable_since=usable_since, may_be_new=may_be_new)
         mark_in_use(path)
         undo.pop_all()
     return connection, migrated
 
 
-def _connection(path: Path) -> sqlite3.Connection:
+def connect(path: Path) -> sqlite3.Connection:
     """Open a file that exists: if it was removed, a reader must not make an empty one in its place."""
     uri = f"{path.resolve().as_uri()}?mode=rw"
     return sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False, timeout=BUSY_S)
 
 
 @contextmanager
-def _refused(path: Path) -> Iterator[None]:
+def refused_as_configuration(path: Path) -> Iterator[None]:
+    """Raise SQLite's errors and those of the disk as ConfigurationError, with what the operator can do."""
     try:
         yield
     except (sqlite3.Error, OSError) as error:

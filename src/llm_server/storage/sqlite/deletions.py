@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
 import msgspec
 
@@ -64,12 +64,17 @@ def prune(db: sqlite3.Connection, limit: int, retention: Retention) -> bool:
 def _prune_tasks(db: sqlite3.Connection, finished_ms: int, limit: int) -> int:
     """Remove the tasks that ended first, and return how many were removed."""
     rows = db.execute(EXPIRED, (finished_ms, limit)).fetchall()
+    remove_tasks(db, rows)
+    return len(rows)
+
+
+def remove_tasks(db: sqlite3.Connection, rows: Sequence[tuple[str, str, str, str, str]]) -> None:
+    """Remove the tasks with these rows of `tasks` (tenant, task id, facets, listing, body), and all their texts."""
     for tenant, _, facets, listing, body in rows:
         task_rows.remove_labels(db, [(tenant, number, facets, listing) for number in _labels(body)])
     names = [(tenant, task_id) for tenant, task_id, *_ in rows]
     for table in task_rows.ALL:
         db.executemany(f"DELETE FROM {table} WHERE (tenant, task_id) = (?, ?)", names)
-    return len(rows)
 
 
 def _labels(body: str) -> Collection[int]:

@@ -16,8 +16,8 @@ from pathlib import Path
 
 from llm_server.orchestration.domain.errors import ConfigurationError
 from llm_server.storage.sqlite import schema
-from llm_server.storage.sqlite.file.backup import write_backup
 from llm_server.storage.sqlite.file.marker import lost, refuse_loss, was_in_use
+from llm_server.storage.sqlite.file.migration_backup import write_backup
 from llm_server.storage.sqlite.file.process_lock import POLL_S, cannot_be_opened, held_by_us, in_use
 
 _log = logging.getLogger(__name__)
@@ -86,7 +86,7 @@ def check(path: Path, migrations: Sequence[Migration] = MIGRATIONS) -> tuple[int
     mode = "mode=ro" if file.with_name(f"{file.name}-wal").exists() else "mode=ro&immutable=1"
     try:
         with closing(sqlite3.connect(f"{file.as_uri()}?{mode}", uri=True)) as db:
-            version = _version(db, path, migrations)
+            version = checked_version(db, path, migrations)
     except (sqlite3.Error, OSError) as error:
         raise cannot_be_opened(path, error) from error
     if version == NEW_FILE and not may_be_new:
@@ -111,7 +111,7 @@ def bring_up_to_date(
             holds it; or it has no tables, although `may_be_new` is false; or a migration or the backup failed, and
             the file is unchanged.
     """
-    version = _version(db, path, migrations)
+    version = checked_version(db, path, migrations)
     if version == NEW_FILE and not may_be_new:
         raise lost(path)
     if version == NEW_FILE:
@@ -128,7 +128,7 @@ def bring_up_to_date(
             migrated = _migrate(db, path, migrations)
             _compact(db)
             return migrated
-    version = _version(db, path, migrations)  # the other process may have migrated it meanwhile
+    version = checked_version(db, path, migrations)  # the other process may have migrated it meanwhile
     if _pending(version, migrations) and (usable_since is None or version < usable_since):
         raise in_use(path)
     return None
@@ -173,7 +173,7 @@ def _use_wal(db: sqlite3.Connection) -> None:
             return
 
 
-def _version(db: sqlite3.Connection, path: Path, migrations: Sequence[Migration]) -> int:
+def checked_version(db: sqlite3.Connection, path: Path, migrations: Sequence[Migration] = MIGRATIONS) -> int:
     """Return the version of a file that this LLM-Server can use. Raises ConfigurationError for any other file."""
     version, tables, ours = db.execute(_STATE).fetchone()
     is_new, is_ours = version == NEW_FILE and not tables, version > NEW_FILE and ours
@@ -193,7 +193,7 @@ def _migrate(db: sqlite3.Connection, path: Path, migrations: Sequence[Migration]
     """Back up and migrate in one transaction: no other write comes between them, and no step is applied alone."""
     db.execute("BEGIN IMMEDIATE")
     try:
-        version = _version(db, path, migrations)  # another process may have migrated it meanwhile
+        version = checked_version(db, path, migrations)  # another process may have migrated it meanwhile
         pending = _pending(version, migrations)
         backup = _backed_up(path, version) if pending and version != NEW_FILE else None
         _apply(db, path, pending, backup)

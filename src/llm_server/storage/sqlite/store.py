@@ -12,10 +12,19 @@ from llm_server.orchestration.domain.errors import TaskLost, TaskNotFound, TooMa
 from llm_server.orchestration.domain.output import Output
 from llm_server.orchestration.domain.ports.listing import EVERY_TASK, Page, TaskFilter
 from llm_server.orchestration.domain.ports.tasks import Due, IdempotencyBinding, T
+from llm_server.orchestration.domain.ports.tenants import Erased
 from llm_server.orchestration.domain.retention import Retention
 from llm_server.orchestration.domain.snapshot import Request, Snapshot
 from llm_server.orchestration.domain.task import Task, TaskRef
-from llm_server.storage.sqlite import counters, deletions, engine_states, idempotency, indexes, task_rows
+from llm_server.storage.sqlite import (
+    counters,
+    deletions,
+    engine_states,
+    erasure,
+    idempotency,
+    indexes,
+    task_rows,
+)
 from llm_server.storage.sqlite.database import Database
 
 
@@ -99,6 +108,9 @@ class SqliteStore:
 
     def purge(self, ref: TaskRef) -> None:
         self._database.write(lambda db: deletions.purge(db, ref))
+
+    def erase(self, tenant: str) -> Erased:
+        return erasure.erase(self._database, tenant, self._retention.clock())
 
     def retain(self, task: Task) -> None:
         """Do nothing: texts stay until `prune` removes their task."""

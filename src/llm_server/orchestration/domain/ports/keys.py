@@ -50,6 +50,10 @@ class KeyStore(Ledger, Protocol):
         """Replace the key `before` by `after`. Returns False, and writes nothing, if the stored key is not `before`."""
         ...
 
+    def remove_key(self, key_id: str) -> None:
+        """Remove a key and everything that is counted for it. Calling this again has no further effect."""
+        ...
+
     def key(self, key_id: str) -> Key | None:
         """Read a key; None if no key has this id. Sees every write that was acknowledged before."""
         ...

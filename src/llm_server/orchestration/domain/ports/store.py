@@ -9,6 +9,7 @@ from llm_server.orchestration.domain.counters import Counters
 from llm_server.orchestration.domain.engines.state import EngineRecords, EngineState, SwitchName
 from llm_server.orchestration.domain.ports.listing import TaskListing
 from llm_server.orchestration.domain.ports.tasks import IdempotencyStore, SweepIndex, TaskStore
+from llm_server.orchestration.domain.ports.tenants import TenantStore
 
 
 class CounterStore(Protocol):
@@ -51,7 +52,9 @@ class EngineStateStore(Protocol):
         ...
 
 
-class Store(TaskStore, IdempotencyStore, SweepIndex, TaskListing, CounterStore, EngineStateStore, Protocol):
+class Store(
+    TaskStore, IdempotencyStore, SweepIndex, TaskListing, CounterStore, EngineStateStore, TenantStore, Protocol
+):
     """Everything that a database adapter offers. Its users ask for the parts above.
 
     Any method may raise StorageUnavailable, and RecordUnreadable if this version cannot read a stored record.

@@ -62,11 +62,15 @@ def held_by_us(path: Path, *, wait_s: float) -> Iterator[bool]:
     end_s = time.monotonic() + wait_s
     while (descriptor := _locked(path, fcntl.flock)) is None and time.monotonic() < end_s:
         time.sleep(POLL_S)
+    if descriptor is None:
+        yield False
+        return
+    _held.add(path.resolve())
     try:
-        yield descriptor is not None
+        yield True
     finally:
-        if descriptor is not None:
-            os.close(descriptor)
+        _held.discard(path.resolve())
+        os.close(descriptor)
 
 
 def stop_holder(path: Path, *, wait_s: float, kill: Kill = os.kill) -> None:
