@@ -20,6 +20,8 @@ LAMBDA_REQUEST = 0.20 / MILLION
 LAMBDA_GB_S = 0.0000133334
 API_REQUEST = 1.00 / MILLION
 SQS_REQUEST = 0.40 / MILLION
+SQS_FAIR_REQUEST = 0.50 / MILLION
+"""A request with a message that has a MessageGroupId, on a standard queue (https://cloudburn.io/blog/amazon-sqs-pricing)."""
 SCHEDULE = 1.00 / MILLION
 LOG_GB = 0.50
 ALARM_MONTH = 0.10

@@ -80,7 +80,7 @@ class Used:
         return {
             "DynamoDB": self.write_units * price.WRITE_UNIT + self.read_units * price.READ_UNIT,
             "Lambda": invocations * price.LAMBDA_REQUEST + gb_s * price.LAMBDA_GB_S,
-            "SQS": (1 + 2 / together) * price.SQS_REQUEST,
+            "SQS": (1 + 2 / together) * price.SQS_FAIR_REQUEST,
             "API": requests * price.API_REQUEST,
             "logs": invocations * LOG_BYTES / 1e9 * price.LOG_GB,
             "30 days kept": self.stored_bytes / 1e9 * price.TABLE_GB_MONTH,

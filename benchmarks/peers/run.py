@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Sequence
 from types import FrameType
 
-from benchmarks.peers import comparison, crowd, growth, lists, targets
+from benchmarks.peers import comparison, crowd, growth, lists, targets, turns
 
 PARTS: dict[str, Callable[[], None]] = {
     "throughput": comparison.throughput,
@@ -16,6 +16,7 @@ PARTS: dict[str, Callable[[], None]] = {
     "lists": lists.lists,
     "start": growth.start,
     "memory": growth.memory,
+    "turns": turns.turns,
 }
 
 

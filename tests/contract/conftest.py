@@ -113,8 +113,8 @@ def embedded_mailbox() -> Iterator[Mailbox]:
     queue = WakeUpQueue(lambda: time.time_ns() // 1_000_000)
 
     def receive() -> str | None:
-        ref = queue.receive(0)
-        return str(ref) if ref else None
+        message = queue.receive(0)
+        return str(message.ref) if message else None
 
     yield Mailbox(queue=queue, receive=receive)
     queue.close()

@@ -16,6 +16,8 @@ import pytest
 from botocore.config import Config
 
 from llm_server.orchestration.domain.errors import StorageUnavailable
+from llm_server.orchestration.domain.ports.queue import Message
+from llm_server.orchestration.domain.status import Priority
 from llm_server.orchestration.domain.task import TaskRef
 from llm_server.storage.dynamodb.sqs_queue import SqsQueue
 from llm_server.storage.memory_queue import WakeUpQueue
@@ -107,6 +109,33 @@ def test_two_receivers_never_get_the_same_message(mailbox: Mailbox) -> None:
     assert sorted(got) == sorted(map(str, refs))
 
 
+@pytest.mark.parametrize("tenant", ["local", "äcme ✓", "x" * 200])
+def test_messages_of_any_tenant_and_priority_are_received(mailbox: Mailbox, tenant: str) -> None:
+    refs = {priority: TaskRef(tenant, priority) for priority in Priority}
+    for priority, ref in refs.items():
+        mailbox.queue.send(ref, priority=priority)
+        mailbox.queue.send(ref, priority=priority, delay_s=900)
+
+    assert mailbox.queue.depth() == 4
+    assert {mailbox.receive(), mailbox.receive()} == set(map(str, refs.values()))
+    assert mailbox.receive() is None
+
+
+def test_on_sqs_each_tenant_and_priority_has_a_group_of_its_own(aws_substrate: Substrate) -> None:
+    """SQS delivers first what belongs to a group of which few messages are in flight. The names are not told."""
+    on, queue = aws_substrate, SqsQueue(aws_substrate.sqs, aws_substrate.queue_url)
+    sent = [(TaskRef(tenant, "t1"), priority) for tenant in ("acme", "äcme") for priority in Priority]
+    for ref, priority in sent * 2:
+        queue.send(ref, priority=priority)
+
+    groups = list[str]()
+    while answer := on.sqs.receive_message(QueueUrl=on.queue_url, MessageSystemAttributeNames=["All"]).get("Messages"):
+        groups += [message["Attributes"]["MessageGroupId"] for message in answer]
+    assert len(groups) == 8
+    assert {groups.count(group) for group in groups} == {2}
+    assert all(group.isascii() and group.isalnum() and len(group) <= 128 for group in groups)
+
+
 def test_a_message_on_sqs_names_the_task_and_nothing_else(aws_substrate: Substrate) -> None:
     on = aws_substrate
     SqsQueue(on.sqs, on.queue_url).send(TaskRef("äcme", "t1"))
@@ -166,6 +195,12 @@ def test_a_closed_queue_is_unavailable() -> None:
         queue.send(REF)
 
 
+def received(queue: WakeUpQueue) -> str | None:
+    """Receive a message; return the id of its task."""
+    message = queue.receive(0)
+    return message.ref.task_id if message else None
+
+
 class Watch:
     """A clock that stands until it is set."""
 
@@ -182,10 +217,110 @@ def test_the_embedded_queue_gives_the_message_that_has_waited_longest() -> None:
     for task_id, delay_s in (("late", 10), ("soon", 5), ("now", 0)):
         queue.send(TaskRef("local", task_id), delay_s=delay_s)
 
-    assert [queue.receive(0), queue.receive(0)] == [TaskRef("local", "now"), None]
+    assert [received(queue), received(queue)] == ["now", None]
     watch.now_ms += 10_000
-    assert [queue.receive(0), queue.receive(0)] == [TaskRef("local", "soon"), TaskRef("local", "late")]
+    assert [received(queue), received(queue)] == ["soon", "late"]
     queue.close()
+
+
+def test_the_embedded_queue_takes_turns_between_tenants() -> None:
+    """A tenant that comes behind ten thousand messages of another one is next."""
+    queue = WakeUpQueue(Watch())
+    for n in range(10_000):
+        queue.send(TaskRef("a", f"a{n}"))
+    in_work = [received(queue) for _ in range(3)]
+    queue.send(TaskRef("b", "b0"))
+    queue.send(TaskRef("b", "b1"))
+
+    assert in_work == ["a0", "a1", "a2"]
+    assert [received(queue) for _ in range(3)] == ["b0", "b1", "a3"]
+
+
+def test_the_embedded_queue_gives_interactive_tasks_before_batch_tasks_of_a_tenant() -> None:
+    queue = WakeUpQueue(Watch())
+    for n in range(3):
+        queue.send(TaskRef("a", f"batch{n}"), priority=Priority.BATCH)
+    for n in range(5):
+        queue.send(TaskRef("a", f"now{n}"))
+
+    got = list(iter(lambda: received(queue), None))
+    assert got == ["now0", "now1", "now2", "now3", "batch0", "now4", "batch1", "batch2"]
+
+
+def test_a_message_keeps_its_priority_while_it_is_delayed_and_at_a_restart() -> None:
+    watch = Watch()
+    queue = WakeUpQueue(watch)
+    queue.send(TaskRef("a", "delayed"), delay_s=1, priority=Priority.BATCH)
+    queue.refill([("a/refilled", 0, "batch"), ("a/now", 0, "interactive")])
+    watch.now_ms += 1_000
+
+    got = list(iter(lambda: queue.receive(0), None))
+    assert got == [
+        Message(TaskRef("a", "now")),
+        Message(TaskRef("a", "refilled"), Priority.BATCH),
+        Message(TaskRef("a", "delayed"), Priority.BATCH),
+    ]
+
+
+def test_as_many_messages_are_given_out_as_the_receivers_allow() -> None:
+    queue = WakeUpQueue(Watch())
+    for n in range(4):
+        queue.send(TaskRef("a", f"a{n}"))
+    given = [queue.receive(0, limit=2) for _ in range(3)]
+    assert given == [Message(TaskRef("a", "a0")), Message(TaskRef("a", "a1")), None]
+
+    assert given[0]
+    queue.done(given[0])
+    assert queue.receive(0, limit=2) == Message(TaskRef("a", "a2"))
+    assert queue.receive(0, limit=2) is None
+
+
+def test_a_tenant_below_its_equal_share_need_not_wait_until_others_are_done() -> None:
+    """One tenant has all eight. Of two tenants, each has a right to four; of three, to two; sixteen at most."""
+    queue = WakeUpQueue(Watch())
+    for tenant in "abc":
+        for n in range(20 if tenant == "a" else 0):
+            queue.send(TaskRef(tenant, f"{tenant}{n}"))
+    assert [queue.receive(0, limit=8) for _ in range(9)][-2:] == [Message(TaskRef("a", "a7")), None]
+
+    def given(tenant: str) -> int:
+        for n in range(20):
+            queue.send(TaskRef(tenant, f"{tenant}{n}"))
+        return sum(1 for _ in iter(lambda: queue.receive(0, limit=8), None))
+
+    assert [given(tenant) for tenant in "bcdefgh"] == [4, 2, 2, 0, 0, 0, 0]
+
+
+def test_batch_tasks_in_work_do_not_hold_up_an_interactive_task_of_their_tenant() -> None:
+    queue = WakeUpQueue(Watch())
+    for n in range(20):
+        queue.send(TaskRef("a", f"batch{n}"), priority=Priority.BATCH)
+    assert sum(1 for _ in iter(lambda: queue.receive(0, limit=8), None)) == 8
+
+    queue.send(TaskRef("a", "now"))
+    assert queue.receive(0, limit=8) == Message(TaskRef("a", "now"))
+
+
+def test_a_message_that_may_not_be_given_wakes_no_receiver() -> None:
+    """It would look in vain, for each message of a backlog. A message that may be given still wakes it."""
+    queue, looks = WakeUpQueue(Watch()), list[bool]()
+
+    def stopping() -> bool:
+        looks.append(True)
+        return False
+
+    queue.send(TaskRef("a", "a0"))
+    assert queue.receive(0, limit=1)
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(lambda: queue.receive(30, stopping, limit=1))
+        time.sleep(0.05)
+        for n in range(50):
+            queue.send(TaskRef("a", f"a{n}"))
+        time.sleep(0.05)
+        assert len(looks) == 1
+        queue.send(TaskRef("b", "b0"))
+
+        assert waiting.result(5) == Message(TaskRef("b", "b0"))
 
 
 def test_a_waiting_receiver_is_woken_by_a_message() -> None:
@@ -197,7 +332,7 @@ def test_a_waiting_receiver_is_woken_by_a_message() -> None:
             time.sleep(0.05)
             sent = time.monotonic()
             queue.send(REF)
-            assert waiting.result(30) == REF
+            assert waiting.result(30) == Message(REF)
             took_s.append(time.monotonic() - sent)
 
     assert min(took_s) < 0.3
@@ -224,7 +359,7 @@ def test_messages_that_are_visible_keep_their_order() -> None:
     watch.now_ms += 2_000
     queue.send(TaskRef("local", "fifth"))
 
-    got = [ref.task_id for ref in iter(lambda: queue.receive(0), None)]
+    got = list(iter(lambda: received(queue), None))
     assert got == ["first", "second", "third", "fourth", "fifth"]
 
 
@@ -241,7 +376,7 @@ def test_a_waiting_receiver_gets_a_delayed_message_when_it_becomes_visible() -> 
         took_s = time.monotonic() - sent
         queue.close()
 
-        assert {wait.result(30) for wait in waits} == {REF, None}
+        assert {wait.result(30) for wait in waits} == {Message(REF), None}
     assert 0.99 <= took_s < 1.9
 
 
@@ -256,7 +391,7 @@ def test_a_receiver_that_leaves_hands_the_watch_over_delayed_messages_on() -> No
         time.sleep(0.05)  # the one that began last waits for the delayed message
         queue.send(TaskRef("local", "now"))
 
-        assert {wait.result(30) for wait in waits} == {TaskRef("local", "now"), REF}
+        assert {wait.result(30) for wait in waits} == {Message(TaskRef("local", "now")), Message(REF)}
     assert time.monotonic() - sent < 1.9
 
 
@@ -295,9 +430,9 @@ def test_no_message_is_lost_between_senders_and_receivers_that_come_and_go() -> 
         got = list[TaskRef]()
         while True:
             was_over = sent_all.is_set()
-            ref = queue.receive(0.001)
-            if ref:
-                got.append(ref)
+            message = queue.receive(0.001)
+            if message:
+                got.append(message.ref)
             elif was_over:
                 return got
 
@@ -320,9 +455,9 @@ def test_a_message_wakes_a_receiver_though_another_one_gives_up_at_that_moment()
             queue.send(REF)
             queue.send(REF)
             got = next(wait for wait in as_completed(waits, 30) if wait.result())
-            assert got.result() == REF
+            assert got.result() == Message(REF)
             queue.send(REF)
-            assert sum(wait.result(30) == REF for wait in waits) >= 2
+            assert sum(wait.result(30) == Message(REF) for wait in waits) >= 2
             while queue.receive(0):
                 pass
 
@@ -336,7 +471,7 @@ def test_a_message_wakes_no_receiver_that_has_given_up() -> None:
         assert queue.receive(0.01) is None
         queue.send(REF)
 
-        assert waiting.result(5) == REF
+        assert waiting.result(5) == Message(REF)
 
 
 def test_a_wait_ends_when_its_receiver_is_to_stop() -> None:
@@ -350,7 +485,7 @@ def test_a_wait_ends_when_its_receiver_is_to_stop() -> None:
         assert waits[0].result(5) is None
         assert not waits[1].done()
         queue.send(REF)
-        assert waits[1].result(5) == REF
+        assert waits[1].result(5) == Message(REF)
     assert queue.receive(30, stopping.is_set) is None
 
 
@@ -359,7 +494,7 @@ def test_a_receiver_that_stops_leaves_the_messages_to_others() -> None:
     queue.send(REF)
 
     assert queue.receive(0, lambda: True) is None
-    assert queue.receive(0) == REF
+    assert queue.receive(0) == Message(REF)
 
 
 def test_a_message_can_be_sent_while_a_receiver_looks() -> None:
@@ -382,7 +517,7 @@ def test_a_message_can_be_sent_while_a_receiver_looks() -> None:
         finally:
             go_on.set()
 
-        assert received.result(10) == REF
+        assert received.result(10) == Message(REF)
 
 
 def test_a_message_is_sent_after_the_commit() -> None:
@@ -393,18 +528,24 @@ def test_a_message_is_sent_after_the_commit() -> None:
 
     assert (queue.depth(), queue.receive(0)) == (0, None)
     uncommitted[0]()
-    assert queue.receive(0) == REF
+    assert queue.receive(0) == Message(REF)
 
 
 def test_a_queue_is_refilled_with_messages_and_their_times() -> None:
     watch = Watch()
     queue = WakeUpQueue(watch)
 
-    queue.refill([("local/t1", 0), ("local/t2", watch.now_ms + 1), ("local/t3", watch.now_ms)])
+    queue.refill(
+        [
+            ("local/t1", 0, "interactive"),
+            ("local/t2", watch.now_ms + 1, "interactive"),
+            ("local/t3", watch.now_ms, "interactive"),
+        ]
+    )
 
-    assert [queue.receive(0) for _ in range(3)] == [TaskRef("local", "t1"), TaskRef("local", "t3"), None]
+    assert [received(queue) for _ in range(3)] == ["t1", "t3", None]
     watch.now_ms += 1
-    assert queue.receive(0) == TaskRef("local", "t2")
+    assert received(queue) == "t2"
 
 
 def test_a_waiting_message_takes_little_memory() -> None:

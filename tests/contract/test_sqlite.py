@@ -22,7 +22,7 @@ from llm_server.orchestration.domain.engines.state import EngineSwitch
 from llm_server.orchestration.domain.errors import ConfigurationError, RecordUnreadable, StorageUnavailable, TaskLost
 from llm_server.orchestration.domain.ports.listing import EVERY_TASK, Page, TaskFilter
 from llm_server.orchestration.domain.ports.tasks import Due
-from llm_server.orchestration.domain.status import Mode, Status
+from llm_server.orchestration.domain.status import Mode, Priority, Status
 from llm_server.orchestration.domain.task import TaskRef
 from llm_server.storage.memory_queue import WakeUpQueue
 from llm_server.storage.sqlite import task_rows
@@ -178,7 +178,7 @@ def refilled(store: SqliteStore, now_ms: int = NOW_MS) -> list[str]:
     """Return the messages of a new process that are visible at once, in their order."""
     queue = WakeUpQueue(lambda: now_ms)
     queue.refill(store.wake_ups(SWEEP_MS))
-    return [str(ref) for ref in iter(lambda: queue.receive(0), None)]
+    return [str(message.ref) for message in iter(lambda: queue.receive(0), None)]
 
 
 def test_each_queued_task_gets_a_message_at_the_next_start_the_oldest_first(sqlite_store: SqliteStore) -> None:
@@ -249,6 +249,16 @@ def test_a_shorter_sweep_setting_does_not_hold_a_released_task_back(sqlite_store
     sqlite_store.save(task, claimed(task).released(failure, due_ms=failure.created_ms + 5_000 + 3_600_000), failure)
 
     assert refilled(sqlite_store, failure.created_ms + 900_000) == [str(task.ref)]
+
+
+def test_the_message_of_a_new_process_has_the_tasks_priority(sqlite_store: SqliteStore) -> None:
+    """Metadata that look like a priority are the caller's."""
+    look = {"priority": "batch"}
+    tasks = [a_task("t1"), a_task("t2", priority=Priority.BATCH), a_task("t3", metadata=look)]
+    for task in tasks:
+        sqlite_store.add(task, a_request())
+
+    assert [priority for *_, priority in sqlite_store.wake_ups(SWEEP_MS)] == ["interactive", "batch", "interactive"]
 
 
 def test_a_start_reads_no_task_that_has_ended(sqlite_store: SqliteStore) -> None:

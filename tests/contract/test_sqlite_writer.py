@@ -15,6 +15,8 @@ from typing import Any
 import pytest
 
 from llm_server.orchestration.domain.errors import StorageUnavailable, TaskLost
+from llm_server.orchestration.domain.status import Priority
+from llm_server.orchestration.domain.turns import Line
 from llm_server.storage.sqlite.database import BUSY_S, Database
 from llm_server.storage.sqlite.store import SqliteStore
 from llm_server.storage.sqlite.writer import MAX_BATCH_S, Command
@@ -47,7 +49,7 @@ def notes(database: Database) -> list[str]:
         return [text for (text,) in db.execute("SELECT text FROM notes ORDER BY rowid")]
 
 
-def put(database: Database, work: Callable[[sqlite3.Connection], Any]) -> Future[Any]:
+def put(database: Database, work: Callable[[sqlite3.Connection], Any], line: Line | None = None) -> Future[Any]:
     """Hand over a command; the future ends with its outcome."""
     future: Future[Any] = Future()
 
@@ -58,7 +60,7 @@ def put(database: Database, work: Callable[[sqlite3.Connection], Any]) -> Future
             future.set_exception(error)
 
     command = Command(partial(work, database._writer.connection), finished)
-    database.put(command)
+    database.put(command, line)
     return future
 
 
@@ -99,6 +101,32 @@ def test_commands_that_wait_share_one_commit(database: Database) -> None:
 
     assert results == notes(database) == [str(n) for n in range(10)]
     assert seen == ["COMMIT"] * 3  # of the command that set the trace, of the held command, and of the ten
+
+
+def test_requests_take_turns_between_tenants_and_come_after_workers(database: Database) -> None:
+    """One tenant posts without pause. It holds up neither another tenant nor the tasks in work."""
+    with Held(database):
+        each = [put(database, note(f"a{n}"), Line("a")) for n in range(4)]
+        each += [put(database, note(f"b{n}"), Line("b")) for n in range(2)]
+        each += [put(database, note("batch"), Line("b", Priority.BATCH)), put(database, note("of a worker"))]
+    for future in each:
+        future.result(WAIT_S)
+
+    assert notes(database) == ["of a worker", "a0", "b0", "a1", "b1", "a2", "batch", "a3"]
+
+
+def test_commands_of_any_line_that_wait_at_the_end_are_carried_out(tmp_path: Path) -> None:
+    database = Database(tmp_path / "other.db")
+    database.write(lambda db: db.execute("CREATE TABLE notes (text TEXT)"))
+    with Held(database):
+        each = [put(database, note(str(n)), Line(str(n % 3))) for n in range(9)]
+        closing_it = threading.Thread(target=database.close)
+        closing_it.start()
+    closing_it.join(WAIT_S)
+
+    assert [future.result(WAIT_S) for future in each] == [str(n) for n in range(9)]
+    with pytest.raises(StorageUnavailable):
+        put(database, note("late"), Line("a"))
 
 
 def test_a_command_is_acknowledged_after_its_commit_so_that_every_reader_sees_it(database: Database) -> None:

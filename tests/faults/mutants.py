@@ -353,8 +353,8 @@ MUTANTS = (
     Mutant(
         "message sent before the commit",
         "src/llm_server/storage/memory_queue.py",
-        "self._after_commit(partial(self._put, str(ref), visible_ms))",
-        "self._put(str(ref), visible_ms)",
+        "self._after_commit(partial(self._put, Message(ref, priority), visible_ms))",
+        "self._put(Message(ref, priority), visible_ms)",
         "test_group_commit",
     ),
     Mutant(

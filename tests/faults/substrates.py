@@ -129,8 +129,8 @@ class Embedded:
 
     def receive(self, caller: Caller, most: int = BATCH) -> list[Message]:
         queue: Any = self.queue(caller)
-        refs: list[TaskRef | None] = [queue.receive(0)] if self._queue.depth() else []
-        return [Message(uuid.uuid4().hex, ref) for ref in refs if ref]
+        received = queue.receive(0) if self._queue.depth() else None
+        return [Message(uuid.uuid4().hex, received.ref)] if received else []
 
     def work(self, service: Service, messages: Sequence[Message], *, until_ms: int) -> None:
         for message in messages:

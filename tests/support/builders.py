@@ -21,7 +21,7 @@ from llm_server.orchestration.domain.ports.keys import KeyStore
 from llm_server.orchestration.domain.ports.store import Store
 from llm_server.orchestration.domain.receipt import Attempt
 from llm_server.orchestration.domain.snapshot import Request, Snapshot
-from llm_server.orchestration.domain.status import Mode
+from llm_server.orchestration.domain.status import Mode, Priority
 from llm_server.orchestration.domain.task import Task, TaskRef
 from llm_server.orchestration.tasks.lifecycle import Lifecycle
 from llm_server.orchestration.tasks.wakeups import WakeUps
@@ -147,7 +147,7 @@ def claimed(task: Task, *, now_ms: int = NOW_MS, owner: str = "w1", has_plan: bo
 class NoQueue:
     """A queue that loses every message, so that only the sweep wakes tasks."""
 
-    def send(self, ref: TaskRef, *, delay_s: int = 0) -> None:
+    def send(self, ref: TaskRef, *, delay_s: int = 0, priority: Priority = Priority.INTERACTIVE) -> None:
         """Lose the message."""
 
     def depth(self) -> int:

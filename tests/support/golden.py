@@ -25,6 +25,8 @@ ADDED_TO_ATTEMPTS = {
     "failure",
 }
 """Fields of attempts that 0.1.0 did not have or did not show. They are 0, false or null in its records."""
+ADDED_PRIORITY = ("priority", "interactive")
+"""The field of a task that was added, with its value in a record of 0.1.0."""
 ADDED_LIMITS = {"sources": None}
 """Limits that were added, with their values in a record of 0.1.0."""
 REJECTED = "the plan was rejected"
@@ -65,6 +67,7 @@ def _without_additions(task: dict[str, Any]) -> dict[str, Any]:
         for attempt in task["attempts"]
     ]
     plan = task["plan"] and task["plan"] | {"steps": [_without(ADDED_STEP_FIELDS, s) for s in task["plan"]["steps"]]}
+    task = dict(field for field in task.items() if field != ADDED_PRIORITY)
     return with_limits_of_then(_without(ADDED_FIELDS, task)) | {"events": events, "attempts": attempts, "plan": plan}
 
 

@@ -72,8 +72,8 @@ class CalledServer:
 
     def work(self) -> None:
         """Process all queued tasks."""
-        while (ref := self.queue.receive(0)) is not None:
-            self.service.process(ref, owner="w1")
+        while (message := self.queue.receive(0)) is not None:
+            self.service.process(message.ref, owner="w1")
 
     @contextmanager
     def working(self) -> Iterator[None]:

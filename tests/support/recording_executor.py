@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 
 from llm_server.api.executor import Watch
 from llm_server.orchestration.domain.task import TaskRef
+from llm_server.orchestration.domain.turns import OF_NO_TENANT, Line
 from llm_server.orchestration.tasks.intake import Accepted
 
 T = TypeVar("T")
@@ -31,7 +32,7 @@ class RecordingExecutor:
     async def read(self, use_case: Callable[[], T]) -> T:
         return self._run("read", use_case)
 
-    async def write(self, use_case: Callable[[], T]) -> T:
+    async def write(self, use_case: Callable[[], T], line: Line = OF_NO_TENANT) -> T:
         return self._run("write", use_case)
 
     def watch(self, ref: TaskRef) -> Watch:

@@ -19,6 +19,7 @@ from llm_server.orchestration.domain.engines.catalog import Catalog
 from llm_server.orchestration.domain.errors import StorageUnavailable
 from llm_server.orchestration.domain.ports.store import Store
 from llm_server.orchestration.domain.snapshot import Snapshot
+from llm_server.orchestration.domain.status import Priority
 from llm_server.orchestration.domain.task import TaskRef
 from llm_server.orchestration.service import Service
 from llm_server.orchestration.tasks.new_task import NewTask
@@ -34,9 +35,9 @@ SWEEP_S = 120
 def work_off(service: Service, queue: WakeUpQueue) -> int:
     """Process the messages in a queue one by one; return their number."""
     taken = 0
-    while ref := queue.receive(0):
+    while message := queue.receive(0):
         taken += 1
-        service.process(ref, owner=f"w{taken}")
+        service.process(message.ref, owner=f"w{taken}")
     return taken
 
 
@@ -47,12 +48,12 @@ class UnsteadyQueue(WakeUpQueue):
     sends = 0
     before_send: Callable[[TaskRef], object] = staticmethod(lambda ref: None)
 
-    def send(self, ref: TaskRef, *, delay_s: int = 0) -> None:
+    def send(self, ref: TaskRef, *, delay_s: int = 0, priority: Priority = Priority.INTERACTIVE) -> None:
         self.before_send(ref)
         if self.down:
             raise StorageUnavailable("The queue does not answer; try again.")
         self.sends += 1
-        super().send(ref, delay_s=delay_s)
+        super().send(ref, delay_s=delay_s, priority=priority)
 
 
 class Served:

@@ -13,6 +13,7 @@ from typing import Protocol, TypeVar
 
 from llm_server.orchestration.domain.errors import StorageUnavailable, TaskNotFound
 from llm_server.orchestration.domain.task import TaskRef
+from llm_server.orchestration.domain.turns import OF_NO_TENANT, Line
 from llm_server.orchestration.service import Service
 from llm_server.orchestration.tasks.intake import Accepted
 
@@ -40,8 +41,10 @@ class Executor(Protocol):
         """Run a use case that stores nothing. Raises StorageUnavailable if the database does not answer in time."""
         ...
 
-    async def write(self, use_case: Callable[[], T]) -> T:
+    async def write(self, use_case: Callable[[], T], line: Line = OF_NO_TENANT) -> T:
         """Run a use case that may store something. When this returns, everything that it stored is durable.
+
+        Use cases of different lines may take turns.
 
         Raises:
             StorageUnavailable: the database did not answer in time; it is unknown whether anything was stored.
@@ -71,7 +74,7 @@ class InlineExecutor:
     async def read(self, use_case: Callable[[], T]) -> T:
         return use_case()
 
-    async def write(self, use_case: Callable[[], T]) -> T:
+    async def write(self, use_case: Callable[[], T], line: Line = OF_NO_TENANT) -> T:  # noqa: ARG002
         return use_case()
 
     def watch(self, ref: TaskRef) -> Watch:

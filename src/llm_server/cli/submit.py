@@ -55,6 +55,10 @@ def submit(
             "--plan-approval", help="In Plan mode, carry the plan out only after it is approved (see approve)."
         ),
     ] = False,
+    priority: Annotated[
+        str | None,
+        typer.Option(help="interactive or batch: batch tasks come after interactive ones. [default: interactive]"),
+    ] = None,
     no_wait: Annotated[bool, typer.Option("--no-wait", help="Print the task's id and do not wait.")] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print how the task would be carried out; create no task.")
@@ -83,8 +87,8 @@ def submit(
         "sources": words_of(source),
     }
     fields = {"profile": profile, "role": role, "mode": mode, "engine": engine, "limits": without_unset(limits)}
-    approval = {"plan_approval": plan_approval or None}
-    task = {"prompt": text_of(prompt), **without_unset(fields | approval | {"metadata": pairs_of(metadata)})}
+    others = {"plan_approval": plan_approval or None, "priority": priority, "metadata": pairs_of(metadata)}
+    task = {"prompt": text_of(prompt), **without_unset(fields | others)}
     client = client_of(url, key)
     with failures_as_exit_codes():
         if dry_run:

@@ -15,6 +15,7 @@ from llm_server.api.executor import T, Watch
 from llm_server.embedded.loop_calls import LoopCalls, end
 from llm_server.embedded.watches import TaskWatch, Watches
 from llm_server.orchestration.domain.task import TaskRef
+from llm_server.orchestration.domain.turns import OF_NO_TENANT, Line
 from llm_server.storage.sqlite.database import Database
 from llm_server.storage.sqlite.writer import Command
 
@@ -39,9 +40,9 @@ class OffLoopExecutor:
         self._readers.submit(_run, command)
         return await self._outcome(command, known)
 
-    async def write(self, use_case: Callable[[], T]) -> T:
+    async def write(self, use_case: Callable[[], T], line: Line = OF_NO_TENANT) -> T:
         command, known = self._command(use_case)
-        self._database.put(command)
+        self._database.put(command, line)
         return await self._outcome(command, known)
 
     def watch(self, ref: TaskRef) -> Watch:

@@ -8,13 +8,16 @@ slot, so slots do not limit how many tasks are in progress.
 from __future__ import annotations
 
 import threading
-from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+
+from llm_server.orchestration.domain.turns import OF_NO_TENANT, Line, Turns
 
 
 class Slots:
     """The slots of the workers. Those that were waiting for an engine get one before those that have a new task.
+
+    Among either of them, the slots are given by turns between tenants (`Turns`).
 
     `on_free` is called when a worker begins to wait, so that another one can be started.
     """
@@ -22,10 +25,10 @@ class Slots:
     def __init__(self, count: int) -> None:
         self._free = count
         self._lock = threading.Lock()
-        self._returning = deque[threading.Lock]()
-        self._new = deque[threading.Lock]()
+        self._returning = Turns[threading.Lock]()
+        self._new = Turns[threading.Lock]()
         self._thread = threading.local()
-        """Its attribute `has_slot` says whether this thread has a slot."""
+        """Its attribute `line` is the line of a thread's task while the thread has a slot, else None or unset."""
         self.on_free: Callable[[], None] = lambda: None
 
     @property
@@ -33,9 +36,9 @@ class Slots:
         return self._free > 0
 
     @contextmanager
-    def slot(self) -> Iterator[None]:
-        """Wait for a slot, and hold it for the block."""
-        self._take(self._new)
+    def slot(self, line: Line = OF_NO_TENANT) -> Iterator[None]:
+        """Wait in a line for a slot, and hold it for the block."""
+        self._take(self._new, line)
         try:
             yield
         finally:
@@ -47,7 +50,8 @@ class Slots:
 
         Does nothing on threads that have no slot: those of a plan's parallel steps.
         """
-        if not getattr(self._thread, "has_slot", False):
+        line: Line | None = getattr(self._thread, "line", None)
+        if line is None:
             yield
             return
         self._give_back()
@@ -55,9 +59,9 @@ class Slots:
             self.on_free()
             yield
         finally:
-            self._take(self._returning)
+            self._take(self._returning, line)
 
-    def _take(self, line: deque[threading.Lock]) -> None:
+    def _take(self, waiting: Turns[threading.Lock], line: Line) -> None:
         """Take a free slot, or wait in a line for one."""
         mine = None
         with self._lock:
@@ -66,15 +70,17 @@ class Slots:
             else:
                 mine = threading.Lock()
                 mine.acquire()
-                line.append(mine)
+                waiting.put(line, mine)
         if mine:
             mine.acquire()  # blocks until another worker hands its slot over
-        self._thread.has_slot = True
+        self._thread.line = line
 
     def _give_back(self) -> None:
-        self._thread.has_slot = False
+        self._thread.line = None
         with self._lock:
-            if line := self._returning or self._new:
-                line.popleft().release()
+            if waiting := self._returning or self._new:
+                line, next_one = waiting.take()
+                waiting.give_back(line)  # a slot is held for moments only, so only the order of the turns matters
+                next_one.release()
             else:
                 self._free += 1

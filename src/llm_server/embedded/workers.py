@@ -10,7 +10,7 @@ from itertools import count
 
 from llm_server.embedded.slots import Slots
 from llm_server.orchestration.domain.errors import StorageUnavailable
-from llm_server.orchestration.domain.task import TaskRef
+from llm_server.orchestration.domain.ports.queue import Message
 from llm_server.orchestration.service import Service
 from llm_server.storage.memory_queue import WakeUpQueue
 
@@ -33,9 +33,10 @@ def workers_for(places: Mapping[str, int]) -> int:
 class Workers:
     """The worker threads, the sweeping and the waking thread of the embedded server. They can be started only once.
 
-    One worker always waits for the next message, unless `limit()` workers are busy or no slot is free: a worker that
-    takes a message, or begins to wait for an engine, while no other waits for a message starts another one. `limit` is
-    called then, so it may change while the server runs.
+    One worker always waits for the next message, unless no slot is free: a worker that takes a message, or begins to
+    wait for an engine, while no other waits for a message starts another one. The queue gives out `limit()` messages at
+    a time, and up to as many again to tenants that have less than their equal share. `limit` is called for each
+    message, so it may change while the server runs.
     """
 
     def __init__(
@@ -97,10 +98,10 @@ class Workers:
             self._grow()
 
     def _grow(self) -> None:
-        """Start another worker, unless the limit is reached or the workers stop."""
+        """Start another worker, unless there are enough for all messages that the queue gives, or the workers stop."""
         limit = self._limit()
         with self._lock:
-            if self._stopping.is_set() or len(self._workers) >= limit:
+            if self._stopping.is_set() or len(self._workers) >= 2 * limit:
                 return
             thread = threading.Thread(target=self._work, name=f"worker-{next(self._numbers)}", daemon=True)
             self._workers.add(thread)
@@ -113,40 +114,43 @@ class Workers:
     def _work(self) -> None:
         while not self._stopping.is_set():
             try:
-                ref = self._next()
-                if ref is None:
+                message = self._next()
+                if message is None:
                     return
-                with self._slots.slot():
-                    self._process(ref)
+                try:
+                    with self._slots.slot(message.line):
+                        self._process(message)
+                finally:
+                    self._queue.done(message)
             except StorageUnavailable:
                 _log.debug("the database did not answer", exc_info=True)  # the writer warns of it
                 self._stopping.wait(1)
             except Exception:  # an error with one task must not end the worker; the sweep wakes the task again
                 _log.exception("task not processed")
 
-    def _next(self) -> TaskRef | None:
-        """Wait for the next task. Returns None if this thread must end: the workers stop, or it is not needed."""
+    def _next(self) -> Message | None:
+        """Wait for the next message. Returns None if this thread must end: the workers stop, or it is not needed."""
         while not self._stopping.is_set():
             with self._lock:
                 self._idle += 1
-            ref = self._queue.receive(self._max_idle_s, self._stopping.is_set)
+            message = self._queue.receive(self._max_idle_s, self._stopping.is_set, limit=self._limit())
             with self._lock:
                 self._idle -= 1
                 another_waits = self._idle > 0
-                if ref is None and another_waits:
+                if message is None and another_waits:
                     self._workers.remove(threading.current_thread())
                     break
-            if ref is not None:
+            if message is not None:
                 self._grow_if_needed()
-                return ref
+                return message
         return None
 
-    def _process(self, ref: TaskRef) -> None:
+    def _process(self, message: Message) -> None:
         """Carry a task out; if the database fails, send its message again, as SQS does."""
         try:
-            self._service.process(ref, owner=self._new_id())
+            self._service.process(message.ref, owner=self._new_id())
         except StorageUnavailable:
-            self._queue.send(ref, delay_s=RETRY_S)
+            self._queue.send(message.ref, delay_s=RETRY_S, priority=message.priority)
             raise
 
     def _sweep(self) -> None:

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from llm_server.orchestration.domain.ports.queue import Message
+from llm_server.orchestration.domain.status import Priority
 from llm_server.orchestration.domain.task import TaskRef
 from support.in_process_server import CalledServer, called_server
 
@@ -18,6 +20,18 @@ def test_an_accepted_task_answers_exactly_four_fields(server: CalledServer) -> N
     assert (answer.status, list(answer.json)) == (202, ["task_id", "status", "result", "error"])
     assert (answer.json["status"], answer.json["result"], answer.json["error"]) == ("Queued", None, None)
     assert isinstance(answer.json["task_id"], str)
+
+
+@pytest.mark.parametrize(
+    ("fields", "shown"),
+    [({}, "interactive"), ({"priority": "interactive"}, "interactive"), ({"priority": "BATCH"}, "batch")],
+)
+def test_a_task_shows_its_priority(server: CalledServer, fields: dict[str, str], shown: str) -> None:
+    """It goes with the message, which waits behind those of the caller's interactive tasks."""
+    task_id = server.created(**fields)
+
+    assert server.get(f"tasks/{task_id}").json["priority"] == shown
+    assert server.queue.receive(0) == Message(TaskRef("local", task_id), Priority(shown))
 
 
 def test_an_accepted_task_says_where_and_when_to_poll(server: CalledServer) -> None:
@@ -34,7 +48,7 @@ def test_a_task_is_stored_and_queued_before_the_answer(server: CalledServer) -> 
     task_id = server.created()
 
     assert server.store.peek(TaskRef("local", task_id)).status == "Queued"
-    assert server.queue.receive(0) == TaskRef("local", task_id)
+    assert server.queue.receive(0) == Message(TaskRef("local", task_id))
 
 
 @pytest.mark.parametrize(

@@ -50,6 +50,7 @@ def test_a_dry_run_is_true_or_false(server: CalledServer) -> None:
         ({"metadata": {"k": "x" * 513}}, "The field 'metadata.k' must have at most 512 characters."),
         ({"metadata": {"": "x"}}, "The key '' of the field 'metadata' must have 1 or more characters."),
         ({"plan_approval": "yes"}, "The field 'plan_approval' must be true or false."),
+        ({"priority": "urgent"}, "The field 'priority' must be 'interactive' or 'batch'."),
         ({"mode": "Fast"}, "The field 'mode' must be 'Chat', 'Agent' or 'Plan'."),
         (
             {"limits": {"max_cost_usd": 0}},

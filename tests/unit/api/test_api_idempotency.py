@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from llm_server.orchestration.access.idempotency import KEPT_MS
+from llm_server.orchestration.domain.ports.queue import Message
 from llm_server.orchestration.domain.ports.store import Store
 from llm_server.orchestration.domain.task import TaskRef
 from llm_server.orchestration.tasks.intake import Accepted
@@ -167,7 +168,7 @@ def test_a_task_whose_first_call_died_is_created_by_the_second(
     answer = posted(server, "k")
 
     assert (answer.status, "idempotent-replayed" in answer.headers) == (202, False)
-    assert server.queue.receive(0) == TaskRef("local", answer.json["task_id"])
+    assert server.queue.receive(0) == Message(TaskRef("local", answer.json["task_id"]))
     assert server.get("metrics").json["queue_length"] == 1
 
 

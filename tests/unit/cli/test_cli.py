@@ -142,7 +142,7 @@ def test_submit_sends_every_option_under_the_names_of_the_api(server: Script) ->
 
     result = run(
         server, "submit", "x", "--no-wait", *options.split(), "--max-output-tokens", "9", "--plan-approval",
-        "--source", "local, api", "--source", "local",
+        "--priority", "batch", "--source", "local, api", "--source", "local",
         "--metadata", "team=a=b", "--metadata", "x=",
     )  # fmt: skip
 
@@ -156,6 +156,7 @@ def test_submit_sends_every_option_under_the_names_of_the_api(server: Script) ->
         "limits": {"max_cost_usd": 0, "deadline_s": 30, "max_output_tokens": 9, "sources": ["local", "api", "local"]},
         "metadata": {"team": "a=b", "x": ""},
         "plan_approval": True,
+        "priority": "batch",
     }
 
 

@@ -11,6 +11,7 @@ import pytest
 from llm_server.orchestration.dispatch.places import Places
 from llm_server.orchestration.domain.cancellation import Cancellation
 from llm_server.orchestration.domain.errors import OutOfTime, TaskCancelled
+from llm_server.orchestration.domain.turns import Line
 from support.scripted_engine import WAIT_S, an_engine
 
 
@@ -47,6 +48,42 @@ def test_calls_get_their_places_in_the_order_in_which_they_began_to_wait() -> No
             each.result(WAIT_S)
 
     assert order == list(range(20))
+
+
+def test_a_call_of_another_tenant_gets_the_next_place() -> None:
+    """Twenty calls of one tenant wait already. So the other tenant waits for one call, not for twenty."""
+    of, order = places(), list[str]()
+
+    def call(tenant: str) -> None:
+        with of.hold("only", WAIT_S, Cancellation(), Line(tenant)):
+            order.append(tenant)
+
+    with ThreadPoolExecutor(21) as pool:
+        with of.hold("only", WAIT_S, Cancellation(), Line("a")):
+            calls = []
+            for number, tenant in enumerate(["a"] * 20 + ["b"]):
+                calls.append(pool.submit(call, tenant))
+                until_waiting(of, number + 1)
+        for each in calls:
+            each.result(WAIT_S)
+
+    assert order == ["b"] + ["a"] * 20
+
+
+def test_a_call_that_leaves_its_line_leaves_the_turns_of_others_as_they_are() -> None:
+    """A wait that ran out of time, and one that was cancelled; both counts of the tenant are right after that."""
+    of, cancellation = places(), Cancellation()
+    with ThreadPoolExecutor(1) as pool, of.hold("only", WAIT_S, Cancellation(), Line("a")):
+        with pytest.raises(OutOfTime), of.hold("only", 0.01, Cancellation(), Line("b")):
+            pass
+        waiting = pool.submit(taken, of, WAIT_S, cancellation)
+        until_waiting(of, 1)
+        cancellation.cancel()
+        with pytest.raises(TaskCancelled):
+            waiting.result(WAIT_S)
+
+    assert taken(of, 0.01)
+    assert (of._waiting["only"].in_use, of._waiting["only"].tenants) == (0, 0)
 
 
 def test_a_wait_that_was_in_vain_takes_no_place() -> None:

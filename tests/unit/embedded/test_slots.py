@@ -12,6 +12,7 @@ from random import Random
 import pytest
 
 from llm_server.embedded.slots import Slots
+from llm_server.orchestration.domain.turns import Line
 from support.concurrency import at_once
 from support.scripted_engine import WAIT_S
 
@@ -110,6 +111,26 @@ def test_threads_that_return_go_before_new_ones_each_in_their_order() -> None:
             future.result(WAIT_S)
 
     assert order == [*(f"returning {n}" for n in range(4)), *(f"new {n}" for n in range(4))]
+
+
+def test_a_slot_goes_to_the_tenant_whose_turn_it_is() -> None:
+    """Eight tasks of one tenant wait for a slot already; two of another one come later."""
+    slots, order = Slots(1), list[str]()
+
+    def work(tenant: str) -> None:
+        with slots.slot(Line(tenant)):
+            order.append(tenant)
+
+    with ThreadPoolExecutor(10) as pool:
+        with slots.slot(Line("a")):
+            done = []
+            for n, tenant in enumerate(["a"] * 8 + ["b"] * 2):
+                done.append(pool.submit(work, tenant))
+                assert holds(lambda n=n: len(slots._new) == n + 1)  # type: ignore[misc]
+        for future in done:
+            future.result(WAIT_S)
+
+    assert "".join(order) == "abab" + "a" * 6
 
 
 def test_it_is_told_when_a_thread_begins_to_wait() -> None:

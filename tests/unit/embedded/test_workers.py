@@ -14,7 +14,7 @@ from llm_server.embedded.workers import RETRY_S, Workers, workers_for
 from llm_server.orchestration.domain.engines.call import EngineCall
 from llm_server.orchestration.domain.errors import StorageUnavailable
 from llm_server.orchestration.domain.snapshot import Snapshot
-from llm_server.orchestration.domain.status import Status
+from llm_server.orchestration.domain.status import Priority, Status
 from llm_server.orchestration.domain.task import TaskRef
 from support.scripted_engine import WAIT_S, Answer, ScriptedEngine, a_catalog, an_engine
 from support.scripted_service import LEASE_S, SWEEP_S, Served
@@ -110,7 +110,7 @@ class Held:
 
 
 def test_workers_are_started_when_they_are_needed_up_to_the_limit(served: Served, crew: Crew) -> None:
-    """One more than there are tasks waits for the next task, until the limit is reached."""
+    """One more than there are tasks waits for the next task; at the limit, it takes none of the same tenant."""
     held = Held()
     use(served, held)
     workers = crew(4)
@@ -121,7 +121,7 @@ def test_workers_are_started_when_they_are_needed_up_to_the_limit(served: Served
     refs += [served.submit() for _ in range(4)]
     assert holds(lambda: held.calls == 4)
     time.sleep(0.05)
-    assert (held.calls, workers.count) == (4, 4)
+    assert (held.calls, workers.count) == (4, 5)
     held.leave.set()
 
     assert [ended(served, ref) for ref in refs] == [Status.COMPLETED] * 6
@@ -242,8 +242,8 @@ def test_a_message_comes_again_when_the_database_failed(served: Served, crew: Cr
         failed.set()
         raise StorageUnavailable(f"{ref} cannot be read.")
 
-    def watched(ref: TaskRef, *, delay_s: int = 0) -> None:
-        send(ref, delay_s=delay_s)
+    def watched(ref: TaskRef, *, delay_s: int = 0, priority: Priority = Priority.INTERACTIVE) -> None:
+        send(ref, delay_s=delay_s, priority=priority)
         if failed.is_set():
             sent_again.set()
 

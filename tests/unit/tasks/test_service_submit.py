@@ -6,12 +6,19 @@ from typing import Any
 
 import pytest
 
-from llm_server.orchestration.domain.errors import InvalidInput, StorageUnavailable, UnknownName
+from llm_server.orchestration.domain.errors import (
+    EngineUnavailable,
+    InvalidInput,
+    PromptRefused,
+    StorageUnavailable,
+    UnknownName,
+)
+from llm_server.orchestration.domain.ports.queue import Message
 from llm_server.orchestration.domain.snapshot import Limits
-from llm_server.orchestration.domain.status import Mode, Status
+from llm_server.orchestration.domain.status import Mode, Priority, Status
 from llm_server.orchestration.tasks.new_task import NewTask
 from support.in_process_server import FailingStore
-from support.scripted_engine import a_catalog, an_engine
+from support.scripted_engine import ScriptedEngine, a_catalog, an_engine
 from support.scripted_service import SWEEP_S, Served
 
 AWAY = StorageUnavailable("The database does not answer; try again.")
@@ -27,6 +34,27 @@ def test_a_task_is_stored_before_a_worker_is_woken(served: Served) -> None:
     assert seen == [Status.QUEUED]
     asked = served.get(ref).request
     assert (asked.prompt, asked.limits.max_output_tokens, asked.metadata) == ("Why?", 9, {"k": "v"})
+
+
+def test_each_message_of_a_task_has_its_priority(served: Served) -> None:
+    """The first one, those of the sweep, of a release and of a retry."""
+    served.engine = ScriptedEngine(EngineUnavailable("Busy."), PromptRefused("No."), "Hello.")
+    served.use(a_catalog({"only": an_engine()}))
+    ref = served.submit(priority=Priority.BATCH)
+    messages = [served.queue.receive(0)]
+    served.clock.pass_s(SWEEP_S)
+    served.service.sweep()
+    messages.append(served.queue.receive(0))
+    served.service.process(ref, owner="w1")
+    served.clock.pass_s(SWEEP_S)
+    messages.append(served.queue.receive(0))
+    served.service.process(ref, owner="w2")
+    served.service.retry(ref)
+    messages.append(served.queue.receive(0))
+    served.service.process(ref, owner="w3")
+
+    assert messages == [Message(ref, Priority.BATCH)] * 4
+    assert served.get(ref).task.status is Status.COMPLETED
 
 
 def test_a_task_whose_wake_up_was_not_sent_is_accepted(served: Served) -> None:

@@ -175,7 +175,7 @@ def test_a_task_that_crashes_every_worker_fails_and_is_not_swept_again(served: S
         served.service.sweep()
         while message := served.queue.receive(0):
             with suppress(ZeroDivisionError):
-                served.service.process(message, owner="w")
+                served.service.process(message.ref, owner="w")
         served.clock.pass_s(60)
 
     assert served.get(ref).task.error == "The task was given up: workers took it 3 times without progress."
@@ -189,9 +189,9 @@ def test_no_task_is_lost_when_all_messages_are_lost(served: Served, done: int) -
     for _ in range(3):
         served.submit()
     for _ in range(done):
-        ref = served.queue.receive(0)
-        assert ref
-        served.service.process(ref, owner="w")
+        message = served.queue.receive(0)
+        assert message
+        served.service.process(message.ref, owner="w")
     lose_messages(served)
     served.clock.pass_s(SWEEP_S)
     served.service.sweep()

@@ -10,15 +10,17 @@ import pytest
 
 from llm_server.orchestration.domain.engines.call import EngineCall
 from llm_server.orchestration.domain.errors import StorageUnavailable
+from llm_server.orchestration.domain.ports.queue import Message
+from llm_server.orchestration.domain.status import Priority
 from llm_server.orchestration.domain.task import Task, TaskRef
 from llm_server.orchestration.tasks.worker import SUSPECT_PAUSE_S
 from support.scripted_engine import WAIT_S, ScriptedEngine
 from support.scripted_service import LEASE_S, SWEEP_S, Served
 
 
-def deserted(served: Served, times: int) -> TaskRef:
+def deserted(served: Served, times: int, priority: Priority = Priority.INTERACTIVE) -> TaskRef:
     """Submit a task, let `times` workers claim it and die, and let the last lease end."""
-    ref = served.submit()
+    ref = served.submit(priority=priority)
     for _ in range(times):
         task = served.store.peek(ref)
         now_ms = served.clock()
@@ -79,7 +81,7 @@ def test_a_suspect_that_must_wait_is_no_delivery_and_holds_no_worker(tmp_path: P
         late.extend(served.queue.receive(0) for _ in refs[1:])
         return "Hello."
 
-    early, late = list[TaskRef | None](), list[TaskRef | None]()
+    early, late = list[Message | None](), list[Message | None]()
     served = Served(tmp_path, ScriptedEngine(meanwhile, "Hello."))
     refs = [deserted(served, 2) for _ in range(20)]
 
@@ -87,7 +89,7 @@ def test_a_suspect_that_must_wait_is_no_delivery_and_holds_no_worker(tmp_path: P
 
     assert {task.deliveries for task in tasks} == {2}
     assert early == [None]
-    assert late == refs[1:]
+    assert late == [Message(ref) for ref in refs[1:]]
     served.close()
 
 
@@ -106,7 +108,7 @@ def test_a_suspect_that_waits_goes_on_as_soon_as_the_other_one_has_ended(tmp_pat
 
     served.service.process(refs[0], owner="w")
     for ref in refs[1:]:
-        assert served.queue.receive(0) == ref
+        assert served.queue.receive(0) == Message(ref)
         served.service.process(ref, owner="w")
         assert served.store.peek(ref).status == "Completed"
 
@@ -115,6 +117,25 @@ def test_a_suspect_that_waits_goes_on_as_soon_as_the_other_one_has_ended(tmp_pat
     assert served.work() == 3  # the delayed messages find nothing to do
     assert len(served.engine.calls) == 4
     served.audit()
+    served.close()
+
+
+def test_a_suspect_that_waits_keeps_its_priority(tmp_path: Path) -> None:
+    """Of its message that comes when its turn comes, and of the one that comes after the pause."""
+
+    def meanwhile(call: EngineCall) -> str:
+        served.service.process(second, owner="w")
+        return "Hello."
+
+    served = Served(tmp_path, ScriptedEngine(meanwhile, "Hello."))
+    first, second = deserted(served, 2), deserted(served, 2, Priority.BATCH)
+    while served.queue.receive(0):
+        pass
+
+    served.service.process(first, owner="w")
+    assert served.queue.receive(0) == Message(second, Priority.BATCH)
+    served.clock.pass_s(SUSPECT_PAUSE_S)
+    assert served.queue.receive(0) == Message(second, Priority.BATCH)
     served.close()
 
 
@@ -132,11 +153,11 @@ def test_each_suspect_that_waits_is_woken_once(tmp_path: Path) -> None:
         pass
 
     served.service.process(first, owner="w")
-    assert served.queue.receive(0) == woken
+    assert served.queue.receive(0) == Message(woken)
     served.service.process(early, owner="w")
 
     assert served.store.peek(early).status == "Completed"
-    assert served.queue.receive(0) == last
+    assert served.queue.receive(0) == Message(last)
     served.close()
 
 

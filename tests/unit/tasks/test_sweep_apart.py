@@ -8,6 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from llm_server.orchestration.domain.errors import StorageUnavailable, TaskNotFound
+from llm_server.orchestration.domain.ports.queue import Message
 from llm_server.orchestration.domain.retention import SLACK_MS
 from llm_server.orchestration.domain.snapshot import Limits, Snapshot
 from llm_server.orchestration.domain.status import Status
@@ -85,11 +86,11 @@ def test_a_task_with_a_storage_error_is_woken_by_the_next_sweep(served: Served) 
 
     served.store.retain = away  # type: ignore[method-assign]
     assert served.service.sweep() == 1
-    assert served.queue.receive(0) == other
+    assert served.queue.receive(0) == Message(other)
     served.store.retain = retain  # type: ignore[method-assign]
 
     assert served.service.sweep() == 1
-    assert served.queue.receive(0) == late
+    assert served.queue.receive(0) == Message(late)
 
 
 def test_a_task_deleted_during_its_deadline_check_does_not_stop_the_sweep(

@@ -16,7 +16,7 @@ from llm_server.orchestration.domain.engines.state import EngineState
 from llm_server.orchestration.domain.ports.store import Store
 from llm_server.orchestration.domain.ports.tasks import Due
 from llm_server.orchestration.domain.snapshot import Limits
-from llm_server.orchestration.domain.status import Status
+from llm_server.orchestration.domain.status import Priority, Status
 from llm_server.orchestration.domain.task import Task, TaskRef
 from llm_server.orchestration.tasks.sweep import Sweep
 from llm_server.orchestration.tasks.wakeups import WakeUps
@@ -100,7 +100,7 @@ class LongQueue:
     def __init__(self) -> None:
         self.sent: list[TaskRef] = []
 
-    def send(self, ref: TaskRef, *, delay_s: int = 0) -> None:
+    def send(self, ref: TaskRef, *, delay_s: int = 0, priority: Priority = Priority.INTERACTIVE) -> None:
         self.sent.append(ref)
 
     def depth(self) -> int:

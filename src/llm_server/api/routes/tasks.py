@@ -26,6 +26,7 @@ from llm_server.api.executor import Watch
 from llm_server.api.freshness import matches
 from llm_server.api.schemas import new_task, tasks
 from llm_server.orchestration.domain.snapshot import Snapshot
+from llm_server.orchestration.domain.turns import Line
 from llm_server.orchestration.tasks.intake import Accepted
 
 LOCATION_DOCS = ("The path of the task.", "/api/v1/tasks/01a205c3-cd94-748c-a7f0-50965914d0b5")
@@ -126,7 +127,7 @@ async def create_task(
         waits = wait_s > 0 and not accepted.task.status.is_final
         return accepted, run.watch(accepted.task.ref) if waits else None
 
-    accepted, watch = await run.write(submit)
+    accepted, watch = await run.write(submit, Line(caller.tenant, new.priority))
     ended = await watch.ended(waiting.possible_s(wait_s, request.scope)) if watch else None
     return _accepted(accepted, ended, wait_s)
 

@@ -8,7 +8,7 @@ from pydantic import BeforeValidator, Field, StringConstraints
 
 from llm_server.api.schemas.base import RequestSchema, SourceList, whole
 from llm_server.orchestration.domain.snapshot import Limits
-from llm_server.orchestration.domain.status import Mode, known_spelling
+from llm_server.orchestration.domain.status import Mode, Priority, known_spelling
 from llm_server.orchestration.tasks import new_task
 
 MAX_METADATA = 16
@@ -33,6 +33,14 @@ def _mode(value: object) -> object:
 
 ModeName = Annotated[Mode, Field(strict=False), BeforeValidator(_mode)]
 """A mode by its name, in upper or lower case; a strict field would accept only a member of the enum."""
+
+
+def _priority(value: object) -> object:
+    """Return the known spelling of a priority, as `_mode` does."""
+    return known_spelling(value, Priority) if isinstance(value, str) else value
+
+
+PriorityName = Annotated[Priority, Field(strict=False), BeforeValidator(_priority)]
 
 
 def _describe_pairs(schema: dict[str, Any]) -> None:
@@ -123,6 +131,13 @@ class NewTask(RequestSchema):
         default=False,
         description="Whether a task in Plan mode stops after its plan until the caller approves or rejects the plan.",
         examples=[False],
+    )
+    priority: PriorityName = Field(
+        default=Priority.INTERACTIVE,
+        description="`interactive`: a caller waits for the answer. `batch`: the answer may come later; while your "
+        "interactive tasks wait for a worker, one batch task is started after every four of them. Tasks of other "
+        "tenants have turns of their own.",
+        examples=["batch"],
     )
 
     def to_domain(self) -> new_task.NewTask:

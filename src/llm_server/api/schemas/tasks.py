@@ -9,7 +9,7 @@ from pydantic import Field
 from llm_server.api.schemas.base import ResponseSchema, Time
 from llm_server.api.schemas.work import AttemptView, PlanView, ReceiptView
 from llm_server.orchestration.domain.engines.catalog import Source
-from llm_server.orchestration.domain.status import Mode, Status
+from llm_server.orchestration.domain.status import Mode, Priority, Status
 from llm_server.orchestration.tasks.events import EVENT_NAMES
 
 TaskId = Annotated[
@@ -135,6 +135,10 @@ class TaskDetail(TaskSummary, TaskView):
         "parse. No other engine could be asked, or its answer has a fault, too. Null when no fault was found, and "
         "while there is no result.",
         examples=["wrong arithmetic: 2 + 3 = 6"],
+    )
+    priority: Priority = Field(
+        description="Which of the tenant's waiting tasks come first: `interactive` before `batch`.",
+        examples=["interactive"],
     )
 
 

@@ -153,7 +153,7 @@ class EngineCalls:
     ) -> CallResult:
         """Ask while holding a place; check first whether the engine failed while the call waited for the place."""
         try:
-            with self._places.hold(engine, self._left_s(terms), call.cancellation):
+            with self._places.hold(engine, self._left_s(terms), call.cancellation, terms.line):
                 self._check(engine, terms)
                 return self._ask_now(engine, call, terms, after, reserved)
         except (EngineUnavailable, OutOfTime, TaskCancelled) as failure:  # raised before the engine was asked

@@ -10,6 +10,7 @@ from llm_server.orchestration.domain.engines.allowed import AllowedEngines
 from llm_server.orchestration.domain.engines.call import Completion
 from llm_server.orchestration.domain.engines.catalog import Tier
 from llm_server.orchestration.domain.receipt import Attempt
+from llm_server.orchestration.domain.turns import OF_NO_TENANT, Line
 
 Announce = Callable[[tuple[Attempt, ...]], None]
 """Stores that a call is about to be made: the attempts at one answer so far, the last one as it is if it is lost.
@@ -30,7 +31,7 @@ class CallTerms:
     is the answer gate: it returns a short phrase that says what is wrong with a completion, or None. If `escalates` is
     False, no strong engine is asked after a faulty or empty answer of a cheap one. `timed_out` are the calls for the
     same answer that timed out in earlier claims. `earlier` are the attempts at the same answer that
-    were made on other terms; `announce` is called before each call.
+    were made on other terms; `announce` is called before each call. `line` is where the call waits for its place.
     """
 
     purpose: str
@@ -43,6 +44,7 @@ class CallTerms:
     timed_out: tuple[Attempt, ...] = ()
     earlier: tuple[Attempt, ...] = ()
     announce: Announce = _unannounced
+    line: Line = OF_NO_TENANT
 
     def left_s(self, now_ms: int) -> float:
         """Return the seconds left until `until_ms`; negative after it."""

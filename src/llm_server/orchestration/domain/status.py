@@ -1,4 +1,4 @@
-"""A task's mode and status, and the lookup of names regardless of upper and lower case.
+"""A task's mode, status and priority, and the lookup of names regardless of upper and lower case.
 
 These are apart from the task, because the analysis needs them and must load fast.
 """
@@ -35,6 +35,13 @@ class Status(StrEnum):
     def is_active(self) -> bool:
         """Whether a worker has the task, or had it when its lease ended."""
         return self in (Status.PROCESSING, Status.PLANNED)
+
+
+class Priority(StrEnum):
+    """Which of a tenant's tasks comes first. `batch` tasks have every fifth turn while `interactive` ones wait."""
+
+    INTERACTIVE = "interactive"
+    BATCH = "batch"
 
 
 def known_spelling(name: str, known: Iterable[str]) -> str:

@@ -17,7 +17,8 @@ from llm_server.orchestration.domain.engines.catalog import Sources
 from llm_server.orchestration.domain.errors import IllegalTransition, TaskBusy, TaskFinished, TaskUnapproved
 from llm_server.orchestration.domain.output import Output, last_answered
 from llm_server.orchestration.domain.receipt import Attempt, Receipt
-from llm_server.orchestration.domain.status import Mode, Status
+from llm_server.orchestration.domain.status import Mode, Priority, Status
+from llm_server.orchestration.domain.turns import Line
 
 NEVER_MS = 253_402_300_799_000
 """The end of the year 9999: the due time of a task that only its caller can move on."""
@@ -116,6 +117,7 @@ class Task:
     metadata: Mapping[str, str] = field(default_factory=dict)
     sources: Sources | None = None
     pending: tuple[Attempt, ...] = ()
+    priority: Priority = Priority.INTERACTIVE
 
     @property
     def awaits_approval(self) -> bool:
@@ -144,6 +146,11 @@ class Task:
     @property
     def ref(self) -> TaskRef:
         return TaskRef(self.tenant, self.task_id)
+
+    @property
+    def line(self) -> Line:
+        """Where the task waits for its turn."""
+        return Line(self.tenant, self.priority)
 
     def is_suspect(self, *, now_ms: int) -> bool:
         """Return whether two workers in a row died with the task. A process carries out one suspect at a time."""

@@ -116,6 +116,7 @@ class RoleCaller:
             escalates=self._escalates,
             timed_out=tuple(attempt for attempt in claim.timed_out if attempt.purpose == call.purpose),
             announce=claim.announce,
+            line=claim.task.line,
         )
         return engine_call, terms
 

@@ -159,7 +159,7 @@ class Intake:
         A worker is woken in that case too, because the earlier call may have died before it did that.
         """
         is_new = self._store.add(task, request, max_in_flight=payer.limits.tasks_in_flight if payer else None)
-        self._wakeups.send(task.ref)
+        self._wakeups.send(task.ref, task.priority)
         return is_new
 
     def _prepared(self, tenant: str, new: NewTask, task_id: str, payer: Payer | None) -> tuple[Task, Request]:
@@ -179,6 +179,7 @@ class Intake:
             charge=payer.charge if payer else None,
             deadline_ms=new.limits.deadline_ms(now_ms),
             metadata=new.metadata,
+            priority=new.priority,
         )
         request = Request(
             prompt=new.prompt,

@@ -61,7 +61,7 @@ class Lifecycle:
 
         snapshot, saved = change.apply(self._store, ref, decide)
         if saved and approve:
-            self._wakeups.send(ref)
+            self._wakeups.send(ref, snapshot.task.priority)
         return snapshot
 
     def cancel(self, ref: TaskRef) -> Snapshot:
@@ -111,7 +111,7 @@ class Lifecycle:
 
         snapshot, _ = change.apply(self._store, ref, decide)
         if snapshot.task.status is Status.QUEUED:
-            self._wakeups.send(ref)
+            self._wakeups.send(ref, snapshot.task.priority)
         return snapshot
 
     def delete(self, ref: TaskRef) -> None:

@@ -12,7 +12,7 @@ from llm_server.orchestration.domain.engines.allowed import checked_sources, wit
 from llm_server.orchestration.domain.engines.catalog import Catalog
 from llm_server.orchestration.domain.errors import InvalidInput
 from llm_server.orchestration.domain.snapshot import Limits
-from llm_server.orchestration.domain.status import Mode, known_spelling
+from llm_server.orchestration.domain.status import Mode, Priority, known_spelling
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,6 +27,7 @@ class NewTask:
     limits: Limits = field(default_factory=Limits)
     metadata: Mapping[str, str] = field(default_factory=dict)
     plan_approval: bool = False
+    priority: Priority = Priority.INTERACTIVE
 
     def digest(self) -> str:
         """Return a hash of the fields. Leaving a field out gives the same hash as setting it to its default."""

@@ -119,7 +119,7 @@ class Sweep:
             if task.is_waiting and not was_woken and task.updated_ms < known_ms:
                 with self._isolated(due):
                     if self._store.postpone(due, task, self._next_look_ms(task)):
-                        woken += self._wakeups.send(due.ref, delay_s=delay_s)
+                        woken += self._wakeups.send(due.ref, task.priority, delay_s=delay_s)
         return woken
 
     def _look_at_all(self, until_ms: int, may_continue: Callable[[], bool]) -> int:
@@ -190,7 +190,7 @@ class Sweep:
         if not self._store.postpone(due, task, self._next_look_ms(task)) or needs_no_message:
             return False
         _log.info("task woken by the sweep", extra=log_fields(task))
-        return self._wakeups.send(due.ref)
+        return self._wakeups.send(due.ref, task.priority)
 
     def _next_look_ms(self, task: Task) -> int:
         """Return when to look again at a task that is looked at now: the older the task, the later."""

@@ -6,6 +6,7 @@ import logging
 
 from llm_server.orchestration.domain.errors import StorageUnavailable
 from llm_server.orchestration.domain.ports.queue import Queue
+from llm_server.orchestration.domain.status import Priority
 from llm_server.orchestration.domain.task import Task, TaskRef
 
 _log = logging.getLogger(__name__)
@@ -17,10 +18,10 @@ class WakeUps:
     def __init__(self, queue: Queue) -> None:
         self._queue = queue
 
-    def send(self, ref: TaskRef, *, delay_s: int = 0) -> bool:
+    def send(self, ref: TaskRef, priority: Priority, *, delay_s: int = 0) -> bool:
         """Wake a worker after `delay_s` seconds. Returns False if the queue cannot be reached."""
         try:
-            self._queue.send(ref, delay_s=delay_s)
+            self._queue.send(ref, delay_s=delay_s, priority=priority)
         except StorageUnavailable:
             _log.warning("wake-up not sent", extra={"task_id": ref.task_id})
             return False

@@ -20,8 +20,8 @@ from llm_server.orchestration.domain.ports.tasks import TaskStore
 from llm_server.orchestration.domain.receipt import Attempt
 from llm_server.orchestration.domain.retention import is_to_be_renewed
 from llm_server.orchestration.domain.snapshot import Snapshot
-from llm_server.orchestration.domain.status import Status
-from llm_server.orchestration.domain.task import TaskRef
+from llm_server.orchestration.domain.status import Priority, Status
+from llm_server.orchestration.domain.task import Task, TaskRef
 from llm_server.orchestration.execution.orchestrator import Orchestrator
 from llm_server.orchestration.execution.outcome import Progress
 from llm_server.orchestration.tasks.claimed_task import ClaimedTask
@@ -66,7 +66,7 @@ class Worker:
         self._sweep_ms = sweep_ms
         self._settlement = Settlement(store, ledger, clock)
         self._suspect_turn = threading.Lock()
-        self._waiting_suspects = dict[TaskRef, None]()
+        self._waiting_suspects = dict[TaskRef, Priority]()
         """In the order in which they began to wait."""
         self._lock = threading.Lock()
         self._running: list[tuple[TaskRef, Cancellation]] = []
@@ -90,21 +90,22 @@ class Worker:
         """
         self._orchestrator.prepare()  # before the claim, which the embedded store carries out on its writer's thread
         try:
-            if self._deliver(ref, owner, until_ms, suspects=False):
-                self._deliver_suspect(ref, owner, until_ms)
+            if suspect := self._deliver(ref, owner, until_ms, suspects=False):
+                self._deliver_suspect(suspect, owner, until_ms)
         except TaskNotFound as reason:
             _not_needed(ref, reason)
 
-    def _deliver_suspect(self, ref: TaskRef, owner: str, until_ms: int | None) -> None:
+    def _deliver_suspect(self, suspect: Task, owner: str, until_ms: int | None) -> None:
         """Claim a suspect and carry it out. If another one is being carried out here, send its message again instead.
 
         It is not claimed then, so a crash caused by the other task does not use up one of its deliveries. When a
         suspect's turn ends, the one that has waited longest is woken at once.
         """
+        ref, priority = suspect.ref, suspect.priority
         if not self._suspect_turn.acquire(blocking=False):
             with self._lock:
-                self._waiting_suspects[ref] = None
-            self._wakeups.send(ref, delay_s=SUSPECT_PAUSE_S)
+                self._waiting_suspects[ref] = priority
+            self._wakeups.send(ref, priority, delay_s=SUSPECT_PAUSE_S)
             return
         try:
             with self._lock:
@@ -120,11 +121,11 @@ class Worker:
             waiting = next(iter(self._waiting_suspects), None)
             if waiting is None:
                 return
-            del self._waiting_suspects[waiting]
-        self._wakeups.send(waiting)
+            priority = self._waiting_suspects.pop(waiting)
+        self._wakeups.send(waiting, priority)
 
-    def _deliver(self, ref: TaskRef, owner: str, until_ms: int | None, *, suspects: bool) -> bool:
-        """Claim a task and carry it out. Returns True, with nothing done, for a suspect if `suspects` is False."""
+    def _deliver(self, ref: TaskRef, owner: str, until_ms: int | None, *, suspects: bool) -> Task | None:
+        """Claim a task and carry it out. If `suspects` is False, a suspect is returned with nothing done."""
         with self._cancellable(ref) as cancellation:  # before the claim, so that no cancellation is missed
             now_ms = self._clock()
             snapshot, claimed = self._store.atomically(lambda: self._taken(ref, owner, now_ms, suspects=suspects))
@@ -134,9 +135,9 @@ class Worker:
                 end_ms = now_ms + self._window.ms
                 key_budget = KeyBudget.of(self._ledger, claimed.task)
                 self._carry_out(claimed, key_budget, min(until_ms or end_ms, end_ms), cancellation)
-            else:
-                return not suspects and snapshot.task.is_suspect(now_ms=now_ms)
-        return False
+            elif not suspects and snapshot.task.is_suspect(now_ms=now_ms):
+                return snapshot.task
+        return None
 
     def _taken(self, ref: TaskRef, owner: str, now_ms: int, *, suspects: bool) -> tuple[Snapshot, Snapshot | None]:
         """Return a task as it is stored, and as it is claimed; None if it is not to be claimed. Raises TaskNotFound."""
@@ -231,7 +232,7 @@ class Worker:
         level = logging.INFO if task.status.is_final else logging.DEBUG
         _log.log(level, "task state", extra=log_fields(task))
         if task.status is Status.QUEUED:
-            self._wakeups.send(task.ref, delay_s=progress.delay_s)
+            self._wakeups.send(task.ref, task.priority, delay_s=progress.delay_s)
 
 
 def _not_needed(ref: TaskRef, reason: Exception) -> None:

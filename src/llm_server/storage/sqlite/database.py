@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 
 from llm_server.orchestration.domain.errors import ConfigurationError
+from llm_server.orchestration.domain.turns import Line
 from llm_server.storage.sqlite.failures import Failures, damage, is_damage, is_locked
 from llm_server.storage.sqlite.file.marker import mark_in_use, refuse_loss, was_in_use
 from llm_server.storage.sqlite.file.process_lock import OnlyProcess, cannot_be_opened
@@ -67,9 +68,12 @@ class Database:
         """
         return self._writer.run(work)
 
-    def put(self, command: Command[T]) -> None:
-        """Hand a command to the writer without waiting for it. Raises StorageUnavailable if the database is closed."""
-        self._writer.put(command)
+    def put(self, command: Command[T], line: Line | None = None) -> None:
+        """Hand a command to the writer without waiting for it. With a line, it waits behind the commands without one.
+
+        Raises StorageUnavailable if the database is closed.
+        """
+        self._writer.put(command, line)
 
     def after_commit(self, call: Callable[[], None]) -> None:
         """Call `call` once the running command is committed; at once if none is running on this thread."""

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from llm_server.orchestration.domain.ports.listing import EVERY_TASK, Page, TaskFilter
 from llm_server.orchestration.domain.ports.tasks import Due
 from llm_server.orchestration.domain.retention import Retention
+from llm_server.orchestration.domain.status import Priority
 from llm_server.orchestration.domain.task import Task, TaskRef
 from llm_server.storage import records
 from llm_server.storage.listing import Bounds, Round, Span, fill_page
@@ -46,7 +47,9 @@ _MAY_HAVE_OWNER = "('Processing'), ('Planned'), ('Cancelled')"
 _IS_RELEASED = "status = 'Queued' AND json_valid(body) AND json_extract(body, '$.notes[#-1][0]') IN ('r', 'w')"
 _VISIBLE_MS = "ifnull(min(json_extract(body, '$.due_ms') - ?, json_extract(body, '$.updated_ms') + ?), 0)"
 """A task is released with a `due_ms` of a `sweep_ms` after its retry delay. A damaged one may lack the times."""
-_MESSAGE = f"tenant || '/' || task_id, CASE WHEN {_IS_RELEASED} THEN {_VISIBLE_MS} ELSE 0 END"
+_IS_BATCH = f"json_valid(body) AND json_extract(body, '$.priority') = '{Priority.BATCH}'"
+_PRIORITY = f"CASE WHEN {_IS_BATCH} THEN '{Priority.BATCH}' ELSE '{Priority.INTERACTIVE}' END"
+_MESSAGE = f"tenant || '/' || task_id, CASE WHEN {_IS_RELEASED} THEN {_VISIBLE_MS} ELSE 0 END, {_PRIORITY}"
 WAKE_UPS = f"""{_BY_STATUS.format(_MESSAGE, f"('Queued'), {_MAY_HAVE_OWNER}")}
     WHERE status = 'Queued' OR {HAS_OWNER} ORDER BY status = 'Queued', task_id"""
 OWNED = f"{_BY_STATUS.format('body', _MAY_HAVE_OWNER)} WHERE {HAS_OWNER}"
@@ -184,11 +187,11 @@ def postpone(db: sqlite3.Connection, due: Due, task: Task | None, due_ms: int, r
     return cursor.rowcount == 1
 
 
-def wake_ups(database: Database, sweep_ms: int) -> Iterator[tuple[str, int]]:
+def wake_ups(database: Database, sweep_ms: int) -> Iterator[tuple[str, int, str]]:
     """Yield a message for each task that a worker can do something for, those that had a worker first, then by age.
 
-    A message is the task's reference as text, and the Unix milliseconds from which it is visible. All are read in one
-    transaction, which stays open during the iteration.
+    A message is the task's reference as text, the Unix milliseconds from which it is visible, and the task's priority.
+    All are read in one transaction, which stays open during the iteration.
     """
     with database.reading() as db:
         yield from db.execute(WAKE_UPS, (sweep_ms, MAX_DELAY_MS))

@@ -142,8 +142,10 @@ class SqliteStore:
         """
         return self._database.write(lambda db: indexes.end_leases(db, now_ms))
 
-    def wake_ups(self, sweep_ms: int) -> Iterator[tuple[str, int]]:
-        """Yield the messages that the queue of a new process needs, after `end_leases`: a task, and when it is visible.
+    def wake_ups(self, sweep_ms: int) -> Iterator[tuple[str, int, str]]:
+        """Yield the messages that the queue of a new process needs, after `end_leases`.
+
+        Each is a task, when its message is visible, and the task's priority.
 
         They are for the Queued tasks, and for those that an earlier process left to a worker: the open ones to go on
         with, the Cancelled ones to record the cost of their calls. A released task is visible after its retry delay.

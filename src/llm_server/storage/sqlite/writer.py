@@ -12,11 +12,12 @@ import time
 from collections import deque
 from collections.abc import Callable
 from functools import partial
-from queue import SimpleQueue
 from typing import Any, Generic, TypeVar, cast
 
 from llm_server.orchestration.domain.errors import StorageBroken
+from llm_server.orchestration.domain.turns import Line
 from llm_server.storage.sqlite.failures import Failures, unavailable
+from llm_server.storage.sqlite.waiting_commands import WaitingCommands
 
 T = TypeVar("T")
 Work = Callable[[sqlite3.Connection], T]
@@ -90,7 +91,7 @@ class Writer:
         self.connection = connection
         """Only for use inside a command."""
         self._failures = failures
-        self._commands: SimpleQueue[Command[Any] | None] = SimpleQueue()
+        self._commands = WaitingCommands[Command[Any]]()
         self._guard = threading.Lock()
         self._thread = threading.Thread(target=self._write, name="writer", daemon=True)
         self._is_closed = False
@@ -122,12 +123,15 @@ class Writer:
         committed.acquire()
         return command.outcome()
 
-    def put(self, command: Command[Any]) -> None:
-        """Hand over a command without waiting for it. Raises StorageUnavailable if the writer is closed."""
+    def put(self, command: Command[Any], line: Line | None = None) -> None:
+        """Hand over a command without waiting for it; that of a request waits in a line.
+
+        Raises StorageUnavailable if the writer is closed.
+        """
         with self._guard:
             if self._is_closed:
                 raise unavailable()
-            self._commands.put(command)
+            self._commands.put(command, line)
 
     def after_commit(self, call: Callable[[], None]) -> None:
         """Call `call` once the running command is committed, before its caller goes on; outside a command, at once."""
@@ -140,7 +144,7 @@ class Writer:
         """Carry out the commands that wait, then end the thread and close the connection."""
         with self._guard:
             self._is_closed = True
-            self._commands.put(None)
+            self._commands.end()
         self._thread.join()
         self.connection.close()
 
@@ -150,7 +154,7 @@ class Writer:
 
     def _commit_group(self, first: Command[Any]) -> None:
         """Carry out a command, and those that wait, in one transaction; then make their outcomes known."""
-        again = self._commit(first, self._next)
+        again = self._commit(first, self._commands.get_now)
         while again:
             waiting = deque(again)
             undone = self._commit(waiting.popleft(), partial(_first, waiting))
@@ -206,15 +210,6 @@ class Writer:
             if command.error is None:
                 command.error = failure
             command.finish()
-
-    def _next(self) -> Command[Any] | None:
-        """Return the next command that waits, or None. Only this thread takes commands, so `empty` is reliable."""
-        if self._commands.empty():
-            return None
-        command = self._commands.get()
-        if command is None:
-            self._commands.put(None)  # the end; nothing comes after it
-        return command
 
     def _carry_out(self, command: Command[Any]) -> bool:
         """Carry out one command in the open transaction.
