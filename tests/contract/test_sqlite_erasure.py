@@ -16,9 +16,9 @@ import pytest
 from llm_server.orchestration.domain.errors import StorageUnavailable
 from llm_server.orchestration.domain.ports.tenants import Erased
 from llm_server.orchestration.domain.task import Task
+from llm_server.storage.sqlite.connections.writer import T, Work
 from llm_server.storage.sqlite.database import PATIENT_BUSY_S, Database
 from llm_server.storage.sqlite.store import SqliteStore
-from llm_server.storage.sqlite.writer import T, Work
 from support.builders import a_request, a_task, an_output, claimed
 
 WORD = "xylophone"

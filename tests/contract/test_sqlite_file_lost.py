@@ -17,9 +17,9 @@ from llm_server.orchestration.domain.errors import (
     StorageUnavailable,
 )
 from llm_server.orchestration.domain.task import TaskRef
+from llm_server.storage.sqlite.connections.failures import Failures
+from llm_server.storage.sqlite.connections.readers import Readers
 from llm_server.storage.sqlite.database import Database
-from llm_server.storage.sqlite.failures import Failures
-from llm_server.storage.sqlite.readers import Readers
 from llm_server.storage.sqlite.store import SqliteStore
 from support.builders import a_request, a_task
 

@@ -17,9 +17,9 @@ import pytest
 from llm_server.orchestration.domain.errors import StorageUnavailable, TaskLost
 from llm_server.orchestration.domain.status import Priority
 from llm_server.orchestration.domain.turns import Line
+from llm_server.storage.sqlite.connections.writer import MAX_BATCH_S, Command
 from llm_server.storage.sqlite.database import BUSY_S, Database
 from llm_server.storage.sqlite.store import SqliteStore
-from llm_server.storage.sqlite.writer import MAX_BATCH_S, Command
 from support.builders import a_request, a_task, claimed
 from support.scripted_engine import WAIT_S
 

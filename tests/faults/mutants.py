@@ -330,7 +330,7 @@ MUTANTS = (
     ),
     Mutant(
         "acknowledged before the commit",
-        f"{_SQLITE}/writer.py",
+        f"{_SQLITE}/connections/writer.py",
         _COMMITTED + _NOT_COMMITTED + _ACKNOWLEDGED,
         "            if is_clean:\n                for command in group:\n                    _finish(command)\n"
         '                self.connection.execute("COMMIT")\n                return []\n' + _NOT_COMMITTED,
@@ -338,14 +338,14 @@ MUTANTS = (
     ),
     Mutant(
         "failed commit acknowledged",
-        f"{_SQLITE}/writer.py",
+        f"{_SQLITE}/connections/writer.py",
         f"{_COMMITTED}{_NOT_COMMITTED}",
         f"{_COMMITTED}        except sqlite3.Error:\n            self._roll_back()\n",
         "test_group_commit",
     ),
     Mutant(
         "failed command keeps what it has written",
-        f"{_SQLITE}/writer.py",
+        f"{_SQLITE}/connections/writer.py",
         "return self.connection.total_changes == before",
         "return self.connection.total_changes >= before",
         "test_group_commit",

@@ -25,9 +25,9 @@ from llm_server.orchestration.service import Service
 from llm_server.orchestration.tasks.new_task import NewTask
 from llm_server.settings import Settings
 from llm_server.storage.memory_queue import WakeUpQueue
+from llm_server.storage.sqlite.connections.writer import Command
 from llm_server.storage.sqlite.database import Database
 from llm_server.storage.sqlite.store import SqliteStore
-from llm_server.storage.sqlite.writer import Command
 from support.audit import audit
 from support.fake_engine import FakeEngine, fake_engine
 from support.scripted_engine import WAIT_S

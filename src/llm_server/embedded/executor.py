@@ -16,8 +16,8 @@ from llm_server.embedded.loop_calls import LoopCalls, end
 from llm_server.embedded.watches import TaskWatch, Watches
 from llm_server.orchestration.domain.task import TaskRef
 from llm_server.orchestration.domain.turns import OF_NO_TENANT, Line
+from llm_server.storage.sqlite.connections.writer import Command
 from llm_server.storage.sqlite.database import Database
-from llm_server.storage.sqlite.writer import Command
 
 MAX_READ_THREADS = 4
 MAX_ANSWER_S = 5.0

@@ -12,12 +12,12 @@ from pathlib import Path
 
 from llm_server.orchestration.domain.errors import ConfigurationError
 from llm_server.orchestration.domain.turns import Line
-from llm_server.storage.sqlite.failures import Failures, damage, is_damage, is_locked
+from llm_server.storage.sqlite.connections.failures import Failures, damage, is_damage, is_locked
+from llm_server.storage.sqlite.connections.readers import Readers
+from llm_server.storage.sqlite.connections.writer import Command, T, Work, Writer
 from llm_server.storage.sqlite.file.marker import mark_in_use, refuse_loss, was_in_use
 from llm_server.storage.sqlite.file.process_lock import OnlyProcess, cannot_be_opened
 from llm_server.storage.sqlite.migrations import MIGRATIONS, Migrated, Migration, bring_up_to_date
-from llm_server.storage.sqlite.readers import Readers
-from llm_server.storage.sqlite.writer import Command, T, Work, Writer
 
 BUSY_S = 1.0
 """How long the writer waits for a lock of another process. It is short, because callers wait too."""

@@ -14,8 +14,8 @@ from llm_server.orchestration.domain.ports.tenants import Erased
 from llm_server.orchestration.domain.retention import DELETED_KEPT_MS
 from llm_server.storage import records
 from llm_server.storage.sqlite import deletions
+from llm_server.storage.sqlite.connections.writer import T, Work
 from llm_server.storage.sqlite.database import Database
-from llm_server.storage.sqlite.writer import T, Work
 
 MAX_TASKS = 50
 """How many tasks a transaction removes."""

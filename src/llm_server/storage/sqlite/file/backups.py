@@ -18,8 +18,8 @@ from pathlib import Path
 import msgspec
 
 from llm_server.orchestration.domain.errors import ConfigurationError
+from llm_server.storage.sqlite.connections.failures import is_damage
 from llm_server.storage.sqlite.database import connect, refused_as_configuration
-from llm_server.storage.sqlite.failures import is_damage
 from llm_server.storage.sqlite.file.marker import mark_in_use, refuse_loss
 from llm_server.storage.sqlite.file.new_file import new_file, part_of
 from llm_server.storage.sqlite.file.process_lock import OnlyProcess

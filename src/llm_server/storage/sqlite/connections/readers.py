@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from llm_server.storage.sqlite.failures import Failures, unavailable
+from llm_server.storage.sqlite.connections.failures import Failures, unavailable
 from llm_server.storage.sqlite.file.open_file import FileMissing
 
 MAX_READERS = 8

@@ -16,8 +16,8 @@ from typing import Any, Generic, TypeVar, cast
 
 from llm_server.orchestration.domain.errors import StorageBroken
 from llm_server.orchestration.domain.turns import Line
-from llm_server.storage.sqlite.failures import Failures, unavailable
-from llm_server.storage.sqlite.waiting_commands import WaitingCommands
+from llm_server.storage.sqlite.connections.failures import Failures, unavailable
+from llm_server.storage.sqlite.connections.waiting_commands import WaitingCommands
 
 T = TypeVar("T")
 Work = Callable[[sqlite3.Connection], T]
