@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from llm_server.orchestration.domain.api_key import Charge
 from llm_server.orchestration.domain.counters import Counters

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 from functools import partial
 
 import pytest
+from msgspec.structs import replace
 
 from llm_server.orchestration.domain.api_key import Account
 from llm_server.orchestration.domain.errors import StorageUnavailable, TooManyInFlight

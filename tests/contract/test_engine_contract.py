@@ -1,13 +1,13 @@
 """What every engine adapter promises, whatever its wire: the same answers, failures and deadlines."""
 
 import time
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from threading import Thread, Timer
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from llm_server.engines.anthropic import AnthropicEngine
 from llm_server.engines.bedrock import BedrockEngine

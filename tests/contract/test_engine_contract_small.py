@@ -1,9 +1,9 @@
 """What every adapter sends to an engine that is marked as small, and that it sends none of it to other engines."""
 
-from dataclasses import replace
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from llm_server.engines.connections import EnginePool
 from llm_server.orchestration.domain.engines.call import AnswerSchema

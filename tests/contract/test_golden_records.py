@@ -7,12 +7,13 @@ import json
 import random
 import sqlite3
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import asdict, replace
 
 from llm_server.api import views
 from llm_server.orchestration.domain.api_key import Account

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
+from msgspec.structs import replace
 
 from llm_server.orchestration.domain.api_key import Account, Charges, KeyLimits, KeyUse
 from llm_server.orchestration.domain.ports.keys import KeyStore

@@ -12,11 +12,11 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from llm_server.orchestration.domain.engines.state import EngineSwitch
 from llm_server.orchestration.domain.errors import ConfigurationError, RecordUnreadable, StorageUnavailable, TaskLost
@@ -535,7 +535,7 @@ def test_the_oldest_of_many_tasks_is_found_by_one_call(tmp_path: Path) -> None:
         fill(store, 5 * LISTING_BOUNDS.max_call)
         for n, (values, wanted) in enumerate(RARE):
             rare = a_task(f"rare{n}", created_ms=NOW_MS - n)
-            rare = replace(rare, **{"status": Status.FAILED, "finished_ms": NOW_MS} | values)  # type: ignore[arg-type]
+            rare = replace(rare, **{"status": Status.FAILED, "finished_ms": NOW_MS} | values)
             store.add(rare, a_request())
 
             assert store.page("local", size=10, task_filter=wanted) == Page([rare], ""), wanted

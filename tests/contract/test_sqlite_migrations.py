@@ -8,12 +8,12 @@ import shutil
 import sqlite3
 from collections.abc import Callable
 from contextlib import closing
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
 import pytest
+from msgspec.structs import fields
 
 from llm_server.api import views
 from llm_server.orchestration.domain.counters import Counters

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from random import Random
 
 import pytest
+from msgspec.structs import replace
 
 from llm_server.orchestration.domain.api_key import Account, KeyLimits, Payer
 from llm_server.orchestration.domain.errors import TaskLost, TaskNotFound, TooManyInFlight

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from msgspec.structs import replace
 
 from llm_server.orchestration.domain.ports.store import Store
 from llm_server.orchestration.domain.ports.tasks import IdempotencyBinding

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from typing import Protocol
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from llm_server.orchestration.domain.errors import InvalidInput
 from llm_server.orchestration.domain.ports.listing import EVERY_TASK, Page, TaskFilter
@@ -177,7 +177,7 @@ def test_a_task_passes_only_if_it_passes_every_filter(store: Store) -> None:
     }
     added(store, fitting)
     for name, difference in others.items():
-        added(store, replace(fitting, task_id=name, **difference))  # type: ignore[arg-type]
+        added(store, replace(fitting, task_id=name, **difference))
 
     assert ids(*pages(store, size=5, task_filter=wanted)) == ["fitting"]
     for name in others:

@@ -2,10 +2,10 @@
 
 import json
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from llm_server.engines.anthropic import AnthropicEngine
 from llm_server.engines.connections import EnginePool

@@ -7,12 +7,12 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import urllib3
+from msgspec.structs import replace
 
 from llm_server.engines.connections import EnginePool
 from llm_server.engines.local.llamacpp import LlamaCppEngine

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import fields
+
+from msgspec.structs import fields
 
 from llm_server.orchestration.domain.counters import Counters
 from llm_server.orchestration.domain.ports.store import Store

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from contextlib import closing
-from dataclasses import replace
 from itertools import islice
+
+from msgspec.structs import replace
 
 from llm_server.orchestration.domain.engines.call import EngineCall
 from llm_server.orchestration.domain.engines.catalog import Catalog, EngineSpec
@@ -96,7 +97,7 @@ def accepted(
 
 def changed(snapshot: Snapshot, **changes: object) -> Snapshot:
     """Return the same task in another state."""
-    return replace(snapshot, task=replace(snapshot.task, **changes))  # type: ignore[arg-type]
+    return replace(snapshot, task=replace(snapshot.task, **changes))
 
 
 def a_plan(depends_on: Mapping[str, str] | None = None, role: str = "Fast-Coder-Agent") -> str:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Collection
 from typing import Any
 
 from fastapi import APIRouter, FastAPI
+from pydantic.warnings import UnsupportedFieldAttributeWarning
 from starlette.types import ASGIApp
 
 from llm_server import __version__
@@ -42,7 +44,10 @@ class App(FastAPI):
         return Edge(self.router, self._new_id)
 
     def openapi(self) -> dict[str, Any]:
-        described = super().openapi()
+        with warnings.catch_warnings():
+            # The models of responses are built when needed; then pydantic warns of what FastAPI does with their fields.
+            warnings.simplefilter("ignore", UnsupportedFieldAttributeWarning)
+            described = super().openapi()
         document.complete(described)
         return described
 

@@ -7,10 +7,10 @@ ClientError
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import urllib3
+from msgspec import Struct
 from urllib3.exceptions import HTTPError, LocationParseError
 
 FINAL = frozenset({"Completed", "Failed", "Cancelled"})
@@ -39,8 +39,7 @@ class ServerUnreachable(ClientError):
     """The server cannot be reached, answered 5xx, or is not an LLM-Server."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Answer:
+class Answer(Struct, frozen=True, kw_only=True):
     """A JSON document, as bytes and parsed; `pause_s` is the number of seconds to wait before the next call."""
 
     body: bytes

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, nullcontext
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from llm_server import catalog_loading, wiring
 from llm_server.engines.discovery import LOOPBACK_SERVERS
@@ -19,8 +20,7 @@ from llm_server.storage.sqlite.file.process_lock import OnlyProcess
 from llm_server.storage.sqlite.store import SqliteStore
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Embedded:
+class Embedded(Struct, frozen=True, kw_only=True):
     """The parts of the embedded server. `engines_note` says which engines answer, and why; the server prints it."""
 
     service: Service

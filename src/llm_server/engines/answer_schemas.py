@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 import msgspec
+from msgspec.structs import replace
 
 from llm_server.orchestration.domain.engines.call import AnswerSchema, EngineCall
 from llm_server.orchestration.domain.engines.catalog import EngineSpec

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from msgspec import Struct, field
 
 from llm_server.engines.connections import EnginePool
 from llm_server.engines.credentials import Credentials
@@ -16,8 +17,7 @@ if TYPE_CHECKING:
     from llm_server.engines.embedded import Analyse
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EngineParts:
+class EngineParts(Struct, frozen=True, kw_only=True):
     """The catalogue, and the objects that its engines share; each adapter uses only some of them.
 
     `models_dir` is the folder of pulled models; `analyse` analyses prompts for the embedded engine.

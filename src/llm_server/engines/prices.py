@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
 from decimal import ROUND_CEILING, Decimal
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
+
+from msgspec import Struct
 
 from llm_server.orchestration.domain.engines.catalog import EnginePrice, EngineSpec
 from llm_server.orchestration.domain.engines.usage import Usage
@@ -23,8 +24,7 @@ _MICROUSD_PER_1000_CALLS = 1_000
 """1 USD for 1,000 calls is 1,000 micro-USD for a call."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Rate:
+class Rate(Struct, frozen=True, kw_only=True):
     """The price of a token, in micro-USD. `tiers` are the thresholds and prices for long prompts, lowest first.
 
     The price of a tier holds for all tokens of a call whose input has more tokens than the threshold.
@@ -38,8 +38,7 @@ class Rate:
         return next((price for start, price in reversed(self.tiers) if tokens_in > start), self.price)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Rates:
+class Rates(Struct, frozen=True, kw_only=True):
     """The price of each class of tokens, and the fixed price of a call in micro-USD."""
 
     input: Rate

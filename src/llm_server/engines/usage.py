@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
+
+from msgspec import Struct
 
 from llm_server.orchestration.domain.engines.usage import Usage
 
@@ -11,8 +12,7 @@ MAX_TOKENS = 100_000_000
 """A larger number is read as this one: no call can use so many, so the call is priced at its limit."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ReportedUsage:
+class ReportedUsage(Struct, frozen=True, kw_only=True):
     """The token counts that an engine reported.
 
     `tokens_in` counts all tokens of the input, `cache_write_tokens` all that were written to the prompt cache, and

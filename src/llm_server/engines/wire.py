@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
-from dataclasses import replace
 from typing import Any
+
+from msgspec.structs import replace
 
 from llm_server.engines.answer_schemas import in_text
 from llm_server.engines.failures import BadRequest, unusable_answer

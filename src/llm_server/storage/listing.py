@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from llm_server.orchestration.domain.errors import InvalidInput
 from llm_server.orchestration.domain.ports.listing import Page, TaskFilter
@@ -13,8 +14,7 @@ _AFTER_EVERY_KEY = ":"
 """Listing keys begin with a digit, and `:` follows `9` in ASCII."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Span:
+class Span(Struct, frozen=True, kw_only=True):
     """Listing keys to read: from `first` (inclusive) to `end` (exclusive)."""
 
     first: str
@@ -25,8 +25,7 @@ class Span:
         return self.first >= self.end
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Round:
+class Round(Struct, frozen=True, kw_only=True):
     """The tasks that one read has found, newest first.
 
     Tasks that are in the index but cannot be shown are left out. `end` is the listing key of the last task that was
@@ -37,8 +36,7 @@ class Round:
     end: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Bounds:
+class Bounds(Struct, frozen=True, kw_only=True):
     """The largest number of tasks that a store looks at in one read and in one call."""
 
     max_round: int

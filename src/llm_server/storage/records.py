@@ -7,12 +7,12 @@ does not know, such as a status that a newer version added, makes the record unr
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import MISSING, asdict, fields, replace
 from functools import partial
 from operator import attrgetter
 from typing import Any, TypeVar
 
 import msgspec
+from msgspec.structs import fields, replace
 
 from llm_server.orchestration.domain.api_key import Key
 from llm_server.orchestration.domain.engines.allowed import without_unset_sources
@@ -27,7 +27,9 @@ from llm_server.orchestration.domain.task import Task, TaskRef
 MAX_NAME_BYTES = 1_000
 
 _Record = TypeVar("_Record")
-_TASK_DEFAULTS = {f.name: f.default if f.default_factory is MISSING else f.default_factory() for f in fields(Task)}
+_TASK_DEFAULTS = {
+    f.name: f.default if f.default_factory is msgspec.NODEFAULT else f.default_factory() for f in fields(Task)
+}
 _TASK_VALUES = attrgetter(*_TASK_DEFAULTS)
 _OUTPUT_FIELDS = tuple(f.name for f in fields(Output))
 _OUTPUT_VALUES = attrgetter(*_OUTPUT_FIELDS)
@@ -108,7 +110,7 @@ def encode(record: Task | Request | Output | EngineState | EngineSwitch | Key | 
         return msgspec.json.encode(stored).decode()
     if isinstance(record, Request):
         stored = dict(zip(_REQUEST_FIELDS, _REQUEST_VALUES(record), strict=True))
-        stored |= {"limits": asdict(record.limits, dict_factory=without_unset_sources)}
+        stored |= {"limits": without_unset_sources(record.limits)}
         return msgspec.json.encode(stored).decode()
     return msgspec.json.encode(record).decode()
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from llm_server.orchestration.access.key_creation import CreatedKey, KeyCreation
 from llm_server.orchestration.access.keyring import Keyring
@@ -108,7 +108,7 @@ def test_the_order_of_scopes_does_not_change_the_body(creation: KeyCreation) -> 
 def test_another_body_is_refused(creation: KeyCreation, keys: Keyring, change: dict[str, object]) -> None:
     first = made(creation)
     with pytest.raises(InvalidInput, match="with another body within the last 24 hours") as refused:
-        made(creation, replace(NEW, **change))  # type: ignore[arg-type]
+        made(creation, replace(NEW, **change))
 
     assert refused.value.field == "Idempotency-Key"
     assert keys.all() == [first.key]

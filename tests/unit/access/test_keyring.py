@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
 import pytest
+from msgspec.structs import replace
 
 from llm_server.orchestration.access.key_cache import CACHED_MS, NONE_CACHED_MS
 from llm_server.orchestration.access.keyring import Keyring

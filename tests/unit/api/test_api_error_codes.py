@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
 
 import pytest
+from msgspec.structs import replace
 
 from llm_server.api.error_codes import ERROR_CODES
 from llm_server.orchestration.domain import errors
@@ -196,7 +197,7 @@ class ChangingKeys:
 
 def of_a_changing_key(server: CalledServer) -> asgi.Answer:
     key, admin = new_key(server), server.with_key()
-    changing = replace(server.on(keys=ChangingKeys(server.keys)), headers=admin.headers)
+    changing = dataclasses.replace(server.on(keys=ChangingKeys(server.keys)), headers=admin.headers)
     return changing.call("PATCH", f"keys/{key.key_id}", headers=asgi.JSON, parts=[b'{"name": "x"}'])
 
 

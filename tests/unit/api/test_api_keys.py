@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 import unicodedata
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from llm_server.api.app import create_app
 from llm_server.api.executor import InlineExecutor
@@ -120,10 +121,10 @@ def test_a_route_without_a_declared_scope_requires_the_scope_tasks(locked: Calle
 def test_keys_are_created_listed_and_revoked_over_http(server: CalledServer) -> None:
     """The first key is created over loopback, later ones by a key with the scope admin. The token is shown once."""
     made = server.post({"tenant": "acme", "scopes": ["tasks", "admin"], "name": "CI"}, "keys")
-    admin = replace(server, headers={"authorization": f"Bearer {made.json['token']}"})
+    admin = dataclasses.replace(server, headers={"authorization": f"Bearer {made.json['token']}"})
     limits = {"requests_per_minute": 5, "tasks_in_flight": 2, "usd_per_day": 1.5, "sources": ["local"]}
     second = admin.post({"tenant": "globex", "scopes": ["tasks"], "limits": limits}, "keys").json
-    other = replace(server, headers={"x-api-key": second["token"]})
+    other = dataclasses.replace(server, headers={"x-api-key": second["token"]})
     listed = admin.get("keys").json["keys"]
     before = other.get("usage")
     gone = [admin.call("DELETE", f"keys/{second['key_id']}") for _ in range(2)]
@@ -158,7 +159,7 @@ def test_a_change_of_a_key_changes_only_the_named_fields(server: CalledServer) -
     new = {"tenant": "globex", "scopes": ["tasks"], "limits": limits, "expires_at": "2999-01-01T01:00:00+01:00"}
     made = admin.post(new, "keys").json
     key_id = made["key_id"]
-    other = replace(server, headers={"x-api-key": made["token"]})
+    other = dataclasses.replace(server, headers={"x-api-key": made["token"]})
     shown = {name: value for name, value in made.items() if name != "token"}
     answers = [
         patched(admin, key_id, {"name": "CI"}),
@@ -219,7 +220,10 @@ def test_a_call_whose_answer_was_lost_can_be_repeated_for_a_new_token(server: Ca
     lost = admin.post(new, "keys", idempotency_key="k")
     again = admin.post(new, "keys", idempotency_key='"k"')
     other_body = admin.post(new | {"name": "CD"}, "keys", idempotency_key="k")
-    used = [replace(server, headers={"x-api-key": one.json["token"]}).get("usage").status for one in (lost, again)]
+    used = [
+        dataclasses.replace(server, headers={"x-api-key": one.json["token"]}).get("usage").status
+        for one in (lost, again)
+    ]
     admin.call("DELETE", f"keys/{lost.json['key_id']}")
     gone = admin.post(new, "keys", idempotency_key="k")
 
@@ -423,7 +427,9 @@ def test_a_server_reachable_from_other_machines_always_requires_a_key(server: Ca
 
     Calls without a key are refused even before a key exists.
     """
-    shut = replace(server, app=create_app(server.service, lambda: "r", executor=InlineExecutor(server.service)))
+    shut = dataclasses.replace(
+        server, app=create_app(server.service, lambda: "r", executor=InlineExecutor(server.service))
+    )
 
     assert {shut.call(method, path, **BODY).status for method, path in routes(shut) if path not in OPEN} == {401}
 

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from llm_server.orchestration.dispatch.budget import Budget
 from llm_server.orchestration.dispatch.reservation import MIN_OUTPUT_TOKENS, Reservation
+from llm_server.orchestration.domain.cancellation import Cancellation
 from llm_server.orchestration.domain.engines.call import AnswerSchema, EngineCall
 from llm_server.orchestration.domain.engines.usage import Usage
 from llm_server.orchestration.domain.errors import LimitReached
@@ -18,10 +19,11 @@ from support.scripted_engine import WAIT_S
 
 WIRE = 64
 UNPRICED = Reservation(is_priced=False)
+CANCELLATION = Cancellation()
 
 
 def a_call(prompt: str = "", most: int = 100) -> EngineCall:
-    return EngineCall(system="", prompt=prompt, max_output_tokens=most)
+    return EngineCall(system="", prompt=prompt, max_output_tokens=most, cancellation=CANCELLATION)
 
 
 def output_only(usage: Usage) -> int:

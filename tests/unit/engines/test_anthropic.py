@@ -1,10 +1,10 @@
 """The parts of the Messages API that differ from other APIs."""
 
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from llm_server.engines.anthropic import AnthropicEngine
 from llm_server.engines.connections import EnginePool

@@ -4,7 +4,6 @@ import ssl
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import boto3
@@ -13,6 +12,7 @@ import pytest
 from botocore import exceptions as aws
 from botocore.config import Config
 from botocore.stub import ANY, Stubber
+from msgspec.structs import replace
 
 from llm_server.engines.bedrock import BedrockEngine, bedrock_client
 from llm_server.orchestration.domain.engines.call import AnswerSchema, EngineCall

@@ -1,9 +1,9 @@
 """The embedded engine says what it is, always gives the same answer, and lets users try every mode."""
 
 import json
-from dataclasses import replace
 
 import pytest
+from msgspec.structs import replace
 
 from llm_server.engines.embedded import EmbeddedEngine
 from llm_server.orchestration.domain.engines.call import AnswerSchema, EngineCall

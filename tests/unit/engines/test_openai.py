@@ -2,10 +2,10 @@
 
 import time
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from llm_server.engines.connections import EnginePool
 from llm_server.engines.openai import OpenAIEngine

@@ -1,6 +1,5 @@
 """Costs are exact and rounded up, and an unknown price is not 0."""
 
-from dataclasses import replace
 from decimal import ROUND_CEILING
 from typing import Any
 
@@ -8,6 +7,7 @@ import pytest
 from genai_prices import Usage as ListedUsage
 from genai_prices import calc_price
 from genai_prices.data import providers
+from msgspec.structs import replace
 
 from llm_server.engines.discovery import ANTHROPIC, EMBEDDED, OPENAI
 from llm_server.engines.prices import price

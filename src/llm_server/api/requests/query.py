@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, get_args, get_origin
 
 from fastapi import Request, params
 from fastapi.dependencies.models import Dependant
 from fastapi.dependencies.utils import get_flat_params
+from msgspec import Struct
 
 from llm_server.orchestration.domain.errors import InvalidInput
 
 
-@dataclass(frozen=True, slots=True)
-class QueryPrefix:
+class QueryPrefix(Struct, frozen=True):
     """A dependency that takes every query parameter whose name begins with `prefix`, such as `metadata.`.
 
     A parameter of type `Annotated[Mapping[str, str], Depends(QueryPrefix("metadata."))]` maps the rest of each name to
@@ -28,8 +27,7 @@ class QueryPrefix:
         return {name.removeprefix(self.prefix): value for name, value in query if name.startswith(self.prefix)}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class QueryRules:
+class QueryRules(Struct, frozen=True, kw_only=True):
     """The query parameters that a route accepts.
 
     `repeatable` are those declared as lists. `prefixes` are those of the route's `QueryPrefix` dependencies.

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import cache
 from hashlib import sha256
 from importlib import resources
 
 from fastapi import APIRouter, HTTPException, Request, Response
+from msgspec import Struct
 from starlette.routing import Route
 
 from llm_server.api.contract import PREFIX
@@ -34,8 +34,7 @@ CONTENT_SECURITY_POLICY = "; ".join(
 )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Asset:
+class Asset(Struct, frozen=True, kw_only=True):
     """A file of the documentation page."""
 
     content: bytes

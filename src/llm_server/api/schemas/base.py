@@ -26,7 +26,9 @@ class RequestSchema(BaseModel):
 class ResponseSchema(BaseModel):
     """Part of a response. Clients must ignore fields they do not know; here an unknown field is a programming error."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, hide_input_in_errors=True, json_schema_extra=_leave_open)
+    model_config = ConfigDict(
+        extra="forbid", strict=True, hide_input_in_errors=True, json_schema_extra=_leave_open, defer_build=True
+    )
 
 
 Time = Annotated[str, Field(json_schema_extra={"format": "date-time"}, examples=["2026-11-29T12:00:00.000Z"])]

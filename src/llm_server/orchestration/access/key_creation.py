@@ -7,8 +7,9 @@ request gives the key a new secret instead (ADR 23).
 from __future__ import annotations
 
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import partial
+
+from msgspec import Struct
 
 from llm_server.orchestration.access import idempotency
 from llm_server.orchestration.access.idempotency import HEADER, KEPT_MS
@@ -26,8 +27,7 @@ A tenant's name cannot contain a #.
 """
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CreatedKey:
+class CreatedKey(Struct, frozen=True, kw_only=True):
     """A key and its token. `replayed`: an earlier call made the key; this call gave it a new secret."""
 
     key: Key

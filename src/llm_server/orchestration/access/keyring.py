@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
 from functools import partial
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from llm_server.orchestration.access import tokens
 from llm_server.orchestration.access.expiry import checked_expiry
@@ -39,8 +41,7 @@ By then some of these calls may have ended and released what they did not cost.
 MINUTE_MS = 60_000
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RequestsLeft:
+class RequestsLeft(Struct, frozen=True, kw_only=True):
     """A key's requests in this minute: `most` are allowed, `left` remain. `reset_s`: seconds to the next minute."""
 
     most: int

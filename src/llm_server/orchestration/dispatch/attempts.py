@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from llm_server.orchestration.dispatch import plausibility
 from llm_server.orchestration.dispatch.reservation import Price

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from msgspec import Struct
+from msgspec.structs import replace
 
 from llm_server.orchestration.dispatch.calls import CallFailure, CallResult, EmptyAnswer, EngineCalls
 from llm_server.orchestration.dispatch.fleet import Fleet
@@ -29,8 +30,7 @@ _TYPICAL = Usage(input_tokens=1000, output_tokens=1000)
 """The tokens whose cost ranks the engines."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Reply:
+class Reply(Struct, frozen=True, kw_only=True):
     """A completion, or the failure that ended the search for one, with the attempts of all calls that were made."""
 
     completion: Completion | None = None

@@ -5,8 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, replace
 from functools import partial
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from llm_server.orchestration.dispatch import attempts
 from llm_server.orchestration.dispatch.attempts import EngineFailure
@@ -47,8 +49,7 @@ class EmptyAnswer(PromptRefused):
 CallFailure = EngineFailure | LimitReached | OutOfTime
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CallResult:
+class CallResult(Struct, frozen=True, kw_only=True):
     """A completion or a failure. `attempt` is None if the engine was not asked.
 
     The engine is not asked if it rests, is switched off or has no free place, if too little money or time is left, or

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from llm_server.orchestration.dispatch.health import EngineStates
 from llm_server.orchestration.domain.engines.allowed import ANY_ENGINE, AllowedEngines, either
@@ -11,8 +12,7 @@ from llm_server.orchestration.domain.engines.catalog import EngineSpec
 from llm_server.orchestration.domain.engines.state import EngineRecords, EngineState, SwitchName
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EngineNow:
+class EngineNow(Struct, frozen=True, kw_only=True):
     """An engine's specification with its switches applied, and its status in the words of `GET /metrics`."""
 
     spec: EngineSpec

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from msgspec.structs import replace
 
 from llm_server.orchestration.dispatch.reservation import max_tokens_in
 from llm_server.orchestration.domain.engines.call import EngineCall

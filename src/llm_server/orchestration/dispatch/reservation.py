@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
 
 import msgspec
+from msgspec import Struct
+from msgspec.structs import replace
 
 from llm_server.orchestration.domain.engines.call import EngineCall
 from llm_server.orchestration.domain.engines.usage import Usage
@@ -24,8 +25,7 @@ Price = Callable[[Usage], int | None]
 """Takes the tokens of a call, returns micro-USD, rounded up; None if the price is unknown."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Reservation:
+class Reservation(Struct, frozen=True, kw_only=True):
     """The amount reserved for a call: 0 if its price is unknown, which only a task without limits allows.
 
     `name` identifies it in the ledger; "" if the ledger was not charged.

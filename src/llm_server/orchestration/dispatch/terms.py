@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+
+from msgspec import Struct, field
 
 from llm_server.orchestration.dispatch.budget import Budget
 from llm_server.orchestration.domain.engines.allowed import AllowedEngines
@@ -23,8 +24,7 @@ def _unannounced(_: tuple[Attempt, ...]) -> None:
     """Announce nothing: the calls belong to no stored task."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CallTerms:
+class CallTerms(Struct, frozen=True, kw_only=True):
     """The purpose and the limits of a call, which ends at `until_ms` (Unix milliseconds) at the latest.
 
     No engine may be asked that is not one of `allowed`; that has no default, so that no call can leave it out. `fault`

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from llm_server.orchestration.domain.receipt import Attempt
 
@@ -13,8 +14,7 @@ NEARLY_ALL = 0.9
 """The share of the window from which a call had enough of it: a repetition would hardly have more time."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Window:
+class Window(Struct, frozen=True, kw_only=True):
     """The part of a claim in which engine calls are made: six sevenths of its lease.
 
     The rest of the lease is for the last write, so that it comes while the worker still owns the task. `longer` tells

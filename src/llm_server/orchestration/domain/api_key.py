@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
 from hashlib import sha256
 from typing import TypedDict
 
 import msgspec
+from msgspec import Struct, field
+from msgspec.structs import asdict, replace
 
 from llm_server.orchestration.domain.engines.allowed import checked_sources, without_unset_sources
 from llm_server.orchestration.domain.engines.catalog import Sources
@@ -50,8 +51,7 @@ class KeyChanges(TypedDict, total=False):
     expires_ms: int | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class KeyLimits:
+class KeyLimits(Struct, frozen=True, kw_only=True):
     """The limits of a key; None means no limit. Minutes and days are those of the UTC clock.
 
     The engine calls of a task that is created, retried or approved with the key go only to engines with one of the
@@ -95,8 +95,7 @@ class KeyLimits:
         return replace(self, **{name: checked[name] for name in names})
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NewKey:
+class NewKey(Struct, frozen=True, kw_only=True):
     """A key to make, before it has an id and a secret.
 
     `expires_ms` is in Unix milliseconds; None means that the key never expires.
@@ -110,16 +109,15 @@ class NewKey:
 
     def digest(self) -> str:
         """Return a hash of all fields as hex. Neither the order of the scopes nor a repeated scope changes it."""
-        plain = asdict(replace(self, scopes=sorted(set(self.scopes))), dict_factory=without_unset_sources)
+        plain = without_unset_sources(replace(self, scopes=sorted(set(self.scopes))))
         given = {name: value for name, value in plain.items() if value != _DEFAULTS[name]}
         return sha256(msgspec.json.encode(given, order="sorted")).hexdigest()
 
 
-_DEFAULTS = asdict(NewKey(tenant="", scopes=()), dict_factory=without_unset_sources)
+_DEFAULTS = without_unset_sources(NewKey(tenant="", scopes=()))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Key:
+class Key(Struct, frozen=True, kw_only=True):
     """One key as it is stored. `digest` is the SHA-256 of its secret as hex.
 
     A key whose `revoked_ms` is set, or whose `expires_ms` has passed, is refused. Revoked and expired keys stay stored.
@@ -153,16 +151,14 @@ class Key:
         )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Charge:
+class Charge(Struct, frozen=True, kw_only=True):
     """The key that a task's calls are charged to, and its limit for a UTC day when the task was accepted."""
 
     key_id: str
     microusd_per_day: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Payer:
+class Payer(Struct, frozen=True, kw_only=True):
     """The key that a call was made with, and its limits."""
 
     key_id: str
@@ -181,8 +177,7 @@ class Payer:
         return "" if self.limits.tasks_in_flight is None else self.key_id
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Caller:
+class Caller(Struct, frozen=True, kw_only=True):
     """The caller of the server: its tenant and the scopes of its key. `payer` is None on a server without keys."""
 
     tenant: str = LOCAL_TENANT
@@ -194,16 +189,14 @@ class Caller:
         return cls(tenant=key.tenant, scopes=key.scopes, payer=Payer(key_id=key.key_id, limits=key.limits))
 
 
-@dataclass(frozen=True, slots=True)
-class Account:
+class Account(Struct, frozen=True):
     """A key on one UTC day (`YYYY-MM-DD`). The key's engine calls of that day are charged to this account."""
 
     key_id: str
     day: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Charges:
+class Charges(Struct, frozen=True, kw_only=True):
     """The total that was charged to an account.
 
     It includes two amounts whose real cost is not known yet, or never. `under_way_microusd` is reserved for calls that
@@ -221,8 +214,7 @@ class Charges:
         return self.under_way_microusd + self.withheld_microusd
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class KeyUse(Charges):
+class KeyUse(Charges, frozen=True, kw_only=True):
     """The charges of an account and its key's tasks in flight; each is counted only while the key limits it."""
 
     tasks_in_flight: int = 0

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
 from datetime import UTC, datetime
 from operator import attrgetter, sub
+
+from msgspec import Struct
+from msgspec.structs import fields
 
 from llm_server.orchestration.domain.receipt import MICROUSD_PER_USD, Receipt
 from llm_server.orchestration.domain.status import Status
 from llm_server.orchestration.domain.task import Task
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Counters:
+class Counters(Struct, frozen=True, kw_only=True):
     """Totals since the store was created, and two gauges (`queued`, `active`).
 
     The change that one write makes to the counters is of this type too.

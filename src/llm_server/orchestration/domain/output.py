@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Literal
 
 import msgspec
+from msgspec import Struct
+from msgspec.structs import replace
 
 from llm_server.orchestration.domain.receipt import Attempt
 
@@ -18,8 +19,7 @@ They are counted as JSON in UTF-8, so that all of them fit into one answer of th
 """
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Review:
+class Review(Struct, frozen=True, kw_only=True):
     """The result of a step's review.
 
     `findings` are those that are not repaired. `reason` says why the review ended early; None if it did not.
@@ -52,8 +52,7 @@ class OutputKind(StrEnum):
 _ORDER = {OutputKind.PLAN: 0, OutputKind.DRAFT: 1, OutputKind.VERDICT: 1, OutputKind.STEP: 2}
 
 
-@dataclass(frozen=True, slots=True)
-class OutputKey:
+class OutputKey(Struct, frozen=True):
     """The key of an output within its task: its kind, the step it belongs to, and a number (see `OutputKind`)."""
 
     kind: OutputKind
@@ -95,8 +94,7 @@ class OutputKey:
 PLAN = OutputKey(OutputKind.PLAN)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Output:
+class Output(Struct, frozen=True, kw_only=True):
     """The output of one piece of work: a text or an error, and every engine call that was made for it.
 
     `fence` is the claim that wrote it. If a failed step is done again after a retry, its output is replaced, and the

@@ -6,8 +6,10 @@ Money is integer micro-USD, shown in USD. A call whose price is unknown is *unpr
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
 from typing import Literal
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from llm_server.orchestration.domain.engines.catalog import Source
 from llm_server.orchestration.domain.errors import EngineFailureKind
@@ -23,8 +25,7 @@ FailureKind = EngineFailureKind | Literal["refused", "empty", "cancelled", "lost
 LOST_CALL = "The worker died before it stored the outcome of this call; the engine may bill the call."
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Attempt:
+class Attempt(Struct, frozen=True, kw_only=True):
     """One engine call: what it used, or why it failed.
 
     `purpose` says what the call was made for in one word, such as `plan` or `answer`. For a step of a plan, the step's
@@ -97,8 +98,7 @@ class Attempt:
         return self.purpose.partition(" ")[2]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Receipt:
+class Receipt(Struct, frozen=True, kw_only=True):
     """The sum of attempts. `calls`, `duration_ms` and the tokens count answered calls; `failed_calls` the others.
 
     `tokens_in` counts all tokens of the input, those of the prompt cache included.

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from llm_server.orchestration.domain.task import DAY_MS, Task
 
@@ -20,8 +21,7 @@ SPENDING_KEPT_MS = 40 * DAY_MS
 """How long the spending of a tenant or a key on one day is kept: longer than any month."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Retention:
+class Retention(Struct, frozen=True, kw_only=True):
     """How long tasks are kept: a task expires `keep_ms` after its end, and is no longer shown; None means never."""
 
     clock: Callable[[], int] = lambda: 0

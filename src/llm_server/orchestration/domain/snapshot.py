@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from llm_server.orchestration.domain.engines.allowed import AllowedEngines
 from llm_server.orchestration.domain.engines.catalog import Sources
@@ -13,8 +15,7 @@ from llm_server.orchestration.domain.status import Status
 from llm_server.orchestration.domain.task import Task
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Limits:
+class Limits(Struct, frozen=True, kw_only=True):
     """The limits that the caller set for a task; None means that the caller set no limit.
 
     In a stored request, `sources` has only those that the caller's key allows, too.
@@ -36,8 +37,7 @@ class Limits:
         return f"The {deadline} has passed."
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Request:
+class Request(Struct, frozen=True, kw_only=True):
     """The caller's request and the results of its analysis. It is stored once and never changes."""
 
     prompt: str
@@ -54,8 +54,7 @@ EXPIRED_REQUEST = Request(prompt="", confidence=0.0, reasons=("The request has e
 """Stands for a request that has expired before its task. It is unique, because no accepted task has a blank prompt."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Snapshot:
+class Snapshot(Struct, frozen=True, kw_only=True):
     """A task with everything that the store holds about it, read at one time."""
 
     task: Task

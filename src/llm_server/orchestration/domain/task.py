@@ -7,9 +7,11 @@ task are put on its receipt (ADR 11).
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any, Literal
+
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from llm_server.orchestration.domain.api_key import Charge, Payer
 from llm_server.orchestration.domain.engines.allowed import common
@@ -41,8 +43,7 @@ class Note(StrEnum):
     OVERDUE = "o"
 
 
-@dataclass(frozen=True, slots=True)
-class TaskRef:
+class TaskRef(Struct, frozen=True):
     """The reference of a task: its tenant and its id; as text `<tenant>/<task_id>`."""
 
     tenant: str
@@ -60,8 +61,7 @@ class TaskRef:
         return f"{self.tenant}/{self.task_id}"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Task:
+class Task(Struct, frozen=True, kw_only=True):
     """The state of a task. Each transition returns the next state, with `rev` one higher.
 
     A store accepts a state only if it holds the previous one (`rev - 1`), so it rejects the second of two writers.

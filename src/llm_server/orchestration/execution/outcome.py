@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from llm_server.orchestration.dispatch.balancer import Reply
 from llm_server.orchestration.dispatch.fleet import Fleet
@@ -20,8 +21,7 @@ NO_ENGINE_S = 60
 """Seconds until the next try while no engine is switched on."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Progress:
+class Progress(Struct, frozen=True, kw_only=True):
     """The next state of a task, the output to store with it, and for a released task the delay of its next message.
 
     `rev` and `pending` of the state are the worker's. `foreseen` are the calls that begin when the state is stored,

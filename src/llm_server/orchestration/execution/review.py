@@ -7,10 +7,10 @@ continues with it. The next call of a step depends only on the step's stored out
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, Literal
 
 import msgspec
+from msgspec import Struct
 
 from llm_server.orchestration.answer_gate.json_objects import json_objects
 from llm_server.orchestration.dispatch.balancer import Reply
@@ -46,8 +46,7 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
     findings: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Call:
+class Call(Struct, frozen=True, kw_only=True):
     """One engine call of a step, made with the settings of a role."""
 
     role: str

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from dataclasses import dataclass, replace
 from functools import partial
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from llm_server.orchestration.dispatch.balancer import Balancer, Reply
 from llm_server.orchestration.dispatch.budget import Budget
@@ -24,8 +26,7 @@ from llm_server.orchestration.execution.output_limits import output_limit
 from llm_server.orchestration.routing import tiers
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Claim:
+class Claim(Struct, frozen=True, kw_only=True):
     """What all calls of one claim share. `left_bytes` is how large the next output may be.
 
     `timed_out` are the calls of earlier claims that timed out.
@@ -44,8 +45,7 @@ class Claim:
     timed_out: tuple[Attempt, ...] = ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RoleCall:
+class RoleCall(Struct, frozen=True, kw_only=True):
     """A call to make on behalf of a role; `role` None is the synthesis, which has no role.
 
     `gate_request` is the request that the answer gate checks the answer against; None skips the gate, because a

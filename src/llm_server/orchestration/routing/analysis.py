@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from llm_server.orchestration.domain.status import Mode
 from llm_server.orchestration.routing import lexicon
@@ -38,8 +39,7 @@ MIN_SPECIALIST_WEIGHT = 2.0
 MIN_DEEP_COMPLEXITY = 0.5
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Analysis:
+class Analysis(Struct, frozen=True, kw_only=True):
     """The mode and role chosen for a task, and the reasons; all figures are 0..1.
 
     `confidence` is the likelihood that role and mode suit the prompt; 1.0 if the caller chose them. `complexity` is how

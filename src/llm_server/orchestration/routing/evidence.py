@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from llm_server.orchestration.routing import lexicon
 from llm_server.orchestration.routing.clauses import STEP_VERBS
@@ -18,8 +19,7 @@ REPETITION_FACTOR = 0.65
 PROFILE_LEAN = {"Developer": lexicon.FAST, "Productivity": lexicon.WRITING, "General": lexicon.CHAT}
 
 
-@dataclass(frozen=True, slots=True)
-class Evidence:
+class Evidence(Struct, frozen=True):
     """A finding in a prompt, and how strongly it speaks for a role."""
 
     role: str

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from llm_server.orchestration.routing import clauses, lexicon
 
@@ -53,8 +54,7 @@ _PERSONA = re.compile(
 _POLITE = re.compile(r"(?:can|could|would|will) (?:you|u)\b")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Signals:
+class Signals(Struct, frozen=True, kw_only=True):
     """The signals of a prompt.
 
     `text` is the part that was read, `prose` the same without code. Words: `head` is the request up to the word

@@ -10,9 +10,10 @@ import json
 import math
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import cache
 from operator import itemgetter, mul
+
+from msgspec import Struct
 
 from llm_server.orchestration.routing import features
 from llm_server.orchestration.routing.signals import Signals
@@ -21,8 +22,7 @@ _PACKAGE = os.path.dirname(os.path.dirname(os.path.dirname(__file__)))  # os.pat
 FILE = os.path.join(_PACKAGE, "data", "analysis.bin")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Table:
+class Table(Struct, frozen=True, kw_only=True):
     """One column of a hashed table; a weight is its byte times `scale`."""
 
     weights: Sequence[int]
@@ -36,8 +36,7 @@ class Table:
         return self.scale * total / math.sqrt(len(rows))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Expert:
+class Expert(Struct, frozen=True, kw_only=True):
     """Estimates how hard one kind of question is for a weak engine, from its form and its words."""
 
     level: float
@@ -52,8 +51,7 @@ class Expert:
         return self.level + from_form + self.words.total(rows)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Weights:
+class Weights(Struct, frozen=True, kw_only=True):
     """All trained weights. `dense` maps each figure to a weight for each field; `confidence` is a slope and a bias.
 
     `complexity_quantiles` are the percentiles 0 to 100 of the complexity of natural prompts, ascending.

@@ -6,7 +6,9 @@ Read the task, decide, and save it; start again if another writer has saved it i
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from llm_server.orchestration.domain.errors import StateConflict, TaskLost
 from llm_server.orchestration.domain.output import Output
@@ -18,8 +20,7 @@ MAX_TRIES = 5
 """How often a change is tried when other writers save the task in between."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Change:
+class Change(Struct, frozen=True, kw_only=True):
     """The next state of a task, and the output to store with it; `max_in_flight` as in `TaskStore.save`."""
 
     after: Task

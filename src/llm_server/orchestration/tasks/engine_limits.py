@@ -5,7 +5,7 @@ A caller is refused at once if no configured engine is left.
 
 from __future__ import annotations
 
-from dataclasses import replace
+from msgspec.structs import replace
 
 from llm_server.orchestration.dispatch.fleet import Fleet
 from llm_server.orchestration.domain.api_key import Payer

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from heapq import merge
 from typing import Literal
+
+from msgspec import Struct
 
 from llm_server.orchestration.domain import plan as plans
 from llm_server.orchestration.domain.output import PLAN, Output, OutputKind
@@ -44,8 +45,7 @@ REJECTED = "the plan was rejected"
 _AFTER_WORK = ("released", "waiting", "approved", "retried")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Event:
+class Event(Struct, frozen=True, kw_only=True):
     """One event of a task's history. `at_ms` is in Unix milliseconds; `actor` caused it; `detail` may be empty."""
 
     name: str

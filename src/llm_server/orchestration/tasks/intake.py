@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
 from functools import partial
 from typing import Protocol
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from llm_server.orchestration.access import idempotency
 from llm_server.orchestration.access.idempotency import KEPT_MS
@@ -27,8 +29,7 @@ from llm_server.orchestration.tasks.new_task import NewTask, normalise, validate
 from llm_server.orchestration.tasks.wakeups import WakeUps
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Accepted:
+class Accepted(Struct, frozen=True, kw_only=True):
     """A stored task. `replayed`: an earlier call with the same Idempotency-Key created it."""
 
     task: Task
@@ -36,8 +37,7 @@ class Accepted:
     replayed: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Decision:
+class Decision(Struct, frozen=True, kw_only=True):
     """How a task would be done: the analysis, and the engine that would be asked first (None if none can be asked).
 
     Only engines with one of the `sources` would be asked (None: any).

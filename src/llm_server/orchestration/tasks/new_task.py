@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
 from hashlib import sha256
 
 import msgspec
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from llm_server.orchestration.domain.engines.allowed import checked_sources, without_unset_sources
 from llm_server.orchestration.domain.engines.catalog import Catalog
@@ -15,8 +16,7 @@ from llm_server.orchestration.domain.snapshot import Limits
 from llm_server.orchestration.domain.status import Mode, Priority, known_spelling
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NewTask:
+class NewTask(Struct, frozen=True, kw_only=True):
     """The task that a caller asks for. If profile, role, mode or engine is None, the server chooses it."""
 
     prompt: str
@@ -31,12 +31,12 @@ class NewTask:
 
     def digest(self) -> str:
         """Return a hash of the fields. Leaving a field out gives the same hash as setting it to its default."""
-        fields = asdict(self, dict_factory=without_unset_sources)
+        fields = without_unset_sources(self)
         given = {name: value for name, value in fields.items() if value != _DEFAULTS[name]}
         return sha256(msgspec.json.encode(given, order="sorted")).hexdigest()
 
 
-_DEFAULTS = asdict(NewTask(prompt=""), dict_factory=without_unset_sources)
+_DEFAULTS = without_unset_sources(NewTask(prompt=""))
 
 
 def normalise(new: NewTask, catalog: Catalog) -> NewTask:

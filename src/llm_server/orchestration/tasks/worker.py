@@ -6,7 +6,8 @@ import logging
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from llm_server.orchestration.dispatch.fleet import Fleet
 from llm_server.orchestration.dispatch.key_budget import KeyBudget

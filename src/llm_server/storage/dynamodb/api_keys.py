@@ -13,10 +13,11 @@ In the charges of a day, `r:<name>` is an unsettled reservation, and `withheld` 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict
 from datetime import datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any
+
+from msgspec.structs import asdict
 
 from llm_server.orchestration.domain.api_key import Account, Charges, Key, KeyUse
 from llm_server.storage import records

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import fields
 from typing import TYPE_CHECKING, Any
+
+from msgspec.structs import fields
 
 from llm_server.orchestration.domain.counters import Counters, change, day_of, in_flight_change
 from llm_server.orchestration.domain.engines.state import EngineRecords

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sqlite3
-from dataclasses import asdict
+
+from msgspec.structs import asdict
 
 from llm_server.orchestration.domain.api_key import Account, Charges, Key, KeyUse
 from llm_server.storage import records

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from llm_server.orchestration.domain.ports.listing import EVERY_TASK, Page, TaskFilter
 from llm_server.orchestration.domain.ports.tasks import Due
@@ -61,8 +63,7 @@ SURE_DUE = _DUE.format(SURE) + _IN_ORDER
 OTHERS_DUE = _DUE.format(f"({SURE}) IS NOT TRUE") + _IN_ORDER
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Source:
+class _Source(Struct, frozen=True, kw_only=True):
     """An index in which a filter finds its tasks: `by_facets` of the tasks, or the rows of one label.
 
     `facets` are the values that the filter admits. The tasks with one of them are a part of the index, in the order of

@@ -11,8 +11,9 @@ import sqlite3
 import time
 from collections.abc import Callable, Sequence
 from contextlib import closing
-from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec import Struct
 
 from llm_server.orchestration.domain.errors import ConfigurationError
 from llm_server.storage.sqlite import schema
@@ -31,8 +32,7 @@ _STATE = "SELECT (SELECT user_version FROM pragma_user_version), count(*), total
 """One statement, so that a file that another process is creating shows neither version nor tables, or both."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Migration:
+class Migration(Struct, frozen=True, kw_only=True):
     """One step to a newer version, for files of any older version. A released migration never changes.
 
     `apply` runs in a transaction. It must use `execute`, because `executescript` would commit the transaction.
@@ -63,8 +63,7 @@ MIGRATIONS = (
 """In ascending order. The last one has the current version. A new file gets all of them."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Migrated:
+class Migrated(Struct, frozen=True, kw_only=True):
     """The result of a migration. A new file has no backup."""
 
     from_version: int

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
 from typing import Any
+
+from msgspec import Struct
+from msgspec.structs import asdict, replace
 
 from llm_server.orchestration.domain.engines.catalog import SOURCES, Source, Sources
 from llm_server.orchestration.domain.errors import InvalidInput
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AllowedEngines:
+class AllowedEngines(Struct, frozen=True, kw_only=True):
     """The engines that a task may call: `engine` alone, or any (None); and only those with one of the `sources`."""
 
     engine: str | None = None
@@ -71,10 +72,14 @@ def common(*limits: Sources | None) -> Sources | None:
     return tuple(source for source in SOURCES if all(source in each for each in lists)) if lists else None
 
 
-def without_unset_sources(fields: Iterable[tuple[str, Any]]) -> dict[str, Any]:
-    """Return the fields of a record as a dict, without `sources` if it is not set.
+def without_unset_sources(record: Struct) -> dict[str, Any]:
+    """Return the fields of a record and of the records in it as a dict, without `sources` if it is not set.
 
     So a record without this limit has the text, and the hash, that versions gave it which do not know the limit. A
     request can then be repeated after an update.
     """
-    return {name: value for name, value in fields if name != "sources" or value is not None}
+    return {
+        name: without_unset_sources(value) if isinstance(value, Struct) else value
+        for name, value in asdict(record).items()
+        if name != "sources" or value is not None
+    }

@@ -3,32 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Protocol
+
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from llm_server.orchestration.domain.cancellation import Cancellation
 from llm_server.orchestration.domain.engines.catalog import EngineSpec
 from llm_server.orchestration.domain.engines.usage import Usage
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AnswerSchema:
+class AnswerSchema(Struct, frozen=True, kw_only=True):
     """A JSON schema that the answer must follow. `name` is the kind of answer."""
 
     name: Literal["plan", "verdict"]
     schema: Mapping[str, Any]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SmallVariant:
+class SmallVariant(Struct, frozen=True, kw_only=True):
     """What a small engine gets in place of a call's system prompt and output limit."""
 
     system: str
     max_output_tokens: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EngineCall:
+class EngineCall(Struct, frozen=True, kw_only=True):
     """One call of an engine: the texts to send, the settings, and the maximum number of tokens of the answer.
 
     `max_reasoning_tokens` is how many tokens the model may think in addition to `max_output_tokens`. It is 0 for
@@ -45,7 +44,7 @@ class EngineCall:
     temperature: float = 0.3
     answer_schema: AnswerSchema | None = None
     small: SmallVariant | None = None
-    cancellation: Cancellation = field(default_factory=Cancellation, compare=False, repr=False)
+    cancellation: Cancellation = field(default_factory=Cancellation)
 
     def for_engine(self, spec: EngineSpec) -> EngineCall:
         """Return the call as this engine gets it. Calling this again has no further effect."""
@@ -56,8 +55,7 @@ class EngineCall:
         return replace(self, system=self.small.system, max_output_tokens=self.small.max_output_tokens, small=None)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Completion:
+class Completion(Struct, frozen=True, kw_only=True):
     """An engine's answer and the tokens that it took. `truncated`: the answer was cut at its limit."""
 
     text: str

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Literal
 
 import msgspec
+from msgspec import Struct, field
 
 from llm_server.orchestration.domain.engines.catalog import EngineSpec
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EngineState:
+class EngineState(Struct, frozen=True, kw_only=True):
     """The health of an engine. An engine without a record is healthy.
 
     After `failures` in a row the engine rests until `rest_until_ms`. Then one worker at a time probes it with a real
@@ -32,8 +31,7 @@ class EngineState:
 SwitchName = Literal["toggle", "locked"]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EngineSwitch:
+class EngineSwitch(Struct, frozen=True, kw_only=True):
     """The switches of an engine that were set while the server ran. None means that the configured value applies.
 
     `changed_ms` is when they were last changed, in Unix milliseconds; 0 if an older version changed them.
@@ -56,8 +54,7 @@ class EngineSwitch:
         return msgspec.structs.replace(spec, toggle=toggle, locked=locked)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EngineRecords:
+class EngineRecords(Struct, frozen=True, kw_only=True):
     """The stored records of all engines. An engine without a record is healthy and switched as configured."""
 
     states: Mapping[str, EngineState] = field(default_factory=dict)

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Protocol
+
+from msgspec import Struct, field
 
 from llm_server.orchestration.domain.status import Mode, Status
 from llm_server.orchestration.domain.task import Task
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TaskFilter:
+class TaskFilter(Struct, frozen=True, kw_only=True):
     """Which of a tenant's tasks a listing shows. A field at its default lets every task pass.
 
     `engine` is the engine that answered (of a Failed task: the last one that was called). A task needs all pairs of
@@ -54,8 +54,7 @@ class TaskFilter:
 EVERY_TASK = TaskFilter()
 
 
-@dataclass(frozen=True, slots=True)
-class Page:
+class Page(Struct, frozen=True):
     """Some of a tenant's tasks, newest first, and the token of the next page ("" at the end of the list)."""
 
     tasks: Sequence[Task]

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Protocol, TypeVar
+
+from msgspec import Struct
 
 from llm_server.orchestration.domain.output import Output
 from llm_server.orchestration.domain.snapshot import Request, Snapshot
@@ -13,16 +14,14 @@ from llm_server.orchestration.domain.task import Task, TaskRef
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, slots=True)
-class Due:
+class Due(Struct, frozen=True):
     """An open task that the sweep has to look at, and its due time in Unix milliseconds."""
 
     ref: TaskRef
     due_ms: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class IdempotencyBinding:
+class IdempotencyBinding(Struct, frozen=True, kw_only=True):
     """The task that an Idempotency-Key stands for until `until_ms`, and the hash of the body it was first sent with.
 
     For an Idempotency-Key of `POST /keys`, `task_id` is the id of the API key.
