@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Protocol
 
 import pytest
+from msgspec.structs import replace
 
 from llm_server.orchestration.domain.api_key import Account, KeyUse
 from llm_server.orchestration.domain.errors import TaskLost, TaskNotFound

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
+from msgspec.structs import replace
 
 from llm_server.engines.embedded import EmbeddedEngine
 from llm_server.engines.local.demonstration import JUDGES_NOTHING, MAX_RESULTS_CHARS, DemonstrationEngine

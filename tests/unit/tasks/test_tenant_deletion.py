@@ -6,10 +6,10 @@ import os
 import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from llm_server.orchestration.access.keyring import Keyring
 from llm_server.orchestration.domain.counters import Counters

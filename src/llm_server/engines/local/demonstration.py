@@ -6,7 +6,7 @@ steps of plans, with the one-line system prompt of its own chat template. Plans 
 
 from __future__ import annotations
 
-from dataclasses import replace
+from msgspec.structs import replace
 
 from llm_server.engines.embedded import EmbeddedEngine, fenced_texts
 from llm_server.engines.local import model_files

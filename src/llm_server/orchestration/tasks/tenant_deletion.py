@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from llm_server.orchestration.access.key_cache import CACHED_MS
 from llm_server.orchestration.access.keyring import Keyring
@@ -34,8 +36,7 @@ PAGE = 100
 _MAY_BE_IN_USE = TaskFilter(statuses=frozenset(s for s in Status if not s.is_final) | {Status.CANCELLED})
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TenantDeleted:
+class TenantDeleted(Struct, frozen=True, kw_only=True):
     """What was deleted. If it is not complete, the keys are revoked but stay, and the call must be repeated."""
 
     erased: Erased

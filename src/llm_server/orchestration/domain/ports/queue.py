@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Protocol
+
+from msgspec import Struct
 
 from llm_server.orchestration.domain.status import Priority
 from llm_server.orchestration.domain.task import TaskRef
 from llm_server.orchestration.domain.turns import Line
 
 
-@dataclass(frozen=True, slots=True)
-class Message:
+class Message(Struct, frozen=True):
     """A wake-up for a task, with the task's priority."""
 
     ref: TaskRef

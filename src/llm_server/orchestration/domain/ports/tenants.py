@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Protocol
 
+from msgspec import Struct
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Erased:
+
+class Erased(Struct, frozen=True, kw_only=True):
     """How much of a tenant was removed. `in_use` tasks were left alone: they are open, or a worker has them."""
 
     tasks: int = 0

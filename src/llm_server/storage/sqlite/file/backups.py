@@ -11,11 +11,11 @@ import shutil
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 
 import msgspec
+from msgspec import Struct
 
 from llm_server.orchestration.domain.errors import ConfigurationError
 from llm_server.storage.sqlite.connections.failures import is_damage
@@ -34,8 +34,7 @@ _WAL_MODE = 2
 """What the byte at offset 18 of a file says once a server has opened it (https://sqlite.org/fileformat.html)."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Backup:
+class Backup(Struct, frozen=True, kw_only=True):
     """What a backup holds. `made_ms` is in Unix milliseconds; None if the file has no digest that could be checked."""
 
     version: int
