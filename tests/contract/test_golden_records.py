@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from msgspec.structs import asdict, replace
+from msgspec import to_builtins
+from msgspec.structs import replace
 
 from llm_server.api import views
 from llm_server.orchestration.domain.api_key import Account
@@ -96,7 +97,7 @@ def dynamodb_items(file: Path) -> list[dict[str, Any]]:
 
 
 def _plain(value: Any) -> Any:
-    return with_limits_of_then(json.loads(json.dumps(asdict(value))))
+    return with_limits_of_then(json.loads(json.dumps(to_builtins(value))))
 
 
 def test_every_task_is_shown_as_the_version_that_stored_it_showed_it(stores: Stores) -> None:
@@ -151,13 +152,13 @@ def test_what_was_counted_and_switched_still_holds(stores: Stores) -> None:
     """Counters, spending, engine states and switches. Fields may be added."""
     counters, engines = stores.tasks.overview()
 
-    assert asdict(counters).items() >= stores.expected["counters"].items()
+    assert to_builtins(counters).items() >= stores.expected["counters"].items()
     assert engines.states.keys() == stores.expected["engine_states"].keys()
     for name, state in engines.states.items():
-        assert asdict(state).items() >= stores.expected["engine_states"][name].items()
+        assert to_builtins(state).items() >= stores.expected["engine_states"][name].items()
     assert engines.switches.keys() == stores.expected["engine_switches"].keys()
     for name, switch in engines.switches.items():
-        assert asdict(switch).items() >= stores.expected["engine_switches"][name].items()
+        assert to_builtins(switch).items() >= stores.expected["engine_switches"][name].items()
     assert stores.tasks.spent_microusd(TENANT, DAY) == stores.expected["spent_microusd"]
 
 
@@ -168,9 +169,9 @@ def test_keys_their_use_and_idempotency_keys_still_hold(stores: Stores) -> None:
 
     for key, expected in zip(keys, stores.expected["keys"], strict=True):
         assert key.items() >= expected.items()
-    assert asdict(stores.keys.use(Account(KEY, DAY))) == stores.expected["use"]
+    assert to_builtins(stores.keys.use(Account(KEY, DAY))) == stores.expected["use"]
     assert binding is not None
-    assert asdict(binding) == stores.expected["binding"]
+    assert to_builtins(binding) == stores.expected["binding"]
     assert stores.keys.count_request(KEY, NOW_MS // 60_000, most=60) == 58
 
 

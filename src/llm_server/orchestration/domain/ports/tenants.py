@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from typing import Protocol
 
 from msgspec import Struct
+from msgspec.structs import asdict
 
 
 class Erased(Struct, frozen=True, kw_only=True):
