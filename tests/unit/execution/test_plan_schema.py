@@ -73,7 +73,8 @@ def set_step(at: int, field: str, value: Any) -> Change:
 def add_dependencies(at: int, dependencies: list[str]) -> Change:
     def change(plan: dict[str, Any]) -> None:
         if plan["steps"]:
-            plan["steps"][at % len(plan["steps"])]["depends_on"] += dependencies
+            step = plan["steps"][at % len(plan["steps"])]
+            step["depends_on"] = [*(step["depends_on"] or []), *dependencies]  # an earlier change may have made it null
 
     return change
 
