@@ -16,6 +16,7 @@ import pytest
 from llm_server.orchestration.domain.errors import StorageUnavailable
 from llm_server.orchestration.domain.ports.tenants import Erased
 from llm_server.orchestration.domain.task import Task
+from llm_server.orchestration.domain.turns import OF_NO_TENANT, Line
 from llm_server.storage.sqlite.connections.writer import T, Work
 from llm_server.storage.sqlite.database import PATIENT_BUSY_S, Database
 from llm_server.storage.sqlite.store import SqliteStore
@@ -127,11 +128,11 @@ def test_an_erasure_that_broke_off_at_any_write_is_completed_by_the_next(path: P
     class BreakingOff(Database):
         writes_left = 0
 
-        def write(self, work: Work[T]) -> T:
+        def write(self, work: Work[T], line: Line = OF_NO_TENANT) -> T:
             self.writes_left -= 1
             if self.writes_left < 0:
                 raise StorageUnavailable("The database does not answer; try again.")
-            return super().write(work)
+            return super().write(work, line)
 
     writes, is_broken_off = 0, True
     with closing(BreakingOff(path)) as database:

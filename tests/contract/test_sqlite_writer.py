@@ -16,7 +16,7 @@ import pytest
 
 from llm_server.orchestration.domain.errors import StorageUnavailable, TaskLost
 from llm_server.orchestration.domain.status import Priority
-from llm_server.orchestration.domain.turns import Line
+from llm_server.orchestration.domain.turns import OF_NO_TENANT, Line
 from llm_server.storage.sqlite.connections.writer import MAX_BATCH_S, Command
 from llm_server.storage.sqlite.database import BUSY_S, Database
 from llm_server.storage.sqlite.store import SqliteStore
@@ -49,7 +49,7 @@ def notes(database: Database) -> list[str]:
         return [text for (text,) in db.execute("SELECT text FROM notes ORDER BY rowid")]
 
 
-def put(database: Database, work: Callable[[sqlite3.Connection], Any], line: Line | None = None) -> Future[Any]:
+def put(database: Database, work: Callable[[sqlite3.Connection], Any], line: Line = OF_NO_TENANT) -> Future[Any]:
     """Hand over a command; the future ends with its outcome."""
     future: Future[Any] = Future()
 
@@ -103,16 +103,16 @@ def test_commands_that_wait_share_one_commit(database: Database) -> None:
     assert seen == ["COMMIT"] * 3  # of the command that set the trace, of the held command, and of the ten
 
 
-def test_requests_take_turns_between_tenants_and_come_after_workers(database: Database) -> None:
-    """One tenant posts without pause. It holds up neither another tenant nor the tasks in work."""
+def test_commands_take_turns_between_tenants(database: Database) -> None:
+    """One tenant posts without pause. It holds up no other tenant."""
     with Held(database):
         each = [put(database, note(f"a{n}"), Line("a")) for n in range(4)]
         each += [put(database, note(f"b{n}"), Line("b")) for n in range(2)]
-        each += [put(database, note("batch"), Line("b", Priority.BATCH)), put(database, note("of a worker"))]
+        each += [put(database, note("batch"), Line("b", Priority.BATCH)), put(database, note("of no tenant"))]
     for future in each:
         future.result(WAIT_S)
 
-    assert notes(database) == ["of a worker", "a0", "b0", "a1", "b1", "a2", "batch", "a3"]
+    assert notes(database) == ["a0", "b0", "of no tenant", "a1", "b1", "a2", "batch", "a3"]
 
 
 def test_commands_of_any_line_that_wait_at_the_end_are_carried_out(tmp_path: Path) -> None:

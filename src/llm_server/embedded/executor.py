@@ -6,10 +6,12 @@ A use case that writes is one command of the writer: one transaction, which shar
 from __future__ import annotations
 
 import asyncio
+import time
 from asyncio import Future
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from math import inf
 
 from llm_server.api.executor import T, Watch
 from llm_server.embedded.loop_calls import LoopCalls, end
@@ -22,17 +24,28 @@ from llm_server.storage.sqlite.database import Database
 MAX_READ_THREADS = 4
 MAX_ANSWER_S = 5.0
 """How long a caller waits for the database. After that, the call is answered with 503."""
+CHECKED_S = 1.0
+"""How long the check of the file counts that found nothing wrong."""
 
 
 class OffLoopExecutor:
     """The `Executor` of the embedded server, for one event loop."""
 
-    def __init__(self, database: Database, watches: Watches, *, max_answer_s: float = MAX_ANSWER_S) -> None:
+    def __init__(
+        self,
+        database: Database,
+        watches: Watches,
+        *,
+        max_answer_s: float = MAX_ANSWER_S,
+        clock_s: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._database = database
         self._watches = watches
         self._max_answer_s = max_answer_s
         self._readers = ThreadPoolExecutor(MAX_READ_THREADS, thread_name_prefix="reader")
         self._checker = ThreadPoolExecutor(1, thread_name_prefix="checker")
+        self._clock_s = clock_s
+        self._checked_until_s = -inf
         self._loop_calls = LoopCalls()
 
     async def read(self, use_case: Callable[[], T]) -> T:
@@ -51,10 +64,16 @@ class OffLoopExecutor:
         return watch
 
     async def check_store(self) -> None:
-        """Check on a thread of its own: readers may be busy, and a file system that hangs must not stop the loop."""
+        """Check on a thread of its own: readers may be busy, and a file system that hangs must not stop the loop.
+
+        A check counts for a second, because a thread waits up to 100 ms for its turn while many requests begin.
+        """
+        if self._clock_s() < self._checked_until_s:
+            return
         command, known = self._command(self._database.check)
         self._checker.submit(_run, command)
         await self._outcome(command, known)
+        self._checked_until_s = self._clock_s() + CHECKED_S
 
     def close(self) -> None:
         """End the threads; what has not begun on them is dropped."""

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from llm_server.api.executor import Watch
-from llm_server.embedded.executor import MAX_READ_THREADS, OffLoopExecutor
+from llm_server.embedded.executor import CHECKED_S, MAX_READ_THREADS, OffLoopExecutor
 from llm_server.embedded.watches import Watches
 from llm_server.orchestration.domain.errors import StorageMissing, StorageUnavailable, TaskNotFound
 from llm_server.orchestration.domain.status import Status
@@ -36,7 +36,8 @@ class Embedded:
         self.watches = Watches()
         self.database = Database(path)
         self.store = SqliteStore(self.database, on_end=self.watches.tell_end)
-        self.run = OffLoopExecutor(self.database, self.watches, max_answer_s=LIMIT_S)
+        self.now_s = 0.0
+        self.run = OffLoopExecutor(self.database, self.watches, max_answer_s=LIMIT_S, clock_s=lambda: self.now_s)
 
     def close(self) -> None:
         self.run.close()
@@ -267,12 +268,15 @@ def test_at_the_stop_all_who_wait_go_on_and_none_waits_any_more(embedded: Embedd
 
 
 def test_health_tells_what_is_wrong_with_the_database_file(embedded: Embedded) -> None:
-    """It reads no database, and is well again when the file is back."""
+    """It reads no database, and is well again when the file is back. A check counts for a second, if all is well."""
     away = embedded.path.with_name("away.db")
 
     async def main() -> None:
         await embedded.run.check_store()
         embedded.path.rename(away)
+        embedded.now_s += CHECKED_S - 0.01
+        await embedded.run.check_store()
+        embedded.now_s += 0.01
         with pytest.raises(StorageMissing, match="was removed"):
             await embedded.run.check_store()
         away.rename(embedded.path)
@@ -293,6 +297,7 @@ def test_a_file_system_that_hangs_stops_neither_the_event_loop_nor_health(embedd
         reads = [asyncio.ensure_future(embedded.run.read(partial(end.wait, WAIT_S))) for _ in range(MAX_READ_THREADS)]
         await asyncio.sleep(0)
         await embedded.run.check_store()
+        embedded.now_s += CHECKED_S
         embedded.database.check = hang  # type: ignore[method-assign]
         with pytest.raises(StorageUnavailable):
             await embedded.run.check_store()

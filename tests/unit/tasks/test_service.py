@@ -22,6 +22,8 @@ from llm_server.orchestration.domain.output import Output
 from llm_server.orchestration.domain.ports.listing import TaskFilter
 from llm_server.orchestration.domain.status import Mode, Status
 from llm_server.orchestration.domain.task import Task, TaskRef
+from llm_server.orchestration.domain.turns import OF_NO_TENANT, Line
+from llm_server.storage.sqlite.connections.writer import Command
 from llm_server.storage.sqlite.database import Database
 from llm_server.storage.sqlite.store import SqliteStore
 from support.builders import key_texts
@@ -45,6 +47,23 @@ def test_a_woken_worker_completes_the_task(served: Served) -> None:
 
     assert served.service.is_final(ref)
     assert served.service.get(ref).result == "Hello."
+
+
+def test_the_writes_of_a_worker_wait_in_the_line_of_the_tenant(served: Served) -> None:
+    """They take turns with those of other tenants, however many requests these send."""
+    served.submit()
+    lines = list[Line]()
+    writer = served.store._database._writer
+    put = writer.put
+
+    def noted(command: Command[Any], line: Line = OF_NO_TENANT) -> None:
+        lines.append(line)
+        put(command, line)
+
+    writer.put = noted  # type: ignore[method-assign]
+    served.work()
+
+    assert [line.tenant for line in lines] == ["local"] * 2  # the claim; the answer with the end
 
 
 def test_a_wake_up_for_an_unknown_final_or_claimed_task_does_nothing(served: Served) -> None:

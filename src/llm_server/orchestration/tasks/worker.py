@@ -6,6 +6,7 @@ import logging
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
+from functools import partial
 
 from msgspec.structs import replace
 
@@ -23,6 +24,7 @@ from llm_server.orchestration.domain.retention import is_to_be_renewed
 from llm_server.orchestration.domain.snapshot import Snapshot
 from llm_server.orchestration.domain.status import Priority, Status
 from llm_server.orchestration.domain.task import Task, TaskRef
+from llm_server.orchestration.domain.turns import Line
 from llm_server.orchestration.execution.orchestrator import Orchestrator
 from llm_server.orchestration.execution.outcome import Progress
 from llm_server.orchestration.tasks.claimed_task import ClaimedTask
@@ -129,7 +131,8 @@ class Worker:
         """Claim a task and carry it out. If `suspects` is False, a suspect is returned with nothing done."""
         with self._cancellable(ref) as cancellation:  # before the claim, so that no cancellation is missed
             now_ms = self._clock()
-            snapshot, claimed = self._store.atomically(lambda: self._taken(ref, owner, now_ms, suspects=suspects))
+            take = partial(self._taken, ref, owner, now_ms, suspects=suspects)
+            snapshot, claimed = self._store.atomically(take, Line(ref.tenant))
             if left := snapshot.unsettled(now_ms):
                 self._settlement.settle_dead(snapshot.task, left.attempts)
             elif claimed is not None:

@@ -37,6 +37,7 @@ from llm_server.orchestration.domain.ports.tenants import Erased
 from llm_server.orchestration.domain.retention import Retention
 from llm_server.orchestration.domain.snapshot import EXPIRED_REQUEST, Request, Snapshot
 from llm_server.orchestration.domain.task import Task, TaskRef
+from llm_server.orchestration.domain.turns import OF_NO_TENANT, Line
 from llm_server.storage import records
 from llm_server.storage.dynamodb import idempotency, items, packing
 from llm_server.storage.dynamodb.calls import ConditionFailed, calling, tries, writing
@@ -77,7 +78,7 @@ class DynamoStore:
         self._texts = Texts(client, table, self._retention)
         self._deletions = Deletions(client, table, self._texts, self._retention.clock)
 
-    def atomically(self, use_case: Callable[[], T]) -> T:
+    def atomically(self, use_case: Callable[[], T], line: Line = OF_NO_TENANT) -> T:  # noqa: ARG002
         return use_case()
 
     def bind_idempotency_key(

@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 
 from llm_server.orchestration.domain.errors import ConfigurationError
-from llm_server.orchestration.domain.turns import Line
+from llm_server.orchestration.domain.turns import OF_NO_TENANT, Line
 from llm_server.storage.sqlite.connections.failures import Failures, damage, is_damage, is_locked
 from llm_server.storage.sqlite.connections.readers import Readers
 from llm_server.storage.sqlite.connections.writer import Command, T, Work, Writer
@@ -58,18 +58,19 @@ class Database:
             versions = {"from_version": migrated.from_version, "to_version": migrated.to_version}
             _log.warning("database migrated", extra={"database": path, **versions, "backup": migrated.backup})
 
-    def write(self, work: Work[T]) -> T:
+    def write(self, work: Work[T], line: Line = OF_NO_TENANT) -> T:
         """Carry out `work` in a transaction, and return its result after the commit. If it raises, nothing is stored.
 
-        Inside a use case that runs as one command (`put`), `work` becomes part of that command.
+        It waits in a line for its turn. Inside a use case that runs as one command (`put`), `work` becomes part of that
+        command.
 
         Raises:
             StorageUnavailable: SQLite reported an error; it is unknown whether anything was stored.
         """
-        return self._writer.run(work)
+        return self._writer.run(work, line)
 
-    def put(self, command: Command[T], line: Line | None = None) -> None:
-        """Hand a command to the writer without waiting for it. With a line, it waits behind the commands without one.
+    def put(self, command: Command[T], line: Line = OF_NO_TENANT) -> None:
+        """Hand a command to the writer, where it waits in a line, without waiting for it.
 
         Raises StorageUnavailable if the database is closed.
         """

@@ -16,6 +16,7 @@ from llm_server.orchestration.domain.ports.tenants import Erased
 from llm_server.orchestration.domain.retention import Retention
 from llm_server.orchestration.domain.snapshot import Request, Snapshot
 from llm_server.orchestration.domain.task import Task, TaskRef
+from llm_server.orchestration.domain.turns import OF_NO_TENANT, Line
 from llm_server.storage.sqlite import (
     counters,
     deletions,
@@ -50,8 +51,8 @@ class SqliteStore:
         """Close the database."""
         self._database.close()
 
-    def atomically(self, use_case: Callable[[], T]) -> T:
-        return self._database.write(lambda _: use_case())
+    def atomically(self, use_case: Callable[[], T], line: Line = OF_NO_TENANT) -> T:
+        return self._database.write(lambda _: use_case(), line)
 
     def add(self, task: Task, request: Request, *, max_in_flight: int | None = None) -> bool:
         def work(db: sqlite3.Connection) -> bool:
@@ -97,7 +98,7 @@ class SqliteStore:
                 self._database.after_commit(partial(self._on_end, after, task_rows.result(db, after, output)))
             return True
 
-        if not self._database.write(work):
+        if not self._database.write(work, after.line):
             raise TaskLost(after.task_id)
 
     def keep(self, ref: TaskRef, output: Output) -> None:

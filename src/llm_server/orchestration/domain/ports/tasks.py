@@ -10,6 +10,7 @@ from msgspec import Struct
 from llm_server.orchestration.domain.output import Output
 from llm_server.orchestration.domain.snapshot import Request, Snapshot
 from llm_server.orchestration.domain.task import Task, TaskRef
+from llm_server.orchestration.domain.turns import OF_NO_TENANT, Line
 
 T = TypeVar("T")
 
@@ -35,11 +36,12 @@ class IdempotencyBinding(Struct, frozen=True, kw_only=True):
 class TaskStore(Protocol):
     """The authoritative record of all tasks. Final tasks are kept until they expire."""
 
-    def atomically(self, use_case: Callable[[], T]) -> T:
+    def atomically(self, use_case: Callable[[], T], line: Line = OF_NO_TENANT) -> T:
         """Run a use case that calls this store several times, and return its result when its writes are durable.
 
         If the database can do so cheaply, all calls are one transaction; otherwise each is one. The use case must not
-        wait for other threads, and may be run twice: the first time without any effect on the store.
+        wait for other threads, and may be run twice: the first time without any effect on the store. Use cases of
+        different lines may take turns.
         """
         ...
 

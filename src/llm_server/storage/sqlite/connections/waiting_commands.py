@@ -1,8 +1,7 @@
-"""The commands that wait for the writer: those of workers first, then those of requests by turns between tenants."""
+"""The commands that wait for the writer, by turns between tenants."""
 
 from __future__ import annotations
 
-import threading
 from collections import deque
 from queue import SimpleQueue
 from typing import Generic, TypeVar
@@ -15,24 +14,22 @@ C = TypeVar("C")
 class WaitingCommands(Generic[C]):
     """Commands of any thread for one other thread, which alone takes them.
 
-    A command without a line comes from a thread that waits for it, and goes before the requests. There are few such
-    threads, so requests are not starved. Many requests of one tenant hold up neither the workers nor another tenant.
+    Those of one line keep their order, so workers do not start while the requests of a burst still come in, and many
+    requests of one tenant hold up no other.
+
+    There is no lock, because the event loop would wait for it while its holder waits for the processor: `put` only
+    appends to a deque, and the thread that takes commands sorts them into their lines.
     """
 
     def __init__(self) -> None:
-        self._first = deque[C]()
-        self._requests = Turns[C]()
-        self._lock = threading.Lock()
-        """Guards the requests. A deque needs no lock."""
+        self._arrived = deque[tuple[Line, C]]()
+        self._turns = Turns[C]()
+        """Only for the thread that takes commands."""
         self._signals = SimpleQueue[bool]()
         """One True for each command, sent when the command is there, and a False at the end."""
 
-    def put(self, command: C, line: Line | None) -> None:
-        if line is None:
-            self._first.append(command)
-        else:
-            with self._lock:
-                self._requests.put(line, command)
+    def put(self, line: Line, command: C) -> None:
+        self._arrived.append((line, command))
         self._signals.put(True)
 
     def end(self) -> None:
@@ -44,12 +41,11 @@ class WaitingCommands(Generic[C]):
         if not self._signals.get():
             self._signals.put(False)  # nothing comes after the end
             return None
-        if self._first:
-            return self._first.popleft()
-        with self._lock:
-            line, command = self._requests.take()
-            self._requests.give_back(line)
-            return command
+        while self._arrived:
+            self._turns.put(*self._arrived.popleft())
+        line, command = self._turns.take()
+        self._turns.give_back(line)
+        return command
 
     def get_now(self) -> C | None:
         """Return the next command, or None if none waits now."""

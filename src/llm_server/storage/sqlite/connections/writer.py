@@ -15,7 +15,7 @@ from functools import partial
 from typing import Any, Generic, TypeVar, cast
 
 from llm_server.orchestration.domain.errors import StorageBroken
-from llm_server.orchestration.domain.turns import Line
+from llm_server.orchestration.domain.turns import OF_NO_TENANT, Line
 from llm_server.storage.sqlite.connections.failures import Failures, unavailable
 from llm_server.storage.sqlite.connections.waiting_commands import WaitingCommands
 
@@ -105,8 +105,8 @@ class Writer:
         """Whether the caller runs on the writer's thread, so inside a command."""
         return self._thread.ident == threading.get_ident()
 
-    def run(self, work: Work[T]) -> T:
-        """Carry out `work`, and return its result after the commit.
+    def run(self, work: Work[T], line: Line) -> T:
+        """Wait in a line, carry out `work`, and return its result after the commit.
 
         Inside a command, `work` becomes part of that command, and the commit comes later.
 
@@ -119,19 +119,19 @@ class Writer:
         committed = threading.Lock()
         committed.acquire()
         command = Command(partial(work, self.connection), committed.release)
-        self.put(command)
+        self.put(command, line)
         committed.acquire()
         return command.outcome()
 
-    def put(self, command: Command[Any], line: Line | None = None) -> None:
-        """Hand over a command without waiting for it; that of a request waits in a line.
+    def put(self, command: Command[Any], line: Line = OF_NO_TENANT) -> None:
+        """Hand over a command, which waits in a line, without waiting for it.
 
         Raises StorageUnavailable if the writer is closed.
         """
         with self._guard:
             if self._is_closed:
                 raise unavailable()
-            self._commands.put(command, line)
+            self._commands.put(line, command)
 
     def after_commit(self, call: Callable[[], None]) -> None:
         """Call `call` once the running command is committed, before its caller goes on; outside a command, at once."""
