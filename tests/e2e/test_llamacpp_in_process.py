@@ -186,7 +186,10 @@ def an_environment(folder: Path, model: Any) -> dict[str, str]:
 @pytest.mark.parametrize(
     ("model", "reason"),
     [
-        ("none.gguf", "LLM_SERVER_MODEL is 'none.gguf'; allowed is a GGUF file that can be read, or one of smollm2-135m, qwen"),
+        (
+            "none.gguf",
+            "LLM_SERVER_MODEL is 'none.gguf'; allowed is a GGUF file that can be read, or one of smollm2-135m, qwen",
+        ),
         ("qwen2.5-0.5b", "LLM_SERVER_MODEL is 'qwen2.5-0.5b', which was not pulled yet"),
     ],
 )
