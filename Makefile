@@ -1,6 +1,7 @@
 # The commands of the README. They need Python 3.11 or later, git and make; everything else is installed in .venv.
 PYTHON ?= python3
 PORT ?= 8000
+ENVIRONMENT ?= default
 VENV := .venv
 BIN := $(VENV)/bin
 export UV := $(abspath $(BIN)/uv)
@@ -11,7 +12,7 @@ COMPILE := $(UV) pip compile --quiet --universal --python-version 3.11 --generat
 PYTEST := $(BIN)/python -m pytest -q
 EACH := --numprocesses auto --dist loadfile # one process for each core; the tests of a file run in one process
 
-.PHONY: run help test attack mutants train check format lint types contracts bench build deploy aws-local openapi docs dist lock clean
+.PHONY: run help test attack mutants train check format lint types contracts bench build deploy deploy-smoke aws-local openapi docs dist lock clean
 
 run: $(VENV)/.run $(if $(LOCAL),$(VENV)/.local) ## Serve http://localhost:8000, embedded; with LOCAL=1, GGUF files can be loaded
 	@exec $(BIN)/llm-server serve --port $(PORT)
@@ -53,11 +54,18 @@ format: $(VENV)/.dev ## Format the code, and repair what ruff can repair
 bench: $(VENV)/.dev ## Run the benchmarks
 	$(BIN)/python -m benchmarks
 
-build: $(VENV)/.dev ## Build the deployment package, without Docker
-	$(SAM) build
+build: $(VENV)/.dev ## Build the deployment package, without Docker, for ARCHITECTURE (this machine's processor)
+	@PYTHONPATH=src:tools $(BIN)/python -m aws_local.build $(if $(ARCHITECTURE),--architecture $(ARCHITECTURE))
 
-deploy: build ## Deploy to AWS, after questions
-	$(SAM) deploy --guided
+deploy: $(VENV)/.dev samconfig.local.toml ## Deploy to AWS, after questions; for production with ENVIRONMENT=prod
+	@$(MAKE) --no-print-directory build ARCHITECTURE=$(or $(ARCHITECTURE),arm64)
+	$(SAM) deploy --guided --config-env $(ENVIRONMENT) --config-file $(abspath samconfig.local.toml)
+
+deploy-smoke: $(VENV)/.dev ## Deploy to an emulator's CloudFormation, and send prompts through the deployed functions
+	$(PYTEST) tests/deployed -m deployment $(ARGS)
+
+samconfig.local.toml: # the answers to `make deploy`, apart from the file that is in git
+	@cp samconfig.toml $@
 
 aws-local: $(VENV)/.dev ## Run the AWS variant on this machine: an emulator with the table and the queue of template.yaml
 	@PYTHONPATH=src:tools exec $(BIN)/python -m aws_local $(ARGS)
@@ -89,7 +97,7 @@ lock: $(VENV)/.dev ## Pin the latest versions of all requirements
 	$(MAKE) -C layers lock
 
 clean: ## Delete the environments and everything that was built
-	rm -rf $(VENV) .aws-sam .docs-site dist .coverage* .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) .aws-sam events .docs-site dist .coverage* .pytest_cache .mypy_cache .ruff_cache
 
 $(VENV)/.uv: requirements/uv.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed: make PYTHON=python3.12 run")'

@@ -54,8 +54,8 @@ def load_catalog(
     `loopback` are the servers to try on this machine; the one at `own_port` is skipped.
 
     Raises:
-        ConfigurationError: the file is wrong, the model of LLM_SERVER_MODEL is not on this machine, or an engine's
-            `timeout_s` is longer than a worker can wait.
+        ConfigurationError: the file is wrong, the model of LLM_SERVER_MODEL is not on this machine, an engine's
+            `timeout_s` is longer than a worker can wait, or an engine is required and none was found.
     """
     catalog = configured_catalog(settings)
     model = None if settings.on_aws else settings.model
@@ -69,6 +69,7 @@ def load_catalog(
         model_is_used = False
     else:
         discovered = discover(settings.environ, loopback=loopback, own_port=own_port, model=model)
+        _check_required(discovered.spec, settings)
         note = f"{discovered.name}: {discovered.reason}"
         model_is_used = discovered.spec.kind == "llamacpp"
         spec = _within(discovered.spec, settings.window.whole_s)
@@ -77,6 +78,14 @@ def load_catalog(
         note += " LLM_SERVER_MODEL is not used."
     _check_time_outs(catalog, settings)
     return LoadedCatalog(catalog, note)
+
+
+def _check_required(found: EngineSpec, settings: Settings) -> None:
+    if settings.require_engine and found.kind == "embedded":
+        advice = "set OPENAI_API_KEY or ANTHROPIC_API_KEY, or describe an engine in LLM_SERVER_CONFIG"
+        if settings.on_aws:
+            advice = "deploy with OpenAIKeyName, AnthropicKeyName or a ConfigFile that has engines (docs/aws.md)"
+        raise ConfigurationError(f"LLM_SERVER_REQUIRE_ENGINE is true, but no engine was found: {advice}.")
 
 
 def _within(found: EngineSpec, max_s: int) -> EngineSpec:
