@@ -59,8 +59,8 @@ def load_catalog(
     demonstration model answers if it is on this machine and nothing else is found.
 
     Raises:
-        ConfigurationError: the file is wrong, the model of LLM_SERVER_MODEL is not on this machine, or an engine's
-            `timeout_s` is longer than a worker can wait.
+        ConfigurationError: the file is wrong, the model of LLM_SERVER_MODEL is not on this machine, an engine's
+            `timeout_s` is longer than a worker can wait, or an engine is required and none was found.
     """
     catalog = configured_catalog(settings)
     model = None if settings.on_aws or settings.model == NO_MODEL else settings.model
@@ -77,6 +77,7 @@ def load_catalog(
         discovered = discover(
             settings.environ, loopback=loopback, own_port=own_port, model=model, demonstration_model=shown
         )
+        _check_required(discovered.spec, settings)
         note = f"{discovered.name}: {discovered.reason}"
         model_is_used = discovered.spec.model == model
         spec = _within(discovered.spec, settings.window.whole_s)
@@ -90,6 +91,14 @@ def load_catalog(
 def _demonstration_model(settings: Settings, catalog: Catalog) -> str | None:
     """Return the demonstration model of this machine; None if it has none, or LLM_SERVER_MODEL forbids it."""
     return None if settings.model == NO_MODEL else model_files.demonstration_model(catalog.models, settings.models_dir)
+
+
+def _check_required(found: EngineSpec, settings: Settings) -> None:
+    if settings.require_engine and found.demonstration:
+        advice = "set OPENAI_API_KEY or ANTHROPIC_API_KEY, or describe an engine in LLM_SERVER_CONFIG"
+        if settings.on_aws:
+            advice = "deploy with OpenAIKeyName, AnthropicKeyName or a ConfigFile that has engines (docs/aws.md)"
+        raise ConfigurationError(f"LLM_SERVER_REQUIRE_ENGINE is true, but no engine was found: {advice}.")
 
 
 def _within(found: EngineSpec, max_s: int) -> EngineSpec:

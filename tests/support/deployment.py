@@ -11,11 +11,11 @@ import json
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
-from pathlib import Path
 from typing import Any
 
 import pytest
 
+from aws_local.events import SAMPLE_TASKS, SAMPLES
 from aws_local.invocation import Event, Handler, LambdaContext
 from aws_local.pump import Pump
 from aws_local.template import ACCOUNT, REGION
@@ -27,8 +27,7 @@ from support.aws_observer import Observer, needed, observing
 from support.builders import a_key
 from support.template_stack import resolved, rights
 
-EVENTS = Path(__file__).parents[2] / "events"
-UNKNOWN_ID = "01979f5e-7a3c-7b21-9c4d-5e6f708192a3"
+UNKNOWN_ID = SAMPLE_TASKS[0]
 MODULES = {"ApiFunction": "llm_server.lambda_api", "WorkerFunction": "llm_server.lambda_worker"}
 ROLES = {"ApiFunction": "ApiRole", "WorkerFunction": "WorkerRole"}
 ENGINES: dict[str, Any] = {
@@ -132,12 +131,12 @@ class Deployment:
 
 
 def an_event(name: str) -> Event:
-    event: Event = json.loads((EVENTS / f"{name}.json").read_text(encoding="utf-8"))
+    event: Event = json.loads((SAMPLES / f"{name}.json").read_text(encoding="utf-8"))
     return event
 
 
 def about(task_id: str, name: str) -> Event:
-    """Return an event of `events/` for this task."""
+    """Return a sample event for this task."""
     event: Event = json.loads(json.dumps(an_event(name)).replace(UNKNOWN_ID, task_id))
     return event
 

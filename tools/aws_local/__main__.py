@@ -20,7 +20,7 @@ from typing import Any
 
 import boto3
 
-from aws_local import ministack, resources, schedule, template
+from aws_local import events, ministack, resources, schedule, template
 from aws_local.environments import ToolMissing
 from aws_local.gateway import Gateway
 from aws_local.invocation import Event, Handler, LambdaContext
@@ -31,6 +31,7 @@ from llm_server.orchestration.domain.api_key import SCOPES
 from llm_server.settings import Settings
 
 SAM_VARIABLES = Path(".llm-server/sam-env.json")
+EVENTS = Path("events")
 WORKERS = 2
 JOIN_S = 5.0
 CREDENTIALS = {
@@ -72,6 +73,8 @@ def _serve(options: argparse.Namespace, stop: threading.Event) -> None:
         )
         _write_sam_variables(made, endpoint)
         _adopt(made)
+        key = _new_key()
+        events.write(EVENTS, token=key, tasks=events.store_tasks(Settings.read(), sqs), made=made)
         worker = function(made, "WorkerFunction")
         pump = Pump(sqs, queue_url=made.queue_url, queue_arn=made.queue_arn, invoke=worker)
         for _ in range(WORKERS):
@@ -83,7 +86,7 @@ def _serve(options: argparse.Namespace, stop: threading.Event) -> None:
             cleanup.callback(gateway.shutdown)
             threading.Thread(target=gateway.serve_forever, daemon=True).start()
             url = gateway.url
-        print(_welcome(made, endpoint, url, _new_key()), flush=True)
+        print(_welcome(made, endpoint, url, key), flush=True)
         stop.wait()
         print("Stopping.", flush=True)
 
@@ -120,7 +123,7 @@ def _adopt(made: Resources) -> None:
 def _new_key() -> str:
     """Create an API key with all scopes, because the API refuses calls without a key."""
     with wiring.keys_of(Settings.read(), make=True) as keys:
-        return keys.create("local", SCOPES)[1]
+        return keys.create(events.TENANT, SCOPES)[1]
 
 
 def _write_sam_variables(made: Resources, endpoint: str) -> None:
@@ -153,7 +156,12 @@ def _welcome(made: Resources, endpoint: str, url: str | None, key: str) -> str:
     else:
         lines += ["Without Docker: start this with --gateway.", "With Docker: run in another terminal"]
     return "\n".join(
-        [*lines, f"  make build && .venv/sam/bin/sam local start-api    (reads {SAM_VARIABLES}, serves port 8000)"]
+        [
+            *lines,
+            f"  make build && .venv/sam/bin/sam local start-api    (reads {SAM_VARIABLES}, serves port 8000)",
+            f"  .venv/sam/bin/sam local invoke ApiFunction --event {EVENTS}/api-v2-get-task.json",
+            f"The events in {EVENTS}/ have this key, and name tasks that are in the table. They were just written.",
+        ]
     )
 
 

@@ -7,15 +7,13 @@ import json
 import threading
 from collections.abc import Iterator
 from contextlib import closing
-from pathlib import Path
 from typing import Any
 
 import pytest
 
+from aws_local.events import SAMPLES
 from aws_local.gateway import MAX_ANSWER_BYTES, Gateway
 from aws_local.invocation import LambdaContext
-
-EVENTS = Path(__file__).parents[3] / "events"
 
 
 class Function:
@@ -60,7 +58,7 @@ def keys(node: Any) -> Any:
 
 
 def test_an_event_has_the_parts_of_a_real_one(gateway: Gateway, function: Function) -> None:
-    real = json.loads((EVENTS / "api-v2-post-task.json").read_text(encoding="utf-8"))
+    real = json.loads((SAMPLES / "api-v2-post-task.json").read_text(encoding="utf-8"))
     del real["requestContext"]["authentication"]  # the local gateway has no signatures
 
     ask(gateway, "POST", "/api/v1/tasks", body=real["body"], headers={"Content-Type": "application/json"})
