@@ -83,7 +83,7 @@ deploy-smoke: $(VENV)/.dev ## Deploy to an emulator's CloudFormation, and send p
 samconfig.local.toml: # the answers to `make deploy`, apart from the file that is in git
 	@cp samconfig.toml $@
 
-aws-local: $(VENV)/.dev ## Run the AWS variant on this machine: an emulator with the table and the queue of template.yaml
+aws-local: $(VENV)/.dev ## Run the AWS variant on this machine: an emulator with the table and the queue of template.yaml, and the tasks of events/
 	@PYTHONPATH=src:tools exec $(BIN)/python -m aws_local $(ARGS)
 
 openapi: $(VENV)/.dev ## Write docs/openapi.json from the app
@@ -115,7 +115,7 @@ lock: $(VENV)/.dev ## Pin the latest versions of all requirements
 	$(MAKE) -C layers lock
 
 clean: ## Delete the environments and everything that was built
-	rm -rf $(VENV) .aws-sam events .docs-site dist .coverage* .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) .aws-sam .docs-site dist .coverage* .pytest_cache .mypy_cache .ruff_cache
 
 $(VENV)/.uv: requirements/uv.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed: make PYTHON=python3.12 run")'

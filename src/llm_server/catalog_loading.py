@@ -77,13 +77,13 @@ def load_catalog(
         discovered = discover(
             settings.environ, loopback=loopback, own_port=own_port, model=model, demonstration_model=shown
         )
-        _check_required(discovered.spec, settings)
         note = f"{discovered.name}: {discovered.reason}"
         model_is_used = discovered.spec.model == model
         spec = _within(discovered.spec, settings.window.whole_s)
         catalog = msgspec.structs.replace(catalog, engines={**catalog.engines, discovered.name: spec})
     if model and not model_is_used:
         note += " LLM_SERVER_MODEL is not used."
+    _check_required(catalog, settings)
     _check_time_outs(catalog, settings)
     return LoadedCatalog(catalog, note)
 
@@ -93,8 +93,9 @@ def _demonstration_model(settings: Settings, catalog: Catalog) -> str | None:
     return None if settings.model == NO_MODEL else model_files.demonstration_model(catalog.models, settings.models_dir)
 
 
-def _check_required(found: EngineSpec, settings: Settings) -> None:
-    if settings.require_engine and found.demonstration:
+def _check_required(catalog: Catalog, settings: Settings) -> None:
+    """Raise ConfigurationError if an engine is required, but only a demonstration would answer."""
+    if settings.require_engine and all(spec.demonstration for spec in catalog.engines.values()):
         advice = "set OPENAI_API_KEY or ANTHROPIC_API_KEY, or describe an engine in LLM_SERVER_CONFIG"
         if settings.on_aws:
             advice = "deploy with OpenAIKeyName, AnthropicKeyName or a ConfigFile that has engines (docs/aws.md)"

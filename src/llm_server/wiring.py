@@ -217,11 +217,15 @@ def service_of(
     key_store: KeyStore,
     queue: Queue,
     catalog: Catalog,
+    new_id: Callable[[], str] = new_id,
     works: bool = True,
     waiting: Waiting = nullcontext,
     after_commit: AfterCommit = at_once,
 ) -> Service:
-    """Build a service from the settings. If `works` is False, it has no engine adapters and cannot process tasks."""
+    """Build a service from the settings; its tasks get their ids from `new_id`.
+
+    If `works` is False, it has no engine adapters and cannot process tasks.
+    """
     secrets = Credentials(settings.environ)
     balancer = balancer_of(
         catalog,

@@ -10,7 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from llm_server.cli.app import app
-from support.deployment import UNKNOWN_ID, Deployment, about, an_event
+from support.deployment import TASK_ID, Deployment, about, an_event
 
 
 def test_a_prompt_goes_from_the_api_through_the_queue_to_an_answer(deployment: Deployment) -> None:
@@ -200,7 +200,7 @@ def test_a_bad_record_does_not_harm_the_others_of_its_batch(deployment: Deployme
     """A malformed message and an unknown id are acknowledged; the valid task is processed."""
     task_id = deployment.submit("Write a haiku about queues.")
     event = an_event("sqs-batch")
-    event["Records"][0]["body"] = event["Records"][0]["body"].replace(UNKNOWN_ID, task_id)
+    event["Records"][0]["body"] = TASK_ID.sub(task_id, event["Records"][0]["body"])
     answer = deployment.work(event)
 
     assert answer == {"batchItemFailures": []}

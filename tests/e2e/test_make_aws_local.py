@@ -19,8 +19,8 @@ import pytest
 from support import canaries
 
 ROOT = Path(__file__).parents[2]
-SAMPLES = 6
-"""The tasks that the events name; they are in the table from the start."""
+OF_EVENTS = 6
+"""The tasks that the files in `events/` name; they are in the table from the start."""
 
 
 @pytest.fixture
@@ -73,7 +73,7 @@ def test_a_prompt_goes_through_both_functions(server: subprocess.Popen[str], tmp
     server.send_signal(signal.SIGTERM)
 
     assert task["status"] == "Completed"
-    assert metrics["total_requests"] == 1 + SAMPLES
+    assert metrics["total_requests"] == 1 + OF_EVENTS
     assert variables["AWS_ENDPOINT_URL"] == emulator.replace("127.0.0.1", "host.docker.internal")
     assert server.wait(20) == 0
     with socket.socket() as probe:

@@ -7,13 +7,15 @@ import os
 import platform
 import subprocess
 import sys
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import boto3
 import urllib3
+from botocore.config import Config
 
 from aws_local import build
 from aws_local.environments import tool
@@ -27,6 +29,9 @@ SERVICES = (
     *("apigateway", "cloudformation", "dynamodb", "iam", "lambda", "logs", "monitoring", "s3", "scheduler", "sqs"),
     *("ssm", "sts"),
 )
+MAX_WAIT_S = 300
+"""Long, because a machine that is busy with other things starts the functions slowly."""
+T = TypeVar("T")
 ACCOUNT = {"AWS_ACCESS_KEY_ID": "testing", "AWS_SECRET_ACCESS_KEY": "testing", "AWS_DEFAULT_REGION": REGION}
 
 
@@ -48,6 +53,8 @@ class DeployedStack:
     def __init__(self, name: str, endpoint: str) -> None:
         self._endpoint = endpoint
         self._http = urllib3.PoolManager()
+        once = Config(read_timeout=MAX_WAIT_S, retries={"total_max_attempts": 1})
+        self._functions = boto3.client("lambda", endpoint_url=endpoint, config=once)
         stacks = self.client("cloudformation")
         self.resources = {
             found["LogicalResourceId"]: found.get("PhysicalResourceId", "")
@@ -59,6 +66,8 @@ class DeployedStack:
         settings = Settings(table=self.outputs["TableName"])
         with wiring.keys_of(settings, make=True) as keys:
             self.key = keys.create("local", SCOPES)[1]
+        # A function that takes longer to start than its time-out allows is answered 502; the next call starts it again.
+        when(lambda: self.call("GET", "/health"), lambda answer: answer.status < 500)
 
     def client(self, service: Any) -> Any:
         return boto3.client(service, endpoint_url=self._endpoint)
@@ -73,7 +82,7 @@ class DeployedStack:
     def work(self, event: object) -> Any:
         """Invoke the deployed worker function."""
         function = self.outputs["WorkerFunctionName"]
-        got = self.client("lambda").invoke(FunctionName=function, Payload=json.dumps(event))
+        got = self._functions.invoke(FunctionName=function, Payload=json.dumps(event))
         answer = json.load(got["Payload"])
         assert "FunctionError" not in got, answer
         return answer
@@ -90,6 +99,14 @@ class DeployedStack:
         configuration = self.client("lambda").get_function_configuration(FunctionName=name)
         variables: dict[str, str] = configuration["Environment"]["Variables"]
         return variables
+
+
+def when(ask: Callable[[], T], holds: Callable[[T], bool]) -> T:
+    """Ask until the answer is as wanted; return it. Fail with the last answer after MAX_WAIT_S."""
+    end_s = time.monotonic() + MAX_WAIT_S
+    while not holds(answer := ask()):
+        assert time.monotonic() < end_s, answer
+    return answer
 
 
 def build_for_this_python(folder: Path) -> Path:

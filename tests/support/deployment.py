@@ -8,14 +8,15 @@ from __future__ import annotations
 import asyncio
 import importlib
 import json
+import re
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from aws_local.events import SAMPLE_TASKS, SAMPLES
 from aws_local.invocation import Event, Handler, LambdaContext
 from aws_local.pump import Pump
 from aws_local.template import ACCOUNT, REGION
@@ -27,7 +28,8 @@ from support.aws_observer import Observer, needed, observing
 from support.builders import a_key
 from support.template_stack import resolved, rights
 
-UNKNOWN_ID = SAMPLE_TASKS[0]
+EVENTS = Path(__file__).parents[2] / "events"
+TASK_ID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[0-9a-f]{4}-[0-9a-f]{12}")
 MODULES = {"ApiFunction": "llm_server.lambda_api", "WorkerFunction": "llm_server.lambda_worker"}
 ROLES = {"ApiFunction": "ApiRole", "WorkerFunction": "WorkerRole"}
 ENGINES: dict[str, Any] = {
@@ -131,13 +133,13 @@ class Deployment:
 
 
 def an_event(name: str) -> Event:
-    event: Event = json.loads((SAMPLES / f"{name}.json").read_text(encoding="utf-8"))
+    event: Event = json.loads((EVENTS / f"{name}.json").read_text(encoding="utf-8"))
     return event
 
 
 def about(task_id: str, name: str) -> Event:
-    """Return a sample event for this task."""
-    event: Event = json.loads(json.dumps(an_event(name)).replace(UNKNOWN_ID, task_id))
+    """Return an event of `events/` for this task."""
+    event: Event = json.loads(TASK_ID.sub(task_id, json.dumps(an_event(name))))
     return event
 
 

@@ -6,11 +6,11 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from aws_local.events import SAMPLES
 from aws_local.gateway import MAX_ANSWER_BYTES
 from llm_server.orchestration.domain.output import MAX_TEXTS_BYTES
 from support.builders import an_output
@@ -101,6 +101,7 @@ REST_EVENT = {
     "isBase64Encoded": False,
 }
 """What the test page of a REST API sends if no header is given."""
+EVENTS = Path(__file__).parents[2] / "events"
 ON_AWS = {
     "LLM_SERVER_TABLE": "table",
     "LLM_SERVER_QUEUE_URL": "http://127.0.0.1:1/queue",
@@ -164,7 +165,7 @@ def test_the_documentation_page_is_sent_as_text_and_read_on_demand() -> None:
 
 
 def test_other_events_are_ignored() -> None:
-    files = [json.loads((SAMPLES / name).read_text()) for name in ("warm-up.json", "sqs-batch.json", "sweep.json")]
+    files = [json.loads((EVENTS / name).read_text()) for name in ("warm-up.json", "sqs-batch.json", "sweep.json")]
     odd: list[object] = [{}, None, [], "text", 5, {"requestContext": None}, {"requestContext": {}}, {"Records": []}]
     assert ran(IGNORED, [*files, *odd]) == [{"ignored": "The event is not an HTTP request of API Gateway."}] * 11
 

@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 
 from aws_local.environments import ToolMissing, tool
 
-START_S = 30.0
+START_S = 120.0
 STOP_S = 5.0
 # The process ends when its standard input is closed, so it also ends if this process is killed.
 _UNTIL_STDIN_ENDS = """
@@ -31,7 +31,7 @@ def running(bind: str = "127.0.0.1", *, services: Sequence[str] = ("dynamodb", "
     ministack accepts all callers, so `bind` must be an address that only this machine or its containers can reach.
 
     Raises:
-        ToolMissing: ministack is not installed, or was not ready within 30 s.
+        ToolMissing: ministack is not installed, or was not ready within 120 s.
     """
     port = _free_port(bind)
     process = subprocess.Popen(

@@ -7,13 +7,15 @@ import json
 import threading
 from collections.abc import Iterator
 from contextlib import closing
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from aws_local.events import SAMPLES
 from aws_local.gateway import MAX_ANSWER_BYTES, Gateway
 from aws_local.invocation import LambdaContext
+
+EVENTS = Path(__file__).parents[3] / "events"
 
 
 class Function:
@@ -58,7 +60,7 @@ def keys(node: Any) -> Any:
 
 
 def test_an_event_has_the_parts_of_a_real_one(gateway: Gateway, function: Function) -> None:
-    real = json.loads((SAMPLES / "api-v2-post-task.json").read_text(encoding="utf-8"))
+    real = json.loads((EVENTS / "api-v2-post-task.json").read_text(encoding="utf-8"))
     del real["requestContext"]["authentication"]  # the local gateway has no signatures
 
     ask(gateway, "POST", "/api/v1/tasks", body=real["body"], headers={"Content-Type": "application/json"})
@@ -108,6 +110,8 @@ def test_not_modified_has_no_body(gateway: Gateway, function: Function) -> None:
     ("method", "headers", "status"),
     [
         ("PUT", {}, 404),
+        ("POST", {"Host": "evil.example"}, 403),
+        ("POST", {"Host": "localhost.evil.example:8000"}, 403),
         ("POST", {"Transfer-Encoding": "chunked"}, 411),
         ("POST", {"Content-Length": "many"}, 411),
         ("POST", {"Content-Length": "99999999"}, 413),
