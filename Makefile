@@ -1,6 +1,7 @@
 # The commands of the README. They need Python 3.11 or later, git and make; everything else is installed in .venv.
 PYTHON ?= python3
 PORT ?= 8000
+ENVIRONMENT ?= default
 VENV := .venv
 BIN := $(VENV)/bin
 export UV := $(abspath $(BIN)/uv)
@@ -15,7 +16,7 @@ EACH := --numprocesses auto --dist loadfile # one process for each core; the tes
 USED_MODEL := $(if $(filter command,$(origin MODEL)),$(MODEL))
 NO_DEMONSTRATION := The demonstration model cannot be installed here, so the embedded engine answers.
 
-.PHONY: run help test demonstration attack mutants train check format lint types contracts bench build deploy aws-local openapi docs dist lock clean
+.PHONY: run help test demonstration attack mutants train check format lint types contracts bench build deploy deploy-smoke aws-local openapi docs dist lock clean
 
 run: $(VENV)/.run $(if $(filter-out 0,$(LOCAL))$(USED_MODEL),$(VENV)/.local) ## Serve http://localhost:8000; MODEL=name downloads a model and restarts with it; LOCAL=0 uses no demonstration model
 ifneq ($(USED_MODEL),)
@@ -69,13 +70,20 @@ format: $(VENV)/.dev ## Format the code, and repair what ruff can repair
 bench: $(VENV)/.dev ## Run the benchmarks
 	$(BIN)/python -m benchmarks
 
-build: $(VENV)/.dev ## Build the deployment package, without Docker
-	$(SAM) build
+build: $(VENV)/.dev ## Build the deployment package, without Docker, for ARCHITECTURE (this machine's processor)
+	@PYTHONPATH=src:tools $(BIN)/python -m aws_local.build $(if $(ARCHITECTURE),--architecture $(ARCHITECTURE))
 
-deploy: build ## Deploy to AWS, after questions
-	$(SAM) deploy --guided
+deploy: $(VENV)/.dev samconfig.local.toml ## Deploy to AWS, after questions; for production with ENVIRONMENT=prod
+	@$(MAKE) --no-print-directory build ARCHITECTURE=$(or $(ARCHITECTURE),arm64)
+	$(SAM) deploy --guided --config-env $(ENVIRONMENT) --config-file $(abspath samconfig.local.toml)
 
-aws-local: $(VENV)/.dev ## Run the AWS variant on this machine: an emulator with the table and the queue of template.yaml
+deploy-smoke: $(VENV)/.dev ## Deploy to an emulator's CloudFormation, and send prompts through the deployed functions
+	$(PYTEST) tests/deployed -m deployment $(ARGS)
+
+samconfig.local.toml: # the answers to `make deploy`, apart from the file that is in git
+	@cp samconfig.toml $@
+
+aws-local: $(VENV)/.dev ## Run the AWS variant on this machine: an emulator with the table and the queue of template.yaml, and the tasks of events/
 	@PYTHONPATH=src:tools exec $(BIN)/python -m aws_local $(ARGS)
 
 openapi: $(VENV)/.dev ## Write docs/openapi.json from the app

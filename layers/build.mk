@@ -1,10 +1,12 @@
 # What the makefiles of both layers and both functions share; `sam build` runs them. sam copies each source folder
 # elsewhere first and runs make in the copy, but names this repository's own makefile, so ROOT is always found.
-#   UV  the installer: from the caller, else on the PATH, else the project's own
+#   UV            the installer: from the caller, else on the PATH, else the project's own
+#   ARCHITECTURE  the processor, arm64 or x86_64; `make build` sets it to the template's parameter of this name
 ROOT := $(abspath $(dir $(abspath $(lastword $(MAKEFILE_LIST))))..)
 UV ?= $(or $(shell command -v uv),$(ROOT)/.venv/bin/uv)
-LAMBDA_PYTHON := 3.13
-LAMBDA_PLATFORM := aarch64-manylinux2014
+ARCHITECTURE ?= arm64
+LAMBDA_PYTHON ?= 3.13
+LAMBDA_PLATFORM ?= $(subst arm64,aarch64,$(ARCHITECTURE))-manylinux2014
 
 # Pinned wheels for Lambda, whatever this machine is. Nothing is built from source.
 define install-layer

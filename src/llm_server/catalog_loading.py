@@ -59,8 +59,8 @@ def load_catalog(
     demonstration model answers if it is on this machine and nothing else is found.
 
     Raises:
-        ConfigurationError: the file is wrong, the model of LLM_SERVER_MODEL is not on this machine, or an engine's
-            `timeout_s` is longer than a worker can wait.
+        ConfigurationError: the file is wrong, the model of LLM_SERVER_MODEL is not on this machine, an engine's
+            `timeout_s` is longer than a worker can wait, or an engine is required and none was found.
     """
     catalog = configured_catalog(settings)
     model = None if settings.on_aws or settings.model == NO_MODEL else settings.model
@@ -83,6 +83,7 @@ def load_catalog(
         catalog = msgspec.structs.replace(catalog, engines={**catalog.engines, discovered.name: spec})
     if model and not model_is_used:
         note += " LLM_SERVER_MODEL is not used."
+    _check_required(catalog, settings)
     _check_time_outs(catalog, settings)
     return LoadedCatalog(catalog, note)
 
@@ -90,6 +91,15 @@ def load_catalog(
 def _demonstration_model(settings: Settings, catalog: Catalog) -> str | None:
     """Return the demonstration model of this machine; None if it has none, or LLM_SERVER_MODEL forbids it."""
     return None if settings.model == NO_MODEL else model_files.demonstration_model(catalog.models, settings.models_dir)
+
+
+def _check_required(catalog: Catalog, settings: Settings) -> None:
+    """Raise ConfigurationError if an engine is required, but only a demonstration would answer."""
+    if settings.require_engine and all(spec.demonstration for spec in catalog.engines.values()):
+        advice = "set OPENAI_API_KEY or ANTHROPIC_API_KEY, or describe an engine in LLM_SERVER_CONFIG"
+        if settings.on_aws:
+            advice = "deploy with OpenAIKeyName, AnthropicKeyName or a ConfigFile that has engines (docs/aws.md)"
+        raise ConfigurationError(f"LLM_SERVER_REQUIRE_ENGINE is true, but no engine was found: {advice}.")
 
 
 def _within(found: EngineSpec, max_s: int) -> EngineSpec:

@@ -19,6 +19,7 @@ VARIABLES = (
     "LLM_SERVER_DB",
     "LLM_SERVER_CONFIG",
     "LLM_SERVER_MODEL",
+    "LLM_SERVER_REQUIRE_ENGINE",
     "LLM_SERVER_WORKERS",
     "LLM_SERVER_CORS_ORIGINS",
     "LLM_SERVER_LEASE_S",
@@ -45,7 +46,8 @@ class Settings:
     """The settings of the server, from environment variables; an empty variable counts as not set.
 
     `model`: a GGUF file, or a model of the catalogue, that answers if no engine is configured or found; `none` keeps
-    the demonstration model from answering. `workers`: how many tasks are carried out at a time; if None, this follows
+    the demonstration model from answering. `require_engine`: whether the server refuses to start without an engine of
+    its own; a demonstration does not count. `workers`: how many tasks are carried out at a time; if None, this follows
     from the engines. `cors_origins`: the origins whose pages may call the server; `*` stands for all.
     `lease_s`: how long a worker owns a task it has claimed. `sweep_s`: how old the last message of an open task is when
     the sweep sends another one. `max_attempts`: claims without progress after which a task fails. `keep_days`: how long
@@ -57,6 +59,7 @@ class Settings:
     db: Path = Path(".llm-server/tasks.db")
     config: Path | None = None
     model: str | None = None
+    require_engine: bool = False
     workers: int | None = None
     cors_origins: tuple[str, ...] = ()
     lease_s: int = 210
@@ -108,6 +111,7 @@ class Settings:
             db=_database(variables, default.db),
             config=_file(variables, "LLM_SERVER_CONFIG"),
             model=variables.get("LLM_SERVER_MODEL"),
+            require_engine=_switch(variables, "LLM_SERVER_REQUIRE_ENGINE"),
             workers=_integer(variables, "LLM_SERVER_WORKERS", 0, 1, MAX_WORKERS) or default.workers,
             cors_origins=_origins(variables),
             lease_s=_integer(variables, "LLM_SERVER_LEASE_S", default.lease_s, 5, 43_200),
@@ -151,6 +155,13 @@ def _integer(variables: Mapping[str, str], name: str, default: int, minimum: int
     if not (text.isascii() and text.isdigit() and len(text) < 10 and minimum <= int(text) <= maximum):
         raise _wrong(name, text, f"a whole number from {minimum} to {maximum}")
     return int(text)
+
+
+def _switch(variables: Mapping[str, str], name: str) -> bool:
+    text = variables.get(name, "false").lower()
+    if text not in ("true", "false"):
+        raise _wrong(name, text, "true or false")
+    return text == "true"
 
 
 def _origins(variables: Mapping[str, str]) -> tuple[str, ...]:

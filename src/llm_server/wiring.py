@@ -71,8 +71,14 @@ def _engines(settings: Settings, catalog: Catalog, secrets: Credentials) -> dict
     from llm_server.engines import factory
     from llm_server.engines.parts import EngineParts
 
-    models_dir = settings.models_dir
-    return factory.build(EngineParts(catalog=catalog, credentials=secrets, models_dir=models_dir, analyse=analyse))
+    parts = EngineParts(
+        catalog=catalog,
+        credentials=secrets,
+        models_dir=settings.models_dir,
+        analyse=analyse,
+        on_aws=settings.on_aws,
+    )
+    return factory.build(parts)
 
 
 def balancer_of(
@@ -211,11 +217,15 @@ def service_of(
     key_store: KeyStore,
     queue: Queue,
     catalog: Catalog,
+    new_id: Callable[[], str] = new_id,
     works: bool = True,
     waiting: Waiting = nullcontext,
     after_commit: AfterCommit = at_once,
 ) -> Service:
-    """Build a service from the settings. If `works` is False, it has no engine adapters and cannot process tasks."""
+    """Build a service from the settings; its tasks get their ids from `new_id`.
+
+    If `works` is False, it has no engine adapters and cannot process tasks.
+    """
     secrets = Credentials(settings.environ)
     balancer = balancer_of(
         catalog,
@@ -301,7 +311,7 @@ def aws_client(service: Literal["dynamodb", "sqs"]) -> Any:
     """Make a client of an AWS service. Raises ConfigurationError if the AWS region or profile is missing."""
     import boto3
     from botocore.config import Config
-    from botocore.exceptions import BotoCoreError
+    from botocore.exceptions import BotoCoreError, NoRegionError
 
     config = Config(
         connect_timeout=2,
@@ -311,5 +321,7 @@ def aws_client(service: Literal["dynamodb", "sqs"]) -> Any:
     )
     try:
         return boto3.client(service, config=config)
+    except NoRegionError as error:
+        raise ConfigurationError("AWS cannot be called: set AWS_DEFAULT_REGION to the region of the table.") from error
     except BotoCoreError as error:
         raise ConfigurationError(f"AWS cannot be called: {str(error).rstrip('.')}.") from error

@@ -10,7 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from llm_server.cli.app import app
-from support.deployment import UNKNOWN_ID, Deployment, about, an_event
+from support.deployment import TASK_ID, Deployment, about, an_event
 
 
 def test_a_prompt_goes_from_the_api_through_the_queue_to_an_answer(deployment: Deployment) -> None:
@@ -22,7 +22,10 @@ def test_a_prompt_goes_from_the_api_through_the_queue_to_an_answer(deployment: D
     assert (queued["status"], waiting["queue_length"], waiting["success_rate"]) == ("Queued", 1, None)
     assert delivered == 1
     assert done["status"] == "Completed"
-    assert "No LLM is configured" in done["result"]
+    assert done["result"].startswith("No LLM is configured.")
+    assert "deploy with its name as the parameter OpenAIKeyName or AnthropicKeyName" in done["result"]
+    assert "docs/aws.md" in done["result"]
+    assert "Ollama" not in done["result"]
     assert (finished["queue_length"], finished["active_tasks"], finished["success_rate"]) == (0, 0, 100.0)
 
 
@@ -94,7 +97,7 @@ def test_an_engine_switched_by_the_api_function_is_switched_for_the_worker(deplo
     """The functions share only the table, and the worker's process has not read the engines before."""
     task_id = deployment.submit("Say hello.")
 
-    answer = deployment.call(an_event("api-v2-patch-engine"))
+    answer = deployment.call(an_event("api-v2-switch-engine-off"))
     deployment.deliver_all()
 
     assert (answer["statusCode"], answer["json"]["toggle"], answer["json"]["status"]) == (200, False, "disabled")
@@ -197,7 +200,7 @@ def test_a_bad_record_does_not_harm_the_others_of_its_batch(deployment: Deployme
     """A malformed message and an unknown id are acknowledged; the valid task is processed."""
     task_id = deployment.submit("Write a haiku about queues.")
     event = an_event("sqs-batch")
-    event["Records"][0]["body"] = event["Records"][0]["body"].replace(UNKNOWN_ID, task_id)
+    event["Records"][0]["body"] = TASK_ID.sub(task_id, event["Records"][0]["body"])
     answer = deployment.work(event)
 
     assert answer == {"batchItemFailures": []}

@@ -146,7 +146,7 @@ def test_an_unusable_table_is_named_by_the_commands(tmp_path: Path, ministack_en
         "The table does not exist in this account and region of AWS; check LLM_SERVER_TABLE and the region.\n"
     )
     assert no_credentials.stderr == "No usable AWS credentials were found: Unable to locate credentials.\n"
-    assert no_region.stderr == "AWS cannot be called: You must specify a region.\n"
+    assert no_region.stderr == "AWS cannot be called: set AWS_DEFAULT_REGION to the region of the table.\n"
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import importlib
 import json
+import re
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
@@ -28,7 +29,7 @@ from support.builders import a_key
 from support.template_stack import resolved, rights
 
 EVENTS = Path(__file__).parents[2] / "events"
-UNKNOWN_ID = "01979f5e-7a3c-7b21-9c4d-5e6f708192a3"
+TASK_ID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[0-9a-f]{4}-[0-9a-f]{12}")
 MODULES = {"ApiFunction": "llm_server.lambda_api", "WorkerFunction": "llm_server.lambda_worker"}
 ROLES = {"ApiFunction": "ApiRole", "WorkerFunction": "WorkerRole"}
 ENGINES: dict[str, Any] = {
@@ -138,7 +139,7 @@ def an_event(name: str) -> Event:
 
 def about(task_id: str, name: str) -> Event:
     """Return an event of `events/` for this task."""
-    event: Event = json.loads(json.dumps(an_event(name)).replace(UNKNOWN_ID, task_id))
+    event: Event = json.loads(TASK_ID.sub(task_id, json.dumps(an_event(name))))
     return event
 
 

@@ -46,6 +46,7 @@ def test_every_variable_is_read(tmp_path: Path) -> None:
         "LLM_SERVER_DB": str(tmp_path / "new" / "tasks.db"),
         "LLM_SERVER_CONFIG": str(config),
         "LLM_SERVER_MODEL": "qwen2.5-0.5b",
+        "LLM_SERVER_REQUIRE_ENGINE": "true",
         "LLM_SERVER_WORKERS": "3",
         "LLM_SERVER_CORS_ORIGINS": "https://a.example, http://localhost:3000",
         "LLM_SERVER_LEASE_S": "60",
@@ -63,6 +64,7 @@ def test_every_variable_is_read(tmp_path: Path) -> None:
         db=tmp_path / "new" / "tasks.db",
         config=config,
         model="qwen2.5-0.5b",
+        require_engine=True,
         workers=3,
         cors_origins=("https://a.example", "http://localhost:3000"),
         lease_s=60,
@@ -81,6 +83,16 @@ def test_an_origin_that_no_browser_sends_is_refused(origin: str) -> None:
     said = refusal(LLM_SERVER_CORS_ORIGINS=f"https://a.example,{origin}")
 
     assert said.startswith(f"LLM_SERVER_CORS_ORIGINS is {origin!r}; allowed is * or origins such as")
+
+
+@pytest.mark.parametrize(("text", "required"), [("true", True), ("True", True), ("false", False), ("", False)])
+def test_a_switch_is_true_or_false(text: str, required: bool) -> None:
+    assert Settings.read({"LLM_SERVER_REQUIRE_ENGINE": text}).require_engine is required
+
+
+def test_another_value_of_a_switch_is_refused() -> None:
+    """Read as false, a "yes" would let production start without an engine."""
+    assert refusal(LLM_SERVER_REQUIRE_ENGINE="yes") == "LLM_SERVER_REQUIRE_ENGINE is 'yes'; allowed is true or false."
 
 
 def test_the_real_environment_is_read_unless_another_is_given(monkeypatch: pytest.MonkeyPatch) -> None:

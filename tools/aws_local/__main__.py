@@ -20,15 +20,12 @@ from typing import Any
 
 import boto3
 
-from aws_local import ministack, resources, schedule, template
+from aws_local import events, ministack, resources, schedule, template
 from aws_local.environments import ToolMissing
 from aws_local.gateway import Gateway
 from aws_local.invocation import Event, Handler, LambdaContext
 from aws_local.pump import Pump
 from aws_local.resources import Resources
-from llm_server import wiring
-from llm_server.orchestration.domain.api_key import SCOPES
-from llm_server.settings import Settings
 
 SAM_VARIABLES = Path(".llm-server/sam-env.json")
 WORKERS = 2
@@ -65,11 +62,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _serve(options: argparse.Namespace, stop: threading.Event) -> None:
     with ExitStack() as cleanup:
         endpoint = cleanup.enter_context(ministack.running(options.bind))
-        os.environ.update(CREDENTIALS, AWS_ENDPOINT_URL=endpoint)
-        sqs = boto3.client("sqs")
-        made = resources.make(
-            template.translate(template.load()), dynamodb=boto3.client("dynamodb"), sqs=sqs, prefix="llm-server"
-        )
+        _use_only(endpoint)
+        dynamodb, sqs = boto3.client("dynamodb"), boto3.client("sqs")
+        made = resources.make(template.translate(template.load()), dynamodb=dynamodb, sqs=sqs, prefix="llm-server")
+        events.fill(made, dynamodb)
         _write_sam_variables(made, endpoint)
         _adopt(made)
         worker = function(made, "WorkerFunction")
@@ -83,7 +79,7 @@ def _serve(options: argparse.Namespace, stop: threading.Event) -> None:
             cleanup.callback(gateway.shutdown)
             threading.Thread(target=gateway.serve_forever, daemon=True).start()
             url = gateway.url
-        print(_welcome(made, endpoint, url, _new_key()), flush=True)
+        print(_welcome(made, endpoint, url), flush=True)
         stop.wait()
         print("Stopping.", flush=True)
 
@@ -108,6 +104,16 @@ def _thread(run: Callable[[threading.Event], None], stop: threading.Event) -> It
         thread.join(JOIN_S)
 
 
+def _use_only(endpoint: str) -> None:
+    """Let every AWS client of this process call the emulator, also if the shell names another one for a service.
+
+    The key that is stored there is public, so it must not get into another table.
+    """
+    for name in [name for name in os.environ if name.startswith("AWS_ENDPOINT_URL_")]:
+        del os.environ[name]
+    os.environ.update(CREDENTIALS, AWS_ENDPOINT_URL=endpoint, AWS_IGNORE_CONFIGURED_ENDPOINT_URLS="false")
+
+
 def _adopt(made: Resources) -> None:
     """Set the worker's variables of the template; those of the shell win, except for the table and the queue."""
     variables = made.stack.environment("WorkerFunction")
@@ -115,12 +121,6 @@ def _adopt(made: Resources) -> None:
         os.environ.setdefault(name, value)
     for name in ("LLM_SERVER_TABLE", "LLM_SERVER_QUEUE_URL"):
         os.environ[name] = variables[name]
-
-
-def _new_key() -> str:
-    """Create an API key with all scopes, because the API refuses calls without a key."""
-    with wiring.keys_of(Settings.read(), make=True) as keys:
-        return keys.create("local", SCOPES)[1]
 
 
 def _write_sam_variables(made: Resources, endpoint: str) -> None:
@@ -135,25 +135,30 @@ def _write_sam_variables(made: Resources, endpoint: str) -> None:
     SAM_VARIABLES.write_text(json.dumps({"Parameters": variables}, indent=2) + "\n", encoding="utf-8")
 
 
-def _welcome(made: Resources, endpoint: str, url: str | None, key: str) -> str:
+def _welcome(made: Resources, endpoint: str, url: str | None) -> str:
     lines = [
         "The AWS variant runs on this machine. Its data is deleted when it ends (Ctrl-C).",
         f"  emulator  {endpoint}",
         f"  table     {made.table}",
         f"  queue     {made.queue_url} (its messages go to lambda_worker.handler in this process)",
-        f"  API key   {key}",
+        f"  API key   {events.TOKEN} (that of the events)",
     ]
     if url:
         lines += [
             f"Without Docker: lambda_api.handler serves {url}",
-            f"  curl -s {url}/api/v1/tasks -H 'authorization: Bearer {key}' \\",
+            f"  curl -s {url}/api/v1/tasks -H 'authorization: Bearer {events.TOKEN}' \\",
             "       -H 'content-type: application/json' -d '{\"prompt\": \"Hello\"}'",
             "With Docker: start this with --no-gateway, then run in another terminal",
         ]
     else:
         lines += ["Without Docker: start this with --gateway.", "With Docker: run in another terminal"]
     return "\n".join(
-        [*lines, f"  make build && .venv/sam/bin/sam local start-api    (reads {SAM_VARIABLES}, serves port 8000)"]
+        [
+            *lines,
+            f"  make build && .venv/sam/bin/sam local start-api    (reads {SAM_VARIABLES}, serves port 8000)",
+            "  .venv/sam/bin/sam local invoke ApiFunction --event events/api-v2-get-task.json",
+            "The table has this key and the tasks that the files in events/ name.",
+        ]
     )
 
 

@@ -15,6 +15,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 from aws_local.invocation import Event
+from llm_server.loopback import is_loopback_url
 
 MAX_PAYLOAD_BYTES = 10 * 1024 * 1024
 MAX_ANSWER_BYTES = 6_291_556
@@ -59,7 +60,11 @@ class _Exchange(BaseHTTPRequestHandler):
 
     def _routed(self) -> None:
         length = self.headers.get("Content-Length", "0")
-        if "Transfer-Encoding" in self.headers or not length.isdecimal():
+        if not is_loopback_url(f"//{self.headers.get('Host', '')}"):
+            self._refuse(
+                403, "Forbidden"
+            )  # DNS rebinding: a page of another site, which may know the key of the events
+        elif "Transfer-Encoding" in self.headers or not length.isdecimal():
             self._refuse(411, "Length Required")
         elif int(length) > MAX_PAYLOAD_BYTES:
             self._refuse(413, "Request Entity Too Large")

@@ -1,4 +1,4 @@
-"""Run ministack, the emulator of DynamoDB and SQS, in a process that listens on one address and ends with this one."""
+"""Run ministack, an emulator of AWS services, in a process that listens on one address and ends with this one."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ import os
 import socket
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 
 from aws_local.environments import ToolMissing, tool
 
-START_S = 30.0
+START_S = 120.0
 STOP_S = 5.0
 # The process ends when its standard input is closed, so it also ends if this process is killed.
 _UNTIL_STDIN_ENDS = """
@@ -25,18 +25,18 @@ main()
 
 
 @contextmanager
-def running(bind: str = "127.0.0.1") -> Iterator[str]:
-    """Run ministack on a free port during the block; yield its endpoint URL.
+def running(bind: str = "127.0.0.1", *, services: Sequence[str] = ("dynamodb", "sqs", "ssm")) -> Iterator[str]:
+    """Run ministack on a free port during the block; yield its endpoint URL. It emulates these services only.
 
     ministack accepts all callers, so `bind` must be an address that only this machine or its containers can reach.
 
     Raises:
-        ToolMissing: ministack is not installed, or was not ready within 30 s.
+        ToolMissing: ministack is not installed, or was not ready within 120 s.
     """
     port = _free_port(bind)
     process = subprocess.Popen(
         [str(tool("ministack", "python")), "-c", _UNTIL_STDIN_ENDS],
-        env=_environment(bind, port),
+        env=_environment(bind, port, services),
         stdin=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
@@ -54,7 +54,7 @@ def running(bind: str = "127.0.0.1") -> Iterator[str]:
         process.wait()
 
 
-def _environment(bind: str, port: int) -> dict[str, str]:
+def _environment(bind: str, port: int, services: Sequence[str]) -> dict[str, str]:
     """Return the variables that ministack needs; with all of ours it would get credentials and open more ports."""
     passed_on = {name: os.environ[name] for name in ("PATH", "HOME", "TMPDIR") if name in os.environ}
     return {
@@ -62,7 +62,7 @@ def _environment(bind: str, port: int) -> dict[str, str]:
         "BIND_HOST": bind,
         "GATEWAY_PORT": str(port),
         "MINISTACK_HOST": bind,
-        "SERVICES": "dynamodb,sqs,ssm",
+        "SERVICES": ",".join(services),
         "SFTP_ENABLED": "0",
         "IOT_MTLS_ENABLED": "0",
         "DOCKER_HOST": "unix:///nonexistent",  # ministack would remove containers that it takes for its own

@@ -90,6 +90,12 @@ class Stack:
         variables = self.properties(function, "Environment")["Environment"]["Variables"]
         return {name: str(value) for name, value in variables.items()}
 
+    def refusals(self) -> list[str]:
+        """Return the sentences with which CloudFormation would refuse these parameters, by the template's rules."""
+        rules = [r for r in self._template.get("Rules", {}).values() if self._holds(r["RuleCondition"])]
+        assertions = [assertion for rule in rules for assertion in rule["Assertions"]]
+        return [a["AssertDescription"] for a in assertions if not self._holds(a["Assert"])]
+
     def resolve(self, value: Any) -> Any:
         """Return a value with its intrinsics replaced; items that resolve to AWS::NoValue are left out."""
         match value:
@@ -122,6 +128,10 @@ class Stack:
                 return bool(self.resolve(left) == self.resolve(right))
             case {"Fn::Not": [inner]}:
                 return not self._holds(inner)
+            case {"Fn::And": list(parts)}:
+                return all(self._holds(part) for part in parts)
+            case {"Fn::Contains": [values, value]}:
+                return self.resolve(value) in self.resolve(values)
         raise Unresolvable(f"The condition {condition} is of a kind that is not supported here.")
 
     def _named(self, name: str) -> Any:

@@ -21,6 +21,9 @@ To get real answers, do one of these and start the server again:
 - start an LLM server on this machine, such as Ollama: it is found on its default port;
 - use a small model in this process: `make run MODEL=qwen2.5-1.5b` downloads 1.1 GB and starts the server with it;
 - describe an engine in a TOML file and name that file in LLM_SERVER_CONFIG."""
+HOW_TO_CONFIGURE_ON_AWS = """\
+To get real answers, store an engine's API key as an SSM SecureString and deploy with its name as the parameter \
+OpenAIKeyName or AnthropicKeyName, or deploy with a ConfigFile that describes your engines. docs/aws.md shows how."""
 
 _MAX_INSTRUCTION_CHARS = 400
 _FENCED = re.compile(r"<(task|result_of_[\w-]+|last_plan)>\n(.*?)\n</\1>", re.DOTALL)
@@ -53,17 +56,21 @@ class Analyse(Protocol):
 
 def build(name: str, parts: EngineParts) -> Engine:  # noqa: ARG001 - all adapters have this parameter
     """Build the embedded engine."""
-    return EmbeddedEngine(parts.analyse)
+    return EmbeddedEngine(parts.analyse, advice=HOW_TO_CONFIGURE_ON_AWS if parts.on_aws else HOW_TO_CONFIGURE)
 
 
 class EmbeddedEngine:
-    """Answers at once and free of charge; the same prompt gets the same answer. Four characters count as one token."""
+    """Answers at once and free of charge; the same prompt gets the same answer. Four characters count as one token.
 
-    def __init__(self, analyse: Analyse) -> None:
+    `advice` says how to configure an LLM; it ends each answer in prose.
+    """
+
+    def __init__(self, analyse: Analyse, *, advice: str = HOW_TO_CONFIGURE) -> None:
         self._analyse = analyse
+        self._advice = advice
 
     def complete(self, call: EngineCall, *, timeout_s: float) -> Completion:  # noqa: ARG002 - part of the port
-        answer = _answer(call, self._analyse)
+        answer = _answer(call, self._analyse, self._advice)
         limit = call.max_output_tokens * CHARACTERS_PER_TOKEN
         text = answer[:limit]
         return completion(call, text, ReportedUsage(), truncated=len(answer) > limit)
@@ -74,7 +81,7 @@ def fenced_texts(prompt: str) -> list[tuple[str, str]]:
     return [(match[1], match[2]) for match in _FENCED.finditer(prompt)]
 
 
-def _answer(call: EngineCall, analyse: Analyse) -> str:
+def _answer(call: EngineCall, analyse: Analyse, advice: str) -> str:
     fenced = fenced_texts(call.prompt)
     tasks = [text for name, text in fenced if name == "task"]
     task = tasks[0] if tasks else call.prompt
@@ -84,7 +91,7 @@ def _answer(call: EngineCall, analyse: Analyse) -> str:
         return msgspec.json.encode({"verdict": "pass", "findings": []}).decode()
     results = [name.removeprefix("result_of_") for name, _ in fenced if name.startswith("result_of_")]
     instruction = _FENCED.sub("", call.prompt).strip().rpartition("\n")[2] if fenced else ""
-    return "\n\n".join(_paragraphs(task, instruction, results, analyse(task)))
+    return "\n\n".join((*_paragraphs(task, instruction, results, analyse(task)), advice))
 
 
 def _paragraphs(task: str, instruction: str, results: list[str], analysis: AnalysisView) -> Iterator[str]:
@@ -103,7 +110,6 @@ def _paragraphs(task: str, instruction: str, results: list[str], analysis: Analy
         yield f"The instruction of this step: {instruction[:_MAX_INSTRUCTION_CHARS]}"
     if results:
         yield f"This step received the results of {_counted(len(results), 'step')}: {', '.join(results)}."
-    yield HOW_TO_CONFIGURE
 
 
 def _counted(number: int, noun: str) -> str:

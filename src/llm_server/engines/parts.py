@@ -20,12 +20,14 @@ if TYPE_CHECKING:
 class EngineParts(Struct, frozen=True, kw_only=True):
     """The catalogue, and the objects that its engines share; each adapter uses only some of them.
 
-    `models_dir` is the folder of pulled models; `analyse` analyses prompts for the embedded engine.
+    `models_dir` is the folder of pulled models. The embedded engine uses `analyse`, which analyses prompts, and
+    `on_aws`, on which its advice on how to configure an engine depends.
     """
 
     catalog: Catalog
     credentials: Credentials
     analyse: Analyse
+    on_aws: bool = False
     models_dir: Path = Path()
     pool: EnginePool = field(default_factory=EnginePool)
 

@@ -12,6 +12,7 @@ from llm_server.catalog_loading import LoadedCatalog, configured_catalog, load_c
 from llm_server.engines.discovery import LoopbackServer
 from llm_server.engines.local.model_files import in_package, path_of
 from llm_server.orchestration.domain.engines.demonstration import BETTER_MODEL
+from llm_server.orchestration.domain.errors import ConfigurationError
 from llm_server.settings import Settings
 from support.fake_engine import fake_engine
 
@@ -113,6 +114,22 @@ def test_the_model_answers_as_a_demonstration_when_it_is_named_or_pulled(tmp_pat
     assert "LLM_SERVER_MODEL is not used" not in named.engines_note
     assert "demonstration" not in absent.catalog.engines
     assert "demonstration" in loaded(tmp_path).catalog.engines
+
+
+CONFIGURED = '[engines.small]\nkind = "demonstration"\nsource = "local"\nmodel = "smollm2-135m"\n'
+
+
+@pytest.mark.parametrize(("model", "overlay"), [(None, ""), ("smollm2-135m", ""), (None, CONFIGURED)])
+def test_it_is_not_enough_where_an_engine_is_required(
+    tmp_path: Path, package: Path, model: str | None, overlay: str
+) -> None:
+    """Found, named or configured: a server for production does not start with it."""
+    package.write_bytes(b"GGUF" + package.read_bytes()[4:])
+    free = loaded(tmp_path, model=model, overlay=overlay).catalog
+
+    assert any(spec.kind == "demonstration" for spec in free.engines.values())
+    with pytest.raises(ConfigurationError, match="LLM_SERVER_REQUIRE_ENGINE is true, but no engine was found"):
+        loaded(tmp_path, model=model, overlay=overlay, require_engine=True)
 
 
 def test_a_package_is_looked_at_and_not_imported(package: Path) -> None:

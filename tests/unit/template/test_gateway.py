@@ -110,6 +110,8 @@ def test_not_modified_has_no_body(gateway: Gateway, function: Function) -> None:
     ("method", "headers", "status"),
     [
         ("PUT", {}, 404),
+        ("POST", {"Host": "evil.example"}, 403),
+        ("POST", {"Host": "localhost.evil.example:8000"}, 403),
         ("POST", {"Transfer-Encoding": "chunked"}, 411),
         ("POST", {"Content-Length": "many"}, 411),
         ("POST", {"Content-Length": "99999999"}, 413),

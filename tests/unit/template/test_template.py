@@ -77,15 +77,41 @@ def test_every_reference_leads_somewhere(cfn: Document) -> None:
 
 def test_the_handlers_and_what_they_run_on_are_fixed(cfn: Document) -> None:
     stack = resolved(cfn)
-    ran = {name: stack.properties(name, "Handler", "Runtime", "Architectures", "MemorySize") for name in FUNCTIONS}
+    ran = {name: stack.properties(name, "Handler", "Runtime", "MemorySize") for name in FUNCTIONS}
 
-    on_lambda = {"Runtime": "python3.13", "Architectures": ["arm64"]}
     assert ran == {
-        "ApiFunction": {"Handler": "llm_server.lambda_api.handler", "MemorySize": 512, **on_lambda},
-        "WorkerFunction": {"Handler": "llm_server.lambda_worker.handler", "MemorySize": 256, **on_lambda},
+        "ApiFunction": {
+            "Handler": "llm_server.lambda_api.handler",
+            "Runtime": "python3.13",
+            "MemorySize": 512,
+        },
+        "WorkerFunction": {
+            "Handler": "llm_server.lambda_worker.handler",
+            "Runtime": "python3.13",
+            "MemorySize": 256,
+        },
     }
-    layers = stack.resources("AWS::Lambda::LayerVersion")
-    assert all(stack.properties(name)["CompatibleArchitectures"] == ["arm64"] for name in layers)
+
+
+def test_functions_and_layers_are_for_the_chosen_processor(cfn: Document) -> None:
+    offered = cfn["Parameters"]["Architecture"]
+
+    assert (offered["Default"], offered["AllowedValues"]) == ("arm64", ["arm64", "x86_64"])
+    for processor in offered["AllowedValues"]:
+        stack = resolved(cfn, Architecture=processor)
+        layers = stack.resources("AWS::Lambda::LayerVersion")
+        assert [stack.properties(name, "Architectures")["Architectures"] for name in FUNCTIONS] == [[processor]] * 2
+        assert [stack.properties(name)["CompatibleArchitectures"] for name in layers] == [[processor]] * 2
+
+
+def test_a_deployment_that_requires_an_engine_is_refused_without_one(cfn: Document) -> None:
+    """CloudFormation checks this before it changes anything; without RequireEngine the embedded engine answers."""
+    refused = "RequireEngine needs OpenAIKeyName, AnthropicKeyName or ConfigFile. See docs/aws.md."
+
+    assert resolved(cfn).refusals() == []
+    assert resolved(cfn, RequireEngine="true").refusals() == [refused]
+    for given in ({"OpenAIKeyName": "/a"}, {"AnthropicKeyName": "/a"}, {"ConfigFile": "engines.toml"}):
+        assert resolved(cfn, RequireEngine="true", **given).refusals() == []
 
 
 def windows(cfn: Document) -> dict[str, Times]:
@@ -333,9 +359,13 @@ def test_engine_keys_are_passed_by_name_only(cfn: Document) -> None:
 
 
 def test_nothing_leads_to_an_emulator_once_deployed(cfn: Document) -> None:
-    """The variable is in the template only because `sam local` passes on no other variables."""
+    """The variable is in the template only because `sam local` passes on no other variables.
+
+    It is absent, not empty: an emulator that runs the functions gives them its address unless the variable is there.
+    """
     for function in FUNCTIONS:
-        assert resolved(cfn).environment(function)["AWS_ENDPOINT_URL"] == ""
+        assert "AWS_ENDPOINT_URL" not in resolved(cfn).environment(function)
+        assert resolved(cfn, EndpointUrl="http://a").environment(function)["AWS_ENDPOINT_URL"] == "http://a"
 
 
 def test_logs_are_not_kept_for_ever(cfn: Document) -> None:
@@ -364,13 +394,3 @@ def test_what_can_go_wrong_has_an_alarm(cfn: Document) -> None:
     assert {a["ComparisonOperator"] for a in alarms} == {"GreaterThanThreshold"}
     assert {a["TreatMissingData"] for a in alarms} == {"notBreaching"}
     assert all(a["AlarmActions"] == ["arn:aws:sns:us-east-1:000000000000:oncall"] for a in alarms)
-
-
-def test_sam_local_serves_the_documented_port_with_the_variables_of_aws_local() -> None:
-    settings = tomllib.loads((TEMPLATE.parent / "samconfig.toml").read_text(encoding="utf-8"))
-    start_api = settings["default"]["local_start_api"]["parameters"]
-
-    assert {"default", "prod"} <= set(settings)
-    assert start_api["port"] == 8000
-    assert start_api["warm_containers"] == "EAGER"
-    assert start_api["env_vars"] == ".llm-server/sam-env.json"

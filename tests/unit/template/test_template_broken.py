@@ -39,8 +39,24 @@ _BROKEN: list[tuple[Callable[..., None], str, Any]] = [
     (promises.test_the_handlers_and_what_they_run_on_are_fixed, "Resources.WorkerFunction.Properties.MemorySize", 512),
     (
         promises.test_the_handlers_and_what_they_run_on_are_fixed,
+        "Resources.ApiFunction.Properties.Runtime",
+        "python3.12",
+    ),
+    (
+        promises.test_functions_and_layers_are_for_the_chosen_processor,
         "Resources.ApiFunction.Properties.Architectures",
-        ["x86_64"],
+        ["arm64"],
+    ),
+    (promises.test_functions_and_layers_are_for_the_chosen_processor, "Parameters.Architecture.Default", "x86_64"),
+    (
+        promises.test_a_deployment_that_requires_an_engine_is_refused_without_one,
+        "Rules.EngineIsGiven.RuleCondition",
+        {"Fn::Equals": [{"Ref": "RequireEngine"}, "yes"]},
+    ),
+    (
+        promises.test_a_deployment_that_requires_an_engine_is_refused_without_one,
+        "Rules.EngineIsGiven.Assertions.0.Assert",
+        {"Fn::Not": [{"Fn::Equals": [{"Ref": "OpenAIKeyName"}, ""]}]},
     ),
     (
         promises.test_a_batch_does_not_come_again_while_it_is_worked_on,
