@@ -9,7 +9,7 @@ from benchmarks.peers.sides import OURS, Start, starts
 from benchmarks.peers.targets import at_least, at_most, percentile
 
 IN_FLIGHT = 64
-TASKS, WARM_UP, ROUNDS = 3_000, 300, 3
+TASKS, WARM_UP, ROUNDS = 3_000, 300, 5
 MAX_ROUND_S = 10.0
 """A round of a slow side ends after this time, with fewer tasks."""
 BUSY_POLL_S = 0.05
