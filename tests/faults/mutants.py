@@ -44,7 +44,7 @@ _WRITTEN_BY_SAVE = f"""            if after.status.is_final and self._on_end is 
                 {_TELL}
             return True
 
-        if not self._database.write(work):
+        if not self._database.write(work, after.line):
             raise TaskLost(after.task_id)
 """
 _COMMITTED = """            if is_clean:

@@ -12,6 +12,7 @@ from llm_server.orchestration.access import tokens
 from llm_server.orchestration.access.keyring import Keyring
 from llm_server.orchestration.domain.api_key import SCOPES, NewKey
 from llm_server.orchestration.domain.snapshot import Limits
+from llm_server.orchestration.domain.status import Priority
 from llm_server.orchestration.domain.task import TaskRef
 from llm_server.orchestration.tasks.new_task import NewTask
 from llm_server.settings import Settings
@@ -48,7 +49,7 @@ _PROMPT = "Explain what a message queue does, in two sentences."
 class _NoWakeUps:
     """A queue that sends nothing, so that the stored tasks wait for their events."""
 
-    def send(self, ref: TaskRef, *, delay_s: int = 0) -> None:
+    def send(self, ref: TaskRef, *, delay_s: int = 0, priority: Priority = Priority.INTERACTIVE) -> None:
         pass
 
     def depth(self) -> int:
