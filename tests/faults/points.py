@@ -84,7 +84,7 @@ class Caller:
         return made
 
     def commit(
-        self, name: str, write: Callable[[Callable[[Any], Any]], Any], failures: Failures, work: Callable[[Any], Any]
+        self, name: str, write: Callable[..., Any], failures: Failures, work: Callable[[Any], Any], *line: object
     ) -> Any:
         """Let the commit of a write meet its planned fault; until it is over, no other caller can write."""
         kinds = list[Kind | None]()
@@ -100,7 +100,7 @@ class Caller:
             self._before(kinds[0], name, failures, hang=self._stall)
             return result
 
-        result = write(worked)
+        result = write(worked, *line)
         self._after(kinds[0], name, failures)
         return result
 
