@@ -66,9 +66,10 @@ class OffLoopExecutor:
     async def check_store(self) -> None:
         """Check on a thread of its own: readers may be busy, and a file system that hangs must not stop the loop.
 
-        A check counts for a second, because a thread waits up to 100 ms for its turn while many requests begin.
+        A check that finds nothing counts for a second, or until a call meets a fault, because a thread waits up to
+        100 ms for its turn while many requests begin.
         """
-        if self._clock_s() < self._checked_until_s:
+        if self._clock_s() < self._checked_until_s and not self._database.is_known_broken:
             return
         command, known = self._command(self._database.check)
         self._checker.submit(_run, command)

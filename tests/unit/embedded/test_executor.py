@@ -268,7 +268,7 @@ def test_at_the_stop_all_who_wait_go_on_and_none_waits_any_more(embedded: Embedd
 
 
 def test_health_tells_what_is_wrong_with_the_database_file(embedded: Embedded) -> None:
-    """It reads no database, and is well again when the file is back. A check counts for a second, if all is well."""
+    """It reads no database, and is well again when the file is back. A check counts for a second, or until a fault."""
     away = embedded.path.with_name("away.db")
 
     async def main() -> None:
@@ -281,6 +281,11 @@ def test_health_tells_what_is_wrong_with_the_database_file(embedded: Embedded) -
             await embedded.run.check_store()
         away.rename(embedded.path)
         await embedded.run.check_store()
+        embedded.path.rename(away)
+        with pytest.raises(StorageMissing):
+            await embedded.run.write(lambda: embedded.store.add(a_task(), a_request("Hello.")))
+        with pytest.raises(StorageMissing):
+            await embedded.run.check_store()
 
     on_a_loop(main)
 

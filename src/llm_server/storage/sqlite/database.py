@@ -95,6 +95,11 @@ class Database:
             with self._readers.reading() as connection:
                 yield connection
 
+    @property
+    def is_known_broken(self) -> bool:
+        """Whether `check` would fail without looking at the file."""
+        return self._failures.is_known
+
     def check(self) -> None:
         """Raise StorageBroken if the operator has to repair the file, as far as this process knows. Reads nothing."""
         self._failures.check()

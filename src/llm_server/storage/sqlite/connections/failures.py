@@ -39,6 +39,11 @@ class Failures:
         failure.__cause__ = error
         return failure
 
+    @property
+    def is_known(self) -> bool:
+        """Whether this process knows of something that the operator has to repair. The file is not looked at."""
+        return self._logged_loss is not None or self._damage is not None
+
     def check(self) -> None:
         """Raise what the operator has to repair, as far as this process knows. The database is not read.
 
