@@ -31,7 +31,7 @@ else
 endif
 
 help: ## Print the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 test: $(VENV)/.dev ## Run all tests; needs no account and no Docker
 	$(PYTEST) $(EACH) tests/training tests/faults # apart, because they take many times as long when coverage traces them
@@ -51,7 +51,7 @@ mutants: $(VENV)/.dev ## Seed bugs one by one, and check that the fault tests ca
 train: $(VENV)/.run ## Train the data file of the analysis from data/routing; the result is always the same bytes
 	PYTHONPATH=src:tools $(BIN)/python -m train $(ARGS)
 
-check: lint types contracts test ## Run all checks of the CI
+check: lint types contracts test ## Run the checks and the tests
 
 lint: $(VENV)/.dev ## Check the format and the rules of ruff
 	$(BIN)/ruff format --check .

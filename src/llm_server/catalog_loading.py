@@ -73,9 +73,13 @@ def load_catalog(
         note += _missing_keys(catalog, Credentials(settings.environ))
         model_is_used = False
     else:
-        shown = _demonstration_model(settings, catalog) if may_demonstrate else None
+        demonstration_model = _demonstration_model(settings, catalog) if may_demonstrate else None
         discovered = discover(
-            settings.environ, loopback=loopback, own_port=own_port, model=model, demonstration_model=shown
+            settings.environ,
+            loopback=loopback,
+            own_port=own_port,
+            model=model,
+            demonstration_model=demonstration_model,
         )
         note = f"{discovered.name}: {discovered.reason}"
         model_is_used = discovered.spec.model == model

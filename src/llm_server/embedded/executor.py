@@ -25,7 +25,7 @@ MAX_READ_THREADS = 4
 MAX_ANSWER_S = 5.0
 """How long a caller waits for the database. After that, the call is answered with 503."""
 CHECKED_S = 1.0
-"""How long the check of the file counts that found nothing wrong."""
+"""How long a check of the file that found nothing wrong counts."""
 
 
 class OffLoopExecutor:

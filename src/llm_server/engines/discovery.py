@@ -132,12 +132,12 @@ def _first_chat_model(pool: EnginePool | None, base_url: str) -> dict[str, Any] 
 def _is_small(model: dict[str, Any]) -> bool:
     """Return whether a model is small, by the parameters that llama.cpp tells, or else by its name."""
     meta = model.get("meta")
-    told = meta.get("n_params") if isinstance(meta, dict) else None
-    if isinstance(told, int):
-        return told <= MAX_SMALL_PARAMETERS
+    parameters = meta.get("n_params") if isinstance(meta, dict) else None
+    if isinstance(parameters, int):
+        return parameters <= MAX_SMALL_PARAMETERS
     units = {"b": 1e9, "m": 1e6}
-    named = [float(number) * units[unit.lower()] for number, unit in _PARAMETERS.findall(model["id"])]
-    return bool(named) and max(named) <= MAX_SMALL_PARAMETERS
+    sizes = [float(number) * units[unit.lower()] for number, unit in _PARAMETERS.findall(model["id"])]
+    return bool(sizes) and max(sizes) <= MAX_SMALL_PARAMETERS
 
 
 def _looked_for(loopback: Sequence[LoopbackServer]) -> str:

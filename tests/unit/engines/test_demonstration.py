@@ -8,6 +8,7 @@ from msgspec.structs import replace
 from llm_server.engines.embedded import EmbeddedEngine
 from llm_server.engines.local.demonstration import JUDGES_NOTHING, MAX_RESULTS_CHARS, DemonstrationEngine
 from llm_server.orchestration.domain.engines.call import AnswerSchema, Completion, EngineCall
+from llm_server.orchestration.domain.engines.catalog import EngineSpec
 from llm_server.orchestration.domain.engines.usage import Usage
 from llm_server.orchestration.domain.errors import PromptRefused
 from llm_server.orchestration.domain.plan import Plan, Step
@@ -111,3 +112,8 @@ def test_a_draft_is_not_judged() -> None:
 
     with pytest.raises(PromptRefused, match=JUDGES_NOTHING):
         asked(replace(CALL, answer_schema=schema), "{}")
+
+
+def test_the_model_avoids_repetitions() -> None:
+    """It loops without: a small engine has a repetition penalty and end marks."""
+    assert EngineSpec(kind="demonstration", source="local", model="smollm2-135m").is_small

@@ -110,3 +110,8 @@ def test_the_engine_is_the_ollama_with_the_model_that_is_pulled() -> None:
     assert MODEL["command"] == ["pull", ENGINE.model]
     assert MODEL["environment"]["OLLAMA_HOST"] == address.netloc
     assert OLLAMA["environment"]["OLLAMA_NUM_PARALLEL"] == ENGINE.max_concurrency
+
+
+def test_the_server_starts_when_its_model_is_there() -> None:
+    """Ollama answers 404 for a model that is still pulled, and eight such answers would fail a task."""
+    assert SERVER["depends_on"] == {"model": {"condition": "service_completed_successfully"}}

@@ -41,9 +41,9 @@ class Turns(Generic[T]):
 
     def __init__(self) -> None:
         self._tenants = dict[str, _Tenant[T]]()
-        """Those of which an item waits or is in use."""
+        """Tenants with an item that waits or is in use."""
         self._waiting = dict[str, _Tenant[T]]()
-        """Those of which an item waits."""
+        """Tenants with an item that waits."""
         self._numbers = count()
         self._size = 0
         self.in_use = 0
@@ -88,7 +88,7 @@ class Turns(Generic[T]):
         self.in_use += 1
 
     def give_back(self, line: Line) -> None:
-        """Count an item as in use no more."""
+        """Count an item as no longer in use."""
         tenant = self._tenants[line.tenant]
         tenant.turn = next(self._numbers)
         tenant.use(line.priority, -1)
