@@ -100,7 +100,10 @@ def _demonstration_model(settings: Settings, catalog: Catalog) -> str | None:
 def _check_required(catalog: Catalog, settings: Settings) -> None:
     """Raise ConfigurationError if an engine is required, but only a demonstration would answer."""
     if settings.require_engine and all(spec.demonstration for spec in catalog.engines.values()):
-        advice = "set OPENAI_API_KEY or ANTHROPIC_API_KEY, or describe an engine in LLM_SERVER_CONFIG"
+        advice = (
+            "set OPENAI_API_KEY, ANTHROPIC_API_KEY or LLM_SERVER_MODEL, start an LLM server on this machine, or "
+            "describe an engine in LLM_SERVER_CONFIG"
+        )
         if settings.on_aws:
             advice = "deploy with OpenAIKeyName, AnthropicKeyName or a ConfigFile that has engines (docs/aws.md)"
         raise ConfigurationError(f"LLM_SERVER_REQUIRE_ENGINE is true, but no engine was found: {advice}.")

@@ -278,7 +278,7 @@ def test_what_is_not_a_database_of_ours_is_refused(tmp_path: Path) -> None:
         (foreign, "was not made by LLM-Server"),
         (empty, "was not made by LLM-Server"),
         (tmp_path / "missing.db", "does not exist"),
-        (tmp_path, "does not exist"),
+        (tmp_path, "is a folder; name a file"),
     ):
         with pytest.raises(ConfigurationError, match=said):
             backups.restore(file, tmp_path / "new" / "tasks.db")

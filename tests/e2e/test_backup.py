@@ -95,7 +95,7 @@ def test_a_tenant_is_deleted_while_a_server_carries_out_its_tasks(tmp_path: Path
         totals = server.call("GET", "/metrics").json()
         answered = server.submit("Why is the sky blue?", wait_s=10)
 
-    assert (deleted.returncode, deleted.stdout.split(",")[0]) == (0, "Deleted of local: 100 tasks")
+    assert (deleted.returncode, deleted.stdout.split(",")[0]) == (0, "Deleted for tenant local: 100 tasks")
     assert left == []
     assert totals["total_requests"] == 100
     assert totals["queue_length"] == totals["active_tasks"] == 0

@@ -9,7 +9,7 @@ _VENV = Path(__file__).resolve().parents[2] / ".venv"
 
 
 class ToolMissing(Exception):
-    """A tool's environment does not exist, or the tool in it does not start."""
+    """A tool's environment does not exist, or the tool in it does not start or cannot listen."""
 
 
 def tool(environment: str, name: str) -> Path:

@@ -72,7 +72,10 @@ def _environment(bind: str, port: int, services: Sequence[str]) -> dict[str, str
 
 def _free_port(bind: str) -> int:
     with socket.socket() as probe:
-        probe.bind((bind, 0))
+        try:
+            probe.bind((bind, 0))
+        except OSError as error:
+            raise ToolMissing(f"--bind {bind} is not an address of this machine ({error.strerror}).") from error
         port: int = probe.getsockname()[1]
         return port
 

@@ -22,10 +22,11 @@ EXIT_CODES = """
 Exit codes:
 
 \b
-  0  nothing of the tenant is left, except what the message names
+  0  nothing of the tenant is left, except what the message names; or there was nothing
   2  wrong usage; nothing was deleted, and the message says why
   3  the database cannot be reached; give the command again
   4  workers still have tasks of the tenant, or servers may still accept its keys; give the command again
+130  Ctrl-C; the keys may be revoked already; give the command again
 """
 
 app = typer.Typer(
@@ -58,12 +59,17 @@ def delete(
         display.say(f"This deletes everything of tenant {tenant}, for ever. To do it, add --yes.")
         raise typer.Exit(REFUSED)
     with database_settings(db) as settings, _opened(settings) as deletion:
+        if deletion.is_served:
+            display.say("Servers may be running: the command waits up to a minute until they refuse the keys.")
         deleted = deletion.delete(tenant, timeout_s=timeout)
+        if deleted.is_nothing:
+            display.put(f"The database has nothing of tenant {tenant}. Is the name right?")
+            return
         display.put(_deleted(tenant, deleted))
         if not deleted.is_complete:
             display.say(_unfinished(tenant, deleted.erased.in_use))
             raise typer.Exit(NOT_FINAL)
-        for line in _stays(tenant, settings, is_served=deletion.is_served):
+        for line in _stays(settings, is_served=deletion.is_served):
             display.say(line)
 
 
@@ -75,7 +81,7 @@ def _deleted(tenant: str, deleted: "TenantDeleted") -> str:
         (erased.days_of_spending, "daily total"),
         (deleted.keys, "API key"),
     )
-    return f"Deleted of {tenant}: {', '.join(display.counted(number, noun) for number, noun in parts)}."
+    return f"Deleted for tenant {tenant}: {', '.join(display.counted(number, noun) for number, noun in parts)}."
 
 
 def _unfinished(tenant: str, in_use: int) -> str:
@@ -83,8 +89,8 @@ def _unfinished(tenant: str, in_use: int) -> str:
     return f"Not all of {tenant} is deleted: {cause}. Its keys are revoked. Give the command again."
 
 
-def _stays(tenant: str, settings: "Settings", *, is_served: bool) -> Iterator[str]:
-    yield f"These stay: for 2 days the ids of the tasks with the name {tenant}, and the totals of all tenants."
+def _stays(settings: "Settings", *, is_served: bool) -> Iterator[str]:
+    yield "These stay: the ids of its tasks, with its name, for 2 days; the totals of all tenants."
     if settings.on_aws:
         yield "Not deleted: point-in-time backups (35 days), messages and dead letters (ids), logs (ids)."
     else:

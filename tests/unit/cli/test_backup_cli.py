@@ -72,6 +72,30 @@ def test_what_is_refused_is_said_on_stderr_and_changes_nothing(db: Path, tmp_pat
     assert files(db) == before
 
 
+@pytest.mark.parametrize("name", ["", ".", "/"])
+def test_a_folder_is_not_taken_for_a_file(db: Path, tmp_path: Path, name: str) -> None:
+    """An empty name comes from a variable of the shell that is not set."""
+    file = tmp_path / "backup.db"
+    run("backup", str(file), "--db", str(db))
+
+    for found in (
+        run("backup", name, "--db", str(db)),
+        run("restore", str(file), "--db", name or "."),
+        run("restore", name),
+    ):
+        assert (found.exit_code, found.stdout) == (2, "")
+        assert found.stderr == f"{name or '.'} is a folder; name a file.\n"
+    assert not Path(f"{Path.cwd()}.lock").exists()
+
+
+@pytest.mark.parametrize("name", ["\udcff.db", "x" * 1000])
+def test_a_name_that_no_file_can_have_is_refused(db: Path, tmp_path: Path, name: str) -> None:
+    refused = run("backup", str(tmp_path / name), "--db", str(db))
+
+    assert refused.exit_code == 2
+    assert "cannot be written" in refused.stderr
+
+
 @pytest.mark.parametrize("command", ["backup", "restore"])
 def test_a_table_on_aws_is_not_backed_up_by_the_commands(db: Path, tmp_path: Path, command: str) -> None:
     refused = run(command, str(tmp_path / "backup.db"), "--db", str(db), LLM_SERVER_TABLE="llm-server")

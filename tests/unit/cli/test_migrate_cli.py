@@ -10,6 +10,7 @@ from typer.testing import CliRunner, Result
 
 from llm_server.cli.app import app
 from llm_server.storage.sqlite.database import Database
+from llm_server.storage.sqlite.file.backups import back_up
 from llm_server.storage.sqlite.file.process_lock import OnlyProcess
 from llm_server.storage.sqlite.migrations import MIGRATIONS, Migration
 from support.database_files import a_file_of_0_1_0, files, version
@@ -44,6 +45,17 @@ def test_a_current_file_is_not_changed(old: Path) -> None:
     said = f"The database {old} is up to date; nothing was changed.\n"
     assert (again.exit_code, again.stdout, again.stderr) == (0, said, "")
     assert files(old) == before
+
+
+def test_a_backup_keeps_its_digest(old: Path, tmp_path: Path) -> None:
+    """Opening it as a database would change its header."""
+    run("--db", str(old))
+    backup = tmp_path / "backup.db"
+    back_up(old, backup, now_ms=1)
+    before = backup.read_bytes()
+
+    assert run("--db", str(backup)).exit_code == 0
+    assert backup.read_bytes() == before
 
 
 def test_a_check_names_what_is_pending_and_changes_nothing(old: Path) -> None:

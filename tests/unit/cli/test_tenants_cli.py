@@ -63,9 +63,9 @@ def test_everything_is_deleted_if_no_server_is_running(db: Path) -> None:
     """A claim of a server that is gone does not delay it. Another server can start afterwards."""
     deleted = run(db, "acme", "--yes")
 
-    said = "Deleted of acme: 2 tasks, 0 Idempotency-Keys, 0 daily totals, 1 API key.\n"
+    said = "Deleted for tenant acme: 2 tasks, 0 Idempotency-Keys, 0 daily totals, 1 API key.\n"
     stays = (
-        "These stay: for 2 days the ids of the tasks with the name acme, and the totals of all tenants.\n"
+        "These stay: the ids of its tasks, with its name, for 2 days; the totals of all tenants.\n"
         "Not deleted: your backups, and copies beside the file (tasks.db.v*.backup).\n"
     )
     assert (deleted.exit_code, deleted.stdout, deleted.stderr) == (0, said, stays)
@@ -84,21 +84,34 @@ def test_a_file_of_an_older_version_is_migrated_first(tmp_path: Path) -> None:
     assert (deleted.exit_code, version(old)) == (0, 4)
 
 
+def test_a_name_that_is_unknown_is_doubted(db: Path) -> None:
+    """A mistyped name must not look like a deletion."""
+    found = run(db, "acne", "--yes")
+
+    assert (found.exit_code, found.stderr) == (0, "")
+    assert found.stdout == "The database has nothing of tenant acne. Is the name right?\n"
+
+
 def test_what_a_running_server_has_is_left_for_another_call(db: Path) -> None:
     """Its worker has a task until the lease ends, and it may know a key for a minute."""
     with held_by_a_server(db):
         busy, known = run(db, "acme", "--yes", "--timeout", "0"), run(db, "other", "--yes", "--timeout", "0")
 
-    said = "Not all of {} is deleted: {}. Its keys are revoked. Give the command again.\n"
+    said = (
+        "Servers may be running: the command waits up to a minute until they refuse the keys.\n"
+        "Not all of {} is deleted: {}. Its keys are revoked. Give the command again.\n"
+    )
     assert (busy.exit_code, busy.stdout) == (
         4,
-        "Deleted of acme: 1 task, 0 Idempotency-Keys, 0 daily totals, 0 API keys.\n",
+        "Deleted for tenant acme: 1 task, 0 Idempotency-Keys, 0 daily totals, 0 API keys.\n",
     )
     assert busy.stderr == said.format("acme", "workers have 1 task")
     assert (known.exit_code, known.stderr) == (4, said.format("other", "servers may accept its keys for a minute"))
 
 
 def test_a_running_server_is_named_as_the_reason_why_bytes_may_be_left(db: Path) -> None:
+    with closing(SqliteStore(Database(db))) as store:
+        store.add(a_task(tenant="local"), a_request())
     with held_by_a_server(db):
         deleted = run(db, "local", "--yes")
 

@@ -35,8 +35,8 @@ def refusal(**variables: str) -> str:
 
 def test_without_an_engine_the_server_does_not_start_and_says_what_to_set() -> None:
     assert refusal(**REQUIRED) == (
-        "LLM_SERVER_REQUIRE_ENGINE is true, but no engine was found: set OPENAI_API_KEY or ANTHROPIC_API_KEY, or "
-        "describe an engine in LLM_SERVER_CONFIG."
+        "LLM_SERVER_REQUIRE_ENGINE is true, but no engine was found: set OPENAI_API_KEY, ANTHROPIC_API_KEY or "
+        "LLM_SERVER_MODEL, start an LLM server on this machine, or describe an engine in LLM_SERVER_CONFIG."
     )
 
 

@@ -12,8 +12,10 @@ from typing import Any
 
 import pytest
 
+from aws_local.environments import ToolMissing
 from aws_local.gateway import MAX_ANSWER_BYTES, Gateway
 from aws_local.invocation import LambdaContext
+from aws_local.ministack import running
 
 EVENTS = Path(__file__).parents[3] / "events"
 
@@ -147,3 +149,12 @@ def test_an_invocation_knows_how_long_it_may_run() -> None:
     context = LambdaContext({"MemorySize": 256, "Timeout": 180}, name="WorkerFunction")
 
     assert 179_000 < context.get_remaining_time_in_millis() <= 180_000
+
+
+def test_an_address_of_another_machine_is_refused_with_its_name() -> None:
+    """docs/aws.md names the address of Docker's bridge, which exists only while Docker runs."""
+    with (
+        pytest.raises(ToolMissing, match=r"--bind 192\.0\.2\.1 is not an address of this machine"),
+        running("192.0.2.1"),
+    ):
+        pass

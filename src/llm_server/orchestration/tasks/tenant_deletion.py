@@ -43,6 +43,11 @@ class TenantDeleted(Struct, frozen=True, kw_only=True):
     keys: int
     is_complete: bool
 
+    @property
+    def is_nothing(self) -> bool:
+        """Whether nothing of the tenant was stored."""
+        return self.is_complete and not self.keys and self.erased == Erased()
+
 
 class TenantDeletion:
     """Deletes tenants. `is_served`: servers may be running, which know a revoked key for up to 60 s.

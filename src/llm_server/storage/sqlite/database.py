@@ -17,7 +17,7 @@ from llm_server.storage.sqlite.connections.readers import Readers
 from llm_server.storage.sqlite.connections.writer import Command, T, Work, Writer
 from llm_server.storage.sqlite.file.marker import mark_in_use, refuse_loss, was_in_use
 from llm_server.storage.sqlite.file.process_lock import OnlyProcess, cannot_be_opened
-from llm_server.storage.sqlite.migrations import MIGRATIONS, Migrated, Migration, bring_up_to_date
+from llm_server.storage.sqlite.migrations import MIGRATIONS, Migrated, Migration, bring_up_to_date, checked_version
 
 BUSY_S = 1.0
 """How long the writer waits for a lock of another process. It is short, because callers wait too."""
@@ -133,6 +133,9 @@ def migrate(path: Path) -> Migrated | None:
     Returns None if the file has the current version already. Raises ConfigurationError.
     """
     with closing(OnlyProcess(path)):
+        with refused_as_configuration(path), closing(connect(path)) as found:
+            if checked_version(found, path) == MIGRATIONS[-1].version:
+                return None  # opening it would change the header of a backup, whose digest would no longer count
         connection, migrated = _opened(path)
         connection.close()
     return migrated

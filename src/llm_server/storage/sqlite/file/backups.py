@@ -6,6 +6,7 @@ structure of a file, but not its content; the digest shows a change of either.
 
 from __future__ import annotations
 
+import os
 import shlex
 import shutil
 import sqlite3
@@ -55,6 +56,7 @@ def back_up(path: Path, file: Path, *, now_ms: int) -> Backup:
     refuse_loss(path)
     if not path.exists():
         raise ConfigurationError(f"The database {path} does not exist; name the file with --db or LLM_SERVER_DB.")
+    _refuse_folder(file)
     with refused_as_configuration(path), closing(connect(path)) as db:
         if checked_version(db, path) == NEW_FILE:
             raise ConfigurationError(f"The database {path} is empty: there is nothing to back up.")
@@ -73,6 +75,7 @@ def restore(file: Path, path: Path) -> Backup:
             of a newer version or of another program; or the copy cannot be written.
     """
     _refuse_unreadable(file)
+    _refuse_folder(path)
     with closing(OnlyProcess(path)):
         _refuse_database(path)
         target = path.resolve()
@@ -97,7 +100,7 @@ def _written(file: Path) -> Iterator[None]:
                 f"{part} exists: another command is writing it, or was killed. Remove it if no command is."
             ) from error
         raise ConfigurationError(f"{file} exists; nothing is overwritten. Choose another name.") from error
-    except (OSError, sqlite3.Error) as error:
+    except (OSError, UnicodeError, sqlite3.Error) as error:
         if is_damage(error):
             raise
         raise ConfigurationError(f"{file} cannot be written: {error}.") from error
@@ -119,7 +122,13 @@ def _sealed(part: Path, now_ms: int) -> Backup:
         return _described(db, made_ms=now_ms)
 
 
+def _refuse_folder(path: Path) -> None:
+    if os.path.isdir(path):  # unlike Path.is_dir, it raises nothing for a name that cannot be
+        raise ConfigurationError(f"{path} is a folder; name a file.")
+
+
 def _refuse_unreadable(file: Path) -> None:
+    _refuse_folder(file)
     if not file.is_file():
         raise ConfigurationError(f"The backup {file} does not exist.")
     for log in (f"{file}-wal", f"{file}-journal"):
