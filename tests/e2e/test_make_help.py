@@ -19,4 +19,4 @@ def test_help_lists_every_target_with_its_comment() -> None:
 
     lines = dict(line.split(maxsplit=1) for line in shown.splitlines())
     assert sorted(lines) == sorted(phony.split())
-    assert lines["check"] == "Run all checks of the CI"
+    assert lines["check"] == "Run the checks and the tests"

@@ -41,7 +41,9 @@ def test_a_machine_that_lambda_does_not_have_is_refused(
 )
 def test_the_layers_get_the_wheels_of_the_processor(architecture: str, wheels: str) -> None:
     shown = ["--eval", "show: ; @echo $(LAMBDA_PLATFORM)", "show", f"ARCHITECTURE={architecture}"]
-    made = subprocess.run(["make", "-f", MAKEFILE, *shown], capture_output=True, text=True, check=True)
+    made = subprocess.run(
+        ["make", "--no-print-directory", "-f", MAKEFILE, *shown], capture_output=True, text=True, check=True
+    )
 
     assert made.stdout.strip() == wheels
 
