@@ -133,6 +133,7 @@ def migrate(path: Path) -> Migrated | None:
     Returns None if the file has the current version already. Raises ConfigurationError.
     """
     with closing(OnlyProcess(path)):
+        refuse_loss(path)
         with refused_as_configuration(path), closing(connect(path)) as found:
             if checked_version(found, path) == MIGRATIONS[-1].version:
                 return None  # opening it would change the header of a backup, whose digest would no longer count
