@@ -21,7 +21,7 @@ from mangum import Mangum
 from mangum.adapter import DEFAULT_TEXT_MIME_TYPES
 from mangum.protocols import HTTPCycle
 
-from llm_server import wiring
+from llm_server import substrates, wiring
 from llm_server.api import edge, errors
 from llm_server.api.app import create_app
 from llm_server.api.executor import InlineExecutor
@@ -93,7 +93,7 @@ def _fit(answer: dict[str, Any]) -> dict[str, Any]:
 _settings = Settings.read()
 logging.getLogger("llm_server").setLevel(_settings.log_level)
 
-_service = wiring.aws_service(_settings, works=False)
+_service = substrates.aws_service(_settings, works=False)
 handler = _Handler(
     create_app(_service, wiring.new_id, executor=InlineExecutor(_service)),
     lifespan="off",

@@ -14,7 +14,7 @@ import logging
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from llm_server import wiring
+from llm_server import substrates, wiring
 from llm_server.orchestration.domain.errors import StorageMisconfigured
 from llm_server.orchestration.domain.task import TaskRef
 from llm_server.orchestration.service import Service
@@ -27,7 +27,7 @@ RESERVE_MS = 5_000
 _log = logging.getLogger("llm_server.lambda_worker")
 _settings = Settings.read()
 logging.getLogger("llm_server").setLevel(_settings.log_level)
-_service = wiring.aws_service(_settings, works=True)
+_service = substrates.aws_service(_settings, works=True)
 
 
 def handler(event: dict[str, Any], context: Any) -> dict[str, Any]:

@@ -1,21 +1,14 @@
-"""The composition root: builds a service from its ports, and the one for AWS (the embedded one: embedded/assembly.py).
-
-Adapters are imported in the functions that choose them, so that a Lambda function does not load SQLite and the embedded
-server does not load boto3.
-"""
+"""The composition root: builds a service from its ports. `substrates.py` and `embedded/assembly.py` choose these."""
 
 from __future__ import annotations
 
 import os
-import random
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING
 
-from llm_server import catalog_loading
 from llm_server.engines import prices
 from llm_server.engines.credentials import Credentials, has_credentials
 from llm_server.orchestration.access.key_creation import KeyCreation
@@ -27,7 +20,6 @@ from llm_server.orchestration.dispatch.health import EngineStates
 from llm_server.orchestration.dispatch.window import Window
 from llm_server.orchestration.domain.engines.call import Engine, Pricer
 from llm_server.orchestration.domain.engines.catalog import Catalog, EngineSpec
-from llm_server.orchestration.domain.errors import ConfigurationError
 from llm_server.orchestration.domain.ports.clock import Clock
 from llm_server.orchestration.domain.ports.commit import AfterCommit, at_once
 from llm_server.orchestration.domain.ports.keys import KeyStore
@@ -257,71 +249,3 @@ def service_of(
 def _sleep(waiting: Waiting, pause_s: float) -> None:
     with waiting():
         time.sleep(pause_s)
-
-
-def aws_service(settings: Settings, *, works: bool) -> Service:
-    """Build a service on DynamoDB and SQS. Raises ConfigurationError if the table or the queue is not set."""
-    from llm_server.storage.dynamodb.api_keys import DynamoKeys
-    from llm_server.storage.dynamodb.sqs_queue import SqsQueue
-    from llm_server.storage.dynamodb.store import DynamoStore
-
-    if settings.table is None or settings.queue_url is None:
-        raise ConfigurationError("LLM_SERVER_TABLE and LLM_SERVER_QUEUE_URL must be set on AWS.")
-    dynamodb = aws_client("dynamodb")
-    return service_of(
-        settings,
-        store=DynamoStore(dynamodb, settings.table, draw=random.randrange, retention=retention(settings)),
-        key_store=DynamoKeys(dynamodb, settings.table),
-        queue=SqsQueue(aws_client("sqs"), settings.queue_url),
-        catalog=catalog_loading.load_catalog(settings).catalog,
-        works=works,
-    )
-
-
-@contextmanager
-def keys_of(settings: Settings, *, make: bool) -> Iterator[Keyring]:
-    """Open the API keys: in the DynamoDB table on AWS, else in the SQLite file. The server may be running.
-
-    If `make` is False, the SQLite file must exist; else it is created if it does not exist.
-
-    Raises:
-        ConfigurationError: the file does not exist or cannot be opened, or AWS cannot be called.
-    """
-    if settings.table is not None:
-        from llm_server.storage.dynamodb.api_keys import DynamoKeys
-
-        yield Keyring(DynamoKeys(aws_client("dynamodb"), settings.table), now_ms, os.urandom)
-        return
-    from llm_server.storage.sqlite.api_keys import USABLE_SINCE, SqliteKeys
-    from llm_server.storage.sqlite.database import Database
-
-    if not make:
-        check_exists(settings.db)
-    with closing(Database(settings.db, usable_since=USABLE_SINCE)) as database:
-        yield Keyring(SqliteKeys(database), now_ms, os.urandom)
-
-
-def check_exists(db: Path) -> None:
-    """Raise ConfigurationError if a command that must not make a SQLite file does not find it."""
-    if not db.exists():
-        raise ConfigurationError(f"The database {db} does not exist; set its path in LLM_SERVER_DB or --db.")
-
-
-def aws_client(service: Literal["dynamodb", "sqs"]) -> Any:
-    """Make a client of an AWS service. Raises ConfigurationError if the AWS region or profile is missing."""
-    import boto3
-    from botocore.config import Config
-    from botocore.exceptions import BotoCoreError, NoRegionError
-
-    config = Config(
-        connect_timeout=2,
-        read_timeout=5,
-        retries={"mode": "standard", "total_max_attempts": 4},
-        max_pool_connections=32,
-    )
-    try:
-        return boto3.client(service, config=config)
-    except NoRegionError as error:
-        raise ConfigurationError("AWS cannot be called: set AWS_DEFAULT_REGION to the region of the table.") from error
-    except BotoCoreError as error:
-        raise ConfigurationError(f"AWS cannot be called: {str(error).rstrip('.')}.") from error

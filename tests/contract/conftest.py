@@ -23,6 +23,7 @@ from llm_server.storage.sqlite.api_keys import SqliteKeys
 from llm_server.storage.sqlite.database import Database
 from llm_server.storage.sqlite.store import SqliteStore
 from support.aws_emulators import Substrate
+from support.dynamodb_wire import Wire, recording
 from support.mailbox import Mailbox
 from support.scripted_engine import Clock
 
@@ -143,3 +144,10 @@ def _sqs_mailbox(on: Substrate) -> Mailbox:
         return next((str(json.loads(message["Body"])["task"]) for message in answer.get("Messages", [])), None)
 
     return Mailbox(queue=SqsQueue(on.sqs, on.queue_url), receive=receive)
+
+
+@pytest.fixture
+def wire(moto_substrate: Substrate) -> Iterator[Wire]:
+    """Records the calls to DynamoDB, with their sizes."""
+    with recording(moto_substrate.dynamodb) as wire:
+        yield wire

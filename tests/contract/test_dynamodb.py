@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -36,7 +36,7 @@ from support.builders import (
     noise,
     prose,
 )
-from support.dynamodb_wire import Wire, recording, size
+from support.dynamodb_wire import Wire, size
 
 UUID = "01979f5e-7a3c-7b21-9c4d-5e6f708192a3"
 CONFLICT = ("None", "TransactionConflict")
@@ -49,12 +49,6 @@ def store(moto_substrate: Substrate) -> DynamoStore:
     return DynamoStore(
         moto_substrate.dynamodb, moto_substrate.table, draw=random.Random(7).randrange, retention=retention
     )
-
-
-@pytest.fixture
-def wire(moto_substrate: Substrate) -> Iterator[Wire]:
-    with recording(moto_substrate.dynamodb) as wire:
-        yield wire
 
 
 def chat_task(store: DynamoStore, prompt: str, answer: Output, task: Task | None = None, **request: Any) -> Task:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -23,12 +22,6 @@ from support.scripted_engine import Clock, a_fleet
 
 LONG = noise(900_000)
 KEEP_MS = 30 * DAY_MS
-
-
-@pytest.fixture
-def wire(moto_substrate: Substrate) -> Iterator[Wire]:
-    with recording(moto_substrate.dynamodb) as wire:
-        yield wire
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -17,18 +16,12 @@ from llm_server.storage.dynamodb.api_keys import DynamoKeys
 from llm_server.storage.dynamodb.store import DynamoStore
 from support.aws_emulators import Substrate
 from support.builders import NOW_MS, a_key, a_request, a_task, an_output, claimed, noise
-from support.dynamodb_wire import Wire, recording
+from support.dynamodb_wire import Wire
 
 
 @pytest.fixture
 def store(moto_store: DynamoStore) -> DynamoStore:
     return moto_store
-
-
-@pytest.fixture
-def wire(moto_substrate: Substrate) -> Iterator[Wire]:
-    with recording(moto_substrate.dynamodb) as wire:
-        yield wire
 
 
 def ended(store: DynamoStore, length: int = 10) -> Task:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from functools import partial
 
 import pytest
@@ -23,12 +22,6 @@ TODAY = Account("0123456789ab", "2025-10-09")
 @pytest.fixture
 def keys(moto_keys: DynamoKeys) -> DynamoKeys:
     return moto_keys
-
-
-@pytest.fixture
-def wire(moto_substrate: Substrate) -> Iterator[Wire]:
-    with recording(moto_substrate.dynamodb) as wire:
-        yield wire
 
 
 def units(wire: Wire) -> int:

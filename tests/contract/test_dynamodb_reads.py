@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any, cast
 from zlib import crc32
 
@@ -19,7 +19,7 @@ from llm_server.storage.dynamodb.items import OPEN_SHARDS, in_open, state
 from llm_server.storage.dynamodb.store import DynamoStore
 from support.aws_emulators import Substrate
 from support.builders import NOW_MS, a_request, a_task, an_output, by_key, claimed, key_texts, noise, prose
-from support.dynamodb_wire import Wire, recording
+from support.dynamodb_wire import Wire
 
 KINDS = [("DRAFT", "#0"), ("VERDICT", "#0"), ("DRAFT", "#1"), ("STEP", "")]
 
@@ -49,12 +49,6 @@ class StingyDynamo:
 @pytest.fixture
 def stingy(moto_substrate: Substrate) -> StingyDynamo:
     return StingyDynamo(moto_substrate.dynamodb, most=7)
-
-
-@pytest.fixture
-def wire(moto_substrate: Substrate) -> Iterator[Wire]:
-    with recording(moto_substrate.dynamodb) as wire:
-        yield wire
 
 
 def over(client: StingyDynamo, table: str) -> DynamoStore:

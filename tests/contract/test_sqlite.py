@@ -8,10 +8,8 @@ import shutil
 import signal
 import sqlite3
 import subprocess
-import sys
 import threading
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import AbstractContextManager, closing
 from itertools import pairwise
 from pathlib import Path
 
@@ -40,6 +38,7 @@ from llm_server.storage.sqlite.indexes import (
 from llm_server.storage.sqlite.store import SqliteStore
 from support.audit import audit
 from support.builders import LEASE_MS, NOW_MS, SWEEP_MS, a_failure, a_request, a_task, an_output, claimed
+from support.holders import holding
 
 STARTS: tuple[tuple[str, tuple[int, ...]], ...] = ((WAKE_UPS, (0, 0)), (OWNED, ()))
 """The queries of a start, with parameters."""
@@ -54,18 +53,9 @@ sys.stdin.read()
 """
 
 
-@contextmanager
-def a_process_that_holds(path: Path) -> Iterator[subprocess.Popen[str]]:
+def a_process_that_holds(path: Path) -> AbstractContextManager[subprocess.Popen[str]]:
     """Another Python that has the database."""
-    command = [sys.executable, "-c", HOLDER, str(path)]
-    source = str(Path(__file__).parents[2] / "src")
-    with subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env={"PYTHONPATH": source}
-    ) as holder:
-        assert holder.stdout is not None
-        assert holder.stdout.readline() == "held\n"
-        yield holder
-        holder.kill()
+    return holding(HOLDER, path)
 
 
 def test_a_database_belongs_to_one_process(tmp_path: Path) -> None:

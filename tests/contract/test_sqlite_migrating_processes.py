@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager
 from pathlib import Path
 
 import pytest
@@ -20,6 +20,7 @@ from llm_server.storage.sqlite.migrations import MIGRATIONS
 from llm_server.storage.sqlite.store import SqliteStore
 from support.builders import a_key
 from support.database_files import a_file_of_0_1_0, content, files, version
+from support.holders import holding
 
 SOURCE = str(Path(__file__).parents[2] / "src")
 
@@ -88,17 +89,9 @@ sys.stdin.readline()
 """
 
 
-@contextmanager
-def an_older_server(path: Path) -> Iterator[subprocess.Popen[str]]:
+def an_older_server(path: Path) -> AbstractContextManager[subprocess.Popen[str]]:
     """A process that holds the file, and lets go of it when it is sent a line."""
-    command = [sys.executable, "-c", HOLDER, str(path)]
-    with subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env={"PYTHONPATH": SOURCE}
-    ) as holder:
-        assert holder.stdout is not None
-        assert holder.stdout.readline() == "held\n"
-        yield holder
-        holder.kill()
+    return holding(HOLDER, path)
 
 
 def test_a_file_that_an_older_server_uses_is_not_migrated(old: Path) -> None:

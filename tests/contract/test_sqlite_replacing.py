@@ -5,14 +5,14 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
 
 from llm_server.orchestration.domain.errors import ConfigurationError
 from llm_server.storage.sqlite.file.process_lock import OnlyProcess, stop_holder
+from support.holders import holding
 
 HOLDER = """
 import signal
@@ -29,17 +29,8 @@ sys.stdin.read()
 """
 
 
-@contextmanager
-def a_holder(path: Path, *how: str) -> Iterator[subprocess.Popen[str]]:
-    command = [sys.executable, "-c", HOLDER, str(path), *how]
-    source = str(Path(__file__).parents[2] / "src")
-    with subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env={"PYTHONPATH": source}
-    ) as holder:
-        assert holder.stdout is not None
-        assert holder.stdout.readline() == "held\n"
-        yield holder
-        holder.kill()
+def a_holder(path: Path, *how: str) -> AbstractContextManager[subprocess.Popen[str]]:
+    return holding(HOLDER, path, *how)
 
 
 def test_an_announced_holder_is_stopped_and_the_file_is_free(tmp_path: Path) -> None:
@@ -62,7 +53,7 @@ def test_a_free_file_needs_no_stop(tmp_path: Path) -> None:
         OnlyProcess(path).close()
 
 
-def test_a_holder_that_is_no_server_is_left_alone(tmp_path: Path) -> None:
+def test_a_holder_other_than_a_server_is_left_alone(tmp_path: Path) -> None:
     """Such as a migration, after a server was killed: the process id in the lock file may now be another process's."""
     path = tmp_path / "tasks.db"
     bystander = subprocess.Popen([sys.executable, "-c", "import sys; sys.stdin.read()"], stdin=subprocess.PIPE)

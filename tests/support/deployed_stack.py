@@ -21,7 +21,7 @@ from aws_local import build
 from aws_local.environments import tool
 from aws_local.pump import Pump
 from aws_local.template import REGION, TEMPLATE
-from llm_server import wiring
+from llm_server import substrates
 from llm_server.orchestration.domain.api_key import SCOPES
 from llm_server.settings import Settings
 
@@ -64,7 +64,7 @@ class DeployedStack:
         self.status: str = described["StackStatus"]
         self.outputs: dict[str, str] = {out["OutputKey"]: out["OutputValue"] for out in described["Outputs"]}
         settings = Settings(table=self.outputs["TableName"])
-        with wiring.keys_of(settings, make=True) as keys:
+        with substrates.keys_of(settings, make=True) as keys:
             self.key = keys.create("local", SCOPES)[1]
         # A function that takes longer to start than its time-out allows is answered 502; the next call starts it again.
         when(lambda: self.call("GET", "/health"), lambda answer: answer.status < 500)

@@ -74,7 +74,7 @@ class InlineExecutor:
     async def read(self, use_case: Callable[[], T]) -> T:
         return use_case()
 
-    async def write(self, use_case: Callable[[], T], line: Line = OF_NO_TENANT) -> T:  # noqa: ARG002
+    async def write(self, use_case: Callable[[], T], line: Line = OF_NO_TENANT) -> T:  # noqa: ARG002 - part of the port
         return use_case()
 
     def watch(self, ref: TaskRef) -> Watch:

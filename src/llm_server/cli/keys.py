@@ -232,7 +232,7 @@ def _time(milliseconds: int) -> str:
 
 @contextmanager
 def _opened(db: Path | None, *, make: bool = False) -> "Iterator[Keyring]":
-    from llm_server import wiring
+    from llm_server import substrates
 
-    with database_settings(db) as settings, wiring.keys_of(settings, make=make) as keys:
+    with database_settings(db) as settings, substrates.keys_of(settings, make=make) as keys:
         yield keys

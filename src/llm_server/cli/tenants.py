@@ -1,10 +1,6 @@
 """The `tenants` commands. They open the database directly, like those for keys."""
 
-import os
-import random
-import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -13,9 +9,7 @@ from llm_server.cli import display
 from llm_server.cli.options import NOT_FINAL, REFUSED, Db, TimeoutS, database_settings
 
 if TYPE_CHECKING:
-    from llm_server.orchestration.domain.ports.keys import KeyStore
-    from llm_server.orchestration.domain.ports.store import Store
-    from llm_server.orchestration.tasks.tenant_deletion import TenantDeleted, TenantDeletion
+    from llm_server.orchestration.tasks.tenant_deletion import TenantDeleted
     from llm_server.settings import Settings
 
 EXIT_CODES = """
@@ -55,10 +49,12 @@ def delete(
     have noticed that, which takes up to a minute, and for workers that carry out one of the tasks. Totals over all
     tenants stay as they are. docs/data.md says what else stays, such as backups.
     """
+    from llm_server import substrates
+
     if not yes:
         display.say(f"This deletes everything of tenant {tenant}, for ever. To do it, add --yes.")
         raise typer.Exit(REFUSED)
-    with database_settings(db) as settings, _opened(settings) as deletion:
+    with database_settings(db) as settings, substrates.tenant_deletion_of(settings) as deletion:
         if deletion.is_served:
             display.say("Servers may be running: the command waits up to a minute until they refuse the keys.")
         deleted = deletion.delete(tenant, timeout_s=timeout)
@@ -100,49 +96,3 @@ def _stays(settings: "Settings", *, is_served: bool) -> Iterator[str]:
                 "Unused bytes of the file may hold parts of texts while a server is running. To write it anew, stop "
                 "the server and give the command again."
             )
-
-
-@contextmanager
-def _opened(settings: "Settings") -> "Iterator[TenantDeletion]":
-    """Open the records of the tenants. Raises ConfigurationError as `wiring.keys_of`."""
-    from llm_server import wiring
-
-    if settings.table is not None:
-        from llm_server.storage.dynamodb.api_keys import DynamoKeys
-        from llm_server.storage.dynamodb.store import DynamoStore
-
-        dynamodb, retention = wiring.aws_client("dynamodb"), wiring.retention(settings)
-        table = DynamoStore(dynamodb, settings.table, draw=random.randrange, retention=retention)
-        yield _deletion(table, DynamoKeys(dynamodb, settings.table), is_served=True)
-        return
-    from llm_server.storage.sqlite.api_keys import SqliteKeys
-    from llm_server.storage.sqlite.database import PATIENT_BUSY_S, Database
-    from llm_server.storage.sqlite.file.process_lock import held_by_us
-    from llm_server.storage.sqlite.store import SqliteStore
-
-    wiring.check_exists(settings.db)
-    with (
-        held_by_us(settings.db, wait_s=0) as is_ours,
-        closing(Database(settings.db, busy_s=PATIENT_BUSY_S)) as database,
-    ):
-        file = SqliteStore(database, wiring.retention(settings))
-        if is_ours:
-            file.end_leases(wiring.now_ms())  # no server is running, so no worker is
-        yield _deletion(file, SqliteKeys(database), is_served=not is_ours)
-        if is_ours:
-            database.empty_log(rewrite=True)
-
-
-def _deletion(store: "Store", key_store: "KeyStore", *, is_served: bool) -> "TenantDeletion":
-    from llm_server import wiring
-    from llm_server.orchestration.access.keyring import Keyring
-    from llm_server.orchestration.tasks.tenant_deletion import TenantDeletion
-
-    return TenantDeletion(
-        store=store,
-        key_store=key_store,
-        keyring=Keyring(key_store, wiring.now_ms, os.urandom),
-        clock=wiring.now_ms,
-        sleep=time.sleep,
-        is_served=is_served,
-    )

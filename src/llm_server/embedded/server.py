@@ -18,7 +18,7 @@ from pathlib import Path
 import uvicorn
 from starlette.types import ASGIApp
 
-from llm_server import __version__, wiring
+from llm_server import __version__, substrates, wiring
 from llm_server.api.app import create_app
 from llm_server.api.contract import PREFIX
 from llm_server.embedded.assembly import Embedded, embedded_service
@@ -173,7 +173,7 @@ def _check_reach(host: str, address: str, settings: Settings) -> None:
     """Raise ConfigurationError if other machines can reach the address and no API key exists."""
     if is_loopback_host(address):
         return
-    with wiring.keys_of(settings, make=True) as keys:
+    with substrates.keys_of(settings, make=True) as keys:
         if not keys.required():
             raise ConfigurationError(
                 f"--host is {host!r}, but no API key exists, and without one the server listens on loopback only; "

@@ -16,7 +16,7 @@ DEMONSTRATION = EngineSpec(kind="demonstration", source="local", model="tiny-mod
 CALL = EngineCall(system="s", prompt="p", max_output_tokens=100)
 
 
-def test_it_is_no_candidate_beside_a_real_engine(balanced: Balanced) -> None:
+def test_it_is_not_a_candidate_beside_a_real_engine(balanced: Balanced) -> None:
     """Not even when the real engine fails, or is the only one of the other tier."""
     shown, real = ScriptedEngine(), ScriptedEngine(EngineUnavailable("Busy."))
     balancer = balanced(shown=(DEMONSTRATION, shown), real=(an_engine(tier="strong"), real))
@@ -28,7 +28,7 @@ def test_it_is_no_candidate_beside_a_real_engine(balanced: Balanced) -> None:
     assert not shown.calls
 
 
-def test_the_embedded_engine_is_no_candidate_beside_it(watched: WatchedStore, clock: Clock) -> None:
+def test_the_embedded_engine_is_not_a_candidate_beside_it(watched: WatchedStore, clock: Clock) -> None:
     alone = a_fleet(watched, clock, embedded=EMBEDDED, shown=DEMONSTRATION)
     beside = a_fleet(watched, clock, embedded=EMBEDDED, shown=DEMONSTRATION, real=an_engine())
 

@@ -9,8 +9,7 @@ from __future__ import annotations
 from msgspec.structs import replace
 
 from llm_server.engines.embedded import EmbeddedEngine, fenced_texts
-from llm_server.engines.local import model_files
-from llm_server.engines.local.llamacpp import LlamaCppEngine, require_extra
+from llm_server.engines.local import llamacpp
 from llm_server.engines.parts import EngineParts
 from llm_server.orchestration.domain.engines.call import Completion, Engine, EngineCall
 from llm_server.orchestration.domain.engines.usage import Usage
@@ -28,18 +27,8 @@ JUDGES_NOTHING = "A demonstration model is too small to judge a draft."
 
 
 def build(name: str, parts: EngineParts) -> Engine:
-    """Build the engine with this name. The model and the extra [local] may be missing if it is switched off.
-
-    Raises:
-        ConfigurationError: the engine is switched on, but its model is not on this machine, or the extra is not
-            installed.
-    """
-    spec = parts.spec(name)
-    file = model_files.locate(spec.model, parts.catalog.models, parts.models_dir)
-    if spec.toggle:
-        require_extra(f"engines.{name}")
-        model_files.require(file, named_by=f"engines.{name}.model")
-    return DemonstrationEngine(LlamaCppEngine(spec, file, parts.pool), EmbeddedEngine(parts.analyse))
+    """Build the engine with this name. Raises ConfigurationError as `llamacpp.build`."""
+    return DemonstrationEngine(llamacpp.build(name, parts), EmbeddedEngine(parts.analyse))
 
 
 class DemonstrationEngine:

@@ -33,12 +33,12 @@ def build(name: str, parts: EngineParts) -> Engine:
     spec = parts.spec(name)
     file = model_files.locate(spec.model, parts.catalog.models, parts.models_dir)
     if spec.toggle:
-        require_extra(f"engines.{name}")
+        _require_extra(f"engines.{name}")
         model_files.require(file, named_by=f"engines.{name}.model")
     return LlamaCppEngine(spec, file, parts.pool)
 
 
-def require_extra(named_by: str) -> None:
+def _require_extra(named_by: str) -> None:
     """Raise ConfigurationError if xllamacpp is not installed; `named_by` is the setting that needs it."""
     if importlib.util.find_spec("xllamacpp") is None:
         how = "`pip install 'llm-server[local]'`, or `make run LOCAL=1`"

@@ -78,7 +78,7 @@ class DynamoStore:
         self._texts = Texts(client, table, self._retention)
         self._deletions = Deletions(client, table, self._texts, self._retention.clock)
 
-    def atomically(self, use_case: Callable[[], T], line: Line = OF_NO_TENANT) -> T:  # noqa: ARG002
+    def atomically(self, use_case: Callable[[], T], line: Line = OF_NO_TENANT) -> T:  # noqa: ARG002 - part of the port
         return use_case()
 
     def bind_idempotency_key(
