@@ -158,7 +158,7 @@ def _keep_imports() -> None:
 
 def _needs_all_cores(catalog: Catalog) -> bool:
     """Return whether an engine computes in this process; llama.cpp does it on all cores."""
-    return any(spec.kind in ("llamacpp", "demonstration") for spec in catalog.engines.values())
+    return any(spec.runs_in_process for spec in catalog.engines.values())
 
 
 def _address(host: str) -> str:

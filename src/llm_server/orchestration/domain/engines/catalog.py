@@ -167,8 +167,13 @@ class EngineSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     repeat_penalty: Annotated[float, msgspec.Meta(ge=1, le=2)] | None = None
 
     @property
+    def runs_in_process(self) -> bool:
+        """Whether the model computes in the server's process."""
+        return self.kind in ("llamacpp", "demonstration")
+
+    @property
     def is_small(self) -> bool:
-        return self.kind in ("llamacpp", "demonstration") if self.small is None else self.small
+        return self.runs_in_process if self.small is None else self.small
 
     @property
     def demonstration(self) -> bool:
