@@ -11,13 +11,18 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from llm_server.orchestration.domain.status import Priority
 from llm_server.orchestration.domain.turns import OF_NO_TENANT, Line, Turns
+
+RETURNING, NEW = Priority.INTERACTIVE, Priority.BATCH
+"""At which priority a worker waits in the line of its tenant."""
 
 
 class Slots:
-    """The slots of the workers. Those that were waiting for an engine get one before those that have a new task.
+    """The slots of the workers, given by turns between tenants (`Turns`).
 
-    Among either of them, the slots are given by turns between tenants (`Turns`).
+    Of a tenant's workers, those that were waiting for an engine get one before those that have a new task, except that
+    a new one comes after four of them.
 
     `on_free` is called when a worker begins to wait, so that another one can be started.
     """
@@ -25,10 +30,9 @@ class Slots:
     def __init__(self, count: int) -> None:
         self._free = count
         self._lock = threading.Lock()
-        self._returning = Turns[threading.Lock]()
-        self._new = Turns[threading.Lock]()
+        self._waiting = Turns[threading.Lock]()
         self._thread = threading.local()
-        """Its attribute `line` is the line of a thread's task while the thread has a slot, else None or unset."""
+        """Its attribute `tenant` is that of a thread's task while the thread has a slot, else None or unset."""
         self.on_free: Callable[[], None] = lambda: None
 
     @property
@@ -37,8 +41,8 @@ class Slots:
 
     @contextmanager
     def slot(self, line: Line = OF_NO_TENANT) -> Iterator[None]:
-        """Wait in a line for a slot, and hold it for the block."""
-        self._take(self._new, line)
+        """Wait for a slot with the others of the line's tenant, and hold it for the block."""
+        self._take(Line(line.tenant, NEW))
         try:
             yield
         finally:
@@ -50,8 +54,8 @@ class Slots:
 
         Does nothing on threads that have no slot: those of a plan's parallel steps.
         """
-        line: Line | None = getattr(self._thread, "line", None)
-        if line is None:
+        tenant: str | None = getattr(self._thread, "tenant", None)
+        if tenant is None:
             yield
             return
         self._give_back()
@@ -59,9 +63,9 @@ class Slots:
             self.on_free()
             yield
         finally:
-            self._take(self._returning, line)
+            self._take(Line(tenant, RETURNING))
 
-    def _take(self, waiting: Turns[threading.Lock], line: Line) -> None:
+    def _take(self, line: Line) -> None:
         """Take a free slot, or wait in a line for one."""
         mine = None
         with self._lock:
@@ -70,17 +74,17 @@ class Slots:
             else:
                 mine = threading.Lock()
                 mine.acquire()
-                waiting.put(line, mine)
+                self._waiting.put(line, mine)
         if mine:
             mine.acquire()  # blocks until another worker hands its slot over
-        self._thread.line = line
+        self._thread.tenant = line.tenant
 
     def _give_back(self) -> None:
-        self._thread.line = None
+        self._thread.tenant = None
         with self._lock:
-            if waiting := self._returning or self._new:
-                line, next_one = waiting.take()
-                waiting.give_back(line)  # a slot is held for moments only, so only the order of the turns matters
+            if self._waiting:
+                line, next_one = self._waiting.take()
+                self._waiting.give_back(line)  # a slot is held for moments only, so only the order of the turns matters
                 next_one.release()
             else:
                 self._free += 1

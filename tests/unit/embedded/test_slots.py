@@ -104,9 +104,9 @@ def test_threads_that_return_go_before_new_ones_each_in_their_order() -> None:
         with slots.slot():
             for n in range(4):
                 done.append(pool.submit(new, n))
-                assert holds(lambda n=n: len(slots._new) == n + 1)  # type: ignore[misc]
+                assert holds(lambda n=n: len(slots._waiting) == 2 * n + 1)  # type: ignore[misc]
                 leave[n].set()
-                assert holds(lambda n=n: len(slots._returning) == n + 1)  # type: ignore[misc]
+                assert holds(lambda n=n: len(slots._waiting) == 2 * n + 2)  # type: ignore[misc]
         for future in done:
             future.result(WAIT_S)
 
@@ -126,11 +126,41 @@ def test_a_slot_goes_to_the_tenant_whose_turn_it_is() -> None:
             done = []
             for n, tenant in enumerate(["a"] * 8 + ["b"] * 2):
                 done.append(pool.submit(work, tenant))
-                assert holds(lambda n=n: len(slots._new) == n + 1)  # type: ignore[misc]
+                assert holds(lambda n=n: len(slots._waiting) == n + 1)  # type: ignore[misc]
         for future in done:
             future.result(WAIT_S)
 
     assert "".join(order) == "abab" + "a" * 6
+
+
+def test_a_new_task_does_not_wait_for_all_that_return_of_another_tenant() -> None:
+    """When the calls of a tenant end together, another tenant's task does not wait until all of them are done."""
+    slots, order = Slots(1), list[str]()
+    waiting, leave = threading.Semaphore(0), threading.Event()
+
+    def returning() -> None:
+        with slots.slot(Line("a")):
+            with slots.waiting():
+                waiting.release()
+                leave.wait(WAIT_S)
+            order.append("a")
+
+    def new() -> None:
+        with slots.slot(Line("b")):
+            order.append("b")
+
+    with ThreadPoolExecutor(9) as pool:
+        done: list[Future[None]] = [pool.submit(returning) for _ in range(8)]
+        assert all(waiting.acquire(timeout=WAIT_S) for _ in range(8))
+        with slots.slot(Line("c")):
+            leave.set()
+            assert holds(lambda: len(slots._waiting) == 8)
+            done.append(pool.submit(new))
+            assert holds(lambda: len(slots._waiting) == 9)
+        for future in done:
+            future.result(WAIT_S)
+
+    assert "".join(order) == "ab" + "a" * 7
 
 
 def test_it_is_told_when_a_thread_begins_to_wait() -> None:
@@ -219,5 +249,4 @@ def test_no_slot_is_lost_in_a_race() -> None:
 
     assert computing.most == 3
     assert free(slots) == 3
-    assert not slots._returning
-    assert not slots._new
+    assert not slots._waiting

@@ -24,7 +24,7 @@ Work = Callable[[sqlite3.Connection], T]
 
 WARNING_S = 10.0
 """How often at most the log says that writes fail."""
-MAX_BATCH_S = 0.02
+MAX_BATCH_S = 0.005
 """How long commands join a transaction before it is committed."""
 
 _log = logging.getLogger(__name__)
@@ -161,7 +161,7 @@ class Writer:
             again = [*undone, *waiting]
 
     def _commit(self, first: Command[Any], following: Callable[[], Command[Any] | None]) -> list[Command[Any]]:
-        """Carry out and commit a command and those that follow, for 20 ms.
+        """Carry out and commit a command and those that follow, for `MAX_BATCH_S`.
 
         Returns the commands to be carried out again: those before a command that failed after it had written something.
         """
