@@ -197,5 +197,6 @@ def test_processes_that_make_a_file_at_once_make_one(tmp_path: Path) -> None:
     with an_opening_of(path, 0, 0) as first, an_opening_of(path, 0, 0) as second, an_opening_of(path, 0, 0) as third:
         ends = codes(first, second, third)
 
+    left = set(files(path)) - {"tasks.db-wal", "tasks.db-shm"}  # SQLite leaves them if two processes close at once
     assert ends == [0, 0, 0]
-    assert sorted(files(path)) == ["tasks.db", "tasks.db.marker"]
+    assert left == {"tasks.db", "tasks.db.marker"}
