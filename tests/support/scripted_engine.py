@@ -115,9 +115,13 @@ def a_local_engine(**changes: Any) -> EngineSpec:
 
 
 def a_catalog(engines: Mapping[str, EngineSpec], **defaults: Any) -> Catalog:
-    """Return the packaged roles and profiles with only these engines."""
+    """Return the packaged roles and profiles with only these engines.
+
+    Without `triage` among the defaults, no task is triaged, so that the number of calls does not depend on how sure the
+    analysis is of a test's prompt.
+    """
     packaged = catalog_file.load(_PACKAGED)
-    changed = msgspec.structs.replace(packaged.defaults, **defaults)
+    changed = msgspec.structs.replace(packaged.defaults, **{"triage": "off"} | defaults)
     return msgspec.structs.replace(packaged, engines=dict(engines), defaults=changed)
 
 

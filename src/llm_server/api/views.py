@@ -24,6 +24,7 @@ from llm_server.api.schemas.tasks import (
     TaskPage,
     TaskSummary,
     TaskView,
+    TriageQuoteView,
 )
 from llm_server.api.schemas.work import AttemptView, PlanView, ReceiptView, ReviewView, StepView
 from llm_server.orchestration.dispatch.fleet import EngineNow
@@ -46,6 +47,7 @@ _ATTEMPT = tuple(name for name in AttemptView.model_fields if name != "started_a
 _ENGINE = tuple(EngineView.model_fields)
 _LIMITS = tuple(TaskLimits.model_fields)
 _RECEIPT = tuple(ReceiptView.model_fields)
+_TRIAGE = tuple(TriageQuoteView.model_fields)
 _REVIEW = tuple(ReviewView.model_fields)
 
 
@@ -54,7 +56,7 @@ def task(task: Task, result: str | None = None) -> TaskView:
 
 
 def detail(snapshot: Snapshot) -> TaskDetail:
-    request = snapshot.request
+    request = snapshot.decided_request
     return TaskDetail(
         **_state(snapshot.task) | {"metadata": dict(snapshot.task.metadata or request.metadata)},
         result=snapshot.result,
@@ -76,7 +78,7 @@ def page(page: Page) -> TaskPage:
 
 
 def decision(decision: Decision) -> DecisionView:
-    a = decision.analysis
+    a, triage = decision.analysis, decision.triage
     return DecisionView(
         mode=a.mode,
         role=a.role,
@@ -88,6 +90,7 @@ def decision(decision: Decision) -> DecisionView:
         confidence=a.confidence,
         reasons=list(a.reasons),
         alternatives=list(a.alternatives),
+        triage=None if triage is None else TriageQuoteView(**_fields(triage, _TRIAGE)),
     )
 
 

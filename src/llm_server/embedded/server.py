@@ -220,6 +220,7 @@ def _greet(settings: Settings, engines_note: str, service: Service, host: str, p
         f"  engine    {engines_note}\n"
         f"  database  {settings.db} ({counters.total} tasks, {open_tasks} of them open)\n"
         f"  API keys  {keys}\n"
+        f"{_triage(service)}"
         f"  workers   {_concurrency(settings, service)}\n"
         f"  address   {base}  (API at {base}/api/v1/docs; Ctrl-C stops)\n"
         f"\nTry it:\n"
@@ -227,6 +228,17 @@ def _greet(settings: Settings, engines_note: str, service: Service, host: str, p
         f'       -d \'{{"prompt": "{EXAMPLE_PROMPT}"}}\'\n',
         flush=True,
     )
+
+
+def _triage(service: Service) -> str:
+    """Return the line that says which prompts an engine is asked about, and what that costs; "" if about none."""
+    typical, share = service.typical_triage()
+    if typical is None:
+        return ""
+    asked = "every prompt" if share == 1 else f"prompts that the analysis is unsure of, about {share:.0%}"
+    cost = typical.expected_microusd
+    price = "at an unknown price" if cost is None else f"for about USD {cost * share / 1000:.3g} per 1,000 prompts"
+    return f"  triage    {typical.engine} is asked about {asked}, {price}\n"
 
 
 def _concurrency(settings: Settings, service: Service) -> str:

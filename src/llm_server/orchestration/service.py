@@ -25,6 +25,7 @@ from llm_server.orchestration.domain.ports.store import CounterStore, EngineStat
 from llm_server.orchestration.domain.ports.tasks import TaskStore
 from llm_server.orchestration.domain.snapshot import Snapshot
 from llm_server.orchestration.domain.task import Task, TaskRef
+from llm_server.orchestration.domain.triage import TriageQuote
 from llm_server.orchestration.tasks.intake import Accepted, Decision, Intake
 from llm_server.orchestration.tasks.lifecycle import Lifecycle
 from llm_server.orchestration.tasks.new_task import NewTask
@@ -201,6 +202,10 @@ class Service:
     def counters(self) -> Counters:
         """Return totals and gauges."""
         return self._store.overview()[0]
+
+    def typical_triage(self) -> tuple[TriageQuote | None, float]:
+        """Return what the triage of a typical prompt would cost, and the share of prompts. See `Intake`."""
+        return self._intake.typical_triage()
 
     def usage(self, caller: Caller) -> Usage:
         """Return what the caller's tenant spent today (UTC), and what its key allows and has used."""

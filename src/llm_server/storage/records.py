@@ -52,6 +52,7 @@ _RARE: dict[str, object] = {
 _OF_ENGINE = ("engine", "model", "source", "tier", "why", "failover_from", "probe", "demonstration")
 _OF_ENGINE_VALUES = attrgetter(*_OF_ENGINE)
 _KIND_WORDS = {
+    OutputKind.TRIAGE: "TRIAGE",
     OutputKind.PLAN: "PLAN",
     OutputKind.DRAFT: "DRAFT",
     OutputKind.VERDICT: "VERDICT",
@@ -96,7 +97,8 @@ def encode(record: Task | Request | Output | EngineState | EngineSwitch | Key | 
     """Return a record as JSON.
 
     Fields of a task that have their default value are left out: a state is written at least three times, and DynamoDB
-    charges a write unit for each 1 KB. For the same reason, a request without a limit of sources stores none.
+    charges a write unit for each 1 KB. For the same reason, a request without a limit of sources stores none, and one
+    that is not to be triaged does not say so.
     """
     if isinstance(record, Task):
         values = zip(_TASK_DEFAULTS.items(), _TASK_VALUES(record), strict=True)
@@ -111,6 +113,8 @@ def encode(record: Task | Request | Output | EngineState | EngineSwitch | Key | 
     if isinstance(record, Request):
         stored = dict(zip(_REQUEST_FIELDS, _REQUEST_VALUES(record), strict=True))
         stored |= {"limits": without_unset_sources(record.limits)}
+        if not record.undecided:
+            del stored["undecided"]
         return msgspec.json.encode(stored).decode()
     return msgspec.json.encode(record).decode()
 
@@ -160,9 +164,9 @@ def idempotency_binding(body: str) -> IdempotencyBinding:
 
 
 def output_key_text(key: OutputKey) -> str:
-    """Return an output's key as both stores write it: `PLAN`, `DRAFT#<step>#<n>`, `STEP#<step>`, `RES#<fence>`, ..."""
+    """Return an output's key as both stores write it: `TRIAGE`, `PLAN`, `DRAFT#<step>#<n>`, `STEP#<step>`, ..."""
     match key.kind:
-        case OutputKind.PLAN:
+        case OutputKind.PLAN | OutputKind.TRIAGE:
             return _KIND_WORDS[key.kind]
         case OutputKind.STEP:
             return f"{_KIND_WORDS[key.kind]}#{key.step}"
@@ -177,8 +181,8 @@ def output_key_text(key: OutputKey) -> str:
 def parse_output_key(text: str) -> OutputKey:
     """Read an output's key. A key of a kind that only a newer version knows is kept unchanged (`OutputKind.OTHER`)."""
     match text.split("#"):
-        case ["PLAN"]:
-            return OutputKey(OutputKind.PLAN)
+        case ["PLAN" | "TRIAGE" as word]:
+            return OutputKey(_KINDS[word])
         case ["STEP", step]:
             return OutputKey.of_step(step)
         case ["DRAFT" | "VERDICT" as word, step, number] if number.isdecimal():

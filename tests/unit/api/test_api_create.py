@@ -134,6 +134,7 @@ def test_a_dry_run_decides_without_storing_anything(server: CalledServer) -> Non
             "confidence",
             "reasons",
             "alternatives",
+            "triage",
         )
     }
     assert (answer.json["engine"], answer.json["reasons"] != []) == ("embedded", True)

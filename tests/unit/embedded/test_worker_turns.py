@@ -93,7 +93,7 @@ class Crew:
 
     def wait_for_a_place(self) -> int:
         """Return how many calls wait for a place of the engine."""
-        return len(self.served.service._intake._balancer._calls._places._waiting["only"])
+        return len(self.served.service._intake._balancer.calls._places._waiting["only"])
 
     def finish(self) -> None:
         """Let all calls go on until every task is Completed."""

@@ -109,14 +109,17 @@ class TaskDetail(TaskSummary, TaskView):
 
     task_id: TaskId
     confidence: Share = Field(
-        description="How likely role and mode suit the prompt, from 0 to 1; 1 when the caller's choice decides both.",
+        description="How likely the role and the mode suit the prompt that the analysis chose, from 0 to 1; 1 when the "
+        "caller's choice decides both. A triage does not change it.",
         examples=[0.95],
     )
     complexity: Share = Field(
-        description="How much a strong engine would improve the answer, from 0 to 1.", examples=[0.08]
+        description="How much a strong engine would improve the answer, from 0 to 1, as the analysis or triage says.",
+        examples=[0.08],
     )
     reasons: list[str] = Field(
-        description="Why the analysis chose this role and this mode.", examples=[["haiku (+3.0 Writing)"]]
+        description="Why this role and this mode were chosen, by the analysis or in a triage.",
+        examples=[["haiku (+3.0 Writing)"]],
     )
     plan: PlanView | None = Field(description="The plan of a task in Plan mode; null until it is made.")
     demonstration: bool = Field(
@@ -152,6 +155,21 @@ class TaskPage(ResponseSchema):
     )
 
 
+class TriageQuoteView(ResponseSchema):
+    """The call that would ask a fast engine for the mode, the role and the complexity of the task."""
+
+    engine: str = Field(description="The engine that would be asked.", examples=["mini"])
+    expected_microusd: int | None = Field(
+        description="About what the call costs, in millionths of a USD; null when the price of the model is not known.",
+        examples=[92],
+    )
+    ceiling_microusd: int | None = Field(
+        description="The most that the call can cost, in millionths of a USD; null when the price of the model is not "
+        "known.",
+        examples=[251],
+    )
+
+
 class DecisionView(ResponseSchema):
     """How the server would carry out a task."""
 
@@ -159,7 +177,9 @@ class DecisionView(ResponseSchema):
     role: RoleName
     profile: ProfileName
     engine: str | None = Field(
-        description="The engine that would be called first; null when none is available now.", examples=["claude"]
+        description="The engine that would be called first for the answer or the plan; null when none is available "
+        "now.",
+        examples=["claude"],
     )
     sources: list[Source] | None = Field(
         description="The sources of the engines that could be called: those of `limits.sources` that the caller's key "
@@ -180,4 +200,8 @@ class DecisionView(ResponseSchema):
     alternatives: list[tuple[str, float]] = Field(
         description="The next best roles, best first, each with its likelihood from 0 to 1.",
         examples=[[["Chat-Agent", 0.03]]],
+    )
+    triage: TriageQuoteView | None = Field(
+        description="The call that would be made first, because the analysis is unsure: its answer would take the "
+        "place of the mode, the role, the profile and the complexity above. Null when no engine would be asked."
     )

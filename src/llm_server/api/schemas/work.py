@@ -50,7 +50,8 @@ class AttemptView(ResponseSchema):
         description="Why the server chose this engine, in a few words.", examples=["strong tier, cheapest"]
     )
     purpose: str = Field(
-        description="The purpose of the call: `plan`, `answer`, or a purpose and a step's id, such as `verdict s1`.",
+        description="The purpose of the call: `triage`, `plan`, `answer`, `synthesis`, or a purpose and a step's id, "
+        "such as `verdict s1`.",
         examples=["answer"],
     )
     started_at: Time = Field(description="When the call began.")

@@ -62,15 +62,15 @@ class Balancer:
         self.fleet = fleet
         self.window = window
         self._catalog = catalog
-        self._calls = calls
-        self._price = price
+        self.calls = calls
+        self.price = price
         self._knows_prices = False
 
     def look_up_prices(self) -> None:
         """Look up each engine's price once, because the first look-up may take 0.5 s, and `foresee` must not wait."""
         if not self._knows_prices:
             for spec in self._catalog.engines.values():
-                self._price(spec, Usage(input_tokens=1, output_tokens=1))
+                self.price(spec, Usage(input_tokens=1, output_tokens=1))
             self._knows_prices = True
 
     def candidates(self, tier: Tier, allowed: AllowedEngines) -> list[str]:
@@ -90,7 +90,7 @@ class Balancer:
         or too little money is left.
         """
         for name in self._names(terms):
-            if attempt := self._calls.foresee(name, call, terms, beside_microusd=beside_microusd):
+            if attempt := self.calls.foresee(name, call, terms, beside_microusd=beside_microusd):
                 return attempt
         return None
 
@@ -144,11 +144,11 @@ class Balancer:
 
     def _may_ask(self, attempts: tuple[Attempt, ...]) -> bool:
         """Return whether another call may be made after these attempts."""
-        return not attempts or (len(attempts) < MAX_CALLS_A_STEP and self._calls.may_retry())
+        return not attempts or (len(attempts) < MAX_CALLS_A_STEP and self.calls.may_retry())
 
     def _ask(self, name: str, call: EngineCall, terms: CallTerms, attempts: tuple[Attempt, ...]) -> CallResult:
         """Ask an engine, and note on the attempt the fault that the answer gate finds in the answer."""
-        result = self._calls.ask(name, call, terms, after=attempts)
+        result = self.calls.ask(name, call, terms, after=attempts)
         fault = _fault(result, terms, is_strong=self._is_strong(name))
         return result if fault is None else result.with_fault(fault)
 
@@ -203,7 +203,7 @@ class Balancer:
         return self._catalog.engines[name].tier == "strong"
 
     def _rank(self, spec: EngineSpec, tier: Tier) -> tuple[bool, bool, int, bool]:
-        price = self._price(spec, _TYPICAL)
+        price = self.price(spec, _TYPICAL)
         return (spec.tier not in (None, tier), price is None, price or 0, spec.source != "local")
 
 

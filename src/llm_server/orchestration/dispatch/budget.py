@@ -40,6 +40,17 @@ class Budget:
         left = None if max_cost_usd is None else int(max_cost_usd * MICROUSD_PER_USD) - spent_microusd
         return cls(left, key_budget, lost_microusd=lost_microusd)
 
+    @property
+    def left_microusd(self) -> int | None:
+        """What is left now of the task's limit; None without one."""
+        with self._changed:
+            return self._left
+
+    def without(self, microusd: int) -> Budget:
+        """Return a budget for `foresee`, of which this amount has been spent."""
+        left = self.left_microusd
+        return Budget(None if left is None else left - microusd, self._key_budget, lost_microusd=self._lost_microusd)
+
     def foresee(self, call: EngineCall, price: Price, *, beside_microusd: int) -> int | None:
         """Return what would be reserved now for a call, without reserving it; None if its price is unknown.
 

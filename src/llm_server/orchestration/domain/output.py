@@ -33,6 +33,8 @@ class Review(Struct, frozen=True, kw_only=True):
 class OutputKind(StrEnum):
     """The kind of an output: the piece of a task's work that it is. The stores use their own words for the kinds."""
 
+    TRIAGE = "triage"
+    """What an engine decided about mode and role, as JSON; stored before every other output, if at all."""
     PLAN = "plan"
     """The plan, as JSON."""
     DRAFT = "draft"
@@ -49,7 +51,7 @@ class OutputKind(StrEnum):
     """A kind that a newer version added. Its calls count; `step` is the text of its key."""
 
 
-_ORDER = {OutputKind.PLAN: 0, OutputKind.DRAFT: 1, OutputKind.VERDICT: 1, OutputKind.STEP: 2}
+_ORDER = {OutputKind.TRIAGE: -1, OutputKind.PLAN: 0, OutputKind.DRAFT: 1, OutputKind.VERDICT: 1, OutputKind.STEP: 2}
 
 
 class OutputKey(Struct, frozen=True):
@@ -86,12 +88,13 @@ class OutputKey(Struct, frozen=True):
 
     @property
     def order(self) -> tuple[int, int, bool]:
-        """The sort key within one millisecond: the plan, each draft and its verdict, steps, the end of a claim."""
+        """The sort key within one millisecond: triage, plan, each draft and its verdict, steps, the end of a claim."""
         draft = self.number if self.kind in (OutputKind.DRAFT, OutputKind.VERDICT) else 0
         return _ORDER.get(self.kind, 3), draft, self.kind is OutputKind.VERDICT
 
 
 PLAN = OutputKey(OutputKind.PLAN)
+TRIAGE = OutputKey(OutputKind.TRIAGE)
 
 
 class Output(Struct, frozen=True, kw_only=True):

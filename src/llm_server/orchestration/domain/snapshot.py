@@ -7,12 +7,14 @@ from collections.abc import Mapping
 from msgspec import Struct, field
 from msgspec.structs import replace
 
+from llm_server.orchestration.domain import triage as triages
 from llm_server.orchestration.domain.engines.allowed import AllowedEngines
 from llm_server.orchestration.domain.engines.catalog import Sources
-from llm_server.orchestration.domain.output import Output, OutputKey, OutputKind, Review
+from llm_server.orchestration.domain.output import TRIAGE, Output, OutputKey, OutputKind, Review
 from llm_server.orchestration.domain.receipt import Attempt
 from llm_server.orchestration.domain.status import Status
 from llm_server.orchestration.domain.task import Task
+from llm_server.orchestration.domain.triage import Triage, Undecided
 
 
 class Limits(Struct, frozen=True, kw_only=True):
@@ -38,7 +40,10 @@ class Limits(Struct, frozen=True, kw_only=True):
 
 
 class Request(Struct, frozen=True, kw_only=True):
-    """The caller's request and the results of its analysis. It is stored once and never changes."""
+    """The caller's request and the results of its analysis. It is stored once and never changes.
+
+    `undecided` is what an engine may decide in a triage; () if the task is not to be triaged.
+    """
 
     prompt: str
     engine: str | None = None
@@ -48,6 +53,7 @@ class Request(Struct, frozen=True, kw_only=True):
     complexity: float = 0.0
     reasons: tuple[str, ...] = ()
     plan_approval: bool = False
+    undecided: tuple[Undecided, ...] = ()
 
 
 EXPIRED_REQUEST = Request(prompt="", confidence=0.0, reasons=("The request has expired.",))
@@ -81,6 +87,31 @@ class Snapshot(Struct, frozen=True, kw_only=True):
         """The engines that may be called for the task, as its request and the keys of its later callers limit them."""
         accepted = AllowedEngines(engine=self.request.engine, sources=self.request.limits.sources)
         return accepted.within(self.task.sources)
+
+    @property
+    def may_be_triaged(self) -> bool:
+        """Whether nothing has been done for a task that is to be triaged. A triage is a task's first call, or none."""
+        return bool(self.request.undecided) and not self.outputs and not self.task.retried_fence
+
+    @property
+    def triage(self) -> Triage | None:
+        """How the triage ended; None before it, and for a task without one."""
+        stored = self.outputs.get(TRIAGE)
+        return None if stored is None or stored.text is None else triages.from_json(stored.text)
+
+    @property
+    def decided_request(self) -> Request:
+        """The request with the complexity and the reasons that hold for the task: those of its triage, if it had one.
+
+        The confidence stays that of the analysis. A triage whose worker died is told in the reasons.
+        """
+        if not self.request.undecided:
+            return self.request
+        if triage := self.triage:
+            return replace(self.request, complexity=triage.complexity, reasons=triage.reasons)
+        if any(attempt.purpose == triages.PURPOSE for attempt in self.attempts):
+            return replace(self.request, reasons=(*self.request.reasons, triages.LOST))
+        return self.request
 
     @property
     def result(self) -> str | None:

@@ -196,6 +196,20 @@ class Task(Struct, frozen=True, kw_only=True):
         """End the lease of a worker that is known to be dead. An open task is due now."""
         return replace(self, rev=self.rev + 1, lease_ms=now_ms, due_ms=now_ms)
 
+    def triaged(self, output: Output, *, mode: Mode, role: str, profile: str) -> Task:
+        """Record how the task is to be done, as its triage decided, and the call for it. The claim goes on."""
+        if self.status is not Status.PROCESSING:
+            raise IllegalTransition(self.task_id, self.status, "triaged")
+        return replace(
+            self,
+            rev=self.rev + 1,
+            updated_ms=output.created_ms,
+            mode=mode,
+            role=role,
+            profile=profile,
+            receipt=self.receipt.plus(output.attempts),
+        )
+
     def progressed(self, output: Output) -> Task:
         """Count a finished plan or step. The count of deliveries starts again at 0, because the task made progress."""
         return self._to(Status.PLANNED, output.created_ms, deliveries=0, receipt=self.receipt.plus(output.attempts))

@@ -29,6 +29,7 @@ from llm_server.orchestration.execution.outcome import Outcomes, Progress
 from llm_server.orchestration.execution.review import ReviewedSteps
 from llm_server.orchestration.execution.role_call import Claim, RoleCall, RoleCaller
 from llm_server.orchestration.execution.step_runner import run_steps
+from llm_server.orchestration.execution.triage import Triages
 from llm_server.orchestration.routing import tiers
 
 NO_PROMPT = "The prompt has expired: the task was open for longer than its texts are kept."
@@ -55,6 +56,7 @@ class Orchestrator:
         self._waiting = waiting
         self._balancer = balancer
         self._role_caller = RoleCaller(catalog, balancer)
+        self._triages = Triages(catalog=catalog, balancer=balancer, clock=clock)
         self._outcomes = Outcomes(
             fleet=balancer.fleet, clock=clock, max_deliveries=max_deliveries, sweep_ms=sweep_s * 1000
         )
@@ -71,11 +73,13 @@ class Orchestrator:
         if snapshot.orphan or self._reason_to_fail(snapshot):
             return ()
         claim = self._claim(snapshot, NEVER_MS, key_budget, Cancellation(), lambda _: None)
-        if claim.task.mode is not Mode.PLAN:
-            return self._role_caller.foresee(claim, [self._answer_call(claim)])
+        if self._triages.is_due(snapshot):
+            triage = self._triages.foresee(claim, self._first_call)
+            if triage is not None:
+                return triage
         stored = snapshot.outputs.get(PLAN)
-        if stored is None or stored.text is None:
-            return self._role_caller.foresee(claim, [self._plan_call(claim)])
+        if claim.task.mode is not Mode.PLAN or stored is None or stored.text is None:
+            return self._role_caller.foresee(claim, [self._first_call(claim)])
         plan = plans.from_json(stored.text)
         return self._foresee_steps(claim, plan, self._steps(claim, plan, snapshot), at_work=())
 
@@ -90,6 +94,8 @@ class Orchestrator:
     ) -> Generator[Progress]:
         """Carry out a claimed task until it is final or released; every engine call ends by `until_ms`.
 
+        A task that is to be triaged is triaged first; how it is done is stored before the next call is made.
+
         What earlier claims stored is reused: the plan, finished steps, and an answer whose worker died before it could
         finish the task. When the task is cancelled through `cancellation`, running calls are ended and no further call
         is made; the attempts made so far are still yielded. `announce` is called before each engine call, also from
@@ -102,6 +108,10 @@ class Orchestrator:
             yield self._outcomes.fail(snapshot.task, (), reason)
         else:
             claim = self._claim(snapshot, until_ms, key_budget, cancellation or Cancellation(), announce)
+            if self._triages.is_due(snapshot) and (triaged := self._triages.run(claim, self._first_call)):
+                claim = triaged.claim
+                foreseen = self._role_caller.foresee(claim, [self._first_call(claim)])
+                yield Progress(task=claim.task, output=triaged.output, foreseen=foreseen)
             if claim.task.mode is Mode.PLAN:
                 yield from self._run_plan_mode(claim, snapshot)
             else:
@@ -131,7 +141,7 @@ class Orchestrator:
         lost = sum(attempt.withheld_microusd for attempt in attempts if attempt.is_lost)
         return Claim(
             task=snapshot.task,
-            request=snapshot.request,
+            request=snapshot.decided_request,
             until_ms=until_ms if deadline_ms is None else min(until_ms, deadline_ms),
             deadline_ms=deadline_ms,
             budget=Budget.of(snapshot.request.limits.max_cost_usd, spent, key_budget, lost_microusd=lost),
@@ -145,6 +155,10 @@ class Orchestrator:
         """Carry out Chat or Agent mode: one role answers. `earlier` are the calls already made in this claim."""
         reply = self._role_caller.ask(claim, self._answer_call(claim), earlier=earlier)
         return self._outcomes.conclude(claim, earlier + reply.attempts, reply)
+
+    def _first_call(self, claim: Claim) -> RoleCall:
+        """Return the call with which a task begins that has no plan yet."""
+        return self._plan_call(claim) if claim.task.mode is Mode.PLAN else self._answer_call(claim)
 
     def _answer_call(self, claim: Claim) -> RoleCall:
         prompt, tier = claim.request.prompt, tiers.preferred_tier(claim.request.complexity)

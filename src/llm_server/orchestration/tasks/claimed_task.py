@@ -9,11 +9,12 @@ from msgspec.structs import replace
 
 from llm_server.orchestration.domain.cancellation import Cancellation
 from llm_server.orchestration.domain.errors import OutOfTime, StorageUnavailable, TaskCancelled, TaskLost
-from llm_server.orchestration.domain.output import Output
+from llm_server.orchestration.domain.output import TRIAGE, Output
 from llm_server.orchestration.domain.ports.clock import Clock
 from llm_server.orchestration.domain.ports.tasks import TaskStore
 from llm_server.orchestration.domain.receipt import Attempt
 from llm_server.orchestration.domain.task import Task
+from llm_server.orchestration.domain.triage import PURPOSE
 
 SAVE_AGAIN_S = 0.1
 MAX_SAVE_AGAIN_S = 5.0
@@ -109,11 +110,16 @@ class ClaimedTask:
 
 
 def _not_held(pending: tuple[Attempt, ...], output: Output | None) -> tuple[Attempt, ...]:
-    """Return the pending calls that an output does not hold. Those of its step have ended, or were never made."""
+    """Return the pending calls that an output does not hold. Those of its step have ended, or were never made.
+
+    So has the call for a triage, when the triage is stored.
+    """
     if output is None:
         return pending
-    step = output.key.step
-    return tuple(a for a in _without(pending, output.attempts) if not step or a.step_id != step)
+    step, left = output.key.step, _without(pending, output.attempts)
+    if output.key == TRIAGE:
+        return tuple(a for a in left if a.purpose != PURPOSE)
+    return tuple(a for a in left if not step or a.step_id != step)
 
 
 def _without(pending: Iterable[Attempt], others: Iterable[Attempt]) -> tuple[Attempt, ...]:

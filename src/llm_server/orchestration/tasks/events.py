@@ -20,6 +20,7 @@ EVENT_NAMES = (
     "accepted",
     "routed",
     "claimed",
+    "triaged",
     "released",
     "waiting",
     "planned",
@@ -70,9 +71,10 @@ def _order(event: Event) -> tuple[int, bool]:
 
 
 def _accepted(snapshot: Snapshot) -> Iterator[Event]:
-    task, at_ms = snapshot.task, snapshot.task.created_ms
+    task, at_ms, triage = snapshot.task, snapshot.task.created_ms, snapshot.triage
     yield Event(name="accepted", at_ms=at_ms, actor="caller")
-    how = f"{task.mode} mode, {task.role}, confidence {snapshot.request.confidence:.2f}"
+    mode, role = (triage.was_mode, triage.was_role) if triage else (task.mode, task.role)
+    how = f"{mode} mode, {role}, confidence {snapshot.request.confidence:.2f}"
     yield Event(name="routed", at_ms=at_ms, actor="server", detail=how)
 
 
@@ -100,10 +102,13 @@ def _waits_again(snapshot: Snapshot, retry: int) -> bool:
 
 
 def _outputs(snapshot: Snapshot) -> Iterator[Event]:
-    """Yield the events of the stored outputs: the plan, its steps, and claims that failed before a retry."""
+    """Yield the events of the stored outputs: triage, plan, its steps, and claims that failed before a retry."""
     for output in snapshot.outputs.values():
         at_ms = output.created_ms
-        if output.key.kind is OutputKind.PLAN:
+        if output.key.kind is OutputKind.TRIAGE:
+            detail = snapshot.triage.detail if snapshot.triage else ""
+            yield Event(name="triaged", at_ms=at_ms, actor="worker", detail=detail)
+        elif output.key.kind is OutputKind.PLAN:
             yield from _planned(snapshot.task, output)
         elif output.key.kind is OutputKind.STEP:
             name = "step.completed" if output.error is None else "step.failed"

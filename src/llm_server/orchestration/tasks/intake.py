@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
-from typing import Protocol
+from functools import cached_property, partial
+from typing import TYPE_CHECKING, Protocol
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -22,11 +22,15 @@ from llm_server.orchestration.domain.ports.tasks import IdempotencyBinding, Idem
 from llm_server.orchestration.domain.snapshot import Request
 from llm_server.orchestration.domain.status import Mode
 from llm_server.orchestration.domain.task import Task, TaskRef
+from llm_server.orchestration.domain.triage import TriageQuote, Undecided, undecided
 from llm_server.orchestration.routing import tiers
 from llm_server.orchestration.routing.analysis import Analysis, analyse
 from llm_server.orchestration.tasks import engine_limits
 from llm_server.orchestration.tasks.new_task import NewTask, normalise, validate
 from llm_server.orchestration.tasks.wakeups import WakeUps
+
+if TYPE_CHECKING:
+    from llm_server.orchestration.execution.triage import Triages
 
 
 class Accepted(Struct, frozen=True, kw_only=True):
@@ -40,13 +44,15 @@ class Accepted(Struct, frozen=True, kw_only=True):
 class Decision(Struct, frozen=True, kw_only=True):
     """How a task would be done: the analysis, and the engine that would be asked first (None if none can be asked).
 
-    Only engines with one of the `sources` would be asked (None: any).
+    Only engines with one of the `sources` would be asked (None: any). If `triage` is not None, an engine would be asked
+    for mode, role and complexity before that.
     """
 
     analysis: Analysis
     profile: str
     engine: str | None
     sources: Sources | None = None
+    triage: TriageQuote | None = None
 
 
 class IntakeStore(TaskStore, IdempotencyStore, Protocol):
@@ -94,8 +100,34 @@ class Intake:
         role, wanted = self._catalog.role(analysis.role), tiers.preferred_tier(analysis.complexity)
         tier = tiers.tier_of(role, analysis.complexity, self._catalog.defaults, preferred=wanted)
         sources = new.limits.sources
-        engines = self._balancer.candidates(tier, AllowedEngines(engine=new.engine, sources=sources))
-        return Decision(analysis=analysis, profile=profile, engine=engines[0] if engines else None, sources=sources)
+        allowed = AllowedEngines(engine=new.engine, sources=sources)
+        engines, open_ = self._balancer.candidates(tier, allowed), self._undecided(new, analysis)
+        return Decision(
+            analysis=analysis,
+            profile=profile,
+            engine=engines[0] if engines else None,
+            sources=sources,
+            triage=self._triages.quote(allowed, new.limits, new.prompt, profile, open_) if open_ else None,
+        )
+
+    def typical_triage(self) -> tuple[TriageQuote | None, float]:
+        """Return what the triage of a typical prompt would cost, and the share of prompts that is triaged.
+
+        The quote is None if no task can be triaged now.
+        """
+        return self._triages.typical(), self._triages.share
+
+    @cached_property
+    def _triages(self) -> Triages:
+        """Imported here, because the API function needs it only for a dry run."""
+        from llm_server.orchestration.execution.triage import Triages
+
+        return Triages(catalog=self._catalog, balancer=self._balancer, clock=self._clock)
+
+    def _undecided(self, new: NewTask, analysis: Analysis) -> tuple[Undecided, ...]:
+        return undecided(
+            self._catalog, confidence=analysis.confidence, role=new.role, mode=new.mode, profile=new.profile
+        )
 
     def submit(self, tenant: str, new: NewTask, *, payer: Payer | None = None) -> Task:
         """Store a task, then wake a worker. Once this returns, the task is never lost.
@@ -190,6 +222,7 @@ class Intake:
             complexity=analysis.complexity,
             reasons=analysis.reasons,
             plan_approval=new.plan_approval,
+            undecided=self._undecided(new, analysis),
         )
         return task, request
 

@@ -16,7 +16,7 @@ from llm_server.orchestration.domain.engines.usage import Usage
 class AnswerSchema(Struct, frozen=True, kw_only=True):
     """A JSON schema that the answer must follow. `name` is the kind of answer."""
 
-    name: Literal["plan", "verdict"]
+    name: Literal["plan", "verdict", "triage"]
     schema: Mapping[str, Any]
 
 

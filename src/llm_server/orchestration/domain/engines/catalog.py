@@ -12,6 +12,8 @@ from llm_server.orchestration.domain.errors import UnknownName
 from llm_server.orchestration.domain.status import known_spelling
 
 Tier = Literal["fast", "strong"]
+Triaging = Literal["auto", "off", "always"]
+"""Whose tasks an engine triages: those whose analysis is unsure, none, or all that the caller did not decide."""
 Source = Literal["local", "api"]
 """`local`: the engine runs on a machine of the operator. `api`: it is a hosted service."""
 Sources = tuple[Source, ...]
@@ -67,6 +69,9 @@ class Defaults(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
     `strong_share` is the share of tasks (0 to 1), the most complex ones, whose calls go to the strong tier. Without it,
     role and complexity decide. `answer_gate`: whether a strong engine is asked when a cheap one's answer has a fault.
+
+    `triage` says for which tasks a fast engine is asked for mode, role and complexity (ADR 47). With `auto` it is asked
+    if the confidence is below `triage_threshold`, or below `confidence_threshold` if the former is not configured.
     """
 
     timeout_s: Positive
@@ -81,6 +86,14 @@ class Defaults(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     synthesis_tier: Tier
     answer_gate: bool
     strong_share: Annotated[float, msgspec.Meta(ge=0, le=1)] | None = None
+    triage: Triaging = "auto"
+    triage_threshold: Annotated[float, msgspec.Meta(ge=0, le=1)] | None = None
+
+    def triages(self, confidence: float) -> bool:
+        """Return whether a task of this confidence is triaged, if the caller's choice does not decide it."""
+        if self.triage != "auto":
+            return self.triage == "always"
+        return confidence < (self.confidence_threshold if self.triage_threshold is None else self.triage_threshold)
 
 
 class Role(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -179,6 +192,14 @@ class EngineSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     def demonstration(self) -> bool:
         """Whether the engine answers only while no other kind of engine is configured or found."""
         return self.kind in ("demonstration", "embedded")
+
+    @property
+    def triages(self) -> bool:
+        """Whether the engine may be asked how a task is to be done: a real one for the fast tier that is not small.
+
+        A small one would need most of the time for a question with all roles in it.
+        """
+        return self.tier in (None, "fast") and not self.demonstration and not self.is_small
 
     @property
     def note(self) -> str | None:
