@@ -47,6 +47,8 @@ class HashEngine:
         """Whether its answers use the whole output limit."""
         self.steps: Mapping[str, str] = STEPS
         """The steps of its plans."""
+        self.triage: dict[str, object] = {"mode": "Agent", "role": "Teacher-Agent", "complexity": 0.25}
+        """Its answer to the question of a triage."""
         self.bad_plans = 0
         """How many of the next plans are not usable."""
         self.fails = 0
@@ -73,6 +75,8 @@ class HashEngine:
     def _text(self, call: EngineCall) -> str:
         if call.answer_schema is None:
             return answer_to(call.system, call.prompt)
+        if call.answer_schema.name == "triage":
+            return json.dumps(self.triage)
         if call.answer_schema.name == "plan":
             return the_plan(self._next_steps())
         repaired = any(answer_to(fix.system, fix.prompt) in call.prompt for fix in self._fixes())

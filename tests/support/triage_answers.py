@@ -7,7 +7,23 @@ from typing import Any
 
 from llm_server.orchestration.domain.engines.call import EngineCall
 from llm_server.orchestration.domain.engines.catalog import Catalog, EngineSpec
+from llm_server.orchestration.domain.errors import LLMServerError
+from llm_server.orchestration.domain.status import Mode
+from llm_server.orchestration.domain.triage import Triage
 from support.scripted_engine import Answer, Script, ScriptedEngine, a_catalog, an_engine
+
+
+DECIDED = Triage(
+    mode=Mode.AGENT,
+    role="Teacher-Agent",
+    profile="General",
+    complexity=0.25,
+    decided=True,
+    reasons=("triage: gpt decided: Agent mode, Teacher-Agent, complexity 0.25", "日本語 \N{GRINNING FACE}"),
+    detail="gpt decided: Agent mode, Teacher-Agent, complexity 0.25",
+    was_mode=Mode.CHAT,
+    was_role="Chat-Agent",
+)
 
 
 def verdict(mode: str = "Agent", role: str = "Teacher-Agent", complexity: float = 0.25) -> str:
@@ -16,7 +32,7 @@ def verdict(mode: str = "Agent", role: str = "Teacher-Agent", complexity: float 
 
 
 def triaging(*verdicts: Script, plan: str = "", answer: Answer = "Hello.") -> ScriptedEngine:
-    """Return an engine that answers triages with these verdicts in turn, a plan with `plan`, and all else with `answer`."""
+    """Return an engine that answers triages with these verdicts in turn, plans with `plan`, all else with `answer`."""
     engine_of_triages = ScriptedEngine(*(verdicts or [verdict()]))
 
     def respond(call: EngineCall) -> Answer:
@@ -27,7 +43,7 @@ def triaging(*verdicts: Script, plan: str = "", answer: Answer = "Hello.") -> Sc
     def script(call: EngineCall) -> Answer:
         try:
             return respond(call)
-        except Exception as error:  # noqa: BLE001 - a script returns what the engine raises
+        except LLMServerError as error:  # a script returns what its engine is to raise
             return error
 
     return ScriptedEngine(script)

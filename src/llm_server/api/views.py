@@ -85,12 +85,12 @@ def decision(decision: Decision) -> DecisionView:
         profile=decision.profile,
         engine=decision.engine,
         sources=_sources(decision.sources),
+        triage=None if triage is None else TriageQuoteView(**_fields(triage, _TRIAGE)),
         complexity=a.complexity,
         multi_step=a.multi_step,
         confidence=a.confidence,
         reasons=list(a.reasons),
         alternatives=list(a.alternatives),
-        triage=None if triage is None else TriageQuoteView(**_fields(triage, _TRIAGE)),
     )
 
 

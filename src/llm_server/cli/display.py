@@ -124,8 +124,18 @@ def download_bar(name: str, total_bytes: int) -> Iterator[Callable[[int], None]]
 
 def _item(value: object) -> str:
     """Return one value as text; a pair or an object, such as a role and its likelihood, becomes its values."""
+    if isinstance(value, Mapping) and "ceiling_microusd" in value:
+        return _quote(value)
     if isinstance(value, Mapping | list):
         return " ".join(_item(each) for each in (value.values() if isinstance(value, Mapping) else value))
     if isinstance(value, float):
         return f"{round(value, 2) + 0.0:.2f}"  # adding 0.0 turns -0.0 into 0.0
     return word(value)
+
+
+def _quote(triage: Mapping[str, object]) -> str:
+    """Return the engine that would be asked about a task first, and the price of that."""
+    expected, ceiling = triage.get("expected_microusd"), triage["ceiling_microusd"]
+    if not isinstance(expected, int) or not isinstance(ceiling, int):
+        return f"{word(triage.get('engine'))}, at an unknown price"
+    return f"{word(triage.get('engine'))}, about {usd(expected)}, at most {usd(ceiling)}"

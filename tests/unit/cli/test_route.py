@@ -205,3 +205,29 @@ def test_labels_are_families_of_roles() -> None:
         "Chat-Agent",
         "QA",
     ]
+
+
+@pytest.mark.parametrize(
+    ("price", "said"),
+    [
+        ("price = {input = 0.1, output = 0.4}", r"mini, about \$0\.000\d+, at most \$0\.000\d+"),
+        ("", "mini, at an unknown price"),
+    ],
+)
+def test_a_decision_says_which_engine_would_be_asked_about_the_task_and_its_price(
+    tmp_path: Path, price: str, said: str
+) -> None:
+    """If the caller decides, none would."""
+    config = tmp_path / "engines.toml"
+    config.write_text(
+        '[defaults]\ntriage = "always"\n'
+        + ENGINE.format("mini", f'source = "api"\n{price}').replace('source = "local"\n', ""),
+        encoding="utf-8",
+    )
+
+    def triage(*arguments: str) -> str:
+        shown = run("Say hello", "--text", *arguments, LLM_SERVER_CONFIG=str(config)).stdout.splitlines()
+        return next(line.partition(" ")[2].strip() for line in shown if line.startswith("triage"))
+
+    assert re.fullmatch(said, triage())
+    assert triage("--role", "Writing-Agent") == "-"

@@ -160,7 +160,7 @@ def test_a_usable_answer_is_read(text: str, choice: Choice) -> None:
         "{" * 5_000,
         '{"a":' * 1_999,
         answer(role="Root-Agent"),
-        answer(role="Writing‐Agent"),  # noqa: RUF001 - a hyphen that only looks like one
+        answer(role="Writing\N{HYPHEN}Agent"),  # it only looks like the usual one
         answer(role=" Writing-Agent"),
         answer(role=""),
         answer(role=None),

@@ -15,6 +15,7 @@ from support.builders import NOW_MS, a_failed_attempt, a_failure, a_snapshot, a_
 from support.deliveries import a_plan, planning
 from support.scripted_engine import Answer, ScriptedEngine, a_catalog, a_local_engine, an_engine
 from support.scripted_service import Served
+from support.triage_answers import DECIDED
 
 NO = PromptRefused("No.")
 BUSY = EngineUnavailable("Busy.")
@@ -143,7 +144,8 @@ def test_every_documented_event_name_occurs() -> None:
         notes=tuple((note.value, 1_000 * n) for n, note in enumerate(Note)),
     )
     plan = an_output("PLAN", a_plan({"a": "", "b": ""}), created_ms=NOW_MS)
-    outputs = (plan, an_output("STEP#a"), a_failure("STEP#b"))
+    triage = an_output("TRIAGE", DECIDED.to_json(), created_ms=NOW_MS)
+    outputs = (triage, plan, an_output("STEP#a"), a_failure("STEP#b"))
     found = {event.name for event in history(a_snapshot(task, None, *outputs))}
 
     assert found == set(EVENT_NAMES) - {"cancelled"}

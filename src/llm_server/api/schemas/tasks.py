@@ -186,6 +186,10 @@ class DecisionView(ResponseSchema):
         "allows. Null: no limit.",
         examples=[["local"]],
     )
+    triage: TriageQuoteView | None = Field(
+        description="The call that would be made first, because the analysis is unsure: its answer would take the "
+        "place of the mode, the role, the profile and the complexity above. Null when no engine would be asked."
+    )
     complexity: Share = Field(
         description="How much a strong engine would improve the answer, from 0 to 1.", examples=[0.08]
     )
@@ -200,8 +204,4 @@ class DecisionView(ResponseSchema):
     alternatives: list[tuple[str, float]] = Field(
         description="The next best roles, best first, each with its likelihood from 0 to 1.",
         examples=[[["Chat-Agent", 0.03]]],
-    )
-    triage: TriageQuoteView | None = Field(
-        description="The call that would be made first, because the analysis is unsure: its answer would take the "
-        "place of the mode, the role, the profile and the complexity above. Null when no engine would be asked."
     )

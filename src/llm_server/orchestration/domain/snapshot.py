@@ -90,8 +90,10 @@ class Snapshot(Struct, frozen=True, kw_only=True):
 
     @property
     def may_be_triaged(self) -> bool:
-        """Whether nothing has been done for a task that is to be triaged. A triage is a task's first call, or none."""
-        return bool(self.request.undecided) and not self.outputs and not self.task.retried_fence
+        """Whether no call was made for a task that is to be triaged. A triage is a task's first call, or none."""
+        if not self.request.undecided or self.task.retried_fence or TRIAGE in self.outputs:
+            return False
+        return not any(output.attempts for output in self.outputs.values())
 
     @property
     def triage(self) -> Triage | None:

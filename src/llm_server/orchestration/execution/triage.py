@@ -94,15 +94,16 @@ class Triages:
         """Triage a task. Returns None, with nothing done, if no engine can be asked now: the analysis decides.
 
         A call that was announced when the task was claimed, and that cannot be made any more, is a triage, too: it
-        ends without a decision.
+        ends without a decision. If the worker has no time left for any call, the next claim triages the task.
         """
         if remembered := self._memory.decision(_key(claim)):
             engine, known = remembered
             return self._decided(claim, known, f"{engine} decided for the same prompt before", ())
         asked = self._prepared(claim, first_call)
         if asked is None:
-            announced = any(attempt.purpose == PURPOSE for attempt in claim.task.pending)
-            return self._kept(claim, "no engine could be asked", ()) if announced else None
+            is_announced = any(attempt.purpose == PURPOSE for attempt in claim.task.pending)
+            has_time = self._left_s(claim) >= MIN_CALL_S
+            return self._kept(claim, "no engine could be asked", ()) if is_announced and has_time else None
         result = self._balancer.calls.ask(asked.engine, asked.call, asked.terms)
         completion = result.completion
         choice = asked.question.read(completion.text) if completion and not completion.truncated else None
@@ -159,14 +160,14 @@ class Triages:
 
         It is not made if the task's first call could not be made after it.
         """
-        engine, request, now_ms = self._engine(claim.allowed), claim.request, self._clock()
-        question, left_s = self._question(claim.task.profile, request.undecided), (claim.until_ms - now_ms) / 1000
+        engine, request, left_s = self._engine(claim.allowed), claim.request, self._left_s(claim)
+        question = self._question(claim.task.profile, request.undecided)
         if engine is None or question is None or not _has_room(request.limits, left_s):
             return None
         terms = CallTerms(
             purpose=PURPOSE,
             tier="fast",
-            until_ms=now_ms + int(min(MAX_S, SHARE_OF_TIME * left_s) * 1000),
+            until_ms=self._clock() + int(min(MAX_S, SHARE_OF_TIME * left_s) * 1000),
             allowed=claim.allowed,
             budget=claim.budget,
             announce=claim.announce,
@@ -177,6 +178,9 @@ class Triages:
         if attempt is None or not self._has_money(claim, attempt.withheld_microusd, first_call):
             return None
         return _Asked(engine=engine, question=question, call=call, terms=terms, attempt=attempt)
+
+    def _left_s(self, claim: Claim) -> float:
+        return (claim.until_ms - self._clock()) / 1000
 
     def _has_money(self, claim: Claim, microusd: int, first_call: FirstCall) -> bool:
         """Return whether an engine can take the task's first call now, also after a triage of this highest cost."""
