@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from msgspec.structs import replace
 
@@ -32,7 +34,7 @@ def unsure_request() -> Request:
     return a_request(undecided=WHOLE, complexity=0.7, reasons=("haiku (+3.0 Writing)",))
 
 
-def working(store: Store, **fields: object) -> Task:
+def working(store: Store, **fields: Any) -> Task:
     """Store a task and claim it; the call for its triage is pending."""
     task = a_task(**fields)
     store.add(task, unsure_request())
@@ -101,8 +103,8 @@ def test_a_listing_filters_by_the_role_and_the_mode_of_the_triage(store: Store, 
         answer = an_output("RES#1")
         store.save(task, task.completed(answer), answer)
 
-    def found(**wanted: object) -> list[str]:
-        page = store.page("local", size=10, task_filter=TaskFilter(**wanted))  # type: ignore[arg-type]
+    def found(**wanted: Any) -> list[str]:
+        page = store.page("local", size=10, task_filter=TaskFilter(**wanted))
         return [each.task_id for each in page.tasks]
 
     for labels in ({}, {"team": "docs"}):

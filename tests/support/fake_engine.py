@@ -74,8 +74,11 @@ def fake_engine(**options: Any) -> Iterator[FakeEngine]:
 
 
 def a_config(directory: Path, **engines: FakeEngine) -> dict[str, str]:
-    """Write a configuration of local engines, in this order; return the environment that names the file."""
-    tables = [
+    """Write a configuration of local engines, in this order; return the environment that names the file.
+
+    No task is triaged, so that the number of calls does not depend on how sure the analysis is of a test's prompt.
+    """
+    tables = ['[defaults]\ntriage = "off"\n'] + [
         f'[engines.{name}]\nkind = "openai"\nsource = "local"\nmodel = "fake-1"\nbase_url = "{engine.base_url}"\n'
         for name, engine in engines.items()
     ]

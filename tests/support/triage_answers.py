@@ -12,7 +12,6 @@ from llm_server.orchestration.domain.status import Mode
 from llm_server.orchestration.domain.triage import Triage
 from support.scripted_engine import Answer, Script, ScriptedEngine, a_catalog, an_engine
 
-
 DECIDED = Triage(
     mode=Mode.AGENT,
     role="Teacher-Agent",

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from llm_server.embedded import server
+from llm_server.orchestration.execution.triage import TRIAGE_SHARE
 from support.in_process_server import called_server
 
 ENGINES = """
@@ -21,6 +22,14 @@ max_concurrency = 200
 [engines.local]
 kind = "openai"
 source = "local"
+model = "m"
+base_url = "http://127.0.0.1:9/v1"
+"""
+
+HOSTED = """
+[engines.mini]
+kind = "openai"
+source = "api"
 model = "m"
 base_url = "http://127.0.0.1:9/v1"
 """
@@ -45,3 +54,33 @@ def test_the_greeting_says_how_many_tasks_are_carried_out_at_a_time(
 ) -> None:
     with called_server(tmp_path, overlay, workers=workers) as called:
         assert server._concurrency(called.settings, called.service) == said
+
+
+@pytest.mark.parametrize(
+    ("defaults", "price", "said"),
+    [
+        ('triage = "always"', "price = {input = 0, output = 1}", "every prompt, for about USD 0.06 per 1,000 prompts"),
+        (
+            'triage = "auto"',
+            "price = {input = 0, output = 4}",
+            f"about {TRIAGE_SHARE:.0%}, for about USD {0.24 * TRIAGE_SHARE:.3g} per 1,000 prompts",
+        ),
+        ('triage = "auto"', "", "at an unknown price"),
+    ],
+)
+def test_the_greeting_says_which_prompts_are_triaged_and_the_price(
+    tmp_path: Path, defaults: str, price: str, said: str
+) -> None:
+    """60 output tokens for each of them, and the engine's own price."""
+    overlay = f"[defaults]\n{defaults}\n{HOSTED}{price}\n"
+    with called_server(tmp_path, overlay) as called:
+        line = server._triage(called.service)
+
+    assert line.startswith("  triage    mini is asked about ")
+    assert said in line
+
+
+@pytest.mark.parametrize("overlay", ["", '[defaults]\ntriage = "off"\n' + ENGINES])
+def test_the_greeting_says_nothing_of_a_triage_that_no_task_gets(tmp_path: Path, overlay: str) -> None:
+    with called_server(tmp_path, overlay) as called:
+        assert server._triage(called.service) == ""
