@@ -366,6 +366,27 @@ MUTANTS = (
         "self._on_end(after, task_rows.result(db, after, output))",
         "test_group_commit",
     ),
+    Mutant(
+        "a triage that was lost is asked for again",
+        f"{_ORCHESTRATION}/domain/snapshot.py",
+        "return not any(output.attempts for output in self.outputs.values())",
+        "return True",
+        "test_triaged",
+    ),
+    Mutant(
+        "the answer is asked for before the decision is stored",
+        f"{_ORCHESTRATION}/execution/orchestrator.py",
+        "                yield Progress(task=claim.task, output=triaged.output, foreseen=foreseen)\n",
+        "                del foreseen\n",
+        "test_triaged",
+    ),
+    Mutant(
+        "the call of a triage is not on the receipt",
+        f"{_ORCHESTRATION}/domain/task.py",
+        "            profile=profile,\n            receipt=self.receipt.plus(output.attempts),\n",
+        "            profile=profile,\n",
+        "test_triaged",
+    ),
 )
 
 

@@ -54,6 +54,7 @@ def test_the_packaged_catalogue_has_the_promised_defaults() -> None:
 
     assert (defaults.timeout_s, defaults.max_output_tokens, defaults.parallel_steps) == (120, 4096, 4)
     assert (defaults.confidence_threshold, defaults.synthesis_tier) == (0.7, "strong")
+    assert (defaults.triage, defaults.triage_threshold) == ("auto", None)
     assert (defaults.profile, defaults.planner) == ("General", "Planner-Agent")
 
 
@@ -308,6 +309,9 @@ def test_a_fault_is_named_by_its_entry(overlay: dict[str, Any], named: str) -> N
     [
         ({"defaults": {"timeout_s": 0}}, "$.defaults.timeout_s"),
         ({"defaults": {"confidence_threshold": 1.1}}, "$.defaults.confidence_threshold"),
+        ({"defaults": {"triage": "maybe"}}, "defaults.triage is 'maybe'; allowed are always, auto, off"),
+        ({"defaults": {"triage": True}}, "defaults.triage is"),
+        ({"defaults": {"triage_threshold": -0.1}}, "$.defaults.triage_threshold"),
         ({"engines": {"mine": {**ENGINE, "kind": "gpt"}}}, "engines.mine.kind"),
         ({"engines": {"mine": {**ENGINE, "api_key": "sk-secret"}}}, "engines.mine.api_key"),
         ({"engines": {"mine": {**ENGINE, "price": {"input": -1, "output": 0}}}}, "price.input"),

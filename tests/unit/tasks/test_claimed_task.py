@@ -13,6 +13,7 @@ from llm_server.orchestration.domain.task import Task
 from llm_server.orchestration.tasks.claimed_task import ClaimedTask
 from support.builders import NOW_MS, a_failed_attempt, a_task, an_attempt, an_output, claimed
 from support.scripted_engine import Clock
+from support.triage_answers import DECIDED
 
 
 class Saves:
@@ -92,6 +93,15 @@ def test_an_output_holds_its_calls_and_the_next_ones_are_announced_with_it(
     claim.save(claim.task.progressed(ended), ended, foreseen=(lost("step s3"),))
 
     assert saves.states[0].pending == (lost("step s2"), lost("step s3"))
+
+
+def test_a_triage_ends_its_call_also_if_that_was_never_made(saves: Saves, cancellation: Cancellation) -> None:
+    claim = a_claim(saves, cancellation, lost("triage"))
+    ended = an_output("TRIAGE", DECIDED.to_json(), attempts=())
+    decided = claim.task.triaged(ended, mode=DECIDED.mode, role=DECIDED.role, profile=DECIDED.profile)
+    claim.save(decided, ended, foreseen=(lost(),))
+
+    assert saves.states[0].pending == (lost(),)
 
 
 def test_a_claim_that_ends_has_no_pending_calls(saves: Saves, cancellation: Cancellation) -> None:

@@ -11,10 +11,11 @@ from llm_server.orchestration.domain.api_key import Account, KeyLimits, Payer
 from llm_server.orchestration.domain.engines.call import EngineCall
 from llm_server.orchestration.domain.engines.catalog import EnginePrice
 from llm_server.orchestration.domain.errors import EngineUnavailable, PromptRefused
+from llm_server.orchestration.domain.output import Output
 from llm_server.orchestration.domain.ports.listing import TaskFilter
 from llm_server.orchestration.domain.snapshot import Limits, Snapshot
 from llm_server.orchestration.domain.status import Mode, Status
-from llm_server.orchestration.domain.task import TaskRef
+from llm_server.orchestration.domain.task import Task, TaskRef
 from llm_server.orchestration.execution.triage import MAX_S, SHARE_OF_TIME
 from llm_server.orchestration.execution.triage_memory import KEPT_MS, MAX_UNUSABLE
 from llm_server.orchestration.tasks.events import history
@@ -343,6 +344,35 @@ def test_while_no_engine_can_be_asked_a_task_waits_without_a_triage(served: Serv
     assert (waiting.task.is_waiting, waiting.attempts) == (True, [])
     assert "triage" in [p for each in served.refs for p in purposes(served.get(each))]
     assert all(served.get(each).task.status is Status.COMPLETED for each in served.refs)
+
+
+class SwitchingStore:
+    """The store; the engine `only` is switched off as soon as a task is claimed."""
+
+    def __init__(self, served: Served) -> None:
+        self._served = served
+        self._is_off = False
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._served.store, name)
+
+    def save(self, before: Task, after: Task, output: Output | None = None, **more: Any) -> None:
+        self._served.store.save(before, after, output, **more)
+        if not self._is_off:
+            self._is_off = True
+            self._served.service.switch_engine("only", {"toggle": False})
+
+
+def test_an_announced_triage_that_cannot_be_made_any_more_is_not_booked(served: Served) -> None:
+    """The engine was switched off after the claim: the analysis decides, and the next engine answers."""
+    served.engine = triaging()
+    store: Any = SwitchingStore(served)
+    served.use(unsure({"only": an_engine(tier="fast"), "strong": an_engine(tier="strong")}), store)
+    snapshot = done(served)
+
+    assert triaged(snapshot) == "no engine could be asked, so the analysis decides"
+    assert [(a.purpose, a.engine) for a in snapshot.attempts] == [("answer", "strong")]
+    assert (snapshot.task.status, snapshot.task.role) == (Status.COMPLETED, "Chat-Agent")
 
 
 def test_a_hanging_engine_delays_a_task_by_ten_seconds_at_most(served: Served) -> None:
