@@ -239,6 +239,16 @@ def test_only_a_real_engine_of_the_fast_tier_is_asked(served: Served, spec: Any)
     assert snapshot.task.status is Status.COMPLETED
 
 
+@pytest.mark.parametrize("kind", ["embedded", "demonstration"])
+def test_a_server_without_a_real_engine_triages_no_task(served: Served, kind: Any) -> None:
+    """Not even a task that names the engine; its request is stored as before."""
+    use(served, triaging(), {"only": an_engine(kind=kind, source="local", model="tiny")})
+    usual, named = done(served), done(served, "Another prompt", engine="only")
+
+    assert [purposes(snapshot) for snapshot in (usual, named)] == [["answer"], ["answer"]]
+    assert usual.request.undecided == ()
+
+
 def test_the_cheapest_engine_of_the_fast_tier_is_asked(served: Served) -> None:
     engines = {
         "strong": an_engine(tier="strong", price=None, source="local"),

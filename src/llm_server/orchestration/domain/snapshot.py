@@ -91,7 +91,7 @@ class Snapshot(Struct, frozen=True, kw_only=True):
     @property
     def may_be_triaged(self) -> bool:
         """Whether no call was made for a task that is to be triaged. A triage is a task's first call, or none."""
-        if not self.request.undecided or self.task.retried_fence or TRIAGE in self.outputs:
+        if not self.request.undecided or TRIAGE in self.outputs:
             return False
         return not any(output.attempts for output in self.outputs.values())
 
