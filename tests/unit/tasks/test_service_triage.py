@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -645,3 +647,23 @@ def test_a_task_of_an_earlier_version_is_not_triaged(served: Served) -> None:
     served.work()
 
     assert purposes(served.get(ref)) == ["answer"]
+
+
+def test_a_worker_with_triage_off_triages_no_task_that_was_accepted_before(served: Served) -> None:
+    use(served, triaging())
+    ref = served.submit(PROMPT)
+    served.use(unsure(triage="off"))
+    served.work()
+
+    assert purposes(served.get(ref)) == ["answer"]
+
+
+def test_a_worker_loads_what_a_triage_needs_only_for_a_triage() -> None:
+    """It takes 6 ms of a cold start."""
+    code = (
+        "import sys, llm_server.orchestration.tasks.worker, llm_server.orchestration.tasks.intake\n"
+        "print([name for name in sys.modules if 'execution.triage' in name])"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+
+    assert run.stdout.strip() == "[]"

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Generator, Iterator
 from contextlib import AbstractContextManager, nullcontext
+from functools import cached_property
+from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
@@ -29,8 +31,10 @@ from llm_server.orchestration.execution.outcome import Outcomes, Progress
 from llm_server.orchestration.execution.review import ReviewedSteps
 from llm_server.orchestration.execution.role_call import Claim, RoleCall, RoleCaller
 from llm_server.orchestration.execution.step_runner import run_steps
-from llm_server.orchestration.execution.triage import Triages
 from llm_server.orchestration.routing import tiers
+
+if TYPE_CHECKING:
+    from llm_server.orchestration.execution.triage import Triages
 
 NO_PROMPT = "The prompt has expired: the task was open for longer than its texts are kept."
 NO_PLAN = "The engines proposed no usable plan, and this task needs an approved plan."
@@ -56,10 +60,16 @@ class Orchestrator:
         self._waiting = waiting
         self._balancer = balancer
         self._role_caller = RoleCaller(catalog, balancer)
-        self._triages = Triages(catalog=catalog, balancer=balancer, clock=clock)
         self._outcomes = Outcomes(
             fleet=balancer.fleet, clock=clock, max_deliveries=max_deliveries, sweep_ms=sweep_s * 1000
         )
+
+    @cached_property
+    def _triages(self) -> Triages:
+        """Imported here, because most tasks are not triaged, and a cold start pays for every import."""
+        from llm_server.orchestration.execution.triage import Triages
+
+        return Triages(catalog=self._catalog, balancer=self._balancer, clock=self._clock)
 
     def prepare(self) -> None:
         """Do what takes long the first time, so that `foresee` is fast. Calling this again has no further effect."""
@@ -73,7 +83,7 @@ class Orchestrator:
         if snapshot.orphan or self._reason_to_fail(snapshot):
             return ()
         claim = self._claim(snapshot, NEVER_MS, key_budget, Cancellation(), lambda _: None)
-        if self._triages.is_due(snapshot):
+        if snapshot.may_be_triaged:
             triage = self._triages.foresee(claim, self._first_call)
             if triage is not None:
                 return triage
@@ -108,7 +118,7 @@ class Orchestrator:
             yield self._outcomes.fail(snapshot.task, (), reason)
         else:
             claim = self._claim(snapshot, until_ms, key_budget, cancellation or Cancellation(), announce)
-            if self._triages.is_due(snapshot) and (triaged := self._triages.run(claim, self._first_call)):
+            if snapshot.may_be_triaged and (triaged := self._triages.run(claim, self._first_call)):
                 claim = triaged.claim
                 foreseen = self._role_caller.foresee(claim, [self._first_call(claim)])
                 yield Progress(task=claim.task, output=triaged.output, foreseen=foreseen)

@@ -22,7 +22,7 @@ from llm_server.orchestration.domain.errors import EngineUnavailable, LLMServerE
 from llm_server.orchestration.domain.output import TRIAGE, Output
 from llm_server.orchestration.domain.ports.clock import Clock
 from llm_server.orchestration.domain.receipt import MICROUSD_PER_USD, Attempt
-from llm_server.orchestration.domain.snapshot import Limits, Request, Snapshot
+from llm_server.orchestration.domain.snapshot import Limits, Request
 from llm_server.orchestration.domain.task import Task
 from llm_server.orchestration.domain.triage import PURPOSE, WHOLE, Triage, TriageQuote, Undecided
 from llm_server.orchestration.execution.role_call import Claim, RoleCall, RoleCaller
@@ -76,15 +76,13 @@ class Triages:
         self._questions = dict[tuple[str, tuple[Undecided, ...]], Question | None]()
         self._is_possible = catalog.defaults.triage != "off" and any(s.triages for s in catalog.engines.values())
 
-    def is_due(self, snapshot: Snapshot) -> bool:
-        """Return whether a claimed task is to be triaged before its first call."""
-        return self._is_possible and snapshot.may_be_triaged
-
     def foresee(self, claim: Claim, first_call: FirstCall) -> tuple[Attempt, ...] | None:
         """Return the call that `run` would make now, as it is if it is lost; () if the decision is remembered.
 
         Returns None if `run` would do nothing now.
         """
+        if not self._is_possible:
+            return None
         if self._memory.decision(_key(claim)):
             return ()
         asked = self._prepared(claim, first_call)
@@ -96,6 +94,8 @@ class Triages:
         A call that was announced when the task was claimed, and that cannot be made any more, is a triage, too: it
         ends without a decision. If the worker has no time left for any call, the next claim triages the task.
         """
+        if not self._is_possible:
+            return None
         if remembered := self._memory.decision(_key(claim)):
             engine, known = remembered
             return self._decided(claim, known, f"{engine} decided for the same prompt before", ())
