@@ -32,6 +32,7 @@ _FORM_STIFFNESS, _CONCEPT_STIFFNESS, _GRAM_STIFFNESS, _FREE = 8.0, 8.0, 4.0, 0.0
 _GAIN_STIFFNESS = 2.0
 _CONCEPT_PRIOR = 0.7
 _NATURAL_GAIN_SHARE = 2.0
+_STEPS_PRIOR = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +61,7 @@ class Corpus:
     def __init__(self, rows: Sequence[Labelled], concepts: Concepts, steps: Mapping[str, float]) -> None:
         self.rows = rows
         self.found = [_features(read(row.prompt), concepts, steps) for row in rows]
-        self.size = len(concepts.names) * len(PLACES)
+        self.size = len(concepts.names) * PLACES
         self.names = ["always", *sorted({name for f in self.found for name in f.form})]
         self._form = self._form_block()
         self._concepts = _block([f.concepts for f in self.found], self.size, np.ones(len(rows)))
@@ -165,12 +166,13 @@ def _features(signals: Signals, concepts: Concepts, steps: Mapping[str, float]) 
 
 def _prior(names: Sequence[str], concepts: Sequence[str]) -> Floats:
     """Return what the weights are before any example: concept_fields.txt names the fields that a concept speaks for."""
-    prior = np.zeros((len(names) + len(concepts) * len(PLACES) + (1 << BITS), len(FIELDS)))
+    prior = np.zeros((len(names) + len(concepts) * PLACES + (1 << BITS), len(FIELDS)))
+    prior[names.index("steps in order"), list(FIELDS).index("plan")] = _STEPS_PRIOR
     for line in (DATA / "concept_fields.txt").read_text(encoding="utf-8").splitlines():
         field, _, found = line.partition(":")
         for entry in found.split():
             concept, _, share = entry.partition(":")
-            for place in range(len(PLACES)):
+            for place in range(PLACES):
                 row = len(names) + place * len(concepts) + concepts.index(concept)
                 prior[row, list(FIELDS).index(field)] = _CONCEPT_PRIOR * float(share or 1)
     return prior

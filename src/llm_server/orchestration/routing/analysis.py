@@ -209,10 +209,8 @@ def _reasons(weights: Weights, scores: Scores, fields: Mapping[str, float], lean
         return (f"only {next(iter(fields))} is offered",)
     best, second = list(fields)[:2]
     a, b = (weights.fields.index(field) for field in (best, second))
-    found: dict[str, float] = {}
-    for name, part in scores.parts.items():
-        what = name.partition(" (")[0] if name not in weights.form else name
-        found[what] = found.get(what, 0.0) + part[a] - part[b]
+    found = {f"about {name}": weight for name, weight in weights.concept_weights(scores, a, b).items()}
+    found |= {name: part[a] - part[b] for name, part in scores.form.items()}
     found["wording as in the training examples"] = scores.words[a] - scores.words[b]
     if leaning in (best, second):
         found[f"profile leans to {leaning}"] = LEAN if leaning == best else -LEAN

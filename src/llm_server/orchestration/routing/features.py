@@ -132,18 +132,31 @@ def form(s: Signals, steps_logit: float) -> dict[str, float]:
         "mathematical notation": float(s.maths),
         "numbers": min(s.numbers, 4) / 4,
         "length": math.log1p(s.length) / 4,
-        "characters": math.log1p(s.characters) / 4,
+        "number of characters": math.log1p(s.characters) / 4,
         "many characters": max(math.log1p(s.characters) - 5, 0.0) / 2,
         "lines": math.log1p(s.text.count("\n")) / 2,
-        "short": float(s.length <= 12),
-        "steps": min(len(s.steps), 5) / 3,
+        "short prompt": float(s.length <= 12),
+        "number of steps": min(len(s.steps), 5) / 3,
         "order words": float(min(s.sequence, 3)),
         "persona": float(bool(s.title)),
         "list items": min(s.items, 6) / 4,
         "numbered items": min(s.numbered, 5) / 3,
+        "steps in order": _steps_in_order(s),
         "specialities": len(s.groups) / 3,
         "several steps": max(-4.0, min(4.0, steps_logit)) / 2,
     }
+
+
+def _steps_in_order(s: Signals) -> float:
+    """Return 0 for fewer than two steps, and more for more steps, words of order and specialities.
+
+    A persona's list may name its duties, so it counts less.
+    """
+    steps, groups = len(s.steps), min(len(s.groups - {"errand"}), 4)
+    if steps < 2:
+        return 0.0
+    weight = min(1.2 * steps - 1.4, 4.5) + min(0.6 * s.sequence, 1.2) + 1.2 * max(groups - 1, 0)
+    return weight * (0.2 if s.title else 0.5)
 
 
 def kind_of_question(text: str) -> str | None:

@@ -21,8 +21,8 @@ from llm_server.orchestration.routing.signals import Signals
 
 _PACKAGE = os.path.dirname(os.path.dirname(os.path.dirname(__file__)))  # os.path, because importing pathlib takes 4 ms
 FILE = os.path.join(_PACKAGE, "data", "analysis.bin")
-PLACES = ("anywhere", "first sentence", "last sentence")
-"""Where a concept is named: each place has a weight of its own."""
+PLACES = 3
+"""A concept has a weight of its own for being named anywhere, in the first sentence, and in the last one."""
 _SUMMANDS = 256  # so many bytes can be added in 16 bits
 
 
@@ -52,6 +52,10 @@ class Rows(Struct, frozen=True, kw_only=True):
                 sums[output] += ((odd if output & 1 else even) >> (16 * (output >> 1))) & 0xFFFF
         middle = 128 * len(rows)
         return [(total - middle) * scale for total, scale in zip(sums, self.scales, strict=True)]
+
+    def weight(self, row: int, output: int) -> float:
+        """Return one weight."""
+        return (self.data[row * len(self.scales) + output] - 128) * self.scales[output]
 
 
 class Table(Struct, frozen=True, kw_only=True):
@@ -84,13 +88,15 @@ class Expert(Struct, frozen=True, kw_only=True):
 
 
 class Scores(Struct, frozen=True, kw_only=True):
-    """What the form, the concepts and the words of a prompt add to each output: the fields, and last the complexity.
+    """The score of each output: the fields, and last the complexity; and what they were made from.
 
-    `parts` are the contributions by name: figures of form, and concepts in their places.
+    `form` are the contributions of the figures of form by name, `concepts` the rows of the concepts that were found,
+    `words` the contributions of all words together.
     """
 
     totals: Sequence[float]
-    parts: Mapping[str, Sequence[float]]
+    form: Mapping[str, Sequence[float]]
+    concepts: Sequence[int]
     words: Sequence[float]
 
 
@@ -120,24 +126,27 @@ class Weights(Struct, frozen=True, kw_only=True):
         return self.steps[""] + sum(self.steps[name] * figure for name, figure in figures.items() if name in self.steps)
 
     def scores(self, s: Signals, steps_logit: float) -> Scores:
-        """Return the score of each field and of the complexity, with what each part of the prompt adds."""
-        parts = {
+        """Return the score of each field and of the complexity, with what the parts of the prompt add."""
+        form = {
             name: [figure * weight for weight in self.form[name]]
             for name, figure in features.form(s, steps_logit).items()
             if figure
         }
-        for row in self.concept_features(s):
-            place, concept = divmod(row, len(self.concepts.names))
-            name = f"{self.concepts.names[concept]} ({PLACES[place]})"
-            parts[name] = self.concept_rows.totals((row,))
+        concepts = self.concept_features(s)
         rows = features.buckets(features.field_grams(s), self.bits)
         scale = features.WORDS_SCALE / math.sqrt(max(len(rows), 1))
         words = [scale * total for total in self.gram_rows.totals(rows)]
-        return Scores(
-            totals=[sum(column) for column in zip(self.form["always"], words, *parts.values(), strict=True)],
-            parts=parts,
-            words=words,
-        )
+        parts = (self.form["always"], words, self.concept_rows.totals(concepts), *form.values())
+        return Scores(totals=list(map(sum, zip(*parts, strict=True))), form=form, concepts=concepts, words=words)
+
+    def concept_weights(self, scores: Scores, best: int, second: int) -> dict[str, float]:
+        """Return by how much each concept that was found speaks for one output against another, all places together."""
+        found: dict[str, float] = {}
+        for row in scores.concepts:
+            name = self.concepts.names[row % len(self.concepts.names)]
+            weight = self.concept_rows.weight(row, best) - self.concept_rows.weight(row, second)
+            found[name] = found.get(name, 0.0) + weight
+        return found
 
     def concept_features(self, s: Signals) -> list[int]:
         """Return the rows of the concepts that are named anywhere, in the first and in the last sentence."""
