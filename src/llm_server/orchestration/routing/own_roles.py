@@ -1,0 +1,268 @@
+"""Choose among roles that the configuration adds, by their purposes and examples; nothing is trained.
+
+Each word of a role's purpose and examples weighs as much as it is likelier there than in prompts at large (naive Bayes).
+How likely a word is in prompts at large comes from a packaged table. docs/analysis.md says how well this works.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence, Set
+from itertools import pairwise
+
+from msgspec import Struct
+
+from llm_server.orchestration.routing.word_rates import WordRates, load
+
+Features = Callable[[str], Set[str]]
+"""Returns the features of a text; descriptions and prompts must be read by the same function."""
+
+BEGINNING, KIND = "~", "#"
+"""The marks of two kinds of features: `~cont` is the beginning of a word, `#law` a kind of thing that a text is about.
+
+A feature with a space is a pair of words; all other features are words.
+"""
+MAX_WORDS = 220
+HEAD_CHARS, TAIL_CHARS = 1_000, 500
+SHOWN_WORDS = 4
+SHOWN_EXAMPLE_CHARS = 80
+
+# How much a feature of each kind counts, and how many prompts at large its rate is mixed with.
+_FACTORS = {"word": 1.0, "pair": 0.5, "beginning": 0.5, "kind": 3.0}
+_PRIOR_PROMPTS = 10.0
+_PRIOR_PROMPTS_OF_KIND = 2.0
+# Long prompts have more features by chance: totals are divided by the root of their number, plus this.
+_MORE_FEATURES = 4.0
+_MIN_DEVIATION = 0.05
+# An example with more features than this counts less, so that a page does not outweigh the other examples.
+_FEATURES_OF_EXAMPLE = 80.0
+# The odds of a role: fitted on simulated roles (tools/train/own_roles.py), see docs/analysis.md.
+_SLOPE, _SLOPE_WITHOUT_EXAMPLES, _LEVEL, _LEVEL_PER_EXAMPLES = 0.2, 0.15, -2.4, -0.28
+_ALL_FIELDS = 11
+_ROLES_AS_LIKELY_AS_ALL_FIELDS = 8
+_NEITHER = 0.02
+_MIN_SHARE = 0.08
+_TOKEN = re.compile(r"[^\W_]+(?:['+#.][^\W_]+|[+#]+)*")
+
+
+class Description(Struct, frozen=True, kw_only=True):
+    """What a role's entry in the configuration says about the prompts that the role is for."""
+
+    name: str
+    purpose: str
+    examples: tuple[str, ...] = ()
+
+
+class Score(Struct, frozen=True, kw_only=True):
+    """How strongly a prompt speaks for a role.
+
+    `odds` are those of this role against everything else, if one prompt in nine is for it. `spoken` is whether any of
+    the role's words is in the prompt.
+    """
+
+    role: str
+    odds: float
+    spoken: bool
+
+
+class _Role(Struct, frozen=True, kw_only=True):
+    name: str
+    texts: tuple[tuple[str, Set[str]], ...]
+    weights: Mapping[str, float]
+    mean: float
+    deviation: float
+    slope: float
+    level: float
+
+
+class OwnRoles:
+    """The roles of a configuration that prompts are compared with; made once, and never changed."""
+
+    def __init__(self, roles: Sequence[_Role]) -> None:
+        self._roles = roles
+        self._index: dict[str, list[tuple[int, float]]] = {}
+        for number, role in enumerate(roles):
+            for feature, weight in role.weights.items():
+                self._index.setdefault(feature, []).append((number, weight))
+
+    @classmethod
+    def of(
+        cls,
+        descriptions: Iterable[Description],
+        *,
+        features: Features | None = None,
+        rates: WordRates | None = None,
+    ) -> OwnRoles:
+        """Read the descriptions of roles; `rates` are those of the package by default."""
+        found = list(descriptions)
+        if not found:
+            return cls(())
+        return cls([_read(each, features or text_features, rates or load()) for each in found])
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(role.name for role in self._roles)
+
+    def scores(self, features: Set[str], among: Collection[str] | None = None) -> list[Score]:
+        """Return a score for each role, or for those `among` them, in the order of the configuration.
+
+        `features` are those of the prompt.
+        """
+        totals = [0.0] * len(self._roles)
+        for feature in sorted(features & self._index.keys()):  # sorted, so that sums do not depend on the hash seed
+            for number, weight in self._index[feature]:
+                totals[number] += weight
+        root = math.sqrt(len(features) + _MORE_FEATURES)
+        return [
+            Score(role=role.name, odds=_odds(role, total / root), spoken=total > 0)
+            for role, total in zip(self._roles, totals, strict=True)
+            if among is None or role.name in among
+        ]
+
+    def reason(self, role: str, features: Set[str]) -> str:
+        """Say which text of a role a prompt with these features is most like, and by which words; "" if by none.
+
+        The reason quotes the role's description, never the prompt.
+        """
+        return next((_reason(known, features) for known in self._roles if known.name == role), "")
+
+
+def joined(packaged: Mapping[str, float], own: Sequence[Score], *, fields: int) -> dict[str, float]:
+    """Return the likelihood of each role, best first.
+
+    `packaged` are the packaged roles to choose from with their likelihoods if the prompt is for one of them; `fields`
+    is the number of fields of work that they cover. Without packaged roles the choice is among `own`. A role that has
+    almost no evidence is left out, so that many own roles do not make clear decisions for packaged ones unsure.
+    """
+    others = fields / _ALL_FIELDS + _NEITHER * len(own)
+    crowd = 1 + len(own) / _ROLES_AS_LIKELY_AS_ALL_FIELDS if packaged else 1.0
+    odds = {score.role: score.odds / crowd for score in own}
+    odds = {role: odd for role, odd in odds.items() if odd >= _MIN_SHARE * others}
+    total = others + sum(odds.values())
+    shares = {role: odd / total for role, odd in odds.items()}
+    for role, likelihood in packaged.items():
+        shares[role] = shares.get(role, 0.0) + likelihood * others / total
+    return dict(sorted(shares.items(), key=lambda item: -item[1]))
+
+
+def text_features(text: str) -> Set[str]:
+    """Return the features of a text: words, pairs of neighbouring words, and beginnings of words of 4 and 6 letters.
+
+    Scripts without spaces between words are read as pairs of characters. Numbers are left out. Of a long text, the
+    first 1,000 and the last 500 characters are read.
+    """
+    if len(text) > HEAD_CHARS + TAIL_CHARS:
+        text = f"{text[:HEAD_CHARS]}\n{text[-TAIL_CHARS:]}"
+    tokens = _TOKEN.findall(text.lower().replace("’", "'"))
+    spaced = [token for token in tokens if not token.isdigit()]
+    words = spaced
+    if not text.isascii():
+        words = [part for token in spaced for part in _parts(token)]
+        spaced = [token for token in spaced if not _is_unspaced(token[0])]
+    words, spaced = words[:MAX_WORDS], spaced[:MAX_WORDS]
+    features = set(words)
+    features.update([f"{a} {b}" for a, b in pairwise(words)])
+    features.update([BEGINNING + word[:4] for word in spaced if len(word) >= 4])
+    features.update([BEGINNING + word[:6] for word in spaced if len(word) > 6])
+    return features
+
+
+def _parts(token: str) -> list[str]:
+    """Return the pairs of characters of a token without spaces between its words; any other token whole."""
+    if len(token) < 2 or not _is_unspaced(token[0]):
+        return [token]
+    return [token[i : i + 2] for i in range(len(token) - 1)]
+
+
+def _is_unspaced(character: str) -> bool:
+    """Return whether a character belongs to a script without spaces between words (not Hangul)."""
+    return "\u0e00" <= character <= "\u0e7f" or (character >= "\u2e80" and not "\uac00" <= character <= "\ud7a3")
+
+
+def _kind(feature: str) -> str:
+    if feature[0] == BEGINNING:
+        return "beginning"
+    if feature[0] == KIND:
+        return "kind"
+    return "pair" if " " in feature else "word"
+
+
+def _read(description: Description, features: Features, rates: WordRates) -> _Role:
+    name = description.name.removesuffix("-Agent").replace("-", " ")
+    of_purpose = features(f"{name}. {description.purpose}")
+    of_examples = [features(example) for example in description.examples]
+    counts = _counts(of_examples)
+    weights: dict[str, float] = {}
+    expected = spread = 0.0
+    for feature in sorted(of_purpose | counts.keys()):
+        kind, rate = _kind(feature), rates.rate(feature)
+        prior = _PRIOR_PROMPTS_OF_KIND if kind == "kind" else _PRIOR_PROMPTS
+        weight = _weight(1.0, 1, rate, prior) if feature in of_purpose else 0.0
+        if feature in counts:
+            weight += _weight(counts[feature], len(of_examples), rate, prior)
+        if weight > 0:
+            weights[feature] = weight = weight * _FACTORS[kind]
+            expected += rate * weight
+            spread += rate * weight * weight
+    texts = zip((description.purpose, *description.examples), (of_purpose, *of_examples), strict=True)
+    return _Role(
+        name=description.name,
+        texts=tuple(texts),
+        weights=weights,
+        mean=expected / math.sqrt(rates.features),
+        deviation=math.sqrt(spread / rates.features + _MIN_DEVIATION**2),
+        slope=_SLOPE if of_examples else _SLOPE_WITHOUT_EXAMPLES,
+        level=_LEVEL + _LEVEL_PER_EXAMPLES * math.log1p(len(of_examples)),
+    )
+
+
+def _counts(examples: Iterable[Set[str]]) -> dict[str, float]:
+    """Return in how many examples each feature is; a long example counts less than 1."""
+    counts: dict[str, float] = {}
+    for found in examples:
+        share = math.sqrt(_FEATURES_OF_EXAMPLE / len(found)) if len(found) > _FEATURES_OF_EXAMPLE else 1.0
+        for feature in found:
+            counts[feature] = counts.get(feature, 0.0) + share
+    return counts
+
+
+def _weight(count: float, texts: int, rate: float, prior: float) -> float:
+    """Return by how much (as a logarithm) a feature is likelier in the texts than at large; 0 if it is not likelier."""
+    return max(0.0, math.log((count + prior * rate) / ((texts + prior) * rate)))
+
+
+def _odds(role: _Role, total: float) -> float:
+    distance = (total - role.mean) / role.deviation
+    return math.exp(max(-30.0, min(30.0, role.slope * distance + role.level)))
+
+
+def _reason(role: _Role, features: Set[str]) -> str:
+    hits = features & role.weights.keys()
+    if not hits:
+        return ""
+    weighed = [(math.fsum(role.weights[hit] for hit in hits & found), text, found) for text, found in role.texts]
+    most, text, found = max(weighed, key=lambda each: each[0])
+    shown = _shown(hits & found, role.weights)
+    if text is role.texts[0][0] and most == weighed[0][0]:
+        return f"like its purpose ({shown})"
+    short = " ".join(text.split())
+    short = short if len(short) <= SHOWN_EXAMPLE_CHARS else short[: SHOWN_EXAMPLE_CHARS - 1] + "…"
+    return f'like its example "{short}" ({shown})'
+
+
+def _shown(hits: Iterable[str], weights: Mapping[str, float]) -> str:
+    """Return the features with the most weight for people; pairs and beginnings of words that are shown are left out."""
+    words: list[str] = []
+    kinds: list[str] = []
+    for hit in sorted(hits, key=lambda hit: (-weights[hit], hit)):
+        kind = _kind(hit)
+        if kind == "kind":
+            kinds.append(hit[1:])
+        elif kind == "beginning" and not any(word.startswith(hit[1:]) for word in words):
+            words.append(f"{hit[1:]}…")
+        elif kind == "word":
+            words = [word for word in words if not hit.startswith(word.rstrip("…"))] + [hit]
+    parts = [f"words: {', '.join(words[:SHOWN_WORDS])}"] if words else []
+    parts += [f"kinds: {', '.join(kinds[:SHOWN_WORDS])}"] if kinds else []
+    return "; ".join(parts)
