@@ -18,26 +18,33 @@ FILES = ("weak_roles_dev.jsonl", "written_dev.jsonl")
 """Not role_mode_dev.jsonl, because own roles are judged beside its prompts."""
 BITS = 15
 SCALE = 20
+_MIN_PROMPTS = 3
+"""Features of fewer prompts are not counted, because there are many of them and they would fill all rows."""
 _UNSEEN = 0.5
-"""A row that no prompt has counts as half a prompt."""
+"""A feature that is not counted is taken to be in half a prompt."""
 
 
 def pack(prompts: Iterable[str], features: Features = text_features, bits: int = BITS) -> bytes:
-    """Return the content of the data file; prompts that occur twice count once."""
-    counts: Counter[int] = Counter()
+    """Return the content of the data file; prompts that occur twice count once.
+
+    Of the features that share a row, the commonest decides its rate.
+    """
     distinct = sorted(set(prompts))
-    total = 0
+    counts: Counter[str] = Counter()
     for prompt in distinct:
-        found = features(prompt)
-        total += len(found)
-        counts.update({bucket(feature, bits) for feature in found})
-    shares = ((counts[row] + _UNSEEN) / (len(distinct) + 2 * _UNSEEN) for row in range(1 << bits))
+        counts.update(features(prompt))
+    most: dict[int, int] = {}
+    for feature, count in counts.items():
+        if count >= _MIN_PROMPTS:
+            row = bucket(feature, bits)
+            most[row] = max(most.get(row, 0), count)
+    shares = ((most.get(row, 0) + _UNSEEN) / (len(distinct) + 2 * _UNSEEN) for row in range(1 << bits))
     levels = bytes(min(255, round(-math.log(share) * SCALE)) for share in shares)
     head = {
         "about": "Made by tools/train from data/routing; see docs/analysis.md and NOTICE.",
         "bits": bits,
         "scale": SCALE,
-        "features": round(total / len(distinct), 2),
+        "features": round(counts.total() / len(distinct), 2),
     }
     return json.dumps(head, separators=(",", ":")).encode() + b"\n" + levels
 

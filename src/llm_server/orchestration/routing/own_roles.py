@@ -1,7 +1,7 @@
 """Choose among roles that the configuration adds, by their purposes and examples; nothing is trained.
 
-Each word of a role's purpose and examples weighs as much as it is likelier there than in prompts at large (naive Bayes).
-How likely a word is in prompts at large comes from a packaged table. docs/analysis.md says how well this works.
+Each word of a role's purpose and examples weighs as much as it is likelier there than in prompts at large (naive
+Bayes). How likely a word is in prompts at large comes from a packaged table. docs/analysis.md has the figures.
 """
 
 from __future__ import annotations
@@ -29,16 +29,21 @@ SHOWN_WORDS = 4
 SHOWN_EXAMPLE_CHARS = 80
 
 # How much a feature of each kind counts, and how many prompts at large its rate is mixed with.
-_FACTORS = {"word": 1.0, "pair": 0.5, "beginning": 0.5, "kind": 3.0}
+_FACTORS = {"word": 1.0, "pair": 0.5, "beginning": 0.5, "kind": 4.0}
 _PRIOR_PROMPTS = 10.0
 _PRIOR_PROMPTS_OF_KIND = 2.0
+# What several examples share counts more, and what many prompts have counts less, such as "the"; kinds are not damped.
+_SHARED = 1.5
+_DAMPED_RATE = 0.01
 # Long prompts have more features by chance: totals are divided by the root of their number, plus this.
 _MORE_FEATURES = 4.0
 _MIN_DEVIATION = 0.05
 # An example with more features than this counts less, so that a page does not outweigh the other examples.
 _FEATURES_OF_EXAMPLE = 80.0
-# The odds of a role: fitted on simulated roles (tools/train/own_roles.py), see docs/analysis.md.
-_SLOPE, _SLOPE_WITHOUT_EXAMPLES, _LEVEL, _LEVEL_PER_EXAMPLES = 0.2, 0.15, -2.4, -0.28
+# The logarithm of a role's odds is slope * distance + level; both depend on the logarithm of the number of examples.
+# Fitted on simulated roles, with and without features that name kinds of things; see docs/analysis.md.
+_SLOPE = {False: (0.34, 0.015), True: (0.76, 0.05)}
+_LEVEL = {False: (-1.62, -0.03), True: (-1.91, -0.105)}
 _ALL_FIELDS = 11
 _ROLES_AS_LIKELY_AS_ALL_FIELDS = 8
 _NEITHER = 0.02
@@ -57,7 +62,7 @@ class Description(Struct, frozen=True, kw_only=True):
 class Score(Struct, frozen=True, kw_only=True):
     """How strongly a prompt speaks for a role.
 
-    `odds` are those of this role against everything else, if one prompt in nine is for it. `spoken` is whether any of
+    `odds` are those of this role against everything else, if one prompt in six is for it. `spoken` is whether any of
     the role's words is in the prompt.
     """
 
@@ -132,9 +137,11 @@ def joined(packaged: Mapping[str, float], own: Sequence[Score], *, fields: int) 
     """Return the likelihood of each role, best first.
 
     `packaged` are the packaged roles to choose from with their likelihoods if the prompt is for one of them; `fields`
-    is the number of fields of work that they cover. Without packaged roles the choice is among `own`. A role that has
-    almost no evidence is left out, so that many own roles do not make clear decisions for packaged ones unsure.
+    is the number of fields of work that they cover. Without packaged roles the choice is among `own`. Beside packaged
+    roles, own roles for which little or nothing speaks are left out, so that they do not make a clear decision unsure.
     """
+    if packaged:
+        own = [score for score in own if score.spoken]
     others = fields / _ALL_FIELDS + _NEITHER * len(own)
     crowd = 1 + len(own) / _ROLES_AS_LIKELY_AS_ALL_FIELDS if packaged else 1.0
     odds = {score.role: score.odds / crowd for score in own}
@@ -193,6 +200,7 @@ def _read(description: Description, features: Features, rates: WordRates) -> _Ro
     of_purpose = features(f"{name}. {description.purpose}")
     of_examples = [features(example) for example in description.examples]
     counts = _counts(of_examples)
+    has_kinds = any(feature[0] == KIND for feature in of_purpose | counts.keys())
     weights: dict[str, float] = {}
     expected = spread = 0.0
     for feature in sorted(of_purpose | counts.keys()):
@@ -200,9 +208,11 @@ def _read(description: Description, features: Features, rates: WordRates) -> _Ro
         prior = _PRIOR_PROMPTS_OF_KIND if kind == "kind" else _PRIOR_PROMPTS
         weight = _weight(1.0, 1, rate, prior) if feature in of_purpose else 0.0
         if feature in counts:
-            weight += _weight(counts[feature], len(of_examples), rate, prior)
+            shared = _SHARED if counts[feature] > 1 else 1.0
+            weight += shared * _weight(counts[feature], len(of_examples), rate, prior)
         if weight > 0:
-            weights[feature] = weight = weight * _FACTORS[kind]
+            weight *= _FACTORS[kind] if kind == "kind" else _FACTORS[kind] * math.exp(-rate / _DAMPED_RATE)
+            weights[feature] = weight
             expected += rate * weight
             spread += rate * weight * weight
     texts = zip((description.purpose, *description.examples), (of_purpose, *of_examples), strict=True)
@@ -212,8 +222,8 @@ def _read(description: Description, features: Features, rates: WordRates) -> _Ro
         weights=weights,
         mean=expected / math.sqrt(rates.features),
         deviation=math.sqrt(spread / rates.features + _MIN_DEVIATION**2),
-        slope=_SLOPE if of_examples else _SLOPE_WITHOUT_EXAMPLES,
-        level=_LEVEL + _LEVEL_PER_EXAMPLES * math.log1p(len(of_examples)),
+        slope=_with_examples(_SLOPE, has_kinds, len(of_examples)),
+        level=_with_examples(_LEVEL, has_kinds, len(of_examples)),
     )
 
 
@@ -230,6 +240,11 @@ def _counts(examples: Iterable[Set[str]]) -> dict[str, float]:
 def _weight(count: float, texts: int, rate: float, prior: float) -> float:
     """Return by how much (as a logarithm) a feature is likelier in the texts than at large; 0 if it is not likelier."""
     return max(0.0, math.log((count + prior * rate) / ((texts + prior) * rate)))
+
+
+def _with_examples(figures: Mapping[bool, tuple[float, float]], has_kinds: bool, examples: int) -> float:
+    without, more = figures[has_kinds]
+    return without + more * math.log1p(examples)
 
 
 def _odds(role: _Role, total: float) -> float:
@@ -252,7 +267,7 @@ def _reason(role: _Role, features: Set[str]) -> str:
 
 
 def _shown(hits: Iterable[str], weights: Mapping[str, float]) -> str:
-    """Return the features with the most weight for people; pairs and beginnings of words that are shown are left out."""
+    """Return the words and kinds with the most weight; pairs, and beginnings of words that are shown, are left out."""
     words: list[str] = []
     kinds: list[str] = []
     for hit in sorted(hits, key=lambda hit: (-weights[hit], hit)):
