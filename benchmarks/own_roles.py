@@ -1,4 +1,4 @@
-"""How well roles that a configuration adds are chosen: four invented ones, by their purposes, and with 3 and 10 examples.
+"""How well roles of a configuration are chosen: four invented ones, by their purposes, and with 3 and 10 examples.
 
 Own prompts are those of own_roles_dev.jsonl, 30 for each role. Packaged prompts are the natural ones of
 role_mode_dev.jsonl; on 217 of them it is counted how many an own role takes. The packaged weights have seen them.
