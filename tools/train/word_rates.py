@@ -11,7 +11,8 @@ from pathlib import Path
 
 from llm_server.orchestration.routing import word_rates
 from llm_server.orchestration.routing.features import bucket
-from llm_server.orchestration.routing.own_roles import Features, text_features
+from llm_server.orchestration.routing.own_roles import Features
+from llm_server.orchestration.routing.text_features import text_features
 from train import rows
 
 FILES = ("weak_roles_dev.jsonl", "written_dev.jsonl")

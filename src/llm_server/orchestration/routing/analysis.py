@@ -17,8 +17,9 @@ from llm_server.orchestration.domain.status import Mode
 from llm_server.orchestration.routing import lexicon
 from llm_server.orchestration.routing.evidence import Evidence, effort, gather, totals
 from llm_server.orchestration.routing.features import form
-from llm_server.orchestration.routing.own_roles import Description, OwnRoles, joined, text_features
+from llm_server.orchestration.routing.own_roles import Description, OwnRoles, joined
 from llm_server.orchestration.routing.signals import Signals, read
+from llm_server.orchestration.routing.text_features import text_features
 from llm_server.orchestration.routing.weights import Weights, load
 
 # The roles of each field of work. The first one is used when the evidence for a specialist is too weak.
@@ -38,6 +39,8 @@ FIELDS: dict[str, tuple[str, ...]] = {
 MODES = {"talk": Mode.CHAT, "plan": Mode.PLAN}
 # A specialist within a field needs evidence of at least this weight.
 MIN_SPECIALIST_WEIGHT = 2.0
+# Only what the caller chose has the confidence 1.
+MAX_CONFIDENCE = 0.999
 # From this complexity on, coding tasks go to Deep-Coder-Agent.
 MIN_DEEP_COMPLEXITY = 0.5
 
@@ -177,14 +180,15 @@ def _weighed_with_own(
     features = text_features(signals.text)
     scores = own.scores(features, among=offered)
     beside = {usual.role: usual.confidence, **dict(usual.alternatives)} if fields else {}
-    shares = {role: round(share, 3) for role, share in joined(beside, scores, fields=len(fields)).items()}
+    joint = joined(beside, scores, fields=len(fields))
+    shares = {role: min(round(share, 3), MAX_CONFIDENCE) for role, share in joint.items()}
     spoken = {score.role for score in scores if score.spoken}
     best = next((role for role in shares if role in beside or role in spoken), offered[0])
     chosen = replace(
         usual,
         role=best,
         confidence=shares.get(best, 0.0),
-        alternatives=tuple((role, share) for role, share in shares.items() if role != best)[:3],
+        alternatives=tuple((role, share) for role, share in shares.items() if role != best and share)[:3],
     )
     if best in spoken and best != (usual.role if fields else ""):
         follows = MODES.get(_FIELD_OF.get(best, ""), Mode.AGENT)

@@ -7,24 +7,16 @@ Bayes). How likely a word is in prompts at large comes from a packaged table. do
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence, Set
-from itertools import pairwise
 
 from msgspec import Struct
 
+from llm_server.orchestration.routing.text_features import KIND, is_unspaced, kind_of, text_features
 from llm_server.orchestration.routing.word_rates import WordRates, load
 
 Features = Callable[[str], Set[str]]
 """Returns the features of a text; descriptions and prompts must be read by the same function."""
 
-BEGINNING, KIND = "~", "#"
-"""The marks of two kinds of features: `~cont` is the beginning of a word, `#law` a kind of thing that a text is about.
-
-A feature with a space is a pair of words; all other features are words.
-"""
-MAX_WORDS = 220
-HEAD_CHARS, TAIL_CHARS = 1_000, 500
 SHOWN_WORDS = 4
 SHOWN_EXAMPLE_CHARS = 80
 
@@ -35,6 +27,9 @@ _PRIOR_PROMPTS_OF_KIND = 2.0
 # What several examples share counts more, and what many prompts have counts less, such as "the"; kinds are not damped.
 _SHARED = 1.5
 _DAMPED_RATE = 0.01
+# Short words and hiragana are mostly grammar. The table knows few prompts in most languages, so they get this rate.
+_MIN_RATE_OF_GRAMMAR = 0.02
+_MAX_GRAMMAR_LETTERS = 3
 # Long prompts have more features by chance: totals are divided by the root of their number, plus this.
 _MORE_FEATURES = 4.0
 _MIN_DEVIATION = 0.05
@@ -48,7 +43,6 @@ _ALL_FIELDS = 11
 _ROLES_AS_LIKELY_AS_ALL_FIELDS = 8
 _NEITHER = 0.02
 _MIN_SHARE = 0.08
-_TOKEN = re.compile(r"[^\W_]+(?:['+#.][^\W_]+|[+#]+)*")
 
 
 class Description(Struct, frozen=True, kw_only=True):
@@ -153,48 +147,6 @@ def joined(packaged: Mapping[str, float], own: Sequence[Score], *, fields: int) 
     return dict(sorted(shares.items(), key=lambda item: -item[1]))
 
 
-def text_features(text: str) -> Set[str]:
-    """Return the features of a text: words, pairs of neighbouring words, and beginnings of words of 4 and 6 letters.
-
-    Scripts without spaces between words are read as pairs of characters. Numbers are left out. Of a long text, the
-    first 1,000 and the last 500 characters are read.
-    """
-    if len(text) > HEAD_CHARS + TAIL_CHARS:
-        text = f"{text[:HEAD_CHARS]}\n{text[-TAIL_CHARS:]}"
-    tokens = _TOKEN.findall(text.lower().replace("’", "'"))
-    spaced = [token for token in tokens if not token.isdigit()]
-    words = spaced
-    if not text.isascii():
-        words = [part for token in spaced for part in _parts(token)]
-        spaced = [token for token in spaced if not _is_unspaced(token[0])]
-    words, spaced = words[:MAX_WORDS], spaced[:MAX_WORDS]
-    features = set(words)
-    features.update([f"{a} {b}" for a, b in pairwise(words)])
-    features.update([BEGINNING + word[:4] for word in spaced if len(word) >= 4])
-    features.update([BEGINNING + word[:6] for word in spaced if len(word) > 6])
-    return features
-
-
-def _parts(token: str) -> list[str]:
-    """Return the pairs of characters of a token without spaces between its words; any other token whole."""
-    if len(token) < 2 or not _is_unspaced(token[0]):
-        return [token]
-    return [token[i : i + 2] for i in range(len(token) - 1)]
-
-
-def _is_unspaced(character: str) -> bool:
-    """Return whether a character belongs to a script without spaces between words (not Hangul)."""
-    return "\u0e00" <= character <= "\u0e7f" or (character >= "\u2e80" and not "\uac00" <= character <= "\ud7a3")
-
-
-def _kind(feature: str) -> str:
-    if feature[0] == BEGINNING:
-        return "beginning"
-    if feature[0] == KIND:
-        return "kind"
-    return "pair" if " " in feature else "word"
-
-
 def _read(description: Description, features: Features, rates: WordRates) -> _Role:
     name = description.name.removesuffix("-Agent").replace("-", " ")
     of_purpose = features(f"{name}. {description.purpose}")
@@ -204,7 +156,7 @@ def _read(description: Description, features: Features, rates: WordRates) -> _Ro
     weights: dict[str, float] = {}
     expected = spread = 0.0
     for feature in sorted(of_purpose | counts.keys()):
-        kind, rate = _kind(feature), rates.rate(feature)
+        kind, rate = kind_of(feature), _rate(feature, rates)
         prior = _PRIOR_PROMPTS_OF_KIND if kind == "kind" else _PRIOR_PROMPTS
         weight = _weight(1.0, 1, rate, prior) if feature in of_purpose else 0.0
         if feature in counts:
@@ -225,6 +177,17 @@ def _read(description: Description, features: Features, rates: WordRates) -> _Ro
         slope=_with_examples(_SLOPE, has_kinds, len(of_examples)),
         level=_with_examples(_LEVEL, has_kinds, len(of_examples)),
     )
+
+
+def _rate(feature: str, rates: WordRates) -> float:
+    rate = rates.rate(feature)
+    return max(rate, _MIN_RATE_OF_GRAMMAR) if all(map(_is_grammar, feature.split())) else rate
+
+
+def _is_grammar(word: str) -> bool:
+    if is_unspaced(word[0]):
+        return all("\u3040" <= character <= "\u309f" for character in word)
+    return len(word) <= _MAX_GRAMMAR_LETTERS and word[0] != KIND
 
 
 def _counts(examples: Iterable[Set[str]]) -> dict[str, float]:
@@ -271,7 +234,7 @@ def _shown(hits: Iterable[str], weights: Mapping[str, float]) -> str:
     words: list[str] = []
     kinds: list[str] = []
     for hit in sorted(hits, key=lambda hit: (-weights[hit], hit)):
-        kind = _kind(hit)
+        kind = kind_of(hit)
         if kind == "kind":
             kinds.append(hit[1:])
         elif kind == "beginning" and not any(word.startswith(hit[1:]) for word in words):
