@@ -39,6 +39,10 @@ _FEATURES_OF_EXAMPLE = 80.0
 # Fitted on simulated roles, with and without features that name kinds of things; see docs/analysis.md.
 _SLOPE = {False: (0.34, 0.015), True: (0.76, 0.05)}
 _LEVEL = {False: (-1.62, -0.03), True: (-1.91, -0.105)}
+# However far a prompt stands out, the logarithm of the odds is at most this, or _ALIKE if it is almost an example.
+_MOST = {False: (0.9, 0.45), True: (1.4, 0.6)}
+_ALIKE = 4.0
+_MIN_ALIKE_SHARE = 0.5
 _ALL_FIELDS = 11
 _ROLES_AS_LIKELY_AS_ALL_FIELDS = 8
 _NEITHER = 0.02
@@ -73,6 +77,7 @@ class _Role(Struct, frozen=True, kw_only=True):
     deviation: float
     slope: float
     level: float
+    most: float
 
 
 class OwnRoles:
@@ -114,7 +119,7 @@ class OwnRoles:
                 totals[number] += weight
         root = math.sqrt(len(features) + _MORE_FEATURES)
         return [
-            Score(role=role.name, odds=_odds(role, total / root), spoken=total > 0)
+            Score(role=role.name, odds=_odds(role, total / root, features), spoken=total > 0)
             for role, total in zip(self._roles, totals, strict=True)
             if among is None or role.name in among
         ]
@@ -176,6 +181,7 @@ def _read(description: Description, features: Features, rates: WordRates) -> _Ro
         deviation=math.sqrt(spread / rates.features + _MIN_DEVIATION**2),
         slope=_with_examples(_SLOPE, has_kinds, len(of_examples)),
         level=_with_examples(_LEVEL, has_kinds, len(of_examples)),
+        most=_with_examples(_MOST, has_kinds, len(of_examples)),
     )
 
 
@@ -210,9 +216,20 @@ def _with_examples(figures: Mapping[bool, tuple[float, float]], has_kinds: bool,
     return without + more * math.log1p(examples)
 
 
-def _odds(role: _Role, total: float) -> float:
-    distance = (total - role.mean) / role.deviation
-    return math.exp(max(-30.0, min(30.0, role.slope * distance + role.level)))
+def _odds(role: _Role, total: float, features: Set[str]) -> float:
+    logit = role.slope * (total - role.mean) / role.deviation + role.level
+    if logit > role.most:
+        logit = _ALIKE if any(_is_alike(features, found) for _, found in role.texts[1:]) else role.most
+    return math.exp(logit)
+
+
+def _is_alike(first: Set[str], second: Set[str]) -> bool:
+    """Return whether at least half of the features of two texts are in both."""
+    fewer, more = sorted((len(first), len(second)))
+    if fewer < _MIN_ALIKE_SHARE * more:
+        return False
+    common = len(first & second)
+    return common >= _MIN_ALIKE_SHARE * (fewer + more - common)
 
 
 def _reason(role: _Role, features: Set[str]) -> str:
