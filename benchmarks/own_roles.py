@@ -5,8 +5,9 @@ role_mode_dev.jsonl; on 217 of them it is counted how many an own role takes. Th
 """
 
 import json
+import time
 import tomllib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,11 @@ from typing import Any
 from llm_server.cli.route import THRESHOLD, family
 from llm_server.orchestration.configuration import catalog_file
 from llm_server.orchestration.domain.engines.catalog import Catalog
+from llm_server.orchestration.routing import word_rates
 from llm_server.orchestration.routing.analysis import Analysis, analyse, own_roles
 from llm_server.orchestration.routing.evaluation import calibration_error, share
+from llm_server.orchestration.routing.own_roles import Description, OwnRoles
+from llm_server.orchestration.routing.text_features import text_features
 
 DATA = Path(__file__).parents[1] / "data" / "routing"
 OVERLAY = DATA / "own_roles.toml"
@@ -37,6 +41,28 @@ def run() -> None:
     for examples in EXAMPLES:
         catalog = with_examples(examples)
         print(_line(f"four own roles alone, {examples} examples", *decided(catalog, catalog.roles_of("Own"), own, [])))
+    _speed([row["prompt"] for row in packaged])
+
+
+def _speed(prompts: list[str]) -> None:
+    """Print what it takes to read 50 roles of 20 examples, and to compare a prompt of 150 words with 10 of them."""
+    roles = [
+        Description(name=f"R{n}", purpose=prompts[n], examples=tuple(prompt[:150] for prompt in prompts[n : n + 20]))
+        for n in range(50)
+    ]
+    word_rates.load()
+    reading = min(_cpu_s(lambda: OwnRoles.of(roles), 1) for _ in range(5))
+    ten, features = OwnRoles.of(roles[:10]), text_features(" ".join(" ".join(prompts).split()[:150]))
+    comparing = min(_cpu_s(lambda: ten.scores(features), 100) for _ in range(5))
+    print(f"  CPU: 50 roles of 20 examples are read in {reading * 1000:.0f} ms; ", end="")
+    print(f"150 words are compared with 10 roles in {comparing * 1000:.3f} ms")
+
+
+def _cpu_s(action: Callable[[], object], times: int) -> float:
+    start = time.process_time()
+    for _ in range(times):
+        action()
+    return (time.process_time() - start) / times
 
 
 def rows(name: str) -> Rows:

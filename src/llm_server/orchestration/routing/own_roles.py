@@ -161,7 +161,8 @@ def _read(description: Description, features: Features, rates: WordRates) -> _Ro
     weights: dict[str, float] = {}
     expected = spread = 0.0
     for feature in sorted(of_purpose | counts.keys()):
-        kind, rate = kind_of(feature), _rate(feature, rates)
+        kind = kind_of(feature)
+        rate = _rate(feature, kind, rates)
         prior = _PRIOR_PROMPTS_OF_KIND if kind == "kind" else _PRIOR_PROMPTS
         weight = _weight(1.0, 1, rate, prior) if feature in of_purpose else 0.0
         if feature in counts:
@@ -185,15 +186,17 @@ def _read(description: Description, features: Features, rates: WordRates) -> _Ro
     )
 
 
-def _rate(feature: str, rates: WordRates) -> float:
+def _rate(feature: str, kind: str, rates: WordRates) -> float:
     rate = rates.rate(feature)
-    return max(rate, _MIN_RATE_OF_GRAMMAR) if all(map(_is_grammar, feature.split())) else rate
+    if rate >= _MIN_RATE_OF_GRAMMAR or kind in ("kind", "beginning"):
+        return rate
+    return _MIN_RATE_OF_GRAMMAR if all(map(_is_grammar, feature.split(" "))) else rate
 
 
 def _is_grammar(word: str) -> bool:
-    if is_unspaced(word[0]):
+    if len(word) <= 2 and is_unspaced(word[0]):
         return all("\u3040" <= character <= "\u309f" for character in word)
-    return len(word) <= _MAX_GRAMMAR_LETTERS and word[0] != KIND
+    return len(word) <= _MAX_GRAMMAR_LETTERS
 
 
 def _counts(examples: Iterable[Set[str]]) -> dict[str, float]:
@@ -225,11 +228,11 @@ def _odds(role: _Role, total: float, features: Set[str]) -> float:
 
 def _is_alike(first: Set[str], second: Set[str]) -> bool:
     """Return whether at least half of the features of two texts are in both."""
-    fewer, more = sorted((len(first), len(second)))
-    if fewer < _MIN_ALIKE_SHARE * more:
+    a, b = len(first), len(second)
+    if a < _MIN_ALIKE_SHARE * b or b < _MIN_ALIKE_SHARE * a:
         return False
     common = len(first & second)
-    return common >= _MIN_ALIKE_SHARE * (fewer + more - common)
+    return common >= _MIN_ALIKE_SHARE * (a + b - common)
 
 
 def _reason(role: _Role, features: Set[str]) -> str:
