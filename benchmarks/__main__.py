@@ -6,7 +6,19 @@
 
 import sys
 
-from benchmarks import analysis, batch, calls, cost, engines, environments, first_minute, imports, plans, routing
+from benchmarks import (
+    analysis,
+    batch,
+    calls,
+    cost,
+    engines,
+    environments,
+    first_minute,
+    imports,
+    own_roles,
+    plans,
+    routing,
+)
 from benchmarks.peers import run as peers
 
 BENCHMARKS = {
@@ -18,6 +30,7 @@ BENCHMARKS = {
     "plans": plans.run,
     "peers": peers.run,
     "routing": routing.run,
+    "own_roles": own_roles.run,
     "engines": engines.run,
     "first_minute": first_minute.run,
 }

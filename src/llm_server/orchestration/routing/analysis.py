@@ -10,11 +10,15 @@ import math
 from collections.abc import Collection, Mapping, Sequence
 
 from msgspec import Struct
+from msgspec.structs import replace
 
+from llm_server.orchestration.domain.engines.catalog import Catalog
 from llm_server.orchestration.domain.status import Mode
 from llm_server.orchestration.routing import lexicon
+from llm_server.orchestration.routing.own_roles import Description, OwnRoles, joined
 from llm_server.orchestration.routing.signals import Signals, read
 from llm_server.orchestration.routing.specialists import named_specialists
+from llm_server.orchestration.routing.text_features import text_features
 from llm_server.orchestration.routing.weights import Scores, Weights, load
 
 # The roles of each field of work. The first one is used when the evidence for a specialist is too weak.
@@ -37,6 +41,8 @@ PROFILE_LEAN = {"Developer": "code", "Productivity": "text", "General": "talk"}
 LEAN = 0.3
 _MAX_REASONS = 4
 _MIN_REASON = 0.05
+# Only what the caller chose has the confidence 1.
+MAX_CONFIDENCE = 0.999
 # From this complexity on, coding tasks go to Deep-Coder-Agent.
 MIN_DEEP_COMPLEXITY = 0.5
 
@@ -65,11 +71,13 @@ def analyse(
     profile: str | None = None,
     mode: Mode | None = None,
     roles: Collection[str] | None = None,
+    own: OwnRoles | None = None,
 ) -> Analysis:
     """Choose mode and role for a prompt; raises no exception for any text.
 
-    `roles` are the roles to choose from, preferred ones first; None means all roles of `FIELDS`. `role` and `mode` are
-    the caller's choice and are used unchanged. Of a long prompt, the first 1,000 and the last 500 characters are read.
+    `roles` are the roles to choose from, preferred ones first; None means all roles of `FIELDS`. Those of them that the
+    package does not know can be chosen by the prompt if `own` has them. `role` and `mode` are the caller's choice and
+    are used unchanged. Of a long prompt, the first 1,000 and the last 500 characters are read.
     """
     signals = read(prompt)
     weights = load()
@@ -81,7 +89,21 @@ def analyse(
         return _chosen(signals, weights, mode, lexicon.PLANNER, "mode")
     if mode is Mode.CHAT:
         return _chosen(signals, weights, mode, lexicon.CHAT if lexicon.CHAT in offered else offered[0], "mode")
-    return _weighed(signals, weights, profile, mode, offered)
+    if own is None or set(own.names).isdisjoint(offered):
+        return _weighed(signals, weights, profile, mode, offered)
+    return _weighed_with_own(signals, weights, profile, mode, offered, own)
+
+
+def own_roles(catalog: Catalog) -> OwnRoles:
+    """Return the roles that prompts are compared with: those that the package does not know, and those with examples.
+
+    The planner is left out, because it is chosen by the mode.
+    """
+    return OwnRoles.of(
+        Description(name=name, purpose=role.purpose, examples=role.examples)
+        for name, role in catalog.roles.items()
+        if (name not in _FIELD_OF or role.examples) and name != catalog.defaults.planner
+    )
 
 
 def complexity(signals: Signals, weights: Weights, scores: Scores) -> float:
@@ -150,6 +172,41 @@ def _weighed(
         reasons=(*reasons, *_member_reason(best, role, named, difficulty)),
         alternatives=_shares(rest, of=1 - confidence, without=role),
     )
+
+
+def _weighed_with_own(
+    signals: Signals, weights: Weights, profile: str | None, mode: Mode | None, offered: list[str], own: OwnRoles
+) -> Analysis:
+    """Choose among packaged roles and roles of the configuration; the likeliest one wins."""
+    packaged = [role for role in offered if role in _FIELD_OF]
+    fields = {_FIELD_OF[role] for role in packaged} - (MODES.keys() if mode is Mode.AGENT else set())
+    usual = _weighed(signals, weights, profile, mode, packaged or offered)
+    features = text_features(signals.text)
+    scores = own.scores(features, among=offered)
+    beside = {usual.role: usual.confidence, **dict(usual.alternatives)} if fields else {}
+    joint = joined(beside, scores, fields=len(fields))
+    shares = {role: min(round(share, 3), MAX_CONFIDENCE) for role, share in joint.items()}
+    spoken = {score.role for score in scores if score.spoken}
+    best = next((role for role in shares if role in beside or role in spoken), offered[0])
+    chosen = replace(
+        usual,
+        role=best,
+        confidence=shares.get(best, 0.0),
+        alternatives=tuple((role, share) for role, share in shares.items() if role != best and share)[:3],
+    )
+    if best in spoken and best != (usual.role if fields else ""):
+        follows = MODES.get(_FIELD_OF.get(best, ""), Mode.AGENT)
+        return replace(chosen, mode=mode or follows, reasons=_own_reasons(own.reason(best, features), shares, best))
+    if fields:
+        return chosen
+    alone = "no other role is offered" if len(scores) == 1 else "no word speaks for a role: the first one is used"
+    return replace(chosen, mode=mode or Mode.CHAT, reasons=(alone,))
+
+
+def _own_reasons(reason: str, shares: Mapping[str, float], best: str) -> tuple[str, ...]:
+    second = next((role for role in shares if role != best), None)
+    likelier = (f"likelier ({shares[best]:.2f}) than {second} ({shares[second]:.2f})",) if second else ()
+    return (reason, *likelier)
 
 
 def _ranked(scores: Mapping[str, float], offered: list[str], *, alone: bool) -> dict[str, float]:
@@ -238,4 +295,5 @@ def _shares(scores: Mapping[str, float], *, of: float, without: str) -> tuple[tu
     return tuple((role, round(of * odd / total, 3)) for role, odd in odds.items())
 
 
+_FIELD_OF = {member: field for field, members in FIELDS.items() for member in members}
 _MEMBERS = {field: frozenset(members) for field, members in FIELDS.items()}
