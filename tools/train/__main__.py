@@ -11,7 +11,7 @@ from pathlib import Path
 from llm_server.orchestration.routing import weights
 from llm_server.orchestration.routing.analysis import complexity, open_logit
 from llm_server.orchestration.routing.signals import Signals, read
-from train import rows, validation
+from train import reliability, rows, validation
 from train.concept_lists import concept_table
 from train.fields import Corpus
 from train.heads import train_expert, train_steps
@@ -135,6 +135,8 @@ def main(arguments: list[str]) -> int:
         corpus = Corpus(rows.labelled_prompts(), concepts, train_steps(rows.step_prompts()))
         judged = list(validation.judge(corpus))
         validation.LEFT_OUT.write_text(validation.as_csv(judged), encoding="utf-8")
+        drawn = reliability.diagram(judged, validation.crossed_confidences(judged))
+        reliability.FILE.write_text(drawn, encoding="utf-8")
     made, corpus = train(judged)
     if "--figures" in arguments:
         _print_figures(validation.committed(corpus.rows), made)

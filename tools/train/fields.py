@@ -32,7 +32,9 @@ _FORM_STIFFNESS, _CONCEPT_STIFFNESS, _GRAM_STIFFNESS, _FREE = 8.0, 8.0, 4.0, 0.0
 _GAIN_STIFFNESS = 2.0
 _CONCEPT_PRIOR = 0.7
 _NATURAL_GAIN_SHARE = 2.0
-_STEPS_PRIOR = 1.0
+_FORM_PRIOR = {"steps in order": 1.0, "three specialities": 3.5}
+"""What some figures of form speak for a plan before any example; the second one is hardly moved by examples."""
+_FIRM, _FIRM_STIFFNESS = "three specialities", 100.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +131,8 @@ class Corpus:
         )
 
     def _penalty(self, form: float) -> Floats:
-        on_form = [_FREE if name == "always" else form for name in self.names]
+        stiffness = {"always": _FREE, _FIRM: _FIRM_STIFFNESS}
+        on_form = [stiffness.get(name, form) for name in self.names]
         return np.array([*on_form, *[_CONCEPT_STIFFNESS] * self.size, *[_GRAM_STIFFNESS] * (1 << BITS)])
 
     def _rounded(self, weights: Floats) -> FieldWeights:
@@ -167,7 +170,8 @@ def _features(signals: Signals, concepts: Concepts, steps: Mapping[str, float]) 
 def _prior(names: Sequence[str], concepts: Sequence[str]) -> Floats:
     """Return what the weights are before any example: concept_fields.txt names the fields that a concept speaks for."""
     prior = np.zeros((len(names) + len(concepts) * PLACES + (1 << BITS), len(FIELDS)))
-    prior[names.index("steps in order"), list(FIELDS).index("plan")] = _STEPS_PRIOR
+    for name, weight in _FORM_PRIOR.items():
+        prior[names.index(name), list(FIELDS).index("plan")] = weight
     for line in (DATA / "concept_fields.txt").read_text(encoding="utf-8").splitlines():
         field, _, found = line.partition(":")
         for entry in found.split():

@@ -47,6 +47,7 @@ _SENTENCE = re.compile(r"[.!?]\s")
 WORDS_SCALE = 3.0
 """The words of a prompt together count as much as nine features of equal size, however many they are."""
 _MAX_FIRST, _MAX_LAST, _MAX_SENTENCE = 150, 70, 60
+_SHORT_ORDER = 80
 
 
 def word_classes(prose: str) -> Counter[str]:
@@ -142,6 +143,7 @@ def form(s: Signals, steps_logit: float) -> dict[str, float]:
         "list items": min(s.items, 6) / 4,
         "numbered items": min(s.numbered, 5) / 3,
         "steps in order": _steps_in_order(s),
+        "three specialities": float(_specialities(s) >= 3 and s.length <= _SHORT_ORDER and not s.title),
         "specialities": len(s.groups) / 3,
         "several steps": max(-4.0, min(4.0, steps_logit)) / 2,
     }
@@ -152,11 +154,15 @@ def _steps_in_order(s: Signals) -> float:
 
     A persona's list may name its duties, so it counts less.
     """
-    steps, groups = len(s.steps), min(len(s.groups - {"errand"}), 4)
+    steps, groups = len(s.steps), min(_specialities(s), 4)
     if steps < 2:
         return 0.0
     weight = min(1.2 * steps - 1.4, 4.5) + min(0.6 * s.sequence, 1.2) + 1.2 * max(groups - 1, 0)
     return weight * (0.2 if s.title else 0.5)
+
+
+def _specialities(s: Signals) -> int:
+    return len(s.groups - {"errand"})
 
 
 def kind_of_question(text: str) -> str | None:

@@ -11,7 +11,8 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence, S
 
 from msgspec import Struct
 
-from llm_server.orchestration.routing.text_features import KIND, is_unspaced, kind_of, text_features
+from llm_server.orchestration.routing.text_features import KIND, kind_of, text_features
+from llm_server.orchestration.routing.tokens import unspaced
 from llm_server.orchestration.routing.word_rates import WordRates, load
 
 Features = Callable[[str], Set[str]]
@@ -194,7 +195,7 @@ def _rate(feature: str, kind: str, rates: WordRates) -> float:
 
 
 def _is_grammar(word: str) -> bool:
-    if len(word) <= 2 and is_unspaced(word[0]):
+    if len(word) <= 2 and unspaced(word):
         return all("\u3040" <= character <= "\u309f" for character in word)
     return len(word) <= _MAX_GRAMMAR_LETTERS
 

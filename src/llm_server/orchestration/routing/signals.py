@@ -38,7 +38,7 @@ _CODE_LINE = re.compile(
 )
 _CODE_NAME = re.compile(
     r"\b\w+\.(?:py|js|ts|java|cpp|cs|rs|go|html|css|ipynb|sql|sh|toml|ya?ml)\b"
-    r"|\b\w+\(\w*\)|\b[a-z]+[A-Z]\w+\("
+    r"|\b\w+\(\w*\)|\b[a-z]+[A-Z]\w+\(|\b[A-Z]\w{1,40}(?:Error|Exception)\b"
 )
 _MATHS = re.compile(r"\$[^$\n]{1,200}\$|\\(?:frac|sqrt|ket|sum|int|begin|angle)\b|\d\s*[=^]\s*\d|\bx\^\d")
 _NUMBER = re.compile(r"\d+(?:[.,]\d+)*")
