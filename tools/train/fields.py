@@ -32,7 +32,7 @@ _FORM_STIFFNESS, _CONCEPT_STIFFNESS, _GRAM_STIFFNESS, _FREE = 8.0, 8.0, 4.0, 0.0
 _GAIN_STIFFNESS = 2.0
 _CONCEPT_PRIOR = 0.7
 _NATURAL_GAIN_SHARE = 2.0
-_FORM_PRIOR = {"steps in order": 1.0, "three specialities": 3.5}
+_FORM_PRIOR = {"steps in order": 1.0, "three specialities": 5.0}
 """What some figures of form speak for a plan before any example; the second one is hardly moved by examples."""
 _FIRM, _FIRM_STIFFNESS = "three specialities", 100.0
 

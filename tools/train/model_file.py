@@ -28,7 +28,7 @@ class Trained:
 
 
 COMPLEXITY = (1.5, 0.0)
-"""The slope and the bias that make a logit of the gain less 3: a gain of 3 of 1 to 5 is a complexity of 0.5."""
+"""The slope and the bias that make a logit of the gain less 3: a predicted gain of 3 (of 1 to 5) is a complexity of 0.5."""
 
 
 def pack(trained: Trained) -> bytes:

@@ -54,6 +54,8 @@ GROUPS = {
 }
 _GROUP_OF = {source: group for group, sources in GROUPS.items() for source in sources.split()}
 JUDGED = ("labelled_dev.jsonl", "written2_dev.jsonl", "written3_dev.jsonl", "written4_dev.jsonl")
+TAUGHT = ("role_mode_dev.jsonl", "written_dev.jsonl", "requests_dev.jsonl")
+"""Files of prompts that are trained on, but not judged."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,7 +121,7 @@ def spread_out(rows: Iterable[Row]) -> list[Row]:
 def labelled_prompts() -> list[Labelled]:
     """Return the labelled prompts of all files, in the files' order."""
     judged = [_labelled(r, judged=True) for name in JUDGED for r in records(name)]
-    older = [_labelled(r, judged=False) for name in ("role_mode_dev.jsonl", "written_dev.jsonl") for r in records(name)]
+    older = [_labelled(r, judged=False) for name in TAUGHT for r in records(name)]
     return [*judged, *older]
 
 

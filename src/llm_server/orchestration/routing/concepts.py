@@ -23,6 +23,7 @@ MAX_BEGINNING = 9
 MAX_UNSPACED, MAX_THAI = 4, 14
 """An entry of a script without spaces between words has at most this many characters."""
 _MAX_VOTERS = 24
+_MAX_PARTS = 6
 _CLEAR_LEAD = 2
 _MAX_KNOWN = 30_000
 _MAX_KNOWN_CHARS = 40
@@ -123,7 +124,7 @@ class Concepts:
         return frozenset(concept for number, concept in entries if self.languages[number] in (language, ENGLISH))
 
     def _entries(self, word: str) -> list[Entry]:
-        """Return the entries of a word: itself, its beginnings and parts; or all that a run without spaces contains."""
+        """Return the entries of a word and its beginnings, or else of its parts; for a run without spaces, all it contains."""
         if unspaced(word):
             return self._contained(word)
         found = self._at(crc32(_bytes(word)))
@@ -131,10 +132,9 @@ class Concepts:
         for letter in word[:MAX_BEGINNING]:
             beginning = crc32(_bytes(letter), beginning)
             found += self._at(crc32(b"*", beginning))
-        parts = _BREAKS.split(word)
-        if len(parts) > 1:
-            for part in parts:
-                if len(part) > 2:
+        if not found:
+            for part in _BREAKS.split(word)[:_MAX_PARTS]:
+                if 2 < len(part) < len(word):
                     found += self._entries(part)
         return found
 

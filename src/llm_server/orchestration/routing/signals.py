@@ -12,6 +12,7 @@ TAIL_CHARS = 500
 # Steps are looked for in the beginning of a prompt only; later text is mostly material.
 STEPS_CHARS = 700
 _MAX_SENTENCE = 40
+_MIN_BEFORE_ABOUT = 2
 
 _ROLE_NAME = r"\b\w{1,30}(?:-\w{1,30}){0,2}-agent\b"
 _SETTING = r"\b(?:role|mode|profile|engine|tier|confidence|complexity|deadline_s|max_\w{1,30})"
@@ -57,7 +58,7 @@ class Signals(Struct, frozen=True, kw_only=True):
     """The signals of a prompt.
 
     `text` is the part that was read, `prose` the same without code. `words` are those of the text, `first` and `last`
-    those of the first and last sentence of the prose, `head` those of the request up to the word "about", `title` the
+    those of the first and last sentence of the prose without quotations, `head` those of the request up to the word "about", `title` the
     persona that the engine is asked to take. `length` counts the words of the whole prompt, `characters` its characters. `steps` are the verbs that
     begin a clause, `groups` the specialities that these steps need. `sequence` is the number of words of order, such as
     "then".
@@ -91,6 +92,7 @@ def read(prompt: str) -> Signals:
     text = _neutral(_excerpt(prompt))
     prose = _FENCE.sub("\n", text)
     sentences = [part for part in _SENTENCE_END.split(prose) if part and part.strip()]
+    asked = [part for part in _SENTENCE_END.split(_QUOTED.sub(" ", prose)) if part and part.strip()]
     request = _request(sentences)
     persona = _PERSONA.search(prose, 0, STEPS_CHARS)
     words = _words(request)
@@ -101,8 +103,8 @@ def read(prompt: str) -> Signals:
         text=text,
         prose=prose,
         words=tokens.words(text),
-        first=tokens.words(sentences[0])[:_MAX_SENTENCE] if sentences else [],
-        last=tokens.words(sentences[-1])[-_MAX_SENTENCE:] if sentences else [],
+        first=_before_about(tokens.words(asked[0])[:_MAX_SENTENCE]) if asked else [],
+        last=tokens.words(asked[-1])[-_MAX_SENTENCE:] if asked else [],
         head=words[:about],
         title=_words(persona.group(1)) if persona else (),
         characters=len(prompt),
@@ -132,6 +134,12 @@ def _neutral(text: str) -> str:
     if _DIRECTIVE_WORD.search(text):
         text = _DIRECTIVE.sub(" ", text)
     return text.replace("\0", " ").replace("’", "'")
+
+
+def _before_about(words: list[str]) -> list[str]:
+    """Return the words before "about", if there are at least two: what follows is the topic, not what is asked for."""
+    about = words.index("about") if "about" in words else 0
+    return words[:about] if about >= _MIN_BEFORE_ABOUT else words
 
 
 def _request(sentences: list[str]) -> str:
