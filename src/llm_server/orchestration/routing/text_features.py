@@ -1,10 +1,9 @@
-"""Read the features of a text that are compared with the descriptions of roles: words, pairs, beginnings of words."""
+"""Read the features of a text that are compared with the descriptions of roles: words, and beginnings of words."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Set
-from itertools import pairwise
 
 BEGINNING, KIND = "~", "#"
 """The marks of two kinds of features: `~cont` is the beginning of a word, `#law` a kind of thing that a text is about.
@@ -17,7 +16,7 @@ _TOKEN = re.compile(r"[^\W_]+(?:['+#.][^\W_]+|[+#]+)*")
 
 
 def text_features(text: str) -> Set[str]:
-    """Return the features of a text: words, pairs of neighbouring words, and beginnings of words of 4 and 6 letters.
+    """Return the features of a text: words, and beginnings of words of 4 and 6 letters.
 
     Scripts without spaces between words are read as pairs of characters. Numbers are left out. Of a long text, the
     first 1,000 and the last 500 characters are read.
@@ -32,7 +31,6 @@ def text_features(text: str) -> Set[str]:
         spaced = [token for token in spaced if not is_unspaced(token[0])]
     words, spaced = words[:MAX_WORDS], spaced[:MAX_WORDS]
     features = set(words)
-    features.update([f"{a} {b}" for a, b in pairwise(words)])
     features.update([BEGINNING + word[:4] for word in spaced if len(word) >= 4])
     features.update([BEGINNING + word[:6] for word in spaced if len(word) > 6])
     return features
