@@ -182,7 +182,7 @@ def test_an_example_in_the_prompts_language_decides() -> None:
 
 
 def test_a_prompt_that_is_an_example_is_surer_than_one_with_its_words() -> None:
-    """Whoever tries an example out expects the role, whatever else the profile has."""
+    """Users try an example first, and expect its role, whatever else the profile has."""
     roles = ["Chat-Agent", "Financial-Agent", "Legal-Agent", "Recipe-Agent", "Writing-Agent"]
 
     example = analyse(DEPOSIT, roles=roles, own=TWO)

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence, Set
+from functools import cache, partial
 
 from msgspec import Struct
 
-from llm_server.orchestration.routing.text_features import KIND, kind_of, text_features
+from llm_server.orchestration.routing.text_features import BEGINNING, KIND, kind_of, text_features
 from llm_server.orchestration.routing.tokens import unspaced
 from llm_server.orchestration.routing.word_rates import WordRates, load
 
@@ -35,13 +36,15 @@ _MAX_GRAMMAR_LETTERS = 3
 _MORE_FEATURES = 4.0
 _MIN_DEVIATION = 0.05
 # An example with more features than this counts less, so that a page does not outweigh the other examples.
-_FEATURES_OF_EXAMPLE = 80.0
+_FEATURES_OF_EXAMPLE = 60.0
 # The logarithm of a role's odds is slope * distance + level; both depend on the logarithm of the number of examples.
 # Fitted on simulated roles, with and without features that name kinds of things; see docs/analysis.md.
-_SLOPE = {False: (0.34, 0.015), True: (0.76, 0.05)}
-_LEVEL = {False: (-1.62, -0.03), True: (-1.91, -0.105)}
-# However far a prompt stands out, the logarithm of the odds is at most this, or _ALIKE if it is almost an example.
+_SLOPE = {False: (0.33, 0.025), True: (0.8, 0.055)}
+_LEVEL = {False: (-1.62, -0.03), True: (-1.9, -0.105)}
+# Beyond this the logarithm of the odds grows slowly, because single rare words do; _ALIKE if the prompt is almost an
+# example.
 _MOST = {False: (0.9, 0.45), True: (1.4, 0.6)}
+_BEYOND = 0.2
 _ALIKE = 4.0
 _MIN_ALIKE_SHARE = 0.5
 _ALL_FIELDS = 11
@@ -103,7 +106,9 @@ class OwnRoles:
         found = list(descriptions)
         if not found:
             return cls(())
-        return cls([_read(each, features or text_features, rates or load()) for each in found])
+        known = rates or load()
+        rate_of = cache(partial(_rate, known))
+        return cls([_read(each, features or text_features, rate_of, known.features) for each in found])
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -153,49 +158,48 @@ def joined(packaged: Mapping[str, float], own: Sequence[Score], *, fields: int) 
     return dict(sorted(shares.items(), key=lambda item: -item[1]))
 
 
-def _read(description: Description, features: Features, rates: WordRates) -> _Role:
+def _read(
+    description: Description, features: Features, rate_of: Callable[[str], float], features_of_prompt: float
+) -> _Role:
     name = description.name.removesuffix("-Agent").replace("-", " ")
     of_purpose = features(f"{name}. {description.purpose}")
     of_examples = [features(example) for example in description.examples]
     counts = _counts(of_examples)
-    has_kinds = any(feature[0] == KIND for feature in of_purpose | counts.keys())
+    weigh = cache(partial(_weight, len(of_examples)))  # few of the combinations differ
+    has_kinds = False
     weights: dict[str, float] = {}
-    expected = spread = 0.0
-    for feature in sorted(of_purpose | counts.keys()):
-        kind = kind_of(feature)
-        rate = _rate(feature, kind, rates)
-        prior = _PRIOR_PROMPTS_OF_KIND if kind == "kind" else _PRIOR_PROMPTS
-        weight = _weight(1.0, 1, rate, prior) if feature in of_purpose else 0.0
-        if feature in counts:
-            shared = _SHARED if counts[feature] > 1 else 1.0
-            weight += shared * _weight(counts[feature], len(of_examples), rate, prior)
+    expected: list[float] = []
+    spread: list[float] = []
+    for feature in of_purpose | counts.keys():
+        kind, rate = kind_of(feature), rate_of(feature)
+        has_kinds = has_kinds or kind == "kind"
+        weight = weigh(kind, rate, feature in of_purpose, counts.get(feature, 0.0))
         if weight > 0:
-            weight *= _FACTORS[kind] if kind == "kind" else _FACTORS[kind] * math.exp(-rate / _DAMPED_RATE)
             weights[feature] = weight
-            expected += rate * weight
-            spread += rate * weight * weight
+            expected.append(rate * weight)
+            spread.append(rate * weight * weight)
     texts = zip((description.purpose, *description.examples), (of_purpose, *of_examples), strict=True)
     return _Role(
         name=description.name,
         texts=tuple(texts),
         weights=weights,
-        mean=expected / math.sqrt(rates.features),
-        deviation=math.sqrt(spread / rates.features + _MIN_DEVIATION**2),
+        mean=math.fsum(expected) / math.sqrt(features_of_prompt),
+        deviation=math.sqrt(math.fsum(spread) / features_of_prompt + _MIN_DEVIATION**2),
         slope=_with_examples(_SLOPE, has_kinds, len(of_examples)),
         level=_with_examples(_LEVEL, has_kinds, len(of_examples)),
         most=_with_examples(_MOST, has_kinds, len(of_examples)),
     )
 
 
-def _rate(feature: str, kind: str, rates: WordRates) -> float:
+def _rate(rates: WordRates, feature: str) -> float:
     rate = rates.rate(feature)
-    if rate >= _MIN_RATE_OF_GRAMMAR or kind in ("kind", "beginning"):
+    if rate >= _MIN_RATE_OF_GRAMMAR or feature[0] in (KIND, BEGINNING):
         return rate
     return _MIN_RATE_OF_GRAMMAR if all(map(_is_grammar, feature.split(" "))) else rate
 
 
 def _is_grammar(word: str) -> bool:
-    if len(word) <= 2 and unspaced(word):
+    if unspaced(word):
         return all("\u3040" <= character <= "\u309f" for character in word)
     return len(word) <= _MAX_GRAMMAR_LETTERS
 
@@ -210,7 +214,16 @@ def _counts(examples: Iterable[Set[str]]) -> dict[str, float]:
     return counts
 
 
-def _weight(count: float, texts: int, rate: float, prior: float) -> float:
+def _weight(texts: int, kind: str, rate: float, in_purpose: bool, count: float) -> float:
+    """Return the weight of a feature that is in `count` of a role's examples, and perhaps in its purpose."""
+    prior = _PRIOR_PROMPTS_OF_KIND if kind == "kind" else _PRIOR_PROMPTS
+    weight = _likelier(1.0, 1, rate, prior) if in_purpose else 0.0
+    if count:
+        weight += (_SHARED if count > 1 else 1.0) * _likelier(count, texts, rate, prior)
+    return weight * _FACTORS[kind] * (1.0 if kind == "kind" else math.exp(-rate / _DAMPED_RATE))
+
+
+def _likelier(count: float, texts: int, rate: float, prior: float) -> float:
     """Return by how much (as a logarithm) a feature is likelier in the texts than at large; 0 if it is not likelier."""
     return max(0.0, math.log((count + prior * rate) / ((texts + prior) * rate)))
 
@@ -223,7 +236,9 @@ def _with_examples(figures: Mapping[bool, tuple[float, float]], has_kinds: bool,
 def _odds(role: _Role, total: float, features: Set[str]) -> float:
     logit = role.slope * (total - role.mean) / role.deviation + role.level
     if logit > role.most:
-        logit = _ALIKE if any(_is_alike(features, found) for _, found in role.texts[1:]) else role.most
+        logit = role.most + _BEYOND * math.log1p(logit - role.most)
+        if any(_is_alike(features, found) for _, found in role.texts[1:]):
+            logit = max(logit, _ALIKE)
     return math.exp(logit)
 
 

@@ -1,9 +1,8 @@
-"""Read the features of a text that are compared with the descriptions of roles: words, pairs, beginnings of words."""
+"""Read the features of a text that are compared with the descriptions of roles: words, and beginnings of words."""
 
 from __future__ import annotations
 
 from collections.abc import Set
-from itertools import pairwise
 
 from llm_server.orchestration.routing import tokens
 from llm_server.orchestration.routing.weights import load
@@ -18,8 +17,7 @@ HEAD_CHARS, TAIL_CHARS = 1_000, 500
 
 
 def text_features(text: str) -> Set[str]:
-    """Return the features of a text: words, pairs of neighbouring words, beginnings of words of 4 and 6 letters, and
-    the concepts that it names.
+    """Return the features of a text: words, beginnings of words of 4 and 6 letters, and the concepts that it names.
 
     Scripts without spaces between words are read as pairs of characters. Numbers are left out. Of a long text, the
     first 1,000 and the last 500 characters are read.
@@ -29,7 +27,6 @@ def text_features(text: str) -> Set[str]:
     found = [word for word in tokens.words(text.replace("’", "'")) if not word.isdigit()]
     words = tokens.pieces(found)[:MAX_WORDS]
     features = set(words)
-    features.update([f"{a} {b}" for a, b in pairwise(words)])
     spaced = [word for word in found if not tokens.unspaced(word)][:MAX_WORDS]
     features.update([BEGINNING + word[:4] for word in spaced if len(word) >= 4])
     features.update([BEGINNING + word[:6] for word in spaced if len(word) > 6])
