@@ -48,8 +48,9 @@ attack: $(VENV)/.dev ## Run all fault tests, also the long ones (storms, killed 
 mutants: $(VENV)/.dev ## Seed bugs one by one, and check that the fault tests catch each of them
 	PYTHONPATH=tests $(BIN)/python -m faults.mutants $(ARGS)
 
-train: $(VENV)/.run ## Train the data file of the analysis from data/routing; the result is always the same bytes
+train: $(VENV)/.dev ## Make the data files of the analysis from data/routing; the result is always the same bytes
 	PYTHONPATH=src:tools $(BIN)/python -m train $(ARGS)
+	PYTHONPATH=src:tools $(BIN)/python -m train.word_rates
 
 check: lint types contracts test ## Run the checks and the tests
 

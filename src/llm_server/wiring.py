@@ -26,7 +26,7 @@ from llm_server.orchestration.domain.ports.keys import KeyStore
 from llm_server.orchestration.domain.ports.queue import Queue
 from llm_server.orchestration.domain.ports.store import EngineStateStore, Store
 from llm_server.orchestration.domain.retention import Retention
-from llm_server.orchestration.routing.analysis import analyse
+from llm_server.orchestration.routing.analysis import analyse, own_roles
 from llm_server.orchestration.service import Service
 from llm_server.orchestration.tasks.intake import Intake
 from llm_server.orchestration.tasks.lifecycle import Lifecycle
@@ -67,7 +67,7 @@ def _engines(settings: Settings, catalog: Catalog, secrets: Credentials) -> dict
         catalog=catalog,
         credentials=secrets,
         models_dir=settings.models_dir,
-        analyse=analyse,
+        analyse=partial(analyse, own=own_roles(catalog)),
         on_aws=settings.on_aws,
     )
     return factory.build(parts)

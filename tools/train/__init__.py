@@ -1,1 +1,1 @@
-"""Makes src/llm_server/data/analysis.bin from data/routing with the standard library; all runs give the same bytes."""
+"""Makes analysis.bin and word_rates.bin of src/llm_server/data from data/routing; all runs give the same bytes."""

@@ -1,4 +1,4 @@
-"""`python -m train` makes the data file; `python -m train --figures` prints the figures of docs/analysis.md."""
+"""`python -m train` makes the data file; `--left-out` first judges all groups anew; `--figures` prints the tables."""
 
 from __future__ import annotations
 
@@ -8,80 +8,107 @@ from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
-from llm_server.cli.route import THRESHOLD
 from llm_server.orchestration.routing import weights
-from llm_server.orchestration.routing.analysis import complexity
-from llm_server.orchestration.routing.evaluation import calibration_error, share
-from llm_server.orchestration.routing.signals import read
-from train import rows, validation
-from train.heads import train_expert, train_fields, train_steps
+from llm_server.orchestration.routing.analysis import complexity, open_logit
+from llm_server.orchestration.routing.signals import Signals, read
+from train import reliability, rows, validation
+from train.concept_lists import concept_table
+from train.fields import Corpus
+from train.heads import train_expert, train_steps
 from train.model_file import Trained, pack
 
+PERCENTILES_OF = "role_mode_dev.jsonl"
 
-def train() -> tuple[Trained, list[validation.Judged]]:
-    """Train all weights, and judge every labelled prompt with a model that was not trained on it."""
+
+def train(judged: list[validation.Judged] | None = None) -> tuple[Trained, Corpus]:
+    """Train all weights; the confidence is that of left_out.csv, or of `judged`."""
     steps = train_steps(rows.step_prompts())
-    labelled = rows.labelled_prompts()
-    judged = validation.judge_fields(labelled, steps)
-    mmlu, sums = rows.sound(rows.engine_pairs("mmlu")), [*rows.engine_pairs("gsm8k"), *rows.engine_pairs("sums")]
+    concepts = concept_table()
+    corpus = Corpus(rows.labelled_prompts(), concepts.concepts(), steps)
+    if judged is None:
+        judged = validation.committed(corpus.rows)
     made = Trained(
         steps=steps,
-        fields=train_fields(labelled, steps),
-        experts={
-            "exam": train_expert("exam", mmlu, validation.centres(mmlu)),
-            "sum": train_expert("sum", sums, validation.centres(sums)),
-        },
+        concepts=concepts,
+        fields=corpus.train_all(),
+        experts={},
         confidence=validation.confidence_of(judged),
     )
-    natural = [row.prompt for row in labelled if row.kind == "natural"]
-    return replace(made, complexity_quantiles=complexity_quantiles(natural, weights.parse(pack(made)))), judged
+    rule = rule_of(made)
+    mmlu, sums = rows.sound(rows.engine_pairs("mmlu")), [*rows.engine_pairs("gsm8k"), *rows.engine_pairs("sums")]
+    made = replace(
+        made,
+        experts={
+            "exam": train_expert("exam", mmlu, validation.centres(mmlu), rule),
+            "sum": train_expert("sum", sums, validation.centres(sums), rule),
+        },
+    )
+    natural = [record["prompt"] for record in rows.records(PERCENTILES_OF)]
+    return replace(made, complexity_quantiles=complexity_quantiles(natural, weights.parse(pack(made)))), corpus
+
+
+def rule_of(made: Trained) -> validation.Rule:
+    """Return the complexity, as a logit, of prompts for which there is no expert."""
+    served = weights.parse(pack(made))
+
+    def rule(signals: Signals) -> float:
+        return open_logit(served, served.scores(signals, served.steps_logit(signals)))
+
+    return rule
 
 
 def complexity_quantiles(prompts: Iterable[str], judging: weights.Weights) -> list[float]:
     """Return the percentiles 0 to 100 of the complexity that the server computes, with linear interpolation."""
-    found = sorted(complexity(read(prompt), judging) for prompt in prompts)
+    signals = [read(prompt) for prompt in prompts]
+    found = sorted(complexity(s, judging, judging.scores(s, judging.steps_logit(s))) for s in signals)
     places = [n * (len(found) - 1) / 100 for n in range(101)]
     return [found[int(p)] + (p - int(p)) * (found[math.ceil(p)] - found[int(p)]) for p in places]
 
 
-def field_figures(judged: list[validation.Judged]) -> dict[str, float]:
-    """Return cross-validated figures of role, mode and calibration on natural prompts, and of role on hard ones."""
-    natural = [j for j in judged if j.row.kind == "natural"]
-    written = [j for j in judged if j.row.kind == "written"]
-    crossed = zip(judged, validation.crossed_confidences(judged), strict=True)
-    confidences, right = zip(*((c, j.right) for j, c in crossed if j.row.kind == "natural"), strict=True)
+def field_figures(judged: list[validation.Judged]) -> dict[str, dict[str, float]]:
+    """Return the figures of left-out prompts: all natural and all written ones, by language, by group, by source."""
+    confidences = validation.crossed_confidences(judged)
+    pairs = list(zip(judged, confidences, strict=True))
+    parts = {
+        "natural": [(j, c) for j, c in pairs if j.row.natural],
+        "written": [(j, c) for j, c in pairs if not j.row.natural],
+        "natural, English": [(j, c) for j, c in pairs if j.row.language == "en"],
+        "natural, not English": [(j, c) for j, c in pairs if j.row.natural and j.row.language != "en"],
+    }
+    for group in sorted({j.row.group for j in judged}):
+        parts[f"group {group}"] = [(j, c) for j, c in pairs if j.row.group == group]
+    for source in sorted({j.row.source for j in judged if j.row.natural}):
+        parts[f"source {source}"] = [(j, c) for j, c in pairs if j.row.source == source]
+    for language in ("de", "es", "fr", "ja", "ru", "zh"):
+        parts[f"language {language}"] = [(j, c) for j, c in pairs if j.row.language == language]
     return {
-        "role acceptable": share([j.role_right for j in natural]),
-        "mode acceptable": share([j.mode_right for j in natural]),
-        "calibration error": calibration_error(confidences, right),
-        "abstained": share([c < THRESHOLD for c in confidences]),
-        "written to be hard: role acceptable": share([j.role_right for j in written]),
+        name: validation.left_out_figures([j for j, _ in part], [c for _, c in part]) for name, part in parts.items()
     }
 
 
-def source_figures(trained: Trained) -> dict[str, float]:
-    """Return figures of role and mode on natural prompts from sources that were left out of training."""
-    judged = validation.judge_unseen_sources(rows.labelled_prompts(), trained.steps)
-    right = {"role": [j.role_right for j in judged], "mode": [j.mode_right for j in judged]}
-    return {f"{name} acceptable, source not seen": share(found) for name, found in right.items()}
-
-
-def gap_figures() -> dict[str, tuple[float, tuple[float, float]]]:
+def gap_figures(made: Trained) -> dict[str, tuple[float, tuple[float, float]]]:
     """Return the recovered gap: cross-validated, on data sets left out of training, and by prompt length to compare."""
     mmlu, gsm8k, sums = (rows.engine_pairs(name) for name in ("mmlu", "gsm8k", "sums"))
-    other = validation.as_served(train_expert("sum", sums, validation.centres(sums)), "sum")
+    router = rows.engine_pairs("llmrouter")
+    rule = rule_of(made)
+    other = validation.as_served(train_expert("sum", sums, validation.centres(sums), rule))
+    served = weights.parse(pack(made))
     scored = {
-        "MMLU": validation.crossed_gap("exam", mmlu, []),
+        "MMLU": validation.crossed_gap("exam", mmlu, [], rule),
         "MMLU by length": validation.by_length(mmlu),
-        "GSM8K": validation.crossed_gap("sum", gsm8k, sums),
+        "MMLU left out": [(rule(read(row.prompt)), row) for row in mmlu],
+        "GSM8K": validation.crossed_gap("sum", gsm8k, sums, rule),
         "GSM8K by length": validation.by_length(gsm8k),
-        "GSM8K, no word problem seen": validation.unseen_gap(gsm8k),
-        "GSM8K, LLMRouter's word problems seen": validation.unseen_gap(gsm8k, other),
-        "MMLU, no exam seen": validation.unseen_gap(mmlu),
+        "GSM8K left out": validation.unseen_gap(gsm8k, other),
+        "LLMRouter left out but for its word problems": [
+            (complexity(s, served, served.scores(s, served.steps_logit(s))), row)
+            for s, row in ((read(row.prompt), row) for row in router)
+        ],
+        "LLMRouter by length": validation.by_length(router),
     }
     scored |= {
         f"{name}, faulty rows left out": [pair for pair in scored[name] if not pair[1].faulty]
-        for name in ("MMLU", "MMLU by length", "MMLU, no exam seen")
+        for name in ("MMLU", "MMLU by length", "MMLU left out")
     }
     return {name: validation.apgr_with_interval(pairs) for name, pairs in scored.items()}
 
@@ -92,18 +119,30 @@ def step_figures() -> dict[str, float]:
     return {domain: validation.unseen_steps(stepped, domain) for domain in ("dai", "hug")}
 
 
+def _print_figures(judged: list[validation.Judged], made: Trained) -> None:
+    for name, figures in field_figures(judged).items():
+        print(f"{name}: " + ", ".join(f"{what} {figure:.3f}".replace(".000", "") for what, figure in figures.items()))
+    for name, (figure, (low, high)) in gap_figures(made).items():
+        print(f"APGR {name}: {figure:.3f} ({low:.3f} to {high:.3f})")
+    for name, figure in step_figures().items():
+        print(f"several steps, {name} not seen: AUROC {figure:.3f}")
+
+
 def main(arguments: list[str]) -> int:
-    made, judged = train()
-    data = pack(made)
+    judged = None
+    if "--left-out" in arguments:
+        concepts = concept_table().concepts()
+        corpus = Corpus(rows.labelled_prompts(), concepts, train_steps(rows.step_prompts()))
+        judged = list(validation.judge(corpus))
+        validation.LEFT_OUT.write_text(validation.as_csv(judged), encoding="utf-8")
+        drawn = reliability.diagram(judged, validation.crossed_confidences(judged))
+        reliability.FILE.write_text(drawn, encoding="utf-8")
+    made, corpus = train(judged)
     if "--figures" in arguments:
-        for name, figure in (field_figures(judged) | source_figures(made)).items():
-            print(f"{name}: {figure:.3f}")
-        for name, (figure, (low, high)) in gap_figures().items():
-            print(f"APGR {name}: {figure:.3f} ({low:.3f} to {high:.3f})")
-        for name, figure in step_figures().items():
-            print(f"several steps, {name} not seen: AUROC {figure:.3f}")
+        _print_figures(validation.committed(corpus.rows), made)
         return 0
-    target = Path(arguments[0] if arguments else weights.FILE)
+    data = pack(made)
+    target = Path(next((name for name in arguments if not name.startswith("--")), weights.FILE))
     target.write_bytes(data)
     print(f"{target.name}: {len(data):,} bytes")
     return 0

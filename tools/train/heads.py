@@ -4,24 +4,16 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from operator import mul
 
 from llm_server.orchestration.routing import features
-from llm_server.orchestration.routing.analysis import FIELDS, field_totals
-from llm_server.orchestration.routing.evidence import effort, gather, totals
 from llm_server.orchestration.routing.signals import Signals, read
-from train.fit import Sparse, Vector, logistic, minimise, ridge
-from train.rows import UNLABELLED, Labelled, Paired, Stepped
+from train.fit import Sparse, Vector, logistic, ridge
+from train.rows import Paired, Stepped
 
-ROLE_BITS = 14
 EXPERT_BITS = {"exam": 15, "sum": 14}
-_SHARE = {"natural": 1.0, "written": 0.5, "weak": 0.15}
-_SEEN_BY_RULE = 2.0
-_WORDS_SCALE = 3.0
-_WORD_STIFFNESS = 4.0
-_CROSS_STIFFNESS = 100.0
 _COMMON_FORM = (0, 1, 2, 7)  # words, commas, repetition, sentences
 
 
@@ -57,14 +49,6 @@ class Words:
 
 
 @dataclass(frozen=True, slots=True)
-class Fields:
-    """The weights for the fields of work."""
-
-    dense: Mapping[str, Sequence[float]]
-    words: Sequence[Words]
-
-
-@dataclass(frozen=True, slots=True)
 class Expert:
     """The weights for one kind of question."""
 
@@ -95,62 +79,13 @@ def steps_logit(steps: Mapping[str, float], signals: Signals) -> float:
     return steps[""] + sum(steps[name] * figure for name, figure in figures.items() if name in steps)
 
 
-def field_figures(signals: Signals, steps: Mapping[str, float]) -> dict[str, float]:
-    """Return all dense figures of a prompt, by name."""
-    ruled = field_totals(totals(gather(signals, None)))
-    return {"always": 1.0} | ruled | features.form(signals, steps_logit(steps, signals))
-
-
-def train_fields(rows: Sequence[Labelled], steps: Mapping[str, float], iterations: int = 15) -> Fields:
-    """Fit a softmax over the fields; the likelihood of a row is the sum over its acceptable fields.
-
-    The weights start at the decision of the rules (a weight of 1 from each field's total to that field), and the
-    penalty pulls them towards it.
-    """
-    signals = [read(row.prompt) for row in rows]
-    dense = [field_figures(s, steps) for s in signals]
-    documents = [features.role_grams(s) for s in signals]
-    grams = Grams.seen(documents, ROLE_BITS, 2)
-    names, size = list(dense[0]), len(dense[0]) + len(grams.column_of)
-    matrix = [grams.row(d, list(f.values()), _WORDS_SCALE) for d, f in zip(documents, dense, strict=True)]
-    known = [_judged(row, figures) for row, figures in zip(rows, dense, strict=True)]
-    shares = [_SHARE[row.kind] for row in rows]
-    prior = [0.0] * (size * len(FIELDS))
-    for k, field in enumerate(FIELDS):
-        prior[k * size + names.index(field)] = 1.0
-    penalty = [
-        weight
-        for field in FIELDS
-        for weight in (*(_stiffness(name, field) for name in names), *[_WORD_STIFFNESS] * len(grams.column_of))
-    ]
-
-    def objective(w: Vector) -> tuple[float, Vector]:
-        away = [a - b for a, b in zip(w, prior, strict=True)]
-        gradient = list(map(mul, penalty, away))
-        columns = [w[k * size : (k + 1) * size] for k in range(len(FIELDS))]
-        losses = []
-        for row, (possible, right), share in zip(matrix, known, shares, strict=True):
-            loss, pulls = _softmax([row.dot(columns[k]) for k in possible], right)
-            losses.append(share * loss)
-            for k, pull in zip(possible, pulls, strict=True):
-                if abs(pull) > 1e-5:
-                    row.add_to(gradient, share * pull, k * size)
-        cost = math.fsum(p * a * a for p, a in zip(penalty, away, strict=True)) / 2
-        return math.fsum(losses) + cost, gradient
-
-    w = minimise(objective, prior, iterations)
-    columns = [w[k * size : (k + 1) * size] for k in range(len(FIELDS))]
-    return Fields(
-        {name: [round(column[i], 4) for column in columns] for i, name in enumerate(names)},
-        [_words(column[len(names) :], grams, _WORDS_SCALE) for column in columns],
-    )
-
-
-def train_expert(kind: str, rows: Sequence[Paired], centre: Mapping[str, float]) -> Expert:
+def train_expert(
+    kind: str, rows: Sequence[Paired], centre: Mapping[str, float], rule: Callable[[Signals], float]
+) -> Expert:
     """Fit the gap between the engines, less the mean gap of the source, by ridge regression.
 
-    The mean and the spread of the logits are set to those of the rule on the same prompts, so that questions with and
-    without an expert can be compared.
+    The mean and the spread of the logits are set to those of `rule`, the logit of prompts without an expert, on the same
+    prompts, so that questions with and without an expert can be compared.
     """
     texts = [read(row.prompt) for row in rows]
     forms = [features.question_form(s.text) for s in texts]
@@ -165,9 +100,9 @@ def train_expert(kind: str, rows: Sequence[Paired], centre: Mapping[str, float])
     penalty = [3.0 if kind == "exam" else 10.0] * (len(scaled[0]) + len(grams.column_of))
     w = ridge(matrix, [row.gap - centre[row.source] for row in rows], penalty, 25)
     predicted = [row.dot(w) for row in matrix]
-    rule = [effort(s) for s in texts]
+    on_open = [rule(s) for s in texts]
     (mean,), (sd,) = _moments([[p] for p in predicted])
-    (level,), (height,) = _moments([[r] for r in rule])
+    (level,), (height,) = _moments([[r] for r in on_open])
     stretch = height / sd
     weights = [stretch * ease * a / b for a, b in zip(w, sds, strict=False)]
     return Expert(
@@ -175,30 +110,6 @@ def train_expert(kind: str, rows: Sequence[Paired], centre: Mapping[str, float])
         [round(weight, 6) for weight in weights],
         _words(w[len(scaled[0]) :], grams, stretch),
     )
-
-
-def _stiffness(name: str, field: str) -> float:
-    """Return the penalty on a weight; it is high for the effect of one field's total on another field."""
-    if name == "always":
-        return 0.1
-    return 3.0 if name == field or name not in FIELDS else _CROSS_STIFFNESS
-
-
-def _judged(row: Labelled, figures: Mapping[str, float]) -> tuple[list[int], list[bool]]:
-    """Return the numbers of the fields that a row can be judged on, and for each whether it is right."""
-    fields = list(FIELDS)
-    unsure = {field for field in UNLABELLED if row.kind != "written" and figures[field] >= _SEEN_BY_RULE}
-    possible = [k for k, field in enumerate(fields) if field not in unsure]
-    return possible, [fields[k] in row.fields for k in possible]
-
-
-def _softmax(scores: Vector, right: Sequence[bool]) -> tuple[float, Vector]:
-    """Return the loss for a set of right answers, and its gradient by the scores."""
-    top = max(scores)
-    odds = [math.exp(score - top) for score in scores]
-    whole = math.fsum(odds)
-    good = math.fsum(o for o, ok in zip(odds, right, strict=True) if ok)
-    return math.log(whole / good), [o / whole - (o / good if ok else 0.0) for o, ok in zip(odds, right, strict=True)]
 
 
 def _moments(rows: Sequence[Sequence[float]]) -> tuple[Vector, Vector]:

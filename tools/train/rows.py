@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 from zlib import crc32
-
-from llm_server.orchestration.routing.analysis import FIELDS
 
 DATA = Path(__file__).parents[2] / "data" / "routing"
 FIELD_OF = {
@@ -26,11 +23,10 @@ FIELD_OF = {
     "Personal-Trainer": "training",
     "Planner": "plan",
 }
-# role_mode_dev.jsonl has no labels for these fields, so its labels do not count against one that the rules find.
-UNLABELLED = ("tables", "pictures", "training")
 # GPT-4 has 0 of its 29 questions right and Mixtral 13: the answers of this subject were misread.
 FAULTY_SUBJECT = "high_school_mathematics"
-_MAX_FROM_SOURCE = 30  # weak labels from one source are very similar
+SUMS = ("gsm8k", "agentverse-mgsm")
+"""The tasks of LLMRouter that are word problems."""
 _STRONG = (
     "llama-3.1-nemotron-51b-instruct",
     "llama-3.3-nemotron-super-49b-v1",
@@ -40,15 +36,46 @@ _STRONG = (
 _WEAK = ("mistral-7b-instruct-v0.3", "codegemma-7b", "llama3-chatqa-1.5-8b", "llama3-chatqa-1.5-70b")
 
 
+# Sources that resemble one another are left out together, when prompts are judged as from sources never seen.
+GROUPS = {
+    "devices": "homeassistant nlu_home typeagent",
+    "tools": "bfcl stabletoolbench toolalpaca taubench typechat",
+    "money": "banking77 rasa_fin tatqa",
+    "data": "agentbench_db spider2 sqleval dabench",
+    "pictures": "llava_qa90 owleval",
+    "formats": "ifeval mifeval followbench",
+    "chats": "arenahard2 vicuna selfinstruct_user biggen arenahard mtbench selfinstruct-user",
+    "seeds": "belle_eval belle_seed rulm_seed",
+    "code": "mbpp qa_prompts",
+    "research": "scholarqa factool afriqa",
+    "writing": "writingbench longwriter promptschat",
+    "teaching": "dair prompts_for_edu biblio_ia guide_ia",
+    "web": "autogpt_bench webarena taskbench clinc-in clinc-oos",
+}
+_GROUP_OF = {source: group for group, sources in GROUPS.items() for source in sources.split()}
+JUDGED = ("labelled_dev.jsonl", "written2_dev.jsonl", "written3_dev.jsonl", "written4_dev.jsonl")
+TAUGHT = ("role_mode_dev.jsonl", "written_dev.jsonl", "requests_dev.jsonl")
+"""Files of prompts that are trained on, but not judged."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Labelled:
-    """A prompt and its acceptable fields. `kind` is natural, written (for this project) or weak (a weak label)."""
+    """A prompt, its acceptable fields and modes, and how much a strong engine gains, 1..5 (None: not known).
+
+    `natural` prompts come from elsewhere, the others were written for this project. `group` is a group of similar
+    natural sources, or a slice of written prompts. `judged` prompts are judged by models that were not trained on their
+    group; the others, from older files, are trained on only. `language` is empty if it is not known.
+    """
 
     prompt: str
     fields: frozenset[str]
     modes: frozenset[str]
-    kind: str
+    gain: int | None
     source: str
+    group: str
+    natural: bool
+    judged: bool
+    language: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,15 +119,10 @@ def spread_out(rows: Iterable[Row]) -> list[Row]:
 
 
 def labelled_prompts() -> list[Labelled]:
-    """Return the natural, the written and the weakly labelled prompts."""
-    natural = [_labelled(r, "natural", r["source"], r["ok_modes"]) for r in records("role_mode_dev.jsonl")]
-    written = [_labelled(r, "written", "written", ()) for r in records("written_dev.jsonl")]
-    groups: dict[tuple[str, str], list[Labelled]] = defaultdict(list)
-    for r in records("weak_roles_dev.jsonl"):
-        row = _labelled(r | {"ok_roles": [r["weak_role"]]}, "weak", r["source"], ())
-        groups[row.source, r["weak_role"]].append(row)
-    weak = [row for group in groups.values() for row in spread_out(group)[:_MAX_FROM_SOURCE]]
-    return [*natural, *written, *weak]
+    """Return the labelled prompts of all files, in the files' order."""
+    judged = [_labelled(r, judged=True) for name in JUDGED for r in records(name)]
+    older = [_labelled(r, judged=False) for name in TAUGHT for r in records(name)]
+    return [*judged, *older]
 
 
 def step_prompts() -> list[Stepped]:
@@ -120,24 +142,30 @@ def step_prompts() -> list[Stepped]:
 
 
 def engine_pairs(name: str) -> list[Paired]:
-    """Return the rows of `mmlu`, `gsm8k` or `sums` (LLMRouter's word problems).
+    """Return the rows of `mmlu`, `gsm8k`, `llmrouter` or `sums` (LLMRouter's word problems).
 
-    For `sums`, the figures are the means of LLMRouter's weaker and of its better models.
+    For LLMRouter, the figures are the means of its weaker and of its better models.
     """
-    if name != "sums":
+    if name in ("llmrouter", "sums"):
         return [
             Paired(
                 prompt=r["prompt"],
-                weak=r["weak"],
-                strong=r["strong"],
-                source=name,
-                faulty=r.get("subject") == FAULTY_SUBJECT,
+                weak=_mean(r["scores"], _WEAK),
+                strong=_mean(r["scores"], _STRONG),
+                source=r["task"],
             )
-            for r in records(f"{name}_dev.jsonl")
+            for r in records("llmrouter_dev.jsonl")
+            if name == "llmrouter" or r["task"] in SUMS
         ]
     return [
-        Paired(prompt=r["prompt"], weak=_mean(r["scores"], _WEAK), strong=_mean(r["scores"], _STRONG), source=r["task"])
-        for r in records("llmrouter_sums_dev.jsonl")
+        Paired(
+            prompt=r["prompt"],
+            weak=r["weak"],
+            strong=r["strong"],
+            source=name,
+            faulty=r.get("subject") == FAULTY_SUBJECT,
+        )
+        for r in records(f"{name}_dev.jsonl")
     ]
 
 
@@ -146,10 +174,19 @@ def sound(rows: Iterable[Paired]) -> list[Paired]:
     return [row for row in rows if not row.faulty]
 
 
-def _labelled(record: dict[str, Any], kind: str, source: str, modes: Iterable[str]) -> Labelled:
-    fields = frozenset(FIELD_OF[role] for role in record["ok_roles"])
-    assert fields <= FIELDS.keys()
-    return Labelled(prompt=record["prompt"], fields=fields, modes=frozenset(modes), kind=kind, source=source)
+def _labelled(record: dict[str, Any], *, judged: bool) -> Labelled:
+    source = record.get("source", "written1")
+    return Labelled(
+        prompt=record["prompt"],
+        fields=frozenset(FIELD_OF[role] for role in record["ok_roles"]),
+        modes=frozenset(record.get("ok_modes", ())),
+        gain=record.get("gain"),
+        source=source,
+        group=_GROUP_OF.get(source, source),
+        natural=source in _GROUP_OF,
+        judged=judged,
+        language=record.get("lang", ""),
+    )
 
 
 def _mean(scores: dict[str, float], models: tuple[str, ...]) -> float:

@@ -148,7 +148,7 @@ def catalog(catalog: Catalog, engines: Mapping[str, EngineSpec]) -> CatalogView:
             for name, p in catalog.profiles.items()
         },
         roles={
-            name: RoleView(purpose=r.purpose, profiles=list(r.profiles), tier=r.tier)
+            name: RoleView(purpose=r.purpose, profiles=list(r.profiles), tier=r.tier, examples=list(r.examples))
             for name, r in catalog.roles.items()
         },
         engines={name: EngineView(**_engine(spec)) for name, spec in engines.items()},

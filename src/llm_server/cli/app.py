@@ -94,7 +94,8 @@ def route(
     would be called first if every engine is available; switches that were changed on a running server have no effect
     here. Prints the same fields as submit --dry-run.
 
-    With --eval, prints how often the decisions match the labels of a file, always as text; see docs/analysis.md.
+    With --eval, prints how often the decisions match the labels of a file, always as text; see docs/analysis.md. The
+    labels may name roles of your configuration.
     """
     from llm_server.cli import route as routing  # imported here, so that the other commands start faster
     from llm_server.orchestration.domain.errors import LLMServerError
@@ -103,7 +104,7 @@ def route(
         raise typer.BadParameter("Give either a prompt or --eval FILE.", param_hint="PROMPT")
     try:
         if labelled:
-            for line in routing.report(routing.rows_of(labelled)):
+            for line in routing.evaluation(labelled, profile):
                 display.put(line)
         else:
             decision = routing.decision(text_of(prompt or ""), profile, role)

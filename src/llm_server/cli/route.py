@@ -12,9 +12,11 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from llm_server.api import views
+from llm_server.catalog_loading import configured_catalog
 from llm_server.cli import display
 from llm_server.embedded.assembly import embedded_service
-from llm_server.orchestration.routing.analysis import FIELDS, Analysis, analyse
+from llm_server.orchestration.domain.engines.catalog import Catalog
+from llm_server.orchestration.routing.analysis import FIELDS, Analysis, analyse, own_roles
 from llm_server.orchestration.routing.evaluation import apgr, auroc, calibration_error, interval, share
 from llm_server.orchestration.tasks.new_task import NewTask
 from llm_server.settings import Settings
@@ -48,12 +50,29 @@ def decision(prompt: str, profile: str | None, role: str | None) -> dict[str, An
     return document
 
 
-def rows_of(path: Path) -> list[dict[str, Any]]:
+def evaluation(path: Path, profile: str | None = None) -> Iterator[str]:
+    """Yield a line for each figure of a file of labelled prompts, decided with the configured roles.
+
+    With a profile, its roles alone are offered.
+
+    Raises:
+        UnreadableRows: a line of the file is not as `rows_of` needs it.
+        ConfigurationError: a setting, or the file that LLM_SERVER_CONFIG names, is wrong.
+        UnknownName: the profile is not configured.
+    """
+    catalog = configured_catalog(Settings.read())
+    if profile:
+        catalog.profile(profile)
+    return report(rows_of(path, catalog.roles), catalog, profile)
+
+
+def rows_of(path: Path, roles: Iterable[str]) -> list[dict[str, Any]]:
     """Read a file of JSON lines; each line is an object with a text `prompt`, and labels as `report` reads them.
 
     Raises:
-        UnreadableRows: a line is not such an object.
+        UnreadableRows: a line is not such an object, or its `ok_roles` are not names of `roles` or of their families.
     """
+    known = list(dict.fromkeys(name for role in roles for name in (role, family(role))))
     rows = []
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
         if line.strip():
@@ -63,16 +82,27 @@ def rows_of(path: Path) -> list[dict[str, Any]]:
                 raise UnreadableRows(f"{path.name}, line {number} is not JSON.") from None
             if not isinstance(row, dict) or not isinstance(row.get("prompt"), str):
                 raise UnreadableRows(f'{path.name}, line {number} has no text field "prompt".')
+            fault = _fault_of_roles(row.get("ok_roles", []), known)
+            if fault:
+                raise UnreadableRows(f"{path.name}, line {number}: {fault}.")
             rows.append(row)
     return rows
 
 
-def report(rows: Iterable[Mapping[str, Any]]) -> Iterator[str]:
+def _fault_of_roles(ok_roles: object, known: list[str]) -> str:
+    if not isinstance(ok_roles, list):
+        return "ok_roles is not a list of roles"
+    unknown = [name for name in ok_roles if name not in known]
+    return f"ok_roles names the unknown role {str(unknown[0])[:60]!r}; known are {', '.join(known)}" if unknown else ""
+
+
+def report(rows: Iterable[Mapping[str, Any]], catalog: Catalog, profile: str | None = None) -> Iterator[str]:
     """Yield a line for each figure for which the rows have labels.
 
     Three sets of labels are known: ok_roles and ok_modes; weak and strong; multi_step.
     """
-    judged = [(row, analyse(row["prompt"])) for row in rows]
+    own, offered = own_roles(catalog), catalog.roles_of(profile) if profile else list(catalog.roles)
+    judged = [(row, analyse(row["prompt"], roles=offered, profile=profile, own=own)) for row in rows]
     yield display.counted(len(judged), "prompt")
     roles = [(row, analysis) for row, analysis in judged if row.get("ok_roles")]
     if roles:

@@ -141,7 +141,7 @@ def test_the_catalogue_shows_the_configuration_without_secrets(tmp_path: Path) -
         "demonstration": False,
         "note": None,
     }
-    assert set(answer.json["roles"]["Chat-Agent"]) == {"purpose", "profiles", "tier"}
+    assert set(answer.json["roles"]["Chat-Agent"]) == {"purpose", "profiles", "tier", "examples"}
     assert answer.json["profiles"]["General"]["roles"][0] == "Chat-Agent"
     for secret in (b"SECRET", b"secret.example", b"127.0.0.1", b"api_key", b"You are"):
         assert secret not in answer.body

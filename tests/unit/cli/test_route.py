@@ -178,6 +178,76 @@ def test_each_label_of_a_file_is_evaluated(tmp_path: Path) -> None:
         assert part in shown
 
 
+TWO_ROLES = """
+[profiles.Own]
+purpose = "Law and food."
+default_role = "Recipe-Agent"
+
+[roles.Recipe-Agent]
+profiles = ["Own"]
+purpose = "Finds recipes: cooking, baking."
+system_prompt = "You cook."
+
+[roles.Legal-Agent]
+profiles = ["Own"]
+purpose = "Answers questions of law."
+system_prompt = "You are a lawyer."
+examples = ["Can my landlord keep the deposit?"]
+"""
+
+
+def test_roles_of_the_configuration_are_chosen_and_evaluated(tmp_path: Path) -> None:
+    """A profile of two own roles sent every prompt to the first one. Labels may name own roles."""
+    config, path = tmp_path / "over.toml", tmp_path / "rows.jsonl"
+    config.write_text(TWO_ROLES)
+    rows = [
+        {"prompt": "The landlord wants the deposit", "ok_roles": ["Legal-Agent"]},
+        {"prompt": "baking for beginners", "ok_roles": ["Recipe"]},
+        {"prompt": "Write a Python function", "ok_roles": ["Coder"]},
+    ]
+    path.write_text("\n".join(map(json.dumps, rows)))
+    settings = {"LLM_SERVER_CONFIG": str(config)}
+
+    document = json.loads(run("Can my landlord keep the deposit?", "--profile", "Own", **settings).stdout)
+    beside = run("--eval", str(path), **settings).stdout
+    alone = run("--eval", str(path), "--profile", "Own", **settings).stdout
+
+    assert (document["mode"], document["role"], document["profile"]) == ("Agent", "Legal-Agent", "Own")
+    assert document["reasons"][0].startswith('like its example "Can my landlord keep the deposit?" (words: ')
+    assert beside.startswith("3 prompts\nrole acceptable: 1.000 (")
+    assert alone.startswith("3 prompts\nrole acceptable: 0.667 (")
+
+
+@pytest.mark.parametrize(
+    ("ok_roles", "why"), [(["Legal-Agent"], "unknown role 'Legal-Agent'; known are Chat-Agent,"), ("QA", "not a list")]
+)
+def test_an_unknown_role_in_a_file_is_named(tmp_path: Path, ok_roles: object, why: str) -> None:
+    """It would count as a wrong decision; the line and the known names are given."""
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"prompt": "a"}\n' + json.dumps({"prompt": "b", "ok_roles": ok_roles}))
+
+    refused = run("--eval", str(path))
+
+    assert refused.exit_code == 2
+    shown = " ".join(refused.stderr.replace("│", " ").split())
+    assert "rows.jsonl, line 2: ok_roles" in shown
+    assert why in shown
+
+
+def test_an_unknown_profile_or_a_wrong_configuration_evaluates_nothing(tmp_path: Path) -> None:
+    """The sentence is that of a decision."""
+    path, config = tmp_path / "rows.jsonl", tmp_path / "over.toml"
+    path.write_text('{"prompt": "a"}')
+    config.write_text("[")
+
+    unknown = run("--eval", str(path), "--profile", "Nope")
+    wrong = run("--eval", str(path), LLM_SERVER_CONFIG=str(config))
+
+    assert (unknown.exit_code, unknown.stdout) == (2, "")
+    assert unknown.stderr.startswith("Unknown profile 'Nope'")
+    assert (wrong.exit_code, wrong.stdout) == (2, "")
+
+
 @pytest.mark.parametrize(("text", "why"), [("[]", 'no text "prompt"'), ("{", "not JSON")])
 def test_an_unreadable_line_of_a_file_is_named(tmp_path: Path, text: str, why: str) -> None:
     """Without a traceback."""

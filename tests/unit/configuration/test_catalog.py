@@ -147,6 +147,36 @@ def test_an_overlay_adds_a_profile_its_role_and_an_engine() -> None:
     assert (added.timeout_s("mine"), added.timeout_s("embedded")) == (7, 120)
 
 
+def test_an_overlay_gives_roles_examples() -> None:
+    """Also packaged roles; they are the prompts that a role is for."""
+    legal = {**ROLE, "examples": ["Can my landlord keep the deposit?"] * 20}
+
+    added = load({"roles": {"Legal-Agent": legal, "QA-Agent": {"examples": ["x" * 4_000]}}})
+
+    assert len(added.role("Legal-Agent").examples) == 20
+    assert added.role("QA-Agent").examples == ("x" * 4_000,)
+    assert load().role("QA-Agent").examples == ()
+
+
+@pytest.mark.parametrize(
+    ("examples", "fault"),
+    [
+        (["x"] * 21, "roles.Legal-Agent.examples has 21 texts; at most 20 are allowed"),
+        (["x", " \n"], "roles.Legal-Agent.examples[1] must be a text of 1 to 4,000 characters that is not blank"),
+        (["x" * 4_001], "roles.Legal-Agent.examples[0] must be a text of 1 to 4,000 characters"),
+        ("one text", "Expected `array`, got `str` - at `$.roles[...].examples`"),
+        ([7], "roles.Legal-Agent: Expected `str`, got `int`"),
+    ],
+)
+def test_wrong_examples_are_named(examples: object, fault: str) -> None:
+    """With the role, the place in the list, and what is allowed."""
+    with pytest.raises(ConfigurationError) as refused:
+        load({"roles": {"Legal-Agent": {**ROLE, "examples": examples}}})
+
+    assert fault in str(refused.value)
+    assert "Legal-Agent" in str(refused.value)
+
+
 def test_an_overlay_replaces_lists_whole() -> None:
     """Lists are not joined, so a role can be taken out of a profile."""
     assert "QA-Agent" not in load({"roles": {"QA-Agent": {"profiles": ["General"]}}}).roles_of("Developer")

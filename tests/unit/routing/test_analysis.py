@@ -7,7 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llm_server.orchestration.domain.status import Mode
+from llm_server.orchestration.routing import weights
 from llm_server.orchestration.routing.analysis import FIELDS, Analysis, analyse
+from llm_server.orchestration.routing.signals import Signals, read
 
 ALL_ROLES = [role for members in FIELDS.values() for role in members]
 # Every code point there is: `characters()` alone leaves the lone surrogates out.
@@ -199,25 +201,53 @@ def test_a_profile_only_leans() -> None:
 
     leaning = analyse(unclear, profile="Developer", mode=Mode.AGENT)
     assert leaning.confidence > analyse(unclear, mode=Mode.AGENT).confidence
-    assert "profile Developer (+" in " ".join(leaning.reasons)
+    assert "profile leans to code (+0.3 code over " in " ".join(analyse("go on", profile="Developer").reasons)
     assert analyse("Draft a blog post about remote work", profile="Developer").role == "Writing-Agent"
 
 
 def test_reasons_name_what_decided_with_its_weight() -> None:
-    """They are the evidence of the decision itself, strongest first."""
-    code = analyse("Why does it fail?\n```\nx = [\n```")
+    """They are the parts of the decision itself, strongest first: concepts, figures of form, wording."""
+    tax = analyse("How much tax do I owe on 60000 dollars of income?")
     steps = analyse("Build a feature, test it, document it")
 
-    assert "code fence (+2.0 Fast-Coder)" in code.reasons
-    assert steps.reasons[0].startswith("3 steps: build, test, document in 3 specialities (+")
+    assert tax.reasons[0].startswith("about money (+")
+    assert tax.reasons[0].endswith(" money over talk)")
+    assert any(reason.startswith("three specialities (+") for reason in steps.reasons)
     assert any(r.startswith("complexity ") for r in analyse("Write a Python function").reasons)
+    assert '"bug" names Debug-Agent' in analyse("Fix the bug in this Python function").reasons
 
 
-def test_a_weight_that_rounds_to_nothing_has_no_minus() -> None:
+def test_a_reason_is_true_in_the_score(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the concept that a reason names, the best field loses what the reason says, and no more."""
+    prompt = "How much tax do I owe on 60000 dollars of income?"
+    signals, served = read(prompt), weights.load()
+    scores = served.scores(signals, served.steps_logit(signals))
+    best, second = served.fields.index("money"), served.fields.index("talk")
+    said = served.concept_weights(scores, best, second)["money"]
+    money = served.concepts.names.index("money")
+    found = weights.Weights.concept_features
+
+    def without_money(self: weights.Weights, s: Signals) -> list[int]:
+        return [row for row in found(self, s) if row % len(self.concepts.names) != money]
+
+    monkeypatch.setattr(weights.Weights, "concept_features", without_money)
+    fewer = served.scores(signals, served.steps_logit(signals))
+    before, after = (found.totals[best] - found.totals[second] for found in (scores, fewer))
+    assert before - after == pytest.approx(said, abs=1e-9)
+    assert f"about money (+{said:.1f} money over talk)" in analyse_reasons(prompt, monkeypatch)
+
+
+def analyse_reasons(prompt: str, monkeypatch: pytest.MonkeyPatch) -> tuple[str, ...]:
+    monkeypatch.undo()
+    return analyse(prompt).reasons
+
+
+def test_no_weight_is_shown_that_rounds_to_nothing() -> None:
     """It was shown as -0.0."""
-    reasons = analyse("where can i have my bike repaired around here").reasons
-
-    assert reasons[-1] == "wording as in the training examples (+0.0 talk over money)"
+    for prompt in ("where can i have my bike repaired around here", "hm", "", "a b c"):
+        reasons = " ".join(analyse(prompt).reasons)
+        assert "-0.0" not in reasons
+        assert "+0.0" not in reasons
 
 
 def test_reasons_never_quote_the_prompt() -> None:
@@ -266,4 +296,4 @@ def test_a_closing_question_belongs_to_the_request() -> None:
     prompt = "Here are my figures. They are from May. Rent 900, food 400. What is the VAT on the invoice?"
 
     assert analyse(prompt).role == "Financial-Agent"
-    assert "begins as a question (+" in " ".join(analyse("It rains. It pours. I stay. Why?").reasons)
+    assert read("It rains. It pours. I stay. Why?").question

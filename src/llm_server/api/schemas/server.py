@@ -98,6 +98,10 @@ class RoleView(ResponseSchema):
     tier: TierName = Field(
         description="The tier of the engines that the server prefers for this role.", examples=["fast"]
     )
+    examples: list[str] = Field(
+        description="Prompts that the role is for, from the configuration; empty if it names none.",
+        examples=[["Can my landlord keep the deposit?"]],
+    )
 
 
 class EngineView(ResponseSchema):

@@ -21,6 +21,8 @@ from llm_server.orchestration.domain.engines.catalog import (
 )
 
 MAX_SHORT_PROMPT_CHARS = 300
+MAX_EXAMPLES = 20
+MAX_EXAMPLE_CHARS = 4_000
 _MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _ADDED_PATHS = ("/chat/completions", "/v1/messages")
@@ -97,6 +99,8 @@ def faults(catalog: Catalog) -> list[str]:
         for name, role in catalog.roles.items()
         if role.short_prompt is not None and not _is_short_line(role.short_prompt)
     ]
+    for name, role in catalog.roles.items():
+        faults += [f"roles.{name}.examples{fault}" for fault in _example_faults(role)]
     faults += [
         f"profiles.{name}.default_role {profile.default_role!r} is not a role of this profile"
         for name, profile in catalog.profiles.items()
@@ -122,6 +126,17 @@ def faults(catalog: Catalog) -> list[str]:
 
 def _is_short_line(text: str) -> bool:
     return bool(text.strip()) and len(text) <= MAX_SHORT_PROMPT_CHARS and not _CONTROL.search(text)
+
+
+def _example_faults(role: Role) -> list[str]:
+    faults = [f" has {len(role.examples)} texts; at most {MAX_EXAMPLES} are allowed"] * (
+        len(role.examples) > MAX_EXAMPLES
+    )
+    return faults + [
+        f"[{number}] must be a text of 1 to {MAX_EXAMPLE_CHARS:,} characters that is not blank"
+        for number, example in enumerate(role.examples)
+        if not example.strip() or len(example) > MAX_EXAMPLE_CHARS
+    ]
 
 
 def _review_faults(catalog: Catalog, profile: Profile) -> list[str]:

@@ -1,4 +1,4 @@
-"""Analyse a prompt: choose mode and role by rules over words and structure, and by tables trained on examples.
+"""Analyse a prompt: choose mode and role by tables trained on examples, from form, concepts and words.
 
 The analysis uses no network and no store. A role or mode that the caller names is always used; text inside the prompt
 cannot set the role, mode, engine or limits.
@@ -7,16 +7,19 @@ cannot set the role, mode, engine or limits.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 
 from msgspec import Struct
+from msgspec.structs import replace
 
+from llm_server.orchestration.domain.engines.catalog import Catalog
 from llm_server.orchestration.domain.status import Mode
 from llm_server.orchestration.routing import lexicon
-from llm_server.orchestration.routing.evidence import Evidence, effort, gather, totals
-from llm_server.orchestration.routing.features import form
+from llm_server.orchestration.routing.own_roles import Description, OwnRoles, joined
 from llm_server.orchestration.routing.signals import Signals, read
-from llm_server.orchestration.routing.weights import Weights, load
+from llm_server.orchestration.routing.specialists import named_specialists
+from llm_server.orchestration.routing.text_features import text_features
+from llm_server.orchestration.routing.weights import Scores, Weights, load
 
 # The roles of each field of work. The first one is used when the evidence for a specialist is too weak.
 FIELDS: dict[str, tuple[str, ...]] = {
@@ -33,8 +36,13 @@ FIELDS: dict[str, tuple[str, ...]] = {
     "plan": (lexicon.PLANNER,),
 }
 MODES = {"talk": Mode.CHAT, "plan": Mode.PLAN}
-# A specialist within a field needs evidence of at least this weight.
-MIN_SPECIALIST_WEIGHT = 2.0
+# A profile leans towards a field by so much.
+PROFILE_LEAN = {"Developer": "code", "Productivity": "text", "General": "talk"}
+LEAN = 0.3
+_MAX_REASONS = 4
+_MIN_REASON = 0.05
+# Only what the caller chose has the confidence 1.
+MAX_CONFIDENCE = 0.999
 # From this complexity on, coding tasks go to Deep-Coder-Agent.
 MIN_DEEP_COMPLEXITY = 0.5
 
@@ -63,11 +71,13 @@ def analyse(
     profile: str | None = None,
     mode: Mode | None = None,
     roles: Collection[str] | None = None,
+    own: OwnRoles | None = None,
 ) -> Analysis:
     """Choose mode and role for a prompt; raises no exception for any text.
 
-    `roles` are the roles to choose from, preferred ones first; None means all roles of `FIELDS`. `role` and `mode` are
-    the caller's choice and are used unchanged. Of a long prompt, the first 1,000 and the last 500 characters are read.
+    `roles` are the roles to choose from, preferred ones first; None means all roles of `FIELDS`. Those of them that the
+    package does not know can be chosen by the prompt if `own` has them. `role` and `mode` are the caller's choice and
+    are used unchanged. Of a long prompt, the first 1,000 and the last 500 characters are read.
     """
     signals = read(prompt)
     weights = load()
@@ -79,25 +89,38 @@ def analyse(
         return _chosen(signals, weights, mode, lexicon.PLANNER, "mode")
     if mode is Mode.CHAT:
         return _chosen(signals, weights, mode, lexicon.CHAT if lexicon.CHAT in offered else offered[0], "mode")
-    return _weighed(signals, weights, profile, mode, offered)
+    if own is None or set(own.names).isdisjoint(offered):
+        return _weighed(signals, weights, profile, mode, offered)
+    return _weighed_with_own(signals, weights, profile, mode, offered, own)
 
 
-def field_totals(by_role: Mapping[str, float]) -> dict[str, float]:
-    """Return the rules' score for each field: the score of its strongest role plus half the sum of its other roles."""
-    totals_of = {}
-    for field, members in FIELDS.items():
-        known = [by_role.get(member, 0.0) for member in members]
-        totals_of[field] = max(known) + 0.5 * (sum(known) - max(known))
-    return totals_of
+def own_roles(catalog: Catalog) -> OwnRoles:
+    """Return the roles that prompts are compared with: those that the package does not know, and those with examples.
+
+    The planner is left out, because it is chosen by the mode.
+    """
+    return OwnRoles.of(
+        Description(name=name, purpose=role.purpose, examples=role.examples)
+        for name, role in catalog.roles.items()
+        if (name not in _FIELD_OF or role.examples) and name != catalog.defaults.planner
+    )
 
 
-def complexity(signals: Signals, weights: Weights) -> float:
+def complexity(signals: Signals, weights: Weights, scores: Scores) -> float:
     """Return how much better a strong engine would answer, 0..1.
 
-    Trained tables decide for exam questions and word problems, rules for all other prompts.
+    Exam questions and word problems have tables of their own; for all other prompts it is the trained gain.
     """
-    trained = weights.expert(signals.text)
-    return round(logistic(effort(signals) if trained is None else trained), 4)
+    logit = weights.expert(signals.text)
+    if logit is None:
+        logit = open_logit(weights, scores)
+    return round(logistic(logit), 4)
+
+
+def open_logit(weights: Weights, scores: Scores) -> float:
+    """Return the complexity of a prompt as a logit, by the gain that its form, concepts and words let expect."""
+    slope, bias = weights.complexity
+    return slope * scores.totals[-1] + bias
 
 
 def logistic(z: float) -> float:
@@ -112,11 +135,12 @@ def _ordered(roles: Collection[str] | None) -> list[str]:
 
 
 def _chosen(signals: Signals, weights: Weights, mode: Mode, role: str, what: str) -> Analysis:
+    steps = weights.steps_logit(signals)
     return Analysis(
         mode=mode,
         role=role,
-        complexity=complexity(signals, weights),
-        multi_step=round(logistic(weights.steps_logit(signals)), 4),
+        complexity=complexity(signals, weights, weights.scores(signals, steps)),
+        multi_step=round(logistic(steps), 4),
         confidence=1.0,
         reasons=(f"{what} chosen by the caller",),
     )
@@ -125,27 +149,64 @@ def _chosen(signals: Signals, weights: Weights, mode: Mode, role: str, what: str
 def _weighed(
     signals: Signals, weights: Weights, profile: str | None, mode: Mode | None, offered: list[str]
 ) -> Analysis:
-    found = gather(signals, profile)
-    by_role = totals(found)
     steps = weights.steps_logit(signals)
-    from_words = weights.word_scores(signals)
-    from_form = weights.form_scores(field_totals(by_role) | form(signals, steps))
-    scores = {field: from_form[field] + from_words[field] for field in FIELDS}
-    fields = _ranked(scores, offered, alone=mode is Mode.AGENT)
+    scores = weights.scores(signals, steps)
+    by_field = dict(zip(weights.fields, scores.totals, strict=False))
+    leaning = PROFILE_LEAN.get(profile or "")
+    if leaning is not None:
+        by_field[leaning] += LEAN
+    fields = _ranked(by_field, offered, alone=mode is Mode.AGENT)
     best, *others = fields
-    difficulty = complexity(signals, weights)
-    role = _member(best, by_role, difficulty, offered)
-    confidence = _confidence(list(fields.values()), weights)
-    rest = {_member(field, by_role, difficulty, offered): fields[field] for field in others[:3]}
+    difficulty = complexity(signals, weights, scores)
+    named = named_specialists(signals)
+    role = _member(best, named, difficulty, offered)
+    confidence = confidence_of(list(fields.values()), weights)
+    rest = {_member(field, named, difficulty, offered): fields[field] for field in others[:3]}
+    reasons = _reasons(weights, scores, fields, leaning)
     return Analysis(
         mode=mode or MODES.get(best, Mode.AGENT),
         role=role,
         complexity=difficulty,
         multi_step=round(logistic(steps), 4),
         confidence=confidence,
-        reasons=(*_reasons(found, best, role, difficulty), *_trained_reason(from_words, list(fields))),
+        reasons=(*reasons, *_member_reason(best, role, named, difficulty)),
         alternatives=_shares(rest, of=1 - confidence, without=role),
     )
+
+
+def _weighed_with_own(
+    signals: Signals, weights: Weights, profile: str | None, mode: Mode | None, offered: list[str], own: OwnRoles
+) -> Analysis:
+    """Choose among packaged roles and roles of the configuration; the likeliest one wins."""
+    packaged = [role for role in offered if role in _FIELD_OF]
+    fields = {_FIELD_OF[role] for role in packaged} - (MODES.keys() if mode is Mode.AGENT else set())
+    usual = _weighed(signals, weights, profile, mode, packaged or offered)
+    features = text_features(signals.text)
+    scores = own.scores(features, among=offered)
+    beside = {usual.role: usual.confidence, **dict(usual.alternatives)} if fields else {}
+    joint = joined(beside, scores, fields=len(fields))
+    shares = {role: min(round(share, 3), MAX_CONFIDENCE) for role, share in joint.items()}
+    spoken = {score.role for score in scores if score.spoken}
+    best = next((role for role in shares if role in beside or role in spoken), offered[0])
+    chosen = replace(
+        usual,
+        role=best,
+        confidence=shares.get(best, 0.0),
+        alternatives=tuple((role, share) for role, share in shares.items() if role != best and share)[:3],
+    )
+    if best in spoken and best != (usual.role if fields else ""):
+        follows = MODES.get(_FIELD_OF.get(best, ""), Mode.AGENT)
+        return replace(chosen, mode=mode or follows, reasons=_own_reasons(own.reason(best, features), shares, best))
+    if fields:
+        return chosen
+    alone = "no other role is offered" if len(scores) == 1 else "no word speaks for a role: the first one is used"
+    return replace(chosen, mode=mode or Mode.CHAT, reasons=(alone,))
+
+
+def _own_reasons(reason: str, shares: Mapping[str, float], best: str) -> tuple[str, ...]:
+    second = next((role for role in shares if role != best), None)
+    likelier = (f"likelier ({shares[best]:.2f}) than {second} ({shares[second]:.2f})",) if second else ()
+    return (reason, *likelier)
 
 
 def _ranked(scores: Mapping[str, float], offered: list[str], *, alone: bool) -> dict[str, float]:
@@ -163,48 +224,67 @@ def _ranked(scores: Mapping[str, float], offered: list[str], *, alone: bool) -> 
     return dict(sorted(possible.items(), key=lambda item: -item[1])) or {"talk": 0.0}
 
 
-def _member(field: str, by_role: Mapping[str, float], difficulty: float, offered: list[str]) -> str:
+def _member(field: str, named: Mapping[str, str], difficulty: float, offered: list[str]) -> str:
     """Return the role that does the work of a field.
 
-    If no role of the field is offered, return the offered role with the most evidence.
+    If no role of the field is offered, return the first offered role that does not plan.
     """
     members = [member for member in FIELDS[field] if member in offered]
     if not members:
-        talkers = [role for role in offered if role != lexicon.PLANNER] or offered
-        return max(talkers, key=lambda role: by_role.get(role, 0.0))
-    specialists = [role for role in members[1:] if by_role.get(role, 0.0) >= MIN_SPECIALIST_WEIGHT]
-    if specialists:
-        return max(specialists, key=lambda role: by_role[role])
+        return next((role for role in offered if role != lexicon.PLANNER), offered[0])
+    specialist = next((role for role in named if role in members[1:]), None)
+    if specialist is not None:
+        return specialist
     if lexicon.DEEP in members and difficulty >= MIN_DEEP_COMPLEXITY:
         return lexicon.DEEP
     return members[0]
 
 
-def _confidence(ranked: list[float], weights: Weights) -> float:
-    """Return the likelihood that role and mode suit: Platt's logistic function of the two best scores' distance."""
-    margin = ranked[0] - ranked[1] if len(ranked) > 1 else ranked[0]
-    slope, bias = weights.confidence
-    return round(logistic(slope * margin + bias), 3)
+def confidence_of(ranked: Sequence[float], weights: Weights) -> float:
+    """Return the likelihood that role and mode suit: a logistic regression on two figures of the fields' scores.
+
+    They are the logit of the best field's share in a softmax, and its distance from the second field.
+    """
+    on_share, on_margin, bias = weights.confidence
+    share, margin = share_and_margin(ranked)
+    return round(logistic(on_share * share + on_margin * margin + bias), 3)
 
 
-def _reasons(found: list[Evidence], field: str, role: str, difficulty: float) -> tuple[str, ...]:
-    """Return the four strongest pieces of evidence for the field and, for a coder, the complexity that chose it."""
-    strongest = [evidence for evidence in found if evidence.role in FIELDS[field]][:4]
-    reasons = [f"{e.what} (+{e.weight:.1f} {e.role.removesuffix('-Agent')})" for e in strongest]
-    if role in (lexicon.FAST, lexicon.DEEP):
-        reasons.append(f"complexity {difficulty:.2f} (Deep-Coder from {MIN_DEEP_COMPLEXITY:.2f})")
-    if role not in FIELDS[field]:
-        reasons.append(f"no role for {field} is offered")
-    return tuple(reasons)
+def share_and_margin(ranked: Sequence[float]) -> tuple[float, float]:
+    """Return the logit of the first score's share in a softmax, and its distance from the second; at most 10 each."""
+    others = math.fsum(math.exp(score - ranked[0]) for score in ranked[1:])
+    margin = ranked[0] - ranked[1] if len(ranked) > 1 else 10.0
+    return min(-math.log(max(others, 1e-5)), 10.0), min(margin, 10.0)
 
 
-def _trained_reason(from_words: Mapping[str, float], fields: list[str]) -> tuple[str, ...]:
-    """Say by how much the trained tables prefer the best field to the second one."""
+def _reasons(weights: Weights, scores: Scores, fields: Mapping[str, float], leaning: str | None) -> tuple[str, ...]:
+    """Return the parts of the prompt that speak most for the best field against the second one, strongest first.
+
+    The weights of a concept in its places are one reason. The words as a whole are one reason.
+    """
     if len(fields) < 2:
-        return ()
-    best, second = fields[:2]
-    margin = round(from_words[best] - from_words[second], 1) + 0.0  # adding 0.0 turns -0.0 into 0.0
-    return (f"wording as in the training examples ({margin:+.1f} {best} over {second})",)
+        return (f"only {next(iter(fields))} is offered",)
+    best, second = list(fields)[:2]
+    a, b = (weights.fields.index(field) for field in (best, second))
+    found = {f"about {name}": weight for name, weight in weights.concept_weights(scores, a, b).items()}
+    found |= {name: part[a] - part[b] for name, part in scores.form.items()}
+    found["wording as in the training examples"] = scores.words[a] - scores.words[b]
+    if leaning in (best, second):
+        found[f"profile leans to {leaning}"] = LEAN if leaning == best else -LEAN
+    strongest = sorted(found.items(), key=lambda item: (-item[1], item[0]))[:_MAX_REASONS]
+    said = tuple(f"{what} ({weight:+.1f} {best} over {second})" for what, weight in strongest if weight >= _MIN_REASON)
+    return said or (f"nothing speaks clearly for {best} over {second}",)
+
+
+def _member_reason(field: str, role: str, named: Mapping[str, str], difficulty: float) -> tuple[str, ...]:
+    """Say what chose the role within its field."""
+    if role not in FIELDS[field]:
+        return (f"no role for {field} is offered",)
+    if role in named:
+        return (f'"{named[role]}" names {role}',)
+    if role in (lexicon.FAST, lexicon.DEEP):
+        return (f"complexity {difficulty:.2f} (Deep-Coder from {MIN_DEEP_COMPLEXITY:.2f})",)
+    return ()
 
 
 def _shares(scores: Mapping[str, float], *, of: float, without: str) -> tuple[tuple[str, float], ...]:
@@ -215,4 +295,5 @@ def _shares(scores: Mapping[str, float], *, of: float, without: str) -> tuple[tu
     return tuple((role, round(of * odd / total, 3)) for role, odd in odds.items())
 
 
+_FIELD_OF = {member: field for field, members in FIELDS.items() for member in members}
 _MEMBERS = {field: frozenset(members) for field, members in FIELDS.items()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Callable, Sequence
 from itertools import groupby, pairwise
@@ -67,6 +68,27 @@ def auroc(scores: Sequence[float], labels: Sequence[bool]) -> float:
         above += sum(group) * (rank + (len(group) + 1) / 2)
         rank += len(group)
     return (above - positive * (positive + 1) / 2) / (positive * negative)
+
+
+def rank_correlation(a: Sequence[float], b: Sequence[float]) -> float:
+    """Return Spearman's rank correlation; equal values share their mean rank. NaN if all values of a side are equal."""
+    x, y = _ranks(a), _ranks(b)
+    middle = (len(a) - 1) / 2
+    spread = math.sqrt(sum((r - middle) ** 2 for r in x) * sum((r - middle) ** 2 for r in y))
+    if not spread:
+        return float("nan")
+    return sum((r - middle) * (s - middle) for r, s in zip(x, y, strict=True)) / spread
+
+
+def _ranks(values: Sequence[float]) -> list[float]:
+    ranks = [0.0] * len(values)
+    first = 0
+    for _, tied in groupby(sorted(range(len(values)), key=values.__getitem__), key=values.__getitem__):
+        group = list(tied)
+        for place in group:
+            ranks[place] = first + (len(group) - 1) / 2
+        first += len(group)
+    return ranks
 
 
 def calibration_error(confidences: Sequence[float], right: Sequence[bool], bins: int = 5) -> float:

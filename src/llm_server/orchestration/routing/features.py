@@ -14,6 +14,7 @@ from zlib import crc32
 
 from llm_server.orchestration.routing.clauses import kinds_of_work
 from llm_server.orchestration.routing.signals import Signals
+from llm_server.orchestration.routing.tokens import pieces
 
 
 def _words(text: str) -> frozenset[str]:
@@ -43,7 +44,10 @@ _NEGATION = re.compile(r"\b(?:not|NOT|except|EXCEPT|least)\b")
 _CONDITION = re.compile(r"\bif\b", re.IGNORECASE)
 _SHARE = re.compile(r"percent|%|half|twice|third|times", re.IGNORECASE)
 _SENTENCE = re.compile(r"[.!?]\s")
-_GRAM_WORDS = 150
+WORDS_SCALE = 3.0
+"""The words of a prompt together count as much as nine features of equal size, however many they are."""
+_MAX_FIRST, _MAX_LAST, _MAX_SENTENCE = 150, 70, 60
+_SHORT_ORDER = 80
 
 
 def word_classes(prose: str) -> Counter[str]:
@@ -90,19 +94,25 @@ def buckets(grams: Iterable[str], bits: int) -> list[int]:
     return [crc32(gram.encode("utf-8", "surrogatepass")) & mask for gram in sorted(grams)]
 
 
-def role_grams(s: Signals) -> set[str]:
-    """Return the features for the field of work: words, pairs and beginnings of the request, words of the material."""
-    head = s.head[:_GRAM_WORDS]
-    other = (s.topic + s.body)[:_GRAM_WORDS]
-    grams = {f"h {word}" for word in head}
-    grams.update([f"b {word}" for word in head + other])
-    grams.update([f"h {a} {b}" for a, b in pairwise(head)])
-    grams.update(f"f {' '.join(head[:size])}" for size in (1, 2, 3))
-    grams.update(f"t {word}" for word in s.title)
-    grams.update([f"p {word[:4]}" for word in head if len(word) > 4])
-    for word in head + other[:50]:
-        if word and word[0] > "\u2e80":  # a script without spaces between words: use pairs of characters
-            grams.update([f"c {word[i : i + 2]}" for i in range(len(word) - 1)])
+def field_grams(s: Signals) -> set[str]:
+    """Return the features for the field of work.
+
+    They are the words, the pairs of neighbouring words and the beginnings of long words of the whole text, the words of
+    the first sentence, and the first one, two and three words. Of a long text, the first 150 and the last 70 words are
+    used.
+    """
+    whole, first = pieces(s.words), pieces(s.first)[:_MAX_SENTENCE]
+    if len(whole) > _MAX_FIRST + _MAX_LAST:
+        whole = whole[:_MAX_FIRST] + whole[-_MAX_LAST:]
+    grams = {f"w {word}" for word in whole}
+    grams.update([f"b {a} {b}" for a, b in pairwise(whole)])
+    grams.update([f"f {word}" for word in first])
+    grams.update([f"s {' '.join(first[:size])}" for size in (1, 2, 3)])
+    for word in whole:
+        if len(word) > 4:
+            grams.add(f"p {word[:4]}")
+            if len(word) > 6:
+                grams.add(f"q {word[:6]}")
     return grams
 
 
@@ -122,16 +132,37 @@ def form(s: Signals, steps_logit: float) -> dict[str, float]:
         "names as in code": float(s.code_names > 0),
         "mathematical notation": float(s.maths),
         "numbers": min(s.numbers, 4) / 4,
-        "length": math.log1p(s.words) / 4,
-        "short": float(s.words <= 12),
-        "steps": min(len(s.steps), 5) / 3,
+        "length": math.log1p(s.length) / 4,
+        "number of characters": math.log1p(s.characters) / 4,
+        "many characters": max(math.log1p(s.characters) - 5, 0.0) / 2,
+        "lines": math.log1p(s.text.count("\n")) / 2,
+        "short prompt": float(s.length <= 12),
+        "number of steps": min(len(s.steps), 5) / 3,
         "order words": float(min(s.sequence, 3)),
         "persona": float(bool(s.title)),
         "list items": min(s.items, 6) / 4,
         "numbered items": min(s.numbered, 5) / 3,
+        "steps in order": _steps_in_order(s),
+        "three specialities": float(_specialities(s) >= 3 and s.length <= _SHORT_ORDER and not s.title),
         "specialities": len(s.groups) / 3,
         "several steps": max(-4.0, min(4.0, steps_logit)) / 2,
     }
+
+
+def _steps_in_order(s: Signals) -> float:
+    """Return 0 for fewer than two steps, and more for more steps, words of order and specialities.
+
+    A persona's list may name its duties, so it counts less.
+    """
+    steps, groups = len(s.steps), min(_specialities(s), 4)
+    if steps < 2:
+        return 0.0
+    weight = min(1.2 * steps - 1.4, 4.5) + min(0.6 * s.sequence, 1.2) + 1.2 * max(groups - 1, 0)
+    return weight * (0.2 if s.title else 0.5)
+
+
+def _specialities(s: Signals) -> int:
+    return len(s.groups - {"errand"})
 
 
 def kind_of_question(text: str) -> str | None:

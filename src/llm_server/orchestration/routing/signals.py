@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-
 from msgspec import Struct
 
-from llm_server.orchestration.routing import clauses, lexicon
+from llm_server.orchestration.routing import clauses, lexicon, tokens
 
 HEAD_CHARS = 1_000
 TAIL_CHARS = 500
 # Steps are looked for in the beginning of a prompt only; later text is mostly material.
 STEPS_CHARS = 700
+_MAX_SENTENCE = 40
+_MIN_BEFORE_ABOUT = 2
 
 _ROLE_NAME = r"\b\w{1,30}(?:-\w{1,30}){0,2}-agent\b"
 _SETTING = r"\b(?:role|mode|profile|engine|tier|confidence|complexity|deadline_s|max_\w{1,30})"
@@ -39,7 +39,7 @@ _CODE_LINE = re.compile(
 )
 _CODE_NAME = re.compile(
     r"\b\w+\.(?:py|js|ts|java|cpp|cs|rs|go|html|css|ipynb|sql|sh|toml|ya?ml)\b"
-    r"|\b\w+\(\w*\)|\b[a-z]+[A-Z]\w+\("
+    r"|\b\w+\(\w*\)|\b[a-z]+[A-Z]\w+\(|\b[A-Z]\w{1,40}(?:Error|Exception)\b"
 )
 _MATHS = re.compile(r"\$[^$\n]{1,200}\$|\\(?:frac|sqrt|ket|sum|int|begin|angle)\b|\d\s*[=^]\s*\d|\bx\^\d")
 _NUMBER = re.compile(r"\d+(?:[.,]\d+)*")
@@ -57,19 +57,22 @@ _POLITE = re.compile(r"(?:can|could|would|will) (?:you|u)\b")
 class Signals(Struct, frozen=True, kw_only=True):
     """The signals of a prompt.
 
-    `text` is the part that was read, `prose` the same without code. Words: `head` is the request up to the word
-    "about", `topic` the rest of the request, `body` the material, `title` the persona that the engine is asked to
-    take. `steps` are the verbs that begin a clause, `groups` the specialities that these steps need. `sequence` is the
-    number of words of order, such as "then".
+    `text` is the part that was read, `prose` the same without code. `words` are those of the text, `first` and `last`
+    those of the first and last sentence of the prose without quotations, `head` those of the request up to the word "about", `title` the
+    persona that the engine is asked to take. `length` counts the words of the whole prompt, `characters` its characters. `steps` are the verbs that
+    begin a clause, `groups` the specialities that these steps need. `sequence` is the number of words of order, such as
+    "then".
     """
 
     text: str
     prose: str
+    words: list[str]
+    first: list[str]
+    last: list[str]
     head: tuple[str, ...]
-    topic: tuple[str, ...]
-    body: tuple[str, ...]
     title: tuple[str, ...]
-    words: int
+    length: int
+    characters: int
     question: bool
     question_mark: bool
     fence: bool
@@ -88,7 +91,9 @@ def read(prompt: str) -> Signals:
     """Read a prompt of any length; only its first 1,000 and its last 500 characters are used."""
     text = _neutral(_excerpt(prompt))
     prose = _FENCE.sub("\n", text)
-    request, material = _split(prose)
+    sentences = [part for part in _SENTENCE_END.split(prose) if part and part.strip()]
+    asked = [part for part in _SENTENCE_END.split(_QUOTED.sub(" ", prose)) if part and part.strip()]
+    request = _request(sentences)
     persona = _PERSONA.search(prose, 0, STEPS_CHARS)
     words = _words(request)
     about = words.index("about") if "about" in words else len(words)
@@ -97,11 +102,13 @@ def read(prompt: str) -> Signals:
     return Signals(
         text=text,
         prose=prose,
+        words=tokens.words(text),
+        first=_before_about(tokens.words(asked[0])[:_MAX_SENTENCE]) if asked else [],
+        last=tokens.words(asked[-1])[-_MAX_SENTENCE:] if asked else [],
         head=words[:about],
-        topic=words[about:],
-        body=_words(material),
         title=_words(persona.group(1)) if persona else (),
-        words=len(prompt) // 6 if len(prompt) > HEAD_CHARS + TAIL_CHARS else len(text.split()),
+        characters=len(prompt),
+        length=len(prompt) // 6 if len(prompt) > HEAD_CHARS + TAIL_CHARS else len(text.split()),
         question=_asks(request),
         question_mark=text.rstrip().endswith(("?", "？")),
         fence="```" in text,
@@ -117,15 +124,6 @@ def read(prompt: str) -> Signals:
     )
 
 
-def phrases(words: tuple[str, ...]) -> Iterator[str]:
-    """Yield the words, and the runs of two to four words joined by `_`, the form in which the lexicon has them."""
-    yield from words
-    for size in (2, 3, 4):
-        for i in range(len(words) - size + 1):
-            if words[i] in _FIRST_WORDS:
-                yield "_".join(words[i : i + size])
-
-
 def _excerpt(prompt: str) -> str:
     if len(prompt) <= HEAD_CHARS + TAIL_CHARS:
         return prompt
@@ -138,13 +136,16 @@ def _neutral(text: str) -> str:
     return text.replace("\0", " ").replace("’", "'")
 
 
-def _split(prose: str) -> tuple[str, str]:
-    """Split prose into the request (the first two sentences and a closing question) and the material."""
-    parts = [part for part in _SENTENCE_END.split(prose) if part and part.strip()]
-    request, material = parts[:2], parts[2:]
-    if material and material[-1].rstrip().endswith("?"):
-        request.append(material.pop())
-    return "\n".join(request), "\n".join(material)
+def _before_about(words: list[str]) -> list[str]:
+    """Return the words before "about", if there are at least two: what follows is the topic, not what is asked for."""
+    about = words.index("about") if "about" in words else 0
+    return words[:about] if about >= _MIN_BEFORE_ABOUT else words
+
+
+def _request(sentences: list[str]) -> str:
+    """Return the first two sentences and a closing question; the others are mostly material."""
+    closing = sentences[2:][-1:]
+    return "\n".join(sentences[:2] + [part for part in closing if part.rstrip().endswith("?")])
 
 
 def _words(text: str) -> tuple[str, ...]:
@@ -157,7 +158,3 @@ def _asks(request: str) -> bool:
     return any(
         line.partition(" ")[0].rstrip(",?") in lexicon.QUESTIONS and not _POLITE.match(line) for line in starts if line
     )
-
-
-_PHRASES = {p for by_weight in lexicon.WORDS.values() for words in by_weight.values() for p in words.split()}
-_FIRST_WORDS = {phrase.partition("_")[0] for phrase in _PHRASES if "_" in phrase}

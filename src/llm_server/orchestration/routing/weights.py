@@ -1,7 +1,7 @@
 """The trained weights of the analysis, in one data file that is read once, at the first prompt.
 
-The file starts with a line of JSON (names, weights, scales). The hashed tables follow, one signed byte for each
-weight, in the order of the JSON field `tables`. `tools/train` makes the file; docs/analysis.md describes its data.
+The file starts with a line of JSON: names, small weights, and for each block its name and size in bytes. The blocks
+follow. `tools/train` makes the file; docs/analysis.md describes its data.
 """
 
 from __future__ import annotations
@@ -16,14 +16,50 @@ from operator import itemgetter, mul
 from msgspec import Struct
 
 from llm_server.orchestration.routing import features
+from llm_server.orchestration.routing.concepts import Concepts
 from llm_server.orchestration.routing.signals import Signals
 
 _PACKAGE = os.path.dirname(os.path.dirname(os.path.dirname(__file__)))  # os.path, because importing pathlib takes 4 ms
 FILE = os.path.join(_PACKAGE, "data", "analysis.bin")
+PLACES = 3
+"""A concept has a weight of its own for being named anywhere, in the first sentence, and in the last one."""
+_SUMMANDS = 256  # so many bytes can be added in 16 bits
+
+
+class Rows(Struct, frozen=True, kw_only=True):
+    """A table with a row of weights for each feature: a byte for each output, so that one look-up serves all outputs.
+
+    A weight is its byte less 128, times the output's scale. The bytes of a row are added in parallel, as two numbers
+    with 16 bits for every second byte.
+    """
+
+    data: bytes
+    scales: Sequence[float]
+
+    def totals(self, rows: Sequence[int]) -> list[float]:
+        """Return for each output the sum of the weights in these rows."""
+        width = len(self.scales)
+        data, read = self.data, int.from_bytes
+        low = int.from_bytes(b"\xff\x00" * ((width + 1) // 2), "little")
+        sums = [0] * width
+        for start in range(0, len(rows), _SUMMANDS):
+            even = odd = 0
+            for row in rows[start : start + _SUMMANDS]:
+                bits = read(data[row * width : row * width + width], "little")
+                even += bits & low
+                odd += (bits >> 8) & low
+            for output in range(width):
+                sums[output] += ((odd if output & 1 else even) >> (16 * (output >> 1))) & 0xFFFF
+        middle = 128 * len(rows)
+        return [(total - middle) * scale for total, scale in zip(sums, self.scales, strict=True)]
+
+    def weight(self, row: int, output: int) -> float:
+        """Return one weight."""
+        return (self.data[row * len(self.scales) + output] - 128) * self.scales[output]
 
 
 class Table(Struct, frozen=True, kw_only=True):
-    """One column of a hashed table; a weight is its byte times `scale`."""
+    """A hashed table with one output; a weight is its signed byte times `scale`."""
 
     weights: Sequence[int]
     scale: float
@@ -51,19 +87,37 @@ class Expert(Struct, frozen=True, kw_only=True):
         return self.level + from_form + self.words.total(rows)
 
 
-class Weights(Struct, frozen=True, kw_only=True):
-    """All trained weights. `dense` maps each figure to a weight for each field; `confidence` is a slope and a bias.
+class Scores(Struct, frozen=True, kw_only=True):
+    """The score of each output: the fields, and last the complexity; and what they were made from.
 
-    `complexity_quantiles` are the percentiles 0 to 100 of the complexity of natural prompts, ascending.
+    `form` are the contributions of the figures of form by name, `concepts` the rows of the concepts that were found,
+    `words` the contributions of all words together.
+    """
+
+    totals: Sequence[float]
+    form: Mapping[str, Sequence[float]]
+    concepts: Sequence[int]
+    words: Sequence[float]
+
+
+class Weights(Struct, frozen=True, kw_only=True):
+    """All trained weights. `form` maps each figure to a weight for each output: the fields, and last the complexity.
+
+    `confidence` are the weights of the logit of the best field's share, of its distance from the second, and a bias.
+    `complexity` are the slope and the bias that make a logit of the last output. `complexity_quantiles` are the
+    percentiles 0 to 100 of the complexity of natural prompts, ascending.
     """
 
     fields: Sequence[str]
-    dense: Mapping[str, Sequence[float]]
-    columns: Sequence[Table]
+    form: Mapping[str, Sequence[float]]
+    concepts: Concepts
+    concept_rows: Rows
+    gram_rows: Rows
     bits: int
     steps: Mapping[str, float]
     experts: Mapping[str, Expert]
-    confidence: tuple[float, float]
+    complexity: tuple[float, float]
+    confidence: tuple[float, float, float]
     complexity_quantiles: tuple[float, ...]
 
     def steps_logit(self, s: Signals) -> float:
@@ -71,18 +125,38 @@ class Weights(Struct, frozen=True, kw_only=True):
         figures = features.step_figures(s)
         return self.steps[""] + sum(self.steps[name] * figure for name, figure in figures.items() if name in self.steps)
 
-    def word_scores(self, s: Signals) -> dict[str, float]:
-        """Return the score of each field by the words of the prompt."""
-        rows = features.buckets(features.role_grams(s), self.bits)
-        return {field: column.total(rows) for field, column in zip(self.fields, self.columns, strict=True)}
+    def scores(self, s: Signals, steps_logit: float) -> Scores:
+        """Return the score of each field and of the complexity, with what the parts of the prompt add."""
+        form = {
+            name: [figure * weight for weight in self.form[name]]
+            for name, figure in features.form(s, steps_logit).items()
+            if figure
+        }
+        concepts = self.concept_features(s)
+        rows = features.buckets(features.field_grams(s), self.bits)
+        scale = features.WORDS_SCALE / math.sqrt(max(len(rows), 1))
+        words = [scale * total for total in self.gram_rows.totals(rows)]
+        parts = (self.form["always"], words, self.concept_rows.totals(concepts), *form.values())
+        return Scores(totals=list(map(sum, zip(*parts, strict=True))), form=form, concepts=concepts, words=words)
 
-    def form_scores(self, figures: Mapping[str, float]) -> dict[str, float]:
-        """Return the score of each field by the figures of the prompt's form and by the rules' totals."""
-        sums = list(self.dense["always"])
-        for name, figure in figures.items():
-            if figure:
-                sums = [a + figure * b for a, b in zip(sums, self.dense[name], strict=True)]
-        return dict(zip(self.fields, sums, strict=True))
+    def concept_weights(self, scores: Scores, best: int, second: int) -> dict[str, float]:
+        """Return by how much each concept that was found speaks for one output against another, all places together."""
+        found: dict[str, float] = {}
+        for row in scores.concepts:
+            name = self.concepts.names[row % len(self.concepts.names)]
+            weight = self.concept_rows.weight(row, best) - self.concept_rows.weight(row, second)
+            found[name] = found.get(name, 0.0) + weight
+        return found
+
+    def concept_features(self, s: Signals) -> list[int]:
+        """Return the rows of the concepts that are named anywhere, in the first and in the last sentence."""
+        language, size = self.concepts.language(s.words), len(self.concepts.names)
+        places = (s.words, s.first, s.last)
+        return [
+            place * size + concept
+            for place, words in enumerate(places)
+            for concept in sorted(self.concepts.of(words, language))
+        ]
 
     def expert(self, text: str) -> float | None:
         """Return the complexity, as a logit, of an exam question or a word problem; None for other prompts."""
@@ -96,20 +170,35 @@ def parse(data: bytes) -> Weights:
     """Read the content of a data file."""
     end = data.index(b"\n")
     head = json.loads(data[:end])
-    tables, start = {}, end + 1
-    for name, bits, scale in head["tables"]:
-        tables[name] = Table(weights=memoryview(data)[start : start + (1 << bits)].cast("b"), scale=scale)
-        start += 1 << bits
+    blocks, start = {}, end + 1
+    for name, size in head["blocks"]:
+        blocks[name] = memoryview(data)[start : start + size]
+        start += size
+    scales = head["scales"]
     return Weights(
         fields=head["fields"],
-        dense=head["dense"],
-        columns=[tables[field] for field in head["fields"]],
+        form=head["form"],
+        concepts=Concepts(
+            names=head["concepts"],
+            languages=head["languages"],
+            function_words=head["function_words"],
+            checks=blocks["checks"].cast("H"),
+            numbers=blocks["numbers"],
+        ),
+        concept_rows=Rows(data=bytes(blocks["concepts"]), scales=scales["concepts"]),
+        gram_rows=Rows(data=bytes(blocks["grams"]), scales=scales["grams"]),
         bits=head["bits"],
         steps=head["steps"],
         experts={
-            name: Expert(level=e["level"], form=e["form"], words=tables[name], bits=e["bits"])
+            name: Expert(
+                level=e["level"],
+                form=e["form"],
+                words=Table(weights=blocks[name].cast("b"), scale=scales[name]),
+                bits=e["bits"],
+            )
             for name, e in head["experts"].items()
         },
+        complexity=tuple(head["complexity"]),
         confidence=tuple(head["confidence"]),
         complexity_quantiles=tuple(head["complexity_quantiles"]),
     )

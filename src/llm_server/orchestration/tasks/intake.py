@@ -24,7 +24,8 @@ from llm_server.orchestration.domain.status import Mode
 from llm_server.orchestration.domain.task import Task, TaskRef
 from llm_server.orchestration.domain.triage import TriageQuote, Undecided, undecided
 from llm_server.orchestration.routing import tiers
-from llm_server.orchestration.routing.analysis import Analysis, analyse
+from llm_server.orchestration.routing.analysis import Analysis, analyse, own_roles
+from llm_server.orchestration.routing.own_roles import OwnRoles
 from llm_server.orchestration.tasks import engine_limits
 from llm_server.orchestration.tasks.new_task import NewTask, normalise, validate
 from llm_server.orchestration.tasks.wakeups import WakeUps
@@ -76,6 +77,7 @@ class Intake:
         prompt_max_chars: int,
     ) -> None:
         self._catalog = catalog
+        self._own_roles = own_roles(catalog)
         self._store = store
         self._keyring = keyring
         self._wakeups = wakeups
@@ -96,7 +98,7 @@ class Intake:
                 `engine_limits.limited`.
         """
         new = self._checked(new, payer)
-        analysis, profile = analyse_task(new, self._catalog)
+        analysis, profile = analyse_task(new, self._catalog, self._own_roles)
         role, wanted = self._catalog.role(analysis.role), tiers.preferred_tier(analysis.complexity)
         tier = tiers.tier_of(role, analysis.complexity, self._catalog.defaults, preferred=wanted)
         sources = new.limits.sources
@@ -196,7 +198,7 @@ class Intake:
 
     def _prepared(self, tenant: str, new: NewTask, task_id: str, payer: Payer | None) -> tuple[Task, Request]:
         """Return the state and the request to store for a new task."""
-        analysis, profile = analyse_task(new, self._catalog)
+        analysis, profile = analyse_task(new, self._catalog, self._own_roles)
         now_ms = self._clock()
         task = Task(
             tenant=tenant,
@@ -232,13 +234,13 @@ class Intake:
         return engine_limits.limited(new, payer, self._balancer.fleet)
 
 
-def analyse_task(new: NewTask, catalog: Catalog) -> tuple[Analysis, str]:
+def analyse_task(new: NewTask, catalog: Catalog, own: OwnRoles) -> tuple[Analysis, str]:
     """Analyse a prompt. Returns the analysis and the profile of the task.
 
     If the confidence is below the configured threshold, the profile's default role answers in Chat mode.
     """
     allowed = catalog.roles_of(new.profile) if new.profile else list(catalog.roles)
-    analysis = analyse(new.prompt, role=new.role, profile=new.profile, mode=new.mode, roles=allowed)
+    analysis = analyse(new.prompt, role=new.role, profile=new.profile, mode=new.mode, roles=allowed, own=own)
     of_tier = tiers.reasons(analysis.complexity, catalog.defaults)
     analysis = replace(analysis, reasons=(*analysis.reasons, *of_tier))
     threshold = catalog.defaults.confidence_threshold

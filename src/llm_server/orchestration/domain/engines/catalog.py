@@ -99,7 +99,8 @@ class Defaults(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 class Role(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A role that does tasks or steps of plans: its system prompt and the settings of its engine calls.
 
-    Small engines get `short_prompt` instead of the system prompt, if the role has one.
+    Small engines get `short_prompt` instead of the system prompt, if the role has one. `purpose` and `examples`, which
+    are prompts that the role is for, let the analysis choose a role that the package does not know.
 
     The plan steps of a `reviewed` role are judged, if the task's profile names roles to judge and to repair them.
     """
@@ -108,6 +109,7 @@ class Role(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     purpose: str
     system_prompt: str
     short_prompt: str | None = None
+    examples: tuple[str, ...] = ()
     tier: Tier = "fast"
     max_output_tokens: Positive | None = None
     temperature: Annotated[float, msgspec.Meta(ge=0, le=2)] = 0.3

@@ -1,0 +1,175 @@
+"""Find the concepts of a prompt: about ninety kinds of things that prompts are about, in over thirty languages.
+
+A concept, such as `money` or `translate`, has words, beginnings of words and phrases in each language. The lists are in
+data/routing/concepts; `tools/train` puts them into the data file as one hash table, so that nothing is built at start.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from zlib import crc32
+
+from llm_server.orchestration.routing.tokens import unspaced
+
+ENGLISH = "en"
+EMPTY = 255
+"""The number of an empty place of the table; the languages and concepts are numbered from 0."""
+PHRASE_FOLLOWS = 254
+"""Stands in the place of a concept where a phrase goes on: at its first word, its first two words, and so on."""
+MAX_BEGINNING = 9
+"""A beginning of a word has at most this many characters; longer ones are cut to it."""
+MAX_UNSPACED, MAX_THAI = 4, 14
+"""An entry of a script without spaces between words has at most this many characters."""
+_MAX_VOTERS = 24
+_MAX_PARTS = 6
+_CLEAR_LEAD = 2
+_MAX_KNOWN = 30_000
+_MAX_KNOWN_CHARS = 40
+_LAST_THAI = "\u0e7f"
+_BREAKS = re.compile(r"['\".-]")
+# A language is known by its script if a fifth of the letters, or twelve of them, are of that script.
+_SCRIPTS = (
+    ("ja", re.compile("[\u3040-\u30ff]")),
+    ("zh", re.compile("[\u4e00-\u9fff]")),
+    ("ko", re.compile("[\uac00-\ud7a3]")),
+    ("th", re.compile("[\u0e00-\u0e7f]")),
+    ("he", re.compile("[\u0590-\u05ff]")),
+    ("el", re.compile("[\u0370-\u03ff]")),
+    ("hi", re.compile("[\u0900-\u097f]")),
+    ("bn", re.compile("[\u0980-\u09ff]")),
+    ("ar", re.compile("[\u0600-\u06ff]")),
+)
+_PERSIAN = re.compile("[\u067e\u0686\u06a9\u06af\u06cc]")
+Entry = tuple[int, int]
+"""The number of a language, and that of a concept or PHRASE_FOLLOWS."""
+
+
+class Concepts:
+    """The words of all concepts, and the function words (such as "the" and "und") of the languages.
+
+    The table has 2**n places; a place holds 16 bits of an entry's CRC-32 (`checks`), and the numbers of its language
+    and its concept (`numbers`, two bytes). An entry with several meanings has several places. One word in ten
+    thousand that is not in the table seems to be.
+    """
+
+    def __init__(
+        self,
+        *,
+        names: Sequence[str],
+        languages: Sequence[str],
+        function_words: Mapping[str, Sequence[int]],
+        checks: Sequence[int],
+        numbers: Sequence[int],
+    ) -> None:
+        self.names = names
+        self.languages = languages
+        self._function_words = function_words
+        self._checks = checks
+        self._numbers = numbers
+        self._mask = len(checks) - 1
+        self._known: dict[tuple[str, str], frozenset[int]] = {}
+
+    def language(self, words: Sequence[str]) -> str:
+        """Return the code of the language that a prompt is probably written in; "en" if nothing tells.
+
+        Its script decides, or else its function words; among languages with nearly as many of them, each word that
+        belongs to a concept there counts half a function word.
+        """
+        by_script = _by_script("".join(words))
+        if by_script is not None:
+            return by_script
+        distinct = list(dict.fromkeys(words))
+        votes = Counter(number for word in distinct for number in self._function_words.get(word, ()))
+        best, second = ([*sorted(votes.values(), reverse=True), 0, 0])[:2]
+        if best > second + _CLEAR_LEAD:
+            return self.languages[votes.most_common(1)[0][0]]
+        named = Counter(
+            number for word in distinct[:_MAX_VOTERS] for number in {language for language, _ in self._entries(word)}
+        )
+        scores = {n: votes[n] + named[n] / 2 for n in {*votes, *named} if votes[n] >= best - _CLEAR_LEAD}
+        if not scores:
+            return ENGLISH
+        return self.languages[max(scores, key=lambda n: (scores[n], self.languages[n] == ENGLISH, -n))]
+
+    def of(self, words: Sequence[str], language: str) -> frozenset[int]:
+        """Return the numbers of the concepts that these words name in a language or in English."""
+        found: set[int] = set()
+        for i, word in enumerate(words):
+            concepts = self._concepts(word, language)
+            if concepts:
+                found |= concepts
+                last = i + 1
+                while PHRASE_FOLLOWS in concepts and last < len(words):
+                    last += 1
+                    concepts = self._spoken(self._at(crc32(_bytes(" ".join(words[i:last])))), language)
+                    found |= concepts
+        found.discard(PHRASE_FOLLOWS)
+        return frozenset(found)
+
+    def _concepts(self, word: str, language: str) -> frozenset[int]:
+        """Return the concepts of a word in a language or in English; the answers for many words are kept."""
+        key = (word, language)
+        concepts = self._known.get(key)
+        if concepts is None:
+            concepts = self._spoken(self._entries(word), language)
+            if len(word) <= _MAX_KNOWN_CHARS:
+                if len(self._known) >= _MAX_KNOWN:
+                    self._known.clear()
+                self._known[key] = concepts
+        return concepts
+
+    def _spoken(self, entries: Iterable[Entry], language: str) -> frozenset[int]:
+        return frozenset(concept for number, concept in entries if self.languages[number] in (language, ENGLISH))
+
+    def _entries(self, word: str) -> list[Entry]:
+        """Return the entries of a word and its beginnings, or else of its parts; for a run without spaces, all it contains."""
+        if unspaced(word):
+            return self._contained(word)
+        found = self._at(crc32(_bytes(word)))
+        beginning = 0
+        for letter in word[:MAX_BEGINNING]:
+            beginning = crc32(_bytes(letter), beginning)
+            found += self._at(crc32(b"*", beginning))
+        if not found:
+            for part in _BREAKS.split(word)[:_MAX_PARTS]:
+                if 2 < len(part) < len(word):
+                    found += self._entries(part)
+        return found
+
+    def _contained(self, run: str) -> list[Entry]:
+        found: list[Entry] = []
+        characters = [_bytes(character) for character in run]
+        numbers, mask = self._numbers, self._mask
+        size = MAX_THAI if run[0] <= _LAST_THAI else MAX_UNSPACED
+        for start in range(len(characters)):
+            crc = 0
+            for character in characters[start : start + size]:
+                crc = crc32(character, crc)
+                if numbers[2 * (crc & mask)] != EMPTY:
+                    found += self._at(crc)
+        return found
+
+    def _at(self, crc: int) -> list[Entry]:
+        found = []
+        place, check = crc & self._mask, crc >> 16
+        while (number := self._numbers[2 * place]) != EMPTY:
+            if self._checks[place] == check:
+                found.append((number, self._numbers[2 * place + 1]))
+            place = (place + 1) & self._mask
+        return found
+
+
+def _bytes(text: str) -> bytes:
+    return text.encode("utf-8", "surrogatepass")
+
+
+def _by_script(text: str) -> str | None:
+    if text.isascii():
+        return None
+    for language, letters in _SCRIPTS:
+        count = len(letters.findall(text))
+        if count >= 12 or count * 5 >= len(text) > 0 and count:
+            return "fa" if language == "ar" and _PERSIAN.search(text) else language
+    return None

@@ -1,0 +1,44 @@
+"""Split a text into words: one way for all languages, with names such as c++ and node.js whole."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Sequence
+
+# Marks above, below and beside letters that \w does not match: without them, words of Hindi, Thai and others break up.
+_MARKS = (
+    "\u0300-\u036f\u0591-\u05c7\u0610-\u061a\u064b-\u065f\u0670\u0900-\u0903\u093a-\u094f\u0962\u0963"
+    "\u0981-\u0983\u09bc-\u09cd\u0e31-\u0e4e\u200c"
+)
+_LETTERS = rf"(?:[^\W_]|[{_MARKS}])+"
+_TOKEN = re.compile(rf"{_LETTERS}(?:['\"+#.-]{_LETTERS}|[+#]+)*")
+# Thai, Chinese and Japanese have no spaces between words.
+_UNSPACED = re.compile(r"[\u0e00-\u0e7f\u2e80-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]+")
+_FIRST_UNSPACED = "\u0e00"
+
+
+def words(text: str) -> list[str]:
+    """Return the words of a text in lower case; a run of a script without spaces is one word."""
+    if not text.isascii():
+        text = unicodedata.normalize("NFC", text).replace("İ", "i")
+        text = _UNSPACED.sub(r" \g<0> ", text)
+    return _TOKEN.findall(text.lower())
+
+
+def unspaced(word: str) -> bool:
+    """Return whether a word is a run of a script without spaces between words."""
+    return word[0] >= _FIRST_UNSPACED and _UNSPACED.match(word) is not None
+
+
+def pieces(found: Sequence[str]) -> list[str]:
+    """Return the words, and in the place of a run without spaces its pairs of neighbouring characters."""
+    split = []
+    for word in found:
+        if not unspaced(word):
+            split.append(word)
+        elif len(word) == 1:
+            split.append(word)
+        else:
+            split += [word[i : i + 2] for i in range(len(word) - 1)]
+    return split

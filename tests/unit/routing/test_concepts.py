@@ -1,0 +1,100 @@
+"""Words, languages and concepts of a prompt: the same way of reading for over thirty languages."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from llm_server.orchestration.routing import tokens
+from llm_server.orchestration.routing.concepts import EMPTY, PHRASE_FOLLOWS, Concepts
+from llm_server.orchestration.routing.weights import load
+
+ANY_TEXT = st.text(st.characters(codec=None) | st.characters(categories=["Cs"]), max_size=300)
+
+
+def named(prompt: str) -> tuple[str, set[str]]:
+    concepts, words = load().concepts, tokens.words(prompt)
+    language = concepts.language(words)
+    return language, {concepts.names[number] for number in concepts.of(words, language)}
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("Don't use C++, C# or node.js!", ["don't", "use", "c++", "c#", "or", "node.js"]),
+        ("用python写代码", ["用", "python", "写代码"]),
+        ("हिन्दी में लिखो", ["हिन्दी", "में", "लिखो"]),
+        ("İstanbul'a", ["istanbul'a"]),
+        ("", []),
+    ],
+)
+def test_words_are_found_in_every_script(text: str, words: list[str]) -> None:
+    """Marks stay with their letters, and names of languages stay whole."""
+    assert tokens.words(text) == words
+
+
+def test_a_run_without_spaces_is_read_in_pairs_of_characters() -> None:
+    """Other words stay whole."""
+    assert tokens.pieces(["写代码", "python", "字"]) == ["写代", "代码", "python", "字"]
+
+
+@pytest.mark.parametrize(
+    ("prompt", "language", "concept"),
+    [
+        ("Write a poem about my dog", "en", "poem"),
+        ("Übersetze den Brief ins Englische", "de", "translate"),
+        ("Rédige un poème sur la mer", "fr", "poem"),
+        ("¿Cuánto impuesto tengo que pagar este año?", "es", "money"),
+        ("帮我写一封邮件给客户", "zh", "email"),
+        ("この文章を要約してください", "ja", "summarise"),
+        ("แปลข้อความนี้เป็นภาษาอังกฤษ", "th", "translate"),
+        ("Напиши функцию на Python", "ru", "code"),
+        ("اكتب قصة قصيرة عن البحر", "ar", "story"),
+        ("Napisz wiersz o jesieni", "pl", "poem"),
+    ],
+)
+def test_concepts_are_found_in_many_languages(prompt: str, language: str, concept: str) -> None:
+    """The language decides which lists are used."""
+    found, concepts = named(prompt)
+
+    assert found == language
+    assert concept in concepts
+
+
+def test_a_phrase_needs_all_its_words() -> None:
+    """Its first word alone is not the phrase."""
+    assert "shopping" in named("sneakers under budget, black friday discount")[1]
+    assert "rewrite" in named("put this into sentence structure that is correct")[1]
+    assert "rewrite" not in named("one sentence about the sea")[1]
+
+
+def test_lists_of_other_languages_are_not_used() -> None:
+    """The German "war" (was) is not the English war."""
+    assert "history" not in named("Das war ein schöner Tag mit der Familie und den Kindern")[1]
+
+
+@given(ANY_TEXT)
+def test_no_text_breaks_it(text: str) -> None:
+    """Lone surrogates, marks without letters, and mixtures of scripts are read too."""
+    language, concepts = named(text)
+
+    assert language in {*load().concepts.languages, "en"}
+    assert concepts <= set(load().concepts.names)
+
+
+def test_the_marker_of_phrases_is_no_concept() -> None:
+    """A table of one phrase: its parts name nothing."""
+    concepts = Concepts(names=["x"], languages=["en"], function_words={}, checks=[0] * 4, numbers=bytes([EMPTY]) * 8)
+
+    assert concepts.of(["any", "words"], "en") == frozenset()
+    assert max(load().concepts.names.index(name) for name in load().concepts.names) < PHRASE_FOLLOWS
+
+
+def test_many_different_words_do_not_fill_the_memory() -> None:
+    """What is remembered about words is bounded."""
+    concepts = load().concepts
+    for start in range(0, 70_000, 500):
+        concepts.of([f"word{n}" for n in range(start, start + 500)], "en")
+
+    assert len(concepts._known) <= 30_000

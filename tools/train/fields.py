@@ -1,0 +1,198 @@
+"""Train the fields of work and the gain of a strong engine, on one design matrix, and judge groups that are left out."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.sparse import csr_array
+
+from llm_server.orchestration.routing import features
+from llm_server.orchestration.routing.analysis import FIELDS
+from llm_server.orchestration.routing.concepts import Concepts
+from llm_server.orchestration.routing.signals import Signals, read
+from llm_server.orchestration.routing.weights import PLACES
+from train.exact import Floats
+from train.exact_fit import Block, Design, ridge_fit, softmax_fit
+from train.heads import steps_logit
+from train.rows import DATA, Labelled
+
+BITS = 15
+_UNIT = 64  # figures of form are whole numbers of 1/64
+_LEAST_PROMPTS = 2  # a gram of a single prompt teaches nothing
+_ITERATIONS = 40
+_WRITTEN_SHARE = 0.7
+_LEVELLING = 0.8
+"""A natural source of n prompts counts as n**0.2 of them: large, one-sided sources are weighed down."""
+_FORM_STIFFNESS, _CONCEPT_STIFFNESS, _GRAM_STIFFNESS, _FREE = 8.0, 8.0, 4.0, 0.01
+_GAIN_STIFFNESS = 2.0
+_CONCEPT_PRIOR = 0.7
+_NATURAL_GAIN_SHARE = 2.0
+_FORM_PRIOR = {"steps in order": 1.0, "three specialities": 5.0}
+"""What some figures of form speak for a plan before any example; the second one is hardly moved by examples."""
+_FIRM, _FIRM_STIFFNESS = "three specialities", 100.0
+
+
+@dataclass(frozen=True, slots=True)
+class Features:
+    """What the server reads of a prompt: figures of form, rows of concepts, and hashed grams (all their CRC bits)."""
+
+    form: Mapping[str, float]
+    concepts: Sequence[int]
+    grams: Sequence[int]
+
+
+@dataclass(frozen=True, slots=True)
+class FieldWeights:
+    """The weights after rounding to bytes: `form` by figure; a row a concept and place, a row a bucket of grams."""
+
+    form: Mapping[str, Sequence[float]]
+    concepts: NDArray[np.int64]
+    concept_scales: Sequence[float]
+    grams: NDArray[np.int64]
+    gram_scales: Sequence[float]
+
+
+class Corpus:
+    """The labelled prompts as a design matrix."""
+
+    def __init__(self, rows: Sequence[Labelled], concepts: Concepts, steps: Mapping[str, float]) -> None:
+        self.rows = rows
+        self.found = [_features(read(row.prompt), concepts, steps) for row in rows]
+        self.size = len(concepts.names) * PLACES
+        self.names = ["always", *sorted({name for f in self.found for name in f.form})]
+        self._form = self._form_block()
+        self._concepts = _block([f.concepts for f in self.found], self.size, np.ones(len(rows)))
+        factors = [features.WORDS_SCALE / math.sqrt(max(len(f.grams), 1)) for f in self.found]
+        self._factors = np.array(factors)
+        self.prior = _prior(self.names, concepts.names)
+
+    def _form_block(self) -> Block:
+        column = {name: i for i, name in enumerate(self.names)}
+        figures = [{"always": 1.0} | dict(f.form) for f in self.found]
+        cells = [
+            (r, column[name], round(figure * _UNIT)) for r, row in enumerate(figures) for name, figure in row.items()
+        ]
+        return Block.of(_matrix(cells, (len(figures), len(column))), np.full(len(figures), 1 / _UNIT))
+
+    def design(self, rows: NDArray[np.int64], *, seen: NDArray[np.bool_] | None = None) -> Design:
+        """Return the matrix of some prompts; with `seen`, only of grams that at least two of those prompts have."""
+        grams = [self.found[r].grams for r in rows]
+        if seen is not None:
+            times = Counter(gram for r in np.flatnonzero(seen) for gram in self.found[r].grams)
+            grams = [[gram for gram in row if times[gram] >= _LEAST_PROMPTS] for row in grams]
+        hashed = [[gram & ((1 << BITS) - 1) for gram in row] for row in grams]
+        return Design(
+            [
+                Block.of(csr_array(self._form.counts[rows]), self._form.factors[rows]),
+                Block.of(csr_array(self._concepts.counts[rows]), self._concepts.factors[rows]),
+                _block(hashed, 1 << BITS, self._factors[rows]),
+            ]
+        )
+
+    def train(self, chosen: NDArray[np.bool_]) -> FieldWeights:
+        """Fit the fields and the gain on the chosen prompts."""
+        rows = np.flatnonzero(chosen)
+        design = self.design(rows, seen=chosen)
+        fields = list(FIELDS)
+        right = np.array([[float(field in self.rows[r].fields) for field in fields] for r in rows])
+        shares = self._shares()[rows]
+        weights = softmax_fit(design, right, shares, self._penalty(_FORM_STIFFNESS), self.prior, _ITERATIONS)
+        gained = np.array([i for i, r in enumerate(rows) if self.rows[r].gain is not None])
+        target = np.array([float(self.rows[rows[i]].gain or 0) for i in gained]) - 3.0
+        natural = np.array([_NATURAL_GAIN_SHARE if self.rows[rows[i]].natural else 1.0 for i in gained])
+        gain = ridge_fit(design.take(gained), target, natural, self._penalty(_GAIN_STIFFNESS), _ITERATIONS)
+        return self._rounded(np.concatenate([weights, gain], axis=1))
+
+    def train_all(self) -> FieldWeights:
+        return self.train(np.ones(len(self.rows), dtype=np.bool_))
+
+    def scores(self, weights: FieldWeights, rows: NDArray[np.int64]) -> Floats:
+        """Return the scores of the fields, and last the gain less 3, as the server computes them."""
+        form = np.array([weights.form[name] for name in self.names])
+        concepts = weights.concepts * np.array(weights.concept_scales)
+        grams = weights.grams * np.array(weights.gram_scales)
+        return self.design(rows).scores(np.concatenate([form, concepts, grams]))
+
+    def _shares(self) -> Floats:
+        """Return the weights of the prompts: large natural sources are weighed down, and written prompts too."""
+        sizes = Counter(row.source for row in self.rows)
+        raw = [sizes[row.source] ** -_LEVELLING if row.natural else 0.0 for row in self.rows]
+        mean = math.fsum(raw) / sum(row.natural for row in self.rows)
+        return np.array(
+            [
+                round((share / mean if row.natural else _WRITTEN_SHARE) * 256) / 256
+                for row, share in zip(self.rows, raw, strict=True)
+            ]
+        )
+
+    def _penalty(self, form: float) -> Floats:
+        stiffness = {"always": _FREE, _FIRM: _FIRM_STIFFNESS}
+        on_form = [stiffness.get(name, form) for name in self.names]
+        return np.array([*on_form, *[_CONCEPT_STIFFNESS] * self.size, *[_GRAM_STIFFNESS] * (1 << BITS)])
+
+    def _rounded(self, weights: Floats) -> FieldWeights:
+        form, concepts, grams = np.split(weights, [len(self.names), len(self.names) + self.size])
+        concept_bytes, concept_scales = _in_bytes(concepts)
+        gram_bytes, gram_scales = _in_bytes(grams)
+        return FieldWeights(
+            {name: [round(float(w), 4) for w in row] for name, row in zip(self.names, form, strict=True)},
+            concept_bytes,
+            concept_scales,
+            gram_bytes,
+            gram_scales,
+        )
+
+
+def folds(rows: Sequence[Labelled]) -> Iterator[tuple[str, NDArray[np.bool_]]]:
+    """Yield the name of each fold and which prompts it leaves out: a natural group and a written slice at a time."""
+    natural = sorted({row.group for row in rows if row.judged and row.natural})
+    written = sorted({row.group for row in rows if row.judged and not row.natural})
+    for n in range(max(len(natural), len(written))):
+        left_out = [*natural[n : n + 1], *written[n : n + 1]]
+        yield "+".join(left_out), np.array([row.group in left_out for row in rows])
+
+
+def _features(signals: Signals, concepts: Concepts, steps: Mapping[str, float]) -> Features:
+    language, size = concepts.language(signals.words), len(concepts.names)
+    places = (signals.words, signals.first, signals.last)
+    return Features(
+        {k: v for k, v in features.form(signals, steps_logit(steps, signals)).items() if v},
+        [place * size + c for place, words in enumerate(places) for c in sorted(concepts.of(words, language))],
+        features.buckets(features.field_grams(signals), 32),
+    )
+
+
+def _prior(names: Sequence[str], concepts: Sequence[str]) -> Floats:
+    """Return what the weights are before any example: concept_fields.txt names the fields that a concept speaks for."""
+    prior = np.zeros((len(names) + len(concepts) * PLACES + (1 << BITS), len(FIELDS)))
+    for name, weight in _FORM_PRIOR.items():
+        prior[names.index(name), list(FIELDS).index("plan")] = weight
+    for line in (DATA / "concept_fields.txt").read_text(encoding="utf-8").splitlines():
+        field, _, found = line.partition(":")
+        for entry in found.split():
+            concept, _, share = entry.partition(":")
+            for place in range(PLACES):
+                row = len(names) + place * len(concepts) + concepts.index(concept)
+                prior[row, list(FIELDS).index(field)] = _CONCEPT_PRIOR * float(share or 1)
+    return prior
+
+
+def _block(rows: Sequence[Sequence[int]], width: int, factors: Floats) -> Block:
+    return Block.of(_matrix([(r, c, 1) for r, row in enumerate(rows) for c in row], (len(rows), width)), factors)
+
+
+def _matrix(cells: Sequence[tuple[int, int, int]], shape: tuple[int, int]) -> csr_array:
+    rows, columns, values = (np.array(part, dtype=np.int64) for part in zip(*cells, strict=True))
+    return csr_array((values, (rows, columns)), shape=shape)
+
+
+def _in_bytes(weights: Floats) -> tuple[NDArray[np.int64], list[float]]:
+    """Return the weights as whole numbers from -127 to 127, and the scale of each column to six digits."""
+    largest = np.abs(weights).max(axis=0)
+    scales = [float(f"{size / 127:.6g}") if size else 1.0 for size in largest]
+    return np.clip(np.rint(weights / np.array(scales)), -127, 127).astype(np.int64), scales
