@@ -1,7 +1,8 @@
 """What a triage adds at each threshold: the share of prompts that is asked about, the roles that fit, and the cost.
 
-It reads predictions that were made out of fold, one JSON object a line: `role` and `confidence` of the analysis, the
-`ok_roles` that a label accepts, and `prompt`, the prompt's length in characters. The engine is scripted: it is right in
+It reads the decisions of data/routing/left_out.csv, made by models that had not seen the prompt's sources, or a file of
+predictions, one JSON object a line: `role` and `confidence` of the analysis, the `ok_roles` that a label accepts, and
+`prompt`, the prompt's length in characters. The engine is scripted: it is right in
 90 % of the cases, drawn from a fixed seed, and its answers are read as a real engine's are.
 """
 
@@ -14,6 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 
+sys.path.insert(0, str(Path(__file__).parents[1] / "tools"))
+
 from llm_server.catalog_loading import configured_catalog
 from llm_server.cli.route import family
 from llm_server.engines.prices import price
@@ -22,9 +25,11 @@ from llm_server.orchestration.domain.engines.usage import Usage
 from llm_server.orchestration.domain.triage import WHOLE
 from llm_server.orchestration.execution.triage import tokens_in
 from llm_server.orchestration.execution.triage_question import MAX_OUTPUT_TOKENS, Question
+from llm_server.orchestration.routing.analysis import FIELDS
 from llm_server.settings import Settings
+from train import validation
+from train.rows import labelled_prompts
 
-PREDICTIONS = Path(__file__).parents[1] / "data" / "routing" / "out_of_fold.jsonl"
 ACCURACY = 0.9
 THRESHOLDS = (0.5, 0.6, 0.7, 0.8, 0.9, 1.01)
 """The last one asks about every prompt."""
@@ -65,12 +70,31 @@ class Figures:
     tokens_in: int
 
 
-def run(path: Path = PREDICTIONS) -> None:
-    if not path.exists():
-        print(f"  {path} is missing; name a file of predictions: python -m benchmarks.triage FILE")
-        return
-    for line in report(predictions(path)):
-        print(f"  {line}")
+def run(path: Path | None = None) -> None:
+    if path is not None:
+        parts = {path.name: predictions(path)}
+    else:
+        parts = {f"{name} prompts": left_out(natural=name == "natural") for name in ("natural", "written")}
+    for name, rows in parts.items():
+        print(f"  {name}:")
+        for line in report(rows):
+            print(f"  {line}")
+
+
+def left_out(*, natural: bool) -> list[Prediction]:
+    """Return the decisions for natural or written prompts of sources that were left out."""
+    judged = validation.committed(labelled_prompts())
+    confidences = validation.crossed_confidences(judged)
+    return [
+        Prediction(
+            role=FIELDS[j.field][0],
+            confidence=confidence,
+            ok_roles=frozenset(FIELDS[field][0] for field in j.row.fields),
+            prompt=len(j.row.prompt),
+        )
+        for j, confidence in zip(judged, confidences, strict=True)
+        if j.row.natural == natural
+    ]
 
 
 def predictions(path: Path) -> list[Prediction]:
