@@ -24,7 +24,7 @@ from llm_server.orchestration.domain.ports.clock import Clock
 from llm_server.orchestration.domain.ports.commit import AfterCommit, at_once
 from llm_server.orchestration.domain.ports.keys import KeyStore
 from llm_server.orchestration.domain.ports.queue import Queue
-from llm_server.orchestration.domain.ports.store import EngineStateStore, Store
+from llm_server.orchestration.domain.ports.store import EngineStateStore, KnownOverview, Store, never_known
 from llm_server.orchestration.domain.retention import Retention
 from llm_server.orchestration.routing.analysis import analyse, own_roles
 from llm_server.orchestration.service import Service
@@ -109,6 +109,7 @@ def assemble(
     sleep: Callable[[float], None] = time.sleep,
     waiting: Waiting = nullcontext,
     after_commit: AfterCommit = at_once,
+    known_overview: KnownOverview = never_known,
     works: bool = True,
 ) -> Service:
     """Build a service from its ports. `random_bytes(n)` returns n cryptographically random bytes.
@@ -161,6 +162,7 @@ def assemble(
         sweep=Sweep(store=store, wakeups=wakeups, fleet=balancer.fleet, clock=clock, sweep_ms=sweep_ms),
         clock=clock,
         after_commit=after_commit,
+        known_overview=known_overview,
     )
 
 
@@ -213,6 +215,7 @@ def service_of(
     works: bool = True,
     waiting: Waiting = nullcontext,
     after_commit: AfterCommit = at_once,
+    known_overview: KnownOverview = never_known,
 ) -> Service:
     """Build a service from the settings; its tasks get their ids from `new_id`.
 
@@ -242,6 +245,7 @@ def service_of(
         sleep=partial(_sleep, waiting),
         waiting=waiting,
         after_commit=after_commit,
+        known_overview=known_overview,
         works=works,
     )
 

@@ -8,9 +8,12 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from pathlib import Path
+
+import pytest
 
 from support.fake_engine import a_config, fake_engine
 from support.server_process import RunningServer, serving
@@ -84,15 +87,40 @@ def test_a_backup_under_load_restores_to_a_server_that_finishes_its_tasks(tmp_pa
     assert before - tasks_in(tmp_path / "copy.db")
 
 
-def test_a_tenant_is_deleted_while_a_server_carries_out_its_tasks(tmp_path: Path) -> None:
-    """The command waits for the workers. The server goes on; its figures keep what the tasks have cost."""
+@contextmanager
+def watched(server: RunningServer) -> Iterator[None]:
+    """Ask for the metrics all the time during the block, so that the server keeps them in memory."""
+    stopping = threading.Event()
+
+    def ask() -> None:
+        while not stopping.wait(0.01):
+            assert server.call("GET", "/metrics").json()["total_requests"] <= 100
+
+    with ThreadPoolExecutor(1) as pool:
+        asking = pool.submit(ask)
+        try:
+            yield
+        finally:
+            stopping.set()
+            asking.result()
+
+
+@pytest.mark.parametrize("while_asked", [nullcontext, watched], ids=["alone", "beside callers of the metrics"])
+def test_a_tenant_is_deleted_while_a_server_carries_out_its_tasks(
+    tmp_path: Path, while_asked: Callable[[RunningServer], AbstractContextManager[None]]
+) -> None:
+    """The command waits for the workers. The server goes on; its figures keep what the tasks have cost.
+
+    The command is a process of its own that changes the counters in the file. Figures in memory must follow.
+    """
     db = tmp_path / "tasks.db"
     with fake_engine(latency_s=1.0) as engine, serving(db, env=a_config(tmp_path, only=engine)) as server:
-        for _ in range(100):
-            server.submit("Why is the sky blue?", mode="Chat")
-        deleted = run("tenants", "delete", "local", "--yes", "--db", db)
-        left = server.call("GET", "/tasks").json()["tasks"]
-        totals = server.call("GET", "/metrics").json()
+        with while_asked(server):
+            for _ in range(100):
+                server.submit("Why is the sky blue?", mode="Chat")
+            deleted = run("tenants", "delete", "local", "--yes", "--db", db)
+            left = server.call("GET", "/tasks").json()["tasks"]
+            totals = server.call("GET", "/metrics").json()
         answered = server.submit("Why is the sky blue?", wait_s=10)
 
     assert (deleted.returncode, deleted.stdout.split(",")[0]) == (0, "Deleted for tenant local: 100 tasks")

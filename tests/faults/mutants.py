@@ -50,15 +50,18 @@ _WRITTEN_BY_SAVE = f"""            if after.status.is_final and self._on_end is 
             raise TaskLost(after.task_id)
 """
 _COMMITTED = """            if is_clean:
+                self._latest.before_commit(self.connection)
                 self.connection.execute("COMMIT")
                 self._failures.file.check()  # or the next start would not find what is acknowledged now
 """
 _NOT_COMMITTED = """        except sqlite3.Error as error:
+            self._latest.forget()
             self._roll_back()
             self._fail(group, error)
             return []
 """
 _ACKNOWLEDGED = """        if is_clean:
+            self._latest.committed()
             for command in group:
                 _finish(command)
             return []
@@ -343,6 +346,21 @@ MUTANTS = (
         f"{_SQLITE}/connections/writer.py",
         f"{_COMMITTED}{_NOT_COMMITTED}",
         f"{_COMMITTED}        except sqlite3.Error:\n            self._roll_back()\n",
+        "test_group_commit",
+    ),
+    Mutant(
+        "metrics miss a task that is acknowledged",
+        f"{_SQLITE}/connections/writer.py",
+        _ACKNOWLEDGED,
+        "        if is_clean:\n            for command in group:\n                _finish(command)\n"
+        "            self._latest.committed()\n            return []\n",
+        "test_group_commit",
+    ),
+    Mutant(
+        "metrics count what is not committed",
+        f"{_SQLITE}/connections/latest_read.py",
+        "self._uncommitted = now_s, self._read(connection)",
+        "self._known = self._uncommitted = now_s, self._read(connection)",
         "test_group_commit",
     ),
     Mutant(

@@ -182,6 +182,36 @@ def test_a_commit_that_fails_is_acknowledged_to_no_caller_of_its_group(server: S
     assert server.known() == [task.ref]
 
 
+def test_metrics_count_a_task_from_its_acknowledgement_on_and_not_before_its_commit(server: Server) -> None:
+    """They come from memory here, so a reader of the file could not put them right."""
+    latest, seen = server.database._latest_overview, list[object]()
+    latest._clock_s = lambda: 100.0
+
+    def total() -> object:
+        known = server.service.known_metrics()
+        return known and known["total_requests"]
+
+    def submit() -> None:
+        server.submit()
+        server.database.after_commit(lambda: seen.append(total()))
+
+    assert total() is None
+    server.post().result(WAIT_S)
+    with server.disk.commit_held():
+        posted = server.command(submit)
+        assert server.disk.at_commit.wait(WAIT_S)
+
+        assert total() == 1
+    posted.result(WAIT_S)
+    server.disk.failing["COMMIT"] = FULL
+    with pytest.raises(StorageUnavailable):
+        server.post().result(WAIT_S)
+    server.disk.failing.clear()
+
+    assert seen == [2]
+    assert server.service.metrics()["total_requests"] == 2
+
+
 @pytest.mark.parametrize("statement", ["BEGIN IMMEDIATE", "COMMIT"])
 def test_an_answer_that_the_disk_had_no_room_for_is_stored_later_and_not_bought_again(
     server: Server, statement: str

@@ -65,6 +65,7 @@ def embedded_service(
                 catalog=loaded.catalog,
                 waiting=waiting,
                 after_commit=database.after_commit,
+                known_overview=database.known_overview,
             )
             yield Embedded(service=service, database=database, queue=queue, engines_note=loaded.engines_note)
 

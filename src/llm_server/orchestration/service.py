@@ -21,7 +21,13 @@ from llm_server.orchestration.domain.errors import EngineNotFound, InvalidInput
 from llm_server.orchestration.domain.ports.clock import Clock
 from llm_server.orchestration.domain.ports.commit import AfterCommit, at_once
 from llm_server.orchestration.domain.ports.listing import EVERY_TASK, Page, TaskFilter, TaskListing
-from llm_server.orchestration.domain.ports.store import CounterStore, EngineStateStore
+from llm_server.orchestration.domain.ports.store import (
+    CounterStore,
+    EngineStateStore,
+    KnownOverview,
+    Overview,
+    never_known,
+)
 from llm_server.orchestration.domain.ports.tasks import TaskStore
 from llm_server.orchestration.domain.snapshot import Snapshot
 from llm_server.orchestration.domain.task import Task, TaskRef
@@ -77,6 +83,7 @@ class Service:
         sweep: Sweep,
         clock: Clock,
         after_commit: AfterCommit = at_once,
+        known_overview: KnownOverview = never_known,
     ) -> None:
         self.catalog = catalog
         self.prompt_max_chars = prompt_max_chars
@@ -90,6 +97,7 @@ class Service:
         self._sweep = sweep
         self._clock = clock
         self._after_commit = after_commit
+        self._known_overview = known_overview
 
     def now_ms(self) -> int:
         """Return the server's time in Unix milliseconds."""
@@ -157,7 +165,15 @@ class Service:
 
     def metrics(self) -> dict[str, object]:
         """Return the nine fields of `GET /metrics`."""
-        counters, records = self._store.overview()
+        return self._metrics(self._store.overview())
+
+    def known_metrics(self) -> dict[str, object] | None:
+        """Return the metrics from memory alone; None if the store must be asked. See `KnownOverview`."""
+        overview = self._known_overview()
+        return None if overview is None else self._metrics(overview)
+
+    def _metrics(self, overview: Overview) -> dict[str, object]:
+        counters, records = overview
         return summarise(counters, self._fleet.status(records))
 
     def engine_specs(self) -> dict[str, EngineSpec]:

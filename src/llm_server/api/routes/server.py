@@ -28,7 +28,8 @@ EngineName = Annotated[str, Path(description="The configured name of the engine.
 )
 async def get_metrics(run: Run, service: Service) -> Response:
     """Read nine figures about the whole server: engines, speed, tasks and costs."""
-    return answer(server.MetricsView.model_validate(await run.read(service.metrics)))
+    figures = service.known_metrics() or await run.read(service.metrics)
+    return answer(server.MetricsView.model_validate(figures))
 
 
 @router.get(

@@ -11,8 +11,11 @@ from functools import partial
 from pathlib import Path
 
 from llm_server.orchestration.domain.errors import ConfigurationError
+from llm_server.orchestration.domain.ports.store import Overview
 from llm_server.orchestration.domain.turns import OF_NO_TENANT, Line
+from llm_server.storage.sqlite import overview
 from llm_server.storage.sqlite.connections.failures import Failures, damage, is_damage, is_locked
+from llm_server.storage.sqlite.connections.latest_read import LatestRead
 from llm_server.storage.sqlite.connections.readers import Readers
 from llm_server.storage.sqlite.connections.writer import Command, T, Work, Writer
 from llm_server.storage.sqlite.file.marker import mark_in_use, refuse_loss, was_in_use
@@ -52,7 +55,8 @@ class Database:
         connection.execute(f"PRAGMA busy_timeout = {round(busy_s * 1000)}")
         self._path = path
         self._failures = Failures(path)
-        self._writer = Writer(connection, self._failures)
+        self._latest_overview = LatestRead(overview.read)
+        self._writer = Writer(connection, self._failures, self._latest_overview)
         self._readers = Readers(partial(connect, path), self._failures)
         if migrated and migrated.backup:
             versions = {"from_version": migrated.from_version, "to_version": migrated.to_version}
@@ -92,8 +96,15 @@ class Database:
             except sqlite3.Error as error:
                 raise self._failures.of(error) from error
         else:
-            with self._readers.reading() as connection:
-                yield connection
+            try:
+                with self._readers.reading() as connection:
+                    yield connection
+            finally:
+                self._latest_overview.note_read()
+
+    def known_overview(self) -> Overview | None:
+        """Return the overview of the last commit from memory; None if it is older than 50 ms. See `KnownOverview`."""
+        return self._latest_overview.known()
 
     @property
     def is_known_broken(self) -> bool:

@@ -6,11 +6,11 @@ import sqlite3
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 
-from llm_server.orchestration.domain.counters import Counters
 from llm_server.orchestration.domain.engines.state import EngineRecords, EngineState, SwitchName
 from llm_server.orchestration.domain.errors import TaskLost, TaskNotFound, TooManyInFlight
 from llm_server.orchestration.domain.output import Output
 from llm_server.orchestration.domain.ports.listing import EVERY_TASK, Page, TaskFilter
+from llm_server.orchestration.domain.ports.store import Overview
 from llm_server.orchestration.domain.ports.tasks import Due, IdempotencyBinding, T
 from llm_server.orchestration.domain.ports.tenants import Erased
 from llm_server.orchestration.domain.retention import Retention
@@ -24,6 +24,7 @@ from llm_server.storage.sqlite import (
     erasure,
     idempotency,
     indexes,
+    overview,
     task_rows,
 )
 from llm_server.storage.sqlite.database import Database
@@ -159,9 +160,9 @@ class SqliteStore:
     def page(self, tenant: str, *, size: int, token: str = "", task_filter: TaskFilter = EVERY_TASK) -> Page:
         return indexes.page(self._database, self._retention, tenant, size=size, token=token, task_filter=task_filter)
 
-    def overview(self) -> tuple[Counters, EngineRecords]:
+    def overview(self) -> Overview:
         with self._database.reading() as db:
-            return counters.read(db), engine_states.read(db)
+            return overview.read(db)
 
     def spent_microusd(self, tenant: str, day: str) -> int:
         with self._database.reading() as db:

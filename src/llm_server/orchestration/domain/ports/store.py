@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Protocol
 
 from llm_server.orchestration.domain.counters import Counters
@@ -11,11 +11,23 @@ from llm_server.orchestration.domain.ports.listing import TaskListing
 from llm_server.orchestration.domain.ports.tasks import IdempotencyStore, SweepIndex, TaskStore
 from llm_server.orchestration.domain.ports.tenants import TenantStore
 
+Overview = tuple[Counters, EngineRecords]
+"""Totals and gauges, and the engines' records."""
+KnownOverview = Callable[[], Overview | None]
+"""Returns the overview from memory alone; None if the store must be asked.
+
+It has every write that this process has acknowledged. It may miss for 50 ms what another process has written.
+"""
+
+
+def never_known() -> None:
+    """Return None: for a store that keeps no overview in memory."""
+
 
 class CounterStore(Protocol):
     """What is counted in the transactions of the tasks."""
 
-    def overview(self) -> tuple[Counters, EngineRecords]:
+    def overview(self) -> Overview:
         """Return totals and gauges, and the engines' records, in one read."""
         ...
 

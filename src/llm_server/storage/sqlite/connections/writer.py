@@ -17,6 +17,7 @@ from typing import Any, Generic, TypeVar, cast
 from llm_server.orchestration.domain.errors import StorageBroken
 from llm_server.orchestration.domain.turns import OF_NO_TENANT, Line
 from llm_server.storage.sqlite.connections.failures import Failures, unavailable
+from llm_server.storage.sqlite.connections.latest_read import LatestRead
 from llm_server.storage.sqlite.connections.waiting_commands import WaitingCommands
 
 T = TypeVar("T")
@@ -87,10 +88,11 @@ class Writer:
     the group is rolled back then. Savepoints would avoid that, at the cost of two more statements for each command.
     """
 
-    def __init__(self, connection: sqlite3.Connection, failures: Failures) -> None:
+    def __init__(self, connection: sqlite3.Connection, failures: Failures, latest: LatestRead[Any]) -> None:
         self.connection = connection
         """Only for use inside a command."""
         self._failures = failures
+        self._latest = latest
         self._commands = WaitingCommands[Command[Any]]()
         self._guard = threading.Lock()
         self._thread = threading.Thread(target=self._write, name="writer", daemon=True)
@@ -182,13 +184,16 @@ class Writer:
                 group.append(command)
                 is_clean = self._carry_out(command)
             if is_clean:
+                self._latest.before_commit(self.connection)
                 self.connection.execute("COMMIT")
                 self._failures.file.check()  # or the next start would not find what is acknowledged now
         except sqlite3.Error as error:
+            self._latest.forget()
             self._roll_back()
             self._fail(group, error)
             return []
         if is_clean:
+            self._latest.committed()
             for command in group:
                 _finish(command)
             return []
