@@ -54,7 +54,7 @@ class Design:
     def gradient(self, errors: Floats) -> Floats:
         """Return the product of the transposed matrix with errors, one row a prompt."""
         parts = [block.transposed @ whole(errors * block.factors, _ERROR_BITS) for block in self.blocks]
-        return np.concatenate(parts) / float(1 << _ERROR_BITS)
+        return np.asarray(np.concatenate(parts) / float(1 << _ERROR_BITS))
 
 
 def softmax_fit(
