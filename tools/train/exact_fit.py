@@ -49,7 +49,7 @@ class Design:
             scores = found if scores is None else scores + found
             start += block.counts.shape[1]
         assert scores is not None
-        return scores
+        return np.asarray(scores)
 
     def gradient(self, errors: Floats) -> Floats:
         """Return the product of the transposed matrix with errors, one row a prompt."""

@@ -124,7 +124,7 @@ class Concepts:
         return frozenset(concept for number, concept in entries if self.languages[number] in (language, ENGLISH))
 
     def _entries(self, word: str) -> list[Entry]:
-        """Return the entries of a word and its beginnings, or else of its parts; of a run without spaces, all it has."""
+        """Return the entries of a word and its beginnings, or else of its parts; of a run without spaces, all of it."""
         if unspaced(word):
             return self._contained(word)
         found = self._at(crc32(_bytes(word)))
