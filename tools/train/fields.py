@@ -19,13 +19,15 @@ from llm_server.orchestration.routing.weights import PLACES
 from train.exact import Floats
 from train.exact_fit import Block, Design, ridge_fit, softmax_fit
 from train.heads import steps_logit
-from train.rows import DATA, Labelled
+from train.rows import DATA, REQUESTS, Labelled
 
 BITS = 15
 _UNIT = 64  # figures of form are whole numbers of 1/64
 _LEAST_PROMPTS = 2  # a gram of a single prompt teaches nothing
 _ITERATIONS = 40
 _WRITTEN_SHARE = 0.7
+_SHARES = {REQUESTS: 4.0}
+"""The plain requests that the documentation shows must be understood."""
 _LEVELLING = 0.8
 """A natural source of n prompts counts as n**0.2 of them: large, one-sided sources are weighed down."""
 _FORM_STIFFNESS, _CONCEPT_STIFFNESS, _GRAM_STIFFNESS, _FREE = 8.0, 8.0, 4.0, 0.01
@@ -127,7 +129,7 @@ class Corpus:
         mean = math.fsum(raw) / sum(row.natural for row in self.rows)
         return np.array(
             [
-                round((share / mean if row.natural else _WRITTEN_SHARE) * 256) / 256
+                round((share / mean if row.natural else _SHARES.get(row.source, _WRITTEN_SHARE)) * 256) / 256
                 for row, share in zip(self.rows, raw, strict=True)
             ]
         )

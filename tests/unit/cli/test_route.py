@@ -66,7 +66,7 @@ def test_a_decision_is_shown_with_its_reasons() -> None:
         ["role", "Fast-Coder-Agent"],
         ["profile", "Developer"],
     ]
-    assert any(line.startswith("reasons       python (+") for line in shown)
+    assert any(line.startswith("reasons       about language (+") for line in shown)
     assert re.fullmatch(r"alternatives  \S+ 0\.\d\d", shown[-3])
 
 
