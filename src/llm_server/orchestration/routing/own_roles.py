@@ -42,7 +42,7 @@ _SLOPE = {False: (0.33, 0.025), True: (0.8, 0.055)}
 _LEVEL = {False: (-1.62, -0.03), True: (-1.9, -0.105)}
 # Beyond this the logarithm of the odds grows slowly, because single rare words do; _ALIKE if the prompt is almost an
 # example.
-_MOST = {False: (0.9, 0.45), True: (1.4, 0.6)}
+_BEND = {False: (0.9, 0.45), True: (1.4, 0.6)}
 _BEYOND = 0.2
 _ALIKE = 4.0
 _MIN_ALIKE_SHARE = 0.5
@@ -80,7 +80,7 @@ class _Role(Struct, frozen=True, kw_only=True):
     deviation: float
     slope: float
     level: float
-    most: float
+    bend: float
 
 
 class OwnRoles:
@@ -186,7 +186,7 @@ def _read(
         deviation=math.sqrt(math.fsum(spread) / features_of_prompt + _MIN_DEVIATION**2),
         slope=_with_examples(_SLOPE, has_kinds, len(of_examples)),
         level=_with_examples(_LEVEL, has_kinds, len(of_examples)),
-        most=_with_examples(_MOST, has_kinds, len(of_examples)),
+        bend=_with_examples(_BEND, has_kinds, len(of_examples)),
     )
 
 
@@ -234,8 +234,8 @@ def _with_examples(figures: Mapping[bool, tuple[float, float]], has_kinds: bool,
 
 def _odds(role: _Role, total: float, features: Set[str]) -> float:
     logit = role.slope * (total - role.mean) / role.deviation + role.level
-    if logit > role.most:
-        logit = role.most + _BEYOND * math.log1p(logit - role.most)
+    if logit > role.bend:
+        logit = role.bend + _BEYOND * math.log1p(logit - role.bend)
         if any(_is_alike(features, found) for _, found in role.texts[1:]):
             logit = max(logit, _ALIKE)
     return math.exp(logit)
