@@ -202,7 +202,7 @@ def test_a_profile_only_leans() -> None:
     leaning = analyse(unclear, profile="Developer", mode=Mode.AGENT)
     assert leaning.confidence > analyse(unclear, mode=Mode.AGENT).confidence
     assert "profile leans to code (+0.3 code over " in " ".join(
-        analyse("x", profile="Developer", mode=Mode.AGENT).reasons
+        analyse("module", profile="Developer", mode=Mode.AGENT).reasons
     )
     assert analyse("Draft a blog post about remote work", profile="Developer").role == "Writing-Agent"
 

@@ -26,7 +26,7 @@ SHOWN_EXAMPLE_CHARS = 80
 _FACTORS = {"word": 1.0, "pair": 0.5, "beginning": 0.5, "concept": 4.0}
 _PRIOR_PROMPTS = 10.0
 _PRIOR_PROMPTS_OF_CONCEPT = 2.0
-# What several examples share counts more, and what many prompts have counts less, such as "the"; concepts are not damped.
+# What several examples share counts more, and what many prompts have (such as "the") less; concepts are not damped.
 _SHARED = 1.5
 _DAMPED_RATE = 0.01
 # Short words and hiragana are mostly grammar. The table knows few prompts in most languages, so they get this rate.
@@ -43,7 +43,7 @@ _SLOPE = {False: (0.33, 0.025), True: (0.8, 0.055)}
 _LEVEL = {False: (-1.62, -0.03), True: (-1.9, -0.105)}
 # Beyond this the logarithm of the odds grows slowly, because single rare words do; _ALIKE if the prompt is almost an
 # example.
-_MOST = {False: (0.9, 0.45), True: (1.4, 0.6)}
+_BEND = {False: (0.9, 0.45), True: (1.4, 0.6)}
 _BEYOND = 0.2
 _ALIKE = 4.0
 _MIN_ALIKE_SHARE = 0.5
@@ -81,7 +81,7 @@ class _Role(Struct, frozen=True, kw_only=True):
     deviation: float
     slope: float
     level: float
-    most: float
+    bend: float
 
 
 class OwnRoles:
@@ -187,7 +187,7 @@ def _read(
         deviation=math.sqrt(math.fsum(spread) / features_of_prompt + _MIN_DEVIATION**2),
         slope=_with_examples(_SLOPE, has_concepts, len(of_examples)),
         level=_with_examples(_LEVEL, has_concepts, len(of_examples)),
-        most=_with_examples(_MOST, has_concepts, len(of_examples)),
+        bend=_with_examples(_BEND, has_concepts, len(of_examples)),
     )
 
 
@@ -235,8 +235,8 @@ def _with_examples(figures: Mapping[bool, tuple[float, float]], has_concepts: bo
 
 def _odds(role: _Role, total: float, features: Set[str]) -> float:
     logit = role.slope * (total - role.mean) / role.deviation + role.level
-    if logit > role.most:
-        logit = role.most + _BEYOND * math.log1p(logit - role.most)
+    if logit > role.bend:
+        logit = role.bend + _BEYOND * math.log1p(logit - role.bend)
         if any(_is_alike(features, found) for _, found in role.texts[1:]):
             logit = max(logit, _ALIKE)
     return math.exp(logit)
@@ -266,7 +266,7 @@ def _reason(role: _Role, features: Set[str]) -> str:
 
 
 def _shown(hits: Iterable[str], weights: Mapping[str, float]) -> str:
-    """Return the words and concepts with the most weight; pairs, and beginnings of words that are shown, are left out."""
+    """Return the words and concepts with the most weight, without beginnings of words that are shown."""
     words: list[str] = []
     concepts: list[str] = []
     for hit in sorted(hits, key=lambda hit: (-weights[hit], hit)):
