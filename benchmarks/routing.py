@@ -1,7 +1,7 @@
 """How well the complexity tells which prompts need the strong engine, compared with RouteLLM's published figures.
 
-Measured on RouteLLM's answers of Mixtral-8x7B and GPT-4-1106: our score (cross-validated, and with the data set left out), the
-prompt length, and a random order. RouteLLM's own figures are copied, not measured.
+Measured on RouteLLM's answers of Mixtral-8x7B and GPT-4-1106: our score (cross-validated, and with
+the data set left out), the prompt length, and a random order. RouteLLM's own figures are copied, not measured.
 """
 
 import random

@@ -7,10 +7,12 @@ decisions are in data/routing/left_out.csv; one fold is judged anew here. Bounds
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy.sparse import csr_array
 
 from llm_server.orchestration.routing import weights as model
 from llm_server.orchestration.routing.analysis import FIELDS, analyse, share_and_margin
@@ -65,12 +67,13 @@ def test_no_prompt_is_judged_by_a_model_trained_on_its_group(
 ) -> None:
     """Each judged prompt is left out once, with its whole group; a source belongs to one group only."""
     prompts = trained[1].rows
-    left_out = Counter(r for _, out in folds(prompts) for r in np.flatnonzero(out) if prompts[r].judged)
+    times = Counter(r for _, out in folds(prompts) for r in np.flatnonzero(out).tolist() if prompts[r].judged)
 
-    assert set(left_out.values()) == {1}
-    assert len(left_out) == len(judged) == sum(row.judged for row in prompts)
+    assert set(times.values()) == {1}
+    assert len(times) == len(judged) == sum(row.judged for row in prompts)
     for _, out in folds(prompts):
-        assert not {prompts[r].group for r in np.flatnonzero(out)} & {prompts[r].group for r in np.flatnonzero(~out)}
+        left_out, trained_on = ({prompts[r].group for r in np.flatnonzero(part).tolist()} for part in (out, ~out))
+        assert not left_out & trained_on
     assert len({row.source for row in prompts}) == len({(row.source, row.group) for row in prompts})
 
 
@@ -119,14 +122,10 @@ def test_confidence_is_crossed_between_folds(judged: list[validation.Judged]) ->
     """The weights of a fold's confidence do not come from its own decisions."""
     fold = judged[0].fold
     other = [j for j in judged if j.fold != fold]
-    wrong = [validation.Judged(**{**_fields_of(j), "field": "plan"}) for j in judged if j.fold == fold]
+    wrong = [replace(j, field="plan") for j in judged if j.fold == fold]
 
     crossed = validation.crossed_confidences([*wrong, *other])
     assert crossed[: len(wrong)] == validation.crossed_confidences(judged)[: len(wrong)]
-
-
-def _fields_of(judged: validation.Judged) -> dict[str, object]:
-    return {name: getattr(judged, name) for name in ("row", "fold", "second", "share", "margin", "gain")}
 
 
 def test_complexity_quantiles_are_those_of_the_natural_prompts(trained: Training) -> None:
@@ -186,7 +185,7 @@ def test_the_server_scores_like_the_trainer(trained: Training) -> None:
     made, corpus = trained
     served = model.parse(pack(made))
     sample = np.arange(0, len(corpus.rows), 400)
-    for r, scores in zip(sample, corpus.scores(made.fields, sample), strict=True):
+    for r, scores in zip(sample.tolist(), corpus.scores(made.fields, sample), strict=True):
         signals = read(corpus.rows[r].prompt)
         found = served.scores(signals, served.steps_logit(signals))
         assert found.totals == pytest.approx(list(scores), abs=0.02)
@@ -220,7 +219,7 @@ def test_a_prior_holds_where_nothing_is_learnt() -> None:
 
 
 def test_own_exponentials_and_logarithms_are_right() -> None:
-    """They are made of basic operations, so that every machine has the same bits; numpy's own may differ in the last."""
+    """They are made of basic operations, so every machine has the same bits; numpy's may differ in the last."""
     x = np.linspace(-60, 60, 10_001)
 
     assert np.abs(exact.exp(x) / np.exp(x) - 1).max() < 1e-9
@@ -248,6 +247,4 @@ def test_every_list_of_concepts_has_every_concept() -> None:
 
 
 def _design(counts: list[list[int]]) -> Design:
-    from scipy.sparse import csr_array
-
     return Design([Block.of(csr_array(np.array(counts, dtype=np.int64)), np.ones(len(counts)))])

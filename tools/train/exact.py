@@ -49,4 +49,4 @@ def log(x: Floats) -> Floats:
     series = np.full_like(s, 1 / 25)
     for n in range(23, 0, -2):
         series = series * s2 + 1 / n
-    return 2 * s * series + exponent * _LN2
+    return np.asarray(2 * s * series + exponent * _LN2)

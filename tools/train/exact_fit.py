@@ -49,12 +49,12 @@ class Design:
             scores = found if scores is None else scores + found
             start += block.counts.shape[1]
         assert scores is not None
-        return scores
+        return np.asarray(scores)
 
     def gradient(self, errors: Floats) -> Floats:
         """Return the product of the transposed matrix with errors, one row a prompt."""
         parts = [block.transposed @ whole(errors * block.factors, _ERROR_BITS) for block in self.blocks]
-        return np.concatenate(parts) / float(1 << _ERROR_BITS)
+        return np.asarray(np.concatenate(parts) / float(1 << _ERROR_BITS))
 
 
 def softmax_fit(

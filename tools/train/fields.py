@@ -1,4 +1,4 @@
-"""Train the fields of work and the gain of a strong engine, on one design matrix, and judge groups that are left out."""
+"""Train the fields of work and the gain of a strong engine on one design matrix, with some groups left out."""
 
 from __future__ import annotations
 
@@ -19,13 +19,15 @@ from llm_server.orchestration.routing.weights import PLACES
 from train.exact import Floats
 from train.exact_fit import Block, Design, ridge_fit, softmax_fit
 from train.heads import steps_logit
-from train.rows import DATA, Labelled
+from train.rows import DATA, REQUESTS, Labelled
 
 BITS = 15
 _UNIT = 64  # figures of form are whole numbers of 1/64
 _LEAST_PROMPTS = 2  # a gram of a single prompt teaches nothing
 _ITERATIONS = 40
 _WRITTEN_SHARE = 0.7
+_SHARES = {REQUESTS: 4.0}
+"""The plain requests that the documentation shows must be understood."""
 _LEVELLING = 0.8
 """A natural source of n prompts counts as n**0.2 of them: large, one-sided sources are weighed down."""
 _FORM_STIFFNESS, _CONCEPT_STIFFNESS, _GRAM_STIFFNESS, _FREE = 8.0, 8.0, 4.0, 0.01
@@ -81,9 +83,9 @@ class Corpus:
 
     def design(self, rows: NDArray[np.int64], *, seen: NDArray[np.bool_] | None = None) -> Design:
         """Return the matrix of some prompts; with `seen`, only of grams that at least two of those prompts have."""
-        grams = [self.found[r].grams for r in rows]
+        grams = [self.found[r].grams for r in rows.tolist()]
         if seen is not None:
-            times = Counter(gram for r in np.flatnonzero(seen) for gram in self.found[r].grams)
+            times = Counter(gram for r in np.flatnonzero(seen).tolist() for gram in self.found[r].grams)
             grams = [[gram for gram in row if times[gram] >= _LEAST_PROMPTS] for row in grams]
         hashed = [[gram & ((1 << BITS) - 1) for gram in row] for row in grams]
         return Design(
@@ -97,14 +99,16 @@ class Corpus:
     def train(self, chosen: NDArray[np.bool_]) -> FieldWeights:
         """Fit the fields and the gain on the chosen prompts."""
         rows = np.flatnonzero(chosen)
+        trained = [self.rows[r] for r in rows.tolist()]
         design = self.design(rows, seen=chosen)
         fields = list(FIELDS)
-        right = np.array([[float(field in self.rows[r].fields) for field in fields] for r in rows])
+        right = np.array([[float(field in row.fields) for field in fields] for row in trained])
         shares = self._shares()[rows]
         weights = softmax_fit(design, right, shares, self._penalty(_FORM_STIFFNESS), self.prior, _ITERATIONS)
-        gained = np.array([i for i, r in enumerate(rows) if self.rows[r].gain is not None])
-        target = np.array([float(self.rows[rows[i]].gain or 0) for i in gained]) - 3.0
-        natural = np.array([_NATURAL_GAIN_SHARE if self.rows[rows[i]].natural else 1.0 for i in gained])
+        known = [(i, row) for i, row in enumerate(trained) if row.gain is not None]
+        gained = np.array([i for i, _ in known])
+        target = np.array([float(row.gain or 0) for _, row in known]) - 3.0
+        natural = np.array([_NATURAL_GAIN_SHARE if row.natural else 1.0 for _, row in known])
         gain = ridge_fit(design.take(gained), target, natural, self._penalty(_GAIN_STIFFNESS), _ITERATIONS)
         return self._rounded(np.concatenate([weights, gain], axis=1))
 
@@ -125,7 +129,7 @@ class Corpus:
         mean = math.fsum(raw) / sum(row.natural for row in self.rows)
         return np.array(
             [
-                round((share / mean if row.natural else _WRITTEN_SHARE) * 256) / 256
+                round((share / mean if row.natural else _SHARES.get(row.source, _WRITTEN_SHARE)) * 256) / 256
                 for row, share in zip(self.rows, raw, strict=True)
             ]
         )

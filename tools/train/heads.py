@@ -84,8 +84,8 @@ def train_expert(
 ) -> Expert:
     """Fit the gap between the engines, less the mean gap of the source, by ridge regression.
 
-    The mean and the spread of the logits are set to those of `rule`, the logit of prompts without an expert, on the same
-    prompts, so that questions with and without an expert can be compared.
+    The mean and the spread of the logits are set to those of `rule` on the same prompts. It is the logit of prompts
+    without an expert, so that questions with and without one can be compared.
     """
     texts = [read(row.prompt) for row in rows]
     forms = [features.question_form(s.text) for s in texts]

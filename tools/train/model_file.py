@@ -28,7 +28,7 @@ class Trained:
 
 
 COMPLEXITY = (1.5, 0.0)
-"""The slope and the bias that make a logit of the gain less 3: a predicted gain of 3 (of 1 to 5) is a complexity of 0.5."""
+"""The slope and the bias that make a logit of the predicted gain less 3; a gain of 3 (of 1 to 5) becomes 0.5."""
 
 
 def pack(trained: Trained) -> bytes:
@@ -72,7 +72,7 @@ def _rows(weights: NDArray[np.int64]) -> bytes:
 
 
 def rounded(words: Words) -> tuple[bytes, float]:
-    """Return a signed byte for each bucket, and the step of the table to six digits; the largest weight is 127 steps."""
+    """Return a signed byte for each bucket, and the step of the table: the largest weight is 127 steps."""
     largest = max((abs(weight) for weight in words.weights.values()), default=0.0)
     scale = float(f"{largest / 127:.6g}") if largest else 1.0
     table = bytearray(1 << words.bits)

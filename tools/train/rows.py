@@ -54,7 +54,8 @@ GROUPS = {
 }
 _GROUP_OF = {source: group for group, sources in GROUPS.items() for source in sources.split()}
 JUDGED = ("labelled_dev.jsonl", "written2_dev.jsonl", "written3_dev.jsonl", "written4_dev.jsonl")
-TAUGHT = ("role_mode_dev.jsonl", "written_dev.jsonl", "requests_dev.jsonl")
+REQUESTS = "requests_dev.jsonl"
+TAUGHT = ("role_mode_dev.jsonl", "written_dev.jsonl", REQUESTS)
 """Files of prompts that are trained on, but not judged."""
 
 
@@ -120,8 +121,8 @@ def spread_out(rows: Iterable[Row]) -> list[Row]:
 
 def labelled_prompts() -> list[Labelled]:
     """Return the labelled prompts of all files, in the files' order."""
-    judged = [_labelled(r, judged=True) for name in JUDGED for r in records(name)]
-    older = [_labelled(r, judged=False) for name in TAUGHT for r in records(name)]
+    judged = [_labelled(r, name, judged=True) for name in JUDGED for r in records(name)]
+    older = [_labelled(r, name, judged=False) for name in TAUGHT for r in records(name)]
     return [*judged, *older]
 
 
@@ -174,8 +175,8 @@ def sound(rows: Iterable[Paired]) -> list[Paired]:
     return [row for row in rows if not row.faulty]
 
 
-def _labelled(record: dict[str, Any], *, judged: bool) -> Labelled:
-    source = record.get("source", "written1")
+def _labelled(record: dict[str, Any], source: str, *, judged: bool) -> Labelled:
+    source = record.get("source", source)
     return Labelled(
         prompt=record["prompt"],
         fields=frozenset(FIELD_OF[role] for role in record["ok_roles"]),

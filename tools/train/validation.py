@@ -26,7 +26,8 @@ from llm_server.orchestration.routing.evaluation import (
 )
 from llm_server.orchestration.routing.signals import Signals, read
 from train import fields
-from train.fit import Sparse, logistic as logistic_fit
+from train.fit import Sparse
+from train.fit import logistic as logistic_fit
 from train.heads import Expert, steps_logit, train_expert, train_steps
 from train.model_file import rounded
 from train.rows import DATA, Labelled, Paired, Row, Stepped, sound, spread_out
@@ -74,8 +75,8 @@ def judge(corpus: fields.Corpus, only: str | None = None) -> Iterator[Judged]:
     for fold, left_out in fields.folds(corpus.rows):
         if only in (None, fold):
             trained = corpus.train(~left_out)
-            rows = np.array([r for r in np.flatnonzero(left_out) if corpus.rows[r].judged])
-            for r, scores in zip(rows, corpus.scores(trained, rows).tolist(), strict=True):
+            rows = [r for r in np.flatnonzero(left_out).tolist() if corpus.rows[r].judged]
+            for r, scores in zip(rows, corpus.scores(trained, np.array(rows)).tolist(), strict=True):
                 *by_field, gain = scores
                 ranked = sorted(zip(by_field, names, strict=True), key=lambda pair: -pair[0])
                 on_share, margin = share_and_margin([score for score, _ in ranked])

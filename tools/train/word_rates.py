@@ -15,7 +15,7 @@ from llm_server.orchestration.routing.own_roles import Features
 from llm_server.orchestration.routing.text_features import text_features
 from train import rows
 
-FILES = ("weak_roles_dev.jsonl", "written_dev.jsonl")
+FILES = ("weak_roles_dev.jsonl", "written_dev.jsonl", *rows.JUDGED)
 """Not role_mode_dev.jsonl, because own roles are judged beside its prompts."""
 BITS = 15
 SCALE = 20

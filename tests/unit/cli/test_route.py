@@ -66,7 +66,7 @@ def test_a_decision_is_shown_with_its_reasons() -> None:
         ["role", "Fast-Coder-Agent"],
         ["profile", "Developer"],
     ]
-    assert any(line.startswith("reasons       python (+") for line in shown)
+    assert any(line.startswith("reasons       about language (+") for line in shown)
     assert re.fullmatch(r"alternatives  \S+ 0\.\d\d", shown[-3])
 
 
@@ -216,6 +216,19 @@ def test_roles_of_the_configuration_are_chosen_and_evaluated(tmp_path: Path) -> 
     assert document["reasons"][0].startswith('like its example "Can my landlord keep the deposit?" (words: ')
     assert beside.startswith("3 prompts\nrole acceptable: 1.000 (")
     assert alone.startswith("3 prompts\nrole acceptable: 0.667 (")
+
+
+def test_the_server_plans_and_shows_roles_of_the_configuration(tmp_path: Path) -> None:
+    """The embedded engine gives steps to them, and the catalogue shows their examples."""
+    with called_server(tmp_path, TWO_ROLES) as server:
+        task_id = server.created("1. Can my landlord keep the deposit?\n2. Write a Python function", mode="Plan")
+        server.work()
+        steps = server.get(f"tasks/{task_id}").json["plan"]["steps"]
+        roles = server.get("catalog").json["roles"]
+
+    assert [step["role"] for step in steps] == ["Legal-Agent", "Fast-Coder-Agent"]
+    assert roles["Legal-Agent"]["examples"] == ["Can my landlord keep the deposit?"]
+    assert roles["Recipe-Agent"]["examples"] == []
 
 
 @pytest.mark.parametrize(

@@ -201,7 +201,9 @@ def test_a_profile_only_leans() -> None:
 
     leaning = analyse(unclear, profile="Developer", mode=Mode.AGENT)
     assert leaning.confidence > analyse(unclear, mode=Mode.AGENT).confidence
-    assert "profile leans to code (+0.3 code over " in " ".join(analyse("go on", profile="Developer").reasons)
+    assert "profile leans to code (+0.3 code over " in " ".join(
+        analyse("module", profile="Developer", mode=Mode.AGENT).reasons
+    )
     assert analyse("Draft a blog post about remote work", profile="Developer").role == "Writing-Agent"
 
 
@@ -214,7 +216,7 @@ def test_reasons_name_what_decided_with_its_weight() -> None:
     assert tax.reasons[0].endswith(" money over talk)")
     assert any(reason.startswith("three specialities (+") for reason in steps.reasons)
     assert any(r.startswith("complexity ") for r in analyse("Write a Python function").reasons)
-    assert '"bug" names Debug-Agent' in analyse("Fix the bug in this Python function").reasons
+    assert '"fix the bug" names Debug-Agent' in analyse("Fix the bug in this Python function").reasons
 
 
 def test_a_reason_is_true_in_the_score(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -129,10 +129,9 @@ def _is_short_line(text: str) -> bool:
 
 
 def _example_faults(role: Role) -> list[str]:
-    faults = [f" has {len(role.examples)} texts; at most {MAX_EXAMPLES} are allowed"] * (
-        len(role.examples) > MAX_EXAMPLES
-    )
-    return faults + [
+    if len(role.examples) > MAX_EXAMPLES:
+        return [f" has {len(role.examples)} texts; at most {MAX_EXAMPLES} are allowed"]
+    return [
         f"[{number}] must be a text of 1 to {MAX_EXAMPLE_CHARS:,} characters that is not blank"
         for number, example in enumerate(role.examples)
         if not example.strip() or len(example) > MAX_EXAMPLE_CHARS

@@ -124,7 +124,7 @@ class Concepts:
         return frozenset(concept for number, concept in entries if self.languages[number] in (language, ENGLISH))
 
     def _entries(self, word: str) -> list[Entry]:
-        """Return the entries of a word and its beginnings, or else of its parts; for a run without spaces, all it contains."""
+        """Return the entries of a word and its beginnings, or else of its parts; of a run without spaces, all of it."""
         if unspaced(word):
             return self._contained(word)
         found = self._at(crc32(_bytes(word)))
@@ -170,6 +170,6 @@ def _by_script(text: str) -> str | None:
         return None
     for language, letters in _SCRIPTS:
         count = len(letters.findall(text))
-        if count >= 12 or count * 5 >= len(text) > 0 and count:
+        if count >= 12 or (count * 5 >= len(text) > 0 and count):
             return "fa" if language == "ar" and _PERSIAN.search(text) else language
     return None

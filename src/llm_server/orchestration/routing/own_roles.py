@@ -12,7 +12,7 @@ from functools import cache, partial
 
 from msgspec import Struct
 
-from llm_server.orchestration.routing.text_features import BEGINNING, KIND, kind_of, text_features
+from llm_server.orchestration.routing.text_features import BEGINNING, CONCEPT, kind_of, text_features
 from llm_server.orchestration.routing.tokens import unspaced
 from llm_server.orchestration.routing.word_rates import WordRates, load
 
@@ -23,10 +23,10 @@ SHOWN_WORDS = 4
 SHOWN_EXAMPLE_CHARS = 80
 
 # How much a feature of each kind counts, and how many prompts at large its rate is mixed with.
-_FACTORS = {"word": 1.0, "pair": 0.5, "beginning": 0.5, "kind": 4.0}
+_FACTORS = {"word": 1.0, "pair": 0.5, "beginning": 0.5, "concept": 4.0}
 _PRIOR_PROMPTS = 10.0
-_PRIOR_PROMPTS_OF_KIND = 2.0
-# What several examples share counts more, and what many prompts have counts less, such as "the"; kinds are not damped.
+_PRIOR_PROMPTS_OF_CONCEPT = 2.0
+# What several examples share counts more, and what many prompts have (such as "the") less; concepts are not damped.
 _SHARED = 1.5
 _DAMPED_RATE = 0.01
 # Short words and hiragana are mostly grammar. The table knows few prompts in most languages, so they get this rate.
@@ -38,12 +38,12 @@ _MIN_DEVIATION = 0.05
 # An example with more features than this counts less, so that a page does not outweigh the other examples.
 _FEATURES_OF_EXAMPLE = 60.0
 # The logarithm of a role's odds is slope * distance + level; both depend on the logarithm of the number of examples.
-# Fitted on simulated roles, with and without features that name kinds of things; see docs/analysis.md.
+# Fitted on simulated roles, with and without concepts; see docs/analysis.md.
 _SLOPE = {False: (0.33, 0.025), True: (0.8, 0.055)}
 _LEVEL = {False: (-1.62, -0.03), True: (-1.9, -0.105)}
 # Beyond this the logarithm of the odds grows slowly, because single rare words do; _ALIKE if the prompt is almost an
 # example.
-_MOST = {False: (0.9, 0.45), True: (1.4, 0.6)}
+_BEND = {False: (0.9, 0.45), True: (1.4, 0.6)}
 _BEYOND = 0.2
 _ALIKE = 4.0
 _MIN_ALIKE_SHARE = 0.5
@@ -81,7 +81,7 @@ class _Role(Struct, frozen=True, kw_only=True):
     deviation: float
     slope: float
     level: float
-    most: float
+    bend: float
 
 
 class OwnRoles:
@@ -166,13 +166,13 @@ def _read(
     of_examples = [features(example) for example in description.examples]
     counts = _counts(of_examples)
     weigh = cache(partial(_weight, len(of_examples)))  # few of the combinations differ
-    has_kinds = False
+    has_concepts = False
     weights: dict[str, float] = {}
     expected: list[float] = []
     spread: list[float] = []
     for feature in of_purpose | counts.keys():
         kind, rate = kind_of(feature), rate_of(feature)
-        has_kinds = has_kinds or kind == "kind"
+        has_concepts = has_concepts or kind == "concept"
         weight = weigh(kind, rate, feature in of_purpose, counts.get(feature, 0.0))
         if weight > 0:
             weights[feature] = weight
@@ -185,15 +185,15 @@ def _read(
         weights=weights,
         mean=math.fsum(expected) / math.sqrt(features_of_prompt),
         deviation=math.sqrt(math.fsum(spread) / features_of_prompt + _MIN_DEVIATION**2),
-        slope=_with_examples(_SLOPE, has_kinds, len(of_examples)),
-        level=_with_examples(_LEVEL, has_kinds, len(of_examples)),
-        most=_with_examples(_MOST, has_kinds, len(of_examples)),
+        slope=_with_examples(_SLOPE, has_concepts, len(of_examples)),
+        level=_with_examples(_LEVEL, has_concepts, len(of_examples)),
+        bend=_with_examples(_BEND, has_concepts, len(of_examples)),
     )
 
 
 def _rate(rates: WordRates, feature: str) -> float:
     rate = rates.rate(feature)
-    if rate >= _MIN_RATE_OF_GRAMMAR or feature[0] in (KIND, BEGINNING):
+    if rate >= _MIN_RATE_OF_GRAMMAR or feature[0] in (CONCEPT, BEGINNING):
         return rate
     return _MIN_RATE_OF_GRAMMAR if all(map(_is_grammar, feature.split(" "))) else rate
 
@@ -216,11 +216,11 @@ def _counts(examples: Iterable[Set[str]]) -> dict[str, float]:
 
 def _weight(texts: int, kind: str, rate: float, in_purpose: bool, count: float) -> float:
     """Return the weight of a feature that is in `count` of a role's examples, and perhaps in its purpose."""
-    prior = _PRIOR_PROMPTS_OF_KIND if kind == "kind" else _PRIOR_PROMPTS
+    prior = _PRIOR_PROMPTS_OF_CONCEPT if kind == "concept" else _PRIOR_PROMPTS
     weight = _likelier(1.0, 1, rate, prior) if in_purpose else 0.0
     if count:
         weight += (_SHARED if count > 1 else 1.0) * _likelier(count, texts, rate, prior)
-    return weight * _FACTORS[kind] * (1.0 if kind == "kind" else math.exp(-rate / _DAMPED_RATE))
+    return weight * _FACTORS[kind] * (1.0 if kind == "concept" else math.exp(-rate / _DAMPED_RATE))
 
 
 def _likelier(count: float, texts: int, rate: float, prior: float) -> float:
@@ -228,15 +228,15 @@ def _likelier(count: float, texts: int, rate: float, prior: float) -> float:
     return max(0.0, math.log((count + prior * rate) / ((texts + prior) * rate)))
 
 
-def _with_examples(figures: Mapping[bool, tuple[float, float]], has_kinds: bool, examples: int) -> float:
-    without, more = figures[has_kinds]
+def _with_examples(figures: Mapping[bool, tuple[float, float]], has_concepts: bool, examples: int) -> float:
+    without, more = figures[has_concepts]
     return without + more * math.log1p(examples)
 
 
 def _odds(role: _Role, total: float, features: Set[str]) -> float:
     logit = role.slope * (total - role.mean) / role.deviation + role.level
-    if logit > role.most:
-        logit = role.most + _BEYOND * math.log1p(logit - role.most)
+    if logit > role.bend:
+        logit = role.bend + _BEYOND * math.log1p(logit - role.bend)
         if any(_is_alike(features, found) for _, found in role.texts[1:]):
             logit = max(logit, _ALIKE)
     return math.exp(logit)
@@ -266,17 +266,17 @@ def _reason(role: _Role, features: Set[str]) -> str:
 
 
 def _shown(hits: Iterable[str], weights: Mapping[str, float]) -> str:
-    """Return the words and kinds with the most weight; pairs, and beginnings of words that are shown, are left out."""
+    """Return the words and concepts with the most weight, without beginnings of words that are shown."""
     words: list[str] = []
-    kinds: list[str] = []
+    concepts: list[str] = []
     for hit in sorted(hits, key=lambda hit: (-weights[hit], hit)):
         kind = kind_of(hit)
-        if kind == "kind":
-            kinds.append(hit[1:])
+        if kind == "concept":
+            concepts.append(hit[1:])
         elif kind == "beginning" and not any(word.startswith(hit[1:]) for word in words):
             words.append(f"{hit[1:]}…")
         elif kind == "word":
             words = [word for word in words if not hit.startswith(word.rstrip("…"))] + [hit]
     parts = [f"words: {', '.join(words[:SHOWN_WORDS])}"] if words else []
-    parts += [f"kinds: {', '.join(kinds[:SHOWN_WORDS])}"] if kinds else []
+    parts += [f"concepts: {', '.join(concepts[:SHOWN_WORDS])}"] if concepts else []
     return "; ".join(parts)

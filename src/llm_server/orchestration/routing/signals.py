@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+
 from msgspec import Struct
 
 from llm_server.orchestration.routing import clauses, lexicon, tokens
@@ -58,10 +59,10 @@ class Signals(Struct, frozen=True, kw_only=True):
     """The signals of a prompt.
 
     `text` is the part that was read, `prose` the same without code. `words` are those of the text, `first` and `last`
-    those of the first and last sentence of the prose without quotations, `head` those of the request up to the word "about", `title` the
-    persona that the engine is asked to take. `length` counts the words of the whole prompt, `characters` its characters. `steps` are the verbs that
-    begin a clause, `groups` the specialities that these steps need. `sequence` is the number of words of order, such as
-    "then".
+    those of the first and last sentence of the prose without quotations, `head` those of the request up to the word
+    "about", `title` the persona that the engine is asked to take. `length` counts the words of the whole prompt,
+    `characters` its characters. `steps` are the verbs that begin a clause, `groups` the specialities that these steps
+    need. `sequence` is the number of words of order, such as "then".
     """
 
     text: str

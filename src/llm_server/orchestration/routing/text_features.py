@@ -7,7 +7,7 @@ from collections.abc import Set
 from llm_server.orchestration.routing import tokens
 from llm_server.orchestration.routing.weights import load
 
-BEGINNING, KIND = "~", "#"
+BEGINNING, CONCEPT = "~", "#"
 """The marks of two kinds of features: `~cont` is the beginning of a word, `#law` a concept.
 
 A feature with a space is a pair of words; all other features are words.
@@ -32,13 +32,13 @@ def text_features(text: str) -> Set[str]:
     features.update([BEGINNING + word[:6] for word in spaced if len(word) > 6])
     concepts = load().concepts
     named = concepts.of(found, concepts.language(found))
-    features.update([KIND + concepts.names[number] for number in named])
+    features.update([CONCEPT + concepts.names[number] for number in named])
     return features
 
 
 def kind_of(feature: str) -> str:
     if feature[0] == BEGINNING:
         return "beginning"
-    if feature[0] == KIND:
-        return "kind"
+    if feature[0] == CONCEPT:
+        return "concept"
     return "pair" if " " in feature else "word"

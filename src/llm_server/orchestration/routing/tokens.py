@@ -35,9 +35,7 @@ def pieces(found: Sequence[str]) -> list[str]:
     """Return the words, and in the place of a run without spaces its pairs of neighbouring characters."""
     split = []
     for word in found:
-        if not unspaced(word):
-            split.append(word)
-        elif len(word) == 1:
+        if not unspaced(word) or len(word) == 1:
             split.append(word)
         else:
             split += [word[i : i + 2] for i in range(len(word) - 1)]
