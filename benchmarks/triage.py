@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
@@ -185,9 +185,9 @@ def _kind(model: str) -> EngineKind:
     return "anthropic" if model.startswith("claude") else "openai"
 
 
-def main(names: Iterable[str]) -> int:
-    for name in names or [str(PREDICTIONS)]:
-        run(Path(name))
+def main(names: Sequence[str]) -> int:
+    for path in [Path(name) for name in names] or [None]:
+        run(path)
     return 0
 
 

@@ -104,11 +104,15 @@ def as_csv(judged: Iterable[Judged]) -> str:
 def committed(rows: Sequence[Labelled]) -> list[Judged]:
     """Return the decisions of left_out.csv, in the order of the judged prompts."""
     judged = [row for row in rows if row.judged]
-    by_name = {_name(row.prompt): row for row in judged}
+    by_name = {(_name(row.prompt), row.group): row for row in judged}
     with LEFT_OUT.open(encoding="utf-8", newline="") as lines:
         return [
             Judged(
-                row=by_name[line["prompt"]],
+                row=next(
+                    by_name[line["prompt"], group]
+                    for group in line["fold"].split("+")
+                    if (line["prompt"], group) in by_name
+                ),
                 fold=line["fold"],
                 field=line["field"],
                 second=line["second"],
