@@ -71,6 +71,9 @@ class Figures:
 
 
 def run(path: Path | None = None) -> None:
+    if path is not None and not path.exists():
+        print(f"  {path} is missing")
+        return
     if path is not None:
         parts = {path.name: predictions(path)}
     else:
@@ -186,8 +189,10 @@ def _kind(model: str) -> EngineKind:
 
 
 def main(names: Sequence[str]) -> int:
-    for path in [Path(name) for name in names] or [None]:
-        run(path)
+    if not names:
+        run()
+    for name in names:
+        run(Path(name))
     return 0
 
 

@@ -31,8 +31,10 @@ from llm_server.orchestration.execution.triage_question import MAX_OUTPUT_TOKENS
 from llm_server.orchestration.routing import tiers
 
 TRIAGE_SHARE = 0.3
-"""The share of prompts that is asked about with `triage = "auto"`: 29 % of natural and 33 % of written ones, measured on
-sources that the analysis had not seen (docs/analysis.md)."""
+"""The share of prompts that is asked about with `triage = "auto"`.
+
+Of sources that the analysis had not seen it was 29 % of the natural and 33 % of the written prompts (docs/analysis.md).
+"""
 TYPICAL_PROMPT_CHARS = 316
 """The mean length of a prompt's head, measured on the 217 natural prompts of data/routing/role_mode_dev.jsonl."""
 MAX_S = 10.0
