@@ -74,7 +74,11 @@ def rows_of(path: Path, roles: Iterable[str]) -> list[dict[str, Any]]:
     """
     known = list(dict.fromkeys(name for role in roles for name in (role, family(role))))
     rows = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError:
+        raise UnreadableRows(f"{path.name} is not UTF-8.") from None
+    for number, line in enumerate(lines, 1):
         if line.strip():
             try:
                 row = json.loads(line)
@@ -82,7 +86,7 @@ def rows_of(path: Path, roles: Iterable[str]) -> list[dict[str, Any]]:
                 raise UnreadableRows(f"{path.name}, line {number} is not JSON.") from None
             if not isinstance(row, dict) or not isinstance(row.get("prompt"), str):
                 raise UnreadableRows(f'{path.name}, line {number} has no text field "prompt".')
-            fault = _fault_of_roles(row.get("ok_roles", []), known)
+            fault = _fault_of_roles(row.get("ok_roles", []), known) or _fault_of_labels(row)
             if fault:
                 raise UnreadableRows(f"{path.name}, line {number}: {fault}.")
             rows.append(row)
@@ -94,6 +98,20 @@ def _fault_of_roles(ok_roles: object, known: list[str]) -> str:
         return "ok_roles is not a list of roles"
     unknown = [name for name in ok_roles if name not in known]
     return f"ok_roles names the unknown role {str(unknown[0])[:60]!r}; known are {', '.join(known)}" if unknown else ""
+
+
+def _fault_of_labels(row: Mapping[str, Any]) -> str:
+    """Say which label has the wrong type; "" if none has."""
+    for name in ("weak", "strong"):
+        if name in row and (isinstance(row[name], bool) or not isinstance(row[name], (int, float))):
+            return f"{name} is not a number"
+    if not isinstance(row.get("role", ""), str):
+        return "role is not a text"
+    if not isinstance(row.get("ok_modes", []), list):
+        return "ok_modes is not a list of modes"
+    if not isinstance(row.get("multi_step", False), bool):
+        return "multi_step is not true or false"
+    return ""
 
 
 def report(rows: Iterable[Mapping[str, Any]], catalog: Catalog, profile: str | None = None) -> Iterator[str]:

@@ -247,6 +247,28 @@ def test_an_unknown_role_in_a_file_is_named(tmp_path: Path, ok_roles: object, wh
     assert why in shown
 
 
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        (b'{"prompt": "x", "weak": "a", "strong": 1.0}', "weak is not a number"),
+        (b'{"prompt": "x", "ok_roles": ["Coder"], "role": ["x"]}', "role is not a text"),
+        (b'{"prompt": "x", "ok_roles": ["Coder"], "ok_modes": "Chat"}', "ok_modes is not a list"),
+        (b'{"prompt": "x", "multi_step": "yes"}', "multi_step is not true or false"),
+        (b'{"prompt": "\xff"}', "is not UTF-8"),
+    ],
+)
+def test_a_label_of_the_wrong_type_is_named(tmp_path: Path, line: bytes, said: str) -> None:
+    """With the line, and without a traceback."""
+    path = tmp_path / "labels.jsonl"
+    path.write_bytes(line + b"\n")
+
+    refused = run("--eval", str(path))
+
+    assert refused.exit_code == 2
+    assert said in refused.stderr
+    assert "Traceback" not in refused.stderr
+
+
 def test_an_unknown_profile_or_a_wrong_configuration_evaluates_nothing(tmp_path: Path) -> None:
     """The sentence is that of a decision."""
     path, config = tmp_path / "rows.jsonl", tmp_path / "over.toml"

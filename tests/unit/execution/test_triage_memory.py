@@ -35,6 +35,14 @@ def test_a_decision_is_remembered_for_an_hour(memory: TriageMemory, clock: Clock
     assert memory.decision(KEY) is None
 
 
+def test_an_old_decision_is_gone_when_another_one_is_looked_for(memory: TriageMemory, clock: Clock) -> None:
+    """It takes no memory until 2,000 newer ones come."""
+    clock.now_ms += KEPT_MS
+
+    assert memory.decision(TriageMemory.key("acme", "Another prompt.")) is None
+    assert not memory._decisions
+
+
 def test_a_clock_that_was_set_back_makes_no_decision_last_longer(memory: TriageMemory, clock: Clock) -> None:
     clock.now_ms -= 1
 

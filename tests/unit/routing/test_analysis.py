@@ -244,8 +244,23 @@ def analyse_reasons(prompt: str, monkeypatch: pytest.MonkeyPatch) -> tuple[str, 
     return analyse(prompt).reasons
 
 
+def test_a_reason_about_steps_is_true() -> None:
+    """A figure below zero, with a weight below zero, speaks for a field; but it does not say that there are steps."""
+    for prompt in (
+        "hi",
+        "Why does it always rain on Sundays?",
+        "Write a poem",
+        "First read it, then sort it, then send it",
+    ):
+        analysis = analyse(prompt)
+        said = " ".join(analysis.reasons)
+        assert "several steps (" not in said or analysis.multi_step >= 0.5
+        assert "one step (" not in said or analysis.multi_step < 0.5
+    assert "one step (" in " ".join(analyse("hi").reasons)
+
+
 def test_no_weight_is_shown_that_rounds_to_nothing() -> None:
-    """It was shown as -0.0."""
+    """It was once shown as -0.0."""
     for prompt in ("where can i have my bike repaired around here", "hm", "", "a b c"):
         reasons = " ".join(analyse(prompt).reasons)
         assert "-0.0" not in reasons

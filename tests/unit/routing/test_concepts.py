@@ -91,6 +91,20 @@ def test_the_marker_of_phrases_is_no_concept() -> None:
     assert max(load().concepts.names.index(name) for name in load().concepts.names) < PHRASE_FOLLOWS
 
 
+def test_words_of_prompts_are_not_kept() -> None:
+    """They may be a tenant's secrets; only their concepts are remembered."""
+    concepts = load().concepts
+    concepts.of(["hunter2secret"], "en")
+
+    assert "hunter2secret" not in str(concepts._known)
+    assert all(isinstance(key, int) for key in concepts._known)
+
+
+def test_hundreds_of_marks_on_a_letter_are_cut() -> None:
+    """Sorting them would take milliseconds; sixteen stay."""
+    assert tokens.words("e" + "\u0301" * 300) == ["é" + "\u0301" * 15]
+
+
 def test_many_different_words_do_not_fill_the_memory() -> None:
     """What is remembered about words is bounded."""
     concepts = load().concepts

@@ -119,7 +119,7 @@ class TaskDetail(TaskSummary, TaskView):
     )
     reasons: list[str] = Field(
         description="Why this role and this mode were chosen, by the analysis or in a triage.",
-        examples=[["haiku (+3.0 Writing)"]],
+        examples=[["about poem (+3.5 text over code)"]],
     )
     plan: PlanView | None = Field(description="The plan of a task in Plan mode; null until it is made.")
     demonstration: bool = Field(
@@ -199,7 +199,7 @@ class DecisionView(ResponseSchema):
         examples=[0.95],
     )
     reasons: list[str] = Field(
-        description="Why the analysis chose this role and this mode.", examples=[["haiku (+3.0 Writing)"]]
+        description="Why the analysis chose this role and this mode.", examples=[["about poem (+3.5 text over code)"]]
     )
     alternatives: list[tuple[str, float]] = Field(
         description="The next best roles, best first, each with its likelihood from 0 to 1.",

@@ -42,18 +42,23 @@ class TriageMemory:
     def decision(self, key: bytes) -> tuple[str, Choice] | None:
         """Return the engine that decided, and its decision; None if no recent one is known."""
         with self._lock:
+            self._forget_old()
             found = self._decisions.get(key)
-            if found is None or not 0 <= self._clock() - found[0] < KEPT_MS:
-                return None
-            return found[1:]
+            return found[1:] if found else None
 
     def remember(self, key: bytes, engine: str, choice: Choice) -> None:
         """Remember a decision; the oldest ones are forgotten."""
         with self._lock:
             self._decisions[key] = (self._clock(), engine, choice)
             self._decisions.move_to_end(key)
+            self._forget_old()
             while len(self._decisions) > MAX_DECISIONS:
                 self._decisions.popitem(last=False)
+
+    def _forget_old(self) -> None:
+        now_ms = self._clock()
+        while self._decisions and not 0 <= now_ms - next(iter(self._decisions.values()))[0] < KEPT_MS:
+            self._decisions.popitem(last=False)
 
     def count(self, engine: str, *, usable: bool) -> bool:
         """Count an engine's answer. Returns True if the engine is not to be asked for a while from now on."""

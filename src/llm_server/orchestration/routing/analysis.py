@@ -21,7 +21,7 @@ from llm_server.orchestration.routing.specialists import named_specialists
 from llm_server.orchestration.routing.text_features import text_features
 from llm_server.orchestration.routing.weights import Scores, Weights, load
 
-# The roles of each field of work. The first one is used when the evidence for a specialist is too weak.
+# The roles of each field of work. The first one is used if the prompt names no specialist.
 FIELDS: dict[str, tuple[str, ...]] = {
     "talk": (lexicon.CHAT,),
     "code": (lexicon.FAST, lexicon.DEEP, lexicon.DEBUG, lexicon.ARCHITECT),
@@ -41,6 +41,7 @@ PROFILE_LEAN = {"Developer": "code", "Productivity": "text", "General": "talk"}
 LEAN = 0.3
 _MAX_REASONS = 4
 _MIN_REASON = 0.05
+_STEPS, _ONE_STEP = "several steps", "one step"
 # Only what the caller chose has the confidence 1.
 MAX_CONFIDENCE = 0.999
 # From this complexity on, coding tasks go to Deep-Coder-Agent.
@@ -75,9 +76,9 @@ def analyse(
 ) -> Analysis:
     """Choose mode and role for a prompt; raises no exception for any text.
 
-    `roles` are the roles to choose from, preferred ones first; None means all roles of `FIELDS`. Those of them that the
-    package does not know can be chosen by the prompt if `own` has them. `role` and `mode` are the caller's choice and
-    are used unchanged. Of a long prompt, the first 1,000 and the last 500 characters are read.
+    `roles` are the roles to choose from, preferred ones first; None or an empty list means all roles of `FIELDS`. Those
+    of them that the package does not know can be chosen by the prompt if `own` has them. `role` and `mode` are the
+    caller's choice and are used unchanged. Of a long prompt, the first 1,000 and the last 500 characters are read.
     """
     signals = read(prompt)
     weights = load()
@@ -118,7 +119,7 @@ def complexity(signals: Signals, weights: Weights, scores: Scores) -> float:
 
 
 def open_logit(weights: Weights, scores: Scores) -> float:
-    """Return the complexity of a prompt as a logit, by the gain that its form, concepts and words let expect."""
+    """Return the complexity of a prompt as a logit, by the gain that its form, concepts and words suggest."""
     slope, bias = weights.complexity
     return slope * scores.totals[-1] + bias
 
@@ -162,7 +163,7 @@ def _weighed(
     role = _member(best, named, difficulty, offered)
     confidence = confidence_of(list(fields.values()), weights)
     rest = {_member(field, named, difficulty, offered): fields[field] for field in others[:3]}
-    reasons = _reasons(weights, scores, fields, leaning)
+    reasons = _reasons(weights, scores, fields, leaning, one_step=steps < 0)
     return Analysis(
         mode=mode or MODES.get(best, Mode.AGENT),
         role=role,
@@ -257,7 +258,9 @@ def share_and_margin(ranked: Sequence[float]) -> tuple[float, float]:
     return min(-math.log(max(others, 1e-5)), 10.0), min(margin, 10.0)
 
 
-def _reasons(weights: Weights, scores: Scores, fields: Mapping[str, float], leaning: str | None) -> tuple[str, ...]:
+def _reasons(
+    weights: Weights, scores: Scores, fields: Mapping[str, float], leaning: str | None, *, one_step: bool
+) -> tuple[str, ...]:
     """Return the parts of the prompt that speak most for the best field against the second one, strongest first.
 
     The weights of a concept in its places are one reason. The words as a whole are one reason.
@@ -267,7 +270,7 @@ def _reasons(weights: Weights, scores: Scores, fields: Mapping[str, float], lean
     best, second = list(fields)[:2]
     a, b = (weights.fields.index(field) for field in (best, second))
     found = {f"about {name}": weight for name, weight in weights.concept_weights(scores, a, b).items()}
-    found |= {name: part[a] - part[b] for name, part in scores.form.items()}
+    found |= {_ONE_STEP if one_step and name == _STEPS else name: p[a] - p[b] for name, p in scores.form.items()}
     found["wording as in the training examples"] = scores.words[a] - scores.words[b]
     if leaning in (best, second):
         found[f"profile leans to {leaning}"] = LEAN if leaning == best else -LEAN

@@ -26,8 +26,8 @@ _MAX_VOTERS = 24
 _MAX_PARTS = 6
 _CLEAR_LEAD = 2
 _MAX_KNOWN = 30_000
-_MAX_KNOWN_CHARS = 40
 _LAST_THAI = "\u0e7f"
+_THAI_MARKS = frozenset("\u0e31" + "".join(map(chr, [*range(0x0E34, 0x0E3B), *range(0x0E47, 0x0E4F)])))
 _BREAKS = re.compile(r"['\".-]")
 # A language is known by its script if a fifth of the letters, or twelve of them, are of that script.
 _SCRIPTS = (
@@ -69,7 +69,7 @@ class Concepts:
         self._checks = checks
         self._numbers = numbers
         self._mask = len(checks) - 1
-        self._known: dict[tuple[str, str], frozenset[int]] = {}
+        self._known: dict[int, frozenset[int]] = {}
 
     def language(self, words: Sequence[str]) -> str:
         """Return the code of the language that a prompt is probably written in; "en" if nothing tells.
@@ -110,14 +110,13 @@ class Concepts:
 
     def _concepts(self, word: str, language: str) -> frozenset[int]:
         """Return the concepts of a word in a language or in English; the answers for many words are kept."""
-        key = (word, language)
+        key = hash((word, language))  # the words of prompts themselves are not kept
         concepts = self._known.get(key)
         if concepts is None:
             concepts = self._spoken(self._entries(word), language)
-            if len(word) <= _MAX_KNOWN_CHARS:
-                if len(self._known) >= _MAX_KNOWN:
-                    self._known.clear()
-                self._known[key] = concepts
+            if len(self._known) >= _MAX_KNOWN:
+                self._known.clear()
+            self._known[key] = concepts
         return concepts
 
     def _spoken(self, entries: Iterable[Entry], language: str) -> frozenset[int]:
@@ -144,6 +143,8 @@ class Concepts:
         numbers, mask = self._numbers, self._mask
         size = MAX_THAI if run[0] <= _LAST_THAI else MAX_UNSPACED
         for start in range(len(characters)):
+            if run[start] in _THAI_MARKS:  # no word begins with one
+                continue
             crc = 0
             for character in characters[start : start + size]:
                 crc = crc32(character, crc)

@@ -23,7 +23,7 @@ SHOWN_WORDS = 4
 SHOWN_EXAMPLE_CHARS = 80
 
 # How much a feature of each kind counts, and how many prompts at large its rate is mixed with.
-_FACTORS = {"word": 1.0, "pair": 0.5, "beginning": 0.5, "concept": 4.0}
+_FACTORS = {"word": 1.0, "beginning": 0.5, "concept": 4.0}
 _PRIOR_PROMPTS = 10.0
 _PRIOR_PROMPTS_OF_CONCEPT = 2.0
 # What several examples share counts more, and what many prompts have (such as "the") less; concepts are not damped.
@@ -195,7 +195,7 @@ def _rate(rates: WordRates, feature: str) -> float:
     rate = rates.rate(feature)
     if rate >= _MIN_RATE_OF_GRAMMAR or feature[0] in (CONCEPT, BEGINNING):
         return rate
-    return _MIN_RATE_OF_GRAMMAR if all(map(_is_grammar, feature.split(" "))) else rate
+    return _MIN_RATE_OF_GRAMMAR if _is_grammar(feature) else rate
 
 
 def _is_grammar(word: str) -> bool:
@@ -276,7 +276,7 @@ def _shown(hits: Iterable[str], weights: Mapping[str, float]) -> str:
         elif kind == "beginning" and not any(word.startswith(hit[1:]) for word in words):
             words.append(f"{hit[1:]}…")
         elif kind == "word":
-            words = [word for word in words if not hit.startswith(word.rstrip("…"))] + [hit]
+            words = [w for w in words if not (w.endswith("…") and hit.startswith(w.rstrip("…")))] + [hit]
     parts = [f"words: {', '.join(words[:SHOWN_WORDS])}"] if words else []
     parts += [f"concepts: {', '.join(concepts[:SHOWN_WORDS])}"] if concepts else []
     return "; ".join(parts)

@@ -22,7 +22,7 @@ def named_specialists(signals: Signals) -> dict[str, str]:
 
 
 def _phrases(words: Sequence[str]) -> Iterator[str]:
-    """Yield the words, and the runs of two to four words joined by `_`, the form in which the lexicon has them."""
+    """Yield the words, and the runs of two to four words joined by `_`, the form in which `SPECIALISTS` has them."""
     for i, word in enumerate(words):
         yield word
         if word in _FIRST_WORDS:

@@ -10,7 +10,7 @@ from llm_server.orchestration.routing.weights import load
 BEGINNING, CONCEPT = "~", "#"
 """The marks of two kinds of features: `~cont` is the beginning of a word, `#law` a concept.
 
-A feature with a space is a pair of words; all other features are words.
+All other features are words.
 """
 MAX_WORDS = 220
 HEAD_CHARS, TAIL_CHARS = 1_000, 500
@@ -41,4 +41,4 @@ def kind_of(feature: str) -> str:
         return "beginning"
     if feature[0] == CONCEPT:
         return "concept"
-    return "pair" if " " in feature else "word"
+    return "word"

@@ -16,11 +16,16 @@ _TOKEN = re.compile(rf"{_LETTERS}(?:['\"+#.-]{_LETTERS}|[+#]+)*")
 # Thai, Chinese and Japanese have no spaces between words.
 _UNSPACED = re.compile(r"[\u0e00-\u0e7f\u2e80-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]+")
 _FIRST_UNSPACED = "\u0e00"
+# Sorting hundreds of marks on one letter takes milliseconds.
+_TOO_MANY_MARKS = re.compile(
+    r"([\u0300-\u036f\u0591-\u05c7\u0610-\u061a\u064b-\u065f]{16})[\u0300-\u036f\u0591-\u05c7\u0610-\u061a\u064b-\u065f]+"
+)
 
 
 def words(text: str) -> list[str]:
     """Return the words of a text in lower case; a run of a script without spaces is one word."""
     if not text.isascii():
+        text = _TOO_MANY_MARKS.sub(r"\1", text)
         text = unicodedata.normalize("NFC", text).replace("İ", "i")
         text = _UNSPACED.sub(r" \g<0> ", text)
     return _TOKEN.findall(text.lower())

@@ -13,7 +13,7 @@ from llm_server.orchestration.domain.status import known_spelling
 
 Tier = Literal["fast", "strong"]
 Triaging = Literal["auto", "off", "always"]
-"""Whose tasks an engine triages: those whose analysis is unsure, none, or all that the caller did not decide."""
+"""Which tasks an engine triages: those whose analysis is unsure, none, or all that the caller did not decide."""
 Source = Literal["local", "api"]
 """`local`: the engine runs on a machine of the operator. `api`: it is a hosted service."""
 Sources = tuple[Source, ...]
