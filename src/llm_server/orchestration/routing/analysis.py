@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from msgspec import Struct
 from msgspec.structs import replace
 
-from llm_server.orchestration.domain.engines.catalog import Catalog
 from llm_server.orchestration.domain.status import Mode
 from llm_server.orchestration.routing import lexicon
 from llm_server.orchestration.routing.own_roles import Description, OwnRoles, joined
@@ -20,6 +20,9 @@ from llm_server.orchestration.routing.signals import Signals, read
 from llm_server.orchestration.routing.specialists import named_specialists
 from llm_server.orchestration.routing.text_features import text_features
 from llm_server.orchestration.routing.weights import Scores, Weights, load
+
+if TYPE_CHECKING:
+    from llm_server.orchestration.domain.engines.catalog import Catalog
 
 # The roles of each field of work. The first one is used if the prompt names no specialist.
 FIELDS: dict[str, tuple[str, ...]] = {
