@@ -70,6 +70,7 @@ class Concepts:
         self._numbers = numbers
         self._mask = len(checks) - 1
         self._known: dict[int, frozenset[int]] = {}
+        self._spoken_in: dict[int, frozenset[int]] = {}
 
     def language(self, words: Sequence[str]) -> str:
         """Return the code of the language that a prompt is probably written in; "en" if nothing tells.
@@ -85,13 +86,22 @@ class Concepts:
         best, second = ([*sorted(votes.values(), reverse=True), 0, 0])[:2]
         if best > second + _CLEAR_LEAD:
             return self.languages[votes.most_common(1)[0][0]]
-        named = Counter(
-            number for word in distinct[:_MAX_VOTERS] for number in {language for language, _ in self._entries(word)}
-        )
+        named = Counter(number for word in distinct[:_MAX_VOTERS] for number in self._languages_of(word))
         scores = {n: votes[n] + named[n] / 2 for n in {*votes, *named} if votes[n] >= best - _CLEAR_LEAD}
         if not scores:
             return ENGLISH
         return self.languages[max(scores, key=lambda n: (scores[n], self.languages[n] == ENGLISH, -n))]
+
+    def _languages_of(self, word: str) -> frozenset[int]:
+        """Return the languages in which a word belongs to a concept; the answers for many words are kept."""
+        key = hash(word)
+        found = self._spoken_in.get(key)
+        if found is None:
+            found = frozenset(language for language, _ in self._entries(word))
+            if len(self._spoken_in) >= _MAX_KNOWN:
+                self._spoken_in.clear()
+            self._spoken_in[key] = found
+        return found
 
     def of(self, words: Sequence[str], language: str) -> frozenset[int]:
         """Return the numbers of the concepts that these words name in a language or in English."""
