@@ -111,4 +111,4 @@ def test_many_different_words_do_not_fill_the_memory() -> None:
     for start in range(0, 70_000, 500):
         concepts.of([f"word{n}" for n in range(start, start + 500)], "en")
 
-    assert len(concepts._known) <= 30_000
+    assert len(concepts._known) <= 5_000
