@@ -48,7 +48,7 @@ def train(judged: list[validation.Judged] | None = None) -> tuple[Trained, Corpu
 
 
 def rule_of(made: Trained) -> validation.Rule:
-    """Return the complexity, as a logit, of prompts for which there is no expert."""
+    """Return the complexity, as a logit, of prompts without an expert."""
     served = weights.parse(pack(made))
 
     def rule(signals: Signals) -> float:

@@ -13,9 +13,8 @@ from scipy.sparse import csr_array
 
 from llm_server.orchestration.routing import features
 from llm_server.orchestration.routing.analysis import FIELDS
-from llm_server.orchestration.routing.concepts import Concepts
+from llm_server.orchestration.routing.concepts import PLACES, Concepts
 from llm_server.orchestration.routing.signals import Signals, read
-from llm_server.orchestration.routing.weights import PLACES
 from train.exact import Floats
 from train.exact_fit import Block, Design, ridge_fit, softmax_fit
 from train.heads import steps_logit
@@ -162,11 +161,9 @@ def folds(rows: Sequence[Labelled]) -> Iterator[tuple[str, NDArray[np.bool_]]]:
 
 
 def _features(signals: Signals, concepts: Concepts, steps: Mapping[str, float]) -> Features:
-    language, size = concepts.language(signals.words), len(concepts.names)
-    places = (signals.words, signals.first, signals.last)
     return Features(
         {k: v for k, v in features.form(signals, steps_logit(steps, signals)).items() if v},
-        [place * size + c for place, words in enumerate(places) for c in sorted(concepts.of(words, language))],
+        concepts.rows((signals.words, signals.first, signals.last)),
         features.buckets(features.field_grams(signals), 32),
     )
 

@@ -12,6 +12,7 @@ from hashlib import sha256
 
 import numpy as np
 
+from llm_server.cli.route import THRESHOLD
 from llm_server.orchestration.domain.status import Mode
 from llm_server.orchestration.routing import weights
 from llm_server.orchestration.routing.analysis import FIELDS, MODES, logistic, share_and_margin
@@ -34,7 +35,6 @@ from train.rows import DATA, Labelled, Paired, Row, Stepped, sound, spread_out
 
 FOLDS = 5
 LEFT_OUT = DATA / "left_out.csv"
-THRESHOLD = 0.7
 Confidence = tuple[float, float, float]
 Recovery = Callable[[Sequence[float], Sequence[float], Sequence[float]], float]
 Rule = Callable[[Signals], float]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -9,7 +11,8 @@ from hypothesis import strategies as st
 from llm_server.orchestration.domain.status import Mode
 from llm_server.orchestration.routing import weights
 from llm_server.orchestration.routing.analysis import FIELDS, Analysis, analyse
-from llm_server.orchestration.routing.signals import Signals, read
+from llm_server.orchestration.routing.concepts import Concepts
+from llm_server.orchestration.routing.signals import read
 
 ALL_ROLES = [role for members in FIELDS.values() for role in members]
 # Every code point there is: `characters()` alone leaves the lone surrogates out.
@@ -227,12 +230,12 @@ def test_a_reason_is_true_in_the_score(monkeypatch: pytest.MonkeyPatch) -> None:
     best, second = served.fields.index("money"), served.fields.index("talk")
     said = served.concept_weights(scores, best, second)["money"]
     money = served.concepts.names.index("money")
-    found = weights.Weights.concept_features
+    found = Concepts.rows
 
-    def without_money(self: weights.Weights, s: Signals) -> list[int]:
-        return [row for row in found(self, s) if row % len(self.concepts.names) != money]
+    def without_money(self: Concepts, places: Sequence[Sequence[str]]) -> list[int]:
+        return [row for row in found(self, places) if row % len(self.names) != money]
 
-    monkeypatch.setattr(weights.Weights, "concept_features", without_money)
+    monkeypatch.setattr(Concepts, "rows", without_money)
     fewer = served.scores(signals, served.steps_logit(signals))
     before, after = (found.totals[best] - found.totals[second] for found in (scores, fewer))
     assert before - after == pytest.approx(said, abs=1e-9)

@@ -281,7 +281,7 @@ def _is_of_the_engine(result: CallResult) -> bool:
 
 
 def _why(result: CallResult) -> str:
-    """Say why there is no decision, as the predicate of a sentence about the engine."""
+    """Say why the engine did not decide, as the predicate of a sentence about the engine."""
     failure: LLMServerError | None = result.failure
     if failure is None:
         return "named no mode and role of the catalogue"

@@ -16,6 +16,7 @@ from msgspec.structs import replace
 from llm_server.orchestration.domain.status import Mode
 from llm_server.orchestration.routing import lexicon
 from llm_server.orchestration.routing.own_roles import Description, OwnRoles, joined
+from llm_server.orchestration.routing.reasons import field_reasons
 from llm_server.orchestration.routing.signals import Signals, read
 from llm_server.orchestration.routing.specialists import named_specialists
 from llm_server.orchestration.routing.text_features import text_features
@@ -42,9 +43,6 @@ MODES = {"talk": Mode.CHAT, "plan": Mode.PLAN}
 # A profile leans towards a field by so much.
 PROFILE_LEAN = {"Developer": "code", "Productivity": "text", "General": "talk"}
 LEAN = 0.3
-_MAX_REASONS = 4
-_MIN_REASON = 0.05
-_STEPS, _ONE_STEP = "several steps", "one step"
 # Only what the caller chose has the confidence 1.
 MAX_CONFIDENCE = 0.999
 # From this complexity on, coding tasks go to Deep-Coder-Agent.
@@ -166,7 +164,8 @@ def _weighed(
     role = _member(best, named, difficulty, offered)
     confidence = confidence_of(list(fields.values()), weights)
     rest = {_member(field, named, difficulty, offered): fields[field] for field in others[:3]}
-    reasons = _reasons(weights, scores, fields, leaning, one_step=steps < 0)
+    lean = {leaning: LEAN} if leaning else {}
+    reasons = field_reasons(weights, scores, list(fields), lean, one_step=steps < 0)
     return Analysis(
         mode=mode or MODES.get(best, Mode.AGENT),
         role=role,
@@ -259,27 +258,6 @@ def share_and_margin(ranked: Sequence[float]) -> tuple[float, float]:
     others = math.fsum(math.exp(score - ranked[0]) for score in ranked[1:])
     margin = ranked[0] - ranked[1] if len(ranked) > 1 else 10.0
     return min(-math.log(max(others, 1e-5)), 10.0), min(margin, 10.0)
-
-
-def _reasons(
-    weights: Weights, scores: Scores, fields: Mapping[str, float], leaning: str | None, *, one_step: bool
-) -> tuple[str, ...]:
-    """Return the parts of the prompt that speak most for the best field against the second one, strongest first.
-
-    The weights of a concept in its places are one reason. The words as a whole are one reason.
-    """
-    if len(fields) < 2:
-        return (f"only {next(iter(fields))} is offered",)
-    best, second = list(fields)[:2]
-    a, b = (weights.fields.index(field) for field in (best, second))
-    found = {f"about {name}": weight for name, weight in weights.concept_weights(scores, a, b).items()}
-    found |= {_ONE_STEP if one_step and name == _STEPS else name: p[a] - p[b] for name, p in scores.form.items()}
-    found["wording as in the training examples"] = scores.words[a] - scores.words[b]
-    if leaning in (best, second):
-        found[f"profile leans to {leaning}"] = LEAN if leaning == best else -LEAN
-    strongest = sorted(found.items(), key=lambda item: (-item[1], item[0]))[:_MAX_REASONS]
-    said = tuple(f"{what} ({weight:+.1f} {best} over {second})" for what, weight in strongest if weight >= _MIN_REASON)
-    return said or (f"nothing speaks clearly for {best} over {second}",)
 
 
 def _member_reason(field: str, role: str, named: Mapping[str, str], difficulty: float) -> tuple[str, ...]:

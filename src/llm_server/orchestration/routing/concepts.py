@@ -14,6 +14,8 @@ from zlib import crc32
 from llm_server.orchestration.routing.tokens import unspaced
 
 ENGLISH = "en"
+PLACES = 3
+"""A concept has a weight of its own for being named anywhere, in the first sentence, and in the last one."""
 EMPTY = 255
 """The number of an empty place of the table; the languages and concepts are numbered from 0."""
 PHRASE_FOLLOWS = 254
@@ -117,6 +119,14 @@ class Concepts:
                     found |= concepts
         found.discard(PHRASE_FOLLOWS)
         return frozenset(found)
+
+    def rows(self, places: Sequence[Sequence[str]]) -> list[int]:
+        """Return the rows of weights of the concepts that are named: a row for each place and concept.
+
+        The first of the `PLACES` has all words of the prompt, by which its language is known.
+        """
+        language, size = self.language(places[0]), len(self.names)
+        return [place * size + n for place, words in enumerate(places) for n in sorted(self.of(words, language))]
 
     def _concepts(self, word: str, language: str) -> frozenset[int]:
         """Return the concepts of a word in a language or in English; the answers for many words are kept."""

@@ -90,7 +90,7 @@ class Signals(Struct, frozen=True, kw_only=True):
 
 def read(prompt: str) -> Signals:
     """Read a prompt of any length; only its first 1,000 and its last 500 characters are used."""
-    text = _neutral(_excerpt(prompt))
+    text = _neutral(excerpt(prompt))
     prose = _FENCE.sub("\n", text)
     sentences = [part for part in _SENTENCE_END.split(prose) if part and part.strip()]
     asked = [part for part in _SENTENCE_END.split(_QUOTED.sub(" ", prose)) if part and part.strip()]
@@ -125,7 +125,8 @@ def read(prompt: str) -> Signals:
     )
 
 
-def _excerpt(prompt: str) -> str:
+def excerpt(prompt: str) -> str:
+    """Return the first 1,000 and the last 500 characters of a prompt, or all of a shorter one."""
     if len(prompt) <= HEAD_CHARS + TAIL_CHARS:
         return prompt
     return prompt[:HEAD_CHARS] + "\n" + prompt[-TAIL_CHARS:]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Set
 
 from llm_server.orchestration.routing import tokens
+from llm_server.orchestration.routing.signals import excerpt
 from llm_server.orchestration.routing.weights import load
 
 BEGINNING, CONCEPT = "~", "#"
@@ -13,7 +14,6 @@ BEGINNING, CONCEPT = "~", "#"
 All other features are words.
 """
 MAX_WORDS = 220
-HEAD_CHARS, TAIL_CHARS = 1_000, 500
 
 
 def text_features(text: str) -> Set[str]:
@@ -22,9 +22,7 @@ def text_features(text: str) -> Set[str]:
     Scripts without spaces between words are read as pairs of characters. Numbers are left out. Of a long text, the
     first 1,000 and the last 500 characters are read.
     """
-    if len(text) > HEAD_CHARS + TAIL_CHARS:
-        text = f"{text[:HEAD_CHARS]}\n{text[-TAIL_CHARS:]}"
-    found = [word for word in tokens.words(text.replace("’", "'")) if not word.isdigit()]
+    found = [word for word in tokens.words(excerpt(text).replace("’", "'")) if not word.isdigit()]
     words = tokens.pieces(found)[:MAX_WORDS]
     features = set(words)
     spaced = [word for word in found if not tokens.unspaced(word)][:MAX_WORDS]

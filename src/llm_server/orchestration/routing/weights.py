@@ -21,8 +21,6 @@ from llm_server.orchestration.routing.signals import Signals
 
 _PACKAGE = os.path.dirname(os.path.dirname(os.path.dirname(__file__)))  # os.path, because importing pathlib takes 4 ms
 FILE = os.path.join(_PACKAGE, "data", "analysis.bin")
-PLACES = 3
-"""A concept has a weight of its own for being named anywhere, in the first sentence, and in the last one."""
 _SUMMANDS = 256  # so many bytes can be added in 16 bits
 
 
@@ -132,7 +130,7 @@ class Weights(Struct, frozen=True, kw_only=True):
             for name, figure in features.form(s, steps_logit).items()
             if figure
         }
-        concepts = self.concept_features(s)
+        concepts = self.concepts.rows((s.words, s.first, s.last))
         rows = features.buckets(features.field_grams(s), self.bits)
         scale = features.WORDS_SCALE / math.sqrt(max(len(rows), 1))
         words = [scale * total for total in self.gram_rows.totals(rows)]
@@ -147,16 +145,6 @@ class Weights(Struct, frozen=True, kw_only=True):
             weight = self.concept_rows.weight(row, best) - self.concept_rows.weight(row, second)
             found[name] = found.get(name, 0.0) + weight
         return found
-
-    def concept_features(self, s: Signals) -> list[int]:
-        """Return the rows of the concepts that are named anywhere, in the first and in the last sentence."""
-        language, size = self.concepts.language(s.words), len(self.concepts.names)
-        places = (s.words, s.first, s.last)
-        return [
-            place * size + concept
-            for place, words in enumerate(places)
-            for concept in sorted(self.concepts.of(words, language))
-        ]
 
     def expert(self, text: str) -> float | None:
         """Return the complexity, as a logit, of an exam question or a word problem; None for other prompts."""
