@@ -25,8 +25,12 @@ MAX_BODY_S = 600.0
 """How long a body may take, even if a part of it comes every few seconds."""
 LINGER_S = 2.0
 """How long a refused connection stays open, so that a client which still sends can read the response."""
-MAX_DISCARDED_BYTES = 1024 * 1024
-"""How much of a refused or answered request is read and discarded before the connection is closed."""
+MAX_DISCARDED_BYTES = 8 * 1024 * 1024
+"""How much of a refused or answered request is read and discarded before the connection is closed.
+
+More than a proxy sends that refuses bodies much longer than the longest accepted one: a proxy whose connection is closed
+while it still sends answers 502, and not the 413 that it was sent.
+"""
 
 _SLICE_BYTES = 8 * 1024
 """What the parser gets at a time. Where a message begins in it is not known, so all of it counts as its header."""

@@ -152,7 +152,7 @@ def test_a_refused_connection_is_closed_after_a_while(monkeypatch: pytest.Monkey
     run(test)
 
 
-def test_a_refused_connection_is_closed_after_1_mb() -> None:
+def test_a_refused_connection_is_closed_after_8_mib() -> None:
     async def test(client: Client) -> None:
         await client.send(b"GET / HTTP/9.9\r\n" + HOST + b"\r\n")
         await client.rest()
