@@ -48,6 +48,7 @@ def ours(url: str) -> Callable[[], str]:
     from llm_server.orchestration.dispatch.terms import CallTerms
     from llm_server.orchestration.domain.engines.allowed import AllowedEngines
     from llm_server.orchestration.domain.engines.call import EngineCall
+    from llm_server.orchestration.domain.engines.message import user
     from llm_server.orchestration.routing.analysis import analyse
     from llm_server.settings import Settings
     from llm_server.storage.sqlite.database import Database
@@ -67,7 +68,7 @@ def ours(url: str) -> Callable[[], str]:
     def call() -> str:
         until_ms = wiring.now_ms() + TIMEOUT_S * 1000
         terms = CallTerms(purpose="answer", tier="fast", until_ms=until_ms, allowed=AllowedEngines(engine="fake"))
-        reply = balancer.call(EngineCall(system=SYSTEM, prompt=PROMPT, max_output_tokens=MAX_TOKENS), terms)
+        reply = balancer.call(EngineCall(system=SYSTEM, messages=user(PROMPT), max_output_tokens=MAX_TOKENS), terms)
         assert reply.completion is not None, reply
         assert reply.attempts[0].cost_microusd
         return reply.completion.text

@@ -17,6 +17,7 @@ from llm_server.engines.openai import OpenAIEngine
 from llm_server.engines.usage import MAX_TOKENS
 from llm_server.orchestration.domain.cancellation import Cancellation
 from llm_server.orchestration.domain.engines.call import AnswerSchema, Engine
+from llm_server.orchestration.domain.engines.message import user
 from llm_server.orchestration.domain.errors import EngineUnavailable, PromptRefused, TaskCancelled
 from llm_server.orchestration.execution import plan_proposal
 from llm_server.orchestration.routing.analysis import analyse
@@ -373,7 +374,7 @@ def test_unicode_comes_back_as_it_was_sent(wired: Wired) -> None:
     wired.server.answer = _prompt_of
     legal = '日本語 \x00 🧪 é \u202e "quoted" \u2028 end'
 
-    assert wired.engine.complete(replace(CALL, prompt=legal), timeout_s=5).text == legal
+    assert wired.engine.complete(replace(CALL, messages=user(legal)), timeout_s=5).text == legal
 
 
 def test_many_threads_share_one_adapter(wired: Wired) -> None:
@@ -381,7 +382,7 @@ def test_many_threads_share_one_adapter(wired: Wired) -> None:
     answers: dict[int, str] = {}
 
     def ask(number: int) -> None:
-        call = replace(CALL, prompt=f"number {number};")
+        call = replace(CALL, messages=user(f"number {number};"))
         answers[number] = wired.engine.complete(call, timeout_s=10).text
 
     threads = [Thread(target=ask, args=(number,)) for number in range(24)]

@@ -13,12 +13,13 @@ from llm_server.engines.discovery import LoopbackServer, discover
 from llm_server.engines.openai import OpenAIEngine
 from llm_server.orchestration.domain.engines.call import AnswerSchema, Engine, EngineCall
 from llm_server.orchestration.domain.engines.catalog import EngineSpec
+from llm_server.orchestration.domain.engines.message import user
 from llm_server.orchestration.domain.errors import EngineUnavailable, PromptRefused
 from llm_server.orchestration.execution import plan_proposal
 from support.llamacpp_server import CONTEXT, LlamaServer, plan_schema
 
 ROLES = ["Fast-Coder-Agent", "Writing-Agent"]
-CALL = EngineCall(system="Be brief.", prompt="Hello?", max_output_tokens=24)
+CALL = EngineCall(system="Be brief.", messages=user("Hello?"), max_output_tokens=24)
 
 
 @pytest.fixture(params=["openai", "anthropic"])
@@ -51,7 +52,7 @@ def test_a_real_answer_cut_by_the_limit_is_marked(wire: str, llamacpp_server: Ll
 
 def test_a_prompt_longer_than_the_context_is_refused(wire: str, llamacpp_server: LlamaServer) -> None:
     """Other engines of this size would refuse it too; the error tells the caller the size."""
-    long = replace(CALL, prompt="word " * CONTEXT)
+    long = replace(CALL, messages=user("word " * CONTEXT))
     with pytest.raises(PromptRefused, match="exceeds the available context size") as caught:
         engine(wire, llamacpp_server).complete(long, timeout_s=20)
 

@@ -19,6 +19,7 @@ from llm_server.engines.local.llamacpp import LlamaCppEngine
 from llm_server.engines.local.model_files import ModelFile
 from llm_server.orchestration.domain.engines.call import AnswerSchema, EngineCall
 from llm_server.orchestration.domain.engines.catalog import EngineSpec
+from llm_server.orchestration.domain.engines.message import user
 from llm_server.orchestration.domain.errors import EngineUnavailable, PromptRefused
 from llm_server.orchestration.execution import plan_proposal
 from support import tiny_gguf
@@ -26,7 +27,7 @@ from support.llamacpp_server import plan_schema
 from support.model_server import model_server
 from support.server_process import refused, serving
 
-CALL = EngineCall(system="Be brief.", prompt="Hello?", max_output_tokens=24)
+CALL = EngineCall(system="Be brief.", messages=user("Hello?"), max_output_tokens=24)
 SHORT = {"max_output_tokens": 32}
 CANARY = "canary-8841"
 ROLES = ["Fast-Coder-Agent", "Writing-Agent"]
@@ -71,7 +72,7 @@ def test_an_answer_cut_by_the_limit_is_marked(engine: LlamaCppEngine) -> None:
 
 def test_the_context_is_the_models_unless_it_is_configured(engine: LlamaCppEngine, gguf: Path) -> None:
     """Each of several concurrent calls has the whole context."""
-    long = replace(CALL, prompt="word " * 4000)
+    long = replace(CALL, messages=user("word " * 4000))
     with pytest.raises(PromptRefused, match="2048 tokens"):
         engine.complete(long, timeout_s=20)
 

@@ -18,12 +18,13 @@ from llm_server.engines.local.model_files import ModelFile
 from llm_server.engines.openai import OpenAIEngine
 from llm_server.orchestration.domain.engines.call import AnswerSchema, Engine, EngineCall
 from llm_server.orchestration.domain.engines.catalog import END_MARKS, EngineSpec
+from llm_server.orchestration.domain.engines.message import user
 from llm_server.orchestration.execution import plan_proposal, review
 from support import tiny_gguf
 from support.llamacpp_server import LlamaServer
 from support.server_process import RunningServer, serving
 
-CALL = EngineCall(system="Be brief.", prompt="Hello?", max_output_tokens=200, temperature=0.6)
+CALL = EngineCall(system="Be brief.", messages=user("Hello?"), max_output_tokens=200, temperature=0.6)
 ROLES = ["Fast-Coder-Agent", "QA-Agent", "Writing-Agent"]
 SCHEMAS = {"plan": plan_proposal.schema(ROLES), "verdict": review.schema()}
 LIMIT = 40
@@ -66,7 +67,7 @@ def test_a_turn_ends_at_the_end_of_its_template(tmp_path: Path, mark: str, end_i
     engine = LlamaCppEngine(spec, ModelFile(tmp_path / "tiny.gguf", 4096, "", ()), EnginePool())
     call = replace(CALL, max_output_tokens=3_000, temperature=1.0)
 
-    answers = [engine.complete(replace(call, prompt=f"Hello {n}?"), timeout_s=30) for n in range(3)]
+    answers = [engine.complete(replace(call, messages=user(f"Hello {n}?")), timeout_s=30) for n in range(3)]
     engine.close()
 
     assert not any(answer.truncated for answer in answers)
@@ -103,7 +104,7 @@ def test_llama_cpp_obeys_the_whole_schema(llamacpp_server: LlamaServer, name: An
     call = replace(CALL, answer_schema=AnswerSchema(name=name, schema=schema), max_output_tokens=3_900, temperature=1.0)
     engine = an_engine(llamacpp_server, small=True)
 
-    answers = [engine.complete(replace(call, prompt=f"Do {n}."), timeout_s=120) for n in range(3)]
+    answers = [engine.complete(replace(call, messages=user(f"Do {n}.")), timeout_s=120) for n in range(3)]
 
     whole = [json.loads(answer.text) for answer in answers if not answer.truncated]
     assert whole

@@ -23,14 +23,15 @@ from llm_server.orchestration.dispatch.retry_budget import MAX_CALLS_A_STEP
 from llm_server.orchestration.dispatch.window import Window
 from llm_server.orchestration.domain.engines.allowed import ANY_ENGINE
 from llm_server.orchestration.domain.engines.call import AnswerSchema, EngineCall
+from llm_server.orchestration.domain.engines.message import user
 from llm_server.orchestration.domain.errors import EngineUnavailable, PromptRefused
 from llm_server.orchestration.execution import plan_proposal
 from llm_server.orchestration.routing.analysis import analyse
 from support.scripted_engine import WatchedStore, a_catalog, a_local_engine, call_terms, price
 
-CALL = EngineCall(system="Be brief.", prompt="Hello?", max_output_tokens=200)
+CALL = EngineCall(system="Be brief.", messages=user("Hello?"), max_output_tokens=200)
 SCHEMA = AnswerSchema(name="plan", schema=plan_proposal.schema(["QA-Agent", "Writing-Agent"]))
-PLAN_CALL = EngineCall(system="Plan.", prompt="Build, then test.", max_output_tokens=500, answer_schema=SCHEMA)
+PLAN_CALL = EngineCall(system="Plan.", messages=user("Build, then test."), max_output_tokens=500, answer_schema=SCHEMA)
 KINDS = ("openai", "anthropic")
 FIRST = Match(model="e0")
 Make = Callable[..., Balancer]
@@ -133,7 +134,7 @@ def test_a_prompt_too_long_for_one_engine_is_not_sent_to_another(
     llmock: LLMock, balanced: Make, kinds: tuple[str, ...]
 ) -> None:
     llmock.limits(context_window=10)
-    reply = ask(balanced(), EngineCall(system="", prompt="word " * 100, max_output_tokens=20))
+    reply = ask(balanced(), EngineCall(system="", messages=user("word " * 100), max_output_tokens=20))
 
     assert isinstance(reply.failure, PromptRefused)
     assert ("prompt is too long" if kinds[0] == "anthropic" else "maximum context length is 10") in str(reply.failure)

@@ -19,6 +19,7 @@ from llm_server.orchestration.dispatch.health import EngineStates
 from llm_server.orchestration.domain.api_key import KeyLimits
 from llm_server.orchestration.domain.engines.call import EngineCall
 from llm_server.orchestration.domain.engines.catalog import Sources
+from llm_server.orchestration.domain.engines.message import user
 from llm_server.orchestration.domain.errors import EngineUnavailable, PromptRefused
 from llm_server.orchestration.domain.status import Status
 from llm_server.orchestration.domain.task import TaskRef
@@ -130,7 +131,7 @@ def test_the_last_check_refuses_an_engine_that_is_not_allowed(world: World) -> N
     calls = EngineCalls(
         catalog=world.catalog, engines=world.others, fleet=fleet, states=states, price=price, clock=world.clock
     )
-    call = EngineCall(system="s", prompt="p", max_output_tokens=10)
+    call = EngineCall(system="s", messages=user("p"), max_output_tokens=10)
 
     result = calls.ask("hosted", call, call_terms(sources=("local",)), after=())
 

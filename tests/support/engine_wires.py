@@ -15,11 +15,12 @@ from llm_server.engines.connections import EnginePool
 from llm_server.engines.openai import OpenAIEngine
 from llm_server.orchestration.domain.engines.call import Engine, EngineCall
 from llm_server.orchestration.domain.engines.catalog import EngineSpec
+from llm_server.orchestration.domain.engines.message import user
 from llm_server.orchestration.domain.errors import EngineUnavailable, PromptRefused
 from support.fake_engine import FakeEngine, Fault, fake_engine
 
 KEY = "sk-canary-1f9c2e7ab8"
-CALL = EngineCall(system="You answer.", prompt="Why is the sky blue, canary 7741?", max_output_tokens=64)
+CALL = EngineCall(system="You answer.", messages=user("Why is the sky blue, canary 7741?"), max_output_tokens=64)
 WIRES = ("openai", "anthropic", "bedrock")
 
 

@@ -62,7 +62,7 @@ def completion(call: EngineCall, text: str, reported: ReportedUsage, *, truncate
         text.encode()
     except UnicodeEncodeError as error:
         raise unusable_answer("The engine's answer is not valid Unicode.") from error
-    tokens_in, tokens_out = estimate_tokens(call.system + call.prompt), estimate_tokens(text)
+    tokens_in, tokens_out = estimate_tokens(call.texts), estimate_tokens(text)
     usage = reported.completed(tokens_in=tokens_in, tokens_out=tokens_out)
     return Completion(text=text, usage=usage, truncated=truncated)
 

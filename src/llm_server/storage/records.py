@@ -6,7 +6,7 @@ does not know, such as a status that a newer version added, makes the record unr
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
 from operator import attrgetter
 from typing import Any, TypeVar
@@ -47,8 +47,20 @@ _RARE: dict[str, object] = {
     "cache_write_1h_tokens": 0,
     "reasoning_tokens": 0,
     "usage_implausible": False,
+    "first_text_ms": None,
 }
 """Fields of an attempt that are not stored if they have these values, as in most attempts: a write unit holds 1 KB."""
+_RARE_OF_REQUEST: dict[str, object] = {
+    "undecided": (),
+    "images": (),
+    "tools": (),
+    "tool_choice": None,
+    "output_schema": None,
+    "stream": False,
+    "previous_task_id": None,
+    "conversation_id": None,
+}
+"""Fields of a request that are not stored if they have these values."""
 _OF_ENGINE = ("engine", "model", "source", "tier", "why", "failover_from", "probe", "demonstration")
 _OF_ENGINE_VALUES = attrgetter(*_OF_ENGINE)
 _KIND_WORDS = {
@@ -97,8 +109,8 @@ def encode(record: Task | Request | Output | EngineState | EngineSwitch | Key | 
     """Return a record as JSON.
 
     Fields of a task that have their default value are left out: a state is written at least three times, and DynamoDB
-    charges a write unit for each 1 KB. For the same reason, a request without a limit of sources stores none, and one
-    that is not to be triaged does not say so.
+    charges a write unit for each 1 KB. For the same reason, a request without a limit of sources stores none, and
+    rare fields are left out.
     """
     if isinstance(record, Task):
         values = zip(_TASK_DEFAULTS.items(), _TASK_VALUES(record), strict=True)
@@ -111,10 +123,8 @@ def encode(record: Task | Request | Output | EngineState | EngineSwitch | Key | 
         stored |= {"key": output_key_text(record.key), "attempts": [_stored_attempt(a) for a in record.attempts]}
         return msgspec.json.encode(stored).decode()
     if isinstance(record, Request):
-        stored = dict(zip(_REQUEST_FIELDS, _REQUEST_VALUES(record), strict=True))
+        stored = _without_rare(_REQUEST_FIELDS, _REQUEST_VALUES(record), _RARE_OF_REQUEST)
         stored |= {"limits": without_unset_sources(record.limits)}
-        if not record.undecided:
-            del stored["undecided"]
         return msgspec.json.encode(stored).decode()
     return msgspec.json.encode(record).decode()
 
@@ -209,8 +219,12 @@ def _decoded(decoder: msgspec.json.Decoder[_Record], body: str) -> _Record:
 
 
 def _stored_attempt(attempt: Attempt) -> dict[str, object]:
-    values = zip(_ATTEMPT_FIELDS, _ATTEMPT_VALUES(attempt), strict=True)
-    return {name: value for name, value in values if name not in _RARE or value != _RARE[name]}
+    return _without_rare(_ATTEMPT_FIELDS, _ATTEMPT_VALUES(attempt), _RARE)
+
+
+def _without_rare(names: Iterable[str], values: Iterable[object], rare: Mapping[str, object]) -> dict[str, object]:
+    """Return the fields to store: all but those that have the value with which they are rare."""
+    return {name: value for name, value in zip(names, values, strict=True) if name not in rare or value != rare[name]}
 
 
 def _stored_pending(task: Task) -> Iterator[list[object] | dict[str, object]]:

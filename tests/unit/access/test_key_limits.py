@@ -14,6 +14,7 @@ from llm_server.orchestration.dispatch.budget import Budget
 from llm_server.orchestration.dispatch.key_budget import KeyBudget
 from llm_server.orchestration.domain.api_key import Account, Caller, KeyLimits, Payer
 from llm_server.orchestration.domain.engines.call import EngineCall
+from llm_server.orchestration.domain.engines.message import user
 from llm_server.orchestration.domain.errors import (
     EngineUnavailable,
     LimitReached,
@@ -194,7 +195,7 @@ def test_a_refused_call_costs_nothing(served: Served) -> None:
 
 def test_a_tasks_own_limit_and_its_keys_limit_both_apply(ledger: SqliteKeys) -> None:
     """The smaller limit shortens the answer; after the call both limits get back what it did not cost."""
-    call = EngineCall(system="", prompt="", max_output_tokens=100)
+    call = EngineCall(system="", messages=user(""), max_output_tokens=100)
     daily = KeyBudget(ledger, TODAY, max_microusd=600, claim="t#1")
     budget = Budget(900, daily)
     first, reserved = budget.reserve(call, lambda u: 10 * u.output_tokens)
@@ -218,7 +219,9 @@ def test_a_ledger_outage_during_settlement_keeps_the_full_reservation_charged(le
     ledger.__class__ = Away
     daily = KeyBudget(ledger, TODAY, max_microusd=600, claim="t#1")
     budget = Budget(None, daily)
-    _, reserved = budget.reserve(EngineCall(system="", prompt="", max_output_tokens=20), lambda u: 10 * u.output_tokens)
+    _, reserved = budget.reserve(
+        EngineCall(system="", messages=user(""), max_output_tokens=20), lambda u: 10 * u.output_tokens
+    )
     budget.settle(reserved, 100)
 
     assert ledger.use(TODAY).charged_microusd == 200
@@ -244,7 +247,7 @@ def test_a_call_that_ends_after_midnight_is_settled_on_the_day_it_was_charged(se
 def test_64_concurrent_claims_of_one_key_never_exceed_its_cap(ledger: SqliteKeys) -> None:
     """Each claim stands for a separate worker; they share only the ledger."""
     start = threading.Barrier(64, timeout=WAIT_S)
-    call = EngineCall(system="", prompt="", max_output_tokens=30)
+    call = EngineCall(system="", messages=user(""), max_output_tokens=30)
 
     def race(n: int) -> int:
         budget = Budget(None, KeyBudget(ledger, TODAY, max_microusd=10_000, claim=f"t{n}#1"))

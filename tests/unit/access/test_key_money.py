@@ -15,6 +15,7 @@ from llm_server.orchestration.dispatch.budget import Budget
 from llm_server.orchestration.dispatch.key_budget import KeyBudget
 from llm_server.orchestration.domain.api_key import Account, Charges, KeyLimits, Payer
 from llm_server.orchestration.domain.engines.call import EngineCall
+from llm_server.orchestration.domain.engines.message import user
 from llm_server.orchestration.domain.engines.usage import Usage
 from llm_server.orchestration.domain.errors import (
     EngineUnavailable,
@@ -46,7 +47,7 @@ KEY = "0123456789ab"
 TODAY = Account(KEY, "2025-10-09")
 COST = 10 + 2 * 20
 """Cost of a scripted answer: 10 input tokens at 1 micro-USD and 20 output tokens at 2 micro-USD."""
-CALL = EngineCall(system="", prompt="", max_output_tokens=90)
+CALL = EngineCall(system="", messages=user(""), max_output_tokens=90)
 NO = PromptRefused("No.")
 
 

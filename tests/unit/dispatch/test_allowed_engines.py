@@ -12,6 +12,7 @@ from llm_server.orchestration.dispatch.health import EngineStates
 from llm_server.orchestration.domain.engines.allowed import AllowedEngines, checked_sources, common
 from llm_server.orchestration.domain.engines.call import EngineCall
 from llm_server.orchestration.domain.engines.catalog import EnginePrice, Sources
+from llm_server.orchestration.domain.engines.message import user
 from llm_server.orchestration.domain.errors import EngineUnavailable, InvalidInput, LimitReached
 from support.scripted_engine import (
     Balanced,
@@ -25,7 +26,7 @@ from support.scripted_engine import (
     price,
 )
 
-CALL = EngineCall(system="s", prompt="p", max_output_tokens=100)
+CALL = EngineCall(system="s", messages=user("p"), max_output_tokens=100)
 BUSY = EngineUnavailable("The engine is busy.")
 LOCAL: Sources = ("local",)
 API: Sources = ("api",)

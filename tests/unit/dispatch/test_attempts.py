@@ -7,11 +7,12 @@ import pytest
 from llm_server.orchestration.dispatch import attempts
 from llm_server.orchestration.dispatch.attempts import EngineFailure
 from llm_server.orchestration.domain.engines.call import Completion, EngineCall
+from llm_server.orchestration.domain.engines.message import user
 from llm_server.orchestration.domain.errors import EngineUnavailable, PromptRefused, TaskCancelled
 from support.builders import an_attempt
 from support.scripted_engine import a_completion
 
-CALL = EngineCall(system="Be brief.", prompt="Is it so?", max_output_tokens=50)
+CALL = EngineCall(system="Be brief.", messages=user("Is it so?"), max_output_tokens=50)
 
 
 @pytest.mark.parametrize(

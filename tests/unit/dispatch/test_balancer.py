@@ -13,6 +13,7 @@ from llm_server.orchestration.dispatch.reservation import Reservation
 from llm_server.orchestration.domain.engines.allowed import ANY_ENGINE
 from llm_server.orchestration.domain.engines.call import EngineCall
 from llm_server.orchestration.domain.engines.catalog import EnginePrice, EngineSpec
+from llm_server.orchestration.domain.engines.message import user
 from llm_server.orchestration.domain.engines.state import EngineRecords
 from llm_server.orchestration.domain.errors import EngineUnavailable, PromptRefused
 from support.scripted_engine import (
@@ -30,7 +31,7 @@ from support.scripted_engine import (
     call_terms,
 )
 
-CALL = EngineCall(system="s", prompt="p", max_output_tokens=100)
+CALL = EngineCall(system="s", messages=user("p"), max_output_tokens=100)
 BUSY = EngineUnavailable("The engine is busy.")
 
 
@@ -210,7 +211,7 @@ def test_a_call_from_before_the_rest_neither_ends_nor_prolongs_it(
     balancer = balanced(only=(an_engine(), ScriptedEngine(slow)))
 
     def call(prompt: str) -> Reply:
-        reply = balancer.call(EngineCall(system="", prompt=prompt, max_output_tokens=9), call_terms())
+        reply = balancer.call(EngineCall(system="", messages=user(prompt), max_output_tokens=9), call_terms())
         if prompt == "refused":
             refused.set()
         return reply

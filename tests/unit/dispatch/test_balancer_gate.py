@@ -7,10 +7,11 @@ import pytest
 from llm_server.orchestration.dispatch.budget import Budget
 from llm_server.orchestration.domain.engines.call import Completion, EngineCall
 from llm_server.orchestration.domain.engines.catalog import EngineSpec
+from llm_server.orchestration.domain.engines.message import user
 from llm_server.orchestration.domain.errors import EngineUnavailable, PromptRefused
 from support.scripted_engine import Answer, Balanced, ScriptedEngine, an_engine, call_terms
 
-CALL = EngineCall(system="s", prompt="p", max_output_tokens=100)
+CALL = EngineCall(system="s", messages=user("p"), max_output_tokens=100)
 CHEAP: EngineSpec = an_engine(tier="fast")
 STRONG: EngineSpec = an_engine(tier="strong")
 

@@ -15,6 +15,7 @@ from llm_server.orchestration.dispatch.window import Window
 from llm_server.orchestration.domain.cancellation import Cancellation
 from llm_server.orchestration.domain.engines.call import EngineCall
 from llm_server.orchestration.domain.engines.catalog import EngineSpec
+from llm_server.orchestration.domain.engines.message import user
 from llm_server.orchestration.domain.engines.usage import Usage
 from llm_server.orchestration.domain.errors import (
     ConfigurationError,
@@ -43,7 +44,7 @@ from support.scripted_engine import (
     call_terms,
 )
 
-CALL = EngineCall(system="s", prompt="p", max_output_tokens=100)
+CALL = EngineCall(system="s", messages=user("p"), max_output_tokens=100)
 BUSY = EngineUnavailable("The engine is busy.")
 
 

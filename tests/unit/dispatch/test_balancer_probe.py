@@ -9,6 +9,7 @@ import pytest
 
 from llm_server.orchestration.domain.engines.allowed import ANY_ENGINE
 from llm_server.orchestration.domain.engines.call import EngineCall
+from llm_server.orchestration.domain.engines.message import user
 from llm_server.orchestration.domain.engines.state import EngineState
 from llm_server.orchestration.domain.errors import EngineUnavailable, OutOfTime, PromptRefused, TaskCancelled
 from support.scripted_engine import (
@@ -23,7 +24,7 @@ from support.scripted_engine import (
     call_terms,
 )
 
-CALL = EngineCall(system="s", prompt="p", max_output_tokens=100)
+CALL = EngineCall(system="s", messages=user("p"), max_output_tokens=100)
 BUSY = EngineUnavailable("The engine is busy.")
 
 

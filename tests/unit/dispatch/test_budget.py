@@ -13,6 +13,7 @@ from llm_server.orchestration.dispatch.budget import Budget
 from llm_server.orchestration.dispatch.reservation import MIN_OUTPUT_TOKENS, Reservation
 from llm_server.orchestration.domain.cancellation import Cancellation
 from llm_server.orchestration.domain.engines.call import AnswerSchema, EngineCall
+from llm_server.orchestration.domain.engines.message import user
 from llm_server.orchestration.domain.engines.usage import Usage
 from llm_server.orchestration.domain.errors import LimitReached
 from support.scripted_engine import WAIT_S
@@ -23,7 +24,7 @@ CANCELLATION = Cancellation()
 
 
 def a_call(prompt: str = "", most: int = 100) -> EngineCall:
-    return EngineCall(system="", prompt=prompt, max_output_tokens=most, cancellation=CANCELLATION)
+    return EngineCall(system="", messages=user(prompt), max_output_tokens=most, cancellation=CANCELLATION)
 
 
 def output_only(usage: Usage) -> int:
@@ -68,7 +69,7 @@ def test_the_worst_case_is_set_aside_and_the_rest_given_back() -> None:
 def test_the_schema_of_an_answer_is_part_of_the_worst_case() -> None:
     """The schema is sent with the prompt, and the engine charges for it."""
     schema = AnswerSchema(name="plan", schema={"type": "object"})
-    call = EngineCall(system="ab", prompt="c", max_output_tokens=100, answer_schema=schema)
+    call = EngineCall(system="ab", messages=user("c"), max_output_tokens=100, answer_schema=schema)
 
     assert Budget(10_000).reserve(call, both)[1].microusd == 3 + len('{"type":"object"}') + WIRE + 1_000
 

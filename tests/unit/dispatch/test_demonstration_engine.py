@@ -9,11 +9,12 @@ from llm_server.orchestration.domain.engines import demonstration
 from llm_server.orchestration.domain.engines.allowed import ANY_ENGINE
 from llm_server.orchestration.domain.engines.call import EngineCall
 from llm_server.orchestration.domain.engines.catalog import EngineSpec
+from llm_server.orchestration.domain.engines.message import user
 from llm_server.orchestration.domain.errors import EngineUnavailable
 from support.scripted_engine import Balanced, Clock, ScriptedEngine, WatchedStore, a_fleet, an_engine, call_terms
 
 DEMONSTRATION = EngineSpec(kind="demonstration", source="local", model="tiny-model", max_concurrency=1)
-CALL = EngineCall(system="s", prompt="p", max_output_tokens=100)
+CALL = EngineCall(system="s", messages=user("p"), max_output_tokens=100)
 
 
 def test_it_is_not_a_candidate_beside_a_real_engine(balanced: Balanced) -> None:

@@ -16,6 +16,7 @@ from llm_server.orchestration.dispatch.plausibility import MAX_ADDED_TOKENS_IN, 
 from llm_server.orchestration.dispatch.reservation import MIN_OUTPUT_TOKENS, fit, max_tokens_in, worst_case
 from llm_server.orchestration.domain.engines.call import EngineCall
 from llm_server.orchestration.domain.engines.catalog import EnginePrice, EngineSpec
+from llm_server.orchestration.domain.engines.message import user
 from llm_server.orchestration.domain.engines.usage import Usage
 from llm_server.orchestration.domain.errors import EngineUnavailable, PromptRefused, TaskCancelled
 from llm_server.orchestration.domain.receipt import Attempt
@@ -23,7 +24,7 @@ from support.builders import an_attempt
 from support.scripted_engine import Answer, Balanced, ScriptedEngine, a_catalog, a_completion, a_usage, an_engine
 from support.scripted_engine import call_terms as terms
 
-CALL = EngineCall(system="Be brief.", prompt="Is it so?", max_output_tokens=50)
+CALL = EngineCall(system="Be brief.", messages=user("Is it so?"), max_output_tokens=50)
 MOST_IN, MOST_OUT = max_tokens_in(CALL), 50
 WORST = 1_000_000
 
@@ -166,7 +167,7 @@ def test_the_worst_case_takes_the_dearest_class_of_input() -> None:
 def test_the_worst_case_is_a_bound_at_the_price_for_long_prompts() -> None:
     """A prompt of 300,000 bytes may have more than 272,000 tokens, and each of them costs more then."""
     spec = EngineSpec(kind="openai", source="api", model="gpt-5.4", price_provider="openai")
-    call = EngineCall(system="", prompt="x" * 300_000, max_output_tokens=100)
+    call = EngineCall(system="", messages=user("x" * 300_000), max_output_tokens=100)
     dearest = Usage(input_tokens=299_000, output_tokens=100)
 
     most, cost = worst_case(call, partial(price, spec)), price(spec, dearest)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from llm_server.orchestration.dispatch.retry_budget import RetryBudget
 from llm_server.orchestration.domain.engines.call import EngineCall
+from llm_server.orchestration.domain.engines.message import user
 from llm_server.orchestration.domain.errors import EngineUnavailable
 from support.scripted_engine import Balanced, Clock, ScriptedEngine, a_local_engine, an_engine, call_terms
 
-CALL = EngineCall(system="s", prompt="p", max_output_tokens=100)
+CALL = EngineCall(system="s", messages=user("p"), max_output_tokens=100)
 
 
 def test_a_step_makes_at_most_three_calls(balanced: Balanced) -> None:

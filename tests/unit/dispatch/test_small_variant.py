@@ -5,12 +5,13 @@ from __future__ import annotations
 from llm_server.orchestration.dispatch.budget import Budget
 from llm_server.orchestration.domain.engines.call import EngineCall, SmallVariant
 from llm_server.orchestration.domain.engines.catalog import EnginePrice
+from llm_server.orchestration.domain.engines.message import user
 from llm_server.orchestration.domain.errors import EngineUnavailable
 from support.scripted_engine import Balanced, ScriptedEngine, an_engine, call_terms
 
 CALL = EngineCall(
     system="You are a long and careful prompt.",
-    prompt="p",
+    messages=user("p"),
     max_output_tokens=1000,
     small=SmallVariant(system="Short.", max_output_tokens=100),
 )
@@ -31,7 +32,7 @@ def test_each_engine_gets_its_own_variant(balanced: Balanced) -> None:
 
 def test_a_call_without_a_variant_is_the_same_for_all(balanced: Balanced) -> None:
     engine = ScriptedEngine("Hello.")
-    plain = EngineCall(system="s", prompt="p", max_output_tokens=9)
+    plain = EngineCall(system="s", messages=user("p"), max_output_tokens=9)
 
     balanced(small=(an_engine(small=True), engine)).call(plain, call_terms())
 

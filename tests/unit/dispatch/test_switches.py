@@ -13,6 +13,7 @@ from llm_server.orchestration.dispatch.fleet import EngineNow
 from llm_server.orchestration.domain.engines.allowed import ANY_ENGINE
 from llm_server.orchestration.domain.engines.call import EngineCall
 from llm_server.orchestration.domain.engines.catalog import Catalog
+from llm_server.orchestration.domain.engines.message import user
 from llm_server.orchestration.domain.engines.state import EngineSwitch
 from llm_server.orchestration.domain.errors import EngineNotFound, EngineUnavailable, InvalidInput, StorageUnavailable
 from llm_server.orchestration.domain.status import Status
@@ -32,7 +33,7 @@ from support.scripted_engine import (
 )
 from support.scripted_service import Served
 
-CALL = EngineCall(system="s", prompt="p", max_output_tokens=100)
+CALL = EngineCall(system="s", messages=user("p"), max_output_tokens=100)
 NAMED = "only"
 
 

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from llm_server.orchestration.dispatch import attempts
 from llm_server.orchestration.domain.counters import Counters, change, day_of, summarise
 from llm_server.orchestration.domain.engines.call import EngineCall
+from llm_server.orchestration.domain.engines.message import user
 from llm_server.orchestration.domain.status import Status
 from llm_server.orchestration.domain.task import Task
 from support.builders import NOW_MS, a_failed_attempt, a_failure, a_task, an_attempt, an_output, claimed
@@ -53,7 +54,7 @@ def test_the_metrics_have_the_units_of_the_contract() -> None:
 
 def test_a_count_that_cannot_be_true_does_not_raise_the_speed() -> None:
     """100,000,000 tokens reported for a call limited to 50: the attempt has the limit, so the metrics have it too."""
-    call = EngineCall(system="", prompt="Why?", max_output_tokens=50)
+    call = EngineCall(system="", messages=user("Why?"), max_output_tokens=50)
     wrong, started = a_completion(tokens_out=100_000_000), an_attempt(tokens_out=0)
     attempt = attempts.finish(started, call, wrong, took_ms=1_000, price=lambda _: 0, reserved_microusd=0)
     answer = an_output(attempts=(attempt,))

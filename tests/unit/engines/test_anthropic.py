@@ -10,10 +10,11 @@ from llm_server.engines.anthropic import AnthropicEngine
 from llm_server.engines.connections import EnginePool
 from llm_server.orchestration.domain.engines.call import AnswerSchema, EngineCall
 from llm_server.orchestration.domain.engines.catalog import EngineSpec
+from llm_server.orchestration.domain.engines.message import user
 from llm_server.orchestration.execution import plan_proposal
 from support.fake_engine import FakeEngine, changed, fake_engine
 
-CALL = EngineCall(system="Be brief.", prompt="Hello?", max_output_tokens=50, temperature=1.4)
+CALL = EngineCall(system="Be brief.", messages=user("Hello?"), max_output_tokens=50, temperature=1.4)
 
 
 @pytest.fixture

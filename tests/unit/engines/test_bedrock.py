@@ -17,12 +17,13 @@ from msgspec.structs import replace
 from llm_server.engines.bedrock import BedrockEngine, bedrock_client
 from llm_server.orchestration.domain.engines.call import AnswerSchema, EngineCall
 from llm_server.orchestration.domain.engines.catalog import EngineSpec
+from llm_server.orchestration.domain.engines.message import user
 from llm_server.orchestration.domain.errors import EngineUnavailable, PromptRefused
 from llm_server.orchestration.execution import plan_proposal
 from support.fake_engine import Fault, fake_engine, reset, status
 
 SPEC = EngineSpec(kind="bedrock", source="api", model="global.anthropic.claude-haiku-5-5", region="eu-west-1")
-CALL = EngineCall(system="Be brief.", prompt="Hello?", max_output_tokens=50, temperature=1.4)
+CALL = EngineCall(system="Be brief.", messages=user("Hello?"), max_output_tokens=50, temperature=1.4)
 ANSWER = {
     "output": {"message": {"role": "assistant", "content": [{"text": "Hi"}]}},
     "stopReason": "end_turn",

@@ -9,6 +9,7 @@ from llm_server.engines.embedded import EmbeddedEngine
 from llm_server.engines.local.demonstration import JUDGES_NOTHING, MAX_RESULTS_CHARS, DemonstrationEngine
 from llm_server.orchestration.domain.engines.call import AnswerSchema, Completion, EngineCall
 from llm_server.orchestration.domain.engines.catalog import EngineSpec
+from llm_server.orchestration.domain.engines.message import user
 from llm_server.orchestration.domain.engines.usage import Usage
 from llm_server.orchestration.domain.errors import PromptRefused
 from llm_server.orchestration.domain.plan import Plan, Step
@@ -18,7 +19,9 @@ from llm_server.orchestration.routing.analysis import analyse
 from support.scripted_engine import ScriptedEngine
 
 ROLES = ["Debug-Agent", "Fast-Coder-Agent", "QA-Agent", "Writing-Agent"]
-CALL = EngineCall(system="You are a poet. Be brief.", prompt="Write a poem.", max_output_tokens=1_024, temperature=0.6)
+CALL = EngineCall(
+    system="You are a poet. Be brief.", messages=user("Write a poem."), max_output_tokens=1_024, temperature=0.6
+)
 FIRST = Step(id="s1", role="Writing-Agent", instruction="Name three fruits")
 SECOND = Step(id="s2", role="Writing-Agent", instruction="Write a sentence about each", depends_on=("s1",))
 PLAN = Plan(goal="Fruits.", steps=(FIRST, SECOND))
@@ -35,7 +38,10 @@ def asked(call: EngineCall, *answers: str) -> tuple[Completion, list[EngineCall]
 def planning(task: str, max_output_tokens: int = 1_024) -> EngineCall:
     schema = AnswerSchema(name="plan", schema=plan_proposal.schema(ROLES))
     return replace(
-        CALL, prompt=f"Plan this.\n\n<task>\n{task}\n</task>", answer_schema=schema, max_output_tokens=max_output_tokens
+        CALL,
+        messages=user(f"Plan this.\n\n<task>\n{task}\n</task>"),
+        answer_schema=schema,
+        max_output_tokens=max_output_tokens,
     )
 
 
@@ -58,8 +64,11 @@ def test_a_step_is_its_instruction_and_the_results_that_it_needs() -> None:
     first = prompts.for_step(TASK, PLAN, FIRST, {})
     second = prompts.for_step(TASK, PLAN, SECOND, {"s1": StepResult(FIRST, "Apple, pear, plum.")})
 
-    assert asked(replace(CALL, prompt=first), "x")[1][0].prompt == "Name three fruits"
-    assert asked(replace(CALL, prompt=second), "x")[1][0].prompt == "Apple, pear, plum.\n\nWrite a sentence about each"
+    assert asked(replace(CALL, messages=user(first)), "x")[1][0].prompt == "Name three fruits"
+    assert (
+        asked(replace(CALL, messages=user(second)), "x")[1][0].prompt
+        == "Apple, pear, plum.\n\nWrite a sentence about each"
+    )
 
 
 def test_a_step_fits_into_the_context_however_long_its_results_are() -> None:
@@ -68,7 +77,7 @@ def test_a_step_fits_into_the_context_however_long_its_results_are() -> None:
     results = {step.id: StepResult(step, "word " * 4_000) for step in steps}
     prompt = prompts.for_step(TASK, Plan(goal="g", steps=(*steps, last)), last, results)
 
-    _, [call] = asked(replace(CALL, prompt=prompt), "x")
+    _, [call] = asked(replace(CALL, messages=user(prompt)), "x")
 
     assert len(call.prompt) <= MAX_RESULTS_CHARS + 11 * len("\n\n") + len("Sum up")
     assert call.prompt.endswith("\n\nSum up")
@@ -98,7 +107,7 @@ def test_the_longest_plan_is_whole_whatever_the_limit_of_the_task_is() -> None:
 
 def test_the_synthesis_joins_the_results_of_the_steps() -> None:
     results = {"s1": StepResult(FIRST, "Apple, pear, plum."), "s2": StepResult(SECOND, "All are sweet.")}
-    completion, calls = asked(replace(CALL, prompt=prompts.for_synthesis(TASK, PLAN, results)))
+    completion, calls = asked(replace(CALL, messages=user(prompts.for_synthesis(TASK, PLAN, results))))
 
     assert completion.text == (
         "Name three fruits\n\nApple, pear, plum.\n\nWrite a sentence about each\n\nAll are sweet."

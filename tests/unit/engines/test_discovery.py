@@ -9,6 +9,7 @@ from llm_server.engines.connections import EnginePool
 from llm_server.engines.discovery import LOOPBACK_SERVERS, LoopbackServer, discover
 from llm_server.engines.openai import OpenAIEngine
 from llm_server.orchestration.domain.engines.call import EngineCall
+from llm_server.orchestration.domain.engines.message import user
 from support.fake_engine import FakeEngine, body, fake_engine, silence, status
 
 
@@ -42,7 +43,7 @@ def test_an_anthropic_key_goes_before_a_server_on_loopback(server: FakeEngine) -
 def test_a_server_on_loopback_answers_with_its_first_model_for_chat(server: FakeEngine) -> None:
     server.models = ("nomic-embed-text:latest", "bge-reranker-v2", "whisper-large", "llama3.2:3b", "qwen3:8b")
     found = discover({}, loopback=[at(server)])
-    call = EngineCall(system="", prompt="Hello?", max_output_tokens=50)
+    call = EngineCall(system="", messages=user("Hello?"), max_output_tokens=50)
 
     assert (found.name, found.spec.model, found.spec.source) == ("ollama", "llama3.2:3b", "local")
     assert OpenAIEngine(found.spec, EnginePool(), lambda: None).complete(call, timeout_s=5).text == server.text

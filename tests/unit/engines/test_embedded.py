@@ -7,18 +7,21 @@ from msgspec.structs import replace
 
 from llm_server.engines.embedded import EmbeddedEngine
 from llm_server.orchestration.domain.engines.call import AnswerSchema, EngineCall
+from llm_server.orchestration.domain.engines.message import user
 from llm_server.orchestration.domain.plan import Plan
 from llm_server.orchestration.execution import plan_proposal
 from llm_server.orchestration.routing.analysis import analyse
 
 ROLES = ["Debug-Agent", "Fast-Coder-Agent", "QA-Agent", "Writing-Agent"]
-CALL = EngineCall(system="You are helpful.", prompt="What is the capital of France?", max_output_tokens=1000)
+CALL = EngineCall(system="You are helpful.", messages=user("What is the capital of France?"), max_output_tokens=1000)
 
 
 def planned(task: str) -> Plan:
     asked = AnswerSchema(name="plan", schema=plan_proposal.schema(ROLES))
     prompt = f"Plan this task.\n\nRoles you may use:\n- QA-Agent: tests\n\n<task>\n{task}\n</task>"
-    completion = EmbeddedEngine(analyse).complete(replace(CALL, prompt=prompt, answer_schema=asked), timeout_s=1)
+    completion = EmbeddedEngine(analyse).complete(
+        replace(CALL, messages=user(prompt), answer_schema=asked), timeout_s=1
+    )
     return plan_proposal.parse(completion.text, ROLES)
 
 
@@ -65,7 +68,7 @@ def test_a_verdict_is_a_pass_without_findings() -> None:
 
 def test_a_step_says_what_was_asked_and_given() -> None:
     prompt = "Goal: g\n\n<task>\nt\n</task>\n\n<result_of_s1>\nr\n</result_of_s1>\n\nDo this step:\nTest it"
-    text = EmbeddedEngine(analyse).complete(replace(CALL, prompt=prompt), timeout_s=1).text
+    text = EmbeddedEngine(analyse).complete(replace(CALL, messages=user(prompt)), timeout_s=1).text
 
     assert "1 word and 1 character." in text
     assert "The instruction of this step: Test it" in text

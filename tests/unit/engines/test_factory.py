@@ -21,6 +21,7 @@ from llm_server.engines.parts import EngineParts
 from llm_server.orchestration.configuration import catalog_checks
 from llm_server.orchestration.domain.engines.call import EngineCall
 from llm_server.orchestration.domain.engines.catalog import REQUIRED_FIELDS, Catalog, Defaults, EngineKind, EngineSpec
+from llm_server.orchestration.domain.engines.message import user
 from llm_server.orchestration.domain.errors import ConfigurationError, EngineUnavailable
 from llm_server.orchestration.routing.analysis import analyse
 
@@ -114,7 +115,7 @@ def test_the_bedrock_client_waits_as_long_as_a_call_may_take() -> None:
     given = parts(configured, Credentials({}, client=no_network))
     for name in configured.engines:
         engine = bedrock.build(name, given, client=client)
-        engine.complete(EngineCall(system="", prompt="Hello?", max_output_tokens=9), timeout_s=5)
+        engine.complete(EngineCall(system="", messages=user("Hello?"), max_output_tokens=9), timeout_s=5)
 
     assert asked == [("eu-west-1", 7), (None, 60)]
 
@@ -166,7 +167,7 @@ def test_an_engine_switched_on_later_without_its_extra_is_unreachable(
     engine = build(parts(catalog(a=off)))["a"]
 
     with pytest.raises(EngineUnavailable, match="extra") as caught:
-        engine.complete(EngineCall(system="", prompt="Hi.", max_output_tokens=9), timeout_s=5)
+        engine.complete(EngineCall(system="", messages=user("Hi."), max_output_tokens=9), timeout_s=5)
     assert caught.value.kind == "unreachable"
 
 

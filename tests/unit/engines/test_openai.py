@@ -11,11 +11,12 @@ from llm_server.engines.connections import EnginePool
 from llm_server.engines.openai import OpenAIEngine
 from llm_server.orchestration.domain.engines.call import AnswerSchema, EngineCall
 from llm_server.orchestration.domain.engines.catalog import EngineSpec
+from llm_server.orchestration.domain.engines.message import user
 from llm_server.orchestration.domain.errors import EngineUnavailable, PromptRefused
 from llm_server.orchestration.execution import plan_proposal
 from support.fake_engine import FakeEngine, body, changed, fake_engine, silence
 
-CALL = EngineCall(system="Be brief.", prompt="Hello?", max_output_tokens=50, temperature=0.7)
+CALL = EngineCall(system="Be brief.", messages=user("Hello?"), max_output_tokens=50, temperature=0.7)
 PLAN_CALL = replace(CALL, answer_schema=AnswerSchema(name="plan", schema=plan_proposal.schema(["QA-Agent"])))
 
 

@@ -12,6 +12,7 @@ from llm_server.engines.embedded import EmbeddedEngine, fenced_texts
 from llm_server.engines.local import llamacpp
 from llm_server.engines.parts import EngineParts
 from llm_server.orchestration.domain.engines.call import Completion, Engine, EngineCall
+from llm_server.orchestration.domain.engines.message import user
 from llm_server.orchestration.domain.engines.usage import Usage
 from llm_server.orchestration.domain.errors import PromptRefused
 from llm_server.orchestration.domain.plan import STEP_DEMAND, SYNTHESIS_DEMAND
@@ -58,7 +59,7 @@ def _for_model(call: EngineCall, results: list[str]) -> EngineCall:
     return replace(
         call,
         system="",  # the chat template of the model then has a line of its own
-        prompt="\n\n".join([*seen, instruction]) if is_step else call.prompt,
+        messages=user("\n\n".join([*seen, instruction])) if is_step else call.messages,
         max_output_tokens=min(call.max_output_tokens, MAX_OUTPUT_TOKENS),
         temperature=0.0,
     )

@@ -95,7 +95,7 @@ def _usage(attempt: Attempt, call: EngineCall, answer: Completion | EngineFailur
     if isinstance(answer, EngineUnavailable | TaskCancelled):
         if not answer.may_be_billed:
             return Usage()
-        return Usage(input_tokens=estimate_tokens(call.system + call.prompt), estimated=True)
+        return Usage(input_tokens=estimate_tokens(call.texts), estimated=True)
     usage = plausibility.limited(answer.usage, call)
     if usage.implausible:
         reported = {"tokens_in": answer.usage.tokens_in, "tokens_out": answer.usage.output_tokens}

@@ -184,6 +184,7 @@ class EngineCalls:
         with self._probing(engine, timeout_s) as probe:
             attempt = self._started(engine, terms, previous, probe=probe)
             self._retries.count(retry=attempt.failover_from is not None)
+            call, first_text = self._streamed(call, terms, attempt)
             answer = self._answer(engine, call, timeout_s)
         took_ms = self._took_ms(attempt.started_ms, timeout_s)
         is_cut_short = _is_timeout(answer) and left_s < max_s and terms.left_s(self._clock()) < MIN_CALL_S
@@ -193,7 +194,15 @@ class EngineCalls:
         attempt = attempts.finish(
             attempt, call, answer, took_ms=took_ms, price=price, reserved_microusd=reserved.microusd
         )
+        attempt = replace(attempt, first_text_ms=first_text.after_ms)
         return CallResult.of(outcome, attempt)
+
+    def _streamed(self, call: EngineCall, terms: CallTerms, attempt: Attempt) -> tuple[EngineCall, FirstText]:
+        """Return the call with a stream of its text, if its terms ask for one, and the watch for its first piece."""
+        first_text = FirstText(self._clock, attempt.started_ms)
+        if terms.open_item is None:
+            return call, first_text
+        return replace(call, on_text=first_text.before(terms.open_item(attempt))), first_text
 
     def _started(self, engine: str, terms: CallTerms, after: Attempt | None, *, probe: bool) -> Attempt:
         """Return the attempt of a call that begins now."""
@@ -248,6 +257,25 @@ class EngineCalls:
         if left_s < MIN_CALL_S:
             raise OutOfTime(_TOO_LATE)
         return left_s
+
+
+class FirstText:
+    """Measures how long a call takes until the first piece of its text; `after_ms` is None until then."""
+
+    def __init__(self, clock: Clock, started_ms: int) -> None:
+        self.after_ms: int | None = None
+        self._clock = clock
+        self._started_ms = started_ms
+
+    def before(self, take: Callable[[str], None]) -> Callable[[str], None]:
+        """Return a function that passes pieces of text on to `take`."""
+
+        def on_text(piece: str) -> None:
+            if self.after_ms is None:
+                self.after_ms = max(0, self._clock() - self._started_ms)
+            take(piece)
+
+        return on_text
 
 
 def _is_timeout(answer: Completion | EngineFailure) -> bool:

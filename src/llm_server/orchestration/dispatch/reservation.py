@@ -80,4 +80,4 @@ def worst_case(call: EngineCall, price: Price) -> int | None:
 def max_tokens_in(call: EngineCall) -> int:
     """Return an upper bound of a call's input tokens: one for each UTF-8 byte of its texts and its answer schema."""
     schema = msgspec.json.encode(call.answer_schema.schema) if call.answer_schema else b""
-    return len(call.system.encode()) + len(call.prompt.encode()) + len(schema) + _WIRE_TOKENS
+    return len(call.texts.encode()) + len(schema) + _WIRE_TOKENS

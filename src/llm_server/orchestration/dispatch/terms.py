@@ -20,6 +20,10 @@ Raises TaskCancelled or OutOfTime if it cannot be stored. The engine must not be
 """
 
 
+OpenItem = Callable[[Attempt], Callable[[str], None]]
+"""Begins the output item of an engine call whose text is streamed; what it returns takes the pieces of the text."""
+
+
 def _unannounced(_: tuple[Attempt, ...]) -> None:
     """Announce nothing: the calls belong to no stored task."""
 
@@ -31,7 +35,8 @@ class CallTerms(Struct, frozen=True, kw_only=True):
     is the answer gate: it returns a short phrase that says what is wrong with a completion, or None. If `escalates` is
     False, no strong engine is asked after a faulty or empty answer of a cheap one. `timed_out` are the calls for the
     same answer that timed out in earlier claims. `earlier` are the attempts at the same answer that
-    were made on other terms; `announce` is called before each call. `line` is where the call waits for its place.
+    were made on other terms; `announce` is called before each call. `open_item` begins
+    the stream of each call's text; None if the text is not streamed. `line` is where the call waits for its place.
     """
 
     purpose: str
@@ -44,6 +49,7 @@ class CallTerms(Struct, frozen=True, kw_only=True):
     timed_out: tuple[Attempt, ...] = ()
     earlier: tuple[Attempt, ...] = ()
     announce: Announce = _unannounced
+    open_item: OpenItem | None = None
     line: Line = OF_NO_TENANT
 
     def left_s(self, now_ms: int) -> float:

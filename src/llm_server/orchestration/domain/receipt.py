@@ -31,7 +31,8 @@ class Attempt(Struct, frozen=True, kw_only=True):
     `purpose` says what the call was made for in one word, such as `plan` or `answer`. For a step of a plan, the step's
     id follows: `verdict s1`. `why` is a sentence for people that says why this engine was chosen. `failover_from` names
     the engine whose failure this call follows. `probe` marks a call that tests whether a rested engine works again.
-    `tier` is what the engine is configured for. `truncated` marks an answer that was cut at its limit.
+    `tier` is what the engine is configured for. `first_text_ms` is how long the call took until the first piece of its
+    text came; None if the text was not streamed, or none came. `truncated` marks an answer that was cut at its limit.
 
     `tokens_in` counts all tokens of the input. Of these, `cache_read_tokens` were read from the engine's prompt cache
     and `cache_write_tokens` were written to it, `cache_write_1h_tokens` of them for an hour. `reasoning_tokens` are a
@@ -73,6 +74,7 @@ class Attempt(Struct, frozen=True, kw_only=True):
     error: str | None = None
     failure: FailureKind | None = None
     demonstration: bool = False
+    first_text_ms: int | None = None
 
     @property
     def answered(self) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from msgspec import Struct, field
 from msgspec.structs import replace
@@ -10,6 +11,7 @@ from msgspec.structs import replace
 from llm_server.orchestration.domain import triage as triages
 from llm_server.orchestration.domain.engines.allowed import AllowedEngines
 from llm_server.orchestration.domain.engines.catalog import Sources
+from llm_server.orchestration.domain.engines.message import Image, Tool, ToolChoice
 from llm_server.orchestration.domain.output import TRIAGE, Output, OutputKey, OutputKind, Review
 from llm_server.orchestration.domain.receipt import Attempt
 from llm_server.orchestration.domain.status import Status
@@ -43,6 +45,7 @@ class Request(Struct, frozen=True, kw_only=True):
     """The caller's request and the results of its analysis. It is stored once and never changes.
 
     `undecided` is what an engine may decide in a triage; () if the task is not to be triaged.
+    `output_schema` is the JSON schema of the result. `stream`: the text is kept and shown as it comes.
     """
 
     prompt: str
@@ -54,6 +57,13 @@ class Request(Struct, frozen=True, kw_only=True):
     reasons: tuple[str, ...] = ()
     plan_approval: bool = False
     undecided: tuple[Undecided, ...] = ()
+    images: tuple[Image, ...] = ()
+    tools: tuple[Tool, ...] = ()
+    tool_choice: ToolChoice | None = None
+    output_schema: Mapping[str, Any] | None = None
+    stream: bool = False
+    previous_task_id: str | None = None
+    conversation_id: str | None = None
 
 
 EXPIRED_REQUEST = Request(prompt="", confidence=0.0, reasons=("The request has expired.",))

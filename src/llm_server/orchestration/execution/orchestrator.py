@@ -13,7 +13,7 @@ from llm_server.orchestration.dispatch.balancer import Balancer, Reply
 from llm_server.orchestration.dispatch.budget import Budget
 from llm_server.orchestration.dispatch.calls import MIN_CALL_S
 from llm_server.orchestration.dispatch.key_budget import KeyBudget
-from llm_server.orchestration.dispatch.terms import Announce
+from llm_server.orchestration.dispatch.terms import Announce, OpenItem
 from llm_server.orchestration.domain import plan as plans
 from llm_server.orchestration.domain.cancellation import Cancellation
 from llm_server.orchestration.domain.engines.call import AnswerSchema
@@ -82,7 +82,7 @@ class Orchestrator:
         """
         if snapshot.orphan or self._reason_to_fail(snapshot):
             return ()
-        claim = self._claim(snapshot, NEVER_MS, key_budget, Cancellation(), lambda _: None)
+        claim = self._claim(snapshot, NEVER_MS, key_budget, Cancellation(), lambda _: None, None)
         if snapshot.may_be_triaged:
             triage = self._triages.foresee(claim, self._first_call)
             if triage is not None:
@@ -99,6 +99,7 @@ class Orchestrator:
         *,
         until_ms: int,
         announce: Announce = lambda _: None,
+        open_item: OpenItem | None = None,
         key_budget: KeyBudget | None = None,
         cancellation: Cancellation | None = None,
     ) -> Generator[Progress]:
@@ -109,7 +110,8 @@ class Orchestrator:
         What earlier claims stored is reused: the plan, finished steps, and an answer whose worker died before it could
         finish the task. When the task is cancelled through `cancellation`, running calls are ended and no further call
         is made; the attempts made so far are still yielded. `announce` is called before each engine call, also from
-        several threads at the same time. `key_budget` is the rest of the daily limit of the API key that the calls are
+        several threads at the same time. `open_item` begins the stream of the text of an answer, a step or a synthesis;
+        None if the task does not stream. `key_budget` is the rest of the daily limit of the API key that the calls are
         charged to.
         """
         if snapshot.orphan:
@@ -117,7 +119,7 @@ class Orchestrator:
         elif reason := self._reason_to_fail(snapshot):
             yield self._outcomes.fail(snapshot.task, (), reason)
         else:
-            claim = self._claim(snapshot, until_ms, key_budget, cancellation or Cancellation(), announce)
+            claim = self._claim(snapshot, until_ms, key_budget, cancellation or Cancellation(), announce, open_item)
             if snapshot.may_be_triaged and (triaged := self._triages.run(claim, self._first_call)):
                 claim = triaged.claim
                 foreseen = self._role_caller.foresee(claim, [self._first_call(claim)])
@@ -144,6 +146,7 @@ class Orchestrator:
         key_budget: KeyBudget | None,
         cancellation: Cancellation,
         announce: Announce,
+        open_item: OpenItem | None,
     ) -> Claim:
         """Return what all calls of a claim share; its budget is what earlier calls, lost ones too, have left."""
         attempts, deadline_ms = snapshot.attempts, snapshot.deadline_ms
@@ -158,6 +161,7 @@ class Orchestrator:
             cancellation=cancellation,
             allowed=snapshot.allowed_engines,
             announce=announce,
+            open_item=open_item,
             timed_out=tuple(snapshot.timed_out),
         )
 

@@ -11,11 +11,12 @@ from msgspec.structs import replace
 
 from llm_server.orchestration.dispatch.balancer import Balancer, Reply
 from llm_server.orchestration.dispatch.budget import Budget
-from llm_server.orchestration.dispatch.terms import Announce, CallTerms
+from llm_server.orchestration.dispatch.terms import Announce, CallTerms, OpenItem
 from llm_server.orchestration.domain.cancellation import Cancellation
 from llm_server.orchestration.domain.engines.allowed import AllowedEngines
 from llm_server.orchestration.domain.engines.call import AnswerSchema, Completion, EngineCall, SmallVariant
 from llm_server.orchestration.domain.engines.catalog import Catalog, Role, Tier
+from llm_server.orchestration.domain.engines.message import user
 from llm_server.orchestration.domain.errors import UnknownName
 from llm_server.orchestration.domain.output import MAX_TEXTS_BYTES
 from llm_server.orchestration.domain.receipt import Attempt
@@ -30,7 +31,8 @@ class Claim(Struct, frozen=True, kw_only=True):
     """What all calls of one claim share. `left_bytes` is how large the next output may be.
 
     `timed_out` are the calls of earlier claims that timed out.
-    `announce` stores that a call is about to be made (see `CallTerms`).
+    `announce` stores that a call is about to be made (see `CallTerms`). `open_item` begins the stream of a call's text;
+    None if the task does not stream.
     """
 
     task: Task
@@ -41,6 +43,7 @@ class Claim(Struct, frozen=True, kw_only=True):
     cancellation: Cancellation
     allowed: AllowedEngines
     announce: Announce
+    open_item: OpenItem | None = None
     left_bytes: int = MAX_TEXTS_BYTES
     timed_out: tuple[Attempt, ...] = ()
 
@@ -100,7 +103,7 @@ class RoleCaller:
         limit = partial(output_limit, self._catalog.defaults, role, call.schema, callers_limit)
         engine_call = EngineCall(
             system=role.system_prompt if role else prompts.SYNTHESIS_SYSTEM,
-            prompt=call.prompt,
+            messages=user(call.prompt),
             max_output_tokens=limit(small=False),
             temperature=role.temperature if role else 0.2,
             answer_schema=call.schema,
@@ -116,6 +119,7 @@ class RoleCaller:
             escalates=self._escalates,
             timed_out=tuple(attempt for attempt in claim.timed_out if attempt.purpose == call.purpose),
             announce=claim.announce,
+            open_item=None if call.schema else claim.open_item,
             line=claim.task.line,
         )
         return engine_call, terms

@@ -266,7 +266,7 @@ def _key(claim: Claim) -> bytes:
 def tokens_in(call: EngineCall) -> int:
     """Return about how many tokens the call has, with the schema of its answer."""
     schema = call.answer_schema.schema if call.answer_schema else {}
-    return estimate_tokens(call.system + call.prompt + msgspec.json.encode(schema).decode())
+    return estimate_tokens(call.texts + msgspec.json.encode(schema).decode())
 
 
 def _has_room(limits: Limits, left_s: float | None) -> bool:

@@ -13,6 +13,7 @@ from llm_server.orchestration.answer_gate.json_objects import json_objects
 from llm_server.orchestration.domain.cancellation import Cancellation
 from llm_server.orchestration.domain.engines.call import AnswerSchema, EngineCall
 from llm_server.orchestration.domain.engines.catalog import Catalog
+from llm_server.orchestration.domain.engines.message import user
 from llm_server.orchestration.domain.status import Mode, known_spelling
 from llm_server.orchestration.domain.triage import Undecided
 
@@ -107,7 +108,7 @@ class Question(Struct, frozen=True, kw_only=True):
         rest = f"\n(The task goes on for {left} characters.)" if left > 0 else ""
         return EngineCall(
             system=self.system,
-            prompt=f"<{tag}>\n{prompt[:HEAD_CHARS]}\n</{tag}>{rest}\n\nHow is this task to be done?",
+            messages=user(f"<{tag}>\n{prompt[:HEAD_CHARS]}\n</{tag}>{rest}\n\nHow is this task to be done?"),
             max_output_tokens=MAX_OUTPUT_TOKENS,
             temperature=0.0,
             answer_schema=AnswerSchema(name="triage", schema=self.schema),

@@ -225,6 +225,13 @@ class Intake:
             reasons=analysis.reasons,
             plan_approval=new.plan_approval,
             undecided=self._undecided(new, analysis),
+            images=new.images,
+            tools=new.tools,
+            tool_choice=new.tool_choice,
+            output_schema=new.output_schema,
+            stream=new.stream,
+            previous_task_id=new.previous_task_id,
+            conversation_id=new.conversation_id,
         )
         return task, request
 

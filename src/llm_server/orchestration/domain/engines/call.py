@@ -10,6 +10,7 @@ from msgspec.structs import replace
 
 from llm_server.orchestration.domain.cancellation import Cancellation
 from llm_server.orchestration.domain.engines.catalog import EngineSpec
+from llm_server.orchestration.domain.engines.message import Message, Tool, ToolCall, ToolChoice
 from llm_server.orchestration.domain.engines.usage import Usage
 
 
@@ -28,7 +29,12 @@ class SmallVariant(Struct, frozen=True, kw_only=True):
 
 
 class EngineCall(Struct, frozen=True, kw_only=True):
-    """One call of an engine: the texts to send, the settings, and the maximum number of tokens of the answer.
+    """One call of an engine: what to send, the settings, and the maximum number of tokens of the answer.
+
+    The model may ask for calls of the `tools`; None as `tool_choice` leaves it to the engine whether it does.
+
+    `on_text` is called on the call's thread with each piece of the answer's text as it comes; the pieces together are
+    the text of the completion. If it is None, the answer comes whole. What `on_text` raises ends the call.
 
     `max_reasoning_tokens` is how many tokens the model may think in addition to `max_output_tokens`. It is 0 for
     engines whose output limit includes the reasoning.
@@ -38,13 +44,26 @@ class EngineCall(Struct, frozen=True, kw_only=True):
     """
 
     system: str
-    prompt: str
+    messages: tuple[Message, ...]
     max_output_tokens: int
     max_reasoning_tokens: int = 0
     temperature: float = 0.3
     answer_schema: AnswerSchema | None = None
     small: SmallVariant | None = None
+    tools: tuple[Tool, ...] = ()
+    tool_choice: ToolChoice | None = None
+    on_text: Callable[[str], None] | None = None
     cancellation: Cancellation = field(default_factory=Cancellation)
+
+    @property
+    def prompt(self) -> str:
+        """The text of the user's last message; "" if there is none."""
+        return next((message.text for message in reversed(self.messages) if message.role == "user"), "")
+
+    @property
+    def texts(self) -> str:
+        """Everything that the model reads as text, except tools and schema."""
+        return "".join([self.system, *(message.texts for message in self.messages)])
 
     def for_engine(self, spec: EngineSpec) -> EngineCall:
         """Return the call as this engine gets it. Calling this again has no further effect."""
@@ -56,11 +75,15 @@ class EngineCall(Struct, frozen=True, kw_only=True):
 
 
 class Completion(Struct, frozen=True, kw_only=True):
-    """An engine's answer and the tokens that it took. `truncated`: the answer was cut at its limit."""
+    """An engine's answer and the tokens that it took. `truncated`: the answer was cut at its limit.
+
+    If the model asks for `tool_calls`, the text may be empty.
+    """
 
     text: str
     usage: Usage
     truncated: bool = False
+    tool_calls: tuple[ToolCall, ...] = ()
 
 
 class Engine(Protocol):
