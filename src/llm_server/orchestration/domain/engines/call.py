@@ -57,7 +57,7 @@ class EngineCall(Struct, frozen=True, kw_only=True):
 
     @property
     def prompt(self) -> str:
-        """The text of the user's last message; "" if there is none."""
+        """The text of the user's last message; empty without one."""
         return next((message.text for message in reversed(self.messages) if message.role == "user"), "")
 
     @property
