@@ -28,8 +28,8 @@ LINGER_S = 2.0
 MAX_DISCARDED_BYTES = 8 * 1024 * 1024
 """How much of a refused or answered request is read and discarded before the connection is closed.
 
-More than a proxy sends that refuses bodies much longer than the longest accepted one: a proxy whose connection is closed
-while it still sends answers 502, and not the 413 that it was sent.
+More than a proxy sends of a body that is too long: a proxy whose connection is closed while it still sends answers 502,
+and not the 413 that it was sent.
 """
 
 _SLICE_BYTES = 8 * 1024
