@@ -5,6 +5,7 @@ FastAPI declares and describes the routes; it does not run them (`arguments.py` 
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Collection
 from functools import partial
 from typing import Any
@@ -23,6 +24,8 @@ from llm_server.api.requests.query import QueryRules
 
 CALLER = "llm_server.caller"
 """The key, in an ASGI scope, of the caller that the gate admitted."""
+_declaring = threading.RLock()
+"""Held while a route's declaration is read; reading it asks for attributes that it has not set yet."""
 
 
 class OpenRoute(APIRoute):
@@ -43,15 +46,18 @@ class OpenRoute(APIRoute):
         )
 
     def __getattr__(self, name: str) -> Any:
-        """Return an attribute that `__init__` has not set: read the declaration, which sets it."""
-        declare = self.__dict__.get("_declare")
-        if declare is None:
-            raise AttributeError(name)
-        self._declare = None
-        declare()
-        self._arguments = Arguments(self.dependant)
-        self._rules = QueryRules.of(self.dependant)
-        return getattr(self, name)
+        """Return an attribute that `__init__` has not set: read the declaration, which sets it.
+
+        A request on another thread waits for that.
+        """
+        with _declaring:
+            declare = self.__dict__.get("_declare")
+            if declare is not None:
+                self._declare = None
+                declare()
+                self._arguments = Arguments(self.dependant)
+                self._rules = QueryRules.of(self.dependant)
+        return object.__getattribute__(self, name)
 
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["method"] not in (self.methods or ()):
