@@ -32,9 +32,11 @@ from llm_server.orchestration.domain.ports.tasks import TaskStore
 from llm_server.orchestration.domain.snapshot import Snapshot
 from llm_server.orchestration.domain.task import Task, TaskRef
 from llm_server.orchestration.domain.triage import TriageQuote
+from llm_server.orchestration.tasks.events import EventPage
 from llm_server.orchestration.tasks.intake import Accepted, Decision, Intake
 from llm_server.orchestration.tasks.lifecycle import Lifecycle
 from llm_server.orchestration.tasks.new_task import NewTask
+from llm_server.orchestration.tasks.numbered_events import has_ended, numbered
 from llm_server.orchestration.tasks.sweep import Sweep
 
 if TYPE_CHECKING:
@@ -129,6 +131,12 @@ class Service:
     def get(self, ref: TaskRef) -> Snapshot:
         """Read a task. Raises TaskNotFound."""
         return self._store.get(ref)
+
+    def events(self, ref: TaskRef, *, after: int = 0) -> EventPage:
+        """Return the events of a task with numbers above `after`. Raises TaskNotFound."""
+        snapshot, now_ms = self._store.get(ref), self._clock()
+        found = tuple(event for event in numbered(snapshot, now_ms=now_ms) if event.number > after)
+        return EventPage(events=found, ended=has_ended(snapshot.task, now_ms=now_ms))
 
     def approve(self, ref: TaskRef, plan_hash: str, *, approve: bool, payer: Payer | None = None) -> Snapshot:
         """Approve a plan, or reject it, which cancels the task. Raises the errors of `Lifecycle.approve`."""
