@@ -14,7 +14,7 @@ from llm_server.orchestration.domain.status import Mode, Status
 from llm_server.orchestration.domain.task import TaskRef
 from llm_server.orchestration.tasks.events import Event
 from llm_server.storage.sqlite.store import SqliteStore
-from support.builders import an_attempt
+from support.builders import an_attempt, an_output
 from support.deliveries import a_plan, planning
 from support.scripted_engine import Answer, ScriptedEngine, a_catalog, an_engine
 from support.scripted_service import LEASE_S, Served
@@ -168,9 +168,7 @@ def test_an_answer_whose_worker_died_before_it_was_used_is_the_last_item(served:
     task = served.get(ref).task
     dead = task.claimed(owner="w1", now_ms=served.clock(), lease_ms=served.clock() + 1, has_plan=False)
     served.store.save(task, dead)
-    kept = Output(
-        key=OutputKey.of_answer(1), created_ms=served.clock(), text="Kept.", attempts=(an_attempt(),), fence=1
-    )
+    kept = an_output("RES#1", "Kept.", attempts=(an_attempt(),), fence=1)
     served.store.keep(ref, kept)
     served.clock.pass_s(LEASE_S)
     served.service.process(ref, owner="w2")
