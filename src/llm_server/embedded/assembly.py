@@ -10,6 +10,7 @@ from msgspec import Struct
 from llm_server import catalog_loading, wiring
 from llm_server.engines.discovery import LOOPBACK_SERVERS
 from llm_server.orchestration.domain.errors import ConfigurationError, StorageBroken, StorageUnavailable
+from llm_server.orchestration.domain.ports.deltas import LiveText
 from llm_server.orchestration.domain.task import Task
 from llm_server.orchestration.service import Service
 from llm_server.settings import Settings
@@ -36,12 +37,14 @@ def embedded_service(
     own_port: int,
     on_end: Callable[[Task, str | None], None] | None = None,
     waiting: wiring.Waiting = nullcontext,
+    live: LiveText | None = None,
 ) -> Iterator[Embedded]:
     """Build a service on the SQLite file and lock the file for this process until the end of the block.
 
     Tasks that an earlier process left unfinished become due at once. The search for LLM servers on this machine skips
     `own_port`. `on_end` is called on the writer's thread with each task that has become final, and its result.
-    `waiting()` is entered while a worker waits for an engine or for the steps of its plan.
+    `waiting()` is entered while a worker waits for an engine or for the steps of its plan. `live` is told of each piece
+    of text of streamed tasks.
 
     Raises:
         ConfigurationError: the configuration is wrong, the file cannot be used, or another server uses it.
@@ -66,6 +69,7 @@ def embedded_service(
                 waiting=waiting,
                 after_commit=database.after_commit,
                 known_overview=database.known_overview,
+                live=live,
             )
             yield Embedded(service=service, database=database, queue=queue, engines_note=loaded.engines_note)
 

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 import msgspec
 from msgspec.structs import fields, replace
 
+from llm_server.orchestration.domain import event_numbers
 from llm_server.orchestration.domain.api_key import Key
 from llm_server.orchestration.domain.engines.allowed import without_unset_sources
 from llm_server.orchestration.domain.engines.state import EngineState, EngineSwitch
@@ -48,6 +49,8 @@ _RARE: dict[str, object] = {
     "reasoning_tokens": 0,
     "usage_implausible": False,
     "first_text_ms": None,
+    "number": 0,
+    "end_number": 0,
 }
 """Fields of an attempt that are not stored if they have these values, as in most attempts: a write unit holds 1 KB."""
 _RARE_OF_REQUEST: dict[str, object] = {
@@ -86,12 +89,17 @@ class _StoredOutput(msgspec.Struct, kw_only=True):
     attempts: tuple[Attempt, ...] = ()
     review: Review | None = None
     fence: int = 0
+    rev: int = 0
 
 
 class _StoredPending(msgspec.Struct):
-    """The pending calls of a task in their stored form, which is not the form of the field `Task.pending`."""
+    """The pending calls of a task in their stored form, which is not the form of the field `Task.pending`.
+
+    `begun` are the numbers of their events, without the zeros in the middle; () if no call has one.
+    """
 
     announced: tuple[Any, ...] = ()
+    begun: tuple[int, ...] = ()
 
 
 _TASK = msgspec.json.Decoder(Task)
@@ -117,10 +125,14 @@ def encode(record: Task | Request | Output | EngineState | EngineSwitch | Key | 
         stored = {name: value for (name, default), value in values if value is not default and value != default}
         if stored.pop("pending", None):
             stored["announced"] = [*_stored_pending(record)]
+            if any(attempt.number for attempt in record.pending):
+                stored["begun"] = [_short(attempt.number) for attempt in record.pending]
         return msgspec.json.encode(stored).decode()
     if isinstance(record, Output):
         stored = dict(zip(_OUTPUT_FIELDS, _OUTPUT_VALUES(record), strict=True))
         stored |= {"key": output_key_text(record.key), "attempts": [_stored_attempt(a) for a in record.attempts]}
+        if not record.rev:
+            del stored["rev"]
         return msgspec.json.encode(stored).decode()
     if isinstance(record, Request):
         stored = _without_rare(_REQUEST_FIELDS, _REQUEST_VALUES(record), _RARE_OF_REQUEST)
@@ -134,8 +146,11 @@ def task(body: str) -> Task:
     task = _decoded(_TASK, body)
     if '"announced":' not in body:
         return task
-    stored = _decoded(_PENDING, body).announced
-    return replace(task, pending=tuple(_pending(stored, task.created_ms)))
+    stored = _decoded(_PENDING, body)
+    pending = tuple(_pending(stored.announced, task.created_ms))
+    if stored.begun:
+        pending = tuple(replace(a, number=_full(n)) for a, n in zip(pending, stored.begun, strict=False))
+    return replace(task, pending=pending)
 
 
 def readable_task(body: str) -> Task | None:
@@ -245,6 +260,18 @@ def _stored_pending(task: Task) -> Iterator[list[object] | dict[str, object]]:
             of_engine.pop()
         yield row if of_engine == before else row + of_engine
         before = of_engine
+
+
+def _short(number: int) -> int:
+    """Return the number of an event that began a call in its stored form, which is short."""
+    rev, place = divmod(number, event_numbers.BLOCK)
+    return rev * event_numbers.TEXT + place
+
+
+def _full(short: int) -> int:
+    """Return the number of an event from its stored form."""
+    rev, place = divmod(short, event_numbers.TEXT)
+    return event_numbers.number(rev, place)
 
 
 def _pending(stored: tuple[Any, ...], created_ms: int) -> Iterator[Attempt]:
