@@ -8,6 +8,7 @@ from contextlib import closing, contextmanager, nullcontext
 from msgspec import Struct
 
 from llm_server import catalog_loading, wiring
+from llm_server.embedded.streams.hub import Hub
 from llm_server.engines.discovery import LOOPBACK_SERVERS
 from llm_server.orchestration.domain.errors import ConfigurationError, StorageBroken, StorageUnavailable
 from llm_server.orchestration.domain.task import Task
@@ -35,12 +36,14 @@ def embedded_service(
     *,
     own_port: int,
     on_end: Callable[[Task, str | None], None] | None = None,
+    live: Hub | None = None,
     waiting: wiring.Waiting = nullcontext,
 ) -> Iterator[Embedded]:
     """Build a service on the SQLite file and lock the file for this process until the end of the block.
 
     Tasks that an earlier process left unfinished become due at once. The search for LLM servers on this machine skips
     `own_port`. `on_end` is called on the writer's thread with each task that has become final, and its result.
+    `live` is told of each commit of a task's state, and of each piece of text.
     `waiting()` is entered while a worker waits for an engine or for the steps of its plan.
 
     Raises:
@@ -55,7 +58,9 @@ def embedded_service(
             closing(Database(settings.db)) as database,
             closing(WakeUpQueue(wiring.now_ms, database.after_commit)) as queue,
         ):
-            store, keys = SqliteStore(database, wiring.retention(settings), on_end=on_end), SqliteKeys(database)
+            on_change = None if live is None else live.changed
+            store = SqliteStore(database, wiring.retention(settings), on_end=on_end, on_change=on_change)
+            keys = SqliteKeys(database)
             _take_over(store, queue, settings)
             service = wiring.service_of(
                 settings,

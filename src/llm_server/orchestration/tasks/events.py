@@ -10,6 +10,7 @@ from msgspec import Struct
 
 from llm_server.orchestration.domain import plan as plans
 from llm_server.orchestration.domain.output import PLAN, Output, OutputKind
+from llm_server.orchestration.domain.ports.deltas import Delta
 from llm_server.orchestration.domain.snapshot import Snapshot
 from llm_server.orchestration.domain.status import Status
 from llm_server.orchestration.domain.task import Note, Task
@@ -53,6 +54,25 @@ class Event(Struct, frozen=True, kw_only=True):
     at_ms: int
     actor: Actor
     detail: str = ""
+    number: int = 0
+    step: str | None = None
+    engine: str | None = None
+    item: int | None = None
+    text: str | None = None
+
+
+class EventPage(Struct, frozen=True, kw_only=True):
+    """Events of a task in the order of their numbers, and whether the task has ended with the last of them."""
+
+    events: tuple[Event, ...]
+    ended: bool
+
+
+def of_delta(delta: Delta) -> Event:
+    """Return a piece of text as an event."""
+    return Event(
+        name="text.delta", number=delta.number, at_ms=delta.at_ms, actor="worker", item=delta.item, text=delta.text
+    )
 
 
 def history(snapshot: Snapshot) -> list[Event]:

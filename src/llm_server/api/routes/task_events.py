@@ -1,0 +1,99 @@
+"""The route that tells the events of a task: as a page, as a long poll, or as a stream."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import Header, Query, Request, Response
+from pydantic.json_schema import SkipJsonSchema
+
+from llm_server.api.contract import (
+    TASK_PATH,
+    CheckCaller,
+    Ref,
+    Responses,
+    Run,
+    Service,
+    header_docs,
+    keyed_router,
+    problems,
+)
+from llm_server.api.routes.tasks import HeaderLines
+from llm_server.api.schemas.events import EventsPage
+from llm_server.api.streams import answers
+from llm_server.api.streams.cursor import EVENT_STREAM, MAX_NUMBER, start, wants_stream
+
+router = keyed_router("Tasks")
+_READ: Responses = {
+    200: {
+        "description": "The events after the one that the call names: one page as JSON, or a stream if `Accept` "
+        "prefers `text/event-stream`.",
+        "content": {
+            EVENT_STREAM: {
+                "schema": {"type": "string"},
+                "example": 'id: 7\nevent: text.delta\ndata: {"number":7,"event":"text.delta",...}\n\n',
+            }
+        },
+        "headers": header_docs(Vary=("The response depends on this request header.", "Accept")),
+    },
+    204: {
+        "description": "A stream goes on after the last event of a task that has ended, so there is nothing to send."
+    },
+}
+StartingAfter = Annotated[
+    int | SkipJsonSchema[None],
+    Query(ge=0, le=MAX_NUMBER, description="Only events with larger numbers. Default: all events.", examples=[7]),
+]
+LastEventId = Annotated[
+    int | SkipJsonSchema[None],
+    Header(
+        alias="Last-Event-ID",
+        ge=0,
+        le=MAX_NUMBER,
+        description="The `id` of the last event that the caller got. It replaces `starting_after`; a browser's "
+        "EventSource sends it when it connects again.",
+        examples=[7],
+    ),
+]
+Wait = Annotated[
+    int,
+    Query(
+        ge=0,
+        le=answers.MAX_WAIT_S,
+        description="As JSON, how many seconds the response may be held until there is an event. A stream ignores it.",
+        examples=[20],
+    ),
+]
+Accept = Annotated[
+    HeaderLines,
+    Header(alias="Accept", description="`text/event-stream` asks for a stream.", examples=["text/event-stream"]),
+]
+
+
+@router.get(
+    TASK_PATH + "/events",
+    summary="Read or stream the events of a task",
+    response_model=EventsPage,
+    responses=problems(404, 422, 503) | _READ,
+)
+async def read_events(
+    request: Request,
+    ref: Ref,
+    run: Run,
+    service: Service,
+    check_caller: CheckCaller,
+    starting_after: StartingAfter = None,
+    wait: Wait = 0,
+    last_event_id: LastEventId = None,
+    accept: Accept = None,
+) -> Response:
+    """Tell what has happened to a task, and what happens while the caller reads.
+
+    As a stream, the events come as they happen until the task is final. Then the event `end` follows, and the response
+    ends.
+    """
+    after = start(starting_after, last_event_id)
+    feed = run.follow(lambda number: service.events(ref, after=number), ref, after or 0)
+    if wants_stream(accept or ()):
+        return await answers.stream(feed, after, request.scope, lasts=run.streams, check_caller=check_caller)
+    return await answers.page(feed, after or 0, wait, request.scope)
