@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Awaitable, Callable
-from functools import partial
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Path, Request, Response, Security
@@ -47,7 +45,6 @@ TaskIdInPath = Annotated[
         json_schema_extra={"format": "uuid"},
     ),
 ]
-CallerCheck = Callable[[], Awaitable[None]]
 Responses = dict[int | str, dict[str, Any]]
 _PROBLEMS = {
     400: "The body is not a strict JSON document",
@@ -145,18 +142,16 @@ def _ref(task_id: TaskIdInPath, caller: Annotated[keys.Caller, Depends(_caller)]
     return TaskRef(caller.tenant, task_id)
 
 
-def _check_caller(request: Request) -> CallerCheck:
-    """Return the function that checks the caller's key again, while a response goes on."""
-    state = request.app.state
-    check: CallerCheck = partial(state.gate.check_again, request, request.scope["path"], state.prefix)
-    return check
+async def check_again(request: Request) -> None:
+    """Check the caller's key while the response goes on. Raises Unauthenticated, ScopeMissing or Refusal."""
+    gate: auth.Gate = request.app.state.gate
+    await gate.check_again(request, request.scope["path"], request.app.state.prefix)
 
 
 Service = Annotated[core.Service, Depends(_service)]
 Run = Annotated[Executor, Depends(_run)]
 Caller = Annotated[keys.Caller, Depends(_caller)]
 Ref = Annotated[TaskRef, Depends(_ref)]
-CheckCaller = Annotated[CallerCheck, Depends(_check_caller)]
 
 
 def answer(body: BaseModel, status: int = 200, headers: dict[str, str] | None = None) -> Response:

@@ -68,6 +68,7 @@ def detail(snapshot: Snapshot) -> TaskDetail:
         plan=_plan(snapshot),
         demonstration=snapshot.task.demonstration,
         priority=snapshot.task.priority,
+        stream=request.stream,
         attempts=[_attempt(a) for a in snapshot.attempts],
         events=[_event(event) for event in history(snapshot)],
         limits=TaskLimits(**_fields(request.limits, _LIMITS) | {"sources": _sources(snapshot.allowed_engines.sources)}),

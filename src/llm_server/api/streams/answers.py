@@ -36,7 +36,7 @@ async def page(feed: Feed, after: int, wait_s: int, scope: Scope) -> Response:
     return Response(wire.page(events, after), headers=_PAGE_HEADERS, media_type="application/json")
 
 
-async def stream(feed: Feed, after: int | None, scope: Scope, *, lasts: bool, check_caller: CheckCaller) -> Response:
+async def stream(feed: Feed, scope: Scope, *, lasts: bool, check_caller: CheckCaller) -> Response:
     """Respond with a stream until the task ends, or, unless `lasts`, with its next events as one body.
 
     The reader of such a body connects again, so the body is sent as soon as there is an event, or after `MAX_WAIT_S`.
@@ -44,7 +44,7 @@ async def stream(feed: Feed, after: int | None, scope: Scope, *, lasts: bool, ch
     """
     try:
         events = await feed.next(0 if lasts else waiting.possible_s(MAX_WAIT_S, scope))
-        if after is not None and events.ended and not events.events:
+        if events.ended and not events.events:
             feed.close()
             return Response(status_code=204, headers=_PAGE_HEADERS)  # a browser's EventSource stops
     except BaseException:

@@ -10,8 +10,8 @@ EVENT_STREAM = "text/event-stream"
 _JSON = "application/json"
 
 
-def start(starting_after: int | None, last_event_id: int | None) -> int | None:
-    """Return the number after which a reader goes on; None if the request names none.
+def start(starting_after: int, last_event_id: int | None) -> int:
+    """Return the number after which a reader goes on.
 
     The header wins: a browser's EventSource repeats the address that it was opened with, and adds the header.
     """

@@ -1,0 +1,113 @@
+"""Shows the events of a task on a terminal: text as it comes, and a line for each other event.
+
+The texts of parallel steps are never mixed inside a line. One text has the line that is being written; the others wait
+until that line is complete, or its text has ended.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from llm_server.cli import display
+
+_QUIET = frozenset({"claimed", "routed"})
+"""Events whose lines say less than the others' do; they are shown only if they have a detail."""
+_ENDING = ("step.completed", "step.failed", "attempt.failed", "completed", "failed", "cancelled")
+
+
+class Transcript:
+    """Writes events through `write`. `answer` is the text of the last engine call that belongs to no step."""
+
+    def __init__(self, write: Callable[[str], None]) -> None:
+        self._write = write
+        self._texts: dict[int, _Text] = {}
+        self._current: _Text | None = None
+        self._waiting_lines: list[str] = []
+        self._labels: dict[int, str] = {}
+        self.answer = ""
+
+    def show(self, event: Mapping[str, Any]) -> None:
+        if event["event"] == "text.delta":
+            self._show_text(event)
+            return
+        step = str(event.get("step") or "")
+        self._labels[event["number"]] = step
+        if event["event"].startswith("attempt.") and not step:
+            self.answer = ""
+        self._end_texts(event["event"], step)
+        line = _line(event)
+        if line:
+            self._waiting_lines.append(line)
+        self._flush()
+
+    def close(self) -> None:
+        """Write what still waits, and end the line."""
+        for text in self._texts.values():
+            text.has_ended = True
+        self._flush()
+
+    def _show_text(self, event: Mapping[str, Any]) -> None:
+        item, piece = int(event.get("item") or 0), display.safe(str(event.get("text") or ""))
+        label = str(event.get("step") or self._labels.get(item) or "")
+        if not label:
+            self.answer += str(event.get("text") or "")
+        text = self._texts.setdefault(item, _Text(label))
+        text.waiting += piece
+        self._flush()
+
+    def _end_texts(self, name: str, step: str) -> None:
+        """Note that the texts of a step have ended, or all texts if the task has ended or a call of no step failed."""
+        if name.startswith("attempt.") or name in _ENDING:
+            for text in self._texts.values():
+                text.has_ended |= not step or text.label == step
+
+    def _flush(self) -> None:
+        """Write as much as is possible without mixing two texts inside a line."""
+        while True:
+            if self._current is not None:
+                self._write_text(self._current)
+                if self._current.has_ended and not self._current.waiting:
+                    self._write("" if self._current.at_line_start else "\n")
+                    self._texts = {item: text for item, text in self._texts.items() if text is not self._current}
+                    self._current = None
+                elif not self._current.at_line_start:
+                    return
+            for line in self._waiting_lines:
+                self._write(line + "\n")
+            self._waiting_lines = []
+            for text in self._texts.values():
+                if text is not self._current:
+                    self._write_text(text, whole_lines=True)
+            if self._current is not None:
+                return
+            self._current = next((text for text in self._texts.values() if text.waiting or text.has_ended), None)
+            if self._current is None:
+                return
+
+    def _write_text(self, text: "_Text", *, whole_lines: bool = False) -> None:
+        cut = text.waiting.rfind("\n") + 1 if whole_lines else len(text.waiting)
+        written, text.waiting = text.waiting[:cut], text.waiting[cut:]
+        for line in written.splitlines(keepends=True):
+            label = f"[{text.label}] " if text.label and text.at_line_start else ""
+            self._write(label + line)
+            text.at_line_start = line.endswith("\n")
+
+
+class _Text:
+    """The text of one engine call. `waiting` is what is not written yet."""
+
+    def __init__(self, label: str) -> None:
+        self.label = label
+        self.waiting = ""
+        self.at_line_start = True
+        self.has_ended = False
+
+
+def _line(event: Mapping[str, Any]) -> str:
+    """Return the line about an event that is not text; "" for those that say nothing new."""
+    name, detail = str(event["event"]), str(event.get("detail") or "")
+    step, engine = str(event.get("step") or ""), str(event.get("engine") or "")
+    detail = "" if detail == step else detail
+    if name in _QUIET and not detail:
+        return ""
+    parts = [name.replace(".", " ").replace("_", " "), engine, detail]
+    return display.safe(f"{f'[{step}] ' if step else ''}-- {': '.join(part for part in parts if part)}")
