@@ -45,6 +45,7 @@ class LiveFeed:
             if news.has_gap:
                 self._held, self._has_gap = [], True
             self._held += news.deltas
+            self._note_gap(self._last)
             left_s = end - loop.time()
             if news.must_read or (self._held and self._has_gap) or (left_s <= 0 and not has_read):
                 page, has_read = await self._stored(), True
@@ -70,14 +71,18 @@ class LiveFeed:
             self._reader.must_read()
             raise
 
+    def _note_gap(self, known: int) -> None:
+        """Note whether text is missing between the event with the number `known` and what is held."""
+        if self._held and self._has_gap:
+            self._has_gap = self._held[0].number > known + 1
+
     def _merged(self, page: EventPage) -> tuple[Event, ...]:
         """Return the next events in order: those of the store, and the text that the hub gave, if nothing is missing.
 
         When a task has ended, the store has everything.
         """
         stored = max((event.number for event in page.events), default=self._last)
-        if self._held and self._has_gap:
-            self._has_gap = self._held[0].number > stored + 1 and not page.ended
+        self._note_gap(stored)
         live: Iterable[Event] = ()
         if not self._has_gap or page.ended:
             known = {event.number for event in page.events}
