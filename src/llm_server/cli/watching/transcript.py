@@ -29,7 +29,7 @@ class Transcript:
         if event["event"] == "text.delta":
             self._show_text(event)
             return
-        step = str(event.get("step") or "")
+        step = display.safe(str(event.get("step") or ""))
         self._labels[event["number"]] = step
         if event["event"].startswith("attempt.") and not step:
             self.answer = ""
@@ -47,7 +47,7 @@ class Transcript:
 
     def _show_text(self, event: Mapping[str, Any]) -> None:
         item, piece = int(event.get("item") or 0), display.safe(str(event.get("text") or ""))
-        label = str(event.get("step") or self._labels.get(item) or "")
+        label = display.safe(str(event.get("step") or self._labels.get(item) or ""))
         if not label:
             self.answer += str(event.get("text") or "")
         text = self._texts.setdefault(item, _Text(label))
@@ -62,34 +62,39 @@ class Transcript:
 
     def _flush(self) -> None:
         """Write as much as is possible without mixing two texts inside a line."""
-        while True:
-            if self._current is not None:
-                self._write_text(self._current)
-                if self._current.has_ended and not self._current.waiting:
-                    self._write("" if self._current.at_line_start else "\n")
-                    self._texts = {item: text for item, text in self._texts.items() if text is not self._current}
-                    self._current = None
-                elif not self._current.at_line_start:
-                    return
-            for line in self._waiting_lines:
-                self._write(line + "\n")
-            self._waiting_lines = []
-            for text in self._texts.values():
-                if text is not self._current:
-                    self._write_text(text, whole_lines=True)
-            if self._current is not None:
+        current = self._current
+        if current is not None:
+            self._write_lines(current)
+            if not (current.at_line_start or current.has_ended):
+                self._write_rest(current)
                 return
-            self._current = next((text for text in self._texts.values() if text.waiting or text.has_ended), None)
-            if self._current is None:
-                return
+        for text in [*([current] if current else []), *self._texts.values()]:
+            self._write_lines(text)
+            if text.has_ended:
+                self._write_rest(text)
+                self._write("" if text.at_line_start else "\n")
+                text.at_line_start = True
+        self._texts = {item: text for item, text in self._texts.items() if not text.has_ended}
+        for line in self._waiting_lines:
+            self._write(line + "\n")
+        self._waiting_lines = []
+        begun = (text for text in self._texts.values() if text.waiting)
+        self._current = current if current and not current.has_ended else next(begun, None)
+        if self._current is not None:
+            self._write_rest(self._current)
 
-    def _write_text(self, text: "_Text", *, whole_lines: bool = False) -> None:
-        cut = text.waiting.rfind("\n") + 1 if whole_lines else len(text.waiting)
-        written, text.waiting = text.waiting[:cut], text.waiting[cut:]
-        for line in written.splitlines(keepends=True):
-            label = f"[{text.label}] " if text.label and text.at_line_start else ""
-            self._write(label + line)
-            text.at_line_start = line.endswith("\n")
+    def _write_lines(self, text: "_Text") -> None:
+        """Write the whole lines of a text."""
+        lines, newline, text.waiting = text.waiting.rpartition("\n")
+        for line in lines.split("\n") if newline else ():
+            self._write(f"{text.label_at_start}{line}\n")
+            text.at_line_start = True
+
+    def _write_rest(self, text: "_Text") -> None:
+        """Write what follows the last whole line of a text."""
+        if text.waiting:
+            self._write(text.label_at_start + text.waiting)
+            text.waiting, text.at_line_start = "", False
 
 
 class _Text:
@@ -100,6 +105,11 @@ class _Text:
         self.waiting = ""
         self.at_line_start = True
         self.has_ended = False
+
+    @property
+    def label_at_start(self) -> str:
+        """The label of a line that begins, "" inside a line."""
+        return f"[{self.label}] " if self.label and self.at_line_start else ""
 
 
 def _line(event: Mapping[str, Any]) -> str:
