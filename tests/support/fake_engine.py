@@ -2,6 +2,9 @@
 
 It answers with `text`, or with the result of `answer` for the body of the request. If the request has the schema of a
 plan or a verdict, it answers with a valid one. Faults of `script(...)` come first, one for each request.
+
+A request for a stream is answered with one (support/fake_streams.py): the same answer in `pieces`, with
+`piece_delay_s` before each piece but the first. `broken_after(n, fault)` is a fault in the middle of a stream.
 """
 
 import json
@@ -16,6 +19,8 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+
+from support import fake_streams
 
 Fault = Callable[["_Handler"], object]
 
@@ -32,7 +37,11 @@ class Seen:
 
 @dataclass(slots=True, kw_only=True)
 class FakeEngine:
-    """`url` is the root, for Messages and Converse; `base_url` is for Chat Completions."""
+    """`url` is the root, for Messages and Converse; `base_url` is for Chat Completions.
+
+    `pieces` are the pieces of a streamed text; None means its words. `tool_calls` are the function calls that each
+    answer asks for, as (call_id, name, arguments). With `streams` off, each answer comes whole.
+    """
 
     url: str
     text: str = "Hello from the fake engine."
@@ -41,6 +50,10 @@ class FakeEngine:
     latency_s: float = 0.0
     tokens_in: int = 11
     tokens_out: int = 7
+    streams: bool = True
+    pieces: tuple[str, ...] | None = None
+    piece_delay_s: float = 0.0
+    tool_calls: tuple[tuple[str, str, str], ...] = ()
     seen: list[Seen] = field(default_factory=list)
     faults: deque[Fault] = field(default_factory=deque)
 
@@ -108,7 +121,7 @@ def changed(change: Callable[[dict[str, Any]], object]) -> Fault:
     def answer(handler: "_Handler") -> None:
         usual = handler.usual()
         change(usual)
-        handler.reply(200, usual)
+        handler.answer(usual)
 
     return answer
 
@@ -152,6 +165,62 @@ def drip(part: str) -> Fault:
     return answer
 
 
+def broken_after(pieces: int, fault: Fault) -> Fault:
+    """Stream this many pieces of the usual answer, then let `fault` happen in the middle of the stream.
+
+    `fault` is `cut`, `stall`, `dripped` or one of `fake_streams`, or any function that takes the handler.
+    """
+
+    def answer(handler: "_Handler") -> None:
+        handler.stream(handler.usual(), broken=(pieces, fault))
+
+    return answer
+
+
+def cut(handler: "_Handler") -> None:
+    """Close the connection in the middle of a stream."""
+    handler.close_connection = True
+
+
+def ended(handler: "_Handler") -> None:
+    """End a stream as HTTP ends one, without the API's own end of an answer."""
+    handler.chunk(b"")
+
+
+def stall(handler: "_Handler") -> None:
+    """Send nothing more."""
+    silence(handler)
+
+
+def dripped(handler: "_Handler") -> None:
+    """Send signs of life without end: comments, or empty events."""
+    while handler.hold(0.02):
+        try:
+            handler.chunk(fake_streams.sign_of_life(handler.path))
+        except OSError:
+            break
+    handler.close_connection = True
+
+
+def garbage(handler: "_Handler") -> None:
+    """Send an event that is not one of the API, and end the stream."""
+    handler.chunk(fake_streams.garbage(handler.path))
+    handler.chunk(b"")
+
+
+def error_event(handler: "_Handler") -> None:
+    """Send the API's event for an error, and end the stream."""
+    handler.chunk(fake_streams.error_event(handler.path))
+    handler.chunk(b"")
+
+
+def flood(handler: "_Handler") -> None:
+    """Send more text than an answer may have."""
+    for _ in range(20):
+        handler.chunk(fake_streams.text_event(handler.path, "x" * 1_000_000))
+    handler.chunk(b"")
+
+
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
     block_on_close = False
@@ -188,7 +257,7 @@ class _Handler(BaseHTTPRequestHandler):
         try:
             fault = engine.faults.popleft()
         except IndexError:
-            self.reply(200, self.usual()) if self._known() else self.reply(404, {"error": {"message": "not found"}})
+            self.answer(self.usual()) if self._known() else self.reply(404, {"error": {"message": "not found"}})
         else:
             fault(self)
 
@@ -205,23 +274,75 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(data)
 
+    def answer(self, usual: dict[str, Any]) -> None:
+        """Send an answer, as a stream if the request asks for one."""
+        if self.server.engine.streams and self.wants_stream:
+            self.stream(usual)
+        else:
+            self.reply(200, usual)
+
+    @property
+    def wants_stream(self) -> bool:
+        return self.path.endswith("/converse-stream") or bool((self.asked or {}).get("stream"))
+
+    def stream(self, usual: dict[str, Any], *, broken: tuple[int, Fault] | None = None) -> None:
+        """Send an answer as a stream; `broken` is a fault and the number of pieces of text that come before it."""
+        engine = self.server.engine
+        self.send_response(200)
+        self.send_header("content-type", fake_streams.content_type(self.path))
+        self.send_header("transfer-encoding", "chunked")
+        self.end_headers()
+        sent = 0
+        for event in fake_streams.events(self.path, self.asked, usual, engine.pieces):
+            if broken and event.is_text and sent == broken[0]:
+                break
+            if event.is_text and sent and not self.hold(engine.piece_delay_s):
+                return
+            self.chunk(event.data)
+            sent += event.is_text
+        if broken:
+            broken[1](self)
+        else:
+            self.chunk(b"")
+
+    def chunk(self, data: bytes) -> None:
+        """Send a chunk of the answer; an empty one is the last."""
+        self.wfile.write(b"%x\r\n%b\r\n" % (len(data), data))
+
     def usual(self) -> dict[str, Any]:
         """Return the answer in the form of the API that was called."""
         engine = self.server.engine
         if self.path == "/v1/models":
             return {"object": "list", "data": [{"id": model, "object": "model"} for model in engine.models]}
         text = engine.answer(self.asked) if engine.answer else _held_to(self.asked) or engine.text
+        calls = engine.tool_calls
         if self.path == "/v1/messages":
             usage = {"input_tokens": engine.tokens_in, "output_tokens": engine.tokens_out}
-            content = [{"type": "text", "text": text}]
-            return {"type": "message", "content": content, "stop_reason": "end_turn", "usage": usage}
+            content = [
+                {"type": "text", "text": text},
+                *({"type": "tool_use", "id": i, "name": n, "input": json.loads(a)} for i, n, a in calls),
+            ]
+            reason = "tool_use" if calls else "end_turn"
+            return {"type": "message", "content": content, "stop_reason": reason, "usage": usage}
         if self.path.startswith("/model/"):
             usage = {"inputTokens": engine.tokens_in, "outputTokens": engine.tokens_out, "totalTokens": 0}
-            message = {"role": "assistant", "content": [{"text": text}]}
-            return {"output": {"message": message}, "stopReason": "end_turn", "usage": usage}
+            parts = [
+                {"text": text},
+                *({"toolUse": {"toolUseId": i, "name": n, "input": json.loads(a)}} for i, n, a in calls),
+            ]
+            told: dict[str, Any] = {"role": "assistant", "content": parts}
+            return {
+                "output": {"message": told},
+                "stopReason": "tool_use" if calls else "end_turn",
+                "usage": usage,
+            }
         usage = {"prompt_tokens": engine.tokens_in, "completion_tokens": engine.tokens_out}
-        message = {"role": "assistant", "content": text}
-        return {"choices": [{"index": 0, "message": message, "finish_reason": "stop"}], "usage": usage}
+        message: dict[str, Any] = {"role": "assistant", "content": text}
+        if calls:
+            functions = [{"id": i, "type": "function", "function": {"name": n, "arguments": a}} for i, n, a in calls]
+            message["tool_calls"] = functions
+        reason = "tool_calls" if calls else "stop"
+        return {"choices": [{"index": 0, "message": message, "finish_reason": reason}], "usage": usage}
 
     def _known(self) -> bool:
         return self.path in ("/v1/models", "/v1/chat/completions", "/v1/messages") or self.path.startswith("/model/")
