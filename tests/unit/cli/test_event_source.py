@@ -78,7 +78,7 @@ def test_a_lost_stream_is_resumed_after_the_last_whole_event(server: Script, los
 
 
 def test_a_stream_that_ends_without_an_end_is_resumed(server: Script) -> None:
-    """The server is stopping; that is no failure."""
+    """The server is stopping; that is not a failure."""
     server.replies = [stream(frame(1), b": the server is stopping\n\n"), stream(frame(2), END)]
     watched = Watched(server)
 

@@ -24,15 +24,13 @@ from llm_server.api.streams import answers
 from llm_server.api.streams.cursor import EVENT_STREAM, MAX_NUMBER, start, wants_stream
 
 router = keyed_router("Tasks")
+_EXAMPLE = 'id: 7\nevent: text.delta\ndata: {"number":7,"event":"text.delta","item":5,"text":"One by "}\n\n'
 _READ: Responses = {
     200: {
         "description": "The events after the one that the call names: one page as JSON, or a stream if `Accept` "
         "prefers `text/event-stream`.",
         "content": {
-            EVENT_STREAM: {
-                "schema": {"type": "string"},
-                "example": 'id: 7\nevent: text.delta\ndata: {"number":7,"event":"text.delta",...}\n\n',
-            }
+            EVENT_STREAM: {"schema": {"type": "string", "examples": [_EXAMPLE]}},
         },
         "headers": header_docs(Vary=("The response depends on this request header.", "Accept")),
     },
@@ -65,7 +63,7 @@ Wait = Annotated[
 ]
 Accept = Annotated[
     HeaderLines,
-    Header(alias="Accept", description="`text/event-stream` asks for a stream.", examples=["text/event-stream"]),
+    Header(alias="Accept", include_in_schema=False),  # OpenAPI says it by the media types of the response
 ]
 
 

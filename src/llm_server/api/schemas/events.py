@@ -63,5 +63,6 @@ class EventsPage(ResponseSchema):
     events: list[EventOfStream] = Field(description="The events, in the order of their numbers.")
     last: int = Field(ge=0, description="The `starting_after` of the next call.", examples=[7])
     ended: bool = Field(
-        description="Whether the task is final, and `events` has its last event. Only a retry of the task adds more."
+        description="Whether the task is final, and `events` has its last event. Only a retry of the task adds more.",
+        examples=[False],
     )
