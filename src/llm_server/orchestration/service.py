@@ -32,10 +32,11 @@ from llm_server.orchestration.domain.ports.tasks import TaskStore
 from llm_server.orchestration.domain.snapshot import Snapshot
 from llm_server.orchestration.domain.task import Task, TaskRef
 from llm_server.orchestration.domain.triage import TriageQuote
-from llm_server.orchestration.tasks.events import EventPage, history
+from llm_server.orchestration.tasks.events import EventPage
 from llm_server.orchestration.tasks.intake import Accepted, Decision, Intake
 from llm_server.orchestration.tasks.lifecycle import Lifecycle
 from llm_server.orchestration.tasks.new_task import NewTask
+from llm_server.orchestration.tasks.numbered_events import has_ended, numbered
 from llm_server.orchestration.tasks.sweep import Sweep
 
 if TYPE_CHECKING:
@@ -133,10 +134,9 @@ class Service:
 
     def events(self, ref: TaskRef, *, after: int = 0) -> EventPage:
         """Return the events of a task with numbers above `after`. Raises TaskNotFound."""
-        snapshot = self._store.get(ref)
-        numbered = [replace(event, number=number) for number, event in enumerate(history(snapshot), 1)]
-        ended = snapshot.task.status.is_final
-        return EventPage(events=tuple(event for event in numbered if event.number > after), ended=ended)
+        snapshot, now_ms = self._store.get(ref), self._clock()
+        found = tuple(event for event in numbered(snapshot, now_ms=now_ms) if event.number > after)
+        return EventPage(events=found, ended=has_ended(snapshot.task, now_ms=now_ms))
 
     def approve(self, ref: TaskRef, plan_hash: str, *, approve: bool, payer: Payer | None = None) -> Snapshot:
         """Approve a plan, or reject it, which cancels the task. Raises the errors of `Lifecycle.approve`."""

@@ -48,6 +48,8 @@ _RARE: dict[str, object] = {
     "reasoning_tokens": 0,
     "usage_implausible": False,
     "first_text_ms": None,
+    "number": 0,
+    "end_number": 0,
 }
 """Fields of an attempt that are not stored if they have these values, as in most attempts: a write unit holds 1 KB."""
 _RARE_OF_REQUEST: dict[str, object] = {
@@ -86,12 +88,17 @@ class _StoredOutput(msgspec.Struct, kw_only=True):
     attempts: tuple[Attempt, ...] = ()
     review: Review | None = None
     fence: int = 0
+    rev: int = 0
 
 
 class _StoredPending(msgspec.Struct):
-    """The pending calls of a task in their stored form, which is not the form of the field `Task.pending`."""
+    """The pending calls of a task in their stored form, which is not the form of the field `Task.pending`.
+
+    `begun` are the numbers of their events; () if no call has one.
+    """
 
     announced: tuple[Any, ...] = ()
+    begun: tuple[int, ...] = ()
 
 
 _TASK = msgspec.json.Decoder(Task)
@@ -117,10 +124,14 @@ def encode(record: Task | Request | Output | EngineState | EngineSwitch | Key | 
         stored = {name: value for (name, default), value in values if value is not default and value != default}
         if stored.pop("pending", None):
             stored["announced"] = [*_stored_pending(record)]
+            if any(begun := [attempt.number for attempt in record.pending]):
+                stored["begun"] = begun
         return msgspec.json.encode(stored).decode()
     if isinstance(record, Output):
         stored = dict(zip(_OUTPUT_FIELDS, _OUTPUT_VALUES(record), strict=True))
         stored |= {"key": output_key_text(record.key), "attempts": [_stored_attempt(a) for a in record.attempts]}
+        if not record.rev:
+            del stored["rev"]
         return msgspec.json.encode(stored).decode()
     if isinstance(record, Request):
         stored = _without_rare(_REQUEST_FIELDS, _REQUEST_VALUES(record), _RARE_OF_REQUEST)
@@ -134,8 +145,11 @@ def task(body: str) -> Task:
     task = _decoded(_TASK, body)
     if '"announced":' not in body:
         return task
-    stored = _decoded(_PENDING, body).announced
-    return replace(task, pending=tuple(_pending(stored, task.created_ms)))
+    stored = _decoded(_PENDING, body)
+    pending = tuple(_pending(stored.announced, task.created_ms))
+    if stored.begun:
+        pending = tuple(replace(a, number=number) for a, number in zip(pending, stored.begun, strict=False))
+    return replace(task, pending=pending)
 
 
 def readable_task(body: str) -> Task | None:

@@ -23,12 +23,11 @@ ITEM = 3
 
 
 class Stored:
-    """A store of one task's events, and the server that writes them. `reads` counts how often it is read."""
+    """One task's events, as the server writes and reads them. `reads` counts the reads."""
 
     def __init__(self, hub: Hub) -> None:
         self.hub = hub
         self.events: list[Event] = []
-        self.unstored: list[Event] = []
         self.has_ended = False
         self.reads = 0
         self.error: Exception | None = None
@@ -36,26 +35,21 @@ class Stored:
 
     @property
     def written(self) -> list[int]:
-        return [event.number for event in (*self.events, *self.unstored)]
+        return [event.number for event in self.events]
 
     def commit(self, name: str = "claimed", *, ends: bool = False) -> None:
-        """Store a state; all text before it is stored first."""
-        self.flush()
+        """Store a state, then tell the hub."""
         self.events.append(Event(name=name, number=self._next(), at_ms=0, actor="worker"))
         self.has_ended = ends
         self.hub.changed(REF)
 
     def write(self, text: str = "x", *, gap: int = 0) -> None:
-        """Publish a piece of text that is not stored yet."""
+        """Publish a piece of text."""
         self._number += gap
         delta = Delta(number=self._next(), item=ITEM, text=text, at_ms=0)
         made = Event(name="text.delta", number=delta.number, at_ms=0, actor="worker", item=ITEM, text=text)
-        self.unstored.append(made)
+        self.events.append(made)
         self.hub.publish(REF, delta)
-
-    def flush(self) -> None:
-        self.events += self.unstored
-        self.unstored = []
 
     def read(self, after: int) -> EventPage:
         self.reads += 1
@@ -72,8 +66,11 @@ class Stored:
 
 
 async def run(use_case: Callable[[], EventPage]) -> EventPage:
+    """Read, and come back later than what happens meanwhile."""
     await asyncio.sleep(0)
-    return use_case()
+    page = use_case()
+    await asyncio.sleep(0)
+    return page
 
 
 async def read_to_the_end(feed: LiveFeed) -> list[int]:
@@ -132,22 +129,19 @@ def test_a_reader_that_waits_is_told_of_a_commit_by_another_thread(stored: Store
 
 
 def test_a_reader_that_comes_in_the_middle_of_a_text_misses_nothing(stored: Stored) -> None:
-    """The pieces before it came are not stored yet, so it waits for them."""
-
     async def main() -> None:
         stored.commit("attempt.started")
         stored.write("a")
-        stored.write("b")
         feed = stored.feed()
-        first = await feed.next(0)
+        first = asyncio.create_task(feed.next(0))
+        await asyncio.sleep(0)
+        stored.write("b")  # before the read or during it
         stored.write("c")
-        held = await feed.next(0)
-        stored.flush()
-        stored.write("d")
-        rest = await feed.next(WAIT_S)
-        feed.close()
+        told = numbers_of(await first)
+        rest = asyncio.create_task(read_to_the_end(feed))
+        stored.commit("completed", ends=True)
 
-        assert (numbers_of(first), numbers_of(held), numbers_of(rest)) == ([1], [], [2, 3, 4, 5])
+        assert told + await rest == stored.written
 
     on_a_loop(main)
 
@@ -165,7 +159,6 @@ def test_a_slow_reader_is_dropped_to_the_store(stored: Stored) -> None:
         feed._reader.must_read()
         stored.write("y" * MAX_HELD_CHARS * 2)
         stored.write("z")
-        stored.flush()
         stored.commit("completed", ends=True)
 
         assert held <= MAX_HELD
@@ -187,8 +180,6 @@ def test_every_reader_gets_every_event_once_and_in_order(stored: Stored, seed: i
             choice = draw.random()
             if choice < 0.6:
                 stored.write(gap=draw.choice((0, 0, 5)))
-            elif choice < 0.75:
-                stored.flush()
             elif choice < 0.8:
                 stored.commit("step.completed")
             elif choice < 0.85:

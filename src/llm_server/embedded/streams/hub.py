@@ -70,17 +70,16 @@ class Hub:
 
 
 class News(NamedTuple):
-    """What a reader was told. If `has_gap`, pieces of text before `deltas` were dropped, so the store must be read."""
+    """What a reader was told: new text, and whether the store must be read before it."""
 
     deltas: list[Delta]
     must_read: bool
-    has_gap: bool
 
 
 class Reader:
     """What one reader of a task is told. It is told on any thread, and reads on its event loop.
 
-    At the beginning the store must be read, and pieces of text may have been missed.
+    At the beginning the store must be read.
     """
 
     def __init__(self, ref: TaskRef, hub: Hub) -> None:
@@ -90,7 +89,7 @@ class Reader:
         self._lock = threading.Lock()
         self._deltas: list[Delta] = []
         self._chars = 0
-        self._must_read = self._has_gap = True
+        self._must_read = True
         self._told: Future[None] | None = None
         hub.join(self)
 
@@ -99,7 +98,7 @@ class Reader:
         with self._lock:
             if len(self._deltas) >= MAX_HELD or self._chars > MAX_HELD_CHARS:
                 self._deltas, self._chars = [], 0
-                self._must_read = self._has_gap = True
+                self._must_read = True
             self._deltas.append(delta)
             self._chars += len(delta.text)
             self._tell()
@@ -119,9 +118,9 @@ class Reader:
     def take(self) -> News:
         """Return what the reader was told since the last call."""
         with self._lock:
-            news = News(self._deltas, self._must_read, self._has_gap)
+            news = News(self._deltas, self._must_read)
             self._deltas, self._chars = [], 0
-            self._must_read = self._has_gap = False
+            self._must_read = False
             return news
 
     async def wait(self, wait_s: float) -> None:

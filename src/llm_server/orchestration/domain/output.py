@@ -10,6 +10,7 @@ import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
+from llm_server.orchestration.domain import event_numbers
 from llm_server.orchestration.domain.receipt import Attempt
 
 MAX_TEXTS_BYTES = 4_000_000
@@ -100,8 +101,9 @@ TRIAGE = OutputKey(OutputKind.TRIAGE)
 class Output(Struct, frozen=True, kw_only=True):
     """The output of one piece of work: a text or an error, and every engine call that was made for it.
 
-    `fence` is the claim that wrote it. If a failed step is done again after a retry, its output is replaced, and the
-    new one keeps the earlier attempts.
+    `fence` is the claim that wrote it, `rev` the revision of the state that was saved with it. It is 0 for an answer,
+    which can be stored before its state, and in records of older versions. If a failed step is done again after a
+    retry, its output is replaced, and the new one keeps the earlier attempts.
     """
 
     key: OutputKey
@@ -111,6 +113,7 @@ class Output(Struct, frozen=True, kw_only=True):
     attempts: tuple[Attempt, ...] = ()
     review: Review | None = None
     fence: int = 0
+    rev: int = 0
 
     @property
     def size(self) -> int:
@@ -143,7 +146,27 @@ class Output(Struct, frozen=True, kw_only=True):
 
     def after(self, earlier: Output | None) -> Output:
         """Return this output with the attempts of an earlier one, which it replaces under the same key."""
-        return replace(self, attempts=earlier.attempts + self.attempts) if earlier else self
+        return replace(self, attempts=earlier.with_ends(earlier.rev).attempts + self.attempts) if earlier else self
+
+    def at_rev(self, rev: int) -> Output:
+        """Return this output as it is stored with the state that has this revision."""
+        return self if self.is_answer else replace(self, rev=rev)
+
+    def with_ends(self, rev: int) -> Output:
+        """Return this output with the numbers of the events that ended its calls, as a save with `rev` shows them.
+
+        Without a revision, nothing is changed.
+        """
+        if not rev:
+            return self
+        attempts, place = list[Attempt](), event_numbers.CALL_ENDS
+        for attempt in self.attempts:
+            if attempt.end_number:
+                attempts.append(attempt)
+                continue
+            attempts.append(replace(attempt, end_number=event_numbers.number(rev, place)))
+            place += 1
+        return replace(self, attempts=tuple(attempts))
 
 
 def last_answered(attempts: Iterable[Attempt]) -> Attempt | None:

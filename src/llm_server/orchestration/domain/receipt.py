@@ -13,6 +13,7 @@ from msgspec.structs import replace
 
 from llm_server.orchestration.domain.engines.catalog import Source
 from llm_server.orchestration.domain.errors import EngineFailureKind
+from llm_server.orchestration.domain.event_numbers import FIRST_CALL
 
 MICROUSD_PER_USD = 1_000_000
 
@@ -47,6 +48,9 @@ class Attempt(Struct, frozen=True, kw_only=True):
     `cost_microusd` is None when the call is unpriced. A failed call costs 0, unless the engine billed it (an empty or a
     refused answer). `withheld_microusd` stays reserved from the task's money because it is unknown what the engine
     charges: the call was late, broke off, did not report its tokens, or its worker died.
+
+    `number` is the number of the event that began the call; 0 stands for `FIRST_CALL`. `end_number` is that of the
+    event that ended it; 0 if it follows from the output that holds the call.
     """
 
     engine: str
@@ -75,6 +79,8 @@ class Attempt(Struct, frozen=True, kw_only=True):
     failure: FailureKind | None = None
     demonstration: bool = False
     first_text_ms: int | None = None
+    number: int = 0
+    end_number: int = 0
 
     @property
     def answered(self) -> bool:
@@ -84,6 +90,15 @@ class Attempt(Struct, frozen=True, kw_only=True):
     def is_lost(self) -> bool:
         """Whether the worker died before it stored the outcome of the call. The engine may not have been asked."""
         return self.failure == "lost"
+
+    def numbered(self, number: int) -> Attempt:
+        """Return the attempt with the number of the event that began it."""
+        return replace(self, number=0 if number == FIRST_CALL else number)
+
+    @property
+    def event_number(self) -> int:
+        """The number of the event that began the call."""
+        return self.number or FIRST_CALL
 
     def lost(self, withheld_microusd: int | None) -> Attempt:
         """Return the attempt of a call that was announced, as it is booked if its worker dies.

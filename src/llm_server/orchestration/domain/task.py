@@ -81,7 +81,9 @@ class Task(Struct, frozen=True, kw_only=True):
     no other record tells of, each a `Note` (or a letter that a newer version stored) and its milliseconds since
     `created_ms`. `metadata` is that of the request; it is in the state too, because a listing reads only states.
     `pending` are engine calls of the claim that were announced and that no output holds yet, each as it is booked if
-    the worker dies (ADR 31).
+    the worker dies (ADR 31). `note_revs` are the revisions that wrote the notes; () if they are 2, 3, 4 and so on, and in
+    states of older versions. `final_rev` is the revision that ended a Cancelled task, if another one has followed, else
+    0.
 
     Invariant: `answer_fence` is set only when Completed, `error` only when Failed.
     """
@@ -118,6 +120,8 @@ class Task(Struct, frozen=True, kw_only=True):
     sources: Sources | None = None
     pending: tuple[Attempt, ...] = ()
     priority: Priority = Priority.INTERACTIVE
+    note_revs: tuple[int, ...] = ()
+    final_rev: int = 0
 
     @property
     def awaits_approval(self) -> bool:
@@ -187,14 +191,14 @@ class Task(Struct, frozen=True, kw_only=True):
             lease_ms=lease_ms,
             waiting_for=self.waiting_for,
             waiting_since_ms=self.waiting_since_ms,
-            notes=self._noted(Note.CLAIMED, now_ms),
+            **self._noted(Note.CLAIMED, now_ms),
             receipt=self.receipt.plus(lost.attempts if lost else ()),
             pending=(),
         )
 
     def abandoned(self, *, now_ms: int) -> Task:
         """End the lease of a worker that is known to be dead. An open task is due now."""
-        return replace(self, rev=self.rev + 1, lease_ms=now_ms, due_ms=now_ms)
+        return replace(self, rev=self.rev + 1, lease_ms=now_ms, due_ms=now_ms, final_rev=self._known_final_rev)
 
     def triaged(self, output: Output, *, mode: Mode, role: str, profile: str) -> Task:
         """Record how the task is to be done, as its triage decided, and the call for it. The claim goes on."""
@@ -227,7 +231,7 @@ class Task(Struct, frozen=True, kw_only=True):
             due_ms=due_ms,
             approval="given",
             sources=self._sources_with(payer),
-            notes=self._noted(Note.APPROVED, now_ms),
+            **self._noted(Note.APPROVED, now_ms),
         )
 
     def rejected(self, *, now_ms: int) -> Task:
@@ -249,8 +253,20 @@ class Task(Struct, frozen=True, kw_only=True):
             raise IllegalTransition(self.task_id, self.status, "settled")
         paid = self.receipt.plus(output.attempts)
         return replace(
-            self, rev=self.rev + 1, updated_ms=output.created_ms, owner="", lease_ms=0, receipt=paid, pending=()
+            self,
+            rev=self.rev + 1,
+            updated_ms=output.created_ms,
+            owner="",
+            lease_ms=0,
+            receipt=paid,
+            pending=(),
+            final_rev=self._known_final_rev,
         )
+
+    @property
+    def _known_final_rev(self) -> int:
+        """The revision that ended the task; 0 if it is open."""
+        return (self.final_rev or self.rev) if self.status.is_final else 0
 
     def has_worker(self, now_ms: int) -> bool:
         """Return whether a worker may still be working on the task, or storing what the work cost."""
@@ -286,7 +302,7 @@ class Task(Struct, frozen=True, kw_only=True):
             receipt=self.receipt.plus(output.attempts),
             waiting_for=waiting_for,
             waiting_since_ms=waiting_since_ms,
-            notes=self._noted(Note.WAITING if waiting_for else Note.RELEASED, output.created_ms),
+            **self._noted(Note.WAITING if waiting_for else Note.RELEASED, output.created_ms),
         )
 
     def completed(self, answer: Output) -> Task:
@@ -313,7 +329,7 @@ class Task(Struct, frozen=True, kw_only=True):
             output.created_ms,
             finished_ms=output.created_ms,
             error=output.error,
-            notes=self._noted(Note.OVERDUE, output.created_ms) if overdue else self.notes,
+            **self._noted(Note.OVERDUE, output.created_ms) if overdue else {},
             engine=last.engine if last else self.engine,
             receipt=self.receipt.plus(output.attempts),
         )
@@ -344,17 +360,39 @@ class Task(Struct, frozen=True, kw_only=True):
             counted_for=payer.counted_for if payer else "",
             charge=payer.charge if payer else None,
             sources=self._sources_with(payer),
-            notes=self._noted(Note.RETRIED, now_ms),
+            **self._noted(Note.RETRIED, now_ms),
         )
 
     def _sources_with(self, payer: Payer | None) -> Sources | None:
         return common(self.sources, payer.limits.sources if payer else None)
 
-    def _noted(self, note: Note, now_ms: int) -> tuple[tuple[str, int], ...]:
-        return (*self.notes, (note.value, now_ms - self.created_ms))[-MAX_NOTES:]
+    @property
+    def known_note_revs(self) -> tuple[int, ...]:
+        """The revision that wrote each note."""
+        return self.note_revs or _default_revs(self.notes)
+
+    def at_rev(self, rev: int) -> Task:
+        """Return this next state with another revision, because others were saved before it."""
+        revs = tuple(rev if each == self.rev else each for each in self.known_note_revs)
+        return replace(self, rev=rev, note_revs=_stored_revs(self.notes, revs))
+
+    def _noted(self, note: Note, now_ms: int) -> dict[str, Any]:
+        """Return the fields of the next state that record a note."""
+        notes = (*self.notes, (note.value, now_ms - self.created_ms))[-MAX_NOTES:]
+        revs = (*self.known_note_revs, self.rev + 1)[-MAX_NOTES:]
+        return {"notes": notes, "note_revs": _stored_revs(notes, revs)}
 
     def _to(self, status: Status, now_ms: int, **changes: object) -> Task:
         if self.status.is_final:
             raise IllegalTransition(self.task_id, self.status, status)
         fields: Any = {"waiting_for": "", "waiting_since_ms": None} | changes  # Any: mypy cannot match a dict to fields
         return replace(self, status=status, updated_ms=now_ms, rev=self.rev + 1, **fields)
+
+
+def _default_revs(notes: tuple[tuple[str, int], ...]) -> tuple[int, ...]:
+    return tuple(range(2, 2 + len(notes)))
+
+
+def _stored_revs(notes: tuple[tuple[str, int], ...], revs: tuple[int, ...]) -> tuple[int, ...]:
+    """Return the revisions of notes as a state holds them: () if they are the default."""
+    return () if revs == _default_revs(notes) else revs

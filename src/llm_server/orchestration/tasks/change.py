@@ -45,8 +45,9 @@ def apply(
         change = decide(snapshot)
         if change is None:
             return snapshot, None
+        output = change.output and change.output.at_rev(change.after.rev)
         try:
-            store.save(snapshot.task, change.after, change.output, max_in_flight=change.max_in_flight)
+            store.save(snapshot.task, change.after, output, max_in_flight=change.max_in_flight)
         except TaskLost:
             continue
         return replace(snapshot, task=change.after), change

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 
 from msgspec.structs import replace
 
+from llm_server.orchestration.domain import event_numbers
 from llm_server.orchestration.domain.cancellation import Cancellation
 from llm_server.orchestration.domain.errors import OutOfTime, StorageUnavailable, TaskCancelled, TaskLost
 from llm_server.orchestration.domain.output import TRIAGE, Output
@@ -46,6 +47,8 @@ class ClaimedTask:
         self._cancellation = cancellation
         self._lock = threading.Lock()
         self._is_lost = False
+        self._begun = {attempt.purpose: [attempt.event_number] for attempt in task.pending}
+        """The numbers of the events that began the calls of each purpose, until an output holds the calls."""
 
     def save(self, after: Task, output: Output | None, *, foreseen: tuple[Attempt, ...] = ()) -> None:
         """Store the next state with an output. Its pending calls are those that no output holds, and `foreseen`.
@@ -56,8 +59,22 @@ class ClaimedTask:
         """
         with self._lock:
             keeps_worker = after.status.is_active and not after.awaits_approval
+            foreseen = self._numbered(foreseen)
             pending = (*_without(_not_held(self.task.pending, output), foreseen), *foreseen) if keeps_worker else ()
             self._save(replace(after, pending=pending), output)
+            self._begun |= {attempt.purpose: [attempt.event_number] for attempt in foreseen}
+
+    def with_numbers(self, output: Output) -> Output:
+        """Return an output of this claim with the numbers of the events that began its calls. Call this once for it."""
+        with self._lock:
+            begun = {purpose: iter(self._begun.pop(purpose, ())) for purpose in {a.purpose for a in output.attempts}}
+            attempts = (a.numbered(next(begun[a.purpose], a.event_number)) for a in output.attempts)
+            return replace(output, attempts=tuple(attempts))
+
+    def number_of_call(self, purpose: str) -> int:
+        """Return the number of the event that began the last call of a purpose."""
+        with self._lock:
+            return self._begun[purpose][-1]
 
     def announce(self, calls: tuple[Attempt, ...]) -> None:
         """Store that the last one of `calls` is about to be made. Does nothing if the stored state says so already.
@@ -69,12 +86,30 @@ class ClaimedTask:
         with self._lock:
             if self._is_announced(calls):
                 return
+            call, number = calls[-1], event_numbers.number(self.task.rev + 1, event_numbers.CALL_BEGINS)
+            begun = self._begun.get(call.purpose, [])[: sum(each.purpose == call.purpose for each in calls) - 1]
+            calls = (*self._with_begun(calls[:-1]), call.numbered(number))
             try:
                 self._save(replace(self.task, pending=(*_without(self.task.pending, calls), *calls)), None)
+                self._begun[call.purpose] = [*begun, number]
             except TaskLost as lost:
                 raise TaskCancelled from lost
             except StorageUnavailable as error:
                 raise OutOfTime("The database did not answer, so the engine was not asked.") from error
+
+    def _with_begun(self, calls: tuple[Attempt, ...]) -> tuple[Attempt, ...]:
+        """Return calls that were announced before, with their numbers."""
+        begun = {purpose: iter(self._begun.get(purpose, ())) for purpose in {call.purpose for call in calls}}
+        return tuple(call.numbered(next(begun[call.purpose], call.event_number)) for call in calls)
+
+    def _numbered(self, foreseen: tuple[Attempt, ...]) -> tuple[Attempt, ...]:
+        """Return the calls that begin with the next save, with numbers. One that was foreseen before keeps its own."""
+        known = {(a.purpose, a.engine): a.number for a in self.task.pending if a.is_lost}
+        rev = self.task.rev + 1
+        return tuple(
+            replace(a, number=known[a.purpose, a.engine]) if (a.purpose, a.engine) in known else a
+            for a in numbered_calls(foreseen, rev)
+        )
 
     def _is_announced(self, calls: tuple[Attempt, ...]) -> bool:
         """Return whether the only call of its purpose is pending, with the same engine and enough money."""
@@ -90,7 +125,8 @@ class ClaimedTask:
         """Save a state; if the store does not answer, try again until the claim ends: its calls are paid for."""
         if self._is_lost:
             raise TaskLost(self.task.task_id)
-        after = replace(after, rev=self.task.rev + 1)
+        after = after.at_rev(self.task.rev + 1)
+        output = output and output.at_rev(after.rev)
         pause_s = SAVE_AGAIN_S
         while True:
             try:
@@ -107,6 +143,12 @@ class ClaimedTask:
             pause_s = min(2 * pause_s, MAX_SAVE_AGAIN_S)
         self.task = after
         self._cancellation.mark_checked()
+
+
+def numbered_calls(calls: tuple[Attempt, ...], rev: int) -> tuple[Attempt, ...]:
+    """Return the calls that the save with a revision announces, with the numbers of the events that begin them."""
+    places = range(event_numbers.CALL_BEGINS, event_numbers.OLD_WORK, 2)
+    return tuple(a.numbered(event_numbers.number(rev, place)) for a, place in zip(calls, places, strict=False))
 
 
 def _not_held(pending: tuple[Attempt, ...], output: Output | None) -> tuple[Attempt, ...]:

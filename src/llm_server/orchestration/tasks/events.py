@@ -1,4 +1,4 @@
-"""A task's history. It is derived from the task's records; events are not stored."""
+"""A task's history. It is derived from the task's records; of the events, only pieces of text are stored (ADR 51)."""
 
 from __future__ import annotations
 
@@ -48,7 +48,11 @@ _AFTER_WORK = ("released", "waiting", "approved", "retried")
 
 
 class Event(Struct, frozen=True, kw_only=True):
-    """One event of a task's history. `at_ms` is in Unix milliseconds; `actor` caused it; `detail` may be empty."""
+    """One event of a task's history. `at_ms` is in Unix milliseconds; `actor` caused it; `detail` may be empty.
+
+    `number` is 0 in a history. `step` and `engine` are those that the event is about. `item` is the number of the event
+    that began the engine call, and `text` a piece of its text.
+    """
 
     name: str
     at_ms: int
@@ -62,7 +66,10 @@ class Event(Struct, frozen=True, kw_only=True):
 
 
 class EventPage(Struct, frozen=True, kw_only=True):
-    """Events of a task in the order of their numbers, and whether the task has ended with the last of them."""
+    """Events of a task in the order of their numbers.
+
+    `ended`: no further event comes, unless the task is retried.
+    """
 
     events: tuple[Event, ...]
     ended: bool
@@ -71,7 +78,13 @@ class EventPage(Struct, frozen=True, kw_only=True):
 def of_delta(delta: Delta) -> Event:
     """Return a piece of text as an event."""
     return Event(
-        name="text.delta", number=delta.number, at_ms=delta.at_ms, actor="worker", item=delta.item, text=delta.text
+        name="text.delta",
+        number=delta.number,
+        at_ms=delta.at_ms,
+        actor="worker",
+        step=delta.step or None,
+        item=delta.item,
+        text=delta.text,
     )
 
 
@@ -80,9 +93,13 @@ def history(snapshot: Snapshot) -> list[Event]:
 
     Claims, releases, waits, approvals and retries are known from the task's notes, of which it keeps the last 6.
     """
-    moves = [*_accepted(snapshot), *_noted(snapshot)]
-    work = sorted([*_failed_attempts(snapshot), *_outputs(snapshot)], key=lambda event: event.at_ms)
-    return [*merge(moves, work, key=_order), *_ended(snapshot.task)]
+    moves = [
+        *accepted(snapshot),
+        *(event for index in range(len(snapshot.task.notes)) for event in noted(snapshot, index)),
+    ]
+    outputs = (event for output in snapshot.outputs.values() for event in told(snapshot, output))
+    work = sorted([*_failed_attempts(snapshot), *outputs], key=lambda event: event.at_ms)
+    return [*merge(moves, work, key=_order), *ended(snapshot.task)]
 
 
 def _order(event: Event) -> tuple[int, bool]:
@@ -90,7 +107,8 @@ def _order(event: Event) -> tuple[int, bool]:
     return event.at_ms, event.name in _AFTER_WORK
 
 
-def _accepted(snapshot: Snapshot) -> Iterator[Event]:
+def accepted(snapshot: Snapshot) -> Iterator[Event]:
+    """Yield that the task was accepted, and how it was routed."""
     task, at_ms, triage = snapshot.task, snapshot.task.created_ms, snapshot.triage
     yield Event(name="accepted", at_ms=at_ms, actor="caller")
     mode, role = (triage.was_mode, triage.was_role) if triage else (task.mode, task.role)
@@ -98,18 +116,18 @@ def _accepted(snapshot: Snapshot) -> Iterator[Event]:
     yield Event(name="routed", at_ms=at_ms, actor="server", detail=how)
 
 
-def _noted(snapshot: Snapshot) -> Iterator[Event]:
-    """Yield the events of the task's notes. A note of a kind that a newer version added is left out."""
+def noted(snapshot: Snapshot, index: int) -> Iterator[Event]:
+    """Yield the events of one of the task's notes. A note of a kind that a newer version added has none."""
     task = snapshot.task
-    for index, (note, after_ms) in enumerate(task.notes):
-        at_ms = task.created_ms + after_ms
-        is_end = note == Note.OVERDUE and at_ms == task.finished_ms  # `_ended` yields this event
-        if note not in _NOTES or is_end:
-            continue
-        name, actor = _NOTES[note]
-        yield Event(name=name, at_ms=at_ms, actor=actor)
-        if note == Note.RETRIED and _waits_again(snapshot, index):
-            yield Event(name="awaiting_approval", at_ms=at_ms, actor="server")
+    note, after_ms = task.notes[index]
+    at_ms = task.created_ms + after_ms
+    is_end = note == Note.OVERDUE and at_ms == task.finished_ms  # `ended` yields this event
+    if note not in _NOTES or is_end:
+        return
+    name, actor = _NOTES[note]
+    yield Event(name=name, at_ms=at_ms, actor=actor)
+    if note == Note.RETRIED and _waits_again(snapshot, index):
+        yield Event(name="awaiting_approval", at_ms=at_ms, actor="server")
 
 
 def _waits_again(snapshot: Snapshot, retry: int) -> bool:
@@ -121,20 +139,19 @@ def _waits_again(snapshot: Snapshot, retry: int) -> bool:
     return task.approval is not None and is_undecided and has_plan
 
 
-def _outputs(snapshot: Snapshot) -> Iterator[Event]:
-    """Yield the events of the stored outputs: triage, plan, its steps, and claims that failed before a retry."""
-    for output in snapshot.outputs.values():
-        at_ms = output.created_ms
-        if output.key.kind is OutputKind.TRIAGE:
-            detail = snapshot.triage.detail if snapshot.triage else ""
-            yield Event(name="triaged", at_ms=at_ms, actor="worker", detail=detail)
-        elif output.key.kind is OutputKind.PLAN:
-            yield from _planned(snapshot.task, output)
-        elif output.key.kind is OutputKind.STEP:
-            name = "step.completed" if output.error is None else "step.failed"
-            yield Event(name=name, at_ms=at_ms, actor="worker", detail=output.key.step)
-        elif output.key.ends_claim and output.error and at_ms != snapshot.task.finished_ms:
-            yield Event(name="failed", at_ms=at_ms, actor="worker", detail=output.error)
+def told(snapshot: Snapshot, output: Output) -> Iterator[Event]:
+    """Yield the events that an output tells of: a triage, the plan, the end of a step, a claim that failed."""
+    at_ms = output.created_ms
+    if output.key.kind is OutputKind.TRIAGE:
+        detail = snapshot.triage.detail if snapshot.triage else ""
+        yield Event(name="triaged", at_ms=at_ms, actor="worker", detail=detail)
+    elif output.key.kind is OutputKind.PLAN:
+        yield from _planned(snapshot.task, output)
+    elif output.key.kind is OutputKind.STEP:
+        name = "step.completed" if output.error is None else "step.failed"
+        yield Event(name=name, at_ms=at_ms, actor="worker", detail=output.key.step)
+    elif output.key.ends_claim and output.error and at_ms != snapshot.task.finished_ms:
+        yield Event(name="failed", at_ms=at_ms, actor="worker", detail=output.error)
 
 
 def _planned(task: Task, plan: Output) -> Iterator[Event]:
@@ -153,7 +170,8 @@ def _failed_attempts(snapshot: Snapshot) -> Iterator[Event]:
             yield Event(name="attempt.failed", at_ms=at_ms, actor="worker", detail=f"{attempt.engine}{kind}")
 
 
-def _ended(task: Task) -> Iterator[Event]:
+def ended(task: Task) -> Iterator[Event]:
+    """Yield the end of a final task."""
     if task.finished_ms is None:
         return
     detail = REJECTED if task.approval == "refused" else task.error or ""

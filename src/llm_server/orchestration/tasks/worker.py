@@ -27,7 +27,7 @@ from llm_server.orchestration.domain.task import Task, TaskRef
 from llm_server.orchestration.domain.turns import Line
 from llm_server.orchestration.execution.orchestrator import Orchestrator
 from llm_server.orchestration.execution.outcome import Progress
-from llm_server.orchestration.tasks.claimed_task import ClaimedTask
+from llm_server.orchestration.tasks.claimed_task import ClaimedTask, numbered_calls
 from llm_server.orchestration.tasks.settlement import Settlement
 from llm_server.orchestration.tasks.wakeups import WakeUps, log_fields
 
@@ -181,10 +181,11 @@ class Worker:
                 self._store.retain(before)
             if before.has_dead_worker(now_ms) and (dead := KeyBudget.of(self._ledger, before)):
                 dead.withhold()
+            lost = lost and lost.at_rev(task.rev)
             outputs = snapshot.outputs if lost is None else {**snapshot.outputs, lost.key: lost}
             claimed = replace(snapshot, task=task, outputs=outputs)
             foreseen = self._orchestrator.foresee(claimed, key_budget=KeyBudget.of(self._ledger, task))
-            claimed = replace(claimed, task=replace(task, pending=foreseen))
+            claimed = replace(claimed, task=replace(task, pending=numbered_calls(foreseen, task.rev)))
             self._store.save(before, claimed.task, lost)
         except (NotClaimable, TaskLost) as reason:
             _not_needed(before.ref, reason)
@@ -220,11 +221,12 @@ class Worker:
         lost, unsaved = False, list[Attempt]()
         with closing(run) as states:
             for progress in states:
+                output = progress.output and claimed.with_numbers(progress.output)
                 try:
-                    self._save(claimed, progress, snapshot.outputs)
+                    self._save(claimed, replace(progress, output=output), snapshot.outputs)
                 except TaskLost:
                     lost = True
-                    unsaved += progress.output.attempts if progress.output else ()
+                    unsaved += output.attempts if output else ()
         if lost:
             self._settlement.settle(claimed.task, tuple(unsaved))
 

@@ -14,13 +14,14 @@ class Delta(Struct, frozen=True, kw_only=True):
     """A piece of the text that an engine writes. `at_ms` is in Unix milliseconds.
 
     `number` is that of its event. `item` is the number of the event that began the engine call; the deltas of an item,
-    in the order of their numbers, are the text of that call.
+    in the order of their numbers, are the text of that call. `step` is the step that the call is made for, if any.
     """
 
     number: int
     item: int
     text: str
     at_ms: int
+    step: str = ""
 
 
 class DeltaStore(Protocol):
