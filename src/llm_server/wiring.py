@@ -22,6 +22,7 @@ from llm_server.orchestration.domain.engines.call import Engine, Pricer
 from llm_server.orchestration.domain.engines.catalog import Catalog, EngineSpec
 from llm_server.orchestration.domain.ports.clock import Clock
 from llm_server.orchestration.domain.ports.commit import AfterCommit, at_once
+from llm_server.orchestration.domain.ports.deltas import LiveText, NoLiveText
 from llm_server.orchestration.domain.ports.keys import KeyStore
 from llm_server.orchestration.domain.ports.queue import Queue
 from llm_server.orchestration.domain.ports.store import EngineStateStore, KnownOverview, Store, never_known
@@ -30,6 +31,7 @@ from llm_server.orchestration.routing.analysis import analyse, own_roles
 from llm_server.orchestration.service import Service
 from llm_server.orchestration.tasks.intake import Intake
 from llm_server.orchestration.tasks.lifecycle import Lifecycle
+from llm_server.orchestration.tasks.recent_text import RecentText
 from llm_server.orchestration.tasks.sweep import Sweep
 from llm_server.orchestration.tasks.wakeups import WakeUps
 from llm_server.settings import Settings
@@ -110,13 +112,16 @@ def assemble(
     waiting: Waiting = nullcontext,
     after_commit: AfterCommit = at_once,
     known_overview: KnownOverview = never_known,
+    live: LiveText | None = None,
     works: bool = True,
 ) -> Service:
     """Build a service from its ports. `random_bytes(n)` returns n cryptographically random bytes.
 
-    If `works` is False, the service cannot process tasks.
+    `live` is told of each piece of text of streamed tasks; None if no reader of this process waits for them. If `works`
+    is False, the service cannot process tasks.
     """
     sweep_ms = sweep_s * 1000
+    recent = RecentText(live or NoLiveText())
     keyring, wakeups = Keyring(key_store, clock, random_bytes, after_commit=after_commit), WakeUps(queue)
     return Service(
         catalog=catalog,
@@ -147,6 +152,7 @@ def assemble(
             max_deliveries=max_deliveries,
             sweep_s=sweep_s,
             waiting=waiting,
+            recent=recent,
         )
         if works
         else None,
@@ -161,6 +167,7 @@ def assemble(
         ),
         sweep=Sweep(store=store, wakeups=wakeups, fleet=balancer.fleet, clock=clock, sweep_ms=sweep_ms),
         clock=clock,
+        recent=recent,
         after_commit=after_commit,
         known_overview=known_overview,
     )
@@ -178,6 +185,7 @@ def _worker(
     max_deliveries: int,
     sweep_s: int,
     waiting: Waiting,
+    recent: RecentText,
 ) -> Worker:
     """Build the worker. Its modules are imported here, because the API function carries out no tasks."""
     from llm_server.orchestration.execution.orchestrator import Orchestrator
@@ -201,6 +209,8 @@ def _worker(
         fleet=balancer.fleet,
         window=balancer.window,
         sweep_ms=sweep_s * 1000,
+        deltas=store,
+        recent=recent,
     )
 
 
@@ -216,8 +226,9 @@ def service_of(
     waiting: Waiting = nullcontext,
     after_commit: AfterCommit = at_once,
     known_overview: KnownOverview = never_known,
+    live: LiveText | None = None,
 ) -> Service:
-    """Build a service from the settings; its tasks get their ids from `new_id`.
+    """Build a service from the settings; its tasks get their ids from `new_id`. `live` is as in `assemble`.
 
     If `works` is False, it has no engine adapters and cannot process tasks.
     """
@@ -246,6 +257,7 @@ def service_of(
         waiting=waiting,
         after_commit=after_commit,
         known_overview=known_overview,
+        live=live,
         works=works,
     )
 

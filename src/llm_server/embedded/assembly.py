@@ -8,10 +8,10 @@ from contextlib import closing, contextmanager, nullcontext
 from msgspec import Struct
 
 from llm_server import catalog_loading, wiring
-from llm_server.embedded.streams.hub import Hub
 from llm_server.engines.discovery import LOOPBACK_SERVERS
 from llm_server.orchestration.domain.errors import ConfigurationError, StorageBroken, StorageUnavailable
-from llm_server.orchestration.domain.task import Task
+from llm_server.orchestration.domain.ports.deltas import LiveText
+from llm_server.orchestration.domain.task import Task, TaskRef
 from llm_server.orchestration.service import Service
 from llm_server.settings import Settings
 from llm_server.storage.memory_queue import WakeUpQueue
@@ -36,15 +36,16 @@ def embedded_service(
     *,
     own_port: int,
     on_end: Callable[[Task, str | None], None] | None = None,
-    live: Hub | None = None,
+    on_change: Callable[[TaskRef], None] | None = None,
     waiting: wiring.Waiting = nullcontext,
+    live: LiveText | None = None,
 ) -> Iterator[Embedded]:
     """Build a service on the SQLite file and lock the file for this process until the end of the block.
 
     Tasks that an earlier process left unfinished become due at once. The search for LLM servers on this machine skips
     `own_port`. `on_end` is called on the writer's thread with each task that has become final, and its result.
-    `live` is told of each commit of a task's state, and of each piece of text.
-    `waiting()` is entered while a worker waits for an engine or for the steps of its plan.
+    `on_change` is called so with each task whose state was saved or deleted, and `live` is told of each piece of text of
+    streamed tasks. `waiting()` is entered while a worker waits for an engine or for the steps of its plan.
 
     Raises:
         ConfigurationError: the configuration is wrong, the file cannot be used, or another server uses it.
@@ -58,7 +59,6 @@ def embedded_service(
             closing(Database(settings.db)) as database,
             closing(WakeUpQueue(wiring.now_ms, database.after_commit)) as queue,
         ):
-            on_change = None if live is None else live.changed
             store = SqliteStore(database, wiring.retention(settings), on_end=on_end, on_change=on_change)
             keys = SqliteKeys(database)
             _take_over(store, queue, settings)
@@ -71,6 +71,7 @@ def embedded_service(
                 waiting=waiting,
                 after_commit=database.after_commit,
                 known_overview=database.known_overview,
+                live=live,
             )
             yield Embedded(service=service, database=database, queue=queue, engines_note=loaded.engines_note)
 

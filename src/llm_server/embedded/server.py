@@ -90,7 +90,12 @@ def serve(*, host: str, port: int, db: Path | None = None, workers: int | None =
         with _bound(address, port) as listener:
             own_port, watches, hub, slots = listener.getsockname()[1], Watches(), Hub(), Slots(MAX_COMPUTING)
             with embedded_service(
-                settings, own_port=own_port, on_end=watches.tell_end, live=hub, waiting=slots.waiting
+                settings,
+                own_port=own_port,
+                on_end=watches.tell_end,
+                on_change=hub.changed,
+                live=hub,
+                waiting=slots.waiting,
             ) as embedded:
                 return _serve(settings, listener, embedded, watches, hub, slots)
     except LLMServerError as error:

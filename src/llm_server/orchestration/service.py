@@ -18,8 +18,10 @@ from llm_server.orchestration.domain.counters import Counters, day_of, summarise
 from llm_server.orchestration.domain.engines.catalog import Catalog, EngineSpec
 from llm_server.orchestration.domain.engines.state import SwitchName
 from llm_server.orchestration.domain.errors import EngineNotFound, InvalidInput
+from llm_server.orchestration.domain.event_numbers import rev_of
 from llm_server.orchestration.domain.ports.clock import Clock
 from llm_server.orchestration.domain.ports.commit import AfterCommit, at_once
+from llm_server.orchestration.domain.ports.deltas import DeltaStore
 from llm_server.orchestration.domain.ports.listing import EVERY_TASK, Page, TaskFilter, TaskListing
 from llm_server.orchestration.domain.ports.store import (
     CounterStore,
@@ -32,11 +34,12 @@ from llm_server.orchestration.domain.ports.tasks import TaskStore
 from llm_server.orchestration.domain.snapshot import Snapshot
 from llm_server.orchestration.domain.task import Task, TaskRef
 from llm_server.orchestration.domain.triage import TriageQuote
-from llm_server.orchestration.tasks.events import EventPage
+from llm_server.orchestration.tasks.events import Event, EventPage, of_delta
 from llm_server.orchestration.tasks.intake import Accepted, Decision, Intake
 from llm_server.orchestration.tasks.lifecycle import Lifecycle
 from llm_server.orchestration.tasks.new_task import NewTask
 from llm_server.orchestration.tasks.numbered_events import has_ended, numbered
+from llm_server.orchestration.tasks.recent_text import RecentText
 from llm_server.orchestration.tasks.sweep import Sweep
 
 if TYPE_CHECKING:
@@ -60,7 +63,7 @@ class Usage(Struct, frozen=True, kw_only=True):
     charged: KeyUse | None = None
 
 
-class ReadStore(TaskStore, TaskListing, CounterStore, EngineStateStore, Protocol):
+class ReadStore(TaskStore, DeltaStore, TaskListing, CounterStore, EngineStateStore, Protocol):
     """The part of the store that the service reads itself."""
 
 
@@ -84,6 +87,7 @@ class Service:
         lifecycle: Lifecycle,
         sweep: Sweep,
         clock: Clock,
+        recent: RecentText,
         after_commit: AfterCommit = at_once,
         known_overview: KnownOverview = never_known,
     ) -> None:
@@ -98,6 +102,7 @@ class Service:
         self._lifecycle = lifecycle
         self._sweep = sweep
         self._clock = clock
+        self._recent = recent
         self._after_commit = after_commit
         self._known_overview = known_overview
 
@@ -135,8 +140,19 @@ class Service:
     def events(self, ref: TaskRef, *, after: int = 0) -> EventPage:
         """Return the events of a task with numbers above `after`. Raises TaskNotFound."""
         snapshot, now_ms = self._store.get(ref), self._clock()
-        found = tuple(event for event in numbered(snapshot, now_ms=now_ms) if event.number > after)
-        return EventPage(events=found, ended=has_ended(snapshot.task, now_ms=now_ms))
+        found = [event for event in numbered(snapshot, now_ms=now_ms) if event.number > after]
+        if snapshot.request.stream:
+            found = sorted([*found, *self._text(snapshot.task, after)], key=lambda event: event.number)
+        return EventPage(events=tuple(found), ended=has_ended(snapshot.task, now_ms=now_ms))
+
+    def _text(self, task: Task, after: int) -> list[Event]:
+        """Return the pieces of a task's text up to the state that was read: before later ones, events may be missing.
+
+        What is not stored yet is read first, because it may be stored in between.
+        """
+        recent = self._recent.of(task.ref, after=after)
+        deltas = {delta.number: delta for delta in (*recent, *self._store.deltas(task.ref, after=after))}
+        return [of_delta(delta) for number, delta in deltas.items() if rev_of(number) <= task.rev]
 
     def approve(self, ref: TaskRef, plan_hash: str, *, approve: bool, payer: Payer | None = None) -> Snapshot:
         """Approve a plan, or reject it, which cancels the task. Raises the errors of `Lifecycle.approve`."""

@@ -81,9 +81,9 @@ class Task(Struct, frozen=True, kw_only=True):
     no other record tells of, each a `Note` (or a letter that a newer version stored) and its milliseconds since
     `created_ms`. `metadata` is that of the request; it is in the state too, because a listing reads only states.
     `pending` are engine calls of the claim that were announced and that no output holds yet, each as it is booked if
-    the worker dies (ADR 31). `note_revs` are the revisions that wrote the notes; () if they are 2, 3, 4 and so on, and in
-    states of older versions. `final_rev` is the revision that ended a Cancelled task, if another one has followed, else
-    0.
+    the worker dies (ADR 31).
+    `note_revs` are the revisions that wrote the notes; () if they are 2, 3, 4 and so on, and in states of older
+    versions. `final_rev` is the revision that ended a Cancelled task, if another one has followed, else 0.
 
     Invariant: `answer_fence` is set only when Completed, `error` only when Failed.
     """

@@ -10,16 +10,23 @@ from msgspec.structs import replace
 from llm_server.orchestration.domain import event_numbers
 from llm_server.orchestration.domain.cancellation import Cancellation
 from llm_server.orchestration.domain.errors import OutOfTime, StorageUnavailable, TaskCancelled, TaskLost
-from llm_server.orchestration.domain.output import TRIAGE, Output
+from llm_server.orchestration.domain.output import TRIAGE, Output, OutputKind
 from llm_server.orchestration.domain.ports.clock import Clock
 from llm_server.orchestration.domain.ports.tasks import TaskStore
 from llm_server.orchestration.domain.receipt import Attempt
 from llm_server.orchestration.domain.task import Task
 from llm_server.orchestration.domain.triage import PURPOSE
+from llm_server.orchestration.tasks.text_stream import TextStream
 
+MAX_FLUSHES = 3
+"""How often the text is tried to be stored before a save goes on without it."""
 SAVE_AGAIN_S = 0.1
 MAX_SAVE_AGAIN_S = 5.0
 """The pauses between attempts to save a state grow from the first to the second value."""
+
+
+_SHOWN = (OutputKind.DRAFT, OutputKind.STEP, OutputKind.ANSWER)
+"""The outputs whose text is streamed."""
 
 
 class ClaimedTask:
@@ -38,13 +45,16 @@ class ClaimedTask:
         sleep: Callable[[float], None],
         until_ms: int,
         cancellation: Cancellation,
+        text: TextStream | None = None,
     ) -> None:
+        """`text` is the stream of the claim's text; None if the task does not stream."""
         self.task = task
         self._store = store
         self._clock = clock
         self._sleep = sleep
         self._until_ms = until_ms
         self._cancellation = cancellation
+        self._text = text
         self._lock = threading.Lock()
         self._is_lost = False
         self._begun = {attempt.purpose: [attempt.event_number] for attempt in task.pending}
@@ -59,6 +69,8 @@ class ClaimedTask:
         """
         with self._lock:
             keeps_worker = after.status.is_active and not after.awaits_approval
+            if self._text and output and output.text is not None and output.key.kind in _SHOWN:
+                self._text.complete(output.key.step, output.text)
             foreseen = self._numbered(foreseen)
             pending = (*_without(_not_held(self.task.pending, output), foreseen), *foreseen) if keeps_worker else ()
             self._save(replace(after, pending=pending), output)
@@ -75,6 +87,11 @@ class ClaimedTask:
         """Return the number of the event that began the last call of a purpose."""
         with self._lock:
             return self._begun[purpose][-1]
+
+    def open_item(self, attempt: Attempt) -> Callable[[str], None]:
+        """Begin the stream of the text of a call that was announced. The task must stream its text."""
+        assert self._text is not None
+        return self._text.open_item(self.number_of_call(attempt.purpose), attempt.step_id)
 
     def announce(self, calls: tuple[Attempt, ...]) -> None:
         """Store that the last one of `calls` is about to be made. Does nothing if the stored state says so already.
@@ -127,6 +144,29 @@ class ClaimedTask:
             raise TaskLost(self.task.task_id)
         after = after.at_rev(self.task.rev + 1)
         output = output and output.at_rev(after.rev)
+        if self._text:
+            self._store_text(self._text)
+        try:
+            self._save_again_and_again(after, output)
+        except BaseException:
+            if self._text:
+                self._text.close()
+            raise
+        self.task = after
+        self._cancellation.mark_checked()
+        if self._text:
+            self._text.go_on(after.rev)
+
+    def _store_text(self, text: TextStream) -> None:
+        """Store the text before a save. Go on without it if the store fails to do so several times."""
+        text.freeze()
+        for _ in range(MAX_FLUSHES):
+            if text.flush():
+                return
+            self._sleep(SAVE_AGAIN_S)
+        text.give_up()
+
+    def _save_again_and_again(self, after: Task, output: Output | None) -> None:
         pause_s = SAVE_AGAIN_S
         while True:
             try:
@@ -141,8 +181,6 @@ class ClaimedTask:
                     raise
             self._sleep(pause_s)
             pause_s = min(2 * pause_s, MAX_SAVE_AGAIN_S)
-        self.task = after
-        self._cancellation.mark_checked()
 
 
 def numbered_calls(calls: tuple[Attempt, ...], rev: int) -> tuple[Attempt, ...]:

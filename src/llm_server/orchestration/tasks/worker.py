@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, nullcontext, suppress
 from functools import partial
 
 from msgspec.structs import replace
@@ -17,6 +17,7 @@ from llm_server.orchestration.domain.cancellation import Cancellation
 from llm_server.orchestration.domain.errors import NotClaimable, StorageUnavailable, TaskLost, TaskNotFound, TaskWaiting
 from llm_server.orchestration.domain.output import PLAN, Output, OutputKey
 from llm_server.orchestration.domain.ports.clock import Clock
+from llm_server.orchestration.domain.ports.deltas import DeltaStore
 from llm_server.orchestration.domain.ports.keys import Ledger
 from llm_server.orchestration.domain.ports.tasks import TaskStore
 from llm_server.orchestration.domain.receipt import Attempt
@@ -28,7 +29,9 @@ from llm_server.orchestration.domain.turns import Line
 from llm_server.orchestration.execution.orchestrator import Orchestrator
 from llm_server.orchestration.execution.outcome import Progress
 from llm_server.orchestration.tasks.claimed_task import ClaimedTask, numbered_calls
+from llm_server.orchestration.tasks.recent_text import RecentText
 from llm_server.orchestration.tasks.settlement import Settlement
+from llm_server.orchestration.tasks.text_stream import TextStream
 from llm_server.orchestration.tasks.wakeups import WakeUps, log_fields
 
 EARLY_MS = 1_000
@@ -57,6 +60,8 @@ class Worker:
         sleep: Callable[[float], None],
         window: Window,
         sweep_ms: int,
+        deltas: DeltaStore,
+        recent: RecentText,
     ) -> None:
         self._store = store
         self._ledger = ledger
@@ -67,6 +72,8 @@ class Worker:
         self._sleep = sleep
         self._window = window
         self._sweep_ms = sweep_ms
+        self._deltas = deltas
+        self._recent = recent
         self._settlement = Settlement(store, ledger, clock)
         self._suspect_turn = threading.Lock()
         self._waiting_suspects = dict[TaskRef, Priority]()
@@ -207,6 +214,7 @@ class Worker:
         self, snapshot: Snapshot, key_budget: KeyBudget | None, until_ms: int, cancellation: Cancellation
     ) -> None:
         """Carry out a claimed task; store each state. If another writer changed the task, stop and settle its cost."""
+        text = self._text_stream(snapshot, until_ms, cancellation) if snapshot.request.stream else None
         claimed = ClaimedTask(
             snapshot.task,
             store=self._store,
@@ -214,12 +222,18 @@ class Worker:
             sleep=self._sleep,
             until_ms=until_ms,
             cancellation=cancellation,
+            text=text,
         )
         run = self._orchestrator.run(
-            snapshot, until_ms=until_ms, announce=claimed.announce, key_budget=key_budget, cancellation=cancellation
+            snapshot,
+            until_ms=until_ms,
+            announce=claimed.announce,
+            open_item=claimed.open_item if text else None,
+            key_budget=key_budget,
+            cancellation=cancellation,
         )
         lost, unsaved = False, list[Attempt]()
-        with closing(run) as states:
+        with closing(run) as states, closing(text) if text else nullcontext():
             for progress in states:
                 output = progress.output and claimed.with_numbers(progress.output)
                 try:
@@ -229,6 +243,22 @@ class Worker:
                     unsaved += output.attempts if output else ()
         if lost:
             self._settlement.settle(claimed.task, tuple(unsaved))
+
+    def _text_stream(self, snapshot: Snapshot, until_ms: int, cancellation: Cancellation) -> TextStream:
+        """Begin the stream of a claim's text. If the answer of a dead worker is used, complete its item."""
+        text = TextStream(
+            snapshot.task.ref,
+            snapshot.task.rev,
+            store=self._deltas,
+            recent=self._recent,
+            clock=self._clock,
+            is_over=lambda: cancellation.is_cancelled or self._clock() > until_ms,
+        )
+        if snapshot.orphan and snapshot.orphan.text is not None:
+            with suppress(StorageUnavailable):
+                text.resume()
+            text.complete("", snapshot.orphan.text)
+        return text
 
     def _save(self, claimed: ClaimedTask, progress: Progress, earlier: Mapping[OutputKey, Output]) -> None:
         """Store one state. If a step is done again after a retry, its output keeps the earlier attempts."""

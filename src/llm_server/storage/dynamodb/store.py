@@ -6,6 +6,7 @@
 | state | same | STATE | absent, or `rev` is the predecessor's |
 | output | same | PLAN, STEP#…, DRAFT#…, VERDICT#…, RES#…, TRY#… | the state in the same transaction; RES#: - |
 | deleted task | same | STATE, without a body | `rev` of the state that it replaces |
+| group of deltas | same | TEXT~<last number> | - |
 | part of a long text | same | <sk of the text>~<digest>#<n> | written before the record that names it |
 | counters | CTR#<shard> | ALL | the transaction that saves the state |
 | spending | USE#<tenant> | <day> | same |
@@ -31,6 +32,7 @@ from llm_server.orchestration.domain.counters import Counters
 from llm_server.orchestration.domain.engines.state import EngineRecords, EngineState, SwitchName
 from llm_server.orchestration.domain.errors import TaskLost, TaskNotFound, TooManyInFlight
 from llm_server.orchestration.domain.output import Output
+from llm_server.orchestration.domain.ports.deltas import Delta, Pace
 from llm_server.orchestration.domain.ports.listing import EVERY_TASK, Page, TaskFilter
 from llm_server.orchestration.domain.ports.tasks import Due, IdempotencyBinding, T
 from llm_server.orchestration.domain.ports.tenants import Erased
@@ -43,6 +45,7 @@ from llm_server.storage.dynamodb import idempotency, items, packing
 from llm_server.storage.dynamodb.calls import ConditionFailed, calling, tries, writing
 from llm_server.storage.dynamodb.counters import CounterShards
 from llm_server.storage.dynamodb.deletions import Deletions
+from llm_server.storage.dynamodb.deltas import Deltas
 from llm_server.storage.dynamodb.engine_states import Engines
 from llm_server.storage.dynamodb.indexes import Listing, OpenTasks
 from llm_server.storage.dynamodb.texts import Texts
@@ -57,6 +60,9 @@ MAX_READS = 6
 
 class DynamoStore:
     """The Store port over a table. `draw(n)` returns a random number below n: the counter shard of a write."""
+
+    pace = Pace(max_bytes=1_024, max_wait_s=4)
+    """Each group costs a write unit, if its text can be compressed to less than 1 KB."""
 
     def __init__(
         self,
@@ -76,6 +82,7 @@ class DynamoStore:
         self._listing = Listing(client, table, self._shown)
         self._open = OpenTasks(client, table, self._shown)
         self._texts = Texts(client, table, self._retention)
+        self._deltas = Deltas(client, table, self._texts)
         self._deletions = Deletions(client, table, self._texts, self._retention.clock)
 
     def atomically(self, use_case: Callable[[], T], line: Line = OF_NO_TENANT) -> T:  # noqa: ARG002 - part of the port
@@ -177,6 +184,12 @@ class DynamoStore:
 
     def keep(self, ref: TaskRef, output: Output) -> None:
         self._texts.put(ref, records.output_key_text(output.key), records.encode(output), output.created_ms)
+
+    def append(self, ref: TaskRef, group: Sequence[Delta]) -> None:
+        self._deltas.append(ref, group)
+
+    def deltas(self, ref: TaskRef, *, after: int = 0) -> list[Delta]:
+        return self._deltas.read(ref, after)
 
     def delete(self, task: Task) -> None:
         self._deletions.delete(task.ref, task.rev)

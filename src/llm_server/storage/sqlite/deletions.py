@@ -43,9 +43,9 @@ def delete(db: sqlite3.Connection, task: Task, retention: Retention) -> None:
 
 
 def purge(db: sqlite3.Connection, ref: TaskRef) -> None:
-    """Remove an output that a worker stored after its task was deleted."""
+    """Remove an output or a text that a worker stored after its task was deleted."""
     if task_rows.is_in(db, "deleted", ref):
-        task_rows.remove(db, ref, ("outputs",))
+        task_rows.remove(db, ref, ("outputs", "deltas"))
 
 
 def prune(db: sqlite3.Connection, limit: int, retention: Retention) -> bool:

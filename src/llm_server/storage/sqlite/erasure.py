@@ -51,7 +51,7 @@ def erase(database: Database, tenant: str, now_ms: int) -> Erased:
         erased += some
         if not last:
             break
-    for texts in ("requests", "outputs"):
+    for texts in ("requests", "outputs", "deltas"):
         _erase_rows(file, texts, tenant, _NO_TASK)
     file.write(lambda db: db.execute(f"DELETE FROM labels WHERE tenant = ? AND {_NO_LISTED}", (tenant,)))
     erased += Erased(

@@ -82,6 +82,15 @@ def index_by_status(db: sqlite3.Connection) -> None:
     )
 
 
+def add_deltas(db: sqlite3.Connection) -> None:
+    """Add the table for the text of streamed tasks."""
+    db.execute(
+        """CREATE TABLE IF NOT EXISTS deltas (
+        tenant TEXT NOT NULL, task_id TEXT NOT NULL, last INTEGER NOT NULL, body TEXT NOT NULL,
+        PRIMARY KEY (tenant, task_id, last))"""
+    )
+
+
 _NEXT_STATES = """SELECT tenant, task_id, body FROM tasks WHERE (tenant, task_id) > (?, ?)
     ORDER BY tenant, task_id LIMIT 10000"""
 

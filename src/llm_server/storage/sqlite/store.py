@@ -9,6 +9,7 @@ from functools import partial
 from llm_server.orchestration.domain.engines.state import EngineRecords, EngineState, SwitchName
 from llm_server.orchestration.domain.errors import TaskLost, TaskNotFound, TooManyInFlight
 from llm_server.orchestration.domain.output import Output
+from llm_server.orchestration.domain.ports.deltas import Delta, Pace
 from llm_server.orchestration.domain.ports.listing import EVERY_TASK, Page, TaskFilter
 from llm_server.orchestration.domain.ports.store import Overview
 from llm_server.orchestration.domain.ports.tasks import Due, IdempotencyBinding, T
@@ -20,6 +21,7 @@ from llm_server.orchestration.domain.turns import OF_NO_TENANT, Line
 from llm_server.storage.sqlite import (
     counters,
     deletions,
+    deltas,
     engine_states,
     erasure,
     idempotency,
@@ -37,6 +39,8 @@ class SqliteStore:
     the write goes on. `on_change` is called so with each task whose state was saved or deleted. They run on the
     writer's thread, so they must not block.
     """
+
+    pace = Pace(max_bytes=64 * 1024, max_wait_s=0.5)
 
     def __init__(
         self,
@@ -112,6 +116,13 @@ class SqliteStore:
 
     def keep(self, ref: TaskRef, output: Output) -> None:
         self._database.write(lambda db: task_rows.keep(db, ref, output))
+
+    def append(self, ref: TaskRef, group: Sequence[Delta]) -> None:
+        self._database.write(lambda db: deltas.append(db, ref, group, self._retention))
+
+    def deltas(self, ref: TaskRef, *, after: int = 0) -> list[Delta]:
+        with self._database.reading() as db:
+            return deltas.read(db, ref, after)
 
     def delete(self, task: Task) -> None:
         def work(db: sqlite3.Connection) -> None:

@@ -1,5 +1,7 @@
 """The rows of one task: its state in `tasks`, its request in `requests`, its outputs in `outputs`, and its `labels`.
 
+The text of streamed tasks: deltas.py.
+
 `tasks.facets` holds the values that a listing can filter by, apart from metadata. Each pair of metadata is a row of
 `labels`, by which a listing finds the task (ADR 24).
 """
@@ -21,7 +23,7 @@ from llm_server.orchestration.domain.task import Task, TaskRef
 from llm_server.storage import records
 from llm_server.storage.listing import listing_key
 
-ALL = ("tasks", "requests", "outputs")
+ALL = ("tasks", "requests", "outputs", "deltas")
 _INSERT = """INSERT INTO tasks SELECT ?, ?, ?, ?, ?, ?, ?, ?
     WHERE NOT EXISTS (SELECT 1 FROM deleted WHERE (tenant, task_id) = (?, ?)) ON CONFLICT DO NOTHING"""
 _UPDATE = "UPDATE tasks SET status = ?, role = ?, due_ms = ?, body = ?, facets = ? WHERE (tenant, task_id) = (?, ?)"

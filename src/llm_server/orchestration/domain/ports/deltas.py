@@ -24,11 +24,32 @@ class Delta(Struct, frozen=True, kw_only=True):
     step: str = ""
 
 
+class Pace(Struct, frozen=True, kw_only=True):
+    """How often the deltas of a claim are stored. The first ones are stored at once.
+
+    Later ones are stored when they have `max_bytes` in UTF-8, or when the oldest has waited for `max_wait_s` seconds.
+    """
+
+    max_bytes: int
+    max_wait_s: float
+
+
 class DeltaStore(Protocol):
     """The deltas of streamed tasks. They belong to the texts of a task: they are deleted and expire with them."""
 
-    def append(self, ref: TaskRef, deltas: Sequence[Delta]) -> None:
-        """Store deltas that follow one another as one record. Storing the same ones again has no further effect."""
+    @property
+    def pace(self) -> Pace:
+        """How often deltas should be stored here."""
+        ...
+
+    def append(self, ref: TaskRef, group: Sequence[Delta]) -> None:
+        """Store deltas that follow one another as one record. Storing the same ones again has no further effect.
+
+        They are of one revision of the task's state. A store may join those of one item that follow one another.
+
+        Raises:
+            TaskLost: the task's state has another revision, or the task is gone; not every store checks this.
+        """
         ...
 
     def deltas(self, ref: TaskRef, *, after: int = 0) -> list[Delta]:
@@ -42,3 +63,10 @@ class LiveText(Protocol):
     def publish(self, ref: TaskRef, delta: Delta) -> None:
         """Tell the readers of a task. Must return at once."""
         ...
+
+
+class NoLiveText:
+    """Tells no readers: those of another process read what is stored."""
+
+    def publish(self, ref: TaskRef, delta: Delta) -> None:
+        """Do nothing."""
