@@ -44,7 +44,7 @@ def embedded_service(
 
     Tasks that an earlier process left unfinished become due at once. The search for LLM servers on this machine skips
     `own_port`. `on_end` is called on the writer's thread with each task that has become final, and its result.
-    `on_change` is called so with each task whose state was saved or deleted, and `live` is told of each piece of text of
+    `on_change` is called so with each task whose state was saved or deleted. `live` is told of each piece of text of
     streamed tasks. `waiting()` is entered while a worker waits for an engine or for the steps of its plan.
 
     Raises:

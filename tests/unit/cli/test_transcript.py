@@ -80,7 +80,9 @@ def test_a_failed_call_does_not_belong_to_the_answer(terminal: Terminal) -> None
     terminal.text(3, "Wro")
     terminal.show("attempt.failed", 5, engine="a", detail="timeout")
     terminal.text(7, "Right.")
+    terminal.show("attempt.completed", 8, engine="a", detail="a")
     terminal.show("completed", 9)
+    terminal.show("receipt", 10, detail="0 USD")
 
     assert terminal.lines == ["Wro", "-- attempt failed: a: timeout", "Right.", "-- completed"]
     assert terminal.transcript.answer == "Right."

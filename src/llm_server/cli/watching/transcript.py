@@ -9,8 +9,8 @@ from typing import Any
 
 from llm_server.cli import display
 
-_QUIET = frozenset({"claimed", "routed"})
-"""Events whose lines say less than the others' do; they are shown only if they have a detail."""
+_QUIET = frozenset({"claimed", "attempt.completed", "receipt"})
+"""Events without a line: others say the same, or what follows the end of the task."""
 _ENDING = ("step.completed", "step.failed", "attempt.failed", "completed", "failed", "cancelled")
 
 
@@ -23,6 +23,7 @@ class Transcript:
         self._current: _Text | None = None
         self._waiting_lines: list[str] = []
         self._labels: dict[int, str] = {}
+        self._answer_item = 0
         self.answer = ""
 
     def show(self, event: Mapping[str, Any]) -> None:
@@ -31,8 +32,6 @@ class Transcript:
             return
         step = display.safe(str(event.get("step") or ""))
         self._labels[event["number"]] = step
-        if event["event"].startswith("attempt.") and not step:
-            self.answer = ""
         self._end_texts(event["event"], step)
         line = _line(event)
         if line:
@@ -49,7 +48,8 @@ class Transcript:
         item, piece = int(event.get("item") or 0), display.safe(str(event.get("text") or ""))
         label = display.safe(str(event.get("step") or self._labels.get(item) or ""))
         if not label:
-            self.answer += str(event.get("text") or "")
+            before, self._answer_item = self._answer_item, item
+            self.answer = (self.answer if before == item else "") + str(event.get("text") or "")
         text = self._texts.setdefault(item, _Text(label))
         text.waiting += piece
         self._flush()
@@ -116,8 +116,8 @@ def _line(event: Mapping[str, Any]) -> str:
     """Return the line about an event that is not text; "" for those that say nothing new."""
     name, detail = str(event["event"]), str(event.get("detail") or "")
     step, engine = str(event.get("step") or ""), str(event.get("engine") or "")
-    detail = "" if detail == step else detail
-    if name in _QUIET and not detail:
+    if name in _QUIET:
         return ""
-    parts = [name.replace(".", " ").replace("_", " "), engine, detail]
+    detail = "" if detail == step else detail
+    parts = [name.replace(".", " ").replace("_", " "), "" if detail.startswith(engine) else engine, detail]
     return display.safe(f"{f'[{step}] ' if step else ''}-- {': '.join(part for part in parts if part)}")
