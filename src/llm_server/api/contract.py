@@ -143,9 +143,9 @@ def _ref(task_id: TaskIdInPath, caller: Annotated[keys.Caller, Depends(_caller)]
 
 
 async def check_again(request: Request) -> None:
-    """Check the caller's key while the response goes on. Raises Unauthenticated, ScopeMissing or Refusal."""
+    """Check the caller's key while the response goes on. Raises Unauthenticated."""
     gate: auth.Gate = request.app.state.gate
-    await gate.check_again(request, request.scope["path"], request.app.state.prefix)
+    await gate.check_again(request)
 
 
 Service = Annotated[core.Service, Depends(_service)]

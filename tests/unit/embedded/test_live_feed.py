@@ -196,6 +196,17 @@ def test_every_reader_gets_every_event_once_and_in_order(stored: Stored, seed: i
     on_a_loop(main)
 
 
+def test_a_missed_notice_costs_one_wait(stored: Stored) -> None:
+    async def main() -> None:
+        feed = stored.feed()
+        await feed.next(0)
+        stored.events.append(Event(name="claimed", number=1, at_ms=0, actor="worker"))  # the hub is not told
+        assert numbers_of(await feed.next(0.05)) == [1]
+        feed.close()
+
+    on_a_loop(main)
+
+
 def test_a_failed_read_is_made_up_for(stored: Stored) -> None:
     async def main() -> None:
         stored.commit()
