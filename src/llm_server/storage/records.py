@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 import msgspec
 from msgspec.structs import fields, replace
 
+from llm_server.orchestration.domain import event_numbers
 from llm_server.orchestration.domain.api_key import Key
 from llm_server.orchestration.domain.engines.allowed import without_unset_sources
 from llm_server.orchestration.domain.engines.state import EngineState, EngineSwitch
@@ -94,7 +95,7 @@ class _StoredOutput(msgspec.Struct, kw_only=True):
 class _StoredPending(msgspec.Struct):
     """The pending calls of a task in their stored form, which is not the form of the field `Task.pending`.
 
-    `begun` are the numbers of their events; () if no call has one.
+    `begun` are the numbers of their events, without the zeros in the middle; () if no call has one.
     """
 
     announced: tuple[Any, ...] = ()
@@ -124,8 +125,8 @@ def encode(record: Task | Request | Output | EngineState | EngineSwitch | Key | 
         stored = {name: value for (name, default), value in values if value is not default and value != default}
         if stored.pop("pending", None):
             stored["announced"] = [*_stored_pending(record)]
-            if any(begun := [attempt.number for attempt in record.pending]):
-                stored["begun"] = begun
+            if any(attempt.number for attempt in record.pending):
+                stored["begun"] = [_short(attempt.number) for attempt in record.pending]
         return msgspec.json.encode(stored).decode()
     if isinstance(record, Output):
         stored = dict(zip(_OUTPUT_FIELDS, _OUTPUT_VALUES(record), strict=True))
@@ -148,7 +149,7 @@ def task(body: str) -> Task:
     stored = _decoded(_PENDING, body)
     pending = tuple(_pending(stored.announced, task.created_ms))
     if stored.begun:
-        pending = tuple(replace(a, number=number) for a, number in zip(pending, stored.begun, strict=False))
+        pending = tuple(replace(a, number=_full(n)) for a, n in zip(pending, stored.begun, strict=False))
     return replace(task, pending=pending)
 
 
@@ -259,6 +260,18 @@ def _stored_pending(task: Task) -> Iterator[list[object] | dict[str, object]]:
             of_engine.pop()
         yield row if of_engine == before else row + of_engine
         before = of_engine
+
+
+def _short(number: int) -> int:
+    """Return the number of an event that began a call in its stored form, which is short."""
+    rev, place = divmod(number, event_numbers.BLOCK)
+    return rev * event_numbers.TEXT + place
+
+
+def _full(short: int) -> int:
+    """Return the number of an event from its stored form."""
+    rev, place = divmod(short, event_numbers.TEXT)
+    return event_numbers.number(rev, place)
 
 
 def _pending(stored: tuple[Any, ...], created_ms: int) -> Iterator[Attempt]:

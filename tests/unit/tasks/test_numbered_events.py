@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -15,15 +15,16 @@ from hypothesis import strategies as st
 
 from llm_server.orchestration.domain import plan as plans
 from llm_server.orchestration.domain.engines.call import EngineCall
-from llm_server.orchestration.domain.errors import EngineUnavailable, LLMServerError, PromptRefused
+from llm_server.orchestration.domain.errors import EngineUnavailable, LLMServerError, PromptRefused, TaskLost
 from llm_server.orchestration.domain.output import PLAN
+from llm_server.orchestration.domain.ports.deltas import Delta
 from llm_server.orchestration.domain.snapshot import Limits
 from llm_server.orchestration.domain.status import Mode, Status
 from llm_server.orchestration.domain.task import TaskRef
 from llm_server.orchestration.service import Service
 from llm_server.orchestration.tasks.events import Event
 from support.deliveries import a_plan, planning
-from support.scripted_engine import Answer, ScriptedEngine, a_catalog, an_engine
+from support.scripted_engine import Answer, ScriptedEngine, WatchedStore, a_catalog, an_engine
 from support.scripted_service import LEASE_S, Served
 
 MAY_DISAPPEAR = {
@@ -47,6 +48,22 @@ the notes of a task that has more than 6, and text that a killed worker had not 
 
 class Killed(BaseException):
     """Stands for the end of a process in the middle of a call."""
+
+
+class MortalStore(WatchedStore):
+    """A store that a killed process can write nothing to."""
+
+    is_killed = False
+
+    def save(self, *states: Any, **options: Any) -> None:
+        if self.is_killed:
+            raise Killed
+        super().save(*states, **options)
+
+    def append(self, ref: TaskRef, group: Sequence[Delta]) -> None:
+        if self.is_killed:
+            raise TaskLost(ref.task_id)
+        super().append(ref, group)
 
 
 class Reader:
@@ -92,6 +109,8 @@ class Life:
         self.ref = self.served.submit(
             mode=mode, stream=stream, plan_approval=approval, limits=Limits(deadline_s=self._draw(None, 3_000))
         )
+        self.store = MortalStore(self.served.store._database)
+        self.served.use(catalog, self.store)
         elsewhere = self._elsewhere(catalog)
         self.readers = [Reader(self.served.service, self.ref), Reader(elsewhere, self.ref)]
 
@@ -125,6 +144,7 @@ class Life:
         if what == "refused":
             return PromptRefused("The engine refused.")
         if what == "killed":
+            self.store.is_killed = True
             raise Killed
         if what == "cancelled":
             with suppress(LLMServerError):
@@ -144,6 +164,7 @@ class Life:
         service, clock = self.served.service, self.served.clock
         what = self._draw(*(["work"] * 4), "approve", "reject", "retry", "sweep", "cancel", "pause")
         clock.pass_s(self._draw(0, 1, 10))
+        self.store.is_killed = False
         with suppress(LLMServerError, Killed):
             if what == "work":
                 clock.pass_s(self._draw(0, LEASE_S + 10))

@@ -82,7 +82,7 @@ class Task(Struct, frozen=True, kw_only=True):
     `created_ms`. `metadata` is that of the request; it is in the state too, because a listing reads only states.
     `pending` are engine calls of the claim that were announced and that no output holds yet, each as it is booked if
     the worker dies (ADR 31).
-    `note_revs` are the revisions that wrote the notes; () if they are 2, 3, 4 and so on, and in states of older
+    `revs` are the revisions that wrote the notes; () if they are 2, 3, 4 and so on, and in states of older
     versions. `final_rev` is the revision that ended a Cancelled task, if another one has followed, else 0.
 
     Invariant: `answer_fence` is set only when Completed, `error` only when Failed.
@@ -120,7 +120,7 @@ class Task(Struct, frozen=True, kw_only=True):
     sources: Sources | None = None
     pending: tuple[Attempt, ...] = ()
     priority: Priority = Priority.INTERACTIVE
-    note_revs: tuple[int, ...] = ()
+    revs: tuple[int, ...] = ()
     final_rev: int = 0
 
     @property
@@ -367,20 +367,20 @@ class Task(Struct, frozen=True, kw_only=True):
         return common(self.sources, payer.limits.sources if payer else None)
 
     @property
-    def known_note_revs(self) -> tuple[int, ...]:
+    def known_revs(self) -> tuple[int, ...]:
         """The revision that wrote each note."""
-        return self.note_revs or _default_revs(self.notes)
+        return self.revs or _default_revs(self.notes)
 
     def at_rev(self, rev: int) -> Task:
         """Return this next state with another revision, because others were saved before it."""
-        revs = tuple(rev if each == self.rev else each for each in self.known_note_revs)
-        return replace(self, rev=rev, note_revs=_stored_revs(self.notes, revs))
+        known = tuple(rev if each == self.rev else each for each in self.known_revs)
+        return replace(self, rev=rev, revs=_stored_revs(self.notes, known))
 
     def _noted(self, note: Note, now_ms: int) -> dict[str, Any]:
         """Return the fields of the next state that record a note."""
         notes = (*self.notes, (note.value, now_ms - self.created_ms))[-MAX_NOTES:]
-        revs = (*self.known_note_revs, self.rev + 1)[-MAX_NOTES:]
-        return {"notes": notes, "note_revs": _stored_revs(notes, revs)}
+        revs = (*self.known_revs, self.rev + 1)[-MAX_NOTES:]
+        return {"notes": notes, "revs": _stored_revs(notes, revs)}
 
     def _to(self, status: Status, now_ms: int, **changes: object) -> Task:
         if self.status.is_final:

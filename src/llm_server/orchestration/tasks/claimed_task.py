@@ -107,7 +107,8 @@ class ClaimedTask:
             begun = self._begun.get(call.purpose, [])[: sum(each.purpose == call.purpose for each in calls) - 1]
             calls = (*self._with_begun(calls[:-1]), call.numbered(number))
             try:
-                self._save(replace(self.task, pending=(*_without(self.task.pending, calls), *calls)), None)
+                pending = (*_without(self.task.pending, calls), *calls)
+                self._save(replace(self.task, rev=self.task.rev + 1, pending=pending), None)
                 self._begun[call.purpose] = [*begun, number]
             except TaskLost as lost:
                 raise TaskCancelled from lost

@@ -52,7 +52,7 @@ def _accepted(snapshot: Snapshot) -> Iterator[Event]:
 
 def _moves(snapshot: Snapshot) -> Iterator[Event]:
     """Yield the events of the task's notes."""
-    for index, rev in enumerate(snapshot.task.known_note_revs):
+    for index, rev in enumerate(snapshot.task.known_revs):
         is_overdue = snapshot.task.notes[index][0] == Note.OVERDUE
         places = (numbers.END,) if is_overdue else (numbers.MOVE, numbers.MOVE_WAITS)
         for event, place in zip(events.noted(snapshot, index), places, strict=False):
