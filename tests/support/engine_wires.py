@@ -8,6 +8,7 @@ from typing import Any
 import boto3
 import pytest
 from botocore.config import Config
+from msgspec.structs import replace
 
 from llm_server.engines.anthropic import AnthropicEngine
 from llm_server.engines.bedrock import BedrockEngine
@@ -33,11 +34,13 @@ class Wired:
     cut: Callable[[dict[str, Any]], object]
     refused: Callable[[dict[str, Any]], object]
 
-    def fails(self, fault: Fault, *, timeout_s: float = 5.0) -> EngineUnavailable | PromptRefused:
-        """Call with a fault; return the failure, whose message must be fit for users."""
+    def fails(
+        self, fault: Fault, *, timeout_s: float = 5.0, on_text: Callable[[str], None] | None = None
+    ) -> EngineUnavailable | PromptRefused:
+        """Call with a fault, for a stream if there is `on_text`; return the failure, whose message must be fit."""
         self.server.script(fault)
         with pytest.raises((EngineUnavailable, PromptRefused)) as caught:
-            self.engine.complete(CALL, timeout_s=timeout_s)
+            self.engine.complete(replace(CALL, on_text=on_text), timeout_s=timeout_s)
         assert isinstance(caught.value, EngineUnavailable | PromptRefused)
         for secret in (KEY, "canary", self.server.text):
             assert secret not in str(caught.value)

@@ -54,6 +54,7 @@ class FakeEngine:
     pieces: tuple[str, ...] | None = None
     piece_delay_s: float = 0.0
     tool_calls: tuple[tuple[str, str, str], ...] = ()
+    connections: int = 0
     seen: list[Seen] = field(default_factory=list)
     faults: deque[Fault] = field(default_factory=deque)
 
@@ -168,6 +169,8 @@ def drip(part: str) -> Fault:
 def broken_after(pieces: int, fault: Fault) -> Fault:
     """Stream this many pieces of the usual answer, then let `fault` happen in the middle of the stream.
 
+    If the answer has fewer pieces, only the last event of the stream is missing.
+
     `fault` is `cut`, `stall`, `dripped` or one of `fake_streams`, or any function that takes the handler.
     """
 
@@ -240,6 +243,10 @@ class _Handler(BaseHTTPRequestHandler):
     disable_nagle_algorithm = True
     server: _Server
 
+    def setup(self) -> None:
+        super().setup()
+        self.server.engine.connections += 1
+
     def do_GET(self) -> None:
         self._take(None)
 
@@ -285,18 +292,24 @@ class _Handler(BaseHTTPRequestHandler):
     def wants_stream(self) -> bool:
         return self.path.endswith("/converse-stream") or bool((self.asked or {}).get("stream"))
 
-    def stream(self, usual: dict[str, Any], *, broken: tuple[int, Fault] | None = None) -> None:
-        """Send an answer as a stream; `broken` is a fault and the number of pieces of text that come before it."""
+    def stream(
+        self, usual: dict[str, Any], *, broken: tuple[int, Fault] | None = None, first_delay_s: float = 0.0
+    ) -> None:
+        """Send an answer as a stream; `broken` is a fault and the number of pieces of text that come before it.
+
+        `first_delay_s` passes before the first piece, when the head and the events before it were sent.
+        """
         engine = self.server.engine
         self.send_response(200)
         self.send_header("content-type", fake_streams.content_type(self.path))
         self.send_header("transfer-encoding", "chunked")
         self.end_headers()
-        sent = 0
-        for event in fake_streams.events(self.path, self.asked, usual, engine.pieces):
-            if broken and event.is_text and sent == broken[0]:
+        sent, events = 0, list(fake_streams.events(self.path, self.asked, usual, engine.pieces))
+        for event in events:
+            if broken and (event is events[-1] or (event.is_text and sent == broken[0])):
                 break
-            if event.is_text and sent and not self.hold(engine.piece_delay_s):
+            delay_s = engine.piece_delay_s if sent else first_delay_s
+            if event.is_text and delay_s and not self.hold(delay_s):
                 return
             self.chunk(event.data)
             sent += event.is_text

@@ -44,7 +44,7 @@ def sign_of_life(path: str) -> bytes:
 
 
 def garbage(path: str) -> bytes:
-    """Return an event that is no JSON."""
+    """Return an event that is not JSON."""
     if path.startswith("/model/"):
         return frame("contentBlockDelta", b"{not json")
     return b"event: content_block_delta\ndata: {not json\n\n"

@@ -17,7 +17,7 @@ _SWITCHES: dict[str, dict[str, bool | None]] = {
     "unlock": {"locked": False},
     "reset": {"toggle": None, "locked": None},
 }
-_COLUMNS = ("kind", "model", "source", "tier", "status", "toggle", "locked", "demonstration")
+_COLUMNS = ("kind", "model", "source", "tier", "status", "toggle", "locked", "tools", "vision", "demonstration")
 _FIGURES: dict[str, Callable[[float], str]] = {
     "tokens_per_second": lambda value: f"{value:,.1f}",
     "average_response_time": lambda value: f"{value:,.2f} s",

@@ -6,8 +6,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from llm_server.engines.answer_schemas import for_api
+from llm_server.engines.forms.messages import messages, tool_calls, tool_fields
 from llm_server.engines.http import HttpWire
 from llm_server.engines.parts import EngineParts
+from llm_server.engines.streams.messages import MessagesStream
 from llm_server.engines.usage import messages_usage
 from llm_server.engines.wire import (
     completion,
@@ -32,6 +34,9 @@ class AnthropicEngine(HttpWire):
 
     path = "/v1/messages"
 
+    def _assembly(self) -> MessagesStream:
+        return MessagesStream()
+
     def _headers(self, key: str | None) -> Mapping[str, str]:
         return {"anthropic-version": VERSION, **({"x-api-key": key} if key else {})}
 
@@ -39,8 +44,11 @@ class AnthropicEngine(HttpWire):
         body: dict[str, Any] = {
             "model": self._spec.model,
             "max_tokens": call.max_output_tokens,
-            "messages": [{"role": "user", "content": call.prompt}],
+            "messages": messages(call),
+            **tool_fields(call),
         }
+        if call.on_text is not None:
+            body["stream"] = True
         if call.system:
             body["system"] = call.system
         if self._spec.send_temperature:
@@ -59,5 +67,6 @@ class AnthropicEngine(HttpWire):
             raise refusal(usage)
         if not isinstance(content, list):
             raise missing_completion()
-        text = join_texts([block for block in json_objects(content) if block.get("type") == "text"])
-        return completion(call, text, usage, truncated=stop_reason in _TRUNCATED)
+        blocks = json_objects(content)
+        text = join_texts([block for block in blocks if block.get("type") == "text"])
+        return completion(call, text, usage, truncated=stop_reason in _TRUNCATED, tool_calls=tool_calls(blocks))

@@ -27,7 +27,7 @@ MAX_CONNECTIONS_PER_ENGINE = 1024
 MAX_JOINED_BYTES = 65_536
 """A larger request is not copied to send it in one piece, because the copy costs more than a packet."""
 _this_thread = threading.local()
-"""Its attribute `exchange` is the `_Exchange` that this thread is making, or None."""
+"""Its attribute `exchange` is the `Exchange` that this thread is making, or None."""
 
 
 class EnginePool(urllib3.PoolManager):
@@ -55,20 +55,24 @@ def _address(url: str) -> tuple[str | None, str | None, int | None, str]:
 
 
 @contextmanager
-def cancellable(cancellation: Cancellation) -> Iterator[None]:
+def cancellable(cancellation: Cancellation) -> Iterator[Exchange]:
     """End the exchange made inside the block when the task is cancelled; one that is connecting ends when connected."""
-    exchange = _this_thread.exchange = _Exchange()
+    exchange = _this_thread.exchange = Exchange()
     try:
         with cancellation.on_cancel(exchange.end):
-            yield
+            yield exchange
     finally:
         _this_thread.exchange = None
 
 
-class _Exchange:
-    """One request and its answer; holds the socket in use from the connection to the last byte."""
+class Exchange:
+    """One request and its answer; holds the socket in use from the connection to the last byte.
+
+    `idle_s` limits the wait for the next byte, in addition to the limit of the whole answer; None if nothing else does.
+    """
 
     def __init__(self) -> None:
+        self.idle_s: float | None = None
         self._lock = threading.Lock()
         self._socket: socket.socket | None = None
         self._ended = False
@@ -116,7 +120,9 @@ class _TimedReader(io.RawIOBase):
         left_s = self._until - time.monotonic()
         if left_s <= 0:
             raise TimeoutError("timed out")
-        self._sock.settimeout(left_s)
+        exchange = getattr(_this_thread, "exchange", None)
+        idle_s = None if exchange is None else exchange.idle_s
+        self._sock.settimeout(left_s if idle_s is None else min(left_s, idle_s))
         return self._raw.readinto(buffer)
 
     def close(self) -> None:

@@ -25,7 +25,9 @@ HOW_TO_CONFIGURE_ON_AWS = """\
 To get real answers, store an engine's API key as an SSM SecureString and deploy with its name as the parameter \
 OpenAIKeyName or AnthropicKeyName, or deploy with a ConfigFile that describes your engines. docs/aws.md shows how."""
 
+WORDS_A_PIECE = 3
 _MAX_INSTRUCTION_CHARS = 400
+_WORD = re.compile(r"\S+\s*|\s+")
 _FENCED = re.compile(r"<(task|result_of_[\w-]+|last_plan)>\n(.*?)\n</\1>", re.DOTALL)
 _BULLET = re.compile(r"\s*[-*•]\s+(.+)")
 _NUMBER = re.compile(r"\s*\d{1,2}[.)]\s+(.+)")
@@ -73,7 +75,17 @@ class EmbeddedEngine:
         answer = _answer(call, self._analyse, self._advice)
         limit = call.max_output_tokens * CHARACTERS_PER_TOKEN
         text = answer[:limit]
+        if call.on_text is not None:
+            for piece in pieces(text):
+                call.cancellation.check()
+                call.on_text(piece)
         return completion(call, text, ReportedUsage(), truncated=len(answer) > limit)
+
+
+def pieces(text: str) -> list[str]:
+    """Return a text in pieces of a few words, as an LLM would stream it."""
+    words = _WORD.findall(text)
+    return ["".join(words[at : at + WORDS_A_PIECE]) for at in range(0, len(words), WORDS_A_PIECE)]
 
 
 def fenced_texts(prompt: str) -> list[tuple[str, str]]:

@@ -1,4 +1,4 @@
-"""Convert HTTP statuses to engine failures, and remove messages of engines that repeat the prompt."""
+"""Convert errors and statuses of HTTP to engine failures, and remove messages of engines that repeat the prompt."""
 
 from __future__ import annotations
 
@@ -7,8 +7,20 @@ import time
 from collections.abc import Iterable
 from email.utils import parsedate_to_datetime
 
+from urllib3.exceptions import (
+    ConnectTimeoutError,
+    DecodeError,
+    HTTPError,
+    IncompleteRead,
+    InvalidChunkLength,
+    ProtocolError,
+    SSLError,
+)
+from urllib3.exceptions import TimeoutError as HTTPTimeout
+
 from llm_server.orchestration.domain.errors import EngineUnavailable, PromptRefused
 
+BROKE_OFF = "The engine broke off its answer."
 MAX_RETRY_AFTER_S = 600.0
 _MAX_SHOWN_CHARS = 200
 _RUN_CHARS = 16
@@ -51,6 +63,34 @@ def failure_of_status(
         return EngineUnavailable(f"The engine answered HTTP {status}; redirects are not followed.", kind="garbage")
     shown = redact(message, private)
     return BadRequest(f"The engine refused the prompt (HTTP {status}){': ' + shown if shown else '.'}")
+
+
+def failure_of_http(error: HTTPError) -> EngineUnavailable:
+    """Return the failure for an error of urllib3. The error's text is not shown, because it may contain addresses."""
+    if isinstance(error, ConnectTimeoutError):
+        return EngineUnavailable("The engine cannot be reached.", kind="unreachable")
+    if isinstance(error, HTTPTimeout):
+        return EngineUnavailable("The engine did not answer in time.", kind="timeout", may_be_billed=True)
+    if isinstance(error, SSLError):
+        return EngineUnavailable("The TLS connection to the engine failed.", kind="unreachable")
+    if isinstance(error, IncompleteRead | InvalidChunkLength):
+        return EngineUnavailable(BROKE_OFF, may_be_billed=True)
+    if isinstance(error, ProtocolError):
+        cause = error.args[-1]
+        if isinstance(cause, TimeoutError):
+            return EngineUnavailable("The engine did not take the prompt in time.", kind="timeout")
+        if isinstance(cause, OSError | IncompleteRead):
+            return EngineUnavailable("The engine closed the connection.", may_be_billed=True)
+        return EngineUnavailable("The engine's answer is not valid HTTP.", kind="garbage")
+    if isinstance(error, DecodeError):
+        return unusable_answer("The engine's answer cannot be decoded.")
+    return EngineUnavailable("The engine cannot be reached at the configured address.", kind="unreachable")
+
+
+def failure_of_body(error: HTTPError) -> EngineUnavailable:
+    """Return the failure for an error after the head of an answer; the engine may bill what it had written."""
+    failure = failure_of_http(error)
+    return failure if failure.may_be_billed else EngineUnavailable(BROKE_OFF, may_be_billed=True)
 
 
 def unusable_answer(message: str) -> EngineUnavailable:

@@ -3,25 +3,21 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from typing import Any, ClassVar
 
 import msgspec
 import urllib3
-from urllib3.exceptions import (
-    ConnectTimeoutError,
-    DecodeError,
-    HTTPError,
-    IncompleteRead,
-    InvalidChunkLength,
-    ProtocolError,
-    SSLError,
-)
-from urllib3.exceptions import TimeoutError as HTTPTimeout
+from msgspec import Struct
+from urllib3 import BaseHTTPResponse
+from urllib3.exceptions import HTTPError
 
 from llm_server.engines.connections import EnginePool, cancellable
-from llm_server.engines.failures import failure_of_status, unusable_answer
-from llm_server.engines.wire import Wire
+from llm_server.engines.failures import BROKE_OFF, failure_of_body, failure_of_http, failure_of_status, unusable_answer
+from llm_server.engines.streams.assembly import Assembly, broken, not_an_event
+from llm_server.engines.streams.sse import EventParser, ServerSentEvent
+from llm_server.engines.wire import Wire, decoded_object, private_texts
 from llm_server.orchestration.domain.cancellation import Cancellation
 from llm_server.orchestration.domain.engines.call import Completion, EngineCall
 from llm_server.orchestration.domain.engines.catalog import EngineSpec
@@ -32,6 +28,10 @@ MAX_ANSWER_BYTES = 16 * 1024 * 1024
 
 A text between the two limits is read, and refused later with an error that names its size.
 """
+MAX_END_S = 0.5
+"""How long the end of the connection's use is waited for after the last event of a stream."""
+_READ_BYTES = 65_536
+_TOO_LARGE = "The engine's answer is larger than 16 MiB."
 _NO_RETRIES = urllib3.Retry(False, redirect=False)
 
 
@@ -52,16 +52,17 @@ class HttpWire(Wire):
 
     def _ask(self, call: EngineCall, timeout_s: float) -> Completion:
         key = self._api_key()
-        answer = exchange(
-            self._pool,
-            "POST",
-            self._url,
-            headers=self._headers(key),
-            body=self._body(call),
-            private=(call.prompt, key or ""),
-            timeout_s=timeout_s,
-            cancellation=call.cancellation,
-        )
+        fields: dict[str, Any] = {
+            "headers": self._headers(key),
+            "body": self._body(call),
+            "private": (*private_texts(call), key or ""),
+            "timeout_s": timeout_s,
+        }
+        if call.on_text is None:
+            answer = exchange(self._pool, "POST", self._url, cancellation=call.cancellation, **fields)
+        else:
+            request, assembly = Request(method="POST", url=self._url, **fields), self._assembly()
+            answer = stream(self._pool, request, call, call.on_text, assembly, idle_s=self._spec.idle_timeout_s)
         return self._read(call, answer)
 
     @abstractmethod
@@ -70,92 +71,167 @@ class HttpWire(Wire):
 
     @abstractmethod
     def _body(self, call: EngineCall) -> dict[str, Any]:
-        """Return the JSON body of a call."""
+        """Return the JSON body of a call; with `on_text`, it asks for a stream."""
+
+    @abstractmethod
+    def _assembly(self) -> Assembly[ServerSentEvent]:
+        """Return what reads the events of one streamed answer."""
 
     @abstractmethod
     def _read(self, call: EngineCall, answer: dict[str, Any]) -> Completion:
         """Return the completion of a 2xx answer; raise EngineUnavailable or PromptRefused if it has none."""
 
 
-def exchange(
-    pool: EnginePool,
-    method: str,
-    url: str,
-    *,
-    headers: Mapping[str, str],
-    body: Mapping[str, Any] | None = None,
-    private: tuple[str, ...] = (),
-    timeout_s: float,
-    cancellation: Cancellation | None = None,
-) -> dict[str, Any]:
-    """Send one request without retries, and return its answer: a JSON object of at most 16 MiB.
+class Request(Struct, frozen=True, kw_only=True):
+    """One request. An error message of the engine that repeats one of the `private` texts is not shown.
 
-    `timeout_s` limits the whole exchange except name resolution. An error message of the engine that repeats one of
-    the `private` texts is not shown.
+    `timeout_s` limits the whole exchange except name resolution.
+    """
+
+    method: str
+    url: str
+    headers: Mapping[str, str]
+    body: Mapping[str, Any] | None = None
+    private: tuple[str, ...] = ()
+    timeout_s: float
+
+
+def exchange(
+    pool: EnginePool, method: str, url: str, *, cancellation: Cancellation | None = None, **fields: Any
+) -> dict[str, Any]:
+    """Send one request, with these fields, without retries; return its answer: a JSON object of at most 16 MiB.
 
     Raises:
         EngineUnavailable: no connection, no answer in time, or the answer is not a JSON object.
         PromptRefused: the body is not valid Unicode, or the engine refused it (`BadRequest`).
         TaskCancelled: the task was cancelled. The socket is closed, or will be closed as soon as it is connected.
     """
-    encoded, cancellation = _encoded(body), cancellation or Cancellation()
+    request = Request(method=method, url=url, **fields)
+    encoded, cancellation = _encoded(request.body), cancellation or Cancellation()
     try:
-        with cancellable(cancellation):
-            status, retry_after, data = _sent(pool, method, url, headers, encoded, timeout_s)
+        with cancellable(cancellation), _response(pool, request, encoded) as response:
+            return _whole(response, request)
     except EngineUnavailable as error:
         if cancellation.is_cancelled:
             raise TaskCancelled from error
         raise
-    if 200 <= status < 300:
-        return _decoded(data)
-    raise failure_of_status(status, retry_after=retry_after, message=_error_message(data), private=private)
 
 
-def _sent(
-    pool: EnginePool, method: str, url: str, headers: Mapping[str, str], body: bytes | None, timeout_s: float
-) -> tuple[int, str, bytes]:
-    """Return status, Retry-After and body. Raises EngineUnavailable."""
+def stream(
+    pool: EnginePool,
+    request: Request,
+    call: EngineCall,
+    on_text: Callable[[str], None],
+    assembly: Assembly[ServerSentEvent],
+    *,
+    idle_s: float,
+) -> dict[str, Any]:
+    """Send one request without retries, pass the text of its answer on as it comes, and return the whole answer.
+
+    From the first piece of the answer on, the engine may be silent for `idle_s` seconds. An engine that answers with
+    JSON does not stream; its text is then not passed on. Other answers are limited to 16 MiB, too.
+
+    Raises as `exchange`, and what `on_text` raises. A failure in the middle has the usage that is known.
+    """
+    encoded = _encoded(request.body)
+    try:
+        with cancellable(call.cancellation) as running, _response(pool, request, encoded) as response:
+            if response.status != 200 or not _is_event_stream(response):
+                return _whole(response, request)
+            for piece in _texts(response, assembly, call.cancellation):
+                if assembly.has_begun:
+                    running.idle_s = idle_s
+                if piece:
+                    on_text(piece)
+            running.idle_s = MAX_END_S
+            _read_to_end(response)
+    except EngineUnavailable as error:
+        failure = broken(error, assembly, call)
+        if call.cancellation.is_cancelled:
+            raise TaskCancelled(failure.usage) from error
+        raise failure from error.__cause__
+    return assembly.answer()
+
+
+def _is_event_stream(response: BaseHTTPResponse) -> bool:
+    return response.headers.get("content-type", "").partition(";")[0].strip().lower() == "text/event-stream"
+
+
+def _texts(
+    response: BaseHTTPResponse, assembly: Assembly[ServerSentEvent], cancellation: Cancellation
+) -> Iterator[str]:
+    """Yield the piece of text in each event, "" for an event without one, until the answer is over.
+
+    Raises:
+        EngineUnavailable: the answer broke off or cannot be read, or the task was cancelled.
+    """
+    parser, size = EventParser(), 0
+    while not assembly.is_over and (data := _some(response)):
+        size += len(data)
+        if size > MAX_ANSWER_BYTES:
+            raise unusable_answer(_TOO_LARGE)
+        for event in _events(parser, data):
+            if cancellation.is_cancelled:
+                raise EngineUnavailable(BROKE_OFF, may_be_billed=True)
+            yield assembly.take(event)
+    if not assembly.is_finished:
+        raise EngineUnavailable(BROKE_OFF, may_be_billed=True)
+
+
+def _events(parser: EventParser, data: bytes) -> list[ServerSentEvent]:
+    try:
+        return parser.feed(data)
+    except UnicodeDecodeError as error:
+        raise not_an_event() from error
+
+
+def _some(response: BaseHTTPResponse) -> bytes:
+    """Wait for the next bytes of an answer; b"" at its end."""
+    try:
+        return response.read1(_READ_BYTES, decode_content=True)
+    except HTTPError as error:
+        raise failure_of_body(error) from error
+
+
+def _read_to_end(response: BaseHTTPResponse) -> None:
+    """Read what follows the last event, so that the connection can be used again; give up if more follows."""
+    with suppress(HTTPError):
+        response.read1(_READ_BYTES, decode_content=True)
+
+
+@contextmanager
+def _response(pool: EnginePool, request: Request, body: bytes | None) -> Iterator[BaseHTTPResponse]:
+    """Send a request; its answer is closed when the block ends. Raises EngineUnavailable."""
     try:
         response = pool.request(
-            method,
-            url,
+            request.method,
+            request.url,
             body=body,
-            headers={"content-type": "application/json", "user-agent": "llm-server", **headers},
-            timeout=urllib3.Timeout(total=max(timeout_s, 0.001)),
+            headers={"content-type": "application/json", "user-agent": "llm-server", **request.headers},
+            timeout=urllib3.Timeout(total=max(request.timeout_s, 0.001)),
             retries=_NO_RETRIES,
             preload_content=False,
         )
-        try:
-            data = response.read(MAX_ANSWER_BYTES + 1, decode_content=True)
-        finally:
-            response.close()
     except HTTPError as error:
-        raise _unavailable(error) from error
+        raise failure_of_http(error) from error
+    try:
+        yield response
+    finally:
+        response.close()
+
+
+def _whole(response: BaseHTTPResponse, request: Request) -> dict[str, Any]:
+    """Read an answer that is not a stream. Raises as `exchange`."""
+    try:
+        data = response.read(MAX_ANSWER_BYTES + 1, decode_content=True)
+    except HTTPError as error:
+        raise failure_of_body(error) from error
     if len(data) > MAX_ANSWER_BYTES:
-        raise unusable_answer("The engine's answer is larger than 16 MiB.")
-    return response.status, response.headers.get("retry-after", ""), data
-
-
-def _unavailable(error: HTTPError) -> EngineUnavailable:
-    """Return the failure for an error of urllib3. The error's text is not shown, because it may contain addresses."""
-    if isinstance(error, ConnectTimeoutError):
-        return EngineUnavailable("The engine cannot be reached.", kind="unreachable")
-    if isinstance(error, HTTPTimeout):
-        return EngineUnavailable("The engine did not answer in time.", kind="timeout", may_be_billed=True)
-    if isinstance(error, SSLError):
-        return EngineUnavailable("The TLS connection to the engine failed.", kind="unreachable")
-    if isinstance(error, IncompleteRead | InvalidChunkLength):
-        return EngineUnavailable("The engine broke off its answer.", may_be_billed=True)
-    if isinstance(error, ProtocolError):
-        cause = error.args[-1]
-        if isinstance(cause, TimeoutError):
-            return EngineUnavailable("The engine did not take the prompt in time.", kind="timeout")
-        if isinstance(cause, OSError | IncompleteRead):
-            return EngineUnavailable("The engine closed the connection.", may_be_billed=True)
-        return EngineUnavailable("The engine's answer is not valid HTTP.", kind="garbage")
-    if isinstance(error, DecodeError):
-        return unusable_answer("The engine's answer cannot be decoded.")
-    return EngineUnavailable("The engine cannot be reached at the configured address.", kind="unreachable")
+        raise unusable_answer(_TOO_LARGE)
+    if 200 <= response.status < 300:
+        return decoded_object(data)
+    retry_after, message = response.headers.get("retry-after", ""), _error_message(data)
+    raise failure_of_status(response.status, retry_after=retry_after, message=message, private=request.private)
 
 
 def _encoded(body: Mapping[str, Any] | None) -> bytes | None:
@@ -165,20 +241,10 @@ def _encoded(body: Mapping[str, Any] | None) -> bytes | None:
         raise PromptRefused("The prompt is not valid Unicode.") from error
 
 
-def _decoded(data: bytes) -> dict[str, Any]:
-    try:
-        answer = msgspec.json.decode(data)
-    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
-        raise unusable_answer("The engine's answer is not JSON.") from error
-    if not isinstance(answer, dict):
-        raise unusable_answer("The engine's answer is not a JSON object.")
-    return answer
-
-
 def _error_message(data: bytes) -> str:
     """Return the message of an error body: that of {"error": {"message"}}, {"error"} or {"message"}, else ""."""
     try:
-        answer = _decoded(data)
+        answer = decoded_object(data)
     except EngineUnavailable:
         return ""
     error = answer.get("error", answer)

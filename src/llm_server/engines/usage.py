@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from llm_server.orchestration.domain.engines.usage import Usage
 
@@ -59,6 +60,11 @@ class ReportedUsage(Struct, frozen=True, kw_only=True):
             or self.cache_write_1h_tokens > self.cache_write_tokens
             or (self.tokens_out is not None and self.reasoning_tokens > total_out),
         )
+
+
+def without_output(usage: ReportedUsage) -> ReportedUsage:
+    """Return the usage of an answer that is not finished: what it has of the output does not count all of it."""
+    return replace(usage, tokens_out=None, reasoning_tokens=0)
 
 
 class _Counts:

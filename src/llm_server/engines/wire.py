@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import secrets
 import time
 from abc import ABC, abstractmethod
 from typing import Any
 
+import msgspec
 from msgspec.structs import replace
 
 from llm_server.engines.answer_schemas import in_text
 from llm_server.engines.failures import BadRequest, unusable_answer
+from llm_server.engines.streams.shown_text import ShownText, end_of
 from llm_server.engines.usage import ReportedUsage
 from llm_server.orchestration.domain.engines.call import Completion, EngineCall
 from llm_server.orchestration.domain.engines.catalog import EngineSpec
+from llm_server.orchestration.domain.engines.message import ToolCall
 from llm_server.orchestration.domain.engines.usage import estimate_tokens
 from llm_server.orchestration.domain.errors import EngineUnavailable, PromptRefused
 
@@ -24,7 +28,8 @@ class Wire(ABC):
     the system prompt instead. If that succeeds, the field is not used again. The refused call costs no tokens, and both
     calls share one time-out.
 
-    An answer is cut at the first of the engine's `stop_texts`, because not every server does that itself.
+    An answer is cut at the first of the engine's `stop_texts`, because not every server does that itself. A call with
+    `on_text` is streamed; an engine that answers it whole gives the text in one piece.
     """
 
     def __init__(self, spec: EngineSpec) -> None:
@@ -32,7 +37,12 @@ class Wire(ABC):
         self._schema_field = spec.json_schema
 
     def complete(self, call: EngineCall, *, timeout_s: float) -> Completion:
-        return _ended(self._complete(call, timeout_s), self._spec)
+        if call.on_text is None:
+            return _ended(self._complete(call, timeout_s), self._spec)
+        shown = ShownText(self._spec, call.on_text)
+        completion = _ended(self._complete(replace(call, on_text=shown.take), timeout_s), self._spec)
+        shown.finish(completion.text)
+        return completion
 
     def _complete(self, call: EngineCall, timeout_s: float) -> Completion:
         if call.answer_schema is None:
@@ -49,22 +59,32 @@ class Wire(ABC):
 
     @abstractmethod
     def _ask(self, call: EngineCall, timeout_s: float) -> Completion:
-        """Make one exchange; if the call has a schema, put it into the API's field for it."""
+        """Make one exchange; if the call has a schema, put it into the API's field for it.
+
+        If the call has `on_text`, pass it the pieces of the text as they come. It may be left out for a last part.
+        """
 
 
-def completion(call: EngineCall, text: str, reported: ReportedUsage, *, truncated: bool) -> Completion:
+def completion(
+    call: EngineCall,
+    text: str,
+    reported: ReportedUsage,
+    *,
+    truncated: bool,
+    tool_calls: tuple[ToolCall, ...] = (),
+) -> Completion:
     """Make a completion; estimate token counts that the engine did not report.
 
     Raises:
-        EngineUnavailable: the text has a lone surrogate, so it could not be stored.
+        EngineUnavailable: a text has a lone surrogate, so it could not be stored.
     """
+    written = "".join([text, *(each.name + each.arguments for each in tool_calls)])
     try:
-        text.encode()
+        written.encode()
     except UnicodeEncodeError as error:
         raise unusable_answer("The engine's answer is not valid Unicode.") from error
-    tokens_in, tokens_out = estimate_tokens(call.texts), estimate_tokens(text)
-    usage = reported.completed(tokens_in=tokens_in, tokens_out=tokens_out)
-    return Completion(text=text, usage=usage, truncated=truncated)
+    usage = reported.completed(tokens_in=estimate_tokens(call.texts), tokens_out=estimate_tokens(written))
+    return Completion(text=text, usage=usage, truncated=truncated, tool_calls=tool_calls)
 
 
 def refusal(reported: ReportedUsage) -> PromptRefused:
@@ -94,15 +114,39 @@ def join_texts(parts: Any) -> str:
     return "".join(part["text"] for part in json_objects(parts) if isinstance(part.get("text"), str))
 
 
+def tool_call(call_id: Any, name: Any, arguments: Any) -> ToolCall:
+    """Return a function call as an engine wrote it; its arguments need not be JSON, nor follow the tool's schema.
+
+    A call without an id gets one, because its result must name it.
+
+    Raises:
+        EngineUnavailable: the call has no name.
+    """
+    if not isinstance(name, str) or not name:
+        raise unusable_answer("The engine's answer has a function call without a name.")
+    text = arguments if isinstance(arguments, str) else msgspec.json.encode(arguments or {}).decode()
+    known = call_id if isinstance(call_id, str) and call_id else f"call_{secrets.token_hex(12)}"
+    return ToolCall(call_id=known, name=name, arguments=text or "{}")
+
+
+def private_texts(call: EngineCall) -> list[str]:
+    """Return the texts of a call that an engine's error message must not show."""
+    calls = (asked.arguments for message in call.messages for asked in message.tool_calls)
+    return [*(message.text for message in call.messages), *calls]
+
+
+def decoded_object(data: bytes | str) -> dict[str, Any]:
+    """Return the JSON object that an engine sent. Raises EngineUnavailable if it is not one."""
+    try:
+        answer = msgspec.json.decode(data)
+    except (msgspec.DecodeError, RecursionError, UnicodeError) as error:
+        raise unusable_answer("The engine's answer is not JSON.") from error
+    if not isinstance(answer, dict):
+        raise unusable_answer("The engine's answer is not a JSON object.")
+    return answer
+
+
 def _ended(completion: Completion, spec: EngineSpec) -> Completion:
     """Return the completion up to the first text that ends an answer of this engine; it is whole, so not truncated."""
-    ends = [at for text in spec.stop_texts if (at := completion.text.find(text)) >= 0]
-    if spec.is_small:
-        ends += _llama_end(completion.text)
-    return replace(completion, text=completion.text[: min(ends)], truncated=False) if ends else completion
-
-
-def _llama_end(text: str) -> list[int]:
-    """Return where the first `</s>` is, the end of an answer of Llama 2 and Mistral; [] if it closes an HTML `<s>`."""
-    before, mark, _ = text.partition("</s>")
-    return [len(before)] if mark and "<s>" not in before else []
+    end = end_of(completion.text, spec)
+    return completion if end is None else replace(completion, text=completion.text[:end], truncated=False)

@@ -37,7 +37,7 @@ def test_metrics_shows_the_nine_metrics_and_each_engine(server: Script) -> None:
 ENGINES = {
     "[red]gpt[/red]\x1b]0;evil" + "-long" * 20: {
         "kind": "openai", "model": "gpt-5-mini", "source": "api", "tier": None,
-        "toggle": False, "locked": True, "max_concurrency": 64, "status": "locked",
+        "toggle": False, "locked": True, "tools": True, "vision": False, "max_concurrency": 64, "status": "locked",
     },
 }  # fmt: skip
 
@@ -52,7 +52,19 @@ def test_engines_shows_one_line_for_each_engine(server: Script) -> None:
     result, as_json = run(server, "engines", "--text"), run(server, "engines", "--json")
 
     shown = [line.split() for line in result.stdout.splitlines()]
-    assert ["name", "kind", "model", "source", "tier", "status", "toggle", "locked", "demonstration"] in shown
+    assert [
+        "name",
+        "kind",
+        "model",
+        "source",
+        "tier",
+        "status",
+        "toggle",
+        "locked",
+        "tools",
+        "vision",
+        "demonstration",
+    ] in shown
     assert [
         "[red]gpt[/red]]0;evil" + "-long" * 20,
         "openai",
@@ -62,6 +74,8 @@ def test_engines_shows_one_line_for_each_engine(server: Script) -> None:
         "locked",
         "false",
         "true",
+        "true",
+        "false",
         "-",
     ] in shown
     assert json.loads(as_json.stdout) == {"engines": ENGINES}

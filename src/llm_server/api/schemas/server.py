@@ -124,6 +124,12 @@ class EngineView(ResponseSchema):
         description="Whether the engine must not be used, even if it is switched on.", examples=[False]
     )
     max_concurrency: int = Field(description="The most calls that one process makes at the same time.", examples=[64])
+    tools: bool = Field(
+        description="Whether the engine takes function tools, as configured or by default.", examples=[True]
+    )
+    vision: bool = Field(
+        description="Whether the engine takes images, as configured or by default.", examples=[True]
+    )
     demonstration: bool = Field(
         description="Whether the engine answers only because no real engine is configured or found.", examples=[False]
     )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from msgspec.structs import replace
 
-from llm_server.engines.embedded import EmbeddedEngine, fenced_texts
+from llm_server.engines.embedded import EmbeddedEngine, fenced_texts, pieces
 from llm_server.engines.local import llamacpp
 from llm_server.engines.parts import EngineParts
 from llm_server.orchestration.domain.engines.call import Completion, Engine, EngineCall
@@ -48,7 +48,11 @@ class DemonstrationEngine:
             return replace(planned, usage=Usage())
         results = [text for name, text in fenced_texts(call.prompt) if name.startswith("result_of_")]
         if results and call.prompt.endswith(f"\n\n{SYNTHESIS_DEMAND}"):
-            return Completion(text="\n\n".join(results), usage=Usage())
+            joined = "\n\n".join(results)
+            if call.on_text is not None:
+                for piece in pieces(joined):
+                    call.on_text(piece)
+            return Completion(text=joined, usage=Usage())
         return self._model.complete(_for_model(call, results), timeout_s=timeout_s)
 
 

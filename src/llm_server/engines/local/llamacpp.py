@@ -100,6 +100,7 @@ class LlamaCppEngine:
             small=self._spec.is_small,
             stop=self._spec.stop,
             repeat_penalty=self._spec.repeat_penalty,
+            idle_timeout_s=self._spec.idle_timeout_s,
         )
         return OpenAIEngine(spec, self._pool, lambda: key)
 

@@ -61,13 +61,14 @@ def finish(
 
     A call that used no tokens costs 0, even if the price is unknown. If the engine may charge more than it reported,
     the rest of the reserved amount is withheld. A call that was cut off costs 0, and its whole reservation is withheld;
-    the tokens of its input are an estimate. The duration of an answered call is at least 1 ms, so that its tokens per
+    its tokens are what was reported until then, and estimates. If all its tokens were reported, it costs what they cost
+    and nothing is withheld. The duration of an answered call is at least 1 ms, so that its tokens per
     second are defined.
     """
     completion = answer if isinstance(answer, Completion) else None
     usage = _usage(attempt, call, answer)
     error, failure = _failure(answer)
-    is_cut_off = isinstance(answer, EngineUnavailable | TaskCancelled)
+    is_cut_off = isinstance(answer, EngineUnavailable | TaskCancelled) and usage.estimated
     cost = price(usage) if not is_cut_off and (usage.tokens_in or usage.output_tokens) else 0
     may_be_billed = not isinstance(answer, Completion) and answer.may_be_billed
     may_cost_more = usage.estimated or usage.implausible or may_be_billed
@@ -92,14 +93,15 @@ def finish(
 
 def _usage(attempt: Attempt, call: EngineCall, answer: Completion | EngineFailure) -> Usage:
     """Return the tokens of a call; log counts that cannot be true."""
-    if isinstance(answer, EngineUnavailable | TaskCancelled):
+    if isinstance(answer, EngineUnavailable | TaskCancelled) and answer.usage is None:
         if not answer.may_be_billed:
             return Usage()
         return Usage(input_tokens=estimate_tokens(call.texts), estimated=True)
-    usage = plausibility.limited(answer.usage, call)
+    reported = answer.usage or Usage()
+    usage = plausibility.limited(reported, call)
     if usage.implausible:
-        reported = {"tokens_in": answer.usage.tokens_in, "tokens_out": answer.usage.output_tokens}
-        _log.warning("implausible token counts", extra={"engine": attempt.engine, **reported})
+        counts = {"tokens_in": reported.tokens_in, "tokens_out": reported.output_tokens}
+        _log.warning("implausible token counts", extra={"engine": attempt.engine, **counts})
     return usage
 
 
@@ -107,7 +109,7 @@ def _failure(answer: Completion | EngineFailure) -> tuple[str | None, FailureKin
     """Return why the call failed and the kind of the failure; None for both if the engine answered."""
     if not isinstance(answer, Completion):
         return str(answer), _kind(answer)
-    return (None, None) if answer.text.strip() else (EMPTY_ANSWER, "empty")
+    return (None, None) if answer.text.strip() or answer.tool_calls else (EMPTY_ANSWER, "empty")
 
 
 def _kind(failure: EngineFailure) -> FailureKind:

@@ -46,6 +46,14 @@ class EmptyAnswer(PromptRefused):
         super().__init__(attempts.EMPTY_ANSWER)
 
 
+class _Interrupted(Exception):
+    """What takes the text of a call that is under way raised `cause`."""
+
+    def __init__(self, cause: LLMServerError) -> None:
+        super().__init__(str(cause))
+        self.cause = cause
+
+
 CallFailure = EngineFailure | LimitReached | OutOfTime
 
 
@@ -62,7 +70,7 @@ class CallResult(Struct, frozen=True, kw_only=True):
 
     @classmethod
     def of(cls, outcome: Completion | CallFailure, attempt: Attempt) -> CallResult:
-        """Return the result of a call that was made; a completion without text becomes an `EmptyAnswer`."""
+        """Return the result of a call that was made; one without text and tool calls becomes an `EmptyAnswer`."""
         if not isinstance(outcome, Completion):
             return cls(failure=outcome, attempt=attempt)
         if not attempt.answered:
@@ -122,8 +130,8 @@ class EngineCalls:
     def ask(self, engine: str, call: EngineCall, terms: CallTerms, *, after: tuple[Attempt, ...] = ()) -> CallResult:
         """Ask one engine once, within the task's budget; `after` are the earlier attempts to answer the same call.
 
-        Failures that the `Engine` protocol allows are returned; any other exception is raised. If the exception is not
-        an LLMServerError, the cost of the call is unknown, and the whole reservation is withheld.
+        Failures that the `Engine` protocol allows are returned; any other exception is raised. If it is raised while
+        the engine is asked, the cost of the call is unknown, and the whole reservation is withheld.
         """
         call = self._for_engine(engine, call)
         try:
@@ -133,6 +141,9 @@ class EngineCalls:
         try:
             with self._waiting():
                 result = self._ask_at_a_place(engine, call, terms, after, reserved)
+        except _Interrupted as interruption:
+            terms.budget.withhold()
+            raise interruption.cause from interruption.cause.__cause__
         except LLMServerError:
             terms.budget.settle(reserved, 0)
             raise
@@ -215,6 +226,8 @@ class EngineCalls:
             return self._engines[engine].complete(call, timeout_s=timeout_s)
         except (EngineUnavailable, PromptRefused, TaskCancelled) as failure:
             return failure
+        except LLMServerError as error:
+            raise _Interrupted(error) from error
 
     @contextmanager
     def _probing(self, engine: str, lasts_s: float) -> Iterator[bool]:

@@ -78,6 +78,7 @@ def worst_case(call: EngineCall, price: Price) -> int | None:
 
 
 def max_tokens_in(call: EngineCall) -> int:
-    """Return an upper bound of a call's input tokens: one for each UTF-8 byte of its texts and its answer schema."""
+    """Return an upper bound of a call's input tokens: one for each UTF-8 byte of its texts, answer schema and tools."""
     schema = msgspec.json.encode(call.answer_schema.schema) if call.answer_schema else b""
-    return len(call.texts.encode()) + len(schema) + _WIRE_TOKENS
+    tools = msgspec.json.encode(call.tools) if call.tools else b""
+    return len(call.texts.encode()) + len(schema) + len(tools) + _WIRE_TOKENS

@@ -261,12 +261,15 @@ class TaskLost(LLMServerError):
 
 
 class TaskCancelled(LLMServerError):
-    """The task was cancelled before an engine call, or during one. The engine may still bill a call that had begun."""
+    """The task was cancelled before an engine call, or during one. The engine may still bill a call that had begun.
 
-    may_be_billed = True
+    `usage` is that of a streamed answer as far as it is known; if it is not an estimate, it is all that is billed.
+    """
 
-    def __init__(self) -> None:
+    def __init__(self, usage: Usage | None = None) -> None:
         super().__init__("The task was cancelled.")
+        self.usage = usage
+        self.may_be_billed = usage is None or usage.estimated
 
 
 class EngineUnavailable(LLMServerError):
@@ -281,6 +284,7 @@ class EngineUnavailable(LLMServerError):
 
     `outage`: the engine would have refused any prompt. A time-out, a crash or a 500 may be caused by this prompt, so
     it is not an outage. `may_be_billed`: the engine received the prompt, and it is unknown what it charges for it.
+    `usage` is what is known of the tokens of an answer that broke off; if it is not an estimate, it is what is charged.
     """
 
     def __init__(
@@ -291,8 +295,10 @@ class EngineUnavailable(LLMServerError):
         retry_after_s: float | None = None,
         outage: bool = False,
         may_be_billed: bool = False,
+        usage: Usage | None = None,
     ) -> None:
         super().__init__(message)
+        self.usage = usage
         self.outage = outage or kind in ("unreachable", "credentials")
         self.may_be_billed = may_be_billed
         self.kind = kind

@@ -39,6 +39,13 @@ FIXED_SOURCES: Mapping[EngineKind, Source] = {
 }
 """The source of the kinds that are always hosted, or always run in this process. Tasks can be limited to sources."""
 Positive = Annotated[int, msgspec.Meta(gt=0)]
+OPENAI_URL = "https://api.openai.com/"
+IDLE_TIMEOUT_S = 60
+"""How long an engine may be silent in the middle of a streamed answer, unless its configuration says otherwise.
+
+A cut answer is paid for and lost, so this is long: a slow CPU needs seconds for a token, and some servers send a
+function call only when it is complete. Without it, a dead connection would hold a worker until `timeout_s`.
+"""
 END_MARKS = ("<|im_end|>", "<|eot_id|>", "<end_of_turn>", "<|end|>")
 """The ends of an answer in the chat templates of common open models. OpenAI's API takes at most four of them."""
 
@@ -157,6 +164,9 @@ class EngineSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     `small` marks a small model on slow hardware, by default an engine of kind `llamacpp`. `stop` are the texts at which
     an answer ends, and `repeat_penalty` makes repetitions less likely (1 does not). Small engines have defaults for
     both: `stop_texts` and `repetition_penalty` are the values to send.
+
+    `tools` and `vision` say whether the engine takes function tools and images. `idle_timeout_s` limits the wait for
+    the next piece of a streamed answer after the first one.
     """
 
     kind: EngineKind
@@ -180,6 +190,22 @@ class EngineSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     small: bool | None = None
     stop: tuple[Annotated[str, msgspec.Meta(min_length=1)], ...] | None = None
     repeat_penalty: Annotated[float, msgspec.Meta(ge=1, le=2)] | None = None
+    tools: bool = None  # type: ignore[assignment]  # set below; a configuration cannot say None
+    vision: bool = None  # type: ignore[assignment]
+    idle_timeout_s: Positive = IDLE_TIMEOUT_S
+
+    def __post_init__(self) -> None:
+        """Fill in what the engine can do if the configuration does not say it; tasks are not sent where it cannot be.
+
+        Hosted APIs take function tools; of local servers that is not known. Images are taken by Anthropic's models,
+        and by those that OpenAI itself serves; other servers of the same APIs have models without eyes.
+        """
+        is_hosted = self.source == "api"
+        sees = self.kind == "anthropic" or (self.kind == "bedrock" and "anthropic.claude" in self.model)
+        is_openai = self.kind == "openai" and (self.base_url or "").startswith(OPENAI_URL)
+        for name, default in (("tools", is_hosted), ("vision", is_hosted and (sees or is_openai))):
+            if getattr(self, name) is None:
+                msgspec.structs.force_setattr(self, name, default)
 
     @property
     def runs_in_process(self) -> bool:

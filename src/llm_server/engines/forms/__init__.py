@@ -1,0 +1,1 @@
+"""Messages, images, function tools and their calls in the form of each engine's API."""
