@@ -44,6 +44,7 @@ class TextStream:
         self._ref = ref
         self._rev = rev
         self._store = store
+        self._pace = store.pace()
         self._recent = recent
         self._clock = clock
         self._is_over = is_over
@@ -172,9 +173,9 @@ class TextStream:
 
     def _due_s(self) -> float:
         """Return in how many seconds the pending pieces are to be stored."""
-        if not self._has_stored or self._pending_bytes >= self._store.pace.max_bytes:
+        if not self._has_stored or self._pending_bytes >= self._pace.max_bytes:
             return 0
-        return self._since_s + self._store.pace.max_wait_s - time.monotonic()
+        return self._since_s + self._pace.max_wait_s - time.monotonic()
 
     def _seal(self) -> None:
         """Make groups of the pending pieces."""

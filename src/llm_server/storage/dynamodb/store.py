@@ -61,9 +61,6 @@ MAX_READS = 6
 class DynamoStore:
     """The Store port over a table. `draw(n)` returns a random number below n: the counter shard of a write."""
 
-    pace = Pace(max_bytes=1_024, max_wait_s=4)
-    """Each group costs a write unit, if its text can be compressed to less than 1 KB."""
-
     def __init__(
         self,
         client: DynamoDBClient,
@@ -184,6 +181,10 @@ class DynamoStore:
 
     def keep(self, ref: TaskRef, output: Output) -> None:
         self._texts.put(ref, records.output_key_text(output.key), records.encode(output), output.created_ms)
+
+    def pace(self) -> Pace:
+        """Return the pace at which a group of natural text costs one write unit, because it is compressed."""
+        return Pace(max_bytes=1_024, max_wait_s=4)
 
     def append(self, ref: TaskRef, group: Sequence[Delta]) -> None:
         self._deltas.append(ref, group)

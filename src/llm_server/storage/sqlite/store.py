@@ -40,8 +40,6 @@ class SqliteStore:
     writer's thread, so they must not block.
     """
 
-    pace = Pace(max_bytes=64 * 1024, max_wait_s=0.5)
-
     def __init__(
         self,
         database: Database,
@@ -116,6 +114,9 @@ class SqliteStore:
 
     def keep(self, ref: TaskRef, output: Output) -> None:
         self._database.write(lambda db: task_rows.keep(db, ref, output))
+
+    def pace(self) -> Pace:
+        return Pace(max_bytes=64 * 1024, max_wait_s=0.5)
 
     def append(self, ref: TaskRef, group: Sequence[Delta]) -> None:
         self._database.write(lambda db: deltas.append(db, ref, group, self._retention))

@@ -37,9 +37,8 @@ class Pace(Struct, frozen=True, kw_only=True):
 class DeltaStore(Protocol):
     """The deltas of streamed tasks. They belong to the texts of a task: they are deleted and expire with them."""
 
-    @property
     def pace(self) -> Pace:
-        """How often deltas should be stored here."""
+        """Return how often deltas should be stored here."""
         ...
 
     def append(self, ref: TaskRef, group: Sequence[Delta]) -> None:
