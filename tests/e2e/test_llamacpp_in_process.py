@@ -19,7 +19,7 @@ from llm_server.engines.local.llamacpp import LlamaCppEngine
 from llm_server.engines.local.model_files import ModelFile
 from llm_server.orchestration.domain.engines.call import AnswerSchema, EngineCall
 from llm_server.orchestration.domain.engines.catalog import EngineSpec
-from llm_server.orchestration.domain.engines.message import user
+from llm_server.orchestration.domain.engines.message import Message, user
 from llm_server.orchestration.domain.errors import EngineUnavailable, PromptRefused
 from llm_server.orchestration.execution import plan_proposal
 from support import tiny_gguf
@@ -210,3 +210,20 @@ def test_an_api_key_takes_precedence_over_the_model_and_the_server_says_so(tmp_p
 
     assert "openai: OPENAI_API_KEY is set" in server.printed
     assert "LLM_SERVER_MODEL is not used." in server.printed
+
+
+def test_an_answer_is_streamed_as_it_is_written(engine: LlamaCppEngine) -> None:
+    """The pieces are the text, the tokens those that the model counted, and the whole conversation is read."""
+    whole = engine.complete(replace(CALL, temperature=0.0), timeout_s=20)
+    pieces = list[str]()
+
+    streamed = engine.complete(replace(CALL, temperature=0.0, on_text=pieces.append), timeout_s=20)
+
+    assert "".join(pieces) == streamed.text == whole.text
+    assert len(pieces) > 1
+    assert streamed.usage.output_tokens == whole.usage.output_tokens
+    assert not streamed.usage.estimated
+
+    talk = (*CALL.messages, Message(role="assistant", text="Hello " * 20), *user("And now?"))
+    longer = engine.complete(replace(CALL, messages=talk), timeout_s=20)
+    assert longer.usage.tokens_in > whole.usage.tokens_in + 20

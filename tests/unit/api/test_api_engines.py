@@ -34,6 +34,8 @@ MAIN = {
     "toggle": True,
     "locked": False,
     "max_concurrency": 64,
+    "tools": False,
+    "vision": False,
     "demonstration": False,
     "note": None,
     "status": "online",

@@ -138,6 +138,8 @@ def test_the_catalogue_shows_the_configuration_without_secrets(tmp_path: Path) -
         "toggle": True,
         "locked": False,
         "max_concurrency": 64,
+        "tools": True,
+        "vision": False,
         "demonstration": False,
         "note": None,
     }
