@@ -14,7 +14,6 @@ from llm_server.api.contract import (
     Run,
     Service,
     check_again,
-    header_docs,
     keyed_router,
     problems,
 )
@@ -32,7 +31,6 @@ _READ: Responses = {
         "content": {
             EVENT_STREAM: {"schema": {"type": "string", "examples": [_EXAMPLE]}},
         },
-        "headers": header_docs(Vary=("The response depends on this request header.", "Accept")),
     },
     204: {
         "description": "A stream goes on after the last event of a task that has ended, so there is nothing to send."
