@@ -197,6 +197,7 @@ def test_an_answer_of_2000_tokens_costs_at_most_12_write_units(moto_store: Dynam
 
     puts = [item for call in wire.calls[before:] for item in call.puts]
     assert "".join(delta.text for delta in moto_store.deltas(task.ref)) == text
+    assert len(moto_store.deltas(task.ref)) == len(puts)  # each group is joined
     assert len(text.encode()) > 8_000
     assert len(puts) > 5
     assert sum(math.ceil(size(item) / 1024) for item in puts) <= 12

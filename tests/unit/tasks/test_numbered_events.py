@@ -190,7 +190,7 @@ def a_life(seed: int, *, mode: Mode, stream: bool, approval: bool) -> Iterator[L
         life.served.store.close()
 
 
-@settings(suppress_health_check=[HealthCheck.too_slow], deadline=None, max_examples=40)
+@settings(suppress_health_check=[HealthCheck.too_slow], deadline=None, max_examples=100)
 @given(st.integers(0, 10**6), st.sampled_from([Mode.CHAT, Mode.PLAN]), st.booleans(), st.booleans(), st.integers(1, 14))
 def test_no_event_appears_below_one_that_a_reader_has_seen(
     seed: int, mode: Mode, stream: bool, approval: bool, steps: int

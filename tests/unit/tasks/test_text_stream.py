@@ -7,14 +7,17 @@ from contextlib import suppress
 
 import pytest
 
+from llm_server.orchestration.domain import event_numbers
 from llm_server.orchestration.domain.engines.call import EngineCall
 from llm_server.orchestration.domain.errors import EngineUnavailable, StorageUnavailable
-from llm_server.orchestration.domain.ports.deltas import Delta
+from llm_server.orchestration.domain.ports.deltas import Delta, NoLiveText
 from llm_server.orchestration.domain.status import Mode, Status
 from llm_server.orchestration.domain.task import TaskRef
 from llm_server.orchestration.tasks.events import Event
+from llm_server.orchestration.tasks.recent_text import RecentText
+from llm_server.orchestration.tasks.text_stream import TextStream
 from llm_server.storage.sqlite.store import SqliteStore
-from support.builders import an_attempt, an_output
+from support.builders import a_failure, an_attempt, an_output
 from support.deliveries import a_plan, planning
 from support.scripted_engine import Answer, ScriptedEngine, a_catalog, an_engine
 from support.scripted_service import LEASE_S, Served
@@ -206,10 +209,11 @@ def test_a_task_ends_also_if_its_text_can_never_be_stored(served: Served) -> Non
 
 def test_nothing_is_written_after_a_task_was_cancelled(served: Served) -> None:
     store = FailingAppends(served.store._database)
-    numbers = list[int]()
+    numbers, ends = list[int](), list[int]()
 
     def cancel() -> None:
         served.service.cancel(ref)
+        ends.extend(event.number for event in served.service.events(ref).events if event.name == "cancelled")
         numbers.append(store.appended)
 
     def answer(call: EngineCall) -> Answer:
@@ -227,6 +231,7 @@ def test_nothing_is_written_after_a_task_was_cancelled(served: Served) -> None:
     assert store.appended == numbers[0]
     page = served.service.events(ref)
     assert page.ended
+    assert [event.number for event in page.events if event.name == "cancelled"] == ends
     assert page.events[-1].name == "receipt"
 
 
@@ -254,3 +259,52 @@ def test_the_records_of_a_chat_task_hold_no_numbers(served: Served) -> None:
     assert task.status is Status.COMPLETED
     assert (task.revs, task.final_rev) == ((), 0)
     assert {(output.rev, *(a.number for a in output.attempts)) for output in outputs.values()} == {(0, 0)}
+
+
+def test_a_failover_changes_no_number(served: Served) -> None:
+    """The second call is announced by a save of its own."""
+    seen = list[Event]()
+
+    def look() -> Answer:
+        seen.extend(served.service.events(ref).events)
+        return "Whole."
+
+    served.engine = ScriptedEngine(EngineUnavailable("The engine is busy."), streaming("Whole.", then=look))
+    served.use(a_catalog({"one": an_engine(), "two": an_engine(model="m-2")}))
+    ref = served.submit(stream=True, mode=Mode.CHAT)
+    served.work()
+
+    assert {(e.number, e.name) for e in seen} <= {(e.number, e.name) for e in served.service.events(ref).events}
+    assert [event.name for event in seen].count("attempt.started") == 2
+
+
+def test_pieces_that_come_during_a_save_are_numbered_after_it(served: Served) -> None:
+    ref = served.submit(stream=True, mode=Mode.CHAT)
+    recent = RecentText(NoLiveText())
+    stream = TextStream(ref, 1, store=served.store, recent=recent, clock=served.clock, is_over=lambda: False)
+    take = stream.open_item(event_numbers.FIRST_CALL, "")
+    stream.freeze()
+    take("late")
+    assert recent.of(ref, after=0) == []
+    stream.go_on(2)
+
+    assert [event_numbers.rev_of(delta.number) for delta in recent.of(ref, after=0)] == [2]
+    stream.close()
+
+
+def test_no_text_is_shown_of_a_later_state_than_the_one_that_was_read(served: Served) -> None:
+    """Events of that state are still missing, and they have lower numbers."""
+    ref = served.submit(stream=True, mode=Mode.CHAT)
+    for rev in (1, 2):
+        number = event_numbers.number(rev, event_numbers.TEXT)
+        served.service._recent.publish(ref, Delta(number=number, item=1, text=str(rev), at_ms=0))
+
+    assert list(texts(served, ref).values()) == ["1"]
+
+
+def test_calls_of_an_output_that_is_replaced_keep_the_numbers_of_their_ends() -> None:
+    """A failed step is done again after a retry."""
+    earlier = a_failure("STEP#s1", attempts=(an_attempt(),), rev=5)
+    later = an_output("STEP#s1", attempts=(an_attempt(),), rev=9).after(earlier).with_ends(9)
+
+    assert [event_numbers.rev_of(attempt.end_number) for attempt in later.attempts] == [5, 9]

@@ -135,8 +135,11 @@ def _waits_again(snapshot: Snapshot, retry: int) -> bool:
     task, plan = snapshot.task, snapshot.outputs.get(PLAN)
     notes = [note for note, _ in task.notes]
     is_undecided = task.approval in ("awaited", "refused") or Note.APPROVED in notes[retry:]
-    has_plan = plan is not None and plan.created_ms <= task.created_ms + task.notes[retry][1]
-    return task.approval is not None and is_undecided and has_plan
+    if task.approval is None or not is_undecided or plan is None:
+        return False
+    if plan.rev:
+        return plan.rev < task.known_revs[retry]
+    return plan.created_ms <= task.created_ms + task.notes[retry][1]
 
 
 def told(snapshot: Snapshot, output: Output) -> Iterator[Event]:
