@@ -18,6 +18,7 @@ from benchmarks import (
     own_roles,
     plans,
     routing,
+    streams,
     triage,
 )
 from benchmarks.peers import run as peers
@@ -33,6 +34,7 @@ BENCHMARKS = {
     "routing": routing.run,
     "own_roles": own_roles.run,
     "triage": triage.run,
+    "streams": streams.run,
     "engines": engines.run,
     "first_minute": first_minute.run,
 }

@@ -29,7 +29,7 @@ PLAN = {
 """The plan that docs/first-steps.md shows."""
 
 
-@pytest.mark.parametrize("page", ["docs/modes.md", "docs/plans.md", "docs/tasks.md"])
+@pytest.mark.parametrize("page", ["docs/modes.md", "docs/plans.md", "docs/tasks.md", "docs/streams.md"])
 def test_a_page_works_as_typed(page: str, tmp_path: Path) -> None:
     with Reader(folder=tmp_path) as reader:
         typed = reader.read(page)

@@ -65,7 +65,8 @@ class Deployment:
         answer = self._invoke("ApiFunction", event)
         if answer["statusCode"] >= 400:
             canaries.check(str(answer))
-        return answer | {"json": json.loads(answer["body"]) if answer["body"] else None}
+        is_json = answer["body"] and "json" in answer["headers"]["content-type"]
+        return answer | {"json": json.loads(answer["body"]) if is_json else None}
 
     def ask(self, method: str, path: str, body: object = None, **headers: str) -> Any:
         """Call the API with the API key of the events, as API Gateway does."""

@@ -6,8 +6,10 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from llm_server.api.executor import Watch
+from llm_server.api.streams.feed import Feed, PollingFeed, ReadEvents
 from llm_server.orchestration.domain.task import TaskRef
 from llm_server.orchestration.domain.turns import OF_NO_TENANT, Line
+from llm_server.orchestration.tasks.events import EventPage
 from llm_server.orchestration.tasks.intake import Accepted
 
 T = TypeVar("T")
@@ -20,8 +22,20 @@ class EndOfWatch:
         return None
 
 
+class _Feed(PollingFeed):
+    """Reads once, by the executor."""
+
+    def __init__(self, run: RecordingExecutor, read: ReadEvents, after: int) -> None:
+        super().__init__(lambda number: run._run("read", lambda: read(number)), after)
+
+    async def next(self, wait_s: float) -> EventPage:
+        return await super().next(0)
+
+
 class RecordingExecutor:
     """Runs use cases inline. `kinds` are "read" and "write" in the order of the calls."""
+
+    streams = False
 
     def __init__(self) -> None:
         self.kinds: list[str] = []
@@ -38,6 +52,9 @@ class RecordingExecutor:
     def watch(self, ref: TaskRef) -> Watch:
         self.watched.append((ref, self.is_running))
         return EndOfWatch()
+
+    def follow(self, read: ReadEvents, ref: TaskRef, after: int) -> Feed:
+        return _Feed(self, read, after)
 
     async def check_store(self) -> None:
         """All is well."""

@@ -12,12 +12,18 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reply:
-    """One answer, after `held_s`; a dictionary becomes JSON, bytes stay bytes, None cuts the connection."""
+    """One answer, after `held_s`; a dictionary becomes JSON, bytes stay bytes, None cuts the connection.
+
+    With `parts`, the body is a stream of these; it is cut at its end if `cuts`.
+    """
 
     body: Mapping[str, Any] | bytes | None
     status: int = 200
     retry_after: str | None = None
     held_s: float = 0
+    content_type: str | None = None
+    parts: Sequence[bytes] = ()
+    cuts: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,16 +64,32 @@ def scripted_server() -> Iterator[Script]:
 
         def _send(self, reply: Reply) -> None:
             time.sleep(reply.held_s)
+            if reply.parts:
+                self._stream(reply)
+                return
             if reply.body is None:
                 self.close_connection = True
                 return
             body = reply.body if isinstance(reply.body, bytes) else json.dumps(reply.body).encode()
             self.send_response(reply.status)
             self.send_header("Content-Length", str(len(body)))
+            if reply.content_type is not None:
+                self.send_header("Content-Type", reply.content_type)
             if reply.retry_after is not None:
                 self.send_header("Retry-After", reply.retry_after)
             self.end_headers()
             self.wfile.write(body)
+
+        def _stream(self, reply: Reply) -> None:
+            self.send_response(reply.status)
+            self.send_header("Content-Type", reply.content_type or "text/event-stream; charset=utf-8")
+            self.send_header("Transfer-Encoding", "chunked")
+            self.end_headers()
+            for part in reply.parts:
+                self.wfile.write(b"%x\r\n%s\r\n" % (len(part), part))
+            if not reply.cuts:
+                self.wfile.write(b"0\r\n\r\n")
+            self.close_connection = reply.cuts
 
         def log_message(self, format: str, *args: object) -> None:
             """Print nothing."""

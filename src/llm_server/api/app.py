@@ -16,7 +16,7 @@ from llm_server.api.auth import Gate
 from llm_server.api.contract import PREFIX
 from llm_server.api.edge import Edge
 from llm_server.api.executor import Executor
-from llm_server.api.routes import docs, keys, server, task_changes, tasks
+from llm_server.api.routes import docs, keys, server, task_changes, task_events, tasks
 from llm_server.orchestration.service import Service
 
 JSON_BYTES_PER_CHAR = 12
@@ -87,6 +87,7 @@ def create_app(
     app.state.prefix = PREFIX
     for router in (
         tasks.router,
+        task_events.router,
         task_changes.router,
         server.router,
         server.engines,

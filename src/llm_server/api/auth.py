@@ -71,6 +71,17 @@ class Gate:
         left = await self._run.write(partial(self._keys.count_request, caller.payer))
         return caller, rate_headers(left) if left else {}
 
+    async def check_again(self, request: Request) -> None:
+        """Check the key of a caller whose response still goes on. This does not count as another request.
+
+        Raises Unauthenticated.
+        """
+        if self._open_without_keys and not await self._requires_key(request):
+            return
+        token = _token(request)
+        if self._keys.known_caller(token) is None:
+            await self._run.read(partial(self._keys.caller, token))
+
     async def _requires_key(self, request: Request) -> bool:
         """Return whether this call needs a key.
 

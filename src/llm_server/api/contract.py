@@ -142,6 +142,12 @@ def _ref(task_id: TaskIdInPath, caller: Annotated[keys.Caller, Depends(_caller)]
     return TaskRef(caller.tenant, task_id)
 
 
+async def check_again(request: Request) -> None:
+    """Check the caller's key while the response goes on. Raises Unauthenticated."""
+    gate: auth.Gate = request.app.state.gate
+    await gate.check_again(request)
+
+
 Service = Annotated[core.Service, Depends(_service)]
 Run = Annotated[Executor, Depends(_run)]
 Caller = Annotated[keys.Caller, Depends(_caller)]

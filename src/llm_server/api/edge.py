@@ -22,6 +22,8 @@ ANSWER_HEADERS = "llm_server.answer_headers"
 """The key, in an ASGI scope, of headers that the response gets whether the route succeeds or fails."""
 REFUSAL = "llm_server.refusal"
 """The key, in an ASGI scope, of the code and the sentence of an error that the HTTP server found in the request."""
+IS_HEAD = "llm_server.is_head"
+"""The key, in an ASGI scope, of True if the response has no body, although the scope says GET."""
 
 _DEFAULT_HEADERS = [
     (b"cache-control", b"no-store"),
@@ -62,7 +64,7 @@ class Edge:
             return
         is_head = scope["method"] == "HEAD"
         if is_head:
-            scope = {**scope, "method": "GET"}
+            scope = {**scope, "method": "GET", IS_HEAD: True}
         request_id = id_of(_request_id(scope), self._new_id)
         scope[errors.REQUEST_ID] = request_id
         scope[ANSWER_HEADERS] = {}

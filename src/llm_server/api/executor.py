@@ -11,6 +11,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Protocol, TypeVar
 
+from llm_server.api.streams.feed import MAX_POLL_S, POLL_FIRST_S, Feed, PollingFeed, ReadEvents
 from llm_server.orchestration.domain.errors import StorageUnavailable, TaskNotFound
 from llm_server.orchestration.domain.task import TaskRef
 from llm_server.orchestration.domain.turns import OF_NO_TENANT, Line
@@ -18,9 +19,6 @@ from llm_server.orchestration.service import Service
 from llm_server.orchestration.tasks.intake import Accepted
 
 T = TypeVar("T")
-
-POLL_FIRST_S = 0.02
-MAX_POLL_S = 1.0
 
 
 class Watch(Protocol):
@@ -35,7 +33,12 @@ class Watch(Protocol):
 
 
 class Executor(Protocol):
-    """Runs use cases of the service. What a use case raises is raised to the route."""
+    """Runs use cases of the service. What a use case raises is raised to the route.
+
+    `streams` says whether a caller gets the parts of a response while the next ones are made.
+    """
+
+    streams: bool
 
     async def read(self, use_case: Callable[[], T]) -> T:
         """Run a use case that stores nothing. Raises StorageUnavailable if the database does not answer in time."""
@@ -55,6 +58,10 @@ class Executor(Protocol):
         """Watch a task from now on. Call this inside the use case that stores the task, so that no end is missed."""
         ...
 
+    def follow(self, read: ReadEvents, ref: TaskRef, after: int) -> Feed:
+        """Follow the events of a task with numbers above `after`. Close the feed when it is not needed any more."""
+        ...
+
     async def check_store(self) -> None:
         """Check the database's file, without reading the database.
 
@@ -66,7 +73,9 @@ class Executor(Protocol):
 
 
 class InlineExecutor:
-    """Runs use cases on the caller's thread, and polls the store for the end of a task."""
+    """Runs use cases on the caller's thread, and polls the store for the events and the end of a task."""
+
+    streams = False
 
     def __init__(self, service: Service) -> None:
         self._service = service
@@ -79,6 +88,9 @@ class InlineExecutor:
 
     def watch(self, ref: TaskRef) -> Watch:
         return _Polling(self._service, ref)
+
+    def follow(self, read: ReadEvents, ref: TaskRef, after: int) -> Feed:  # noqa: ARG002 - part of the port
+        return PollingFeed(read, after)
 
     async def check_store(self) -> None:
         """Do nothing: DynamoDB has no file that could be damaged or removed."""

@@ -91,9 +91,10 @@ def _known_fields(model: Any, parts: Sequence[str]) -> str:
 
 
 def _field(route: Any, location: Sequence[str | int]) -> Any:
-    """Return the field or query parameter at fault; None for an entry of a list or of a JSON object."""
-    if location[0] == "query":
-        return next((p.field_info for p in route.dependant.query_params if p.alias == location[1]), None)
+    """Return the field, query parameter or header at fault; None for an entry of a list or of a JSON object."""
+    if location[0] in ("query", "header"):
+        declared = (*route.dependant.query_params, *route.dependant.header_params)
+        return next((p.field_info for p in declared if p.alias == location[1]), None)
     found = _body_model(route)
     for part in location[1:]:
         model = found.annotation if isinstance(found, FieldInfo) else found

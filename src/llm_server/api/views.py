@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
+from llm_server.api.schemas.events import EventDocument
 from llm_server.api.schemas.keys import CreatedKey, KeyLimitsView, KeyView
 from llm_server.api.schemas.server import (
     CatalogView,
@@ -67,9 +68,24 @@ def detail(snapshot: Snapshot) -> TaskDetail:
         plan=_plan(snapshot),
         demonstration=snapshot.task.demonstration,
         priority=snapshot.task.priority,
+        stream=request.stream,
         attempts=[_attempt(a) for a in snapshot.attempts],
         events=[_event(event) for event in history(snapshot)],
         limits=TaskLimits(**_fields(request.limits, _LIMITS) | {"sources": _sources(snapshot.allowed_engines.sources)}),
+    )
+
+
+def stream_event(event: Event) -> EventDocument:
+    return EventDocument(
+        number=event.number,
+        event=event.name,
+        at=_time(event.at_ms),
+        actor=event.actor,
+        detail=event.detail,
+        step=event.step,
+        engine=event.engine,
+        item=event.item,
+        text=event.text,
     )
 
 

@@ -15,6 +15,7 @@ from llm_server.cli.options import (
     JsonOrText,
     text_of,
 )
+from llm_server.cli.watching import watch
 from llm_server.settings import MAX_WORKERS
 
 _ROUTE_EXIT_CODES = """
@@ -53,12 +54,14 @@ def main(
     LLM_SERVER_URL, by default http://localhost:8000.
 
     list, metrics, engines, route, keys list and submit --dry-run print text on a terminal, and JSON in a pipe or a
-    file; --text and --json override this. submit and get print the answer as text, unless --json is given.
+    file; --text and --json override this; so do watch and submit --stream, with a line for each event. submit and get
+    print the answer as text, unless --json is given.
     """
 
 
 app.command(epilog=TASK_EXIT_CODES)(submit.submit)
 app.command(epilog=TASK_EXIT_CODES)(submit.get)
+app.command(epilog=TASK_EXIT_CODES)(watch.watch)
 app.command(name="list", epilog=CALL_EXIT_CODES)(tasks.list_tasks)
 app.command(epilog=DECISION_EXIT_CODES)(tasks.approve)
 app.command(epilog=DECISION_EXIT_CODES)(tasks.reject)

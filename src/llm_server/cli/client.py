@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 from urllib.parse import quote, urlencode
 
 from llm_server.cli.connection import READ_S, Answer, ClientError, Connection, ServerUnreachable
+from llm_server.cli.watching.event_source import EventSource
 
 DEFAULT_URL = "http://localhost:8000"
 MAX_HOLD_S = 25
@@ -88,6 +89,10 @@ class Client:
             token = str(page.get("next_page_token") or "")
             if not token or len(matches) >= limit:
                 return Tasks(matches[:limit], bool(token))
+
+    def event_source(self, task_id: str, *, on_lost: Callable[[str], None]) -> EventSource:
+        """Return the events of a task, as they happen."""
+        return EventSource(self._connection, task_id, on_lost=on_lost, clock=self._clock, sleep=self._sleep)
 
     def cancel(self, task_id: str) -> Answer:
         """Cancel a task that is not final; calling this again has no further effect."""

@@ -6,7 +6,8 @@ ClientError
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import urllib3
@@ -67,6 +68,24 @@ class Answer(Struct, frozen=True, kw_only=True):
         return bool(self.document.get("awaiting_approval"))
 
 
+class Stream:
+    """A response whose body is read part by part. `is_empty`: it is a 204. `is_whole`: it was sent with its length."""
+
+    def __init__(self, response: urllib3.BaseHTTPResponse, base_url: str) -> None:
+        self._response = response
+        self._base_url = base_url
+        self.is_empty = response.status == 204
+        self.is_whole = "Content-Length" in response.headers
+
+    def chunks(self) -> Iterator[bytes]:
+        """Yield the parts of the body as they come. Raises ServerUnreachable if the connection is lost."""
+        try:
+            yield from self._response.stream(decode_content=False)
+        except HTTPError as error:
+            message = f"The connection to {self._base_url} was lost: {_cause(error)}."
+            raise ServerUnreachable(message, retryable=True) from error
+
+
 class Connection:
     """Calls one server below `/api/v1`; `base_url` may end in a path, such as the stage of an API Gateway.
 
@@ -100,24 +119,9 @@ class Connection:
             ServerRefused: the server answered 4xx.
             ServerUnreachable: the server did not answer, answered 5xx, or its answer is not an LLM-Server's.
         """
-        try:
-            response = self._http.request(
-                method,
-                f"{self.base_url}/api/v1{path}",
-                body=None if body is None else json.dumps(body).encode(),
-                headers={
-                    "Accept": "application/json",
-                    "Content-Type": "application/json",
-                    **self._key,
-                    **(headers or {}),
-                },
-                timeout=urllib3.Timeout(connect=_CONNECT_S, read=read_s),
-                retries=False,
-                redirect=False,
-            )
-        except HTTPError as error:
-            message = f"No LLM-Server answers at {self.base_url}: {_cause(error)}."
-            raise ServerUnreachable(message, retryable=True) from error
+        data = None if body is None else json.dumps(body).encode()
+        sent = {"Accept": "application/json", "Content-Type": "application/json", **(headers or {})}
+        response = self._send(method, path, sent, body=data, read_s=read_s)
         pause_s = _pause(response.headers.get("Retry-After"))
         document = _parsed(response.data)
         if response.status >= 400:
@@ -127,6 +131,40 @@ class Connection:
             message = f"{self.base_url} answered {response.status}, but the answer is not that of an LLM-Server."
             raise ServerUnreachable(message, retryable=False)
         return Answer(body=response.data, document=document, pause_s=pause_s)
+
+    @contextmanager
+    def stream(self, path: str, headers: Mapping[str, str], *, read_s: float) -> Iterator[Stream]:
+        """Open an event stream for the block. `read_s` is the longest time without any byte. Raises as `call`."""
+        response = self._send("GET", path, headers, read_s=read_s, preload_content=False)
+        try:
+            if response.status >= 400:
+                raise self._failure(
+                    response.status, _parsed(response.data), _pause(response.headers.get("Retry-After"))
+                )
+            media_type = response.headers.get("Content-Type", "").partition(";")[0]
+            if response.status != 204 and (response.status != 200 or media_type != "text/event-stream"):
+                message = f"{self.base_url} answered {response.status}, but not with the events of an LLM-Server."
+                raise ServerUnreachable(message, retryable=False)
+            yield Stream(response, self.base_url)
+        finally:
+            response.close()
+
+    def _send(
+        self, method: str, path: str, headers: Mapping[str, str], *, read_s: float, **options: Any
+    ) -> urllib3.BaseHTTPResponse:
+        try:
+            return self._http.request(
+                method,
+                f"{self.base_url}/api/v1{path}",
+                headers={**self._key, **headers},
+                timeout=urllib3.Timeout(connect=_CONNECT_S, read=read_s),
+                retries=False,
+                redirect=False,
+                **options,
+            )
+        except HTTPError as error:
+            message = f"No LLM-Server answers at {self.base_url}: {_cause(error)}."
+            raise ServerUnreachable(message, retryable=True) from error
 
     def _failure(self, status: int, document: Mapping[str, Any], pause_s: float) -> ClientError:
         """Return the error for a 4xx or 5xx; API Gateway's own errors have `message` instead of `detail`."""

@@ -28,6 +28,7 @@ from llm_server.cli.options import (
     without_unset,
     words_of,
 )
+from llm_server.cli.watching import watch
 
 _SHORT_HOLD_S = 2  # soon shows the status, and that a plan waits for approval, at the price of more calls
 
@@ -60,6 +61,12 @@ def submit(
         typer.Option(help="interactive or batch: batch tasks come after interactive ones. [default: interactive]"),
     ] = None,
     no_wait: Annotated[bool, typer.Option("--no-wait", help="Print the task's id and do not wait.")] = False,
+    stream: Annotated[
+        bool,
+        typer.Option(
+            "--stream", help="Show the task's events, and the text of its engine calls as it comes (see watch)."
+        ),
+    ] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print how the task would be carried out; create no task.")
     ] = False,
@@ -87,12 +94,21 @@ def submit(
         "sources": words_of(source),
     }
     fields = {"profile": profile, "role": role, "mode": mode, "engine": engine, "limits": without_unset(limits)}
-    others = {"plan_approval": plan_approval or None, "priority": priority, "metadata": pairs_of(metadata)}
+    others = {
+        "plan_approval": plan_approval or None,
+        "stream": stream or None,
+        "priority": priority,
+        "metadata": pairs_of(metadata),
+    }
     task = {"prompt": text_of(prompt), **without_unset(fields | others)}
     client = client_of(url, key)
     with failures_as_exit_codes():
         if dry_run:
             display.show_decision(client.decide(task).document, display.wants_json(choice))
+        elif stream and not no_wait:
+            task_id = client.submit(task).task_id
+            display.say(f"Task {task_id}", dim=True)
+            watch.show(client, task_id, timeout_s=timeout_s, as_json=display.wants_json(choice))
         elif no_wait:
             task_display.show_accepted(client.submit(task), client.base_url, bool(choice))
         else:

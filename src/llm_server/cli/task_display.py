@@ -20,6 +20,11 @@ def how_to_get(task_id: str, base_url: str) -> str:
     return f"Task {task_id} continues on the server. To get its answer: {_command('get', base_url, task_id, '--wait')}"
 
 
+def how_to_watch(task_id: str, base_url: str) -> str:
+    """Return a sentence that says how to see the rest of a task."""
+    return f"Task {task_id} continues on the server. To watch it again: {_command('watch', base_url, task_id)}"
+
+
 def state(task: Mapping[str, Any]) -> str:
     """Return a task's status, its completed steps, and the reason for waiting, in one line."""
     steps = (task.get("plan") or {}).get("steps") or []
@@ -28,13 +33,14 @@ def state(task: Mapping[str, Any]) -> str:
     return " · ".join(filter(None, (str(task.get("status")), progress, _reason(task))))
 
 
-def show_task(answer: Answer, base_url: str, as_json: bool) -> None:
-    """Print a task's result, or the reason why the task has no result."""
+def show_task(answer: Answer, base_url: str, as_json: bool, *, has_shown_result: bool = False) -> None:
+    """Print a task's result, unless it is on the terminal already, or the reason why the task has no result."""
     task, status = answer.document, answer.status
     if as_json:
         display.put_bytes(answer.body)
     elif status == "Completed":
-        _show_result(str(task.get("result") or ""))
+        if not has_shown_result:
+            _show_result(str(task.get("result") or ""))
         _show_faults(task)
         display.say(_footer(task), dim=True)
         _show_demonstration(task)

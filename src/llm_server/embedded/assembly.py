@@ -11,7 +11,7 @@ from llm_server import catalog_loading, wiring
 from llm_server.engines.discovery import LOOPBACK_SERVERS
 from llm_server.orchestration.domain.errors import ConfigurationError, StorageBroken, StorageUnavailable
 from llm_server.orchestration.domain.ports.deltas import LiveText
-from llm_server.orchestration.domain.task import Task
+from llm_server.orchestration.domain.task import Task, TaskRef
 from llm_server.orchestration.service import Service
 from llm_server.settings import Settings
 from llm_server.storage.memory_queue import WakeUpQueue
@@ -36,6 +36,7 @@ def embedded_service(
     *,
     own_port: int,
     on_end: Callable[[Task, str | None], None] | None = None,
+    on_change: Callable[[TaskRef], None] | None = None,
     waiting: wiring.Waiting = nullcontext,
     live: LiveText | None = None,
 ) -> Iterator[Embedded]:
@@ -43,8 +44,8 @@ def embedded_service(
 
     Tasks that an earlier process left unfinished become due at once. The search for LLM servers on this machine skips
     `own_port`. `on_end` is called on the writer's thread with each task that has become final, and its result.
-    `waiting()` is entered while a worker waits for an engine or for the steps of its plan. `live` is told of each piece
-    of text of streamed tasks.
+    `on_change` is called so with each task whose state was saved or deleted. `live` is told of each piece of text of
+    streamed tasks. `waiting()` is entered while a worker waits for an engine or for the steps of its plan.
 
     Raises:
         ConfigurationError: the configuration is wrong, the file cannot be used, or another server uses it.
@@ -58,7 +59,8 @@ def embedded_service(
             closing(Database(settings.db)) as database,
             closing(WakeUpQueue(wiring.now_ms, database.after_commit)) as queue,
         ):
-            store, keys = SqliteStore(database, wiring.retention(settings), on_end=on_end), SqliteKeys(database)
+            store = SqliteStore(database, wiring.retention(settings), on_end=on_end, on_change=on_change)
+            keys = SqliteKeys(database)
             _take_over(store, queue, settings)
             service = wiring.service_of(
                 settings,

@@ -17,6 +17,7 @@ SENT_HEADERS = (
     "content-type",
     "idempotency-key",
     "if-none-match",
+    "last-event-id",
     "prefer",
     "x-api-key",
     "x-request-id",

@@ -14,7 +14,10 @@ from functools import partial
 from math import inf
 
 from llm_server.api.executor import T, Watch
+from llm_server.api.streams.feed import Feed, ReadEvents
 from llm_server.embedded.loop_calls import LoopCalls, end
+from llm_server.embedded.streams.hub import Hub
+from llm_server.embedded.streams.live_feed import LiveFeed
 from llm_server.embedded.watches import TaskWatch, Watches
 from llm_server.orchestration.domain.task import TaskRef
 from llm_server.orchestration.domain.turns import OF_NO_TENANT, Line
@@ -29,18 +32,22 @@ CHECKED_S = 1.0
 
 
 class OffLoopExecutor:
-    """The `Executor` of the embedded server, for one event loop."""
+    """The `Executor` of the embedded server, for one event loop. `hub` is told of the events that readers follow."""
+
+    streams = True
 
     def __init__(
         self,
         database: Database,
         watches: Watches,
         *,
+        hub: Hub | None = None,
         max_answer_s: float = MAX_ANSWER_S,
         clock_s: Callable[[], float] = time.monotonic,
     ) -> None:
         self._database = database
         self._watches = watches
+        self._hub = hub or Hub()
         self._max_answer_s = max_answer_s
         self._readers = ThreadPoolExecutor(MAX_READ_THREADS, thread_name_prefix="reader")
         self._checker = ThreadPoolExecutor(1, thread_name_prefix="checker")
@@ -62,6 +69,9 @@ class OffLoopExecutor:
         watch = TaskWatch(ref, self._watches)
         self._database.after_commit(partial(self._watches.add, watch))
         return watch
+
+    def follow(self, read: ReadEvents, ref: TaskRef, after: int) -> Feed:
+        return LiveFeed(self._hub, self.read, read, ref, after)
 
     async def check_store(self) -> None:
         """Check on a thread of its own: readers may be busy, and a file system that hangs must not stop the loop.

@@ -31,6 +31,7 @@ from llm_server.embedded.one_core import keep_to_one_core
 from llm_server.embedded.open_files import allow_open_files
 from llm_server.embedded.passes import Passes
 from llm_server.embedded.slots import Slots
+from llm_server.embedded.streams.hub import Hub
 from llm_server.embedded.watches import Watches
 from llm_server.embedded.workers import Workers, workers_for
 from llm_server.loopback import is_loopback_host
@@ -52,18 +53,20 @@ EXAMPLE_PROMPT = "Give me three tips for staying healthy."
 
 
 class HttpServer(uvicorn.Server):
-    """uvicorn's server, except that callers that wait for a task are let go when it stops.
+    """uvicorn's server, except that callers that wait for a task or follow its events are let go when it stops.
 
-    A signal handler must not do that: it may interrupt this thread while the thread holds a lock of the watches.
+    A signal handler must not do that: it may interrupt this thread while the thread holds a lock of theirs.
     """
 
-    def __init__(self, config: uvicorn.Config, watches: Watches) -> None:
+    def __init__(self, config: uvicorn.Config, watches: Watches, hub: Hub) -> None:
         super().__init__(config)
         self.server_state = Connections(max_connections())
         self._watches = watches
+        self._hub = hub
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         self._watches.stop()
+        self._hub.stop()
         await super().shutdown(sockets)
 
 
@@ -85,17 +88,24 @@ def serve(*, host: str, port: int, db: Path | None = None, workers: int | None =
         if replaces:
             process_lock.stop_holder(settings.db, wait_s=GRACE_S + REQUEST_GRACE_S + STOP_GRACE_S)
         with _bound(address, port) as listener:
-            own_port, watches, slots = listener.getsockname()[1], Watches(), Slots(MAX_COMPUTING)
+            own_port, watches, hub, slots = listener.getsockname()[1], Watches(), Hub(), Slots(MAX_COMPUTING)
             with embedded_service(
-                settings, own_port=own_port, on_end=watches.tell_end, waiting=slots.waiting
+                settings,
+                own_port=own_port,
+                on_end=watches.tell_end,
+                on_change=hub.changed,
+                live=hub,
+                waiting=slots.waiting,
             ) as embedded:
-                return _serve(settings, listener, embedded, watches, slots)
+                return _serve(settings, listener, embedded, watches, hub, slots)
     except LLMServerError as error:
         print(f"llm-server: {error}", file=sys.stderr)
         return 1
 
 
-def _serve(settings: Settings, listener: socket.socket, embedded: Embedded, watches: Watches, slots: Slots) -> int:
+def _serve(
+    settings: Settings, listener: socket.socket, embedded: Embedded, watches: Watches, hub: Hub, slots: Slots
+) -> int:
     address, port = listener.getsockname()[:2]
     service, stopping = embedded.service, threading.Event()
     workers = Workers(
@@ -106,7 +116,7 @@ def _serve(settings: Settings, listener: socket.socket, embedded: Embedded, watc
         new_id=wiring.new_id,
         slots=slots,
     )
-    with closing(OffLoopExecutor(embedded.database, watches)) as executor:
+    with closing(OffLoopExecutor(embedded.database, watches, hub=hub)) as executor:
         app: ASGIApp = create_app(
             service,
             wiring.new_id,
@@ -117,7 +127,7 @@ def _serve(settings: Settings, listener: socket.socket, embedded: Embedded, watc
         if settings.cors_origins:
             app = Cors(app, settings.cors_origins, wiring.new_id)
         allow_open_files()
-        server = _http_server(app, watches)
+        server = _http_server(app, watches, hub)
         _keep_imports()
         if not _needs_all_cores(service.catalog):
             keep_to_one_core(stopping)
@@ -133,7 +143,7 @@ def _serve(settings: Settings, listener: socket.socket, embedded: Embedded, watc
     return 0
 
 
-def _http_server(app: ASGIApp, watches: Watches) -> uvicorn.Server:
+def _http_server(app: ASGIApp, watches: Watches, hub: Hub) -> uvicorn.Server:
     """Return the HTTP server, which SIGINT and SIGTERM stop."""
     config = uvicorn.Config(
         Passes(app, first=frozenset({f"{PREFIX}/health", f"{PREFIX}/metrics"})),
@@ -145,7 +155,7 @@ def _http_server(app: ASGIApp, watches: Watches) -> uvicorn.Server:
         server_header=False,
         timeout_graceful_shutdown=REQUEST_GRACE_S,
     )
-    server = HttpServer(config, watches)
+    server = HttpServer(config, watches, hub)
     for number in (signal.SIGINT, signal.SIGTERM):  # while it runs, uvicorn has handlers of its own
         signal.signal(number, lambda *_: setattr(server, "should_exit", True))
     return server

@@ -25,6 +25,7 @@ from llm_server_client.api.tasks import (
     get_task,
     list_tasks,
     quote_task,
+    read_events,
     reject_plan,
     retry_task,
 )
@@ -74,6 +75,8 @@ def call_each_of_tasks(client: AuthenticatedClient) -> None:
 
     detail = call(get_task, models.TaskDetail, client=client, task_id=task.task_id)
     assert (detail.result, detail.created_at.utcoffset().total_seconds()) == (task.result, 0)
+    told = call(read_events, models.EventsPage, client=client, task_id=task.task_id, starting_after=1)
+    assert (told.ended, told.events[-1].number) == (True, told.last)
     etag = get_task.sync_detailed(client=client, task_id=task.task_id).headers["etag"]
     unchanged = get_task.sync_detailed(client=client, task_id=task.task_id, if_none_match=etag)
     assert unchanged.status_code == HTTPStatus.NOT_MODIFIED

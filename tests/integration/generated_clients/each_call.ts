@@ -53,6 +53,8 @@ check(task.status === finished, "status");
 const params = { path: { task_id: task.task_id } };
 const read = await client.GET("/api/v1/tasks/{task_id}", { params });
 check(got("get_task", read).result === task.result, "result");
+const told = got("read_events", await client.GET("/api/v1/tasks/{task_id}/events", { params }));
+check(told.ended && told.events.at(-1)?.number === told.last, "events");
 const header = { "If-None-Match": read.response.headers.get("ETag") ?? "" };
 const unchanged = await client.GET("/api/v1/tasks/{task_id}", { params: { ...params, header } });
 check(unchanged.response.status === 304, "unchanged");

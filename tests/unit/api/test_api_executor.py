@@ -22,6 +22,7 @@ CALLS: list[tuple[str, str, object, str]] = [
     ("POST", "tasks/quote", {"prompt": "Say hello."}, "read"),
     ("GET", "tasks", None, "read"),
     ("GET", TASK, None, "read"),
+    ("GET", TASK + "/events", None, "read"),
     ("POST", TASK + "/approve", {"plan_hash": "0" * 64}, "write"),
     ("POST", TASK + "/reject", {"plan_hash": "0" * 64}, "write"),
     ("POST", TASK + "/cancel", None, "write"),

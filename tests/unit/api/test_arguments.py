@@ -14,7 +14,7 @@ from fastapi.routing import APIRoute
 
 from llm_server.api.requests.arguments import Arguments
 from llm_server.api.requests.routes import CALLER
-from llm_server.api.routes import keys, server, task_changes, tasks
+from llm_server.api.routes import keys, server, task_changes, task_events, tasks
 from llm_server.orchestration.domain.api_key import Caller
 
 odd = APIRouter()
@@ -35,7 +35,16 @@ async def read_odd(
 
 ROUTES = {
     route.name: route
-    for router in (tasks.router, task_changes.router, server.router, server.engines, keys.router, server.health, odd)
+    for router in (
+        tasks.router,
+        task_events.router,
+        task_changes.router,
+        server.router,
+        server.engines,
+        keys.router,
+        server.health,
+        odd,
+    )
     for route in router.routes
     if isinstance(route, APIRoute)
 }
@@ -96,6 +105,9 @@ CALLS: list[tuple[str, dict[str, Any], object]] = [
     ("list_tasks", scope("created_from=2026-01-31T08:00:00Z&metadata.team=x&metadata.=y"), None),
     ("get_task", scope("", ("if-none-match", '"1"'), ("if-none-match", '"2"'), task_id="t1"), None),
     ("get_task", scope(task_id="t1"), None),
+    ("read_events", scope(task_id="t1"), None),
+    ("read_events", scope("starting_after=7&wait=20", ("last-event-id", "9"), ("accept", "*/*"), task_id="t1"), None),
+    ("read_events", scope("starting_after=-1&wait=21", ("last-event-id", "x"), task_id="t1"), None),
     ("approve_plan", scope(task_id="t1"), {"plan_hash": "x"}),
     ("approve_plan", scope(task_id="t1"), {}),
     ("switch_engine", scope(name="a/b"), {"toggle": False}),

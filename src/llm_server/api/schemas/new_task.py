@@ -140,6 +140,13 @@ class NewTask(RequestSchema):
         examples=["batch"],
     )
 
+    stream: bool = Field(
+        default=False,
+        description="Whether `GET /api/v1/tasks/{task_id}/events` tells the text of the engine calls piece by piece, "
+        "as the engines write it. The other events are told for every task.",
+        examples=[True],
+    )
+
     def to_domain(self) -> new_task.NewTask:
         return new_task.NewTask(**dict(self) | {"limits": self.limits.to_domain()})
 

@@ -143,6 +143,9 @@ class TaskDetail(TaskSummary, TaskView):
         description="Which of the tenant's waiting tasks come first: `interactive` before `batch`.",
         examples=["interactive"],
     )
+    stream: bool = Field(
+        description="Whether the events of the task have the text of its engine calls.", examples=[False]
+    )
 
 
 class TaskPage(ResponseSchema):

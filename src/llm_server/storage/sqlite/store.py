@@ -36,7 +36,8 @@ class SqliteStore:
     """The Store port over a SQLite file. Each write is one command of the file's writer.
 
     `on_end` is called with each task that has become final, and its result, after the commit and before the caller of
-    the write goes on. It runs on the writer's thread, so it must not block.
+    the write goes on. `on_change` is called so with each task whose state was saved or deleted. They run on the
+    writer's thread, so they must not block.
     """
 
     def __init__(
@@ -45,10 +46,12 @@ class SqliteStore:
         retention: Retention | None = None,
         *,
         on_end: Callable[[Task, str | None], None] | None = None,
+        on_change: Callable[[TaskRef], None] | None = None,
     ) -> None:
         self._database = database
         self._retention = retention or Retention()
         self._on_end = on_end
+        self._on_change = on_change
 
     def close(self) -> None:
         """Close the database."""
@@ -99,10 +102,15 @@ class SqliteStore:
             counters.count(db, before, after)
             if after.status.is_final and self._on_end is not None:
                 self._database.after_commit(partial(self._on_end, after, task_rows.result(db, after, output)))
+            self._tell_change(after.ref)
             return True
 
         if not self._database.write(work, after.line):
             raise TaskLost(after.task_id)
+
+    def _tell_change(self, ref: TaskRef) -> None:
+        if self._on_change is not None:
+            self._database.after_commit(partial(self._on_change, ref))
 
     def keep(self, ref: TaskRef, output: Output) -> None:
         self._database.write(lambda db: task_rows.keep(db, ref, output))
@@ -118,7 +126,11 @@ class SqliteStore:
             return deltas.read(db, ref, after)
 
     def delete(self, task: Task) -> None:
-        self._database.write(lambda db: deletions.delete(db, task, self._retention))
+        def work(db: sqlite3.Connection) -> None:
+            deletions.delete(db, task, self._retention)
+            self._tell_change(task.ref)
+
+        self._database.write(work)
 
     def purge(self, ref: TaskRef) -> None:
         self._database.write(lambda db: deletions.purge(db, ref))
