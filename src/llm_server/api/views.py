@@ -19,6 +19,8 @@ from llm_server.api.schemas.server import (
 from llm_server.api.schemas.tasks import (
     DecisionView,
     EventView,
+    PercentilesView,
+    QuoteView,
     TaskDetail,
     TaskLimits,
     TaskPage,
@@ -34,13 +36,14 @@ from llm_server.orchestration.domain.engines.catalog import Catalog, EngineSpec,
 from llm_server.orchestration.domain.output import PLAN, OutputKey
 from llm_server.orchestration.domain.plan import Step, StepStatus
 from llm_server.orchestration.domain.ports.listing import Page
+from llm_server.orchestration.domain.quote import Percentiles, Quote
 from llm_server.orchestration.domain.receipt import MICROUSD_PER_USD, Attempt
 from llm_server.orchestration.domain.snapshot import Snapshot
 from llm_server.orchestration.domain.status import Status
 from llm_server.orchestration.domain.task import Task
 from llm_server.orchestration.service import Usage
 from llm_server.orchestration.tasks.events import Event, history
-from llm_server.orchestration.tasks.intake import Decision
+from llm_server.orchestration.tasks.intake import Quoted
 
 _EPOCH = datetime(1970, 1, 1)  # in UTC; without a time zone, arithmetic takes half the time
 _ATTEMPT = tuple(name for name in AttemptView.model_fields if name != "started_at")
@@ -55,7 +58,7 @@ def task(task: Task, result: str | None = None) -> TaskView:
     return TaskView(task_id=task.task_id, status=task.status, result=result, error=task.error)
 
 
-def detail(snapshot: Snapshot) -> TaskDetail:
+def detail(snapshot: Snapshot, quote: Quote | None = None) -> TaskDetail:
     request = snapshot.decided_request
     return TaskDetail(
         **_state(snapshot.task) | {"metadata": dict(snapshot.task.metadata or request.metadata)},
@@ -65,11 +68,12 @@ def detail(snapshot: Snapshot) -> TaskDetail:
         complexity=request.complexity,
         reasons=list(request.reasons),
         plan=_plan(snapshot),
+        quote=None if quote is None else _quote(quote),
         demonstration=snapshot.task.demonstration,
         priority=snapshot.task.priority,
         attempts=[_attempt(a) for a in snapshot.attempts],
         events=[_event(event) for event in history(snapshot)],
-        limits=TaskLimits(**_fields(request.limits, _LIMITS) | {"sources": _sources(snapshot.allowed_engines.sources)}),
+        limits=_limits(snapshot),
     )
 
 
@@ -77,7 +81,31 @@ def page(page: Page) -> TaskPage:
     return TaskPage(tasks=[TaskSummary(**_state(t)) for t in page.tasks], next_page_token=page.next_token)
 
 
-def decision(decision: Decision) -> DecisionView:
+def _limits(snapshot: Snapshot) -> TaskLimits:
+    limits = _fields(snapshot.request.limits, _LIMITS)
+    if snapshot.task.max_cost_microusd is not None:
+        limits["max_cost_usd"] = snapshot.task.max_cost_microusd / MICROUSD_PER_USD
+    return TaskLimits(**limits | {"sources": _sources(snapshot.allowed_engines.sources)})
+
+
+def _quote(quote: Quote) -> QuoteView:
+    expected = quote.expected
+    return QuoteView(
+        ceiling_microusd=quote.ceiling_microusd,
+        ceiling_reason=quote.ceiling_reason,
+        worst_case_microusd=quote.worst_case_microusd,
+        expected_microusd=_percentiles(expected.microusd),
+        expected_seconds=_percentiles(expected.seconds),
+        sample=expected.sample,
+    )
+
+
+def _percentiles(of: Percentiles | None) -> PercentilesView | None:
+    return None if of is None else PercentilesView(p50=of.p50, p90=of.p90)
+
+
+def decision(quoted: Quoted) -> DecisionView:
+    decision = quoted.decision
     a, triage = decision.analysis, decision.triage
     return DecisionView(
         mode=a.mode,
@@ -86,6 +114,7 @@ def decision(decision: Decision) -> DecisionView:
         engine=decision.engine,
         sources=_sources(decision.sources),
         triage=None if triage is None else TriageQuoteView(**_fields(triage, _TRIAGE)),
+        quote=_quote(quoted.quote),
         complexity=a.complexity,
         multi_step=a.multi_step,
         confidence=a.confidence,
