@@ -151,10 +151,7 @@ def quote_lines(quote: Mapping[str, object]) -> list[str]:
         expected.append(f"half took up to {seconds['p50']:.1f} s, 90 % up to {seconds['p90']:.1f} s")
     sample = quote.get("sample")
     of_sample = f"{counted(sample if isinstance(sample, int) else 0, 'finished task')} like it"
-    return [
-        *lines,
-        f"of {of_sample}, {'; '.join(expected)}" if expected else f"{of_sample}: too few to expect anything",
-    ]
+    return [*lines, f"{of_sample}: {'; '.join(expected) or 'too few to expect anything'}"]
 
 
 def _triage(triage: Mapping[str, object]) -> str:
