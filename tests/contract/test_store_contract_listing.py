@@ -321,7 +321,7 @@ def test_the_newest_tasks_that_pass_a_filter_are_read(store: Store) -> None:
     of_role = TaskFilter(role="QA-Agent")
     assert [task.task_id for task in store.newest("local", most=200, task_filter=of_role)] == ["t5", "t3", "t1"]
     assert [task.task_id for task in store.newest("local", most=3, task_filter=EVERY_TASK)] == ["t5", "t4", "t3"]
-    assert store.newest("nobody", most=200, task_filter=EVERY_TASK) == []
+    assert store.newest("other2", most=200, task_filter=EVERY_TASK) == []
 
 
 def test_more_tasks_than_a_round_are_read(store: Store) -> None:

@@ -147,7 +147,8 @@ def approve(served: Served, ref: TaskRef, random: Random, biller: Biller) -> Non
     snapshot = served.get(ref)
     quote = served.service.quote_of_plan(snapshot)
     assert quote is not None
-    limit = random.choice([None, 0, 500, 20_000, 10**7])
+    more = random.choice([None, -1, 0, 500, 20_000, 200_000, 10**7])
+    limit = None if more is None else max(0, snapshot.spent_microusd + more)
     plan_hash = plans.digest(snapshot.outputs[PLAN].text or "")
     try:
         served.service.approve(ref, plan_hash, approve=True, max_cost_microusd=limit)
