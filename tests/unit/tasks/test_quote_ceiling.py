@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from random import Random
 from tempfile import TemporaryDirectory
@@ -178,7 +178,12 @@ def test_no_run_is_charged_more_than_its_ceiling(
     BOUNDS.clear()
     with TemporaryDirectory() as folder:
         served = Served(Path(folder))
-        served.use(a_catalog(engines, triage=triage), None, **{n: biller.engine(spec) for n, spec in engines.items()})
+        served.use(
+            a_catalog(engines, triage=triage),
+            None,
+            nullcontext,
+            **{n: biller.engine(spec) for n, spec in engines.items()},
+        )
         new = a_new_task(random, mode, limit)
         quote = served.service.quote("local", new).quote
         task = served.service.submit("local", new)
@@ -204,7 +209,7 @@ def test_one_claim_is_charged_its_worst_case_at_the_most(seed: int, mode: Mode) 
     with TemporaryDirectory() as folder:
         served = Served(Path(folder))
         scripted = {name: biller.engine(spec) for name, spec in engines.items()}
-        served.use(a_catalog(engines), None, **scripted)
+        served.use(a_catalog(engines), None, nullcontext, **scripted)
         new = a_new_task(random, mode, None)
         worst = served.service.quote("local", new).quote.worst_case_microusd
         limits = new.limits
