@@ -17,15 +17,16 @@ from llm_server.api.schemas.server import (
     UsageView,
 )
 from llm_server.api.schemas.tasks import (
+    CostsView,
     DecisionView,
     EventView,
-    PercentilesView,
     QuoteView,
     TaskDetail,
     TaskLimits,
     TaskPage,
     TaskSummary,
     TaskView,
+    TimesView,
     TriageQuoteView,
 )
 from llm_server.api.schemas.work import AttemptView, PlanView, ReceiptView, ReviewView, StepView
@@ -36,7 +37,7 @@ from llm_server.orchestration.domain.engines.catalog import Catalog, EngineSpec,
 from llm_server.orchestration.domain.output import PLAN, OutputKey
 from llm_server.orchestration.domain.plan import Step, StepStatus
 from llm_server.orchestration.domain.ports.listing import Page
-from llm_server.orchestration.domain.quote import Percentiles, Quote
+from llm_server.orchestration.domain.quote import Quote
 from llm_server.orchestration.domain.receipt import MICROUSD_PER_USD, Attempt
 from llm_server.orchestration.domain.snapshot import Snapshot
 from llm_server.orchestration.domain.status import Status
@@ -89,19 +90,15 @@ def _limits(snapshot: Snapshot) -> TaskLimits:
 
 
 def _quote(quote: Quote) -> QuoteView:
-    expected = quote.expected
+    expected, cost, time = quote.expected, quote.expected.microusd, quote.expected.seconds
     return QuoteView(
         ceiling_microusd=quote.ceiling_microusd,
         ceiling_reason=quote.ceiling_reason,
         worst_case_microusd=quote.worst_case_microusd,
-        expected_microusd=_percentiles(expected.microusd),
-        expected_seconds=_percentiles(expected.seconds),
+        expected_microusd=None if cost is None else CostsView(p50=int(cost.p50), p90=int(cost.p90)),
+        expected_seconds=None if time is None else TimesView(p50=round(time.p50, 3), p90=round(time.p90, 3)),
         sample=expected.sample,
     )
-
-
-def _percentiles(of: Percentiles | None) -> PercentilesView | None:
-    return None if of is None else PercentilesView(p50=of.p50, p90=of.p90)
 
 
 def decision(quoted: Quoted) -> DecisionView:

@@ -107,11 +107,18 @@ class TaskLimits(ResponseSchema):
     )
 
 
-class PercentilesView(ResponseSchema):
-    """The median and the 90th percentile."""
+class CostsView(ResponseSchema):
+    """The median and the 90th percentile of costs, in millionths of a USD."""
 
-    p50: float = Field(description="Half of the tasks had at most this.", examples=[120])
-    p90: float = Field(description="Nine tenths of the tasks had at most this.", examples=[480])
+    p50: int = Field(description="Half of the tasks cost at most this.", examples=[120])
+    p90: int = Field(description="Nine tenths of the tasks cost at most this.", examples=[480])
+
+
+class TimesView(ResponseSchema):
+    """The median and the 90th percentile of times, in seconds."""
+
+    p50: float = Field(description="Half of the tasks took at most this.", examples=[2.5])
+    p90: float = Field(description="Nine tenths of the tasks took at most this.", examples=[9.25])
 
 
 class QuoteView(ResponseSchema):
@@ -131,12 +138,12 @@ class QuoteView(ResponseSchema):
         "engine would be asked for mode and role, when no engine is available and when a price is unknown.",
         examples=[2310],
     )
-    expected_microusd: PercentilesView | None = Field(
+    expected_microusd: CostsView | None = Field(
         description="What your tenant's newest Completed tasks of the same mode, role and engine (in Plan mode: of any "
         "engine) cost, in millionths of a USD; null if fewer than 20 tell it. Of a plan that waits for approval: less "
         "what the task has cost so far."
     )
-    expected_seconds: PercentilesView | None = Field(
+    expected_seconds: TimesView | None = Field(
         description="How long these tasks took from acceptance to the end, in seconds, without those that were "
         "approved or retried; null if fewer than 20 tell it. Of a plan that waits: less what the plan took."
     )
