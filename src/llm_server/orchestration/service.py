@@ -135,9 +135,9 @@ class Service:
         """Read a task. Raises TaskNotFound."""
         return self._store.get(ref)
 
-    def quote_of_plan(self, snapshot: Snapshot) -> Quote | None:
-        """Quote the rest of a task whose plan waits for approval; None for any other task."""
-        return self._intake.quotes.of_plan(snapshot) if snapshot.task.awaits_approval else None
+    def quote_of_plan(self, snapshot: Snapshot) -> Quote:
+        """Quote the rest of a task whose plan waits for approval."""
+        return self._intake.quotes.of_plan(snapshot)
 
     def approve(
         self,

@@ -215,7 +215,6 @@ def test_the_quote_of_a_plan_is_what_the_limit_leaves(served: Served) -> None:
     ref, _ = a_costly_plan(served, limit=0.5)
     quote = served.service.quote_of_plan(served.get(ref))
 
-    assert quote is not None
     assert quote.ceiling_microusd == 500_000 - 50
 
 

@@ -146,7 +146,6 @@ def approve(served: Served, ref: TaskRef, random: Random, biller: Biller) -> Non
     """Approve a plan, with a limit or without; from then on no more is charged than its quote and the limit allow."""
     snapshot = served.get(ref)
     quote = served.service.quote_of_plan(snapshot)
-    assert quote is not None
     more = random.choice([None, -1, 0, 500, 20_000, 200_000, 10**7])
     limit = None if more is None else max(0, snapshot.spent_microusd + more)
     plan_hash = plans.digest(snapshot.outputs[PLAN].text or "")
@@ -172,7 +171,10 @@ BOUNDS = list[tuple[int, int | None, int | None]]()
 def test_no_run_is_charged_more_than_its_ceiling(
     seed: int, mode: Mode | None, limit: float | None, triage: str
 ) -> None:
-    """The engines' own bills are counted: those of late, broken-off and lost calls too, which no receipt can know."""
+    """The engines' own bills are counted: those of late, broken-off and lost calls too, which no receipt can know.
+
+    What is withheld may be more: a call that was announced for a step, and never made, is booked as lost (ADR 56).
+    """
     random = Random(seed)
     biller, engines = Biller(random, deaths=True), some_engines(random)
     BOUNDS.clear()
@@ -188,13 +190,13 @@ def test_no_run_is_charged_more_than_its_ceiling(
         quote = served.service.quote("local", new).quote
         task = served.service.submit("local", new)
         work_through(served, task.ref, random, biller)
-        booked = served.get(task.ref).spent_microusd
+        cost = served.get(task.ref).task.receipt.cost_microusd
         served.close()
 
     assert (quote.ceiling_microusd is None) == (limit is None and any(e.source == "api" for e in engines.values()))
     if quote.ceiling_microusd is not None:
         assert biller.billed_microusd <= quote.ceiling_microusd
-        assert booked <= quote.ceiling_microusd
+        assert cost <= quote.ceiling_microusd
     for before, ceiling, bound in BOUNDS:
         assert ceiling is None or biller.billed_microusd - before <= ceiling
         assert bound is None or biller.billed_microusd <= bound

@@ -48,11 +48,9 @@ class Quotes:
             expected=self._expected(task, new.engine),
         )
 
-    def of_plan(self, snapshot: Snapshot) -> Quote | None:
-        """Quote the steps and the synthesis of a plan that waits for approval; None for any other task."""
+    def of_plan(self, snapshot: Snapshot) -> Quote:
+        """Quote the steps and the synthesis of a plan that waits for approval."""
         task = snapshot.task
-        if not task.awaits_approval:
-            return None
         allowed, spent = snapshot.allowed_engines, snapshot.spent_microusd
         microusd, reason = quote.ceiling(
             snapshot.max_cost_microusd, spent_microusd=spent, is_local=self._is_local(allowed)
