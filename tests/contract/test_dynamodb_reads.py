@@ -236,6 +236,21 @@ def test_times_of_creation_bound_what_is_read(moto_substrate: Substrate, moto_st
     assert (wire.operations, wire.read_units()) == ({"Query": 1, "BatchGetItem": 1}, 1 / 2 + 1 / 2)
 
 
+def test_a_quote_looks_at_two_hundred_tasks_at_the_most(
+    moto_substrate: Substrate, moto_store: DynamoStore, wire: Wire
+) -> None:
+    """Whatever the filter lets pass: two queries of keys and two batches of states."""
+    fill(moto_substrate, *(a_task(f"t{n:03}", created_ms=NOW_MS + n) for n in range(250)))
+    wire.calls.clear()
+
+    found = moto_store.newest("local", most=200, task_filter=TaskFilter(role="QA-Agent"))
+
+    assert found == []
+    assert wire.operations == {"Query": 2, "BatchGetItem": 2}
+    assert sum(len(states.answer["Responses"][moto_substrate.table]) for states in wire.calls[1::2]) == 200
+    assert wire.read_units() <= 2 * 2 + 200 / 2
+
+
 def test_a_filter_that_no_task_can_pass_reads_nothing(moto_store: DynamoStore, wire: Wire) -> None:
     """A final task never waits for approval, and no moment is before itself."""
     moto_store.add(a_task(), a_request())

@@ -310,3 +310,39 @@ def test_tasks_that_have_expired_end_no_list(keeping: Keeping) -> None:
 
     assert ids(*listed) == ["new", "t7", "t6", "t4", "t0"]
     assert [len(page.tasks) for page in listed] == [2, 2, 1]
+
+
+def test_the_newest_tasks_that_pass_a_filter_are_read(store: Store) -> None:
+    """Newest first, of one tenant, and never more than asked for."""
+    for n in range(6):
+        added(store, a_task(f"t{n}", created_ms=NOW_MS + n, role=("Chat-Agent", "QA-Agent")[n % 2]))
+    added(store, a_task("theirs", tenant="other", created_ms=NOW_MS + 9))
+
+    of_role = TaskFilter(role="QA-Agent")
+    assert [task.task_id for task in store.newest("local", most=200, task_filter=of_role)] == ["t5", "t3", "t1"]
+    assert [task.task_id for task in store.newest("local", most=3, task_filter=EVERY_TASK)] == ["t5", "t4", "t3"]
+    assert store.newest("other2", most=200, task_filter=EVERY_TASK) == []
+
+
+def test_more_tasks_than_a_round_are_read(store: Store) -> None:
+    for n in range(130):
+        added(store, a_task(f"t{n:03}", created_ms=NOW_MS + n))
+
+    found = store.newest("local", most=120, task_filter=TaskFilter(role="Chat-Agent"))
+
+    assert [task.task_id for task in found] == [f"t{n:03}" for n in range(129, 9, -1)]
+
+
+def test_the_limit_of_an_approval_is_kept(store: Store) -> None:
+    """Through a claim and a failure; a retry keeps it, too."""
+    task = added(store, a_task("t1", approval="awaited"))
+    approved = task.approved(now_ms=NOW_MS, due_ms=NOW_MS, max_cost_microusd=1_234)
+    store.save(task, approved)
+    running = claimed(store.peek(task.ref))
+    store.save(approved, running)
+    failed = running.failed(a_failure())
+    store.save(running, failed)
+    retried = failed.retried(now_ms=NOW_MS, due_ms=NOW_MS, deadline_ms=None)
+    store.save(failed, retried)
+
+    assert store.get(task.ref).task.max_cost_microusd == store.get(task.ref).max_cost_microusd == 1_234

@@ -260,3 +260,17 @@ def test_a_final_task_expires_after_keep_days(
 
     finished_ms = json.loads(state["body"]["S"])["finished_ms"]
     assert state.get("ttl") == ({"N": str(-(-finished_ms // 1000) + 24 * 3600)} if days else None)
+
+
+def test_a_quote_reads_what_finished_and_writes_nothing(deployment: Deployment) -> None:
+    """At most two queries of keys and two batches of states; the tenant has one task like it."""
+    deployment.submit("Say hello.", mode="Chat")
+    deployment.deliver_all()
+    before = deployment.calls("ApiFunction", "dynamodb")
+    answer = deployment.ask("POST", "/tasks/quote", {"prompt": "Say hello.", "mode": "Chat"})
+    made = deployment.calls("ApiFunction", "dynamodb")[len(before) :]
+
+    assert answer["statusCode"] == 200
+    assert (answer["json"]["quote"]["sample"], answer["json"]["quote"]["ceiling_microusd"]) == (1, 0)
+    assert set(made) <= {"Query", "BatchGetItem", "GetItem"}
+    assert len(made) <= 6

@@ -14,7 +14,7 @@ RENAMED = {
 DROPPED = {"engine failed over"}
 """Events of 0.1.0 that were replaced by `attempt.failed`."""
 ADDED = {"attempt.failed", "awaiting_approval"}
-ADDED_FIELDS = {"demonstration", "fault"}
+ADDED_FIELDS = {"demonstration", "fault", "quote"}
 ADDED_STEP_FIELDS = {"fault"}
 ADDED_TO_ATTEMPTS = {
     "cache_read_tokens",

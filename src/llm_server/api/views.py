@@ -18,13 +18,16 @@ from llm_server.api.schemas.server import (
     UsageView,
 )
 from llm_server.api.schemas.tasks import (
+    CostsView,
     DecisionView,
     EventView,
+    QuoteView,
     TaskDetail,
     TaskLimits,
     TaskPage,
     TaskSummary,
     TaskView,
+    TimesView,
     TriageQuoteView,
 )
 from llm_server.api.schemas.work import AttemptView, PlanView, ReceiptView, ReviewView, StepView
@@ -35,13 +38,14 @@ from llm_server.orchestration.domain.engines.catalog import Catalog, EngineSpec,
 from llm_server.orchestration.domain.output import PLAN, OutputKey
 from llm_server.orchestration.domain.plan import Step, StepStatus
 from llm_server.orchestration.domain.ports.listing import Page
+from llm_server.orchestration.domain.quote import Quote
 from llm_server.orchestration.domain.receipt import MICROUSD_PER_USD, Attempt
 from llm_server.orchestration.domain.snapshot import Snapshot
 from llm_server.orchestration.domain.status import Status
 from llm_server.orchestration.domain.task import Task
 from llm_server.orchestration.service import Usage
 from llm_server.orchestration.tasks.events import Event, history
-from llm_server.orchestration.tasks.intake import Decision
+from llm_server.orchestration.tasks.intake import Quoted
 
 _EPOCH = datetime(1970, 1, 1)  # in UTC; without a time zone, arithmetic takes half the time
 _ATTEMPT = tuple(name for name in AttemptView.model_fields if name != "started_at")
@@ -56,7 +60,7 @@ def task(task: Task, result: str | None = None) -> TaskView:
     return TaskView(task_id=task.task_id, status=task.status, result=result, error=task.error)
 
 
-def detail(snapshot: Snapshot) -> TaskDetail:
+def detail(snapshot: Snapshot, quote: Quote | None = None) -> TaskDetail:
     request = snapshot.decided_request
     return TaskDetail(
         **_state(snapshot.task) | {"metadata": dict(snapshot.task.metadata or request.metadata)},
@@ -66,12 +70,13 @@ def detail(snapshot: Snapshot) -> TaskDetail:
         complexity=request.complexity,
         reasons=list(request.reasons),
         plan=_plan(snapshot),
+        quote=None if quote is None else _quote(quote),
         demonstration=snapshot.task.demonstration,
         priority=snapshot.task.priority,
         stream=request.stream,
         attempts=[_attempt(a) for a in snapshot.attempts],
         events=[_event(event) for event in history(snapshot)],
-        limits=TaskLimits(**_fields(request.limits, _LIMITS) | {"sources": _sources(snapshot.allowed_engines.sources)}),
+        limits=_limits(snapshot),
     )
 
 
@@ -93,7 +98,27 @@ def page(page: Page) -> TaskPage:
     return TaskPage(tasks=[TaskSummary(**_state(t)) for t in page.tasks], next_page_token=page.next_token)
 
 
-def decision(decision: Decision) -> DecisionView:
+def _limits(snapshot: Snapshot) -> TaskLimits:
+    limits = _fields(snapshot.request.limits, _LIMITS)
+    if snapshot.task.max_cost_microusd is not None:
+        limits["max_cost_usd"] = snapshot.task.max_cost_microusd / MICROUSD_PER_USD
+    return TaskLimits(**limits | {"sources": _sources(snapshot.allowed_engines.sources)})
+
+
+def _quote(quote: Quote) -> QuoteView:
+    expected, cost, time = quote.expected, quote.expected.microusd, quote.expected.seconds
+    return QuoteView(
+        ceiling_microusd=quote.ceiling_microusd,
+        ceiling_reason=quote.ceiling_reason,
+        worst_case_microusd=quote.worst_case_microusd,
+        expected_microusd=None if cost is None else CostsView(p50=int(cost.p50), p90=int(cost.p90)),
+        expected_seconds=None if time is None else TimesView(p50=round(time.p50, 3), p90=round(time.p90, 3)),
+        sample=expected.sample,
+    )
+
+
+def decision(quoted: Quoted) -> DecisionView:
+    decision = quoted.decision
     a, triage = decision.analysis, decision.triage
     return DecisionView(
         mode=a.mode,
@@ -102,6 +127,7 @@ def decision(decision: Decision) -> DecisionView:
         engine=decision.engine,
         sources=_sources(decision.sources),
         triage=None if triage is None else TriageQuoteView(**_fields(triage, _TRIAGE)),
+        quote=_quote(quoted.quote),
         complexity=a.complexity,
         multi_step=a.multi_step,
         confidence=a.confidence,

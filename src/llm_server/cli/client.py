@@ -102,9 +102,10 @@ class Client:
         """Start a Failed task again; the server refuses it for a task with another status."""
         return self._call("POST", _path(task_id, "/retry"), field="task_id")
 
-    def approve(self, task_id: str, plan_hash: str) -> Answer:
-        """Approve the plan with this hash; calling this again has no further effect."""
-        return self._call("POST", _path(task_id, "/approve"), {"plan_hash": plan_hash}, field="task_id")
+    def approve(self, task_id: str, plan_hash: str, max_cost_usd: float | None = None) -> Answer:
+        """Approve the plan with this hash, and limit the cost of its task; repeating the call has no further effect."""
+        limit = {} if max_cost_usd is None else {"max_cost_usd": max_cost_usd}
+        return self._call("POST", _path(task_id, "/approve"), {"plan_hash": plan_hash} | limit, field="task_id")
 
     def reject(self, task_id: str, plan_hash: str) -> Answer:
         """Reject the plan with this hash, which cancels the task; calling this again has no further effect."""

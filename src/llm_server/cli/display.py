@@ -54,7 +54,7 @@ def safe(text: str) -> str:
     return _UNSAFE.sub("", text)
 
 
-def usd(microusd: int) -> str:
+def usd(microusd: float) -> str:
     """Return an amount in dollars, exact to the micro-dollar, without trailing zeros."""
     return "$" + f"{microusd / 1_000_000:,.6f}".rstrip("0").rstrip(".")
 
@@ -78,7 +78,10 @@ def show_decision(decision: Mapping[str, object], as_json: bool) -> None:
         return
     rows: list[tuple[str, str]] = []
     for name, value in decision.items():
-        first, *others = [_item(each) for each in value] or ["-"] if isinstance(value, list) else [_item(value)]
+        if name == "quote" and isinstance(value, Mapping):
+            first, *others = quote_lines(value)
+        else:
+            first, *others = [_item(each) for each in value] or ["-"] if isinstance(value, list) else [_item(value)]
         rows += [(name, first), *(("", other) for other in others)]
     put_table(rows)
 
@@ -125,7 +128,7 @@ def download_bar(name: str, total_bytes: int) -> Iterator[Callable[[int], None]]
 def _item(value: object) -> str:
     """Return one value as text; a pair or an object, such as a role and its likelihood, becomes its values."""
     if isinstance(value, Mapping) and "ceiling_microusd" in value:
-        return _quote(value)
+        return _triage(value)
     if isinstance(value, Mapping | list):
         return " ".join(_item(each) for each in (value.values() if isinstance(value, Mapping) else value))
     if isinstance(value, float):
@@ -133,7 +136,25 @@ def _item(value: object) -> str:
     return word(value)
 
 
-def _quote(triage: Mapping[str, object]) -> str:
+def quote_lines(quote: Mapping[str, object]) -> list[str]:
+    """Return what a task may cost and how long it may take: the ceiling, the worst case and what is expected."""
+    ceiling, worst = quote.get("ceiling_microusd"), quote.get("worst_case_microusd")
+    bound = f"at most {usd(ceiling)}" if isinstance(ceiling, int) else "no ceiling"
+    lines = [f"{bound}. {word(quote.get('ceiling_reason'))}"]
+    if isinstance(worst, int):
+        lines.append(f"reserves {usd(worst)} if it is claimed once")
+    money, seconds = quote.get("expected_microusd"), quote.get("expected_seconds")
+    expected = []
+    if isinstance(money, Mapping):
+        expected.append(f"half cost up to {usd(money['p50'])}, 90 % up to {usd(money['p90'])}")
+    if isinstance(seconds, Mapping):
+        expected.append(f"half took up to {seconds['p50']:.1f} s, 90 % up to {seconds['p90']:.1f} s")
+    sample = quote.get("sample")
+    of_sample = f"{counted(sample if isinstance(sample, int) else 0, 'finished task')} like it"
+    return [*lines, f"{of_sample}: {'; '.join(expected) or 'too few to expect anything'}"]
+
+
+def _triage(triage: Mapping[str, object]) -> str:
     """Return the engine that would be asked about a task first, and the price of that."""
     expected, ceiling = triage.get("expected_microusd"), triage["ceiling_microusd"]
     if not isinstance(expected, int) or not isinstance(ceiling, int):

@@ -15,6 +15,7 @@ from llm_server.api import views
 from llm_server.catalog_loading import configured_catalog
 from llm_server.cli import display
 from llm_server.embedded.assembly import embedded_service
+from llm_server.orchestration.domain.api_key import LOCAL_TENANT
 from llm_server.orchestration.domain.engines.catalog import Catalog
 from llm_server.orchestration.routing.analysis import FIELDS, Analysis, analyse, own_roles
 from llm_server.orchestration.routing.evaluation import apgr, auroc, calibration_error, interval, share
@@ -45,8 +46,8 @@ def decision(prompt: str, profile: str | None, role: str | None) -> dict[str, An
     with TemporaryDirectory() as folder:
         settings = replace(settings, db=Path(folder) / "tasks.db")
         with embedded_service(settings, own_port=_OWN_PORT) as embedded:
-            decided = embedded.service.decide(new)
-    document: dict[str, Any] = views.decision(decided).model_dump(mode="json")
+            quoted = embedded.service.quote(LOCAL_TENANT, new)
+    document: dict[str, Any] = views.decision(quoted).model_dump(mode="json")
     return document
 
 

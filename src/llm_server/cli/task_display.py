@@ -79,7 +79,7 @@ def show_tasks(tasks: Sequence[Mapping[str, Any]], as_json: bool) -> None:
 
 
 def show_plan(task: Mapping[str, Any]) -> None:
-    """Print a plan to stderr: its goal and hash, then each step with its role and the steps that it depends on."""
+    """Print a plan to stderr: its goal and hash, then its steps with role and dependencies, then its quote."""
     plan = task["plan"]
     display.say(f"Plan of task {task.get('task_id')} ({plan.get('hash')})")
     display.say(f"Goal: {plan.get('goal')}")
@@ -87,6 +87,9 @@ def show_plan(task: Mapping[str, Any]) -> None:
         after = ", ".join(step.get("depends_on") or [])
         display.say(f"{number}. {step.get('id')} ({step.get('role')}){f', after {after}' if after else ''}")
         display.say(f"   {step.get('instruction')}")
+    if quote := task.get("quote"):
+        for line in display.quote_lines(quote):
+            display.say(f"The rest: {line}")
 
 
 def _reason(task: Mapping[str, Any]) -> str:

@@ -89,6 +89,10 @@ def list_tasks(
 def approve(
     task_id: TaskId,
     plan_hash: PlanHash = None,
+    max_cost_usd: Annotated[
+        float | None,
+        typer.Option(help="The most that the task may cost from now on, in USD, what it has cost so far included."),
+    ] = None,
     yes: Yes = False,
     url: Url = DEFAULT_URL,
     key: ApiKey = "",
@@ -101,7 +105,7 @@ def approve(
     client, task_id = client_of(url, key), checked_id(task_id)
     with failures_as_exit_codes():
         plan_hash = plan_hash or _agreed(client, task_id, "Approve this plan?", yes)
-        task_display.show_change(client.approve(task_id, plan_hash), as_json)
+        task_display.show_change(client.approve(task_id, plan_hash, max_cost_usd), as_json)
 
 
 def reject(

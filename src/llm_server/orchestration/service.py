@@ -31,11 +31,12 @@ from llm_server.orchestration.domain.ports.store import (
     never_known,
 )
 from llm_server.orchestration.domain.ports.tasks import TaskStore
+from llm_server.orchestration.domain.quote import Quote
 from llm_server.orchestration.domain.snapshot import Snapshot
 from llm_server.orchestration.domain.task import Task, TaskRef
 from llm_server.orchestration.domain.triage import TriageQuote
 from llm_server.orchestration.tasks.events import Event, EventPage, of_delta
-from llm_server.orchestration.tasks.intake import Accepted, Decision, Intake
+from llm_server.orchestration.tasks.intake import Accepted, Decision, Intake, Quoted
 from llm_server.orchestration.tasks.lifecycle import Lifecycle
 from llm_server.orchestration.tasks.new_task import NewTask
 from llm_server.orchestration.tasks.numbered_events import has_ended, numbered
@@ -114,6 +115,10 @@ class Service:
         """Decide how a prompt would be done, without storing or spending anything. Raises InvalidInput."""
         return self._intake.decide(new, payer=payer)
 
+    def quote(self, tenant: str, new: NewTask, *, payer: Payer | None = None) -> Quoted:
+        """Decide how a task would be done and quote it, without storing or spending anything. Raises InvalidInput."""
+        return self._intake.quote(tenant, new, payer=payer)
+
     def submit(self, tenant: str, new: NewTask, *, payer: Payer | None = None) -> Task:
         """Store a task, then wake a worker. Once this returns, the task is never lost.
 
@@ -154,9 +159,23 @@ class Service:
         deltas = {delta.number: delta for delta in (*recent, *self._store.deltas(task.ref, after=after))}
         return [of_delta(delta) for number, delta in deltas.items() if rev_of(number) <= task.rev]
 
-    def approve(self, ref: TaskRef, plan_hash: str, *, approve: bool, payer: Payer | None = None) -> Snapshot:
+    def quote_of_plan(self, snapshot: Snapshot) -> Quote:
+        """Quote the rest of a task whose plan waits for approval."""
+        return self._intake.quotes.of_plan(snapshot)
+
+    def approve(
+        self,
+        ref: TaskRef,
+        plan_hash: str,
+        *,
+        approve: bool,
+        payer: Payer | None = None,
+        max_cost_microusd: int | None = None,
+    ) -> Snapshot:
         """Approve a plan, or reject it, which cancels the task. Raises the errors of `Lifecycle.approve`."""
-        return self._lifecycle.approve(ref, plan_hash, approve=approve, payer=payer)
+        return self._lifecycle.approve(
+            ref, plan_hash, approve=approve, payer=payer, max_cost_microusd=max_cost_microusd
+        )
 
     def cancel(self, ref: TaskRef) -> Snapshot:
         """Cancel a task that is not final. Raises the errors of `Lifecycle.cancel`."""

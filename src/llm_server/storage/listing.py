@@ -65,6 +65,12 @@ def key_of(token: str) -> str:
     return key
 
 
+def newest(read: Callable[[Span, int], Round], task_filter: TaskFilter, *, most: int, max_round: int) -> list[Task]:
+    """Return the tasks that pass a filter among the `most` tasks at the end of the list, by `read` of `fill_page`."""
+    bounds = Bounds(max_round=max_round, max_call=most)
+    return list(fill_page(read, task_filter, size=most, token="", bounds=bounds).tasks)
+
+
 def fill_page(
     read: Callable[[Span, int], Round], task_filter: TaskFilter, *, size: int, token: str, bounds: Bounds
 ) -> Page:

@@ -94,9 +94,9 @@ def call_each_of_tasks(client: AuthenticatedClient) -> None:
         )
         assert [found.task_id for found in page.tasks] == expected
 
-    plan = models.PlanDecision(plan_hash="0" * 64)
-    for operation in (approve_plan, reject_plan):
-        call(operation, models.Problem, client=client, task_id=task.task_id, body=plan)
+    approval, decision = (kind(plan_hash="0" * 64) for kind in (models.PlanApproval, models.PlanDecision))
+    for operation, body in ((approve_plan, approval), (reject_plan, decision)):
+        call(operation, models.Problem, client=client, task_id=task.task_id, body=body)
     assert "Failed" in call(retry_task, models.Problem, client=client, task_id=task.task_id).detail
 
     off = models.EngineChange(toggle=False)

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import pytest
 
+from llm_server.api import views
 from llm_server.orchestration.domain import plan as plans
-from llm_server.orchestration.domain.errors import ApprovalConflict
+from llm_server.orchestration.domain.errors import ApprovalConflict, InvalidInput
 from llm_server.orchestration.domain.snapshot import Limits
 from llm_server.orchestration.domain.status import Mode, Status
 from llm_server.orchestration.domain.task import TaskRef
 from support.builders import output_key
-from support.deliveries import a_plan
+from support.deliveries import a_plan, planning
 from support.in_process_server import CalledServer
+from support.scripted_engine import a_catalog, an_engine
 from support.scripted_service import Served
 
 PLAN = a_plan()
@@ -167,3 +170,90 @@ def test_concurrent_approvals_count_once(server: CalledServer) -> None:
         task["plan"]["steps"]
     )
     assert rev == 4
+
+
+def approved(server: CalledServer, task_id: str, plan_hash: str, **limit: object) -> tuple[int, str]:
+    answer = server.post({"plan_hash": plan_hash, **limit}, f"tasks/{task_id}/approve")
+    return answer.status, answer.detail if answer.status >= 400 else answer.json["status"]
+
+
+def test_a_plan_that_waits_has_a_quote(server: CalledServer) -> None:
+    """A task that does not wait has none."""
+    task_id, plan_hash = waiting(server)
+    shown = server.get(f"tasks/{task_id}").json["quote"]
+    approved(server, task_id, plan_hash)
+
+    assert (shown["ceiling_microusd"], shown["worst_case_microusd"], shown["sample"]) == (0, None, 0)
+    assert server.get(f"tasks/{task_id}").json["quote"] is None
+
+
+def a_costly_plan(served: Served, limit: float | None = None) -> tuple[TaskRef, str]:
+    """Let a plan wait whose call cost 50 micro-USD."""
+    served.engine = planning()
+    served.use(a_catalog({"only": an_engine()}))
+    ref = served.submit("Build it.", mode=Mode.PLAN, plan_approval=True, limits=Limits(max_cost_usd=limit))
+    served.work()
+    return ref, plans.digest(served.get(ref).outputs[output_key("PLAN")].text or "")
+
+
+def test_an_approval_binds_the_task_to_its_limit(served: Served) -> None:
+    """The plan's call counts; a step that could cost more is not called, after a retry neither."""
+    ref, plan_hash = a_costly_plan(served)
+    served.service.approve(ref, plan_hash, approve=True, max_cost_microusd=60)
+    served.work()
+    first = served.get(ref)
+    served.service.retry(ref)
+    served.work()
+
+    assert (first.task.status, first.task.receipt.cost_microusd) == (Status.FAILED, 50)
+    assert "max_cost_usd" in str(first.task.error)
+    assert served.get(ref).task.receipt.cost_microusd == 50
+    assert views.detail(first).limits.max_cost_usd == 0.00006
+
+
+def test_the_quote_of_a_plan_is_what_the_limit_leaves(served: Served) -> None:
+    ref, _ = a_costly_plan(served, limit=0.5)
+    quote = served.service.quote_of_plan(served.get(ref))
+
+    assert quote.ceiling_microusd == 500_000 - 50
+
+
+def test_the_limit_of_an_approval_lies_between_the_cost_so_far_and_the_earlier_limit(served: Served) -> None:
+    ref, plan_hash = a_costly_plan(served, limit=0.5)
+    approve = partial(served.service.approve, ref, plan_hash, approve=True)
+
+    with pytest.raises(InvalidInput, match=r"must not be above the task's limit of USD 0\.5\."):
+        approve(max_cost_microusd=500_001)
+    with pytest.raises(InvalidInput, match=r"must not be below the USD 0\.00005 that count against it already"):
+        approve(max_cost_microusd=49)
+    assert served.get(ref).task.awaits_approval
+    assert approve(max_cost_microusd=500_000).task.approval == "given"
+
+
+def test_an_approval_with_another_limit_is_not_the_same_approval(served: Served) -> None:
+    ref, plan_hash = a_costly_plan(served)
+    approve = partial(served.service.approve, ref, plan_hash, approve=True)
+    approve(max_cost_microusd=900)
+
+    assert approve(max_cost_microusd=900).task == approve().task
+    with pytest.raises(ApprovalConflict, match="already approved with another max_cost_usd"):
+        approve(max_cost_microusd=800)
+    assert served.get(ref).max_cost_microusd == 900
+
+
+def test_the_lower_of_both_limits_holds(served: Served) -> None:
+    ref, plan_hash = a_costly_plan(served, limit=0.5)
+    served.service.approve(ref, plan_hash, approve=True, max_cost_microusd=900)
+
+    assert served.get(ref).max_cost_microusd == 900
+
+
+def test_the_limit_of_an_approval_is_checked_over_http(server: CalledServer) -> None:
+    task_id, plan_hash = waiting(server)
+
+    for wrong in (0, -1, 10_001, "much", True):
+        status, detail = approved(server, task_id, plan_hash, max_cost_usd=wrong)
+        assert (status, "max_cost_usd" in detail) == (422, True), wrong
+    assert server.post({"plan_hash": plan_hash, "max_cost_usd": 1}, f"tasks/{task_id}/reject").status == 422
+    assert approved(server, task_id, plan_hash, max_cost_usd=0.25) == (200, "Queued")
+    assert server.get(f"tasks/{task_id}").json["limits"]["max_cost_usd"] == 0.25

@@ -135,6 +135,7 @@ def test_a_dry_run_decides_without_storing_anything(server: CalledServer) -> Non
             "reasons",
             "alternatives",
             "triage",
+            "quote",
         )
     }
     assert (answer.json["engine"], answer.json["reasons"] != []) == ("embedded", True)

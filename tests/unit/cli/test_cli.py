@@ -391,6 +391,35 @@ def test_dry_run_prints_the_decision(server: Script) -> None:
     assert {asked.line for asked in server.asked} == {"POST /api/v1/tasks?dry_run=true"}
 
 
+def test_dry_run_prints_the_quote_in_words(server: Script) -> None:
+    quote = {
+        "ceiling_microusd": 50_000,
+        "ceiling_reason": "The max_cost_usd of 0.05 bounds it.",
+        "worst_case_microusd": 2_310,
+        "expected_microusd": {"p50": 120, "p90": 480},
+        "expected_seconds": {"p50": 1.25, "p90": 5},
+        "sample": 57,
+    }
+    unknown = quote | {"ceiling_microusd": None, "ceiling_reason": "No limit.", "worst_case_microusd": None}
+    unknown |= {"expected_microusd": None, "expected_seconds": None, "sample": 1}
+    server.replies = [Reply(body={"mode": "Chat", "quote": q}) for q in (quote, unknown)]
+
+    known, little = (run(server, "submit", "x", "--dry-run", "--text") for _ in range(2))
+
+    assert known.stdout.splitlines() == [
+        "mode   Chat",
+        "quote  at most $0.05. The max_cost_usd of 0.05 bounds it.",
+        "       reserves $0.00231 if it is claimed once",
+        "       57 finished tasks like it: half cost up to $0.00012, 90 % up to $0.00048; "
+        "half took up to 1.2 s, 90 % up to 5.0 s",
+    ]
+    assert little.stdout.splitlines() == [
+        "mode   Chat",
+        "quote  no ceiling. No limit.",
+        "       1 finished task like it: too few to expect anything",
+    ]
+
+
 def test_missing_fields_of_a_document_are_left_out(server: Script) -> None:
     """Older or newer servers may not send all fields."""
     server.replies = [Reply(body={"task_id": "t1", "status": "Completed", "receipt": {"calls": 1}})]

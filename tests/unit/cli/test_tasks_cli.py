@@ -195,6 +195,17 @@ def test_a_decision_prints_the_plan_and_sends_its_hash(
     assert result.stderr.endswith(said)
 
 
+def test_an_approval_shows_the_quote_and_sends_its_limit(server: Script) -> None:
+    quote = {"ceiling_microusd": 500_000, "ceiling_reason": "The limit.", "worst_case_microusd": None, "sample": 3}
+    server.replies = [Reply(body=WAITING_PLAN | {"quote": quote}), Reply(body=task("Processing"))]
+
+    result = run(server, "approve", "t1", "--yes", "--max-cost-usd", "0.25")
+
+    assert server.asked[-1].body == {"plan_hash": "h1", "max_cost_usd": 0.25}
+    assert "The rest: at most $0.5. The limit.\n" in result.stderr
+    assert "The rest: 3 finished tasks like it: too few to expect anything\n" in result.stderr
+
+
 @pytest.mark.parametrize("command", ["approve", "reject"])
 @pytest.mark.parametrize("stdin", ["n\n", "", None])
 def test_without_confirmation_the_plan_stays_undecided(server: Script, command: str, stdin: str | None) -> None:

@@ -343,9 +343,9 @@ def test_an_affordable_engine_that_rests_is_waited_for(balanced: Balanced, clock
     balancer = balanced(cheap=(an_engine(), cheap), dear=(dear, ScriptedEngine("Dear.")))
     balancer.call(CALL, call_terms(engine="cheap"))
 
-    waiting = balancer.call(CALL, call_terms(budget=Budget.of(0.01, 0)))
+    waiting = balancer.call(CALL, call_terms(budget=Budget.of(10_000, 0)))
     clock.pass_s(30)
-    answered = balancer.call(CALL, call_terms(budget=Budget.of(0.01, 0)))
+    answered = balancer.call(CALL, call_terms(budget=Budget.of(10_000, 0)))
 
     assert (waiting.can_be_retried, waiting.outage) == (True, True)
     assert answered.completion is not None

@@ -54,7 +54,7 @@ def test_without_a_limit_the_worst_case_is_known() -> None:
 
 def test_the_worst_case_is_set_aside_and_the_rest_given_back() -> None:
     """One token is reserved for each byte of the prompt, and the whole output limit."""
-    budget = Budget.of(0.002, spent_microusd=500)
+    budget = Budget.of(2_000, spent_microusd=500)
     prompt = "é" * 10
 
     call, reserved = budget.reserve(a_call(prompt), both)

@@ -48,13 +48,20 @@ _DECIDED = problems(400, 404, 409, 413, 415, 422, 503)
     responses=_DECIDED | _changed_to("The task after the approval of its plan."),
 )
 async def approve_plan(
-    ref: Ref, decision: new_task.PlanDecision, run: Run, service: Service, caller: Caller
+    ref: Ref, decision: new_task.PlanApproval, run: Run, service: Service, caller: Caller
 ) -> Response:
     """Approve the plan of a task that waits for approval; the server then carries out the steps.
 
     Approving the same plan again has no further effect.
     """
-    approve = partial(service.approve, ref, decision.plan_hash, approve=True, payer=caller.payer)
+    approve = partial(
+        service.approve,
+        ref,
+        decision.plan_hash,
+        approve=True,
+        payer=caller.payer,
+        max_cost_microusd=decision.max_cost_microusd,
+    )
     return _changed(await run.write(approve))
 
 

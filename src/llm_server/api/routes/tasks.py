@@ -119,7 +119,9 @@ async def create_task(
     """Store and queue a task. With `Prefer: wait=N`, respond when it is final, or after N seconds at the latest."""
     key = idempotency.key_of(idempotency_key)
     if dry_run:
-        return answer(views.decision(await run.read(partial(service.decide, new.to_domain(), payer=caller.payer))))
+        return answer(
+            views.decision(await run.read(partial(service.quote, caller.tenant, new.to_domain(), payer=caller.payer)))
+        )
     wait_s = waiting.wished_s(",".join(prefer or ()))
 
     def submit() -> tuple[Accepted, Watch | None]:
@@ -141,7 +143,9 @@ async def create_task(
 )
 async def quote_task(new: new_task.NewTask, run: Run, service: Service, caller: Caller) -> Response:
     """Decide the mode, the role and the engine of a task. The server stores no task and calls no engine."""
-    return answer(views.decision(await run.read(partial(service.decide, new.to_domain(), payer=caller.payer))))
+    return answer(
+        views.decision(await run.read(partial(service.quote, caller.tenant, new.to_domain(), payer=caller.payer)))
+    )
 
 
 @router.get(
@@ -200,7 +204,8 @@ async def get_task(ref: Ref, run: Run, service: Service, if_none_match: IfNoneMa
     headers = _freshness(snapshot, service.now_ms())
     if matches(",".join(if_none_match or ()), headers["ETag"]):
         return Response(status_code=304, headers=headers)
-    return answer(views.detail(snapshot), headers=headers)
+    quote = await run.read(partial(service.quote_of_plan, snapshot)) if snapshot.task.awaits_approval else None
+    return answer(views.detail(snapshot, quote), headers=headers)
 
 
 def _accepted(accepted: Accepted, ended: Accepted | None, wait_s: int) -> Response:

@@ -158,3 +158,21 @@ class PlanDecision(RequestSchema):
         description="The `plan.hash` that `GET /api/v1/tasks/{task_id}` returned with the plan.",
         examples=["9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"],
     )
+
+
+class PlanApproval(PlanDecision):
+    """The plan that the caller approves, and what its task may cost from then on."""
+
+    max_cost_usd: float | None = Field(
+        default=None,
+        gt=0,
+        le=10_000,
+        description="The most the task may cost from now on, in USD, what it has cost so far included. It must not be "
+        "above the `limits.max_cost_usd` of the task, nor below what counts against it already. Default: the limit of "
+        "the task stays.",
+        examples=[0.05],
+    )
+
+    @property
+    def max_cost_microusd(self) -> int | None:
+        return Limits(max_cost_usd=self.max_cost_usd).max_cost_microusd

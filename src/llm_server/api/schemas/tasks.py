@@ -87,9 +87,12 @@ class EventView(ResponseSchema):
 
 
 class TaskLimits(ResponseSchema):
-    """The limits that the task was created with, and the sources that its keys allow. Null: no limit."""
+    """The limits that the task was created with or approved with, and the sources its keys allow. Null: no limit."""
 
-    max_cost_usd: float | None = Field(description="The most the task may cost, in USD.", examples=[0.05])
+    max_cost_usd: float | None = Field(
+        description="The most the task may cost, in USD: the lower of the limits of its creation and its approval.",
+        examples=[0.05],
+    )
     deadline_s: float | None = Field(
         description="Seconds from acceptance or the last retry after which the task fails.", examples=[120]
     )
@@ -101,6 +104,51 @@ class TaskLimits(ResponseSchema):
         description="The sources of the engines that may be called for the task: those of its own list that the keys "
         "of its callers allow.",
         examples=[["local"]],
+    )
+
+
+class CostsView(ResponseSchema):
+    """The median and the 90th percentile of costs, in millionths of a USD."""
+
+    p50: int = Field(description="Half of the tasks cost at most this.", examples=[120])
+    p90: int = Field(description="Nine tenths of the tasks cost at most this.", examples=[480])
+
+
+class TimesView(ResponseSchema):
+    """The median and the 90th percentile of times, in seconds."""
+
+    p50: float = Field(description="Half of the tasks took at most this.", examples=[2.5])
+    p90: float = Field(description="Nine tenths of the tasks took at most this.", examples=[9.25])
+
+
+class QuoteView(ResponseSchema):
+    """What the task, or the rest of a task whose plan waits for approval, may cost and how long it may take."""
+
+    ceiling_microusd: int | None = Field(
+        description="The most that can be charged, in millionths of a USD, whatever fails or is repeated; null when "
+        "nothing bounds it.",
+        examples=[50000],
+    )
+    ceiling_reason: str = Field(
+        description="What bounds the cost, or why nothing does.", examples=["The max_cost_usd of 0.05 bounds it."]
+    )
+    worst_case_microusd: int | None = Field(
+        description="What all engine calls reserve together, in millionths of a USD, if the task is claimed once: with "
+        "failover and escalation. A `max_cost_usd` of at least this shortens no answer. Null in Plan mode, when an "
+        "engine would be asked for mode and role, when no engine is available and when a price is unknown.",
+        examples=[2310],
+    )
+    expected_microusd: CostsView | None = Field(
+        description="What your tenant's newest Completed tasks of the same mode, role and engine (in Plan mode: of any "
+        "engine) cost, in millionths of a USD; null if fewer than 20 tell it. Of a plan that waits for approval: less "
+        "what the task has cost so far."
+    )
+    expected_seconds: TimesView | None = Field(
+        description="How long these tasks took from acceptance to the end, in seconds, without those that were "
+        "approved or retried; null if fewer than 20 tell it. Of a plan that waits: less what the plan took."
+    )
+    sample: int = Field(
+        description="How many tasks the expectations come from; at most 200 tasks are looked at.", examples=[57]
     )
 
 
@@ -122,6 +170,10 @@ class TaskDetail(TaskSummary, TaskView):
         examples=[["about poem (+3.5 text over code)"]],
     )
     plan: PlanView | None = Field(description="The plan of a task in Plan mode; null until it is made.")
+    quote: QuoteView | None = Field(
+        description="What the steps and the final answer of a plan that waits for approval may cost and how long they "
+        "may take; null for every other task."
+    )
     demonstration: bool = Field(
         description="Whether the demonstration engine or the embedded engine gave the result, because no real "
         "engine was configured or found.",
@@ -193,6 +245,7 @@ class DecisionView(ResponseSchema):
         description="The call that would be made first, because the analysis is unsure: its answer would take the "
         "place of the mode, the role, the profile and the complexity above. Null when no engine would be asked."
     )
+    quote: QuoteView = Field(description="What the task may cost and how long it may take.")
     complexity: Share = Field(
         description="How much a strong engine would improve the answer, from 0 to 1.", examples=[0.08]
     )

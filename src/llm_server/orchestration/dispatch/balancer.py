@@ -94,6 +94,19 @@ class Balancer:
                 return attempt
         return None
 
+    def worst_case(self, call: EngineCall, allowed: AllowedEngines) -> int | None:
+        """Return the most that the calls of one `call` reserve together, with failover and escalation, in micro-USD.
+
+        Each engine is asked once at the most. Returns None if no engine can be asked, or if a price is unknown.
+        """
+        costs = list[int]()
+        for name in self.fleet.return_times(allowed):
+            cost = self.calls.worst_case(name, call)
+            if cost is None:
+                return None
+            costs.append(cost)
+        return sum(sorted(costs)[-MAX_CALLS_A_STEP:]) if costs else None
+
     def call(self, call: EngineCall, terms: CallTerms) -> Reply:
         """Ask the candidates in order until one answers or the retry budget is used up.
 

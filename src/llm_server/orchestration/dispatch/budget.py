@@ -8,7 +8,7 @@ from llm_server.orchestration.dispatch.key_budget import KeyBudget
 from llm_server.orchestration.dispatch.reservation import PER_DAY, Price, Reservation, fit, worst_case
 from llm_server.orchestration.domain.engines.call import EngineCall
 from llm_server.orchestration.domain.errors import LimitReached, MoneySetAside
-from llm_server.orchestration.domain.receipt import MICROUSD_PER_USD, usd
+from llm_server.orchestration.domain.receipt import usd
 
 
 class Budget:
@@ -30,14 +30,14 @@ class Budget:
     @classmethod
     def of(
         cls,
-        max_cost_usd: float | None,
+        max_cost_microusd: int | None,
         spent_microusd: int,
         key_budget: KeyBudget | None = None,
         *,
         lost_microusd: int = 0,
     ) -> Budget:
         """Return the budget of a task with this limit that has already spent `spent_microusd`."""
-        left = None if max_cost_usd is None else int(max_cost_usd * MICROUSD_PER_USD) - spent_microusd
+        left = None if max_cost_microusd is None else max_cost_microusd - spent_microusd
         return cls(left, key_budget, lost_microusd=lost_microusd)
 
     @property

@@ -15,7 +15,7 @@ from llm_server.orchestration.dispatch.attempts import EngineFailure
 from llm_server.orchestration.dispatch.fleet import Fleet
 from llm_server.orchestration.dispatch.health import EngineStates
 from llm_server.orchestration.dispatch.places import Places
-from llm_server.orchestration.dispatch.reservation import Price, Reservation
+from llm_server.orchestration.dispatch.reservation import Price, Reservation, worst_case
 from llm_server.orchestration.dispatch.retry_budget import RetryBudget
 from llm_server.orchestration.dispatch.terms import CallTerms
 from llm_server.orchestration.domain.engines.allowed import AllowedEngines
@@ -126,6 +126,10 @@ class EngineCalls:
         except LimitReached:
             return None
         return self._started(engine, terms, None, probe=False).lost(microusd)
+
+    def worst_case(self, engine: str, call: EngineCall) -> int | None:
+        """Return what a call of the engine reserves without a limit, in micro-USD; None if its price is unknown."""
+        return worst_case(self._for_engine(engine, call), self._price_of(engine))
 
     def ask(self, engine: str, call: EngineCall, terms: CallTerms, *, after: tuple[Attempt, ...] = ()) -> CallResult:
         """Ask one engine once, within the task's budget; `after` are the earlier attempts to answer the same call.

@@ -73,6 +73,10 @@ class Fleet:
             f"No configured engine has the source {either(allowed.sources)}; the configured sources are: {configured}."
         )
 
+    def admitted(self, allowed: AllowedEngines) -> dict[str, EngineSpec]:
+        """Return the allowed engines, also those that are switched off or have no credentials."""
+        return {n: spec for n, spec in self._choice(allowed).items() if allowed.admits(n, spec.source)}
+
     def free(self, allowed: AllowedEngines) -> list[str]:
         """Return those of the allowed engines that may be asked now."""
         records = self._states.all()
@@ -138,7 +142,7 @@ class Fleet:
 
     def _usable(self, records: EngineRecords, allowed: AllowedEngines) -> list[str]:
         """Return the allowed engines that are switched on and have credentials, whether they rest or not."""
-        specs = {n: spec for n, spec in self._choice(allowed).items() if allowed.admits(n, spec.source)}
+        specs = self.admitted(allowed)
         return [name for name, spec in records.over(specs).items() if not self.obstacle(spec)]
 
     def _now(self, specs: Mapping[str, EngineSpec], records: EngineRecords) -> dict[str, EngineNow]:

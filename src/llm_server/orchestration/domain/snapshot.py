@@ -13,7 +13,7 @@ from llm_server.orchestration.domain.engines.allowed import AllowedEngines
 from llm_server.orchestration.domain.engines.catalog import Sources
 from llm_server.orchestration.domain.engines.message import Image, Tool, ToolChoice
 from llm_server.orchestration.domain.output import TRIAGE, Output, OutputKey, OutputKind, Review
-from llm_server.orchestration.domain.receipt import Attempt
+from llm_server.orchestration.domain.receipt import MICROUSD_PER_USD, Attempt
 from llm_server.orchestration.domain.status import Status
 from llm_server.orchestration.domain.task import Task
 from llm_server.orchestration.domain.triage import Triage, Undecided
@@ -29,6 +29,11 @@ class Limits(Struct, frozen=True, kw_only=True):
     deadline_s: float | None = None
     max_output_tokens: int | None = None
     sources: Sources | None = None
+
+    @property
+    def max_cost_microusd(self) -> int | None:
+        """The limit of the cost in micro-USD, rounded down; None without a limit."""
+        return None if self.max_cost_usd is None else int(self.max_cost_usd * MICROUSD_PER_USD)
 
     def deadline_ms(self, from_ms: int) -> int | None:
         """Return the deadline of a task that was accepted or retried at `from_ms`, in Unix milliseconds."""
@@ -91,6 +96,17 @@ class Snapshot(Struct, frozen=True, kw_only=True):
     def deadline_ms(self) -> int | None:
         """When the task fails if it is not final, in Unix milliseconds. States of old versions do not store it."""
         return self.task.deadline_ms or self.request.limits.deadline_ms(self.task.created_ms)
+
+    @property
+    def max_cost_microusd(self) -> int | None:
+        """The limit of the task's cost: the lower of that of its request and that of its approval; None without one."""
+        limits = self.request.limits.max_cost_microusd, self.task.max_cost_microusd
+        return min((limit for limit in limits if limit is not None), default=None)
+
+    @property
+    def spent_microusd(self) -> int:
+        """What counts against the limit: what the calls cost, and what is withheld for calls of unknown cost."""
+        return self.task.receipt.cost_microusd + sum(attempt.withheld_microusd for attempt in self.attempts)
 
     @property
     def allowed_engines(self) -> AllowedEngines:

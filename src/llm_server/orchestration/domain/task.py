@@ -80,6 +80,8 @@ class Task(Struct, frozen=True, kw_only=True):
     `demonstration`: the demonstration engine or the embedded engine gave the answer. `notes` are the last 6 moves that
     no other record tells of, each a `Note` (or a letter that a newer version stored) and its milliseconds since
     `created_ms`. `metadata` is that of the request; it is in the state too, because a listing reads only states.
+    `max_cost_microusd` limits the cost of the task since its plan was approved (None without such a limit); the request
+    has the limit of the call that created the task, and the lower of both holds.
     `pending` are engine calls of the claim that were announced and that no output holds yet, each as it is booked if
     the worker dies (ADR 31).
     `revs` are the revisions that wrote the notes; () if they are 2, 3, 4 and so on, and in states of older
@@ -122,6 +124,7 @@ class Task(Struct, frozen=True, kw_only=True):
     priority: Priority = Priority.INTERACTIVE
     revs: tuple[int, ...] = ()
     final_rev: int = 0
+    max_cost_microusd: int | None = None
 
     @property
     def awaits_approval(self) -> bool:
@@ -223,8 +226,13 @@ class Task(Struct, frozen=True, kw_only=True):
         task = self.progressed(plan)
         return replace(task, owner="", lease_ms=0, due_ms=due_ms, approval="awaited")
 
-    def approved(self, *, now_ms: int, due_ms: int, payer: Payer | None = None) -> Task:
-        """Approve the plan: the task goes back to the queue, limited to the sources of the key it is approved with."""
+    def approved(
+        self, *, now_ms: int, due_ms: int, payer: Payer | None = None, max_cost_microusd: int | None = None
+    ) -> Task:
+        """Approve the plan: the task goes back to the queue, limited to the sources of the key it is approved with.
+
+        From now on the task costs at most `max_cost_microusd`, what it has cost so far included.
+        """
         return self._to(
             Status.QUEUED,
             now_ms,
@@ -232,6 +240,7 @@ class Task(Struct, frozen=True, kw_only=True):
             approval="given",
             sources=self._sources_with(payer),
             **self._noted(Note.APPROVED, now_ms),
+            max_cost_microusd=max_cost_microusd,
         )
 
     def rejected(self, *, now_ms: int) -> Task:

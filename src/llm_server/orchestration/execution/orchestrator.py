@@ -29,9 +29,8 @@ from llm_server.orchestration.domain.task import NEVER_MS, Task
 from llm_server.orchestration.execution import plan_proposal, prompts
 from llm_server.orchestration.execution.outcome import Outcomes, Progress
 from llm_server.orchestration.execution.review import ReviewedSteps
-from llm_server.orchestration.execution.role_call import Claim, RoleCall, RoleCaller
+from llm_server.orchestration.execution.role_call import Claim, RoleCall, RoleCaller, answer_call
 from llm_server.orchestration.execution.step_runner import run_steps
-from llm_server.orchestration.routing import tiers
 
 if TYPE_CHECKING:
     from llm_server.orchestration.execution.triage import Triages
@@ -150,14 +149,13 @@ class Orchestrator:
     ) -> Claim:
         """Return what all calls of a claim share; its budget is what earlier calls, lost ones too, have left."""
         attempts, deadline_ms = snapshot.attempts, snapshot.deadline_ms
-        spent = snapshot.task.receipt.cost_microusd + sum(attempt.withheld_microusd for attempt in attempts)
         lost = sum(attempt.withheld_microusd for attempt in attempts if attempt.is_lost)
         return Claim(
             task=snapshot.task,
             request=snapshot.decided_request,
             until_ms=until_ms if deadline_ms is None else min(until_ms, deadline_ms),
             deadline_ms=deadline_ms,
-            budget=Budget.of(snapshot.request.limits.max_cost_usd, spent, key_budget, lost_microusd=lost),
+            budget=Budget.of(snapshot.max_cost_microusd, snapshot.spent_microusd, key_budget, lost_microusd=lost),
             cancellation=cancellation,
             allowed=snapshot.allowed_engines,
             announce=announce,
@@ -175,8 +173,7 @@ class Orchestrator:
         return self._plan_call(claim) if claim.task.mode is Mode.PLAN else self._answer_call(claim)
 
     def _answer_call(self, claim: Claim) -> RoleCall:
-        prompt, tier = claim.request.prompt, tiers.preferred_tier(claim.request.complexity)
-        return RoleCall(role=claim.task.role, prompt=prompt, purpose="answer", tier=tier, gate_request=prompt)
+        return answer_call(claim.task, claim.request)
 
     def _run_plan_mode(self, claim: Claim, snapshot: Snapshot) -> Iterator[Progress]:
         """Carry out Plan mode: propose a plan, run its steps, write the final answer."""

@@ -92,6 +92,14 @@ class RoleCaller:
                 foreseen += [attempt] if attempt else []
         return tuple(foreseen)
 
+    def worst_case(self, claim: Claim, call: RoleCall) -> int | None:
+        """Return the most that `ask` reserves for a call, in micro-USD; None if that is unknown."""
+        try:
+            engine_call, terms = self._prepared(claim, call)
+        except UnknownName:
+            return None
+        return self._balancer.worst_case(engine_call, terms.allowed)
+
     def _prepared(self, claim: Claim, call: RoleCall) -> tuple[EngineCall, CallTerms]:
         """Return a call as an engine gets it, with the system prompt and the limits of its role, and its terms.
 
@@ -138,6 +146,12 @@ class RoleCaller:
 
         limit_is_callers = claim.request.limits.max_output_tokens is not None
         return partial(gate.fault, call.gate_request, call.prompt, limit_is_callers=limit_is_callers)
+
+
+def answer_call(task: Task, request: Request) -> RoleCall:
+    """Return the call for the answer in Chat or Agent mode."""
+    prompt, tier = request.prompt, tiers.preferred_tier(request.complexity)
+    return RoleCall(role=task.role, prompt=prompt, purpose="answer", tier=tier, gate_request=prompt)
 
 
 def _short_system(role: Role | None) -> str:

@@ -21,7 +21,7 @@ from llm_server.orchestration.domain.engines.usage import Usage, estimate_tokens
 from llm_server.orchestration.domain.errors import EngineUnavailable, LLMServerError, OutOfTime
 from llm_server.orchestration.domain.output import TRIAGE, Output
 from llm_server.orchestration.domain.ports.clock import Clock
-from llm_server.orchestration.domain.receipt import MICROUSD_PER_USD, Attempt
+from llm_server.orchestration.domain.receipt import Attempt
 from llm_server.orchestration.domain.snapshot import Limits, Request
 from llm_server.orchestration.domain.task import Task
 from llm_server.orchestration.domain.triage import PURPOSE, WHOLE, Triage, TriageQuote, Undecided
@@ -126,10 +126,9 @@ class Triages:
             return None
         call, price = question.about(prompt), partial(self._balancer.price, self._catalog.engines[engine])
         ceiling = worst_case(call, price)
-        if limits.max_cost_usd is not None:
-            left = int(limits.max_cost_usd * MICROUSD_PER_USD)
-            if ceiling is None or ceiling > SHARE_OF_MONEY * left:
-                return None
+        left = limits.max_cost_microusd
+        if left is not None and (ceiling is None or ceiling > SHARE_OF_MONEY * left):
+            return None
         usage = Usage(input_tokens=tokens_in(call), output_tokens=MAX_OUTPUT_TOKENS)
         return TriageQuote(engine=engine, expected_microusd=price(usage), ceiling_microusd=ceiling)
 

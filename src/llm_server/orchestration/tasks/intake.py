@@ -18,7 +18,9 @@ from llm_server.orchestration.domain.engines.allowed import AllowedEngines
 from llm_server.orchestration.domain.engines.catalog import Catalog, Sources
 from llm_server.orchestration.domain.errors import StateConflict, TaskNotFound
 from llm_server.orchestration.domain.ports.clock import Clock
+from llm_server.orchestration.domain.ports.listing import TaskListing
 from llm_server.orchestration.domain.ports.tasks import IdempotencyBinding, IdempotencyStore, TaskStore
+from llm_server.orchestration.domain.quote import Quote
 from llm_server.orchestration.domain.snapshot import Request
 from llm_server.orchestration.domain.status import Mode
 from llm_server.orchestration.domain.task import Task, TaskRef
@@ -32,6 +34,7 @@ from llm_server.orchestration.tasks.wakeups import WakeUps
 
 if TYPE_CHECKING:
     from llm_server.orchestration.execution.triage import Triages
+    from llm_server.orchestration.tasks.quotes import Quotes
 
 
 class Accepted(Struct, frozen=True, kw_only=True):
@@ -56,7 +59,14 @@ class Decision(Struct, frozen=True, kw_only=True):
     triage: TriageQuote | None = None
 
 
-class IntakeStore(TaskStore, IdempotencyStore, Protocol):
+class Quoted(Struct, frozen=True, kw_only=True):
+    """How a task would be done, and its quote."""
+
+    decision: Decision
+    quote: Quote
+
+
+class IntakeStore(TaskStore, IdempotencyStore, TaskListing, Protocol):
     """The part of the store that the intake uses."""
 
 
@@ -97,7 +107,28 @@ class Intake:
             InvalidInput: the prompt is blank or too long, a name is unknown, or no engine can be used: as
                 `engine_limits.limited`.
         """
+        return self._decided(self._checked(new, payer))
+
+    def quote(self, tenant: str, new: NewTask, *, payer: Payer | None = None) -> Quoted:
+        """Decide how a task would be done and quote it, without storing or spending anything. Raises as `decide`."""
+        from llm_server.orchestration.tasks.quotes import Prospect
+
         new = self._checked(new, payer)
+        decision = self._decided(new)
+        analysed = decision.analysis, decision.profile
+        task, request = self._states(tenant, new, "", payer, analysed)
+        prospect = Prospect(task=task, request=request, engine=decision.engine, is_triaged=decision.triage is not None)
+        return Quoted(decision=decision, quote=self.quotes.of_new(prospect))
+
+    @cached_property
+    def quotes(self) -> Quotes:
+        """Imported here for the same reason as the triage."""
+        from llm_server.orchestration.tasks.quotes import Quotes
+
+        return Quotes(catalog=self._catalog, balancer=self._balancer, store=self._store)
+
+    def _decided(self, new: NewTask) -> Decision:
+        """Decide how a checked task would be done."""
         analysis, profile = analyse_task(new, self._catalog, self._own_roles)
         role, wanted = self._catalog.role(analysis.role), tiers.preferred_tier(analysis.complexity)
         tier = tiers.tier_of(role, analysis.complexity, self._catalog.defaults, preferred=wanted)
@@ -198,7 +229,13 @@ class Intake:
 
     def _prepared(self, tenant: str, new: NewTask, task_id: str, payer: Payer | None) -> tuple[Task, Request]:
         """Return the state and the request to store for a new task."""
-        analysis, profile = analyse_task(new, self._catalog, self._own_roles)
+        return self._states(tenant, new, task_id, payer, analyse_task(new, self._catalog, self._own_roles))
+
+    def _states(
+        self, tenant: str, new: NewTask, task_id: str, payer: Payer | None, analysed: tuple[Analysis, str]
+    ) -> tuple[Task, Request]:
+        """Return the state and the request of a new task with this analysis and profile."""
+        analysis, profile = analysed
         now_ms = self._clock()
         task = Task(
             tenant=tenant,

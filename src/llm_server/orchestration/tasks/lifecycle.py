@@ -40,12 +40,21 @@ class Lifecycle:
         self._clock = clock
         self._sweep_ms = sweep_ms
 
-    def approve(self, ref: TaskRef, plan_hash: str, *, approve: bool, payer: Payer | None = None) -> Snapshot:
+    def approve(
+        self,
+        ref: TaskRef,
+        plan_hash: str,
+        *,
+        approve: bool,
+        payer: Payer | None = None,
+        max_cost_microusd: int | None = None,
+    ) -> Snapshot:
         """Approve a plan and wake a worker, or reject it, which cancels its task. A repeated decision has no effect.
 
-        From an approval on, the sources of the payer's key limit the task, too.
+        From an approval on, the sources of the payer's key and `max_cost_microusd` limit the task, too.
 
         Raises:
+            InvalidInput: as `approval.decide`.
             TaskNotFound: no task has this reference.
             ApprovalConflict: as `approval.decide`.
             StateConflict: no configured engine is left that the task and the payer's key allow.
@@ -54,7 +63,15 @@ class Lifecycle:
 
         def decide(snapshot: Snapshot) -> Change | None:
             due_ms = now_ms + self._sweep_ms
-            decided = approval.decide(snapshot, plan_hash, approve=approve, now_ms=now_ms, due_ms=due_ms, payer=payer)
+            decided = approval.decide(
+                snapshot,
+                plan_hash,
+                approve=approve,
+                now_ms=now_ms,
+                due_ms=due_ms,
+                payer=payer,
+                max_cost_microusd=max_cost_microusd,
+            )
             if decided and approve:
                 engine_limits.check_key(snapshot, payer, self._fleet)
             return decided

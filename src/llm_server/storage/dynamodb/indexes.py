@@ -17,7 +17,7 @@ from llm_server.orchestration.domain.ports.tasks import Due
 from llm_server.orchestration.domain.task import Task, TaskRef
 from llm_server.storage.dynamodb import items
 from llm_server.storage.dynamodb.calls import ConditionFailed, batch, calling, writing
-from llm_server.storage.listing import Bounds, Round, Span, fill_page, listing_key
+from llm_server.storage.listing import Bounds, Round, Span, fill_page, listing_key, newest
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient
@@ -38,6 +38,9 @@ class Listing:
     def page(self, tenant: str, *, size: int, token: str, task_filter: TaskFilter) -> Page:
         read = partial(self._read, tenant)
         return fill_page(read, task_filter, size=size, token=token, bounds=LISTING_BOUNDS)
+
+    def newest(self, tenant: str, *, most: int, task_filter: TaskFilter) -> Sequence[Task]:
+        return newest(partial(self._read, tenant), task_filter, most=most, max_round=LISTING_BOUNDS.max_round)
 
     def _read(self, tenant: str, span: Span, limit: int) -> Round:
         """Query the index for the newest keys in a span, then read their states.

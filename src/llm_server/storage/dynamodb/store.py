@@ -223,6 +223,9 @@ class DynamoStore:
     def page(self, tenant: str, *, size: int, token: str = "", task_filter: TaskFilter = EVERY_TASK) -> Page:
         return self._listing.page(tenant, size=size, token=token, task_filter=task_filter)
 
+    def newest(self, tenant: str, *, most: int, task_filter: TaskFilter) -> Sequence[Task]:
+        return self._listing.newest(tenant, most=most, task_filter=task_filter)
+
     def overview(self) -> tuple[Counters, EngineRecords]:
         return self._counters.overview()
 

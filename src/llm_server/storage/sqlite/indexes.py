@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -14,7 +14,7 @@ from llm_server.orchestration.domain.ports.tasks import Due
 from llm_server.orchestration.domain.retention import Retention
 from llm_server.orchestration.domain.status import Priority
 from llm_server.orchestration.domain.task import Task, TaskRef
-from llm_server.storage import records
+from llm_server.storage import listing, records
 from llm_server.storage.listing import Bounds, Round, Span, fill_page
 from llm_server.storage.sqlite import task_rows
 from llm_server.storage.sqlite.database import Database
@@ -79,6 +79,21 @@ class _Source(Struct, frozen=True, kw_only=True):
 def page(
     database: Database, retention: Retention, tenant: str, *, size: int, token: str, task_filter: TaskFilter
 ) -> Page:
+    read = _reader(database, retention, tenant, task_filter)
+    return fill_page(read, task_filter, size=size, token=token, bounds=LISTING_BOUNDS)
+
+
+def newest(
+    database: Database, retention: Retention, tenant: str, *, most: int, task_filter: TaskFilter
+) -> Sequence[Task]:
+    read = _reader(database, retention, tenant, task_filter)
+    return listing.newest(read, task_filter, most=most, max_round=LISTING_BOUNDS.max_round)
+
+
+def _reader(
+    database: Database, retention: Retention, tenant: str, task_filter: TaskFilter
+) -> Callable[[Span, int], Round]:
+    """Return the function that reads up to so many tasks at the end of a span."""
     source = None
     if replace(task_filter, created_from_ms=0, created_to_ms=None) != EVERY_TASK:
         with database.reading() as db:
@@ -90,7 +105,7 @@ def page(
         tasks = [task for body in bodies if (task := records.readable_task(body)) and not retention.has_expired(task)]
         return Round(tasks=tasks, end=end)
 
-    return fill_page(read, task_filter, size=size, token=token, bounds=LISTING_BOUNDS)
+    return read
 
 
 def _newest(db: sqlite3.Connection, tenant: str, span: Span, limit: int) -> tuple[list[str], str]:

@@ -184,6 +184,9 @@ class SqliteStore:
     def page(self, tenant: str, *, size: int, token: str = "", task_filter: TaskFilter = EVERY_TASK) -> Page:
         return indexes.page(self._database, self._retention, tenant, size=size, token=token, task_filter=task_filter)
 
+    def newest(self, tenant: str, *, most: int, task_filter: TaskFilter) -> Sequence[Task]:
+        return indexes.newest(self._database, self._retention, tenant, most=most, task_filter=task_filter)
+
     def overview(self) -> Overview:
         with self._database.reading() as db:
             return overview.read(db)

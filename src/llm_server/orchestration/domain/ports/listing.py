@@ -75,3 +75,10 @@ class TaskListing(Protocol):
             InvalidInput: no store gives out such a token.
         """
         ...
+
+    def newest(self, tenant: str, *, most: int, task_filter: TaskFilter) -> Sequence[Task]:
+        """Return those of a tenant's tasks that pass the filter, newest first, after looking at `most` tasks at most.
+
+        A store without an index for the filter looks at the newest tasks; others look only at tasks that pass it.
+        """
+        ...

@@ -1,0 +1,97 @@
+"""Quote a task: what it may cost, by its limits, and what tasks like it cost before (ADR 56)."""
+
+from __future__ import annotations
+
+from msgspec import Struct
+
+from llm_server.orchestration.dispatch.balancer import Balancer
+from llm_server.orchestration.dispatch.budget import Budget
+from llm_server.orchestration.domain import quote
+from llm_server.orchestration.domain.cancellation import Cancellation
+from llm_server.orchestration.domain.engines.allowed import AllowedEngines
+from llm_server.orchestration.domain.engines.catalog import Catalog
+from llm_server.orchestration.domain.ports.listing import TaskFilter, TaskListing
+from llm_server.orchestration.domain.quote import Expected, Quote
+from llm_server.orchestration.domain.snapshot import Request, Snapshot
+from llm_server.orchestration.domain.status import Mode, Status
+from llm_server.orchestration.domain.task import NEVER_MS, Task
+from llm_server.orchestration.execution.role_call import Claim, RoleCaller, answer_call
+
+
+class Prospect(Struct, frozen=True, kw_only=True):
+    """A task that is not stored, as it would be; `engine` would be asked first (None if none can be asked)."""
+
+    task: Task
+    request: Request
+    engine: str | None
+    is_triaged: bool
+
+
+class Quotes:
+    """Quotes new tasks, and plans that wait for approval. Reads the tasks of the caller's tenant and no others."""
+
+    def __init__(self, *, catalog: Catalog, balancer: Balancer, store: TaskListing) -> None:
+        self._balancer = balancer
+        self._role_caller = RoleCaller(catalog, balancer)
+        self._store = store
+
+    def of_new(self, new: Prospect) -> Quote:
+        """Quote a new task."""
+        task, request = new.task, new.request
+        allowed = AllowedEngines(engine=request.engine, sources=request.limits.sources)
+        limit = request.limits.max_cost_microusd
+        microusd, reason = quote.ceiling(limit, is_local=self._is_local(allowed))
+        return Quote(
+            ceiling_microusd=microusd,
+            ceiling_reason=reason,
+            worst_case_microusd=None if new.is_triaged else self._worst_case(task, request, allowed),
+            expected=self._expected(task, new.engine),
+        )
+
+    def of_plan(self, snapshot: Snapshot) -> Quote:
+        """Quote the steps and the synthesis of a plan that waits for approval."""
+        task = snapshot.task
+        allowed, spent = snapshot.allowed_engines, snapshot.spent_microusd
+        microusd, reason = quote.ceiling(
+            snapshot.max_cost_microusd, spent_microusd=spent, is_local=self._is_local(allowed)
+        )
+        took_s = (task.updated_ms - task.created_ms) / 1000
+        expected = self._expected(task, None).after(task.receipt.cost_microusd, took_s)
+        return Quote(ceiling_microusd=microusd, ceiling_reason=reason, worst_case_microusd=None, expected=expected)
+
+    def _is_local(self, allowed: AllowedEngines) -> bool:
+        """Return whether a task may call local engines only, now and if other engines come back."""
+        return {spec.source for spec in self._balancer.fleet.admitted(allowed).values()} == {"local"}
+
+    def _worst_case(self, task: Task, request: Request, allowed: AllowedEngines) -> int | None:
+        """Return what the calls of one claim reserve. It is unknown in Plan mode: prompts have texts of other calls."""
+        if task.mode is Mode.PLAN:
+            return None
+        claim = Claim(
+            task=task,
+            request=request,
+            until_ms=NEVER_MS,
+            deadline_ms=None,
+            budget=Budget(None),
+            cancellation=Cancellation(),
+            allowed=allowed,
+            announce=lambda _: None,
+        )
+        return self._role_caller.worst_case(claim, answer_call(task, request))
+
+    def _expected(self, task: Task, engine: str | None) -> Expected:
+        """Return what Completed tasks of the tenant with this mode, role and engine tell.
+
+        The engine of a task is the one that gave its answer, and a plan's may be another than the planner's, so in Plan
+        mode the tasks of all engines are taken.
+        """
+        is_plan = task.mode is Mode.PLAN
+        if engine is None and not is_plan:
+            return Expected()
+        alike = TaskFilter(
+            statuses=frozenset([Status.COMPLETED]),
+            role=task.role,
+            mode=task.mode,
+            engine=None if is_plan else engine,
+        )
+        return Expected.of(self._store.newest(task.tenant, most=quote.MAX_SAMPLE, task_filter=alike))
