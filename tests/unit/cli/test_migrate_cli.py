@@ -32,7 +32,7 @@ def test_a_file_is_migrated_and_its_backup_named(old: Path) -> None:
 
     said = f"The database {old} was migrated from version 1 to 4.\nBackup: {old}.v1.backup\n"
     assert (migrated.exit_code, migrated.stdout, migrated.stderr) == (0, said, "")
-    assert version(old) == 4
+    assert version(old) == 5
     assert version(old.with_name("tasks.db.v1.backup")) == 1
 
 
