@@ -291,9 +291,9 @@ def test_a_backup_of_a_newer_version_is_refused(tmp_path: Path) -> None:
     later = Migration(version=9, purpose="test", apply=lambda db: None)
     Database(newer, migrations=[*MIGRATIONS, later]).close()
 
-    with pytest.raises(ConfigurationError, match="it has version 9, and this LLM-Server knows 4 at most"):
+    with pytest.raises(ConfigurationError, match="it has version 9, and this LLM-Server knows 5 at most"):
         backups.restore(newer, path)
-    with pytest.raises(ConfigurationError, match="it has version 9, and this LLM-Server knows 4 at most"):
+    with pytest.raises(ConfigurationError, match="it has version 9, and this LLM-Server knows 5 at most"):
         backups.back_up(newer, tmp_path / "backup.db", now_ms=NOW_MS)
 
     assert files(path) == {}
