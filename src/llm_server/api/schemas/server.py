@@ -127,9 +127,7 @@ class EngineView(ResponseSchema):
     tools: bool = Field(
         description="Whether the engine takes function tools, as configured or by default.", examples=[True]
     )
-    vision: bool = Field(
-        description="Whether the engine takes images, as configured or by default.", examples=[True]
-    )
+    vision: bool = Field(description="Whether the engine takes images, as configured or by default.", examples=[True])
     demonstration: bool = Field(
         description="Whether the engine answers only because no real engine is configured or found.", examples=[False]
     )

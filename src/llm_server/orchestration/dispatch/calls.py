@@ -130,8 +130,9 @@ class EngineCalls:
     def ask(self, engine: str, call: EngineCall, terms: CallTerms, *, after: tuple[Attempt, ...] = ()) -> CallResult:
         """Ask one engine once, within the task's budget; `after` are the earlier attempts to answer the same call.
 
-        Failures that the `Engine` protocol allows are returned; any other exception is raised. If it is raised while
-        the engine is asked, the cost of the call is unknown, and the whole reservation is withheld.
+        Failures that the `Engine` protocol allows are returned; any other exception is raised. If it is not an
+        LLMServerError, or was raised by what takes the text, the cost of the call is unknown, and the whole reservation
+        is withheld.
         """
         call = self._for_engine(engine, call)
         try:
@@ -226,8 +227,6 @@ class EngineCalls:
             return self._engines[engine].complete(call, timeout_s=timeout_s)
         except (EngineUnavailable, PromptRefused, TaskCancelled) as failure:
             return failure
-        except LLMServerError as error:
-            raise _Interrupted(error) from error
 
     @contextmanager
     def _probing(self, engine: str, lasts_s: float) -> Iterator[bool]:
@@ -281,12 +280,17 @@ class FirstText:
         self._started_ms = started_ms
 
     def before(self, take: Callable[[str], None]) -> Callable[[str], None]:
-        """Return a function that passes pieces of text on to `take`."""
+        """Return a function that passes pieces of text on to `take`; what that raises interrupts the call."""
 
         def on_text(piece: str) -> None:
             if self.after_ms is None:
                 self.after_ms = max(0, self._clock() - self._started_ms)
-            take(piece)
+            try:
+                take(piece)
+            except TaskCancelled:
+                raise
+            except LLMServerError as error:
+                raise _Interrupted(error) from error
 
         return on_text
 
