@@ -63,7 +63,7 @@ def test_a_restored_backup_has_all_rows_and_works_as_a_database(db: Path, tmp_pa
     made = backups.back_up(db, file, now_ms=NOW_MS)
     found = backups.restore(file, restored)
 
-    assert made == found == Backup(version=4, tasks=30, open_tasks=29, made_ms=NOW_MS)
+    assert made == found == Backup(version=5, tasks=30, open_tasks=29, made_ms=NOW_MS)
     assert [line for line in content(restored) if "backup" not in line] == before
     assert content(db) == before
     with closing(SqliteStore(Database(restored))) as store:
@@ -291,9 +291,9 @@ def test_a_backup_of_a_newer_version_is_refused(tmp_path: Path) -> None:
     later = Migration(version=9, purpose="test", apply=lambda db: None)
     Database(newer, migrations=[*MIGRATIONS, later]).close()
 
-    with pytest.raises(ConfigurationError, match="it has version 9, and this LLM-Server knows 4 at most"):
+    with pytest.raises(ConfigurationError, match="it has version 9, and this LLM-Server knows 5 at most"):
         backups.restore(newer, path)
-    with pytest.raises(ConfigurationError, match="it has version 9, and this LLM-Server knows 4 at most"):
+    with pytest.raises(ConfigurationError, match="it has version 9, and this LLM-Server knows 5 at most"):
         backups.back_up(newer, tmp_path / "backup.db", now_ms=NOW_MS)
 
     assert files(path) == {}
@@ -308,7 +308,7 @@ def test_a_backup_of_an_older_version_is_restored_as_it_is_and_migrated_when_it_
 
     assert made.version == version(old) == version(path) == 1
     Database(path).close()
-    assert version(path) == 4
+    assert version(path) == 5
 
 
 def test_a_copy_without_a_digest_is_restored_but_said_to_have_none(db: Path, tmp_path: Path) -> None:
@@ -319,7 +319,7 @@ def test_a_copy_without_a_digest_is_restored_but_said_to_have_none(db: Path, tmp
 
     found = backups.restore(copy, tmp_path / "new" / "tasks.db")
 
-    assert found == Backup(version=4, tasks=30, open_tasks=29, made_ms=None)
+    assert found == Backup(version=5, tasks=30, open_tasks=29, made_ms=None)
 
 
 def test_a_damaged_copy_without_a_digest_is_refused(db: Path, tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ def run(db: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def migrated(db: Path) -> str:
-    fields = f"database={db} from_version=1 to_version=4 backup={db}.v1.backup"
+    fields = f"database={db} from_version=1 to_version=5 backup={db}.v1.backup"
     return rf"\d\d:\d\d:\d\d WARNING database migrated {re.escape(fields)}\n"
 
 
@@ -56,4 +56,4 @@ def test_a_keys_command_migrates_the_file_and_logs_it(old: Path) -> None:
 
     assert TOKEN.fullmatch(made.stdout)
     assert re.match(migrated(old), made.stderr)
-    assert version(old) == 4
+    assert version(old) == 5

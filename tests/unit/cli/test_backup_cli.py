@@ -36,7 +36,7 @@ def test_both_commands_say_what_the_backup_holds(db: Path, tmp_path: Path) -> No
     made = run("backup", str(file), "--db", str(db))
     found = run("restore", str(file), LLM_SERVER_DB=str(restored))
 
-    holds = "1 task, 1 of them open, in a file of version 4"
+    holds = "1 task, 1 of them open, in a file of version 5"
     assert (made.exit_code, made.stdout, made.stderr) == (0, f"{file}: {holds}.\n", "")
     assert (found.exit_code, found.stderr) == (0, "")
     time = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ"

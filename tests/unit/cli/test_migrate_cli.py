@@ -30,9 +30,9 @@ def run(*arguments: str, **environ: str) -> Result:
 def test_a_file_is_migrated_and_its_backup_named(old: Path) -> None:
     migrated = run("--db", str(old))
 
-    said = f"The database {old} was migrated from version 1 to 4.\nBackup: {old}.v1.backup\n"
+    said = f"The database {old} was migrated from version 1 to 5.\nBackup: {old}.v1.backup\n"
     assert (migrated.exit_code, migrated.stdout, migrated.stderr) == (0, said, "")
-    assert version(old) == 4
+    assert version(old) == 5
     assert version(old.with_name("tasks.db.v1.backup")) == 1
 
 
@@ -68,6 +68,7 @@ def test_a_check_names_what_is_pending_and_changes_nothing(old: Path) -> None:
         "  2  add the tables and indexes that a file of 0.1.0 may lack\n"
         "  3  index the tasks by status, and copy their metadata to where a listing reads it\n"
         "  4  index the tasks by what a listing can filter by, and let the file become smaller\n"
+        "  5  add a table for the text of streamed tasks\n"
     )
     assert (pending.exit_code, pending.stdout, pending.stderr) == (1, said, "")
     assert files(old) == before
@@ -79,7 +80,7 @@ def test_a_check_of_a_current_file_works_while_a_server_uses_it(old: Path) -> No
     with closing(OnlyProcess(old)):
         current = run("--check", "--db", str(old))
 
-    said = f"The database {old} is up to date: it has version 4.\n"
+    said = f"The database {old} is up to date: it has version 5.\n"
     assert (current.exit_code, current.stdout, current.stderr) == (0, said, "")
 
 
@@ -127,7 +128,7 @@ def test_a_file_that_cannot_be_migrated_is_refused_with_the_reason(tmp_path: Pat
     refused = [run(*options, "--db", str(path)) for path in (newer, text)]
 
     assert [(each.exit_code, each.stdout) for each in refused] == [(2, "")] * 2
-    assert "it has version 9, and this LLM-Server knows 4 at most" in refused[0].stderr
+    assert "it has version 9, and this LLM-Server knows 5 at most" in refused[0].stderr
     assert refused[1].stderr == f"The database {text} cannot be opened: file is not a database.\n"
 
 
@@ -140,7 +141,7 @@ def test_an_empty_file_becomes_a_database_without_a_backup(tmp_path: Path) -> No
     pending, made = run("--check", "--db", str(path)), run("--db", str(path))
 
     assert (pending.exit_code, made.exit_code) == (1, 0)
-    said = f"The database {path} was migrated from version 0 to 4.\nThe file was empty, so no backup was written.\n"
+    said = f"The database {path} was migrated from version 0 to 5.\nThe file was empty, so no backup was written.\n"
     assert made.stdout == said
     assert sorted(files(path)) == ["tasks.db", "tasks.db.marker"]
 

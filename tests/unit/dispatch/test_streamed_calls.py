@@ -76,7 +76,9 @@ def streaming(call: EngineCall) -> Answer:
     return "Hello."
 
 
-@pytest.mark.parametrize("error", [StorageUnavailable("Down."), OutOfTime("Late."), EngineUnavailable("Not one."), KeyError("a bug")])
+@pytest.mark.parametrize(
+    "error", [StorageUnavailable("Down."), OutOfTime("Late."), EngineUnavailable("Not one."), KeyError("a bug")]
+)
 def test_money_of_a_call_stays_withheld_if_its_stream_cannot_be_stored(balanced: Balanced, error: Exception) -> None:
     """The engine was at work, and may bill it. Released money would be spent twice."""
 

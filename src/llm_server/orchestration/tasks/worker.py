@@ -29,9 +29,8 @@ from llm_server.orchestration.domain.turns import Line
 from llm_server.orchestration.execution.orchestrator import Orchestrator
 from llm_server.orchestration.execution.outcome import Progress
 from llm_server.orchestration.tasks.claimed_task import ClaimedTask, numbered_calls
-from llm_server.orchestration.tasks.recent_text import RecentText
 from llm_server.orchestration.tasks.settlement import Settlement
-from llm_server.orchestration.tasks.text_stream import TextStream
+from llm_server.orchestration.tasks.text_stream import RecentText, TextStream
 from llm_server.orchestration.tasks.wakeups import WakeUps, log_fields
 
 EARLY_MS = 1_000
