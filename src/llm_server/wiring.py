@@ -27,12 +27,12 @@ from llm_server.orchestration.domain.ports.keys import KeyStore
 from llm_server.orchestration.domain.ports.queue import Queue
 from llm_server.orchestration.domain.ports.store import EngineStateStore, KnownOverview, Store, never_known
 from llm_server.orchestration.domain.retention import Retention
+from llm_server.orchestration.events.recent_text import RecentText
 from llm_server.orchestration.routing.analysis import analyse, own_roles
 from llm_server.orchestration.service import Service
 from llm_server.orchestration.tasks.intake import Intake
 from llm_server.orchestration.tasks.lifecycle import Lifecycle
 from llm_server.orchestration.tasks.sweep import Sweep
-from llm_server.orchestration.tasks.text_stream import RecentText
 from llm_server.orchestration.tasks.wakeups import WakeUps
 from llm_server.settings import Settings
 

@@ -12,7 +12,8 @@ from llm_server.orchestration.domain.errors import TaskLost
 from llm_server.orchestration.domain.ports.deltas import Delta
 from llm_server.orchestration.domain.ports.store import Store
 from llm_server.orchestration.domain.task import DAY_MS, Task
-from llm_server.orchestration.tasks.text_stream import RecentText, TextStream
+from llm_server.orchestration.events.recent_text import RecentText
+from llm_server.orchestration.events.text_stream import TextStream
 from llm_server.storage.dynamodb.store import DynamoStore
 from llm_server.storage.sqlite.store import SqliteStore
 from support.aws_emulators import Substrate

@@ -9,7 +9,7 @@ from llm_server.api.executor import Watch
 from llm_server.api.streams.feed import Feed, PollingFeed, ReadEvents
 from llm_server.orchestration.domain.task import TaskRef
 from llm_server.orchestration.domain.turns import OF_NO_TENANT, Line
-from llm_server.orchestration.tasks.events import EventPage
+from llm_server.orchestration.events.history import EventPage
 from llm_server.orchestration.tasks.intake import Accepted
 
 T = TypeVar("T")

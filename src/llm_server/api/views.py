@@ -43,8 +43,8 @@ from llm_server.orchestration.domain.receipt import MICROUSD_PER_USD, Attempt
 from llm_server.orchestration.domain.snapshot import Snapshot
 from llm_server.orchestration.domain.status import Status
 from llm_server.orchestration.domain.task import Task
+from llm_server.orchestration.events.history import Event, history
 from llm_server.orchestration.service import Usage
-from llm_server.orchestration.tasks.events import Event, history
 from llm_server.orchestration.tasks.intake import Quoted
 
 _EPOCH = datetime(1970, 1, 1)  # in UTC; without a time zone, arithmetic takes half the time

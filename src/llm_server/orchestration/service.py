@@ -35,12 +35,13 @@ from llm_server.orchestration.domain.quote import Quote
 from llm_server.orchestration.domain.snapshot import Snapshot
 from llm_server.orchestration.domain.task import Task, TaskRef
 from llm_server.orchestration.domain.triage import TriageQuote
-from llm_server.orchestration.tasks.events import Event, EventPage, has_ended, numbered, of_delta
+from llm_server.orchestration.events.history import Event, EventPage, of_delta
+from llm_server.orchestration.events.numbered import has_ended, numbered
+from llm_server.orchestration.events.recent_text import RecentText
 from llm_server.orchestration.tasks.intake import Accepted, Decision, Intake, Quoted
 from llm_server.orchestration.tasks.lifecycle import Lifecycle
 from llm_server.orchestration.tasks.new_task import NewTask
 from llm_server.orchestration.tasks.sweep import Sweep
-from llm_server.orchestration.tasks.text_stream import RecentText
 
 if TYPE_CHECKING:
     from llm_server.orchestration.tasks.worker import Worker

@@ -15,7 +15,7 @@ from llm_server.embedded.streams.live_feed import LiveFeed
 from llm_server.orchestration.domain.errors import StorageUnavailable, TaskNotFound
 from llm_server.orchestration.domain.ports.deltas import Delta
 from llm_server.orchestration.domain.task import TaskRef
-from llm_server.orchestration.tasks.events import Event, EventPage
+from llm_server.orchestration.events.history import Event, EventPage
 from support.scripted_engine import WAIT_S
 
 REF = TaskRef("local", "t1")

@@ -18,9 +18,9 @@ from llm_server.orchestration.domain.ports.listing import TaskFilter
 from llm_server.orchestration.domain.snapshot import Limits, Snapshot
 from llm_server.orchestration.domain.status import Mode, Status
 from llm_server.orchestration.domain.task import Task, TaskRef
+from llm_server.orchestration.events.history import history
 from llm_server.orchestration.execution.triage import MAX_S, SHARE_OF_TIME
 from llm_server.orchestration.execution.triage_memory import KEPT_MS, MAX_UNUSABLE
-from llm_server.orchestration.tasks.events import history
 from llm_server.orchestration.tasks.new_task import NewTask
 from support.deliveries import a_plan
 from support.scripted_engine import Answer, Script, ScriptedEngine, a_completion, a_local_engine, an_engine

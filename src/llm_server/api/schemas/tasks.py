@@ -10,7 +10,7 @@ from llm_server.api.schemas.base import ResponseSchema, Time
 from llm_server.api.schemas.work import AttemptView, PlanView, ReceiptView
 from llm_server.orchestration.domain.engines.catalog import Source
 from llm_server.orchestration.domain.status import Mode, Priority, Status
-from llm_server.orchestration.tasks.events import EVENT_NAMES
+from llm_server.orchestration.events.history import EVENT_NAMES
 
 TaskId = Annotated[
     str,

@@ -16,7 +16,7 @@ from llm_server.api.streams import wire
 from llm_server.api.streams.cursor import EVENT_STREAM
 from llm_server.api.streams.feed import Feed
 from llm_server.orchestration.domain.errors import ScopeMissing, StorageUnavailable, TaskNotFound, Unauthenticated
-from llm_server.orchestration.tasks.events import EventPage
+from llm_server.orchestration.events.history import EventPage
 
 MAX_WAIT_S = 20
 """How long a page, or a segment of a stream, may wait for an event: less than the 29 s of a Lambda invocation."""

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable
 from typing import Protocol
 
-from llm_server.orchestration.tasks.events import EventPage
+from llm_server.orchestration.events.history import EventPage
 
 POLL_FIRST_S = 0.02
 MAX_POLL_S = 1.0

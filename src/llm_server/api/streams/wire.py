@@ -9,7 +9,7 @@ from msgspec import Struct
 
 from llm_server.api import views
 from llm_server.api.schemas.events import EventDocument
-from llm_server.orchestration.tasks.events import Event, EventPage
+from llm_server.orchestration.events.history import Event, EventPage
 
 RETRY = b"retry: 2000\n\n"
 """How many milliseconds a browser waits before it connects again."""

@@ -9,7 +9,7 @@ from llm_server.api.streams.feed import NOTHING_NEW, ReadEvents
 from llm_server.embedded.streams.hub import Hub, Reader
 from llm_server.orchestration.domain.ports.deltas import Delta
 from llm_server.orchestration.domain.task import TaskRef
-from llm_server.orchestration.tasks.events import Event, EventPage, of_delta
+from llm_server.orchestration.events.history import Event, EventPage, of_delta
 
 RunRead = Callable[[Callable[[], EventPage]], Awaitable[EventPage]]
 

@@ -16,7 +16,7 @@ from llm_server.orchestration.domain.ports.tasks import TaskStore
 from llm_server.orchestration.domain.receipt import Attempt
 from llm_server.orchestration.domain.task import Task
 from llm_server.orchestration.domain.triage import PURPOSE
-from llm_server.orchestration.tasks.text_stream import TextStream
+from llm_server.orchestration.events.text_stream import TextStream
 
 MAX_FLUSHES = 3
 """How often the text is tried to be stored before a save goes on without it."""

@@ -26,11 +26,12 @@ from llm_server.orchestration.domain.snapshot import Snapshot
 from llm_server.orchestration.domain.status import Priority, Status
 from llm_server.orchestration.domain.task import Task, TaskRef
 from llm_server.orchestration.domain.turns import Line
+from llm_server.orchestration.events.recent_text import RecentText
+from llm_server.orchestration.events.text_stream import TextStream
 from llm_server.orchestration.execution.orchestrator import Orchestrator
 from llm_server.orchestration.execution.outcome import Progress
 from llm_server.orchestration.tasks.claimed_task import ClaimedTask, numbered_calls
 from llm_server.orchestration.tasks.settlement import Settlement
-from llm_server.orchestration.tasks.text_stream import RecentText, TextStream
 from llm_server.orchestration.tasks.wakeups import WakeUps, log_fields
 
 EARLY_MS = 1_000

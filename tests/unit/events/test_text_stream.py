@@ -13,8 +13,9 @@ from llm_server.orchestration.domain.errors import EngineUnavailable, StorageUna
 from llm_server.orchestration.domain.ports.deltas import Delta, NoLiveText
 from llm_server.orchestration.domain.status import Mode, Status
 from llm_server.orchestration.domain.task import TaskRef
-from llm_server.orchestration.tasks.events import Event
-from llm_server.orchestration.tasks.text_stream import RecentText, TextStream
+from llm_server.orchestration.events.history import Event
+from llm_server.orchestration.events.recent_text import RecentText
+from llm_server.orchestration.events.text_stream import TextStream
 from llm_server.storage.sqlite.store import SqliteStore
 from support.builders import a_failure, an_attempt, an_output
 from support.deliveries import a_plan, planning

@@ -10,7 +10,7 @@ from llm_server.orchestration.domain.plan import digest
 from llm_server.orchestration.domain.snapshot import Limits
 from llm_server.orchestration.domain.status import Mode, Status
 from llm_server.orchestration.domain.task import MAX_NOTES, Note, TaskRef
-from llm_server.orchestration.tasks.events import EVENT_NAMES, history
+from llm_server.orchestration.events.history import EVENT_NAMES, history
 from support.builders import NOW_MS, a_failed_attempt, a_failure, a_snapshot, a_task, an_attempt, an_output, output_key
 from support.deliveries import a_plan, planning
 from support.scripted_engine import Answer, ScriptedEngine, a_catalog, a_local_engine, an_engine

@@ -21,8 +21,8 @@ from llm_server.orchestration.domain.ports.deltas import Delta
 from llm_server.orchestration.domain.snapshot import Limits
 from llm_server.orchestration.domain.status import Mode, Status
 from llm_server.orchestration.domain.task import TaskRef
+from llm_server.orchestration.events.history import Event
 from llm_server.orchestration.service import Service
-from llm_server.orchestration.tasks.events import Event
 from support.deliveries import a_plan, planning
 from support.scripted_engine import Answer, ScriptedEngine, WatchedStore, a_catalog, an_engine
 from support.scripted_service import LEASE_S, Served
