@@ -12,6 +12,12 @@ from llm_server.orchestration.domain.engines.call import AnswerSchema, EngineCal
 from llm_server.orchestration.domain.engines.catalog import EngineSpec
 
 _LENGTHS = frozenset({"minLength", "maxLength"})
+_MAPS = frozenset({"properties", "$defs", "definitions"})
+_PLAIN = frozenset({"type", "enum", "const", "required", "$ref", "title", "description", "default", "format"})
+_STRICT = frozenset(
+    {"type", "enum", "const", "required", "$ref", "title", "description", "properties", "additionalProperties", "$defs"}
+    | {"anyOf", "items", "pattern", "minItems", "maxItems", "minimum", "maximum", "multipleOf"}
+)
 _BOUNDS = _LENGTHS | {"minItems", "maxItems", "minimum", "maximum", "pattern"}
 
 
@@ -25,9 +31,21 @@ def for_api(schema: AnswerSchema, spec: EngineSpec) -> Any:
       unsupported keyword is answered with 400, so all bounds are left out.
     - Local servers that speak Chat Completions (llama.cpp, Ollama, vLLM) make a grammar of all of them.
     """
+    if schema.is_callers:
+        return _callers(schema.schema, spec)
     if spec.kind in ("anthropic", "bedrock"):
         return _without(schema.schema, _BOUNDS)
     return schema.schema if spec.source == "local" else _without(schema.schema, _LENGTHS)
+
+
+def is_strict(schema: AnswerSchema) -> bool:
+    """Return whether OpenAI accepts the schema that `for_api` returned with `strict`; it refuses any other with 400.
+
+    The schemas of the server are made to be accepted. A caller's must have an object at its root, close each object,
+    require each of its properties, and use no other keywords than these
+    (https://platform.openai.com/docs/guides/structured-outputs#supported-schemas).
+    """
+    return not schema.is_callers or (schema.schema.get("type") == "object" and _is_strict(schema.schema))
 
 
 def in_text(call: EngineCall) -> EngineCall:
@@ -35,8 +53,48 @@ def in_text(call: EngineCall) -> EngineCall:
     if call.answer_schema is None:
         return call
     schema = msgspec.json.encode(call.answer_schema.schema).decode()
-    demand = f"Answer with one JSON object and nothing else. It follows this JSON schema:\n{schema}"
+    kind = "value" if call.answer_schema.is_callers else "object"
+    demand = f"Answer with one JSON {kind} and nothing else. It follows this JSON schema:\n{schema}"
     return replace(call, system=f"{call.system}\n\n{demand}".lstrip(), answer_schema=None)
+
+
+def _callers(schema: Mapping[str, Any], spec: EngineSpec) -> Any:
+    """Return a caller's schema as this API takes it; OpenAI without `strict` and local servers take any."""
+    if spec.kind not in ("anthropic", "bedrock"):
+        return schema
+    return _supported(schema)
+
+
+def _supported(schema: Any) -> Any:
+    """Return a schema with the keywords that Anthropic's API supports; objects are closed, as it demands."""
+    if not isinstance(schema, Mapping):
+        return schema
+    sent: dict[str, Any] = {}
+    for key, value in schema.items():
+        if key in _MAPS:
+            sent[key] = {name: _supported(part) for name, part in value.items()}
+        elif key in ("anyOf", "allOf", "oneOf"):
+            sent["anyOf" if key == "oneOf" else key] = [_supported(part) for part in value]
+        elif key == "items":
+            sent[key] = _supported(value)
+        elif key in _PLAIN:
+            sent[key] = value
+    if "properties" in sent:
+        sent["additionalProperties"] = False
+    return sent
+
+
+def _is_strict(schema: Any) -> bool:
+    if not isinstance(schema, Mapping) or not schema.keys() <= _STRICT:
+        return False
+    fields = schema.get("properties", {})
+    is_object = "properties" in schema or schema.get("type") == "object"
+    if is_object and (
+        schema.get("additionalProperties") is not False or set(schema.get("required", ())) != set(fields)
+    ):
+        return False
+    parts = [*fields.values(), *schema.get("$defs", {}).values(), *schema.get("anyOf", ())]
+    return all(_is_strict(part) for part in [*parts, *([schema["items"]] if "items" in schema else [])])
 
 
 def _without(schema: Any, keywords: frozenset[str]) -> Any:

@@ -99,6 +99,10 @@ def _answer(call: EngineCall, analyse: Analyse, advice: str) -> str:
     task = tasks[0] if tasks else call.prompt
     if call.answer_schema and call.answer_schema.name == "plan":
         return _plan(task, call.answer_schema, analyse).to_json()
+    if call.answer_schema and call.answer_schema.is_callers:
+        from llm_server.engines.local.instances import instance  # the validator takes long to import
+
+        return msgspec.json.encode(instance(call.answer_schema.schema)).decode()
     if call.answer_schema:
         return msgspec.json.encode({"verdict": "pass", "findings": []}).decode()
     results = [name.removeprefix("result_of_") for name, _ in fenced if name.startswith("result_of_")]

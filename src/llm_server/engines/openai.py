@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from llm_server.engines.answer_schemas import for_api
+from llm_server.engines.answer_schemas import for_api, is_strict
 from llm_server.engines.connections import EnginePool
 from llm_server.engines.failures import BadRequest, failure_of_status
 from llm_server.engines.forms.chat import messages, tool_calls, tool_fields
@@ -86,7 +86,7 @@ class OpenAIEngine(HttpWire):
             body["stop"] = list(self._spec.stop_texts)
         if call.answer_schema:
             schema = for_api(call.answer_schema, self._spec)
-            named = {"name": call.answer_schema.name, "strict": True, "schema": schema}
+            named = {"name": call.answer_schema.name, "strict": is_strict(call.answer_schema), "schema": schema}
             body["response_format"] = {"type": "json_schema", "json_schema": named}
         elif self._spec.repetition_penalty:  # not with a schema: JSON repeats its quotes and field names
             body["repeat_penalty"] = self._spec.repetition_penalty

@@ -25,8 +25,8 @@ class Wire(ABC):
     """Base class of engines whose API may have a field for the answer's schema.
 
     If the engine answers a call that uses this field with "bad request", the call is made once more with the schema in
-    the system prompt instead. If that succeeds, the field is not used again. The refused call costs no tokens, and both
-    calls share one time-out.
+    the system prompt instead. If that succeeds, the field is not used again, unless the schema is a caller's: the API
+    may take others. The refused call costs no tokens, and both calls share one time-out.
 
     An answer is cut at the first of the engine's `stop_texts`, because not every server does that itself. A call with
     `on_text` is streamed; an engine that answers it whole gives the text in one piece.
@@ -54,7 +54,7 @@ class Wire(ABC):
             return self._ask(call, timeout_s)
         except BadRequest:
             completion = self._ask(in_text(call), timeout_s - (time.monotonic() - started_s))
-            self._schema_field = False
+            self._schema_field = call.answer_schema.is_callers
             return completion
 
     @abstractmethod

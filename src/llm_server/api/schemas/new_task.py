@@ -147,6 +147,13 @@ class NewTask(RequestSchema):
         examples=[True],
     )
 
+    output_schema: dict[str, Any] | None = Field(
+        default=None,
+        description="A JSON schema (2020-12) that the result follows: the result is then JSON text, checked by the "
+        "server. At most 32 KiB as JSON, 8 levels of schemas, and `$ref` only inside the document.",
+        examples=[{"type": "object", "properties": {"total": {"type": "number"}}, "required": ["total"]}],
+    )
+
     def to_domain(self) -> new_task.NewTask:
         return new_task.NewTask(**dict(self) | {"limits": self.limits.to_domain()})
 

@@ -33,18 +33,25 @@ def build(name: str, parts: EngineParts) -> Engine:
 
 
 class DemonstrationEngine:
-    """Asks the model for answers and steps; takes plans from the analysis, and joins the results of the steps."""
+    """Asks the model for answers and steps; takes plans from the analysis, and joins the results of the steps.
+
+    To a caller's schema it answers with an example that follows the schema.
+    """
 
     def __init__(self, model: Engine, analysis: Engine) -> None:
         self._model = model
         self._analysis = analysis
 
     def complete(self, call: EngineCall, *, timeout_s: float) -> Completion:
-        """Answer one prompt. A plan and a synthesis cost no tokens. Raises PromptRefused for a verdict."""
+        """Answer one prompt. A plan, a synthesis and an example cost no tokens.
+
+        Raises PromptRefused for a verdict, and for a schema that no example was found for.
+        """
         if call.answer_schema and call.answer_schema.name == "verdict":
             raise PromptRefused(JUDGES_NOTHING)
         if call.answer_schema:
-            planned = self._analysis.complete(replace(call, max_output_tokens=MAX_PLAN_TOKENS), timeout_s=timeout_s)
+            limit = call.max_output_tokens if call.answer_schema.is_callers else MAX_PLAN_TOKENS
+            planned = self._analysis.complete(replace(call, max_output_tokens=limit), timeout_s=timeout_s)
             return replace(planned, usage=Usage())
         results = [text for name, text in fenced_texts(call.prompt) if name.startswith("result_of_")]
         if results and call.prompt.endswith(f"\n\n{SYNTHESIS_DEMAND}"):

@@ -38,7 +38,7 @@ def start(
         model=spec.model,
         source=spec.source,
         tier=spec.tier,
-        why=_why(spec, terms, after, probe=probe),
+        why=_why(engine, spec, terms, after, probe=probe),
         failover_from=after.engine if after and not after.fault else None,
         probe=probe,
         demonstration=spec.demonstration,
@@ -123,10 +123,12 @@ def _kind(failure: EngineFailure) -> FailureKind:
             return "cancelled"
 
 
-def _why(spec: EngineSpec, terms: CallTerms, after: Attempt | None, *, probe: bool) -> str:
+def _why(engine: str, spec: EngineSpec, terms: CallTerms, after: Attempt | None, *, probe: bool) -> str:
     """Return the reason, for the receipt, why this engine was the first of the remaining candidates."""
     if spec.kind == "demonstration" and terms.purpose in _WITHOUT_THE_MODEL:
         reason = _WITHOUT_THE_MODEL[terms.purpose]
+    elif after and after.fault and after.engine == engine:
+        reason = "repair of the answer"
     elif after and after.fault:
         reason = f"escalated from {after.engine}"
     elif after:

@@ -16,6 +16,7 @@ from llm_server.orchestration.domain.engines.catalog import Catalog, EngineSpec,
 from llm_server.orchestration.domain.engines.usage import Usage
 from llm_server.orchestration.domain.errors import (
     EngineUnavailable,
+    InvalidResult,
     LimitReached,
     LLMServerError,
     MoneySetAside,
@@ -134,13 +135,20 @@ class Balancer:
             return Reply(failure=EngineUnavailable(why))
         attempts = tuple[Attempt, ...]()
         failure: CallFailure | None = None
+        invalid: InvalidResult | None = None
         outage = True
         names = self._names(terms)
-        while names and self._may_ask(attempts):
+        while names and self._may_ask(attempts, after_invalid=invalid is not None):
             name, *names = names
             result = self._ask(name, call, terms, attempts)
             attempts += result.attempts
             match result.failure:
+                case None if terms.accept:
+                    reply = self._accepted(name, result, call, terms, attempts)
+                    if not isinstance(reply.failure, InvalidResult):
+                        return reply
+                    attempts, invalid, failure = reply.attempts, reply.failure, None
+                    names = self._after_empty(name, terms, names)
                 case None:
                     return self._escalated(result, call, terms, attempts, names)
                 case EmptyAnswer():
@@ -152,12 +160,49 @@ class Balancer:
                     is_first_or_may_pass = failure is None or isinstance(result.failure, MoneySetAside)
                     failure = result.failure if is_first_or_may_pass else failure
                 case PromptRefused() | OutOfTime() | TaskCancelled():
-                    return Reply(failure=result.failure, attempts=attempts)
+                    if not (invalid and isinstance(result.failure, PromptRefused)):
+                        return Reply(failure=result.failure, attempts=attempts)
+        if invalid:
+            limit = f" {failure}" if isinstance(failure, LimitReached) else ""
+            return Reply(failure=InvalidResult(f"{invalid}{limit}"), attempts=attempts)
         return Reply(failure=self._failure(failure, terms), attempts=attempts, outage=outage)
 
-    def _may_ask(self, attempts: tuple[Attempt, ...]) -> bool:
-        """Return whether another call may be made after these attempts."""
-        return not attempts or (len(attempts) < MAX_CALLS_A_STEP and self.calls.may_retry())
+    def _may_ask(self, attempts: tuple[Attempt, ...], *, after_invalid: bool) -> bool:
+        """Return whether another call may be made after these attempts.
+
+        The retry budget is for engines that fail, so it does not limit the calls after an invalid result.
+        """
+        return not attempts or (len(attempts) < MAX_CALLS_A_STEP and (after_invalid or self.calls.may_retry()))
+
+    def _accepted(
+        self, name: str, result: CallResult, call: EngineCall, terms: CallTerms, attempts: tuple[Attempt, ...]
+    ) -> Reply:
+        """Return the completion if it follows the caller's schema. If not, ask the engine once to repair it.
+
+        The failure is `InvalidResult` if there is no repair, or if it is no better.
+        """
+        assert terms.accept
+        assert result.completion
+        read = terms.accept(call, result.completion)
+        if isinstance(read, Completion):
+            return Reply(completion=read, attempts=attempts)
+        attempts = (*attempts[:-1], replace(attempts[-1], fault=read.fault))
+        invalid = Reply(failure=InvalidResult(read.error), attempts=attempts)
+        if read.repair is None or len(attempts) >= MAX_CALLS_A_STEP:
+            return invalid
+        second = self.calls.ask(name, read.repair, terms, after=attempts)
+        attempts += second.attempts
+        if isinstance(second.failure, LimitReached):
+            return replace(invalid, failure=InvalidResult(f"{read.error} {second.failure}"))
+        if isinstance(second.failure, OutOfTime | TaskCancelled):
+            return Reply(failure=second.failure, attempts=attempts)
+        if second.completion is None:
+            return replace(invalid, attempts=attempts)
+        again = terms.accept(call, second.completion)
+        if isinstance(again, Completion):
+            return Reply(completion=again, attempts=attempts)
+        attempts = (*attempts[:-1], replace(attempts[-1], fault=again.fault))
+        return Reply(failure=InvalidResult(again.error), attempts=attempts)
 
     def _ask(self, name: str, call: EngineCall, terms: CallTerms, attempts: tuple[Attempt, ...]) -> CallResult:
         """Ask an engine, and note on the attempt the fault that the answer gate finds in the answer."""

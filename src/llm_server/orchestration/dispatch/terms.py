@@ -8,7 +8,7 @@ from msgspec import Struct, field
 
 from llm_server.orchestration.dispatch.budget import Budget
 from llm_server.orchestration.domain.engines.allowed import AllowedEngines
-from llm_server.orchestration.domain.engines.call import Completion
+from llm_server.orchestration.domain.engines.call import Completion, EngineCall
 from llm_server.orchestration.domain.engines.catalog import Tier
 from llm_server.orchestration.domain.receipt import Attempt
 from llm_server.orchestration.domain.turns import OF_NO_TENANT, Line
@@ -24,6 +24,21 @@ OpenItem = Callable[[Attempt], Callable[[str], None]]
 """Begins the output item of an engine call whose text is streamed; what it returns takes the pieces of the text."""
 
 
+class Rejection(Struct, frozen=True, kw_only=True):
+    """Why an answer is not a valid result: as a short `fault` for the receipt, and as an `error` for the caller.
+
+    `repair` is the call that asks the engine to repair the answer; None if that is no use.
+    """
+
+    fault: str
+    error: str
+    repair: EngineCall | None = None
+
+
+Accept = Callable[[EngineCall, Completion], Completion | Rejection]
+"""Reads an answer that must follow the caller's schema; the completion it returns has the JSON text alone."""
+
+
 def _unannounced(_: tuple[Attempt, ...]) -> None:
     """Announce nothing: the calls belong to no stored task."""
 
@@ -37,6 +52,7 @@ class CallTerms(Struct, frozen=True, kw_only=True):
     same answer that timed out in earlier claims. `earlier` are the attempts at the same answer that
     were made on other terms; `announce` is called before each call. `open_item` begins
     the stream of each call's text; None if the text is not streamed. `line` is where the call waits for its place.
+    `accept` reads answers that must follow the caller's schema; None if there is none.
     """
 
     purpose: str
@@ -50,6 +66,7 @@ class CallTerms(Struct, frozen=True, kw_only=True):
     earlier: tuple[Attempt, ...] = ()
     announce: Announce = _unannounced
     open_item: OpenItem | None = None
+    accept: Accept | None = None
     line: Line = OF_NO_TENANT
 
     def left_s(self, now_ms: int) -> float:

@@ -332,6 +332,10 @@ class OutOfTime(LLMServerError):
     """Too little of the worker's time is left for another engine call."""
 
 
+class InvalidResult(LLMServerError):
+    """No engine that may be asked gave a result that follows the caller's schema."""
+
+
 class TooSlow(LLMServerError):
     """Every engine that the task may use has timed out on a call. To repeat the call would only cost more."""
 

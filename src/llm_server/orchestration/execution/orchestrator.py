@@ -29,7 +29,7 @@ from llm_server.orchestration.domain.task import NEVER_MS, Task
 from llm_server.orchestration.execution import plan_proposal, prompts
 from llm_server.orchestration.execution.outcome import Outcomes, Progress
 from llm_server.orchestration.execution.review import ReviewedSteps
-from llm_server.orchestration.execution.role_call import Claim, RoleCall, RoleCaller, answer_call
+from llm_server.orchestration.execution.role_call import Claim, RoleCall, RoleCaller, answer_call, callers_schema
 from llm_server.orchestration.execution.step_runner import run_steps
 
 if TYPE_CHECKING:
@@ -264,16 +264,21 @@ class Orchestrator:
         yield self._synthesise(replace(claim, left_bytes=MAX_TEXTS_BYTES - steps.size), plan, steps)
 
     def _synthesise(self, claim: Claim, plan: Plan, steps: ReviewedSteps) -> Progress:
-        """Ask for the final answer; append the open findings of the reviews, so that no engine can leave them out."""
+        """Ask for the final answer; append the open findings of the reviews, so that no engine can leave them out.
+
+        A result that follows the caller's schema stays as it is; the reviews are in the task's plan.
+        """
         reply = self._role_caller.ask(claim, self._synthesis_call(claim, plan, steps))
-        note = prompts.open_findings(plan, steps.reviews)
+        note = "" if claim.request.output_schema is not None else prompts.open_findings(plan, steps.reviews)
         if reply.completion and note:
             reply = replace(reply, completion=replace(reply.completion, text=f"{reply.completion.text}\n\n{note}"))
         return self._outcomes.conclude(claim, reply.attempts, reply)
 
     def _synthesis_call(self, claim: Claim, plan: Plan, steps: ReviewedSteps) -> RoleCall:
         text = prompts.for_synthesis(claim.request.prompt, plan, steps.results)
-        return RoleCall(role=None, prompt=text, purpose="synthesis", gate_request=claim.request.prompt)
+        schema = callers_schema(claim.request)
+        gate_request = None if schema else claim.request.prompt
+        return RoleCall(role=None, prompt=text, purpose="synthesis", schema=schema, gate_request=gate_request)
 
     def _as_agent_task(self, task: Task) -> Task:
         """Return the task in Agent mode with its profile's default role; later deliveries keep this mode."""

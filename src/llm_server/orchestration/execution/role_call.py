@@ -11,7 +11,7 @@ from msgspec.structs import replace
 
 from llm_server.orchestration.dispatch.balancer import Balancer, Reply
 from llm_server.orchestration.dispatch.budget import Budget
-from llm_server.orchestration.dispatch.terms import Announce, CallTerms, OpenItem
+from llm_server.orchestration.dispatch.terms import Accept, Announce, CallTerms, OpenItem
 from llm_server.orchestration.domain.cancellation import Cancellation
 from llm_server.orchestration.domain.engines.allowed import AllowedEngines
 from llm_server.orchestration.domain.engines.call import AnswerSchema, Completion, EngineCall, SmallVariant
@@ -52,8 +52,8 @@ class RoleCall(Struct, frozen=True, kw_only=True):
     """A call to make on behalf of a role; `role` None is the synthesis, which has no role.
 
     `gate_request` is the request that the answer gate checks the answer against; None skips the gate, because a
-    structured answer is checked by the code that asked for it. The task's `max_output_tokens` limits only calls without
-    a schema.
+    structured answer is checked by the code that asked for it, and the caller's own schema by `CallTerms.accept`. The
+    task's `max_output_tokens` does not limit the calls with a schema of the server.
     """
 
     role: str | None
@@ -107,8 +107,9 @@ class RoleCaller:
             UnknownName: the role is not configured.
         """
         role = self._catalog.role(call.role) if call.role else None
+        schema = None if call.schema and call.schema.is_callers else call.schema
         callers_limit = claim.request.limits.max_output_tokens
-        limit = partial(output_limit, self._catalog.defaults, role, call.schema, callers_limit)
+        limit = partial(output_limit, self._catalog.defaults, role, schema, callers_limit)
         engine_call = EngineCall(
             system=role.system_prompt if role else prompts.SYNTHESIS_SYSTEM,
             messages=user(call.prompt),
@@ -127,7 +128,8 @@ class RoleCaller:
             escalates=self._escalates,
             timed_out=tuple(attempt for attempt in claim.timed_out if attempt.purpose == call.purpose),
             announce=claim.announce,
-            open_item=None if call.schema else claim.open_item,
+            open_item=None if schema else claim.open_item,
+            accept=_accept(call),
             line=claim.task.line,
         )
         return engine_call, terms
@@ -150,8 +152,26 @@ class RoleCaller:
 
 def answer_call(task: Task, request: Request) -> RoleCall:
     """Return the call for the answer in Chat or Agent mode."""
-    prompt, tier = request.prompt, tiers.preferred_tier(request.complexity)
-    return RoleCall(role=task.role, prompt=prompt, purpose="answer", tier=tier, gate_request=prompt)
+    prompt, tier, schema = request.prompt, tiers.preferred_tier(request.complexity), callers_schema(request)
+    gate_request = None if schema else prompt
+    return RoleCall(
+        role=task.role, prompt=prompt, purpose="answer", tier=tier, schema=schema, gate_request=gate_request
+    )
+
+
+def callers_schema(request: Request) -> AnswerSchema | None:
+    """Return the schema that the caller gave for the result; None without one."""
+    return None if request.output_schema is None else AnswerSchema(name="answer", schema=request.output_schema)
+
+
+def _accept(call: RoleCall) -> Accept | None:
+    """Return what reads the answers to a call with the caller's schema; None for other calls."""
+    if call.schema is None or not call.schema.is_callers:
+        return None
+    # Imported here because the validator takes long to import, and most tasks have no schema.
+    from llm_server.orchestration.execution.json_result import accept
+
+    return partial(accept, call.schema.schema)
 
 
 def _short_system(role: Role | None) -> str:

@@ -67,7 +67,8 @@ def validate(new: NewTask, catalog: Catalog, *, prompt_max_chars: int) -> NewTas
     """Check a new task, and return it normalised.
 
     Raises:
-        InvalidInput: the prompt is blank or too long, the profile or role is unknown, or as `checked_sources`.
+        InvalidInput: the prompt is blank or too long, the profile or role is unknown, the schema of
+            the result cannot be used, or as `checked_sources`.
     """
     new = normalise(new, catalog)
     length = len(new.prompt)
@@ -80,4 +81,8 @@ def validate(new: NewTask, catalog: Catalog, *, prompt_max_chars: int) -> NewTas
         catalog.profile(new.profile)
     if new.role is not None:
         catalog.role(new.role)
+    if new.output_schema is not None:
+        from llm_server.orchestration.domain.result_schema.accepted import check  # rarely needed
+
+        check(new.output_schema)
     return replace(new, limits=replace(new.limits, sources=checked_sources(new.limits.sources)))

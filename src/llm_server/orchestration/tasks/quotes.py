@@ -64,8 +64,11 @@ class Quotes:
         return {spec.source for spec in self._balancer.fleet.admitted(allowed).values()} == {"local"}
 
     def _worst_case(self, task: Task, request: Request, allowed: AllowedEngines) -> int | None:
-        """Return what the calls of one claim reserve. It is unknown in Plan mode: prompts have texts of other calls."""
-        if task.mode is Mode.PLAN:
+        """Return what the calls of one claim reserve. It is unknown if a prompt may hold texts of other calls.
+
+        So it is in Plan mode, and if a result that breaks the caller's schema may be repaired.
+        """
+        if task.mode is Mode.PLAN or request.output_schema is not None:
             return None
         claim = Claim(
             task=task,

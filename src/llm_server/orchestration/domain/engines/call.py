@@ -15,10 +15,14 @@ from llm_server.orchestration.domain.engines.usage import Usage
 
 
 class AnswerSchema(Struct, frozen=True, kw_only=True):
-    """A JSON schema that the answer must follow. `name` is the kind of answer."""
+    """A JSON schema that the answer must follow. `name` is the kind of answer; "answer" is the caller's schema."""
 
-    name: Literal["plan", "verdict", "triage"]
+    name: Literal["plan", "verdict", "triage", "answer"]
     schema: Mapping[str, Any]
+
+    @property
+    def is_callers(self) -> bool:
+        return self.name == "answer"
 
 
 class SmallVariant(Struct, frozen=True, kw_only=True):
