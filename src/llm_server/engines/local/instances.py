@@ -62,7 +62,7 @@ def instance(schema: _Schema) -> Any:
         for value in islice(_Maker(schema).values(schema, 0), _MAX_TRIES):
             if not validation.faults(schema, value):
                 return value
-    except (_GivenUp, RecursionError):
+    except (_GivenUp, RecursionError, ArithmeticError):
         pass
     raise PromptRefused(NO_EXAMPLE)
 
@@ -152,7 +152,7 @@ class _Maker:
         other = schema.get("additionalProperties", True)
         choices = [list(islice(self.values(fields.get(name, other), level + 1), _MAX_CHOICES)) for name in names]
         if all(choices):
-            yield from ({name: value for name, value in zip(names, row, strict=True)} for row in _rows(choices))
+            yield from (dict(zip(names, row, strict=True)) for row in _rows(choices))
 
     def _arrays(self, schema: _Schema, level: int) -> Iterator[Any]:
         prefix, least = list(schema.get("prefixItems", ())), int(min(schema.get("minItems", 0), _MAX_LENGTH))

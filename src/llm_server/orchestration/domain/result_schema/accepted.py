@@ -61,7 +61,14 @@ def _check_size(schema: Mapping[str, Any]) -> None:
         level = [child for value in level for child in _children(value)]
     if level:
         raise _refused(f"it is nested more than {MAX_JSON_LEVELS} levels deep, as JSON.")
-    size = len(msgspec.json.encode(schema))
+    try:
+        encoded = msgspec.json.encode(schema)
+        is_kept = msgspec.json.decode(encoded) == schema
+    except (UnicodeEncodeError, OverflowError, msgspec.DecodeError, msgspec.ValidationError):
+        is_kept = False
+    if not is_kept:
+        raise _refused("it has a number that is too large or not finite, or a text that is not valid Unicode.")
+    size = len(encoded)
     if size > MAX_SCHEMA_BYTES:
         raise _refused(f"it has {size} bytes as JSON; at most {MAX_SCHEMA_BYTES} are accepted.")
 

@@ -1,0 +1,206 @@
+"""A task with an output schema ends with JSON that follows it, or fails; an invalid answer is repaired once."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from llm_server.orchestration.domain.engines.call import AnswerSchema
+from llm_server.orchestration.domain.errors import EngineUnavailable, PromptRefused
+from llm_server.orchestration.domain.snapshot import Limits, Snapshot
+from llm_server.orchestration.domain.status import Mode, Status
+from llm_server.orchestration.execution.json_result import NoResult, only_json
+from support.deliveries import Deliveries, accepted, planning
+from support.scripted_engine import Clock, ScriptedEngine, WatchedStore, a_catalog, a_completion, an_engine
+
+SCHEMA: dict[str, Any] = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}
+VALID = '{"n": 3}'
+FAULT = 'schema: at /n: type "integer"'
+INVALID = '{"n": "private"}'
+ERROR = 'The result does not follow output_schema: at /n: type "integer".'
+
+
+def asked(mode: Mode = Mode.CHAT, **limits: Any) -> Snapshot:
+    return accepted(mode, limits=Limits(**limits), output_schema=SCHEMA)
+
+
+def faults(deliveries: Deliveries) -> list[str | None]:
+    (progress,) = deliveries.given
+    assert progress.output
+    return [attempt.fault for attempt in progress.output.attempts]
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        VALID,
+        f" {VALID}\n",
+        f"```json\n{VALID}\n```",
+        f"Here it is:\n\n```\n{VALID}\n```\nI hope it helps.",
+        f"Here it is: {VALID} I hope it helps.",
+        f"The set {{a, b}} is not JSON. {VALID}",
+    ],
+)
+def test_the_result_is_the_json_alone(watched: WatchedStore, clock: Clock, answer: str) -> None:
+    """A code fence or prose around it is taken off, and the engine is not asked again."""
+    deliveries = Deliveries(watched, clock, ScriptedEngine(answer))
+    ended = deliveries.deliver(asked())
+
+    assert (ended.task.status, ended.result) == (Status.COMPLETED, VALID)
+    (call,) = deliveries.engine.calls
+    assert call.answer_schema == AnswerSchema(name="answer", schema=SCHEMA)
+    assert call.prompt == "Build it."
+    assert faults(deliveries) == [None]
+
+
+@pytest.mark.parametrize("mode", [Mode.CHAT, Mode.AGENT])
+def test_an_invalid_answer_is_repaired_once(watched: WatchedStore, clock: Clock, mode: Mode) -> None:
+    """The same engine gets the prompt again, the answer, and what is wrong with it."""
+    deliveries = Deliveries(watched, clock, ScriptedEngine(INVALID, VALID))
+    ended = deliveries.deliver(asked(mode))
+
+    assert (ended.task.status, ended.result) == (Status.COMPLETED, VALID)
+    first, second = deliveries.engine.calls
+    assert second.prompt.startswith(f"{first.prompt}\n\n")
+    assert '- at /n: type "integer"' in second.prompt
+    assert INVALID in second.prompt
+    assert second.answer_schema == first.answer_schema
+    assert faults(deliveries) == [FAULT, None]
+    assert [a.why for p in deliveries.given if p.output for a in p.output.attempts][1] == "repair of the answer"
+    assert ended.task.receipt.calls == 2
+
+
+def test_after_the_repair_another_engine_is_asked(watched: WatchedStore, clock: Clock) -> None:
+    """It gets the first prompt, without the answers of the other engine."""
+    other = ScriptedEngine(VALID)
+    deliveries = Deliveries(watched, clock, ScriptedEngine(INVALID), other=(an_engine(), other))
+    ended = deliveries.deliver(asked())
+
+    assert (ended.task.status, ended.result, ended.task.engine) == (Status.COMPLETED, VALID, "other")
+    assert [call.prompt for call in other.calls] == ["Build it."]
+    assert len(deliveries.engine.calls) == 2
+    assert faults(deliveries) == [FAULT, FAULT, None]
+
+
+def test_a_strong_engine_is_asked_before_a_cheap_one(watched: WatchedStore, clock: Clock) -> None:
+    """It is the escalation that a faulty answer without a schema gets."""
+    catalog = {name: an_engine(tier=tier) for name, tier in (("only", "fast"), ("other", "fast"), ("strong", "strong"))}
+    cheap, strong = ScriptedEngine(VALID), ScriptedEngine(VALID)
+    deliveries = Deliveries(
+        watched,
+        clock,
+        ScriptedEngine(INVALID),
+        catalog=a_catalog(catalog),
+        other=(catalog["other"], cheap),
+        strong=(catalog["strong"], strong),
+    )
+
+    assert deliveries.deliver(asked()).task.engine == "strong"
+    assert cheap.calls == []
+
+
+def test_without_a_valid_answer_the_task_fails(watched: WatchedStore, clock: Clock) -> None:
+    """The error names the violation; an invalid result is never stored as a result. There is no later try."""
+    other = ScriptedEngine("No JSON here.")
+    deliveries = Deliveries(watched, clock, ScriptedEngine(INVALID), other=(an_engine(), other))
+    ended = deliveries.deliver(asked())
+
+    assert (ended.task.status, ended.result) == (Status.FAILED, None)
+    assert ended.task.error == "The result does not follow output_schema: the answer is not valid JSON."
+    assert len(deliveries.engine.calls) + len(other.calls) == 3
+    assert "private" not in str(ended.task)
+
+
+@pytest.mark.parametrize(
+    "failure",
+    [EngineUnavailable("Down.", outage=True), PromptRefused("Too long."), ""],
+    ids=["down", "refused", "empty"],
+)
+def test_a_repair_that_fails_leaves_the_violation(
+    watched: WatchedStore, clock: Clock, failure: Exception | str
+) -> None:
+    """The prompt with the invalid answer in it was refused, not the task itself."""
+    engine = ScriptedEngine(INVALID, failure)
+    ended = Deliveries(watched, clock, engine).deliver(asked())
+
+    assert (ended.task.status, ended.task.error) == (Status.FAILED, ERROR)
+    assert len(engine.calls) == 2
+
+
+def test_no_repair_is_made_that_could_exceed_the_limit(watched: WatchedStore, clock: Clock) -> None:
+    """The first call costs 50 micro-USD of 60, so even the smallest repair could cost more than is left."""
+    deliveries = Deliveries(watched, clock, ScriptedEngine(INVALID))
+    ended = deliveries.deliver(asked(max_cost_usd=0.00006, max_output_tokens=20))
+
+    assert ended.task.status is Status.FAILED
+    assert ended.task.error is not None
+    assert ended.task.error.startswith(f"{ERROR} ")
+    assert "max_cost_usd" in ended.task.error
+    assert len(deliveries.engine.calls) == 1
+
+
+def test_an_answer_that_was_cut_off_is_not_repaired(watched: WatchedStore, clock: Clock) -> None:
+    """It would be cut off again."""
+    engine = ScriptedEngine(a_completion('{"n": [1, 2', truncated=True))
+    ended = Deliveries(watched, clock, engine).deliver(asked(max_output_tokens=20))
+
+    assert ended.task.error == (
+        "The result does not follow output_schema: the answer was cut off at its limit. Raise limits.max_output_tokens."
+    )
+    assert len(engine.calls) == 1
+
+
+def test_the_callers_output_limit_holds_with_a_schema(watched: WatchedStore, clock: Clock) -> None:
+    """Only plans and verdicts get more."""
+    engine = ScriptedEngine(VALID)
+    Deliveries(watched, clock, engine).deliver(asked(max_output_tokens=7))
+    Deliveries(watched, clock, engine).deliver(asked())
+
+    assert [call.max_output_tokens for call in engine.calls] == [7, 4096]
+
+
+def test_the_synthesis_of_a_plan_follows_the_schema(watched: WatchedStore, clock: Clock) -> None:
+    """The steps are free text."""
+    engine = planning(synthesis=VALID)
+    deliveries = Deliveries(watched, clock, engine)
+
+    def answer(call: Any) -> Any:
+        return (
+            VALID if call.answer_schema and call.answer_schema.name == "answer" else engine.complete(call, timeout_s=1)
+        )
+
+    deliveries = Deliveries(watched, clock, ScriptedEngine(answer))
+    ended = deliveries.deliver(asked(Mode.PLAN))
+
+    assert (ended.task.status, ended.result) == (Status.COMPLETED, VALID)
+    kinds = [call.answer_schema.name if call.answer_schema else None for call in deliveries.engine.calls]
+    assert (kinds[0], kinds[-1]) == ("plan", "answer")
+    assert set(kinds[1:-1]) == {None}
+
+
+@pytest.mark.parametrize(
+    ("answer", "reason"),
+    [
+        ("", "not valid JSON"),
+        ("Sorry.", "not valid JSON"),
+        ('{"a": 1} {"b": 2}', "more than one"),
+        ("[1] and [2]", "more than one"),
+        ('{"a": NaN}', "not valid JSON"),
+        ("1e999", "not valid JSON"),
+        ("[" * 100_000, "JSON"),
+        ("{" * 100_000, "JSON"),
+        ('{"a": 1', "not valid JSON"),
+    ],
+)
+def test_an_answer_without_exactly_one_value_has_no_result(answer: str, reason: str) -> None:
+    """Which of two values is meant cannot be known."""
+    with pytest.raises(NoResult, match=reason):
+        only_json(answer)
+
+
+@pytest.mark.parametrize("text", ["5", "null", '"a"', "[]", '[{"a": 1}]', '"```"', "-0.5e3", '{"a": "```\\n1\\n```"}'])
+def test_any_json_value_can_be_a_result(text: str) -> None:
+    """The text stays as the engine wrote it."""
+    assert only_json(f"\n{text} ") == (text, json.loads(text))
