@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from llm_server.engines.answer_schemas import for_api
+from llm_server.engines.answer_schemas import for_api, is_strict
 from llm_server.engines.connections import EnginePool
 from llm_server.orchestration.domain.engines.call import AnswerSchema
 from llm_server.orchestration.domain.engines.catalog import EngineSpec
@@ -97,3 +97,55 @@ def test_each_adapter_sends_the_schema_of_its_api(kind: str, server: FakeEngine,
     sent = sent_schema(server.last.body)
     assert sent == for_api(schema, an_api(kind, "api"))
     assert sent != schema.schema
+
+
+CLOSED = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"], "additionalProperties": False}
+
+
+def callers(schema: dict[str, Any]) -> AnswerSchema:
+    return AnswerSchema(name="answer", schema=schema)
+
+
+@pytest.mark.parametrize(
+    ("schema", "strict"),
+    [
+        (CLOSED, True),
+        ({**CLOSED, "properties": {"n": {"anyOf": [CLOSED, {"type": "null"}]}}}, True),
+        (
+            {**CLOSED, "properties": {"n": {"type": "array", "items": {"$ref": "#/$defs/a"}}}, "$defs": {"a": CLOSED}},
+            True,
+        ),
+        ({**CLOSED, "additionalProperties": True}, False),
+        ({**CLOSED, "required": []}, False),
+        ({**CLOSED, "properties": {"n": {"type": "string", "minLength": 1}}}, False),
+        ({**CLOSED, "properties": {"n": {"type": "object"}}}, False),
+        ({**CLOSED, "properties": {"n": True}}, False),
+        ({**CLOSED, "oneOf": [{}]}, False),
+        ({"type": "array", "items": CLOSED}, False),
+        ({}, False),
+    ],
+)
+def test_a_callers_schema_is_strict_only_by_openais_rules(schema: dict[str, Any], strict: bool) -> None:
+    """OpenAI refuses any other strict schema, and the answer would cost a second call."""
+    assert is_strict(callers(schema)) is strict
+    assert for_api(callers(schema), an_api("openai", "api")) == schema
+
+
+@pytest.mark.parametrize("kind", ["anthropic", "bedrock"])
+def test_what_anthropic_refuses_is_left_out_of_a_callers_schema(kind: str) -> None:
+    """Only keywords are left out: a field or a value may have the name of one. The result is checked against all."""
+    schema = {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "type": "object",
+        "properties": {"minimum": {"type": "integer", "minimum": 3}, "kind": {"const": {"pattern": "a"}}},
+        "patternProperties": {"a": {}},
+        "if": {},
+        "oneOf": [{"required": ["kind"]}],
+    }
+
+    assert for_api(callers(schema), an_api(kind, "api")) == {
+        "type": "object",
+        "properties": {"minimum": {"type": "integer"}, "kind": {"const": {"pattern": "a"}}},
+        "anyOf": [{"required": ["kind"]}],
+        "additionalProperties": False,
+    }

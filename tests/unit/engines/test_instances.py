@@ -66,7 +66,6 @@ def test_a_small_value_follows_the_schema(schema: dict[str, Any], value: Any) ->
         {"type": "string", "minLength": 10**9},
         {"type": "string", "pattern": "^xyzzy-[0-9]{17}$"},
         {"allOf": [*[{"anyOf": [{"type": "integer"}] * 50} for _ in range(20)], {"anyOf": [False]}]},
-        {"type": "number", "exclusiveMinimum": 1.7e308},
     ],
 )
 def test_a_schema_without_an_example_is_refused(schema: dict[str, Any]) -> None:

@@ -130,9 +130,9 @@ def test_a_repair_that_fails_leaves_the_violation(
 
 
 def test_no_repair_is_made_that_could_exceed_the_limit(watched: WatchedStore, clock: Clock) -> None:
-    """The first call costs 50 micro-USD of 60, so even the smallest repair could cost more than is left."""
+    """The limit is enough for the first call and what it cost, but not for a second one with a longer prompt."""
     deliveries = Deliveries(watched, clock, ScriptedEngine(INVALID))
-    ended = deliveries.deliver(asked(max_cost_usd=0.00006, max_output_tokens=20))
+    ended = deliveries.deliver(asked(max_cost_usd=0.0011, max_output_tokens=20))
 
     assert ended.task.status is Status.FAILED
     assert ended.task.error is not None

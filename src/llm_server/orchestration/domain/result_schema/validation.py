@@ -22,7 +22,10 @@ MAX_STEPS = 200_000
 MAX_FAULTS = 5
 _MAX_FAULT_CHARS = 200
 _MAX_POINTER_CHARS = 100
-_BY_NAME = frozenset({"$ref", "allOf", "anyOf", "oneOf", "not", "if", "enum", "properties", "patternProperties"})
+_NO_VALUE = "no value is allowed"
+_BY_NAME = frozenset(
+    {_NO_VALUE, "$ref", "allOf", "anyOf", "oneOf", "not", "if", "enum", "properties", "patternProperties"}
+)
 _LIST_OF_ITEMS = frozenset({"items", "contains", "uniqueItems", "propertyNames", "additionalProperties"})
 
 _Rule = Callable[[Any, Any, Any, Any], Iterator[ValidationError] | None]
@@ -73,7 +76,7 @@ def _described(error: ValidationError) -> str:
     """Return a fault as JSON pointer and rule."""
     pointer = "".join(f"/{str(part).replace('~', '~0').replace('/', '~1')}" for part in error.absolute_path)
     where = f"at {pointer[:_MAX_POINTER_CHARS] or 'the root'}"
-    rule = "no value is allowed" if error.validator is None else str(error.validator)
+    rule = _NO_VALUE if error.validator is None else str(error.validator)
     if error.validator == "required":
         rule = error.message
     elif error.validator is not None and error.validator not in _BY_NAME:
@@ -129,6 +132,16 @@ def _pattern(validator: Any, pattern: str, value: Any, _: Any) -> Iterator[Valid
         yield ValidationError("")
 
 
+def _properties(validator: Any, fields: Any, value: Any, _: Any) -> Iterator[ValidationError]:
+    """Name the field that must not be there (the library's own rule names the object)."""
+    if validator.is_type(value, "object"):
+        for name, part in fields.items():
+            if name in value and part is False:
+                yield ValidationError("", validator=_NO_VALUE, path=[name])
+            elif name in value:
+                yield from validator.descend(value[name], part, path=name, schema_path=name)
+
+
 def _pattern_properties(validator: Any, patterns: Any, value: Any, _: Any) -> Iterator[ValidationError]:
     if validator.is_type(value, "object"):
         for pattern, part in patterns.items():
@@ -175,6 +188,7 @@ def _with_whole_numbers(value: Any) -> Any:
 
 _OWN_RULES: dict[str, _Rule] = {
     "pattern": _pattern,
+    "properties": _properties,
     "patternProperties": _pattern_properties,
     "additionalProperties": _additional_properties,
     "multipleOf": _multiple_of,
