@@ -182,7 +182,7 @@ def test_no_schema_makes_a_check_endless(schema: dict[str, Any], value: Any, fau
 
 
 def test_the_schemas_of_a_document_are_found_by_their_references() -> None:
-    """Data that looks like a schema is none."""
+    """Data that looks like a schema is not one of them."""
     schema = {"$defs": {"a": {"$anchor": "here", "const": {"$defs": {"b": {}}}}}, "items": False}
 
     assert accepted.schemas_of(schema).keys() == {"#", "#/$defs/a", "#here", "#/items"}

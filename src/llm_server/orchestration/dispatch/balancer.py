@@ -179,7 +179,7 @@ class Balancer:
     ) -> Reply:
         """Return the completion if it follows the caller's schema. If not, ask the engine once to repair it.
 
-        The failure is `InvalidResult` if there is no repair, or if it is no better.
+        The failure is `InvalidResult` if no repair is possible, or the repaired answer is invalid, too.
         """
         assert terms.accept
         assert result.completion

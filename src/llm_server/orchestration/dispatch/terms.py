@@ -27,7 +27,7 @@ OpenItem = Callable[[Attempt], Callable[[str], None]]
 class Rejection(Struct, frozen=True, kw_only=True):
     """Why an answer is not a valid result: as a short `fault` for the receipt, and as an `error` for the caller.
 
-    `repair` is the call that asks the engine to repair the answer; None if that is no use.
+    `repair` is the call that asks the engine to repair the answer; None if that would not help.
     """
 
     fault: str
@@ -52,7 +52,7 @@ class CallTerms(Struct, frozen=True, kw_only=True):
     same answer that timed out in earlier claims. `earlier` are the attempts at the same answer that
     were made on other terms; `announce` is called before each call. `open_item` begins
     the stream of each call's text; None if the text is not streamed. `line` is where the call waits for its place.
-    `accept` reads answers that must follow the caller's schema; None if there is none.
+    `accept` reads answers that must follow the caller's schema; None if the caller gave no schema.
     """
 
     purpose: str
