@@ -14,7 +14,7 @@ from llm_server.orchestration.domain.engines.call import AnswerSchema
 from llm_server.orchestration.domain.engines.catalog import EngineSpec
 from llm_server.orchestration.execution import plan_proposal, review
 from support.engine_wires import CALL, WIRES, pool, server, wire
-from support.fake_engine import FakeEngine
+from support.fake_engine import FakeEngine, status
 
 SCHEMAS = {"plan": plan_proposal.schema(["QA-Agent"]), "verdict": review.schema()}
 LENGTHS = {"minLength", "maxLength"}
@@ -149,3 +149,20 @@ def test_what_anthropic_refuses_is_left_out_of_a_callers_schema(kind: str) -> No
         "anyOf": [{"required": ["kind"]}],
         "additionalProperties": False,
     }
+
+
+def test_a_refused_callers_schema_is_sent_as_text_and_the_next_one_as_a_field(
+    server: FakeEngine, pool: EnginePool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One caller's unusual schema must not take the API's field from all other calls."""
+    engine = wire("openai", server, pool)
+    call = replace(CALL, answer_schema=callers({"type": "array"}))
+    monkeypatch.setattr(server, "answer", lambda _: "[]")
+    server.script(status(400))
+    engine.engine.complete(call, timeout_s=5)
+    assert "response_format" not in server.last.body
+    assert "Answer with one JSON value and nothing else" in json.dumps(server.last.body)
+
+    engine.engine.complete(call, timeout_s=5)
+    sent = server.last.body["response_format"]["json_schema"]
+    assert sent == {"name": "answer", "strict": False, "schema": {"type": "array"}}

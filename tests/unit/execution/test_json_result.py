@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -204,3 +206,14 @@ def test_an_answer_without_exactly_one_value_has_no_result(answer: str, reason: 
 def test_any_json_value_can_be_a_result(text: str) -> None:
     """The text stays as the engine wrote it."""
     assert only_json(f"\n{text} ") == (text, json.loads(text))
+
+
+def test_tasks_without_a_schema_do_not_import_the_validator() -> None:
+    """It takes long to import, and a cold start of a Lambda function would pay for it."""
+    script = (
+        "import sys, llm_server.wiring, llm_server.engines.embedded, llm_server.orchestration.execution.orchestrator\n"
+        "import llm_server.orchestration.tasks.worker, llm_server.orchestration.tasks.intake, llm_server.api.app\n"
+        "sys.exit(bool({'jsonschema', 'referencing', 'rpds'} & sys.modules.keys()))"
+    )
+
+    assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0
