@@ -60,6 +60,15 @@ def test_the_result_is_repaired_and_stored_as_json(on_store: Served, store: Stor
     assert [attempt.fault for attempt in snapshot.attempts] == [FAULT, None]
 
 
+@pytest.mark.parametrize("stream", [True, False])
+def test_the_text_of_an_answer_and_of_its_repair_is_streamed(on_store: Served, store: Store, stream: bool) -> None:
+    """Only the calls of the server's own schemas are not shown."""
+    engine = answering(on_store, store, INVALID, VALID)
+    ended(on_store, store, on_store.submit(output_schema=SCHEMA, stream=stream))
+
+    assert [call.on_text is not None for call in engine.calls] == [stream, stream]
+
+
 def test_an_invalid_result_is_never_stored(on_store: Served, store: Store) -> None:
     """The task is Failed at once, although it has deliveries left."""
     answering(on_store, store, INVALID)
