@@ -16,7 +16,7 @@ from llm_server.api.auth import Gate
 from llm_server.api.contract import PREFIX
 from llm_server.api.edge import Edge
 from llm_server.api.executor import Executor
-from llm_server.api.routes import docs, keys, server, task_changes, tasks
+from llm_server.api.routes import conversations, docs, keys, server, task_changes, tasks
 from llm_server.orchestration.service import Service
 
 JSON_BYTES_PER_CHAR = 12
@@ -88,6 +88,7 @@ def create_app(
     for router in (
         tasks.router,
         task_changes.router,
+        conversations.router,
         server.router,
         server.engines,
         keys.router,

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
+from llm_server.api.schemas.conversations import ConversationView
 from llm_server.api.schemas.keys import CreatedKey, KeyLimitsView, KeyView
 from llm_server.api.schemas.server import (
     CatalogView,
@@ -30,6 +31,7 @@ from llm_server.api.schemas.work import AttemptView, PlanView, ReceiptView, Revi
 from llm_server.orchestration.dispatch.fleet import EngineNow
 from llm_server.orchestration.domain import plan as plans
 from llm_server.orchestration.domain.api_key import Key, KeyLimits
+from llm_server.orchestration.domain.conversation import Conversation
 from llm_server.orchestration.domain.engines.catalog import Catalog, EngineSpec, Source, Sources
 from llm_server.orchestration.domain.output import PLAN, OutputKey
 from llm_server.orchestration.domain.plan import Step, StepStatus
@@ -67,6 +69,10 @@ def detail(snapshot: Snapshot) -> TaskDetail:
         plan=_plan(snapshot),
         demonstration=snapshot.task.demonstration,
         priority=snapshot.task.priority,
+        previous_task_id=request.previous_task_id,
+        conversation_id=request.conversation_id,
+        turns_before=request.turns_before,
+        turns_dropped=snapshot.turns_dropped,
         attempts=[_attempt(a) for a in snapshot.attempts],
         events=[_event(event) for event in history(snapshot)],
         limits=TaskLimits(**_fields(request.limits, _LIMITS) | {"sources": _sources(snapshot.allowed_engines.sources)}),
@@ -75,6 +81,15 @@ def detail(snapshot: Snapshot) -> TaskDetail:
 
 def page(page: Page) -> TaskPage:
     return TaskPage(tasks=[TaskSummary(**_state(t)) for t in page.tasks], next_page_token=page.next_token)
+
+
+def conversation(conversation: Conversation, tasks: Sequence[Task]) -> ConversationView:
+    return ConversationView(
+        conversation_id=conversation.conversation_id,
+        created_at=_time(conversation.created_ms),
+        updated_at=_time(conversation.updated_ms),
+        tasks=[TaskSummary(**_state(task)) for task in tasks],
+    )
 
 
 def decision(decision: Decision) -> DecisionView:

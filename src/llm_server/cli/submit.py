@@ -49,6 +49,9 @@ def submit(
     ] = None,
     source: Source = None,
     metadata: Metadata = None,
+    after: Annotated[
+        str | None, typer.Option("--after", metavar="TASK_ID", help="Follow this Completed task, as its next turn.")
+    ] = None,
     plan_approval: Annotated[
         bool,
         typer.Option(
@@ -87,7 +90,12 @@ def submit(
         "sources": words_of(source),
     }
     fields = {"profile": profile, "role": role, "mode": mode, "engine": engine, "limits": without_unset(limits)}
-    others = {"plan_approval": plan_approval or None, "priority": priority, "metadata": pairs_of(metadata)}
+    others = {
+        "plan_approval": plan_approval or None,
+        "priority": priority,
+        "metadata": pairs_of(metadata),
+        "previous_task_id": after,
+    }
     task = {"prompt": text_of(prompt), **without_unset(fields | others)}
     client = client_of(url, key)
     with failures_as_exit_codes():

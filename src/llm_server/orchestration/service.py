@@ -32,6 +32,7 @@ from llm_server.orchestration.domain.ports.tasks import TaskStore
 from llm_server.orchestration.domain.snapshot import Snapshot
 from llm_server.orchestration.domain.task import Task, TaskRef
 from llm_server.orchestration.domain.triage import TriageQuote
+from llm_server.orchestration.tasks.conversation_changes import Conversations
 from llm_server.orchestration.tasks.intake import Accepted, Decision, Intake
 from llm_server.orchestration.tasks.lifecycle import Lifecycle
 from llm_server.orchestration.tasks.new_task import NewTask
@@ -78,6 +79,7 @@ class Service:
         key_creation: KeyCreation,
         fleet: Fleet,
         intake: Intake,
+        conversations: Conversations,
         worker: Worker | None,
         lifecycle: Lifecycle,
         sweep: Sweep,
@@ -89,6 +91,7 @@ class Service:
         self.prompt_max_chars = prompt_max_chars
         self.keys = keyring
         self.key_creation = key_creation
+        self.conversations = conversations
         self._store = store
         self._fleet = fleet
         self._intake = intake
@@ -103,15 +106,18 @@ class Service:
         """Return the server's time in Unix milliseconds."""
         return self._clock()
 
-    def decide(self, new: NewTask, *, payer: Payer | None = None) -> Decision:
-        """Decide how a prompt would be done, without storing or spending anything. Raises InvalidInput."""
-        return self._intake.decide(new, payer=payer)
+    def decide(self, new: NewTask, *, payer: Payer | None = None, tenant: str = "") -> Decision:
+        """Decide how a prompt would be done, without storing or spending anything.
+
+        Raises the errors of `Intake.decide`.
+        """
+        return self._intake.decide(new, payer=payer, tenant=tenant)
 
     def submit(self, tenant: str, new: NewTask, *, payer: Payer | None = None) -> Task:
         """Store a task, then wake a worker. Once this returns, the task is never lost.
 
         Raises:
-            InvalidInput: as `Intake.decide`.
+            InvalidInput, StateConflict: as `Intake.decide`.
             QuotaExceeded: the payer's key allows no more open tasks, or its daily limit is spent or reserved.
             StorageUnavailable: it is unknown whether the task was stored.
         """

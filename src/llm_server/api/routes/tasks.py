@@ -119,7 +119,11 @@ async def create_task(
     """Store and queue a task. With `Prefer: wait=N`, respond when it is final, or after N seconds at the latest."""
     key = idempotency.key_of(idempotency_key)
     if dry_run:
-        return answer(views.decision(await run.read(partial(service.decide, new.to_domain(), payer=caller.payer))))
+        return answer(
+            views.decision(
+                await run.read(partial(service.decide, new.to_domain(), payer=caller.payer, tenant=caller.tenant))
+            )
+        )
     wait_s = waiting.wished_s(",".join(prefer or ()))
 
     def submit() -> tuple[Accepted, Watch | None]:
@@ -137,11 +141,15 @@ async def create_task(
     summary="Decide without creating a task",
     response_model=tasks.DecisionView,
     response_description="How the server would carry out the task.",
-    responses=problems(400, 413, 415, 422, 503),
+    responses=problems(400, 409, 413, 415, 422, 503),
 )
 async def quote_task(new: new_task.NewTask, run: Run, service: Service, caller: Caller) -> Response:
     """Decide the mode, the role and the engine of a task. The server stores no task and calls no engine."""
-    return answer(views.decision(await run.read(partial(service.decide, new.to_domain(), payer=caller.payer))))
+    return answer(
+        views.decision(
+            await run.read(partial(service.decide, new.to_domain(), payer=caller.payer, tenant=caller.tenant))
+        )
+    )
 
 
 @router.get(

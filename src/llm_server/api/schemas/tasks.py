@@ -143,6 +143,20 @@ class TaskDetail(TaskSummary, TaskView):
         description="Which of the tenant's waiting tasks come first: `interactive` before `batch`.",
         examples=["interactive"],
     )
+    previous_task_id: str | None = Field(
+        description="The task that this one follows; null when it follows none.",
+        examples=["01a205c3-cd94-748c-a7f0-50965914d0b5"],
+    )
+    conversation_id: str | None = Field(
+        description="The conversation of the task; null outside a conversation.",
+        examples=["01a205c3-cdb6-7178-90a4-9b068c5161a4"],
+    )
+    turns_before: int = Field(description="How many turns come before this task.", examples=[3])
+    turns_dropped: int = Field(
+        description="How many of them an engine was not told, at most: the oldest ones, if they do not fit into the "
+        "context of the engine, and those that were deleted or have expired.",
+        examples=[0],
+    )
 
 
 class TaskPage(ResponseSchema):

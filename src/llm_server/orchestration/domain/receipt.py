@@ -75,6 +75,7 @@ class Attempt(Struct, frozen=True, kw_only=True):
     failure: FailureKind | None = None
     demonstration: bool = False
     first_text_ms: int | None = None
+    turns_dropped: int = 0
 
     @property
     def answered(self) -> bool:

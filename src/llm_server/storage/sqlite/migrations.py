@@ -59,6 +59,11 @@ MIGRATIONS = (
         purpose="index the tasks by what a listing can filter by, and let the file become smaller",
         apply=schema.index_by_facets,
     ),
+    Migration(
+        version=5,
+        purpose="add the table of conversations",
+        apply=schema.add_conversations,
+    ),
 )
 """In ascending order. The last one has the current version. A new file gets all of them."""
 

@@ -7,6 +7,7 @@ from typing import Protocol
 
 from llm_server.orchestration.domain.counters import Counters
 from llm_server.orchestration.domain.engines.state import EngineRecords, EngineState, SwitchName
+from llm_server.orchestration.domain.ports.conversations import ConversationStore
 from llm_server.orchestration.domain.ports.listing import TaskListing
 from llm_server.orchestration.domain.ports.tasks import IdempotencyStore, SweepIndex, TaskStore
 from llm_server.orchestration.domain.ports.tenants import TenantStore
@@ -65,7 +66,15 @@ class EngineStateStore(Protocol):
 
 
 class Store(
-    TaskStore, IdempotencyStore, SweepIndex, TaskListing, CounterStore, EngineStateStore, TenantStore, Protocol
+    TaskStore,
+    ConversationStore,
+    IdempotencyStore,
+    SweepIndex,
+    TaskListing,
+    CounterStore,
+    EngineStateStore,
+    TenantStore,
+    Protocol,
 ):
     """Everything that a database adapter offers. Its users ask for the parts above.
 
