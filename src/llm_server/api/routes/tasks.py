@@ -211,6 +211,11 @@ async def get_task(ref: Ref, run: Run, service: Service, if_none_match: IfNoneMa
     return answer(views.detail(snapshot), headers=headers)
 
 
+async def _decided(new: new_task.NewTask, run: Run, service: Service, caller: Caller) -> tasks.DecisionView:
+    decide = partial(service.decide, new.to_domain(), payer=caller.payer, tenant=caller.tenant)
+    return views.decision(await run.read(decide))
+
+
 def _accepted(accepted: Accepted, ended: Accepted | None, wait_s: int) -> Response:
     """Respond with 200 if the task is final or was accepted by an earlier call, else with 202."""
     task, result = (ended.task, ended.result) if ended else (accepted.task, accepted.result)

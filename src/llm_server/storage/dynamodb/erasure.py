@@ -1,7 +1,7 @@
 """Removes everything that is stored for a tenant.
 
-No index leads to a tenant's Idempotency-Keys and conversations, or to texts whose task is gone, so the whole table is read: half a read
-unit for 4 KB, doubled because the read is consistent.
+No index leads to a tenant's Idempotency-Keys and conversations, or to texts whose task is gone, so the whole table is
+read: half a read unit for 4 KB, doubled because the read is consistent.
 """
 
 from __future__ import annotations
