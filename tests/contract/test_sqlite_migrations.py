@@ -74,7 +74,7 @@ def test_a_file_of_0_1_0_is_migrated_when_it_is_opened(old: Path, lacking: tuple
     with closing(SqliteStore(Database(old))) as store:
         tasks, counted, page = shown(store), store.overview()[0], due(store)
 
-    assert version(old) == TODAY == 4
+    assert version(old) == TODAY == 5
     assert tasks == TASKS
     assert {f.name: getattr(counted, f.name) for f in fields(counted)} == EXPECTED["counters"]
     assert page == EXPECTED["due"]

@@ -108,6 +108,8 @@ CALLS: list[tuple[str, dict[str, Any], object]] = [
     ("quote_task", scope(), PROMPT),
     ("reject_plan", scope(task_id="t1"), {"plan_hash": "x"}),
     *((name, scope(task_id="t1"), None) for name in ("cancel_task", "retry_task", "delete_task")),
+    ("create_conversation", scope(), None),
+    *((name, scope(conversation_id="c1"), None) for name in ("get_conversation", "delete_conversation")),
     *((name, scope(), None) for name in ("get_metrics", "get_usage", "get_catalog", "get_engines", "list_keys")),
 ]
 

@@ -91,6 +91,6 @@ def test_an_engine_without_a_context_has_that_of_its_model_or_the_default() -> N
     (name, model), *_ = catalog.models.items()
     local = an_engine(kind="llamacpp", source="local", model=name, base_url=None, price=None)
 
-    catalog = replace(catalog, engines={**catalog.engines, "local": local})
+    catalog = replace(catalog, engines={**catalog.engines, "local": local, "file": replace(local, model="m.gguf")})
 
-    assert [catalog.context(engine) for engine in ("api", "own", "local")] == [77, 9, model.context]
+    assert [catalog.context(engine) for engine in ("api", "own", "local", "file")] == [77, 9, model.context, 8192]

@@ -63,9 +63,13 @@ def told(served: Served, call: int = -1) -> list[str]:
 def refused(served: Served, **asked: Any) -> str:
     """Return the code of the conflict, or the field that is wrong; a dry run refuses the same."""
     found = []
-    for use in (served.submit, lambda prompt, **fields: served.service.decide(NewTask(prompt=prompt, **fields), tenant="local")):
+    new = NewTask(prompt="Why?", **asked)
+    for use in (
+        lambda: served.service.submit("local", new),
+        lambda: served.service.decide(new, tenant="local"),
+    ):
         try:
-            use("Why?", **asked)
+            use()
         except StateConflict as error:
             found.append(error.code)
         except InvalidInput as error:
@@ -274,11 +278,12 @@ def test_plan_steps_and_synthesis_are_told_the_turns_but_no_verdict(served: Serv
     served.engine = planning(synthesis="Final.")
     served.use(a_catalog({"only": an_engine()}))
 
-    done(served, "Build it.", mode=Mode.PLAN, previous_task_id=first.task.task_id)
+    done(served, "Build it.", mode=Mode.PLAN, profile="Coding", previous_task_id=first.task.task_id)
 
     schemas = [call.answer_schema.name if call.answer_schema else "" for call in served.engine.calls]
     with_turns = [call.messages[0].text == "One?" and len(call.messages) == 3 for call in served.engine.calls]
     assert schemas[0] == "plan"
+    assert {"", "verdict"} <= {*schemas}
     assert with_turns == [name != "verdict" for name in schemas]
 
 

@@ -61,6 +61,10 @@ KeyReference = Annotated[
 ]
 
 
+CONTEXT_OF_FILE = 8_192
+"""The context of an engine of kind `llamacpp` whose model is the user's own file, in tokens."""
+
+
 class Defaults(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Settings that apply unless an engine or role has its own.
 
@@ -297,8 +301,9 @@ class Catalog(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     def context(self, engine: str) -> int:
         """Return how many tokens the messages and the answer of a call to an engine may have together."""
         spec = self.engines[engine]
-        model = self.models.get(spec.model) if spec.runs_in_process else None
-        return spec.context or (model.context if model else self.defaults.context)
+        if spec.context or not spec.runs_in_process:
+            return spec.context or self.defaults.context
+        return self.models[spec.model].context if spec.model in self.models else CONTEXT_OF_FILE
 
     def max_reasoning_tokens(self, engine: str) -> int:
         """Return how many tokens an engine's model may think in addition to the output limit of a call."""
