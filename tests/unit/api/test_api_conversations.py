@@ -28,14 +28,8 @@ def test_a_conversation_lists_its_tasks_in_order(server: CalledServer) -> None:
 
     assert [task["task_id"] for task in listed["tasks"]] == ids
     assert listed["created_at"] <= listed["updated_at"]
-    assert {
-        name: second[name] for name in ("previous_task_id", "conversation_id", "turns_before", "turns_dropped")
-    } == {
-        "previous_task_id": ids[0],
-        "conversation_id": conversation,
-        "turns_before": 1,
-        "turns_dropped": 0,
-    }
+    assert (second["previous_task_id"], second["conversation_id"]) == (ids[0], conversation)
+    assert (second["turns_before"], second["turns_dropped"]) == (1, 0)
     assert second["attempts"][0]["turns_dropped"] == 0
 
 
@@ -51,7 +45,7 @@ def test_a_task_without_turns_says_so(server: CalledServer) -> None:
 def test_what_is_not_there_is_named(server: CalledServer, path: str, field: str, value: object) -> None:
     answer = server.post({"prompt": "Why?", field: value}, path)
 
-    assert (answer.status, answer.json["errors"][0]["pointer"]) == (422, f"#/{field}")
+    assert (answer.status, answer.json["errors"][0]["pointer"]) == (422, f"/{field}")
 
 
 @pytest.mark.parametrize("path", ["tasks", "tasks/quote"])

@@ -75,6 +75,9 @@ def test_each_route_runs_one_use_case(recorded: Recorded, method: str, path: str
     task_id = recorded.server.created()
     target = path.replace("{task_id}", task_id).replace("{name}", "embedded")
     target = target.replace("{key_id}", recorded.key_id)
+    if "{conversation_id}" in target:
+        conversation = recorded.server.call("POST", "conversations").json["conversation_id"]
+        target = target.replace("{conversation_id}", conversation)
     recorded.run.kinds.clear()
     answer = recorded.server.call(
         method, target, headers=asgi.JSON, parts=[] if body is None else [json.dumps(body).encode()]

@@ -14,7 +14,7 @@ from fastapi.routing import APIRoute
 
 from llm_server.api.requests.arguments import Arguments
 from llm_server.api.requests.routes import CALLER
-from llm_server.api.routes import keys, server, task_changes, tasks
+from llm_server.api.routes import conversations, keys, server, task_changes, tasks
 from llm_server.orchestration.domain.api_key import Caller
 
 odd = APIRouter()
@@ -35,7 +35,16 @@ async def read_odd(
 
 ROUTES = {
     route.name: route
-    for router in (tasks.router, task_changes.router, server.router, server.engines, keys.router, server.health, odd)
+    for router in (
+        tasks.router,
+        task_changes.router,
+        server.router,
+        server.engines,
+        keys.router,
+        server.health,
+        conversations.router,
+        odd,
+    )
     for route in router.routes
     if isinstance(route, APIRoute)
 }

@@ -278,7 +278,7 @@ def test_plan_steps_and_synthesis_are_told_the_turns_but_no_verdict(served: Serv
     served.engine = planning(synthesis="Final.")
     served.use(a_catalog({"only": an_engine()}))
 
-    done(served, "Build it.", mode=Mode.PLAN, profile="Coding", previous_task_id=first.task.task_id)
+    done(served, "Build it.", mode=Mode.PLAN, profile="Developer", previous_task_id=first.task.task_id)
 
     schemas = [call.answer_schema.name if call.answer_schema else "" for call in served.engine.calls]
     with_turns = [call.messages[0].text == "One?" and len(call.messages) == 3 for call in served.engine.calls]
