@@ -38,6 +38,7 @@ from llm_server.orchestration.domain.triage import TriageQuote
 from llm_server.orchestration.events.history import Event, EventPage, of_delta
 from llm_server.orchestration.events.numbered import has_ended, numbered
 from llm_server.orchestration.events.recent_text import RecentText
+from llm_server.orchestration.tasks.conversation_changes import Conversations
 from llm_server.orchestration.tasks.intake import Accepted, Decision, Intake, Quoted
 from llm_server.orchestration.tasks.lifecycle import Lifecycle
 from llm_server.orchestration.tasks.new_task import NewTask
@@ -84,6 +85,7 @@ class Service:
         key_creation: KeyCreation,
         fleet: Fleet,
         intake: Intake,
+        conversations: Conversations,
         worker: Worker | None,
         lifecycle: Lifecycle,
         sweep: Sweep,
@@ -96,6 +98,7 @@ class Service:
         self.prompt_max_chars = prompt_max_chars
         self.keys = keyring
         self.key_creation = key_creation
+        self.conversations = conversations
         self._store = store
         self._fleet = fleet
         self._intake = intake
@@ -111,9 +114,12 @@ class Service:
         """Return the server's time in Unix milliseconds."""
         return self._clock()
 
-    def decide(self, new: NewTask, *, payer: Payer | None = None) -> Decision:
-        """Decide how a prompt would be done, without storing or spending anything. Raises InvalidInput."""
-        return self._intake.decide(new, payer=payer)
+    def decide(self, new: NewTask, *, payer: Payer | None = None, tenant: str = "") -> Decision:
+        """Decide how a prompt would be done, without storing or spending anything.
+
+        Raises the errors of `Intake.decide`.
+        """
+        return self._intake.decide(new, payer=payer, tenant=tenant)
 
     def quote(self, tenant: str, new: NewTask, *, payer: Payer | None = None) -> Quoted:
         """Decide how a task would be done and quote it, without storing or spending anything. Raises InvalidInput."""
@@ -123,7 +129,7 @@ class Service:
         """Store a task, then wake a worker. Once this returns, the task is never lost.
 
         Raises:
-            InvalidInput: as `Intake.decide`.
+            InvalidInput, StateConflict: as `Intake.decide`.
             QuotaExceeded: the payer's key allows no more open tasks, or its daily limit is spent or reserved.
             StorageUnavailable: it is unknown whether the task was stored.
         """

@@ -16,6 +16,7 @@ from msgspec.structs import fields, replace
 
 from llm_server.orchestration.domain import event_numbers
 from llm_server.orchestration.domain.api_key import Key
+from llm_server.orchestration.domain.conversation import Conversation
 from llm_server.orchestration.domain.engines.allowed import without_unset_sources
 from llm_server.orchestration.domain.engines.state import EngineState, EngineSwitch
 from llm_server.orchestration.domain.errors import RecordUnreadable
@@ -51,6 +52,7 @@ _RARE: dict[str, object] = {
     "first_text_ms": None,
     "number": 0,
     "end_number": 0,
+    "turns_dropped": 0,
 }
 """Fields of an attempt that are not stored if they have these values, as in most attempts: a write unit holds 1 KB."""
 _RARE_OF_REQUEST: dict[str, object] = {
@@ -62,6 +64,8 @@ _RARE_OF_REQUEST: dict[str, object] = {
     "stream": False,
     "previous_task_id": None,
     "conversation_id": None,
+    "earlier": (),
+    "turns_before": 0,
 }
 """Fields of a request that are not stored if they have these values."""
 _OF_ENGINE = ("engine", "model", "source", "tier", "why", "failover_from", "probe", "demonstration")
@@ -110,10 +114,13 @@ _OUTPUT = msgspec.json.Decoder(_StoredOutput)
 _ENGINE_STATE = msgspec.json.Decoder(EngineState)
 _ENGINE_SWITCH = msgspec.json.Decoder(EngineSwitch)
 _KEY = msgspec.json.Decoder(Key)
+_CONVERSATION = msgspec.json.Decoder(Conversation)
 _IDEMPOTENCY_BINDING = msgspec.json.Decoder(IdempotencyBinding)
 
 
-def encode(record: Task | Request | Output | EngineState | EngineSwitch | Key | IdempotencyBinding) -> str:
+def encode(
+    record: Task | Request | Output | EngineState | EngineSwitch | Key | IdempotencyBinding | Conversation,
+) -> str:
     """Return a record as JSON.
 
     Fields of a task that have their default value are left out: a state is written at least three times, and DynamoDB
@@ -186,6 +193,10 @@ def api_key(body: str) -> Key:
 
 def idempotency_binding(body: str) -> IdempotencyBinding:
     return _decoded(_IDEMPOTENCY_BINDING, body)
+
+
+def conversation(body: str) -> Conversation:
+    return _decoded(_CONVERSATION, body)
 
 
 def output_key_text(key: OutputKey) -> str:

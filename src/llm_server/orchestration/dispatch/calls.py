@@ -163,7 +163,8 @@ class EngineCalls:
     def _for_engine(self, engine: str, call: EngineCall) -> EngineCall:
         """Return the call as this engine gets it."""
         call = call.for_engine(self._catalog.engines[engine])
-        return replace(call, max_reasoning_tokens=self._catalog.max_reasoning_tokens(engine))
+        call = replace(call, max_reasoning_tokens=self._catalog.max_reasoning_tokens(engine))
+        return call.within(self._catalog.context(engine))
 
     def _ask_at_a_place(
         self, engine: str, call: EngineCall, terms: CallTerms, after: tuple[Attempt, ...], reserved: Reservation
@@ -210,7 +211,7 @@ class EngineCalls:
         attempt = attempts.finish(
             attempt, call, answer, took_ms=took_ms, price=price, reserved_microusd=reserved.microusd
         )
-        attempt = replace(attempt, first_text_ms=first_text.after_ms)
+        attempt = replace(attempt, first_text_ms=first_text.after_ms, turns_dropped=call.turns_dropped)
         return CallResult.of(outcome, attempt)
 
     def _streamed(self, call: EngineCall, terms: CallTerms, attempt: Attempt) -> tuple[EngineCall, FirstText]:

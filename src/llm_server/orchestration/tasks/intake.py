@@ -12,14 +12,16 @@ from msgspec.structs import replace
 from llm_server.orchestration.access import idempotency
 from llm_server.orchestration.access.idempotency import KEPT_MS
 from llm_server.orchestration.access.keyring import Keyring
+from llm_server.orchestration.conversations import follow_up
+from llm_server.orchestration.conversations.follow_up import NO_TURNS, FollowStore, FollowUp
 from llm_server.orchestration.dispatch.balancer import Balancer
 from llm_server.orchestration.domain.api_key import Payer
 from llm_server.orchestration.domain.engines.allowed import AllowedEngines
 from llm_server.orchestration.domain.engines.catalog import Catalog, Sources
-from llm_server.orchestration.domain.errors import StateConflict, TaskNotFound
+from llm_server.orchestration.domain.errors import ConversationBusy, StateConflict, TaskNotFound
 from llm_server.orchestration.domain.ports.clock import Clock
 from llm_server.orchestration.domain.ports.listing import TaskListing
-from llm_server.orchestration.domain.ports.tasks import IdempotencyBinding, IdempotencyStore, TaskStore
+from llm_server.orchestration.domain.ports.tasks import IdempotencyBinding, IdempotencyStore
 from llm_server.orchestration.domain.quote import Quote
 from llm_server.orchestration.domain.snapshot import Request
 from llm_server.orchestration.domain.status import Mode
@@ -66,7 +68,11 @@ class Quoted(Struct, frozen=True, kw_only=True):
     quote: Quote
 
 
-class IntakeStore(TaskStore, IdempotencyStore, TaskListing, Protocol):
+Analysed = tuple[Analysis, str, bool]
+"""The analysis, the profile, and whether the role and the mode are those of the turn before."""
+
+
+class IntakeStore(FollowStore, IdempotencyStore, TaskListing, Protocol):
     """The part of the store that the intake uses."""
 
 
@@ -97,26 +103,29 @@ class Intake:
         self._sweep_ms = sweep_ms
         self._prompt_max_chars = prompt_max_chars
 
-    def decide(self, new: NewTask, *, payer: Payer | None = None) -> Decision:
+    def decide(self, new: NewTask, *, payer: Payer | None = None, tenant: str = "") -> Decision:
         """Decide mode, role and first engine, without storing or spending anything.
 
         If the confidence is below the configured threshold, the profile's default role answers in Chat mode.
-        A mode or role that the caller chose is kept.
+        A mode or role that the caller chose is kept. The task before this one is one of the `tenant`.
 
         Raises:
             InvalidInput: the prompt is blank or too long, a name is unknown, or no engine can be used: as
-                `engine_limits.limited`.
+                `engine_limits.limited`; or as `follow_up.find`.
+            StateConflict: as `follow_up.find`.
         """
-        return self._decided(self._checked(new, payer))
+        new = self._checked(new, payer)
+        return self._decided(new, self._analysed(new, self._turns_before(tenant, new)))
 
     def quote(self, tenant: str, new: NewTask, *, payer: Payer | None = None) -> Quoted:
         """Decide how a task would be done and quote it, without storing or spending anything. Raises as `decide`."""
         from llm_server.orchestration.tasks.quotes import Prospect
 
         new = self._checked(new, payer)
-        decision = self._decided(new)
-        analysed = decision.analysis, decision.profile
-        task, request = self._states(tenant, new, "", payer, analysed)
+        turns = self._turns_before(tenant, new)
+        analysed = self._analysed(new, turns)
+        decision = self._decided(new, analysed)
+        task, request = self._states(tenant, new, "", payer, turns, analysed)
         prospect = Prospect(task=task, request=request, engine=decision.engine, is_triaged=decision.triage is not None)
         return Quoted(decision=decision, quote=self.quotes.of_new(prospect))
 
@@ -127,14 +136,14 @@ class Intake:
 
         return Quotes(catalog=self._catalog, balancer=self._balancer, store=self._store)
 
-    def _decided(self, new: NewTask) -> Decision:
-        """Decide how a checked task would be done."""
-        analysis, profile = analyse_task(new, self._catalog, self._own_roles)
+    def _decided(self, new: NewTask, analysed: Analysed) -> Decision:
+        """Decide how a checked task with this analysis would be done."""
+        analysis, profile, is_kept = analysed
         role, wanted = self._catalog.role(analysis.role), tiers.preferred_tier(analysis.complexity)
         tier = tiers.tier_of(role, analysis.complexity, self._catalog.defaults, preferred=wanted)
         sources = new.limits.sources
         allowed = AllowedEngines(engine=new.engine, sources=sources)
-        engines, open_ = self._balancer.candidates(tier, allowed), self._undecided(new, analysis)
+        engines, open_ = self._balancer.candidates(tier, allowed), () if is_kept else self._undecided(new, analysis)
         return Decision(
             analysis=analysis,
             profile=profile,
@@ -166,13 +175,15 @@ class Intake:
         """Store a task, then wake a worker. Once this returns, the task is never lost.
 
         Raises:
-            InvalidInput: as `decide`.
+            InvalidInput, StateConflict: as `decide`.
             QuotaExceeded: the daily limit of the payer's key is spent or reserved, or it allows no more open tasks.
             StorageUnavailable: it is unknown whether the task was stored.
         """
         self._keyring.check_spending(payer)
-        task, request = self._prepared(tenant, self._checked(new, payer), self._new_id(), payer)
-        self._store_new(task, request, payer)
+        new = self._checked(new, payer)
+        turns = self._turns_before(tenant, new)
+        task, request = self._prepared(tenant, new, self._new_id(), payer, turns)
+        self._store_new(task, request, payer, turns)
         return task
 
     def submit_once(
@@ -191,7 +202,7 @@ class Intake:
 
         Raises:
             InvalidInput: as `decide`, or the key is bound to a task with another body.
-            StateConflict: the key's task was deleted.
+            StateConflict: as `decide`, or the key's task was deleted.
             QuotaExceeded: the daily limit of the payer's key is spent or reserved, or it allows no more open tasks.
             StorageUnavailable: it is unknown whether the task was stored.
         """
@@ -203,9 +214,15 @@ class Intake:
             return earlier
         checked = self._checked(new, payer)
         self._keyring.check_spending(payer)
-        task, request = self._prepared(tenant, checked, bound.task_id, payer)
-        if self._store_new(task, request, payer):
-            return Accepted(task=task)
+        try:
+            turns = self._turns_before(tenant, checked)
+            task, request = self._prepared(tenant, checked, bound.task_id, payer, turns)
+            if self._store_new(task, request, payer, turns):
+                return Accepted(task=task)
+        except ConversationBusy:  # perhaps with this task, which another call has just stored
+            if stored_meanwhile := self._replayed(tenant, bound):
+                return stored_meanwhile
+            raise
         if stored_meanwhile := self._replayed(tenant, bound):
             return stored_meanwhile
         raise StateConflict("The task of this Idempotency-Key was deleted.", code="idempotency_key_task_deleted")
@@ -218,24 +235,54 @@ class Intake:
             return None
         return Accepted(task=found.task, result=found.result, replayed=True)
 
-    def _store_new(self, task: Task, request: Request, payer: Payer | None) -> bool:
+    def _store_new(self, task: Task, request: Request, payer: Payer | None, turns: FollowUp) -> bool:
         """Store a task and wake a worker. Returns False if an earlier call had stored it.
 
         A worker is woken in that case too, because the earlier call may have died before it did that.
         """
-        is_new = self._store.add(task, request, max_in_flight=payer.limits.tasks_in_flight if payer else None)
+        is_new = self._store.add(
+            task,
+            request,
+            max_in_flight=payer.limits.tasks_in_flight if payer else None,
+            conversation=turns.conversation and turns.conversation.with_task(task.task_id, now_ms=task.created_ms),
+        )
         self._wakeups.send(task.ref, task.priority)
         return is_new
 
-    def _prepared(self, tenant: str, new: NewTask, task_id: str, payer: Payer | None) -> tuple[Task, Request]:
+    def _turns_before(self, tenant: str, new: NewTask) -> FollowUp:
+        if new.previous_task_id is None and new.conversation_id is None:
+            return NO_TURNS
+        return follow_up.find(
+            self._store, tenant, previous_task_id=new.previous_task_id, conversation_id=new.conversation_id
+        )
+
+    def _analysed(self, new: NewTask, turns: FollowUp) -> Analysed:
+        """Return the analysis, the profile, and whether the role and the mode are those of the turn before."""
+        analysis, profile = analyse_task(new, self._catalog, self._own_roles)
+        if turns.parent is None or new.role is not None or new.mode is not None:
+            return analysis, profile, False
+        kept = follow_up.kept(analysis, turns.parent, new.prompt, self._catalog, profile=new.profile)
+        if kept is None:
+            return analysis, profile, False
+        return kept, new.profile or turns.parent.task.profile, True
+
+    def _prepared(
+        self, tenant: str, new: NewTask, task_id: str, payer: Payer | None, turns: FollowUp
+    ) -> tuple[Task, Request]:
         """Return the state and the request to store for a new task."""
-        return self._states(tenant, new, task_id, payer, analyse_task(new, self._catalog, self._own_roles))
+        return self._states(tenant, new, task_id, payer, turns, self._analysed(new, turns))
 
     def _states(
-        self, tenant: str, new: NewTask, task_id: str, payer: Payer | None, analysed: tuple[Analysis, str]
+        self,
+        tenant: str,
+        new: NewTask,
+        task_id: str,
+        payer: Payer | None,
+        turns: FollowUp,
+        analysed: Analysed,
     ) -> tuple[Task, Request]:
-        """Return the state and the request of a new task with this analysis and profile."""
-        analysis, profile = analysed
+        """Return the state and the request of a new task with this analysis."""
+        analysis, profile, is_kept = analysed
         now_ms = self._clock()
         task = Task(
             tenant=tenant,
@@ -261,14 +308,16 @@ class Intake:
             complexity=analysis.complexity,
             reasons=analysis.reasons,
             plan_approval=new.plan_approval,
-            undecided=self._undecided(new, analysis),
+            undecided=() if is_kept else self._undecided(new, analysis),
             images=new.images,
             tools=new.tools,
             tool_choice=new.tool_choice,
             output_schema=new.output_schema,
             stream=new.stream,
-            previous_task_id=new.previous_task_id,
+            previous_task_id=turns.previous_task_id,
             conversation_id=new.conversation_id,
+            earlier=turns.earlier,
+            turns_before=turns.turns_before,
         )
         return task, request
 

@@ -44,7 +44,7 @@ class Quotes:
         return Quote(
             ceiling_microusd=microusd,
             ceiling_reason=reason,
-            worst_case_microusd=None if new.is_triaged else self._worst_case(task, request, allowed),
+            worst_case_microusd=self._worst_case(new, allowed),
             expected=self._expected(task, new.engine),
         )
 
@@ -63,9 +63,13 @@ class Quotes:
         """Return whether a task may call local engines only, now and if other engines come back."""
         return {spec.source for spec in self._balancer.fleet.admitted(allowed).values()} == {"local"}
 
-    def _worst_case(self, task: Task, request: Request, allowed: AllowedEngines) -> int | None:
-        """Return what the calls of one claim reserve. It is unknown in Plan mode: prompts have texts of other calls."""
-        if task.mode is Mode.PLAN:
+    def _worst_case(self, new: Prospect, allowed: AllowedEngines) -> int | None:
+        """Return what the calls of one claim reserve; None if that is unknown.
+
+        Calls of a plan have texts of other calls, and those of a task that follows others have texts of these.
+        """
+        task, request = new.task, new.request
+        if new.is_triaged or task.mode is Mode.PLAN or request.turns_before:
             return None
         claim = Claim(
             task=task,

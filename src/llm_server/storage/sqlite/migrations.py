@@ -64,6 +64,11 @@ MIGRATIONS = (
         purpose="add a table for the text of streamed tasks",
         apply=schema.add_deltas,
     ),
+    Migration(
+        version=6,
+        purpose="add the table of conversations",
+        apply=schema.add_conversations,
+    ),
 )
 """In ascending order. The last one has the current version. A new file gets all of them."""
 

@@ -91,6 +91,16 @@ def add_deltas(db: sqlite3.Connection) -> None:
     )
 
 
+def add_conversations(db: sqlite3.Connection) -> None:
+    """Add the table of conversations."""
+    db.execute(
+        """CREATE TABLE IF NOT EXISTS conversations (
+        tenant TEXT NOT NULL, conversation_id TEXT NOT NULL, rev INTEGER NOT NULL, updated_ms INTEGER NOT NULL,
+        body TEXT NOT NULL, PRIMARY KEY (tenant, conversation_id))"""
+    )
+    db.execute("CREATE INDEX IF NOT EXISTS conversations_updated ON conversations (updated_ms)")
+
+
 _NEXT_STATES = """SELECT tenant, task_id, body FROM tasks WHERE (tenant, task_id) > (?, ?)
     ORDER BY tenant, task_id LIMIT 10000"""
 
