@@ -20,6 +20,7 @@ ADDED_FIELDS = {
     "fault",
     "previous_task_id",
     "quote",
+    "stream",
     "turns_before",
     "turns_dropped",
 }

@@ -40,12 +40,12 @@ from llm_server.orchestration.domain.engines.catalog import Catalog, EngineSpec,
 from llm_server.orchestration.domain.output import PLAN, OutputKey
 from llm_server.orchestration.domain.plan import Step, StepStatus
 from llm_server.orchestration.domain.ports.listing import Page
-from llm_server.orchestration.domain.quote import Quote
 from llm_server.orchestration.domain.receipt import MICROUSD_PER_USD, Attempt
 from llm_server.orchestration.domain.snapshot import Snapshot
 from llm_server.orchestration.domain.status import Status
 from llm_server.orchestration.domain.task import Task
 from llm_server.orchestration.events.history import Event, history
+from llm_server.orchestration.quotes.quote import Quote
 from llm_server.orchestration.service import Usage
 from llm_server.orchestration.tasks.intake import Quoted
 

@@ -31,13 +31,13 @@ from llm_server.orchestration.domain.ports.store import (
     never_known,
 )
 from llm_server.orchestration.domain.ports.tasks import TaskStore
-from llm_server.orchestration.domain.quote import Quote
 from llm_server.orchestration.domain.snapshot import Snapshot
 from llm_server.orchestration.domain.task import Task, TaskRef
 from llm_server.orchestration.domain.triage import TriageQuote
 from llm_server.orchestration.events.history import Event, EventPage, of_delta
 from llm_server.orchestration.events.numbered import has_ended, numbered
 from llm_server.orchestration.events.recent_text import RecentText
+from llm_server.orchestration.quotes.quote import Quote
 from llm_server.orchestration.tasks.conversation_changes import Conversations
 from llm_server.orchestration.tasks.intake import Accepted, Decision, Intake, Quoted
 from llm_server.orchestration.tasks.lifecycle import Lifecycle

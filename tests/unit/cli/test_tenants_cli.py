@@ -81,7 +81,7 @@ def test_a_file_of_an_older_version_is_migrated_first(tmp_path: Path) -> None:
 
     deleted = run(old, "unknown", "--yes")
 
-    assert (deleted.exit_code, version(old)) == (0, 4)
+    assert (deleted.exit_code, version(old)) == (0, 5)
 
 
 def test_a_name_that_is_unknown_is_doubted(db: Path) -> None:

@@ -12,7 +12,6 @@ from llm_server.orchestration.domain import triage as triages
 from llm_server.orchestration.domain.conversation import History
 from llm_server.orchestration.domain.engines.allowed import AllowedEngines
 from llm_server.orchestration.domain.engines.catalog import Sources
-from llm_server.orchestration.domain.engines.message import Image, Tool, ToolChoice
 from llm_server.orchestration.domain.output import TRIAGE, Output, OutputKey, OutputKind, Review
 from llm_server.orchestration.domain.receipt import MICROUSD_PER_USD, Attempt
 from llm_server.orchestration.domain.status import Status
@@ -65,9 +64,6 @@ class Request(Struct, frozen=True, kw_only=True):
     reasons: tuple[str, ...] = ()
     plan_approval: bool = False
     undecided: tuple[Undecided, ...] = ()
-    images: tuple[Image, ...] = ()
-    tools: tuple[Tool, ...] = ()
-    tool_choice: ToolChoice | None = None
     output_schema: Mapping[str, Any] | None = None
     stream: bool = False
     previous_task_id: str | None = None

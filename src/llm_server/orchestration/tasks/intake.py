@@ -22,11 +22,11 @@ from llm_server.orchestration.domain.errors import ConversationBusy, StateConfli
 from llm_server.orchestration.domain.ports.clock import Clock
 from llm_server.orchestration.domain.ports.listing import TaskListing
 from llm_server.orchestration.domain.ports.tasks import IdempotencyBinding, IdempotencyStore
-from llm_server.orchestration.domain.quote import Quote
 from llm_server.orchestration.domain.snapshot import Request
 from llm_server.orchestration.domain.status import Mode
 from llm_server.orchestration.domain.task import Task, TaskRef
 from llm_server.orchestration.domain.triage import TriageQuote, Undecided, undecided
+from llm_server.orchestration.quotes.quote import Quote
 from llm_server.orchestration.routing import tiers
 from llm_server.orchestration.routing.analysis import Analysis, analyse, own_roles
 from llm_server.orchestration.routing.own_roles import OwnRoles
@@ -36,7 +36,7 @@ from llm_server.orchestration.tasks.wakeups import WakeUps
 
 if TYPE_CHECKING:
     from llm_server.orchestration.execution.triage import Triages
-    from llm_server.orchestration.tasks.quotes import Quotes
+    from llm_server.orchestration.quotes.quotes import Quotes
 
 
 class Accepted(Struct, frozen=True, kw_only=True):
@@ -119,7 +119,7 @@ class Intake:
 
     def quote(self, tenant: str, new: NewTask, *, payer: Payer | None = None) -> Quoted:
         """Decide how a task would be done and quote it, without storing or spending anything. Raises as `decide`."""
-        from llm_server.orchestration.tasks.quotes import Prospect
+        from llm_server.orchestration.quotes.quotes import Prospect
 
         new = self._checked(new, payer)
         turns = self._turns_before(tenant, new)
@@ -132,7 +132,7 @@ class Intake:
     @cached_property
     def quotes(self) -> Quotes:
         """Imported here for the same reason as the triage."""
-        from llm_server.orchestration.tasks.quotes import Quotes
+        from llm_server.orchestration.quotes.quotes import Quotes
 
         return Quotes(catalog=self._catalog, balancer=self._balancer, store=self._store)
 
@@ -309,9 +309,6 @@ class Intake:
             reasons=analysis.reasons,
             plan_approval=new.plan_approval,
             undecided=() if is_kept else self._undecided(new, analysis),
-            images=new.images,
-            tools=new.tools,
-            tool_choice=new.tool_choice,
             output_schema=new.output_schema,
             stream=new.stream,
             previous_task_id=turns.previous_task_id,

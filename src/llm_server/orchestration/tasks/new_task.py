@@ -12,7 +12,6 @@ from msgspec.structs import replace
 
 from llm_server.orchestration.domain.engines.allowed import checked_sources, without_unset_sources
 from llm_server.orchestration.domain.engines.catalog import Catalog
-from llm_server.orchestration.domain.engines.message import Image, Tool, ToolChoice
 from llm_server.orchestration.domain.errors import InvalidInput
 from llm_server.orchestration.domain.snapshot import Limits
 from llm_server.orchestration.domain.status import Mode, Priority, known_spelling
@@ -30,9 +29,6 @@ class NewTask(Struct, frozen=True, kw_only=True):
     metadata: Mapping[str, str] = field(default_factory=dict)
     plan_approval: bool = False
     priority: Priority = Priority.INTERACTIVE
-    images: tuple[Image, ...] = ()
-    tools: tuple[Tool, ...] = ()
-    tool_choice: ToolChoice | None = None
     output_schema: Mapping[str, Any] | None = None
     stream: bool = False
     previous_task_id: str | None = None

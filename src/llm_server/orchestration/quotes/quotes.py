@@ -6,16 +6,16 @@ from msgspec import Struct
 
 from llm_server.orchestration.dispatch.balancer import Balancer
 from llm_server.orchestration.dispatch.budget import Budget
-from llm_server.orchestration.domain import quote
 from llm_server.orchestration.domain.cancellation import Cancellation
 from llm_server.orchestration.domain.engines.allowed import AllowedEngines
 from llm_server.orchestration.domain.engines.catalog import Catalog
 from llm_server.orchestration.domain.ports.listing import TaskFilter, TaskListing
-from llm_server.orchestration.domain.quote import Expected, Quote
 from llm_server.orchestration.domain.snapshot import Request, Snapshot
 from llm_server.orchestration.domain.status import Mode, Status
 from llm_server.orchestration.domain.task import NEVER_MS, Task
 from llm_server.orchestration.execution.role_call import Claim, RoleCaller, answer_call
+from llm_server.orchestration.quotes import quote
+from llm_server.orchestration.quotes.quote import Expected, Quote
 
 
 class Prospect(Struct, frozen=True, kw_only=True):
