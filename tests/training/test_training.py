@@ -56,7 +56,7 @@ def test_a_fold_that_is_judged_again_gives_the_committed_decisions(
 ) -> None:
     """So the figures of the other tests are those of the present code and data."""
     fold = "web+written4_prof"
-    again = list(validation.judge(trained[1], fold))
+    again = list(validation.judge(trained[1], trained[0].concepts, trained[0].steps, fold))
 
     assert again == [j for j in judged if j.fold == fold]
     assert len(again) > 600
@@ -141,8 +141,8 @@ def test_complexity_quantiles_are_those_of_the_natural_prompts(trained: Training
 
 
 def test_the_quality_gap_recovered_on_unseen_questions(trained: Training) -> None:
-    """Goals: MMLU .645, GSM8K .622. With MMLU left out it is below prompt length alone; docs/analysis.md says so."""
-    recovered = {name: figure for name, (figure, _) in training.gap_figures(trained[0]).items()}
+    """Goals: MMLU .645, GSM8K .622, LLMRouter .66 (missed: see docs/analysis.md), and nothing below prompt length alone."""
+    recovered = {name: figure for name, (figure, _) in training.gap_figures(*trained).items()}
 
     assert recovered["MMLU"] >= 0.645
     assert recovered["MMLU, faulty rows left out"] >= 0.61
