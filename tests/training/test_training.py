@@ -26,7 +26,7 @@ from train.fit import Sparse, logistic, ridge
 from train.heads import train_steps
 from train.model_file import Trained, pack
 
-pytestmark = pytest.mark.timeout(900)  # training takes 60 s, all gaps 130 s, and several times that on a busy machine
+pytestmark = pytest.mark.timeout(900)  # training takes 60 s, all gaps 130 s, and more on a busy machine
 Training = tuple[Trained, Corpus]
 
 
@@ -141,7 +141,7 @@ def test_complexity_quantiles_are_those_of_the_natural_prompts(trained: Training
 
 
 def test_the_quality_gap_recovered_on_unseen_questions(trained: Training) -> None:
-    """Goals: MMLU .645, GSM8K .622, LLMRouter .66, left out nothing below prompt length; LLMRouter misses both of its."""
+    """Goals: MMLU .645, GSM8K .622, LLMRouter .66; left out, not below prompt length. LLMRouter misses both."""
     recovered = {name: figure for name, (figure, _) in training.gap_figures(*trained).items()}
 
     assert recovered["MMLU"] >= 0.645
