@@ -39,7 +39,7 @@ from llm_server.orchestration.events.numbered import has_ended, numbered
 from llm_server.orchestration.events.recent_text import RecentText
 from llm_server.orchestration.quotes.quote import Quote
 from llm_server.orchestration.tasks.conversation_changes import Conversations
-from llm_server.orchestration.tasks.intake import Accepted, Decision, Intake, Quoted
+from llm_server.orchestration.tasks.intake import Accepted, Intake, Quoted
 from llm_server.orchestration.tasks.lifecycle import Lifecycle
 from llm_server.orchestration.tasks.new_task import NewTask
 from llm_server.orchestration.tasks.sweep import Sweep
@@ -114,22 +114,18 @@ class Service:
         """Return the server's time in Unix milliseconds."""
         return self._clock()
 
-    def decide(self, new: NewTask, *, payer: Payer | None = None, tenant: str = "") -> Decision:
-        """Decide how a prompt would be done, without storing or spending anything.
-
-        Raises the errors of `Intake.decide`.
-        """
-        return self._intake.decide(new, payer=payer, tenant=tenant)
-
     def quote(self, tenant: str, new: NewTask, *, payer: Payer | None = None) -> Quoted:
-        """Decide how a task would be done and quote it, without storing or spending anything. Raises InvalidInput."""
+        """Decide how a task would be done and quote it, without storing or spending anything.
+
+        Raises the errors of `Intake.quote`.
+        """
         return self._intake.quote(tenant, new, payer=payer)
 
     def submit(self, tenant: str, new: NewTask, *, payer: Payer | None = None) -> Task:
         """Store a task, then wake a worker. Once this returns, the task is never lost.
 
         Raises:
-            InvalidInput, StateConflict: as `Intake.decide`.
+            InvalidInput, StateConflict: as `Intake.quote`.
             QuotaExceeded: the payer's key allows no more open tasks, or its daily limit is spent or reserved.
             StorageUnavailable: it is unknown whether the task was stored.
         """
@@ -270,7 +266,7 @@ class Service:
 
     def typical_triage(self) -> tuple[TriageQuote | None, float]:
         """Return what the triage of a typical prompt would cost, and the share of prompts. See `Intake`."""
-        return self._intake.typical_triage()
+        return self._intake.decisions.typical_triage()
 
     def usage(self, caller: Caller) -> Usage:
         """Return what the caller's tenant spent today (UTC), and what its key allows and has used."""

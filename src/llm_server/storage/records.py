@@ -57,7 +57,6 @@ _RARE: dict[str, object] = {
 """Fields of an attempt that are not stored if they have these values, as in most attempts: a write unit holds 1 KB."""
 _RARE_OF_REQUEST: dict[str, object] = {
     "undecided": (),
-    "output_schema": None,
     "stream": False,
     "previous_task_id": None,
     "conversation_id": None,

@@ -67,7 +67,7 @@ def refused(served: Served, **asked: Any) -> str:
     new = NewTask(prompt="Why?", **asked)
     for use in (
         lambda: served.service.submit("local", new),
-        lambda: served.service.decide(new, tenant="local"),
+        lambda: served.service.quote("local", new).decision,
     ):
         try:
             use()
@@ -237,7 +237,11 @@ def test_a_prompt_that_says_what_it_needs_gets_a_role_of_its_own(talking: Served
 
     follow = done(talking, new, previous_task_id=first.task.task_id)
 
-    assert follow.task.role == talking.service.decide(NewTask(prompt=new)).analysis.role != first.task.role
+    assert (
+        follow.task.role
+        == talking.service.quote("local", NewTask(prompt=new)).decision.analysis.role
+        != first.task.role
+    )
 
 
 def test_what_the_caller_chose_is_not_replaced(talking: Served) -> None:
@@ -266,7 +270,7 @@ def test_after_a_plan_a_short_prompt_is_answered_and_not_planned(served: Served)
     served.use(a_catalog({"only": an_engine()}))
     first = done(served, "Build it.", mode=Mode.PLAN)
 
-    decision = served.service.decide(NewTask(prompt="Shorter!", previous_task_id=first.task.task_id), tenant="local")
+    decision = served.service.quote("local", NewTask(prompt="Shorter!", previous_task_id=first.task.task_id)).decision
 
     profile = a_catalog({}).profile(first.task.profile)
     assert (decision.analysis.mode, decision.analysis.role) == (Mode.AGENT, profile.default_role)

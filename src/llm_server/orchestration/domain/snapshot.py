@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 from msgspec import Struct, field
 from msgspec.structs import replace
@@ -50,7 +49,7 @@ class Request(Struct, frozen=True, kw_only=True):
     """The caller's request and the results of its analysis. It is stored once and never changes.
 
     `undecided` is what an engine may decide in a triage; () if the task is not to be triaged.
-    `output_schema` is the JSON schema of the result. `stream`: the text is kept and shown as it comes.
+    `stream`: the text is kept and shown as it comes.
     `earlier` are the Completed tasks that the task is told as turns, oldest first; `turns_before` counts them and those
     that were gone or too many when the task was accepted.
     """
@@ -64,7 +63,6 @@ class Request(Struct, frozen=True, kw_only=True):
     reasons: tuple[str, ...] = ()
     plan_approval: bool = False
     undecided: tuple[Undecided, ...] = ()
-    output_schema: Mapping[str, Any] | None = None
     stream: bool = False
     previous_task_id: str | None = None
     conversation_id: str | None = None

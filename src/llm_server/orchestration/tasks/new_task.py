@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from hashlib import sha256
-from typing import Any
 
 import msgspec
 from msgspec import Struct, field
@@ -29,7 +28,6 @@ class NewTask(Struct, frozen=True, kw_only=True):
     metadata: Mapping[str, str] = field(default_factory=dict)
     plan_approval: bool = False
     priority: Priority = Priority.INTERACTIVE
-    output_schema: Mapping[str, Any] | None = None
     stream: bool = False
     previous_task_id: str | None = None
     conversation_id: str | None = None
