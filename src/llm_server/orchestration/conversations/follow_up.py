@@ -55,7 +55,7 @@ def find(store: FollowStore, tenant: str, *, previous_task_id: str | None, conve
     """Find the turns before a new task, among the tasks of its tenant.
 
     Raises:
-        InvalidInput: there is no such task or conversation, or the task is not the last one of the conversation.
+        InvalidInput: the task or the conversation is not stored, or the task is not the last one of the conversation.
         StateConflict: the previous task has not Completed, or the conversation can take no task, or none now.
     """
     if conversation_id is not None:
@@ -88,7 +88,7 @@ def _after(parent: Snapshot) -> FollowUp:
 
 
 def _in_conversation(store: FollowStore, tenant: str, conversation_id: str, previous_task_id: str | None) -> FollowUp:
-    """Find the turns of a conversation. Its Failed and Cancelled tasks have no result, so they are no turns."""
+    """Find the turns of a conversation. Its Failed and Cancelled tasks have no result: they are left out."""
     try:
         conversation = store.conversation(tenant, conversation_id)
     except ConversationNotFound:
