@@ -202,7 +202,7 @@ class ConversationNotFound(LLMServerError):
     code: ClassVar = "conversation_not_found"
 
     def __init__(self) -> None:
-        super().__init__("There is no such conversation.")
+        super().__init__("No conversation has this id.")
 
 
 class EngineNotFound(LLMServerError):

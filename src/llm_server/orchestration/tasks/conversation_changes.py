@@ -59,7 +59,7 @@ class Conversations:
         removes the rest.
 
         Raises:
-            ConversationNotFound: there is no such conversation, or it was deleted before.
+            ConversationNotFound: it is not stored, or was deleted before.
             StateConflict: a worker has a task, or other callers keep changing the conversation.
         """
         found = self._store.conversation(tenant, conversation_id)

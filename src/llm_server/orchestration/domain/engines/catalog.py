@@ -199,7 +199,7 @@ class EngineSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     stop: tuple[Annotated[str, msgspec.Meta(min_length=1)], ...] | None = None
     repeat_penalty: Annotated[float, msgspec.Meta(ge=1, le=2)] | None = None
     tools: bool = None  # type: ignore[assignment]  # set below; a configuration cannot say None
-    vision: bool = None  # type: ignore[assignment]
+    vision: bool = None  # type: ignore[assignment]  # `__post_init__` sets the default of the kind
     idle_timeout_s: Positive = IDLE_TIMEOUT_S
 
     def __post_init__(self) -> None:
