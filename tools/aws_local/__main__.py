@@ -31,7 +31,7 @@ SAM_VARIABLES = Path(".llm-server/sam-env.json")
 WORKERS = 2
 JOIN_S = 5.0
 NOTICED_S = 1.0
-"""How often the main thread looks for signals. In an endless wait, one was sometimes noticed only when the next came."""
+"""How often the main thread looks for signals. In an endless wait, one was once noticed only when the next came."""
 CREDENTIALS = {
     "AWS_ACCESS_KEY_ID": "local",
     "AWS_SECRET_ACCESS_KEY": "local",
