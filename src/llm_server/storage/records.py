@@ -42,6 +42,10 @@ _RARE_OF_REQUEST: dict[str, object] = {
     "conversation_id": None,
     "earlier": (),
     "turns_before": 0,
+    "messages": (),
+    "instructions": "",
+    "tools": (),
+    "tool_choice": None,
 }
 """Fields of a request that are not stored if they have these values."""
 _KIND_WORDS = {

@@ -11,6 +11,7 @@ from llm_server.orchestration.domain import triage as triages
 from llm_server.orchestration.domain.conversation import History
 from llm_server.orchestration.domain.engines.allowed import AllowedEngines
 from llm_server.orchestration.domain.engines.catalog import Sources
+from llm_server.orchestration.domain.engines.message import Message, Tool, ToolChoice
 from llm_server.orchestration.domain.output import TRIAGE, Output, OutputKey, OutputKind, Review
 from llm_server.orchestration.domain.receipt import MICROUSD_PER_USD, Attempt
 from llm_server.orchestration.domain.status import Status
@@ -52,6 +53,10 @@ class Request(Struct, frozen=True, kw_only=True):
     `stream`: the text is kept and shown as it comes.
     `earlier` are the Completed tasks that the task is told as turns, oldest first; `turns_before` counts them and those
     that were gone or too many when the task was accepted.
+    `messages` is what the caller sends in place of the prompt alone, such as a prompt with images, or messages before
+    and after it; () if it is the prompt alone. `prompt` is the text of the last user message among them, "" if there
+    is none. `instructions` is the caller's own text for the system prompt. `tools` are functions that the engine may
+    ask the caller to call.
     """
 
     prompt: str
@@ -68,6 +73,10 @@ class Request(Struct, frozen=True, kw_only=True):
     conversation_id: str | None = None
     earlier: tuple[str, ...] = ()
     turns_before: int = 0
+    messages: tuple[Message, ...] = ()
+    instructions: str = ""
+    tools: tuple[Tool, ...] = ()
+    tool_choice: ToolChoice | None = None
 
 
 EXPIRED_REQUEST = Request(prompt="", confidence=0.0, reasons=("The request has expired.",))

@@ -215,6 +215,10 @@ class Intake:
             conversation_id=new.conversation_id,
             earlier=turns.earlier,
             turns_before=turns.turns_before,
+            messages=new.messages,
+            instructions=new.instructions,
+            tools=new.tools,
+            tool_choice=new.tool_choice,
         )
         return task, request
 

@@ -11,13 +11,17 @@ from msgspec.structs import replace
 
 from llm_server.orchestration.domain.engines.allowed import checked_sources, without_unset_sources
 from llm_server.orchestration.domain.engines.catalog import Catalog
+from llm_server.orchestration.domain.engines.message import Message, Tool, ToolChoice
 from llm_server.orchestration.domain.errors import InvalidInput
 from llm_server.orchestration.domain.snapshot import Limits
 from llm_server.orchestration.domain.status import Mode, Priority, known_spelling
 
 
 class NewTask(Struct, frozen=True, kw_only=True):
-    """The task that a caller asks for. If profile, role, mode or engine is None, the server chooses it."""
+    """The task that a caller asks for. If profile, role, mode or engine is None, the server chooses it.
+
+    `messages`, `instructions`, `tools`, `tool_choice`: as in `Request`.
+    """
 
     prompt: str
     profile: str | None = None
@@ -31,6 +35,10 @@ class NewTask(Struct, frozen=True, kw_only=True):
     stream: bool = False
     previous_task_id: str | None = None
     conversation_id: str | None = None
+    messages: tuple[Message, ...] = ()
+    instructions: str = ""
+    tools: tuple[Tool, ...] = ()
+    tool_choice: ToolChoice | None = None
 
     def digest(self) -> str:
         """Return a hash of the fields. Leaving a field out gives the same hash as setting it to its default."""
