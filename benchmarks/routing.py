@@ -15,10 +15,9 @@ from typing import NamedTuple
 sys.path.insert(0, str(Path(__file__).parents[1] / "tools"))
 
 from llm_server.orchestration.routing.evaluation import Interval, apgr, cpt
-from llm_server.orchestration.routing.signals import read
 from train import __main__ as training
 from train import rows, validation
-from train.heads import train_expert
+from train.measured import rule_of
 from train.rows import Paired
 from train.validation import Recovery
 
@@ -55,16 +54,20 @@ GSM8K = (
 
 
 def run() -> None:
-    mmlu, gsm8k, sums = (rows.engine_pairs(name) for name in ("mmlu", "gsm8k", "sums"))
-    rule = training.rule_of(training.train()[0])
-    exams = [(rule(read(row.prompt)), row) for row in mmlu]
-    problems = train_expert("sum", sums, validation.centres(sums), rule)
-    _table("MMLU", "no exam seen", validation.crossed_gap("exam", mmlu, [], rule), exams)
+    made, corpus = training.train()
+    mmlu, sums = rows.engine_pairs("mmlu"), made.experts["sum"]
+    crossed = validation.crossed_exams(mmlu, sums.taught, rule_of(made))
+    _table("MMLU", "no exam seen", crossed, validation.unseen_exams(mmlu, sums))
     _published(
         PUBLISHED.format("table 2, 14,042 questions; routers trained on Arena and MMLU's validation split"), MMLU
     )
-    unseen = validation.unseen_gap(gsm8k, validation.as_served(problems))
-    _table("GSM8K", "other word problems seen", validation.crossed_gap("sum", gsm8k, sums, rule), unseen)
+    closed = validation.crossed_closed(corpus, made)
+    for name, engines, unseen in (
+        ("LLMRouter", "llmrouter", "only GSM8K seen"),
+        ("GSM8K", "gsm8k", "other word problems seen"),
+    ):
+        own = [pair for pair in closed if pair[1].engines == engines]
+        _table(name, unseen, own, validation.left_out(corpus, made, engines))
     _published(PUBLISHED.format("table 3, over 1,000 questions; routers trained on Arena and a judge's labels"), GSM8K)
 
 

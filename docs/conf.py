@@ -28,7 +28,16 @@ html_copy_source = False
 
 DECISIONS = "docs/adr/README"
 NAVIGATION = {
-    "Use": ["docs/first-steps", "docs/modes", "docs/tasks", "docs/plans", "docs/api", "docs/keys", "examples/*"],
+    "Use": [
+        "docs/first-steps",
+        "docs/modes",
+        "docs/tasks",
+        "docs/streams",
+        "docs/plans",
+        "docs/api",
+        "docs/keys",
+        "examples/*",
+    ],
     "Configure": ["docs/engines", "docs/local-models", "docs/analysis"],
     "Operate": ["docs/hosting", "docs/aws", "docs/operations", "docs/data", "docs/performance"],
     "Change": ["CONTRIBUTING", "docs/contributing*", "docs/architecture", "docs/glossary", DECISIONS],

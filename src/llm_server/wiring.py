@@ -30,6 +30,7 @@ from llm_server.orchestration.domain.retention import Retention
 from llm_server.orchestration.events.recent_text import RecentText
 from llm_server.orchestration.routing.analysis import analyse, own_roles
 from llm_server.orchestration.service import Service
+from llm_server.orchestration.tasks.conversation_changes import Conversations
 from llm_server.orchestration.tasks.intake import Intake
 from llm_server.orchestration.tasks.lifecycle import Lifecycle
 from llm_server.orchestration.tasks.sweep import Sweep
@@ -141,6 +142,7 @@ def assemble(
             sweep_ms=sweep_ms,
             prompt_max_chars=prompt_max_chars,
         ),
+        conversations=Conversations(store=store, ledger=key_store, clock=clock, new_id=new_id),
         worker=_worker(
             catalog=catalog,
             store=store,

@@ -21,7 +21,7 @@ from support.builders import NOW_MS, a_request, a_task, an_output, claimed, pros
 from support.dynamodb_wire import Wire, size
 
 
-class Nobody:
+class NoReaders:
     """No reader of this process."""
 
     def publish(self, *_: object) -> None:
@@ -183,7 +183,7 @@ def test_an_answer_of_2000_tokens_costs_at_most_12_write_units(moto_store: Dynam
         task.ref,
         task.rev,
         store=moto_store,
-        recent=RecentText(Nobody()),
+        recent=RecentText(NoReaders()),
         clock=lambda: NOW_MS,
         is_over=lambda: False,
     )

@@ -114,7 +114,7 @@ def test_the_command_deletes_a_tenant_of_a_table(store: DynamoStore, moto_substr
 
     assert (deleted.exit_code, deleted.stdout) == (
         0,
-        "Deleted for tenant acme: 2 tasks, 0 Idempotency-Keys, 1 daily total, 0 API keys.\n",
+        "Deleted for tenant acme: 2 tasks, 0 conversations, 0 Idempotency-Keys, 1 daily total, 0 API keys.\n",
     )
     assert "point-in-time backups (35 days)" in deleted.stderr
     left = items_of_acme(moto_substrate)

@@ -101,7 +101,7 @@ def test_a_worker_that_dies_during_the_repair_loses_no_attempt(on_store: Served,
 def test_a_schema_that_cannot_be_used_is_refused_by_task_and_dry_run(on_store: Served) -> None:
     """Nothing is stored."""
     new = NewTask(prompt="Why?", output_schema={"$ref": "https://example.com/"})
-    for refuse in (on_store.service.decide, lambda task: on_store.service.submit("local", task)):
+    for refuse in (on_store.service.quote, on_store.service.submit):
         with pytest.raises(InvalidInput) as caught:
-            refuse(new)
+            refuse("local", new)
         assert caught.value.field == "output_schema"

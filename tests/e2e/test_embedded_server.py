@@ -256,8 +256,13 @@ def test_list_engines_route_and_version_work_on_the_command_line(tmp_path: Path)
     assert json.loads(missing.stdout) == {"tasks": []}
     assert (refused.returncode, "'Done'" in refused.stderr) == (2, True)
     assert {name: each["status"] for name, each in json.loads(engines.stdout)["engines"].items()} == {"fake": "online"}
-    assert json.loads(routed.stdout) == json.loads(asked.stdout)
-    assert json.loads(routed.stdout)["engine"] == "fake"
+    decided, quoted = json.loads(routed.stdout), json.loads(asked.stdout)
+    assert (quoted.pop("quote")["sample"], decided.pop("quote", {}).get("sample", 0)) == (
+        3,
+        0,
+    )  # the server's own tasks
+    assert decided == quoted
+    assert decided["engine"] == "fake"
     assert version.stdout == f"llm-server {__version__}\n"
 
 

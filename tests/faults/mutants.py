@@ -44,6 +44,7 @@ _WRITTEN_BY_ADD = "            return True\n\n        return self._database.writ
 _TELL = "self._database.after_commit(partial(self._on_end, after, task_rows.result(db, after, output)))"
 _WRITTEN_BY_SAVE = f"""            if after.status.is_final and self._on_end is not None:
                 {_TELL}
+            self._tell_change(after.ref)
             return True
 
         if not self._database.write(work, after.line):

@@ -72,9 +72,16 @@ def aws_account(monkeypatch: pytest.MonkeyPatch) -> None:
 def ministack_substrate(
     ministack_endpoint: str, aws_account: None, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Substrate]:
-    """A table and a queue on ministack. Clients made without arguments find it too."""
+    """A table and a queue on ministack. Clients made without arguments find it too.
+
+    The table expires nothing: ministack looks every minute for items whose time is over, and so is that of all items
+    in tests, whose clock stands in 2025.
+    """
     monkeypatch.setenv("AWS_ENDPOINT_URL", ministack_endpoint)
-    yield from _substrate("ministack", ministack_endpoint)
+    for on in _substrate("ministack", ministack_endpoint):
+        off: Any = {"AttributeName": "ttl", "Enabled": False}
+        on.dynamodb.update_time_to_live(TableName=on.table, TimeToLiveSpecification=off)
+        yield on
 
 
 @pytest.fixture

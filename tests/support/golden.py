@@ -14,7 +14,16 @@ RENAMED = {
 DROPPED = {"engine failed over"}
 """Events of 0.1.0 that were replaced by `attempt.failed`."""
 ADDED = {"attempt.failed", "awaiting_approval"}
-ADDED_FIELDS = {"demonstration", "fault", "quote"}
+ADDED_FIELDS = {
+    "conversation_id",
+    "demonstration",
+    "fault",
+    "previous_task_id",
+    "quote",
+    "stream",
+    "turns_before",
+    "turns_dropped",
+}
 ADDED_STEP_FIELDS = {"fault"}
 ADDED_TO_ATTEMPTS = {
     "cache_read_tokens",
@@ -23,6 +32,7 @@ ADDED_TO_ATTEMPTS = {
     "reasoning_tokens",
     "usage_implausible",
     "failure",
+    "turns_dropped",
 }
 """Fields of attempts that 0.1.0 did not have or did not show. They are 0, false or null in its records."""
 ADDED_PRIORITY = ("priority", "interactive")

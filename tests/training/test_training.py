@@ -26,7 +26,7 @@ from train.fit import Sparse, logistic, ridge
 from train.heads import train_steps
 from train.model_file import Trained, pack
 
-pytestmark = pytest.mark.timeout(400)  # training takes 40 s, and four times that on a busy machine
+pytestmark = pytest.mark.timeout(900)  # training takes 60 s, all gaps 130 s, and more on a busy machine
 Training = tuple[Trained, Corpus]
 
 
@@ -56,7 +56,7 @@ def test_a_fold_that_is_judged_again_gives_the_committed_decisions(
 ) -> None:
     """So the figures of the other tests are those of the present code and data."""
     fold = "web+written4_prof"
-    again = list(validation.judge(trained[1], fold))
+    again = list(validation.judge(trained[1], trained[0].concepts, trained[0].steps, fold))
 
     assert again == [j for j in judged if j.fold == fold]
     assert len(again) > 600
@@ -85,7 +85,7 @@ def test_natural_prompts_of_groups_left_out(figures: dict[str, dict[str, float]]
     assert natural["role"] >= 0.79
     assert natural["mode"] >= 0.94
     assert natural["calibration"] <= 0.05
-    assert natural["gain"] >= 0.49
+    assert natural["gain"] >= 0.50
     assert 0.10 <= natural["unsure"] <= 0.35
     assert natural["right if sure"] >= 0.85
     assert figures["natural, not English"]["role"] >= figures["natural, English"]["role"] - 0.08
@@ -141,14 +141,17 @@ def test_complexity_quantiles_are_those_of_the_natural_prompts(trained: Training
 
 
 def test_the_quality_gap_recovered_on_unseen_questions(trained: Training) -> None:
-    """Goals: MMLU .645, GSM8K .622. With MMLU left out it is below prompt length alone; docs/analysis.md says so."""
-    recovered = {name: figure for name, (figure, _) in training.gap_figures(trained[0]).items()}
+    """Goals: MMLU .645, GSM8K .622, LLMRouter .66; left out, not below prompt length. LLMRouter misses both."""
+    recovered = {name: figure for name, (figure, _) in training.gap_figures(*trained).items()}
 
     assert recovered["MMLU"] >= 0.645
     assert recovered["MMLU, faulty rows left out"] >= 0.61
-    assert recovered["GSM8K"] >= 0.63
+    assert recovered["MMLU left out, faulty rows left out"] >= 0.57
+    assert recovered["GSM8K"] >= 0.64
     assert recovered["GSM8K left out"] >= 0.62
-    for name in ("MMLU", "GSM8K", "GSM8K left out"):
+    assert recovered["LLMRouter"] >= 0.61
+    assert recovered["LLMRouter left out"] >= 0.49
+    for name in ("MMLU", "MMLU left out", "GSM8K", "GSM8K left out", "LLMRouter"):
         assert recovered[name] > recovered[f"{name.partition(' ')[0]} by length"]
 
 

@@ -30,6 +30,8 @@ from aws_local.resources import Resources
 SAM_VARIABLES = Path(".llm-server/sam-env.json")
 WORKERS = 2
 JOIN_S = 5.0
+NOTICED_S = 1.0
+"""How often the main thread looks for signals. In an endless wait, one was once noticed only when the next came."""
 CREDENTIALS = {
     "AWS_ACCESS_KEY_ID": "local",
     "AWS_SECRET_ACCESS_KEY": "local",
@@ -80,7 +82,8 @@ def _serve(options: argparse.Namespace, stop: threading.Event) -> None:
             threading.Thread(target=gateway.serve_forever, daemon=True).start()
             url = gateway.url
         print(_welcome(made, endpoint, url), flush=True)
-        stop.wait()
+        while not stop.wait(NOTICED_S):
+            pass
         print("Stopping.", flush=True)
 
 

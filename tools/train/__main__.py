@@ -9,22 +9,23 @@ from dataclasses import replace
 from pathlib import Path
 
 from llm_server.orchestration.routing import weights
-from llm_server.orchestration.routing.analysis import complexity, open_logit
-from llm_server.orchestration.routing.signals import Signals, read
+from llm_server.orchestration.routing.analysis import logistic
 from train import reliability, rows, validation
 from train.concept_lists import concept_table
 from train.fields import Corpus
-from train.heads import train_expert, train_steps
+from train.heads import train_steps
+from train.measured import completed, complexity_logit, rule_of
 from train.model_file import Trained, pack
 
 PERCENTILES_OF = "role_mode_dev.jsonl"
+DATA_SETS = ("MMLU", "GSM8K", "LLMRouter")
 
 
 def train(judged: list[validation.Judged] | None = None) -> tuple[Trained, Corpus]:
     """Train all weights; the confidence is that of left_out.csv, or of `judged`."""
     steps = train_steps(rows.step_prompts())
     concepts = concept_table()
-    corpus = Corpus(rows.labelled_prompts(), concepts.concepts(), steps)
+    corpus = Corpus(rows.labelled_prompts(), rows.asked(), concepts.concepts(), steps)
     if judged is None:
         judged = validation.committed(corpus.rows)
     made = Trained(
@@ -34,33 +35,14 @@ def train(judged: list[validation.Judged] | None = None) -> tuple[Trained, Corpu
         experts={},
         confidence=validation.confidence_of(judged),
     )
-    rule = rule_of(made)
-    mmlu, sums = rows.sound(rows.engine_pairs("mmlu")), [*rows.engine_pairs("gsm8k"), *rows.engine_pairs("sums")]
-    made = replace(
-        made,
-        experts={
-            "exam": train_expert("exam", mmlu, validation.centres(mmlu), rule),
-            "sum": train_expert("sum", sums, validation.centres(sums), rule),
-        },
-    )
+    made = completed(made, rows.sound(rows.engine_pairs("mmlu")), corpus.asked)
     natural = [record["prompt"] for record in rows.records(PERCENTILES_OF)]
     return replace(made, complexity_quantiles=complexity_quantiles(natural, weights.parse(pack(made)))), corpus
 
 
-def rule_of(made: Trained) -> validation.Rule:
-    """Return the complexity, as a logit, of prompts without an expert."""
-    served = weights.parse(pack(made))
-
-    def rule(signals: Signals) -> float:
-        return open_logit(served, served.scores(signals, served.steps_logit(signals)))
-
-    return rule
-
-
 def complexity_quantiles(prompts: Iterable[str], judging: weights.Weights) -> list[float]:
     """Return the percentiles 0 to 100 of the complexity that the server computes, with linear interpolation."""
-    signals = [read(prompt) for prompt in prompts]
-    found = sorted(complexity(s, judging, judging.scores(s, judging.steps_logit(s))) for s in signals)
+    found = sorted(round(logistic(complexity_logit(judging, prompt)), 4) for prompt in prompts)
     places = [n * (len(found) - 1) / 100 for n in range(101)]
     return [found[int(p)] + (p - int(p)) * (found[math.ceil(p)] - found[int(p)]) for p in places]
 
@@ -86,26 +68,18 @@ def field_figures(judged: list[validation.Judged]) -> dict[str, dict[str, float]
     }
 
 
-def gap_figures(made: Trained) -> dict[str, tuple[float, tuple[float, float]]]:
+def gap_figures(made: Trained, corpus: Corpus) -> dict[str, tuple[float, tuple[float, float]]]:
     """Return the recovered gap: cross-validated, on data sets left out of training, and by prompt length to compare."""
-    mmlu, gsm8k, sums = (rows.engine_pairs(name) for name in ("mmlu", "gsm8k", "sums"))
-    router = rows.engine_pairs("llmrouter")
-    rule = rule_of(made)
-    other = validation.as_served(train_expert("sum", sums, validation.centres(sums), rule))
-    served = weights.parse(pack(made))
+    mmlu, rule = rows.engine_pairs("mmlu"), rule_of(made)
+    closed = validation.crossed_closed(corpus, made)
     scored = {
-        "MMLU": validation.crossed_gap("exam", mmlu, [], rule),
-        "MMLU by length": validation.by_length(mmlu),
-        "MMLU left out": [(rule(read(row.prompt)), row) for row in mmlu],
-        "GSM8K": validation.crossed_gap("sum", gsm8k, sums, rule),
-        "GSM8K by length": validation.by_length(gsm8k),
-        "GSM8K left out": validation.unseen_gap(gsm8k, other),
-        "LLMRouter left out but for its word problems": [
-            (complexity(s, served, served.scores(s, served.steps_logit(s))), row)
-            for s, row in ((read(row.prompt), row) for row in router)
-        ],
-        "LLMRouter by length": validation.by_length(router),
+        "MMLU": validation.crossed_exams(mmlu, made.experts["sum"].taught, rule),
+        "MMLU left out": validation.unseen_exams(mmlu, made.experts["sum"]),
     }
+    for name, engines in (("GSM8K", "gsm8k"), ("LLMRouter", "llmrouter")):
+        scored[name] = [pair for pair in closed if pair[1].engines == engines]
+        scored[f"{name} left out"] = validation.left_out(corpus, made, engines)
+    scored |= {f"{name} by length": validation.by_length(row for _, row in scored[name]) for name in DATA_SETS}
     scored |= {
         f"{name}, faulty rows left out": [pair for pair in scored[name] if not pair[1].faulty]
         for name in ("MMLU", "MMLU by length", "MMLU left out")
@@ -119,10 +93,10 @@ def step_figures() -> dict[str, float]:
     return {domain: validation.unseen_steps(stepped, domain) for domain in ("dai", "hug")}
 
 
-def _print_figures(judged: list[validation.Judged], made: Trained) -> None:
+def _print_figures(judged: list[validation.Judged], made: Trained, corpus: Corpus) -> None:
     for name, figures in field_figures(judged).items():
         print(f"{name}: " + ", ".join(f"{what} {figure:.3f}".replace(".000", "") for what, figure in figures.items()))
-    for name, (figure, (low, high)) in gap_figures(made).items():
+    for name, (figure, (low, high)) in gap_figures(made, corpus).items():
         print(f"APGR {name}: {figure:.3f} ({low:.3f} to {high:.3f})")
     for name, figure in step_figures().items():
         print(f"several steps, {name} not seen: AUROC {figure:.3f}")
@@ -131,15 +105,15 @@ def _print_figures(judged: list[validation.Judged], made: Trained) -> None:
 def main(arguments: list[str]) -> int:
     judged = None
     if "--left-out" in arguments:
-        concepts = concept_table().concepts()
-        corpus = Corpus(rows.labelled_prompts(), concepts, train_steps(rows.step_prompts()))
-        judged = list(validation.judge(corpus))
+        concepts, steps = concept_table(), train_steps(rows.step_prompts())
+        corpus = Corpus(rows.labelled_prompts(), rows.asked(), concepts.concepts(), steps)
+        judged = list(validation.judge(corpus, concepts, steps))
         validation.LEFT_OUT.write_text(validation.as_csv(judged), encoding="utf-8")
         drawn = reliability.diagram(judged, validation.crossed_confidences(judged))
         reliability.FILE.write_text(drawn, encoding="utf-8")
     made, corpus = train(judged)
     if "--figures" in arguments:
-        _print_figures(validation.committed(corpus.rows), made)
+        _print_figures(validation.committed(corpus.rows), made, corpus)
         return 0
     data = pack(made)
     target = Path(next((name for name in arguments if not name.startswith("--")), weights.FILE))

@@ -18,7 +18,7 @@ from llm_server.orchestration.routing.signals import Signals, read
 from train.exact import Floats
 from train.exact_fit import Block, Design, ridge_fit, softmax_fit
 from train.heads import steps_logit
-from train.rows import DATA, REQUESTS, Labelled
+from train.rows import DATA, REQUESTS, Labelled, Paired
 
 BITS = 15
 _UNIT = 64  # figures of form are whole numbers of 1/64
@@ -33,6 +33,16 @@ _FORM_STIFFNESS, _CONCEPT_STIFFNESS, _GRAM_STIFFNESS, _FREE = 8.0, 8.0, 4.0, 0.0
 _GAIN_STIFFNESS = 2.0
 _CONCEPT_PRIOR = 0.7
 _NATURAL_GAIN_SHARE = 2.0
+_NATURAL_OPEN_SHARE = 16.0
+"""A natural prompt that is taken for a closed question costs as much as so many closed questions that are not found."""
+KINDS = {
+    "facts": ("trivia_qa", "natural_qa"),
+    "science": ("gpqa", "agentverse-logicgrid"),
+    "sense": ("arc_challenge", "commonsense_qa", "openbook_qa"),
+    "sums": ("gsm8k", "agentverse-mgsm"),
+}
+"""The kinds of closed questions and their data sets. The data sets not named here have a gap near the mean."""
+_KIND_OF = {source: kind for kind, sources in KINDS.items() for source in sources}
 _FORM_PRIOR = {"steps in order": 1.0, "three specialities": 5.0}
 """What some figures of form speak for a plan before any example; the second one is hardly moved by examples."""
 _FIRM, _FIRM_STIFFNESS = "three specialities", 100.0
@@ -59,15 +69,18 @@ class FieldWeights:
 
 
 class Corpus:
-    """The labelled prompts as a design matrix."""
+    """The labelled prompts, and after them the questions that engines were asked, as a design matrix."""
 
-    def __init__(self, rows: Sequence[Labelled], concepts: Concepts, steps: Mapping[str, float]) -> None:
-        self.rows = rows
-        self.found = [_features(read(row.prompt), concepts, steps) for row in rows]
+    def __init__(
+        self, rows: Sequence[Labelled], asked: Sequence[Paired], concepts: Concepts, steps: Mapping[str, float]
+    ) -> None:
+        self.rows, self.asked = rows, asked
+        prompts = [*(row.prompt for row in rows), *(row.prompt for row in asked)]
+        self.found = [_features(read(prompt), concepts, steps) for prompt in prompts]
         self.size = len(concepts.names) * PLACES
         self.names = ["always", *sorted({name for f in self.found for name in f.form})]
         self._form = self._form_block()
-        self._concepts = _block([f.concepts for f in self.found], self.size, np.ones(len(rows)))
+        self._concepts = _block([f.concepts for f in self.found], self.size, np.ones(len(self.found)))
         factors = [features.WORDS_SCALE / math.sqrt(max(len(f.grams), 1)) for f in self.found]
         self._factors = np.array(factors)
         self.prior = _prior(self.names, concepts.names)
@@ -96,7 +109,7 @@ class Corpus:
         )
 
     def train(self, chosen: NDArray[np.bool_]) -> FieldWeights:
-        """Fit the fields and the gain on the chosen prompts."""
+        """Fit the fields and the gain on the chosen prompts, the kinds of closed questions on all questions as well."""
         rows = np.flatnonzero(chosen)
         trained = [self.rows[r] for r in rows.tolist()]
         design = self.design(rows, seen=chosen)
@@ -109,13 +122,40 @@ class Corpus:
         target = np.array([float(row.gain or 0) for _, row in known]) - 3.0
         natural = np.array([_NATURAL_GAIN_SHARE if row.natural else 1.0 for _, row in known])
         gain = ridge_fit(design.take(gained), target, natural, self._penalty(_GAIN_STIFFNESS), _ITERATIONS)
-        return self._rounded(np.concatenate([weights, gain], axis=1))
+        kinds = self._kinds(chosen, np.ones(len(self.asked), dtype=np.bool_))
+        return self._rounded(np.concatenate([weights, gain, kinds], axis=1))
+
+    def with_kinds_of(self, weights: FieldWeights, asked: NDArray[np.bool_]) -> FieldWeights:
+        """Return the weights with kinds of closed questions that were fitted on some of the questions only."""
+        kinds = self._rounded(self._kinds(np.ones(len(self.rows), dtype=np.bool_), asked))
+        kept = len(FIELDS) + 1
+        return FieldWeights(
+            {name: [*row[:kept], *kinds.form[name]] for name, row in weights.form.items()},
+            np.concatenate([weights.concepts[:, :kept], kinds.concepts], axis=1),
+            [*weights.concept_scales[:kept], *kinds.concept_scales],
+            np.concatenate([weights.grams[:, :kept], kinds.grams], axis=1),
+            [*weights.gram_scales[:kept], *kinds.gram_scales],
+        )
+
+    def _kinds(self, chosen: NDArray[np.bool_], asked: NDArray[np.bool_]) -> Floats:
+        """Fit a softmax of the kinds of closed questions and of other prompts; return the scores less that of these."""
+        seen = np.concatenate([chosen, asked])
+        rows = np.flatnonzero(seen)
+        kinds = ["", *KINDS]
+        found = ["" for _ in self.rows] + [_KIND_OF.get(row.source, "") for row in self.asked]
+        right = np.array([[float(found[r] == kind) for kind in kinds] for r in rows.tolist()])
+        shares = [_NATURAL_OPEN_SHARE if row.natural else 1.0 for row in self.rows] + [1.0] * len(self.asked)
+        prior = np.zeros((len(self.prior), len(kinds)))
+        penalty = self._penalty(_FORM_STIFFNESS)
+        fitted = softmax_fit(self.design(rows, seen=seen), right, np.array(shares)[rows], penalty, prior, _ITERATIONS)
+        return np.asarray(fitted[:, 1:] - fitted[:, :1])
 
     def train_all(self) -> FieldWeights:
+        """Fit all weights on all prompts."""
         return self.train(np.ones(len(self.rows), dtype=np.bool_))
 
     def scores(self, weights: FieldWeights, rows: NDArray[np.int64]) -> Floats:
-        """Return the scores of the fields, and last the gain less 3, as the server computes them."""
+        """Return the scores of the fields, the gain less 3, and the kinds of closed questions, as the server does."""
         form = np.array([weights.form[name] for name in self.names])
         concepts = weights.concepts * np.array(weights.concept_scales)
         grams = weights.grams * np.array(weights.gram_scales)

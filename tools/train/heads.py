@@ -50,11 +50,16 @@ class Words:
 
 @dataclass(frozen=True, slots=True)
 class Expert:
-    """The weights for one kind of question."""
+    """The weights for one kind of question: its logits are around `centre`, which `level` does not contain.
+
+    `taught` are the weights of the form before they were stretched to logits: what they add to the gap of the engines.
+    """
 
     level: float
     form: Sequence[float]
     words: Words
+    centre: float
+    taught: Sequence[float]
 
 
 def train_steps(rows: Sequence[Stepped]) -> dict[str, float]:
@@ -80,9 +85,15 @@ def steps_logit(steps: Mapping[str, float], signals: Signals) -> float:
 
 
 def train_expert(
-    kind: str, rows: Sequence[Paired], centre: Mapping[str, float], rule: Callable[[Signals], float]
+    kind: str,
+    rows: Sequence[Paired],
+    centre: Mapping[str, float],
+    rule: Callable[[Signals], float],
+    taught: Sequence[float] | None = None,
 ) -> Expert:
     """Fit the gap between the engines, less the mean gap of the source, by ridge regression.
+
+    The penalty pulls the weights of the form towards `taught`, those of another kind of question (default: 0).
 
     The mean and the spread of the logits are set to those of `rule` on the same prompts. It is the logit of prompts
     without an expert, so that questions with and without one can be compared.
@@ -96,20 +107,32 @@ def train_expert(
     scaled = [[ease * (f - m) / sd for f, m, sd in zip(form, means, sds, strict=True)] for form in forms]
     if kind == "sum":  # 1,089 similar rows are too few to fit more than the figures common to all questions
         scaled = [[f if i in _COMMON_FORM else 0.0 for i, f in enumerate(form)] for form in scaled]
+    prior = taught or [0.0] * len(means)
+    before = [math.fsum(p * (f - m) for p, f, m in zip(prior, form, means, strict=True)) for form in forms]
     matrix = [grams.row(d, form, 1.0) for d, form in zip(documents, scaled, strict=True)]
     penalty = [3.0 if kind == "exam" else 10.0] * (len(scaled[0]) + len(grams.column_of))
-    w = ridge(matrix, [row.gap - centre[row.source] for row in rows], penalty, 25)
-    predicted = [row.dot(w) for row in matrix]
+    w = ridge(
+        matrix, [row.gap - centre[row.source] - known for row, known in zip(rows, before, strict=True)], penalty, 25
+    )
+    predicted = [row.dot(w) + known for row, known in zip(matrix, before, strict=True)]
     on_open = [rule(s) for s in texts]
     (mean,), (sd,) = _moments([[p] for p in predicted])
     (level,), (height,) = _moments([[r] for r in on_open])
     stretch = height / sd
-    weights = [stretch * ease * a / b for a, b in zip(w, sds, strict=False)]
+    found = [p + ease * a / b for a, b, p in zip(w, sds, prior, strict=False)]
+    weights = [stretch * weight for weight in found]
     return Expert(
-        round(level - stretch * mean - math.fsum(map(mul, weights, means)), 5),
-        [round(weight, 6) for weight in weights],
-        _words(w[len(scaled[0]) :], grams, stretch),
+        level=round(-stretch * mean - math.fsum(map(mul, weights, means)), 5),
+        form=[round(weight, 6) for weight in weights],
+        words=_words(w[len(scaled[0]) :], grams, stretch),
+        centre=round(level, 5),
+        taught=found,
     )
+
+
+def unknown_exam(sums: Expert) -> Expert:
+    """Return an expert for questions with lettered answers if none was seen: the form that word problems teach."""
+    return Expert(level=0.0, form=sums.taught, words=Words({}, EXPERT_BITS["exam"]), centre=0.0, taught=sums.taught)
 
 
 def _moments(rows: Sequence[Sequence[float]]) -> tuple[Vector, Vector]:

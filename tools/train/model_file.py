@@ -23,6 +23,7 @@ class Trained:
     concepts: ConceptTable
     fields: FieldWeights
     experts: Mapping[str, Expert]
+    levels: Sequence[float] = ()
     confidence: tuple[float, float, float] = (1.0, 0.0, 0.0)
     complexity_quantiles: Sequence[float] = ()
 
@@ -50,9 +51,16 @@ def pack(trained: Trained) -> bytes:
         "bits": BITS,
         "steps": trained.steps,
         "experts": {
-            name: {"level": e.level, "form": e.form, "bits": e.words.bits} for name, e in trained.experts.items()
+            name: {
+                "level": round(e.level + (0 if name == "sum" else e.centre), 5),
+                "form": e.form,
+                "bits": e.words.bits,
+            }
+            for name, e in trained.experts.items()
         },
         "complexity": COMPLEXITY,
+        "levels": [round(level, 4) for level in trained.levels],
+        "sum_centre": trained.experts["sum"].centre if trained.levels else 0.0,
         "confidence": [round(figure, 4) for figure in trained.confidence],
         "complexity_quantiles": [round(figure, 4) for figure in trained.complexity_quantiles],
         "scales": {

@@ -83,6 +83,7 @@ class Labelled:
 class Paired:
     """A question, and how well a weak and a strong engine answered it, 0..1; `source` is its data set.
 
+    `engines` names the data set that the engines' answers come from.
     `faulty` rows are measured with the others, but are left out of training.
     """
 
@@ -90,6 +91,7 @@ class Paired:
     weak: float
     strong: float
     source: str
+    engines: str
     faulty: bool = False
 
     @property
@@ -154,6 +156,7 @@ def engine_pairs(name: str) -> list[Paired]:
                 weak=_mean(r["scores"], _WEAK),
                 strong=_mean(r["scores"], _STRONG),
                 source=r["task"],
+                engines="llmrouter",
             )
             for r in records("llmrouter_dev.jsonl")
             if name == "llmrouter" or r["task"] in SUMS
@@ -164,10 +167,16 @@ def engine_pairs(name: str) -> list[Paired]:
             weak=r["weak"],
             strong=r["strong"],
             source=name,
+            engines=name,
             faulty=r.get("subject") == FAULTY_SUBJECT,
         )
         for r in records(f"{name}_dev.jsonl")
     ]
+
+
+def asked() -> list[Paired]:
+    """Return LLMRouter's questions and RouteLLM's word problems, mixed, always in the same order."""
+    return spread_out([*engine_pairs("llmrouter"), *engine_pairs("gsm8k")])
 
 
 def sound(rows: Iterable[Paired]) -> list[Paired]:

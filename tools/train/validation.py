@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import csv
 import io
-import math
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from hashlib import sha256
 
 import numpy as np
+from numpy.typing import NDArray
 
 from llm_server.cli.route import THRESHOLD
 from llm_server.orchestration.domain.status import Mode
@@ -25,27 +24,29 @@ from llm_server.orchestration.routing.evaluation import (
     rank_correlation,
     share,
 )
-from llm_server.orchestration.routing.signals import Signals, read
+from llm_server.orchestration.routing.signals import read
 from train import fields
+from train.concept_lists import ConceptTable
 from train.fit import Sparse
 from train.fit import logistic as logistic_fit
-from train.heads import Expert, steps_logit, train_expert, train_steps
-from train.model_file import rounded
+from train.heads import Expert, steps_logit, train_expert, train_steps, unknown_exam
+from train.measured import Rule, centres, completed, complexity_logit
+from train.model_file import Trained, pack, rounded
 from train.rows import DATA, Labelled, Paired, Row, Stepped, sound, spread_out
 
 FOLDS = 5
 LEFT_OUT = DATA / "left_out.csv"
 Confidence = tuple[float, float, float]
 Recovery = Callable[[Sequence[float], Sequence[float], Sequence[float]], float]
-Rule = Callable[[Signals], float]
-_COLUMNS = ("prompt", "fold", "field", "second", "share", "margin", "gain")
+Scored = list[tuple[float, Paired]]
+_COLUMNS = ("prompt", "fold", "field", "second", "share", "margin", "complexity")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Judged:
     """The decision for a prompt by a model that was trained without its group of sources.
 
-    `share` and `margin` are the figures that confidence is made from; `gain` is the last score, the gain less 3.
+    `share` and `margin` are the figures that confidence is made from; `complexity` is a logit.
     """
 
     row: Labelled
@@ -54,7 +55,7 @@ class Judged:
     second: str
     share: float
     margin: float
-    gain: float
+    complexity: float
 
     @property
     def role_right(self) -> bool:
@@ -69,15 +70,22 @@ class Judged:
         return self.role_right and self.mode_right
 
 
-def judge(corpus: fields.Corpus, only: str | None = None) -> Iterator[Judged]:
-    """Judge each fold, or `only` the one with this name, with a model that was trained on the other prompts."""
+def judge(
+    corpus: fields.Corpus, concepts: ConceptTable, steps: Mapping[str, float], only: str | None = None
+) -> Iterator[Judged]:
+    """Judge each fold, or `only` the one with this name, with a model that was trained on the other prompts.
+
+    The few questions with lettered answers get the complexity of other prompts, so that their table need not be fitted.
+    """
     names = list(FIELDS)
     for fold, left_out in fields.folds(corpus.rows):
         if only in (None, fold):
             trained = corpus.train(~left_out)
             rows = [r for r in np.flatnonzero(left_out).tolist() if corpus.rows[r].judged]
+            made = Trained(steps=steps, concepts=concepts, fields=trained, experts={})
+            served = weights.parse(pack(completed(made, None, corpus.asked)))
             for r, scores in zip(rows, corpus.scores(trained, np.array(rows)).tolist(), strict=True):
-                *by_field, gain = scores
+                by_field = scores[: len(names)]
                 ranked = sorted(zip(by_field, names, strict=True), key=lambda pair: -pair[0])
                 on_share, margin = share_and_margin([score for score, _ in ranked])
                 yield Judged(
@@ -87,7 +95,7 @@ def judge(corpus: fields.Corpus, only: str | None = None) -> Iterator[Judged]:
                     second=ranked[1][1],
                     share=round(on_share, 3),
                     margin=round(margin, 3),
-                    gain=round(gain, 3),
+                    complexity=round(complexity_logit(served, corpus.rows[r].prompt), 3),
                 )
 
 
@@ -97,7 +105,7 @@ def as_csv(judged: Iterable[Judged]) -> str:
     table = csv.writer(text, lineterminator="\n")
     table.writerow(_COLUMNS)
     for j in judged:
-        table.writerow((_name(j.row.prompt), j.fold, j.field, j.second, j.share, j.margin, j.gain))
+        table.writerow((_name(j.row.prompt), j.fold, j.field, j.second, j.share, j.margin, j.complexity))
     return text.getvalue()
 
 
@@ -118,7 +126,7 @@ def committed(rows: Sequence[Labelled]) -> list[Judged]:
                 second=line["second"],
                 share=float(line["share"]),
                 margin=float(line["margin"]),
-                gain=float(line["gain"]),
+                complexity=float(line["complexity"]),
             )
             for line in csv.DictReader(lines)
         ]
@@ -152,7 +160,7 @@ def left_out_figures(judged: Sequence[Judged], confidences: Sequence[float]) -> 
         "role": share([j.role_right for j in judged]),
         "mode": share([j.mode_right for j in judged]),
         "calibration": calibration_error(confidences, right, 10),
-        "gain": rank_correlation([j.gain for j in judged], gains),
+        "gain": rank_correlation([j.complexity for j in judged], gains),
         "length": rank_correlation([float(len(j.row.prompt)) for j in judged], gains),
         "unsure": len(unsure) / len(judged),
         "right if unsure": share(unsure),
@@ -178,34 +186,51 @@ def folds(rows: Iterable[Row]) -> list[tuple[list[Row], list[Row]]]:
     ]
 
 
-def crossed_gap(kind: str, rows: Sequence[Paired], others: Sequence[Paired], rule: Rule) -> list[tuple[float, Paired]]:
-    """Return cross-validated scores of the rows; the `others` are added to the training rows of every fold."""
+def crossed_exams(rows: Sequence[Paired], taught: Sequence[float], rule: Rule) -> Scored:
+    """Return cross-validated scores of questions with lettered answers."""
     found = []
     for train, held in folds(rows):
-        seen = sound([*train, *others])
-        expert = as_served(train_expert(kind, seen, centres(seen), rule))
+        seen = sound(train)
+        expert = as_served(train_expert("exam", seen, centres(seen), rule, taught))
         found += [(expert.logit(read(row.prompt).text), row) for row in held]
     return found
 
 
-def unseen_gap(rows: Sequence[Paired], expert: weights.Expert) -> list[tuple[float, Paired]]:
-    """Return scores of the rows by an expert that was trained on other data sets."""
+def unseen_exams(rows: Sequence[Paired], sums: Expert) -> Scored:
+    """Return scores of questions with lettered answers by a model that has seen none of them."""
+    expert = as_served(unknown_exam(sums))
     return [(expert.logit(read(row.prompt).text), row) for row in rows]
+
+
+def crossed_closed(corpus: fields.Corpus, made: Trained) -> Scored:
+    """Return cross-validated scores of LLMRouter's questions and RouteLLM's word problems."""
+    found: Scored = []
+    for n in range(FOLDS):
+        held = np.arange(len(corpus.asked)) % FOLDS == n
+        found += without(corpus, made, held)
+    return found
+
+
+def without(corpus: fields.Corpus, made: Trained, held: NDArray[np.bool_]) -> Scored:
+    """Return the scores of some questions by a model that has not seen them."""
+    seen = replace(made, fields=corpus.with_kinds_of(made.fields, ~held))
+    kept = [corpus.asked[r] for r in np.flatnonzero(~held).tolist()]
+    served = weights.parse(pack(completed(seen, None, kept)))
+    return [
+        (complexity_logit(served, row.prompt), row) for row in (corpus.asked[r] for r in np.flatnonzero(held).tolist())
+    ]
+
+
+def left_out(corpus: fields.Corpus, made: Trained, engines: str) -> Scored:
+    """Return the scores of a whole data set of engines' answers, for a model that has seen none of them."""
+    return without(corpus, made, np.array([row.engines == engines for row in corpus.asked]))
 
 
 def as_served(expert: Expert) -> weights.Expert:
     """Return an expert as the server loads it, with its weights rounded to bytes."""
     packed, scale = rounded(expert.words)
     table = weights.Table(weights=memoryview(packed).cast("b"), scale=scale)
-    return weights.Expert(level=expert.level, form=expert.form, words=table, bits=expert.words.bits)
-
-
-def centres(rows: Iterable[Paired]) -> dict[str, float]:
-    """Return the mean gap of each data set."""
-    gaps: dict[str, list[float]] = defaultdict(list)
-    for row in rows:
-        gaps[row.source].append(row.gap)
-    return {source: math.fsum(found) / len(found) for source, found in gaps.items()}
+    return weights.Expert(level=expert.level + expert.centre, form=expert.form, words=table, bits=expert.words.bits)
 
 
 def apgr_with_interval(scored: Sequence[tuple[float, Paired]]) -> tuple[float, Interval]:

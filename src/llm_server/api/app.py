@@ -16,7 +16,7 @@ from llm_server.api.auth import Gate
 from llm_server.api.contract import PREFIX
 from llm_server.api.edge import Edge
 from llm_server.api.executor import Executor
-from llm_server.api.routes import docs, keys, server, task_changes, task_events, tasks
+from llm_server.api.routes import conversations, docs, keys, server, task_changes, task_events, tasks
 from llm_server.orchestration.service import Service
 
 JSON_BYTES_PER_CHAR = 12
@@ -89,6 +89,7 @@ def create_app(
         tasks.router,
         task_events.router,
         task_changes.router,
+        conversations.router,
         server.router,
         server.engines,
         keys.router,

@@ -23,6 +23,7 @@ SERVERS = [
 ]
 TAGS = [
     {"name": "Tasks", "description": "Create, read, list, approve, cancel, retry and delete tasks."},
+    {"name": "Conversations", "description": "Create, read and delete conversations, whose tasks follow one another."},
     {"name": "Server", "description": "Metrics, usage, the catalogue of profiles, roles and engines, and health."},
     {"name": "Engines", "description": "List the engines, and switch them on or off while the server runs."},
     {"name": "Keys", "description": "Create, list, change and revoke API keys."},

@@ -6,12 +6,12 @@ server serves many requests on one loop, so it runs use cases on other threads (
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Protocol, TypeVar
 
-from llm_server.api.streams.feed import MAX_POLL_S, POLL_FIRST_S, Feed, PollingFeed, ReadEvents
+from llm_server.api.polling import Pauses
+from llm_server.api.streams.feed import Feed, PollingFeed, ReadEvents
 from llm_server.orchestration.domain.errors import StorageUnavailable, TaskNotFound
 from llm_server.orchestration.domain.task import TaskRef
 from llm_server.orchestration.domain.turns import OF_NO_TENANT, Line
@@ -107,17 +107,14 @@ class _Polling:
         self._ref = ref
 
     async def ended(self, wait_s: float) -> Accepted | None:
-        loop = asyncio.get_running_loop()
-        end, pause = loop.time() + wait_s, POLL_FIRST_S
-        while (left := end - loop.time()) > 0:
-            await asyncio.sleep(min(pause, left))
+        pauses = Pauses(wait_s)
+        while await pauses.sleep():
             try:
                 with suppress(StorageUnavailable):
                     if self._service.is_final(self._ref):
                         return self._read()
             except TaskNotFound:
                 return None
-            pause = min(pause * 1.5, MAX_POLL_S)
         return None
 
     def _read(self) -> Accepted | None:

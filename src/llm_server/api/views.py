@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
+from llm_server.api.schemas.conversations import ConversationView
 from llm_server.api.schemas.events import EventDocument
 from llm_server.api.schemas.keys import CreatedKey, KeyLimitsView, KeyView
 from llm_server.api.schemas.server import (
@@ -34,16 +35,17 @@ from llm_server.api.schemas.work import AttemptView, PlanView, ReceiptView, Revi
 from llm_server.orchestration.dispatch.fleet import EngineNow
 from llm_server.orchestration.domain import plan as plans
 from llm_server.orchestration.domain.api_key import Key, KeyLimits
+from llm_server.orchestration.domain.conversation import Conversation
 from llm_server.orchestration.domain.engines.catalog import Catalog, EngineSpec, Source, Sources
 from llm_server.orchestration.domain.output import PLAN, OutputKey
 from llm_server.orchestration.domain.plan import Step, StepStatus
 from llm_server.orchestration.domain.ports.listing import Page
-from llm_server.orchestration.domain.quote import Quote
 from llm_server.orchestration.domain.receipt import MICROUSD_PER_USD, Attempt
 from llm_server.orchestration.domain.snapshot import Snapshot
 from llm_server.orchestration.domain.status import Status
 from llm_server.orchestration.domain.task import Task
 from llm_server.orchestration.events.history import Event, history
+from llm_server.orchestration.quotes.quote import Quote
 from llm_server.orchestration.service import Usage
 from llm_server.orchestration.tasks.intake import Quoted
 
@@ -74,6 +76,10 @@ def detail(snapshot: Snapshot, quote: Quote | None = None) -> TaskDetail:
         demonstration=snapshot.task.demonstration,
         priority=snapshot.task.priority,
         stream=request.stream,
+        previous_task_id=request.previous_task_id,
+        conversation_id=request.conversation_id,
+        turns_before=request.turns_before,
+        turns_dropped=snapshot.turns_dropped,
         attempts=[_attempt(a) for a in snapshot.attempts],
         events=[_event(event) for event in history(snapshot)],
         limits=_limits(snapshot),
@@ -96,6 +102,15 @@ def stream_event(event: Event) -> EventDocument:
 
 def page(page: Page) -> TaskPage:
     return TaskPage(tasks=[TaskSummary(**_state(t)) for t in page.tasks], next_page_token=page.next_token)
+
+
+def conversation(conversation: Conversation, tasks: Sequence[Task]) -> ConversationView:
+    return ConversationView(
+        conversation_id=conversation.conversation_id,
+        created_at=_time(conversation.created_ms),
+        updated_at=_time(conversation.updated_ms),
+        tasks=[TaskSummary(**_state(task)) for task in tasks],
+    )
 
 
 def _limits(snapshot: Snapshot) -> TaskLimits:

@@ -50,6 +50,9 @@ def submit(
     ] = None,
     source: Source = None,
     metadata: Metadata = None,
+    after: Annotated[
+        str | None, typer.Option("--after", metavar="TASK_ID", help="Follow this Completed task, as its next turn.")
+    ] = None,
     plan_approval: Annotated[
         bool,
         typer.Option(
@@ -99,6 +102,7 @@ def submit(
         "stream": stream or None,
         "priority": priority,
         "metadata": pairs_of(metadata),
+        "previous_task_id": after,
     }
     task = {"prompt": text_of(prompt), **without_unset(fields | others)}
     client = client_of(url, key)

@@ -73,6 +73,7 @@ def _deleted(tenant: str, deleted: "TenantDeleted") -> str:
     erased = deleted.erased
     parts = (
         (erased.tasks, "task"),
+        (erased.conversations, "conversation"),
         (erased.idempotency_keys, "Idempotency-Key"),
         (erased.days_of_spending, "daily total"),
         (deleted.keys, "API key"),

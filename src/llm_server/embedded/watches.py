@@ -8,6 +8,7 @@ from asyncio import Future
 from functools import partial
 
 from llm_server.embedded.loop_calls import LoopCalls, end
+from llm_server.embedded.streams.by_task import ByTask
 from llm_server.orchestration.domain.task import Task, TaskRef
 from llm_server.orchestration.tasks.intake import Accepted
 
@@ -16,41 +17,32 @@ class Watches:
     """The watches of one event loop's callers, by task. The methods may be called on any thread."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._watches: dict[TaskRef, list[TaskWatch]] = {}
-        self._is_stopping = False
+        self._watches = ByTask[TaskWatch]()
         self.loop_calls = LoopCalls()
 
     def add(self, watch: TaskWatch) -> None:
         """Tell a watch when its task ends."""
-        with self._lock:
-            if not self._is_stopping:
-                self._watches.setdefault(watch.ref, []).append(watch)
-                return
-        watch.tell(None)
+        if not self._watches.add(watch):
+            watch.tell(None)
 
     def remove(self, watch: TaskWatch) -> None:
         """Tell a watch nothing more."""
-        with self._lock:
-            others = [other for other in self._watches.pop(watch.ref, ()) if other is not watch]
-            if others:
-                self._watches[watch.ref] = others
+        self._watches.remove(watch)
 
     def tell_end(self, task: Task, result: str | None) -> None:
         """Tell all watches of a task that it is final now."""
-        with self._lock:
-            watches = self._watches.pop(task.ref, ())
-        for watch in watches:
+        for watch in self._watches.pop(task.ref):
             watch.tell(Accepted(task=task, result=result))
 
     def stop(self) -> None:
         """Let all callers that wait go, and each later caller at once: the server is stopping."""
-        with self._lock:
-            self._is_stopping = True
-            watches = [watch for each in self._watches.values() for watch in each]
-            self._watches.clear()
-        for watch in watches:
+        for watch in self._watches.stop():
             watch.tell(None)
+
+    @property
+    def count(self) -> int:
+        """How many callers wait."""
+        return self._watches.count
 
 
 class TaskWatch:

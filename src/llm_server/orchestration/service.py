@@ -31,14 +31,15 @@ from llm_server.orchestration.domain.ports.store import (
     never_known,
 )
 from llm_server.orchestration.domain.ports.tasks import TaskStore
-from llm_server.orchestration.domain.quote import Quote
 from llm_server.orchestration.domain.snapshot import Snapshot
 from llm_server.orchestration.domain.task import Task, TaskRef
 from llm_server.orchestration.domain.triage import TriageQuote
 from llm_server.orchestration.events.history import Event, EventPage, of_delta
 from llm_server.orchestration.events.numbered import has_ended, numbered
 from llm_server.orchestration.events.recent_text import RecentText
-from llm_server.orchestration.tasks.intake import Accepted, Decision, Intake, Quoted
+from llm_server.orchestration.quotes.quote import Quote
+from llm_server.orchestration.tasks.conversation_changes import Conversations
+from llm_server.orchestration.tasks.intake import Accepted, Intake, Quoted
 from llm_server.orchestration.tasks.lifecycle import Lifecycle
 from llm_server.orchestration.tasks.new_task import NewTask
 from llm_server.orchestration.tasks.sweep import Sweep
@@ -84,6 +85,7 @@ class Service:
         key_creation: KeyCreation,
         fleet: Fleet,
         intake: Intake,
+        conversations: Conversations,
         worker: Worker | None,
         lifecycle: Lifecycle,
         sweep: Sweep,
@@ -96,6 +98,7 @@ class Service:
         self.prompt_max_chars = prompt_max_chars
         self.keys = keyring
         self.key_creation = key_creation
+        self.conversations = conversations
         self._store = store
         self._fleet = fleet
         self._intake = intake
@@ -111,19 +114,18 @@ class Service:
         """Return the server's time in Unix milliseconds."""
         return self._clock()
 
-    def decide(self, new: NewTask, *, payer: Payer | None = None) -> Decision:
-        """Decide how a prompt would be done, without storing or spending anything. Raises InvalidInput."""
-        return self._intake.decide(new, payer=payer)
-
     def quote(self, tenant: str, new: NewTask, *, payer: Payer | None = None) -> Quoted:
-        """Decide how a task would be done and quote it, without storing or spending anything. Raises InvalidInput."""
+        """Decide how a task would be done and quote it, without storing or spending anything.
+
+        Raises the errors of `Intake.quote`.
+        """
         return self._intake.quote(tenant, new, payer=payer)
 
     def submit(self, tenant: str, new: NewTask, *, payer: Payer | None = None) -> Task:
         """Store a task, then wake a worker. Once this returns, the task is never lost.
 
         Raises:
-            InvalidInput: as `Intake.decide`.
+            InvalidInput, StateConflict: as `Intake.quote`.
             QuotaExceeded: the payer's key allows no more open tasks, or its daily limit is spent or reserved.
             StorageUnavailable: it is unknown whether the task was stored.
         """
@@ -264,7 +266,7 @@ class Service:
 
     def typical_triage(self) -> tuple[TriageQuote | None, float]:
         """Return what the triage of a typical prompt would cost, and the share of prompts. See `Intake`."""
-        return self._intake.typical_triage()
+        return self._intake.decisions.typical_triage()
 
     def usage(self, caller: Caller) -> Usage:
         """Return what the caller's tenant spent today (UTC), and what its key allows and has used."""

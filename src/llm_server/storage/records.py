@@ -6,16 +6,14 @@ does not know, such as a status that a newer version added, makes the record unr
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from functools import partial
 from operator import attrgetter
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import msgspec
 from msgspec.structs import fields, replace
 
-from llm_server.orchestration.domain import event_numbers
 from llm_server.orchestration.domain.api_key import Key
+from llm_server.orchestration.domain.conversation import Conversation
 from llm_server.orchestration.domain.engines.allowed import without_unset_sources
 from llm_server.orchestration.domain.engines.state import EngineState, EngineSwitch
 from llm_server.orchestration.domain.errors import RecordUnreadable
@@ -24,6 +22,7 @@ from llm_server.orchestration.domain.ports.tasks import IdempotencyBinding
 from llm_server.orchestration.domain.receipt import Attempt
 from llm_server.orchestration.domain.snapshot import Request
 from llm_server.orchestration.domain.task import Task, TaskRef
+from llm_server.storage import call_records as calls
 
 MAX_NAME_BYTES = 1_000
 
@@ -34,38 +33,22 @@ _TASK_DEFAULTS = {
 _TASK_VALUES = attrgetter(*_TASK_DEFAULTS)
 _OUTPUT_FIELDS = tuple(f.name for f in fields(Output))
 _OUTPUT_VALUES = attrgetter(*_OUTPUT_FIELDS)
-_ATTEMPT_FIELDS = tuple(f.name for f in fields(Attempt))
-_ATTEMPT_VALUES = attrgetter(*_ATTEMPT_FIELDS)
 _REQUEST_FIELDS = tuple(f.name for f in fields(Request))
 _REQUEST_VALUES = attrgetter(*_REQUEST_FIELDS)
-_RARE: dict[str, object] = {
-    "failover_from": None,
-    "probe": False,
-    "failure": None,
-    "demonstration": False,
-    "cache_read_tokens": 0,
-    "cache_write_tokens": 0,
-    "cache_write_1h_tokens": 0,
-    "reasoning_tokens": 0,
-    "usage_implausible": False,
-    "first_text_ms": None,
-    "number": 0,
-    "end_number": 0,
-}
-"""Fields of an attempt that are not stored if they have these values, as in most attempts: a write unit holds 1 KB."""
 _RARE_OF_REQUEST: dict[str, object] = {
     "undecided": (),
-    "images": (),
-    "tools": (),
-    "tool_choice": None,
-    "output_schema": None,
     "stream": False,
     "previous_task_id": None,
     "conversation_id": None,
+    "earlier": (),
+    "turns_before": 0,
+    "messages": (),
+    "instructions": "",
+    "tools": (),
+    "tool_choice": None,
+    "output_schema": None,
 }
 """Fields of a request that are not stored if they have these values."""
-_OF_ENGINE = ("engine", "model", "source", "tier", "why", "failover_from", "probe", "demonstration")
-_OF_ENGINE_VALUES = attrgetter(*_OF_ENGINE)
 _KIND_WORDS = {
     OutputKind.TRIAGE: "TRIAGE",
     OutputKind.PLAN: "PLAN",
@@ -92,28 +75,19 @@ class _StoredOutput(msgspec.Struct, kw_only=True):
     rev: int = 0
 
 
-class _StoredPending(msgspec.Struct):
-    """The pending calls of a task in their stored form, which is not the form of the field `Task.pending`.
-
-    `begun` are the numbers of their events, without the zeros in the middle; () if no call has one.
-    """
-
-    announced: tuple[Any, ...] = ()
-    begun: tuple[int, ...] = ()
-
-
 _TASK = msgspec.json.Decoder(Task)
-_PENDING = msgspec.json.Decoder(_StoredPending)
-_ATTEMPT = partial(msgspec.convert, type=Attempt)
 _REQUEST = msgspec.json.Decoder(Request)
 _OUTPUT = msgspec.json.Decoder(_StoredOutput)
 _ENGINE_STATE = msgspec.json.Decoder(EngineState)
 _ENGINE_SWITCH = msgspec.json.Decoder(EngineSwitch)
 _KEY = msgspec.json.Decoder(Key)
+_CONVERSATION = msgspec.json.Decoder(Conversation)
 _IDEMPOTENCY_BINDING = msgspec.json.Decoder(IdempotencyBinding)
 
 
-def encode(record: Task | Request | Output | EngineState | EngineSwitch | Key | IdempotencyBinding) -> str:
+def encode(
+    record: Task | Request | Output | EngineState | EngineSwitch | Key | IdempotencyBinding | Conversation,
+) -> str:
     """Return a record as JSON.
 
     Fields of a task that have their default value are left out: a state is written at least three times, and DynamoDB
@@ -124,18 +98,16 @@ def encode(record: Task | Request | Output | EngineState | EngineSwitch | Key | 
         values = zip(_TASK_DEFAULTS.items(), _TASK_VALUES(record), strict=True)
         stored = {name: value for (name, default), value in values if value is not default and value != default}
         if stored.pop("pending", None):
-            stored["announced"] = [*_stored_pending(record)]
-            if any(attempt.number for attempt in record.pending):
-                stored["begun"] = [_short(attempt.number) for attempt in record.pending]
+            stored |= calls.stored_pending(record)
         return msgspec.json.encode(stored).decode()
     if isinstance(record, Output):
         stored = dict(zip(_OUTPUT_FIELDS, _OUTPUT_VALUES(record), strict=True))
-        stored |= {"key": output_key_text(record.key), "attempts": [_stored_attempt(a) for a in record.attempts]}
+        stored |= {"key": output_key_text(record.key), "attempts": [calls.stored_attempt(a) for a in record.attempts]}
         if not record.rev:
             del stored["rev"]
         return msgspec.json.encode(stored).decode()
     if isinstance(record, Request):
-        stored = _without_rare(_REQUEST_FIELDS, _REQUEST_VALUES(record), _RARE_OF_REQUEST)
+        stored = calls.without_rare(_REQUEST_FIELDS, _REQUEST_VALUES(record), _RARE_OF_REQUEST)
         stored |= {"limits": without_unset_sources(record.limits)}
         return msgspec.json.encode(stored).decode()
     return msgspec.json.encode(record).decode()
@@ -146,11 +118,7 @@ def task(body: str) -> Task:
     task = _decoded(_TASK, body)
     if '"announced":' not in body:
         return task
-    stored = _decoded(_PENDING, body)
-    pending = tuple(_pending(stored.announced, task.created_ms))
-    if stored.begun:
-        pending = tuple(replace(a, number=_full(n)) for a, n in zip(pending, stored.begun, strict=False))
-    return replace(task, pending=pending)
+    return replace(task, pending=calls.pending(_decoded(calls.PENDING, body), task.created_ms))
 
 
 def readable_task(body: str) -> Task | None:
@@ -168,7 +136,7 @@ def request(body: str) -> Request:
 def output(body: str) -> Output:
     stored = _decoded(_OUTPUT, body)
     values = {name: getattr(stored, name) for name in _OUTPUT_FIELDS}
-    attempts = tuple(_with_facts(attempt) for attempt in stored.attempts)
+    attempts = tuple(calls.with_facts(attempt) for attempt in stored.attempts)
     return Output(**values | {"key": parse_output_key(stored.key), "attempts": attempts})
 
 
@@ -186,6 +154,10 @@ def api_key(body: str) -> Key:
 
 def idempotency_binding(body: str) -> IdempotencyBinding:
     return _decoded(_IDEMPOTENCY_BINDING, body)
+
+
+def conversation(body: str) -> Conversation:
+    return _decoded(_CONVERSATION, body)
 
 
 def output_key_text(key: OutputKey) -> str:
@@ -231,74 +203,3 @@ def _decoded(decoder: msgspec.json.Decoder[_Record], body: str) -> _Record:
         return decoder.decode(body)
     except msgspec.MsgspecError as error:
         raise RecordUnreadable from error
-
-
-def _stored_attempt(attempt: Attempt) -> dict[str, object]:
-    return _without_rare(_ATTEMPT_FIELDS, _ATTEMPT_VALUES(attempt), _RARE)
-
-
-def _without_rare(names: Iterable[str], values: Iterable[object], rare: Mapping[str, object]) -> dict[str, object]:
-    """Return the fields to store: all but those that have the value with which they are rare."""
-    return {name: value for name, value in zip(names, values, strict=True) if name not in rare or value != rare[name]}
-
-
-def _stored_pending(task: Task) -> Iterator[list[object] | dict[str, object]]:
-    """Yield the pending calls as arrays: purpose, time since the task was created, worst case, and the engine's values.
-
-    The worst case is null if the price is unknown. The engine's values (`_OF_ENGINE`) are left out if they are those of
-    the call before, as for parallel steps of a plan. A call whose outcome is known is stored as an attempt.
-    """
-    before = None
-    for attempt in task.pending:
-        if not attempt.is_lost:
-            yield _stored_attempt(attempt)
-            continue
-        worst_case = None if attempt.cost_microusd is None else attempt.withheld_microusd
-        row = [attempt.purpose, attempt.started_ms - task.created_ms, worst_case]
-        of_engine = list(_OF_ENGINE_VALUES(attempt))
-        while of_engine[-1] in (None, False):  # the defaults of the last ones
-            of_engine.pop()
-        yield row if of_engine == before else row + of_engine
-        before = of_engine
-
-
-def _short(number: int) -> int:
-    """Return the number of an event that began a call in its stored form, which is short."""
-    rev, place = divmod(number, event_numbers.BLOCK)
-    return rev * event_numbers.TEXT + place
-
-
-def _full(short: int) -> int:
-    """Return the number of an event from its stored form."""
-    rev, place = divmod(short, event_numbers.TEXT)
-    return event_numbers.number(rev, place)
-
-
-def _pending(stored: tuple[Any, ...], created_ms: int) -> Iterator[Attempt]:
-    """Yield the pending calls from their stored form."""
-    of_engine: list[Any] = []
-    try:
-        for row in stored:
-            if isinstance(row, dict):
-                yield _ATTEMPT(row)
-                continue
-            purpose, after_ms, worst_case, *values = row
-            of_engine = values or of_engine
-            values = dict(zip(_OF_ENGINE, of_engine, strict=False))
-            started = {"purpose": purpose, "started_ms": created_ms + after_ms, "duration_ms": 0}
-            yield _ATTEMPT(started | values).lost(worst_case)
-    except (msgspec.ValidationError, TypeError, ValueError) as error:
-        raise RecordUnreadable from error
-
-
-def _with_facts(attempt: Attempt) -> Attempt:
-    """Set `failover_from` and `probe` from the sentence `why` if both are unset: version 0.1.0 stored only `why`.
-
-    The sentence was "failover from gpt" or "failover from gpt, probe", for example. The task's history is made from the
-    two fields, so without them an update of the server would remove events from it.
-    """
-    reason = attempt.why.removesuffix(", probe")
-    failed = reason.removeprefix("failover from ")
-    if attempt.failover_from is not None or attempt.probe or failed == attempt.why:
-        return attempt
-    return replace(attempt, failover_from=failed if failed != reason else None, probe=reason != attempt.why)

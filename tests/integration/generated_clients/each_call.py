@@ -14,6 +14,7 @@ from typing import Any
 from uuid import UUID
 
 from llm_server_client import AuthenticatedClient, Client, models
+from llm_server_client.api.conversations import create_conversation, delete_conversation, get_conversation
 from llm_server_client.api.engines import get_engines, switch_engine
 from llm_server_client.api.keys import create_key, list_keys, revoke_key, update_key
 from llm_server_client.api.server import get_catalog, get_health, get_metrics, get_usage
@@ -105,6 +106,10 @@ def call_each_of_tasks(client: AuthenticatedClient) -> None:
     ended = call(cancel_task, models.TaskView, client=client, task_id=waiting.task_id)
     assert ended.status == models.Status.CANCELLED
     assert call(delete_task, None, client=client, task_id=task.task_id) is None
+
+    conversation = call(create_conversation, models.ConversationView, client=client).conversation_id
+    assert call(get_conversation, models.ConversationView, client=client, conversation_id=conversation).tasks == []
+    assert call(delete_conversation, None, client=client, conversation_id=conversation) is None
 
 
 if __name__ == "__main__":

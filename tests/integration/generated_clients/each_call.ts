@@ -77,6 +77,12 @@ const cancelled = got("cancel_task", await client.POST("/api/v1/tasks/{task_id}/
 check(cancelled.status === "Cancelled", "cancelled");
 got("delete_task", await client.DELETE("/api/v1/tasks/{task_id}", { params }));
 
+const conversation = got("create_conversation", await client.POST("/api/v1/conversations"));
+const talk = { params: { path: { conversation_id: conversation.conversation_id } } };
+const emptyTalk = got("get_conversation", await client.GET("/api/v1/conversations/{conversation_id}", talk));
+check(emptyTalk.tasks.length === 0, "conversation");
+got("delete_conversation", await client.DELETE("/api/v1/conversations/{conversation_id}", talk));
+
 check(got("get_metrics", await client.GET("/api/v1/metrics")).total_requests === 2, "metrics");
 check(got("get_usage", await client.GET("/api/v1/usage")).tenant === "acme", "usage");
 const keyPath = { path: { key_id: key.key_id } };

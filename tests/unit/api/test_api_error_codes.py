@@ -14,6 +14,7 @@ from msgspec.structs import replace
 from llm_server.api.error_codes import ERROR_CODES
 from llm_server.orchestration.domain import errors
 from llm_server.orchestration.domain.api_key import Account, Key
+from llm_server.orchestration.domain.conversation import MAX_TASKS, Conversation
 from llm_server.orchestration.domain.counters import day_of
 from llm_server.orchestration.domain.errors import (
     LLMServerError,
@@ -100,6 +101,28 @@ def at_work(server: CalledServer) -> asgi.Answer:
     now_ms = server.service.now_ms()
     server.store.save(task, task.claimed(owner="w", now_ms=now_ms, lease_ms=now_ms + 60_000, has_plan=False))
     return server.call("DELETE", f"tasks/{task.task_id}")
+
+
+def cancelled(server: CalledServer) -> str:
+    task_id = server.created()
+    server.call("POST", f"tasks/{task_id}/cancel")
+    return task_id
+
+
+def following(server: CalledServer, task_id: str) -> asgi.Answer:
+    return server.post({"prompt": "x", "previous_task_id": task_id})
+
+
+def talked(server: CalledServer, *, tasks: int = 1, conversation_id: str = "") -> asgi.Answer:
+    conversation_id = conversation_id or server.call("POST", "conversations").json["conversation_id"]
+    return [server.post({"prompt": "x", "conversation_id": conversation_id}) for _ in range(tasks)][-1]
+
+
+def in_a_full_conversation(server: CalledServer) -> asgi.Answer:
+    full = Conversation(tenant="local", conversation_id="c1", created_ms=1, updated_ms=server.service.now_ms())
+    full = replace(full, task_ids=tuple(f"t{n}" for n in range(MAX_TASKS)))
+    server.store.add_conversation(full)
+    return talked(server, conversation_id="c1")
 
 
 class ChangingStore(FailingStore):
@@ -214,6 +237,7 @@ CALLS: dict[str, Call] = {
     "origin_not_allowed": lambda server: server.get("tasks", origin="https://example.com"),
     "path_not_found": lambda server: server.get("nowhere"),
     "task_not_found": lambda server: server.get("tasks/t1"),
+    "conversation_not_found": lambda server: server.get("conversations/c1"),
     "engine_not_found": lambda server: server.call(
         "PATCH", "engines/x", headers=asgi.JSON, parts=[b'{"toggle": true}']
     ),
@@ -229,6 +253,10 @@ CALLS: dict[str, Call] = {
     "plan_already_decided": rejected_after_approval,
     "deadline_passed": approved_too_late,
     "idempotency_key_task_deleted": lambda server: used_again(server, deleted=True),
+    "previous_task_open": lambda server: following(server, server.created()),
+    "previous_task_not_completed": lambda server: following(server, cancelled(server)),
+    "conversation_busy": lambda server: talked(server, tasks=2),
+    "conversation_full": in_a_full_conversation,
     "key_revoked": of_a_revoked_key,
     "key_expired": of_an_expired_key,
     "key_changing": of_a_changing_key,

@@ -28,6 +28,9 @@ CALLS: list[tuple[str, str, object, str]] = [
     ("POST", TASK + "/cancel", None, "write"),
     ("POST", TASK + "/retry", None, "write"),
     ("DELETE", TASK, None, "write"),
+    ("POST", "conversations", None, "write"),
+    ("GET", "conversations/{conversation_id}", None, "read"),
+    ("DELETE", "conversations/{conversation_id}", None, "write"),
     ("GET", "metrics", None, "read"),
     ("GET", "usage", None, "read"),
     ("GET", "catalog", None, "read"),
@@ -73,6 +76,9 @@ def test_each_route_runs_one_use_case(recorded: Recorded, method: str, path: str
     task_id = recorded.server.created()
     target = path.replace("{task_id}", task_id).replace("{name}", "embedded")
     target = target.replace("{key_id}", recorded.key_id)
+    if "{conversation_id}" in target:
+        conversation = recorded.server.call("POST", "conversations").json["conversation_id"]
+        target = target.replace("{conversation_id}", conversation)
     recorded.run.kinds.clear()
     answer = recorded.server.call(
         method, target, headers=asgi.JSON, parts=[] if body is None else [json.dumps(body).encode()]

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from llm_server import wiring
-from llm_server.orchestration.domain.quote import NO_LIMIT
 from llm_server.orchestration.domain.receipt import Receipt
 from llm_server.orchestration.domain.status import Mode, Status
+from llm_server.orchestration.quotes.quote import NO_LIMIT
 from support.builders import a_request, a_task
 from support.in_process_server import CalledServer, called_server
 

@@ -14,7 +14,7 @@ from fastapi.routing import APIRoute
 
 from llm_server.api.requests.arguments import Arguments
 from llm_server.api.requests.routes import CALLER
-from llm_server.api.routes import keys, server, task_changes, task_events, tasks
+from llm_server.api.routes import conversations, keys, server, task_changes, task_events, tasks
 from llm_server.orchestration.domain.api_key import Caller
 
 odd = APIRouter()
@@ -43,6 +43,7 @@ ROUTES = {
         server.engines,
         keys.router,
         server.health,
+        conversations.router,
         odd,
     )
     for route in router.routes
@@ -120,6 +121,8 @@ CALLS: list[tuple[str, dict[str, Any], object]] = [
     ("quote_task", scope(), PROMPT),
     ("reject_plan", scope(task_id="t1"), {"plan_hash": "x"}),
     *((name, scope(task_id="t1"), None) for name in ("cancel_task", "retry_task", "delete_task")),
+    ("create_conversation", scope(), None),
+    *((name, scope(conversation_id="c1"), None) for name in ("get_conversation", "delete_conversation")),
     *((name, scope(), None) for name in ("get_metrics", "get_usage", "get_catalog", "get_engines", "list_keys")),
 ]
 

@@ -26,7 +26,8 @@ ECMA_SPACE = r"\t\n\x0b\x0c\r \xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3
 OF_THE_CONFIGURATION = re.compile(
     rb"""{"detail":"(Unknown (profile|role|engine) |Unknown page_token: |This Idempotency-Key was sent with """
     rb"""|A key's name must have |The field expires_at must be in the future|created_to must be later """
-    rb"""|No configured engine has the source |Engine embedded has the source )"""
+    rb"""|No configured engine has the source |Engine embedded has the source """
+    rb"""|(previous_task_id|conversation_id) names no )"""
 )
 
 

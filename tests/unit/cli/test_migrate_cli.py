@@ -68,7 +68,7 @@ def test_a_check_names_what_is_pending_and_changes_nothing(old: Path) -> None:
         "  2  add the tables and indexes that a file of 0.1.0 may lack\n"
         "  3  index the tasks by status, and copy their metadata to where a listing reads it\n"
         "  4  index the tasks by what a listing can filter by, and let the file become smaller\n"
-        "  5  add a table for the text of streamed tasks\n"
+        "  5  add the tables for the text of streamed tasks and for conversations\n"
     )
     assert (pending.exit_code, pending.stdout, pending.stderr) == (1, said, "")
     assert files(old) == before

@@ -63,7 +63,7 @@ def test_everything_is_deleted_if_no_server_is_running(db: Path) -> None:
     """A claim of a server that is gone does not delay it. Another server can start afterwards."""
     deleted = run(db, "acme", "--yes")
 
-    said = "Deleted for tenant acme: 2 tasks, 0 Idempotency-Keys, 0 daily totals, 1 API key.\n"
+    said = "Deleted for tenant acme: 2 tasks, 0 conversations, 0 Idempotency-Keys, 0 daily totals, 1 API key.\n"
     stays = (
         "These stay: the ids of its tasks, with its name, for 2 days; the totals of all tenants.\n"
         "Not deleted: your backups, and copies beside the file (tasks.db.v*.backup).\n"
@@ -81,7 +81,7 @@ def test_a_file_of_an_older_version_is_migrated_first(tmp_path: Path) -> None:
 
     deleted = run(old, "unknown", "--yes")
 
-    assert (deleted.exit_code, version(old)) == (0, 4)
+    assert (deleted.exit_code, version(old)) == (0, 5)
 
 
 def test_a_name_that_is_unknown_is_doubted(db: Path) -> None:
@@ -103,7 +103,7 @@ def test_what_a_running_server_has_is_left_for_another_call(db: Path) -> None:
     )
     assert (busy.exit_code, busy.stdout) == (
         4,
-        "Deleted for tenant acme: 1 task, 0 Idempotency-Keys, 0 daily totals, 0 API keys.\n",
+        "Deleted for tenant acme: 1 task, 0 conversations, 0 Idempotency-Keys, 0 daily totals, 0 API keys.\n",
     )
     assert busy.stderr == said.format("acme", "workers have 1 task")
     assert (known.exit_code, known.stderr) == (4, said.format("other", "servers may accept its keys for a minute"))

@@ -118,5 +118,8 @@ def test_the_coder_is_chosen_by_complexity(served: Served) -> None:
         "amortised constant time, bounded memory, no allocation on the fast path."
     )
 
-    assert service.decide(NewTask(prompt="Write a function that adds two numbers.")).analysis.role == "Fast-Coder-Agent"
-    assert service.decide(NewTask(prompt=hard)).analysis.role == "Deep-Coder-Agent"
+    assert (
+        service.quote("local", NewTask(prompt="Write a function that adds two numbers.")).decision.analysis.role
+        == "Fast-Coder-Agent"
+    )
+    assert service.quote("local", NewTask(prompt=hard)).decision.analysis.role == "Deep-Coder-Agent"

@@ -152,30 +152,30 @@ def test_another_process_obeys_within_5_s(served: Served) -> None:
     """Both processes had read the engines before, and read them no more often because of the switch."""
     first, second = served.service, served.use(only())
     for service in (first, second):
-        assert service.decide(NewTask(prompt="Why?", engine=NAMED)).engine == NAMED
+        assert service.quote("local", NewTask(prompt="Why?", engine=NAMED)).decision.engine == NAMED
     reads = served.store.reads
 
     first.switch_engine(NAMED, {"toggle": False})
 
     with pytest.raises(InvalidInput, match="Engine only is switched off"):
-        first.decide(NewTask(prompt="Why?", engine=NAMED))
+        first.quote("local", NewTask(prompt="Why?", engine=NAMED))
     served.clock.pass_s(5)
-    assert second.decide(NewTask(prompt="Why?")).engine is None
+    assert second.quote("local", NewTask(prompt="Why?")).decision.engine is None
     with pytest.raises(InvalidInput, match="Engine only is switched off"):
         second.submit("local", NewTask(prompt="Why?", engine=NAMED))
     assert served.store.reads == reads + 1
     first.switch_engine(NAMED, {"toggle": None})
     served.clock.pass_s(5)
-    assert second.decide(NewTask(prompt="Why?", engine=NAMED)).engine == NAMED
+    assert second.quote("local", NewTask(prompt="Why?", engine=NAMED)).decision.engine == NAMED
 
 
 def test_another_process_obeys_also_when_its_clock_is_set_back(served: Served) -> None:
     first, second = served.service, served.use(only())
-    assert second.decide(NewTask(prompt="Why?", engine=NAMED)).engine == NAMED
+    assert second.quote("local", NewTask(prompt="Why?", engine=NAMED)).decision.engine == NAMED
     first.switch_engine(NAMED, {"toggle": False})
     served.clock.pass_s(-3_600)
 
-    assert second.decide(NewTask(prompt="Why?")).engine is None
+    assert second.quote("local", NewTask(prompt="Why?")).decision.engine is None
 
 
 def test_without_the_store_what_was_switched_goes_on_to_hold(

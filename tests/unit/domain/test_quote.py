@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from llm_server.orchestration.domain.quote import LOCAL_ONLY, MIN_SAMPLE, NO_LIMIT, Expected, Percentiles, ceiling
 from llm_server.orchestration.domain.receipt import Receipt
 from llm_server.orchestration.domain.task import Task
+from llm_server.orchestration.quotes.quote import LOCAL_ONLY, MIN_SAMPLE, NO_LIMIT, Expected, Percentiles, ceiling
 from support.builders import NOW_MS, a_task
 
 

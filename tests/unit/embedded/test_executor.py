@@ -233,7 +233,7 @@ def test_a_caller_whose_time_is_over_is_forgotten(embedded: Embedded) -> None:
         _, watch = await embedded.run.write(lambda: a_watched_task(embedded))
 
         assert not await watch.ended(0.01)
-        assert embedded.watches._watches == {}
+        assert embedded.watches.count == 0
 
     on_a_loop(main)
 
@@ -248,7 +248,7 @@ def test_a_use_case_that_fails_leaves_no_watch(embedded: Embedded) -> None:
             await embedded.run.write(failing)
 
     on_a_loop(main)
-    assert embedded.watches._watches == {}
+    assert embedded.watches.count == 0
 
 
 def test_at_the_stop_all_who_wait_go_on_and_none_waits_any_more(embedded: Embedded) -> None:

@@ -259,6 +259,6 @@ def test_readers_that_leave_are_forgotten(stored: Stored) -> None:
             feed.close()
             feed.close()
 
-        assert (stored.hub.count, stored.hub._readers) == (0, {})
+        assert (stored.hub.count, stored.hub._readers._listeners) == (0, {})
 
     on_a_loop(main)

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from llm_server.engines.local.model_files import CONTEXT, locate, path_of, require
-from llm_server.orchestration.domain.engines.catalog import LocalModel
+from llm_server.engines.local.model_files import locate, path_of, require
+from llm_server.orchestration.domain.engines.catalog import CONTEXT_OF_FILE, LocalModel
 from llm_server.orchestration.domain.errors import ConfigurationError
 
 TINY = LocalModel(url="https://models.example/t", sha256="ab" * 32, size_bytes=9, licence="MIT", context=512)
@@ -33,7 +33,7 @@ def test_anything_else_is_a_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     for model in (str(tmp_path / "my.gguf"), "~/my.gguf"):
         file = locate(model, MODELS, tmp_path / "models")
         require(file, named_by="x")
-        assert (file.path, file.context) == (tmp_path / "my.gguf", CONTEXT)
+        assert (file.path, file.context) == (tmp_path / "my.gguf", CONTEXT_OF_FILE)
 
 
 def test_a_model_that_was_not_pulled_says_how(tmp_path: Path) -> None:

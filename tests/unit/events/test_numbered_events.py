@@ -205,7 +205,8 @@ def test_no_event_appears_below_one_that_a_reader_has_seen(
             final = {event.number: event for event in page.events}
             gone = [event for number, event in reader.seen.items() if number not in final]
             assert {event.name for event in gone} <= MAY_DISAPPEAR
-            assert set(final) <= set(reader.seen)
+            # A killed worker may be storing a piece still: it comes after the last event, and so the next poll gets it.
+            assert {number for number in final if number <= reader.last} <= set(reader.seen)
             assert all(number < 2**53 for number in final)
             names = [event.name for event in page.events]
             if page.ended:

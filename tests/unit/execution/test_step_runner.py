@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from contextlib import closing
 
@@ -145,6 +146,25 @@ def test_a_step_that_raises_does_not_lose_its_siblings() -> None:
     with pytest.raises(ZeroDivisionError):
         ended.extend(step.id for step, _ in run_steps(a_plan(a="", b=""), {}, carry_out, at_once=2))
     assert ended == ["b"]
+
+
+def test_a_step_that_raises_stays_at_work() -> None:
+    """Its call may be billed, so the call that was announced for it must not be replaced by another one."""
+    broken, at_work = threading.Event(), set[str]()
+
+    def carry_out(step: Step) -> Reply:
+        if step.id == "a":
+            broken.set()
+            raise ZeroDivisionError
+        broken.wait(WAIT_S)
+        time.sleep(0.05)  # so that the other step has ended
+        return done(step)
+
+    seen: list[set[str]] = []
+    with pytest.raises(ZeroDivisionError):
+        seen.extend(set(at_work) for _ in run_steps(a_plan(a="", b=""), {}, carry_out, at_once=2, at_work=at_work))
+
+    assert seen == [{"a"}]
 
 
 def test_a_closed_run_leaves_no_thread_behind() -> None:

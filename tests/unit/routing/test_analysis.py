@@ -159,6 +159,33 @@ def test_saying_one_thing_in_other_words_is_no_further_step() -> None:
     assert analyse(once).multi_step < 0.3 < analyse(several).multi_step
 
 
+def test_closed_questions_have_the_level_of_their_kind() -> None:
+    """Engines differ less in facts than in common sense, as LLMRouter's answers show."""
+    facts = ("who wrote the song yesterday by the beatles", "when did the first star wars film come out")
+    sense = ("Which of these objects sinks in water?", "If a man wanted to ride for free, where might he go?")
+
+    assert max(analyse(prompt).complexity for prompt in facts) < 0.1
+    assert min(analyse(prompt).complexity for prompt in sense) > 0.5
+
+
+def test_word_problems_are_ranked_around_their_level() -> None:
+    """The table of word problems alone says how far from the level; a longer problem is more complex."""
+    short = "Sam buys 3 apples for $2 each. How much does he pay in total?"
+    long = short.replace(
+        "How", "He eats 1, sells 1 for twice its price, and gives 1 to Ann, who pays half of it, if it is ripe. How"
+    )
+    served = weights.load()
+    level = served.levels[-1]
+
+    logits = []
+    for prompt in (short, long):
+        signals = read(prompt)
+        scores = served.scores(signals, served.steps_logit(signals))
+        logits.append(served.complexity_logit(signals.text, scores))
+        assert logits[-1] == level + served.experts["sum"].logit(signals.text)
+    assert logits[0] < logits[1]
+
+
 def test_complexity_chooses_between_the_coders() -> None:
     """Hard code goes to Deep-Coder-Agent. If only one coder is offered, it does all code."""
     hard = "Implement a lock-free concurrent queue in C++ with hazard pointers and prove its correctness"

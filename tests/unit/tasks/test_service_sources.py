@@ -100,7 +100,7 @@ def refused(two: Two, own: Any, of_key: Sources | None = None, **asked: Any) -> 
     new, found = NewTask(prompt="Why?", limits=Limits(sources=own), **asked), []
     service = two.served.service
     for call in (
-        lambda: service.decide(new, payer=payer(of_key)),
+        lambda: service.quote("local", new, payer=payer(of_key)).decision,
         lambda: service.submit("local", new, payer=payer(of_key)),
         lambda: service.submit_once("local", new, "k", payer=payer(of_key)),
     ):
@@ -157,8 +157,8 @@ def test_a_wrong_list_is_refused(two: Two, words: tuple[str, ...]) -> None:
 def test_a_quote_names_an_engine_that_the_task_may_use(two: Two) -> None:
     new = NewTask(prompt="Prove that the square root of 2 is irrational.", role="Deep-Coder-Agent")
 
-    free = two.served.service.decide(new)
-    limited = two.served.service.decide(new, payer=payer(LOCAL))
+    free = two.served.service.quote("local", new).decision
+    limited = two.served.service.quote("local", new, payer=payer(LOCAL)).decision
 
     assert (free.engine, free.sources) == ("hosted", None)
     assert (limited.engine, limited.sources) == ("laptop", LOCAL)

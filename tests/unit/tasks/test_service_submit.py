@@ -96,7 +96,7 @@ def test_an_invalid_field_is_refused_by_name(
     """Nothing is stored, and a dry run gives the same error."""
     for call in (
         lambda: served.service.submit("local", NewTask(**asked)),
-        lambda: served.service.decide(NewTask(**asked)),
+        lambda: served.service.quote("local", NewTask(**asked)).decision,
     ):
         with pytest.raises(error) as refused:
             call()
@@ -146,11 +146,11 @@ def test_a_locked_or_switched_off_engine_is_refused_at_once(served: Served, stat
 
 def test_a_dry_run_names_the_first_engine_and_stores_nothing(served: Served) -> None:
     """The engine is None while no engine can accept work."""
-    decided = served.service.decide(NewTask(prompt="Why?", role="Teacher-Agent"))
+    decided = served.service.quote("local", NewTask(prompt="Why?", role="Teacher-Agent")).decision
     served.use(a_catalog({"only": an_engine(toggle=False)}))
 
     assert (decided.analysis.role, decided.profile, decided.engine) == ("Teacher-Agent", "General", "only")
-    assert served.service.decide(NewTask(prompt="Why?")).engine is None
+    assert served.service.quote("local", NewTask(prompt="Why?")).decision.engine is None
     assert (served.service.counters().total, served.queue.depth()) == (0, 0)
 
 
@@ -158,7 +158,11 @@ def test_a_dry_run_names_the_first_engine_and_stores_nothing(served: Served) -> 
 def test_the_reasons_say_how_strong_share_chose_the_tier(served: Served, share: float, tier: str) -> None:
     """The engine shown is the first that this tier calls."""
     engines = {"cheap": an_engine(tier="fast"), "dear": an_engine(tier="strong")}
-    decision = served.use(a_catalog(engines, strong_share=share)).decide(NewTask(prompt="Why is the sky blue?"))
+    decision = (
+        served.use(a_catalog(engines, strong_share=share))
+        .quote("local", NewTask(prompt="Why is the sky blue?"))
+        .decision
+    )
 
     assert f"strong_share is {share:g}: {tier} tier" in decision.analysis.reasons[-1]
     assert decision.engine == ("dear" if share else "cheap")

@@ -604,7 +604,7 @@ def test_api_costs_are_the_sum_of_the_receipts(served: Served) -> None:
 def test_a_quote_says_that_and_at_what_price_a_task_would_be_triaged(served: Served) -> None:
     """The expected price is in the order of the tokens; no call may cost more than the highest one."""
     use(served, triaging())
-    quote = served.service.decide(NewTask(prompt=PROMPT)).triage
+    quote = served.service.quote("local", NewTask(prompt=PROMPT)).decision.triage
     attempt = done(served).attempts[0]
 
     assert quote is not None
@@ -635,7 +635,7 @@ def test_a_quote_says_no_where_a_task_would_not_be_triaged(served: Served, asked
         {"only": an_engine(), "strong": an_engine(tier="strong"), "near": a_local_engine(tier="strong")},
     )
 
-    assert served.service.decide(NewTask(prompt=PROMPT, **asked)).triage is None
+    assert served.service.quote("local", NewTask(prompt=PROMPT, **asked)).decision.triage is None
     assert "triage" not in purposes(done(served, **asked))
 
 

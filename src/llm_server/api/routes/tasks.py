@@ -139,7 +139,7 @@ async def create_task(
     summary="Decide without creating a task",
     response_model=tasks.DecisionView,
     response_description="How the server would carry out the task.",
-    responses=problems(400, 413, 415, 422, 503),
+    responses=problems(400, 409, 413, 415, 422, 503),
 )
 async def quote_task(new: new_task.NewTask, run: Run, service: Service, caller: Caller) -> Response:
     """Decide the mode, the role and the engine of a task. The server stores no task and calls no engine."""

@@ -23,6 +23,8 @@ MetadataKey = Annotated[str, StringConstraints(min_length=1, max_length=64, patt
 MetadataValue = Annotated[str, StringConstraints(max_length=512, pattern=NO_NUL)]
 
 
+EarlierId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
+
 OutputTokens = Annotated[int, Field(ge=1, le=1_000_000), BeforeValidator(whole)]
 
 
@@ -145,6 +147,18 @@ class NewTask(RequestSchema):
         description="Whether `GET /api/v1/tasks/{task_id}/events` tells the text of the engine calls piece by piece, "
         "as the engines write it. The other events are told for every task.",
         examples=[True],
+    )
+    previous_task_id: EarlierId | None = Field(
+        default=None,
+        description="The Completed task that this one follows: engines are told its prompt and its result, and those "
+        "of the tasks before it. Several tasks may follow the same one.",
+        examples=["01a205c3-cd94-748c-a7f0-50965914d0b5"],
+    )
+    conversation_id: EarlierId | None = Field(
+        default=None,
+        description="The conversation that the task is added to: it follows the last Completed task. The id comes from "
+        "`POST /api/v1/conversations`. Refused (409) while another task of the conversation is not final.",
+        examples=["01a205c3-cdb6-7178-90a4-9b068c5161a4"],
     )
 
     output_schema: dict[str, Any] | None = Field(

@@ -134,8 +134,9 @@ class QuoteView(ResponseSchema):
     )
     worst_case_microusd: int | None = Field(
         description="What all engine calls reserve together, in millionths of a USD, if the task is claimed once: with "
-        "failover and escalation. A `max_cost_usd` of at least this shortens no answer. Null in Plan mode, when an "
-        "engine would be asked for mode and role, when no engine is available and when a price is unknown.",
+        "failover and escalation. A `max_cost_usd` of at least this shortens no answer. Null in Plan mode, for a task "
+        "that follows others, when an engine would be asked for mode and role, when no engine is available and when a "
+        "price is unknown.",
         examples=[2310],
     )
     expected_microusd: CostsView | None = Field(
@@ -197,6 +198,20 @@ class TaskDetail(TaskSummary, TaskView):
     )
     stream: bool = Field(
         description="Whether the events of the task have the text of its engine calls.", examples=[False]
+    )
+    previous_task_id: str | None = Field(
+        description="The task that this one follows; null when it follows none.",
+        examples=["01a205c3-cd94-748c-a7f0-50965914d0b5"],
+    )
+    conversation_id: str | None = Field(
+        description="The conversation of the task; null outside a conversation.",
+        examples=["01a205c3-cdb6-7178-90a4-9b068c5161a4"],
+    )
+    turns_before: int = Field(description="How many turns come before this task.", examples=[3])
+    turns_dropped: int = Field(
+        description="How many of them an engine was not told, at most: the oldest ones, if they do not fit into the "
+        "context of the engine, and those that were deleted or have expired.",
+        examples=[0],
     )
 
 

@@ -102,6 +102,11 @@ class AttemptView(ResponseSchema):
         "report that, or the call is lost. It stays reserved from the task's `max_cost_usd`.",
         examples=[0],
     )
+    turns_dropped: int = Field(
+        description="How many earlier turns of the conversation the engine was not told, because they do not fit into "
+        "its context, or are not stored any more.",
+        examples=[0],
+    )
     error: str | None = Field(
         description="Why the call failed; null when it was answered.", examples=["The engine did not answer in time."]
     )

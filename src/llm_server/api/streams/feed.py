@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
 from typing import Protocol
 
+from llm_server.api.polling import Pauses
 from llm_server.orchestration.events.history import EventPage
-
-POLL_FIRST_S = 0.02
-MAX_POLL_S = 1.0
 
 ReadEvents = Callable[[int], EventPage]
 """Reads the events of a task with numbers above the given one. Raises TaskNotFound or StorageUnavailable."""
@@ -51,15 +48,9 @@ class PollingFeed:
         self.is_over = False
 
     async def next(self, wait_s: float) -> EventPage:
-        loop = asyncio.get_running_loop()
-        end, pause = loop.time() + wait_s, POLL_FIRST_S
-        while True:
+        pauses, page = Pauses(wait_s), self._read(self._last)
+        while not (page.events or page.ended or self.is_over) and await pauses.sleep():
             page = self._read(self._last)
-            left_s = end - loop.time()
-            if page.events or page.ended or self.is_over or left_s <= 0:
-                break
-            await asyncio.sleep(min(pause, left_s))
-            pause = min(pause * 1.5, MAX_POLL_S)
         if page.events:
             self._last = page.events[-1].number
         return page

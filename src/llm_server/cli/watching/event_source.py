@@ -47,7 +47,7 @@ class EventSource:
         """Yield the events until the task has ended, or until a time on the clock.
 
         Raises:
-            ServerRefused: there is no such task, or the key is not valid any more.
+            ServerRefused: the task is not stored, or the key has become invalid.
             ServerUnreachable: the server was away for `MAX_LOST_S`.
         """
         lost_s, pause_s = None, _FIRST_PAUSE_S

@@ -9,6 +9,7 @@ from functools import partial
 from typing import NamedTuple
 
 from llm_server.embedded.loop_calls import LoopCalls, end
+from llm_server.embedded.streams.by_task import ByTask
 from llm_server.orchestration.domain.ports.deltas import Delta
 from llm_server.orchestration.domain.task import TaskRef
 
@@ -24,49 +25,37 @@ class Hub:
     """
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._readers: dict[TaskRef, tuple[Reader, ...]] = {}
-        self._is_stopping = False
+        self._readers = ByTask[Reader]()
         self.loop_calls = LoopCalls()
 
     def publish(self, ref: TaskRef, delta: Delta) -> None:
         """Give a piece of text to the readers of its task. See `LiveText`."""
-        for reader in self._readers.get(ref, ()):
+        for reader in self._readers.of(ref):
             reader.put(delta)
 
     def changed(self, ref: TaskRef) -> None:
         """Tell the readers of a task that a new state of it is committed, or that it was deleted."""
-        for reader in self._readers.get(ref, ()):
+        for reader in self._readers.of(ref):
             reader.must_read()
 
     def join(self, reader: Reader) -> None:
         """Add a reader. If the server is stopping, the reader is let go at once."""
-        with self._lock:
-            if not self._is_stopping:
-                self._readers[reader.ref] = (*self._readers.get(reader.ref, ()), reader)
-                return
-        reader.let_go()
+        if not self._readers.add(reader):
+            reader.let_go()
 
     def leave(self, reader: Reader) -> None:
         """Remove a reader. Calling this again has no further effect."""
-        with self._lock:
-            others = tuple(other for other in self._readers.pop(reader.ref, ()) if other is not reader)
-            if others:
-                self._readers[reader.ref] = others
+        self._readers.remove(reader)
 
     def stop(self) -> None:
         """Let all readers go, and each later reader at once: the server is stopping."""
-        with self._lock:
-            self._is_stopping = True
-            readers = [reader for each in self._readers.values() for reader in each]
-            self._readers.clear()
-        for reader in readers:
+        for reader in self._readers.stop():
             reader.let_go()
 
     @property
     def count(self) -> int:
         """How many readers there are."""
-        return sum(map(len, self._readers.values()))
+        return self._readers.count
 
 
 class News(NamedTuple):

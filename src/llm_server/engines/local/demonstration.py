@@ -70,7 +70,7 @@ def _for_model(call: EngineCall, results: list[str]) -> EngineCall:
     return replace(
         call,
         system="",  # the chat template of the model then has a line of its own
-        messages=user("\n\n".join([*seen, instruction])) if is_step else call.messages,
+        messages=(*call.messages[:-1], *user("\n\n".join([*seen, instruction]))) if is_step else call.messages,
         max_output_tokens=min(call.max_output_tokens, MAX_OUTPUT_TOKENS),
         temperature=0.0,
     )

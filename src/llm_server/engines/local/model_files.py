@@ -8,10 +8,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from llm_server.orchestration.domain.engines.catalog import LocalModel
+from llm_server.orchestration.domain.engines.catalog import CONTEXT_OF_FILE, LocalModel
 from llm_server.orchestration.domain.errors import ConfigurationError
 
-CONTEXT = 8_192
 _MAGIC = b"GGUF"
 
 
@@ -65,7 +64,7 @@ def locate(model: str, models: Mapping[str, LocalModel], models_dir: Path) -> Mo
     if model in models:
         path = in_package(models[model]) or path_of(model, models[model], models_dir)
         return ModelFile(path, models[model].context, model, known)
-    return ModelFile(Path(os.path.expanduser(model)), CONTEXT, "", known)
+    return ModelFile(Path(os.path.expanduser(model)), CONTEXT_OF_FILE, "", known)
 
 
 def demonstration_model(models: Mapping[str, LocalModel], models_dir: Path) -> str | None:

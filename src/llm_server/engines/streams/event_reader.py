@@ -59,7 +59,7 @@ class EventReader:
                     if self._is_left:
                         return
                     self._events.put(event)
-        except Exception as error:
+        except Exception as error:  # raised again on the thread of the call
             self._events.put(_Raised(error))
         else:
             self._events.put(_End())

@@ -17,6 +17,7 @@ from llm_server.orchestration.dispatch.health import EngineStates
 from llm_server.orchestration.dispatch.places import Places
 from llm_server.orchestration.dispatch.reservation import Price, Reservation, worst_case
 from llm_server.orchestration.dispatch.retry_budget import RetryBudget
+from llm_server.orchestration.dispatch.streamed_text import FirstText, Interrupted
 from llm_server.orchestration.dispatch.terms import CallTerms
 from llm_server.orchestration.domain.engines.allowed import AllowedEngines
 from llm_server.orchestration.domain.engines.call import Completion, Engine, EngineCall, Pricer
@@ -44,14 +45,6 @@ class EmptyAnswer(PromptRefused):
 
     def __init__(self) -> None:
         super().__init__(attempts.EMPTY_ANSWER)
-
-
-class _Interrupted(Exception):
-    """What takes the text of a call that is under way raised `cause`."""
-
-    def __init__(self, cause: LLMServerError) -> None:
-        super().__init__(str(cause))
-        self.cause = cause
 
 
 CallFailure = EngineFailure | LimitReached | OutOfTime
@@ -146,7 +139,7 @@ class EngineCalls:
         try:
             with self._waiting():
                 result = self._ask_at_a_place(engine, call, terms, after, reserved)
-        except _Interrupted as interruption:
+        except Interrupted as interruption:
             terms.budget.withhold()
             raise interruption.cause from interruption.cause.__cause__
         except LLMServerError:
@@ -163,7 +156,8 @@ class EngineCalls:
     def _for_engine(self, engine: str, call: EngineCall) -> EngineCall:
         """Return the call as this engine gets it."""
         call = call.for_engine(self._catalog.engines[engine])
-        return replace(call, max_reasoning_tokens=self._catalog.max_reasoning_tokens(engine))
+        call = replace(call, max_reasoning_tokens=self._catalog.max_reasoning_tokens(engine))
+        return call.within(self._catalog.context(engine))
 
     def _ask_at_a_place(
         self, engine: str, call: EngineCall, terms: CallTerms, after: tuple[Attempt, ...], reserved: Reservation
@@ -210,7 +204,7 @@ class EngineCalls:
         attempt = attempts.finish(
             attempt, call, answer, took_ms=took_ms, price=price, reserved_microusd=reserved.microusd
         )
-        attempt = replace(attempt, first_text_ms=first_text.after_ms)
+        attempt = replace(attempt, first_text_ms=first_text.after_ms, turns_dropped=call.turns_dropped)
         return CallResult.of(outcome, attempt)
 
     def _streamed(self, call: EngineCall, terms: CallTerms, attempt: Attempt) -> tuple[EngineCall, FirstText]:
@@ -273,30 +267,6 @@ class EngineCalls:
         if left_s < MIN_CALL_S:
             raise OutOfTime(_TOO_LATE)
         return left_s
-
-
-class FirstText:
-    """Measures how long a call takes until the first piece of its text; `after_ms` is None until then."""
-
-    def __init__(self, clock: Clock, started_ms: int) -> None:
-        self.after_ms: int | None = None
-        self._clock = clock
-        self._started_ms = started_ms
-
-    def before(self, take: Callable[[str], None]) -> Callable[[str], None]:
-        """Return a function that passes pieces of text on to `take`; what that raises interrupts the call."""
-
-        def on_text(piece: str) -> None:
-            if self.after_ms is None:
-                self.after_ms = max(0, self._clock() - self._started_ms)
-            try:
-                take(piece)
-            except TaskCancelled:
-                raise
-            except LLMServerError as error:
-                raise _Interrupted(error) from error
-
-        return on_text
 
 
 def _is_timeout(answer: Completion | EngineFailure) -> bool:

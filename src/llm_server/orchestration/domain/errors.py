@@ -13,8 +13,10 @@ LLMServerError
 │   ├── DailyBudgetSpent  wait for the next UTC day
 │   └── DailyBudgetReserved  wait for the key's running calls to end
 ├── TaskNotFound          check the id
+├── ConversationNotFound  check the id
 ├── EngineNotFound        use one of the known names
 ├── StateConflict         read the task again: its state does not allow the call
+│   ├── ConversationBusy  wait for the last task of the conversation to end
 │   └── ApprovalConflict  read the plan again: it cannot be decided on as asked
 ├── IllegalTransition     a bug: a task was asked to leave a final state
 ├── NotClaimable          a worker: acknowledge the message, there is no work to do
@@ -64,6 +66,10 @@ ConflictCode = Literal[
     "task_changing",
     "sources_conflict",
     "idempotency_key_task_deleted",
+    "previous_task_open",
+    "previous_task_not_completed",
+    "conversation_busy",
+    "conversation_full",
 ]
 ApprovalCode = Literal["no_plan_awaiting_approval", "plan_changed", "plan_already_decided", "deadline_passed"]
 KeyConflictCode = Literal["key_revoked", "key_expired", "key_changing"]
@@ -190,6 +196,15 @@ class TaskNotFound(LLMServerError):
         super().__init__("No task has this id.")
 
 
+class ConversationNotFound(LLMServerError):
+    """The tenant has no conversation with this id."""
+
+    code: ClassVar = "conversation_not_found"
+
+    def __init__(self) -> None:
+        super().__init__("No conversation has this id.")
+
+
 class EngineNotFound(LLMServerError):
     """No engine with this name is configured."""
 
@@ -205,6 +220,13 @@ class StateConflict(LLMServerError):
     def __init__(self, message: str, *, code: ConflictCode | ApprovalCode) -> None:
         super().__init__(message)
         self.code = code
+
+
+class ConversationBusy(StateConflict):
+    """A task of the conversation is open, or another caller has just added one."""
+
+    def __init__(self) -> None:
+        super().__init__("A task of the conversation is not final; the next one follows it.", code="conversation_busy")
 
 
 class ApprovalConflict(StateConflict):

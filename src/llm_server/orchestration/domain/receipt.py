@@ -81,6 +81,7 @@ class Attempt(Struct, frozen=True, kw_only=True):
     first_text_ms: int | None = None
     number: int = 0
     end_number: int = 0
+    turns_dropped: int = 0
 
     @property
     def answered(self) -> bool:

@@ -31,6 +31,11 @@ class Retention(Struct, frozen=True, kw_only=True):
         """Return the time until which a text is kept at least, in Unix milliseconds; None means for ever."""
         return None if self.keep_ms is None else written_ms + SLACK_MS + self.keep_ms
 
+    def has_conversation_expired(self, updated_ms: int) -> bool:
+        """Return whether the record of a conversation, which got its last task at `updated_ms`, has expired."""
+        until_ms = self.of_text(updated_ms)
+        return until_ms is not None and until_ms <= self.clock()
+
     def of_task(self, task: Task) -> int | None:
         """Return when a final task expires, in Unix milliseconds; None means never."""
         return None if self.keep_ms is None or task.finished_ms is None else task.finished_ms + self.keep_ms

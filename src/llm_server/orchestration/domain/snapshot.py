@@ -9,9 +9,10 @@ from msgspec import Struct, field
 from msgspec.structs import replace
 
 from llm_server.orchestration.domain import triage as triages
+from llm_server.orchestration.domain.conversation import History
 from llm_server.orchestration.domain.engines.allowed import AllowedEngines
 from llm_server.orchestration.domain.engines.catalog import Sources
-from llm_server.orchestration.domain.engines.message import Image, Tool, ToolChoice
+from llm_server.orchestration.domain.engines.message import Message, Tool, ToolChoice
 from llm_server.orchestration.domain.output import TRIAGE, Output, OutputKey, OutputKind, Review
 from llm_server.orchestration.domain.receipt import MICROUSD_PER_USD, Attempt
 from llm_server.orchestration.domain.status import Status
@@ -50,7 +51,13 @@ class Request(Struct, frozen=True, kw_only=True):
     """The caller's request and the results of its analysis. It is stored once and never changes.
 
     `undecided` is what an engine may decide in a triage; () if the task is not to be triaged.
-    `output_schema` is the JSON schema of the result. `stream`: the text is kept and shown as it comes.
+    `stream`: the text is kept and shown as it comes.
+    `earlier` are the Completed tasks that the task is told as turns, oldest first; `turns_before` counts them and those
+    that were gone or too many when the task was accepted.
+    `messages` is what the caller sends in place of the prompt alone, such as a prompt with images, or messages before
+    and after it; () if it is the prompt alone. `prompt` is the text of the last user message among them, "" if there
+    is none. `instructions` is the caller's own text for the system prompt. `tools` are functions that the engine may
+    ask the caller to call. `output_schema` is the JSON schema that the result follows; None if it is any text.
     """
 
     prompt: str
@@ -62,13 +69,16 @@ class Request(Struct, frozen=True, kw_only=True):
     reasons: tuple[str, ...] = ()
     plan_approval: bool = False
     undecided: tuple[Undecided, ...] = ()
-    images: tuple[Image, ...] = ()
-    tools: tuple[Tool, ...] = ()
-    tool_choice: ToolChoice | None = None
-    output_schema: Mapping[str, Any] | None = None
     stream: bool = False
     previous_task_id: str | None = None
     conversation_id: str | None = None
+    earlier: tuple[str, ...] = ()
+    turns_before: int = 0
+    messages: tuple[Message, ...] = ()
+    instructions: str = ""
+    tools: tuple[Tool, ...] = ()
+    tool_choice: ToolChoice | None = None
+    output_schema: Mapping[str, Any] | None = None
 
 
 EXPIRED_REQUEST = Request(prompt="", confidence=0.0, reasons=("The request has expired.",))
@@ -76,11 +86,15 @@ EXPIRED_REQUEST = Request(prompt="", confidence=0.0, reasons=("The request has e
 
 
 class Snapshot(Struct, frozen=True, kw_only=True):
-    """A task with everything that the store holds about it, read at one time."""
+    """A task with everything that the store holds about it, read at one time.
+
+    `history` is empty as the store returns it; the worker that has claimed the task reads it.
+    """
 
     task: Task
     request: Request
     outputs: Mapping[OutputKey, Output] = field(default_factory=dict)
+    history: History = field(default_factory=History)
 
     @property
     def standing(self) -> dict[OutputKey, Output]:
@@ -140,6 +154,11 @@ class Snapshot(Struct, frozen=True, kw_only=True):
         if any(attempt.purpose == triages.PURPOSE for attempt in self.attempts):
             return replace(self.request, reasons=(*self.request.reasons, triages.LOST))
         return self.request
+
+    @property
+    def turns_dropped(self) -> int:
+        """The most earlier turns that a call of the task was not told."""
+        return max((attempt.turns_dropped for attempt in self.attempts), default=0)
 
     @property
     def result(self) -> str | None:

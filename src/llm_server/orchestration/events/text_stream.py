@@ -201,4 +201,5 @@ class TextStream:
                 if self._is_closed:
                     return
             while not self.flush() and not self._is_closed:
-                time.sleep(TRY_AGAIN_S)
+                with self._news:
+                    self._news.wait_for(lambda: self._is_closed, TRY_AGAIN_S)

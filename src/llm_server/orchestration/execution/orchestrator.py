@@ -18,6 +18,7 @@ from llm_server.orchestration.domain import plan as plans
 from llm_server.orchestration.domain.cancellation import Cancellation
 from llm_server.orchestration.domain.engines.call import AnswerSchema
 from llm_server.orchestration.domain.engines.catalog import Catalog
+from llm_server.orchestration.domain.engines.usage import CHARACTERS_PER_TOKEN
 from llm_server.orchestration.domain.errors import PromptRefused
 from llm_server.orchestration.domain.output import MAX_TEXTS_BYTES, PLAN, OutputKey
 from llm_server.orchestration.domain.plan import Plan, Step
@@ -73,6 +74,12 @@ class Orchestrator:
     def prepare(self) -> None:
         """Do what takes long the first time, so that `foresee` is fast. Calling this again has no further effect."""
         self._balancer.look_up_prices()
+
+    @cached_property
+    def max_history_chars(self) -> int:
+        """How many characters of earlier turns could fit into a call of some engine, at most."""
+        contexts = [self._catalog.context(engine) for engine in self._catalog.engines]
+        return CHARACTERS_PER_TOKEN * max(contexts, default=0)
 
     def foresee(self, snapshot: Snapshot, *, key_budget: KeyBudget | None = None) -> tuple[Attempt, ...]:
         """Return the calls with which `run` would begin to carry out a claimed task now, as they are if they are lost.
@@ -161,6 +168,7 @@ class Orchestrator:
             announce=announce,
             open_item=open_item,
             timed_out=tuple(snapshot.timed_out),
+            history=snapshot.history,
         )
 
     def _run_single_role(self, claim: Claim, earlier: tuple[Attempt, ...] = ()) -> Progress:
@@ -317,5 +325,10 @@ def _step_call(steps: ReviewedSteps, step: Step) -> RoleCall:
     call = steps.next_call(step)
     gate_request = None if call.schema else step.instruction
     return RoleCall(
-        role=call.role, prompt=call.prompt, purpose=call.purpose, schema=call.schema, gate_request=gate_request
+        role=call.role,
+        prompt=call.prompt,
+        purpose=call.purpose,
+        schema=call.schema,
+        gate_request=gate_request,
+        knows_history=call.schema is None,  # a verdict compares a result with its instruction, and nothing else
     )

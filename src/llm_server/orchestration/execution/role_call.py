@@ -6,13 +6,14 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from functools import partial
 
-from msgspec import Struct
+from msgspec import Struct, field
 from msgspec.structs import replace
 
 from llm_server.orchestration.dispatch.balancer import Balancer, Reply
 from llm_server.orchestration.dispatch.budget import Budget
 from llm_server.orchestration.dispatch.terms import Accept, Announce, CallTerms, OpenItem
 from llm_server.orchestration.domain.cancellation import Cancellation
+from llm_server.orchestration.domain.conversation import History
 from llm_server.orchestration.domain.engines.allowed import AllowedEngines
 from llm_server.orchestration.domain.engines.call import AnswerSchema, Completion, EngineCall, SmallVariant
 from llm_server.orchestration.domain.engines.catalog import Catalog, Role, Tier
@@ -32,7 +33,7 @@ class Claim(Struct, frozen=True, kw_only=True):
 
     `timed_out` are the calls of earlier claims that timed out.
     `announce` stores that a call is about to be made (see `CallTerms`). `open_item` begins the stream of a call's text;
-    None if the task does not stream.
+    None if the task does not stream. `history` are the earlier turns of the task's conversation.
     """
 
     task: Task
@@ -46,6 +47,7 @@ class Claim(Struct, frozen=True, kw_only=True):
     open_item: OpenItem | None = None
     left_bytes: int = MAX_TEXTS_BYTES
     timed_out: tuple[Attempt, ...] = ()
+    history: History = field(default_factory=History)
 
 
 class RoleCall(Struct, frozen=True, kw_only=True):
@@ -53,7 +55,8 @@ class RoleCall(Struct, frozen=True, kw_only=True):
 
     `gate_request` is the request that the answer gate checks the answer against; None skips the gate, because a
     structured answer is checked by the code that asked for it, and the caller's own schema by `CallTerms.accept`. The
-    task's `max_output_tokens` does not limit the calls with a schema of the server.
+    task's `max_output_tokens` does not limit the calls with a schema of the server. `knows_history`: the model is told
+    the earlier turns.
     """
 
     role: str | None
@@ -62,6 +65,7 @@ class RoleCall(Struct, frozen=True, kw_only=True):
     tier: Tier | None = None
     schema: AnswerSchema | None = None
     gate_request: str | None = None
+    knows_history: bool = True
 
 
 class RoleCaller:
@@ -110,13 +114,15 @@ class RoleCaller:
         schema = None if call.schema and call.schema.is_callers else call.schema
         callers_limit = claim.request.limits.max_output_tokens
         limit = partial(output_limit, self._catalog.defaults, role, schema, callers_limit)
+        history = claim.history if call.knows_history else History()
         engine_call = EngineCall(
             system=role.system_prompt if role else prompts.SYNTHESIS_SYSTEM,
-            messages=user(call.prompt),
+            messages=(*history.messages, *user(call.prompt)),
             max_output_tokens=limit(small=False),
             temperature=role.temperature if role else 0.2,
             answer_schema=call.schema,
             small=SmallVariant(system=_short_system(role), max_output_tokens=limit(small=True)),
+            turns_dropped=history.missing,
             cancellation=claim.cancellation,
         )
         terms = CallTerms(

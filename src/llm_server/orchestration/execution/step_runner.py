@@ -48,10 +48,10 @@ def run_steps(
                 done = wait(running, return_when=FIRST_COMPLETED).done
             for future in done:
                 step = running.pop(future)
-                at_work.remove(step.id)
                 if future.exception():
                     raised, stopped = future.exception(), True
-                    continue
+                    continue  # the step stays at work: its announced call may be billed, so no other one replaces it
+                at_work.remove(step.id)
                 reply = future.result()
                 stopped = stopped or reply.can_be_retried
                 yield step, reply

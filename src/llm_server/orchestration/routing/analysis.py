@@ -109,20 +109,8 @@ def own_roles(catalog: Catalog) -> OwnRoles:
 
 
 def complexity(signals: Signals, weights: Weights, scores: Scores) -> float:
-    """Return how much better a strong engine would answer, 0..1.
-
-    Exam questions and word problems have tables of their own; for all other prompts it is the trained gain.
-    """
-    logit = weights.expert(signals.text)
-    if logit is None:
-        logit = open_logit(weights, scores)
-    return round(logistic(logit), 4)
-
-
-def open_logit(weights: Weights, scores: Scores) -> float:
-    """Return the complexity of a prompt as a logit, by the gain that its form, concepts and words suggest."""
-    slope, bias = weights.complexity
-    return slope * scores.totals[-1] + bias
+    """Return how much better a strong engine would answer, 0..1."""
+    return round(logistic(weights.complexity_logit(signals.text, scores)), 4)
 
 
 def logistic(z: float) -> float:

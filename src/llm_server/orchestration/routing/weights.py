@@ -22,6 +22,9 @@ from llm_server.orchestration.routing.signals import Signals
 _PACKAGE = os.path.dirname(os.path.dirname(os.path.dirname(__file__)))  # os.path, because importing pathlib takes 4 ms
 FILE = os.path.join(_PACKAGE, "data", "analysis.bin")
 _SUMMANDS = 256  # so many bytes can be added in 16 bits
+_MAX_SCORE = 30.0
+MIN_SUM_SHARE = 0.25
+"""A question with numbers that is so likely a word problem is ranked by the table of word problems alone."""
 
 
 class Rows(Struct, frozen=True, kw_only=True):
@@ -86,7 +89,7 @@ class Expert(Struct, frozen=True, kw_only=True):
 
 
 class Scores(Struct, frozen=True, kw_only=True):
-    """The score of each output: the fields, and last the complexity; and what they were made from.
+    """The score of each output: the fields, the gain, and the kinds of closed questions; and what they were made from.
 
     `form` are the contributions of the figures of form by name, `concepts` the rows of the concepts that were found,
     `words` the contributions of all words together.
@@ -99,11 +102,13 @@ class Scores(Struct, frozen=True, kw_only=True):
 
 
 class Weights(Struct, frozen=True, kw_only=True):
-    """All trained weights. `form` maps each figure to a weight for each output: the fields, and last the complexity.
+    """All trained weights. `form` maps each figure to a weight for each output: fields, gain, kinds of questions.
 
     `confidence` are the weights of the logit of the best field's share, of its distance from the second, and a bias.
-    `complexity` are the slope and the bias that make a logit of the last output. `complexity_quantiles` are the
-    percentiles 0 to 100 of the complexity of natural prompts, ascending.
+    `complexity` are the slope and the bias that make a logit of the gain. `levels` are the complexity of each kind of
+    closed questions, as a logit; the last kind are word problems, which their table ranks around their level, or around
+    `sum_centre` if it is unlikely that they are any.
+    `complexity_quantiles` are the percentiles 0 to 100 of the complexity of natural prompts, ascending.
     """
 
     fields: Sequence[str]
@@ -115,6 +120,8 @@ class Weights(Struct, frozen=True, kw_only=True):
     steps: Mapping[str, float]
     experts: Mapping[str, Expert]
     complexity: tuple[float, float]
+    levels: tuple[float, ...]
+    sum_centre: float
     confidence: tuple[float, float, float]
     complexity_quantiles: tuple[float, ...]
 
@@ -124,7 +131,7 @@ class Weights(Struct, frozen=True, kw_only=True):
         return self.steps[""] + sum(self.steps[name] * figure for name, figure in figures.items() if name in self.steps)
 
     def scores(self, s: Signals, steps_logit: float) -> Scores:
-        """Return the score of each field and of the complexity, with what the parts of the prompt add."""
+        """Return the score of each output, with what the parts of the prompt add."""
         form = {
             name: [figure * weight for weight in self.form[name]]
             for name, figure in features.form(s, steps_logit).items()
@@ -146,12 +153,37 @@ class Weights(Struct, frozen=True, kw_only=True):
             found[name] = found.get(name, 0.0) + weight
         return found
 
-    def expert(self, text: str) -> float | None:
-        """Return the complexity, as a logit, of an exam question or a word problem; None for other prompts."""
-        kind = features.kind_of_question(text)
-        if kind is None or kind not in self.experts:
-            return None
-        return self.experts[kind].logit(text)
+    def open_logit(self, scores: Scores) -> float:
+        """Return the complexity as a logit, by the gain that form, concepts and words suggest."""
+        slope, bias = self.complexity
+        return slope * scores.totals[len(self.fields)] + bias
+
+    def complexity_logit(self, text: str, scores: Scores) -> float:
+        """Return how much better a strong engine would answer, as a logit.
+
+        Questions with lettered answers have a table of their own. Other closed questions have the level of their kind,
+        as far as the prompt is likely to be of that kind; word problems are ranked by a table around that level. All
+        other prompts have the gain.
+        """
+        question = features.kind_of_question(text)
+        if question == "exam" and "exam" in self.experts:
+            return self.experts["exam"].logit(text)
+        logit = self.open_logit(scores)
+        if not self.levels:
+            return logit
+        shares = self._kind_shares(scores)
+        if question == "sum":
+            around = self.experts["sum"].logit(text)
+            if shares[-1] >= MIN_SUM_SHARE:
+                return self.levels[-1] + around
+            logit = (logit + self.sum_centre + around) / 2
+        return (1 - math.fsum(shares)) * logit + math.fsum(map(mul, shares, self.levels))
+
+    def _kind_shares(self, scores: Scores) -> list[float]:
+        """Return how likely the prompt is of each kind of closed questions; what is left to 1 is for all others."""
+        odds = [math.exp(min(score, _MAX_SCORE)) for score in scores.totals[len(self.fields) + 1 :]]
+        total = 1 + math.fsum(odds)
+        return [odd / total for odd in odds]
 
 
 def parse(data: bytes) -> Weights:
@@ -187,6 +219,8 @@ def parse(data: bytes) -> Weights:
             for name, e in head["experts"].items()
         },
         complexity=tuple(head["complexity"]),
+        levels=tuple(head["levels"]),
+        sum_centre=head["sum_centre"],
         confidence=tuple(head["confidence"]),
         complexity_quantiles=tuple(head["complexity_quantiles"]),
     )

@@ -1,4 +1,4 @@
-"""Accepts a task: checks the prompt, decides how the task is done, stores it, and wakes a worker."""
+"""Accepts a task: checks it, stores it with the decision how it is done, and wakes a worker. Quotes a task."""
 
 from __future__ import annotations
 
@@ -7,34 +7,28 @@ from functools import cached_property, partial
 from typing import TYPE_CHECKING, Protocol
 
 from msgspec import Struct
-from msgspec.structs import replace
 
 from llm_server.orchestration.access import idempotency
 from llm_server.orchestration.access.idempotency import KEPT_MS
 from llm_server.orchestration.access.keyring import Keyring
+from llm_server.orchestration.conversations.follow_up import FollowStore, FollowUp
 from llm_server.orchestration.dispatch.balancer import Balancer
 from llm_server.orchestration.domain.api_key import Payer
-from llm_server.orchestration.domain.engines.allowed import AllowedEngines
-from llm_server.orchestration.domain.engines.catalog import Catalog, Sources
-from llm_server.orchestration.domain.errors import StateConflict, TaskNotFound
+from llm_server.orchestration.domain.engines.catalog import Catalog
+from llm_server.orchestration.domain.errors import ConversationBusy, StateConflict, TaskNotFound
 from llm_server.orchestration.domain.ports.clock import Clock
 from llm_server.orchestration.domain.ports.listing import TaskListing
-from llm_server.orchestration.domain.ports.tasks import IdempotencyBinding, IdempotencyStore, TaskStore
-from llm_server.orchestration.domain.quote import Quote
+from llm_server.orchestration.domain.ports.tasks import IdempotencyBinding, IdempotencyStore
 from llm_server.orchestration.domain.snapshot import Request
-from llm_server.orchestration.domain.status import Mode
 from llm_server.orchestration.domain.task import Task, TaskRef
-from llm_server.orchestration.domain.triage import TriageQuote, Undecided, undecided
-from llm_server.orchestration.routing import tiers
-from llm_server.orchestration.routing.analysis import Analysis, analyse, own_roles
-from llm_server.orchestration.routing.own_roles import OwnRoles
+from llm_server.orchestration.quotes.quote import Quote
 from llm_server.orchestration.tasks import engine_limits
+from llm_server.orchestration.tasks.decision import Analysed, Decision, Decisions
 from llm_server.orchestration.tasks.new_task import NewTask, normalise, validate
 from llm_server.orchestration.tasks.wakeups import WakeUps
 
 if TYPE_CHECKING:
-    from llm_server.orchestration.execution.triage import Triages
-    from llm_server.orchestration.tasks.quotes import Quotes
+    from llm_server.orchestration.quotes.quotes import Quotes
 
 
 class Accepted(Struct, frozen=True, kw_only=True):
@@ -45,20 +39,6 @@ class Accepted(Struct, frozen=True, kw_only=True):
     replayed: bool = False
 
 
-class Decision(Struct, frozen=True, kw_only=True):
-    """How a task would be done: the analysis, and the engine that would be asked first (None if none can be asked).
-
-    Only engines with one of the `sources` would be asked (None: any). If `triage` is not None, an engine would be asked
-    for mode, role and complexity before that.
-    """
-
-    analysis: Analysis
-    profile: str
-    engine: str | None
-    sources: Sources | None = None
-    triage: TriageQuote | None = None
-
-
 class Quoted(Struct, frozen=True, kw_only=True):
     """How a task would be done, and its quote."""
 
@@ -66,7 +46,7 @@ class Quoted(Struct, frozen=True, kw_only=True):
     quote: Quote
 
 
-class IntakeStore(TaskStore, IdempotencyStore, TaskListing, Protocol):
+class IntakeStore(FollowStore, IdempotencyStore, TaskListing, Protocol):
     """The part of the store that the intake uses."""
 
 
@@ -87,7 +67,7 @@ class Intake:
         prompt_max_chars: int,
     ) -> None:
         self._catalog = catalog
-        self._own_roles = own_roles(catalog)
+        self.decisions = Decisions(catalog=catalog, store=store, balancer=balancer, clock=clock)
         self._store = store
         self._keyring = keyring
         self._wakeups = wakeups
@@ -97,82 +77,43 @@ class Intake:
         self._sweep_ms = sweep_ms
         self._prompt_max_chars = prompt_max_chars
 
-    def decide(self, new: NewTask, *, payer: Payer | None = None) -> Decision:
-        """Decide mode, role and first engine, without storing or spending anything.
-
-        If the confidence is below the configured threshold, the profile's default role answers in Chat mode.
-        A mode or role that the caller chose is kept.
+    def quote(self, tenant: str, new: NewTask, *, payer: Payer | None = None) -> Quoted:
+        """Decide how a task would be done and quote it, without storing or spending anything.
 
         Raises:
             InvalidInput: the prompt is blank or too long, a name is unknown, or no engine can be used: as
-                `engine_limits.limited`.
+                `engine_limits.limited`; or as `follow_up.find`.
+            StateConflict: as `follow_up.find`.
         """
-        return self._decided(self._checked(new, payer))
-
-    def quote(self, tenant: str, new: NewTask, *, payer: Payer | None = None) -> Quoted:
-        """Decide how a task would be done and quote it, without storing or spending anything. Raises as `decide`."""
-        from llm_server.orchestration.tasks.quotes import Prospect
+        from llm_server.orchestration.quotes.quotes import Prospect
 
         new = self._checked(new, payer)
-        decision = self._decided(new)
-        analysed = decision.analysis, decision.profile
+        analysed = self.decisions.analyse(tenant, new)
+        decision = self.decisions.decide(new, analysed)
         task, request = self._states(tenant, new, "", payer, analysed)
         prospect = Prospect(task=task, request=request, engine=decision.engine, is_triaged=decision.triage is not None)
         return Quoted(decision=decision, quote=self.quotes.of_new(prospect))
 
     @cached_property
     def quotes(self) -> Quotes:
-        """Imported here for the same reason as the triage."""
-        from llm_server.orchestration.tasks.quotes import Quotes
+        """Imported here, because the API function needs it only for a dry run."""
+        from llm_server.orchestration.quotes.quotes import Quotes
 
         return Quotes(catalog=self._catalog, balancer=self._balancer, store=self._store)
-
-    def _decided(self, new: NewTask) -> Decision:
-        """Decide how a checked task would be done."""
-        analysis, profile = analyse_task(new, self._catalog, self._own_roles)
-        role, wanted = self._catalog.role(analysis.role), tiers.preferred_tier(analysis.complexity)
-        tier = tiers.tier_of(role, analysis.complexity, self._catalog.defaults, preferred=wanted)
-        sources = new.limits.sources
-        allowed = AllowedEngines(engine=new.engine, sources=sources)
-        engines, open_ = self._balancer.candidates(tier, allowed), self._undecided(new, analysis)
-        return Decision(
-            analysis=analysis,
-            profile=profile,
-            engine=engines[0] if engines else None,
-            sources=sources,
-            triage=self._triages.quote(allowed, new.limits, new.prompt, profile, open_) if open_ else None,
-        )
-
-    def typical_triage(self) -> tuple[TriageQuote | None, float]:
-        """Return what the triage of a typical prompt would cost, and the share of prompts that is triaged.
-
-        The quote is None if no task can be triaged now.
-        """
-        return self._triages.typical(), self._triages.share
-
-    @cached_property
-    def _triages(self) -> Triages:
-        """Imported here, because the API function needs it only for a dry run."""
-        from llm_server.orchestration.execution.triage import Triages
-
-        return Triages(catalog=self._catalog, balancer=self._balancer, clock=self._clock)
-
-    def _undecided(self, new: NewTask, analysis: Analysis) -> tuple[Undecided, ...]:
-        return undecided(
-            self._catalog, confidence=analysis.confidence, role=new.role, mode=new.mode, profile=new.profile
-        )
 
     def submit(self, tenant: str, new: NewTask, *, payer: Payer | None = None) -> Task:
         """Store a task, then wake a worker. Once this returns, the task is never lost.
 
         Raises:
-            InvalidInput: as `decide`.
+            InvalidInput, StateConflict: as `quote`.
             QuotaExceeded: the daily limit of the payer's key is spent or reserved, or it allows no more open tasks.
             StorageUnavailable: it is unknown whether the task was stored.
         """
         self._keyring.check_spending(payer)
-        task, request = self._prepared(tenant, self._checked(new, payer), self._new_id(), payer)
-        self._store_new(task, request, payer)
+        new = self._checked(new, payer)
+        analysed = self.decisions.analyse(tenant, new)
+        task, request = self._states(tenant, new, self._new_id(), payer, analysed)
+        self._store_new(task, request, payer, analysed.turns)
         return task
 
     def submit_once(
@@ -190,8 +131,8 @@ class Intake:
         checking the prompt or the payer's money.
 
         Raises:
-            InvalidInput: as `decide`, or the key is bound to a task with another body.
-            StateConflict: the key's task was deleted.
+            InvalidInput: as `quote`, or the key is bound to a task with another body.
+            StateConflict: as `quote`, or the key's task was deleted.
             QuotaExceeded: the daily limit of the payer's key is spent or reserved, or it allows no more open tasks.
             StorageUnavailable: it is unknown whether the task was stored.
         """
@@ -203,9 +144,15 @@ class Intake:
             return earlier
         checked = self._checked(new, payer)
         self._keyring.check_spending(payer)
-        task, request = self._prepared(tenant, checked, bound.task_id, payer)
-        if self._store_new(task, request, payer):
-            return Accepted(task=task)
+        try:
+            analysed = self.decisions.analyse(tenant, checked)
+            task, request = self._states(tenant, checked, bound.task_id, payer, analysed)
+            if self._store_new(task, request, payer, analysed.turns):
+                return Accepted(task=task)
+        except ConversationBusy:  # perhaps with this task, which another call has just stored
+            if stored_meanwhile := self._replayed(tenant, bound):
+                return stored_meanwhile
+            raise
         if stored_meanwhile := self._replayed(tenant, bound):
             return stored_meanwhile
         raise StateConflict("The task of this Idempotency-Key was deleted.", code="idempotency_key_task_deleted")
@@ -218,31 +165,32 @@ class Intake:
             return None
         return Accepted(task=found.task, result=found.result, replayed=True)
 
-    def _store_new(self, task: Task, request: Request, payer: Payer | None) -> bool:
+    def _store_new(self, task: Task, request: Request, payer: Payer | None, turns: FollowUp) -> bool:
         """Store a task and wake a worker. Returns False if an earlier call had stored it.
 
         A worker is woken in that case too, because the earlier call may have died before it did that.
         """
-        is_new = self._store.add(task, request, max_in_flight=payer.limits.tasks_in_flight if payer else None)
+        is_new = self._store.add(
+            task,
+            request,
+            max_in_flight=payer.limits.tasks_in_flight if payer else None,
+            conversation=turns.conversation and turns.conversation.with_task(task.task_id, now_ms=task.created_ms),
+        )
         self._wakeups.send(task.ref, task.priority)
         return is_new
 
-    def _prepared(self, tenant: str, new: NewTask, task_id: str, payer: Payer | None) -> tuple[Task, Request]:
-        """Return the state and the request to store for a new task."""
-        return self._states(tenant, new, task_id, payer, analyse_task(new, self._catalog, self._own_roles))
-
     def _states(
-        self, tenant: str, new: NewTask, task_id: str, payer: Payer | None, analysed: tuple[Analysis, str]
+        self, tenant: str, new: NewTask, task_id: str, payer: Payer | None, analysed: Analysed
     ) -> tuple[Task, Request]:
-        """Return the state and the request of a new task with this analysis and profile."""
-        analysis, profile = analysed
+        """Return the state and the request to store for a new task with this analysis."""
+        analysis, turns = analysed.analysis, analysed.turns
         now_ms = self._clock()
         task = Task(
             tenant=tenant,
             task_id=task_id,
             mode=analysis.mode,
             role=analysis.role,
-            profile=profile,
+            profile=analysed.profile,
             created_ms=now_ms,
             updated_ms=now_ms,
             due_ms=now_ms + self._sweep_ms,
@@ -261,14 +209,17 @@ class Intake:
             complexity=analysis.complexity,
             reasons=analysis.reasons,
             plan_approval=new.plan_approval,
-            undecided=self._undecided(new, analysis),
-            images=new.images,
+            undecided=analysed.undecided,
+            stream=new.stream,
+            previous_task_id=turns.previous_task_id,
+            conversation_id=new.conversation_id,
+            earlier=turns.earlier,
+            turns_before=turns.turns_before,
+            messages=new.messages,
+            instructions=new.instructions,
             tools=new.tools,
             tool_choice=new.tool_choice,
             output_schema=new.output_schema,
-            stream=new.stream,
-            previous_task_id=new.previous_task_id,
-            conversation_id=new.conversation_id,
         )
         return task, request
 
@@ -276,22 +227,3 @@ class Intake:
         """Return the task normalised, and limited to the engines that its caller's key allows. Raises InvalidInput."""
         new = validate(new, self._catalog, prompt_max_chars=self._prompt_max_chars)
         return engine_limits.limited(new, payer, self._balancer.fleet)
-
-
-def analyse_task(new: NewTask, catalog: Catalog, own: OwnRoles) -> tuple[Analysis, str]:
-    """Analyse a prompt. Returns the analysis and the profile of the task.
-
-    If the confidence is below the configured threshold, the profile's default role answers in Chat mode.
-    """
-    allowed = catalog.roles_of(new.profile) if new.profile else list(catalog.roles)
-    analysis = analyse(new.prompt, role=new.role, profile=new.profile, mode=new.mode, roles=allowed, own=own)
-    of_tier = tiers.reasons(analysis.complexity, catalog.defaults)
-    analysis = replace(analysis, reasons=(*analysis.reasons, *of_tier))
-    threshold = catalog.defaults.confidence_threshold
-    if analysis.confidence >= threshold or new.role:
-        return analysis, new.profile or catalog.profile_of(analysis.role)
-    profile = new.profile or catalog.defaults.profile
-    fallback = catalog.profile(profile).default_role
-    mode = new.mode or Mode.CHAT
-    reason = f"confidence {analysis.confidence:.2f} is below {threshold:g}: {fallback} answers in {mode} mode"
-    return replace(analysis, mode=mode, role=fallback, reasons=(*analysis.reasons, reason)), profile

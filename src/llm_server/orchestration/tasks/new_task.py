@@ -12,14 +12,17 @@ from msgspec.structs import replace
 
 from llm_server.orchestration.domain.engines.allowed import checked_sources, without_unset_sources
 from llm_server.orchestration.domain.engines.catalog import Catalog
-from llm_server.orchestration.domain.engines.message import Image, Tool, ToolChoice
+from llm_server.orchestration.domain.engines.message import Message, Tool, ToolChoice
 from llm_server.orchestration.domain.errors import InvalidInput
 from llm_server.orchestration.domain.snapshot import Limits
 from llm_server.orchestration.domain.status import Mode, Priority, known_spelling
 
 
 class NewTask(Struct, frozen=True, kw_only=True):
-    """The task that a caller asks for. If profile, role, mode or engine is None, the server chooses it."""
+    """The task that a caller asks for. If profile, role, mode or engine is None, the server chooses it.
+
+    `messages`, `instructions`, `tools`, `tool_choice`, `output_schema`: as in `Request`.
+    """
 
     prompt: str
     profile: str | None = None
@@ -30,13 +33,14 @@ class NewTask(Struct, frozen=True, kw_only=True):
     metadata: Mapping[str, str] = field(default_factory=dict)
     plan_approval: bool = False
     priority: Priority = Priority.INTERACTIVE
-    images: tuple[Image, ...] = ()
-    tools: tuple[Tool, ...] = ()
-    tool_choice: ToolChoice | None = None
-    output_schema: Mapping[str, Any] | None = None
     stream: bool = False
     previous_task_id: str | None = None
     conversation_id: str | None = None
+    messages: tuple[Message, ...] = ()
+    instructions: str = ""
+    tools: tuple[Tool, ...] = ()
+    tool_choice: ToolChoice | None = None
+    output_schema: Mapping[str, Any] | None = None
 
     def digest(self) -> str:
         """Return a hash of the fields. Leaving a field out gives the same hash as setting it to its default."""

@@ -7,9 +7,11 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager, nullcontext, suppress
 from functools import partial
+from typing import Protocol
 
 from msgspec.structs import replace
 
+from llm_server.orchestration.conversations import history
 from llm_server.orchestration.dispatch.fleet import Fleet
 from llm_server.orchestration.dispatch.key_budget import KeyBudget
 from llm_server.orchestration.dispatch.window import Window
@@ -17,6 +19,7 @@ from llm_server.orchestration.domain.cancellation import Cancellation
 from llm_server.orchestration.domain.errors import NotClaimable, StorageUnavailable, TaskLost, TaskNotFound, TaskWaiting
 from llm_server.orchestration.domain.output import PLAN, Output, OutputKey
 from llm_server.orchestration.domain.ports.clock import Clock
+from llm_server.orchestration.domain.ports.conversations import TurnStore
 from llm_server.orchestration.domain.ports.deltas import DeltaStore
 from llm_server.orchestration.domain.ports.keys import Ledger
 from llm_server.orchestration.domain.ports.tasks import TaskStore
@@ -42,6 +45,10 @@ SUSPECT_PAUSE_S = 5
 _log = logging.getLogger(__name__)
 
 
+class WorkStore(TaskStore, TurnStore, Protocol):
+    """The part of the store that the worker uses."""
+
+
 class Worker:
     """Carries out one claim for each wake-up.
 
@@ -51,7 +58,7 @@ class Worker:
     def __init__(
         self,
         *,
-        store: TaskStore,
+        store: WorkStore,
         ledger: Ledger,
         wakeups: WakeUps,
         orchestrator: Orchestrator,
@@ -191,6 +198,9 @@ class Worker:
             lost = lost and lost.at_rev(task.rev)
             outputs = snapshot.outputs if lost is None else {**snapshot.outputs, lost.key: lost}
             claimed = replace(snapshot, task=task, outputs=outputs)
+            if snapshot.request.turns_before:
+                told = history.read(self._store, snapshot, max_chars=self._orchestrator.max_history_chars)
+                claimed = replace(claimed, history=told)
             foreseen = self._orchestrator.foresee(claimed, key_budget=KeyBudget.of(self._ledger, task))
             claimed = replace(claimed, task=replace(task, pending=numbered_calls(foreseen, task.rev)))
             self._store.save(before, claimed.task, lost)

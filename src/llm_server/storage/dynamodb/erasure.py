@@ -1,7 +1,7 @@
 """Removes everything that is stored for a tenant.
 
-No index leads to a tenant's Idempotency-Keys, or to texts whose task is gone, so the whole table is read: half a read
-unit for 4 KB, doubled because the read is consistent.
+No index leads to a tenant's Idempotency-Keys and conversations, or to texts whose task is gone, so the whole table is
+read: half a read unit for 4 KB, doubled because the read is consistent.
 """
 
 from __future__ import annotations
@@ -21,7 +21,12 @@ from llm_server.storage.dynamodb.texts import Texts
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient
 
-_OF_TENANT = "begins_with(pk, :tasks) OR begins_with(pk, :bindings) OR pk = :spending"
+_OF_TENANT = (
+    "begins_with(pk, :tasks) OR begins_with(pk, :bindings) OR begins_with(pk, :conversations) OR pk = :spending"
+)
+
+_KINDS = {"IDEM": "idempotency_keys", "CONV": "conversations", "USE": "days_of_spending"}
+"""The field of `Erased` that counts an item, by the beginning of its partition key."""
 
 
 class Erasure:
@@ -56,17 +61,18 @@ class Erasure:
             ExpressionAttributeValues={
                 ":tasks": {"S": f"T#{tenant}#"},
                 ":bindings": {"S": f"IDEM#{tenant}#"},
+                ":conversations": {"S": f"CONV#{tenant}#"},
                 ":spending": {"S": f"USE#{tenant}"},
             },
             ConsistentRead=True,
         )
 
     def _erase_item(self, row: Mapping[str, Any]) -> Erased:
-        """Remove an Idempotency-Key, or the spending of a day."""
+        """Remove an Idempotency-Key, a conversation, or the spending of a day."""
         key = {"pk": row["pk"], "sk": row["sk"]}
         writing(partial(self._client.delete_item, TableName=self._table, Key=key))
-        is_binding = row["pk"]["S"].startswith("IDEM#")
-        return Erased(idempotency_keys=int(is_binding), days_of_spending=int(not is_binding))
+        kind = row["pk"]["S"].partition("#")[0]
+        return Erased(**{_KINDS[kind]: 1})
 
     def _erase_task(self, ref: TaskRef) -> Erased:
         """Remove a task that is not in use; or the texts that are left of one that is gone."""

@@ -53,7 +53,7 @@ def split(ref: TaskRef, sk: str, text: str, until_ms: int | None = None) -> tupl
 
 def joined(rows: Mapping[str, Mapping[str, Any]], sk: str) -> str:
     """Return the whole text of a record. `rows` are all rows of its partition by sort key."""
-    bodies = [rows[name]["body"] for name in (sk, *_parts(rows[sk]))]
+    bodies = [rows[name]["body"] for name in (sk, *parts(rows[sk]))]
     if "B" in bodies[0]:
         return zlib.decompressobj(zdict=FRAME).decompress(b"".join(body["B"] for body in bodies)).decode()
     return "".join(body["S"] for body in bodies)
@@ -61,14 +61,14 @@ def joined(rows: Mapping[str, Mapping[str, Any]], sk: str) -> str:
 
 def is_whole(rows: Mapping[str, Mapping[str, Any]], sk: str) -> bool:
     """Return whether a record and all its parts are present: DynamoDB removes expired items one by one."""
-    return sk in rows and all(name in rows for name in _parts(rows[sk]))
+    return sk in rows and all(name in rows for name in parts(rows[sk]))
 
 
 def is_part(sk: str) -> bool:
     return "~" in sk
 
 
-def _parts(row: Mapping[str, Any]) -> list[str]:
+def parts(row: Mapping[str, Any]) -> list[str]:
     """Return the sort keys of a record's parts, in order."""
     return [part["S"] for part in row.get("parts", {"L": []})["L"]]
 

@@ -28,9 +28,10 @@ from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
+from llm_server.orchestration.domain.conversation import Conversation, Turn
 from llm_server.orchestration.domain.counters import Counters
 from llm_server.orchestration.domain.engines.state import EngineRecords, EngineState, SwitchName
-from llm_server.orchestration.domain.errors import TaskLost, TaskNotFound, TooManyInFlight
+from llm_server.orchestration.domain.errors import ConversationBusy, TaskLost, TaskNotFound, TooManyInFlight
 from llm_server.orchestration.domain.output import Output
 from llm_server.orchestration.domain.ports.deltas import Delta, Pace
 from llm_server.orchestration.domain.ports.listing import EVERY_TASK, Page, TaskFilter
@@ -43,6 +44,7 @@ from llm_server.orchestration.domain.turns import OF_NO_TENANT, Line
 from llm_server.storage import records
 from llm_server.storage.dynamodb import idempotency, items, packing
 from llm_server.storage.dynamodb.calls import ConditionFailed, calling, tries, writing
+from llm_server.storage.dynamodb.conversations import Conversations
 from llm_server.storage.dynamodb.counters import CounterShards
 from llm_server.storage.dynamodb.deletions import Deletions
 from llm_server.storage.dynamodb.deltas import Deltas
@@ -80,6 +82,7 @@ class DynamoStore:
         self._open = OpenTasks(client, table, self._shown)
         self._texts = Texts(client, table, self._retention)
         self._deltas = Deltas(client, table, self._texts)
+        self._conversations = Conversations(client, table, self._retention, self._shown)
         self._deletions = Deletions(client, table, self._texts, self._retention.clock)
 
     def atomically(self, use_case: Callable[[], T], line: Line = OF_NO_TENANT) -> T:  # noqa: ARG002 - part of the port
@@ -93,9 +96,16 @@ class DynamoStore:
     def bound_idempotency_key(self, tenant: str, key: str, *, now_ms: int) -> IdempotencyBinding | None:
         return idempotency.bound(self._client, self._table, tenant, key, now_ms=now_ms)
 
-    def add(self, task: Task, request: Request, *, max_in_flight: int | None = None) -> bool:
-        if max_in_flight is not None:
-            return self._add_limited(task, request, max_in_flight)
+    def add(
+        self,
+        task: Task,
+        request: Request,
+        *,
+        max_in_flight: int | None = None,
+        conversation: Conversation | None = None,
+    ) -> bool:
+        if max_in_flight is not None or conversation is not None:
+            return self._add_on_condition(task, request, max_in_flight, conversation)
         with suppress(ConditionFailed):  # an earlier call has stored the request
             absent = "attribute_not_exists(pk)"
             self._texts.put(task.ref, "REQ", records.encode(request), task.created_ms, ConditionExpression=absent)
@@ -106,7 +116,9 @@ class DynamoStore:
             return False
         return True
 
-    def _add_limited(self, task: Task, request: Request, most: int) -> bool:
+    def _add_on_condition(
+        self, task: Task, request: Request, most: int | None, conversation: Conversation | None
+    ) -> bool:
         """Write state, request and counters in one transaction, so that a refused task leaves no prompt behind.
 
         The parts of a long request are in it too. If they were removed afterwards, a concurrent call with the same
@@ -118,11 +130,14 @@ class DynamoStore:
             self._put_state(task, "attribute_not_exists(pk)"),
             *({"Put": {"TableName": self._table, "Item": row}} for row in rows),
             *self._counts(None, task, max_in_flight=most),
+            *([self._conversations.advance(conversation)] if conversation else []),
         ]
         try:
             self._transact(writes)
         except ConditionFailed as error:
             if not self._is_known(task.ref):
+                if most is None or (conversation and not self._conversations.is_next(conversation)):
+                    raise ConversationBusy from error
                 raise TooManyInFlight(most) from error
             self.purge(task.ref)
             return False
@@ -203,6 +218,18 @@ class DynamoStore:
 
         erasure = Erasure(self._client, self._table, self._texts, self._deletions, self._retention.clock)
         return erasure.erase(tenant)
+
+    def add_conversation(self, conversation: Conversation) -> None:
+        self._conversations.add(conversation)
+
+    def conversation(self, tenant: str, conversation_id: str) -> Conversation:
+        return self._conversations.read(tenant, conversation_id)
+
+    def remove_conversation(self, conversation: Conversation) -> bool:
+        return self._conversations.remove(conversation)
+
+    def turns(self, refs: Sequence[TaskRef]) -> Iterator[Turn | None]:
+        return self._conversations.turns(refs)
 
     def retain(self, task: Task) -> None:
         self._texts.retain(task.ref, self._retention.clock())

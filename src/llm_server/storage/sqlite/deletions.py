@@ -9,7 +9,7 @@ import msgspec
 
 from llm_server.orchestration.domain.counters import day_of
 from llm_server.orchestration.domain.errors import TaskLost
-from llm_server.orchestration.domain.retention import DELETED_KEPT_MS, SPENDING_KEPT_MS, Retention
+from llm_server.orchestration.domain.retention import DELETED_KEPT_MS, SLACK_MS, SPENDING_KEPT_MS, Retention
 from llm_server.orchestration.domain.task import Task, TaskRef
 from llm_server.storage.sqlite import task_rows
 from llm_server.storage.sqlite.schema import FINISHED_MS
@@ -56,6 +56,8 @@ def prune(db: sqlite3.Connection, limit: int, retention: Retention) -> bool:
     now_ms, keep_ms = retention.clock(), retention.keep_ms
     if keep_ms is not None and _prune_tasks(db, now_ms - keep_ms, limit) == limit:
         return True
+    if keep_ms is not None and _prune_conversations(db, now_ms - SLACK_MS - keep_ms, limit) == limit:
+        return True
     if _prune_others(db, now_ms, limit) == limit:
         return True
     return _give_back(db)
@@ -66,6 +68,12 @@ def _prune_tasks(db: sqlite3.Connection, finished_ms: int, limit: int) -> int:
     rows = db.execute(EXPIRED, (finished_ms, limit)).fetchall()
     remove_tasks(db, rows)
     return len(rows)
+
+
+def _prune_conversations(db: sqlite3.Connection, updated_ms: int, limit: int) -> int:
+    """Remove conversations that got no task since `updated_ms`, and return how many were removed."""
+    expired = "SELECT rowid FROM conversations WHERE updated_ms <= ? LIMIT ?"
+    return db.execute(f"DELETE FROM conversations WHERE rowid IN ({expired})", (updated_ms, limit)).rowcount
 
 
 def remove_tasks(db: sqlite3.Connection, rows: Sequence[tuple[str, str, str, str, str]]) -> None:

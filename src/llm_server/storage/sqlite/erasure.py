@@ -57,6 +57,7 @@ def erase(database: Database, tenant: str, now_ms: int) -> Erased:
     erased += Erased(
         idempotency_keys=_erase_rows(file, "bindings", tenant),
         days_of_spending=_erase_rows(file, "spending", tenant),
+        conversations=_erase_rows(file, "conversations", tenant),
     )
     database.empty_log()
     return erased

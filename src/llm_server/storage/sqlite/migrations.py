@@ -61,8 +61,8 @@ MIGRATIONS = (
     ),
     Migration(
         version=5,
-        purpose="add a table for the text of streamed tasks",
-        apply=schema.add_deltas,
+        purpose="add the tables for the text of streamed tasks and for conversations",
+        apply=schema.add_deltas_and_conversations,
     ),
 )
 """In ascending order. The last one has the current version. A new file gets all of them."""

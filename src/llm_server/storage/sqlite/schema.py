@@ -82,13 +82,19 @@ def index_by_status(db: sqlite3.Connection) -> None:
     )
 
 
-def add_deltas(db: sqlite3.Connection) -> None:
-    """Add the table for the text of streamed tasks."""
+def add_deltas_and_conversations(db: sqlite3.Connection) -> None:
+    """Add the table for the text of streamed tasks, and that of conversations."""
     db.execute(
         """CREATE TABLE IF NOT EXISTS deltas (
         tenant TEXT NOT NULL, task_id TEXT NOT NULL, last INTEGER NOT NULL, body TEXT NOT NULL,
         PRIMARY KEY (tenant, task_id, last))"""
     )
+    db.execute(
+        """CREATE TABLE IF NOT EXISTS conversations (
+        tenant TEXT NOT NULL, conversation_id TEXT NOT NULL, rev INTEGER NOT NULL, updated_ms INTEGER NOT NULL,
+        body TEXT NOT NULL, PRIMARY KEY (tenant, conversation_id))"""
+    )
+    db.execute("CREATE INDEX IF NOT EXISTS conversations_updated ON conversations (updated_ms)")
 
 
 _NEXT_STATES = """SELECT tenant, task_id, body FROM tasks WHERE (tenant, task_id) > (?, ?)

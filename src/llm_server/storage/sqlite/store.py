@@ -6,8 +6,9 @@ import sqlite3
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 
+from llm_server.orchestration.domain.conversation import Conversation, Turn
 from llm_server.orchestration.domain.engines.state import EngineRecords, EngineState, SwitchName
-from llm_server.orchestration.domain.errors import TaskLost, TaskNotFound, TooManyInFlight
+from llm_server.orchestration.domain.errors import ConversationNotFound, TaskLost, TaskNotFound, TooManyInFlight
 from llm_server.orchestration.domain.output import Output
 from llm_server.orchestration.domain.ports.deltas import Delta, Pace
 from llm_server.orchestration.domain.ports.listing import EVERY_TASK, Page, TaskFilter
@@ -19,6 +20,7 @@ from llm_server.orchestration.domain.snapshot import Request, Snapshot
 from llm_server.orchestration.domain.task import Task, TaskRef
 from llm_server.orchestration.domain.turns import OF_NO_TENANT, Line
 from llm_server.storage.sqlite import (
+    conversations,
     counters,
     deletions,
     deltas,
@@ -60,10 +62,19 @@ class SqliteStore:
     def atomically(self, use_case: Callable[[], T], line: Line = OF_NO_TENANT) -> T:
         return self._database.write(lambda _: use_case(), line)
 
-    def add(self, task: Task, request: Request, *, max_in_flight: int | None = None) -> bool:
+    def add(
+        self,
+        task: Task,
+        request: Request,
+        *,
+        max_in_flight: int | None = None,
+        conversation: Conversation | None = None,
+    ) -> bool:
         def work(db: sqlite3.Connection) -> bool:
             if max_in_flight is not None and not task_rows.is_known(db, task.ref):
                 _check_in_flight(db, task, max_in_flight)
+            if conversation is not None and not task_rows.is_known(db, task.ref):
+                conversations.advance(db, conversation)
             if not task_rows.insert(db, task, request):
                 return False
             counters.count(db, None, task)
@@ -137,6 +148,25 @@ class SqliteStore:
 
     def erase(self, tenant: str) -> Erased:
         return erasure.erase(self._database, tenant, self._retention.clock())
+
+    def add_conversation(self, conversation: Conversation) -> None:
+        self._database.write(lambda db: conversations.add(db, conversation))
+
+    def conversation(self, tenant: str, conversation_id: str) -> Conversation:
+        with self._database.reading() as db:
+            found = conversations.read(db, tenant, conversation_id, self._retention)
+        if found is None:
+            raise ConversationNotFound
+        return found
+
+    def remove_conversation(self, conversation: Conversation) -> bool:
+        return self._database.write(lambda db: conversations.remove(db, conversation))
+
+    def turns(self, refs: Sequence[TaskRef]) -> Iterator[Turn | None]:
+        for ref in refs:
+            with self._database.reading() as db:
+                turn = conversations.turn(db, ref, self._retention)
+            yield turn
 
     def retain(self, task: Task) -> None:
         """Do nothing: texts stay until `prune` removes their task."""

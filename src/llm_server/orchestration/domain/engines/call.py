@@ -11,7 +11,10 @@ from msgspec.structs import replace
 from llm_server.orchestration.domain.cancellation import Cancellation
 from llm_server.orchestration.domain.engines.catalog import EngineSpec
 from llm_server.orchestration.domain.engines.message import Message, Tool, ToolCall, ToolChoice
-from llm_server.orchestration.domain.engines.usage import Usage
+from llm_server.orchestration.domain.engines.usage import Usage, estimate_tokens
+
+ESTIMATE_FACTOR = 4 / 3
+"""Estimated tokens are too few for code and for languages other than English, and a prompt too long is refused."""
 
 
 class AnswerSchema(Struct, frozen=True, kw_only=True):
@@ -43,6 +46,8 @@ class EngineCall(Struct, frozen=True, kw_only=True):
     `max_reasoning_tokens` is how many tokens the model may think in addition to `max_output_tokens`. It is 0 for
     engines whose output limit includes the reasoning.
 
+    All messages before the last one of the user are earlier turns; `turns_dropped` more of them are not told.
+
     The engine is chosen after the call was made, so a call carries its variant for small engines in `small`. An engine
     gets what `for_engine` returns.
     """
@@ -57,6 +62,7 @@ class EngineCall(Struct, frozen=True, kw_only=True):
     tools: tuple[Tool, ...] = ()
     tool_choice: ToolChoice | None = None
     on_text: Callable[[str], None] | None = None
+    turns_dropped: int = 0
     cancellation: Cancellation = field(default_factory=Cancellation)
 
     @property
@@ -76,6 +82,34 @@ class EngineCall(Struct, frozen=True, kw_only=True):
         if not spec.is_small:
             return replace(self, small=None)
         return replace(self, system=self.small.system, max_output_tokens=self.small.max_output_tokens, small=None)
+
+    def within(self, context: int) -> EngineCall:
+        """Return the call without the oldest turns that do not fit into a context of so many tokens, with the answer.
+
+        A turn goes whole: the user's message and all that follow it, up to the next one. Calling this again has no
+        further effect.
+        """
+        starts = [n for n, message in enumerate(self.messages) if message.role == "user"]
+        if len(starts) < 2:
+            return self
+        *turns, last = [
+            sum(_tokens(message.texts) for message in self.messages[start:end])
+            for start, end in zip(starts, [*starts[1:], len(self.messages)], strict=True)
+        ]
+        left = context - self.max_output_tokens - self.max_reasoning_tokens - _tokens(self.system) - last
+        kept = 0
+        for size in reversed(turns):
+            left -= size
+            if left < 0:
+                break
+            kept += 1
+        dropped = len(turns) - kept
+        messages = self.messages[starts[dropped] :] if dropped else self.messages
+        return replace(self, messages=messages, turns_dropped=self.turns_dropped + dropped)
+
+
+def _tokens(text: str) -> int:
+    return int(estimate_tokens(text) * ESTIMATE_FACTOR)
 
 
 class Completion(Struct, frozen=True, kw_only=True):

@@ -68,6 +68,10 @@ KeyReference = Annotated[
 ]
 
 
+CONTEXT_OF_FILE = 8_192
+"""The context of an engine of kind `llamacpp` whose model is the user's own file, in tokens."""
+
+
 class Defaults(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Settings that apply unless an engine or role has its own.
 
@@ -76,6 +80,9 @@ class Defaults(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
     `strong_share` is the share of tasks (0 to 1), the most complex ones, whose calls go to the strong tier. Without it,
     role and complexity decide. `answer_gate`: whether a strong engine is asked when a cheap one's answer has a fault.
+
+    `context` is how many tokens the prompt, the earlier turns of a conversation and the answer may have together, for
+    engines that have no `context`.
 
     `triage` says for which tasks a fast engine is asked for mode, role and complexity (ADR 47). With `auto` it is asked
     if the confidence is below `triage_threshold`, or below `confidence_threshold` if the former is not configured.
@@ -93,6 +100,7 @@ class Defaults(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     synthesis_tier: Tier
     answer_gate: bool
     strong_share: Annotated[float, msgspec.Meta(ge=0, le=1)] | None = None
+    context: Positive = 32_768
     triage: Triaging = "auto"
     triage_threshold: Annotated[float, msgspec.Meta(ge=0, le=1)] | None = None
 
@@ -157,7 +165,7 @@ class EngineSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     Calls to an engine whose `source` is `local` cost nothing. `max_tokens_field` and `send_temperature` are for servers
     that refuse the usual fields (OpenAI's reasoning models). The `model` of kind `llamacpp` is a GGUF file or a name
     from the catalogue's models, as is that of kind `demonstration`; `context` is how many tokens its prompt and answer
-    may have together.
+    may have together. For other kinds, it is what the earlier turns of a conversation have to fit into.
     `max_reasoning_tokens` is how many tokens the model may think beyond the output limit; it is for engines whose limit
     does not include the reasoning.
 
@@ -191,7 +199,7 @@ class EngineSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     stop: tuple[Annotated[str, msgspec.Meta(min_length=1)], ...] | None = None
     repeat_penalty: Annotated[float, msgspec.Meta(ge=1, le=2)] | None = None
     tools: bool = None  # type: ignore[assignment]  # set below; a configuration cannot say None
-    vision: bool = None  # type: ignore[assignment]
+    vision: bool = None  # type: ignore[assignment]  # `__post_init__` sets the default of the kind
     idle_timeout_s: Positive = IDLE_TIMEOUT_S
 
     def __post_init__(self) -> None:
@@ -315,6 +323,13 @@ class Catalog(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     def timeout_s(self, engine: str) -> int:
         """Return the time limit of one call to an engine, in seconds."""
         return self.engines[engine].timeout_s or self.defaults.timeout_s
+
+    def context(self, engine: str) -> int:
+        """Return how many tokens the messages and the answer of a call to an engine may have together."""
+        spec = self.engines[engine]
+        if spec.context or not spec.runs_in_process:
+            return spec.context or self.defaults.context
+        return self.models[spec.model].context if spec.model in self.models else CONTEXT_OF_FILE
 
     def max_reasoning_tokens(self, engine: str) -> int:
         """Return how many tokens an engine's model may think in addition to the output limit of a call."""

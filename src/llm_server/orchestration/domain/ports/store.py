@@ -7,6 +7,7 @@ from typing import Protocol
 
 from llm_server.orchestration.domain.counters import Counters
 from llm_server.orchestration.domain.engines.state import EngineRecords, EngineState, SwitchName
+from llm_server.orchestration.domain.ports.conversations import ConversationStore
 from llm_server.orchestration.domain.ports.deltas import DeltaStore
 from llm_server.orchestration.domain.ports.listing import TaskListing
 from llm_server.orchestration.domain.ports.tasks import IdempotencyStore, SweepIndex, TaskStore
@@ -68,6 +69,7 @@ class EngineStateStore(Protocol):
 class Store(
     TaskStore,
     DeltaStore,
+    ConversationStore,
     IdempotencyStore,
     SweepIndex,
     TaskListing,

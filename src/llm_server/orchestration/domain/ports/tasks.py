@@ -7,6 +7,7 @@ from typing import Protocol, TypeVar
 
 from msgspec import Struct
 
+from llm_server.orchestration.domain.conversation import Conversation
 from llm_server.orchestration.domain.output import Output
 from llm_server.orchestration.domain.snapshot import Request, Snapshot
 from llm_server.orchestration.domain.task import Task, TaskRef
@@ -45,12 +46,20 @@ class TaskStore(Protocol):
         """
         ...
 
-    def add(self, task: Task, request: Request, *, max_in_flight: int | None = None) -> bool:
-        """Store a new task with its request, and count it.
+    def add(
+        self,
+        task: Task,
+        request: Request,
+        *,
+        max_in_flight: int | None = None,
+        conversation: Conversation | None = None,
+    ) -> bool:
+        """Store a new task with its request, and count it. `conversation` replaces its previous record with that.
 
         Returns False, with nothing changed, if a task with this name is stored, or was deleted within the last 2 days.
 
         Raises:
+            ConversationBusy: the stored record is not the one before `conversation`; nothing was written.
             TooManyInFlight: the API key `task.counted_for` has `max_in_flight` open tasks; nothing was written.
         """
         ...

@@ -14,6 +14,7 @@ class Erased(Struct, frozen=True, kw_only=True):
     tasks: int = 0
     idempotency_keys: int = 0
     days_of_spending: int = 0
+    conversations: int = 0
     in_use: int = 0
 
     def __add__(self, other: Erased) -> Erased:
@@ -24,7 +25,9 @@ class TenantStore(Protocol):
     """Everything that is stored for a tenant, apart from its API keys."""
 
     def erase(self, tenant: str) -> Erased:
-        """Remove a tenant's final tasks with their texts, its Idempotency-Keys and its spending; the totals stay.
+        """Remove a tenant's final tasks with their texts, its conversations, its Idempotency-Keys and its spending.
+
+        The totals stay.
 
         Tasks that have expired, or that this version cannot read, are removed too, and texts whose task is gone. Open
         tasks and tasks that a worker has are left alone, with their texts. The names of the removed tasks stay for 2

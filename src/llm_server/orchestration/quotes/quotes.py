@@ -6,16 +6,16 @@ from msgspec import Struct
 
 from llm_server.orchestration.dispatch.balancer import Balancer
 from llm_server.orchestration.dispatch.budget import Budget
-from llm_server.orchestration.domain import quote
 from llm_server.orchestration.domain.cancellation import Cancellation
 from llm_server.orchestration.domain.engines.allowed import AllowedEngines
 from llm_server.orchestration.domain.engines.catalog import Catalog
 from llm_server.orchestration.domain.ports.listing import TaskFilter, TaskListing
-from llm_server.orchestration.domain.quote import Expected, Quote
 from llm_server.orchestration.domain.snapshot import Request, Snapshot
 from llm_server.orchestration.domain.status import Mode, Status
 from llm_server.orchestration.domain.task import NEVER_MS, Task
 from llm_server.orchestration.execution.role_call import Claim, RoleCaller, answer_call
+from llm_server.orchestration.quotes import quote
+from llm_server.orchestration.quotes.quote import Expected, Quote
 
 
 class Prospect(Struct, frozen=True, kw_only=True):
@@ -44,7 +44,7 @@ class Quotes:
         return Quote(
             ceiling_microusd=microusd,
             ceiling_reason=reason,
-            worst_case_microusd=None if new.is_triaged else self._worst_case(task, request, allowed),
+            worst_case_microusd=self._worst_case(new, allowed),
             expected=self._expected(task, new.engine),
         )
 
@@ -63,12 +63,13 @@ class Quotes:
         """Return whether a task may call local engines only, now and if other engines come back."""
         return {spec.source for spec in self._balancer.fleet.admitted(allowed).values()} == {"local"}
 
-    def _worst_case(self, task: Task, request: Request, allowed: AllowedEngines) -> int | None:
-        """Return what the calls of one claim reserve. It is unknown if a prompt may hold texts of other calls.
+    def _worst_case(self, new: Prospect, allowed: AllowedEngines) -> int | None:
+        """Return what the calls of one claim reserve; None if that is unknown.
 
-        So it is in Plan mode, and if a result that breaks the caller's schema may be repaired.
+        Calls of a plan have texts of other calls, and those of a task that follows others have texts of these.
         """
-        if task.mode is Mode.PLAN or request.output_schema is not None:
+        task, request = new.task, new.request
+        if new.is_triaged or task.mode is Mode.PLAN or request.turns_before:
             return None
         claim = Claim(
             task=task,
