@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from llm_server.orchestration.domain.errors import InvalidInput
 from llm_server.orchestration.domain.result_schema import accepted, validation
 from llm_server.orchestration.domain.result_schema.accepted import DIALECT, MAX_SCHEMA_BYTES, check
+from llm_server.orchestration.domain.result_schema.patterns import size_of
 
 NODE = {"type": "object", "properties": {"next": {"$ref": "#"}}, "additionalProperties": False}
 
@@ -186,3 +188,94 @@ def test_the_schemas_of_a_document_are_found_by_their_references() -> None:
     schema = {"$defs": {"a": {"$anchor": "here", "const": {"$defs": {"b": {}}}}}, "items": False}
 
     assert accepted.schemas_of(schema).keys() == {"#", "#/$defs/a", "#here", "#/items"}
+
+
+def several(number: int, pattern: str) -> dict[str, Any]:
+    """Return a schema with so many different patterns; `pattern` has a place for the number."""
+    return {"properties": {f"p{n}": {"pattern": pattern.replace("N", str(n))} for n in range(number)}}
+
+
+@pytest.mark.parametrize(
+    ("schema", "reason"),
+    [
+        (several(65, "N"), "it has 65 different patterns; at most 64 are accepted"),
+        ({"patternProperties": {f"{n}$": {} for n in range(400)}}, "it has 400 different patterns; at most 64"),
+        ({"pattern": "a{1000}", "items": {"pattern": "b"}}, "its patterns have 1001 characters and classes together"),
+        ({"items": {"pattern": "(?x) a{9}"}}, "a pattern at /items cannot be used"),
+        ({"pattern": r"\w{400}"}, "it is too large"),
+    ],
+)
+def test_the_patterns_of_a_schema_are_few_and_small(schema: dict[str, Any], reason: str) -> None:
+    """Their compilation takes time, first when the task is submitted."""
+    with pytest.raises(InvalidInput, match="The schema cannot be used") as caught:
+        check(schema)
+
+    assert caught.value.field == "output_schema"
+    assert reason in str(caught.value)
+
+
+def test_patterns_up_to_the_limits_are_accepted() -> None:
+    """A pattern that is used several times counts once."""
+    check(several(64, "aN{9}"))
+    check({"properties": {f"p{n}": {"pattern": "^[A-Za-z0-9_-]{990}$"} for n in range(300)}})
+
+
+@pytest.mark.parametrize(
+    ("pattern", "size"),
+    [
+        ("", 0),
+        ("abc", 3),
+        (r"^\d{4}-\d{2}$", 9),
+        (r"(ab){3}c", 7),
+        (r"((a{2}b){3}){4}", 36),
+        ("a{2}{3}", 6),
+        ("a{2,}b{0}c{0,3}", 6),
+        (r"[]a{9}]{2}[^]{5}]{2}[[:alpha:]{3}]{2}[\]{3}]", 7),
+        (r"\p{Greek}{3}\x{41}{2}\{9\}", 8),
+        (r"a|b*?|(?:c+){2}", 8),
+        ("a)b{2}(c", 5),
+    ],
+)
+def test_the_size_of_a_pattern_counts_what_is_repeated(pattern: str, size: int) -> None:
+    assert size_of(pattern) == size
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        several(300, r"\w{200}N"),
+        {"patternProperties": {rf"\w{{100}}{n}": {} for n in range(400)}, "additionalProperties": False},
+        {"allOf": [several(1, r"\w{200}N")] * 3 + [{"items": {"pattern": r"\w{300}"}}]},
+    ],
+)
+def test_no_schema_makes_its_own_check_endless(schema: dict[str, Any]) -> None:
+    """A request waits for it. Whether the schema is refused or not does not matter here."""
+    started_s = time.process_time()
+    with suppress(InvalidInput):
+        check(schema)
+
+    assert time.process_time() - started_s < 3
+
+
+@pytest.mark.parametrize(
+    ("schema", "value"),
+    [
+        (several(3, r"\w{200}N"), {f"p{n}": "a" * 100_000 for n in range(3)}),
+        ({"items": {"pattern": r"\w{200}-"}}, ["a" * 210] * 20_000),
+        (
+            {"patternProperties": {rf"\w{{12}}{n}": {} for n in range(64)}, "additionalProperties": False},
+            {f"{'a' * 20}{n}": 1 for n in range(20_000)},
+        ),
+        (
+            {"additionalProperties": {"patternProperties": {rf"\w{{12}}{n}": {} for n in range(64)}}},
+            {f"o{n}": {"a" * 20: 1} for n in range(20_000)},
+        ),
+    ],
+)
+def test_no_pattern_makes_a_check_endless(schema: dict[str, Any], value: Any) -> None:
+    """Each pattern is compiled once for a check, however often it is used."""
+    check(schema)
+    started_s = time.process_time()
+    validation.faults(schema, value)
+
+    assert time.process_time() - started_s < 10

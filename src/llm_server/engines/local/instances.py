@@ -9,8 +9,9 @@ from itertools import islice
 from typing import Any
 
 from llm_server.orchestration.domain.errors import PromptRefused
-from llm_server.orchestration.domain.result_schema import validation
 from llm_server.orchestration.domain.result_schema.accepted import schemas_of
+from llm_server.orchestration.domain.result_schema.patterns import Pattern
+from llm_server.orchestration.domain.result_schema.validation import Checker
 
 TEXT = "Example text: no LLM is configured."
 NO_EXAMPLE = "No example was found that follows output_schema. Only an LLM can answer this task; none is configured."
@@ -58,9 +59,10 @@ def instance(schema: _Schema) -> Any:
     Raises:
         PromptRefused: none was found.
     """
+    checker = Checker.of(schema)
     try:
         for value in islice(_Maker(schema).values(schema, 0), _MAX_TRIES):
-            if not validation.faults(schema, value):
+            if not checker.faults(value):
                 return value
     except (_GivenUp, RecursionError, ArithmeticError):
         pass
@@ -77,6 +79,7 @@ class _Maker:
     def __init__(self, root: _Schema) -> None:
         self._targets = schemas_of(root)
         self._steps = 0
+        self._patterns = dict[str, Pattern]()
 
     def values(self, schema: Any, level: int) -> Iterator[Any]:
         """Yield values for a schema, the most likely first."""
@@ -132,7 +135,7 @@ class _Maker:
             case "array":
                 yield from self._arrays(schema, level)
             case "string":
-                yield from _texts(schema)
+                yield from self._texts(schema)
             case "boolean":
                 yield from (False, True)
             case "null":
@@ -176,6 +179,26 @@ class _Maker:
         if len(items) == len(parts):
             yield items
 
+    def _texts(self, schema: _Schema) -> Iterator[str]:
+        least, most = int(schema.get("minLength", 0)), int(schema.get("maxLength", _MAX_LENGTH))
+        if least > _MAX_LENGTH:
+            return
+        pattern = schema.get("pattern")
+        samples = [_OF_FORMAT.get(str(schema.get("format")), TEXT), *_SAMPLES]
+        samples += [pattern.removeprefix("^").removesuffix("$")] if pattern else []
+        samples += [f"Example {number}" for number in range(1, 21)]
+        for sample in samples:
+            text = sample[:most]
+            text += (text[-1:] or ".") * (least - len(text))
+            if not pattern or self._matches(pattern, text):
+                yield text
+
+    def _matches(self, pattern: str, text: str) -> bool:
+        self._count()
+        if pattern not in self._patterns:
+            self._patterns[pattern] = Pattern(pattern)
+        return self._patterns[pattern].matches(text)
+
 
 def _rows(choices: list[list[Any]]) -> Iterator[list[Any]]:
     """Yield the first choices together, then each other choice beside the first ones of the rest."""
@@ -192,21 +215,6 @@ def _types(schema: _Schema) -> list[str]:
         return [kinds] if isinstance(kinds, str) else list(kinds)
     likely = [kind for kind, keywords in _TYPE_OF.items() if any(keyword in schema for keyword in keywords)]
     return [*likely, "string", "integer", "object", "array", "boolean", "null"]
-
-
-def _texts(schema: _Schema) -> Iterator[str]:
-    least, most = int(schema.get("minLength", 0)), int(schema.get("maxLength", _MAX_LENGTH))
-    if least > _MAX_LENGTH:
-        return
-    pattern = schema.get("pattern")
-    samples = [_OF_FORMAT.get(str(schema.get("format")), TEXT), *_SAMPLES]
-    samples += [pattern.removeprefix("^").removesuffix("$")] if pattern else []
-    samples += [f"Example {number}" for number in range(1, 21)]
-    for sample in samples:
-        text = sample[:most]
-        text += (text[-1:] or ".") * (least - len(text))
-        if not pattern or validation.matches(pattern, text):
-            yield text
 
 
 def _numbers(schema: _Schema, *, whole: bool) -> Iterator[int | float]:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -15,6 +15,11 @@ MAX_SCHEMA_BYTES = 32 * 1024
 MAX_SCHEMA_LEVELS = 8
 MAX_JSON_LEVELS = 64
 MAX_PATTERN_CHARS = 256
+MAX_PATTERNS = 64
+MAX_PATTERN_SIZE = 1_000
+"""Bounds the time to compile all patterns of a schema: 0.5 s in the worst case."""
+
+_Read = TypeVar("_Read")
 
 _ONE = ("items", "contains", "additionalProperties", "propertyNames", "not", "if", "then", "else", "contentSchema")
 _LISTS = ("prefixItems", "allOf", "anyOf", "oneOf")
@@ -52,6 +57,7 @@ def check(schema: Mapping[str, Any]) -> None:
     for pointer, part in found.items():
         if isinstance(part, Mapping):
             _check_part(pointer, part, targets)
+    _check_patterns(found)
     _check_loops(found, targets)
 
 
@@ -144,22 +150,51 @@ def _check_part(pointer: str, part: Mapping[str, Any], targets: Mapping[str, str
         raise _refused(f'the $ref at {where} must begin with "#": only schemas inside the document can be used.')
     if target is not None and target not in targets:
         raise _refused(f"the $ref at {where} leads to no schema in the document.")
-    for pattern in [part["pattern"]] if "pattern" in part else []:
-        _check_pattern(where, pattern)
-    for pattern in part.get("patternProperties", ()):
-        _check_pattern(where, pattern)
 
 
-def _check_pattern(where: str, pattern: str) -> None:
-    from llm_server.orchestration.domain.result_schema import validation
+def _check_patterns(found: Mapping[str, Any]) -> None:
+    """Check each different pattern once. The bounds come first, because compiling takes time."""
+    patterns = {pattern: pointer or "its root" for pointer, part in found.items() for pattern in _patterns(part)}
+    if not patterns:
+        return
+    # Imported here because most schemas have no pattern.
+    from llm_server.orchestration.domain.result_schema.patterns import Pattern, size_of
 
-    if len(pattern) > MAX_PATTERN_CHARS:
-        raise _refused(f"a pattern at {where} has {len(pattern)} characters; at most {MAX_PATTERN_CHARS} are accepted.")
-    if not validation.is_pattern(pattern):
+    if len(patterns) > MAX_PATTERNS:
+        raise _refused(f"it has {len(patterns)} different patterns; at most {MAX_PATTERNS} are accepted.")
+    for pattern, where in patterns.items():
+        if len(pattern) > MAX_PATTERN_CHARS:
+            raise _refused(
+                f"a pattern at {where} has {len(pattern)} characters; at most {MAX_PATTERN_CHARS} are accepted."
+            )
+    size = sum(_usable(where, size_of, pattern) for pattern, where in patterns.items())
+    if size > MAX_PATTERN_SIZE:
         raise _refused(
-            f"a pattern at {where} cannot be used: it is not a regular expression, or it has a look-around or a "
-            "back-reference."
+            f"its patterns have {size} characters and classes together, with each counted repetition such as {{9}} "
+            f"written out; at most {MAX_PATTERN_SIZE} are accepted."
         )
+    for pattern, where in patterns.items():
+        _usable(where, Pattern, pattern)
+
+
+def _usable(where: str, read: Callable[[str], _Read], pattern: str) -> _Read:
+    from llm_server.orchestration.domain.result_schema.patterns import PatternInvalid
+
+    try:
+        return read(pattern)
+    except PatternInvalid:
+        raise _refused(
+            f"a pattern at {where} cannot be used: it is not a regular expression, it is too large, or it has a "
+            "look-around, a back-reference or the flag x."
+        ) from None
+
+
+def _patterns(part: Any) -> Iterator[str]:
+    """Yield the patterns directly in a valid schema."""
+    if isinstance(part, Mapping):
+        if "pattern" in part:
+            yield part["pattern"]
+        yield from part.get("patternProperties", ())
 
 
 def _check_loops(found: Mapping[str, Any], targets: Mapping[str, str]) -> None:

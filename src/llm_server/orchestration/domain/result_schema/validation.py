@@ -8,17 +8,18 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Mapping
 from fractions import Fraction
-from functools import lru_cache
 from typing import Any
 
 from jsonschema import Draft202012Validator
 from jsonschema.exceptions import ValidationError
 from jsonschema.validators import extend
-from pydantic_core import SchemaError, SchemaValidator, core_schema
-from pydantic_core import ValidationError as NoMatch
+
+from llm_server.orchestration.domain.result_schema.patterns import Pattern
 
 MAX_STEPS = 200_000
-"""How many keywords may be applied to check one value; a schema can ask for a number that grows exponentially."""
+"""How many keywords may be applied by one checker; a schema can ask for a number that grows exponentially."""
+_STEP_OF_MATCHING = 500
+"""Matching costs a step for so many characters of text, multiplied by the size of the pattern."""
 MAX_FAULTS = 5
 _MAX_FAULT_CHARS = 200
 _MAX_POINTER_CHARS = 100
@@ -35,41 +36,97 @@ class _TooManySteps(Exception):
     """The check was given up."""
 
 
-def faults(schema: Mapping[str, Any], value: Any) -> list[str]:
-    """Return what in a value breaks an accepted schema: at most five, each as JSON pointer and rule.
+class Checker:
+    """Checks values against one valid schema. Each of its patterns is compiled once."""
 
-    They do not contain values of the answer.
-    """
-    root = {key: part for key, part in schema.items() if key not in ("$id", "$schema")}
-    return _found(_bounded(root), value)
+    def __init__(self, schema: Mapping[str, Any]) -> None:
+        self._left = MAX_STEPS
+        self._patterns = dict[str, Pattern]()
+        rules: dict[str, _Rule] = {
+            **Draft202012Validator.VALIDATORS,
+            "pattern": self._pattern,
+            "properties": _properties,
+            "patternProperties": self._pattern_properties,
+            "additionalProperties": self._additional_properties,
+            "multipleOf": _multiple_of,
+            "uniqueItems": _unique_items,
+        }
+        counted = {keyword: self._counted(keyword, rule) for keyword, rule in rules.items()}
+        self._validator: Any = extend(Draft202012Validator, counted)(schema)
+
+    @classmethod
+    def of(cls, schema: Mapping[str, Any]) -> Checker:
+        """Return the checker of a caller's schema, in which each `$ref` stays inside the document."""
+        return cls({key: part for key, part in schema.items() if key not in ("$id", "$schema")})
+
+    def faults(self, value: Any) -> list[str]:
+        """Return what in a value breaks the schema: at most five faults, each as JSON pointer and rule.
+
+        They do not contain values of the answer. All checks of one checker take at most `MAX_STEPS` together.
+        """
+        found = list[str]()
+        try:
+            for error in self._validator.iter_errors(value):
+                found.append(_described(error))
+                if len(found) == MAX_FAULTS:
+                    break
+        except _TooManySteps:
+            return [*found, f"at the root: cannot be checked in {MAX_STEPS} steps"][-MAX_FAULTS:]
+        except RecursionError:
+            return [*found, "at the root: nested too deeply to be checked"][-MAX_FAULTS:]
+        return found
+
+    def _spend(self, steps: int) -> None:
+        self._left -= steps
+        if self._left < 0:
+            raise _TooManySteps
+
+    def _counted(self, keyword: str, rule: _Rule) -> _Rule:
+        def apply(validator: Any, wanted: Any, value: Any, part: Any) -> Iterator[ValidationError] | None:
+            self._spend(_weight(keyword, wanted, value))
+            return rule(validator, wanted, value, part)
+
+        return apply
+
+    def _matches(self, pattern: str, text: str) -> bool:
+        """Return whether a pattern matches anywhere in a text (the library's own rules use `re`)."""
+        compiled = self._patterns.get(pattern)
+        if compiled is None:
+            compiled = self._patterns[pattern] = Pattern(pattern)
+        self._spend(1 + compiled.size * len(text) // _STEP_OF_MATCHING)
+        return compiled.matches(text)
+
+    def _pattern(self, validator: Any, pattern: str, value: Any, _: Any) -> Iterator[ValidationError]:
+        if validator.is_type(value, "string") and not self._matches(pattern, value):
+            yield ValidationError("")
+
+    def _pattern_properties(self, validator: Any, patterns: Any, value: Any, _: Any) -> Iterator[ValidationError]:
+        if validator.is_type(value, "object"):
+            for pattern, part in patterns.items():
+                for name, field in value.items():
+                    if self._matches(pattern, name):
+                        yield from validator.descend(field, part, path=name, schema_path=pattern)
+
+    def _additional_properties(self, validator: Any, part: Any, value: Any, schema: Any) -> Iterator[ValidationError]:
+        if not validator.is_type(value, "object"):
+            return
+        known, patterns = schema.get("properties", {}), schema.get("patternProperties", {})
+        for name, field in value.items():
+            if name not in known and not any(self._matches(pattern, name) for pattern in patterns):
+                if part is False:
+                    yield ValidationError("")
+                    return
+                yield from validator.descend(field, part, path=name)
+
+
+def faults(schema: Mapping[str, Any], value: Any) -> list[str]:
+    """Return what in one value breaks an accepted schema, as `Checker.faults`."""
+    return Checker.of(schema).faults(value)
 
 
 def faults_of_schema(schema: Mapping[str, Any]) -> list[str]:
-    """Return what makes a schema invalid."""
-    return _found(_bounded(Draft202012Validator.META_SCHEMA), schema)
-
-
-def is_pattern(pattern: str) -> bool:
-    """Return whether a regular expression can be used. Matching takes linear time, so some features are missing."""
-    try:
-        _matcher(pattern)
-    except SchemaError:
-        return False
-    return True
-
-
-def _found(validator: Any, value: Any) -> list[str]:
-    found = list[str]()
-    try:
-        for error in validator.iter_errors(value):
-            found.append(_described(error))
-            if len(found) == MAX_FAULTS:
-                break
-    except _TooManySteps:
-        return [*found, f"at the root: cannot be checked in {MAX_STEPS} steps"][-MAX_FAULTS:]
-    except RecursionError:
-        return [*found, "at the root: nested too deeply to be checked"][-MAX_FAULTS:]
-    return found
+    """Return what makes a schema invalid, as `Checker.faults`."""
+    return Checker(Draft202012Validator.META_SCHEMA).faults(schema)
 
 
 def _described(error: ValidationError) -> str:
@@ -84,52 +141,12 @@ def _described(error: ValidationError) -> str:
     return f"{where}: {rule}"[:_MAX_FAULT_CHARS]
 
 
-def _bounded(schema: Any) -> Any:
-    """Return a validator of the schema that stops after `MAX_STEPS`."""
-    left = MAX_STEPS
-
-    def counted(keyword: str, rule: _Rule) -> _Rule:
-        def apply(validator: Any, wanted: Any, value: Any, part: Any) -> Iterator[ValidationError] | None:
-            nonlocal left
-            left -= _weight(keyword, wanted, value)
-            if left < 0:
-                raise _TooManySteps
-            return rule(validator, wanted, value, part)
-
-        return apply
-
-    rules = {**Draft202012Validator.VALIDATORS, **_OWN_RULES}
-    bounded = extend(Draft202012Validator, {keyword: counted(keyword, rule) for keyword, rule in rules.items()})
-    return bounded(schema)
-
-
 def _weight(keyword: str, wanted: Any, value: Any) -> int:
     """Return how many steps the library takes for a keyword itself, about."""
     own = len(wanted) if isinstance(wanted, list | tuple | Mapping) else 0
-    if keyword == "patternProperties" and isinstance(value, Mapping):
-        return 1 + own * len(value)
     if keyword in _LIST_OF_ITEMS and isinstance(value, list | tuple | Mapping):
         return 1 + own + len(value)
     return 1 + own + (len(value) // 100 if isinstance(value, str) else 0)
-
-
-@lru_cache(maxsize=256)
-def _matcher(pattern: str) -> SchemaValidator:
-    return SchemaValidator(core_schema.str_schema(pattern=pattern, regex_engine="rust-regex"))
-
-
-def matches(pattern: str, text: str) -> bool:
-    """Return whether a pattern matches anywhere in a text, in linear time (the library's own rule uses `re`)."""
-    try:
-        _matcher(pattern).validate_python(text, strict=True)
-    except NoMatch:
-        return False
-    return True
-
-
-def _pattern(validator: Any, pattern: str, value: Any, _: Any) -> Iterator[ValidationError]:
-    if validator.is_type(value, "string") and not matches(pattern, value):
-        yield ValidationError("")
 
 
 def _properties(validator: Any, fields: Any, value: Any, _: Any) -> Iterator[ValidationError]:
@@ -140,26 +157,6 @@ def _properties(validator: Any, fields: Any, value: Any, _: Any) -> Iterator[Val
                 yield ValidationError("", validator=_NO_VALUE, path=[name])
             elif name in value:
                 yield from validator.descend(value[name], part, path=name, schema_path=name)
-
-
-def _pattern_properties(validator: Any, patterns: Any, value: Any, _: Any) -> Iterator[ValidationError]:
-    if validator.is_type(value, "object"):
-        for pattern, part in patterns.items():
-            for name, field in value.items():
-                if matches(pattern, name):
-                    yield from validator.descend(field, part, path=name, schema_path=pattern)
-
-
-def _additional_properties(validator: Any, part: Any, value: Any, schema: Any) -> Iterator[ValidationError]:
-    if not validator.is_type(value, "object"):
-        return
-    known, patterns = schema.get("properties", {}), schema.get("patternProperties", {})
-    for name, field in value.items():
-        if name not in known and not any(matches(pattern, name) for pattern in patterns):
-            if part is False:
-                yield ValidationError("")
-                return
-            yield from validator.descend(field, part, path=name)
 
 
 def _multiple_of(validator: Any, step: Any, value: Any, _: Any) -> Iterator[ValidationError]:
@@ -184,13 +181,3 @@ def _with_whole_numbers(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {name: _with_whole_numbers(field) for name, field in value.items()}
     return [_with_whole_numbers(item) for item in value] if isinstance(value, list | tuple) else value
-
-
-_OWN_RULES: dict[str, _Rule] = {
-    "pattern": _pattern,
-    "properties": _properties,
-    "patternProperties": _pattern_properties,
-    "additionalProperties": _additional_properties,
-    "multipleOf": _multiple_of,
-    "uniqueItems": _unique_items,
-}
