@@ -131,6 +131,7 @@ def assemble(
         keyring=keyring,
         key_creation=KeyCreation(keyring=keyring, store=store, clock=clock),
         fleet=balancer.fleet,
+        structured_output=balancer.calls.structured_output,
         intake=Intake(
             catalog=catalog,
             store=store,

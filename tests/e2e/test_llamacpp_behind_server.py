@@ -25,7 +25,7 @@ source = "local"
 model = "{model}"
 base_url = "{planning_url}"
 api_key = "env:GOOD_KEY"
-json_schema = false
+structured_output = "none"
 
 [engines.{kind}-locked-out]
 kind = "{kind}"

@@ -78,7 +78,7 @@ def test_a_model_constrained_by_the_schema_writes_a_valid_plan(llamacpp_server: 
 
 
 def test_the_messages_api_of_llama_cpp_accepts_the_schema_and_ignores_it(llamacpp_server: LlamaServer) -> None:
-    """It reports no error, so such an engine must be configured with `json_schema = false` (docs/engines.md)."""
+    """It reports no error, so such an engine must be configured with `structured_output = "none"` (docs/engines.md)."""
     held_to = AnswerSchema(name="plan", schema=plan_schema(ROLES))
     call = replace(CALL, max_output_tokens=400, answer_schema=held_to)
     completion = engine("anthropic", llamacpp_server).complete(call, timeout_s=20)
@@ -91,7 +91,7 @@ def test_a_schema_in_the_prompt_gives_a_plan_with_both_apis(wire: str, planning_
     """This server constrains its answers itself, so the request needs no schema field."""
     held_to = AnswerSchema(name="plan", schema=plan_schema(ROLES))
     call = replace(CALL, max_output_tokens=400, answer_schema=held_to)
-    completion = engine(wire, planning_server, json_schema=False).complete(call, timeout_s=20)
+    completion = engine(wire, planning_server, structured_output="none").complete(call, timeout_s=20)
 
     assert [step.depends_on for step in plan_proposal.parse(completion.text, ROLES).steps] == [(), ("s1",)]
     assert completion.usage.tokens_in > len(json.dumps(held_to.schema, separators=(",", ":")))  # a token is a byte

@@ -6,7 +6,7 @@ import json
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 
-from faults.engine import answer_to
+from faults.engine import answer_to, result_to
 from faults.substrates import every_task
 from faults.world import World
 from llm_server.orchestration.domain.counters import Counters
@@ -59,7 +59,8 @@ def _of_task(world: World, snapshot: Snapshot, may_fail: Callable[[str], bool]) 
         yield "was cancelled without a caller's cancel"
     if task.status is Status.CANCELLED:
         yield from _unpaid(snapshot)
-    if task.status is Status.COMPLETED and snapshot.result not in {answer_to(c.system, c.prompt) for c in asked}:
+    answer = answer_to if snapshot.request.output_schema is None else result_to
+    if task.status is Status.COMPLETED and snapshot.result not in {answer(c.system, c.prompt) for c in asked}:
         yield "has a result that is not its own"
     claims = task.fence + world.undone[task.ref]
     most = max(Counter(map(repr, asked)).values(), default=0)

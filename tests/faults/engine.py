@@ -26,6 +26,11 @@ def answer_to(system: str, prompt: str) -> str:
     return " ".join([answer] * 1_500) if prompt.startswith(LONG) else answer
 
 
+def result_to(system: str, prompt: str) -> str:
+    """Return the answer that follows a caller's schema."""
+    return json.dumps({"answer": answer_to(system, prompt)})
+
+
 def the_plan(of_steps: Mapping[str, str] = STEPS) -> str:
     steps = [
         {
@@ -51,6 +56,8 @@ class HashEngine:
         """Its answer to the question of a triage."""
         self.bad_plans = 0
         """How many of the next plans are not usable."""
+        self.bad_results = 0
+        """How many of the next results do not follow the caller's schema."""
         self.fails = 0
         """How many of the next calls fail."""
         self.seen = 0
@@ -77,11 +84,20 @@ class HashEngine:
             return answer_to(call.system, call.prompt)
         if call.answer_schema.name == "triage":
             return json.dumps(self.triage)
+        if call.answer_schema.name == "answer":
+            return self._result(call)
         if call.answer_schema.name == "plan":
             return the_plan(self._next_steps())
         repaired = any(answer_to(fix.system, fix.prompt) in call.prompt for fix in self._fixes())
         verdict = {"verdict": "pass", "findings": []} if repaired else {"verdict": "fail", "findings": ["Too short."]}
         return json.dumps(verdict)
+
+    def _result(self, call: EngineCall) -> str:
+        with self._lock:
+            if not self.bad_results:
+                return result_to(call.system, call.prompt)
+            self.bad_results -= 1
+            return answer_to(call.system, call.prompt)
 
     def _next_steps(self) -> Mapping[str, str]:
         """Return the steps of the next plan; without steps, it is not usable."""

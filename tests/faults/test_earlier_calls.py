@@ -8,7 +8,7 @@ from msgspec.structs import replace
 from faults.conftest import Worlds
 from faults.kinds import Kind
 from faults.ledger import Ledger
-from faults.strikes import IN_TIME_S, Faults, strike
+from faults.strikes import IN_TIME_S, SINGLE, Faults, strike
 from faults.test_receipts import attempts_of, cancel, killed_in_a_call
 from faults.world import World
 from llm_server.orchestration.domain.output import Output, OutputKey
@@ -29,6 +29,17 @@ def answer_after_two_bad_plans(world: World, faults: Faults) -> None:
     proposed(world, faults, bad_plans=ALWAYS)
 
 
+def result_repaired(world: World, faults: Faults) -> None:
+    """The first result does not follow the caller's schema; the repaired one does."""
+    world.engine.bad_results = 1
+    schema = {"type": "object", "required": ["answer"]}
+    world.post("Say hello.", world.process("post", faults.get("post")), mode="Chat", output_schema=schema)
+    world.deliver(world.process("worker", faults.get("worker")))
+    world.settle(within_s=IN_TIME_S)
+    if not faults and [a.fault is not None for a in attempts_of(world)] != [True, False]:
+        world.noted.append("nothing failed, and the result was not repaired once")
+
+
 def proposed(world: World, faults: Faults, bad_plans: int) -> None:
     world.engine.steps, world.engine.bad_plans = {"one": "", "last": "one"}, bad_plans
     world.post("Build it.", mode="Plan", profile="Developer")
@@ -42,6 +53,31 @@ def proposed(world: World, faults: Faults, bad_plans: int) -> None:
 @pytest.mark.parametrize("kind", KILLED)
 def test_a_repair_of_a_plan_loses_no_call(worlds: Worlds, kind: Kind, ledger: Ledger) -> None:
     strike(worlds, plan_repaired, kind, ledger, struck=("worker",))
+
+
+@pytest.mark.parametrize("kind", SINGLE)
+def test_a_repair_of_a_result_loses_no_call(worlds: Worlds, kind: Kind, ledger: Ledger) -> None:
+    """The next worker begins anew, because a result that does not follow the schema is not stored."""
+    strike(worlds, result_repaired, kind, ledger, struck=("worker",), wasted=2)
+
+
+def test_a_worker_that_dies_between_a_result_and_its_repair_leaves_both_calls(worlds: Worlds) -> None:
+    """The save that announces the repair stores the first call with its real cost, and why it was not enough."""
+    world = worlds()
+    result_repaired(world, {})
+    usual = [attempt.cost_microusd for attempt in attempts_of(world)]
+    world = worlds()
+    world.engine.bad_results = 1
+    world.post("Say hello.", mode="Chat", output_schema={"type": "object", "required": ["answer"]})
+    world.deliver(world.process("worker", {2: Kind.KILLED_BEFORE}, of="engine."))
+    world.settle(within_s=IN_TIME_S)
+    first, lost, again = attempts_of(world)
+
+    assert first.fault == "schema: the answer is not valid JSON"
+    assert (first.cost_microusd, first.withheld_microusd) == (usual[0], 0)
+    assert (lost.failure, lost.cost_microusd) == ("lost", 0)
+    assert lost.withheld_microusd > 0
+    assert (again.fault, again.failure) == (None, None)
 
 
 @pytest.mark.parametrize("kind", KILLED)

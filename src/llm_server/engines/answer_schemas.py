@@ -48,14 +48,22 @@ def is_strict(schema: AnswerSchema) -> bool:
     return not schema.is_callers or (schema.schema.get("type") == "object" and _is_strict(schema.schema))
 
 
-def in_text(call: EngineCall) -> EngineCall:
-    """Return the call with its schema in the system prompt, for an engine that does not take it as a field."""
+def demands_object(call: EngineCall) -> bool:
+    """Return whether each answer to the call must be a JSON object."""
+    return call.answer_schema is not None and call.answer_schema.schema.get("type") == "object"
+
+
+def in_text(call: EngineCall, *, json_object: bool = False) -> EngineCall:
+    """Return the call with its schema in the system prompt, for an engine that does not take it as a field.
+
+    `json_object`: the API's own demand for a JSON object is sent, too.
+    """
     if call.answer_schema is None:
         return call
     schema = msgspec.json.encode(call.answer_schema.schema).decode()
     kind = "value" if call.answer_schema.is_callers else "object"
     demand = f"Answer with one JSON {kind} and nothing else. It follows this JSON schema:\n{schema}"
-    return replace(call, system=f"{call.system}\n\n{demand}".lstrip(), answer_schema=None)
+    return replace(call, system=f"{call.system}\n\n{demand}".lstrip(), answer_schema=None, json_object=json_object)
 
 
 def _callers(schema: Mapping[str, Any], spec: EngineSpec) -> Any:

@@ -40,6 +40,7 @@ class OpenAIEngine(HttpWire):
     """
 
     path = "/chat/completions"
+    has_json_object = True
 
     def __init__(self, spec: EngineSpec, pool: EnginePool, api_key: Callable[[], str | None]) -> None:
         super().__init__(spec, pool, api_key)
@@ -88,6 +89,8 @@ class OpenAIEngine(HttpWire):
             schema = for_api(call.answer_schema, self._spec)
             named = {"name": call.answer_schema.name, "strict": is_strict(call.answer_schema), "schema": schema}
             body["response_format"] = {"type": "json_schema", "json_schema": named}
+        elif call.json_object:
+            body["response_format"] = {"type": "json_object"}
         elif self._spec.repetition_penalty:  # not with a schema: JSON repeats its quotes and field names
             body["repeat_penalty"] = self._spec.repetition_penalty
         return body

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import secrets
 import time
 from abc import ABC, abstractmethod
@@ -10,31 +11,36 @@ from typing import Any
 import msgspec
 from msgspec.structs import replace
 
-from llm_server.engines.answer_schemas import in_text
+from llm_server.engines.answer_schemas import demands_object, in_text
 from llm_server.engines.failures import BadRequest, unusable_answer
 from llm_server.engines.streams.shown_text import ShownText, end_of
 from llm_server.engines.usage import ReportedUsage
 from llm_server.orchestration.domain.engines.call import Completion, EngineCall
-from llm_server.orchestration.domain.engines.catalog import EngineSpec
+from llm_server.orchestration.domain.engines.catalog import EngineSpec, StructuredOutput
 from llm_server.orchestration.domain.engines.message import ToolCall
 from llm_server.orchestration.domain.engines.usage import estimate_tokens
 from llm_server.orchestration.domain.errors import EngineUnavailable, PromptRefused
+
+_log = logging.getLogger(__name__)
 
 
 class Wire(ABC):
     """Base class of engines whose API may have a field for the answer's schema.
 
-    If the engine answers a call that uses this field with "bad request", the call is made once more with the schema in
-    the system prompt instead. If that succeeds, the field is not used again, unless the schema is a caller's: the API
-    may take others. The refused call costs no tokens, and both calls share one time-out.
+    If the engine answers a call that uses this field with "bad request", the call is made again with the schema in the
+    system prompt: first with the demand for a JSON object, if the API has one (`has_json_object`), then without. What
+    succeeds is used from then on, unless the schema is a caller's: the API may take others. The refused calls cost no
+    tokens, and all of them share one time-out.
 
     An answer is cut at the first of the engine's `stop_texts`, because not every server does that itself. A call with
     `on_text` is streamed; an engine that answers it whole gives the text in one piece.
     """
 
+    has_json_object = False
+
     def __init__(self, spec: EngineSpec) -> None:
         self._spec = spec
-        self._schema_field = spec.json_schema
+        self.structured_output: StructuredOutput = spec.structured_output
 
     def complete(self, call: EngineCall, *, timeout_s: float) -> Completion:
         if call.on_text is None:
@@ -47,15 +53,34 @@ class Wire(ABC):
     def _complete(self, call: EngineCall, timeout_s: float) -> Completion:
         if call.answer_schema is None:
             return self._ask(call, timeout_s)
-        if not self._schema_field:
-            return self._ask(in_text(call), timeout_s)
         started_s = time.monotonic()
-        try:
-            return self._ask(call, timeout_s)
-        except BadRequest:
-            completion = self._ask(in_text(call), timeout_s - (time.monotonic() - started_s))
-            self._schema_field = call.answer_schema.is_callers
+        *others, last = self._ways(call)
+        for way in others:
+            try:
+                completion = self._ask(self._asked(call, way), timeout_s - (time.monotonic() - started_s))
+            except BadRequest:
+                continue
+            self._learn(call, way)
             return completion
+        completion = self._ask(self._asked(call, last), timeout_s - (time.monotonic() - started_s))
+        self._learn(call, last)
+        return completion
+
+    def _ways(self, call: EngineCall) -> list[StructuredOutput]:
+        """Return how an answer that follows the call's schema can be asked for, the best first."""
+        ways: list[StructuredOutput] = ["json_schema", "json_object", "none"]
+        ways = ways[ways.index(self.structured_output) :]
+        is_object = self.has_json_object and demands_object(call)
+        return [way for way in ways if way != "json_object" or is_object]
+
+    def _asked(self, call: EngineCall, way: StructuredOutput) -> EngineCall:
+        return call if way == "json_schema" else in_text(call, json_object=way == "json_object")
+
+    def _learn(self, call: EngineCall, way: StructuredOutput) -> None:
+        """Remember what the API takes, if a schema of the server has shown it."""
+        if way != self.structured_output and call.answer_schema and not call.answer_schema.is_callers:
+            _log.warning("structured output refused", extra={"model": self._spec.model, "used": way})
+            self.structured_output = way
 
     @abstractmethod
     def _ask(self, call: EngineCall, timeout_s: float) -> Completion:

@@ -15,7 +15,7 @@ from llm_server.orchestration.access.keyring import Keyring
 from llm_server.orchestration.dispatch.fleet import EngineNow, Fleet
 from llm_server.orchestration.domain.api_key import Caller, KeyLimits, KeyUse, Payer
 from llm_server.orchestration.domain.counters import Counters, day_of, summarise
-from llm_server.orchestration.domain.engines.catalog import Catalog, EngineSpec
+from llm_server.orchestration.domain.engines.catalog import Catalog, EngineSpec, StructuredOutput
 from llm_server.orchestration.domain.engines.state import SwitchName
 from llm_server.orchestration.domain.errors import EngineNotFound, InvalidInput
 from llm_server.orchestration.domain.event_numbers import rev_of
@@ -84,6 +84,7 @@ class Service:
         keyring: Keyring,
         key_creation: KeyCreation,
         fleet: Fleet,
+        structured_output: Callable[[str], StructuredOutput],
         intake: Intake,
         conversations: Conversations,
         worker: Worker | None,
@@ -101,6 +102,7 @@ class Service:
         self.conversations = conversations
         self._store = store
         self._fleet = fleet
+        self._structured_output = structured_output
         self._intake = intake
         self._worker = worker
         self._lifecycle = lifecycle
@@ -230,8 +232,12 @@ class Service:
         return self._fleet.places()
 
     def engines(self) -> dict[str, EngineNow]:
-        """Return every configured engine with its switches and current status."""
-        return self._fleet.now(self._store.engines())
+        """Return every configured engine with its switches, its status, and what this process knows of its API."""
+        return {name: self._as_found(name, now) for name, now in self._fleet.now(self._store.engines()).items()}
+
+    def _as_found(self, name: str, engine: EngineNow) -> EngineNow:
+        spec = replace(engine.spec, structured_output=self._structured_output(name))
+        return replace(engine, spec=spec)
 
     def switch_engine(self, name: str, changes: Mapping[SwitchName, bool | None]) -> EngineNow:
         """Switch an engine on or off, lock or unlock it. None restores the configured value; other switches stay.
@@ -250,7 +256,7 @@ class Service:
         engine = self._fleet.switch(name, changes)
         fields = {"engine": name, "toggle": engine.spec.toggle, "locked": engine.spec.locked}
         _log.info("engine switched", extra=fields)
-        return engine
+        return self._as_found(name, engine)
 
     def when_engines_change(self, callback: Callable[[], None]) -> None:
         """Call `callback`, which must return at once, after each switch and each recovery of an engine here."""

@@ -36,6 +36,7 @@ MAIN = {
     "max_concurrency": 64,
     "tools": False,
     "vision": False,
+    "structured_output": "json_schema",
     "demonstration": False,
     "note": None,
     "status": "online",

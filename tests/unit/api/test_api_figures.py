@@ -140,6 +140,7 @@ def test_the_catalogue_shows_the_configuration_without_secrets(tmp_path: Path) -
         "max_concurrency": 64,
         "tools": True,
         "vision": False,
+        "structured_output": "json_schema",
         "demonstration": False,
         "note": None,
     }

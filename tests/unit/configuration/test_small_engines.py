@@ -72,6 +72,8 @@ def test_small_engines_have_defaults_that_can_be_replaced(
     ("overlay", "named"),
     [
         ({"engines": {"mine": {**MESSAGES, "repeat_penalty": 1.1}}}, "engines.mine.repeat_penalty is for the kinds"),
+        ({"engines": {"m": {**MESSAGES, "structured_output": "json_object"}}}, 'engines.m.structured_output "json_obj'),
+        ({"engines": {"m": {**CHAT, "structured_output": "json"}}}, "allowed are json_object, json_schema, none"),
         ({"engines": {"mine": {**CHAT, "repeat_penalty": 0.9}}}, "engines.mine: "),
         ({"engines": {"mine": {**CHAT, "stop": [""]}}}, "engines.mine: "),
         ({"engines": {"mine": {**CHAT, "small": "yes"}}}, "engines.mine: "),

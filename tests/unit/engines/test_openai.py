@@ -14,7 +14,7 @@ from llm_server.orchestration.domain.engines.catalog import EngineSpec
 from llm_server.orchestration.domain.engines.message import user
 from llm_server.orchestration.domain.errors import EngineUnavailable, PromptRefused
 from llm_server.orchestration.execution import plan_proposal
-from support.fake_engine import FakeEngine, body, changed, fake_engine, silence
+from support.fake_engine import FakeEngine, body, changed, fake_engine, silence, status
 
 CALL = EngineCall(system="Be brief.", messages=user("Hello?"), max_output_tokens=50, temperature=0.7)
 PLAN_CALL = replace(CALL, answer_schema=AnswerSchema(name="plan", schema=plan_proposal.schema(["QA-Agent"])))
@@ -81,11 +81,42 @@ def test_a_vendors_server_is_not_sent_the_lengths_of_texts(server: FakeEngine) -
 
 
 def test_an_engine_configured_without_schemas_reads_them_in_the_text(server: FakeEngine) -> None:
-    engine(server, json_schema=False).complete(PLAN_CALL, timeout_s=5)
+    engine(server, structured_output="none").complete(PLAN_CALL, timeout_s=5)
 
     assert len(server.seen) == 1
     assert "response_format" not in server.last.body
     assert server.last.body["messages"][0]["content"].startswith("Be brief.\n\nAnswer with one JSON object")
+
+
+def test_an_engine_that_takes_json_objects_alone_is_asked_for_one(server: FakeEngine) -> None:
+    """The schema is in the prompt. A schema that is not of an object is only there."""
+    asked = engine(server, structured_output="json_object")
+    asked.complete(PLAN_CALL, timeout_s=5)
+    asked.complete(replace(CALL, answer_schema=AnswerSchema(name="answer", schema={"type": "array"})), timeout_s=5)
+
+    with_object, without = server.seen
+    assert with_object.body["response_format"] == {"type": "json_object"}
+    assert "response_format" not in without.body
+    for seen in server.seen:
+        assert "It follows this JSON schema" in seen.body["messages"][0]["content"]
+
+
+def test_what_a_server_takes_is_found_out_step_by_step(server: FakeEngine) -> None:
+    """A caller's schema shows nothing about the next one; the server's own schemas do."""
+    asked = engine(server)
+    callers = replace(CALL, answer_schema=AnswerSchema(name="answer", schema={"type": "object"}))
+    server.script(status(400), status(400))
+    asked.complete(callers, timeout_s=5)
+    known: list[str] = [asked.structured_output]
+    for _ in range(2):
+        server.script(status(400))
+        asked.complete(PLAN_CALL, timeout_s=5)
+        known.append(asked.structured_output)
+    asked.complete(PLAN_CALL, timeout_s=5)
+
+    assert known == ["json_schema", "json_object", "none"]
+    forms = [seen.body.get("response_format", {}).get("type") for seen in server.seen]
+    assert forms == ["json_schema", "json_object", None, "json_schema", "json_object", "json_object", None, None]
 
 
 @pytest.mark.parametrize(

@@ -8,12 +8,16 @@ import sys
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
+from llm_server.orchestration.dispatch.terms import Rejection
+from llm_server.orchestration.domain.conversation import History
 from llm_server.orchestration.domain.engines.call import AnswerSchema
+from llm_server.orchestration.domain.engines.message import Message, ToolCall, user
 from llm_server.orchestration.domain.errors import EngineUnavailable, PromptRefused
 from llm_server.orchestration.domain.snapshot import Limits, Snapshot
 from llm_server.orchestration.domain.status import Mode, Status
-from llm_server.orchestration.execution.json_result import NoResult, only_json
+from llm_server.orchestration.execution.json_result import NoResult, accept, only_json
 from support.deliveries import Deliveries, accepted, planning
 from support.scripted_engine import Clock, ScriptedEngine, WatchedStore, a_catalog, a_completion, an_engine
 
@@ -75,15 +79,122 @@ def test_an_invalid_answer_is_repaired_once(watched: WatchedStore, clock: Clock,
 
 
 def test_after_the_repair_another_engine_is_asked(watched: WatchedStore, clock: Clock) -> None:
-    """It gets the first prompt, without the answers of the other engine."""
-    other = ScriptedEngine(VALID)
+    """It gets the first prompt, without the answers of the other engine, and may repair its own answer once."""
+    other = ScriptedEngine("No JSON.", VALID)
     deliveries = Deliveries(watched, clock, ScriptedEngine(INVALID), other=(an_engine(), other))
     ended = deliveries.deliver(asked())
 
     assert (ended.task.status, ended.result, ended.task.engine) == (Status.COMPLETED, VALID, "other")
-    assert [call.prompt for call in other.calls] == ["Build it."]
+    assert other.calls[0].prompt == "Build it."
+    assert "not valid JSON" in other.calls[1].prompt
+    assert "private" not in other.calls[1].prompt
     assert len(deliveries.engine.calls) == 2
-    assert faults(deliveries) == [FAULT, FAULT, None]
+    assert faults(deliveries) == [FAULT, FAULT, "schema: the answer is not valid JSON", None]
+
+
+def test_at_most_four_calls_are_made(watched: WatchedStore, clock: Clock) -> None:
+    """Two engines answer and repair; a third one is not asked."""
+    second, third = ScriptedEngine(INVALID), ScriptedEngine(VALID)
+    deliveries = Deliveries(
+        watched, clock, ScriptedEngine(INVALID), other=(an_engine(), second), third=(an_engine(), third)
+    )
+    ended = deliveries.deliver(asked())
+
+    assert (ended.task.status, ended.task.error) == (Status.FAILED, ERROR)
+    assert [len(engine.calls) for engine in (deliveries.engine, second, third)] == [2, 2, 0]
+
+
+@pytest.mark.parametrize("failing", [1, 2])
+def test_engines_that_fail_leave_a_call_for_the_repair(watched: WatchedStore, clock: Clock, failing: int) -> None:
+    """Failed calls count, too: after two of them, the third engine answers and repairs."""
+    down = [ScriptedEngine(EngineUnavailable("Down.", outage=True)) for _ in range(failing)]
+    healthy = [ScriptedEngine(INVALID, VALID) for _ in range(3 - failing)]
+    second, third = [*down, *healthy][1:]
+    deliveries = Deliveries(watched, clock, down[0], other=(an_engine(), second), third=(an_engine(), third))
+    ended = deliveries.deliver(asked())
+
+    assert (ended.task.status, ended.result) == (Status.COMPLETED, VALID)
+    assert faults(deliveries) == [None] * failing + [FAULT, None]
+
+
+def test_after_three_failed_calls_no_other_engine_is_asked(watched: WatchedStore, clock: Clock) -> None:
+    """The fourth call is for tasks whose engines answer."""
+    engines = [ScriptedEngine(EngineUnavailable("Down.", outage=True)) for _ in range(4)]
+    first, *others = engines
+    b, c, d = ((an_engine(), engine) for engine in others)
+    Deliveries(watched, clock, first, b=b, c=c, d=d).deliver(asked())
+
+    assert sum(len(engine.calls) for engine in engines) == 3
+
+
+@pytest.mark.parametrize("text", ["", "I look it up.", INVALID])
+def test_an_answer_with_tool_calls_is_no_result_to_check(watched: WatchedStore, clock: Clock, text: str) -> None:
+    """The result comes after the tools have answered."""
+    wanted = ToolCall(call_id="c1", name="look_up", arguments="{}")
+    engine = ScriptedEngine(replace(a_completion(text), tool_calls=(wanted,)))
+    deliveries = Deliveries(watched, clock, engine)
+    ended = deliveries.deliver(asked())
+
+    assert ended.task.status is Status.COMPLETED
+    assert len(engine.calls) == 1
+    assert faults(deliveries) == [None]
+
+
+def test_a_name_that_is_not_valid_unicode_is_shown_in_part(watched: WatchedStore, clock: Clock) -> None:
+    """Half a surrogate pair can neither be sent nor stored."""
+    schema = {"additionalProperties": {"type": "null"}}
+    engine = ScriptedEngine('{"\\ud800": 1}')
+    ended = Deliveries(watched, clock, engine).deliver(accepted(output_schema=schema))
+
+    assert ended.task.error == 'The result does not follow output_schema: at /?: type "null".'
+    assert len(engine.calls) == 2
+
+
+def test_of_a_long_answer_only_the_beginning_is_shown_for_the_repair(watched: WatchedStore, clock: Clock) -> None:
+    """What a repair costs at most is known before the task is carried out."""
+    engine = ScriptedEngine("é" * 1_000, VALID)
+    Deliveries(watched, clock, engine).deliver(asked(max_output_tokens=100))
+
+    assert engine.calls[1].prompt.count("é") == 200
+
+
+def test_an_engine_without_room_for_the_schema_is_not_asked(watched: WatchedStore, clock: Clock) -> None:
+    """It would have to read the schema in its prompt. An engine that takes the schema in a field may be asked."""
+    small = an_engine(structured_output="none", context=5_000)
+    schema = SCHEMA | {"description": "x" * 20_000}
+    first, second = ScriptedEngine(VALID), ScriptedEngine(VALID)
+    catalog = a_catalog({"only": small, "other": an_engine(structured_output="json_schema", context=5_000)})
+    deliveries = Deliveries(watched, clock, first, catalog=catalog, other=(catalog.engines["other"], second))
+
+    assert deliveries.deliver(accepted(output_schema=schema)).result == VALID
+    assert (len(first.calls), len(second.calls)) == (0, 1)
+
+    alone = Deliveries(watched, clock, first, catalog=a_catalog({"only": small}))
+    ended = alone.deliver(accepted(output_schema=schema))
+    assert ended.task.status is Status.FAILED
+    assert ended.task.error is not None
+    assert ended.task.error.startswith("The prompt with output_schema is too long for every engine")
+    assert first.calls == []
+    assert alone.deliver(accepted(output_schema=SCHEMA)).result == VALID
+
+
+def test_the_demand_for_a_repair_ends_the_messages(watched: WatchedStore, clock: Clock) -> None:
+    """The earlier turns come before the prompt, and are no part of the last message."""
+    history = History(messages=(*user("Before."), Message(role="assistant", text="Yes.")))
+    engine = ScriptedEngine(INVALID, VALID)
+    Deliveries(watched, clock, engine).deliver(replace(asked(), history=history))
+
+    first, second = engine.calls
+    assert [message.text for message in first.messages] == ["Before.", "Yes.", "Build it."]
+    assert second.messages[:2] == first.messages[:2]
+    assert second.prompt.startswith("Build it.\n\nYour last answer")
+
+    tools = (*first.messages, Message(role="assistant", text="Wait."), Message(role="tool", text="5"))
+    read = accept(SCHEMA, replace(first, messages=tools), a_completion(INVALID))
+    assert isinstance(read, Rejection)
+    assert read.repair is not None
+    assert read.repair.messages[:-1] == tools
+    assert read.repair.messages[-1].text.startswith("Your last answer")
 
 
 def test_a_strong_engine_is_asked_before_a_cheap_one(watched: WatchedStore, clock: Clock) -> None:
@@ -111,7 +222,7 @@ def test_without_a_valid_answer_the_task_fails(watched: WatchedStore, clock: Clo
 
     assert (ended.task.status, ended.result) == (Status.FAILED, None)
     assert ended.task.error == "The result does not follow output_schema: the answer is not valid JSON."
-    assert len(deliveries.engine.calls) + len(other.calls) == 3
+    assert (len(deliveries.engine.calls), len(other.calls)) == (2, 2)
     assert "private" not in str(ended.task)
 
 

@@ -41,6 +41,15 @@ VERDICTS = (
     '{"verdict": "fail", "findings": ["Too short."]}',
     "no verdict",
 )
+SCHEMA = {"type": "object", "required": ["n"], "properties": {"n": {"type": "integer"}}}
+RESULTS = (
+    '{"n": 5}',
+    '{"n": 5, "why": "' + "é" * 3_000 + '"}',
+    '{"n": "five"}',
+    '["' + "é" * 9_000 + '"]',
+    "Five.",
+    "",
+)
 ANSWERS = ("Fine.", "2 + 3 = 6", "", "x" * 400)
 MANY_ROUNDS = 25
 
@@ -94,7 +103,8 @@ class Biller:
     def _text(self, call: EngineCall) -> str:
         if call.answer_schema is None:
             return self._random.choice(ANSWERS)
-        return self._random.choice(PLANS if call.answer_schema.name == "plan" else VERDICTS)
+        texts = {"plan": PLANS, "answer": RESULTS}.get(call.answer_schema.name, VERDICTS)
+        return self._random.choice(texts)
 
 
 def some_engines(random: Random) -> dict[str, EngineSpec]:
@@ -120,6 +130,7 @@ def a_new_task(random: Random, mode: Mode | None, limit: float | None) -> NewTas
         profile=random.choice([None, "Developer"]) if mode is Mode.PLAN else None,
         limits=Limits(max_cost_usd=limit, max_output_tokens=random.choice([None, 50])),
         plan_approval=mode is Mode.PLAN and random.random() < 0.5,
+        output_schema=SCHEMA if random.random() < 0.5 else None,
     )
 
 
@@ -206,7 +217,7 @@ def test_no_run_is_charged_more_than_its_ceiling(
 @settings(max_examples=80, deadline=None)
 @given(st.integers(0, 2**32), st.sampled_from([Mode.CHAT, Mode.AGENT]))
 def test_one_claim_is_charged_its_worst_case_at_the_most(seed: int, mode: Mode) -> None:
-    """With failover and escalation. A limit of that amount shortens no call."""
+    """With failover, escalation and repairs. A limit of that amount shortens no call."""
     random = Random(seed)
     biller, engines = Biller(random, deaths=False), some_engines(random)
     with TemporaryDirectory() as folder:

@@ -9,7 +9,7 @@ from pydantic import ConfigDict, Field
 from llm_server import __version__
 from llm_server.api.schemas.base import RequestSchema, ResponseSchema
 from llm_server.api.schemas.keys import KeyLimitsView
-from llm_server.orchestration.domain.engines.catalog import Source
+from llm_server.orchestration.domain.engines.catalog import Source, StructuredOutput
 from llm_server.orchestration.domain.engines.state import SwitchName
 
 EngineStatus = Literal["online", "cooling", "disabled", "locked", "offline"]
@@ -128,6 +128,13 @@ class EngineView(ResponseSchema):
         description="Whether the engine takes function tools, as configured or by default.", examples=[True]
     )
     vision: bool = Field(description="Whether the engine takes images, as configured or by default.", examples=[True])
+    structured_output: StructuredOutput = Field(
+        description="What the engine's API is asked for if a result must follow a schema: `json_schema`, the schema "
+        "itself; `json_object`, any JSON object, with the schema in the prompt; `none`, with the schema in the prompt "
+        "alone. As configured; in `GET /api/v1/engines`, as this process of the server has found out since it started. "
+        "The server checks the result in any case.",
+        examples=["json_schema"],
+    )
     demonstration: bool = Field(
         description="Whether the engine answers only because no real engine is configured or found.", examples=[False]
     )

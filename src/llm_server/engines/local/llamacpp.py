@@ -95,7 +95,7 @@ class LlamaCppEngine:
             source="local",
             model=self._spec.model,
             base_url=f"{server.listening_address}/v1",
-            json_schema=self._spec.json_schema,
+            structured_output=self._spec.structured_output,
             send_temperature=self._spec.send_temperature,
             small=self._spec.is_small,
             stop=self._spec.stop,

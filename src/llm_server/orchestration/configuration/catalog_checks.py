@@ -163,6 +163,10 @@ def _engine_faults(engine: EngineSpec) -> list[str]:
     ]
     if engine.repeat_penalty is not None and engine.kind not in ("openai", "llamacpp"):
         faults.append("repeat_penalty is for the kinds openai and llamacpp; the API of other kinds has no such field")
+    if engine.structured_output == "json_object" and engine.kind not in ("openai", "llamacpp"):
+        faults.append(
+            'structured_output "json_object" is for the kinds openai and llamacpp; others have "json_schema" or "none"'
+        )
     if engine.small and engine.kind == "embedded":
         faults.append("small is for engines with a model; the embedded engine has none")
     if engine.source != FIXED_SOURCES.get(engine.kind, engine.source):

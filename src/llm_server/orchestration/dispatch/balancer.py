@@ -7,7 +7,7 @@ from msgspec.structs import replace
 
 from llm_server.orchestration.dispatch.calls import CallFailure, CallResult, EmptyAnswer, EngineCalls
 from llm_server.orchestration.dispatch.fleet import Fleet
-from llm_server.orchestration.dispatch.retry_budget import MAX_CALLS_A_STEP
+from llm_server.orchestration.dispatch.retry_budget import MAX_CALLS_A_STEP, MAX_CALLS_WITH_SCHEMA
 from llm_server.orchestration.dispatch.terms import CallTerms
 from llm_server.orchestration.dispatch.window import Window
 from llm_server.orchestration.domain.engines.allowed import AllowedEngines
@@ -29,6 +29,10 @@ from llm_server.orchestration.domain.receipt import Attempt
 
 _TYPICAL = Usage(input_tokens=1000, output_tokens=1000)
 """The tokens whose cost ranks the engines."""
+_TOO_LONG_TO_TELL = (
+    "The prompt with output_schema is too long for every engine that the task may use. Use a smaller schema or prompt, "
+    "or an engine with a larger context."
+)
 
 
 class Reply(Struct, frozen=True, kw_only=True):
@@ -90,23 +94,26 @@ class Balancer:
         `beside_microusd` is foreseen for other calls that begin before it. Returns None if no engine can be asked now,
         or too little money is left.
         """
-        for name in self._names(terms):
+        for name in self._names(call, terms):
             if attempt := self.calls.foresee(name, call, terms, beside_microusd=beside_microusd):
                 return attempt
         return None
 
-    def worst_case(self, call: EngineCall, allowed: AllowedEngines) -> int | None:
+    def worst_case(self, call: EngineCall, allowed: AllowedEngines, *, repair: EngineCall | None = None) -> int | None:
         """Return the most that the calls of one `call` reserve together, with failover and escalation, in micro-USD.
 
-        Each engine is asked once at the most. Returns None if no engine can be asked, or if a price is unknown.
+        Each engine is asked once at the most, and once more if its answer may be repaired: `repair` is the largest call
+        that asks for it. Returns None if no engine can be asked, or if a price is unknown.
         """
         costs = list[int]()
         for name in self.fleet.return_times(allowed):
-            cost = self.calls.worst_case(name, call)
-            if cost is None:
-                return None
-            costs.append(cost)
-        return sum(sorted(costs)[-MAX_CALLS_A_STEP:]) if costs else None
+            for asked in [call] if repair is None else [call, repair]:
+                cost = self.calls.worst_case(name, asked)
+                if cost is None:
+                    return None
+                costs.append(cost)
+        most = MAX_CALLS_A_STEP if repair is None else MAX_CALLS_WITH_SCHEMA
+        return sum(sorted(costs)[-most:]) if costs else None
 
     def call(self, call: EngineCall, terms: CallTerms) -> Reply:
         """Ask the candidates in order until one answers or the retry budget is used up.
@@ -124,10 +131,11 @@ class Balancer:
             return replace(reply, failure=self._too_slow(list(given_up.values())[-1]))
         return replace(reply, given_up=frozenset(given_up))
 
-    def _names(self, terms: CallTerms) -> list[str]:
-        """Return the candidates for a call, without the engines that are given up."""
+    def _names(self, call: EngineCall, terms: CallTerms) -> list[str]:
+        """Return the candidates for a call, without the engines that are given up or cannot be told its schema."""
         given_up = self.window.given_up(terms.timed_out)
-        return [name for name in self.candidates(terms.tier, terms.allowed) if name not in given_up]
+        names = [name for name in self.candidates(terms.tier, terms.allowed) if name not in given_up]
+        return names if terms.accept is None else [name for name in names if self.calls.can_be_told(name, call)]
 
     def _search(self, call: EngineCall, terms: CallTerms) -> Reply:
         """Ask the candidates in order, except those that are given up."""
@@ -137,7 +145,9 @@ class Balancer:
         failure: CallFailure | None = None
         invalid: InvalidResult | None = None
         outage = True
-        names = self._names(terms)
+        names = self._names(call, terms)
+        if terms.accept and not names and not self._any_can_be_told(call, terms):
+            return Reply(failure=InvalidResult(_TOO_LONG_TO_TELL))
         while names and self._may_ask(attempts, after_invalid=invalid is not None):
             name, *names = names
             result = self._ask(name, call, terms, attempts)
@@ -167,12 +177,17 @@ class Balancer:
             return Reply(failure=InvalidResult(f"{invalid}{limit}"), attempts=attempts)
         return Reply(failure=self._failure(failure, terms), attempts=attempts, outage=outage)
 
+    def _any_can_be_told(self, call: EngineCall, terms: CallTerms) -> bool:
+        """Return whether an allowed engine, which may rest now, can be told the schema of a call."""
+        return any(self.calls.can_be_told(name, call) for name in self.fleet.return_times(terms.allowed))
+
     def _may_ask(self, attempts: tuple[Attempt, ...], *, after_invalid: bool) -> bool:
         """Return whether another call may be made after these attempts.
 
         The retry budget is for engines that fail, so it does not limit the calls after an invalid result.
         """
-        return not attempts or (len(attempts) < MAX_CALLS_A_STEP and (after_invalid or self.calls.may_retry()))
+        most = MAX_CALLS_WITH_SCHEMA if after_invalid else MAX_CALLS_A_STEP
+        return not attempts or (len(attempts) < most and (after_invalid or self.calls.may_retry()))
 
     def _accepted(
         self, name: str, result: CallResult, call: EngineCall, terms: CallTerms, attempts: tuple[Attempt, ...]
@@ -188,7 +203,7 @@ class Balancer:
             return Reply(completion=read, attempts=attempts)
         attempts = (*attempts[:-1], replace(attempts[-1], fault=read.fault))
         invalid = Reply(failure=InvalidResult(read.error), attempts=attempts)
-        if read.repair is None or len(attempts) >= MAX_CALLS_A_STEP:
+        if read.repair is None or len(attempts) >= MAX_CALLS_WITH_SCHEMA:
             return invalid
         second = self.calls.ask(name, read.repair, terms, after=attempts)
         attempts += second.attempts

@@ -21,7 +21,7 @@ from llm_server.orchestration.dispatch.streamed_text import FirstText, Interrupt
 from llm_server.orchestration.dispatch.terms import CallTerms
 from llm_server.orchestration.domain.engines.allowed import AllowedEngines
 from llm_server.orchestration.domain.engines.call import Completion, Engine, EngineCall, Pricer
-from llm_server.orchestration.domain.engines.catalog import Catalog
+from llm_server.orchestration.domain.engines.catalog import Catalog, StructuredOutput
 from llm_server.orchestration.domain.errors import (
     EngineUnavailable,
     LimitReached,
@@ -123,6 +123,18 @@ class EngineCalls:
     def worst_case(self, engine: str, call: EngineCall) -> int | None:
         """Return what a call of the engine reserves without a limit, in micro-USD; None if its price is unknown."""
         return worst_case(self._for_engine(engine, call), self._price_of(engine))
+
+    def structured_output(self, engine: str) -> StructuredOutput:
+        """Return what the engine's API takes: as this process has found out, otherwise as configured."""
+        configured = self._catalog.engines[engine].structured_output
+        return getattr(self._engines.get(engine), "structured_output", configured)
+
+    def can_be_told(self, engine: str, call: EngineCall) -> bool:
+        """Return whether the engine enforces the call's schema, or has room for it in its context if that is known."""
+        spec = self._catalog.engines[engine]
+        if self.structured_output(engine) == "json_schema" or not (spec.context or spec.runs_in_process):
+            return True
+        return self._for_engine(engine, call).fits(self._catalog.context(engine))
 
     def ask(self, engine: str, call: EngineCall, terms: CallTerms, *, after: tuple[Attempt, ...] = ()) -> CallResult:
         """Ask one engine once, within the task's budget; `after` are the earlier attempts to answer the same call.

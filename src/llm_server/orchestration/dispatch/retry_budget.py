@@ -9,6 +9,8 @@ from llm_server.orchestration.domain.ports.clock import Clock
 
 MAX_CALLS_A_STEP = 3
 """How many engine calls are made at most to get one answer."""
+MAX_CALLS_WITH_SCHEMA = 4
+"""As above, after an answer that broke the caller's schema: two engines may each answer and repair."""
 WINDOW_S = 60
 RETRIES_SHARE = 0.2
 RETRIES_BURST = 10

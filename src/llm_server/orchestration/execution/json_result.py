@@ -12,6 +12,7 @@ from msgspec.structs import replace
 from llm_server.orchestration.dispatch.terms import Rejection
 from llm_server.orchestration.domain.engines.call import Completion, EngineCall
 from llm_server.orchestration.domain.engines.message import Message
+from llm_server.orchestration.domain.engines.usage import CHARACTERS_PER_TOKEN
 from llm_server.orchestration.domain.result_schema import validation
 
 _MAX_LOOSE = 200
@@ -25,7 +26,12 @@ class NoResult(Exception):
 
 
 def accept(schema: Mapping[str, Any], call: EngineCall, completion: Completion) -> Completion | Rejection:
-    """Return the completion with its JSON text alone if that follows the schema; otherwise what is wrong with it."""
+    """Return the completion with its JSON text alone if that follows the schema; otherwise what is wrong with it.
+
+    An answer with tool calls is no result yet, so it is returned as it is.
+    """
+    if completion.tool_calls:
+        return completion
     try:
         text, value = only_json(completion.text)
         faults = validation.faults(schema, value)
@@ -83,10 +89,22 @@ def _values(text: str) -> list[tuple[str, Any]]:
     return found
 
 
+def largest_repair(call: EngineCall) -> EngineCall:
+    """Return a call that is as long as the longest one that asks for a repair of an answer to `call`."""
+    longest = "\N{MUSICAL SYMBOL G CLEF}" * validation.MAX_FAULT_CHARS
+    return _repair(call, "x" * _max_shown_bytes(call), [longest] * validation.MAX_FAULTS)
+
+
+def _max_shown_bytes(call: EngineCall) -> int:
+    """Return how much of an invalid answer is shown; answers of so many tokens are rarely longer."""
+    return call.max_output_tokens * CHARACTERS_PER_TOKEN
+
+
 def _repair(call: EngineCall, answer: str, faults: list[str]) -> EngineCall:
     """Return the call that asks for the whole JSON again: the same conversation, the invalid answer and its faults."""
     listed = "\n".join(f"- {fault}" for fault in faults)
     fenced = answer.replace("</last_answer>", "< /last_answer>")
+    fenced = fenced.encode()[: _max_shown_bytes(call)].decode(errors="ignore")
     demand = (
         f"Your last answer does not follow the JSON schema:\n{listed}\n\n<last_answer>\n{fenced}\n</last_answer>\n\n"
         "Send the whole JSON again, repaired, and nothing else."
@@ -95,12 +113,11 @@ def _repair(call: EngineCall, answer: str, faults: list[str]) -> EngineCall:
 
 
 def _appended(messages: tuple[Message, ...], demand: str) -> tuple[Message, ...]:
-    """Return the messages with a demand at the end of the user's last one."""
-    last = max((index for index, message in enumerate(messages) if message.role == "user"), default=-1)
-    if last < 0:
+    """Return the messages with a demand at their end; if the last one is the user's, inside it, as one turn."""
+    if not messages or messages[-1].role != "user":
         return (*messages, Message(role="user", text=demand))
-    text = f"{messages[last].text}\n\n{demand}"
-    return (*messages[:last], replace(messages[last], text=text), *messages[last + 1 :])
+    *earlier, last = messages
+    return (*earlier, replace(last, text=f"{last.text}\n\n{demand}"))
 
 
 def _not_json(constant: str) -> Any:

@@ -102,7 +102,12 @@ class RoleCaller:
             engine_call, terms = self._prepared(claim, call)
         except UnknownName:
             return None
-        return self._balancer.worst_case(engine_call, terms.allowed)
+        repair = None
+        if terms.accept:
+            from llm_server.orchestration.execution.json_result import largest_repair  # rarely needed
+
+            repair = largest_repair(engine_call)
+        return self._balancer.worst_case(engine_call, terms.allowed, repair=repair)
 
     def _prepared(self, claim: Claim, call: RoleCall) -> tuple[EngineCall, CallTerms]:
         """Return a call as an engine gets it, with the system prompt and the limits of its role, and its terms.

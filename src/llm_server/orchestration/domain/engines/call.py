@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, Protocol
 
+import msgspec
 from msgspec import Struct, field
 from msgspec.structs import replace
 
@@ -43,6 +44,8 @@ class EngineCall(Struct, frozen=True, kw_only=True):
     `on_text` is called on the call's thread with each piece of the answer's text as it comes; the pieces together are
     the text of the completion. If it is None, the answer comes whole. What `on_text` raises ends the call.
 
+    `json_object`: the answer is a JSON object that follows a schema in the prompt.
+
     `max_reasoning_tokens` is how many tokens the model may think in addition to `max_output_tokens`. It is 0 for
     engines whose output limit includes the reasoning.
 
@@ -58,6 +61,7 @@ class EngineCall(Struct, frozen=True, kw_only=True):
     max_reasoning_tokens: int = 0
     temperature: float = 0.3
     answer_schema: AnswerSchema | None = None
+    json_object: bool = False
     small: SmallVariant | None = None
     tools: tuple[Tool, ...] = ()
     tool_choice: ToolChoice | None = None
@@ -74,6 +78,17 @@ class EngineCall(Struct, frozen=True, kw_only=True):
     def texts(self) -> str:
         """Everything that the model reads as text, except tools and schema."""
         return "".join([self.system, *(message.texts for message in self.messages)])
+
+    @property
+    def _least_tokens(self) -> int:
+        """The tokens of the call without its messages, as many as they may be: system prompt, schema and answer."""
+        schema = msgspec.json.encode(self.answer_schema.schema).decode() if self.answer_schema else ""
+        return self.max_output_tokens + self.max_reasoning_tokens + _tokens(self.system) + _tokens(schema)
+
+    def fits(self, context: int) -> bool:
+        """Return whether the call with its last turn fits into a context of so many tokens."""
+        whole = self.within(context)
+        return self._least_tokens + sum(_tokens(message.texts) for message in whole.messages) <= context
 
     def for_engine(self, spec: EngineSpec) -> EngineCall:
         """Return the call as this engine gets it. Calling this again has no further effect."""
@@ -96,7 +111,7 @@ class EngineCall(Struct, frozen=True, kw_only=True):
             sum(_tokens(message.texts) for message in self.messages[start:end])
             for start, end in zip(starts, [*starts[1:], len(self.messages)], strict=True)
         ]
-        left = context - self.max_output_tokens - self.max_reasoning_tokens - _tokens(self.system) - last
+        left = context - self._least_tokens - last
         kept = 0
         for size in reversed(turns):
             left -= size

@@ -12,6 +12,8 @@ from llm_server.orchestration.domain.errors import UnknownName
 from llm_server.orchestration.domain.status import known_spelling
 
 Tier = Literal["fast", "strong"]
+StructuredOutput = Literal["json_schema", "json_object", "none"]
+"""Whether an engine's API can be given a JSON schema, or be told to answer with any JSON object, or neither."""
 Triaging = Literal["auto", "off", "always"]
 """Which tasks an engine triages: those whose analysis is unsure, none, or all that the caller did not decide."""
 Source = Literal["local", "api"]
@@ -173,8 +175,9 @@ class EngineSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     an answer ends, and `repeat_penalty` makes repetitions less likely (1 does not). Small engines have defaults for
     both: `stop_texts` and `repetition_penalty` are the values to send.
 
-    `tools` and `vision` say whether the engine takes function tools and images. `idle_timeout_s` limits the wait for
-    the next piece of a streamed answer after the first one.
+    `structured_output` is what the API is asked for if an answer must follow a schema; unless that is `json_schema`,
+    the schema is in the prompt. `tools` and `vision` say whether the engine takes function tools and images.
+    `idle_timeout_s` limits the wait for the next piece of a streamed answer after the first one.
     """
 
     kind: EngineKind
@@ -191,7 +194,7 @@ class EngineSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     context: Positive | None = None
     price: EnginePrice | None = None
     price_provider: str | None = None
-    json_schema: bool = True
+    structured_output: StructuredOutput = "json_schema"
     send_temperature: bool = True
     max_tokens_field: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
     max_reasoning_tokens: Annotated[int, msgspec.Meta(ge=0)] | None = None

@@ -21,7 +21,7 @@ MAX_STEPS = 200_000
 _STEP_OF_MATCHING = 500
 """Matching costs a step for so many characters of text, multiplied by the size of the pattern."""
 MAX_FAULTS = 5
-_MAX_FAULT_CHARS = 200
+MAX_FAULT_CHARS = 200
 _MAX_POINTER_CHARS = 100
 _NO_VALUE = "no value is allowed"
 _BY_NAME = frozenset(
@@ -138,7 +138,8 @@ def _described(error: ValidationError) -> str:
         rule = error.message
     elif error.validator is not None and error.validator not in _BY_NAME:
         rule = f"{rule} {json.dumps(error.validator_value, ensure_ascii=False, default=str)}"
-    return f"{where}: {rule}"[:_MAX_FAULT_CHARS]
+    # An answer may have names that are not valid Unicode.
+    return f"{where}: {rule}"[:MAX_FAULT_CHARS].encode(errors="replace").decode()
 
 
 def _weight(keyword: str, wanted: Any, value: Any) -> int:
