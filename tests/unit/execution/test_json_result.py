@@ -228,8 +228,8 @@ def test_without_a_valid_answer_the_task_fails(watched: WatchedStore, clock: Clo
 
 @pytest.mark.parametrize(
     "failure",
-    [EngineUnavailable("Down.", outage=True), PromptRefused("Too long."), ""],
-    ids=["down", "refused", "empty"],
+    [PromptRefused("Too long."), ""],
+    ids=["refused", "empty"],
 )
 def test_a_repair_that_fails_leaves_the_violation(
     watched: WatchedStore, clock: Clock, failure: Exception | str
@@ -240,6 +240,18 @@ def test_a_repair_that_fails_leaves_the_violation(
 
     assert (ended.task.status, ended.task.error) == (Status.FAILED, ERROR)
     assert len(engine.calls) == 2
+
+
+def test_a_repair_that_the_engine_was_down_for_is_made_later(watched: WatchedStore, clock: Clock) -> None:
+    """As after any failure of an engine, the task waits. The delivery counts, because a call was paid for."""
+    engine = ScriptedEngine(INVALID, EngineUnavailable("Down.", outage=True), VALID)
+    deliveries = Deliveries(watched, clock, engine)
+    put_off = deliveries.deliver(asked())
+    assert (put_off.task.status, put_off.task.deliveries) == (Status.QUEUED, 1)
+    assert faults(deliveries) == [FAULT, None]
+
+    clock.pass_s(600)
+    assert deliveries.deliver(put_off).result == VALID
 
 
 def test_no_repair_is_made_that_could_exceed_the_limit(watched: WatchedStore, clock: Clock) -> None:

@@ -144,20 +144,25 @@ class Balancer:
         attempts = tuple[Attempt, ...]()
         failure: CallFailure | None = None
         invalid: InvalidResult | None = None
+        unrepaired: EngineUnavailable | None = None
         outage = True
         names = self._names(call, terms)
         if terms.accept and not names and not self._any_can_be_told(call, terms):
             return Reply(failure=InvalidResult(_TOO_LONG_TO_TELL))
-        while names and self._may_ask(attempts, after_invalid=invalid is not None):
+        while names and self._may_ask(attempts, after_invalid=bool(invalid or unrepaired)):
             name, *names = names
             result = self._ask(name, call, terms, attempts)
             attempts += result.attempts
             match result.failure:
                 case None if terms.accept:
                     reply = self._accepted(name, result, call, terms, attempts)
-                    if not isinstance(reply.failure, InvalidResult):
+                    attempts, failure, outage = reply.attempts, None, False
+                    if isinstance(reply.failure, EngineUnavailable):
+                        unrepaired = reply.failure
+                    elif isinstance(reply.failure, InvalidResult):
+                        invalid = reply.failure
+                    else:
                         return reply
-                    attempts, invalid, failure = reply.attempts, reply.failure, None
                     names = self._after_empty(name, terms, names)
                 case None:
                     return self._escalated(result, call, terms, attempts, names)
@@ -172,6 +177,8 @@ class Balancer:
                 case PromptRefused() | OutOfTime() | TaskCancelled():
                     if not (invalid and isinstance(result.failure, PromptRefused)):
                         return Reply(failure=result.failure, attempts=attempts)
+        if unrepaired:
+            return Reply(failure=unrepaired, attempts=attempts)
         if invalid:
             limit = f" {failure}" if isinstance(failure, LimitReached) else ""
             return Reply(failure=InvalidResult(f"{invalid}{limit}"), attempts=attempts)
@@ -194,7 +201,8 @@ class Balancer:
     ) -> Reply:
         """Return the completion if it follows the caller's schema. If not, ask the engine once to repair it.
 
-        The failure is `InvalidResult` if no repair is possible, or the repaired answer is invalid, too.
+        The failure is `InvalidResult` if no repair is possible, or the repaired answer is invalid, too. If the engine
+        fails during the repair, it may succeed in a later delivery.
         """
         assert terms.accept
         assert result.completion
@@ -209,7 +217,7 @@ class Balancer:
         attempts += second.attempts
         if isinstance(second.failure, LimitReached):
             return replace(invalid, failure=InvalidResult(f"{read.error} {second.failure}"))
-        if isinstance(second.failure, OutOfTime | TaskCancelled):
+        if isinstance(second.failure, EngineUnavailable | OutOfTime | TaskCancelled):
             return Reply(failure=second.failure, attempts=attempts)
         if second.completion is None:
             return replace(invalid, attempts=attempts)
