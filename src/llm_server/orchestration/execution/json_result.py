@@ -28,7 +28,7 @@ class NoResult(Exception):
 def accept(schema: Mapping[str, Any], call: EngineCall, completion: Completion) -> Completion | Rejection:
     """Return the completion with its JSON text alone if that follows the schema; otherwise what is wrong with it.
 
-    An answer with tool calls is no result yet, so it is returned as it is.
+    An answer with tool calls comes before the result, so it is returned unchanged.
     """
     if completion.tool_calls:
         return completion
