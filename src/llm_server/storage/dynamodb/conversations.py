@@ -128,4 +128,4 @@ def _turn(rows: _Rows, answer_key: str | None) -> Turn | None:
         return None
     request = records.request(packing.joined(rows, "REQ"))
     answer = records.output(packing.joined(rows, answer_key))
-    return Turn(prompt=request.prompt, result=answer.text or "")
+    return Turn.of(request, answer)
