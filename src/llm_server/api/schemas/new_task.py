@@ -12,12 +12,12 @@ from pydantic import (
     ValidationError,
     ValidatorFunctionWrapHandler,
     WrapValidator,
+    model_validator,
 )
 from pydantic_core import PydanticCustomError
 
 from llm_server.api.schemas.base import RequestSchema, SourceList, whole
 from llm_server.orchestration.domain.engines import message
-from llm_server.orchestration.domain.errors import InvalidInput
 from llm_server.orchestration.domain.snapshot import Limits
 from llm_server.orchestration.domain.status import Mode, Priority, known_spelling
 from llm_server.orchestration.tasks import new_task
@@ -99,12 +99,6 @@ class NewLimits(RequestSchema):
         return Limits(**dict(self) | {"sources": None if self.sources is None else tuple(self.sources)})
 
 
-def _required_prompt(schema: dict[str, Any]) -> None:
-    """Describe the prompt without its default, which is not allowed."""
-    schema.pop("default")
-    schema["pattern"] = NOT_BLANK_NO_NUL
-
-
 class Attachment(RequestSchema):
     """An image that belongs to the prompt."""
 
@@ -180,11 +174,10 @@ class NewTask(RequestSchema):
     """A new task. Only `prompt` is required; the server chooses profile, role, mode and engine if they are left out."""
 
     prompt: str = Field(
-        default="",
         pattern=NO_NUL,
-        json_schema_extra=_required_prompt,
+        json_schema_extra={"pattern": NOT_BLANK_NO_NUL},
         description="The text of the task: 1 to 200,000 characters after trimming; the server's setting "
-        "LLM_SERVER_PROMPT_MAX_CHARS changes the maximum. It may be left out with `tool_results`.",
+        "LLM_SERVER_PROMPT_MAX_CHARS changes the maximum. With `tool_results`, it may be left out or blank.",
         examples=["Write a haiku about queues."],
     )
     profile: str | None = Field(
@@ -280,12 +273,17 @@ class NewTask(RequestSchema):
         "`tool_calls`. Needs `previous_task_id` or `conversation_id`.",
     )
 
+    @model_validator(mode="before")
+    @classmethod
+    def _without_prompt(cls, given: Any) -> Any:
+        """Let the prompt be left out beside results of function calls."""
+        is_left_out = isinstance(given, dict) and bool(given.get("tool_results")) and "prompt" not in given
+        return {**given, "prompt": ""} if is_left_out else given
+
     def to_domain(self) -> new_task.NewTask:
-        """Return the task. Raises InvalidInput if it has no prompt, or an attachment with another kind of URL."""
+        """Return the task. Raises InvalidInput if an attachment has another kind of URL."""
         fields = dict(self) | {"limits": self.limits.to_domain()}
         attachments, results = fields.pop("attachments"), fields.pop("tool_results")
-        if "prompt" not in self.model_fields_set and not results:
-            raise InvalidInput("prompt", "The field 'prompt' is missing.")
         choice = self.tool_choice
         fields |= {
             "messages": _messages(self.prompt.strip(), attachments, results),
