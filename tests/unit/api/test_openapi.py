@@ -160,7 +160,8 @@ def _failures(recorder: ScenarioRecorder) -> Iterator[str]:
     """Yield the failures of checks, except for answers about rules that no schema can express.
 
     These are names, sources and abilities that are not configured, images, function calls, page tokens of another
-    server, Idempotency-Keys in use, expiry times in the past, and the characters of a key's name, whose categories differ between versions of Unicode.
+    server, Idempotency-Keys in use, expiry times in the past, and the characters of a key's name, whose categories
+    differ between versions of Unicode.
     """
     for case_id, checks in recorder.checks.items():
         response = recorder.interactions[case_id].response
