@@ -98,9 +98,11 @@ class Conversations:
             self._add_rows(found, [*answers.items(), *(name for name in rest if name[0] not in many)])
             self._add_rows(found, list(_parts(found, answers)))
             for ref in some:
-                if ref in many:
-                    self._add_rows(found, [name for name in rest if name[0] == ref])
-                yield _turn(found.pop(ref), answers.get(ref))
+                parts = [name for name in rest if ref in many and name[0] == ref]
+                self._add_rows(found, parts)
+                yield _turn(found[ref], answers.get(ref))
+                for _, sk in parts:
+                    found[ref].pop(sk, None)
 
     def _add_rows(self, found: dict[TaskRef, _Rows], names: Sequence[tuple[TaskRef, str]]) -> None:
         for start in range(0, len(names), MAX_KEYS):

@@ -57,8 +57,8 @@ if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient
 
 
-MAX_ROWS = 10
-"""How many items of a request are written in one transaction: 3.5 MB, beside which the other items have room."""
+MAX_ROWS = 8
+"""How many items of a request are written in one transaction, which holds 4 MB. The longest prompt has 8."""
 
 MAX_READS = 6
 """With the pauses of `tries`, about 0.3 s in all. DynamoDB carries out a transaction in a few milliseconds."""
