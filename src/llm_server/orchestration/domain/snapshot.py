@@ -55,9 +55,9 @@ class Request(Struct, frozen=True, kw_only=True):
     `earlier` are the Completed tasks that the task is told as turns, oldest first; `turns_before` counts them and those
     that were gone or too many when the task was accepted.
     `messages` is what the caller sends in place of the prompt alone, such as a prompt with images, or messages before
-    and after it; () if it is the prompt alone. `prompt` is the text of the last user message among them, "" if there
-    is none. `instructions` is the caller's own text for the system prompt. `tools` are functions that the engine may
-    ask the caller to call. `needs_before` is what an engine must take to be told the earlier turns.
+    and after it; () if it is the prompt alone. `prompt` is the text of the last user message among them, "" without
+    one. `instructions` is the caller's own text for the system prompt. `tools` are functions that the engine may ask
+    the caller to call. `needs_before` is what an engine must take to be told the earlier turns.
     """
 
     prompt: str

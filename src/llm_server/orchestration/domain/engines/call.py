@@ -63,7 +63,7 @@ class EngineCall(Struct, frozen=True, kw_only=True):
     tool_choice: ToolChoice | None = None
     on_text: Callable[[str], None] | None = None
     turns_dropped: int = 0
-    tokens_per_image: int = image_tokens.MOST
+    tokens_per_image: int = image_tokens.MAX_TOKENS
     cancellation: Cancellation = field(default_factory=Cancellation)
 
     @property

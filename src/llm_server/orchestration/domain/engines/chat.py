@@ -28,7 +28,7 @@ def both(needs: Collection[Need], others: Collection[Need]) -> tuple[Need, ...]:
 
 
 def before_prompt(messages: Messages) -> Messages:
-    """Return the messages before the last one of the user; () if there is none of the user."""
+    """Return the messages before the last one of the user; () without one of the user."""
     return messages[: _last_of_user(messages)] if _last_of_user(messages) is not None else ()
 
 

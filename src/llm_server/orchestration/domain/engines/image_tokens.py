@@ -27,7 +27,7 @@ OTHER = 16_384
 
 https://huggingface.co/Qwen/Qwen2.5-VL-7B-Instruct (`max_pixels`). Amazon's Nova and Meta's Llama need less.
 """
-MOST = GPT_4O_MINI
+MAX_TOKENS = GPT_4O_MINI
 USUAL_CHARS = 6_400
 """The characters that stand for an image where the engine is not known yet: 1,600 tokens, as a usual image has."""
 
