@@ -27,6 +27,7 @@ VARIABLES = (
     "LLM_SERVER_MAX_ATTEMPTS",
     "LLM_SERVER_KEEP_DAYS",
     "LLM_SERVER_PROMPT_MAX_CHARS",
+    "LLM_SERVER_REMOTE_IMAGES",
     "LLM_SERVER_LOG_LEVEL",
 )
 EMBEDDED_ONLY = frozenset({"LLM_SERVER_DB", "LLM_SERVER_MODEL", "LLM_SERVER_WORKERS", "LLM_SERVER_CORS_ORIGINS"})
@@ -51,7 +52,8 @@ class Settings:
     from the engines. `cors_origins`: the origins whose pages may call the server; `*` stands for all.
     `lease_s`: how long a worker owns a task it has claimed. `sweep_s`: how old the last message of an open task is when
     the sweep sends another one. `max_attempts`: claims without progress after which a task fails. `keep_days`: how long
-    a final task is kept; 0 means for ever. `environ`: the environment in which `env:` references are looked up.
+    a final task is kept; 0 means for ever. `remote_images`: whether callers may give an image by its URL. `environ`:
+    the environment in which `env:` references are looked up.
     """
 
     table: str | None = None
@@ -67,6 +69,7 @@ class Settings:
     max_attempts: int = 8
     keep_days: int = 30
     prompt_max_chars: int = 200_000
+    remote_images: bool = False
     log_level: str = "INFO"
     environ: Mapping[str, str] = field(default_factory=dict, repr=False)
 
@@ -119,6 +122,7 @@ class Settings:
             max_attempts=_integer(variables, "LLM_SERVER_MAX_ATTEMPTS", default.max_attempts, 1, 100),
             keep_days=_integer(variables, "LLM_SERVER_KEEP_DAYS", default.keep_days, 0, 3_650),
             prompt_max_chars=_integer(variables, "LLM_SERVER_PROMPT_MAX_CHARS", default.prompt_max_chars, 1, 1_000_000),
+            remote_images=_switch(variables, "LLM_SERVER_REMOTE_IMAGES"),
             log_level=_log_level(variables, default.log_level),
             environ=dict(environ),
         )

@@ -109,6 +109,7 @@ def assemble(
     max_deliveries: int,
     sweep_s: int,
     prompt_max_chars: int,
+    remote_images: bool = False,
     sleep: Callable[[float], None] = time.sleep,
     waiting: Waiting = nullcontext,
     after_commit: AfterCommit = at_once,
@@ -142,6 +143,7 @@ def assemble(
             new_id=new_id,
             sweep_ms=sweep_ms,
             prompt_max_chars=prompt_max_chars,
+            remote_images=remote_images,
         ),
         conversations=Conversations(store=store, ledger=key_store, clock=clock, new_id=new_id),
         worker=_worker(
@@ -256,6 +258,7 @@ def service_of(
         max_deliveries=settings.max_attempts,
         sweep_s=settings.sweep_s,
         prompt_max_chars=settings.prompt_max_chars,
+        remote_images=settings.remote_images,
         sleep=partial(_sleep, waiting),
         waiting=waiting,
         after_commit=after_commit,

@@ -54,6 +54,7 @@ def test_every_variable_is_read(tmp_path: Path) -> None:
         "LLM_SERVER_MAX_ATTEMPTS": "2",
         "LLM_SERVER_KEEP_DAYS": "7",
         "LLM_SERVER_PROMPT_MAX_CHARS": "1000",
+        "LLM_SERVER_REMOTE_IMAGES": "true",
         "LLM_SERVER_LOG_LEVEL": "debug",
     }
 
@@ -72,6 +73,7 @@ def test_every_variable_is_read(tmp_path: Path) -> None:
         max_attempts=2,
         keep_days=7,
         prompt_max_chars=1000,
+        remote_images=True,
         log_level="DEBUG",
         environ=given,
     )

@@ -18,11 +18,14 @@ from llm_server.api.edge import Edge
 from llm_server.api.executor import Executor
 from llm_server.api.routes import conversations, docs, keys, server, task_changes, task_events, tasks
 from llm_server.orchestration.service import Service
+from llm_server.orchestration.tasks.messages.images import MAX_BYTES_TOGETHER
 
 JSON_BYTES_PER_CHAR = 12
 """The most bytes of one character: outside the Basic Multilingual Plane, JSON allows two escapes of six bytes."""
 BODY_REST_BYTES = 64 * 1024
-"""Bytes allowed in a body in addition to those of the prompt."""
+"""Bytes allowed in a body in addition to those of the prompt and the images."""
+IMAGES_BYTES = MAX_BYTES_TOGETHER * 4 // 3
+"""The images of a task in base64."""
 
 
 class App(FastAPI):
@@ -82,7 +85,7 @@ def create_app(
     )
     app.state.service = service
     app.state.executor = executor
-    app.state.max_body_bytes = service.prompt_max_chars * JSON_BYTES_PER_CHAR + BODY_REST_BYTES
+    app.state.max_body_bytes = service.prompt_max_chars * JSON_BYTES_PER_CHAR + IMAGES_BYTES + BODY_REST_BYTES
     app.state.gate = Gate(service.keys, executor, open_without_keys=open_without_keys, origins=origins)
     app.state.prefix = PREFIX
     for router in (

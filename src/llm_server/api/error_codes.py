@@ -64,6 +64,8 @@ ERROR_CODES: Mapping[str, ErrorCode] = {
     "repeated_parameter": ErrorCode(status=422),
     "engine_not_usable": ErrorCode(status=422),
     "sources_not_usable": ErrorCode(status=422),
+    "content_not_usable": ErrorCode(status=422),
+    "tool_results_invalid": ErrorCode(status=422),
     "idempotency_key_reused": ErrorCode(status=422),
     "requests_per_minute_exceeded": ErrorCode(status=429, retryable=True),
     "tasks_in_flight_exceeded": ErrorCode(status=429, retryable=True),

@@ -86,8 +86,13 @@ def _body_model(route: Any) -> Any:
 def _known_fields(model: Any, parts: Sequence[str]) -> str:
     """Return the names of the fields that are allowed where an unknown one was found."""
     for part in parts[:-1]:
-        model = model.model_fields[part].annotation
+        model = _entry_model(model) if part.isdigit() else model.model_fields[part].annotation
     return ", ".join(model.model_fields)
+
+
+def _entry_model(entries: Any) -> Any:
+    """Return the model of a list's entries."""
+    return next(leaf for leaf in _leaves(entries) if isinstance(leaf, type) and issubclass(leaf, BaseModel))
 
 
 def _field(route: Any, location: Sequence[str | int]) -> Any:

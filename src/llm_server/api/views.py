@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
+from msgspec.structs import asdict
+
 from llm_server.api.schemas.conversations import ConversationView
 from llm_server.api.schemas.events import EventDocument
 from llm_server.api.schemas.keys import CreatedKey, KeyLimitsView, KeyView
@@ -29,6 +31,7 @@ from llm_server.api.schemas.tasks import (
     TaskSummary,
     TaskView,
     TimesView,
+    ToolCallView,
     TriageQuoteView,
 )
 from llm_server.api.schemas.work import AttemptView, PlanView, ReceiptView, ReviewView, StepView
@@ -79,6 +82,7 @@ def detail(snapshot: Snapshot, quote: Quote | None = None) -> TaskDetail:
         previous_task_id=request.previous_task_id,
         conversation_id=request.conversation_id,
         turns_before=request.turns_before,
+        tool_calls=[ToolCallView(**asdict(call)) for call in snapshot.tool_calls],
         turns_dropped=snapshot.turns_dropped,
         attempts=[_attempt(a) for a in snapshot.attempts],
         events=[_event(event) for event in history(snapshot)],
@@ -97,6 +101,7 @@ def stream_event(event: Event) -> EventDocument:
         engine=event.engine,
         item=event.item,
         text=event.text,
+        tool_calls=event.tool_calls,
     )
 
 

@@ -3,6 +3,7 @@
 import logging
 import re
 import sys
+from base64 import b64encode
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
@@ -97,6 +98,15 @@ def checked_id(task_id: str) -> str:
     return task_id
 
 
+_IMAGE_TYPES = {
+    ".png": "image/png",
+    ".jpg": "image/jpeg",
+    ".jpeg": "image/jpeg",
+    ".gif": "image/gif",
+    ".webp": "image/webp",
+}
+
+
 def text_of(prompt: str) -> str:
     """Return the prompt; for `-`, read it from standard input. Raises BadParameter if the text is not UTF-8."""
     try:
@@ -105,6 +115,21 @@ def text_of(prompt: str) -> str:
     except UnicodeError:
         raise typer.BadParameter("The prompt is not UTF-8 text.", param_hint="PROMPT") from None
     return text
+
+
+def attachments_of(images: Iterable[Path] | None) -> list[dict[str, str]] | None:
+    """Return images as the API takes them; None without any. Raises BadParameter for a file that is not an image."""
+    if not images:
+        return None
+    found = []
+    for path in images:
+        media_type = _IMAGE_TYPES.get(path.suffix.lower())
+        if media_type is None:
+            accepted = ", ".join(_IMAGE_TYPES)
+            raise typer.BadParameter(f"{path.name} does not end in one of {accepted}.", param_hint="--image")
+        data = b64encode(path.read_bytes()).decode()
+        found.append({"type": "image", "url": f"data:{media_type};base64,{data}"})
+    return found
 
 
 def words_of(option: Iterable[str] | None) -> list[str] | None:

@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -20,6 +21,7 @@ from llm_server.cli.options import (
     TaskId,
     TimeoutS,
     Url,
+    attachments_of,
     checked_id,
     client_of,
     failures_as_exit_codes,
@@ -52,6 +54,16 @@ def submit(
     metadata: Metadata = None,
     after: Annotated[
         str | None, typer.Option("--after", metavar="TASK_ID", help="Follow this Completed task, as its next turn.")
+    ] = None,
+    image: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--image",
+            exists=True,
+            dir_okay=False,
+            readable=True,
+            help="A PNG, JPEG, GIF or WebP file to send with the prompt; may be repeated.",
+        ),
     ] = None,
     plan_approval: Annotated[
         bool,
@@ -103,6 +115,7 @@ def submit(
         "priority": priority,
         "metadata": pairs_of(metadata),
         "previous_task_id": after,
+        "attachments": attachments_of(image),
     }
     task = {"prompt": text_of(prompt), **without_unset(fields | others)}
     client = client_of(url, key)

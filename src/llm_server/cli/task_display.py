@@ -41,6 +41,8 @@ def show_task(answer: Answer, base_url: str, as_json: bool, *, has_shown_result:
     elif status == "Completed":
         if not has_shown_result:
             _show_result(str(task.get("result") or ""))
+        for call in task.get("tool_calls") or []:
+            display.say(f"Asks for {call.get('name')}({call.get('arguments')}), call {call.get('call_id')}.")
         _show_faults(task)
         display.say(_footer(task), dim=True)
         _show_demonstration(task)

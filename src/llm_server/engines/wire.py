@@ -108,7 +108,8 @@ def completion(
         written.encode()
     except UnicodeEncodeError as error:
         raise unusable_answer("The engine's answer is not valid Unicode.") from error
-    usage = reported.completed(tokens_in=estimate_tokens(call.texts), tokens_out=estimate_tokens(written))
+    tokens_in = estimate_tokens(call.texts) + call.image_tokens
+    usage = reported.completed(tokens_in=tokens_in, tokens_out=estimate_tokens(written))
     return Completion(text=text, usage=usage, truncated=truncated, tool_calls=tool_calls)
 
 
@@ -155,9 +156,14 @@ def tool_call(call_id: Any, name: Any, arguments: Any) -> ToolCall:
 
 
 def private_texts(call: EngineCall) -> list[str]:
-    """Return the texts of a call that an engine's error message must not show."""
+    """Return the texts of a call that an engine's error message must not show.
+
+    The data of images is not among them: nearly every short word is somewhere in it, so no message could be shown.
+    """
     calls = (asked.arguments for message in call.messages for asked in message.tool_calls)
-    return [*(message.text for message in call.messages), *calls]
+    images = (image.url for message in call.messages for image in message.images)
+    tools = (tool.description for tool in call.tools)
+    return [*(message.text for message in call.messages), *calls, *images, *tools]
 
 
 def decoded_object(data: bytes | str) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from msgspec.structs import fields, replace
 from llm_server.orchestration.domain.api_key import Key
 from llm_server.orchestration.domain.conversation import Conversation
 from llm_server.orchestration.domain.engines.allowed import without_unset_sources
+from llm_server.orchestration.domain.engines.message import ToolCall
 from llm_server.orchestration.domain.engines.state import EngineState, EngineSwitch
 from llm_server.orchestration.domain.errors import RecordUnreadable
 from llm_server.orchestration.domain.output import Output, OutputKey, OutputKind, Review
@@ -47,6 +48,7 @@ _RARE_OF_REQUEST: dict[str, object] = {
     "tools": (),
     "tool_choice": None,
     "output_schema": None,
+    "needs_before": (),
 }
 """Fields of a request that are not stored if they have these values."""
 _KIND_WORDS = {
@@ -73,6 +75,7 @@ class _StoredOutput(msgspec.Struct, kw_only=True):
     review: Review | None = None
     fence: int = 0
     rev: int = 0
+    tool_calls: tuple[ToolCall, ...] = ()
 
 
 _TASK = msgspec.json.Decoder(Task)
@@ -105,6 +108,8 @@ def encode(
         stored |= {"key": output_key_text(record.key), "attempts": [calls.stored_attempt(a) for a in record.attempts]}
         if not record.rev:
             del stored["rev"]
+        if not record.tool_calls:
+            del stored["tool_calls"]
         return msgspec.json.encode(stored).decode()
     if isinstance(record, Request):
         stored = calls.without_rare(_REQUEST_FIELDS, _REQUEST_VALUES(record), _RARE_OF_REQUEST)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from llm_server.api.app import IMAGES_BYTES
 from support import asgi
 from support.in_process_server import CalledServer, called_server
 
@@ -154,10 +155,10 @@ def test_the_content_type_json_is_accepted_in_any_case_and_with_a_charset(
 
 
 def test_a_body_announced_as_too_large_is_not_read(shared_server: CalledServer) -> None:
-    """A Content-Length of 5 MB is refused before the first byte is read."""
-    headers = asgi.JSON | {"content-length": str(5 * MEGABYTE)}
+    """A Content-Length of 25 MB is refused before the first byte is read."""
+    headers = asgi.JSON | {"content-length": str(25 * MEGABYTE)}
 
-    answer = shared_server.call("POST", "tasks", headers=headers, parts=[b"x" * MEGABYTE] * 5)
+    answer = shared_server.call("POST", "tasks", headers=headers, parts=[b"x" * MEGABYTE] * 25)
 
     assert (answer.status, answer.taken) == (413, 0)
     assert answer.detail.startswith("The body is too large; at most ")
@@ -167,9 +168,11 @@ def test_a_body_announced_as_too_large_is_not_read(shared_server: CalledServer) 
 @pytest.mark.parametrize("headers", [{}, {"content-length": "7"}, {"content-length": "many"}])
 def test_reading_stops_when_a_body_becomes_too_large(shared_server: CalledServer, headers: dict[str, str]) -> None:
     """Chunked, or with a false Content-Length: refused as soon as the limit is passed."""
-    answer = shared_server.call("POST", "tasks", headers=asgi.JSON | headers, parts=[b" " * MEGABYTE] * 5)
+    answer = shared_server.call("POST", "tasks", headers=asgi.JSON | headers, parts=[b" " * MEGABYTE] * 25)
 
-    assert (answer.status, answer.taken, answer.detail.startswith("The body is too large")) == (413, 3, True)
+    needed = shared_server.app.state.max_body_bytes // MEGABYTE + 1
+    assert (answer.status, answer.taken, answer.detail.startswith("The body is too large")) == (413, needed, True)
+    assert needed < 25
 
 
 def test_a_body_may_arrive_in_many_parts(server: CalledServer) -> None:
@@ -184,7 +187,7 @@ def test_a_body_may_arrive_in_many_parts(server: CalledServer) -> None:
 def test_the_limit_of_a_body_follows_the_limit_of_a_prompt(tmp_path: Path) -> None:
     """A server that accepts short prompts only also refuses long bodies."""
     with called_server(tmp_path, prompt_max_chars=10) as server:
-        assert server.post(b" " * 70_000).status == 413
+        assert server.post(b" " * (IMAGES_BYTES + 70_000)).status == 413
 
 
 def test_a_caller_who_disconnects_creates_no_task_and_no_error(

@@ -270,6 +270,8 @@ CALLS: dict[str, Call] = {
     "repeated_parameter": lambda server: server.get("tasks?page_size=1&page_size=2"),
     "engine_not_usable": to_a_locked_engine,
     "sources_not_usable": lambda server: server.post({"prompt": "x", "limits": {"sources": ["api"]}}),
+    "content_not_usable": lambda server: server.post({"prompt": "x", "tools": [{"name": "f"}]}),
+    "tool_results_invalid": lambda server: server.post({"tool_results": [{"call_id": "c1", "output": "x"}]}),
     "idempotency_key_reused": lambda server: used_again(server, deleted=False),
     "requests_per_minute_exceeded": above("requests_per_minute", 1),
     "tasks_in_flight_exceeded": above("tasks_in_flight", 1),

@@ -22,7 +22,7 @@ DETAIL = (
     *("waiting_since", "receipt", "created_at"),
     *("updated_at", "finished_at", "awaiting_approval", "metadata", "confidence", "complexity", "reasons", "plan"),
     *("quote", "demonstration", "attempts", "events", "limits", "fault", "priority", "stream"),
-    *("previous_task_id", "conversation_id", "turns_before", "turns_dropped"),
+    *("previous_task_id", "conversation_id", "tool_calls", "turns_before", "turns_dropped"),
 )
 NO_TASK = ("task_not_found", "No task has this id.")
 

@@ -27,7 +27,9 @@ OF_THE_CONFIGURATION = re.compile(
     rb"""{"detail":"(Unknown (profile|role|engine) |Unknown page_token: |This Idempotency-Key was sent with """
     rb"""|A key's name must have |The field expires_at must be in the future|created_to must be later """
     rb"""|No configured engine has the source |Engine embedded has the source """
-    rb"""|(previous_task_id|conversation_id) names no )"""
+    rb"""|(previous_task_id|conversation_id) names no |tool_choice (needs tools|names no tool)|Two tools have the """
+    rb"""|A task with function tools|The task has (function tools|images)|Engine embedded does not take the """
+    rb"""|'.*' is not an open function call|The url of attachment |Image [0-9]+ |The (data|URL) of image )"""
 )
 
 
@@ -157,8 +159,9 @@ def responses(described: dict[str, Any]) -> Iterator[tuple[str, str, dict[str, A
 def _failures(recorder: ScenarioRecorder) -> Iterator[str]:
     """Yield the failures of checks, except for answers about rules that no schema can express.
 
-    These are names and sources that are not configured, page tokens of another server, Idempotency-Keys in use, expiry
-    times in the past, and the characters of a key's name, whose categories differ between versions of Unicode.
+    These are names, sources and abilities that are not configured, images, function calls, page tokens of another
+    server, Idempotency-Keys in use, expiry times in the past, and the characters of a key's name, whose categories
+    differ between versions of Unicode.
     """
     for case_id, checks in recorder.checks.items():
         response = recorder.interactions[case_id].response

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -158,6 +159,33 @@ def test_submit_sends_every_option_under_the_names_of_the_api(server: Script) ->
         "plan_approval": True,
         "priority": "batch",
     }
+
+
+def test_submit_sends_images_as_data_urls(server: Script, tmp_path: Path) -> None:
+    server.replies = [Reply(body=task("Queued"), status=202)]
+    for name in ("a.PNG", "b.jpg"):
+        (tmp_path / name).write_bytes(b"picture")
+    (tmp_path / "c.txt").touch()
+
+    result = run(
+        server, "submit", "x", "--no-wait", "--image", str(tmp_path / "a.PNG"), "--image", str(tmp_path / "b.jpg")
+    )
+    wrong = run(server, "submit", "x", "--no-wait", "--image", str(tmp_path / "c.txt"))
+
+    assert result.exit_code == 0
+    urls = [each["url"] for each in server.asked[0].body["attachments"]]
+    assert urls == ["data:image/png;base64,cGljdHVyZQ==", "data:image/jpeg;base64,cGljdHVyZQ=="]
+    assert (wrong.exit_code, "c.txt does not end in one of .png" in wrong.stderr) == (2, True)
+    assert len(server.asked) == 1
+
+
+def test_function_calls_are_printed_beside_the_answer(server: Script) -> None:
+    calls = [{"call_id": "c1", "name": "get_weather", "arguments": '{"city":"Paris"}'}]
+    server.replies = [Reply(body=task("Completed", result="", tool_calls=calls, receipt={}))]
+
+    result = run(server, "get", "t1")
+
+    assert 'Asks for get_weather({"city":"Paris"}), call c1.' in result.stderr
 
 
 def test_no_wait_prints_only_the_id_on_stdout(server: Script) -> None:

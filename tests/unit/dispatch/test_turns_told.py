@@ -7,7 +7,7 @@ from msgspec.structs import replace
 
 from llm_server.orchestration.dispatch.budget import Budget
 from llm_server.orchestration.domain.engines.call import EngineCall
-from llm_server.orchestration.domain.engines.message import Message, ToolCall, user
+from llm_server.orchestration.domain.engines.message import Image, Message, ToolCall, user
 from llm_server.orchestration.domain.errors import EngineUnavailable
 from support.scripted_engine import Balanced, ScriptedEngine, a_catalog, an_engine, call_terms
 
@@ -48,6 +48,37 @@ def test_turns_that_are_gone_are_counted_with_those_that_do_not_fit() -> None:
 
 def test_reasoning_takes_room_from_the_turns() -> None:
     assert a_call("a", max_reasoning_tokens=50).within(180).turns_dropped == 1
+
+
+def test_results_that_come_with_the_prompt_keep_the_turn_of_their_calls() -> None:
+    """The caller has just sent them; the turn before may go."""
+    calls = Message(role="assistant", text="b", tool_calls=(ToolCall(call_id="1", name="f", arguments="{}" * 100),))
+    result = Message(role="tool", text="r" * 100, tool_call_id="1")
+    messages = (*exchange("a"), *user("b"), calls, result, *user(PROMPT))
+
+    fitted = a_call(messages=messages).within(5)
+
+    assert (told(fitted), fitted.turns_dropped) == ("bbrp", 1)
+    assert fitted.within(5) == fitted
+    assert told(a_call(messages=messages[2:-1]).within(5)) == "bbr", "results without a prompt"
+
+
+def test_messages_before_the_first_prompt_belong_to_the_first_turn() -> None:
+    greeting = Message(role="assistant", text="g" * 30)
+
+    assert told(a_call(messages=(greeting, *exchange("a"), *user(PROMPT))).within(150)) == "gaap"
+    assert told(a_call(messages=(greeting, *exchange("a"), *user(PROMPT))).within(149)) == "p"
+
+
+@pytest.mark.parametrize(("context", "letters"), [(4_924, "aap"), (4_923, "p")])
+def test_images_take_room_as_they_may_cost(context: int, letters: str) -> None:
+    """4,784 tokens with Claude, in a turn of 20."""
+    seen = Message(role="user", text="a" * 30, images=(Image(url="https://example.com/a.png"),))
+    call = a_call(messages=(seen, Message(role="assistant", text="a" * 30), *user(PROMPT)))
+
+    fitted = call.for_engine(an_engine(kind="anthropic")).within(context)
+
+    assert told(fitted) == letters
 
 
 def test_a_function_call_goes_with_its_turn() -> None:

@@ -39,10 +39,12 @@ def body_of(call: EngineCall) -> str:
 
 
 def test_every_role_is_offered_with_its_purpose_except_the_planner() -> None:
-    """Plan mode stands for the planner."""
-    asked = question()
+    """Plan mode stands for the planner. Without an image, no role can read one."""
+    asked, seeing = question(), Question.of(CATALOG, "General", WHOLE, sees=True)
 
-    assert asked.roles == tuple(CATALOG.step_roles())
+    assert seeing
+    assert seeing.roles == tuple(CATALOG.step_roles())
+    assert set(seeing.roles) - set(asked.roles) == {"Vision-Agent"}
     assert asked.modes == (Mode.CHAT, Mode.AGENT, Mode.PLAN)
     for name in asked.roles:
         assert f"- {name}: {CATALOG.roles[name].purpose}" in asked.system
@@ -55,7 +57,7 @@ def test_a_profile_of_the_caller_limits_the_roles_and_its_modes() -> None:
     assert set(general.roles) == set(CATALOG.roles_of("General"))
     assert general.modes == (Mode.CHAT, Mode.AGENT)
     assert "Plan:" not in general.system
-    assert set(developer.roles) == set(CATALOG.roles_of("Developer")) - {"Planner-Agent"}
+    assert set(developer.roles) == set(CATALOG.roles_of("Developer")) - {"Planner-Agent", "Vision-Agent"}
     assert Mode.PLAN in developer.modes
 
 

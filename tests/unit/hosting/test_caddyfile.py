@@ -6,7 +6,7 @@ import subprocess
 from typing import Any
 
 from aws_local.environments import tool
-from llm_server.api.app import BODY_REST_BYTES, JSON_BYTES_PER_CHAR
+from llm_server.api.app import BODY_REST_BYTES, IMAGES_BYTES, JSON_BYTES_PER_CHAR
 from llm_server.api.waiting import MAX_WAIT_S
 from llm_server.embedded.connections import HALF_OPEN_S, KEEP_ALIVE_S
 from llm_server.embedded.http_protocol import MAX_BODY_S, MAX_HEADER_BYTES
@@ -36,7 +36,7 @@ def test_caddy_accepts_it_as_it_is_written() -> None:
 
 
 def test_a_body_that_the_server_would_read_passes() -> None:
-    longest = Settings().prompt_max_chars * JSON_BYTES_PER_CHAR + BODY_REST_BYTES
+    longest = Settings().prompt_max_chars * JSON_BYTES_PER_CHAR + IMAGES_BYTES + BODY_REST_BYTES
 
     assert longest < handler("request_body")["max_size"] < 1.5 * longest
     assert SERVER["max_header_bytes"] > MAX_HEADER_BYTES

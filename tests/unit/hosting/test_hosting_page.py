@@ -8,7 +8,7 @@ import shlex
 import pytest
 import typer
 
-from llm_server.api.app import BODY_REST_BYTES, JSON_BYTES_PER_CHAR
+from llm_server.api.app import BODY_REST_BYTES, IMAGES_BYTES, JSON_BYTES_PER_CHAR
 from llm_server.api.waiting import MAX_WAIT_S
 from llm_server.cli.app import app
 from llm_server.embedded.connections import KEEP_ALIVE_S
@@ -102,8 +102,9 @@ def test_the_table_of_the_proxy_has_the_figures_of_the_file() -> None:
 
 def test_the_reasons_in_that_table_have_the_figures_of_the_server() -> None:
     assert f"reads {JSON_BYTES_PER_CHAR} bytes for each character" in row("longest body")[2]
-    assert f"and {BODY_REST_BYTES // 1024} KB." in row("longest body")[2]
-    assert f"need {(1_000_000 * JSON_BYTES_PER_CHAR + BODY_REST_BYTES) // 1_000_000 + 1} MB" in row("longest body")[2]
+    assert f"{IMAGES_BYTES // 1_000_000} MB for images and {BODY_REST_BYTES // 1024} KB." in row("longest body")[2]
+    most = 1_000_000 * JSON_BYTES_PER_CHAR + IMAGES_BYTES + BODY_REST_BYTES
+    assert f"need {most // 1_000_000 + 1} MB" in row("longest body")[2]
     assert f"more than {MAX_HEADER_BYTES // 1024} KB" in row("header section")[2]
     assert f"up to {MAX_WAIT_S} s" in row("wait for a response")[2]
     assert f"after {KEEP_ALIVE_S:.0f} s" in row("idle connections to the server")[2]

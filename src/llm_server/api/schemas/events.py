@@ -8,6 +8,8 @@ from msgspec import Struct
 from pydantic import Field
 
 from llm_server.api.schemas.base import ResponseSchema, Time
+from llm_server.api.schemas.tasks import ToolCallView
+from llm_server.orchestration.domain.engines.message import ToolCall
 
 
 class EventDocument(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -25,6 +27,7 @@ class EventDocument(Struct, frozen=True, kw_only=True, omit_defaults=True):
     engine: str | None = None
     item: int | None = None
     text: str | None = None
+    tool_calls: tuple[ToolCall, ...] = ()
 
 
 class EventOfStream(ResponseSchema):
@@ -55,6 +58,9 @@ class EventOfStream(ResponseSchema):
         examples=[5],
     )
     text: str = Field(default="", description="A piece of text.", examples=["One by "])
+    tool_calls: list[ToolCallView] = Field(
+        default_factory=list, description="Of the event `completed`: the function calls that the answer asks for."
+    )
 
 
 class EventsPage(ResponseSchema):

@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, StringConstraints
+from pydantic import (
+    BeforeValidator,
+    Field,
+    StringConstraints,
+    ValidationError,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError
 
 from llm_server.api.schemas.base import RequestSchema, SourceList, whole
+from llm_server.orchestration.domain.engines import message
 from llm_server.orchestration.domain.snapshot import Limits
 from llm_server.orchestration.domain.status import Mode, Priority, known_spelling
 from llm_server.orchestration.tasks import new_task
+from llm_server.orchestration.tasks.messages.images import MAX_IMAGES, of_url
+from llm_server.orchestration.tasks.messages.tools import MAX_TOOLS, NAME
 
 MAX_METADATA = 16
 NO_NUL = r"^[^\x00]*$"
@@ -18,6 +31,7 @@ NOT_BLANK_NO_NUL = r"^[^\x00]*[^\s\x00\x1c-\x1f\x85][^\x00]*$"
 
 Python also strips \x1c to \x1f and \x85, which ECMA-262's `\\s` does not match.
 """
+TOOL_NAME = rf"^{NAME.pattern}$"
 
 MetadataKey = Annotated[str, StringConstraints(min_length=1, max_length=64, pattern=NO_NUL)]
 MetadataValue = Annotated[str, StringConstraints(max_length=512, pattern=NO_NUL)]
@@ -85,6 +99,77 @@ class NewLimits(RequestSchema):
         return Limits(**dict(self) | {"sources": None if self.sources is None else tuple(self.sources)})
 
 
+class Attachment(RequestSchema):
+    """An image that belongs to the prompt."""
+
+    type: Literal["image"] = Field(description="What it is; only images are accepted.", examples=["image"])
+    url: str = Field(
+        min_length=1,
+        pattern=NO_NUL,
+        description="The image as a data URL, `data:image/png;base64,...`: image/png, image/jpeg, image/gif or "
+        "image/webp. An https:// URL, which the engine fetches, only if the server's setting "
+        "LLM_SERVER_REMOTE_IMAGES allows it.",
+        examples=["data:image/gif;base64,R0lGODlhAQABAAAAACwAAAAAAQABAAACAkQBADs="],
+    )
+
+
+class FunctionTool(RequestSchema):
+    """A function that the engine may ask you to call."""
+
+    type: Literal["function"] = Field(default="function", description="The kind of the tool.", examples=["function"])
+    name: str = Field(
+        pattern=TOOL_NAME, description="The name of the function, unique in the task.", examples=["get_weather"]
+    )
+    description: str = Field(
+        default="",
+        pattern=NO_NUL,
+        description="What the function does, for the model.",
+        examples=["Tells the weather of a city."],
+    )
+    parameters: dict[str, Any] | None = Field(
+        default=None,
+        description="The JSON schema of its arguments, an object. Default: no arguments.",
+        examples=[{"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}],
+    )
+    strict: bool | None = Field(
+        default=None,
+        description="Whether the engine must follow the schema exactly, if it can. Default: the engine decides.",
+        examples=[True],
+    )
+
+
+class NamedTool(RequestSchema):
+    """The function that the engine must ask for."""
+
+    name: str = Field(pattern=TOOL_NAME, description="The name of one of the `tools`.", examples=["get_weather"])
+
+    def to_domain(self) -> message.ToolChoice:
+        return message.ToolChoice(mode="required", name=self.name)
+
+
+def _choice(value: object, validated: ValidatorFunctionWrapHandler) -> Any:
+    """Describe a wrong choice in one sentence; pydantic would tell a fault for each kind of choice."""
+    try:
+        return validated(value)
+    except ValidationError:
+        allowed = 'auto, none, required or {"name": "..."}'
+        raise PydanticCustomError("tool_choice", "allowed is {allowed}", {"allowed": allowed}) from None
+
+
+ToolChoiceField = Annotated[Literal["auto", "none", "required"] | NamedTool, WrapValidator(_choice)]
+
+
+class ToolResult(RequestSchema):
+    """The result of a function call."""
+
+    call_id: str = Field(
+        min_length=1, max_length=256, pattern=NO_NUL, description="The `call_id` of the call.", examples=["call_1"]
+    )
+    output: str = Field(
+        pattern=NO_NUL, description="What the function returned, or why it failed, as text.", examples=["18 degrees"]
+    )
+
+
 class NewTask(RequestSchema):
     """A new task. Only `prompt` is required; the server chooses profile, role, mode and engine if they are left out."""
 
@@ -92,7 +177,7 @@ class NewTask(RequestSchema):
         pattern=NO_NUL,
         json_schema_extra={"pattern": NOT_BLANK_NO_NUL},
         description="The text of the task: 1 to 200,000 characters after trimming; the server's setting "
-        "LLM_SERVER_PROMPT_MAX_CHARS changes the maximum.",
+        "LLM_SERVER_PROMPT_MAX_CHARS changes the maximum. With `tool_results`, it may be left out or blank.",
         examples=["Write a haiku about queues."],
     )
     profile: str | None = Field(
@@ -167,9 +252,72 @@ class NewTask(RequestSchema):
         "server. At most 32 KiB as JSON, 8 levels of schemas, and `$ref` only inside the document.",
         examples=[{"type": "object", "properties": {"total": {"type": "number"}}, "required": ["total"]}],
     )
+    attachments: list[Attachment] = Field(
+        default_factory=list,
+        max_length=MAX_IMAGES,
+        description="Images that belong to the prompt: at most 16, of at most 5 MB each and 15 MB together. Only "
+        "engines that take images are called then.",
+        examples=[[{"type": "image", "url": "data:image/gif;base64,R0lGODlhAQABAAAAACwAAAAAAQABAAACAkQBADs="}]],
+    )
+    tools: list[FunctionTool] = Field(
+        default_factory=list,
+        max_length=MAX_TOOLS,
+        description="Functions that the engine may ask you to call: the Completed task then has `tool_calls`. Send "
+        "their results with the next task. Such a task is never carried out in Plan mode, and only engines that take "
+        "function tools are called.",
+    )
+    tool_choice: ToolChoiceField | None = Field(
+        default=None,
+        description="Whether the engine may (`auto`, the default), must (`required`) or must not (`none`) ask for a "
+        "function call; with a name, it must ask for that function.",
+        examples=["auto"],
+    )
+    tool_results: list[ToolResult] = Field(
+        default_factory=list,
+        max_length=MAX_TOOLS,
+        description="The results of the function calls that the previous task asked for: one for each of its "
+        "`tool_calls`. Needs `previous_task_id` or `conversation_id`.",
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_prompt(cls, given: Any) -> Any:
+        """Let the prompt be left out beside results of function calls."""
+        is_left_out = isinstance(given, dict) and bool(given.get("tool_results")) and "prompt" not in given
+        return {**given, "prompt": ""} if is_left_out else given
 
     def to_domain(self) -> new_task.NewTask:
-        return new_task.NewTask(**dict(self) | {"limits": self.limits.to_domain()})
+        """Return the task. Raises InvalidInput if an attachment has another kind of URL."""
+        fields = dict(self) | {"limits": self.limits.to_domain()}
+        attachments, results = fields.pop("attachments"), fields.pop("tool_results")
+        choice = self.tool_choice
+        fields |= {
+            "messages": _messages(self.prompt.strip(), attachments, results),
+            "tools": tuple(message.Tool(**_without_type(tool)) for tool in self.tools),
+            "tool_choice": choice.to_domain() if isinstance(choice, NamedTool) else choice and _chosen(choice),
+        }
+        return new_task.NewTask(**fields)
+
+
+def _messages(
+    prompt: str, attachments: Sequence[Attachment], results: Sequence[ToolResult]
+) -> tuple[message.Message, ...]:
+    """Return the messages that take the place of the prompt; () if the prompt alone is sent."""
+    if not (attachments or results):
+        return ()
+    given = [message.Message(role="tool", text=each.output, tool_call_id=each.call_id) for each in results]
+    if prompt or attachments:
+        seen = tuple(of_url(number, each.url) for number, each in enumerate(attachments, start=1))
+        given.append(message.Message(role="user", text=prompt, images=seen))
+    return tuple(given)
+
+
+def _without_type(tool: FunctionTool) -> dict[str, Any]:
+    return {name: value for name, value in dict(tool).items() if name != "type"}
+
+
+def _chosen(mode: Literal["auto", "none", "required"]) -> message.ToolChoice:
+    return message.ToolChoice(mode=mode)
 
 
 class PlanDecision(RequestSchema):

@@ -86,6 +86,17 @@ class EventView(ResponseSchema):
     detail: str = Field(description="More about the event; may be empty.", examples=["Chat mode, Writing-Agent"])
 
 
+class ToolCallView(ResponseSchema):
+    """A function call that an answer asks for."""
+
+    call_id: str = Field(description="Identifies the call within its task.", examples=["call_1"])
+    name: str = Field(description="The function, one of the task's `tools`.", examples=["get_weather"])
+    arguments: str = Field(
+        description="The arguments as the engine wrote them: JSON text as a rule, which need not follow the schema.",
+        examples=['{"city": "Paris"}'],
+    )
+
+
 class TaskLimits(ResponseSchema):
     """The limits that the task was created with or approved with, and the sources its keys allow. Null: no limit."""
 
@@ -206,6 +217,10 @@ class TaskDetail(TaskSummary, TaskView):
     conversation_id: str | None = Field(
         description="The conversation of the task; null outside a conversation.",
         examples=["01a205c3-cdb6-7178-90a4-9b068c5161a4"],
+    )
+    tool_calls: list[ToolCallView] = Field(
+        description="The function calls that the answer of a Completed task asks you to make; [] if it asks for none. "
+        "Send their results as `tool_results` of the next task."
     )
     turns_before: int = Field(description="How many turns come before this task.", examples=[3])
     turns_dropped: int = Field(

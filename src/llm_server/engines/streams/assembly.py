@@ -118,7 +118,8 @@ class StreamedCall:
 def usage_of_broken(assembly: Assembly[Any], call: EngineCall) -> Usage:
     """Return the tokens of an answer that broke off; estimates take the place of what was not reported."""
     return assembly.usage().completed(
-        tokens_in=estimate_tokens(call.texts), tokens_out=estimate_tokens(assembly.text + assembly.arguments)
+        tokens_in=estimate_tokens(call.texts) + call.image_tokens,
+        tokens_out=estimate_tokens(assembly.text + assembly.arguments),
     )
 
 

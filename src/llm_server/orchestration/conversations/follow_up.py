@@ -9,6 +9,8 @@ from msgspec.structs import replace
 
 from llm_server.orchestration.domain.conversation import MAX_TASKS, Conversation
 from llm_server.orchestration.domain.engines.catalog import Catalog
+from llm_server.orchestration.domain.engines.chat import Need, both
+from llm_server.orchestration.domain.engines.message import ToolCall
 from llm_server.orchestration.domain.errors import (
     ConversationBusy,
     ConversationNotFound,
@@ -46,6 +48,18 @@ class FollowUp(Struct, frozen=True, kw_only=True):
     @property
     def previous_task_id(self) -> str | None:
         return self.earlier[-1] if self.earlier else None
+
+    @property
+    def open_calls(self) -> tuple[ToolCall, ...]:
+        """The function calls that the last answer asks for."""
+        return self.parent.tool_calls if self.parent else ()
+
+    @property
+    def needs(self) -> tuple[Need, ...]:
+        """What an engine must take to be told the turns."""
+        if self.parent is None:
+            return ()
+        return both(self.parent.request.needs, ["tools"] if self.open_calls else [])
 
 
 NO_TURNS = FollowUp()

@@ -96,7 +96,7 @@ def _usage(attempt: Attempt, call: EngineCall, answer: Completion | EngineFailur
     if isinstance(answer, EngineUnavailable | TaskCancelled) and answer.usage is None:
         if not answer.may_be_billed:
             return Usage()
-        return Usage(input_tokens=estimate_tokens(call.texts), estimated=True)
+        return Usage(input_tokens=estimate_tokens(call.texts) + call.image_tokens, estimated=True)
     reported = answer.usage or Usage()
     usage = plausibility.limited(reported, call)
     if usage.implausible:

@@ -190,6 +190,8 @@ class EngineCalls:
         """
         if not terms.allowed.admits(engine, self._catalog.engines[engine].source):
             raise EngineUnavailable(f"Engine {engine} is not one that the task may use.", outage=True)
+        if not self._catalog.engines[engine].takes(terms.allowed.needs):
+            raise EngineUnavailable(f"Engine {engine} does not take what the task needs.", outage=True)
         if not self._fleet.free(AllowedEngines(engine=engine)):
             raise EngineUnavailable(f"Engine {engine} rests after a failure or was switched off.", outage=True)
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from msgspec import Struct
 
 from llm_server.orchestration.dispatch.health import EngineStates
-from llm_server.orchestration.domain.engines.allowed import ANY_ENGINE, AllowedEngines, either
+from llm_server.orchestration.domain.engines.allowed import ANY_ENGINE, AllowedEngines, either, in_words
 from llm_server.orchestration.domain.engines.catalog import EngineSpec
 from llm_server.orchestration.domain.engines.state import EngineRecords, EngineState, SwitchName
 
@@ -56,6 +56,18 @@ class Fleet:
 
     def none_configured(self, allowed: AllowedEngines) -> str:
         """Return why no configured engine is one of the allowed ones, in a sentence; "" if one is, or may be added."""
+        return self._none_with_a_source(allowed) or self._none_that_takes(allowed)
+
+    def _none_that_takes(self, allowed: AllowedEngines) -> str:
+        """Return why no configured engine with an allowed source takes what is needed; "" if one does."""
+        if not allowed.needs or self.admitted(allowed):
+            return ""
+        if allowed.engine is not None:
+            return f"Engine {allowed.engine} takes no {in_words(allowed.needs).replace(' and ', ' or no ')}."
+        return f"No configured {allowed.kind} is left."
+
+    def _none_with_a_source(self, allowed: AllowedEngines) -> str:
+        """Return why no configured engine has the name and one of the sources that are allowed; "" if one has."""
         specs = self._choice(allowed)
         if allowed.engine is not None and not specs:
             return f"Engine {allowed.engine} is not configured any more."
@@ -75,7 +87,8 @@ class Fleet:
 
     def admitted(self, allowed: AllowedEngines) -> dict[str, EngineSpec]:
         """Return the allowed engines, also those that are switched off or have no credentials."""
-        return {n: spec for n, spec in self._choice(allowed).items() if allowed.admits(n, spec.source)}
+        found = {n: spec for n, spec in self._choice(allowed).items() if allowed.admits(n, spec.source)}
+        return {n: spec for n, spec in found.items() if spec.takes(allowed.needs)} if allowed.needs else found
 
     def free(self, allowed: AllowedEngines) -> list[str]:
         """Return those of the allowed engines that may be asked now."""

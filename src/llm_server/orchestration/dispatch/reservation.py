@@ -78,7 +78,10 @@ def worst_case(call: EngineCall, price: Price) -> int | None:
 
 
 def max_tokens_in(call: EngineCall) -> int:
-    """Return an upper bound of a call's input tokens: one for each UTF-8 byte of its texts, answer schema and tools."""
+    """Return an upper bound of a call's input tokens.
+
+    It is one for each UTF-8 byte of its texts, answer schema and tools, and the most that its images may cost.
+    """
     schema = msgspec.json.encode(call.answer_schema.schema) if call.answer_schema else b""
     tools = msgspec.json.encode(call.tools) if call.tools else b""
-    return len(call.texts.encode()) + len(schema) + len(tools) + _WIRE_TOKENS
+    return len(call.texts.encode()) + len(schema) + len(tools) + call.image_tokens + _WIRE_TOKENS

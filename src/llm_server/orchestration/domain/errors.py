@@ -57,6 +57,8 @@ InputCode = Literal[
     "repeated_parameter",
     "engine_not_usable",
     "sources_not_usable",
+    "content_not_usable",
+    "tool_results_invalid",
     "idempotency_key_reused",
 ]
 ConflictCode = Literal[

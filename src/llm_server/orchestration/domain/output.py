@@ -11,6 +11,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from llm_server.orchestration.domain import event_numbers
+from llm_server.orchestration.domain.engines.message import ToolCall
 from llm_server.orchestration.domain.receipt import Attempt
 
 MAX_TEXTS_BYTES = 4_000_000
@@ -102,7 +103,8 @@ class Output(Struct, frozen=True, kw_only=True):
     """The output of one piece of work: a text or an error, and every engine call that was made for it.
 
     `fence` is the claim that wrote it, `rev` the revision of the state that was saved with it. It is 0 for an answer,
-    which can be stored before its state, and in records of older versions. If a failed step is done again after a
+    which can be stored before its state, and in records of older versions. `tool_calls` are what an answer asks the
+    caller to call; its text may be empty then. If a failed step is done again after a
     retry, its output is replaced, and the new one keeps the earlier attempts.
     """
 
@@ -114,12 +116,14 @@ class Output(Struct, frozen=True, kw_only=True):
     review: Review | None = None
     fence: int = 0
     rev: int = 0
+    tool_calls: tuple[ToolCall, ...] = ()
 
     @property
     def size(self) -> int:
-        """The size in bytes of the text and of the review's findings, as JSON strings without their quotation marks."""
+        """The size in bytes of all texts, also of function calls, as JSON strings without their quotation marks."""
         findings = self.review.findings if self.review else ()
-        texts = (self.text or "", *findings)
+        texts = [self.text or "", *findings]
+        texts += [text for call in self.tool_calls for text in (call.call_id, call.name, call.arguments)]
         return sum(len(msgspec.json.encode(text)) - len('""') for text in texts)
 
     def within(self, left: int, *, key: OutputKey) -> Output:
@@ -128,7 +132,7 @@ class Output(Struct, frozen=True, kw_only=True):
             return self
         size = f"The answer has {self.size:,} bytes as JSON"
         error = f"{size}, but only {max(left, 0):,} of the task's {MAX_TEXTS_BYTES:,} are left."
-        return replace(self, key=key, text=None, error=error, review=None)
+        return replace(self, key=key, text=None, error=error, review=None, tool_calls=())
 
     @property
     def fault(self) -> str | None:

@@ -12,7 +12,8 @@ from llm_server.orchestration.domain import triage as triages
 from llm_server.orchestration.domain.conversation import History
 from llm_server.orchestration.domain.engines.allowed import AllowedEngines
 from llm_server.orchestration.domain.engines.catalog import Sources
-from llm_server.orchestration.domain.engines.message import Message, Tool, ToolChoice
+from llm_server.orchestration.domain.engines.chat import Need, both, needs_of
+from llm_server.orchestration.domain.engines.message import Message, Tool, ToolCall, ToolChoice
 from llm_server.orchestration.domain.output import TRIAGE, Output, OutputKey, OutputKind, Review
 from llm_server.orchestration.domain.receipt import MICROUSD_PER_USD, Attempt
 from llm_server.orchestration.domain.status import Status
@@ -56,8 +57,9 @@ class Request(Struct, frozen=True, kw_only=True):
     that were gone or too many when the task was accepted.
     `messages` is what the caller sends in place of the prompt alone, such as a prompt with images, or messages before
     and after it; () if it is the prompt alone. `prompt` is the text of the last user message among them, or "" without
-    one. `instructions` is the caller's own text for the system prompt. `tools` are functions that the engine may
-    ask the caller to call. `output_schema` is the JSON schema that the result follows; None if it is any text.
+    one. `instructions` is the caller's own text for the system prompt. `tools` are functions that the engine may ask
+    the caller to call. `needs_before` is what an engine must take to be told the earlier turns. `output_schema` is the
+    JSON schema that the result follows; None if it is any text.
     """
 
     prompt: str
@@ -79,10 +81,18 @@ class Request(Struct, frozen=True, kw_only=True):
     tools: tuple[Tool, ...] = ()
     tool_choice: ToolChoice | None = None
     output_schema: Mapping[str, Any] | None = None
+    needs_before: tuple[Need, ...] = ()
+
+    @property
+    def needs(self) -> tuple[Need, ...]:
+        """What the engines of the task must take."""
+        if not (self.messages or self.tools or self.needs_before):
+            return ()
+        return both(needs_of(self.messages, self.tools), self.needs_before)
 
 
 EXPIRED_REQUEST = Request(prompt="", confidence=0.0, reasons=("The request has expired.",))
-"""Stands for a request that has expired before its task. It is unique, because no accepted task has a blank prompt."""
+"""Stands for a request that has expired before its task. It is unique: accepted tasks have a prompt or messages."""
 
 
 class Snapshot(Struct, frozen=True, kw_only=True):
@@ -126,7 +136,7 @@ class Snapshot(Struct, frozen=True, kw_only=True):
     def allowed_engines(self) -> AllowedEngines:
         """The engines that may be called for the task, as its request and the keys of its later callers limit them."""
         accepted = AllowedEngines(engine=self.request.engine, sources=self.request.limits.sources)
-        return accepted.within(self.task.sources)
+        return accepted.within(self.task.sources).needing(self.request.needs)
 
     @property
     def may_be_triaged(self) -> bool:
@@ -164,6 +174,11 @@ class Snapshot(Struct, frozen=True, kw_only=True):
     def result(self) -> str | None:
         """The final answer of a Completed task."""
         return self._answer.text if self._answer else None
+
+    @property
+    def tool_calls(self) -> tuple[ToolCall, ...]:
+        """The function calls that the final answer asks for."""
+        return self._answer.tool_calls if self._answer else ()
 
     @property
     def fault(self) -> str | None:

@@ -9,6 +9,7 @@ from typing import Literal
 from msgspec import Struct
 
 from llm_server.orchestration.domain import plan as plans
+from llm_server.orchestration.domain.engines.message import ToolCall
 from llm_server.orchestration.domain.output import PLAN, Output, OutputKind
 from llm_server.orchestration.domain.ports.deltas import Delta
 from llm_server.orchestration.domain.snapshot import Snapshot
@@ -51,7 +52,7 @@ class Event(Struct, frozen=True, kw_only=True):
     """One event of a task's history. `at_ms` is in Unix milliseconds; `actor` caused it; `detail` may be empty.
 
     `number` is 0 in a history. `step` and `engine` are those that the event is about. `item` is the number of the event
-    that began the engine call, and `text` a piece of its text.
+    that began the engine call, and `text` a piece of its text. `tool_calls` are those that a final answer asks for.
     """
 
     name: str
@@ -63,6 +64,7 @@ class Event(Struct, frozen=True, kw_only=True):
     engine: str | None = None
     item: int | None = None
     text: str | None = None
+    tool_calls: tuple[ToolCall, ...] = ()
 
 
 class EventPage(Struct, frozen=True, kw_only=True):
@@ -99,7 +101,7 @@ def history(snapshot: Snapshot) -> list[Event]:
     ]
     outputs = (event for output in snapshot.outputs.values() for event in told(snapshot, output))
     work = sorted([*_failed_attempts(snapshot), *outputs], key=lambda event: event.at_ms)
-    return [*merge(moves, work, key=_order), *ended(snapshot.task)]
+    return [*merge(moves, work, key=_order), *ended(snapshot)]
 
 
 def _order(event: Event) -> tuple[int, bool]:
@@ -173,12 +175,16 @@ def _failed_attempts(snapshot: Snapshot) -> Iterator[Event]:
             yield Event(name="attempt.failed", at_ms=at_ms, actor="worker", detail=f"{attempt.engine}{kind}")
 
 
-def ended(task: Task) -> Iterator[Event]:
-    """Yield the end of a final task."""
+def ended(snapshot: Snapshot) -> Iterator[Event]:
+    """Yield the end of a final task. The detail names the functions that the answer asks for."""
+    task, calls = snapshot.task, snapshot.tool_calls
     if task.finished_ms is None:
         return
     detail = REJECTED if task.approval == "refused" else task.error or ""
-    yield Event(name=task.status.lower(), at_ms=task.finished_ms, actor=_ended_by(task), detail=detail)
+    if calls:
+        detail = f"function calls: {', '.join(call.name for call in calls)}"
+    name = task.status.lower()
+    yield Event(name=name, at_ms=task.finished_ms, actor=_ended_by(task), detail=detail, tool_calls=calls)
 
 
 def _ended_by(task: Task) -> Actor:

@@ -20,7 +20,7 @@ def numbered(snapshot: Snapshot, *, now_ms: int) -> list[Event]:
 
     Of two events with the same number, which tell of the same thing, the first is kept.
     """
-    found = [*_ends(snapshot.task, now_ms), *_accepted(snapshot), *_moves(snapshot), *_work(snapshot)]
+    found = [*_ends(snapshot, now_ms), *_accepted(snapshot), *_moves(snapshot), *_work(snapshot)]
     by_number = dict[int, Event]()
     for event in found:
         by_number.setdefault(event.number, event)
@@ -32,9 +32,10 @@ def has_ended(task: Task, *, now_ms: int) -> bool:
     return task.status.is_final and not task.has_worker(now_ms)
 
 
-def _ends(task: Task, now_ms: int) -> Iterator[Event]:
+def _ends(snapshot: Snapshot, now_ms: int) -> Iterator[Event]:
     """Yield the end of a final task, and its receipt once no worker can add to it."""
-    for event in history.ended(task):
+    task = snapshot.task
+    for event in history.ended(snapshot):
         yield replace(event, number=numbers.number(task.final_rev or task.rev, numbers.END))
         if has_ended(task, now_ms=now_ms):
             paid = task.receipt

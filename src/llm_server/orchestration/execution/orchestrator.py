@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from llm_server.orchestration.execution.triage import Triages
 
 NO_PROMPT = "The prompt has expired: the task was open for longer than its texts are kept."
+NO_CALLS = "The answer that asked for the function calls was deleted or has expired, so their results have no place."
 NO_PLAN = "The engines proposed no usable plan, and this task needs an approved plan."
 
 
@@ -141,6 +142,9 @@ class Orchestrator:
             return f"The task was given up: workers took it {self._max_deliveries} times without progress."
         if snapshot.request == EXPIRED_REQUEST:
             return NO_PROMPT
+        sent = snapshot.request.messages
+        if sent and sent[0].role == "tool" and not snapshot.history.has_calls_for(sent):
+            return NO_CALLS
         deadline_ms = snapshot.deadline_ms
         is_overdue = deadline_ms is not None and self._clock() + MIN_CALL_S * 1000 > deadline_ms
         return snapshot.request.limits.overdue if is_overdue else None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from llm_server.orchestration.dispatch.balancer import Reply
 from llm_server.orchestration.dispatch.fleet import Fleet
@@ -54,6 +55,7 @@ class Outcomes:
         task, error = claim.task, reply.failure
         if reply.completion:
             answer = self.output(task, OutputKey.of_answer(task.fence), text=reply.completion.text, attempts=attempts)
+            answer = replace(answer, tool_calls=reply.completion.tool_calls)
             answer = answer.within(claim.left_bytes, key=OutputKey.of_try(task.fence))
             return Progress(task=task.failed(answer) if answer.error else task.completed(answer), output=answer)
         if isinstance(error, OutOfTime | TaskCancelled):

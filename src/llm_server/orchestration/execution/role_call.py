@@ -17,13 +17,12 @@ from llm_server.orchestration.domain.conversation import History
 from llm_server.orchestration.domain.engines.allowed import AllowedEngines
 from llm_server.orchestration.domain.engines.call import AnswerSchema, Completion, EngineCall, SmallVariant
 from llm_server.orchestration.domain.engines.catalog import Catalog, Role, Tier
-from llm_server.orchestration.domain.engines.message import user
 from llm_server.orchestration.domain.errors import UnknownName
 from llm_server.orchestration.domain.output import MAX_TEXTS_BYTES
 from llm_server.orchestration.domain.receipt import Attempt
 from llm_server.orchestration.domain.snapshot import Request
 from llm_server.orchestration.domain.task import Task
-from llm_server.orchestration.execution import prompts
+from llm_server.orchestration.execution import prompts, told
 from llm_server.orchestration.execution.output_limits import output_limit
 from llm_server.orchestration.routing import tiers
 
@@ -57,6 +56,8 @@ class RoleCall(Struct, frozen=True, kw_only=True):
     structured answer is checked by the code that asked for it, and the caller's own schema by `CallTerms.accept`. The
     task's `max_output_tokens` does not limit the calls with a schema of the server. `knows_history`: the model is told
     the earlier turns.
+
+    `is_answer`: the call for the answer in Chat or Agent mode. It alone gets the caller's own messages and tools.
     """
 
     role: str | None
@@ -66,6 +67,7 @@ class RoleCall(Struct, frozen=True, kw_only=True):
     schema: AnswerSchema | None = None
     gate_request: str | None = None
     knows_history: bool = True
+    is_answer: bool = False
 
 
 class RoleCaller:
@@ -119,15 +121,19 @@ class RoleCaller:
         schema = None if call.schema and call.schema.is_callers else call.schema
         callers_limit = claim.request.limits.max_output_tokens
         limit = partial(output_limit, self._catalog.defaults, role, schema, callers_limit)
-        history = claim.history if call.knows_history else History()
+        history = claim.history if call.knows_history else None
+        writes_answer = call.is_answer or schema is None
+        instructed = partial(told.system, instructions=claim.request.instructions if writes_answer else "")
         engine_call = EngineCall(
-            system=role.system_prompt if role else prompts.SYNTHESIS_SYSTEM,
-            messages=(*history.messages, *user(call.prompt)),
+            system=instructed(role.system_prompt if role else prompts.SYNTHESIS_SYSTEM),
+            messages=told.messages(claim.request, history, call.prompt, is_answer=call.is_answer),
             max_output_tokens=limit(small=False),
             temperature=role.temperature if role else 0.2,
             answer_schema=call.schema,
-            small=SmallVariant(system=_short_system(role), max_output_tokens=limit(small=True)),
-            turns_dropped=history.missing,
+            small=SmallVariant(system=instructed(_short_system(role)), max_output_tokens=limit(small=True)),
+            tools=claim.request.tools if call.is_answer else (),
+            tool_choice=claim.request.tool_choice if call.is_answer else None,
+            turns_dropped=history.missing if history else 0,
             cancellation=claim.cancellation,
         )
         terms = CallTerms(
@@ -158,7 +164,9 @@ class RoleCaller:
         from llm_server.orchestration.answer_gate import gate
 
         limit_is_callers = claim.request.limits.max_output_tokens is not None
-        return partial(gate.fault, call.gate_request, call.prompt, limit_is_callers=limit_is_callers)
+        fault = partial(gate.fault, call.gate_request, call.prompt, limit_is_callers=limit_is_callers)
+        # Function calls are the answer: a text beside them, or none, has no fault.
+        return lambda completion: None if completion.tool_calls else fault(completion)
 
 
 def answer_call(task: Task, request: Request) -> RoleCall:
@@ -166,7 +174,13 @@ def answer_call(task: Task, request: Request) -> RoleCall:
     prompt, tier, schema = request.prompt, tiers.preferred_tier(request.complexity), callers_schema(request)
     gate_request = None if schema else prompt
     return RoleCall(
-        role=task.role, prompt=prompt, purpose="answer", tier=tier, schema=schema, gate_request=gate_request
+        role=task.role,
+        prompt=prompt,
+        purpose="answer",
+        tier=tier,
+        schema=schema,
+        gate_request=gate_request,
+        is_answer=True,
     )
 
 

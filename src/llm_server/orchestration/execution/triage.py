@@ -76,7 +76,7 @@ class Triages:
         self._clock = clock
         self._role_caller = RoleCaller(catalog, balancer)
         self._memory = TriageMemory(clock)
-        self._questions = dict[tuple[str, tuple[Undecided, ...]], Question | None]()
+        self._questions = dict[tuple[str, tuple[Undecided, ...], bool], Question | None]()
         self._is_possible = catalog.defaults.triage != "off" and any(s.triages for s in catalog.engines.values())
 
     def foresee(self, claim: Claim, first_call: FirstCall) -> tuple[Attempt, ...] | None:
@@ -121,10 +121,11 @@ class Triages:
         self, allowed: AllowedEngines, limits: Limits, prompt: str, profile: str, undecided: tuple[Undecided, ...]
     ) -> TriageQuote | None:
         """Return what the triage of a new task would cost; None if it would not be triaged now."""
-        question, engine = self._question(profile, undecided), self._engine(allowed)
+        sees = "vision" in allowed.needs
+        question, engine = self._question(profile, undecided, sees=sees), self._engine(allowed)
         if not undecided or question is None or engine is None or not _has_room(limits, limits.deadline_s):
             return None
-        call, price = question.about(prompt), partial(self._balancer.price, self._catalog.engines[engine])
+        call, price = question.about(prompt, sees=sees), partial(self._balancer.price, self._catalog.engines[engine])
         ceiling = worst_case(call, price)
         left = limits.max_cost_microusd
         if left is not None and (ceiling is None or ceiling > SHARE_OF_MONEY * left):
@@ -146,15 +147,15 @@ class Triages:
         """Return the engine to ask: the first candidate of the fast tier that may triage."""
         if not self._is_possible:
             return None
-        names = self._balancer.candidates("fast", allowed)
+        names = self._balancer.candidates("fast", allowed.needing(()))
         specs = self._catalog.engines
         return next((n for n in names if specs[n].triages and not self._memory.is_paused(n)), None)
 
-    def _question(self, profile: str, undecided: tuple[Undecided, ...]) -> Question | None:
+    def _question(self, profile: str, undecided: tuple[Undecided, ...], *, sees: bool) -> Question | None:
         """Return the question for a profile; it is made once."""
-        key = ("" if "profile" in undecided else profile, undecided)
+        key = ("" if "profile" in undecided else profile, undecided, sees)
         if key not in self._questions:
-            self._questions[key] = Question.of(self._catalog, profile, undecided)
+            self._questions[key] = Question.of(self._catalog, profile, undecided, sees=sees)
         return self._questions[key]
 
     def _prepared(self, claim: Claim, first_call: FirstCall) -> _Asked | None:
@@ -163,19 +164,20 @@ class Triages:
         It is not made if the task's first call could not be made after it.
         """
         engine, request, left_s = self._engine(claim.allowed), claim.request, self._left_s(claim)
-        question = self._question(claim.task.profile, request.undecided)
+        sees = "vision" in request.needs
+        question = self._question(claim.task.profile, request.undecided, sees=sees)
         if engine is None or question is None or not _has_room(request.limits, left_s):
             return None
         terms = CallTerms(
             purpose=PURPOSE,
             tier="fast",
             until_ms=self._clock() + int(min(MAX_S, SHARE_OF_TIME * left_s) * 1000),
-            allowed=claim.allowed,
+            allowed=claim.allowed.needing(()),  # the question has neither images nor tools
             budget=claim.budget,
             announce=claim.announce,
             line=claim.task.line,
         )
-        call = question.about(request.prompt, claim.cancellation)
+        call = question.about(request.prompt, claim.cancellation, sees=sees)
         attempt = self._balancer.calls.foresee(engine, call, terms, beside_microusd=0)
         if attempt is None or not self._has_money(claim, attempt.withheld_microusd, first_call):
             return None
@@ -259,7 +261,8 @@ class Triages:
 def _key(claim: Claim) -> bytes:
     """Return the key of a task's decision: tenant, prompt, and which roles and modes are offered."""
     open_, task = claim.request.undecided, claim.task
-    return TriageMemory.key(task.tenant, claim.request.prompt, open_, None if "profile" in open_ else task.profile)
+    profile, sees = None if "profile" in open_ else task.profile, "vision" in claim.request.needs
+    return TriageMemory.key(task.tenant, claim.request.prompt, open_, profile, sees)
 
 
 def tokens_in(call: EngineCall) -> int:

@@ -18,6 +18,7 @@ from llm_server.orchestration.domain.status import Mode, known_spelling
 from llm_server.orchestration.domain.triage import Undecided
 
 CHAT_ROLE = "Chat-Agent"
+VISION_ROLE = "Vision-Agent"
 """The role that answers in Chat mode. Every other role does a task in Agent mode, as the analysis decides, too."""
 HEAD_CHARS = 2_000
 """How much of a prompt the engine sees: its first characters."""
@@ -73,15 +74,19 @@ class Question(Struct, frozen=True, kw_only=True):
     system: str
 
     @classmethod
-    def of(cls, catalog: Catalog, profile: str, undecided: Sequence[Undecided]) -> Question | None:
+    def of(
+        cls, catalog: Catalog, profile: str, undecided: Sequence[Undecided], *, sees: bool = False
+    ) -> Question | None:
         """Return the question about tasks of a profile, or None if there is nothing to choose.
 
         If the profile is undecided, the roles of all profiles are offered. If the caller fixed the mode, it is Agent
-        mode: the chat role and the planner are left out.
+        mode: the chat role and the planner are left out. The role that reads pictures is offered if engines of the task
+        `sees` one.
         """
         offered = [*catalog.roles] if "profile" in undecided else catalog.roles_of(profile)
         planner, is_open = catalog.defaults.planner, "mode" in undecided
-        roles = tuple(role for role in offered if role != planner and (is_open or role != CHAT_ROLE))
+        hidden = {planner, *(() if is_open else (CHAT_ROLE,)), *(() if sees else (VISION_ROLE,))}
+        roles = tuple(role for role in offered if role not in hidden)
         modes = tuple(m for m in Mode if m is not Mode.PLAN or planner in offered) if is_open else (Mode.AGENT,)
         if not roles or (len(roles) == 1 and Mode.PLAN not in modes):
             return None
@@ -98,14 +103,15 @@ class Question(Struct, frozen=True, kw_only=True):
             properties = {"mode": {"type": "string", "enum": [mode.value for mode in self.modes]}} | properties
         return {"type": "object", "properties": properties, "required": [*properties], "additionalProperties": False}
 
-    def about(self, prompt: str, cancellation: Cancellation | None = None) -> EngineCall:
-        """Return the call that asks about a prompt.
+    def about(self, prompt: str, cancellation: Cancellation | None = None, *, sees: bool = False) -> EngineCall:
+        """Return the call that asks about a prompt; if the task `sees` images, it says so, and has none of them.
 
         The tags hold a digest of the prompt, so that no prompt can contain its own closing tag.
         """
         tag = f"task-{sha256(prompt.encode()).hexdigest()[:12]}"
         left = len(prompt) - HEAD_CHARS
         rest = f"\n(The task goes on for {left} characters.)" if left > 0 else ""
+        rest += "\n(Images belong to the task; they are not shown here.)" if sees else ""
         return EngineCall(
             system=self.system,
             messages=user(f"<{tag}>\n{prompt[:HEAD_CHARS]}\n</{tag}>{rest}\n\nHow is this task to be done?"),

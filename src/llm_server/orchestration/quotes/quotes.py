@@ -38,7 +38,7 @@ class Quotes:
     def of_new(self, new: Prospect) -> Quote:
         """Quote a new task."""
         task, request = new.task, new.request
-        allowed = AllowedEngines(engine=request.engine, sources=request.limits.sources)
+        allowed = AllowedEngines(engine=request.engine, sources=request.limits.sources, needs=request.needs)
         limit = request.limits.max_cost_microusd
         microusd, reason = quote.ceiling(limit, is_local=self._is_local(allowed))
         return Quote(

@@ -13,12 +13,15 @@ from llm_server.orchestration.conversations.follow_up import NO_TURNS, FollowSto
 from llm_server.orchestration.dispatch.balancer import Balancer
 from llm_server.orchestration.domain.engines.allowed import AllowedEngines
 from llm_server.orchestration.domain.engines.catalog import Catalog, Sources
+from llm_server.orchestration.domain.engines.chat import both
+from llm_server.orchestration.domain.engines.message import user
 from llm_server.orchestration.domain.ports.clock import Clock
 from llm_server.orchestration.domain.status import Mode
 from llm_server.orchestration.domain.triage import TriageQuote, Undecided, undecided
-from llm_server.orchestration.routing import tiers
+from llm_server.orchestration.routing import lexicon, tiers
 from llm_server.orchestration.routing.analysis import Analysis, analyse, own_roles
 from llm_server.orchestration.routing.own_roles import OwnRoles
+from llm_server.orchestration.tasks.messages import needs, tools
 from llm_server.orchestration.tasks.new_task import NewTask
 
 if TYPE_CHECKING:
@@ -66,22 +69,28 @@ class Decisions:
 
         If the prompt alone says too little, the role and the mode of the turn before hold. If the confidence is below
         the configured threshold, the profile's default role answers in Chat mode. A mode or role that the caller chose
-        is kept.
+        is kept. A task with function tools is not triaged.
 
         Raises:
-            InvalidInput, StateConflict: as `follow_up.find`.
+            InvalidInput, StateConflict: as `follow_up.find`, `tools.check_calls` and `needs.check`.
         """
         turns = follow_up.find(
             self._store, tenant, previous_task_id=new.previous_task_id, conversation_id=new.conversation_id
         )
-        analysis, profile = analyse_task(new, self._catalog, self._own_roles)
+        tools.check_calls(turns.open_calls, new.messages or user(new.prompt))
+        needed = needs.check(new, turns.needs, self._balancer.fleet)
+        analysis, profile = analyse_task(new, self._catalog, self._own_roles, sees="vision" in needed)
         if turns.parent is not None and new.role is None and new.mode is None:
             kept = follow_up.kept(analysis, turns.parent, new.prompt, self._catalog, profile=new.profile)
             if kept is not None:
                 profile = new.profile or turns.parent.task.profile
                 return Analysed(analysis=kept, profile=profile, undecided=(), turns=turns)
-        open_ = undecided(
-            self._catalog, confidence=analysis.confidence, role=new.role, mode=new.mode, profile=new.profile
+        open_ = (
+            ()
+            if not new.may_be_planned
+            else undecided(
+                self._catalog, confidence=analysis.confidence, role=new.role, mode=new.mode, profile=new.profile
+            )
         )
         return Analysed(analysis=analysis, profile=profile, undecided=open_, turns=turns)
 
@@ -90,7 +99,8 @@ class Decisions:
         analysis, open_, sources = analysed.analysis, analysed.undecided, new.limits.sources
         role, wanted = self._catalog.role(analysis.role), tiers.preferred_tier(analysis.complexity)
         tier = tiers.tier_of(role, analysis.complexity, self._catalog.defaults, preferred=wanted)
-        allowed = AllowedEngines(engine=new.engine, sources=sources)
+        needed = both(new.needs, analysed.turns.needs)
+        allowed = AllowedEngines(engine=new.engine, sources=sources, needs=needed)
         engines = self._balancer.candidates(tier, allowed)
         return Decision(
             analysis=analysis,
@@ -115,12 +125,23 @@ class Decisions:
         return Triages(catalog=self._catalog, balancer=self._balancer, clock=self._clock)
 
 
-def analyse_task(new: NewTask, catalog: Catalog, own: OwnRoles) -> tuple[Analysis, str]:
+def analyse_task(new: NewTask, catalog: Catalog, own: OwnRoles, *, sees: bool = False) -> tuple[Analysis, str]:
     """Analyse a prompt. Returns the analysis and the profile of the task.
 
-    If the confidence is below the configured threshold, the profile's default role answers in Chat mode.
+    If the confidence is below the configured threshold, the profile's default role answers in Chat mode. The role that
+    reads pictures can be chosen only if an engine `sees` one. A task that cannot be planned is answered in Agent mode.
     """
-    allowed = catalog.roles_of(new.profile) if new.profile else list(catalog.roles)
+    analysis, profile = _analyse_task(new, catalog, own, sees=sees)
+    if analysis.mode is not Mode.PLAN or new.may_be_planned:
+        return analysis, profile
+    role = catalog.profile(profile).default_role
+    reason = f"a task with function tools is not planned: {role} answers in Agent mode"
+    return replace(analysis, mode=Mode.AGENT, role=role, reasons=(*analysis.reasons, reason)), profile
+
+
+def _analyse_task(new: NewTask, catalog: Catalog, own: OwnRoles, *, sees: bool) -> tuple[Analysis, str]:
+    offered = catalog.roles_of(new.profile) if new.profile else list(catalog.roles)
+    allowed = offered if sees else [role for role in offered if role != lexicon.VISION] or offered
     analysis = analyse(new.prompt, role=new.role, profile=new.profile, mode=new.mode, roles=allowed, own=own)
     of_tier = tiers.reasons(analysis.complexity, catalog.defaults)
     analysis = replace(analysis, reasons=(*analysis.reasons, *of_tier))

@@ -65,6 +65,7 @@ class Intake:
         new_id: Callable[[], str],
         sweep_ms: int,
         prompt_max_chars: int,
+        remote_images: bool = False,
     ) -> None:
         self._catalog = catalog
         self.decisions = Decisions(catalog=catalog, store=store, balancer=balancer, clock=clock)
@@ -75,7 +76,9 @@ class Intake:
         self._clock = clock
         self._new_id = new_id
         self._sweep_ms = sweep_ms
-        self._prompt_max_chars = prompt_max_chars
+        self._validate = partial(
+            validate, catalog=catalog, prompt_max_chars=prompt_max_chars, remote_images=remote_images
+        )
 
     def quote(self, tenant: str, new: NewTask, *, payer: Payer | None = None) -> Quoted:
         """Decide how a task would be done and quote it, without storing or spending anything.
@@ -220,10 +223,11 @@ class Intake:
             tools=new.tools,
             tool_choice=new.tool_choice,
             output_schema=new.output_schema,
+            needs_before=turns.needs,
         )
         return task, request
 
     def _checked(self, new: NewTask, payer: Payer | None) -> NewTask:
         """Return the task normalised, and limited to the engines that its caller's key allows. Raises InvalidInput."""
-        new = validate(new, self._catalog, prompt_max_chars=self._prompt_max_chars)
+        new = self._validate(new)
         return engine_limits.limited(new, payer, self._balancer.fleet)

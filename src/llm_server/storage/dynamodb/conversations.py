@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 TURNS_A_BATCH = 25
 """How many turns are read at a time: a batch read takes at most 100 keys, and returns at most 16 MB."""
 MAX_KEYS = 100
+FEW_PARTS = 4
+"""The most parts of a request without images, beside its first item: the longest prompt is 1,000,000 characters."""
 
 _Rows = dict[str, dict[str, Any]]
 """The items of one task by their sort key."""
@@ -81,15 +84,25 @@ class Conversations:
         return True
 
     def turns(self, refs: Sequence[TaskRef]) -> Iterator[Turn | None]:
-        """Yield turns; for each 25, two batch reads, and one or two more if texts are stored in several items."""
+        """Yield turns; for each 25, two batch reads, and one or two more if texts are stored in several items.
+
+        Requests in many parts, which have images, are read one by one, so that no more are read than the caller wants.
+        """
         for start in range(0, len(refs), TURNS_A_BATCH):
             some = refs[start : start + TURNS_A_BATCH]
             found: dict[TaskRef, _Rows] = {ref: {} for ref in some}
             self._add_rows(found, [(ref, sk) for ref in some for sk in ("STATE", "REQ")])
             answers = {ref: sk for ref in some if (sk := self._answer_key(found[ref]))}
-            self._add_rows(found, [*answers.items(), *_parts(found, dict.fromkeys(answers, "REQ"))])
+            rest = list(_parts(found, dict.fromkeys(answers, "REQ")))
+            many = {ref for ref, count in Counter(ref for ref, _ in rest).items() if count > FEW_PARTS}
+            self._add_rows(found, [*answers.items(), *(name for name in rest if name[0] not in many)])
             self._add_rows(found, list(_parts(found, answers)))
-            yield from (_turn(found[ref], answers.get(ref)) for ref in some)
+            for ref in some:
+                parts = [name for name in rest if ref in many and name[0] == ref]
+                self._add_rows(found, parts)
+                yield _turn(found[ref], answers.get(ref))
+                for _, sk in parts:
+                    found[ref].pop(sk, None)
 
     def _add_rows(self, found: dict[TaskRef, _Rows], names: Sequence[tuple[TaskRef, str]]) -> None:
         for start in range(0, len(names), MAX_KEYS):
@@ -128,4 +141,4 @@ def _turn(rows: _Rows, answer_key: str | None) -> Turn | None:
         return None
     request = records.request(packing.joined(rows, "REQ"))
     answer = records.output(packing.joined(rows, answer_key))
-    return Turn(prompt=request.prompt, result=answer.text or "")
+    return Turn.of(request, answer)

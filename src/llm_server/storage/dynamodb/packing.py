@@ -35,17 +35,20 @@ tells which one it needs.
 """
 
 
-def split(ref: TaskRef, sk: str, text: str, until_ms: int | None = None) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+def split(
+    ref: TaskRef, sk: str, text: str, until_ms: int | None = None, *, salt: bytes = b""
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Return the item that holds the beginning of a text and names its parts, and the parts.
 
     The name of a part contains a digest of the text. So if two workers write the same record, neither overwrites parts
-    of the other, and the record that was written last names its own parts.
+    of the other, and the record that was written last names its own parts. With a random `salt`, no other call names
+    its parts alike, even for the same text.
     """
     key: dict[str, Any] = items.key(ref, sk) | ({} if until_ms is None else {"ttl": items.seconds(until_ms)})
     plain, content = key | {"body": {"S": text}}, text.encode()
     if _units([plain]) == 1:
         return plain, []
-    rows = _packed(key, content)
+    rows = _packed(key, content, salt)
     if len(content) <= PART_BYTES and _units([plain]) <= _units(rows):
         return plain, []
     return rows[0], rows[1:]
@@ -73,14 +76,14 @@ def parts(row: Mapping[str, Any]) -> list[str]:
     return [part["S"] for part in row.get("parts", {"L": []})["L"]]
 
 
-def _packed(key: dict[str, Any], content: bytes) -> list[dict[str, Any]]:
+def _packed(key: dict[str, Any], content: bytes, salt: bytes) -> list[dict[str, Any]]:
     compressor = zlib.compressobj(zdict=FRAME)
     packed = compressor.compress(content) + compressor.flush()
     first, *others = (packed[start : start + PART_BYTES] for start in range(0, len(packed), PART_BYTES))
     head = key | {"body": {"B": first}}
     if not others:
         return [head]
-    name = f"{key['sk']['S']}~{sha256(packed).hexdigest()[:16]}"
+    name = f"{key['sk']['S']}~{sha256(packed + salt).hexdigest()[:16]}"
     parts = [key | {"sk": {"S": f"{name}#{n}"}, "body": {"B": part}} for n, part in enumerate(others)]
     return [head | {"parts": {"L": [part["sk"] for part in parts]}}, *parts]
 

@@ -26,6 +26,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from itertools import islice
+from secrets import token_bytes
 from typing import TYPE_CHECKING, Any
 
 from llm_server.orchestration.domain.conversation import Conversation, Turn
@@ -55,6 +56,9 @@ from llm_server.storage.dynamodb.texts import Texts
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient
 
+
+MAX_ROWS = 8
+"""How many items of a request are written in one transaction, which holds 4 MB. The longest prompt has 8."""
 
 MAX_READS = 6
 """With the pauses of `tries`, about 0.3 s in all. DynamoDB carries out a transaction in a few milliseconds."""
@@ -121,11 +125,13 @@ class DynamoStore:
     ) -> bool:
         """Write state, request and counters in one transaction, so that a refused task leaves no prompt behind.
 
-        The parts of a long request are in it too. If they were removed afterwards, a concurrent call with the same
-        request would lose them. They fit: a transaction holds 4 MB, and the longest prompt (1,000,000 characters of at
-        most 21 bits) is compressed.
+        The parts of a long request are in it too, as far as they fit: a transaction holds 4 MB, which a request without
+        images does not exceed, because it is compressed. Further parts are written before it, and removed if the task
+        is refused. Their names are random, so that a concurrent call with the same request does not lose its own.
         """
-        rows = self._texts.items(task.ref, "REQ", records.encode(request), task.created_ms)
+        rows = self._texts.items(task.ref, "REQ", records.encode(request), task.created_ms, salt=token_bytes(8))
+        rows, before = rows[:MAX_ROWS], rows[MAX_ROWS:]
+        self._texts.put_items(before)
         writes = [
             self._put_state(task, "attribute_not_exists(pk)"),
             *({"Put": {"TableName": self._table, "Item": row}} for row in rows),
@@ -135,6 +141,7 @@ class DynamoStore:
         try:
             self._transact(writes)
         except ConditionFailed as error:
+            self._texts.remove_items(before)
             if not self._is_known(task.ref):
                 if most is None or (conversation and not self._conversations.is_next(conversation)):
                     raise ConversationBusy from error

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -31,13 +31,21 @@ class Texts:
     def put_parts(self, ref: TaskRef, sk: str, text: str, written_ms: int) -> dict[str, Any]:
         """Write the parts that do not fit in the first item. Return the first item, which the caller must write."""
         head, *parts = self.items(ref, sk, text, written_ms)
-        for part in parts:
-            writing(partial(self._client.put_item, TableName=self._table, Item=part))
+        self.put_items(parts)
         return head
 
-    def items(self, ref: TaskRef, sk: str, text: str, written_ms: int) -> list[dict[str, Any]]:
-        """Return the items of a text without writing them. The first item names the others."""
-        head, parts = packing.split(ref, sk, text, self._retention.of_text(written_ms))
+    def put_items(self, items: Iterable[dict[str, Any]]) -> None:
+        for item in items:
+            writing(partial(self._client.put_item, TableName=self._table, Item=item))
+
+    def remove_items(self, items: Iterable[dict[str, Any]]) -> None:
+        for item in items:
+            key = {name: item[name] for name in ("pk", "sk")}
+            writing(partial(self._client.delete_item, TableName=self._table, Key=key))
+
+    def items(self, ref: TaskRef, sk: str, text: str, written_ms: int, *, salt: bytes = b"") -> list[dict[str, Any]]:
+        """Return the items of a text without writing them. The first item names the others. `salt`: as for `split`."""
+        head, parts = packing.split(ref, sk, text, self._retention.of_text(written_ms), salt=salt)
         return [head, *parts]
 
     def rows(self, ref: TaskRef, **projection: Any) -> Iterator[dict[str, Any]]:

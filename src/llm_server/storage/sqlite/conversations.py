@@ -55,7 +55,7 @@ def turn(db: sqlite3.Connection, ref: TaskRef, retention: Retention) -> Turn | N
     answer = db.execute(_OUTPUT, (ref.tenant, ref.task_id, answer_key)).fetchone()
     if request is None or answer is None:
         return None
-    return Turn(prompt=records.request(request[0]).prompt, result=records.output(answer[0]).text or "")
+    return Turn.of(records.request(request[0]), records.output(answer[0]))
 
 
 def _key(conversation: Conversation) -> tuple[str, str]:

@@ -9,14 +9,19 @@ from msgspec import Struct
 from msgspec.structs import asdict, replace
 
 from llm_server.orchestration.domain.engines.catalog import SOURCES, Source, Sources
+from llm_server.orchestration.domain.engines.chat import Need
 from llm_server.orchestration.domain.errors import InvalidInput
 
 
 class AllowedEngines(Struct, frozen=True, kw_only=True):
-    """The engines that a task may call: `engine` alone, or any (None); and only those with one of the `sources`."""
+    """The engines that a task may call: `engine` alone, or any (None); and only those with one of the `sources`.
+
+    `needs` is what each of them must take: function tools, images.
+    """
 
     engine: str | None = None
     sources: Sources | None = None
+    needs: tuple[Need, ...] = ()
 
     def admits(self, engine: str, source: Source) -> bool:
         """Return whether the task may call an engine with this name and this source."""
@@ -26,13 +31,24 @@ class AllowedEngines(Struct, frozen=True, kw_only=True):
         """Return the engines that this further limit allows, too."""
         return replace(self, sources=common(self.sources, sources))
 
+    def needing(self, needs: tuple[Need, ...]) -> AllowedEngines:
+        """Return those of the engines that take what a call needs, in place of what was needed before."""
+        return self if self.needs == needs else replace(self, needs=needs)
+
     @property
     def kind(self) -> str:
-        """What each engine with an allowed source is, for a sentence: `engine`, or `engine with the source local`."""
-        return "engine" if self.sources is None else f"engine with the source {either(self.sources)}"
+        """What each allowed engine is, for a sentence, such as `engine with the source local that takes images`."""
+        source = "" if self.sources is None else f" with the source {either(self.sources)}"
+        return f"engine{source}{f' that takes {in_words(self.needs)}' if self.needs else ''}"
 
 
 ANY_ENGINE = AllowedEngines()
+
+
+def in_words(needs: Iterable[Need]) -> str:
+    """Return what engines must take as text: `function tools and images`."""
+    words: dict[Need, str] = {"tools": "function tools", "vision": "images"}
+    return " and ".join(words[need] for need in needs)
 
 
 def either(sources: Iterable[str]) -> str:

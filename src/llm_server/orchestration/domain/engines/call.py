@@ -10,6 +10,7 @@ from msgspec import Struct, field
 from msgspec.structs import replace
 
 from llm_server.orchestration.domain.cancellation import Cancellation
+from llm_server.orchestration.domain.engines import image_tokens
 from llm_server.orchestration.domain.engines.catalog import EngineSpec
 from llm_server.orchestration.domain.engines.message import Message, Tool, ToolCall, ToolChoice
 from llm_server.orchestration.domain.engines.usage import Usage, estimate_tokens
@@ -49,7 +50,10 @@ class EngineCall(Struct, frozen=True, kw_only=True):
     `max_reasoning_tokens` is how many tokens the model may think in addition to `max_output_tokens`. It is 0 for
     engines whose output limit includes the reasoning.
 
-    All messages before the last one of the user are earlier turns; `turns_dropped` more of them are not told.
+    All messages before the last one of the user are earlier turns; `turns_dropped` more of them are not told. Results
+    of function calls right before it belong to it, with the turn of their calls.
+
+    `tokens_per_image` is the most that an image costs with the engine of the call; before it is known, with any engine.
 
     The engine is chosen after the call was made, so a call carries its variant for small engines in `small`. An engine
     gets what `for_engine` returns.
@@ -67,6 +71,7 @@ class EngineCall(Struct, frozen=True, kw_only=True):
     tool_choice: ToolChoice | None = None
     on_text: Callable[[str], None] | None = None
     turns_dropped: int = 0
+    tokens_per_image: int = image_tokens.MAX_TOKENS
     cancellation: Cancellation = field(default_factory=Cancellation)
 
     @property
@@ -80,6 +85,11 @@ class EngineCall(Struct, frozen=True, kw_only=True):
         return "".join([self.system, *(message.texts for message in self.messages)])
 
     @property
+    def image_tokens(self) -> int:
+        """The most tokens that the images of all messages cost."""
+        return self.tokens_per_image * sum(len(message.images) for message in self.messages)
+
+    @property
     def _least_tokens(self) -> int:
         """The tokens of the call without its messages, as many as they may be: system prompt, schema and answer."""
         schema = msgspec.json.encode(self.answer_schema.schema).decode() if self.answer_schema else ""
@@ -88,15 +98,16 @@ class EngineCall(Struct, frozen=True, kw_only=True):
     def fits(self, context: int) -> bool:
         """Return whether the call with its last turn fits into a context of so many tokens."""
         whole = self.within(context)
-        return self._least_tokens + sum(_tokens(message.texts) for message in whole.messages) <= context
+        return self._least_tokens + sum(map(self._size, whole.messages)) <= context
 
     def for_engine(self, spec: EngineSpec) -> EngineCall:
         """Return the call as this engine gets it. Calling this again has no further effect."""
-        if self.small is None:
-            return self
+        call = replace(self, tokens_per_image=image_tokens.most(spec)) if self.image_tokens else self
+        if call.small is None:
+            return call
         if not spec.is_small:
-            return replace(self, small=None)
-        return replace(self, system=self.small.system, max_output_tokens=self.small.max_output_tokens, small=None)
+            return replace(call, small=None)
+        return replace(call, system=call.small.system, max_output_tokens=call.small.max_output_tokens, small=None)
 
     def within(self, context: int) -> EngineCall:
         """Return the call without the oldest turns that do not fit into a context of so many tokens, with the answer.
@@ -105,11 +116,13 @@ class EngineCall(Struct, frozen=True, kw_only=True):
         further effect.
         """
         starts = [n for n, message in enumerate(self.messages) if message.role == "user"]
+        while len(starts) > 1 and self.messages[starts[-1] - 1].role == "tool":
+            starts.pop()  # the results were sent with the prompt, so the turn with their calls cannot go
         if len(starts) < 2:
             return self
         *turns, last = [
-            sum(_tokens(message.texts) for message in self.messages[start:end])
-            for start, end in zip(starts, [*starts[1:], len(self.messages)], strict=True)
+            sum(map(self._size, self.messages[start:end]))
+            for start, end in zip([0, *starts[1:]], [*starts[1:], len(self.messages)], strict=True)
         ]
         left = context - self._least_tokens - last
         kept = 0
@@ -121,6 +134,10 @@ class EngineCall(Struct, frozen=True, kw_only=True):
         dropped = len(turns) - kept
         messages = self.messages[starts[dropped] :] if dropped else self.messages
         return replace(self, messages=messages, turns_dropped=self.turns_dropped + dropped)
+
+    def _size(self, message: Message) -> int:
+        """Return how many tokens of the context a message takes at most."""
+        return _tokens(message.texts) + self.tokens_per_image * len(message.images)
 
 
 def _tokens(text: str) -> int:

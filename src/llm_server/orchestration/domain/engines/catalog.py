@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Annotated, Literal, get_args
 
 import msgspec
 
 from llm_server.orchestration.domain.engines import demonstration
+from llm_server.orchestration.domain.engines.chat import Need
 from llm_server.orchestration.domain.errors import UnknownName
 from llm_server.orchestration.domain.status import known_spelling
 
@@ -213,10 +214,18 @@ class EngineSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
         """
         is_hosted = self.source == "api"
         sees = self.kind == "anthropic" or (self.kind == "bedrock" and "anthropic.claude" in self.model)
-        is_openai = self.kind == "openai" and (self.base_url or "").startswith(OPENAI_URL)
-        for name, default in (("tools", is_hosted), ("vision", is_hosted and (sees or is_openai))):
+        for name, default in (("tools", is_hosted), ("vision", is_hosted and (sees or self.is_openai))):
             if getattr(self, name) is None:
                 msgspec.structs.force_setattr(self, name, default)
+
+    @property
+    def is_openai(self) -> bool:
+        """Whether the engine is OpenAI's own API."""
+        return self.kind == "openai" and (self.base_url or "").startswith(OPENAI_URL)
+
+    def takes(self, needs: Iterable[Need]) -> bool:
+        """Return whether the engine takes all that a task asks of it."""
+        return all({"tools": self.tools, "vision": self.vision}[need] for need in needs)
 
     @property
     def runs_in_process(self) -> bool:
