@@ -279,3 +279,12 @@ def test_no_pattern_makes_a_check_endless(schema: dict[str, Any], value: Any) ->
     validation.faults(schema, value)
 
     assert time.process_time() - started_s < 10
+
+
+def test_matching_counts_by_the_size_of_pattern_and_text() -> None:
+    """Each match of a large pattern takes as long as many small ones."""
+    large, small = {"items": {"pattern": r"\w{200}"}}, {"items": {"pattern": "a"}}
+    value = ["a" * 400] * 2_000
+
+    assert validation.faults(large, value) == ["at the root: cannot be checked in 200000 steps"]
+    assert validation.faults(small, value) == []
