@@ -1,8 +1,8 @@
 """Watch every test for prompts, answers, keys and secrets in logs, error bodies, messages and printed output.
 
-The canaries are the default texts of the builders, the scripted and fake engines and the attack, and anything that
-looks like a key. This is a pytest plugin: it listens to all loggers, checks stdout and stderr, and fails the test
-that leaked. Tests pass the output of server processes and the contents of queues to `check`.
+The canaries are the default texts of the builders, of `sent.py`, the scripted and fake engines and the attack, and
+anything that looks like a key. This is a pytest plugin: it listens to all loggers, checks stdout and stderr, and fails
+the test that leaked. Tests pass the output of server processes and the contents of queues to `check`.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ TEXTS = (
     "The secret of Acme.",
     "Hello from the fake engine.",
     "Build it.",
+    "Tells the weather.",
+    "18 degrees",
 )
 NUMBERED = (r"\bSay \d+[ .,]", r"\banswer [0-9a-f]{16}\b")
 """The prompts that the attack repeats, and the answers of its engine."""

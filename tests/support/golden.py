@@ -21,6 +21,7 @@ ADDED_FIELDS = {
     "previous_task_id",
     "quote",
     "stream",
+    "tool_calls",
     "turns_before",
     "turns_dropped",
 }

@@ -45,6 +45,8 @@ _NOTES: dict[str, tuple[str, Actor]] = {
     Note.OVERDUE: ("failed", "sweep"),
 }
 REJECTED = "the plan was rejected"
+MAX_DETAIL_CHARS = 500
+"""How much of the names that an engine wrote is shown."""
 _AFTER_WORK = ("released", "waiting", "approved", "retried")
 
 
@@ -182,7 +184,7 @@ def ended(snapshot: Snapshot) -> Iterator[Event]:
         return
     detail = REJECTED if task.approval == "refused" else task.error or ""
     if calls:
-        detail = f"function calls: {', '.join(call.name for call in calls)}"
+        detail = f"function calls: {', '.join(call.name for call in calls)}"[:MAX_DETAIL_CHARS]
     name = task.status.lower()
     yield Event(name=name, at_ms=task.finished_ms, actor=_ended_by(task), detail=detail, tool_calls=calls)
 
