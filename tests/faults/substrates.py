@@ -57,6 +57,8 @@ class Substrate(Protocol):
     lease_s: int
     sweep_s: int
     visibility_s: int
+    shows_unstored: bool
+    """Whether the readers of a task's events see text that its worker has not stored yet."""
 
     def store(self, caller: Caller) -> Store: ...
 
@@ -109,6 +111,7 @@ class Embedded:
     lease_s = 210
     sweep_s = 120
     visibility_s = 0
+    shows_unstored = True
 
     def __init__(self, folder: Path, clock: Clock) -> None:
         path = folder / f"{uuid.uuid4().hex}.db"
@@ -199,6 +202,8 @@ class AtOnce:
 
 class Aws:
     """A new table and new queues from template.yaml on an emulator; the test plays Lambda's event source."""
+
+    shows_unstored = False
 
     def __init__(self, on: Emulator, handle: Any, clock: Clock) -> None:
         self.name = on.name
