@@ -62,7 +62,7 @@ def test_no_single_fault_spoils_the_stream_of_a_plan(sqlite_worlds: Worlds, kind
 
 
 @pytest.mark.attack
-@pytest.mark.parametrize("kind", SINGLE)
+@pytest.mark.parametrize("kind", [Kind.KILLED_BEFORE, Kind.KILLED_AFTER, Kind.DELAYED])
 def test_no_single_fault_spoils_the_stream_of_a_plan_on_aws(moto_worlds: Worlds, kind: Kind, ledger: Ledger) -> None:
     strike(moto_worlds, streamed_plan, kind, ledger, struck=["worker"])
 
