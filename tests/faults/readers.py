@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from copy import copy
+from typing import Any
 
 from llm_server.orchestration.domain.output import OutputKind
 from llm_server.orchestration.domain.ports.store import Store
@@ -12,6 +13,7 @@ from llm_server.orchestration.domain.status import Status
 from llm_server.orchestration.domain.task import TaskRef
 from llm_server.orchestration.events.history import Event
 from llm_server.orchestration.service import Service
+from support import three_steps
 
 TEXT = "text.delta"
 ENDS = {"completed", "failed", "cancelled"}
@@ -58,6 +60,27 @@ def wrong_events(reader: Reader, late: Reader, snapshot: Snapshot) -> Iterator[s
         names = [event.name for event in reader.events]
         if not reader.ended or names[-1] != "receipt" or sum(name in ENDS for name in names[-2:]) != 1:
             yield f"the reader's stream does not end: {names[-3:]}"
+
+
+def wrong_plan(shown: Sequence[Any]) -> Iterator[str]:
+    """Yield what is wrong with the events of a plan of three steps (`support.three_steps`), as a client was sent them.
+
+    A call whose worker died is made again: then only the last item of a step is its text.
+    """
+    numbers, names = [event["number"] for event in shown], [event["event"] for event in shown]
+    if numbers != sorted(set(numbers)):
+        yield "a number came twice, or after a larger one"
+    if [name for name in names if name in ENDS] != ["completed"] or names[-1] != "receipt":
+        yield f"ends with {names[-3:]}"
+    about = {None: "everything"} | {step: step for step in three_steps.STEPS}
+    for step, name in about.items():
+        of_step = [event for event in shown if event.get("step") == step]
+        if step and (count := [event["event"] for event in of_step].count("step.completed")) != 1:
+            yield f"{step} is completed {count} times"
+        pieces = [event for event in of_step if event["event"] == TEXT]
+        text = "".join(piece["text"] for piece in pieces if piece["item"] == pieces[-1]["item"])
+        if text != three_steps.text_about(name):
+            yield f"the text of {name} is {text!r}"
 
 
 def _wrong_text(events: Sequence[Event], snapshot: Snapshot) -> Iterator[str]:

@@ -7,7 +7,7 @@ import os
 import subprocess
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from aws_local.gateway import Gateway
 from faults.deployment import Crashed, Deployment, deployed
 from faults.lambdas import Environment
 from faults.ledger import Ledger
-from faults.readers import ENDS, TEXT
+from faults.readers import TEXT, wrong_plan
 from support import fake_engine, three_steps
 from support.aws_emulators import Substrate as Emulator
 from support.command_line import COMMAND
@@ -73,7 +73,7 @@ def test_a_watched_plan_ends_with_one_answer_although_a_function_dies(
             shown += map(json.loads, command.stdout)
             code = command.wait(10)
 
-    found = [*wrong(shown), *([] if code == 0 else [f"the command ended with {code}"])]
+    found = [*wrong_plan(shown), *([] if code == 0 else [f"the command ended with {code}"])]
     note = f"{len(shown)} events; {asked} engine calls before the kill, {len(engine.seen)} in all"
     ledger.enter(f"a watched plan, {killed} killed", "ministack", 1, found, note)
     items = {event["item"] for event in shown if event["event"] == TEXT}
@@ -105,24 +105,3 @@ def until_text(lines: Iterator[bytes]) -> Iterator[bytes]:
         yield line
         if json.loads(line)["event"] == TEXT:
             return
-
-
-def wrong(shown: Sequence[Any]) -> Iterator[str]:
-    """Yield what is wrong with the events that the command has shown."""
-    numbers, names = [event["number"] for event in shown], [event["event"] for event in shown]
-    if numbers != sorted(set(numbers)):
-        yield "a number came twice, or after a larger one"
-    if [name for name in names if name in ENDS] != ["completed"] or names[-1] != "receipt":
-        yield f"ends with {names[-3:]}"
-    for step in three_steps.STEPS:
-        if names_of(shown, step).count("step.completed") != 1:
-            yield f"{step} is completed {names_of(shown, step).count('step.completed')} times"
-    for step, about in [*((step, step) for step in three_steps.STEPS), (None, "everything")]:
-        pieces = [event for event in shown if event["event"] == TEXT and event.get("step") == step]
-        text = "".join(piece["text"] for piece in pieces if piece["item"] == pieces[-1]["item"])
-        if text != three_steps.text_about(about):
-            yield f"the text of {about} is {text!r}"
-
-
-def names_of(shown: Sequence[Any], step: str) -> list[str]:
-    return [event["event"] for event in shown if event.get("step") == step]
