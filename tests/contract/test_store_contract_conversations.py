@@ -62,6 +62,17 @@ def test_a_task_and_its_place_in_the_conversation_are_stored_together(store: Sto
     assert store.get(task.ref).request == a_request()
 
 
+def test_storing_a_conversation_again_forgets_no_task(store: Store) -> None:
+    """The reply to the first call was lost, and another caller was faster."""
+    first, task = begun(store), a_task()
+    after = first.with_task(task.task_id, now_ms=NOW_MS)
+    store.add(task, a_request(), conversation=after)
+
+    store.add_conversation(first)
+
+    assert store.conversation("local", ID) == after
+
+
 def test_of_two_callers_that_add_a_task_at_once_one_is_refused(store: Store) -> None:
     """The refused task leaves nothing behind, so the conversation has no gap and loses no turn."""
     first, tasks = begun(store), [a_task() for _ in range(6)]
