@@ -13,14 +13,16 @@ from random import Random
 
 import pytest
 
+from llm_server.orchestration.domain import event_numbers
 from llm_server.orchestration.domain.errors import StorageUnavailable
+from llm_server.orchestration.domain.ports.deltas import Delta
 from llm_server.orchestration.domain.ports.tenants import Erased
 from llm_server.orchestration.domain.task import Task
 from llm_server.orchestration.domain.turns import OF_NO_TENANT, Line
 from llm_server.storage.sqlite.connections.writer import T, Work
 from llm_server.storage.sqlite.database import PATIENT_BUSY_S, Database
 from llm_server.storage.sqlite.store import SqliteStore
-from support.builders import a_request, a_task, an_output, claimed
+from support.builders import NOW_MS, a_request, a_task, an_output, claimed
 
 WORD = "xylophone"
 
@@ -40,8 +42,10 @@ def store(path: Path) -> Iterator[SqliteStore]:
 
 def ended(store: SqliteStore, tenant: str = "acme", text: str = f"The {WORD} of Acme. " * 700) -> Task:
     task = a_task(tenant=tenant, metadata={"text": text[:20]})
-    store.add(task, a_request(text, metadata=task.metadata))
+    store.add(task, a_request(text, metadata=task.metadata, stream=True))
     store.save(task, claimed(task))
+    number = event_numbers.number(claimed(task).rev, event_numbers.TEXT)
+    store.append(task.ref, [Delta(number=number, item=event_numbers.FIRST_CALL, text=text, at_ms=NOW_MS)])
     answer = an_output(text=text)
     completed = claimed(task).completed(answer)
     store.save(claimed(task), completed, answer)

@@ -79,7 +79,7 @@ class Substrate(Protocol):
         ...
 
     def texts(self, ref: TaskRef) -> int:
-        """Return the number of records with a text of a task: its request and its outputs."""
+        """Return the number of records with a text of a task: its request, its outputs and its streamed text."""
         ...
 
     def copy(self) -> Any:
@@ -150,7 +150,7 @@ class Embedded:
         with closing(sqlite3.connect(self._path)) as db:
             counts = [
                 db.execute(f"SELECT count(*) FROM {table} WHERE (tenant, task_id) = (?, ?)", (ref.tenant, ref.task_id))
-                for table in ("requests", "outputs")
+                for table in ("requests", "outputs", "deltas")
             ]
             return sum(count.fetchone()[0] for count in counts)
 

@@ -13,6 +13,7 @@ from faults.kinds import Killed, Kind
 from faults.ledger import Ledger
 from faults.readers import TEXT
 from faults.strikes import IN_TIME_S, SINGLE, Faults, Scenario, quickly, strike
+from faults.substrates import again
 from faults.world import World
 
 WRITES = {"SQLite": "store.append", "moto": "dynamodb.put_item"}
@@ -44,6 +45,35 @@ def _stream(world: World, faults: Faults, prompt: str, **fields: Any) -> None:
     world.post(prompt, stream=True, **fields)
     world.deliver(world.process("worker", faults.get("worker")))
     world.settle(within_s=IN_TIME_S)
+
+
+def deleted_stream(world: World, faults: Faults) -> None:
+    """Delete a streamed task: while a call of its worker hangs, as soon as another one has ended it, or else later."""
+    world.post("Say hello.", stream=True, mode="Chat")
+    (ref,) = world.refs()
+
+    def delete() -> None:
+        world.clock.pass_s(world.substrate.lease_s + 1)
+        world.work([again(ref)], world.process("next"))
+        world.delete(ref, world.store.get(ref))
+        assert world.insist("DELETE", f"/tasks/{ref.task_id}", world.process("deleting")) == 204
+
+    world.during_hang = delete
+    world.deliver(world.process("worker", faults.get("worker")))
+    if ref not in world.deleted:
+        delete()
+    world.settle(within_s=IN_TIME_S)
+
+
+@pytest.mark.parametrize("kind", [Kind.KILLED_AFTER, Kind.DELAYED, Kind.LATE])
+def test_no_streamed_text_of_a_deleted_task_is_left(sqlite_worlds: Worlds, kind: Kind, ledger: Ledger) -> None:
+    """Neither of a worker that died, nor of one that writes when the task is gone."""
+    strike(sqlite_worlds, deleted_stream, kind, ledger, struck=["worker"])
+
+
+@pytest.mark.parametrize("kind", quickly(Kind.DELAYED))
+def test_no_streamed_text_of_a_deleted_task_is_left_on_aws(moto_worlds: Worlds, kind: Kind, ledger: Ledger) -> None:
+    strike(moto_worlds, deleted_stream, kind, ledger, struck=["worker"])
 
 
 @pytest.mark.parametrize("kind", SINGLE)

@@ -477,18 +477,18 @@ def test_a_deletion_that_was_interrupted_is_repeated(deleting: Served) -> None:
 
 
 def test_of_two_deletions_at_once_neither_fails(deleting: Served) -> None:
-    conversation = begun(deleting)
+    name = begun(deleting)
     remove = deleting.store.remove_conversation
 
-    def overtaken(found: Conversation) -> bool:
-        assert remove(found)
-        return remove(found)
+    def overtaken(conversation: Conversation) -> bool:
+        assert remove(conversation)
+        return remove(conversation)
 
     deleting.store.remove_conversation = overtaken  # type: ignore[method-assign]
-    deleting.service.conversations.delete("local", conversation)
+    deleting.service.conversations.delete("local", name)
 
     with pytest.raises(ConversationNotFound):
-        deleting.service.conversations.read("local", conversation)
+        deleting.service.conversations.read("local", name)
 
 
 def test_a_conversation_that_got_a_task_meanwhile_is_not_deleted(deleting: Served) -> None:
