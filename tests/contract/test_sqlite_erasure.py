@@ -65,7 +65,8 @@ def erase(path: Path) -> Erased:
 
 def rows_of_acme(path: Path) -> dict[str, int]:
     with closing(sqlite3.connect(path)) as db:
-        tables = ("tasks", "requests", "outputs", "labels", "bindings", "spending", "deleted")
+        texts = ("requests", "outputs", "deltas")
+        tables = ("tasks", *texts, "conversations", "labels", "bindings", "spending", "deleted")
         query = "SELECT count(*) FROM {} WHERE tenant = 'acme'"
         found = {table: db.execute(query.format(table)).fetchone()[0] for table in tables}
     return {table: number for table, number in found.items() if number}
@@ -117,7 +118,7 @@ def test_a_task_that_a_caller_deletes_is_overwritten_too(path: Path, store: Sqli
 
 
 def test_what_cannot_be_read_is_erased(path: Path, store: SqliteStore) -> None:
-    """A damaged state, with the labels that no state names any more; and texts whose task is gone."""
+    """A damaged state, with the labels that no state names; and texts whose task is gone, streamed ones too."""
     damaged, gone = ended(store), ended(store)
     with closing(sqlite3.connect(path)) as db:
         db.execute("UPDATE tasks SET body = '{}' WHERE task_id = ?", (damaged.task_id,))

@@ -180,6 +180,15 @@ def test_a_task_without_a_result_has_no_turn(store: Store) -> None:
     assert list(store.turns(refs)) == [None] * 5
 
 
+def test_the_turn_of_a_task_is_its_tenant_s(store: Store) -> None:
+    """Ids are unique in a tenant only."""
+    ours = completed(store, "Say 1.", "One.", task_id="same")
+    theirs = completed(store, "The secret of Acme.", "It is.", task_id="same", tenant="acme")
+
+    assert list(store.turns([ours.ref])) == [Turn(prompt="Say 1.", result="One.")]
+    assert list(store.turns([theirs.ref])) == [Turn(prompt="The secret of Acme.", result="It is.")]
+
+
 def test_many_turns_are_read(store: Store) -> None:
     """More than a batch read of DynamoDB takes."""
     tasks = [completed(store, f"Say {n}.", f"This is {n}.") for n in range(60)]

@@ -343,6 +343,24 @@ def test_of_two_callers_that_read_the_same_conversation_one_is_refused(talking: 
     assert talking.store.conversation("local", conversation).task_ids == tuple(others)
 
 
+def test_a_turn_that_is_deleted_while_the_next_one_is_accepted_keeps_no_role(deleting: Served) -> None:
+    """Its state was read, and its texts are gone."""
+    conversation = begun(deleting)
+    first = done(deleting, "One?", conversation_id=conversation).task
+    get = deleting.store.get
+
+    def gone(ref: TaskRef) -> Snapshot:
+        if ref == first.ref:
+            raise TaskNotFound
+        return get(ref)
+
+    deleting.store.get = gone  # type: ignore[method-assign]
+    follow = deleting.service.submit("local", NewTask(prompt="Two?", conversation_id=conversation))
+    deleting.store.get = get  # type: ignore[method-assign]
+
+    assert deleting.get(follow.ref).request.turns_before == 1
+
+
 def test_the_same_idempotency_key_gives_the_same_turn(talking: Served) -> None:
     """Also to the call that was overtaken by its twin, and while the task is open."""
     conversation = begun(talking)
