@@ -25,7 +25,7 @@ CALLS = {"streamed_chat": 1, "streamed_plan": 6}
 
 @pytest.fixture(autouse=True)
 def silent_threads(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A thread that stores text may be the one that is killed: that is no fault of the test."""
+    """Do not report a kill in the thread that stores text: it was planned."""
     usual = threading.excepthook
     monkeypatch.setattr(threading, "excepthook", lambda args: args.exc_type is Killed or usual(args))
 

@@ -92,8 +92,8 @@ class Quotes:
         )
         return self._role_caller.worst_case(claim, answer_call(task, request))
 
-    def _expected_at(self, ref: TaskRef, rev: int, role: str) -> Expected:
-        """Return what is expected of a plan; `rev` is the revision of its task's state."""
+    def _expected_at(self, ref: TaskRef, _rev: int, role: str) -> Expected:
+        """Return what is expected of a plan, by its task, the revision of its state, and its role."""
         return self._expected(ref.tenant, Mode.PLAN, role, None)
 
     def _expected(self, tenant: str, mode: Mode, role: str, engine: str | None) -> Expected:
