@@ -101,6 +101,22 @@ def test_sqlite_refuses_the_text_of_a_claim_that_lost_its_task(sqlite_store: Sql
     assert sqlite_store.deltas(task.ref) == []
 
 
+def test_no_text_is_left_that_comes_after_its_task_was_deleted(store: Store) -> None:
+    """SQLite refuses it. On DynamoDB a worker whose save is refused completes the removal."""
+    task = a_claim(store)
+    answer = an_output(text="Hello.")
+    store.save(task, task.completed(answer), answer)
+    store.delete(task.completed(answer))
+    if isinstance(store, SqliteStore):
+        with pytest.raises(TaskLost):
+            store.append(task.ref, deltas(2, "late"))
+    else:
+        store.append(task.ref, deltas(2, "late"))
+        store.purge(task.ref)
+
+    assert store.deltas(task.ref) == []
+
+
 def test_a_task_is_read_as_before_beside_its_text(store: Store) -> None:
     task = a_claim(store)
     store.append(task.ref, deltas(2, "Hello."))

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
+from llm_server.orchestration.domain.conversation import Conversation
 from llm_server.orchestration.domain.errors import StorageUnavailable, TaskNotFound
 from llm_server.orchestration.domain.retention import DELETED_KEPT_MS, SLACK_MS, Retention
 from llm_server.orchestration.domain.snapshot import EXPIRED_REQUEST, Limits, Snapshot
@@ -116,10 +117,30 @@ def test_the_time_to_live_of_a_tasks_items(moto_substrate: Substrate, store: Dyn
     assert min(ttls.values()) > state
 
 
+def test_a_conversation_goes_with_the_texts_of_its_last_task(moto_substrate: Substrate, store: DynamoStore) -> None:
+    """Each task that it gets keeps it longer."""
+    begun, task = Conversation(tenant="local", conversation_id="c1", created_ms=NOW_MS, updated_ms=NOW_MS), a_task()
+    store.add_conversation(begun)
+    first = of_conversation(moto_substrate)
+    store.add(task, a_request(), conversation=begun.with_task(task.task_id, now_ms=NOW_MS + 60_000))
+    second = of_conversation(moto_substrate)
+
+    ttls = [(ms + SLACK_MS + KEEP_MS) // 1000 for ms in (NOW_MS, NOW_MS + 60_000)]
+    assert [int(row["ttl"]["N"]) for row in (first, second)] == ttls
+
+
+def of_conversation(on: Substrate) -> dict[str, Any]:
+    key = {"pk": {"S": "CONV#local#c1"}, "sk": {"S": "CONV"}}
+    return dict(on.dynamodb.get_item(TableName=on.table, Key=key)["Item"])
+
+
 def test_what_is_kept_for_ever_has_no_time_to_live(moto_substrate: Substrate, moto_store: DynamoStore) -> None:
     task = ended(moto_store)
+    begun = Conversation(tenant="local", conversation_id="c1", created_ms=NOW_MS, updated_ms=NOW_MS)
+    moto_store.add_conversation(begun)
 
-    assert not any("ttl" in row for row in rows(moto_substrate, task).values())
+    kept = [*rows(moto_substrate, task).values(), of_conversation(moto_substrate)]
+    assert not any("ttl" in row for row in kept)
 
 
 def test_a_request_whose_task_was_never_stored_does_not_stay(

@@ -8,7 +8,9 @@ import pytest
 from typer.testing import CliRunner
 
 from llm_server.cli.app import app
+from llm_server.orchestration.domain import event_numbers
 from llm_server.orchestration.domain.errors import StorageUnavailable
+from llm_server.orchestration.domain.ports.deltas import Delta
 from llm_server.orchestration.domain.ports.tasks import IdempotencyBinding
 from llm_server.orchestration.domain.ports.tenants import Erased
 from llm_server.orchestration.domain.task import DAY_MS, Task
@@ -26,8 +28,10 @@ def store(moto_store: DynamoStore) -> DynamoStore:
 
 def ended(store: DynamoStore, length: int = 10) -> Task:
     task = a_task(tenant="acme")
-    store.add(task, a_request(noise(length)))
+    store.add(task, a_request(noise(length), stream=True))
     store.save(task, claimed(task))
+    number = event_numbers.number(claimed(task).rev, event_numbers.TEXT)
+    store.append(task.ref, [Delta(number=number, item=event_numbers.FIRST_CALL, text=noise(length), at_ms=NOW_MS)])
     answer = an_output(text=noise(length, seed=1))
     store.save(claimed(task), claimed(task).completed(answer), answer)
     return claimed(task).completed(answer)

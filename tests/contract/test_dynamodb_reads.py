@@ -8,6 +8,7 @@ from zlib import crc32
 
 import pytest
 
+from llm_server.orchestration.domain.conversation import Conversation
 from llm_server.orchestration.domain.counters import Counters
 from llm_server.orchestration.domain.engines.state import EngineState
 from llm_server.orchestration.domain.errors import StorageUnavailable
@@ -124,19 +125,26 @@ def test_of_what_is_due_only_so_much_is_read_as_is_taken(moto_store: DynamoStore
 
 
 def test_what_must_not_be_stale_never_is(moto_store: DynamoStore, wire: Wire) -> None:
-    """A task is there once it was accepted; a worker claims what was last written, and a switch works in 5 s."""
+    """A task is there once it was accepted; a worker claims what was last written, and a switch works in 5 s.
+
+    A conversation that was just created can be used.
+    """
     task = carried_out(moto_store, "Why?", "Because.")
+    moto_store.add_conversation(
+        Conversation(tenant="local", conversation_id="c1", created_ms=NOW_MS, updated_ms=NOW_MS)
+    )
     wire.calls.clear()
     moto_store.get(task.ref)
     moto_store.peek(task.ref)
     moto_store.peek_each([task.ref])
     moto_store.engines()
     moto_store.spent_microusd("local", "2025-10-09")
+    moto_store.conversation("local", "c1")
 
     together = next(iter(wire.calls[2].arguments["RequestItems"].values()))
     singly = [call.arguments for call in wire.calls if call is not wire.calls[2]]
-    assert [arguments.get("ConsistentRead") for arguments in (*singly, together)] == [True] * 5
-    assert wire.read_units() == 5
+    assert [arguments.get("ConsistentRead") for arguments in (*singly, together)] == [True] * 6
+    assert wire.read_units() == 6
 
 
 def test_counters_that_were_not_read_at_once_are_asked_for_again(

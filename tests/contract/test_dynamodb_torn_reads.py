@@ -12,7 +12,7 @@ from llm_server.orchestration.domain.status import Mode, Status
 from llm_server.orchestration.domain.task import Task
 from llm_server.storage.dynamodb.store import MAX_READS, DynamoStore
 from support.aws_emulators import Substrate
-from support.builders import NOW_MS, a_failure, a_request, a_task, an_output, claimed, key_texts, output_key
+from support.builders import NOW_MS, a_failure, a_request, a_task, an_output, claimed, key_texts, noise, output_key
 
 
 class PagedDynamo:
@@ -127,3 +127,23 @@ def test_an_output_that_is_lost_takes_no_more_with_it(aws_substrate: Substrate) 
 
     assert (snapshot.task, snapshot.outputs) == (task, {})
     assert lost.queries == MAX_READS == 6
+
+
+@pytest.mark.parametrize("lost", ["REQ", "RES#1"])
+def test_a_turn_of_which_a_part_is_lost_is_no_turn(moto_substrate: Substrate, lost: str) -> None:
+    """A later task is told no half of a prompt or of an answer."""
+    store = over(moto_substrate.dynamodb, moto_substrate.table)
+    task, answer = a_task(), an_output(text=noise(900_000))
+    store.add(task, a_request(noise(900_000, seed=1)))
+    store.save(task, claimed(task))
+    store.save(claimed(task), claimed(task).completed(answer), answer)
+    assert [turn is None for turn in store.turns([task.ref])] == [False]
+    answer_rows = moto_substrate.dynamodb.query(
+        TableName=moto_substrate.table,
+        KeyConditionExpression="pk = :pk AND begins_with(sk, :part)",
+        ExpressionAttributeValues={":pk": {"S": f"T#local#{task.task_id}"}, ":part": {"S": f"{lost}~"}},
+    )["Items"]
+    last = {name: answer_rows[-1][name] for name in ("pk", "sk")}
+    moto_substrate.dynamodb.delete_item(TableName=moto_substrate.table, Key=last)
+
+    assert list(store.turns([task.ref])) == [None]

@@ -13,14 +13,16 @@ from random import Random
 
 import pytest
 
+from llm_server.orchestration.domain import event_numbers
 from llm_server.orchestration.domain.errors import StorageUnavailable
+from llm_server.orchestration.domain.ports.deltas import Delta
 from llm_server.orchestration.domain.ports.tenants import Erased
 from llm_server.orchestration.domain.task import Task
 from llm_server.orchestration.domain.turns import OF_NO_TENANT, Line
 from llm_server.storage.sqlite.connections.writer import T, Work
 from llm_server.storage.sqlite.database import PATIENT_BUSY_S, Database
 from llm_server.storage.sqlite.store import SqliteStore
-from support.builders import a_request, a_task, an_output, claimed
+from support.builders import NOW_MS, a_request, a_task, an_output, claimed
 
 WORD = "xylophone"
 
@@ -40,8 +42,10 @@ def store(path: Path) -> Iterator[SqliteStore]:
 
 def ended(store: SqliteStore, tenant: str = "acme", text: str = f"The {WORD} of Acme. " * 700) -> Task:
     task = a_task(tenant=tenant, metadata={"text": text[:20]})
-    store.add(task, a_request(text, metadata=task.metadata))
+    store.add(task, a_request(text, metadata=task.metadata, stream=True))
     store.save(task, claimed(task))
+    number = event_numbers.number(claimed(task).rev, event_numbers.TEXT)
+    store.append(task.ref, [Delta(number=number, item=event_numbers.FIRST_CALL, text=text, at_ms=NOW_MS)])
     answer = an_output(text=text)
     completed = claimed(task).completed(answer)
     store.save(claimed(task), completed, answer)
@@ -61,7 +65,8 @@ def erase(path: Path) -> Erased:
 
 def rows_of_acme(path: Path) -> dict[str, int]:
     with closing(sqlite3.connect(path)) as db:
-        tables = ("tasks", "requests", "outputs", "labels", "bindings", "spending", "deleted")
+        texts = ("requests", "outputs", "deltas")
+        tables = ("tasks", *texts, "conversations", "labels", "bindings", "spending", "deleted")
         query = "SELECT count(*) FROM {} WHERE tenant = 'acme'"
         found = {table: db.execute(query.format(table)).fetchone()[0] for table in tables}
     return {table: number for table, number in found.items() if number}
@@ -113,7 +118,7 @@ def test_a_task_that_a_caller_deletes_is_overwritten_too(path: Path, store: Sqli
 
 
 def test_what_cannot_be_read_is_erased(path: Path, store: SqliteStore) -> None:
-    """A damaged state, with the labels that no state names any more; and texts whose task is gone."""
+    """A damaged state, with the labels that no state names; and texts whose task is gone, streamed ones too."""
     damaged, gone = ended(store), ended(store)
     with closing(sqlite3.connect(path)) as db:
         db.execute("UPDATE tasks SET body = '{}' WHERE task_id = ?", (damaged.task_id,))

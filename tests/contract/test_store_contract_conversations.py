@@ -62,6 +62,17 @@ def test_a_task_and_its_place_in_the_conversation_are_stored_together(store: Sto
     assert store.get(task.ref).request == a_request()
 
 
+def test_storing_a_conversation_again_forgets_no_task(store: Store) -> None:
+    """The reply to the first call was lost, and another caller was faster."""
+    first, task = begun(store), a_task()
+    after = first.with_task(task.task_id, now_ms=NOW_MS)
+    store.add(task, a_request(), conversation=after)
+
+    store.add_conversation(first)
+
+    assert store.conversation("local", ID) == after
+
+
 def test_of_two_callers_that_add_a_task_at_once_one_is_refused(store: Store) -> None:
     """The refused task leaves nothing behind, so the conversation has no gap and loses no turn."""
     first, tasks = begun(store), [a_task() for _ in range(6)]
@@ -167,6 +178,15 @@ def test_a_task_without_a_result_has_no_turn(store: Store) -> None:
     refs = [waiting.ref, failed.ref, deleted.ref, TaskRef("local", "unknown"), TaskRef("local", others.task_id)]
 
     assert list(store.turns(refs)) == [None] * 5
+
+
+def test_the_turn_of_a_task_is_its_tenant_s(store: Store) -> None:
+    """Ids are unique in a tenant only."""
+    ours = completed(store, "Say 1.", "One.", task_id="same")
+    theirs = completed(store, "The secret of Acme.", "It is.", task_id="same", tenant="acme")
+
+    assert list(store.turns([ours.ref])) == [Turn(prompt="Say 1.", result="One.")]
+    assert list(store.turns([theirs.ref])) == [Turn(prompt="The secret of Acme.", result="It is.")]
 
 
 def test_many_turns_are_read(store: Store) -> None:

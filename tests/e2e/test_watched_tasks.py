@@ -20,31 +20,17 @@ import pytest
 
 from llm_server.cli.connection import Connection
 from llm_server.cli.watching.event_source import EventSource
+from support import three_steps
 from support.command_line import COMMAND
 from support.fake_engine import FakeEngine, a_config, fake_engine
 from support.server_process import RunningServer, serving
 
-STEPS = ("alpha", "beta", "gamma")
 READERS = 50
-
-
-def a_plan_or_text(asked: Any) -> str:
-    """Answer a request for a plan with three steps, and any other one with a text that names its step."""
-    schema = asked.get("response_format", {}).get("json_schema", {}).get("schema")
-    if schema is None:
-        named = [step for step in STEPS if f"Write of {step}." in json.dumps(asked)]
-        name = named[0] if len(named) == 1 else "everything"
-        return f"The text about {name}, in a few words."
-    if "steps" not in schema["properties"]:
-        return json.dumps({"verdict": "pass", "findings": []})
-    role = schema["properties"]["steps"]["items"]["properties"]["role"]["enum"][0]
-    steps = [{"id": s, "role": role, "instruction": f"Write of {s}.", "depends_on": []} for s in STEPS]
-    return json.dumps({"goal": "Write of all.", "steps": steps})
 
 
 @pytest.fixture
 def engine() -> Iterator[FakeEngine]:
-    with fake_engine(latency_s=0.2, piece_delay_s=0.1, answer=a_plan_or_text) as engine:
+    with fake_engine(latency_s=0.2, piece_delay_s=0.1, answer=three_steps.answer) as engine:
         yield engine
 
 
@@ -93,7 +79,7 @@ def test_watching_a_plan_goes_on_after_the_server_was_killed(engine: FakeEngine,
     """The same command shows the plan, the steps word by word and one answer, although the server dies meanwhile."""
     environment = a_config(tmp_path, fake=engine)
     with serving(tmp_path / "tasks.db", env=environment) as server:
-        arguments = ["submit", "--stream", "--mode", "Plan", "--url", server.url, "Write of alpha, beta and gamma."]
+        arguments = ["submit", "--stream", "--mode", "Plan", "--url", server.url, three_steps.PROMPT]
         terminal = Terminal(*arguments)
         terminal.until("] The text about")
         server.kill()
@@ -105,7 +91,7 @@ def test_watching_a_plan_goes_on_after_the_server_was_killed(engine: FakeEngine,
     assert code == 0, terminal.shown
     assert "in a few words." not in at_death.rpartition("] The text")[2]
     assert terminal.shown.count("-- planned") == 1
-    for step in STEPS:
+    for step in three_steps.STEPS:
         assert terminal.shown.count(f"[{step}] -- step completed") == 1
         assert terminal.shown.count(f"[{step}] The text about {step}, in a few words.\r\n") == 1
     assert terminal.shown.count("-- completed") == 1

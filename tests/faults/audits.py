@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 
 from faults.engine import answer_to, result_to
+from faults.readers import Reader, unseen, wrong_events
 from faults.substrates import every_task
 from faults.world import World
 from llm_server.orchestration.domain.counters import Counters
@@ -35,7 +36,19 @@ def alarms(world: World, *, may_fail: Callable[[str], bool] = lambda prompt: Fal
         if ref in world.final and _shown(snapshot) != _shown(world.final[ref]):
             found.append(f"{ref} changed after it was final")
     counted = recounted(world.deleted.values())
+    found += [f"{ref}: {what}" for ref, what in _of_streams(world, snapshots)]
     return [*found, *miscounted(world.store, snapshots, counted), *_left_over(world), *world.noted]
+
+
+def _of_streams(world: World, snapshots: Mapping[TaskRef, Snapshot]) -> Iterator[tuple[TaskRef, str]]:
+    """Yield what is wrong with the events of the watched tasks."""
+    if not world.is_watched:
+        return
+    world.read_events()
+    for ref, snapshot in snapshots.items():
+        late = Reader(ref)
+        late.read(unseen(world.process("reader").service, world.store))
+        yield from ((ref, what) for what in wrong_events(world.readers[ref], late, snapshot))
 
 
 def _shown(snapshot: Snapshot) -> tuple[object, ...]:

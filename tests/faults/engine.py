@@ -7,6 +7,8 @@ import threading
 from collections.abc import Callable, Mapping
 from hashlib import sha256
 
+from msgspec.structs import replace
+
 from llm_server.orchestration.domain.engines.call import Completion, EngineCall
 from llm_server.orchestration.domain.engines.usage import Usage
 from llm_server.orchestration.domain.errors import EngineUnavailable
@@ -15,6 +17,8 @@ STEPS = {"design": "", "build": "design", "try": "build", "describe": "build try
 """The steps of the plan that it proposes, with their dependencies; the coder's step is reviewed and repaired once."""
 TOKENS_IN, TOKENS_OUT = 10, 20
 CODER = "build"
+PIECE_CHARS = 5
+"""The length of a piece of a streamed answer."""
 
 
 LONG = "Say much"
@@ -67,6 +71,7 @@ class HashEngine:
         self._lock = threading.Lock()
 
     def complete(self, call: EngineCall, *, timeout_s: float) -> Completion:
+        on_text, call = call.on_text, replace(call, on_text=None)
         self.before(call)
         with self._lock:
             self.seen += 1
@@ -74,7 +79,11 @@ class HashEngine:
                 self.fails -= 1
                 raise EngineUnavailable("The engine is busy.")
             self.calls.append(call)
-        return Completion(text=self._text(call), usage=self.usage(call))
+        text = self._text(call)
+        if on_text is not None:
+            for start in range(0, len(text), PIECE_CHARS):
+                on_text(text[start : start + PIECE_CHARS])
+        return Completion(text=text, usage=self.usage(call))
 
     def usage(self, call: EngineCall) -> Usage:
         return Usage(input_tokens=TOKENS_IN, output_tokens=call.max_output_tokens if self.is_costly else TOKENS_OUT)

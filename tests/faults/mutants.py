@@ -406,6 +406,27 @@ MUTANTS = (
         "            profile=profile,\n",
         "test_triaged",
     ),
+    Mutant(
+        "text is not stored before the state that follows it",
+        f"{_ORCHESTRATION}/tasks/claimed_task.py",
+        "        for _ in range(MAX_FLUSHES):\n            if text.flush():\n",
+        "        for _ in range(MAX_FLUSHES):\n            if text:\n",
+        "test_struck_streams",
+    ),
+    Mutant(
+        "text gets the numbers of an earlier state",
+        f"{_ORCHESTRATION}/events/text_stream.py",
+        "            self._rev, self._place = rev, event_numbers.TEXT\n",
+        "            self._place = event_numbers.TEXT\n",
+        "test_struck_streams",
+    ),
+    Mutant(
+        "the text of a claim whose time is over is dropped",
+        f"{_ORCHESTRATION}/tasks/worker.py",
+        "(self._clock() > until_ms and self._has_ended(ref))",
+        "self._clock() > until_ms",
+        "test_struck_streams",
+    ),
 )
 
 

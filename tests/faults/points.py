@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 from faults.kinds import Failures, Killed, Kind
 
 Made = TypeVar("Made")
+TEXT_THREAD = "text-stream"
 COMMIT = " commit"
 """The suffix of a point's name if the point is not a call, but the commit of a transaction inside a call."""
 
@@ -52,6 +53,8 @@ class Caller:
         self.points: list[Point] = []
         self.met: list[tuple[Point, Kind]] = []
         self.is_dead = False
+        self.texts_tried = 0
+        """How many writes of streamed text have ended, in whatever way. They are made by a thread of their own."""
         self._faults = faults or {}
         self._of = of
         self._of_those = 0
@@ -82,6 +85,14 @@ class Caller:
             raise
         self._after(kind, name, failures)
         return made
+
+    def call_of_a_thread(self, name: str, act: Callable[[], Made], failures: Failures) -> Made:
+        """Make one call as `call` does, and count it if it stores streamed text."""
+        try:
+            return self.call(name, act, failures)
+        finally:
+            if threading.current_thread().name == TEXT_THREAD:
+                self.texts_tried += 1
 
     def commit(
         self, name: str, write: Callable[..., Any], failures: Failures, work: Callable[[Any], Any], *line: object
@@ -164,7 +175,7 @@ class Watched:
         return partial(self._through, f"{self._name}.{name}", getattr(self._target, name))
 
     def _through(self, name: str, method: Callable[..., Any], *arguments: Any, **named: Any) -> Any:
-        return self._caller.call(name, partial(method, *arguments, **named), self._failures)
+        return self._caller.call_of_a_thread(name, partial(method, *arguments, **named), self._failures)
 
 
 class Commits:

@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from msgspec.structs import replace
+
 from faults.engine import HashEngine
 from faults.kinds import ENGINE
 from faults.points import Caller, Watched
@@ -28,14 +30,28 @@ PROMPT_MAX_CHARS = 10_000
 
 
 class Buyer:
-    """The engine as one process calls it; `before` is called when a call is decided, not when it arrives."""
+    """The engine as one process calls it.
 
-    def __init__(self, engine: HashEngine, caller: Caller, before: Callable[[EngineCall], object]) -> None:
+    `before` is called when a call is decided, not when it arrives, and `after_piece` after each piece of streamed text.
+    """
+
+    def __init__(
+        self,
+        engine: HashEngine,
+        caller: Caller,
+        before: Callable[[EngineCall], object],
+        after_piece: Callable[[Caller], object],
+    ) -> None:
         self._watched: Any = Watched(engine, "engine", caller, ENGINE)
+        self._caller = caller
         self._before = before
+        self._after_piece = after_piece
 
     def complete(self, call: EngineCall, *, timeout_s: float) -> Completion:
-        self._before(call)
+        self._before(replace(call, on_text=None))
+        on_text = call.on_text
+        if on_text is not None:
+            call = replace(call, on_text=lambda piece: (on_text(piece), self._after_piece(self._caller))[0])
         completion: Completion = self._watched.complete(call, timeout_s=timeout_s)
         return completion
 
@@ -61,15 +77,18 @@ class Process:
         sleep: Callable[[float], None],
         new_id: Callable[[], str],
         before: Callable[[EngineCall], object],
+        after_piece: Callable[[Caller], object],
     ) -> Process:
-        """Build a service as the wiring does, with watched clients. `before` is called with each engine call.
+        """Build a service as the wiring does, with watched clients.
+
+        `before` is called with each engine call, `after_piece` after each piece of streamed text.
 
         `others` are engines by name; `engine` is the engine of all other names.
         """
         store, queue = substrate.store(caller), substrate.queue(caller)
         balancer = wiring.balancer_of(
             catalog,
-            {name: Buyer(others.get(name, engine), caller, before) for name in catalog.engines},
+            {name: Buyer(others.get(name, engine), caller, before, after_piece) for name in catalog.engines},
             store,
             has_credentials=lambda _: True,
             price=price,

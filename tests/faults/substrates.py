@@ -57,6 +57,8 @@ class Substrate(Protocol):
     lease_s: int
     sweep_s: int
     visibility_s: int
+    shows_unstored: bool
+    """Whether the readers of a task's events see text that its worker has not stored yet."""
 
     def store(self, caller: Caller) -> Store: ...
 
@@ -77,7 +79,7 @@ class Substrate(Protocol):
         ...
 
     def texts(self, ref: TaskRef) -> int:
-        """Return the number of records with a text of a task: its request and its outputs."""
+        """Return the number of records with a text of a task: its request, its outputs and its streamed text."""
         ...
 
     def copy(self) -> Any:
@@ -109,6 +111,7 @@ class Embedded:
     lease_s = 210
     sweep_s = 120
     visibility_s = 0
+    shows_unstored = True
 
     def __init__(self, folder: Path, clock: Clock) -> None:
         path = folder / f"{uuid.uuid4().hex}.db"
@@ -147,7 +150,7 @@ class Embedded:
         with closing(sqlite3.connect(self._path)) as db:
             counts = [
                 db.execute(f"SELECT count(*) FROM {table} WHERE (tenant, task_id) = (?, ?)", (ref.tenant, ref.task_id))
-                for table in ("requests", "outputs")
+                for table in ("requests", "outputs", "deltas")
             ]
             return sum(count.fetchone()[0] for count in counts)
 
@@ -199,6 +202,8 @@ class AtOnce:
 
 class Aws:
     """A new table and new queues from template.yaml on an emulator; the test plays Lambda's event source."""
+
+    shows_unstored = False
 
     def __init__(self, on: Emulator, handle: Any, clock: Clock) -> None:
         self.name = on.name

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -20,6 +21,7 @@ from faults.engine import HashEngine, answer_to
 from faults.kinds import Killed, Kind
 from faults.points import Caller
 from faults.processes import PROMPT_MAX_CHARS, Process
+from faults.readers import Reader, unseen
 from faults.substrates import BATCH, UNSEEN, Message, Substrate, again, every_task
 from llm_server import wiring
 from llm_server.api.app import create_app
@@ -33,6 +35,7 @@ from llm_server.orchestration.domain.ports.clock import Clock as NowMs
 from llm_server.orchestration.domain.ports.store import Store
 from llm_server.orchestration.domain.snapshot import Snapshot
 from llm_server.orchestration.domain.task import TaskRef
+from llm_server.orchestration.service import Service
 from support import asgi
 from support.scripted_engine import Clock, a_catalog, an_engine
 
@@ -40,6 +43,7 @@ TICK_S = 20
 SWEEP_EVERY_S = 60
 HANG_MORE_S = 40
 MAX_INSISTED = 5
+MAX_STORED_S = 5.0
 FUNCTION_S = 175
 """The time of a worker function for its work: the template's 180 s, less the time kept for the last writes."""
 
@@ -87,8 +91,13 @@ class World:
     tick_s: int = TICK_S
     is_restored: bool = False
     """Whether the store has forgotten calls, because it was restored."""
+    is_watched: bool = False
     sweeps: bool = True
     workers: bool = True
+    readers: dict[TaskRef, Reader] = field(default_factory=dict)
+    """The readers of the events of all tasks; see `watch`."""
+    _services: dict[int, Service] = field(default_factory=dict)
+    """The services of the processes, by their callers."""
 
     @property
     def store(self) -> Store:
@@ -106,7 +115,7 @@ class World:
         """Start a process. `faults` meet its calls `of` a kind; `clock` is its own if it is wrong."""
         caller = Caller(name, faults, of=of, meanwhile=self.hang, stall=self.stall)
         self.callers.append(caller)
-        return Process.start(
+        process = Process.start(
             caller,
             self.substrate,
             self.catalog,
@@ -116,7 +125,31 @@ class World:
             sleep=self.clock.pass_s,
             new_id=self.new_id,
             before=self._bought,
+            after_piece=self._after_piece,
         )
+        self._services[id(caller)] = process.service
+        return process
+
+    def watch(self) -> None:
+        """Let a reader follow the events of each task from now on: after each piece of text, and as time passes."""
+        self.is_watched = True
+
+    def read_events(self, service: Service | None = None) -> None:
+        """Let each reader go on, by the service of a process, or else of a new one."""
+        service = service or self.process("reader").service
+        for ref in self.refs():
+            self.readers.setdefault(ref, Reader(ref)).read(unseen(service, self.store))
+
+    def _after_piece(self, caller: Caller) -> None:
+        """Wait until the first piece is stored, or the worker died of it, so that calls always have the same order.
+
+        Then read: embedded, the readers are in the process of the worker.
+        """
+        end_s = time.monotonic() + MAX_STORED_S
+        while not caller.texts_tried and not caller.is_dead and time.monotonic() < end_s:
+            time.sleep(0.0005)
+        if self.is_watched and not caller.is_dead:
+            self.read_events(self._services[id(caller)] if self.substrate.shows_unstored else None)
 
     def call(
         self, method: str, path: str, by: Process, headers: Mapping[str, str] | None = None, body: object = None
@@ -196,6 +229,8 @@ class World:
                 self.sweep()
             if self.workers:
                 self.deliver_all()
+            if self.is_watched:
+                self.read_events()
 
     def hang(self) -> None:
         """Let time pass while a call of one process hangs for longer than its lease.

@@ -23,8 +23,8 @@ TEXTS = (
     "Tells the weather.",
     "18 degrees",
 )
-NUMBERED = (r"\bSay \d+[ .,]", r"\banswer [0-9a-f]{16}\b")
-"""The prompts that the attack repeats, and the answers of its engine."""
+NUMBERED = (r"\bSay \d+[ .,]", r"\banswer [0-9a-f]{16}\b", r"\banswe\b")
+"""The prompts that the attack repeats, the answers of its engine, and the first piece of each streamed one."""
 KEYS = (r"llms_[0-9a-f]{12}_[0-9a-f]{64}", r"sk-[a-z0-9-]{4,}", r"\b0{64}\b")
 _CANARY = re.compile("|".join((*map(re.escape, TEXTS), *NUMBERED, *KEYS)))
 

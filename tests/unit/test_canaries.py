@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from faults.engine import answer_to
+from faults.engine import PIECE_CHARS, answer_to
 from support import asgi, canaries
 from support.aws_emulators import Substrate, look_through
 from support.builders import a_request
@@ -34,6 +34,7 @@ def test_quiet(capsys):
     print("Say hello.")
     assert capsys.readouterr().out
 """
+A_HASH = answer_to("You are.", "Say 3.")
 _log = logging.getLogger("llm_server.orchestration.tasks.worker")
 
 
@@ -44,7 +45,7 @@ def test_the_canaries_are_the_texts_of_the_builders() -> None:
     assert set(said) <= set(TEXTS)
 
 
-@pytest.mark.parametrize("said", ["Say 3.", "Say 3, please", "Say 1 2 3.", answer_to("You are.", "Say 3.")])
+@pytest.mark.parametrize("said", ["Say 3.", "Say 3, please", "Say 1 2 3.", A_HASH, A_HASH[:PIECE_CHARS]])
 def test_the_prompts_and_answers_of_the_attack_are_canaries(said: str) -> None:
     assert found_in(f"failed: {said}") != []
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from typing import Any
 
 import pytest
 
@@ -185,6 +186,25 @@ def test_a_plan_that_waits_has_a_quote(server: CalledServer) -> None:
 
     assert (shown["ceiling_microusd"], shown["worst_case_microusd"], shown["sample"]) == (0, None, 0)
     assert server.get(f"tasks/{task_id}").json["quote"] is None
+
+
+def test_a_plan_that_waits_is_polled_without_reading_the_quotes_sample_again(server: CalledServer) -> None:
+    """A new state is looked at anew."""
+    looks, newest = list[str](), server.store.newest
+
+    def counted(tenant: str, **asked: Any) -> Any:
+        looks.append(tenant)
+        return newest(tenant, **asked)
+
+    server.store.newest = counted  # type: ignore[method-assign]
+    task_id, _ = waiting(server)
+    polled = [server.get(f"tasks/{task_id}").json["quote"] for _ in range(3)]
+    after_three = len(looks)
+    other, _ = waiting(server)
+    server.get(f"tasks/{other}")
+
+    assert polled[0] == polled[1] == polled[2]
+    assert (after_three, len(looks)) == (1, 2)
 
 
 def a_costly_plan(served: Served, limit: float | None = None) -> tuple[TaskRef, str]:

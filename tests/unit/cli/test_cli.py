@@ -143,7 +143,7 @@ def test_submit_sends_every_option_under_the_names_of_the_api(server: Script) ->
 
     result = run(
         server, "submit", "x", "--no-wait", *options.split(), "--max-output-tokens", "9", "--plan-approval",
-        "--priority", "batch", "--source", "local, api", "--source", "local",
+        "--priority", "batch", "--source", "local, api", "--source", "local", "--after", "t0",
         "--metadata", "team=a=b", "--metadata", "x=",
     )  # fmt: skip
 
@@ -158,6 +158,7 @@ def test_submit_sends_every_option_under_the_names_of_the_api(server: Script) ->
         "metadata": {"team": "a=b", "x": ""},
         "plan_approval": True,
         "priority": "batch",
+        "previous_task_id": "t0",
     }
 
 

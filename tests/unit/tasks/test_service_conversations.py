@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from llm_server.orchestration.domain.conversation import MAX_TASKS
+from llm_server.orchestration.domain.conversation import MAX_TASKS, Conversation
 from llm_server.orchestration.domain.engines.call import EngineCall
 from llm_server.orchestration.domain.errors import (
     ConversationBusy,
@@ -16,6 +16,7 @@ from llm_server.orchestration.domain.errors import (
     InvalidInput,
     PromptRefused,
     StateConflict,
+    StorageUnavailable,
     TaskNotFound,
 )
 from llm_server.orchestration.domain.snapshot import Snapshot
@@ -254,6 +255,16 @@ def test_what_the_caller_chose_is_not_replaced(talking: Served) -> None:
     assert by_mode.task.mode is Mode.CHAT
 
 
+def test_a_role_that_the_chosen_profile_lacks_is_not_kept(talking: Served) -> None:
+    first = done(talking, "Write a poem about the sea and the wind in the evening.", mode=Mode.AGENT)
+    catalog = talking.service.catalog
+    other = next(name for name in catalog.profiles if name not in catalog.roles[first.task.role].profiles)
+
+    follow = done(talking, "And shorter?", previous_task_id=first.task.task_id, profile=other)
+
+    assert (follow.task.profile, other in catalog.roles[follow.task.role].profiles) == (other, True)
+
+
 def test_a_kept_role_is_not_triaged(served: Served) -> None:
     served.engine = triaging()
     served.use(unsure())
@@ -330,6 +341,24 @@ def test_of_two_callers_that_read_the_same_conversation_one_is_refused(talking: 
         talking.service.submit("local", NewTask(prompt="One?", conversation_id=conversation))
 
     assert talking.store.conversation("local", conversation).task_ids == tuple(others)
+
+
+def test_a_turn_that_is_deleted_while_the_next_one_is_accepted_keeps_no_role(deleting: Served) -> None:
+    """Its state was read, and its texts are gone."""
+    conversation = begun(deleting)
+    first = done(deleting, "One?", conversation_id=conversation).task
+    get = deleting.store.get
+
+    def gone(ref: TaskRef) -> Snapshot:
+        if ref == first.ref:
+            raise TaskNotFound
+        return get(ref)
+
+    deleting.store.get = gone  # type: ignore[method-assign]
+    follow = deleting.service.submit("local", NewTask(prompt="Two?", conversation_id=conversation))
+    deleting.store.get = get  # type: ignore[method-assign]
+
+    assert deleting.get(follow.ref).request.turns_before == 1
 
 
 def test_the_same_idempotency_key_gives_the_same_turn(talking: Served) -> None:
@@ -441,6 +470,43 @@ def test_a_conversation_with_a_task_at_work_is_not_deleted(talking: Served) -> N
     assert talking.get(first).result == "Answer 1."
     answer = an_output(attempts=())
     talking.store.save(mine, mine.completed(answer), answer)
+
+
+def test_a_deletion_that_was_interrupted_is_repeated(deleting: Served) -> None:
+    """The conversation goes last: without it, its other tasks would not be found any more."""
+    conversation = begun(deleting)
+    refs = [done(deleting, prompt, conversation_id=conversation).task.ref for prompt in ("One?", "Two?")]
+    delete = deleting.store.delete
+
+    def failing(task: Task) -> Any:
+        if task.ref == refs[1]:
+            raise StorageUnavailable("The database does not answer; try again.")
+        return delete(task)
+
+    deleting.store.delete = failing  # type: ignore[method-assign]
+    with pytest.raises(StorageUnavailable):
+        deleting.service.conversations.delete("local", conversation)
+    deleting.store.delete = delete  # type: ignore[method-assign]
+    deleting.service.conversations.delete("local", conversation)
+
+    for ref in refs:
+        with pytest.raises(TaskNotFound):
+            deleting.get(ref)
+
+
+def test_of_two_deletions_at_once_neither_fails(deleting: Served) -> None:
+    name = begun(deleting)
+    remove = deleting.store.remove_conversation
+
+    def overtaken(conversation: Conversation) -> bool:
+        assert remove(conversation)
+        return remove(conversation)
+
+    deleting.store.remove_conversation = overtaken  # type: ignore[method-assign]
+    deleting.service.conversations.delete("local", name)
+
+    with pytest.raises(ConversationNotFound):
+        deleting.service.conversations.read("local", name)
 
 
 def test_a_conversation_that_got_a_task_meanwhile_is_not_deleted(deleting: Served) -> None:

@@ -15,6 +15,7 @@ from cfnlint.api import lint  # type: ignore[import-untyped]
 
 from aws_local.template import TEMPLATE, Document, Stack, load, translate
 from export_openapi import document
+from llm_server.api.streams.answers import MAX_WAIT_S
 from llm_server.orchestration.dispatch.window import Window
 from llm_server.settings import EMBEDDED_ONLY, LOG_LEVELS, VARIABLES
 from support.deployment import ENGINES, an_event
@@ -22,6 +23,7 @@ from support.template_stack import references, resolved, rights, statements
 
 FUNCTIONS = {"ApiFunction": "ApiRole", "WorkerFunction": "WorkerRole"}
 TABLE = {"BatchGetItem", "DeleteItem", "GetItem", "PutItem", "Query", "UpdateItem"}
+EVENTS = "GET /api/v1/tasks/{task_id}/events"
 LOGS = {"logs:CreateLogStream", "logs:PutLogEvents"}
 TRACES = {"xray:PutTelemetryRecords", "xray:PutTraceSegments"}
 PSEUDO_PARAMETERS = {"AWS::Region", "AWS::AccountId", "AWS::Partition", "AWS::StackName", "AWS::NoValue"}
@@ -280,6 +282,20 @@ def test_the_api_speaks_payload_2_and_is_throttled_and_logged(cfn: Document) -> 
     assert json.loads(stage["AccessLogSettings"]["Format"])["requestId"] == "$context.requestId"
 
 
+def test_long_polls_are_throttled_apart_and_leave_most_of_an_account_to_others(cfn: Document) -> None:
+    """Each holds an execution; an account has 1,000. The route of the settings must exist and be the app's."""
+    stack = resolved(cfn)
+    stage, permission = stack.properties("HttpApiStage"), stack.properties("HttpApiPermission")
+
+    assert list(stage.get("RouteSettings", {})) == [stack.properties("EventsRoute")["RouteKey"]] == [EVENTS]
+    assert cfn["Resources"]["HttpApiStage"].get("DependsOn") == "EventsRoute"
+    assert EVENTS.removeprefix("GET ") in json.loads(document())["paths"]
+    settings = stage["RouteSettings"][EVENTS]
+    assert settings["ThrottlingRateLimit"] * MAX_WAIT_S + settings["ThrottlingBurstLimit"] <= 250
+    assert resolved(cfn, WatchRate=3).properties("HttpApiStage")["RouteSettings"][EVENTS]["ThrottlingRateLimit"] == 3
+    assert permission["SourceArn"].endswith("/*/*"), "each route may invoke the function"
+
+
 def test_every_method_of_the_api_has_a_route_and_is_open_to_browsers(cfn: Document) -> None:
     """API Gateway answers a method without a route itself, and the function does not see it."""
     stack = resolved(cfn, CorsOrigins=["https://a.example"])
@@ -289,7 +305,7 @@ def test_every_method_of_the_api_has_a_route_and_is_open_to_browsers(cfn: Docume
         "HEAD",
     }
 
-    assert routed == {f"{method} /{{proxy+}}" for method in wanted}
+    assert routed - {EVENTS} == {f"{method} /{{proxy+}}" for method in wanted}
     assert set(stack.properties("HttpApi")["CorsConfiguration"]["AllowMethods"]) == wanted
 
 

@@ -157,6 +157,16 @@ _BROKEN: list[tuple[Callable[..., None], str, Any]] = [
         "Resources.PatchRoute.Properties.RouteKey",
         "PUT /{proxy+}",
     ),
+    *(
+        (promises.test_long_polls_are_throttled_apart_and_leave_most_of_an_account_to_others, path, value)
+        for path, value in [
+            ("Resources.HttpApiStage.Properties.RouteSettings", {}),
+            ("Resources.HttpApiStage.DependsOn", _MISSING),
+            ("Resources.EventsRoute.Properties.RouteKey", "GET /api/v1/tasks/{id}"),
+            ("Parameters.WatchRate.Default", 50),
+            ("Resources.HttpApiPermission.Properties.SourceArn", "arn:aws:execute-api:::x/*/*/{proxy+}"),
+        ]
+    ),
     (
         promises.test_browsers_may_call_only_from_the_origins_given,
         "Resources.HttpApi.Properties.CorsConfiguration",

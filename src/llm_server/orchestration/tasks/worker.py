@@ -255,14 +255,18 @@ class Worker:
             self._settlement.settle(claimed.task, tuple(unsaved))
 
     def _text_stream(self, snapshot: Snapshot, until_ms: int, cancellation: Cancellation) -> TextStream:
-        """Begin the stream of a claim's text. If the answer of a dead worker is used, complete its item."""
+        """Begin the stream of a claim's text. If the answer of a dead worker is used, complete its item.
+
+        A claim whose time is over may still save its answer, so its text is stored unless the task has ended.
+        """
+        ref = snapshot.task.ref
         text = TextStream(
-            snapshot.task.ref,
+            ref,
             snapshot.task.rev,
             store=self._deltas,
             recent=self._recent,
             clock=self._clock,
-            is_over=lambda: cancellation.is_cancelled or self._clock() > until_ms,
+            is_over=lambda: cancellation.is_cancelled or (self._clock() > until_ms and self._has_ended(ref)),
         )
         if snapshot.orphan and snapshot.orphan.text is not None:
             with suppress(StorageUnavailable):
