@@ -111,4 +111,28 @@ def test_many_different_words_do_not_fill_the_memory() -> None:
     for start in range(0, 70_000, 500):
         concepts.of([f"word{n}" for n in range(start, start + 500)], "en")
 
-    assert len(concepts._known) <= 5_000
+    assert len(concepts._known) <= 20_000
+
+
+@given(st.text(st.characters(max_codepoint=127), max_size=80))
+def test_a_text_in_ascii_has_the_same_words_beside_other_letters(text: str) -> None:
+    """ASCII has a faster pattern of its own."""
+    words = tokens.words(text)
+
+    assert tokens.words(f"{text} é") == [*words, "é"]
+    assert tokens.words(f"{text} हि") == [*words, "हि"]
+
+
+def test_a_prompt_of_one_sentence_names_its_concepts_in_every_place() -> None:
+    """The words of one place are looked up once, and stand for those places that have the same."""
+    concepts, poem, mail = load().concepts, ["write", "a", "poem"], ["send", "an", "email"]
+    size = len(concepts.names)
+    of_poem, of_mail = (sorted(concepts.of(words, "en")) for words in (poem, mail))
+
+    assert of_poem and of_mail
+    assert concepts.rows((poem, poem, poem)) == [place * size + n for place in range(3) for n in of_poem]
+    assert concepts.rows((poem, mail, poem)) == [
+        *of_poem,
+        *(size + n for n in of_mail),
+        *(2 * size + n for n in of_poem),
+    ]
