@@ -129,7 +129,8 @@ def test_a_prompt_of_one_sentence_names_its_concepts_in_every_place() -> None:
     size = len(concepts.names)
     of_poem, of_mail = (sorted(concepts.of(words, "en")) for words in (poem, mail))
 
-    assert of_poem and of_mail
+    assert of_poem
+    assert of_mail
     assert concepts.rows((poem, poem, poem)) == [place * size + n for place in range(3) for n in of_poem]
     assert concepts.rows((poem, mail, poem)) == [
         *of_poem,
