@@ -62,6 +62,26 @@ def test_concepts_are_found_in_many_languages(prompt: str, language: str, concep
     assert concept in concepts
 
 
+@pytest.mark.parametrize(
+    ("letter", "language"),
+    [
+        ("\u0371", "el"),  # the first letter of all scripts that tell a language
+        ("ש", "he"),
+        ("ب", "ar"),
+        ("پ", "fa"),
+        ("क", "hi"),
+        ("ক", "bn"),
+        ("ก", "th"),
+        ("あ", "ja"),
+        ("字", "zh"),
+        ("가", "ko"),
+    ],
+)
+def test_a_script_of_one_language_tells_it(letter: str, language: str) -> None:
+    """No word needs to be known."""
+    assert load().concepts.language([letter * 12, "word"]) == language
+
+
 def test_a_phrase_needs_all_its_words() -> None:
     """Its first word alone is not the phrase."""
     assert "shopping" in named("sneakers under budget, black friday discount")[1]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from llm_server.orchestration.routing.features import step_figures
+from llm_server.orchestration.routing.features import step_figures, word_classes
 from llm_server.orchestration.routing.signals import read
 from llm_server.orchestration.routing.weights import Rows
 
@@ -48,6 +48,13 @@ def test_quotations_and_names_of_files_are_counted_as_such(material: str) -> Non
     """A text without quotation marks and endings of files is not searched."""
     assert "Q" in step_figures(read(f"Show {material} now"))
     assert "Q" not in step_figures(read("Show a-b now. Then stop"))
+
+
+def test_words_are_counted_by_their_classes() -> None:
+    """Function words and punctuation as such; N is a number, Q a quotation, x a run of other words."""
+    counted = word_classes("you do it, then 3 big red things.\n0quoted blue")
+
+    assert counted == {"you": 1, "do": 1, "it": 1, ",": 1, "then": 1, "N": 1, "x": 2, ".": 1, "\n": 1, "Q": 1}
 
 
 def test_quotations_are_left_out_of_the_first_and_the_last_sentence() -> None:
