@@ -1,4 +1,4 @@
-"""Read the signals of a prompt in about half a millisecond: its words, its structure, its steps."""
+"""Read the signals of a prompt: its words, its structure, its steps."""
 
 from __future__ import annotations
 
