@@ -62,6 +62,26 @@ def test_concepts_are_found_in_many_languages(prompt: str, language: str, concep
     assert concept in concepts
 
 
+@pytest.mark.parametrize(
+    ("letter", "language"),
+    [
+        ("\u0371", "el"),  # the first letter of all scripts that tell a language
+        ("ש", "he"),
+        ("ب", "ar"),
+        ("پ", "fa"),
+        ("क", "hi"),
+        ("ক", "bn"),
+        ("ก", "th"),
+        ("あ", "ja"),
+        ("字", "zh"),
+        ("가", "ko"),
+    ],
+)
+def test_a_script_of_one_language_tells_it(letter: str, language: str) -> None:
+    """No word needs to be known."""
+    assert load().concepts.language([letter * 12, "word"]) == language
+
+
 def test_a_phrase_needs_all_its_words() -> None:
     """Its first word alone is not the phrase."""
     assert "shopping" in named("sneakers under budget, black friday discount")[1]
@@ -111,4 +131,29 @@ def test_many_different_words_do_not_fill_the_memory() -> None:
     for start in range(0, 70_000, 500):
         concepts.of([f"word{n}" for n in range(start, start + 500)], "en")
 
-    assert len(concepts._known) <= 5_000
+    assert len(concepts._known) <= 20_000
+
+
+@given(st.text(st.characters(max_codepoint=127), max_size=80))
+def test_a_text_in_ascii_has_the_same_words_beside_other_letters(text: str) -> None:
+    """ASCII has a faster pattern of its own."""
+    words = tokens.words(text)
+
+    assert tokens.words(f"{text} é") == [*words, "é"]
+    assert tokens.words(f"{text} हि") == [*words, "हि"]
+
+
+def test_a_prompt_of_one_sentence_names_its_concepts_in_every_place() -> None:
+    """The words of one place are looked up once, and stand for those places that have the same."""
+    concepts, poem, mail = load().concepts, ["write", "a", "poem"], ["send", "an", "email"]
+    size = len(concepts.names)
+    of_poem, of_mail = (sorted(concepts.of(words, "en")) for words in (poem, mail))
+
+    assert of_poem
+    assert of_mail
+    assert concepts.rows((poem, poem, poem)) == [place * size + n for place in range(3) for n in of_poem]
+    assert concepts.rows((poem, mail, poem)) == [
+        *of_poem,
+        *(size + n for n in of_mail),
+        *(2 * size + n for n in of_poem),
+    ]

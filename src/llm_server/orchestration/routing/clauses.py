@@ -92,7 +92,7 @@ FILLERS = _words("please also just now kindly me can could would will you we i i
 
 ITEM = re.compile(r"^[ \t]*(?:\d{1,2}[.)]|[-*•])\s+(?=\w)", re.MULTILINE)
 _LETTERS = re.compile(r"[^\W\d_]+")
-_TOKEN = re.compile(r"\.?[^\W_](?:[\w'+#-]|\.(?=\w))*|[,;:.!?\n]")
+_TOKEN = re.compile(r"\.?[^\W_](?:[\w'+#-]+|\.(?=\w))*|[,;:.!?\n]")
 
 
 def tokens(text: str) -> list[str]:
@@ -102,7 +102,7 @@ def tokens(text: str) -> list[str]:
 
 def kinds_of_work(text: str) -> int:
     """Count the kinds of work that a text in lower case names."""
-    kinds = {_kind_of_work(word) for word in _LETTERS.findall(text)}
+    kinds = {_kind_of_work(word) for word in set(_LETTERS.findall(text)) if word[:_SHORTEST] in _SHORT_BEGINNINGS}
     return len(kinds - {None})
 
 
@@ -146,3 +146,5 @@ def steps(words: list[str]) -> Iterator[str]:
 GROUP_OF = {verb: group for group, verbs in STEP_VERBS.items() for verb in verbs.split()}
 _KIND_OF = {start: n for n, line in enumerate(_KINDS_OF_WORK.strip().splitlines()) for start in line.split()}
 _SIZES = sorted({len(start) for start in _KIND_OF}, reverse=True)
+_SHORTEST = min(_SIZES)
+_SHORT_BEGINNINGS = {start[:_SHORTEST] for start in _KIND_OF}

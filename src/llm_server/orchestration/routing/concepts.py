@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from zlib import crc32
 
-from llm_server.orchestration.routing.tokens import unspaced
+from llm_server.orchestration.routing.tokens import compiled, unspaced
 
 ENGLISH = "en"
 PLACES = 3
@@ -27,23 +27,24 @@ MAX_UNSPACED, MAX_THAI = 4, 14
 _MAX_VOTERS = 24
 _MAX_PARTS = 6
 _CLEAR_LEAD = 2
-_MAX_KNOWN = 5_000
+_MAX_KNOWN = 20_000
 _LAST_THAI = "\u0e7f"
 _THAI_MARKS = frozenset("\u0e31" + "".join(map(chr, [*range(0x0E34, 0x0E3B), *range(0x0E47, 0x0E4F)])))
 _BREAKS = re.compile(r"['\".-]")
 # A language is known by its script if a fifth of the letters, or twelve of them, are of that script.
 _SCRIPTS = (
-    ("ja", re.compile("[\u3040-\u30ff]")),
-    ("zh", re.compile("[\u4e00-\u9fff]")),
-    ("ko", re.compile("[\uac00-\ud7a3]")),
-    ("th", re.compile("[\u0e00-\u0e7f]")),
-    ("he", re.compile("[\u0590-\u05ff]")),
-    ("el", re.compile("[\u0370-\u03ff]")),
-    ("hi", re.compile("[\u0900-\u097f]")),
-    ("bn", re.compile("[\u0980-\u09ff]")),
-    ("ar", re.compile("[\u0600-\u06ff]")),
+    ("ja", "[\u3040-\u30ff]"),
+    ("zh", "[\u4e00-\u9fff]"),
+    ("ko", "[\uac00-\ud7a3]"),
+    ("th", "[\u0e00-\u0e7f]"),
+    ("he", "[\u0590-\u05ff]"),
+    ("el", "[\u0370-\u03ff]"),
+    ("hi", "[\u0900-\u097f]"),
+    ("bn", "[\u0980-\u09ff]"),
+    ("ar", "[\u0600-\u06ff]"),
 )
-_PERSIAN = re.compile("[\u067e\u0686\u06a9\u06af\u06cc]")
+_FIRST_OF_SCRIPTS = "\u0370"
+_PERSIAN = frozenset("\u067e\u0686\u06a9\u06af\u06cc")
 Entry = tuple[int, int]
 """The number of a language, and that of a concept or PHRASE_FOLLOWS."""
 
@@ -71,8 +72,8 @@ class Concepts:
         self._checks = checks
         self._numbers = numbers
         self._mask = len(checks) - 1
-        self._known: dict[int, frozenset[int]] = {}
-        self._spoken_in: dict[int, frozenset[int]] = {}
+        self._known: dict[int, tuple[int, ...]] = {}
+        self._spoken_in: dict[int, tuple[int, ...]] = {}
 
     def language(self, words: Sequence[str]) -> str:
         """Return the code of the language that a prompt is probably written in; "en" if nothing tells.
@@ -94,12 +95,12 @@ class Concepts:
             return ENGLISH
         return self.languages[max(scores, key=lambda n: (scores[n], self.languages[n] == ENGLISH, -n))]
 
-    def _languages_of(self, word: str) -> frozenset[int]:
+    def _languages_of(self, word: str) -> tuple[int, ...]:
         """Return the languages in which a word belongs to a concept; the answers for many words are kept."""
         key = hash(word)
         found = self._spoken_in.get(key)
         if found is None:
-            found = frozenset(language for language, _ in self._entries(word))
+            found = tuple({language for language, _ in self._entries(word)})
             if len(self._spoken_in) >= _MAX_KNOWN:
                 self._spoken_in.clear()
             self._spoken_in[key] = found
@@ -108,15 +109,18 @@ class Concepts:
     def of(self, words: Sequence[str], language: str) -> frozenset[int]:
         """Return the numbers of the concepts that these words name in a language or in English."""
         found: set[int] = set()
+        known = self._known
         for i, word in enumerate(words):
-            concepts = self._concepts(word, language)
+            concepts = known.get(hash((word, language)))
+            if concepts is None:
+                concepts = self._learn(word, language)
             if concepts:
-                found |= concepts
+                found.update(concepts)
                 last = i + 1
                 while PHRASE_FOLLOWS in concepts and last < len(words):
                     last += 1
-                    concepts = self._spoken(self._at(crc32(_bytes(" ".join(words[i:last])))), language)
-                    found |= concepts
+                    concepts = self._spoken(self._at([crc32(_bytes(" ".join(words[i:last])))]), language)
+                    found.update(concepts)
         found.discard(PHRASE_FOLLOWS)
         return frozenset(found)
 
@@ -126,31 +130,34 @@ class Concepts:
         The first of the `PLACES` has all words of the prompt, by which its language is known.
         """
         language, size = self.language(places[0]), len(self.names)
-        return [place * size + n for place, words in enumerate(places) for n in sorted(self.of(words, language))]
+        found: list[frozenset[int]] = []
+        for place, words in enumerate(places):
+            same = places.index(words)  # a prompt of one sentence has the same words in all places
+            found.append(found[same] if same < place else self.of(words, language))
+        return [place * size + n for place, concepts in enumerate(found) for n in sorted(concepts)]
 
-    def _concepts(self, word: str, language: str) -> frozenset[int]:
-        """Return the concepts of a word in a language or in English; the answers for many words are kept."""
-        key = hash((word, language))  # the words of prompts themselves are not kept
-        concepts = self._known.get(key)
-        if concepts is None:
-            concepts = self._spoken(self._entries(word), language)
-            if len(self._known) >= _MAX_KNOWN:
-                self._known.clear()
-            self._known[key] = concepts
+    def _learn(self, word: str, language: str) -> tuple[int, ...]:
+        """Return the concepts of a word in a language or in English, and keep the answer; the word is not kept."""
+        concepts = self._spoken(self._entries(word), language)
+        if len(self._known) >= _MAX_KNOWN:
+            self._known.clear()
+        self._known[hash((word, language))] = concepts
         return concepts
 
-    def _spoken(self, entries: Iterable[Entry], language: str) -> frozenset[int]:
-        return frozenset(concept for number, concept in entries if self.languages[number] in (language, ENGLISH))
+    def _spoken(self, entries: Sequence[Entry], language: str) -> tuple[int, ...]:
+        if not entries:
+            return ()
+        return tuple([concept for number, concept in entries if self.languages[number] in (language, ENGLISH)])
 
     def _entries(self, word: str) -> list[Entry]:
         """Return the entries of a word and its beginnings, or else of its parts; of a run without spaces, all of it."""
         if unspaced(word):
             return self._contained(word)
-        found = self._at(crc32(_bytes(word)))
-        beginning = 0
+        crcs, beginning = [crc32(_bytes(word))], 0
         for letter in word[:MAX_BEGINNING]:
             beginning = crc32(_bytes(letter), beginning)
-            found += self._at(crc32(b"*", beginning))
+            crcs.append(crc32(b"*", beginning))
+        found = self._at(crcs)
         if not found:
             for part in _BREAKS.split(word)[:_MAX_PARTS]:
                 if 2 < len(part) < len(word):
@@ -158,9 +165,8 @@ class Concepts:
         return found
 
     def _contained(self, run: str) -> list[Entry]:
-        found: list[Entry] = []
+        crcs: list[int] = []
         characters = [_bytes(character) for character in run]
-        numbers, mask = self._numbers, self._mask
         size = MAX_THAI if run[0] <= _LAST_THAI else MAX_UNSPACED
         for start in range(len(characters)):
             if run[start] in _THAI_MARKS:  # no word begins with one
@@ -168,17 +174,18 @@ class Concepts:
             crc = 0
             for character in characters[start : start + size]:
                 crc = crc32(character, crc)
-                if numbers[2 * (crc & mask)] != EMPTY:
-                    found += self._at(crc)
-        return found
+                crcs.append(crc)
+        return self._at(crcs)
 
-    def _at(self, crc: int) -> list[Entry]:
+    def _at(self, crcs: Sequence[int]) -> list[Entry]:
         found = []
-        place, check = crc & self._mask, crc >> 16
-        while (number := self._numbers[2 * place]) != EMPTY:
-            if self._checks[place] == check:
-                found.append((number, self._numbers[2 * place + 1]))
-            place = (place + 1) & self._mask
+        numbers, checks, mask = self._numbers, self._checks, self._mask
+        for crc in crcs:
+            place = crc & mask
+            while (number := numbers[2 * place]) != EMPTY:
+                if checks[place] == crc >> 16:
+                    found.append((number, numbers[2 * place + 1]))
+                place = (place + 1) & mask
         return found
 
 
@@ -187,10 +194,10 @@ def _bytes(text: str) -> bytes:
 
 
 def _by_script(text: str) -> str | None:
-    if text.isascii():
+    if text.isascii() or max(text) < _FIRST_OF_SCRIPTS:
         return None
     for language, letters in _SCRIPTS:
-        count = len(letters.findall(text))
+        count = len(compiled(letters).findall(text))
         if count >= 12 or (count * 5 >= len(text) > 0 and count):
-            return "fa" if language == "ar" and _PERSIAN.search(text) else language
+            return "fa" if language == "ar" and not _PERSIAN.isdisjoint(text) else language
     return None

@@ -33,6 +33,7 @@ _FUNCTION_WORDS = _words("""
 _QUOTED = re.compile(
     r"(?<!\w)'(?:[^'\n]|'(?=\w))*(?:'|$)|\"[^\"\n]*(?:\"|$)|\S{1,80}\.(?:jpg|png|wav|mp3|mp4|txt)\S*", re.MULTILINE
 )
+_MAY_BE_QUOTED = ("'", '"', ".jpg", ".png", ".wav", ".mp", ".txt")
 _CLASSED = re.compile(r"[^\W_]+(?:'[a-z]+)?|[,.;:?!\n]")
 _WORD = re.compile(r"\w+")
 _NUMBER = re.compile(r"\d+(?:\.\d+)?")
@@ -46,6 +47,7 @@ _SHARE = re.compile(r"percent|%|half|twice|third|times", re.IGNORECASE)
 _SENTENCE = re.compile(r"[.!?]\s")
 WORDS_SCALE = 3.0
 """The words of a prompt together count as much as nine features of equal size, however many they are."""
+_CLASS_OF = {"0quoted": "Q"} | {word: word for word in (*_FUNCTION_WORDS, *",.;:?!\n")}
 _MAX_FIRST, _MAX_LAST, _MAX_SENTENCE = 150, 70, 60
 _SHORT_ORDER = 80
 
@@ -58,14 +60,7 @@ def word_classes(prose: str) -> Counter[str]:
     counts: Counter[str] = Counter()
     before = ""
     for word in _CLASSED.findall(prose):
-        if word == "0quoted":
-            kind = "Q"
-        elif word in _FUNCTION_WORDS or not word[0].isalnum():
-            kind = word
-        elif word[0].isdigit():
-            kind = "N"
-        else:
-            kind = "x"
+        kind = _CLASS_OF.get(word) or ("N" if word[0].isdigit() else "x")
         if kind != "x" or before != "x":
             counts[kind] += 1
         before = kind
@@ -74,7 +69,9 @@ def word_classes(prose: str) -> Counter[str]:
 
 def step_figures(s: Signals) -> dict[str, float]:
     """Return the features that distinguish a task of several steps from a task of one step."""
-    prose = _QUOTED.sub(" 0quoted ", s.prose.lower().replace("’", "'"))
+    prose = s.prose.lower()
+    if any(part in prose for part in _MAY_BE_QUOTED):
+        prose = _QUOTED.sub(" 0quoted ", prose)
     figures = {kind: math.log1p(n) for kind, n in word_classes(prose).items()}
     return figures | {
         "kinds of work": 2 * math.log1p(kinds_of_work(prose)),

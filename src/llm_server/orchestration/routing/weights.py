@@ -21,7 +21,6 @@ from llm_server.orchestration.routing.signals import Signals
 
 _PACKAGE = os.path.dirname(os.path.dirname(os.path.dirname(__file__)))  # os.path, because importing pathlib takes 4 ms
 FILE = os.path.join(_PACKAGE, "data", "analysis.bin")
-_SUMMANDS = 256  # so many bytes can be added in 16 bits
 _MAX_SCORE = 30.0
 MIN_SUM_SHARE = 0.25
 """A question with numbers that is so likely a word problem is ranked by the table of word problems alone."""
@@ -30,8 +29,7 @@ MIN_SUM_SHARE = 0.25
 class Rows(Struct, frozen=True, kw_only=True):
     """A table with a row of weights for each feature: a byte for each output, so that one look-up serves all outputs.
 
-    A weight is its byte less 128, times the output's scale. The bytes of a row are added in parallel, as two numbers
-    with 16 bits for every second byte.
+    A weight is its byte less 128, times the output's scale.
     """
 
     data: bytes
@@ -39,20 +37,9 @@ class Rows(Struct, frozen=True, kw_only=True):
 
     def totals(self, rows: Sequence[int]) -> list[float]:
         """Return for each output the sum of the weights in these rows."""
-        width = len(self.scales)
-        data, read = self.data, int.from_bytes
-        low = int.from_bytes(b"\xff\x00" * ((width + 1) // 2), "little")
-        sums = [0] * width
-        for start in range(0, len(rows), _SUMMANDS):
-            even = odd = 0
-            for row in rows[start : start + _SUMMANDS]:
-                bits = read(data[row * width : row * width + width], "little")
-                even += bits & low
-                odd += (bits >> 8) & low
-            for output in range(width):
-                sums[output] += ((odd if output & 1 else even) >> (16 * (output >> 1))) & 0xFFFF
-        middle = 128 * len(rows)
-        return [(total - middle) * scale for total, scale in zip(sums, self.scales, strict=True)]
+        data, width, middle = self.data, len(self.scales), 128 * len(rows)
+        found = b"".join([data[row * width : row * width + width] for row in rows])
+        return [(sum(found[output::width]) - middle) * scale for output, scale in enumerate(self.scales)]
 
     def weight(self, row: int, output: int) -> float:
         """Return one weight."""
