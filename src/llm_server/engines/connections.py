@@ -143,8 +143,7 @@ class TimedAnswer(HTTPResponse):
         self.fp.close()
         self.sock = sock
         self._reader = _TimedReader(sock)
-        self._buffer = io.BufferedReader(self._reader)
-        self.fp = self._buffer
+        self.fp = io.BufferedReader(self._reader)
         if (exchange := _exchange()) is not None:
             exchange.answer = self
 
@@ -155,7 +154,7 @@ class TimedAnswer(HTTPResponse):
     def detach_body(self) -> bytes:
         """Leave the body to the caller, who reads it from `sock`. Return the part of it that came with the headers."""
         self._reader.is_stopped = True
-        return self._buffer.peek()
+        return self.fp.peek()
 
 
 class _TrackedConnection:

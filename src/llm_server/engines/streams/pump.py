@@ -5,6 +5,7 @@ Of a thread for each socket, most of the CPU time is spent on waking it: for a p
 
 from __future__ import annotations
 
+import logging
 import selectors
 import socket
 import ssl
@@ -22,6 +23,8 @@ MAX_IDLE_S = 2.0
 """How long the thread waits for the next stream when there is none. Then it ends; the next stream starts it again."""
 _NOT_YET = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 
+_log = logging.getLogger(__name__)
+
 Take = Callable[[bytes], bool]
 """Takes what was received, b"" at the end of the connection. Returns whether more is wanted. Must not block."""
 
@@ -38,7 +41,8 @@ def shut_down(sock: socket.socket) -> None:
 class Pump:
     """Reads sockets for the threads that wait in `read`. Its thread runs only while there are streams."""
 
-    def __init__(self) -> None:
+    def __init__(self, max_idle_s: float = MAX_IDLE_S) -> None:
+        self._max_idle_s = max_idle_s
         self._lock = threading.Lock()
         self._new: list[_Reading] = []
         self._waker: socket.socket | None = None
@@ -69,47 +73,78 @@ class Pump:
 
     def _add(self, reading: _Reading) -> None:
         with self._lock:
-            self._new.append(reading)
             if self._waker is None:
-                self._waker, woken = socket.socketpair()
-                threading.Thread(target=self._run, args=(woken,), name="engine-streams", daemon=True).start()
+                self._waker = self._start()
+            self._new.append(reading)
             if len(self._new) == 1:
                 self._waker.send(b"\0")
 
-    def _run(self, woken: socket.socket) -> None:
-        with woken, selectors.DefaultSelector() as selector:
-            selector.register(woken, selectors.EVENT_READ)
-            unread: list[_Reading] = []
-            while True:
-                found = [key.data for key, _ in selector.select(0 if unread else MAX_IDLE_S)]
-                if None in found:
-                    woken.recv(READ_BYTES)
-                self._begin(selector)
-                if not found and len(selector.get_map()) == 1 and self._has_ended():
-                    return
-                readings = [reading for reading in dict.fromkeys([*found, *unread]) if reading is not None]
-                for reading in readings:
-                    reading.receive()
-                for reading in readings:
-                    if not reading.pass_on():
-                        selector.unregister(reading.sock)
-                        reading.over.set()
-                unread = [reading for reading in readings if not reading.over.is_set() and reading.has_more]
+    def _start(self) -> socket.socket:
+        """Start the thread; return the socket that wakes it."""
+        waker, woken = socket.socketpair()
+        selector = selectors.DefaultSelector()
+        selector.register(woken, selectors.EVENT_READ)
+        threading.Thread(target=self._run, args=(woken, selector), name="engine-streams", daemon=True).start()
+        return waker
 
-    def _begin(self, selector: selectors.BaseSelector) -> None:
+    def _run(self, woken: socket.socket, selector: selectors.BaseSelector) -> None:
+        with woken, selector:
+            try:
+                self._read_all(woken, selector)
+            except Exception:  # the threads that wait must not wait for ever
+                _log.exception("reading streams failed")
+                self._give_up(selector)
+
+    def _read_all(self, woken: socket.socket, selector: selectors.BaseSelector) -> None:
+        """Read until there has been no stream for a while."""
+        unread: list[_Reading] = []
+        while True:
+            found = [key.data for key, _ in selector.select(0 if unread else self._max_idle_s)]
+            if None in found:
+                woken.recv(READ_BYTES)
+                unread += self._begin(selector)
+            elif not found and self._is_idle(selector):
+                return
+            readings = [reading for reading in dict.fromkeys([*found, *unread]) if reading is not None]
+            for reading in readings:  # first all, then what is slower, so that other threads are woken once
+                reading.receive()
+            for reading in readings:
+                if not reading.pass_on():
+                    selector.unregister(reading.sock)
+                    reading.end(reading.error)
+            unread = [reading for reading in readings if reading.has_more and not reading.over.is_set()]
+
+    def _begin(self, selector: selectors.BaseSelector) -> list[_Reading]:
+        """Return the new readings. They may have bytes that the selector does not see."""
         with self._lock:
             new, self._new = self._new, []
         for reading in new:
-            selector.register(reading.sock, selectors.EVENT_READ, reading)
+            try:
+                selector.register(reading.sock, selectors.EVENT_READ, reading)
+            except OSError as error:  # the system watches no more sockets
+                reading.end(ProtocolError("The socket cannot be waited for.", error))
+        return [reading for reading in new if not reading.over.is_set()]
 
-    def _has_ended(self) -> bool:
-        """Return whether the thread ends, because no stream has come meanwhile."""
+    def _is_idle(self, selector: selectors.BaseSelector) -> bool:
         with self._lock:
-            if self._new or self._waker is None:
+            if self._new or len(selector.get_map()) > 1:
                 return False
+            self._stop()
+            return True
+
+    def _give_up(self, selector: selectors.BaseSelector) -> None:
+        """Fail all streams, because the pump has failed. The next stream starts it again."""
+        with self._lock:
+            readings = [*self._new, *(key.data for key in selector.get_map().values() if key.data)]
+            self._new = []
+            self._stop()
+        for reading in readings:
+            reading.end(ProtocolError("The pump has failed."))
+
+    def _stop(self) -> None:
+        if self._waker is not None:
             self._waker.close()
             self._waker = None
-            return True
 
 
 class _Reading:
@@ -122,6 +157,11 @@ class _Reading:
         self.is_left = False
         self._take = take
         self._data: bytes | None = None
+
+    def end(self, error: BaseException | None) -> None:
+        """Let the thread go that waits for this reading; it raises the error, if there is one."""
+        self.error = error
+        self.over.set()
 
     @property
     def has_more(self) -> bool:
