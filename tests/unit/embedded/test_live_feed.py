@@ -271,8 +271,8 @@ class Timers(asyncio.SelectorEventLoop):
         super().__init__()
         self.timers = list[asyncio.TimerHandle]()
 
-    def call_at(self, *args: Any, **options: Any) -> asyncio.TimerHandle:
-        self.timers.append(super().call_at(*args, **options))
+    def call_later(self, delay: float, *args: Any, **options: Any) -> asyncio.TimerHandle:  # type: ignore[override]
+        self.timers.append(super().call_later(delay, *args, **options))
         return self.timers[-1]
 
 
