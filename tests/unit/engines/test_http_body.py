@@ -1,4 +1,4 @@
-"""The body of an HTTP answer is decoded wherever its pieces begin and end, and one that is not whole is no answer."""
+"""The body of an HTTP answer is decoded wherever its pieces begin and end, and a body that is not whole is refused."""
 
 from itertools import pairwise
 

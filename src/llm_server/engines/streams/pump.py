@@ -20,7 +20,7 @@ from urllib3.exceptions import TimeoutError as HTTPTimeout
 READ_BYTES = 16_384
 """How much of one socket is read before others have their turn: at most what one TLS record holds."""
 MAX_IDLE_S = 2.0
-"""How long the thread waits for the next stream when there is none. Then it ends; the next stream starts it again."""
+"""How long the thread waits for the next stream after the last one. Then it ends; the next stream starts it again."""
 _NOT_YET = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 
 _log = logging.getLogger(__name__)
