@@ -3,6 +3,7 @@
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from threading import Timer
 from typing import Any
 
@@ -226,12 +227,20 @@ def test_what_the_taker_of_the_text_raises_ends_the_call(wired: Wired) -> None:
     assert streamed(wired)[0].text == wired.server.text
 
 
-def test_the_text_is_passed_on_by_the_calls_own_thread(wired: Wired) -> None:
-    threads = set[int]()
+def test_the_call_returns_after_its_text_was_passed_on(wired: Wired) -> None:
+    """Another thread may pass it on, but each piece after the one before it, and none after the call."""
+    wired.server.piece_delay_s = 0.01
+    passed, inside = list[str](), list[str]()
 
-    wired.engine.complete(replace(CALL, on_text=lambda _: threads.add(threading.get_ident())), timeout_s=5)
+    def on_text(piece: str) -> None:
+        inside.append(piece)
+        assert len(inside) == 1
+        time.sleep(0.02)
+        passed.append(inside.pop())
 
-    assert threads == {threading.get_ident()}
+    completion = wired.engine.complete(replace(CALL, on_text=on_text), timeout_s=5)
+
+    assert "".join(passed) == completion.text
 
 
 @pytest.mark.parametrize("code", [400, 429, 500])
@@ -319,13 +328,29 @@ def test_a_connection_is_used_again_after_a_whole_stream(wired: Wired) -> None:
     assert wired.server.connections == 1
 
 
-def test_a_stream_over_http_needs_no_thread(server: FakeEngine, pool: EnginePool) -> None:
-    for name in ("openai", "anthropic"):
-        before, during = threading.active_count(), list[int]()
-        call = replace(CALL, on_text=lambda _, seen=during: seen.append(threading.active_count()))
-        wire(name, server, pool).engine.complete(call, timeout_s=5)
+def test_one_thread_reads_the_streams_of_all_engines_over_http(server: FakeEngine, pool: EnginePool) -> None:
+    """A piece that came with the head of its answer is passed on by the thread of the call."""
+    server.piece_delay_s = 0.05
+    threads = set[threading.Thread]()
+    call = replace(CALL, on_text=lambda _: threads.add(threading.current_thread()))
+    engines = [wire(name, server, pool).engine for name in ("openai", "anthropic")] * 5
+    with ThreadPoolExecutor(len(engines)) as callers:
+        answers = [callers.submit(engine.complete, call, timeout_s=5) for engine in engines]
 
-        assert max(during) <= before + 1, "the fake engine's own thread for the connection"
+    assert {answer.result().text for answer in answers} == {server.text}
+    assert [thread.name for thread in threads if not thread.name.startswith("ThreadPool")] == ["engine-streams"]
+
+
+def test_an_engine_that_breaks_off_ends_no_other_stream(wired: Wired) -> None:
+    wired.server.piece_delay_s = 0.05
+    with ThreadPoolExecutor(2) as callers:
+        whole = callers.submit(streamed, wired)
+        wait_for = time.monotonic() + 5
+        while not wired.server.seen and time.monotonic() < wait_for:
+            time.sleep(0.01)
+        breaks(wired, cut)
+
+    assert whole.result()[0].text == wired.server.text
 
 
 def test_a_server_that_refuses_the_option_for_usage_is_asked_once_without_it(

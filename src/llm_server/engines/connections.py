@@ -10,7 +10,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from functools import lru_cache
 from http.client import HTTPResponse
 from typing import Any
@@ -20,6 +20,7 @@ from urllib3 import BaseHTTPResponse
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.util import parse_url
 
+from llm_server.engines.streams.pump import Pump, shut_down
 from llm_server.orchestration.domain.cancellation import Cancellation
 
 MAX_CONNECTIONS_PER_ENGINE = 1024
@@ -31,11 +32,15 @@ _this_thread = threading.local()
 
 
 class EnginePool(urllib3.PoolManager):
-    """The connections to all engines, for all threads. TLS is verified; the read time-out limits the whole answer."""
+    """The connections to all engines, for all threads. TLS is verified; the read time-out limits the whole answer.
+
+    `pump` reads the streamed answers.
+    """
 
     def __init__(self, **options: Any) -> None:
         super().__init__(num_pools=32, maxsize=MAX_CONNECTIONS_PER_ENGINE, **options)
         self.pool_classes_by_scheme = {"http": _HTTPPool, "https": _HTTPSPool}
+        self.pump = Pump()
 
     def request(self, method: str, url: str, **options: Any) -> BaseHTTPResponse:  # type: ignore[override]  # fewer options
         """Send a request with the options of `HTTPConnectionPool.urlopen`; redirects are not followed.
@@ -66,13 +71,10 @@ def cancellable(cancellation: Cancellation) -> Iterator[Exchange]:
 
 
 class Exchange:
-    """One request and its answer; holds the socket in use from the connection to the last byte.
-
-    `idle_s` limits the wait for the next byte, in addition to the limit of the whole answer; None if nothing else does.
-    """
+    """One request and its answer; holds the socket in use from the connection to the last byte."""
 
     def __init__(self) -> None:
-        self.idle_s: float | None = None
+        self.answer: TimedAnswer | None = None
         self._lock = threading.Lock()
         self._socket: socket.socket | None = None
         self._ended = False
@@ -90,39 +92,42 @@ class Exchange:
             self._shut_down()
 
     def _shut_down(self) -> None:
-        """If the exchange was ended, wake the thread that waits for the socket; it then reads the end of the stream.
-
-        `shutdown` of the plain socket is called, because that of a TLS socket would first exchange messages.
-        """
+        """If the exchange was ended, wake the thread that waits for the socket; it then reads the end of the stream."""
         if self._ended and self._socket is not None:
-            with suppress(OSError):
-                socket.socket.shutdown(self._socket, socket.SHUT_RDWR)
+            shut_down(self._socket)
 
 
 def _use(sock: socket.socket | None) -> None:
-    exchange = getattr(_this_thread, "exchange", None)
-    if exchange is not None:
+    if (exchange := _exchange()) is not None:
         exchange.use(sock)
 
 
+def _exchange() -> Exchange | None:
+    return getattr(_this_thread, "exchange", None)
+
+
 class _TimedReader(io.RawIOBase):
-    """Reads a socket until its time-out, counted from now, has passed; later reads raise TimeoutError."""
+    """Reads a socket until its time-out, counted from now, has passed; later reads raise TimeoutError.
+
+    `until_s` is that time, on the monotonic clock. With `is_stopped`, it reads nothing more.
+    """
 
     def __init__(self, sock: socket.socket) -> None:
+        self.until_s = time.monotonic() + (sock.gettimeout() or 0.0)
+        self.is_stopped = False
         self._sock = sock
         self._raw = sock.makefile("rb", buffering=0)
-        self._until = time.monotonic() + (sock.gettimeout() or 0.0)
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer: Any) -> int | None:
-        left_s = self._until - time.monotonic()
+        if self.is_stopped:
+            return None
+        left_s = self.until_s - time.monotonic()
         if left_s <= 0:
             raise TimeoutError("timed out")
-        exchange = getattr(_this_thread, "exchange", None)
-        idle_s = None if exchange is None else exchange.idle_s
-        self._sock.settimeout(left_s if idle_s is None else min(left_s, idle_s))
+        self._sock.settimeout(left_s)
         return self._raw.readinto(buffer)
 
     def close(self) -> None:
@@ -130,13 +135,26 @@ class _TimedReader(io.RawIOBase):
         super().close()
 
 
-class _TimedResponse(HTTPResponse):
-    """An answer whose headers and body must all arrive within one read time-out."""
+class TimedAnswer(HTTPResponse):
+    """An answer whose headers and body must all arrive within one read time-out, which ends at `until_s`."""
 
     def __init__(self, sock: socket.socket, *args: Any, **options: Any) -> None:
         super().__init__(sock, *args, **options)
         self.fp.close()
-        self.fp = io.BufferedReader(_TimedReader(sock))
+        self.sock = sock
+        self._reader = _TimedReader(sock)
+        self.fp = io.BufferedReader(self._reader)
+        if (exchange := _exchange()) is not None:
+            exchange.answer = self
+
+    @property
+    def until_s(self) -> float:
+        return self._reader.until_s
+
+    def detach_body(self) -> bytes:
+        """Leave the body to the caller, who reads it from `sock`. Return the part of it that came with the headers."""
+        self._reader.is_stopped = True
+        return self.fp.peek()
 
 
 class _TrackedConnection:
@@ -182,11 +200,11 @@ class _TrackedPool:
 
 
 class _HTTPConnection(_TrackedConnection, HTTPConnection):
-    response_class = _TimedResponse
+    response_class = TimedAnswer
 
 
 class _HTTPSConnection(_TrackedConnection, HTTPSConnection):
-    response_class = _TimedResponse
+    response_class = TimedAnswer
 
 
 class _HTTPPool(_TrackedPool, urllib3.HTTPConnectionPool):

@@ -21,6 +21,11 @@ from urllib3.exceptions import TimeoutError as HTTPTimeout
 from llm_server.orchestration.domain.errors import EngineUnavailable, PromptRefused
 
 BROKE_OFF = "The engine broke off its answer."
+MAX_ANSWER_BYTES = 16 * 1024 * 1024
+"""More than the 4 MB of text that a task may store take up as JSON.
+
+A text between the two limits is read, and refused later with an error that names its size.
+"""
 MAX_RETRY_AFTER_S = 600.0
 _MAX_SHOWN_CHARS = 200
 _RUN_CHARS = 16
@@ -96,6 +101,11 @@ def failure_of_body(error: HTTPError) -> EngineUnavailable:
 def unusable_answer(message: str) -> EngineUnavailable:
     """Return the failure for an answer that is not a completion; the engine may bill it."""
     return EngineUnavailable(message, kind="garbage", may_be_billed=True)
+
+
+def too_large() -> EngineUnavailable:
+    """Return the failure for an answer of more than `MAX_ANSWER_BYTES`."""
+    return unusable_answer("The engine's answer is larger than 16 MiB.")
 
 
 def parse_retry_after(value: str) -> float | None:

@@ -13,25 +13,28 @@ from msgspec import Struct
 from urllib3 import BaseHTTPResponse
 from urllib3.exceptions import HTTPError
 
-from llm_server.engines.connections import EnginePool, cancellable
-from llm_server.engines.failures import BROKE_OFF, failure_of_body, failure_of_http, failure_of_status, unusable_answer
-from llm_server.engines.streams.assembly import Assembly, broken, not_an_event
-from llm_server.engines.streams.sse import EventParser, ServerSentEvent
+from llm_server.engines.connections import EnginePool, TimedAnswer, cancellable
+from llm_server.engines.failures import (
+    MAX_ANSWER_BYTES,
+    failure_of_body,
+    failure_of_http,
+    failure_of_status,
+    too_large,
+    unusable_answer,
+)
+from llm_server.engines.streams.assembly import Assembly, broken
+from llm_server.engines.streams.http_body import Body
+from llm_server.engines.streams.pump import READ_BYTES
+from llm_server.engines.streams.sse import ServerSentEvent
+from llm_server.engines.streams.text_reader import TextReader
 from llm_server.engines.wire import Wire, decoded_object, private_texts
 from llm_server.orchestration.domain.cancellation import Cancellation
 from llm_server.orchestration.domain.engines.call import Completion, EngineCall
 from llm_server.orchestration.domain.engines.catalog import EngineSpec
 from llm_server.orchestration.domain.errors import EngineUnavailable, PromptRefused, TaskCancelled
 
-MAX_ANSWER_BYTES = 16 * 1024 * 1024
-"""More than the 4 MB of text that a task may store take up as JSON.
-
-A text between the two limits is read, and refused later with an error that names its size.
-"""
 MAX_END_S = 0.5
 """How long the end of the connection's use is waited for after the last event of a stream."""
-_READ_BYTES = 65_536
-_TOO_LARGE = "The engine's answer is larger than 16 MiB."
 _NO_RETRIES = urllib3.Retry(False, redirect=False)
 
 
@@ -136,15 +139,16 @@ def stream(
     encoded = _encoded(request.body)
     try:
         with cancellable(call.cancellation) as running, _response(pool, request, encoded) as response:
-            if response.status != 200 or not _is_event_stream(response):
+            answer = running.answer
+            if answer is None or response.status != 200 or not _is_event_stream(response):
                 return _whole(response, request)
-            for piece in _texts(response, assembly, call.cancellation):
-                if assembly.has_begun:
-                    running.idle_s = idle_s
-                if piece:
-                    on_text(piece)
-            running.idle_s = MAX_END_S
-            _read_to_end(response)
+            body = Body(chunked=answer.chunked, length=answer.length)
+            limits = {"until_s": answer.until_s, "idle_s": idle_s}
+            reader = TextReader(body, assembly, on_text, call.cancellation, **limits)
+            _read(pool, answer, body, reader)
+            if _is_at_end(answer, body):
+                answer.close()
+                response.release_conn()
     except EngineUnavailable as error:
         failure = broken(error, assembly, call)
         if call.cancellation.is_cancelled:
@@ -157,46 +161,26 @@ def _is_event_stream(response: BaseHTTPResponse) -> bool:
     return response.headers.get("content-type", "").partition(";")[0].strip().lower() == "text/event-stream"
 
 
-def _texts(
-    response: BaseHTTPResponse, assembly: Assembly[ServerSentEvent], cancellation: Cancellation
-) -> Iterator[str]:
-    """Yield the piece of text in each event, "" for an event without one, until the answer is over.
-
-    Raises:
-        EngineUnavailable: the answer broke off or cannot be read, or the task was cancelled.
-    """
-    parser, size = EventParser(), 0
-    while not assembly.is_over and (data := _some(response)):
-        size += len(data)
-        if size > MAX_ANSWER_BYTES:
-            raise unusable_answer(_TOO_LARGE)
-        for event in _events(parser, data):
-            if cancellation.is_cancelled:
-                raise EngineUnavailable(BROKE_OFF, may_be_billed=True)
-            yield assembly.take(event)
-    if not assembly.is_finished:
-        raise EngineUnavailable(BROKE_OFF, may_be_billed=True)
-
-
-def _events(parser: EventParser, data: bytes) -> list[ServerSentEvent]:
+def _read(pool: EnginePool, answer: TimedAnswer, body: Body, reader: TextReader) -> None:
+    """Read an answer up to its last event. Raises as `stream`."""
+    if answer.getheader("content-encoding", "identity").lower() != "identity":  # it was not asked for
+        raise unusable_answer("The engine's answer cannot be decoded.")
+    first = answer.detach_body()
+    if (first or body.is_over) and not reader.take(first):
+        return
     try:
-        return parser.feed(data)
-    except UnicodeDecodeError as error:
-        raise not_an_event() from error
-
-
-def _some(response: BaseHTTPResponse) -> bytes:
-    """Wait for the next bytes of an answer; b"" at its end."""
-    try:
-        return response.read1(_READ_BYTES, decode_content=True)
+        pool.pump.read(answer.sock, reader.take, until_s=reader.until_s, check_s=reader.idle_s)
     except HTTPError as error:
         raise failure_of_body(error) from error
 
 
-def _read_to_end(response: BaseHTTPResponse) -> None:
-    """Read what follows the last event, so that the connection can be used again; give up if more follows."""
-    with suppress(HTTPError):
-        response.read1(_READ_BYTES, decode_content=True)
+def _is_at_end(answer: TimedAnswer, body: Body) -> bool:
+    """Read what follows the last event; return whether the connection can be used again. Give up if more follows."""
+    if not body.is_over:
+        answer.sock.settimeout(MAX_END_S)
+        with suppress(OSError, EngineUnavailable):
+            body.feed(answer.sock.recv(READ_BYTES))
+    return body.is_over and not body.has_more
 
 
 @contextmanager
@@ -227,7 +211,7 @@ def _whole(response: BaseHTTPResponse, request: Request) -> dict[str, Any]:
     except HTTPError as error:
         raise failure_of_body(error) from error
     if len(data) > MAX_ANSWER_BYTES:
-        raise unusable_answer(_TOO_LARGE)
+        raise too_large()
     if 200 <= response.status < 300:
         return decoded_object(data)
     retry_after, message = response.headers.get("retry-after", ""), _error_message(data)

@@ -262,3 +262,53 @@ def test_readers_that_leave_are_forgotten(stored: Stored) -> None:
         assert (stored.hub.count, stored.hub._readers._listeners) == (0, {})
 
     on_a_loop(main)
+
+
+class Timers(asyncio.SelectorEventLoop):
+    """A loop that keeps its timers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.timers = list[asyncio.TimerHandle]()
+
+    def call_later(self, delay: float, *args: Any, **options: Any) -> asyncio.TimerHandle:  # type: ignore[override]
+        self.timers.append(super().call_later(delay, *args, **options))
+        return self.timers[-1]
+
+
+def test_the_waits_for_the_pieces_of_a_text_share_a_timer(stored: Stored) -> None:
+    """A timer for each piece would cost as much as its frame."""
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        assert isinstance(loop, Timers)
+        feed = stored.feed()
+        end = loop.time() + WAIT_S
+        await feed.next(0)
+        for _ in range(50):
+            loop.call_soon(stored.write)
+            assert numbers_of(await feed.next(end - loop.time())) == stored.written[-1:]
+
+        assert len(loop.timers) == 1
+        feed.close()
+        assert loop.timers[0].cancelled()
+
+    with asyncio.Runner(loop_factory=Timers) as runner:
+        runner.run(main())
+
+
+@pytest.mark.parametrize(("first_s", "then_s"), [(WAIT_S, 0.1), (0.1, 0.3)])
+def test_each_wait_has_its_own_time(stored: Stored, first_s: float, then_s: float) -> None:
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        feed = stored.feed()
+        await feed.next(0)
+        loop.call_soon(stored.write)
+        await feed.next(first_s)
+        started_s = loop.time()
+
+        assert (await feed.next(then_s)).events == ()
+        assert then_s - 0.02 < loop.time() - started_s < then_s + 0.5
+        feed.close()
+
+    on_a_loop(main)

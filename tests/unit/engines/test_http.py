@@ -1,8 +1,6 @@
 """An HTTP exchange: which servers it trusts, its limits, and that it leaves no connection open."""
 
-import datetime
 import gzip
-import ipaddress
 import socket
 import ssl
 import threading
@@ -14,18 +12,15 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 from urllib3.connection import HTTPConnection
 from urllib3.exceptions import NameResolutionError
 
 from llm_server.engines.connections import EnginePool, cancellable
-from llm_server.engines.failures import redact
-from llm_server.engines.http import MAX_ANSWER_BYTES, exchange
+from llm_server.engines.failures import MAX_ANSWER_BYTES, redact
+from llm_server.engines.http import exchange
 from llm_server.orchestration.domain.cancellation import Cancellation
 from llm_server.orchestration.domain.errors import EngineUnavailable, PromptRefused, TaskCancelled
+from support.certificates import a_certificate
 from support.fake_engine import FakeEngine, body, fake_engine, reset, silence, status
 
 
@@ -264,7 +259,7 @@ def test_a_connection_that_was_given_back_is_not_broken_off(server: FakeEngine) 
 def tls_server(folder: Path, drip_s: float = 0.0) -> Iterator[str]:
     """Answer {"ok": true} over TLS; byte by byte if `drip_s` is set."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(_certificate(folder))
+    context.load_cert_chain(a_certificate(folder))
     listener = socket.create_server(("127.0.0.1", 0))
     thread = threading.Thread(target=_serve_tls, args=(listener, context, drip_s), daemon=True)
     thread.start()
@@ -292,28 +287,3 @@ def _serve_tls(listener: socket.socket, context: ssl.SSLContext, drip_s: float) 
                         time.sleep(drip_s)
             except OSError:
                 continue
-
-
-def _certificate(folder: Path) -> Path:
-    """Write a self-signed certificate for 127.0.0.1, with its key, to `cert.pem`."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "127.0.0.1")])
-    now = datetime.datetime.now(datetime.UTC)
-    address = x509.IPAddress(ipaddress.ip_address("127.0.0.1"))
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(1)
-        .not_valid_before(now - datetime.timedelta(days=1))
-        .not_valid_after(now + datetime.timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([address]), critical=False)
-        .sign(key, hashes.SHA256())
-    )
-    private = key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    )
-    path = folder / "cert.pem"
-    path.write_bytes(certificate.public_bytes(serialization.Encoding.PEM) + private)
-    return path

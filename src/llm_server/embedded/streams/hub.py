@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from asyncio import Future
+from asyncio import Future, TimerHandle
 from functools import partial
 from typing import NamedTuple
 
@@ -16,6 +16,9 @@ from llm_server.orchestration.domain.task import TaskRef
 MAX_HELD = 2_000
 MAX_HELD_CHARS = 256 * 1024
 """How many pieces of text, and characters in them, are held for a reader that is slower than the engine."""
+
+MAX_LATE_S = 0.01
+"""How much longer a wait may last, so that the timer of the wait before it can serve it, too."""
 
 
 class Hub:
@@ -80,6 +83,7 @@ class Reader:
         self._chars = 0
         self._must_read = True
         self._told: Future[None] | None = None
+        self._timer: TimerHandle | None = None
         hub.join(self)
 
     def put(self, delta: Delta) -> None:
@@ -113,19 +117,34 @@ class Reader:
             return news
 
     async def wait(self, wait_s: float) -> None:
-        """Wait until the reader is told something, or has been since the last `take`, for at most `wait_s` seconds."""
+        """Wait until the reader is told something, or has been since the last `take`, for at most `wait_s` seconds.
+
+        The wait may end earlier with nothing told, because one timer serves many waits: each piece of text ends one.
+        """
         loop = asyncio.get_running_loop()
         with self._lock:
             if self._deltas or self._must_read or self.is_over:
                 return
             told: Future[None] = loop.create_future()
             self._told = told
-        timer = loop.call_later(wait_s, end, told)
+        if self._timer is None or self._timer.when() > loop.time() + wait_s + MAX_LATE_S:
+            self.stop_timer()
+            self._timer = loop.call_later(wait_s, self._end_wait)
         try:
             await told
         finally:
-            timer.cancel()
             self._told = None
+
+    def stop_timer(self) -> None:
+        """Let go of the event loop's timer; call this on its thread when nothing waits any more."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _end_wait(self) -> None:
+        self._timer = None
+        if self._told is not None:
+            end(self._told)
 
     def _tell(self) -> None:
         told, self._told = self._told, None

@@ -53,6 +53,7 @@ class LiveFeed:
     def close(self) -> None:
         self._hub.leave(self._reader)
         self._reader.let_go()
+        self._reader.stop_timer()
 
     async def _stored(self) -> EventPage:
         """Read the store. If that fails, the next call reads it again."""
@@ -64,10 +65,12 @@ class LiveFeed:
 
     def _merged(self, page: EventPage) -> tuple[Event, ...]:
         """Return the events of a page and the text that is held, each once and in order."""
-        known = {event.number for event in page.events}
-        live = [of_delta(d) for d in self._held if d.number > self._last and d.number not in known]
-        self._held = []
-        events = tuple(sorted((*page.events, *live), key=lambda event: event.number)) if live else page.events
+        events = page.events
+        if self._held:
+            known = {event.number for event in events}
+            live = [of_delta(d) for d in self._held if d.number > self._last and d.number not in known]
+            events = tuple(sorted((*events, *live), key=lambda event: event.number))
+            self._held = []
         if events:
             self._last = events[-1].number
         return events

@@ -42,8 +42,9 @@ class EngineCall(Struct, frozen=True, kw_only=True):
 
     The model may ask for calls of the `tools`; None as `tool_choice` leaves it to the engine whether it does.
 
-    `on_text` is called on the call's thread with each piece of the answer's text as it comes; the pieces together are
-    the text of the completion. If it is None, the answer comes whole. What `on_text` raises ends the call.
+    `on_text` is called with each piece of the answer's text as it comes; the pieces together are the text of the
+    completion. If it is None, the answer comes whole. What `on_text` raises ends the call. It must not block, because
+    it may be called on the thread that reads all streams, but never by two threads at once, nor after the call.
 
     `json_object`: the answer is a JSON object that follows a schema in the prompt.
 
