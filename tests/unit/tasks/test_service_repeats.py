@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import cast
+from typing import Any, cast
 
 import pytest
 
 from llm_server.orchestration.access.repeats import BACKOFF_S, Repeatable
 from llm_server.orchestration.domain.errors import InvalidInput, StorageUnavailable, TaskNotFound
+from llm_server.orchestration.domain.ports.repeats import Original
 from llm_server.orchestration.domain.ports.store import Store
 from llm_server.orchestration.domain.status import Status
 from llm_server.orchestration.tasks.intake import Accepted
@@ -73,14 +74,32 @@ def test_a_repeat_whose_post_never_arrived_is_one_that_may_be_repeated(served: S
 
 
 def test_the_second_repeat_goes_on_with_the_first_one(served: Served) -> None:
-    """Not with an equal POST that no repeat has taken, though that is older and open."""
-    older, first = post(served), post(served)
+    """Not with an equal POST that is older and has not been repeated."""
+    post(served)
+    served.work()
+    repeated = post(served)
     post(served, 1)
-    later = post(served, 2)
-    taken = {post(served, 2).task.task_id, later.task.task_id}
+    served.work()
 
-    assert later.task.task_id == older.task.task_id
-    assert taken == {older.task.task_id, first.task.task_id}
+    assert post(served, 2).task.task_id == repeated.task.task_id
+
+
+def test_two_repeats_at_once_take_over_two_tasks(served: Served) -> None:
+    """Though both have found the same ones."""
+    posts = {post(served).task.task_id, post(served).task.task_id}
+    both = list[str]()
+    found = served.store.originals
+
+    def originals(*args: Any, **named: Any) -> list[Original]:
+        held = found(*args, **named)
+        served.store.originals = found  # type: ignore[method-assign]
+        both.append(post(served, 1).task.task_id)
+        return held
+
+    served.store.originals = originals  # type: ignore[method-assign]
+    both.append(post(served, 1).task.task_id)
+
+    assert set(both) == posts
 
 
 def test_open_tasks_are_taken_over_before_final_ones(served: Served) -> None:
