@@ -54,9 +54,8 @@ class Request(Struct, frozen=True, kw_only=True):
     `earlier` are the Completed tasks that the task is told as turns, oldest first; `turns_before` counts them and those
     that were gone or too many when the task was accepted.
     `messages` is what the caller sends in place of the prompt alone, such as a prompt with images, or messages before
-    and after it; () if it is the prompt alone. `prompt` is the text of the last user message among them, "" if there
-    is none. `instructions` is the caller's own text for the system prompt. `tools` are functions that the engine may
-    ask the caller to call.
+    and after it; () for the prompt alone. `prompt` is the text of the last user message among them, or "". The caller's
+    `instructions` are added to the system prompt. `tools` are functions that the engine may ask the caller to call.
     """
 
     prompt: str
