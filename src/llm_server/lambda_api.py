@@ -17,6 +17,7 @@ from binascii import Error as Base64Error
 from collections.abc import Mapping
 from typing import Any
 
+from fastapi import Response
 from mangum import Mangum
 from mangum.adapter import DEFAULT_TEXT_MIME_TYPES
 from mangum.protocols import HTTPCycle
@@ -25,6 +26,7 @@ from llm_server import substrates, wiring
 from llm_server.api import edge, errors
 from llm_server.api.app import create_app
 from llm_server.api.executor import InlineExecutor
+from llm_server.api.openai import errors as dialect
 from llm_server.settings import Settings
 
 MAX_ANSWER_BYTES = 6_291_556
@@ -51,7 +53,8 @@ class _Handler(Mangum):
             adapter = self.infer(request, context)
             cycle = HTTPCycle(adapter.scope, adapter.body)
         except Base64Error:
-            return _refuse_body({name.lower(): value for name, value in request["headers"].items()})
+            path = request.get("rawPath") or request.get("path") or ""
+            return _refuse_body({name.lower(): value for name, value in request["headers"].items()}, path)
         except _NOT_A_REQUEST:
             _log.info("event ignored", extra={"event_keys": sorted(event) if isinstance(event, dict) else []})
             return {"ignored": "The event is not an HTTP request of API Gateway."}
@@ -70,11 +73,13 @@ def _without_nulls(event: Any) -> dict[str, Any]:
     return {"headers": {}} | given | {"requestContext": context}
 
 
-def _refuse_body(headers: Mapping[str, str]) -> dict[str, Any]:
-    """Answer 400 in the form of the app's own errors; `headers` are the request's, with names in lower case."""
+def _refuse_body(headers: Mapping[str, str], path: str) -> dict[str, Any]:
+    """Answer 400 in the form that errors have on this path; `headers` are the request's, with names in lower case."""
     request_id = edge.id_of(headers.get("x-request-id", ""), wiring.new_id)
     detail = "The body is not valid base64, although the event is marked as base64-encoded."
-    answer = errors.answer("body_not_base64", detail, request_id=request_id)
+    answer: Response = errors.answer("body_not_base64", detail, request_id=request_id)
+    if dialect.is_dialect(path):
+        answer = dialect.respelled(answer)
     edge.name_answer(answer.headers, request_id)
     return {"statusCode": 400, "headers": dict(answer.headers), "body": bytes(answer.body).decode()}
 

@@ -12,9 +12,11 @@ from collections.abc import Callable, Iterator
 
 from starlette.datastructures import MutableHeaders
 from starlette.requests import ClientDisconnect
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from llm_server.api import errors
+from llm_server.api.openai import errors as dialect
 from llm_server.orchestration.domain.errors import StorageUnavailable
 
 _log = logging.getLogger(__name__)
@@ -83,26 +85,32 @@ class Edge:
 
         app = self._app
         if REFUSAL in scope:
-            app = errors.answer(*scope[REFUSAL], request_id=request_id)
+            app = _error(scope, *scope[REFUSAL])
         elif _CONTROL.search(scope["path"]):
-            app = errors.answer("path_not_found", errors.NO_SUCH_PATH, request_id=request_id)
+            app = _error(scope, "path_not_found", errors.NO_SUCH_PATH)
         try:
             await app(scope, receive, send_named)
         except asyncio.CancelledError:  # by uvicorn, some seconds after the stop began
             if not started:
-                code = StorageUnavailable.code
-                await errors.answer(code, errors.STOPPING, request_id=request_id)(scope, receive, send_named)
+                await _error(scope, StorageUnavailable.code, errors.STOPPING)(scope, receive, send_named)
         except ClientDisconnect:
             _log.debug("the caller disconnected", extra={"request_id": request_id})
         except Exception as error:  # the caller gets a response
             scope["method"] = "HEAD" if is_head else scope["method"]
-            response = None if started else errors.answer_to(scope, error)
+            answer_to = dialect.answer_to if dialect.is_dialect(scope["path"]) else errors.answer_to
+            response = None if started else answer_to(scope, error)
             if response is None:  # the log gets the reason
                 _log.exception("request failed", extra={"request_id": request_id, "path": scope["path"]})
-                response = errors.answer("internal_error", errors.INTERNAL, request_id=request_id)
+                response = _error(scope, "internal_error", errors.INTERNAL)
             if started:
                 raise
             await response(scope, receive, send_named)
+
+
+def _error(scope: Scope, code: str, detail: str) -> Response:
+    """Return an error in the form that its path has."""
+    response = errors.answer(code, detail, request_id=scope[errors.REQUEST_ID])
+    return dialect.respelled(response) if dialect.is_dialect(scope["path"]) else response
 
 
 def _request_id(scope: Scope) -> str:
