@@ -17,7 +17,6 @@ from binascii import Error as Base64Error
 from collections.abc import Mapping
 from typing import Any
 
-from fastapi import Response
 from mangum import Mangum
 from mangum.adapter import DEFAULT_TEXT_MIME_TYPES
 from mangum.protocols import HTTPCycle
@@ -26,7 +25,6 @@ from llm_server import substrates, wiring
 from llm_server.api import edge, errors
 from llm_server.api.app import create_app
 from llm_server.api.executor import InlineExecutor
-from llm_server.api.openai import errors as dialect
 from llm_server.settings import Settings
 
 MAX_ANSWER_BYTES = 6_291_556
@@ -77,9 +75,7 @@ def _refuse_body(headers: Mapping[str, str], path: str) -> dict[str, Any]:
     """Answer 400 in the form that errors have on this path; `headers` are the request's, with names in lower case."""
     request_id = edge.id_of(headers.get("x-request-id", ""), wiring.new_id)
     detail = "The body is not valid base64, although the event is marked as base64-encoded."
-    answer: Response = errors.answer("body_not_base64", detail, request_id=request_id)
-    if dialect.is_dialect(path):
-        answer = dialect.respelled(answer)
+    answer = edge.in_form_of(path, errors.answer("body_not_base64", detail, request_id=request_id))
     edge.name_answer(answer.headers, request_id)
     return {"statusCode": 400, "headers": dict(answer.headers), "body": bytes(answer.body).decode()}
 

@@ -16,7 +16,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from llm_server.api import errors
-from llm_server.api.openai import errors as dialect
+from llm_server.api.openai.mount import is_dialect
 from llm_server.orchestration.domain.errors import StorageUnavailable
 
 _log = logging.getLogger(__name__)
@@ -97,8 +97,7 @@ class Edge:
             _log.debug("the caller disconnected", extra={"request_id": request_id})
         except Exception as error:  # the caller gets a response
             scope["method"] = "HEAD" if is_head else scope["method"]
-            answer_to = dialect.answer_to if dialect.is_dialect(scope["path"]) else errors.answer_to
-            response = None if started else answer_to(scope, error)
+            response = None if started else _answer_to(scope, error)
             if response is None:  # the log gets the reason
                 _log.exception("request failed", extra={"request_id": request_id, "path": scope["path"]})
                 response = _error(scope, "internal_error", errors.INTERNAL)
@@ -109,8 +108,25 @@ class Edge:
 
 def _error(scope: Scope, code: str, detail: str) -> Response:
     """Return an error in the form that its path has."""
-    response = errors.answer(code, detail, request_id=scope[errors.REQUEST_ID])
-    return dialect.respelled(response) if dialect.is_dialect(scope["path"]) else response
+    return in_form_of(scope["path"], errors.answer(code, detail, request_id=scope[errors.REQUEST_ID]))
+
+
+def in_form_of(path: str, response: Response) -> Response:
+    """Return the response to an error in the form that errors have on a path."""
+    if not is_dialect(path):
+        return response
+    from llm_server.api.openai.errors import respelled  # most functions never need it
+
+    return respelled(response)
+
+
+def _answer_to(scope: Scope, error: Exception) -> Response | None:
+    """Return the answer to what a call raised, in the form that its path has; None if only a bug can have caused it."""
+    if not is_dialect(scope["path"]):
+        return errors.answer_to(scope, error)
+    from llm_server.api.openai.errors import answer_to
+
+    return answer_to(scope, error)
 
 
 def _request_id(scope: Scope) -> str:

@@ -21,7 +21,6 @@ from llm_server.orchestration.domain.errors import InvalidInput
 
 MAX_RETRY_AFTER_S = 60
 """OpenAI's clients sleep for up to 120 s, twice, before they give up."""
-PREFIX = "/v1/"
 NO_RETRY = "x-should-retry"
 """Tells OpenAI's clients whether to repeat a call. Without this header they repeat each 408, 409, 429 and 5xx."""
 
@@ -54,11 +53,6 @@ class ModelNotFound(DialectError):
         shown = model if len(model) <= 60 else model[:60] + "…"
         message = f"Unknown model {shown!r}; known are {', '.join(sorted(known))}."
         super().__init__(404, "model_not_found", message, param="model")
-
-
-def is_dialect(path: str) -> bool:
-    """Return whether a path is one of the dialect, whether it exists or not."""
-    return path.startswith(PREFIX) or path == PREFIX.rstrip("/")
 
 
 def answer_to(scope: Scope, error: Exception) -> Response | None:

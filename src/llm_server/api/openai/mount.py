@@ -15,6 +15,11 @@ PREFIX = "/v1"
 _ROUTE = "llm_server.openai_route"
 
 
+def is_dialect(path: str) -> bool:
+    """Return whether a path is one of the dialect, whether it exists or not."""
+    return path.startswith(PREFIX + "/") or path == PREFIX
+
+
 class Dialect(BaseRoute):
     """Matches what the routes under `/v1` match, and passes the call on to the one that does."""
 
@@ -25,7 +30,7 @@ class Dialect(BaseRoute):
         return routes.all_routes()
 
     def matches(self, scope: Scope) -> tuple[Match, Scope]:
-        if scope["type"] != "http" or not scope["path"].startswith(PREFIX + "/"):
+        if scope["type"] != "http" or not is_dialect(scope["path"]):
             return Match.NONE, {}
         partial: tuple[Match, Scope] = Match.NONE, {}
         for route in self.routes:

@@ -55,8 +55,8 @@ class Request(Struct, frozen=True, kw_only=True):
     that were gone or too many when the task was accepted.
     `messages` is what the caller sends in place of the prompt alone, such as a prompt with images, or messages before
     and after it; () if it is the prompt alone. `prompt` is the text of the last user message among them, ""
-    without one. `instructions` is the caller's own text for the system prompt. `tools` are functions that the engine may
-    ask the caller to call.
+    without one. `instructions` is the caller's own text for the system prompt. `tools` are functions that the engine
+    may ask the caller to call.
     """
 
     prompt: str

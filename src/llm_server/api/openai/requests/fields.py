@@ -118,7 +118,9 @@ def check(body: Part, used: Collection[str], ignored: Collection[str], refused: 
     for name, harmless in refused.items():
         value = body.value(name)
         if value is not None and not any(type(value) is type(each) and value == each for each in harmless):
-            send = " or ".join(["leave it out", *(f"send {_json(each)}" for each in harmless if each)])
+            send = " or ".join(
+                ["leave it out", *(f"send {_json(each)}" for each in harmless if each not in ("", [], {}))]
+            )
             body.fail(name, f"asks for something that this server does not do; {send}")
 
 
