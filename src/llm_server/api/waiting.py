@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from llm_server.orchestration.access.repeats import Repeatable
 from llm_server.orchestration.domain.api_key import Caller
 from llm_server.orchestration.domain.task import Task
 from llm_server.orchestration.domain.turns import Line
@@ -24,15 +25,15 @@ _WAIT = re.compile(r"(?:^|,)\s*wait\s*=\s*\"?([0-9]{1,9})\"?\s*(?:[,;]|$)", re.I
 
 
 async def submit(
-    service: Service, run: Executor, caller: Caller, new: NewTask, key: str | None, *, waits: bool
+    service: Service, run: Executor, caller: Caller, new: NewTask, once: str | Repeatable | None, *, waits: bool
 ) -> tuple[Accepted, Watch | None]:
-    """Submit a task, once for an Idempotency-Key. If the caller waits and the task is not final, return its watch, too.
+    """Submit a task, as `Service.submit_once`. If the caller waits and the task is not final, return its watch, too.
 
     Raises the errors of `Service.submit_once`.
     """
 
     def accept() -> tuple[Accepted, Watch | None]:
-        accepted = service.submit_once(caller.tenant, new, key, payer=caller.payer)
+        accepted = service.submit_once(caller.tenant, new, once, payer=caller.payer)
         return accepted, run.watch(accepted.task.ref) if waits and not accepted.task.status.is_final else None
 
     return await run.write(accept, Line(caller.tenant, new.priority))

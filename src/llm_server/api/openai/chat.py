@@ -8,7 +8,7 @@ from fastapi import Request, Response
 
 from llm_server.api import idempotency, waiting
 from llm_server.api.contract import Caller, Run, Service, check_again
-from llm_server.api.openai import calls
+from llm_server.api.openai import calls, repeating
 from llm_server.api.openai.answers import chat as answers
 from llm_server.api.openai.answers import receipt
 from llm_server.api.openai.answers.failure import failure
@@ -34,11 +34,11 @@ async def create_completion(
     idempotency_key: idempotency.KeyHeader = None,
 ) -> Response:
     """Carry out a task, and answer with its result as a chat completion, or stream it."""
-    body, key = Part(fields), idempotency.key_of(idempotency_key)
+    body, once = Part(fields), await repeating.once(request, caller, idempotency_key)
     model = body.needed_text("model")
     new, with_usage = chat.new_task(body, target(model, service.catalog)), chat.includes_usage(body)
     not_yet.check(new)
-    accepted, watch = await waiting.submit(service, run, caller, new, key, waits=not new.stream)
+    accepted, watch = await waiting.submit(service, run, caller, new, once, waits=not new.stream)
     task = accepted.task
     if new.stream:
         chunks = answers.Chunks(task.task_id, task.created_ms, model, with_usage=with_usage)

@@ -9,7 +9,7 @@ from fastapi import Query, Request, Response
 
 from llm_server.api import idempotency, waiting
 from llm_server.api.contract import Caller, Run, Service, check_again
-from llm_server.api.openai import calls, ids
+from llm_server.api.openai import calls, ids, repeating
 from llm_server.api.openai.answers import items, receipt
 from llm_server.api.openai.answers.narration import Narration
 from llm_server.api.openai.answers.response import response
@@ -37,11 +37,11 @@ async def create_response(
     idempotency_key: idempotency.KeyHeader = None,
 ) -> Response:
     """Create a task, and answer with it: as it ends, as it is (`background`), or as a stream."""
-    body, key = Part(fields), idempotency.key_of(idempotency_key)
+    body, once = Part(fields), await repeating.once(request, caller, idempotency_key)
     new = responses.new_task(body, target(body.text("model") or "auto", service.catalog))
     not_yet.check(new)
     waits = not (new.stream or body.flag("background"))
-    accepted, watch = await waiting.submit(service, run, caller, new, key, waits=waits)
+    accepted, watch = await waiting.submit(service, run, caller, new, once, waits=waits)
     if watch:
         await watch.ended(waiting.possible_s(wait_s(run), request.scope))
     snapshot = await run.read(partial(service.get, accepted.task.ref))

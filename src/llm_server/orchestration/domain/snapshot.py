@@ -12,7 +12,7 @@ from llm_server.orchestration.domain.conversation import History
 from llm_server.orchestration.domain.engines.allowed import AllowedEngines
 from llm_server.orchestration.domain.engines.catalog import Sources
 from llm_server.orchestration.domain.engines.message import Message, Tool, ToolChoice
-from llm_server.orchestration.domain.output import TRIAGE, Output, OutputKey, OutputKind, Review
+from llm_server.orchestration.domain.output import TRIAGE, Output, OutputKey, OutputKind, Review, last_answered
 from llm_server.orchestration.domain.receipt import MICROUSD_PER_USD, Attempt
 from llm_server.orchestration.domain.status import Status
 from llm_server.orchestration.domain.task import Task
@@ -54,8 +54,9 @@ class Request(Struct, frozen=True, kw_only=True):
     `earlier` are the Completed tasks that the task is told as turns, oldest first; `turns_before` counts them and those
     that were gone or too many when the task was accepted.
     `messages` is what the caller sends in place of the prompt alone, such as a prompt with images, or messages before
-    and after it; () for the prompt alone. `prompt` is the text of the last user message among them, or "". The caller's
-    `instructions` are added to the system prompt. `tools` are functions that the engine may ask the caller to call.
+    and after it; () if it is the prompt alone. `prompt` is the text of the last user message among them, ""
+    without one. `instructions` is the caller's own text for the system prompt. `tools` are functions that the engine
+    may ask the caller to call.
     """
 
     prompt: str
@@ -166,6 +167,12 @@ class Snapshot(Struct, frozen=True, kw_only=True):
     def fault(self) -> str | None:
         """The fault that the answer gate found in the result; None if it found none, or if there is no result."""
         return self._answer.fault if self._answer else None
+
+    @property
+    def is_truncated(self) -> bool:
+        """Whether the engine cut the result at its limit."""
+        last = last_answered(self._answer.attempts) if self._answer else None
+        return last is not None and last.truncated
 
     def step_fault(self, step_id: str) -> str | None:
         """Return the fault that the answer gate found in the result of a Completed step, like `fault`."""
