@@ -229,7 +229,7 @@ def test_schemas_of_both_forms() -> None:
         (lambda: of_response("x", previous_response_id="a#b"), "previous_response_id", "is not the id"),
         (lambda: of_response("x", previous_response_id="a", conversation="b"), "conversation", "send one of them"),
         (lambda: of_response("x", prompt={"id": "pmpt_1"}), "prompt", "leave it out"),
-        (lambda: of_response("x", background_options={"continuation_id": "x"}), "background_options.continuation_id", ""),
+        (lambda: of_response("x", background_options={"x": 1}), "background_options.x", "Unknown"),
     ],
 )  # fmt: skip
 def test_a_fault_names_its_field(make: Callable[[], object], field: str, sentence: str) -> None:
