@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
+from fastapi.routing import APIRoute
 
+from llm_server import wiring
 from llm_server.api import waiting
+from llm_server.api.app import create_app
+from llm_server.api.openai.routes import all_routes
 from llm_server.orchestration.domain.task import TaskRef
 from support import asgi, dialect
 from support.dialect import Document, answered, get, post, refused
 from support.in_process_server import CalledServer
+from support.recording_executor import OnlyInside, RecordingExecutor
 
 HELLO = {"model": "auto", "messages": [{"role": "user", "content": "Say hello."}]}
 
@@ -238,3 +245,57 @@ def test_a_streamed_completion_ends_with_its_usage(server: CalledServer) -> None
     assert chunks[-2]["choices"][0]["finish_reason"] == "stop"
     assert chunks[-1]["usage"]["total_tokens"] == snapshot.task.receipt.tokens_in + snapshot.task.receipt.tokens_out
     assert [c for c in chunks if c["choices"] and "role" in c["choices"][0]["delta"]] == chunks[:1]
+
+
+CALLS: list[tuple[str, str, Document | None, list[str]]] = [
+    ("GET", "models", None, []),
+    ("GET", "models/auto", None, []),
+    ("POST", "chat/completions", HELLO, ["write", "read"]),
+    ("POST", "chat/completions", HELLO | {"stream": True}, ["write", "read"]),
+    ("POST", "responses", {"input": "x"}, ["write", "read"]),
+    ("POST", "responses", {"input": "x", "stream": True}, ["write", "read", "read"]),
+    ("POST", "responses/input_tokens", {"input": "x"}, []),
+    ("GET", "responses/{response_id}", None, ["read"]),
+    ("GET", "responses/{response_id}?stream=true", None, ["read", "read"]),
+    ("GET", "responses/{response_id}/input_items", None, ["read"]),
+    ("POST", "responses/{response_id}/cancel", None, ["write"]),
+    ("DELETE", "responses/{response_id}", None, ["write"]),
+    ("POST", "conversations", {}, ["write"]),
+    ("GET", "conversations/{conversation_id}", None, ["read"]),
+    ("GET", "conversations/{conversation_id}/items", None, ["read"]),
+    ("DELETE", "conversations/{conversation_id}", None, ["write"]),
+]
+"""Each route with a body for it, and how it must run its use cases."""
+
+
+@pytest.mark.parametrize(("method", "path", "body", "kinds"), CALLS)
+def test_each_route_calls_the_store_through_the_executor(
+    server: CalledServer,
+    monkeypatch: pytest.MonkeyPatch,
+    method: str,
+    path: str,
+    body: Document | None,
+    kinds: list[str],
+) -> None:
+    monkeypatch.setattr(waiting, "possible_s", lambda wish_s, scope: 0)
+    run, keyed = RecordingExecutor(), server.with_key()
+    guarded = server.on(OnlyInside(server.store, run), OnlyInside(server.keys, run))
+    app = create_app(guarded.service, wiring.new_id, executor=run, open_without_keys=True)
+    caller = replace(guarded, app=app, headers=keyed.headers)
+    response_id = created(caller)["id"]
+    conversation_id = answered(post(caller, "conversations", {}))["id"]
+    run.kinds.clear()
+    target = path.replace("{response_id}", response_id).replace("{conversation_id}", conversation_id)
+    parts = [] if body is None else [json.dumps(body).encode()]
+    answer = caller.call(method, f"/v1/{target}", headers=asgi.JSON if parts else {}, parts=parts)
+
+    assert answer.status in (200, 504), answer.body
+    assert run.kinds == kinds
+
+
+def test_the_table_has_every_route() -> None:
+    paths = {(method, path.partition("?")[0]) for method, path, *_ in CALLS}
+    listed = {(method, path.replace("models/auto", "models/{model:path}")) for method, path in paths}
+    routes = [route for route in all_routes() if isinstance(route, APIRoute)]
+
+    assert {(method, r.path.removeprefix("/v1/")) for r in routes for method in r.methods} == listed
