@@ -133,6 +133,21 @@ def test_the_fields_of_a_fault_are_named_as_clients_know_them(server: CalledServ
     assert (error["param"], error["message"][:27]) == ("conversation", "conversation names no conve")
 
 
+@pytest.mark.parametrize(
+    ("path", "body", "field"),
+    [
+        ("responses", {"input": " "}, "input"),
+        ("chat/completions", {"model": "auto", "messages": [{"role": "user", "content": " "}]}, "messages"),
+    ],
+)
+def test_a_blank_prompt_is_a_fault_of_the_field_that_has_it(
+    server: CalledServer, path: str, body: dict[str, object], field: str
+) -> None:
+    error = refused(post(server, path, body))
+
+    assert (error["param"], error["message"][:20]) == (field, "The prompt is blank;")
+
+
 def test_waits_are_bounded(server: CalledServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dialect_errors, "MAX_RETRY_AFTER_S", 2)
 

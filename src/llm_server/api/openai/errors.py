@@ -17,6 +17,7 @@ from starlette.types import Scope
 
 from llm_server.api import errors
 from llm_server.api.openai import ids
+from llm_server.api.openai.mount import PREFIX
 from llm_server.orchestration.domain.errors import InvalidInput
 
 MAX_RETRY_AFTER_S = 60
@@ -32,7 +33,7 @@ _TYPES = {
     403: "permission_error",
     429: "rate_limit_error",
 }
-_NAMES = {"previous_task_id": "previous_response_id", "conversation_id": "conversation", "prompt": "input"}
+_NAMES = {"previous_task_id": "previous_response_id", "conversation_id": "conversation"}
 """Fields of a task, by which its checks name faults, and the fields of the dialect that they come from."""
 
 
@@ -61,7 +62,7 @@ def answer_to(scope: Scope, error: Exception) -> Response | None:
         headers = {"x-llm-server-task-id": error.task_id} if error.task_id else {}
         return _answer(error.status_code, error.code, error.detail, error.param, headers, retryable=False)
     if isinstance(error, InvalidInput):
-        error = _renamed(error)
+        error = _renamed(error, scope["path"])
     response = errors.answer_to(scope, error)
     return None if response is None else respelled(response)
 
@@ -102,9 +103,12 @@ def _answer(
     return response
 
 
-def _renamed(error: InvalidInput) -> InvalidInput:
-    """Return the error with the names of the dialect's fields."""
+def _renamed(error: InvalidInput, path: str) -> InvalidInput:
+    """Return the error with the names that the fields have on this path."""
+    if error.field == "prompt":
+        field = "messages" if path.startswith(f"{PREFIX}/chat/") else "input"
+        return InvalidInput(field, str(error), code=error.code)
     known = _NAMES.get(error.field)
     if known is None:
         return error
-    return InvalidInput(known, str(error).replace(error.field, known), within=error.within, code=error.code)
+    return InvalidInput(known, str(error).replace(error.field, known), code=error.code)
