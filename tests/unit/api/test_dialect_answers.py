@@ -230,13 +230,21 @@ def test_a_task_without_an_answer_is_an_error_of_chat_completions(snapshot: Snap
 
 
 def test_headers_tell_task_mode_engine_and_cost() -> None:
-    assert receipt.headers(completed()) == {
+    assert receipt.headers(completed(), NOW_MS) == {
         "x-llm-server-task-id": "t1",
         "x-llm-server-mode": "Chat",
         "x-llm-server-engine": "gpt",
         "x-llm-server-cost-microusd": "300",
     }
-    assert "x-llm-server-cost-microusd" not in receipt.headers(a_snapshot(a_task("t1")))
+
+
+def test_headers_of_an_open_task_say_when_to_read_it_again() -> None:
+    assert receipt.headers(a_snapshot(a_task("t1")), NOW_MS + 7_000) == {
+        "x-llm-server-task-id": "t1",
+        "x-llm-server-mode": "Chat",
+        "Retry-After": "7",
+        "openai-poll-after-ms": "7000",
+    }
 
 
 def test_the_decision_says_what_a_task_waits_for() -> None:

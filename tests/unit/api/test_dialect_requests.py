@@ -134,6 +134,7 @@ def test_functions_and_the_choice_among_them() -> None:
     assert of_a_chat.tool_choice == ToolChoice(mode="required", name="weather")
     assert of_a_response.tool_choice == ToolChoice(mode="none")
     assert of_response("x", tools=[{"type": "function", "name": "a"}]).tools == (Tool(name="a"),)
+    assert of_response("x", tools=[], tool_choice="auto") == NewTask(prompt="x")
 
 
 def test_the_lowest_limit_of_tokens_holds() -> None:

@@ -50,11 +50,11 @@ async def create_completion(
         return response
     if watch:
         await watch.ended(waiting.possible_s(wait_s(run), request.scope))
-    return _completed(await run.read(partial(service.get, task.ref)), model)
+    return _completed(await run.read(partial(service.get, task.ref)), model, service.now_ms())
 
 
-def _completed(snapshot: Snapshot, model: str) -> Response:
+def _completed(snapshot: Snapshot, model: str, now_ms: int) -> Response:
     """Answer with a Completed task. Raises DialectError for any other."""
     if snapshot.task.status is not Status.COMPLETED:
         raise failure(snapshot)
-    return answer(answers.completion(snapshot, model), receipt.headers(snapshot))
+    return answer(answers.completion(snapshot, model), receipt.headers(snapshot, now_ms))

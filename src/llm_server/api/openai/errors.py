@@ -25,7 +25,7 @@ MAX_RETRY_AFTER_S = 60
 NO_RETRY = "x-should-retry"
 """Tells OpenAI's clients whether to repeat a call. Without this header they repeat each 408, 409, 429 and 5xx."""
 
-_STATUSES = {"usd_per_day_spent": 402, "task_final": 400}
+_STATUSES = {"usd_per_day_spent": 402}
 """The statuses of codes that have another one in the dialect."""
 _TYPES = {
     401: "authentication_error",
