@@ -148,6 +148,25 @@ def test_a_blank_prompt_is_a_fault_of_the_field_that_has_it(
     assert (error["param"], error["message"][:20]) == (field, "The prompt is blank;")
 
 
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("responses", HELLO),
+        ("responses", HELLO | {"stream": True}),
+        ("chat/completions", {"model": "auto", "messages": [{"role": "user", "content": "x"}], "stream": True}),
+    ],
+)
+def test_an_accepted_task_is_not_sent_again(server: CalledServer, path: str, body: dict[str, object]) -> None:
+    """The database fails after the task was stored: another call would make another task."""
+    answer = post(server.on(FailingStore(server.store, DOWN, "get")), path, body)
+    task_id = answer.headers["x-llm-server-task-id"]
+
+    assert (answer.status, refused(answer)["code"]) == (503, "storage_unavailable")
+    assert answer.headers["x-should-retry"] == "false"
+    assert refused(answer)["message"].endswith(f"Read it at GET /v1/responses/resp_{task_id}.")
+    assert get(server, f"responses/{task_id}").status == 200
+
+
 def test_waits_are_bounded(server: CalledServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dialect_errors, "MAX_RETRY_AFTER_S", 2)
 

@@ -22,6 +22,7 @@ from llm_server.api.streams import answers
 from llm_server.embedded.executor import OffLoopExecutor
 from llm_server.embedded.streams.hub import Hub
 from llm_server.embedded.watches import Watches
+from llm_server.orchestration.domain.errors import StorageUnavailable
 from llm_server.orchestration.domain.ports.deltas import Delta
 from llm_server.orchestration.domain.snapshot import Snapshot
 from llm_server.orchestration.domain.task import TaskRef
@@ -35,7 +36,7 @@ from support import asgi, dialect
 from support.builders import NOW_MS, a_failure, a_snapshot, a_task, an_output, claimed
 from support.dialect import answered, get, post
 from support.event_streams import Frame, OpenStream, open_stream
-from support.in_process_server import CalledServer
+from support.in_process_server import DOWN, CalledServer
 
 BODY = {"model": "auto", "input": "Say hello.", "background": True, "stream": True}
 
@@ -315,6 +316,22 @@ def test_a_task_that_is_open_again_when_it_is_read_ends_nothing() -> None:
     asyncio.run(telling.events(page(end("failed"))))
 
     assert not telling.is_over
+
+
+def test_what_could_not_be_sent_is_told_to_the_next_reader() -> None:
+    """The database fails when the end is read: the event that breaks the stream off comes before what was not sent."""
+
+    async def fail() -> Snapshot:
+        raise DOWN
+
+    telling = ResponseTelling(Narration(a_snapshot(a_task("t1"))), fail)
+    begun = asyncio.run(telling.events(page(delta("Hel"))))
+    with pytest.raises(StorageUnavailable):
+        asyncio.run(telling.events(page(delta("lo."), end("completed"))))
+    found = dialect.events(begun + telling.end("unanswered"))
+
+    assert dialect.text_of(found) == "Hel"
+    assert found[-1]["response"]["llm_server"]["go_on"]["starting_after"] == found[-2]["sequence_number"]
 
 
 def test_every_reason_ends_a_stream_with_a_terminal_event() -> None:

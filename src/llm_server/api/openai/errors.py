@@ -7,7 +7,8 @@ The sentence is the same, and stands in `error.message`, which OpenAI's clients 
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from http import HTTPStatus
 from typing import Any
 
@@ -18,7 +19,7 @@ from starlette.types import Scope
 from llm_server.api import errors
 from llm_server.api.openai import ids
 from llm_server.api.openai.mount import PREFIX
-from llm_server.orchestration.domain.errors import InvalidInput
+from llm_server.orchestration.domain.errors import InvalidInput, StorageUnavailable
 
 MAX_RETRY_AFTER_S = 60
 """OpenAI's clients sleep for up to 120 s, twice, before they give up."""
@@ -65,6 +66,19 @@ def answer_to(scope: Scope, error: Exception) -> Response | None:
         error = _renamed(error, scope["path"])
     response = errors.answer_to(scope, error)
     return None if response is None else respelled(response)
+
+
+@contextmanager
+def accepted(task_id: str) -> Iterator[None]:
+    """Do what follows the acceptance of a task. If the database fails now, the same call would make another task.
+
+    Raises:
+        DialectError: the database did not answer; it names the response to read later.
+    """
+    try:
+        yield
+    except StorageUnavailable as error:
+        raise DialectError(503, error.code, f"{error} {read_at(task_id)}", task_id=task_id) from error
 
 
 def respelled(response: Response) -> Response:

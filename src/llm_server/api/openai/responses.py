@@ -9,7 +9,7 @@ from fastapi import Query, Request, Response
 
 from llm_server.api import idempotency, waiting
 from llm_server.api.contract import Caller, Run, Service, check_again
-from llm_server.api.openai import calls, ids
+from llm_server.api.openai import calls, errors, ids
 from llm_server.api.openai.answers import items, receipt
 from llm_server.api.openai.answers.narration import Narration
 from llm_server.api.openai.answers.response import response
@@ -46,9 +46,10 @@ async def create_response(
     accepted, watch = await waiting.submit(service, run, caller, new, key, waits=waits)
     if watch:
         await watch.ended(waiting.possible_s(wait_s(run), request.scope))
-    snapshot = await run.read(partial(service.get, accepted.task.ref))
-    if new.stream:
-        return await _stream(snapshot, request, run, service, after=-1)
+    with errors.accepted(accepted.task.task_id):
+        snapshot = await run.read(partial(service.get, accepted.task.ref))
+        if new.stream:
+            return await _stream(snapshot, request, run, service, after=-1)
     return _answer(snapshot, service)
 
 

@@ -46,8 +46,9 @@ class ResponseTelling:
         return b""
 
     async def events(self, page: EventPage) -> bytes:
+        snapshot = await self._read() if may_be_final(page) else None  # first: what is told and not sent would be lost
         told = [*self._narration.tell(page.events)]
-        if may_be_final(page) and (snapshot := await self._read()).task.status.is_final:
+        if snapshot is not None and snapshot.task.status.is_final:
             told += self._narration.end(snapshot)
             return b"".join([*(self._new(document) for document in told[:-1]), _event(told[-1])])
         return b"".join(self._new(document) for document in told)
