@@ -134,6 +134,7 @@ def test_functions_and_the_choice_among_them() -> None:
     assert of_a_chat.tool_choice == ToolChoice(mode="required", name="weather")
     assert of_a_response.tool_choice == ToolChoice(mode="none")
     assert of_response("x", tools=[{"type": "function", "name": "a"}]).tools == (Tool(name="a"),)
+    assert of_response("x", tools=[], tool_choice="auto") == NewTask(prompt="x")
 
 
 def test_the_lowest_limit_of_tokens_holds() -> None:
@@ -229,7 +230,7 @@ def test_schemas_of_both_forms() -> None:
         (lambda: of_response("x", previous_response_id="a#b"), "previous_response_id", "is not the id"),
         (lambda: of_response("x", previous_response_id="a", conversation="b"), "conversation", "send one of them"),
         (lambda: of_response("x", prompt={"id": "pmpt_1"}), "prompt", "leave it out"),
-        (lambda: of_response("x", background_options={"continuation_id": "x"}), "background_options.continuation_id", ""),
+        (lambda: of_response("x", background_options={"x": 1}), "background_options.x", "Unknown"),
     ],
 )  # fmt: skip
 def test_a_fault_names_its_field(make: Callable[[], object], field: str, sentence: str) -> None:

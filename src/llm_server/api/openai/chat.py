@@ -8,7 +8,7 @@ from fastapi import Request, Response
 
 from llm_server.api import idempotency, waiting
 from llm_server.api.contract import Caller, Run, Service, check_again
-from llm_server.api.openai import calls, repeating
+from llm_server.api.openai import calls, errors, repeating
 from llm_server.api.openai.answers import chat as answers
 from llm_server.api.openai.answers import receipt
 from llm_server.api.openai.answers.failure import failure
@@ -45,16 +45,19 @@ async def create_completion(
         feed = run.follow(lambda number: service.events(task.ref, after=number), task.ref, 0)
         telling = ChatTelling(task.task_id, chunks, partial(run.read, partial(service.get, task.ref)))
         check = partial(check_again, request)
-        response = await told(feed, telling, request.scope, lasts=run.streams, check_caller=check)
+        with errors.accepted(task.task_id):
+            response = await told(feed, telling, request.scope, lasts=run.streams, check_caller=check)
         response.headers["x-llm-server-task-id"] = task.task_id
         return response
     if watch:
         await watch.ended(waiting.possible_s(wait_s(run), request.scope))
-    return _completed(await run.read(partial(service.get, task.ref)), model)
+    with errors.accepted(task.task_id):
+        snapshot = await run.read(partial(service.get, task.ref))
+    return _completed(snapshot, model, service.now_ms())
 
 
-def _completed(snapshot: Snapshot, model: str) -> Response:
+def _completed(snapshot: Snapshot, model: str, now_ms: int) -> Response:
     """Answer with a Completed task. Raises DialectError for any other."""
     if snapshot.task.status is not Status.COMPLETED:
         raise failure(snapshot)
-    return answer(answers.completion(snapshot, model), receipt.headers(snapshot))
+    return answer(answers.completion(snapshot, model), receipt.headers(snapshot, now_ms))

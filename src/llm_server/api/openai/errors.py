@@ -7,7 +7,8 @@ The sentence is the same, and stands in `error.message`, which OpenAI's clients 
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from http import HTTPStatus
 from typing import Any
 
@@ -17,14 +18,15 @@ from starlette.types import Scope
 
 from llm_server.api import errors
 from llm_server.api.openai import ids
-from llm_server.orchestration.domain.errors import InvalidInput
+from llm_server.api.openai.mount import PREFIX
+from llm_server.orchestration.domain.errors import InvalidInput, StorageUnavailable
 
 MAX_RETRY_AFTER_S = 60
 """OpenAI's clients sleep for up to 120 s, twice, before they give up."""
 NO_RETRY = "x-should-retry"
 """Tells OpenAI's clients whether to repeat a call. Without this header they repeat each 408, 409, 429 and 5xx."""
 
-_STATUSES = {"usd_per_day_spent": 402, "task_final": 400}
+_STATUSES = {"usd_per_day_spent": 402}
 """The statuses of codes that have another one in the dialect."""
 _TYPES = {
     401: "authentication_error",
@@ -32,7 +34,7 @@ _TYPES = {
     403: "permission_error",
     429: "rate_limit_error",
 }
-_NAMES = {"previous_task_id": "previous_response_id", "conversation_id": "conversation", "prompt": "input"}
+_NAMES = {"previous_task_id": "previous_response_id", "conversation_id": "conversation"}
 """Fields of a task, by which its checks name faults, and the fields of the dialect that they come from."""
 
 
@@ -61,9 +63,22 @@ def answer_to(scope: Scope, error: Exception) -> Response | None:
         headers = {"x-llm-server-task-id": error.task_id} if error.task_id else {}
         return _answer(error.status_code, error.code, error.detail, error.param, headers, retryable=False)
     if isinstance(error, InvalidInput):
-        error = _renamed(error)
+        error = _renamed(error, scope["path"])
     response = errors.answer_to(scope, error)
     return None if response is None else respelled(response)
+
+
+@contextmanager
+def accepted(task_id: str) -> Iterator[None]:
+    """Do what follows the acceptance of a task. If the database fails now, the same call would make another task.
+
+    Raises:
+        DialectError: the database did not answer; it names the response to read later.
+    """
+    try:
+        yield
+    except StorageUnavailable as error:
+        raise DialectError(503, error.code, f"{error} {read_at(task_id)}", task_id=task_id) from error
 
 
 def respelled(response: Response) -> Response:
@@ -102,9 +117,12 @@ def _answer(
     return response
 
 
-def _renamed(error: InvalidInput) -> InvalidInput:
-    """Return the error with the names of the dialect's fields."""
+def _renamed(error: InvalidInput, path: str) -> InvalidInput:
+    """Return the error with the names that the fields have on this path."""
+    if error.field == "prompt":
+        field = "messages" if path.startswith(f"{PREFIX}/chat/") else "input"
+        return InvalidInput(field, str(error), code=error.code)
     known = _NAMES.get(error.field)
     if known is None:
         return error
-    return InvalidInput(known, str(error).replace(error.field, known), within=error.within, code=error.code)
+    return InvalidInput(known, str(error).replace(error.field, known), code=error.code)

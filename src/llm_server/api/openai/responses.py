@@ -9,7 +9,7 @@ from fastapi import Query, Request, Response
 
 from llm_server.api import idempotency, waiting
 from llm_server.api.contract import Caller, Run, Service, check_again
-from llm_server.api.openai import calls, ids, repeating
+from llm_server.api.openai import calls, errors, ids, repeating
 from llm_server.api.openai.answers import items, receipt
 from llm_server.api.openai.answers.narration import Narration
 from llm_server.api.openai.answers.response import response
@@ -20,8 +20,10 @@ from llm_server.api.openai.requests.target import target
 from llm_server.api.openai.state import cancelled, sequence_number
 from llm_server.api.openai.telling import ResponseTelling
 from llm_server.api.streams.answers import told
+from llm_server.orchestration import service as core
 from llm_server.orchestration.domain.snapshot import Snapshot
 from llm_server.orchestration.domain.task import TaskRef
+from llm_server.orchestration.quotes.quote import Quote
 
 router = calls.router()
 StartingAfter = Annotated[str | None, Query()]
@@ -44,10 +46,11 @@ async def create_response(
     accepted, watch = await waiting.submit(service, run, caller, new, once, waits=waits)
     if watch:
         await watch.ended(waiting.possible_s(wait_s(run), request.scope))
-    snapshot = await run.read(partial(service.get, accepted.task.ref))
-    if new.stream:
-        return await _stream(snapshot, request, run, service, after=-1)
-    return _answer(snapshot)
+    with errors.accepted(accepted.task.task_id):
+        snapshot = await run.read(partial(service.get, accepted.task.ref))
+        if new.stream:
+            return await _stream(snapshot, request, run, service, after=-1)
+    return _answer(snapshot, service)
 
 
 @router.post("/responses/input_tokens")
@@ -73,13 +76,13 @@ async def get_response(
     if stream:
         return await _stream(snapshot, request, run, service, after=after)
     quote = await run.read(partial(service.quote_of_plan, snapshot)) if snapshot.task.awaits_approval else None
-    return answer(response(snapshot, quote=quote), receipt.headers(snapshot))
+    return _answer(snapshot, service, quote)
 
 
 @router.post("/responses/{response_id}/cancel")
 async def cancel_response(ref: Ref, run: Run, service: Service) -> Response:
     """Cancel a task that is not final. Cancelling it again has no further effect."""
-    return _answer(await run.write(partial(cancelled, service, ref)))
+    return _answer(await run.write(partial(cancelled, service, ref)), service)
 
 
 @router.delete("/responses/{response_id}")
@@ -105,8 +108,8 @@ async def list_input_items(
     return answer(items.page(found, after=after, limit=limit, newest_first=order == "desc"))
 
 
-def _answer(snapshot: Snapshot) -> Response:
-    return answer(response(snapshot), receipt.headers(snapshot))
+def _answer(snapshot: Snapshot, service: core.Service, quote: Quote | None = None) -> Response:
+    return answer(response(snapshot, quote=quote), receipt.headers(snapshot, service.now_ms()))
 
 
 async def _stream(snapshot: Snapshot, request: Request, run: Run, service: Service, *, after: int) -> Response:

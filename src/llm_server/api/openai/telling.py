@@ -10,7 +10,7 @@ import msgspec
 from llm_server.api.openai import errors
 from llm_server.api.openai.answers.chat import Chunks
 from llm_server.api.openai.answers.failure import failure
-from llm_server.api.openai.answers.narration import ENDS, Narration
+from llm_server.api.openai.answers.narration import ENDS, BreakOff, Narration
 from llm_server.api.streams.answers import Reason
 from llm_server.orchestration.domain.snapshot import Snapshot
 from llm_server.orchestration.domain.status import Status
@@ -46,8 +46,9 @@ class ResponseTelling:
         return b""
 
     async def events(self, page: EventPage) -> bytes:
+        snapshot = await self._read() if may_be_final(page) else None  # first: what is told and not sent would be lost
         told = [*self._narration.tell(page.events)]
-        if may_be_final(page) and (snapshot := await self._read()).task.status.is_final:
+        if snapshot is not None and snapshot.task.status.is_final:
             told += self._narration.end(snapshot)
             return b"".join([*(self._new(document) for document in told[:-1]), _event(told[-1])])
         return b"".join(self._new(document) for document in told)
@@ -59,8 +60,8 @@ class ResponseTelling:
         if reason == "deleted":
             return _event(self._narration.deleted())
         begun = b"".join(self._new(document) for document in self._narration.tell(()))
-        cut = self._narration.broken_off("stream_time_limit" if reason == "time" else "stream_interrupted")
-        return begun + _event(cut)
+        why: BreakOff = "stream_time_limit" if reason == "time" else "stream_interrupted"
+        return begun + _event(self._narration.broken_off(why, after=self._after))
 
     def _new(self, document: dict[str, Any]) -> bytes:
         return _event(document) if document["sequence_number"] > self._after else b""

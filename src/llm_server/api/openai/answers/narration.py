@@ -75,15 +75,15 @@ class Narration:
         ended = response(snapshot, message_id=ids.message(self._task_id, max(self._messages, 1)))
         yield self._of("response.incomplete" if snapshot.is_truncated else "response.completed", response=ended)
 
-    def broken_off(self, reason: BreakOff) -> Document:
-        """Return the event that ends a stream while its task goes on.
+    def broken_off(self, reason: BreakOff, *, after: int = -1) -> Document:
+        """Return the event that ends a stream while its task goes on. The reader has the events up to `after`.
 
         It has the number of the event before it, so a reader that goes on after that number misses nothing.
         """
         self.is_over = True
-        number = max(self._last, 0)
+        number = max(self._last, after, 0)
         told = begun(self._begin, "incomplete") | {"incomplete_details": {"reason": reason}}
-        goes_on = {"response_id": ids.response(self._task_id), "starting_after": self._last}
+        goes_on = {"response_id": ids.response(self._task_id), "starting_after": number}
         told["llm_server"] = {"task_id": self._task_id, "go_on": goes_on}
         return {"type": "response.incomplete", "sequence_number": number, "response": told}
 

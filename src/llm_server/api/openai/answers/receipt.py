@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from llm_server.api import views
+from llm_server.api.waiting import retry_after_s
 from llm_server.orchestration.domain.snapshot import Snapshot
 from llm_server.orchestration.domain.status import Status
 from llm_server.orchestration.quotes.quote import Quote
@@ -63,14 +64,17 @@ def decision(snapshot: Snapshot, quote: Quote | None = None) -> Document:
     }
 
 
-def headers(snapshot: Snapshot) -> dict[str, str]:
-    """Return the headers of an answer about a task."""
+def headers(snapshot: Snapshot, now_ms: int) -> dict[str, str]:
+    """Return the headers of an answer about a task. One that is not final says when to read it again."""
     task = snapshot.task
     found = {"x-llm-server-task-id": task.task_id, "x-llm-server-mode": task.mode.value}
     if task.engine is not None:
         found["x-llm-server-engine"] = task.engine
     if task.status.is_final:
         found["x-llm-server-cost-microusd"] = str(task.receipt.cost_microusd)
+    else:
+        wait_s = retry_after_s(task, now_ms)
+        found |= {"Retry-After": str(wait_s), "openai-poll-after-ms": str(wait_s * 1000)}
     if task.demonstration:
         found["LLM-Server-Demonstration"] = "true"
     return found

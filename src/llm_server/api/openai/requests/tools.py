@@ -32,10 +32,13 @@ def of_responses(body: Part) -> tuple[Tool, ...]:
 
 
 def choice(body: Part, *, within: str = "") -> ToolChoice | None:
-    """Read `tool_choice`; `within` is the field that has the name of the function. Raises InvalidInput."""
+    """Read `tool_choice`; `within` is the field that has the name of the function. Without tools there is no choice.
+
+    Raises InvalidInput.
+    """
     if isinstance(body.value("tool_choice"), str):
         mode = body.choice("tool_choice", _CHOICES)
-        return ToolChoice(mode=mode)  # type: ignore[arg-type]  # one of the choices
+        return ToolChoice(mode=mode) if body.value("tools") else None  # type: ignore[arg-type]  # one of the choices
     chosen = body.part("tool_choice")
     if chosen is None:
         return None
