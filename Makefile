@@ -16,7 +16,7 @@ EACH := --numprocesses auto --dist loadfile # one process for each core; the tes
 USED_MODEL := $(if $(filter command,$(origin MODEL)),$(MODEL))
 NO_DEMONSTRATION := The demonstration model cannot be installed here, so the embedded engine answers.
 
-.PHONY: run help test demonstration attack mutants train check format lint types contracts bench build deploy deploy-smoke aws-local openapi docs dist lock clean
+.PHONY: run help test test-clients demonstration attack mutants train check format lint types contracts bench build deploy deploy-smoke aws-local openapi docs dist lock clean
 
 run: $(VENV)/.run $(if $(filter-out 0,$(LOCAL))$(USED_MODEL),$(VENV)/.local) ## Serve http://localhost:8000; MODEL=name downloads a model and restarts with it; LOCAL=0 uses no demonstration model
 ifneq ($(USED_MODEL),)
@@ -38,6 +38,9 @@ test: $(VENV)/.dev ## Run all tests; needs no account and no Docker
 	$(PYTEST) $(EACH) --ignore=tests/training --ignore=tests/faults --cov --cov-report= $(ARGS)
 	$(BIN)/coverage report --include='src/llm_server/orchestration/**/*' --fail-under=95
 	$(BIN)/coverage report --include='src/llm_server/storage/**/*' --fail-under=95
+
+test-clients: $(VENV)/.dev $(VENV)/.sdks ## Test unmodified clients of other projects: OpenAI's libraries, LangChain, llm, LangGraph
+	$(PYTEST) tests/clients -m clients $(ARGS)
 
 demonstration: $(VENV)/.dev $(VENV)/.demonstration ## Test the demonstration model and the README's examples with it
 	$(PYTEST) tests/demonstration -m demonstration $(ARGS)
@@ -108,6 +111,7 @@ lock: $(VENV)/.dev ## Pin the latest versions of all requirements
 	$(COMPILE) --upgrade requirements/sam.in -o requirements/sam.txt
 	$(COMPILE) --upgrade requirements/clients.in -o requirements/clients.txt
 	$(NPM) install --prefix requirements/npm --package-lock-only --omit-lockfile-registry-resolved --no-fund --no-audit
+	$(COMPILE) --upgrade requirements/sdks.in -o requirements/sdks.txt
 	$(COMPILE) --upgrade requirements/docs.in -o requirements/docs.txt
 	$(COMPILE) --upgrade requirements/hosting.in -o requirements/hosting.txt
 	$(COMPILE) --upgrade requirements/arq.in -o requirements/arq.txt
@@ -157,4 +161,10 @@ $(VENV)/.dev: $(VENV)/.run requirements/dev.txt requirements/ministack.txt requi
 	@$(INSTALL) --python $(VENV)/clients/bin/python -r requirements/clients.txt
 	@cp requirements/npm/package.json requirements/npm/package-lock.json $(VENV)/clients
 	@$(NPM) ci --prefix $(VENV)/clients --ignore-scripts --no-fund --no-audit --silent
+	@touch $@
+
+$(VENV)/.sdks: $(VENV)/.dev requirements/sdks.txt
+	@echo "Setting up .venv for clients of other projects ..."
+	@$(UV) venv --quiet --clear --python $(BIN)/python $(VENV)/sdks
+	@$(INSTALL) --python $(VENV)/sdks/bin/python -r requirements/sdks.txt
 	@touch $@

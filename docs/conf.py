@@ -35,6 +35,7 @@ NAVIGATION = {
         "docs/streams",
         "docs/plans",
         "docs/api",
+        "docs/openai",
         "docs/keys",
         "examples/*",
     ],

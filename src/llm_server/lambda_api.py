@@ -51,7 +51,8 @@ class _Handler(Mangum):
             adapter = self.infer(request, context)
             cycle = HTTPCycle(adapter.scope, adapter.body)
         except Base64Error:
-            return _refuse_body({name.lower(): value for name, value in request["headers"].items()})
+            path = request.get("rawPath") or request.get("path") or ""
+            return _refuse_body({name.lower(): value for name, value in request["headers"].items()}, path)
         except _NOT_A_REQUEST:
             _log.info("event ignored", extra={"event_keys": sorted(event) if isinstance(event, dict) else []})
             return {"ignored": "The event is not an HTTP request of API Gateway."}
@@ -70,11 +71,11 @@ def _without_nulls(event: Any) -> dict[str, Any]:
     return {"headers": {}} | given | {"requestContext": context}
 
 
-def _refuse_body(headers: Mapping[str, str]) -> dict[str, Any]:
-    """Answer 400 in the form of the app's own errors; `headers` are the request's, with names in lower case."""
+def _refuse_body(headers: Mapping[str, str], path: str) -> dict[str, Any]:
+    """Answer 400 in the form that errors have on this path; `headers` are the request's, with names in lower case."""
     request_id = edge.id_of(headers.get("x-request-id", ""), wiring.new_id)
     detail = "The body is not valid base64, although the event is marked as base64-encoded."
-    answer = errors.answer("body_not_base64", detail, request_id=request_id)
+    answer = edge.in_form_of(path, errors.answer("body_not_base64", detail, request_id=request_id))
     edge.name_answer(answer.headers, request_id)
     return {"statusCode": 400, "headers": dict(answer.headers), "body": bytes(answer.body).decode()}
 

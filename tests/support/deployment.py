@@ -69,10 +69,11 @@ class Deployment:
         return answer | {"json": json.loads(answer["body"]) if is_json else None}
 
     def ask(self, method: str, path: str, body: object = None, **headers: str) -> Any:
-        """Call the API with the API key of the events, as API Gateway does."""
+        """Call the API with the API key of the events, as API Gateway does. A path below /v1 is one of the dialect."""
         event = an_event("api-v2-post-task")
         path, _, event["rawQueryString"] = path.partition("?")
-        event["rawPath"] = event["requestContext"]["http"]["path"] = f"/api/v1{path}"
+        path = path if path.startswith("/v1/") else f"/api/v1{path}"
+        event["rawPath"] = event["requestContext"]["http"]["path"] = path
         event["requestContext"]["http"]["method"] = method
         event["headers"] |= {name.replace("_", "-"): value for name, value in headers.items()}
         return self.call(event | {"body": json.dumps(body) if body else None, "isBase64Encoded": False})

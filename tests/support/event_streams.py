@@ -80,16 +80,19 @@ class OpenStream:
 
 @asynccontextmanager
 async def open_stream(
-    app: ASGIApp, path: str, headers: Mapping[str, str] | None = None, *, method: str = "GET"
+    app: ASGIApp, path: str, headers: Mapping[str, str] | None = None, *, method: str = "GET", body: bytes = b""
 ) -> AsyncIterator[OpenStream]:
-    """Open a stream for the block; after it, the reader disconnects, and the app must let go."""
-    target, _, query = path.partition("?")
+    """Open a stream for the block; after it, the reader disconnects, and the app must let go.
+
+    The path is below /api/v1 unless it begins with `/`.
+    """
+    target, _, query = (path if path.startswith("/") else f"/api/v1/{path}").partition("?")
     sent = {"accept": "text/event-stream", "host": "localhost", **(headers or {})}
     scope = {
         "type": "http",
         "method": method,
-        "path": f"/api/v1/{target}",
-        "raw_path": f"/api/v1/{target}".encode(),
+        "path": target,
+        "raw_path": target.encode(),
         "root_path": "",
         "query_string": query.encode(),
         "headers": [(name.lower().encode(), value.encode()) for name, value in sent.items()],
@@ -101,7 +104,7 @@ async def open_stream(
         nonlocal is_asked
         if not is_asked:
             is_asked = True
-            return {"type": "http.request", "body": b"", "more_body": False}
+            return {"type": "http.request", "body": body, "more_body": False}
         await left.wait()
         return {"type": "http.disconnect"}
 

@@ -63,6 +63,20 @@ whole = script["body"].encode() == docs._asset("swagger-ui-bundle.js").content
 print(json.dumps({"read_at_start": read_at_start, "page": page, "whole": whole,
                   "headers": script["headers"], "packed": script["isBase64Encoded"]}))
 """
+DIALECT = """
+def modules():
+    return sorted(name for name in sys.modules if name.startswith("llm_server.api.openai."))
+
+at_start, models, at_the_end = modules(), answer("GET", "/v1/models"), modules()
+print(json.dumps([at_start, models["statusCode"], len(at_the_end) > 10]))
+"""
+BROKEN_BODY = """
+http = {"method": "POST", "path": "/v1/responses", "protocol": "HTTP/1.1", "sourceIp": "127.0.0.1"}
+event = {"version": "2.0", "rawPath": "/v1/responses", "rawQueryString": "", "requestContext": {"http": http},
+         "headers": {"host": "x"}, "body": "a", "isBase64Encoded": True}
+got = handler(event, types.SimpleNamespace(aws_request_id="r1"))
+print(json.dumps([got["statusCode"], sorted(json.loads(got["body"])), got["headers"]["x-should-retry"]]))
+"""
 IGNORED = """
 import logging
 logging.basicConfig(stream=sys.stderr, level="INFO", format="%(message)s")
@@ -125,6 +139,15 @@ def _run(script: str, given: object) -> subprocess.CompletedProcess[str]:
 def test_the_api_function_does_not_import_pydantic_v1() -> None:
     """Importing it would take 6 % of a cold start; requests are validated and answered without it."""
     assert ran(ASKED) == [[200, 422], []]
+
+
+def test_the_dialect_is_imported_with_its_first_call() -> None:
+    """A function that is never asked in the dialect does not pay for it at its cold start."""
+    assert ran(DIALECT) == [["llm_server.api.openai.mount"], 200, True]
+
+
+def test_a_body_that_is_not_base64_is_refused_in_the_form_of_its_path() -> None:
+    assert ran(BROKEN_BODY) == [400, ["detail", "error"], "false"]
 
 
 @pytest.fixture(scope="module")

@@ -16,6 +16,7 @@ from llm_server.api.auth import Gate
 from llm_server.api.contract import PREFIX
 from llm_server.api.edge import Edge
 from llm_server.api.executor import Executor
+from llm_server.api.openai.mount import Dialect
 from llm_server.api.routes import conversations, docs, keys, server, task_changes, task_events, tasks
 from llm_server.orchestration.service import Service
 from llm_server.orchestration.tasks.messages.images import MAX_BYTES_TOGETHER
@@ -100,4 +101,5 @@ def create_app(
         docs.router,
     ):
         app.add(router)
+    app.router.routes.append(Dialect())
     return app

@@ -12,9 +12,11 @@ from collections.abc import Callable, Iterator
 
 from starlette.datastructures import MutableHeaders
 from starlette.requests import ClientDisconnect
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from llm_server.api import errors
+from llm_server.api.openai.mount import is_dialect
 from llm_server.orchestration.domain.errors import StorageUnavailable
 
 _log = logging.getLogger(__name__)
@@ -83,26 +85,48 @@ class Edge:
 
         app = self._app
         if REFUSAL in scope:
-            app = errors.answer(*scope[REFUSAL], request_id=request_id)
+            app = _error(scope, *scope[REFUSAL])
         elif _CONTROL.search(scope["path"]):
-            app = errors.answer("path_not_found", errors.NO_SUCH_PATH, request_id=request_id)
+            app = _error(scope, "path_not_found", errors.NO_SUCH_PATH)
         try:
             await app(scope, receive, send_named)
         except asyncio.CancelledError:  # by uvicorn, some seconds after the stop began
             if not started:
-                code = StorageUnavailable.code
-                await errors.answer(code, errors.STOPPING, request_id=request_id)(scope, receive, send_named)
+                await _error(scope, StorageUnavailable.code, errors.STOPPING)(scope, receive, send_named)
         except ClientDisconnect:
             _log.debug("the caller disconnected", extra={"request_id": request_id})
         except Exception as error:  # the caller gets a response
             scope["method"] = "HEAD" if is_head else scope["method"]
-            response = None if started else errors.answer_to(scope, error)
+            response = None if started else _answer_to(scope, error)
             if response is None:  # the log gets the reason
                 _log.exception("request failed", extra={"request_id": request_id, "path": scope["path"]})
-                response = errors.answer("internal_error", errors.INTERNAL, request_id=request_id)
+                response = _error(scope, "internal_error", errors.INTERNAL)
             if started:
                 raise
             await response(scope, receive, send_named)
+
+
+def _error(scope: Scope, code: str, detail: str) -> Response:
+    """Return an error in the form that its path has."""
+    return in_form_of(scope["path"], errors.answer(code, detail, request_id=scope[errors.REQUEST_ID]))
+
+
+def in_form_of(path: str, response: Response) -> Response:
+    """Return the response to an error in the form that errors have on a path."""
+    if not is_dialect(path):
+        return response
+    from llm_server.api.openai.errors import respelled  # most functions never need it
+
+    return respelled(response)
+
+
+def _answer_to(scope: Scope, error: Exception) -> Response | None:
+    """Return the answer to what a call raised, in the form that its path has; None if only a bug can have caused it."""
+    if not is_dialect(scope["path"]):
+        return errors.answer_to(scope, error)
+    from llm_server.api.openai.errors import answer_to
+
+    return answer_to(scope, error)
 
 
 def _request_id(scope: Scope) -> str:

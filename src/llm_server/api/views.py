@@ -75,7 +75,7 @@ def detail(snapshot: Snapshot, quote: Quote | None = None) -> TaskDetail:
         complexity=request.complexity,
         reasons=list(request.reasons),
         plan=_plan(snapshot),
-        quote=None if quote is None else _quote(quote),
+        quote=None if quote is None else quote_view(quote),
         demonstration=snapshot.task.demonstration,
         priority=snapshot.task.priority,
         stream=request.stream,
@@ -105,6 +105,10 @@ def stream_event(event: Event) -> EventDocument:
     )
 
 
+def receipt(task: Task) -> ReceiptView:
+    return ReceiptView(**_fields(task.receipt, _RECEIPT))
+
+
 def page(page: Page) -> TaskPage:
     return TaskPage(tasks=[TaskSummary(**_state(t)) for t in page.tasks], next_page_token=page.next_token)
 
@@ -125,7 +129,7 @@ def _limits(snapshot: Snapshot) -> TaskLimits:
     return TaskLimits(**limits | {"sources": _sources(snapshot.allowed_engines.sources)})
 
 
-def _quote(quote: Quote) -> QuoteView:
+def quote_view(quote: Quote) -> QuoteView:
     expected, cost, time = quote.expected, quote.expected.microusd, quote.expected.seconds
     return QuoteView(
         ceiling_microusd=quote.ceiling_microusd,
@@ -147,7 +151,7 @@ def decision(quoted: Quoted) -> DecisionView:
         engine=decision.engine,
         sources=_sources(decision.sources),
         triage=None if triage is None else TriageQuoteView(**_fields(triage, _TRIAGE)),
-        quote=_quote(quoted.quote),
+        quote=quote_view(quoted.quote),
         complexity=a.complexity,
         multi_step=a.multi_step,
         confidence=a.confidence,
@@ -238,7 +242,7 @@ def _state(task: Task) -> dict[str, Any]:
         "role": task.role,
         "profile": task.profile,
         "engine": task.engine,
-        "receipt": ReceiptView(**_fields(task.receipt, _RECEIPT)),
+        "receipt": receipt(task),
         "created_at": _time(task.created_ms),
         "updated_at": _time(task.updated_ms),
         "finished_at": _time_or_none(task.finished_ms),

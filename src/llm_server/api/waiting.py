@@ -1,18 +1,42 @@
-"""`Prefer: wait=N` (RFC 7240): hold the response until a task is final."""
+"""Submits a task, and holds the response until it is final, as `Prefer: wait=N` (RFC 7240) asks for."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from llm_server.orchestration.access.repeats import Repeatable
+from llm_server.orchestration.domain.api_key import Caller
 from llm_server.orchestration.domain.task import Task
+from llm_server.orchestration.domain.turns import Line
+from llm_server.orchestration.service import Service
+from llm_server.orchestration.tasks.intake import Accepted
+from llm_server.orchestration.tasks.new_task import NewTask
+
+if TYPE_CHECKING:
+    from llm_server.api.executor import Executor, Watch
 
 MAX_WAIT_S = 25
 ANSWERING_S = 3
 """Seconds of a Lambda invocation that are reserved for reading the task once more and responding."""
 MAX_RETRY_S = 30
 _WAIT = re.compile(r"(?:^|,)\s*wait\s*=\s*\"?([0-9]{1,9})\"?\s*(?:[,;]|$)", re.IGNORECASE)
+
+
+async def submit(
+    service: Service, run: Executor, caller: Caller, new: NewTask, once: str | Repeatable | None, *, waits: bool
+) -> tuple[Accepted, Watch | None]:
+    """Submit a task, as `Service.submit_once`. If the caller waits and the task is not final, return its watch, too.
+
+    Raises the errors of `Service.submit_once`.
+    """
+
+    def accept() -> tuple[Accepted, Watch | None]:
+        accepted = service.submit_once(caller.tenant, new, once, payer=caller.payer)
+        return accepted, run.watch(accepted.task.ref) if waits and not accepted.task.status.is_final else None
+
+    return await run.write(accept, Line(caller.tenant, new.priority))
 
 
 def wished_s(prefer: str) -> int:

@@ -12,6 +12,7 @@ from msgspec.structs import replace
 
 from llm_server.orchestration.access.key_creation import KeyCreation
 from llm_server.orchestration.access.keyring import Keyring
+from llm_server.orchestration.access.repeats import Repeatable
 from llm_server.orchestration.dispatch.fleet import EngineNow, Fleet
 from llm_server.orchestration.domain.api_key import Caller, KeyLimits, KeyUse, Payer
 from llm_server.orchestration.domain.counters import Counters, day_of, summarise
@@ -133,14 +134,18 @@ class Service:
         """
         return self._intake.submit(tenant, new, payer=payer)
 
-    def submit_once(self, tenant: str, new: NewTask, key: str | None, *, payer: Payer | None = None) -> Accepted:
-        """Submit a task, but only once within 24 hours for an Idempotency-Key.
+    def submit_once(
+        self, tenant: str, new: NewTask, once: str | Repeatable | None, *, payer: Payer | None = None
+    ) -> Accepted:
+        """Submit a task, but only once within 24 hours for an Idempotency-Key, and for a POST and its repeats.
 
-        Raises the errors of `Intake.submit_once`.
+        Raises the errors of `Intake.submit_once` and `Intake.submit_repeatable`.
         """
-        if key is None:
+        if once is None:
             return Accepted(task=self.submit(tenant, new, payer=payer))
-        return self._intake.submit_once(tenant, new, key, payer=payer)
+        if isinstance(once, Repeatable):
+            return self._intake.submit_repeatable(tenant, new, once, payer=payer)
+        return self._intake.submit_once(tenant, new, once, payer=payer)
 
     def get(self, ref: TaskRef) -> Snapshot:
         """Read a task. Raises TaskNotFound."""

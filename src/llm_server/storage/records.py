@@ -19,6 +19,7 @@ from llm_server.orchestration.domain.engines.message import ToolCall
 from llm_server.orchestration.domain.engines.state import EngineState, EngineSwitch
 from llm_server.orchestration.domain.errors import RecordUnreadable
 from llm_server.orchestration.domain.output import Output, OutputKey, OutputKind, Review
+from llm_server.orchestration.domain.ports.repeats import Original
 from llm_server.orchestration.domain.ports.tasks import IdempotencyBinding
 from llm_server.orchestration.domain.receipt import Attempt
 from llm_server.orchestration.domain.snapshot import Request
@@ -86,10 +87,11 @@ _ENGINE_SWITCH = msgspec.json.Decoder(EngineSwitch)
 _KEY = msgspec.json.Decoder(Key)
 _CONVERSATION = msgspec.json.Decoder(Conversation)
 _IDEMPOTENCY_BINDING = msgspec.json.Decoder(IdempotencyBinding)
+_ORIGINAL = msgspec.json.Decoder(Original)
 
 
 def encode(
-    record: Task | Request | Output | EngineState | EngineSwitch | Key | IdempotencyBinding | Conversation,
+    record: Task | Request | Output | EngineState | EngineSwitch | Key | IdempotencyBinding | Original | Conversation,
 ) -> str:
     """Return a record as JSON.
 
@@ -155,6 +157,10 @@ def engine_switch(body: str) -> EngineSwitch:
 
 def api_key(body: str) -> Key:
     return _decoded(_KEY, body)
+
+
+def original(body: str) -> Original:
+    return _decoded(_ORIGINAL, body)
 
 
 def idempotency_binding(body: str) -> IdempotencyBinding:

@@ -22,11 +22,9 @@ from llm_server.api.contract import (
     keyed_router,
     problems,
 )
-from llm_server.api.executor import Watch
 from llm_server.api.freshness import matches
 from llm_server.api.schemas import new_task, tasks
 from llm_server.orchestration.domain.snapshot import Snapshot
-from llm_server.orchestration.domain.turns import Line
 from llm_server.orchestration.tasks.intake import Accepted
 
 LOCATION_DOCS = ("The path of the task.", "/api/v1/tasks/01a205c3-cd94-748c-a7f0-50965914d0b5")
@@ -123,13 +121,7 @@ async def create_task(
             views.decision(await run.read(partial(service.quote, caller.tenant, new.to_domain(), payer=caller.payer)))
         )
     wait_s = waiting.wished_s(",".join(prefer or ()))
-
-    def submit() -> tuple[Accepted, Watch | None]:
-        accepted = service.submit_once(caller.tenant, new.to_domain(), key, payer=caller.payer)
-        waits = wait_s > 0 and not accepted.task.status.is_final
-        return accepted, run.watch(accepted.task.ref) if waits else None
-
-    accepted, watch = await run.write(submit, Line(caller.tenant, new.priority))
+    accepted, watch = await waiting.submit(service, run, caller, new.to_domain(), key, waits=wait_s > 0)
     ended = await watch.ended(waiting.possible_s(wait_s, request.scope)) if watch else None
     return _accepted(accepted, ended, wait_s)
 

@@ -14,7 +14,7 @@ from llm_server.orchestration.domain.engines.allowed import AllowedEngines
 from llm_server.orchestration.domain.engines.catalog import Sources
 from llm_server.orchestration.domain.engines.chat import Need, both, needs_of
 from llm_server.orchestration.domain.engines.message import Message, Tool, ToolCall, ToolChoice
-from llm_server.orchestration.domain.output import TRIAGE, Output, OutputKey, OutputKind, Review
+from llm_server.orchestration.domain.output import TRIAGE, Output, OutputKey, OutputKind, Review, last_answered
 from llm_server.orchestration.domain.receipt import MICROUSD_PER_USD, Attempt
 from llm_server.orchestration.domain.status import Status
 from llm_server.orchestration.domain.task import Task
@@ -184,6 +184,12 @@ class Snapshot(Struct, frozen=True, kw_only=True):
     def fault(self) -> str | None:
         """The fault that the answer gate found in the result; None if it found none, or if there is no result."""
         return self._answer.fault if self._answer else None
+
+    @property
+    def is_truncated(self) -> bool:
+        """Whether the engine cut the result at its limit."""
+        last = last_answered(self._answer.attempts) if self._answer else None
+        return last is not None and last.truncated
 
     def step_fault(self, step_id: str) -> str | None:
         """Return the fault that the answer gate found in the result of a Completed step, like `fault`."""

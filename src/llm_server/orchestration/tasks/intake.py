@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Protocol
 
 from msgspec import Struct
 
-from llm_server.orchestration.access import idempotency
+from llm_server.orchestration.access import idempotency, repeats
 from llm_server.orchestration.access.idempotency import KEPT_MS
 from llm_server.orchestration.access.keyring import Keyring
+from llm_server.orchestration.access.repeats import Repeatable
 from llm_server.orchestration.conversations.follow_up import FollowStore, FollowUp
 from llm_server.orchestration.dispatch.balancer import Balancer
 from llm_server.orchestration.domain.api_key import Payer
@@ -18,6 +19,7 @@ from llm_server.orchestration.domain.engines.catalog import Catalog
 from llm_server.orchestration.domain.errors import ConversationBusy, StateConflict, TaskNotFound
 from llm_server.orchestration.domain.ports.clock import Clock
 from llm_server.orchestration.domain.ports.listing import TaskListing
+from llm_server.orchestration.domain.ports.repeats import RepeatStore
 from llm_server.orchestration.domain.ports.tasks import IdempotencyBinding, IdempotencyStore
 from llm_server.orchestration.domain.snapshot import Request
 from llm_server.orchestration.domain.task import Task, TaskRef
@@ -46,7 +48,7 @@ class Quoted(Struct, frozen=True, kw_only=True):
     quote: Quote
 
 
-class IntakeStore(FollowStore, IdempotencyStore, TaskListing, Protocol):
+class IntakeStore(FollowStore, IdempotencyStore, RepeatStore, TaskListing, Protocol):
     """The part of the store that the intake uses."""
 
 
@@ -143,27 +145,45 @@ class Intake:
         wanted = IdempotencyBinding(task_id=self._new_id(), body_hash=new.digest(), until_ms=now_ms + KEPT_MS)
         check = partial(self._checked, new, payer)
         bound = idempotency.bind(self._store, tenant, key, wanted, now_ms=now_ms, check=check)
-        if bound != wanted and (earlier := self._replayed(tenant, bound)):
+        if bound != wanted and (earlier := self._replayed(tenant, bound.task_id)):
             return earlier
-        checked = self._checked(new, payer)
+        if accepted := self._submit_as(bound.task_id, tenant, self._checked(new, payer), payer):
+            return accepted
+        raise StateConflict("The task of this Idempotency-Key was deleted.", code="idempotency_key_task_deleted")
+
+    def submit_repeatable(self, tenant: str, new: NewTask, post: Repeatable, *, payer: Payer | None = None) -> Accepted:
+        """Store a task of a POST without an Idempotency-Key, or take over the task of the POST that it repeats.
+
+        Raises:
+            InvalidInput, StateConflict, QuotaExceeded, StorageUnavailable: as `submit`.
+        """
+        new, task_id, now_ms = self._checked(new, payer), self._new_id(), self._clock()
+        for earlier_id in repeats.taken_over(self._store, tenant, post, task_id, now_ms) if post.number else ():
+            if accepted := self._replayed(tenant, earlier_id) or self._submit_as(earlier_id, tenant, new, payer):
+                return accepted
+        self._store.note_original(tenant, post.fingerprint, post.original(task_id, now_ms))
+        accepted = self._submit_as(task_id, tenant, new, payer)
+        assert accepted is not None, "a new id cannot be that of a deleted task"
+        return accepted
+
+    def _submit_as(self, task_id: str, tenant: str, checked: NewTask, payer: Payer | None) -> Accepted | None:
+        """Store a task with a known id, unless it is stored. Returns None if it was stored and deleted."""
         self._keyring.check_spending(payer)
         try:
             analysed = self.decisions.analyse(tenant, checked)
-            task, request = self._states(tenant, checked, bound.task_id, payer, analysed)
+            task, request = self._states(tenant, checked, task_id, payer, analysed)
             if self._store_new(task, request, payer, analysed.turns):
                 return Accepted(task=task)
         except ConversationBusy:  # perhaps with this task, which another call has just stored
-            if stored_meanwhile := self._replayed(tenant, bound):
+            if stored_meanwhile := self._replayed(tenant, task_id):
                 return stored_meanwhile
             raise
-        if stored_meanwhile := self._replayed(tenant, bound):
-            return stored_meanwhile
-        raise StateConflict("The task of this Idempotency-Key was deleted.", code="idempotency_key_task_deleted")
+        return self._replayed(tenant, task_id)
 
-    def _replayed(self, tenant: str, bound: IdempotencyBinding) -> Accepted | None:
-        """Return the task that a key is bound to, or None if it is not stored."""
+    def _replayed(self, tenant: str, task_id: str) -> Accepted | None:
+        """Return the task of an earlier call, or None if it is not stored."""
         try:
-            found = self._store.get(TaskRef(tenant, bound.task_id))
+            found = self._store.get(TaskRef(tenant, task_id))
         except TaskNotFound:
             return None
         return Accepted(task=found.task, result=found.result, replayed=True)

@@ -13,6 +13,7 @@
 | engines: `engine:`, `toggle:` and `locked:` of each | ENG | STATE | for a swap, the state that it replaces |
 | tasks in flight | KEY#<key id> | OPEN | the transaction that saves the state; the key's limit, if it has one |
 | Idempotency-Key | IDEM#<tenant>#<digest> | KEY | absent, or the binding has expired |
+| POST that may be repeated | IDEM#<tenant>#POST#<fingerprint> | <task id> | for a swap, the item that it replaces |
 
 API keys and their other counts: api_keys.py.
 
@@ -36,6 +37,7 @@ from llm_server.orchestration.domain.errors import ConversationBusy, TaskLost, T
 from llm_server.orchestration.domain.output import Output
 from llm_server.orchestration.domain.ports.deltas import Delta, Pace
 from llm_server.orchestration.domain.ports.listing import EVERY_TASK, Page, TaskFilter
+from llm_server.orchestration.domain.ports.repeats import Original
 from llm_server.orchestration.domain.ports.tasks import Due, IdempotencyBinding, T
 from llm_server.orchestration.domain.ports.tenants import Erased
 from llm_server.orchestration.domain.retention import Retention
@@ -99,6 +101,15 @@ class DynamoStore:
 
     def bound_idempotency_key(self, tenant: str, key: str, *, now_ms: int) -> IdempotencyBinding | None:
         return idempotency.bound(self._client, self._table, tenant, key, now_ms=now_ms)
+
+    def note_original(self, tenant: str, fingerprint: str, original: Original) -> None:
+        idempotency.note_original(self._client, self._table, tenant, fingerprint, original)
+
+    def originals(self, tenant: str, fingerprint: str, *, now_ms: int) -> list[Original]:
+        return idempotency.originals(self._client, self._table, tenant, fingerprint, now_ms=now_ms)
+
+    def swap_original(self, tenant: str, fingerprint: str, before: Original, after: Original) -> bool:
+        return idempotency.swap_original(self._client, self._table, tenant, fingerprint, before, after)
 
     def add(
         self,

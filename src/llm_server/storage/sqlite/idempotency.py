@@ -1,9 +1,13 @@
-"""Bindings of Idempotency-Keys: one row for each key, replaced once the binding has expired."""
+"""Bindings of Idempotency-Keys, and POSTs without one that a client may repeat: one row for each.
+
+The row of a binding is replaced once it has expired. The `key` of a POST begins with a character that no header has.
+"""
 
 from __future__ import annotations
 
 import sqlite3
 
+from llm_server.orchestration.domain.ports.repeats import Original
 from llm_server.orchestration.domain.ports.tasks import IdempotencyBinding
 from llm_server.storage import records
 
@@ -24,3 +28,31 @@ def bound(db: sqlite3.Connection, tenant: str, key: str, *, now_ms: int) -> Idem
     query = "SELECT body FROM bindings WHERE (tenant, key) = (?, ?) AND until_ms > ?"
     row = db.execute(query, (tenant, key, now_ms)).fetchone()
     return records.idempotency_binding(row[0]) if row else None
+
+
+def note_original(db: sqlite3.Connection, tenant: str, fingerprint: str, original: Original) -> None:
+    """Store a POST that may be repeated."""
+    row = (tenant, _originals(fingerprint) + original.task_id, records.encode(original), original.until_ms)
+    db.execute("INSERT OR REPLACE INTO bindings VALUES (?, ?, ?, ?)", row)
+
+
+def originals(db: sqlite3.Connection, tenant: str, fingerprint: str, *, now_ms: int) -> list[Original]:
+    """Return the POSTs that may be repeated at `now_ms`, oldest first. Expired ones may still be stored."""
+    first = _originals(fingerprint)
+    query = "SELECT body FROM bindings WHERE tenant = ? AND key BETWEEN ? AND ? AND until_ms > ?"
+    rows = db.execute(query, (tenant, first, first + "~", now_ms))
+    return sorted((records.original(body) for (body,) in rows), key=lambda original: original.at_ms)
+
+
+def swap_original(db: sqlite3.Connection, tenant: str, fingerprint: str, before: Original, after: Original) -> bool:
+    """Replace a POST if it is still `before`. Return whether it is `after` now."""
+    key = _originals(fingerprint) + before.task_id
+    row = db.execute("SELECT body FROM bindings WHERE (tenant, key) = (?, ?)", (tenant, key)).fetchone()
+    if row == (records.encode(before),):
+        note_original(db, tenant, fingerprint, after)
+        return True
+    return bool(row == (records.encode(after),))
+
+
+def _originals(fingerprint: str) -> str:
+    return f"\n{fingerprint}\n"

@@ -12,6 +12,7 @@ from llm_server.orchestration.domain.errors import ConversationNotFound, TaskLos
 from llm_server.orchestration.domain.output import Output
 from llm_server.orchestration.domain.ports.deltas import Delta, Pace
 from llm_server.orchestration.domain.ports.listing import EVERY_TASK, Page, TaskFilter
+from llm_server.orchestration.domain.ports.repeats import Original
 from llm_server.orchestration.domain.ports.store import Overview
 from llm_server.orchestration.domain.ports.tasks import Due, IdempotencyBinding, T
 from llm_server.orchestration.domain.ports.tenants import Erased
@@ -179,6 +180,16 @@ class SqliteStore:
     def bound_idempotency_key(self, tenant: str, key: str, *, now_ms: int) -> IdempotencyBinding | None:
         with self._database.reading() as db:
             return idempotency.bound(db, tenant, key, now_ms=now_ms)
+
+    def note_original(self, tenant: str, fingerprint: str, original: Original) -> None:
+        self._database.write(lambda db: idempotency.note_original(db, tenant, fingerprint, original))
+
+    def originals(self, tenant: str, fingerprint: str, *, now_ms: int) -> list[Original]:
+        with self._database.reading() as db:
+            return idempotency.originals(db, tenant, fingerprint, now_ms=now_ms)
+
+    def swap_original(self, tenant: str, fingerprint: str, before: Original, after: Original) -> bool:
+        return self._database.write(lambda db: idempotency.swap_original(db, tenant, fingerprint, before, after))
 
     def due(self, now_ms: int) -> Iterator[Due]:
         return indexes.due(self._database, now_ms)

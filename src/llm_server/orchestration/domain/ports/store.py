@@ -10,6 +10,7 @@ from llm_server.orchestration.domain.engines.state import EngineRecords, EngineS
 from llm_server.orchestration.domain.ports.conversations import ConversationStore
 from llm_server.orchestration.domain.ports.deltas import DeltaStore
 from llm_server.orchestration.domain.ports.listing import TaskListing
+from llm_server.orchestration.domain.ports.repeats import RepeatStore
 from llm_server.orchestration.domain.ports.tasks import IdempotencyStore, SweepIndex, TaskStore
 from llm_server.orchestration.domain.ports.tenants import TenantStore
 
@@ -71,6 +72,7 @@ class Store(
     DeltaStore,
     ConversationStore,
     IdempotencyStore,
+    RepeatStore,
     SweepIndex,
     TaskListing,
     CounterStore,

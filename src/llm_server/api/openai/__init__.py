@@ -1,0 +1,1 @@
+"""The OpenAI dialect under `/v1`: the service of `/api/v1`, in the words of OpenAI's API."""

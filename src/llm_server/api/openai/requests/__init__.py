@@ -1,0 +1,1 @@
+"""What a request of the dialect becomes: a new task."""
