@@ -119,7 +119,7 @@ def test_native_paths_keep_their_form(server: CalledServer) -> None:
     assert server.get("/v1x").code == "path_not_found"
 
 
-@pytest.mark.parametrize("text", ["a", "-1", "1.5", "", "9" * 30])
+@pytest.mark.parametrize("text", ["a", "-1", "1.5", "", "%C2%B2", "9" * 30])
 def test_a_cursor_that_is_not_a_number_is_a_400(server: CalledServer, text: str) -> None:
     answer = get(server, f"responses/resp_t1?stream=true&starting_after={text}")
 

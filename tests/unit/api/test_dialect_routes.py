@@ -100,7 +100,8 @@ def test_an_idempotency_key_makes_one_task(server: CalledServer) -> None:
 def test_both_apis_see_the_same_tasks(server: CalledServer) -> None:
     task_id = server.created("Say hello.")
 
-    assert answered(get(server, f"responses/{task_id}"))["id"] == f"resp_{task_id}"
+    for written in (task_id, f"resp_{task_id}", f"chatcmpl-{task_id}"):
+        assert answered(get(server, f"responses/{written}"))["id"] == f"resp_{task_id}"
     assert server.get(f"tasks/{created(server)['llm_server']['task_id']}").status == 200
 
 
