@@ -13,7 +13,7 @@ from llm_server.api.openai.answers import chat as answers
 from llm_server.api.openai.answers import receipt
 from llm_server.api.openai.answers.failure import failure
 from llm_server.api.openai.calls import Fields, answer, wait_s
-from llm_server.api.openai.requests import chat, not_yet
+from llm_server.api.openai.requests import chat
 from llm_server.api.openai.requests.reading import Part
 from llm_server.api.openai.requests.target import target
 from llm_server.api.openai.telling import ChatTelling
@@ -37,7 +37,6 @@ async def create_completion(
     body, once = Part(fields), await repeating.once(request, caller, idempotency_key)
     model = body.needed_text("model")
     new, with_usage = chat.new_task(body, target(model, service.catalog)), chat.includes_usage(body)
-    not_yet.check(new)
     accepted, watch = await waiting.submit(service, run, caller, new, once, waits=not new.stream)
     task = accepted.task
     if new.stream:

@@ -14,7 +14,7 @@ from llm_server.api.openai.answers import items, receipt
 from llm_server.api.openai.answers.narration import Narration
 from llm_server.api.openai.answers.response import response
 from llm_server.api.openai.calls import After, Fields, Include, Limit, Order, Ref, answer, wait_s
-from llm_server.api.openai.requests import counting, not_yet, responses
+from llm_server.api.openai.requests import counting, responses
 from llm_server.api.openai.requests.reading import Part
 from llm_server.api.openai.requests.target import target
 from llm_server.api.openai.state import cancelled, sequence_number
@@ -41,7 +41,6 @@ async def create_response(
     """Create a task, and answer with it: as it ends, as it is (`background`), or as a stream."""
     body, once = Part(fields), await repeating.once(request, caller, idempotency_key)
     new = responses.new_task(body, target(body.text("model") or "auto", service.catalog))
-    not_yet.check(new)
     waits = not (new.stream or body.flag("background"))
     accepted, watch = await waiting.submit(service, run, caller, new, once, waits=waits)
     if watch:

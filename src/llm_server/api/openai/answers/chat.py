@@ -6,7 +6,6 @@ from typing import Any
 
 from llm_server.api.openai import ids
 from llm_server.api.openai.answers import receipt
-from llm_server.api.openai.answers.response import tool_calls
 from llm_server.orchestration.domain.engines.message import ToolCall
 from llm_server.orchestration.domain.snapshot import Snapshot
 
@@ -15,7 +14,7 @@ Document = dict[str, Any]
 
 def completion(snapshot: Snapshot, model: str) -> Document:
     """Return the chat completion of a Completed task; `model` is the one that the caller asked for."""
-    task, calls = snapshot.task, tool_calls(snapshot)
+    task, calls = snapshot.task, snapshot.tool_calls
     text = snapshot.result or ""
     message: Document = {
         "role": "assistant",
@@ -45,7 +44,7 @@ def finish_reason(snapshot: Snapshot) -> str:
     """Return why the answer of a Completed task ends."""
     if snapshot.is_truncated:
         return "length"
-    return "tool_calls" if tool_calls(snapshot) else "stop"
+    return "tool_calls" if snapshot.tool_calls else "stop"
 
 
 class Chunks:
@@ -70,7 +69,7 @@ class Chunks:
 
     def end(self, snapshot: Snapshot) -> list[Document]:
         """Return the last chunks of a Completed task: its function calls, why it ends, and what it used."""
-        calls = [{"index": index, **_call(call)} for index, call in enumerate(tool_calls(snapshot))]
+        calls = [{"index": index, **_call(call)} for index, call in enumerate(snapshot.tool_calls)]
         found = [self._chunk({"tool_calls": calls})] if calls else []
         found.append(self._chunk({}, finish_reason(snapshot)))
         if self._with_usage:

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from llm_server.api.openai import ids
 from llm_server.api.openai.answers import items
-from llm_server.api.openai.answers.response import begun, response, tool_calls
+from llm_server.api.openai.answers.response import begun, response
 from llm_server.orchestration.domain.snapshot import Snapshot
 from llm_server.orchestration.domain.status import Status
 from llm_server.orchestration.events.history import Event
@@ -66,7 +66,7 @@ class Narration:
             yield from self._close("incomplete")
             yield self._of("response.failed", response=response(snapshot))
             return
-        text, calls = snapshot.result or "", tool_calls(snapshot)
+        text, calls = snapshot.result or "", snapshot.tool_calls
         if text != self._text or (self._item is None and not calls):
             yield from self._whole(text)
         yield from self._close("incomplete" if snapshot.is_truncated else "completed")

@@ -7,7 +7,7 @@ from typing import Any, Literal
 from llm_server.api.openai import ids
 from llm_server.api.openai.answers import items, receipt
 from llm_server.api.openai.requests.target import AUTO
-from llm_server.orchestration.domain.engines.message import Tool, ToolCall, ToolChoice
+from llm_server.orchestration.domain.engines.message import Tool, ToolChoice
 from llm_server.orchestration.domain.snapshot import Request, Snapshot
 from llm_server.orchestration.domain.status import Status
 from llm_server.orchestration.quotes.quote import Quote
@@ -61,7 +61,7 @@ def response(snapshot: Snapshot, *, quote: Quote | None = None, message_id: str 
         "output": items.output(
             task.task_id,
             snapshot.result,
-            tool_calls(snapshot),
+            snapshot.tool_calls,
             "incomplete" if is_cut else "completed",
             message_id=message_id,
         ),
@@ -74,7 +74,7 @@ def response(snapshot: Snapshot, *, quote: Quote | None = None, message_id: str 
 def begun(snapshot: Snapshot, status: ResponseStatus) -> Document:
     """Return the response as it was before it had an output. It is the same whenever the task is read."""
     task, request = snapshot.task, snapshot.request
-    schema = output_schema(request)
+    schema = request.output_schema
     named = {"type": "json_schema", "name": "answer", "schema": schema, "strict": True, "description": None}
     return {
         "id": ids.response(task.task_id),
@@ -98,16 +98,6 @@ def begun(snapshot: Snapshot, status: ResponseStatus) -> Document:
         **_CONSTANT,
         "llm_server": {"task_id": task.task_id},
     }
-
-
-def tool_calls(snapshot: Snapshot) -> tuple[ToolCall, ...]:  # noqa: ARG001 - no task has any yet
-    """Return the function calls that the answer of a task asks for."""
-    return ()
-
-
-def output_schema(request: Request) -> Document | None:  # noqa: ARG001 - no request has any yet
-    """Return the schema that the answer must follow."""
-    return None
 
 
 def _model(snapshot: Snapshot) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 
 from msgspec import Struct
 
-from llm_server.api.openai.requests import extras, fields, not_yet, schemas, tools
+from llm_server.api.openai.requests import extras, fields, schemas, tools
 from llm_server.api.openai.requests.content import content
 from llm_server.api.openai.requests.reading import Part
 from llm_server.api.openai.requests.target import Target
@@ -41,7 +41,6 @@ def new_task(body: Part, target: Target) -> NewTask:
     said = spoken(body.parts("messages"))
     if not said.messages:
         body.fail("messages", "must have at least one message of the role 'user'")
-    not_yet.check_schema(schemas.of_chat(body), "response_format")
     return NewTask(
         prompt=said.prompt,
         profile=body.text("profile"),
@@ -55,6 +54,7 @@ def new_task(body: Part, target: Target) -> NewTask:
         instructions=said.instructions,
         tools=tools.of_chat(body),
         tool_choice=tools.choice(body, within="function"),
+        output_schema=schemas.of_chat(body),
     )
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from msgspec.structs import replace
 
 from llm_server.api.openai import ids
-from llm_server.api.openai.requests import extras, fields, not_yet, schemas, tools
+from llm_server.api.openai.requests import extras, fields, schemas, tools
 from llm_server.api.openai.requests.chat import Said, joined
 from llm_server.api.openai.requests.content import content
 from llm_server.api.openai.requests.reading import Part
@@ -28,7 +28,6 @@ def new_task(body: Part, target: Target) -> NewTask:
     said = spoken(body)
     if not said.messages:
         body.fail("input", "must have a text, or at least one message of the role 'user'")
-    not_yet.check_schema(schemas.of_responses(body), "text.format")
     previous, conversation = body.text("previous_response_id"), _conversation(body)
     if previous is not None and conversation is not None:
         body.fail("conversation", "must not be sent with 'previous_response_id'; send one of them")
@@ -52,6 +51,7 @@ def new_task(body: Part, target: Target) -> NewTask:
         instructions=said.instructions,
         tools=tools.of_responses(body),
         tool_choice=tools.choice(body),
+        output_schema=schemas.of_responses(body),
     )
 
 
