@@ -211,6 +211,7 @@ def test_schemas_of_both_forms() -> None:
         (lambda: of_chat(said("tool", "x")), "messages.0.tool_call_id", "is missing"),
         (lambda: of_chat(said("user", [{"type": "input_audio"}])), "messages.0.content.0.type", "'input_audio'"),
         (lambda: of_chat(said("user", ["x"])), "messages.0.content.0", "must be a JSON object"),
+        (lambda: of_chat(said("user", "x"), n=True), "n", "leave it out or send 1."),
         (lambda: of_chat(said("user", "x"), n=2), "n", "leave it out or send 1."),
         (lambda: of_chat(said("user", "x"), logprobs=True), "logprobs", "leave it out or send false." ),
         (lambda: of_chat(said("user", "x"), stop="END"), "stop", "does not do; leave it out."),
