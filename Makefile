@@ -40,7 +40,7 @@ test: $(VENV)/.dev ## Run all tests; needs no account and no Docker
 	$(BIN)/coverage report --include='src/llm_server/storage/**/*' --fail-under=95
 
 test-clients: $(VENV)/.dev $(VENV)/.sdks ## Test unmodified clients of other projects: OpenAI's libraries, LangChain, llm, LangGraph
-	$(PYTEST) tests/clients -m clients $(ARGS)
+	$(PYTEST) $(EACH) tests/clients -m clients $(ARGS)
 
 demonstration: $(VENV)/.dev $(VENV)/.demonstration ## Test the demonstration model and the README's examples with it
 	$(PYTEST) tests/demonstration -m demonstration $(ARGS)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from llm_server.api.openai.errors import ModelNotFound
 from llm_server.api.openai.requests import chat, counting, fields, responses, schemas
@@ -170,13 +171,16 @@ def test_what_a_response_takes_besides() -> None:
 
 
 def test_a_model_is_a_mode_a_role_or_an_engine() -> None:
-    catalog = a_catalog({"gpt": an_engine(), "plan": an_engine()})
+    """An engine is also known by its own model; the first one, if several have it."""
+    others = {name: replace(an_engine(), model="gpt-5.5") for name in ("first", "second")}
+    catalog = a_catalog({"gpt": an_engine(), "plan": an_engine(), **others})
 
     assert target("auto", catalog) == Target()
     assert target("PLAN", catalog) == Target(mode=Mode.PLAN)
     assert target("writing-agent", catalog) == Target(role="Writing-Agent")
     assert target("gpt", catalog) == Target(engine="gpt")
-    with pytest.raises(ModelNotFound, match=r"Unknown model 'gpt-5'; known are .*Chat-Agent, .*auto, chat, gpt, plan"):
+    assert target("GPT-5.5", catalog) == Target(engine="first")
+    with pytest.raises(ModelNotFound, match=r"Unknown model 'gpt-5'; known are .*Chat-Agent, .*auto, chat, first, gpt, gpt-5.5, m-1, plan, second"):
         target("gpt-5", catalog)
     assert {"auto", "chat", "agent", "plan", "gpt", "Writing-Agent"} <= models(catalog).keys()
 

@@ -204,22 +204,6 @@ def test_a_conversation_begins_empty(server: CalledServer, body: dict[str, Any])
     assert (answer.status, refused(answer)["param"]) == (422, next(iter(body)))
 
 
-@pytest.mark.parametrize(
-    ("more", "field"),
-    [
-        ({"instructions": "Be brief."}, "instructions"),
-        ({"input": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}, "messages"),
-        ({"tools": [{"type": "function", "name": "weather"}]}, "tools"),
-        ({"text": {"format": {"type": "json_object"}}}, "text.format"),
-    ],
-)
-def test_what_the_service_does_not_do_yet_is_refused(server: CalledServer, more: Document, field: str) -> None:
-    answer = post(server, "responses", {"model": "auto", "input": "x", **more})
-
-    assert (answer.status, refused(answer)["param"]) == (422, field)
-    assert server.get("tasks").json["tasks"] == []
-
-
 def test_the_dialect_is_not_in_the_openapi_document(server: CalledServer) -> None:
     """Its clients are OpenAI's; docs/openai.md lists every field."""
     assert not [path for path in server.get("openapi.json").json["paths"] if path.startswith("/v1")]

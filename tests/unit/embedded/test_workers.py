@@ -158,7 +158,7 @@ def test_a_limit_that_rises_while_the_server_runs_holds_at_the_next_task(served:
 def test_workers_that_are_not_needed_end_but_for_one(served: Served, crew: Crew) -> None:
     held = Held()
     use(served, held)
-    workers = crew(4, max_idle_s=0.05)
+    workers = crew(4, max_idle_s=0.5)
     refs = [served.submit() for _ in range(4)]
     assert holds(lambda: workers.count == 4)
     held.leave.set()
