@@ -180,7 +180,10 @@ def test_a_model_is_a_mode_a_role_or_an_engine() -> None:
     assert target("writing-agent", catalog) == Target(role="Writing-Agent")
     assert target("gpt", catalog) == Target(engine="gpt")
     assert target("GPT-5.5", catalog) == Target(engine="first")
-    with pytest.raises(ModelNotFound, match=r"Unknown model 'gpt-5'; known are .*Chat-Agent, .*auto, chat, first, gpt, gpt-5.5, m-1, plan, second"):
+    with pytest.raises(
+        ModelNotFound,
+        match=r"Unknown model 'gpt-5'; known are .*Chat-Agent, .*auto, chat, first, gpt, gpt-5.5, m-1, plan, second",
+    ):
         target("gpt-5", catalog)
     assert {"auto", "chat", "agent", "plan", "gpt", "Writing-Agent"} <= models(catalog).keys()
 
