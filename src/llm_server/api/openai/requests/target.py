@@ -32,7 +32,8 @@ def models(catalog: Catalog) -> Mapping[str, Target]:
     of_roles = {name: Target(role=name) for name in catalog.roles}
     of_engines = {name: Target(engine=name) for name in catalog.engines}
     of_models = {spec.model: Target(engine=name) for name, spec in reversed(catalog.engines.items()) if spec.model}
-    return of_models | {AUTO: Target()} | of_engines | of_roles | of_modes
+    auto = {AUTO: Target()}
+    return auto | of_models | auto | of_engines | of_roles | of_modes
 
 
 def target(model: str, catalog: Catalog) -> Target:
