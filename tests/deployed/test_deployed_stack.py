@@ -45,7 +45,7 @@ def stack(template: Path, cloud: str) -> DeployedStack:
 
 def test_every_resource_of_the_template_is_made(stack: DeployedStack) -> None:
     assert stack.status == "CREATE_COMPLETE"
-    assert len(stack.resources) == 31
+    assert len(stack.resources) == 32
     assert all(stack.resources.values())
 
 
